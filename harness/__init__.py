@@ -1,0 +1,1 @@
+"""Judge TensorRT engines against their ONNX models."""

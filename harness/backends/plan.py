@@ -1,0 +1,70 @@
+"""What to evaluate: an immutable description of one evaluation, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+
+from harness.case.schema import BuildOptions
+from harness.tensors.precision import Precision
+
+
+class Observation(StrEnum):
+    """How intermediate tensors are read."""
+
+    NONE = "none"
+    TYPED = "typed"
+    DEBUG = "debug"
+    PREFIX = "prefix"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One evaluation: hashable, comparable, and the same on every candidate.
+
+    Args:
+        precision: the precision under test.
+        islands: names of ONNX nodes that are kept in FP32.
+        observation: how intermediate tensors are read.
+        marks: the intermediate tensors to observe; empty with an observation other than `none` means all.
+        build: options of the TensorRT builder; the emulator ignores them.
+    """
+
+    precision: Precision
+    islands: frozenset[str] = frozenset()
+    observation: Observation = Observation.NONE
+    marks: frozenset[str] = frozenset()
+    build: BuildOptions = field(default_factory=BuildOptions)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation returned.
+
+    Args:
+        tensors: by ONNX tensor name: the model's outputs and every tensor observed.
+        facts: what is known of the candidate: `build_seconds`, `engine_bytes`, `latency`, `layers`, …
+    """
+
+    tensors: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any]
+
+
+class Candidate(Protocol):
+    """What can be judged. `name` is `emulator` or the name of an environment."""
+
+    name: str
+
+    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
+        """Evaluate the candidate's model under `plan`.
+
+        Raises:
+            CandidateError: the build, the inference or the worker failed.
+        """
+
+    def close(self) -> None:
+        """Free what the candidate holds. Calling it twice is allowed."""

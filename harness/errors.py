@@ -1,0 +1,174 @@
+"""The one exception tree. Every message says where, what is wrong, and what to try.
+
+The class decides the exit status of the command line: mistakes of the caller are 2, a build or a worker
+that failed is 3, a search that ran out of budget is 4, an empty selection is 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+
+class HarnessError(Exception):
+    """Base of every error that harness raises on purpose.
+
+    Args:
+        message: what is wrong, one sentence without a final full stop.
+        where: the file, `file:line:column`, case or tensor that it is about.
+        hint: what to try.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, message: str, *, where: str | Path | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = None if where is None else str(where)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = self.message if self.where is None else f"{self.where}: {self.message}"
+        return text if self.hint is None else f"{text} ({self.hint})"
+
+
+class UsageError(HarnessError, ValueError):
+    """The command line or an API call asks for something that makes no sense."""
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    """One mistake in a declarative file. `line` and `column` count from 1."""
+
+    path: Path
+    line: int
+    column: int
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        key = f"{self.key}: " if self.key else ""
+        return f"{self.path}:{self.line}:{self.column}: {key}{self.message}"
+
+
+class CaseFileError(HarnessError, ValueError):
+    """One or more case files hold mistakes; all of them are in `mistakes`."""
+
+    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+        self.mistakes = tuple(sorted(mistakes))
+        super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
+
+
+class ModelError(HarnessError, ValueError):
+    """A model is missing, corrupt, not ONNX, or holds something that cannot be run."""
+
+
+class ChecksumError(ModelError):
+    """A downloaded or referenced file does not have the promised SHA-256."""
+
+    def __init__(self, path: Path | str, *, expected: str, actual: str) -> None:
+        super().__init__(
+            f"SHA-256 is {actual}, the case promises {expected}",
+            where=path,
+            hint="if the new file is right, update `sha256` in the case",
+        )
+        self.expected = expected
+        self.actual = actual
+
+
+class BuilderError(ModelError):
+    """A model builder of a case could not be found, raised, or returned something else than a model."""
+
+
+class InputDataError(HarnessError, ValueError):
+    """Input data does not fit the model: a wrong name, dtype, rank or shape, or an unreadable file."""
+
+
+class ReferenceNotFiniteError(ModelError):
+    """The FP32 reference itself produces infinities or NaN, so nothing can be judged against it."""
+
+    def __init__(self, case: str, *, tensor: str, first_tensor: str, count: int) -> None:
+        origin = "" if first_tensor == tensor else f"; the first tensor that is not finite is {first_tensor!r}"
+        super().__init__(
+            f"the FP32 reference is not finite: {count} elements of output {tensor!r}{origin}",
+            where=case,
+            hint="check the model and its inputs in ONNX Runtime first",
+        )
+        self.tensor = tensor
+        self.first_tensor = first_tensor
+        self.count = count
+
+
+class MissingDependencyError(HarnessError, ImportError):
+    """An optional package that is needed here is not installed."""
+
+
+class GoldenError(HarnessError):
+    """A golden reference is missing, unreadable, or must not be rewritten here."""
+
+
+class EnvironmentConfigError(HarnessError, ValueError):
+    """harness.toml is wrong, or names an environment that cannot be used."""
+
+
+class CandidateError(HarnessError, RuntimeError):
+    """A build, an inference or a worker failed. `evidence` holds the last log lines and what led to it."""
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | Path | None = None,
+        hint: str | None = None,
+        evidence: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.evidence = tuple(evidence)
+
+
+class UnsupportedByReleaseError(CandidateError):
+    """The plan asks for something that this TensorRT release cannot do."""
+
+
+class BuildFailedError(CandidateError):
+    """The TensorRT builder returned no engine."""
+
+
+class WorkerCrashedError(CandidateError):
+    """The worker process died; `signal` is the number that killed it, or None."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        signal: int | None = None,
+        where: str | Path | None = None,
+        hint: str | None = None,
+        evidence: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, where=where, hint=hint, evidence=evidence)
+        self.signal = signal
+
+
+class WorkerTimeoutError(CandidateError):
+    """A build or an inference took longer than its limit, and the worker was ended."""
+
+
+class WorkerProtocolError(CandidateError):
+    """The worker sent something that is not a message of this protocol version."""
+
+
+class BudgetExhaustedError(HarnessError, RuntimeError):
+    """A search stopped at its budget with its question unanswered."""
+
+    exit_code = 4
+
+
+class NothingSelectedError(HarnessError, LookupError):
+    """A selection of cases, runs or nodes matched nothing."""
+
+    exit_code = 5

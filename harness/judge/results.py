@@ -1,0 +1,222 @@
+"""The verdicts and numbers of runs: what every report, the JSON and the pytest items are made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from harness.tensors.precision import Precision
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.compare import GateResult, Metrics
+
+RUN_SCHEMA = "harness.run/1"
+
+
+class Verdict(StrEnum):
+    """The verdict of one run."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    ERROR = "error"
+    SKIP = "skip"
+    XFAIL = "xfail"
+    XPASS = "xpass"
+
+
+@dataclass(frozen=True)
+class OutputResult:
+    """One output of the model in one sample: its metrics over the FP32 reference, and its gates."""
+
+    tensor: str
+    sample: int
+    metrics: Metrics
+    gates: tuple[GateResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds."""
+        return all(gate.passed for gate in self.gates)
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """One observed tensor, all samples together.
+
+    Args:
+        index: position of the node in the model's topological order.
+        node: name of the node that writes the tensor.
+        op: operator type of the node.
+        tensor: name of the tensor.
+        metrics: accumulated error: the candidate fed its own intermediate tensors.
+        introduced: error of this node alone, fed the reference's tensors; None where it was not measured.
+        gates: the gates of the accumulated error.
+        origin: the tensor fails its gates while every tensor it was computed from passes.
+    """
+
+    index: int
+    node: str
+    op: str
+    tensor: str
+    metrics: Metrics
+    introduced: Metrics | None
+    gates: tuple[GateResult, ...]
+    origin: bool
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a gate fails."""
+        return not all(gate.passed for gate in self.gates)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One case at one precision on one candidate.
+
+    Args:
+        case: name of the case.
+        precision: the precision under test.
+        candidate: `emulator` or the name of an environment.
+        verdict: see Verdict.
+        reason: one line for a person: why this verdict.
+        outputs: the model's outputs, sample by sample.
+        layers: the observed tensors in topological order; empty when nothing was observed.
+        faithful: whether the observed engine's outputs equal the unobserved one's; None if not applicable.
+        timings: seconds by stage: `reference`, `candidate`, `compare`, `build`, …
+        facts: what the candidate reported of itself: see Evaluation.facts.
+        evidence: lines that support an `error`: log tail, signal, plan.
+        warnings: what the person should know although it changes no verdict (a changed golden reference, …).
+        case_path: the case file, if there is one.
+    """
+
+    case: str
+    precision: Precision
+    candidate: str
+    verdict: Verdict
+    reason: str
+    outputs: tuple[OutputResult, ...] = ()
+    layers: tuple[LayerResult, ...] = ()
+    faithful: bool | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    evidence: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    case_path: str | None = None
+
+    @property
+    def id(self) -> str:
+        """`case::precision`, with the candidate in front of the precision when it is an environment."""
+        suffix = self.precision.value if self.candidate == "emulator" else f"{self.candidate}-{self.precision}"
+        return f"{self.case}::{suffix}"
+
+    @property
+    def origins(self) -> tuple[LayerResult, ...]:
+        """The layers where the error starts, in topological order."""
+        return tuple(layer for layer in self.layers if layer.origin)
+
+    @property
+    def worst(self) -> OutputResult | None:
+        """The output that is furthest beyond (or nearest to) its gates."""
+        return max(self.outputs, key=_badness, default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of this run: plain types only, non-finite numbers as strings."""
+        return {
+            "case": self.case,
+            "case_path": self.case_path,
+            "precision": self.precision.value,
+            "candidate": self.candidate,
+            "verdict": self.verdict.value,
+            "reason": self.reason,
+            "outputs": [_output_dict(output) for output in self.outputs],
+            "layers": [_layer_dict(layer) for layer in self.layers],
+            "faithful": self.faithful,
+            "timings": dict(self.timings),
+            "facts": jsonable(self.facts),
+            "evidence": list(self.evidence),
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """All runs of one invocation, with the fingerprint of what they ran on."""
+
+    fingerprint: Mapping[str, Any]
+    results: tuple[RunResult, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of schema `harness.run/1`."""
+        return {
+            "schema": RUN_SCHEMA,
+            "fingerprint": jsonable(self.fingerprint),
+            "results": [result.to_dict() for result in self.results],
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a run and output: case, precision, candidate, verdict, reason, tensor, sample, metrics."""
+        import pandas as pd
+
+        rows = []
+        for result in self.results:
+            run = {
+                "case": result.case,
+                "precision": result.precision.value,
+                "candidate": result.candidate,
+                "verdict": result.verdict.value,
+                "reason": result.reason,
+            }
+            for output in result.outputs:
+                rows.append(
+                    {**run, "tensor": output.tensor, "sample": output.sample, **output.metrics.to_dict()}
+                )
+            if not result.outputs:
+                rows.append(run)
+        return pd.DataFrame(rows)
+
+
+def jsonable(value: Any) -> Any:
+    """`value` with mappings and sequences made plain and non-finite floats spelled as strings."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):  # a NumPy scalar
+        return jsonable(value.item())
+    return value
+
+
+def _badness(output: OutputResult) -> tuple[int, float]:
+    failed = sum(not gate.passed for gate in output.gates)
+    error = output.metrics.nrmse
+    return failed, math.inf if math.isnan(error) else error
+
+
+def _output_dict(output: OutputResult) -> dict[str, Any]:
+    return {
+        "tensor": output.tensor,
+        "sample": output.sample,
+        "metrics": jsonable(output.metrics.to_dict()),
+        "gates": [jsonable(gate.to_dict()) for gate in output.gates],
+    }
+
+
+def _layer_dict(layer: LayerResult) -> dict[str, Any]:
+    return {
+        "index": layer.index,
+        "node": layer.node,
+        "op": layer.op,
+        "tensor": layer.tensor,
+        "metrics": jsonable(layer.metrics.to_dict()),
+        "introduced": None if layer.introduced is None else jsonable(layer.introduced.to_dict()),
+        "gates": [jsonable(gate.to_dict()) for gate in layer.gates],
+        "diverged": layer.diverged,
+        "origin": layer.origin,
+    }

@@ -1,0 +1,24 @@
+"""The precisions that a run can ask for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Precision(StrEnum):
+    """The arithmetic that a candidate is asked to use. The value is how case files and commands spell it."""
+
+    FP32 = "fp32"
+    TF32 = "tf32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    FP8 = "fp8"
+    INT8 = "int8"
+
+    @property
+    def storage_dtype(self) -> str:
+        """The name of the dtype in which a candidate at this precision stores its float tensors.
+
+        TF32 rounds only the operands of products; Q/DQ models (FP8, INT8) keep FP32 between their Q/DQ pairs.
+        """
+        return {"fp16": "float16", "bf16": "bfloat16"}.get(self.value, "float32")
