@@ -1,0 +1,391 @@
+"""The messages between the host and a worker: what is asked, and what is answered.
+
+One request is answered by exactly one reply, in order: a request of type T by the type that `REPLIES` names,
+or by `Error`. Every message is a frozen dataclass of plain JSON types (str, int, float, bool, None, tuples,
+string-keyed dicts, other such dataclasses). Tensors never travel in a message: a message names a file that
+`tensorfile` reads and writes.
+
+Paths are absolute and the same on both sides: a container must mount them where the host has them.
+"""
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Tuple, Type, Union
+
+#: Raised by one whenever a message changes. Host and worker must agree exactly.
+PROTOCOL = 1
+
+
+class MessageError(ValueError):
+    """A message does not have the form that its type promises."""
+
+
+# --- the worker introduces itself ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hello:
+    """The first message of a worker, unasked. `python` is `3.8.18`; `tensorrt` is None before a probe."""
+
+    protocol: int
+    pid: int
+    python: str
+    executable: str
+    adapter: str
+    tensorrt: Optional[str] = None
+
+
+# --- requests and their replies -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ping:
+    """Answered by `Done` at once."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The request was carried out and there is nothing to say about it."""
+
+    warnings: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    """Answered by `Done`; then the worker frees what it holds and exits with status 0."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Ask what this environment is and can do."""
+
+
+@dataclass(frozen=True)
+class ProbeReply:
+    """What this environment is and can do.
+
+    Args:
+        tensorrt: full version, `8.6.0` or `10.13.3.9`.
+        cuda: version of the CUDA runtime, `12.2`; None if it cannot be told.
+        driver: version of the driver, `580.159`, or of the CUDA that it supports; None if it cannot be told.
+        gpu: name of the GPU that the worker sees first; None without a GPU.
+        compute_capability: `9.0`.
+        free_bytes: free memory of the GPU now.
+        total_bytes: all memory of the GPU.
+        builder_ok: whether a builder could be made.
+        capabilities: what the release offers, sorted: `weak`, `strong` (typing); a precision each (`fp16`, …);
+            `debug_tensors`, `unfused_debug_tensors`, `timing_cache`, `editable_timing_cache`,
+            `algorithm_selector`, `inspector`, `calibration`, `profiler`, `tactic_source:<NAME>` …
+        problems: what does not work, a sentence each, with what to try.
+        packages: versions of packages that matter beside TensorRT: `numpy`, `polygraphy`, …
+    """
+
+    tensorrt: str
+    cuda: Optional[str] = None
+    driver: Optional[str] = None
+    gpu: Optional[str] = None
+    compute_capability: Optional[str] = None
+    free_bytes: Optional[int] = None
+    total_bytes: Optional[int] = None
+    builder_ok: bool = False
+    capabilities: Tuple[str, ...] = ()
+    problems: Tuple[str, ...] = ()
+    packages: Dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NodeHint:
+    """One node of the ONNX graph, so that layers can be mapped to nodes without parsing ONNX in the worker.
+
+    Args:
+        name: unique and not empty; the name that the node has in the model file.
+        op: the operator type.
+        outputs: names of the tensors it writes, omitted ones left out.
+        lowerable: whether the precision under test may apply to it (not shape or integer arithmetic).
+    """
+
+    name: str
+    op: str
+    outputs: Tuple[str, ...]
+    lowerable: bool = True
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """Build one engine and keep it.
+
+    Args:
+        model_path: an ONNX file, its external data beside it.
+        precision: `fp32`, `tf32`, `fp16`, `bf16`, `fp8` or `int8`.
+        typing: `weak` (flags and layer precisions), `strong` (the model's own types decide), or `auto`: weak
+            where the release has it.
+        islands: names of ONNX nodes that are kept in FP32. Always empty with strong typing: the model has
+            Casts around them already.
+        observation: `none`, `typed`, `debug` or `prefix` (the model is cut already: as `none`).
+        marks: names of ONNX tensors to observe; they come back from inferences beside the model's outputs.
+        mark_dtype: dtype given to float marks before the build (`float16`, `bfloat16`, `float32`); None leaves
+            them as the parser made them, which on a weakly typed network means FP32 and may cure the fault.
+        profiles: by input, (minimum, optimum, maximum) shape; one for every input with a dynamic axis.
+        options: the build options of the case, as a plain dictionary; absent or None means TensorRT's default.
+        calibration: tensor files for INT8 calibration, one a batch; each holds all inputs.
+        nodes: the nodes of the model in topological order.
+        engine_path: where to write the serialized engine; None writes none.
+    """
+
+    model_path: str
+    precision: str
+    typing: str = "auto"
+    islands: Tuple[str, ...] = ()
+    observation: str = "none"
+    marks: Tuple[str, ...] = ()
+    mark_dtype: Optional[str] = None
+    profiles: Dict[str, Tuple[Tuple[int, ...], Tuple[int, ...], Tuple[int, ...]]] = field(
+        default_factory=dict
+    )
+    options: Dict[str, Any] = field(default_factory=dict)
+    calibration: Tuple[str, ...] = ()
+    nodes: Tuple[NodeHint, ...] = ()
+    engine_path: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One layer of a built engine, as far as the inspector tells.
+
+    Args:
+        name: the engine's name of the layer.
+        kind: the layer's type in the engine (`CaskConvolution`, …).
+        onnx_nodes: names of the ONNX nodes that it computes, most certain first; empty if unknown.
+        precision: the precision that it computes in (`fp32`, `fp16`, …); None if the release does not tell.
+        input_dtypes: dtypes of its inputs (`float16`, …).
+        output_dtypes: dtypes of its outputs.
+        tactic: name or hexadecimal id of the tactic chosen.
+        fused_members: names of the network layers that were fused into it.
+        outputs: names of the tensors that it writes.
+    """
+
+    name: str
+    kind: Optional[str] = None
+    onnx_nodes: Tuple[str, ...] = ()
+    precision: Optional[str] = None
+    input_dtypes: Tuple[str, ...] = ()
+    output_dtypes: Tuple[str, ...] = ()
+    tactic: Optional[str] = None
+    fused_members: Tuple[str, ...] = ()
+    outputs: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BuildReply:
+    """An engine was built.
+
+    Args:
+        engine_id: what `InferRequest` and `Release` call it; unique in the life of the worker.
+        build_seconds: from the parsed network to the engine.
+        engine_bytes: size of the serialized engine.
+        typing: `weak` or `strong`: what `auto` came to.
+        outputs: names of all tensors that an inference returns, the model's outputs first.
+        layers: the layers of the engine; empty if the release has no inspector.
+        realised: what was asserted of the precision: `precision` (of most layers), `counts` (layers by
+            precision), `islands_ok`, `asserted` (whether the inspector told enough to assert anything), …
+        skipped_marks: by tensor, why it could not be marked (fused into a loop, no such tensor, …).
+        warnings: what the person should know.
+        log_tail: the last lines of TensorRT's own log.
+    """
+
+    engine_id: str
+    build_seconds: float
+    engine_bytes: int
+    typing: str
+    outputs: Tuple[str, ...]
+    layers: Tuple[LayerInfo, ...] = ()
+    realised: Dict[str, Any] = field(default_factory=dict)
+    skipped_marks: Dict[str, str] = field(default_factory=dict)
+    warnings: Tuple[str, ...] = ()
+    log_tail: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """Run an engine once to read its tensors, and `repeats` times more to time it.
+
+    Args:
+        engine_id: from `BuildReply`.
+        inputs_path: tensor file with every input of the engine.
+        outputs_path: where to write the tensor file of the outputs; it must not exist.
+        warmup: inferences before the timed ones; only done when `repeats` is not 0.
+        repeats: timed inferences; 0 times nothing.
+        profile: time each layer too.
+    """
+
+    engine_id: str
+    inputs_path: str
+    outputs_path: str
+    warmup: int = 3
+    repeats: int = 0
+    profile: bool = False
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of the timed inferences, on the GPU, without copies."""
+
+    median_ms: float
+    p99_ms: float
+    n: int
+
+
+@dataclass(frozen=True)
+class InferReply:
+    """The tensors of an inference are in `outputs_path`.
+
+    Args:
+        outputs_path: the tensor file: every name of `BuildReply.outputs`, and the debug tensors.
+        latency: None when nothing was timed.
+        layer_ms: by engine layer, median milliseconds; empty without `profile`.
+        warnings: what the person should know.
+    """
+
+    outputs_path: str
+    latency: Optional[Latency] = None
+    layer_ms: Dict[str, float] = field(default_factory=dict)
+    warnings: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Release:
+    """Free an engine. Answered by `Done`, also when there is no such engine."""
+
+    engine_id: str
+
+
+@dataclass(frozen=True)
+class SaveCache:
+    """Write the timing cache to `path`, atomically. Answered by `Done`."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class LoadCache:
+    """Take the timing cache from `path`. A cache that is refused is no error but a warning in `Done`."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Error:
+    """The request failed.
+
+    Args:
+        kind: one of `faults.KINDS`.
+        message: one sentence that says what failed and, where it is known, what to try.
+        evidence: lines that support it: TensorRT's errors, the end of the traceback.
+        fatal: the worker cannot be trusted any more (a sticky CUDA error): replace it.
+        marks: for `marks_failed`, the marks that are to blame as far as that is known; else empty.
+    """
+
+    kind: str
+    message: str
+    evidence: Tuple[str, ...] = ()
+    fatal: bool = False
+    marks: Tuple[str, ...] = ()
+
+
+Request = Union[Ping, Shutdown, Probe, BuildRequest, InferRequest, Release, SaveCache, LoadCache]
+Reply = Union[Hello, Done, ProbeReply, BuildReply, InferReply, Error]
+Message = Union[Request, Reply]
+
+#: What answers what, when it does not fail.
+REPLIES: Dict[Type[Any], Type[Any]] = {
+    Ping: Done,
+    Shutdown: Done,
+    Probe: ProbeReply,
+    BuildRequest: BuildReply,
+    InferRequest: InferReply,
+    Release: Done,
+    SaveCache: Done,
+    LoadCache: Done,
+}
+
+_TYPES: Dict[str, Type[Any]] = {
+    kind.__name__: kind for kind in (*REPLIES, Hello, Done, ProbeReply, BuildReply, InferReply, Error)
+}
+
+
+def to_json(message: Message) -> Dict[str, Any]:
+    """The JSON object of `message`: its fields, and its type under `type`."""
+    name = type(message).__name__
+    if name not in _TYPES:
+        raise MessageError("{!r} is no message".format(name))
+    return {"type": name, **dataclasses.asdict(message)}
+
+
+def from_json(document: Any) -> Any:
+    """The message of a JSON object.
+
+    Raises:
+        MessageError: it is not an object, its type is unknown, or a field is missing, unknown or of the wrong
+            type.
+    """
+    if not isinstance(document, dict):
+        raise MessageError("a message is a JSON object, not {}".format(type(document).__name__))
+    fields = dict(document)
+    name = fields.pop("type", None)
+    if name not in _TYPES:
+        raise MessageError("no message is called {!r}".format(name))
+    return _build(_TYPES[name], fields, name)
+
+
+def _build(kind: Type[Any], values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise MessageError("{} must be an object, not {!r}".format(where, values))
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise MessageError("{} has no field {}".format(where, ", ".join(unknown)))
+    missing = sorted(
+        item.name
+        for item in dataclasses.fields(kind)
+        if item.name not in values
+        and item.default is dataclasses.MISSING
+        and item.default_factory is dataclasses.MISSING
+    )
+    if missing:
+        raise MessageError("{} lacks {}".format(where, ", ".join(missing)))
+    return kind(**{key: _value(hints[key], value, where + "." + key) for key, value in values.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """`value` as `hint` wants it: JSON has no tuples, and an int may stand for a float."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Union:  # Optional
+        return None if value is None else _value(arguments[0], value, where)
+    if origin is tuple:
+        return _tuple(arguments, value, where)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise MessageError("{} must be an object, not {!r}".format(where, value))
+        return {key: _value(arguments[1], item, "{}[{!r}]".format(where, key)) for key, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast("Type[Any]", hint), value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise MessageError("{} must be {}, not {!r}".format(where, hint.__name__, value))
+    return value
+
+
+def _tuple(arguments: Tuple[Any, ...], value: Any, where: str) -> Tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise MessageError("{} must be an array, not {!r}".format(where, value))
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        kinds: List[Any] = [arguments[0]] * len(value)
+    else:
+        kinds = list(arguments)
+    if len(kinds) != len(value):
+        raise MessageError("{} must have {} items, not {}".format(where, len(kinds), len(value)))
+    return tuple(_value(kind, item, where) for kind, item in zip(kinds, value))
