@@ -74,7 +74,7 @@ class ProbeReply:
         free_bytes: free memory of the GPU now.
         total_bytes: all memory of the GPU.
         builder_ok: whether a builder could be made.
-        capabilities: what the release offers, sorted: `weak`, `strong` (typing); a precision each (`fp16`, …);
+        capabilities: what the release offers, sorted: `weak`, `strong` (typing); each precision (`fp16`, …);
             `debug_tensors`, `unfused_debug_tensors`, `timing_cache`, `editable_timing_cache`,
             `algorithm_selector`, `inspector`, `calibration`, `profiler`, `tactic_source:<NAME>` …
         problems: what does not work, a sentence each, with what to try.
@@ -124,10 +124,10 @@ class BuildRequest:
             Casts around them already.
         observation: `none`, `typed`, `debug` or `prefix` (the model is cut already: as `none`).
         marks: names of ONNX tensors to observe; they come back from inferences beside the model's outputs.
-        mark_dtype: dtype given to float marks before the build (`float16`, `bfloat16`, `float32`); None leaves
-            them as the parser made them, which on a weakly typed network means FP32 and may cure the fault.
+        mark_dtype: dtype given to float marks before the build (`float16`, `bfloat16`, `float32`); None
+            leaves them as parsed, which on a weakly typed network means FP32 and may cure the fault.
         profiles: by input, (minimum, optimum, maximum) shape; one for every input with a dynamic axis.
-        options: the build options of the case, as a plain dictionary; absent or None means TensorRT's default.
+        options: the build options of the case, a plain dictionary; absent or None means TensorRT's default.
         calibration: tensor files for INT8 calibration, one a batch; each holds all inputs.
         nodes: the nodes of the model in topological order.
         engine_path: where to write the serialized engine; None writes none.
