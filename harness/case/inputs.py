@@ -1,0 +1,187 @@
+"""How a case describes the inputs of its model: shapes, dtypes, and what fills them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from harness.case._base import Bool, Float, Frozen, Int, Text, mistake, one_or_list
+
+Dim = Annotated[int, Field(strict=True, ge=0)]
+Shape = tuple[Dim, ...]
+DType = Literal[
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+]
+
+
+class UniformFill(Frozen):
+    """Floats drawn evenly from `low` ≤ x < `high`."""
+
+    kind: Literal["uniform"] = "uniform"
+    low: Float = 0.0
+    """Smallest value."""
+    high: Float = 1.0
+    """Upper end, itself not drawn."""
+
+    @field_validator("high")
+    @classmethod
+    def _ordered(cls, high: float, info: ValidationInfo) -> float:
+        return _above_low(high, info)
+
+
+class NormalFill(Frozen):
+    """Floats of a normal distribution."""
+
+    kind: Literal["normal"] = "normal"
+    mean: Float = 0.0
+    """Centre of the distribution."""
+    std: Annotated[float, Field(strict=True, ge=0)] = 1.0
+    """Standard deviation."""
+
+
+class IntegersFill(Frozen):
+    """Whole numbers drawn evenly from `low` ≤ n < `high`. A float input may have them too."""
+
+    kind: Literal["integers"] = "integers"
+    low: Int = 0
+    """Smallest value."""
+    high: Int = 2
+    """Upper end, itself not drawn: for token ids the size of the vocabulary."""
+
+    @field_validator("high")
+    @classmethod
+    def _ordered(cls, high: int, info: ValidationInfo) -> int:
+        return _above_low(high, info)
+
+
+class ConstantFill(Frozen):
+    """Every element has the same value."""
+
+    kind: Literal["constant"] = "constant"
+    value: Bool | Int | Float = 0
+    """The value; it must fit the dtype of the input."""
+
+
+class FileFill(Frozen):
+    """The array in a file: `.npy`, `.npz`, `.safetensors`, or `.pb` (an ONNX TensorProto)."""
+
+    kind: Literal["file"] = "file"
+    path: Annotated[tuple[Text, ...], one_or_list(str), Field(min_length=1)]
+    """The file, relative to the case file, used for every sample; or a list of files, one for each sample."""
+    key: Text | None = None
+    """Which array of an `.npz` or `.safetensors` file; by default the one named as the input, or the only one."""
+
+
+_FILLS = (UniformFill, NormalFill, IntegersFill, ConstantFill, FileFill)
+_WITHOUT_ARGUMENTS = ("uniform", "normal", "integers")
+_AnyFill = UniformFill | NormalFill | IntegersFill | ConstantFill | FileFill
+
+
+def _expand_fill(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"kind": value}
+    if isinstance(value, (bool, int, float)):
+        return {"kind": "constant", "value": value}
+    return value
+
+
+Fill = Annotated[
+    _AnyFill,
+    Field(discriminator="kind"),
+    BeforeValidator(
+        _expand_fill,
+        json_schema_input_type=Literal["uniform", "normal", "integers"] | float | bool | _AnyFill,
+    ),
+]
+
+
+class InputSpec(Frozen):
+    """One input of the model. In a file, a list alone is its shape."""
+
+    shape: Shape | None = None
+    """The shape of the data. Needed for dynamic axes; without it `opt`, the file, or the model's static shape."""
+    dtype: DType | None = None
+    """The dtype that the model must have for this input; a wish for another one is a mistake, not a cast."""
+    fill: Fill | None = None
+    """`normal`, `uniform`, `integers`, a number, or a mapping with `kind`. By default `normal` for floats, any
+    value for booleans and 8-bit integers, and 0 or 1 for wider integers, valid as index, mask and token type."""
+    min: Shape | None = None
+    """Smallest shape that the engine must accept."""
+    opt: Shape | None = None
+    """Shape that the engine is tuned for; by default `shape`."""
+    max: Shape | None = None
+    """Largest shape that the engine must accept."""
+
+    @field_validator("min")
+    @classmethod
+    def _min_fits(cls, value: Shape | None, info: ValidationInfo) -> Shape | None:
+        _ordered_shapes("shape", info.data.get("shape"), "min", value, below=False)
+        return value
+
+    @field_validator("opt")
+    @classmethod
+    def _opt_fits(cls, value: Shape | None, info: ValidationInfo) -> Shape | None:
+        _ordered_shapes("min", info.data.get("min"), "opt", value, below=True)
+        return value
+
+    @field_validator("max")
+    @classmethod
+    def _max_fits(cls, value: Shape | None, info: ValidationInfo) -> Shape | None:
+        for other in ("shape", "min", "opt"):
+            _ordered_shapes(other, info.data.get(other), "max", value, below=True)
+        return value
+
+    @model_validator(mode="after")
+    def _whole_range(self) -> Self:
+        if (self.min is None) != (self.max is None):
+            raise mistake("`min` and `max` belong together: give both or neither")
+        if self.opt is not None and self.min is None:
+            raise mistake("`opt` needs `min` and `max` beside it")
+        if self.min is not None and self.shape is None and self.opt is None:
+            raise mistake("`min` and `max` need a `shape` or an `opt` beside them")
+        return self
+
+    @property
+    def concrete_shape(self) -> Shape | None:
+        """The shape that the case gives to the data: `shape`, else `opt`."""
+        return self.shape if self.shape is not None else self.opt
+
+
+def _above_low(high: Any, info: ValidationInfo) -> Any:
+    low = info.data.get("low")
+    if low is not None and not high > low:
+        raise mistake(f"must be above `low`, which is {low}, not {high}")
+    return high
+
+
+def _ordered_shapes(name: str, other: Shape | None, key: str, value: Shape | None, *, below: bool) -> None:
+    """Raise unless `other` ≤ `value` (or ≥, if not `below`) in every axis."""
+    if value is None or other is None:
+        return
+    if len(value) != len(other):
+        raise mistake(f"has {_axes(len(value))}, but `{name}` has {_axes(len(other))}")
+    for axis, (mine, its) in enumerate(zip(value, other, strict=True)):
+        if (its > mine) if below else (its < mine):
+            relation = "below" if below else "above"
+            raise mistake(f"axis {axis} is {mine}, {relation} the {its} of `{name}`")
+
+
+def _axes(count: int) -> str:
+    return f"{count} axis" if count == 1 else f"{count} axes"

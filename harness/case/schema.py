@@ -1,0 +1,280 @@
+"""The schema of a case file: one model, its inputs, the runs asked of it, and their tolerances.
+
+Pure pydantic: importing this module imports neither NumPy nor ONNX. Everything is frozen; scalars are strict
+(the text `"3"` is no number, `true` is no 1). What one field means to another is checked by the validator of
+the later field, so that the mistake stands at its own key and other mistakes of the same mapping are still
+reported beside it.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Iterable
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from harness.case._base import Bool, Frozen, Sha256, Text, mistake, one_or_list
+from harness.case.inputs import InputSpec
+from harness.case.tolerances import Tolerance
+from harness.tensors.precision import Precision
+
+CASE_SUFFIX = ".case.yaml"
+
+Function = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
+Package = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+
+
+def _pep440(value: str) -> str:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        SpecifierSet(value)
+    except InvalidSpecifier:
+        raise mistake(f"{value!r} is not a version range; write one such as '>=10.3,<11'") from None
+    return value
+
+
+VersionRange = Annotated[str, AfterValidator(_pep440)]
+
+
+def version_in_range(version: str, specifier: str | None) -> bool:
+    """Whether the TensorRT release `version` lies in the PEP 440 range `specifier`; None holds all releases.
+
+    Pre-releases count: `10.0.0b6` lies in `>=9`.
+    """
+    from packaging.specifiers import SpecifierSet
+
+    return specifier is None or SpecifierSet(specifier).contains(version, prereleases=True)
+
+
+class ModelSource(Frozen):
+    """Where the model comes from: exactly one of `path`, `url`, `builder` and `torch`."""
+
+    path: Text | None = None
+    """An ONNX file, relative to the case file."""
+    url: Annotated[str, StringConstraints(pattern=r"^(https?|file)://")] | None = None
+    """An ONNX file to download once (http, https or file); needs `sha256`."""
+    sha256: Sha256 | None = Field(default=None, validate_default=True)
+    """The checksum that the file of `path` or `url` must have."""
+    builder: Function | None = None
+    """`module:function` that returns an ONNX model; the module is looked up beside the case file first."""
+    torch: Function | None = None
+    """`module:function` that returns a torch.nn.Module, a tuple of example inputs and, if it likes, a mapping
+    of further arguments of torch.onnx.export."""
+    args: dict[str, JsonValue] | None = None
+    """Keyword arguments of the `builder` or `torch` function."""
+    opset: Annotated[int, Field(strict=True, ge=7, le=64)] | None = None
+    """The opset to which `torch` exports; 17 is the newest that TensorRT 8.5 and 8.6 read."""
+
+    @field_validator("sha256")
+    @classmethod
+    def _sha256_belongs(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("url") is not None:
+            raise mistake("missing: a `url` needs the SHA-256 of its file")
+        return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [key for key in ("path", "url", "builder", "torch") if getattr(self, key) is not None]
+        if len(given) != 1:
+            found = " and ".join(f"`{key}`" for key in given) or "none of them"
+            raise mistake(f"needs exactly one of `path`, `url`, `builder` and `torch`, has {found}")
+        if self.args is not None and given[0] not in ("builder", "torch"):
+            raise mistake(f"`args` belong to `builder` or `torch`, not to `{given[0]}`")
+        if self.opset is not None and given[0] != "torch":
+            raise mistake(f"`opset` belongs to `torch`, not to `{given[0]}`")
+        if self.sha256 is not None and given[0] not in ("path", "url"):
+            raise mistake(f"`sha256` belongs to `path` or `url`, not to `{given[0]}`")
+        return self
+
+
+class RunSpec(Frozen):
+    """One run asked of a case. In a file, a precision alone is a run that must pass."""
+
+    precision: Precision
+    """The arithmetic under test."""
+    expect: Literal["pass", "fail"] = "pass"
+    """`fail` is an expected failure: the run is xfail while it fails, and a pass is a failure (xpass)."""
+    reason: Text | None = Field(default=None, validate_default=True)
+    """Why the run fails; needed with `expect: fail`."""
+    origin: Annotated[tuple[Text, ...], one_or_list(str)] = ()
+    """Names of the nodes where the error starts; if given, the failing run must have exactly these."""
+    tensorrt: VersionRange | None = None
+    """TensorRT releases in which the failure is expected, such as `>=10.3,<10.13`; on others, and on the
+    emulator, the run must then pass. By default the failure is expected everywhere."""
+
+    @field_validator("reason")
+    @classmethod
+    def _reason_given(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("expect") == "fail":
+            raise mistake("missing: an expected failure needs a reason")
+        return value
+
+    @field_validator("origin", "tensorrt")
+    @classmethod
+    def _only_with_failure(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and info.data.get("expect") == "pass":
+            raise mistake("belongs to an expected failure; add `expect: fail` and a reason")
+        return value
+
+    def expects_failure(self, tensorrt: str | None = None) -> bool:
+        """Whether this run is expected to fail on the TensorRT release `tensorrt`; None is the emulator."""
+        if self.expect == "pass" or self.tensorrt is None:
+            return self.expect == "fail"
+        return tensorrt is not None and version_in_range(tensorrt, self.tensorrt)
+
+
+class TacticSource(StrEnum):
+    """Libraries that TensorRT may take kernels from. The last three end with TensorRT 10."""
+
+    EDGE_MASK_CONVOLUTIONS = "edge_mask_convolutions"
+    JIT_CONVOLUTIONS = "jit_convolutions"
+    CUBLAS = "cublas"
+    CUBLAS_LT = "cublas_lt"
+    CUDNN = "cudnn"
+
+
+class BuildOptions(Frozen):
+    """Options of the TensorRT builder; the emulator ignores them. Hashable. None leaves TensorRT's default."""
+
+    typing: Literal["weak", "strong"] | None = None
+    """Where the release offers both (10.x): `weak` is the FP16/BF16 flags, `strong` is a typed graph. By default
+    weak up to 10.x, strong from 11 on."""
+    workspace_mib: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Limit of the workspace memory pool, in MiB."""
+    optimization_level: Annotated[int, Field(strict=True, ge=0, le=5)] | None = None
+    """The builder's optimization level; TensorRT 8.6 and later."""
+    tactic_sources: Annotated[tuple[TacticSource, ...], one_or_list(TacticSource)] | None = None
+    """The only libraries to take tactics from; an empty list is none."""
+    avg_timing_iterations: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """How often the builder times each tactic: more makes its choices steadier, and the build slower."""
+    timing_cache: Bool = True
+    """Whether builds share a timing cache: faster, and steadier choices of tactics."""
+    tf32: Bool | None = None
+    """Whether layers that stay in FP32 may use TF32. By default only at precision tf32."""
+    sparsity: Bool = False
+    """Whether kernels for structured-sparse weights may be chosen."""
+    version_compatible: Bool = False
+    """Build an engine that later releases can load; TensorRT 8.6 and later."""
+    hardware_compatibility: Literal["ampere_plus", "same_compute_capability"] | None = None
+    """Build an engine for more GPUs than this one; 8.6 and later, `same_compute_capability` 10.9 and later."""
+
+
+class Waiver(Frozen):
+    """A known drift or failure that is let pass until a day."""
+
+    reason: Text
+    """Why it is let pass."""
+    expires: datetime.date
+    """The last day on which it holds, such as 2026-12-31."""
+    precision: Annotated[tuple[Precision, ...], one_or_list(Precision)] = ()
+    """The precisions that it covers; by default all."""
+    tensorrt: VersionRange | None = None
+    """The TensorRT releases that it covers; by default all."""
+    environment: Text | None = None
+    """A glob over the names of environments that it covers; by default all."""
+
+    def covers(
+        self, precision: Precision, *, tensorrt: str | None, environment: str, today: datetime.date
+    ) -> bool:
+        """Whether the waiver holds for a run in `environment` with the TensorRT release `tensorrt` today."""
+        return (
+            today <= self.expires
+            and (not self.precision or precision in self.precision)
+            and (
+                self.tensorrt is None or (tensorrt is not None and version_in_range(tensorrt, self.tensorrt))
+            )
+            and (self.environment is None or fnmatchcase(environment, self.environment))
+        )
+
+
+def _expand_run(value: Any) -> Any:
+    return {"precision": value} if isinstance(value, str) else value
+
+
+def _expand_input(value: Any) -> Any:
+    return {"shape": value} if isinstance(value, (list, tuple)) else value
+
+
+Run = Annotated[RunSpec, BeforeValidator(_expand_run, json_schema_input_type=Precision | RunSpec)]
+Input = Annotated[InputSpec, BeforeValidator(_expand_input, json_schema_input_type=list[int] | InputSpec)]
+
+DEFAULT_RUNS = (RunSpec(precision=Precision.FP32), RunSpec(precision=Precision.FP16))
+
+
+class CaseBody(Frozen):
+    """What a case file holds."""
+
+    description: Text | None = None
+    """One line for a person: what this case watches."""
+    model: ModelSource
+    """The model under test."""
+    inputs: dict[str, Input] = Field(default_factory=dict)
+    """What is fed to the model, by the name of the input. An input that is left out has its static shape and a
+    default fill."""
+    samples: Annotated[int, Field(strict=True, ge=1)] = 1
+    """How many sets of inputs to judge."""
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Seed of the fills and of exported PyTorch weights."""
+    runs: Annotated[tuple[Run, ...], Field(min_length=1)] = DEFAULT_RUNS
+    """The precisions to judge; by default fp32 and fp16."""
+    tolerances: tuple[Tolerance, ...] = ()
+    """Limits in place of the default gates. All rules that match a tensor are merged, the later one wins."""
+    build: BuildOptions = BuildOptions()
+    """Options of the TensorRT builder."""
+    tags: Annotated[tuple[Tag, ...], one_or_list(str)] = ()
+    """Words to select cases by; markers in pytest."""
+    requires: Annotated[tuple[Package, ...], one_or_list(str)] = ()
+    """Python packages without which the runs are skipped, by the name that is imported."""
+    waivers: tuple[Waiver, ...] = ()
+    """Known failures and drifts that are let pass until a day."""
+
+    @field_validator("runs")
+    @classmethod
+    def _each_precision_once(cls, runs: tuple[RunSpec, ...]) -> tuple[RunSpec, ...]:
+        twice = [name for name, count in Counter(run.precision.value for run in runs).items() if count > 1]
+        if twice:
+            raise mistake(f"{' and '.join(twice)} asked for more than once")
+        return runs
+
+
+class Case(CaseBody):
+    """One model, its inputs, the runs asked of it and their tolerances, with its name and file."""
+
+    name: Text
+    """Name of the case: the file's name without `.case.yaml`."""
+    path: Path | None = None
+    """The case file; None for a case made in memory."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the relative paths of the case start from."""
+        return Path() if self.path is None else self.path.parent
+
+    def resolve(self, path: str | Path) -> Path:
+        """`path` as the case means it: relative to the case file."""
+        return self.folder / path
+
+    def run(self, precision: Precision) -> RunSpec | None:
+        """The run at `precision`, or None if the case does not ask for it."""
+        return next((run for run in self.runs if run.precision is precision), None)
+
+    def select_runs(self, precisions: Iterable[Precision] = ()) -> tuple[RunSpec, ...]:
+        """The runs at one of `precisions`, in the case's order; all of them if none is named."""
+        wanted = frozenset(precisions)
+        return tuple(run for run in self.runs if not wanted or run.precision in wanted)

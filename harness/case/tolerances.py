@@ -1,0 +1,121 @@
+"""Tolerances: limits on metrics, which tensors a rule speaks of, and how rules are merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from harness.case._base import Frozen, Int, Text, mistake, one_or_list
+from harness.tensors.precision import Precision
+
+NonNegative = Annotated[float, Field(strict=True, ge=0)]
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
+Globs = Annotated[tuple[Text, ...], one_or_list(str)]
+
+
+class Relative(Frozen):
+    """rmse(candidate) ≤ `factor` · rmse(emulator at the same precision) + `floor` · rms(reference)."""
+
+    factor: NonNegative
+    """How many times the emulator's error is let pass."""
+    floor: NonNegative = 0.0
+    """What is let pass besides."""
+
+
+class Limits(Frozen):
+    """Limits on metrics. Upper limits, but for cosine, sqnr_db and topk_agreement, which are lower limits."""
+
+    max_abs: NonNegative | None = None
+    """Largest absolute error."""
+    mean_abs: NonNegative | None = None
+    """Mean absolute error."""
+    max_rel: NonNegative | None = None
+    """Largest relative error."""
+    rmse: NonNegative | None = None
+    """Root of the mean squared error."""
+    nrmse: NonNegative | None = None
+    """rmse over the root mean square of the reference."""
+    cosine: Annotated[float, Field(strict=True, ge=-1, le=1)] | None = None
+    """Smallest cosine similarity. Blind to a common factor: never use it alone."""
+    sqnr_db: Annotated[float, Field(strict=True)] | None = None
+    """Smallest signal-to-quantisation-noise ratio, in dB."""
+    max_ulp: NonNegative | None = None
+    """Largest distance in units in the last place of the candidate's dtype."""
+    p99_ulp: NonNegative | None = None
+    """99th percentile of that distance."""
+    mismatch_fraction: Fraction | None = None
+    """Fraction of elements with |error| > atol + rtol · |reference|; 0 if only `atol` or `rtol` is given."""
+    atol: NonNegative | None = None
+    """Absolute part of the tolerance of `mismatch_fraction`."""
+    rtol: NonNegative | None = None
+    """Relative part of the tolerance of `mismatch_fraction`."""
+    topk_agreement: Fraction | None = None
+    """Smallest fraction of rows whose k largest elements agree; 1 if only `topk` is given."""
+    topk: Annotated[Int, Field(ge=1)] | None = None
+    """The k of `topk_agreement`; 1 by default."""
+    relative: Relative | None = None
+    """A limit relative to the error of the emulator at the same precision."""
+
+    def gates(self) -> dict[str, float]:
+        """Limit by metric name, the implied ones included; `relative` is not among them."""
+        found = {name: getattr(self, name) for name in _GATED if getattr(self, name) is not None}
+        if self.atol is not None or self.rtol is not None:
+            found.setdefault("mismatch_fraction", 0.0)
+        if self.topk is not None:
+            found.setdefault("topk_agreement", 1.0)
+        return found
+
+
+_PARAMETERS = ("atol", "rtol", "topk", "relative")
+_GATED = tuple(name for name in Limits.model_fields if name not in _PARAMETERS)
+
+
+class Tolerance(Limits):
+    """One rule: which tensors it speaks of, and their limits. Without a selector it speaks of all."""
+
+    precision: Annotated[tuple[Precision, ...], one_or_list(Precision)] = ()
+    """The precisions that the rule is for; by default all."""
+    output: Globs = ()
+    """Globs over the names of the model's outputs."""
+    layer: Globs = ()
+    """Globs over the names of nodes, or of the tensors that they write."""
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> Self:
+        if not any(getattr(self, name) is not None for name in Limits.model_fields):
+            raise mistake("a tolerance without a limit; add one, such as `nrmse: 1e-2`")
+        return self
+
+    def matches(self, precision: Precision, *, tensor: str, node: str | None, is_output: bool) -> bool:
+        """Whether the rule speaks of `tensor`, written by `node`, at `precision`."""
+        if self.precision and precision not in self.precision:
+            return False
+        if not self.output and not self.layer:
+            return True
+        names = [name for name in (tensor, node) if name is not None]
+        return (is_output and any(fnmatchcase(tensor, glob) for glob in self.output)) or any(
+            fnmatchcase(name, glob) for name in names for glob in self.layer
+        )
+
+
+def merge_tolerances(
+    rules: Iterable[Tolerance],
+    precision: Precision,
+    *,
+    tensor: str,
+    node: str | None = None,
+    is_output: bool = False,
+) -> Limits | None:
+    """The limits of all rules that match a tensor, the later winning metric by metric; None if none matches."""
+    merged: dict[str, object] = {}
+    matched = False
+    for rule in rules:
+        if rule.matches(precision, tensor=tensor, node=node, is_output=is_output):
+            matched = True
+            merged.update(
+                {name: getattr(rule, name) for name in Limits.model_fields if name in rule.model_fields_set}
+            )
+    return Limits.model_validate(merged) if matched else None
