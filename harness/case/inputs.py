@@ -86,7 +86,8 @@ class FileFill(Frozen):
     path: Annotated[tuple[Text, ...], one_or_list(str), Field(min_length=1)]
     """The file, relative to the case file, used for every sample; or a list of files, one for each sample."""
     key: Text | None = None
-    """Which array of an `.npz` or `.safetensors` file; by default the one named as the input, or the only one."""
+    """Which array of an `.npz` or `.safetensors` file; by default the one named as the input, or the only
+    one."""
 
 
 _FILLS = (UniformFill, NormalFill, IntegersFill, ConstantFill, FileFill)
@@ -116,12 +117,13 @@ class InputSpec(Frozen):
     """One input of the model. In a file, a list alone is its shape."""
 
     shape: Shape | None = None
-    """The shape of the data. Needed for dynamic axes; without it `opt`, the file, or the model's static shape."""
+    """The shape of the data, needed for dynamic axes; by default `opt`, else the file's or the model's shape."""
     dtype: DType | None = None
     """The dtype that the model must have for this input; a wish for another one is a mistake, not a cast."""
     fill: Fill | None = None
-    """`normal`, `uniform`, `integers`, a number, or a mapping with `kind`. By default `normal` for floats, any
-    value for booleans and 8-bit integers, and 0 or 1 for wider integers, valid as index, mask and token type."""
+    """`normal`, `uniform`, `integers`, a number, or a mapping with `kind`. By default `normal` for floats, all
+    values for booleans and 8-bit integers, and 0 or 1 for wider integers: valid as index, mask and token
+    type."""
     min: Shape | None = None
     """Smallest shape that the engine must accept."""
     opt: Shape | None = None

@@ -150,11 +150,11 @@ class TacticSource(StrEnum):
 
 
 class BuildOptions(Frozen):
-    """Options of the TensorRT builder; the emulator ignores them. Hashable. None leaves TensorRT's default."""
+    """Options of the TensorRT builder; the emulator ignores them. Hashable; None is TensorRT's default."""
 
     typing: Literal["weak", "strong"] | None = None
-    """Where the release offers both (10.x): `weak` is the FP16/BF16 flags, `strong` is a typed graph. By default
-    weak up to 10.x, strong from 11 on."""
+    """Where the release offers both (10.x): `weak` is the FP16/BF16 flags, `strong` is a typed graph. By
+    default weak up to 10.x, strong from 11 on."""
     workspace_mib: Annotated[int, Field(strict=True, ge=1)] | None = None
     """Limit of the workspace memory pool, in MiB."""
     optimization_level: Annotated[int, Field(strict=True, ge=0, le=5)] | None = None
@@ -172,7 +172,7 @@ class BuildOptions(Frozen):
     version_compatible: Bool = False
     """Build an engine that later releases can load; TensorRT 8.6 and later."""
     hardware_compatibility: Literal["ampere_plus", "same_compute_capability"] | None = None
-    """Build an engine for more GPUs than this one; 8.6 and later, `same_compute_capability` 10.9 and later."""
+    """Build an engine for more GPUs than this one; 8.6 and later (`same_compute_capability`: 10.9)."""
 
 
 class Waiver(Frozen):
@@ -193,8 +193,12 @@ class Waiver(Frozen):
         self, precision: Precision, *, tensorrt: str | None, environment: str, today: datetime.date
     ) -> bool:
         """Whether the waiver holds for a run in `environment` with the TensorRT release `tensorrt` today."""
+        in_range = self.tensorrt is None or (
+            tensorrt is not None and version_in_range(tensorrt, self.tensorrt)
+        )
         return (
-            today <= self.expires
+            in_range
+            and today <= self.expires
             and (not self.precision or precision in self.precision)
             and (
                 self.tensorrt is None or (tensorrt is not None and version_in_range(tensorrt, self.tensorrt))
@@ -225,8 +229,8 @@ class CaseBody(Frozen):
     model: ModelSource
     """The model under test."""
     inputs: dict[str, Input] = Field(default_factory=dict)
-    """What is fed to the model, by the name of the input. An input that is left out has its static shape and a
-    default fill."""
+    """What is fed to the model, by the name of the input. An input that is left out has its static shape and
+    a default fill."""
     samples: Annotated[int, Field(strict=True, ge=1)] = 1
     """How many sets of inputs to judge."""
     seed: Annotated[int, Field(strict=True, ge=0)] = 0

@@ -17,7 +17,7 @@ Globs = Annotated[tuple[Text, ...], one_or_list(str)]
 
 
 class Relative(Frozen):
-    """rmse(candidate) ≤ `factor` · rmse(emulator at the same precision) + `floor` · rms(reference)."""
+    """rmse(candidate) ≤ `factor` · rmse(emulator at the same precision) + `floor`."""
 
     factor: NonNegative
     """How many times the emulator's error is let pass."""
@@ -69,6 +69,7 @@ class Limits(Frozen):
         return found
 
 
+_LIMITS = frozenset(Limits.model_fields)
 _PARAMETERS = ("atol", "rtol", "topk", "relative")
 _GATED = tuple(name for name in Limits.model_fields if name not in _PARAMETERS)
 
@@ -109,13 +110,9 @@ def merge_tolerances(
     node: str | None = None,
     is_output: bool = False,
 ) -> Limits | None:
-    """The limits of all rules that match a tensor, the later winning metric by metric; None if none matches."""
+    """The limits of all rules that match a tensor, the later one winning by metric; None if none matches."""
     merged: dict[str, object] = {}
-    matched = False
     for rule in rules:
         if rule.matches(precision, tensor=tensor, node=node, is_output=is_output):
-            matched = True
-            merged.update(
-                {name: getattr(rule, name) for name in Limits.model_fields if name in rule.model_fields_set}
-            )
-    return Limits.model_validate(merged) if matched else None
+            merged.update({name: value for name, value in rule if name in _LIMITS and value is not None})
+    return Limits.model_validate(merged) if merged else None
