@@ -4,6 +4,7 @@ from typing import Iterable, Tuple
 
 #: kind: what it means, and what the host does.
 KINDS = {
+    "environment": "TensorRT cannot be loaded here, or there is no GPU; fatal",
     "unsupported": "the release cannot do what is asked; the worker goes on",
     "build_failed": "the builder returned no engine; the worker goes on",
     "marks_failed": "the build failed because of its marks; the host splits them and asks again",
@@ -22,7 +23,8 @@ class Fault(Exception):
         kind: one of KINDS.
         message: one sentence that says what failed and what to try.
         evidence: lines that support it, such as TensorRT's own errors.
-        fatal: the worker cannot be trusted any more; by default only for `cuda_error` and `internal`.
+        fatal: the worker cannot be trusted any more; always so for `environment`,
+            `cuda_error` and `internal`.
         marks: for `marks_failed`, the names that are to blame, if known.
     """
 
@@ -41,5 +43,5 @@ class Fault(Exception):
         self.kind = kind
         self.message = message
         self.evidence: Tuple[str, ...] = tuple(evidence)
-        self.fatal = fatal or kind in ("cuda_error", "internal")
+        self.fatal = fatal or kind in ("environment", "cuda_error", "internal")
         self.marks: Tuple[str, ...] = tuple(marks)

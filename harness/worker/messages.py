@@ -46,9 +46,10 @@ class Ping:
 
 @dataclass(frozen=True)
 class Done:
-    """The request was carried out and there is nothing to say about it."""
+    """The request was carried out. `cache_refused` answers `LoadCache`: see `BuildReply`."""
 
     warnings: Tuple[str, ...] = ()
+    cache_refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,10 @@ class BuildRequest:
             where the release has it.
         islands: names of ONNX nodes that are kept in FP32. Always empty with strong typing: the model has
             Casts around them already.
-        observation: `none`, `typed`, `debug` or `prefix` (the model is cut already: as `none`).
+        observation: `none`, `typed`, `debug` or `prefix` (the model is cut already, and `marks` names its
+            outputs).
         marks: names of ONNX tensors to observe; they come back from inferences beside the model's outputs.
+            A mark that is an output of the model already is only given `mark_dtype`.
         mark_dtype: dtype given to float marks before the build (`float16`, `bfloat16`, `float32`); None
             leaves them as parsed, which on a weakly typed network means FP32 and may cure the fault.
         profiles: by input, (minimum, optimum, maximum) shape; one for every input with a dynamic axis.
@@ -192,6 +195,7 @@ class BuildReply:
         skipped_marks: by tensor, why it could not be marked (fused into a loop, no such tensor, …).
         warnings: what the person should know.
         log_tail: the last lines of TensorRT's own log.
+        cache_refused: TensorRT refused the timing cache that `LoadCache` gave; it goes on with an empty one.
     """
 
     engine_id: str
@@ -204,6 +208,7 @@ class BuildReply:
     skipped_marks: Dict[str, str] = field(default_factory=dict)
     warnings: Tuple[str, ...] = ()
     log_tail: Tuple[str, ...] = ()
+    cache_refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -269,7 +274,7 @@ class SaveCache:
 
 @dataclass(frozen=True)
 class LoadCache:
-    """Take the timing cache from `path`. A cache that is refused is no error but a warning in `Done`."""
+    """Take the timing cache from `path`. One that is refused is no error: see `Done`."""
 
     path: str
 
