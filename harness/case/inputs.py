@@ -117,12 +117,12 @@ class InputSpec(Frozen):
     """One input of the model. In a file, a list alone is its shape."""
 
     shape: Shape | None = None
-    """The shape of the data, needed for dynamic axes; by default `opt`, else the file's or the model's shape."""
+    """The shape of the data, needed for dynamic axes; by default `opt`, else that of the file or the model."""
     dtype: DType | None = None
     """The dtype that the model must have for this input; a wish for another one is a mistake, not a cast."""
     fill: Fill | None = None
-    """`normal`, `uniform`, `integers`, a number, or a mapping with `kind`. By default `normal` for floats, all
-    values for booleans and 8-bit integers, and 0 or 1 for wider integers: valid as index, mask and token
+    """`normal`, `uniform`, `integers`, a number, or a mapping with `kind`. By default `normal` for floats,
+    all values for booleans and 8-bit integers, and 0 or 1 for wider integers: valid as index, mask and token
     type."""
     min: Shape | None = None
     """Smallest shape that the engine must accept."""
