@@ -1,0 +1,102 @@
+"""The emulator: what a candidate at a precision would compute, on ONNX Runtime's CPU provider, without a GPU.
+
+FP32 arithmetic with every lowered tensor rounded to the precision (see `harness.model.lower`). A model that
+carries Q/DQ nodes runs as it is; FP32 and INT8 lower nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from harness.backends.plan import Evaluation, Observation, Plan
+from harness.backends.session import GraphRunner
+from harness.model import Model
+from harness.model.lower import LOWERED, lower, shadow, units_of
+from harness.tensors.precision import Precision
+
+
+class Emulator:
+    """A candidate that needs no GPU. One session serves every island of a precision.
+
+    Args:
+        model: the model.
+    """
+
+    name = "emulator"
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._runners: dict[tuple[Precision, tuple[str, ...]], GraphRunner] = {}
+        self._shadows: dict[tuple[Precision, tuple[str, ...]], GraphRunner] = {}
+        self._weights: dict[Precision, dict[str, np.ndarray]] = {}
+        self.evaluations = 0
+
+    def units(self, precision: Precision) -> tuple[str, ...]:
+        """Names of the nodes that `precision` lowers, in topological order."""
+        return tuple(node.name for node in units_of(self.model, precision))
+
+    def run(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        precision: Precision,
+        *,
+        lowered: Iterable[str] | None = None,
+        tensors: Sequence[str] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """`tensors` (by default the model's outputs) with the nodes `lowered` (by default all) at `precision`.
+
+        Returns:
+            Tensors by name; float tensors are float32 that hold values of `precision`.
+
+        Raises:
+            ModelError: ONNX Runtime does not accept the model, or a node failed.
+            InputDataError: the feeds do not fit.
+        """
+        wanted = tuple(tensors) if tensors is not None else tuple(info.name for info in self.model.outputs)
+        key = (precision, wanted)
+        if key not in self._runners:
+            graph = lower(self.model, precision, wanted)
+            self._runners[key] = GraphRunner(self.model, graph, precision, self._cache(precision))
+        self.evaluations += 1
+        chosen = self.units(precision) if lowered is None else lowered
+        return self._runners[key].run(feeds, chosen)
+
+    def introduced(
+        self, feeds: Mapping[str, np.ndarray], precision: Precision, nodes: Sequence[str]
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Feed the reference's tensors to each of `nodes`, lowered alone.
+
+        Returns:
+            The FP32 reference and the lowered result of each float tensor that a lowered node of `nodes` writes.
+        """
+        chosen = tuple(nodes)
+        key = (precision, chosen)
+        if key not in self._shadows:
+            graph = shadow(self.model, precision, chosen)
+            self._shadows[key] = GraphRunner(self.model, graph, precision, self._cache(precision))
+        found = self._shadows[key].run(feeds, chosen)
+        low = {name.removesuffix(LOWERED): value for name, value in found.items() if name.endswith(LOWERED)}
+        return {name: found[name] for name in low}, low
+
+    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
+        """See Candidate.evaluate; observing an emulated tensor never changes it."""
+        self.model.check_nodes(sorted(plan.islands))
+        outputs = [info.name for info in self.model.outputs]
+        tensors = list(outputs)
+        if plan.observation is not Observation.NONE:
+            marks = plan.marks or frozenset(self.model.float_tensors)
+            tensors += [name for name in self.model.float_tensors if name in marks and name not in outputs]
+        lowered = [name for name in self.units(plan.precision) if name not in plan.islands]
+        values = self.run(feeds, plan.precision, lowered=lowered, tensors=tensors)
+        return Evaluation(tensors=values, facts={"lowered": len(lowered)})
+
+    def close(self) -> None:
+        """Free the sessions and the rounded weights."""
+        self._runners.clear()
+        self._shadows.clear()
+        self._weights.clear()
+
+    def _cache(self, precision: Precision) -> dict[str, np.ndarray]:
+        return self._weights.setdefault(precision, {})

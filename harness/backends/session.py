@@ -1,0 +1,179 @@
+"""Running graphs on ONNX Runtime's CPU provider, weights fed from where they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from harness.errors import InputDataError, ModelError
+from harness.model import Model
+from harness.model.lower import MASK, LoweredGraph
+from harness.model.rounding import round_array
+from harness.tensors.precision import Precision
+
+DEFAULT_BUDGET = 1 << 30
+UNKNOWN_BYTES = 1 << 20  # assumed for a tensor whose shape inference could not find
+
+
+def session_options() -> ort.SessionOptions:
+    """Options of every session: no graph optimization, so that each tensor exists as the model wrote it."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    return options
+
+
+def create_session(proto: onnx.ModelProto, *, where: str) -> ort.InferenceSession:
+    """A CPU session of `proto`.
+
+    Raises:
+        ModelError: ONNX Runtime does not accept the graph; the message names the operator if it is unsupported.
+    """
+    try:
+        return ort.InferenceSession(
+            proto.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        text = _first_line(error)
+        hint = "check it with onnx.checker.check_model(model, full_check=True)"
+        if "not implemented" in text.lower() or "no op registered" in text.lower() or "not a registered" in text:
+            hint = "the operator is not one that ONNX Runtime's CPU provider has; replace it, or export another opset"
+        raise ModelError(f"ONNX Runtime does not accept the model: {text}", where=where, hint=hint) from error
+
+
+class GraphRunner:
+    """One session of a lowered graph, with the weights it is fed.
+
+    Args:
+        model: where the weights come from.
+        graph: the graph; its mask decides at run time what is rounded.
+        precision: what rounded weights are rounded to.
+        rounded: cache of rounded weights, shared between the runners of one emulator.
+    """
+
+    def __init__(
+        self, model: Model, graph: LoweredGraph, precision: Precision, rounded: dict[str, np.ndarray]
+    ) -> None:
+        self.model, self.graph, self.precision, self.rounded = model, graph, precision, rounded
+        self.session = create_session(graph.proto, where=model.name)
+        self.takes = {value.name for value in self.session.get_inputs()}
+        self.names = list(graph.outputs.values())
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], lowered: Iterable[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """The observed tensors by name.
+
+        Args:
+            feeds: the model's inputs.
+            lowered: names of the units that are rounded.
+
+        Raises:
+            InputDataError: ONNX Runtime refuses the inputs.
+            ModelError: a node failed.
+        """
+        chosen = frozenset(lowered)
+        values = {name: value for name, value in feeds.items() if name in self.takes}
+        for weight in self.graph.weights:
+            low = weight.reader is not None and weight.reader in chosen
+            values[weight.feed] = self._weight(weight.weight, low)
+        if MASK in self.takes:
+            values[MASK] = self.graph.mask(chosen)
+        try:
+            arrays = self.session.run(self.names, values)
+        except Exception as error:
+            raise _run_error(error, self.model.name) from error
+        return dict(zip(self.graph.outputs, arrays, strict=True))
+
+    def _weight(self, name: str, low: bool) -> np.ndarray:
+        key = name if low else f"{name}::raw"
+        if key not in self.rounded:
+            raw = self.model.weight(name)
+            self.rounded[key] = round_array(raw, self.precision) if low else raw
+        return self.rounded[key]
+
+
+def chunks(
+    tensors: Sequence[str], sizes: Mapping[str, int], budget: int
+) -> Iterator[tuple[str, ...]]:
+    """Split `tensors`, in order, so that each chunk needs at most `budget` bytes (or holds one tensor)."""
+    chunk: list[str] = []
+    used = 0
+    for name in tensors:
+        size = sizes.get(name, UNKNOWN_BYTES)
+        if chunk and used + size > budget:
+            yield tuple(chunk)
+            chunk, used = [], 0
+        chunk.append(name)
+        used += size
+    if chunk:
+        yield tuple(chunk)
+
+
+def tensor_sizes(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Bytes of each tensor of the main graph when the model is fed `feeds`; unknown shapes are left out."""
+    from harness.model.analysis import graph_shapes, infer
+
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.skeleton)
+    for value in proto.graph.input:
+        if value.name in feeds:
+            dims = value.type.tensor_type.shape.dim
+            for dim, size in zip(dims, feeds[value.name].shape, strict=False):
+                dim.dim_value = size
+    shapes = graph_shapes(infer(proto).graph)
+    sizes = {}
+    for name, shape in shapes.items():
+        dtype = model.dtypes.get(name)
+        if dtype and dtype != "string" and all(isinstance(size, int) for size in shape):
+            sizes[name] = math.prod(int(size or 0) for size in shape) * _itemsize(dtype)
+    return sizes
+
+
+def check_feeds(model: Model, feeds: Mapping[str, np.ndarray]) -> None:
+    """Raise InputDataError, naming the input, unless `feeds` has exactly the model's inputs with fitting types."""
+    names = model.feed_names()
+    if unknown := sorted(set(feeds) - set(names)):
+        raise InputDataError(
+            f"the model has no input {unknown[0]!r}", where=model.name, hint=f"its inputs: {', '.join(names)}"
+        )
+    for info in model.inputs:
+        if info.name not in feeds:
+            raise InputDataError(f"no data for input {info.name!r}", where=model.name)
+        array = feeds[info.name]
+        if array.dtype.name != info.dtype:
+            raise InputDataError(
+                f"input {info.name!r} is {array.dtype.name}, the model takes {info.dtype}", where=model.name
+            )
+        if info.shape is not None and not _fits(array.shape, info.shape):
+            raise InputDataError(
+                f"input {info.name!r} has shape {list(array.shape)}, the model takes {list(info.shape)}",
+                where=model.name,
+            )
+
+
+def _fits(actual: Collection[int], declared: Collection[int | str | None]) -> bool:
+    return len(actual) == len(declared) and all(
+        not isinstance(want, int) or have == want for have, want in zip(actual, declared, strict=True)
+    )
+
+
+def _itemsize(dtype: str) -> int:
+    return np.dtype(getattr(ml_dtypes, dtype, dtype)).itemsize
+
+
+def _run_error(error: Exception, where: str) -> Exception:
+    text = _first_line(error)
+    if "INVALID_ARGUMENT" in text and ("Got invalid dimensions" in text or "Unexpected input data type" in text):
+        return InputDataError(text, where=where)
+    return ModelError(f"ONNX Runtime failed: {text}", where=where, hint="check the input shapes of the case")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

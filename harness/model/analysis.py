@@ -1,0 +1,186 @@
+"""What a graph is made of: dtypes of its tensors, and which nodes can be lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import onnx
+import onnx_ir as ir
+
+# Operators whose float outputs are not arithmetic on run-time data, or that are precision boundaries themselves.
+NEVER_LOWERED = frozenset(
+    {"Constant", "ConstantOfShape", "Shape", "Size", "Range", "EyeLike", "QuantizeLinear", "DequantizeLinear"}
+    | {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "DynamicQuantizeLinear"}
+)
+# Their outputs say how large a tensor is, not what is in it: data dependence stops here.
+SHAPE_OPS = frozenset({"Shape", "Size"})
+# Input positions that steer an operator instead of being computed with, or (scales, running statistics) that
+# TensorRT folds in FP32 before it rounds anything.
+STEERING_INPUTS: Mapping[str, frozenset[int]] = {
+    "Resize": frozenset({1, 2, 3}),
+    "Upsample": frozenset({1}),
+    "QuantizeLinear": frozenset({1, 2}),
+    "DequantizeLinear": frozenset({1, 2}),
+    "NonMaxSuppression": frozenset({2, 3, 4}),
+    "BatchNormalization": frozenset({3, 4}),
+    "Dropout": frozenset({1, 2}),
+    "Loop": frozenset({0, 1}),
+    "If": frozenset({0}),
+}
+# Matrix products and convolutions: what TF32 tensor cores compute.
+PRODUCT_OPS = frozenset(
+    {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LSTM", "GRU", "RNN", "Attention", "DeformConv"}
+)
+NodeFact = tuple[str, str, str, tuple[str, ...], tuple[str, ...], bool]
+
+
+def skeleton(model: ir.Model, weights: frozenset[str]) -> onnx.ModelProto:
+    """`model` as a protobuf with `weights` turned into plain graph inputs, so that no data is in it."""
+    proto = ir.to_proto(_without_weights(model, weights))
+    graph = proto.graph
+    declared = {value.name for value in graph.input}
+    for name in sorted(weights - declared):
+        tensor = model.graph.initializers[name].const_value
+        assert tensor is not None
+        shape = [int(size) for size in tensor.shape.numpy()]
+        graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+    return proto
+
+
+def _without_weights(model: ir.Model, weights: frozenset[str]) -> ir.Model:
+    copy = model.clone()
+    for name in weights:
+        value = copy.graph.initializers.pop(name)
+        value.const_value = None
+    return copy
+
+
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The subgraphs of a node: branches of If, bodies of Loop and Scan."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def outer_reads(graph: onnx.GraphProto) -> set[str]:
+    """Names that a subgraph, at any depth, reads from the graphs around it."""
+    local = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    read: set[str] = set()
+    for node in graph.node:
+        read |= {name for name in node.input if name}
+        for body in bodies(node):
+            read |= outer_reads(body)
+        local |= set(node.output)
+    return (read | {value.name for value in graph.output}) - local
+
+
+def node_reads(node: onnx.NodeProto) -> tuple[str, ...]:
+    """Names that a node reads, its subgraphs' outer reads included, without repeats."""
+    names = [name for name in node.input if name]
+    for body in bodies(node):
+        names += sorted(outer_reads(body))
+    return tuple(dict.fromkeys(names))
+
+
+def numeric_inputs(node: onnx.NodeProto) -> Iterator[int]:
+    """Positions of the inputs that the node computes with."""
+    steering = STEERING_INPUTS.get(node.op_type, frozenset())
+    return (position for position, name in enumerate(node.input) if name and position not in steering)
+
+
+def computes_products(node: onnx.NodeProto) -> bool:
+    """Whether the node, or one in its subgraphs, is a matrix product or a convolution."""
+    inner = (child for body in bodies(node) for child in body.node)
+    return node.op_type in PRODUCT_OPS or any(computes_products(child) for child in inner)
+
+
+def infer(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """`proto` with inferred shapes and dtypes; as it is where inference gives up."""
+    try:
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except Exception:  # a malformed graph: whoever runs it reports it better than inference does
+        return proto
+
+
+def tensor_dtypes(inferred: onnx.ModelProto) -> dict[str, str]:
+    """Dtype name of each tensor of the main graph: what it declares, and ONNX Runtime's word where that is silent."""
+    found = graph_dtypes(inferred.graph)
+    written = [name for node in inferred.graph.node for name in node.output if name]
+    if any(name not in found for name in written):
+        found |= _runtime_dtypes(inferred, [name for name in written if name not in found])
+    return found
+
+
+def graph_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | str | None, ...]]:
+    """Shapes that a graph declares; a dimension is an int, a name, or None."""
+    found: dict[str, tuple[int | str | None, ...]] = {
+        tensor.name: tuple(tensor.dims) for tensor in graph.initializer
+    }
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+            dims = value.type.tensor_type.shape.dim
+            found[value.name] = tuple(
+                dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in dims
+            )
+    return found
+
+
+def graph_dtypes(graph: onnx.GraphProto) -> dict[str, str]:
+    """Dtype names that a graph declares: inputs, outputs, value infos and initializers."""
+    values = [*graph.input, *graph.output, *graph.value_info]
+    found = {
+        value.name: dtype_name(value.type.tensor_type.elem_type)
+        for value in values
+        if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type
+    }
+    return found | {tensor.name: dtype_name(tensor.data_type) for tensor in graph.initializer}
+
+
+def dtype_name(elem_type: int) -> str:
+    """`float32` for TensorProto.FLOAT, and so on."""
+    return ir.DataType(elem_type).numpy().name if elem_type != onnx.TensorProto.STRING else "string"
+
+
+def _runtime_dtypes(proto: onnx.ModelProto, names: Iterable[str]) -> dict[str, str]:
+    import onnxruntime
+
+    probe = onnx.ModelProto()
+    probe.CopyFrom(proto)
+    present = {value.name for value in probe.graph.output}
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(
+            probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception:  # the reference will say what is wrong with this model
+        return {}
+    names_of = {"float": "float32", "double": "float64"}
+    kinds = {value.name: value.type.removeprefix("tensor(").removesuffix(")") for value in session.get_outputs()}
+    return {name: names_of.get(kind, kind) for name, kind in kinds.items()}
+
+
+def node_facts(
+    proto: onnx.ModelProto, dtypes: Mapping[str, str], fed: Iterable[str]
+) -> Iterator[NodeFact]:
+    """Name, op, domain, inputs, outputs and lowerability of each node of the main graph, in order.
+
+    Args:
+        proto: the graph.
+        dtypes: dtype names of its tensors.
+        fed: the inputs that carry run-time data, as opposed to weights.
+    """
+    depends = set(fed)
+    for node in proto.graph.node:
+        reads = node_reads(node)
+        outputs = tuple(name for name in node.output if name)
+        on_data = any(name in depends for name in reads)
+        if on_data and node.op_type not in SHAPE_OPS:
+            depends.update(outputs)
+        computes_float = any(dtypes.get(name) == "float32" for name in outputs)
+        lowerable = on_data and computes_float and node.op_type not in NEVER_LOWERED
+        yield node.name, node.op_type, node.domain, reads, outputs, lowerable

@@ -1,0 +1,230 @@
+"""The model as the rest of harness sees it: named nodes in order, typed tensors, weights kept apart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from harness.errors import ModelError, NothingSelectedError
+from harness.model import analysis
+
+LARGE_WEIGHT = 64  # float initializers with more elements are fed at run time instead of embedded
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Name, dtype (`float32`, `int64`, …) and shape of a tensor.
+
+    A dimension is an int, a name, or None; the shape is None where even the rank is unknown.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """One node of the main graph.
+
+    Args:
+        index: position in topological order.
+        name: unique and never empty.
+        op: operator type.
+        domain: operator set domain; empty for ONNX itself.
+        inputs: names of the tensors it reads, also those that only its subgraphs read; omitted ones left out.
+        outputs: names of the tensors it writes.
+        lowerable: whether lowering its precision means anything: it computes float32 tensors from run-time data.
+    """
+
+    index: int
+    name: str
+    op: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    lowerable: bool
+
+
+class Model:
+    """An ONNX model, immutable by convention: whoever changes a graph makes a new Model.
+
+    Args:
+        ir_model: the model; every node must have a unique name (`load_model` sees to it).
+        name: what it is called in messages.
+        sha256: hash of the file or of the serialized model, with its external data.
+        path: the file it came from, if any.
+    """
+
+    def __init__(self, ir_model: ir.Model, *, name: str, sha256: str, path: Path | None = None) -> None:
+        self.ir = ir_model
+        self.name = name
+        self.sha256 = sha256
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name}: {len(self.nodes)} nodes, sha256 {self.sha256[:12]}>"
+
+    @cached_property
+    def opset(self) -> int:
+        """The version of the ONNX operator set that the model imports."""
+        return int(self.ir.opset_imports.get("", 0))
+
+    @cached_property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """What must be fed: the graph's inputs that have no initializer."""
+        graph = self.ir.graph
+        return tuple(_info(value) for value in graph.inputs if value.name not in graph.initializers)
+
+    @cached_property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """What the graph returns."""
+        return tuple(
+            TensorInfo(info.name, self.dtypes.get(info.name, info.dtype), info.shape)
+            for info in map(_info, self.ir.graph.outputs)
+        )
+
+    @cached_property
+    def weights(self) -> Mapping[str, ir.TensorProtocol]:
+        """The float32 initializers that are large enough to be fed rather than embedded."""
+        return {
+            name: value.const_value
+            for name, value in self.ir.graph.initializers.items()
+            if value.const_value is not None
+            and value.const_value.dtype == ir.DataType.FLOAT
+            and value.const_value.size > LARGE_WEIGHT
+        }
+
+    def weight(self, name: str) -> np.ndarray:
+        """The values of one of `weights`, float32; a memory map where the data is external."""
+        return np.ascontiguousarray(self.weights[name].numpy(), dtype=np.float32)
+
+    @cached_property
+    def skeleton(self) -> onnx.ModelProto:
+        """The model as a small protobuf in which `weights` are graph inputs without data. Do not change it."""
+        return analysis.skeleton(self.ir, frozenset(self.weights))
+
+    @cached_property
+    def inferred(self) -> onnx.ModelProto:
+        """`skeleton` with the shapes and dtypes that ONNX inference finds, in subgraphs too. Do not change it."""
+        return analysis.infer(self.skeleton)
+
+    @cached_property
+    def dtypes(self) -> Mapping[str, str]:
+        """Dtype name of every tensor of the main graph that type inference knows."""
+        return analysis.tensor_dtypes(self.inferred)
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int | str | None, ...]]:
+        """Shape of every tensor of the main graph whose rank is known."""
+        return analysis.graph_shapes(self.inferred.graph)
+
+    @cached_property
+    def ranks(self) -> Mapping[str, int]:
+        """Rank of every tensor of the main graph that shape inference knows."""
+        return {name: len(shape) for name, shape in self.shapes.items()}
+
+    @cached_property
+    def product_nodes(self) -> frozenset[str]:
+        """Names of the nodes that compute matrix products or convolutions, in their subgraphs too."""
+        return frozenset(
+            node.name for node in self.skeleton.graph.node if analysis.computes_products(node)
+        )
+
+    @cached_property
+    def nodes(self) -> tuple[NodeInfo, ...]:
+        """The nodes of the main graph in topological order."""
+        facts = analysis.node_facts(self.skeleton, self.dtypes, self.feed_names())
+        return tuple(NodeInfo(index, *fact) for index, fact in enumerate(facts))
+
+    @cached_property
+    def lowerable(self) -> tuple[NodeInfo, ...]:
+        """The nodes whose precision can be lowered."""
+        return tuple(node for node in self.nodes if node.lowerable)
+
+    @cached_property
+    def float_tensors(self) -> tuple[str, ...]:
+        """The float32 tensors that lowerable nodes write, in topological order: what can be observed."""
+        return tuple(
+            name
+            for node in self.lowerable
+            for name in node.outputs
+            if name and self.dtypes.get(name) == "float32"
+        )
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, NodeInfo]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def _producers(self) -> Mapping[str, NodeInfo]:
+        return {name: node for node in self.nodes for name in node.outputs if name}
+
+    def node(self, name: str) -> NodeInfo:
+        """The node called `name`.
+
+        Raises:
+            NothingSelectedError: there is none; the message names the nearest.
+        """
+        try:
+            return self._by_name[name]
+        except KeyError:
+            import difflib
+
+            near = difflib.get_close_matches(name, self._by_name, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else None
+            raise NothingSelectedError(f"no node is named {name!r}", where=self.name, hint=hint) from None
+
+    def producer(self, tensor: str) -> NodeInfo | None:
+        """The node that writes `tensor`; None for inputs and initializers."""
+        return self._producers.get(tensor)
+
+    @cached_property
+    def predecessors(self) -> Mapping[str, tuple[str, ...]]:
+        """For every tensor that a node writes: the run-time tensors it was computed from in one step."""
+        return {
+            name: tuple(read for read in node.inputs if read in self._producers)
+            for node in self.nodes
+            for name in node.outputs
+            if name
+        }
+
+    def check_nodes(self, names: Sequence[str]) -> None:
+        """Raise NothingSelectedError for the first name that is no node of this model."""
+        for name in names:
+            self.node(name)
+
+    def feed_names(self) -> tuple[str, ...]:
+        """Names of `inputs`, in order."""
+        return tuple(info.name for info in self.inputs)
+
+
+def hash_proto(proto: onnx.ModelProto) -> str:
+    """SHA-256 of a model's deterministic serialization.
+
+    Raises:
+        ModelError: the model is over 2 GB; save it with external data and load the file instead.
+    """
+    try:
+        return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+    except ValueError as error:
+        raise ModelError(
+            "the model is over 2 GB in one protobuf", hint="save it with external data and give its path"
+        ) from error
+
+
+def _info(value: ir.Value) -> TensorInfo:
+    shape: tuple[int | str | None, ...] | None = None
+    if value.shape is not None:
+        shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    dtype = "float32" if value.dtype is None else str(np.dtype(value.dtype.numpy()))
+    if value.dtype is not None and value.dtype == ir.DataType.BFLOAT16:
+        dtype = "bfloat16"
+    return TensorInfo(str(value.name), dtype, shape)

@@ -1,0 +1,127 @@
+"""Rounding to a precision: as ONNX nodes inside a graph, and as arrays outside of one.
+
+FP16, BF16 and FP8 use ONNX's Cast to the type and back, where the opset has that type; otherwise, and for TF32,
+which has no type in ONNX, Veltkamp's splitting: with `c = (2**s + 1) * x`, `c - (c - x)` is `x` rounded to
+nearest with `s` bits fewer (T. J. Dekker, "A floating-point technique for extending the available precision",
+Numerische Mathematik 18, 1971). Values beyond the range of the type become infinities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import ml_dtypes
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from harness.tensors.precision import Precision
+
+SIGNIFICAND_BITS = {Precision.TF32: 11, Precision.BF16: 8}
+VELTKAMP_LIMIT = 2.0**100  # beyond it the splitting itself would overflow; such values are passed on as they are
+FP8_MAX = 448.0
+FP8_OVERFLOW = 464.0  # halfway between the largest E4M3 value and what would be the next one
+CAST_TYPE = {
+    Precision.FP16: (TensorProto.FLOAT16, 9),
+    Precision.BF16: (TensorProto.BFLOAT16, 13),
+    Precision.FP8: (TensorProto.FLOAT8E4M3FN, 19),
+}
+
+
+def round_array(values: np.ndarray, precision: Precision) -> np.ndarray:
+    """Float32 `values` rounded to nearest even at `precision`, as float32; overflow becomes infinity."""
+    values = np.asarray(values, dtype=np.float32)
+    if precision in (Precision.FP32, Precision.INT8):
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):
+        if precision is Precision.FP16:
+            return values.astype(np.float16).astype(np.float32)
+        if precision is Precision.BF16:
+            return values.astype(ml_dtypes.bfloat16).astype(np.float32)
+        if precision is Precision.FP8:
+            rounded = values.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+            over = np.abs(values) >= FP8_OVERFLOW
+            return np.where(over & ~np.isnan(values), np.copysign(np.float32(np.inf), values), rounded)
+        return _veltkamp_array(values, SIGNIFICAND_BITS[precision])
+
+
+def _veltkamp_array(values: np.ndarray, bits: int) -> np.ndarray:
+    factor = np.float32(2 ** (24 - bits) + 1)
+    scaled = factor * values
+    split = scaled - (scaled - values)
+    return np.where(np.abs(values) < np.float32(VELTKAMP_LIMIT), split, values)
+
+
+@dataclass
+class Emitter:
+    """Collects the nodes and constants of one graph under construction; names never clash with the model's."""
+
+    prefix: str = "harness"
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    count: int = 0
+
+    def fresh(self) -> str:
+        """A tensor name that nothing else has."""
+        self.count += 1
+        return f"{self.prefix}::{self.count}"
+
+    def add(self, op: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+        """Append a node of the standard domain and return the name of its output."""
+        output = output or self.fresh()
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=f"{output}/{op}", **attributes))
+        return output
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        """A constant of the main graph, made once."""
+        key = f"{self.prefix}::{name}"
+        if key not in self.constants:
+            self.constants[key] = numpy_helper.from_array(value, key)
+        return key
+
+
+def rounder(precision: Precision, opset: int) -> Callable[[Emitter, str], str]:
+    """A function that emits the rounding of a tensor to `precision` and returns the rounded tensor's name."""
+    if precision in CAST_TYPE and opset >= CAST_TYPE[precision][1]:
+        kind = CAST_TYPE[precision][0]
+        return _fp8_cast if precision is Precision.FP8 else lambda emit, name: _cast(emit, name, kind)
+    if precision in SIGNIFICAND_BITS:
+        return lambda emit, name: _veltkamp(emit, name, SIGNIFICAND_BITS[precision])
+    return _fp8_arithmetic
+
+
+def _cast(emit: Emitter, name: str, kind: int) -> str:
+    return emit.add("Cast", emit.add("Cast", name, to=kind), to=TensorProto.FLOAT)
+
+
+def _scalar(emit: Emitter, name: str, value: float) -> str:
+    return emit.constant(name, np.float32(value).reshape(()))
+
+
+def _within(emit: Emitter, name: str, limit: str) -> str:
+    return emit.add("Less", emit.add("Abs", name), limit)
+
+
+def _veltkamp(emit: Emitter, name: str, bits: int) -> str:
+    scaled = emit.add("Mul", name, _scalar(emit, f"veltkamp{bits}", 2 ** (24 - bits) + 1))
+    split = emit.add("Sub", scaled, emit.add("Sub", scaled, name))
+    return emit.add("Where", _within(emit, name, _scalar(emit, "veltkamp_limit", VELTKAMP_LIMIT)), split, name)
+
+
+def _overflow_fp8(emit: Emitter, name: str, rounded: str) -> str:
+    infinite = emit.add("Mul", name, _scalar(emit, "infinity", np.inf))
+    return emit.add("Where", _within(emit, name, _scalar(emit, "fp8_overflow", FP8_OVERFLOW)), rounded, infinite)
+
+
+def _fp8_cast(emit: Emitter, name: str) -> str:
+    return _overflow_fp8(emit, name, _cast(emit, name, TensorProto.FLOAT8E4M3FN))
+
+
+def _fp8_arithmetic(emit: Emitter, name: str) -> str:
+    """E4M3 without its type: four significant bits for normal values, multiples of 2**-9 below 2**-6."""
+    normal = _veltkamp(emit, name, 4)
+    step = _scalar(emit, "fp8_step", 2.0**-9)
+    fixed = emit.add("Mul", emit.add("Round", emit.add("Div", name, step)), step)
+    rounded = emit.add("Where", _within(emit, name, _scalar(emit, "fp8_normal", 2.0**-6)), fixed, normal)
+    return _overflow_fp8(emit, name, rounded)

@@ -1,0 +1,149 @@
+"""Typed graphs: the precision written into the ONNX model itself, with islands of FP32 between Casts.
+
+This is what strongly typed TensorRT networks take, and what a person hands on: the same file runs in ONNX Runtime.
+Graph inputs and outputs keep their names and their dtype. Bodies of If, Loop and Scan stay in FP32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+
+import numpy as np
+import onnx_ir as ir
+
+from harness.errors import ModelError
+from harness.model.analysis import STEERING_INPUTS
+from harness.model.lower import units_of
+from harness.model.model import Model
+from harness.model.rounding import round_array
+from harness.tensors.precision import Precision
+
+LOW_DTYPE = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
+
+
+def with_islands(model: Model, precision: Precision, islands: Collection[str] = ()) -> Model:
+    """`model` with `precision` written into its graph and the nodes named in `islands` kept in FP32.
+
+    FP32 and TF32 have no type of their own in ONNX: the model comes back as it is. The same holds for FP8 and
+    INT8, whose models carry their Q/DQ nodes already.
+
+    Raises:
+        NothingSelectedError: an island is no node of the model.
+        ModelError: the precision's dtype does not exist in the model's opset.
+    """
+    model.check_nodes(sorted(islands))
+    if precision not in LOW_DTYPE:
+        return model
+    if precision is Precision.BF16 and model.opset < 13:
+        raise ModelError(f"opset {model.opset} has no bfloat16", where=model.name, hint="export at opset 13 or newer")
+    copy = model.ir.clone()
+    chosen = {node.name for node in units_of(model, precision)} - set(islands)
+    _Typing(model, copy, LOW_DTYPE[precision], precision).apply(chosen)
+    digest = hashlib.sha256(f"{model.sha256} {precision} {sorted(islands)}".encode()).hexdigest()
+    return Model(copy, name=f"{model.name}-{precision}", sha256=digest)
+
+
+class _Typing:
+    def __init__(self, model: Model, copy: ir.Model, low: ir.DataType, precision: Precision) -> None:
+        self.model, self.graph, self.low, self.precision = model, copy.graph, low, precision
+        self.low_values: set[ir.Value] = set()  # tensors that now have the low dtype
+        self.casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+
+    def apply(self, chosen: set[str]) -> None:
+        outputs = list(self.graph.outputs)
+        for node in list(self.graph):
+            if node.name in chosen and not any(True for _ in _bodies(node)):
+                self._lower(node)
+            else:
+                self._raise_inputs(node)
+        for position, value in enumerate(outputs):
+            if value in self.low_values:
+                self._restore_output(position, value)
+        for value in [value for value, _ in self.casts if value.is_initializer() and not value.uses()]:
+            del self.graph.initializers[str(value.name)]
+
+    def _lower(self, node: ir.Node) -> None:
+        steering = STEERING_INPUTS.get(node.op_type, frozenset())
+        if node.op_type == "BatchNormalization" and self.model.opset < 15:
+            steering = frozenset()  # statistics had to have the type of the input
+        for position, value in enumerate(node.inputs):
+            if value is None:
+                continue
+            if position in steering:
+                node.replace_input_with(position, self._as(value, ir.DataType.FLOAT, node))
+            elif self._is_float(value):
+                node.replace_input_with(position, self._as(value, self.low, node))
+        if node.op_type == "Cast":
+            node.attributes["to"] = ir.AttrInt64("to", int(self.low))
+        for value in node.outputs:
+            if self.model.dtypes.get(str(value.name)) == "float32":
+                value.dtype = self.low
+                self.low_values.add(value)
+
+    def _raise_inputs(self, node: ir.Node) -> None:
+        for position, value in enumerate(node.inputs):
+            if value is not None and value in self.low_values:
+                node.replace_input_with(position, self._as(value, ir.DataType.FLOAT, node))
+        for body in _bodies(node):
+            for inner in ir.traversal.RecursiveGraphIterator(body):
+                for position, value in enumerate(inner.inputs):
+                    if value is not None and value in self.low_values:
+                        inner.replace_input_with(position, self._as(value, ir.DataType.FLOAT, node))
+
+    def _is_float(self, value: ir.Value) -> bool:
+        if value in self.low_values:
+            return True
+        if value.const_value is not None:
+            return value.const_value.dtype == ir.DataType.FLOAT
+        return self.model.dtypes.get(str(value.name)) == "float32"
+
+    def _as(self, value: ir.Value, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
+        """`value` as `dtype`: itself, a converted initializer, or a Cast placed before its first reader."""
+        if (dtype == self.low) == (value in self.low_values):
+            return value
+        if (value, dtype) not in self.casts:
+            made = self._initializer(value) if value.is_initializer() else None
+            self.casts[value, dtype] = made or self._cast(value, dtype, reader)
+        return self.casts[value, dtype]
+
+    def _initializer(self, value: ir.Value) -> ir.Value | None:
+        if value.const_value is None:
+            return None
+        rounded = round_array(value.const_value.numpy(), self.precision).astype(self.low.numpy())
+        name = f"{value.name}::{self.precision}"
+        new = ir.Value(name=name, const_value=ir.Tensor(np.asarray(rounded), name=name))
+        new.dtype, new.shape = self.low, value.shape
+        self.graph.register_initializer(new)
+        self.low_values.add(new)
+        return new
+
+    def _cast(self, value: ir.Value, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
+        suffix = "fp32" if dtype == ir.DataType.FLOAT else str(self.precision)
+        node = ir.node("Cast", [value], attributes={"to": int(dtype)}, name=f"{value.name}::{suffix}")
+        node.outputs[0].name = f"{value.name}::{suffix}"
+        node.outputs[0].dtype, node.outputs[0].shape = dtype, value.shape
+        self.graph.insert_before(reader, node)
+        if dtype == self.low:
+            self.low_values.add(node.outputs[0])
+        return node.outputs[0]
+
+    def _restore_output(self, position: int, value: ir.Value) -> None:
+        """Give the graph output its FP32 dtype back, under its own name."""
+        name = str(value.name)
+        value.name = f"{name}::{self.precision}"
+        node = ir.node("Cast", [value], attributes={"to": int(ir.DataType.FLOAT)}, name=f"{name}::fp32")
+        node.outputs[0].name = name
+        node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, value.shape
+        self.graph.append(node)
+        self.graph.outputs[position] = node.outputs[0]
+
+
+def _bodies(node: ir.Node) -> list[ir.Graph]:
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found.extend(attribute.as_graphs())
+    return found
