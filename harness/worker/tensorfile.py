@@ -43,7 +43,7 @@ class TensorFileError(ValueError):
 
 
 class Tensor(NamedTuple):
-    """A tensor as it lies in memory: `dtype` is its real dtype's name, `array` has the dtype `STORAGE[dtype]`."""
+    """A tensor as it lies in memory: `dtype` names its real dtype, `array` has `STORAGE[dtype]`."""
 
     array: "np.ndarray[Any, Any]"
     dtype: str

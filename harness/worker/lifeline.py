@@ -1,0 +1,34 @@
+"""The worker must not outlive its host, whatever happens to either.
+
+The host holds the other end of a socket on which nothing is ever sent. When the host goes, however it goes,
+the kernel closes that end and sends this process SIGIO, whose default action ends it; that works while native
+code holds the interpreter lock, and from inside a container. A thread does the same where the kernel sends no
+SIGIO. `prctl(PR_SET_PDEATHSIG)` is not used: it fires when the *thread* that started the worker ends, and a
+wrapper script between the two takes the signal for itself.
+"""
+
+import fcntl
+import os
+import signal
+import socket
+import threading
+
+
+def hold(path: str) -> None:
+    """Connect to the host's socket at `path` and end this process when that connection ends."""
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    line.connect(path)
+    descriptor = line.detach()  # stays open as long as the process lives
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
+    threading.Thread(target=_watch, args=(descriptor,), name="lifeline", daemon=True).start()
+
+
+def _watch(descriptor: int) -> None:
+    try:
+        while os.read(descriptor, 1):
+            pass
+    except OSError:
+        pass
+    os._exit(128 + signal.SIGIO)

@@ -1,0 +1,159 @@
+"""Carry out requests, one after the other, with one adapter; every request gets its reply."""
+
+import errno
+import os
+import socket
+import sys
+import traceback
+from typing import Any, Callable, Dict, Optional, Tuple, Type
+
+from . import faults, messages, wire
+
+try:
+    from typing import Protocol
+except ImportError:  # pragma: no cover
+    raise SystemExit("the worker needs Python 3.8 or later, this is " + sys.version) from None
+
+Log = Callable[[str], None]
+
+
+class Adapter(Protocol):
+    """What turns requests into TensorRT calls. Each method raises `faults.Fault` for what goes wrong."""
+
+    def probe(self) -> messages.ProbeReply:
+        """Say what this environment is and can do."""
+
+    def build(self, request: messages.BuildRequest) -> messages.BuildReply:
+        """Build an engine and keep it."""
+
+    def infer(self, request: messages.InferRequest) -> messages.InferReply:
+        """Run an engine and write its tensors."""
+
+    def release(self, engine_id: str) -> None:
+        """Free an engine, if there is one of that name."""
+
+    def save_timing_cache(self, path: str) -> None:
+        """Write the timing cache, atomically."""
+
+    def load_timing_cache(self, path: str) -> bool:
+        """Take a timing cache; False if TensorRT refuses it."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+class Server:
+    """One channel, one adapter.
+
+    Args:
+        channel: the connection to the host.
+        make_adapter: called when the first request needs it, so that `Hello` does not wait for TensorRT.
+        log: writes a line to the worker's log.
+    """
+
+    def __init__(self, channel: socket.socket, make_adapter: Callable[[Log], Adapter], log: Log) -> None:
+        self._channel = channel
+        self._make_adapter = make_adapter
+        self._log = log
+        self._adapter: Optional[Adapter] = None
+        self._reader = wire.FrameReader()
+
+    def run(self, adapter_name: str) -> None:
+        """Introduce the worker and answer requests until `Shutdown` or the end of the channel."""
+        self.send(
+            0,
+            messages.Hello(
+                protocol=messages.PROTOCOL,
+                pid=os.getpid(),
+                python=".".join(map(str, sys.version_info[:3])),
+                executable=sys.executable,
+                adapter=adapter_name,
+            ),
+        )
+        while True:
+            data = self._channel.recv(1 << 16)
+            if not data:
+                return
+            for number, request in self._reader.feed(data):
+                self.send(number, self.answer(request))
+                if isinstance(request, messages.Shutdown):
+                    return
+
+    def send(self, number: int, message: messages.Message) -> None:
+        """Send one frame."""
+        self._channel.sendall(wire.pack(number, message))
+
+    def answer(self, request: Any) -> messages.Reply:
+        """The reply to a request: never an exception, but for the end of the process."""
+        try:
+            return self._carry_out(request)
+        except faults.Fault as fault:
+            return messages.Error(fault.kind, fault.message, fault.evidence, fault.fatal, fault.marks)
+        except MemoryError:
+            return messages.Error("out_of_memory", "the worker ran out of memory", _trace(), fatal=True)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return messages.Error("disk_full", _full(error), _trace())
+            return messages.Error(
+                "internal", "{}: {}".format(type(error).__name__, error), _trace(), fatal=True
+            )
+        except Exception as error:
+            return messages.Error(
+                "internal", "{}: {}".format(type(error).__name__, error), _trace(), fatal=True
+            )
+
+    def _carry_out(self, request: Any) -> messages.Reply:
+        handlers: Dict[Type[Any], Callable[[Any], messages.Reply]] = {
+            messages.Ping: lambda _: messages.Done(),
+            messages.Shutdown: self._shut_down,
+            messages.Probe: lambda _: self.adapter.probe(),
+            messages.BuildRequest: lambda asked: self.adapter.build(asked),
+            messages.InferRequest: lambda asked: self.adapter.infer(asked),
+            messages.Release: self._release,
+            messages.SaveCache: self._save_cache,
+            messages.LoadCache: lambda asked: messages.Done(
+                cache_refused=not self.adapter.load_timing_cache(asked.path)
+            ),
+        }
+        handler = handlers.get(type(request))
+        if handler is None:
+            raise faults.Fault("bad_request", "{} is no request".format(type(request).__name__))
+        return handler(request)
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter, made when it is first needed.
+
+        Raises:
+            faults.Fault: it cannot be made: TensorRT does not load, there is no GPU.
+        """
+        if self._adapter is None:
+            try:
+                self._adapter = self._make_adapter(self._log)
+            except (ImportError, OSError) as error:
+                raise faults.Fault(
+                    "environment", "TensorRT cannot be loaded: {}".format(error), evidence=_trace()
+                ) from error
+        return self._adapter
+
+    def _release(self, request: messages.Release) -> messages.Reply:
+        self.adapter.release(request.engine_id)
+        return messages.Done()
+
+    def _save_cache(self, request: messages.SaveCache) -> messages.Reply:
+        self.adapter.save_timing_cache(request.path)
+        return messages.Done()
+
+    def _shut_down(self, _request: messages.Shutdown) -> messages.Reply:
+        if self._adapter is not None:
+            self._adapter.close()
+        return messages.Done()
+
+
+def _full(error: OSError) -> str:
+    where = "" if error.filename is None else " at {}".format(error.filename)
+    return "no space is left{}: free some, or point HARNESS_SCRATCH at a larger folder".format(where)
+
+
+def _trace() -> Tuple[str, ...]:
+    return tuple(traceback.format_exc().rstrip().splitlines()[-20:])
