@@ -4,29 +4,27 @@ Nothing of harness but this folder is importable here: it becomes the package `h
 module of the host shadows one of the environment.
 """
 
-import os
-import sys
-
-FOLDER = os.path.dirname(os.path.abspath(__file__))
-if __name__ == "__main__" and sys.path[0] == FOLDER:
-    del sys.path[0]  # what is in here is reached through the package only
-
 import argparse
 import faulthandler
 import importlib
 import importlib.util
+import os
 import resource
 import signal
 import socket
+import sys
 from types import ModuleType
 from typing import Any, List, Optional, Sequence
 
 PACKAGE = "harness_worker"
+FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     """Connect to the host and serve it until it lets go."""
     options = _parse(arguments)
+    if sys.path[0] == FOLDER:
+        del sys.path[0]  # what is in here is reached through the package only
     # A crash leaves its Python stack on stderr; a host that has waited too long asks for it with SIGUSR1.
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
