@@ -127,11 +127,6 @@ class Model:
         return analysis.graph_shapes(self.inferred.graph)
 
     @cached_property
-    def ranks(self) -> Mapping[str, int]:
-        """Rank of every tensor of the main graph that shape inference knows."""
-        return {name: len(shape) for name, shape in self.shapes.items()}
-
-    @cached_property
     def product_nodes(self) -> frozenset[str]:
         """Names of the nodes that compute matrix products or convolutions, in their subgraphs too."""
         return frozenset(
