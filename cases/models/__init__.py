@@ -1,0 +1,29 @@
+"""Seeded builders of the bundled cases' models.
+
+Each returns an onnx.ModelProto that depends on its arguments alone: opset 17 or older, IR version 9 or older (what
+TensorRT 8.5 reads), every node named, every tensor named after the node that writes it. A builder with a fault has
+a clean twin: the same graph, where one constant is harmless.
+"""
+
+from .borrowed import resnet50, whisper_encoder
+from .convolutional import conv_residual, densenet, dynamic_batch, unet
+from .mlp import residual_growth, rmsnorm_mlp
+from .quantised import quantised_conv
+from .recurrent import branches, lstm, refinement_loop
+from .transformer import attention_encoder
+
+__all__ = [
+    "attention_encoder",
+    "branches",
+    "conv_residual",
+    "densenet",
+    "dynamic_batch",
+    "lstm",
+    "quantised_conv",
+    "refinement_loop",
+    "residual_growth",
+    "resnet50",
+    "rmsnorm_mlp",
+    "unet",
+    "whisper_encoder",
+]

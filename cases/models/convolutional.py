@@ -1,0 +1,130 @@
+"""Convolutional nets: residual, U-shaped, densely concatenated, and one with a dynamic batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from .graph import Graph
+from .layers import batch_norm, conv, linear
+
+_RELU_GAIN = math.sqrt(2.0)
+
+
+def conv_residual(
+    *,
+    seed: int = 0,
+    blocks: int = 6,
+    channels: int = 16,
+    image: int = 16,
+    scale: float = 1.0,
+    scaled_block: int = 3,
+) -> onnx.ModelProto:
+    """Conv-BN-ReLU residual blocks between a stem and a pooled classifier.
+
+    The second convolution of one block is `scale` times as large, and a multiplication behind it undoes it.
+    """
+    graph = Graph("conv_residual", seed=seed)
+    x = conv_bn_relu(graph, graph.input("image", [2, 3, image, image]), "stem", 3, channels)
+    for index in range(blocks):
+        factor = scale if index == scaled_block else 1.0
+        x = residual_block(graph, x, f"b{index}", channels, scale=factor)
+    return graph.model({classifier(graph, x, channels, 10): [2, 10]})
+
+
+def conv_bn_relu(graph: Graph, x: str, name: str, channels_in: int, channels_out: int) -> str:
+    """Convolution, batch normalisation and ReLU."""
+    convolved = conv(graph, x, f"{name}_conv", channels_in, channels_out, gain=_RELU_GAIN, bias=False)
+    return graph.node("Relu", f"{name}_relu", batch_norm(graph, convolved, f"{name}_bn", channels_out))
+
+
+def residual_block(graph: Graph, x: str, name: str, channels: int, *, scale: float = 1.0) -> str:
+    """`relu(x + bn(conv(relu(bn(conv(x))))))`, with a scale behind the second convolution."""
+    hidden = conv_bn_relu(graph, x, f"{name}_1", channels, channels)
+    convolved = conv(graph, hidden, f"{name}_2_conv", channels, channels, gain=_RELU_GAIN * scale, bias=False)
+    unscaled = graph.node("Mul", f"{name}_2_scale", convolved, graph.constant(f"{name}_2_factor", 1 / scale))
+    normed = batch_norm(graph, unscaled, f"{name}_2_bn", channels, gain=0.5)
+    return graph.node("Relu", f"{name}_relu", graph.node("Add", f"{name}_add", x, normed))
+
+
+def classifier(graph: Graph, x: str, channels: int, classes: int) -> str:
+    """Global average pooling and a linear layer."""
+    pooled = graph.node("Flatten", "flatten", graph.node("GlobalAveragePool", "pool", x), axis=1)
+    return linear(graph, pooled, "logits", channels, classes)
+
+
+def unet(*, seed: int = 0, depth: int = 3, channels: int = 8, image: int = 32) -> onnx.ModelProto:
+    """A U-Net: max pooling down, Resize (linear) up, skip connections by Concat."""
+    graph = Graph("unet", seed=seed)
+    x = graph.input("image", [1, 3, image, image])
+    width, skips = 3, []
+    for level in range(depth):
+        x = conv_bn_relu(graph, x, f"down{level}", width, channels << level)
+        width = channels << level
+        skips.append((x, width))
+        x = graph.node("MaxPool", f"down{level}_pool", x, kernel_shape=[2, 2], strides=[2, 2])
+    x = conv_bn_relu(graph, x, "bottom", width, width)
+    for level in reversed(range(depth)):
+        skip, skip_width = skips[level]
+        x = upsample(graph, x, f"up{level}_resize")
+        x = graph.node("Concat", f"up{level}_concat", x, skip, axis=1)
+        x = conv_bn_relu(graph, x, f"up{level}", width + skip_width, skip_width)
+        width = skip_width
+    return graph.model({conv(graph, x, "mask", width, 2, kernel=1): [1, 2, image, image]})
+
+
+def upsample(graph: Graph, x: str, name: str) -> str:
+    """Twice the height and width, linearly."""
+    scales = graph.constant("resize_scales", [1, 1, 2, 2])
+    return graph.node(
+        "Resize", name, x, "", scales, mode="linear", coordinate_transformation_mode="half_pixel"
+    )
+
+
+def densenet(
+    *, seed: int = 0, blocks: Sequence[int] = (4, 4), growth: int = 8, image: int = 16
+) -> onnx.ModelProto:
+    """Dense blocks: each layer reads the concatenation of all before it; a pooled transition between blocks."""
+    graph = Graph("densenet", seed=seed)
+    width = 2 * growth
+    x = conv(graph, graph.input("image", [1, 3, image, image]), "stem", 3, width)
+    for index, layers in enumerate(blocks):
+        for layer in range(layers):
+            x = dense_layer(graph, x, f"d{index}_{layer}", width, growth)
+            width += growth
+        x = bn_relu_conv(graph, x, f"t{index}", width, width // 2, kernel=1)
+        x = graph.node("AveragePool", f"t{index}_pool", x, kernel_shape=[2, 2], strides=[2, 2])
+        width //= 2
+    return graph.model({classifier(graph, x, width, 10): [1, 10]})
+
+
+def dense_layer(graph: Graph, x: str, name: str, width: int, growth: int) -> str:
+    """`concat(x, conv(relu(bn(x))))` along the channels."""
+    return graph.node("Concat", f"{name}_concat", x, bn_relu_conv(graph, x, name, width, growth), axis=1)
+
+
+def bn_relu_conv(
+    graph: Graph, x: str, name: str, channels_in: int, channels_out: int, *, kernel: int = 3
+) -> str:
+    """Batch normalisation, ReLU and convolution."""
+    active = graph.node("Relu", f"{name}_relu", batch_norm(graph, x, f"{name}_bn", channels_in))
+    return conv(graph, active, f"{name}_conv", channels_in, channels_out, kernel=kernel, gain=_RELU_GAIN)
+
+
+def dynamic_batch(*, seed: int = 0, channels: int = 8, image: int = 16) -> onnx.ModelProto:
+    """A conv net over `[batch, 3, image, image]` with an unknown batch, which it reads by shape arithmetic."""
+    graph = Graph("dynamic_batch", seed=seed)
+    x = graph.input("image", ["batch", 3, image, image])
+    x = conv_bn_relu(graph, x, "conv1", 3, channels)
+    x = graph.node("MaxPool", "pool1", x, kernel_shape=[2, 2], strides=[2, 2])
+    x = conv_bn_relu(graph, x, "conv2", channels, channels)
+    shape = graph.node("Shape", "shape", x)
+    batch = graph.node("Gather", "batch_size", shape, graph.constant("zero", [0], np.int64), axis=0)
+    target = graph.node("Concat", "flat_shape", batch, graph.constant("rest", [-1], np.int64), axis=0)
+    flat = graph.node("Reshape", "flatten", x, target)
+    features = channels * (image // 2) ** 2
+    hidden = graph.node("Relu", "fc1_relu", linear(graph, flat, "fc1", features, 32))
+    return graph.model({linear(graph, hidden, "logits", 32, 10): ["batch", 10]})
