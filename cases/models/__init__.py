@@ -1,8 +1,8 @@
 """Seeded builders of the bundled cases' models.
 
-Each returns an onnx.ModelProto that depends on its arguments alone: opset 17 or older, IR version 9 or older (what
-TensorRT 8.5 reads), every node named, every tensor named after the node that writes it. A builder with a fault has
-a clean twin: the same graph, where one constant is harmless.
+Each returns an onnx.ModelProto that depends on its arguments alone: opset 17 or older, IR version 9 or older
+(what TensorRT 8.5 reads), every node named, every tensor named after the node that writes it. A model with a
+planted fault has a clean twin: the same graph, in which one constant is harmless.
 """
 
 from .borrowed import resnet50, whisper_encoder

@@ -18,9 +18,9 @@ def resnet50(*, seed: int = 0) -> onnx.ModelProto:
     """ResNet-50 of the onnx wheel's backend test data (176 nodes, opset 9) with He-initialised weights.
 
     In the file all weights are constants, made by ConstantOfShape nodes. Here they are initializers: variance
-    2 / fan-in for the convolutions (He et al. 2015), batch statistics near 0 and 1, and, as in trained nets, a
-    small last batch norm in each residual branch, so that the residual stream stays within a few units. Nodes
-    and tensors are named after the weights that they read.
+    2 / fan-in for the convolutions (He et al. 2015), batch statistics near 0 and 1, and, as in trained nets,
+    a small last batch norm in each residual branch, so that the residual stream stays within a few units.
+    Nodes and tensors are named after the weights that they read.
     """
     import onnx.backend.test
 
@@ -68,7 +68,7 @@ def _resnet_weight(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def whisper_encoder(*, seed: int = 0, frames: int = 200) -> onnx.ModelProto:
-    """The one-layer Whisper encoder of onnxscript with seeded weights, for `frames` audio frames, an even number.
+    """The one-layer Whisper encoder of onnxscript with seeded weights, for an even number of frames.
 
     The file's graph is for 3000 frames, says opset 18 and needs nothing beyond 17. Its weights are Constant
     nodes, each followed by a CastLike that changes nothing and that older TensorRT releases do not read: here

@@ -87,7 +87,7 @@ def upsample(graph: Graph, x: str, name: str) -> str:
 def densenet(
     *, seed: int = 0, blocks: Sequence[int] = (4, 4), growth: int = 8, image: int = 16
 ) -> onnx.ModelProto:
-    """Dense blocks: each layer reads the concatenation of all before it; a pooled transition between blocks."""
+    """Dense blocks: each layer reads the concatenation of all before it; pooling between blocks."""
     graph = Graph("densenet", seed=seed)
     width = 2 * growth
     x = conv(graph, graph.input("image", [1, 3, image, image]), "stem", 3, width)
@@ -115,7 +115,7 @@ def bn_relu_conv(
 
 
 def dynamic_batch(*, seed: int = 0, channels: int = 8, image: int = 16) -> onnx.ModelProto:
-    """A conv net over `[batch, 3, image, image]` with an unknown batch, which it reads by shape arithmetic."""
+    """A conv net over `[batch, 3, image, image]` with an unknown batch, read by shape arithmetic."""
     graph = Graph("dynamic_batch", seed=seed)
     x = graph.input("image", ["batch", 3, image, image])
     x = conv_bn_relu(graph, x, "conv1", 3, channels)

@@ -22,8 +22,8 @@ def quantised_conv(
 ) -> onnx.ModelProto:
     """Three int8 convolutions and a classifier: symmetric, per channel, calibrated with seeded images.
 
-    Scales of activations are powers of two: they are exact in every float format, and do not depend on the last
-    bits of the calibration run, which differ between CPUs.
+    Scales of activations are powers of two: they are exact in every float format, and do not depend on the
+    last bits of the calibration run, which differ between CPUs.
     """
     shape = (2, 3, image, image)
     graph = Graph("quantised_conv", seed=seed)

@@ -24,7 +24,7 @@ def lstm(
 
 
 def lstm_layer(graph: Graph, x: str, name: str, width_in: int, hidden: int) -> tuple[str, str]:
-    """A bidirectional LSTM: the sequence `[steps, batch, 2·hidden]`, and the last states `[2, batch, hidden]`."""
+    """A bidirectional LSTM: its sequence `[steps, batch, 2·hidden]` and last states `[2, batch, hidden]`."""
     sequence, last = graph.node_with_outputs(
         "LSTM",
         name,

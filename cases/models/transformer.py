@@ -35,8 +35,9 @@ def attention_encoder(
 ) -> onnx.ModelProto:
     """An encoder whose attention logits are scaled per head and scaled back after the product.
 
-    In one head of one layer the queries and keys are each multiplied by `√logit_scale`, and the logits divided
-    by `logit_scale`: the function stays the same, but from about 2e4 on the raw logits pass FP16's 65504.
+    In one head of one layer the queries and keys are each multiplied by `√logit_scale`, and the logits
+    divided by `logit_scale`: the function stays the same, but from about 2e4 on the raw logits pass FP16's
+    65504.
     """
     graph = Graph("attention_encoder", seed=seed)
     x = graph.input("tokens", [batch, tokens, width])
