@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,7 @@ class RunResult:
         evidence: lines that support an `error`: log tail, signal, plan.
         warnings: what the person should know although it changes no verdict (a changed golden reference, …).
         case_path: the case file, if there is one.
+        mistake: an `error` that is a mistake in the case, its model or its inputs, not of the candidate.
     """
 
     case: str
@@ -107,6 +108,7 @@ class RunResult:
     evidence: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     case_path: str | None = None
+    mistake: bool = False
 
     @property
     def id(self) -> str:
@@ -124,6 +126,10 @@ class RunResult:
         """The output that is furthest beyond (or nearest to) its gates."""
         return max(self.outputs, key=_badness, default=None)
 
+    def with_timing(self, name: str, seconds: float) -> RunResult:
+        """This result with one more timing."""
+        return replace(self, timings={**self.timings, name: seconds})
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of this run: plain types only, non-finite numbers as strings."""
         return {
@@ -140,6 +146,7 @@ class RunResult:
             "facts": jsonable(self.facts),
             "evidence": list(self.evidence),
             "warnings": list(self.warnings),
+            "mistake": self.mistake,
         }
 
 
@@ -149,6 +156,16 @@ class RunReport:
 
     fingerprint: Mapping[str, Any]
     results: tuple[RunResult, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """Exit status: 0 as expected, 1 a failure or an unexpected pass, 2 a mistake in a case, 3 a failed build."""
+        if any(result.mistake for result in self.results):
+            return 2
+        verdicts = {result.verdict for result in self.results}
+        if Verdict.ERROR in verdicts:
+            return 3
+        return int(bool(verdicts & {Verdict.FAIL, Verdict.XPASS}))
 
     def to_dict(self) -> dict[str, Any]:
         """The document of schema `harness.run/1`."""

@@ -1,0 +1,54 @@
+"""Whether looking at an engine changed it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+SAME_FAULT = 0.5  # an observed error vector this near the unobserved one, relative to its length, is the same fault
+
+
+def is_faithful(
+    observed: Mapping[str, np.ndarray],
+    unobserved: Mapping[str, np.ndarray],
+    reference: Mapping[str, np.ndarray],
+    limits: Mapping[str, float],
+) -> bool:
+    """Whether the observed engine's real outputs equal the unobserved engine's within the noise.
+
+    Two builds of a sound engine differ by rounding, so a difference below what the gates let pass is noise. Beyond
+    it both must show the same fault: non-finite values in the same places, and error vectors that differ by less
+    than half of the unobserved error.
+
+    Args:
+        observed: outputs of the engine whose intermediate tensors were read.
+        unobserved: outputs of the engine that a user would deploy.
+        reference: outputs in FP32.
+        limits: for each output, the root mean square error that its gates let pass.
+    """
+    return all(
+        _same(
+            np.asarray(observed[name], dtype=np.float64),
+            np.asarray(unobserved[name], dtype=np.float64),
+            np.asarray(reference[name], dtype=np.float64),
+            limits.get(name, 0.0),
+        )
+        for name in unobserved
+        if name in observed
+    )
+
+
+def _same(observed: np.ndarray, unobserved: np.ndarray, reference: np.ndarray, limit: float) -> bool:
+    finite = np.isfinite(unobserved)
+    if not np.array_equal(np.isfinite(observed), finite):
+        return False
+    if not finite.any():
+        return True
+    difference = _rms(observed[finite] - unobserved[finite])
+    error = _rms(unobserved[finite] - reference[finite])
+    return difference <= max(limit, SAME_FAULT * error)
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values * values)))

@@ -1,0 +1,256 @@
+"""The judge: one case at one precision on one candidate, to a verdict with its evidence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from harness.backends import Candidate, Observation, Plan
+from harness.case import Case, RunSpec
+from harness.compare import GateResult, Metrics, compare, gates_for
+from harness.compare.gates import check
+from harness.errors import CandidateError, HarnessError
+from harness.judge.candidates import EMULATOR, Candidates
+from harness.judge.faithful import is_faithful
+from harness.judge.layers import measure_layers, observation_for
+from harness.judge.results import LayerResult, OutputResult, RunResult, Verdict
+from harness.judge.workbench import Workbench
+from harness.tensors.precision import Precision
+
+Stage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """How to judge.
+
+    Args:
+        layers: whether intermediate tensors are observed; False judges the outputs alone.
+        observation: how; None is typed.
+        memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
+    """
+
+    layers: bool = True
+    observation: Observation | None = None
+    memory_budget: int = 1 << 30
+
+
+class Judge:
+    """Judges runs; keeps the model, inputs and reference of the last case, and the candidates' workers.
+
+    Use it as a context manager: leaving it ends the workers.
+
+    Args:
+        options: how to judge.
+        candidates: where candidates come from; by default the emulator and the environments of harness.toml.
+    """
+
+    def __init__(self, options: JudgeOptions | None = None, candidates: Candidates | None = None) -> None:
+        self.options = options or JudgeOptions()
+        self.candidates = candidates or Candidates()
+        self._bench: Workbench | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free sessions and end workers. Calling it twice is allowed."""
+        if self._bench is not None:
+            self._bench.close()
+            self._bench = None
+        self.candidates.close()
+
+    def bench(self, case: Case) -> Workbench:
+        """The workbench of `case`; the one before it is freed."""
+        if self._bench is None or self._bench.case is not case:
+            if self._bench is not None:
+                self._bench.close()
+                self.candidates.release_model()
+            self._bench = Workbench(case, memory_budget=self.options.memory_budget)
+        return self._bench
+
+    def run(
+        self, case: Case, spec: RunSpec, candidate: str = EMULATOR, stage: Stage = lambda name: None
+    ) -> RunResult:
+        """Judge one run. Errors that harness knows become the verdict `error`; `stage` is told what goes on."""
+        blank = RunResult(
+            case=case.name,
+            precision=spec.precision,
+            candidate=candidate,
+            verdict=Verdict.SKIP,
+            reason="",
+            case_path=None if case.path is None else str(case.path),
+        )
+        bench = self.bench(case)
+        if missing := bench.missing_packages():
+            return replace(blank, reason=f"needs {', '.join(missing)}, which is not installed")
+        try:
+            return _Run(bench, spec, self.candidates.get(candidate, bench), self.options, stage).judge(blank)
+        except HarnessError as error:
+            return replace(
+                blank,
+                verdict=Verdict.ERROR,
+                reason=str(error),
+                evidence=error.evidence if isinstance(error, CandidateError) else (),
+                mistake=not isinstance(error, CandidateError),
+            )
+
+
+@dataclass
+class _Run:
+    bench: Workbench
+    spec: RunSpec
+    candidate: Candidate
+    options: JudgeOptions
+    stage: Stage
+    timings: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def precision(self) -> Precision:
+        return self.spec.precision
+
+    @property
+    def emulated(self) -> bool:
+        return self.candidate is self.bench.emulator
+
+    def judge(self, blank: RunResult) -> RunResult:
+        expected = self.timed("reference", lambda: self.bench.expected)
+        actual = self.timed("candidate", self.unobserved)
+        outputs = self.timed("compare", lambda: self.outputs(expected, actual))
+        passed = all(output.passed for output in outputs)
+        expects_failure = self.spec.expects_failure(getattr(self.candidate, "tensorrt", None))
+        layers: tuple[LayerResult, ...] = ()
+        faithful = None
+        if self.options.layers:
+            layers, faithful = self.timed("layers", lambda: self.layers(expected, actual, outputs))
+        origins = tuple(layer.node for layer in layers if layer.origin)
+        verdict, reason = _verdict(self.spec, expects_failure, passed, outputs, origins, bool(layers))
+        return replace(
+            blank,
+            verdict=verdict,
+            reason=reason,
+            outputs=outputs,
+            layers=layers,
+            faithful=faithful,
+            timings=self.timings,
+            facts=self.facts,
+        )
+
+    def timed[T](self, name: str, work: Callable[[], T]) -> T:
+        self.stage(name)
+        start = time.perf_counter()
+        result = work()
+        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+        return result
+
+    def plan(self, observation: Observation) -> Plan:
+        return Plan(self.precision, observation=observation, build=self.bench.case.build)
+
+    def unobserved(self) -> list[Mapping[str, np.ndarray]]:
+        outputs = []
+        for feeds in self.bench.feeds:
+            evaluation = self.candidate.evaluate(self.plan(Observation.NONE), feeds)
+            self.facts.update(evaluation.facts)
+            outputs.append({name: np.array(value) for name, value in evaluation.tensors.items()})
+        return outputs
+
+    def outputs(
+        self, expected: list[dict[str, np.ndarray]], actual: list[Mapping[str, np.ndarray]]
+    ) -> tuple[OutputResult, ...]:
+        results = []
+        for sample, feeds in enumerate(self.bench.feeds):
+            baseline = None if self.emulated else self.bench.emulator.run(feeds, self.precision)
+            for name, reference in expected[sample].items():
+                emulated = None if baseline is None else self.compare(baseline[name], reference)
+                metrics = self.compare(actual[sample][name], reference)
+                gates = self.gates(name, metrics, emulated)
+                results.append(OutputResult(name, sample, metrics, gates))
+        return tuple(results)
+
+    def compare(self, value: np.ndarray, reference: np.ndarray) -> Metrics:
+        is_float = reference.dtype.kind == "f"
+        return compare(value, reference, dtype=self.precision.storage_dtype if is_float else None)
+
+    def gates(self, name: str, metrics: Metrics, emulated: Metrics | None) -> tuple[GateResult, ...]:
+        node = self.bench.model.producer(name)
+        return check(
+            metrics,
+            gates_for(
+                self.bench.case.tolerances,
+                precision=self.precision,
+                tensor=name,
+                node=node.name if node else None,
+                is_output=True,
+                metrics_of_emulator=emulated,
+                reference_rms=metrics.reference_rms,
+            ),
+        )
+
+    def layers(
+        self,
+        expected: list[dict[str, np.ndarray]],
+        actual: list[Mapping[str, np.ndarray]],
+        outputs: tuple[OutputResult, ...],
+    ) -> tuple[tuple[LayerResult, ...], bool | None]:
+        observation = observation_for(self.candidate, self.options.observation)
+        if observation is Observation.NONE:
+            return (), None
+        layers, observed = measure_layers(
+            self.bench, self.candidate, self.plan(observation), self.bench.case.tolerances
+        )
+        if self.emulated:
+            return layers, None
+        limits = {output.tensor: rms_limit(output) for output in outputs}
+        faithful = all(
+            is_faithful(seen, unseen, reference, limits)
+            for seen, unseen, reference in zip(observed, actual, expected, strict=True)
+        )
+        return layers, faithful
+
+
+def rms_limit(output: OutputResult) -> float:
+    """The root mean square error that the gates of `output` let pass; 0 where none limits it."""
+    limits = [gate.limit for gate in output.gates if gate.metric == "rmse"]
+    limits += [gate.limit * output.metrics.reference_rms for gate in output.gates if gate.metric == "nrmse"]
+    return min(limits, default=0.0)
+
+
+def _verdict(
+    spec: RunSpec,
+    expects_failure: bool,
+    passed: bool,
+    outputs: tuple[OutputResult, ...],
+    origins: tuple[str, ...],
+    observed: bool,
+) -> tuple[Verdict, str]:
+    if passed and expects_failure:
+        return Verdict.XPASS, f"passes, although the case expects it to fail: {spec.reason}"
+    if passed:
+        return Verdict.PASS, "all gates hold"
+    failure = describe_failure(outputs)
+    if not expects_failure:
+        return Verdict.FAIL, failure
+    if observed and spec.origin and set(origins) != set(spec.origin):
+        found = ", ".join(origins) or "nowhere that was observed"
+        return Verdict.FAIL, f"fails as expected, but the error starts at {found}, not {', '.join(spec.origin)}"
+    return Verdict.XFAIL, f"fails as expected: {spec.reason}"
+
+
+def describe_failure(outputs: tuple[OutputResult, ...]) -> str:
+    """One line: the first failed gate of the worst output."""
+    failed = [(output, gate) for output in outputs for gate in output.gates if not gate.passed]
+    output, gate = failed[0]
+    if gate.metric == "nonfinite":
+        return f"{output.tensor}: {gate.value:.0f} of {output.metrics.count} elements are not finite"
+    return f"{output.tensor}: {gate.metric} {gate.value:.3g}, limit {gate.limit:.3g}"

@@ -1,0 +1,139 @@
+"""The error of every observed tensor, accumulated and introduced, in chunks under the memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from harness.backends import Candidate, Observation, Plan
+from harness.backends.emulator import Emulator
+from harness.case import Tolerance
+from harness.compare import Accumulator, Metrics, find_origins, gates_for
+from harness.compare.gates import check
+from harness.judge.results import LayerResult
+from harness.judge.workbench import Workbench
+from harness.tensors.precision import Precision
+
+COPIES = 6  # reference, candidate, emulator, and the introduced error's pair of each tensor, with their inputs
+Sums = dict[str, Accumulator]
+
+
+@dataclass
+class LayerSums:
+    """Accumulators by tensor: of the candidate, of the emulator beside it, and of the introduced error."""
+
+    candidate: Sums = field(default_factory=dict)
+    emulator: Sums = field(default_factory=dict)
+    introduced: Sums = field(default_factory=dict)
+
+
+def measure_layers(
+    bench: Workbench,
+    candidate: Candidate,
+    plan: Plan,
+    tolerances: tuple[Tolerance, ...],
+) -> tuple[tuple[LayerResult, ...], list[Mapping[str, np.ndarray]]]:
+    """Observe `candidate` under `plan` and hold every float tensor against the FP32 reference.
+
+    Returns:
+        The layers in topological order, and for each sample the model outputs of the observed candidate.
+    """
+    sums, outputs = LayerSums(), []
+    for feeds in bench.feeds:
+        observed = {} if candidate is bench.emulator else dict(candidate.evaluate(plan, feeds).tensors)
+        outputs.append({info.name: observed[info.name] for info in bench.model.outputs if info.name in observed})
+        for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
+            _measure_chunk(bench, plan, feeds, chunk, observed, sums)
+    return _results(bench, plan.precision, tolerances, sums, candidate is bench.emulator), outputs
+
+
+def _measure_chunk(
+    bench: Workbench,
+    plan: Plan,
+    feeds: Mapping[str, np.ndarray],
+    chunk: tuple[str, ...],
+    observed: dict[str, np.ndarray],
+    sums: LayerSums,
+) -> None:
+    reference = bench.reference.run(feeds, chunk)
+    emulated = bench.emulator.run(
+        feeds,
+        plan.precision,
+        lowered=[name for name in bench.emulator.units(plan.precision) if name not in plan.islands],
+        tensors=chunk,
+    )
+    dtype = plan.precision.storage_dtype
+    for name in chunk:
+        _add(sums.emulator, name, emulated.pop(name), reference[name], dtype)
+        if name in observed:
+            _add(sums.candidate, name, np.asarray(observed.pop(name)), reference[name], dtype)
+    for name, (low, exact) in _introduced(bench.emulator, plan.precision, feeds, chunk).items():
+        _add(sums.introduced, name, low, exact, dtype)
+
+
+def _introduced(
+    emulator: Emulator, precision: Precision, feeds: Mapping[str, np.ndarray], chunk: tuple[str, ...]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    units = set(emulator.units(precision))
+    producers = [emulator.model.producer(name) for name in chunk]
+    nodes = list(dict.fromkeys(node.name for node in producers if node is not None and node.name in units))
+    if not nodes:
+        return {}
+    exact, low = emulator.introduced(feeds, precision, nodes)
+    return {name: (low[name], exact[name]) for name in chunk if name in low}
+
+
+def _add(sums: Sums, name: str, value: np.ndarray, reference: np.ndarray, dtype: str) -> None:
+    sums.setdefault(name, Accumulator(dtype=dtype)).update(value, reference)
+
+
+def _results(
+    bench: Workbench, precision: Precision, tolerances: tuple[Tolerance, ...], sums: LayerSums, emulated: bool
+) -> tuple[LayerResult, ...]:
+    """The layers with their gates; an engine is held against the emulator at the same precision."""
+    model = bench.model
+    measured = sums.emulator if emulated else sums.candidate
+    metrics = {name: sum_.result() for name, sum_ in measured.items()}
+    baseline: dict[str, Metrics | None] = {
+        name: None if emulated else sums.emulator[name].result() for name in metrics
+    }
+    gates = {}
+    for name, found in metrics.items():
+        node = model.producer(name)
+        limits = gates_for(
+            tolerances,
+            precision=precision,
+            tensor=name,
+            node=node.name if node else None,
+            is_output=False,
+            metrics_of_emulator=baseline[name],
+            reference_rms=found.reference_rms,
+        )
+        gates[name] = check(found, limits)
+    failed = {name: not all(gate.passed for gate in found) for name, found in gates.items()}
+    origins = set(find_origins(tuple(metrics), failed, model.predecessors))
+    layers = []
+    for name, found in metrics.items():
+        node = model.producer(name)
+        assert node is not None
+        alone = sums.introduced.get(name)
+        layers.append(
+            LayerResult(
+                index=node.index,
+                node=node.name,
+                op=node.op,
+                tensor=name,
+                metrics=found,
+                introduced=None if alone is None else alone.result(),
+                gates=gates[name],
+                origin=name in origins,
+            )
+        )
+    return tuple(layers)
+
+
+def observation_for(candidate: Candidate, asked: Observation | None) -> Observation:
+    """How to look at the layers: as asked, else typed; the emulator knows one way only."""
+    return Observation.TYPED if asked is None or candidate.name == "emulator" else asked

@@ -1,0 +1,109 @@
+"""Everything about one case that does not depend on the candidate: model, inputs, reference, emulator."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from harness.backends.emulator import Emulator
+from harness.backends.reference import Reference
+from harness.backends.session import check_feeds, chunks, tensor_sizes
+from harness.case import Case
+from harness.case.fills import make_feeds
+from harness.case.source import resolve_model
+from harness.errors import ReferenceNotFiniteError
+from harness.model import Model, load_model
+
+Tensors = Mapping[str, np.ndarray]
+
+
+class Workbench:
+    """The parts of a case, made when first asked for and kept for its other runs.
+
+    Args:
+        case: the case.
+        memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
+    """
+
+    def __init__(self, case: Case, *, memory_budget: int) -> None:
+        self.case = case
+        self.memory_budget = memory_budget
+
+    @cached_property
+    def model(self) -> Model:
+        """The model of the case.
+
+        Raises:
+            ModelError: it cannot be had; see `resolve_model` and `load_model`.
+        """
+        return load_model(resolve_model(self.case), name=self.case.name)
+
+    @cached_property
+    def feeds(self) -> list[dict[str, np.ndarray]]:
+        """The inputs, sample by sample.
+
+        Raises:
+            InputDataError: they do not fit the model.
+        """
+        feeds = make_feeds(self.case, self.model.inputs)
+        for sample in feeds:
+            check_feeds(self.model, sample)
+        return feeds
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The FP32 reference."""
+        return Reference(self.model)
+
+    @cached_property
+    def emulator(self) -> Emulator:
+        """The emulator, shared by all precisions."""
+        return Emulator(self.model)
+
+    @cached_property
+    def expected(self) -> list[dict[str, np.ndarray]]:
+        """The reference's outputs, sample by sample.
+
+        Raises:
+            ReferenceNotFiniteError: an output is not finite.
+        """
+        outputs = []
+        for feeds in self.feeds:
+            values = self.reference.run(feeds)
+            for name, value in values.items():
+                if value.dtype.kind == "f" and not np.isfinite(value).all():
+                    count = int(value.size - np.isfinite(value).sum())
+                    first = self._first_not_finite(feeds) or name
+                    raise ReferenceNotFiniteError(
+                        str(self.case.path or self.case.name), tensor=name, first_tensor=first, count=count
+                    )
+            outputs.append(values)
+        return outputs
+
+    def tensor_chunks(self, tensors: Sequence[str], *, copies: int) -> list[tuple[str, ...]]:
+        """`tensors` in chunks of which `copies` of each tensor fit the memory budget together."""
+        return list(chunks(tensors, self._sizes, self.memory_budget // copies))
+
+    def missing_packages(self) -> list[str]:
+        """Packages that the case requires and that cannot be imported here."""
+        return [name for name in self.case.requires if importlib.util.find_spec(name.split(".")[0]) is None]
+
+    def close(self) -> None:
+        """Free the sessions."""
+        self.reference.close()
+        self.emulator.close()
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        return tensor_sizes(self.model, self.feeds[0])
+
+    def _first_not_finite(self, feeds: Tensors) -> str | None:
+        for chunk in self.tensor_chunks(self.model.float_tensors, copies=1):
+            values = self.reference.run(feeds, chunk)
+            for name in chunk:
+                if not np.isfinite(values[name]).all():
+                    return name
+        return None
