@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from harness.judge.workbench import Workbench
 from harness.tensors.precision import Precision
 
 Stage = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class _Run:
             facts=self.facts,
         )
 
-    def timed[T](self, name: str, work: Callable[[], T]) -> T:
+    def timed(self, name: str, work: Callable[[], T]) -> T:
         self.stage(name)
         start = time.perf_counter()
         result = work()
