@@ -1,0 +1,68 @@
+"""The command line and the variables that a worker is started with."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+
+import harness.worker
+from harness.environments.config import Environment
+from harness.environments.devices import gpu_variables
+
+WORKER_FOLDER = Path(harness.worker.__file__).parent
+#: What belongs to the host's Python and would lead the environment's astray.
+_HOST_ONLY = (
+    *("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONSAFEPATH"),
+    *("VIRTUAL_ENV", "__PYVENV_LAUNCHER__"),
+)
+
+
+def polygraphy_folder() -> Path | None:
+    """The host's polygraphy, lent to environments that have none: it is pure Python."""
+    spec = importlib.util.find_spec("polygraphy")
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
+def start_command(
+    environment: Environment, scratch: Path, address: Path, adapter: Path | None = None
+) -> list[str]:
+    """The whole command line of a worker that connects to the socket at `address`.
+
+    Args:
+        environment: its `command` is filled in: see Environment.
+        scratch: the worker's scratch folder; the folder above it is what a container must mount.
+        address: the Unix socket.
+        adapter: a file with another adapter than the one for TensorRT.
+    """
+    polygraphy = polygraphy_folder()
+    places = {
+        "{gpu}": str(environment.gpu),
+        "{scratch}": str(scratch.parent),
+        "{worker}": str(WORKER_FOLDER),
+        "{polygraphy}": str(polygraphy or ""),
+    }
+    command = [_fill(part, places) for part in environment.command]
+    command += [str(WORKER_FOLDER / "main.py"), "--connect", str(address)]
+    if adapter is not None:
+        command += ["--adapter", str(adapter)]
+    if polygraphy is not None:
+        command += ["--lend", f"polygraphy={polygraphy}"]
+    return command
+
+
+def start_variables(environment: Environment, caller: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables of a worker.
+
+    Raises:
+        EnvironmentConfigError: the caller does not see the environment's GPU.
+    """
+    variables = {name: value for name, value in caller.items() if name not in _HOST_ONLY}
+    variables["PYTHONUNBUFFERED"] = "1"
+    return variables | gpu_variables(environment.gpu, caller) | dict(environment.variables)
+
+
+def _fill(part: str, places: Mapping[str, str]) -> str:
+    for name, value in places.items():
+        part = part.replace(name, value)
+    return part

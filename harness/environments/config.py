@@ -1,0 +1,219 @@
+"""harness.toml: the environments that engines are built in, one table each.
+
+    [environments.trt-8_6]
+    python = "/opt/trt-8.6/bin/python"      # or command = ["docker", "run", …, "python3"]
+    gpu = 0                                 # counted in the caller's own CUDA_VISIBLE_DEVICES
+    variables = { LD_LIBRARY_PATH = "/opt/cuda/lib64" }
+    build = { tactic_sources = ["jit_convolutions"] }
+    limits = { start = 120, build = 1800, inference = 300 }     # seconds
+
+The file is searched for from the working folder upwards; `$HARNESS_CONFIG` names another one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from harness.case.schema import BuildOptions
+from harness.environments.mistakes import describe, place, unknown
+from harness.errors import EnvironmentConfigError
+
+CONFIG_NAME = "harness.toml"
+CONFIG_VARIABLE = "HARNESS_CONFIG"
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: The name that the candidate without TensorRT has everywhere.
+RESERVED = "emulator"
+
+_Text = Annotated[str, StringConstraints(min_length=1, strict=True)]
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Limits(_Strict):
+    """How many seconds a worker may take before it is ended.
+
+    The first build of a process loads every kernel library: 44 to 86 seconds for a model of 132 nodes on an
+    H200 with TensorRT 8.5 and 8.6, and minutes when several processes do so at once.
+    """
+
+    start: _Seconds = 120.0
+    """From the start of the process to its first word, and a probe, which imports TensorRT."""
+    build: _Seconds = 1800.0
+    """One build."""
+    inference: _Seconds = 300.0
+    """One inference with its repetitions."""
+
+
+class _Table(_Strict):
+    """One table of the file, as written."""
+
+    python: _Text | None = None
+    command: Annotated[tuple[_Text, ...], Field(min_length=1)] | None = None
+    gpu: Annotated[int, Field(strict=True, ge=0)] = 0
+    variables: dict[str, Annotated[str, StringConstraints(strict=True)]] = Field(default_factory=dict)
+    build: BuildOptions = BuildOptions()
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One Python with one TensorRT release on one GPU.
+
+    Args:
+        name: what commands and reports call it.
+        command: what starts its Python. `{gpu}` in it stands for the GPU's number; `{scratch}`, `{worker}`
+            and `{polygraphy}` for the folders that a container must mount under the same paths.
+        gpu: which GPU, counted in the CUDA_VISIBLE_DEVICES of whoever starts harness.
+        variables: environment variables that are set for it, sorted pairs.
+        build: build options where neither the case nor the plan says otherwise.
+        limits: seconds that a worker may take.
+        source: the file that it comes from; None for one made in memory.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    gpu: int = 0
+    variables: tuple[tuple[str, str], ...] = ()
+    build: BuildOptions = field(default_factory=BuildOptions)
+    limits: Limits = field(default_factory=Limits)
+    source: Path | None = None
+
+
+def find_config(start: Path | None = None) -> Path | None:
+    """The file in force: `$HARNESS_CONFIG`, or the first harness.toml from `start` upwards.
+
+    Raises:
+        EnvironmentConfigError: `$HARNESS_CONFIG` names no file.
+    """
+    given = os.environ.get(CONFIG_VARIABLE)
+    if given:
+        path = Path(given).expanduser().absolute()
+        if not path.is_file():
+            raise EnvironmentConfigError(
+                "no such file", where=path, hint=f"correct or unset {CONFIG_VARIABLE}"
+            )
+        return path
+    folder = (Path.cwd() if start is None else start).absolute()
+    candidates = (parent / CONFIG_NAME for parent in (folder, *folder.parents))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def load(path: Path | None = None) -> Mapping[str, Environment]:
+    """The environments of `path`, or of the file in force, in the file's order; none if there is no file.
+
+    Raises:
+        EnvironmentConfigError: the file cannot be read, or holds mistakes; all of them are named.
+    """
+    path = find_config() if path is None else path
+    if path is None:
+        return {}
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnvironmentConfigError(f"cannot be read: {error}", where=path) from error
+    return parse(text, path)
+
+
+def select(name: str, environments: Mapping[str, Environment] | None = None) -> Environment:
+    """The environment called `name`; `environments` default to those of the file in force.
+
+    Raises:
+        EnvironmentConfigError: there is none of that name.
+    """
+    known = load() if environments is None else environments
+    if name in known:
+        return known[name]
+    raise unknown_environment(name, known)
+
+
+def unknown_environment(name: str, known: Mapping[str, Environment]) -> EnvironmentConfigError:
+    """The error that says that `name` is not in `known`, and which name may be meant."""
+    if not known:
+        hint = f"`harness env add {name} --python PATH` makes it"
+    elif close := get_close_matches(name, known, n=1, cutoff=0.5):
+        hint = f"did you mean {close[0]!r}?"
+    else:
+        hint = "there are: " + ", ".join(known)
+    return EnvironmentConfigError(f"no environment is called {name!r}", where=find_config(), hint=hint)
+
+
+def parse(text: str, path: Path) -> Mapping[str, Environment]:
+    """The environments in `text`; relative paths start from the folder of `path`.
+
+    Raises:
+        EnvironmentConfigError: `text` holds mistakes; all of them are named.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise EnvironmentConfigError(f"not TOML: {error}", where=path) from error
+    mistakes: list[str] = []
+    for key in document.keys() - {"environments"}:
+        mistakes.append(place(text, path, (key,)) + unknown("key", key, ["environments"]))
+    tables = document.get("environments", {})
+    if not isinstance(tables, dict):
+        raise EnvironmentConfigError("`environments` must be tables, `[environments.NAME]`", where=path)
+    environments: dict[str, Environment] = {}
+    for name, table in tables.items():
+        try:
+            environments[name] = _environment(name, table, path)
+        except ValidationError as error:
+            mistakes += describe(error, _Table, text, path, ("environments", name))
+        except EnvironmentConfigError as error:
+            mistakes.append(place(text, path, ("environments", name)) + str(error))
+    if mistakes:
+        raise EnvironmentConfigError("\n".join(mistakes))
+    return environments
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that could not be a file name, a TOML key and part of a test id.
+
+    Raises:
+        EnvironmentConfigError: it is such a name.
+    """
+    if not NAME_PATTERN.fullmatch(name) or name == RESERVED:
+        raise EnvironmentConfigError(
+            f"{name!r} cannot be the name of an environment",
+            hint=f"use letters, digits, '.', '_' and '-', and not the word {RESERVED!r}; such as 'trt-8.6'",
+        )
+
+
+def _environment(name: str, table: Any, path: Path) -> Environment:
+    check_name(name)
+    checked = _Table.model_validate(table)
+    if (checked.python is None) == (checked.command is None):
+        found = "neither" if checked.python is None else "both"
+        raise EnvironmentConfigError(f"needs either `python` or `command`, has {found}")
+    first = checked.command[0] if checked.command else str(checked.python)
+    rest = checked.command[1:] if checked.command else ()
+    return Environment(
+        name=name,
+        command=(_program(first, path.parent), *rest),
+        gpu=checked.gpu,
+        variables=tuple(sorted(checked.variables.items())),
+        build=checked.build,
+        limits=checked.limits,
+        source=path,
+    )
+
+
+def _program(program: str, folder: Path) -> str:
+    """An absolute path; a bare name is looked up on PATH when the worker starts."""
+    if os.sep not in program and not program.startswith("~"):
+        return shutil.which(program) or program
+    # Not resolved: the `python` of a venv is a link, and where it stands is what makes it that venv's.
+    return os.path.normpath(folder.absolute() / Path(program).expanduser())

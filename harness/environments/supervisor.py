@@ -1,0 +1,219 @@
+"""A worker that is always there: started when it is first needed, and replaced when it fails."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+from pathlib import Path
+from typing import Any
+
+from harness.environments import failures
+from harness.environments.config import Environment
+from harness.environments.process import WorkerProcess
+from harness.environments.timing_cache import TimingCacheFile
+from harness.errors import CandidateError
+from harness.worker import messages
+
+_PROBE = messages.Probe()
+#: After so many failures to start, one after the other, the last one is all that is said.
+_STARTS = 2
+_SAVE_AFTER_BUILD_SECONDS = 60.0
+_CACHE_SECONDS = 60.0
+
+
+class Supervisor:
+    """The worker of one environment. One request at a time; threads wait for each other.
+
+    Args:
+        environment: what to start.
+        adapter: a file with another adapter than the one for TensorRT.
+        keep_cache: whether the timing cache is kept in a file between workers.
+    """
+
+    def __init__(
+        self, environment: Environment, *, adapter: Path | None = None, keep_cache: bool = True
+    ) -> None:
+        self.environment = environment
+        self.generation = 0
+        """How many workers there have been: engines live only as long as theirs."""
+        self._adapter = adapter
+        self._keep_cache = keep_cache
+        self._guard = threading.RLock()
+        self._process: WorkerProcess | None = None
+        self._probe: messages.ProbeReply | None = None
+        self._cache: TimingCacheFile | None = None
+        self._unsaved_seconds = 0.0
+        self._warnings: list[str] = []
+        self._failed_starts: list[CandidateError] = []
+
+    def probe(self, *, fresh: bool = False) -> messages.ProbeReply:
+        """What the environment is and can do; `fresh` asks again, for the memory that is free now.
+
+        Raises:
+            CandidateError: the worker does not start, or cannot use TensorRT.
+        """
+        with self._guard:
+            if self._probe is None or (fresh and self._running is not None):
+                self._probe = self._checked(self.worker(), _PROBE, self.environment.limits.start)
+            return self._probe
+
+    def worker(self) -> WorkerProcess:
+        """The running worker, started or replaced if need be.
+
+        Raises:
+            CandidateError: it does not start.
+        """
+        with self._guard:
+            if self._running is not None:
+                return self._running
+            if len(self._failed_starts) >= _STARTS:
+                raise self._failed_starts[-1]
+            try:
+                self._process = self._start()
+            except CandidateError as error:
+                self._failed_starts.append(error)
+                raise
+            self._failed_starts.clear()
+            self.generation += 1
+            return self._process
+
+    def ask(self, message: messages.Request, seconds: float | None = None) -> Any:
+        """The reply to `message`: of the type that `messages.REPLIES` names, or a `messages.Error`.
+
+        A worker that says that it cannot be trusted any more is ended here; the next call gets another.
+
+        Args:
+            message: the request.
+            seconds: the limit; by default the environment's limit for this kind of request.
+
+        Raises:
+            WorkerCrashedError, WorkerTimeoutError, WorkerProtocolError: there is no reply.
+            CandidateError: the worker does not start.
+        """
+        with self._guard:
+            worker = self.worker()
+            reply = worker.request(message, self._limit(message) if seconds is None else seconds)
+            if isinstance(reply, messages.Error) and reply.fatal:
+                worker.kill()
+            elif isinstance(reply, messages.BuildReply):
+                self._after_build(worker, reply)
+            return reply
+
+    def call(self, message: messages.Request, seconds: float | None = None) -> Any:
+        """As `ask`, but an `Error` is raised.
+
+        Raises:
+            BuildFailedError, UnsupportedByReleaseError, CandidateError: the worker could not do it.
+        """
+        with self._guard:
+            reply = self.ask(message, seconds)
+            if isinstance(reply, messages.Error):
+                raise self.refusal(message, reply)
+            return reply
+
+    def refusal(self, message: messages.Request, error: messages.Error) -> CandidateError:
+        """The exception that says what `error` says, with the last lines of the log."""
+        log = () if self._process is None else self._process.log(15)
+        return failures.refused(self.environment, failures.describe(message), error, log)
+
+    def take_warnings(self) -> tuple[str, ...]:
+        """What the person should know and has not been told."""
+        with self._guard:
+            warnings, self._warnings = tuple(self._warnings), []
+            return warnings
+
+    def close(self) -> None:
+        """Keep the timing cache and end the worker. The next request would start another."""
+        with self._guard:
+            if self._running is not None:
+                self._save_cache(self._running)
+            if self._process is not None:
+                self._process.close()
+                self._process = None
+
+    # --- inside ---------------------------------------------------------------------------------------------
+
+    @property
+    def _running(self) -> WorkerProcess | None:
+        return self._process if self._process is not None and self._process.alive else None
+
+    def _start(self) -> WorkerProcess:
+        if self._process is not None:
+            self._process.kill()
+        worker = WorkerProcess(self.environment, adapter=self._adapter)
+        try:
+            self._probe = self._checked(worker, _PROBE, self.environment.limits.start)
+            self._unsaved_seconds = 0.0
+            if self._keep_cache:
+                self._cache = TimingCacheFile(self._probe)
+                self._load_cache(worker, self._cache)
+        except BaseException:
+            worker.kill()
+            raise
+        return worker
+
+    def _checked(self, worker: WorkerProcess, message: messages.Request, seconds: float) -> Any:
+        reply = worker.request(message, seconds)
+        if isinstance(reply, messages.Error):
+            raise failures.refused(self.environment, failures.describe(message), reply, worker.log(15))
+        return reply
+
+    def _load_cache(self, worker: WorkerProcess, cache: TimingCacheFile) -> None:
+        copy = cache.fetch(worker.folder)
+        if copy is None:
+            return
+        reply = worker.request(messages.LoadCache(str(copy)), _CACHE_SECONDS)
+        copy.unlink(missing_ok=True)
+        if isinstance(reply, messages.Error) or reply.cache_refused:
+            self._warnings.append(cache.drop())
+
+    def _after_build(self, worker: WorkerProcess, reply: messages.BuildReply) -> None:
+        if self._cache is None:
+            return
+        if reply.cache_refused and self._cache.wanted:
+            self._warnings.append(self._cache.drop())
+        self._unsaved_seconds += reply.build_seconds
+        if self._unsaved_seconds >= _SAVE_AFTER_BUILD_SECONDS:
+            self._save_cache(worker)
+
+    def _save_cache(self, worker: WorkerProcess) -> None:
+        if self._cache is None or not self._unsaved_seconds or not self._cache.wanted:
+            return
+        self._unsaved_seconds = 0.0
+        copy = worker.folder / "saved.cache"
+        with contextlib.suppress(CandidateError):
+            reply = worker.request(messages.SaveCache(str(copy)), _CACHE_SECONDS)
+            if isinstance(reply, messages.Done) and copy.exists():
+                self._cache.store(copy)
+        copy.unlink(missing_ok=True)
+
+    def _limit(self, message: messages.Request) -> float:
+        limits = self.environment.limits
+        if isinstance(message, messages.BuildRequest):
+            return limits.build
+        return limits.inference if isinstance(message, messages.InferRequest) else limits.start
+
+
+_shared: dict[Environment, Supervisor] = {}
+_shared_guard = threading.Lock()
+
+
+def shared_supervisor(environment: Environment) -> Supervisor:
+    """The one supervisor of `environment` in this process: its worker and timing cache serve every model."""
+    with _shared_guard:
+        if environment not in _shared:
+            _shared[environment] = Supervisor(environment)
+        return _shared[environment]
+
+
+def close_shared() -> None:
+    """End the workers of all shared supervisors; also done when the process exits."""
+    with _shared_guard:
+        supervisors = list(_shared.values())
+        _shared.clear()
+    for supervisor in supervisors:
+        supervisor.close()
+
+
+atexit.register(close_shared)
