@@ -1,4 +1,9 @@
-"""Cases: one model, its inputs, the runs asked of it and their tolerances, read from one YAML file each."""
+"""Cases: one model, its inputs, the runs asked of it and their tolerances, read from one YAML file each.
+
+What needs NumPy or ONNX is imported when it is first asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from harness.case.inputs import (
     ConstantFill,
@@ -8,6 +13,7 @@ from harness.case.inputs import (
     NormalFill,
     UniformFill,
 )
+from harness.case.loading import case_name, check_cases, load_case, load_cases
 from harness.case.schema import (
     CASE_SUFFIX,
     BuildOptions,
@@ -20,6 +26,17 @@ from harness.case.schema import (
 )
 from harness.case.tolerances import Limits, Relative, Tolerance, merge_tolerances
 
+if TYPE_CHECKING:
+    from harness.case.feeds import Profile, make_feeds, profiles
+    from harness.case.source import resolve_model
+
+_LAZY = {
+    "Profile": "harness.case.feeds",
+    "make_feeds": "harness.case.feeds",
+    "profiles": "harness.case.feeds",
+    "resolve_model": "harness.case.source",
+}
+
 __all__ = [
     "CASE_SUFFIX",
     "BuildOptions",
@@ -31,12 +48,28 @@ __all__ = [
     "Limits",
     "ModelSource",
     "NormalFill",
+    "Profile",
     "Relative",
     "RunSpec",
     "TacticSource",
     "Tolerance",
     "UniformFill",
     "Waiver",
+    "case_name",
+    "check_cases",
+    "load_case",
+    "load_cases",
+    "make_feeds",
     "merge_tolerances",
+    "profiles",
+    "resolve_model",
     "version_in_range",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

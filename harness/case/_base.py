@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, StringConstraints
@@ -11,7 +12,8 @@ Int = Annotated[int, Strict()]
 Float = Annotated[float, Strict()]
 Bool = Annotated[bool, Strict()]
 Text = Annotated[str, StringConstraints(min_length=1)]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
+PATTERNS: dict[str, str] = {}
+"""Regular expressions of the schema, each in words."""
 
 MISTAKE = "mistake"
 """The pydantic error type of the mistakes that `mistake` makes: their message is for people as it is."""
@@ -29,15 +31,46 @@ class Frozen(BaseModel):
     )
 
 
-def mistake(message: str) -> PydanticCustomError:
-    """An error for a validator to raise, whose message reaches the reader of the case file unchanged."""
-    return PydanticCustomError(MISTAKE, "{message}", {"message": message})
+def mistake(message: str, *, at: tuple[str | int, ...] = ()) -> PydanticCustomError:
+    """An error for a validator to raise; its message reaches the reader of the case file unchanged.
+
+    Args:
+        message: what is wrong.
+        at: the key that is wrong, seen from where the validator stands.
+    """
+    return PydanticCustomError(MISTAKE, "{message}", {"message": message, "at": at})
+
+
+def text_like(pattern: str, words: str) -> StringConstraints:
+    """Text of a regular expression, which `words` put into words for who got it wrong."""
+    PATTERNS[pattern] = words
+    return StringConstraints(pattern=pattern)
+
+
+def describe(value: Any) -> str:
+    """`value` as a person who wrote YAML would call it."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "a mapping of keys"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    if isinstance(value, str):
+        return f"the text {value if len(value) <= 40 else value[:37] + '...'!r}"
+    if isinstance(value, datetime.date):
+        return f"the date {value}"
+    return str(value)
 
 
 def _as_list(value: Any) -> Any:
-    return value if value is None or isinstance(value, (list, tuple)) else [value]
+    return value if value is None or isinstance(value, (list, tuple, dict)) else [value]
 
 
 def one_or_list(item: Any) -> BeforeValidator:
     """A validator that lets one `item` stand for the list that holds it alone."""
     return BeforeValidator(_as_list, json_schema_input_type=item | list[item])
+
+
+Sha256 = Annotated[str, text_like(r"^[0-9a-f]{64}$", "64 hexadecimal digits in lower case")]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from harness.case._base import Bool, Float, Frozen, Int, Text, mistake, one_or_list
+from harness.case._base import Bool, Float, Frozen, Int, Text, describe, mistake, one_or_list
 
 Dim = Annotated[int, Field(strict=True, ge=0)]
 Shape = tuple[Dim, ...]
@@ -71,11 +71,18 @@ class IntegersFill(Frozen):
         return _above_low(high, info)
 
 
+def _number(value: Any) -> Any:
+    # One message of our own in place of one for each member of the union.
+    if not isinstance(value, (bool, int, float)):
+        raise mistake(f"must be a number, true or false, not {describe(value)}")
+    return value
+
+
 class ConstantFill(Frozen):
     """Every element has the same value."""
 
     kind: Literal["constant"] = "constant"
-    value: Bool | Int | Float = 0
+    value: Annotated[Bool | Int | Float, BeforeValidator(_number)] = 0
     """The value; it must fit the dtype of the input."""
 
 
@@ -90,9 +97,10 @@ class FileFill(Frozen):
     one."""
 
 
-_FILLS = (UniformFill, NormalFill, IntegersFill, ConstantFill, FileFill)
-_WITHOUT_ARGUMENTS = ("uniform", "normal", "integers")
 _AnyFill = UniformFill | NormalFill | IntegersFill | ConstantFill | FileFill
+
+
+FILL_KINDS = tuple(model.model_fields["kind"].default for model in get_args(_AnyFill))
 
 
 def _expand_fill(value: Any) -> Any:
@@ -117,7 +125,7 @@ class InputSpec(Frozen):
     """One input of the model. In a file, a list alone is its shape."""
 
     shape: Shape | None = None
-    """The shape of the data, needed for dynamic axes; by default `opt`, else that of the file or the model."""
+    """The shape of the data, needed for dynamic axes; by default `opt`, else the file's or the model's."""
     dtype: DType | None = None
     """The dtype that the model must have for this input; a wish for another one is a mistake, not a cast."""
     fill: Fill | None = None

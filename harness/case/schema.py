@@ -21,22 +21,29 @@ from pydantic import (
     BeforeValidator,
     Field,
     JsonValue,
-    StringConstraints,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from harness.case._base import Bool, Frozen, Sha256, Text, mistake, one_or_list
-from harness.case.inputs import InputSpec
+from harness.case._base import Bool, Frozen, Sha256, Text, mistake, one_or_list, text_like
+from harness.case.inputs import FileFill, InputSpec
 from harness.case.tolerances import Tolerance
 from harness.tensors.precision import Precision
 
 CASE_SUFFIX = ".case.yaml"
 
-Function = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
-Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
-Package = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+Function = Annotated[
+    str, text_like(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$", "`module:function`, such as `models:mlp`")
+]
+Url = Annotated[str, text_like(r"^(https?|file)://.", "a URL of http, https or file")]
+Tag = Annotated[
+    str,
+    text_like(r"^[A-Za-z_][A-Za-z0-9_.-]*$", "a word of letters, digits, `_`, `-` and `.`, a letter first"),
+]
+Package = Annotated[
+    str, text_like(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$", "the name that is imported, such as `onnxscript`")
+]
 
 
 def _pep440(value: str) -> str:
@@ -67,7 +74,7 @@ class ModelSource(Frozen):
 
     path: Text | None = None
     """An ONNX file, relative to the case file."""
-    url: Annotated[str, StringConstraints(pattern=r"^(https?|file)://")] | None = None
+    url: Url | None = None
     """An ONNX file to download once (http, https or file); needs `sha256`."""
     sha256: Sha256 | None = Field(default=None, validate_default=True)
     """The checksum that the file of `path` or `url` must have."""
@@ -95,11 +102,11 @@ class ModelSource(Frozen):
             found = " and ".join(f"`{key}`" for key in given) or "none of them"
             raise mistake(f"needs exactly one of `path`, `url`, `builder` and `torch`, has {found}")
         if self.args is not None and given[0] not in ("builder", "torch"):
-            raise mistake(f"`args` belong to `builder` or `torch`, not to `{given[0]}`")
+            raise mistake(f"belong to `builder` or `torch`, not to `{given[0]}`", at=("args",))
         if self.opset is not None and given[0] != "torch":
-            raise mistake(f"`opset` belongs to `torch`, not to `{given[0]}`")
+            raise mistake(f"belongs to `torch`, not to `{given[0]}`", at=("opset",))
         if self.sha256 is not None and given[0] not in ("path", "url"):
-            raise mistake(f"`sha256` belongs to `path` or `url`, not to `{given[0]}`")
+            raise mistake(f"belongs to `path` or `url`, not to `{given[0]}`", at=("sha256",))
         return self
 
 
@@ -193,16 +200,11 @@ class Waiver(Frozen):
         self, precision: Precision, *, tensorrt: str | None, environment: str, today: datetime.date
     ) -> bool:
         """Whether the waiver holds for a run in `environment` with the TensorRT release `tensorrt` today."""
-        in_range = self.tensorrt is None or (
-            tensorrt is not None and version_in_range(tensorrt, self.tensorrt)
-        )
+        if self.tensorrt is not None and (tensorrt is None or not version_in_range(tensorrt, self.tensorrt)):
+            return False
         return (
-            in_range
-            and today <= self.expires
+            today <= self.expires
             and (not self.precision or precision in self.precision)
-            and (
-                self.tensorrt is None or (tensorrt is not None and version_in_range(tensorrt, self.tensorrt))
-            )
             and (self.environment is None or fnmatchcase(environment, self.environment))
         )
 
@@ -228,13 +230,13 @@ class CaseBody(Frozen):
     """One line for a person: what this case watches."""
     model: ModelSource
     """The model under test."""
-    inputs: dict[str, Input] = Field(default_factory=dict)
-    """What is fed to the model, by the name of the input. An input that is left out has its static shape and
-    a default fill."""
     samples: Annotated[int, Field(strict=True, ge=1)] = 1
     """How many sets of inputs to judge."""
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
     """Seed of the fills and of exported PyTorch weights."""
+    inputs: dict[str, Input] = Field(default_factory=dict)
+    """What is fed to the model, by the name of the input. An input that is left out has its static shape and
+    a default fill."""
     runs: Annotated[tuple[Run, ...], Field(min_length=1)] = DEFAULT_RUNS
     """The precisions to judge; by default fp32 and fp16."""
     tolerances: tuple[Tolerance, ...] = ()
@@ -247,6 +249,16 @@ class CaseBody(Frozen):
     """Python packages without which the runs are skipped, by the name that is imported."""
     waivers: tuple[Waiver, ...] = ()
     """Known failures and drifts that are let pass until a day."""
+
+    @field_validator("inputs")
+    @classmethod
+    def _one_file_a_sample(cls, inputs: dict[str, InputSpec], info: ValidationInfo) -> dict[str, InputSpec]:
+        samples = info.data.get("samples")
+        for name, spec in inputs.items():
+            files = spec.fill.path if isinstance(spec.fill, FileFill) else ()
+            if samples is not None and len(files) > 1 and len(files) != samples:
+                raise mistake(f"lists {len(files)} files for {samples} samples", at=(name, "fill", "path"))
+        return inputs
 
     @field_validator("runs")
     @classmethod

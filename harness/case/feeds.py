@@ -1,0 +1,225 @@
+"""The data that a case feeds to its model: seeded or read from files, and checked against its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from harness.case._suggest import suggestion
+from harness.case.arrays import read_array
+from harness.case.fills import default_fill, generate, generator
+from harness.case.inputs import FileFill, InputSpec, Shape
+from harness.case.schema import Case
+from harness.errors import InputDataError
+from harness.tensors.dtypes import dtype_of
+
+
+class TensorLike(Protocol):
+    """An input of a model, as `harness.model.TensorInfo` describes it; a shape of None has no known rank."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int | str | None, ...] | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The shapes that an engine must accept for one input: smallest, most likely, largest."""
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+
+def make_feeds(case: Case, inputs: Sequence[TensorLike]) -> list[dict[str, np.ndarray]]:
+    """The data for every sample of `case`: one array an input, in its dtype, C-contiguous.
+
+    Each array depends on the seed, the number of the sample, the name of the input and its own description
+    only: adding an input or a sample changes none of the others.
+
+    Args:
+        case: describes the inputs.
+        inputs: the inputs of its model.
+
+    Raises:
+        InputDataError: the case names an input that the model lacks, leaves a dynamic axis open, or gives
+            data that do not fit: the input, and the file if there is one, are named.
+    """
+    known = {info.name: info for info in inputs}
+    for name in case.inputs:
+        if name not in known:
+            raise InputDataError(
+                f"the model has no input {name!r}",
+                where=_where(case),
+                hint=suggestion(name, known) or f"its inputs are {', '.join(known) or 'none'}",
+            )
+    return [_sample(case, inputs, sample) for sample in range(case.samples)]
+
+
+def profiles(case: Case, feeds: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Profile]:
+    """The shapes that an engine for `case` must accept, by input.
+
+    They are the case's `min`, `opt` and `max`; without them, what the samples need, tuned for the first.
+    """
+    found = {}
+    for name, first in feeds[0].items():
+        spec = case.inputs.get(name, InputSpec())
+        if spec.min is not None and spec.max is not None:
+            opt = spec.opt or spec.shape
+            assert opt is not None  # the schema asks for one of them
+            found[name] = Profile(spec.min, opt, spec.max)
+            continue
+        shapes = np.array([feed[name].shape for feed in feeds], dtype=np.int64).reshape(
+            len(feeds), first.ndim
+        )
+        low, high = (tuple(int(dim) for dim in ends) for ends in (shapes.min(axis=0), shapes.max(axis=0)))
+        found[name] = Profile(low, first.shape, high)
+    return found
+
+
+def _sample(case: Case, inputs: Sequence[TensorLike], sample: int) -> dict[str, np.ndarray]:
+    symbols: dict[str, tuple[int, str]] = {}
+    feed = {}
+    for info in inputs:
+        spec = case.inputs.get(info.name, InputSpec())
+        dtype = _dtype(case, info, spec)
+        if isinstance(spec.fill, FileFill):
+            array = _from_file(case, info, spec.fill, sample, dtype)
+            _check_file_shape(case, info, spec, array.shape, case.resolve(_file_of(spec.fill, sample)))
+        else:
+            array = _generate(case, info, spec, sample, dtype)
+        _check_range(case, info, spec, array.shape)
+        _check_symbols(case, info, array.shape, symbols)
+        feed[info.name] = np.ascontiguousarray(array).reshape(array.shape)  # keeps a scalar a scalar
+    return feed
+
+
+def _dtype(case: Case, info: TensorLike, spec: InputSpec) -> np.dtype:
+    if spec.dtype is not None and spec.dtype != info.dtype:
+        raise _wrong(case, info, f"the model wants dtype {info.dtype}, the case says {spec.dtype}")
+    try:
+        return dtype_of(info.dtype)
+    except InputDataError as error:
+        raise _wrong(case, info, f"inputs of dtype {info.dtype} cannot be fed") from error
+
+
+# Shapes
+
+
+def _shape(case: Case, info: TensorLike, spec: InputSpec) -> Shape:
+    shape = spec.concrete_shape
+    if shape is not None:
+        if difference := _mismatch(info, shape):
+            raise _wrong(case, info, f"the case gives {difference}")
+        return shape
+    if info.shape is None:
+        raise _wrong(case, info, "its rank is unknown", hint=f"give `inputs.{info.name}.shape` in the case")
+    open_axes = [
+        f"{axis} ({dim})" if isinstance(dim, str) else f"{axis}"
+        for axis, dim in enumerate(info.shape)
+        if not isinstance(dim, int)
+    ]
+    if open_axes:
+        plural, verb = ("axes", "are") if len(open_axes) > 1 else ("axis", "is")
+        raise _wrong(
+            case,
+            info,
+            f"{plural} {', '.join(open_axes)} of {_spell(info.shape)} {verb} dynamic",
+            hint=f"give `inputs.{info.name}.shape` in the case",
+        )
+    return tuple(dim for dim in info.shape if isinstance(dim, int))
+
+
+def _mismatch(info: TensorLike, shape: Shape) -> str | None:
+    """How `shape` and the shape that the model wants differ; None if they do not."""
+    if info.shape is None:
+        return None
+    if len(shape) != len(info.shape):
+        wanted = f"rank {len(info.shape)}, shape {_spell(info.shape)}"
+        return f"rank {len(shape)}, shape {_spell(shape)}; the model wants {wanted}"
+    for axis, (given, dim) in enumerate(zip(shape, info.shape, strict=True)):
+        if isinstance(dim, int) and given != dim:
+            return f"shape {_spell(shape)}; the model wants {_spell(info.shape)}, axis {axis} differs"
+    return None
+
+
+def _check_file_shape(case: Case, info: TensorLike, spec: InputSpec, shape: Shape, path: Path) -> None:
+    difference = _mismatch(info, shape)
+    if difference is None and spec.shape is not None and shape != spec.shape:
+        difference = f"shape {_spell(shape)}; the case wants {_spell(spec.shape)}"
+    if difference is not None:
+        raise InputDataError(f"input {info.name!r}: the file holds {difference}", where=path)
+
+
+def _check_range(case: Case, info: TensorLike, spec: InputSpec, shape: Shape) -> None:
+    if spec.min is None or spec.max is None:
+        return
+    inside = len(shape) == len(spec.min) and all(
+        low <= dim <= high for low, dim, high in zip(spec.min, shape, spec.max, strict=True)
+    )
+    if not inside:
+        limits = f"`min` {_spell(spec.min)} to `max` {_spell(spec.max)}"
+        raise _wrong(case, info, f"shape {_spell(shape)} lies outside of {limits}")
+
+
+def _check_symbols(case: Case, info: TensorLike, shape: Shape, symbols: dict[str, tuple[int, str]]) -> None:
+    """Two inputs that share a named axis must agree on its length."""
+    for given, symbol in zip(shape, info.shape or (), strict=False):
+        if not isinstance(symbol, str) or not symbol:
+            continue
+        length, other = symbols.setdefault(symbol, (given, info.name))
+        if length != given:
+            raise _wrong(
+                case, info, f"axis {symbol!r} has length {given}, in input {other!r} it has {length}"
+            )
+
+
+# Values
+
+
+def _from_file(case: Case, info: TensorLike, fill: FileFill, sample: int, dtype: np.dtype) -> np.ndarray:
+    path = case.resolve(_file_of(fill, sample))
+    try:
+        array = read_array(path, key=fill.key, name=info.name)
+    except InputDataError as error:
+        raise InputDataError(f"input {info.name!r}: {error.message}", where=path, hint=error.hint) from error
+    if array.dtype != dtype:
+        raise InputDataError(
+            f"input {info.name!r}: the file holds dtype {array.dtype.name}, the model wants {dtype.name}",
+            where=path,
+            hint="convert the file: data are never cast silently",
+        )
+    return array
+
+
+def _file_of(fill: FileFill, sample: int) -> str:
+    return fill.path[0] if len(fill.path) == 1 else fill.path[sample]
+
+
+def _generate(case: Case, info: TensorLike, spec: InputSpec, sample: int, dtype: np.dtype) -> np.ndarray:
+    assert not isinstance(spec.fill, FileFill)
+    shape = _shape(case, info, spec)
+    random = generator(case.seed, sample, info.name)
+    try:
+        return generate(spec.fill or default_fill(dtype), shape, dtype, random)
+    except InputDataError as error:
+        raise _wrong(case, info, error.message, hint=error.hint) from None
+
+
+def _wrong(case: Case, info: TensorLike, message: str, *, hint: str | None = None) -> InputDataError:
+    return InputDataError(f"input {info.name!r}: {message}", where=_where(case), hint=hint)
+
+
+def _where(case: Case) -> str:
+    return str(case.path or case.name)
+
+
+def _spell(shape: Sequence[int | str | None]) -> str:
+    return f"[{', '.join('?' if dim is None else str(dim) for dim in shape)}]"

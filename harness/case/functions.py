@@ -1,0 +1,233 @@
+"""Calls of the functions that a case names as `module:function`, and blame for what goes wrong in them.
+
+A module beside the case file wins over an installed one. It is found by an import hook instead of `sys.path`,
+compiled from its source instead of from a cached `.pyc` (whose check has a resolution of one second), and
+taken out of `sys.modules` again, so that two folders of cases may each have their own `models.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType, TracebackType
+from typing import Any, Self
+
+from harness.case._suggest import suggestion
+from harness.case.schema import Case
+from harness.errors import BuilderError, HarnessError
+
+_lock = threading.RLock()  # sys.meta_path and sys.modules belong to the whole process
+
+
+class UserFunction:
+    """A function of a module beside the case file, or of an installed one; called inside a `with` block.
+
+    Args:
+        name: `module:function`.
+        case: the case that names it.
+
+    Raises:
+        BuilderError: on entering, the module or the function cannot be found, or the module raised.
+    """
+
+    def __init__(self, name: str, case: Case) -> None:
+        self.name = name
+        self._case = case
+        self._imports = _FolderImports(case.folder, name.partition(":")[0])
+        self._function: Callable[..., Any]
+
+    def __enter__(self) -> Self:
+        self._imports.__enter__()
+        try:
+            module_name, _, attribute = self.name.partition(":")
+            module = self._import(module_name)
+            self._function = self._find(module, attribute)
+        except BaseException:
+            self._imports.__exit__()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._imports.__exit__()
+
+    def __call__(self, **arguments: Any) -> Any:
+        """Call the function.
+
+        Raises:
+            BuilderError: it does not take these arguments, or it raised.
+        """
+        self._check_arguments(arguments)
+        try:
+            return self._function(**arguments)
+        except HarnessError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._blame(error, "raised") from error
+
+    def error(self, message: str, *, hint: str | None = None) -> BuilderError:
+        """A BuilderError that points at the definition of the function."""
+        code = getattr(inspect.unwrap(self._function), "__code__", None)
+        where = f"{_short(code.co_filename)}:{code.co_firstlineno}" if code else self._where
+        return BuilderError(f"builder {self.name} {message}", where=where, hint=hint)
+
+    @property
+    def _where(self) -> str:
+        return str(self._case.path or self._case.name)
+
+    def _import(self, name: str) -> ModuleType:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+                near = suggestion(name, self._imports.top_level)
+                places = f"it is looked up in {self._case.folder.resolve()}, then among installed packages"
+                raise BuilderError(
+                    f"builder {self.name}: there is no module {error.name!r}",
+                    where=self._where,
+                    hint=near or places,
+                ) from None
+            raise self._blame(error, "cannot be imported:") from error
+        except (Exception, SystemExit) as error:
+            raise self._blame(error, "cannot be imported:") from error
+
+    def _find(self, module: ModuleType, attribute: str) -> Callable[..., Any]:
+        found = getattr(module, attribute, None)
+        if callable(found):
+            return found
+        where = _short(module.__file__) if module.__file__ else self._where
+        if found is not None:
+            raise BuilderError(f"builder {self.name}: {attribute!r} is not a function", where=where)
+        own = [
+            name
+            for name, value in vars(module).items()
+            if callable(value)
+            and not name.startswith("_")
+            and getattr(value, "__module__", None) == module.__name__
+        ]
+        hint = suggestion(attribute, own) or f"it defines {', '.join(own) or 'no function'}"
+        raise BuilderError(
+            f"builder {self.name}: module {module.__name__!r} has no function {attribute!r}",
+            where=where,
+            hint=hint,
+        )
+
+    def _check_arguments(self, arguments: dict[str, Any]) -> None:
+        try:
+            signature = inspect.signature(self._function)
+        except (TypeError, ValueError):
+            return  # built-in functions need not have one
+        try:
+            signature.bind(**arguments)
+        except TypeError as error:
+            unknown = [name for name in arguments if name not in signature.parameters]
+            near = suggestion(unknown[0], signature.parameters) if unknown else None
+            raise BuilderError(
+                f"builder {self.name}: {error}" + (f", {near}" if near else ""),
+                where=self._where,
+                hint=f"its signature is {self.name.partition(':')[2]}{signature}",
+            ) from None
+
+    def _blame(self, error: BaseException, verb: str) -> BuilderError:
+        message = (
+            f"builder {self.name} {verb} {type(error).__name__}: {str(error).strip() or 'without a message'}"
+        )
+        return BuilderError(message, where=self._line_of(error) or self._where)
+
+    def _line_of(self, error: BaseException) -> str | None:
+        """`file:line` of the innermost frame in the function's module or a neighbour of it."""
+        if isinstance(error, SyntaxError) and error.filename:
+            return f"{_short(error.filename)}:{error.lineno}"
+        own = {*self._imports.loaded, self.name.partition(":")[0]}
+        found = None
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_globals.get("__name__") in own:
+                found = f"{_short(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+            trace = trace.tb_next
+        return found
+
+
+class _FromSource(SourceFileLoader):
+    """Compiles the source every time; neither reads nor writes `__pycache__`."""
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+class _FolderImports(MetaPathFinder):
+    """While active, modules of `folder` come first; afterwards `sys.modules` is as it was.
+
+    A module that was already loaded from the folder stays. Names of the standard library are left alone, save
+    for `module`, which is wanted.
+
+    Args:
+        folder: where modules are looked up.
+        module: the dotted name of the module that is wanted.
+    """
+
+    def __init__(self, folder: Path, module: str) -> None:
+        self._folder = folder.resolve()
+        self._wanted = module.partition(".")[0]
+        self._names: set[str] = set()
+        self._hidden: dict[str, ModuleType] = {}
+        self.loaded: set[str] = set()
+
+    @property
+    def top_level(self) -> list[str]:
+        """Names of the modules and packages in the folder."""
+        packages = [path.parent.name for path in self._folder.glob("*/__init__.py")]
+        return sorted([*packages, *(path.stem for path in self._folder.glob("*.py"))])
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of a module in the folder, or in a package that was found there."""
+        parent = fullname.rpartition(".")[0]
+        if (parent not in self.loaded) if parent else (fullname not in self._names):
+            return None
+        for entry in [str(self._folder)] if path is None else path:
+            spec = FileFinder(entry, (_FromSource, [".py"])).find_spec(fullname)
+            if spec is not None and spec.loader is not None:
+                self.loaded.add(fullname)
+                return spec
+        return None
+
+    def __enter__(self) -> Self:
+        _lock.acquire()
+        own = set(self.top_level)
+        self._names = (own - sys.stdlib_module_names) | (own & {self._wanted})
+        self._hidden = {
+            name: module for name, module in sys.modules.items() if self._is_foreign(name, module)
+        }
+        for name in self._hidden:
+            del sys.modules[name]
+        sys.meta_path.insert(0, self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.meta_path.remove(self)
+        for name in self.loaded:
+            sys.modules.pop(name, None)
+        sys.modules.update(self._hidden)
+        _lock.release()
+
+    def _is_foreign(self, name: str, module: ModuleType) -> bool:
+        """Whether a loaded module has the name of one of the folder's, and comes from elsewhere."""
+        top = name.partition(".")[0]
+        file = getattr(sys.modules.get(top, module), "__file__", None)
+        return top in self._names and (file is None or not Path(file).resolve().is_relative_to(self._folder))
+
+
+def _short(path: str | Path) -> str:
+    """`path` seen from the working directory, where it lies below it."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

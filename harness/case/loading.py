@@ -1,0 +1,156 @@
+"""Case files found and read; every mistake of every file is reported at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from harness.case._base import describe
+from harness.case._suggest import suggestion
+from harness.case.document import Document, read_document
+from harness.case.explain import explain
+from harness.case.inputs import FileFill
+from harness.case.schema import CASE_SUFFIX, Case, CaseBody
+from harness.errors import CaseFileError, Mistake, NothingSelectedError
+
+
+def load_case(path: str | Path) -> Case:
+    """Read one case file.
+
+    Raises:
+        CaseFileError: the file cannot be read or holds mistakes; all of them are listed.
+    """
+    case, _, mistakes = _read(Path(path))
+    if case is None:
+        raise CaseFileError(mistakes)
+    return case
+
+
+def load_cases(paths: Iterable[str | Path]) -> list[Case]:
+    """Read case files and all `*.case.yaml` in folders, at any depth, in the order given and then by name.
+
+    Raises:
+        CaseFileError: a target does not exist, or files hold mistakes; all of all files are listed.
+        NothingSelectedError: there is no case file in the folders.
+    """
+    return _load_all(paths, look_for_files=False)
+
+
+def check_cases(paths: Iterable[str | Path]) -> list[Case]:
+    """Read cases as `load_cases` does, and see that the model and input files they name are there.
+
+    Raises:
+        CaseFileError: as `load_cases`, or a file is missing.
+        NothingSelectedError: as `load_cases`.
+    """
+    return _load_all(paths, look_for_files=True)
+
+
+def case_name(path: Path) -> str:
+    """The name of the case in the file `path`: the file's name without `.case.yaml`."""
+    for suffix in (CASE_SUFFIX, ".yaml", ".yml"):
+        if path.name.endswith(suffix) and path.name != suffix:
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+def _load_all(paths: Iterable[str | Path], *, look_for_files: bool) -> list[Case]:
+    targets = [Path(path) for path in paths]
+    files, mistakes = _find(targets)
+    cases: list[Case] = []
+    named: dict[str, Path] = {}
+    for file in files:
+        case, document, found = _read(file)
+        mistakes += found
+        name = case_name(file)
+        if name in named:
+            mistakes.append(
+                Mistake(file, 1, 1, "", f"a case named {name!r} is also in {named[name]}; rename one")
+            )
+        named.setdefault(name, file)
+        if case is not None:
+            cases.append(case)
+            if look_for_files:
+                mistakes += _missing_files(case, document)
+    if mistakes:
+        raise CaseFileError(mistakes)
+    if not cases:
+        where = ", ".join(str(target) for target in targets) or "nothing"
+        raise NothingSelectedError(
+            f"no *{CASE_SUFFIX} found", where=where, hint="write one with `harness case new MODEL`"
+        )
+    return cases
+
+
+def _find(targets: Sequence[Path]) -> tuple[list[Path], list[Mistake]]:
+    """The case files of `targets`, each once, and what is wrong with the targets."""
+    files: dict[Path, Path] = {}
+    mistakes = []
+    for target in targets:
+        if target.is_dir():
+            for file in _walk(target):
+                files.setdefault(file.resolve(), file)
+        elif not target.exists():
+            mistakes.append(Mistake(target, 1, 1, "", f"no such file or folder{_near_file(target)}"))
+        elif target.suffix not in (".yaml", ".yml"):
+            mistakes.append(Mistake(target, 1, 1, "", f"not a case file; its name must end in {CASE_SUFFIX}"))
+        else:
+            files.setdefault(target.resolve(), target)
+    return list(files.values()), mistakes
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(root, name) for name in sorted(names) if name.endswith(CASE_SUFFIX))
+
+
+def _read(path: Path) -> tuple[Case | None, Document, list[Mistake]]:
+    if not path.exists():
+        mistake = Mistake(path, 1, 1, "", f"no such file{_near_file(path)}")
+        return None, Document(path), [mistake]
+    document = read_document(path)
+    mistakes = list(document.mistakes)
+    body = None
+    if document.data is None:
+        if not mistakes:
+            mistakes.append(document.mistake((), "a case is a mapping of keys, this is empty"))
+    elif not isinstance(document.data, dict):
+        if not mistakes:
+            found = describe(document.data)
+            mistakes.append(document.mistake((), f"a case is a mapping of keys, this is {found}"))
+    else:
+        try:
+            body = CaseBody.model_validate(document.data)
+        except ValidationError as error:
+            mistakes += explain(error, CaseBody, document)
+    if body is None or mistakes:
+        return None, document, mistakes
+    return Case(name=case_name(path), path=path, **dict(body)), document, []
+
+
+def _missing_files(case: Case, document: Document) -> list[Mistake]:
+    mistakes = []
+    if case.model.path is not None and not case.resolve(case.model.path).is_file():
+        near = _near_file(case.resolve(case.model.path))
+        mistakes.append(document.mistake(("model", "path"), f"no such file: {case.model.path}{near}"))
+    for name, spec in case.inputs.items():
+        for file in spec.fill.path if isinstance(spec.fill, FileFill) else ():
+            if not case.resolve(file).is_file():
+                near = _near_file(case.resolve(file))
+                mistakes.append(
+                    document.mistake(("inputs", name, "fill", "path"), f"no such file: {file}{near}")
+                )
+    return mistakes
+
+
+def _near_file(path: Path) -> str:
+    try:
+        siblings = [sibling.name for sibling in path.parent.iterdir()]
+    except OSError:
+        return ""
+    near = suggestion(path.name, siblings)
+    return f", {near}" if near else ""

@@ -1,0 +1,137 @@
+"""Where a case's model comes from: a file, a download, a builder function, or a PyTorch export."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.case._suggest import suggestion
+from harness.case.functions import UserFunction
+from harness.case.schema import Case
+from harness.errors import ChecksumError, MissingDependencyError, ModelError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def resolve_model(case: Case) -> Path | onnx.ModelProto:
+    """The model of `case`: the path of an ONNX file, or a model made by its builder.
+
+    A download is kept in `$XDG_CACHE_HOME/harness/models` and its checksum is verified on every use. The file
+    itself is not read as ONNX here.
+
+    Raises:
+        ModelError: the file is missing, or the download failed.
+        ChecksumError: the file does not have the SHA-256 that the case promises.
+        BuilderError: the builder cannot be found or called, raised, or returned no model.
+        MissingDependencyError: PyTorch is needed and not installed.
+    """
+    source = case.model
+    if source.path is not None:
+        return _local(case, source.path, source.sha256)
+    if source.url is not None:
+        from harness.case.download import download
+
+        assert source.sha256 is not None  # the schema asks for it
+        return download(source.url, source.sha256)
+    if source.builder is not None:
+        return _build(case, source.builder)
+    assert source.torch is not None
+    return _export(case, source.torch)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in lower-case hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _local(case: Case, name: str, sha256: str | None) -> Path:
+    path = case.resolve(name)
+    if not path.is_file():
+        what = "is a folder, not a model file" if path.is_dir() else "no such model file"
+        siblings = sorted(path.parent.glob("*.onnx")) if path.parent.is_dir() else []
+        hint = suggestion(path.name, [sibling.name for sibling in siblings])
+        raise ModelError(what, where=path, hint=hint or (f"named by {case.path}" if case.path else None))
+    if sha256 is not None and (actual := sha256_of(path)) != sha256:
+        raise ChecksumError(path, expected=sha256, actual=actual)
+    return path
+
+
+def _build(case: Case, name: str) -> onnx.ModelProto:
+    with UserFunction(name, case) as function:
+        return _to_proto(function, function(**_arguments(case)))
+
+
+def _export(case: Case, name: str) -> onnx.ModelProto:
+    try:
+        import torch
+    except ImportError as error:
+        raise _needs_torch(case, error) from error
+    with UserFunction(name, case) as function, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(case.seed)
+        returned = function(**_arguments(case))
+        if not (
+            isinstance(returned, tuple)
+            and len(returned) in (2, 3)
+            and isinstance(returned[0], torch.nn.Module)
+            and isinstance(returned[1], tuple)
+            and (len(returned) == 2 or isinstance(returned[2], Mapping))
+        ):
+            raise function.error(
+                f"returned {_kind(returned)} instead of a torch.nn.Module and a tuple of example inputs",
+                hint="return module, (input, …) or module, (input, …), {argument of torch.onnx.export: …}",
+            )
+        module, examples = returned[:2]
+        options = dict(returned[2]) if len(returned) == 3 else {}
+        if case.model.opset is not None:
+            options["opset_version"] = case.model.opset
+        try:
+            program = torch.onnx.export(module.eval(), examples, dynamo=True, verbose=False, **options)
+        except ImportError as error:  # onnxscript, which the exporter is built on
+            raise _needs_torch(case, error) from error
+        except Exception as error:
+            raise function.error(
+                f"torch.onnx.export raised {type(error).__name__}: {_first_line(error)}"
+            ) from error
+        return _to_proto(function, program)
+
+
+def _to_proto(function: UserFunction, model: Any) -> onnx.ModelProto:
+    import onnx
+    import onnx_ir
+
+    if isinstance(model, onnx.ModelProto):
+        return model
+    if isinstance(model, onnx_ir.Model):
+        return onnx_ir.to_proto(model)
+    proto = getattr(model, "model_proto", None)  # torch.onnx.ONNXProgram
+    if isinstance(proto, onnx.ModelProto):
+        return proto
+    raise function.error(f"returned {_kind(model)} instead of an onnx.ModelProto or an onnx_ir.Model")
+
+
+def _arguments(case: Case) -> dict[str, Any]:
+    return dict(case.model.args or {})
+
+
+def _needs_torch(case: Case, error: ImportError) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"the model is exported from PyTorch, and {error.name or 'a package for it'} is not installed",
+        where=case.path or case.name,
+        hint="pip install 'harness[torch]'",
+    )
+
+
+def _kind(value: Any) -> str:
+    return (
+        "None"
+        if value is None
+        else f"a {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["without a message"])[0]
