@@ -12,7 +12,7 @@ from harness.backends.emulator import Emulator
 from harness.backends.reference import Reference
 from harness.backends.session import check_feeds, chunks, tensor_sizes
 from harness.case import Case
-from harness.case.fills import make_feeds
+from harness.case.feeds import make_feeds
 from harness.case.source import resolve_model
 from harness.errors import ReferenceNotFiniteError
 from harness.model import Model, load_model
