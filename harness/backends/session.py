@@ -41,7 +41,11 @@ def create_session(proto: onnx.ModelProto, *, where: str) -> ort.InferenceSessio
     except Exception as error:
         text = _first_line(error)
         hint = "check it with onnx.checker.check_model(model, full_check=True)"
-        if "not implemented" in text.lower() or "no op registered" in text.lower() or "not a registered" in text:
+        if (
+            "not implemented" in text.lower()
+            or "no op registered" in text.lower()
+            or "not a registered" in text
+        ):
             hint = "the operator is not one that ONNX Runtime's CPU provider has; replace it, or export another opset"
         raise ModelError(f"ONNX Runtime does not accept the model: {text}", where=where, hint=hint) from error
 
@@ -64,9 +68,7 @@ class GraphRunner:
         self.takes = {value.name for value in self.session.get_inputs()}
         self.names = list(graph.outputs.values())
 
-    def run(
-        self, feeds: Mapping[str, np.ndarray], lowered: Iterable[str] = ()
-    ) -> dict[str, np.ndarray]:
+    def run(self, feeds: Mapping[str, np.ndarray], lowered: Iterable[str] = ()) -> dict[str, np.ndarray]:
         """The observed tensors by name.
 
         Args:
@@ -98,9 +100,7 @@ class GraphRunner:
         return self.rounded[key]
 
 
-def chunks(
-    tensors: Sequence[str], sizes: Mapping[str, int], budget: int
-) -> Iterator[tuple[str, ...]]:
+def chunks(tensors: Sequence[str], sizes: Mapping[str, int], budget: int) -> Iterator[tuple[str, ...]]:
     """Split `tensors`, in order, so that each chunk needs at most `budget` bytes (or holds one tensor)."""
     chunk: list[str] = []
     used = 0
@@ -169,7 +169,9 @@ def _itemsize(dtype: str) -> int:
 
 def _run_error(error: Exception, where: str) -> Exception:
     text = _first_line(error)
-    if "INVALID_ARGUMENT" in text and ("Got invalid dimensions" in text or "Unexpected input data type" in text):
+    if "INVALID_ARGUMENT" in text and (
+        "Got invalid dimensions" in text or "Unexpected input data type" in text
+    ):
         return InputDataError(text, where=where)
     return ModelError(f"ONNX Runtime failed: {text}", where=where, hint="check the input shapes of the case")
 

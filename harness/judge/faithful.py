@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-SAME_FAULT = 0.5  # an observed error vector this near the unobserved one, relative to its length, is the same fault
+SAME_FAULT = (
+    0.5  # an observed error vector this near the unobserved one, relative to its length, is the same fault
+)
 
 
 def is_faithful(

@@ -159,7 +159,7 @@ class _Run:
         return Plan(self.precision, observation=observation, build=self.bench.case.build)
 
     def unobserved(self) -> list[Mapping[str, np.ndarray]]:
-        outputs = []
+        outputs: list[Mapping[str, np.ndarray]] = []
         for feeds in self.bench.feeds:
             evaluation = self.candidate.evaluate(self.plan(Observation.NONE), feeds)
             self.facts.update(evaluation.facts)
@@ -244,7 +244,10 @@ def _verdict(
         return Verdict.FAIL, failure
     if observed and spec.origin and set(origins) != set(spec.origin):
         found = ", ".join(origins) or "nowhere that was observed"
-        return Verdict.FAIL, f"fails as expected, but the error starts at {found}, not {', '.join(spec.origin)}"
+        return (
+            Verdict.FAIL,
+            f"fails as expected, but the error starts at {found}, not {', '.join(spec.origin)}",
+        )
     return Verdict.XFAIL, f"fails as expected: {spec.reason}"
 
 

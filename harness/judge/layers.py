@@ -16,7 +16,9 @@ from harness.judge.results import LayerResult
 from harness.judge.workbench import Workbench
 from harness.tensors.precision import Precision
 
-COPIES = 6  # reference, candidate, emulator, and the introduced error's pair of each tensor, with their inputs
+COPIES = (
+    6  # reference, candidate, emulator, and the introduced error's pair of each tensor, with their inputs
+)
 Sums = dict[str, Accumulator]
 
 
@@ -40,10 +42,13 @@ def measure_layers(
     Returns:
         The layers in topological order, and for each sample the model outputs of the observed candidate.
     """
-    sums, outputs = LayerSums(), []
+    sums = LayerSums()
+    outputs: list[Mapping[str, np.ndarray]] = []
     for feeds in bench.feeds:
         observed = {} if candidate is bench.emulator else dict(candidate.evaluate(plan, feeds).tensors)
-        outputs.append({info.name: observed[info.name] for info in bench.model.outputs if info.name in observed})
+        outputs.append(
+            {info.name: observed[info.name] for info in bench.model.outputs if info.name in observed}
+        )
         for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
             _measure_chunk(bench, plan, feeds, chunk, observed, sums)
     return _results(bench, plan.precision, tolerances, sums, candidate is bench.emulator), outputs

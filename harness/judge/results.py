@@ -113,7 +113,9 @@ class RunResult:
     @property
     def id(self) -> str:
         """`case::precision`, with the candidate in front of the precision when it is an environment."""
-        suffix = self.precision.value if self.candidate == "emulator" else f"{self.candidate}-{self.precision}"
+        suffix = (
+            self.precision.value if self.candidate == "emulator" else f"{self.candidate}-{self.precision}"
+        )
         return f"{self.case}::{suffix}"
 
     @property

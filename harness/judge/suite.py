@@ -108,7 +108,7 @@ def _results(
 
         tell("start")
         start = time.perf_counter()
-        result = judge.run(case, spec, candidate, lambda stage: tell("stage", stage))  # noqa: B023
+        result = judge.run(case, spec, candidate, lambda stage: tell("stage", stage))
         result = result.with_timing("total", time.perf_counter() - start)
         tell("done", result=result)
         yield result
@@ -134,7 +134,9 @@ def select_cases(
     if inputs and not models:
         raise UsageError("`--input` gives shapes to an .onnx file; a case file has its own inputs")
     cases = [target for target in listed if isinstance(target, Case)]
-    cases += load_cases([path for path in files if path.suffix != ".onnx"]) if len(models) < len(files) else []
+    cases += (
+        load_cases([path for path in files if path.suffix != ".onnx"]) if len(models) < len(files) else []
+    )
     cases += [case_of_model(path, inputs or {}, precisions) for path in models]
     chosen = [case for case in cases if not tags or set(tags) & set(case.tags)]
     if not chosen:

@@ -43,7 +43,7 @@ def skeleton(model: ir.Model, weights: frozenset[str]) -> onnx.ModelProto:
         tensor = model.graph.initializers[name].const_value
         assert tensor is not None
         shape = [int(size) for size in tensor.shape.numpy()]
-        graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+        graph.input.append(onnx.helper.make_tensor_value_info(name, int(tensor.dtype), shape))
     return proto
 
 
@@ -52,7 +52,7 @@ def _without_weights(model: ir.Model, weights: frozenset[str]) -> ir.Model:
     for name in weights:
         value = copy.graph.initializers.pop(name)
         value.const_value = None
-    return copy
+    return ir.external_data.load_to_model(copy)
 
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -160,13 +160,13 @@ def _runtime_dtypes(proto: onnx.ModelProto, names: Iterable[str]) -> dict[str, s
     except Exception:  # the reference will say what is wrong with this model
         return {}
     names_of = {"float": "float32", "double": "float64"}
-    kinds = {value.name: value.type.removeprefix("tensor(").removesuffix(")") for value in session.get_outputs()}
+    kinds = {
+        value.name: value.type.removeprefix("tensor(").removesuffix(")") for value in session.get_outputs()
+    }
     return {name: names_of.get(kind, kind) for name, kind in kinds.items()}
 
 
-def node_facts(
-    proto: onnx.ModelProto, dtypes: Mapping[str, str], fed: Iterable[str]
-) -> Iterator[NodeFact]:
+def node_facts(proto: onnx.ModelProto, dtypes: Mapping[str, str], fed: Iterable[str]) -> Iterator[NodeFact]:
     """Name, op, domain, inputs, outputs and lowerability of each node of the main graph, in order.
 
     Args:

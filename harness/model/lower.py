@@ -67,7 +67,9 @@ class LoweredGraph:
     def mask(self, lowered: Iterable[str]) -> np.ndarray:
         """The mask input, bool of shape [edges], for a set of lowered units."""
         chosen = frozenset(lowered)
-        return np.fromiter((not edge.isdisjoint(chosen) for edge in self.edges), dtype=bool, count=len(self.edges))
+        return np.fromiter(
+            (not edge.isdisjoint(chosen) for edge in self.edges), dtype=bool, count=len(self.edges)
+        )
 
 
 def units_of(model: Model, precision: Precision) -> tuple[NodeInfo, ...]:
@@ -161,7 +163,8 @@ class _Lowering:
     def read(self, name: str, reader: frozenset[str]) -> str:
         """The name under which `reader` reads `name`: itself, a weight feed, or a switched edge."""
         if name in self.model.weights:
-            return self.weight(name, next(iter(reader), None))
+            is_float = self.dtypes.get(name) == "float32"
+            return self.weight(name, next(iter(reader), None) if is_float else None)
         if self.dtypes.get(name) != "float32":
             return name
         key = self.pending.get(name, frozenset()) | reader
@@ -192,7 +195,9 @@ class _Lowering:
             else_branch=_branch([raw], raw.output[0]),
         )
 
-    def body(self, graph: onnx.GraphProto, switch: frozenset[str], outer: Mapping[str, str] | None = None) -> None:
+    def body(
+        self, graph: onnx.GraphProto, switch: frozenset[str], outer: Mapping[str, str] | None = None
+    ) -> None:
         """Lower a subgraph in place: everything float it reads or computes is switched by the node around it."""
         local = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
         dtypes = analysis.graph_dtypes(graph)
@@ -236,8 +241,9 @@ class _Lowering:
         for value in [value for value in graph.input if value.name in self.model.weights]:
             graph.input.remove(value)
         for feed in self.weights.values():
-            shape = [int(size) for size in self.model.weights[feed.weight].shape.numpy()]
-            graph.input.append(helper.make_tensor_value_info(feed.feed, TensorProto.FLOAT, shape))
+            tensor = self.model.weights[feed.weight]
+            shape = [int(size) for size in tensor.shape.numpy()]
+            graph.input.append(helper.make_tensor_value_info(feed.feed, int(tensor.dtype), shape))
         graph.node.extend(self.switches(graph))
         graph.node.extend(self.emit.nodes)
         graph.initializer.extend(self.emit.constants.values())
@@ -260,7 +266,9 @@ class _Lowering:
 
 
 def _branch(nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
-    return helper.make_graph(nodes, output, [], [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)])
+    return helper.make_graph(
+        nodes, output, [], [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)]
+    )
 
 
 @dataclass

@@ -15,7 +15,8 @@ import onnx_ir as ir
 from harness.errors import ModelError, NothingSelectedError
 from harness.model import analysis
 
-LARGE_WEIGHT = 64  # float initializers with more elements are fed at run time instead of embedded
+LARGE_WEIGHT = 64  # float32 initializers with more elements are fed at run time instead of embedded
+LARGE_BYTES = 64 << 20  # and initializers of any dtype with more bytes
 
 
 @dataclass(frozen=True)
@@ -93,18 +94,16 @@ class Model:
 
     @cached_property
     def weights(self) -> Mapping[str, ir.TensorProtocol]:
-        """The float32 initializers that are large enough to be fed rather than embedded."""
+        """The initializers that are large enough to be fed rather than embedded."""
         return {
             name: value.const_value
             for name, value in self.ir.graph.initializers.items()
-            if value.const_value is not None
-            and value.const_value.dtype == ir.DataType.FLOAT
-            and value.const_value.size > LARGE_WEIGHT
+            if value.const_value is not None and _is_large(value.const_value)
         }
 
     def weight(self, name: str) -> np.ndarray:
-        """The values of one of `weights`, float32; a memory map where the data is external."""
-        return np.ascontiguousarray(self.weights[name].numpy(), dtype=np.float32)
+        """The values of one of `weights`; a memory map where the data is external."""
+        return np.ascontiguousarray(self.weights[name].numpy())
 
     @cached_property
     def skeleton(self) -> onnx.ModelProto:
@@ -129,9 +128,7 @@ class Model:
     @cached_property
     def product_nodes(self) -> frozenset[str]:
         """Names of the nodes that compute matrix products or convolutions, in their subgraphs too."""
-        return frozenset(
-            node.name for node in self.skeleton.graph.node if analysis.computes_products(node)
-        )
+        return frozenset(node.name for node in self.skeleton.graph.node if analysis.computes_products(node))
 
     @cached_property
     def nodes(self) -> tuple[NodeInfo, ...]:
@@ -213,6 +210,11 @@ def hash_proto(proto: onnx.ModelProto) -> str:
         raise ModelError(
             "the model is over 2 GB in one protobuf", hint="save it with external data and give its path"
         ) from error
+
+
+def _is_large(tensor: ir.TensorProtocol) -> bool:
+    is_float = tensor.dtype == ir.DataType.FLOAT
+    return (is_float and tensor.size > LARGE_WEIGHT) or tensor.nbytes > LARGE_BYTES
 
 
 def _info(value: ir.Value) -> TensorInfo:

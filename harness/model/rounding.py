@@ -3,7 +3,8 @@
 FP16, BF16 and FP8 use ONNX's Cast to the type and back, where the opset has that type; otherwise, and for TF32,
 which has no type in ONNX, Veltkamp's splitting: with `c = (2**s + 1) * x`, `c - (c - x)` is `x` rounded to
 nearest with `s` bits fewer (T. J. Dekker, "A floating-point technique for extending the available precision",
-Numerische Mathematik 18, 1971). Values beyond the range of the type become infinities.
+Numerische Mathematik 18, 1971). It passes values beyond 2**100 on unrounded and does not know subnormals. Values
+beyond the range of a type become infinities.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from harness.tensors.precision import Precision
 
 SIGNIFICAND_BITS = {Precision.TF32: 11, Precision.BF16: 8}
-VELTKAMP_LIMIT = 2.0**100  # beyond it the splitting itself would overflow; such values are passed on as they are
+VELTKAMP_LIMIT = (
+    2.0**100
+)  # beyond it the splitting itself would overflow; such values are passed on as they are
 FP8_MAX = 448.0
 FP8_OVERFLOW = 464.0  # halfway between the largest E4M3 value and what would be the next one
 CAST_TYPE = {
@@ -96,7 +99,7 @@ def _cast(emit: Emitter, name: str, kind: int) -> str:
 
 
 def _scalar(emit: Emitter, name: str, value: float) -> str:
-    return emit.constant(name, np.float32(value).reshape(()))
+    return emit.constant(name, np.array(value, dtype=np.float32))
 
 
 def _within(emit: Emitter, name: str, limit: str) -> str:
@@ -106,12 +109,16 @@ def _within(emit: Emitter, name: str, limit: str) -> str:
 def _veltkamp(emit: Emitter, name: str, bits: int) -> str:
     scaled = emit.add("Mul", name, _scalar(emit, f"veltkamp{bits}", 2 ** (24 - bits) + 1))
     split = emit.add("Sub", scaled, emit.add("Sub", scaled, name))
-    return emit.add("Where", _within(emit, name, _scalar(emit, "veltkamp_limit", VELTKAMP_LIMIT)), split, name)
+    return emit.add(
+        "Where", _within(emit, name, _scalar(emit, "veltkamp_limit", VELTKAMP_LIMIT)), split, name
+    )
 
 
 def _overflow_fp8(emit: Emitter, name: str, rounded: str) -> str:
     infinite = emit.add("Mul", name, _scalar(emit, "infinity", np.inf))
-    return emit.add("Where", _within(emit, name, _scalar(emit, "fp8_overflow", FP8_OVERFLOW)), rounded, infinite)
+    return emit.add(
+        "Where", _within(emit, name, _scalar(emit, "fp8_overflow", FP8_OVERFLOW)), rounded, infinite
+    )
 
 
 def _fp8_cast(emit: Emitter, name: str) -> str:

@@ -36,7 +36,9 @@ def with_islands(model: Model, precision: Precision, islands: Collection[str] = 
     if precision not in LOW_DTYPE:
         return model
     if precision is Precision.BF16 and model.opset < 13:
-        raise ModelError(f"opset {model.opset} has no bfloat16", where=model.name, hint="export at opset 13 or newer")
+        raise ModelError(
+            f"opset {model.opset} has no bfloat16", where=model.name, hint="export at opset 13 or newer"
+        )
     copy = model.ir.clone()
     chosen = {node.name for node in units_of(model, precision)} - set(islands)
     _Typing(model, copy, LOW_DTYPE[precision], precision).apply(chosen)

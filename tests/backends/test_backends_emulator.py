@@ -1,0 +1,223 @@
+"""The emulator against a NumPy fake-cast written by hand, node by node."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graphs import branch_and_loop, graph_model, norm_chain
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from harness.backends import Observation, Plan
+from harness.backends.emulator import Emulator
+from harness.backends.reference import Reference
+from harness.errors import ModelError, NothingSelectedError
+from harness.model import load_model
+from harness.model.rounding import round_array
+from harness.tensors.precision import Precision
+
+LOW = [Precision.FP16, Precision.BF16, Precision.FP8]
+X = np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32)
+
+
+def by_hand(scale: float, lowered: set[str], precision: Precision) -> dict[str, np.ndarray]:
+    """norm_chain in NumPy, each lowered node's inputs and output rounded."""
+    model = load_model(norm_chain(scale))
+    tensors = {"x": X, "scale": np.float32(scale), "w": model.weight("w")}
+    steps = {
+        "scaled": (("x", "scale"), np.multiply),
+        "sq": (("scaled", "scaled"), np.multiply),
+        "mean": (("sq",), lambda v: v.mean(-1, keepdims=True, dtype=np.float32)),
+        "root": (("mean",), np.sqrt),
+        "norm": (("scaled", "root"), np.divide),
+        "proj": (("norm", "w"), np.matmul),
+        "relu": (("proj",), lambda v: np.maximum(v, 0)),
+        "y": (("relu", "x"), np.add),
+    }
+    with np.errstate(all="ignore"):
+        for name, (reads, compute) in steps.items():
+            low = name in lowered
+            args = [round_array(tensors[read], precision) if low else tensors[read] for read in reads]
+            value = np.asarray(compute(*args), dtype=np.float32)
+            tensors[name] = round_array(value, precision) if low else value
+    return tensors
+
+
+@pytest.mark.parametrize("precision", LOW)
+@given(lowered=st.sets(st.sampled_from(["scaled", "sq", "mean", "root", "norm", "proj", "relu", "y"])))
+@settings(max_examples=25, deadline=None)
+def test_any_choice_of_lowered_nodes_computes_what_numpy_computes(
+    precision: Precision, lowered: set[str]
+) -> None:
+    emulator = Emulator(load_model(norm_chain(3.0)))
+    names = ["scaled", "sq", "mean", "root", "norm", "proj", "relu", "y"]
+    found = emulator.run({"x": X}, precision, lowered=lowered, tensors=names)
+    expected = by_hand(3.0, lowered, precision)
+    step = {Precision.FP16: 2.0**-10, Precision.BF16: 2.0**-7, Precision.FP8: 2.0**-2}[precision]
+    for name in names:  # sums may be ordered otherwise: at most a rounding apart
+        np.testing.assert_allclose(found[name], expected[name], rtol=2 * step, atol=1e-5 + step, err_msg=name)
+    for name in lowered:
+        np.testing.assert_array_equal(found[name], round_array(found[name], precision), err_msg=name)
+
+
+def test_one_session_serves_every_mask() -> None:
+    emulator = Emulator(load_model(norm_chain()))
+    for lowered in ([], ["sq"], ["sq", "mean"], ["proj"]):
+        emulator.run({"x": X}, Precision.FP16, lowered=lowered)
+    assert len(emulator._runners) == 1
+
+
+@pytest.mark.parametrize("precision", [*LOW, Precision.TF32])
+def test_nothing_lowered_is_the_reference_bit_for_bit(precision: Precision) -> None:
+    model = load_model(norm_chain())
+    expected = Reference(model).run({"x": X})["y"]
+    np.testing.assert_array_equal(Emulator(model).run({"x": X}, precision, lowered=[])["y"], expected)
+
+
+def test_the_casts_are_not_folded_away() -> None:
+    model = load_model(norm_chain(600.0))
+    found = Emulator(model).run({"x": X}, Precision.FP16, tensors=["sq", "scaled"])
+    assert np.isinf(found["sq"]).any()
+    np.testing.assert_array_equal(found["scaled"], round_array(found["scaled"], Precision.FP16))
+    assert not np.array_equal(found["scaled"], Reference(model).run({"x": X}, ["scaled"])["scaled"])
+
+
+def test_bf16_has_the_range_that_fp16_lacks() -> None:
+    emulator = Emulator(load_model(norm_chain(600.0)))
+    assert np.isfinite(emulator.run({"x": X}, Precision.BF16, tensors=["sq"])["sq"]).all()
+
+
+def test_tf32_rounds_the_operands_of_products_only() -> None:
+    model = load_model(norm_chain())
+    emulator = Emulator(model)
+    assert emulator.units(Precision.TF32) == ("proj",)
+    found = emulator.run({"x": X}, Precision.TF32, tensors=["norm", "proj"])
+    exact = Reference(model).run({"x": X}, ["norm", "proj"])
+    np.testing.assert_array_equal(found["norm"], exact["norm"])
+    operands = round_array(exact["norm"], Precision.TF32), round_array(model.weight("w"), Precision.TF32)
+    np.testing.assert_allclose(found["proj"], operands[0] @ operands[1], rtol=1e-5, atol=1e-6)
+    assert not np.array_equal(found["proj"], exact["proj"])
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
+def test_bodies_of_if_and_loop_are_lowered_with_their_node(precision: Precision) -> None:
+    model = load_model(branch_and_loop())
+    x = np.random.default_rng(5).standard_normal((4, 16)).astype(np.float32)
+    emulator = Emulator(model)
+    found = emulator.run({"x": x}, precision)["y"]
+    low = lambda value: round_array(np.asarray(value, dtype=np.float32), precision)  # noqa: E731
+    a = low(low(x) * low(x))
+    state, w = low(a * a), low(model.weight("w"))
+    for _ in range(3):
+        state = low(low(state @ w) + state)
+    np.testing.assert_allclose(found, state, rtol=2.0**-6, atol=2.0**-8)
+    np.testing.assert_array_equal(found, low(found))
+    kept = emulator.run({"x": x}, precision, lowered=["a"])["y"]
+    assert not np.array_equal(kept, low(kept))
+
+
+def test_quantised_graphs_run_as_they_are() -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], name="q"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"], name="d"),
+        helper.make_node("Relu", ["d"], ["y"], name="y"),
+    ]
+    weights = {"scale": np.float32(0.0301), "zero": np.int8(0)}
+    model = load_model(graph_model(nodes, inputs={"x": [5, 16]}, outputs={"y": [5, 16]}, weights=weights))
+    emulator = Emulator(model)
+    assert emulator.units(Precision.FP16) == ("y",)
+    assert emulator.units(Precision.INT8) == ()
+    exact = Reference(model).run({"x": X})["y"]
+    np.testing.assert_array_equal(emulator.run({"x": X}, Precision.INT8)["y"], exact)
+
+
+def test_shape_arithmetic_and_integers_are_never_lowered() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"], name="shape"),
+        helper.make_node("Cast", ["shape"], ["shape_f"], name="shape_f", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["shape_f", "ones"], ["sizes_f"], name="sizes_f"),
+        helper.make_node("Cast", ["sizes_f"], ["sizes"], name="sizes", to=TensorProto.INT64),
+        helper.make_node("Expand", ["x", "sizes"], ["y"], name="y"),
+    ]
+    weights = {"ones": np.ones(2, dtype=np.float32)}
+    model = load_model(
+        graph_model(nodes, inputs={"x": [1, 4097]}, outputs={"y": ["a", "b"]}, weights=weights)
+    )
+    assert [node.name for node in model.lowerable] == ["y"]
+    x = np.ones(
+        (1, 4097), dtype=np.float32
+    )  # 4097 is no FP16 number: rounding the shape would break the Expand
+    assert Emulator(model).run({"x": x}, Precision.FP16)["y"].shape == (1, 4097)
+
+
+def test_introduced_error_is_that_of_the_node_alone() -> None:
+    model = load_model(norm_chain(600.0))
+    exact, low = Emulator(model).introduced({"x": X}, Precision.FP16, [node.name for node in model.nodes])
+    reference = Reference(model).run({"x": X}, ["sq", "mean", "norm"])
+    for name, value in reference.items():
+        np.testing.assert_array_equal(exact[name], value)
+    assert np.isinf(low["sq"]).any()
+    np.testing.assert_allclose(low["norm"], reference["norm"], rtol=2e-3)  # its reference inputs are sound
+
+
+def test_introduced_error_of_a_loop_is_measured_inside_its_body() -> None:
+    model = load_model(branch_and_loop())
+    x = np.random.default_rng(5).standard_normal((4, 16)).astype(np.float32)
+    exact, low = Emulator(model).introduced({"x": x}, Precision.FP16, ["loop"])
+    assert 0 < np.abs(exact["y"] - low["y"]).max() < 0.05 * np.abs(exact["y"]).max()
+
+
+def test_evaluate_keeps_islands_in_fp32_and_observes_what_is_marked() -> None:
+    model = load_model(norm_chain(600.0))
+    emulator = Emulator(model)
+    plan = Plan(
+        Precision.FP16,
+        islands=frozenset({"sq", "mean", "root"}),
+        observation=Observation.TYPED,
+        marks=frozenset({"sq"}),
+    )
+    evaluation = emulator.evaluate(plan, {"x": X})
+    assert set(evaluation.tensors) == {"y", "sq"}
+    assert np.isfinite(evaluation.tensors["sq"]).all()
+
+
+def test_an_island_that_is_no_node_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(NothingSelectedError, match="did you mean 'mean'"):
+        Emulator(load_model(norm_chain())).evaluate(Plan(Precision.FP16, frozenset({"meann"})), {"x": X})
+
+
+def test_a_scalar_tensor_stays_a_scalar() -> None:
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["total"], name="total", keepdims=0),
+        helper.make_node("Mul", ["total", "total"], ["y"], name="y"),
+    ]
+    model = load_model(graph_model(nodes, inputs={"x": [5, 16]}, outputs={"y": []}))
+    assert Emulator(model).run({"x": X}, Precision.FP16)["y"].shape == ()
+
+
+def test_a_weight_with_two_readers_is_rounded_for_the_lowered_one_only() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="a"),
+        helper.make_node("MatMul", ["x", "w"], ["b"], name="b"),
+        helper.make_node("Sub", ["a", "b"], ["y"], name="y"),
+    ]
+    w = np.random.default_rng(2).standard_normal((16, 16)).astype(np.float32)
+    model = load_model(graph_model(nodes, inputs={"x": [5, 16]}, outputs={"y": [5, 16]}, weights={"w": w}))
+    emulator = Emulator(model)
+    assert np.abs(emulator.run({"x": X}, Precision.FP16, lowered=["a"])["y"]).max() > 0
+    assert np.abs(emulator.run({"x": X}, Precision.FP16, lowered=["a", "b"])["y"]).max() == 0
+
+
+def test_an_operator_that_onnx_runtime_lacks_is_named() -> None:
+    node = helper.make_node("Frobnicate", ["x"], ["y"], name="y", domain="com.example")
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [5, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [5, 16])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.example", 1)]
+    model = load_model(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    with pytest.raises(ModelError, match="Frobnicate"):
+        Reference(model).run({"x": X})

@@ -1,0 +1,106 @@
+"""Small graphs for the tests of models and backends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def graph_model(
+    nodes: Sequence[onnx.NodeProto],
+    *,
+    inputs: Mapping[str, Sequence[int | str]],
+    outputs: Mapping[str, Sequence[int | str] | None],
+    weights: Mapping[str, np.ndarray] | None = None,
+    opset: int = 17,
+    dtypes: Mapping[str, int] | None = None,
+) -> onnx.ModelProto:
+    """A checked model of float32 inputs and outputs (or the TensorProto types in `dtypes`)."""
+    kinds = dtypes or {}
+    graph = helper.make_graph(
+        list(nodes),
+        "graph",
+        [
+            helper.make_tensor_value_info(n, kinds.get(n, TensorProto.FLOAT), list(s))
+            for n, s in inputs.items()
+        ],
+        [helper.make_tensor_value_info(n, kinds.get(n, TensorProto.FLOAT), s) for n, s in outputs.items()],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (weights or {}).items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model
+
+
+def norm_chain(scale: float = 1.0, width: int = 16, opset: int = 13) -> onnx.ModelProto:
+    """x·scale, squared, averaged, rooted, divided, times a matrix: an RMSNorm and a projection."""
+    rng = np.random.default_rng(7)
+    nodes = [
+        helper.make_node("Mul", ["x", "scale"], ["scaled"], name="scaled"),
+        helper.make_node("Mul", ["scaled", "scaled"], ["sq"], name="sq"),
+        helper.make_node("ReduceMean", ["sq"], ["mean"], name="mean", axes=[-1], keepdims=1),
+        helper.make_node("Sqrt", ["mean"], ["root"], name="root"),
+        helper.make_node("Div", ["scaled", "root"], ["norm"], name="norm"),
+        helper.make_node("MatMul", ["norm", "w"], ["proj"], name="proj"),
+        helper.make_node("Relu", ["proj"], ["relu"], name="relu"),
+        helper.make_node("Add", ["relu", "x"], ["y"], name="y"),
+    ]
+    weights = {
+        "scale": np.float32(scale),
+        "w": rng.standard_normal((width, width)).astype(np.float32) / np.float32(np.sqrt(width)),
+    }
+    return graph_model(
+        nodes, inputs={"x": ["n", width]}, outputs={"y": ["n", width]}, weights=weights, opset=opset
+    )
+
+
+def branch_and_loop() -> onnx.ModelProto:
+    """An If whose branches square or halve `a`, then a Loop that adds `w` · state three times."""
+    then = helper.make_graph(
+        [helper.make_node("Mul", ["a", "a"], ["then_sq"], name="then_sq")],
+        "then",
+        [],
+        [helper.make_tensor_value_info("then_sq", TensorProto.FLOAT, None)],
+    )
+    other = helper.make_graph(
+        [helper.make_node("Mul", ["a", "half"], ["else_half"], name="else_half")],
+        "else",
+        [],
+        [helper.make_tensor_value_info("else_half", TensorProto.FLOAT, None)],
+    )
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["state", "w"], ["step"], name="step"),
+            helper.make_node("Add", ["step", "state"], ["next"], name="next"),
+            helper.make_node("Identity", ["go"], ["still"], name="still"),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, [4, 16]),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [4, 16]),
+        ],
+    )
+    rng = np.random.default_rng(3)
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["a"], name="a"),
+        helper.make_node("ReduceSum", ["a"], ["total"], name="total", keepdims=0),
+        helper.make_node("Greater", ["total", "zero"], ["positive"], name="positive"),
+        helper.make_node("If", ["positive"], ["b"], name="choose", then_branch=then, else_branch=other),
+        helper.make_node("Loop", ["three", "true", "b"], ["y"], name="loop", body=body),
+    ]
+    weights = {
+        "half": np.float32(0.5),
+        "zero": np.float32(0),
+        "three": np.int64(3),
+        "true": np.bool_(True),
+        "w": rng.standard_normal((16, 16)).astype(np.float32) / 8,
+    }
+    return graph_model(nodes, inputs={"x": [4, 16]}, outputs={"y": [4, 16]}, weights=weights)

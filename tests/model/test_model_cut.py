@@ -1,0 +1,127 @@
+"""Cutting subgraphs out, and typed graphs with islands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from graphs import branch_and_loop, graph_model, norm_chain
+from onnx import TensorProto, helper
+
+from harness.backends.emulator import Emulator
+from harness.backends.reference import Reference
+from harness.errors import ModelError, NothingSelectedError
+from harness.model import extract, load_model, save_model, with_islands
+from harness.tensors.precision import Precision
+
+X = np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32)
+
+
+def test_a_cut_subgraph_computes_what_it_did_in_the_whole() -> None:
+    model = load_model(norm_chain())
+    whole = Reference(model).run({"x": X}, ["scaled", "root", "relu"])
+    part = extract(model, ["scaled", "root"], ["relu"])
+    assert [node.name for node in part.nodes] == ["norm", "proj", "relu"]
+    assert {info.name: info.shape for info in part.inputs} == {"scaled": ("n", 16), "root": ("n", 1)}
+    found = Reference(part).run({"scaled": whole["scaled"], "root": whole["root"]})
+    np.testing.assert_array_equal(found["relu"], whole["relu"])
+    assert [node.name for node in model.nodes] == [node.name for node in load_model(norm_chain()).nodes]
+
+
+def test_inputs_that_the_part_does_not_need_are_left_out() -> None:
+    part = extract(load_model(norm_chain()), ["x", "scaled"], ["sq"])
+    assert [info.name for info in part.inputs] == ["scaled"]
+    assert not part.weights
+
+
+def test_a_cut_that_needs_more_inputs_is_refused() -> None:
+    with pytest.raises(ModelError, match="not properly bounded"):
+        extract(load_model(norm_chain()), ["root"], ["norm"])
+
+
+def test_a_cut_through_a_loop_keeps_what_its_body_reads(tmp_path: Path) -> None:
+    model = load_model(branch_and_loop())
+    x = np.random.default_rng(5).standard_normal((4, 16)).astype(np.float32)
+    whole = Reference(model).run({"x": x}, ["b", "y"])
+    part = load_model(save_model(extract(model, ["b"], ["y"]), tmp_path / "loop.onnx"))
+    np.testing.assert_array_equal(Reference(part).run({"b": whole["b"]})["y"], whole["y"])
+
+
+def test_a_typed_graph_computes_what_the_emulator_predicts(tmp_path: Path) -> None:
+    islands = ("sq", "mean", "root")
+    model = load_model(norm_chain(600.0))
+    path = save_model(with_islands(model, Precision.FP16, islands), tmp_path / "typed.onnx")
+    onnx.checker.check_model(path, full_check=True)
+    session = ort.InferenceSession(path)
+    assert [(value.name, value.type) for value in session.get_inputs()] == [("x", "tensor(float)")]
+    assert [(value.name, value.type) for value in session.get_outputs()] == [("y", "tensor(float)")]
+    emulator = Emulator(model)
+    lowered = [name for name in emulator.units(Precision.FP16) if name not in islands]
+    expected = emulator.run({"x": X}, Precision.FP16, lowered=lowered)["y"]
+    np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=4e-3, atol=4e-3)
+
+
+def test_islands_decide_which_tensors_carry_which_dtype() -> None:
+    typed = with_islands(load_model(norm_chain()), Precision.FP16, ["sq", "mean"])
+    kinds = {name: typed.dtypes[name] for name in ("scaled", "sq", "mean", "root", "proj")}
+    assert kinds == {
+        "scaled": "float16",
+        "sq": "float32",
+        "mean": "float32",
+        "root": "float16",
+        "proj": "float16",
+    }
+    assert sum(node.op == "Cast" for node in typed.nodes) == 4  # x in, scaled up, mean down, y back
+
+
+def test_a_typed_graph_stores_low_precision_weights(tmp_path: Path) -> None:
+    typed = with_islands(load_model(norm_chain()), Precision.FP16)
+    kinds = {
+        tensor.name: tensor.data_type
+        for tensor in onnx.load(save_model(typed, tmp_path / "t.onnx")).graph.initializer
+    }
+    assert kinds["w::fp16"] == TensorProto.FLOAT16
+    assert "w" not in kinds
+
+
+def test_a_typed_bf16_graph_loads_in_onnx_runtime(tmp_path: Path) -> None:
+    typed = with_islands(load_model(norm_chain()), Precision.BF16, ["proj"])
+    onnx.checker.check_model(save_model(typed, tmp_path / "t.onnx"), full_check=True)
+    assert typed.dtypes["sq"] == "bfloat16"
+    assert typed.dtypes["proj"] == "float32"
+
+
+def test_bodies_of_control_flow_stay_in_fp32_in_a_typed_graph(tmp_path: Path) -> None:
+    model = load_model(branch_and_loop())
+    path = save_model(with_islands(model, Precision.FP16), tmp_path / "t.onnx")
+    x = np.random.default_rng(5).standard_normal((4, 16)).astype(np.float32)
+    found = ort.InferenceSession(path).run(None, {"x": x})[0]
+    np.testing.assert_allclose(found, Reference(model).run({"x": x})["y"], rtol=2e-2, atol=1e-2)
+
+
+def test_an_intermediate_tensor_that_is_also_an_output_keeps_its_name_and_dtype(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["a"], name="a"),
+        helper.make_node("Add", ["a", "x"], ["y"], name="y"),
+    ]
+    model = load_model(graph_model(nodes, inputs={"x": [5, 16]}, outputs={"a": [5, 16], "y": [5, 16]}))
+    session = ort.InferenceSession(save_model(with_islands(model, Precision.FP16), tmp_path / "t.onnx"))
+    assert [(value.name, value.type) for value in session.get_outputs()] == [
+        ("a", "tensor(float)"),
+        ("y", "tensor(float)"),
+    ]
+    np.testing.assert_allclose(session.run(["y"], {"x": X})[0], X * X + X, rtol=2e-3, atol=2e-3)
+
+
+def test_fp32_and_tf32_have_no_type_of_their_own() -> None:
+    model = load_model(norm_chain())
+    assert with_islands(model, Precision.FP32) is model
+    assert with_islands(model, Precision.TF32, ["sq"]) is model
+
+
+def test_an_island_must_be_a_node() -> None:
+    with pytest.raises(NothingSelectedError, match="did you mean"):
+        with_islands(load_model(norm_chain()), Precision.FP16, ["prj"])

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from graphs import branch_and_loop, graph_model, norm_chain
+from onnx import TensorProto, helper
+
+from harness.backends.reference import Reference
+from harness.errors import ModelError, NothingSelectedError
+from harness.model import load_model, save_model
+
+
+def with_external_data(folder: Path) -> Path:
+    path = folder / "model.onnx"
+    onnx.save(norm_chain(), path, save_as_external_data=True, location="model.data", size_threshold=0)
+    return path
+
+
+def test_a_model_is_read_with_its_inputs_outputs_and_nodes(tmp_path: Path) -> None:
+    onnx.save(norm_chain(), tmp_path / "m.onnx")
+    model = load_model(tmp_path / "m.onnx")
+    assert (model.inputs[0].name, model.inputs[0].dtype, model.inputs[0].shape) == ("x", "float32", ("n", 16))
+    assert [info.name for info in model.outputs] == ["y"]
+    assert [node.name for node in model.nodes][:3] == ["scaled", "sq", "mean"]
+    assert model.predecessors["norm"] == ("scaled", "root")
+    assert list(model.weights) == ["w"]
+    assert model.name == "m"
+
+
+def test_nodes_without_a_name_get_one_and_keep_it() -> None:
+    proto = norm_chain()
+    for node in proto.graph.node:
+        node.name = ""
+    names = [node.name for node in load_model(proto).nodes]
+    assert names[:2] == ["Mul_0", "Mul_1"]
+    assert names == [node.name for node in load_model(proto).nodes]
+
+
+def test_two_nodes_with_one_name_are_refused() -> None:
+    proto = norm_chain()
+    proto.graph.node[1].name = proto.graph.node[0].name
+    with pytest.raises(ModelError, match="two nodes are named 'scaled'"):
+        load_model(proto)
+
+
+def test_local_functions_are_inlined() -> None:
+    function = helper.make_function(
+        "local",
+        "Square",
+        ["v"],
+        ["w"],
+        [helper.make_node("Mul", ["v", "v"], ["w"])],
+        [helper.make_opsetid("", 17)],
+    )
+    node = helper.make_node("Square", ["x"], ["y"], name="square", domain="local")
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    model = load_model(helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=8))
+    assert [node.op for node in model.nodes] == ["Mul"]
+
+
+def test_external_data_is_read_and_part_of_the_hash(tmp_path: Path) -> None:
+    path = with_external_data(tmp_path)
+    first = load_model(path)
+    x = np.ones((2, 16), dtype=np.float32)
+    np.testing.assert_array_equal(
+        Reference(first).run({"x": x})["y"], Reference(load_model(norm_chain())).run({"x": x})["y"]
+    )
+    data = bytearray((tmp_path / "model.data").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "model.data").write_bytes(data)
+    assert load_model(path).sha256 != first.sha256
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "outside"])
+def test_broken_external_data_is_named(tmp_path: Path, damage: str) -> None:
+    path = with_external_data(tmp_path)
+    if damage == "missing":
+        (tmp_path / "model.data").unlink()
+    elif damage == "short":
+        (tmp_path / "model.data").write_bytes(b"\0" * 8)
+    else:
+        proto = onnx.load(path, load_external_data=False)
+        for tensor in proto.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = "../secret.data"
+        path.write_bytes(proto.SerializeToString())
+    message = {
+        "missing": "is missing: model.data",
+        "short": "is cut short",
+        "outside": "outside the model's folder",
+    }
+    with pytest.raises(ModelError, match=message[damage]) as caught:
+        load_model(path)
+    assert str(path) in str(caught.value)
+    assert "'w'" in str(caught.value) or "'scale'" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model at all", b"\x08\x08\x12"])
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"bad\.onnx.*not an ONNX model"):
+        load_model(path)
+
+
+def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(norm_chain().SerializeToString()[:-100])
+    with pytest.raises(ModelError, match=r"cut\.onnx"):
+        Reference(load_model(path)).run({"x": np.ones((2, 16), dtype=np.float32)})
+
+
+def test_a_missing_file_is_reported_with_its_neighbours(tmp_path: Path) -> None:
+    onnx.save(norm_chain(), tmp_path / "there.onnx")
+    with pytest.raises(ModelError, match=r"no such model file .this folder holds there\.onnx"):
+        load_model(tmp_path / "their.onnx")
+
+
+def test_a_saved_model_computes_the_same(tmp_path: Path) -> None:
+    model = load_model(branch_and_loop())
+    again = load_model(save_model(model, tmp_path / "deep" / "again.onnx"))
+    x = np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32)
+    np.testing.assert_array_equal(Reference(model).run({"x": x})["y"], Reference(again).run({"x": x})["y"])
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["again.onnx"]
+
+
+def test_large_weights_are_saved_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.model.load.EXTERNAL_OVER", 512)
+    model = load_model(norm_chain())
+    path = save_model(model, tmp_path / "big.onnx")
+    assert (tmp_path / "big.onnx.data").stat().st_size >= model.weight("w").nbytes
+    x = np.ones((2, 16), dtype=np.float32)
+    np.testing.assert_array_equal(
+        Reference(load_model(path)).run({"x": x})["y"], Reference(model).run({"x": x})["y"]
+    )
+
+
+def test_an_unknown_node_name_gets_the_nearest_one() -> None:
+    with pytest.raises(NothingSelectedError, match="did you mean 'norm'"):
+        load_model(norm_chain()).node("normm")
+
+
+def test_the_old_opset_is_refused_with_what_to_do() -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"], name="y")]
+    model = load_model(graph_model(nodes, inputs={"x": [2]}, outputs={"y": [2]}, opset=8))
+    with pytest.raises(ModelError, match=r"opset 8 is too old.*version_converter"):
+        Reference(model).run({"x": np.ones(2, dtype=np.float32)})
