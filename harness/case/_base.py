@@ -68,6 +68,11 @@ def _as_list(value: Any) -> Any:
     return value if value is None or isinstance(value, (list, tuple, dict)) else [value]
 
 
+def examples(*values: Any) -> ConfigDict:
+    """A model's configuration with examples for editors."""
+    return ConfigDict(json_schema_extra={"examples": list(values)})
+
+
 def one_or_list(item: Any) -> BeforeValidator:
     """A validator that lets one `item` stand for the list that holds it alone."""
     return BeforeValidator(_as_list, json_schema_input_type=item | list[item])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 
@@ -49,16 +50,17 @@ def _floats(
     fill: UniformFill | NormalFill, shape: Shape, dtype: np.dtype, random: np.random.Generator
 ) -> np.ndarray:
     # Narrow floats are drawn in float32 and rounded, so that a model and its FP16 sibling see the same data.
-    wide: type[np.float32] | type[np.float64] = np.float64 if dtype == np.float64 else np.float32
+    wide: Any = np.float64 if dtype == np.float64 else np.float32
+    drawn = np.empty(shape, wide)
     if isinstance(fill, NormalFill):
-        drawn = np.asarray(random.standard_normal(shape, dtype=wide), wide)
+        random.standard_normal(dtype=wide, out=drawn)
         scale, offset = fill.std, fill.mean
     else:
-        drawn = np.asarray(random.random(shape, dtype=wide), wide)
+        random.random(dtype=wide, out=drawn)
         scale, offset = fill.high - fill.low, fill.low
     with np.errstate(over="ignore"):
-        drawn *= scale
-        drawn += offset
+        np.multiply(drawn, scale, out=drawn)
+        np.add(drawn, offset, out=drawn)
     if not np.isfinite(drawn).all():
         raise InputDataError(f"`{fill.kind}` draws values beyond {np.dtype(wide).name}")
     return _cast(drawn, dtype)

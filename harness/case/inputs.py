@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from harness.case._base import Bool, Float, Frozen, Int, Text, describe, mistake, one_or_list
+from harness.case._base import Bool, Float, Frozen, Int, Text, describe, examples, mistake, one_or_list
 
 Dim = Annotated[int, Field(strict=True, ge=0)]
 Shape = tuple[Dim, ...]
@@ -90,7 +90,7 @@ class FileFill(Frozen):
     """The array in a file: `.npy`, `.npz`, `.safetensors`, or `.pb` (an ONNX TensorProto)."""
 
     kind: Literal["file"] = "file"
-    path: Annotated[tuple[Text, ...], one_or_list(str), Field(min_length=1)]
+    path: Annotated[tuple[Text, ...], Field(min_length=1), one_or_list(Text)]
     """The file, relative to the case file, used for every sample; or a list of files, one for each sample."""
     key: Text | None = None
     """Which array of an `.npz` or `.safetensors` file; by default the one named as the input, or the only
@@ -123,6 +123,13 @@ Fill = Annotated[
 
 class InputSpec(Frozen):
     """One input of the model. In a file, a list alone is its shape."""
+
+    model_config = examples(
+        {"shape": [1, 3, 224, 224], "fill": "uniform"},
+        {"shape": [4, 128], "min": [1, 1], "opt": [4, 128], "max": [16, 512]},
+        {"fill": {"kind": "integers", "low": 0, "high": 32000}},
+        {"fill": {"kind": "file", "path": ["first.npy", "second.npy"]}},
+    )
 
     shape: Shape | None = None
     """The shape of the data, needed for dynamic axes; by default `opt`, else the file's or the model's."""

@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from harness.case._base import Bool, Frozen, Sha256, Text, mistake, one_or_list, text_like
+from harness.case._base import Bool, Frozen, Sha256, Text, examples, mistake, one_or_list, text_like
 from harness.case.inputs import FileFill, InputSpec
 from harness.case.tolerances import Tolerance
 from harness.tensors.precision import Precision
@@ -69,8 +69,17 @@ def version_in_range(version: str, specifier: str | None) -> bool:
     return specifier is None or SpecifierSet(specifier).contains(version, prereleases=True)
 
 
+MODEL_SOURCES = ("path", "url", "builder", "torch")
+
+
 class ModelSource(Frozen):
     """Where the model comes from: exactly one of `path`, `url`, `builder` and `torch`."""
+
+    model_config = examples(
+        {"path": "resnet50.onnx"},
+        {"builder": "models:mlp", "args": {"width": 256}},
+        {"torch": "models:encoder", "opset": 17},
+    )
 
     path: Text | None = None
     """An ONNX file, relative to the case file."""
@@ -97,7 +106,7 @@ class ModelSource(Frozen):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [key for key in ("path", "url", "builder", "torch") if getattr(self, key) is not None]
+        given = [key for key in MODEL_SOURCES if getattr(self, key) is not None]
         if len(given) != 1:
             found = " and ".join(f"`{key}`" for key in given) or "none of them"
             raise mistake(f"needs exactly one of `path`, `url`, `builder` and `torch`, has {found}")
@@ -113,13 +122,17 @@ class ModelSource(Frozen):
 class RunSpec(Frozen):
     """One run asked of a case. In a file, a precision alone is a run that must pass."""
 
+    model_config = examples(
+        {"precision": "fp16", "expect": "fail", "reason": "b7_sq overflows", "origin": "b7_sq"}
+    )
+
     precision: Precision
     """The arithmetic under test."""
     expect: Literal["pass", "fail"] = "pass"
     """`fail` is an expected failure: the run is xfail while it fails, and a pass is a failure (xpass)."""
     reason: Text | None = Field(default=None, validate_default=True)
     """Why the run fails; needed with `expect: fail`."""
-    origin: Annotated[tuple[Text, ...], one_or_list(str)] = ()
+    origin: Annotated[tuple[Text, ...], one_or_list(Text)] = ()
     """Names of the nodes where the error starts; if given, the failing run must have exactly these."""
     tensorrt: VersionRange | None = None
     """TensorRT releases in which the failure is expected, such as `>=10.3,<10.13`; on others, and on the
@@ -185,6 +198,10 @@ class BuildOptions(Frozen):
 class Waiver(Frozen):
     """A known drift or failure that is let pass until a day."""
 
+    model_config = examples(
+        {"reason": "fixed in the next release", "expires": "2026-12-31", "tensorrt": "10.13.*"}
+    )
+
     reason: Text
     """Why it is let pass."""
     expires: datetime.date
@@ -226,6 +243,15 @@ DEFAULT_RUNS = (RunSpec(precision=Precision.FP32), RunSpec(precision=Precision.F
 class CaseBody(Frozen):
     """What a case file holds."""
 
+    model_config = examples(
+        {
+            "model": {"path": "resnet50.onnx"},
+            "inputs": {"image": [1, 3, 224, 224]},
+            "runs": ["fp32", "fp16"],
+            "tolerances": [{"precision": "fp16", "nrmse": 1e-2}],
+        }
+    )
+
     description: Text | None = None
     """One line for a person: what this case watches."""
     model: ModelSource
@@ -243,9 +269,9 @@ class CaseBody(Frozen):
     """Limits in place of the default gates. All rules that match a tensor are merged, the later one wins."""
     build: BuildOptions = BuildOptions()
     """Options of the TensorRT builder."""
-    tags: Annotated[tuple[Tag, ...], one_or_list(str)] = ()
+    tags: Annotated[tuple[Tag, ...], one_or_list(Tag)] = ()
     """Words to select cases by; markers in pytest."""
-    requires: Annotated[tuple[Package, ...], one_or_list(str)] = ()
+    requires: Annotated[tuple[Package, ...], one_or_list(Package)] = ()
     """Python packages without which the runs are skipped, by the name that is imported."""
     waivers: tuple[Waiver, ...] = ()
     """Known failures and drifts that are let pass until a day."""

@@ -8,12 +8,12 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from harness.case._base import Frozen, Int, Text, mistake, one_or_list
+from harness.case._base import Frozen, Int, Text, examples, mistake, one_or_list
 from harness.tensors.precision import Precision
 
 NonNegative = Annotated[float, Field(strict=True, ge=0)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
-Globs = Annotated[tuple[Text, ...], one_or_list(str)]
+Globs = Annotated[tuple[Text, ...], one_or_list(Text)]
 
 
 class Relative(Frozen):
@@ -76,6 +76,12 @@ _GATED = tuple(name for name in Limits.model_fields if name not in _PARAMETERS)
 
 class Tolerance(Limits):
     """One rule: which tensors it speaks of, and their limits. Without a selector it speaks of all."""
+
+    model_config = examples(
+        {"precision": ["fp16", "bf16"], "output": "logits", "nrmse": 1e-2},
+        {"layer": "encoder/*", "atol": 1e-3, "rtol": 1e-2},
+        {"relative": {"factor": 1.5, "floor": 1e-6}},
+    )
 
     precision: Annotated[tuple[Precision, ...], one_or_list(Precision)] = ()
     """The precisions that the rule is for; by default all."""

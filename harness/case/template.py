@@ -1,0 +1,109 @@
+"""A first case file for a model, with its real inputs and comments that say what to change."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from harness.case.feeds import TensorLike
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_BATCH = (1, 1, 8)  # min, opt and max that are guessed for a dynamic first axis …
+_LENGTH = (1, 16, 64)  # … and for any other
+
+
+def case_template(inputs: Sequence[TensorLike], *, model: str, schema: str) -> str:
+    """The text of a case file.
+
+    Args:
+        inputs: the inputs of the model.
+        model: path of the model, as the case file should say it.
+        schema: path of the JSON schema, seen from the case file.
+    """
+    lines = [
+        f"# yaml-language-server: $schema={schema}",
+        "# The schema makes editors complete and explain every key; `harness case schema --out` writes it.",
+        "",
+        "model:",
+        f"  path: {_quote(model)}",
+        "",
+    ]
+    if inputs:
+        lines.append("inputs:")
+        sizes: dict[str, tuple[int, int, int]] = {}
+        for info in inputs:
+            lines += _input(info, sizes)
+        lines.append("")
+    lines += [
+        "samples: 1  # sets of inputs to judge",
+        "seed: 0",
+        "",
+        "runs: [fp32, fp16]  # also tf32, bf16, fp8, int8",
+        "",
+        "# A run that is known to fail:",
+        "#  - precision: fp16",
+        "#    expect: fail",
+        "#    reason: why",
+        "",
+        "# Without tolerances the default gates of each precision apply.",
+        "# tolerances:",
+        "#  - {precision: fp16, nrmse: 1e-2}",
+        "",
+        "tags: []",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _input(info: TensorLike, sizes: dict[str, tuple[int, int, int]]) -> list[str]:
+    lines = [f"  {_quote(info.name)}:", f"    dtype: {info.dtype}"]
+    if info.shape is None:
+        lines.append("    shape: []  # SET THIS: the model does not say how many axes there are")
+    else:
+        smallest, likely, largest = (
+            zip(*(_sizes(axis, dim, sizes) for axis, dim in enumerate(info.shape)), strict=True)
+            if info.shape
+            else ((), (), ())
+        )
+        dynamic = [
+            f"{axis} ({dim})" if dim else str(axis)
+            for axis, dim in enumerate(info.shape)
+            if not isinstance(dim, int)
+        ]
+        lines.append(f"    shape: {list(likely)}")
+        if dynamic:
+            axes = ("axes " if len(dynamic) > 1 else "axis ") + ", ".join(dynamic)
+            lines[-1] += f"  # dynamic: {axes}; these sizes and the ranges below are guesses, set them"
+            lines += [f"    min: {list(smallest)}", f"    opt: {list(likely)}", f"    max: {list(largest)}"]
+    lines.append(f"    {_fill(info.dtype)}")
+    return lines
+
+
+def _sizes(axis: int, dim: int | str | None, sizes: dict[str, tuple[int, int, int]]) -> tuple[int, int, int]:
+    """Smallest, likely and largest size of an axis; an axis of one name has one size everywhere."""
+    if isinstance(dim, int):
+        return dim, dim, dim
+    guess = _BATCH if axis == 0 else _LENGTH
+    return sizes.setdefault(dim, guess) if dim else guess
+
+
+def _fill(dtype: str) -> str:
+    if "float" in dtype:
+        return "fill: normal  # or uniform, a number, {kind: file, path: data.npy}"
+    if dtype in ("bool", "int8", "uint8"):
+        return "fill: integers" if dtype == "bool" else f"fill: {_integers(*_EIGHT_BITS[dtype])}"
+    return f"fill: {_integers(0, 2)}  # for token ids, `high` is the size of the vocabulary"
+
+
+_EIGHT_BITS = {"int8": (-128, 128), "uint8": (0, 256)}
+
+
+def _integers(low: int, high: int) -> str:
+    return f"{{kind: integers, low: {low}, high: {high}}}"
+
+
+def _quote(text: str) -> str:
+    return text if _PLAIN.fullmatch(text) and text.lower() not in _SPECIAL else json.dumps(text)
+
+
+_SPECIAL = ("true", "false", "null", "y", "n", "yes", "no", "on", "off")

@@ -1,0 +1,93 @@
+"""`harness case`: write, check and describe case files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Write, check and describe case files.")
+
+
+@app.command()
+def new(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to write; by default MODEL's name with `.case.yaml`, beside it."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a case file that is there.")] = False,
+) -> None:
+    """Write a case for MODEL, with its real inputs filled in."""
+    from harness.case import CASE_SUFFIX, case_name
+    from harness.case.template import case_template
+    from harness.errors import UsageError
+    from harness.model import load_model
+    from harness.tensors.files import write_text
+
+    target = out or model.with_name(model.stem + CASE_SUFFIX)
+    if not target.name.endswith(CASE_SUFFIX):
+        raise UsageError(f"a case file's name must end in {CASE_SUFFIX}", where=target)
+    if target.exists() and not force:
+        raise UsageError("the file is there already", where=target, hint="--force overwrites it")
+    inputs = load_model(model).inputs
+    text = case_template(inputs, model=_seen_from(target.parent, model), schema=_schema_for(target.parent))
+    write_text(target, text)
+    typer.echo(f"{target}: case {case_name(target)!r} with {_count(len(inputs), 'input')}")
+    if any(not isinstance(dim, int) for info in inputs for dim in info.shape or (None,)):
+        typer.echo("Some axes are dynamic: set their sizes in the file first.")
+    typer.echo(f"Then: harness run {target}")
+
+
+@app.command()
+def check(
+    targets: Annotated[
+        list[Path], typer.Argument(metavar="TARGET…", help="Case files, and folders that hold them.")
+    ],
+) -> None:
+    """Report every mistake in case files as `file:line:column: key: what is wrong`."""
+    from harness.case import check_cases
+
+    cases = check_cases(targets)
+    runs = sum(len(case.runs) for case in cases)
+    typer.echo(f"{_count(len(cases), 'case')} with {_count(runs, 'run')}: no mistakes")
+
+
+@app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
+) -> None:
+    """Print the JSON schema of case files, for editors."""
+    from harness.case.export import case_schema_text
+
+    if out is None:
+        typer.echo(case_schema_text(), nl=False)
+        return
+    from harness.tensors.files import write_text
+
+    write_text(out, case_schema_text())
+    typer.echo(f"{out}: the JSON schema of case files")
+
+
+def _seen_from(folder: Path, path: Path) -> str:
+    """`path` relative to `folder` where that is possible, with forward slashes."""
+    try:
+        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive
+        return path.resolve().as_posix()
+
+
+def _schema_for(folder: Path) -> str:
+    """The nearest schema file in `folder` or above it; beside the case if there is none yet."""
+    from harness.case.export import SCHEMA_FILE
+
+    for above in (folder.resolve(), *folder.resolve().parents):
+        if (above / SCHEMA_FILE).is_file():
+            return _seen_from(folder, above / SCHEMA_FILE)
+    return SCHEMA_FILE
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
