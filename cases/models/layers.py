@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from .graph import Graph
 
 
@@ -24,6 +26,25 @@ def layer_norm(graph: Graph, x: str, name: str, width: int, *, epsilon: float = 
     scaled = graph.node("Div", f"{name}_norm", centred, graph.node("Sqrt", f"{name}_sqrt", shifted))
     gained = graph.node("Mul", f"{name}_gain", scaled, graph.weight(f"{name}_gamma", (width,), 0.1, 1.0))
     return graph.node("Add", name, gained, graph.weight(f"{name}_beta", (width,), 0.1))
+
+
+def rms_norm(graph: Graph, x: str, name: str, *, epsilon: float = 1e-5) -> str:
+    """`x` over its root mean square along the last axis, without a gain."""
+    squared = graph.node("Pow", f"{name}_sq", x, graph.constant("two", 2.0))
+    mean = _mean(graph, squared, f"{name}_mean")
+    shifted = graph.node("Add", f"{name}_addeps", mean, graph.constant(f"{name}_eps", epsilon))
+    return graph.node("Div", f"{name}_norm", x, graph.node("Sqrt", f"{name}_sqrt", shifted))
+
+
+def naive_softmax(graph: Graph, x: str, name: str, *, shift: float) -> str:
+    """A softmax over the last axis that adds `shift` to its input instead of subtracting the maximum.
+
+    A softmax does not see a constant that is added to its input, but exp does: beyond 11.09 it overflows FP16.
+    """
+    shifted = graph.node("Add", f"{name}_shift", x, graph.constant(f"{name}_shift_by", shift))
+    powers = graph.node("Exp", f"{name}_exp", shifted)
+    total = graph.node("ReduceSum", f"{name}_sum", powers, graph.constant("last_axis", [-1], np.int64))
+    return graph.node("Div", f"{name}_softmax", powers, total)
 
 
 def gelu(graph: Graph, x: str, name: str) -> str:

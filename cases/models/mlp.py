@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from .graph import Graph, seeded_uniform
-from .layers import linear
+from .layers import linear, rms_norm
 
 
 def rmsnorm_mlp(
@@ -38,10 +38,7 @@ def rmsnorm_block(
 ) -> str:
     """`x + down(relu(up(rmsnorm(scale · x))))`."""
     scaled = graph.node("Mul", f"{name}_scale", x, graph.constant(f"{name}_factor", scale))
-    squared = graph.node("Pow", f"{name}_sq", scaled, graph.constant("two", 2.0))
-    mean = graph.node("ReduceMean", f"{name}_mean", squared, axes=[-1], keepdims=1)
-    shifted = graph.node("Add", f"{name}_addeps", mean, graph.constant("epsilon", epsilon))
-    normed = graph.node("Div", f"{name}_norm", scaled, graph.node("Sqrt", f"{name}_sqrt", shifted))
+    normed = rms_norm(graph, scaled, name, epsilon=epsilon)
     gained = graph.node("Mul", f"{name}_gain", normed, graph.weight(f"{name}_gamma", (width,), 0.1, 1.0))
     up = graph.node(
         "MatMul", f"{name}_up", gained, graph.weight(f"{name}_up_weight", (width, width), width**-0.5)

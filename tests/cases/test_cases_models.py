@@ -142,17 +142,18 @@ def test_another_seed_gives_other_weights(path):
 
 
 @pytest.mark.parametrize(
-    ("function", "fault"),
+    ("function", "harmless", "fault"),
     [
-        ("rmsnorm_mlp", {"scale": 600.0}),
-        ("rmsnorm_mlp", {"scale": 5e-5, "epsilon": 1e-12}),
-        ("residual_growth", {"growth": 2.0}),
-        ("attention_encoder", {"logit_scale": 65536.0}),
-        ("conv_residual", {"scale": 131072.0}),
+        ("rmsnorm_mlp", {}, {"scale": 600.0}),
+        ("rmsnorm_mlp", {}, {"scale": 5e-5, "epsilon": 1e-12}),
+        ("residual_growth", {}, {"growth": 2.0}),
+        ("attention_encoder", {}, {"logit_scale": 65536.0}),
+        ("attention_encoder", {"softmax_shift": 0.0}, {"softmax_shift": 10.0}),
+        ("conv_residual", {}, {"scale": 131072.0}),
     ],
 )
-def test_clean_twin_differs_in_constants_only(function, fault):
-    clean, faulty = (getattr(models, function)(**args) for args in ({}, fault))
+def test_clean_twin_differs_in_constants_only(function, harmless, fault):
+    clean, faulty = (getattr(models, function)(**args) for args in (harmless, fault))
     assert clean.graph.node == faulty.graph.node
     assert clean.graph.initializer != faulty.graph.initializer
 
