@@ -8,12 +8,14 @@ there. A second connection, on which nothing is sent, ends the worker when the h
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
 import socket
 import subprocess
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from harness.worker import messages, wire
 
 _GRACE_SECONDS = 1.0  # between asking a process to end and ending it
 _SHUTDOWN_SECONDS = 10.0
+_living: weakref.WeakSet[WorkerProcess] = weakref.WeakSet()
 
 
 class WorkerProcess:
@@ -51,7 +54,9 @@ class WorkerProcess:
         self._channel: Channel | None = None
         self._lifeline: socket.socket | None = None
         self._peer = -1  # a pidfd of the worker itself, which may be a grandchild
+        self._owner = os.getpid()
         self._scratch = ScratchFolder()
+        _living.add(self)
         try:
             self.hello = self._start(adapter)
         except BaseException:
@@ -221,3 +226,12 @@ class WorkerProcess:
     def _signal_group(group: int, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
+
+
+def _end_all() -> None:
+    for worker in list(_living):
+        if worker._owner == os.getpid():  # not in a fork of the process that started it
+            worker.kill()
+
+
+atexit.register(_end_all)

@@ -65,6 +65,6 @@ class TimingCacheFile:
             self.path.unlink(missing_ok=True)
             self._refusal.write_text(f"TensorRT refused {self.path.name}. Delete this note to try again.\n")
         return (
-            f"TensorRT refuses the timing cache {self.path}, which is dropped: the first build of each worker "
-            f"is slow; delete {self._refusal} to keep a cache file again"
+            f"TensorRT refuses the timing cache {self.path}, which is dropped: the first build of each "
+            f"worker is slow; delete {self._refusal} to keep a cache file again"
         )

@@ -9,6 +9,7 @@ wrapper script between the two takes the signal for itself.
 
 import fcntl
 import os
+import select
 import signal
 import socket
 import threading
@@ -26,9 +27,8 @@ def hold(path: str) -> None:
 
 
 def _watch(descriptor: int) -> None:
-    try:
-        while os.read(descriptor, 1):
-            pass
-    except OSError:
-        pass
+    # A thread that waits in read() would take the place of the signal: the kernel sends none while one does.
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll()
     os._exit(128 + signal.SIGIO)
