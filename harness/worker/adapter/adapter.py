@@ -1,0 +1,172 @@
+"""The requests of the worker, carried out with the TensorRT of this environment."""
+
+import itertools
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+
+from .. import tensorfile
+from ..faults import Fault
+from ..messages import (
+    BuildReply,
+    BuildRequest,
+    InferReply,
+    InferRequest,
+    LayerInfo,
+    ProbeReply,
+)
+from . import device, inspector, realised, timing
+from .builder import Builder, Built
+from .cache import TimingCache
+from .cuda import Cuda, load_cudart
+from .execution import Execution
+from .log import Log, make_logger
+from .release import Release
+
+
+def create_adapter(log: Callable[[str], None]) -> "Adapter":
+    """The adapter of the TensorRT that this Python has.
+
+    Args:
+        log: gets the lines of TensorRT's log.
+
+    Raises:
+        ImportError, OSError: TensorRT cannot be loaded.
+    """
+    import tensorrt
+
+    return Adapter(tensorrt, log)
+
+
+class Adapter:
+    """One TensorRT release on one GPU; keeps its engines, its logger and its timing cache.
+
+    Args:
+        trt: the `tensorrt` module.
+        log: gets the lines of TensorRT's log.
+        cuda: the GPU; found when it is first needed if it is not given.
+    """
+
+    def __init__(self, trt: Any, log: Callable[[str], None], cuda: Optional[Cuda] = None) -> None:
+        self._trt = trt
+        self._cuda = cuda
+        self.release_info = Release.of(trt)
+        self.log = Log(log)
+        self._logger = make_logger(trt, self.log)
+        self._cache = TimingCache(self.log)
+        self._builder: Optional[Builder] = None
+        self._engines: Dict[str, Execution] = {}
+        self._numbers = itertools.count(1)
+        trt.init_libnvinfer_plugins(self._logger, "")
+
+    def probe(self) -> ProbeReply:
+        """What this environment is and can do."""
+        return device.probe(self._trt, self.release_info, self._logger, self._cuda)
+
+    def build(self, request: BuildRequest) -> BuildReply:
+        """Build an engine, look into it, and keep it.
+
+        Raises:
+            Fault: what the release cannot do, a build that failed, or an engine that is not what was asked for.
+        """
+        start = self.log.mark()
+        built = self._get_builder().build(request)
+        execution = Execution(self._trt, built.engine, self._get_cuda(), built.marked.debug)
+        try:
+            layers = self._inspect(built, execution, request)
+            facts, warnings = realised.check(layers, request, self.release_info.version)
+        except BaseException:
+            execution.close()
+            raise
+        facts["islands"] = {node: list(names) for node, names in built.pinned.items()}
+        facts["debug"] = built.marked.debug
+        engine_id = "engine-{}".format(next(self._numbers))
+        self._engines[engine_id] = execution
+        return BuildReply(
+            engine_id=engine_id,
+            build_seconds=built.seconds,
+            engine_bytes=built.nbytes,
+            typing=built.typing,
+            outputs=_marks_last(execution.outputs, built.marked.marks),
+            layers=layers,
+            realised=facts,
+            skipped_marks=dict(built.marked.skipped or {}),
+            warnings=(*built.warnings, *warnings),
+            log_tail=self.log.tail(start),
+            cache_refused=not built.cache_good,
+        )
+
+    def infer(self, request: InferRequest) -> InferReply:
+        """Run an engine once for its tensors, and more often for its times.
+
+        Raises:
+            Fault: there is no such engine, inputs that do not fit, or a failure on the GPU.
+        """
+        execution = self._engines.get(request.engine_id)
+        if execution is None:
+            raise Fault("bad_request", "there is no engine {!r}".format(request.engine_id))
+        cuda = self._get_cuda()
+        try:
+            tensors = tensorfile.read(request.inputs_path)
+        except (tensorfile.TensorFileError, FileNotFoundError) as error:
+            raise Fault("bad_request", str(error)) from error
+        execution.feed(tensors)
+        execution.bind()
+        warnings = execution.run()
+        execution.write_outputs(request.outputs_path)
+        latency = None
+        if request.repeats:
+            latency = timing.measure(execution, cuda, warmup=request.warmup, repeats=request.repeats)
+        layer_ms = timing.measure_layers(self._trt, execution, cuda) if request.profile else {}
+        return InferReply(request.outputs_path, latency, layer_ms, warnings)
+
+    def release(self, engine_id: str) -> None:
+        """Free an engine, if there is one of that name."""
+        execution = self._engines.pop(engine_id, None)
+        if execution is not None:
+            execution.close()
+
+    def save_timing_cache(self, path: str) -> None:
+        """Write the timing cache, atomically."""
+        self._cache.save(path)
+
+    def load_timing_cache(self, path: str) -> bool:
+        """Take a timing cache; False if TensorRT refuses it."""
+        config = self._get_builder().make_builder().create_builder_config()
+        return self._cache.load(config, path)
+
+    def close(self) -> None:
+        """Free everything, engines first."""
+        for engine_id in list(self._engines):
+            self.release(engine_id)
+        self._cache.close()
+        if self._builder is not None:
+            self._builder.close()
+            self._builder = None
+        if self._cuda is not None:
+            self._cuda.close()
+
+    def _get_cuda(self) -> Cuda:
+        if self._cuda is None:
+            self._cuda = Cuda(load_cudart())
+        return self._cuda
+
+    def _get_builder(self) -> Builder:
+        if self._builder is None:
+            self._builder = Builder(
+                self._trt, self.release_info, self._logger, self.log, self._cache, self._get_cuda()
+            )
+        return self._builder
+
+    def _inspect(self, built: Built, execution: Execution, request: BuildRequest) -> Tuple[LayerInfo, ...]:
+        if request.profiles:
+            # With open shapes the inspector has no formats to tell.
+            execution.set_shapes({name: ranges[1] for name, ranges in request.profiles.items()})
+        seen = built.engine.create_engine_inspector()
+        seen.execution_context = execution.context
+        text = seen.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        producers = {tensor: node.name for node in request.nodes for tensor in node.outputs}
+        return inspector.layers(inspector.parse(text), built.nodes, producers)
+
+
+def _marks_last(outputs: Sequence[str], marks: Sequence[str]) -> Tuple[str, ...]:
+    marked = set(marks)
+    return tuple(name for name in outputs if name not in marked) + tuple(marks)

@@ -1,0 +1,233 @@
+"""One build: from a request to an engine, with everything that belongs to it set in one order."""
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from ..faults import Fault
+from ..messages import BuildRequest
+from . import calibration, dtypes, marks, network, nodemap, options, profiles
+from .cache import TimingCache, write_atomically
+from .cuda import Cuda
+from .log import Log
+from .network import Graph
+from .nodemap import NodeMap
+from .release import Release
+from .strong import Strong
+from .weak import Weak, island_tensors
+
+_OUT_OF_MEMORY = re.compile(
+    r"out ?of ?memory|insufficient memory|could not be allocated|cudaErrorMemoryAllocation", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine, and what is known of it before it is looked into.
+
+    Args:
+        engine: the `trt.ICudaEngine`.
+        typing: `weak` or `strong`.
+        seconds: from the parsed network to the engine.
+        nbytes: of the serialized engine.
+        marked: what was marked.
+        nodes: layers by ONNX node.
+        pinned: island node → its network layers.
+        cache_good: False if TensorRT refused the timing cache that was loaded.
+        warnings: what the person should know.
+    """
+
+    engine: Any
+    typing: str
+    seconds: float
+    nbytes: int
+    marked: marks.Marked
+    nodes: NodeMap
+    pinned: Dict[str, Tuple[str, ...]]
+    cache_good: bool
+    warnings: Tuple[str, ...]
+
+
+class Builder:
+    """Builds engines of one TensorRT release.
+
+    Args:
+        trt: the `tensorrt` module.
+        release: what it offers.
+        logger: the `trt.ILogger`.
+        log: what that logger keeps.
+        cache: the timing cache of the process.
+        cuda: the GPU.
+    """
+
+    def __init__(
+        self, trt: Any, release: Release, logger: Any, log: Log, cache: TimingCache, cuda: Cuda
+    ) -> None:
+        self._trt, self._release, self._logger, self._log = trt, release, logger, log
+        self._cache, self._cuda = cache, cuda
+        self._runtime: Optional[Any] = None
+
+    def build(self, request: BuildRequest) -> Built:
+        """Build one engine.
+
+        Raises:
+            Fault: `unsupported`, `bad_request`, `build_failed`, `marks_failed`, `out_of_memory`, `cuda_error`.
+        """
+        trt, release = self._trt, self._release
+        if not os.path.isfile(request.model_path):
+            raise Fault("bad_request", "there is no file {}".format(request.model_path))
+        typing = self._typing(request)
+        start = self._log.mark()
+        builder = self.make_builder()
+        definition = builder.create_network(network.network_flags(trt, release, typing.name))
+        parser = network.parse(
+            trt, release, definition, self._logger, request.model_path, request.nodes, self._log
+        )
+        graph = Graph(definition)
+        nodes = nodemap.map_nodes(graph, request.nodes, metadata=release.offers("layer_metadata"))
+        typing.check(graph, request)
+        pinned = typing.keep_islands(graph, nodes, request.islands)
+        enclave = island_tensors(graph, nodes, request.islands)
+        marked = marks.observe(definition, graph, request, release, typing, enclave)
+
+        config = builder.create_builder_config()
+        options.apply(trt, release, config, request.options, request.precision)
+        typing.configure(config, request)
+        profile = profiles.make_profile(builder, definition, request)
+        if profile is not None and config.add_optimization_profile(profile) < 0:
+            raise Fault("bad_request", "TensorRT refuses the shapes", evidence=self._log.errors(start))
+        calibrator = self._calibrate(definition, config, request, profile)
+        cache_good = self._cache.attach(config) if request.options.get("timing_cache", True) else True
+
+        began = time.perf_counter()
+        serialized = builder.build_serialized_network(definition, config)
+        self._raise_if_failed(serialized, calibrator, request, marked, start)
+        engine = self._deserialize(serialized, start)
+        seconds = time.perf_counter() - began
+        del parser  # owned the weights until now
+
+        if request.engine_path is not None:
+            write_atomically(request.engine_path, serialized)
+        return Built(
+            engine=engine,
+            typing=typing.name,
+            seconds=seconds,
+            nbytes=int(serialized.nbytes),
+            marked=marked,
+            nodes=nodes,
+            pinned=pinned,
+            cache_good=self._cache.after_build(start) and cache_good,
+            warnings=tuple(_warnings(pinned, marked)),
+        )
+
+    def make_builder(self) -> Any:
+        """A `trt.Builder`.
+
+        Raises:
+            Fault: `environment`: none can be made.
+        """
+        start = self._log.mark()
+        try:
+            builder = self._trt.Builder(self._logger)
+        except Exception as error:  # pybind raises a TypeError where the factory returned nothing
+            raise Fault(
+                "environment",
+                "TensorRT {} cannot make a builder: is there a GPU that it supports?".format(
+                    self._release.version
+                ),
+                evidence=(str(error), *self._log.errors(start)),
+            ) from error
+        return builder
+
+    def close(self) -> None:
+        """Let go of the runtime."""
+        self._runtime = None
+
+    def _typing(self, request: BuildRequest) -> marks.Typing:
+        name = self._release.typing_for(request.precision, request.typing)
+        return Weak(self._trt) if name == "weak" else Strong()
+
+    def _calibrate(
+        self, definition: Any, config: Any, request: BuildRequest, profile: Optional[Any]
+    ) -> Optional[Any]:
+        if not request.calibration:
+            return None
+        self._release.require("calibration", "INT8 calibration")
+        inputs = [definition.get_input(index) for index in range(definition.num_inputs)]
+        wanted = {tensor.name: dtypes.name_of(tensor.dtype, tensor.name) for tensor in inputs}
+        calibrator = calibration.make_calibrator(self._trt, self._cuda, request.calibration, wanted)
+        config.int8_calibrator = calibrator
+        if profile is not None and not config.set_calibration_profile(profile):
+            raise Fault("bad_request", "TensorRT refuses the shapes for calibration")
+        return calibrator
+
+    def _raise_if_failed(
+        self,
+        serialized: Optional[Any],
+        calibrator: Optional[Any],
+        request: BuildRequest,
+        marked: marks.Marked,
+        start: int,
+    ) -> None:
+        if calibrator is not None:
+            calibrator.close()
+            if calibrator.errors:
+                raise Fault("bad_request", calibrator.errors[0], evidence=calibrator.errors)
+        if serialized is not None:
+            return
+        errors = self._log.errors(start)
+        if any(_OUT_OF_MEMORY.search(error) for error in errors):
+            raise Fault("out_of_memory", "the build ran out of memory", evidence=errors)
+        self._cuda.check_health()
+        last = errors[-1] if errors else "TensorRT gave no reason"
+        if marked.marks or marked.debug:
+            raise Fault(
+                "marks_failed",
+                "TensorRT {} returned no engine with these marks: {}".format(self._release.version, last),
+                evidence=errors,
+                marks=_blamed(marked.marks, errors),
+            )
+        raise Fault(
+            "build_failed",
+            "TensorRT {} returned no engine: {}".format(self._release.version, last),
+            evidence=errors or self._log.tail(start),
+        )
+
+    def _deserialize(self, serialized: Any, start: int) -> Any:
+        if self._runtime is None:
+            self._runtime = self._trt.Runtime(self._logger)
+        engine = self._runtime.deserialize_cuda_engine(serialized)
+        if engine is None:
+            errors = self._log.errors(start)
+            self._cuda.check_health()
+            memory = any(_OUT_OF_MEMORY.search(error) for error in errors)
+            raise Fault(
+                "out_of_memory" if memory else "build_failed",
+                "TensorRT built an engine and could not load it",
+                evidence=errors,
+            )
+        return engine
+
+
+def _blamed(names: Sequence[str], errors: Sequence[str]) -> Tuple[str, ...]:
+    """The marks that the errors name as whole words."""
+    text = "\n".join(errors)
+    return tuple(
+        name for name in names if re.search(r"(?<![\w./:]){}(?![\w./:])".format(re.escape(name)), text)
+    )
+
+
+def _warnings(pinned: Dict[str, Tuple[str, ...]], marked: marks.Marked) -> List[str]:
+    found: List[str] = []
+    empty = [name for name, layers in pinned.items() if not layers]
+    if empty:
+        found.append(
+            "no floating-point layer of {} could be kept in FP32: TensorRT folded them, or they have none".format(
+                ", ".join(map(repr, empty))
+            )
+        )
+    if marked.debug == "marked":
+        found.append("debug tensors block fusions on this release, like marked outputs do")
+    return found

@@ -1,0 +1,229 @@
+"""The CUDA runtime through ctypes: memory, streams, events, and errors by name."""
+
+import ctypes
+import glob
+import os
+import sys
+from typing import Any, Dict, Iterator, List, Optional
+
+from ..faults import Fault
+
+_HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
+_OUT_OF_MEMORY = 2
+_NOT_READY_FOR_WORK = {35: "the driver is too old for this CUDA", 100: "there is no GPU"}
+_COMPUTE_MAJOR, _COMPUTE_MINOR = 75, 76
+_SMALLEST = 256
+
+
+def load_cudart() -> Any:
+    """The CUDA runtime library: the one that is loaded already if there is one, so that TensorRT's is shared.
+
+    Raises:
+        Fault: `environment`: there is none.
+    """
+    tried: List[str] = []
+    for name in _candidates():
+        try:
+            return ctypes.CDLL(name)
+        except OSError as error:
+            tried.append(str(error))
+    raise Fault(
+        "environment",
+        "no CUDA runtime: install nvidia-cuda-runtime into the environment, or put libcudart on LD_LIBRARY_PATH",
+        evidence=tried,
+    )
+
+
+def _candidates() -> Iterator[str]:
+    try:
+        with open("/proc/self/maps") as file:
+            for line in file:
+                path = line.rstrip("\n").partition("/")[2]
+                if os.path.basename(path).startswith("libcudart.so"):
+                    yield "/" + path
+    except OSError:
+        pass
+    folders = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    folders += ["/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib"]
+    for folder in sys.path:
+        folders += glob.glob(os.path.join(glob.escape(folder), "nvidia", "*", "lib"))
+    for folder in folders:
+        if folder:
+            yield from sorted(glob.glob(os.path.join(glob.escape(folder), "libcudart.so*")), reverse=True)
+    yield from ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so")
+
+
+class Buffer:
+    """Memory of the GPU that grows and never shrinks.
+
+    Args:
+        cuda: the runtime.
+    """
+
+    def __init__(self, cuda: "Cuda") -> None:
+        self._cuda = cuda
+        self.address = 0
+        self.nbytes = 0
+
+    def reserve(self, nbytes: int) -> int:
+        """Make it at least `nbytes` long and return its address; the content may be lost.
+
+        Raises:
+            Fault: `out_of_memory`.
+        """
+        if nbytes > self.nbytes or not self.address:
+            self.free()
+            self.address = self._cuda.malloc(max(nbytes, _SMALLEST))
+            self.nbytes = max(nbytes, _SMALLEST)
+        return self.address
+
+    def free(self) -> None:
+        """Give the memory back."""
+        if self.address:
+            self._cuda.free(self.address)
+        self.address = self.nbytes = 0
+
+
+class Cuda:
+    """The calls that are needed, on one GPU and one stream.
+
+    Args:
+        library: libcudart.
+    """
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        self._stream: Optional[int] = None
+
+    @property
+    def stream(self) -> int:
+        """The stream that all work runs on, as an address."""
+        if self._stream is None:
+            handle = ctypes.c_void_p()
+            self._call("cudaStreamCreate", ctypes.byref(handle))
+            self._stream = int(handle.value or 0)
+        return self._stream
+
+    def malloc(self, nbytes: int) -> int:
+        """Allocate memory of the GPU."""
+        pointer = ctypes.c_void_p()
+        self._call("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(nbytes))
+        return int(pointer.value or 0)
+
+    def free(self, address: int) -> None:
+        """Free memory of the GPU."""
+        self._call("cudaFree", ctypes.c_void_p(address))
+
+    def upload(self, address: int, array: Any) -> None:
+        """Copy a contiguous array to the GPU, and wait."""
+        self._copy(address, array.ctypes.data, array.nbytes, _HOST_TO_DEVICE, self.stream)
+
+    def download(self, array: Any, address: int, stream: Optional[int] = None) -> None:
+        """Fill a contiguous array from the GPU, after the work that `stream` holds, and wait."""
+        stream = self.stream if stream is None else stream
+        self._copy(array.ctypes.data, address, array.nbytes, _DEVICE_TO_HOST, stream)
+
+    def _copy(self, target: int, source: int, nbytes: int, kind: int, stream: int) -> None:
+        if nbytes:
+            self._call(
+                "cudaMemcpyAsync",
+                ctypes.c_void_p(target),
+                ctypes.c_void_p(source),
+                ctypes.c_size_t(nbytes),
+                ctypes.c_int(kind),
+                ctypes.c_void_p(stream),
+            )
+            self._call("cudaStreamSynchronize", ctypes.c_void_p(stream))
+
+    def synchronize(self) -> None:
+        """Wait for the stream; what failed on the GPU is raised here."""
+        self._call("cudaStreamSynchronize", ctypes.c_void_p(self.stream))
+
+    def event(self) -> int:
+        """A new event."""
+        handle = ctypes.c_void_p()
+        self._call("cudaEventCreate", ctypes.byref(handle))
+        return int(handle.value or 0)
+
+    def record(self, event: int) -> None:
+        """Record an event on the stream."""
+        self._call("cudaEventRecord", ctypes.c_void_p(event), ctypes.c_void_p(self.stream))
+
+    def elapsed_ms(self, start: int, stop: int) -> float:
+        """Milliseconds between two recorded events."""
+        value = ctypes.c_float()
+        self._call("cudaEventSynchronize", ctypes.c_void_p(stop))
+        self._call("cudaEventElapsedTime", ctypes.byref(value), ctypes.c_void_p(start), ctypes.c_void_p(stop))
+        return float(value.value)
+
+    def destroy_event(self, event: int) -> None:
+        """Free an event."""
+        self._call("cudaEventDestroy", ctypes.c_void_p(event))
+
+    def check_health(self) -> None:
+        """Raise what a failed build or run has left on the GPU.
+
+        Raises:
+            Fault: `cuda_error` or `out_of_memory`.
+        """
+        self._library.cudaGetLastError()  # an error that is not sticky ends here
+        self._call("cudaDeviceSynchronize")
+
+    def memory(self) -> Dict[str, int]:
+        """Free and total bytes of the GPU."""
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
+        return {"free": free.value, "total": total.value}
+
+    def runtime_version(self) -> str:
+        """Of the CUDA runtime, such as `12.2`."""
+        return self._version("cudaRuntimeGetVersion")
+
+    def driver_version(self) -> str:
+        """The latest CUDA that the driver supports, such as `13.0`."""
+        return self._version("cudaDriverGetVersion")
+
+    def _version(self, function: str) -> str:
+        value = ctypes.c_int()
+        self._call(function, ctypes.byref(value))
+        return "{}.{}".format(value.value // 1000, value.value % 1000 // 10)
+
+    def compute_capability(self) -> str:
+        """Of the first GPU, such as `9.0`."""
+        parts = []
+        for attribute in (_COMPUTE_MAJOR, _COMPUTE_MINOR):
+            value = ctypes.c_int()
+            self._call(
+                "cudaDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(attribute), ctypes.c_int(0)
+            )
+            parts.append(str(value.value))
+        return ".".join(parts)
+
+    def gpu_name(self) -> str:
+        """Of the first GPU, such as `NVIDIA H200`."""
+        # The properties grow with every CUDA; their first 256 bytes have always been the name.
+        properties = ctypes.create_string_buffer(16384)
+        self._call("cudaGetDeviceProperties", properties, ctypes.c_int(0))
+        return properties.raw[:256].partition(b"\0")[0].decode(errors="replace")
+
+    def close(self) -> None:
+        """Free the stream."""
+        if self._stream is not None:
+            self._call("cudaStreamDestroy", ctypes.c_void_p(self._stream))
+            self._stream = None
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        status = getattr(self._library, function)(*arguments)
+        if status:
+            raise self._fault(function, int(status))
+
+    def _fault(self, function: str, status: int) -> Fault:
+        describe = self._library.cudaGetErrorName
+        describe.restype = ctypes.c_char_p
+        name = (describe(ctypes.c_int(status)) or b"unknown error").decode()
+        self._library.cudaGetLastError()
+        if status == _OUT_OF_MEMORY:
+            return Fault("out_of_memory", "the GPU is out of memory: {} in {}".format(name, function))
+        if status in _NOT_READY_FOR_WORK:
+            return Fault("environment", "{}: {}".format(_NOT_READY_FOR_WORK[status], name))
+        return Fault("cuda_error", "{} in {} ({})".format(name, function, status))

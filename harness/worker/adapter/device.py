@@ -1,0 +1,76 @@
+"""What is known of the machine: GPU, driver, versions."""
+
+import ctypes
+import re
+from typing import Any, Dict, List, Optional
+
+from ..faults import Fault
+from ..messages import ProbeReply
+from .cuda import Cuda, load_cudart
+from .release import Release
+
+
+def probe(trt: Any, release: Release, logger: Any, cuda: Optional[Cuda]) -> ProbeReply:
+    """What this environment is and can do; what does not work is in `problems`, and never raised."""
+    problems: List[str] = []
+    facts: Dict[str, Any] = {}
+    try:
+        facts = _gpu_facts(Cuda(load_cudart()) if cuda is None else cuda)
+    except Fault as fault:
+        problems.append(fault.message)
+    builder_ok = False
+    try:
+        builder_ok = trt.Builder(logger) is not None
+    except Exception as error:  # pybind raises a TypeError where the factory returned nothing
+        problems.append(
+            "TensorRT {} cannot make a builder ({}): does it support this GPU and driver?".format(
+                release.version, str(error).splitlines()[0]
+            )
+        )
+    return ProbeReply(
+        tensorrt=release.version,
+        builder_ok=builder_ok,
+        capabilities=release.capabilities(),
+        problems=tuple(problems),
+        packages=_packages(),
+        **facts,
+    )
+
+
+def _gpu_facts(cuda: Cuda) -> Dict[str, Any]:
+    memory = cuda.memory()
+    return {
+        "cuda": cuda.runtime_version(),
+        "driver": driver_version() or cuda.driver_version(),
+        "gpu": cuda.gpu_name(),
+        "compute_capability": cuda.compute_capability(),
+        "free_bytes": memory["free"],
+        "total_bytes": memory["total"],
+    }
+
+
+def driver_version() -> Optional[str]:
+    """Of the kernel driver, such as `580.159.03`; None where neither NVML nor /proc tells."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        buffer = ctypes.create_string_buffer(96)
+        if nvml.nvmlInit_v2() == 0 and nvml.nvmlSystemGetDriverVersion(buffer, ctypes.c_uint(96)) == 0:
+            return buffer.value.decode()
+    except (OSError, AttributeError):
+        pass
+    try:
+        with open("/proc/driver/nvidia/version") as file:
+            found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", file.read())
+            return found.group(1) if found else None
+    except OSError:
+        return None
+
+
+def _packages() -> Dict[str, str]:
+    found: Dict[str, str] = {}
+    for name in ("numpy", "polygraphy"):
+        try:
+            found[name] = str(__import__(name).__version__)
+        except Exception:  # a package that is broken must not hide the rest
+            continue
+    return found

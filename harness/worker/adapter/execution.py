@@ -1,0 +1,218 @@
+"""Running an engine: inputs in, tensors out, all of them linear in memory and on one stream."""
+
+import math
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from .. import tensorfile
+from ..faults import Fault
+from ..tensorfile import STORAGE, Tensor, TensorSpec
+from . import dtypes, listeners
+from .cuda import Buffer, Cuda
+
+
+class Execution:
+    """An execution context of an engine, with the memory that its tensors need.
+
+    Args:
+        trt: the `tensorrt` module.
+        engine: a `trt.ICudaEngine`.
+        cuda: the GPU.
+        debug: None, `marked` or `unfused`: which debug tensors the engine has.
+
+    Raises:
+        Fault: `out_of_memory`: no execution context could be made.
+    """
+
+    def __init__(self, trt: Any, engine: Any, cuda: Cuda, debug: Optional[str] = None) -> None:
+        self._trt, self._engine, self._cuda, self._debug = trt, engine, cuda, debug
+        self.inputs, self.outputs = _io(trt, engine)
+        self._buffers = {name: Buffer(cuda) for name in (*self.inputs, *self.outputs)}
+        self._host: Dict[str, Any] = {}
+        self._allocators: Dict[str, Any] = {}
+        self._listener: Optional[Any] = None
+        self.context = self.new_context()
+        if debug is not None:
+            self._listener = listeners.make_debug_listener(trt, cuda)
+            if not self.context.set_debug_listener(self._listener):
+                raise Fault("internal", "TensorRT would not take the debug listener")
+
+    def new_context(self) -> Any:
+        """Another execution context of the engine, on the same tensors once `bind` was called for it."""
+        context = self._engine.create_execution_context()
+        if context is None:
+            self._cuda.check_health()
+            raise Fault(
+                "out_of_memory", "TensorRT could not make an execution context: too little GPU memory?"
+            )
+        return context
+
+    def set_shapes(self, shapes: Mapping[str, Tuple[int, ...]]) -> None:
+        """Give the inputs their shapes.
+
+        Raises:
+            Fault: `bad_request`: a shape that the engine was not built for.
+        """
+        for name, shape in shapes.items():
+            if not self.context.set_input_shape(name, shape):
+                raise Fault(
+                    "bad_request",
+                    "input {!r} cannot have the shape {}: the engine was built for {}".format(
+                        name, shape, self._range(name)
+                    ),
+                )
+
+    def _range(self, name: str) -> str:
+        shape = tuple(self._engine.get_tensor_shape(name))
+        if all(extent >= 0 for extent in shape):
+            return str(shape)
+        return " … ".join(str(tuple(dims)) for dims in self._engine.get_tensor_profile_shape(name, 0)[::2])
+
+    def feed(self, tensors: Mapping[str, Tensor]) -> None:
+        """Bring the inputs to where the engine reads them.
+
+        Raises:
+            Fault: `bad_request`: an input that is missing, unknown, or does not fit.
+        """
+        missing = [name for name in self.inputs if name not in tensors]
+        unknown = [name for name in tensors if name not in self.inputs]
+        if missing or unknown:
+            raise Fault(
+                "bad_request",
+                "the engine takes inputs {}, and was given {}".format(
+                    ", ".join(map(repr, self.inputs)), ", ".join(map(repr, tensors))
+                ),
+            )
+        arrays = {}
+        for name in self.inputs:
+            wanted = dtypes.name_of(self._engine.get_tensor_dtype(name), name)
+            arrays[name] = dtypes.fit(tensors[name], wanted, name)
+        self.set_shapes({name: array.shape for name, array in arrays.items()})
+        for name, array in arrays.items():
+            if self._on_host(name):
+                self._host[name] = array
+            else:
+                self._cuda.upload(self._buffers[name].reserve(array.nbytes), array)
+
+    def bind(self, context: Optional[Any] = None) -> None:
+        """Give a context the addresses of all tensors, outputs made large enough.
+
+        Raises:
+            Fault: `bad_request`: shapes are missing; `out_of_memory`; `unsupported`: a format that is not linear.
+        """
+        if context is None:
+            context = self.context
+        else:
+            for name in self.inputs:
+                context.set_input_shape(name, tuple(self.context.get_tensor_shape(name)))
+        for name in self.inputs:
+            self._set_address(context, name, self._address(name))
+        lacking = context.infer_shapes()
+        if lacking:
+            raise Fault("bad_request", "the shapes of {} are not determined".format(", ".join(lacking)))
+        for name in self.outputs:
+            self._bind_output(context, name)
+
+    def _bind_output(self, context: Any, name: str) -> None:
+        if self._engine.get_tensor_format(name) != self._trt.TensorFormat.LINEAR:
+            raise Fault("unsupported", "output {!r} is not laid out linearly".format(name))
+        storage = STORAGE[dtypes.name_of(self._engine.get_tensor_dtype(name), name)]
+        shape = tuple(context.get_tensor_shape(name))
+        if any(extent < 0 for extent in shape):
+            # How large it is depends on the data: TensorRT asks for memory when it knows.
+            if name not in self._allocators:
+                self._allocators[name] = listeners.make_output_allocator(self._trt, self._buffers[name])
+            self._buffers[name].reserve(0)
+            if not context.set_output_allocator(name, self._allocators[name]):
+                raise Fault("internal", "TensorRT would not take an allocator for {!r}".format(name))
+            return
+        self._allocators.pop(name, None)
+        if self._on_host(name):
+            self._host[name] = np.empty(shape, storage)
+        else:
+            self._buffers[name].reserve(math.prod(shape) * storage.itemsize)
+        self._set_address(context, name, self._address(name))
+
+    def _set_address(self, context: Any, name: str, address: int) -> None:
+        if not context.set_tensor_address(name, address):
+            raise Fault("internal", "TensorRT would not take the address of {!r}".format(name))
+
+    def _address(self, name: str) -> int:
+        if name in self._host:
+            return int(self._host[name].ctypes.data)
+        return self._buffers[name].reserve(0)
+
+    def _on_host(self, name: str) -> bool:
+        return bool(self._engine.get_tensor_location(name) == self._trt.TensorLocation.HOST)
+
+    def enqueue(self, context: Optional[Any] = None) -> None:
+        """Start one inference.
+
+        Raises:
+            Fault: `cuda_error` or `out_of_memory`, or `build_failed` where CUDA has nothing to say.
+        """
+        if not (context or self.context).execute_async_v3(self._cuda.stream):
+            self._cuda.check_health()
+            raise Fault("build_failed", "TensorRT could not start the inference")
+
+    def run(self) -> Tuple[str, ...]:
+        """One inference that fills the outputs and the debug tensors; what went wrong with the latter is returned.
+
+        Raises:
+            Fault: `cuda_error`, `out_of_memory`.
+        """
+        self._set_debugging(True)
+        self.enqueue()
+        self._cuda.synchronize()
+        self._set_debugging(False)
+        failed = [error for allocator in self._allocators.values() for error in allocator.errors]
+        if failed:
+            raise Fault("out_of_memory", failed[0])
+        return tuple(self._listener.errors) if self._listener is not None else ()
+
+    def _set_debugging(self, on: bool) -> None:
+        if self._listener is None:
+            return
+        if on:
+            self._listener.tensors.clear()
+            self._listener.errors.clear()
+        if self._debug == "unfused":
+            self.context.unfused_tensors_debug_state = on
+        else:
+            self.context.set_all_tensors_debug_state(on)
+
+    def write_outputs(self, path: str) -> None:
+        """Write the outputs of the last run, and the debug tensors, to a tensor file."""
+        specs: List[TensorSpec] = []
+        for name in self.outputs:
+            dtype = dtypes.name_of(self._engine.get_tensor_dtype(name), name)
+            allocator = self._allocators.get(name)
+            shape = tuple(self.context.get_tensor_shape(name)) if allocator is None else allocator.shape
+            specs.append(TensorSpec(name, dtype, shape))
+        debugged = self._listener.tensors if self._listener is not None else {}
+        debugged = {name: tensor for name, tensor in debugged.items() if name not in self.outputs}
+        specs += [TensorSpec(name, tensor.dtype, tensor.array.shape) for name, tensor in debugged.items()]
+        targets = tensorfile.create(path, specs)
+        for name in self.outputs:
+            if name in self._host:
+                targets[name][...] = self._host[name]
+            else:
+                self._cuda.download(targets[name], self._buffers[name].address)
+        for name, tensor in debugged.items():
+            targets[name][...] = tensor.array
+
+    def close(self) -> None:
+        """Free the context, then its memory."""
+        self.context = None
+        self._listener = None
+        self._allocators.clear()
+        for buffer in self._buffers.values():
+            buffer.free()
+
+
+def _io(trt: Any, engine: Any) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
+    """Names of the inputs and outputs of an engine."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs = tuple(name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
+    return inputs, tuple(name for name in names if name not in inputs)

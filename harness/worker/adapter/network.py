@@ -1,0 +1,114 @@
+"""From an ONNX file to a TensorRT network, and a plain view of that network."""
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Sequence, Tuple
+
+from ..faults import Fault
+from ..messages import NodeHint
+from .log import Log
+from .release import Release
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a network before the build. `handle` is the `trt.ILayer`."""
+
+    index: int
+    name: str
+    kind: str
+    inputs: Tuple[str, ...]
+    outputs: Tuple[str, ...]
+    handle: Any
+
+
+class Graph:
+    """The layers and tensors of a network, by index and by name.
+
+    Args:
+        network: a `trt.INetworkDefinition` that is not changed while this is used, but for marks.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self.layers: List[Layer] = []
+        self.tensors: Dict[str, Any] = {}
+        self.producers: Dict[str, int] = {}
+        self.consumers: Dict[str, List[int]] = {}
+        self.inputs: List[str] = []
+        for index in range(network.num_inputs):
+            self.inputs.append(self._add(network.get_input(index)))
+        for index in range(network.num_layers):
+            self._read(index, network.get_layer(index))
+
+    def _read(self, index: int, handle: Any) -> None:
+        # An omitted optional input is None.
+        reads = [handle.get_input(i) for i in range(handle.num_inputs)]
+        writes = [handle.get_output(i) for i in range(handle.num_outputs)]
+        layer = Layer(
+            index,
+            handle.name,
+            handle.type.name,
+            tuple(self._add(tensor) for tensor in reads if tensor is not None),
+            tuple(self._add(tensor) for tensor in writes if tensor is not None),
+            handle,
+        )
+        self.layers.append(layer)
+        for name in layer.inputs:
+            self.consumers.setdefault(name, []).append(index)
+        for name in layer.outputs:
+            self.producers[name] = index
+
+    def _add(self, tensor: Any) -> str:
+        name = str(tensor.name)
+        self.tensors.setdefault(name, tensor)
+        return name
+
+
+def network_flags(trt: Any, release: Release, typing: str) -> int:
+    """The bits for `create_network`: explicit batch where that is still a choice, strong typing where asked.
+
+    From 11 on every network has both, and neither is asked for.
+    """
+    flags = 0
+    if release.offers("explicit_batch"):
+        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+    if typing == "strong" and release.offers("weak"):
+        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    return flags
+
+
+def parse(
+    trt: Any, release: Release, network: Any, logger: Any, path: str, nodes: Sequence[NodeHint], log: Log
+) -> Any:
+    """Parse an ONNX file into `network`. The parser returned owns the weights: keep it until the build is over.
+
+    Raises:
+        Fault: `unsupported` if the parser says that it does not support something, else `build_failed`.
+    """
+    start = log.mark()
+    parser = trt.OnnxParser(network, logger)
+    if parser.parse_from_file(path) and parser.num_errors == 0:
+        return parser
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    messages = [_describe(error, release, nodes) for error in errors]
+    kind = "build_failed"
+    if any(error.code().name.startswith("UNSUPPORTED") for error in errors):
+        kind = "unsupported"
+    first = messages[0] if messages else "is there an ONNX model in the file?"
+    raise Fault(
+        kind,
+        "TensorRT {} cannot parse {}: {}".format(release.version, path, first),
+        evidence=(*messages, *log.errors(start)),
+    )
+
+
+def _describe(error: Any, release: Release, nodes: Sequence[NodeHint]) -> str:
+    index = error.node()
+    name = op = ""
+    if release.offers("parser_node_names"):
+        name, op = error.node_name(), error.node_operator()
+    elif 0 <= index < len(nodes):
+        name, op = nodes[index].name, nodes[index].op
+    where = "node {}".format(index) if index >= 0 else "the model"
+    if name or op:
+        where += " ({})".format(", ".join(part for part in (repr(name) if name else "", op) if part))
+    return "{}: {}: {}".format(where, error.code().name, error.desc())

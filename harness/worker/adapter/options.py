@@ -1,0 +1,82 @@
+"""The build options of a case, as calls on the builder's configuration."""
+
+from typing import Any, Mapping
+
+from ..faults import Fault
+from .release import Release
+
+_MIB = 1 << 20
+#: Every option known; `typing` and `timing_cache` are seen to elsewhere.
+KNOWN = frozenset(
+    (
+        *("typing", "timing_cache", "tf32", "workspace_mib", "optimization_level", "tactic_sources"),
+        *("avg_timing_iterations", "sparsity", "version_compatible", "hardware_compatibility"),
+        "error_on_timing_cache_miss",
+    )
+)
+
+
+def apply(trt: Any, release: Release, config: Any, options: Mapping[str, Any], precision: str) -> None:
+    """Set what `options` ask for. None and False are TensorRT's defaults.
+
+    TF32 is TensorRT's own default for FP32, and the commonest false alarm: here it is off unless asked for.
+
+    Raises:
+        Fault: `unsupported`: this release has no such option; `bad_request`: there is none of that name.
+    """
+    unknown = sorted(set(options) - KNOWN)
+    if unknown:
+        raise Fault("bad_request", "there is no build option {}".format(", ".join(map(repr, unknown))))
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the inspector tells names only
+    tf32 = options.get("tf32")
+    if (precision == "tf32") if tf32 is None else tf32:
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if options.get("workspace_mib") is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options["workspace_mib"] * _MIB)
+    if options.get("optimization_level") is not None:
+        release.require("optimization_level", "builder optimization levels")
+        config.builder_optimization_level = options["optimization_level"]
+    if options.get("avg_timing_iterations") is not None:
+        config.avg_timing_iterations = options["avg_timing_iterations"]
+    if options.get("tactic_sources") is not None:
+        _tactic_sources(trt, release, config, options["tactic_sources"])
+    if options.get("sparsity"):
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+    if options.get("version_compatible"):
+        release.require("version_compatible", "version-compatible engines")
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.get("hardware_compatibility"):
+        _hardware_compatibility(trt, release, config, options["hardware_compatibility"])
+    if options.get("error_on_timing_cache_miss"):
+        release.require("error_on_timing_cache_miss", "ERROR_ON_TIMING_CACHE_MISS")
+        config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
+    if options.get("timing_cache") is False:
+        config.set_flag(trt.BuilderFlag.DISABLE_TIMING_CACHE)
+
+
+def _tactic_sources(trt: Any, release: Release, config: Any, names: Any) -> None:
+    bits = 0
+    for name in names:
+        member = str(name).upper()
+        if member not in release.tactic_sources:
+            raise Fault(
+                "unsupported",
+                "TensorRT {} has no tactic source {}: it has {}".format(
+                    release.version, member, ", ".join(release.tactic_sources)
+                ),
+            )
+        bits |= 1 << int(trt.TacticSource.__members__[member])
+    if not config.set_tactic_sources(bits):
+        raise Fault(
+            "unsupported", "TensorRT refuses the tactic sources {}".format(", ".join(map(str, names)))
+        )
+
+
+def _hardware_compatibility(trt: Any, release: Release, config: Any, level: str) -> None:
+    release.require("hardware_compatibility:" + level, "hardware compatibility level " + level)
+    if level == "ampere_plus":
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    else:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY

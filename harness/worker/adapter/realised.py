@@ -1,0 +1,115 @@
+"""Whether the engine that was built is the one that was asked for, as far as the inspector tells.
+
+An engine that fell back to FP32 answers every FP16 question with "all is well". So a build whose visible layers
+all stayed in FP32 is an error, and so is an island that did not stay there.
+"""
+
+from collections import Counter
+from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
+
+from ..faults import Fault
+from ..messages import BuildRequest, LayerInfo
+from . import inspector
+
+#: Engine layers that move data and compute nothing.
+_MOVERS = frozenset(
+    (
+        *("reformat", "noop", "constant", "shuffle", "slice", "concat", "concatenation", "copy", "gather"),
+        *("cast", "identity", "signal", "wait", "shapehosttodevice", "devicetoshapehost", "shape"),
+        *("squeeze", "unsqueeze", "reshape", "move"),
+    )
+)
+_LOWERED = ("fp16", "bf16", "fp8", "int8")
+
+
+def check(
+    layers: Sequence[LayerInfo], request: BuildRequest, version: str
+) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
+    """Compare the layers of an engine with what was asked for.
+
+    Returns:
+        the facts for `BuildReply.realised`, and warnings.
+
+    Raises:
+        Fault: `build_failed`: no layer has the precision asked for, or an island has not stayed in FP32.
+    """
+    islands = frozenset(request.islands)
+    opaque = [layer for layer in layers if inspector.is_opaque(layer.name, layer.kind)]
+    compute = [layer for layer in layers if _computes(layer)]
+    counts = Counter(str(layer.precision) for layer in compute)
+    facts: Dict[str, Any] = {
+        "precision": counts.most_common(1)[0][0] if counts else None,
+        "counts": dict(sorted(counts.items())),
+        "opaque": len(opaque),
+        "asserted": False,
+        "islands_ok": None,
+    }
+    warnings: List[str] = []
+    if request.precision in _LOWERED:
+        facts["asserted"] = _assert_lowered(compute, bool(opaque), request.precision, islands, version)
+    elif request.precision == "fp32":
+        facts["asserted"] = bool(compute) and not opaque
+        warnings += _tf32_warning(compute, request)
+    if islands:
+        facts["islands_ok"], slipped = _islands(layers, islands, version)
+        warnings += slipped
+    return facts, tuple(warnings)
+
+
+def _computes(layer: LayerInfo) -> bool:
+    if layer.precision is None or layer.kind is None:
+        return False
+    return layer.kind.lower() not in _MOVERS and not layer.name.startswith("Reformatting CopyNode")
+
+
+def _within(layer: LayerInfo, islands: FrozenSet[str]) -> bool:
+    return bool(layer.onnx_nodes) and islands.issuperset(layer.onnx_nodes)
+
+
+def _assert_lowered(
+    compute: Sequence[LayerInfo], opaque: bool, precision: str, islands: FrozenSet[str], version: str
+) -> bool:
+    free = [layer for layer in compute if not _within(layer, islands)]
+    if any(layer.precision == precision for layer in free):
+        return True
+    if opaque or not free:
+        return False
+    raise Fault(
+        "build_failed",
+        "silent fallback: {} was asked for, and TensorRT {} built all {} computing layers in {}".format(
+            precision, version, len(free), " and ".join(sorted({str(layer.precision) for layer in free}))
+        ),
+        evidence=["{}: {} {}".format(layer.precision, layer.kind, layer.name) for layer in free[:20]],
+    )
+
+
+def _tf32_warning(compute: Sequence[LayerInfo], request: BuildRequest) -> List[str]:
+    found = [layer.name for layer in compute if layer.precision == "tf32"]
+    if not found or request.options.get("tf32"):
+        return []
+    return ["TF32 is off, yet TensorRT chose TF32 kernels for {}".format(", ".join(found[:5]))]
+
+
+def _islands(
+    layers: Sequence[LayerInfo], islands: FrozenSet[str], version: str
+) -> Tuple[Optional[bool], List[str]]:
+    """Whether what the islands' own layers write is FP32; None if no layer is theirs alone."""
+    visible = [layer for layer in layers if _computes(layer) and _within(layer, islands)]
+    slipped = [layer for layer in visible if _written_lower(layer)]
+    # A kernel that a compiler made (kgen, __myl…) may hold the cast that leads out of the island.
+    certain = [layer for layer in slipped if "myl" not in layer.name and str(layer.kind).lower() != "kgen"]
+    if certain:
+        raise Fault(
+            "build_failed",
+            "{} was to stay in FP32, and TensorRT {} built it in {}".format(
+                ", ".join(certain[0].onnx_nodes), version, ", ".join(certain[0].output_dtypes)
+            ),
+            evidence=["{}: {}".format(layer.name, ", ".join(layer.output_dtypes)) for layer in certain],
+        )
+    warnings = ["{} may not have stayed in FP32".format(", ".join(layer.onnx_nodes)) for layer in slipped]
+    return (None if not visible else not slipped), warnings
+
+
+def _written_lower(layer: LayerInfo) -> bool:
+    floats = [dtype for dtype in layer.output_dtypes if dtype in ("float32", "float16", "bfloat16")]
+    return bool(floats) and "float32" not in floats

@@ -1,0 +1,144 @@
+"""Weak typing (8.5 to 10.16): the graph is FP32, and flags allow the builder to compute in something lower.
+
+An island is layers whose precision and output types are FP32, and the flag that makes the builder obey.
+"""
+
+from typing import Any, Dict, FrozenSet, Iterable, List, Sequence, Set, Tuple
+
+from ..faults import Fault
+from ..messages import BuildRequest
+from . import dtypes
+from .network import Graph, Layer
+from .nodemap import NodeMap
+
+#: No precision is set on these: they compute nothing in floating point, or TensorRT refuses it. A Cast's output
+#: type is its meaning; Q/DQ layers have theirs.
+_UNTOUCHED = frozenset(
+    (
+        *("SHAPE", "CAST", "QUANTIZE", "DEQUANTIZE", "ASSERTION", "CONSTANT"),
+        *("TRIP_LIMIT", "RECURRENCE", "ITERATOR", "LOOP_OUTPUT"),
+        *("CONDITION", "CONDITIONAL_INPUT", "CONDITIONAL_OUTPUT"),
+    )
+)
+
+
+class Weak:
+    """The calls of weak typing.
+
+    Args:
+        trt: the `tensorrt` module.
+    """
+
+    name = "weak"
+
+    def __init__(self, trt: Any) -> None:
+        self._trt = trt
+
+    def check(self, graph: Graph, request: BuildRequest) -> None:
+        """Refuse what weak typing cannot do.
+
+        Raises:
+            Fault: `unsupported`.
+        """
+        quantized = any(layer.kind in ("QUANTIZE", "DEQUANTIZE") for layer in graph.layers)
+        if request.precision == "fp8" and not quantized:
+            raise Fault(
+                "unsupported",
+                "fp8 needs a model with Q/DQ nodes, this one has none: quantize it, or use fp16",
+            )
+        if request.precision == "int8" and not quantized and not request.calibration:
+            raise Fault(
+                "unsupported", "int8 needs a model with Q/DQ nodes or calibration data, and there is neither"
+            )
+        if request.precision == "tf32" and request.islands:
+            raise Fault(
+                "unsupported",
+                "TensorRT has no TF32 by layer, so an island cannot leave it: compare with fp32 instead",
+            )
+
+    def configure(self, config: Any, request: BuildRequest) -> None:
+        """Set the flags of the precision, and the one that makes islands hold."""
+        trt = self._trt
+        if request.precision == "fp16":
+            config.set_flag(trt.BuilderFlag.FP16)
+        elif request.precision == "bf16":
+            config.set_flag(trt.BuilderFlag.BF16)
+        elif request.precision == "fp8":
+            config.set_flag(trt.BuilderFlag.FP8)
+        elif request.precision == "int8":
+            config.set_flag(trt.BuilderFlag.INT8)
+        if request.islands:
+            config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+
+    def keep_islands(
+        self, graph: Graph, nodes: NodeMap, islands: Sequence[str]
+    ) -> Dict[str, Tuple[str, ...]]:
+        """Pin the layers of `islands` to FP32.
+
+        Returns:
+            node → names of the layers pinned; empty for a node without a floating-point layer.
+        """
+        trt = self._trt
+        pinned: Dict[str, Tuple[str, ...]] = {}
+        indices: Set[int] = set()
+        for node in islands:
+            layers = [graph.layers[index] for index in nodes.layers_of.get(node, ())]
+            layers = [layer for layer in layers if _is_float_layer(layer, graph)]
+            for layer in layers:
+                layer.handle.precision = trt.DataType.FLOAT
+                self._type_outputs(layer, graph)
+            indices.update(layer.index for layer in layers)
+            pinned[node] = tuple(layer.name for layer in layers)
+        for layer in _constants_of(graph, indices):
+            layer.handle.precision = trt.DataType.FLOAT
+            self._type_outputs(layer, graph)
+        return pinned
+
+    def _type_outputs(self, layer: Layer, graph: Graph) -> None:
+        for index, name in enumerate(layer.outputs):
+            if dtypes.is_float(graph.tensors[name].dtype):
+                layer.handle.set_output_type(index, self._trt.DataType.FLOAT)
+
+    def type_mark(self, tensor: Any, dtype: str) -> None:
+        """Give a marked output its dtype. Left as it is, it is FP32, and the layer that writes it too."""
+        tensor.dtype = dtypes.of_name(self._trt, dtype)
+
+
+def island_tensors(graph: Graph, nodes: NodeMap, islands: Iterable[str]) -> FrozenSet[str]:
+    """The tensors that the layers of `islands` write."""
+    return frozenset(
+        name
+        for node in islands
+        for index in nodes.layers_of.get(node, ())
+        for name in graph.layers[index].outputs
+    )
+
+
+def _is_float_layer(layer: Layer, graph: Graph) -> bool:
+    """Whether a precision may be set: setting one on integer or shape arithmetic fails the build of 8.x."""
+    if layer.kind in _UNTOUCHED:
+        return False
+    floats = [
+        [graph.tensors[name] for name in names if dtypes.is_float(graph.tensors[name].dtype)]
+        for names in (layer.inputs, layer.outputs)
+    ]
+    reads, writes = floats
+    # An Identity from integers to floats is a cast; a Select reads its condition beside its floats.
+    if not writes or (layer.inputs and not reads):
+        return False
+    return not any(tensor.is_shape_tensor for tensor in (*reads, *writes))
+
+
+def _constants_of(graph: Graph, pinned: Set[int]) -> List[Layer]:
+    """Float constants that only pinned layers read: weights that would be rounded on their way in."""
+    found: List[Layer] = []
+    for layer in graph.layers:
+        if layer.kind != "CONSTANT":
+            continue
+        readers = {index for name in layer.outputs for index in graph.consumers.get(name, ())}
+        tensors = [graph.tensors[name] for name in layer.outputs]
+        if readers and readers <= pinned and all(dtypes.is_float(tensor.dtype) for tensor in tensors):
+            found.append(layer)
+    return [
+        layer for layer in found if not any(graph.tensors[name].is_shape_tensor for name in layer.outputs)
+    ]
