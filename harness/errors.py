@@ -168,6 +168,10 @@ class BudgetExhaustedError(HarnessError, RuntimeError):
     exit_code = 4
 
 
+class JournalError(HarnessError, ValueError):
+    """The journal of a search belongs to another problem, is damaged, or is being written by someone else."""
+
+
 class NothingSelectedError(HarnessError, LookupError):
     """A selection of cases, runs or nodes matched nothing."""
 

@@ -59,6 +59,8 @@ of Mathematical Statistics 16(2), 1945 (votes).
 
 from __future__ import annotations
 
+from harness.search.chooser import search
+from harness.search.journal import Journal, Record
 from harness.search.problem import Group, Problem
 from harness.search.types import (
     Assumption,
@@ -82,11 +84,13 @@ __all__ = [
     "Budget",
     "Direction",
     "Group",
+    "Journal",
     "Options",
     "Oracle",
     "Outcome",
     "Problem",
     "Progress",
+    "Record",
     "Result",
     "Step",
     "Strategy",
@@ -94,4 +98,5 @@ __all__ = [
     "Trial",
     "Verdict",
     "Votes",
+    "search",
 ]

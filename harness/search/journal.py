@@ -1,0 +1,235 @@
+"""The journal of a search: one evaluation a line, on disk before its outcome is used.
+
+The first line is a header that names the problem by its hash; each further line is one trial:
+
+    {"schema": "harness.search-journal/1", "problem": "3f…", "units": 500}
+    {"treated": "0-249,301", "outcome": "fail", "badness": 3.5, "margin": -3.49, "seconds": 5.1, "note": ""}
+
+`treated` lists positions in the problem's units. Numbers that are not finite are written as strings. A line is
+written in one piece and synced; what a crash leaves of a last line is dropped on the next opening. A lock file
+beside the journal keeps a second writer out, and dies with its process.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from harness.errors import JournalError
+from harness.search.problem import Problem
+from harness.search.types import Outcome, Trial
+
+SCHEMA = "harness.search-journal/1"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a journal: a configuration and what one evaluation of it said."""
+
+    treated: frozenset[str]
+    trial: Trial
+
+
+class Journal:
+    """An append-only file of trials of one problem. Make one with `create` or `resume`, and close it.
+
+    Args:
+        path: the file.
+        problem: whose trials these are.
+        records: those that were read from the file.
+        lock: held until `close`.
+    """
+
+    def __init__(self, path: Path, problem: Problem, records: tuple[Record, ...], lock: FileLock) -> None:
+        self.path = path
+        self.records = records
+        self._problem = problem
+        self._lock = lock
+        self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_APPEND)
+
+    @classmethod
+    def create(cls, path: Path, problem: Problem) -> Journal:
+        """Start a new journal; one that is already there is replaced.
+
+        Raises:
+            JournalError: another process is writing to it.
+        """
+        lock = _locked(path)
+        try:
+            _write_header(path, problem)
+            return cls(path, problem, (), lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def resume(cls, path: Path, problem: Problem) -> Journal:
+        """Go on with a journal, or start one where there is none.
+
+        Raises:
+            JournalError: it belongs to another problem, is damaged, or another process is writing to it.
+        """
+        lock = _locked(path)
+        try:
+            records = _recover(path, problem) if path.exists() else None
+            if records is None:
+                _write_header(path, problem)
+            return cls(path, problem, records or (), lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def append(self, treated: frozenset[str], trial: Trial) -> None:
+        """Write one trial; it is on the disk when this returns."""
+        if self._descriptor is None:
+            raise JournalError("the journal is closed", where=self.path, hint="open it with Journal.resume")
+        os.write(self._descriptor, _encode(self._problem, treated, trial))
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file and let others write. Calling it twice is allowed."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+            self._lock.release()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _locked(path: Path) -> FileLock:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        hint = "wait for the other search to end, or give this one a journal of its own"
+        raise JournalError("another process is writing to this journal", where=path, hint=hint) from None
+    return lock
+
+
+def _write_header(path: Path, problem: Problem) -> None:
+    header = {"schema": SCHEMA, "problem": problem.digest, "units": len(problem.units)}
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("wb") as file:
+        file.write(json.dumps(header).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    if os.name == "posix":  # a folder cannot be opened, and need not be synced, on Windows
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _recover(path: Path, problem: Problem) -> tuple[Record, ...] | None:
+    """Read the trials of a journal and cut off a torn last line. None: not even the header is whole."""
+    data = path.read_bytes()
+    lines = [line + b"\n" for line in data.split(b"\n")]
+    lines[-1] = lines[-1][:-1]  # what follows the last line feed: nothing, or a line that was torn
+    lines = list(filter(None, lines))
+    if not lines or not lines[0].endswith(b"\n"):
+        return None
+    _check_header(path, lines[0], problem)
+    records: list[Record] = []
+    whole = len(lines[0])
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            if not line.endswith(b"\n"):
+                raise ValueError("the line does not end")
+            records.append(_decode(problem, line))
+        except (ValueError, LookupError, TypeError) as error:
+            if number < len(lines):
+                hint = "delete that line or the journal: its evaluations are then done again"
+                message = f"this line of the journal is damaged: {error}"
+                raise JournalError(message, where=f"{path}:{number}", hint=hint) from error
+            break
+        whole += len(line)
+    if whole < len(data):
+        with path.open("rb+") as file:
+            file.truncate(whole)
+            os.fsync(file.fileno())
+    return tuple(records)
+
+
+def _check_header(path: Path, line: bytes, problem: Problem) -> None:
+    try:
+        header = json.loads(line)
+        schema, digest, units = header["schema"], header["problem"], header["units"]
+    except (ValueError, KeyError, TypeError) as error:
+        hint = "give the path of a journal that a search has written"
+        raise JournalError("this is not the journal of a search", where=path, hint=hint) from error
+    if schema != SCHEMA:
+        hint = f"this release of harness reads {SCHEMA}; start the search again"
+        raise JournalError(f"the journal is of the unknown kind {schema!r}", where=path, hint=hint)
+    if digest != problem.digest:
+        message = (
+            f"the journal belongs to another problem: it has {units} units and the hash {digest[:12]}, "
+            f"this one has {len(problem.units)} and {problem.digest[:12]}"
+        )
+        hint = "the model, the inputs, the precision or the environment changed: start the search again"
+        raise JournalError(message, where=path, hint=hint)
+
+
+def _encode(problem: Problem, treated: frozenset[str], trial: Trial) -> bytes:
+    line = {
+        "treated": _spell_ranges(sorted(problem.positions[unit] for unit in treated)),
+        "outcome": trial.outcome.value,
+        "badness": _spell_number(trial.badness),
+        "margin": _spell_number(trial.margin),
+        "seconds": _spell_number(trial.seconds),
+        "note": trial.note,
+    }
+    return json.dumps(line, allow_nan=False).encode() + b"\n"
+
+
+def _decode(problem: Problem, line: bytes) -> Record:
+    fields: dict[str, Any] = json.loads(line)
+    treated = frozenset(problem.units[position] for position in _read_ranges(fields["treated"]))
+    trial = Trial(
+        outcome=Outcome(fields["outcome"]),
+        badness=_read_number(fields["badness"]),
+        margin=_read_number(fields["margin"]),
+        seconds=_read_number(fields["seconds"]),
+        note=str(fields["note"]),
+    )
+    return Record(treated, trial)
+
+
+def _spell_number(value: float | None) -> float | str | None:
+    return value if value is None or math.isfinite(value) else str(float(value))
+
+
+def _read_number(value: float | str | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _spell_ranges(positions: list[int]) -> str:
+    ranges: list[list[int]] = []
+    for position in positions:
+        if ranges and position == ranges[-1][1] + 1:
+            ranges[-1][1] = position
+        else:
+            ranges.append([position, position])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def _read_ranges(text: str) -> Iterable[int]:
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)

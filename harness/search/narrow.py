@@ -1,0 +1,152 @@
+"""Which strategy when: from all suspects to a set that has the property and is nearly minimal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.errors import UsageError
+from harness.search.bisect import bisect
+from harness.search.ddmin import ddmin, some_part
+from harness.search.hierarchy import reduce_by_structure, relatives
+from harness.search.independent import Reduction, between_ends, reduce
+from harness.search.inquiry import Inquiry, Stop, WholeUnresolved
+from harness.search.ranked import cut_off, guess, ranking
+from harness.search.types import Options, Strategy, Verdict
+
+PATIENCE = 2
+"""Needed units in a row, at the end of a ranking, after which an unproved answer is pruned no further."""
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """A set that has the property.
+
+    Args:
+        kept: the set.
+        needed: those of its units whose leaving out lost the property when more was kept.
+    """
+
+    kept: frozenset[str]
+    needed: frozenset[str] = frozenset()
+
+
+def check_strategy(inquiry: Inquiry, options: Options) -> None:
+    """Refuse a strategy whose data is missing.
+
+    Raises:
+        UsageError: ranked without scores, or hierarchical without groups.
+    """
+    problem = inquiry.problem
+    if options.strategy is Strategy.RANKED and not problem.scores:
+        raise UsageError("the strategy `ranked` needs scores", hint="give Problem(scores=…), or use `auto`")
+    if options.strategy is Strategy.HIERARCHICAL and not problem.groups:
+        raise UsageError(
+            "the strategy `hierarchical` needs groups", hint="give Problem(groups=…), or use `auto`"
+        )
+
+
+def narrow(inquiry: Inquiry, options: Options) -> Narrowed:
+    """Find a set that has the property, by the strategy of `options` or by what is found.
+
+    Raises:
+        Stop: there is nothing to find, or it cannot be judged.
+    """
+    try:
+        narrowed = _by_strategy(inquiry, options)
+        if inquiry.best is None:  # a single unit, or every failure was unresolved: nothing was shown yet
+            inquiry.ask(inquiry.whole, "the whole")
+    except WholeUnresolved:
+        part = some_part(inquiry, inquiry.whole)
+        if part is None:
+            reason = "treating everything cannot be judged, nor can any large part of it"
+            raise Stop(Verdict.UNRESOLVED, reason, inquiry.problem.everything) from None
+        order = _least_suspected_first(inquiry, part)
+        narrowed = _narrowed(
+            reduce(inquiry, frozenset(part), order, distances=[len(part)], size=len(part) // 2)
+        )
+    return _debug_untested(inquiry, narrowed)
+
+
+def _by_strategy(inquiry: Inquiry, options: Options) -> Narrowed:
+    strategy, whole = options.strategy, inquiry.whole
+    if strategy is Strategy.AUTO:
+        hinted = _hinted(inquiry, options)
+        if hinted is not None:
+            return hinted
+    if strategy is Strategy.RANKED or (strategy is Strategy.AUTO and inquiry.problem.scores):
+        return _ranked(inquiry, options)
+    if strategy in (Strategy.HIERARCHICAL, Strategy.DDMIN):
+        if not inquiry.has(whole, "the whole"):  # raises if that ends the search
+            raise WholeUnresolved
+        if strategy is Strategy.DDMIN:
+            return Narrowed(frozenset(ddmin(inquiry, whole)))
+        return _narrowed(reduce_by_structure(inquiry, frozenset(whole)))
+    return _unranked(inquiry, options)
+
+
+def _hinted(inquiry: Inquiry, options: Options) -> Narrowed | None:
+    whole = frozenset(inquiry.whole)
+    for number, hint in enumerate(inquiry.problem.hints, start=1):
+        if hint and hint <= whole and inquiry.has(hint, f"hint {number}"):
+            inquiry.trail.enter(Strategy.RANKED)
+            return _pruned(inquiry, hint, None if options.prove else 0)
+    return None
+
+
+def _ranked(inquiry: Inquiry, options: Options) -> Narrowed:
+    suspects = frozenset(inquiry.whole)
+    order = tuple(unit for unit in ranking(inquiry.problem) if unit in suspects)
+    guessed = None
+    if suspects == inquiry.problem.everything:
+        guessed = guess(inquiry.problem, inquiry.session.trial(frozenset()))
+    cut = cut_off(inquiry, order, guessed)
+    if cut.enough < len(order):
+        inquiry.trail.note(f"the first {cut.enough} of the ranking are enough")
+    return _pruned(inquiry, frozenset(order[: cut.enough]), None if options.prove else PATIENCE)
+
+
+def _pruned(inquiry: Inquiry, kept: frozenset[str], patience: int | None) -> Narrowed:
+    if len(kept) == 1:
+        return Narrowed(kept)
+    return _narrowed(reduce(inquiry, kept, _least_suspected_first(inquiry, kept), patience=patience))
+
+
+def _unranked(inquiry: Inquiry, options: Options) -> Narrowed:
+    kept = bisect(inquiry, inquiry.whole)
+    if len(kept) == 1:
+        inquiry.trail.assume("single", "one culprit is enough", True)
+        return Narrowed(frozenset(kept), frozenset(kept))
+    inquiry.trail.assume("single", f"one culprit is enough: {kept[-1]} is not", False)
+    if inquiry.problem.groups and options.strategy is not Strategy.INDEPENDENT:
+        inquiry.trail.enter(Strategy.HIERARCHICAL)
+        whole = frozenset(inquiry.whole)
+        for why, family in relatives(inquiry.problem, kept[-1]):
+            if family <= whole and len(family) < len(kept) and inquiry.has(family, why):
+                atoms = _least_suspected_first(inquiry, family)
+                return _narrowed(reduce(inquiry, family, atoms, distances=[len(atoms)], size=len(atoms) // 2))
+        return _narrowed(reduce_by_structure(inquiry, frozenset(kept)))
+    inquiry.trail.enter(Strategy.INDEPENDENT)
+    return _narrowed(between_ends(inquiry, kept))
+
+
+def _debug_untested(inquiry: Inquiry, narrowed: Narrowed) -> Narrowed:
+    """Try harder where splitting was stopped by unresolved outcomes: other subsets may be resolved."""
+    unsure = narrowed.kept - narrowed.needed
+    if len(unsure) < 2:
+        return narrowed
+    if not any(inquiry.was_unresolved(narrowed.kept - {unit}) for unit in unsure):
+        return narrowed
+    inquiry.trail.note(f"{inquiry.problem.describe(unsure)} could not be judged one by one")
+    kept = frozenset(ddmin(inquiry, inquiry.problem.ordered(narrowed.kept)))
+    return Narrowed(kept, narrowed.needed & kept)
+
+
+def _least_suspected_first(inquiry: Inquiry, units: Iterable[str]) -> list[tuple[str]]:
+    inside = frozenset(units)
+    return [(unit,) for unit in reversed(ranking(inquiry.problem)) if unit in inside]
+
+
+def _narrowed(reduction: Reduction) -> Narrowed:
+    needed = frozenset(unit for atom in reduction.needed for unit in atom if len(atom) == 1)
+    return Narrowed(reduction.kept, needed)

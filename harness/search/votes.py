@@ -1,0 +1,69 @@
+"""Decide on a noisy configuration by votes: Wald's sequential probability ratio test.
+
+A. Wald, "Sequential tests of statistical hypotheses", Annals of Mathematical Statistics 16(2), 1945. Each trial
+adds the logarithm of how much likelier its outcome is under "it fails" than under "it passes"; the test ends when
+the sum leaves the interval that the wanted error allows. No test with that error needs fewer trials on average
+(A. Wald and J. Wolfowitz, 1948).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.search.types import Outcome, Trial, Votes
+
+UNRESOLVED_IN_A_ROW = 3
+"""After so many unresolved trials, and none that was resolved, a configuration is unresolved."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the votes say.
+
+    Args:
+        outcome: unresolved where `most` trials did not decide.
+        error: the chance that the outcome is wrong, before any trial pass and fail being equally likely.
+        passes: trials that passed.
+        fails: trials that failed.
+        unresolved: trials that could not be judged; they do not vote.
+    """
+
+    outcome: Outcome
+    error: float
+    passes: int
+    fails: int
+    unresolved: int
+
+    @property
+    def undecided(self) -> bool:
+        """Whether trials were judged, but contradict each other too much."""
+        return self.outcome is Outcome.UNRESOLVED and self.passes + self.fails > 0
+
+
+def error_of_one(votes: Votes, units: int) -> float:
+    """The error that one decision may have so that all those of a usual search have `votes.confidence`.
+
+    A search with several culprits takes about four bisections (Bonferroni's inequality over its decisions).
+    """
+    return (1 - votes.confidence) / (8 + 4 * math.ceil(math.log2(units + 1)))
+
+
+def decide(votes: Votes, error: float, draw: Callable[[int], Trial]) -> Decision:
+    """Draw trials until the test is decided at `error` for both kinds of mistake, or `votes.most` are spent."""
+    bound = math.log((1 - error) / error)
+    for_fail = math.log(votes.high / votes.low)
+    for_pass = math.log((1 - votes.high) / (1 - votes.low))
+    counts = dict.fromkeys(Outcome, 0)
+    ratio = 0.0
+    for number in range(votes.most):
+        outcome = draw(number).outcome
+        counts[outcome] += 1
+        ratio = counts[Outcome.FAIL] * for_fail + counts[Outcome.PASS] * for_pass
+        if abs(ratio) >= bound or counts[Outcome.UNRESOLVED] == number + 1 == UNRESOLVED_IN_A_ROW:
+            break
+    decided = abs(ratio) >= bound
+    outcome = (Outcome.FAIL if ratio > 0 else Outcome.PASS) if decided else Outcome.UNRESOLVED
+    chance = 1 / (1 + math.exp(abs(ratio))) if decided else 0.0
+    return Decision(outcome, chance, counts[Outcome.PASS], counts[Outcome.FAIL], counts[Outcome.UNRESOLVED])
