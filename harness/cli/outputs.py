@@ -1,0 +1,99 @@
+"""The files that a run is asked to write: JSON, a page, Markdown, pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import UsageError
+from harness.tensors.files import write_text
+
+if TYPE_CHECKING:
+    from harness.judge.results import RunReport
+
+STDOUT = Path("-")
+PICTURES = (".png", ".svg")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files that a run is asked to write."""
+
+    json: Path | None
+    html: Path | None
+    markdown: Path | None
+    plot: Path | None
+
+    @property
+    def owns_stdout(self) -> bool:
+        """Whether stdout belongs to the JSON document."""
+        return self.json == STDOUT
+
+    def check(self) -> None:
+        """Find what cannot be written before anything is run.
+
+        Raises:
+            UsageError: a file is a folder, or the picture has a format that cannot be drawn.
+        """
+        for file in (self.json, self.html, self.markdown):
+            if file is not None and file.is_dir():
+                raise UsageError("is a folder; name a file to write", where=file)
+        if self.plot is not None and self.plot.suffix and not self._pictures_go_to_a_folder:
+            raise UsageError(
+                f"cannot draw a {self.plot.suffix}", where=self.plot, hint="name a .png, a .svg or a folder"
+            )
+
+    def check_plot(self, runs: int) -> None:
+        """Raise UsageError if one picture is named for several runs."""
+        if self.plot is not None and not self._pictures_go_to_a_folder and runs > 1:
+            raise UsageError(
+                f"--plot names one picture, but {runs} runs are selected",
+                where=self.plot,
+                hint="name a folder, or select one run with --precision",
+            )
+
+    def write(self, report: RunReport, seconds: float) -> None:
+        """Write every file that was asked for, each at once or not at all.
+
+        Raises:
+            UsageError: a file cannot be written.
+        """
+        try:
+            if self.owns_stdout:
+                print(document(report))
+            elif self.json is not None:
+                write_text(self.json, document(report) + "\n")
+            if self.html is not None:
+                from harness.report.page import html_page
+
+                write_text(self.html, html_page(report, seconds=seconds))
+            if self.markdown is not None:
+                from harness.report.markdown import markdown
+
+                write_text(self.markdown, markdown(report, seconds=seconds))
+            if self.plot is not None:
+                self._draw(report, self.plot)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UsageError(f"cannot be written: {error.strerror}", where=error.filename) from error
+
+    def _draw(self, report: RunReport, plot: Path) -> None:
+        from harness.report.growth import save_error_growth
+
+        for result in report.results:
+            if result.layers:
+                name = re.sub(r"[^\w.-]+", "-", result.id.replace("::", "."))
+                save_error_growth(result, plot / f"{name}.png" if self._pictures_go_to_a_folder else plot)
+
+    @property
+    def _pictures_go_to_a_folder(self) -> bool:
+        return self.plot is not None and (self.plot.is_dir() or self.plot.suffix not in PICTURES)
+
+
+def document(report: RunReport) -> str:
+    """The JSON document of schema `harness.run/1`; numbers that are not finite are strings."""
+    return json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,202 @@
+"""A report arranged for reading: the matrix of runs, and what to say of each. Console and pages share it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.compare.gates import LOWER_BOUNDED
+from harness.judge.results import LayerResult, OutputResult, RunReport, RunResult, Verdict
+from harness.report.words import LOOKS, UNEXPECTED, count, next_command, number, title
+from harness.tensors.precision import Precision
+
+if TYPE_CHECKING:
+    from harness.compare import GateResult, Metrics
+
+MOST_ORIGINS = 4  # named in a text; the layer table and the JSON hold all of them
+MOST_EVIDENCE = 12  # last lines of an error's evidence
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case on one candidate: its runs by precision."""
+
+    case: str
+    candidate: str
+    runs: dict[Precision, RunResult]
+
+    @property
+    def gravest(self) -> RunResult:
+        """The run to look at first: the most severe verdict, then the largest error."""
+        return max(self.runs.values(), key=_gravity)
+
+    @property
+    def severity(self) -> int:
+        """The severity of the gravest verdict."""
+        return LOOKS[self.gravest.verdict].severity
+
+    @property
+    def origins(self) -> tuple[LayerResult, ...]:
+        """Where the error starts in the gravest run that knows it."""
+        return max(
+            (run for run in self.runs.values() if run.origins), key=_gravity, default=self.gravest
+        ).origins
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All runs: a row for each case and candidate, a column for each precision."""
+
+    precisions: tuple[Precision, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The candidates, in the order in which they first appear."""
+        return tuple(dict.fromkeys(row.candidate for row in self.rows))
+
+    @property
+    def named(self) -> bool:
+        """Whether the candidates must be named: the emulator alone goes without saying."""
+        return self.candidates != ("emulator",)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One labelled line of an explanation, such as `origin`: `b7_sq (Pow): …`."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a person needs to know of one run that is not a plain pass, in the order in which they ask."""
+
+    headline: str
+    statements: tuple[Statement, ...]
+    command: str
+
+
+def matrix(report: RunReport) -> Matrix:
+    """Arrange the runs of `report`; rows stay in the order of the runs, precisions go from wide to narrow."""
+    rows: dict[tuple[str | None, str, str], dict[Precision, RunResult]] = {}
+    for result in report.results:
+        rows.setdefault((result.case_path, result.case, result.candidate), {})[result.precision] = result
+    present = {result.precision for result in report.results}
+    return Matrix(
+        tuple(precision for precision in Precision if precision in present),
+        tuple(Row(case, candidate, runs) for (_, case, candidate), runs in rows.items()),
+    )
+
+
+def attention(report: RunReport) -> tuple[RunResult, ...]:
+    """The runs that need words: what came out unexpectedly, gravest first.
+
+    A mistake in a case or its model stops all runs of the case alike; it is told once.
+    """
+    unexpected = [result for result in report.results if result.verdict in UNEXPECTED]
+    told: dict[object, RunResult] = {}
+    for result in sorted(unexpected, key=lambda result: -LOOKS[result.verdict].severity):
+        told.setdefault((result.case_path, result.reason) if result.mistake else id(result), result)
+    return tuple(told.values())
+
+
+def worst_error(result: RunResult) -> float | None:
+    """The largest nrmse of the outputs; infinite where an element is not finite; None without outputs."""
+    return max((error(output.metrics) for output in result.outputs), default=None)
+
+
+def error(metrics: Metrics) -> float:
+    """nrmse, and infinite as soon as one element is not finite where the reference is."""
+    return math.inf if metrics.nonfinite or math.isnan(metrics.nrmse) else metrics.nrmse
+
+
+def explain(result: RunResult) -> Explanation:
+    """Say what is wrong with a run, where it starts, and which command goes deeper."""
+    statements = []
+    if result.verdict is not Verdict.ERROR and result.worst is not None:
+        statements.append(Statement("output", _output(result.worst)))
+    origins = result.origins
+    for layer in origins[:MOST_ORIGINS]:
+        statements.append(Statement("origin", _origin(layer, result.precision)))
+    if len(origins) > MOST_ORIGINS:
+        rest = ", ".join(layer.node for layer in origins[MOST_ORIGINS : 3 * MOST_ORIGINS])
+        more = " …" if len(origins) > 3 * MOST_ORIGINS else ""
+        statements.append(Statement("", f"and {len(origins) - MOST_ORIGINS} more origins: {rest}{more}"))
+    if result.faithful is False:
+        statements.append(
+            Statement("perturbed", "observing changed this engine's outputs; its layers are no proof")
+        )
+    statements += [Statement("warning", warning) for warning in result.warnings]
+    evidence = result.evidence[-MOST_EVIDENCE:]
+    statements += [Statement("" if place else "evidence", line) for place, line in enumerate(evidence)]
+    headline = f"{title(result)}: {result.reason}" if result.reason else title(result)
+    return Explanation(headline, tuple(statements), next_command(result))
+
+
+def flags(layer: LayerResult) -> str:
+    """What is remarkable about a layer, in words."""
+    found = []
+    if layer.origin:
+        found.append("ORIGIN")
+    elif layer.diverged:
+        found.append("diverged")
+    if layer.metrics.overflow_count:
+        found.append("overflow")
+    elif layer.metrics.nonfinite:
+        found.append("not finite")
+    if layer.metrics.headroom > 1:
+        found.append("out of range")
+    return ", ".join(found)
+
+
+def gate_text(gate: GateResult) -> str:
+    """`nrmse 0.6 > 0.01`, or with the sign that holds when the gate does."""
+    held, broken = ("≥", "<") if gate.metric in LOWER_BOUNDED else ("≤", ">")
+    sign = held if gate.passed else broken
+    return f"{gate.metric} {number(gate.value)} {sign} {number(gate.limit)}"
+
+
+def failing(gates: Sequence[GateResult]) -> str:
+    """The gates that fail, as text; of gates that all hold, the first."""
+    chosen = [gate for gate in gates if not gate.passed] or list(gates[:1])
+    return ", ".join(gate_text(gate) for gate in chosen)
+
+
+def _output(output: OutputResult) -> str:
+    metrics = output.metrics
+    parts = [failing(output.gates) or f"nrmse {number(metrics.nrmse)}"]
+    if metrics.nonfinite:
+        parts.append(f"{metrics.nonfinite} of {count(metrics.count, 'element')} not finite")
+    elif metrics.worst_index is not None:
+        place = ", ".join(str(index) for index in metrics.worst_index)
+        parts.append(f"largest error {number(metrics.max_abs)} at [{place}]")
+    sample = f" (sample {output.sample})" if output.sample else ""
+    return f"{output.tensor}{sample}: {'; '.join(parts)}"
+
+
+def _origin(layer: LayerResult, precision: Precision) -> str:
+    metrics = layer.metrics
+    parts = []
+    if metrics.overflow_count:
+        parts.append(f"{metrics.overflow_count} of {count(metrics.count, 'element')} overflow")
+    elif metrics.nonfinite:
+        parts.append(f"{metrics.nonfinite} of {count(metrics.count, 'element')} not finite")
+    else:
+        parts.append(failing(layer.gates))
+    if metrics.headroom > 1:
+        parts.append(
+            f"the reference reaches {number(metrics.reference_max)}, "
+            f"{number(metrics.headroom)} times the largest {precision.storage_dtype}"
+        )
+    if layer.introduced is not None:
+        parts.append(f"alone it introduces nrmse {number(error(layer.introduced))}")
+    tensor = "" if layer.tensor == layer.node else f", tensor {layer.tensor}"
+    return f"node {layer.node} ({layer.op}){tensor}: {'; '.join(parts)}"
+
+
+def _gravity(result: RunResult) -> tuple[int, float]:
+    return LOOKS[result.verdict].severity, worst_error(result) or 0.0

@@ -1,0 +1,149 @@
+"""How numbers, verdicts and counts are said: shared by the console, the pages and the pytest items."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections import Counter
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from harness.judge.results import RunReport, RunResult, Verdict
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one verdict is shown.
+
+    Args:
+        glyph: one character, and `plain_glyph` where a terminal cannot show it.
+        word: the verdict in a table cell; upper case where a person must act.
+        style: rich style.
+        tone: `good`, `calm`, `bad` or `quiet`: the class of the verdict on a page.
+        severity: 0 is harmless; rows and lists show the most severe first.
+    """
+
+    glyph: str
+    plain_glyph: str
+    word: str
+    style: str
+    tone: str
+    severity: int
+
+
+LOOKS = {
+    Verdict.PASS: Look("✓", "+", "pass", "green", "good", 0),
+    Verdict.SKIP: Look("–", "-", "skip", "dim", "quiet", 1),
+    Verdict.XFAIL: Look("○", "o", "xfail", "yellow", "calm", 2),
+    Verdict.XPASS: Look("●", "!", "XPASS", "bold red", "bad", 3),
+    Verdict.FAIL: Look("✗", "X", "FAIL", "bold red", "bad", 4),
+    Verdict.ERROR: Look("‼", "!", "ERROR", "bold red", "bad", 5),
+}
+
+UNEXPECTED = (Verdict.FAIL, Verdict.XPASS, Verdict.ERROR)
+
+
+def number(value: float | None) -> str:
+    """A metric in few characters: `1.2e-7`, `0.016`, `131`, `inf`; a dash where there is none."""
+    if value is None:
+        return "–"
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if value == 0:
+        return "0"
+    if 1e-2 <= abs(value) < 1e4:
+        return f"{value:.3g}" if abs(value) < 1e3 else f"{value:.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def duration(seconds: float) -> str:
+    """`0.8 s`, `18 s`, `2 min 5 s`, `1 h 2 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def count(amount: int, noun: str, plural: str | None = None) -> str:
+    """`1 run`, `2 runs`, `0 runs`."""
+    return f"{amount} {noun if amount == 1 else plural or noun + 's'}"
+
+
+def summary(report: RunReport, seconds: float | None = None) -> str:
+    """One line: `14 cases, 56 runs: 53 pass, 3 failed as expected, 0 unexpected, 18 s`."""
+    verdicts = Counter(result.verdict for result in report.results)
+    cases = {(result.case_path, result.case) for result in report.results}
+    parts = [f"{verdicts[Verdict.PASS]} pass"]
+    if verdicts[Verdict.XFAIL]:
+        parts.append(f"{verdicts[Verdict.XFAIL]} failed as expected")
+    if verdicts[Verdict.SKIP]:
+        parts.append(f"{verdicts[Verdict.SKIP]} skipped")
+    if verdicts[Verdict.FAIL]:
+        parts.append(f"{verdicts[Verdict.FAIL]} FAILED")
+    if verdicts[Verdict.XPASS]:
+        parts.append(f"{verdicts[Verdict.XPASS]} passed against expectation")
+    if verdicts[Verdict.ERROR]:
+        parts.append(f"{verdicts[Verdict.ERROR]} could not be judged")
+    if not any(verdicts[verdict] for verdict in UNEXPECTED):
+        parts.append("0 unexpected")
+    if seconds is not None:
+        parts.append(duration(seconds))
+    return f"{count(len(cases), 'case')}, {count(len(report.results), 'run')}: {', '.join(parts)}"
+
+
+def answer(report: RunReport) -> str:
+    """The whole report in one sentence, for the top of a page."""
+    total = len(report.results)
+    verdicts = Counter(result.verdict for result in report.results)
+    bad = []
+    if verdicts[Verdict.FAIL]:
+        bad.append(f"{verdicts[Verdict.FAIL]} of {count(total, 'run')} failed")
+    if verdicts[Verdict.XPASS]:
+        bad.append(f"{verdicts[Verdict.XPASS]} passed although a failure was expected")
+    if verdicts[Verdict.ERROR]:
+        bad.append(f"{verdicts[Verdict.ERROR]} could not be judged")
+    if bad:
+        return _sentence("; ".join(bad))
+    judged = total - verdicts[Verdict.SKIP]
+    if not judged:
+        return "Nothing was judged: every run was skipped."
+    expected = f", {verdicts[Verdict.XFAIL]} of them failures" if verdicts[Verdict.XFAIL] else ""
+    skipped = f"; {verdicts[Verdict.SKIP]} skipped" if verdicts[Verdict.SKIP] else ""
+    return f"{'The run' if judged == 1 else f'All {judged} runs'} came out as expected{expected}{skipped}."
+
+
+def title(result: RunResult) -> str:
+    """`case at fp16`, with the candidate unless it is the emulator; the case alone if that is mistaken."""
+    if result.mistake:
+        return result.case
+    where = "" if result.candidate == "emulator" else f" on {result.candidate}"
+    return f"{result.case} at {result.precision}{where}"
+
+
+def next_command(result: RunResult) -> str:
+    """The command that goes deeper into `result`, ready to paste into a shell."""
+    target = result.case_path or result.case
+    where = "" if result.candidate == "emulator" else f" --env {shlex.quote(result.candidate)}"
+    options = f"--precision {result.precision}{where}"
+    if result.verdict is not Verdict.ERROR and find_spec("harness.cli.diagnose") is not None:
+        return f"harness diagnose {shlex.quote(target)} {options}"
+    return f"harness run {shlex.quote(target)} {options} --details"
+
+
+def middle(text: str, width: int) -> str:
+    """`text` cut to `width` characters by leaving out its middle: both ends of a node's name matter."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
