@@ -8,13 +8,12 @@ the file is dropped, once and for all, and a note beside it says so; within one 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 from harness.environments.folders import cache_folder
+from harness.tensors.files import atomic_path
 from harness.worker.messages import ProbeReply
 
 
@@ -46,18 +45,8 @@ class TimingCacheFile:
 
     def store(self, source: Path) -> None:
         """Replace the file by a copy of `source`, atomically."""
-        with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".timing-")
-            try:
-                with os.fdopen(descriptor, "wb") as target, source.open("rb") as origin:
-                    shutil.copyfileobj(origin, target)
-                    target.flush()
-                    os.fsync(target.fileno())
-                os.replace(temporary, self.path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
+        with contextlib.suppress(OSError), atomic_path(self.path) as target:
+            shutil.copyfile(source, target)
 
     def drop(self) -> str:
         """Remove the file, remember that it was refused, and return the warning."""

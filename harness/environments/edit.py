@@ -1,0 +1,134 @@
+"""Change harness.toml as its author would: comments, order and spacing stay as they are."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.environments.config import (
+    CONFIG_NAME,
+    Environment,
+    check_name,
+    find_config,
+    parse,
+    unknown_environment,
+)
+from harness.errors import EnvironmentConfigError
+from harness.tensors.files import write_text
+
+
+def add_environment(
+    name: str,
+    *,
+    python: str | None = None,
+    command: Sequence[str] | None = None,
+    gpu: int = 0,
+    variables: Mapping[str, str] | None = None,
+    build: Mapping[str, Any] | None = None,
+    path: Path | None = None,
+) -> Environment:
+    """Add a table to the file in force, or to a new harness.toml in the working folder.
+
+    Args:
+        name: letters, digits, `.`, `_` and `-`.
+        python: the interpreter; exactly one of this and `command`.
+        command: what starts Python in a container.
+        gpu: see Environment.
+        variables: see Environment.
+        build: build options, as in a case file.
+        path: the file to change instead.
+
+    Raises:
+        EnvironmentConfigError: the name is taken or no name, or the file holds mistakes or cannot be written.
+    """
+    import tomlkit
+
+    check_name(name)
+    path = path or find_config() or Path.cwd() / CONFIG_NAME
+    with _changing(path) as text:
+        if name in parse(text, path):
+            raise EnvironmentConfigError(
+                f"an environment is called {name!r} already",
+                where=path,
+                hint=f"choose another name, or `harness env remove {name}` first",
+            )
+        document = tomlkit.parse(text)
+        table = _table(python=python, command=command, gpu=gpu, variables=variables, build=build)
+        if "environments" not in document:
+            document["environments"] = tomlkit.table(is_super_table=True)
+        document["environments"][name] = table  # type: ignore[index]
+        return _write(path, tomlkit.dumps(document))[name]
+
+
+def remove_environment(name: str, *, path: Path | None = None) -> Environment:
+    """Take a table out of the file in force and return what it said.
+
+    Raises:
+        EnvironmentConfigError: there is no such environment, or the file cannot be written.
+    """
+    import tomlkit
+
+    path = path or find_config()
+    if path is None:
+        raise unknown_environment(name, {})
+    with _changing(path) as text:
+        known = parse(text, path)
+        if name not in known:
+            raise unknown_environment(name, known)
+        document = tomlkit.parse(text)
+        del document["environments"][name]
+        _write(path, tomlkit.dumps(document))
+        return known[name]
+
+
+def _table(
+    *,
+    python: str | None,
+    command: Sequence[str] | None,
+    gpu: int,
+    variables: Mapping[str, str] | None,
+    build: Mapping[str, Any] | None,
+) -> Any:
+    """The table of an environment; what is as by default is left out."""
+    import tomlkit
+
+    table = tomlkit.table()
+    if python is not None:
+        table["python"] = python
+    if command is not None:
+        table["command"] = list(command)
+    if gpu:
+        table["gpu"] = gpu
+    for key, values in (("variables", variables), ("build", build)):
+        if values:
+            table[key] = tomlkit.inline_table()
+            table[key].update(values)
+    return table
+
+
+@contextlib.contextmanager
+def _changing(path: Path) -> Iterator[str]:
+    """The text of the file, empty if there is none; nobody else changes it meanwhile."""
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)  # locked in place of a lock file, which would stay
+    except OSError as error:
+        raise EnvironmentConfigError(f"cannot be written: {error.strerror}", where=path) from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield path.read_text() if path.exists() else ""
+    finally:
+        os.close(folder)
+
+
+def _write(path: Path, text: str) -> Mapping[str, Environment]:
+    """Write `text` if it is a file without mistakes."""
+    environments = parse(text, path)
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise EnvironmentConfigError(f"cannot be written: {error.strerror}", where=path) from error
+    return environments
