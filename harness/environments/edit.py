@@ -60,7 +60,7 @@ def add_environment(
         table = _table(python=python, command=command, gpu=gpu, variables=variables, build=build)
         if "environments" not in document:
             document["environments"] = tomlkit.table(is_super_table=True)
-        document["environments"][name] = table  # type: ignore[index]
+        document["environments"][name] = table
         return _write(path, tomlkit.dumps(document))[name]
 
 

@@ -1,0 +1,203 @@
+"""`harness env`: manage the TensorRT environments that engines are built in."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from harness.environments.check import EnvironmentCheck
+
+app = typer.Typer(no_args_is_help=True, help="Manage the TensorRT environments that engines are built in.")
+
+ENVIRONMENTS_SCHEMA = "harness.environments/1"
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write it as JSON; - is stdout, and nothing else."),
+]
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it, such as trt-8.6.")],
+    python: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Its Python; with --install, the Python to make the venv with."),
+    ] = None,
+    install: Annotated[
+        str | None,
+        typer.Option(metavar="tensorrt==X", help="Make a venv and install this TensorRT into it."),
+    ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="What starts its Python in a container, quoted; {gpu}, {scratch}, {worker} and {polygraphy} are "
+            "filled in, the last three are folders to mount under the same paths.",
+        ),
+    ] = None,
+    gpu: Annotated[int, typer.Option(min=0, help="Which GPU, counted in your CUDA_VISIBLE_DEVICES.")] = 0,
+    variables: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="VAR=VALUE", help="An environment variable; may be repeated."),
+    ] = None,
+    tactic_sources: Annotated[
+        list[str] | None,
+        typer.Option("--tactic-source", metavar="SOURCE", help="Use only these tactics; may be repeated."),
+    ] = None,
+) -> None:
+    """Add an environment to harness.toml: a Python that has TensorRT, or a release to install."""
+    from harness.environments.config import check_name, load
+    from harness.environments.edit import add_environment
+    from harness.environments.install import install as install_release
+
+    given = [
+        option for option in (python if install is None else None, install, command) if option is not None
+    ]
+    if len(given) != 1:
+        raise UsageError(
+            "an environment needs exactly one of --python, --install and --command",
+            hint=f"harness env add {name} --python /path/to/python",
+        )
+    check_name(name)
+    settings: dict[str, Any] = {"gpu": gpu, "variables": dict(map(_pair, variables or ()))}
+    if tactic_sources:
+        settings["build"] = {"tactic_sources": list(tactic_sources)}
+    if install is not None and name not in load():
+        python = str(
+            install_release(name, install, python=python, tell=lambda line: print(line, file=sys.stderr))
+        )
+    environment = add_environment(
+        name, python=python, command=None if command is None else shlex.split(command), **settings
+    )
+    typer.echo(f"{environment.source}: added {name!r}")
+    typer.echo(f"Then: harness env check {name}")
+
+
+@app.command("list")
+def list_(json_file: Json = None) -> None:
+    """List the environments of harness.toml."""
+    from harness.environments.config import find_config, load
+
+    environments = load()
+    if json_file is not None:
+        rows = [
+            {
+                "name": item.name,
+                "command": list(item.command),
+                "gpu_index": item.gpu,
+                "variables": dict(item.variables),
+                "build": item.build.model_dump(mode="json", exclude_defaults=True),
+            }
+            for item in environments.values()
+        ]
+        _write_json(json_file, rows)
+        return
+    if not environments:
+        typer.echo(f"{find_config() or 'no harness.toml here or above'}: no environments")
+        typer.echo("To add one: harness env add NAME --python PATH")
+        return
+    _print_table(
+        ("name", "gpu", "command"),
+        [(item.name, str(item.gpu), shlex.join(item.command)) for item in environments.values()],
+    )
+
+
+@app.command()
+def check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]…", help="Which environments; by default all.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Start a worker in each environment and say what it is: exit status 3 if one cannot build engines."""
+    from harness.environments.check import check_all
+    from harness.environments.config import load, select
+    from harness.errors import NothingSelectedError
+
+    known = load()
+    selected = [select(name, known) for name in names] if names else list(known.values())
+    if not selected:
+        raise NothingSelectedError("there are no environments", hint="harness env add NAME --python PATH")
+    checks = list(check_all(selected))
+    if json_file is not None:
+        _write_json(json_file, [item.to_dict() for item in checks])
+    if json_file != Path("-"):
+        _print_checks(checks)
+    raise typer.Exit(0 if all(item.passed for item in checks) else 3)
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Which environment.")],
+) -> None:
+    """Take an environment out of harness.toml, and delete its venv if `env add --install` made it."""
+    from harness.environments.edit import remove_environment
+    from harness.environments.install import uninstall
+
+    environment = remove_environment(name)
+    typer.echo(f"{environment.source}: removed {name!r}")
+    folder = uninstall(environment.command)
+    if folder is not None:
+        typer.echo(f"{folder}: deleted")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--set {text!r} is not a variable and its value", hint="write it as NAME=VALUE")
+    return name, value
+
+
+def _print_checks(checks: Sequence[EnvironmentCheck]) -> None:
+    columns = ("name", "TensorRT", "CUDA", "driver", "GPU", "capability", "free memory", "builder")
+    rows = []
+    for item in checks:
+        probe = item.probe
+        if probe is None:
+            rows.append((item.environment.name, *["–"] * 6, "no"))
+            continue
+        free = "–" if probe.free_bytes is None else f"{probe.free_bytes / 2**30:.1f} GiB"
+        facts = (probe.tensorrt, probe.cuda, probe.driver, probe.gpu, probe.compute_capability)
+        row = (item.environment.name, *(fact or "–" for fact in facts), free)
+        rows.append((*row, "yes" if probe.builder_ok else "no"))
+    _print_table(columns, rows)
+    for item in checks:
+        for problem in item.problems:
+            print(f"{item.environment.name}: {problem}", file=sys.stderr)
+        if item.hint is not None:
+            print(f"  try: {item.hint}", file=sys.stderr)
+        for line in item.evidence:
+            print(f"  | {line}", file=sys.stderr)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+
+    from harness.cli.consoles import make_console
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    make_console(sys.stdout).print(table)
+
+
+def _write_json(path: Path, environments: Sequence[dict[str, Any]]) -> None:
+    import json
+
+    from harness.tensors.files import write_text
+
+    text = json.dumps({"schema": ENVIRONMENTS_SCHEMA, "environments": environments}, indent=1)
+    if path == Path("-"):
+        print(text)
+    else:
+        write_text(path, text + "\n")

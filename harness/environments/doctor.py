@@ -1,0 +1,186 @@
+"""What works on this machine, and what to do about what does not: one finding for each thing looked at."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+
+from harness.environments.check import EnvironmentCheck, check_all
+from harness.environments.config import find_config, load
+from harness.environments.folders import cache_folder
+from harness.environments.scratch import ENOUGH_BYTES, SHARED_MEMORY, scratch_root
+from harness.errors import HarnessError
+
+_GIB = 1 << 30
+_GPU_FIELDS = ("name", "driver_version", "memory.free", "memory.total")
+
+
+class Status(StrEnum):
+    """How a thing is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        area: what it is: `python`, `gpu`, `environment trt-8.6`, …
+        status: how it is.
+        message: what was found, in plain words.
+        advice: what to do about it.
+    """
+
+    area: str
+    status: Status
+    message: str
+    advice: str | None = None
+
+
+def examine(*, probe: bool = True) -> Iterator[Finding]:
+    """Look at everything, from what every command needs to the environments.
+
+    Args:
+        probe: whether to start a worker in each environment, which takes seconds.
+    """
+    yield _python()
+    yield from _packages()
+    yield from _gpus()
+    yield _scratch()
+    yield _cache()
+    yield from _environments(probe)
+
+
+def _python() -> Finding:
+    found = f"Python {platform.python_version()} at {sys.executable}, harness {version('harness')}"
+    return Finding("python", Status.OK, found)
+
+
+def _packages() -> Iterator[Finding]:
+    try:
+        import onnxruntime
+
+        providers = ", ".join(
+            name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()
+        )
+        found = f"ONNX Runtime {onnxruntime.__version__} ({providers}): the reference and the emulator work"
+        yield Finding("onnxruntime", Status.OK, found)
+    except Exception as error:  # whatever a broken installation raises
+        advice = "install it again: pip install --force-reinstall onnxruntime"
+        yield Finding("onnxruntime", Status.BROKEN, f"ONNX Runtime cannot be imported: {error}", advice)
+    try:
+        found = f"polygraphy {version('polygraphy')}, lent to environments that have none"
+        yield Finding("polygraphy", Status.OK, found)
+    except PackageNotFoundError:
+        message = "polygraphy is not installed, so it cannot be lent to environments"
+        yield Finding("polygraphy", Status.WARNING, message, "pip install polygraphy")
+
+
+def _gpus() -> Iterator[Finding]:
+    no_gpu = "no engines can be built on this machine; the emulator, which is the default, needs no GPU"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        message = f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU: {no_gpu}"
+        yield Finding("gpu", Status.WARNING, message, "unset CUDA_VISIBLE_DEVICES")
+        return
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        message = f"no NVIDIA driver was found (there is no nvidia-smi): {no_gpu}"
+        advice = "on a machine with a GPU, install the driver; in a container, start it with --gpus all"
+        yield Finding("gpu", Status.WARNING, message, advice)
+        return
+    query = [smi, f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader,nounits"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        output = str(getattr(error, "stdout", "") or error).strip()
+        yield Finding(
+            "gpu", Status.WARNING, f"nvidia-smi fails: {output}: {no_gpu}", "restart or reinstall the driver"
+        )
+        return
+    for number, line in enumerate(listed.strip().splitlines()):
+        name, driver, free, total = (part.strip() for part in line.split(","))
+        message = f"GPU {number}: {name}, {_mib(free)} of {_mib(total)} free, driver {driver}"
+        yield Finding("gpu", Status.OK, message)
+
+
+def _scratch() -> Finding:
+    root = scratch_root()
+    place = next(folder for folder in (root, *root.parents) if folder.is_dir())
+    if not os.access(place, os.W_OK):
+        message = f"scratch folder {root} cannot be written to: no engine can be run"
+        return Finding("scratch", Status.BROKEN, message, "set HARNESS_SCRATCH to a folder of yours")
+    free = shutil.disk_usage(place).free
+    message = f"scratch folder {root}, {_size(free)} free"
+    if free < ENOUGH_BYTES:
+        advice = "free some space, or set HARNESS_SCRATCH to a larger folder"
+        return Finding(
+            "scratch", Status.WARNING, f"{message}: too little for the tensors of most models", advice
+        )
+    if SHARED_MEMORY not in root.parents and not os.environ.get("HARNESS_SCRATCH"):
+        message += f"; {SHARED_MEMORY} would be faster, but is missing or small"
+        return Finding("scratch", Status.WARNING, message, "start the container with --shm-size=8g")
+    return Finding("scratch", Status.OK, message)
+
+
+def _cache() -> Finding:
+    folder = cache_folder()
+    place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    free = shutil.disk_usage(place).free
+    message = f"cache folder {folder}, {_size(used)} used, {_size(free)} free"
+    if not os.access(place, os.W_OK):
+        advice = "set XDG_CACHE_HOME to a folder of yours"
+        return Finding(
+            "cache", Status.WARNING, f"{message}: not writable, nothing is kept between runs", advice
+        )
+    if free < _GIB:
+        return Finding("cache", Status.WARNING, message, f"free some space, or delete {folder}")
+    return Finding("cache", Status.OK, message)
+
+
+def _environments(probe: bool) -> Iterator[Finding]:
+    try:
+        path = find_config()
+        known = load(path) if path else {}
+    except HarnessError as error:
+        yield Finding("harness.toml", Status.BROKEN, str(error), "correct the file")
+        return
+    if not known:
+        message = f"{path} has no environments" if path else "no harness.toml here or above"
+        advice = "to judge TensorRT engines: harness env add NAME --python PATH"
+        yield Finding("harness.toml", Status.OK, f"{message}: only the emulator can be used", advice)
+        return
+    yield Finding("harness.toml", Status.OK, f"{path}, environments: {', '.join(known)}")
+    if probe:
+        for check in check_all(list(known.values())):
+            yield _environment(check)
+
+
+def _environment(check: EnvironmentCheck) -> Finding:
+    area = f"environment {check.environment.name}"
+    if check.probe is None:
+        return Finding(area, Status.BROKEN, check.problems[0], check.hint)
+    probe = check.probe
+    message = f"TensorRT {probe.tensorrt}, CUDA {probe.cuda or 'unknown'}, {probe.gpu or 'no GPU'}"
+    if check.problems:
+        return Finding(area, Status.BROKEN, f"{message}: {'; '.join(check.problems)}", check.hint)
+    return Finding(area, Status.OK, f"{message}: engines can be built")
+
+
+def _mib(text: str) -> str:
+    return _size(int(text) * (1 << 20)) if text.isdigit() else text
+
+
+def _size(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / (1 << 20):.0f} MiB"
