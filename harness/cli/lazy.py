@@ -43,6 +43,6 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that `args` names and import it; its place in the overview stays a stub."""
         name, command, rest = super().resolve_command(ctx, args)
-        if name in self.lazy_commands:
+        if name is not None and name in self.lazy_commands:
             command = self.lazy_commands[name].load(name)
         return name, command, rest

@@ -1,0 +1,254 @@
+"""The axes of the error-growth picture: errors, origins, headroom."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.judge.results import LayerResult
+from harness.report.layout import AXIS, LABEL_HEIGHT, NAME_LENGTH, OriginLabel
+from harness.report.view import error
+from harness.report.words import count, middle
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette: told apart by readers with any of the common colour deficiencies.
+BLUE, ORANGE, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#6B7280"
+INK, FAINT, PALE = "#1F2937", "#E5E7EB", "#C7CDD6"
+DASHES = (0, (5, 3))
+
+FEW = 150  # layers that get a mark each
+MOST_VECTORS = 400  # layers whose marks are vectors in an SVG; of more they would make it heavy
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A logarithmic axis with a place for zero (`floor`) and one for what is not finite (`ceiling`)."""
+
+    floor: float
+    ceiling: float
+
+    @classmethod
+    def over(cls, errors: Iterable[float | None]) -> Scale:
+        """The scale on which all of `errors` can be drawn."""
+        drawn = [value for value in errors if value is not None and math.isfinite(value) and value > 0]
+        return cls(min(drawn) / 4, max(drawn) * 4) if drawn else cls(1e-9, 1.0)
+
+    def height(self, value: float | None) -> float:
+        """Where `value` is drawn; NaN, which is not drawn, for None."""
+        if value is None:
+            return math.nan
+        return min(max(value, self.floor), self.ceiling) if math.isfinite(value) else self.ceiling
+
+
+def draw_errors(axes: Axes, layers: Sequence[LayerResult]) -> Scale:
+    """Draw accumulated errors as a line, introduced ones as dots, and the gate; return the scale."""
+    accumulated = [error(layer.metrics) for layer in layers]
+    introduced = [None if layer.introduced is None else error(layer.introduced) for layer in layers]
+    limits = [_limit(layer) for layer in layers]
+    every = [*accumulated, *introduced]
+    scale = Scale.over([*every, *limits])
+    places = range(len(layers))
+    few = len(layers) <= FEW
+    axes.set_yscale("log")
+    axes.set_ylim(scale.floor / 2, scale.ceiling * 2)
+    axes.set_xlim(-0.6, len(layers) - 0.4)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    heights = [scale.height(value) for value in accumulated]
+    axes.plot(places, heights, color=BLUE, linewidth=1.6 if few else 1.1, label="accumulated", zorder=3)
+    if few:
+        axes.plot(places, heights, color=BLUE, marker="o", markersize=3.2, linestyle="none", zorder=3)
+    if any(value is not None for value in introduced):
+        dots: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5} if few else {}
+        _marks(
+            axes,
+            places,
+            [scale.height(value) for value in introduced],
+            label="introduced",
+            color=ORANGE,
+            marker="s",
+            markersize=4.2 if few else 2.2,
+            zorder=4,
+            rasterized=len(layers) > MOST_VECTORS,
+            **dots,
+        )
+    if any(limit is not None for limit in limits):
+        axes.plot(
+            [place + offset for place in places for offset in (-0.5, 0.5)],
+            [math.nan if limit is None else limit for limit in limits for _ in range(2)],
+            color=GREY,
+            linestyle=DASHES,
+            linewidth=1.2,
+            label="gate on nrmse",
+            zorder=2,
+        )
+    zero = any(value == 0 for value in every)
+    _label_errors(axes, scale, zero=zero, broken=any(_broken(value) for value in every))
+    axes.set_ylabel("nrmse over the FP32 reference", color=INK)
+    axes.yaxis.set_label_coords(-0.072, 0.5)
+    _plain(axes)
+    return scale
+
+
+def draw_failures(axes: Axes, layers: Sequence[LayerResult], scale: Scale) -> None:
+    """Tick each layer whose gates fail at the bottom, and put triangles at the top where it is not finite."""
+    few = len(layers) <= FEW
+    failing = [place for place, layer in enumerate(layers) if layer.diverged]
+    if failing:
+        _marks(
+            axes,
+            failing,
+            [0.012] * len(failing),
+            label=f"a gate fails ({len(failing)})",
+            transform=axes.get_xaxis_transform(),
+            color=VERMILION,
+            marker="|",
+            markersize=6,
+            markeredgewidth=1.4 if few else 0.7,
+            zorder=3,
+            rasterized=len(layers) > MOST_VECTORS,
+        )
+    broken = [
+        place
+        for place, layer in enumerate(layers)
+        if _broken(error(layer.metrics))
+        or (layer.introduced is not None and _broken(error(layer.introduced)))
+    ]
+    if broken:
+        _marks(
+            axes,
+            broken,
+            [scale.ceiling] * len(broken),
+            label=f"overflow or not finite ({len(broken)})",
+            color=VERMILION,
+            marker="^",
+            markersize=7 if few else 4,
+            markeredgecolor="white",
+            markeredgewidth=0.5,
+            zorder=6,
+        )
+
+
+def draw_origins(
+    axes: Axes, layers: Sequence[LayerResult], scale: Scale, labels: Sequence[OriginLabel]
+) -> None:
+    """Ring each origin, and lead a line from the labelled ones to their names above the axes."""
+    from matplotlib.transforms import ScaledTranslation
+
+    origins = [place for place, layer in enumerate(layers) if layer.origin]
+    if not origins:
+        return
+    heights = {place: scale.height(error(layers[place].metrics)) for place in origins}
+    _marks(
+        axes,
+        origins,
+        list(heights.values()),
+        label=f"origin ({len(origins)})",
+        marker="o",
+        markersize=11,
+        markerfacecolor="none",
+        markeredgecolor=VERMILION,
+        markeredgewidth=1.8,
+        zorder=7,
+    )
+    figure: Any = axes.figure
+    for label in labels:
+        up = ScaledTranslation(0, LABEL_HEIGHT * (label.row + 0.55), figure.dpi_scale_trans)
+        spot: dict[str, Any] = {
+            "xy": (label.place, heights[label.place]),
+            "xytext": (label.place, 1.0),
+            "textcoords": axes.get_xaxis_transform() + up,
+            "annotation_clip": False,
+        }
+        axes.annotate(
+            label.text,
+            ha="right" if label.leftwards else "left",
+            va="center",
+            size=8.5,
+            weight="bold",
+            color=VERMILION,
+            zorder=8,
+            bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"},
+            **spot,
+        )
+        leader = {"arrowstyle": "-", "color": VERMILION, "linewidth": 0.9, "shrinkA": 5, "shrinkB": 7}
+        axes.annotate("", arrowprops=leader, zorder=5, **spot)
+
+
+def draw_headroom(axes: Axes, layers: Sequence[LayerResult], dtype: str) -> None:
+    """A strip: how near each reference tensor comes to the largest number of `dtype`."""
+    bottom = 1e-6
+    heights = [max(layer.metrics.headroom, bottom) for layer in layers]
+    heights = [height if math.isfinite(height) else math.nan for height in heights]
+    over = [place for place, height in enumerate(heights) if height > 1]
+    axes.set_yscale("log")
+    axes.set_ylim(bottom, 3 * max(10.0, *(height for height in heights if math.isfinite(height))))
+    # Bars with gaps while they fit, then lines that touch.
+    width = min(8.0, max(0.5, 0.6 * 72 * AXIS / len(layers)))
+    bars: Any = {"linewidth": width, "rasterized": len(layers) > MOST_VECTORS}
+    axes.vlines(range(len(layers)), bottom, heights, color=PALE, **bars)
+    axes.axhline(1.0, color=GREY, linewidth=1.0, linestyle=DASHES)
+    if over:
+        tops = [heights[place] for place in over]
+        axes.vlines(over, bottom, tops, color=PURPLE, **bars)
+        _marks(axes, over, tops, color=PURPLE, marker="D", markersize=4)
+    axes.set_yticks([1e-4, 1e-2, 1.0], ["1e-4", "1e-2", "1"])
+    axes.minorticks_off()
+    note = f"headroom: largest reference value over the largest {dtype}"
+    note += f"; above 1, so it overflows, in {count(len(over), 'tensor')}" if over else ""
+    axes.text(0, 1.04, note, transform=axes.transAxes, size=8.5, color=INK)
+    _plain(axes)
+
+
+def label_layers(axes: Axes, layers: Sequence[LayerResult], *, named: bool) -> None:
+    """Name the layers under the axes, or number them by node."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    if named:
+        names = [middle(layer.node, NAME_LENGTH) for layer in layers]
+        axes.set_xticks(range(len(layers)), names, rotation=45, ha="right", rotation_mode="anchor", size=7.5)
+        return
+
+    def node_number(place: float, _: object) -> str:
+        return str(layers[int(place)].index) if 0 <= place < len(layers) and place == int(place) else ""
+
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(node_number))
+    axes.set_xlabel(f"node, in the order of the graph ({len(layers)} tensors)", color=INK)
+
+
+def _label_errors(axes: Axes, scale: Scale, *, zero: bool, broken: bool) -> None:
+    """Decades, few enough to read, and names for the places of zero and of what is not finite."""
+    low, high = math.ceil(math.log10(scale.floor * 2)), math.floor(math.log10(scale.ceiling / 2))
+    step = max(1, math.ceil((high - low + 1) / 7))
+    ticks = {10.0**power: f"1e{power}" if power else "1" for power in range(high, low - 1, -step)}
+    if zero:
+        ticks[scale.floor] = "equal"
+    if broken:
+        ticks[scale.ceiling] = "not finite"
+    axes.set_yticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
+
+
+def _marks(axes: Axes, places: Sequence[int], heights: Sequence[float], **looks: Any) -> None:
+    axes.plot(places, heights, linestyle="none", **looks)
+
+
+def _plain(axes: Axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#9CA3AF")
+    axes.tick_params(colors=INK, labelsize=8.5, length=3)
+
+
+def _broken(value: float | None) -> bool:
+    return value is not None and not math.isfinite(value)
+
+
+def _limit(layer: LayerResult) -> float | None:
+    return next((gate.limit for gate in layer.gates if gate.metric == "nrmse"), None)
