@@ -45,7 +45,8 @@ class Document:
         """Line and column, from 1, of the value (or the key) at `location`, else of the nearest around it."""
         for end in range(len(location), -1, -1):
             at = location[:end]
-            if (key or end < len(location)) and at in self._keys:
+            wants_key = key or end < len(location) or at not in self._values
+            if wants_key and at in self._keys:
                 return self._keys[at]
             if at in self._values:
                 return self._values[at]
@@ -153,7 +154,9 @@ class _Walk:
         """The data of `node`, which stands at `location`."""
         from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
-        self._document._values[location] = (node.start_mark.line + 1, node.start_mark.column + 1)
+        if not (isinstance(node, ScalarNode) and node.start_mark.index == node.end_mark.index):
+            # What is empty has no place of its own: YAML puts it at whatever comes next.
+            self._document._values[location] = (node.start_mark.line + 1, node.start_mark.column + 1)
         self._count += 1
         if self._count > _MAX_NODES:
             if self._count == _MAX_NODES + 1:

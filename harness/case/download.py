@@ -36,9 +36,10 @@ def download(url: str, sha256: str) -> Path:
     from filelock import FileLock
 
     target = cache_folder() / f"{sha256}.onnx"
+    locks = cache_folder().with_name("locks")  # lock files cannot be removed without a race
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / sha256):
             if not _has_checksum(target, sha256):
                 _fetch(url, target, sha256)
     except HarnessError:

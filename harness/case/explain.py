@@ -21,6 +21,7 @@ from harness.errors import Mistake
 def explain(error: ValidationError, model: type[BaseModel], document: Document) -> list[Mistake]:
     """The mistakes behind `error`, which the data of `document` caused in `model`."""
     details = error.errors(include_url=False)
+    reported = [mistake.key for mistake in document.mistakes]
     places = {detail["loc"] for detail in details}
     mistakes = []
     for detail in details:
@@ -28,7 +29,10 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document) 
             continue  # already reported by the reader
         if detail["type"] == "too_short" and _has_deeper(detail["loc"], places):
             continue  # items that are wrong are not counted; their own mistakes are reported
-        mistakes.append(_explain_one(detail, model, document))
+        mistake = _explain_one(detail, model, document)
+        if detail["type"] == MISTAKE and any(key.startswith(mistake.key) for key in reported):
+            continue  # what a mapping lacks may stand in the part that could not be read
+        mistakes.append(mistake)
     return list(dict.fromkeys(mistakes))
 
 

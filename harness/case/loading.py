@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from harness.case._base import describe
 from harness.case._suggest import suggestion
-from harness.case.document import Document, read_document
+from harness.case.document import Document, Location, read_document
 from harness.case.explain import explain
 from harness.case.inputs import FileFill
 from harness.case.schema import CASE_SUFFIX, Case, CaseBody
@@ -138,12 +138,13 @@ def _missing_files(case: Case, document: Document) -> list[Mistake]:
         near = _near_file(case.resolve(case.model.path))
         mistakes.append(document.mistake(("model", "path"), f"no such file: {case.model.path}{near}"))
     for name, spec in case.inputs.items():
-        for file in spec.fill.path if isinstance(spec.fill, FileFill) else ():
+        files = spec.fill.path if isinstance(spec.fill, FileFill) else ()
+        for index, file in enumerate(files):
             if not case.resolve(file).is_file():
                 near = _near_file(case.resolve(file))
-                mistakes.append(
-                    document.mistake(("inputs", name, "fill", "path"), f"no such file: {file}{near}")
-                )
+                at: Location = ("inputs", name, "fill", "path")
+                at = (*at, index) if len(files) > 1 else at
+                mistakes.append(document.mistake(at, f"no such file: {file}{near}"))
     return mistakes
 
 

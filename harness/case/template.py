@@ -23,7 +23,7 @@ def case_template(inputs: Sequence[TensorLike], *, model: str, schema: str) -> s
     """
     lines = [
         f"# yaml-language-server: $schema={schema}",
-        "# The schema makes editors complete and explain every key; `harness case schema --out` writes it.",
+        "# With the schema, editors complete and explain every key: harness case schema --out FILE",
         "",
         "model:",
         f"  path: {_quote(model)}",
@@ -39,18 +39,16 @@ def case_template(inputs: Sequence[TensorLike], *, model: str, schema: str) -> s
         "samples: 1  # sets of inputs to judge",
         "seed: 0",
         "",
-        "runs: [fp32, fp16]  # also tf32, bf16, fp8, int8",
+        "runs:  # fp32, tf32, fp16, bf16, fp8, int8",
+        "  - fp32",
+        "  - fp16",
+        "  # - precision: bf16  # a run that is known to fail",
+        "  #   expect: fail",
+        "  #   reason: why",
         "",
-        "# A run that is known to fail:",
-        "#  - precision: fp16",
-        "#    expect: fail",
-        "#    reason: why",
-        "",
-        "# Without tolerances the default gates of each precision apply.",
+        "# Without tolerances, the default gates of each precision apply.",
         "# tolerances:",
-        "#  - {precision: fp16, nrmse: 1e-2}",
-        "",
-        "tags: []",
+        "#   - {precision: fp16, nrmse: 1e-2}",
     ]
     return "\n".join(lines) + "\n"
 
