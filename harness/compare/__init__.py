@@ -1,11 +1,13 @@
 """Comparing a candidate's tensors with the reference's: metrics, gates, origins."""
 
 from harness.compare.accumulator import Accumulator, compare
+from harness.compare.defaults import DEFAULT_GATES, default_gate, gates_for
 from harness.compare.gates import Gate, GateResult, check
 from harness.compare.metrics import CompareOptions, Metrics
 from harness.compare.origins import find_origins
 
 __all__ = [
+    "DEFAULT_GATES",
     "Accumulator",
     "CompareOptions",
     "Gate",
@@ -13,5 +15,7 @@ __all__ = [
     "Metrics",
     "check",
     "compare",
+    "default_gate",
     "find_origins",
+    "gates_for",
 ]
