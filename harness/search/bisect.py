@@ -50,6 +50,7 @@ def smallest_prefix(
     enough: int | None = None,
     until: int = 1,
     middle: Middle = halfway,
+    called: str = "the first {place} of {count}",
 ) -> Cut:
     """The shortest prefix of `order` that has the property, if longer ones always have it too.
 
@@ -63,6 +64,7 @@ def smallest_prefix(
         enough: a length known to have it. None: all.
         until: stop when this few units are left between the two.
         middle: where to cut.
+        called: how the trail calls a prefix.
     """
     low, high = short, len(order) if enough is None else enough
     unresolved: set[int] = set()
@@ -72,7 +74,7 @@ def smallest_prefix(
         place = _nearest(middle(low, high), low, high, unresolved)
         if place is None or len(unresolved) > patience:
             break
-        outcome = inquiry.ask(order[:place], f"the first {place} of {len(order)}")
+        outcome = inquiry.ask(order[:place], called.format(place=place, count=len(order)))
         if outcome is Outcome.PASS:
             high = place
         elif outcome is Outcome.FAIL:
@@ -92,8 +94,21 @@ def _nearest(place: int, low: int, high: int, unresolved: set[int]) -> int | Non
     return next((each for each in range(low + 1, high) if each not in unresolved), None)
 
 
-def bisect(inquiry: Inquiry, order: Sequence[str]) -> tuple[str, ...]:
-    """A set with the property: the one culprit if there is one, else the smallest prefix up to the last of them.
+@dataclass(frozen=True)
+class Bisected:
+    """A set that has the property.
+
+    Args:
+        kept: in the order of the bisection; one unit if that is enough.
+        exact: the last unit is shown to matter.
+    """
+
+    kept: tuple[str, ...]
+    exact: bool
+
+
+def bisect(inquiry: Inquiry, order: Sequence[str]) -> Bisected:
+    """The one culprit if there is one, else the smallest prefix up to the last of them.
 
     Finds the last culprit, then asks whether it is enough alone: ⌈log2 n⌉ + 1 evaluations. Where two candidates
     are left each is asked alone, which spares half an evaluation on average if there is only one.
@@ -104,9 +119,9 @@ def bisect(inquiry: Inquiry, order: Sequence[str]) -> tuple[str, ...]:
     if len(pair) == 2 and cut.short > 0:
         for unit in pair:
             if inquiry.has([unit], "one of the last two, alone"):
-                return (unit,)
+                return Bisected((unit,), True)
     cut = smallest_prefix(inquiry, order, short=cut.short, enough=cut.enough)
     kept = tuple(order[: cut.enough])
     if len(kept) > 1 and cut.exact and inquiry.has(kept[-1:], "the last culprit, alone"):
-        return kept[-1:]
-    return kept
+        return Bisected(kept[-1:], True)
+    return Bisected(kept, cut.exact)

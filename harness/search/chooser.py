@@ -120,12 +120,15 @@ class _Search:
         if outcome is Outcome.UNRESOLVED:
             raise Stop(Verdict.UNRESOLVED, "it cannot be judged with nothing treated", nothing)
         if self.options.direction is not Direction.CURE:
-            everything = self.problem.everything
-            outcome = self._settle(everything, "treat everything")
-            if outcome is Outcome.FAIL:
-                raise Stop(Verdict.LOST, "it fails with everything treated", everything)
-            if outcome is Outcome.UNRESOLVED:
-                raise Stop(Verdict.UNRESOLVED, "it cannot be judged with everything treated", everything)
+            self._check_everything()
+
+    def _check_everything(self) -> None:
+        everything = self.problem.everything
+        outcome = self._settle(everything, "treat everything")
+        if outcome is Outcome.FAIL:
+            raise Stop(Verdict.LOST, "it fails with everything treated", everything)
+        if outcome is Outcome.UNRESOLVED:
+            raise Stop(Verdict.UNRESOLVED, "it cannot be judged with everything treated", everything)
 
     def _settle(self, treated: frozenset[str], why: str) -> Outcome:
         is_new = not self.session.is_judged(treated)
@@ -160,17 +163,23 @@ class _Search:
         return narrow(self.inquiry, self.options)
 
     def _by_causes(self) -> Narrowed:
-        """Treat one minimal cause after the other until it passes; the culprits are among them (rddmin)."""
+        """The first minimal cause; for a cure, one after the other until treating them all passes (rddmin)."""
         self.trail.enter(Strategy.RDDMIN)
-        treated = self._find_causes()
-        if self.options.direction is not Direction.CURE or not self.inquiry.has(treated, "all causes"):
-            return narrow(self.inquiry, Options(direction=self.options.direction, prove=self.options.prove))
-        return Narrowed(treated)
+        if self.options.direction is Direction.BOTH:
+            return self._both()
+        all_causes = self._find_causes()
+        if self.options.direction is Direction.CAUSE:
+            return Narrowed(frozenset(self.causes[0]))
+        if self.inquiry.has(all_causes, "all causes"):
+            return Narrowed(all_causes)
+        return narrow(self.inquiry, Options(prove=self.options.prove))
 
     def _find_causes(self) -> frozenset[str]:
         """Minimal causes that share no unit, until treating all of them does not fail any more."""
+        self._check_everything()
+        cure = Inquiry(self.session, self.trail, Direction.CURE)
         treated = frozenset[str]()
-        while self.session.judge(treated) is Outcome.FAIL and treated != self.problem.everything:
+        while cure.ask(treated, "the causes so far") is Outcome.FAIL:
             rest = self.problem.ordered(self.problem.everything - treated)
             inquiry = Inquiry(self.session, self.trail, Direction.CAUSE, rest)
             narrowed = narrow(inquiry, Options(direction=Direction.CAUSE))

@@ -147,17 +147,15 @@ def between_ends(inquiry: Inquiry, order: Sequence[str]) -> Reduction:
         inquiry: the question.
         order: the units of a set that has the property; without its last it has not, nor has the last alone.
     """
-    everything = len(inquiry.whole)
     last = order[-1]
-    cut = smallest_prefix(inquiry, order[::-1], short=1)
+    cut = smallest_prefix(inquiry, order[::-1], short=1, called="the last {place} of {count}")
     kept = tuple(order[len(order) - cut.enough :])
-    distances = [everything - len(order), len(order) - len(kept)]
-    first = kept[0]
-    if len(kept) == 2 and cut.exact:
-        return Reduction(frozenset(kept), ((first,), (last,)), ())
-    inside = [(unit,) for unit in reversed(kept[:-1]) if not (cut.exact and unit == first)]
+    distances = [len(inquiry.whole) - len(order), len(order) - len(kept)]
+    ends: list[Atom] = [(last,)]
+    if cut.exact:
+        ends.append((kept[0],))
+    inside = [(unit,) for unit in reversed(kept) if (unit,) not in ends]
     expected = statistics.fmean(distances)
     size = len(inside) if len(inside) <= expected else int(0.7 * expected) + 1
     rest = reduce(inquiry, frozenset(kept), inside, distances=distances, size=size)
-    ends = ((first,), (last,)) if cut.exact else ((last,),)
     return Reduction(rest.kept, (*ends, *rest.needed), rest.untested)

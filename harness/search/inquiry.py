@@ -79,6 +79,13 @@ class Inquiry:
         """Whether the set is known to have the property; unresolved counts as not known."""
         return self.ask(units, why) is Outcome.PASS
 
+    def badness(self, units: Iterable[str]) -> float | None:
+        """How bad treating a set is, if it was asked about, is a number, and one trial decided; costs nothing."""
+        treated = frozenset(units)
+        if self.session.votes is not None or not self.session.is_judged(treated):
+            return None
+        return self.session.trial(treated).badness
+
     def configurations(self, units: Iterable[str]) -> tuple[frozenset[str], ...]:
         """What is treated in the evaluations that the property of this set rests on."""
         cure = frozenset(units)

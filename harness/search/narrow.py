@@ -12,6 +12,7 @@ from harness.search.hierarchy import reduce_by_structure, relatives
 from harness.search.independent import Reduction, between_ends, reduce
 from harness.search.inquiry import Inquiry, Stop, WholeUnresolved
 from harness.search.ranked import cut_off, guess, ranking
+from harness.search.refine import refine
 from harness.search.types import Options, Strategy, Verdict
 
 PATIENCE = 2
@@ -103,7 +104,11 @@ def _ranked(inquiry: Inquiry, options: Options) -> Narrowed:
     cut = cut_off(inquiry, order, guessed)
     if cut.enough < len(order):
         inquiry.trail.note(f"the first {cut.enough} of the ranking are enough")
-    return _pruned(inquiry, frozenset(order[: cut.enough]), None if options.prove else PATIENCE)
+    if not options.prove:
+        return _pruned(inquiry, frozenset(order[: cut.enough]), PATIENCE)
+    pruned = _pruned(inquiry, frozenset(order[: cut.enough]), None)
+    smaller = refine(inquiry, pruned.kept, order)
+    return pruned if smaller is None else _pruned(inquiry, smaller, None)
 
 
 def _pruned(inquiry: Inquiry, kept: frozenset[str], patience: int | None) -> Narrowed:
@@ -113,21 +118,33 @@ def _pruned(inquiry: Inquiry, kept: frozenset[str], patience: int | None) -> Nar
 
 
 def _unranked(inquiry: Inquiry, options: Options) -> Narrowed:
-    kept = bisect(inquiry, inquiry.whole)
+    bisected = bisect(inquiry, inquiry.whole)
+    kept = bisected.kept
     if len(kept) == 1:
         inquiry.trail.assume("single", "one culprit is enough", True)
         return Narrowed(frozenset(kept), frozenset(kept))
-    inquiry.trail.assume("single", f"one culprit is enough: {kept[-1]} is not", False)
+    inquiry.trail.assume("single", "one culprit is enough", False if bisected.exact else None)
     if inquiry.problem.groups and options.strategy is not Strategy.INDEPENDENT:
         inquiry.trail.enter(Strategy.HIERARCHICAL)
-        whole = frozenset(inquiry.whole)
-        for why, family in relatives(inquiry.problem, kept[-1]):
-            if family <= whole and len(family) < len(kept) and inquiry.has(family, why):
-                atoms = _least_suspected_first(inquiry, family)
-                return _narrowed(reduce(inquiry, family, atoms, distances=[len(atoms)], size=len(atoms) // 2))
-        return _narrowed(reduce_by_structure(inquiry, frozenset(kept)))
+        return _narrowed(_among_relatives(inquiry, kept) or reduce_by_structure(inquiry, frozenset(kept)))
     inquiry.trail.enter(Strategy.INDEPENDENT)
-    return _narrowed(between_ends(inquiry, kept))
+    if bisected.exact:
+        return _narrowed(between_ends(inquiry, kept))
+    return _narrowed(_reduce_evenly(inquiry, frozenset(kept)))
+
+
+def _among_relatives(inquiry: Inquiry, kept: tuple[str, ...]) -> Reduction | None:
+    whole = frozenset(inquiry.whole)
+    for why, family in relatives(inquiry.problem, kept[-1]):
+        if family <= whole and len(family) < len(kept) and inquiry.has(family, why):
+            return _reduce_evenly(inquiry, family)
+    return None
+
+
+def _reduce_evenly(inquiry: Inquiry, kept: frozenset[str]) -> Reduction:
+    """Dismiss what is not needed from a set of which nothing else is known."""
+    atoms = _least_suspected_first(inquiry, kept)
+    return reduce(inquiry, kept, atoms, distances=[len(atoms)], size=max(len(atoms) // 2, 1))
 
 
 def _debug_untested(inquiry: Inquiry, narrowed: Narrowed) -> Narrowed:
