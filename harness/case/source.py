@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,33 +73,65 @@ def _export(case: Case, name: str) -> onnx.ModelProto:
         import torch
     except ImportError as error:
         raise _needs_torch(case, error) from error
-    with UserFunction(name, case) as function, torch.random.fork_rng(devices=[]):
+    with UserFunction(name, case) as function, torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(case.seed)
         returned = function(**_arguments(case))
-        if not (
-            isinstance(returned, tuple)
-            and len(returned) in (2, 3)
-            and isinstance(returned[0], torch.nn.Module)
-            and isinstance(returned[1], tuple)
-            and (len(returned) == 2 or isinstance(returned[2], Mapping))
-        ):
+        if not _is_exportable(returned, torch.nn.Module):
             raise function.error(
                 f"returned {_kind(returned)} instead of a torch.nn.Module and a tuple of example inputs",
                 hint="return module, (input, …) or module, (input, …), {argument of torch.onnx.export: …}",
             )
-        module, examples = returned[:2]
-        options = dict(returned[2]) if len(returned) == 3 else {}
+        module, examples, *rest = returned
+        options = {"verbose": False, **(rest[0] if rest else {}), "dynamo": True}
         if case.model.opset is not None:
             options["opset_version"] = case.model.opset
         try:
-            program = torch.onnx.export(module.eval(), examples, dynamo=True, verbose=False, **options)
+            program = torch.onnx.export(module.eval(), examples, **options)
         except ImportError as error:  # onnxscript, which the exporter is built on
             raise _needs_torch(case, error) from error
         except Exception as error:
-            raise function.error(
-                f"torch.onnx.export raised {type(error).__name__}: {_first_line(error)}"
-            ) from error
-        return _to_proto(function, program)
+            reason = f"torch.onnx.export raised {type(error).__name__}: {_first_line(error)}"
+            raise function.error(reason) from error
+        return _at_opset(function, _to_proto(function, program), case.model.opset)
+
+
+def _is_exportable(returned: Any, module_class: type) -> bool:
+    return (
+        isinstance(returned, tuple)
+        and len(returned) in (2, 3)
+        and isinstance(returned[0], module_class)
+        and isinstance(returned[1], tuple)
+        and (len(returned) == 2 or isinstance(returned[2], Mapping))
+    )
+
+
+def _at_opset(function: UserFunction, model: onnx.ModelProto, opset: int | None) -> onnx.ModelProto:
+    """`model` after a check that it has `opset`, with the oldest IR version that goes with it."""
+    if opset is None:
+        return model
+    from onnx.helper import find_min_ir_version_for
+
+    actual = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+    if actual != opset:  # the exporter writes its own opset, and keeps it where the conversion fails
+        raise function.error(f"cannot be exported to opset {opset}, only to {actual}", hint="change `opset`")
+    model.ir_version = min(model.ir_version, find_min_ir_version_for(model.opset_import, ignore_unknown=True))
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks (torchvision is missing, an opset will be converted, …)."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _to_proto(function: UserFunction, model: Any) -> onnx.ModelProto:

@@ -1,0 +1,350 @@
+import hashlib
+import http.server
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from harness.case import Case, resolve_model
+from harness.errors import BuilderError, ChecksumError, ModelError
+
+MODELS = """\
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+SIZE = 4
+
+def scaled(scale: float = 2.0, *, size: int = SIZE):
+    weights = numpy_helper.from_array(np.full(size, scale, np.float32), "w")
+    node = helper.make_node("Mul", ["x", "w"], ["y"], name="mul")
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node], "g", [value("x", 1, [size])], [value("y", 1, [size])], [weights]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+def in_ir():
+    import onnx_ir
+    return onnx_ir.from_proto(scaled())
+
+def nothing():
+    return None
+
+def broken():
+    return _inner()
+
+def _inner():
+    raise KeyError("no weights")
+
+def ends():
+    raise SystemExit(3)
+"""
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """A case in `cases/`, a folder of the working directory; its model source is given."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Path("cases").mkdir()
+
+    def make_case(**source) -> Case:
+        body = {"name": "x", "path": Path("cases/x.case.yaml"), "model": source}
+        return Case.model_validate(body)
+
+    return make_case
+
+
+@pytest.fixture
+def models(make):
+    def write(text: str = MODELS, name: str = "models.py") -> None:
+        path = Path("cases", name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+
+    write()
+    return write
+
+
+# Files
+
+
+def test_a_path_is_relative_to_the_case(make):
+    Path("cases/m.onnx").write_bytes(b"abc")
+    assert resolve_model(make(path="m.onnx")) == Path("cases/m.onnx")
+
+
+def test_a_missing_model_names_its_nearest_neighbour(make):
+    Path("cases/resnet.onnx").touch()
+    with pytest.raises(ModelError, match="no such model file") as caught:
+        resolve_model(make(path="resnet5.onnx"))
+    assert caught.value.where == "cases/resnet5.onnx"
+    assert caught.value.hint == "did you mean `resnet.onnx`?"
+
+
+def test_a_folder_is_no_model(make):
+    with pytest.raises(ModelError, match="is a folder"):
+        resolve_model(make(path="../cases"))
+
+
+def test_the_checksum_of_a_path_is_verified(make):
+    Path("cases/m.onnx").write_bytes(b"abc")
+    digest = hashlib.sha256(b"abc").hexdigest()
+    assert resolve_model(make(path="m.onnx", sha256=digest)) == Path("cases/m.onnx")
+    with pytest.raises(ChecksumError) as caught:
+        resolve_model(make(path="m.onnx", sha256="0" * 64))
+    assert (caught.value.expected, caught.value.actual) == ("0" * 64, digest)
+
+
+# Downloads
+
+
+class _Server:
+    """A real HTTP server of one payload, which counts its requests."""
+
+    def __init__(self, payload: bytes) -> None:
+        server = self
+        self.requests = 0
+        self.cut = 0
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                server.requests += 1
+                time.sleep(0.2)  # long enough for a second download to start
+                self.send_response(200 if self.path == "/m.onnx" else 404)
+                self.send_header("Content-Length", str(len(payload)))
+                self.end_headers()
+                self.wfile.write(payload[: len(payload) - server.cut])
+
+            def log_message(self, *_):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/m.onnx"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+PAYLOAD = b"a model" * 1000
+DIGEST = hashlib.sha256(PAYLOAD).hexdigest()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = _Server(PAYLOAD)
+    yield server
+    server.close()
+
+
+def cached() -> list[Path]:
+    return [path for path in Path("cache").rglob("*") if path.is_file() and path.parent.name == "models"]
+
+
+def test_a_download_is_kept_and_not_repeated(make, server):
+    case = make(url=server.url, sha256=DIGEST)
+    first = resolve_model(case)
+    assert first.read_bytes() == PAYLOAD
+    assert resolve_model(case) == first
+    assert server.requests == 1
+
+
+def test_a_damaged_download_is_fetched_again(make, server):
+    case = make(url=server.url, sha256=DIGEST)
+    resolve_model(case).write_bytes(b"damaged")
+    assert resolve_model(case).read_bytes() == PAYLOAD
+
+
+def test_downloads_at_the_same_time_are_one(make, server):
+    case = make(url=server.url, sha256=DIGEST)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(resolve_model(case))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3
+    assert server.requests == 1
+
+
+def test_a_wrong_checksum_leaves_nothing(make, server):
+    with pytest.raises(ChecksumError) as caught:
+        resolve_model(make(url=server.url, sha256="0" * 64))
+    assert caught.value.actual == DIGEST
+    assert caught.value.where == server.url
+    assert cached() == []
+
+
+def test_a_download_that_is_cut_short_leaves_nothing(make, server):
+    server.cut = 10
+    with pytest.raises(ModelError):
+        resolve_model(make(url=server.url, sha256=DIGEST))
+    assert cached() == []
+
+
+def test_an_address_without_a_model_is_one_message(make, server):
+    with pytest.raises(ModelError, match="cannot be downloaded: Not Found"):
+        resolve_model(make(url=server.url + "x", sha256=DIGEST))
+    assert cached() == []
+
+
+def test_a_server_that_is_not_there_is_one_message(make, server):
+    server.close()
+    with pytest.raises(ModelError, match=r"cannot be downloaded: .*refused"):
+        resolve_model(make(url=server.url, sha256=DIGEST))
+
+
+def test_a_file_url_is_copied(make, tmp_path):
+    (tmp_path / "m.onnx").write_bytes(PAYLOAD)
+    copied = resolve_model(make(url=(tmp_path / "m.onnx").as_uri(), sha256=DIGEST))
+    assert copied.read_bytes() == PAYLOAD
+    assert copied.is_relative_to(tmp_path / "cache" / "harness" / "models")
+
+
+# Builders
+
+
+def weights(model: onnx.ModelProto) -> np.ndarray:
+    return onnx.numpy_helper.to_array(model.graph.initializer[0])
+
+
+def test_a_builder_gets_its_arguments(make, models):
+    model = resolve_model(make(builder="models:scaled", args={"scale": 3, "size": 2}))
+    assert weights(model).tolist() == [3.0, 3.0]
+
+
+def test_a_builder_may_return_an_ir_model(make, models):
+    assert isinstance(resolve_model(make(builder="models:in_ir")), onnx.ModelProto)
+
+
+def test_a_changed_builder_is_read_anew(make, models):
+    case = make(builder="models:scaled")
+    assert weights(resolve_model(case))[0] == 2.0
+    models(MODELS.replace("2.0", "5.0"))  # same size, same second: a cached .pyc would still be valid
+    assert weights(resolve_model(case))[0] == 5.0
+
+
+def test_a_builder_leaves_no_trace_in_the_process(make, models):
+    before = (list(sys.path), list(sys.meta_path), {name for name in sys.modules if "models" in name})
+    models("import helpers\nfrom pack.inner import f\ndef g():\n    return f()\n", "other.py")
+    models("VALUE = 1\n", "helpers.py")
+    models("", "pack/__init__.py")
+    models(
+        "import helpers\nfrom models import scaled\ndef f():\n    return scaled(helpers.VALUE)\n",
+        "pack/inner.py",
+    )
+    assert weights(resolve_model(make(builder="other:g")))[0] == 1.0
+    assert (list(sys.path), list(sys.meta_path), {name for name in sys.modules if "models" in name}) == before
+    assert not {"other", "helpers", "pack", "pack.inner"} & set(sys.modules)
+    assert not list(Path("cases").rglob("__pycache__"))
+
+
+def test_a_module_beside_the_case_hides_a_loaded_one_for_the_moment(make, models, monkeypatch):
+    stranger = type(sys)("models")
+    monkeypatch.setitem(sys.modules, "models", stranger)
+    assert weights(resolve_model(make(builder="models:scaled")))[0] == 2.0
+    assert sys.modules["models"] is stranger
+
+
+def test_packages_that_a_builder_imports_stay_loaded(make, models):
+    """A virtual environment below the case's folder must not be mistaken for modules of the case."""
+    models("import onnx\ndef f():\n    import onnx.helper\n    return onnx.helper\n", "other.py")
+    with pytest.raises(BuilderError, match="returned a module"):
+        resolve_model(make(builder="other:f"))
+    assert sys.modules["onnx"] is onnx
+
+
+def test_an_installed_module_can_build(make, monkeypatch, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "installed_builders.py").write_text(MODELS)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    assert weights(resolve_model(make(builder="installed_builders:scaled")))[0] == 2.0
+    with pytest.raises(BuilderError) as caught:
+        resolve_model(make(builder="installed_builders:broken"))
+    assert caught.value.where == "site/installed_builders.py:27"
+
+
+@pytest.mark.parametrize(
+    ("source", "message", "where", "hint"),
+    [
+        (
+            {"builder": "modls:scaled"},
+            "builder modls:scaled: there is no module 'modls'",
+            "cases/x.case.yaml",
+            "did you mean `models`?",
+        ),
+        (
+            {"builder": "models:scald"},
+            "builder models:scald: module 'models' has no function 'scald'",
+            "cases/models.py",
+            "did you mean `scaled`?",
+        ),
+        (
+            {"builder": "models:zzz"},
+            "builder models:zzz: module 'models' has no function 'zzz'",
+            "cases/models.py",
+            "it defines scaled, in_ir, nothing, broken, ends",
+        ),
+        (
+            {"builder": "models:SIZE"},
+            "builder models:SIZE: 'SIZE' is not a function",
+            "cases/models.py",
+            None,
+        ),
+        (
+            {"builder": "models:scaled", "args": {"scal": 1}},
+            "builder models:scaled: got an unexpected keyword argument 'scal', did you mean `scale`?",
+            "cases/x.case.yaml",
+            "its signature is scaled(scale: float = 2.0, *, size: int = 4)",
+        ),
+        (
+            {"builder": "models:broken"},
+            "builder models:broken raised KeyError: 'no weights'",
+            "cases/models.py:27",
+            None,
+        ),
+        ({"builder": "models:ends"}, "builder models:ends raised SystemExit: 3", "cases/models.py:30", None),
+        (
+            {"builder": "models:nothing"},
+            "builder models:nothing returned None instead of an onnx.ModelProto or an onnx_ir.Model",
+            "cases/models.py:20",
+            None,
+        ),
+    ],
+)
+def test_a_builder_that_fails_is_blamed_precisely(make, models, source, message, where, hint):
+    with pytest.raises(BuilderError) as caught:
+        resolve_model(make(**source))
+    error = caught.value
+    assert (error.message, error.where, error.hint) == (message, where, hint)
+    assert error.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "line"),
+    [
+        ("def f(:\n", "cannot be imported: SyntaxError: invalid syntax", 1),
+        ("x = 1\nraise RuntimeError('too early')\n", "cannot be imported: RuntimeError: too early", 2),
+        (
+            "import not_there_at_all\n",
+            "cannot be imported: ModuleNotFoundError: No module named 'not_there_at_all'",
+            1,
+        ),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_blamed(make, models, text, message, line):
+    models(text, "bad.py")
+    with pytest.raises(BuilderError) as caught:
+        resolve_model(make(builder="bad:f"))
+    assert message in caught.value.message
+    assert caught.value.where == f"cases/bad.py:{line}"
+    assert "bad" not in sys.modules
