@@ -18,7 +18,7 @@ from harness.tensors.precision import Precision
 
 
 class Emulator:
-    """A candidate that needs no GPU. One session serves every island of a precision.
+    """A candidate that needs no GPU. One session serves every island of a precision, a second the whole of it.
 
     Args:
         model: the model.
@@ -28,7 +28,7 @@ class Emulator:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self._runners: dict[tuple[Precision, tuple[str, ...]], GraphRunner] = {}
+        self._runners: dict[tuple[Precision, tuple[str, ...], bool], GraphRunner] = {}
         self._shadows: dict[tuple[Precision, tuple[str, ...]], GraphRunner] = {}
         self._weights: dict[Precision, dict[str, np.ndarray]] = {}
         self.evaluations = 0
@@ -55,12 +55,14 @@ class Emulator:
             InputDataError: the feeds do not fit.
         """
         wanted = tuple(tensors) if tensors is not None else tuple(info.name for info in self.model.outputs)
-        key = (precision, wanted)
+        units = self.units(precision)
+        chosen = frozenset(units if lowered is None else lowered)
+        switched = not chosen.issuperset(units)
+        key = (precision, wanted, switched)
         if key not in self._runners:
-            graph = lower(self.model, precision, wanted)
+            graph = lower(self.model, precision, wanted, switched=switched)
             self._runners[key] = GraphRunner(self.model, graph, precision, self._cache(precision))
         self.evaluations += 1
-        chosen = self.units(precision) if lowered is None else lowered
         return self._runners[key].run(feeds, chosen)
 
     def introduced(

@@ -21,9 +21,14 @@ UNKNOWN_BYTES = 1 << 20  # assumed for a tensor whose shape inference could not 
 
 
 def session_options() -> ort.SessionOptions:
-    """Options of every session: no graph optimization, so that each tensor exists as the model wrote it."""
+    """Options of every session: no graph optimization, so that each tensor exists as the model wrote it.
+
+    Threads do not spin: reference and emulator run in turn, and a pool that spins after its run takes the cores
+    away from the next one (measured on two cores: 13 ms instead of 2 ms for a 132-node model).
+    """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     return options
 

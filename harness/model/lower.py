@@ -81,8 +81,17 @@ def units_of(model: Model, precision: Precision) -> tuple[NodeInfo, ...]:
     return model.lowerable
 
 
-def lower(model: Model, precision: Precision, observed: Sequence[str]) -> LoweredGraph:
+def lower(
+    model: Model, precision: Precision, observed: Sequence[str], *, switched: bool = True
+) -> LoweredGraph:
     """The fake-cast graph of `model` at `precision`, with `observed` tensors (and nothing else) as outputs.
+
+    Args:
+        model: the model.
+        precision: what lowered tensors are rounded to.
+        observed: names of the tensors to return.
+        switched: whether the lowered nodes are chosen at run time; False lowers all of them for good, which is
+            cheaper to load and to run.
 
     Raises:
         ModelError: the model's opset is older than 9.
@@ -93,7 +102,7 @@ def lower(model: Model, precision: Precision, observed: Sequence[str]) -> Lowere
             where=model.name,
             hint="convert it with onnx.version_converter to opset 13",
         )
-    return _Lowering(model, precision).graph(observed)
+    return (_Lowering if switched else _AllLowered)(model, precision).graph(observed)
 
 
 def shadow(model: Model, precision: Precision, nodes: Sequence[str]) -> LoweredGraph:
@@ -272,9 +281,20 @@ def _branch(nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
 
 
 @dataclass
-class _Shadow(_Lowering):
+class _AllLowered(_Lowering):
+    """Every edge is switched on for good: roundings stand in the graph, one for each tensor."""
+
     rounded: dict[str, str] = field(default_factory=dict)
 
+    def select(self, emit: Emitter, name: str, key: frozenset[str]) -> str:
+        if emit is not self.emit:
+            return self.round(emit, name)
+        if name not in self.rounded:
+            self.rounded[name] = self.round(emit, name)
+        return self.rounded[name]
+
+
+class _Shadow(_AllLowered):
     def graph(self, nodes: Sequence[str]) -> LoweredGraph:
         source = self.model.inferred
         chosen = [node for node in self.model.nodes if node.name in set(nodes)]
@@ -321,13 +341,6 @@ class _Shadow(_Lowering):
                 raw = new.output[position]
                 outputs[raw] = self.emit.add("Identity", raw) if self.tf32 else self.round(self.emit, raw)
         return outputs
-
-    def select(self, emit: Emitter, name: str, key: frozenset[str]) -> str:
-        if emit is not self.emit:
-            return self.round(emit, name)
-        if name not in self.rounded:
-            self.rounded[name] = self.round(emit, name)
-        return self.rounded[name]
 
 
 def needed_nodes(graph: onnx.GraphProto, tensors: Iterable[str]) -> set[str]:

@@ -12,8 +12,10 @@ from onnx import TensorProto, helper
 from harness.backends import Observation, Plan
 from harness.backends.emulator import Emulator
 from harness.backends.reference import Reference
+from harness.backends.session import GraphRunner
 from harness.errors import ModelError, NothingSelectedError
 from harness.model import load_model
+from harness.model.lower import lower
 from harness.model.rounding import round_array
 from harness.tensors.precision import Precision
 
@@ -66,6 +68,19 @@ def test_one_session_serves_every_mask() -> None:
     for lowered in ([], ["sq"], ["sq", "mean"], ["proj"]):
         emulator.run({"x": X}, Precision.FP16, lowered=lowered)
     assert len(emulator._runners) == 1
+
+
+@pytest.mark.parametrize("precision", [*LOW, Precision.TF32])
+def test_all_lowered_for_good_is_all_switched_on(precision: Precision) -> None:
+    for proto, x in ((norm_chain(2.0), X), (branch_and_loop(), X[:4])):
+        model = load_model(proto)
+        emulator = Emulator(model)
+        tensors = [*model.float_tensors]
+        fixed = emulator.run({"x": x}, precision, tensors=tensors)
+        graph = lower(model, precision, tensors)
+        switched = GraphRunner(model, graph, precision, {}).run({"x": x}, emulator.units(precision))
+        for name in tensors:
+            np.testing.assert_array_equal(fixed[name], switched[name], err_msg=name)
 
 
 @pytest.mark.parametrize("precision", [*LOW, Precision.TF32])

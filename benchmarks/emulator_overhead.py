@@ -1,0 +1,73 @@
+"""What an emulated evaluation costs over the plain FP32 run of the same model, in the same process.
+
+Same session options for both. The two are timed in turn, round by round, so that a busy machine disturbs both
+alike; the ratio is that of the medians. Run: python -m benchmarks.emulator_overhead [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnxruntime as ort
+from benchmarks.record import record
+
+from harness.backends.session import session_options
+from harness.case import load_case
+from harness.judge.workbench import Workbench
+from harness.model import save_model
+from harness.tensors.precision import Precision
+
+CASES = Path(__file__).parent.parent / "cases"
+MODELS = ("rmsnorm-mlp", "resnet50", "whisper-encoder")
+PRECISIONS = (Precision.FP16, Precision.BF16, Precision.TF32)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure(name: str, rounds: int, folder: Path) -> dict[str, object]:
+    bench = Workbench(load_case(CASES / f"{name}.case.yaml"), memory_budget=1 << 30)
+    feeds = bench.feeds[0]
+    path = save_model(bench.model, folder / f"{name}.onnx")
+    plain = ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
+    runs: dict[str, Callable[[], object]] = {"plain": lambda: plain.run(None, feeds)}
+    for precision in PRECISIONS:
+        runs[precision.value] = lambda precision=precision: bench.emulator.run(feeds, precision)
+    times: dict[str, list[float]] = {key: [] for key in runs}
+    for work in runs.values():
+        work()
+        work()
+    for _ in range(rounds):
+        for key, work in runs.items():
+            times[key].append(seconds(work))
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    return {
+        "nodes": len(bench.model.nodes),
+        "plain_ms": round(medians["plain"] * 1e3, 3),
+        "ratio": {key: round(value / medians["plain"], 2) for key, value in medians.items() if key != "plain"},
+    }
+
+
+def main() -> None:
+    import tempfile
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        models = {name: measure(name, args.rounds, Path(folder)) for name in MODELS}
+    for name, row in models.items():
+        print(f"{name:16} {row['nodes']:5} nodes  plain {row['plain_ms']:9} ms  ratio {row['ratio']}")
+    print(record("emulator_overhead", {"models": models, "limit": 2.0}, out=args.out))
+
+
+if __name__ == "__main__":
+    main()
