@@ -42,16 +42,31 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class ObservedEngine:
+    """One engine that was built to be observed, so that it can be told whether observing changed it.
+
+    Args:
+        marks: the tensors that it gave.
+        outputs: the model's outputs as it computes them.
+    """
+
+    marks: frozenset[str]
+    outputs: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What one evaluation returned.
 
     Args:
         tensors: by ONNX tensor name: the model's outputs and every tensor observed.
         facts: what is known of the candidate: `build_seconds`, `engine_bytes`, `latency`, `layers`, …
+        observed: the engines that the observed tensors come from; empty where observing changes nothing.
     """
 
     tensors: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]
+    observed: tuple[ObservedEngine, ...] = ()
 
 
 class Candidate(Protocol):

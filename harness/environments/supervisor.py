@@ -47,6 +47,11 @@ class Supervisor:
         self._warnings: list[str] = []
         self._failed_starts: list[CandidateError] = []
 
+    @property
+    def running(self) -> bool:
+        """Whether there is a worker at this moment."""
+        return self._running is not None
+
     def probe(self, *, fresh: bool = False) -> messages.ProbeReply:
         """What the environment is and can do; `fresh` asks again, for the memory that is free now.
 

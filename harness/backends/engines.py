@@ -1,0 +1,222 @@
+"""The engines of one model in one worker: built when first asked for, kept, run, and freed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from harness.environments import Supervisor
+from harness.errors import CandidateError, InputDataError, WorkerCrashedError, WorkerTimeoutError
+from harness.model import Model, save_model
+from harness.tensors.dtypes import dtype_name, dtype_of
+from harness.worker import messages, tensorfile
+
+Tensors = Mapping[str, np.ndarray]
+
+
+class BuildRefused(Exception):
+    """An engine was not built. `kind` is one of the worker's kinds of fault, or `crashed` or `timed_out`."""
+
+    def __init__(self, kind: str, error: CandidateError, marks: Sequence[str] = ()) -> None:
+        super().__init__(str(error))
+        self.kind = kind
+        self.error = error
+        self.marks = tuple(marks)
+
+
+@dataclass
+class Engine:
+    """An engine in the worker. `latency` and `layer_ms` are filled in when it is first timed."""
+
+    reply: messages.BuildReply
+    generation: int
+    latency: messages.Latency | None = None
+    layer_ms: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How an engine is timed, once: `repeats` inferences after `warmup`, and each layer if `layers`."""
+
+    repeats: int = 0
+    warmup: int = 5
+    layers: bool = False
+
+
+class EngineStore:
+    """Engines by what was asked for.
+
+    Args:
+        supervisor: the worker; when it is replaced, its engines are gone and are built again.
+        capacity: how many engines to keep; the one that was not used for longest goes first.
+    """
+
+    def __init__(self, supervisor: Supervisor, *, capacity: int = 8) -> None:
+        self.supervisor = supervisor
+        self.builds = 0
+        """How many engines were built so far."""
+        self._capacity = capacity
+        self._engines: OrderedDict[tuple[str, str], Engine] = OrderedDict()
+        self._files: dict[str, Path] = {}
+        self._generation = -1
+        self._numbers = itertools.count()
+
+    def get(self, model: Model, request: messages.BuildRequest) -> Engine:
+        """The engine of `model` that `request` describes; its `model_path` is filled in here.
+
+        Raises:
+            BuildRefused: there is none.
+            CandidateError: the worker does not start.
+        """
+        self._renew()
+        key = (model.sha256, repr(replace(request, model_path="", nodes=())))  # the model has the nodes
+        if key in self._engines:
+            self._engines.move_to_end(key)
+            return self._engines[key]
+        engine = self._build(model, request)
+        self._engines[key] = engine
+        while len(self._engines) > self._capacity:
+            self._release(next(iter(self._engines)))
+        return engine
+
+    def run(
+        self, engine: Engine, feeds: Tensors, timing: Timing
+    ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        """The tensors that `engine` computes, and warnings. What is timed is written to `engine`.
+
+        The arrays are memory maps of a file that is deleted already: they need no copy and leave nothing.
+
+        Raises:
+            CandidateError: the inference or the worker failed.
+            InputDataError: an input cannot be handed over.
+        """
+        untimed = engine.latency is None and timing.repeats > 0
+        with self._files_for_inference() as (inputs, outputs):
+            with _told_if_full(inputs.parent):
+                tensorfile.write(str(inputs), {name: to_wire(name, array) for name, array in feeds.items()})
+            request = messages.InferRequest(
+                engine_id=engine.reply.engine_id,
+                inputs_path=str(inputs),
+                outputs_path=str(outputs),
+                warmup=timing.warmup,
+                repeats=timing.repeats if untimed else 0,
+                profile=untimed and timing.layers,
+            )
+            reply = self.supervisor.call(request)
+            tensors = {
+                name: from_wire(tensor) for name, tensor in tensorfile.read(reply.outputs_path).items()
+            }
+        if untimed:
+            engine.latency, engine.layer_ms = reply.latency, reply.layer_ms
+        return tensors, reply.warnings
+
+    def write_tensors(self, name: str, tensors: Tensors) -> Path:
+        """A tensor file in the worker's folder, called `name`; written once in the life of a worker."""
+        self._renew()
+        path = self.supervisor.worker().folder / name
+        if not path.exists():
+            with _told_if_full(path.parent):
+                tensorfile.write(str(path), {key: to_wire(key, array) for key, array in tensors.items()})
+        return path
+
+    def close(self) -> None:
+        """Free the engines and the model files. The worker stays."""
+        if self._generation == self.supervisor.generation and self.supervisor.running:
+            for key in list(self._engines):
+                self._release(key)
+            for path in self._files.values():
+                for file in path.parent.glob(f"{path.name}*"):
+                    file.unlink(missing_ok=True)
+        self._engines.clear()
+        self._files.clear()
+
+    def _renew(self) -> None:
+        """Make sure that there is a worker, and forget what its predecessor held."""
+        self.supervisor.worker()
+        if self._generation != self.supervisor.generation:
+            self._engines.clear()
+            self._files.clear()
+            self._generation = self.supervisor.generation
+
+    def _build(self, model: Model, request: messages.BuildRequest) -> Engine:
+        with _told_if_full(self.supervisor.worker().folder):
+            request = replace(request, model_path=str(self._model_file(model)))
+        reply = self._ask(request)
+        if isinstance(reply, messages.Error) and reply.kind == "out_of_memory" and self._engines:
+            for key in list(self._engines):
+                self._release(key)
+            reply = self._ask(request)
+        if isinstance(reply, messages.Error):
+            raise BuildRefused(reply.kind, self.supervisor.refusal(request, reply), reply.marks)
+        self.builds += 1
+        return Engine(reply, self._generation)
+
+    def _ask(self, request: messages.BuildRequest) -> messages.BuildReply | messages.Error:
+        try:
+            return self.supervisor.ask(request)
+        except WorkerCrashedError as error:
+            raise BuildRefused("crashed", error) from error
+        except WorkerTimeoutError as error:
+            raise BuildRefused("timed_out", error) from error
+
+    def _model_file(self, model: Model) -> Path:
+        if model.sha256 not in self._files:
+            name = re.sub(r"[^\w.-]+", "_", model.name)[:60]
+            path = self.supervisor.worker().folder / f"model-{model.sha256[:12]}" / f"{name}.onnx"
+            self._files[model.sha256] = save_model(model, path)
+        return self._files[model.sha256]
+
+    def _release(self, key: tuple[str, str]) -> None:
+        engine = self._engines.pop(key)
+        if engine.generation == self.supervisor.generation and self.supervisor.running:
+            self.supervisor.call(messages.Release(engine.reply.engine_id))
+
+    @contextlib.contextmanager
+    def _files_for_inference(self) -> Iterator[tuple[Path, Path]]:
+        folder, number = self.supervisor.worker().folder, next(self._numbers)
+        inputs, outputs = folder / f"in-{id(self):x}-{number}", folder / f"out-{id(self):x}-{number}"
+        try:
+            yield inputs, outputs
+        finally:
+            inputs.unlink(missing_ok=True)
+            outputs.unlink(missing_ok=True)
+
+
+def to_wire(name: str, array: np.ndarray) -> tensorfile.Tensor:
+    """`array` as it travels: dtypes that NumPy lacks as unsigned integers.
+
+    Raises:
+        InputDataError: workers know no such dtype.
+    """
+    kind = dtype_name(array.dtype)
+    if kind not in tensorfile.STORAGE:
+        raise InputDataError(f"input {name!r} is {kind}, which TensorRT takes from nobody")
+    native = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+    return tensorfile.Tensor(native.view(tensorfile.STORAGE[kind]), kind)
+
+
+def from_wire(tensor: tensorfile.Tensor) -> np.ndarray:
+    """The array that travelled, with its real dtype."""
+    return tensor.array.view(dtype_of(tensor.dtype))
+
+
+@contextlib.contextmanager
+def _told_if_full(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CandidateError(
+            "no space is left for models and tensors",
+            where=folder,
+            hint="free some, or point HARNESS_SCRATCH at a larger folder",
+        ) from error

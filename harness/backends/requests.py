@@ -1,0 +1,173 @@
+"""From a plan to what a worker is asked to build: graph, typing, options, shapes, marks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.backends.engines import EngineStore, Tensors
+from harness.backends.marking import Marks
+from harness.backends.plan import Observation, Plan
+from harness.case.schema import BuildOptions
+from harness.environments import Environment
+from harness.errors import NothingSelectedError
+from harness.model import Model, extract, with_islands
+from harness.model.typed import LOW_DTYPE
+from harness.tensors.fingerprint import hash_feeds
+from harness.tensors.precision import Precision
+from harness.worker.messages import BuildRequest, NodeHint
+
+Shape = tuple[int, ...]
+Profile = tuple[Shape, Shape, Shape]
+
+_QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A graph and what to build from it; the path of the graph's file is filled in when it is built."""
+
+    model: Model
+    request: BuildRequest
+
+
+class Requests:
+    """Makes the requests for one model in one environment.
+
+    Args:
+        environment: its build options hold where a plan says nothing.
+        model: the model.
+        store: writes calibration data, and knows the worker.
+        profiles: by input, (minimum, optimum, maximum) shape.
+        calibration: samples for INT8 without Q/DQ nodes.
+        plain_marks: whether marks are left without the dtype under test.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        model: Model,
+        store: EngineStore,
+        *,
+        profiles: Mapping[str, Profile],
+        calibration: Sequence[Tensors],
+        plain_marks: bool,
+    ) -> None:
+        self.model = model
+        self.plain_marks = plain_marks
+        self.calibration = tuple(calibration)
+        self._environment = environment
+        self._store = store
+        self._profiles = profiles
+        self._typed: dict[tuple[str, Precision, frozenset[str]], Model] = {}
+        self._prefixes: dict[str, Model] = {}
+        self._hints: dict[str, tuple[NodeHint, ...]] = {}
+
+    def unobserved(self, plan: Plan, feeds: Tensors) -> Asked:
+        """The engine that a user would deploy."""
+        return self._ask(self.model, plan, feeds, Observation.NONE, ())
+
+    def marked(self, plan: Plan, feeds: Tensors, marks: Marks) -> Asked:
+        """The engine that gives `marks` beside its outputs."""
+        return self._ask(self.model, plan, feeds, Observation.TYPED, marks)
+
+    def debug(self, plan: Plan, feeds: Tensors) -> Asked:
+        """The engine that gives debug tensors: those of the plan, or all there are."""
+        marks = self.marks(plan) if plan.marks else ()
+        return self._ask(self.model, plan, feeds, Observation.DEBUG, marks)
+
+    def prefix(self, plan: Plan, feeds: Tensors, tensor: str) -> Asked:
+        """The engine of the graph cut at `tensor`."""
+        if tensor not in self._prefixes:
+            self._prefixes[tensor] = extract(self.model, self.model.feed_names(), [tensor])
+        return self._ask(self._prefixes[tensor], plan, feeds, Observation.PREFIX, (tensor,))
+
+    def marks(self, plan: Plan) -> Marks:
+        """The tensors that `plan` observes, in topological order, the model's own outputs left out.
+
+        Raises:
+            NothingSelectedError: no node writes one of them.
+        """
+        written = [name for node in self.model.nodes for name in node.outputs if name]
+        if unknown := sorted(plan.marks - set(written)):
+            raise NothingSelectedError(f"no node writes a tensor {unknown[0]!r}", where=self.model.name)
+        outputs = {info.name for info in self.model.outputs}
+        wanted = plan.marks or frozenset(self.model.float_tensors)
+        return tuple(name for name in written if name in wanted and name not in outputs)
+
+    def options(self, plan: Plan) -> BuildOptions:
+        """The environment's build options, overridden by what the plan sets."""
+        return self._environment.build.model_copy(update=plan.build.model_dump(exclude_unset=True))
+
+    def shapes(self, model: Model, feeds: Tensors) -> dict[str, Profile]:
+        """A range of shapes for each input with a dynamic axis: the given one, or what it is fed."""
+        shapes = {}
+        for info in model.inputs:
+            if info.shape is None or not all(isinstance(size, int) for size in info.shape):
+                fed = tuple(np.shape(feeds[info.name]))
+                shapes[info.name] = self._profiles.get(info.name, (fed, fed, fed))
+        return shapes
+
+    def forget(self) -> None:
+        """Free the graphs that were made."""
+        self._typed.clear()
+        self._prefixes.clear()
+        self._hints.clear()
+
+    def _ask(self, model: Model, plan: Plan, feeds: Tensors, observation: Observation, marks: Marks) -> Asked:
+        options = self.options(plan)
+        typing = self._typing(plan.precision, options)
+        islands = plan.islands & {node.name for node in model.nodes}
+        if typing == "strong" and plan.precision in LOW_DTYPE:
+            model = self._typed_model(model, plan.precision, islands)
+        takes_dtype = bool(marks) and observation is not Observation.DEBUG and not self.plain_marks
+        request = BuildRequest(
+            model_path="",
+            precision=plan.precision.value,
+            typing=typing,
+            islands=tuple(sorted(islands)),
+            observation=observation.value,
+            marks=marks,
+            mark_dtype=plan.precision.storage_dtype if takes_dtype else None,
+            profiles=self.shapes(model, feeds),
+            options=options.model_dump(mode="json", exclude_none=True, exclude={"typing"}),
+            calibration=self._calibration_files(plan.precision, typing, feeds),
+            nodes=self._hints_of(model),
+        )
+        return Asked(model, request)
+
+    def _typing(self, precision: Precision, options: BuildOptions) -> str:
+        """`weak`, `strong`, or `auto` where the graph is the same for both."""
+        if options.typing is not None:
+            return options.typing
+        if precision not in LOW_DTYPE:
+            return "auto"
+        return "weak" if "weak" in self._store.supervisor.probe().capabilities else "strong"
+
+    def _typed_model(self, model: Model, precision: Precision, islands: frozenset[str]) -> Model:
+        key = (model.sha256, precision, islands)
+        if key not in self._typed:
+            self._typed[key] = with_islands(model, precision, islands)
+        return self._typed[key]
+
+    def _calibration_files(self, precision: Precision, typing: str, feeds: Tensors) -> tuple[str, ...]:
+        if precision is not Precision.INT8 or typing == "strong":
+            return ()
+        if any(node.op in _QUANTIZERS for node in self.model.nodes):
+            return ()
+        if not self.calibration:
+            self.calibration = (dict(feeds),)  # for later feeds too, or each would be another engine
+        return tuple(
+            str(self._store.write_tensors(f"calibration-{hash_feeds(sample)[:16]}", sample))
+            for sample in self.calibration
+        )
+
+    def _hints_of(self, model: Model) -> tuple[NodeHint, ...]:
+        if model.sha256 not in self._hints:
+            self._hints[model.sha256] = tuple(
+                NodeHint(node.name, node.op, tuple(name for name in node.outputs if name), node.lowerable)
+                for node in model.nodes
+            )
+        return self._hints[model.sha256]

@@ -1,0 +1,187 @@
+"""TensorRT engines as a candidate: a client of the worker in an environment.
+
+A plan becomes one engine or several. Marked tensors are split so that they fit a budget of memory, and again
+where a build fails because of them; a prefix is the engine of the graph cut at one tensor. Where typing is
+strong, the precision and its islands are written into the graph before it is handed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from harness.backends.engines import BuildRefused, EngineStore, Tensors, Timing
+from harness.backends.evaluating import Evaluating
+from harness.backends.marking import Marks, MarkSplitter
+from harness.backends.plan import Evaluation, Observation, Plan
+from harness.backends.requests import Asked, Profile, Requests
+from harness.backends.session import check_feeds, chunks, tensor_sizes
+from harness.environments import Environment, Supervisor, shared_supervisor
+from harness.model import Model
+from harness.model.typed import LOW_DTYPE
+from harness.tensors.fingerprint import hash_feeds
+
+#: Marked tensors lie on the GPU and in the scratch folder at once: a quarter of what is free there.
+_SHARE = 4
+
+
+class TensorRTCandidate:
+    """The engines of `model` in `environment`.
+
+    Args:
+        environment: where they are built and run.
+        model: the model.
+        supervisor: the environment's worker; by default the one that all candidates of this process share.
+        profiles: by input, (minimum, optimum, maximum) shape; an input with dynamic axes that is not named
+            here gets the shape of what it is fed.
+        calibration: samples for INT8 without Q/DQ nodes; by default what is fed first.
+        timing: how engines are timed; by default they are not.
+        mark_budget: bytes that the marked tensors of one engine may take; by default a quarter of what is free.
+        plain_marks: mark tensors as polygraphy and trtexec do, without the dtype under test. With weak typing
+            this can cure the fault that is looked for, and it is here to show that.
+        capacity: how many engines to keep at a time.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        model: Model,
+        *,
+        supervisor: Supervisor | None = None,
+        profiles: Mapping[str, Profile] | None = None,
+        calibration: Sequence[Tensors] = (),
+        timing: Timing | None = None,
+        mark_budget: int | None = None,
+        plain_marks: bool = False,
+        capacity: int = 8,
+    ) -> None:
+        self.name = environment.name
+        self.model = model
+        self.supervisor = supervisor or shared_supervisor(environment)
+        self.store = EngineStore(self.supervisor, capacity=capacity)
+        self.requests = Requests(
+            environment,
+            model,
+            self.store,
+            profiles=profiles or {},
+            calibration=calibration,
+            plain_marks=plain_marks,
+        )
+        self.timing = timing or Timing()
+        self._mark_budget = mark_budget
+        self._groups: dict[tuple[Plan, str], tuple[tuple[Marks, ...], Mapping[str, str]]] = {}
+
+    def fingerprint(self) -> dict[str, str | None]:
+        """What the numbers of this candidate are made with.
+
+        Raises:
+            CandidateError: the worker does not start.
+        """
+        probe = self.supervisor.probe()
+        return {
+            "environment": self.name,
+            "tensorrt": probe.tensorrt,
+            "cuda": probe.cuda,
+            "driver": probe.driver,
+            "gpu": probe.gpu,
+            "compute_capability": probe.compute_capability,
+        }
+
+    def key(self, plan: Plan, feeds: Tensors) -> str:
+        """The name of an evaluation in verdict caches and journals.
+
+        SHA-256 over all that it depends on: the model, the plan with the build options that come to apply, the
+        shapes, the values of `feeds`, and the fingerprint but for the environment's name. So a search goes on
+        after a restart, also under another name, and begins anew with another TensorRT, driver or GPU.
+        """
+        fingerprint = {key: value for key, value in self.fingerprint().items() if key != "environment"}
+        parts = {
+            "model": self.model.sha256,
+            "precision": plan.precision,
+            "islands": sorted(plan.islands),
+            "observation": plan.observation,
+            "marks": sorted(plan.marks),
+            "plain_marks": self.requests.plain_marks,
+            "build": self.requests.options(plan).model_dump(mode="json"),
+            "profiles": self.requests.shapes(self.model, feeds),
+            "feeds": hash_feeds(feeds),
+            "calibration": [hash_feeds(sample) for sample in self.requests.calibration],
+            "fingerprint": fingerprint,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def evaluate(self, plan: Plan, feeds: Tensors) -> Evaluation:
+        """Build what `plan` needs, or take it from before, and run it on `feeds`.
+
+        Tensors have the dtype that the engine gave them: what is observed at FP16 is float16. The facts:
+        `fingerprint`, `typing`, `builds` (how many engines were built now), `build_seconds` and `engine_bytes`
+        (of the first engine), `layers`, `realised`, `latency`, `layer_ms` (likewise), `engines` (each one's
+        marks, seconds and bytes), `skipped_marks` (tensor to reason), `internal_tensors` (how many debug tensors
+        have no ONNX name) and `warnings`.
+
+        Raises:
+            InputDataError: `feeds` do not fit the model.
+            NothingSelectedError: an island or a mark is not in the model.
+            CandidateError: a build, an inference or the worker failed.
+        """
+        check_feeds(self.model, feeds)
+        self.model.check_nodes(sorted(plan.islands))
+        run = Evaluating(self.model, self.store, feeds, self.timing)
+        try:
+            self._carry_out(plan, feeds, run)
+        except BuildRefused as refusal:
+            raise refusal.error from refusal
+        return run.result(self.fingerprint())
+
+    def close(self) -> None:
+        """Free the engines. The worker stays: other models use it. Calling it twice is allowed."""
+        self.store.close()
+        self.requests.forget()
+
+    def _carry_out(self, plan: Plan, feeds: Tensors, run: Evaluating) -> None:
+        unobserved = self.requests.unobserved(plan, feeds)
+        if plan.observation is Observation.DEBUG:
+            debug = self.requests.debug(plan, feeds)
+            run.read(run.build(debug), debug)
+            return
+        marks = () if plan.observation is Observation.NONE else self.requests.marks(plan)
+        if plan.observation is Observation.PREFIX or not marks:
+            run.read(run.build(unobserved), unobserved)
+        if not marks:
+            return
+
+        def ask(group: Marks) -> Asked:
+            if plan.observation is Observation.PREFIX:
+                return self.requests.prefix(plan, feeds, group[0])
+            return self.requests.marked(plan, feeds, group)
+
+        # A sample of the same shapes starts from the groups that the last one ended with.
+        key = (plan, json.dumps({name: np.shape(feeds[name]) for name in sorted(feeds)}))
+        groups, skipped = self._groups.get(key) or (self._first_groups(plan, feeds, marks), {})
+        splitter = MarkSplitter(lambda group: run.build(ask(group)), lambda: run.build(unobserved))
+        made = []
+        for group, engine in splitter.run(groups):
+            run.read(engine, ask(group))
+            made.append(group)
+        if not made and plan.observation is Observation.TYPED:
+            run.read(run.build(unobserved), unobserved)
+        run.skipped.update({**skipped, **splitter.skipped})
+        self._groups[key] = (tuple(made), dict(run.skipped))
+
+    def _first_groups(self, plan: Plan, feeds: Tensors, marks: Marks) -> tuple[Marks, ...]:
+        """One mark an engine for prefixes; else as many as fit the budget of memory."""
+        if plan.observation is Observation.PREFIX:
+            return tuple((name,) for name in marks)
+        sizes = tensor_sizes(self.model, feeds)
+        if plan.precision in LOW_DTYPE and not self.requests.plain_marks:
+            sizes = {name: size // 2 for name, size in sizes.items()}
+        budget = self._mark_budget
+        if budget is None:
+            on_gpu = self.supervisor.probe().free_bytes
+            in_scratch = shutil.disk_usage(self.supervisor.worker().folder).free
+            budget = min(in_scratch, in_scratch if on_gpu is None else on_gpu) // _SHARE
+        return tuple(chunks(marks, sizes, budget))

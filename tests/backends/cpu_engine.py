@@ -1,0 +1,106 @@
+"""An adapter whose engines are ONNX Runtime sessions: what a worker needs to be real but for the GPU.
+
+Loaded by a real worker with `--adapter`. Variables of the environment make marks break builds: MARKS_FAIL and
+MARKS_CRASH (names, comma separated), MARKS_LIMIT (how many fit the memory), UNMARKABLE; CAPABILITIES
+replaces what the probe reports. A typed mark is rounded to its dtype, and nothing else is.
+"""
+
+import ctypes
+import os
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime
+from harness_worker import messages, tensorfile
+from harness_worker.faults import Fault
+
+
+def create_adapter(log):
+    return CpuEngines()
+
+
+def _names(variable):
+    return set(filter(None, os.environ.get(variable, "").split(",")))
+
+
+class CpuEngines:
+    def __init__(self):
+        self.engines = {}
+        self.number = 0
+
+    def probe(self):
+        return messages.ProbeReply(
+            tensorrt="8.6.0",
+            gpu="CPU",
+            compute_capability="0.0",
+            free_bytes=int(os.environ.get("FREE_BYTES", 10**9)),
+            builder_ok=True,
+            capabilities=tuple(os.environ.get("CAPABILITIES", "fp16,weak").split(",")),
+        )
+
+    def build(self, request):
+        marks = set(request.marks)
+        if request.options.get("workspace_mib") == 1:
+            raise Fault("build_failed", "no implementation")
+        if marks & _names("MARKS_CRASH"):
+            ctypes.string_at(0)
+        if marks & _names("MARKS_FAIL"):
+            blamed = marks & _names("MARKS_BLAMED")
+            raise Fault("marks_failed", "a mark breaks the build", marks=sorted(blamed))
+        if len(marks) > int(os.environ.get("MARKS_LIMIT", 10**6)):
+            raise Fault("out_of_memory", "too many marks")
+        model = onnx.load(request.model_path)
+        names = [value.name for value in model.graph.output]
+        skipped = {name: "it lies inside a loop" for name in marks & _names("UNMARKABLE")}
+        for name in request.marks:
+            if name not in names and name not in skipped:
+                model.graph.output.append(onnx.ValueInfoProto(name=name))
+                names.append(name)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        self.number += 1
+        engine_id = f"engine-{self.number}"
+        self.engines[engine_id] = (session, request)
+        return messages.BuildReply(
+            engine_id=engine_id,
+            build_seconds=0.25,
+            engine_bytes=1000,
+            typing="weak" if request.typing == "auto" else request.typing,
+            outputs=tuple(names),
+            layers=tuple(messages.LayerInfo(node.name, onnx_nodes=(node.name,)) for node in request.nodes),
+            realised={"request": messages.to_json(request)},
+            skipped_marks=skipped,
+            warnings=("built on a CPU",),
+        )
+
+    def infer(self, request):
+        session, built = self.engines[request.engine_id]
+        inputs = tensorfile.read(request.inputs_path)
+        names = [output.name for output in session.get_outputs()]
+        values = session.run(None, {name: np.array(tensor.array) for name, tensor in inputs.items()})
+        low = np.dtype(getattr(ml_dtypes, built.mark_dtype or "", built.mark_dtype or "float32"))
+        tensors = {}
+        for name, value in zip(names, values, strict=True):
+            kind = value.dtype.name
+            if name in built.marks and kind == "float32":
+                kind, value = low.name, value.astype(low)
+            if value.dtype == np.int64:  # as TensorRT 8 does
+                kind, value = "int32", value.astype(np.int32)
+            tensors[name] = tensorfile.Tensor(value.view(tensorfile.STORAGE[kind]), kind)
+        if built.observation == "debug":
+            tensors["(Unnamed Layer* 3) [Shuffle]"] = next(iter(tensors.values()))
+        tensorfile.write(request.outputs_path, tensors)
+        latency = messages.Latency(1.0, 2.0, request.repeats) if request.repeats else None
+        return messages.InferReply(request.outputs_path, latency, {"layer": 1.0} if request.profile else {})
+
+    def release(self, engine_id):
+        self.engines.pop(engine_id, None)
+
+    def save_timing_cache(self, path):
+        pass
+
+    def load_timing_cache(self, path):
+        return True
+
+    def close(self):
+        self.engines.clear()
