@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.judge.results import RunReport
 
 STDOUT = Path("-")
-PICTURES = (".png", ".svg")
+FORMATS = (".png", ".svg")
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Outputs:
         for file in (self.json, self.html, self.markdown):
             if file is not None and file.is_dir():
                 raise UsageError("is a folder; name a file to write", where=file)
-        if self.plot is not None and self.plot.suffix and not self._pictures_go_to_a_folder:
+        if self.plot is not None and self.plot.suffix and not (self._one_picture or self.plot.is_dir()):
             raise UsageError(
                 f"cannot draw a {self.plot.suffix}", where=self.plot, hint="name a .png, a .svg or a folder"
             )
 
     def check_plot(self, runs: int) -> None:
         """Raise UsageError if one picture is named for several runs."""
-        if self.plot is not None and not self._pictures_go_to_a_folder and runs > 1:
+        if self._one_picture and runs > 1:
             raise UsageError(
                 f"--plot names one picture, but {runs} runs are selected",
                 where=self.plot,
@@ -87,11 +87,12 @@ class Outputs:
         for result in report.results:
             if result.layers:
                 name = re.sub(r"[^\w.-]+", "-", result.id.replace("::", "."))
-                save_error_growth(result, plot / f"{name}.png" if self._pictures_go_to_a_folder else plot)
+                save_error_growth(result, plot if self._one_picture else plot / f"{name}.png")
 
     @property
-    def _pictures_go_to_a_folder(self) -> bool:
-        return self.plot is not None and (self.plot.is_dir() or self.plot.suffix not in PICTURES)
+    def _one_picture(self) -> bool:
+        """Whether --plot names a picture; otherwise it names a folder."""
+        return self.plot is not None and self.plot.suffix.lower() in FORMATS and not self.plot.is_dir()
 
 
 def document(report: RunReport) -> str:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -18,8 +18,8 @@ from harness.report.view import (
     attention,
     error,
     explain,
-    failing,
     flags,
+    gates_text,
     matrix,
     worst_error,
 )
@@ -53,7 +53,7 @@ def print_report(
         console.print()
     for result in report.results if details else attention(report):
         if not result.mistake:
-            console.print(run_text(result, details=details, plain=plain), crop=False)
+            print_run(console, result, details=details)
             console.print()
     _print_warnings(console, report, details)
     bad = any(result.verdict in UNEXPECTED for result in report.results)
@@ -103,24 +103,23 @@ def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
     return table
 
 
-def run_text(result: RunResult, *, details: bool = False, plain: bool = False) -> RenderableType:
-    """What is wrong with one run, where, and the command that goes deeper; with `details` all its numbers."""
+def print_run(console: Console, result: RunResult, *, details: bool = False) -> None:
+    """Print what is wrong with one run, where, and the command that goes deeper; with `details` all numbers."""
     look = LOOKS[result.verdict]
-    parts: list[RenderableType] = [
-        Text.assemble(
-            (f"{look.plain_glyph if plain else look.glyph} {look.word}", look.style), " ", *_head(result)
-        )
-    ]
-    if result.verdict is not Verdict.PASS and result.verdict is not Verdict.SKIP:
-        parts.append(Padding(_explained(result), (0, 0, 0, 2)))
-    if details and result.outputs:
-        parts.append(Padding(outputs_table(result.outputs), (0, 0, 0, 2)))
-    if details and result.layers:
-        parts.append(Padding(layers_table(result.layers), (0, 0, 0, 2)))
-    if details and result.timings:
+    glyph = look.plain_glyph if _plain(console) else look.glyph
+    reason = f": {result.reason}" if result.reason else ""
+    console.print(Text.assemble((f"{glyph} {look.word}", look.style), " ", (title(result), "bold"), reason))
+    if look.tone in ("bad", "calm"):
+        _print_explanation(console, result, indent=2)
+    if not details:
+        return
+    if result.outputs:
+        console.print(Padding(outputs_table(result.outputs), (0, 0, 0, 2)))
+    if result.layers:
+        console.print(Padding(layers_table(result.layers), (0, 0, 0, 2)))
+    if result.timings:
         times = ", ".join(f"{stage} {number(seconds)} s" for stage, seconds in result.timings.items())
-        parts.append(Padding(Text(f"time: {times}", style="dim"), (0, 0, 0, 2)))
-    return Group(*parts)
+        console.print(Text(f"  time: {times}", style="dim"))
 
 
 def outputs_table(outputs: Sequence[OutputResult]) -> Table:
@@ -140,7 +139,7 @@ def outputs_table(outputs: Sequence[OutputResult]) -> Table:
             number(metrics.max_abs),
             f"{metrics.cosine:.6f}",
             str(metrics.nonfinite or "–"),
-            Text(failing(output.gates), style="" if output.passed else "red"),
+            Text(gates_text(output.gates), style="" if output.passed else "red"),
         )
     return table
 
@@ -182,7 +181,7 @@ def failure_text(result: RunResult, *, width: int) -> str:
         console.print()
     else:
         console.print(Text(result.reason))
-    console.print(_explained(result), crop=False)
+    _print_explanation(console, result)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
@@ -190,19 +189,18 @@ def _head(result: RunResult) -> tuple[str | tuple[str, str], ...]:
     return ((title(result), "bold"), f": {result.reason}" if result.reason else "")
 
 
-def _explained(result: RunResult) -> RenderableType:
+def _print_explanation(console: Console, result: RunResult, *, indent: int = 0) -> None:
     explanation = explain(result)
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for statement in explanation.statements:
         grid.add_row(statement.label, Text(statement.text))
-    # Not in the table: a command that is wrapped cannot be pasted.
+    if explanation.statements:
+        console.print(Padding(grid, (0, 0, 0, indent)))
     label = "deeper".ljust(max((len(statement.label) for statement in explanation.statements), default=6))
-    command = Text.assemble(
-        (label, "dim"), "  ", (explanation.command, "cyan"), no_wrap=True, overflow="ignore"
-    )
-    return Group(grid, command) if explanation.statements else command
+    command = Text.assemble(" " * indent, (label, "dim"), "  ", (explanation.command, "cyan"))
+    console.print(command, soft_wrap=True)  # a command that is wrapped here cannot be pasted
 
 
 def _cell(result: RunResult | None, plain: bool, stacked: bool) -> Text:

@@ -251,4 +251,8 @@ def _broken(value: float | None) -> bool:
 
 
 def _limit(layer: LayerResult) -> float | None:
-    return next((gate.limit for gate in layer.gates if gate.metric == "nrmse"), None)
+    """The gate as an nrmse; engines have theirs on rmse, which is the same over the reference's rms."""
+    limits = [gate.limit for gate in layer.gates if gate.metric == "nrmse"]
+    if rms := layer.metrics.reference_rms:
+        limits += [gate.limit / rms for gate in layer.gates if gate.metric == "rmse"]
+    return min(limits, default=None)

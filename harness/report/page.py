@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.judge.results import RunReport, RunResult, Verdict, jsonable
 from harness.report.growth import error_growth_svg
-from harness.report.view import Explanation, error, explain, failing, flags, matrix, worst_error
+from harness.report.view import Explanation, error, explain, flags, gates_text, matrix, worst_error
 from harness.report.words import LOOKS, answer, duration, number, summary, title
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _environment() -> Environment:
         number=number,
         title_of=title,
         error=error,
-        failing=failing,
+        gates_text=gates_text,
         flags=flags,
         duration=duration,
         id=id,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from harness.compare import GateResult, Metrics
 
 MOST_ORIGINS = 4  # named in a text; the layer table and the JSON hold all of them
+NONFINITE = "nonfinite"  # the gate on elements that are not finite where the reference is
 MOST_EVIDENCE = 12  # last lines of an error's evidence
 
 
@@ -119,6 +120,10 @@ def explain(result: RunResult) -> Explanation:
     statements = []
     if result.verdict is not Verdict.ERROR and result.worst is not None:
         statements.append(Statement("output", _output(result.worst)))
+    if result.verdict is Verdict.XPASS:
+        statements.append(
+            Statement("then", "if the fault is gone for good, take `expect: fail` out of the case")
+        )
     origins = result.origins
     for layer in origins[:MOST_ORIGINS]:
         statements.append(Statement("origin", _origin(layer, result.precision)))
@@ -154,24 +159,32 @@ def flags(layer: LayerResult) -> str:
 
 
 def gate_text(gate: GateResult) -> str:
-    """`nrmse 0.6 > 0.01`, or with the sign that holds when the gate does."""
+    """`nrmse 0.6 > 0.01`, or with the sign that holds when the gate does; `12 not finite`."""
+    if gate.metric == NONFINITE:
+        return f"{number(gate.value)} not finite"
     held, broken = ("≥", "<") if gate.metric in LOWER_BOUNDED else ("≤", ">")
-    sign = held if gate.passed else broken
-    return f"{gate.metric} {number(gate.value)} {sign} {number(gate.limit)}"
+    return f"{gate.metric} {number(gate.value)} {held if gate.passed else broken} {number(gate.limit)}"
 
 
-def failing(gates: Sequence[GateResult]) -> str:
-    """The gates that fail, as text; of gates that all hold, the first."""
-    chosen = [gate for gate in gates if not gate.passed] or list(gates[:1])
+def gates_text(gates: Sequence[GateResult]) -> str:
+    """The gates that fail; of gates that all hold, the first on a metric."""
+    chosen = [gate for gate in gates if not gate.passed]
+    chosen = chosen or [gate for gate in gates if gate.metric != NONFINITE][:1]
     return ", ".join(gate_text(gate) for gate in chosen)
+
+
+def _failing(metrics: Metrics, gates: Sequence[GateResult]) -> list[str]:
+    """What fails: elements that are not finite, beside which no metric means much, or gates."""
+    if metrics.nonfinite:
+        kind = "overflow" if metrics.overflow_count == metrics.nonfinite else "not finite"
+        return [f"{metrics.nonfinite} of {count(metrics.count, 'element')} {kind}"]
+    return [gates_text(gates) or f"nrmse {number(metrics.nrmse)}"]
 
 
 def _output(output: OutputResult) -> str:
     metrics = output.metrics
-    parts = [failing(output.gates) or f"nrmse {number(metrics.nrmse)}"]
-    if metrics.nonfinite:
-        parts.append(f"{metrics.nonfinite} of {count(metrics.count, 'element')} not finite")
-    elif metrics.worst_index is not None:
+    parts = _failing(metrics, output.gates)
+    if not metrics.nonfinite and metrics.worst_index is not None:
         place = ", ".join(str(index) for index in metrics.worst_index)
         parts.append(f"largest error {number(metrics.max_abs)} at [{place}]")
     sample = f" (sample {output.sample})" if output.sample else ""
@@ -180,19 +193,13 @@ def _output(output: OutputResult) -> str:
 
 def _origin(layer: LayerResult, precision: Precision) -> str:
     metrics = layer.metrics
-    parts = []
-    if metrics.overflow_count:
-        parts.append(f"{metrics.overflow_count} of {count(metrics.count, 'element')} overflow")
-    elif metrics.nonfinite:
-        parts.append(f"{metrics.nonfinite} of {count(metrics.count, 'element')} not finite")
-    else:
-        parts.append(failing(layer.gates))
+    parts = _failing(metrics, layer.gates)
     if metrics.headroom > 1:
         parts.append(
             f"the reference reaches {number(metrics.reference_max)}, "
             f"{number(metrics.headroom)} times the largest {precision.storage_dtype}"
         )
-    if layer.introduced is not None:
+    if layer.introduced is not None and math.isfinite(error(layer.introduced)):
         parts.append(f"alone it introduces nrmse {number(error(layer.introduced))}")
     tensor = "" if layer.tensor == layer.node else f", tensor {layer.tensor}"
     return f"node {layer.node} ({layer.op}){tensor}: {'; '.join(parts)}"

@@ -1,0 +1,130 @@
+"""How runs are arranged, and what is said of each."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from harness.compare import GateResult
+from harness.judge.results import Verdict
+from harness.report.view import attention, explain, flags, gate_text, matrix, worst_error
+from harness.tensors.precision import Precision
+
+
+def statements(result) -> dict[str, str]:
+    return {statement.label: statement.text for statement in explain(result).statements if statement.label}
+
+
+def test_rows_are_cases_and_candidates_and_columns_precisions(make_report, make_result) -> None:
+    report = make_report(
+        make_result(case="b", case_path="b", precision=Precision.BF16),
+        make_result(case="b", case_path="b", precision=Precision.FP32),
+        make_result(case="a", case_path="a", precision=Precision.FP32, candidate="trt-8.6.0"),
+    )
+    arranged = matrix(report)
+    assert arranged.precisions == (Precision.FP32, Precision.BF16)
+    assert [(row.case, row.candidate, len(row.runs)) for row in arranged.rows] == [
+        ("b", "emulator", 2),
+        ("a", "trt-8.6.0", 1),
+    ]
+    assert arranged.named
+
+
+def test_cases_of_one_name_in_two_folders_keep_rows_of_their_own(make_report, make_result) -> None:
+    report = make_report(make_result(case_path="x/a.case.yaml"), make_result(case_path="y/a.case.yaml"))
+    assert len(matrix(report).rows) == 2
+
+
+def test_the_gravest_run_of_a_row_gives_its_origin(make_report, make_result) -> None:
+    report = make_report(
+        make_result(precision=Precision.FP32),
+        make_result(Verdict.FAIL),
+        make_result(precision=Precision.BF16),
+    )
+    (row,) = matrix(report).rows
+    assert row.gravest.verdict is Verdict.FAIL
+    assert [layer.node for layer in row.origins] == ["b7_sq"]
+
+
+def test_only_what_is_unexpected_asks_for_attention_gravest_first(make_report, make_result) -> None:
+    report = make_report(*[make_result(verdict) for verdict in Verdict])
+    assert [result.verdict for result in attention(report)] == [Verdict.ERROR, Verdict.FAIL, Verdict.XPASS]
+
+
+def test_a_mistake_that_stops_all_runs_of_a_case_is_told_once(make_report, make_result) -> None:
+    runs = [
+        make_result(Verdict.ERROR, mistake=True, reason="no such file", precision=precision)
+        for precision in Precision
+    ]
+    assert len(attention(make_report(*runs))) == 1
+
+
+def test_a_failure_says_what_where_and_what_next(make_result) -> None:
+    said = statements(make_result(Verdict.FAIL))
+    assert said["output"] == "y: nrmse 0.6 > 0.01; largest error 1.8 at [0, 3]"
+    assert said["origin"] == (
+        "node b7_sq (Pow): 12 of 1000 elements overflow; the reference reaches 2e5, 3.1 times the largest "
+        "float16"
+    )
+    explanation = explain(make_result(Verdict.FAIL))
+    assert explanation.headline == "rmsnorm-overflow at fp16: y: nrmse 0.6 > 0.01"
+    assert "cases/rmsnorm-overflow.case.yaml --precision fp16" in explanation.command
+
+
+def test_an_origin_without_overflow_shows_its_gate(make_result, make_layer) -> None:
+    layer = make_layer(3, 0.4, introduced=0.3, origin=True, node="norm", op="ReduceMean")
+    said = statements(make_result(Verdict.FAIL, layers=(layer,)))
+    assert said["origin"] == "node norm (ReduceMean): nrmse 0.4 > 0.01; alone it introduces nrmse 0.3"
+
+
+def test_many_origins_are_counted(make_result, make_layer) -> None:
+    layers = tuple(make_layer(place, 0.4, origin=True, node=f"n{place}") for place in range(30))
+    texts = [statement.text for statement in explain(make_result(Verdict.FAIL, layers=layers)).statements]
+    assert "and 26 more origins: n4, n5, n6, n7, n8, n9, n10, n11 …" in texts
+
+
+def test_an_error_shows_the_end_of_its_evidence(make_result) -> None:
+    evidence = tuple(f"line {place}" for place in range(40))
+    result = make_result(Verdict.ERROR, outputs=(), layers=(), evidence=evidence)
+    texts = [statement.text for statement in explain(result).statements]
+    assert texts[-1] == "line 39"
+    assert len(texts) == 12
+
+
+def test_a_perturbed_observation_is_said(make_result) -> None:
+    assert "perturbed" in statements(make_result(Verdict.FAIL, faithful=False))
+    assert "perturbed" not in statements(make_result(Verdict.FAIL, faithful=True))
+
+
+def test_warnings_are_part_of_an_explanation(make_result) -> None:
+    assert statements(make_result(Verdict.FAIL, warnings=("golden differs",)))["warning"] == "golden differs"
+
+
+@pytest.mark.parametrize(
+    ("gate", "text"),
+    [
+        (GateResult("nrmse", 0.01, 0.6, False), "nrmse 0.6 > 0.01"),
+        (GateResult("nrmse", 0.01, 0.001, True), "nrmse 1e-3 ≤ 0.01"),
+        (GateResult("cosine", 0.99, 0.5, False), "cosine 0.5 < 0.99"),
+        (GateResult("cosine", 0.99, 1.0, True), "cosine 1 ≥ 0.99"),
+    ],
+)
+def test_a_gate_reads_as_a_comparison_that_is_true(gate: GateResult, text: str) -> None:
+    assert gate_text(gate) == text
+
+
+def test_an_output_that_is_not_finite_has_an_infinite_error(make_result, make_output) -> None:
+    result = make_result(Verdict.FAIL, outputs=(make_output("y", 0.1, nonfinite=3),))
+    assert worst_error(result) == math.inf
+    assert "3 of 1000 elements not finite" in statements(result)["output"]
+    assert worst_error(make_result(outputs=())) is None
+
+
+def test_flags_say_what_is_remarkable(make_layer) -> None:
+    assert flags(make_layer(0, 1e-4)) == ""
+    assert flags(make_layer(0, 0.5)) == "diverged"
+    assert (
+        flags(make_layer(0, 0.5, origin=True, overflow_count=1, headroom=2.0))
+        == "ORIGIN, overflow, out of range"
+    )

@@ -1,0 +1,110 @@
+"""Numbers, verdicts and counts in words."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.judge.results import Verdict
+from harness.report.words import LOOKS, answer, duration, middle, next_command, number, summary, title
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (1.2e-7, "1.2e-7"),
+        (4e-3, "4e-3"),
+        (0.016, "0.016"),
+        (0.6, "0.6"),
+        (131.0, "131"),
+        (2.03e5, "2e5"),
+        (9999.4, "9999"),
+        (-0.5, "-0.5"),
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
+        (math.nan, "nan"),
+    ],
+)
+def test_numbers_are_short(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+@given(st.floats(min_value=-1e300, max_value=1e300))
+def test_a_short_number_still_is_the_number(value: float) -> None:
+    assert float(number(value)) == pytest.approx(value, rel=0.06)
+    assert len(number(value)) <= 9
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (0.81, "0.8 s"),
+        (9.96, "10 s"),
+        (18.2, "18 s"),
+        (125, "2 min 5 s"),
+        (3725, "1 h 2 min"),
+    ],
+)
+def test_durations_have_the_unit_that_a_person_would_say(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@given(st.text(min_size=1), st.integers(min_value=3, max_value=60))
+def test_a_shortened_name_fits_and_keeps_both_ends(text: str, width: int) -> None:
+    short = middle(text, width)
+    assert len(short) <= width
+    assert short[0] == text[0]
+    assert short[-1] == text[-1]
+    assert short == text or "…" in short
+
+
+def test_every_verdict_has_a_look_of_its_own() -> None:
+    assert set(LOOKS) == set(Verdict)
+    assert len({look.severity for look in LOOKS.values()}) == len(Verdict)
+    assert all(look.plain_glyph.isascii() for look in LOOKS.values())
+
+
+def test_the_summary_counts_each_kind_of_verdict(make_report, make_result) -> None:
+    runs = [make_result(verdict, case=f"c{place}") for place, verdict in enumerate(Verdict)]
+    assert summary(make_report(*runs), 18.2) == (
+        "6 cases, 6 runs: 1 pass, 1 failed as expected, 1 skipped, 1 FAILED, "
+        "1 passed against expectation, 1 could not be judged, 18 s"
+    )
+
+
+def test_a_summary_without_surprises_says_so(make_report, make_result) -> None:
+    report = make_report(make_result(), make_result(Verdict.XFAIL))
+    assert summary(report) == "1 case, 2 runs: 1 pass, 1 failed as expected, 0 unexpected"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "text"),
+    [
+        ([Verdict.PASS], "The run came out as expected."),
+        ([Verdict.PASS, Verdict.XFAIL], "All 2 runs came out as expected, 1 of them failures."),
+        ([Verdict.PASS, Verdict.FAIL], "1 of 2 runs failed."),
+        ([Verdict.XPASS], "1 passed although a failure was expected."),
+        ([Verdict.FAIL, Verdict.ERROR], "1 of 2 runs failed; 1 could not be judged."),
+        ([Verdict.SKIP], "Nothing was judged: every run was skipped."),
+    ],
+)
+def test_the_answer_is_one_sentence(verdicts, text, make_report, make_result) -> None:
+    assert answer(make_report(*[make_result(verdict) for verdict in verdicts])) == text
+
+
+def test_the_next_command_can_be_pasted_into_a_shell(make_result) -> None:
+    result = make_result(Verdict.FAIL, candidate="trt-8.6.0", case_path="my cases/a.case.yaml")
+    assert "'my cases/a.case.yaml' --precision fp16 --env trt-8.6.0" in next_command(result)
+    assert next_command(result).startswith("harness ")
+
+
+def test_a_title_names_an_environment_but_not_the_emulator(make_result) -> None:
+    assert title(make_result()) == "rmsnorm-overflow at fp16"
+    assert title(make_result(candidate="trt-8.6.0")) == "rmsnorm-overflow at fp16 on trt-8.6.0"
+    assert title(make_result(Verdict.ERROR, mistake=True)) == "rmsnorm-overflow"
