@@ -51,7 +51,9 @@ def measure(name: str, rounds: int, folder: Path) -> dict[str, object]:
     return {
         "nodes": len(bench.model.nodes),
         "plain_ms": round(medians["plain"] * 1e3, 3),
-        "ratio": {key: round(value / medians["plain"], 2) for key, value in medians.items() if key != "plain"},
+        "ratio": {
+            key: round(value / medians["plain"], 2) for key, value in medians.items() if key != "plain"
+        },
     }
 
 

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from harness.backends import Candidate
+from harness.case import Case
 from harness.judge.workbench import Workbench
 
+if TYPE_CHECKING:
+    from harness.backends.tensorrt import TensorRTCandidate
+    from harness.environments import Environment
+
 EMULATOR = "emulator"
+TIMED_INFERENCES = 50
 
 
 class Candidates:
-    """Makes candidates by name and keeps the workers of environments across cases."""
+    """Makes candidates by name and keeps the engines of the model at hand.
 
-    def __init__(self) -> None:
+    Workers belong to the process, not to a model: they stay until `close`.
+
+    Args:
+        config: the harness.toml to read; by default the nearest one upwards.
+    """
+
+    def __init__(self, config: Path | None = None) -> None:
+        self._config = config
         self._open: dict[str, Candidate] = {}
+
+    @cached_property
+    def environments(self) -> Mapping[str, Environment]:
+        """The environments of harness.toml, read once."""
+        from harness.environments import load
+
+        return load(self._config)
 
     def get(self, name: str, bench: Workbench) -> Candidate:
         """The candidate `name` for the model of `bench`.
@@ -26,10 +51,25 @@ class Candidates:
             self._open[name] = self._engine(name, bench)
         return self._open[name]
 
-    def _engine(self, name: str, bench: Workbench) -> Candidate:
-        from harness.errors import EnvironmentConfigError
+    def check(self, names: tuple[str, ...]) -> None:
+        """Raise EnvironmentConfigError for the first name that is neither the emulator nor an environment."""
+        from harness.environments import select
 
-        raise EnvironmentConfigError(f"no environment is named {name!r}")
+        for name in names:
+            if name != EMULATOR:
+                select(name, self.environments)
+
+    def _engine(self, name: str, bench: Workbench) -> TensorRTCandidate:
+        from harness.backends.tensorrt import TensorRTCandidate, Timing
+        from harness.environments import select
+
+        return TensorRTCandidate(
+            select(name, self.environments),
+            bench.model,
+            profiles=profiles_of(bench.case),
+            calibration=bench.feeds,
+            timing=Timing(repeats=TIMED_INFERENCES, layers=True),
+        )
 
     def release_model(self) -> None:
         """Forget the engines of the model at hand; workers stay."""
@@ -38,5 +78,19 @@ class Candidates:
         self._open.clear()
 
     def close(self) -> None:
-        """End the workers."""
+        """Free the engines and end the workers. Calling it twice is allowed."""
         self.release_model()
+        if "environments" in self.__dict__:
+            from harness.environments import close_shared
+
+            close_shared()
+
+
+def profiles_of(case: Case) -> dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
+    """The optimization profile of a case: by input, its (minimum, optimum, maximum) shape where they are given."""
+    profiles = {}
+    for name, spec in case.inputs.items():
+        opt = spec.opt or spec.concrete_shape
+        if spec.min is not None and spec.max is not None and opt is not None:
+            profiles[name] = (spec.min, opt, spec.max)
+    return profiles

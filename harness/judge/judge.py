@@ -130,7 +130,7 @@ class _Run:
         actual = self.timed("candidate", self.unobserved)
         outputs = self.timed("compare", lambda: self.outputs(expected, actual))
         passed = all(output.passed for output in outputs)
-        expects_failure = self.spec.expects_failure(getattr(self.candidate, "tensorrt", None))
+        expects_failure = self.spec.expects_failure(self.release())
         layers: tuple[LayerResult, ...] = ()
         faithful = None
         if self.options.layers:
@@ -147,6 +147,10 @@ class _Run:
             timings=self.timings,
             facts=self.facts,
         )
+
+    def release(self) -> str | None:
+        """The TensorRT release of the candidate; None for the emulator."""
+        return dict(self.facts.get("fingerprint") or {}).get("tensorrt")
 
     def timed(self, name: str, work: Callable[[], T]) -> T:
         self.stage(name)

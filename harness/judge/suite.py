@@ -73,6 +73,7 @@ def run(
 
     Raises:
         CaseFileError: case files hold mistakes; nothing was run.
+        EnvironmentConfigError: an environment is not in harness.toml.
         NothingSelectedError: the selection is empty.
     """
     wanted = tuple(Precision(precision) for precision in precisions)
@@ -87,11 +88,22 @@ def run(
         raise NothingSelectedError("no case asks for any of these precisions")
     own = judge or Judge(options)
     try:
+        own.candidates.check(tuple(environments))
         results = tuple(_results(own, runs, progress or (lambda event: None)))
     finally:
         if judge is None:
             own.close()
-    return RunReport(fingerprint=host_fingerprint(), results=results)
+    return RunReport(fingerprint=fingerprint_of(results), results=results)
+
+
+def fingerprint_of(results: Sequence[RunResult]) -> dict[str, object]:
+    """What the numbers were made with: this host, and by name the environments that took part."""
+    engines = {
+        result.candidate: dict(result.facts["fingerprint"])
+        for result in results
+        if "fingerprint" in result.facts
+    }
+    return {**host_fingerprint(), **({"environments": engines} if engines else {})}
 
 
 def _results(

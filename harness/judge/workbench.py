@@ -93,8 +93,9 @@ class Workbench:
 
     def close(self) -> None:
         """Free the sessions."""
-        self.reference.close()
-        self.emulator.close()
+        for made in ("reference", "emulator"):
+            if made in self.__dict__:
+                getattr(self, made).close()
 
     @cached_property
     def _sizes(self) -> dict[str, int]:

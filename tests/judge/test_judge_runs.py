@@ -1,0 +1,258 @@
+"""Judging real cases: verdicts, origins, expectations, mistakes, and what faithful means."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from graphs import norm_chain
+
+import harness
+from harness.case import Case, load_case
+from harness.errors import CaseFileError, EnvironmentConfigError, NothingSelectedError, UsageError
+from harness.judge import Judge, JudgeOptions, ProgressEvent, Verdict, run
+from harness.judge.faithful import is_faithful
+from harness.tensors.precision import Precision
+
+CASE = """
+    model: {path: m.onnx}
+    inputs: {x: [5, 16]}
+    samples: 2
+    runs:
+      - fp32
+      - tf32
+      - %s
+      - bf16
+"""
+
+
+@pytest.fixture
+def write_case(tmp_path: Path):
+    def write(scale: float = 1.0, fp16: str = "fp16", extra: str = "", name: str = "norm") -> Path:
+        onnx.save(norm_chain(scale), tmp_path / "m.onnx")
+        path = tmp_path / f"{name}.case.yaml"
+        path.write_text(textwrap.dedent(CASE) % fp16 + extra)
+        return path
+
+    return write
+
+
+def verdicts(report) -> dict[str, str]:
+    return {result.precision.value: result.verdict.value for result in report.results}
+
+
+def test_a_sound_model_passes_at_every_precision(write_case) -> None:
+    report = run(write_case())
+    assert verdicts(report) == {"fp32": "pass", "tf32": "pass", "fp16": "pass", "bf16": "pass"}
+    assert report.exit_code == 0
+    assert all(not result.origins for result in report.results)
+
+
+def test_an_overflow_fails_and_its_node_is_the_only_origin(write_case) -> None:
+    report = run(write_case(600.0), precisions=["fp16"])
+    (result,) = report.results
+    assert result.verdict is Verdict.FAIL
+    assert [layer.node for layer in result.origins] == ["sq"]
+    assert report.exit_code == 1
+    origin = result.origins[0]
+    assert origin.metrics.overflow_count > 0
+    assert origin.introduced is not None
+    assert origin.introduced.overflow_count > 0
+    assert [layer.index for layer in result.layers] == sorted(layer.index for layer in result.layers)
+
+
+@pytest.mark.parametrize(
+    ("scale", "run_line", "verdict", "reason"),
+    [
+        (
+            600.0,
+            "{precision: fp16, expect: fail, reason: squares overflow, origin: sq}",
+            "xfail",
+            "squares overflow",
+        ),
+        (1.0, "{precision: fp16, expect: fail, reason: squares overflow}", "xpass", "passes, although"),
+        (600.0, "{precision: fp16, expect: fail, reason: r, origin: mean}", "fail", "starts at sq, not mean"),
+        (600.0, '{precision: fp16, expect: fail, reason: r, tensorrt: ">=10"}', "fail", "nrmse"),
+    ],
+)
+def test_expected_failures(write_case, scale: float, run_line: str, verdict: str, reason: str) -> None:
+    report = run(write_case(scale, run_line), precisions=["fp16"])
+    assert verdicts(report) == {"fp16": verdict}
+    assert reason in report.results[0].reason
+    assert report.exit_code == (0 if verdict == "xfail" else 1)
+
+
+def test_explicit_tolerances_replace_the_default_gates(write_case) -> None:
+    strict = write_case(extra="tolerances: [{precision: fp16, output: y, max_abs: 1.0e-7}]\n")
+    (result,) = run(strict, precisions=["fp16"]).results
+    assert result.verdict is Verdict.FAIL
+    assert [gate.metric for gate in result.outputs[0].gates] == ["nonfinite", "max_abs"]
+    loose = write_case(600.0, extra="tolerances: [{max_abs: 1.0e+9}]\n", name="loose")
+    assert verdicts(run(loose, precisions=["fp16"])) == {
+        "fp16": "pass"
+    }  # y stays finite: 0 after the overflow
+
+
+def test_layers_of_all_samples_are_merged(write_case) -> None:
+    path = write_case()
+    (both,) = run(path, precisions=["fp16"]).results
+    case = load_case(path).model_copy(update={"samples": 1})
+    (one,) = run([case], precisions=["fp16"]).results
+    assert [layer.metrics.count for layer in both.layers] == [2 * layer.metrics.count for layer in one.layers]
+    assert [output.sample for output in both.outputs] == [0, 1]
+
+
+def test_a_small_memory_budget_changes_no_number(write_case) -> None:
+    path = write_case(600.0)
+    (whole,) = run(path, precisions=["fp16"]).results
+    (pieces,) = run(path, precisions=["fp16"], options=JudgeOptions(memory_budget=6 * 400)).results
+    assert [(x.tensor, x.metrics, x.introduced, x.origin) for x in pieces.layers] == [
+        (x.tensor, x.metrics, x.introduced, x.origin) for x in whole.layers
+    ]
+
+
+def test_without_layers_only_the_outputs_are_judged(write_case) -> None:
+    (result,) = run(write_case(600.0), precisions=["fp16"], options=JudgeOptions(layers=False)).results
+    assert result.verdict is Verdict.FAIL
+    assert not result.layers
+
+
+def test_the_json_is_plain_and_carries_the_fingerprint(write_case) -> None:
+    document = json.loads(json.dumps(run(write_case(600.0), precisions=["fp16"]).to_dict(), allow_nan=False))
+    assert document["schema"] == "harness.run/1"
+    assert document["fingerprint"]["onnxruntime"]
+    (result,) = document["results"]
+    origins = [layer["node"] for layer in result["layers"] if layer["origin"]]
+    assert (result["candidate"], result["verdict"], origins) == ("emulator", "fail", ["sq"])
+    assert {"tensor", "metrics", "gates"} <= set(result["outputs"][0])
+    assert {"metric", "limit", "value", "passed"} == set(result["outputs"][0]["gates"][0])
+
+
+def test_the_frame_has_a_row_a_run_and_output(write_case) -> None:
+    frame = run(write_case()).to_frame()
+    assert len(frame) == 4 * 2
+    assert frame.loc[frame.precision == "fp32", "rmse"].max() == 0
+
+
+def test_a_bare_model_is_judged_with_given_shapes(tmp_path: Path) -> None:
+    onnx.save(norm_chain(), tmp_path / "bare.onnx")
+    report = run(tmp_path / "bare.onnx", inputs={"x": [3, 16]}, precisions=["fp16"])
+    assert verdicts(report) == {"fp16": "pass"}
+    assert report.results[0].outputs[0].metrics.count == 48
+    with pytest.raises(UsageError, match="a case file has its own inputs"):
+        run(Path("cases"), inputs={"x": [1]})
+
+
+def test_a_reference_that_is_not_finite_is_a_mistake_that_names_the_first_tensor(write_case) -> None:
+    path = write_case(extra="", name="inf")
+    text = path.read_text().replace("x: [5, 16]", "x: {shape: [5, 16], fill: {kind: constant, value: 0}}")
+    path.write_text(text)  # 0 / sqrt(mean(0)) is NaN
+    report = run(path, precisions=["fp16"])
+    (result,) = report.results
+    assert result.verdict is Verdict.ERROR
+    assert result.mistake
+    assert report.exit_code == 2
+    assert "output 'y'; the first tensor that is not finite is 'norm'" in result.reason
+
+
+def test_one_broken_case_does_not_stop_the_others(write_case, tmp_path: Path) -> None:
+    good = write_case()
+    bad = tmp_path / "bad.case.yaml"
+    bad.write_text("model: {path: missing.onnx}\nruns: [fp16]\n")
+    report = run([bad, good], precisions=["fp16"])
+    assert [result.verdict.value for result in report.results] == ["error", "pass"]
+    assert report.exit_code == 2
+    assert "missing.onnx" in report.results[0].reason
+
+
+def test_a_missing_package_skips(write_case) -> None:
+    report = run(write_case(extra="requires: [no_such_package]\n"), precisions=["fp16"])
+    assert verdicts(report) == {"fp16": "skip"}
+    assert "no_such_package" in report.results[0].reason
+    assert report.exit_code == 0
+
+
+def test_selections_that_match_nothing_say_so(write_case, tmp_path: Path) -> None:
+    path = write_case()
+    with pytest.raises(NothingSelectedError, match="no case asks for"):
+        run(path, precisions=["fp8"])
+    with pytest.raises(NothingSelectedError, match="no case has the tag nope"):
+        run(path, tags=["nope"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((NothingSelectedError, CaseFileError)):
+        run(tmp_path / "empty")
+
+
+def test_an_unknown_environment_stops_before_anything_runs(
+    write_case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Judge, "run", lambda *args: pytest.fail("nothing may run"))
+    with pytest.raises(EnvironmentConfigError, match=r"trt-1\.0"):
+        run(write_case(), environments=["trt-1.0"])
+
+
+def test_progress_tells_of_every_run(write_case) -> None:
+    events: list[ProgressEvent] = []
+    run(write_case(), precisions=["fp32", "fp16"], progress=events.append)
+    assert [(event.index, event.kind) for event in events if event.kind != "stage"] == [
+        (0, "start"),
+        (0, "done"),
+        (1, "start"),
+        (1, "done"),
+    ]
+    assert {event.stage for event in events if event.kind == "stage"} >= {"reference", "candidate", "layers"}
+    assert events[-1].result is not None
+    assert events[-1].result.timings["total"] > 0
+
+
+def test_the_workbench_of_a_case_is_shared_by_its_runs(write_case) -> None:
+    case = load_case(write_case())
+    with Judge() as judge:
+        first = judge.bench(case)
+        for spec in case.runs:
+            judge.run(case, spec)
+        assert judge.bench(case) is first
+        other = case.model_copy()
+        assert judge.bench(other) is not first
+
+
+REFERENCE = np.array([1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("observed", "unobserved", "faithful"),
+    [
+        ([1.0, 2.0, 3.001], [1.001, 2.0, 3.0], True),  # two sound builds, apart by rounding
+        ([1.0, 2.0, 9.0], [1.0, 2.0, 9.1], True),  # the same fault
+        ([1.0, 2.0, 3.0], [1.0, 2.0, 9.0], False),  # looking at it cured it
+        ([9.0, 2.0, 3.0], [1.0, 2.0, 3.0], False),  # looking at it broke it
+        ([1.0, 2.0, np.nan], [1.0, 2.0, np.nan], True),
+        ([1.0, 2.0, 3.0], [1.0, 2.0, np.inf], False),
+    ],
+)
+def test_faithful_is_the_same_answer_or_the_same_fault(
+    observed: list[float], unobserved: list[float], faithful: bool
+) -> None:
+    tensors = ({"y": np.array(values)} for values in (observed, unobserved, REFERENCE))
+    assert is_faithful(*tensors, {"y": 0.01}) is faithful
+
+
+def test_the_public_surface_is_what_it_says() -> None:
+    assert sorted(harness.__all__) == dir(harness)
+    for name in harness.__all__:
+        assert getattr(harness, name) is not None
+    assert harness.Case is Case
+    assert harness.Precision is Precision
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        _ = harness.nope
+
+
+def test_results_are_frozen(write_case) -> None:
+    (result,) = run(write_case(), precisions=["fp32"]).results
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result.verdict = Verdict.FAIL  # type: ignore[misc]
