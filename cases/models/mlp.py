@@ -51,12 +51,12 @@ def rmsnorm_block(
 
 
 def residual_growth(
-    *, seed: int = 0, blocks: int = 14, width: int = 64, batch: int = 8, growth: float = 1.0
+    *, seed: int = 0, blocks: int = 16, width: int = 64, batch: int = 8, growth: float = 1.0
 ) -> onnx.ModelProto:
     """A residual net without normalisation: the stream grows `growth`-fold a block, and the end undoes it.
 
-    At a growth of 2 each branch is as large as the stream that it is added to: in the last block both are
-    within FP16's range, and their sum is not.
+    At a growth of 2 each branch is as large as the stream that it is added to: for inputs within ±1 both are
+    within FP16's range in the last block, and their sum is not.
     """
     graph = Graph("residual_growth", seed=seed)
     x = graph.input("x", [batch, width])

@@ -204,3 +204,12 @@ def test_a_constant_cannot_be_added_again_with_another_value():
     graph.constant("c", 1.0)
     with pytest.raises(ValueError, match="'c' exists with another value"):
         graph.constant("c", 2.0)
+
+
+def test_if_branches_takes_both_branches():
+    from harness.case import load_case, make_feeds
+    from harness.model import load_model
+
+    case = load_case(ROOT / "cases" / "if-branches.case.yaml")
+    feeds = make_feeds(case, load_model(models.branches()).inputs)
+    assert {int(sample["wide"][0]) for sample in feeds} == {0, 1}
