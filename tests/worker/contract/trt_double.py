@@ -1,0 +1,153 @@
+"""A `tensorrt` module for any of 24 releases, with exactly the names that the release has.
+
+The names come from the contract data, the behaviour from `trt_core` and its neighbours. A name that the release
+lacks is an AttributeError, as in the wheel; a name that it has and that the double does not act out raises
+`NotActedOut`, so that nothing is tested against an invention.
+"""
+
+import json
+import random
+import types
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import trt_core
+import trt_network
+import trt_runtime
+
+_DATA = Path(__file__).with_name("trt_api.json")
+
+
+class NotActedOut(BaseException):
+    """The release has the name, the double has no behaviour for it. No `except Exception` may hide it."""
+
+
+@cache
+def data() -> dict[str, Any]:
+    """The contract data."""
+    return json.loads(_DATA.read_text())
+
+
+def releases() -> tuple[str, ...]:
+    """All releases, oldest first."""
+    return tuple(data()["releases"])
+
+
+def kind_in(ranges: str, index: int) -> str | None:
+    """What a name is in the release at `index`: a kind, "" where none is told, None if it is not there."""
+    for run in ranges.split():
+        span, _, kind = run.partition(":")
+        first, _, last = span.partition("-")
+        if span in ("", "*") or int(first) <= index <= int(last):
+            return kind
+    return None
+
+
+def names(version: str) -> dict[str, dict[str, str]]:
+    """Every enum, class and function of a release, with members and kinds; functions under ""."""
+    index = releases().index(version)
+    found: dict[str, dict[str, str]] = {}
+    for table in ("enums", "classes"):
+        for owner, members in data()[table].items():
+            present = {name: kind_in(ranges, index) for name, ranges in members.items()}
+            present = {name: kind for name, kind in present.items() if kind is not None}
+            if present:
+                found[owner] = {name: kind for name, kind in present.items() if name}
+    found[""] = {
+        name: "method" for name, ranges in data()["functions"].items() if kind_in(ranges, index) is not None
+    }
+    return found
+
+
+def make(version: str) -> types.ModuleType:
+    """The `tensorrt` of a release. Its `trt_core.World` is under `_world`."""
+    module = types.ModuleType("tensorrt", f"A double of TensorRT {version}.")
+    module.__version__ = version  # type: ignore[attr-defined]
+    world = trt_core.World(version, module)
+    module._world = world  # type: ignore[attr-defined]
+    enums = data()["enums"]
+    for owner, members in names(version).items():
+        if owner == "":
+            for name in members:
+                setattr(module, name, trt_core.FUNCTIONS.get(name, _absent(name)))
+        elif owner in enums:
+            setattr(module, owner, make_enum(owner, sorted(members), version))
+        else:
+            setattr(module, owner, make_class(owner, members, world))
+    return module
+
+
+class EnumMember:
+    """A member of a pybind enum: no integer, and equal only to itself."""
+
+    def __init__(self, owner: str, name: str, value: int) -> None:
+        self._owner, self.name, self.value = owner, name, value
+
+    def __int__(self) -> int:
+        return self.value
+
+    def __repr__(self) -> str:
+        return f"<{self._owner}.{self.name}: {self.value}>"
+
+
+class NamelessMember:
+    """A severity of 8.5 and 8.6.0, whose enum is not built like the others."""
+
+    def __init__(self, name: str) -> None:
+        self._text = f"Severity.{name}"
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def make_enum(owner: str, members: list[str], version: str) -> type:
+    """An enum whose values are shuffled by release, so that no code can know them."""
+    values = list(range(len(members)))
+    random.Random(f"{owner} {version}").shuffle(values)
+    enum = type(owner, (EnumMember,), {})
+    table = {name: enum(owner, name, value) for name, value in zip(members, values, strict=True)}
+    for name, member in table.items():
+        setattr(enum, name, member)
+    enum.__members__ = table  # type: ignore[attr-defined]
+    return enum
+
+
+def make_class(owner: str, members: dict[str, str], world: trt_core.World) -> type:
+    """A class with exactly `members`, acted out by the class of the same name in the core."""
+    core = next((vars(module)[owner] for module in _CORES if owner in vars(module)), None)
+    acted = {} if core is None else vars(core)
+    body: dict[str, Any] = {"_world": world, "_owner": owner, "__init__": _no_constructor(owner)}
+    body.update({name: value for name, value in acted.items() if name.startswith("_") and callable(value)})
+    for name, kind in members.items():
+        if name != "__init__":
+            body[name] = _member(f"{owner}.{name}", name, kind, acted.get(name))
+    return type(owner, (trt_core.Strict, *acted.get("bases", ())), body)
+
+
+_CORES = (trt_core, trt_network, trt_runtime)
+_SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
+
+
+def _member(full: str, name: str, kind: str, acted: Any) -> Any:
+    if kind.startswith("property"):
+        if acted is None:
+            return property(_absent(full), _absent(full))
+        return property(acted.fget, acted.fset if kind == "property-rw" else None)
+    if name in _SEVERITIES:
+        return NamelessMember(name) if kind == "value" else EnumMember("Severity", name, _SEVERITIES.index(name))
+    return _absent(full) if acted is None else acted
+
+
+def _absent(name: str) -> Any:
+    def absent(*_arguments: Any, **_named: Any) -> Any:
+        raise NotActedOut(f"{name} is there in the release, but the double does not act it out")
+
+    return absent
+
+
+def _no_constructor(owner: str) -> Any:
+    def refuse(self: Any, *_arguments: Any) -> None:
+        raise TypeError(f"tensorrt.{owner}: No constructor defined!")
+
+    return refuse

@@ -1,0 +1,498 @@
+"""How the doubles behave: compiling a network, the engine, its inspector, and running it on ONNX Runtime."""
+
+import ctypes
+import json
+import math
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime
+
+FLOATS = ("FLOAT", "HALF", "BF16")
+_LOW = {"FP16": "HALF", "BF16": "BF16"}
+_PROSE = {"FLOAT": "FP32", "HALF": "FP16", "INT8": "Int8", "INT32": "Int32", "BOOL": "Bool"}
+_WORDS = {"FLOAT": "Float", "HALF": "Half", "BF16": "BFloat16", "INT8": "Int8", "INT32": "Int32"}
+_ENGINE_KINDS = {"CONVOLUTION": "CaskConvolution", "ELEMENTWISE": "PointWiseV2", "UNARY": "PointWiseV2"}
+_NUMPY = {
+    "FLOAT": np.dtype("float32"),
+    "HALF": np.dtype("float16"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "FP8": np.dtype(ml_dtypes.float8_e4m3fn),
+    "INT8": np.dtype("int8"),
+    "UINT8": np.dtype("uint8"),
+    "INT32": np.dtype("int32"),
+    "INT64": np.dtype("int64"),
+    "BOOL": np.dtype("bool"),
+}
+
+
+class BuildError(Exception):
+    """Why the builder returns nothing."""
+
+
+@dataclass
+class EngineLayer:
+    """One layer of an engine, after fusion."""
+
+    name: str
+    kind: str
+    inputs: list[tuple[str, str]]
+    outputs: list[tuple[str, str]]
+    metadata: str
+    tactic: str
+
+
+@dataclass
+class Plan:
+    """What was built, and the configuration that it was built with."""
+
+    model: onnx.ModelProto
+    layers: list[EngineLayer]
+    inputs: dict[str, tuple[str, tuple[int, ...]]]
+    outputs: dict[str, tuple[str, tuple[int, ...]]]
+    flags: set[str]
+    network_flags: set[str]
+    profile: dict[str, Any]
+    debug: list[str]
+    unfused: bool
+    config: Any
+    batches: int
+    pinned: dict[str, str]
+    detailed: bool
+
+
+def compile_network(network: Any, config: Any, world: Any) -> Plan:
+    """What the builder does.
+
+    Raises:
+        BuildError: the network or its configuration is one that TensorRT refuses.
+    """
+    strong = world.major >= 11 or "STRONGLY_TYPED" in network._flags
+    if world.major < 10 and "EXPLICIT_BATCH" not in network._flags:
+        raise BuildError("Network has no explicit batch")
+    if network._parser is None or network._parser() is None:
+        raise BuildError("the parser is gone, and the weights with it")
+    _check_types(network, config, world, strong)
+    for tensor in network._inputs:
+        if -1 in tensor._shape and not any(tensor._name in profile._shapes for profile in config._profiles):
+            raise BuildError(f"Network has dynamic inputs, but no profile: {tensor._name}")
+    batches = _calibrate(network, config)
+    layers = _fuse(network, config, world, strong)
+    kinds = {name: dtype for layer in layers for name, dtype in layer.outputs}
+    return Plan(
+        model=network._model,
+        layers=layers,
+        inputs={tensor._name: (tensor._dtype, tensor._shape) for tensor in network._inputs},
+        outputs={tensor._name: (tensor._dtype, tensor._shape) for tensor in network._outputs},
+        flags=set(config._flags),
+        network_flags=set(network._flags),
+        profile={name: ranges for profile in config._profiles for name, ranges in profile._shapes.items()},
+        debug=[name for name in network._debug if name in kinds],
+        unfused=network._unfused,
+        config=config,
+        batches=batches,
+        pinned={layer._name: layer._precision for layer in network._layers if layer._precision is not None},
+        detailed=config._verbosity == "DETAILED",
+    )
+
+
+def _check_types(network: Any, config: Any, world: Any, strong: bool) -> None:
+    lowered = {"FP16", "BF16", "FP8", "INT8", "OBEY_PRECISION_CONSTRAINTS"} & config._flags
+    if strong and lowered:
+        raise BuildError(f"Strongly typed networks take no precision flags: {sorted(lowered)}")
+    for layer in network._layers:
+        if layer._precision is None:
+            continue
+        if strong:
+            raise BuildError(f"Strongly typed networks take no layer precisions: {layer._name}")
+        if not any(tensor._dtype in FLOATS for tensor in layer._outputs):
+            raise BuildError(f"Layer {layer._name}: precision {layer._precision} on integers")
+        if any(tensor is not None and tensor._shape_tensor for tensor in layer._inputs + layer._outputs):
+            raise BuildError(f"Layer {layer._name}: precision on a shape layer")
+        if layer._kind in ("RECURRENCE", "ITERATOR", "TRIP_LIMIT", "LOOP_OUTPUT", "CONDITIONAL_INPUT"):
+            raise BuildError(f"Layer {layer._name}: precision on control flow")
+    enclosed = {
+        tensor._name
+        for layer in network._layers
+        if layer._kind in ("RECURRENCE", "CONDITIONAL_INPUT")
+        for tensor in layer._outputs
+    }
+    for layer in network._layers:
+        if layer._kind not in ("LOOP_OUTPUT", "CONDITIONAL_OUTPUT") and any(
+            tensor is not None and tensor._name in enclosed for tensor in layer._inputs
+        ):
+            enclosed.update(tensor._name for tensor in layer._outputs)
+    for tensor in network._outputs:
+        if tensor._name in enclosed:
+            raise BuildError(f"Tensor {tensor._name} inside of control flow cannot be a network output")
+
+
+def _calibrate(network: Any, config: Any) -> int:
+    if config._calibrator is None:
+        return 0
+    batches = 0
+    assert config._calibrator.get_batch_size() == 1
+    assert config._calibrator.read_calibration_cache() is None
+    while config._calibrator.get_batch([tensor._name for tensor in network._inputs]):
+        batches += 1
+    config._calibrator.write_calibration_cache(b"scales")
+    return batches
+
+
+def _fuse(network: Any, config: Any, world: Any, strong: bool) -> list[EngineLayer]:
+    low = next((dtype for flag, dtype in _LOW.items() if flag in config._flags), "FLOAT")
+    if world.fallback:
+        low = "FLOAT"
+    obeyed = "OBEY_PRECISION_CONSTRAINTS" in config._flags and not world.disobey
+    stored = {tensor._name: tensor._dtype for tensor in network._inputs}
+    made: list[EngineLayer] = []
+    for layer in network._layers:
+        pinned = layer._precision if obeyed else None
+        for index, tensor in enumerate(layer._outputs):
+            dtype = tensor._dtype
+            if dtype in FLOATS and not strong and tensor._io != "output":
+                wanted = layer._types.get(index) if obeyed else None
+                dtype = wanted or pinned or low
+            stored[tensor._name] = dtype
+        if layer._kind in ("SHAPE", "CONDITION", "TRIP_LIMIT", "RECURRENCE"):
+            continue
+        made.append(_engine_layer(layer, stored, network, config, pinned or low, strong))
+    return _merge(made, network)
+
+
+def _engine_layer(
+    layer: Any, stored: dict[str, str], network: Any, config: Any, compute: str, strong: bool
+) -> EngineLayer:
+    quantized = layer._kind == "CONVOLUTION" and "INT8" in config._flags
+    reads = []
+    for tensor in layer._inputs:
+        if tensor is None:
+            continue
+        dtype = stored[tensor._name]
+        if dtype in FLOATS and not strong:
+            dtype = "INT8" if quantized else compute
+        reads.append((tensor._name, dtype))
+    kind = _ENGINE_KINDS.get(layer._kind, layer._kind.title().replace("_", ""))
+    writes = [(tensor._name, stored[tensor._name]) for tensor in layer._outputs]
+    tactic = f"sm80_{compute.lower()}_{len(network._layers)}" if kind == "CaskConvolution" else ""
+    return EngineLayer(layer._name, kind, reads, writes, layer._metadata, tactic)
+
+
+def _merge(layers: list[EngineLayer], network: Any) -> list[EngineLayer]:
+    """Fuse an activation into the convolution before it, unless the tensor between them is observed."""
+    observed = {tensor._name for tensor in network._outputs} | set(network._debug)
+    merged: list[EngineLayer] = []
+    for layer in layers:
+        before = merged[-1] if merged else None
+        if (
+            layer.kind == "Activation"
+            and before is not None
+            and before.kind == "CaskConvolution"
+            and before.outputs[0][0] == layer.inputs[0][0]
+            and before.outputs[0][0] not in observed
+        ):
+            before.name = f"{before.name} + {layer.name}"
+            before.outputs = layer.outputs
+            before.metadata = "\x1e".join(part for part in (before.metadata, layer.metadata) if part)
+        else:
+            merged.append(layer)
+    return merged
+
+
+def host_memory(world: Any, content: bytes) -> Any:
+    """An `IHostMemory`: bytes, as far as Python can tell."""
+    return world.trt.IHostMemory.__new__(world.trt.IHostMemory, content)
+
+
+class IHostMemory:
+    bases = (bytes,)
+
+    @property
+    def nbytes(self: Any) -> int:
+        return len(self)
+
+
+class Runtime:
+    def __init__(self: Any, logger: Any) -> None:
+        self._world.callback(logger, "ILogger")
+
+    def deserialize_cuda_engine(self: Any, serialized_engine: Any) -> Any:
+        return self._world.make("ICudaEngine", plan=self._world.plans[bytes(serialized_engine)])
+
+
+class ICudaEngine:
+    @property
+    def num_io_tensors(self: Any) -> int:
+        return len(self._plan.inputs) + len(self._plan.outputs)
+
+    def get_tensor_name(self: Any, index: int) -> str:
+        return str([*self._plan.inputs, *self._plan.outputs][index])
+
+    def get_tensor_mode(self: Any, name: str) -> Any:
+        modes = self._world.trt.TensorIOMode
+        return modes.INPUT if name in self._plan.inputs else modes.OUTPUT
+
+    def get_tensor_dtype(self: Any, name: str) -> Any:
+        dtype, _ = {**self._plan.inputs, **self._plan.outputs}[name]
+        return self._world.trt.DataType.__members__[dtype]
+
+    def get_tensor_shape(self: Any, name: str) -> tuple[int, ...]:
+        return {**self._plan.inputs, **self._plan.outputs}[name][1]
+
+    def get_tensor_format(self: Any, name: str) -> Any:
+        return self._world.trt.TensorFormat.LINEAR
+
+    def get_tensor_location(self: Any, name: str) -> Any:
+        return self._world.trt.TensorLocation.DEVICE
+
+    def get_tensor_profile_shape(self: Any, name: str, profile_index: int) -> Any:
+        return self._plan.profile[name]
+
+    def create_execution_context(self: Any) -> Any:
+        return self._world.make(
+            "IExecutionContext",
+            plan=self._plan,
+            shapes={},
+            addresses={},
+            allocators={},
+            listener=None,
+            debugging=False,
+            observer=None,
+            results={},
+        )
+
+    def create_engine_inspector(self: Any) -> Any:
+        return self._world.make("EngineInspector", plan=self._plan, context=None)
+
+
+class EngineInspector:
+    @property
+    def execution_context(self: Any) -> Any:
+        return self._context
+
+    @execution_context.setter
+    def execution_context(self: Any, value: Any) -> None:
+        self._context = value
+
+    def get_engine_information(self: Any, format: Any) -> str:
+        world = self._world
+        assert world.member("LayerInformationFormat", format) == "JSON"
+        shaped = self._context is not None and set(self._context._shapes) >= set(self._plan.profile)
+        if world.names_only or not self._plan.detailed:
+            entries: list[Any] = [layer.name for layer in self._plan.layers]
+        elif world.opaque:
+            entries = [_opaque(self._plan, world)]
+        else:
+            entries = [_entry(layer, world, shaped or not self._plan.profile) for layer in self._plan.layers]
+        document: dict[str, Any] = {"Layers": entries}
+        if world.major >= 11:
+            document["I/O Tensors"] = [
+                {"Name": name, "IOMode": mode, "DataType": _WORDS.get(dtype, dtype), "Dimensions": list(shape)}
+                for mode, table in (("Input", self._plan.inputs), ("Output", self._plan.outputs))
+                for name, (dtype, shape) in table.items()
+            ]
+        else:
+            document["Bindings"] = [*self._plan.inputs, *self._plan.outputs]
+        # The separators of metadata stand raw in the real document.
+        return json.dumps(document).replace("\\u001e", "\x1e")
+
+
+def _opaque(plan: Plan, world: Any) -> dict[str, Any]:
+    first, last = plan.layers[0].name, plan.layers[-1].name
+    ends = [_tensor(plan.layers[-1].outputs[0], world, True)]
+    return {"Name": f"{{ForeignNode[{first}...{last}]}}", "LayerType": "Myelin", "Inputs": [], "Outputs": ends}
+
+
+def _entry(layer: EngineLayer, world: Any, shaped: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "Name": layer.name,
+        "LayerType": layer.kind,
+        "Inputs": [_tensor(tensor, world, shaped) for tensor in layer.inputs],
+        "Outputs": [_tensor(tensor, world, shaped) for tensor in layer.outputs],
+        "TacticValue": "0x0000000000000000",
+    }
+    if layer.tactic:
+        entry["TacticName"] = layer.tactic
+    if "metadata" in dir(world.trt.ILayer):
+        entry["Metadata"] = layer.metadata
+    return entry
+
+
+def _tensor(tensor: tuple[str, str], world: Any, shaped: bool) -> dict[str, Any]:
+    name, dtype = tensor
+    if world.major >= 11:
+        return {"Name": name, "Format": "Row major linear (kLINEAR)", "Datatype": _WORDS.get(dtype, dtype)}
+    if world.major >= 10:
+        text = _WORDS.get(dtype, dtype)
+    else:
+        text = f"Row major linear {_PROSE.get(dtype, dtype)} format"
+    return {"Name": name, "Location": "Device", "Format/Datatype": text if shaped else "N/A due to dynamic shapes"}
+
+
+class IExecutionContext:
+    def set_input_shape(self: Any, name: str, shape: Any) -> bool:
+        _, declared = self._plan.inputs[name]
+        given = tuple(int(extent) for extent in shape)
+        if len(given) != len(declared):
+            return False
+        low, _, high = self._plan.profile.get(name, (declared,) * 3)
+        if not all(a <= b <= c for a, b, c in zip(low, given, high, strict=True)):
+            return False
+        self._shapes[name] = given
+        return True
+
+    def get_tensor_shape(self: Any, name: str) -> tuple[int, ...]:
+        if name in self._shapes:
+            return tuple(self._shapes[name])
+        dtype, declared = {**self._plan.inputs, **self._plan.outputs}[name]
+        if -1 not in declared:
+            return tuple(declared)
+        feeds = {
+            key: np.zeros(self._shapes.get(key, shape), _NUMPY[kind])
+            for key, (kind, shape) in self._plan.inputs.items()
+        }
+        if _depends_on_data(self._plan.model, name):
+            return tuple(declared)
+        return _evaluate(self._plan, [name], feeds)[name].shape
+
+    def set_tensor_address(self: Any, name: str, memory: int) -> bool:
+        assert isinstance(memory, int)
+        self._addresses[name] = memory
+        return True
+
+    def set_output_allocator(self: Any, name: str, output_allocator: Any) -> bool:
+        self._allocators[name] = self._world.callback(output_allocator, "IOutputAllocator")
+        return True
+
+    def infer_shapes(self: Any) -> list[str]:
+        return [name for name, (_, shape) in self._plan.inputs.items() if -1 in shape and name not in self._shapes]
+
+    @property
+    def profiler(self: Any) -> Any:
+        return self._observer
+
+    @profiler.setter
+    def profiler(self: Any, value: Any) -> None:
+        self._observer = self._world.callback(value, "IProfiler")
+
+    def set_debug_listener(self: Any, listener: Any) -> bool:
+        self._listener = self._world.callback(listener, "IDebugListener")
+        return True
+
+    def set_all_tensors_debug_state(self: Any, flag: bool) -> bool:
+        self._debugging = flag
+        return True
+
+    @property
+    def unfused_tensors_debug_state(self: Any) -> bool:
+        return bool(self._debugging)
+
+    @unfused_tensors_debug_state.setter
+    def unfused_tensors_debug_state(self: Any, value: bool) -> None:
+        self._debugging = value
+
+    def execute_async_v3(self: Any, stream_handle: int) -> bool:
+        memory = self._world.memory
+        assert memory is None or stream_handle in memory.streams, "no such stream"
+        if memory is not None and memory.broken:
+            return False
+        feeds = {}
+        for name, (dtype, _) in self._plan.inputs.items():
+            feeds[name] = self._read(name, dtype)
+        wanted = list(self._plan.outputs)
+        for name, value in _evaluate(self._plan, wanted, feeds).items():
+            self._write(name, value.astype(_NUMPY[self._plan.outputs[name][0]]))
+        if self._debugging:
+            self._emit_debug_tensors(feeds, stream_handle)
+        if self._observer is not None:
+            for layer in self._plan.layers:
+                self._observer.report_layer_time(layer.name, 0.25)
+        return True
+
+    def _read(self: Any, name: str, dtype: str) -> np.ndarray:
+        shape = self._shapes.get(name, self._plan.inputs[name][1])
+        array = np.empty(shape, _NUMPY[dtype])
+        self._check(self._addresses[name], array.nbytes)
+        ctypes.memmove(array.ctypes.data, self._addresses[name], array.nbytes)
+        return array
+
+    def _write(self: Any, name: str, value: np.ndarray) -> None:
+        value = np.ascontiguousarray(value).reshape(value.shape)
+        address = self._addresses.get(name, 0)
+        if name in self._allocators:
+            allocator = self._allocators[name]
+            address = allocator.reallocate_output(name, None, value.nbytes, 256)
+            if address is None:
+                return
+            allocator.notify_shape(name, value.shape)
+        self._check(address, value.nbytes)
+        ctypes.memmove(address, value.ctypes.data, value.nbytes)
+
+    def _check(self: Any, address: int, nbytes: int) -> None:
+        assert self._world.memory is None or self._world.memory.holds(address, nbytes), "outside of GPU memory"
+
+    def _emit_debug_tensors(self: Any, feeds: dict[str, np.ndarray], stream: int) -> None:
+        kinds = {name: dtype for layer in self._plan.layers for name, dtype in layer.outputs}
+        names = list(self._plan.debug)
+        if self._plan.unfused:
+            names = [name for name in kinds if kinds[name] in FLOATS and name in _tensor_names(self._plan.model)]
+        for name, value in _evaluate(self._plan, names, feeds).items():
+            value = np.ascontiguousarray(value.astype(_NUMPY[kinds[name]])).reshape(value.shape)
+            address = self._world.memory.allocate(value.nbytes)
+            ctypes.memmove(address, value.ctypes.data, value.nbytes)
+            trt = self._world.trt
+            shown = name if not self._plan.unfused or kinds[name] == "FLOAT" else f"{name}_cast_1"
+            dtype = trt.DataType.__members__[kinds[name]]
+            assert self._listener.process_debug_tensor(
+                address, trt.TensorLocation.DEVICE, dtype, value.shape, shown, stream
+            )
+            self._world.memory.release(address)
+
+
+def _tensor_names(model: onnx.ModelProto) -> set[str]:
+    return {name for node in model.graph.node for name in node.output}
+
+
+def _depends_on_data(model: onnx.ModelProto, name: str) -> bool:
+    """Whether a NonZero is upstream."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    waiting = [name]
+    while waiting:
+        node = producers.get(waiting.pop())
+        if node is not None:
+            if node.op_type == "NonZero":
+                return True
+            waiting += node.input
+    return False
+
+
+def _evaluate(plan: Plan, names: list[str], feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """ONNX Runtime's values; zeros for models that it cannot run on a CPU (BF16, FP8)."""
+    session = _session(plan.model.SerializeToString(), tuple(names))
+    if session is None:
+        return {name: np.zeros(plan.outputs[name][1], np.float32) for name in names}
+    wanted = {value.name: value.type for value in session.get_inputs()}
+    given = {
+        name: array.astype({"tensor(int64)": np.int64, "tensor(double)": np.float64}.get(wanted[name], array.dtype))
+        for name, array in feeds.items()
+    }
+    return dict(zip(names, session.run(names, given), strict=True))
+
+
+@cache
+def _session(model: bytes, names: tuple[str, ...]) -> onnxruntime.InferenceSession | None:
+    proto = onnx.load_from_string(model)
+    present = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
+    except Exception:
+        return None
