@@ -72,8 +72,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the mark `gpu`."""
-    config.addinivalue_line("markers", "gpu: needs a GPU: judges a TensorRT engine of an environment")
+    """Register the mark `gpu`, and refuse what cannot be meant.
+
+    Raises:
+        UsageError: an environment is unknown.
+    """
+    config.addinivalue_line("markers", "gpu: needs a GPU, such as a run on a TensorRT engine")
+    if names := set(config.getoption("harness_env")) - {EMULATOR}:
+        from harness.environments import select
+        from harness.errors import EnvironmentConfigError
+
+        try:
+            for name in sorted(names):
+                select(name)
+        except EnvironmentConfigError as error:
+            raise pytest.UsageError(str(error)) from None
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> CaseFile | None:
@@ -156,7 +169,8 @@ class RunItem(pytest.Function):
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """The case file, and what the item is called in headlines."""
-        return self.path, 0, f"{self.path.name}::{self.name}"
+        where = "" if self.candidate == EMULATOR else f" on {self.candidate}"
+        return self.path, 0, f"{self.case.name} at {self.spec.precision}{where}"
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any) -> Any:
         """A failed run as its table, its origin and the next command; an error of harness as its message."""

@@ -123,6 +123,7 @@ def run(
     outputs = Outputs(json_file, html_file, markdown_file, plot)
     outputs.check()
     wanted, names = tuple(precisions or ()), tuple(environments or ())
+    check_environments(names)
     cases = select_cases(targets, inputs=parse_shapes(inputs or ()), tags=tags or (), precisions=wanted)
     outputs.check_plot(sum(len(case.select_runs(wanted)) for case in cases) * max(len(names), 1))
 
@@ -157,6 +158,20 @@ def tell(console: Console, report: RunReport, *, details: bool, brief: bool, sec
     for result in attention(report):
         if result.mistake:
             print(f"error: {result.reason}", file=sys.stderr)
+
+
+def check_environments(names: Sequence[str]) -> None:
+    """Find a name that harness.toml does not have before anything is run.
+
+    Raises:
+        EnvironmentConfigError: no environment has this name; the message tells those that exist.
+    """
+    from harness.environments import select
+    from harness.environments.config import RESERVED
+
+    for name in names:
+        if name != RESERVED:
+            select(name)
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, list[int]]:

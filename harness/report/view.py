@@ -176,8 +176,7 @@ def gates_text(gates: Sequence[GateResult]) -> str:
 def _failing(metrics: Metrics, gates: Sequence[GateResult]) -> list[str]:
     """What fails: elements that are not finite, beside which no metric means much, or gates."""
     if metrics.nonfinite:
-        kind = "overflow" if metrics.overflow_count == metrics.nonfinite else "not finite"
-        return [f"{metrics.nonfinite} of {count(metrics.count, 'element')} {kind}"]
+        return [f"{metrics.nonfinite} of {count(metrics.count, 'element')} not finite"]
     return [gates_text(gates) or f"nrmse {number(metrics.nrmse)}"]
 
 
@@ -194,6 +193,8 @@ def _output(output: OutputResult) -> str:
 def _origin(layer: LayerResult, precision: Precision) -> str:
     metrics = layer.metrics
     parts = _failing(metrics, layer.gates)
+    if metrics.overflow_count and metrics.overflow_count == metrics.nonfinite:
+        parts = [f"{metrics.overflow_count} of {count(metrics.count, 'element')} overflow"]
     if metrics.headroom > 1:
         parts.append(
             f"the reference reaches {number(metrics.reference_max)}, "

@@ -8,6 +8,7 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
+import report_factories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -129,11 +130,11 @@ def test_equal_results_give_equal_pictures(make_result, tmp_path) -> None:
 
 def test_drawing_leaves_pyplot_and_the_settings_alone() -> None:
     script = """
-import sys, conftest, matplotlib
+import sys, report_factories, matplotlib
 keys = [key for key in matplotlib.rcParams if key != "backend"]  # asking for the backend starts pyplot
 before = [matplotlib.rcParams[key] for key in keys]
 from harness.report.growth import error_growth_svg
-error_growth_svg(conftest.result())
+error_growth_svg(report_factories.result())
 assert "matplotlib.pyplot" not in sys.modules
 assert [matplotlib.rcParams[key] for key in keys] == before
 """
@@ -143,14 +144,12 @@ assert [matplotlib.rcParams[key] for key in keys] == before
 @settings(deadline=None)
 @given(st.integers(1, 400), st.data())
 def test_names_of_origins_never_overlap(layers: int, data: st.DataObject) -> None:
-    import conftest
-
     origins = data.draw(st.sets(st.integers(0, layers - 1), max_size=12))
     lengths = st.integers(1, 60)
     made = tuple(
-        conftest.layer(place, 0.5, origin=place in origins, node="n" * data.draw(lengths))
+        report_factories.layer(place, 0.5, origin=place in origins, node="n" * data.draw(lengths))
         if place in origins
-        else conftest.layer(place, 1e-4)
+        else report_factories.layer(place, 1e-4)
         for place in range(layers)
     )
     inch = AXIS / (layers + 0.2)
