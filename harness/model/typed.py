@@ -80,7 +80,7 @@ class _Typing:
             node.attributes["to"] = ir.AttrInt64("to", int(self.low))
         for value in node.outputs:
             if self.model.dtypes.get(str(value.name)) == "float32":
-                value.dtype = self.low
+                value.type = ir.TensorType(self.low)  # the type object is shared with the original
                 self.low_values.add(value)
 
     def _raise_inputs(self, node: ir.Node) -> None:
