@@ -6,6 +6,7 @@ import contextlib
 import errno
 import itertools
 import re
+import shutil
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,9 @@ from harness.tensors.dtypes import dtype_name, dtype_of
 from harness.worker import messages, tensorfile
 
 Tensors = Mapping[str, np.ndarray]
+
+_KEPT_MODEL_FILES = 3
+_numbers = itertools.count()
 
 
 class BuildRefused(Exception):
@@ -65,9 +69,9 @@ class EngineStore:
         """How many engines were built so far."""
         self._capacity = capacity
         self._engines: OrderedDict[tuple[str, str], Engine] = OrderedDict()
-        self._files: dict[str, Path] = {}
+        self._files: OrderedDict[str, Path] = OrderedDict()
+        self._folder_name = f"engines-{next(_numbers)}"
         self._generation = -1
-        self._numbers = itertools.count()
 
     def get(self, model: Model, request: messages.BuildRequest) -> Engine:
         """The engine of `model` that `request` describes; its `model_path` is filled in here.
@@ -121,9 +125,9 @@ class EngineStore:
     def write_tensors(self, name: str, tensors: Tensors) -> Path:
         """A tensor file in the worker's folder, called `name`; written once in the life of a worker."""
         self._renew()
-        path = self.supervisor.worker().folder / name
-        if not path.exists():
-            with _told_if_full(path.parent):
+        with _told_if_full(self.supervisor.worker().folder):
+            path = self._folder() / name
+            if not path.exists():
                 tensorfile.write(str(path), {key: to_wire(key, array) for key, array in tensors.items()})
         return path
 
@@ -132,9 +136,7 @@ class EngineStore:
         if self._generation == self.supervisor.generation and self.supervisor.running:
             for key in list(self._engines):
                 self._release(key)
-            for path in self._files.values():
-                for file in path.parent.glob(f"{path.name}*"):
-                    file.unlink(missing_ok=True)
+            shutil.rmtree(self.supervisor.worker().folder / self._folder_name, ignore_errors=True)
         self._engines.clear()
         self._files.clear()
 
@@ -168,11 +170,21 @@ class EngineStore:
             raise BuildRefused("timed_out", error) from error
 
     def _model_file(self, model: Model) -> Path:
+        """The file of `model`; only the last few are kept, since a search by prefixes makes hundreds."""
         if model.sha256 not in self._files:
             name = re.sub(r"[^\w.-]+", "_", model.name)[:60]
-            path = self.supervisor.worker().folder / f"model-{model.sha256[:12]}" / f"{name}.onnx"
+            path = self._folder() / model.sha256[:16] / f"{name}.onnx"
             self._files[model.sha256] = save_model(model, path)
+        self._files.move_to_end(model.sha256)
+        while len(self._files) > _KEPT_MODEL_FILES:
+            shutil.rmtree(self._files.popitem(last=False)[1].parent, ignore_errors=True)
         return self._files[model.sha256]
+
+    def _folder(self) -> Path:
+        """Where this store's files are: beside those of other models in the same worker."""
+        folder = self.supervisor.worker().folder / self._folder_name
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _release(self, key: tuple[str, str]) -> None:
         engine = self._engines.pop(key)
@@ -181,8 +193,8 @@ class EngineStore:
 
     @contextlib.contextmanager
     def _files_for_inference(self) -> Iterator[tuple[Path, Path]]:
-        folder, number = self.supervisor.worker().folder, next(self._numbers)
-        inputs, outputs = folder / f"in-{id(self):x}-{number}", folder / f"out-{id(self):x}-{number}"
+        number = next(_numbers)
+        inputs, outputs = self._folder() / f"in-{number}", self._folder() / f"out-{number}"
         try:
             yield inputs, outputs
         finally:

@@ -1,8 +1,9 @@
 """An adapter whose engines are ONNX Runtime sessions: what a worker needs to be real but for the GPU.
 
 Loaded by a real worker with `--adapter`. Variables of the environment make marks break builds: MARKS_FAIL and
-MARKS_CRASH (names, comma separated), MARKS_LIMIT (how many fit the memory), UNMARKABLE; CAPABILITIES
-replaces what the probe reports. A typed mark is rounded to its dtype, and nothing else is.
+MARKS_CRASH (names, comma separated), MARKS_BLAMED (whom the error names), MARKS_LIMIT (how many fit the memory),
+UNMARKABLE; CAPABILITIES and FREE_BYTES replace what the probe reports. A typed mark is rounded to its dtype,
+and nothing else is.
 """
 
 import ctypes
@@ -43,7 +44,7 @@ class CpuEngines:
         marks = set(request.marks)
         if request.options.get("workspace_mib") == 1:
             raise Fault("build_failed", "no implementation")
-        if marks & _names("MARKS_CRASH"):
+        if marks & _names("MARKS_CRASH") or "CRASH_ALWAYS" in os.environ:
             ctypes.string_at(0)
         if marks & _names("MARKS_FAIL"):
             blamed = marks & _names("MARKS_BLAMED")
@@ -52,7 +53,7 @@ class CpuEngines:
             raise Fault("out_of_memory", "too many marks")
         model = onnx.load(request.model_path)
         names = [value.name for value in model.graph.output]
-        skipped = {name: "it lies inside a loop" for name in marks & _names("UNMARKABLE")}
+        skipped = dict.fromkeys(marks & _names("UNMARKABLE"), "it lies inside a loop")
         for name in request.marks:
             if name not in names and name not in skipped:
                 model.graph.output.append(onnx.ValueInfoProto(name=name))
