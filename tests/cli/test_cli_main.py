@@ -1,0 +1,211 @@
+"""The command line as a whole: what it imports, how it ends, what it says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from harness import cli
+from harness.cli import COMMANDS, INTERNAL_ERROR, main
+from harness.errors import (
+    BudgetExhaustedError,
+    CandidateError,
+    HarnessError,
+    NothingSelectedError,
+    UsageError,
+)
+
+HEAVY = (
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnx_ir",
+    "pandas",
+    "matplotlib",
+    "pydantic",
+    "polygraphy",
+    "jinja2",
+)
+HARNESS = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
+
+
+def imported_by(code: str) -> set[str]:
+    script = f"import sys, json\n{code}\nprint('\\n' + json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    modules = imported_by("from harness.cli import main\nassert main(['--help']) == 0")
+    assert "harness.cli" in modules
+    assert not modules & set(HEAVY)
+    assert not {
+        name for name in modules if name.startswith("harness.") and not name.startswith("harness.cli")
+    } - {"harness.errors"}
+
+
+def test_help_is_quick() -> None:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([*HARNESS, "--help"], check=True, stdout=subprocess.DEVNULL)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.6, "0.16 s on an idle core; twice 0.3 s on a busy one"
+
+
+def test_help_lists_every_command_with_a_line(capsys) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name, lazy in COMMANDS.items():
+        assert name in text
+        assert lazy.help[:20] in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_loaded_and_has_a_help(name: str, capsys) -> None:
+    assert main([name, "--help"]) == 0
+    assert f"harness {name}" in capsys.readouterr().out
+
+
+def test_a_command_does_not_load_its_neighbours() -> None:
+    modules = imported_by("from harness.cli import main\nassert main(['run', '--help']) == 0")
+    assert "harness.cli.run" in modules
+    assert not {"harness.cli.env", "harness.cli.case", "harness.cli.doctor"} & modules
+
+
+def test_without_arguments_the_help_is_shown_as_a_mistake() -> None:
+    assert main([]) == 2
+
+
+def test_the_version_is_that_of_the_package(capsys) -> None:
+    from importlib.metadata import version
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"harness {version('harness')}\n"
+
+
+def test_a_misspelt_command_gets_a_suggestion(capsys) -> None:
+    assert main(["rnu"]) == 2
+    assert "Did you mean 'run'?" in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_a_mistake(capsys) -> None:
+    assert main(["run", "--presicion", "fp16", "x"]) == 2
+    assert "--precision" in capsys.readouterr().err
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Replace the commands by one that does as told."""
+
+    def install(act) -> None:
+        app = typer.Typer(add_completion=False)
+        app.command()(act)
+        monkeypatch.setattr(cli.LazyCommand, "load", lambda self, name: typer.main.get_command(app))
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (
+            UsageError("is odd", where="a.yaml:3:1", hint="make it even"),
+            2,
+            "error: a.yaml:3:1: is odd\n  try: make it even\n",
+        ),
+        (NothingSelectedError("nothing matches"), 5, "error: nothing matches\n"),
+        (BudgetExhaustedError("spent"), 4, "error: spent\n"),
+        (
+            CandidateError("the worker died", evidence=("signal 11",)),
+            3,
+            "error: the worker died\n  | signal 11\n",
+        ),
+    ],
+)
+def test_an_error_is_one_message_and_its_own_status(
+    error: HarnessError, status, text, command, capsys
+) -> None:
+    def act() -> None:
+        raise error
+
+    command(act)
+    assert main(["run"]) == status
+    assert capsys.readouterr().err == text
+
+
+def test_the_traceback_is_shown_on_request_wherever_the_flag_stands(command, capsys) -> None:
+    def act() -> None:
+        raise UsageError("is odd")
+
+    command(act)
+    assert main(["run", "--traceback"]) == 2
+    text = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in text
+    assert text.endswith("error: is odd\n")
+
+
+def test_a_bug_is_said_to_be_one(command, capsys) -> None:
+    def act() -> None:
+        raise KeyError("surprise")
+
+    command(act)
+    assert main(["run"]) == INTERNAL_ERROR
+    text = capsys.readouterr().err
+    assert "KeyError: 'surprise'" in text
+    assert "--traceback" in text
+    assert "Traceback (" not in text
+
+
+def test_an_interruption_ends_with_130(command, capsys) -> None:
+    def act() -> None:
+        raise KeyboardInterrupt
+
+    command(act)
+    assert main(["run"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_reader_who_goes_away_is_no_error(tiny_cases) -> None:
+    folder = tiny_cases("clean")
+    process = subprocess.Popen(
+        [*HARNESS, "run", str(folder), "--details"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 141
+    assert "Error" not in errors
+    assert "Traceback" not in errors
+
+
+def test_ctrl_c_shows_what_was_done_and_ends_with_130(tiny_cases) -> None:
+    folder = tiny_cases("clean")
+    for place in range(40):
+        (folder / f"more{place}.case.yaml").write_text((folder / "clean.case.yaml").read_text())
+    process = subprocess.Popen(
+        [*HARNESS, "run", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert "clean at fp32: pass" in first
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert errors.rstrip().endswith("interrupted")
+    assert " pass, 0 unexpected" in out.splitlines()[-1]
+    assert "123 runs" not in out
+    assert Path(folder).exists()

@@ -1,0 +1,272 @@
+"""`harness run` on real, tiny cases."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from harness.cli import main
+from harness.cli.run import parse_shapes
+from harness.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    return tmp_path
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    status = main(["run", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("cases", "status"),
+    [
+        (["clean"], 0),
+        (["clean", "expected"], 0),
+        (["clean", "skipped"], 0),
+        (["clean", "failing"], 1),
+        (["cured"], 1),
+        (["clean", "mistaken"], 2),
+        (["failing", "mistaken"], 2),
+    ],
+)
+def test_the_exit_status_tells_how_it_ended(cases: list[str], status: int, tiny_cases, capsys) -> None:
+    assert run(capsys, tiny_cases(*cases))[0] == status
+
+
+def test_the_table_and_the_summary_go_to_stdout_and_progress_to_stderr(tiny_cases, capsys) -> None:
+    tiny_cases("clean", "expected")
+    status, out, errors = run(capsys, "cases")
+    assert status == 0
+    assert "○ xfail inf" in out
+    assert "square (Mul)" in out
+    assert out.splitlines()[-1].startswith("2 cases, 5 runs: 4 pass, 1 failed as expected, 0 unexpected, ")
+    assert errors.splitlines()[0].startswith("[1/5] clean at fp32: pass, nrmse 0 (")
+    assert len(errors.splitlines()) == 5
+
+
+def test_quiet_prints_the_summary_alone_when_all_is_well(tiny_cases, capsys) -> None:
+    tiny_cases("clean")
+    _, out, errors = run(capsys, "cases", "--quiet")
+    assert len(out.splitlines()) == 1
+    assert errors == ""
+
+
+def test_a_failure_names_tensor_metric_origin_and_next_command(tiny_cases, capsys) -> None:
+    tiny_cases("failing")
+    _, out, _ = run(capsys, "cases")
+    assert "✗ FAIL failing at fp16: y: 30 of 32 elements are not finite" in out
+    assert "node square (Mul): 30 of 32 elements overflow; the reference reaches 3.5e6, 53.1 times" in out
+    assert "cases/failing.case.yaml --precision fp16" in out
+
+
+def test_a_mistake_in_one_case_lets_the_others_go_on(tiny_cases, capsys) -> None:
+    tiny_cases("clean", "mistaken")
+    status, out, errors = run(capsys, "cases")
+    assert status == 2
+    assert "3 pass, 2 could not be judged" in out
+    messages = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert len(messages) == 1, "one message although it stops two runs"
+    assert "mistaken.case.yaml" in messages[0]
+    assert "did you mean `scale`?" in messages[0]
+
+
+def test_mistakes_in_case_files_are_all_told_and_nothing_is_run(tiny_cases, capsys, tmp_path) -> None:
+    folder = tiny_cases("clean")
+    (folder / "a.case.yaml").write_text("modle: {path: x.onnx}\nruns: [fp17]\n")
+    (folder / "b.case.yaml").write_text("model: {path: x.onnx}\nseed: soon\n")
+    status, out, errors = run(capsys, "cases", "--json", "all.json")
+    assert status == 2
+    assert out == ""
+    assert "a.case.yaml:1:1" in errors
+    assert "did you mean" in errors
+    assert "a.case.yaml:2:" in errors
+    assert "b.case.yaml:2:" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "all.json").exists()
+
+
+def test_json_on_stdout_stands_alone(tiny_cases, capsys) -> None:
+    tiny_cases("expected")
+    status, out, errors = run(capsys, "cases", "--precision", "fp16", "--json", "-")
+    document = json.loads(out)
+    assert status == 0
+    assert document["schema"] == "harness.run/1"
+    (result,) = document["results"]
+    assert (result["case"], result["precision"], result["candidate"]) == ("expected", "fp16", "emulator")
+    assert result["verdict"] == "xfail"
+    assert [layer["node"] for layer in result["layers"] if layer["origin"]] == ["square"]
+    assert result["outputs"][0]["metrics"]["nrmse"] in ("inf", "nan")
+    assert "1 failed as expected" in errors, "the person still gets the table"
+
+
+def test_quiet_json_leaves_only_the_summary_on_stderr(tiny_cases, capsys) -> None:
+    tiny_cases("clean")
+    _, out, errors = run(capsys, "cases", "--json", "-", "--quiet")
+    json.loads(out)
+    assert len(errors.splitlines()) == 1
+
+
+def test_every_report_is_written_and_no_temporary_file_stays(tiny_cases, capsys, tmp_path) -> None:
+    tiny_cases("failing")
+    status, _, _ = run(
+        capsys,
+        *("cases", "--json", "out/run.json", "--html", "out/run.html", "--markdown", "out/run.md"),
+        *("--plot", "out/growth"),
+    )
+    assert status == 1
+    written = sorted(str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.*"))
+    assert written == ["growth/failing.fp16.png", "growth/failing.fp32.png", "run.html", "run.json", "run.md"]
+    assert json.loads((tmp_path / "out/run.json").read_text())["results"][1]["verdict"] == "fail"
+    assert "1 of 2 runs failed." in (tmp_path / "out/run.html").read_text()
+    assert (tmp_path / "out/run.md").read_text().startswith("## 1 of 2 runs failed.")
+
+
+@pytest.mark.parametrize("name", ["growth.png", "growth.svg", "GROWTH.SVG"])
+def test_one_run_is_drawn_into_the_named_file(name: str, tiny_cases, capsys, tmp_path) -> None:
+    tiny_cases("expected")
+    assert run(capsys, "cases", "-p", "fp16", "--plot", name)[0] == 0
+    assert (tmp_path / name).stat().st_size > 5000
+
+
+def test_several_runs_do_not_fit_one_picture(tiny_cases, capsys, tmp_path) -> None:
+    tiny_cases("clean")
+    status, out, errors = run(capsys, "cases", "--plot", "growth.png")
+    assert status == 2
+    assert "3 runs are selected" in errors
+    assert "--precision" in errors
+    assert out == "", "found before anything is run"
+    assert not (tmp_path / "growth.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plot", "growth.jpeg"], "name a .png, a .svg or a folder"),
+        (["--json", "."], "is a folder"),
+        (["--html", "cases"], "is a folder"),
+        (["--env", "nowhere"], "no environment is called 'nowhere'"),
+        (["--input", "x:[1,2]"], "case file has its own inputs"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_run(
+    arguments, message, tiny_cases, capsys
+) -> None:
+    tiny_cases("clean")
+    status, out, errors = run(capsys, "cases", *arguments)
+    assert status == 2
+    assert message in errors
+    assert out == ""
+    assert "[1/3]" not in errors
+
+
+def test_an_unwritable_report_is_one_message(tiny_cases, capsys, tmp_path) -> None:
+    tiny_cases("clean")
+    (tmp_path / "file").write_text("")
+    status, _, errors = run(capsys, "cases", "--json", "file/run.json")
+    assert status == 2
+    assert errors.splitlines()[-1].startswith("error: ")
+    assert "cannot be written" in errors
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--tag", "nobody"], ["--precision", "fp8"], ["empty"]], ids=["tag", "precision", "folder"]
+)
+def test_an_empty_selection_ends_with_5(arguments, tiny_cases, capsys, tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    targets = [] if arguments == ["empty"] else [tiny_cases("clean")]
+    status, _, errors = run(capsys, *targets, *arguments)
+    assert status == 5
+    assert errors.startswith("error: ")
+
+
+def test_tags_and_precisions_select(tiny_cases, capsys) -> None:
+    tiny_cases("clean", "expected", "failing")
+    status, out, _ = run(capsys, "cases", "--tag", "sound", "-p", "fp32", "-p", "bf16")
+    assert status == 0
+    assert "1 case, 2 runs: 2 pass" in out
+
+
+def test_an_unknown_precision_lists_those_that_exist(tiny_cases, capsys) -> None:
+    status, _, errors = run(capsys, tiny_cases("clean"), "--precision", "fp17")
+    assert status == 2
+    assert "bf16" in errors
+
+
+def test_details_list_the_layers(tiny_cases, capsys) -> None:
+    tiny_cases("expected")
+    _, out, _ = run(capsys, "cases", "-p", "fp16", "-v")
+    assert [word for word in out.split() if word in ("scaled", "square", "root")].count("square") >= 1
+    assert "ORIGIN, overflow, out of range" in out
+
+
+def test_observe_none_judges_the_outputs_alone(tiny_cases, capsys) -> None:
+    tiny_cases("clean")
+    _, out, _ = run(capsys, "cases", "--observe", "none", "--json", "-")
+    assert all(result["layers"] == [] for result in json.loads(out)["results"])
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    x = helper.make_tensor_value_info("input:0", TensorProto.FLOAT, ["n", 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])
+    graph = helper.make_graph([helper.make_node("Relu", ["input:0"], ["y"], "relu")], "g", [x], [y])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8),
+        tmp_path / "m.onnx",
+    )
+    return tmp_path / "m.onnx"
+
+
+def test_a_model_is_judged_without_a_case_file(model: Path, capsys) -> None:
+    status, out, _ = run(capsys, model, "--input", "input:0:[5,3]")
+    assert status == 0
+    assert "1 case, 2 runs: 2 pass" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "m.onnx"), (b"not a model", "m.onnx"), (None, "m.onnx")],
+    ids=["empty", "not onnx", "missing"],
+)
+def test_a_broken_model_is_one_message(content: bytes | None, message: str, tmp_path, capsys) -> None:
+    if content is not None:
+        (tmp_path / "m.onnx").write_bytes(content)
+    status, _, errors = run(capsys, "m.onnx")
+    assert status == 2
+    messages = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert len(messages) == 1
+    assert message in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("x:[1,3,224,224]", {"x": [1, 3, 224, 224]}),
+        (" x : [ 1 , 3 ] ", {"x": [1, 3]}),
+        ("input:0:[2]", {"input:0": [2]}),
+        ("scalar:[]", {"scalar": []}),
+    ],
+)
+def test_shapes_are_read(text: str, shape: dict[str, list[int]]) -> None:
+    assert parse_shapes([text]) == shape
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["x"], ["x:1,3"], ["x:[1,-3]"], ["x:[1,,3]"], ["x:[a]"], [":[1]"], ["x:[1]", "x:[2]"], ["x:[1.5]"]],
+)
+def test_a_shape_that_cannot_be_read_says_how_to_write_it(texts: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_shapes(texts)
+    assert caught.value.exit_code == 2
+    assert "'x" in str(caught.value) or "name:[1,3,224,224]" in str(caught.value)
