@@ -8,7 +8,7 @@ from harness.errors import UsageError
 from harness.search.inquiry import Inquiry, Stop
 from harness.search.journal import Journal
 from harness.search.narrow import Narrowed, check_strategy, narrow
-from harness.search.oracle import BudgetSpent, Session
+from harness.search.oracle import BudgetSpent, NoisierThanAllowed, Session, Unrepeatable
 from harness.search.problem import Problem
 from harness.search.prove import failing_alone, prove_minimal
 from harness.search.ranked import ranking
@@ -32,6 +32,10 @@ MOST_EXPLAINED = 4
 
 More of them mean an error that accumulates: its minimal causes are large, many, and say nothing.
 """
+
+
+REPEATABLE = "a configuration gives the same outcome each time"
+MONOTONE = "treating more never turns a pass into a fail"
 
 
 def search(
@@ -102,7 +106,7 @@ class _Search:
             try:
                 self._check_ends()
                 narrowed = self._narrow()
-                self.kept = narrowed.kept
+                self.kept, self.untested = narrowed.kept, narrowed.untested
                 self._check_repeats(*self.inquiry.configurations(narrowed.kept))
             except BudgetSpent:
                 self.trail.note("the budget is spent")
@@ -110,6 +114,11 @@ class _Search:
             return self._result(self._strengthen(narrowed))
         except Stop as stop:
             return self._stopped(stop)
+        except Unrepeatable as error:
+            return self._stopped(self._flaky(error.treated))
+        except NoisierThanAllowed as error:
+            reason = f"{error.share:.0%} of the votes go against the decisions, more than the options allow"
+            return self._stopped(Stop(Verdict.FLAKY, reason, error.treated))
 
     def _check_ends(self) -> None:
         """Something is wrong to begin with, and for a cause: not with everything treated."""
@@ -146,14 +155,16 @@ class _Search:
         """
         if self.session.votes is not None or self.options.repeats == 1:
             return
-        detail = f"an evaluation repeats itself, {self.options.repeats} times out of {self.options.repeats}"
         for treated in configurations:
             outcomes = {self.session.trial(treated, number).outcome for number in range(self.options.repeats)}
             if len(outcomes) > 1:
-                self.trail.assume("repeatable", detail, False)
-                what = self.problem.describe(treated)
-                raise Stop(Verdict.FLAKY, f"treating {what} does not give the same outcome twice", treated)
-        self.trail.assume("repeatable", detail, True)
+                raise self._flaky(treated)
+        self.trail.assume("repeatable", REPEATABLE, True)
+
+    def _flaky(self, treated: frozenset[str]) -> Stop:
+        self.trail.assume("repeatable", REPEATABLE, False)
+        what = self.problem.describe(treated)
+        return Stop(Verdict.FLAKY, f"treating {what} does not give the same outcome twice", treated)
 
     def _narrow(self) -> Narrowed:
         if self.options.strategy is Strategy.RDDMIN:
@@ -183,7 +194,7 @@ class _Search:
             rest = self.problem.ordered(self.problem.everything - treated)
             inquiry = Inquiry(self.session, self.trail, Direction.CAUSE, rest)
             narrowed = narrow(inquiry, Options(direction=Direction.CAUSE))
-            proof = prove_minimal(inquiry, narrowed.kept, rest, narrowed.needed)
+            proof = prove_minimal(inquiry, narrowed.kept, rest)
             cause = self.problem.ordered(proof.kept)
             self.causes.append(cause)
             self.trail.note(f"fails with only {self.problem.describe(cause)} untreated")
@@ -204,7 +215,6 @@ class _Search:
 
     def _strengthen(self, narrowed: Narrowed) -> Verdict:
         """Spend what is left of the budget on the proofs; an answer stays an answer without them."""
-        self.trail.assume("monotone", "what is needed stays needed when less is treated")
         verdict = Verdict.FOUND
         try:
             if self.options.prove or len(narrowed.kept) == 1:
@@ -217,10 +227,8 @@ class _Search:
 
     def _prove(self, narrowed: Narrowed) -> None:
         order = tuple(reversed(ranking(self.problem)))
-        proof = prove_minimal(self.inquiry, narrowed.kept, order, narrowed.needed)
-        self.minimal, self.untested = proof.minimal, proof.untested
-        detail = "what is needed stays needed when less is treated"
-        self.trail.assume("monotone", detail, proof.monotone if proof.minimal or not proof.monotone else None)
+        proof = prove_minimal(self.inquiry, narrowed.kept, order)
+        self.minimal, self.untested = not proof.untested, proof.untested
         if proof.kept != self.kept:
             self.kept = proof.kept
             self._check_repeats(*self.inquiry.configurations(proof.kept))
@@ -259,6 +267,8 @@ class _Search:
         return self._result(verdict)
 
     def _result(self, verdict: Verdict) -> Result:
+        contradictions = self.session.contradictions
+        self.trail.assume("monotone", MONOTONE, False if contradictions else True if self.minimal else None)
         answered = verdict in (Verdict.FOUND, Verdict.INTERACTION)
         best = self.kept if answered else self.inquiry.best
         confidence = None if self.session.votes is None else max(0.0, 1 - self.session.doubt)

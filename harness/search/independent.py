@@ -26,7 +26,7 @@ class Reduction:
 
     Args:
         kept: the units of a set that was seen to have the property.
-        needed: atoms whose leaving out lost it, when more was still kept.
+        needed: atoms whose leaving out lost it, perhaps when more was kept.
         untested: atoms whose leaving out could not be judged.
     """
 

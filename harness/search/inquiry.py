@@ -92,13 +92,6 @@ class Inquiry:
         cause = self.problem.everything - cure
         return {Direction.CURE: (cure,), Direction.CAUSE: (cause,)}.get(self.direction, (cure, cause))
 
-    def was_unresolved(self, units: Iterable[str]) -> bool:
-        """Whether this set was asked about and could not be judged; costs nothing."""
-        return any(
-            self.session.is_judged(treated) and self.session.judge(treated) is Outcome.UNRESOLVED
-            for treated in self.configurations(units)
-        )
-
     def _ask_whole(self) -> None:
         self._whole_asked = True
         whole = frozenset(self.whole)

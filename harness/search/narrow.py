@@ -25,11 +25,11 @@ class Narrowed:
 
     Args:
         kept: the set.
-        needed: those of its units whose leaving out lost the property when more was kept.
+        untested: those of its units whose leaving out could not be judged.
     """
 
     kept: frozenset[str]
-    needed: frozenset[str] = frozenset()
+    untested: frozenset[str] = frozenset()
 
 
 def check_strategy(inquiry: Inquiry, options: Options) -> None:
@@ -122,7 +122,7 @@ def _unranked(inquiry: Inquiry, options: Options) -> Narrowed:
     kept = bisected.kept
     if len(kept) == 1:
         inquiry.trail.assume("single", "one culprit is enough", True)
-        return Narrowed(frozenset(kept), frozenset(kept))
+        return Narrowed(frozenset(kept))
     inquiry.trail.assume("single", "one culprit is enough", False if bisected.exact else None)
     if inquiry.problem.groups and options.strategy is not Strategy.INDEPENDENT:
         inquiry.trail.enter(Strategy.HIERARCHICAL)
@@ -134,10 +134,11 @@ def _unranked(inquiry: Inquiry, options: Options) -> Narrowed:
 
 
 def _among_relatives(inquiry: Inquiry, kept: tuple[str, ...]) -> Reduction | None:
-    whole = frozenset(inquiry.whole)
+    """All culprits among those that hang together with the last of them, if they do."""
     for why, family in relatives(inquiry.problem, kept[-1]):
-        if family <= whole and len(family) < len(kept) and inquiry.has(family, why):
-            return _reduce_evenly(inquiry, family)
+        order = tuple(unit for unit in kept if unit in family)
+        if 1 < len(order) < len(kept) and inquiry.has(order, why):
+            return between_ends(inquiry, order)
     return None
 
 
@@ -149,14 +150,11 @@ def _reduce_evenly(inquiry: Inquiry, kept: frozenset[str]) -> Reduction:
 
 def _debug_untested(inquiry: Inquiry, narrowed: Narrowed) -> Narrowed:
     """Try harder where splitting was stopped by unresolved outcomes: other subsets may be resolved."""
-    unsure = narrowed.kept - narrowed.needed
-    if len(unsure) < 2:
+    if len(narrowed.untested) < 2:
         return narrowed
-    if not any(inquiry.was_unresolved(narrowed.kept - {unit}) for unit in unsure):
-        return narrowed
-    inquiry.trail.note(f"{inquiry.problem.describe(unsure)} could not be judged one by one")
+    inquiry.trail.note(f"{inquiry.problem.describe(narrowed.untested)} could not be judged one by one")
     kept = frozenset(ddmin(inquiry, inquiry.problem.ordered(narrowed.kept)))
-    return Narrowed(kept, narrowed.needed & kept)
+    return Narrowed(kept, narrowed.untested & kept)
 
 
 def _least_suspected_first(inquiry: Inquiry, units: Iterable[str]) -> list[tuple[str]]:
@@ -165,5 +163,5 @@ def _least_suspected_first(inquiry: Inquiry, units: Iterable[str]) -> list[tuple
 
 
 def _narrowed(reduction: Reduction) -> Narrowed:
-    needed = frozenset(unit for atom in reduction.needed for unit in atom if len(atom) == 1)
-    return Narrowed(reduction.kept, needed)
+    untested = frozenset(unit for atom in reduction.untested for unit in atom)
+    return Narrowed(reduction.kept, untested & reduction.kept)

@@ -8,14 +8,36 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from harness.errors import UsageError
+from harness.search.contradiction import Contradictions
 from harness.search.journal import Journal
 from harness.search.problem import Problem
 from harness.search.types import Budget, Oracle, Outcome, Tally, Trial, Votes
-from harness.search.votes import decide, error_of_one
+from harness.search.votes import Dissent, decide, error_of_one
 
 
 class BudgetSpent(Exception):
     """The budget does not allow another evaluation. It never leaves `search`."""
+
+
+class Unrepeatable(Exception):
+    """A configuration did not give the same outcome twice. It never leaves `search`."""
+
+    def __init__(self, treated: frozenset[str]) -> None:
+        super().__init__()
+        self.treated = treated
+
+
+class NoisierThanAllowed(Exception):
+    """Votes were cast against the decisions more often than `Votes` allows. It never leaves `search`."""
+
+    def __init__(self, treated: frozenset[str], share: float) -> None:
+        super().__init__()
+        self.treated = treated
+        self.share = share
+
+
+MOST_RECHECKED = 3
+"""Contradictions that are evaluated again; an oracle that repeats itself so often is simply not monotone."""
 
 
 class Session:
@@ -48,12 +70,15 @@ class Session:
         self.replayed = 0
         self.seconds = 0.0
         self.doubt = 0.0
+        self.contradictions = 0
         self._oracle = oracle
         self._budget = budget
         self._journal = journal
         self._on_trial = on_trial
         self._trials: dict[frozenset[str], list[Trial]] = {}
         self._judged: dict[frozenset[str], Outcome] = {}
+        self._consistency = Contradictions()
+        self._dissent = Dissent()
         self._recorded: dict[frozenset[str], deque[Trial]] = {}
         for treated, trial in (known or {}).items():
             self._trials[treated] = [trial]
@@ -69,17 +94,33 @@ class Session:
 
         Raises:
             BudgetSpent: it would need an evaluation that the budget does not allow.
+            Unrepeatable: it contradicts another one, and one of the two gave another outcome when repeated.
+            NoisierThanAllowed: the votes disagree more than they may.
         """
         if treated not in self._judged:
-            if self.votes is None:
-                outcome = self.trial(treated).outcome
-            else:
-                error = error_of_one(self.votes, len(self.problem.units))
-                decision = decide(self.votes, error, lambda number: self.trial(treated, number))
-                outcome = decision.outcome
-                self.doubt += decision.error
-            self._judged[treated] = outcome
+            self._judged[treated] = outcome = self._decide(treated)
+            against = self._consistency.add(treated, outcome)
+            if against is not None:
+                self.contradictions += 1
+                if self.votes is None and self.contradictions <= MOST_RECHECKED:
+                    self._recheck(against, treated)
         return self._judged[treated]
+
+    def _decide(self, treated: frozenset[str]) -> Outcome:
+        if self.votes is None:
+            return self.trial(treated).outcome
+        error = error_of_one(self.votes, len(self.problem.units))
+        decision = decide(self.votes, error, lambda number: self.trial(treated, number))
+        self.doubt += decision.error
+        self._dissent.add(self.votes, decision)
+        if self._dissent.excessive:
+            raise NoisierThanAllowed(treated, self._dissent.share)
+        return decision.outcome
+
+    def _recheck(self, *configurations: frozenset[str]) -> None:
+        for treated in configurations:
+            if self.trial(treated, 1).outcome is not self.trial(treated).outcome:
+                raise Unrepeatable(treated)
 
     def trial(self, treated: frozenset[str], number: int = 0) -> Trial:
         """The trial of that number of a configuration, from memory, journal or oracle.

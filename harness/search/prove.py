@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.search.independent import reduce
 from harness.search.inquiry import Inquiry
 from harness.search.types import Direction, Outcome
 
@@ -15,46 +16,29 @@ class Minimality:
 
     Args:
         kept: the set, without what turned out to be superfluous.
-        minimal: leaving out each of them lost the property.
-        untested: units whose leaving out could not be judged.
-        monotone: none of the units that were needed when more was kept turned out to be superfluous.
+        untested: units whose leaving out could not be judged; leaving out each of the others lost the property.
     """
 
     kept: frozenset[str]
-    minimal: bool
     untested: frozenset[str]
-    monotone: bool
 
 
-def prove_minimal(
-    inquiry: Inquiry, kept: frozenset[str], order: Sequence[str], needed: Collection[str]
-) -> Minimality:
+def prove_minimal(inquiry: Inquiry, kept: frozenset[str], order: Sequence[str]) -> Minimality:
     """Leave out each unit of a set that has the property, alone, until none can be spared.
 
     Args:
         inquiry: the question.
         kept: the set.
-        order: its units, those that are spared first if they can be first.
-        needed: units whose leaving out lost the property when more was kept.
+        order: all units, those that are probably spared first.
     """
-    monotone = True
-    spared = True
-    untested: set[str] = set()
-    while spared:
-        spared = False
-        untested.clear()
-        for unit in order:
-            if unit not in kept:
-                continue
-            inquiry.trail.expect(len(kept), len(kept))
-            outcome = inquiry.ask(kept - {unit}, f"the answer without {unit}")
-            if outcome is Outcome.PASS:
-                kept -= {unit}
-                monotone = monotone and unit not in needed
-                spared = True
-            elif outcome is Outcome.UNRESOLVED:
-                untested.add(unit)
-    return Minimality(kept, not untested, frozenset(untested), monotone)
+    while True:
+        # A pass through `reduce` that dismisses nothing has asked for each unit alone. One that does gallops, so
+        # that a set with much to spare does not cost the square of its size.
+        inquiry.trail.expect(len(kept), len(kept))
+        reduction = reduce(inquiry, kept, [(unit,) for unit in order if unit in kept])
+        if reduction.kept == kept:
+            return Minimality(kept, frozenset(unit for atom in reduction.untested for unit in atom))
+        kept = reduction.kept
 
 
 def failing_alone(inquiry: Inquiry, culprits: Sequence[str]) -> dict[str, Outcome]:

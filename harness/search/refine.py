@@ -77,7 +77,9 @@ def _limit(inquiry: Inquiry, kept: frozenset[str]) -> float | None:
 
 def _measure(inquiry: Inquiry, kept: frozenset[str], order: Sequence[str]) -> _Effects | None:
     base = _square(inquiry.badness(kept))
-    inside = {unit: _asked(inquiry, kept - {unit}, f"effect of {unit}") - base for unit in order if unit in kept}
+    inside = {
+        unit: _asked(inquiry, kept - {unit}, f"effect of {unit}") - base for unit in order if unit in kept
+    }
     following = [unit for unit in order if unit not in kept][: len(kept)]
     scores = inquiry.problem.scores or {}
     ratios = [

@@ -67,3 +67,42 @@ def decide(votes: Votes, error: float, draw: Callable[[int], Trial]) -> Decision
     outcome = (Outcome.FAIL if ratio > 0 else Outcome.PASS) if decided else Outcome.UNRESOLVED
     chance = 1 / (1 + math.exp(abs(ratio))) if decided else 0.0
     return Decision(outcome, chance, counts[Outcome.PASS], counts[Outcome.FAIL], counts[Outcome.UNRESOLVED])
+
+
+class Dissent:
+    """Counts the votes against the decisions they led to: more of them than allowed, and the model is wrong.
+
+    Deciding early keeps the share of dissent low, never high, so an excess is real.
+    """
+
+    DEVIATIONS = 4.0
+    FEWEST = 30
+
+    def __init__(self) -> None:
+        self._votes = 0
+        self._against = 0
+        self._allowed = 0.0
+        self._variance = 0.0
+
+    def add(self, votes: Votes, decision: Decision) -> None:
+        """Take in the votes of one decision; without one, the smaller part of them dissents."""
+        cast = decision.passes + decision.fails
+        fails_dissent = decision.outcome is Outcome.PASS or (
+            decision.undecided and decision.fails < decision.passes
+        )
+        chance = votes.low if fails_dissent else 1 - votes.high
+        self._votes += cast
+        self._against += decision.fails if fails_dissent else decision.passes
+        self._allowed += cast * chance
+        self._variance += cast * chance * (1 - chance)
+
+    @property
+    def share(self) -> float:
+        """The part of all votes that dissents."""
+        return self._against / max(self._votes, 1)
+
+    @property
+    def excessive(self) -> bool:
+        """Whether there is more of it than four standard deviations above what is allowed."""
+        excess = self._against - self._allowed
+        return self._votes >= self.FEWEST and excess > self.DEVIATIONS * math.sqrt(self._variance)

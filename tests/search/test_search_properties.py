@@ -27,13 +27,15 @@ from harness.search import (
 )
 
 P, F, U = Outcome.PASS, Outcome.FAIL, Outcome.UNRESOLVED
-quick = settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
 def problems(draw: st.DrawFn, most: int = 6) -> Problem:
     units = names(draw(st.integers(1, most)))
-    scores = draw(st.none() | st.dictionaries(st.sampled_from(units), st.sampled_from([0.0, 1.0, 2.0, 100.0])))
+    scores = draw(
+        st.none() | st.dictionaries(st.sampled_from(units), st.sampled_from([0.0, 1.0, 2.0, 100.0]))
+    )
     groups: tuple[Group, ...] = ()
     if draw(st.booleans()):
         size = draw(st.integers(1, 2))
@@ -82,6 +84,11 @@ def monotone_truth(draw: st.DrawFn, problem: Problem) -> dict[Units, Outcome]:
     return {each: P if any(cure <= each for cure in cures) else F for each in subsets(problem.units)}
 
 
+def is_monotone(truth: dict[Units, Outcome]) -> bool:
+    passing, failing = ([each for each in truth if truth[each] is outcome] for outcome in (P, F))
+    return not any(passed < failed for passed in passing for failed in failing)
+
+
 def property_of(truth: dict[Units, Outcome], problem: Problem, direction: Direction, units: Units) -> Outcome:
     cure, cause = truth[units], truth[problem.everything - units].flipped
     if direction is Direction.CURE:
@@ -101,7 +108,12 @@ def test_never_says_anything_untrue_whatever_the_oracle(drawn: tuple[Problem, Op
     result = search(problem, oracle, options=asked)
     event(result.verdict)
 
-    assert len(oracle.asked) == len(set(oracle.asked)) == result.evaluations
+    assert len(oracle.asked) == result.evaluations
+    repeated = len(oracle.asked) - len(set(oracle.asked))
+    assert repeated <= 2 * 3  # what contradicts each other is evaluated twice, three times at most
+    monotone = result.assumption("monotone")
+    assert monotone is None or monotone.held is not False or not is_monotone(truth)
+    assert not repeated or not is_monotone(truth)
     nothing, everything = truth[frozenset()], truth[problem.everything]
     assert (result.verdict is Verdict.NONE) == (nothing is P)
     if result.verdict is Verdict.LOST:
@@ -175,7 +187,7 @@ def test_a_search_is_deterministic(drawn: tuple[Problem, Options, dict[Units, Ou
     assert without_time(results[0]) == without_time(results[1])
 
 
-@quick
+@settings(quick, max_examples=60)
 @given(arbitrary(), st.data())
 def test_a_resumed_search_is_the_same_search(
     drawn: tuple[Problem, Options, dict[Units, Outcome]], data: st.DataObject
@@ -186,7 +198,9 @@ def test_a_resumed_search_is_the_same_search(
     with TemporaryDirectory() as folder:
         path = Path(folder, "journal.jsonl")
         with Journal.create(path, problem) as journal:
-            part = search(problem, table(truth), options=asked, journal=journal, budget=Budget(evaluations=done))
+            part = search(
+                problem, table(truth), options=asked, journal=journal, budget=Budget(evaluations=done)
+            )
         assert part.evaluations == done
         rest = Counting(table(truth))
         with Journal.resume(path, problem) as journal:
