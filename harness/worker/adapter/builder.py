@@ -103,7 +103,7 @@ class Builder:
 
         began = time.perf_counter()
         serialized = builder.build_serialized_network(definition, config)
-        self._raise_if_failed(serialized, calibrator, request, marked, start)
+        self._raise_if_failed(serialized, calibrator, graph, marked, start)
         engine = self._deserialize(serialized, start)
         seconds = time.perf_counter() - began
         del parser  # owned the weights until now
@@ -167,7 +167,7 @@ class Builder:
         self,
         serialized: Optional[Any],
         calibrator: Optional[Any],
-        request: BuildRequest,
+        graph: Graph,
         marked: marks.Marked,
         start: int,
     ) -> None:
@@ -187,7 +187,7 @@ class Builder:
                 "marks_failed",
                 "TensorRT {} returned no engine with these marks: {}".format(self._release.version, last),
                 evidence=errors,
-                marks=_blamed(marked.marks, errors),
+                marks=_blamed(graph, marked.marks, errors),
             )
         raise Fault(
             "build_failed",
@@ -211,12 +211,14 @@ class Builder:
         return engine
 
 
-def _blamed(names: Sequence[str], errors: Sequence[str]) -> Tuple[str, ...]:
-    """The marks that the errors name as whole words."""
+def _blamed(graph: Graph, names: Sequence[str], errors: Sequence[str]) -> Tuple[str, ...]:
+    """The marks that the errors name, or whose layer they name, as whole words."""
     text = "\n".join(errors)
-    return tuple(
-        name for name in names if re.search(r"(?<![\w./:]){}(?![\w./:])".format(re.escape(name)), text)
-    )
+
+    def named(name: str) -> bool:
+        return re.search(r"(?<![\w./:]){}(?![\w/:]|\.\w)".format(re.escape(name)), text) is not None
+
+    return tuple(name for name in names if named(name) or named(graph.layers[graph.producers[name]].name))
 
 
 def _warnings(pinned: Dict[str, Tuple[str, ...]], marked: marks.Marked) -> List[str]:

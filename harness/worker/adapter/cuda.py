@@ -10,7 +10,10 @@ from ..faults import Fault
 
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
 _OUT_OF_MEMORY = 2
-_NOT_READY_FOR_WORK = {35: "the driver is too old for this CUDA", 100: "there is no GPU"}
+_NO_GPU = {
+    35: "there is no GPU driver, or it is too old for this CUDA runtime",
+    100: "there is no GPU: is CUDA_VISIBLE_DEVICES right?",
+}
 _COMPUTE_MAJOR, _COMPUTE_MINOR = 75, 76
 _SMALLEST = 256
 
@@ -224,6 +227,6 @@ class Cuda:
         self._library.cudaGetLastError()
         if status == _OUT_OF_MEMORY:
             return Fault("out_of_memory", "the GPU is out of memory: {} in {}".format(name, function))
-        if status in _NOT_READY_FOR_WORK:
-            return Fault("environment", "{}: {}".format(_NOT_READY_FOR_WORK[status], name))
+        if status in _NO_GPU:
+            return Fault("environment", "{} ({})".format(_NO_GPU[status], name))
         return Fault("cuda_error", "{} in {} ({})".format(name, function, status))

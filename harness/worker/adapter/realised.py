@@ -46,7 +46,14 @@ def check(
     }
     warnings: List[str] = []
     if request.precision in _LOWERED:
-        facts["asserted"] = _assert_lowered(compute, bool(opaque), request.precision, islands, version)
+        free = [layer for layer in compute if not _within(layer, islands)]
+        facts["asserted"] = any(layer.precision == request.precision for layer in free)
+        if free and not facts["asserted"] and not opaque:
+            fault = _fallback(free, request.precision, version)
+            # Of a cut model so little may be left that FP32 is all it is worth.
+            if request.observation != "prefix":
+                raise fault
+            warnings.append(fault.message)
     elif request.precision == "fp32":
         facts["asserted"] = bool(compute) and not opaque
         warnings += _tf32_warning(compute, request)
@@ -66,20 +73,13 @@ def _within(layer: LayerInfo, islands: FrozenSet[str]) -> bool:
     return bool(layer.onnx_nodes) and islands.issuperset(layer.onnx_nodes)
 
 
-def _assert_lowered(
-    compute: Sequence[LayerInfo], opaque: bool, precision: str, islands: FrozenSet[str], version: str
-) -> bool:
-    free = [layer for layer in compute if not _within(layer, islands)]
-    if any(layer.precision == precision for layer in free):
-        return True
-    if opaque or not free:
-        return False
-    raise Fault(
+def _fallback(layers: Sequence[LayerInfo], precision: str, version: str) -> Fault:
+    return Fault(
         "build_failed",
         "silent fallback: {} was asked for, and TensorRT {} built all {} computing layers in {}".format(
-            precision, version, len(free), " and ".join(sorted({str(layer.precision) for layer in free}))
+            precision, version, len(layers), " and ".join(sorted({str(layer.precision) for layer in layers}))
         ),
-        evidence=["{}: {} {}".format(layer.precision, layer.kind, layer.name) for layer in free[:20]],
+        evidence=["{}: {} {}".format(layer.precision, layer.kind, layer.name) for layer in layers[:20]],
     )
 
 

@@ -20,7 +20,6 @@ FEATURES: Dict[str, Tuple[str, ...]] = {
     ),
     "strong": ("NetworkDefinitionCreationFlag.STRONGLY_TYPED",),
     "explicit_batch": ("NetworkDefinitionCreationFlag.EXPLICIT_BATCH",),
-    "bfloat16": ("DataType.BF16",),
     "calibration": ("IInt8EntropyCalibrator2", "IBuilderConfig.int8_calibrator", "BuilderFlag.INT8"),
     "debug_tensors": (
         "INetworkDefinition.mark_debug",

@@ -122,7 +122,10 @@ def branches() -> onnx.ModelProto:
         [_node("Relu", "then_relu", ["x"], ["then_out"])], "then", [], [_info("then_out", [2, 3])]
     )
     no = helper.make_graph(
-        [_node("Tanh", "else_tanh", ["x"], ["else_mid"]), _node("Abs", "else_abs", ["else_mid"], ["else_out"])],
+        [
+            _node("Tanh", "else_tanh", ["x"], ["else_mid"]),
+            _node("Abs", "else_abs", ["else_mid"], ["else_out"]),
+        ],
         "else",
         [],
         [_info("else_out", [2, 3])],

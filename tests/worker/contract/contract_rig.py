@@ -41,7 +41,9 @@ class Rig:
         request = BuildRequest(str(path), precision, nodes=contract_models.hints(path), **fields)
         return self.adapter.build(request)
 
-    def infer(self, reply: BuildReply, feeds: dict[str, np.ndarray], **fields: Any) -> tuple[dict[str, Any], InferReply]:
+    def infer(
+        self, reply: BuildReply, feeds: dict[str, np.ndarray], **fields: Any
+    ) -> tuple[dict[str, Any], InferReply]:
         path = self.write(feeds)
         outputs = self._path()
         answer = self.adapter.infer(InferRequest(reply.engine_id, str(path), str(outputs), **fields))

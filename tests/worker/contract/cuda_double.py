@@ -1,3 +1,4 @@
+# ruff: noqa: N802 - the names are those of libcudart
 """libcudart on host memory: as strict as a GPU about what lies where, and it can run out or break."""
 
 import ctypes
@@ -51,7 +52,10 @@ class CudaDouble:
 
     def holds(self, address: int, nbytes: int) -> bool:
         """Whether `nbytes` at `address` lie in one allocation."""
-        return any(start <= address and address + nbytes <= start + len(block) for start, block in self.blocks.items())
+        return any(
+            start <= address and address + nbytes <= start + len(block)
+            for start, block in self.blocks.items()
+        )
 
     def allocate(self, nbytes: int) -> int:
         """Memory, for who is on the GPU already."""

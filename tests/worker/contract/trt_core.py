@@ -4,10 +4,10 @@ A class in here, in `trt_network` or in `trt_runtime` acts out the class of its 
 underscore is its own. `bases` are what the generated class derives from beside.
 """
 
-import types
 from collections.abc import Callable
 from typing import Any
 
+import trt_compile
 import trt_runtime
 
 
@@ -18,7 +18,11 @@ class Strict:
 
     def __setattr__(self, name: str, value: Any) -> None:
         cls = type(self)
-        if "_owner" in vars(cls) and not name.startswith("_") and not isinstance(vars(cls).get(name), property):
+        if (
+            "_owner" in vars(cls)
+            and not name.startswith("_")
+            and not isinstance(vars(cls).get(name), property)
+        ):
             raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
         object.__setattr__(self, name, value)
 
@@ -28,17 +32,17 @@ class World:
 
     Args:
         version: of the release.
-        trt: the module.
+        trt: what the module holds; what is read here is not counted as used.
     """
 
-    def __init__(self, version: str, trt: types.ModuleType) -> None:
+    def __init__(self, version: str, trt: Any) -> None:
         self.version = version
         self.major, self.minor = (int(part) for part in version.split(".")[:2])
-        self.trt: Any = trt
+        self.trt = trt
         self.logger: Any = None
-        self.plans: dict[bytes, trt_runtime.Plan] = {}
+        self.plans: dict[bytes, trt_compile.Plan] = {}
         #: The plan of each build, in order.
-        self.built: list[trt_runtime.Plan] = []
+        self.built: list[trt_compile.Plan] = []
         #: The memory that tensors may lie in; None lets everything through.
         self.memory: Any = None
         self.gpu = True
@@ -160,8 +164,8 @@ class Builder:
         plan = None
         if error is None:
             try:
-                plan = trt_runtime.compile_network(network, config, world)
-            except trt_runtime.BuildError as failed:
+                plan = trt_compile.compile_network(network, config, world)
+            except trt_compile.BuildError as failed:
                 error = str(failed)
         if plan is None:
             world.say("ERROR", str(error))
@@ -276,7 +280,9 @@ class IBuilderConfig:
         header = f"cache {world.version}\n".encode()
         if content and (world.refuse_cache or not content.startswith(header)):
             world.say("ERROR", "Myelin error from unknown graph. The timing cache will not be used!")
-        return world.make("ITimingCache", entries=content[len(header) :].decode().split("\n") if content else [])
+        return world.make(
+            "ITimingCache", entries=content[len(header) :].decode().split("\n") if content else []
+        )
 
     def set_timing_cache(self: Any, cache: Any, ignore_mismatch: bool) -> bool:
         assert type(cache) is self._world.trt.ITimingCache

@@ -60,21 +60,37 @@ def names(version: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def make(version: str) -> types.ModuleType:
-    """The `tensorrt` of a release. Its `trt_core.World` is under `_world`."""
-    module = types.ModuleType("tensorrt", f"A double of TensorRT {version}.")
-    module.__version__ = version  # type: ignore[attr-defined]
-    world = trt_core.World(version, module)
-    module._world = world  # type: ignore[attr-defined]
+class Recorded(types.ModuleType):
+    """A module that remembers what was read from it."""
+
+    def __init__(self, version: str, used: set[str]) -> None:
+        super().__init__("tensorrt", f"A double of TensorRT {version}.")
+        self.__version__ = version
+        self._contents: dict[str, Any] = {}
+        self._used = used
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._contents:
+            raise AttributeError(f"module 'tensorrt' {self.__version__} has no attribute {name!r}")
+        self._used.add(name)
+        return self._contents[name]
+
+
+def make(version: str) -> Any:
+    """The `tensorrt` of a release. Its `trt_core.World` is `_world`, the names read so far are `_used`."""
+    used: set[str] = set()
+    module = Recorded(version, used)
+    contents = module._contents
+    world = module._world = trt_core.World(version, types.SimpleNamespace())
     enums = data()["enums"]
     for owner, members in names(version).items():
         if owner == "":
-            for name in members:
-                setattr(module, name, trt_core.FUNCTIONS.get(name, _absent(name)))
+            contents.update({name: trt_core.FUNCTIONS.get(name, _absent(name)) for name in members})
         elif owner in enums:
-            setattr(module, owner, make_enum(owner, sorted(members), version))
+            contents[owner] = make_enum(owner, sorted(members), version, used)
         else:
-            setattr(module, owner, make_class(owner, members, world))
+            contents[owner] = make_class(owner, members, world)
+    vars(world.trt).update(contents)
     return module
 
 
@@ -101,15 +117,26 @@ class NamelessMember:
         return self._text
 
 
-def make_enum(owner: str, members: list[str], version: str) -> type:
+class EnumType(type):
+    """A pybind enum: its members are read off it, and that is remembered."""
+
+    __members__: dict[str, EnumMember]
+    _used: set[str]
+
+    def __getattr__(cls, name: str) -> EnumMember:
+        if name.startswith("_") or name not in cls.__members__:
+            raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
+        cls._used.add(f"{cls.__name__}.{name}")
+        return cls.__members__[name]
+
+
+def make_enum(owner: str, members: list[str], version: str, used: set[str]) -> type:
     """An enum whose values are shuffled by release, so that no code can know them."""
     values = list(range(len(members)))
     random.Random(f"{owner} {version}").shuffle(values)
-    enum = type(owner, (EnumMember,), {})
-    table = {name: enum(owner, name, value) for name, value in zip(members, values, strict=True)}
-    for name, member in table.items():
-        setattr(enum, name, member)
-    enum.__members__ = table  # type: ignore[attr-defined]
+    enum = EnumType(owner, (EnumMember,), {"__members__": {}, "_used": used})
+    for name, value in zip(members, values, strict=True):
+        enum.__members__[name] = enum(owner, name, value)
     return enum
 
 
@@ -135,7 +162,9 @@ def _member(full: str, name: str, kind: str, acted: Any) -> Any:
             return property(_absent(full), _absent(full))
         return property(acted.fget, acted.fset if kind == "property-rw" else None)
     if name in _SEVERITIES:
-        return NamelessMember(name) if kind == "value" else EnumMember("Severity", name, _SEVERITIES.index(name))
+        return (
+            NamelessMember(name) if kind == "value" else EnumMember("Severity", name, _SEVERITIES.index(name))
+        )
     return _absent(full) if acted is None else acted
 
 

@@ -301,7 +301,11 @@ class _Importer:
             raise _Unsupported(
                 "UNSUPPORTED_NODE", f"no importer for {node.op_type}", index, node.name, node.op_type
             )
-        inputs = [self._read(name) for name in node.input if node.op_type != "Conv" or name not in self._initializers]
+        inputs = [
+            self._read(name)
+            for name in node.input
+            if node.op_type != "Conv" or name not in self._initializers
+        ]
         if node.op_type in ("Add", "Mul", "Div", "Pow") and "CONSTANT" in self._producers(inputs):
             broadcast = self._helper("SHUFFLE", [inputs[-1]], node.input[-1])
             inputs[-1] = broadcast

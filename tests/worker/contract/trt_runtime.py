@@ -1,9 +1,7 @@
-"""How the doubles behave: compiling a network, the engine, its inspector, and running it on ONNX Runtime."""
+"""How the doubles behave: the engine, its inspector, and running it on ONNX Runtime."""
 
 import ctypes
 import json
-import math
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -11,12 +9,10 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
+from trt_compile import FLOATS, EngineLayer, Plan
 
-FLOATS = ("FLOAT", "HALF", "BF16")
-_LOW = {"FP16": "HALF", "BF16": "BF16"}
 _PROSE = {"FLOAT": "FP32", "HALF": "FP16", "INT8": "Int8", "INT32": "Int32", "BOOL": "Bool"}
 _WORDS = {"FLOAT": "Float", "HALF": "Half", "BF16": "BFloat16", "INT8": "Int8", "INT32": "Int32"}
-_ENGINE_KINDS = {"CONVOLUTION": "CaskConvolution", "ELEMENTWISE": "PointWiseV2", "UNARY": "PointWiseV2"}
 _NUMPY = {
     "FLOAT": np.dtype("float32"),
     "HALF": np.dtype("float16"),
@@ -28,179 +24,6 @@ _NUMPY = {
     "INT64": np.dtype("int64"),
     "BOOL": np.dtype("bool"),
 }
-
-
-class BuildError(Exception):
-    """Why the builder returns nothing."""
-
-
-@dataclass
-class EngineLayer:
-    """One layer of an engine, after fusion."""
-
-    name: str
-    kind: str
-    inputs: list[tuple[str, str]]
-    outputs: list[tuple[str, str]]
-    metadata: str
-    tactic: str
-
-
-@dataclass
-class Plan:
-    """What was built, and the configuration that it was built with."""
-
-    model: onnx.ModelProto
-    layers: list[EngineLayer]
-    inputs: dict[str, tuple[str, tuple[int, ...]]]
-    outputs: dict[str, tuple[str, tuple[int, ...]]]
-    flags: set[str]
-    network_flags: set[str]
-    profile: dict[str, Any]
-    debug: list[str]
-    unfused: bool
-    config: Any
-    batches: int
-    pinned: dict[str, str]
-    detailed: bool
-
-
-def compile_network(network: Any, config: Any, world: Any) -> Plan:
-    """What the builder does.
-
-    Raises:
-        BuildError: the network or its configuration is one that TensorRT refuses.
-    """
-    strong = world.major >= 11 or "STRONGLY_TYPED" in network._flags
-    if world.major < 10 and "EXPLICIT_BATCH" not in network._flags:
-        raise BuildError("Network has no explicit batch")
-    if network._parser is None or network._parser() is None:
-        raise BuildError("the parser is gone, and the weights with it")
-    _check_types(network, config, world, strong)
-    for tensor in network._inputs:
-        if -1 in tensor._shape and not any(tensor._name in profile._shapes for profile in config._profiles):
-            raise BuildError(f"Network has dynamic inputs, but no profile: {tensor._name}")
-    batches = _calibrate(network, config)
-    layers = _fuse(network, config, world, strong)
-    kinds = {name: dtype for layer in layers for name, dtype in layer.outputs}
-    return Plan(
-        model=network._model,
-        layers=layers,
-        inputs={tensor._name: (tensor._dtype, tensor._shape) for tensor in network._inputs},
-        outputs={tensor._name: (tensor._dtype, tensor._shape) for tensor in network._outputs},
-        flags=set(config._flags),
-        network_flags=set(network._flags),
-        profile={name: ranges for profile in config._profiles for name, ranges in profile._shapes.items()},
-        debug=[name for name in network._debug if name in kinds],
-        unfused=network._unfused,
-        config=config,
-        batches=batches,
-        pinned={layer._name: layer._precision for layer in network._layers if layer._precision is not None},
-        detailed=config._verbosity == "DETAILED",
-    )
-
-
-def _check_types(network: Any, config: Any, world: Any, strong: bool) -> None:
-    lowered = {"FP16", "BF16", "FP8", "INT8", "OBEY_PRECISION_CONSTRAINTS"} & config._flags
-    if strong and lowered:
-        raise BuildError(f"Strongly typed networks take no precision flags: {sorted(lowered)}")
-    for layer in network._layers:
-        if layer._precision is None:
-            continue
-        if strong:
-            raise BuildError(f"Strongly typed networks take no layer precisions: {layer._name}")
-        if not any(tensor._dtype in FLOATS for tensor in layer._outputs):
-            raise BuildError(f"Layer {layer._name}: precision {layer._precision} on integers")
-        if any(tensor is not None and tensor._shape_tensor for tensor in layer._inputs + layer._outputs):
-            raise BuildError(f"Layer {layer._name}: precision on a shape layer")
-        if layer._kind in ("RECURRENCE", "ITERATOR", "TRIP_LIMIT", "LOOP_OUTPUT", "CONDITIONAL_INPUT"):
-            raise BuildError(f"Layer {layer._name}: precision on control flow")
-    enclosed = {
-        tensor._name
-        for layer in network._layers
-        if layer._kind in ("RECURRENCE", "CONDITIONAL_INPUT")
-        for tensor in layer._outputs
-    }
-    for layer in network._layers:
-        if layer._kind not in ("LOOP_OUTPUT", "CONDITIONAL_OUTPUT") and any(
-            tensor is not None and tensor._name in enclosed for tensor in layer._inputs
-        ):
-            enclosed.update(tensor._name for tensor in layer._outputs)
-    for tensor in network._outputs:
-        if tensor._name in enclosed:
-            raise BuildError(f"Tensor {tensor._name} inside of control flow cannot be a network output")
-
-
-def _calibrate(network: Any, config: Any) -> int:
-    if config._calibrator is None:
-        return 0
-    batches = 0
-    assert config._calibrator.get_batch_size() == 1
-    assert config._calibrator.read_calibration_cache() is None
-    while config._calibrator.get_batch([tensor._name for tensor in network._inputs]):
-        batches += 1
-    config._calibrator.write_calibration_cache(b"scales")
-    return batches
-
-
-def _fuse(network: Any, config: Any, world: Any, strong: bool) -> list[EngineLayer]:
-    low = next((dtype for flag, dtype in _LOW.items() if flag in config._flags), "FLOAT")
-    if world.fallback:
-        low = "FLOAT"
-    obeyed = "OBEY_PRECISION_CONSTRAINTS" in config._flags and not world.disobey
-    stored = {tensor._name: tensor._dtype for tensor in network._inputs}
-    made: list[EngineLayer] = []
-    for layer in network._layers:
-        pinned = layer._precision if obeyed else None
-        for index, tensor in enumerate(layer._outputs):
-            dtype = tensor._dtype
-            if dtype in FLOATS and not strong and tensor._io != "output":
-                wanted = layer._types.get(index) if obeyed else None
-                dtype = wanted or pinned or low
-            stored[tensor._name] = dtype
-        if layer._kind in ("SHAPE", "CONDITION", "TRIP_LIMIT", "RECURRENCE"):
-            continue
-        made.append(_engine_layer(layer, stored, network, config, pinned or low, strong))
-    return _merge(made, network)
-
-
-def _engine_layer(
-    layer: Any, stored: dict[str, str], network: Any, config: Any, compute: str, strong: bool
-) -> EngineLayer:
-    quantized = layer._kind == "CONVOLUTION" and "INT8" in config._flags
-    reads = []
-    for tensor in layer._inputs:
-        if tensor is None:
-            continue
-        dtype = stored[tensor._name]
-        if dtype in FLOATS and not strong:
-            dtype = "INT8" if quantized else compute
-        reads.append((tensor._name, dtype))
-    kind = _ENGINE_KINDS.get(layer._kind, layer._kind.title().replace("_", ""))
-    writes = [(tensor._name, stored[tensor._name]) for tensor in layer._outputs]
-    tactic = f"sm80_{compute.lower()}_{len(network._layers)}" if kind == "CaskConvolution" else ""
-    return EngineLayer(layer._name, kind, reads, writes, layer._metadata, tactic)
-
-
-def _merge(layers: list[EngineLayer], network: Any) -> list[EngineLayer]:
-    """Fuse an activation into the convolution before it, unless the tensor between them is observed."""
-    observed = {tensor._name for tensor in network._outputs} | set(network._debug)
-    merged: list[EngineLayer] = []
-    for layer in layers:
-        before = merged[-1] if merged else None
-        if (
-            layer.kind == "Activation"
-            and before is not None
-            and before.kind == "CaskConvolution"
-            and before.outputs[0][0] == layer.inputs[0][0]
-            and before.outputs[0][0] not in observed
-        ):
-            before.name = f"{before.name} + {layer.name}"
-            before.outputs = layer.outputs
-            before.metadata = "\x1e".join(part for part in (before.metadata, layer.metadata) if part)
-        else:
-            merged.append(layer)
-    return merged
 
 
 def host_memory(world: Any, content: bytes) -> Any:
@@ -233,8 +56,8 @@ class ICudaEngine:
         return str([*self._plan.inputs, *self._plan.outputs][index])
 
     def get_tensor_mode(self: Any, name: str) -> Any:
-        modes = self._world.trt.TensorIOMode
-        return modes.INPUT if name in self._plan.inputs else modes.OUTPUT
+        modes = self._world.trt.TensorIOMode.__members__
+        return modes["INPUT" if name in self._plan.inputs else "OUTPUT"]
 
     def get_tensor_dtype(self: Any, name: str) -> Any:
         dtype, _ = {**self._plan.inputs, **self._plan.outputs}[name]
@@ -244,10 +67,10 @@ class ICudaEngine:
         return {**self._plan.inputs, **self._plan.outputs}[name][1]
 
     def get_tensor_format(self: Any, name: str) -> Any:
-        return self._world.trt.TensorFormat.LINEAR
+        return self._world.trt.TensorFormat.__members__["LINEAR"]
 
     def get_tensor_location(self: Any, name: str) -> Any:
-        return self._world.trt.TensorLocation.DEVICE
+        return self._world.trt.TensorLocation.__members__["DEVICE"]
 
     def get_tensor_profile_shape(self: Any, name: str, profile_index: int) -> Any:
         return self._plan.profile[name]
@@ -291,7 +114,12 @@ class EngineInspector:
         document: dict[str, Any] = {"Layers": entries}
         if world.major >= 11:
             document["I/O Tensors"] = [
-                {"Name": name, "IOMode": mode, "DataType": _WORDS.get(dtype, dtype), "Dimensions": list(shape)}
+                {
+                    "Name": name,
+                    "IOMode": mode,
+                    "DataType": _WORDS.get(dtype, dtype),
+                    "Dimensions": list(shape),
+                }
                 for mode, table in (("Input", self._plan.inputs), ("Output", self._plan.outputs))
                 for name, (dtype, shape) in table.items()
             ]
@@ -302,9 +130,14 @@ class EngineInspector:
 
 
 def _opaque(plan: Plan, world: Any) -> dict[str, Any]:
-    first, last = plan.layers[0].name, plan.layers[-1].name
+    first, last = plan.layers[0].name.split(" + ")[0], plan.layers[-1].name.split(" + ")[-1]
     ends = [_tensor(plan.layers[-1].outputs[0], world, True)]
-    return {"Name": f"{{ForeignNode[{first}...{last}]}}", "LayerType": "Myelin", "Inputs": [], "Outputs": ends}
+    return {
+        "Name": f"{{ForeignNode[{first}...{last}]}}",
+        "LayerType": "Myelin",
+        "Inputs": [],
+        "Outputs": ends,
+    }
 
 
 def _entry(layer: EngineLayer, world: Any, shaped: bool) -> dict[str, Any]:
@@ -326,11 +159,13 @@ def _tensor(tensor: tuple[str, str], world: Any, shaped: bool) -> dict[str, Any]
     name, dtype = tensor
     if world.major >= 11:
         return {"Name": name, "Format": "Row major linear (kLINEAR)", "Datatype": _WORDS.get(dtype, dtype)}
-    if world.major >= 10:
-        text = _WORDS.get(dtype, dtype)
-    else:
-        text = f"Row major linear {_PROSE.get(dtype, dtype)} format"
-    return {"Name": name, "Location": "Device", "Format/Datatype": text if shaped else "N/A due to dynamic shapes"}
+    prose = f"Row major linear {_PROSE.get(dtype, dtype)} format"
+    text = _WORDS.get(dtype, dtype) if world.major >= 10 else prose
+    return {
+        "Name": name,
+        "Location": "Device",
+        "Format/Datatype": text if shaped else "N/A due to dynamic shapes",
+    }
 
 
 class IExecutionContext:
@@ -348,7 +183,7 @@ class IExecutionContext:
     def get_tensor_shape(self: Any, name: str) -> tuple[int, ...]:
         if name in self._shapes:
             return tuple(self._shapes[name])
-        dtype, declared = {**self._plan.inputs, **self._plan.outputs}[name]
+        _, declared = {**self._plan.inputs, **self._plan.outputs}[name]
         if -1 not in declared:
             return tuple(declared)
         feeds = {
@@ -369,7 +204,9 @@ class IExecutionContext:
         return True
 
     def infer_shapes(self: Any) -> list[str]:
-        return [name for name, (_, shape) in self._plan.inputs.items() if -1 in shape and name not in self._shapes]
+        return [
+            name for name, (_, shape) in self._plan.inputs.items() if -1 in shape and name not in self._shapes
+        ]
 
     @property
     def profiler(self: Any) -> Any:
@@ -433,13 +270,17 @@ class IExecutionContext:
         ctypes.memmove(address, value.ctypes.data, value.nbytes)
 
     def _check(self: Any, address: int, nbytes: int) -> None:
-        assert self._world.memory is None or self._world.memory.holds(address, nbytes), "outside of GPU memory"
+        assert self._world.memory is None or self._world.memory.holds(address, nbytes), (
+            "outside of GPU memory"
+        )
 
     def _emit_debug_tensors(self: Any, feeds: dict[str, np.ndarray], stream: int) -> None:
         kinds = {name: dtype for layer in self._plan.layers for name, dtype in layer.outputs}
         names = list(self._plan.debug)
         if self._plan.unfused:
-            names = [name for name in kinds if kinds[name] in FLOATS and name in _tensor_names(self._plan.model)]
+            names = [
+                name for name in kinds if kinds[name] in FLOATS and name in _tensor_names(self._plan.model)
+            ]
         for name, value in _evaluate(self._plan, names, feeds).items():
             value = np.ascontiguousarray(value.astype(_NUMPY[kinds[name]])).reshape(value.shape)
             address = self._world.memory.allocate(value.nbytes)
@@ -448,7 +289,7 @@ class IExecutionContext:
             shown = name if not self._plan.unfused or kinds[name] == "FLOAT" else f"{name}_cast_1"
             dtype = trt.DataType.__members__[kinds[name]]
             assert self._listener.process_debug_tensor(
-                address, trt.TensorLocation.DEVICE, dtype, value.shape, shown, stream
+                address, trt.TensorLocation.__members__["DEVICE"], dtype, value.shape, shown, stream
             )
             self._world.memory.release(address)
 
@@ -477,7 +318,9 @@ def _evaluate(plan: Plan, names: list[str], feeds: dict[str, np.ndarray]) -> dic
         return {name: np.zeros(plan.outputs[name][1], np.float32) for name in names}
     wanted = {value.name: value.type for value in session.get_inputs()}
     given = {
-        name: array.astype({"tensor(int64)": np.int64, "tensor(double)": np.float64}.get(wanted[name], array.dtype))
+        name: array.astype(
+            {"tensor(int64)": np.int64, "tensor(double)": np.float64}.get(wanted[name], array.dtype)
+        )
         for name, array in feeds.items()
     }
     return dict(zip(names, session.run(names, given), strict=True))
