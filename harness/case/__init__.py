@@ -27,13 +27,11 @@ from harness.case.schema import (
 from harness.case.tolerances import Limits, Relative, Tolerance, merge_tolerances
 
 if TYPE_CHECKING:
-    from harness.case.feeds import Profile, make_feeds, profiles
+    from harness.case.feeds import make_feeds
     from harness.case.source import resolve_model
 
 _LAZY = {
-    "Profile": "harness.case.feeds",
     "make_feeds": "harness.case.feeds",
-    "profiles": "harness.case.feeds",
     "resolve_model": "harness.case.source",
 }
 
@@ -48,7 +46,6 @@ __all__ = [
     "Limits",
     "ModelSource",
     "NormalFill",
-    "Profile",
     "Relative",
     "RunSpec",
     "TacticSource",
@@ -61,7 +58,6 @@ __all__ = [
     "load_cases",
     "make_feeds",
     "merge_tolerances",
-    "profiles",
     "resolve_model",
     "version_in_range",
 ]

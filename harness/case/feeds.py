@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -29,15 +28,6 @@ class TensorLike(Protocol):
     def shape(self) -> tuple[int | str | None, ...] | None: ...  # noqa: D102
 
 
-@dataclass(frozen=True)
-class Profile:
-    """The shapes that an engine must accept for one input: smallest, most likely, largest."""
-
-    min: Shape
-    opt: Shape
-    max: Shape
-
-
 def make_feeds(case: Case, inputs: Sequence[TensorLike]) -> list[dict[str, np.ndarray]]:
     """The data for every sample of `case`: one array an input, in its dtype, C-contiguous.
 
@@ -61,27 +51,6 @@ def make_feeds(case: Case, inputs: Sequence[TensorLike]) -> list[dict[str, np.nd
                 hint=suggestion(name, known) or f"its inputs are {', '.join(known) or 'none'}",
             )
     return [_sample(case, inputs, sample) for sample in range(case.samples)]
-
-
-def profiles(case: Case, feeds: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Profile]:
-    """The shapes that an engine for `case` must accept, by input.
-
-    They are the case's `min`, `opt` and `max`; without them, what the samples need, tuned for the first.
-    """
-    found = {}
-    for name, first in feeds[0].items():
-        spec = case.inputs.get(name, InputSpec())
-        if spec.min is not None and spec.max is not None:
-            opt = spec.opt or spec.shape
-            assert opt is not None  # the schema asks for one of them
-            found[name] = Profile(spec.min, opt, spec.max)
-            continue
-        shapes = np.array([feed[name].shape for feed in feeds], dtype=np.int64).reshape(
-            len(feeds), first.ndim
-        )
-        low, high = (tuple(int(dim) for dim in ends) for ends in (shapes.min(axis=0), shapes.max(axis=0)))
-        found[name] = Profile(low, first.shape, high)
-    return found
 
 
 def _sample(case: Case, inputs: Sequence[TensorLike], sample: int) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ taken out of `sys.modules` again, so that two folders of cases may each have the
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType, TracebackType
+from types import CodeType, ModuleType
 from typing import Any, Self
 
 from harness.case._suggest import suggestion
@@ -40,23 +41,21 @@ class UserFunction:
         self.name = name
         self._case = case
         self._imports = _FolderImports(case.folder, name.partition(":")[0])
+        self._stack = contextlib.ExitStack()
         self._function: Callable[..., Any]
 
     def __enter__(self) -> Self:
-        self._imports.__enter__()
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._imports)
+            # stdout belongs to the document that a command prints, not to what a builder says meanwhile.
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
             module_name, _, attribute = self.name.partition(":")
-            module = self._import(module_name)
-            self._function = self._find(module, attribute)
-        except BaseException:
-            self._imports.__exit__()
-            raise
+            self._function = self._find(self._import(module_name), attribute)
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._imports.__exit__()
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def __call__(self, **arguments: Any) -> Any:
         """Call the function.

@@ -312,10 +312,6 @@ class Case(CaseBody):
         """`path` as the case means it: relative to the case file."""
         return self.folder / path
 
-    def run(self, precision: Precision) -> RunSpec | None:
-        """The run at `precision`, or None if the case does not ask for it."""
-        return next((run for run in self.runs if run.precision is precision), None)
-
     def select_runs(self, precisions: Iterable[Precision] = ()) -> tuple[RunSpec, ...]:
         """The runs at one of `precisions`, in the case's order; all of them if none is named."""
         wanted = frozenset(precisions)

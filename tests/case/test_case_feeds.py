@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from harness.case import Case, Profile, make_feeds, profiles
+from harness.case import Case, make_feeds
 from harness.case.inputs import DType
 from harness.errors import InputDataError
 from harness.tensors.codec import save_tensors
@@ -396,26 +396,3 @@ def test_external_data_of_a_tensor_outside_its_folder_is_refused(folder):
     tensor.external_data.add(key="location", value="../secret")
     Path("in/data.pb").write_bytes(tensor.SerializeToString())
     assert "in/data.pb: input 'x': not a readable .pb file" in refused(file("in/data.pb"))
-
-
-# Profiles
-
-
-def test_profiles_are_the_ranges_of_the_case_or_what_the_samples_need(folder):
-    for rows in (2, 5):
-        np.save(f"{rows}.npy", np.zeros((rows, 3), np.float32))
-    asked = case(
-        {
-            "ranged": {"shape": [2, 3], "min": [1, 3], "max": [9, 3]},
-            "tuned": {"shape": [2, 3], "min": [1, 3], "opt": [4, 3], "max": [9, 3]},
-            "read": {"fill": {"kind": "file", "path": ["5.npy", "2.npy"]}},
-        },
-        samples=2,
-    )
-    infos = [Info(name, shape=(None, 3)) for name in ("ranged", "tuned", "read")] + [Info("scalar", shape=())]
-    assert profiles(asked, make_feeds(asked, infos)) == {
-        "ranged": Profile((1, 3), (2, 3), (9, 3)),
-        "tuned": Profile((1, 3), (4, 3), (9, 3)),
-        "read": Profile((2, 3), (5, 3), (5, 3)),
-        "scalar": Profile((), (), ()),
-    }

@@ -223,6 +223,13 @@ def test_a_builder_gets_its_arguments(make, models):
     assert weights(model).tolist() == [3.0, 3.0]
 
 
+def test_what_a_builder_prints_does_not_reach_stdout(make, models, capsys):
+    models(MODELS + "print('importing')\ndef talks():\n    print('building')\n    return scaled()\n")
+    resolve_model(make(builder="models:talks"))
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "importing\nbuilding\n")
+
+
 def test_a_builder_may_return_an_ir_model(make, models):
     assert isinstance(resolve_model(make(builder="models:in_ir")), onnx.ModelProto)
 
