@@ -64,8 +64,9 @@ def _line_of(text: str, keys: tuple[str, ...]) -> int | None:
             here = [*table, *_split(key[1])]
         else:
             continue
-        if len(here) > depth and here == list(keys[: len(here)]):
-            best, depth = number, len(here)
+        common = min(len(here), len(keys))
+        if common > depth and here[:common] == list(keys[:common]):
+            best, depth = number, common
     return best
 
 

@@ -90,6 +90,7 @@ ON_REQUEST = {
     "exit": lambda: os._exit(7),
     "children": leave_children,
     "noise": noise,
+    "slow": lambda: None,
     "build_failed": lambda: _fault("build_failed", "no implementation for node n3"),
     "unsupported": lambda: _fault("unsupported", "TensorRT 8.5.3.1 has no bf16"),
 }
@@ -141,7 +142,8 @@ class Misbehaving:
             ON_REQUEST[what]()
         name = f"engine-{len(self.engines)}"
         self.engines[name] = request
-        return messages.BuildReply(name, 0.0, 1, "weak", ("y",))
+        seconds = 1.0 if what == "slow" else 0.0
+        return messages.BuildReply(name, seconds, 1, "weak", ("y",))
 
     def infer(self, request):
         tensors = tensorfile.read(request.inputs_path)
