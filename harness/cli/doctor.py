@@ -35,9 +35,9 @@ def doctor(
     for finding in examine(probe=probe):
         findings.append(finding)
         word, style = _LOOKS[finding.status]
-        console.print(Text.assemble((f"{word:>6}", style), f"  {finding.message}"))
+        console.print(Text.assemble((f"{word:>6}", style), f"  {finding.message}"), soft_wrap=True)
         if finding.advice is not None:
-            console.print(Text(f"        try: {finding.advice}"))
+            console.print(Text(f"        try: {finding.advice}"), soft_wrap=True)
     broken = any(finding.status is Status.BROKEN for finding in findings)
     if json_file is not None:
         _write_json(json_file, [vars(finding) for finding in findings], broken=broken)

@@ -1,0 +1,153 @@
+"""`harness env` and `harness doctor` as a person and as a script use them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+
+MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("HARNESS_CONFIG", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "HARNESS_SCRATCH"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower().split("_")[1]))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = main(arguments)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def python(place: Path) -> str:
+    """A Python in which a worker finds an adapter, as if TensorRT were there."""
+    wrapper = place / "python-trt"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} "$@" --adapter {MISBEHAVING}\n')
+    wrapper.chmod(0o755)
+    return str(wrapper)
+
+
+def test_an_environment_is_added_listed_checked_and_removed(cli: Cli, python: str, place: Path) -> None:
+    status, out, _ = cli("env", "list")
+    assert (status, "harness env add NAME --python PATH" in out) == (0, True)
+
+    status, out, _ = cli(
+        "env", "add", "trt-8.6", "--python", python, "--set", "A=b=c", "--tactic-source", "cudnn"
+    )
+    assert status == 0
+    assert f"{place}/harness.toml: added 'trt-8.6'" in out
+    assert "harness env check trt-8.6" in out
+
+    status, out, _ = cli("env", "list", "--json", "-")
+    assert json.loads(out) == {
+        "schema": "harness.environments/1",
+        "environments": [
+            {
+                "name": "trt-8.6",
+                "command": [python],
+                "gpu_index": 0,
+                "variables": {"A": "b=c"},
+                "build": {"tactic_sources": ["cudnn"]},
+            }
+        ],
+    }
+    assert python in cli("env", "list")[1]
+
+    status, out, err = cli("env", "check")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[1].split() == [
+        *("trt-8.6", "8.6.0", "12.0", "580.159", "No", "GPU", "at", "all", "9.0", "0.9", "GiB", "yes"),
+    ]
+
+    status, out, _ = cli("env", "remove", "trt-8.6")
+    assert (status, "removed" in out) == (0, True)
+    assert json.loads(cli("env", "list", "--json", "-")[1])["environments"] == []
+
+
+def test_a_check_of_a_python_without_tensorrt_fails_with_its_reason(cli: Cli, place: Path) -> None:
+    cli("env", "add", "bare", "--python", sys.executable)
+    status, out, err = cli("env", "check", "bare", "--json", str(place / "check.json"))
+    assert status == 3
+    assert "bare: TensorRT cannot be loaded: No module named 'tensorrt'" in err
+    assert "ModuleNotFoundError" in err
+    assert out.splitlines()[1].split()[0] == "bare"
+    (told,) = json.loads((place / "check.json").read_text())["environments"]
+    assert (told["passed"], told["hint"] is not None) == (False, True)
+
+
+def test_the_json_of_a_check_is_all_that_is_on_stdout(cli: Cli, python: str) -> None:
+    cli("env", "add", "a", "--python", python)
+    cli("env", "add", "b", "--command", f"{python} -u", "--gpu", "1")
+    status, out, _ = cli("env", "check", "--json", "-")
+    assert status == 0
+    assert [item["name"] for item in json.loads(out)["environments"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("add", "a"), 2, "exactly one of --python, --install and --command"),
+        (("add", "a", "--python", "x", "--command", "y"), 2, "exactly one of"),
+        (("add", "a b", "--python", "x"), 2, "cannot be the name"),
+        (("add", "a", "--python", "x", "--set", "A"), 2, "write it as NAME=VALUE"),
+        (("add", "a", "--python", "x", "--tactic-source", "cudn"), 2, "did you mean 'cudnn'"),
+        (("add", "a", "--install", "torch"), 2, "is not a TensorRT package"),
+        (("check",), 5, "there are no environments"),
+        (("check", "x"), 2, "harness env add x"),
+        (("remove", "x"), 2, "no environment is called 'x'"),
+    ],
+)
+def test_mistakes_are_told_and_change_nothing(
+    cli: Cli, place: Path, arguments: tuple[str, ...], status: int, said: str
+) -> None:
+    found, out, err = cli("env", *arguments)
+    assert found == status
+    assert said in err
+    assert out == ""
+    assert not (place / "harness.toml").exists()
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_is_installed(cli: Cli, python: str) -> None:
+    cli("env", "add", "a", "--python", python)
+    status, _, err = cli("env", "add", "a", "--install", "tensorrt==8.6.1")
+    assert status == 2
+    assert "harness env remove a" in err
+
+
+def test_the_doctor_says_what_works_and_what_to_do(
+    cli: Cli, python: str, monkeypatch: pytest.MonkeyPatch, place: Path
+) -> None:
+    cli("env", "add", "good", "--python", python)
+    status, out, _ = cli("doctor")
+    assert status == 0
+    assert "TensorRT 8.6.0, CUDA 12.0, No GPU at all: engines can be built" in out
+
+    cli("env", "add", "bad", "--python", "/nowhere/python")
+    status, out, _ = cli("doctor")
+    assert status == 3
+    assert "BROKEN" in out
+    assert "try: correct `python` or `command` of bad" in out
+    assert cli("doctor", "--no-probe")[0] == 0
+
+    status, out, err = cli("doctor", "--json", "-")
+    document = json.loads(out)
+    assert (status, document["schema"], document["broken"]) == (3, "harness.doctor/1", True)
+    assert "BROKEN" in err
