@@ -2,7 +2,7 @@
 
 A frame is the magic `HRNS`, the protocol version (uint16), two zero bytes, the payload's length and its
 CRC-32 (uint32 each), all big endian, and the payload: `{"id": n, "message": {…}}` in UTF-8. A reply has the
-id of its request, `Hello` the id 0. Anything else on the channel is a `WireError`, and the channel is given up.
+id of its request, `Hello` the id 0. Anything else is a `WireError`, and the channel is given up.
 """
 
 import json
