@@ -73,6 +73,10 @@ class Adapter:
         try:
             layers = self._inspect(built, execution, request)
             facts, warnings = realised.check(layers, request, self.release_info.version)
+            if not layers:
+                warnings += (
+                    "the engine inspector tells nothing of this engine: no precision could be checked",
+                )
         except BaseException:
             execution.close()
             raise
@@ -108,14 +112,19 @@ class Adapter:
             tensors = tensorfile.read(request.inputs_path)
         except (tensorfile.TensorFileError, FileNotFoundError) as error:
             raise Fault("bad_request", str(error)) from error
-        execution.feed(tensors)
-        execution.bind()
-        warnings = execution.run()
-        execution.write_outputs(request.outputs_path)
-        latency = None
-        if request.repeats:
-            latency = timing.measure(execution, cuda, warmup=request.warmup, repeats=request.repeats)
-        layer_ms = timing.measure_layers(self._trt, execution, cuda) if request.profile else {}
+        start = self.log.mark()
+        try:
+            execution.feed(tensors)
+            execution.bind()
+            warnings = execution.run()
+            execution.write_outputs(request.outputs_path)
+            latency = None
+            if request.repeats:
+                latency = timing.measure(execution, cuda, warmup=request.warmup, repeats=request.repeats)
+            layer_ms = timing.measure_layers(self._trt, execution, cuda) if request.profile else {}
+        except Fault as fault:
+            fault.evidence += self.log.errors(start)
+            raise
         return InferReply(request.outputs_path, latency, layer_ms, warnings)
 
     def release(self, engine_id: str) -> None:

@@ -99,7 +99,7 @@ class Builder:
         if profile is not None and config.add_optimization_profile(profile) < 0:
             raise Fault("bad_request", "TensorRT refuses the shapes", evidence=self._log.errors(start))
         calibrator = self._calibrate(definition, config, request, profile)
-        cache_good = self._cache.attach(config) if request.options.get("timing_cache", True) else True
+        cache_good = self._cache.attach(config) if request.options.get("timing_cache") is not False else True
 
         began = time.perf_counter()
         serialized = builder.build_serialized_network(definition, config)

@@ -206,7 +206,10 @@ class Cuda:
         """Of the first GPU, such as `NVIDIA H200`."""
         # The properties grow with every CUDA; their first 256 bytes have always been the name.
         properties = ctypes.create_string_buffer(16384)
-        self._call("cudaGetDeviceProperties", properties, ctypes.c_int(0))
+        # CUDA 12 has both symbols, 11 and 13 the plain one.
+        later = getattr(self._library, "cudaGetDeviceProperties_v2", None)
+        function = "cudaGetDeviceProperties" if later is None else "cudaGetDeviceProperties_v2"
+        self._call(function, properties, ctypes.c_int(0))
         return properties.raw[:256].partition(b"\0")[0].decode(errors="replace")
 
     def close(self) -> None:

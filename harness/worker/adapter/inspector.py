@@ -1,9 +1,9 @@
 """What the engine inspector tells of a built engine, in the forms of all releases.
 
-8.x and 10.x list `Bindings`, 11 has objects under `I/O Tensors`; a tensor's type is prose under
-`Format/Datatype` (`Row major linear FP16 format` in 8.x, `Half` in 10.x) or stands alone under `Datatype`; the
-document of 8.6 holds raw control characters. Layers are objects, or names alone if the engine was built with
-less than DETAILED verbosity.
+A tensor's type is prose under `Format/Datatype` (`Row major linear FP16 format` in 8.x, `Half` in 10.x) or stands
+alone under `Datatype`; the document of 8.6 holds raw control characters. Layers are objects, or names alone if the
+engine was built with less than DETAILED verbosity. The list of inputs and outputs, `Bindings` up to 10.x and
+`I/O Tensors` from 11 on, is not read: the engine itself tells them in one form.
 """
 
 import json
@@ -39,13 +39,6 @@ PRECISION_OF = {
 }
 _NO_TACTIC = re.compile(r"0x0*|0*")
 _TF32_KERNEL = re.compile(r"tf32", re.IGNORECASE)
-
-
-def io_names(document: Mapping[str, Any]) -> Tuple[str, ...]:
-    """Names of the engine's inputs and outputs."""
-    if "I/O Tensors" in document:
-        return tuple(str(tensor["Name"]) for tensor in document["I/O Tensors"])
-    return tuple(str(name) for name in document.get("Bindings", ()))
 
 
 def parse(text: str) -> Dict[str, Any]:

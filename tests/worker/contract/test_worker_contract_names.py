@@ -84,9 +84,7 @@ def has(version: str, name: str) -> bool:
 
 @pytest.mark.parametrize("feature", sorted(FEATURES))
 def test_a_feature_is_offered_by_exactly_these_releases(feature: str) -> None:
-    assert {name for name in RELEASES if offered_by(name).offers(feature)} == OFFERED[
-        feature
-    ]
+    assert {name for name in RELEASES if offered_by(name).offers(feature)} == OFFERED[feature]
 
 
 def test_each_release_offers_exactly_these_precisions() -> None:

@@ -44,6 +44,7 @@ def kind_in(ranges: str, index: int) -> str | None:
     return None
 
 
+@cache
 def names(version: str) -> dict[str, dict[str, str]]:
     """Every enum, class and function of a release, with members and kinds; functions under ""."""
     index = releases().index(version)
@@ -60,38 +61,46 @@ def names(version: str) -> dict[str, dict[str, str]]:
     return found
 
 
+class Contents:
+    """Everything that a release has, made when it is first read."""
+
+    def __init__(self, version: str, used: set[str]) -> None:
+        self._version, self._used = version, used
+        self._world = trt_core.World(version, self)
+
+    def __getattr__(self, name: str) -> Any:
+        table = names(self._version)
+        if name in table[""]:
+            made = trt_core.FUNCTIONS.get(name, _absent(name))
+        elif name.startswith("_") or name not in table:
+            raise AttributeError(f"module 'tensorrt' {self._version} has no attribute {name!r}")
+        elif name in data()["enums"]:
+            made = make_enum(name, sorted(table[name]), self._version, self._used)
+        else:
+            made = make_class(name, table[name], self._world)
+        setattr(self, name, made)
+        return made
+
+
 class Recorded(types.ModuleType):
     """A module that remembers what was read from it."""
 
-    def __init__(self, version: str, used: set[str]) -> None:
+    def __init__(self, version: str) -> None:
         super().__init__("tensorrt", f"A double of TensorRT {version}.")
         self.__version__ = version
-        self._contents: dict[str, Any] = {}
-        self._used = used
+        self._used: set[str] = set()
+        self._contents = Contents(version, self._used)
+        self._world = self._contents._world
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self._contents:
-            raise AttributeError(f"module 'tensorrt' {self.__version__} has no attribute {name!r}")
+        found = getattr(self._contents, name)
         self._used.add(name)
-        return self._contents[name]
+        return found
 
 
 def make(version: str) -> Any:
     """The `tensorrt` of a release. Its `trt_core.World` is `_world`, the names read so far are `_used`."""
-    used: set[str] = set()
-    module = Recorded(version, used)
-    contents = module._contents
-    world = module._world = trt_core.World(version, types.SimpleNamespace())
-    enums = data()["enums"]
-    for owner, members in names(version).items():
-        if owner == "":
-            contents.update({name: trt_core.FUNCTIONS.get(name, _absent(name)) for name in members})
-        elif owner in enums:
-            contents[owner] = make_enum(owner, sorted(members), version, used)
-        else:
-            contents[owner] = make_class(owner, members, world)
-    vars(world.trt).update(contents)
-    return module
+    return Recorded(version)
 
 
 class EnumMember:
