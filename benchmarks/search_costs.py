@@ -18,7 +18,7 @@ import platform
 import random
 import statistics
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from harness.search import (
@@ -57,7 +57,7 @@ class Kind:
 
     name: str
     make: Make
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     bound: float | None = None
     exhaustive: int | None = None
     with_ddmin: bool = True

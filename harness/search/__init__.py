@@ -36,12 +36,18 @@ direction, so each of them works for each question.
 **Strategies**, from the cheapest: a set that is known beforehand, or the top of a ranking (ranked.py); the
 smallest prefix that is enough, by bisection (bisect.py); what hangs together with the first culprit: its group,
 and the units that play its part in repeated structures (hierarchy.py); group splitting with galloping sizes for
-several culprits (independent.py); delta debugging where evaluations are unresolved or the oracle is not monotone
+several culprits (independent.py); exchange by measured effects where errors accumulate (refine.py); delta debugging where evaluations are unresolved or the oracle is not monotone
 (ddmin.py). chooser.py strings them together by what they find, then proves and double-checks the answer.
 
 **The far end is checked before a failure is believed.** A configuration that passes proves by itself that
 treatment helps. One that fails says something about its units only if treating everything passes, so that is
 evaluated at the first failure: a good prior costs two evaluations, not three.
+
+**A contradiction is looked into.** Where something passes and more of it fails, both are evaluated again: if one
+of them changes, the oracle does not repeat itself and the verdict is `flaky`, with counts, instead of a made-up
+culprit; if neither does, it is not monotone, which is reported. `Options.repeats` asks for repetitions without
+that occasion. An oracle that is known to be noisy is voted on, `Options.votes`, with a stated confidence; more
+dissent than the votes allow for is `flaky` again.
 
 **Determinism is the resume.** A search depends on nothing but its arguments and the outcomes. So a resumed search
 is the same search, its first evaluations answered from the journal; what was being evaluated when the process

@@ -128,6 +128,8 @@ class _Search:
             raise Stop(Verdict.NONE, "nothing is wrong: it passes with nothing treated", nothing)
         if outcome is Outcome.UNRESOLVED:
             raise Stop(Verdict.UNRESOLVED, "it cannot be judged with nothing treated", nothing)
+        if not self.problem.units:
+            raise Stop(Verdict.LOST, "it fails and there is nothing to treat", nothing)
         if self.options.direction is not Direction.CURE:
             self._check_everything()
 

@@ -200,7 +200,7 @@ def _encode(problem: Problem, treated: frozenset[str], trial: Trial) -> bytes:
 
 def _decode(problem: Problem, line: bytes) -> Record:
     fields: dict[str, Any] = json.loads(line)
-    treated = frozenset(problem.units[position] for position in _read_ranges(fields["treated"]))
+    treated = frozenset(problem.units[position] for position in _read_ranges(str(fields["treated"])))
     trial = Trial(
         outcome=Outcome(fields["outcome"]),
         badness=_read_number(fields["badness"]),

@@ -55,7 +55,7 @@ def narrow(inquiry: Inquiry, options: Options) -> Narrowed:
     """
     try:
         narrowed = _by_strategy(inquiry, options)
-        if inquiry.best is None:  # a single unit, or every failure was unresolved: nothing was shown yet
+        if inquiry.best is None:  # there is a single suspect, and nothing was asked yet
             inquiry.ask(inquiry.whole, "the whole")
     except WholeUnresolved:
         part = some_part(inquiry, inquiry.whole)
@@ -78,8 +78,7 @@ def _by_strategy(inquiry: Inquiry, options: Options) -> Narrowed:
     if strategy is Strategy.RANKED or (strategy is Strategy.AUTO and inquiry.problem.scores):
         return _ranked(inquiry, options)
     if strategy in (Strategy.HIERARCHICAL, Strategy.DDMIN):
-        if not inquiry.has(whole, "the whole"):  # raises if that ends the search
-            raise WholeUnresolved
+        inquiry.ask(whole, "the whole")  # raises unless it has the property
         if strategy is Strategy.DDMIN:
             return Narrowed(frozenset(ddmin(inquiry, whole)))
         return _narrowed(reduce_by_structure(inquiry, frozenset(whole)))

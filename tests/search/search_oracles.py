@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 
-from harness.search import Outcome, Trial
+from harness.search import Group, Options, Outcome, Problem, Trial
 
 Units = frozenset[str]
 
@@ -40,3 +40,14 @@ class Counting:
     def __call__(self, treated: Units) -> Trial:
         self.asked.append(treated)
         return self.oracle(treated)
+
+
+def killed_problem() -> Problem:
+    """What a search that is killed works on, here and in the child process."""
+    units = names(20)
+    groups = tuple(Group(f"g{n}", units[n : n + 5]) for n in range(0, 20, 5))
+    return Problem(units, "killed", groups=groups)
+
+
+KILLED_CULPRITS = ("n4", "n17")
+KILLED_OPTIONS = Options(independence=True)
