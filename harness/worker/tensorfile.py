@@ -7,15 +7,16 @@ not have is stored as unsigned integers of its width, so nothing but NumPy is ne
 
     bfloat16 → uint16        float8_e4m3fn, float8_e5m2 → uint8
 
-The whole file is allocated before the first byte is written, so that a full disk is an `OSError` here, and
-not a SIGBUS in the middle of a copy.
+A file to be filled through memory is allocated whole before the first byte is written, so that a full disk is
+an `OSError` here, and not a SIGBUS in the middle of a copy.
 """
 
+import contextlib
 import json
 import mmap
 import os
 import struct
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Set, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Set, Tuple
 
 import numpy as np
 
@@ -66,28 +67,20 @@ def create(path: str, specs: Iterable[TensorSpec]) -> Dict[str, "np.ndarray[Any,
         TensorFileError: an unknown dtype, a negative extent, or a name that occurs twice.
         OSError: the file exists, or there is no room for it; nothing is left behind.
     """
-    entries, end = _lay_out(list(specs))
-    header = json.dumps({"tensors": entries}).encode()
-    start = _aligned(_PREFIX.size + len(header))
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(descriptor, 0, start + end)
-        os.pwrite(descriptor, _PREFIX.pack(MAGIC, len(header)) + header, 0)
-        memory = mmap.mmap(descriptor, start + end)
-    except BaseException:
-        os.unlink(path)
-        raise
-    finally:
-        os.close(descriptor)
-    return {entry["name"]: _view(memory, start, entry) for entry in entries}
+    layout = _Layout(list(specs))
+    with _new_file(path) as descriptor:
+        os.posix_fallocate(descriptor, 0, layout.size)
+        _write_all(descriptor, layout.head, 0)
+        memory = mmap.mmap(descriptor, layout.size)
+    return {entry["name"]: _view(memory, layout.start, entry) for entry in layout.entries}
 
 
 def write(path: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write `tensors`, made contiguous on the way.
+    """Write `tensors`. Half the time of filling the arrays that `create` gives: no page is touched twice.
 
     Raises:
         TensorFileError: an array that does not have the storage dtype of its tensor.
-        OSError: the file exists, or there is no room for it.
+        OSError: the file exists, or there is no room for it; nothing is left behind.
     """
     for name, tensor in tensors.items():
         if tensor.array.dtype != _storage(tensor.dtype, name):
@@ -96,9 +89,14 @@ def write(path: str, tensors: Mapping[str, Tensor]) -> None:
                     name, tensor.dtype, STORAGE[tensor.dtype], tensor.array.dtype
                 )
             )
-    specs = [TensorSpec(name, tensor.dtype, tensor.array.shape) for name, tensor in tensors.items()]
-    for name, target in create(path, specs).items():
-        target[...] = tensors[name].array
+    layout = _Layout([TensorSpec(name, tensor.dtype, tensor.array.shape) for name, tensor in tensors.items()])
+    with _new_file(path) as descriptor:
+        os.ftruncate(descriptor, layout.size)
+        _write_all(descriptor, layout.head, 0)
+        for entry in layout.entries:
+            data = np.asarray(tensors[entry["name"]].array, order="C").reshape(-1)
+            if data.size:
+                _write_all(descriptor, data.view(np.uint8), layout.start + entry["offset"])
 
 
 def read(path: str) -> Dict[str, Tensor]:
@@ -129,18 +127,45 @@ def read(path: str) -> Dict[str, Tensor]:
     return {entry["name"]: Tensor(_view(memory, start, entry), entry["dtype"]) for entry in entries}
 
 
-def _lay_out(specs: List[TensorSpec]) -> Tuple[List[Dict[str, Any]], int]:
-    entries: List[Dict[str, Any]] = []
-    seen: Set[str] = set()
-    end = 0
-    for spec in specs:
-        if spec.name in seen:
-            raise TensorFileError("tensor {!r} is there twice".format(spec.name))
-        seen.add(spec.name)
-        shape = [int(extent) for extent in spec.shape]
-        entries.append({"name": spec.name, "dtype": spec.dtype, "shape": shape, "offset": _aligned(end)})
-        end = _aligned(end) + _nbytes(spec.name, spec.dtype, tuple(shape))
-    return entries, end
+class _Layout:
+    """Where things lie: `head` at the beginning, tensors from `start` on, `size` bytes in all."""
+
+    def __init__(self, specs: List[TensorSpec]) -> None:
+        self.entries: List[Dict[str, Any]] = []
+        seen: Set[str] = set()
+        end = 0
+        for spec in specs:
+            if spec.name in seen:
+                raise TensorFileError("tensor {!r} is there twice".format(spec.name))
+            seen.add(spec.name)
+            shape = [int(extent) for extent in spec.shape]
+            offset = _aligned(end)
+            self.entries.append({"name": spec.name, "dtype": spec.dtype, "shape": shape, "offset": offset})
+            end = offset + _nbytes(spec.name, spec.dtype, tuple(shape))
+        header = json.dumps({"tensors": self.entries}).encode()
+        self.head = _PREFIX.pack(MAGIC, len(header)) + header
+        self.start = _aligned(len(self.head))
+        self.size = self.start + end
+
+
+@contextlib.contextmanager
+def _new_file(path: str) -> Iterator[int]:
+    """The descriptor of a new file, which is removed again if the block raises."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: Any, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)  # at most 2 GiB a call
+        view, offset = view[written:], offset + written
 
 
 def _nbytes(name: str, dtype: str, shape: Tuple[int, ...]) -> int:

@@ -346,7 +346,7 @@ def test_a_full_scratch_folder_is_told_before_anything_is_asked(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "posix_fallocate", full)
+        patch.setattr(os, "pwrite", full)
         with pytest.raises(CandidateError, match="HARNESS_SCRATCH"):
             candidate.evaluate(FP16, {"x": X})
     assert candidate.evaluate(FP16, {"x": X}).facts["builds"] == 0

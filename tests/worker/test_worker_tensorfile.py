@@ -82,16 +82,27 @@ def test_an_array_of_another_storage_dtype_is_refused(tmp_path: Path) -> None:
         write(str(tmp_path / "t"), {"x": Tensor(np.zeros(3, np.float32), "bfloat16")})
 
 
-def test_a_full_disk_is_an_error_before_the_first_byte_and_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", ["posix_fallocate", "pwrite"])
+def test_a_full_disk_is_an_error_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(OSError, match="No space left"):
         create(str(tmp_path / "t"), [TensorSpec("x", "int8", (1,))])
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(str(tmp_path / "t"), {"x": Tensor(np.zeros(3), "float64")})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_is_cut_short_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, offset: whole(file, data[:7], offset))
+    write(str(tmp_path / "t"), {"x": Tensor(np.arange(50), "int64")})
+    assert read(str(tmp_path / "t"))["x"].array.tolist() == list(range(50))
 
 
 def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
