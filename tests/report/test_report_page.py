@@ -1,0 +1,198 @@
+"""The page of a run: its text, its safety, and how a real browser lays it out."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from harness.judge.results import Verdict
+from harness.report.page import MOST_DETAILED, html_page
+from harness.tensors.precision import Precision
+
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """A strict enough reader: tags must close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.stack and self.stack[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+@pytest.fixture
+def mixed(make_report, make_result):
+    runs = []
+    for name in ("attention-encoder", "rmsnorm-overflow", "a-case-with-a-very-long-name-indeed"):
+        for precision in (Precision.FP32, Precision.TF32, Precision.FP16, Precision.BF16):
+            verdict = (
+                Verdict.FAIL if (name, precision) == ("rmsnorm-overflow", Precision.FP16) else Verdict.PASS
+            )
+            runs.append(
+                make_result(verdict, case=name, precision=precision, case_path=f"cases/{name}.case.yaml")
+            )
+    return make_report(*runs)
+
+
+def test_the_page_begins_with_the_answer_in_words(mixed) -> None:
+    page = Page(html_page(mixed, seconds=18, made=datetime(2025, 1, 2, 3, 4, tzinfo=UTC)))
+    body = page.text.split("harness: 1 of 12 runs failed.", 1)[1]
+    assert body.startswith(
+        " 1 of 12 runs failed. 3 cases, 12 runs: 11 pass, 1 FAILED, 18 s Made by harness on 2025-01-02 03:04 UTC."
+    )
+
+
+def test_a_failure_comes_first_and_open_with_its_picture_and_command(mixed) -> None:
+    text = html_page(mixed)
+    page = Page(text)
+    sections = [
+        attributes for tag, attributes in page.tags if tag == "details" and attributes.get("class") == "card"
+    ]
+    assert "open" in sections[0]
+    assert not any("open" in section for section in sections[1:])
+    first = text.split('class="card" open', 1)[1].split('<details class="card"', 1)[0]
+    assert "<svg" in first
+    assert "b7_sq (Pow)" in first
+    assert "cases/rmsnorm-overflow.case.yaml --precision fp16" in first
+
+
+def test_every_cell_leads_to_its_run(mixed) -> None:
+    page = Page(html_page(mixed))
+    ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    links = [str(attributes["href"]) for tag, attributes in page.tags if tag == "a"]
+    assert len(links) == 12
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+
+
+def test_the_page_needs_no_network_and_runs_no_script(mixed) -> None:
+    text = html_page(mixed)
+    page = Page(text)
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object")
+        for name in ("src", "href", "xlink:href", "srcset", "action"):
+            value = attributes.get(name) or ""
+            assert value.startswith(("#", "data:")) or not value
+    assert "url(http" not in text
+    assert "@import" not in text
+    assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
+
+
+def test_text_from_a_case_or_a_model_is_escaped(make_report, make_result, make_layer, make_output) -> None:
+    evil = '<script>alert("1")</script>'
+    result = make_result(
+        Verdict.FAIL,
+        case=evil,
+        reason=evil,
+        candidate=evil,
+        outputs=(make_output(evil, 0.5),),
+        layers=(make_layer(0, 0.5, origin=True, node=evil, op=evil),),
+        warnings=(evil,),
+        evidence=(evil,),
+    )
+    page = Page(html_page(make_report(result)))
+    assert not [tag for tag, _ in page.tags if tag == "script"]
+    assert evil in page.text
+
+
+def test_pages_of_many_runs_keep_the_layers_of_what_failed_only(make_report, make_result) -> None:
+    runs = [make_result(case=f"c{place}", case_path=f"c{place}") for place in range(MOST_DETAILED)]
+    text = html_page(make_report(*runs, make_result(Verdict.XFAIL)))
+    assert text.count("<svg") == 1
+    assert html_page(make_report(make_result())).count("<svg") == 1
+
+
+def test_a_report_without_outputs_or_layers_is_a_page_too(make_report, make_result) -> None:
+    report = make_report(
+        make_result(Verdict.SKIP, outputs=(), layers=(), reason="onnxscript is not installed", timings={}),
+        make_result(Verdict.ERROR, outputs=(), layers=(), evidence=("[TRT] oops",), precision=Precision.FP32),
+    )
+    page = Page(html_page(report))
+    assert "onnxscript is not installed" in page.text
+    assert "[TRT] oops" in page.text
+
+
+def in_browser(page: Path, *options: str, home: Path) -> str:
+    """Load `page` in a browser without a window, and return what it prints."""
+    assert CHROMIUM is not None
+    done = subprocess.run(
+        [
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *("--hide-scrollbars", f"--user-data-dir={home}", *options, page.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_lays_the_page_out_without_scrolling_sideways(mixed, width: int, tmp_path: Path) -> None:
+    measured = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html_page(mixed))
+    # Headless windows are never narrower than 500 pixels; a frame is as narrow as one likes.
+    (tmp_path / "page.html").write_text(measured.replace("</body>", MEASURE + "</body>"))
+    (tmp_path / "frame.html").write_text(
+        f'<body><iframe id="frame" width="{width}" height="800" src="page.html"></iframe>{LISTEN}</body>'
+    )
+    dom = in_browser(
+        tmp_path / "frame.html", "--dump-dom", "--virtual-time-budget=5000", home=tmp_path / "home"
+    )
+    found = re.search(r'data-measured="(\d+) (\d+) (\d+) (\d+)"', dom)
+    assert found, dom[-500:]
+    scroll_width, client_width, picture_height, verdicts = map(int, found.groups())
+    assert client_width == width
+    assert scroll_width <= width, "tables and pictures scroll in their own boxes"
+    assert picture_height > 150, "the picture of the failure is visible"
+    assert verdicts == 12, "every verdict of the matrix is laid out"
+
+
+MEASURE = """
+<script>
+addEventListener("load", () => {
+  const root = document.documentElement;
+  const visible = [...document.querySelectorAll(".matrix td .verdict")].filter(cell => cell.offsetWidth > 0);
+  const picture = Math.round(document.querySelector("svg").getBoundingClientRect().height);
+  parent.postMessage([root.scrollWidth, root.clientWidth, picture, visible.length].join(" "), "*");
+});
+</script>
+"""
+LISTEN = """
+<script>
+addEventListener("message", event => { document.body.dataset.measured = event.data; });
+</script>
+"""
