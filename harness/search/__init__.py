@@ -36,8 +36,9 @@ direction, so each of them works for each question.
 **Strategies**, from the cheapest: a set that is known beforehand, or the top of a ranking (ranked.py); the
 smallest prefix that is enough, by bisection (bisect.py); what hangs together with the first culprit: its group,
 and the units that play its part in repeated structures (hierarchy.py); group splitting with galloping sizes for
-several culprits (independent.py); exchange by measured effects where errors accumulate (refine.py); delta debugging where evaluations are unresolved or the oracle is not monotone
-(ddmin.py). chooser.py strings them together by what they find, then proves and double-checks the answer.
+several culprits (independent.py); where errors accumulate, an exchange of units by their measured effects
+(refine.py); delta debugging where unresolved outcomes stopped the splitting, and on request (ddmin.py). narrow.py
+chooses among them by what is found; chooser.py checks the ends, proves and double-checks the answer.
 
 **The far end is checked before a failure is believed.** A configuration that passes proves by itself that
 treatment helps. One that fails says something about its units only if treating everything passes, so that is

@@ -114,6 +114,12 @@ class TestPrior:
             assert result.culprits == (culprit,)
             assert result.evaluations <= 35
 
+    def test_a_ranking_without_a_gap_is_cut_off_by_orders_of_magnitude(self):
+        scores = {unit: 1 / (1 + place / 100) for place, unit in enumerate(names(1000))}
+        result = search(Problem(names(1000), scores=scores), conjunction(["n3", "n1"]), options=QUICK)
+        assert {"n1", "n3"} <= set(result.culprits)
+        assert result.evaluations <= 9  # halving a thousand takes ten
+
     def test_the_top_is_guessed_from_what_is_known(self):
         problem = Problem(names(6), scores=dict(zip(names(6), [8.0, 6.0, 5.0, 4.0, 3.0, 1.0], strict=True)))
         # 8² + 6² + 5² + 4² + 3² + 1 = 151 scales to 10²; a limit of 5 leaves a quarter of it: 26 of 51, 26, 10
@@ -252,6 +258,16 @@ class TestUnresolved:
         result = search(Problem(names(40)), lambda treated: Trial(U if treated else F))
         assert (result.verdict, result.culprits, result.best) == (Verdict.UNRESOLVED, (), None)
         assert result.evaluations <= 20
+
+    def test_where_splitting_is_stuck_delta_debugging_goes_on(self):
+        """Only small islands can be built: nothing can be left out of the whole, but parts of it can be tried."""
+
+        def oracle(treated: Units) -> Trial:
+            return Trial(U) if 4 < len(treated) < 16 else conjunction(["n5"])(treated)
+
+        result = search(Problem(names(16)), oracle)
+        assert (result.culprits, result.minimal) == (("n5",), True)
+        assert Strategy.DDMIN in result.strategies
 
     def test_a_wrong_group_size_is_not_a_culprit(self):
         """Every configuration with exactly half of the units crashes."""
