@@ -70,12 +70,16 @@ def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
     outputs = [_worst_output(row) for row in arranged.rows]
     origins = [_first_origin(row) for row in arranged.rows]
     case_width = max((len(row.case) for row in arranged.rows), default=4)
-    used = case_width + 2 + (max(len(name) for name in arranged.candidates) + 2 if named else 0)
-    origin_width = max((len(origin) for origin in origins), default=0)
-    beside = used + 16 * len(arranged.precisions) + max(12, origin_width)
+    used = case_width + 2 + (max(map(len, arranged.candidates), default=0) + 2 if named else 0)
+    cells = [
+        [_cell(row.runs.get(precision), plain) for row in arranged.rows] for precision in arranged.precisions
+    ]
+    origin_width = max(map(len, origins), default=0)
+    beside = used + sum(max(len(Text(" ").join(cell)) for cell in column) + 2 for column in cells)
+    beside += max(12, origin_width)
     roomy = beside + 2 + max(12, *map(len, outputs), 0) <= width
     stacked = beside > width
-    left_for_origin = width - used - 9 * len(arranged.precisions)
+    left_for_origin = width - used - 9 * len(cells)
     case_width = min(case_width, max(16, case_width + left_for_origin - min(12, origin_width)))
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
@@ -89,17 +93,17 @@ def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
     if origin_width:
         table.add_column("first origin", overflow="fold", min_width=8)
     previous = None
-    for row, output, origin in zip(arranged.rows, outputs, origins, strict=True):
-        cells: list[RenderableType] = [middle(row.case, case_width) if row.case != previous else ""]
+    for place, row in enumerate(arranged.rows):
+        shown: list[RenderableType] = [middle(row.case, case_width) if row.case != previous else ""]
         previous = row.case
         if named:
-            cells.append(row.candidate)
-        cells += [_cell(row.runs.get(precision), plain, stacked) for precision in arranged.precisions]
+            shown.append(row.candidate)
+        shown += [Text("\n" if stacked else " ").join(column[place]) for column in cells]
         if roomy:
-            cells.append(output)
+            shown.append(outputs[place])
         if origin_width:
-            cells.append(origin)
-        table.add_row(*cells)
+            shown.append(origins[place])
+        table.add_row(*shown)
     return table
 
 
@@ -203,17 +207,16 @@ def _print_explanation(console: Console, result: RunResult, *, indent: int = 0) 
     console.print(command, soft_wrap=True)  # a command that is wrapped here cannot be pasted
 
 
-def _cell(result: RunResult | None, plain: bool, stacked: bool) -> Text:
+def _cell(result: RunResult | None, plain: bool) -> list[Text]:
+    """The verdict, and the worst error beside or under it."""
     if result is None:
-        return Text("")
+        return []
     look = LOOKS[result.verdict]
+    parts = [Text(f"{look.plain_glyph if plain else look.glyph} {look.word}", style=look.style)]
     worst = worst_error(result)
-    text = Text(f"{look.plain_glyph if plain else look.glyph} {look.word}", style=look.style)
     if worst is not None and result.verdict is not Verdict.ERROR:
-        text.append(
-            f"{chr(10) if stacked else ' '}{number(worst)}", style="" if look.tone == "bad" else "dim"
-        )
-    return text
+        parts.append(Text(number(worst), style=look.style if look.tone == "bad" else "dim"))
+    return parts
 
 
 def _worst_output(row: Row) -> str:
