@@ -15,7 +15,11 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from harness.environments.check import EnvironmentCheck
 
-app = typer.Typer(no_args_is_help=True, help="Manage the TensorRT environments that engines are built in.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Manage the TensorRT environments that engines are built in.",
+)
 
 ENVIRONMENTS_SCHEMA = "harness.environments/1"
 Json = Annotated[
