@@ -82,7 +82,9 @@ def default_gate(precision: Precision, emulated: Metrics | None, reference_rms: 
     if emulated is None or reference_rms == 0:
         return Gate("nrmse", row.bound)
     allowed = row.bound * reference_rms
-    predicted = emulated.rmse if emulated.rmse <= allowed else allowed  # NaN and infinity do not widen the gate
+    predicted = (
+        emulated.rmse if emulated.rmse <= allowed else allowed
+    )  # NaN and infinity do not widen the gate
     return Gate("rmse", row.factor * predicted + row.floor * reference_rms)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from harness.errors import UsageError
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions:
@@ -12,20 +14,64 @@ class CompareOptions:
 
     Args:
         atol: absolute part of the tolerance behind `mismatch_fraction`.
-        rtol: relative part of it: an element mismatches when |candidate - reference| > atol + rtol·|reference|.
+        rtol: relative part: an element mismatches when |candidate - reference| > atol + rtol * |reference|.
         topk: how many of the largest elements along the last axis `topk_agreement` looks at; 0 turns it off.
-        threads: how many threads compare large tensors.
+
+    Raises:
+        UsageError: a value is out of range.
     """
 
     atol: float = 1e-5
     rtol: float = 1e-5
     topk: int = 1
-    threads: int = 2
+
+    def __post_init__(self) -> None:
+        if not (self.atol >= 0 and self.rtol >= 0):
+            raise UsageError(f"atol and rtol must be 0 or more, not {self.atol} and {self.rtol}")
+        if self.topk < 0:
+            raise UsageError(f"topk must be 0 or more, not {self.topk}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Every number measured in one pass over a candidate tensor and its FP32 reference."""
+    """Every number measured in one pass over a candidate tensor c and its reference r.
+
+    Sums are taken in float64 over the elements where both are finite. An element that is not finite on one side
+    and not the same on the other has an infinite error: it makes the errors below infinite and `cosine` NaN, and
+    it is counted in `nonfinite`. The same infinity on both sides, or NaN on both, is equal and enters no sum.
+    An empty tensor is equal to its reference.
+
+    Attributes:
+        count: number of elements.
+        max_abs: largest |c - r|.
+        mean_abs: mean of |c - r|.
+        max_rel: largest |c - r| / |r|; where r = 0 it is infinite unless c = 0 too.
+        rmse: square root of the mean of (c - r)².
+        nrmse: rmse / reference_rms. For an all-zero reference: 0 if rmse = 0, else infinite.
+        cosine: c·r / (|c| |r|). 1 if both are all zero, 0 if only one is. Blind to scale: never a sole gate.
+        sqnr_db: signal to quantisation noise ratio, 10 log10(sum r² / sum (c - r)²); infinite if c = r.
+        max_ulp: largest distance in units in the last place: c and r are rounded to the storage dtype, and the
+            representable numbers between them are counted. For integers the difference.
+        p99_ulp: the smallest distance that at least 99 % of the elements do not exceed; exact for storage dtypes
+            up to 16 bits wide and below 128, else never too low and at most 1.6 % too high.
+        mismatch_fraction: share of elements with |c - r| > atol + rtol·|r|; of unequal ones for integers, bools.
+        topk_agreement: over the rows of the last axis, the mean share of the reference's k largest elements that
+            are among the candidate's k largest; a tie of the candidate counts as agreement. None where it does
+            not apply: integers, rank 0, a last axis no longer than k.
+        nan_count: NaN in the candidate.
+        inf_count: infinities in the candidate.
+        overflow_count: finite in the reference, infinite in the candidate; in a dtype without infinities, NaN
+            where the reference is beyond the dtype's largest number.
+        subnormal_count: elements of the candidate that are subnormal in the storage dtype.
+        nonfinite: elements where c or r is not finite and the two are not the same.
+        nan_both: elements that are NaN on both sides.
+        reference_nonfinite: NaN and infinities in the reference.
+        reference_rms: square root of the mean of r² over its finite elements.
+        reference_max: largest finite |r|.
+        headroom: reference_max over the storage dtype's largest number; beyond 1 the dtype overflows.
+        worst_index: index of the first element that is not finite as it should be, else of the first with the
+            largest |c - r|; None if nothing differs. With several samples, the index within the worst one.
+    """
 
     count: int
     max_abs: float
