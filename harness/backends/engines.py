@@ -23,6 +23,7 @@ from harness.worker import messages, tensorfile
 Tensors = Mapping[str, np.ndarray]
 
 _KEPT_MODEL_FILES = 3
+_MOST_ENGINES = 512
 _numbers = itertools.count()
 
 
@@ -114,13 +115,22 @@ class EngineStore:
                 repeats=timing.repeats if untimed else 0,
                 profile=untimed and timing.layers,
             )
-            reply = self.supervisor.call(request)
+            reply = self.supervisor.ask(request)
+            if isinstance(reply, messages.Error) and reply.kind == "out_of_memory":
+                self._release_all(but=engine)
+                reply = self.supervisor.ask(request)
+            if isinstance(reply, messages.Error):
+                raise self.supervisor.refusal(request, reply)
             tensors = {
                 name: from_wire(tensor) for name, tensor in tensorfile.read(reply.outputs_path).items()
             }
         if untimed:
             engine.latency, engine.layer_ms = reply.latency, reply.layer_ms
         return tensors, reply.warnings
+
+    def reserve(self, count: int) -> None:
+        """Keep at least `count` engines: those that one evaluation needs are needed for the next sample too."""
+        self._capacity = max(self._capacity, min(count, _MOST_ENGINES))
 
     def write_tensors(self, name: str, tensors: Tensors) -> Path:
         """A tensor file in the worker's folder, called `name`; written once in the life of a worker."""
@@ -134,8 +144,7 @@ class EngineStore:
     def close(self) -> None:
         """Free the engines and the model files. The worker stays."""
         if self._generation == self.supervisor.generation and self.supervisor.running:
-            for key in list(self._engines):
-                self._release(key)
+            self._release_all()
             shutil.rmtree(self.supervisor.worker().folder / self._folder_name, ignore_errors=True)
         self._engines.clear()
         self._files.clear()
@@ -153,8 +162,7 @@ class EngineStore:
             request = replace(request, model_path=str(self._model_file(model)))
         reply = self._ask(request)
         if isinstance(reply, messages.Error) and reply.kind == "out_of_memory" and self._engines:
-            for key in list(self._engines):
-                self._release(key)
+            self._release_all()
             reply = self._ask(request)
         if isinstance(reply, messages.Error):
             raise BuildRefused(reply.kind, self.supervisor.refusal(request, reply), reply.marks)
@@ -189,7 +197,12 @@ class EngineStore:
     def _release(self, key: tuple[str, str]) -> None:
         engine = self._engines.pop(key)
         if engine.generation == self.supervisor.generation and self.supervisor.running:
-            self.supervisor.call(messages.Release(engine.reply.engine_id))
+            with contextlib.suppress(CandidateError):  # a worker that cannot even do this is replaced
+                self.supervisor.call(messages.Release(engine.reply.engine_id))
+
+    def _release_all(self, but: Engine | None = None) -> None:
+        for key in [key for key, engine in self._engines.items() if engine is not but]:
+            self._release(key)
 
     @contextlib.contextmanager
     def _files_for_inference(self) -> Iterator[tuple[Path, Path]]:

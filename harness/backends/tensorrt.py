@@ -162,6 +162,7 @@ class TensorRTCandidate:
         # A sample of the same shapes starts from the groups that the last one ended with.
         key = (plan, json.dumps({name: np.shape(feeds[name]) for name in sorted(feeds)}))
         groups, skipped = self._groups.get(key) or (self._first_groups(plan, feeds, marks), {})
+        self.store.reserve(len(groups) + 1)
         splitter = MarkSplitter(lambda group: run.build(ask(group)), lambda: run.build(unobserved))
         made = []
         for group, engine in splitter.run(groups):
@@ -170,6 +171,7 @@ class TensorRTCandidate:
         if not made and plan.observation is Observation.TYPED:
             run.read(run.build(unobserved), unobserved)
         run.skipped.update({**skipped, **splitter.skipped})
+        self.store.reserve(len(made) + 1)
         self._groups[key] = (tuple(made), dict(run.skipped))
 
     def _first_groups(self, plan: Plan, feeds: Tensors, marks: Marks) -> tuple[Marks, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.environments.config import Environment
+from harness.environments.process import end_all
 from harness.environments.supervisor import Supervisor
 from harness.errors import CandidateError, HarnessError
 from harness.worker.messages import ProbeReply
@@ -75,5 +77,15 @@ def check_all(
     environments: Sequence[Environment], *, adapter: Path | None = None
 ) -> Iterator[EnvironmentCheck]:
     """Check environments, four at the same time, and give the results in order."""
-    with ThreadPoolExecutor(max_workers=4) as pool:
+    with ThreadPoolExecutor(max_workers=4) as pool, _ending_workers_on_interrupt():
         yield from pool.map(lambda environment: check_environment(environment, adapter=adapter), environments)
+
+
+@contextlib.contextmanager
+def _ending_workers_on_interrupt() -> Iterator[None]:
+    """Threads that wait for a worker do not see Ctrl-C; they see that their worker is gone."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        end_all()
+        raise

@@ -7,6 +7,11 @@
     build = { tactic_sources = ["jit_convolutions"] }
     limits = { start = 120, build = 1800, inference = 300 }     # seconds
 
+A container gets three folders under their own paths, and its user must be allowed to use them:
+
+    command = ["docker", "run", "--rm", "--init", "--gpus", "device={gpu}", "-v", "{scratch}:{scratch}",
+               "-v", "{worker}:{worker}:ro", "-v", "{polygraphy}:{polygraphy}:ro", "IMAGE", "python3"]
+
 The file is searched for from the working folder upwards; `$HARNESS_CONFIG` names another one.
 """
 

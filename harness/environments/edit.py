@@ -50,6 +50,8 @@ def add_environment(
     check_name(name)
     path = path or find_config() or Path.cwd() / CONFIG_NAME
     with _changing(path) as text:
+        python = None if python is None else _absolute(python)
+        command = None if command is None else (_absolute(command[0]), *command[1:])
         if name in parse(text, path):
             raise EnvironmentConfigError(
                 f"an environment is called {name!r} already",
@@ -83,6 +85,11 @@ def remove_environment(name: str, *, path: Path | None = None) -> Environment:
         del document["environments"][name]
         _write(path, tomlkit.dumps(document))
         return known[name]
+
+
+def _absolute(program: str) -> str:
+    """A path that was given from the working folder; the file, which may be elsewhere, has paths from its own."""
+    return os.path.abspath(os.path.expanduser(program)) if os.sep in program else program
 
 
 def _table(

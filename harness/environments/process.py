@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -55,6 +56,7 @@ class WorkerProcess:
         self._lifeline: socket.socket | None = None
         self._peer = -1  # a pidfd of the worker itself, which may be a grandchild
         self._owner = os.getpid()
+        self._end_guard = threading.Lock()
         self._scratch = ScratchFolder()
         _living.add(self)
         try:
@@ -107,7 +109,11 @@ class WorkerProcess:
         self.kill()
 
     def kill(self) -> None:
-        """End the worker and what it started, and remove its folder. Calling it twice is allowed."""
+        """End the worker and what it started, and remove its folder. Twice, and from any thread, is allowed."""
+        with self._end_guard:
+            self._end()
+
+    def _end(self) -> None:
         self._end_process()
         if self._peer >= 0:  # in a container it outlives the command that started the container
             with contextlib.suppress(OSError):
@@ -199,7 +205,10 @@ class WorkerProcess:
         process = self._process
         if process is None or process.returncode is not None:
             return True
-        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        try:
+            return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # reaped by another thread this moment
+            return True
 
     def _is_running(self) -> bool:
         return not self._has_exited()
@@ -228,10 +237,11 @@ class WorkerProcess:
             os.killpg(group, number)
 
 
-def _end_all() -> None:
+def end_all() -> None:
+    """End every worker of this process; also done when it exits."""
     for worker in list(_living):
         if worker._owner == os.getpid():  # not in a fork of the process that started it
             worker.kill()
 
 
-atexit.register(_end_all)
+atexit.register(end_all)

@@ -7,6 +7,7 @@ SIGIO. `prctl(PR_SET_PDEATHSIG)` is not used: it fires when the *thread* that st
 wrapper script between the two takes the signal for itself.
 """
 
+import contextlib
 import fcntl
 import os
 import select
@@ -21,8 +22,9 @@ def hold(path: str) -> None:
     line.connect(path)
     descriptor = line.detach()  # stays open as long as the process lives
     signal.signal(signal.SIGIO, signal.SIG_DFL)
-    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
     threading.Thread(target=_watch, args=(descriptor,), name="lifeline", daemon=True).start()
 
 

@@ -1,9 +1,15 @@
 """An adapter whose engines are ONNX Runtime sessions: what a worker needs to be real but for the GPU.
 
-Loaded by a real worker with `--adapter`. Variables of the environment make marks break builds: MARKS_FAIL and
-MARKS_CRASH (names, comma separated), MARKS_BLAMED (whom the error names), MARKS_LIMIT (how many fit the memory),
-UNMARKABLE; CAPABILITIES and FREE_BYTES replace what the probe reports. A typed mark is rounded to its dtype,
-and nothing else is.
+Loaded by a real worker with `--adapter`. A typed mark is rounded to its dtype, and nothing else is. Variables of
+the environment make it fail:
+
+    MARKS_FAIL, MARKS_CRASH   names of marks, comma separated, that break a build or kill the worker
+    MARKS_BLAMED              which of them the error names
+    MARKS_LIMIT               how many marks fit the memory
+    ENGINES_LIMIT             how many engines leave room to run one
+    UNMARKABLE                names of tensors that lie inside a loop
+    CRASH_MODELS              names of models whose build kills the worker
+    CAPABILITIES, FREE_BYTES  what the probe reports
 """
 
 import ctypes
@@ -44,7 +50,8 @@ class CpuEngines:
         marks = set(request.marks)
         if request.options.get("workspace_mib") == 1:
             raise Fault("build_failed", "no implementation")
-        if marks & _names("MARKS_CRASH") or "CRASH_ALWAYS" in os.environ:
+        model_name = os.path.splitext(os.path.basename(request.model_path))[0]
+        if marks & _names("MARKS_CRASH") or model_name in _names("CRASH_MODELS"):
             ctypes.string_at(0)
         if marks & _names("MARKS_FAIL"):
             blamed = marks & _names("MARKS_BLAMED")
@@ -76,6 +83,8 @@ class CpuEngines:
 
     def infer(self, request):
         session, built = self.engines[request.engine_id]
+        if len(self.engines) > int(os.environ.get("ENGINES_LIMIT", 10**6)):
+            raise Fault("out_of_memory", "too many engines")
         inputs = tensorfile.read(request.inputs_path)
         names = [output.name for output in session.get_outputs()]
         values = session.run(None, {name: np.array(tensor.array) for name, tensor in inputs.items()})

@@ -285,6 +285,28 @@ def test_strong_typing_gets_a_graph_that_carries_precision_and_islands(make: Mak
     assert request_of(candidate.evaluate(Plan(Precision.FP32), {"x": X}))["typing"] == "auto"
 
 
+def test_engines_make_room_for_the_one_that_runs(make: Make) -> None:
+    candidate = make(ENGINES_LIMIT="2")
+    plans = [replace(FP16, islands=frozenset({name})) for name in ("sq", "mean", "root", "norm")]
+    for plan in plans:
+        assert candidate.evaluate(plan, {"x": X}).facts["builds"] == 1
+    assert candidate.evaluate(plans[-1], {"x": X}).facts["builds"] == 0
+    assert candidate.evaluate(plans[0], {"x": X}).facts["builds"] == 1
+
+
+def test_the_engine_that_was_not_used_for_longest_is_freed_first(make: Make) -> None:
+    candidate = make({"capacity": 2})
+    plans = [replace(FP16, islands=frozenset({name})) for name in ("sq", "mean", "root")]
+    builds = [candidate.evaluate(plans[at], {"x": X}).facts["builds"] for at in (0, 1, 0, 2, 0, 1)]
+    assert builds == [1, 1, 0, 1, 0, 1]
+
+
+def test_all_engines_of_an_observation_are_kept_for_the_next_sample(make: Make) -> None:
+    candidate = make({"capacity": 1, "mark_budget": 1})
+    assert candidate.evaluate(TYPED, {"x": X}).facts["builds"] == len(INNER)
+    assert candidate.evaluate(TYPED, {"x": X + 1}).facts["builds"] == 0
+
+
 def test_engines_are_timed_once(supervisor: Supervisor) -> None:
     candidate = TensorRTCandidate(
         environment(),
@@ -330,7 +352,7 @@ def test_the_worker_may_be_replaced_between_evaluations(make: Make) -> None:
 
 
 def test_a_crash_without_marks_is_raised(make: Make) -> None:
-    candidate = make(CRASH_ALWAYS="yes")
+    candidate = make(CRASH_MODELS="model")
     with pytest.raises(WorkerCrashedError, match="SIGSEGV during a build of model at fp16"):
         candidate.evaluate(FP16, {"x": X})
     with pytest.raises(WorkerCrashedError):

@@ -151,3 +151,23 @@ def test_the_doctor_says_what_works_and_what_to_do(
     document = json.loads(out)
     assert (status, document["schema"], document["broken"]) == (3, "harness.doctor/1", True)
     assert "BROKEN" in err
+
+
+def test_a_run_that_kills_its_worker_is_an_error_with_evidence_and_the_rest_goes_on(
+    cli: Cli, place: Path, tiny_cases: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = Path(__file__).parents[1] / "backends" / "cpu_engine.py"
+    wrapper = place / "python-cpu"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} "$@" --adapter {engines}\n')
+    wrapper.chmod(0o755)
+    cli("env", "add", "cpu", "--python", str(wrapper), "--set", "CRASH_MODELS=clean")
+    cases = tiny_cases("clean", "cured")
+
+    status, out, _ = cli("run", str(cases), "--precision", "fp16", "--env", "cpu", "--json", "-")
+
+    crashed, cured = json.loads(out)["results"]
+    assert (status, crashed["verdict"], cured["verdict"]) == (3, "error", "xpass")
+    assert "killed by SIGSEGV during a build of clean at fp16" in crashed["reason"]
+    assert "signal: SIGSEGV" in crashed["evidence"]
+    assert any("cpu_engine.py" in line for line in crashed["evidence"])  # the stack of the worker
+    assert list((place / "scratch" / "harness").iterdir()) == []

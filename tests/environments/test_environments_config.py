@@ -220,6 +220,19 @@ def test_an_environment_is_added_and_the_rest_of_the_file_stays_as_it_is() -> No
     assert added.build == BuildOptions(tactic_sources=("cudnn",))
 
 
+def test_paths_are_taken_from_the_working_folder_wherever_the_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(WHOLE)
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    assert add_environment("a", python="./bin/python").command == (str(tmp_path / "deep/bin/python"),)
+    assert add_environment("b", command=["./run", "./python"]).command == (
+        str(tmp_path / "deep/run"),
+        "./python",
+    )
+
+
 def test_a_first_environment_makes_the_file() -> None:
     add_environment("a", command=["docker", "run", "python3"])
     assert Path("harness.toml").read_text() == '[environments.a]\ncommand = ["docker", "run", "python3"]\n'

@@ -13,14 +13,11 @@ from pathlib import Path
 import pytest
 
 from harness.environments import Environment, Supervisor, close_shared, shared_supervisor
-from harness.environments.check import check_all, check_environment
-from harness.environments.doctor import Finding, Status, examine
 from harness.environments.folders import cache_folder, data_folder
-from harness.environments.install import environments_folder, install, uninstall
 from harness.environments.logtail import LogTail
 from harness.environments.scratch import ScratchFolder, scratch_root, sweep
 from harness.environments.timing_cache import TimingCacheFile
-from harness.errors import CandidateError, EnvironmentConfigError
+from harness.errors import EnvironmentConfigError
 from harness.worker import messages
 
 MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"
@@ -158,129 +155,3 @@ def test_the_log_keeps_its_end_and_never_blocks() -> None:
     tail.wait_for_end(5)
     assert tail.lines(2) == ("line 49999", "red ä\ufffd")
     assert len(tail.lines(10**6)) < 20_000
-
-
-# --- check and doctor -----------------------------------------------------------------------------------------
-
-
-def test_a_check_tells_what_the_environment_is(environment: Environment) -> None:
-    check = check_environment(environment, adapter=MISBEHAVING)
-    assert check.passed
-    told = check.to_dict()
-    assert told["tensorrt"] == "8.6.0"
-    assert told["capabilities"] == ["fp16", "weak"]
-    assert told["name"] == "fake-8.6"
-
-
-def test_checks_of_several_environments_come_in_order_with_their_evidence(environment: Environment) -> None:
-    broken = replace(environment, name="broken", command=("/bin/sh", "-c", "echo no libnvinfer; exit 1"))
-    no_gpu = replace(environment, name="no-gpu", gpu=3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "0")
-        first, second, third = check_all([broken, environment, no_gpu], adapter=MISBEHAVING)
-    assert (first.passed, second.passed, third.passed) == (False, True, False)
-    assert "no libnvinfer" in first.evidence
-    assert "lets only 1 be seen" in third.problems[0]
-
-
-def findings(**options: bool) -> dict[str, Finding]:
-    return {finding.area: finding for finding in examine(**options)}
-
-
-def test_the_doctor_needs_nothing_but_harness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    found = findings()
-    assert {name: finding.status for name, finding in found.items()} == {
-        "python": Status.OK,
-        "onnxruntime": Status.OK,
-        "polygraphy": Status.OK,
-        "gpu": Status.WARNING,
-        "scratch": Status.OK,
-        "cache": Status.OK,
-        "harness.toml": Status.OK,
-    }
-    assert "the emulator, which is the default, needs no GPU" in found["gpu"].message
-    assert all(finding.advice for finding in found.values() if finding.status is not Status.OK)
-
-
-def test_the_doctor_reads_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 'NVIDIA H200, 580.159.03, 142771, 143771'\n")
-    smi.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert findings()["gpu"] == Finding(
-        "gpu", Status.OK, "GPU 0: NVIDIA H200, 139.4 GiB of 140.4 GiB free, driver 580.159.03"
-    )
-    smi.write_text('#!/bin/sh\necho "couldn\'t communicate with the NVIDIA driver"; exit 9\n')
-    assert "couldn't communicate" in findings()["gpu"].message
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert findings()["gpu"].advice == "unset CUDA_VISIBLE_DEVICES"
-
-
-def test_the_doctor_tries_the_environments() -> None:
-    Path("harness.toml").write_text("[environments.none]\npython = '/nowhere/python'\n")
-    found = findings()
-    assert found["harness.toml"].message.endswith("environments: none")
-    assert found["environment none"].status is Status.BROKEN
-    assert "environment none" not in findings(probe=False)
-    Path("harness.toml").write_text("[environments.none]\npyton = '/nowhere/python'\n")
-    assert findings()["harness.toml"].status is Status.BROKEN
-
-
-# --- install --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of wheels in place of the package index: a TensorRT 8.6.1, and two NumPys."""
-    import zipfile
-
-    folder = tmp_path / "wheels"
-    folder.mkdir()
-    for name, version in (("tensorrt", "8.6.1"), ("numpy", "1.26.4"), ("numpy", "2.1.0")):
-        info = f"{name}-{version}.dist-info"
-        with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-            wheel.writestr(f"{name}.py", f"__version__ = {version!r}\n")
-            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-            wheel.writestr(f"{info}/RECORD", "")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return folder
-
-
-@pytest.mark.slow
-def test_a_release_is_installed_into_a_venv_of_its_own_and_uninstalled(wheels: Path) -> None:
-    told: list[str] = []
-    python = install("trt-8.6", "tensorrt==8.6.1", tell=told.append)
-    code = "import numpy, tensorrt; print(tensorrt.__version__, numpy.__version__)"
-    found = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "8.6.1 1.26.4\n"  # releases before 10 were built for NumPy 1
-    assert any("Successfully installed" in line for line in told)
-
-    with pytest.raises(EnvironmentConfigError, match="installed here already"):
-        install("trt-8.6", "tensorrt==8.6.1")
-    assert uninstall(["/usr/bin/python3"]) is None
-    assert uninstall([str(python)]) == environments_folder() / "trt-8.6"
-    assert list(environments_folder().iterdir()) == []
-
-
-def test_an_installation_that_fails_leaves_nothing_and_tells_why(tmp_path: Path) -> None:
-    python = tmp_path / "python"  # makes a venv in which pip finds nothing
-    python.write_text(
-        '#!/bin/sh\nmkdir -p "$3/bin"; printf "#!/bin/sh\\necho No matching distribution; exit 1" > "$3/bin/python"\n'
-        'chmod +x "$3/bin/python"\n'
-    )
-    python.chmod(0o755)
-    with pytest.raises(CandidateError, match="choose one with --python") as caught:
-        install("trt-9", "tensorrt==9.9", python=str(python))
-    assert caught.value.evidence == ("No matching distribution",)
-    with pytest.raises(CandidateError, match="/nowhere/python"):
-        install("trt-9", "tensorrt==9.9", python="/nowhere/python")
-    assert list(environments_folder().iterdir()) == []
-
-
-@pytest.mark.parametrize("requirement", ["torch==2.0", "tensorrt = 8", "-r evil.txt"])
-def test_only_tensorrt_is_installed(requirement: str) -> None:
-    with pytest.raises(EnvironmentConfigError, match="write it as pip does"):
-        install("x", requirement)

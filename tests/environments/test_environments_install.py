@@ -1,0 +1,67 @@
+"""Environments that pip fills, from wheels of the test's own."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.environments.install import environments_folder, install, uninstall
+from harness.errors import CandidateError, EnvironmentConfigError
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of wheels in place of the package index: a TensorRT 8.6.1, and two NumPys."""
+    import zipfile
+
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for name, version in (("tensorrt", "8.6.1"), ("numpy", "1.26.4"), ("numpy", "2.1.0")):
+        info = f"{name}-{version}.dist-info"
+        with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}.py", f"__version__ = {version!r}\n")
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_release_is_installed_into_a_venv_of_its_own_and_uninstalled(wheels: Path) -> None:
+    told: list[str] = []
+    python = install("trt-8.6", "tensorrt==8.6.1", tell=told.append)
+    code = "import numpy, tensorrt; print(tensorrt.__version__, numpy.__version__)"
+    found = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "8.6.1 1.26.4\n"  # releases before 10 were built for NumPy 1
+    assert any("Successfully installed" in line for line in told)
+
+    with pytest.raises(EnvironmentConfigError, match="installed here already"):
+        install("trt-8.6", "tensorrt==8.6.1")
+    assert uninstall(["/usr/bin/python3"]) is None
+    assert uninstall([str(python)]) == environments_folder() / "trt-8.6"
+    assert list(environments_folder().iterdir()) == []
+
+
+def test_an_installation_that_fails_leaves_nothing_and_tells_why(tmp_path: Path) -> None:
+    python = tmp_path / "python"  # makes a venv in which pip finds nothing
+    python.write_text(
+        '#!/bin/sh\nmkdir -p "$3/bin"; printf "#!/bin/sh\\necho No matching distribution; exit 1" > "$3/bin/python"\n'
+        'chmod +x "$3/bin/python"\n'
+    )
+    python.chmod(0o755)
+    with pytest.raises(CandidateError, match="choose one with --python") as caught:
+        install("trt-9", "tensorrt==9.9", python=str(python))
+    assert caught.value.evidence == ("No matching distribution",)
+    with pytest.raises(CandidateError, match="/nowhere/python"):
+        install("trt-9", "tensorrt==9.9", python="/nowhere/python")
+    assert list(environments_folder().iterdir()) == []
+
+
+@pytest.mark.parametrize("requirement", ["torch==2.0", "tensorrt = 8", "-r evil.txt"])
+def test_only_tensorrt_is_installed(requirement: str) -> None:
+    with pytest.raises(EnvironmentConfigError, match="write it as pip does"):
+        install("x", requirement)
