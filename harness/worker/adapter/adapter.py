@@ -72,7 +72,7 @@ class Adapter:
         execution = Execution(self._trt, built.engine, self._get_cuda(), built.marked.debug)
         try:
             layers = self._inspect(built, execution, request)
-            facts, warnings = realised.check(layers, request, self.release_info.version)
+            facts, warnings = realised.check(layers, request, built.typing, self.release_info.version)
             if not layers:
                 warnings += (
                     "the engine inspector tells nothing of this engine: no precision could be checked",

@@ -129,15 +129,23 @@ def test_without_a_gpu_a_probe_says_so_and_a_build_fails(rig: Rig) -> None:
     assert "CUDA initialization failure with error: 100" in fault.evidence
 
 
-def test_an_fp32_engine_is_no_answer_to_a_question_about_fp16(weak: Rig) -> None:
+def test_a_builder_that_prefers_fp32_throughout_is_told_of(weak: Rig) -> None:
     weak.world.fallback = True
-    fault = fault_of(weak, "conv", "fp16")
-    assert fault.message.startswith("silent fallback: fp16 was asked for, and TensorRT 8.6.0 built all 2")
-    assert fault.evidence[0] == "fp32: CaskConvolution conv1 + relu1"
+    reply = weak.build("conv", "fp16")
+    assert reply.realised["asserted"] is False
+    assert reply.warnings[0].startswith(
+        "TensorRT 8.6.0 may use fp16 and chose fp32 for all 2 computing layers"
+    )
     island = ("conv1", "relu1", "conv2", "relu2")
     assert weak.build("conv", "fp16", islands=island).realised["islands_ok"]
-    reply = weak.build("conv", "fp16", observation="prefix", marks=("y",), mark_dtype="float16")
-    assert "silent fallback" in reply.warnings[0], "a cut model may be too small to be worth FP16"
+
+
+def test_an_fp32_engine_of_a_typed_graph_is_an_error(models: dict[str, Path], tmp_path: Path) -> None:
+    rig = Rig(STRONG, models, tmp_path)
+    rig.world.fallback = True
+    fault = fault_of(rig, "typed-fp16", "fp16", typing="strong")
+    assert (fault.kind, fault.message[:42]) == ("build_failed", "silent fallback: fp16 was asked for, and T")
+    assert fault.evidence[0].startswith("fp32: ")
 
 
 def test_what_the_inspector_does_not_tell_is_not_asserted(weak: Rig) -> None:

@@ -118,14 +118,14 @@ def test_weights_decide_the_precision_and_a_tactic_may_tell_tf32() -> None:
 
 def test_tf32_kernels_in_an_fp32_engine_are_warned_of() -> None:
     layers = [LayerInfo("c", "gemm", ("c",), "tf32")]
-    _, warnings = realised.check(layers, BuildRequest("m", "fp32"), "8.6.0")
+    _, warnings = realised.check(layers, BuildRequest("m", "fp32"), "weak", "8.6.0")
     assert warnings == ("TF32 is off, yet TensorRT chose TF32 kernels for c",)
-    assert realised.check(layers, BuildRequest("m", "fp32", options={"tf32": True}), "8.6.0")[1] == ()
+    assert realised.check(layers, BuildRequest("m", "fp32", options={"tf32": True}), "weak", "8.6.0")[1] == ()
 
 
 def test_a_compiled_kernel_may_hold_the_cast_out_of_an_island() -> None:
     layer = LayerInfo("__myl_Sqrt_myl0_1", "kgen", ("a",), "fp32", ("float32",), ("float16",))
-    facts, warnings = realised.check([layer], BuildRequest("m", "tf32", islands=("a",)), "10.3.0")
+    facts, warnings = realised.check([layer], BuildRequest("m", "tf32", islands=("a",)), "weak", "10.3.0")
     assert facts["islands_ok"] is False
     assert warnings == ("a may not have stayed in FP32",)
 

@@ -140,6 +140,8 @@ def _fuse(network: Any, config: Any, world: Any, strong: bool) -> list[EngineLay
             if dtype in FLOATS and not strong and tensor._io != "output":
                 wanted = layer._types.get(index) if obeyed else None
                 dtype = wanted or pinned or low
+            elif strong and world.fallback and dtype in FLOATS:
+                dtype = low
             stored[tensor._name] = dtype
         if layer._kind in ("SHAPE", "CONDITION", "TRIP_LIMIT", "RECURRENCE"):
             continue
