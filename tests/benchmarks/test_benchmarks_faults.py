@@ -1,0 +1,172 @@
+"""The planted-fault benchmark: its ground truth is true, and its scores say what they should."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from benchmarks.faults.families import Family
+from benchmarks.faults.generate import FAULTS, SIZES, Spec, generate, grid, sample
+from benchmarks.faults.kinds import Kind
+from benchmarks.faults.score import Answer, goals, nearest_truth, score, table
+from benchmarks.faults.truth import Emulation, optimum, verify
+
+SMALL = sample(60)
+
+
+def _spec(kind: Kind, faults: int = 1, *, family: Family = Family.MLP, nodes: int = 100) -> Spec:
+    return Spec(family, kind, faults, nodes)
+
+
+def _answer(*culprits: str, verdict: str = "precision") -> Answer:
+    return Answer(verdict, frozenset(culprits), evaluations=7, search_evaluations=3, seconds=0.5)
+
+
+@pytest.mark.parametrize("spec", SMALL, ids=lambda spec: spec.name)
+def test_ground_truth_holds_on_the_emulator(spec):
+    assert verify(generate(spec), brute_force=spec.nodes <= 50) == []
+
+
+def test_the_sample_has_every_family_kind_and_number_of_faults():
+    assert len(set(SMALL)) == 60
+    assert {spec.family for spec in SMALL} == set(Family)
+    assert {spec.kind for spec in SMALL} == set(Kind)
+    assert {spec.faults for spec in SMALL} >= {0, 1, 2, 5}
+
+
+def test_the_grid_has_a_thousand_cases_of_every_size_and_each_its_clean_twin():
+    specs = set(grid())
+    assert len(specs) >= 1000
+    assert {spec.nodes for spec in specs} == set(SIZES)
+    assert {spec.faults for spec in specs} == {0, *FAULTS}
+    assert all(replace(spec, faults=0) in specs for spec in specs)
+
+
+@pytest.mark.parametrize("kind", [Kind.PAIR, Kind.ACCUMULATED])
+def test_a_case_is_the_same_bytes_every_time(kind):
+    spec = _spec(kind, nodes=200)
+    first, second = (generate(spec) for _ in range(2))
+    digests = {
+        hashlib.sha256(case.model.SerializeToString(deterministic=True)).digest() for case in (first, second)
+    }
+    assert len(digests) == 1
+    assert np.array_equal(first.feeds["x"], second.feeds["x"])
+
+
+@pytest.mark.parametrize("family", Family)
+def test_a_clean_twin_differs_in_constants_only(family):
+    faulty, clean = (generate(_spec(Kind.BEHIND, faults, family=family)) for faults in (1, 0))
+    assert faulty.model.graph.node == clean.model.graph.node
+    assert np.array_equal(faulty.feeds["x"], clean.feeds["x"])
+    assert clean.truth == frozenset()
+    assert len(faulty.clauses) == 2
+
+
+@pytest.mark.parametrize("family", Family)
+def test_models_are_valid_and_about_as_large_as_asked(family):
+    model = generate(_spec(Kind.SQUARES, family=family, nodes=500)).model
+    onnx.checker.check_model(model, full_check=True)
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names)
+    assert len(names) == pytest.approx(500, rel=0.1)
+
+
+def test_more_faults_than_blocks_are_refused():
+    with pytest.raises(ValueError, match="20 faults do not fit"):
+        generate(_spec(Kind.SQUARES, 20))
+
+
+def test_verify_finds_a_node_too_many_one_too_few_and_a_fault_that_is_none():
+    case = generate(_spec(Kind.SQUARES))
+    ((nodes,),) = case.clauses
+    assert verify(replace(case, clauses=((nodes | {"head"},),))) == [
+        "head need not go back to FP32",
+        "head lowered alone passes",
+    ]
+    missing = sorted(nodes)[0]
+    problems = verify(replace(case, clauses=((nodes - {missing},),)), brute_force=True)
+    assert f"{missing} is part of no fault, and fails alone" in problems
+    assert any("leave an error of" in problem for problem in problems)
+    clean = generate(_spec(Kind.SQUARES, 0))
+    assert verify(replace(clean, clauses=case.clauses))[0].startswith("everything lowered has an error of")
+
+
+def test_an_accumulated_error_has_no_single_culprit_and_an_optimum_that_cures():
+    case = generate(_spec(Kind.ACCUMULATED, nodes=200))
+    emulation = Emulation(case)
+    assert case.truth is None
+    assert not emulation.passes(())
+    assert all(emulation.passes(emulation.units - place) for place in case.places)
+    assert 2 < optimum(case) < 2 * len(case.places)
+
+
+def test_a_pair_fails_only_together():
+    case = generate(_spec(Kind.PAIR))
+    ((left, right),) = case.clauses
+    emulation = Emulation(case)
+    assert not emulation.passes(())
+    assert emulation.passes(left)
+    assert emulation.passes(right)
+    assert emulation.passes(emulation.units - left)
+
+
+def test_a_fault_behind_another_shows_only_when_the_first_is_cured():
+    case = generate(_spec(Kind.BEHIND))
+    (first,), (second,) = case.clauses
+    emulation = Emulation(case)
+    assert np.isfinite(emulation.error(()))
+    assert np.isinf(emulation.error(first))
+    assert emulation.passes(first | second)
+
+
+def test_score_of_a_right_answer():
+    case = generate(_spec(Kind.SQUARES))
+    found = score(case, _answer(*case.truth))
+    assert (found.verdict_right, found.precision, found.recall, found.ratio) == (True, 1.0, 1.0, 1.0)
+
+
+def test_score_counts_what_is_missing_and_what_is_too_much():
+    case = generate(_spec(Kind.SQUARES))
+    half = sorted(case.truth)[:2]
+    found = score(case, _answer(*half, "head"))
+    assert found.recall == 0.5
+    assert found.precision == pytest.approx(2 / 3)
+    assert found.ratio == 0.75
+
+
+def test_score_of_a_clean_twin():
+    case = generate(_spec(Kind.SQUARES, 0))
+    right, wrong = score(case, _answer(verdict="none")), score(case, _answer("head"))
+    assert (right.verdict_right, right.precision, right.recall, right.ratio) == (True, 1.0, 1.0, 1.0)
+    assert (wrong.verdict_right, wrong.precision) == (False, 0.0)
+    assert wrong.ratio == float("inf")
+
+
+def test_either_side_of_a_pair_is_right():
+    case = generate(_spec(Kind.PAIR))
+    for side in case.clauses[0]:
+        assert nearest_truth(case.clauses, side) == side
+        assert score(case, _answer(*side)).recall == 1.0
+
+
+def test_goals_name_what_is_missed():
+    squares, clean = generate(_spec(Kind.SQUARES)), generate(_spec(Kind.SQUARES, 0))
+    good = [score(squares, _answer(*squares.truth)), score(clean, _answer(verdict="none"))]
+    assert all(goal.reached for goal in goals(good))
+    bad = [score(squares, _answer("head")), score(clean, _answer("head"))]
+    missed = {goal.text for goal in goals(bad) if not goal.reached}
+    assert missed == {
+        "verdict right",
+        "culprit recall, separated faults",
+        "culprit precision, separated faults",
+        "culprits on clean twins",
+    }
+
+
+def test_table_has_a_row_for_each_kind_present():
+    squares, clean = generate(_spec(Kind.SQUARES)), generate(_spec(Kind.SQUARES, 0))
+    text = table([score(squares, _answer(*squares.truth)), score(clean, _answer(verdict="none"))])
+    names = [line.split("|")[1].strip() for line in text.splitlines()]
+    assert names == ["fault", "---", "squares", "clean twins", "all"]
