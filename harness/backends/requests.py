@@ -22,6 +22,7 @@ from harness.worker.messages import BuildRequest, NodeHint
 Shape = tuple[int, ...]
 Profile = tuple[Shape, Shape, Shape]
 
+_KEPT_TYPED_MODELS = 8
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -61,28 +62,26 @@ class Requests:
         self._environment = environment
         self._store = store
         self._profiles = profiles
-        self._typed: dict[tuple[str, Precision, frozenset[str]], Model] = {}
-        self._prefixes: dict[str, Model] = {}
+        self._typed: dict[tuple[Precision, frozenset[str]], Model] = {}
+        self._prefixes: dict[tuple[str, str], Model] = {}
         self._hints: dict[str, tuple[NodeHint, ...]] = {}
 
     def unobserved(self, plan: Plan, feeds: Tensors) -> Asked:
         """The engine that a user would deploy."""
-        return self._ask(self.model, plan, feeds, Observation.NONE, ())
+        return self._ask(plan, feeds, Observation.NONE, ())
 
     def marked(self, plan: Plan, feeds: Tensors, marks: Marks) -> Asked:
         """The engine that gives `marks` beside its outputs."""
-        return self._ask(self.model, plan, feeds, Observation.TYPED, marks)
+        return self._ask(plan, feeds, Observation.TYPED, marks)
 
     def debug(self, plan: Plan, feeds: Tensors) -> Asked:
         """The engine that gives debug tensors: those of the plan, or all there are."""
         marks = self.marks(plan) if plan.marks else ()
-        return self._ask(self.model, plan, feeds, Observation.DEBUG, marks)
+        return self._ask(plan, feeds, Observation.DEBUG, marks)
 
     def prefix(self, plan: Plan, feeds: Tensors, tensor: str) -> Asked:
         """The engine of the graph cut at `tensor`."""
-        if tensor not in self._prefixes:
-            self._prefixes[tensor] = extract(self.model, self.model.feed_names(), [tensor])
-        return self._ask(self._prefixes[tensor], plan, feeds, Observation.PREFIX, (tensor,))
+        return self._ask(plan, feeds, Observation.PREFIX, (tensor,))
 
     def marks(self, plan: Plan) -> Marks:
         """The tensors that `plan` observes, in topological order, the model's own outputs left out.
@@ -116,12 +115,15 @@ class Requests:
         self._prefixes.clear()
         self._hints.clear()
 
-    def _ask(self, model: Model, plan: Plan, feeds: Tensors, observation: Observation, marks: Marks) -> Asked:
+    def _ask(self, plan: Plan, feeds: Tensors, observation: Observation, marks: Marks) -> Asked:
         options = self.options(plan)
         typing = self._typing(plan.precision, options)
-        islands = plan.islands & {node.name for node in model.nodes}
+        model = self.model
         if typing == "strong" and plan.precision in LOW_DTYPE:
-            model = self._typed_model(model, plan.precision, islands)
+            model = self._typed_model(plan.precision, plan.islands)
+        if observation is Observation.PREFIX:  # cut after typing: the tensor keeps the dtype under test
+            model = self._prefix(model, marks[0])
+        islands = plan.islands & {node.name for node in model.nodes}
         takes_dtype = bool(marks) and observation is not Observation.DEBUG and not self.plain_marks
         request = BuildRequest(
             model_path="",
@@ -146,11 +148,19 @@ class Requests:
             return "auto"
         return "weak" if "weak" in self._store.supervisor.probe().capabilities else "strong"
 
-    def _typed_model(self, model: Model, precision: Precision, islands: frozenset[str]) -> Model:
-        key = (model.sha256, precision, islands)
+    def _typed_model(self, precision: Precision, islands: frozenset[str]) -> Model:
+        key = (precision, islands)
         if key not in self._typed:
-            self._typed[key] = with_islands(model, precision, islands)
+            if len(self._typed) >= _KEPT_TYPED_MODELS:  # a search tries hundreds of islands
+                del self._typed[next(iter(self._typed))]
+            self._typed[key] = with_islands(self.model, precision, islands)
         return self._typed[key]
+
+    def _prefix(self, model: Model, tensor: str) -> Model:
+        key = (model.sha256, tensor)
+        if key not in self._prefixes:
+            self._prefixes[key] = extract(model, self.model.feed_names(), [tensor])
+        return self._prefixes[key]
 
     def _calibration_files(self, precision: Precision, typing: str, feeds: Tensors) -> tuple[str, ...]:
         if precision is not Precision.INT8 or typing == "strong":

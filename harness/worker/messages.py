@@ -121,8 +121,8 @@ class BuildRequest:
         precision: `fp32`, `tf32`, `fp16`, `bf16`, `fp8` or `int8`.
         typing: `weak` (flags and layer precisions), `strong` (the model's own types decide), or `auto`: weak
             where the release has it.
-        islands: names of ONNX nodes that are kept in FP32. Always empty with strong typing: the model has
-            Casts around them already.
+        islands: names of ONNX nodes that are kept in FP32. With strong typing the model has Casts around them
+            already, and the adapter only checks it.
         observation: `none`, `typed`, `debug` or `prefix` (the model is cut already, and `marks` names its
             outputs).
         marks: names of ONNX tensors to observe; they come back from inferences beside the model's outputs.
