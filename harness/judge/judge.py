@@ -211,17 +211,18 @@ class _Run:
         observation = observation_for(self.candidate, self.options.observation)
         if observation is Observation.NONE:
             return (), None
-        layers, observed = measure_layers(
+        layers, engines = measure_layers(
             self.bench, self.candidate, self.plan(observation), self.bench.case.tolerances
         )
         if self.emulated:
             return layers, None
         limits = {output.tensor: rms_limit(output) for output in outputs}
         faithful = all(
-            is_faithful(seen, unseen, reference, limits)
-            for seen, unseen, reference in zip(observed, actual, expected, strict=True)
+            is_faithful(engine.outputs, unseen, reference, limits)
+            for observed, unseen, reference in zip(engines, actual, expected, strict=True)
+            for engine in observed
         )
-        return layers, faithful
+        return layers, faithful if any(engines) else None
 
 
 def rms_limit(output: OutputResult) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.backends import Candidate, Observation, Plan
 from harness.backends.emulator import Emulator
+from harness.backends.plan import ObservedEngine
 from harness.case import Tolerance
 from harness.compare import Accumulator, Metrics, find_origins, gates_for
 from harness.compare.gates import check
@@ -36,22 +37,23 @@ def measure_layers(
     candidate: Candidate,
     plan: Plan,
     tolerances: tuple[Tolerance, ...],
-) -> tuple[tuple[LayerResult, ...], list[Mapping[str, np.ndarray]]]:
+) -> tuple[tuple[LayerResult, ...], list[tuple[ObservedEngine, ...]]]:
     """Observe `candidate` under `plan` and hold every float tensor against the FP32 reference.
 
     Returns:
-        The layers in topological order, and for each sample the model outputs of the observed candidate.
+        The layers in topological order, and for each sample the engines that were observed.
     """
     sums = LayerSums()
-    outputs: list[Mapping[str, np.ndarray]] = []
+    engines: list[tuple[ObservedEngine, ...]] = []
     for feeds in bench.feeds:
-        observed = {} if candidate is bench.emulator else dict(candidate.evaluate(plan, feeds).tensors)
-        outputs.append(
-            {info.name: observed[info.name] for info in bench.model.outputs if info.name in observed}
-        )
+        observed: dict[str, np.ndarray] = {}
+        if candidate is not bench.emulator:
+            evaluation = candidate.evaluate(plan, feeds)
+            observed = dict(evaluation.tensors)
+            engines.append(evaluation.observed)
         for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
             _measure_chunk(bench, plan, feeds, chunk, observed, sums)
-    return _results(bench, plan.precision, tolerances, sums, candidate is bench.emulator), outputs
+    return _results(bench, plan.precision, tolerances, sums, candidate is bench.emulator), engines
 
 
 def _measure_chunk(
