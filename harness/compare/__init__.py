@@ -1,7 +1,7 @@
 """Comparing a candidate's tensors with the reference's: metrics, gates, origins."""
 
 from harness.compare.accumulator import Accumulator, compare
-from harness.compare.defaults import DEFAULT_GATES, default_gate, gates_for
+from harness.compare.defaults import DEFAULT_GATES, default_gate, gates_for, options_for
 from harness.compare.gates import Gate, GateResult, check
 from harness.compare.metrics import CompareOptions, Metrics
 from harness.compare.origins import find_origins
@@ -18,4 +18,5 @@ __all__ = [
     "default_gate",
     "find_origins",
     "gates_for",
+    "options_for",
 ]

@@ -9,18 +9,19 @@ so that it may err as the precision must, a little more for other orders of summ
 emulator's error counts only as far as its own bound: a fault that the emulator predicts does not excuse the engine.
 The form is that of PyTorch's `same()` with an FP64 reference and of AWS Neuron's ratio of errors.
 
-Besides, values that are not finite where the reference is, or the other way round, fail whatever the gates say.
-cosine is never a default: an absolute error of 26 can have a cosine of 1.0.
+Integers and bools must be equal. Besides, a value that is not finite where the reference is, or the other way
+round, fails whatever the gates say. cosine is never a default: an absolute error of 26 can have a cosine of 1.0.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from harness.case.tolerances import Limits, Tolerance, merge_tolerances
+from harness.case.tolerances import Tolerance, merge_tolerances
 from harness.compare.gates import Gate
-from harness.compare.metrics import Metrics
+from harness.compare.metrics import CompareOptions, Metrics
 from harness.tensors.precision import Precision
 
 
@@ -42,6 +43,7 @@ DEFAULT_GATES: Mapping[Precision, DefaultGate] = {
     Precision.INT8: DefaultGate(bound=2.5e-1, factor=2.0, floor=3e-2),
 }
 NONFINITE = Gate("nonfinite", 0)
+EQUAL = Gate("mismatch_fraction", 0)
 
 
 def gates_for(
@@ -53,6 +55,7 @@ def gates_for(
     is_output: bool,
     metrics_of_emulator: Metrics | None = None,
     reference_rms: float,
+    exact: bool = False,
 ) -> tuple[Gate, ...]:
     """The gates of one tensor; the gate on non-finite values is always the first.
 
@@ -64,31 +67,56 @@ def gates_for(
         is_output: whether it is an output of the model.
         metrics_of_emulator: the emulator's metrics at the same precision; None judges the emulator itself.
         reference_rms: root mean square of the reference tensor.
+        exact: whether the tensor holds integers or bools.
     """
     limits = merge_tolerances(tolerances, precision, tensor=tensor, node=node, is_output=is_output)
     if limits is None:
-        return NONFINITE, default_gate(precision, metrics_of_emulator, reference_rms)
+        return NONFINITE, EQUAL if exact else default_gate(precision, metrics_of_emulator, reference_rms)
     gates = [Gate(metric, limit) for metric, limit in limits.gates().items()]
     if limits.relative is not None and metrics_of_emulator is not None:
-        gates.append(Gate("rmse", relative_limit(limits, metrics_of_emulator)))
+        predicted = _predicted(precision, metrics_of_emulator, reference_rms, capped=False)
+        gates.append(Gate("rmse", limits.relative.factor * predicted + limits.relative.floor))
     elif not gates:  # a purely relative rule says nothing of the emulator itself
         gates.append(default_gate(precision, None, reference_rms))
     return NONFINITE, *gates
 
 
+def options_for(
+    tolerances: Iterable[Tolerance],
+    *,
+    precision: Precision,
+    tensor: str,
+    node: str | None = None,
+    is_output: bool,
+) -> CompareOptions:
+    """What the metrics of one tensor need of the case's rules: `atol`, `rtol` and `topk`.
+
+    Where a rule gives only one of `atol` and `rtol`, the other is 0.
+    """
+    limits = merge_tolerances(tolerances, precision, tensor=tensor, node=node, is_output=is_output)
+    chosen = CompareOptions()
+    if limits is None:
+        return chosen
+    if limits.atol is not None or limits.rtol is not None:
+        chosen = replace(chosen, atol=limits.atol or 0.0, rtol=limits.rtol or 0.0)
+    return chosen if limits.topk is None else replace(chosen, topk=limits.topk)
+
+
 def default_gate(precision: Precision, emulated: Metrics | None, reference_rms: float) -> Gate:
-    """The row of the table for `precision`, as a gate of the emulator (`emulated` None) or of an engine."""
+    """The row of the table for `precision`, as a gate of the emulator (`emulated` None) or of an engine.
+
+    An all-zero reference gives an engine's error no scale; the emulator's gate then asks for zeros.
+    """
     row = DEFAULT_GATES[precision]
     if emulated is None or reference_rms == 0:
         return Gate("nrmse", row.bound)
-    allowed = row.bound * reference_rms
-    predicted = (
-        emulated.rmse if emulated.rmse <= allowed else allowed
-    )  # NaN and infinity do not widen the gate
+    predicted = _predicted(precision, emulated, reference_rms, capped=True)
     return Gate("rmse", row.factor * predicted + row.floor * reference_rms)
 
 
-def relative_limit(limits: Limits, emulated: Metrics) -> float:
-    """`factor · rmse(emulator) + floor` of an explicit `relative` tolerance."""
-    assert limits.relative is not None
-    return limits.relative.factor * emulated.rmse + limits.relative.floor
+def _predicted(precision: Precision, emulated: Metrics, reference_rms: float, *, capped: bool) -> float:
+    """The emulator's rmse; its bound where it is not a number to go by, or, if `capped`, beyond the bound."""
+    bound = DEFAULT_GATES[precision].bound * reference_rms
+    if not math.isfinite(emulated.rmse) or (capped and emulated.rmse > bound):
+        return bound
+    return emulated.rmse

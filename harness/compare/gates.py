@@ -2,21 +2,71 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.compare.metrics import Metrics
+from harness.errors import UsageError
 
 LOWER_BOUNDED = frozenset({"cosine", "sqnr_db", "topk_agreement"})
+"""The metrics that are better when larger: a gate on them is a lower limit."""
+
+UPPER_BOUNDED = frozenset(
+    {
+        "max_abs",
+        "mean_abs",
+        "max_rel",
+        "rmse",
+        "nrmse",
+        "max_ulp",
+        "p99_ulp",
+        "mismatch_fraction",
+        "nan_count",
+        "inf_count",
+        "overflow_count",
+        "subnormal_count",
+        "nonfinite",
+        "headroom",
+    }
+)
+"""The metrics that are better when smaller."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A threshold: an upper bound, or a lower bound for metrics that are better when larger."""
+    """A threshold: an upper limit, or a lower one for the metrics in LOWER_BOUNDED. The limit itself passes.
+
+    Args:
+        metric: name of the metric.
+        limit: the threshold.
+
+    Raises:
+        UsageError: there is no such metric to put a gate on, or the limit is NaN.
+    """
 
     metric: str
     limit: float
+
+    def __post_init__(self) -> None:
+        known = UPPER_BOUNDED | LOWER_BOUNDED
+        if self.metric not in known:
+            near = difflib.get_close_matches(self.metric, known, n=1)
+            raise UsageError(
+                f"there is no gate on {self.metric!r}",
+                hint=f"did you mean {near[0]!r}?" if near else f"one of {', '.join(sorted(known))}",
+            )
+        if math.isnan(self.limit):
+            raise UsageError(f"the limit of the gate on {self.metric!r} is NaN: nothing would ever pass")
+
+    def check(self, metrics: Metrics) -> GateResult:
+        """Hold `metrics` against this gate. A value that is NaN or does not apply never passes."""
+        found = getattr(metrics, self.metric)
+        value = math.nan if found is None else float(found)
+        passed = value >= self.limit if self.metric in LOWER_BOUNDED else value <= self.limit
+        return GateResult(self.metric, self.limit, value, passed)
 
     def to_dict(self) -> dict[str, Any]:
         """`metric` and `limit`."""
@@ -25,7 +75,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class GateResult:
-    """A gate and the value that met it."""
+    """A gate, the value that met it, and whether it passed. The value is NaN where the metric does not apply."""
 
     metric: str
     limit: float
@@ -38,11 +88,5 @@ class GateResult:
 
 
 def check(metrics: Metrics, gates: Iterable[Gate]) -> tuple[GateResult, ...]:
-    """Hold `metrics` against `gates`; a value that is NaN or not applicable never passes."""
-    results = []
-    for gate in gates:
-        value = getattr(metrics, gate.metric)
-        value = float("nan") if value is None else float(value)
-        passed = value >= gate.limit if gate.metric in LOWER_BOUNDED else value <= gate.limit
-        results.append(GateResult(gate.metric, gate.limit, value, passed))
-    return tuple(results)
+    """Hold `metrics` against every gate, in their order."""
+    return tuple(gate.check(metrics) for gate in gates)

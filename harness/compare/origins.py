@@ -10,34 +10,41 @@ def find_origins(
 ) -> list[str]:
     """The tensors that fail while everything that they were computed from passes.
 
-    Tensors that were not observed are looked through: their own predecessors stand for them, back to the nearest
-    observed ones. Model inputs and initializers have no predecessors and never fail unless observed failing.
+    Tensors that were not observed are looked through: what they were computed from stands for them, back to the
+    nearest observed tensors. A model's inputs and initializers, when not observed, are taken to be right.
 
     Args:
         order: names of tensors in topological order; the origins are returned in this order.
         failed: for each observed tensor, whether it fails its gates.
-        predecessors: for each tensor, the tensors that its node reads. Missing names have none.
+        predecessors: for each tensor, the tensors that its node reads; inputs and initializers may be missing.
     """
-    reaches: dict[str, bool] = {}
+    behind: dict[str, bool] = {}
+    return [
+        tensor
+        for tensor in order
+        if failed.get(tensor, False) and not _fails_behind(tensor, failed, predecessors, behind)
+    ]
 
-    def from_failing(tensor: str) -> bool:
-        """Whether a nearest observed tensor before `tensor` fails; without recursion: chains are long."""
-        stack = [tensor]
-        while stack:
-            current = stack[-1]
-            waiting = False
-            result = False
-            for before in predecessors.get(current, ()):
-                if before in failed:
-                    result = result or failed[before]
-                elif before in reaches:
-                    result = result or reaches[before]
-                else:
-                    stack.append(before)
-                    waiting = True
-            if not waiting:
-                reaches[current] = result
-                stack.pop()
-        return reaches[tensor]
 
-    return [tensor for tensor in order if failed.get(tensor, False) and not from_failing(tensor)]
+def _fails_behind(
+    tensor: str,
+    failed: Mapping[str, bool],
+    predecessors: Mapping[str, Sequence[str]],
+    behind: dict[str, bool],
+) -> bool:
+    """Whether one of the nearest observed tensors behind `tensor` fails.
+
+    `behind` remembers the answer for every tensor on the way. A stack, as chains can be longer than recursion
+    goes: a tensor stays on it until all unobserved tensors that it was computed from are answered.
+    """
+    stack = [tensor]
+    while stack:
+        current = stack[-1]
+        before = predecessors.get(current, ())
+        open_questions = [name for name in before if name not in failed and name not in behind]
+        if open_questions:
+            stack += open_questions
+            continue
+        behind[current] = any(failed[name] if name in failed else behind[name] for name in before)
+        stack.pop()
+    return behind[tensor]
