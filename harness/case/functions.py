@@ -109,7 +109,7 @@ class UserFunction:
             for name, value in vars(module).items()
             if callable(value)
             and not name.startswith("_")
-            and getattr(value, "__module__", None) == module.__name__
+            and _package(getattr(value, "__module__", None) or "") == _package(module.__name__)
         ]
         hint = suggestion(attribute, own) or f"it defines {', '.join(own) or 'no function'}"
         raise BuilderError(
@@ -224,6 +224,11 @@ class _FolderImports(MetaPathFinder):
         top = name.partition(".")[0]
         file = getattr(sys.modules.get(top, module), "__file__", None)
         return top in self._names and (file is None or not Path(file).resolve().is_relative_to(self._folder))
+
+
+def _package(module: str) -> str:
+    """The top-level package of a module: what a package hands on from its modules is its own."""
+    return module.partition(".")[0]
 
 
 def _short(path: str | Path) -> str:

@@ -346,6 +346,19 @@ def test_a_builder_that_fails_is_blamed_precisely(make, models, source, message,
     assert error.exit_code == 2
 
 
+def test_functions_that_a_package_hands_on_are_suggested(make):
+    package = Path("cases/nets")
+    package.mkdir()
+    (package / "__init__.py").write_text("from pathlib import Path\nfrom .conv import resnet\n")
+    (package / "conv.py").write_text("def resnet():\n    return None\n")
+    with pytest.raises(BuilderError) as caught:
+        resolve_model(make(builder="nets:resnt"))
+    assert caught.value.hint == "did you mean `resnet`?"
+    with pytest.raises(BuilderError) as caught:
+        resolve_model(make(builder="nets:zzz"))
+    assert caught.value.hint == "it defines resnet"
+
+
 @pytest.mark.parametrize(
     ("text", "message", "line"),
     [
