@@ -1,12 +1,15 @@
 """The planted-fault benchmark: its ground truth is true, and its scores say what they should."""
 
 import hashlib
+import json
+import sys
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 
+from benchmarks.faults import __main__ as runner
 from benchmarks.faults.families import Family
 from benchmarks.faults.generate import FAULTS, SIZES, Spec, generate, grid, sample
 from benchmarks.faults.kinds import Kind
@@ -24,9 +27,18 @@ def _answer(*culprits: str, verdict: str = "precision") -> Answer:
     return Answer(verdict, frozenset(culprits), evaluations=7, search_evaluations=3, seconds=0.5)
 
 
-@pytest.mark.parametrize("spec", SMALL, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", SMALL[::2], ids=lambda spec: spec.name)
 def test_ground_truth_holds_on_the_emulator(spec):
     assert verify(generate(spec), brute_force=spec.nodes <= 50) == []
+
+
+@pytest.mark.parametrize("spec", SMALL, ids=lambda spec: spec.name)
+def test_harness_finds_what_was_planted_and_nothing_else(spec):
+    found = runner.judge(spec)
+    assert not found.error
+    assert found.verdict_right
+    assert (found.recall, found.precision) in [(1.0, 1.0), (None, None)]
+    assert found.ratio <= 1.3
 
 
 def test_the_sample_has_every_family_kind_and_number_of_faults():
@@ -170,3 +182,31 @@ def test_table_has_a_row_for_each_kind_present():
     text = table([score(squares, _answer(*squares.truth)), score(clean, _answer(verdict="none"))])
     names = [line.split("|")[1].strip() for line in text.splitlines()]
     assert names == ["fault", "---", "squares", "clean twins", "all"]
+
+
+def test_a_diagnosis_that_raises_is_a_wrong_answer(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("lost, its way")
+
+    monkeypatch.setattr(runner, "diagnose", broken)
+    found = runner.judge(_spec(Kind.SQUARES))
+    assert (found.verdict_right, found.recall) == (False, 0.0)
+    assert found.error == "RuntimeError: lost, its way"
+
+
+def test_command_prints_the_table_and_keeps_the_result(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "faults.json"
+    monkeypatch.setattr(sys, "argv", ["faults", "--sample", "6", "--out", str(out)])
+    assert runner.main() == 0
+    document = json.loads(out.read_text())
+    assert "| all | 6 |" in capsys.readouterr().out
+    assert document["cases"] == len(document["rows"]) == 6
+    columns = document["columns"].split(",")
+    assert all(len(row.split(",")) == len(columns) for row in document["rows"])
+
+
+def test_command_misses_its_goals_with_exit_status_1(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["faults", "--sample", "4"])
+    monkeypatch.setattr(runner, "diagnose", lambda *_: _answer("head"))
+    assert runner.main() == 1
+    assert "MISS verdict right" in capsys.readouterr().out
