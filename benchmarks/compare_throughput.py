@@ -1,0 +1,158 @@
+"""How fast and in how much memory tensors are compared, beside polygraphy's SimpleCompareFunc.
+
+Throughput: the same pairs of float32 tensors, alternately through both, all metrics on; GB/s count both tensors of
+a pair. Ratios are of one run, so what else the machine does weighs on both. Memory: a child process compares two
+memory-mapped tensors of 1 GB and reports the most memory that it ever held.
+
+Run: python -m benchmarks.compare_throughput [--rounds N] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import record
+from harness.compare import Accumulator, compare
+
+PAIRS = 8
+SHAPE = (4096, 1024)
+TARGET_RATIO = 20
+TARGET_MEGABYTES = 128
+Pair = tuple[np.ndarray, np.ndarray]
+
+_CHILD = r"""
+import re, sys
+import numpy as np
+from harness.compare import compare
+shape = (int(sys.argv[3]) // 4096, 1024)
+candidate, reference = (np.memmap(path, np.float32, "r", shape=shape) for path in sys.argv[1:3])
+metrics = compare(candidate, reference)
+assert metrics.count == candidate.size and metrics.max_abs > 0
+# ru_maxrss would begin with what the parent held when it forked.
+print(re.search(r"VmHWM:\s*(\d+) kB", open("/proc/self/status").read())[1])
+"""
+
+
+def make_pairs(count: int, noise: float = 1e-4) -> list[Pair]:
+    """Seeded candidate and reference tensors: normal values, and an error like that of half precision."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for _ in range(count):
+        reference = rng.standard_normal(SHAPE, dtype=np.float32)
+        candidate = reference + np.float32(noise) * rng.standard_normal(SHAPE, dtype=np.float32)
+        pairs.append((candidate, reference))
+    return pairs
+
+
+def with_harness(pairs: list[Pair]) -> None:
+    for candidate, reference in pairs:
+        compare(candidate, reference)
+
+
+def with_accumulator(pairs: list[Pair]) -> None:
+    sums = Accumulator()
+    for candidate, reference in pairs:
+        sums.update(candidate, reference)
+    sums.result()
+
+
+def polygraphy_runner(pairs: list[Pair]) -> Callable[[], None]:
+    from polygraphy.comparator import IterationResult, SimpleCompareFunc
+
+    def result(index: int, name: str) -> IterationResult:
+        return IterationResult({f"t{i}": pair[index] for i, pair in enumerate(pairs)}, runner_name=name)
+
+    candidate, reference, function = result(0, "candidate"), result(1, "reference"), SimpleCompareFunc()
+
+    def run() -> None:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            function(candidate, reference)
+
+    return run
+
+
+def seconds(function: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def measure_throughput(rounds: int) -> dict[str, Any]:
+    """Alternate between the two, so that both see the same machine; the ratio is that of the medians."""
+    pairs = make_pairs(PAIRS)
+    gigabytes = sum(c.nbytes + r.nbytes for c, r in pairs) / 1e9
+    contenders = {
+        "harness": lambda: with_harness(pairs),
+        "harness_accumulator": lambda: with_accumulator(pairs),
+        "polygraphy": polygraphy_runner(pairs),
+    }
+    with_harness(pairs[:1])
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds):
+        for name, function in contenders.items():
+            times[name].append(seconds(function))
+        print(f"round {number + 1}: " + ", ".join(f"{name} {t[-1]:.3f} s" for name, t in times.items()))
+    median = {name: statistics.median(taken) for name, taken in times.items()}
+    return {
+        "pairs": PAIRS,
+        "shape": list(SHAPE),
+        "dtype": "float32",
+        "seconds": {name: [round(t, 4) for t in taken] for name, taken in times.items()},
+        "gigabytes_per_second": {name: round(gigabytes / taken, 3) for name, taken in median.items()},
+        "ratio": round(median["polygraphy"] / median["harness"], 1),
+        "ratio_of_the_fastest": round(min(times["polygraphy"]) / min(times["harness"]), 1),
+        "target_ratio": TARGET_RATIO,
+    }
+
+
+def measure_memory(gigabytes: float) -> dict[str, Any]:
+    """The largest resident memory of a process that compares two memory-mapped tensors."""
+    size = int(gigabytes * 1e9) // 4096 * 4096
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in ("candidate.bin", "reference.bin")]
+        with paths[0].open("wb") as candidate, paths[1].open("wb") as reference:
+            for _ in range(0, size, 1 << 24):
+                values = rng.standard_normal(1 << 22, dtype=np.float32)
+                reference.write(values.tobytes())
+                candidate.write((values * np.float32(1.0001)).tobytes())
+        command = [sys.executable, "-c", _CHILD, *map(str, paths), str(size)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {
+        "bytes_of_each_tensor": size,
+        "peak_megabytes": round(int(done.stdout) * 1024 / 1e6, 1),
+        "target_megabytes": TARGET_MEGABYTES,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="how often each contender runs")
+    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of each memory-mapped tensor")
+    parser.add_argument("--out", type=Path, help="where to write the result instead of benchmarks/results")
+    options = parser.parse_args()
+    throughput, memory = measure_throughput(options.rounds), measure_memory(options.gigabytes)
+    numbers = {"polygraphy": version("polygraphy"), "throughput": throughput, "memory": memory}
+    path = record("compare_throughput", numbers, out=options.out)
+    print(f"{throughput['ratio']} times polygraphy's throughput, at least {TARGET_RATIO} asked for")
+    print(f"{memory['peak_megabytes']} MB at most, {TARGET_MEGABYTES} MB allowed; written to {path}")
+    return int(throughput["ratio"] < TARGET_RATIO or memory["peak_megabytes"] > TARGET_MEGABYTES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
