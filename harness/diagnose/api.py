@@ -1,0 +1,288 @@
+"""`diagnose` and `diagnose_model`: from a case, or from a model with inputs, to a Diagnosis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.backends import Candidate, Observation
+from harness.case import BuildOptions, Case, Tolerance
+from harness.diagnose.findings import Findings
+from harness.diagnose.gates import Gates, check_gates
+from harness.diagnose.hand_over import HandedOver, hand_over
+from harness.diagnose.lab import Lab
+from harness.diagnose.notebook import Notebook, journal_folder
+from harness.diagnose.on_emulator import examine_on_emulator
+from harness.diagnose.on_engine import examine_on_engine
+from harness.diagnose.predict import emulate
+from harness.diagnose.progress import Progress
+from harness.diagnose.results import Diagnosis, Evidence, Stage, Verdict
+from harness.diagnose.spending import Limits
+from harness.diagnose.subject import EngineFor, Subject, make_bench
+from harness.diagnose.suspects import islands_of
+from harness.diagnose.unsound import explain_reference
+from harness.diagnose.words import advise, summarise
+from harness.errors import NothingSelectedError, UsageError
+from harness.judge import Judge, JudgeOptions, select_cases
+from harness.judge.candidates import EMULATOR
+from harness.judge.judge import describe_failure
+from harness.judge.layers import measure_layers
+from harness.judge.results import RunResult
+from harness.judge.results import Verdict as RunVerdict
+from harness.model import Model
+from harness.tensors.files import write_text
+from harness.tensors.precision import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to diagnose.
+
+    Args:
+        prove: on an engine, spend a build a culprit on the proof that it is needed. Without it the emulator's
+            proof stands in, where the emulator explains the fault.
+        growth: measure every layer again with the culprits in FP32, for the picture of the error's growth.
+        timed: measure what the island costs in latency, on an engine that can be timed.
+    """
+
+    prove: bool = False
+    growth: bool = False
+    timed: bool = True
+
+
+def diagnose(
+    target: Case | Path | str,
+    *,
+    precision: Precision | str | None = None,
+    environment: str | None = None,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    max_builds: int | None = None,
+    max_seconds: float | None = None,
+    resume: bool = False,
+    journal: Path | str | None = None,
+    out: Path | str | None = None,
+    progress: Progress | None = None,
+    options: Options | None = None,
+    judge: Judge | None = None,
+) -> Diagnosis:
+    """Say what is wrong with a case at a precision, where it starts, and what cures it.
+
+    Args:
+        target: a case, a case file, or an .onnx file.
+        precision: the precision under test; by default the only one of the case beside fp32, or fp16.
+        environment: name of an environment of harness.toml; None is the emulator.
+        inputs: shapes for the inputs of an .onnx file.
+        max_builds: how many engines may be built, those of a resumed diagnosis included.
+        max_seconds: how long this process may take.
+        resume: go on with the journal of an earlier diagnosis.
+        journal: folder of the journals; by default `out`/journal, else a folder in `.harness/diagnose`.
+        out: folder for recipes, the typed model and the repro.
+        progress: told of every step.
+        options: how to diagnose.
+        judge: use its workers and workbench, and leave it open, instead of making one.
+
+    Raises:
+        UsageError: the target is not one case, or a limit makes no sense.
+        ModelError, InputDataError, CaseFileError: the case cannot be run.
+        CandidateError: the engine that fails cannot be built or run.
+        JournalError: the journal belongs to another diagnosis, or is in use.
+    """
+    case = _one_case(target, inputs, precision)
+    chosen = _precision_of(case, precision)
+    limits = Limits(max_builds, max_seconds)
+    with _judging(judge) as own:
+        bench = own.bench(case)
+        if missing := bench.missing_packages():
+            raise NothingSelectedError(f"needs {', '.join(missing)}, which is not installed", where=case.name)
+        candidate = own.candidates.get(environment or EMULATOR, bench)
+        subject = Subject(bench, chosen, candidate, _engine_factory(candidate))
+        folder = Path(journal) if journal is not None else None
+        if folder is None:
+            folder = Path(out) / "journal" if out is not None else journal_folder(subject)
+        notebook = Notebook(folder, subject, resume=resume)
+        lab = Lab(subject, limits, notebook, progress)
+        return _diagnose(lab, options or Options(), None if out is None else Path(out))
+
+
+def diagnose_model(
+    model: Model,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    precision: Precision,
+    *,
+    candidate: Candidate | None = None,
+    engine_for: EngineFor | None = None,
+    tolerances: Sequence[Tolerance] = (),
+    build: BuildOptions | None = None,
+    limits: Limits | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+    options: Options | None = None,
+) -> Diagnosis:
+    """Diagnose a model that is at hand, without a case file; nothing is written but to `out`.
+
+    Args:
+        model: the model.
+        feeds: inputs by name, sample by sample.
+        precision: the precision under test.
+        candidate: an engine of the model; None is the emulator.
+        engine_for: makes such engines for parts of the model.
+        tolerances: gates in place of the default ones.
+        build: options of the builder.
+        limits: what may be spent.
+        out: folder for recipes, the typed model and the repro.
+        progress: told of every step.
+        options: how to diagnose.
+    """
+    if not feeds:
+        raise UsageError("there are no inputs to diagnose with", hint="give at least one sample")
+    bench = make_bench(model, feeds, tolerances=tolerances, build=build)
+    try:
+        subject = Subject(bench, precision, candidate or bench.emulator, engine_for)
+        return _diagnose(Lab(subject, limits or Limits(), progress=progress), options or Options(), out)
+    finally:
+        bench.close()
+
+
+def _one_case(
+    target: Case | Path | str, inputs: Mapping[str, Sequence[int]] | None, precision: Precision | str | None
+) -> Case:
+    wanted = () if precision is None else (Precision(precision),)
+    cases = select_cases(target, inputs=inputs, precisions=wanted)
+    if len(cases) != 1:
+        names = ", ".join(case.name for case in cases[:5])
+        raise UsageError(
+            f"{len(cases)} cases are there, a diagnosis is of one",
+            where=str(target),
+            hint=f"name one of {names}, …",
+        )
+    return cases[0]
+
+
+def _precision_of(case: Case, asked: Precision | str | None) -> Precision:
+    if asked is not None:
+        return Precision(asked)
+    lower = [run.precision for run in case.runs if run.precision is not Precision.FP32]
+    return lower[0] if len(lower) == 1 else Precision.FP16
+
+
+@contextmanager
+def _judging(judge: Judge | None) -> Iterator[Judge]:
+    if judge is not None:
+        yield judge
+        return
+    with Judge(JudgeOptions()) as own:
+        yield own
+
+
+def _engine_factory(candidate: Candidate) -> Callable[[Model], Candidate] | None:
+    """Engines for parts of the model in the environment of `candidate`; None for the emulator."""
+    supervisor = getattr(candidate, "supervisor", None)
+    if supervisor is None:
+        return None
+    from harness.backends.tensorrt import TensorRTCandidate
+
+    return lambda model: TensorRTCandidate(supervisor.environment, model, supervisor=supervisor)
+
+
+def _diagnose(lab: Lab, options: Options, out: Path | None) -> Diagnosis:
+    lab.tell(Stage.GATES, "run the reference and the unobserved candidate")
+    gates = check_gates(lab.examiner)
+    if gates.verdict is Verdict.REFERENCE:
+        found = explain_reference(lab.subject, gates)
+    elif gates.verdict is not None:
+        found = Findings(gates.verdict, gates.evidence)
+    elif lab.subject.emulated:
+        found = examine_on_emulator(lab, gates)
+    else:
+        found = examine_on_engine(lab, gates, prove=options.prove, timed=options.timed)
+    summary = summarise(lab, found)
+    handed = hand_over(lab, found, summary, out)
+    diagnosis = _put_together(lab, gates, found, summary, handed, options)
+    if out is not None:
+        write_text(out / "diagnosis.json", document(diagnosis) + "\n")
+    return diagnosis
+
+
+def document(diagnosis: Diagnosis) -> str:
+    """The JSON document of schema `harness.diagnosis/1`."""
+    return json.dumps(diagnosis.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _put_together(
+    lab: Lab, gates: Gates, found: Findings, summary: str, handed: HandedOver, options: Options
+) -> Diagnosis:
+    subject = lab.subject
+    case = subject.bench.case
+    after = _after(lab, found, growth=options.growth)
+    evidence: tuple[Evidence, ...] = (*found.evidence, *handed.evidence)
+    return Diagnosis(
+        case=case.name,
+        precision=subject.precision,
+        candidate=subject.candidate.name,
+        verdict=found.verdict,
+        summary=summary,
+        origins=found.origins,
+        culprits=found.culprits,
+        confirmed=found.confirmed,
+        minimal=found.minimal_on == "candidate",
+        minimal_on=found.minimal_on,
+        faithful=found.faithful,
+        islands=islands_of(subject.model, found.island),
+        separations=found.separations,
+        cost=lab.cost,
+        evidence=evidence,
+        advice=advise(lab, found, dict(handed.recipes)),
+        recipes=handed.recipes,
+        price=found.price,
+        repro=handed.repro,
+        before=_before(lab, gates, found),
+        after=after,
+        case_path=None if case.path is None else str(case.path),
+        journal=None if lab.notebook is None else str(lab.notebook.folder),
+        fingerprint=subject.fingerprint,
+    )
+
+
+def _before(lab: Lab, gates: Gates, found: Findings) -> RunResult | None:
+    if gates.baseline is None:
+        return None
+    outputs = gates.baseline.outputs
+    passed = gates.baseline.passed
+    return RunResult(
+        case=lab.subject.bench.case.name,
+        precision=lab.subject.precision,
+        candidate=lab.subject.candidate.name,
+        verdict=RunVerdict.PASS if passed else RunVerdict.FAIL,
+        reason="all gates hold" if passed else describe_failure(outputs),
+        outputs=outputs,
+        layers=found.layers,
+        faithful=found.faithful,
+    )
+
+
+def _after(lab: Lab, found: Findings, *, growth: bool) -> RunResult | None:
+    """The emulator with the island in FP32, layer by layer if that is asked for."""
+    subject = lab.emulated
+    if not found.island or not found.confirmed:
+        return None
+    outputs, trial = emulate(subject, frozenset(found.island))
+    layers = ()
+    if growth:
+        lab.tell(Stage.HAND_OVER, "measure the layers again, cured")
+        plan = subject.plan(frozenset(found.island), observation=Observation.TYPED)
+        layers, _ = measure_layers(subject.bench, subject.candidate, plan, subject.bench.case.tolerances)  # type: ignore[assignment]
+    passed = trial.outcome == "pass"
+    return RunResult(
+        case=f"{subject.bench.case.name}, {len(found.island)} nodes in FP32",
+        precision=subject.precision,
+        candidate=EMULATOR,
+        verdict=RunVerdict.PASS if passed else RunVerdict.FAIL,
+        reason="all gates hold" if passed else describe_failure(outputs),
+        outputs=outputs,
+        layers=layers,
+    )

@@ -1,0 +1,241 @@
+"""Stage 4, cure: the few nodes that must go back to FP32.
+
+Requires: a candidate that fails unobserved, and a prognosis.
+Ensures: an island that is handed on was seen to pass on what it is said to be confirmed on; it is called minimal
+only where leaving out each of its nodes, alone, was seen to fail.
+Evidence: the trail of the search, and what its answer leans on.
+
+On the emulator an evaluation costs milliseconds: suspects are lowered alone first, and if those that fail cure
+together, what is left is pruning. Otherwise every node is lowered alone, and the ranking is searched. On an engine
+the emulator's island comes first, and mostly last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+from harness.diagnose.effects import Effects
+from harness.diagnose.examine import Examiner
+from harness.diagnose.groups import find_groups
+from harness.diagnose.notebook import Notebook
+from harness.diagnose.predict import Prognosis
+from harness.diagnose.results import Evidence, Stage
+from harness.diagnose.subject import Subject
+from harness.diagnose.suspects import inherited, nearby, outliers
+from harness.errors import UsageError
+from harness.search import Budget, Options, Problem, Progress, Result, Trial, Verdict, search
+
+PHASE = "search"
+MOST_SUSPECTS = 64
+EMULATOR, CANDIDATE = "emulator", "candidate"
+Known = Mapping[frozenset[str], Trial]
+
+
+@dataclass(frozen=True)
+class Cure:
+    """What a search for an island came to.
+
+    Args:
+        island: the nodes, in topological order; empty if none was found.
+        confirmed_on: what was seen to pass with them: `emulator`, `candidate`, or None.
+        minimal_on: on what each of them was seen to be needed; None if that was not shown.
+        best: the smallest set that was seen to cure, whether or not the search ended.
+        verdict: how the search ended; None if there was no need for one.
+        evidence: what was shown.
+    """
+
+    island: tuple[str, ...] = ()
+    confirmed_on: str | None = None
+    minimal_on: str | None = None
+    best: tuple[str, ...] | None = None
+    verdict: Verdict | None = None
+    evidence: tuple[Evidence, ...] = ()
+    result: Result | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def found(self) -> bool:
+        """Whether there is an island."""
+        return self.confirmed_on is not None
+
+
+@dataclass(frozen=True)
+class Searching:
+    """What a search runs with.
+
+    Args:
+        notebook: keeps the journal; None keeps nothing.
+        journal: name of the journal.
+        on_progress: told after each evaluation.
+    """
+
+    notebook: Notebook | None = None
+    journal: str = "islands"
+    on_progress: Callable[[Progress], None] | None = None
+
+
+def island_problem(
+    subject: Subject,
+    *,
+    scores: Mapping[str, float] | None = None,
+    hints: Sequence[frozenset[str]] = (),
+) -> Problem:
+    """The question which nodes must go back to FP32: the same for every search, by hand or not, on one subject."""
+    return Problem(
+        units=subject.units,
+        identity=subject.identity,
+        groups=find_groups(subject.model, subject.units),
+        scores=scores,
+        hints=tuple(hints),
+    )
+
+
+def search_islands(
+    examiner: Examiner, problem: Problem, options: Options, known: Known, searching: Searching
+) -> Result:
+    """Search `problem` on the candidate of `examiner`, within its limits. All nodes in FP32 are the FP32 engine.
+
+    Raises:
+        BudgetExhaustedError: never; the budget ends a search with the verdict `budget`.
+    """
+    subject = examiner.subject
+
+    def oracle(treated: frozenset[str]) -> Trial:
+        return examiner.examine(subject.plan(treated), phase=PHASE).trial
+
+    spending = examiner.spending
+    builds = None if subject.emulated else spending.left(PHASE)
+    budget = Budget(evaluations=builds, seconds=spending.seconds_left())
+    notebook = searching.notebook
+    with nullcontext() if notebook is None else notebook.journal(searching.journal, problem) as journal:
+        return search(
+            problem,
+            oracle,
+            options=options,
+            budget=budget,
+            journal=journal,
+            known=known,
+            on_progress=searching.on_progress,
+        )
+
+
+def cure_on_emulator(
+    examiner: Examiner, prognosis: Prognosis, effects: Effects, searching: Searching
+) -> Cure:
+    """The minimal island on the emulator.
+
+    Args:
+        examiner: of a subject whose candidate is the emulator.
+        prognosis: that of a failing emulator.
+        effects: measures and remembers the effect of each node alone.
+        searching: what to run with.
+    """
+    subject = examiner.subject
+    if not subject.emulated or not prognosis.fails:
+        raise UsageError("cure_on_emulator requires the emulator, and that it fails")
+    examiner.failing_sample = prognosis.failing_sample
+    known: dict[frozenset[str], Trial] = {frozenset(): prognosis.trial}
+    suspicion = inherited(subject.model, prognosis.introduced, subject.units)
+    alone = effects.each(_suspects(subject, prognosis, suspicion))
+    passing = None
+    for hint in _hints(suspicion, alone):
+        known[hint] = examiner.examine(subject.plan(hint), phase=PHASE).trial
+        if known[hint].outcome == "pass":
+            passing = hint
+            break
+    if passing is not None:
+        problem = island_problem(
+            subject, scores={node: alone.get(node, 0.0) for node in passing}, hints=[passing]
+        )
+    else:
+        problem = island_problem(subject, scores=effects.scores(subject.units, suspicion))
+    result = search_islands(examiner, problem, Options(), known, searching)
+    return _cure_of(result, EMULATOR)
+
+
+def confirm(examiner: Examiner, island: Sequence[str]) -> Trial:
+    """Evaluate the unobserved candidate once with `island` in FP32.
+
+    Raises:
+        BudgetExhaustedError: the limits are reached.
+    """
+    plan = examiner.subject.plan(frozenset(island))
+    return examiner.examine(plan, phase="confirm", key=f"island {' '.join(sorted(island))}").trial
+
+
+def cure_on_engine(
+    examiner: Examiner,
+    scores: Mapping[str, float],
+    hints: Sequence[frozenset[str]],
+    known: Known,
+    searching: Searching,
+    *,
+    prove: bool,
+    repeats: int,
+) -> Cure:
+    """The island on an engine that does not do as the emulator does.
+
+    Args:
+        examiner: of a subject whose candidate is an engine.
+        scores: by node, how much it is suspected.
+        hints: islands to try first.
+        known: what was evaluated already.
+        searching: what to run with.
+        prove: spend a build a culprit on the proof that it is needed.
+        repeats: builds of each configuration that the answer rests on.
+    """
+    if examiner.subject.emulated:
+        raise UsageError("cure_on_engine requires an engine, the candidate is the emulator")
+    problem = island_problem(examiner.subject, scores=scores, hints=hints)
+    result = search_islands(examiner, problem, Options(prove=prove, repeats=repeats), known, searching)
+    return _cure_of(result, CANDIDATE)
+
+
+def _suspects(subject: Subject, prognosis: Prognosis, suspicion: Mapping[str, float]) -> tuple[str, ...]:
+    """Nodes that are worth lowering alone: the most outlying ones, and those just before the error's start."""
+    outlying = sorted(outliers(dict(suspicion)), key=lambda node: -suspicion[node])[:MOST_SUSPECTS]
+    near = nearby(subject.model, [layer.node for layer in prognosis.origins], subject.units)
+    positions = {unit: place for place, unit in enumerate(subject.units)}
+    return tuple(sorted(dict.fromkeys([*outlying, *near]), key=positions.__getitem__))
+
+
+def _hints(suspicion: Mapping[str, float], alone: Mapping[str, float]) -> list[frozenset[str]]:
+    """Sets that may cure, the smallest first: what fails alone, what stands out, both."""
+    failing = frozenset(node for node, effect in alone.items() if effect > 1.0)
+    outlying = frozenset(outliers(dict(suspicion)))
+    return list(dict.fromkeys(hint for hint in (failing, outlying, failing | outlying) if hint))
+
+
+def _cure_of(result: Result, where: str) -> Cure:
+    island = result.culprits if result.answered else ()
+    facts = {
+        "verdict": result.verdict.value,
+        "evaluations": result.evaluations,
+        "strategies": [strategy.value for strategy in result.strategies],
+        "assumptions": {each.name: each.held for each in result.assumptions},
+        "trail": [str(step) for step in result.trail],
+    }
+    if result.answered:
+        proof = (
+            "each of them was left out once, and it failed" if result.minimal else "not shown to be minimal"
+        )
+        text = (
+            f"with {_listed(island)} in FP32 the {where} passes ({proof}; {result.evaluations} evaluations)"
+        )
+    else:
+        text = f"the search on the {where} ended without an answer: {result.verdict}"
+    return Cure(
+        island=island,
+        confirmed_on=where if result.answered else None,
+        minimal_on=where if result.minimal else None,
+        best=result.best,
+        verdict=result.verdict,
+        evidence=(Evidence(Stage.CURE, text, facts),),
+        result=result,
+    )
+
+
+def _listed(nodes: Sequence[str], most: int = 6) -> str:
+    shown = ", ".join(nodes[:most])
+    return shown if len(nodes) <= most else f"{shown} and {len(nodes) - most} more"

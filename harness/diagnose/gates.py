@@ -1,0 +1,93 @@
+"""Stage 1, gates first: is there something to hold against, and is there a fault at all?
+
+Requires: inputs that fit the model.
+Ensures: without a verdict, the reference is finite and stable, and the unobserved candidate, as a user would deploy
+it, fails a gate; its outputs are kept for all samples. With a verdict (`none`, `reference`), there is nothing to
+search for.
+Evidence: the outputs of the unobserved candidate with their gates; the reference's own error beside them.
+
+Whether the candidate passes in FP32 is not asked here: an island that cures proves it for nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.diagnose.examine import Examination, Examiner
+from harness.diagnose.formats import say
+from harness.diagnose.results import Evidence, Stage, Verdict
+from harness.diagnose.stability import Stability, check_stability
+from harness.errors import CandidateError, ReferenceNotFiniteError
+from harness.judge.judge import describe_failure
+from harness.search import Outcome
+
+PHASE = "gates"
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What the first stage found.
+
+    Args:
+        verdict: `none` or `reference`, which end the diagnosis; None to go on.
+        baseline: the unobserved candidate; None if it was not reached.
+        stability: the reference's own error; None if it was not asked for.
+        reference_fault: the tensor where the reference stops being finite.
+        evidence: what was shown.
+    """
+
+    verdict: Verdict | None
+    baseline: Examination | None = None
+    stability: Stability | None = None
+    reference_fault: str | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+
+def check_gates(examiner: Examiner) -> Gates:
+    """Run the first stage.
+
+    Raises:
+        CandidateError: the unobserved candidate cannot be built or run.
+        ModelError: the model cannot be run in FP32.
+    """
+    subject = examiner.subject
+    try:
+        expected = subject.bench.expected
+    except ReferenceNotFiniteError as error:
+        where = f"from {error.first_tensor} on: {error.count} elements of {error.tensor}"
+        text = f"the FP32 reference is not finite {where}"
+        facts = {"tensor": error.tensor, "first_tensor": error.first_tensor, "count": error.count}
+        evidence = Evidence(Stage.GATES, text, facts)
+        return Gates(Verdict.REFERENCE, reference_fault=error.first_tensor, evidence=(evidence,))
+    assert expected, "a case has at least one sample"
+    baseline = examiner.examine(subject.plan(), phase=PHASE, key="baseline", thorough=True)
+    if baseline.outcome is Outcome.UNRESOLVED:
+        raise CandidateError(
+            f"the candidate cannot be diagnosed, it cannot be run: {baseline.note}",
+            where=subject.bench.case.name,
+            evidence=baseline.evidence,
+        )
+    if baseline.passed:
+        evidence = Evidence(Stage.GATES, "the unobserved candidate passes every gate", {"passed": True})
+        return Gates(Verdict.NONE, baseline, evidence=(evidence,))
+    failed = Evidence(
+        Stage.GATES,
+        f"the unobserved candidate fails: {describe_failure(baseline.outputs)}",
+        {"passed": False, "badness": baseline.trial.badness},
+    )
+    stability = check_stability(subject)
+    shown = _stability_evidence(stability)
+    verdict = None if stability.stable else Verdict.REFERENCE
+    return Gates(verdict, baseline, stability, evidence=(failed, shown))
+
+
+def _stability_evidence(stability: Stability) -> Evidence:
+    facts = {"method": stability.method, "share": stability.share}
+    if stability.share is None:
+        return Evidence(Stage.GATES, f"the reference's own error is unknown: {stability.method}", facts)
+    word = "stable" if stability.stable else "not stable"
+    text = (
+        f"the FP32 reference is {word}: {stability.method} differs from it by {say(stability.share)} of what the "
+        "gates let pass"
+    )
+    return Evidence(Stage.GATES, text, facts)

@@ -1,0 +1,224 @@
+"""Stage 6, hand over: files to act on.
+
+Requires: findings; a folder to write to.
+Ensures: every file is whole or not there; a typed model was loaded and run in ONNX Runtime; a repro was run in a
+clean process, and says whether it showed the same fault.
+Evidence: what the typed model and the repro came to when they were run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.backends.emulator import Emulator
+from harness.compare import compare
+from harness.diagnose.cut import Part
+from harness.diagnose.findings import Findings
+from harness.diagnose.formats import say
+from harness.diagnose.lab import Lab
+from harness.diagnose.recipes import Files, layer_list, make_recipes, model_path, polygraphy_script
+from harness.diagnose.repro import Ticket, write_repro
+from harness.diagnose.results import Evidence, Repro, Stage, Verdict
+from harness.diagnose.shrink import Fails, Shrunk, fails_emulated, holds, shrink
+from harness.diagnose.subject import Subject
+from harness.errors import BudgetExhaustedError, HarnessError
+from harness.judge.results import jsonable
+from harness.model import Model, save_model, with_islands
+from harness.model.typed import LOW_DTYPE
+from harness.tensors.files import write_text
+from harness.tensors.precision import Precision
+
+PHASE = "repro"
+MOST_ENGINE_PARTS = 3
+WITH_REPRO = frozenset({Verdict.PRECISION, Verdict.TF32, Verdict.CONVERSION, Verdict.FUSION})
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """What was written.
+
+    Args:
+        recipes: commands by tool, and the paths of files under `layer_list` and `typed_model`.
+        repro: the repro folder; None if there is none.
+        evidence: what the files came to when they were run.
+    """
+
+    recipes: Mapping[str, str]
+    repro: Repro | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+
+def hand_over(
+    lab: Lab,
+    found: Findings,
+    summary: str,
+    out: Path | None,
+    engine_layers: Mapping[str, tuple[str, ...]] | None = None,
+) -> HandedOver:
+    """Write what there is to act on to `out`; without a folder, only say the commands."""
+    subject = lab.subject
+    model, island = subject.model, found.island
+    wanted = bool(island) or found.verdict is Verdict.TF32
+    if out is None:
+        files = Files(
+            str(model.path or "model.onnx"), "typed.onnx" if _can_be_typed(subject, found) else None
+        )
+        return HandedOver(make_recipes(model, subject.precision, island, files) if wanted else {})
+    lab.tell(Stage.HAND_OVER, "write the recipes", suspected=found.culprits)
+    evidence: list[Evidence] = []
+    recipes: dict[str, str] = {}
+    if wanted:
+        recipes = _write_recipes(subject, found, out, engine_layers or {}, evidence)
+    repro = None
+    if found.verdict in WITH_REPRO and (found.culprits or found.origins):
+        lab.tell(Stage.HAND_OVER, "cut out and run the repro", suspected=found.culprits)
+        try:
+            repro = _write_repro(lab, found, summary, out / "repro", evidence)
+        except HarnessError as error:
+            evidence.append(Evidence(Stage.HAND_OVER, f"there is no repro: {error}"))
+    return HandedOver(recipes, repro, tuple(evidence))
+
+
+def _can_be_typed(subject: Subject, found: Findings) -> bool:
+    return subject.precision in LOW_DTYPE and bool(found.island)
+
+
+def _write_recipes(
+    subject: Subject,
+    found: Findings,
+    out: Path,
+    engine_layers: Mapping[str, tuple[str, ...]],
+    evidence: list[Evidence],
+) -> dict[str, str]:
+    model, island = subject.model, found.island
+    out.mkdir(parents=True, exist_ok=True)
+    if model.path is None:
+        save_model(model, out / "model.onnx")
+    typed = out / "typed.onnx" if _can_be_typed(subject, found) else None
+    if typed is not None:
+        graph = with_islands(model, subject.precision, island)
+        save_model(graph, typed)
+        evidence.append(_try_typed(subject, graph))
+    script, listed = out / "keep_fp32.py", out / "layers.json"
+    files = Files(model_path(model, out), None if typed is None else str(typed), str(script))
+    recipes = make_recipes(model, subject.precision, island, files)
+    if "polygraphy" in recipes and island:
+        write_text(script, polygraphy_script(island))
+    if island:
+        document = layer_list(model, subject.precision, island, dict(engine_layers))
+        write_text(listed, json.dumps(document, indent=1) + "\n")
+        recipes["layer_list"] = str(listed)
+    if typed is not None:
+        recipes["typed_model"] = str(typed)
+    return recipes
+
+
+def _try_typed(subject: Subject, graph: Model) -> Evidence:
+    """Run the typed model in ONNX Runtime as it will be handed on."""
+    from harness.backends.reference import Reference
+
+    runner = Reference(graph)
+    try:
+        worst = 0.0
+        for sample, feeds in enumerate(subject.bench.feeds):
+            values = runner.run(feeds)
+            for name, reference in subject.bench.expected[sample].items():
+                metrics = compare(values[name], reference, dtype=None)
+                worst = max(worst, math.inf if metrics.nonfinite else metrics.nrmse)
+    except HarnessError as error:
+        return Evidence(
+            Stage.HAND_OVER, f"ONNX Runtime does not run the typed model: {error}", {"runs": False}
+        )
+    finally:
+        runner.close()
+    text = f"the typed model runs in ONNX Runtime, with an error of {say(worst)} (nrmse)"
+    return Evidence(Stage.HAND_OVER, text, {"runs": True, "nrmse": jsonable(worst)})
+
+
+def _write_repro(
+    lab: Lab, found: Findings, summary: str, folder: Path, evidence: list[Evidence]
+) -> Repro | None:
+    subject = lab.subject
+    sample = lab.examiner.failing_sample
+    emulated = found.verdict in (Verdict.PRECISION, Verdict.TF32)
+    precision = Precision.FP32 if found.verdict is Verdict.CONVERSION else subject.precision
+    core = _core(subject, found)
+    shrunk = None
+    if emulated:
+        shrunk = shrink(subject, core, sample, fails_emulated(subject))
+    if shrunk is None and not subject.emulated:
+        emulated = False
+        fails = _fails_on_engine(lab, precision)
+        shrunk = None if fails is None else shrink(subject, core, sample, fails, most=MOST_ENGINE_PARTS)
+    if shrunk is None:
+        text = "no part of the model was seen to fail by itself: there is no repro"
+        evidence.append(Evidence(Stage.HAND_OVER, text, {"core": list(core)}))
+        return None
+    signature = _signature(subject, shrunk.part, precision) if emulated else {}
+    ticket = Ticket(subject.bench.case.name, precision, summary, emulated)
+    repro = write_repro(folder, shrunk.part, ticket, signature)
+    evidence.append(_told(repro, shrunk, emulated))
+    return repro
+
+
+def _core(subject: Subject, found: Findings) -> tuple[str, ...]:
+    """The nodes around which the repro is cut: the first island that holds an origin, or the origins."""
+    from harness.diagnose.suspects import islands_of
+
+    starts = [origin.node for origin in found.origins]
+    islands = islands_of(subject.model, found.culprits) if found.culprits else ()
+    for island in islands:
+        if set(starts).intersection(island):
+            return island
+    return islands[0] if islands else tuple(starts)
+
+
+def _fails_on_engine(lab: Lab, precision: Precision) -> Fails | None:
+    """Whether a part fails on an engine of its own; None where there are no engines for parts."""
+    subject = lab.subject
+    engine_for = subject.engine_for
+    if engine_for is None:
+        return None
+
+    def fails(part: Part) -> bool:
+        try:
+            lab.spending.check()
+        except BudgetExhaustedError:
+            return False
+        candidate = engine_for(part.model)
+        try:
+            evaluation = candidate.evaluate(subject.plan(precision=precision), part.feeds)
+        finally:
+            candidate.close()
+        lab.examiner.charge(PHASE, int(evaluation.facts.get("builds", 0)))
+        values = {name: np.array(evaluation.tensors[name]) for name in part.expected}
+        return not holds(subject, values, part, precision)
+
+    return fails
+
+
+def _signature(subject: Subject, part: Part, precision: Precision) -> dict[str, Any]:
+    """What the part shows here: by output, the elements that are not finite, and the error of the others."""
+    emulator = Emulator(part.model)
+    try:
+        values = emulator.run(part.feeds, precision, tensors=list(part.expected))
+    finally:
+        emulator.close()
+    found = {}
+    for name, expected in part.expected.items():
+        metrics = compare(values[name], expected, dtype=None)
+        found[name] = {"nonfinite": metrics.nonfinite, "nrmse": jsonable(metrics.nrmse)}
+    return found
+
+
+def _told(repro: Repro, shrunk: Shrunk, emulated: bool) -> Evidence:
+    size = f"{len(shrunk.nodes)} node{'s' if len(shrunk.nodes) != 1 else ''}"
+    facts = {"nodes": list(shrunk.nodes), "shows": repro.shows, "signature": dict(repro.signature)}
+    return Evidence(Stage.HAND_OVER, f"the repro has {size}; {repro.note}", {**facts, "emulated": emulated})

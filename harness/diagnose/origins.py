@@ -1,0 +1,150 @@
+"""Where the fault starts, and why there: culprits turned into origins with physical reasons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from harness.diagnose.effects import Effects
+from harness.diagnose.explain import Held, Occurrence, accumulation, why
+from harness.diagnose.predict import Prognosis
+from harness.diagnose.results import Origin
+from harness.diagnose.subject import Subject
+from harness.diagnose.suspects import islands_of, outliers, usual_error
+from harness.judge.results import LayerResult
+from harness.model import Model, NodeInfo
+from harness.tensors.precision import Precision
+
+MOST_ISLANDS = 64
+"""Of more islands only the first ones are asked whether they fail alone; so many are an accumulation anyway."""
+
+
+def find_origins_of(
+    subject: Subject,
+    prognosis: Prognosis,
+    culprits: Sequence[str],
+    effects: Effects,
+    layers: Sequence[LayerResult] = (),
+) -> tuple[Origin, ...]:
+    """The origins behind `culprits`: one for each island of them that is a fault by itself.
+
+    Where none of them is, the error accumulates: the origins are then the places where it crosses its gate, or
+    the culprit with the largest share.
+
+    Args:
+        subject: what is diagnosed.
+        prognosis: what the emulator says.
+        culprits: the nodes that must go back to FP32.
+        effects: of nodes lowered alone, on the emulator.
+        layers: what was observed of the candidate; by default the prognosis.
+    """
+    model = subject.model
+    observed = tuple(layers) or prognosis.layers
+    standing_out = set(outliers(prognosis.introduced)) | {layer.node for layer in observed if layer.origin}
+    islands = islands_of(model, culprits)
+    guilty = [
+        island
+        for island in islands[:MOST_ISLANDS]
+        if standing_out.intersection(island) or effects.of(island) > 1.0
+    ]
+    if guilty:
+        firsts = [next((node for node in island if node in standing_out), island[0]) for island in guilty]
+        return explain_nodes(subject, prognosis, firsts)
+    shares = {node: effect for node, effect in effects.known.items() if node in set(culprits)}
+    reason = accumulation(len(culprits), shares, subject.precision)
+    crossings = [layer.node for layer in observed if layer.origin]
+    places = crossings or [max(culprits, key=lambda node: shares.get(node, 0.0))]
+    return tuple(
+        Origin(node.name, node.op, _tensor(model, node), reason, prognosis.introduced.get(node.name))
+        for node in map(model.node, dict.fromkeys(places))
+    )
+
+
+def explain_nodes(subject: Subject, prognosis: Prognosis, nodes: Iterable[str]) -> tuple[Origin, ...]:
+    """Each node as an origin, with what happens there at the precision under test."""
+    model = subject.model
+    infos = [model.node(node) for node in dict.fromkeys(nodes)]
+    tensors = tensors_around(subject, infos, subject.precision)
+    usual = usual_error(prognosis.introduced)
+    origins = []
+    for info in infos:
+        introduced = prognosis.introduced.get(info.name)
+        occurrence = tensors.occurrence(info, introduced, usual)
+        reason = why(occurrence, subject.precision)
+        origins.append(Origin(info.name, info.op, _tensor(model, info), reason, introduced))
+    return tuple(origins)
+
+
+def _tensor(model: Model, node: NodeInfo) -> str:
+    """The first float tensor that a node writes."""
+    floats = [name for name in node.outputs if name and model.dtypes.get(name) == "float32"]
+    return floats[0] if floats else node.outputs[0]
+
+
+def tensors_around(subject: Subject, nodes: Sequence[NodeInfo], precision: Precision) -> TensorsAround:
+    """What the tensors around `nodes` hold, measured in one run of the reference a sample."""
+    return TensorsAround(subject, nodes, precision)
+
+
+class TensorsAround:
+    """What the tensors around some nodes hold in FP32, over all samples."""
+
+    def __init__(self, subject: Subject, nodes: Sequence[NodeInfo], precision: Precision) -> None:
+        self._model = subject.model
+        self._precision = precision
+        initializers = self._model.ir.graph.initializers
+        names = [name for node in nodes for name in (*node.inputs, *node.outputs)]
+        floats = [name for name in dict.fromkeys(names) if name and self._model.dtypes.get(name) == "float32"]
+        self._constants = {
+            name: np.asarray(initializers[name].const_value.numpy())  # type: ignore[union-attr]
+            for name in floats
+            if name in initializers and initializers[name].const_value is not None
+        }
+        fed = set(self._model.feed_names())
+        wanted = [name for name in floats if name not in self._constants and name not in fed]
+        bench = subject.bench
+        runs = [bench.reference.run(feeds, wanted) if wanted else {} for feeds in bench.feeds]
+        self._arrays = {name: [run[name] for run in runs] for name in wanted}
+        self._arrays |= {name: [feeds[name] for feeds in bench.feeds] for name in floats if name in fed}
+
+    def output_of(self, node: NodeInfo) -> str:
+        """The first float tensor that a node writes."""
+        return _tensor(self._model, node)
+
+    def occurrence(self, node: NodeInfo, introduced: float | None, usual: float) -> Occurrence:
+        """The node with what its float tensors hold.
+
+        Args:
+            node: one of the nodes.
+            introduced: nrmse of the node lowered alone, if it was measured.
+            usual: the median of that over all nodes; 0 if it was not measured.
+        """
+        proto = next(each for each in self._model.skeleton.graph.node if each.name == node.name)
+        inputs = [name for name in proto.input if name in self._arrays or name in self._constants]
+        return Occurrence(
+            op=node.op,
+            inputs=tuple(self._held(name) for name in inputs),
+            output=self._held(_tensor(self._model, node)),
+            introduced=introduced,
+            usual=usual or None,
+            exponent=self._exponent(node.op, inputs),
+        )
+
+    def _held(self, name: str) -> Held:
+        if name in self._constants:
+            return Held.of(name, [self._constants[name]], self._precision, constant=True)
+        producer = self._model.producer(name)
+        constant = producer is not None and producer.op == "Constant"
+        return Held.of(name, self._arrays.get(name, []), self._precision, constant=constant)
+
+    def _exponent(self, op: str, inputs: Sequence[str]) -> float | None:
+        if op != "Pow" or len(inputs) != 2:
+            return None
+        constant = self._constants.get(inputs[1])
+        if constant is None and inputs[1] in self._arrays:
+            constant = self._arrays[inputs[1]][0]
+        if constant is None or constant.size != 1 or not math.isfinite(float(constant.reshape(-1)[0])):
+            return None
+        return float(constant.reshape(-1)[0])

@@ -1,0 +1,52 @@
+"""What an island costs in latency: both engines are timed one after the other, on the same GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness.backends import Plan
+from harness.diagnose.examine import Examiner
+from harness.diagnose.results import Price
+from harness.errors import CandidateError
+
+PHASE = "price"
+REPEATS, WARMUP = 100, 10
+
+
+def measure_price(examiner: Examiner, island: Sequence[str]) -> Price | None:
+    """Time the engine that fails and the one with `island` in FP32; None where the candidate cannot be timed.
+
+    The engines are those of the stages before: nothing is built where they are still there.
+    """
+    subject, notebook = examiner.subject, examiner.notebook
+    key = f"price {' '.join(sorted(island))}"
+    kept = None if notebook is None else notebook.recall(key)
+    if kept is not None:
+        return Price(kept["before_ms"], kept["after_ms"])
+    if not hasattr(subject.candidate, "timing"):
+        return None
+    try:
+        before = _median_ms(examiner, subject.plan())
+        after = _median_ms(examiner, subject.plan(frozenset(island)))
+    except CandidateError:
+        return None
+    if before is None or after is None:
+        return None
+    if notebook is not None:
+        notebook.keep(key, {"before_ms": before, "after_ms": after})
+    return Price(before, after)
+
+
+def _median_ms(examiner: Examiner, plan: Plan) -> float | None:
+    from harness.backends.engines import Timing
+
+    candidate: Any = examiner.subject.candidate
+    untimed = candidate.timing
+    candidate.timing = Timing(repeats=REPEATS, warmup=WARMUP)
+    try:
+        evaluation = examiner.evaluate(plan, examiner.subject.bench.feeds[0], phase=PHASE)
+    finally:
+        candidate.timing = untimed
+    latency = evaluation.facts.get("latency")
+    return None if latency is None else float(latency["median_ms"])

@@ -1,0 +1,175 @@
+"""Show a numerical fault by itself: a small ONNX model, the reference's own tensors at its inputs, and this script.
+
+    python repro.py               # ONNX Runtime: FP32 beside an emulation of the precision
+    python repro.py --tensorrt    # an engine beside the FP32 tensors that are stored here
+
+Needs numpy, and onnxruntime or tensorrt. Ends with 1 if the fault shows, 0 if it does not, 2 if it cannot run.
+"""
+
+import argparse
+import ctypes
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def main():
+    """Run what was asked for, print what differs, and return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tensorrt", action="store_true", help="build and run a TensorRT engine")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON, nothing else")
+    arguments = parser.parse_args()
+    about = json.loads((HERE / "repro.json").read_text(encoding="utf-8"))
+    inputs = load("inputs.npz", about["inputs"])
+    expected = load("expected.npz", about["outputs"])
+    try:
+        if arguments.tensorrt:
+            actual = run_tensorrt(about, inputs, list(expected))
+        elif about["emulated"]:
+            expected = run_onnxruntime("model.onnx", inputs, list(expected))
+            actual = run_onnxruntime("emulated.onnx", inputs, list(expected))
+        else:
+            raise ImportError("this fault shows on an engine only: use --tensorrt")
+    except ImportError as error:
+        print(f"cannot run: {error}", file=sys.stderr)
+        return 2
+    rows = {name: measure(actual[name], expected[name]) for name in expected}
+    shows = any(row["nonfinite"] or not row["nrmse"] <= about["limit"] for row in rows.values())
+    if arguments.json:
+        print(json.dumps({"shows": shows, "outputs": {name: spell(row) for name, row in rows.items()}}))
+        return int(shows)
+    print("{}: {}".format(about["case"], about["what"]))
+    for name, row in rows.items():
+        print(
+            "  {}: {nonfinite} of {count} elements not finite, nrmse {nrmse:.3g}, largest error {max_abs:.3g}".format(
+                name, **row
+            )
+        )
+    print("THE FAULT SHOWS (limit: nrmse {})".format(about["limit"]) if shows else "the fault does not show")
+    return int(shows)
+
+
+def load(file, names):
+    """Arrays by tensor name; the file numbers them, because names may hold anything."""
+    with np.load(str(HERE / file), allow_pickle=False) as arrays:
+        return {name: arrays[f"t{number}"] for number, name in enumerate(names)}
+
+
+def measure(actual, expected):
+    """How far `actual` is from `expected`, over the elements where both are finite."""
+    actual, expected = np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+    finite = np.isfinite(actual) & np.isfinite(expected)
+    nonfinite = int(np.sum(np.isfinite(actual) != np.isfinite(expected)))
+    difference = actual[finite] - expected[finite]
+    scale = float(np.sqrt(np.mean(expected[np.isfinite(expected)] ** 2))) if finite.any() else 0.0
+    rmse = float(np.sqrt(np.mean(difference**2))) if finite.any() else 0.0
+    nrmse = rmse / scale if scale else (0.0 if not rmse else float("inf"))
+    largest = float(np.max(np.abs(difference))) if finite.any() else 0.0
+    return {"count": int(actual.size), "nonfinite": nonfinite, "nrmse": nrmse, "max_abs": largest}
+
+
+def spell(row):
+    """The numbers of a row as JSON can hold them."""
+    return {key: value if np.isfinite(value) else str(value) for key, value in row.items()}
+
+
+def run_onnxruntime(file, inputs, outputs):
+    """Run a model on ONNX Runtime's CPU provider, without optimizations that would fold its casts away."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(HERE / file), options, providers=["CPUExecutionProvider"])
+    takes = {value.name for value in session.get_inputs()}
+    values = session.run(None, {name: array for name, array in inputs.items() if name in takes})
+    # Outputs stand in the order of the model; an emulation may have had to rename them.
+    return dict(zip(outputs, values))  # noqa: B905 - this script runs on Python 3.8, too
+
+
+def run_tensorrt(about, inputs, outputs):
+    """Build an engine of the model at the precision, and run it."""
+    import tensorrt
+
+    logger = tensorrt.Logger(tensorrt.Logger.ERROR)
+    builder = tensorrt.Builder(logger)
+    flag = {"fp16": "FP16", "bf16": "BF16", "tf32": "TF32"}.get(about["precision"])
+    weak = flag is None or hasattr(tensorrt.BuilderFlag, flag)
+    flags = tensorrt.NetworkDefinitionCreationFlag
+    kinds = [] if not hasattr(flags, "EXPLICIT_BATCH") else [flags.EXPLICIT_BATCH]
+    if not weak and hasattr(flags, "STRONGLY_TYPED"):
+        kinds = [flags.STRONGLY_TYPED]
+    network = builder.create_network(sum(1 << int(kind) for kind in kinds))
+    network_parser = tensorrt.OnnxParser(network, logger)
+    file = HERE / ("model.onnx" if weak else "typed.onnx")
+    if not network_parser.parse(file.read_bytes()):
+        raise ImportError(f"TensorRT does not parse {file.name}: {network_parser.get_error(0)}")
+    config = builder.create_builder_config()
+    if weak and hasattr(tensorrt.BuilderFlag, "TF32") and about["precision"] != "tf32":
+        config.clear_flag(tensorrt.BuilderFlag.TF32)
+    if weak and flag is not None:
+        config.set_flag(getattr(tensorrt.BuilderFlag, flag))
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise ImportError("TensorRT built no engine")
+    engine = tensorrt.Runtime(logger).deserialize_cuda_engine(plan)
+    return infer(tensorrt, engine, inputs, outputs)
+
+
+def infer(tensorrt, engine, inputs, outputs):
+    """One inference; memory is handled through the CUDA runtime that TensorRT has loaded."""
+    cuda = ctypes.CDLL(cuda_runtime())
+    context = engine.create_execution_context()
+    buffers, pointers = {}, []
+    for name in [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]:
+        if name in inputs:
+            dtype = tensorrt.nptype(engine.get_tensor_dtype(name))
+            buffers[name] = np.ascontiguousarray(inputs[name], dtype=dtype)
+            context.set_input_shape(name, buffers[name].shape)
+    for name in outputs:
+        shape = tuple(context.get_tensor_shape(name))
+        buffers[name] = np.zeros(shape, dtype=tensorrt.nptype(engine.get_tensor_dtype(name)))
+    for name, array in buffers.items():
+        pointer = ctypes.c_void_p()
+        check(cuda.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(max(array.nbytes, 1))))
+        check(
+            cuda.cudaMemcpy(pointer, array.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(array.nbytes), 1)
+        )
+        context.set_tensor_address(name, pointer.value)
+        pointers.append((name, pointer))
+    context.execute_async_v3(0)
+    check(cuda.cudaDeviceSynchronize())
+    for name, pointer in pointers:
+        array = buffers[name]
+        check(
+            cuda.cudaMemcpy(array.ctypes.data_as(ctypes.c_void_p), pointer, ctypes.c_size_t(array.nbytes), 2)
+        )
+        check(cuda.cudaFree(pointer))
+    return {name: buffers[name] for name in outputs}
+
+
+def cuda_runtime():
+    """The CUDA runtime that is loaded already, else the one that the system finds."""
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists():
+        for line in maps.read_text().splitlines():
+            path = line.split()[-1]
+            if "libcudart" in path:
+                return path
+    return "libcudart.so"
+
+
+def check(status):
+    """Stop at an error of the CUDA runtime."""
+    if status:
+        raise ImportError(f"CUDA runtime error {status}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

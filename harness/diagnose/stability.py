@@ -1,0 +1,84 @@
+"""Whether the FP32 reference can be held against: its own rounding must be small beside what the gates let pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.diagnose.double import DoubleReference
+from harness.diagnose.subject import Subject, badness
+from harness.errors import ModelError
+from harness.judge.results import OutputResult
+
+SHARE = 0.5
+"""An FP32 reference whose own error takes more than this share of a gate cannot decide that gate."""
+
+SEED = 20
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How far another evaluation of the same model in higher or other precision is from the reference.
+
+    Args:
+        method: what it was evaluated with.
+        share: the reference's error as a share of the tightest gate; None if nothing could be said.
+        outputs: the outputs of that evaluation, held against the run's gates.
+    """
+
+    method: str
+    share: float | None
+    outputs: tuple[OutputResult, ...] = ()
+
+    @property
+    def stable(self) -> bool:
+        """Whether the reference can be held against; true where nothing could be said."""
+        return self.share is None or self.share <= SHARE
+
+
+def check_stability(subject: Subject) -> Stability:
+    """Evaluate the model in FP64, or, where ONNX Runtime cannot, with inputs moved by half an FP32 step."""
+    try:
+        double = DoubleReference(subject.model)
+        others = [dict(double.run(feeds).tensors) for feeds in subject.bench.feeds]
+        kept = ", ".join(double.fp32_ops)
+        method = f"FP64 ({kept} in FP32, channels reversed where they add)" if kept else "FP64"
+    except ModelError as error:
+        moved = _moved(subject)
+        if moved is None:
+            return Stability(f"nothing: no FP64 ({error.message}), and no float input to move", None)
+        others = moved
+        method = "inputs moved by up to half an FP32 step, for want of FP64"
+    outputs = tuple(
+        output for sample, tensors in enumerate(others) for output in _held(subject, tensors, sample)
+    )
+    return Stability(method, badness(outputs), outputs)
+
+
+def _moved(subject: Subject) -> list[dict[str, np.ndarray]] | None:
+    rng = np.random.default_rng(SEED)
+    if not any(array.dtype == np.float32 for array in subject.bench.feeds[0].values()):
+        return None
+    half = np.float64(2.0**-24)
+    return [
+        subject.bench.reference.run(
+            {
+                name: (array * (1 + half * rng.uniform(-1, 1, array.shape))).astype(np.float32)
+                if array.dtype == np.float32
+                else array
+                for name, array in feeds.items()
+            }
+        )
+        for feeds in subject.bench.feeds
+    ]
+
+
+def _held(subject: Subject, tensors: Mapping[str, np.ndarray], sample: int) -> list[OutputResult]:
+    """The other evaluation as if it were the candidate, against the gates of the run."""
+    narrowed = {
+        name: value.astype(np.float32) if value.dtype == np.float64 else value
+        for name, value in tensors.items()
+    }
+    return list(subject.judge(narrowed, sample, subject.plan()))

@@ -1,0 +1,191 @@
+"""What is diagnosed: a model with its inputs, at a precision, on a candidate; and how its outputs are judged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from harness.backends import Candidate, Observation, Plan
+from harness.case import BuildOptions, Case, ModelSource, Tolerance
+from harness.compare import GateResult, Metrics, compare, gates_for
+from harness.compare.gates import LOWER_BOUNDED, check
+from harness.judge.results import OutputResult
+from harness.judge.workbench import Tensors, Workbench
+from harness.model import Model
+from harness.tensors.fingerprint import hash_feeds, host_fingerprint
+from harness.tensors.precision import Precision
+
+MEMORY_BUDGET = 1 << 30
+EngineFor = Callable[[Model], Candidate]
+
+
+@dataclass
+class Subject:
+    """The model under diagnosis and everything that judges it.
+
+    Args:
+        bench: model, inputs, reference and emulator.
+        precision: the precision under test.
+        candidate: what is diagnosed; the bench's own emulator, or an engine.
+        engine_for: makes a candidate of the same kind for a part of the model; None where there is none.
+    """
+
+    bench: Workbench
+    precision: Precision
+    candidate: Candidate
+    engine_for: EngineFor | None = None
+    _emulated: dict[tuple[Precision, int], Tensors] = field(default_factory=dict, repr=False)
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.bench.model
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the candidate is the emulator."""
+        return self.candidate is self.bench.emulator
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        """The nodes that the precision lowers, in topological order."""
+        return self.bench.emulator.units(self.precision)
+
+    def plan(
+        self,
+        islands: frozenset[str] = frozenset(),
+        *,
+        precision: Precision | None = None,
+        observation: Observation = Observation.NONE,
+        marks: frozenset[str] = frozenset(),
+        build: BuildOptions | None = None,
+    ) -> Plan:
+        """An evaluation of this case; by default the one that a user would deploy."""
+        return Plan(
+            precision or self.precision,
+            islands=islands,
+            observation=observation,
+            marks=marks,
+            build=build or self.bench.case.build,
+        )
+
+    def judge(
+        self, tensors: Tensors, sample: int, plan: Plan, *, as_emulator: bool = False
+    ) -> tuple[OutputResult, ...]:
+        """Hold the outputs of one sample against their gates.
+
+        Args:
+            tensors: the outputs by name.
+            sample: position of the sample.
+            plan: what they were evaluated under; its precision decides the gates.
+            as_emulator: they are the emulator's, whatever the candidate is.
+        """
+        absolute = as_emulator or self.emulated
+        results = []
+        for name, reference in self.bench.expected[sample].items():
+            baseline = None
+            if not absolute:
+                baseline = self._compare(self._emulation(plan.precision, sample)[name], reference, plan)
+            metrics = self._compare(tensors[name], reference, plan)
+            results.append(OutputResult(name, sample, metrics, self._gates(name, metrics, baseline, plan)))
+        return tuple(results)
+
+    def _gates(
+        self, name: str, metrics: Metrics, baseline: Metrics | None, plan: Plan
+    ) -> tuple[GateResult, ...]:
+        node = self.model.producer(name)
+        gates = gates_for(
+            self.bench.case.tolerances,
+            precision=plan.precision,
+            tensor=name,
+            node=node.name if node else None,
+            is_output=True,
+            metrics_of_emulator=baseline,
+            reference_rms=metrics.reference_rms,
+        )
+        return check(metrics, gates)
+
+    def _compare(self, value: np.ndarray, reference: np.ndarray, plan: Plan) -> Metrics:
+        is_float = reference.dtype.kind == "f"
+        return compare(value, reference, dtype=plan.precision.storage_dtype if is_float else None)
+
+    def _emulation(self, precision: Precision, sample: int) -> Tensors:
+        """The emulator's outputs with everything lowered: what an engine may err by."""
+        key = (precision, sample)
+        if key not in self._emulated:
+            self._emulated[key] = self.bench.emulator.run(self.bench.feeds[sample], precision)
+        return self._emulated[key]
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 over what decides the outcome of an evaluation: of two subjects alike, one journal serves both."""
+        case = self.bench.case
+        parts = {
+            "model": self.model.sha256,
+            "precision": self.precision.value,
+            "feeds": [hash_feeds(feeds) for feeds in self.bench.feeds],
+            "tolerances": [rule.model_dump(mode="json") for rule in case.tolerances],
+            "build": None if self.emulated else case.build.model_dump(mode="json"),
+            "candidate": _stable(self.fingerprint),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What the numbers are made with: the host's versions, and the engine's."""
+        told = getattr(self.candidate, "fingerprint", None)
+        return {**host_fingerprint(), **(told() if callable(told) else {})}
+
+
+def _stable(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a fingerprint decides numbers: not what an environment is called, nor which kernel Linux runs."""
+    return {
+        key: value for key, value in fingerprint.items() if key not in ("environment", "system", "harness")
+    }
+
+
+def make_bench(
+    model: Model,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    *,
+    tolerances: Sequence[Tolerance] = (),
+    build: BuildOptions | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Workbench:
+    """A workbench for a model and inputs that are at hand, without a case file."""
+    case = Case(
+        name=model.name,
+        model=ModelSource(path=str(model.path or f"{model.name}.onnx")),
+        tolerances=tuple(tolerances),
+        build=build or BuildOptions(),
+        samples=max(len(feeds), 1),
+    )
+    bench = Workbench(case, memory_budget=memory_budget)
+    bench.model = model
+    bench.feeds = [dict(sample) for sample in feeds]
+    return bench
+
+
+def badness(outputs: Sequence[OutputResult]) -> float:
+    """How far the worst gate is beyond its limit, as a multiple of the limit: up to 1 passes."""
+    return max((_excess(gate) for output in outputs for gate in output.gates), default=0.0)
+
+
+def _excess(gate: GateResult) -> float:
+    if math.isnan(gate.value):
+        return math.inf
+    if gate.metric == "sqnr_db":
+        return 10.0 ** ((gate.limit - gate.value) / 20)
+    value, limit = gate.value, gate.limit
+    if gate.metric in LOWER_BOUNDED:
+        value, limit = 1 - value, 1 - limit
+    if limit > 0:
+        return value / limit
+    return 0.0 if gate.passed else math.inf

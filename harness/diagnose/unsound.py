@@ -1,0 +1,64 @@
+"""A reference that nothing can be held against: where it stops being finite, or stops being stable."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.compare import compare, find_origins
+from harness.compare.defaults import DEFAULT_GATES
+from harness.diagnose.double import DoubleReference
+from harness.diagnose.explain import why
+from harness.diagnose.findings import Findings
+from harness.diagnose.gates import Gates
+from harness.diagnose.origins import tensors_around
+from harness.diagnose.results import Evidence, Origin, Stage, Verdict
+from harness.diagnose.subject import Subject
+from harness.errors import ModelError
+from harness.tensors.precision import Precision
+
+
+def explain_reference(subject: Subject, gates: Gates) -> Findings:
+    """The origins of an unsound reference."""
+    if gates.reference_fault is not None:
+        nodes = [node.name for node in [subject.model.producer(gates.reference_fault)] if node is not None]
+        reasons = dict.fromkeys(nodes, "its output is not finite in FP32 already")
+        return Findings(Verdict.REFERENCE, gates.evidence, origins=_origins(subject, nodes, reasons))
+    try:
+        nodes = _unstable_nodes(subject)
+    except ModelError as error:
+        told = Evidence(
+            Stage.GATES, f"where the reference loses its digits could not be found: {error.message}"
+        )
+        return Findings(Verdict.REFERENCE, (*gates.evidence, told))
+    return Findings(Verdict.REFERENCE, gates.evidence, origins=_origins(subject, nodes, {}))
+
+
+def _unstable_nodes(subject: Subject) -> list[str]:
+    """Nodes where FP32 and FP64 part by more than the FP32 gate, while they agree on all that is read there."""
+    model, bound = subject.model, DEFAULT_GATES[Precision.FP32].bound
+    tensors = model.float_tensors
+    double = DoubleReference(model, tensors)
+    failed = dict.fromkeys(tensors, False)
+    for feeds in subject.bench.feeds:
+        wide = double.run(feeds).tensors
+        narrow = subject.bench.reference.run(feeds, tensors)
+        for name in tensors:
+            metrics = compare(wide[name].astype(np.float32), narrow[name], dtype="float32")
+            failed[name] |= bool(metrics.nonfinite) or not metrics.nrmse <= bound
+    origins = find_origins(tensors, failed, model.predecessors)
+    producers = (model.producer(name) for name in origins)
+    return list(dict.fromkeys(node.name for node in producers if node is not None))
+
+
+def _origins(subject: Subject, nodes: list[str], reasons: dict[str, str]) -> tuple[Origin, ...]:
+    infos = [subject.model.node(name) for name in nodes]
+    around = tensors_around(subject, infos, Precision.FP32)
+    return tuple(
+        Origin(
+            info.name,
+            info.op,
+            around.output_of(info),
+            reasons.get(info.name) or why(around.occurrence(info, None, 0.0), Precision.FP32),
+        )
+        for info in infos
+    )

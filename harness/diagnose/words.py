@@ -1,0 +1,100 @@
+"""The answer in words: what, where, why, and what to do."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from harness.diagnose.findings import Findings
+from harness.diagnose.lab import Lab
+from harness.diagnose.results import Verdict
+
+
+def summarise(lab: Lab, found: Findings) -> str:
+    """The answer in one or two sentences."""
+    subject = lab.subject
+    where = "the emulator" if subject.emulated else f"the engine on {subject.candidate.name}"
+    text = {
+        Verdict.NONE: f"Nothing is wrong: {where} passes every gate at {subject.precision}.",
+        Verdict.REFERENCE: "There is nothing to be held against: the FP32 reference itself is not sound.",
+        Verdict.NONDETERMINISTIC: f"At {subject.precision}, {where} does not give the same outcome twice.",
+        Verdict.TACTIC: f"At {subject.precision}, {where} is right or wrong by the tactics that the builder chooses.",
+    }.get(found.verdict)
+    if text is not None:
+        return text
+    cause = _cause(found)
+    if found.verdict is Verdict.CONVERSION:
+        return f"Already in FP32 {where} computes something else than the ONNX model says. {cause}".strip()
+    if found.verdict is Verdict.TF32:
+        return f"TF32 is not precise enough here: without it, {where} is right. {cause}".strip()
+    if found.verdict is Verdict.FUSION:
+        pairs = " and ".join(
+            f"{each.producer} and {', '.join(each.readers) or 'the output'}" for each in found.separations
+        )
+        return f"Fused, {pairs} go wrong; kept apart at the same precision they are right."
+    if found.verdict is Verdict.PRECISION:
+        return f"{cause} {_remedy(found)}".strip()
+    known = (
+        f" FP32 at {_nodes(found.island)} cures it all the same." if found.confirmed and found.island else ""
+    )
+    return f"At {subject.precision}, {where} fails, and what was tried does not say why.{known}"
+
+
+def _cause(found: Findings) -> str:
+    if not found.origins:
+        return ""
+    first, *others = found.origins
+    if others and all(origin.why == first.why for origin in others):
+        return f"{first.why[0].upper()}{first.why[1:]}."
+    text = f"At {first.node} ({first.op}), {first.why}."
+    if not others:
+        return text
+    more = f"{len(others)} other place{'s' if len(others) > 1 else ''}"
+    return (
+        f"{text} There is a fault of its own at {more}, too ({_nodes([origin.node for origin in others])})."
+    )
+
+
+def _remedy(found: Findings) -> str:
+    count = len(found.island)
+    verb = "cures" if found.confirmed else "should cure"
+    return f"FP32 at {count} node{'s' if count != 1 else ''} ({_nodes(found.island)}) {verb} it."
+
+
+def _nodes(nodes: Sequence[str], most: int = 6) -> str:
+    shown = ", ".join(nodes[:most])
+    return shown if len(nodes) <= most else f"{shown} and {len(nodes) - most} more"
+
+
+def advise(lab: Lab, found: Findings, recipes: dict[str, str]) -> tuple[str, ...]:
+    """What to do next: commands and sentences."""
+    command = again(lab)
+    if found.verdict is Verdict.UNRESOLVED:
+        limit = lab.limits.builds
+        more = f" --max-builds {2 * limit}" if limit is not None else ""
+        known = (
+            f"known so far: {_nodes(found.suspects)} in FP32 cure it"
+            if found.cure and found.cure.best
+            else (f"most suspected so far: {_nodes(found.suspects)}" if found.suspects else "")
+        )
+        return tuple(filter(None, (known, f"{command} --resume{more}")))
+    if found.verdict is Verdict.REFERENCE:
+        return ("check the model and its inputs in ONNX Runtime first, in FP32 and in FP64",)
+    if found.verdict is Verdict.TACTIC:
+        return ("keep the timing cache of a build that passes, and build with it",)
+    if found.verdict is Verdict.NONDETERMINISTIC:
+        return ("report it with the counts; until then, judge every build before it is used",)
+    if found.verdict is Verdict.FUSION:
+        marks = ", ".join(each.tensor for each in found.separations)
+        return (f"mark {marks} as an output, with the dtype under test, and report the fusion",)
+    if found.verdict is Verdict.CONVERSION:
+        return ("report it with the repro; until then, express the node by other operators",)
+    return tuple(recipes[name] for name in ("trtexec", "polygraphy") if name in recipes)
+
+
+def again(lab: Lab) -> str:
+    """The command that makes this diagnosis again."""
+    subject = lab.subject
+    target = subject.bench.case.path or subject.model.path or subject.bench.case.name
+    where = "" if subject.emulated else f" --env {shlex.quote(subject.candidate.name)}"
+    return f"harness diagnose {shlex.quote(str(target))} --precision {subject.precision}{where}"
