@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -26,6 +26,9 @@ from harness.report.view import (
 from harness.report.words import LOOKS, UNEXPECTED, middle, number, summary, title
 
 MOST_OUTPUTS = 8  # rows of a failure's short table
+PAD = 2  # spaces between columns
+STACKED = 9  # columns of the terminal that a verdict over its number takes
+SHORT_NAME = 16  # names are never cut shorter than this
 
 
 def print_report(
@@ -66,44 +69,43 @@ def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
     In a narrow terminal the worst output goes first, then the number moves under its verdict, and then long
     names lose their middle.
     """
-    named = arranged.named
-    outputs = [_worst_output(row) for row in arranged.rows]
-    origins = [_first_origin(row) for row in arranged.rows]
-    case_width = max((len(row.case) for row in arranged.rows), default=4)
-    used = case_width + 2 + (max(map(len, arranged.candidates), default=0) + 2 if named else 0)
-    cells = [
+    cases = [Text(row.case) for row in arranged.rows]
+    candidates = [Text(row.candidate) for row in arranged.rows] if arranged.named else []
+    verdicts = [
         [_cell(row.runs.get(precision), plain) for row in arranged.rows] for precision in arranged.precisions
     ]
-    origin_width = max(map(len, origins), default=0)
-    beside = used + sum(max(len(Text(" ").join(cell)) for cell in column) + 2 for column in cells)
-    beside += max(12, origin_width)
-    roomy = beside + 2 + max(12, *map(len, outputs), 0) <= width
+    outputs = [_worst_output(row) for row in arranged.rows]
+    origins = [_first_origin(row) for row in arranged.rows]
+
+    one_line = [[Text(" ").join(cell) for cell in column] for column in verdicts]
+    named = _widest(cases) + (_widest(candidates) if candidates else 0)
+    beside = named + sum(map(_widest, one_line)) + _widest(origins)
     stacked = beside > width
-    left_for_origin = width - used - 9 * len(cells)
-    case_width = min(case_width, max(16, case_width + left_for_origin - min(12, origin_width)))
+    if stacked:
+        two_lines = [[Text("\n").join(cell) for cell in column] for column in verdicts]
+        spare = width - named - STACKED * len(verdicts) - min(_widest(origins), SHORT_NAME)
+        longest = max(SHORT_NAME, _widest(cases) - PAD + min(spare, 0))
+        cases = [Text(middle(row.case, longest)) for row in arranged.rows]
+    for place in range(1, len(cases)):
+        if arranged.rows[place].case == arranged.rows[place - 1].case:
+            cases[place] = Text("")  # named once, above
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
-    table.add_column("case", no_wrap=True)
-    if named:
-        table.add_column("candidate", no_wrap=True)
-    for precision in arranged.precisions:
-        table.add_column(precision.value, no_wrap=True)
-    if roomy:
+    columns = {"case": cases}
+    if candidates:
+        columns["candidate"] = candidates
+    shown = two_lines if stacked else one_line
+    columns |= {precision.value: column for precision, column in zip(arranged.precisions, shown, strict=True)}
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    if beside + max(_widest(outputs), len("worst output") + PAD) <= width:
+        columns["worst output"] = outputs
         table.add_column("worst output", overflow="fold")
-    if origin_width:
+    if any(origins):
+        columns["first origin"] = origins
         table.add_column("first origin", overflow="fold", min_width=8)
-    previous = None
-    for place, row in enumerate(arranged.rows):
-        shown: list[RenderableType] = [middle(row.case, case_width) if row.case != previous else ""]
-        previous = row.case
-        if named:
-            shown.append(row.candidate)
-        shown += [Text("\n" if stacked else " ").join(column[place]) for column in cells]
-        if roomy:
-            shown.append(outputs[place])
-        if origin_width:
-            shown.append(origins[place])
-        table.add_row(*shown)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     return table
 
 
@@ -137,7 +139,7 @@ def outputs_table(outputs: Sequence[OutputResult]) -> Table:
     for output in outputs:
         metrics = output.metrics
         table.add_row(
-            output.tensor,
+            Text(output.tensor),
             str(output.sample),
             number(error(metrics)),
             number(metrics.max_abs),
@@ -162,8 +164,8 @@ def layers_table(layers: Sequence[LayerResult]) -> Table:
         style = "bold red" if layer.origin else "red" if layer.diverged else ""
         table.add_row(
             str(layer.index),
-            middle(layer.node, 40),
-            layer.op,
+            Text(middle(layer.node, 40)),
+            Text(layer.op),
             number(error(layer.metrics)),
             number(introduced),
             number(layer.metrics.headroom),
@@ -219,9 +221,9 @@ def _cell(result: RunResult | None, plain: bool) -> list[Text]:
     return parts
 
 
-def _worst_output(row: Row) -> str:
+def _worst_output(row: Row) -> Text:
     worst = row.gravest.worst
-    return "" if worst is None else middle(worst.tensor, 32)
+    return Text("" if worst is None else middle(worst.tensor, 32))
 
 
 def _first_origin(row: Row) -> Text:
@@ -240,6 +242,11 @@ def _print_warnings(console: Console, report: RunReport, details: bool) -> None:
         if not any(result is other for other in explained):
             for warning in result.warnings:
                 console.print(Text.assemble(("warning", "yellow"), f" {title(result)}: {warning}"))
+
+
+def _widest(column: Sequence[Text]) -> int:
+    """How many columns of the terminal a column of the table takes, with the space behind it."""
+    return max((len(cell) for cell in column), default=0) + PAD
 
 
 def _small_table() -> Table:

@@ -6,6 +6,7 @@ import math
 import shlex
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 
 from harness.judge.results import RunReport, RunResult, Verdict
@@ -132,9 +133,15 @@ def next_command(result: RunResult) -> str:
     target = result.case_path or result.case
     where = "" if result.candidate == "emulator" else f" --env {shlex.quote(result.candidate)}"
     options = f"--precision {result.precision}{where}"
-    if result.verdict is not Verdict.ERROR and find_spec("harness.cli.diagnose") is not None:
+    if result.verdict is not Verdict.ERROR and _diagnoses():
         return f"harness diagnose {shlex.quote(target)} {options}"
     return f"harness run {shlex.quote(target)} {options} --details"
+
+
+@cache
+def _diagnoses() -> bool:
+    """Whether this installation has `harness diagnose`."""
+    return find_spec("harness.cli.diagnose") is not None
 
 
 def middle(text: str, width: int) -> str:

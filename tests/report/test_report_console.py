@@ -28,7 +28,7 @@ class _Encoded(io.StringIO):
 
 def printed(report, *, width: int = 120, terminal: bool = False, encoding: str = "utf-8", **options) -> str:
     stream = _Encoded(encoding)
-    console = Console(file=stream, width=width, force_terminal=terminal, highlight=False, markup=False)
+    console = Console(file=stream, width=width, force_terminal=terminal, highlight=False)
     print_report(console, report, **options)
     return stream.getvalue()
 
