@@ -56,7 +56,7 @@ class TiledArray:
 
     def drop(self, start: int, stop: int) -> None:
         """Give back the memory of the mapped elements from `start` to before `stop`."""
-        if self._mapping is None:
+        if self._mapping is None or start == stop:
             return
         mapping, offset = self._mapping
         first = offset + start * self._array.itemsize
