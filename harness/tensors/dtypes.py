@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+
 import numpy as np
 
 from harness.errors import InputDataError
 
-_NUMPY_NAMES = (
-    "bool",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "float16",
-    "float32",
-    "float64",
-)  # fmt: skip
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_NUMPY_NAMES = ("bool", *_INTEGERS, "float16", "float32", "float64")
 _EXTENSION_NAMES = (
     "bfloat16",
-    "float8_e4m3fn",
-    "float8_e4m3fnuz",
-    "float8_e5m2",
-    "float8_e5m2fnuz",
-    "float8_e8m0fnu",
+    *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
     "float4_e2m1fn",
-    "int4",
-    "uint4",
-    "int2",
-    "uint2",
+    *("int4", "uint4", "int2", "uint2"),
 )
 _EXTENSION_FLOATS = frozenset(name for name in _EXTENSION_NAMES if "float" in name)
 _EXTENSION_INTEGERS = frozenset(_EXTENSION_NAMES) - _EXTENSION_FLOATS
@@ -51,13 +34,10 @@ def dtype_of(name: str) -> np.dtype:
         scalar = getattr(ml_dtypes, name, None)
         if scalar is not None:
             return np.dtype(scalar)
-    import difflib
-
     known = (*_NUMPY_NAMES, *_EXTENSION_NAMES)
     near = difflib.get_close_matches(name, known, n=1)
-    raise InputDataError(
-        f"{name!r} is not a tensor dtype", hint=f"did you mean {near[0]!r}?" if near else f"one of {known}"
-    )
+    hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}"
+    raise InputDataError(f"{name!r} is not a tensor dtype", hint=hint)
 
 
 def dtype_name(dtype: np.dtype) -> str:
@@ -69,6 +49,11 @@ def dtype_name(dtype: np.dtype) -> str:
     if dtype.name in _NUMPY_NAMES or dtype.name in _EXTENSION_NAMES:
         return dtype.name
     raise InputDataError(f"tensors of dtype {dtype.name!r} cannot be compared or stored")
+
+
+def is_extension(dtype: np.dtype) -> bool:
+    """Whether `dtype` is one that NumPy itself lacks."""
+    return dtype.name in _EXTENSION_NAMES
 
 
 def is_float(dtype: np.dtype) -> bool:

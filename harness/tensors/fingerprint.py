@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from collections.abc import Mapping
 from functools import lru_cache
@@ -11,20 +12,31 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.tensors.dtypes import dtype_name
+
 PACKAGES = ("harness", "numpy", "onnx", "onnxruntime")
 
 
 def hash_array(array: np.ndarray) -> str:
-    """SHA-256 of dtype, shape and values (row-major)."""
-    digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    """SHA-256 of dtype, shape and values, whatever the memory layout and byte order.
+
+    Raises:
+        InputDataError: the array holds something else than numbers or bools.
+    """
+    digest = hashlib.sha256(f"{dtype_name(array.dtype)}{array.shape}".encode())
+    native = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+    digest.update(native.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
 def hash_feeds(feeds: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of named arrays, whatever their order."""
-    lines = [f"{name} {hash_array(feeds[name])}" for name in sorted(feeds)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    """SHA-256 of named arrays, whatever their order.
+
+    Raises:
+        InputDataError: as `hash_array`.
+    """
+    pairs = [(name, hash_array(feeds[name])) for name in sorted(feeds)]
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 def hash_file(path: Path | str) -> str:
@@ -33,9 +45,13 @@ def hash_file(path: Path | str) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def host_fingerprint() -> dict[str, str]:
+    """What computes the reference: versions of packages and Python, the processor and the operating system."""
+    return dict(_host())
+
+
 @lru_cache(maxsize=1)
-def host_fingerprint() -> Mapping[str, str]:
-    """Versions of what computes the reference, the processor and the operating system."""
+def _host() -> Mapping[str, str]:
     versions = {name: _version(name) for name in PACKAGES}
     return {**versions, "python": platform.python_version(), "cpu": _cpu(), "system": platform.platform()}
 
