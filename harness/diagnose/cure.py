@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from harness.diagnose.effects import Effects
-from harness.diagnose.examine import Examiner
+from harness.diagnose.examine import Examination, Examiner
 from harness.diagnose.groups import find_groups
 from harness.diagnose.notebook import Notebook
 from harness.diagnose.predict import Prognosis
@@ -154,14 +154,15 @@ def cure_on_emulator(
     return _cure_of(result, EMULATOR)
 
 
-def confirm(examiner: Examiner, island: Sequence[str]) -> Trial:
-    """Evaluate the unobserved candidate once with `island` in FP32.
+def confirm(examiner: Examiner, island: Sequence[str]) -> Examination:
+    """Evaluate the unobserved candidate once with `island` in FP32, on all samples.
 
     Raises:
         BudgetExhaustedError: the limits are reached.
     """
     plan = examiner.subject.plan(frozenset(island))
-    return examiner.examine(plan, phase="confirm", key=f"island {' '.join(sorted(island))}").trial
+    key = f"island {' '.join(sorted(island))}"
+    return examiner.examine(plan, phase="confirm", key=key, thorough=True)
 
 
 def cure_on_engine(
@@ -216,13 +217,12 @@ def _cure_of(result: Result, where: str) -> Cure:
         "assumptions": {each.name: each.held for each in result.assumptions},
         "trail": [str(step) for step in result.trail],
     }
+    count = f"{result.evaluations} evaluation{'s' if result.evaluations != 1 else ''}"
     if result.answered:
         proof = (
             "each of them was left out once, and it failed" if result.minimal else "not shown to be minimal"
         )
-        text = (
-            f"with {_listed(island)} in FP32 the {where} passes ({proof}; {result.evaluations} evaluations)"
-        )
+        text = f"with {_listed(island)} in FP32 the {where} passes ({proof}; {count})"
     else:
         text = f"the search on the {where} ended without an answer: {result.verdict}"
     return Cure(

@@ -83,6 +83,7 @@ class Occurrence:
         introduced: nrmse of the node lowered alone; None where it was not measured.
         usual: the median of that over all nodes; None likewise.
         exponent: of a Pow with a constant exponent.
+        observed: nrmse of the output of an engine that errs here although the emulator does not.
     """
 
     op: str
@@ -91,6 +92,7 @@ class Occurrence:
     introduced: float | None = None
     usual: float | None = None
     exponent: float | None = None
+    observed: float | None = None
 
     @property
     def squares(self) -> bool:
@@ -234,7 +236,17 @@ def _rounded(node: Occurrence, kind: NumberFormat) -> str:
     return text
 
 
+def _beyond_rounding(node: Occurrence, kind: NumberFormat) -> str | None:
+    if node.observed is None:
+        return None
+    text = f"the engine errs by {say(node.observed)} (nrmse) here"
+    if node.introduced is None:
+        return f"{text}, which the emulator does not explain"
+    return f"{text}, where rounding to {kind.name} explains {say(node.introduced)}"
+
+
 _TEMPLATES: tuple[Callable[[Occurrence, NumberFormat], str | None], ...] = (
+    _beyond_rounding,
     _constant_overflows,
     _reads_too_large,
     _overflows,

@@ -23,7 +23,7 @@ from harness.diagnose.cut import Part
 from harness.diagnose.findings import Findings
 from harness.diagnose.formats import say
 from harness.diagnose.lab import Lab
-from harness.diagnose.recipes import Files, layer_list, make_recipes, model_path, polygraphy_script
+from harness.diagnose.recipes import Files, keep_fp32, layer_list, model_path, polygraphy_script, without_tf32
 from harness.diagnose.repro import Ticket, write_repro
 from harness.diagnose.results import Evidence, Repro, Stage, Verdict
 from harness.diagnose.shrink import Fails, Shrunk, fails_emulated, holds, shrink
@@ -70,7 +70,7 @@ def hand_over(
         files = Files(
             str(model.path or "model.onnx"), "typed.onnx" if _can_be_typed(subject, found) else None
         )
-        return HandedOver(make_recipes(model, subject.precision, island, files) if wanted else {})
+        return HandedOver(_commands(subject, found, files) if wanted else {})
     lab.tell(Stage.HAND_OVER, "write the recipes", suspected=found.culprits)
     evidence: list[Evidence] = []
     recipes: dict[str, str] = {}
@@ -84,6 +84,12 @@ def hand_over(
         except HarnessError as error:
             evidence.append(Evidence(Stage.HAND_OVER, f"there is no repro: {error}"))
     return HandedOver(recipes, repro, tuple(evidence))
+
+
+def _commands(subject: Subject, found: Findings, files: Files) -> dict[str, str]:
+    if found.verdict is Verdict.TF32:
+        return without_tf32(files)
+    return keep_fp32(subject.model, subject.precision, found.island, files)
 
 
 def _can_be_typed(subject: Subject, found: Findings) -> bool:
@@ -108,7 +114,7 @@ def _write_recipes(
         evidence.append(_try_typed(subject, graph))
     script, listed = out / "keep_fp32.py", out / "layers.json"
     files = Files(model_path(model, out), None if typed is None else str(typed), str(script))
-    recipes = make_recipes(model, subject.precision, island, files)
+    recipes = _commands(subject, found, files)
     if "polygraphy" in recipes and island:
         write_text(script, polygraphy_script(island))
     if island:

@@ -56,13 +56,20 @@ class Observed:
         return tuple(layer for layer in self.layers if layer.origin)
 
 
-def observe(examiner: Examiner, baseline: Examination, *, precision: Precision | None = None) -> Observed:
+def observe(
+    examiner: Examiner,
+    baseline: Examination,
+    *,
+    precision: Precision | None = None,
+    islands: frozenset[str] = frozenset(),
+) -> Observed:
     """Observe the engine, typed.
 
     Args:
         examiner: of a subject whose candidate is an engine.
         baseline: the unobserved engine, with its outputs of all samples.
         precision: another precision than the one under test.
+        islands: nodes that are in FP32 in that engine.
 
     Raises:
         BudgetExhaustedError: the limits are reached.
@@ -70,8 +77,8 @@ def observe(examiner: Examiner, baseline: Examination, *, precision: Precision |
     subject = examiner.subject
     if subject.emulated or not baseline.tensors:
         raise UsageError("observe requires an engine, and the outputs of the unobserved one")
-    plan = subject.plan(precision=precision, observation=Observation.TYPED)
-    key = f"observed {plan.precision}"
+    plan = subject.plan(islands, precision=precision, observation=Observation.TYPED)
+    key = f"observed {plan.precision} {' '.join(sorted(islands))}"
     record = None if examiner.notebook is None else examiner.notebook.recall(key)
     if record is not None:
         return _from_record(record)

@@ -74,6 +74,7 @@ class _Run:
     observed: Observed | None = None
     separated: Separated | None = None
     strict: Examination | None = None
+    tried: Examination | None = None
     repeats: Verdict | None = None
     wrong: tuple[str, ...] = ()
     wrong_alone: tuple[str, ...] = ()
@@ -136,7 +137,8 @@ class _Run:
             return
         island = self.prior.island
         self.lab.tell(Stage.CURE, f"build with {len(island)} nodes in FP32", suspected=island)
-        trial = confirm(self.examiner, island)
+        self.tried = confirm(self.examiner, island)
+        trial = self.tried.trial
         self.known[frozenset(island)] = trial
         passed = trial.outcome is Outcome.PASS
         said = "passes" if passed else "does not pass" if trial.outcome is Outcome.FAIL else "cannot be built"
@@ -177,12 +179,19 @@ class _Run:
                 self.search_marks(Precision.FP32)
 
     def look(self) -> None:
-        """Observe the engine: one build, more where the marks must be split."""
+        """Observe the engine: one build, more where the marks must be split.
+
+        Where the emulator's island was not enough, the engine is observed with that island: what is left to find
+        would not be seen behind what is known.
+        """
         if self.observed is not None:
             return
         self.lab.tell(Stage.OBSERVE, "build with every tensor marked", suspected=self._starts())
+        engine, islands = self.baseline, frozenset[str]()
+        if self.prior is not None and self.tried is not None and self.tried.outcome is Outcome.FAIL:
+            engine, islands = self.tried, frozenset(self.prior.island)
         try:
-            self.observed = observe(self.examiner, self.baseline)
+            self.observed = observe(self.examiner, engine, islands=islands)
         except BudgetExhaustedError as error:
             if not self.cured:
                 raise
@@ -240,7 +249,7 @@ class _Run:
         tensors = {name for node in starts for name in model.node(node).outputs}
         readers = {node.name for node in model.nodes if tensors.intersection(node.inputs)} & units
         prior = frozenset(self.prior.island) if self.prior is not None else frozenset()
-        wanted = [starts, starts | readers, starts | readers | prior]
+        wanted = [starts | prior, starts | readers | prior, starts, starts | readers]
         return [hint for hint in dict.fromkeys(wanted) if hint and hint not in self.known]
 
     def _scores(self) -> dict[str, float]:
@@ -277,12 +286,11 @@ class _Run:
             island_cures=True if self.cured else None if self.cure is None else False,
         )
         verdict, reason = decide(shown)
-        layers = self.observed.layers if self.observed is not None else ()
         found = Findings(
             verdict,
             evidence=(*self.evidence, reason),
             faithful=None if self.observed is None else self.observed.faithful,
-            layers=layers or self.prognosis.layers,
+            layers=self._failing_layers() or self.prognosis.layers,
             price=self.price,
             separations=separations,
         )
@@ -319,15 +327,25 @@ class _Run:
         best = self.cure.best if self.cure is not None else None
         return replace(found, origins=self._explained(), suspects=best or self._starts(), cure=self.cure)
 
+    def _failing_layers(self) -> tuple[LayerResult, ...]:
+        """What was observed of the engine that fails; nothing if it was observed with an island, or was cured."""
+        with_island = self.tried is not None and self.tried.outcome is Outcome.FAIL
+        if self.observed is None or self.observed.passes or with_island:
+            return ()
+        return self.observed.layers
+
     def _origins_of(self, island: Sequence[str]) -> tuple[Origin, ...]:
-        layers = self.observed.layers if self.observed is not None and not self.observed.passes else ()
+        layers = self._failing_layers()
         if not self.prognosis.fails:
             starts = [node for node in self._starts() if node in set(island)]
-            return explain_nodes(self.subject, self.prognosis, starts or island[:1])
+            return self._explained(starts or island[:1])
         return find_origins_of(self.subject, self.prognosis, island, self.effects, layers)
 
-    def _explained(self) -> tuple[Origin, ...]:
-        return explain_nodes(self.subject, self.prognosis, self._starts())
+    def _explained(self, nodes: Sequence[str] = ()) -> tuple[Origin, ...]:
+        """`nodes`, or where the error starts, with the reason; where rounding is none, what was observed."""
+        layers = () if self.prognosis.fails else self._failing_layers()
+        errors = {layer.node: _error(layer) for layer in layers if layer.origin}
+        return explain_nodes(self.subject, self.prognosis, nodes or self._starts(), errors)
 
     def _conversion(self, found: Findings) -> Findings:
         origins = tuple(

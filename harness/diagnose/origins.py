@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -62,8 +63,17 @@ def find_origins_of(
     )
 
 
-def explain_nodes(subject: Subject, prognosis: Prognosis, nodes: Iterable[str]) -> tuple[Origin, ...]:
-    """Each node as an origin, with what happens there at the precision under test."""
+def explain_nodes(
+    subject: Subject, prognosis: Prognosis, nodes: Iterable[str], observed: Mapping[str, float] | None = None
+) -> tuple[Origin, ...]:
+    """Each node as an origin, with what happens there at the precision under test.
+
+    Args:
+        subject: what is diagnosed.
+        prognosis: what the emulator says.
+        nodes: names of the nodes.
+        observed: by node, the nrmse of an engine that errs there although the emulator does not.
+    """
     model = subject.model
     infos = [model.node(node) for node in dict.fromkeys(nodes)]
     tensors = tensors_around(subject, infos, subject.precision)
@@ -72,6 +82,7 @@ def explain_nodes(subject: Subject, prognosis: Prognosis, nodes: Iterable[str]) 
     for info in infos:
         introduced = prognosis.introduced.get(info.name)
         occurrence = tensors.occurrence(info, introduced, usual)
+        occurrence = replace(occurrence, observed=(observed or {}).get(info.name))
         reason = why(occurrence, subject.precision)
         origins.append(Origin(info.name, info.op, _tensor(model, info), reason, introduced))
     return tuple(origins)

@@ -37,15 +37,19 @@ class Files:
     script: str = "keep_fp32.py"
 
 
-def make_recipes(model: Model, precision: Precision, island: Sequence[str], files: Files) -> dict[str, str]:
+def without_tf32(files: Files) -> dict[str, str]:
+    """A command for each tool that builds in FP32 without TF32."""
+    return {
+        "trtexec": shlex.join(["trtexec", f"--onnx={files.model}", "--noTF32"]),
+        "polygraphy": shlex.join(
+            ["polygraphy", "convert", files.model, "--convert-to", "trt", "-o", "model.plan"]
+        ),
+    }
+
+
+def keep_fp32(model: Model, precision: Precision, island: Sequence[str], files: Files) -> dict[str, str]:
     """A command for each tool that keeps `island` in FP32; tools that cannot are left out."""
     recipes: dict[str, str] = {}
-    if precision is Precision.TF32:
-        recipes["trtexec"] = f"trtexec --onnx={shlex.quote(files.model)} --noTF32"
-        recipes["polygraphy"] = (
-            f"polygraphy convert {shlex.quote(files.model)} --convert-to trt -o model.plan"
-        )
-        return recipes
     flag = WEAK_FLAGS.get(precision)
     if flag and island:
         if not any(UNSPEAKABLE.search(name) for name in island):
