@@ -32,21 +32,35 @@ class Execution:
         self._host: Dict[str, Any] = {}
         self._allocators: Dict[str, Any] = {}
         self._listener: Optional[Any] = None
-        self.context = self.new_context()
         if debug is not None:
             self._listener = listeners.make_debug_listener(trt, cuda)
-            if not self.context.set_debug_listener(self._listener):
-                raise Fault("internal", "TensorRT would not take the debug listener")
+        self.context = self._new_context()
 
-    def new_context(self) -> Any:
-        """Another execution context of the engine, on the same tensors once `bind` was called for it."""
+    def _new_context(self) -> Any:
         context = self._engine.create_execution_context()
         if context is None:
             self._cuda.check_health()
             raise Fault(
                 "out_of_memory", "TensorRT could not make an execution context: too little GPU memory?"
             )
+        if self._listener is not None and not context.set_debug_listener(self._listener):
+            raise Fault("internal", "TensorRT would not take the debug listener")
         return context
+
+    def renew(self) -> None:
+        """Replace the context, with the same shapes and tensors: a profiler cannot be taken off again.
+
+        The old one goes first. Up to 8.6 an optimization profile serves one context at a time, and what runs in a
+        second one of an engine with dynamic shapes ends in a segmentation fault.
+
+        Raises:
+            Fault: `out_of_memory`.
+        """
+        shapes = {name: tuple(self.context.get_tensor_shape(name)) for name in self.inputs}
+        self.context = None
+        self.context = self._new_context()
+        self.set_shapes(shapes)
+        self.bind()
 
     def set_shapes(self, shapes: Mapping[str, Tuple[int, ...]]) -> None:
         """Give the inputs their shapes.
@@ -95,36 +109,31 @@ class Execution:
             else:
                 self._cuda.upload(self._buffers[name].reserve(array.nbytes), array)
 
-    def bind(self, context: Optional[Any] = None) -> None:
-        """Give a context the addresses of all tensors, outputs made large enough.
+    def bind(self) -> None:
+        """Give the context the addresses of all tensors, outputs made large enough.
 
         Raises:
             Fault: `bad_request`: shapes are missing; `out_of_memory`; `unsupported`: a format that is not linear.
         """
-        if context is None:
-            context = self.context
-        else:
-            for name in self.inputs:
-                context.set_input_shape(name, tuple(self.context.get_tensor_shape(name)))
         for name in self.inputs:
-            self._set_address(context, name, self._address(name))
-        lacking = context.infer_shapes()
+            self._set_address(name, self._address(name))
+        lacking = self.context.infer_shapes()
         if lacking:
             raise Fault("bad_request", "the shapes of {} are not determined".format(", ".join(lacking)))
         for name in self.outputs:
-            self._bind_output(context, name)
+            self._bind_output(name)
 
-    def _bind_output(self, context: Any, name: str) -> None:
+    def _bind_output(self, name: str) -> None:
         if self._engine.get_tensor_format(name) != self._trt.TensorFormat.LINEAR:
             raise Fault("unsupported", "output {!r} is not laid out linearly".format(name))
         storage = STORAGE[dtypes.name_of(self._engine.get_tensor_dtype(name), name)]
-        shape = tuple(context.get_tensor_shape(name))
+        shape = tuple(self.context.get_tensor_shape(name))
         if any(extent < 0 for extent in shape):
             # How large it is depends on the data: TensorRT asks for memory when it knows.
             if name not in self._allocators:
                 self._allocators[name] = listeners.make_output_allocator(self._trt, self._buffers[name])
             self._buffers[name].reserve(0)
-            if not context.set_output_allocator(name, self._allocators[name]):
+            if not self.context.set_output_allocator(name, self._allocators[name]):
                 raise Fault("internal", "TensorRT would not take an allocator for {!r}".format(name))
             return
         self._allocators.pop(name, None)
@@ -132,10 +141,10 @@ class Execution:
             self._host[name] = np.empty(shape, storage)
         else:
             self._buffers[name].reserve(math.prod(shape) * storage.itemsize)
-        self._set_address(context, name, self._address(name))
+        self._set_address(name, self._address(name))
 
-    def _set_address(self, context: Any, name: str, address: int) -> None:
-        if not context.set_tensor_address(name, address):
+    def _set_address(self, name: str, address: int) -> None:
+        if not self.context.set_tensor_address(name, address):
             raise Fault("internal", "TensorRT would not take the address of {!r}".format(name))
 
     def _address(self, name: str) -> int:
@@ -146,13 +155,13 @@ class Execution:
     def _on_host(self, name: str) -> bool:
         return bool(self._engine.get_tensor_location(name) == self._trt.TensorLocation.HOST)
 
-    def enqueue(self, context: Optional[Any] = None) -> None:
+    def enqueue(self) -> None:
         """Start one inference.
 
         Raises:
             Fault: `cuda_error` or `out_of_memory`, or `internal` where CUDA has nothing to say.
         """
-        if not (context or self.context).execute_async_v3(self._cuda.stream):
+        if not self.context.execute_async_v3(self._cuda.stream):
             self._cuda.check_health()
             raise Fault("internal", "TensorRT could not start the inference")
 

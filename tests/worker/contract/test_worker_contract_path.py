@@ -171,6 +171,9 @@ def test_open_shapes_are_run_at_any_shape_in_their_range(rig: Rig, models: dict[
         tensors, _ = rig.infer(reply, feed("dynamic", rows))
         expected = reference(models["dynamic"], feed("dynamic", rows))["y"]
         np.testing.assert_allclose(tensors["y"].array, expected, rtol=1e-5, atol=1e-6)
+    _, answer = rig.infer(reply, feed("dynamic", 3), profile=True, repeats=2)
+    assert answer.layer_ms, "the profiled context is the only one that has the profile"
+    rig.infer(reply, feed("dynamic", 8))
     with pytest.raises(Fault, match=r"\(9, 8\).*\(1, 8\) … \(8, 8\)"):
         rig.infer(reply, feed("dynamic", 9))
 

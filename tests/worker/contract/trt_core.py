@@ -50,6 +50,7 @@ class World:
         self.break_build: Callable[[Any], str | None] = lambda network: None
         #: Whether every layer stays in FP32, flags or not.
         self.fallback = False
+        self.contexts: dict[int, Any] = {}
         #: Whether layer precisions are not obeyed.
         self.disobey = False
         self.refuse_cache = False

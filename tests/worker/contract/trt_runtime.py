@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import weakref
 from functools import cache
 from typing import Any
 
@@ -76,8 +77,12 @@ class ICudaEngine:
         return self._plan.profile[name]
 
     def create_execution_context(self: Any) -> Any:
-        return self._world.make(
+        # Up to 8.6 a profile belongs to one context at a time; what the next one runs ends in a crash.
+        contexts = self._world.contexts.setdefault(id(self._plan), weakref.WeakSet())
+        profile = not (self._world.major < 10 and self._plan.profile and len(contexts))
+        made = self._world.make(
             "IExecutionContext",
+            has_profile=profile,
             plan=self._plan,
             shapes={},
             addresses={},
@@ -87,6 +92,8 @@ class ICudaEngine:
             observer=None,
             results={},
         )
+        contexts.add(made)
+        return made
 
     def create_engine_inspector(self: Any) -> Any:
         return self._world.make("EngineInspector", plan=self._plan, context=None)
@@ -234,6 +241,7 @@ class IExecutionContext:
 
     def execute_async_v3(self: Any, stream_handle: int) -> bool:
         memory = self._world.memory
+        assert self._has_profile, "segmentation fault: another context has the optimization profile"
         assert memory is None or stream_handle in memory.streams, "no such stream"
         if memory is not None and memory.broken:
             return False
