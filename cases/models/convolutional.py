@@ -25,7 +25,8 @@ def conv_residual(
 ) -> onnx.ModelProto:
     """Conv-BN-ReLU residual blocks between a stem and a pooled classifier.
 
-    The second convolution of one block is `scale` times as large, and a multiplication behind it undoes it.
+    The first convolution of one block is `scale` times as large, and a multiplication behind its ReLU undoes it.
+    (Right behind the convolution, TensorRT would fold the multiplication into the weights, and the fault with it.)
     """
     graph = Graph("conv_residual", seed=seed)
     x = conv_bn_relu(graph, graph.input("image", [2, 3, image, image]), "stem", 3, channels)
@@ -35,18 +36,21 @@ def conv_residual(
     return graph.model({classifier(graph, x, channels, 10): [2, 10]})
 
 
-def conv_bn_relu(graph: Graph, x: str, name: str, channels_in: int, channels_out: int) -> str:
-    """Convolution, batch normalisation and ReLU."""
-    convolved = conv(graph, x, f"{name}_conv", channels_in, channels_out, gain=_RELU_GAIN, bias=False)
+def conv_bn_relu(
+    graph: Graph, x: str, name: str, channels_in: int, channels_out: int, *, scale: float = 1.0
+) -> str:
+    """Convolution, `scale` times as large, batch normalisation and ReLU."""
+    gain = _RELU_GAIN * scale
+    convolved = conv(graph, x, f"{name}_conv", channels_in, channels_out, gain=gain, bias=False)
     return graph.node("Relu", f"{name}_relu", batch_norm(graph, convolved, f"{name}_bn", channels_out))
 
 
 def residual_block(graph: Graph, x: str, name: str, channels: int, *, scale: float = 1.0) -> str:
-    """`relu(x + bn(conv(relu(bn(conv(x))))))`, with a scale behind the second convolution."""
-    hidden = conv_bn_relu(graph, x, f"{name}_1", channels, channels)
-    convolved = conv(graph, hidden, f"{name}_2_conv", channels, channels, gain=_RELU_GAIN * scale, bias=False)
-    unscaled = graph.node("Mul", f"{name}_2_scale", convolved, graph.constant(f"{name}_2_factor", 1 / scale))
-    normed = batch_norm(graph, unscaled, f"{name}_2_bn", channels, gain=0.5)
+    """`relu(x + bn(conv(relu(bn(conv(x))))))`, with a scale behind the inner ReLU."""
+    hidden = conv_bn_relu(graph, x, f"{name}_1", channels, channels, scale=scale)
+    unscaled = graph.node("Mul", f"{name}_1_scale", hidden, graph.constant(f"{name}_1_factor", 1 / scale))
+    convolved = conv(graph, unscaled, f"{name}_2_conv", channels, channels, gain=_RELU_GAIN, bias=False)
+    normed = batch_norm(graph, convolved, f"{name}_2_bn", channels, gain=0.5)
     return graph.node("Relu", f"{name}_relu", graph.node("Add", f"{name}_add", x, normed))
 
 

@@ -14,7 +14,7 @@ def rmsnorm_mlp(
     seed: int = 0,
     blocks: int = 12,
     width: int = 256,
-    batch: int = 16,
+    batch: int = 64,
     scale: float = 1.0,
     scaled_block: int = 7,
     epsilon: float = 1e-5,
