@@ -1,0 +1,155 @@
+"""What is kept of an output, and whether a fresh output is still the same.
+
+An output of up to `WHOLE_BYTES` is kept whole. Of a larger one, goldens being files that people review and clone,
+a hash, a few statistics and `SAMPLED` of its elements are kept: the hash tells whether a bit changed, the elements
+and statistics by about how much. The elements are those of a Weyl sequence: spread evenly, the same on every
+machine and in every NumPy release.
+
+Two outputs are equal up to rounding when nrmse ≤ `ROUNDING`, or the resolution of the dtype where that is coarser.
+ONNX Runtime's FP32 kernels differ between processors and releases by the order in which they sum, which moves deep
+networks by some 10⁻⁶. Integers and bools must be equal.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from harness.compare import compare
+from harness.golden.status import Difference
+from harness.tensors.dtypes import dtype_name, is_float
+from harness.tensors.fingerprint import hash_array
+
+WHOLE_BYTES = 64 << 10
+SAMPLED = 2048
+ROUNDING = 1e-5
+# The extremes of a tensor are single elements: they move further than its root mean square does.
+_EXTREMES = 100
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+
+
+class Statistics(BaseModel):
+    """Of the finite elements of an output, in float64."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    min: float
+    max: float
+    mean: float
+    rms: float
+    nonfinite: int
+
+
+class KeptOutput(BaseModel):
+    """What stands in the JSON of one output of one sample."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    sample: int
+    tensor: str
+    dtype: str
+    shape: list[int]
+    sha256: str
+    kept: Literal["whole", "elements"]
+    statistics: Statistics
+
+    @property
+    def key(self) -> str:
+        """The name under which the values stand in the tensor file."""
+        return f"{self.sample}/{self.tensor}"
+
+    def difference(self, detail: str, *, rounding: bool = False) -> Difference:
+        """A difference of this output."""
+        return Difference(f"output {self.tensor!r} of sample {self.sample}", detail, rounding)
+
+    def describes(self, stored: np.ndarray) -> bool:
+        """Whether `stored` are the values that were stored with this description."""
+        if self.kept == "whole":
+            return hash_array(stored) == self.sha256
+        return stored.dtype.name == self.dtype and stored.shape == _places(math.prod(self.shape)).shape
+
+
+def keep(sample: int, tensor: str, values: np.ndarray) -> tuple[KeptOutput, np.ndarray]:
+    """The description of an output, and the values to store."""
+    whole = values.nbytes <= WHOLE_BYTES
+    described = KeptOutput(
+        sample=sample,
+        tensor=tensor,
+        dtype=dtype_name(values.dtype),
+        shape=list(values.shape),
+        sha256=hash_array(values),
+        kept="whole" if whole else "elements",
+        statistics=_statistics(values),
+    )
+    return described, values if whole else _elements(values)
+
+
+def difference(kept: KeptOutput, stored: np.ndarray, fresh: np.ndarray) -> Difference | None:
+    """How `fresh` differs from the output that was kept; None if not a bit does.
+
+    Args:
+        kept: the description of the golden output.
+        stored: the values that were stored with it.
+        fresh: the whole fresh output.
+    """
+    if dtype_name(fresh.dtype) != kept.dtype or list(fresh.shape) != kept.shape:
+        return kept.difference(f"{kept.dtype}{kept.shape} is {fresh.dtype.name}{list(fresh.shape)} now")
+    if hash_array(fresh) == kept.sha256:
+        return None
+    metrics = compare(fresh if kept.kept == "whole" else _elements(fresh), stored)
+    if not is_float(fresh.dtype):
+        return kept.difference(f"{metrics.mismatch_fraction:.2%} of the elements differ")
+    if metrics.nonfinite:
+        return kept.difference(f"{metrics.nonfinite} elements are not finite as they were")
+    limit = max(ROUNDING, float(ml_dtypes.finfo(fresh.dtype).eps))
+    moved = _moved(kept.statistics, _statistics(fresh), limit)
+    if metrics.nrmse <= limit and moved is not None:  # in elements that were not kept
+        return kept.difference(moved)
+    return kept.difference(
+        f"nrmse {metrics.nrmse:.2g}, largest error {metrics.max_abs:.2g}", rounding=metrics.nrmse <= limit
+    )
+
+
+def _elements(values: np.ndarray) -> np.ndarray:
+    return values.reshape(-1)[_places(values.size)]
+
+
+def _places(size: int) -> np.ndarray:
+    """Which elements are kept of `size`: the Weyl sequence of the golden ratio, each once, in their order."""
+    fractions = np.modf((np.arange(SAMPLED) + 0.5) * _GOLDEN_RATIO)[0]
+    return np.unique((fractions * size).astype(np.int64))
+
+
+def _statistics(values: np.ndarray) -> Statistics:
+    flat = values.reshape(-1).astype(np.float64)
+    finite = flat[np.isfinite(flat)]
+    if not finite.size:
+        return Statistics(min=0.0, max=0.0, mean=0.0, rms=0.0, nonfinite=flat.size)
+    return Statistics(
+        min=float(finite.min()),
+        max=float(finite.max()),
+        mean=float(finite.mean()),
+        rms=math.sqrt(float(np.mean(finite * finite))),
+        nonfinite=flat.size - finite.size,
+    )
+
+
+def _moved(golden: Statistics, fresh: Statistics, limit: float) -> str | None:
+    """Which statistic moved by more than rounding, from where to where."""
+    far = max(abs(golden.min), abs(golden.max)) * limit * _EXTREMES
+    limits: dict[str, Any] = {
+        "min": far,
+        "max": far,
+        "mean": golden.rms * limit,
+        "rms": golden.rms * limit,
+        "nonfinite": 0,
+    }
+    for name, allowed in limits.items():
+        before, now = getattr(golden, name), getattr(fresh, name)
+        if abs(now - before) > allowed:
+            return f"{name} {before:.6g} is {now:.6g} now"
+    return None
