@@ -109,6 +109,10 @@ class GoldenError(HarnessError):
     """A golden reference is missing, unreadable, or must not be rewritten here."""
 
 
+class HistoryError(HarnessError, ValueError):
+    """A file of the history is damaged, or a run cannot be found or resumed."""
+
+
 class EnvironmentConfigError(HarnessError, ValueError):
     """harness.toml is wrong, or names an environment that cannot be used."""
 

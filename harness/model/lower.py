@@ -14,7 +14,7 @@ Bodies of If, Loop and Scan are lowered with the node that holds them. Weights a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,8 +81,16 @@ def units_of(model: Model, precision: Precision) -> tuple[NodeInfo, ...]:
     return model.lowerable
 
 
+AfterNode = Callable[[Emitter, onnx.NodeProto], None]
+
+
 def lower(
-    model: Model, precision: Precision, observed: Sequence[str], *, switched: bool = True
+    model: Model,
+    precision: Precision,
+    observed: Sequence[str],
+    *,
+    switched: bool = True,
+    after: AfterNode | None = None,
 ) -> LoweredGraph:
     """The fake-cast graph of `model` at `precision`, with `observed` tensors (and nothing else) as outputs.
 
@@ -92,6 +100,8 @@ def lower(
         observed: names of the tensors to return.
         switched: whether the lowered nodes are chosen at run time; False lowers all of them for good, which is
             cheaper to load and to run.
+        after: called with each node of the main graph when it has been emitted; it may rename the node's outputs
+            and emit nodes that write the old names, which come before the rounding.
 
     Raises:
         ModelError: the model's opset is older than 9.
@@ -102,7 +112,7 @@ def lower(
             where=model.name,
             hint="convert it with onnx.version_converter to opset 13",
         )
-    return (_Lowering if switched else _AllLowered)(model, precision).graph(observed)
+    return (_Lowering if switched else _AllLowered)(model, precision, after=after).graph(observed)
 
 
 def shadow(model: Model, precision: Precision, nodes: Sequence[str]) -> LoweredGraph:
@@ -124,6 +134,7 @@ class _Lowering:
     selected: dict[tuple[str, frozenset[str]], str] = field(default_factory=dict)
     pending: dict[str, frozenset[str]] = field(default_factory=dict)  # tensor -> switches it still owes
     weights: dict[tuple[str, str | None], WeightFeed] = field(default_factory=dict)
+    after: AfterNode | None = None
 
     def __post_init__(self) -> None:
         self.units = {node.name for node in units_of(self.model, self.precision)}
@@ -164,6 +175,8 @@ class _Lowering:
         for body in analysis.bodies(new):
             self.body(body, switch)
         self.emit.nodes.append(new)
+        if self.after is not None:
+            self.after(self.emit, new)
         if not self.tf32:
             for name in node.output:
                 if name and self.dtypes.get(name) == "float32":
