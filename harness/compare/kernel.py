@@ -192,15 +192,23 @@ def _add_errors(tally: Tally, c: Array, r: Array, scratch: _Scratch, extent: _Ex
     if dd <= rr / 4:
         tally.cr += rr + extent.rd
         tally.cc += rr + 2 * extent.rd + dd
-    else:
-        tally.cr += _dot(c, r)
+    else:  # c may be far smaller than r and d are: its squares need float64
+        c = c.astype(np.float64)
+        tally.cr += _dot(c, r.astype(np.float64))
         tally.cc += _dot(c, c)
     tally.reference_max = max(tally.reference_max, extent.reference_max)
     tally.see_worst(extent.largest, start + extent.place)
-    if extent.largest > 0:
-        np.divide(scratch.d, scratch.r, out=scratch.spare)
-        # 0 / 0 is NaN, which fmax passes over.
-        tally.max_rel = max(tally.max_rel, float(np.fmax.reduce(scratch.spare)))
+    if extent.largest > 0 and tally.max_rel < math.inf:
+        tally.max_rel = max(tally.max_rel, _largest_ratio(scratch))
+
+
+def _largest_ratio(scratch: _Scratch) -> float:
+    """The largest |d| / |r|; 0 / 0 is NaN, which fmax passes over."""
+    np.divide(scratch.d, scratch.r, out=scratch.spare)
+    largest = float(np.fmax.reduce(scratch.spare))
+    if math.isinf(largest):  # for a zero in r, or for a quotient beyond float32
+        largest = float(np.fmax.reduce(np.divide(scratch.d, scratch.r, dtype=np.float64)))
+    return largest
 
 
 def _dot(left: Array, right: Array) -> float:
