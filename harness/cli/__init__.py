@@ -22,6 +22,9 @@ COMMANDS = {
     "run": LazyCommand(
         "harness.cli.run", "Judge cases or an ONNX model: a verdict for every run and tensor."
     ),
+    "diagnose": LazyCommand(
+        "harness.cli.diagnose", "Find the culprits of a case that fails, and what cures it."
+    ),
     "case": LazyCommand("harness.cli.case", "Write, check and describe case files."),
     "env": LazyCommand("harness.cli.env", "Manage the TensorRT environments that engines are built in."),
     "doctor": LazyCommand("harness.cli.doctor", "Say what works on this machine, and how to mend the rest."),

@@ -161,8 +161,12 @@ def confirm(examiner: Examiner, island: Sequence[str]) -> Examination:
         BudgetExhaustedError: the limits are reached.
     """
     plan = examiner.subject.plan(frozenset(island))
-    key = f"island {' '.join(sorted(island))}"
-    return examiner.examine(plan, phase="confirm", key=key, thorough=True)
+    return examiner.examine(plan, phase="confirm", key=island_key(island), thorough=True)
+
+
+def island_key(island: Sequence[str]) -> str:
+    """The key under which `confirm` keeps its examination."""
+    return f"island {' '.join(sorted(island))}"
 
 
 def cure_on_engine(

@@ -99,6 +99,8 @@ class Examiner:
         self.notebook = notebook
         self.failing_sample = 0
         """The first sample whose outputs failed: the one to look at first from then on."""
+        self.at_hand: set[str] = set()
+        """Keys of what was evaluated by this process: these engines need not be built again."""
 
     def examine(
         self, plan: Plan, *, phase: str, key: str | None = None, thorough: bool = False
@@ -129,6 +131,8 @@ class Examiner:
         )
         self._note_failure(examination)
         self._keep(key, examination)
+        if key is not None:
+            self.at_hand.add(key)
         return examination
 
     def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray], *, phase: str) -> Evaluation:

@@ -21,7 +21,7 @@ from harness.errors import CandidateError, ReferenceNotFiniteError
 from harness.judge.judge import describe_failure
 from harness.search import Outcome
 
-PHASE = "gates"
+PHASE, BASELINE = "gates", "baseline"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def check_gates(examiner: Examiner) -> Gates:
         evidence = Evidence(Stage.GATES, text, facts)
         return Gates(Verdict.REFERENCE, reference_fault=error.first_tensor, evidence=(evidence,))
     assert expected, "a case has at least one sample"
-    baseline = examiner.examine(subject.plan(), phase=PHASE, key="baseline", thorough=True)
+    baseline = examiner.examine(subject.plan(), phase=PHASE, key=BASELINE, thorough=True)
     if baseline.outcome is Outcome.UNRESOLVED:
         raise CandidateError(
             f"the candidate cannot be diagnosed, it cannot be run: {baseline.note}",

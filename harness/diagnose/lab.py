@@ -58,7 +58,7 @@ class Lab:
     def effects(self, sample: int) -> Effects:
         """The effects of nodes alone, on the emulator, for one sample."""
         return Effects(
-            self.subject, sample, self.notebook, lambda: self.tell(Stage.PREDICT, "lower nodes one at a time")
+            self.subject, sample, self.notebook, lambda: self.tell(Stage.CURE, "lower suspects one at a time")
         )
 
     @property

@@ -66,7 +66,8 @@ class Notebook:
         if resume and self._path.exists():
             self._read(subject.identity)
         else:
-            for old in folder.glob("*.journal"):
+            # Resumed without a notebook, there may be the journal of somebody who searched by hand.
+            for old in () if resume else folder.glob("*.journal"):
                 old.unlink(missing_ok=True)
             write_text(self._path, json.dumps({"schema": SCHEMA, "subject": subject.identity}) + "\n")
 

@@ -18,7 +18,9 @@ def examine_on_emulator(lab: Lab, gates: Gates) -> Findings:
     subject = lab.subject
     lab.tell(Stage.PREDICT, "measure what each node introduces")
     prognosis = predict(subject, gates)
-    lab.tell(Stage.CURE, "search the island", suspected=tuple(layer.node for layer in prognosis.origins))
+    lab.tell(
+        Stage.CURE, "lower suspects one at a time", suspected=tuple(layer.node for layer in prognosis.origins)
+    )
     effects = lab.effects(prognosis.failing_sample)
     searching = Searching(lab.notebook, on_progress=lab.watcher("search the island"))
     cure = cure_on_emulator(lab.examiner, prognosis, effects, searching)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.backends import Plan
+from harness.diagnose.cure import island_key
 from harness.diagnose.examine import Examiner
+from harness.diagnose.gates import BASELINE
 from harness.diagnose.results import Price
 from harness.errors import CandidateError
 
@@ -17,14 +19,17 @@ REPEATS, WARMUP = 100, 10
 def measure_price(examiner: Examiner, island: Sequence[str]) -> Price | None:
     """Time the engine that fails and the one with `island` in FP32; None where the candidate cannot be timed.
 
-    The engines are those of the stages before: nothing is built where they are still there.
+    The engines are those of the stages before: nothing is built for this. Where an earlier process built them,
+    there is no price.
     """
     subject, notebook = examiner.subject, examiner.notebook
     key = f"price {' '.join(sorted(island))}"
     kept = None if notebook is None else notebook.recall(key)
     if kept is not None:
         return Price(kept["before_ms"], kept["after_ms"])
-    if not hasattr(subject.candidate, "timing"):
+    if not hasattr(subject.candidate, "timing") or not examiner.at_hand.issuperset(
+        {BASELINE, island_key(island)}
+    ):
         return None
     try:
         before = _median_ms(examiner, subject.plan())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.diagnose.examine import Examination, Examiner
+from harness.diagnose.gates import BASELINE
 from harness.diagnose.results import Evidence, Stage, Verdict
 from harness.errors import BudgetExhaustedError
 from harness.search import Outcome
@@ -50,16 +51,15 @@ def repeat(examiner: Examiner, baseline: Examination) -> Repeats:
     Raises:
         BudgetExhaustedError: the limits do not allow even one build.
     """
-    subject = examiner.subject
-    again = examiner.examine(subject.plan(), phase=PHASE, key="run again")
-    if again.outcome is Outcome.PASS:
-        # Where the engine was not at hand any more this was another build, which says less.
-        kind = "build" if again.builds else "engine, run twice,"
-        text = f"the same {kind} failed first and passed then"
-        evidence = Evidence(Stage.ATTRIBUTE, text, {"passes": 1, "fails": 1, "rebuilt": bool(again.builds)})
-        if not again.builds:
+    examinations = [baseline]
+    if BASELINE in examiner.at_hand:
+        again = examiner.examine(examiner.subject.plan(), phase=PHASE)
+        if again.outcome is Outcome.PASS and not again.builds:
+            text = "the same engine, run twice, failed first and passed then"
+            evidence = Evidence(Stage.ATTRIBUTE, text, {"passes": 1, "fails": 1})
             return Repeats(Verdict.NONDETERMINISTIC, 1, 1, (evidence,))
-    examinations = [baseline, again] if again.builds else [baseline]
+        if again.builds:
+            examinations.append(again)
     for number in range(FIRST + MORE):
         if number >= FIRST and len({each.outcome for each in examinations}) == 1:
             break

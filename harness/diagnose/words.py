@@ -9,6 +9,9 @@ from harness.diagnose.findings import Findings
 from harness.diagnose.lab import Lab
 from harness.diagnose.results import Verdict
 
+LONGEST_COMMAND = 2000
+"""Longer commands are left to the files: nobody reads them on a terminal."""
+
 
 def summarise(lab: Lab, found: Findings) -> str:
     """The answer in one or two sentences."""
@@ -89,7 +92,13 @@ def advise(lab: Lab, found: Findings, recipes: dict[str, str]) -> tuple[str, ...
         return (f"mark {marks} as an output, with the dtype under test, and report the fusion",)
     if found.verdict is Verdict.CONVERSION:
         return ("report it with the repro; until then, express the node by other operators",)
-    return tuple(recipes[name] for name in ("trtexec", "polygraphy") if name in recipes)
+    commands = [recipes[name] for name in ("trtexec", "polygraphy") if name in recipes]
+    if any(len(command) > LONGEST_COMMAND for command in commands):
+        told = "layer_list" in recipes
+        return (
+            f"{recipes['layer_list']} lists the nodes" if told else f"{command} --out DIR writes the recipes",
+        )
+    return tuple(commands)
 
 
 def again(lab: Lab) -> str:

@@ -94,7 +94,9 @@ class FakeEngine:
         build = self._engines[plan]
         tensors = self._run(build, feeds)
         outputs = {info.name: tensors[info.name] for info in self.model.outputs}
-        watched = () if plan.observation is Observation.NONE else (ObservedEngine(frozenset(tensors), outputs),)
+        watched = (
+            () if plan.observation is Observation.NONE else (ObservedEngine(frozenset(tensors), outputs),)
+        )
         layer = {"name": f"layer {self.node}", "onnx_nodes": (self.node,), "tactic": None}
         if self.tactics is not None:
             layer["tactic"] = self.tactics(build)
@@ -112,13 +114,16 @@ class FakeEngine:
         lowered = set(self._emulator.units(plan.precision)) - plan.islands - {SWITCH}
         switch = np.float32(1.0 if self.wrong(build) else 0.0)
         feeds = {**feeds, SWITCH: np.asarray(switch)}
-        return self._emulator.run(feeds, plan.precision, lowered=lowered if self.rounds else (), tensors=names)
+        return self._emulator.run(
+            feeds, plan.precision, lowered=lowered if self.rounds else (), tensors=names
+        )
 
 
 def falsifiable(model: Model, node: str) -> Model:
     """`model` with one more input: 1 adds a tenth of itself, and 1, to what `node` writes; 0 leaves it as it is."""
-    from harness.model.load import _in_memory
     import onnx_ir as ir
+
+    from harness.model.load import _in_memory
 
     proto: onnx.ModelProto = ir.to_proto(_in_memory(model.ir))
     place, found = next((i, each) for i, each in enumerate(proto.graph.node) if each.name == node)
@@ -128,8 +133,12 @@ def falsifiable(model: Model, node: str) -> Model:
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.1), f"{tensor}::tenth"))
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1.0), f"{tensor}::one"))
     inserted = [
-        helper.make_node("Mul", [f"{tensor}::true", f"{tensor}::tenth"], [f"{tensor}::part"], name=f"{node}::part"),
-        helper.make_node("Add", [f"{tensor}::part", f"{tensor}::one"], [f"{tensor}::off"], name=f"{node}::off"),
+        helper.make_node(
+            "Mul", [f"{tensor}::true", f"{tensor}::tenth"], [f"{tensor}::part"], name=f"{node}::part"
+        ),
+        helper.make_node(
+            "Add", [f"{tensor}::part", f"{tensor}::one"], [f"{tensor}::off"], name=f"{node}::off"
+        ),
         helper.make_node("Mul", [f"{tensor}::off", SWITCH], [error], name=f"{node}::error"),
         helper.make_node("Add", [f"{tensor}::true", error], [tensor], name=SWITCH),
     ]

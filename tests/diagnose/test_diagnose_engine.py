@@ -164,7 +164,9 @@ def test_builds_that_differ_without_a_reason_are_nondeterministic(tactics) -> No
     diagnosis = run(engine)
     assert diagnosis.verdict is Verdict.NONDETERMINISTIC
     assert diagnosis.culprits == ()
-    facts = next(each.facts for each in diagnosis.evidence if "passes" in each.facts and "fails" in each.facts)
+    facts = next(
+        each.facts for each in diagnosis.evidence if "passes" in each.facts and "fails" in each.facts
+    )
     assert facts["passes"] >= 1
     assert facts["fails"] >= 1
 

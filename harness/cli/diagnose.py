@@ -1,0 +1,276 @@
+"""`harness diagnose`: from a case that fails to its culprits, and to files to act on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Self
+
+import typer
+
+from harness.cli.consoles import make_console
+from harness.cli.run import parse_shapes
+from harness.errors import UsageError
+from harness.tensors.precision import Precision
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.diagnose import Diagnosis, ProgressEvent
+
+app = typer.Typer(add_completion=False)
+
+STDOUT = Path("-")
+REPORTS, LIMITS = "Reports", "Limits"
+
+
+@app.command()
+def diagnose(
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A case file, or an .onnx file.")],
+    precision: Annotated[
+        Precision | None,
+        typer.Option("--precision", "-p", help="By default the case's only one beside fp32, or fp16."),
+    ] = None,
+    environment: Annotated[
+        str | None,
+        typer.Option("--env", "-e", metavar="NAME", help="Diagnose the engine of this environment."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="NAME:[SHAPE]",
+            help="Shape of an input of an .onnx file: x:[1,3,224,224]; may be repeated.",
+        ),
+    ] = None,
+    max_builds: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Build no more engines than this.", rich_help_panel=LIMITS),
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="Take no longer than this.", rich_help_panel=LIMITS)
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where an earlier diagnosis stopped.", rich_help_panel=LIMITS),
+    ] = False,
+    prove: Annotated[
+        bool,
+        typer.Option(
+            "--prove",
+            help="Spend a build a culprit on the proof that the engine needs it.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = False,
+    details: Annotated[bool, typer.Option("--details", "-v", help="Show all the evidence.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write everything to act on: recipes, a typed model, a repro, reports.",
+            rich_help_panel=REPORTS,
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Write the diagnosis as JSON; - is stdout, with nothing else on it.",
+            rich_help_panel=REPORTS,
+        ),
+    ] = None,
+    html_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write one self-contained page.", rich_help_panel=REPORTS
+        ),
+    ] = None,
+    markdown_file: Annotated[
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", help="Write a bug report.", rich_help_panel=REPORTS),
+    ] = None,
+) -> None:
+    """Say what is wrong with a case that fails: what kind of fault, where it starts, why, and what cures it.
+
+    Without --env the candidate is the emulator: it needs no GPU. Exit status: 0 nothing is wrong, 1 a fault was
+    found, 3 a build or a worker failed, 4 unexplained within the limits.
+    """
+    from harness.diagnose import Options
+    from harness.diagnose import diagnose as find
+
+    files = Files(out, json_file, html_file, markdown_file)
+    files.check()
+    shapes = parse_shapes(inputs or ())
+    try:
+        with make_progress(quiet=quiet) as progress:
+            diagnosis = find(
+                target,
+                precision=precision,
+                environment=environment,
+                inputs=shapes,
+                max_builds=max_builds,
+                max_seconds=max_seconds,
+                resume=resume,
+                out=out,
+                progress=progress,
+                options=Options(prove=prove, growth=files.draws),
+            )
+    except KeyboardInterrupt:
+        print(f"go on with: {_again()}", file=sys.stderr)
+        raise
+    from harness.report.diagnosis import print_diagnosis
+
+    console = make_console(sys.stderr if json_file == STDOUT else sys.stdout)
+    print_diagnosis(console, diagnosis, details=details)
+    files.write(diagnosis, console)
+    raise typer.Exit(diagnosis.exit_code)
+
+
+def _again() -> str:
+    """The command that was given, to be resumed."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
+    return shlex.join(["harness", *arguments, "--resume"])
+
+
+class Files:
+    """The files that are asked for.
+
+    Args:
+        out: the folder that gets all of them.
+        json: a JSON file, or `-`.
+        html: a page.
+        markdown: a bug report.
+    """
+
+    def __init__(self, out: Path | None, json: Path | None, html: Path | None, markdown: Path | None) -> None:
+        self.out, self.json = out, json
+        self.pages = [file for file in (html, None if out is None else out / "diagnosis.html") if file]
+        self.reports = [file for file in (markdown, None if out is None else out / "diagnosis.md") if file]
+
+    @property
+    def draws(self) -> bool:
+        """Whether a picture is asked for."""
+        return bool(self.pages)
+
+    def check(self) -> None:
+        """Find what cannot be written before anything is run.
+
+        Raises:
+            UsageError: a file is a folder, or the folder is a file.
+        """
+        for file in (self.json, *self.pages, *self.reports):
+            if file is not None and file.is_dir():
+                raise UsageError("is a folder; name a file to write", where=file)
+        if self.out is not None and self.out.exists() and not self.out.is_dir():
+            raise UsageError("is a file; name a folder to write to", where=self.out)
+
+    def write(self, diagnosis: Diagnosis, console: Console) -> None:
+        """Write every file, each at once or not at all.
+
+        Raises:
+            UsageError: a file cannot be written.
+        """
+        from harness.diagnose import document
+        from harness.report.diagnosis import html_page, markdown
+        from harness.tensors.files import write_text
+
+        try:
+            if self.json == STDOUT:
+                print(document(diagnosis))
+            elif self.json is not None:
+                write_text(self.json, document(diagnosis) + "\n")
+            for file in self.pages:
+                write_text(file, html_page(diagnosis))
+            for file in self.reports:
+                write_text(file, markdown(diagnosis))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UsageError(f"cannot be written: {error.strerror}", where=error.filename) from error
+        if self.out is not None:
+            names = sorted(path.name + ("/" if path.is_dir() else "") for path in self.out.iterdir())
+            console.print(f"  files  {self.out}: {', '.join(names)}", soft_wrap=True)
+
+
+class Lines:
+    """Told of every step: prints a line for each stage.
+
+    Args:
+        stream: where to print; None prints nothing.
+    """
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        self._stream = stream
+        self._said = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """There is nothing to clear away."""
+
+    def __call__(self, event: ProgressEvent) -> None:
+        """Say what is new."""
+        said = f"[{event.stage}] {event.text}"
+        if self._stream is not None and said.split(":")[0] != self._said:
+            print(said.split(":")[0], file=self._stream, flush=True)
+        self._said = said.split(":")[0]
+
+
+class Live(Lines):
+    """A line on a terminal that says what goes on, what was spent and who is suspected; gone when it ends."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        super().__init__(None)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[spent]}", style="dim", markup=False),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None, spent="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: ProgressEvent) -> None:
+        """Renew the line."""
+        self._progress.update(self._task, description=f"[{event.stage}] {event.text}", spent=spent(event))
+
+
+def spent(event: ProgressEvent) -> str:
+    """`12 emulations, 2 builds, 5 suspects: b7_sq, b7_mean …, about 3 to go`."""
+    parts = [f"{event.emulations} emulations"]
+    if event.builds:
+        parts.append(f"{event.builds} builds")
+    if event.suspects is not None:
+        parts.append(f"{event.suspects} suspects")
+    if event.remaining is not None:
+        parts.append(f"about {event.remaining} to go")
+    text = ", ".join(parts)
+    if event.suspected:
+        more = " …" if len(event.suspected) > 3 else ""
+        text += f" ({', '.join(event.suspected[:3])}{more})"
+    return text
+
+
+def make_progress(*, quiet: bool) -> Lines:
+    """The progress display that fits stderr: none, a live line, or a line a stage."""
+    if quiet:
+        return Lines(None)
+    if sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb":
+        return Live(make_console(sys.stderr))
+    return Lines(sys.stderr)
