@@ -75,9 +75,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the mark `gpu`, and refuse what cannot be meant.
 
     Raises:
-        UsageError: an environment is unknown.
+        UsageError: an environment is unknown, or golden references would be rewritten where CI is set.
     """
     config.addinivalue_line("markers", "gpu: needs a GPU, such as a run on a TensorRT engine")
+    if config.getoption("golden_update") or config.getoption("golden_prune"):
+        from harness.errors import GoldenError
+        from harness.golden import refuse_in_ci
+
+        try:
+            refuse_in_ci("rewritten" if config.getoption("golden_update") else "removed")
+        except GoldenError as error:
+            raise pytest.UsageError(str(error)) from None
     if names := set(config.getoption("harness_env")) - {EMULATOR}:
         from harness.environments import select
         from harness.errors import EnvironmentConfigError
@@ -98,12 +106,23 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> CaseFile |
 
 
 @pytest.fixture(scope="session")
-def harness_judge() -> Iterator[Judge]:
+def harness_judge(pytestconfig: pytest.Config) -> Iterator[Judge]:
     """The judge of all case files; override it in a conftest.py to judge with other options."""
-    from harness.judge import Judge
+    from harness.judge import Judge, JudgeOptions
 
-    with Judge() as judge:
+    with Judge(JudgeOptions(golden_update=pytestconfig.getoption("golden_update"))) as judge:
         yield judge
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """With `--golden-prune`, remove the golden references that no case has any more."""
+    worker = getattr(session.config, "workerinput", {"workerid": "gw0"})[
+        "workerid"
+    ]  # of xdist, one is enough
+    if session.config.getoption("golden_prune") and worker == "gw0":
+        from harness.judge import prune_goldens
+
+        prune_goldens(item.case for item in session.items if isinstance(item, RunItem))
 
 
 class CaseFile(pytest.Module):

@@ -117,15 +117,21 @@ def run(
 
     Without --env the candidate is the emulator: it needs no GPU.
     """
-    from harness.judge import JudgeOptions, RunReport, select_cases
+    from harness.golden import refuse_in_ci
+    from harness.judge import JudgeOptions, RunReport, prune_goldens, select_cases
     from harness.judge import run as judge
 
     outputs = Outputs(json_file, html_file, markdown_file, plot)
     outputs.check()
+    if golden_update or golden_prune:
+        refuse_in_ci("rewritten" if golden_update else "removed")
     wanted, names = tuple(precisions or ()), tuple(environments or ())
     check_environments(names)
     cases = select_cases(targets, inputs=parse_shapes(inputs or ()), tags=tags or (), precisions=wanted)
     outputs.check_plot(sum(len(case.select_runs(wanted)) for case in cases) * max(len(names), 1))
+
+    for folder in prune_goldens(cases) if golden_prune else ():
+        print(f"removed {folder}", file=sys.stderr)
 
     console = make_console(sys.stderr if outputs.owns_stdout else sys.stdout)
     start = time.perf_counter()
@@ -136,7 +142,11 @@ def run(
                 cases,
                 precisions=wanted,
                 environments=names,
-                options=JudgeOptions(layers=observe is not Observation.NONE, observation=observe),
+                options=JudgeOptions(
+                    layers=observe is not Observation.NONE,
+                    observation=observe,
+                    golden_update=golden_update,
+                ),
                 progress=progress,
             )
     except KeyboardInterrupt:

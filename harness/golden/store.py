@@ -136,7 +136,7 @@ class GoldenStore:
             GoldenError: `CI` is set, or the case's name cannot be a folder's.
             InputDataError: an output holds something else than numbers or bools.
         """
-        _refuse_in_ci("rewritten")
+        refuse_in_ci("rewritten")
         try:
             status = self.check(case, provenance, outputs)
         except GoldenError:
@@ -155,7 +155,7 @@ class GoldenStore:
         Raises:
             GoldenError: `CI` is set.
         """
-        _refuse_in_ci("removed")
+        refuse_in_ci("removed")
         orphans = [case for case in self.cases() if case not in cases]
         for case in orphans:
             shutil.rmtree(self.root / case)
@@ -203,7 +203,8 @@ class GoldenStore:
         write_text(folder / DESCRIPTION, document.model_dump_json(indent=2) + "\n")
 
 
-def _refuse_in_ci(done: str) -> None:
+def refuse_in_ci(done: str) -> None:
+    """Raise GoldenError if `CI` is set: what rewrites golden references is for people who look at the changes."""
     if os.environ.get("CI"):
         raise GoldenError(
             f"golden references are not {done} where CI is set",

@@ -1,5 +1,6 @@
 """One case at one precision on one candidate: run it, compare it, say where the error starts."""
 
+from harness.judge.goldens import prune_goldens
 from harness.judge.judge import Judge, JudgeOptions
 from harness.judge.results import LayerResult, OutputResult, RunReport, RunResult, Verdict
 from harness.judge.suite import ProgressEvent, run, select_cases
@@ -13,6 +14,7 @@ __all__ = [
     "RunReport",
     "RunResult",
     "Verdict",
+    "prune_goldens",
     "run",
     "select_cases",
 ]

@@ -15,6 +15,7 @@ from harness.case import Case, RunSpec
 from harness.compare import GateResult, Metrics, compare, gates_for
 from harness.compare.gates import check
 from harness.errors import CandidateError, HarnessError
+from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, Candidates
 from harness.judge.faithful import is_faithful
 from harness.judge.layers import measure_layers, observation_for
@@ -34,11 +35,13 @@ class JudgeOptions:
         layers: whether intermediate tensors are observed; False judges the outputs alone.
         observation: how; None is typed.
         memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
+        golden_update: rewrite golden references that are missing or differ; refused when CI is set.
     """
 
     layers: bool = True
     observation: Observation | None = None
     memory_budget: int = 1 << 30
+    golden_update: bool = False
 
 
 class Judge:
@@ -127,6 +130,7 @@ class _Run:
 
     def judge(self, blank: RunResult) -> RunResult:
         expected = self.timed("reference", lambda: self.bench.expected)
+        golden = self.bench.golden(update=self.options.golden_update)
         actual = self.timed("candidate", self.unobserved)
         outputs = self.timed("compare", lambda: self.outputs(expected, actual))
         passed = all(output.passed for output in outputs)
@@ -137,6 +141,12 @@ class _Run:
             layers, faithful = self.timed("layers", lambda: self.layers(expected, actual, outputs))
         origins = tuple(layer.node for layer in layers if layer.origin)
         verdict, reason = _verdict(self.spec, expects_failure, passed, outputs, origins, bool(layers))
+        warnings = [*self.facts.get("warnings", ())]
+        if golden is not None and golden.message is not None and not self.options.golden_update:
+            if golden.state is GoldenState.CHANGED:
+                verdict, reason = Verdict.FAIL, golden.message
+            else:
+                warnings.append(golden.message)
         return replace(
             blank,
             verdict=verdict,
@@ -146,6 +156,8 @@ class _Run:
             faithful=faithful,
             timings=self.timings,
             facts=self.facts,
+            warnings=tuple(dict.fromkeys(warnings)),
+            golden=None if golden is None else golden.state.value,
         )
 
     def release(self) -> str | None:

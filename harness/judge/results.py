@@ -92,6 +92,8 @@ class RunResult:
         evidence: lines that support an `error`: log tail, signal, plan.
         warnings: what the person should know although it changes no verdict (a changed golden reference, …).
         case_path: the case file, if there is one.
+        golden: what the golden reference says of the fresh one: `same`, `rounding`, `changed`, `missing`; None
+            where none is kept. A changed one fails the run, whatever the candidate computes.
         mistake: an `error` that is a mistake in the case, its model or its inputs, not of the candidate.
     """
 
@@ -108,6 +110,7 @@ class RunResult:
     evidence: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     case_path: str | None = None
+    golden: str | None = None
     mistake: bool = False
 
     @property
@@ -148,6 +151,7 @@ class RunResult:
             "facts": jsonable(self.facts),
             "evidence": list(self.evidence),
             "warnings": list(self.warnings),
+            "golden": self.golden,
             "mistake": self.mistake,
         }
 

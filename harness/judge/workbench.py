@@ -15,6 +15,8 @@ from harness.case import Case
 from harness.case.feeds import make_feeds
 from harness.case.source import resolve_model
 from harness.errors import ReferenceNotFiniteError
+from harness.golden import GoldenStatus
+from harness.judge.goldens import check_golden
 from harness.model import Model, load_model
 
 Tensors = Mapping[str, np.ndarray]
@@ -31,6 +33,7 @@ class Workbench:
     def __init__(self, case: Case, *, memory_budget: int) -> None:
         self.case = case
         self.memory_budget = memory_budget
+        self._golden: tuple[GoldenStatus | None] | None = None
 
     @cached_property
     def model(self) -> Model:
@@ -82,6 +85,12 @@ class Workbench:
                     )
             outputs.append(values)
         return outputs
+
+    def golden(self, *, update: bool) -> GoldenStatus | None:
+        """What the golden reference says of this one, asked once; see `check_golden`."""
+        if self._golden is None:
+            self._golden = (check_golden(self, update=update),)
+        return self._golden[0]
 
     def tensor_chunks(self, tensors: Sequence[str], *, copies: int) -> list[tuple[str, ...]]:
         """`tensors` in chunks of which `copies` of each tensor fit the memory budget together."""
