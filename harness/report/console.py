@@ -25,6 +25,8 @@ from harness.report.view import (
 )
 from harness.report.words import LOOKS, UNEXPECTED, middle, number, summary, title
 
+EXPLAINED = ("bad", "calm")  # tones of runs that get an explanation
+MOST_NAMES = 3  # of cases that share a warning
 MOST_OUTPUTS = 8  # rows of a failure's short table
 PAD = 2  # spaces between columns
 STACKED = 9  # columns of the terminal that a verdict over its number takes
@@ -115,7 +117,7 @@ def print_run(console: Console, result: RunResult, *, details: bool = False) -> 
     glyph = look.plain_glyph if _plain(console) else look.glyph
     reason = f": {result.reason}" if result.reason else ""
     console.print(Text.assemble((f"{glyph} {look.word}", look.style), " ", (title(result), "bold"), reason))
-    if look.tone in ("bad", "calm"):
+    if look.tone in EXPLAINED:
         _print_explanation(console, result, indent=2)
     if not details:
         return
@@ -235,13 +237,19 @@ def _first_origin(row: Row) -> Text:
 
 
 def _print_warnings(console: Console, report: RunReport, details: bool) -> None:
-    """The warnings of runs that were not explained."""
-    explained = () if details else attention(report)
-    calm = [result for result in report.results if LOOKS[result.verdict].tone in ("good", "quiet")]
-    for result in calm if details else report.results:
+    """The warnings of runs that were not explained, each once with the cases that have it."""
+    explained = attention(report)
+    if details:
+        explained = tuple(result for result in report.results if LOOKS[result.verdict].tone in EXPLAINED)
+    named: dict[str, dict[str, None]] = {}
+    for result in report.results:
         if not any(result is other for other in explained):
             for warning in result.warnings:
-                console.print(Text.assemble(("warning", "yellow"), f" {title(result)}: {warning}"))
+                named.setdefault(warning, {})[result.case] = None
+    for warning, cases in named.items():
+        names = ", ".join([*cases][:MOST_NAMES])
+        more = f" and {len(cases) - MOST_NAMES} more" if len(cases) > MOST_NAMES else ""
+        console.print(Text.assemble(("warning", "yellow"), f" {names}{more}: {warning}"), soft_wrap=True)
 
 
 def _widest(column: Sequence[Text]) -> int:

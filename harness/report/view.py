@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.compare.gates import LOWER_BOUNDED
 from harness.judge.results import LayerResult, OutputResult, RunReport, RunResult, Verdict
-from harness.report.words import LOOKS, UNEXPECTED, count, next_command, number, title
+from harness.report.words import LOOKS, UNEXPECTED, changed_golden, count, next_command, number, title
 from harness.tensors.precision import Precision
 
 if TYPE_CHECKING:
@@ -118,7 +118,13 @@ def error(metrics: Metrics) -> float:
 def explain(result: RunResult) -> Explanation:
     """Say what is wrong with a run, where it starts, and which command goes deeper."""
     statements = []
-    if result.verdict is not Verdict.ERROR and result.worst is not None:
+    if changed_golden(result):
+        statements.append(
+            Statement(
+                "then", "if the new answer is right, rewrite the golden reference and review its changes"
+            )
+        )
+    elif result.verdict is not Verdict.ERROR and result.worst is not None:
         statements.append(Statement("output", _output(result.worst)))
     if result.verdict is Verdict.XPASS:
         statements.append(

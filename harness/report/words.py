@@ -132,10 +132,17 @@ def next_command(result: RunResult) -> str:
     """The command that goes deeper into `result`, ready to paste into a shell."""
     target = result.case_path or result.case
     where = "" if result.candidate == "emulator" else f" --env {shlex.quote(result.candidate)}"
+    if changed_golden(result):
+        return f"harness run {shlex.quote(target)} --golden-update"
     options = f"--precision {result.precision}{where}"
     if result.verdict is not Verdict.ERROR and _diagnoses():
         return f"harness diagnose {shlex.quote(target)} {options}"
     return f"harness run {shlex.quote(target)} {options} --details"
+
+
+def changed_golden(result: RunResult) -> bool:
+    """Whether the run fails because the reference is not the golden one any more, not for its candidate."""
+    return result.verdict is Verdict.FAIL and result.golden == "changed"
 
 
 @cache

@@ -136,9 +136,20 @@ def test_brief_leaves_the_table_out_and_keeps_the_failures(mixed) -> None:
     assert "✗ FAIL rmsnorm-overflow at fp16" in text
 
 
+def test_a_warning_of_many_runs_is_shown_once(make_report, make_result) -> None:
+    runs = [
+        make_result(case=f"c{place}", case_path=f"c{place}", precision=precision, warnings=("no golden yet",))
+        for place in range(5)
+        for precision in (Precision.FP32, Precision.FP16)
+    ]
+    text = printed(make_report(*runs))
+    assert "warning c0, c1, c2 and 2 more: no golden yet" in text
+    assert text.count("no golden yet") == 1
+
+
 def test_warnings_of_runs_that_pass_are_shown(make_report, make_result) -> None:
     report = make_report(make_result(warnings=("the golden reference differs",)))
-    assert "warning rmsnorm-overflow at fp16: the golden reference differs" in printed(report)
+    assert "warning rmsnorm-overflow: the golden reference differs" in printed(report)
     assert printed(report, details=True).count("the golden reference differs") == 1
 
 

@@ -97,6 +97,14 @@ def test_a_perturbed_observation_is_said(make_result) -> None:
     assert "perturbed" not in statements(make_result(Verdict.FAIL, faithful=True))
 
 
+def test_a_changed_golden_reference_is_no_fault_of_the_candidate(make_result) -> None:
+    result = make_result(
+        Verdict.FAIL, layers=(), golden="changed", reason="the reference is not the golden one"
+    )
+    assert list(statements(result)) == ["then"]
+    assert explain(result).command == "harness run cases/rmsnorm-overflow.case.yaml --golden-update"
+
+
 def test_warnings_are_part_of_an_explanation(make_result) -> None:
     assert statements(make_result(Verdict.FAIL, warnings=("golden differs",)))["warning"] == "golden differs"
 
