@@ -187,6 +187,11 @@ def test_cosine_near_one_keeps_its_digits(rng: np.random.Generator) -> None:
     assert 1 - compare(candidate, reference).cosine == pytest.approx(exact, rel=1e-4)
 
 
+def test_cosine_of_a_candidate_that_all_but_vanished(rng: np.random.Generator) -> None:
+    reference = rng.standard_normal(10_000).astype(np.float32)
+    assert compare(reference * np.float32(1e-7), reference).cosine == pytest.approx(1, abs=1e-6)
+
+
 def test_layouts_and_byte_orders_make_no_difference(rng: np.random.Generator) -> None:
     reference = rng.standard_normal((7, 11, 13)).astype(np.float32)
     candidate = reference + np.float32(1e-3)
@@ -249,6 +254,13 @@ class TestSpecialValues:
         found = compare(candidate, reference)
         assert (found.max_abs, found.mean_abs, found.nonfinite, found.nan_both) == (0.5, 0.25, 0, 1)
         assert found.reference_rms == pytest.approx(math.sqrt(2.5))
+
+    def test_equal_special_values_do_not_water_down_the_percentile(self) -> None:
+        reference = np.full(1000, np.inf, np.float32)
+        reference[:10] = 1
+        candidate = reference.copy()
+        candidate[0] = 2
+        assert compare(candidate, reference).p99_ulp == 1 << 23
 
     def test_overflow_in_a_dtype_without_infinity(self) -> None:
         reference = np.array([1000.0, 1.0, 448.0], np.float32)
