@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,13 +117,13 @@ def harness_judge(pytestconfig: pytest.Config) -> Iterator[Judge]:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """With `--golden-prune`, remove the golden references that no case has any more."""
-    worker = getattr(session.config, "workerinput", {"workerid": "gw0"})[
-        "workerid"
-    ]  # of xdist, one is enough
-    if session.config.getoption("golden_prune") and worker == "gw0":
+    config = session.config
+    worker = getattr(config, "workerinput", {}).get("workerid", "gw0")  # of xdist's, one is enough
+    if config.getoption("golden_prune") and worker == "gw0" and not config.getoption("collectonly"):
         from harness.judge import prune_goldens
 
-        prune_goldens(item.case for item in session.items if isinstance(item, RunItem))
+        for folder in prune_goldens(item.case for item in session.items if isinstance(item, RunItem)):
+            warnings.warn(HarnessWarning(f"removed {folder}"), stacklevel=1)
 
 
 class CaseFile(pytest.Module):
@@ -177,7 +178,7 @@ class RunItem(pytest.Function):
         result = judge.run(self.case, self.spec, self.candidate)
         self.user_properties += _properties(result)
         for warning in result.warnings:
-            self.warn(HarnessWarning(f"{self.case.name} at {self.spec.precision}: {warning}"))
+            self.warn(HarnessWarning(f"{self.case.name}: {warning}"))
         if result.verdict is Verdict.SKIP:
             pytest.skip(result.reason)
         if result.verdict is Verdict.XFAIL:

@@ -342,7 +342,51 @@ def test_warnings_of_a_run_are_pytest_warnings(pytester, cases) -> None:
     )
     result = pytester.runpytest("cases", "-k", "fp32")
     result.assert_outcomes(passed=1, warnings=1, deselected=2)
-    result.stdout.fnmatch_lines(["*HarnessWarning: clean at fp32: the golden reference differs"])
+    result.stdout.fnmatch_lines(["*HarnessWarning: clean: the golden reference differs"])
+
+
+def test_golden_references_are_written_checked_and_pruned(pytester, cases) -> None:
+    folder, golden = cases("clean"), pytester.path / "golden"
+    pytester.runpytest("cases").assert_outcomes(passed=3)
+    assert not golden.exists(), "nobody asked for golden references"
+
+    pytester.runpytest("cases", "--golden-update").assert_outcomes(passed=3)
+    assert [path.name for path in golden.iterdir()] == ["clean"]
+    pytester.runpytest("cases").assert_outcomes(passed=3)
+
+    models = folder / "models.py"
+    models.write_text(
+        models.read_text()
+        .replace("np.float32(scale)", "np.float32(scale * 1.5)")
+        .replace('["root", "scale"], ["y"], "y"', '["root", "root"], ["y"], "y"')
+    )
+    result = pytester.runpytest("cases")
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(["*the reference is not the golden one any more*"])
+    result.stdout.fnmatch_lines(["deeper  harness run cases/clean.case.yaml --golden-update"])
+
+    pytester.runpytest("cases", "--golden-update").assert_outcomes(passed=3)
+    pytester.runpytest("cases").assert_outcomes(passed=3)
+
+    (folder / "clean.case.yaml").rename(folder / "renamed.case.yaml")
+    result = pytester.runpytest("cases", "-k", "fp32")
+    result.assert_outcomes(passed=1, deselected=2, warnings=1)
+    result.stdout.fnmatch_lines(["*HarnessWarning: renamed: there is no golden reference yet*"])
+    pytester.runpytest("cases", "--golden-prune", "--collect-only")
+    assert (golden / "clean").exists(), "collecting changes nothing"
+    result = pytester.runpytest("cases", "--golden-prune", "-k", "fp32")
+    result.stdout.fnmatch_lines(["*HarnessWarning: removed *clean"])
+    assert not (golden / "clean").exists()
+
+
+@pytest.mark.parametrize("flag", ["--golden-update", "--golden-prune"])
+def test_golden_references_are_left_alone_in_ci(flag: str, pytester, cases, monkeypatch) -> None:
+    cases("clean")
+    monkeypatch.setenv("CI", "true")
+    result = pytester.runpytest("cases", flag)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*golden references are not * where CI is set*"])
+    assert not (pytester.path / "golden").exists()
 
 
 def test_an_error_of_a_candidate_shows_its_evidence(pytester, cases) -> None:

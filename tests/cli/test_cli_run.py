@@ -215,6 +215,48 @@ def test_observe_none_judges_the_outputs_alone(tiny_cases, capsys) -> None:
     assert all(result["layers"] == [] for result in json.loads(out)["results"])
 
 
+def test_golden_references_are_written_checked_and_pruned(tiny_cases, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    folder, golden = tiny_cases("clean"), tmp_path / "golden"
+    assert run(capsys, "cases")[0] == 0
+    assert not golden.exists(), "nobody asked for golden references"
+    assert run(capsys, "cases", "--golden-update")[0] == 0
+    assert [path.name for path in golden.iterdir()] == ["clean"]
+
+    models = folder / "models.py"
+    models.write_text(models.read_text().replace('"Sqrt", ["square"]', '"Neg", ["square"]'))
+    status, out, _ = run(capsys, "cases", "-p", "fp32")
+    assert status == 1
+    assert "FAIL clean at fp32: the reference is not the golden one any more: output 'y' of sample 0" in out
+    assert "model: " in out, "and why"
+    assert "harness run cases/clean.case.yaml --golden-update" in out
+    assert run(capsys, "cases", "--golden-update")[0] == 0
+    assert run(capsys, "cases")[0] == 0
+
+    changed = models.read_text()
+    tiny_cases("expected")
+    models.write_text(changed)
+    status, out, _ = run(capsys, "cases")
+    assert status == 0
+    assert out.count("warning expected: there is no golden reference yet") == 1
+    (folder / "clean.case.yaml").unlink()
+    status, _, errors = run(capsys, "cases", "--golden-prune")
+    assert status == 0
+    assert f"removed {golden / 'clean'}" in errors
+    assert not (golden / "clean").exists()
+
+
+@pytest.mark.parametrize("flag", ["--golden-update", "--golden-prune"])
+def test_golden_references_are_left_alone_in_ci(flag: str, tiny_cases, capsys, tmp_path, monkeypatch) -> None:
+    tiny_cases("clean")
+    monkeypatch.setenv("CI", "true")
+    status, out, errors = run(capsys, "cases", flag)
+    assert status == 2
+    assert errors.startswith("error: golden references are not")
+    assert out == ""
+    assert not (tmp_path / "golden").exists()
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     x = helper.make_tensor_value_info("input:0", TensorProto.FLOAT, ["n", 3])

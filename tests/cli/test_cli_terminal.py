@@ -45,7 +45,7 @@ def test_a_terminal_shows_a_bar_and_takes_it_away(at_terminal) -> None:
     assert "━━━" in bar
     assert "━━━" not in report
     assert "\x1b[1;31m✗ FAIL" in report
-    assert all(len(CODES.sub("", line)) <= 80 or "harness run" in line for line in report.split("\r\n"))
+    assert all(len(CODES.sub("", line)) <= 80 or "harness " in line for line in report.split("\r\n"))
 
 
 def test_ci_gets_plain_lines_even_at_a_terminal(at_terminal) -> None:

@@ -1,0 +1,165 @@
+"""`harness diagnose` on real cases: statuses, files, what a person reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+from harness.cli.diagnose import spent
+from harness.diagnose import ProgressEvent, Stage
+
+CASES = Path(__file__).parents[2] / "cases"
+OVERFLOW = CASES / "residual-growth.case.yaml"
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    return tmp_path
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    status = main(["diagnose", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_a_case_that_passes_is_none_in_one_evaluation(capsys) -> None:
+    status, out, _ = run(capsys, CASES / "dynamic-batch.case.yaml", "--precision", "fp16")
+    assert status == 0
+    assert "dynamic-batch at fp16: none" in out
+    assert "nothing is wrong" in out
+    assert "2 emulations" in out  # one evaluation of two samples
+
+
+def test_a_fault_is_told_with_what_where_why_and_what_to_do(capsys) -> None:
+    status, out, err = run(capsys, OVERFLOW, "-p", "fp16")
+    assert status == 1
+    assert "residual-growth at fp16: precision" in out
+    assert "it starts at b13_add (Add)" in out or "it starts at b15_add (Add)" in out
+    assert "beyond 65504, the largest FP16 value" in out
+    assert "--layerPrecisions=" in out
+    assert "[cure]" in err
+    assert "[gates]" in err
+
+
+def test_out_holds_everything_to_act_on_and_the_repro_fails_when_run(capsys, tmp_path: Path) -> None:
+    status, out, _ = run(capsys, OVERFLOW, "-p", "fp16", "--out", "d")
+    assert status == 1
+    names = {path.name for path in (tmp_path / "d").iterdir()}
+    assert names == {
+        *("diagnosis.json", "diagnosis.html", "diagnosis.md", "journal", "keep_fp32.py", "layers.json"),
+        *("model.onnx", "typed.onnx", "repro"),
+    }
+    assert "files  d: " in out
+    done = subprocess.run(
+        [sys.executable, "-I", tmp_path / "d" / "repro" / "repro.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "THE FAULT SHOWS" in done.stdout
+    page = (tmp_path / "d" / "diagnosis.html").read_text()
+    assert page.count("<svg") == 2
+    document = json.loads((tmp_path / "d" / "diagnosis.json").read_text())
+    assert document["repro"] == "d/repro"
+    assert document["repro_shows"] is True
+    assert not list((tmp_path / "d").glob(".*"))
+
+
+def test_json_on_stdout_has_nothing_beside_it(capsys) -> None:
+    status, out, err = run(capsys, OVERFLOW, "-p", "fp16", "--json", "-")
+    document = json.loads(out)
+    assert status == 1
+    assert list(document)[:7] == [
+        "schema",
+        "case",
+        "case_path",
+        "precision",
+        "candidate",
+        "verdict",
+        "summary",
+    ]
+    promised = ("schema", "case", "precision", "candidate", "verdict", "origins", "culprits", "confirmed")
+    promised += ("minimal", "cost", "evidence", "recipes", "repro")
+    assert document["schema"] == "harness.diagnosis/1"
+    assert set(promised) <= set(document)
+    assert set(document["origins"][0]) >= {"node", "op", "tensor", "why"}
+    assert set(document["cost"]) == {"builds", "emulations", "seconds"}
+    assert document["confirmed"] is True
+    assert document["minimal"] is True
+    assert "residual-growth at fp16" in err
+
+
+def test_details_show_the_evidence_and_quiet_no_progress(capsys) -> None:
+    _, out, err = run(capsys, OVERFLOW, "-p", "fp16", "-v", "-q")
+    assert "[gates] the FP32 reference is stable: FP64" in out
+    assert err == ""
+
+
+def test_an_onnx_file_is_diagnosed_with_the_shapes_given(capsys, tmp_path: Path) -> None:
+    run(capsys, OVERFLOW, "-p", "fp16", "--out", "d")
+    status, out, _ = run(capsys, "d/model.onnx", "-p", "fp16", "-i", "x:[8,64]")
+    assert status == 1
+    assert "model at fp16: precision" in out
+    assert "trtexec --onnx=d/model.onnx" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ((CASES,), 2, "a diagnosis is of one"),
+        (("missing.case.yaml",), 2, "missing.case.yaml"),
+        ((OVERFLOW, "--max-builds", "0"), 2, "leaves nothing"),
+        ((OVERFLOW, "--env", "nowhere"), 2, "nowhere"),
+        ((OVERFLOW, "--json", "."), 2, "is a folder"),
+        ((OVERFLOW, "--precision", "fp17"), 2, "fp17"),
+        ((OVERFLOW, "--input", "x"), 2, "--input"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_run(capsys, arguments, status, message) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert code == status
+    assert message in err
+    assert out == ""
+
+
+def test_ctrl_c_leaves_a_journal_and_says_how_to_go_on(tmp_path: Path) -> None:
+    # The first evaluation takes a while: the process is met at work.
+    command = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())", "diagnose"]
+    command += [str(CASES / "resnet50.case.yaml"), "-p", "fp16"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("[gates]")
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait() == 130, rest
+    assert "go on with: harness diagnose" in rest
+    assert rest.rstrip().endswith("interrupted")
+    assert list((tmp_path / ".harness" / "diagnose").glob("resnet50-fp16-emulator/notebook.jsonl"))
+
+
+def test_a_limit_that_is_too_small_ends_with_4(capsys) -> None:
+    status, out, _ = run(capsys, OVERFLOW, "-p", "fp16", "--max-seconds", "0.000001")
+    assert status == 4
+    assert "UNRESOLVED" in out or "unresolved" in out
+    assert "--resume" in out
+
+
+def test_what_was_spent_is_said_in_one_line() -> None:
+    event = ProgressEvent(Stage.CURE, "search", 12, 2, 5, ("a", "b", "c", "d"), 3)
+    assert spent(event) == "12 emulations, 2 builds, 5 suspects, about 3 to go (a, b, c …)"
+    assert spent(ProgressEvent(Stage.GATES, "run")) == "0 emulations"
