@@ -16,6 +16,7 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,22 @@ def summary(result: RunResult) -> dict[str, Any]:
     }
 
 
-def cases(environments: list[str], targets: list[str]) -> dict[str, Any]:
+def cases(environments: list[str], targets: list[str], out: Path | None) -> dict[str, Any]:
+    rows = []
+
     def tell(event: ProgressEvent) -> None:
-        if event.result is not None:
-            print(json.dumps(summary(event.result), default=str)[:400], flush=True)
+        if event.result is None:
+            return
+        row = summary(event.result)
+        rows.append(row)
+        print(
+            f"{row['case']} {row['precision']} {row['environment']}: {row['verdict']} {row['origins'][:2]} "
+            f"faithful {row['faithful']} nrmse {row['nrmse']} built in {row['build_seconds']} s, "
+            f"{row['seconds']:.0f} s in all {row['reason'][:90] if row['verdict'] not in ('pass', 'xfail') else ''}",
+            flush=True,
+        )
+        if out is not None:  # what is done is kept, whatever comes
+            record("engines", {"cases": {"runs": rows}}, out=out)
 
     report = run(
         [CASES / f"{name}.case.yaml" for name in targets] or [CASES],
@@ -69,7 +82,7 @@ def cases(environments: list[str], targets: list[str]) -> dict[str, Any]:
         precisions=[Precision.FP32, Precision.FP16],
         progress=tell,
     )
-    return {"exit_code": report.exit_code, "runs": [summary(result) for result in report.results]}
+    return {"exit_code": report.exit_code, "runs": rows}
 
 
 def marks(environments: list[str]) -> dict[str, Any]:
@@ -125,7 +138,8 @@ def overhead(environments: list[str], rounds: int = 50) -> dict[str, Any]:
             candidate = judge.candidates.get(name, bench)
             plan = Plan(Precision.FP16)
             facts = candidate.evaluate(plan, bench.feeds[0]).facts
-            wall = [_timed(lambda: candidate.evaluate(plan, bench.feeds[0])) * 1e3 for _ in range(rounds)]  # noqa: B023
+            feeds = bench.feeds[0]
+            wall = [_timed(partial(candidate.evaluate, plan, feeds)) * 1e3 for _ in range(rounds)]
             found[name] = {
                 "evaluation_ms": statistics.median(wall),
                 "inference": facts.get("latency"),
@@ -145,20 +159,22 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--env", action="append", required=True)
     parser.add_argument("--part", action="append", choices=["cases", "marks", "warm", "overhead"])
     parser.add_argument("--case", action="append", default=[], help="only this bundled case, by name")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    out = None if args.out is None else args.out / f"engines-{'-'.join(args.env)}.json"
     parts = {
         "marks": lambda: marks(args.env),
         "warm": lambda: warm(args.env),
         "overhead": lambda: overhead(args.env),
-        "cases": lambda: cases(args.env, args.case),
+        "cases": lambda: cases(args.env, args.case, out),
     }
     numbers: dict[str, Any] = {}
-    out = None if args.out is None else args.out / "engines.json"
     for name in args.part or parts:
         start = time.perf_counter()
         try:
