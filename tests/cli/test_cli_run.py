@@ -275,6 +275,21 @@ def test_a_model_is_judged_without_a_case_file(model: Path, capsys) -> None:
     assert "1 case, 2 runs: 2 pass" in out
 
 
+def test_the_next_command_names_the_model_where_there_is_no_case_file(tmp_path, capsys) -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
+    nodes = [
+        helper.make_node("Constant", [], ["big"], "big", value_float=1e9),
+        helper.make_node("Mul", ["x", "big"], ["y"]),
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
+    )
+    onnx.save(model, tmp_path / "my model.onnx")
+    status, out, _ = run(capsys, "my model.onnx", "-p", "fp16")
+    assert status == 1
+    assert "'my model.onnx' --precision fp16" in out
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"", "m.onnx"), (b"not a model", "m.onnx"), (None, "m.onnx")],
