@@ -162,7 +162,8 @@ class TileKernel:
         if not finite:
             candidate, reference = topk.without_nan(candidate), topk.without_nan(reference)
         if candidate.size % self.columns:  # a piece of a row that is longer than a tile
-            tally.pieces.append(topk.row_piece(start // self.columns, candidate, reference, self.topk))
+            row = start // self.columns
+            tally.pieces.append(topk.row_piece(row, candidate, reference, self.topk, start))
             return
         rows = (-1, self.columns)
         tally.topk_hits += topk.count_hits(candidate.reshape(rows), reference.reshape(rows), self.topk)

@@ -56,8 +56,8 @@ class Metrics:
             up to 16 bits wide and below 128, else never too low and at most 1.6 % too high.
         mismatch_fraction: share of elements with |c - r| > atol + rtol·|r|; of unequal ones for integers, bools.
         topk_agreement: over the rows of the last axis, the mean share of the reference's k largest elements that
-            are among the candidate's k largest; a tie of the candidate counts as agreement. None where it does
-            not apply: integers, rank 0, a last axis no longer than k.
+            are among the candidate's k largest; of equal elements the first count as larger. None where it does not
+            apply: integers, rank 0, a last axis no longer than k.
         nan_count: NaN in the candidate.
         inf_count: infinities in the candidate.
         overflow_count: finite in the reference, infinite in the candidate; in a dtype without infinities, NaN

@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.backends import Candidate, Observation, Plan
 from harness.case import BuildOptions, Case, ModelSource, Tolerance
-from harness.compare import GateResult, Metrics, compare, gates_for
+from harness.compare import GateResult, Metrics, compare, gates_for, options_for
 from harness.compare.gates import LOWER_BOUNDED, check
 from harness.judge.results import OutputResult
 from harness.judge.workbench import Tensors, Workbench
@@ -92,13 +92,15 @@ class Subject:
         for name, reference in self.bench.expected[sample].items():
             baseline = None
             if not absolute:
-                baseline = self._compare(self._emulation(plan.precision, sample)[name], reference, plan)
-            metrics = self._compare(tensors[name], reference, plan)
-            results.append(OutputResult(name, sample, metrics, self._gates(name, metrics, baseline, plan)))
+                emulated = self._emulation(plan.precision, sample)
+                baseline = self._compare(name, emulated[name], reference, plan)
+            metrics = self._compare(name, tensors[name], reference, plan)
+            gates = self._gates(name, metrics, baseline, plan, exact=reference.dtype.kind in "biu")
+            results.append(OutputResult(name, sample, metrics, gates))
         return tuple(results)
 
     def _gates(
-        self, name: str, metrics: Metrics, baseline: Metrics | None, plan: Plan
+        self, name: str, metrics: Metrics, baseline: Metrics | None, plan: Plan, *, exact: bool
     ) -> tuple[GateResult, ...]:
         node = self.model.producer(name)
         gates = gates_for(
@@ -109,12 +111,20 @@ class Subject:
             is_output=True,
             metrics_of_emulator=baseline,
             reference_rms=metrics.reference_rms,
+            exact=exact,
         )
         return check(metrics, gates)
 
-    def _compare(self, value: np.ndarray, reference: np.ndarray, plan: Plan) -> Metrics:
-        is_float = reference.dtype.kind == "f"
-        return compare(value, reference, dtype=plan.precision.storage_dtype if is_float else None)
+    def _compare(self, name: str, value: np.ndarray, reference: np.ndarray, plan: Plan) -> Metrics:
+        node = self.model.producer(name)
+        options = options_for(
+            self.bench.case.tolerances,
+            precision=plan.precision,
+            tensor=name,
+            node=node.name if node else None,
+            is_output=True,
+        )
+        return compare(value, reference, dtype=plan.precision.storage_dtype, options=options)
 
     def _emulation(self, precision: Precision, sample: int) -> Tensors:
         """The emulator's outputs with everything lowered: what an engine may err by."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.backends import Candidate, Observation, Plan
 from harness.case import Case, RunSpec
-from harness.compare import GateResult, Metrics, compare, gates_for
+from harness.compare import GateResult, Metrics, compare, gates_for, options_for
 from harness.compare.gates import check
 from harness.errors import CandidateError, HarnessError
 from harness.golden import GoldenState
@@ -93,7 +93,7 @@ class Judge:
             candidate=candidate,
             verdict=Verdict.SKIP,
             reason="",
-            case_path=None if case.path is None else str(case.path),
+            case_path=case.model.path if case.path is None else str(case.path),
         )
         bench = self.bench(case)
         if missing := bench.missing_packages():
@@ -189,17 +189,26 @@ class _Run:
         for sample, feeds in enumerate(self.bench.feeds):
             baseline = None if self.emulated else self.bench.emulator.run(feeds, self.precision)
             for name, reference in expected[sample].items():
-                emulated = None if baseline is None else self.compare(baseline[name], reference)
-                metrics = self.compare(actual[sample][name], reference)
-                gates = self.gates(name, metrics, emulated)
+                emulated = None if baseline is None else self.compare(name, baseline[name], reference)
+                metrics = self.compare(name, actual[sample][name], reference)
+                gates = self.gates(name, metrics, emulated, exact=reference.dtype.kind in "biu")
                 results.append(OutputResult(name, sample, metrics, gates))
         return tuple(results)
 
-    def compare(self, value: np.ndarray, reference: np.ndarray) -> Metrics:
-        is_float = reference.dtype.kind == "f"
-        return compare(value, reference, dtype=self.precision.storage_dtype if is_float else None)
+    def compare(self, name: str, value: np.ndarray, reference: np.ndarray) -> Metrics:
+        node = self.bench.model.producer(name)
+        options = options_for(
+            self.bench.case.tolerances,
+            precision=self.precision,
+            tensor=name,
+            node=node.name if node else None,
+            is_output=True,
+        )
+        return compare(value, reference, dtype=self.precision.storage_dtype, options=options)
 
-    def gates(self, name: str, metrics: Metrics, emulated: Metrics | None) -> tuple[GateResult, ...]:
+    def gates(
+        self, name: str, metrics: Metrics, emulated: Metrics | None, *, exact: bool
+    ) -> tuple[GateResult, ...]:
         node = self.bench.model.producer(name)
         return check(
             metrics,
@@ -211,6 +220,7 @@ class _Run:
                 is_output=True,
                 metrics_of_emulator=emulated,
                 reference_rms=metrics.reference_rms,
+                exact=exact,
             ),
         )
 

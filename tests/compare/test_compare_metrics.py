@@ -339,8 +339,17 @@ class TestTopK:
         assert compare(candidate, reference, options=CompareOptions(topk=3)).topk_agreement == 1
         assert compare(candidate, reference, options=CompareOptions(topk=0)).topk_agreement is None
 
-    def test_a_tie_of_the_candidate_agrees(self) -> None:
-        assert compare(np.array([3.0, 3.0]), np.array([2.0, 3.0])).topk_agreement == 1
+    def test_of_equal_elements_the_first_are_the_largest(self) -> None:
+        assert compare(np.array([3.0, 3.0]), np.array([2.0, 3.0])).topk_agreement == 0
+        assert compare(np.array([3.0, 3.0]), np.array([3.0, 2.0])).topk_agreement == 1
+
+    @pytest.mark.parametrize("k", [1, 2])
+    def test_a_constant_candidate_does_not_agree_with_everything(
+        self, k: int, rng: np.random.Generator
+    ) -> None:
+        reference = rng.standard_normal((200, 10)).astype(np.float32)
+        found = compare(np.zeros_like(reference), reference, options=CompareOptions(topk=k))
+        assert found.topk_agreement == pytest.approx(k / 10, abs=0.1)
 
     def test_does_not_apply_to_integers_nor_to_rows_that_are_too_short(self) -> None:
         assert compare(np.arange(3), np.arange(3)).topk_agreement is None
@@ -359,19 +368,24 @@ class TestTopK:
         columns=st.sampled_from([2, 5, 31, 96, 97, 200, 500]),
         k=st.integers(1, 6),
         noise=st.sampled_from([0.0, 0.1, 3.0]),
+        decimals=st.sampled_from([0, 1, 6]),
         seed=st.integers(0, 2**16),
     )
     def test_rows_longer_than_a_tile_count_like_short_ones(
-        self, rows: int, columns: int, k: int, noise: float, seed: int
+        self, rows: int, columns: int, k: int, noise: float, decimals: int, seed: int
     ) -> None:
         rng = np.random.default_rng(seed)
         reference = rng.standard_normal((rows, columns)).astype(np.float32)
-        candidate = (reference + noise * rng.standard_normal((rows, columns))).astype(np.float32)
+        candidate = (
+            (reference + noise * rng.standard_normal((rows, columns))).astype(np.float32).round(decimals)
+        )
         found = compare(candidate, reference, options=CompareOptions(topk=k)).topk_agreement
         if columns <= k:
             assert found is None
             return
-        best = [[set(np.argsort(row)[-k:]) for row in array] for array in (candidate, reference)]
+        best = [
+            [set(np.argsort(-row, kind="stable")[:k]) for row in array] for array in (candidate, reference)
+        ]
         shares = [len(c & r) / k for c, r in zip(*best, strict=True)]
         assert found == pytest.approx(np.mean(shares))
 
