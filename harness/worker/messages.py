@@ -13,8 +13,10 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Tuple, Type, Union
 
+from .choices import TacticOrders, TacticReport
+
 #: Raised by one whenever a message changes. Host and worker must agree exactly.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class MessageError(ValueError):
@@ -80,6 +82,7 @@ class ProbeReply:
             `algorithm_selector`, `inspector`, `calibration`, `profiler`, `tactic_source:<NAME>` …
         problems: what does not work, a sentence each, with what to try.
         packages: versions of packages that matter beside TensorRT: `numpy`, `polygraphy`, …
+        build_routes: the builder's knobs, with the values that each allows; from 11.1 on.
     """
 
     tensorrt: str
@@ -93,6 +96,7 @@ class ProbeReply:
     capabilities: Tuple[str, ...] = ()
     problems: Tuple[str, ...] = ()
     packages: Dict[str, str] = field(default_factory=dict)
+    build_routes: Dict[str, Tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ class BuildRequest:
         calibration: tensor files for INT8 calibration, one a batch; each holds all inputs.
         nodes: the nodes of the model in topological order.
         engine_path: where to write the serialized engine; None writes none.
+        tactics: what to do about tactics; None leaves them to TensorRT and tells only what the inspector does.
     """
 
     model_path: str
@@ -150,6 +155,7 @@ class BuildRequest:
     calibration: Tuple[str, ...] = ()
     nodes: Tuple[NodeHint, ...] = ()
     engine_path: Optional[str] = None
+    tactics: Optional[TacticOrders] = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,8 @@ class LayerInfo:
         precision: the precision that it computes in (`fp32`, `fp16`, …); None if the release does not tell.
         input_dtypes: dtypes of its inputs (`float16`, …).
         output_dtypes: dtypes of its outputs.
-        tactic: name or hexadecimal id of the tactic chosen.
+        tactic: name of the tactic chosen, or its hexadecimal id where it has no name.
+        tactic_id: hexadecimal id of the tactic chosen; None if the release does not tell.
         fused_members: names of the network layers that were fused into it.
         outputs: names of the tensors that it writes.
     """
@@ -177,6 +184,7 @@ class LayerInfo:
     tactic: Optional[str] = None
     fused_members: Tuple[str, ...] = ()
     outputs: Tuple[str, ...] = ()
+    tactic_id: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +204,7 @@ class BuildReply:
         warnings: what the person should know.
         log_tail: the last lines of TensorRT's own log.
         cache_refused: TensorRT refused the timing cache that `LoadCache` gave; it goes on with an empty one.
+        tactics: what was chosen for each layer; None unless the request has `tactics`.
     """
 
     engine_id: str
@@ -209,6 +218,7 @@ class BuildReply:
     warnings: Tuple[str, ...] = ()
     log_tail: Tuple[str, ...] = ()
     cache_refused: bool = False
+    tactics: Optional[TacticReport] = None
 
 
 @dataclass(frozen=True)
@@ -341,6 +351,15 @@ def from_json(document: Any) -> Any:
     if name not in _TYPES:
         raise MessageError("no message is called {!r}".format(name))
     return _build(_TYPES[name], fields, name)
+
+
+def part_from_json(kind: Type[Any], document: Any) -> Any:
+    """The `kind`, one of the dataclasses that messages are made of, whose `dataclasses.asdict` is `document`.
+
+    Raises:
+        MessageError: a field is missing, unknown or of the wrong type.
+    """
+    return _build(kind, document, kind.__name__)
 
 
 def _build(kind: Type[Any], values: Any, where: str) -> Any:

@@ -13,6 +13,7 @@ offers what is asked in `release` alone, by name; every name is held against the
 | `marks` | observation: marked outputs and debug tensors |
 | `options`, `profiles`, `cache`, `calibration` | the builder's configuration |
 | `inspector`, `realised` | what was built, and whether it is what was asked for |
+| `tactics`, `tactics_selector`, `tactics_cache`, `tactics_log` | tactics: told, forced, forbidden |
 | `cuda`, `execution`, `listeners`, `timing` | running an engine |
 | `device`, `log`, `dtypes` | the GPU, TensorRT's log, data types |
 """

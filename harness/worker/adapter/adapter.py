@@ -73,6 +73,7 @@ class Adapter:
         try:
             layers = self._inspect(built, execution, request)
             facts, warnings = realised.check(layers, request, built.typing, self.release_info.version)
+            tactics = None if built.tactics is None else built.tactics.report(built.nodes, layers)
             if not layers:
                 warnings += (
                     "the engine inspector tells nothing of this engine: no precision could be checked",
@@ -96,6 +97,7 @@ class Adapter:
             warnings=(*built.warnings, *warnings),
             log_tail=self.log.tail(start),
             cache_refused=not built.cache_good,
+            tactics=tactics,
         )
 
     def infer(self, request: InferRequest) -> InferReply:

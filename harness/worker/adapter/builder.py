@@ -16,6 +16,7 @@ from .network import Graph
 from .nodemap import NodeMap
 from .release import Release
 from .strong import Strong
+from .tactics import Tactics
 from .weak import Weak, island_tensors
 
 _OUT_OF_MEMORY = re.compile(
@@ -37,6 +38,7 @@ class Built:
         pinned: island node → its network layers.
         cache_good: False if TensorRT refused the timing cache that was loaded.
         warnings: what the person should know.
+        tactics: what was chosen; None unless it was asked for.
     """
 
     engine: Any
@@ -48,6 +50,7 @@ class Built:
     pinned: Dict[str, Tuple[str, ...]]
     cache_good: bool
     warnings: Tuple[str, ...]
+    tactics: Optional[Tactics] = None
 
 
 class Builder:
@@ -99,10 +102,14 @@ class Builder:
         if profile is not None and config.add_optimization_profile(profile) < 0:
             raise Fault("bad_request", "TensorRT refuses the shapes", evidence=self._log.errors(start))
         calibrator = self._calibrate(definition, config, request, profile)
-        cache_good = self._cache.attach(config) if request.options.get("timing_cache") is not False else True
+        tactics = None
+        if request.tactics is not None:
+            tactics = Tactics(trt, release, config, self._log, request.tactics)
+        shared = request.options.get("timing_cache") is not False and not (tactics and tactics.owns_cache)
+        cache_good = self._cache.attach(config) if shared else True
 
         began = time.perf_counter()
-        serialized = builder.build_serialized_network(definition, config)
+        serialized = _serialize(builder, definition, config, tactics)
         self._raise_if_failed(serialized, calibrator, graph, marked, start)
         engine = self._deserialize(serialized, start)
         seconds = time.perf_counter() - began
@@ -120,6 +127,7 @@ class Builder:
             pinned=pinned,
             cache_good=self._cache.after_build(start) and cache_good,
             warnings=tuple(_warnings(pinned, marked)),
+            tactics=tactics,
         )
 
     def make_builder(self) -> Any:
@@ -209,6 +217,19 @@ class Builder:
                 evidence=errors,
             )
         return engine
+
+
+def _serialize(builder: Any, definition: Any, config: Any, tactics: Optional[Tactics]) -> Any:
+    """The serialized engine, or None; built again where a forbidden tactic was taken that can be avoided."""
+    if tactics is None:
+        return builder.build_serialized_network(definition, config)
+    try:
+        serialized = builder.build_serialized_network(definition, config)
+        while serialized is not None and tactics.again():
+            serialized = builder.build_serialized_network(definition, config)
+    finally:
+        tactics.close()
+    return serialized
 
 
 def _blamed(graph: Graph, names: Sequence[str], errors: Sequence[str]) -> Tuple[str, ...]:

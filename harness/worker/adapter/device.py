@@ -1,8 +1,9 @@
 """What is known of the machine: GPU, driver, versions."""
 
 import ctypes
+import json
 import re
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from ..faults import Fault
 from ..messages import ProbeReply
@@ -19,8 +20,12 @@ def probe(trt: Any, release: Release, logger: Any, cuda: Optional[Cuda]) -> Prob
     except Fault as fault:
         problems.append(fault.message)
     builder_ok = False
+    routes: Dict[str, Tuple[str, ...]] = {}
     try:
-        builder_ok = trt.Builder(logger) is not None
+        builder = trt.Builder(logger)
+        builder_ok = builder is not None
+        if release.offers("build_routes"):
+            routes = build_routes(str(builder.create_builder_config().all_build_routes))
     except Exception as error:  # pybind raises a TypeError where the factory returned nothing
         problems.append(
             "TensorRT {} cannot make a builder ({}): does it support this GPU and driver?".format(
@@ -33,8 +38,33 @@ def probe(trt: Any, release: Release, logger: Any, cuda: Optional[Cuda]) -> Prob
         capabilities=release.capabilities(),
         problems=tuple(problems),
         packages=_packages(),
+        build_routes=routes,
         **facts,
     )
+
+
+def build_routes(text: str) -> Dict[str, Tuple[str, ...]]:
+    """The builder's knobs and the values that each allows, off the JSON of `all_build_routes`.
+
+    `{"tuner_options": [{"option": "-knob", "allowed_values": "[on|off]", "default_value": "off"}]}`; a knob whose
+    values are no list (a range) has its default alone. What does not read so is left out.
+    """
+    try:
+        listed = json.loads(text)["tuner_options"]
+        return {
+            str(knob["option"]): _allowed(str(knob.get("allowed_values", "")))
+            or (str(knob.get("default_value", "")),)
+            for knob in listed
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _allowed(text: str) -> Tuple[str, ...]:
+    found = re.search(r"\[([^\]]*)\]", text)
+    if found is None or "..." in found.group(1):
+        return ()
+    return tuple(value.strip() for value in found.group(1).split("|") if value.strip())
 
 
 def _gpu_facts(cuda: Cuda) -> Dict[str, Any]:

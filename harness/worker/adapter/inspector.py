@@ -75,7 +75,7 @@ def _layer(entry: Any, nodes: NodeMap, producers: Mapping[str, str]) -> LayerInf
     reads, writes = _dtypes(entry.get("Inputs")), _dtypes(entry.get("Outputs"))
     outputs = tuple(str(tensor.get("Name", "")) for tensor in _tensors(entry.get("Outputs")))
     members = members_of(name, nodes.nodes_of)
-    tactic = _tactic(entry)
+    tactic = _tactic(entry, "TacticName", "TacticValue")
     return LayerInfo(
         name=name,
         kind=None if kind is None else str(kind),
@@ -86,6 +86,7 @@ def _layer(entry: Any, nodes: NodeMap, producers: Mapping[str, str]) -> LayerInf
         tactic=tactic,
         fused_members=members,
         outputs=outputs,
+        tactic_id=_tactic(entry, "TacticValue"),
     )
 
 
@@ -158,8 +159,8 @@ def _precision(
     return None
 
 
-def _tactic(entry: Mapping[str, Any]) -> Optional[str]:
-    for key in ("TacticName", "TacticValue"):
+def _tactic(entry: Mapping[str, Any], *keys: str) -> Optional[str]:
+    for key in keys:
         value = str(entry.get(key, ""))
         if value and not _NO_TACTIC.fullmatch(value):
             return value

@@ -11,7 +11,7 @@ KNOWN = frozenset(
     (
         *("typing", "timing_cache", "tf32", "workspace_mib", "optimization_level", "tactic_sources"),
         *("avg_timing_iterations", "sparsity", "version_compatible", "hardware_compatibility"),
-        "error_on_timing_cache_miss",
+        *("error_on_timing_cache_miss", "preview_features", "build_route"),
     )
 )
 
@@ -52,6 +52,11 @@ def apply(trt: Any, release: Release, config: Any, options: Mapping[str, Any], p
     if options.get("error_on_timing_cache_miss"):
         release.require("error_on_timing_cache_miss", "ERROR_ON_TIMING_CACHE_MISS")
         config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
+    for feature in options.get("preview_features") or ():
+        _preview_feature(trt, release, config, str(feature))
+    if options.get("build_route"):
+        release.require("build_routes", "build routes")
+        config.build_route = str(options["build_route"])
     if options.get("timing_cache") is False:
         config.set_flag(trt.BuilderFlag.DISABLE_TIMING_CACHE)
 
@@ -72,6 +77,19 @@ def _tactic_sources(trt: Any, release: Release, config: Any, names: Any) -> None
         raise Fault(
             "unsupported", "TensorRT refuses the tactic sources {}".format(", ".join(map(str, names)))
         )
+
+
+def _preview_feature(trt: Any, release: Release, config: Any, feature: str) -> None:
+    """Switch `+feature` on, or `-feature` off."""
+    member = feature[1:].upper()
+    if feature[:1] not in ("+", "-") or member not in release.preview_features:
+        raise Fault(
+            "unsupported",
+            "TensorRT {} has no preview feature {}: it has {}, each with + or - in front".format(
+                release.version, feature, ", ".join(release.preview_features).lower()
+            ),
+        )
+    config.set_preview_feature(trt.PreviewFeature.__members__[member], feature[0] == "+")
 
 
 def _hardware_compatibility(trt: Any, release: Release, config: Any, level: str) -> None:

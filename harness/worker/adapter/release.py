@@ -32,9 +32,16 @@ FEATURES: Dict[str, Tuple[str, ...]] = {
         "IExecutionContext.unfused_tensors_debug_state",
     ),
     "timing_cache": ("ITimingCache", "IBuilderConfig.create_timing_cache"),
-    "editable_timing_cache": ("BuilderFlag.EDITABLE_TIMING_CACHE", "ITimingCache.queryKeys"),
+    "editable_timing_cache": (
+        "BuilderFlag.EDITABLE_TIMING_CACHE",
+        "ITimingCache.queryKeys",
+        "TimingCacheKey.parse",
+        "TimingCacheValue",
+    ),
     "error_on_timing_cache_miss": ("BuilderFlag.ERROR_ON_TIMING_CACHE_MISS",),
     "algorithm_selector": ("IAlgorithmSelector", "IBuilderConfig.algorithm_selector"),
+    "algorithm_layouts": ("IAlgorithmIOInfo.tensor_format",),
+    "algorithm_vectors": ("IAlgorithmIOInfo.vectorized_dim", "IAlgorithmIOInfo.components_per_element"),
     "build_routes": ("IBuilderConfig.build_route", "IBuilderConfig.all_build_routes"),
     "inspector": ("EngineInspector", "ICudaEngine.create_engine_inspector"),
     "profiler": ("IProfiler", "IExecutionContext.profiler"),
@@ -78,6 +85,9 @@ _ALTERNATIVES = {
     "hardware_compatibility:ampere_plus": "leave it out, or use TensorRT 8.6 or later",
     "hardware_compatibility:same_compute_capability": "leave it out, or use TensorRT 10.9 or later",
     "error_on_timing_cache_miss": "leave it out, or use TensorRT 10 or later",
+    "algorithm_selector": "use the editable timing cache",
+    "editable_timing_cache": "use an algorithm selector, or TensorRT 10.8 or later",
+    "build_routes": "leave `build_route` out, or use TensorRT 11.1 or later",
     "weak": "use strong typing: a graph with Casts",
     "strong": "use weak typing, or TensorRT 10 or later",
 }
@@ -98,12 +108,14 @@ class Release:
         features: of FEATURES.
         precisions: (typing, precision) pairs that it offers.
         tactic_sources: names of its TacticSource members.
+        preview_features: names of its PreviewFeature members.
     """
 
     version: str
     features: FrozenSet[str]
     precisions: FrozenSet[Tuple[str, str]]
     tactic_sources: Tuple[str, ...]
+    preview_features: Tuple[str, ...] = ()
 
     @classmethod
     def of(cls, trt: Any) -> "Release":
@@ -116,7 +128,13 @@ class Release:
             for precision, names in table.items()
             if all(has(trt, name) for name in names)
         )
-        return cls(str(trt.__version__), features, precisions, tuple(sorted(trt.TacticSource.__members__)))
+        return cls(
+            str(trt.__version__),
+            features,
+            precisions,
+            tuple(sorted(trt.TacticSource.__members__)),
+            tuple(sorted(trt.PreviewFeature.__members__)),
+        )
 
     def offers(self, feature: str) -> bool:
         """Whether the release has a feature of FEATURES."""
@@ -164,7 +182,8 @@ class Release:
         raise self.refusal("precision {}{}".format(precision, suffix), precision)
 
     def capabilities(self) -> Tuple[str, ...]:
-        """What a probe reports: features, precisions and tactic sources, sorted."""
+        """What a probe reports: features, precisions, tactic sources and preview features, sorted."""
         names: List[str] = [*self.features, *(precision for _, precision in self.precisions)]
         names += ["tactic_source:" + source for source in self.tactic_sources]
+        names += ["preview_feature:" + feature for feature in self.preview_features]
         return tuple(sorted(set(names)))

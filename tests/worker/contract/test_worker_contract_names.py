@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import test_worker_contract_path as path_steps
+import test_worker_contract_tactics as tactic_steps
 import trt_core
 import trt_double
 from contract_rig import Rig
@@ -44,6 +45,8 @@ OFFERED = {
     "editable_timing_cache": since("10.8.0.43"),
     "error_on_timing_cache_miss": since("10.0.1"),
     "algorithm_selector": TO_10,
+    "algorithm_layouts": since("8.5.1.7", "8.6.1"),
+    "algorithm_vectors": since("8.6.0", "10.16.1.11"),
     "build_routes": since("11.1.0.106"),
     "inspector": set(RELEASES),
     "profiler": set(RELEASES),
@@ -111,6 +114,7 @@ def test_the_whole_path_touches_every_name_in_the_source(
 ) -> None:
     """So a name that a release lacks is met when the path runs there, and not only on a user's machine."""
     steps = [step for name, step in vars(path_steps).items() if name.startswith("test_")]
+    steps += [step for name, step in vars(tactic_steps).items() if name.startswith("test_every_release_")]
     given: dict[str, Any] = {"models": models, "dtype": "float16"}
     used: set[str] = set()
     for version in ("8.6.0", "10.1.0", "10.12.0.36", "11.4.0.106"):

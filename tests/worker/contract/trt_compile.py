@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
+import trt_tuning
 
 FLOATS = ("FLOAT", "HALF", "BF16")
 _LOW = {"FP16": "HALF", "BF16": "BF16"}
@@ -27,6 +28,7 @@ class EngineLayer:
     outputs: list[tuple[str, str]]
     metadata: str
     tactic: str
+    tactic_id: int = 0
 
 
 @dataclass
@@ -65,6 +67,7 @@ def compile_network(network: Any, config: Any, world: Any) -> Plan:
             raise BuildError(f"Network has dynamic inputs, but no profile: {tensor._name}")
     batches = _calibrate(network, config)
     layers = _fuse(network, config, world, strong)
+    trt_tuning.tune(layers, network, config, world)
     kinds = {name: dtype for layer in layers for name, dtype in layer.outputs}
     return Plan(
         model=network._model,

@@ -4,11 +4,13 @@ A class in here, in `trt_network` or in `trt_runtime` acts out the class of its 
 underscore is its own. `bases` are what the generated class derives from beside.
 """
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import trt_compile
 import trt_runtime
+import trt_tuning
 
 
 class Strict:
@@ -54,6 +56,13 @@ class World:
         #: Whether layer precisions are not obeyed.
         self.disobey = False
         self.refuse_cache = False
+        #: What is offered for a layer, how far measured times are off, and layers that obey nobody.
+        self.candidates: Callable[[Any], list[trt_tuning.Candidate]] = trt_tuning.candidates
+        self.noise = 0.0
+        self.random = random.Random(0)
+        self.deaf: set[str] = set()
+        #: Whether a layer computes nonsense with the kernel that it has.
+        self.wrong: Callable[[Any], bool] = lambda layer: False
         self.names_only = False
         self.opaque = False
 
@@ -166,7 +175,7 @@ class Builder:
         if error is None:
             try:
                 plan = trt_compile.compile_network(network, config, world)
-            except trt_compile.BuildError as failed:
+            except (trt_compile.BuildError, trt_tuning.CacheMiss) as failed:
                 error = str(failed)
         if plan is None:
             world.say("ERROR", str(error))
@@ -198,6 +207,9 @@ def _config_state() -> dict[str, Any]:
         "flags": {"TF32"},
         "profiles": [],
         "cache": None,
+        "selector": None,
+        "previews": {},
+        "route": "",
         "verbosity": "LAYER_NAMES_ONLY",
         "calibrator": None,
         "calibration_profile": None,
@@ -259,6 +271,32 @@ class IBuilderConfig:
     def int8_calibrator(self: Any, value: Any) -> None:
         self._calibrator = self._world.callback(value, "IInt8EntropyCalibrator2")
 
+    @property
+    def algorithm_selector(self: Any) -> Any:
+        return self._selector
+
+    @algorithm_selector.setter
+    def algorithm_selector(self: Any, value: Any) -> None:
+        self._selector = self._world.callback(value, "IAlgorithmSelector")
+
+    @property
+    def build_route(self: Any) -> str:
+        return str(self._route)
+
+    @build_route.setter
+    def build_route(self: Any, value: str) -> None:
+        self._route = value
+
+    @property
+    def all_build_routes(self: Any) -> str:
+        return (
+            '{"tuner_version": "1", "tuner_options": [{"option": "-fuse", "allowed_values": "[on|off]", '
+            '"default_value": "on"}, {"option": "-depth", "allowed_values": "[0...9]", "default_value": "4"}]}'
+        )
+
+    def set_preview_feature(self: Any, feature: Any, enable: bool) -> None:
+        self._previews[self._world.member("PreviewFeature", feature)] = enable
+
     def set_memory_pool_limit(self: Any, pool: Any, pool_size: int) -> None:
         assert self._world.member("MemoryPoolType", pool) == "WORKSPACE"
         self._workspace = pool_size
@@ -281,8 +319,12 @@ class IBuilderConfig:
         header = f"cache {world.version}\n".encode()
         if content and (world.refuse_cache or not content.startswith(header)):
             world.say("ERROR", "Myelin error from unknown graph. The timing cache will not be used!")
+        lines = content[len(header) :].decode().split("\n") if content else []
+        values = [line.split() for line in lines if line.startswith("0x")]
         return world.make(
-            "ITimingCache", entries=content[len(header) :].decode().split("\n") if content else []
+            "ITimingCache",
+            entries=[line for line in lines if not line.startswith("0x")],
+            values={key: (int(tactic), float(cost)) for key, tactic, cost in values},
         )
 
     def set_timing_cache(self: Any, cache: Any, ignore_mismatch: bool) -> bool:
@@ -297,8 +339,19 @@ class IBuilderConfig:
 
 class ITimingCache:
     def serialize(self: Any) -> Any:
-        header = f"cache {self._world.version}\n"
-        return trt_runtime.host_memory(self._world, (header + "\n".join(self._entries)).encode())
+        values = [f"{key} {tactic} {cost}" for key, (tactic, cost) in self._values.items()]
+        text = "\n".join([*self._entries, *values])
+        return trt_runtime.host_memory(self._world, f"cache {self._world.version}\n{text}".encode())
+
+    def queryKeys(self: Any) -> list[Any]:  # noqa: N802
+        return [self._world.trt.TimingCacheKey.parse(key) for key in self._values]
+
+    def query(self: Any, key: Any) -> Any:
+        return self._world.trt.TimingCacheValue(*self._values.get(str(key), ((1 << 64) - 1, float("nan"))))
+
+    def update(self: Any, key: Any, value: Any) -> bool:
+        self._values[str(key)] = (value.tacticHash, value.timingMSec)
+        return True
 
 
 class IOptimizationProfile:

@@ -15,6 +15,7 @@ from typing import Any
 import trt_core
 import trt_network
 import trt_runtime
+import trt_tuning
 
 _DATA = Path(__file__).with_name("trt_api.json")
 
@@ -156,12 +157,14 @@ def make_class(owner: str, members: dict[str, str], world: trt_core.World) -> ty
     body: dict[str, Any] = {"_world": world, "_owner": owner, "__init__": _no_constructor(owner)}
     body.update({name: value for name, value in acted.items() if name.startswith("_") and callable(value)})
     for name, kind in members.items():
-        if name != "__init__":
+        if kind == "static" and name in acted:
+            body[name] = staticmethod(_static(f"{owner}.{name}", acted[name], world))
+        elif name != "__init__":
             body[name] = _member(f"{owner}.{name}", name, kind, acted.get(name))
     return type(owner, (trt_core.Strict, *acted.get("bases", ())), body)
 
 
-_CORES = (trt_core, trt_network, trt_runtime)
+_CORES = (trt_core, trt_network, trt_runtime, trt_tuning)
 _SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
 
 
@@ -175,6 +178,16 @@ def _member(full: str, name: str, kind: str, acted: Any) -> Any:
             NamelessMember(name) if kind == "value" else EnumMember("Severity", name, _SEVERITIES.index(name))
         )
     return _absent(full) if acted is None else acted
+
+
+def _static(full: str, acted: Any, world: trt_core.World) -> Any:
+    """A static method, which is read off its class, and that is remembered; it gets the world first."""
+
+    def call(*arguments: Any) -> Any:
+        world.trt._used.add(full)
+        return acted(world, *arguments)
+
+    return call
 
 
 def _absent(name: str) -> Any:

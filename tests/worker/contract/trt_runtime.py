@@ -153,7 +153,7 @@ def _entry(layer: EngineLayer, world: Any, shaped: bool) -> dict[str, Any]:
         "LayerType": layer.kind,
         "Inputs": [_tensor(tensor, world, shaped) for tensor in layer.inputs],
         "Outputs": [_tensor(tensor, world, shaped) for tensor in layer.outputs],
-        "TacticValue": "0x0000000000000000",
+        "TacticValue": f"0x{layer.tactic_id & 0xFFFFFFFFFFFFFFFF:016x}",
     }
     if layer.tactic:
         entry["TacticName"] = layer.tactic
@@ -249,7 +249,9 @@ class IExecutionContext:
         for name, (dtype, _) in self._plan.inputs.items():
             feeds[name] = self._read(name, dtype)
         wanted = list(self._plan.outputs)
+        wrong = sum(self._world.wrong(layer) for layer in self._plan.layers)
         for name, value in _evaluate(self._plan, wanted, feeds).items():
+            value = value + wrong if wrong and value.dtype.kind == "f" else value
             self._write(name, value.astype(_NUMPY[self._plan.outputs[name][0]]))
         if self._debugging:
             self._emit_debug_tensors(feeds, stream_handle)

@@ -1,0 +1,182 @@
+"""Tactics of one build: told, forced, forbidden, and held against the engine that came of it."""
+
+from dataclasses import replace
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from ..choices import CACHE, MECHANISMS, SELECTOR, Choice, TacticOrders, TacticReport
+from ..faults import Fault
+from ..messages import LayerInfo
+from . import inspector
+from .log import Log
+from .nodemap import NodeMap
+from .release import Release
+from .tactics_cache import EditedCache
+from .tactics_selector import Selection, make_selector
+
+
+class Tactics:
+    """What a build chooses, by the mechanism that the release has.
+
+    Args:
+        trt: the `tensorrt` module.
+        release: what it offers.
+        config: the configuration of the build; it is changed here.
+        log: TensorRT's log.
+        orders: what is asked for.
+
+    Raises:
+        Fault: `unsupported`: the release lacks the mechanism; `bad_request`: orders that make no sense.
+    """
+
+    def __init__(self, trt: Any, release: Release, config: Any, log: Log, orders: TacticOrders) -> None:
+        self.mechanism = mechanism_of(release, orders.mechanism)
+        self._selection: Optional[Selection] = None
+        self._selector: Optional[Any] = None
+        self._cache: Optional[EditedCache] = None
+        if self.mechanism == CACHE:
+            self._cache = EditedCache(trt, config, log, orders)
+            return
+        _refuse_keys(orders)
+        self._selection = Selection(orders)
+        self._selector = make_selector(trt, release, self._selection)
+        config.algorithm_selector = self._selector
+
+    @property
+    def owns_cache(self) -> bool:
+        """Whether the build has a timing cache of its own."""
+        return self._cache is not None
+
+    def again(self) -> bool:
+        """After a build: whether another one would avoid a forbidden choice that was taken."""
+        return self._cache is not None and self._cache.again()
+
+    def close(self) -> None:
+        """Let go of the log."""
+        if self._cache is not None:
+            self._cache.close()
+
+    def report(self, nodes: NodeMap, layers: Sequence[LayerInfo]) -> TacticReport:
+        """What was chosen, with the origins of each layer, beside what the inspector tells of the engine.
+
+        Args:
+            nodes: ONNX nodes by network layer.
+            layers: from the inspector.
+        """
+        if self._cache is not None:
+            self._cache.save()
+            told = TacticReport(
+                CACHE,
+                self._cache.taken(),
+                self._cache.alternatives(),
+                self._cache.offered,
+                self._cache.misses(),
+                builds=self._cache.builds,
+            )
+        else:
+            assert self._selection is not None
+            assert self._selector is not None
+            told = TacticReport(
+                SELECTOR,
+                self._selection.taken,
+                self._selection.alternatives(),
+                self._selection.count,
+                self._selection.misses(),
+                problems=tuple(self._selector.problems),
+            )
+        return _checked(told, nodes, layers)
+
+
+def mechanism_of(release: Release, asked: str) -> str:
+    """`selector` or `cache`.
+
+    Raises:
+        Fault: `unsupported` or `bad_request`.
+    """
+    if asked not in MECHANISMS:
+        raise Fault(
+            "bad_request", "there is no mechanism {!r}: it is {}".format(asked, " or ".join(MECHANISMS))
+        )
+    if asked == "auto":
+        return CACHE if release.offers("editable_timing_cache") else SELECTOR
+    if asked == CACHE:
+        release.require("editable_timing_cache", "editable timing cache")
+    else:
+        release.require("algorithm_selector", "algorithm selector")
+    return asked
+
+
+def _refuse_keys(orders: TacticOrders) -> None:
+    for choice in (*orders.force, *orders.forbid):
+        if choice.implementation is None:
+            raise Fault(
+                "bad_request",
+                "the choice for {!r} names no implementation: it was recorded through the timing cache, and cannot "
+                "be ordered through an algorithm selector".format(choice.layer),
+            )
+    if orders.cache_path or orders.save_cache_path or orders.strict:
+        raise Fault(
+            "bad_request",
+            "an algorithm selector has no timing cache: leave the cache's paths and `strict` out",
+        )
+
+
+def _checked(told: TacticReport, nodes: NodeMap, layers: Sequence[LayerInfo]) -> TacticReport:
+    """With members and origins, and what the inspector says of the same layers."""
+    choices: List[Choice] = []
+    confirmed, contradicted = 0, []
+    by_name = _by_name(layers)
+    for choice in told.choices:
+        layer = _layer_of(choice, by_name)
+        if layer is not None:
+            agrees = _agrees(choice, layer)
+            confirmed += agrees is True
+            if agrees is False:
+                contradicted.append(choice.layer)
+        choices.append(_with_origin(choice, nodes, layer))
+    return replace(
+        told,
+        choices=tuple(choices),
+        alternatives=tuple(_with_origin(choice, nodes, None) for choice in told.alternatives),
+        confirmed=confirmed,
+        contradicted=tuple(contradicted),
+    )
+
+
+def _by_name(layers: Sequence[LayerInfo]) -> Dict[str, LayerInfo]:
+    """Layers by name, those that a compiler made by the operator's name too: `matmul_myl0_3`."""
+    found: Dict[str, LayerInfo] = {}
+    for layer in layers:
+        found.setdefault(layer.name, layer)
+        operator = layer.name.rpartition("_myl")[0]
+        if operator:
+            found.setdefault(operator, layer)
+    return found
+
+
+def _layer_of(choice: Choice, layers: Dict[str, LayerInfo]) -> Optional[LayerInfo]:
+    return layers.get(choice.layer)
+
+
+def _agrees(choice: Choice, layer: LayerInfo) -> Optional[bool]:
+    """Whether the inspector tells the same tactic; None if it tells none that could be compared."""
+    if choice.kernel is not None and layer.tactic is not None and layer.tactic_id != layer.tactic:
+        return choice.kernel == layer.tactic
+    if choice.implementation is not None and layer.tactic_id is not None:
+        return int(choice.tactic, 16) == int(layer.tactic_id, 16)
+    return None
+
+
+def _with_origin(choice: Choice, nodes: NodeMap, layer: Optional[LayerInfo]) -> Choice:
+    members: Tuple[str, ...] = inspector.members_of(choice.layer, nodes.nodes_of)
+    origins = [node for member in members for node in nodes.nodes_of.get(member, ())]
+    if layer is not None:
+        origins += layer.onnx_nodes
+    kernel = choice.kernel
+    if kernel is None and layer is not None and layer.tactic != layer.tactic_id:
+        kernel = layer.tactic
+    return replace(
+        choice,
+        members=members,
+        onnx_nodes=tuple(dict.fromkeys([*choice.onnx_nodes, *origins])),
+        kernel=kernel,
+    )

@@ -1,0 +1,177 @@
+"""Tactics by `IAlgorithmSelector` (8.5 to 10.16): every implementation is offered, any may be allowed or refused.
+
+TensorRT asks for each layer that it tunes which of the implementations it offers may be taken, and takes the fastest
+of those; when all are chosen it reports them. It answers for what was allowed, not for what was meant: a group of
+layers that is fused may be built otherwise, so every order is held against the report.
+"""
+
+from collections import OrderedDict
+from typing import Any, Dict, List, Sequence, Set, Tuple
+
+from .. import choices as words
+from ..choices import Choice, Miss, TacticOrders, TensorForm, hexadecimal
+from . import dtypes
+from .release import Release
+
+Place = Tuple[Any, ...]
+Variant = Tuple[Any, ...]
+
+
+class Selection:
+    """What is allowed, what was offered, and what was taken; knows nothing of TensorRT.
+
+    Args:
+        orders: what to force and to forbid, and how many alternatives to remember.
+    """
+
+    def __init__(self, orders: TacticOrders) -> None:
+        self._orders = orders
+        self._forced: Dict[Place, Set[Variant]] = {}
+        self._forbidden: Dict[Place, Set[Variant]] = {}
+        for table, given in ((self._forced, orders.force), (self._forbidden, orders.forbid)):
+            for choice in given:
+                table.setdefault(choice.place, set()).add(choice.variant)
+        self._offered: "OrderedDict[Place, List[Choice]]" = OrderedDict()
+        self.taken: Tuple[Choice, ...] = ()
+
+    def allow(self, offered: Sequence[Choice]) -> List[int]:
+        """Which of the implementations that are offered for one layer may be taken, by position."""
+        if not offered:
+            return []
+        place = offered[0].place
+        known = self._offered.setdefault(place, [])
+        known += [choice for choice in offered if choice not in known]
+        everything = list(range(len(offered)))
+        forced, forbidden = self._forced.get(place, set()), self._forbidden.get(place, set())
+        exact = [index for index in everything if offered[index].variant in forced]
+        if exact:
+            return exact
+        # An empty answer would leave the layer to TensorRT's default, or fail the build: let it have what there is.
+        return [index for index in everything if offered[index].variant not in forbidden] or everything
+
+    @property
+    def count(self) -> int:
+        """How many implementations were offered."""
+        return sum(len(offered) for offered in self._offered.values())
+
+    def alternatives(self) -> Tuple[Choice, ...]:
+        """What was offered and not taken: of each layer as many as were asked for, spread over what there was."""
+        taken = {(choice.place, choice.variant) for choice in self.taken}
+        found: List[Choice] = []
+        for offered in self._offered.values():
+            rest = [choice for choice in offered if (choice.place, choice.variant) not in taken]
+            found += _spread(rest, self._orders.alternatives)
+        return tuple(found)
+
+    def misses(self) -> Tuple[Miss, ...]:
+        """The orders that were not carried out."""
+        taken: Dict[Place, List[Choice]] = {}
+        for choice in self.taken:
+            taken.setdefault(choice.place, []).append(choice)
+        found: List[Miss] = []
+        for choice in self._orders.force:
+            here = taken.get(choice.place, [])
+            wrong = [other for other in here if other.variant not in self._forced[choice.place]]
+            if wrong or not here:
+                found.append(
+                    Miss("force", choice, self._why(choice), wrong[0] if wrong else None),
+                )
+        for choice in self._orders.forbid:
+            here = [other for other in taken.get(choice.place, []) if other.variant == choice.variant]
+            if here:
+                offered = {other.variant for other in self._offered.get(choice.place, [])}
+                alone = offered <= self._forbidden[choice.place]
+                found.append(
+                    Miss("forbid", choice, words.NOTHING_ELSE if alone else words.NOT_TAKEN, here[0])
+                )
+        return tuple(found)
+
+    def _why(self, choice: Choice) -> str:
+        if choice.place not in self._offered:
+            return words.NOT_ASKED
+        variants = {other.variant for other in self._offered[choice.place]}
+        return words.NOT_TAKEN if choice.variant in variants else words.NOT_OFFERED
+
+
+def make_selector(trt: Any, release: Release, selection: Selection) -> Any:
+    """A `trt.IAlgorithmSelector` that asks `selection`; what goes wrong in it is in its `problems`.
+
+    TensorRT swallows what a callback raises, and goes on with its own choice.
+    """
+
+    class Selector(trt.IAlgorithmSelector):
+        def __init__(self) -> None:
+            trt.IAlgorithmSelector.__init__(self)
+            self.problems: List[str] = []
+
+        def select_algorithms(self, context: Any, choices: Any) -> List[int]:
+            try:
+                layer, shapes = _layer(context)
+                return selection.allow([_choice(release, context, layer, shapes, each) for each in choices])
+            except Exception as error:
+                self._note("choosing for", context, error)
+                return list(range(len(choices)))
+
+        def report_algorithms(self, contexts: Any, choices: Any) -> None:
+            taken: List[Choice] = []
+            for context, each in zip(contexts, choices):
+                try:
+                    taken.append(_choice(release, context, *_layer(context), each, timed=True))
+                except Exception as error:
+                    self._note("told the choice of", context, error)
+            selection.taken = tuple(taken)
+
+        def _note(self, doing: str, context: Any, error: Exception) -> None:
+            self.problems.append("{} {}: {}: {}".format(doing, context.name, type(error).__name__, error))
+
+    return Selector()
+
+
+def _layer(context: Any) -> Tuple[str, Tuple[Tuple[int, ...], ...]]:
+    shapes = []
+    for index in range(context.num_inputs + context.num_outputs):
+        ranges = context.get_shape(index)  # minimum, optimum, maximum; nothing if the tensor has no shape
+        if len(ranges):
+            shapes.append(tuple(int(size) for size in ranges[len(ranges) // 2]))
+    return str(context.name), tuple(shapes)
+
+
+def _choice(
+    release: Release,
+    context: Any,
+    layer: str,
+    shapes: Tuple[Tuple[int, ...], ...],
+    algorithm: Any,
+    *,
+    timed: bool = False,
+) -> Choice:
+    variant = algorithm.algorithm_variant
+    reads, writes = context.num_inputs, context.num_outputs
+    forms = [_form(release, algorithm.get_algorithm_io_info(index)) for index in range(reads + writes)]
+    milliseconds = float(algorithm.timing_msec) if timed else 0.0
+    return Choice(
+        layer=layer,
+        tactic=hexadecimal(variant.tactic),
+        implementation=hexadecimal(variant.implementation),
+        shapes=shapes,
+        inputs=tuple(forms[:reads]),
+        outputs=tuple(forms[reads:]),
+        milliseconds=milliseconds if milliseconds > 0 else None,
+    )
+
+
+def _form(release: Release, info: Any) -> TensorForm:
+    told = release.offers("algorithm_vectors")
+    return TensorForm(
+        dtype=dtypes.NAMES.get(info.dtype.name, info.dtype.name.lower()),
+        strides=tuple(int(stride) for stride in info.strides),
+        vectorized_dim=int(info.vectorized_dim) if told else None,
+        components=int(info.components_per_element) if told else None,
+        layout=str(info.tensor_format.name) if release.offers("algorithm_layouts") else None,
+    )
+
+
+def _spread(values: Sequence[Choice], most: int) -> List[Choice]:
+    if len(values) <= most:
+        return list(values)
+    return [values[index * len(values) // most] for index in range(most)] if most > 0 else []
