@@ -27,7 +27,7 @@ from harness.diagnose.subject import EngineFor, Subject, make_bench
 from harness.diagnose.suspects import islands_of
 from harness.diagnose.unsound import explain_reference
 from harness.diagnose.words import advise, summarise
-from harness.errors import NothingSelectedError, UsageError
+from harness.errors import BudgetExhaustedError, NothingSelectedError, UsageError
 from harness.judge import Judge, JudgeOptions, select_cases
 from harness.judge.candidates import EMULATOR
 from harness.judge.judge import describe_failure
@@ -191,7 +191,11 @@ def _engine_factory(candidate: Candidate) -> Callable[[Model], Candidate] | None
 
 def _diagnose(lab: Lab, options: Options, out: Path | None) -> Diagnosis:
     lab.tell(Stage.GATES, "run the reference and the unobserved candidate")
-    gates = check_gates(lab.examiner)
+    try:
+        gates = check_gates(lab.examiner)
+    except BudgetExhaustedError as error:
+        stopped = Evidence(Stage.GATES, f"stopped: {error.message}")
+        gates = Gates(Verdict.UNRESOLVED, evidence=(stopped,))
     if gates.verdict is Verdict.REFERENCE:
         found = explain_reference(lab.subject, gates)
     elif gates.verdict is not None:

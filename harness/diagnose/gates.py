@@ -29,7 +29,7 @@ class Gates:
     """What the first stage found.
 
     Args:
-        verdict: `none` or `reference`, which end the diagnosis; None to go on.
+        verdict: `none`, `reference`, or `unresolved` for want of budget, which end the diagnosis; None to go on.
         baseline: the unobserved candidate; None if it was not reached.
         stability: the reference's own error; None if it was not asked for.
         reference_fault: the tensor where the reference stops being finite.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from harness import search
 from harness.diagnose.attribute import Shown, decide
-from harness.diagnose.cure import CANDIDATE, Searching, cure_on_emulator
+from harness.diagnose.cure import CANDIDATE, Cure, Searching, cure_on_emulator
 from harness.diagnose.findings import Findings
 from harness.diagnose.gates import Gates
 from harness.diagnose.lab import Lab
 from harness.diagnose.origins import explain_nodes, find_origins_of
 from harness.diagnose.predict import predict
 from harness.diagnose.results import Evidence, Stage, Verdict
+from harness.errors import BudgetExhaustedError
 
 
 def examine_on_emulator(lab: Lab, gates: Gates) -> Findings:
@@ -23,7 +24,10 @@ def examine_on_emulator(lab: Lab, gates: Gates) -> Findings:
     )
     effects = lab.effects(prognosis.failing_sample)
     searching = Searching(lab.notebook, on_progress=lab.watcher("search the island"))
-    cure = cure_on_emulator(lab.examiner, prognosis, effects, searching)
+    try:
+        cure = cure_on_emulator(lab.examiner, prognosis, effects, searching)
+    except BudgetExhaustedError:
+        cure = Cure(verdict=search.Verdict.BUDGET)
     evidence = (*gates.evidence, *prognosis.evidence, *cure.evidence)
     if not cure.found:
         starts = explain_nodes(subject, prognosis, [layer.node for layer in prognosis.origins])

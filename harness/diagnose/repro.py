@@ -141,6 +141,7 @@ def emulated_model(model: Model, precision: Precision, outputs: list[str]) -> on
 
 def _verify(folder: Path, signature: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
     """Run the script as somebody else would, and compare what it shows with what was measured here."""
+    folder = folder.resolve()
     command = [sys.executable, "-I", str(folder / "repro.py"), "--json"]
     try:
         done = subprocess.run(

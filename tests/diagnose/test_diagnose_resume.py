@@ -66,8 +66,8 @@ def once(engine: FakeEngine, folder: Path, *, resume: bool, limits: Limits | Non
 
 def make(kind: str) -> Mortal:
     if kind == "foreseen":
-        return Mortal(rmsnorm(scale=600.0), "b1_up", lambda build: False)
-    return Mortal(rmsnorm(), "b1_up", when_lowered("b1_up"))
+        return Mortal(rmsnorm(blocks=2, scale=600.0), "b1_up", lambda build: False)
+    return Mortal(rmsnorm(blocks=2), "b1_up", when_lowered("b1_up"))
 
 
 @pytest.mark.parametrize("kind", ["foreseen", "unforeseen"])

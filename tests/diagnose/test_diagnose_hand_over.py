@@ -1,0 +1,294 @@
+"""What is handed over: recipes that tools accept, a typed model that runs, a repro that fails by itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from engines import FakeEngine, when_fused, when_lowered
+from graphs import graph_model
+from models import ISLAND, feeds, rmsnorm
+from onnx import helper
+
+from harness.diagnose import Diagnosis, Verdict, diagnose_model
+from harness.diagnose.recipes import Files, keep_fp32, polygraphy_script
+from harness.diagnose.repro import Ticket, emulated_model, write_repro
+from harness.diagnose.shrink import fails_emulated, shrink
+from harness.diagnose.subject import Subject, make_bench
+from harness.model import load_model
+from harness.model.rounding import round_array
+from harness.tensors.precision import Precision
+
+
+@pytest.fixture(scope="module")
+def handed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Diagnosis, Path]:
+    out = tmp_path_factory.mktemp("diagnosis") / "out"
+    model = rmsnorm(scale=600.0)
+    return diagnose_model(model, feeds(model), Precision.FP16, out=out), out
+
+
+def test_every_recipe_names_all_culprits(handed: tuple[Diagnosis, Path]) -> None:
+    diagnosis, out = handed
+    assert set(diagnosis.recipes) == {
+        *("trtexec", "polygraphy", "trtexec_strongly_typed", "autocast", "layer_list", "typed_model")
+    }
+    for tool in ("trtexec", "polygraphy", "autocast"):
+        for node in ISLAND:
+            assert node in diagnosis.recipes[tool]
+    listed = json.loads((out / "layers.json").read_text())
+    assert [row["node"] for row in listed["fp32"]] == list(ISLAND)
+    assert listed["schema"] == "harness.islands/1"
+    assert listed["precision"] == "fp16"
+
+
+def test_trtexec_gets_precisions_types_and_their_constraint(handed: tuple[Diagnosis, Path]) -> None:
+    arguments = shlex.split(handed[0].recipes["trtexec"])
+    assert arguments[0] == "trtexec"
+    assert Path(arguments[1].removeprefix("--onnx=")).is_file()
+    assert "--fp16" in arguments
+    assert "--precisionConstraints=obey" in arguments
+    names = ",".join(f"{node}:fp32" for node in ISLAND)
+    assert f"--layerPrecisions={names}" in arguments
+    assert f"--layerOutputTypes={names}" in arguments
+
+
+def test_polygraphy_accepts_its_recipe(handed: tuple[Diagnosis, Path]) -> None:
+    from polygraphy.tools.registry import TOOL_REGISTRY
+
+    arguments = shlex.split(handed[0].recipes["polygraphy"])
+    assert arguments[:2] == ["polygraphy", "convert"]
+    tool = next(tool for tool in TOOL_REGISTRY if tool.name == "convert")
+    parser = argparse.ArgumentParser()
+    tool.setup_parser(parser.add_subparsers())
+    parsed = parser.parse_args(arguments[1:])
+    assert parsed.layer_precisions == [f"{node}:float32" for node in ISLAND]
+    assert parsed.precision_constraints == "obey"
+    assert parsed.fp16
+    script = Path(parsed.trt_network_postprocess_script[0])
+    compile(script.read_text(), str(script), "exec")
+
+
+def test_the_script_for_polygraphy_pins_the_layers_of_the_nodes() -> None:
+    class Tensor:
+        def __init__(self, dtype: str) -> None:
+            self.dtype = dtype
+
+    class Layer:
+        def __init__(self, name: str, metadata: str, *dtypes: str) -> None:
+            self.name, self.metadata, self.dtypes = name, metadata, dtypes
+            self.num_outputs = len(dtypes)
+            self.types: dict[int, str] = {}
+            self.precision = ""
+
+        def get_output(self, number: int) -> Tensor:
+            return Tensor(self.dtypes[number])
+
+        def set_output_type(self, number: int, dtype: str) -> None:
+            self.types[number] = dtype
+
+    layers = [
+        Layer("sq", "", "f32"),
+        Layer("(Unnamed Layer* 3) [Shuffle]", "[ONNX Layer: sq]", "f32"),
+        Layer("sqrt", "[ONNX Layer: sqrt]", "f32"),
+        Layer("top", "[ONNX Layer: sq]", "f16", "i32"),
+        Layer("shape", "[ONNX Layer: sq]", "i32"),
+    ]
+
+    class Network:
+        num_layers = len(layers)
+
+        def get_layer(self, index: int) -> Layer:
+            return layers[index]
+
+    trt = type(sys)("tensorrt")
+    trt.float32, trt.float16 = "f32", "f16"  # type: ignore[attr-defined]
+    names: dict[str, object] = {}
+    sys.modules["tensorrt"], before = trt, sys.modules.get("tensorrt")
+    try:
+        exec(polygraphy_script(["sq"]), names)
+        names["postprocess"](Network())  # type: ignore[operator]
+    finally:
+        sys.modules.pop("tensorrt")
+        if before is not None:
+            sys.modules["tensorrt"] = before
+    assert [(layer.precision, layer.types) for layer in layers] == [
+        *(("f32", {0: "f32"}), ("f32", {0: "f32"}), ("", {}), ("f32", {0: "f32"}), ("", {}))
+    ]
+
+
+def test_autocast_excludes_exactly_the_culprits(handed: tuple[Diagnosis, Path]) -> None:
+    arguments = shlex.split(handed[0].recipes["autocast"])
+    patterns = arguments[arguments.index("--nodes_to_exclude") + 1 :]
+    names = [node.name for node in rmsnorm().nodes]
+    matched = [name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)]
+    assert matched == list(ISLAND)
+
+
+def test_names_that_a_tool_cannot_take_are_left_out_of_its_recipe() -> None:
+    nodes = [helper.make_node("Exp", ["x"], ["y"], name="a,b:c (d)")]
+    model = load_model(graph_model(nodes, inputs={"x": [2]}, outputs={"y": [2]}))
+    recipes = keep_fp32(model, Precision.FP16, ["a,b:c (d)"], Files("m.onnx"))
+    assert "trtexec" not in recipes
+    assert shlex.split(recipes["polygraphy"])[-1] == "a,b:c (d):float32"
+
+
+def test_the_typed_model_is_valid_and_cures(handed: tuple[Diagnosis, Path]) -> None:
+    diagnosis, out = handed
+    proto = onnx.load(out / "typed.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(proto).graph.value_info
+    }
+    assert kinds["b1_sq"] == onnx.TensorProto.FLOAT
+    assert kinds["b1_up"] == onnx.TensorProto.FLOAT16
+    session = onnxruntime.InferenceSession(out / "typed.onnx", providers=["CPUExecutionProvider"])
+    values = session.run(None, feeds(rmsnorm())[0])[0]
+    assert np.isfinite(values).all()
+    assert any("the typed model runs in ONNX Runtime" in each.text for each in diagnosis.evidence)
+
+
+def test_the_repro_is_the_one_node_where_it_starts(handed: tuple[Diagnosis, Path]) -> None:
+    diagnosis, out = handed
+    assert diagnosis.repro is not None
+    assert diagnosis.repro.shows
+    assert diagnosis.repro.nodes == 1
+    about = json.loads((out / "repro" / "repro.json").read_text())
+    assert about["nodes"] == ["b1_sq"]
+    assert about["signature"]["b1_sq"]["nonfinite"] > 0
+
+
+def test_the_repro_needs_nothing_of_harness_and_ends_with_1(handed: tuple[Diagnosis, Path]) -> None:
+    folder = handed[1] / "repro"
+    imported = re.findall(r"^\s*(?:import|from) (\w+)", (folder / "repro.py").read_text(), re.MULTILINE)
+    assert set(imported) <= {*sys.stdlib_module_names, "numpy", "onnxruntime", "tensorrt"}
+    blocked = (
+        "import sys; sys.modules['harness'] = None; sys.argv = ['repro.py']; "
+        "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", blocked], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "elements not finite" in done.stdout
+    assert "THE FAULT SHOWS" in done.stdout
+
+
+def test_the_repro_says_what_is_missing_for_an_engine(handed: tuple[Diagnosis, Path]) -> None:
+    command = [sys.executable, "repro.py", "--tensorrt"]
+    done = subprocess.run(command, cwd=handed[1] / "repro", capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cannot run: No module named 'tensorrt'" in done.stderr
+
+
+def test_a_repro_that_does_not_show_the_fault_says_so(tmp_path: Path) -> None:
+    model = rmsnorm()  # nothing is wrong with it
+    bench = make_bench(model, feeds(model))
+    from harness.diagnose.cut import cut
+
+    part = cut(Subject(bench, Precision.FP16, bench.emulator), ["b1_sq"], 0)
+    ticket = Ticket("sound", Precision.FP16, "nothing", emulated=True)
+    signature = {"b1_sq": {"nonfinite": 5, "nrmse": 0.1}}
+    repro = write_repro(tmp_path / "repro", part, ticket, signature)
+    assert not repro.shows
+    assert repro.note == "run in a clean process, it does not show the fault"
+
+
+def test_a_repro_that_fails_in_another_way_says_so(tmp_path: Path) -> None:
+    model = rmsnorm(scale=600.0)
+    bench = make_bench(model, feeds(model))
+    from harness.diagnose.cut import cut
+
+    part = cut(Subject(bench, Precision.FP16, bench.emulator), ["b1_sq"], 0)
+    ticket = Ticket("other", Precision.FP16, "something", emulated=True)
+    repro = write_repro(tmp_path / "repro", part, ticket, {"b1_sq": {"nonfinite": 0, "nrmse": 0.1}})
+    assert not repro.shows
+    assert "in another way" in repro.note
+
+
+def test_a_part_is_grown_until_it_fails_and_shrunk_while_it_does() -> None:
+    # 0 / 0 in padded rows: neither the epsilon nor the root is wrong by itself; the quotient of both is.
+    rows = np.arange(6).reshape(-1, 1) % 2
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], name="relu"),
+        helper.make_node("Mul", ["r", "rows"], ["m"], name="mask"),
+        helper.make_node("Mul", ["m", "m"], ["sq"], name="sq"),
+        helper.make_node("ReduceMean", ["sq"], ["mean"], name="mean", axes=[-1], keepdims=1),
+        helper.make_node("Add", ["mean", "eps"], ["shifted"], name="addeps"),
+        helper.make_node("Sqrt", ["shifted"], ["root"], name="sqrt"),
+        helper.make_node("Div", ["m", "root"], ["norm"], name="norm"),
+        helper.make_node("Neg", ["norm"], ["y"], name="neg"),
+    ]
+    weights = {"rows": rows.astype(np.float32), "eps": np.float32(1e-10)}
+    proto = graph_model(nodes, inputs={"x": [6, 8]}, outputs={"y": [6, 8]}, weights=weights, opset=13)
+    model = load_model(proto, name="epsilon")
+    x = np.abs(np.random.default_rng(0).standard_normal((6, 8))).astype(np.float32)
+    diagnosis = diagnose_model(model, [{"x": x}], Precision.FP16)
+    assert diagnosis.culprits == ("addeps", "sqrt")
+    assert "becomes 0 in FP16" in diagnosis.origins[0].why
+    bench = make_bench(model, [{"x": x}])
+    subject = Subject(bench, Precision.FP16, bench.emulator)
+    shrunk = shrink(subject, diagnosis.culprits, 0, fails_emulated(subject))
+    assert shrunk is not None
+    assert len(shrunk.nodes) == 2
+    assert shrunk.nodes[-1] == "norm"  # nothing is wrong before the division
+
+
+def test_the_emulation_in_the_repro_rounds_as_the_emulator_does() -> None:
+    from harness.backends.emulator import Emulator
+
+    model = rmsnorm()
+    proto = emulated_model(model, Precision.BF16, ["b2_add"])
+    assert [value.name for value in proto.graph.input] == ["x"]
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    sample = feeds(model)[0]
+    expected = Emulator(model).run(sample, Precision.BF16)["b2_add"]
+    np.testing.assert_array_equal(session.run(None, sample)[0], expected)
+    np.testing.assert_array_equal(round_array(expected, Precision.BF16), expected)
+
+
+def test_a_fault_of_an_engine_alone_gets_a_repro_that_its_engine_was_seen_to_fail(tmp_path: Path) -> None:
+    model = rmsnorm()
+
+    def engine_for(part):  # type: ignore[no-untyped-def]
+        inside = any(node.name == "b1_up" for node in part.nodes)
+        return FakeEngine(
+            part,
+            "b1_up" if inside else part.nodes[0].name,
+            when_lowered("b1_up") if inside else lambda build: False,
+        )
+
+    engine = FakeEngine(model, "b1_up", when_lowered("b1_up"))
+    diagnosis = diagnose_model(
+        model, feeds(model), Precision.FP16, candidate=engine, engine_for=engine_for, out=tmp_path / "out"
+    )
+    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.repro is not None
+    assert not diagnosis.repro.shows  # nobody could run it without the GPU
+    assert "on an engine only" in diagnosis.repro.note
+    about = json.loads((tmp_path / "out" / "repro" / "repro.json").read_text())
+    assert about["nodes"] == ["b1_up"]
+    assert about["emulated"] is False
+
+
+def test_without_engines_for_parts_a_fusion_has_no_repro_and_says_so(tmp_path: Path) -> None:
+    model = rmsnorm()
+    engine = FakeEngine(model, "b1_up", when_fused("b1_up", "b1_up"))
+    diagnosis = diagnose_model(model, feeds(model), Precision.FP16, candidate=engine, out=tmp_path)
+    assert diagnosis.verdict is Verdict.FUSION
+    assert diagnosis.repro is None
+    assert diagnosis.recipes == {}
+    assert any("there is no repro" in each.text for each in diagnosis.evidence)

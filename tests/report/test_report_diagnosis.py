@@ -1,0 +1,161 @@
+"""A diagnosis on a terminal, as Markdown and as a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness.diagnose import (
+    Cost,
+    Diagnosis,
+    Evidence,
+    Origin,
+    Price,
+    Repro,
+    Separation,
+    Stage,
+    Verdict,
+)
+from harness.report.diagnosis import heading, html_page, markdown, print_diagnosis, statements
+from harness.tensors.precision import Precision
+
+WHY = "squares of values up to 3.1e3 reach 9.6e6, beyond 65504, the largest FP16 value"
+
+
+@pytest.fixture
+def diagnosis(make_result, make_layers) -> Diagnosis:  # type: ignore[no-untyped-def]
+    from harness.judge.results import Verdict as RunVerdict
+
+    return Diagnosis(
+        case="rmsnorm-overflow",
+        precision=Precision.FP16,
+        candidate="trt-8.6",
+        verdict=Verdict.PRECISION,
+        summary=f"At b7_sq (Pow), {WHY}. FP32 at 2 nodes cures it.",
+        origins=(Origin("b7_sq", "Pow", "b7_sq", WHY, float("inf")),),
+        culprits=("b7_sq", "b7_mean"),
+        islands=(("b7_sq", "b7_mean"),),
+        confirmed=True,
+        minimal_on="emulator",
+        faithful=True,
+        cost=Cost(3, 22, 31.4),
+        price=Price(1.0, 1.25),
+        evidence=(Evidence(Stage.GATES, "the unobserved candidate fails"), Evidence(Stage.CURE, "it passes")),
+        advice=("trtexec --onnx=m.onnx --layerPrecisions=b7_sq:fp32",),
+        recipes={"trtexec": "trtexec --onnx=m.onnx --layerPrecisions=b7_sq:fp32"},
+        repro=Repro(Path("/tmp/d/repro"), 1, True, note="run in a clean process, it shows the same fault"),
+        before=make_result(RunVerdict.FAIL),
+        after=make_result(case="rmsnorm-overflow, 2 nodes in FP32", layers=make_layers(24)),
+        fingerprint={"tensorrt": "8.6.0"},
+    )
+
+
+def printed(diagnosis: Diagnosis, **options: bool) -> str:
+    stream = io.StringIO()
+    print_diagnosis(Console(file=stream, width=100, highlight=False, markup=False), diagnosis, **options)
+    return stream.getvalue()
+
+
+def test_a_person_is_told_what_where_why_how_it_was_shown_and_what_to_do(diagnosis: Diagnosis) -> None:
+    lines = [re.sub(r"\s+", " ", line).strip() for line in printed(diagnosis).splitlines()]
+    assert lines == [
+        "✗ rmsnorm-overflow at fp16 on trt-8.6: precision",
+        "what the precision is too low for a few nodes",
+        "y: nrmse 0.6 > 0.01",
+        "where it starts at b7_sq (Pow)",
+        "back to FP32: b7_sq, b7_mean (2 nodes)",
+        f"why {WHY}",
+        "proof the unobserved engine passes with these nodes in FP32",
+        "each of them was left out once on the emulator, and it failed there",
+        "price 1 ms before, 1.25 ms after (1.25 times)",
+        "repro 1 node; run in a clean process, it shows the same fault",
+        "cost 3 builds, 22 emulations, 31 s",
+        "do trtexec --onnx=m.onnx --layerPrecisions=b7_sq:fp32",
+    ]
+
+
+def test_details_add_the_evidence(diagnosis: Diagnosis) -> None:
+    assert "[gates] the unobserved candidate fails" in printed(diagnosis, details=True)
+
+
+def test_commands_are_never_wrapped(diagnosis: Diagnosis) -> None:
+    long = "trtexec " + " ".join(f"--layer{number}" for number in range(60))
+    assert long in printed(dataclasses.replace(diagnosis, advice=(long,)))
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_every_verdict_has_its_words(diagnosis: Diagnosis, verdict: Verdict) -> None:
+    plain = Diagnosis("case", Precision.FP16, "emulator", verdict, "said")
+    assert heading(plain) == f"case at fp16: {verdict}"
+    assert statements(plain)[0].label == "what"
+    assert str(verdict) in printed(plain)
+    assert "said" in markdown(plain)
+    assert "said" in html_page(plain)
+
+
+def test_a_fusion_names_both_sides(diagnosis: Diagnosis) -> None:
+    fusion = dataclasses.replace(
+        diagnosis,
+        verdict=Verdict.FUSION,
+        separations=(Separation("t", "conv", ("relu", "add")),),
+        islands=(),
+        faithful=False,
+    )
+    text = printed(fusion)
+    assert "between conv and relu, add, at tensor t" in text
+    assert "passes when the layers are kept apart" in text
+    assert "perturbed" in text
+
+
+def test_the_page_is_one_file_with_both_pictures(diagnosis: Diagnosis) -> None:
+    page = html_page(diagnosis, made=datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC))
+    assert page.count("<svg") == 2
+    assert "2026-01-02 00:00 UTC" in page
+    assert WHY in page
+    assert "python /tmp/d/repro/repro.py" in page
+    assert not re.search(r'(?:src|href)="https?:', page)
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_names_from_models_are_text_and_nothing_else(diagnosis: Diagnosis) -> None:
+    name = "<script>alert(1)</script> [red]x[/red] | `b`"
+    hostile = dataclasses.replace(
+        diagnosis,
+        case=name,
+        summary=name,
+        origins=(Origin(name, name, name, name),),
+        islands=((name,),),
+        evidence=(Evidence(Stage.GATES, name),),
+        recipes={"trtexec": name},
+        advice=(name,),
+    )
+    assert "<script>alert" not in html_page(hostile)
+    assert "[red]x[/red]" in printed(hostile)
+    outside_code = re.sub(r"```sh\n.*?\n```", "", markdown(hostile), flags=re.DOTALL)
+    assert "<script>" not in outside_code
+
+
+def test_the_report_for_a_bug_holds_numbers_and_versions(diagnosis: Diagnosis) -> None:
+    text = markdown(diagnosis)
+    assert text.startswith("## rmsnorm-overflow at fp16 on trt-8.6: precision\n")
+    assert "| y | 0 | 0.6 | 2e-4 | 0 | 0 |" in text
+    assert "- tensorrt: 8.6.0" in text
+    assert "```sh\ntrtexec --onnx=m.onnx" in text
+
+
+def test_json_and_table_hold_what_the_words_say(diagnosis: Diagnosis) -> None:
+    document = diagnosis.to_dict()
+    assert document["origins"][0]["introduced"] == "inf"
+    assert document["price"]["ratio"] == 1.25
+    assert document["outputs"][1]["before"]["nrmse"] == 0.6
+    frame = diagnosis.to_frame()
+    assert list(frame.columns)[:5] == ["index", "node", "op", "tensor", "accumulated"]
+    assert frame.set_index("node").loc["b7_sq", "origin"]
+    assert frame["culprit"].sum() == 1  # of the layers of this run only b7_sq is a culprit
