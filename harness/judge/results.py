@@ -91,7 +91,7 @@ class RunResult:
         facts: what the candidate reported of itself: see Evaluation.facts.
         evidence: lines that support an `error`: log tail, signal, plan.
         warnings: what the person should know although it changes no verdict (a changed golden reference, …).
-        case_path: the case file, if there is one.
+        case_path: the case file, or the model itself where there is none.
         golden: what the golden reference says of the fresh one: `same`, `rounding`, `changed`, `missing`; None
             where none is kept. A changed one fails the run, whatever the candidate computes.
         mistake: an `error` that is a mistake in the case, its model or its inputs, not of the candidate.
