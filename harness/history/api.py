@@ -1,0 +1,177 @@
+"""The Python API: `harness.drift` and `harness.load_history`."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.case import load_case
+from harness.errors import HarnessError, HistoryError, UsageError
+from harness.history.matrix import DriftOptions, run_matrix, select_specs
+from harness.history.noise import Floors
+from harness.history.releases import Waivers, compare_pair, merge, pairs_of
+from harness.history.report import DriftReport
+from harness.history.schema import NAMES
+from harness.history.store import RunInfo, list_runs, read_runs
+from harness.judge.suite import Progress, Target, select_cases
+from harness.tensors.precision import Precision
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HISTORY = Path("reports/history")
+
+
+def drift(
+    targets: Sequence[Target] | Target,
+    *,
+    environments: Sequence[str],
+    precisions: Sequence[Precision | str] = (),
+    tags: Sequence[str] = (),
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    options: DriftOptions | None = None,
+    history: Path | str = HISTORY,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> DriftReport:
+    """Build every case at every precision on every release, several times, and hold the newer against the first.
+
+    Args:
+        targets: case files, folders of them, .onnx files, or cases.
+        environments: names from harness.toml or emulated releases (`emulator:fp16,seed=1`), the older one first.
+        precisions: only these; by default those that each case asks for.
+        tags: only cases with one of these tags.
+        inputs: shapes for the inputs of .onnx files.
+        options: builds of each engine, what is observed, what counts as a difference.
+        history: where the run is kept.
+        resume: go on with the newest interrupted run of the same matrix.
+        progress: told of every build.
+
+    Raises:
+        CaseFileError: case files hold mistakes; nothing was run.
+        EnvironmentConfigError: a release is no environment; nothing was run.
+        NothingSelectedError: the selection is empty.
+        UsageError: there are not two releases.
+        HistoryError: there is nothing to resume.
+    """
+    if len(environments) < 2:
+        raise UsageError(
+            "drift compares two releases or more",
+            hint="name them, the older one first: --env OLD --env NEW",
+        )
+    wanted = tuple(Precision(precision) for precision in precisions)
+    cases = select_cases(targets, inputs=inputs, tags=tags, precisions=wanted)
+    options = options or DriftOptions()
+    info = run_matrix(
+        select_specs(cases, environments, wanted),
+        environments,
+        options,
+        history=Path(history),
+        resume=resume,
+        progress=progress,
+    )
+    return report_of(info, floors=options.floors, waivers={case.name: case.waivers for case in cases})
+
+
+def report_of(
+    info: RunInfo,
+    *,
+    floors: Floors | None = None,
+    waivers: Waivers | None = None,
+    today: datetime.date | None = None,
+) -> DriftReport:
+    """The report of a run in the history.
+
+    Args:
+        info: the run.
+        floors: what counts as a difference.
+        waivers: by case; by default those in the case files, where they still are.
+        today: the day that decides whether a waiver has expired.
+
+    Raises:
+        HistoryError: its file is damaged, or it has one release only.
+    """
+    if len(info.releases) < 2:
+        raise HistoryError("holds one release, so nothing to compare", where=info.path)
+    floors = floors or Floors()
+    records = to_frame(read_runs([info]))
+    if waivers is None:
+        waivers = waivers_of(records)
+    merged = merge(
+        [
+            compare_pair(records, pair, floors=floors, waivers=waivers, today=today)
+            for pair in pairs_of(records, info.releases)
+        ]
+    )
+    return DriftReport(
+        run=info.run,
+        old=info.releases[0],
+        releases=info.releases,
+        runs=merged.runs,
+        tensors=merged.tensors,
+        engines=merged.engines,
+        records=records,
+        fingerprint=info.fingerprint,
+        floors=floors,
+        repeats=info.repeats,
+        time=info.started,
+        files=tuple(str(path) for path in info.files),
+    )
+
+
+def load_history(
+    path: Path | str = HISTORY, *, columns: Sequence[str] | None = None, last: int | None = None
+) -> pd.DataFrame:
+    """The history as one table: a row for each tensor, and for the engine, of every build.
+
+    Args:
+        path: a folder of the history, or one of its files.
+        columns: only these; by default all of `harness.history.schema.COLUMNS`, which says what they mean.
+        last: only the newest so many runs.
+
+    Returns:
+        The rows, the oldest run first. Text columns are categorical.
+
+    Raises:
+        HistoryError: there is no history, a file is damaged, or there is no such column.
+    """
+    chosen = tuple(columns or NAMES)
+    if unknown := [name for name in chosen if name not in NAMES]:
+        raise HistoryError(f"the history has no column {unknown[0]!r}", hint=f"one of {', '.join(NAMES)}")
+    runs = runs_at(Path(path))
+    return to_frame(read_runs(runs[-last:] if last else runs, chosen))
+
+
+def runs_at(path: Path) -> list[RunInfo]:
+    """The runs in a folder, or the run of a file.
+
+    Raises:
+        HistoryError: there is none.
+    """
+    runs = list_runs(path.parent if path.is_file() else path)
+    runs = [info for info in runs if info.path == path or not path.is_file()]
+    if not runs:
+        raise HistoryError(
+            "holds no history", where=path, hint="`harness drift` writes one, under --history DIR"
+        )
+    return runs
+
+
+def to_frame(table) -> pd.DataFrame:  # type: ignore[no-untyped-def]  # pyarrow comes without types
+    """An Arrow table of the history as pandas has it: times with their zone, texts as categories."""
+    frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
+    return frame
+
+
+def waivers_of(records: pd.DataFrame) -> Waivers:
+    """The waivers in the case files that `records` name, as far as those can still be read."""
+    found = {}
+    for case, path in records[["case", "case_path"]].drop_duplicates().itertuples(index=False):
+        if isinstance(path, str) and path.endswith((".yaml", ".yml")):
+            try:
+                found[str(case)] = load_case(path).waivers
+            except HarnessError:
+                continue
+    return found

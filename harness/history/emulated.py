@@ -1,0 +1,246 @@
+"""Emulated releases: they stand in for TensorRT releases where there is no GPU, in tests, demos and benchmarks.
+
+A release is written `emulator[:PRECISION][,noise=N][,seed=S][,plant=NODE[@PRECISION]]`:
+
+    emulator                            rounds at whatever precision is asked for
+    emulator:bf16                       rounds to BF16 whatever is asked for, as a release that changed its mind
+    emulator:fp16,noise=0.2,seed=1      rebuilds differ, as those of a real builder do
+    emulator:fp16,plant=b3_up@bf16      one node rounds to BF16: a fault that came with the release
+
+**Noise.** In each rebuild a seeded half of the nodes got "another tactic": before it is rounded, each element `x`
+of their results becomes `x + x · a · sin(b · x + c)`, with `a` as `noise` times the unit roundoff and seeded `b`
+and `c`. So some elements round the other way (about a quarter of `noise` of them), as they do when a sum is taken in
+another order. It depends on nothing but release, seed, rebuild and node, so a rebuild can be had again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.backends.plan import Evaluation, Observation, Plan
+from harness.errors import UsageError
+from harness.tensors.precision import Precision
+
+if TYPE_CHECKING:
+    import onnx
+
+    from harness.backends.session import GraphRunner
+    from harness.model import Model
+    from harness.model.rounding import Emitter
+
+PREFIX = "emulator"
+SYNTAX = "emulator[:PRECISION][,noise=N][,seed=S][,plant=NODE[@PRECISION]]"
+#: Half the distance from 1 to the next number: what one rounding may do to a value.
+UNIT_ROUNDOFF = {
+    Precision.FP32: 2.0**-24,
+    Precision.TF32: 2.0**-11,
+    Precision.FP16: 2.0**-11,
+    Precision.BF16: 2.0**-8,
+    Precision.FP8: 2.0**-4,
+    Precision.INT8: 2.0**-8,
+}
+_COARSER = {Precision.FP32: Precision.TF32, Precision.TF32: Precision.BF16, Precision.FP16: Precision.BF16}
+_SHARE = 0.5  # of the nodes get "another tactic" in a rebuild
+
+
+def is_emulated(name: str) -> bool:
+    """Whether `name` is an emulated release rather than an environment."""
+    return re.match(rf"{PREFIX}(?=[:,]|$)", name) is not None
+
+
+@dataclass(frozen=True)
+class EmulatedRelease:
+    """What one emulated release does.
+
+    Args:
+        name: as it is written on the command line; reports call it that.
+        precision: what it rounds to; None is whatever is asked for.
+        noise: how far a rebuild disturbs results before they are rounded, in units of the unit roundoff.
+        seed: of the noise: releases that differ in nothing else are rebuilds of each other.
+        planted: name of the node that rounds otherwise; None is none. A model without such a node has no fault.
+        planted_precision: what the planted node's results are rounded to besides.
+    """
+
+    name: str
+    precision: Precision | None = None
+    noise: float = 0.0
+    seed: int = 0
+    planted: str | None = None
+    planted_precision: Precision | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> EmulatedRelease:
+        """The release that `text` describes.
+
+        Raises:
+            UsageError: it is not written as SYNTAX says.
+        """
+        head, *parts = text.split(",")
+        name, _, precision = head.partition(":")
+        if name != PREFIX:
+            raise _wrong(text, f"{head!r} is no emulated release")
+        values: dict[str, Any] = {"precision": _precision(text, precision) if precision else None}
+        for part in parts:
+            key, equals, value = part.partition("=")
+            if key not in ("noise", "seed", "plant") or not equals or not value:
+                raise _wrong(text, f"{part!r} means nothing")
+            if key == "plant":
+                node, _, coarse = value.rpartition("@") if "@" in value else (value, "", "")
+                values |= {
+                    "planted": node,
+                    "planted_precision": _precision(text, coarse) if coarse else None,
+                }
+            else:
+                values[key] = _number(text, part, value, int if key == "seed" else float)
+        return cls(text, **values)
+
+    def rounds_to(self, asked: Precision) -> Precision:
+        """The precision that it rounds to when `asked` is asked for."""
+        return self.precision or asked
+
+
+class EmulatedBuild:
+    """One build of an emulated release: a candidate. Every build of the same number computes the same.
+
+    Args:
+        release: the release.
+        model: the model.
+        rebuild: number of the build, from 0.
+    """
+
+    def __init__(self, release: EmulatedRelease, model: Model, rebuild: int) -> None:
+        self.name = release.name
+        self.release = release
+        self.model = model
+        self.rebuild = rebuild
+        self._runners: dict[tuple[Precision, bool], GraphRunner] = {}
+
+    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
+        """See Candidate.evaluate; islands are not supported.
+
+        Raises:
+            UsageError: the plan has islands.
+            ModelError: ONNX Runtime does not accept the model.
+        """
+        from harness.model.lower import units_of
+
+        if plan.islands:
+            raise UsageError("an emulated release has no islands; use the plain emulator", where=self.name)
+        precision = self.release.rounds_to(plan.precision)
+        units = [node.name for node in units_of(self.model, precision)]
+        runner = self._runner(precision, plan.observation is not Observation.NONE)
+        return Evaluation(runner.run(feeds, units), self._facts(precision, units))
+
+    def _runner(self, precision: Precision, observed: bool) -> GraphRunner:
+        from harness.backends.session import GraphRunner
+        from harness.model.lower import lower
+
+        if (precision, observed) not in self._runners:
+            tensors = [info.name for info in self.model.outputs]
+            if observed:
+                tensors += [name for name in self.model.float_tensors if name not in tensors]
+            change = _Change(self.release, precision, self.rebuild, self.model)
+            graph = lower(self.model, precision, tensors, switched=False, after=change)
+            self._runners[precision, observed] = GraphRunner(self.model, graph, precision, {})
+        return self._runners[precision, observed]
+
+    def close(self) -> None:
+        """Free the sessions."""
+        self._runners.clear()
+
+    def _facts(self, precision: Precision, units: list[str]) -> dict[str, Any]:
+        lowered = frozenset(units)
+        layers = [
+            {
+                "name": node.name,
+                "kind": node.op,
+                "onnx_nodes": [node.name],
+                "precision": self._precision_of(node.name, precision, lowered).value,
+                "outputs": [name for name in node.outputs if name],
+            }
+            for node in self.model.nodes
+        ]
+        return {"fingerprint": {"environment": self.name, "tensorrt": None}, "layers": layers}
+
+    def _precision_of(self, node: str, precision: Precision, lowered: frozenset[str]) -> Precision:
+        if node == self.release.planted:
+            return planted_precision(self.release, precision)
+        return precision if node in lowered else Precision.FP32
+
+
+def planted_precision(release: EmulatedRelease, precision: Precision) -> Precision:
+    """What the planted node rounds to: as the release says, else the next coarser one."""
+    return release.planted_precision or _COARSER.get(precision, Precision.FP8)
+
+
+class _Change:
+    """Disturbs and rounds the results of nodes as they are emitted."""
+
+    def __init__(self, release: EmulatedRelease, precision: Precision, rebuild: int, model: Model) -> None:
+        self.release, self.precision, self.rebuild, self.model = release, precision, rebuild, model
+        self.nodes = {node.name: node for node in model.lowerable}
+
+    def __call__(self, emit: Emitter, node: onnx.NodeProto) -> None:
+        from harness.model.rounding import rounder
+
+        planted = node.name == self.release.planted
+        stream = self.stream(node.name)
+        disturbed = self.release.noise > 0 and node.name in self.nodes and stream.random() < _SHARE
+        if not (planted or disturbed):
+            return
+        for position, name in enumerate(node.output):
+            if not name or self.model.dtypes.get(name) != "float32":
+                continue
+            value = node.output[position] = f"{name}::undisturbed"
+            if disturbed:
+                value = self.disturb(emit, value, stream)
+            if planted:
+                value = rounder(planted_precision(self.release, self.precision), self.model.opset)(
+                    emit, value
+                )
+            emit.add("Identity", value, output=name)
+
+    def stream(self, node: str) -> np.random.Generator:
+        text = f"{self.release.seed} {self.rebuild} {node}".encode()
+        return np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8], "little"))
+
+    def disturb(self, emit: Emitter, value: str, stream: np.random.Generator) -> str:
+        amplitude = self.release.noise * UNIT_ROUNDOFF[self.precision]
+
+        def constant(number: float) -> str:
+            return emit.constant(f"noise{number!r}", np.array(number, dtype=np.float32))
+
+        phase = emit.add(
+            "Add",
+            emit.add("Mul", value, constant(100 + 900 * stream.random())),
+            constant(6.28 * stream.random()),
+        )
+        part = emit.add("Mul", emit.add("Sin", phase), constant(amplitude))
+        return emit.add("Add", value, emit.add("Mul", value, part))
+
+
+def _precision(text: str, name: str) -> Precision:
+    try:
+        return Precision(name)
+    except ValueError:
+        raise _wrong(text, f"{name!r} is no precision; there are {', '.join(Precision)}") from None
+
+
+def _number(text: str, part: str, value: str, kind: type[int] | type[float]) -> int | float:
+    try:
+        number = kind(value)
+    except ValueError:
+        raise _wrong(text, f"{part!r} needs a number") from None
+    if not 0 <= number < float("inf"):
+        raise _wrong(text, f"{part!r} needs a number of 0 or more")
+    return number
+
+
+def _wrong(text: str, why: str) -> UsageError:
+    return UsageError(why, where=f"--env {text}", hint=f"write {SYNTAX}")

@@ -1,0 +1,105 @@
+"""Latency, size and build time of two releases' engines, each with the noise band of the older release's rebuilds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import pandas as pd
+
+from harness.history.noise import Floors, half_width
+
+
+class Trend(StrEnum):
+    """How a quantity of an engine changed."""
+
+    SAME = "same"
+    WITHIN_NOISE = "within noise"
+    LESS = "less"
+    MORE = "more"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A quantity of an engine: its column in the history, what it is called, and its unit."""
+
+    column: str
+    name: str
+    unit: str
+
+
+QUANTITIES = (
+    Quantity("latency_ms", "latency", "ms"),
+    Quantity("engine_bytes", "engine size", "bytes"),
+    Quantity("build_seconds", "build time", "s"),
+)
+
+#: The columns of a comparison of engines.
+ENGINE_COLUMNS = (
+    *("case", "precision", "quantity", "unit", "trend"),
+    *("old", "new", "ratio", "noise", "old_builds", "new_builds"),
+)
+
+
+def judge_engines(old: pd.DataFrame, new: pd.DataFrame, floors: Floors) -> pd.DataFrame:
+    """Compare the engines of two releases, quantity by quantity.
+
+    Args:
+        old: engine rows of the older release.
+        new: engine rows of the newer one.
+        floors: what counts as a difference.
+
+    Returns:
+        One row a case, precision and quantity that both have, with ENGINE_COLUMNS: means of the builds; `noise`
+        is half the width of the band around `old`, NaN where one build leaves it unknown.
+    """
+    shares = {"latency_ms": floors.latency, "engine_bytes": floors.size, "build_seconds": floors.build}
+    frames = [
+        _compare(quantity, old, new, shares[quantity.column], floors.confidence) for quantity in QUANTITIES
+    ]
+    judged = pd.concat(frames, ignore_index=True)
+    return judged.sort_values(["case", "precision"], kind="stable").reset_index(drop=True)
+
+
+def _compare(
+    quantity: Quantity, old: pd.DataFrame, new: pd.DataFrame, share: float, confidence: float
+) -> pd.DataFrame:
+    before, after = _summary(old, quantity.column), _summary(new, quantity.column)
+    both = before.add_suffix("_old").join(after.add_suffix("_new"), how="inner").reset_index()
+    change = (both["mean_new"] - both["mean_old"]).to_numpy(dtype=np.float64)
+    noise = half_width(
+        both["count_old"].to_numpy(),
+        both["std_old"].fillna(0.0).to_numpy(dtype=np.float64),
+        both["count_new"].to_numpy(),
+        confidence,
+    )
+    beyond = (np.abs(change) > np.nan_to_num(noise, nan=0.0)) & (np.abs(change) > share * both["mean_old"])
+    trend = np.select(
+        [change == 0, ~beyond, change < 0],
+        [Trend.SAME.value, Trend.WITHIN_NOISE.value, Trend.LESS.value],
+        Trend.MORE.value,
+    )
+    return pd.DataFrame(
+        {
+            "case": both["case"].astype(str),
+            "precision": both["precision"].astype(str),
+            "quantity": quantity.name,
+            "unit": quantity.unit,
+            "trend": trend,
+            "old": both["mean_old"],
+            "new": both["mean_new"],
+            "ratio": both["mean_new"] / both["mean_old"],
+            "noise": noise,
+            "old_builds": both["count_old"],
+            "new_builds": both["count_new"],
+        }
+    )[list(ENGINE_COLUMNS)]
+
+
+def _summary(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    known = rows[rows[column].notna()]
+    values = known[column].astype(np.float64)
+    return values.groupby([known["case"].astype(str), known["precision"].astype(str)]).agg(
+        ["mean", "std", "count"]
+    )

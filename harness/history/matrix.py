@@ -1,0 +1,251 @@
+"""The matrix: cases × precisions × releases, each engine built several times, every part kept as soon as it is there.
+
+One part is one case at one precision on all releases. An interrupted run loses the part that it was at, and goes on
+there when it is resumed. A release whose engine fails leaves a row that says so, and the matrix goes on.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from harness.case import Case, RunSpec
+from harness.errors import HarnessError, NothingSelectedError, UsageError
+from harness.history.emulated import EmulatedRelease, is_emulated
+from harness.history.noise import Floors
+from harness.history.recording import Build, Recording, RecordingCandidates
+from harness.history.rows import Row, common_columns, hash_case, rows_of
+from harness.history.store import RunInfo, RunWriter, list_runs, opened
+from harness.judge import Judge, JudgeOptions, ProgressEvent, RunResult, Verdict
+from harness.judge.suite import Progress, fingerprint_of
+from harness.tensors.precision import Precision
+
+
+class LayerBuilds(StrEnum):
+    """In which builds of an engine the layers are observed, which takes a further build each."""
+
+    ALL = "all"
+    FIRST = "first"
+    NONE = "none"
+
+
+class CacheUse(StrEnum):
+    """Which builds use the timing cache: with it a rebuild mostly repeats the tactics of the one before."""
+
+    BOTH = "both"
+    WITH = "with"
+    WITHOUT = "without"
+
+
+@dataclass(frozen=True)
+class DriftOptions:
+    """How the matrix is run and judged.
+
+    Args:
+        repeats: builds of each engine.
+        layers: in which of them layers are observed.
+        timing_cache: which of them use the timing cache; `both` is the first with, the others without it.
+        floors: what counts as a difference.
+        memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
+
+    Raises:
+        UsageError: `repeats` is less than 1.
+    """
+
+    repeats: int = 3
+    layers: LayerBuilds = LayerBuilds.ALL
+    timing_cache: CacheUse = CacheUse.BOTH
+    floors: Floors = field(default_factory=Floors)
+    memory_budget: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise UsageError(f"an engine is built once or more, not {self.repeats} times")
+
+    def builds(self, release: str) -> Iterator[Build]:
+        """The builds of one engine of `release`."""
+        for number in range(self.repeats):
+            if is_emulated(release):
+                yield Build(number)
+            elif self.timing_cache is CacheUse.BOTH:
+                yield Build(number, timing_cache=number == 0)
+            else:
+                yield Build(number, timing_cache=self.timing_cache is CacheUse.WITH)
+
+    def observes(self, build: Build) -> bool:
+        """Whether the layers of `build` are observed."""
+        return self.layers is LayerBuilds.ALL or (self.layers is LayerBuilds.FIRST and build.number == 0)
+
+
+def select_specs(
+    cases: Sequence[Case], releases: Sequence[str], precisions: Sequence[Precision]
+) -> list[tuple[Case, RunSpec]]:
+    """Which runs of the cases are asked for.
+
+    By default those of each case. Where all releases are emulated ones that round at a precision of their own, it
+    is the first one's precision alone: they would do the same whatever is asked.
+
+    Raises:
+        NothingSelectedError: no case asks for any of `precisions`.
+    """
+    if not precisions and all(map(is_emulated, releases)):
+        own = [EmulatedRelease.parse(name).precision for name in releases]
+        if all(own):
+            first = own[0]
+            assert first is not None
+            return [(case, (*case.select_runs([first]), RunSpec(precision=first))[0]) for case in cases]
+    specs = [(case, spec) for case in cases for spec in case.select_runs(precisions)]
+    if not specs:
+        raise NothingSelectedError("no case asks for any of these precisions")
+    return specs
+
+
+def check_releases(releases: Sequence[str]) -> None:
+    """Raise UsageError if a release is named twice: its builds could not be told apart."""
+    for name in releases:
+        if releases.count(name) > 1:
+            hint = "give the two different seeds" if is_emulated(name) else "name another environment"
+            raise UsageError(f"{name} is named twice", where="--env", hint=hint)
+
+
+def run_matrix(
+    specs: Sequence[tuple[Case, RunSpec]],
+    releases: Sequence[str],
+    options: DriftOptions,
+    *,
+    history: Path,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> RunInfo:
+    """Run the matrix and return what it left in the history.
+
+    Args:
+        specs: cases and their runs.
+        releases: environments and emulated releases, the older one first.
+        options: how.
+        history: the folder of the history.
+        resume: go on with the newest interrupted run of the same matrix.
+        progress: told of every build.
+
+    Raises:
+        EnvironmentConfigError: a release is no environment; nothing was run.
+        HistoryError: there is nothing to resume, or the interrupted run was another one.
+    """
+    check_releases(releases)
+    candidates = RecordingCandidates()
+    candidates.check(tuple(releases))
+    plan = {
+        "releases": list(releases),
+        "repeats": options.repeats,
+        "cases": {case.name: hash_case(case) for case, _ in specs},
+        "precisions": sorted({spec.precision.value for _, spec in specs}),
+        "layers": options.layers.value,
+        "timing_cache": options.timing_cache.value,
+        "command": " ".join(sys.argv) if sys.argv else "",
+    }
+    with (
+        opened(history, plan, resume=resume) as writer,
+        Judge(JudgeOptions(memory_budget=options.memory_budget), candidates) as judge,
+    ):
+        run = _Matrix(judge, candidates, options, releases, writer, progress or (lambda event: None))
+        run.all(specs)
+        path = writer.finish(fingerprint_of(run.results))
+    return next(info for info in list_runs(path.parent, unfinished=False) if info.path == path)
+
+
+@dataclass
+class _Matrix:
+    judge: Judge
+    candidates: RecordingCandidates
+    options: DriftOptions
+    releases: Sequence[str]
+    writer: RunWriter
+    progress: Progress
+    results: list[RunResult] = field(default_factory=list)
+
+    def all(self, specs: Sequence[tuple[Case, RunSpec]]) -> None:
+        done = self.writer.done()
+        waiting = [(case, spec) for case, spec in specs if part_name(case, spec) not in done]
+        self.total = len(waiting) * len(self.releases) * self.options.repeats
+        for place, (case, spec) in enumerate(waiting):
+            rows = self.part(case, spec, place * len(self.releases) * self.options.repeats)
+            self.writer.write(part_name(case, spec), rows)
+
+    def part(self, case: Case, spec: RunSpec, start: int) -> list[Row]:
+        """All builds of one case at one precision, on all releases."""
+        rows: list[Row] = []
+        first: Recording | None = None
+        for place, release in enumerate(self.releases):
+            for build in self.options.builds(release):
+                index = start + place * self.options.repeats + build.number
+                result, recording = self.build(case, spec, release, build, index)
+                if place == 0 and build.number == 0 and recording.unobserved:
+                    first = recording
+                rows += self.rows(case, spec, release, build, result, recording, first)
+                if build.number == 0:
+                    self.remember(result)
+                    if result.verdict in (Verdict.ERROR, Verdict.SKIP):
+                        break  # the others would fail alike, and may take as long to do so
+        return rows
+
+    def build(
+        self, case: Case, spec: RunSpec, release: str, build: Build, index: int
+    ) -> tuple[RunResult, Recording]:
+        """Judge one build."""
+        self.candidates.begin(build)
+        self.judge.options = replace(self.judge.options, layers=self.options.observes(build))
+        label = f"{release} build {build.number + 1}" if self.options.repeats > 1 else release
+
+        def tell(kind: Any, stage: str = "", result: RunResult | None = None) -> None:
+            self.progress(
+                ProgressEvent(kind, index, self.total, case.name, spec.precision, label, stage, result)
+            )
+
+        tell("start")
+        begun = time.perf_counter()
+        result = self.judge.run(case, spec, release, lambda stage: tell("stage", stage))
+        seconds = time.perf_counter() - begun
+        tell("done", result=replace(result, candidate=label).with_timing("total", seconds))
+        return result, self.candidates.recording
+
+    def rows(
+        self,
+        case: Case,
+        spec: RunSpec,
+        release: str,
+        build: Build,
+        result: RunResult,
+        recording: Recording,
+        first: Recording | None,
+    ) -> list[Row]:
+        bench = self.judge.bench(case)
+        try:
+            common = common_columns(case, bench, self.writer.run)
+        except HarnessError:  # the model cannot be had, which the result says
+            common = common_columns(case, None, self.writer.run)
+        common |= {
+            "precision": spec.precision.value,
+            "release": release,
+            "build": build.number,
+            "timing_cache": build.timing_cache,
+        }
+        return rows_of(result, bench, recording, first, common)
+
+    def remember(self, result: RunResult) -> None:
+        """Keep one result a release, for the fingerprint."""
+        known = {other.candidate for other in self.results}
+        if "fingerprint" in result.facts and result.candidate not in known:
+            self.results.append(result)
+
+
+def part_name(case: Case, spec: RunSpec) -> str:
+    """The name of the part that holds a case at a precision."""
+    plain = re.sub(r"[^\w.-]+", "_", case.name)
+    suffix = "" if plain == case.name else f"-{hash_case(case)[:8]}"
+    return f"{plain}{suffix}@{spec.precision}"

@@ -1,0 +1,121 @@
+"""How far two releases may differ before it is more than noise.
+
+Two builds of one network need not agree: the builder times its tactics anew, and sums are taken in another order.
+So a difference must leave three bands, in this order:
+
+1. **Exact.** The new release's values have the same bits as those of one of the older release's builds: `same`.
+2. **Noise.** From K builds of the older release with mean m and standard deviation s, the mean of n further builds
+   of the same release lies within
+
+       m ± t(K − 1) · s · √(1/K + 1/n)
+
+   with a stated confidence, t being the quantile of Student's distribution (the prediction interval for the mean
+   of further observations of a normal population: G. J. Hahn and W. Q. Meeker, "Statistical Intervals", 1991,
+   section 4.7). The quantile pays for a small K: with 99 %, 8 standard deviations for 3 builds against 3, and 2.3
+   for 6 against 6. One build leaves the noise unknown, and two say next to nothing of it (64).
+3. **Effect.** The error changes by more than a quarter of itself, and by more than a floor for its precision: a
+   tenth of the unit roundoff, and for FP32 sixteen of them, as sums in another order differ by that much. What a
+   t-test alone would call certain, one ULP at an error that is otherwise always the same, ends here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+
+from harness.errors import UsageError
+from harness.history.emulated import UNIT_ROUNDOFF
+from harness.tensors.precision import Precision
+
+FLOORS: Mapping[Precision, float] = {
+    precision: 16 * roundoff if precision is Precision.FP32 else roundoff / 10
+    for precision, roundoff in UNIT_ROUNDOFF.items()
+}
+"""By precision, the change of nrmse that is no effect, however certain it is."""
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What counts as a difference.
+
+    Args:
+        relative: share of the older release's error that a change must exceed.
+        absolute: change of nrmse that it must exceed, by precision.
+        latency: share of the older release's latency.
+        size: share of the older release's engine size.
+        build: share of the older release's build time.
+        confidence: of the noise band, two-sided.
+
+    Raises:
+        UsageError: a share is negative, or the confidence is none.
+    """
+
+    relative: float = 0.25
+    absolute: Mapping[Precision, float] = field(default_factory=lambda: FLOORS)
+    latency: float = 0.05
+    size: float = 0.05
+    build: float = 0.5
+    confidence: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not min(self.relative, self.latency, self.size, self.build) >= 0:
+            raise UsageError("an effect-size floor must be 0 or more")
+        if not 0 < self.confidence < 1:
+            raise UsageError(f"a confidence lies between 0 and 1, not at {self.confidence}")
+
+
+def half_width(
+    builds: np.ndarray, deviation: np.ndarray, further: np.ndarray, confidence: float
+) -> np.ndarray:
+    """Half the width of the prediction interval for the mean of `further` builds.
+
+    Args:
+        builds: how many builds of the older release there are.
+        deviation: their standard deviation, with `builds - 1` in its denominator.
+        further: how many builds of the newer release there are.
+        confidence: two-sided.
+
+    Returns:
+        NaN where a single build leaves the noise unknown.
+    """
+    counts, which = np.unique(np.maximum(builds - 1, 0), return_inverse=True)
+    quantiles = np.array([student(int(count), confidence) if count else math.nan for count in counts])
+    spread = np.sqrt(1 / np.maximum(builds, 1) + 1 / np.maximum(further, 1))
+    return quantiles[which] * np.where(builds > 1, deviation, math.nan) * spread
+
+
+@lru_cache(maxsize=512)
+def student(freedom: int, confidence: float) -> float:
+    """The two-sided quantile of Student's t distribution: |t| stays below it with `confidence`.
+
+    Exact for one and two degrees of freedom, else to three digits or better: G. W. Hill, "Algorithm 396: Student's
+    t-quantiles", Communications of the ACM 13(10), 1970.
+    """
+    tails, n = 1 - confidence, freedom
+    if n == 1:
+        return 1 / math.tan(tails * math.pi / 2)
+    if n == 2:
+        return math.sqrt(2 / (tails * (2 - tails)) - 2)
+    a = 1 / (n - 0.5)
+    b = 48 / a**2
+    c = ((20700 * a / b - 98) * a - 16) * a + 96.36
+    d = ((94.5 / (b + c) - 3) / b + 1) * math.sqrt(a * math.pi / 2) * n
+    y = (d * tails) ** (2 / n)
+    if y > 0.05 + a:
+        x = NormalDist().inv_cdf(tails / 2)
+        y = x * x
+        if n < 5:
+            c += 0.3 * (n - 4.5) * (x + 0.6)
+        c += (((0.05 * d * x - 5) * x - 7) * x - 2) * x + b
+        y = (((((0.4 * y + 6.3) * y + 36) * y + 94.5) / c - y - 3) / b + 1) * x
+        y = math.expm1(a * y * y)
+    else:
+        y = ((1 / (((n + 6) / (n * y) - 0.089 * d - 0.822) * (n + 2) * 3) + 0.5 / (n + 4)) * y - 1) * (
+            n + 1
+        ) / (n + 2) + 1 / y
+    return math.sqrt(n * y)

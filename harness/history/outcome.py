@@ -1,0 +1,167 @@
+"""What came of one case at one precision between two releases, in words and with where it starts."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from harness.case.schema import Waiver
+from harness.history.judgement import SEVERITY, WORSENED, DriftVerdict
+from harness.history.structure import StructureChange
+from harness.tensors.precision import Precision
+
+
+class Status(StrEnum):
+    """What a run's drift means for the exit status, the gravest last."""
+
+    PASS = "pass"
+    SKIP = "skip"
+    XFAIL = "xfail"
+    FAIL = "fail"
+    ERROR = "error"
+    MISTAKE = "mistake"
+
+
+@dataclass(frozen=True)
+class TensorDrift:
+    """The drift of one tensor: the numbers behind its verdict.
+
+    Args:
+        tensor: ONNX name.
+        node: the node that writes it; None for an input that is an output.
+        op: its operator type.
+        sample: number of the sample; -1 for all together.
+        verdict: what it comes to.
+        old: mean error (nrmse) in the older release.
+        new: mean error in the newer one.
+        noise: half the width of the noise band; NaN where it is unknown.
+        floor: the change that is no effect.
+        old_passed: builds of the older release whose gates hold, of how many: `3 of 3`.
+        new_passed: likewise of the newer release.
+    """
+
+    tensor: str
+    node: str | None
+    op: str | None
+    sample: int
+    verdict: DriftVerdict
+    old: float
+    new: float
+    noise: float
+    floor: float
+    old_passed: str
+    new_passed: str
+
+    @property
+    def ratio(self) -> float:
+        """How many times the older release's error the newer one's is."""
+        if math.isinf(self.old) and math.isinf(self.new):
+            return 1.0
+        return self.new / self.old if self.old else (1.0 if self.new == 0 else math.inf)
+
+    @property
+    def size(self) -> float:
+        """How far it moved, as |log ratio|: what the worst is chosen by."""
+        ratio = self.ratio
+        return abs(math.log(ratio)) if 0 < ratio < math.inf else math.inf
+
+
+@dataclass(frozen=True)
+class Waived:
+    """A waiver of the case that speaks of this run: it holds, or it has expired."""
+
+    reason: str
+    expires: datetime.date
+    expired: bool
+
+
+@dataclass(frozen=True)
+class RunDrift:
+    """One case at one precision, between the older release and a newer one.
+
+    Args:
+        case: name of the case.
+        case_path: the case file; None for a bare model.
+        precision: the precision asked for.
+        old: the older release.
+        new: the newer release.
+        status: what it means for the exit status.
+        verdict: the gravest verdict of the outputs, or of the layers where those are graver; None if nothing
+            could be compared.
+        reason: one line for a person: why.
+        counts: how many outputs and layers have each verdict, by kind.
+        worst: the output, or else the layer, that moved furthest in the direction of the verdict.
+        origins: where a drift to the worse starts: the layers that are worse while all that they were computed
+            from is not; in topological order.
+        faithful: whether observing left the engines alone: of the older and of the newer release.
+        waived: the waiver that speaks of it.
+        structure: what changed in the engine.
+        command: what goes on from here.
+        errors: what kept builds from being judged.
+    """
+
+    case: str
+    case_path: str | None
+    precision: Precision
+    old: str
+    new: str
+    status: Status
+    verdict: DriftVerdict | None
+    reason: str
+    counts: Mapping[str, Mapping[DriftVerdict, int]] = field(default_factory=dict)
+    worst: TensorDrift | None = None
+    origins: tuple[TensorDrift, ...] = ()
+    faithful: tuple[bool | None, bool | None] = (None, None)
+    waived: Waived | None = None
+    structure: tuple[StructureChange, ...] = ()
+    command: str = ""
+    errors: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`case::precision::release`."""
+        return f"{self.case}::{self.precision}::{self.new}"
+
+    @property
+    def severity(self) -> tuple[int, int, float]:
+        """What reports are sorted by: the larger, the graver."""
+        statuses = list(Status)
+        verdict = -1 if self.verdict is None else SEVERITY[self.verdict]
+        return statuses.index(self.status), verdict, 0.0 if self.worst is None else self.worst.size
+
+
+def status_of(verdict: DriftVerdict | None, waived: Waived | None) -> Status:
+    """The status of a run that could be compared."""
+    if verdict not in WORSENED:
+        return Status.PASS
+    return Status.XFAIL if waived is not None and not waived.expired else Status.FAIL
+
+
+def find_waiver(
+    waivers: Iterable[Waiver],
+    *,
+    precision: Precision,
+    tensorrt: str | None,
+    release: str,
+    today: datetime.date,
+) -> Waived | None:
+    """The waiver that covers a run; else the one that did until it expired."""
+    expired: Waived | None = None
+    for waiver in waivers:
+
+        def covers(day: datetime.date, waiver: Waiver = waiver) -> bool:
+            return waiver.covers(precision, tensorrt=tensorrt, environment=release, today=day)
+
+        if covers(today):
+            return Waived(waiver.reason, waiver.expires, expired=False)
+        if today > waiver.expires and covers(waiver.expires):
+            expired = Waived(waiver.reason, waiver.expires, expired=True)
+    return expired
+
+
+def worst_of(tensors: Sequence[TensorDrift]) -> TensorDrift | None:
+    """The one with the gravest verdict; of several, the one that moved furthest."""
+    return max(tensors, key=lambda tensor: (SEVERITY[tensor.verdict], tensor.size), default=None)

@@ -1,0 +1,316 @@
+"""From the rows of the history to a report: which rows are held against which, and what came of each run."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from harness.case.schema import Waiver
+from harness.compare.origins import find_origins
+from harness.history.emulated import EmulatedRelease, is_emulated
+from harness.history.engines import ENGINE_COLUMNS, judge_engines
+from harness.history.judgement import (
+    JUDGED,
+    SEVERITY,
+    WORSENED,
+    DriftVerdict,
+    empty_judgement,
+    judge_tensors,
+    worst_verdict,
+)
+from harness.history.noise import Floors
+from harness.history.outcome import RunDrift, Status, TensorDrift, Waived, find_waiver, status_of, worst_of
+from harness.history.schema import ENGINE, LAYER, MISTAKE, OUTPUT
+from harness.history.structure import compare_structures
+from harness.history.telling import tell_comparison, tell_errors
+from harness.judge.results import Verdict
+from harness.tensors.precision import Precision
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Waivers = Mapping[str, Sequence[Waiver]]
+_UNJUDGED = {Verdict.ERROR.value: Status.ERROR, Verdict.SKIP.value: Status.SKIP, MISTAKE: Status.MISTAKE}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sets of rows that are held against each other.
+
+    Args:
+        old: what the older side is called.
+        new: what the newer side is called: a release.
+        before: which rows are the older side's.
+        after: which rows are the newer side's.
+        distances: whether both were judged in one run.
+    """
+
+    old: str
+    new: str
+    before: NDArray[np.bool_]
+    after: NDArray[np.bool_]
+    distances: bool = True
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of one pair."""
+
+    runs: tuple[RunDrift, ...]
+    tensors: pd.DataFrame
+    engines: pd.DataFrame
+
+
+def pairs_of(records: pd.DataFrame, releases: Sequence[str]) -> list[Pair]:
+    """Each further release against the first."""
+    release = records["release"].astype(str).to_numpy()
+    return [Pair(releases[0], name, release == releases[0], release == name) for name in releases[1:]]
+
+
+def compare_pair(
+    records: pd.DataFrame,
+    pair: Pair,
+    *,
+    floors: Floors,
+    waivers: Waivers | None = None,
+    today: datetime.date | None = None,
+) -> Comparison:
+    """Judge all tensors and engines of a pair, run by run.
+
+    Args:
+        records: rows of the history.
+        pair: which are held against which.
+        floors: what counts as a difference.
+        waivers: by case.
+        today: the day that decides whether a waiver has expired; by default today.
+    """
+    engine = (records["kind"] == ENGINE).to_numpy()
+    tensors = ~engine
+    judged = judge_tensors(
+        records[tensors], pair.before[tensors], pair.after[tensors], floors, distances=pair.distances
+    )
+    before, after = records[engine & pair.before], records[engine & pair.after]
+    engines = judge_engines(before, after, floors)
+    reader = _Reader(pair, records, judged, floors, waivers or {}, today or datetime.date.today())
+    found = _by_run(before), _by_run(after)
+    order = list(dict.fromkeys([*found[0], *found[1]]))
+    runs = tuple(reader.run(key, found[0].get(key), found[1].get(key)) for key in order)
+    return Comparison(
+        runs,
+        judged.assign(release=pair.new)[["release", *JUDGED]],
+        engines.assign(release=pair.new)[["release", *ENGINE_COLUMNS]],
+    )
+
+
+def merge(comparisons: Sequence[Comparison]) -> Comparison:
+    """Several comparisons with one older release as one."""
+    tensors = [item.tensors for item in comparisons if len(item.tensors)]
+    engines = [item.engines for item in comparisons if len(item.engines)]
+    no_engines = pd.DataFrame({name: [] for name in ("release", *ENGINE_COLUMNS)})
+    return Comparison(
+        tuple(run for item in comparisons for run in item.runs),
+        pd.concat(tensors, ignore_index=True) if tensors else empty_judgement().assign(release=[]),
+        pd.concat(engines, ignore_index=True) if engines else no_engines,
+    )
+
+
+Key = tuple[str, str]
+
+
+def _by_run(rows: pd.DataFrame) -> dict[Key, pd.DataFrame]:
+    if rows.empty:
+        return {}
+    keys = [rows["case"].astype(str), rows["precision"].astype(str)]
+    return {(str(case), str(precision)): part for (case, precision), part in rows.groupby(keys, sort=False)}
+
+
+@dataclass
+class _Reader:
+    """Reads what came of each run off the judged tensors."""
+
+    pair: Pair
+    records: pd.DataFrame
+    judged: pd.DataFrame
+    floors: Floors
+    waivers: Waivers
+    today: datetime.date
+
+    def __post_init__(self) -> None:
+        keys = [self.judged["case"].astype(str), self.judged["precision"].astype(str)]
+        self._tensors = self.judged.groupby(keys, sort=False).indices if len(self.judged) else {}
+        self._reads: dict[Key, pd.DataFrame] | None = None
+
+    def run(self, key: Key, before: pd.DataFrame | None, after: pd.DataFrame | None) -> RunDrift:
+        rows = after if after is not None else before
+        assert rows is not None
+        case, precision = key[0], Precision(key[1])
+        found = self._judged(key)
+        verdict, worst, counts = _summary(found)
+        errors, gravest = _errors(self.pair, before, after)
+        waived = find_waiver(
+            self.waivers.get(case, ()),
+            precision=precision,
+            tensorrt=_text(rows, "tensorrt"),
+            release=self.pair.new,
+            today=self.today,
+        )
+        status = max(status_of(verdict, waived), gravest, key=list(Status).index)
+        if status is Status.ERROR and waived is not None and not waived.expired:
+            status = Status.XFAIL
+        path = _text(rows, "case_path")
+        origins = self._origins(key, found) if verdict in WORSENED else ()
+        return RunDrift(
+            case=case,
+            case_path=path,
+            precision=precision,
+            old=self.pair.old,
+            new=self.pair.new,
+            status=status,
+            verdict=verdict,
+            reason=self._reason(verdict, worst, counts, errors, waived),
+            counts=counts,
+            worst=worst,
+            origins=origins,
+            faithful=(_faithful(before), _faithful(after)),
+            waived=waived,
+            structure=tuple(compare_structures(_structures(before), _structures(after))),
+            command=continuation(path or case, precision, self.pair.new),
+            errors=errors,
+        )
+
+    def _reason(
+        self,
+        verdict: DriftVerdict | None,
+        worst: TensorDrift | None,
+        counts: Mapping[str, Mapping[DriftVerdict, int]],
+        errors: Sequence[str],
+        waived: Waived | None,
+    ) -> str:
+        told = [tell_errors(errors)] if errors else []
+        if verdict is not None:
+            told.append(tell_comparison(verdict, worst, counts))
+        elif not errors:
+            told.append("there is nothing to compare with")
+        if waived is not None and (errors or verdict in WORSENED):
+            state = "the waiver expired on" if waived.expired else "waived until"
+            told.append(f"{state} {waived.expires}: {waived.reason}")
+        return "; ".join(told)
+
+    def _judged(self, key: Key) -> list[tuple[str, TensorDrift]]:
+        if key not in self._tensors:
+            return []
+        rows = self.judged.iloc[self._tensors[key]]
+        return [(str(row.kind), _tensor(row)) for row in rows.itertuples(index=False)]
+
+    def _origins(self, key: Key, found: Sequence[tuple[str, TensorDrift]]) -> tuple[TensorDrift, ...]:
+        layers = {drift.tensor: drift for kind, drift in found if kind == LAYER}
+        failed = {name: drift.verdict in WORSENED for name, drift in layers.items()}
+        if not any(failed.values()):
+            return ()
+        behind = self._predecessors(key)
+        return tuple(layers[name] for name in find_origins(tuple(layers), failed, behind))
+
+    def _predecessors(self, key: Key) -> dict[str, list[str]]:
+        if "reads" not in self.records:
+            return {}
+        if self._reads is None:
+            layers = self.records[self.pair.after & (self.records["kind"] == LAYER).to_numpy()]
+            self._reads = _by_run(layers[["case", "precision", "tensor", "reads"]])
+        rows = self._reads.get(key)
+        if rows is None:
+            return {}
+        return {
+            str(tensor): list(reads)
+            for tensor, reads in zip(rows["tensor"], rows["reads"], strict=True)
+            if reads is not None
+        }
+
+
+def _summary(
+    found: Sequence[tuple[str, TensorDrift]],
+) -> tuple[DriftVerdict | None, TensorDrift | None, dict[str, dict[DriftVerdict, int]]]:
+    """The run's verdict, the tensor that it rests on, and how many tensors have each verdict.
+
+    A layer beyond its gate fails no run, so what is a new failure of a layer is a drift to the worse of the run.
+    """
+    by_kind = {kind: [drift for name, drift in found if name == kind] for kind in (OUTPUT, LAYER)}
+    counts: dict[str, dict[DriftVerdict, int]] = {}
+    for kind, drifts in by_kind.items():
+        for drift in drifts:
+            counts.setdefault(kind, {}).setdefault(drift.verdict, 0)
+            counts[kind][drift.verdict] += 1
+    outputs = worst_verdict([drift.verdict for drift in by_kind[OUTPUT]])
+    layers = worst_verdict([drift.verdict for drift in by_kind[LAYER]])
+    if layers is DriftVerdict.NEW_FAILURE and outputs is not DriftVerdict.NEW_FAILURE:
+        layers = DriftVerdict.WORSE
+    if outputs is None or (layers is not None and SEVERITY[layers] > SEVERITY[outputs]):
+        return layers, worst_of(by_kind[LAYER]), counts
+    return outputs, worst_of(by_kind[OUTPUT]), counts
+
+
+def _errors(
+    pair: Pair, before: pd.DataFrame | None, after: pd.DataFrame | None
+) -> tuple[tuple[str, ...], Status]:
+    """What kept builds from being judged, and the gravest status that it comes to."""
+    told: list[str] = []
+    gravest = Status.PASS
+    for label, rows in ((pair.old, before), (pair.new, after)):
+        if rows is None:
+            continue
+        bad = rows[rows["verdict"].isin(list(_UNJUDGED))]
+        for verdict, reason in zip(bad["verdict"].astype(str), bad["reason"].astype(str), strict=True):
+            text = f"{label}: {reason}"
+            if text not in told:
+                told.append(text)
+            gravest = max(gravest, _UNJUDGED[verdict], key=list(Status).index)
+    return tuple(told), gravest
+
+
+def _tensor(row: Any) -> TensorDrift:
+    return TensorDrift(
+        tensor=str(row.tensor),
+        node=None if pd.isna(row.node) else str(row.node),
+        op=None if pd.isna(row.op) else str(row.op),
+        sample=int(row.sample),
+        verdict=DriftVerdict(row.verdict),
+        old=float(row.old),
+        new=float(row.new),
+        noise=float(row.noise),
+        floor=float(row.floor),
+        old_passed=f"{row.old_passed} of {row.old_builds}",
+        new_passed=f"{row.new_passed} of {row.new_builds}",
+    )
+
+
+def _text(rows: pd.DataFrame, column: str) -> str | None:
+    if column not in rows:
+        return None
+    known = rows[column].dropna()
+    return str(known.iloc[0]) if len(known) else None
+
+
+def _faithful(rows: pd.DataFrame | None) -> bool | None:
+    if rows is None or "faithful" not in rows:
+        return None
+    known = rows["faithful"].dropna()
+    return bool(known.astype(bool).all()) if len(known) else None
+
+
+def _structures(rows: pd.DataFrame | None) -> list[str]:
+    if rows is None or "structure" not in rows:
+        return []
+    return [str(text) for text in rows["structure"].dropna()]
+
+
+def continuation(target: str, precision: Precision, release: str) -> str:
+    """The command that goes on from a drift: the diagnosis of the newer release."""
+    if is_emulated(release):
+        rounded = EmulatedRelease.parse(release).rounds_to(precision)
+        return f"harness diagnose {shlex.quote(target)} --precision {rounded}"
+    return f"harness diagnose {shlex.quote(target)} --precision {precision} --env {shlex.quote(release)}"

@@ -1,0 +1,139 @@
+"""The drift between releases, as an object: what reports, the JSON, the exit status and notebooks are made from."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from harness.history.judgement import DriftVerdict
+from harness.history.noise import Floors
+from harness.history.outcome import RunDrift, Status, TensorDrift
+from harness.judge.results import jsonable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DRIFT_SCHEMA = "harness.drift/1"
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """Everything that is known of the drift between releases.
+
+    Args:
+        run: id of the run in the history; its file holds what every number here is made from.
+        old: the older release, or what stands for it.
+        releases: all releases, the older one first.
+        runs: by case, precision and newer release, what came of it.
+        tensors: one row an output and layer: see `harness.history.judgement.JUDGED`, and `release`.
+        engines: one row a quantity of an engine: see `harness.history.engines.ENGINE_COLUMNS`, and `release`.
+        records: the rows of the history behind it, with the columns that pictures need.
+        fingerprint: what it ran on.
+        floors: what counts as a difference.
+        repeats: builds of each engine.
+        time: when the run began, UTC.
+        files: the files of the history that it was made from.
+    """
+
+    run: str
+    old: str
+    releases: tuple[str, ...]
+    runs: tuple[RunDrift, ...]
+    tensors: pd.DataFrame
+    engines: pd.DataFrame
+    records: pd.DataFrame
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    floors: Floors = field(default_factory=Floors)
+    repeats: int = 1
+    time: datetime.datetime | None = None
+    files: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 nothing moved to the worse, 1 a drift, 2 a mistake in a case, 3 a build or a worker failed."""
+        statuses = {run.status for run in self.runs}
+        if Status.MISTAKE in statuses:
+            return 2
+        if Status.ERROR in statuses:
+            return 3
+        return int(Status.FAIL in statuses)
+
+    @property
+    def newer(self) -> tuple[str, ...]:
+        """The releases that are compared with the older one."""
+        return self.releases[1:]
+
+    def worst_first(self) -> tuple[RunDrift, ...]:
+        """The runs, the gravest first."""
+        return tuple(sorted(self.runs, key=lambda run: run.severity, reverse=True))
+
+    def count(self, verdict: DriftVerdict) -> int:
+        """How many runs have this verdict."""
+        return sum(run.verdict is verdict for run in self.runs)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an output and layer: `release` and the columns of `harness.history.judgement.JUDGED`."""
+        return self.tensors.copy()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of schema `harness.drift/1`: plain types, numbers that are not finite as strings."""
+        moved = self.tensors[~self.tensors["verdict"].isin([DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE])]
+        document = {
+            "schema": DRIFT_SCHEMA,
+            "run": self.run,
+            "time": None if self.time is None else self.time.isoformat(),
+            "old": self.old,
+            "releases": list(self.releases),
+            "repeats": self.repeats,
+            "fingerprint": self.fingerprint,
+            "files": list(self.files),
+            "floors": {
+                **asdict(self.floors),
+                "absolute": {str(k): v for k, v in self.floors.absolute.items()},
+            },
+            "exit_code": self.exit_code,
+            "runs": [_run(run) for run in self.runs],
+            "engines": self.engines.to_dict("records"),
+            "moved": moved.to_dict("records"),
+        }
+        plain: dict[str, Any] = jsonable(document)
+        return plain
+
+
+def _run(run: RunDrift) -> dict[str, Any]:
+    return {
+        "case": run.case,
+        "case_path": run.case_path,
+        "precision": run.precision.value,
+        "old": run.old,
+        "new": run.new,
+        "status": run.status.value,
+        "verdict": None if run.verdict is None else run.verdict.value,
+        "reason": run.reason,
+        "counts": {
+            kind: {verdict.value: n for verdict, n in found.items()} for kind, found in run.counts.items()
+        },
+        "worst": _tensor(run.worst),
+        "origins": [_tensor(origin) for origin in run.origins],
+        "faithful": list(run.faithful),
+        "waived": None
+        if run.waived is None
+        else {**asdict(run.waived), "expires": run.waived.expires.isoformat()},
+        "structure": [{**asdict(change), "change": change.change.value} for change in run.structure],
+        "command": run.command,
+        "errors": list(run.errors),
+    }
+
+
+def _tensor(tensor: TensorDrift | None) -> dict[str, Any] | None:
+    return None if tensor is None else {**asdict(tensor), "ratio": tensor.ratio}
+
+
+def statuses(runs: Iterable[RunDrift]) -> dict[Status, int]:
+    """How many runs have each status."""
+    found = dict.fromkeys(Status, 0)
+    for run in runs:
+        found[run.status] += 1
+    return found

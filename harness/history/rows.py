@@ -1,0 +1,211 @@
+"""From a judged build to the rows of the history."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.case import Case
+from harness.compare import GateResult, Metrics
+from harness.compare.defaults import NONFINITE
+from harness.history.recording import Recording
+from harness.history.schema import ENGINE, LAYER, MISTAKE, OUTPUT
+from harness.judge.results import LayerResult, OutputResult, RunResult, Verdict
+from harness.judge.workbench import Workbench
+from harness.tensors.fingerprint import host_fingerprint
+
+Row = dict[str, Any]
+
+_ENGINE_FACTS = ("tensorrt", "cuda", "driver", "gpu", "compute_capability")
+_LAYER_KEYS = ("name", "kind", "onnx_nodes", "precision", "tactic", "outputs")
+
+
+def hash_case(case: Case) -> str:
+    """SHA-256 of a case as it was understood, wherever its file is and whatever is let pass in it."""
+    document = case.model_dump(mode="json", exclude={"path", "description", "tags", "waivers"})
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def rows_of(
+    result: RunResult, bench: Workbench, recording: Recording, first: Recording | None, common: Row
+) -> list[Row]:
+    """All rows of one judged build.
+
+    Args:
+        result: what the judge says.
+        bench: the case with its model.
+        recording: the tensors of this build.
+        first: the tensors of the first build of the first release; None if there is none to compare with.
+        common: the columns that all rows share: run, release, build, …
+    """
+    common = {**common, **fingerprint_columns(result)}
+    rows = [{**common, **_engine(result, bench)}]
+    rows += [{**common, **_output(output, bench, recording, first)} for output in result.outputs]
+    rows += [{**common, **layer} for layer in _layers(result, bench, recording, first)]
+    return rows
+
+
+def common_columns(case: Case, bench: Workbench | None, run: str) -> Row:
+    """What the rows of one case share."""
+    return {
+        "run": run,
+        "time": datetime.datetime.now(datetime.UTC),
+        "case": case.name,
+        "case_path": case.model.path if case.path is None else str(case.path),
+        "case_sha256": hash_case(case),
+        "model_sha256": None if bench is None else bench.model.sha256,
+        "seed": case.seed,
+    }
+
+
+def fingerprint_columns(result: RunResult) -> Row:
+    """What the numbers were made with."""
+    engine: Mapping[str, Any] = result.facts.get("fingerprint") or {}
+    host = host_fingerprint()
+    columns: Row = {name: engine.get(name) for name in _ENGINE_FACTS}
+    return {
+        **columns,
+        "onnxruntime": host["onnxruntime"],
+        "harness": host["harness"],
+        "host_cpu": host["cpu"],
+    }
+
+
+def _engine(result: RunResult, bench: Workbench) -> Row:
+    facts = result.facts
+    latency = facts.get("latency") or {}
+    layers = facts.get("layers") or ()
+    judged = result.verdict not in (Verdict.ERROR, Verdict.SKIP)
+    evidence = "\n".join(result.evidence[-4:])
+    return {
+        "kind": ENGINE,
+        "sample": -1,
+        "index": -1,
+        "verdict": MISTAKE if result.mistake else result.verdict.value,
+        "reason": f"{result.reason}\n{evidence}".strip(),
+        "passed": all(output.passed for output in result.outputs) if judged else None,
+        "faithful": result.faithful,
+        "build_seconds": facts.get("build_seconds"),
+        "engine_bytes": facts.get("engine_bytes"),
+        "latency_ms": latency.get("median_ms"),
+        "latency_p99_ms": latency.get("p99_ms"),
+        "typing": facts.get("typing"),
+        "structure": _structure(layers, bench) if layers else None,
+    }
+
+
+def _structure(layers: Any, bench: Workbench) -> str:
+    ops = {node.name: node.op for node in bench.model.nodes}
+    described = []
+    for layer in layers:
+        kept = {key: layer[key] for key in _LAYER_KEYS if layer.get(key)}
+        kept["ops"] = [ops.get(node, "") for node in layer.get("onnx_nodes", ())]
+        described.append(kept)
+    return json.dumps(described, ensure_ascii=False, separators=(",", ":"))
+
+
+def _output(output: OutputResult, bench: Workbench, recording: Recording, first: Recording | None) -> Row:
+    node = bench.model.producer(output.tensor)
+    distance = None if first is None else recording.output_distance(first, output.tensor, output.sample)
+    return {
+        "kind": OUTPUT,
+        "tensor": output.tensor,
+        "sample": output.sample,
+        "index": -1 if node is None else node.index,
+        "node": None if node is None else node.name,
+        "op": None if node is None else node.op,
+        "hash": recording.output_hash(output.tensor, output.sample),
+        "distance": _relative(distance, output.metrics),
+        **_measured(output.metrics, output.gates),
+    }
+
+
+def _layers(
+    result: RunResult, bench: Workbench, recording: Recording, first: Recording | None
+) -> Iterator[Row]:
+    nearest = _Nearest(bench.model.predecessors, frozenset(layer.tensor for layer in result.layers))
+    for layer in result.layers:
+        distance = None if first is None else recording.layer_distance(first, layer.tensor)
+        yield {
+            "kind": LAYER,
+            "tensor": layer.tensor,
+            "sample": -1,
+            "index": layer.index,
+            "node": layer.node,
+            "op": layer.op,
+            "reads": list(nearest.behind(layer.tensor)),
+            "hash": recording.layer_hash(layer.tensor),
+            "distance": _relative(distance, layer.metrics),
+            "introduced": _introduced(layer),
+            "origin": layer.origin,
+            **_measured(layer.metrics, layer.gates),
+        }
+
+
+class _Nearest:
+    """The nearest observed tensors that a tensor was computed from, through those that were not observed."""
+
+    def __init__(self, predecessors: Mapping[str, tuple[str, ...]], observed: frozenset[str]) -> None:
+        self._predecessors = predecessors
+        self._observed = observed
+
+    def behind(self, tensor: str) -> tuple[str, ...]:
+        found: dict[str, None] = {}
+        seen: set[str] = set()
+        waiting = list(self._predecessors.get(tensor, ()))
+        while waiting:
+            name = waiting.pop()
+            if name in self._observed:
+                found[name] = None
+            elif name not in seen:
+                seen.add(name)
+                waiting += self._predecessors.get(name, ())
+        return tuple(sorted(found))
+
+
+def _introduced(layer: LayerResult) -> float | None:
+    return None if layer.introduced is None else _error(layer.introduced)
+
+
+def _measured(metrics: Metrics, gates: tuple[GateResult, ...]) -> Row:
+    gate = _telling(gates)
+    return {
+        "error": _error(metrics),
+        "rmse": metrics.rmse,
+        "max_abs": metrics.max_abs,
+        "cosine": metrics.cosine,
+        "p99_ulp": metrics.p99_ulp,
+        "max_ulp": metrics.max_ulp,
+        "topk_agreement": metrics.topk_agreement,
+        "nonfinite": metrics.nonfinite,
+        "overflow": metrics.overflow_count,
+        "headroom": metrics.headroom,
+        "reference_rms": metrics.reference_rms,
+        "count": metrics.count,
+        "gate": None if gate is None else gate.metric,
+        "limit": None if gate is None else gate.limit,
+        "passed": all(gate.passed for gate in gates),
+    }
+
+
+def _telling(gates: tuple[GateResult, ...]) -> GateResult | None:
+    """The first gate that fails, else the first that is on a metric."""
+    failing = [gate for gate in gates if not gate.passed]
+    plain = [gate for gate in gates if gate.metric != NONFINITE.metric]
+    return next(iter([*failing, *plain, *gates]), None)
+
+
+def _error(metrics: Metrics) -> float:
+    return math.inf if metrics.nonfinite or math.isnan(metrics.nrmse) else metrics.nrmse
+
+
+def _relative(distance: float | None, metrics: Metrics) -> float | None:
+    if distance is None:
+        return None
+    if distance == 0:
+        return 0.0
+    return distance / metrics.reference_rms if metrics.reference_rms else math.inf

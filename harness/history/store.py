@@ -1,0 +1,272 @@
+"""The history on disk: a folder of Parquet files, one for each run, never changed once they are there.
+
+    reports/history/20260131T020304Z-1f9a3c.parquet      a finished run
+    reports/history/20260131T020304Z-1f9a3c.parts/       a run under way, or interrupted: a file a case and precision
+
+Names are unique and files appear at once (written aside, then renamed), so any number of writers may share a
+folder. A finished run is its parts in one file; readers that meet both read the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import HistoryError
+from harness.history.schema import METADATA_KEY, NAMES, SCHEMA, arrow_schema
+from harness.tensors.files import atomic_path, write_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from filelock import FileLock
+
+SUFFIX, PARTS = ".parquet", ".parts"
+PLAN = "plan.json"
+_COMPRESSION = "zstd"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What the metadata of one run tell.
+
+    Args:
+        run: its id, which is the stem of its file.
+        path: its file, or the folder of its parts.
+        started: when it began, UTC.
+        releases: the environments and emulated releases, the oldest first.
+        repeats: builds of each engine.
+        cases: names of the cases.
+        finished: whether it came to its end.
+        fingerprint: what it ran on.
+        command: how it was started.
+    """
+
+    run: str
+    path: Path
+    started: datetime.datetime
+    releases: tuple[str, ...]
+    repeats: int
+    cases: tuple[str, ...]
+    finished: bool
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The Parquet files that hold it."""
+        return (self.path,) if self.finished else tuple(sorted(self.path.glob(f"*{SUFFIX}")))
+
+
+class RunWriter:
+    """Writes one run, part by part; a context manager that holds the run's lock.
+
+    Args:
+        folder: the history.
+        plan: what is to be run: plain JSON. Only the same plan resumes a run.
+        run: id of an interrupted run to go on with; None begins one.
+
+    Raises:
+        HistoryError: another process writes this run, or the plan is another one.
+    """
+
+    def __init__(self, folder: Path, plan: Mapping[str, Any], *, run: str | None = None) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        self.run = run or f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        self.folder = folder
+        self.parts = folder / f"{self.run}{PARTS}"
+        self.plan = dict(plan)
+        self._lock: FileLock | None = None
+        if run is not None:
+            self._check_plan()
+
+    def __enter__(self) -> RunWriter:
+        from filelock import FileLock, Timeout
+
+        self.parts.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.parts / "lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise HistoryError(
+                "another process is writing this run",
+                where=self.parts,
+                hint="wait, or begin a run of its own",
+            ) from None
+        if not (self.parts / PLAN).exists():
+            write_text(self.parts / PLAN, json.dumps(self.plan, indent=1) + "\n")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
+        if self.parts.is_dir() and not any(self.parts.glob(f"*{SUFFIX}")):
+            shutil.rmtree(self.parts, ignore_errors=True)  # nothing was kept: leave no trace
+
+    def done(self) -> set[str]:
+        """Names of the parts that are there already."""
+        return {path.stem for path in self.parts.glob(f"*{SUFFIX}")}
+
+    def write(self, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add a part. It is there as a whole or not at all."""
+        import pyarrow as pa
+
+        table = pa.Table.from_pylist([_complete(row) for row in rows], schema=arrow_schema())
+        _write(table, self.parts / f"{part}{SUFFIX}", self._metadata(None))
+
+    def finish(self, fingerprint: Mapping[str, Any]) -> Path:
+        """Make one file of the parts, and return it."""
+        import pyarrow as pa
+
+        tables = [_read(path) for path in sorted(self.parts.glob(f"*{SUFFIX}"))]
+        target = self.folder / f"{self.run}{SUFFIX}"
+        _write(pa.concat_tables(tables).unify_dictionaries(), target, self._metadata(fingerprint))
+        shutil.rmtree(self.parts, ignore_errors=True)
+        return target
+
+    def _metadata(self, fingerprint: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "run": self.run,
+            "finished": fingerprint is not None,
+            "fingerprint": dict(fingerprint or {}),
+            **self.plan,
+        }
+
+    def _check_plan(self) -> None:
+        try:
+            old = json.loads((self.parts / PLAN).read_text())
+        except (OSError, ValueError) as error:
+            raise HistoryError(f"cannot be resumed: {error}", where=self.parts) from error
+        differing = [
+            key for key in sorted({*old, *self.plan} - {"command"}) if old.get(key) != self.plan.get(key)
+        ]
+        if differing:
+            raise HistoryError(
+                f"the interrupted run was asked for something else: {', '.join(differing)} changed",
+                where=self.parts,
+                hint="give the same cases, releases and options, or leave out --resume",
+            )
+
+
+def list_runs(folder: Path, *, unfinished: bool = True) -> list[RunInfo]:
+    """The runs in `folder`, the oldest first; only footers are read.
+
+    Raises:
+        HistoryError: a file is damaged, or is no history.
+    """
+    found = {path.stem: path for path in folder.glob(f"*{SUFFIX}")}
+    runs = [_info(path) for path in found.values()]
+    if unfinished:
+        for parts in folder.glob(f"*{PARTS}"):
+            if parts.stem not in found and (info := _unfinished(parts)) is not None:
+                runs.append(info)
+    return sorted(runs, key=lambda info: info.run)
+
+
+def interrupted(folder: Path) -> str:
+    """The id of the newest interrupted run.
+
+    Raises:
+        HistoryError: there is none.
+    """
+    runs = [info for info in list_runs(folder) if not info.finished]
+    if not runs:
+        raise HistoryError("there is no interrupted run to resume", where=folder, hint="leave out --resume")
+    return runs[-1].run
+
+
+def read_runs(runs: Iterable[RunInfo], columns: Sequence[str] = NAMES) -> pa.Table:
+    """The rows of `runs` in one table.
+
+    Raises:
+        HistoryError: a file is damaged.
+    """
+    import pyarrow as pa
+
+    tables = []
+    for info in runs:
+        for path in _files_of(info):
+            tables.append(_read(path, columns))
+    schema = pa.schema([arrow_schema().field(name) for name in columns])
+    return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
+
+
+def _files_of(info: RunInfo) -> tuple[Path, ...]:
+    finished = info.path.with_suffix(SUFFIX)
+    return (finished,) if finished.exists() else info.files  # it may have been finished meanwhile
+
+
+def _info(path: Path) -> RunInfo:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_schema
+
+    try:
+        metadata = read_schema(path).metadata or {}
+        document = json.loads(metadata[METADATA_KEY])
+        return _run_info(document, path)
+    except (OSError, ArrowException, KeyError, ValueError) as error:
+        raise HistoryError(
+            f"is no file of the history: {error}", where=path, hint="move it to another folder"
+        ) from error
+
+
+def _unfinished(parts: Path) -> RunInfo | None:
+    try:
+        plan = json.loads((parts / PLAN).read_text())
+    except (OSError, ValueError):
+        return None  # begun, or finished, at this moment
+    return _run_info({"run": parts.stem, "finished": False, **plan}, parts)
+
+
+def _run_info(document: Mapping[str, Any], path: Path) -> RunInfo:
+    started = datetime.datetime.strptime(document["run"][:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
+    return RunInfo(
+        run=document["run"],
+        path=path,
+        started=started,
+        releases=tuple(document["releases"]),
+        repeats=document["repeats"],
+        cases=tuple(document["cases"]),
+        finished=bool(document["finished"]),
+        fingerprint=document.get("fingerprint", {}),
+        command=document.get("command", ""),
+    )
+
+
+def _complete(row: Mapping[str, Any]) -> dict[str, Any]:
+    if unknown := sorted(set(row) - set(NAMES)):
+        raise AssertionError(f"the history has no column {unknown[0]}")
+    return {name: row.get(name) for name in NAMES}
+
+
+def _read(path: Path, columns: Sequence[str] = NAMES) -> pa.Table:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path, memory_map=True) as file:
+            return file.read(columns=list(columns)).select(list(columns))
+    except (OSError, ArrowException) as error:
+        raise HistoryError(f"cannot be read: {error}", where=path) from error
+
+
+def _write(table: pa.Table, path: Path, metadata: Mapping[str, Any]) -> None:
+    from pyarrow.parquet import write_table
+
+    described = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata, ensure_ascii=False)})
+    with atomic_path(path) as temporary:
+        write_table(described, temporary, compression=_COMPRESSION)
+
+
+@contextlib.contextmanager
+def opened(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[RunWriter]:
+    """A writer of a new run, or of the newest interrupted one."""
+    with RunWriter(folder, plan, run=interrupted(folder) if resume else None) as writer:
+        yield writer

@@ -1,0 +1,246 @@
+"""What changed in the engines themselves, joined by ONNX node: fusions, precisions, tactics, Q/DQ.
+
+Layer names differ between releases, and the layers of one release differ between rebuilds: of 11 layers of a small
+convolutional network, 4 to 5 get another tactic each time it is built (TensorRT 8.6 on an H200). So a change counts
+only if no build of the older release had what the newer one has, and the other way round; in how many builds it was
+seen stands beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+_MOST_NODES = 6  # of a fusion that are named in a text
+
+
+class Change(StrEnum):
+    """What kind of change it is, the ones that matter most first."""
+
+    QDQ_UNFUSED = "convolution no longer fused with its add"
+    QDQ_LEFT = "Q/DQ left over"
+    PRECISION = "precision"
+    FUSION_VANISHED = "fusion vanished"
+    FUSION_APPEARED = "fusion appeared"
+    FUSION_CHANGED = "fusion changed"
+    TACTIC = "tactic"
+
+
+@dataclass(frozen=True)
+class StructureChange:
+    """One change between the engines of two releases.
+
+    Args:
+        change: what kind.
+        nodes: the ONNX nodes concerned.
+        old: how it was.
+        new: how it is.
+        old_builds: builds of the older release that have it so, of how many: `3 of 3`.
+        new_builds: likewise of the newer release.
+    """
+
+    change: Change
+    nodes: tuple[str, ...]
+    old: str
+    new: str
+    old_builds: str
+    new_builds: str
+
+
+@dataclass
+class _Engine:
+    """One build's layers, by node."""
+
+    groups: set[tuple[str, ...]] = field(default_factory=set)
+    precision: dict[str, str] = field(default_factory=dict)
+    tactic: dict[tuple[str, ...], str] = field(default_factory=dict)
+    standalone: set[tuple[str, ...]] = field(default_factory=set)
+    ops: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, layers: Iterable[Mapping[str, Any]]) -> _Engine:
+        engine = cls()
+        for layer in layers:
+            nodes = tuple(sorted(layer.get("onnx_nodes", ())))
+            if not nodes:
+                continue
+            engine.ops |= dict(zip(layer["onnx_nodes"], layer.get("ops", ()), strict=False))
+            engine.groups.add(nodes)
+            if all(engine.ops.get(node) in QUANTIZERS for node in nodes):
+                engine.standalone.add(nodes)
+            for node in nodes:
+                if precision := layer.get("precision"):
+                    engine.precision.setdefault(node, precision)
+            if tactic := layer.get("tactic"):
+                engine.tactic.setdefault(nodes, str(tactic))
+        return engine
+
+    def fused_with(self, node: str) -> frozenset[str]:
+        """The nodes that are computed in a layer together with `node`."""
+        return frozenset(other for group in self.groups if node in group for other in group)
+
+
+def compare_structures(old: Sequence[str], new: Sequence[str]) -> list[StructureChange]:
+    """The changes between the builds of two releases, those that matter most first.
+
+    Args:
+        old: `structure` of the older release's engine rows, one a build.
+        new: likewise of the newer release.
+    """
+    before = [_Engine.read(json.loads(text)) for text in old]
+    after = [_Engine.read(json.loads(text)) for text in new]
+    if not before or not after:
+        return []
+    changes = [*_quantized(before, after), *_precisions(before, after)]
+    changes += [*_fusions(before, after), *_tactics(before, after)]
+    order = list(Change)
+    return sorted(changes, key=lambda change: order.index(change.change))
+
+
+def _fusions(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:
+    before, after = _counted(old), _counted(new)
+    gone = {group for group in before if group not in after}
+    come = {group for group in after if group not in before}
+    explained = set()
+    for group in sorted(come):
+        overlapping = sorted(other for other in gone if set(other) & set(group))
+        fused = [other for other in overlapping if len(other) > 1]
+        if len(group) > 1:
+            kind = Change.FUSION_CHANGED if fused else Change.FUSION_APPEARED
+            explained |= set(overlapping)
+            yield _fusion(kind, group, overlapping, [group], before, after)
+    for group in sorted(gone - explained):
+        if len(group) > 1:
+            overlapping = sorted(other for other in after if set(other) & set(group))
+            yield _fusion(Change.FUSION_VANISHED, group, [group], overlapping, before, after)
+
+
+def _fusion(
+    kind: Change,
+    nodes: tuple[str, ...],
+    old: Sequence[tuple[str, ...]],
+    new: Sequence[tuple[str, ...]],
+    before: _Counts,
+    after: _Counts,
+) -> StructureChange:
+    return StructureChange(
+        kind, nodes, _spell(old) or "apart", _spell(new) or "apart", before.of(old), after.of(new)
+    )
+
+
+def _precisions(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:
+    before, after = _by_node(old), _by_node(new)
+    for node in before:
+        if node in after and not set(before[node]) & set(after[node]):
+            yield StructureChange(
+                Change.PRECISION,
+                (node,),
+                _most(before[node]),
+                _most(after[node]),
+                _share(before[node], len(old)),
+                _share(after[node], len(new)),
+            )
+
+
+def _tactics(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:
+    """Another tactic for the same fusion; the tactics of another fusion are not comparable."""
+    before: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    after: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for engines, found in ((old, before), (new, after)):
+        for engine in engines:
+            for group, tactic in engine.tactic.items():
+                found[group][tactic] += 1
+    for group in sorted(before):
+        if group in after and not set(before[group]) & set(after[group]):
+            yield StructureChange(
+                Change.TACTIC,
+                group,
+                _most(before[group]),
+                _most(after[group]),
+                _share(before[group], len(old)),
+                _share(after[group], len(new)),
+            )
+
+
+def _quantized(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:
+    """For models with Q/DQ nodes: lost fusions of convolution and add, and quantizers that stand alone."""
+    ops = {node: op for engine in (*old, *new) for node, op in engine.ops.items()}
+    if not QUANTIZERS & set(ops.values()):
+        return
+    for node in sorted(name for name, op in ops.items() if op in _CONVOLUTIONS):
+        before = [_adds(engine, node, ops) for engine in old]
+        after = [_adds(engine, node, ops) for engine in new]
+        if all(before) and not any(after):
+            add = sorted(before[0])[0]
+            yield StructureChange(
+                Change.QDQ_UNFUSED, (node, add), f"{node} + {add}", "apart", _all(old), _all(new)
+            )
+    seen = {group for engine in old for group in engine.standalone}
+    for group in sorted({group for engine in new for group in engine.standalone} - seen):
+        count = sum(group in engine.standalone for engine in new)
+        was = next((sorted(engine.fused_with(group[0]) - set(group)) for engine in old), [])
+        old_text = f"fused with {', '.join(was[:_MOST_NODES])}" if was else "no layer of its own"
+        yield StructureChange(
+            Change.QDQ_LEFT, group, old_text, "a layer of its own", _all(old), f"{count} of {len(new)}"
+        )
+
+
+def _adds(engine: _Engine, node: str, ops: Mapping[str, str]) -> set[str]:
+    return {other for other in engine.fused_with(node) if ops.get(other) == "Add"}
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """In how many builds each fusion was seen."""
+
+    seen: Counter[tuple[str, ...]]
+    builds: int
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        return iter(self.seen)
+
+    def __contains__(self, group: object) -> bool:
+        return group in self.seen
+
+    def of(self, groups: Sequence[tuple[str, ...]]) -> str:
+        """The most builds that one of `groups` was seen in."""
+        count = max((self.seen[group] for group in groups), default=self.builds)
+        return f"{count} of {self.builds}"
+
+
+def _counted(engines: list[_Engine]) -> _Counts:
+    return _Counts(Counter(group for engine in engines for group in engine.groups), len(engines))
+
+
+def _by_node(engines: list[_Engine]) -> dict[str, Counter[str]]:
+    found: dict[str, Counter[str]] = {}
+    for engine in engines:
+        for node, precision in engine.precision.items():
+            found.setdefault(node, Counter())[precision] += 1
+    return found
+
+
+def _most(seen: Counter[str]) -> str:
+    return " or ".join(sorted(seen))
+
+
+def _share(seen: Counter[str], builds: int) -> str:
+    return f"{seen.total()} of {builds}"
+
+
+def _all(engines: list[_Engine]) -> str:
+    return f"{len(engines)} of {len(engines)}"
+
+
+def _spell(groups: Sequence[tuple[str, ...]]) -> str:
+    texts = []
+    for group in groups:
+        shown = " + ".join(group[:_MOST_NODES])
+        texts.append(shown if len(group) <= _MOST_NODES else f"{shown} + {len(group) - _MOST_NODES} more")
+    return "; ".join(texts)
