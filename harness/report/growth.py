@@ -8,8 +8,6 @@ Drawn on figure objects alone: no pyplot, so no backend, window or global state 
 
 from __future__ import annotations
 
-import io
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +22,7 @@ from harness.report.drawing import (
     label_layers,
 )
 from harness.report.layout import HEADROOM_HEIGHT, LEFT, MAIN_HEIGHT, TITLE_HEIGHT, WIDTH, Layout
+from harness.report.svg import inline, render
 from harness.report.words import title
 from harness.tensors.files import write_bytes
 
@@ -93,24 +92,8 @@ def save_error_growth(result: RunResult, path: str | Path) -> Path:
 
 def error_growth_svg(result: RunResult) -> str:
     """The picture as an `<svg>` element for a page; its ids are its own, so that several share a page."""
-    text = _render(result, "svg").decode("utf-8")
-    opening, body = text[text.index("<svg") :].split(">", 1)
-    # A page decides how wide a picture is; the view box keeps its shape.
-    svg = re.sub(r' (?:width|height)="[^"]*"', "", opening) + ">" + body
-    prefix = re.sub(r"[^A-Za-z0-9]+", "-", result.id) + "-"
-    return re.sub(r'(\bid="|url\(#|href="#)', lambda match: match[1] + prefix, svg)
+    return inline(_render(result, "svg"), prefix=result.id)
 
 
 def _render(result: RunResult, kind: str) -> bytes:
-    import matplotlib.style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    # Letters stay letters in an SVG: smaller, searchable. The salt makes equal pictures equal files.
-    with matplotlib.style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": result.id}]):
-        figure = error_growth(result)
-        canvas = FigureCanvasSVG(figure) if kind == "svg" else FigureCanvasAgg(figure)
-        stream = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        canvas.print_figure(stream, format=kind, dpi=150, metadata=metadata)
-    return stream.getvalue()
+    return render(lambda: error_growth(result), kind, salt=result.id)
