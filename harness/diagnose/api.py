@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ from harness.judge import Judge, JudgeOptions, select_cases
 from harness.judge.candidates import EMULATOR
 from harness.judge.judge import describe_failure
 from harness.judge.layers import measure_layers
-from harness.judge.results import RunResult
+from harness.judge.results import LayerResult, RunResult
 from harness.judge.results import Verdict as RunVerdict
 from harness.model import Model
 from harness.tensors.files import write_text
@@ -275,11 +275,15 @@ def _after(lab: Lab, found: Findings, *, growth: bool) -> RunResult | None:
     if not found.island or not found.confirmed:
         return None
     outputs, trial = emulate(subject, frozenset(found.island))
-    layers = ()
+    layers: tuple[LayerResult, ...] = ()
     if growth:
         lab.tell(Stage.HAND_OVER, "measure the layers again, cured")
         plan = subject.plan(frozenset(found.island), observation=Observation.TYPED)
-        layers, _ = measure_layers(subject.bench, subject.candidate, plan, subject.bench.case.tolerances)  # type: ignore[assignment]
+        measured, _ = measure_layers(subject.bench, subject.candidate, plan, subject.bench.case.tolerances)
+        # What the island would introduce if it were lowered does not belong into the picture of the cure.
+        layers = tuple(
+            replace(layer, introduced=None) if layer.node in found.island else layer for layer in measured
+        )
     passed = trial.outcome == "pass"
     return RunResult(
         case=f"{subject.bench.case.name}, {len(found.island)} nodes in FP32",

@@ -5,13 +5,15 @@ Ensures: an island that is handed on was seen to pass on what it is said to be c
 only where leaving out each of its nodes, alone, was seen to fail.
 Evidence: the trail of the search, and what its answer leans on.
 
-On the emulator an evaluation costs milliseconds: suspects are lowered alone first, and if those that fail cure
-together, what is left is pruning. Otherwise every node is lowered alone, and the ranking is searched. On an engine
-the emulator's island comes first, and mostly last.
+On the emulator an evaluation costs milliseconds. If the nodes that introduce far more error than the others cure
+together, what is left is pruning; else those are tried that fail when they are lowered alone near where the error
+starts; else every node is lowered alone, and the ranking is searched. On an engine the emulator's island comes
+first, and mostly last.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from harness.diagnose.results import Evidence, Stage
 from harness.diagnose.subject import Subject
 from harness.diagnose.suspects import inherited, nearby, outliers
 from harness.errors import UsageError
-from harness.search import Budget, Options, Problem, Progress, Result, Trial, Verdict, search
+from harness.search import Budget, Options, Outcome, Problem, Progress, Result, Trial, Verdict, search
 
 PHASE = "search"
 MOST_SUSPECTS = 64
@@ -137,21 +139,32 @@ def cure_on_emulator(
     examiner.failing_sample = prognosis.failing_sample
     known: dict[frozenset[str], Trial] = {frozenset(): prognosis.trial}
     suspicion = inherited(subject.model, prognosis.introduced, subject.units)
-    alone = effects.each(_suspects(subject, prognosis, suspicion))
-    passing = None
-    for hint in _hints(suspicion, alone):
-        known[hint] = examiner.examine(subject.plan(hint), phase=PHASE).trial
-        if known[hint].outcome == "pass":
-            passing = hint
-            break
-    if passing is not None:
-        problem = island_problem(
-            subject, scores={node: alone.get(node, 0.0) for node in passing}, hints=[passing]
-        )
+    hint = _passing(examiner, known, [frozenset(outliers(suspicion))])
+    if hint is None:
+        alone = effects.each(_suspects(subject, prognosis, suspicion))
+        hint = _passing(examiner, known, _hints(suspicion, alone))
+    if hint is not None:
+        # Where nothing overflows, what a node introduces says little of how much it matters to the outputs.
+        finite = all(math.isfinite(suspicion[node]) for node in hint) and len(hint) <= MOST_SUSPECTS
+        scores = effects.each(sorted(hint)) if finite else {node: suspicion[node] for node in hint}
+        problem = island_problem(subject, scores=scores, hints=[hint])
     else:
         problem = island_problem(subject, scores=effects.scores(subject.units, suspicion))
     result = search_islands(examiner, problem, Options(), known, searching)
     return _cure_of(result, EMULATOR)
+
+
+def _passing(
+    examiner: Examiner, known: dict[frozenset[str], Trial], hints: Sequence[frozenset[str]]
+) -> frozenset[str] | None:
+    """The first of `hints` that cures; what they came to is added to `known`."""
+    for hint in hints:
+        if not hint or hint in known:
+            continue
+        known[hint] = examiner.examine(examiner.subject.plan(hint), phase=PHASE).trial
+        if known[hint].outcome is Outcome.PASS:
+            return hint
+    return None
 
 
 def confirm(examiner: Examiner, island: Sequence[str]) -> Examination:

@@ -1,8 +1,8 @@
 """Stage 2, predict: what arithmetic alone does to the model, on the emulator.
 
 Requires: gates that failed without a verdict: a finite reference.
-Ensures: every float tensor has its accumulated and introduced error at the precision; the emulator's own outputs
-are held against its own gates.
+Ensures: every float tensor has its accumulated and introduced error at the precision, in the first sample that
+fails; the emulator's own outputs are held against its own gates, in all samples.
 Evidence: whether the emulator fails too, where the error starts there, and which nodes introduce much more error
 than others.
 """
@@ -31,7 +31,7 @@ class Prognosis:
     Args:
         outputs: its outputs with everything lowered, held against its gates.
         trial: the same as a search sees it.
-        layers: every float tensor, in topological order.
+        layers: every float tensor in the first sample that fails, in topological order.
         evidence: what was shown.
     """
 
@@ -75,7 +75,10 @@ def predict(subject: Subject, gates: Gates) -> Prognosis:
     else:
         outputs, trial = emulate(subject)
     plan = subject.plan(observation=Observation.TYPED)
-    layers, _ = measure_layers(subject.bench, subject.bench.emulator, plan, subject.bench.case.tolerances)
+    failing = next(output.sample for output in gates.baseline.outputs if not output.passed)
+    layers, _ = measure_layers(
+        subject.bench, subject.bench.emulator, plan, subject.bench.case.tolerances, samples=[failing]
+    )
     prognosis = Prognosis(outputs, trial, layers, ())
     return Prognosis(outputs, trial, layers, tuple(_evidence(subject, prognosis)))
 

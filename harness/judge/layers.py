@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,15 +37,24 @@ def measure_layers(
     candidate: Candidate,
     plan: Plan,
     tolerances: tuple[Tolerance, ...],
+    *,
+    samples: Sequence[int] | None = None,
 ) -> tuple[tuple[LayerResult, ...], list[tuple[ObservedEngine, ...]]]:
     """Observe `candidate` under `plan` and hold every float tensor against the FP32 reference.
+
+    Args:
+        bench: the case.
+        candidate: what is observed.
+        plan: how.
+        tolerances: the case's rules.
+        samples: positions of the samples to measure; None: all.
 
     Returns:
         The layers in topological order, and for each sample the engines that were observed.
     """
     sums = LayerSums()
     engines: list[tuple[ObservedEngine, ...]] = []
-    for feeds in bench.feeds:
+    for feeds in bench.feeds if samples is None else [bench.feeds[sample] for sample in samples]:
         observed: dict[str, np.ndarray] = {}
         if candidate is not bench.emulator:
             evaluation = candidate.evaluate(plan, feeds)

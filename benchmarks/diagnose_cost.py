@@ -1,0 +1,87 @@
+"""What a whole diagnosis costs on the emulator, in inferences of the same model.
+
+Start to finish: from the ONNX protobuf to the answer, sessions, reference, stability, layers and search included,
+without the files that can be handed over. One inference is a plain FP32 run of one sample by ONNX Runtime, with the
+same session options. The two are timed in turn, so that a busy machine disturbs both alike; medians.
+
+Run: python -m benchmarks.diagnose_cost [--rounds N] [--case NAME]…
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+from benchmarks.record import record
+
+from harness.backends.session import session_options
+from harness.case import Case, load_case, make_feeds, resolve_model
+from harness.diagnose import Diagnosis, diagnose_model
+from harness.model import load_model
+from harness.tensors.precision import Precision
+
+CASES = Path(__file__).parent.parent / "cases"
+NAMES = ("rmsnorm-overflow", "rmsnorm-underflow", "softmax-overflow", "attention-overflow", "conv-overflow")
+LIMIT = 300
+RUNS = 20  # inferences a round: one alone is too short to be timed
+
+
+def proto_of(case: Case) -> onnx.ModelProto:
+    model = resolve_model(case)
+    return onnx.load(model) if isinstance(model, Path) else model
+
+
+def measure(name: str, rounds: int) -> dict[str, object]:
+    case = load_case(CASES / f"{name}.case.yaml")
+    proto = proto_of(case)
+    model = load_model(proto, name=name)
+    feeds = make_feeds(case, model.inputs)
+    plain = ort.InferenceSession(
+        proto.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
+    )
+    plain.run(None, feeds[0])
+    inferences, diagnoses = [], []
+    diagnosis: Diagnosis | None = None
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for _ in range(RUNS):
+            plain.run(None, feeds[0])
+        inferences.append((time.perf_counter() - start) / RUNS)
+        start = time.perf_counter()
+        diagnosis = diagnose_model(load_model(proto, name=name), feeds, Precision.FP16)
+        diagnoses.append(time.perf_counter() - start)
+    assert diagnosis is not None
+    one, whole = statistics.median(inferences), statistics.median(diagnoses)
+    return {
+        "nodes": len(model.nodes),
+        "samples": len(feeds),
+        "verdict": diagnosis.verdict.value,
+        "culprits": list(diagnosis.culprits),
+        "emulations": diagnosis.cost.emulations,
+        "inference_ms": round(one * 1e3, 3),
+        "diagnosis_ms": round(whole * 1e3, 1),
+        "inferences": round(whole / one, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--case", action="append", help="name of a bundled case; may be repeated")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    models = {name: measure(name, args.rounds) for name in args.case or NAMES}
+    for name, row in models.items():
+        print(
+            f"{name:20} {row['nodes']:4} nodes  one inference {row['inference_ms']:8} ms  diagnosis "
+            f"{row['diagnosis_ms']:8} ms = {row['inferences']} inferences, {row['emulations']} emulations"
+        )
+    print(record("diagnose_cost", {"models": models, "limit": LIMIT}, out=args.out))
+
+
+if __name__ == "__main__":
+    main()
