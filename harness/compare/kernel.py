@@ -102,9 +102,14 @@ class TileKernel:
         else:
             self._measure_integers(tally, candidate, reference, start)
 
+    def _scratch(self, count: int) -> _Scratch:
+        if count == self._flags.size:
+            return self._buffers
+        return _Scratch(*(buffer[:count] for buffer in self._buffers))
+
     def _measure_floats(self, tally: Tally, candidate: Array, reference: Array, start: int) -> None:
         c, r = candidate.astype(self._work, copy=False), reference.astype(self._work, copy=False)
-        scratch = _Scratch(*(buffer[: c.size] for buffer in self._buffers))
+        scratch = self._scratch(c.size)
         extent = _first_look(c, r, scratch)
         finite = math.isfinite(extent.largest)
         if self.topk:
@@ -127,7 +132,7 @@ class TileKernel:
 
     def _measure_integers(self, tally: Tally, candidate: Array, reference: Array, start: int) -> None:
         c, r = candidate.astype(np.float64), reference.astype(np.float64)
-        scratch = _Scratch(*(buffer[: c.size] for buffer in self._buffers))
+        scratch = self._scratch(c.size)
         extent = _first_look(c, r, scratch)
         left, right = ulp.as_integers(candidate), ulp.as_integers(reference)
         common = np.result_type(left, right)
@@ -150,9 +155,8 @@ class TileKernel:
         count = candidate.size
         c, r = self.storage.rounded(candidate), self.storage.rounded(reference)
         flags = self._flags[:count]
-        codes = self._indices.view(f"int{8 * c.dtype.itemsize}")[:count]
+        codes = self._buffers.d.view(self.storage.signed)[:count]
         tally.subnormal_count += self.storage.count_subnormals(c, codes, flags)
-        codes = self._buffers.d.view(codes.dtype)[:count]
         steps = self.storage.distances(c, r, codes, flags, floor=self.ulps.floor)
         self.ulps.add(steps, count, self._buffers.spare.view(np.float32), self._indices)
 

@@ -28,6 +28,11 @@ class Storage:
     Args:
         dtype: the dtype to count in.
 
+    Attributes:
+        largest: its largest number.
+        signed: of a float dtype, the signed integers as wide as it is.
+        unsigned: the unsigned ones.
+
     Raises:
         InputDataError: tensors of this dtype cannot be compared.
     """
@@ -45,6 +50,7 @@ class Storage:
             self.largest = float(info.max)
             self.has_infinity = dtype.name != "float8_e4m3fn"
             self._smallest_normal_code = 1 << int(info.nmant)
+            self.signed, self.unsigned = (np.dtype(f"{kind}{info.bits}") for kind in ("int", "uint"))
         elif dtype.kind == "b":
             self.largest = 1.0
         elif is_integer(dtype):
@@ -64,8 +70,8 @@ class Storage:
             scratch: integers as wide, as many.
             flags: bools, as many.
         """
-        doubled = scratch.view(f"uint{8 * scratch.dtype.itemsize}")
-        np.left_shift(values.view(doubled.dtype), 1, out=doubled)  # the sign falls off
+        doubled = scratch.view(self.unsigned)
+        np.left_shift(values.view(self.unsigned), 1, out=doubled)  # the sign falls off
         small = int(np.count_nonzero(np.less(doubled, 2 * self._smallest_normal_code, out=flags)))
         return small - int(np.count_nonzero(doubled == 0)) if small else 0
 
@@ -82,23 +88,26 @@ class Storage:
         Returns:
             Unsigned integers, in the order of the elements; `out`'s memory may be theirs.
         """
-        left_codes, right_codes = left.view(out.dtype), right.view(out.dtype)
-        distance = out.view(f"uint{8 * out.dtype.itemsize}")
+        left_codes, right_codes = left.view(self.signed), right.view(self.signed)
+        distance = out.view(self.unsigned)
         np.subtract(left_codes, right_codes, out=out)
         np.abs(out, out=out)
         # That is right for equal signs. For opposite ones, of which there are few, the magnitudes add up; what
         # stands there until then is never small: at least the sign bit less the largest magnitude.
         suspicious = self._smallest_normal_code if self.has_infinity else 1
-        places = np.flatnonzero(np.greater_equal(distance, min(floor or suspicious, suspicious), out=flags))
-        across = places[(left_codes[places] ^ right_codes[places]) < 0]
-        if across.size:
-            magnitude = np.iinfo(out.dtype).max
-            distance[across] = (left_codes[across] & magnitude).view(distance.dtype)
-            distance[across] += (right_codes[across] & magnitude).view(distance.dtype)
-        if not floor:
-            return distance
-        distance = distance[places]
-        return distance[distance >= floor]
+        far = np.greater_equal(distance, min(floor or suspicious, suspicious), out=flags).nonzero()[0]
+        odd = far
+        if floor:
+            distance = distance[far]
+            odd = (distance >= suspicious).nonzero()[0]
+            far = far[odd]
+        opposite = (left_codes[far] ^ right_codes[far]) < 0
+        if opposite.any():
+            odd, far = odd[opposite], far[opposite]
+            magnitude = np.iinfo(self.signed).max
+            distance[odd] = (left_codes[far] & magnitude).view(distance.dtype)
+            distance[odd] += (right_codes[far] & magnitude).view(distance.dtype)
+        return distance[distance >= floor] if floor else distance
 
 
 @functools.cache
@@ -166,7 +175,7 @@ class UlpHistogram:
         """
         self._seen += count
         self.counts[0] += count - distance.size
-        largest = int(distance.max(initial=0))
+        largest = int(np.maximum.reduce(distance, initial=0))
         if largest == 0:
             self.counts[0] += distance.size
             return
@@ -217,7 +226,7 @@ class UlpHistogram:
 
     def _raise_floor(self, total: int) -> None:
         """Find the highest bucket that has more than 1 % of the elements to come at or above it."""
-        self._look_again = 2 * self._seen  # a look costs as much as some thousand elements
+        self._look_again = self._seen * 5 // 4  # a look costs as much as some thousand elements
         above = np.cumsum(self.counts[::-1])
         enough = int(np.searchsorted(above, total // 100, side="right"))
         if enough < self.counts.size:
