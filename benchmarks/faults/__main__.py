@@ -10,23 +10,17 @@ Exit status 0 if every number to reach is reached, else 1.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import astuple, fields
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from benchmarks.faults.diagnosis import diagnose
-from benchmarks.faults.generate import Spec, generate, grid, sample
-from benchmarks.faults.score import Answer, Score, goals, score, table
-from benchmarks.faults.truth import optimum, verify
+from benchmarks.faults.generate import Spec, grid, sample
+from benchmarks.faults.run import each, judge, problems
+from benchmarks.faults.score import Score, goals, table
 from benchmarks.record import record
-
-T = TypeVar("T")
 
 
 def main() -> int:
@@ -37,7 +31,7 @@ def main() -> int:
         return _verify(specs, options.jobs)
     started = time.perf_counter()
     scores = []
-    for spec, found in _each(judge, specs, options.jobs):
+    for spec, found in each(judge, specs, options.jobs):
         scores.append(found)
         if found.error or not found.verdict_right or found.recall not in (None, 1.0):
             print(f"{spec.name}: {found}", file=sys.stderr)
@@ -53,52 +47,14 @@ def main() -> int:
     return 0 if all(goal.reached for goal in reached) else 1
 
 
-def judge(spec: Spec) -> Score:
-    """Generate one case, diagnose it, and score the answer. A diagnosis that raises scores as an error."""
-    case = generate(spec)
-    error = ""
-    started = time.perf_counter()
-    try:
-        answer = diagnose(case.model, [case.feeds], case.precision)
-    except Exception as raised:  # one bad case must not end a run of a thousand
-        error = f"{type(raised).__name__}: {raised}"
-        answer = Answer("error", frozenset(), 0, None, time.perf_counter() - started)
-    return score(case, answer, optimum=optimum(case) if case.places else None, error=error)
-
-
-def problems(spec: Spec) -> list[str]:
-    """What is wrong with the ground truth of one case; small ones are brute-forced."""
-    return verify(generate(spec), brute_force=spec.nodes <= 200)
-
-
 def _verify(specs: Sequence[Spec], jobs: int) -> int:
     wrong = 0
-    for spec, found in _each(problems, specs, jobs):
+    for spec, found in each(problems, specs, jobs):
         wrong += bool(found)
         for problem in found:
             print(f"{spec.name}: {problem}")
     print(f"{len(specs)} cases, {wrong} with a wrong ground truth")
     return 1 if wrong else 0
-
-
-def _each(work: Callable[[Spec], T], specs: Sequence[Spec], jobs: int) -> Iterator[tuple[Spec, T]]:
-    """`work` done on each specification, in order, with a line of progress on a terminal."""
-    if jobs > 1:
-        os.environ["OMP_NUM_THREADS"] = "1"
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            yield from _with_progress(specs, pool.map(work, specs))
-    else:
-        yield from _with_progress(specs, map(work, specs))
-
-
-def _with_progress(specs: Sequence[Spec], results: Iterable[T]) -> Iterator[tuple[Spec, T]]:
-    live = sys.stderr.isatty()
-    for index, (spec, result) in enumerate(zip(specs, results, strict=True), start=1):
-        if live:
-            print(f"\r\x1b[K[{index}/{len(specs)}] {spec.name}", end="", file=sys.stderr, flush=True)
-        yield spec, result
-    if live:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _document(scores: Sequence[Score], seconds: float) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks.faults import __main__ as runner
+from benchmarks.faults import __main__ as command
+from benchmarks.faults import run as runner
 from benchmarks.faults.families import Family
 from benchmarks.faults.generate import FAULTS, SIZES, Spec, generate, grid, sample
 from benchmarks.faults.kinds import Kind
@@ -196,8 +197,8 @@ def test_a_diagnosis_that_raises_is_a_wrong_answer(monkeypatch):
 
 def test_command_prints_the_table_and_keeps_the_result(monkeypatch, capsys, tmp_path):
     out = tmp_path / "faults.json"
-    monkeypatch.setattr(sys, "argv", ["faults", "--sample", "6", "--out", str(out)])
-    assert runner.main() == 0
+    monkeypatch.setattr(sys, "argv", ["faults", "--sample", "6", "--jobs", "2", "--out", str(out)])
+    assert command.main() == 0
     document = json.loads(out.read_text())
     assert "| all | 6 |" in capsys.readouterr().out
     assert document["cases"] == len(document["rows"]) == 6
@@ -208,5 +209,5 @@ def test_command_prints_the_table_and_keeps_the_result(monkeypatch, capsys, tmp_
 def test_command_misses_its_goals_with_exit_status_1(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["faults", "--sample", "4"])
     monkeypatch.setattr(runner, "diagnose", lambda *_: _answer("head"))
-    assert runner.main() == 1
+    assert command.main() == 1
     assert "MISS verdict right" in capsys.readouterr().out
