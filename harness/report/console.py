@@ -52,7 +52,7 @@ def print_report(
         brief: leave out the matrix.
         seconds: how long it all took.
     """
-    plain = _plain(console)
+    plain = is_plain(console)
     if not brief:
         console.print(matrix_table(matrix(report), width=console.width, plain=plain))
         console.print()
@@ -114,7 +114,7 @@ def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
 def print_run(console: Console, result: RunResult, *, details: bool = False) -> None:
     """Print what is wrong with one run, where, and the command that goes deeper; with `details` all numbers."""
     look = LOOKS[result.verdict]
-    glyph = look.plain_glyph if _plain(console) else look.glyph
+    glyph = look.plain_glyph if is_plain(console) else look.glyph
     reason = f": {result.reason}" if result.reason else ""
     console.print(Text.assemble((f"{glyph} {look.word}", look.style), " ", (title(result), "bold"), reason))
     if look.tone in EXPLAINED:
@@ -261,7 +261,7 @@ def _small_table() -> Table:
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
 
 
-def _plain(console: Console) -> bool:
+def is_plain(console: Console) -> bool:
     """Whether the terminal can only show ASCII."""
     try:
         "✓✗○●‼–".encode(console.encoding)

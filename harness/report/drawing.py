@@ -64,7 +64,7 @@ def draw_errors(axes: Axes, layers: Sequence[LayerResult]) -> Scale:
         axes.plot(places, heights, color=BLUE, marker="o", markersize=3.2, linestyle="none", zorder=3)
     if any(value is not None for value in introduced):
         dots: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5} if few else {}
-        _marks(
+        draw_marks(
             axes,
             places,
             [scale.height(value) for value in introduced],
@@ -87,10 +87,10 @@ def draw_errors(axes: Axes, layers: Sequence[LayerResult]) -> Scale:
             zorder=2,
         )
     zero = any(value == 0 for value in every)
-    _label_errors(axes, scale, zero=zero, broken=any(_broken(value) for value in every))
+    label_errors(axes, scale, zero=zero, broken=any(_broken(value) for value in every))
     axes.set_ylabel("nrmse over the FP32 reference", color=INK)
     axes.yaxis.set_label_coords(-0.072, 0.5)
-    _plain(axes)
+    plain_axes(axes)
     return scale
 
 
@@ -99,7 +99,7 @@ def draw_failures(axes: Axes, layers: Sequence[LayerResult], scale: Scale) -> No
     few = len(layers) <= FEW
     failing = [place for place, layer in enumerate(layers) if layer.diverged]
     if failing:
-        _marks(
+        draw_marks(
             axes,
             failing,
             [0.012] * len(failing),
@@ -119,7 +119,7 @@ def draw_failures(axes: Axes, layers: Sequence[LayerResult], scale: Scale) -> No
         or (layer.introduced is not None and _broken(error(layer.introduced)))
     ]
     if broken:
-        _marks(
+        draw_marks(
             axes,
             broken,
             [scale.ceiling] * len(broken),
@@ -143,7 +143,7 @@ def draw_origins(
     if not origins:
         return
     heights = {place: scale.height(error(layers[place].metrics)) for place in origins}
-    _marks(
+    draw_marks(
         axes,
         origins,
         list(heights.values()),
@@ -195,13 +195,13 @@ def draw_headroom(axes: Axes, layers: Sequence[LayerResult], dtype: str) -> None
     if over:
         tops = [heights[place] for place in over]
         axes.vlines(over, bottom, tops, color=PURPLE, **bars)
-        _marks(axes, over, tops, color=PURPLE, marker="D", markersize=4)
+        draw_marks(axes, over, tops, color=PURPLE, marker="D", markersize=4)
     axes.set_yticks([1e-4, 1e-2, 1.0], ["1e-4", "1e-2", "1"])
     axes.minorticks_off()
     note = f"headroom: largest reference value over the largest {dtype}"
     note += f"; above 1, so it overflows, in {count(len(over), 'tensor')}" if over else ""
     axes.text(0, 1.04, note, transform=axes.transAxes, size=8.5, color=INK)
-    _plain(axes)
+    plain_axes(axes)
 
 
 def label_layers(axes: Axes, layers: Sequence[LayerResult], *, named: bool) -> None:
@@ -221,7 +221,7 @@ def label_layers(axes: Axes, layers: Sequence[LayerResult], *, named: bool) -> N
     axes.set_xlabel(f"node, in the order of the graph ({len(layers)} tensors)", color=INK)
 
 
-def _label_errors(axes: Axes, scale: Scale, *, zero: bool, broken: bool) -> None:
+def label_errors(axes: Axes, scale: Scale, *, zero: bool, broken: bool) -> None:
     """Decades, few enough to read, and names for the places of zero and of what is not finite."""
     low, high = math.ceil(math.log10(scale.floor * 2)), math.floor(math.log10(scale.ceiling / 2))
     step = max(1, math.ceil((high - low + 1) / 7))
@@ -234,11 +234,13 @@ def _label_errors(axes: Axes, scale: Scale, *, zero: bool, broken: bool) -> None
     axes.minorticks_off()
 
 
-def _marks(axes: Axes, places: Sequence[int], heights: Sequence[float], **looks: Any) -> None:
+def draw_marks(axes: Axes, places: Sequence[int], heights: Sequence[float], **looks: Any) -> None:
+    """Marks without a line between them."""
     axes.plot(places, heights, linestyle="none", **looks)
 
 
-def _plain(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
+    """No more of the axes than it takes to read them."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):

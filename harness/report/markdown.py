@@ -19,20 +19,20 @@ def markdown(report: RunReport, *, seconds: float | None = None) -> str:
     lines.append("|---|---|" + "---|" * len(arranged.precisions) + "---|")
     for row in sorted(arranged.rows, key=lambda row: -row.severity):
         cells = [_cell(row.runs.get(precision)) for precision in arranged.precisions]
-        origin = f"`{_code(row.origins[0].node)}` ({row.origins[0].op})" if row.origins else ""
-        lines.append(f"| {' | '.join([_escape(row.case), _escape(row.candidate), *cells, origin])} |")
+        origin = f"`{code(row.origins[0].node)}` ({row.origins[0].op})" if row.origins else ""
+        lines.append(f"| {' | '.join([escape(row.case), escape(row.candidate), *cells, origin])} |")
     lines.append("")
     for result in attention(report):
         explanation = explain(result)
-        lines += [f"### {LOOKS[result.verdict].glyph} {_escape(explanation.headline)}", ""]
+        lines += [f"### {LOOKS[result.verdict].glyph} {escape(explanation.headline)}", ""]
         for statement in explanation.statements:
-            lines.append(f"- {statement.label + ': ' if statement.label else ''}{_escape(statement.text)}")
+            lines.append(f"- {statement.label + ': ' if statement.label else ''}{escape(statement.text)}")
         lines += ["", "```sh", explanation.command, "```", ""]
     facts = "".join(
-        f"- {_escape(str(key))}: {_escape(str(value))}\n" for key, value in report.fingerprint.items()
+        f"- {escape(str(key))}: {escape(str(value))}\n" for key, value in report.fingerprint.items()
     )
     tail = f"<details><summary>What this ran on</summary>\n\n{facts}\n</details>\n"
-    return _fit("\n".join(lines), tail)
+    return fit("\n".join(lines), tail)
 
 
 def _cell(result: RunResult | None) -> str:
@@ -46,15 +46,17 @@ def _cell(result: RunResult | None) -> str:
     return f"**{text}**" if look.tone == "bad" else text
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Plain text in one line of Markdown."""
     return " ".join(text.translate(_SPECIAL).split())
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
+    """Text between backticks, also in a table."""
     return text.replace("`", "'").replace("|", "\\|").replace("\n", " ")
 
 
-def _fit(body: str, tail: str) -> str:
+def fit(body: str, tail: str) -> str:
     """Cut whole lines off the end of `body` until it fits."""
     note = "\n\n(cut here: a job summary may have 1 MiB; the JSON holds everything)\n\n"
     if len((body + "\n" + tail).encode()) <= MOST_BYTES:

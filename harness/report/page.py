@@ -47,7 +47,7 @@ def html_page(
     anchors = {id(result): f"run-{number}" for number, result in enumerate(report.results)}
     gravest_first = sorted(report.results, key=lambda result: -LOOKS[result.verdict].severity)
     return (
-        _environment()
+        environment()
         .get_template("run.html.j2")
         .render(
             answer=answer(report),
@@ -78,10 +78,11 @@ def _section(anchor: str, result: RunResult, *, brief: bool) -> _Section:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, with what they may call."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -93,8 +94,8 @@ def _environment() -> Environment:
         "worst_error": worst_error,
         "Verdict": Verdict,
     }
-    environment.globals.update(tools)
-    environment.filters.update(
+    made.globals.update(tools)
+    made.filters.update(
         number=number,
         title_of=title,
         error=error,
@@ -103,4 +104,4 @@ def _environment() -> Environment:
         duration=duration,
         id=id,
     )
-    return environment
+    return made

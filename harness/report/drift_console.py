@@ -1,0 +1,90 @@
+"""The drift report on a terminal or in a CI log: table, what moved and where it starts, summary."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from harness.history.outcome import RunDrift, Status
+from harness.history.report import DriftReport
+from harness.report.console import is_plain
+from harness.report.drift_view import explain, first_origin, is_remarkable
+from harness.report.drift_words import answer, look_of, ratio_text, short, summary, title
+from harness.report.words import middle, number
+
+MOST_EXPLAINED = 10
+
+
+def print_drift(
+    console: Console, report: DriftReport, *, brief: bool = False, seconds: float | None = None
+) -> None:
+    """Print the table of runs, what moved and where it starts, and the summary.
+
+    Args:
+        console: where to print.
+        report: the drift.
+        brief: leave out the table.
+        seconds: how long it took.
+    """
+    plain = is_plain(console)
+    if not brief:
+        console.print(_table(report, console.width, plain))
+        console.print()
+    remarkable = [run for run in report.worst_first() if is_remarkable(run)]
+    for run in remarkable[:MOST_EXPLAINED]:
+        _print_run(console, run, plain, several=len(report.newer) > 1)
+        console.print()
+    if len(remarkable) > MOST_EXPLAINED:
+        console.print(Text(f"and {len(remarkable) - MOST_EXPLAINED} runs more: see --html or --json\n"))
+    bad = report.exit_code != 0
+    console.print(Text(answer(report), style="bold red" if bad else "bold green"), soft_wrap=True)
+    console.print(Text(summary(report, seconds)), soft_wrap=True)
+
+
+def _table(report: DriftReport, width: int, plain: bool) -> Table:
+    several = len(report.newer) > 1
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+    table.add_column("case", no_wrap=True)
+    table.add_column("precision", no_wrap=True)
+    if several:
+        table.add_column("release", no_wrap=True)
+    table.add_column("drift", no_wrap=True)
+    table.add_column("error", no_wrap=True)
+    if width >= 100:
+        table.add_column("tensor", overflow="fold")
+    table.add_column("starts at", overflow="fold")
+    previous = None
+    for run in report.runs:
+        look, worst = look_of(run), run.worst
+        verdict = " ".join((look.plain_glyph if plain else look.glyph, look.word, ratio_text(run))).strip()
+        row = [middle(run.case, 28) if run.case != previous else "", str(run.precision)]
+        previous = run.case
+        if several:
+            row.append(short(run.new, 20))
+        arrow = "->" if plain else "→"
+        errors = "" if worst is None else f"{number(worst.old)} {arrow} {number(worst.new)}"
+        cells: list[str | Text] = [*row, Text(verdict, style=look.style), errors]
+        if width >= 100:
+            cells.append("" if worst is None else middle(worst.tensor, 28))
+        table.add_row(*cells, Text(middle(first_origin(run), 32), style=look.style))
+    return table
+
+
+def _print_run(console: Console, run: RunDrift, plain: bool, *, several: bool) -> None:
+    look, explanation = look_of(run), explain(run)
+    name = f"{title(run)} on {short(run.new)}" if several else title(run)
+    glyph = look.plain_glyph if plain else look.glyph
+    console.print(Text.assemble((f"{glyph} {look.word}", look.style), " ", (name, "bold"), f": {run.reason}"))
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for statement in explanation.statements:
+        grid.add_row(statement.label, Text(statement.text))
+    console.print(Padding(grid, (0, 0, 0, 2)))
+    if explanation.command and run.status is not Status.PASS:
+        console.print(
+            Text.assemble("  ", ("go on", "dim"), "  ", (explanation.command, "cyan")), soft_wrap=True
+        )

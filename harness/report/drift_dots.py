@@ -1,0 +1,196 @@
+"""All runs in one picture: outputs build by build with their noise; latency, size and build time as ratios."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.history.outcome import RunDrift
+from harness.history.report import DriftReport
+from harness.history.schema import OUTPUT
+from harness.report.drawing import FAINT, GREY, INK, Scale, plain_axes
+from harness.report.drift_axes import colour_of, draw_legend, log_ticks
+from harness.report.drift_words import short
+from harness.report.layout import RIGHT, WIDTH
+from harness.report.words import middle
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_RUNS = 40  # rows of a picture
+ROW, FOOT, HEAD = 0.24, 0.52, 0.62  # inches
+
+
+def outputs_figure(report: DriftReport, runs: Sequence[RunDrift]) -> Figure:
+    """The worst output of every run: each build's error, and the noise band of the older release."""
+    from matplotlib.figure import Figure
+
+    outputs = report.tensors[report.tensors["kind"] == OUTPUT]
+    rows = [row for run in runs[:MOST_RUNS] if (row := _worst_output(outputs, run)) is not None]
+    height = FOOT + max(len(rows), 1) * ROW + HEAD
+    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    left = 3.1
+    axes = figure.add_axes(
+        (left / WIDTH, FOOT / height, (WIDTH - left - RIGHT) / WIDTH, len(rows) * ROW / height)
+    )
+    places = range(len(rows))
+    errors = [_builds(report, row) for row in rows]
+    values = [error for found in errors for builds in found.values() for error in builds]
+    scale = Scale.over(values)
+    axes.set_xscale("log")
+    axes.set_xlim(scale.floor / 2, scale.ceiling * 2)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    for place, row in zip(places, rows, strict=True):
+        low, high = row["old"] - row["noise"], row["old"] + row["noise"]
+        if math.isfinite(low) and math.isfinite(high):
+            axes.plot(
+                [scale.height(max(low, 0.0)), scale.height(high)],
+                [place, place],
+                color=FAINT,
+                linewidth=9,
+                solid_capstyle="butt",
+                zorder=1,
+            )
+    for release in report.releases:
+        dots = [(scale.height(error), place) for place in places for error in errors[place].get(release, ())]
+        axes.plot(
+            [dot[0] for dot in dots],
+            [dot[1] for dot in dots],
+            linestyle="none",
+            marker="o" if release == report.old else "D",
+            markersize=5 if release == report.old else 4.4,
+            markerfacecolor="none" if release == report.old else colour_of(report, release),
+            color=colour_of(report, release),
+            label=short(release, 44),
+            zorder=3,
+        )
+    axes.set_yticks(
+        list(places), [middle(f"{row['case']} {row['precision']}: {row['tensor']}", 42) for row in rows]
+    )
+    axes.grid(axis="x", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("nrmse over the FP32 reference; the bar is the older release's noise band", color=INK)
+    plain_axes(axes)
+    ticks = log_ticks(scale, values)
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
+    figure.text(
+        0.01, 1 - 0.14 / height, "Outputs, build by build", size=12, weight="bold", color=INK, va="top"
+    )
+    draw_legend(figure, axes, 1 - 0.36 / height, left=0.003)
+    return figure
+
+
+def engines_figure(report: DriftReport, engines: pd.DataFrame) -> Figure:
+    """Latency, size and build time of the newer releases over the older one's, with its noise band."""
+    from matplotlib.figure import Figure
+
+    quantities = list(dict.fromkeys(engines["quantity"]))
+    keys = list(dict.fromkeys(zip(engines["case"], engines["precision"], strict=True)))[:MOST_RUNS]
+    left = 2.3
+    height = FOOT + len(keys) * ROW + HEAD + 0.1
+    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    wide = (WIDTH - left - RIGHT) / len(quantities)
+    for column, quantity in enumerate(quantities):
+        axes = figure.add_axes(
+            (
+                (left + column * wide) / WIDTH,
+                FOOT / height,
+                (wide - 0.25) / WIDTH,
+                len(keys) * ROW / height,
+            )
+        )
+        part = engines[engines["quantity"] == quantity]
+        _draw_ratios(axes, report, part, keys)
+        axes.set_title(quantity, size=9.5, color=INK, loc="left")
+        if column:
+            axes.tick_params(labelleft=False)
+        else:
+            labels = [middle(f"{case} {precision}", 30) for case, precision in keys]
+            axes.set_yticks(range(len(keys)), labels)
+            draw_legend(figure, axes, 1 - 0.02 / height, left=0.003)
+        axes.set_xlabel("newer / older", color=INK, size=8.5)
+    return figure
+
+
+def _worst_output(outputs: pd.DataFrame, run: RunDrift) -> dict[str, Any] | None:
+    rows = outputs[
+        (outputs["release"] == run.new)
+        & (outputs["case"] == run.case)
+        & (outputs["precision"] == run.precision.value)
+    ]
+    if rows.empty:
+        return None
+    named = rows
+    if run.worst is not None:
+        same = rows[(rows["tensor"] == run.worst.tensor) & (rows["sample"] == run.worst.sample)]
+        named = same if len(same) else rows
+    with np.errstate(invalid="ignore", divide="ignore"):
+        moved = (named["change"].abs() / named["floor"]).fillna(0.0)
+    worst: Any = named.iloc[int(moved.to_numpy().argmax())].to_dict()
+    return worst
+
+
+def _builds(report: DriftReport, row: dict[str, Any]) -> dict[str, list[float]]:
+    """By release, the error of each build of an output."""
+    records = report.records
+    chosen = records[
+        (records["kind"] == OUTPUT)
+        & (records["case"] == row["case"])
+        & (records["precision"] == row["precision"])
+        & (records["tensor"] == row["tensor"])
+        & (records["sample"] == row["sample"])
+    ]
+    found: dict[str, list[float]] = {}
+    for side, error in zip(chosen["side"].astype(str), chosen["error"], strict=True):
+        found.setdefault(side, []).append(float(error))
+    return found
+
+
+def _draw_ratios(
+    axes: Axes, report: DriftReport, part: pd.DataFrame, keys: Sequence[tuple[str, str]]
+) -> None:
+    order = {key: place for place, key in enumerate(keys)}
+    axes.axvline(1.0, color=GREY, linewidth=1.0)
+    axes.set_xscale("log")
+    low, high = 0.9, 1.1
+    rows: list[Any] = part.to_dict("records")
+    for row in rows:
+        place = order.get((row["case"], row["precision"]))
+        if place is None:
+            continue
+        band = row["noise"] / row["old"] if math.isfinite(row["noise"]) else 0.0
+        if band:
+            ends = [max(1 - band, 0.05), 1 + band]
+            axes.plot(ends, [place, place], color=FAINT, linewidth=8, solid_capstyle="butt", zorder=1)
+        low, high = min(low, row["ratio"]), max(high, row["ratio"])
+        colour = colour_of(report, row["release"])
+        axes.plot(
+            [row["ratio"]], [place], marker="D", markersize=4.4, color=colour, linestyle="none", zorder=3
+        )
+    for release in report.newer:
+        axes.plot(
+            [], [], marker="D", linestyle="none", color=colour_of(report, release), label=short(release, 44)
+        )
+    axes.set_xlim(low / 1.15, high * 1.15)
+    axes.set_ylim(len(keys) - 0.4, -0.6)
+    axes.set_yticks(range(len(keys)), [""] * len(keys))
+    axes.grid(axis="x", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    plain_axes(axes)
+    _ratio_ticks(axes, low, high)
+
+
+def _ratio_ticks(axes: Axes, low: float, high: float) -> None:
+    steps = [0.05, 0.1, 0.2, 0.25, 0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0, 4.0, 5.0, 10.0, 20.0, 50.0]
+    wide = high / low
+    ticks = [tick for tick in steps if low / 1.16 <= tick <= high * 1.16]
+    if wide > 3:
+        ticks = [tick for tick in ticks if tick not in (0.8, 0.9, 1.1, 1.25, 0.2, 5.0)]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()

@@ -1,0 +1,254 @@
+"""Error growth of the older and the newer releases laid over each other, and the layers × releases heatmap."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.history.judgement import WORSENED
+from harness.history.outcome import RunDrift
+from harness.history.report import DriftReport
+from harness.history.schema import LAYER
+from harness.report.drawing import (
+    BLUE,
+    FAINT,
+    FEW,
+    INK,
+    MOST_VECTORS,
+    VERMILION,
+    Scale,
+    draw_marks,
+    plain_axes,
+)
+from harness.report.drift_axes import colour_of, draw_legend, log_ticks
+from harness.report.drift_words import short
+from harness.report.layout import LEFT, MOST_NAMES, NAME_LENGTH, RIGHT, WIDTH
+from harness.report.words import middle
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAIN, STRIP, HEAD, GAP = 2.9, 0.24, 0.62, 0.34  # inches
+MOST_RINGS = 6  # origins that get a ring, and of those the first three their name
+MOST_NAMED = 3
+MOST_CHANGE = 1.0  # decades up and down at which the colours of a change end
+
+
+def growth_figure(report: DriftReport, run: RunDrift) -> Figure:
+    """Error of each layer in the older and the newer releases, with the older one's noise band, origins ringed.
+
+    Under it the layers × releases heatmap: the darker, the larger the error, red where it is not finite; and the
+    change of each newer release: red to the worse, blue to the better, full colour from ten times on.
+    """
+    from matplotlib.figure import Figure
+
+    table = layer_table(report, run)
+    rows = 2 * len(table.columns) - 1
+    named = len(table) <= MOST_NAMES
+    foot = 0.3 + 0.052 * min(NAME_LENGTH, max(map(len, table.index))) if named else 0.52
+    names = MOST_NAMED * 0.19 if run.origins else 0.0
+    height = foot + rows * STRIP + GAP + MAIN + names + HEAD
+    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+
+    def box(bottom: float, tall: float) -> tuple[float, float, float, float]:
+        return (LEFT / WIDTH, bottom / height, (WIDTH - LEFT - RIGHT) / WIDTH, tall / height)
+
+    strip = figure.add_axes(box(foot, rows * STRIP))
+    main = figure.add_axes(box(foot + rows * STRIP + GAP, MAIN), sharex=strip)
+    _draw_growth(main, report, run, table)
+    _draw_heatmap(strip, report, table)
+    _label_layers(strip, table, named=named)
+    main.tick_params(labelbottom=False)
+    figure.text(
+        LEFT / WIDTH,
+        1 - 0.14 / height,
+        f"Error growth and heatmap: {run.case} at {run.precision}",
+        size=12,
+        weight="bold",
+        color=INK,
+        va="top",
+    )
+    draw_legend(figure, main, 1 - 0.36 / height)
+    return figure
+
+
+def layer_table(report: DriftReport, run: RunDrift) -> pd.DataFrame:
+    """Mean error by layer (in order; rows are named by tensor) and release."""
+    records = report.records
+    chosen = records[
+        (records["case"] == run.case)
+        & (records["precision"] == run.precision.value)
+        & (records["kind"] == LAYER)
+    ]
+    places = chosen.groupby(chosen["tensor"].astype(str), sort=False)["index"].min()
+    mean = chosen.groupby([chosen["tensor"].astype(str), chosen["side"].astype(str)], sort=False)[
+        "error"
+    ].mean()
+    table = mean.unstack("side")
+    table = table.loc[places.sort_values(kind="stable").index]
+    return table[[name for name in report.releases if name in table.columns]]
+
+
+def _draw_growth(axes: Axes, report: DriftReport, run: RunDrift, table: pd.DataFrame) -> None:
+    judged = report.tensors
+    judged = judged[
+        (judged["release"] == run.new)
+        & (judged["case"] == run.case)
+        & (judged["precision"] == run.precision.value)
+        & (judged["kind"] == LAYER)
+    ]
+    judged = judged.set_index(judged["tensor"].astype(str))
+    places = np.arange(len(table))
+    few = len(table) <= FEW
+    values = [float(value) for value in table.to_numpy().ravel() if not math.isnan(value)]
+    scale = Scale.over(values)
+    axes.set_yscale("log")
+    axes.set_ylim(scale.floor / 2, scale.ceiling * 2)
+    axes.set_xlim(-0.6, len(table) - 0.4)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    noise = judged["noise"].reindex(table.index).to_numpy(dtype=float)
+    if report.old in table and np.isfinite(noise).any():
+        middle_line = table[report.old].to_numpy(dtype=float)
+        low = np.clip(middle_line - noise, scale.floor, None)
+        axes.fill_between(
+            places, low, middle_line + noise, color=BLUE, alpha=0.18, linewidth=0, label="noise band"
+        )
+    for release in table.columns:
+        heights = [scale.height(_or_none(value)) for value in table[release]]
+        colour = colour_of(report, release)
+        line: dict[str, Any] = {"color": colour, "linewidth": 1.5 if few else 1.0, "zorder": 3}
+        axes.plot(
+            places, heights, marker="o" if few else None, markersize=2.8, label=short(release, 44), **line
+        )
+    worse = [
+        place for place, verdict in enumerate(judged["verdict"].reindex(table.index)) if verdict in WORSENED
+    ]
+    if worse:
+        draw_marks(
+            axes,
+            worse,
+            [0.012] * len(worse),
+            label=f"drifted to the worse ({len(worse)})",
+            transform=axes.get_xaxis_transform(),
+            color=VERMILION,
+            marker="|",
+            markersize=6,
+            rasterized=len(table) > MOST_VECTORS,
+        )
+    _ring_origins(axes, run, table, scale)
+    ticks = log_ticks(scale, values)
+    axes.set_yticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
+    axes.set_ylabel("nrmse over the FP32 reference", color=INK)
+    axes.yaxis.set_label_coords(-0.072, 0.5)
+    plain_axes(axes)
+
+
+def _ring_origins(axes: Axes, run: RunDrift, table: pd.DataFrame, scale: Scale) -> None:
+    order = {name: place for place, name in enumerate(table.index)}
+    rings = [(order[origin.tensor], origin) for origin in run.origins if origin.tensor in order][:MOST_RINGS]
+    if not rings or run.new not in table:
+        return
+    heights = [scale.height(_or_none(table[run.new].iloc[place])) for place, _ in rings]
+    draw_marks(
+        axes,
+        [place for place, _ in rings],
+        heights,
+        label="origin",
+        marker="o",
+        markersize=11,
+        markerfacecolor="none",
+        markeredgecolor=VERMILION,
+        markeredgewidth=1.8,
+        zorder=7,
+    )
+    for row, (place, origin) in enumerate(rings[:MOST_NAMED]):
+        late = place > 0.7 * len(table)
+        spot: dict[str, Any] = {
+            "xy": (place, heights[row]),
+            "xytext": (place, 1.04 + 0.066 * (len(rings[:MOST_NAMED]) - 1 - row)),
+            "textcoords": axes.get_xaxis_transform(),
+            "annotation_clip": False,
+        }
+        axes.annotate(
+            middle(f"{origin.node or origin.tensor} ({origin.op})", 44),
+            ha="right" if late else "left",
+            va="center",
+            size=8.5,
+            weight="bold",
+            color=VERMILION,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": VERMILION,
+                "linewidth": 0.9,
+                "shrinkB": 7,
+                "relpos": (0.97 if late else 0.03, 0.0),
+            },
+            **spot,
+        )
+
+
+def _draw_heatmap(axes: Axes, report: DriftReport, table: pd.DataFrame) -> None:
+    """A row of errors for each release, and under it a row of changes for each newer one."""
+    import matplotlib
+
+    errors = matplotlib.colormaps["cividis_r"].with_extremes(bad="white", over=VERMILION, under="white")
+    changes = matplotlib.colormaps["RdBu_r"].with_extremes(bad="white")
+    values = table.to_numpy(dtype=float).T
+    usual = values[np.isfinite(values) & (values > 0)]
+    low, high = (math.log10(usual.min()), math.log10(usual.max())) if usual.size else (-9.0, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shown = np.log10(values)
+        change = np.log10(values[1:] / values[:1]) if report.old in table else values[:0]
+    change = np.where(np.isposinf(values[1:]) & np.isposinf(values[:1]), 0.0, change)
+    change = np.clip(np.nan_to_num(change, nan=0.0), -MOST_CHANGE, MOST_CHANGE)
+    rows = len(values) + len(change)
+    looks: Any = {"aspect": "auto", "interpolation": "nearest"}
+    right = values.shape[1] - 0.5
+    axes.imshow(
+        np.where(np.isposinf(values), high + 1, shown),
+        cmap=errors,
+        vmin=min(low, high - 0.3),
+        vmax=high + 1e-9,
+        extent=(-0.5, right, len(values) - 0.5, -0.5),
+        **looks,
+    )
+    axes.imshow(
+        change,
+        cmap=changes,
+        vmin=-MOST_CHANGE,
+        vmax=MOST_CHANGE,
+        extent=(-0.5, right, rows - 0.5, len(values) - 0.5),
+        **looks,
+    )
+    axes.set_ylim(rows - 0.5, -0.5)
+    several = len(table.columns) > 2
+    names = [
+        "older" if name == report.old else short(str(name), 12) if several else "newer" for name in table
+    ]
+    axes.set_yticks(range(rows), [*names, *(["change"] * len(change))])
+    for row in range(1, rows):
+        axes.axhline(row - 0.5, color="white", linewidth=2)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.tick_params(colors=INK, labelsize=8.5, length=0)
+
+
+def _label_layers(axes: Axes, table: pd.DataFrame, *, named: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    if named:
+        names = [middle(str(name), NAME_LENGTH) for name in table.index]
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", size=7.5)
+        return
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    axes.set_xlabel(f"layer, in the order of the graph ({len(table)} tensors)", color=INK)
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

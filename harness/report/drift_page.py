@@ -1,0 +1,186 @@
+"""The drift page: one self-contained HTML file that says in ten seconds whether anything moved, what, and where."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from harness.history.judgement import DriftVerdict
+from harness.history.outcome import RunDrift, Status
+from harness.history.report import DriftReport
+from harness.history.schema import ENGINE, LAYER
+from harness.judge.results import jsonable
+from harness.report.drift_dots import engines_figure, outputs_figure
+from harness.report.drift_growth import growth_figure
+from harness.report.drift_tables import engines_table, matrix_table, structure_table, tensors_table
+from harness.report.drift_view import explain, is_remarkable
+from harness.report.drift_words import DRIFT_LOOKS, STATUS_LOOKS, answer, look_of, short, summary, title
+from harness.report.page import TEMPLATES, environment
+from harness.report.svg import inline, render
+from harness.report.view import Statement
+from harness.report.words import Look
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.figure import Figure
+
+MOST_SECTIONS = 40  # runs that get words
+MOST_PICTURES = 8  # of those, how many get the picture of their layers
+MOST_OPEN = 3
+MOST_TENSORS = 400
+MOST_CHANGES = 200
+_BAD = (Status.FAIL, Status.ERROR, Status.MISTAKE)
+
+
+@dataclass(frozen=True)
+class _Section:
+    """What the page says of one run."""
+
+    anchor: str
+    run: RunDrift
+    look: Look
+    title: str
+    statements: tuple[Statement, ...]
+    command: str
+    picture: Markup | None
+    opened: bool
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """How many runs came out so."""
+
+    amount: int
+    word: str
+    tone: str
+
+
+def drift_page(
+    report: DriftReport, *, seconds: float | None = None, made: datetime.datetime | None = None
+) -> str:
+    """The report as an HTML page.
+
+    Args:
+        report: the drift.
+        seconds: how long it took.
+        made: when the page was made; now by default.
+    """
+    made = made or datetime.datetime.now(datetime.UTC)
+    ordered = report.worst_first()
+    remarkable = [run for run in ordered if is_remarkable(run)]
+    shown = remarkable[:MOST_SECTIONS] or list(ordered[:1])
+    anchors = {run.id: f"run-{place}" for place, run in enumerate(shown)}
+    script = (TEMPLATES / "drift.js").read_text(encoding="utf-8")
+    engines = report.engines
+    return (
+        environment()
+        .get_template("drift.html.j2")
+        .render(
+            report=report,
+            answer=answer(report),
+            summary=summary(report, seconds),
+            tone="bad" if any(run.status in _BAD for run in report.runs) else "good",
+            facts=_facts(report),
+            tiles=_tiles(report),
+            matrix=matrix_table(report, anchors),
+            sections=_sections(report, shown, anchors),
+            moved=bool(remarkable),
+            unshown=max(len(remarkable) - MOST_SECTIONS, 0),
+            outputs_picture=_picture(report, "outputs", ordered) if len(report.tensors) else None,
+            tensors=tensors_table(report, MOST_TENSORS),
+            structure=structure_table(ordered, MOST_CHANGES),
+            has_structure=_has_structure(report),
+            engines=engines_table(report),
+            engines_picture=_picture(report, "engines", ordered) if len(engines) else None,
+            fingerprint=jsonable(report.fingerprint),
+            made=made.strftime("%Y-%m-%d %H:%M UTC"),
+            script=_trusted(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
+    )
+
+
+def _sections(report: DriftReport, runs: Sequence[RunDrift], anchors: dict[str, str]) -> tuple[_Section, ...]:
+    sections = []
+    pictures = 0
+    for place, run in enumerate(runs):
+        picture = None
+        if pictures < MOST_PICTURES and LAYER in run.counts:
+            picture = _trusted(_svg(partial(growth_figure, report, run), f"growth-{run.id}"))
+            pictures += 1
+        explanation = explain(run)
+        several = f" on {short(run.new)}" if len(report.newer) > 1 else ""
+        sections.append(
+            _Section(
+                anchor=anchors[run.id],
+                run=run,
+                look=look_of(run),
+                title=title(run) + several,
+                statements=explanation.statements,
+                command=explanation.command,
+                picture=picture,
+                opened=place < MOST_OPEN,
+            )
+        )
+    return tuple(sections)
+
+
+def _picture(report: DriftReport, kind: str, runs: Sequence[RunDrift]) -> Markup:
+    if kind == "outputs":
+        return _trusted(_svg(lambda: outputs_figure(report, runs), kind))
+    order = {(run.case, run.precision.value): place for place, run in enumerate(runs)}
+    places = [
+        order.get((case, precision), len(order))
+        for case, precision in zip(report.engines["case"], report.engines["precision"], strict=True)
+    ]
+    engines = report.engines.assign(_place=places).sort_values("_place", kind="stable")
+    return _trusted(_svg(lambda: engines_figure(report, engines), kind))
+
+
+def _svg(make: Callable[[], Figure], name: str) -> str:
+    return inline(render(make, "svg", salt=name), prefix=name)
+
+
+def _trusted(text: str) -> Markup:
+    """Text that goes into the page as it is: our script, and pictures, in which matplotlib escapes every text."""
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
+    """How many runs have each verdict, the gravest first."""
+    tiles = [
+        _Tile(sum(run.status is status for run in report.runs), look.word, look.tone)
+        for status, look in reversed(STATUS_LOOKS.items())
+    ]
+    plain = [run for run in report.runs if run.status not in STATUS_LOOKS]
+    tiles += [
+        _Tile(
+            sum(run.verdict is verdict for run in plain), DRIFT_LOOKS[verdict].word, DRIFT_LOOKS[verdict].tone
+        )
+        for verdict in reversed(DriftVerdict)
+    ]
+    return tuple(tile for tile in tiles if tile.amount)
+
+
+def _facts(report: DriftReport) -> dict[str, str]:
+    """By release: `, TensorRT 8.6.0 on NVIDIA H200`."""
+    found = {}
+    for name, facts in dict(report.fingerprint.get("environments", {})).items():
+        if facts.get("tensorrt"):
+            gpu = f" on {facts['gpu']}" if facts.get("gpu") else ""
+            found[name] = f": TensorRT {facts['tensorrt']}{gpu}"
+    return found
+
+
+def _has_structure(report: DriftReport) -> bool:
+    records = report.records
+    if "structure" not in records:
+        return False
+    return bool(records.loc[records["kind"] == ENGINE, "structure"].notna().any())

@@ -1,0 +1,208 @@
+"""The tables of the drift page and of the Markdown summary, arranged by pandas: rows of cells, the worst first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.history.engines import Trend
+from harness.history.judgement import SEVERITY, DriftVerdict
+from harness.history.outcome import RunDrift
+from harness.history.report import DriftReport
+from harness.report.drift_words import DRIFT_LOOKS, look_of, ratio_text, short, title
+from harness.report.words import number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what it says, what it is sorted by, its class and the anchor that it leads to."""
+
+    text: str
+    order: str | float = ""
+    tone: str = ""
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: names of its columns, which of them are numbers, and its rows. `omitted` rows were left out."""
+
+    columns: tuple[str, ...]
+    numeric: frozenset[str]
+    rows: tuple[tuple[Cell, ...], ...]
+    omitted: int = 0
+
+
+def matrix_table(report: DriftReport, anchors: dict[str, str]) -> Table:
+    """Cases down, precisions × newer releases across: verdict, and how the error changed."""
+    import pandas as pd
+
+    several = len(report.newer) > 1
+    listed = [
+        (run.case, f"{run.precision} · {short(run.new, 24)}" if several else str(run.precision), run)
+        for run in report.runs
+    ]
+    frame = pd.DataFrame(listed, columns=["case", "column", "run"])
+    columns = list(dict.fromkeys(frame["column"]))
+    wide = frame.pivot(index="case", columns="column", values="run")[columns]
+    wide = wide.loc[list(dict.fromkeys(frame["case"]))]
+    rows = []
+    for case, runs in wide.iterrows():
+        cells = [Cell(str(case), str(case))]
+        for run in runs:
+            cells.append(Cell("") if not isinstance(run, RunDrift) else _verdict_cell(run, anchors))
+        rows.append(tuple(cells))
+    return Table(("case", *columns), frozenset(), tuple(rows))
+
+
+def tensors_table(report: DriftReport, most: int) -> Table:
+    """The tensors, those that moved furthest first: verdict and the numbers behind it."""
+    frame = report.tensors
+    order = _gravest_first(frame)
+    several = len(report.newer) > 1
+    columns = (
+        *("verdict", "case", "precision", *(["release"] if several else []), "tensor", "op", "kind"),
+        *("old error", "new error", "change", "noise ±", "floor", "gates held", "rms apart"),
+    )
+    chosen: list[Any] = frame.iloc[order[:most]].to_dict("records")
+    rows = []
+    for row in chosen:
+        look = DRIFT_LOOKS[DriftVerdict(row["verdict"])]
+        sample = "" if row["sample"] < 0 else f" [{row['sample']}]"
+        release = [Cell(short(row["release"]), row["release"])] if several else []
+        rows.append(
+            (
+                Cell(f"{look.glyph} {look.word}", look.severity, look.tone),
+                Cell(str(row["case"]), str(row["case"])),
+                Cell(str(row["precision"]), str(row["precision"])),
+                *release,
+                Cell(f"{row['tensor']}{sample}", str(row["tensor"])),
+                Cell(_text(row["op"]), _text(row["op"])),
+                Cell(str(row["kind"]), str(row["kind"])),
+                _number(row["old"]),
+                _number(row["new"]),
+                Cell(change_text(row["old"], row["new"]), _sortable(row["change"])),
+                _number(row["noise"], unknown="not measured"),
+                _number(row["floor"]),
+                Cell(gates_held(row), float(row["new_passed"])),
+                Cell(apart(row), _sortable(row["distance"])),
+            )
+        )
+    numeric = frozenset({"old error", "new error", "change", "noise ±", "floor", "rms apart"})
+    return Table(columns, numeric, tuple(rows), max(len(frame) - most, 0))
+
+
+def structure_table(runs: Iterable[RunDrift], most: int) -> Table:
+    """What changed in the engines."""
+    rows = []
+    for run in runs:
+        for change in run.structure:
+            nodes = ", ".join(change.nodes[:8]) + (" …" if len(change.nodes) > 8 else "")
+            rows.append(
+                (
+                    Cell(change.change.value, change.change.value),
+                    Cell(title(run), title(run)),
+                    Cell(nodes, nodes),
+                    Cell(f"{change.old} ({change.old_builds})", change.old),
+                    Cell(f"{change.new} ({change.new_builds})", change.new),
+                )
+            )
+    columns = ("change", "run", "nodes", "older (builds)", "newer (builds)")
+    return Table(columns, frozenset(), tuple(rows[:most]), max(len(rows) - most, 0))
+
+
+def engines_table(report: DriftReport) -> Table:
+    """Latency, size and build time, those that changed beyond noise first."""
+    tones = {Trend.MORE: "bad", Trend.LESS: "good", Trend.WITHIN_NOISE: "quiet", Trend.SAME: "quiet"}
+    order = {Trend.MORE: 0, Trend.LESS: 1, Trend.WITHIN_NOISE: 2, Trend.SAME: 3}
+    frame = report.engines
+    several = len(report.newer) > 1
+    columns = (
+        *("trend", "quantity", "case", "precision", *(["release"] if several else [])),
+        *("older", "newer", "newer / older", "noise ±"),
+    )
+    places = [order[Trend(trend)] for trend in frame["trend"]]
+    listed: list[Any] = frame.assign(_place=places).sort_values("_place", kind="stable").to_dict("records")
+    rows = []
+    for row in listed:
+        trend = Trend(row["trend"])
+        rows.append(
+            (
+                Cell(trend.value, float(order[trend]), tones[trend]),
+                Cell(row["quantity"], row["quantity"]),
+                Cell(row["case"], row["case"]),
+                Cell(row["precision"], row["precision"]),
+                *([Cell(short(row["release"]), row["release"])] if several else []),
+                _quantity(row["old"], row["unit"]),
+                _quantity(row["new"], row["unit"]),
+                Cell(f"×{number(row['ratio'])}", _sortable(row["ratio"])),
+                _quantity(row["noise"], row["unit"]),
+            )
+        )
+    return Table(columns, frozenset({"older", "newer", "newer / older", "noise ±"}), tuple(rows))
+
+
+def change_text(old: float, new: float) -> str:
+    """`×2.1`, or `from 0`, or nothing where both are without number."""
+    if math.isinf(old) and math.isinf(new):
+        return "–"
+    if old == 0:
+        return "–" if new == 0 else "from 0"
+    return f"×{number(new / old)}"
+
+
+def gates_held(row: dict[str, Any]) -> str:
+    """`3/3 → 0/3`: in how many builds every gate of the tensor holds."""
+    return f"{row['old_passed']}/{row['old_builds']} → {row['new_passed']}/{row['new_builds']}"
+
+
+def apart(row: dict[str, Any]) -> str:
+    """`1.2e-3 (rebuilt 3e-4)`: how far the releases' values are apart, and those of rebuilds."""
+    if math.isnan(row["distance"]):
+        return "–"
+    rebuilt = row["rebuild_distance"]
+    return number(row["distance"]) + ("" if math.isnan(rebuilt) else f" (rebuilt {number(rebuilt)})")
+
+
+def _verdict_cell(run: RunDrift, anchors: dict[str, str]) -> Cell:
+    look = look_of(run)
+    text = " ".join(part for part in (look.glyph, look.word, ratio_text(run)) if part)
+    return Cell(text, float(look.severity), look.tone, anchors.get(run.id, ""))
+
+
+def _gravest_first(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Places of the rows: verdict, outputs before layers, then how far the error moved against its floor."""
+    severity = np.array([SEVERITY[DriftVerdict(name)] for name in frame["verdict"]], dtype=float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        moved = np.abs(frame["change"].to_numpy(dtype=float)) / frame["floor"].to_numpy(dtype=float)
+    layer = (frame["kind"].astype(str) == "layer").to_numpy()
+    return np.lexsort((-np.nan_to_num(moved), layer, -severity))
+
+
+def _number(value: float, unknown: str = "–") -> Cell:
+    return Cell(unknown if math.isnan(value) else number(value), _sortable(value))
+
+
+def _quantity(value: float, unit: str) -> Cell:
+    if math.isnan(value):
+        return Cell("not measured", -1.0)
+    if unit == "bytes":
+        return Cell(f"{value / 1e6:.3g} MB", value)
+    return Cell(f"{number(value)} {unit}", value)
+
+
+def _sortable(value: float) -> float:
+    if math.isnan(value):
+        return -1e300
+    return max(min(value, 1e300), -1e300)
+
+
+def _text(value: object) -> str:
+    return "" if value is None or value != value else str(value)

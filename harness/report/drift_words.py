@@ -1,0 +1,93 @@
+"""How drift is said: headline, summary, and the look of each verdict; shared by page, console and Markdown."""
+
+from __future__ import annotations
+
+from harness.history.judgement import DriftVerdict
+from harness.history.outcome import RunDrift, Status
+from harness.history.report import DriftReport, statuses
+from harness.report.words import Look, count, duration, middle, number
+
+DRIFT_LOOKS = {
+    DriftVerdict.SAME: Look("=", "=", "same", "dim", "quiet", 0),
+    DriftVerdict.WITHIN_NOISE: Look("≈", "~", "within noise", "green", "good", 1),
+    DriftVerdict.BETTER: Look("▽", "v", "better", "green", "good", 2),
+    DriftVerdict.FIXED: Look("✓", "+", "fixed", "bold green", "good", 3),
+    DriftVerdict.WORSE: Look("▲", "^", "WORSE", "bold red", "bad", 4),
+    DriftVerdict.NEW_FAILURE: Look("✗", "X", "NEW FAILURE", "bold red", "bad", 5),
+}
+STATUS_LOOKS = {
+    Status.SKIP: Look("–", "-", "skip", "dim", "quiet", 0),
+    Status.XFAIL: Look("○", "o", "waived", "yellow", "calm", 2),
+    Status.ERROR: Look("‼", "!", "ERROR", "bold red", "bad", 6),
+    Status.MISTAKE: Look("‼", "!", "MISTAKE", "bold red", "bad", 7),
+}
+_UNKNOWN = Look("?", "?", "not compared", "yellow", "calm", 1)
+
+
+def look_of(run: RunDrift) -> Look:
+    """How a run is shown: its status where that says more than its verdict."""
+    if run.status in STATUS_LOOKS:
+        return STATUS_LOOKS[run.status]
+    return _UNKNOWN if run.verdict is None else DRIFT_LOOKS[run.verdict]
+
+
+def short(release: str, width: int = 36) -> str:
+    """The name of a release in a table."""
+    return middle(release, width)
+
+
+def title(run: RunDrift) -> str:
+    """`case at fp16`."""
+    return f"{run.case} at {run.precision}"
+
+
+def ratio_text(run: RunDrift) -> str:
+    """`×2.1`: how the error of what the verdict rests on changed; empty where that says nothing."""
+    worst = run.worst
+    if worst is None or run.verdict in (None, DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE):
+        return ""
+    return f"×{number(worst.ratio)}"
+
+
+def answer(report: DriftReport) -> str:
+    """The whole report in one sentence, for the top of a page."""
+    total, found = len(report.runs), statuses(report.runs)
+    where = f"on {' and '.join(short(name, 28) for name in report.newer)}"
+    bad = []
+    if found[Status.FAIL]:
+        failed = [run for run in report.runs if run.status is Status.FAIL]
+        new = sum(run.verdict is DriftVerdict.NEW_FAILURE for run in failed)
+        fresh = f", {new} of them {'a new failure' if new == 1 else 'new failures'}" if new else ""
+        bad.append(f"{len(failed)} of {count(total, 'run')} drifted to the worse {where}{fresh}")
+    if stopped := found[Status.ERROR] + found[Status.MISTAKE]:
+        bad.append(f"{stopped} of {count(total, 'run')} could not be judged" + ("" if bad else f" {where}"))
+    if bad:
+        return f"{'; '.join(bad)}."
+    compared = [run for run in report.runs if run.verdict is not None]
+    moved = [run for run in compared if run.verdict in (DriftVerdict.BETTER, DriftVerdict.FIXED)]
+    if found[Status.XFAIL]:
+        return f"Nothing drifted to the worse {where} but for {count(found[Status.XFAIL], 'waived run')}."
+    if moved:
+        return f"Nothing drifted to the worse {where}, {count(len(moved), 'run')} to the better."
+    if not compared:
+        return "Nothing could be compared."
+    if all(run.verdict is DriftVerdict.SAME for run in compared):
+        return f"Nothing moved {where}: all values have the same bits."
+    return f"Nothing moved beyond noise {where}."
+
+
+def summary(report: DriftReport, seconds: float | None = None) -> str:
+    """One line: `18 cases, 36 runs: 30 same, 4 within noise, 2 WORSE; 4,312 tensors in 3 builds each, 4 min`."""
+    parts = []
+    for verdict, look in DRIFT_LOOKS.items():
+        runs = [run for run in report.runs if run.verdict is verdict and run.status not in STATUS_LOOKS]
+        if runs:
+            parts.append(f"{len(runs)} {look.word}")
+    for status, look in STATUS_LOOKS.items():
+        if amount := statuses(report.runs)[status]:
+            parts.append(f"{amount} {look.word}")
+    cases = len({run.case for run in report.runs})
+    text = f"{count(cases, 'case')}, {count(len(report.runs), 'run')}: {', '.join(parts) or 'nothing'}"
+    text += f"; {len(report.tensors):,} tensors held against {short(report.old)}"
+    text += f", {count(report.repeats, 'build')} each"
+    return text if seconds is None else f"{text}, {duration(seconds)}"
