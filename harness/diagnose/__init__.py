@@ -18,6 +18,8 @@ the origin is its first node.
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from harness.diagnose.progress import Progress, ProgressEvent
@@ -65,3 +67,15 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module("harness.diagnose.api"), name)
+
+
+class _CallableModule(ModuleType):
+    """`harness.diagnose` is this package and, as part of the public API, the function: it can be called."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Diagnosis:
+        from harness.diagnose.api import diagnose
+
+        return diagnose(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -94,20 +94,22 @@ def island_problem(
 
 
 def search_islands(
-    examiner: Examiner, problem: Problem, options: Options, known: Known, searching: Searching
+    examiner: Examiner,
+    problem: Problem,
+    options: Options,
+    known: Known,
+    searching: Searching,
+    *,
+    phase: str = PHASE,
 ) -> Result:
-    """Search `problem` on the candidate of `examiner`, within its limits. All nodes in FP32 are the FP32 engine.
-
-    Raises:
-        BudgetExhaustedError: never; the budget ends a search with the verdict `budget`.
-    """
+    """Search `problem` on the candidate of `examiner`, within its limits. They end a search; they raise nothing."""
     subject = examiner.subject
 
     def oracle(treated: frozenset[str]) -> Trial:
-        return examiner.examine(subject.plan(treated), phase=PHASE).trial
+        return examiner.examine(subject.plan(treated), phase=phase).trial
 
     spending = examiner.spending
-    builds = None if subject.emulated else spending.left(PHASE)
+    builds = None if subject.emulated else spending.left(phase)
     budget = Budget(evaluations=builds, seconds=spending.seconds_left())
     notebook = searching.notebook
     with nullcontext() if notebook is None else notebook.journal(searching.journal, problem) as journal:
@@ -190,7 +192,7 @@ def cure_on_engine(
     searching: Searching,
     *,
     prove: bool,
-    repeats: int,
+    phase: str = PHASE,
 ) -> Cure:
     """The island on an engine that does not do as the emulator does.
 
@@ -201,12 +203,12 @@ def cure_on_engine(
         known: what was evaluated already.
         searching: what to run with.
         prove: spend a build a culprit on the proof that it is needed.
-        repeats: builds of each configuration that the answer rests on.
+        phase: to whom the engines are charged.
     """
     if examiner.subject.emulated:
         raise UsageError("cure_on_engine requires an engine, the candidate is the emulator")
     problem = island_problem(examiner.subject, scores=scores, hints=hints)
-    result = search_islands(examiner, problem, Options(prove=prove, repeats=repeats), known, searching)
+    result = search_islands(examiner, problem, Options(prove=prove), known, searching, phase=phase)
     return _cure_of(result, CANDIDATE)
 
 

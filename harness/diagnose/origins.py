@@ -29,9 +29,9 @@ def find_origins_of(
     effects: Effects,
     layers: Sequence[LayerResult] = (),
 ) -> tuple[Origin, ...]:
-    """The origins behind `culprits`: one for each island of them that is a fault by itself.
+    """The origins behind `culprits`: one for each island of them with a node that is a fault by itself.
 
-    Where none of them is, the error accumulates: the origins are then the places where it crosses its gate, or
+    Where there is none, the error accumulates: the origins are then the places where it crosses its gate, or
     the culprit with the largest share.
 
     Args:
@@ -43,12 +43,13 @@ def find_origins_of(
     """
     model = subject.model
     observed = tuple(layers) or prognosis.layers
-    standing_out = set(outliers(prognosis.introduced)) | {layer.node for layer in observed if layer.origin}
+    outlying = set(outliers(prognosis.introduced))
+    standing_out = outlying | {layer.node for layer in observed if layer.origin}
     islands = islands_of(model, culprits)
     guilty = [
         island
         for island in islands[:MOST_ISLANDS]
-        if standing_out.intersection(island) or effects.of(island) > 1.0
+        if outlying.intersection(island) or any(effects.of([node]) > 1.0 for node in island)
     ]
     if guilty:
         firsts = [next((node for node in island if node in standing_out), island[0]) for island in guilty]

@@ -70,6 +70,40 @@ def test_the_engine_has_the_last_word_over_the_emulator() -> None:
     assert diagnosis.cost.builds == engine.builds
 
 
+def test_an_island_that_the_engine_fuses_with_its_neighbours_is_widened() -> None:
+    # The emulator's island is not enough: what reads it must be in FP32, too, or the engine computes it in FP16.
+    def wrong(build: Build) -> bool:
+        plan = build.plan
+        return plan.precision is Precision.FP16 and not plan.islands >= {*ISLAND, "b1_norm", "b1_gain"}
+
+    engine = FakeEngine(rmsnorm(scale=600.0), "b1_gain", wrong)
+    diagnosis = run(engine)
+    assert diagnosis.verdict is Verdict.PRECISION
+    assert set(diagnosis.culprits) >= {*ISLAND, "b1_norm", "b1_gain"}
+    assert len(diagnosis.culprits) <= 8
+    assert diagnosis.confirmed
+    assert engine.builds <= 7
+
+
+def test_a_large_island_is_pruned_on_the_engine() -> None:
+    # Two more nodes must be in FP32, far from the overflow, unsuspected, and hidden from observation.
+    hidden = {"b0_relu", "b2_relu"}
+
+    def wrong(build: Build) -> bool:
+        plan = build.plan
+        if plan.observation is not Observation.NONE:
+            return False
+        return plan.precision is Precision.FP16 and not plan.islands >= hidden
+
+    engine = FakeEngine(rmsnorm(scale=600.0), "b2_relu", wrong)
+    diagnosis = run(engine)
+    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.confirmed
+    assert set(diagnosis.culprits) == {*ISLAND, *hidden}
+    assert diagnosis.minimal
+    assert diagnosis.minimal_on == "candidate"
+
+
 def test_a_fault_of_the_engine_alone_is_found_by_what_was_observed() -> None:
     engine = FakeEngine(rmsnorm(), "b1_up", when_lowered("b1_up"))
     diagnosis = run(engine)

@@ -1,0 +1,168 @@
+"""The public API: what is exported, what it takes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import case_path, feeds, rmsnorm
+
+import harness.diagnose
+from harness.case import Tolerance, load_case
+from harness.diagnose import Diagnosis, Limits, ProgressEvent, Stage, Verdict, diagnose, diagnose_model
+from harness.errors import UsageError
+from harness.judge import Judge
+from harness.tensors.precision import Precision
+
+
+def test_the_public_surface() -> None:
+    assert sorted(harness.diagnose.__all__) == [
+        *(
+            "Cost",
+            "Diagnosis",
+            "Evidence",
+            "Limits",
+            "Options",
+            "Origin",
+            "Price",
+            "Progress",
+            "ProgressEvent",
+        ),
+        *("Repro", "Separation", "Stage", "Verdict", "diagnose", "diagnose_model", "document"),
+    ]
+    for name in harness.diagnose.__all__:
+        assert getattr(harness.diagnose, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = harness.diagnose.nothing
+
+
+def test_the_package_can_be_called_as_the_function(tmp_path: Path) -> None:
+    found = harness.diagnose(case_path("dynamic-batch"), precision="fp16", journal=tmp_path)  # type: ignore[operator]
+    assert isinstance(found, Diagnosis)
+    assert found.verdict is Verdict.NONE
+
+
+def test_neither_tables_nor_pictures_are_imported_before_they_are_needed() -> None:
+    code = "import sys, harness.diagnose.api; print(sorted({'pandas', 'matplotlib', 'jinja2'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_case_that_passes_costs_one_evaluation(tmp_path: Path) -> None:
+    found = diagnose(case_path("rmsnorm-mlp"), precision="fp16", journal=tmp_path)
+    assert found.verdict is Verdict.NONE
+    assert found.exit_code == 0
+    assert found.culprits == ()
+    assert found.cost.emulations == len(load_case(case_path("rmsnorm-mlp")).runs) / 2  # two samples
+    assert found.origins == ()
+
+
+FAULTY = ("rmsnorm-overflow", "rmsnorm-underflow", "softmax-overflow", "attention-overflow", "conv-overflow")
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_the_bundled_faults_start_where_their_cases_say(name: str, tmp_path: Path) -> None:
+    case = load_case(case_path(name))
+    found = diagnose(case, precision=Precision.FP16, journal=tmp_path)
+    (spec,) = case.select_runs([Precision.FP16])
+    assert found.verdict is Verdict.PRECISION
+    assert tuple(each.node for each in found.origins) == spec.origin
+    assert found.culprits[0] == spec.origin[0]
+    assert 2 <= len(found.culprits) <= 5
+    assert found.confirmed
+    assert found.minimal
+    assert found.after is not None
+    assert all(output.passed for output in found.after.outputs)
+
+
+def test_the_document_is_json_and_complete(tmp_path: Path) -> None:
+    found = diagnose(case_path("residual-growth"), precision="fp16", journal=tmp_path)
+    document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert document["schema"] == "harness.diagnosis/1"
+    assert document["verdict"] == "precision"
+    assert document["case_path"].endswith("residual-growth.case.yaml")
+    assert document["journal"] == str(tmp_path)
+    frame = found.to_frame()
+    assert len(frame) == len(document["layers"]) == len(found.layers)
+    assert frame["origin"].sum() == 1
+
+
+def test_progress_tells_the_stages_in_order(tmp_path: Path) -> None:
+    events: list[ProgressEvent] = []
+    diagnose(case_path("residual-growth"), precision="fp16", journal=tmp_path, progress=events.append)
+    order = list(dict.fromkeys(event.stage for event in events))
+    assert order == [Stage.GATES, Stage.PREDICT, Stage.CURE, Stage.ATTRIBUTE]
+    assert [event.emulations for event in events] == sorted(event.emulations for event in events)
+    assert any(event.suspects for event in events)
+
+
+def test_tf32_that_is_too_coarse_is_tf32_on_the_emulator() -> None:
+    model = rmsnorm()
+    tight = [Tolerance(nrmse=1e-4)]
+    found = diagnose_model(model, feeds(model), Precision.TF32, tolerances=tight)
+    assert found.verdict is Verdict.TF32
+    assert found.confirmed
+    assert set(found.culprits) <= model.product_nodes
+    assert "noTF32" in found.recipes["trtexec"]
+
+
+def test_an_error_that_accumulates_blames_nobody_alone() -> None:
+    model = rmsnorm()
+    samples = feeds(model)
+    whole = diagnose_model(model, samples, Precision.FP16, tolerances=[Tolerance(nrmse=1e-9)])
+    assert whole.before is not None
+    error = max(output.metrics.nrmse for output in whole.before.outputs)
+    found = diagnose_model(model, samples, Precision.FP16, tolerances=[Tolerance(nrmse=error * 0.7)])
+    assert found.verdict is Verdict.PRECISION
+    assert len(found.culprits) > 2
+    assert found.minimal
+    assert all("no single node is to blame" in origin.why for origin in found.origins)
+    assert "add up" in found.summary
+
+
+def test_all_samples_must_pass_with_the_island() -> None:
+    """Only the second sample overflows: the island must hold for both."""
+    model = rmsnorm(scale=20.0)
+    samples = feeds(model, samples=2)
+    samples[1] = {name: value * np.float32(30.0) for name, value in samples[1].items()}
+    found = diagnose_model(model, samples, Precision.FP16)
+    assert found.verdict is Verdict.PRECISION
+    assert found.before is not None
+    assert [output.passed for output in found.before.outputs] == [True, False]
+    assert found.after is not None
+    assert [output.passed for output in found.after.outputs] == [True, True]
+
+
+def test_a_judge_that_is_lent_stays_open(tmp_path: Path) -> None:
+    with Judge() as judge:
+        case = load_case(case_path("dynamic-batch"))
+        diagnose(case, precision="fp16", journal=tmp_path / "1", judge=judge)
+        bench = judge.bench(case)
+        diagnose(case, precision="bf16", journal=tmp_path / "2", judge=judge)
+        assert judge.bench(case) is bench
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"max_builds": 0}, "0 builds"), ({"max_seconds": -1.0}, "seconds"), ({"precision": "fp17"}, "fp17")],
+)
+def test_senseless_arguments_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        diagnose(case_path("dynamic-batch"), **options)  # type: ignore[arg-type]
+
+
+def test_a_model_without_inputs_data_is_refused() -> None:
+    with pytest.raises(UsageError, match="no inputs"):
+        diagnose_model(rmsnorm(), [], Precision.FP16)
+
+
+def test_a_limit_of_seconds_ends_in_what_is_known() -> None:
+    model = rmsnorm(scale=600.0)
+    found = diagnose_model(model, feeds(model), Precision.FP16, limits=Limits(seconds=1e-9))
+    assert found.verdict is Verdict.UNRESOLVED
+    assert found.exit_code == 4
+    assert "stopped" in found.evidence[-1].text
