@@ -110,8 +110,7 @@ def warm(case: Path, environment: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The diagnosis with a warm worker, and what the check of polygraphy needs."""
     with Judge() as judge:
         loaded = load_case(case)
-        spec = loaded.run(Precision.FP16)
-        assert spec is not None
+        (spec,) = loaded.select_runs([Precision.FP16])
         result = judge.run(loaded, spec, environment)
         bench = judge.bench(loaded)
         rms = {
@@ -140,6 +139,7 @@ def _row(document: dict[str, Any]) -> dict[str, Any]:
         "culprits": document["culprits"],
         "origins": [origin["node"] for origin in document["origins"]],
         "confirmed": document["confirmed"],
+        "evidence": document["evidence"],
         "outputs": document.get("outputs"),
     }
 

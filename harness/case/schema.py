@@ -169,12 +169,23 @@ class TacticSource(StrEnum):
     CUDNN = "cudnn"
 
 
+PreviewFeature = Annotated[
+    str,
+    text_like(
+        r"^[+-][A-Za-z]\w*$", "a preview feature with `+` or `-` in front, such as `+profile_sharing_0806`"
+    ),
+]
+
+
 class BuildOptions(Frozen):
     """Options of the TensorRT builder; the emulator ignores them. Hashable; None is TensorRT's default."""
 
     typing: Literal["weak", "strong"] | None = None
     """Where the release offers both (10.x): `weak` is the FP16/BF16 flags, `strong` is a typed graph. By
     default weak up to 10.x, strong from 11 on."""
+    pin_precision: Bool = False
+    """Ask for the precision under test at every layer. Under weak typing the builder otherwise chooses FP32
+    wherever it finds that faster, in small models throughout; under strong typing there is no such choice."""
     workspace_mib: Annotated[int, Field(strict=True, ge=1)] | None = None
     """Limit of the workspace memory pool, in MiB."""
     optimization_level: Annotated[int, Field(strict=True, ge=0, le=5)] | None = None
@@ -193,6 +204,13 @@ class BuildOptions(Frozen):
     """Build an engine that later releases can load; TensorRT 8.6 and later."""
     hardware_compatibility: Literal["ampere_plus", "same_compute_capability"] | None = None
     """Build an engine for more GPUs than this one; 8.6 and later (`same_compute_capability`: 10.9)."""
+    preview_features: Annotated[tuple[PreviewFeature, ...], one_or_list(PreviewFeature)] | None = None
+    """Preview features of the release to switch on or off: `+profile_sharing_0806`, `-profile_sharing_0806`."""
+    build_route: Text | None = None
+    """The values of the builder's knobs, as `-knob=value -knob=value`; TensorRT 11.1 and later."""
+    pins: Annotated[tuple[Text, ...], one_or_list(Text)] | None = None
+    """Files of pinned tactics, relative to the case file. The one of the release, GPU and precision of a run is
+    built with, and a run is an error when TensorRT does not take its choices."""
 
 
 class Waiver(Frozen):

@@ -91,13 +91,13 @@ class Builder:
         graph = Graph(definition)
         nodes = nodemap.map_nodes(graph, request.nodes, metadata=release.offers("layer_metadata"))
         typing.check(graph, request)
-        pinned = typing.keep_islands(graph, nodes, request.islands)
+        pinned = typing.keep_islands(graph, nodes, request)
         enclave = island_tensors(graph, nodes, request.islands)
         marked = marks.observe(definition, graph, request, release, typing, enclave)
 
         config = builder.create_builder_config()
         options.apply(trt, release, config, request.options, request.precision)
-        typing.configure(config, request)
+        typing.configure(config, request, graph)
         profile = profiles.make_profile(builder, definition, request)
         if profile is not None and config.add_optimization_profile(profile) < 0:
             raise Fault("bad_request", "TensorRT refuses the shapes", evidence=self._log.errors(start))

@@ -91,7 +91,8 @@ def parse(
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     messages = [_describe(error, release, nodes) for error in errors]
     kind = "build_failed"
-    if any(error.code().name.startswith("UNSUPPORTED") for error in errors):
+    # ErrorCode has a `name` of another kind in some releases; how it prints is the same in all.
+    if any(".UNSUPPORTED" in str(error.code()) for error in errors):
         kind = "unsupported"
     first = messages[0] if messages else "is there an ONNX model in the file?"
     raise Fault(

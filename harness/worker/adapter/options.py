@@ -6,10 +6,10 @@ from ..faults import Fault
 from .release import Release
 
 _MIB = 1 << 20
-#: Every option known; `typing` and `timing_cache` are seen to elsewhere.
+#: Every option known; `typing`, `pin_precision` and `timing_cache` are seen to elsewhere.
 KNOWN = frozenset(
     (
-        *("typing", "timing_cache", "tf32", "workspace_mib", "optimization_level", "tactic_sources"),
+        *("typing", "pin_precision", "timing_cache", "tf32", "workspace_mib", "optimization_level", "tactic_sources"),
         *("avg_timing_iterations", "sparsity", "version_compatible", "hardware_compatibility"),
         *("error_on_timing_cache_miss", "preview_features", "build_route"),
     )

@@ -3,7 +3,7 @@
 The host hands over a graph with Casts, islands included. What is left to do here is to make sure of it.
 """
 
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Dict, Tuple
 
 from ..faults import Fault
 from ..messages import BuildRequest
@@ -47,19 +47,17 @@ class Strong:
                 "unsupported", "strong typing takes no calibration data: quantize the model with Q/DQ nodes"
             )
 
-    def configure(self, config: Any, request: BuildRequest) -> None:
+    def configure(self, config: Any, request: BuildRequest, graph: Graph) -> None:
         """Nothing: precision flags are errors here."""
 
-    def keep_islands(
-        self, graph: Graph, nodes: NodeMap, islands: Sequence[str]
-    ) -> Dict[str, Tuple[str, ...]]:
-        """Check that the graph carries `islands`: what their layers write is FP32.
+    def keep_islands(self, graph: Graph, nodes: NodeMap, request: BuildRequest) -> Dict[str, Tuple[str, ...]]:
+        """Check that the graph carries the islands: what their layers write is FP32.
 
         Raises:
             Fault: `bad_request`: a node of them writes something lower.
         """
         kept: Dict[str, Tuple[str, ...]] = {}
-        for node in islands:
+        for node in request.islands:
             layers = [graph.layers[index] for index in nodes.layers_of.get(node, ())]
             for layer in layers:
                 for name in layer.outputs:

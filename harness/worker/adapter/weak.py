@@ -1,9 +1,10 @@
 """Weak typing (8.5 to 10.16): the graph is FP32, and flags allow the builder to compute in something lower.
 
-An island is layers whose precision and output types are FP32, and the flag that makes the builder obey.
+An island is layers whose precision and output types are FP32, and the flag that makes the builder obey. Which of
+the other layers use the precision is the builder's choice, unless `pin_precision` asks for it at each of them.
 """
 
-from typing import Any, Dict, FrozenSet, Iterable, List, Sequence, Set, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Set, Tuple
 
 from ..faults import Fault
 from ..messages import BuildRequest
@@ -20,6 +21,9 @@ _UNTOUCHED = frozenset(
         *("CONDITION", "CONDITIONAL_INPUT", "CONDITIONAL_OUTPUT"),
     )
 )
+
+
+_LOW = {"fp16": "float16", "bf16": "bfloat16"}
 
 
 class Weak:
@@ -40,7 +44,7 @@ class Weak:
         Raises:
             Fault: `unsupported`.
         """
-        quantized = any(layer.kind in ("QUANTIZE", "DEQUANTIZE") for layer in graph.layers)
+        quantized = _is_quantized(graph)
         if request.precision == "fp8" and not quantized:
             raise Fault(
                 "unsupported",
@@ -56,9 +60,15 @@ class Weak:
                 "TensorRT has no TF32 by layer, so an island cannot leave it: compare with fp32 instead",
             )
 
-    def configure(self, config: Any, request: BuildRequest) -> None:
-        """Set the flags of the precision, and the one that makes islands hold."""
+    def configure(self, config: Any, request: BuildRequest, graph: Graph) -> None:
+        """Set the flags of the precision, of what the graph is quantized to, and the one that makes islands hold."""
         trt = self._trt
+        if request.precision not in ("fp8", "int8") and _is_quantized(graph):
+            # Whatever is asked for between Q/DQ pairs, TensorRT must be told that there are some.
+            quantized_to = {
+                graph.tensors[name].dtype.name for layer in graph.layers for name in layer.outputs
+            }
+            config.set_flag(trt.BuilderFlag.FP8 if "FP8" in quantized_to else trt.BuilderFlag.INT8)
         if request.precision == "fp16":
             config.set_flag(trt.BuilderFlag.FP16)
         elif request.precision == "bf16":
@@ -69,19 +79,20 @@ class Weak:
             config.set_flag(trt.BuilderFlag.INT8)
         if request.islands:
             config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        elif request.options.get("pin_precision"):
+            # A layer without an implementation at the precision is no reason to fail.
+            config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
 
-    def keep_islands(
-        self, graph: Graph, nodes: NodeMap, islands: Sequence[str]
-    ) -> Dict[str, Tuple[str, ...]]:
-        """Pin the layers of `islands` to FP32.
+    def keep_islands(self, graph: Graph, nodes: NodeMap, request: BuildRequest) -> Dict[str, Tuple[str, ...]]:
+        """Pin the layers of the islands to FP32, and all others to the precision if `pin_precision` asks for it.
 
         Returns:
-            node → names of the layers pinned; empty for a node without a floating-point layer.
+            node of an island → names of its layers pinned; empty for a node without a floating-point layer.
         """
         trt = self._trt
         pinned: Dict[str, Tuple[str, ...]] = {}
         indices: Set[int] = set()
-        for node in islands:
+        for node in request.islands:
             layers = [graph.layers[index] for index in nodes.layers_of.get(node, ())]
             layers = [layer for layer in layers if _is_float_layer(layer, graph)]
             for layer in layers:
@@ -92,7 +103,20 @@ class Weak:
         for layer in _constants_of(graph, indices):
             layer.handle.precision = trt.DataType.FLOAT
             self._type_outputs(layer, graph)
+        if request.options.get("pin_precision") and request.precision in _LOW:
+            self._pin_rest(graph, indices, dtypes.of_name(trt, _LOW[request.precision]))
         return pinned
+
+    def _pin_rest(self, graph: Graph, islands: Set[int], dtype: Any) -> None:
+        for layer in graph.layers:
+            shaped = any(graph.tensors[name].is_shape_tensor for name in layer.inputs)
+            if layer.index in islands or shaped or not _is_float_layer(layer, graph):
+                continue
+            layer.handle.precision = dtype
+            for index, name in enumerate(layer.outputs):
+                tensor = graph.tensors[name]
+                if dtypes.is_float(tensor.dtype) and not tensor.is_network_output:
+                    layer.handle.set_output_type(index, dtype)
 
     def _type_outputs(self, layer: Layer, graph: Graph) -> None:
         for index, name in enumerate(layer.outputs):
@@ -102,6 +126,10 @@ class Weak:
     def type_mark(self, tensor: Any, dtype: str) -> None:
         """Give a marked output its dtype. Left as it is, it is FP32, and the layer that writes it too."""
         tensor.dtype = dtypes.of_name(self._trt, dtype)
+
+
+def _is_quantized(graph: Graph) -> bool:
+    return any(layer.kind in ("QUANTIZE", "DEQUANTIZE") for layer in graph.layers)
 
 
 def island_tensors(graph: Graph, nodes: NodeMap, islands: Iterable[str]) -> FrozenSet[str]:

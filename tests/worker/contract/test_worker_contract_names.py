@@ -211,7 +211,7 @@ def test_a_wrong_name_in_the_adapter_is_met(
     """`STRICT_TYPES` ended with 8.6: an adapter that sets it works there, and nowhere after."""
     from harness.worker.adapter.weak import Weak
 
-    def configure(self: Weak, config: Any, request: Any) -> None:
+    def configure(self: Weak, config: Any, request: Any, graph: Any) -> None:
         config.set_flag(self._trt.BuilderFlag.STRICT_TYPES)
 
     monkeypatch.setattr(Weak, "configure", configure)

@@ -50,6 +50,28 @@ def test_every_precision_that_a_release_offers_is_built_and_run(rig: Rig, models
         )
 
 
+def test_a_quantized_model_keeps_its_int8_whatever_is_asked_for_around_it(rig: Rig) -> None:
+    for precision in ("fp32", "fp16"):
+        if ("weak", precision) in Release.of(rig.trt).precisions:
+            rig.build("quantized", precision, typing="weak")
+            assert "INT8" in rig.plan.flags
+
+
+def test_a_pinned_precision_is_asked_for_at_every_float_layer_but_the_islands(rig: Rig) -> None:
+    if ("weak", "fp16") not in Release.of(rig.trt).precisions:
+        return  # typed by construction
+    free = rig.build("mixed", "fp16", typing="weak", options={"pin_precision": False})
+    assert not rig.plan.pinned
+    reply = rig.build("mixed", "fp16", typing="weak", options={"pin_precision": True})
+    assert {"pow", "relu", "softmax", "gemm"} <= set(rig.plan.pinned)
+    assert "PREFER_PRECISION_CONSTRAINTS" in rig.plan.flags
+    assert reply.outputs == free.outputs
+    island = ("pow", "mean")
+    reply = rig.build("mixed", "fp16", typing="weak", islands=island, options={"pin_precision": True})
+    assert "OBEY_PRECISION_CONSTRAINTS" in rig.plan.flags
+    assert reply.realised["islands_ok"] is True
+
+
 def test_an_island_stays_in_fp32_and_nothing_else_does(rig: Rig) -> None:
     if ("weak", "fp16") in Release.of(rig.trt).precisions:
         island = ("pow", "mean", "addeps", "sqrt", "norm", "gemm")

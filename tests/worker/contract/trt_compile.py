@@ -62,6 +62,9 @@ def compile_network(network: Any, config: Any, world: Any) -> Plan:
     if network._parser is None or network._parser() is None:
         raise BuildError("the parser is gone, and the weights with it")
     _check_types(network, config, world, strong)
+    quantized = any(layer._kind in ("QUANTIZE", "DEQUANTIZE") for layer in network._layers)
+    if quantized and not strong and not config._flags & {"INT8", "FP8"}:
+        raise BuildError("Int8 precision has been set for a layer, but int8 is not configured in the builder")
     for tensor in network._inputs:
         if -1 in tensor._shape and not any(tensor._name in profile._shapes for profile in config._profiles):
             raise BuildError(f"Network has dynamic inputs, but no profile: {tensor._name}")
