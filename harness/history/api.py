@@ -112,7 +112,7 @@ def report_of(
         runs=merged.runs,
         tensors=merged.tensors,
         engines=merged.engines,
-        records=records,
+        records=records.assign(side=records["release"]),
         fingerprint=info.fingerprint,
         floors=floors,
         repeats=info.repeats,

@@ -29,7 +29,7 @@ class DriftReport:
         runs: by case, precision and newer release, what came of it.
         tensors: one row an output and layer: see `harness.history.judgement.JUDGED`, and `release`.
         engines: one row a quantity of an engine: see `harness.history.engines.ENGINE_COLUMNS`, and `release`.
-        records: the rows of the history behind it, with the columns that pictures need.
+        records: the rows of the history behind it, with `side`: which of `releases` a row counts to.
         fingerprint: what it ran on.
         floors: what counts as a difference.
         repeats: builds of each engine.
