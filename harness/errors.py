@@ -142,6 +142,10 @@ class BuildFailedError(CandidateError):
     """The TensorRT builder returned no engine."""
 
 
+class PinsNotTakenError(CandidateError):
+    """An engine was built without the tactics that are pinned for it; `evidence` names each."""
+
+
 class WorkerCrashedError(CandidateError):
     """The worker process died; `signal` is the number that killed it, or None."""
 

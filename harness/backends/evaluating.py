@@ -70,17 +70,19 @@ class Evaluating:
         self.skipped.update(engine.reply.skipped_marks)
         self._warnings.update(dict.fromkeys((*engine.reply.warnings, *warnings)))
 
-    def result(self, fingerprint: Mapping[str, Any]) -> Evaluation:
-        """What came of it."""
+    def result(self, fingerprint: Mapping[str, Any], build: Mapping[str, Any]) -> Evaluation:
+        """What came of it; `build` are the build options that came to apply."""
         first = self._engines[0][0]
         facts = {
             "fingerprint": dict(fingerprint),
+            "build": dict(build),
             "typing": first.reply.typing,
             "builds": self._store.builds - self._builds_before,
             "build_seconds": sum(engine.reply.build_seconds for engine, _ in self._engines),
             "engine_bytes": first.reply.engine_bytes,
             "layers": [asdict(layer) for layer in first.reply.layers],
             "realised": dict(first.reply.realised),
+            "tactics": None if first.reply.tactics is None else asdict(first.reply.tactics),
             "latency": None if first.latency is None else asdict(first.latency),
             "layer_ms": dict(first.layer_ms or {}),
             "engines": [

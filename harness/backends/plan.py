@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.case.schema import BuildOptions
 from harness.tensors.precision import Precision
+from harness.worker.choices import TacticOrders
 
 
 class Observation(StrEnum):
@@ -32,6 +33,7 @@ class Plan:
         observation: how intermediate tensors are read.
         marks: the intermediate tensors to observe; empty with an observation other than `none` means all.
         build: options of the TensorRT builder; the emulator ignores them.
+        tactics: tactics to force and to forbid; None leaves them to TensorRT, and unrecorded. The emulator has none.
     """
 
     precision: Precision
@@ -39,6 +41,7 @@ class Plan:
     observation: Observation = Observation.NONE
     marks: frozenset[str] = frozenset()
     build: BuildOptions = field(default_factory=BuildOptions)
+    tactics: TacticOrders | None = None
 
 
 @dataclass(frozen=True)

@@ -134,9 +134,10 @@ class Requests:
             marks=marks,
             mark_dtype=plan.precision.storage_dtype if takes_dtype else None,
             profiles=self.shapes(model, feeds),
-            options=options.model_dump(mode="json", exclude_none=True, exclude={"typing"}),
+            options=options.model_dump(mode="json", exclude_none=True, exclude={"typing", "pins"}),
             calibration=self._calibration_files(plan.precision, typing, feeds),
             nodes=self._hints_of(model),
+            tactics=plan.tactics,
         )
         return Asked(model, request)
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 
@@ -106,7 +107,8 @@ class TensorRTCandidate:
             "observation": plan.observation,
             "marks": sorted(plan.marks),
             "plain_marks": self.requests.plain_marks,
-            "build": self.requests.options(plan).model_dump(mode="json"),
+            "build": self.requests.options(plan).model_dump(mode="json", exclude={"pins"}),
+            "tactics": None if plan.tactics is None else asdict(plan.tactics),
             "profiles": self.requests.shapes(self.model, feeds),
             "feeds": hash_feeds(feeds),
             "calibration": [hash_feeds(sample) for sample in self.requests.calibration],
@@ -118,10 +120,11 @@ class TensorRTCandidate:
         """Build what `plan` needs, or take it from before, and run it on `feeds`.
 
         Tensors have the dtype that the engine gave them: what is observed at FP16 is float16. The facts:
-        `fingerprint`, `typing`, `builds` (how many engines were built now), `build_seconds` and `engine_bytes`
-        (of the first engine), `layers`, `realised`, `latency`, `layer_ms` (likewise), `engines` (each one's
-        marks, seconds and bytes), `skipped_marks` (tensor to reason), `internal_tensors` (how many debug tensors
-        have no ONNX name) and `warnings`.
+        `fingerprint`, `build` (the options that came to apply), `typing`, `builds` (how many engines were built now),
+        `build_seconds` and `engine_bytes` (of the first engine), `layers`, `realised`, `latency`, `layer_ms`
+        (likewise), `tactics` (likewise, where the plan has orders), `engines` (each one's marks, seconds and bytes),
+        `skipped_marks` (tensor to reason), `internal_tensors` (how many debug tensors have no ONNX name) and
+        `warnings`.
 
         Raises:
             InputDataError: `feeds` do not fit the model.
@@ -135,7 +138,8 @@ class TensorRTCandidate:
             self._carry_out(plan, feeds, run)
         except BuildRefused as refusal:
             raise refusal.error from refusal
-        return run.result(self.fingerprint())
+        options = self.requests.options(plan).model_dump(mode="json", exclude_unset=True, exclude={"pins"})
+        return run.result(self.fingerprint(), options)
 
     def close(self) -> None:
         """Free the engines. The worker stays: other models use it. Calling it twice is allowed."""

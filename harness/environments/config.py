@@ -203,6 +203,8 @@ def _environment(name: str, table: Any, path: Path) -> Environment:
     if (checked.python is None) == (checked.command is None):
         found = "neither" if checked.python is None else "both"
         raise EnvironmentConfigError(f"needs either `python` or `command`, has {found}")
+    if checked.build.pins is not None:
+        raise EnvironmentConfigError("`build.pins` belong to a case: one environment builds many models")
     first = checked.command[0] if checked.command else str(checked.python)
     rest = checked.command[1:] if checked.command else ()
     return Environment(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.backends import Candidate
 from harness.case import Case
@@ -63,13 +63,19 @@ class Candidates:
         from harness.backends.tensorrt import TensorRTCandidate, Timing
         from harness.environments import select
 
-        return TensorRTCandidate(
-            select(name, self.environments),
-            bench.model,
-            profiles=profiles_of(bench.case),
-            calibration=bench.feeds,
-            timing=Timing(repeats=TIMED_INFERENCES, layers=True),
-        )
+        case = bench.case
+        options: dict[str, Any] = {
+            "profiles": profiles_of(case),
+            "calibration": bench.feeds,
+            "timing": Timing(repeats=TIMED_INFERENCES, layers=True),
+        }
+        environment = select(name, self.environments)
+        if case.build.pins is None:
+            return TensorRTCandidate(environment, bench.model, **options)
+        from harness.tactics.pins import PinnedCandidate, load_pins
+
+        pins = [load_pins(case.resolve(path)) for path in case.build.pins]
+        return PinnedCandidate(environment, bench.model, pins=pins, **options)
 
     def release_model(self) -> None:
         """Forget the engines of the model at hand; workers stay."""

@@ -82,6 +82,7 @@ class ProbeReply:
             `algorithm_selector`, `inspector`, `calibration`, `profiler`, `tactic_source:<NAME>` …
         problems: what does not work, a sentence each, with what to try.
         packages: versions of packages that matter beside TensorRT: `numpy`, `polygraphy`, …
+        tactic_sources: the tactic sources that are on unless a build says otherwise, in capital letters.
         build_routes: the builder's knobs, with the values that each allows; from 11.1 on.
     """
 
@@ -96,6 +97,7 @@ class ProbeReply:
     capabilities: Tuple[str, ...] = ()
     problems: Tuple[str, ...] = ()
     packages: Dict[str, str] = field(default_factory=dict)
+    tactic_sources: Tuple[str, ...] = ()
     build_routes: Dict[str, Tuple[str, ...]] = field(default_factory=dict)
 
 

@@ -20,12 +20,15 @@ def probe(trt: Any, release: Release, logger: Any, cuda: Optional[Cuda]) -> Prob
     except Fault as fault:
         problems.append(fault.message)
     builder_ok = False
+    sources: Tuple[str, ...] = ()
     routes: Dict[str, Tuple[str, ...]] = {}
     try:
         builder = trt.Builder(logger)
         builder_ok = builder is not None
+        config = builder.create_builder_config()
+        sources = _sources(trt, release, config.get_tactic_sources())
         if release.offers("build_routes"):
-            routes = build_routes(str(builder.create_builder_config().all_build_routes))
+            routes = build_routes(str(config.all_build_routes))
     except Exception as error:  # pybind raises a TypeError where the factory returned nothing
         problems.append(
             "TensorRT {} cannot make a builder ({}): does it support this GPU and driver?".format(
@@ -38,9 +41,15 @@ def probe(trt: Any, release: Release, logger: Any, cuda: Optional[Cuda]) -> Prob
         capabilities=release.capabilities(),
         problems=tuple(problems),
         packages=_packages(),
+        tactic_sources=sources,
         build_routes=routes,
         **facts,
     )
+
+
+def _sources(trt: Any, release: Release, bits: int) -> Tuple[str, ...]:
+    members = trt.TacticSource.__members__
+    return tuple(name for name in release.tactic_sources if int(bits) >> int(members[name]) & 1)
 
 
 def build_routes(text: str) -> Dict[str, Tuple[str, ...]]:

@@ -122,6 +122,7 @@ def test_every_release_takes_its_own_preview_features_and_build_routes(rig: Rig)
         assert rig.plan.config._previews == {feature: False}
     with pytest.raises(Fault, match=r"has no preview feature \+nonsense"):
         rig.build("conv", options={"preview_features": ["+nonsense"]})
+    assert set(rig.adapter.probe().tactic_sources) == set(release.tactic_sources) - {"CUDNN"}
     if release.offers("build_routes"):
         rig.build("conv", options={"build_route": "-fuse=off"})
         assert rig.plan.config._route == "-fuse=off"

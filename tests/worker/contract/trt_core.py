@@ -305,6 +305,11 @@ class IBuilderConfig:
         self._sources = self._world.members_of("TacticSource", tactic_sources)
         return True
 
+    def get_tactic_sources(self: Any) -> int:
+        members = self._world.trt.TacticSource.__members__
+        wanted = members if self._sources is None else self._sources
+        return sum(1 << int(members[name]) for name in wanted if name != "CUDNN" or self._sources is not None)
+
     def add_optimization_profile(self: Any, profile: Any) -> int:
         self._profiles.append(profile)
         return len(self._profiles) - 1

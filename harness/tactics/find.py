@@ -1,0 +1,282 @@
+"""The hunt: from builds that pass and builds that fail to the smallest set of choices that decides.
+
+Requires: builds that record what they chose.
+Ensures: `found` only if a good build with nothing but these choices made bad fails, and a bad build with nothing but
+these choices made good passes, both with every other choice forced and honoured. One bad choice among n layers that
+differ takes at most ⌈log2 n⌉ + 3 builds after the samples.
+
+1. The bad and the good build that differ least are compared; a layer is a unit where they chose differently, and
+   suspected if no good build chose as the bad one.
+2. One build forces the good choice at every suspected layer, and the bad build's choice everywhere else. It must pass,
+   and it shows which layers obey.
+3. `harness.search` looks for the smallest set that is a cure and a cause at once. Each trial forces every choice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+from harness.search import (
+    Budget,
+    Direction,
+    Journal,
+    Options,
+    Outcome,
+    Problem,
+    Progress,
+    Result,
+    Trial,
+    search,
+)
+from harness.tactics.findings import Finding, Findings, Proof
+from harness.tactics.record import TacticRecord
+from harness.tactics.samples import Build, Sample
+from harness.tactics.trials import Trials, listed, what
+from harness.tactics.units import Unit, is_suspect, units_of
+
+JournalOf = Callable[[Problem], AbstractContextManager[Journal]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hunting:
+    """How to hunt.
+
+    Args:
+        builds: the most builds after the samples; None allows three times what one bad choice can take.
+        confirm: how often each of the two builds of the proof is repeated, beyond what `builds_for` leaves. An outcome
+            that is chance passes one repetition of both in one of four cases.
+        journal: keeps the search of a problem, so that it can be resumed; None keeps nothing.
+        on_progress: told after each build of the search.
+        identity: what besides the choices decides an outcome: model, inputs, environment.
+    """
+
+    builds: int | None = None
+    confirm: int = 0
+    journal: JournalOf | None = None
+    on_progress: Callable[[Progress], None] | None = None
+    identity: str = ""
+
+
+def find_bad_tactics(build: Build, samples: Sequence[Sample], hunting: Hunting | None = None) -> Findings:
+    """Find the choices that make builds fail, by building more.
+
+    Args:
+        build: builds the network with what a variation forces, and judges it.
+        samples: builds of the same network that were judged, see `collect`.
+        hunting: how to hunt.
+    """
+    hunting = hunting or Hunting()
+    good = [each for each in samples if each.outcome is Outcome.PASS and each.record is not None]
+    bad = [each for each in samples if each.outcome is Outcome.FAIL and each.record is not None]
+    answer = Findings(Finding.ONE_OUTCOME, samples=tuple(samples))
+    if not good or not bad:
+        return replace(answer, missing=_one_sided(samples, len(good), len(bad)))
+    pair = _nearest(good, bad)
+    if not pair.units:
+        text = "a build that passes and one that fails made the same choices at every layer that was recorded"
+        return replace(answer, finding=Finding.ALIKE, missing=text)
+    records = [each.record for each in good if each.record is not None]
+    able = tuple(unit for unit in pair.units if not unit.structural)
+    suspects = tuple(unit for unit in able if not unit.is_copy and is_suspect(unit, records))
+    answer = replace(answer, differing=len(pair.units), suspected=len(suspects))
+    hunt = _Hunt(build, pair, hunting)
+    # Choices that good builds made too, and copies between formats, stay the bad build's. They come in only where the
+    # others do not explain the fault.
+    rounds = [units for units in (suspects, able) if units]
+    for number, units in enumerate(dict.fromkeys(rounds), start=1):
+        found = hunt.run(units, answer)
+        if found.finding is not Finding.NOT_REPRODUCIBLE or number == len(set(rounds)):
+            return _with_structure(found, pair)
+    return _with_structure(replace(answer, finding=Finding.UNRESOLVED), pair)
+
+
+def _with_structure(found: Findings, pair: _Pair) -> Findings:
+    """An answer that was not found, with the layers that only one of the two builds has."""
+    names = [unit.name for unit in pair.units if unit.structural and not unit.is_copy]
+    if found.finding is Finding.FOUND or not names:
+        return found
+    text = f"only one of the two builds has these layers, and no order can make them: {listed(names)}"
+    return replace(found, missing=f"{found.missing}; {text}" if found.missing else text)
+
+
+def builds_for(differing: int) -> int:
+    """The most builds that one bad choice among so many layers can take after the samples."""
+    return math.ceil(math.log2(max(differing, 1))) + 3
+
+
+@dataclass(frozen=True)
+class _Pair:
+    good: Sample
+    bad: Sample
+    units: tuple[Unit, ...]
+
+    @property
+    def base(self) -> TacticRecord:
+        assert self.bad.record is not None
+        return self.bad.record
+
+
+def _nearest(good: Sequence[Sample], bad: Sequence[Sample]) -> _Pair:
+    """The two builds with the fewest layers that only one of them has, then the fewest that chose differently."""
+    pairs = []
+    for first in good:
+        for second in bad:
+            assert first.record is not None
+            assert second.record is not None
+            pairs.append(_Pair(first, second, units_of(first.record, second.record)))
+    return min(pairs, key=lambda pair: (sum(unit.structural for unit in pair.units), len(pair.units)))
+
+
+def _one_sided(samples: Sequence[Sample], good: int, bad: int) -> str:
+    unrecorded = sum(each.record is None for each in samples)
+    said = f"of {len(samples)} builds {good} passed and {bad} failed"
+    return f"{said}; {unrecorded} told no choices" if unrecorded else said
+
+
+class _Hunt:
+    """A hunt under way: one round of trials after the other."""
+
+    def __init__(self, build: Build, pair: _Pair, hunting: Hunting) -> None:
+        self.pair, self.hunting = pair, hunting
+        self.limit = hunting.builds
+        if self.limit is None:
+            self.limit = 3 * builds_for(len(pair.units)) + 2 * hunting.confirm
+        self._build, self._earlier = build, list[str]()
+        self.trials = self._round(())
+
+    def _round(self, units: tuple[Unit, ...], built: int = 0) -> Trials:
+        return Trials(self._build, self.pair.base, self.limit or 0, built, units)
+
+    def run(self, units: tuple[Unit, ...], answer: Findings) -> Findings:
+        """Search among `units`."""
+        self._earlier += self.trials.trail
+        self.trials = self._round(units, self.trials.builds)
+        cured = self.trials.everything_good()
+        answer = self._told(answer)
+        if cured is None or cured.outcome is not Outcome.PASS:
+            return self._not_cured(answer, cured)
+        if not self.trials.units:
+            text = f"none of the layers that differ obeys: {listed(self.trials.disobeyed)}"
+            return replace(answer, finding=Finding.NOT_REPRODUCIBLE, missing=text)
+        return self._conclude(answer, self._search(cured))
+
+    def _search(self, cured: Sample) -> Result:
+        trials = self.trials
+        problem = Problem(units=tuple(unit.name for unit in trials.units), identity=self._identity())
+        trials.seen[problem.everything] = cured
+        known = {frozenset[str](): _as_trial(self.pair.bad), problem.everything: _as_trial(cured)}
+        with nullcontext() if self.hunting.journal is None else self.hunting.journal(problem) as journal:
+            return search(
+                problem,
+                trials.oracle,
+                options=Options(direction=Direction.BOTH),
+                budget=Budget(evaluations=max((self.limit or 0) - trials.builds, 0)),
+                journal=journal,
+                known=known,
+                on_progress=self.hunting.on_progress,
+            )
+
+    def _identity(self) -> str:
+        """Hash over what decides an outcome: what is forced where nothing is searched, and both sides of each unit."""
+        good = (choice for unit in self.trials.units for choice in unit.good)
+        choices = [*self.trials.forced(frozenset()), *good]
+        parts = [self.hunting.identity, [[repr(choice.place), repr(choice.variant)] for choice in choices]]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _conclude(self, answer: Findings, result: Result) -> Findings:
+        trials = self.trials
+        trials.trail += [f"   {step.text}" for step in result.trail if step.outcome is None]
+        everything = trials.everything
+        kept = frozenset(result.culprits)
+        if not result.answered or kept == everything:
+            # The bad end rests on a build that nobody forced: force it, before anything is said about it.
+            replayed = trials.oracle(frozenset())
+            answer = self._told(answer)
+            if replayed.outcome is Outcome.PASS:
+                text = (
+                    "the choices of the bad build, forced, pass: it failed for another reason, or by chance"
+                )
+                return replace(answer, finding=Finding.NOT_REPRODUCIBLE, missing=text)
+            if not result.answered or replayed.outcome is Outcome.UNRESOLVED:
+                return self._unanswered(answer, result, replayed)
+        cure, cause = trials.seen.get(kept), trials.seen.get(everything - kept)
+        confirmations, refuted = self._confirm(kept, everything - kept)
+        answer = replace(self._told(answer), confirmations=confirmations)
+        if refuted is not None:
+            text = f"the outcome does not repeat itself: {refuted}"
+            return replace(answer, finding=Finding.NOT_REPRODUCIBLE, missing=text)
+        culprits = tuple(unit for unit in trials.units if unit.name in kept)
+        if confirmations < self.hunting.confirm:
+            text = f"{listed(unit.name for unit in culprits)} decide, but this could not be confirmed"
+            return replace(answer, finding=Finding.UNRESOLVED, missing=text)
+        return replace(
+            answer,
+            finding=Finding.FOUND,
+            culprits=culprits,
+            minimal=result.minimal or len(kept) == 1,
+            proof=(
+                _proof("the good choices everywhere but at the culprits", cause, Outcome.FAIL),
+                _proof("the bad build's choices everywhere but at the culprits", cure, Outcome.PASS),
+            ),
+            cured=None if cure is None else cure.record,
+        )
+
+    def _confirm(self, cure: frozenset[str], cause: frozenset[str]) -> tuple[int, str | None]:
+        """Build both builds of the proof again, with what is left: how often they agreed, and what did not."""
+        spare = max(builds_for(len(self.pair.units)) - self.trials.builds, 0) // 2
+        for done in range(spare + self.hunting.confirm):
+            for treated, expected in ((cause, Outcome.FAIL), (cure, Outcome.PASS)):
+                outcome = self.trials.oracle(treated).outcome
+                if outcome is Outcome.UNRESOLVED:
+                    return done, None
+                if outcome is not expected:
+                    return done, f"{what(treated, self.trials.units)}: {expected}, then {outcome}"
+        return spare + self.hunting.confirm, None
+
+    def _unanswered(self, answer: Findings, result: Result, replayed: Trial) -> Findings:
+        reason = replayed.note if result.answered else _reason(result, replayed)
+        stubborn = dict.fromkeys([*self.trials.disobeyed, *self.trials.free])
+        if stubborn:
+            text = f"TensorRT does not take what is forced at {listed(stubborn)}; {reason}"
+            return replace(answer, finding=Finding.NOT_REPRODUCIBLE, missing=text)
+        return replace(answer, finding=Finding.UNRESOLVED, missing=reason)
+
+    def _not_cured(self, answer: Findings, cured: Sample | None) -> Findings:
+        if cured is None:
+            text = f"the fault may lie with layers that do not obey: {listed(self.trials.free)}"
+            return replace(answer, finding=Finding.NOT_REPRODUCIBLE, missing=text)
+        if cured.outcome is Outcome.UNRESOLVED:
+            text = f"with the good choices forced the network cannot be built: {cured.note}"
+            return replace(answer, finding=Finding.UNRESOLVED, missing=text)
+        text = "the good choices, forced, fail: the outcome does not follow the recorded choices"
+        return replace(answer, finding=Finding.NOT_REPRODUCIBLE, missing=text)
+
+    def _told(self, answer: Findings) -> Findings:
+        trials = self.trials
+        return replace(
+            answer,
+            builds=trials.builds,
+            disobeyed=tuple(trials.disobeyed),
+            trail=(*self._earlier, *trials.trail),
+        )
+
+
+def _as_trial(sample: Sample) -> Trial:
+    margin = None if sample.badness is None else 1.0 - sample.badness
+    return Trial(sample.outcome, sample.badness, margin, sample.seconds)
+
+
+def _proof(forced: str, sample: Sample | None, expected: Outcome) -> Proof:
+    # A resumed search has its trials from the journal, and no samples of them.
+    return Proof(forced, expected) if sample is None else Proof(forced, sample.outcome, sample.badness)
+
+
+def _reason(result: Result, replayed: Trial) -> str:
+    last = next((step.text for step in reversed(result.trail)), "")
+    said = f"the search ended with {result.verdict!s}: {last}"
+    return f"{said}; {replayed.note}" if replayed.note else said

@@ -1,0 +1,155 @@
+"""What a hunt for bad tactics came to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from harness.search import Outcome
+from harness.tactics.record import TacticRecord
+from harness.tactics.samples import Sample
+from harness.tactics.units import Unit
+from harness.worker.choices import Choice
+
+
+class Finding(StrEnum):
+    """How a hunt ended.
+
+    `found`: forcing the choices makes a good build bad, and replacing them makes a bad build good. `one outcome`: all
+    builds passed, or all failed. `alike`: builds differ in the outcome and not in any recorded choice. `not
+    reproducible`: recorded choices that are forced do not bring their outcome back. `unresolved`: the search ended
+    without an answer, for the reason that is given.
+    """
+
+    FOUND = "found"
+    ONE_OUTCOME = "one outcome"
+    ALIKE = "alike"
+    NOT_REPRODUCIBLE = "not reproducible"
+    UNRESOLVED = "unresolved"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One build that shows what a choice does.
+
+    Args:
+        forced: what was forced, in words.
+        outcome: what came of it.
+        badness: how far the worst gate is beyond its limit, as a multiple of it.
+    """
+
+    forced: str
+    outcome: Outcome
+    badness: float | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The answer.
+
+    Args:
+        finding: how it ended.
+        culprits: the layers whose choice is at fault, each with its bad and its good choice.
+        minimal: each culprit was given the good choice alone, or left with the bad one alone, and the proof was lost.
+        proof: the builds that show it: the good build with the bad choices, the bad build with the good ones.
+        samples: the builds among which good and bad ones were found.
+        differing: layers at which the good and the bad build that were compared chose differently.
+        suspected: those whose bad choice was seen in no good build.
+        builds: builds after the samples, confirmations included.
+        confirmations: how often both builds of the proof were repeated, and came out alike.
+        missing: what kept the hunt from an answer; empty if nothing did.
+        disobeyed: layers at which TensorRT did not take what was forced.
+        cured: what the build that shows the cure chose: pins.
+        trail: each build of the search, in words.
+    """
+
+    finding: Finding
+    culprits: tuple[Unit, ...] = ()
+    minimal: bool = False
+    proof: tuple[Proof, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    differing: int = 0
+    suspected: int = 0
+    builds: int = 0
+    confirmations: int = 0
+    missing: str = ""
+    disobeyed: tuple[str, ...] = ()
+    cured: TacticRecord | None = None
+    trail: tuple[str, ...] = ()
+
+    @property
+    def onnx_nodes(self) -> tuple[str, ...]:
+        """The ONNX nodes of the culprits."""
+        return tuple(dict.fromkeys(node for unit in self.culprits for node in unit.onnx_nodes))
+
+    def summary(self) -> str:
+        """The answer in one sentence."""
+        if self.finding is Finding.FOUND:
+            names = " and ".join(describe(unit) for unit in self.culprits)
+            apart = "" if self.minimal else " (together; TensorRT did not let them be told apart)"
+            return f"the bad tactic is {names}{apart}: forced, it makes a good build bad; replaced, a bad build good"
+        return f"{self.finding}: {self.missing}" if self.missing else str(self.finding)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data; samples without their records."""
+        return {
+            "finding": self.finding.value,
+            "summary": self.summary(),
+            "culprits": [culprit_to_dict(unit) for unit in self.culprits],
+            "minimal": self.minimal,
+            "proof": [
+                {"forced": each.forced, "outcome": each.outcome.value, "badness": _number(each.badness)}
+                for each in self.proof
+            ],
+            "samples": [
+                {
+                    "name": sample.name,
+                    "axis": sample.axis.value,
+                    "outcome": sample.outcome.value,
+                    "badness": _number(sample.badness),
+                    "seconds": sample.seconds,
+                    "layers": None if sample.record is None else len(sample.record.choices),
+                    "note": sample.note,
+                }
+                for sample in self.samples
+            ],
+            "differing": self.differing,
+            "suspected": self.suspected,
+            "builds": self.builds,
+            "confirmations": self.confirmations,
+            "missing": self.missing,
+            "disobeyed": list(self.disobeyed),
+            "trail": list(self.trail),
+        }
+
+
+def culprit_to_dict(unit: Unit) -> dict[str, Any]:
+    """A culprit as JSON data."""
+    return {
+        "layer": unit.name,
+        "onnx_nodes": list(unit.onnx_nodes),
+        "bad": [asdict(choice) for choice in unit.bad],
+        "good": [asdict(choice) for choice in unit.good],
+    }
+
+
+def describe(unit: Unit) -> str:
+    """A culprit in words: the layer and what it must not be built with."""
+    return f"{brief(unit.bad)} at {unit.name}" if unit.bad else f"a missing layer {unit.name}"
+
+
+def brief(choices: Sequence[Choice]) -> str:
+    """A choice in words: the kernel if it has a name, else the identifiers."""
+    choice = choices[0]
+    if choice.kernel is not None:
+        return choice.kernel
+    name = f"tactic {choice.tactic}"
+    return name if choice.implementation is None else f"{name} of implementation {choice.implementation}"
+
+
+def _number(value: float | None) -> float | str | None:
+    if value is None or abs(value) < float("inf"):
+        return value
+    return str(value)

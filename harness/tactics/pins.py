@@ -1,0 +1,220 @@
+"""Pins: the choices of a build that passes, in files that make TensorRT choose them again.
+
+A folder of pins holds `pins.json` (a `TacticRecord`), `build_pinned.py`, which builds an engine with them and needs
+TensorRT alone, the timing cache with these choices and no others where the release can edit it, and the typed model
+where the network is strongly typed. Pins are of one model, precision, release and GPU: nothing of them carries over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.backends.plan import Evaluation, Observation, Plan
+from harness.backends.tensorrt import TensorRTCandidate, Tensors
+from harness.errors import PinsNotTakenError, UsageError
+from harness.model import Model, save_model, with_islands
+from harness.model.typed import LOW_DTYPE
+from harness.tactics.findings import brief
+from harness.tactics.record import TacticRecord, load_record
+from harness.tactics.units import reformatted_layer
+from harness.tensors.files import write_bytes, write_text
+from harness.tensors.precision import Precision
+from harness.worker.choices import CACHE, Miss, TacticOrders, TacticReport
+from harness.worker.messages import part_from_json
+
+PINS, SCRIPT, CACHE_FILE, MODEL = "pins.json", "build_pinned.py", "timing.cache", "model.onnx"
+BELONGS = ("tensorrt", "gpu", "compute_capability")
+"""What of a fingerprint decides whether pins apply."""
+
+
+@dataclass(frozen=True)
+class Pins:
+    """The choices of one build.
+
+    Args:
+        record: the build.
+        path: the file that they come from.
+    """
+
+    record: TacticRecord
+    path: Path
+
+    @property
+    def cache(self) -> Path | None:
+        """The timing cache beside the file, if there is one."""
+        cache = self.path.with_name(CACHE_FILE)
+        return cache if cache.is_file() else None
+
+    def belong_to(self, fingerprint: Mapping[str, Any], precision: Precision) -> bool:
+        """Whether they were made on this release and GPU, at this precision."""
+        ours = self.record.fingerprint
+        same = all(ours.get(name) == fingerprint.get(name) for name in BELONGS)
+        return same and self.record.precision is precision
+
+
+def load_pins(path: Path | str) -> Pins:
+    """Read `pins.json`, or that of a folder.
+
+    Raises:
+        UsageError: there is no such file, or it holds no record of tactics.
+    """
+    file = Path(path)
+    file = file / PINS if file.is_dir() else file
+    return Pins(load_record(file), file)
+
+
+def export_pins(
+    record: TacticRecord,
+    folder: Path,
+    *,
+    model: Model | None = None,
+    inputs: Mapping[str, Sequence[Sequence[int]]] | None = None,
+    cache: bytes | None = None,
+) -> Path:
+    """Write the choices of a build so that TensorRT makes them again; the path of `pins.json`.
+
+    Args:
+        record: of a build that passes.
+        folder: is made if it is missing.
+        model: the model; a strongly typed network is built from its typed graph, which is written beside the pins.
+        inputs: for each input with dynamic axes its minimum, optimum and maximum shape.
+        cache: a timing cache with these choices, for releases that can edit it; see `pinned_cache`.
+
+    Raises:
+        UsageError: the record has no choices.
+    """
+    if not record.choices:
+        raise UsageError("a build that told no choices cannot be pinned")
+    # Alternatives and what came of orders are of that build, and nobody's orders.
+    report = TacticReport(record.report.mechanism, record.choices)
+    profiles = {name: [list(shape) for shape in shapes] for name, shapes in (inputs or {}).items()}
+    replace(record, report=report, profiles=profiles).save(folder / PINS)
+    write_text(folder / SCRIPT, Path(__file__).with_name(SCRIPT).read_text("utf-8"))
+    if cache is not None:
+        write_bytes(folder / CACHE_FILE, cache)
+    if model is not None and record.typing == "strong" and record.precision in LOW_DTYPE:
+        save_model(with_islands(model, record.precision, frozenset()), folder / MODEL)
+    return folder / PINS
+
+
+def pinned_cache(
+    candidate: TensorRTCandidate, plan: Plan, feeds: Tensors, record: TacticRecord
+) -> tuple[bytes, TacticRecord] | None:
+    """The timing cache that holds the choices of `record` and nothing else; None where releases have no such cache.
+
+    One build. What it chose comes with it.
+
+    Raises:
+        PinsNotTakenError: TensorRT did not take the choices.
+        CandidateError: the build failed.
+    """
+    if record.report.mechanism != CACHE:
+        return None
+    path = candidate.supervisor.worker().folder / f"pins-{record.model[:16]}.cache"
+    orders = TacticOrders(force=record.choices, mechanism=CACHE, save_cache_path=str(path))
+    evaluation = candidate.evaluate(replace(plan, tactics=orders), feeds)
+    refuse_if_missed(evaluation, None)
+    content = path.read_bytes()
+    path.unlink()
+    told = part_from_json(TacticReport, evaluation.facts["tactics"])
+    return content, replace(record, report=told)
+
+
+def refuse_if_missed(evaluation: Evaluation, pins: Pins | None) -> int:
+    """How many pinned choices an engine was built with, if it was built with all of them.
+
+    Raises:
+        PinsNotTakenError: it was not.
+    """
+    told = evaluation.facts.get("tactics")
+    if told is None:
+        raise PinsNotTakenError(
+            "the engine does not tell which tactics it was built with",
+            where=None if pins is None else pins.path,
+        )
+    report = part_from_json(TacticReport, told)
+    # A copy between formats that is not asked for is not there: the formats around it fit.
+    missed = [
+        miss
+        for miss in report.misses
+        if not (miss.taken is None and reformatted_layer(miss.choice.layer) is not None)
+    ]
+    if missed:
+        raise PinsNotTakenError(
+            f"the engine was built without {len(missed)} of its pinned tactics: {_worded(missed[0])}",
+            where=None if pins is None else pins.path,
+            hint="export the pins again: the network, its build options or the environment have changed",
+            evidence=[_worded(miss) for miss in missed],
+        )
+    return len(report.choices)
+
+
+class PinnedCandidate(TensorRTCandidate):
+    """Engines of a case whose tactics are pinned.
+
+    A plan without orders and without observation is built with the pins of the release, GPU and precision, and an
+    engine that was not is an error. Where there are none for them, it is built without, and a warning says so.
+    Observed engines and islands are other networks, with other layers, and are built without.
+    """
+
+    def __init__(self, *arguments: Any, pins: Sequence[Pins], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.pins = tuple(pins)
+
+    def evaluate(self, plan: Plan, feeds: Tensors) -> Evaluation:
+        """As `TensorRTCandidate.evaluate`; the fact `pins` tells the file and how many choices were taken.
+
+        Raises:
+            PinsNotTakenError: TensorRT did not take the pinned choices.
+            UsageError: the pins are of another model.
+        """
+        pins = self._pins_for(plan)
+        if pins is None:
+            evaluation = super().evaluate(plan, feeds)
+            if plan.observation is Observation.NONE and not plan.islands:
+                evaluation.facts["warnings"].append(self._unpinned(plan))
+            return evaluation
+        pinned = self._with(plan, pins)
+        evaluation = super().evaluate(pinned, feeds)
+        count = refuse_if_missed(evaluation, pins)
+        facts = {**evaluation.facts, "pins": {"file": str(pins.path), "choices": count}}
+        return replace(evaluation, facts=facts)
+
+    def key(self, plan: Plan, feeds: Tensors) -> str:
+        """The name of an evaluation, its pins included."""
+        pins = self._pins_for(plan)
+        return super().key(plan if pins is None else self._with(plan, pins), feeds)
+
+    def _pins_for(self, plan: Plan) -> Pins | None:
+        ordered = plan.tactics is not None and (plan.tactics.force or plan.tactics.forbid)
+        if ordered or plan.observation is not Observation.NONE or plan.islands:
+            return None
+        fingerprint = self.fingerprint()
+        found = next((pins for pins in self.pins if pins.belong_to(fingerprint, plan.precision)), None)
+        if found is not None and found.record.model != self.model.sha256:
+            raise UsageError(
+                f"these pins are of another model than {self.model.name}",
+                where=found.path,
+                hint="the model has changed since: export its pins again",
+            )
+        return found
+
+    def _with(self, plan: Plan, pins: Pins) -> Plan:
+        orders = plan.tactics or TacticOrders()
+        mechanism = pins.record.report.mechanism
+        return replace(plan, tactics=replace(orders, force=pins.record.choices, mechanism=mechanism))
+
+    def _unpinned(self, plan: Plan) -> str:
+        told = self.fingerprint()
+        return (
+            f"no pins are of TensorRT {told['tensorrt']} on {told['gpu']} at {plan.precision}: built without "
+            f"({', '.join(str(pins.path) for pins in self.pins)})"
+        )
+
+
+def _worded(miss: Miss) -> str:
+    taken = f", {brief([miss.taken])} was taken" if miss.taken is not None else ""
+    return f"{miss.choice.layer}: {brief([miss.choice])} was {miss.why}{taken}"

@@ -1,0 +1,176 @@
+"""What a build chose, as data: one type for every release and every mechanism."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.backends.plan import Evaluation, Plan
+from harness.errors import UsageError
+from harness.tensors.files import write_text
+from harness.tensors.precision import Precision
+from harness.worker.choices import Choice, TacticReport
+from harness.worker.messages import MessageError, part_from_json
+
+TACTICS_SCHEMA = "harness.tactics/1"
+Place = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class TacticRecord:
+    """What one build chose, and what it was made with.
+
+    Args:
+        report: the choices, as the builder told them.
+        precision: the precision under test.
+        model: SHA-256 of the model.
+        typing: `weak` or `strong`.
+        build: the build options that were set.
+        fingerprint: TensorRT's release, the GPU and what else the numbers were made with.
+        profiles: for each input with dynamic axes its minimum, optimum and maximum shape, where they are known.
+    """
+
+    report: TacticReport
+    precision: Precision
+    model: str = ""
+    typing: str = "weak"
+    build: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    profiles: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """One for each layer that was tuned, in TensorRT's order."""
+        return self.report.choices
+
+    @property
+    def alternatives(self) -> tuple[Choice, ...]:
+        """What was offered and not taken, as far as it was asked for."""
+        return self.report.alternatives
+
+    @cached_property
+    def by_place(self) -> Mapping[Place, tuple[Choice, ...]]:
+        """The choices by where they were made; more than one where unnamed layers repeat."""
+        found: dict[Place, list[Choice]] = defaultdict(list)
+        for choice in self.choices:
+            found[choice.place].append(choice)
+        return {place: tuple(choices) for place, choices in found.items()}
+
+    def takes(self, choice: Choice) -> bool:
+        """Whether the build chose this."""
+        return any(each.variant == choice.variant for each in self.by_place.get(choice.place, ()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of schema `harness.tactics/1`: plain JSON types."""
+        return {
+            "schema": TACTICS_SCHEMA,
+            "precision": self.precision.value,
+            "model": self.model,
+            "typing": self.typing,
+            "build": dict(self.build),
+            "fingerprint": dict(self.fingerprint),
+            "profiles": dict(self.profiles),
+            **asdict(self.report),
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], *, where: str | Path | None = None) -> TacticRecord:
+        """The record that `to_dict` wrote.
+
+        Raises:
+            UsageError: it is no such document; `where` is the file that it comes from.
+        """
+        fields = dict(document) if isinstance(document, Mapping) else {}
+        if fields.pop("schema", None) != TACTICS_SCHEMA:
+            raise UsageError(f"is no record of tactics: its schema is not {TACTICS_SCHEMA!r}", where=where)
+        try:
+            return cls(
+                precision=Precision(fields.pop("precision")),
+                model=str(fields.pop("model")),
+                typing=str(fields.pop("typing")),
+                build=dict(fields.pop("build")),
+                fingerprint=dict(fields.pop("fingerprint")),
+                profiles=dict(fields.pop("profiles")),
+                report=part_from_json(TacticReport, fields),
+            )
+        except (KeyError, ValueError, TypeError, MessageError) as error:
+            raise UsageError(f"is no record of tactics: {error}", where=where) from error
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, atomically."""
+        write_text(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
+
+
+def load_record(path: Path | str) -> TacticRecord:
+    """Read what `TacticRecord.save` wrote.
+
+    Raises:
+        UsageError: the file cannot be read, or holds no record.
+    """
+    try:
+        document = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot be read: {error}", where=path) from error
+    return TacticRecord.from_dict(document, where=path)
+
+
+def record_of(evaluation: Evaluation, plan: Plan, model: str) -> TacticRecord | None:
+    """What the engine of an evaluation was built with; None if the plan did not ask for a record.
+
+    Args:
+        evaluation: of a TensorRT candidate.
+        plan: what was evaluated.
+        model: SHA-256 of the model.
+    """
+    told = evaluation.facts.get("tactics")
+    if told is None:
+        return None
+    return TacticRecord(
+        report=part_from_json(TacticReport, told),
+        precision=plan.precision,
+        model=model,
+        typing=str(evaluation.facts.get("typing", "weak")),
+        build=dict(evaluation.facts.get("build", {})),
+        fingerprint=dict(evaluation.facts.get("fingerprint", {})),
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A place where two builds chose differently.
+
+    Args:
+        layer: name of the layer.
+        first: what the first build chose there; empty if it has no such layer.
+        second: what the second build chose there.
+    """
+
+    layer: str
+    first: tuple[Choice, ...]
+    second: tuple[Choice, ...]
+
+    @property
+    def structural(self) -> bool:
+        """Whether only one of the builds has this layer: they were fused otherwise, or reformat elsewhere."""
+        return not (self.first and self.second)
+
+
+def differences(first: TacticRecord, second: TacticRecord) -> tuple[Difference, ...]:
+    """Where two builds of one network chose differently, in the order of the first, then of the second."""
+    ours, theirs = first.by_place, second.by_place
+    found = []
+    for place in dict.fromkeys([*ours, *theirs]):
+        here, there = ours.get(place, ()), theirs.get(place, ())
+        if variants(here) != variants(there):
+            found.append(Difference((here or there)[0].layer, here, there))
+    return tuple(found)
+
+
+def variants(choices: Iterable[Choice]) -> tuple[Any, ...]:
+    """What was chosen at a place, whatever the order of layers that repeat."""
+    return tuple(sorted((choice.variant for choice in choices), key=repr))
