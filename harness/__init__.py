@@ -16,33 +16,42 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.case import Case, load_case, load_cases
     from harness.errors import HarnessError
+    from harness.history import DriftOptions, DriftReport, drift, load_history
     from harness.judge import JudgeOptions, RunReport, RunResult, Verdict, run
     from harness.tensors.precision import Precision
 
 __all__ = [
     "Case",
+    "DriftOptions",
+    "DriftReport",
     "HarnessError",
     "JudgeOptions",
     "Precision",
     "RunReport",
     "RunResult",
     "Verdict",
+    "drift",
     "load_case",
     "load_cases",
+    "load_history",
     "run",
 ]
 
 # Loaded when first asked for: `import harness` and `harness --help` stay light.
 _HOME = {
     "Case": "harness.case",
+    "DriftOptions": "harness.history",
+    "DriftReport": "harness.history",
     "HarnessError": "harness.errors",
     "JudgeOptions": "harness.judge",
     "Precision": "harness.tensors.precision",
     "RunReport": "harness.judge",
     "RunResult": "harness.judge",
     "Verdict": "harness.judge",
+    "drift": "harness.history",
     "load_case": "harness.case",
     "load_cases": "harness.case",
+    "load_history": "harness.history",
     "run": "harness.judge",
 }
 

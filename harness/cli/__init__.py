@@ -25,6 +25,11 @@ COMMANDS = {
     "diagnose": LazyCommand(
         "harness.cli.diagnose", "Find the culprits of a case that fails, and what cures it."
     ),
+    "explore": LazyCommand("harness.cli.explore", "Bisect a failure by hand, at a prompt."),
+    "drift": LazyCommand(
+        "harness.cli.drift", "Hold releases against each other: did anything move, what, and where."
+    ),
+    "history": LazyCommand("harness.cli.history", "List, show and export the runs that drift keeps."),
     "case": LazyCommand("harness.cli.case", "Write, check and describe case files."),
     "env": LazyCommand("harness.cli.env", "Manage the TensorRT environments that engines are built in."),
     "doctor": LazyCommand("harness.cli.doctor", "Say what works on this machine, and how to mend the rest."),

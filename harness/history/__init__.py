@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.history.api import drift, load_history
+    from harness.history.choices import Against, CacheUse, LayerBuilds
     from harness.history.judgement import DriftVerdict
-    from harness.history.matrix import CacheUse, DriftOptions, LayerBuilds
+    from harness.history.matrix import DriftOptions
     from harness.history.noise import Floors
     from harness.history.outcome import RunDrift, Status
     from harness.history.report import DriftReport
 
 _LAZY = {
-    "CacheUse": "harness.history.matrix",
+    "Against": "harness.history.choices",
+    "CacheUse": "harness.history.choices",
     "DriftOptions": "harness.history.matrix",
     "DriftReport": "harness.history.report",
     "DriftVerdict": "harness.history.judgement",
     "Floors": "harness.history.noise",
-    "LayerBuilds": "harness.history.matrix",
+    "LayerBuilds": "harness.history.choices",
     "RunDrift": "harness.history.outcome",
     "Status": "harness.history.outcome",
     "drift": "harness.history.api",
@@ -27,6 +29,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Against",
     "CacheUse",
     "DriftOptions",
     "DriftReport",

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.case import load_case
+from harness.case import Case, load_case
 from harness.errors import HarnessError, HistoryError, UsageError
+from harness.golden import refuse_in_ci
+from harness.history.choices import Against
 from harness.history.matrix import DriftOptions, run_matrix, select_specs
 from harness.history.noise import Floors
-from harness.history.releases import Waivers, compare_pair, merge, pairs_of
+from harness.history.outcome import RunDrift, Status
+from harness.history.releases import Comparison, Pair, Waivers, compare_pair, merge, pairs_of
 from harness.history.report import DriftReport
 from harness.history.schema import NAMES
-from harness.history.store import RunInfo, list_runs, read_runs
+from harness.history.store import RunInfo, list_newest, list_runs, read_runs
+from harness.judge.goldens import golden_root
 from harness.judge.suite import Progress, Target, select_cases
 from harness.tensors.precision import Precision
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.history.baselined import Found
+
 HISTORY = Path("reports/history")
+_UPDATE = "--baseline-update writes one"
 
 
 def drift(
@@ -34,6 +42,8 @@ def drift(
     options: DriftOptions | None = None,
     history: Path | str = HISTORY,
     resume: bool = False,
+    against: Against | str = Against.GOLDEN,
+    baseline_update: bool = False,
     progress: Progress | None = None,
 ) -> DriftReport:
     """Build every case at every precision on every release, several times, and hold the newer against the first.
@@ -41,26 +51,31 @@ def drift(
     Args:
         targets: case files, folders of them, .onnx files, or cases.
         environments: names from harness.toml or emulated releases (`emulator:fp16,seed=1`), the older one first.
+            A single one is held against what `against` says.
         precisions: only these; by default those that each case asks for.
         tags: only cases with one of these tags.
         inputs: shapes for the inputs of .onnx files.
         options: builds of each engine, what is observed, what counts as a difference.
         history: where the run is kept.
         resume: go on with the newest interrupted run of the same matrix.
+        against: what a single release is held against: its golden baselines, or its last runs in the history.
+        baseline_update: write the baselines of a single release that are missing, or that it drifted from.
         progress: told of every build.
 
     Raises:
         CaseFileError: case files hold mistakes; nothing was run.
         EnvironmentConfigError: a release is no environment; nothing was run.
         NothingSelectedError: the selection is empty.
-        UsageError: there are not two releases.
+        UsageError: no release is named, or one twice, or several are to update baselines.
+        GoldenError: baselines are to be updated where CI is set, or one is damaged.
         HistoryError: there is nothing to resume.
     """
-    if len(environments) < 2:
-        raise UsageError(
-            "drift compares two releases or more",
-            hint="name them, the older one first: --env OLD --env NEW",
-        )
+    if not environments:
+        raise UsageError("drift needs a release", hint="name two, the older one first: --env OLD --env NEW")
+    if baseline_update:
+        if len(environments) > 1:
+            raise UsageError("baselines are those of one release", hint="name it alone: --env NAME")
+        refuse_in_ci("rewritten")
     wanted = tuple(Precision(precision) for precision in precisions)
     cases = select_cases(targets, inputs=inputs, tags=tags, precisions=wanted)
     options = options or DriftOptions()
@@ -72,7 +87,75 @@ def drift(
         resume=resume,
         progress=progress,
     )
-    return report_of(info, floors=options.floors, waivers={case.name: case.waivers for case in cases})
+    waivers = {case.name: case.waivers for case in cases}
+    if len(environments) > 1:
+        return report_of(info, floors=options.floors, waivers=waivers)
+    if Against(against) is Against.HISTORY:
+        return after_earlier_nights(info, Path(history), options.floors, waivers)
+    return held_against_baselines(info, cases, options.floors, waivers, update=baseline_update)
+
+
+def after_earlier_nights(info: RunInfo, history: Path, floors: Floors, waivers: Waivers) -> DriftReport:
+    """The run `info` of one release held against those before it; against nothing if it is the first."""
+    from harness.history.series import NIGHTLY_CONFIDENCE, nightly_report
+
+    (release,) = info.releases
+    if len(list_newest(history, 2, release=release)) > 1:
+        nightly = replace(floors, confidence=max(floors.confidence, NIGHTLY_CONFIDENCE))
+        return nightly_report(history, release=release, floors=nightly, waivers=waivers)
+    records = to_frame(read_runs([info])).assign(side=release)
+    return _alone(info, records, "no earlier run", floors, waivers)
+
+
+def held_against_baselines(
+    info: RunInfo, cases: Sequence[Case], floors: Floors, waivers: Waivers, *, update: bool = False
+) -> DriftReport:
+    """The run `info` of one release held against its golden baselines; with `update`, they are rewritten after."""
+    import pandas as pd
+
+    from harness.history.baselined import baseline_rows, describe, find_baselines, update_baselines
+
+    (release,) = info.releases
+    records = to_frame(read_runs([info])).assign(side=release)
+    found = find_baselines(records, {case.name: golden_root(case) for case in cases})
+    old = describe(found)
+    before = baseline_rows(found)
+    if before.empty:
+        report = _alone(info, records, old, floors, waivers)
+    else:
+        both = pd.concat([before.assign(side=old).astype(object), records.astype(object)], ignore_index=True)
+        report = _alone(info, both.infer_objects(), old, floors, waivers)
+    notes = {(item.case, item.precision): item for item in found}
+    report = replace(
+        report, runs=tuple(_noted(run, notes.get((run.case, run.precision.value))) for run in report.runs)
+    )
+    if update:
+        update_baselines(records, found, report.runs, command=info.command)
+    return report
+
+
+def _noted(run: RunDrift, found: Found | None) -> RunDrift:
+    """Say why a run has no baseline; one of another case or model fails the run."""
+    if found is None or found.store is None:
+        return run
+    if found.stale:
+        return replace(
+            run,
+            status=max(run.status, Status.FAIL, key=list(Status).index),
+            reason=f"{found.stale}; {_UPDATE}",
+        )
+    if found.baseline is None and not run.errors:
+        return replace(run, reason=f"there is no baseline; {_UPDATE}")
+    return run
+
+
+def _alone(info: RunInfo, records: pd.DataFrame, old: str, floors: Floors, waivers: Waivers) -> DriftReport:
+    """The report of one release: rows of `side` old, if there are any, stand for the older one."""
+    (release,) = info.releases
+    before = (records["side"] == old).to_numpy()
+    pair = Pair(old, release, before, ~before, distances=False)
+    merged = merge([compare_pair(records, pair, floors=floors, waivers=waivers)])
+    return _report(info, (old, release), merged, records, floors)
 
 
 def report_of(
@@ -105,14 +188,20 @@ def report_of(
             for pair in pairs_of(records, info.releases)
         ]
     )
+    return _report(info, info.releases, merged, records.assign(side=records["release"]), floors)
+
+
+def _report(
+    info: RunInfo, releases: tuple[str, ...], merged: Comparison, records: pd.DataFrame, floors: Floors
+) -> DriftReport:
     return DriftReport(
         run=info.run,
-        old=info.releases[0],
-        releases=info.releases,
+        old=releases[0],
+        releases=releases,
         runs=merged.runs,
         tensors=merged.tensors,
         engines=merged.engines,
-        records=records.assign(side=records["release"]),
+        records=records,
         fingerprint=info.fingerprint,
         floors=floors,
         repeats=info.repeats,

@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from harness.case import Case, RunSpec
 from harness.errors import HarnessError, NothingSelectedError, UsageError
+from harness.history.choices import CacheUse, LayerBuilds
 from harness.history.emulated import EmulatedRelease, is_emulated
 from harness.history.noise import Floors
 from harness.history.recording import Build, Recording, RecordingCandidates
@@ -25,22 +25,6 @@ from harness.history.store import RunInfo, RunWriter, list_runs, opened
 from harness.judge import Judge, JudgeOptions, ProgressEvent, RunResult, Verdict
 from harness.judge.suite import Progress, fingerprint_of
 from harness.tensors.precision import Precision
-
-
-class LayerBuilds(StrEnum):
-    """In which builds of an engine the layers are observed, which takes a further build each."""
-
-    ALL = "all"
-    FIRST = "first"
-    NONE = "none"
-
-
-class CacheUse(StrEnum):
-    """Which builds use the timing cache: with it a rebuild mostly repeats the tactics of the one before."""
-
-    BOTH = "both"
-    WITH = "with"
-    WITHOUT = "without"
 
 
 @dataclass(frozen=True)

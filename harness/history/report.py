@@ -15,6 +15,8 @@ from harness.judge.results import jsonable
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.history.series import Series
+
 DRIFT_SCHEMA = "harness.drift/1"
 
 
@@ -35,6 +37,7 @@ class DriftReport:
         repeats: builds of each engine.
         time: when the run began, UTC.
         files: the files of the history that it was made from.
+        series: the errors of the outputs night by night, where nights are compared.
     """
 
     run: str
@@ -49,6 +52,7 @@ class DriftReport:
     repeats: int = 1
     time: datetime.datetime | None = None
     files: tuple[str, ...] = ()
+    series: tuple[Series, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -97,6 +101,7 @@ class DriftReport:
             "runs": [_run(run) for run in self.runs],
             "engines": self.engines.to_dict("records"),
             "moved": moved.to_dict("records"),
+            "steps": [step for series in self.series for step in _steps(series)],
         }
         plain: dict[str, Any] = jsonable(document)
         return plain
@@ -125,6 +130,12 @@ def _run(run: RunDrift) -> dict[str, Any]:
         "command": run.command,
         "errors": list(run.errors),
     }
+
+
+def _steps(series: Series) -> list[dict[str, Any]]:
+    keys = ("case", "precision", "release", "tensor", "sample")
+    where = {key: getattr(series, key) for key in keys}
+    return [{**where, "run": series.night(step), **asdict(step)} for step in series.steps or ()]
 
 
 def _tensor(tensor: TensorDrift | None) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ MIN_NIGHTS nights has no steps, and no side of a step is shorter than MIN_SIDE n
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -79,9 +80,7 @@ def _split(values: np.ndarray) -> tuple[int, float] | None:
     return (best + MIN_SIDE, significance) if significance < SIGNIFICANCE else None
 
 
-def _real(
-    values: np.ndarray, found: dict[int, float], relative: float, absolute: float
-) -> tuple[Step, ...]:
+def _real(values: np.ndarray, found: dict[int, float], relative: float, absolute: float) -> tuple[Step, ...]:
     """The steps whose levels differ enough; the least is taken out first, since its sides then become one."""
     places = dict(found)
     while True:
@@ -105,7 +104,7 @@ def _change(step: Step) -> float:
 def _levels(values: np.ndarray, places: dict[int, float]) -> tuple[Step, ...]:
     order = sorted(places)
     ends = [0, *order, len(values)]
-    medians = [float(np.median(values[start:end])) for start, end in zip(ends, ends[1:], strict=False)]
+    medians = [float(np.median(values[start:end])) for start, end in itertools.pairwise(ends)]
     return tuple(
         Step(place, medians[number], medians[number + 1], places[place]) for number, place in enumerate(order)
     )

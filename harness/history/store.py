@@ -170,6 +170,22 @@ def list_runs(folder: Path, *, unfinished: bool = True) -> list[RunInfo]:
     return sorted(runs, key=lambda info: info.run)
 
 
+def list_newest(folder: Path, count: int, *, release: str | None = None) -> list[RunInfo]:
+    """The newest `count` finished runs that hold `release`, the oldest of them first; no other footer is read.
+
+    Raises:
+        HistoryError: a file is damaged, or is no history.
+    """
+    chosen: list[RunInfo] = []
+    for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
+        info = _info(path)
+        if release is None or release in info.releases:
+            chosen.append(info)
+        if len(chosen) == count:
+            break
+    return chosen[::-1]
+
+
 def interrupted(folder: Path) -> str:
     """The id of the newest interrupted run.
 

@@ -1,0 +1,157 @@
+"""`harness history`: the runs that are kept, their reports, and the rows for other tools."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.consoles import make_console
+from harness.cli.drift import DriftFiles, tell, write_table
+from harness.errors import HistoryError, NothingSelectedError, UsageError
+
+if TYPE_CHECKING:
+    from harness.history.store import RunInfo
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+Folder = Annotated[Path, typer.Option("--history", metavar="DIR", help="Folder of the history.")]
+HISTORY = Path("reports/history")
+
+
+@app.callback()
+def _history() -> None:
+    """List, show and export the runs that `harness drift` keeps."""
+
+
+@app.command("list")
+def list_(folder: Folder = HISTORY) -> None:
+    """List the runs, the newest last."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from harness.history.api import runs_at
+    from harness.report.drift_words import short
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+    for name in ("run", "releases", "cases", "builds", "state", "size"):
+        table.add_column(name, no_wrap=name != "releases", justify="right" if name == "size" else "left")
+    for info in runs_at(folder):
+        size = sum(path.stat().st_size for path in info.files)
+        releases = " → ".join(short(name) for name in info.releases)
+        state = "finished" if info.finished else "interrupted"
+        table.add_row(
+            info.run, releases, str(len(info.cases)), str(info.repeats), state, f"{size / 1e6:.1f} MB"
+        )
+    make_console(sys.stdout).print(table)
+
+
+@app.command()
+def show(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN]", help="A run's id, its beginning, or its file; by default the newest."
+        ),
+    ] = None,
+    folder: Folder = HISTORY,
+    release: Annotated[
+        str | None, typer.Option("--env", "-e", metavar="RELEASE", help="Nights of this environment.")
+    ] = None,
+    last: Annotated[
+        int | None,
+        typer.Option(
+            "--last", metavar="N", help="Hold the newest run against the N before it, and seek steps."
+        ),
+    ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page.")
+    ] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write a summary.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON; - is stdout.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only what moved.")] = False,
+) -> None:
+    """Show a run again, or with --last the newest night against those before it.
+
+    Exit status as that of `harness drift`.
+    """
+    from harness.history.api import report_of
+    from harness.history.series import nightly_report
+
+    files = DriftFiles(json_file, html_file, markdown_file)
+    files.check()
+    if last is not None:
+        if run is not None:
+            raise UsageError("--last is about the newest run; leave the run out")
+        if last < 1:
+            raise UsageError(f"--last needs one run or more, not {last}")
+        report = nightly_report(folder, release=release, last=last)
+    else:
+        if release is not None:
+            raise UsageError("--env chooses the nights of --last", hint="add --last 30")
+        info = find_run(folder, run)
+        if len(info.releases) < 2:
+            raise UsageError(
+                "this run has one release", where=info.run, hint="hold it against earlier ones: --last 30"
+            )
+        report = report_of(info)
+    tell(report, files, brief=quiet, seconds=None)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="A .csv or a .parquet to write.")],
+    folder: Folder = HISTORY,
+    last: Annotated[int | None, typer.Option("--last", metavar="N", help="Only the newest N runs.")] = None,
+    case: Annotated[str | None, typer.Option("--case", metavar="GLOB", help="Only these cases.")] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="NAME", help="Only this column; may be repeated."),
+    ] = None,
+) -> None:
+    """Write the rows of the history as one table, for pandas, a spreadsheet or a database."""
+    from fnmatch import fnmatchcase
+
+    from harness.history.api import load_history
+
+    DriftFiles(tables=(out,)).check()
+    wanted = list(dict.fromkeys([*(columns or ()), *(["case"] if columns and case else [])])) or None
+    frame = load_history(folder, columns=wanted, last=last)
+    if case is not None:
+        names = frame["case"].astype(str)
+        frame = frame[names.map(lambda name: fnmatchcase(name, case))]
+        if frame.empty:
+            raise NothingSelectedError(f"no case of the history is called {case!r}", where=folder)
+    write_table(frame[columns] if columns else frame, out)
+    print(f"{len(frame)} rows of {folder} in {out}", file=sys.stderr)
+
+
+def find_run(folder: Path, text: str | None) -> RunInfo:
+    """The finished run that `text` stands for; the newest for None.
+
+    Raises:
+        HistoryError: there is none, or several.
+    """
+    from harness.history.api import runs_at
+
+    path = Path(text or "")
+    if text is not None and path.is_file():
+        return runs_at(path)[0]
+    runs = [info for info in runs_at(folder) if info.finished]
+    found = [info for info in runs if text is None or info.run.startswith(text)]
+    if not found:
+        raise HistoryError(
+            f"has no finished run {text or ''}".rstrip(), where=folder, hint="harness history list"
+        )
+    if text is not None and len(found) > 1:
+        raise HistoryError(
+            f"{text!r} is the beginning of {len(found)} runs", where=folder, hint="give more of it"
+        )
+    return found[-1]

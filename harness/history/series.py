@@ -1,0 +1,179 @@
+"""Nightly series: the newest run against those before it, and the steps in the error of every output."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from harness.errors import HistoryError
+from harness.history.judgement import codes_of
+from harness.history.noise import Floors
+from harness.history.releases import Pair, Waivers, compare_pair, merge
+from harness.history.report import DriftReport
+from harness.history.schema import NEEDED, OUTPUT
+from harness.history.steps import MIN_NIGHTS, Step, find_steps
+from harness.history.store import RunInfo, list_newest, read_runs
+from harness.tensors.precision import Precision
+
+#: Thousands of tensors are judged every night, against thirty nights that say much of the noise: 99 % would be an
+#: alarm a night. The band is 4.6 standard deviations wide at this confidence, 2.8 at 99 %.
+NIGHTLY_CONFIDENCE = 0.9999
+_ENGINE = ("latency_ms", "engine_bytes", "build_seconds", "verdict", "reason", "tensorrt", "case_path")
+_QUESTION = ("case", "case_sha256", "model_sha256")
+_NEWEST_ONLY = ("reads", "structure", "faithful")
+
+
+@dataclass(frozen=True)
+class Series:
+    """The error of one output of one sample on one release, night by night.
+
+    Args:
+        case: name of the case.
+        precision: the precision asked for.
+        release: the environment.
+        tensor: ONNX name of the output.
+        sample: number of the sample.
+        runs: the nights.
+        errors: mean error of each night's builds.
+        steps: where the level changed; None if there are too few nights to say.
+    """
+
+    case: str
+    precision: Precision
+    release: str
+    tensor: str
+    sample: int
+    runs: tuple[str, ...]
+    errors: tuple[float, ...]
+    steps: tuple[Step, ...] | None
+
+    def night(self, step: Step) -> str:
+        """The run in which a step came."""
+        return self.runs[step.place]
+
+
+def nightly_report(
+    folder: Path,
+    *,
+    release: str | None = None,
+    last: int = 30,
+    floors: Floors | None = None,
+    waivers: Waivers | None = None,
+    today: datetime.date | None = None,
+) -> DriftReport:
+    """The newest run of a release against those before it.
+
+    The files of earlier runs are read for the columns that the judgement needs, and the newest as a whole.
+
+    Args:
+        folder: the history.
+        release: the environment; by default the last one of the newest run.
+        last: how many runs before the newest.
+        floors: what counts as a difference; by default with NIGHTLY_CONFIDENCE.
+        waivers: by case.
+        today: the day that decides whether a waiver has expired.
+
+    Raises:
+        HistoryError: there are not two runs of the release.
+    """
+    floors = floors or Floors(confidence=NIGHTLY_CONFIDENCE)
+    newest_of_all = list_newest(folder, 1)
+    release = release or (newest_of_all[0].releases[-1] if newest_of_all else "")
+    runs = list_newest(folder, last + 1, release=release)
+    if len(runs) < 2:
+        raise HistoryError(
+            f"holds {len(runs)} finished run{'' if len(runs) == 1 else 's'} of {release!r}; two can be compared",
+            where=folder,
+        )
+    *before, newest = runs
+    old = f"the {len(before)} runs before" if len(before) > 1 else "the run before"
+    records = read_nights(before, newest, release, old)
+    side = (records["side"] == old).to_numpy()
+    comparison = merge(
+        [
+            compare_pair(
+                records,
+                Pair(old, release, side, ~side, distances=False),
+                floors=floors,
+                waivers=waivers,
+                today=today,
+            )
+        ]
+    )
+    outputs = records[(records["kind"] == OUTPUT).to_numpy()]
+    return DriftReport(
+        run=newest.run,
+        old=old,
+        releases=(old, release),
+        runs=comparison.runs,
+        tensors=comparison.tensors,
+        engines=comparison.engines,
+        records=records,
+        fingerprint=newest.fingerprint,
+        floors=floors,
+        repeats=newest.repeats,
+        time=newest.started,
+        files=(str(newest.path),),
+        series=tuple(series_of(outputs, floors)),
+    )
+
+
+def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: str) -> pd.DataFrame:
+    """The rows of `release`: of earlier runs what the judgement needs, of the newest also what tells of origins."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = tuple(dict.fromkeys((*NEEDED, *_ENGINE, *_QUESTION)))
+    tables = [read_runs(before, columns), read_runs([newest], (*columns, *_NEWEST_ONLY))]
+    sizes = []
+    for place, table in enumerate(tables):
+        kept = table.filter(pc.equal(table["release"], release))
+        tables[place] = kept
+        sizes.append(len(kept))
+    table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
+    frame = table.to_pandas()
+    frame["side"] = np.repeat([old, release], sizes)
+    frame["side"] = frame["side"].astype("category")
+    return frame[_same_question(frame, sizes[1])].reset_index(drop=True)
+
+
+def _same_question(frame: pd.DataFrame, newest: int) -> np.ndarray:
+    """Which rows are of a case and model that the last `newest` rows have too: another case is another question."""
+    asked = np.zeros(len(frame), dtype=np.int64)
+    for column in _QUESTION:
+        codes, width = codes_of(frame[column])
+        asked = asked * width + codes
+    return np.isin(asked, np.unique(asked[len(frame) - newest :]))
+
+
+def series_of(records: pd.DataFrame, floors: Floors) -> Iterator[Series]:
+    """The series in `records`, rows of outputs or layers: one for each tensor of each release."""
+    if records.empty:
+        return
+    keys = ["case", "precision", "release", "tensor", "sample"]
+    mixed = np.zeros(len(records), dtype=np.int64)
+    for column in (*keys, "run"):
+        codes, width = codes_of(records[column])
+        mixed = mixed * width + codes
+    _, first, group = np.unique(mixed, return_index=True, return_inverse=True)
+    errors = records["error"].to_numpy(dtype=np.float64)
+    nights = records.iloc[first][[*keys, "run"]].astype({"run": str})
+    nights = nights.assign(
+        error=np.bincount(group, weights=errors, minlength=len(first)) / np.bincount(group)
+    )
+    nights = nights.sort_values("run", kind="stable")
+    for key, part in nights.groupby([nights[name].astype(str) for name in keys], sort=False):
+        case, precision, release, tensor, sample = map(str, key)
+        values = part["error"].to_numpy()
+        asked = Precision(precision)
+        steps = None
+        if len(values) >= MIN_NIGHTS:
+            steps = find_steps(values, relative=floors.relative, absolute=floors.absolute[asked])
+        yield Series(
+            case, asked, release, tensor, int(sample), tuple(part["run"]), tuple(values.tolist()), steps
+        )
