@@ -26,7 +26,7 @@ from harness.diagnose.lab import Lab
 from harness.diagnose.recipes import Files, keep_fp32, layer_list, model_path, polygraphy_script, without_tf32
 from harness.diagnose.repro import Ticket, write_repro
 from harness.diagnose.results import Evidence, Repro, Stage, Verdict
-from harness.diagnose.shrink import Fails, Shrunk, fails_emulated, holds, shrink
+from harness.diagnose.shrink import Fails, Shrunk, fails_emulated, holds, nrmse_limits, shrink
 from harness.diagnose.subject import Subject
 from harness.errors import BudgetExhaustedError, HarnessError
 from harness.judge.results import jsonable
@@ -168,7 +168,8 @@ def _write_repro(
         evidence.append(Evidence(Stage.HAND_OVER, text, {"core": list(core)}))
         return None
     signature = _signature(subject, shrunk.part, precision) if emulated else {}
-    ticket = Ticket(subject.bench.case.name, precision, summary, emulated)
+    limits = nrmse_limits(subject, shrunk.part, precision)
+    ticket = Ticket(subject.bench.case.name, precision, summary, emulated, limits)
     repro = write_repro(folder, shrunk.part, ticket, signature)
     evidence.append(_told(repro, shrunk, emulated))
     return repro

@@ -20,7 +20,6 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from harness.compare.defaults import DEFAULT_GATES
 from harness.diagnose.cut import Part
 from harness.diagnose.results import Repro
 from harness.errors import ModelError
@@ -45,12 +44,14 @@ class Ticket:
         precision: the precision under test.
         what: the fault in one line.
         emulated: whether the emulation shows the fault, so that no GPU is needed.
+        limits: by output, the nrmse beyond which it counts as the fault.
     """
 
     case: str
     precision: Precision
     what: str
     emulated: bool
+    limits: Mapping[str, float]
 
 
 def write_repro(folder: Path, part: Part, ticket: Ticket, signature: Mapping[str, Any]) -> Repro:
@@ -96,7 +97,7 @@ def _write(folder: Path, part: Part, ticket: Ticket, signature: Mapping[str, Any
         "what": ticket.what,
         "precision": ticket.precision.value,
         "emulated": ticket.emulated,
-        "limit": DEFAULT_GATES[ticket.precision].bound,
+        "limits": dict(ticket.limits),
         "inputs": list(part.feeds),
         "outputs": list(part.expected),
         "nodes": [node.name for node in part.model.nodes],

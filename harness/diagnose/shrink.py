@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.backends.emulator import Emulator
-from harness.compare import compare, gates_for
+from harness.compare import GateResult, compare, gates_for
+from harness.compare.defaults import DEFAULT_GATES
 from harness.compare.gates import check
 from harness.diagnose.cut import Part, cut
 from harness.diagnose.subject import Subject
@@ -32,7 +33,6 @@ class Shrunk:
     Args:
         part: the part.
         nodes: names of its nodes, in topological order.
-        limit: the nrmse beyond which it counts as failing.
     """
 
     part: Part
@@ -124,7 +124,21 @@ def holds(subject: Subject, values: dict[str, np.ndarray], part: Part, precision
     )
 
 
-def _gates(subject: Subject, name: str, value: np.ndarray, reference: np.ndarray, precision: Precision):  # type: ignore[no-untyped-def]
+def nrmse_limits(subject: Subject, part: Part, precision: Precision) -> dict[str, float]:
+    """For each output of a part, the nrmse that its gates let pass; gates on other metrics are left out."""
+    limits = {}
+    for name, reference in part.expected.items():
+        found = list(_gates(subject, name, reference, reference, precision))
+        scale = float(np.sqrt(np.mean(np.square(reference, dtype=np.float64)))) if reference.size else 0.0
+        bounds = [gate.limit for gate in found if gate.metric == "nrmse"]
+        bounds += [gate.limit / scale for gate in found if gate.metric == "rmse" and scale]
+        limits[name] = min(bounds, default=DEFAULT_GATES[precision].bound)
+    return limits
+
+
+def _gates(
+    subject: Subject, name: str, value: np.ndarray, reference: np.ndarray, precision: Precision
+) -> tuple[GateResult, ...]:
     dtype = precision.storage_dtype if reference.dtype.kind == "f" else None
     metrics = compare(np.asarray(value), reference, dtype=dtype)
     node = subject.model.producer(name)

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graphs import graph_model
 from models import case_path, feeds, rmsnorm
+from onnx import helper
 
 import harness.diagnose
 from harness.case import Tolerance, load_case
 from harness.diagnose import Diagnosis, Limits, ProgressEvent, Stage, Verdict, diagnose, diagnose_model
 from harness.errors import UsageError
 from harness.judge import Judge
+from harness.model import Model, load_model
 from harness.tensors.precision import Precision
 
 
@@ -135,6 +138,36 @@ def test_all_samples_must_pass_with_the_island() -> None:
     assert [output.passed for output in found.before.outputs] == [True, False]
     assert found.after is not None
     assert [output.passed for output in found.after.outputs] == [True, True]
+
+
+def masked(scale: float) -> Model:
+    """Attention weights behind a mask of -3.4e38, as exporters write it, and a square that overflows at 600."""
+    nodes = [
+        helper.make_node("Mul", ["x", "scale"], ["scaled"], name="scale"),
+        helper.make_node("Mul", ["scaled", "scaled"], ["sq"], name="sq"),
+        helper.make_node("ReduceMean", ["sq"], ["mean"], name="mean", axes=[-1], keepdims=1),
+        helper.make_node("Sqrt", ["mean"], ["root"], name="sqrt"),
+        helper.make_node("Div", ["scaled", "root"], ["norm"], name="norm"),
+        helper.make_node("Where", ["seen", "norm", "lowest"], ["logits"], name="mask"),
+        helper.make_node("Softmax", ["logits"], ["y"], name="softmax", axis=-1),
+    ]
+    weights = {
+        "scale": np.float32(scale),
+        "lowest": np.float32(-3.4e38),
+        "seen": np.tril(np.ones((8, 8), dtype=bool)),
+    }
+    proto = graph_model(nodes, inputs={"x": [8, 8]}, outputs={"y": [8, 8]}, weights=weights, opset=13)
+    return load_model(proto, name="masked")
+
+
+def test_infinities_that_do_no_harm_are_no_culprits() -> None:
+    sound = masked(1.0)
+    assert diagnose_model(sound, feeds(sound), Precision.FP16).verdict is Verdict.NONE
+    faulty = masked(2000.0)
+    found = diagnose_model(faulty, feeds(faulty), Precision.FP16)
+    assert found.verdict is Verdict.PRECISION
+    assert found.culprits == ("sq", "mean", "sqrt")
+    assert [origin.node for origin in found.origins] == ["sq"]
 
 
 def test_a_judge_that_is_lent_stays_open(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from graphs import graph_model
 from models import ISLAND, feeds, rmsnorm
 from onnx import helper
 
+from harness.case import Tolerance
 from harness.diagnose import Diagnosis, Verdict, diagnose_model
 from harness.diagnose.recipes import Files, keep_fp32, polygraphy_script
 from harness.diagnose.repro import Ticket, emulated_model, write_repro
@@ -196,7 +197,7 @@ def test_a_repro_that_does_not_show_the_fault_says_so(tmp_path: Path) -> None:
     from harness.diagnose.cut import cut
 
     part = cut(Subject(bench, Precision.FP16, bench.emulator), ["b1_sq"], 0)
-    ticket = Ticket("sound", Precision.FP16, "nothing", emulated=True)
+    ticket = Ticket("sound", Precision.FP16, "nothing", emulated=True, limits={"b1_sq": 1e-2})
     signature = {"b1_sq": {"nonfinite": 5, "nrmse": 0.1}}
     repro = write_repro(tmp_path / "repro", part, ticket, signature)
     assert not repro.shows
@@ -209,7 +210,7 @@ def test_a_repro_that_fails_in_another_way_says_so(tmp_path: Path) -> None:
     from harness.diagnose.cut import cut
 
     part = cut(Subject(bench, Precision.FP16, bench.emulator), ["b1_sq"], 0)
-    ticket = Ticket("other", Precision.FP16, "something", emulated=True)
+    ticket = Ticket("other", Precision.FP16, "something", emulated=True, limits={"b1_sq": 1e-2})
     repro = write_repro(tmp_path / "repro", part, ticket, {"b1_sq": {"nonfinite": 0, "nrmse": 0.1}})
     assert not repro.shows
     assert "in another way" in repro.note
@@ -282,6 +283,16 @@ def test_a_fault_of_an_engine_alone_gets_a_repro_that_its_engine_was_seen_to_fai
     about = json.loads((tmp_path / "out" / "repro" / "repro.json").read_text())
     assert about["nodes"] == ["b1_up"]
     assert about["emulated"] is False
+
+
+def test_the_repro_is_held_against_the_tolerances_of_the_case(tmp_path: Path) -> None:
+    model = rmsnorm()
+    tight = [Tolerance(nrmse=1e-4)]
+    diagnosis = diagnose_model(model, feeds(model), Precision.FP16, tolerances=tight, out=tmp_path)
+    assert diagnosis.repro is not None
+    assert diagnosis.repro.shows
+    limits = json.loads((tmp_path / "repro" / "repro.json").read_text())["limits"]
+    assert list(limits.values()) == [1e-4]
 
 
 def test_without_engines_for_parts_a_fusion_has_no_repro_and_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,187 @@
+"""From what was shown to the kind of fault; what was not shown is unresolved."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from models import feeds, rmsnorm
+
+from harness.compare import GateResult
+from harness.diagnose import Verdict
+from harness.diagnose.attribute import Shown, decide
+from harness.diagnose.effects import Effects
+from harness.diagnose.examine import Examination, Examiner
+from harness.diagnose.gates import check_gates
+from harness.diagnose.predict import predict
+from harness.diagnose.records import layer_from_record, layer_to_record
+from harness.diagnose.spending import Limits, Spending
+from harness.diagnose.subject import Subject, badness, make_bench
+from harness.diagnose.suspects import inherited, nearby, outliers
+from harness.errors import BudgetExhaustedError, UsageError
+from harness.judge.results import OutputResult, jsonable
+from harness.search import Outcome
+from harness.tensors.precision import Precision
+
+FP16 = Precision.FP16
+
+
+@pytest.mark.parametrize(
+    ("shown", "verdict"),
+    [
+        (Shown(FP16, repeats=Verdict.TACTIC, island_cures=True), Verdict.TACTIC),
+        (Shown(FP16, repeats=Verdict.NONDETERMINISTIC, strict_passes=False), Verdict.NONDETERMINISTIC),
+        (Shown(FP16, strict_passes=False, emulator_fails=True), Verdict.CONVERSION),
+        (Shown(Precision.FP32, strict_passes=False), Verdict.CONVERSION),
+        (Shown(Precision.FP32, strict_passes=True), Verdict.TF32),
+        (Shown(Precision.TF32, strict_passes=True), Verdict.TF32),
+        (Shown(Precision.TF32, emulator_fails=True, island_cures=True), Verdict.TF32),
+        (Shown(FP16, strict_passes=True, observed_passes=True, marks_cure=True), Verdict.FUSION),
+        (Shown(FP16, strict_passes=True, emulator_fails=True, island_cures=True), Verdict.PRECISION),
+        (Shown(FP16, strict_passes=True, observed_passes=False, island_cures=True), Verdict.PRECISION),
+        (Shown(FP16, strict_passes=True, observed_passes=True, island_cures=True), Verdict.UNRESOLVED),
+        (Shown(FP16, strict_passes=True, island_cures=True), Verdict.UNRESOLVED),
+        (Shown(FP16, strict_passes=True, emulator_fails=True, island_cures=False), Verdict.UNRESOLVED),
+        (Shown(FP16), Verdict.UNRESOLVED),
+    ],
+)
+def test_the_table(shown: Shown, verdict: Verdict) -> None:
+    found, evidence = decide(shown)
+    assert found is verdict
+    assert evidence.text
+
+
+def test_nothing_is_guessed() -> None:
+    """No verdict without the one thing that shows it, whatever else is known or not."""
+    values = (None, True, False)
+    for strict, emulator, observed, marks, island in itertools.product(values, repeat=5):
+        shown = Shown(FP16, None, strict, emulator, observed, marks, island)
+        verdict, _ = decide(shown)
+        if verdict is Verdict.CONVERSION:
+            assert strict is False
+        elif verdict is Verdict.FUSION:
+            assert observed
+            assert marks
+        elif verdict is Verdict.PRECISION:
+            assert island
+            assert emulator or observed is False
+        else:
+            assert verdict is Verdict.UNRESOLVED
+
+
+def subject(scale: float = 1.0, samples: int = 1) -> Subject:
+    model = rmsnorm(scale=scale)
+    bench = make_bench(model, feeds(model, samples))
+    return Subject(bench, FP16, bench.emulator)
+
+
+def test_stages_refuse_what_they_cannot_work_with() -> None:
+    from harness.diagnose.cure import Searching, cure_on_emulator, cure_on_engine
+    from harness.diagnose.observe import observe
+
+    sound = subject()
+    examiner = Examiner(sound, Spending())
+    gates = check_gates(examiner)
+    assert gates.verdict is Verdict.NONE
+    with pytest.raises(UsageError, match="predict requires gates without a verdict"):
+        predict(sound, gates)
+    assert gates.baseline is not None
+    with pytest.raises(UsageError, match="observe requires an engine"):
+        observe(examiner, gates.baseline)
+    with pytest.raises(UsageError, match="requires an engine"):
+        cure_on_engine(examiner, {}, [], {}, Searching(), prove=True)
+    faulty = subject(600.0)
+    prognosis = predict(faulty, check_gates(Examiner(faulty, Spending())))
+    engine = Subject(faulty.bench, FP16, sound.candidate)
+    with pytest.raises(UsageError, match="requires the emulator"):
+        cure_on_emulator(Examiner(engine, Spending()), prognosis, Effects(faulty, 0), Searching())
+
+
+def test_the_effect_of_a_node_is_what_lowering_it_alone_does() -> None:
+    faulty = subject(600.0)
+    effects = Effects(faulty, 0)
+    runs = effects.each(("b1_sq", "b1_sqrt", "b1_up"))
+    assert runs["b1_sq"] > 1  # in limits: it fails alone
+    assert runs["b1_sqrt"] > 1
+    assert 0 < runs["b1_up"] < 0.1
+    before = faulty.bench.emulator.evaluations
+    effects.of(["b1_sq"])
+    assert faulty.bench.emulator.evaluations == before
+    assert effects.known == runs
+
+
+def test_neighbours_are_lowered_together_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.diagnose import effects as module
+
+    monkeypatch.setattr(module, "MOST_RUNS", 8)
+    faulty = subject(600.0)
+    effects = Effects(faulty, 0)
+    scores = effects.scores(faulty.units, dict.fromkeys(faulty.units, 1.0))
+    assert set(scores) == set(faulty.units)
+    top = sorted(scores, key=lambda node: -scores[node])[:4]
+    assert set(top) == {"b1_sq", "b1_mean", "b1_addeps", "b1_sqrt"}
+    assert faulty.bench.emulator.evaluations < len(faulty.units)
+
+
+def test_outliers_stand_far_above_the_median_and_pass_their_suspicion_on() -> None:
+    model = rmsnorm()
+    units = tuple(node.name for node in model.lowerable)
+    introduced = dict.fromkeys(units, 0.0003) | {"b1_up": 0.5}
+    assert outliers(introduced) == ("b1_up",)
+    assert outliers(dict.fromkeys(units, 0.0003)) == ()
+    scores = inherited(model, introduced, units)
+    assert scores["b1_gain"] == 0.5  # it writes what b1_up reads
+    assert scores["b1_relu"] == 3e-4
+    assert nearby(model, ["b1_up"], units)[:2] == ("b1_up", "b1_gain")
+
+
+def test_badness_is_the_worst_gate_in_multiples_of_its_limit() -> None:
+    def output(*gates: tuple[str, float, float]) -> OutputResult:
+        return OutputResult("y", 0, None, tuple(GateResult(*gate, passed=True) for gate in gates))  # type: ignore[arg-type]
+
+    assert badness([output(("nonfinite", 0, 0.0), ("nrmse", 1e-2, 5e-3))]) == 0.5
+    assert badness([output(("nrmse", 1e-2, 5e-3)), output(("cosine", 0.99, 0.96))]) == pytest.approx(4.0)
+    assert badness([output(("sqnr_db", 40.0, 20.0))]) == pytest.approx(10.0)
+    assert badness([output(("nrmse", 1e-2, float("nan")))]) == float("inf")
+    failed = OutputResult("y", 0, None, (GateResult("nonfinite", 0, 3.0, False),))  # type: ignore[arg-type]
+    assert badness([failed]) == float("inf")
+    assert badness([]) == 0.0
+
+
+def test_records_come_back_as_they_were() -> None:
+    faulty = subject(600.0, samples=2)
+    examiner = Examiner(faulty, Spending())
+    gates = check_gates(examiner)
+    assert gates.baseline is not None
+    record = json.loads(json.dumps(jsonable(gates.baseline.to_record()), allow_nan=False))
+    found = Examination.from_record(record)
+    assert found.outputs == gates.baseline.outputs
+    assert found.outcome is Outcome.FAIL
+    assert found.trial == gates.baseline.trial
+    for layer in predict(faulty, gates).layers:
+        again = layer_from_record(json.loads(json.dumps(layer_to_record(layer), allow_nan=False)))
+        np.testing.assert_equal(jsonable(layer_to_record(again)), jsonable(layer_to_record(layer)))
+
+
+def test_the_sample_that_failed_is_looked_at_first() -> None:
+    faulty = subject(600.0, samples=3)
+    examiner = Examiner(faulty, Spending())
+    examiner.failing_sample = 2
+    found = examiner.examine(faulty.plan(), phase="test")
+    assert [output.sample for output in found.outputs] == [2]
+    cured = examiner.examine(faulty.plan(frozenset(faulty.units)), phase="test")
+    assert [output.sample for output in cured.outputs] == [0, 1, 2]
+
+
+def test_a_phase_may_spend_what_the_others_left() -> None:
+    spending = Spending(Limits(builds=5))
+    spending.charge("gates", 1)
+    spending.charge("search", 2)
+    assert spending.builds == 3
+    assert spending.left("search") == 4  # those that it has built included
+    assert spending.left("observe") == 2
+    spending.charge("observe", 2)
+    with pytest.raises(BudgetExhaustedError, match="5 builds"):
+        spending.check()
