@@ -130,7 +130,8 @@ def held_against_baselines(
         report, runs=tuple(_noted(run, notes.get((run.case, run.precision.value))) for run in report.runs)
     )
     if update:
-        update_baselines(records, found, report.runs, command=info.command)
+        written = update_baselines(records, found, report.runs, command=info.command)
+        report = replace(report, written=tuple(str(path) for path in written))
     return report
 
 

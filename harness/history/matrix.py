@@ -7,6 +7,7 @@ there when it is resumed. A release whose engine fails leaves a row that says so
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -131,7 +132,7 @@ def run_matrix(
         "precisions": sorted({spec.precision.value for _, spec in specs}),
         "layers": options.layers.value,
         "timing_cache": options.timing_cache.value,
-        "command": " ".join(sys.argv) if sys.argv else "",
+        "command": _command(),
     }
     with (
         opened(history, plan, resume=resume) as writer,
@@ -226,6 +227,11 @@ class _Matrix:
         known = {other.candidate for other in self.results}
         if "fingerprint" in result.facts and result.candidate not in known:
             self.results.append(result)
+
+
+def _command() -> str:
+    """How this process was started, as one would type it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
 
 
 def part_name(case: Case, spec: RunSpec) -> str:

@@ -38,6 +38,7 @@ class DriftReport:
         time: when the run began, UTC.
         files: the files of the history that it was made from.
         series: the errors of the outputs night by night, where nights are compared.
+        written: the baselines that were rewritten.
     """
 
     run: str
@@ -53,6 +54,7 @@ class DriftReport:
     time: datetime.datetime | None = None
     files: tuple[str, ...] = ()
     series: tuple[Series, ...] = ()
+    written: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:

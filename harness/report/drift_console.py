@@ -39,9 +39,19 @@ def print_drift(
         console.print()
     if len(remarkable) > MOST_EXPLAINED:
         console.print(Text(f"and {len(remarkable) - MOST_EXPLAINED} runs more: see --html or --json\n"))
+    _print_steps(console, report, plain)
     bad = report.exit_code != 0
     console.print(Text(answer(report), style="bold red" if bad else "bold green"), soft_wrap=True)
     console.print(Text(summary(report, seconds)), soft_wrap=True)
+
+
+def _print_steps(console: Console, report: DriftReport, plain: bool) -> None:
+    found = [(one.night(step), one, step) for one in report.series for step in one.steps or ()]
+    arrow = "->" if plain else "→"
+    for night, one, step in sorted(found, key=lambda item: item[0], reverse=True)[:MOST_EXPLAINED]:
+        levels = f"{number(step.before)} {arrow} {number(step.after)}"
+        where = f"{one.case} at {one.precision}, {one.tensor} [{one.sample}]"
+        console.print(Text.assemble(("step", "yellow"), f" {where}: {levels} since {night}"), soft_wrap=True)
 
 
 def _table(report: DriftReport, width: int, plain: bool) -> Table:

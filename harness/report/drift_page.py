@@ -17,6 +17,7 @@ from harness.history.schema import ENGINE, LAYER
 from harness.judge.results import jsonable
 from harness.report.drift_dots import engines_figure, outputs_figure
 from harness.report.drift_growth import growth_figure
+from harness.report.drift_series import series_figure, steps_table
 from harness.report.drift_tables import engines_table, matrix_table, structure_table, tensors_table
 from harness.report.drift_view import explain, is_remarkable
 from harness.report.drift_words import DRIFT_LOOKS, STATUS_LOOKS, answer, look_of, short, summary, title
@@ -97,6 +98,9 @@ def drift_page(
             has_structure=_has_structure(report),
             engines=engines_table(report),
             engines_picture=_picture(report, "engines", ordered) if len(engines) else None,
+            series=report.series,
+            steps=steps_table(report.series),
+            series_picture=_series_picture(report),
             fingerprint=jsonable(report.fingerprint),
             made=made.strftime("%Y-%m-%d %H:%M UTC"),
             script=_trusted(script),
@@ -140,6 +144,12 @@ def _picture(report: DriftReport, kind: str, runs: Sequence[RunDrift]) -> Markup
     ]
     engines = report.engines.assign(_place=places).sort_values("_place", kind="stable")
     return _trusted(_svg(lambda: engines_figure(report, engines), kind))
+
+
+def _series_picture(report: DriftReport) -> Markup | None:
+    if not report.series:
+        return None
+    return _trusted(_svg(lambda: series_figure(report.series), "series"))
 
 
 def _svg(make: Callable[[], Figure], name: str) -> str:

@@ -57,7 +57,9 @@ def answer(report: DriftReport) -> str:
     if found[Status.FAIL]:
         failed = [run for run in report.runs if run.status is Status.FAIL]
         new = sum(run.verdict is DriftVerdict.NEW_FAILURE for run in failed)
-        fresh = f", {new} of them {'a new failure' if new == 1 else 'new failures'}" if new else ""
+        all_new = ", a new failure" if new == 1 else ", all of them new failures"
+        some_new = f", {new} of them {'a new failure' if new == 1 else 'new failures'}"
+        fresh = "" if not new else all_new if new == len(failed) else some_new
         bad.append(f"{len(failed)} of {count(total, 'run')} drifted to the worse {where}{fresh}")
     if stopped := found[Status.ERROR] + found[Status.MISTAKE]:
         bad.append(f"{stopped} of {count(total, 'run')} could not be judged" + ("" if bad else f" {where}"))
@@ -70,7 +72,8 @@ def answer(report: DriftReport) -> str:
     if moved:
         return f"Nothing drifted to the worse {where}, {count(len(moved), 'run')} to the better."
     if not compared:
-        return "Nothing could be compared."
+        why = next((run.reason for run in report.runs if run.reason), "there are no runs")
+        return f"Nothing could be compared: {why}."
     if all(run.verdict is DriftVerdict.SAME for run in compared):
         return f"Nothing moved {where}: all values have the same bits."
     return f"Nothing moved beyond noise {where}."

@@ -1,0 +1,113 @@
+"""Nightly series in a picture: the error of an output night by night, its levels, and the nights of its steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.history.series import Series
+from harness.report.drawing import BLUE, FAINT, INK, VERMILION, Scale, plain_axes
+from harness.report.drift_axes import log_ticks
+from harness.report.drift_tables import Cell, Table
+from harness.report.layout import LEFT, RIGHT, WIDTH
+from harness.report.words import middle, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_PANELS = 6
+PANEL, FOOT, HEAD = 1.25, 0.5, 0.5  # inches
+
+
+def stepped_first(series: Sequence[Series]) -> list[Series]:
+    """The series with steps, the largest last step first; then the others as they are."""
+
+    def size(one: Series) -> float:
+        if not one.steps:
+            return 0.0
+        before, after = one.steps[-1].before, one.steps[-1].after
+        if not math.isfinite(before) or not math.isfinite(after) or before <= 0 or after <= 0:
+            return math.inf
+        return abs(math.log(after / before))
+
+    return sorted(series, key=size, reverse=True)
+
+
+def series_figure(series: Sequence[Series]) -> Figure:
+    """A panel a series, those with steps first."""
+    from matplotlib.figure import Figure
+
+    shown = stepped_first(series)[:MOST_PANELS]
+    height = FOOT + len(shown) * PANEL + HEAD
+    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    wide = (WIDTH - LEFT - RIGHT) / WIDTH
+    for place, one in enumerate(shown):
+        bottom = FOOT + (len(shown) - 1 - place) * PANEL
+        axes = figure.add_axes((LEFT / WIDTH, bottom / height, wide, (PANEL - 0.42) / height))
+        _draw(axes, one)
+    figure.text(
+        LEFT / WIDTH, 1 - 0.12 / height, "Error night by night", size=12, weight="bold", color=INK, va="top"
+    )
+    return figure
+
+
+def steps_table(series: Sequence[Series]) -> Table:
+    """Every step of every series, the newest first."""
+    found = [(one, step) for one in series for step in one.steps or ()]
+    found.sort(key=lambda item: item[0].night(item[1]), reverse=True)
+    rows = []
+    for one, step in found:
+        ratio = step.after / step.before if step.before else math.inf
+        rows.append(
+            (
+                Cell(one.night(step), one.night(step)),
+                Cell(one.case, one.case),
+                Cell(str(one.precision), str(one.precision)),
+                Cell(f"{one.tensor} [{one.sample}]", one.tensor),
+                Cell(number(step.before), min(step.before, 1e300)),
+                Cell(number(step.after), min(step.after, 1e300)),
+                Cell(f"×{number(ratio)}", min(ratio, 1e300), "bad" if ratio > 1 else "good"),
+            )
+        )
+    columns = ("first night", "case", "precision", "output", "before", "after", "change")
+    return Table(columns, frozenset({"before", "after"}), tuple(rows))
+
+
+def _draw(axes: Axes, one: Series) -> None:
+    scale = Scale.over(one.errors)
+    nights = range(len(one.errors))
+    axes.set_yscale("log")
+    axes.set_ylim(scale.floor / 1.5, scale.ceiling * 1.5)
+    axes.set_xlim(-0.6, len(one.errors) - 0.4)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    heights = [scale.height(error) for error in one.errors]
+    axes.plot(nights, heights, color=BLUE, marker="o", markersize=2.6, linewidth=0.9)
+    for step in one.steps or ():
+        axes.axvline(step.place - 0.5, color=VERMILION, linewidth=1.4)
+        axes.annotate(
+            f" {number(step.before)} → {number(step.after)}",
+            (step.place - 0.5, 1.0),
+            xycoords=axes.get_xaxis_transform(),
+            size=8,
+            color=VERMILION,
+            va="top",
+            weight="bold",
+        )
+    ticks = log_ticks(scale, one.errors)
+    few = list(ticks)[:: max(1, len(ticks) // 3)]
+    axes.set_yticks(few, [ticks[place] for place in few])
+    axes.minorticks_off()
+    enough = "" if one.steps is not None else " (too few nights to seek steps)"
+    name = f"{one.case} at {one.precision}: {one.tensor} [{one.sample}]{enough}"
+    axes.set_title(middle(name, 90), size=9, color=INK, loc="left", pad=3)
+    places = sorted({0, len(one.runs) // 2, len(one.runs) - 1})
+    axes.set_xticks(places, [_day(one.runs[place]) for place in places])
+    plain_axes(axes)
+
+
+def _day(run: str) -> str:
+    """`2026-01-31` of a run's id."""
+    return f"{run[:4]}-{run[4:6]}-{run[6:8]}"
