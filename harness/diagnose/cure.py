@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 from harness.diagnose.effects import Effects
 from harness.diagnose.examine import Examination, Examiner
@@ -102,10 +103,17 @@ def search_islands(
     *,
     phase: str = PHASE,
 ) -> Result:
-    """Search `problem` on the candidate of `examiner`, within its limits. They end a search; they raise nothing."""
+    """Search `problem` on the candidate of `examiner`, within its limits. They end a search; they raise nothing.
+
+    A configuration that is asked again is built again, with its tactics timed anew.
+    """
     subject = examiner.subject
+    asked = set(known)
 
     def oracle(treated: frozenset[str]) -> Trial:
+        if treated in asked and not subject.emulated:
+            return examiner.rebuild(subject.plan(treated), phase=phase).trial
+        asked.add(treated)
         return examiner.examine(subject.plan(treated), phase=phase).trial
 
     spending = examiner.spending
@@ -192,6 +200,7 @@ def cure_on_engine(
     searching: Searching,
     *,
     prove: bool,
+    repeats: int = 1,
     phase: str = PHASE,
 ) -> Cure:
     """The island on an engine that does not do as the emulator does.
@@ -203,12 +212,15 @@ def cure_on_engine(
         known: what was evaluated already.
         searching: what to run with.
         prove: spend a build a culprit on the proof that it is needed.
+        repeats: builds of each configuration that the answer rests on.
         phase: to whom the engines are charged.
     """
     if examiner.subject.emulated:
         raise UsageError("cure_on_engine requires an engine, the candidate is the emulator")
     problem = island_problem(examiner.subject, scores=scores, hints=hints)
-    result = search_islands(examiner, problem, Options(prove=prove), known, searching, phase=phase)
+    result = search_islands(
+        examiner, problem, Options(prove=prove, repeats=repeats), known, searching, phase=phase
+    )
     return _cure_of(result, CANDIDATE)
 
 
@@ -229,7 +241,7 @@ def _hints(suspicion: Mapping[str, float], alone: Mapping[str, float]) -> list[f
 
 def _cure_of(result: Result, where: str) -> Cure:
     island = result.culprits if result.answered else ()
-    facts = {
+    facts: dict[str, Any] = {
         "verdict": result.verdict.value,
         "evaluations": result.evaluations,
         "strategies": [strategy.value for strategy in result.strategies],
@@ -242,6 +254,12 @@ def _cure_of(result: Result, where: str) -> Cure:
             "each of them was left out once, and it failed" if result.minimal else "not shown to be minimal"
         )
         text = f"with {_listed(island)} in FP32 the {where} passes ({proof}; {count})"
+    elif result.tally is not None:
+        again = result.tally
+        facts |= {"passes": again.passes, "fails": again.fails}
+        text = (
+            f"the same configuration passed {again.passes} and failed {again.fails} of {again.trials} times"
+        )
     else:
         text = f"the search on the {where} ended without an answer: {result.verdict}"
     return Cure(

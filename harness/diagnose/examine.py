@@ -135,6 +135,16 @@ class Examiner:
             self.at_hand.add(key)
         return examination
 
+    def rebuild(self, plan: Plan, *, phase: str, key: str | None = None) -> Examination:
+        """Build and judge `plan` anew, with its tactics timed anew: the timing cache would repeat the choice.
+
+        Raises:
+            BudgetExhaustedError: the limits are reached.
+        """
+        self.subject.candidate.close()  # it would answer with the engine that it holds
+        build = plan.build.model_copy(update={"timing_cache": False})
+        return self.examine(replace(plan, build=build), phase=phase, key=key)
+
     def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray], *, phase: str) -> Evaluation:
         """One evaluation of the candidate, charged. A build that failed counts as one.
 

@@ -33,6 +33,9 @@ from harness.errors import BudgetExhaustedError
 from harness.search import Outcome, Trial
 from harness.tensors.precision import Precision
 
+REPEATS = 2
+"""How often each configuration is built that an answer rests on which the emulator does not support."""
+
 MOST_UNPROVED = 8
 """An island of an engine that has more nodes, and was not shown to be minimal, is pruned at the price of builds."""
 
@@ -204,6 +207,7 @@ class _Run(EngineSeen):
             self.known,
             self._searching("islands", "search the island on the engine"),
             prove=self.prove or not self.prognosis.fails,
+            repeats=1 if self.prognosis.fails else REPEATS,
         )
         self.evidence += found.evidence
         if found.found or not self.cured:

@@ -64,19 +64,14 @@ def repeat(examiner: Examiner, baseline: Examination) -> Repeats:
         if number >= FIRST and len({each.outcome for each in examinations}) == 1:
             break
         try:
-            examinations.append(_rebuild(examiner, number))
+            examinations.append(
+                examiner.rebuild(examiner.subject.plan(), phase=PHASE, key=f"rebuild {number}")
+            )
         except BudgetExhaustedError:
             if number == 0:
                 raise
             break
     return _judge([each for each in examinations if each.outcome is not Outcome.UNRESOLVED])
-
-
-def _rebuild(examiner: Examiner, number: int) -> Examination:
-    subject = examiner.subject
-    build = subject.bench.case.build.model_copy(update={"timing_cache": False})
-    subject.candidate.close()  # it would answer with the engine that it holds
-    return examiner.examine(subject.plan(build=build), phase=PHASE, key=f"rebuild {number}")
 
 
 def _judge(examinations: list[Examination]) -> Repeats:

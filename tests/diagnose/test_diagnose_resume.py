@@ -136,7 +136,7 @@ def test_a_search_by_hand_is_taken_over(tmp_path: Path) -> None:
     second = make("unforeseen")
     answer = once(second, tmp_path, resume=True)
     assert answer["culprits"] == ["b1_up"]
-    assert not any(plan.islands == {"b1_up"} for plan in second.plans)
+    assert sum(plan.islands == {"b1_up"} for plan in second.plans) == 1  # the repetition that confirms it
 
 
 SCRIPT = """
