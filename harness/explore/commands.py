@@ -1,0 +1,313 @@
+"""The language of the prompt: a line of text to a command. Pure: it knows no model and prints nothing."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.errors import UsageError
+
+ENGINE = "--engine"
+BY = "by"
+
+
+class Order(StrEnum):
+    """What a table of layers is sorted by, the largest first."""
+
+    INTRODUCED = "introduced"
+    ACCUMULATED = "accumulated"
+    HEADROOM = "headroom"
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Show layers: those that match, in the order of the graph or the one asked for."""
+
+    patterns: tuple[str, ...] = ()
+    order: Order | None = None
+
+
+@dataclass(frozen=True)
+class Why:
+    """Explain one node, named by itself or by a tensor that it writes."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Keep what matches in FP32; without patterns, say what is kept."""
+
+    patterns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lower:
+    """Lower what matches again."""
+
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Try:
+    """Evaluate what is kept: on the emulator, or on an engine."""
+
+    engine: bool = False
+
+
+@dataclass(frozen=True)
+class Bisect:
+    """Search the fewest nodes that pass, among those that match."""
+
+    patterns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw the growth of the error."""
+
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class Undo:
+    """Take back the last change of what is kept."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Show what was tried."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the recipes that keep the nodes in FP32."""
+
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Help:
+    """Show the commands, or one of them."""
+
+    topic: str | None = None
+
+
+@dataclass(frozen=True)
+class Quit:
+    """Leave."""
+
+
+Command = Layers | Why | Keep | Lower | Try | Bisect | Plot | Undo | History | Export | Help | Quit
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One command as a person sees it.
+
+    Args:
+        name: what is typed.
+        usage: with its arguments.
+        help: one line.
+        details: what else `help NAME` says; one paragraph.
+        read: makes the command from its words.
+    """
+
+    name: str
+    usage: str
+    help: str
+    details: str
+    read: Callable[[tuple[str, ...]], Command]
+
+
+def parse(line: str) -> Command | None:
+    """The command that `line` asks for; None for a blank line or a comment (`# …`).
+
+    Raises:
+        UsageError: there is no such command, or its arguments make no sense; the hint mends it.
+    """
+    words = _split(line)
+    if not words:
+        return None
+    name, *rest = words
+    name = ALIASES.get(name, name)
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name.casefold(), COMMANDS, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else "`help` lists the commands"
+        raise UsageError(f"there is no command `{name}`", hint=hint)
+    return COMMANDS[name].read(tuple(rest))
+
+
+def _split(line: str) -> list[str]:
+    text = line.strip()
+    if text.startswith("#"):
+        return []
+    try:
+        # Names may hold a backslash or a number sign; quotes are for names with spaces.
+        lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+        lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""
+        return list(lexer)
+    except ValueError:
+        raise UsageError("a quotation mark is not closed", hint="quote a name as 'a name'") from None
+
+
+def _read_layers(words: tuple[str, ...]) -> Layers:
+    if BY not in words:
+        return Layers(words)
+    place = len(words) - 1 - words[::-1].index(BY)
+    key = words[place + 1 :]
+    if len(key) == 1 and key[0] in set(Order):
+        return Layers(words[:place], Order(key[0]))
+    keys = ", ".join(Order)
+    if len(key) != 1:
+        raise UsageError(f"`by` wants one word: {keys}", hint=f"`{COMMANDS['layers'].usage}`")
+    near = difflib.get_close_matches(key[0].casefold(), list(Order), n=1, cutoff=0.4)
+    hint = f"did you mean `{near[0]}`?" if near else f"one of {keys}"
+    raise UsageError(f"layers cannot be sorted by `{key[0]}`", hint=hint)
+
+
+def _read_try(words: tuple[str, ...]) -> Try:
+    for word in words:
+        if word != ENGINE:
+            raise UsageError(f"`try` does not take `{word}`", hint=f"`try`, or `try {ENGINE}`")
+    return Try(engine=bool(words))
+
+
+def _read_help(words: tuple[str, ...]) -> Help:
+    topic = _optional("help")(words)
+    if topic is not None and topic not in COMMANDS:
+        return Help(_known(topic))
+    return Help(topic)
+
+
+def _known(topic: str) -> str:
+    near = difflib.get_close_matches(topic.casefold(), COMMANDS, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else "`help` lists the commands"
+    raise UsageError(f"there is no command `{topic}`", hint=hint)
+
+
+def _one(name: str, what: str) -> Callable[[tuple[str, ...]], str]:
+    def read(words: tuple[str, ...]) -> str:
+        if len(words) != 1:
+            wants = f"`{name}` wants {what}" + (f", not {len(words)} of them" if words else "")
+            raise UsageError(wants, hint=f"`{COMMANDS[name].usage}`")
+        return words[0]
+
+    return read
+
+
+def _optional(name: str) -> Callable[[tuple[str, ...]], str | None]:
+    def read(words: tuple[str, ...]) -> str | None:
+        if len(words) > 1:
+            raise UsageError(f"`{name}` takes one argument at most", hint=f"`{COMMANDS[name].usage}`")
+        return words[0] if words else None
+
+    return read
+
+
+def _none(name: str, command: Command) -> Callable[[tuple[str, ...]], Command]:
+    def read(words: tuple[str, ...]) -> Command:
+        if words:
+            raise UsageError(f"`{name}` takes no argument, not `{words[0]}`")
+        return command
+
+    return read
+
+
+def _read_lower(words: tuple[str, ...]) -> Lower:
+    if not words:
+        raise UsageError("`lower` wants a pattern", hint="`lower *` lowers everything again")
+    return Lower(words)
+
+
+PATTERNS = (
+    "A PATTERN is the name of a node or of a tensor that it writes, or a glob over both (* ? [ab]); several of them "
+    "add up."
+)
+
+
+def _specs() -> Iterable[Spec]:
+    yield Spec(
+        "layers",
+        "layers [PATTERN…] [by introduced|accumulated|headroom]",
+        "the layers and their errors, with what is kept now",
+        "Accumulated: the layer fed its own inputs. Introduced: the layer alone, fed the reference's. Headroom: the "
+        "largest value over the largest number of the precision; beyond 1 it overflows. Without a pattern it shows "
+        f"the layers around the origin, or the first of the order; `layers *` shows all. {PATTERNS}",
+        _read_layers,
+    )
+    yield Spec(
+        "why",
+        "why NODE",
+        "what happens at a node: ranges, errors, its effect alone",
+        "NODE is the name of a node or of a tensor that it writes.",
+        lambda words: Why(_one("why", "one node or tensor")(words)),
+    )
+    yield Spec(
+        "keep",
+        "keep [PATTERN…]",
+        "keep nodes in FP32; without a pattern, say which are",
+        f"{PATTERNS} `undo` takes it back.",
+        Keep,
+    )
+    yield Spec(
+        "lower",
+        "lower PATTERN…",
+        "lower nodes again that were kept",
+        f"{PATTERNS} `undo` takes it back.",
+        _read_lower,
+    )
+    yield Spec(
+        "try",
+        f"try [{ENGINE}]",
+        "does it pass with what is kept? on the emulator, or built",
+        f"The emulator answers in milliseconds. `try {ENGINE}` builds the engine in the environment of `--env` and "
+        "runs it. Both go into the journal that `harness diagnose --resume` goes on with.",
+        _read_try,
+    )
+    yield Spec(
+        "bisect",
+        "bisect [PATTERN…]",
+        "let harness find the fewest nodes that pass, and keep them",
+        "With patterns it searches among what matches, and what else is kept stays. Without, it searches among what is "
+        f"kept if that passes, else among all nodes. {PATTERNS}",
+        Bisect,
+    )
+    yield Spec(
+        "plot",
+        "plot [FILE]",
+        "draw the growth of the error with what is kept now",
+        "FILE is a .png or .svg; by default a .png of its own in the folder of this session.",
+        lambda words: Plot(_optional("plot")(words)),
+    )
+    yield Spec(
+        "undo",
+        "undo",
+        "take back the last keep, lower or bisect",
+        "It can be repeated.",
+        _none("undo", Undo()),
+    )
+    yield Spec(
+        "history",
+        "history",
+        "what was tried, and how it came out",
+        "What an earlier session or a diagnosis evaluated is told in one line.",
+        _none("history", History()),
+    )
+    yield Spec(
+        "export",
+        "export [DIR]",
+        "write recipes that keep the nodes in FP32",
+        "For trtexec, polygraphy and AutoCast, with the list of layers and a typed ONNX model. DIR is by default the "
+        "folder of this session.",
+        lambda words: Export(_optional("export")(words)),
+    )
+    yield Spec("help", "help [COMMAND]", "the commands, or one of them", "", _read_help)
+    yield Spec("quit", "quit", "leave; Ctrl-D does, too", "", _none("quit", Quit()))
+
+
+COMMANDS: dict[str, Spec] = {spec.name: spec for spec in _specs()}
+ALIASES = {"?": "help", "exit": "quit", "q": "quit"}

@@ -1,0 +1,186 @@
+"""The larger answers on a terminal: the table of layers, and what happens at one node."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from harness.diagnose.explain import Held
+from harness.diagnose.formats import percent
+from harness.explore.answers import Explanation, Layer, LayersShown, TensorShown
+from harness.model import NodeInfo
+from harness.report.view import error
+from harness.report.words import middle, number
+
+FLUSHED = 0.01
+"""A tensor underflows when this share of its elements becomes 0."""
+
+LONGEST_NAME, SHORT_NAME, LONGEST_OP = 28, 12, 14
+NUMBERS = ("#", "accumulated", "introduced", "headroom")
+HEADERS = ("#", "node", "op", "accumulated", "introduced", "headroom", "")
+
+
+def render_layers(answer: LayersShown) -> RenderableType:
+    """The table, and how much of it was cut off."""
+    lines: list[RenderableType] = [_LayersTable(answer.rows)]
+    hidden = answer.matching - len(answer.rows)
+    if hidden:
+        where = f" around {answer.around}" if answer.around else ""
+        text = f"{len(answer.rows)} of {answer.matching} layers{where}; `layers *` shows all of them"
+        lines.append(Text(text, style="dim"))
+    return Group(*lines)
+
+
+@dataclass(frozen=True)
+class _LayersTable:
+    """The table of layers; names lose their middle where the terminal is narrow."""
+
+    rows: tuple[Layer, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        outputs = Counter(row.result.node for row in self.rows)
+        cells = [_layer_cells(row, outputs[row.result.node] == 1) for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(HEADERS, *cells, strict=True)]
+        room = options.max_width - sum(widths)
+        gap = 2 if room >= 2 * (len(widths) - 1) else 1
+        longest = max(widths[1] + min(room - gap * (len(widths) - 1), 0), SHORT_NAME)
+        table = _table(gap)
+        for header in HEADERS:
+            justify: JustifyMethod = "right" if header in NUMBERS else "left"
+            table.add_column(header, justify=justify, no_wrap=bool(header), overflow="fold")
+        for row, (index, node, *others) in zip(self.rows, cells, strict=True):
+            layer = row.result
+            style = "bold red" if layer.origin else "red" if layer.diverged else "green" if row.kept else ""
+            table.add_row(index, *map(Text, (middle(node, longest), *others)), style=style)
+        yield table
+
+
+def _layer_cells(row: Layer, only_output: bool) -> tuple[str, ...]:
+    """Of a node with several outputs each is called by its tensor."""
+    layer = row.result
+    introduced = None if layer.introduced is None else error(layer.introduced)
+    numbers = (error(layer.metrics), introduced, layer.metrics.headroom)
+    op = layer.op if len(layer.op) <= LONGEST_OP else f"{layer.op[: LONGEST_OP - 1]}…"
+    named = (str(layer.index), layer.node if only_output else layer.tensor, op)
+    return (*named, *map(number, numbers), " ".join(_marks(row)))
+
+
+def _marks(row: Layer) -> Iterable[str]:
+    """What is remarkable about a layer, in few words: a terminal is narrow."""
+    layer, metrics = row.result, row.result.metrics
+    seen = [
+        ("overflow", metrics.overflow_count > 0),
+        ("not finite", metrics.nonfinite > metrics.overflow_count),
+        ("underflow", row.held.flushed >= FLUSHED),
+        ("out of range", metrics.headroom > 1 and not metrics.overflow_count),
+        ("diverged", layer.diverged and not layer.origin),
+    ]
+    if layer.origin:
+        yield "ORIGIN"
+    yield from [text for text, holds in seen if holds][:1]
+    if row.kept:
+        yield "FP32"
+
+
+def render_explanation(answer: Explanation) -> RenderableType:
+    """The reason, the errors, and the ranges of what the node reads and writes."""
+    node = answer.node
+    state = "never lowered" if not answer.lowered else "kept in FP32" if answer.kept else "lowered"
+    head = Text.assemble((node.name, "bold"), f" ({node.op}), node {node.index} of {answer.nodes}, {state}")
+    grid = make_grid()
+    grid.add_row("why", Text(answer.reason))
+    if answer.layer is not None:
+        grid.add_row("error", Text(_errors(answer)))
+    if answer.alone is not None:
+        grid.add_row("alone", Text(_alone(answer.alone)))
+    lines: list[RenderableType] = [head, Padding(grid, (0, 0, 0, 2), expand=False)]
+    if answer.reads or answer.writes:
+        lines += [Padding(_ranges(answer), (1, 0, 0, 2), expand=False)]
+    return Group(*lines)
+
+
+def _errors(answer: Explanation) -> str:
+    assert answer.layer is not None
+    layer = answer.layer
+    text = f"nrmse {number(error(layer.metrics))} accumulated"
+    if layer.introduced is not None:
+        text += f", {number(error(layer.introduced))} introduced"
+        text += f" (a usual node introduces {number(answer.usual)})" if answer.usual else ""
+    return f"{text}; it starts here" if layer.origin else text
+
+
+def _alone(effect: float) -> str:
+    if effect > 1:
+        beyond = "beyond any limit" if math.isinf(effect) else f"{number(effect)} times the limit"
+        return f"with only this node lowered it fails: {beyond}"
+    return f"with only this node lowered it passes: {_share(effect)} of the limit"
+
+
+def _ranges(answer: Explanation) -> RenderableType:
+    table = _table()
+    table.add_column("", style="dim", no_wrap=True)
+    table.add_column("tensor", no_wrap=True)
+    for name in ("typical", "largest", "of the max"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for place, shown in enumerate(answer.reads):
+        _add_range(table, "" if place else "reads", shown, "from")
+    for place, shown in enumerate(answer.writes):
+        _add_range(table, "" if place else "writes", shown, "to")
+    return table
+
+
+def _add_range(table: Table, label: str, shown: TensorShown, preposition: str) -> None:
+    held = shown.held
+    remarks = [_other(shown.others, preposition, constant=held.constant), *_lost(held)]
+    table.add_row(
+        label,
+        Text(middle(held.name, LONGEST_NAME)),
+        number(held.typical),
+        number(held.largest),
+        _share(shown.share),
+        Text(", ".join(filter(None, remarks))),
+        style="red" if held.overflowing else "",
+    )
+
+
+def _share(share: float) -> str:
+    """`8.7 %`, `498 x`."""
+    if share >= 1:
+        return f"{number(share)} x"
+    return f"{100 * share:.2g} %" if share >= 1e-3 or not share else "< 0.1 %"
+
+
+def _other(nodes: Sequence[NodeInfo], preposition: str, *, constant: bool) -> str:
+    if constant:
+        return "a constant"
+    if not nodes:
+        return "an input" if preposition == "from" else "an output"
+    first = f"{preposition} {middle(nodes[0].name, LONGEST_NAME)}"
+    return first if len(nodes) == 1 else f"{first} and {len(nodes) - 1} more"
+
+
+def _lost(held: Held) -> Iterable[str]:
+    if held.overflowing:
+        yield f"{percent(held.overflowing)} overflow"
+    if held.flushed:
+        yield f"{percent(held.flushed)} become 0"
+
+
+def make_grid(style: str = "dim") -> Table:
+    """Labels in `style`, and texts that are folded beside them."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style=style, no_wrap=True)
+    grid.add_column(overflow="fold")
+    return grid
+
+
+def _table(gap: int = 2) -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim", show_edge=False)

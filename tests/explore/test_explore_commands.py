@@ -1,0 +1,120 @@
+"""The language of the prompt, and the way back: pure."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import UsageError
+from harness.explore.commands import (
+    COMMANDS,
+    Bisect,
+    Export,
+    Help,
+    History,
+    Keep,
+    Layers,
+    Lower,
+    Order,
+    Plot,
+    Quit,
+    Try,
+    Undo,
+    Why,
+    parse,
+)
+from harness.explore.island import Island
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        ("layers", Layers()),
+        ("layers b7_* up", Layers(("b7_*", "up"))),
+        ("layers by introduced", Layers((), Order.INTRODUCED)),
+        ("layers b7_* by headroom", Layers(("b7_*",), Order.HEADROOM)),
+        ("why b7_sq", Why("b7_sq")),
+        ("keep", Keep()),
+        ("keep a b", Keep(("a", "b"))),
+        ("lower *", Lower(("*",))),
+        ("try", Try()),
+        ("try --engine", Try(engine=True)),
+        ("bisect", Bisect()),
+        ("bisect /model/layers.3/*", Bisect(("/model/layers.3/*",))),
+        ("plot", Plot()),
+        ("plot a.svg", Plot("a.svg")),
+        ("undo", Undo()),
+        ("history", History()),
+        ("export", Export()),
+        ("export some/where", Export("some/where")),
+        ("help", Help()),
+        ("? why", Help("why")),
+        ("quit", Quit()),
+        ("exit", Quit()),
+        ("  keep   'a node'  ", Keep(("a node",))),
+        (r"why scope\node#1", Why(r"scope\node#1")),
+    ],
+)
+def test_a_line_is_a_command(line: str, command: object) -> None:
+    assert parse(line) == command
+
+
+@pytest.mark.parametrize("line", ["", "   ", "# a comment", "  # keep b7_*"])
+def test_blank_lines_and_comments_are_none(line: str) -> None:
+    assert parse(line) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("layrs", "there is no command `layrs`", "did you mean `layers`?"),
+        ("Keep x", "there is no command `Keep`", "did you mean `keep`?"),
+        ("frobnicate", "there is no command", "`help` lists the commands"),
+        ("layers by intro", "cannot be sorted by `intro`", "did you mean `introduced`?"),
+        ("layers by", "`by` wants one word", "layers"),
+        ("layers by introduced twice", "`by` wants one word", "layers"),
+        ("why", "`why` wants one node or tensor", "why NODE"),
+        ("why a b", "not 2 of them", "why NODE"),
+        ("lower", "`lower` wants a pattern", "lower *"),
+        ("try engine", "`try` does not take `engine`", "try --engine"),
+        ("undo 3", "`undo` takes no argument, not `3`", None),
+        ("plot a b", "one argument at most", "plot [FILE]"),
+        ("help wy", "there is no command `wy`", "did you mean `why`?"),
+        ("keep 'a", "a quotation mark is not closed", "quote"),
+    ],
+)
+def test_a_mistake_is_told_with_what_mends_it(line: str, message: str, hint: str | None) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(line)
+    assert message in caught.value.message
+    assert (caught.value.hint is None) if hint is None else (hint in str(caught.value.hint))
+
+
+@given(st.text() | st.builds(" ".join, st.lists(st.sampled_from([*COMMANDS, "by", "--engine", "b*", "'"]))))
+def test_whatever_is_typed_is_a_command_or_a_mistake(line: str) -> None:
+    try:
+        parse(line)
+    except UsageError as error:
+        assert error.message
+
+
+def test_every_usage_names_its_command_and_fits_the_help() -> None:
+    for name, spec in COMMANDS.items():
+        assert spec.usage.split()[0] == name
+        assert len(spec.help) <= 60
+
+
+@given(st.lists(st.frozensets(st.sampled_from("abcd"))))
+def test_undo_takes_back_each_change_and_nothing_else(changes: list[frozenset[str]]) -> None:
+    island = Island()
+    seen = [island.kept]
+    for kept in changes:
+        island = island.become(kept)
+        if kept != seen[-1]:
+            seen.append(kept)
+    for expected in reversed(seen[:-1]):
+        island = island.undo()
+        assert island.kept == expected
+    with pytest.raises(UsageError, match="nothing to undo"):
+        island.undo()
