@@ -97,10 +97,10 @@ def compare_pair(
     )
     before, after = records[engine & pair.before], records[engine & pair.after]
     engines = judge_engines(before, after, floors)
-    reader = _Reader(pair, records, judged, floors, waivers or {}, today or datetime.date.today())
+    reader = _Reader(pair, records, judged, waivers or {}, today or datetime.date.today())
     found = _by_run(before), _by_run(after)
     order = list(dict.fromkeys([*found[0], *found[1]]))
-    runs = tuple(reader.run(key, found[0].get(key), found[1].get(key)) for key in order)
+    runs = tuple(reader.run(key, found[0].get(key, []), found[1].get(key, [])) for key in order)
     return Comparison(
         runs,
         judged.assign(release=pair.new)[["release", *JUDGED]],
@@ -121,13 +121,22 @@ def merge(comparisons: Sequence[Comparison]) -> Comparison:
 
 
 Key = tuple[str, str]
+Engines = list[dict[str, Any]]
+_ENGINE_COLUMNS = (
+    *("case", "precision", "verdict", "reason"),
+    *("case_path", "tensorrt", "faithful", "structure"),
+)
 
 
-def _by_run(rows: pd.DataFrame) -> dict[Key, pd.DataFrame]:
-    if rows.empty:
-        return {}
-    keys = [rows["case"].astype(str), rows["precision"].astype(str)]
-    return {(str(case), str(precision)): part for (case, precision), part in rows.groupby(keys, sort=False)}
+def _by_run(rows: pd.DataFrame) -> dict[Key, Engines]:
+    """Engine rows by case and precision; what is missing is None."""
+    columns = [name for name in _ENGINE_COLUMNS if name in rows]
+    found: dict[Key, Engines] = {}
+    lists = [rows[name].astype(object).where(rows[name].notna(), None).tolist() for name in columns]
+    for values in zip(*lists, strict=True):
+        row = dict(zip(columns, values, strict=True))
+        found.setdefault((row["case"], row["precision"]), []).append(row)
+    return found
 
 
 @dataclass
@@ -137,18 +146,16 @@ class _Reader:
     pair: Pair
     records: pd.DataFrame
     judged: pd.DataFrame
-    floors: Floors
     waivers: Waivers
     today: datetime.date
 
     def __post_init__(self) -> None:
         keys = [self.judged["case"].astype(str), self.judged["precision"].astype(str)]
         self._tensors = self.judged.groupby(keys, sort=False).indices if len(self.judged) else {}
-        self._reads: dict[Key, pd.DataFrame] | None = None
+        self._reads: dict[Key, dict[str, list[str]]] | None = None
 
-    def run(self, key: Key, before: pd.DataFrame | None, after: pd.DataFrame | None) -> RunDrift:
-        rows = after if after is not None else before
-        assert rows is not None
+    def run(self, key: Key, before: Engines, after: Engines) -> RunDrift:
+        rows = after or before
         case, precision = key[0], Precision(key[1])
         found = self._judged(key)
         verdict, worst, counts = _summary(found)
@@ -217,19 +224,16 @@ class _Reader:
         return tuple(layers[name] for name in find_origins(tuple(layers), failed, behind))
 
     def _predecessors(self, key: Key) -> dict[str, list[str]]:
-        if "reads" not in self.records:
-            return {}
+        """For each layer, the nearest observed tensors behind it."""
         if self._reads is None:
-            layers = self.records[self.pair.after & (self.records["kind"] == LAYER).to_numpy()]
-            self._reads = _by_run(layers[["case", "precision", "tensor", "reads"]])
-        rows = self._reads.get(key)
-        if rows is None:
-            return {}
-        return {
-            str(tensor): list(reads)
-            for tensor, reads in zip(rows["tensor"], rows["reads"], strict=True)
-            if reads is not None
-        }
+            self._reads = {}
+            if "reads" in self.records:
+                rows = self.records[self.pair.after & (self.records["kind"] == LAYER).to_numpy()]
+                columns = [rows[name] for name in ("case", "precision", "tensor", "reads")]
+                for case, precision, tensor, reads in zip(*columns, strict=True):
+                    if reads is not None:
+                        self._reads.setdefault((case, precision), {})[str(tensor)] = list(reads)
+        return self._reads.get(key, {})
 
 
 def _summary(
@@ -254,21 +258,15 @@ def _summary(
     return outputs, worst_of(by_kind[OUTPUT]), counts
 
 
-def _errors(
-    pair: Pair, before: pd.DataFrame | None, after: pd.DataFrame | None
-) -> tuple[tuple[str, ...], Status]:
+def _errors(pair: Pair, before: Engines, after: Engines) -> tuple[tuple[str, ...], Status]:
     """What kept builds from being judged, and the gravest status that it comes to."""
-    told: list[str] = []
+    told: dict[str, None] = {}
     gravest = Status.PASS
     for label, rows in ((pair.old, before), (pair.new, after)):
-        if rows is None:
-            continue
-        bad = rows[rows["verdict"].isin(list(_UNJUDGED))]
-        for verdict, reason in zip(bad["verdict"].astype(str), bad["reason"].astype(str), strict=True):
-            text = f"{label}: {reason}"
-            if text not in told:
-                told.append(text)
-            gravest = max(gravest, _UNJUDGED[verdict], key=list(Status).index)
+        for row in rows:
+            if row["verdict"] in _UNJUDGED:
+                told[f"{label}: {row['reason']}"] = None
+                gravest = max(gravest, _UNJUDGED[row["verdict"]], key=list(Status).index)
     return tuple(told), gravest
 
 
@@ -288,24 +286,17 @@ def _tensor(row: Any) -> TensorDrift:
     )
 
 
-def _text(rows: pd.DataFrame, column: str) -> str | None:
-    if column not in rows:
-        return None
-    known = rows[column].dropna()
-    return str(known.iloc[0]) if len(known) else None
+def _text(rows: Engines, column: str) -> str | None:
+    return next((str(row[column]) for row in rows if row.get(column) is not None), None)
 
 
-def _faithful(rows: pd.DataFrame | None) -> bool | None:
-    if rows is None or "faithful" not in rows:
-        return None
-    known = rows["faithful"].dropna()
-    return bool(known.astype(bool).all()) if len(known) else None
+def _faithful(rows: Engines) -> bool | None:
+    known = [bool(row["faithful"]) for row in rows if row.get("faithful") is not None]
+    return all(known) if known else None
 
 
-def _structures(rows: pd.DataFrame | None) -> list[str]:
-    if rows is None or "structure" not in rows:
-        return []
-    return [str(text) for text in rows["structure"].dropna()]
+def _structures(rows: Engines) -> list[str]:
+    return [row["structure"] for row in rows if row.get("structure") is not None]
 
 
 def continuation(target: str, precision: Precision, release: str) -> str:

@@ -137,8 +137,8 @@ def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: s
         sizes.append(len(kept))
     table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
     frame = table.to_pandas()
-    frame["side"] = np.repeat([old, release], sizes)
-    frame["side"] = frame["side"].astype("category")
+    newest = np.repeat([0, 1], sizes)
+    frame["side"] = pd.Categorical.from_codes(newest, dtype=pd.CategoricalDtype([old, release]))
     return frame[_same_question(frame, sizes[1])].reset_index(drop=True)
 
 

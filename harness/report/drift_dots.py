@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from harness.history.outcome import RunDrift
 from harness.history.report import DriftReport
 from harness.history.schema import OUTPUT
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_RUNS = 40  # rows of a picture
+MOST_RUNS = 30  # rows of a picture
 ROW, FOOT, HEAD = 0.24, 0.52, 0.62  # inches
 
 
@@ -31,7 +29,7 @@ def outputs_figure(report: DriftReport, runs: Sequence[RunDrift]) -> Figure:
     from matplotlib.figure import Figure
 
     outputs = report.tensors[report.tensors["kind"] == OUTPUT]
-    rows = [row for run in runs[:MOST_RUNS] if (row := _worst_output(outputs, run)) is not None]
+    rows = _worst_outputs(outputs, runs[:MOST_RUNS])
     height = FOOT + max(len(rows), 1) * ROW + HEAD
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
     left = 3.1
@@ -39,23 +37,18 @@ def outputs_figure(report: DriftReport, runs: Sequence[RunDrift]) -> Figure:
         (left / WIDTH, FOOT / height, (WIDTH - left - RIGHT) / WIDTH, len(rows) * ROW / height)
     )
     places = range(len(rows))
-    errors = [_builds(report, row) for row in rows]
+    errors = _builds(report, rows)
     values = [error for found in errors for builds in found.values() for error in builds]
     scale = Scale.over(values)
     axes.set_xscale("log")
     axes.set_xlim(scale.floor / 2, scale.ceiling * 2)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    for place, row in zip(places, rows, strict=True):
-        low, high = row["old"] - row["noise"], row["old"] + row["noise"]
-        if math.isfinite(low) and math.isfinite(high):
-            axes.plot(
-                [scale.height(max(low, 0.0)), scale.height(high)],
-                [place, place],
-                color=FAINT,
-                linewidth=9,
-                solid_capstyle="butt",
-                zorder=1,
-            )
+    bands = [
+        (place, scale.height(max(row["old"] - row["noise"], 0.0)), scale.height(row["old"] + row["noise"]))
+        for place, row in zip(places, rows, strict=True)
+        if math.isfinite(row["old"] + row["noise"])
+    ]
+    _draw_bands(axes, bands)
     for release in report.releases:
         dots = [(scale.height(error), place) for place in places for error in errors[place].get(release, ())]
         axes.plot(
@@ -108,9 +101,7 @@ def engines_figure(report: DriftReport, engines: pd.DataFrame) -> Figure:
         part = engines[engines["quantity"] == quantity]
         _draw_ratios(axes, report, part, keys)
         axes.set_title(quantity, size=9.5, color=INK, loc="left")
-        if column:
-            axes.tick_params(labelleft=False)
-        else:
+        if not column:
             labels = [middle(f"{case} {precision}", 30) for case, precision in keys]
             axes.set_yticks(range(len(keys)), labels)
             draw_legend(figure, axes, 1 - 0.02 / height, left=0.003)
@@ -118,38 +109,50 @@ def engines_figure(report: DriftReport, engines: pd.DataFrame) -> Figure:
     return figure
 
 
-def _worst_output(outputs: pd.DataFrame, run: RunDrift) -> dict[str, Any] | None:
-    rows = outputs[
-        (outputs["release"] == run.new)
-        & (outputs["case"] == run.case)
-        & (outputs["precision"] == run.precision.value)
-    ]
-    if rows.empty:
-        return None
-    named = rows
-    if run.worst is not None:
-        same = rows[(rows["tensor"] == run.worst.tensor) & (rows["sample"] == run.worst.sample)]
-        named = same if len(same) else rows
-    with np.errstate(invalid="ignore", divide="ignore"):
-        moved = (named["change"].abs() / named["floor"]).fillna(0.0)
-    worst: Any = named.iloc[int(moved.to_numpy().argmax())].to_dict()
-    return worst
+Row = dict[str, Any]
 
 
-def _builds(report: DriftReport, row: dict[str, Any]) -> dict[str, list[float]]:
-    """By release, the error of each build of an output."""
-    records = report.records
-    chosen = records[
-        (records["kind"] == OUTPUT)
-        & (records["case"] == row["case"])
-        & (records["precision"] == row["precision"])
-        & (records["tensor"] == row["tensor"])
-        & (records["sample"] == row["sample"])
-    ]
-    found: dict[str, list[float]] = {}
-    for side, error in zip(chosen["side"].astype(str), chosen["error"], strict=True):
-        found.setdefault(side, []).append(float(error))
+def _worst_outputs(outputs: pd.DataFrame, runs: Sequence[RunDrift]) -> list[Row]:
+    """For each run the output that its verdict rests on, or else the one that moved furthest."""
+    by_run: dict[tuple[str, str, str], list[Row]] = {}
+    listed: list[Any] = outputs.to_dict("records")
+    for row in listed:
+        by_run.setdefault((row["release"], row["case"], row["precision"]), []).append(row)
+    found = []
+    for run in runs:
+        rows = by_run.get((run.new, run.case, run.precision.value), [])
+        same = [row for row in rows if run.worst is not None and row["tensor"] == run.worst.tensor]
+        same = [row for row in same if run.worst is not None and row["sample"] == run.worst.sample]
+        if rows:
+            found.append(max(same or rows, key=_moved))
     return found
+
+
+def _moved(row: Row) -> float:
+    change = abs(row["change"]) / row["floor"] if row["floor"] else 0.0
+    return change if not math.isnan(change) else 0.0
+
+
+def _builds(report: DriftReport, rows: Sequence[Row]) -> list[dict[str, list[float]]]:
+    """For each of `rows`, by release, the error of each build."""
+    places = {
+        (row["case"], row["precision"], row["tensor"], row["sample"]): place for place, row in enumerate(rows)
+    }
+    found: list[dict[str, list[float]]] = [{} for _ in rows]
+    records = report.records[(report.records["kind"] == OUTPUT).to_numpy()]
+    columns = [records[name] for name in ("case", "precision", "tensor", "sample", "side", "error")]
+    for case, precision, tensor, sample, side, error in zip(*columns, strict=True):
+        place = places.get((case, precision, tensor, sample))
+        if place is not None:
+            found[place].setdefault(str(side), []).append(float(error))
+    return found
+
+
+def _draw_bands(axes: Axes, bands: Sequence[tuple[int, float, float]]) -> None:
+    """Noise bands as broad bars: place, low end, high end."""
+    if bands:
+        places, low, high = zip(*bands, strict=True)
+        axes.hlines(places, low, high, color=FAINT, linewidth=9, zorder=1)
 
 
 def _draw_ratios(
@@ -158,28 +161,32 @@ def _draw_ratios(
     order = {key: place for place, key in enumerate(keys)}
     axes.axvline(1.0, color=GREY, linewidth=1.0)
     axes.set_xscale("log")
-    low, high = 0.9, 1.1
     rows: list[Any] = part.to_dict("records")
-    for row in rows:
-        place = order.get((row["case"], row["precision"]))
-        if place is None:
-            continue
-        band = row["noise"] / row["old"] if math.isfinite(row["noise"]) else 0.0
-        if band:
-            ends = [max(1 - band, 0.05), 1 + band]
-            axes.plot(ends, [place, place], color=FAINT, linewidth=8, solid_capstyle="butt", zorder=1)
-        low, high = min(low, row["ratio"]), max(high, row["ratio"])
-        colour = colour_of(report, row["release"])
-        axes.plot(
-            [row["ratio"]], [place], marker="D", markersize=4.4, color=colour, linestyle="none", zorder=3
-        )
+    rows = [{**row, "place": order.get((row["case"], row["precision"]))} for row in rows]
+    rows = [row for row in rows if row["place"] is not None]
+    bands = [
+        (row["place"], max(1 - row["noise"] / row["old"], 0.05), 1 + row["noise"] / row["old"])
+        for row in rows
+        if row["noise"] > 0 and row["old"] > 0
+    ]
+    _draw_bands(axes, bands)
     for release in report.newer:
+        chosen = [row for row in rows if row["release"] == release]
         axes.plot(
-            [], [], marker="D", linestyle="none", color=colour_of(report, release), label=short(release, 44)
+            [row["ratio"] for row in chosen],
+            [row["place"] for row in chosen],
+            marker="D",
+            markersize=4.4,
+            color=colour_of(report, release),
+            linestyle="none",
+            label=short(release, 44),
+            zorder=3,
         )
+    low = min([0.9, *(row["ratio"] for row in rows)])
+    high = max([1.1, *(row["ratio"] for row in rows)])
     axes.set_xlim(low / 1.15, high * 1.15)
     axes.set_ylim(len(keys) - 0.4, -0.6)
-    axes.set_yticks(range(len(keys)), [""] * len(keys))
+    axes.set_yticks([])
     axes.grid(axis="x", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     plain_axes(axes)

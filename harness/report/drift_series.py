@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_PANELS = 6
+MOST_CALM = 2  # panels of series without a step
 PANEL, FOOT, HEAD = 1.25, 0.5, 0.5  # inches
 
 
@@ -39,7 +40,8 @@ def series_figure(series: Sequence[Series]) -> Figure:
     """A panel a series, those with steps first."""
     from matplotlib.figure import Figure
 
-    shown = stepped_first(series)[:MOST_PANELS]
+    stepped = sum(bool(one.steps) for one in series)
+    shown = stepped_first(series)[: min(MOST_PANELS, max(MOST_CALM, stepped))]
     height = FOOT + len(shown) * PANEL + HEAD
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
     wide = (WIDTH - LEFT - RIGHT) / WIDTH

@@ -41,7 +41,7 @@ class Table:
 
 
 def matrix_table(report: DriftReport, anchors: dict[str, str]) -> Table:
-    """Cases down, precisions × newer releases across: verdict, and how the error changed."""
+    """Cases down, what is bad first; precisions × newer releases across: verdict, and how the error changed."""
     import pandas as pd
 
     several = len(report.newer) > 1
@@ -52,7 +52,8 @@ def matrix_table(report: DriftReport, anchors: dict[str, str]) -> Table:
     frame = pd.DataFrame(listed, columns=["case", "column", "run"])
     columns = list(dict.fromkeys(frame["column"]))
     wide = frame.pivot(index="case", columns="column", values="run")[columns]
-    wide = wide.loc[list(dict.fromkeys(frame["case"]))]
+    bad = {run.case for run in report.runs if look_of(run).tone == "bad"}
+    wide = wide.loc[sorted(dict.fromkeys(frame["case"]), key=lambda case: case not in bad)]
     rows = []
     for case, runs in wide.iterrows():
         cells = [Cell(str(case), str(case))]
