@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +107,8 @@ def diagnose(
             folder = Path(out) / "journal" if out is not None else journal_folder(subject)
         notebook = Notebook(folder, subject, resume=resume)
         lab = Lab(subject, limits, notebook, progress)
-        return _diagnose(lab, options or Options(), None if out is None else Path(out))
+        with _untimed(candidate):
+            return _diagnose(lab, options or Options(), None if out is None else Path(out))
 
 
 def diagnose_model(
@@ -177,6 +179,22 @@ def _judging(judge: Judge | None) -> Iterator[Judge]:
         return
     with Judge(JudgeOptions()) as own:
         yield own
+
+
+@contextmanager
+def _untimed(candidate: Candidate) -> Iterator[None]:
+    """Engines are not timed on the way: only the two whose latency is asked for are, at the end."""
+    timed: Any = candidate
+    if not hasattr(timed, "timing"):
+        yield
+        return
+    from harness.backends.engines import Timing
+
+    before, timed.timing = timed.timing, Timing()
+    try:
+        yield
+    finally:
+        timed.timing = before
 
 
 def _engine_factory(candidate: Candidate) -> Callable[[Model], Candidate] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from harness.cli import main
-from harness.cli.diagnose import spent
+from harness.cli.diagnose import Live, spent
 from harness.diagnose import ProgressEvent, Stage
 
 CASES = Path(__file__).parents[2] / "cases"
@@ -157,6 +159,23 @@ def test_a_limit_that_is_too_small_ends_with_4(capsys) -> None:
     assert status == 4
     assert "UNRESOLVED" in out or "unresolved" in out
     assert "--resume" in out
+
+
+def test_the_precision_is_fp16_where_the_case_has_several(capsys) -> None:
+    status, out, _ = run(capsys, CASES / "dynamic-batch.case.yaml", "-q")
+    assert status == 0
+    assert "dynamic-batch at fp16: none" in out
+
+
+def test_on_a_terminal_one_line_says_what_goes_on_and_is_gone_at_the_end() -> None:
+    stream = io.StringIO()
+    with Live(Console(file=stream, force_terminal=True, width=120)) as live:
+        live(ProgressEvent(Stage.CURE, "search the island", 12, 0, 5, ("b7_sq",), 3))
+        live(ProgressEvent(Stage.OBSERVE, "build [with] marks", 12, 2))
+    shown = stream.getvalue()
+    assert "[observe] build [with] marks" in shown
+    assert "12 emulations, 2 builds" in shown
+    assert shown.endswith("\x1b[2K")  # the line is cleared
 
 
 def test_what_was_spent_is_said_in_one_line() -> None:
