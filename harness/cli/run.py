@@ -14,6 +14,7 @@ import typer
 from harness.backends.plan import Observation
 from harness.cli.consoles import make_console, make_progress
 from harness.cli.outputs import Outputs
+from harness.cli.repeats import print_repeats
 from harness.errors import UsageError
 from harness.tensors.precision import Precision
 
@@ -54,6 +55,14 @@ def run(
             help="How to read intermediate tensors: typed, debug or prefix; none judges the outputs alone.",
         ),
     ] = None,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="Build every engine K times, tuned anew: all must pass; tells what changes between builds.",
+        ),
+    ] = 1,
     inputs: Annotated[
         list[str] | None,
         typer.Option(
@@ -127,6 +136,8 @@ def run(
         refuse_in_ci("rewritten" if golden_update else "removed")
     wanted, names = tuple(precisions or ()), tuple(environments or ())
     check_environments(names)
+    if repeats > 1 and not names:
+        raise UsageError("--repeats builds engines, and the emulator builds none", hint="name one with --env")
     cases = select_cases(targets, inputs=parse_shapes(inputs or ()), tags=tags or (), precisions=wanted)
     outputs.check_plot(sum(len(case.select_runs(wanted)) for case in cases) * max(len(names), 1))
 
@@ -146,6 +157,7 @@ def run(
                     layers=observe is not Observation.NONE,
                     observation=observe,
                     golden_update=golden_update,
+                    repeats=repeats,
                 ),
                 progress=progress,
             )
@@ -164,6 +176,7 @@ def tell(console: Console, report: RunReport, *, details: bool, brief: bool, sec
     from harness.report.view import attention
 
     if report.results:
+        print_repeats(console, report, details=details)
         print_report(console, report, details=details, brief=brief, seconds=seconds)
     for result in attention(report):
         if result.mistake:

@@ -36,12 +36,15 @@ class JudgeOptions:
         observation: how; None is typed.
         memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
         golden_update: rewrite golden references that are missing or differ; refused when CI is set.
+        repeats: how often an engine is built, each time tuned anew. All of them must pass, and the fact `repeats`
+            tells which layers changed tactic and how far the outputs moved. The emulator is not repeated.
     """
 
     layers: bool = True
     observation: Observation | None = None
     memory_budget: int = 1 << 30
     golden_update: bool = False
+    repeats: int = 1
 
 
 class Judge:
@@ -119,6 +122,8 @@ class _Run:
     stage: Stage
     timings: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    later: list[list[Mapping[str, np.ndarray]]] = field(default_factory=list)
+    """The outputs of the builds after the first."""
 
     @property
     def precision(self) -> Precision:
@@ -133,6 +138,7 @@ class _Run:
         golden = self.bench.golden(update=self.options.golden_update)
         actual = self.timed("candidate", self.unobserved)
         outputs = self.timed("compare", lambda: self.outputs(expected, actual))
+        outputs, counted = self.worst_build(expected, outputs)
         passed = all(output.passed for output in outputs)
         expects_failure = self.spec.expects_failure(self.release())
         layers: tuple[LayerResult, ...] = ()
@@ -141,6 +147,7 @@ class _Run:
             layers, faithful = self.timed("layers", lambda: self.layers(expected, actual, outputs))
         origins = tuple(layer.node for layer in layers if layer.origin)
         verdict, reason = _verdict(self.spec, expects_failure, passed, outputs, origins, bool(layers))
+        reason = f"{counted}: {reason}" if counted else reason
         warnings = [*self.facts.get("warnings", ())]
         if golden is not None and golden.message is not None and not self.options.golden_update:
             if golden.state is GoldenState.CHANGED:
@@ -175,12 +182,39 @@ class _Run:
         return Plan(self.precision, observation=observation, build=self.bench.case.build)
 
     def unobserved(self) -> list[Mapping[str, np.ndarray]]:
+        if self.options.repeats > 1 and not self.emulated:
+            return self.repeated()
         outputs: list[Mapping[str, np.ndarray]] = []
         for feeds in self.bench.feeds:
             evaluation = self.candidate.evaluate(self.plan(Observation.NONE), feeds)
             self.facts.update(evaluation.facts)
             outputs.append({name: np.array(value) for name, value in evaluation.tensors.items()})
         return outputs
+
+    def repeated(self) -> list[Mapping[str, np.ndarray]]:
+        """Build the unobserved engine several times: the outputs of the first."""
+        from harness.tactics import build_repeatedly, compare_builds
+
+        plan, model = self.plan(Observation.NONE), self.bench.model.sha256
+        evaluate, feeds = self.candidate.evaluate, self.bench.feeds
+        builds = list(build_repeatedly(evaluate, plan, feeds, model, self.options.repeats))
+        self.facts.update(builds[0].facts)
+        self.facts["repeats"] = compare_builds(builds).to_dict()
+        self.later = [list(build.outputs) for build in builds[1:]]
+        return list(builds[0].outputs)
+
+    def worst_build(
+        self, expected: list[dict[str, np.ndarray]], first: tuple[OutputResult, ...]
+    ) -> tuple[tuple[OutputResult, ...], str]:
+        """The outputs of the first build that fails, or of the first one; and how many of several builds fail."""
+        judged = [first, *(self.outputs(expected, actual) for actual in self.later)]
+        failing = [outputs for outputs in judged if not all(output.passed for output in outputs)]
+        if not self.later:
+            return first, ""
+        self.facts["repeats"]["passes"] = len(judged) - len(failing)
+        if not failing:
+            return first, f"{len(judged)} builds"
+        return failing[0], f"{len(failing)} of {len(judged)} builds"
 
     def outputs(
         self, expected: list[dict[str, np.ndarray]], actual: list[Mapping[str, np.ndarray]]

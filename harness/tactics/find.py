@@ -39,6 +39,9 @@ from harness.tactics.samples import Build, Sample
 from harness.tactics.trials import Trials, listed, what
 from harness.tactics.units import Unit, is_suspect, units_of
 
+RESERVE = 1
+"""Builds that a search leaves for forcing the bad build's own choices."""
+
 JournalOf = Callable[[Problem], AbstractContextManager[Journal]]
 
 
@@ -84,15 +87,22 @@ def find_bad_tactics(build: Build, samples: Sequence[Sample], hunting: Hunting |
     able = tuple(unit for unit in pair.units if not unit.structural)
     suspects = tuple(unit for unit in able if not unit.is_copy and is_suspect(unit, records))
     answer = replace(answer, differing=len(pair.units), suspected=len(suspects))
-    hunt = _Hunt(build, pair, hunting)
+    hunt = _Hunt(build, pair, records, hunting)
     # Choices that good builds made too, and copies between formats, stay the bad build's. They come in only where the
     # others do not explain the fault.
-    rounds = [units for units in (suspects, able) if units]
-    for number, units in enumerate(dict.fromkeys(rounds), start=1):
-        found = hunt.run(units, answer)
-        if found.finding is not Finding.NOT_REPRODUCIBLE or number == len(set(rounds)):
-            return _with_structure(found, pair)
-    return _with_structure(replace(answer, finding=Finding.UNRESOLVED), pair)
+    found = replace(answer, finding=Finding.UNRESOLVED)
+    for number, units in enumerate(dict.fromkeys(units for units in (suspects, able) if units)):
+        latest = hunt.run(units, answer)
+        # What the first round could not bring about, the second explains, or nothing does.
+        found = latest if number == 0 or latest.finding is Finding.FOUND else _spent(found, latest)
+        if found.finding is not Finding.NOT_REPRODUCIBLE:
+            break
+    return _with_structure(found, pair)
+
+
+def _spent(found: Findings, latest: Findings) -> Findings:
+    """The first round's answer, at the cost of both."""
+    return replace(found, builds=latest.builds, trail=latest.trail, disobeyed=latest.disobeyed)
 
 
 def _with_structure(found: Findings, pair: _Pair) -> Findings:
@@ -141,28 +151,28 @@ def _one_sided(samples: Sequence[Sample], good: int, bad: int) -> str:
 class _Hunt:
     """A hunt under way: one round of trials after the other."""
 
-    def __init__(self, build: Build, pair: _Pair, hunting: Hunting) -> None:
-        self.pair, self.hunting = pair, hunting
-        self.limit = hunting.builds
-        if self.limit is None:
-            self.limit = 3 * builds_for(len(pair.units)) + 2 * hunting.confirm
+    def __init__(self, build: Build, pair: _Pair, good: Sequence[TacticRecord], hunting: Hunting) -> None:
+        self.pair, self.good, self.hunting = pair, good, hunting
+        usual = 3 * builds_for(len(pair.units)) + 2 * hunting.confirm
+        self.limit = usual if hunting.builds is None else hunting.builds
         self._build, self._earlier = build, list[str]()
         self.trials = self._round(())
 
     def _round(self, units: tuple[Unit, ...], built: int = 0) -> Trials:
-        return Trials(self._build, self.pair.base, self.limit or 0, built, units)
+        return Trials(self._build, self.pair.base, self.limit - RESERVE, built, units, self.good)
 
     def run(self, units: tuple[Unit, ...], answer: Findings) -> Findings:
         """Search among `units`."""
         self._earlier += self.trials.trail
+        disobeyed = self.trials.disobeyed
         self.trials = self._round(units, self.trials.builds)
+        self.trials.disobeyed.update(disobeyed)
         cured = self.trials.everything_good()
         answer = self._told(answer)
         if cured is None or cured.outcome is not Outcome.PASS:
             return self._not_cured(answer, cured)
         if not self.trials.units:
-            text = f"none of the layers that differ obeys: {listed(self.trials.disobeyed)}"
-            return replace(answer, finding=Finding.NOT_REPRODUCIBLE, missing=text)
+            return self._not_reproducible(answer, "none of the layers that differ obeys")
         return self._conclude(answer, self._search(cured))
 
     def _search(self, cured: Sample) -> Result:
@@ -175,7 +185,7 @@ class _Hunt:
                 problem,
                 trials.oracle,
                 options=Options(direction=Direction.BOTH),
-                budget=Budget(evaluations=max((self.limit or 0) - trials.builds, 0)),
+                budget=Budget(evaluations=max(trials.limit - trials.builds, 0)),
                 journal=journal,
                 known=known,
                 on_progress=self.hunting.on_progress,
@@ -190,6 +200,7 @@ class _Hunt:
 
     def _conclude(self, answer: Findings, result: Result) -> Findings:
         trials = self.trials
+        trials.limit = self.limit
         trials.trail += [f"   {step.text}" for step in result.trail if step.outcome is None]
         everything = trials.everything
         kept = frozenset(result.culprits)
@@ -198,10 +209,8 @@ class _Hunt:
             replayed = trials.oracle(frozenset())
             answer = self._told(answer)
             if replayed.outcome is Outcome.PASS:
-                text = (
-                    "the choices of the bad build, forced, pass: it failed for another reason, or by chance"
-                )
-                return replace(answer, finding=Finding.NOT_REPRODUCIBLE, missing=text)
+                text = "the bad build's choices, forced, pass: it failed for another reason, or by chance"
+                return self._not_reproducible(answer, text)
             if not result.answered or replayed.outcome is Outcome.UNRESOLVED:
                 return self._unanswered(answer, result, replayed)
         cure, cause = trials.seen.get(kept), trials.seen.get(everything - kept)
@@ -240,21 +249,24 @@ class _Hunt:
 
     def _unanswered(self, answer: Findings, result: Result, replayed: Trial) -> Findings:
         reason = replayed.note if result.answered else _reason(result, replayed)
-        stubborn = dict.fromkeys([*self.trials.disobeyed, *self.trials.free])
-        if stubborn:
-            text = f"TensorRT does not take what is forced at {listed(stubborn)}; {reason}"
-            return replace(answer, finding=Finding.NOT_REPRODUCIBLE, missing=text)
+        if self.trials.disobeyed:
+            return self._not_reproducible(answer, reason)
         return replace(answer, finding=Finding.UNRESOLVED, missing=reason)
+
+    def _not_reproducible(self, answer: Findings, text: str) -> Findings:
+        stubborn = self.trials.disobeyed
+        if stubborn:
+            text = f"{text}; TensorRT did not take what was forced at {listed(stubborn)}"
+        return replace(answer, finding=Finding.NOT_REPRODUCIBLE, missing=text)
 
     def _not_cured(self, answer: Findings, cured: Sample | None) -> Findings:
         if cured is None:
-            text = f"the fault may lie with layers that do not obey: {listed(self.trials.free)}"
-            return replace(answer, finding=Finding.NOT_REPRODUCIBLE, missing=text)
+            return self._not_reproducible(answer, "the fault may lie where nothing can be forced")
         if cured.outcome is Outcome.UNRESOLVED:
             text = f"with the good choices forced the network cannot be built: {cured.note}"
             return replace(answer, finding=Finding.UNRESOLVED, missing=text)
         text = "the good choices, forced, fail: the outcome does not follow the recorded choices"
-        return replace(answer, finding=Finding.NOT_REPRODUCIBLE, missing=text)
+        return self._not_reproducible(answer, text)
 
     def _told(self, answer: Findings) -> Findings:
         trials = self.trials

@@ -173,4 +173,5 @@ def differences(first: TacticRecord, second: TacticRecord) -> tuple[Difference, 
 
 def variants(choices: Iterable[Choice]) -> tuple[Any, ...]:
     """What was chosen at a place, whatever the order of layers that repeat."""
-    return tuple(sorted((choice.variant for choice in choices), key=repr))
+    found = tuple(choice.variant for choice in choices)
+    return found if len(found) < 2 else tuple(sorted(found, key=repr))

@@ -1,8 +1,11 @@
 """The builds of a hunt: what is forced, whether it was honoured, and what an outcome may be taken for.
 
 A trial says nothing of the configuration that was asked for if TensorRT built another one: it is unresolved, and
-what was built is remembered as a trial of what it is. Layers that do not obey are left to chance. A build that fails
-while one of them happens to hold a suspected choice is repeated, and then unresolved; one that passes acquits them.
+what was built is remembered as a trial of what it is. A layer that does not obey from the start is left to chance.
+
+Every choice of a build that passes is acquitted. A build that fails is believed only if every choice in it that was
+not ordered is acquitted: else it is repeated, and at last unresolved. Copies between formats come and go with what is
+tried; of them only the bad build's own choices are suspected.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from harness.search import Outcome, Trial
 from harness.tactics.record import TacticRecord
 from harness.tactics.samples import Build, Sample
-from harness.tactics.units import Side, Unit, orders_for
+from harness.tactics.units import Side, Unit, orders_for, reformatted_layer
 from harness.tactics.variations import Axis, Variation
 from harness.worker.choices import Choice, TacticOrders
 
@@ -26,24 +29,34 @@ class Trials:
     Args:
         build: makes a sample.
         base: the bad build: what is forced where no unit is.
-        limit: the most builds.
+        limit: the most builds; may be raised later.
         built: how many were made before.
         units: what may be given the good choice or the bad one.
+        good: builds that passed.
     """
 
     def __init__(
-        self, build: Build, base: TacticRecord, limit: int, built: int, units: tuple[Unit, ...]
+        self,
+        build: Build,
+        base: TacticRecord,
+        limit: int,
+        built: int,
+        units: tuple[Unit, ...],
+        good: Sequence[TacticRecord],
     ) -> None:
         self.units = units
         self.builds = built
         self.seen: dict[frozenset[str], Sample] = {}
         """The build of each configuration that was honoured."""
         self.free: dict[str, Unit] = {}
-        """Layers that did not obey, and were not acquitted."""
+        """Layers that did not obey from the start."""
         self.disobeyed: dict[str, None] = {}
         self.trail: list[str] = []
-        self._build, self._base, self._limit = build, base, limit
+        self.limit = limit
+        self._build, self._base = build, base
         self._by_chance: dict[frozenset[str], Sample] = {}
+        self._acquitted = {_named(choice) for record in good for choice in record.choices}
+        self._of_base = {_named(choice) for choice in base.choices}
 
     @property
     def everything(self) -> frozenset[str]:
@@ -53,7 +66,7 @@ class Trials:
     def _attempt(self, treated: frozenset[str], words: str) -> Sample:
         """One build with the good choice at `treated`, and the bad build's choice everywhere else."""
         self.builds += 1
-        orders = TacticOrders(force=self.forced(treated), number=self.builds)
+        orders = TacticOrders(self.forced(treated), self._forbidden(treated), number=self.builds)
         sample = self._build(Variation(f"search {self.builds}", Axis.FORCED, orders=orders))
         self.trail.append(
             f"{self.builds}: {words}: {sample.outcome}{' ' + sample.note if sample.note else ''}"
@@ -63,6 +76,15 @@ class Trials:
     def forced(self, treated: frozenset[str]) -> tuple[Choice, ...]:
         """What is forced in a build with the good choice at `treated`."""
         return orders_for(self._base, self.units, treated, free=self.free.values())
+
+    def _forbidden(self, treated: frozenset[str]) -> tuple[Choice, ...]:
+        """The bad build's copies at treated units, where the good build has none that could be forced."""
+        found: list[Choice] = []
+        for unit in self.units:
+            if unit.name in treated:
+                places = {choice.place for choice in unit.good}
+                found += [choice for choice in unit.bad if choice.place not in places]
+        return tuple(found)
 
     def everything_good(self) -> Sample | None:
         """The build that must pass; layers that did not obey are taken out of the units.
@@ -75,7 +97,7 @@ class Trials:
                 return sample
             stray = {unit.name: unit for unit in self.units if not unit.obeys(Side.GOOD, sample.record)}
             self._set_free(stray)
-            if self._decides(sample):
+            if self._decides(sample, self.everything):
                 return sample
         return None
 
@@ -84,14 +106,26 @@ class Trials:
         self.disobeyed.update(dict.fromkeys(units))
         self.units = tuple(unit for unit in self.units if unit.name not in self.free)
 
-    def _decides(self, sample: Sample) -> bool:
-        """Whether the outcome belongs to what was forced; a build that passes acquits what it holds by chance."""
+    def _suspicious(self, sample: Sample, treated: frozenset[str]) -> list[str]:
+        """Layers whose choice nobody ordered and nobody acquitted."""
         assert sample.record is not None
-        suspicious = [name for name, unit in self.free.items() if unit.taken(sample.record) is Side.BAD]
+        ordered = {_named(choice) for choice in self.forced(treated)}
+        found = []
+        for choice in sample.record.choices:
+            name = _named(choice)
+            is_copy = reformatted_layer(choice.layer) is not None
+            if name not in self._acquitted and name not in ordered and (not is_copy or name in self._of_base):
+                found.append(choice.layer)
+        return found
+
+    def _decides(self, sample: Sample, treated: frozenset[str]) -> bool:
+        """Whether the outcome belongs to what was ordered."""
+        assert sample.record is not None
         if sample.outcome is Outcome.PASS:
-            for name in suspicious:
-                del self.free[name]
+            self._acquitted.update(_named(choice) for choice in sample.record.choices)
             return True
+        suspicious = self._suspicious(sample, treated)
+        self.disobeyed.update(dict.fromkeys(suspicious))
         return not suspicious
 
     def oracle(self, treated: frozenset[str]) -> Trial:
@@ -100,36 +134,40 @@ class Trials:
             return self._trial(treated, self._by_chance.pop(treated))
         words = what(treated, self.units)
         for _ in range(RETRIES + 1):
-            if self.builds >= self._limit:
-                return Trial(Outcome.UNRESOLVED, note=f"the {self._limit} builds that are allowed are spent")
+            if self.builds >= self.limit:
+                return Trial(Outcome.UNRESOLVED, note=f"the {self.limit} builds that are allowed are spent")
             sample = self._attempt(treated, words)
             if sample.record is None:
                 return Trial(Outcome.UNRESOLVED, seconds=sample.seconds, note=sample.note)
             wanted = {unit: Side.GOOD if unit.name in treated else Side.BAD for unit in self.units}
             stray = [unit.name for unit, side in wanted.items() if not unit.obeys(side, sample.record)]
-            decides = self._decides(sample)
             if stray:
-                self._note_chance(sample, decides)
+                self._note_chance(sample)
                 self.disobeyed.update(dict.fromkeys(stray))
                 return Trial(
                     Outcome.UNRESOLVED, seconds=sample.seconds, note=f"not honoured: {listed(stray)}"
                 )
-            if decides:
+            if self._decides(sample, treated):
                 return self._trial(treated, sample)
-        return Trial(Outcome.UNRESOLVED, note=f"left to chance: {listed(self.free)}")
+        return Trial(Outcome.UNRESOLVED, note=f"left to chance: {listed(self.disobeyed)}")
 
-    def _note_chance(self, sample: Sample, decides: bool) -> None:
+    def _note_chance(self, sample: Sample) -> None:
         """Remember what was built in place of what was asked for, if it is a configuration of the search."""
         assert sample.record is not None
         sides = {unit.name: unit.taken(sample.record) for unit in self.units}
         realised = frozenset(name for name, side in sides.items() if side is Side.GOOD)
-        if decides and set(sides.values()) <= {Side.GOOD, Side.BAD} and realised not in self.seen:
+        known = set(sides.values()) <= {Side.GOOD, Side.BAD} and realised not in self.seen
+        if self._decides(sample, realised) and known:
             self._by_chance[realised] = sample
 
     def _trial(self, treated: frozenset[str], sample: Sample) -> Trial:
         self.seen[treated] = sample
         margin = None if sample.badness is None else 1.0 - sample.badness
         return Trial(sample.outcome, sample.badness, margin, sample.seconds, sample.note)
+
+
+def _named(choice: Choice) -> tuple[object, object]:
+    return choice.place, choice.variant
 
 
 def what(treated: frozenset[str], units: Sequence[Unit]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from harness.search import Outcome
@@ -17,6 +18,7 @@ from harness.worker.choices import Choice, TacticReport, TensorForm, hexadecimal
 LINEAR, VECTORS = TensorForm("float16", (64, 1), -1, 1), TensorForm("float16", (4, 1), 1, 16)
 
 
+@cache
 def choice(layer: int, number: int) -> Choice:
     """The implementation `number` of a layer; every third one writes vectors."""
     form = VECTORS if number % 3 == 2 else LINEAR
@@ -32,6 +34,7 @@ def choice(layer: int, number: int) -> Choice:
     )
 
 
+@cache
 def copy(layer: int, number: int) -> Choice:
     """The copy that reformats the input of a layer."""
     return Choice(
@@ -84,7 +87,8 @@ class SimulatedBuilder:
             for layer, number in natural.items()
         }
         wrong = self.fails(chosen) != (self.random.random() < self.flips)
-        told = self._told(chosen, {order.place: order for order in variation.orders.force})
+        forbidden = {(order.place, order.variant) for order in variation.orders.forbid}
+        told = self._told(chosen, {order.place: order for order in variation.orders.force}, forbidden)
         record = TacticRecord(TacticReport("selector", tuple(told)), Precision.FP16)
         outcome = Outcome.FAIL if wrong else Outcome.PASS
         return Sample(variation.name, variation.axis, outcome, record, badness=2.0 if wrong else 0.5)
@@ -100,13 +104,16 @@ class SimulatedBuilder:
     def _together(self, pair: tuple[int, int], forced: dict[int, int]) -> bool:
         return forced.get(pair[0]) == forced.get(pair[1])
 
-    def _told(self, chosen: dict[int, int], forced: dict[Any, Choice]) -> list[Choice]:
+    def _told(self, chosen: dict[int, int], forced: dict[Any, Choice], forbidden: set[Any]) -> list[Choice]:
         told: list[Choice] = []
         before = LINEAR
         for layer, number in chosen.items():
             one = choice(layer, number)
             if self.copies and one.inputs[0] != before:
-                natural = copy(layer, self.random.randrange(3))
+                copies = [copy(layer, other) for other in range(3)]
+                natural = self.random.choice(
+                    [each for each in copies if (each.place, each.variant) not in forbidden]
+                )
                 told.append(forced.get(natural.place, natural))
             told.append(one)
             before = one.outputs[0]

@@ -1,0 +1,54 @@
+"""What several builds of one run came to, for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.judge import RunReport
+
+MOST_LAYERS = 8
+
+
+def print_repeats(console: Console, report: RunReport, *, details: bool) -> None:
+    """Print which layers changed tactic between builds and how far outputs moved; nothing if nothing was repeated."""
+    from rich.text import Text
+
+    from harness.report.words import title
+
+    for result in report.results:
+        repeats = result.facts.get("repeats")
+        if repeats is None:
+            continue
+        console.print(Text(f"{title(result)}: {repeats['summary']}", style="bold"))
+        for line in lines(repeats, most=None if details else MOST_LAYERS):
+            console.print(Text(line, overflow="ellipsis", no_wrap=True))
+        console.print()
+
+
+def lines(repeats: Mapping[str, Any], *, most: int | None) -> Iterator[str]:
+    """The layers that changed, one a line, with what they chose how often; then the outputs that moved."""
+    changed = repeats["changed"]
+    for layer in changed[:most]:
+        chosen = " | ".join(f"{each['builds']}× {each['choice']}" for each in layer["choices"])
+        absent = f" | {layer['absent']}× no such layer" if layer["absent"] else ""
+        yield f"  {layer['layer']}: {chosen}{absent}"
+    if most is not None and len(changed) > most:
+        yield f"  … {len(changed) - most} more layers: --details shows them"
+    if repeats["copies"]:
+        yield f"  {repeats['copies']} copies between formats changed, too"
+    for output in repeats["outputs"]:
+        others = repeats["builds"] - 1
+        if output["identical"] == others:
+            continue
+        yield (
+            f"  {output['tensor']}: {others - output['identical']} of {others} later builds differ, "
+            f"by up to {_short(output['max_abs'])}, nrmse {_short(output['nrmse'])}"
+        )
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"
