@@ -45,8 +45,9 @@ JUDGED = {
     "node": "ONNX node that writes the tensor",
     "op": "its operator type",
     "verdict": "`same`, `within noise`, `drift better`, `fixed`, `drift worse`, `new failure`",
-    "old": "mean error (nrmse over the FP32 reference) of the older release's builds",
-    "new": "mean error of the newer release's builds",
+    "old": "mean error (nrmse over the FP32 reference) of the older release's builds that are finite; infinite "
+    "where most are not",
+    "new": "likewise of the newer release",
     "change": "new - old",
     "noise": "half the width of the noise band around `old`; NaN where one build leaves it unknown",
     "floor": "the change that is no effect",
@@ -117,19 +118,18 @@ def judge_tensors(
     error = frame["error"].to_numpy(dtype=np.float64, na_value=np.nan)
     error = np.where(np.isnan(error), np.inf, error)
     before, after = groups.count(old), groups.count(new)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        old_mean = groups.total(error, old) / before
-        new_mean = groups.total(error, new) / after
-        deviation = _deviation(groups, error, old, old_mean, before)
+    old_level, new_level = _Level.of(groups, error, old), _Level.of(groups, error, new)
+    old_mean, new_mean = old_level.mean, new_level.mean
+    with np.errstate(invalid="ignore"):
         change = np.where(np.isinf(old_mean) & np.isinf(new_mean), 0.0, new_mean - old_mean)
-        noise = half_width(before, deviation, after, floors.confidence)
+        noise = half_width(old_level.finite, old_level.deviation, new_level.finite, floors.confidence)
         floor = np.maximum(floors.relative * old_mean, _absolute(frame, groups, floors))
     equal = groups.count(new & _seen_before(frame, groups, old, new))
     passed = frame["passed"].fillna(False).to_numpy(dtype=bool)
     old_passed, new_passed = groups.count(old & passed), groups.count(new & passed)
 
-    moved = (np.abs(change) > np.nan_to_num(noise, nan=0.0, posinf=np.inf)) & (np.abs(change) > floor)
-    moved |= np.isinf(change)  # an overflow that comes or goes is beyond any band
+    moved = (np.abs(change) > np.nan_to_num(noise, nan=0.0)) & (np.abs(change) > floor)
+    moved |= np.isinf(change)  # most builds overflow on one side, and most do not on the other
     verdict = np.select(
         [
             (equal == after) & (after > 0),
@@ -176,17 +176,39 @@ def worst_verdict(verdicts: Sequence[str]) -> DriftVerdict | None:
     return max((DriftVerdict(item) for item in verdicts), key=SEVERITY.__getitem__, default=None)
 
 
-def _deviation(
-    groups: _Groups, error: np.ndarray, rows: np.ndarray, mean: np.ndarray, count: np.ndarray
-) -> np.ndarray:
-    """Standard deviations; exactly 0 where all values are equal, NaN where there are fewer than two."""
-    residual = error - mean[groups.code]
-    squares = groups.total(residual * residual, rows)
-    spread = np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
-    low, high = np.full(groups.size, np.inf), np.full(groups.size, -np.inf)
-    np.minimum.at(low, groups.code[rows], error[rows])
-    np.maximum.at(high, groups.code[rows], error[rows])
-    return np.where((low == high) & (count > 1), 0.0, spread)
+@dataclass(frozen=True)
+class _Level:
+    """Where the errors of some builds of each tensor lie.
+
+    An overflow in one build of three does not make the level infinite: which build overflows is noise, too. It is
+    infinite where most builds are, and else the mean of the finite ones.
+
+    Args:
+        mean: the level.
+        deviation: standard deviation of the finite errors; exactly 0 where they are equal, NaN for fewer than two.
+        finite: how many are finite.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    finite: np.ndarray
+
+    @classmethod
+    def of(cls, groups: _Groups, error: np.ndarray, rows: np.ndarray) -> _Level:
+        known = rows & np.isfinite(error)
+        finite = groups.count(known)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = groups.total(error, known) / finite
+            residual = np.where(known, error - mean[groups.code], 0.0)
+            spread = np.sqrt(
+                groups.total(residual * residual, known) / np.where(finite > 1, finite - 1, np.nan)
+            )
+        low, high = np.full(groups.size, np.inf), np.full(groups.size, -np.inf)
+        np.minimum.at(low, groups.code[known], error[known])
+        np.maximum.at(high, groups.code[known], error[known])
+        spread = np.where((low == high) & (finite > 1), 0.0, spread)
+        mostly_infinite = 2 * finite < groups.count(rows)
+        return cls(np.where(mostly_infinite, np.inf, mean), spread, finite)
 
 
 def _absolute(frame: pd.DataFrame, groups: _Groups, floors: Floors) -> np.ndarray:

@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -137,7 +138,7 @@ def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: s
         sizes.append(len(kept))
     table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
     frame = table.to_pandas()
-    newest = np.repeat([0, 1], sizes)
+    newest: Any = np.repeat([0, 1], sizes)
     frame["side"] = pd.Categorical.from_codes(newest, dtype=pd.CategoricalDtype([old, release]))
     return frame[_same_question(frame, sizes[1])].reset_index(drop=True)
 
