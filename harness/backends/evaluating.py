@@ -70,12 +70,12 @@ class Evaluating:
         self.skipped.update(engine.reply.skipped_marks)
         self._warnings.update(dict.fromkeys((*engine.reply.warnings, *warnings)))
 
-    def result(self, fingerprint: Mapping[str, Any], build: Mapping[str, Any]) -> Evaluation:
-        """What came of it; `build` are the build options that came to apply."""
+    def result(self, fingerprint: Mapping[str, Any], asked: Mapping[str, Any]) -> Evaluation:
+        """What came of it; `asked` are facts of what was asked for."""
         first = self._engines[0][0]
         facts = {
             "fingerprint": dict(fingerprint),
-            "build": dict(build),
+            **asked,
             "typing": first.reply.typing,
             "builds": self._store.builds - self._builds_before,
             "build_seconds": sum(engine.reply.build_seconds for engine, _ in self._engines),

@@ -120,11 +120,11 @@ class TensorRTCandidate:
         """Build what `plan` needs, or take it from before, and run it on `feeds`.
 
         Tensors have the dtype that the engine gave them: what is observed at FP16 is float16. The facts:
-        `fingerprint`, `build` (the options that came to apply), `typing`, `builds` (how many engines were built now),
-        `build_seconds` and `engine_bytes` (of the first engine), `layers`, `realised`, `latency`, `layer_ms`
-        (likewise), `tactics` (likewise, where the plan has orders), `engines` (each one's marks, seconds and bytes),
-        `skipped_marks` (tensor to reason), `internal_tensors` (how many debug tensors have no ONNX name) and
-        `warnings`.
+        `fingerprint`, `build` (the options that came to apply), `profiles` (minimum, optimum and maximum shape of
+        inputs with dynamic axes), `typing`, `builds` (how many engines were built now), `build_seconds` and
+        `engine_bytes` (of the first engine), `layers`, `realised`, `latency`, `layer_ms` (likewise), `tactics`
+        (likewise, where the plan has orders), `engines` (each one's marks, seconds and bytes), `skipped_marks` (tensor
+        to reason), `internal_tensors` (how many debug tensors have no ONNX name) and `warnings`.
 
         Raises:
             InputDataError: `feeds` do not fit the model.
@@ -139,7 +139,8 @@ class TensorRTCandidate:
         except BuildRefused as refusal:
             raise refusal.error from refusal
         options = self.requests.options(plan).model_dump(mode="json", exclude_unset=True, exclude={"pins"})
-        return run.result(self.fingerprint(), options)
+        asked = {"build": options, "profiles": self.requests.shapes(self.model, feeds)}
+        return run.result(self.fingerprint(), asked)
 
     def close(self) -> None:
         """Free the engines. The worker stays: other models use it. Calling it twice is allowed."""

@@ -71,7 +71,6 @@ def export_pins(
     folder: Path,
     *,
     model: Model | None = None,
-    inputs: Mapping[str, Sequence[Sequence[int]]] | None = None,
     cache: bytes | None = None,
 ) -> Path:
     """Write the choices of a build so that TensorRT makes them again; the path of `pins.json`.
@@ -80,7 +79,6 @@ def export_pins(
         record: of a build that passes.
         folder: is made if it is missing.
         model: the model; a strongly typed network is built from its typed graph, which is written beside the pins.
-        inputs: for each input with dynamic axes its minimum, optimum and maximum shape.
         cache: a timing cache with these choices, for releases that can edit it; see `pinned_cache`.
 
     Raises:
@@ -90,8 +88,7 @@ def export_pins(
         raise UsageError("a build that told no choices cannot be pinned")
     # Alternatives and what came of orders are of that build, and nobody's orders.
     report = TacticReport(record.report.mechanism, record.choices)
-    profiles = {name: [list(shape) for shape in shapes] for name, shapes in (inputs or {}).items()}
-    replace(record, report=report, profiles=profiles).save(folder / PINS)
+    replace(record, report=report).save(folder / PINS)
     write_text(folder / SCRIPT, Path(__file__).with_name(SCRIPT).read_text("utf-8"))
     if cache is not None:
         write_bytes(folder / CACHE_FILE, cache)

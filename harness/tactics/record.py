@@ -32,7 +32,7 @@ class TacticRecord:
         typing: `weak` or `strong`.
         build: the build options that were set.
         fingerprint: TensorRT's release, the GPU and what else the numbers were made with.
-        profiles: for each input with dynamic axes its minimum, optimum and maximum shape, where they are known.
+        profiles: for each input with dynamic axes its minimum, optimum and maximum shape.
     """
 
     report: TacticReport
@@ -137,6 +137,10 @@ def record_of(evaluation: Evaluation, plan: Plan, model: str) -> TacticRecord | 
         typing=str(evaluation.facts.get("typing", "weak")),
         build=dict(evaluation.facts.get("build", {})),
         fingerprint=dict(evaluation.facts.get("fingerprint", {})),
+        profiles={
+            name: [list(shape) for shape in shapes]
+            for name, shapes in evaluation.facts.get("profiles", {}).items()
+        },
     )
 
 

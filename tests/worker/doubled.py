@@ -1,4 +1,10 @@
-"""The real adapter in a real worker, on the double of the TensorRT release in the variable RELEASE."""
+"""The real adapter in a real worker, on the double of the TensorRT release in the variable RELEASE.
+
+    NOISE     how far measured times of tactics are off, as a share
+    SEED      of that noise
+    WRONG     LAYER=TACTIC: an engine whose layer has this tactic computes nonsense
+    DEAF      a layer that does not take what is forced
+"""
 
 import os
 import sys
@@ -14,6 +20,11 @@ from harness_worker.adapter.cuda import Cuda
 
 def create_adapter(log):
     trt = trt_double.make(os.environ["RELEASE"])
-    gpu = CudaDouble()
-    trt._world.memory = gpu
+    world = trt._world
+    world.memory = gpu = CudaDouble()
+    world.noise = float(os.environ.get("NOISE", "0"))
+    world.random.seed(int(os.environ.get("SEED", "0")))
+    world.deaf = set(filter(None, [os.environ.get("DEAF")]))
+    name, _, tactic = os.environ.get("WRONG", "").partition("=")
+    world.wrong = lambda layer: layer.name == name and layer.tactic_id == int(tactic)
     return Adapter(trt, log, Cuda(gpu))
