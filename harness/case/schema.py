@@ -217,7 +217,7 @@ class Waiver(Frozen):
     """A known drift or failure that is let pass until a day."""
 
     model_config = examples(
-        {"reason": "fixed in the next release", "expires": "2026-12-31", "tensorrt": "10.13.*"}
+        {"reason": "fixed in the next release", "expires": "2026-12-31", "tensorrt": "==10.13.*"}
     )
 
     reason: Text
