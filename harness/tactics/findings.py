@@ -89,7 +89,9 @@ class Findings:
         if self.finding is Finding.FOUND:
             names = " and ".join(describe(unit) for unit in self.culprits)
             apart = "" if self.minimal else " (together; TensorRT did not let them be told apart)"
-            return f"the bad tactic is {names}{apart}: forced, it makes a good build bad; replaced, a bad build good"
+            return (
+                f"at fault is {names}{apart}: forced, it makes a good build bad; replaced, a bad build good"
+            )
         return f"{self.finding}: {self.missing}" if self.missing else str(self.finding)
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,8 +147,15 @@ def brief(choices: Sequence[Choice]) -> str:
     choice = choices[0]
     if choice.kernel is not None:
         return choice.kernel
-    name = f"tactic {choice.tactic}"
-    return name if choice.implementation is None else f"{name} of implementation {choice.implementation}"
+    name = f"tactic {_short(choice.tactic)}"
+    return (
+        name if choice.implementation is None else f"{name} of implementation {_short(choice.implementation)}"
+    )
+
+
+def _short(identifier: str) -> str:
+    """A hexadecimal identifier without leading zeros."""
+    return f"{int(identifier, 16):#x}"
 
 
 def _number(value: float | None) -> float | str | None:

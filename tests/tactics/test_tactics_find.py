@@ -271,8 +271,7 @@ def test_the_pair_that_differs_least_is_compared() -> None:
 def test_what_was_done_can_be_read() -> None:
     builder = SimulatedBuilder(8, seed=3, fails=lambda chosen: chosen[5] == 2)
     found, _ = hunt(builder)
-    assert found.summary().startswith("the bad tactic is tactic 0x")
-    assert "at conv5" in found.summary()
+    assert found.summary().startswith("at fault is tactic 0x138a of implementation 0x7 at conv5: forced, it")
     document = found.to_dict()
     assert document["culprits"][0]["layer"] == "conv5"
     assert document["culprits"][0]["onnx_nodes"] == ["node5"]
