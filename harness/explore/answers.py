@@ -27,7 +27,6 @@ class Attempt:
         outputs: how many outputs the model has.
         badness: how far it is beyond its limit, as a multiple of the limit.
         seconds: wall time, of the build too.
-        builds: engines that were built for it.
         remembered: it was evaluated by an earlier session or a diagnosis.
         note: why it is unresolved.
         evidence: the last lines of a log, if something failed.
@@ -42,7 +41,6 @@ class Attempt:
     outputs: int = 0
     badness: float | None = None
     seconds: float = 0.0
-    builds: int = 0
     remembered: bool = False
     note: str = ""
     evidence: tuple[str, ...] = ()

@@ -51,7 +51,7 @@ def try_engine(lab: Lab, kept: frozenset[str], ledger: Ledger) -> Attempt:
         found = examiner.examine(lab.subject.plan(), phase=GATES, key=BASELINE, thorough=True)
     ledger.record(kept, found.trial)
     attempt = as_attempt(lab.subject, kept, found.outputs, found.trial)
-    return replace(attempt, builds=found.builds, remembered=remembered, evidence=found.evidence)
+    return replace(attempt, remembered=remembered, evidence=found.evidence)
 
 
 def as_attempt(

@@ -62,9 +62,7 @@ class Bisector:
 
     def _scores(self, units: Sequence[str]) -> dict[str, float]:
         self.lab.tell(Stage.CURE, f"lower {len(units)} nodes one at a time")
-        return self.effects.scores(
-            units, inherited(self.lab.subject.model, self.prognosis.introduced, units)
-        )
+        return self.effects.scores(units, inherited(self.lab.subject.model, self.prognosis.introduced, units))
 
     def _everywhere(self) -> Result:
         searching = Searching(self.ledger.notebook, self.ledger.name, self.lab.watcher("search the island"))

@@ -61,8 +61,7 @@ def _(answer: Attempt) -> RenderableType:
     named = f"{answer.output.tensor}:" if answer.output is not None and answer.outputs > 1 else ""
     parts = [part for part in (named, measure(answer), kept) if part]
     took = "remembered" if answer.remembered else brief(answer.seconds)
-    built = f", {count(answer.builds, 'build')}" if answer.builds and not answer.remembered else ""
-    line = Text.assemble((word, style), f"{where} {' '.join(parts)}", (f" · {took}{built}", "dim"))
+    line = Text.assemble((word, style), f"{where} {' '.join(parts)}", (f" · {took}", "dim"))
     return Group(line, *(Text(f"  | {text}", style="dim") for text in answer.evidence))
 
 
@@ -118,15 +117,15 @@ _UNANSWERED = {
 def _(answer: Changed) -> RenderableType:
     said = []
     if answer.added:
-        said.append(f"{count(len(answer.added), 'node')} back to FP32: {_names(answer.added, most=3)}")
+        said.append(f"{count(len(answer.added), 'node')} back to FP32: {_names(answer.added, most=2)}")
     if answer.removed:
-        said.append(f"{count(len(answer.removed), 'node')} lowered: {_names(answer.removed, most=3)}")
+        said.append(f"{count(len(answer.removed), 'node')} lowered: {_names(answer.removed, most=2)}")
     if not said:
         said.append(
             {"kept": "they are in FP32 already", "lowered": "they are lowered already"}.get(answer.verb, "")
         )
     known = "" if answer.known is None else f", known to {answer.known}"
-    total = f" · {len(answer.kept)} of {answer.nodes} in FP32{known}"
+    total = f" · {len(answer.kept)} of {answer.nodes}{known}"
     return Text.assemble("; ".join(said), (total, "dim"))
 
 
@@ -245,7 +244,7 @@ def _(answer: Exported) -> RenderableType:
     lines.append(Text(f"{answer.folder}: {', '.join(answer.files)}"))
     lines += [Text(text, style="dim") for text in answer.evidence]
     lines += [
-        Text(command, style="cyan")
+        Text(command, style="cyan", no_wrap=True, overflow="ignore")  # wrapped it could not be pasted
         for tool, command in answer.commands
         if tool in SHOWN and len(command) <= LONGEST_COMMAND
     ]

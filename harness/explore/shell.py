@@ -14,7 +14,7 @@ from rich.text import Text
 from harness.diagnose.progress import Progress, ProgressEvent
 from harness.errors import BudgetExhaustedError, CandidateError, HarnessError
 from harness.explore import commands
-from harness.explore.answers import Answer, Attempt, Exported, Narrowed
+from harness.explore.answers import Answer, Attempt, Narrowed
 from harness.explore.commands import parse
 from harness.explore.rendering import render, render_error
 from harness.explore.session import Session
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from prompt_toolkit.formatted_text import StyleAndTextTuples
 
 HISTORY = Path(".harness") / "explore.history"
-NEVER_WRAPPED = (Exported,)
-"""Answers that hold commands: wrapped they could not be pasted."""
 
 
 class Shell:
@@ -104,7 +102,7 @@ class Shell:
 
     def show(self, answer: Answer) -> None:
         """Print an answer."""
-        self.console.print(render(answer), soft_wrap=isinstance(answer, NEVER_WRAPPED))
+        self.console.print(render(answer), crop=False)
 
     def say(self, text: str) -> None:
         """Print a line beside the answers; it is not wrapped, it may hold a command."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
@@ -47,19 +47,28 @@ class _LayersTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         outputs = Counter(row.result.node for row in self.rows)
         cells = [_layer_cells(row, outputs[row.result.node] == 1) for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(HEADERS, *cells, strict=True)]
-        room = options.max_width - sum(widths)
-        gap = 2 if room >= 2 * (len(widths) - 1) else 1
-        longest = max(widths[1] + min(room - gap * (len(widths) - 1), 0), SHORT_NAME)
+        columns = dict(zip(HEADERS, zip(*cells, strict=True), strict=True))
+        if _room(columns, options.max_width, gap=1) < SHORT_NAME:
+            del columns["op"]
+        longest = max(map(len, columns["node"]))
+        gap = 2 if _room(columns, options.max_width, gap=2) >= longest else 1
+        longest = max(min(longest, _room(columns, options.max_width, gap)), SHORT_NAME)
+        columns["node"] = tuple(middle(name, longest) for name in columns["node"])
         table = _table(gap)
-        for header in HEADERS:
+        for header in columns:
             justify: JustifyMethod = "right" if header in NUMBERS else "left"
-            table.add_column(header, justify=justify, no_wrap=bool(header), overflow="fold")
-        for row, (index, node, *others) in zip(self.rows, cells, strict=True):
+            table.add_column(header, justify=justify, no_wrap=True)
+        for row, texts in zip(self.rows, zip(*columns.values(), strict=True), strict=True):
             layer = row.result
             style = "bold red" if layer.origin else "red" if layer.diverged else "green" if row.kept else ""
-            table.add_row(index, *map(Text, (middle(node, longest), *others)), style=style)
+            table.add_row(*map(Text, texts), style=style)
         yield table
+
+
+def _room(columns: Mapping[str, Sequence[str]], width: int, gap: int) -> int:
+    """How many columns of the terminal are left for names."""
+    widths = {header: max(len(header), *map(len, texts)) for header, texts in columns.items()}
+    return width - sum(widths.values()) + widths["node"] - gap * (len(widths) - 1)
 
 
 def _layer_cells(row: Layer, only_output: bool) -> tuple[str, ...]:

@@ -197,7 +197,7 @@ def test_a_precision_that_lowers_nothing_is_refused(open_small) -> None:
         open_small(precision=Precision.FP32)
 
 
-def test_a_cancelled_bisect_changes_nothing_and_is_gone_on_with(session: Session) -> None:
+def test_a_cancelled_bisect_changes_nothing_and_is_gone_on_with(session: Session, monkeypatch) -> None:
     session.keep(["b1_*"])
     runs = session.subject.bench.emulator.run
     left = 8
@@ -209,7 +209,7 @@ def test_a_cancelled_bisect_changes_nothing_and_is_gone_on_with(session: Session
             raise KeyboardInterrupt
         return runs(*arguments, **options)
 
-    session.subject.bench.emulator.run = run
+    monkeypatch.setattr(session.subject.bench.emulator, "run", run)
     with pytest.raises(KeyboardInterrupt):
         session.bisect(["b1_*"])
     assert session.kept == set(session.names.all_of(["b1_*"]))
@@ -220,9 +220,10 @@ def test_a_cancelled_bisect_changes_nothing_and_is_gone_on_with(session: Session
 
 
 def test_plots_do_not_replace_each_other(session: Session, tmp_path: Path) -> None:
-    assert session.plot().path == tmp_path / "out" / "growth-1.png"
-    session.keep(ISLAND)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "growth-1.png").write_text("mine")
     assert session.plot().path == tmp_path / "out" / "growth-2.png"
+    session.keep(ISLAND)
     text = session.plot(str(tmp_path / "mine.svg")).path.read_text()
     assert "4 nodes in FP32" in text
     with pytest.raises(UsageError, match=r"\.png or a \.svg"):

@@ -1,0 +1,55 @@
+"""Engines of a real worker process, tried by hand."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from models import ISLAND
+from rich.console import Console
+
+from harness.backends.tensorrt import TensorRTCandidate
+from harness.environments import Environment, Supervisor
+from harness.explore import Session, Shell
+from harness.model import Model
+
+ADAPTER = Path(__file__).parent.parent / "diagnose" / "emulated_worker.py"
+
+
+@pytest.fixture
+def with_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_small) -> Iterator[Session]:
+    monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path / "s"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    variables = {
+        "COUNTER": str(tmp_path / "counter"),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "OMP_NUM_THREADS": "1",
+    }
+    environment = Environment("trt86", (sys.executable,), variables=tuple(sorted(variables.items())))
+    supervisor = Supervisor(environment, adapter=ADAPTER)
+
+    def engine(model: Model) -> TensorRTCandidate:
+        return TensorRTCandidate(environment, model, supervisor=supervisor)
+
+    yield open_small(engine=engine)
+    supervisor.close()
+
+
+def test_an_engine_is_built_once_a_configuration_and_then_remembered(with_worker: Session, capsys) -> None:
+    shell = Shell(with_worker, Console(width=80), lambda: nullcontext(lambda event: None))
+    assert with_worker.welcome().environment == "trt86"
+    assert shell.run_script(["try --engine", "keep b1_*", "bisect", "try --engine", "try --engine"]) == 0
+    told = capsys.readouterr().out
+    assert "FAIL on trt86" in told
+    assert "PASS on trt86" in told
+    assert told.count("remembered") == 1
+    assert with_worker.lab.cost.builds == 2
+    assert with_worker.kept == set(ISLAND)
+    assert with_worker.engines is not None
+    assert set(with_worker.engines.known) == {frozenset(), frozenset(ISLAND)}
+    past = with_worker.past()
+    assert [tried.candidate for tried in past.tried if hasattr(tried, "candidate")] == ["trt86"] * 3
