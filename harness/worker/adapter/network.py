@@ -112,4 +112,4 @@ def _describe(error: Any, release: Release, nodes: Sequence[NodeHint]) -> str:
     where = "node {}".format(index) if index >= 0 else "the model"
     if name or op:
         where += " ({})".format(", ".join(part for part in (repr(name) if name else "", op) if part))
-    return "{}: {}: {}".format(where, error.code().name, error.desc())
+    return "{}: {}: {}".format(where, str(error.code()).rsplit(".", 1)[-1], error.desc())
