@@ -138,8 +138,8 @@ def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: s
         sizes.append(len(kept))
     table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
     frame = table.to_pandas()
-    newest: Any = np.repeat([0, 1], sizes)
-    frame["side"] = pd.Categorical.from_codes(newest, dtype=pd.CategoricalDtype([old, release]))
+    sides: Any = np.repeat([0, 1], sizes)
+    frame["side"] = pd.Categorical.from_codes(sides, dtype=pd.CategoricalDtype([old, release]))
     return frame[_same_question(frame, sizes[1])].reset_index(drop=True)
 
 

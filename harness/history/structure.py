@@ -2,8 +2,7 @@
 
 Layer names differ between releases, and the layers of one release differ between rebuilds: of 11 layers of a small
 convolutional network, 4 to 5 get another tactic each time it is built (TensorRT 8.6 on an H200). So a change counts
-only if no build of the older release had what the newer one has, and the other way round; in how many builds it was
-seen stands beside it.
+only if all builds of a release agree on something that no build of the other one has.
 """
 
 from __future__ import annotations
@@ -108,14 +107,14 @@ def _fusions(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange
     gone = {group for group in before if group not in after}
     come = {group for group in after if group not in before}
     explained = set()
-    for group in sorted(come):
+    for group in sorted(group for group in come if after.always(group)):
         overlapping = sorted(other for other in gone if set(other) & set(group))
         fused = [other for other in overlapping if len(other) > 1]
         if len(group) > 1:
             kind = Change.FUSION_CHANGED if fused else Change.FUSION_APPEARED
             explained |= set(overlapping)
             yield _fusion(kind, group, overlapping, [group], before, after)
-    for group in sorted(gone - explained):
+    for group in sorted(group for group in gone - explained if before.always(group)):
         if len(group) > 1:
             overlapping = sorted(other for other in after if set(other) & set(group))
             yield _fusion(Change.FUSION_VANISHED, group, [group], overlapping, before, after)
@@ -182,12 +181,12 @@ def _quantized(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChan
                 Change.QDQ_UNFUSED, (node, add), f"{node} + {add}", "apart", _all(old), _all(new)
             )
     seen = {group for engine in old for group in engine.standalone}
-    for group in sorted({group for engine in new for group in engine.standalone} - seen):
-        count = sum(group in engine.standalone for engine in new)
+    left = set.intersection(*(engine.standalone for engine in new)) - seen
+    for group in sorted(left):
         was = next((sorted(engine.fused_with(group[0]) - set(group)) for engine in old), [])
         old_text = f"fused with {', '.join(was[:_MOST_NODES])}" if was else "no layer of its own"
         yield StructureChange(
-            Change.QDQ_LEFT, group, old_text, "a layer of its own", _all(old), f"{count} of {len(new)}"
+            Change.QDQ_LEFT, group, old_text, "a layer of its own", _all(old), _all(new)
         )
 
 
@@ -207,6 +206,10 @@ class _Counts:
 
     def __contains__(self, group: object) -> bool:
         return group in self.seen
+
+    def always(self, group: tuple[str, ...]) -> bool:
+        """Whether every build has it."""
+        return self.seen[group] == self.builds
 
     def of(self, groups: Sequence[tuple[str, ...]]) -> str:
         """The most builds that one of `groups` was seen in."""

@@ -1,0 +1,155 @@
+"""The judgement of tensors: each verdict, its numbers, and what it does not depend on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from history_rows import frame, tensor_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.history.judgement import JUDGED, DriftVerdict, judge_tensors
+from harness.history.noise import Floors
+
+YES, NO = [True] * 3, [False] * 3
+NOISY = [1.00e-3, 1.01e-3, 0.99e-3]
+
+
+def judge(table: pd.DataFrame, floors: Floors | None = None, **options: Any) -> pd.DataFrame:
+    release = table["release"].to_numpy()
+    return judge_tensors(table, release == "old", release == "new", floors or Floors(), **options)
+
+
+def verdict(old: dict[str, Any], new: dict[str, Any], floors: Floors | None = None) -> str:
+    (row,) = judge(frame(tensor_rows("old", **old), tensor_rows("new", **new)), floors).to_dict("records")
+    return str(row["verdict"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ({"errors": [1e-3] * 3, "hashes": "aaa"}, {"errors": [1e-3] * 3, "hashes": "aaa"}, "same"),
+        ({"errors": NOISY, "hashes": "abc"}, {"errors": [0.99e-3, 1e-3], "hashes": "ca"}, "same"),
+        ({"errors": NOISY, "hashes": "abc"}, {"errors": [0.99e-3, 1e-3], "hashes": "cx"}, "within noise"),
+        ({"errors": NOISY}, {"errors": [1.02e-3, 0.98e-3, 1e-3]}, "within noise"),
+        ({"errors": NOISY}, {"errors": [2e-3, 2e-3, 2e-3]}, "drift worse"),
+        ({"errors": NOISY}, {"errors": [0.5e-3] * 3}, "drift better"),
+        ({"errors": NOISY}, {"errors": [2e-2] * 3, "passed": NO}, "new failure"),
+        ({"errors": NOISY, "passed": [True, False, True]}, {"errors": [2e-2] * 3, "passed": NO}, "drift worse"),
+        ({"errors": [2e-2, 2.1e-2, 2.05e-2], "passed": NO}, {"errors": NOISY, "passed": YES}, "fixed"),
+        ({"errors": [2e-2, 2.1e-2, 2.05e-2], "passed": NO}, {"errors": NOISY, "passed": NO}, "drift better"),
+        # the same gates, missed by a hair: no drift, although a gate fails
+        ({"errors": NOISY}, {"errors": [1.02e-3] * 3, "passed": NO}, "within noise"),
+        # beyond the floor, but the older release is as noisy
+        ({"errors": [1e-3, 2e-3, 3e-3]}, {"errors": [4e-3, 3e-3, 3e-3]}, "within noise"),
+        # exactly constant on both sides and one ULP apart: certain, and nothing
+        ({"errors": [1e-3] * 3}, {"errors": [1.0001e-3] * 3}, "within noise"),
+        # below the floor of the precision, whatever the ratio
+        ({"errors": [1e-6] * 3}, {"errors": [1e-5] * 3}, "within noise"),
+        ({"errors": [0.0] * 3}, {"errors": [1e-3] * 3}, "drift worse"),
+        # overflow: in most builds or in few
+        ({"errors": NOISY}, {"errors": [math.inf] * 3, "passed": NO}, "new failure"),
+        ({"errors": NOISY}, {"errors": [math.inf, math.nan, 1e-3], "passed": [False, False, True]}, "new failure"),
+        ({"errors": NOISY}, {"errors": [math.inf, 1e-3, 1e-3], "passed": [False, True, True]}, "within noise"),
+        ({"errors": [math.inf] * 3, "passed": NO}, {"errors": [math.inf] * 3, "passed": NO}, "within noise"),
+        ({"errors": [math.inf] * 3, "passed": NO}, {"errors": NOISY}, "fixed"),
+        # one build tells nothing of the noise: the floor decides alone
+        ({"errors": [1e-3]}, {"errors": [1.2e-3]}, "within noise"),
+        ({"errors": [1e-3]}, {"errors": [1.3e-3]}, "drift worse"),
+        # two builds say next to nothing
+        ({"errors": [1e-3, 1.1e-3]}, {"errors": [4e-3, 4e-3]}, "within noise"),
+    ],
+)  # fmt: skip
+def test_verdicts(old: dict[str, Any], new: dict[str, Any], expected: str) -> None:
+    assert verdict(old, new) == expected
+
+
+def test_the_numbers_behind_a_verdict_stand_beside_it() -> None:
+    table = frame(
+        tensor_rows("old", [1e-3, 1.2e-3, 0.8e-3], passed=[True, True, False]),
+        tensor_rows("new", [2e-3, 3e-3]),
+    )
+    judged = judge(table)
+    assert list(judged.columns) == list(JUDGED)
+    row = judged.iloc[0]
+    assert row["old"] == pytest.approx(1e-3)
+    assert row["new"] == pytest.approx(2.5e-3)
+    assert row["change"] == pytest.approx(1.5e-3)
+    assert row["noise"] == pytest.approx(9.925 * 0.2e-3 * math.sqrt(1 / 3 + 1 / 2), rel=1e-3)
+    assert row["floor"] == pytest.approx(0.25e-3)
+    assert (row["old_builds"], row["new_builds"], row["old_passed"], row["new_passed"]) == (3, 2, 2, 2)
+    assert row["equal_builds"] == 0
+    assert row["distance"] == pytest.approx(1e-4)
+    assert row["rebuild_distance"] == pytest.approx(1e-4)
+
+
+def test_a_larger_floor_lets_more_pass() -> None:
+    old, new = {"errors": NOISY}, {"errors": [1.5e-3] * 3}
+    assert verdict(old, new) == "drift worse"
+    assert verdict(old, new, Floors(relative=0.6)) == "within noise"
+
+
+def test_distances_of_two_runs_are_not_compared() -> None:
+    table = frame(tensor_rows("old", NOISY), tensor_rows("new", NOISY))
+    assert judge(table, distances=False)["distance"].isna().all()
+
+
+def test_a_tensor_that_only_one_side_has_is_not_judged() -> None:
+    table = frame(tensor_rows("old", NOISY), tensor_rows("new", NOISY), tensor_rows("new", NOISY, tensor="z"))
+    assert list(judge(table)["tensor"]) == ["y"]
+
+
+def test_tensors_of_one_name_are_told_apart_by_kind_sample_precision_and_case() -> None:
+    kinds = [{}, {"kind": "layer"}, {"sample": 1}, {"precision": "bf16"}, {"case": "other"}]
+    rows = [
+        tensor_rows(release, [error * (place + 1)] * 3, **changes)
+        for place, changes in enumerate(kinds)
+        for release, error in (("old", 1e-3), ("new", 2e-3))
+    ]
+    judged = judge(frame(*rows))
+    assert len(judged) == 5
+    assert sorted(judged["old"]) == pytest.approx([1e-3, 2e-3, 3e-3, 4e-3, 5e-3])
+
+
+errors = st.one_of(st.floats(1e-7, 1.0), st.just(math.inf), st.just(0.0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    old=st.lists(errors, min_size=1, max_size=5),
+    new=st.lists(errors, min_size=1, max_size=5),
+    order=st.randoms(use_true_random=False),
+    categorical=st.booleans(),
+)
+def test_neither_the_order_of_rows_nor_the_kind_of_columns_matters(old, new, order, categorical) -> None:
+    table = frame(
+        tensor_rows("old", old), tensor_rows("new", new), tensor_rows("old", new, tensor="z"),
+        tensor_rows("new", old, tensor="z"),
+    )  # fmt: skip
+    plain = judge(table).set_index("tensor").sort_index()
+    places = list(range(len(table)))
+    order.shuffle(places)
+    shuffled = table.iloc[places].reset_index(drop=True)
+    if categorical:
+        names = ["case", "precision", "release", "kind", "tensor", "hash", "node", "op"]
+        shuffled = shuffled.astype(dict.fromkeys(names, "category"))
+    again = judge(shuffled).set_index("tensor").sort_index()
+    assert list(again["verdict"]) == list(plain["verdict"])
+    np.testing.assert_allclose(
+        again[["old", "new", "noise"]].to_numpy(float),
+        plain[["old", "new", "noise"]].to_numpy(float),
+        rtol=1e-9,
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(old=st.lists(errors, min_size=1, max_size=4), new=st.lists(errors, min_size=1, max_size=4))
+def test_what_is_worse_one_way_is_not_worse_the_other_way(old, new) -> None:
+    worse = {DriftVerdict.WORSE, DriftVerdict.NEW_FAILURE}
+    forth = verdict({"errors": old}, {"errors": new})
+    back = verdict({"errors": new}, {"errors": old})
+    assert not (forth in worse and back in worse)

@@ -1,0 +1,69 @@
+"""Step detection: where a level changed, and that chance is not taken for it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from harness.history.steps import MIN_NIGHTS, find_steps
+
+STREAM = np.random.default_rng(5)
+
+
+def steps(values, relative: float = 0.25, absolute: float = 0.0):
+    return find_steps(np.asarray(values), relative=relative, absolute=absolute)
+
+
+@pytest.mark.parametrize(("nights", "place"), [(40, 30), (40, 10), (200, 193), (60, 30)])
+def test_a_step_is_found_on_its_night(nights: int, place: int) -> None:
+    values = 1e-3 * (1 + 0.02 * STREAM.standard_normal(nights))
+    values[place:] *= 1.6
+    (step,) = steps(values)
+    assert step.place == place
+    assert step.after / step.before == pytest.approx(1.6, rel=0.05)
+    assert step.significance < 1e-3
+
+
+def test_two_steps_are_two() -> None:
+    values = np.concatenate([np.full(30, 1e-3), np.full(30, 2e-3), np.full(30, 0.5e-3)])
+    found = steps(values * (1 + 0.01 * STREAM.standard_normal(90)))
+    assert [step.place for step in found] == [30, 60]
+    assert found[1].after < found[1].before
+
+
+def test_exactly_constant_levels_and_infinite_ones() -> None:
+    (step,) = steps([1e-3] * 20 + [math.inf] * 10)
+    assert (step.place, step.after) == (20, math.inf)
+    assert steps([math.inf] * 40) == ()
+    assert steps([1e-3] * 400) == ()
+
+
+def test_a_step_below_the_floor_is_none_however_certain() -> None:
+    values = [1e-3] * 30 + [1.1e-3] * 30
+    assert steps(values) == ()
+    assert [step.place for step in steps(values, relative=0.05)] == [30]
+    assert steps(values, relative=0.05, absolute=1e-3) == ()
+
+
+def test_fewer_nights_raise_no_alarm() -> None:
+    values = [1e-3] * 10 + [1.0] * (MIN_NIGHTS - 11)
+    assert steps(values) == ()
+    assert len(steps([*values, 1.0])) == 1
+
+
+def test_one_bad_night_is_no_step() -> None:
+    values = 1e-3 * (1 + 0.05 * STREAM.standard_normal(60))
+    values[40] = 1.0
+    values[59] = 1.0
+    assert steps(values) == ()
+
+
+def test_chance_is_taken_for_a_step_in_less_than_one_percent() -> None:
+    alarms = sum(bool(steps(np.exp(STREAM.standard_normal(31)), relative=0.0)) for _ in range(1000))
+    assert alarms <= 10
+
+
+def test_a_ramp_that_adds_up_is_seen() -> None:
+    assert steps(np.linspace(1e-3, 4e-3, 90) * (1 + 0.01 * STREAM.standard_normal(90)))

@@ -1,0 +1,130 @@
+"""Structure drift: fusions, precisions, tactics, and what becomes of Q/DQ nodes; rebuilding is no change."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.history.engines import judge_engines
+from harness.history.noise import Floors
+from harness.history.structure import Change, compare_structures
+
+
+def layer(*nodes: str, precision: str = "fp16", tactic: str | None = "t1", **ops: str) -> dict[str, Any]:
+    kinds = {"conv": "Conv", "add": "Add", "relu": "Relu", "q": "QuantizeLinear", "dq": "DequantizeLinear"}
+    known = [ops.get(node) or kinds[node.rstrip("0123456789")] for node in nodes]
+    described = {"name": " + ".join(nodes), "onnx_nodes": list(nodes), "ops": known, "precision": precision}
+    return {**described, "tactic": tactic} if tactic else described
+
+
+def engine(*layers: dict[str, Any]) -> str:
+    return json.dumps(list(layers))
+
+
+FUSED = engine(layer("conv1", "add1", "relu1"))
+APART = engine(layer("conv1"), layer("add1"), layer("relu1"))
+
+
+def changes(old: list[str], new: list[str]) -> list[tuple[Change, str, str]]:
+    return [(item.change, item.old, item.new) for item in compare_structures(old, new)]
+
+
+def test_the_same_structure_is_no_change() -> None:
+    assert compare_structures([FUSED] * 3, [FUSED] * 3) == []
+
+
+def test_a_fusion_that_vanished() -> None:
+    assert changes([FUSED] * 3, [APART] * 3) == [
+        (Change.FUSION_VANISHED, "add1 + conv1 + relu1", "add1; conv1; relu1")
+    ]
+
+
+def test_a_fusion_that_appeared() -> None:
+    (found,) = compare_structures([APART] * 3, [FUSED] * 3)
+    assert found.change is Change.FUSION_APPEARED
+    assert found.nodes == ("add1", "conv1", "relu1")
+    assert (found.old_builds, found.new_builds) == ("3 of 3", "3 of 3")
+
+
+def test_a_fusion_that_lost_a_member() -> None:
+    new = engine(layer("conv1", "add1"), layer("relu1"))
+    assert changes([FUSED], [new]) == [(Change.FUSION_CHANGED, "add1 + conv1 + relu1", "add1 + conv1")]
+
+
+def test_what_rebuilding_does_too_is_no_change() -> None:
+    assert compare_structures([FUSED, APART, FUSED], [APART, APART, APART]) == []
+
+
+def test_a_precision_counts_if_no_build_had_it_before() -> None:
+    fp32 = engine(layer("conv1", precision="fp32"))
+    fp16 = engine(layer("conv1"))
+    assert changes([fp16] * 2, [fp32] * 2) == [(Change.PRECISION, "fp16", "fp32")]
+    assert changes([fp16, fp32], [fp32] * 2) == []
+
+
+def test_a_tactic_counts_if_the_fusion_is_the_same_and_no_build_chose_it() -> None:
+    builds = [engine(layer("conv1", tactic=name)) for name in ("a", "b", "c", "d")]
+    assert changes(builds[:2], builds[2:]) == [(Change.TACTIC, "a or b", "c or d")]
+    assert changes(builds[:3], [builds[3], builds[0]]) == []
+    assert changes([engine(layer("conv1", tactic=None))], builds[:1]) == []
+
+
+def test_a_quantized_convolution_that_lost_its_add() -> None:
+    old = engine(layer("dq1", "conv1", "add1", "q1", precision="int8"))
+    new = engine(
+        layer("dq1", "conv1", precision="int8"),
+        layer("add1", precision="int8"),
+        layer("q1", precision="int8"),
+    )
+    found = compare_structures([old] * 3, [new] * 3)
+    assert (found[0].change, found[0].nodes) == (Change.QDQ_UNFUSED, ("conv1", "add1"))
+    left = [item for item in found if item.change is Change.QDQ_LEFT]
+    assert [item.nodes for item in left] == [("q1",)]
+    assert "fused with" in left[0].old
+
+
+def test_without_quantizers_a_lost_add_is_a_fusion_like_any_other() -> None:
+    assert Change.QDQ_UNFUSED not in {item.change for item in compare_structures([FUSED], [APART])}
+
+
+def test_engines_without_an_inspector_are_not_compared() -> None:
+    assert compare_structures([], [FUSED]) == []
+
+
+def engines(release: str, latencies: list[float], **columns: Any) -> pd.DataFrame:
+    rows = {
+        "case": "net",
+        "precision": "fp16",
+        "latency_ms": latencies,
+        "engine_bytes": 1000,
+        "build_seconds": 2.0,
+    }
+    return pd.DataFrame({**rows, **columns}, index=range(len(latencies))).assign(release=release)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "trend"),
+    [
+        ([1.0, 1.01, 0.99], [1.0, 1.02, 1.01], "within noise"),
+        ([1.0, 1.01, 0.99], [1.5, 1.5, 1.5], "more"),
+        ([1.0, 1.01, 0.99], [0.5, 0.5, 0.5], "less"),
+        ([1.0, 1.4, 0.7], [1.5, 1.5, 1.5], "within noise"),
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], "same"),
+        ([1.0, 1.0, 1.0], [1.02, 1.02, 1.02], "within noise"),
+    ],
+)
+def test_latency_has_a_noise_band_of_its_own(old: list[float], new: list[float], trend: str) -> None:
+    judged = judge_engines(engines("old", old), engines("new", new), Floors())
+    assert dict(zip(judged["quantity"], judged["trend"], strict=True)) == {
+        "latency": trend,
+        "engine size": "same",
+        "build time": "same",
+    }
+
+
+def test_what_was_not_measured_is_left_out() -> None:
+    nothing = engines("old", [1.0], latency_ms=None, engine_bytes=None, build_seconds=None)
+    assert judge_engines(nothing, nothing, Floors()).empty
