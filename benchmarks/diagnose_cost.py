@@ -2,7 +2,7 @@
 
 Start to finish: from the ONNX protobuf to the answer, sessions, reference, stability, layers and search included,
 without the files that can be handed over. One inference is a plain FP32 run of one sample by ONNX Runtime, with the
-same session options. The two are timed in turn, so that a busy machine disturbs both alike; medians.
+same session options. The two are timed in turn; the shortest of each counts, as what a busy machine disturbs least.
 
 Run: python -m benchmarks.diagnose_cost [--rounds N] [--case NAME]…
 """
@@ -10,7 +10,6 @@ Run: python -m benchmarks.diagnose_cost [--rounds N] [--case NAME]…
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def measure(name: str, rounds: int) -> dict[str, object]:
         diagnosis = diagnose_model(load_model(proto, name=name), feeds, Precision.FP16)
         diagnoses.append(time.perf_counter() - start)
     assert diagnosis is not None
-    one, whole = statistics.median(inferences), statistics.median(diagnoses)
+    one, whole = min(inferences), min(diagnoses)
     return {
         "nodes": len(model.nodes),
         "samples": len(feeds),

@@ -118,7 +118,7 @@ def diagnose(
                 resume=resume,
                 out=out,
                 progress=progress,
-                options=Options(prove=prove, growth=files.draws),
+                options=Options(prove=prove, growth=files.wants_layers),
             )
     except KeyboardInterrupt:
         print(f"go on with: {_again()}", file=sys.stderr)
@@ -153,9 +153,9 @@ class Files:
         self.reports = [file for file in (markdown, None if out is None else out / "diagnosis.md") if file]
 
     @property
-    def draws(self) -> bool:
-        """Whether a picture is asked for."""
-        return bool(self.pages)
+    def wants_layers(self) -> bool:
+        """Whether anything is asked for that shows every layer."""
+        return bool(self.pages) or self.json is not None
 
     def check(self) -> None:
         """Find what cannot be written before anything is run.

@@ -47,7 +47,8 @@ class Options:
     Args:
         prove: on an engine, spend a build a culprit on the proof that it is needed. Without it the emulator's
             proof stands in, where the emulator explains the fault.
-        growth: measure every layer again with the culprits in FP32, for the picture of the error's growth.
+        growth: measure every layer, before and with the culprits in FP32, for the table and the picture of how the
+            error grows. What was observed of an engine is there in any case.
         timed: measure what the island costs in latency, on an engine that can be timed.
     """
 
@@ -262,7 +263,7 @@ def _put_together(
         recipes=handed.recipes,
         price=found.price,
         repro=handed.repro,
-        before=_before(lab, gates, found),
+        before=_before(lab, gates, found, growth=options.growth),
         after=after,
         case_path=None if case.path is None else str(case.path),
         journal=None if lab.notebook is None else str(lab.notebook.folder),
@@ -270,9 +271,13 @@ def _put_together(
     )
 
 
-def _before(lab: Lab, gates: Gates, found: Findings) -> RunResult | None:
+def _before(lab: Lab, gates: Gates, found: Findings, *, growth: bool) -> RunResult | None:
     if gates.baseline is None:
         return None
+    layers = found.layers
+    if growth and not layers and found.prognosis is not None:
+        lab.tell(Stage.HAND_OVER, "measure the layers")
+        layers = found.prognosis.layers
     outputs = gates.baseline.outputs
     passed = gates.baseline.passed
     return RunResult(
@@ -282,7 +287,7 @@ def _before(lab: Lab, gates: Gates, found: Findings) -> RunResult | None:
         verdict=RunVerdict.PASS if passed else RunVerdict.FAIL,
         reason="all gates hold" if passed else describe_failure(outputs),
         outputs=outputs,
-        layers=found.layers,
+        layers=layers,
         faithful=found.faithful,
     )
 

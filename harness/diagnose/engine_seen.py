@@ -111,7 +111,8 @@ def put_together(seen: EngineSeen) -> Findings:
         verdict,
         evidence=(*seen.evidence, reason),
         faithful=None if observed is None else observed.faithful,
-        layers=seen.failing_layers or seen.prognosis.layers,
+        layers=seen.failing_layers,
+        prognosis=seen.prognosis,
         price=seen.price,
         separations=separations,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.diagnose.cure import Cure
+from harness.diagnose.predict import Prognosis
 from harness.diagnose.results import Evidence, Origin, Price, Separation, Verdict
 from harness.judge.results import LayerResult
 
@@ -23,7 +24,8 @@ class Findings:
         origins: where the error starts.
         separations: the tensors that must not be fused away.
         faithful: whether observing the engine left it as it was.
-        layers: the layers of the failing candidate, as far as they were observed.
+        layers: the layers of the failing engine, as far as they were observed.
+        prognosis: what the emulator says; None where nobody asked.
         price: what the island costs in latency.
         suspects: for an unresolved fault: the smallest set that is known to cure, or what is suspected most.
         cure: the search behind the island; None if there was none.
@@ -39,6 +41,7 @@ class Findings:
     separations: tuple[Separation, ...] = ()
     faithful: bool | None = None
     layers: tuple[LayerResult, ...] = ()
+    prognosis: Prognosis | None = None
     price: Price | None = None
     suspects: tuple[str, ...] = ()
     cure: Cure | None = None

@@ -35,7 +35,7 @@ def examine_on_emulator(lab: Lab, gates: Gates) -> Findings:
             _unanswered(cure.verdict),
             evidence=(*evidence, _why_unanswered(cure.verdict)),
             origins=starts,
-            layers=prognosis.layers,
+            prognosis=prognosis,
             suspects=cure.best or tuple(layer.node for layer in prognosis.origins),
             cure=cure,
         )
@@ -50,7 +50,7 @@ def examine_on_emulator(lab: Lab, gates: Gates) -> Findings:
         # The emulator is the candidate here.
         minimal_on=None if cure.minimal_on is None else CANDIDATE,
         origins=find_origins_of(subject, prognosis, cure.island, effects),
-        layers=prognosis.layers,
+        prognosis=prognosis,
         cure=cure,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -42,9 +42,11 @@ def find_origins_of(
         layers: what was observed of the candidate; by default the prognosis.
     """
     model = subject.model
-    observed = tuple(layers) or prognosis.layers
     outlying = set(outliers(prognosis.introduced))
-    standing_out = outlying | {layer.node for layer in observed if layer.origin}
+
+    def crossings() -> list[str]:
+        return [layer.node for layer in (layers or prognosis.layers) if layer.origin]
+
     islands = islands_of(model, culprits)
     guilty = [
         island
@@ -52,16 +54,23 @@ def find_origins_of(
         if outlying.intersection(island) or any(effects.of([node]) > 1.0 for node in island)
     ]
     if guilty:
-        firsts = [next((node for node in island if node in standing_out), island[0]) for island in guilty]
-        return explain_nodes(subject, prognosis, firsts)
+        return explain_nodes(subject, prognosis, [_first(island, outlying, crossings) for island in guilty])
     shares = {node: effect for node, effect in effects.known.items() if node in set(culprits)}
     reason = accumulation(len(culprits), shares, subject.precision)
-    crossings = [layer.node for layer in observed if layer.origin]
-    places = crossings or [max(culprits, key=lambda node: shares.get(node, 0.0))]
+    places = crossings() or [max(culprits, key=lambda node: shares.get(node, 0.0))]
     return tuple(
         Origin(node.name, node.op, _tensor(model, node), reason, prognosis.introduced.get(node.name))
         for node in map(model.node, dict.fromkeys(places))
     )
+
+
+def _first(island: Sequence[str], outlying: set[str], crossings: Callable[[], list[str]]) -> str:
+    """The first node of an island that introduces far more error than others, or whose tensor crosses its gate."""
+    for node in island:
+        if node in outlying:
+            return node
+    crossing = crossings()
+    return next((node for node in island if node in crossing), island[0])
 
 
 def explain_nodes(

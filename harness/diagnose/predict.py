@@ -1,16 +1,20 @@
 """Stage 2, predict: what arithmetic alone does to the model, on the emulator.
 
 Requires: gates that failed without a verdict: a finite reference.
-Ensures: every float tensor has its accumulated and introduced error at the precision, in the first sample that
-fails; the emulator's own outputs are held against its own gates, in all samples.
-Evidence: whether the emulator fails too, where the error starts there, and which nodes introduce much more error
-than others.
+Ensures: every node has the error that it introduces at the precision, in the first sample that fails; the
+accumulated error of every tensor is there when it is asked for; the emulator's own outputs are held against its own
+gates, in all samples.
+Evidence: whether the emulator fails too, and which nodes introduce much more error than others.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+
+import numpy as np
 
 from harness.backends import Observation
 from harness.diagnose.gates import Gates
@@ -19,9 +23,11 @@ from harness.diagnose.subject import Subject
 from harness.diagnose.suspects import introduced_by_node, outliers
 from harness.errors import UsageError
 from harness.judge.judge import describe_failure
-from harness.judge.layers import measure_layers
+from harness.judge.layers import COPIES, measure_layers
 from harness.judge.results import LayerResult, OutputResult
 from harness.search import Outcome, Trial
+
+Layers = tuple[LayerResult, ...]
 
 
 @dataclass(frozen=True)
@@ -31,14 +37,16 @@ class Prognosis:
     Args:
         outputs: its outputs with everything lowered, held against its gates.
         trial: the same as a search sees it.
-        layers: every float tensor in the first sample that fails, in topological order.
+        measured: every float tensor in the first sample that fails; or what measures them when they are asked for.
         evidence: what was shown.
+        errors: by node, the nrmse that it introduces; None takes it from the layers.
     """
 
     outputs: tuple[OutputResult, ...]
     trial: Trial
-    layers: tuple[LayerResult, ...]
+    measured: Layers | Callable[[], Layers]
     evidence: tuple[Evidence, ...]
+    errors: Mapping[str, float] | None = None
 
     @property
     def fails(self) -> bool:
@@ -51,12 +59,17 @@ class Prognosis:
         return next((output.sample for output in self.outputs if not output.passed), 0)
 
     @cached_property
+    def layers(self) -> Layers:
+        """Every float tensor in the first sample that fails, in topological order."""
+        return self.measured() if callable(self.measured) else self.measured
+
+    @cached_property
     def introduced(self) -> dict[str, float]:
         """By node, the nrmse that it introduces."""
-        return introduced_by_node(self.layers)
+        return introduced_by_node(self.layers) if self.errors is None else dict(self.errors)
 
     @property
-    def origins(self) -> tuple[LayerResult, ...]:
+    def origins(self) -> Layers:
         """The tensors where the emulator's error starts."""
         return tuple(layer for layer in self.layers if layer.origin)
 
@@ -74,13 +87,47 @@ def predict(subject: Subject, gates: Gates) -> Prognosis:
         outputs, trial = gates.baseline.outputs, gates.baseline.trial
     else:
         outputs, trial = emulate(subject)
-    plan = subject.plan(observation=Observation.TYPED)
     failing = next(output.sample for output in gates.baseline.outputs if not output.passed)
-    layers, _ = measure_layers(
-        subject.bench, subject.bench.emulator, plan, subject.bench.case.tolerances, samples=[failing]
-    )
-    prognosis = Prognosis(outputs, trial, layers, ())
-    return Prognosis(outputs, trial, layers, tuple(_evidence(subject, prognosis)))
+    plan, bench = subject.plan(observation=Observation.TYPED), subject.bench
+
+    def measure() -> Layers:
+        return measure_layers(bench, bench.emulator, plan, bench.case.tolerances, samples=[failing])[0]
+
+    errors = introduced_errors(subject, failing)
+    return Prognosis(outputs, trial, measure, tuple(_evidence(subject, trial, outputs, errors)), errors)
+
+
+def introduced_errors(subject: Subject, sample: int) -> dict[str, float]:
+    """By node, the nrmse of what it writes when it is lowered alone on the reference's tensors; infinite where it
+    is not finite. What `measure_layers` measures in full, without all the other metrics."""
+    bench, emulator = subject.bench, subject.bench.emulator
+    units = set(subject.units)
+    found: dict[str, float] = {}
+    for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
+        producers = (bench.model.producer(name) for name in chunk)
+        nodes = list(
+            dict.fromkeys(node.name for node in producers if node is not None and node.name in units)
+        )
+        if not nodes:
+            continue
+        exact, low = emulator.introduced(bench.feeds[sample], subject.precision, nodes)
+        for name, value in low.items():
+            writer = bench.model.producer(name)
+            assert writer is not None
+            found[writer.name] = max(found.get(writer.name, 0.0), _nrmse(value, exact[name]))
+    return found
+
+
+def _nrmse(value: np.ndarray, reference: np.ndarray) -> float:
+    # Where both sides are infinite alike, the difference is NaN: such elements are compared for equality instead.
+    same = value == reference
+    difference = np.where(same, 0.0, value.astype(np.float64) - reference)
+    if not np.isfinite(difference).all():
+        return math.inf
+    error = float(np.sqrt(np.mean(difference * difference))) if difference.size else 0.0
+    finite = reference[np.isfinite(reference)].astype(np.float64)
+    scale = float(np.sqrt(np.mean(finite * finite))) if finite.size else 0.0
+    return error / scale if scale else (math.inf if error else 0.0)
 
 
 def emulate(
@@ -98,28 +145,25 @@ def emulate(
     return outputs, Examination(Outcome.PASS if passed else Outcome.FAIL, outputs).trial
 
 
-def _evidence(subject: Subject, prognosis: Prognosis) -> list[Evidence]:
+def _evidence(
+    subject: Subject, trial: Trial, outputs: tuple[OutputResult, ...], errors: dict[str, float]
+) -> list[Evidence]:
     found = []
     if not subject.emulated:
-        if prognosis.fails:
-            text = f"the emulator fails too: {describe_failure(prognosis.outputs)}"
+        fails = trial.outcome is Outcome.FAIL
+        if fails:
+            text = f"the emulator fails too: {describe_failure(outputs)}"
         else:
             text = f"the emulator passes: rounding to {subject.precision} between nodes does not explain the fault"
-        found.append(
-            Evidence(Stage.PREDICT, text, {"fails": prognosis.fails, "badness": prognosis.trial.badness})
-        )
-    if prognosis.origins:
-        names = [layer.node for layer in prognosis.origins]
-        text = f"on the emulator the error starts at {_listed(names)}"
-        found.append(Evidence(Stage.PREDICT, text, {"origins": names}))
-    outlying = outliers(prognosis.introduced)
+        found.append(Evidence(Stage.PREDICT, text, {"fails": fails, "badness": trial.badness}))
+    outlying = outliers(errors)
     if outlying:
-        text = f"{_listed(outlying)} introduce{'s' if len(outlying) == 1 else ''} far more error than the other nodes"
-        found.append(
-            Evidence(
-                Stage.PREDICT, text, {"introduced": {node: prognosis.introduced[node] for node in outlying}}
-            )
-        )
+        verb = "introduces" if len(outlying) == 1 else "introduce"
+        facts = {"introduced": {node: errors[node] for node in outlying}}
+        text = f"{_listed(outlying)} {verb} far more error than the other nodes"
+        found.append(Evidence(Stage.PREDICT, text, facts))
+    else:
+        found.append(Evidence(Stage.PREDICT, "no node introduces far more error than the others"))
     return found
 
 

@@ -15,7 +15,16 @@ from onnx import helper
 
 import harness.diagnose
 from harness.case import Tolerance, load_case
-from harness.diagnose import Diagnosis, Limits, ProgressEvent, Stage, Verdict, diagnose, diagnose_model
+from harness.diagnose import (
+    Diagnosis,
+    Limits,
+    Options,
+    ProgressEvent,
+    Stage,
+    Verdict,
+    diagnose,
+    diagnose_model,
+)
 from harness.errors import UsageError
 from harness.judge import Judge
 from harness.model import Model, load_model
@@ -83,7 +92,8 @@ def test_the_bundled_faults_start_where_their_cases_say(name: str, tmp_path: Pat
 
 
 def test_the_document_is_json_and_complete(tmp_path: Path) -> None:
-    found = diagnose(case_path("residual-growth"), precision="fp16", journal=tmp_path)
+    options = Options(growth=True)
+    found = diagnose(case_path("residual-growth"), precision="fp16", journal=tmp_path, options=options)
     document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert document["schema"] == "harness.diagnosis/1"
     assert document["verdict"] == "precision"
@@ -92,6 +102,14 @@ def test_the_document_is_json_and_complete(tmp_path: Path) -> None:
     frame = found.to_frame()
     assert len(frame) == len(document["layers"]) == len(found.layers)
     assert frame["origin"].sum() == 1
+    assert frame["cured"].max() < 1e-2
+
+
+def test_layers_are_measured_when_they_are_asked_for(tmp_path: Path) -> None:
+    found = diagnose(case_path("residual-growth"), precision="fp16", journal=tmp_path)
+    assert found.layers == ()
+    assert found.to_dict()["layers"] == []
+    assert len(found.to_frame()) == 0
 
 
 def test_progress_tells_the_stages_in_order(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
 from models import feeds, rmsnorm
 
+from harness.case import Tolerance
 from harness.compare import GateResult
 from harness.diagnose import Verdict
 from harness.diagnose.attribute import Shown, decide
@@ -163,6 +165,19 @@ def test_records_come_back_as_they_were() -> None:
     for layer in predict(faulty, gates).layers:
         again = layer_from_record(json.loads(json.dumps(layer_to_record(layer), allow_nan=False)))
         np.testing.assert_equal(jsonable(layer_to_record(again)), jsonable(layer_to_record(layer)))
+
+
+def test_the_introduced_errors_are_those_of_the_layers() -> None:
+    from harness.diagnose.suspects import introduced_by_node
+
+    for scale in (1.0, 600.0):
+        faulty = subject(scale)
+        if scale == 1.0:
+            faulty.bench.case = faulty.bench.case.model_copy(update={"tolerances": (Tolerance(nrmse=1e-5),)})
+        prognosis = predict(faulty, check_gates(Examiner(faulty, Spending())))
+        expected = introduced_by_node(prognosis.layers)
+        assert prognosis.introduced == pytest.approx(expected, rel=1e-6)
+        assert any(map(math.isinf, expected.values())) == (scale == 600.0)
 
 
 def test_the_sample_that_failed_is_looked_at_first() -> None:
