@@ -124,8 +124,8 @@ def _(answer: Changed) -> RenderableType:
         said.append(
             {"kept": "they are in FP32 already", "lowered": "they are lowered already"}.get(answer.verb, "")
         )
-    known = "" if answer.known is None else f", known to {answer.known}"
-    total = f" · {len(answer.kept)} of {answer.nodes}{known}"
+    known = "" if answer.known is None else f": {LOOKS[answer.known][0]}"
+    total = f" · {len(answer.kept)} of {answer.nodes} in FP32{known}"
     return Text.assemble("; ".join(said), (total, "dim"))
 
 
@@ -275,5 +275,7 @@ def render_error(problem: HarnessError) -> RenderableType:
 
 
 def _names(nodes: Sequence[str], most: int = MOST_NAMES) -> str:
-    shown = ", ".join(nodes[:most])
-    return shown if len(nodes) <= most else f"{shown} and {len(nodes) - most} more"
+    """The first names, and how many more there are: at least two, one more is named itself."""
+    if len(nodes) <= most + 1:
+        return ", ".join(nodes)
+    return f"{', '.join(nodes[:most])} and {len(nodes) - most} more"

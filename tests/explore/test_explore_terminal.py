@@ -132,7 +132,7 @@ def test_a_person_bisects_an_overflow(explore, tmp_path: Path) -> None:
     terminal.do("keep b7_*", "11 nodes back to FP32: b7_scale, b7_sq and 9 more")
     terminal.do("try", "PASS nrmse 1.1e-3 (limit 0.01) with 11 of 132 nodes in FP32")
     terminal.do("bisect", "b7_sq, b7_mean, b7_addeps, b7_sqrt: 4 of 11 are needed")
-    terminal.do("undo", "11 of 132, known to pass")
+    terminal.do("undo", "11 of 132 in FP32: PASS")
     terminal.do("history", "bisect: PASS")
     terminal.do("plot", "rmsnorm-overflow-fp16/growth-1.png")
     assert (tmp_path / "rmsnorm-overflow-fp16" / "growth-1.png").read_bytes().startswith(b"\x89PNG")
