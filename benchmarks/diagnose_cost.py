@@ -15,8 +15,8 @@ from pathlib import Path
 
 import onnx
 import onnxruntime as ort
-from benchmarks.record import record
 
+from benchmarks.record import record
 from harness.backends.session import session_options
 from harness.case import Case, load_case, make_feeds, resolve_model
 from harness.diagnose import Diagnosis, diagnose_model
