@@ -49,9 +49,13 @@ class Ledger:
     def record(self, kept: frozenset[str], trial: Trial) -> None:
         """Write a trial down, on disk when this returns; one with the outcome that is known is not repeated.
 
+        What could not be judged is not written: it may be another time, and a resumed search would not ask again.
+
         Raises:
             JournalError: another process is writing.
         """
+        if trial.outcome is Outcome.UNRESOLVED:
+            return
         known = self.known.get(kept)
         if known is None or known.outcome is not trial.outcome:
             with self.notebook.journal(self.name, self.problem) as journal:

@@ -327,6 +327,7 @@ def test_an_engine_that_cannot_be_built_is_no_failure_of_the_numbers(open_small)
     assert attempt.outcome is Outcome.UNRESOLVED
     assert "no implementation" in attempt.note
     assert attempt.evidence == ("[E] no implementation",)
+    assert journal_of(session) == {}  # a resumed search is to ask again
     assert session.attempt().passed  # the emulator is another matter
 
 
