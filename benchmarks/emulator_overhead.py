@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime as ort
-from benchmarks.record import record
 
+from benchmarks.record import record
 from harness.backends.session import session_options
 from harness.case import load_case
 from harness.judge.workbench import Workbench

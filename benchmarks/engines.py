@@ -123,7 +123,7 @@ def warm(environments: list[str]) -> dict[str, Any]:
         seconds = []
         for island in [(), *islands]:
             plan = Plan(Precision.FP16, islands=frozenset(island))
-            seconds.append(_timed(lambda plan=plan: candidate.evaluate(plan, bench.feeds[0])))
+            seconds.append(_timed(partial(candidate.evaluate, plan, bench.feeds[0])))
         supervisor.close()
         found[name] = {"first": seconds[0], "later": seconds[1:], "ratio": seconds[0] / max(seconds[1:])}
     return found

@@ -152,7 +152,7 @@ class _Run:
         if golden is not None and golden.message is not None and not self.options.golden_update:
             if golden.state is GoldenState.CHANGED:
                 verdict, reason = Verdict.FAIL, golden.message
-            else:
+            elif golden.state is GoldenState.MISSING:  # another processor rounds differently: no news
                 warnings.append(golden.message)
         return replace(
             blank,

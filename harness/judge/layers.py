@@ -11,7 +11,7 @@ from harness.backends import Candidate, Observation, Plan
 from harness.backends.emulator import Emulator
 from harness.backends.plan import ObservedEngine
 from harness.case import Tolerance
-from harness.compare import Accumulator, Metrics, find_origins, gates_for
+from harness.compare import Accumulator, Metrics, find_origins, gates_for, options_for
 from harness.compare.gates import check
 from harness.judge.results import LayerResult
 from harness.judge.workbench import Workbench
@@ -61,7 +61,7 @@ def measure_layers(
             observed = dict(evaluation.tensors)
             engines.append(evaluation.observed)
         for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
-            _measure_chunk(bench, plan, feeds, chunk, observed, sums)
+            _measure_chunk(bench, plan, feeds, chunk, observed, sums, tolerances)
     return _results(bench, plan.precision, tolerances, sums, candidate is bench.emulator), engines
 
 
@@ -72,6 +72,7 @@ def _measure_chunk(
     chunk: tuple[str, ...],
     observed: dict[str, np.ndarray],
     sums: LayerSums,
+    tolerances: tuple[Tolerance, ...],
 ) -> None:
     reference = bench.reference.run(feeds, chunk)
     emulated = bench.emulator.run(
@@ -80,13 +81,18 @@ def _measure_chunk(
         lowered=[name for name in bench.emulator.units(plan.precision) if name not in plan.islands],
         tensors=chunk,
     )
-    dtype = plan.precision.storage_dtype
+
+    def add(to: Sums, name: str, value: np.ndarray, exact: np.ndarray) -> None:
+        if name not in to:
+            to[name] = _accumulator(bench, plan.precision, tolerances, name)
+        to[name].update(value, exact)
+
     for name in chunk:
-        _add(sums.emulator, name, emulated.pop(name), reference[name], dtype)
+        add(sums.emulator, name, emulated.pop(name), reference[name])
         if name in observed:
-            _add(sums.candidate, name, np.asarray(observed.pop(name)), reference[name], dtype)
+            add(sums.candidate, name, np.asarray(observed.pop(name)), reference[name])
     for name, (low, exact) in _introduced(bench.emulator, plan.precision, feeds, chunk).items():
-        _add(sums.introduced, name, low, exact, dtype)
+        add(sums.introduced, name, low, exact)
 
 
 def _introduced(
@@ -101,8 +107,14 @@ def _introduced(
     return {name: (low[name], exact[name]) for name in chunk if name in low}
 
 
-def _add(sums: Sums, name: str, value: np.ndarray, reference: np.ndarray, dtype: str) -> None:
-    sums.setdefault(name, Accumulator(dtype=dtype)).update(value, reference)
+def _accumulator(
+    bench: Workbench, precision: Precision, tolerances: tuple[Tolerance, ...], name: str
+) -> Accumulator:
+    node = bench.model.producer(name)
+    options = options_for(
+        tolerances, precision=precision, tensor=name, node=node.name if node else None, is_output=False
+    )
+    return Accumulator(dtype=precision.storage_dtype, options=options)
 
 
 def _results(

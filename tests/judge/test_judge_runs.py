@@ -256,3 +256,12 @@ def test_results_are_frozen(write_case) -> None:
     (result,) = run(write_case(), precisions=["fp32"]).results
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.verdict = Verdict.FAIL  # type: ignore[misc]
+
+
+def test_the_tolerances_of_layers_reach_their_metrics(write_case) -> None:
+    rule = "tolerances: [{layer: sq, atol: 1.0e+9, mismatch_fraction: 0}, {layer: mean, atol: 0, rtol: 0}]\n"
+    (result,) = run(write_case(extra=rule), precisions=["fp16"]).results
+    layers = {layer.node: layer for layer in result.layers}
+    assert layers["sq"].metrics.mismatch_fraction == 0
+    assert layers["mean"].metrics.mismatch_fraction > 0.5
+    assert layers["mean"].diverged
