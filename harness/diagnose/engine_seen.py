@@ -16,6 +16,7 @@ from harness.diagnose.origins import explain_nodes, find_origins_of
 from harness.diagnose.predict import Prognosis
 from harness.diagnose.results import Evidence, Origin, Price, Verdict
 from harness.diagnose.separate import Separated
+from harness.diagnose.tactics import Hunted
 from harness.judge.results import LayerResult
 from harness.search import Outcome, Trial
 
@@ -36,6 +37,7 @@ class EngineSeen:
         strict: the unobserved engine in FP32 without TF32.
         tried: the unobserved engine with the emulator's island.
         repeats: `tactic` or `nondeterministic`, if repetitions differ.
+        hunted: the tactics that decide, if they were named and proved.
         wrong: where an FP32 engine first differs.
         wrong_alone: those of them that are wrong by themselves.
         price: what the island costs in latency.
@@ -52,6 +54,7 @@ class EngineSeen:
     strict: Examination | None = None
     tried: Examination | None = None
     repeats: Verdict | None = None
+    hunted: Hunted | None = None
     wrong: tuple[str, ...] = ()
     wrong_alone: tuple[str, ...] = ()
     price: Price | None = None
@@ -122,7 +125,9 @@ def put_together(seen: EngineSeen) -> Findings:
         return _tf32(seen, found)
     if verdict is Verdict.FUSION:
         return _fusion(seen, found)
-    if verdict in (Verdict.TACTIC, Verdict.NONDETERMINISTIC):
+    if verdict is Verdict.TACTIC:
+        return _tactic(seen, found)
+    if verdict is Verdict.NONDETERMINISTIC:
         return found
     return _island(seen, found)
 
@@ -154,6 +159,27 @@ def _fusion(seen: EngineSeen, found: Findings) -> Findings:
         for origin in explain_nodes(seen.subject, seen.prognosis, starts)
     )
     return replace(found, culprits=culprits, confirmed=True, minimal_on=minimal, origins=origins)
+
+
+def _tactic(seen: EngineSeen, found: Findings) -> Findings:
+    """With the nodes of the layers whose tactic was proved wrong, and the choices of a build that passes."""
+    if seen.hunted is None or seen.hunted.findings is None:
+        return found
+    hunt, model = seen.hunted.findings, seen.subject.model
+    known = {node.name for node in model.nodes}
+    culprits = sorted(known.intersection(hunt.onnx_nodes), key=lambda name: model.node(name).index)
+    origins = tuple(
+        replace(origin, why=seen.hunted.why(origin.node) or origin.why)
+        for origin in explain_nodes(seen.subject, seen.prognosis, culprits)
+    )
+    return replace(
+        found,
+        culprits=tuple(culprits),
+        confirmed=True,
+        minimal_on=CANDIDATE if hunt.minimal else None,
+        origins=origins,
+        pins=hunt.cured,
+    )
 
 
 def _conversion(seen: EngineSeen, found: Findings) -> Findings:

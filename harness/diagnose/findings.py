@@ -8,6 +8,7 @@ from harness.diagnose.cure import Cure
 from harness.diagnose.predict import Prognosis
 from harness.diagnose.results import Evidence, Origin, Price, Separation, Verdict
 from harness.judge.results import LayerResult
+from harness.tactics.record import TacticRecord
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Findings:
         price: what the island costs in latency.
         suspects: for an unresolved fault: the smallest set that is known to cure, or what is suspected most.
         cure: the search behind the island; None if there was none.
+        pins: the tactics of a build that passes, for a fault of a tactic.
     """
 
     verdict: Verdict
@@ -45,3 +47,4 @@ class Findings:
     price: Price | None = None
     suspects: tuple[str, ...] = ()
     cure: Cure | None = None
+    pins: TacticRecord | None = None

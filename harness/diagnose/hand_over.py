@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from harness.backends.emulator import Emulator
+from harness.backends.tensorrt import TensorRTCandidate
 from harness.compare import compare
 from harness.diagnose.cut import Part
 from harness.diagnose.findings import Findings
@@ -28,10 +30,11 @@ from harness.diagnose.repro import Ticket, write_repro
 from harness.diagnose.results import Evidence, Repro, Stage, Verdict
 from harness.diagnose.shrink import Fails, Shrunk, fails_emulated, holds, nrmse_limits, shrink
 from harness.diagnose.subject import Subject
-from harness.errors import BudgetExhaustedError, HarnessError
+from harness.errors import BudgetExhaustedError, CandidateError, HarnessError
 from harness.judge.results import jsonable
 from harness.model import Model, save_model, with_islands
 from harness.model.typed import LOW_DTYPE
+from harness.tactics import TacticRecord, export_pins, pinned_cache
 from harness.tensors.files import write_text
 from harness.tensors.precision import Precision
 
@@ -76,6 +79,8 @@ def hand_over(
     recipes: dict[str, str] = {}
     if wanted:
         recipes = _write_recipes(subject, found, out, engine_layers or {}, evidence)
+    if found.pins is not None:
+        recipes = _write_pins(lab, found.pins, out / "pins", evidence)
     repro = None
     if found.verdict in WITH_REPRO and (found.culprits or found.origins):
         lab.tell(Stage.HAND_OVER, "cut out and run the repro", suspected=found.culprits)
@@ -84,6 +89,28 @@ def hand_over(
         except HarnessError as error:
             evidence.append(Evidence(Stage.HAND_OVER, f"there is no repro: {error}"))
     return HandedOver(recipes, repro, tuple(evidence))
+
+
+def _write_pins(lab: Lab, record: TacticRecord, folder: Path, evidence: list[Evidence]) -> dict[str, str]:
+    """The choices of a build that passes; where timing caches can be edited, one build makes the cache for them."""
+    subject, candidate = lab.subject, lab.subject.candidate
+    cache = None
+    try:
+        if isinstance(candidate, TensorRTCandidate):
+            lab.spending.check()
+            told = pinned_cache(candidate, subject.plan(), subject.bench.feeds[0], record)
+            lab.examiner.charge("pins", int(told is not None))
+            cache = None if told is None else told[0]
+    except (CandidateError, BudgetExhaustedError) as error:
+        evidence.append(Evidence(Stage.HAND_OVER, f"there is no timing cache beside the pins: {error}"))
+    path = export_pins(record, folder, model=subject.model, cache=cache)
+    model = folder / "model.onnx"
+    command = [
+        "python",
+        folder / "build_pinned.py",
+        model if model.exists() else subject.model.path or "MODEL.onnx",
+    ]
+    return {"pins": str(path), "build_pinned": f"{shlex.join(map(str, command))} ENGINE"}
 
 
 def _commands(subject: Subject, found: Findings, files: Files) -> dict[str, str]:

@@ -29,6 +29,7 @@ from harness.diagnose.price import measure_price
 from harness.diagnose.repeat import repeat
 from harness.diagnose.results import Evidence, Stage, Verdict
 from harness.diagnose.separate import separate
+from harness.diagnose.tactics import hunt_tactics
 from harness.errors import BudgetExhaustedError
 from harness.search import Outcome, Trial
 from harness.tensors.precision import Precision
@@ -146,7 +147,9 @@ class _Run(EngineSeen):
         self.evidence.append(Evidence(Stage.GATES, text, {"outcome": self.strict.outcome}))
         if self.strict.outcome is Outcome.PASS:
             self.known[frozenset(self.subject.units)] = self.strict.trial
-        if self.strict.outcome is Outcome.FAIL:
+        if self.strict is self.baseline and self.strict.outcome is Outcome.FAIL:
+            self.check_repeats()
+        if self.strict.outcome is Outcome.FAIL and self.repeats is None:
             self.lab.tell(Stage.ATTRIBUTE, "find the first tensor that differs in FP32")
             diverged = find_divergence(self.lab.examiner, self.strict)
             self.evidence += diverged.evidence
@@ -182,6 +185,18 @@ class _Run(EngineSeen):
         found = repeat(self.lab.examiner, self.baseline)
         self.evidence += found.evidence
         self.repeats = found.verdict
+        if found.rebuilt:
+            self.hunt(found.verdict)
+
+    def hunt(self, repeats: Verdict | None) -> None:
+        """Does the outcome follow the tactics, and which?"""
+        hunted = hunt_tactics(self.lab, repeats=repeats)
+        self.evidence += hunted.evidence
+        if hunted.found:
+            self.hunted, self.repeats = hunted, Verdict.TACTIC
+        elif hunted.unproved and repeats is Verdict.TACTIC:
+            # It went with the tactics, and did not come back when they were forced: that is no proof.
+            self.repeats = Verdict.NONDETERMINISTIC
 
     def search_marks(self, precision: Precision | None = None) -> None:
         """Gone when observed: which marks cure?"""

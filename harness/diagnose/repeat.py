@@ -33,12 +33,14 @@ class Repeats:
         passes: how many builds passed.
         fails: how many builds failed.
         evidence: what was shown.
+        rebuilt: whether engines were built again; False where one engine differs from run to run.
     """
 
     verdict: Verdict | None
     passes: int
     fails: int
     evidence: tuple[Evidence, ...]
+    rebuilt: bool = True
 
 
 def repeat(examiner: Examiner, baseline: Examination) -> Repeats:
@@ -57,7 +59,7 @@ def repeat(examiner: Examiner, baseline: Examination) -> Repeats:
         if again.outcome is Outcome.PASS and not again.builds:
             text = "the same engine, run twice, failed first and passed then"
             evidence = Evidence(Stage.ATTRIBUTE, text, {"passes": 1, "fails": 1})
-            return Repeats(Verdict.NONDETERMINISTIC, 1, 1, (evidence,))
+            return Repeats(Verdict.NONDETERMINISTIC, 1, 1, (evidence,), rebuilt=False)
         if again.builds:
             examinations.append(again)
     for number in range(FIRST + MORE):

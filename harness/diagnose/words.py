@@ -21,7 +21,8 @@ def summarise(lab: Lab, found: Findings) -> str:
         Verdict.NONE: f"Nothing is wrong: {where} passes every gate at {subject.precision}.",
         Verdict.REFERENCE: "There is nothing to be held against: the FP32 reference itself is not sound.",
         Verdict.NONDETERMINISTIC: f"At {subject.precision}, {where} does not give the same outcome twice.",
-        Verdict.TACTIC: f"At {subject.precision}, {where} is right or wrong by the tactics that the builder chooses.",
+        Verdict.TACTIC: f"At {subject.precision}, {where} is right or wrong by the tactics that the builder chooses."
+        f" {_cause(found)}".rstrip(),
     }.get(found.verdict)
     if text is not None:
         return text
@@ -84,6 +85,15 @@ def advise(lab: Lab, found: Findings, recipes: dict[str, str]) -> tuple[str, ...
     if found.verdict is Verdict.REFERENCE:
         return ("check the model and its inputs in ONNX Runtime first, in FP32 and in FP64",)
     if found.verdict is Verdict.TACTIC:
+        if "pins" in recipes:
+            return (
+                f"pin the tactics of a build that passes: `build: {{pins: {recipes['pins']}}}` in the case",
+                recipes["build_pinned"],
+            )
+        if found.pins is not None:
+            return (
+                f"{command} --out DIR writes the tactics of a build that passes, and what builds with them",
+            )
         return ("keep the timing cache of a build that passes, and build with it",)
     if found.verdict is Verdict.NONDETERMINISTIC:
         return ("report it with the counts; until then, judge every build before it is used",)

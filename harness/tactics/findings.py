@@ -143,10 +143,10 @@ def describe(unit: Unit) -> str:
 
 
 def brief(choices: Sequence[Choice]) -> str:
-    """A choice in words: the kernel if it has a name, else the identifiers."""
+    """A choice in words: the kernel if it has a name, and the identifiers."""
     choice = choices[0]
     if choice.kernel is not None:
-        return choice.kernel
+        return f"{choice.kernel} ({_short(choice.tactic)})"
     name = f"tactic {_short(choice.tactic)}"
     return (
         name if choice.implementation is None else f"{name} of implementation {_short(choice.implementation)}"

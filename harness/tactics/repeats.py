@@ -129,9 +129,23 @@ class RepeatedBuild:
 
 
 def build_repeatedly(
-    evaluate: Evaluate, plan: Plan, feeds: Sequence[Tensors], model: str, count: int
+    evaluate: Evaluate,
+    plan: Plan,
+    feeds: Sequence[Tensors],
+    model: str,
+    count: int,
+    *,
+    alternatives: int = 0,
 ) -> Iterator[RepeatedBuild]:
     """Build `plan` several times, each tuned anew, and run it on every sample.
+
+    Args:
+        evaluate: evaluates a plan on one sample, such as a candidate's `evaluate`.
+        plan: what is built.
+        feeds: the inputs, sample by sample.
+        model: SHA-256 of the model.
+        count: how many builds.
+        alternatives: choices of a layer, beside the one taken, that a build is asked to tell.
 
     Raises:
         UsageError: `count` is less than two.
@@ -140,7 +154,7 @@ def build_repeatedly(
     if count < 2:
         raise UsageError(f"{count} builds say nothing of whether builds repeat", hint="ask for 2 or more")
     for variation in noise(count):
-        varied = variation.of(plan)
+        varied = variation.of(plan, alternatives=alternatives)
         evaluations = [evaluate(varied, sample) for sample in feeds]
         outputs = tuple(
             {name: np.array(value) for name, value in evaluation.tensors.items()}
@@ -187,7 +201,7 @@ def _worded(choices: Sequence[Any], others: Sequence[Sequence[Any]]) -> str:
     if len(alike) == 1:
         return words
     forms = [f"{form.dtype}{list(form.strides)}" for form in (*choices[0].inputs, *choices[0].outputs)]
-    return f"{words}, {' '.join(forms)}" if forms else f"{words}, tactic {choices[0].tactic}"
+    return f"{words}, {' '.join(forms)}"
 
 
 def _spread(name: str, builds: Sequence[RepeatedBuild]) -> OutputSpread:

@@ -233,7 +233,7 @@ class TestRepeats:
 
 
 def test_a_choice_is_called_by_its_kernel_if_it_has_one() -> None:
-    assert brief([Choice("conv", "0x1", kernel="sm80_xmma")]) == "sm80_xmma"
+    assert brief([Choice("conv", "0x1", kernel="sm80_xmma")]) == "sm80_xmma (0x1)"
     assert brief([Choice("conv", "0x1", "0x2")]) == "tactic 0x1 of implementation 0x2"
     assert brief([Choice("conv", "0x1", key="0x3")]) == "tactic 0x1"
 

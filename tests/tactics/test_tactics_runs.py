@@ -3,59 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
-from graphs import norm_chain
+from doubles import CASE, environment
 
-from harness.backends import tensorrt
+from benchmarks import tactics as benchmark
 from harness.cli import main
 from harness.cli.repeats import lines
-from harness.environments import Environment, Supervisor
 from harness.environments.config import load
 from harness.errors import EnvironmentConfigError
 from harness.model import load_model
 from harness.tactics import TacticRecord, export_pins, load_record
 from harness.tensors.precision import Precision
 from harness.worker.choices import Choice, TacticReport
-
-ADAPTER = Path(__file__).parents[1] / "worker" / "doubled.py"
-CASE = """
-model: {path: m.onnx}
-inputs: {x: [5, 16]}
-runs: [fp16]
-"""
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A case and a harness.toml, whose environments are doubles."""
-    supervisors: dict[Environment, Supervisor] = {}
-
-    def shared(environment: Environment) -> Supervisor:
-        if environment not in supervisors:
-            supervisors[environment] = Supervisor(environment, adapter=ADAPTER, keep_cache=False)
-        return supervisors[environment]
-
-    onnx.save(norm_chain(), tmp_path / "m.onnx")
-    (tmp_path / "norm.case.yaml").write_text(CASE)
-    monkeypatch.setattr(tensorrt, "shared_supervisor", shared)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "160")
-    yield tmp_path
-    for supervisor in supervisors.values():
-        supervisor.close()
-
-
-def environment(folder: Path, release: str, **variables: Any) -> None:
-    pairs = ", ".join(f'{name} = "{value}"' for name, value in {"RELEASE": release, **variables}.items())
-    (folder / "harness.toml").write_text(
-        f'[environments.trt]\npython = "{sys.executable}"\nvariables = {{ {pairs} }}\n'
-    )
 
 
 def run(*arguments: str) -> tuple[int, dict[str, Any]]:
@@ -188,6 +150,31 @@ def test_many_changed_layers_are_cut_short_and_absent_ones_told() -> None:
         "  y: 1 of 2 later builds differ, by up to inf, nrmse 0.5",
     ]
     assert len(list(lines(repeats, most=None))) == 12
+
+
+@pytest.mark.parametrize("release", ["8.6.0", "11.4.0.106"])
+def test_the_benchmark_finds_what_it_plants(folder: Path, release: str) -> None:
+    environment(folder, release, NOISE=0.01)
+    numbers = benchmark.main(
+        ["--env", "trt", "--case", "norm.case.yaml", "--out", str(folder)]
+        + [f"--part={part}" for part in ("replay", "forbid", "outputs", "planted")]
+    )
+    (entry,) = numbers["runs"]
+    assert not [name for name, part in entry.items() if "error" in part], entry
+    assert entry["survey"]["contradicted_by_inspector"] == []
+    for replay in entry["replay"]["replays"]:
+        assert replay["taken"] == replay["of"] == entry["survey"]["layers"]
+        assert replay["identical_outputs"]
+        assert replay["missed"] == []
+    assert all(each["avoided"] for each in entry["forbid"]["forbidden"])
+    for each in entry["outputs"]["swapped"]:
+        assert each["honoured"]
+        assert each["others_kept"] == each["of_others"]
+    planted = entry["planted"]
+    assert planted["finding"] == "found", planted
+    assert planted["right"]
+    assert planted["builds"] <= planted["within"]
+    assert (folder / "tactics.json").exists()
 
 
 def test_a_record_without_choices_is_no_pins(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
     NOISE     how far measured times of tactics are off, as a share
     SEED      of that noise
-    WRONG     LAYER=TACTIC: an engine whose layer has this tactic computes nonsense
+    WRONG     LAYER=TACTIC: an engine whose layer has this tactic computes nonsense; LAYER=TACTIC@HALF: if it
+              writes this type
     DEAF      a layer that does not take what is forced
 """
 
@@ -25,6 +26,9 @@ def create_adapter(log):
     world.noise = float(os.environ.get("NOISE", "0"))
     world.random.seed(int(os.environ.get("SEED", "0")))
     world.deaf = set(filter(None, [os.environ.get("DEAF")]))
-    name, _, tactic = os.environ.get("WRONG", "").partition("=")
-    world.wrong = lambda layer: layer.name == name and layer.tactic_id == int(tactic)
+    name, _, rest = os.environ.get("WRONG", "").partition("=")
+    tactic, _, dtype = rest.partition("@")
+    world.wrong = lambda layer: (
+        layer.name == name and layer.tactic_id == int(tactic) and dtype in ("", layer.outputs[0][1])
+    )
     return Adapter(trt, log, Cuda(gpu))
