@@ -518,4 +518,6 @@ def test_the_workers_of_this_project_are_pinned_before_anything_else(pytester) -
         """
     )
     pytester._monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,4")
+    # This test may itself run in a worker of xdist, and its own conftest.py must not take the new controller for one.
+    pytester._monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     pytester.runpytest_subprocess("-n", "2").assert_outcomes(passed=4)

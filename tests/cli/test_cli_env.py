@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,15 @@ Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     for name in ("HARNESS_CONFIG", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "HARNESS_SCRATCH"):
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name.lower().split("_")[1]))
+    # With the name of the test in it, under xdist, its path would leave a socket no room.
+    monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path_factory.mktemp("s")))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -170,4 +175,4 @@ def test_a_run_that_kills_its_worker_is_an_error_with_evidence_and_the_rest_goes
     assert "killed by SIGSEGV during a build of clean at fp16" in crashed["reason"]
     assert "signal: SIGSEGV" in crashed["evidence"]
     assert any("cpu_engine.py" in line for line in crashed["evidence"])  # the stack of the worker
-    assert list((place / "scratch" / "harness").iterdir()) == []
+    assert list((Path(os.environ["HARNESS_SCRATCH"]) / "harness").iterdir()) == []

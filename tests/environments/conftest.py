@@ -31,14 +31,18 @@ def processes_of(scratch: Path) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def scratch(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """The folder above all scratch folders; after the test neither a file nor a process of it is left."""
     for name in ("HARNESS_CONFIG", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "HARNESS_SCRATCH"):
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name.lower().split("_")[1]))
+    short = tmp_path_factory.mktemp("s")  # with the name of the test in it, under xdist, no socket has room
+    monkeypatch.setenv("HARNESS_SCRATCH", str(short))
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "scratch" / "harness"
+    folder = short / "harness"
     yield folder
     deadline = time.monotonic() + 5
     while (processes_of(folder) or list(folder.glob("*"))) and time.monotonic() < deadline:
