@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -128,7 +129,7 @@ def run_matrix(
     plan = {
         "releases": list(releases),
         "repeats": options.repeats,
-        "cases": {case.name: hash_case(case) for case, _ in specs},
+        "cases": {case.name: hash_case(case, whole=True) for case, _ in specs},
         "precisions": sorted({spec.precision.value for _, spec in specs}),
         "layers": options.layers.value,
         "timing_cache": options.timing_cache.value,
@@ -194,7 +195,10 @@ class _Matrix:
 
         tell("start")
         begun = time.perf_counter()
-        result = self.judge.run(case, spec, release, lambda stage: tell("stage", stage))
+        try:
+            result = self.judge.run(case, spec, release, lambda stage: tell("stage", stage))
+        except Exception as error:  # a night must not end with its first surprise
+            result = _surprise(case, spec, release, error)
         seconds = time.perf_counter() - begun
         tell("done", result=replace(result, candidate=label).with_timing("total", seconds))
         return result, self.candidates.recording
@@ -232,6 +236,19 @@ class _Matrix:
 def _command() -> str:
     """How this process was started, as one would type it."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
+
+
+def _surprise(case: Case, spec: RunSpec, release: str, error: Exception) -> RunResult:
+    """The result of a build that raised what nobody expects: a bug, here or in a library."""
+    return RunResult(
+        case=case.name,
+        precision=spec.precision,
+        candidate=release,
+        verdict=Verdict.ERROR,
+        reason=f"internal error: {type(error).__name__}: {error}",
+        evidence=tuple("".join(traceback.format_exception(error)).splitlines()[-6:]),
+        case_path=None if case.path is None else str(case.path),
+    )
 
 
 def part_name(case: Case, spec: RunSpec) -> str:

@@ -89,8 +89,8 @@ class RunDrift:
         old: the older release.
         new: the newer release.
         status: what it means for the exit status.
-        verdict: the gravest verdict of the outputs, or of the layers where those are graver; None if nothing
-            could be compared.
+        verdict: the gravest verdict of the outputs, or of the layers where no output moved; None if nothing could
+            be compared.
         reason: one line for a person: why.
         counts: how many outputs and layers have each verdict, by kind.
         worst: the output, or else the layer, that moved furthest in the direction of the verdict.

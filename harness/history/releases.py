@@ -39,6 +39,10 @@ Waivers = Mapping[str, Sequence[Waiver]]
 _UNJUDGED = {Verdict.ERROR.value: Status.ERROR, Verdict.SKIP.value: Status.SKIP, MISTAKE: Status.MISTAKE}
 
 
+_CALM = (DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE)
+_OF_LAYERS = {DriftVerdict.NEW_FAILURE: DriftVerdict.WORSE, DriftVerdict.FIXED: DriftVerdict.BETTER}
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two sets of rows that are held against each other.
@@ -241,6 +245,7 @@ def _summary(
 ) -> tuple[DriftVerdict | None, TensorDrift | None, dict[str, dict[DriftVerdict, int]]]:
     """The run's verdict, the tensor that it rests on, and how many tensors have each verdict.
 
+    Where the outputs moved, they decide: a fault that is gone may leave layers before it worse. Else the layers do.
     A layer beyond its gate fails no run, so what is a new failure of a layer is a drift to the worse of the run.
     """
     by_kind = {kind: [drift for name, drift in found if name == kind] for kind in (OUTPUT, LAYER)}
@@ -251,11 +256,11 @@ def _summary(
             counts[kind][drift.verdict] += 1
     outputs = worst_verdict([drift.verdict for drift in by_kind[OUTPUT]])
     layers = worst_verdict([drift.verdict for drift in by_kind[LAYER]])
-    if layers is DriftVerdict.NEW_FAILURE and outputs is not DriftVerdict.NEW_FAILURE:
-        layers = DriftVerdict.WORSE
-    if outputs is None or (layers is not None and SEVERITY[layers] > SEVERITY[outputs]):
-        return layers, worst_of(by_kind[LAYER]), counts
-    return outputs, worst_of(by_kind[OUTPUT]), counts
+    if outputs is not None and (
+        outputs not in _CALM or layers is None or SEVERITY[layers] <= SEVERITY[outputs]
+    ):
+        return outputs, worst_of(by_kind[OUTPUT]), counts
+    return None if layers is None else _OF_LAYERS.get(layers, layers), worst_of(by_kind[LAYER]), counts
 
 
 def _errors(pair: Pair, before: Engines, after: Engines) -> tuple[tuple[str, ...], Status]:

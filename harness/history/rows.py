@@ -24,9 +24,13 @@ _ENGINE_FACTS = ("tensorrt", "cuda", "driver", "gpu", "compute_capability")
 _LAYER_KEYS = ("name", "kind", "onnx_nodes", "precision", "tactic", "outputs")
 
 
-def hash_case(case: Case) -> str:
-    """SHA-256 of a case as it was understood, wherever its file is and whatever is let pass in it."""
-    document = case.model_dump(mode="json", exclude={"path", "description", "tags", "waivers"})
+#: What a case says besides the question: another model, seed or build option is another question, these are not.
+_BESIDES = frozenset({"path", "description", "tags", "waivers", "requires", "runs", "tolerances"})
+
+
+def hash_case(case: Case, *, whole: bool = False) -> str:
+    """SHA-256 of the question that a case asks: model, inputs, samples, seed, build options; `whole`: of it all."""
+    document = case.model_dump(mode="json", exclude={"path"} if whole else set(_BESIDES))
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
@@ -127,6 +131,8 @@ def _output(output: OutputResult, bench: Workbench, recording: Recording, first:
 def _layers(
     result: RunResult, bench: Workbench, recording: Recording, first: Recording | None
 ) -> Iterator[Row]:
+    if not result.layers:  # nor need there be a model
+        return
     nearest = _Nearest(bench.model.predecessors, frozenset(layer.tensor for layer in result.layers))
     for layer in result.layers:
         distance = None if first is None else recording.layer_distance(first, layer.tensor)

@@ -31,7 +31,7 @@ COLUMNS = (
     Column("time", "time", "when the build was judged, UTC"),
     Column("case", "text", "name of the case"),
     Column("case_path", "text", "the case file, or the model itself"),
-    Column("case_sha256", "text", "SHA-256 of the case as it was understood: another one is another question"),
+    Column("case_sha256", "text", "SHA-256 of what the case asks: model, inputs, samples, seed, build options"),
     Column("model_sha256", "text", "SHA-256 of the model"),
     Column("seed", "integer", "seed of the inputs"),
     Column("precision", "text", "the precision asked for"),

@@ -1,7 +1,7 @@
 """The history on disk: a folder of Parquet files, one for each run, never changed once they are there.
 
-    reports/history/20260131T020304Z-1f9a3c.parquet      a finished run
-    reports/history/20260131T020304Z-1f9a3c.parts/       a run under way, or interrupted: a file a case and precision
+    reports/history/20260131T020304512Z-1f9a3c.parquet   a finished run
+    reports/history/20260131T020304512Z-1f9a3c.parts/    a run under way, or interrupted: a file a case and precision
 
 Names are unique and files appear at once (written aside, then renamed), so any number of writers may share a
 folder. A finished run is its parts in one file; readers that meet both read the file.
@@ -78,7 +78,7 @@ class RunWriter:
 
     def __init__(self, folder: Path, plan: Mapping[str, Any], *, run: str | None = None) -> None:
         now = datetime.datetime.now(datetime.UTC)
-        self.run = run or f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        self.run = run or f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(3)}"
         self.folder = folder
         self.parts = folder / f"{self.run}{PARTS}"
         self.plan = dict(plan)
@@ -242,7 +242,7 @@ def _unfinished(parts: Path) -> RunInfo | None:
 
 
 def _run_info(document: Mapping[str, Any], path: Path) -> RunInfo:
-    started = datetime.datetime.strptime(document["run"][:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
+    started = datetime.datetime.strptime(document["run"][:15], "%Y%m%dT%H%M%S").replace(tzinfo=datetime.UTC)
     return RunInfo(
         run=document["run"],
         path=path,

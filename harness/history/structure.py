@@ -185,9 +185,7 @@ def _quantized(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChan
     for group in sorted(left):
         was = next((sorted(engine.fused_with(group[0]) - set(group)) for engine in old), [])
         old_text = f"fused with {', '.join(was[:_MOST_NODES])}" if was else "no layer of its own"
-        yield StructureChange(
-            Change.QDQ_LEFT, group, old_text, "a layer of its own", _all(old), _all(new)
-        )
+        yield StructureChange(Change.QDQ_LEFT, group, old_text, "a layer of its own", _all(old), _all(new))
 
 
 def _adds(engine: _Engine, node: str, ops: Mapping[str, str]) -> set[str]:

@@ -1,0 +1,207 @@
+"""Golden baselines and waivers: written on purpose, never in CI, with where they come from; and what they let pass."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+from history_rows import engine_rows, frame, tensor_rows
+
+import harness
+from harness.case import Waiver
+from harness.errors import GoldenError, UsageError
+from harness.golden.baselines import Baseline, BaselineStore, sm_of
+from harness.history import DriftOptions, DriftVerdict, Status
+from harness.history.noise import Floors
+from harness.history.releases import compare_pair, pairs_of
+
+CALM, NOISY, FAULTY = "emulator:fp16", "emulator:fp16,noise=0.2,seed=7", "emulator:fp16,plant=square@bf16"
+TODAY = datetime.date(2026, 6, 1)
+
+
+@pytest.fixture
+def drift(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+
+    def run(release: str, **options):
+        return harness.drift(
+            tmp_path / "cases",
+            environments=[release],
+            precisions=["fp16"],
+            options=DriftOptions(repeats=3),
+            history=tmp_path / "h",
+            **options,
+        )
+
+    return run
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "golden" / "clean" / "emulator" / "fp16.json"
+
+
+def test_without_a_baseline_there_is_nothing_to_compare_and_nothing_is_written(
+    tiny_cases, drift, path
+) -> None:
+    tiny_cases("clean")
+    report = drift(CALM)
+    (run,) = report.runs
+    assert (run.verdict, report.exit_code) == (None, 0)
+    assert "no baseline; --baseline-update writes one" in run.reason
+    assert not path.exists()
+
+
+def test_a_baseline_is_written_on_purpose_and_holds_what_it_comes_from(tiny_cases, drift, path: Path) -> None:
+    tiny_cases("clean")
+    report = drift(CALM, baseline_update=True)
+    assert report.written == (str(path),)
+    document = json.loads(path.read_text())
+    assert (document["case"], document["precision"], document["sm"]) == ("clean", "fp16", "emulator")
+    source = document["provenance"]
+    assert source["release"] == CALM
+    assert source["onnxruntime"]
+    assert source["date"] == datetime.datetime.now(datetime.UTC).date().isoformat()
+    assert source["run"] == report.run
+    lines = path.read_text().splitlines()
+    assert sum('"tensor":' in line for line in lines) == len(document["tensors"]), "a line for each tensor"
+    assert {len(tensor["errors"]) for tensor in document["tensors"]} == {3}
+
+
+def test_a_release_is_held_against_its_baseline(tiny_cases, drift, path: Path) -> None:
+    tiny_cases("clean")
+    drift(CALM, baseline_update=True)
+    report = drift(CALM)
+    assert [run.verdict for run in report.runs] == [DriftVerdict.SAME]
+    assert report.old.startswith("baseline of emulator:fp16, ")
+    report = drift(FAULTY)
+    (run,) = report.runs
+    assert (run.status, report.exit_code) == (Status.FAIL, 1)
+    assert [origin.node for origin in run.origins] == ["square"]
+
+
+def test_an_update_rewrites_what_drifted_with_its_past_and_leaves_noise_alone(
+    tiny_cases, drift, path: Path
+) -> None:
+    tiny_cases("clean")
+    drift("emulator:fp16,noise=0.2,seed=1", baseline_update=True)
+    first = path.read_text()
+    assert drift(NOISY, baseline_update=True).written == ()
+    assert path.read_text() == first
+    assert drift("emulator:bf16", baseline_update=True).written == (str(path),)
+    baseline = Baseline.model_validate_json(path.read_text())
+    assert baseline.provenance.release == "emulator:bf16"
+    (change,) = baseline.changes
+    assert change.replaced.release == "emulator:fp16,noise=0.2,seed=1"
+    assert "error" in change.because
+
+
+def test_in_ci_nothing_is_built_for_an_update(
+    tiny_cases, drift, path: Path, monkeypatch, tmp_path: Path
+) -> None:
+    tiny_cases("clean")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(GoldenError, match="where CI is set"):
+        drift(CALM, baseline_update=True)
+    assert not (tmp_path / "h").exists()
+    drift(CALM)  # comparing is allowed
+
+
+def test_baselines_are_those_of_one_release(tiny_cases) -> None:
+    with pytest.raises(UsageError, match="one release"):
+        harness.drift(tiny_cases("clean"), environments=[CALM, NOISY], baseline_update=True)
+
+
+def test_a_baseline_of_another_case_fails_the_run_until_it_is_rewritten(
+    tiny_cases, drift, path: Path
+) -> None:
+    folder = tiny_cases("clean")
+    drift(CALM, baseline_update=True)
+    case = folder / "clean.case.yaml"
+    case.write_text(case.read_text() + "seed: 5\n")
+    report = drift(CALM)
+    assert (report.runs[0].status, report.exit_code) == (Status.FAIL, 1)
+    assert "the case is another one" in report.runs[0].reason
+    drift(CALM, baseline_update=True)
+    assert drift(CALM).exit_code == 0
+    case.write_text(case.read_text() + "description: another\ntolerances: [{nrmse: 0.5}]\n")
+    assert drift(CALM).exit_code == 0, "neither changes a number"
+
+
+def test_a_damaged_baseline_is_named(tiny_cases, drift, path: Path) -> None:
+    tiny_cases("clean")
+    drift(CALM, baseline_update=True)
+    path.write_text(path.read_text()[:-30])
+    with pytest.raises(GoldenError, match=r"damaged.*fp16\.json|fp16\.json.*damaged"):
+        drift(CALM)
+
+
+def test_numbers_without_end_survive(tmp_path: Path, tiny_cases, drift, monkeypatch) -> None:
+    tiny_cases("failing")
+    drift(CALM, baseline_update=True)
+    store = BaselineStore(tmp_path / "golden")
+    baseline = store.load("failing", "emulator", "fp16")
+    assert baseline is not None
+    assert float("inf") in {error for tensor in baseline.tensors for error in tensor.errors}
+    assert [run.verdict for run in drift(CALM).runs] == [DriftVerdict.SAME]
+
+
+def test_architectures_and_names_of_folders(tmp_path: Path) -> None:
+    assert (sm_of("9.0"), sm_of("12.1"), sm_of(None)) == ("sm90", "sm121", "emulator")
+    with pytest.raises(GoldenError, match="cannot be the name"):
+        BaselineStore(tmp_path).path("../evil", "sm90", "fp16")
+
+
+# --- waivers ------------------------------------------------------------------------------------------------
+
+
+def judged(*waivers: Waiver, today: datetime.date = TODAY, new: list[float] | None = None, **engine):
+    table = frame(
+        engine_rows("old"),
+        engine_rows("new", tensorrt="10.13.3", **engine),
+        tensor_rows("old", [1e-3, 1.01e-3, 0.99e-3]),
+        tensor_rows("new", new or [3e-3] * 3),
+    )
+    (pair,) = pairs_of(table, ("old", "new"))
+    (run,) = compare_pair(table, pair, floors=Floors(), waivers={"net": waivers}, today=today).runs
+    return run
+
+
+def waiver(**changes) -> Waiver:
+    return Waiver.model_validate(
+        {"reason": "known, fixed in 10.14", "expires": "2026-12-31", "tensorrt": "==10.13.*", **changes}
+    )
+
+
+def test_a_waiver_turns_a_known_drift_into_an_expected_one() -> None:
+    assert judged().status is Status.FAIL
+    run = judged(waiver())
+    assert (run.status, run.verdict) == (Status.XFAIL, DriftVerdict.WORSE)
+    assert "waived until 2026-12-31: known, fixed in 10.14" in run.reason
+
+
+def test_an_expired_waiver_is_a_failure_that_says_so() -> None:
+    assert judged(waiver(), today=datetime.date(2026, 12, 31)).status is Status.XFAIL
+    run = judged(waiver(), today=datetime.date(2027, 1, 1))
+    assert run.status is Status.FAIL
+    assert "the waiver expired on 2026-12-31: known" in run.reason
+
+
+@pytest.mark.parametrize("other", [{"tensorrt": ">=10.14"}, {"precision": "bf16"}, {"environment": "trt-9*"}])
+def test_a_waiver_of_something_else_changes_nothing(other: dict[str, str]) -> None:
+    run = judged(waiver(**other))
+    assert (run.status, run.waived) == (Status.FAIL, None)
+
+
+def test_a_waiver_may_cover_an_engine_that_cannot_be_built() -> None:
+    broken = {"verdict": "error", "reason": "no implementation"}
+    assert judged(**broken).status is Status.ERROR
+    assert judged(waiver(), **broken).status is Status.XFAIL
+
+
+def test_a_waiver_without_a_drift_is_not_spoken_of() -> None:
+    run = judged(waiver(), new=[1e-3, 1e-3, 1.01e-3])
+    assert run.status is Status.PASS
+    assert "waive" not in run.reason

@@ -1,0 +1,284 @@
+"""The matrix over real builds: emulated releases, and engines of a real worker whose kernels are ONNX Runtime's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from graphs import norm_chain
+
+import harness
+import harness.backends.tensorrt as client
+from harness.environments import Environment, Supervisor
+from harness.errors import EnvironmentConfigError, NothingSelectedError, UsageError
+from harness.history import CacheUse, DriftOptions, DriftVerdict, LayerBuilds, Status
+from harness.history.matrix import select_specs
+from harness.history.store import list_runs
+from harness.judge import select_cases
+from harness.tensors.precision import Precision
+
+OLD, NEW = "emulator:fp16,noise=0.2,seed=1", "emulator:fp16,noise=0.2,seed=2"
+ADAPTER = Path(__file__).parent.parent / "backends" / "cpu_engine.py"
+
+
+@pytest.fixture
+def drift(tmp_path: Path):
+    def run(targets: Any, *releases: str, **options: Any):
+        chosen = {
+            name: options.pop(name) for name in ("repeats", "layers", "timing_cache") if name in options
+        }
+        return harness.drift(
+            targets, environments=releases, history=tmp_path / "h", options=DriftOptions(**chosen), **options
+        )
+
+    return run
+
+
+def test_the_same_release_under_another_seed_does_not_drift(tiny_cases, drift) -> None:
+    report = drift(tiny_cases("clean"), OLD, NEW)
+    (run,) = report.runs
+    assert (run.status, run.verdict, report.exit_code) == (Status.PASS, DriftVerdict.WITHIN_NOISE, 0)
+    assert report.newer == (NEW,)
+    frame = report.to_frame()
+    assert set(frame["verdict"]) <= {"within noise", "same"}
+    assert (frame["noise"] >= 0).all()
+
+
+def test_equal_releases_have_the_same_bits(tiny_cases, drift) -> None:
+    report = drift(tiny_cases("clean"), "emulator:fp16", "emulator:fp16,seed=1")
+    assert set(report.to_frame()["verdict"]) == {"same"}
+    assert "same bits" in report.runs[0].reason
+
+
+def test_a_planted_fault_is_found_at_its_node_with_the_command_that_goes_on(tiny_cases, drift) -> None:
+    folder = tiny_cases("clean")
+    report = drift(folder, OLD, f"{NEW},plant=square@bf16")
+    (run,) = report.runs
+    assert (run.status, report.exit_code) == (Status.FAIL, 1)
+    assert run.verdict in (DriftVerdict.WORSE, DriftVerdict.NEW_FAILURE)
+    assert [origin.node for origin in run.origins] == ["square"]
+    assert run.command == f"harness diagnose {folder / 'clean.case.yaml'} --precision fp16"
+    assert [change.nodes for change in run.structure] == [("square",)]
+
+
+def test_releases_may_be_precisions(tiny_cases, drift) -> None:
+    report = drift(tiny_cases("clean", "expected"), "emulator:fp16", "emulator:bf16", repeats=1)
+    verdicts = {run.case: run.verdict for run in report.runs}
+    assert verdicts["clean"] in (DriftVerdict.WORSE, DriftVerdict.NEW_FAILURE)
+    assert verdicts["expected"] is DriftVerdict.FIXED, "BF16 does not overflow"
+    assert {run.precision for run in report.runs} == {Precision.FP16}
+
+
+def test_several_newer_releases_are_held_against_the_first(tiny_cases, drift) -> None:
+    report = drift(tiny_cases("clean"), OLD, NEW, f"{NEW},plant=square@bf16", repeats=3)
+    assert [(run.old, run.new, run.status) for run in report.runs] == [
+        (OLD, NEW, Status.PASS),
+        (OLD, f"{NEW},plant=square@bf16", Status.FAIL),
+    ]
+    assert len(report.to_frame()["release"].unique()) == 2
+
+
+def test_every_number_can_be_traced_to_the_history(tiny_cases, drift, tmp_path: Path) -> None:
+    report = drift(tiny_cases("clean"), OLD, NEW, repeats=2)
+    (file,) = report.files
+    rows = harness.load_history(file)
+    assert set(rows["kind"]) == {"output", "layer", "engine"}
+    judged = report.to_frame().set_index(["kind", "tensor", "sample"])
+    for (kind, tensor, sample), one in judged.iterrows():
+        mine = rows[(rows["kind"] == kind) & (rows["tensor"] == tensor) & (rows["sample"] == sample)]
+        for side, release in (("old", OLD), ("new", NEW)):
+            errors = mine.loc[mine["release"] == release, "error"].astype(float)
+            assert errors.mean() == pytest.approx(one[side], rel=1e-6)
+            assert len(errors) == one[f"{side}_builds"] == 2
+    assert rows["model_sha256"].nunique() == 1
+    assert rows.loc[rows["kind"] == "engine", "structure"].notna().all()
+
+
+def test_an_interrupted_matrix_goes_on_where_it_was(tiny_cases, drift, tmp_path: Path) -> None:
+    folder = tiny_cases("clean", "expected", "failing")
+
+    def stop(event: Any) -> None:
+        if event.case == "expected" and event.kind == "start" and event.candidate.startswith(NEW):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drift(folder, OLD, NEW, repeats=2, progress=stop)
+    (info,) = list_runs(tmp_path / "h")
+    assert not info.finished
+    judged = []
+    report = drift(
+        folder,
+        OLD,
+        NEW,
+        repeats=2,
+        resume=True,
+        progress=lambda event: event.result and judged.append(event.case),
+    )
+    assert "clean" not in judged, "what was there is not built again"
+    assert judged.count("expected") == 4
+    assert {run.case for run in report.runs} == {"clean", "expected", "failing"}
+    assert report.run == info.run
+
+
+def test_a_wrong_case_leaves_a_row_and_the_others_go_on(tiny_cases, drift) -> None:
+    report = drift(tiny_cases("clean", "mistaken", "skipped"), OLD, NEW, repeats=2)
+    statuses = {run.case: run.status for run in report.runs}
+    assert statuses == {"clean": Status.PASS, "mistaken": Status.MISTAKE, "skipped": Status.SKIP}
+    assert report.exit_code == 2
+    mistaken = next(run for run in report.runs if run.case == "mistaken")
+    assert "skale" in mistaken.reason
+
+
+def test_a_surprise_ends_one_run_and_not_the_night(tiny_cases, drift, monkeypatch) -> None:
+    from harness.history.emulated import EmulatedBuild
+
+    evaluate = EmulatedBuild.evaluate
+
+    def fail(self: EmulatedBuild, *arguments: Any) -> Any:
+        if self.model.name == "clean" and self.name == NEW:
+            raise MemoryError("no room")
+        return evaluate(self, *arguments)
+
+    monkeypatch.setattr(EmulatedBuild, "evaluate", fail)
+    report = drift(tiny_cases("clean", "failing"), OLD, NEW, repeats=2)
+    assert {run.case: run.status for run in report.runs} == {"clean": Status.ERROR, "failing": Status.PASS}
+    assert "internal error: MemoryError: no room" in report.runs[0].reason
+    assert report.exit_code == 3
+
+
+def test_what_cannot_be_meant_is_refused_before_anything_is_built(tiny_cases, drift, tmp_path: Path) -> None:
+    folder = tiny_cases("clean")
+    for releases, error in [
+        ((OLD, OLD), UsageError), ((OLD, "trt-9.9"), EnvironmentConfigError), ((), UsageError),
+        ((OLD, "emulator:fp99"), UsageError),
+    ]:  # fmt: skip
+        with pytest.raises(error):
+            drift(folder, *releases)
+    with pytest.raises(UsageError, match="once or more"):
+        drift(folder, OLD, NEW, repeats=0)
+    with pytest.raises(NothingSelectedError):
+        drift(folder, OLD, NEW, precisions=["fp8"])
+    assert not (tmp_path / "h").exists()
+
+
+def test_which_runs_are_asked_for(tiny_cases) -> None:
+    cases = select_cases(tiny_cases("clean"))
+
+    def asked(*releases: str, precisions: tuple[Precision, ...] = ()) -> list[str]:
+        return [spec.precision.value for _, spec in select_specs(cases, releases, precisions)]
+
+    assert asked("emulator:bf16", "emulator:fp16") == ["bf16"]
+    assert asked("emulator:fp8", "emulator:fp16") == ["fp8"], "although the case does not ask for it"
+    assert asked("emulator", "emulator,seed=1") == ["fp32", "fp16", "bf16"]
+    assert asked("emulator:bf16", "trt-8.6") == ["fp32", "fp16", "bf16"]
+    assert asked("emulator:bf16", "emulator:fp16", precisions=(Precision.FP32,)) == ["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (CacheUse.BOTH, [True, False, False]),
+        (CacheUse.WITH, [True] * 3),
+        (CacheUse.WITHOUT, [False] * 3),
+    ],
+)
+def test_which_builds_use_the_timing_cache(choice: CacheUse, expected: list[bool]) -> None:
+    options = DriftOptions(timing_cache=choice)
+    assert [build.timing_cache for build in options.builds("trt-8.6")] == expected
+    assert [build.timing_cache for build in options.builds("emulator:fp16")] == [None] * 3
+
+
+# --- engines of a worker ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engines")
+    onnx.save(norm_chain(), folder / "m.onnx")
+    (folder / "norm.case.yaml").write_text(
+        "model: {path: m.onnx}\ninputs: {x: [5, 16]}\nsamples: 2\nruns: [fp16]\n"
+    )
+    (folder / "broken.case.yaml").write_text(
+        "model: {path: m.onnx}\ninputs: {x: [5, 16]}\nruns: [fp16]\nbuild: {workspace_mib: 1}\n"
+    )
+    return folder
+
+
+@pytest.fixture
+def workers(monkeypatch, tmp_path: Path) -> Iterator[list[Any]]:
+    """Two environments with real workers; every build request is seen."""
+    (tmp_path / "harness.toml").write_text(
+        f'[environments.old]\npython = "{sys.executable}"\n[environments.new]\npython = "{sys.executable}"\n'
+    )
+    monkeypatch.setenv("HARNESS_CONFIG", str(tmp_path / "harness.toml"))
+    monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path / "s"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    made: dict[str, Supervisor] = {}
+    requests: list[Any] = []
+
+    def supervisor(environment: Environment) -> Supervisor:
+        if environment.name not in made:
+            made[environment.name] = Supervisor(environment, adapter=ADAPTER)
+        one = made[environment.name]
+        if not hasattr(one, "spied"):
+            ask = one.ask
+
+            def spy(request: Any, *rest: Any) -> Any:
+                if type(request).__name__ == "BuildRequest":
+                    requests.append((environment.name, request))
+                return ask(request, *rest)
+
+            one.ask = one.spied = spy  # type: ignore[method-assign,attr-defined]
+        return one
+
+    monkeypatch.setattr(client, "shared_supervisor", supervisor)
+    yield requests
+    for one in made.values():
+        one.close()
+
+
+def test_each_build_of_an_engine_is_a_new_one(engine_case: Path, drift, workers, tmp_path: Path) -> None:
+    report = drift(engine_case / "norm.case.yaml", "old", "new", repeats=3)
+    (run,) = report.runs
+    assert (run.status, run.verdict) == (Status.PASS, DriftVerdict.SAME)
+    plain = [(name, request.options.get("timing_cache")) for name, request in workers if not request.marks]
+    assert plain == [(name, cached) for name in ("old", "new") for cached in (True, False, False)]
+    marked = [name for name, request in workers if request.marks]
+    assert marked == ["old"] * 3 + ["new"] * 3, "each build is observed by a build of its own"
+    rows = harness.load_history(tmp_path / "h")
+    engines = rows[rows["kind"] == "engine"]
+    assert engines["tensorrt"].unique().tolist() == ["8.6.0"]
+    assert engines["latency_ms"].tolist() == [1.0] * 6
+    assert engines["timing_cache"].tolist() == [True, False, False] * 2
+    assert engines["faithful"].astype(bool).all()
+    assert set(report.engines["quantity"]) == {"latency", "engine size", "build time"}
+    assert report.fingerprint["environments"]["old"]["tensorrt"] == "8.6.0"
+    assert run.command.endswith("norm.case.yaml --precision fp16 --env new")
+
+
+@pytest.mark.parametrize(("layers", "observed"), [(LayerBuilds.FIRST, 1), (LayerBuilds.NONE, 0)])
+def test_observing_fewer_builds_saves_theirs(engine_case: Path, drift, workers, layers, observed) -> None:
+    report = drift(engine_case / "norm.case.yaml", "old", "new", repeats=2, layers=layers)
+    assert sum(bool(request.marks) for _, request in workers) == 2 * observed
+    judged = report.to_frame()
+    assert ("layer" in set(judged["kind"])) == bool(observed)
+    assert judged.loc[judged["kind"] == "layer", "noise"].isna().all()
+
+
+def test_an_engine_that_cannot_be_built_leaves_a_row_and_the_run_goes_on(
+    engine_case: Path, drift, workers
+) -> None:
+    report = drift(engine_case, "old", "new", repeats=2)
+    statuses = {run.case: run.status for run in report.runs}
+    assert statuses == {"broken": Status.ERROR, "norm": Status.PASS}
+    assert report.exit_code == 3
+    broken = next(run for run in report.runs if run.case == "broken")
+    assert "no implementation" in broken.reason
+    assert {error.split(":")[0] for error in broken.errors} == {"old", "new"}
+    failed = [request for _, request in workers if request.options.get("workspace_mib") == 1]
+    assert len(failed) == 2, "what failed once is not built again"

@@ -1,0 +1,226 @@
+"""The history on disk: what is written can be read, files appear at once, runs are kept apart and resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import harness
+from harness.errors import HistoryError
+from harness.history.schema import COLUMNS, METADATA_KEY, NAMES, NEEDED, arrow_schema
+from harness.history.store import RunWriter, interrupted, list_newest, list_runs, opened
+
+PLAN: dict[str, Any] = {
+    "releases": ["old", "new"],
+    "repeats": 3,
+    "cases": {"net": "abc"},
+    "command": "harness drift",
+}
+TIME = datetime.datetime(2026, 1, 31, 2, 3, 4, tzinfo=datetime.UTC)
+
+
+def row(case: str = "net", **columns: Any) -> dict[str, Any]:
+    return {
+        "run": "r",
+        "time": TIME,
+        "case": case,
+        "release": "old",
+        "kind": "layer",
+        "error": 1.5e-3,
+        **columns,
+    }
+
+
+def write_run(folder: Path, *cases: str, plan: dict[str, Any] = PLAN) -> str:
+    with RunWriter(folder, plan) as writer:
+        for case in cases:
+            writer.write(case, [row(case)])
+        writer.finish({"onnxruntime": "1.20"})
+    return writer.run
+
+
+def interrupt(folder: Path) -> str:
+    """Leave a run that ended after its first part, and return its id."""
+    with contextlib.suppress(KeyboardInterrupt), RunWriter(folder, PLAN) as writer:
+        writer.write("a", [row("a")])
+        raise KeyboardInterrupt
+    return writer.run
+
+
+def test_a_run_is_one_file_with_its_fingerprint(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a", "b")
+    assert [path.name for path in tmp_path.iterdir()] == [f"{run}.parquet"]
+    (info,) = list_runs(tmp_path)
+    assert (info.run, info.releases, info.repeats, info.finished) == (run, ("old", "new"), 3, True)
+    assert info.fingerprint == {"onnxruntime": "1.20"}
+    assert info.command == "harness drift"
+    frame = harness.load_history(tmp_path)
+    assert list(frame.columns) == list(NAMES)
+    assert list(frame["case"]) == ["a", "b"]
+    assert frame["error"].tolist() == pytest.approx([1.5e-3] * 2)
+    assert frame["time"][0] == TIME
+
+
+def test_every_value_survives(tmp_path: Path) -> None:
+    values = {
+        "text": "β/layer:0", "time": TIME, "integer": 2**40, "number": 0.25, "flag": True, "texts": ["t1", "t2"]
+    }  # fmt: skip
+    with RunWriter(tmp_path, PLAN) as writer:
+        writer.write("one", [{column.name: values[column.kind] for column in COLUMNS}, {}])
+        writer.finish({})
+    frame = harness.load_history(tmp_path)
+    for column in COLUMNS:
+        found = frame[column.name][0]
+        assert (list(found) if column.kind == "texts" else found) == values[column.kind], column.name
+        assert frame[column.name].isna()[1]
+
+
+def test_columns_are_documented_and_the_schema_is_theirs() -> None:
+    assert len(set(NAMES)) == len(NAMES)
+    assert all(column.meaning and not column.meaning.endswith(".") for column in COLUMNS)
+    assert arrow_schema().names == list(NAMES)
+    assert set(NEEDED) <= set(NAMES)
+
+
+def test_a_misspelled_column_is_refused(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, PLAN) as writer, pytest.raises(AssertionError, match="no column eror"):
+        writer.write("a", [{"eror": 1.0}])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_chosen_columns_and_the_newest_runs_are_read(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_run(tmp_path, name)
+    frame = harness.load_history(tmp_path, columns=["case", "error"], last=2)
+    assert list(frame.columns) == ["case", "error"]
+    assert len(frame) == 2
+    with pytest.raises(HistoryError, match="no column 'eror'"):
+        harness.load_history(tmp_path, columns=["eror"])
+
+
+def test_a_file_alone_can_be_loaded(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, name) for name in ("a", "b")]
+    file = next(path for path in tmp_path.iterdir() if runs[0] in path.name)
+    assert list(harness.load_history(file)["case"]) == ["a"]
+
+
+def test_where_there_is_no_history(tmp_path: Path) -> None:
+    with pytest.raises(HistoryError, match="holds no history"):
+        harness.load_history(tmp_path / "nowhere")
+
+
+def test_an_interrupted_run_keeps_what_it_had(tmp_path: Path) -> None:
+    run = interrupt(tmp_path)
+    (info,) = list_runs(tmp_path)
+    assert not info.finished
+    assert list(harness.load_history(tmp_path)["case"]) == ["a"]
+    assert interrupted(tmp_path) == run
+
+
+def test_a_resumed_run_goes_on_and_becomes_one_file(tmp_path: Path) -> None:
+    run = interrupt(tmp_path)
+    with opened(tmp_path, {**PLAN, "command": "another"}, resume=True) as again:
+        assert again.run == run
+        assert again.done() == {"a"}
+        again.write("b", [row("b")])
+        again.finish({})
+    assert [info.finished for info in list_runs(tmp_path)] == [True]
+    assert list(harness.load_history(tmp_path)["case"]) == ["a", "b"]
+    with pytest.raises(HistoryError, match="no interrupted run"):
+        interrupted(tmp_path)
+
+
+def test_another_matrix_is_not_resumed(tmp_path: Path) -> None:
+    run = interrupt(tmp_path)
+    changed = {**PLAN, "repeats": 5, "cases": {"net": "xyz"}}
+    with pytest.raises(HistoryError, match="something else: cases, repeats changed"):
+        RunWriter(tmp_path, changed, run=run)
+
+
+def test_a_run_that_is_being_written_is_not_resumed(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, PLAN) as writer:
+        writer.write("a", [row()])
+        with pytest.raises(HistoryError, match="another process"), RunWriter(tmp_path, PLAN, run=writer.run):
+            pass
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a")
+    path = tmp_path / f"{run}.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(HistoryError, match=run):
+        list_runs(tmp_path)
+    path.unlink()
+    path.write_text("no parquet")
+    with pytest.raises(HistoryError, match="no file of the history"):
+        list_runs(tmp_path)
+
+
+def test_the_newest_runs_of_a_release_are_found_from_the_end(tmp_path: Path) -> None:
+    for number, releases in enumerate((["a"], ["b"], ["a", "b"], ["c"])):
+        with RunWriter(tmp_path, {**PLAN, "releases": releases}) as writer:
+            writer.run = f"2026010{number + 1}T000000Z-000000"
+            writer.parts = tmp_path / f"{writer.run}.parts"
+            writer.parts.mkdir()
+            writer.write("one", [row()])
+            writer.finish({})
+    assert [info.run[7] for info in list_newest(tmp_path, 2, release="a")] == ["1", "3"]
+    assert [info.run[7] for info in list_newest(tmp_path, 1)] == ["4"]
+
+
+def _write_many(folder: Path, name: str, count: int) -> None:
+    for number in range(count):
+        write_run(folder, f"{name}{number}")
+
+
+def _write_until_killed(folder: Path) -> None:
+    with RunWriter(folder, PLAN) as writer:
+        for number in range(100_000):
+            writer.write(f"p{number % 7}", [row(f"k{number}")] * 50)
+
+
+def test_parallel_writers_lose_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_write_many, args=(tmp_path, name, 6)) for name in "xyz"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    frame = harness.load_history(tmp_path)
+    assert sorted(frame["case"].astype(str)) == sorted(
+        f"{name}{number}" for name in "xyz" for number in range(6)
+    )
+    assert frame["run"].notna().all()
+    assert len(list_runs(tmp_path)) == 18
+
+
+def test_a_killed_writer_leaves_whole_parts_that_can_be_resumed(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_write_until_killed, args=(tmp_path,))
+    process.start()
+    while len(list(tmp_path.glob("*.parts/*.parquet"))) < 3:
+        assert process.is_alive()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    frame = harness.load_history(tmp_path)
+    assert (frame.groupby(frame["case"].astype(str)).size() == 50).all()
+    with opened(tmp_path, PLAN, resume=True) as writer:
+        assert len(writer.done()) >= 3
+
+
+def test_any_parquet_reader_finds_the_fingerprint(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a")
+    metadata = pq.read_schema(tmp_path / f"{run}.parquet").metadata
+    document = json.loads(metadata[METADATA_KEY])
+    assert document["schema"] == "harness.history/1"
+    assert document["fingerprint"] == {"onnxruntime": "1.20"}
