@@ -1,10 +1,10 @@
 """The real adapter in a real worker, on the double of the TensorRT release in the variable RELEASE.
 
-    NOISE     how far measured times of tactics are off, as a share
-    SEED      of that noise
-    WRONG     LAYER=TACTIC: an engine whose layer has this tactic computes nonsense; LAYER=TACTIC@HALF: if it
-              writes this type
-    DEAF      a layer that does not take what is forced
+NOISE     how far measured times of tactics are off, as a share
+SEED      of that noise
+WRONG     LAYER=TACTIC: an engine whose layer has this tactic computes nonsense; LAYER=TACTIC@HALF: if it
+          writes this type
+DEAF      a layer that does not take what is forced
 """
 
 import os
