@@ -344,7 +344,7 @@ def test_a_file_must_lie_in_the_range_of_the_case(folder):
         ("data.npy", b"", "data.npy: input 'x': not a readable .npy file"),
         ("data.npz", b"PK\x03\x04 nothing", "data.npz: input 'x': not a readable .npz file"),
         ("data.npz", b"x" * 20, "data.npz: input 'x': not a readable .npz file"),
-        ("data.safetensors", b"\xff" * 20, "data.safetensors: input 'x': not a readable tensor file"),
+        ("data.safetensors", b"\xff" * 20, "data.safetensors: input 'x': not a readable safetensors file"),
         ("data.pb", b"\xff" * 20, "data.pb: input 'x': not a readable .pb file"),
         ("data.pb", b"", "data.pb: input 'x': not an ONNX TensorProto"),
         (
