@@ -1,0 +1,192 @@
+"""`harness drift` and `harness history` on real, tiny cases."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.cli import main
+
+OLD, NEW = "emulator:fp16,noise=0.2,seed=1", "emulator:fp16,noise=0.2,seed=2"
+FAULTY = f"{NEW},plant=square@bf16"
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def harness(capsys):
+    def run(*arguments: object) -> tuple[int, str, str]:
+        status = main([*map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def drift(harness, *arguments: object, new: str = NEW, repeats: int = 2):
+    return harness("drift", "cases", "-e", OLD, "-e", new, "-k", repeats, *arguments)
+
+
+def test_calm_releases_exit_with_0_and_leave_a_run(tiny_cases, harness) -> None:
+    tiny_cases("clean")
+    status, out, errors = drift(harness)
+    assert status == 0
+    assert "≈ within noise" in out
+    assert "Nothing moved beyond noise on emulator:fp16" in out
+    assert errors.splitlines()[0].startswith(f"[1/4] clean at fp16 on {OLD} build 1: pass, nrmse ")
+    assert len(list(Path("reports/history").glob("*.parquet"))) == 1
+
+
+def test_a_fault_exits_with_1_and_names_node_and_command(tiny_cases, harness) -> None:
+    tiny_cases("clean")
+    status, out, _ = drift(harness, new=FAULTY, repeats=3)
+    assert status == 1
+    assert "square (Mul)" in out
+    assert "harness diagnose cases/clean.case.yaml --precision fp16" in out
+
+
+def test_every_report_is_written_and_no_temporary_file_stays(tiny_cases, harness, tmp_path: Path) -> None:
+    tiny_cases("clean")
+    files = ["d.html", "d.md", "d.json", "d.csv", "d.parquet"]
+    drift(
+        harness, "--html", "d.html", "--markdown", "d.md", "--json", "d.json", "--table", "d.csv",
+        "--table", "d.parquet", new=FAULTY, repeats=3,
+    )  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["cases", "reports", *files])
+    assert json.loads(Path("d.json").read_text())["schema"] == "harness.drift/1"
+    csv, parquet = pd.read_csv("d.csv"), pd.read_parquet("d.parquet")
+    assert list(csv.columns) == list(parquet.columns)
+    assert len(csv) == len(parquet) > 0
+
+
+def test_json_on_stdout_stands_alone(tiny_cases, harness) -> None:
+    tiny_cases("clean")
+    _, out, errors = drift(harness, "--json", "-", "--quiet")
+    assert json.loads(out)["exit_code"] == 0
+    assert "Nothing moved" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["drift", "cases", "-e", OLD, "-e", OLD], "named twice"),
+        (["drift", "cases", "-e", "emulator:fp17"], "no precision"),
+        (["drift", "cases", "-e", "trt-8.6", "-e", OLD], "trt-8.6"),
+        (["drift", "cases", "-e", OLD, "-e", NEW, "--repeats", "0"], "once or more"),
+        (["drift", "cases", "-e", OLD, "-e", NEW, "--html", "cases"], "is a folder"),
+        (["drift", "cases", "-e", OLD, "-e", NEW, "--table", "x.xlsx"], "name a .csv or a .parquet"),
+        (["drift", "cases", "-e", OLD, "-e", NEW, "--min-effect", "-1"], "0 or more"),
+        (["drift", "cases", "-e", OLD, "-e", NEW, "--resume"], "no interrupted run"),
+        (["drift", "cases", "-e", OLD, "-e", NEW, "--baseline-update"], "one release"),
+        (["history", "list"], "holds no history"),
+        (["history", "show", "--env", "x"], "add --last 30"),
+        (["history", "export", "x.txt"], "name a .csv or a .parquet"),
+    ],
+)
+def test_mistakes_exit_with_2_and_run_nothing(
+    tiny_cases, harness, arguments: list[str], message: str
+) -> None:
+    tiny_cases("clean")
+    status, out, errors = harness(*arguments)
+    assert status == 2
+    assert message in errors
+    assert out == ""
+    assert not Path("reports/history").exists() or not list(Path("reports/history").iterdir())
+
+
+def test_annotations_are_printed_in_github_actions_or_when_asked(tiny_cases, harness, monkeypatch) -> None:
+    tiny_cases("clean")
+    _, out, _ = drift(harness, new=FAULTY, repeats=3)
+    assert "::error" not in out
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    _, out, _ = drift(harness, new=FAULTY, repeats=3)
+    assert "\n::error file=cases/clean.case.yaml,line=3,title=" in out
+    _, out, _ = drift(harness, "--no-annotate", new=FAULTY, repeats=3)
+    assert "::error" not in out
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_resumes(tiny_cases, harness, monkeypatch) -> None:
+    tiny_cases("clean", "failing")
+    from harness.judge import Judge
+
+    run, seen = Judge.run, []
+
+    def stop(self, case, *arguments):
+        if case.name == "failing" and not seen:
+            seen.append(case.name)
+            raise KeyboardInterrupt
+        return run(self, case, *arguments)
+
+    monkeypatch.setattr(Judge, "run", stop)
+    status, _, errors = drift(harness)
+    assert status == 130
+    assert "go on with --resume" in errors
+    status, _, errors = drift(harness, "--resume")
+    assert status == 0
+    assert "clean at" not in errors
+    assert "failing at" in errors
+
+
+def test_baselines_are_written_compared_and_refused_in_ci(tiny_cases, harness, monkeypatch) -> None:
+    tiny_cases("clean")
+    status, out, _ = harness("drift", "cases", "-e", "emulator:fp16")
+    assert (status, "there is no baseline; --baseline-update writes one" in out) == (0, True)
+    status, _, errors = harness("drift", "cases", "-e", "emulator:fp16", "--baseline-update")
+    assert status == 0
+    assert "golden/clean/emulator/fp16.json" in errors
+    assert harness("drift", "cases", "-e", "emulator:fp16")[0] == 0
+    assert harness("drift", "cases", "-e", "emulator:bf16", "-p", "fp16")[0] == 1
+    monkeypatch.setenv("CI", "true")
+    status, _, errors = harness("drift", "cases", "-e", "emulator:bf16", "-p", "fp16", "--baseline-update")
+    assert (status, "where CI is set" in errors) == (2, True)
+    monkeypatch.delenv("CI")
+    assert harness("drift", "cases", "-e", "emulator:bf16", "-p", "fp16", "--baseline-update")[0] == 0
+    assert harness("drift", "cases", "-e", "emulator:bf16", "-p", "fp16")[0] == 0
+
+
+def test_the_history_is_listed_shown_and_exported(tiny_cases, harness) -> None:
+    tiny_cases("clean")
+    drift(harness, new=FAULTY, repeats=3)
+    drift(harness)
+    status, out, _ = harness("history", "list")
+    assert status == 0
+    runs = [line.split()[0] for line in out.splitlines() if "finished" in line]
+    assert len(runs) == 2
+    status, out, _ = harness("history", "show", runs[0][:19], "--html", "again.html")
+    assert status == 1
+    assert "square (Mul)" in out
+    assert Path("again.html").stat().st_size > 20_000
+    assert harness("history", "show")[0] == 0, "the newest"
+    assert harness("history", "show", "2")[0] == 2, "the beginning of two"
+    assert harness("history", "show", "1999")[0] == 2
+    status, out, errors = harness("history", "export", "all.csv", "--column", "case", "--column", "error")
+    assert status == 0
+    frame = pd.read_csv("all.csv")
+    assert list(frame.columns) == ["case", "error"]
+    assert errors.startswith(f"{len(frame)} rows of reports/history")
+    assert harness("history", "export", "one.parquet", "--last", "1", "--case", "cl*")[0] == 0
+    assert len(pd.read_parquet("one.parquet")) < len(frame)
+    assert harness("history", "export", "none.csv", "--case", "other")[0] == 5
+
+
+def test_nights_of_one_release_are_held_against_those_before(tiny_cases, harness) -> None:
+    tiny_cases("clean")
+    for _ in range(2):
+        status, _, _ = harness("drift", "cases", "-e", "emulator:fp16", "-k", 1, "--against", "history")
+        assert status == 0
+    status, out, _ = harness("history", "show", "--last", "30", "--html", "night.html")
+    assert status == 0
+    assert "held against the run before" in out
+    assert "Night by night" in Path("night.html").read_text()
+    status, _, errors = harness("history", "show")
+    assert (status, "hold it against earlier ones: --last 30" in errors) == (2, True)

@@ -1,0 +1,296 @@
+"""Reports of drift: what they say, in which order, and that nothing breaks out of them."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from drift_reports import drift_report, mixed, run_rows
+from rich.console import Console
+
+from harness.history import DriftVerdict, Status
+from harness.history.report import DriftReport
+from harness.report.drift_annotations import annotate, annotation
+from harness.report.drift_console import print_drift
+from harness.report.drift_markdown import drift_markdown
+from harness.report.drift_page import drift_page
+from harness.report.drift_words import answer, summary
+
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+PAIR = ("old", "new")
+
+
+@pytest.fixture(scope="module")
+def report() -> DriftReport:
+    return mixed()
+
+
+@pytest.fixture(scope="module")
+def page(report: DriftReport) -> str:
+    return drift_page(report, seconds=18)
+
+
+class Reader(HTMLParser):
+    """A strict enough reader: tags must close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.stack and self.stack[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def console_text(report: DriftReport, width: int = 110, **options: object) -> str:
+    stream = io.StringIO()
+    console = Console(
+        file=stream, width=width, no_color=True, force_terminal=False, highlight=False, markup=False
+    )
+    print_drift(console, report, **options)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+# --- words --------------------------------------------------------------------------------------------------
+
+
+def test_the_statuses_of_the_mixed_report(report: DriftReport) -> None:
+    statuses = {(run.case, run.precision.value): (run.status, run.verdict) for run in report.runs}
+    assert statuses == {
+        ("calm", "fp16"): (Status.PASS, DriftVerdict.WITHIN_NOISE),
+        ("calm", "bf16"): (Status.PASS, DriftVerdict.WITHIN_NOISE),
+        ("worse", "fp16"): (Status.FAIL, DriftVerdict.WORSE),
+        ("failing", "fp16"): (Status.FAIL, DriftVerdict.NEW_FAILURE),
+        ("better", "fp16"): (Status.PASS, DriftVerdict.BETTER),
+        ("waived-drift", "fp16"): (Status.XFAIL, DriftVerdict.WORSE),
+        ("broken", "fp16"): (Status.ERROR, None),
+    }
+    assert report.exit_code == 3
+
+
+def test_the_answer_is_one_sentence(report: DriftReport) -> None:
+    assert answer(report) == (
+        "2 of 7 runs drifted to the worse on new, 1 of them a new failure; 1 of 7 runs could not be judged."
+    )
+
+
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [
+        ([1.0], "Nothing moved beyond noise on new."),
+        ([0.3, 1.0], "Nothing drifted to the worse on new, 1 run to the better."),
+        ([3.0, 1.0], "1 of 2 runs drifted to the worse on new."),
+    ],
+)
+def test_answers(factors: list[float], expected: str) -> None:
+    parts = [run_rows(f"c{place}", "fp16", PAIR, factor=factor) for place, factor in enumerate(factors)]
+    assert answer(drift_report(*parts)) == expected
+
+
+def test_a_waived_drift_is_said(report: DriftReport) -> None:
+    only = drift_report(run_rows("waived", "fp16", PAIR, factor=3.0))
+    assert answer(only) == "Nothing drifted to the worse on new but for 1 waived run."
+    assert only.exit_code == 0
+
+
+def test_the_summary_counts_runs_and_tensors(report: DriftReport) -> None:
+    assert summary(report, 18) == (
+        "6 cases, 7 runs: 2 within noise, 1 better, 1 WORSE, 1 NEW FAILURE, 1 waived, 1 ERROR; "
+        "150 tensors held against old, 3 builds each, 18 s"
+    )
+
+
+# --- console ------------------------------------------------------------------------------------------------
+
+
+def test_the_console_tells_what_moved_where_it_starts_and_what_to_do(report: DriftReport) -> None:
+    text = console_text(report)
+    assert "✗ NEW FAILURE failing at fp16: y (MatMul): error 1e-3 → inf" in text
+    assert "starts at  node b2_t10 (MatMul)" in text
+    assert "go on  harness diagnose cases/failing.case.yaml --precision fp16 --env new" in text
+    assert "fusion vanished of add, conv: add + conv (3 of 3 builds) → add; conv" in text
+    assert "waived until 2999-12-31: known in 10.13" in " ".join(text.split())
+    assert "segmentation fault in the builder" in text
+    assert text.rstrip().splitlines()[-2].startswith("2 of 7 runs drifted")
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_console_keeps_to_its_width_but_for_what_is_pasted(report: DriftReport, width: int) -> None:
+    for line in console_text(report, width).splitlines():
+        wide = line.startswith(("  go on", "2 of 7", "6 cases"))
+        assert wide or len(line) <= width
+
+
+def test_brief_leaves_out_the_table(report: DriftReport) -> None:
+    assert "starts at" in console_text(report)
+    assert "calm" not in console_text(report, brief=True)
+
+
+# --- Markdown and annotations -------------------------------------------------------------------------------
+
+
+def test_markdown_begins_with_the_worst_rows(report: DriftReport) -> None:
+    rows = [line for line in drift_markdown(report).splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[1] for row in rows[1:4]] == ["broken", "failing", "worse"]
+    assert "b2\\_t10 (MatMul)" in rows[2]
+
+
+def test_markdown_stays_under_a_mebibyte() -> None:
+    many = [run_rows(f"case-{place:04d}", "fp16", PAIR, factor=3.0, fault_at=None) for place in range(60)]
+    text = drift_markdown(drift_report(*many))
+    assert len(text.encode()) < 1 << 20
+    huge = drift_report(
+        *(run_rows("x" * 3000 + str(place), "fp16", PAIR, factor=3.0) for place in range(150))
+    )
+    cut = drift_markdown(huge)
+    assert 100_000 < len(cut.encode()) < 1 << 20
+    assert cut.startswith("## ")
+
+
+def test_annotations_name_file_and_line_and_keep_to_one_line(
+    report: DriftReport, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / "worse.case.yaml").write_text(
+        "model: {path: m.onnx}\nruns:\n  - fp32\n  - precision: fp16\n"
+    )
+    lines = list(annotate(report))
+    assert [line.split(" ")[0] for line in lines] == ["::error", "::error", "::error", "::warning"]
+    (worse,) = [line for line in lines if "worse.case.yaml" in line]
+    assert worse.startswith("::error file=cases/worse.case.yaml,line=4,title=Worse%3A worse at fp16 on new::")
+    assert "%0Ago on with: harness diagnose" in worse
+    assert all("\n" not in line for line in lines)
+
+
+def test_annotations_escape_what_would_end_them(report: DriftReport) -> None:
+    evil = drift_report(run_rows("a,b:c%d", "fp16", PAIR, factor=3.0, name="x::y\n::error::z"))
+    line = annotation(evil.runs[0])
+    assert "\n" not in line
+    assert "file=cases/a%2Cb%3Ac%25d.case.yaml" in line
+
+
+# --- page ---------------------------------------------------------------------------------------------------
+
+
+def test_the_page_begins_with_the_answer_in_words(page: str) -> None:
+    reader = Reader(page)
+    assert "2 of 7 runs drifted to the worse on new, 1 of them a new failure" in reader.text[:300]
+    assert "older old: TensorRT 10.0 on H200" in reader.text
+
+
+def test_the_gravest_run_comes_first_and_open(page: str) -> None:
+    cards = re.findall(r'<details class="card run" id="[^"]+"( open)?>\s*<summary>.*?<b>([^<]*)</b>', page)
+    assert [title for _, title in cards][:3] == ["broken at fp16", "failing at fp16", "worse at fp16"]
+    assert [bool(opened) for opened, _ in cards] == [True, True, True, False, False]
+
+
+def test_every_picture_is_there_and_ids_are_unique(page: str) -> None:
+    assert page.count("<svg") == 4 + 2, "the layers of four runs, outputs, engines"
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    links = re.findall(r'<a href="#([^"]+)"', page)
+    assert set(links) <= set(ids)
+    assert len(links) == 5, "every run that moved is linked from the matrix"
+
+
+def test_the_tables_hold_the_numbers(page: str) -> None:
+    text = Reader(page).text
+    assert "fusion vanished worse at fp16 add, conv add + conv (3 of 3) add; conv (3 of 3)" in text
+    assert "more latency calm fp16 1 ms 1.2 ms ×1.2" in text
+    assert "▲ WORSE worse fp16 y [0] MatMul output 1e-3 3e-3 ×3" in text
+    assert "3/3 → 0/3" in text
+
+
+def test_the_page_needs_no_network_and_runs_its_own_script_alone(page: str) -> None:
+    reader = Reader(page)
+    scripts = [attributes for tag, attributes in reader.tags if tag == "script"]
+    assert scripts == [{}]
+    policy = next(attributes["content"] for tag, attributes in reader.tags if attributes.get("http-equiv"))
+    *rest, script = str(policy).split("; ")
+    assert rest == ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:"]
+    assert re.fullmatch(r"script-src 'sha256-[A-Za-z0-9+/=]{44}'", script)
+    for _, attributes in reader.tags:
+        for name in ("src", "href", "xlink:href", "action"):
+            value = attributes.get(name) or ""
+            assert value.startswith(("#", "data:")) or not value
+
+
+def test_text_from_a_case_or_a_model_is_escaped() -> None:
+    evil = '</script><img src=x onerror="alert(1)">'
+    report = drift_report(
+        run_rows(evil, "fp16", PAIR, factor=3.0, name=evil), run_rows("b", "fp16", PAIR, error=evil)
+    )
+    reader = Reader(drift_page(report))
+    assert not any(tag == "img" for tag, _ in reader.tags)
+    assert evil in reader.text
+    outside_code = re.sub(r"```sh\n.*?\n```", "", drift_markdown(report), flags=re.DOTALL)
+    assert "<img" not in outside_code.replace("\\<img", "")
+
+
+def test_three_releases_share_a_page() -> None:
+    report = drift_report(
+        run_rows("worse", "fp16", ("a", "b", "c"), factor=3.0), run_rows("calm", "fp16", ("a", "b", "c")),
+        releases=("a", "b", "c"),
+    )  # fmt: skip
+    reader = Reader(drift_page(report))
+    assert "case fp16 · b fp16 · c" in reader.text
+    assert "| fp16 | `c` |" in drift_markdown(report)
+    assert "1 of 4 runs drifted to the worse on b and c." in reader.text
+
+
+def test_a_page_of_nothing_but_errors_or_of_a_single_build() -> None:
+    broken = drift_report(run_rows("broken", "fp16", PAIR, error="no engine"))
+    assert "1 of 1 run could not be judged on new" in Reader(drift_page(broken)).text
+    assert "no engine" in console_text(broken)
+    single = drift_report([row for row in run_rows("one", "fp16", PAIR, factor=3.0) if row["build"] == 0])
+    assert "not measured" in Reader(drift_page(single)).text
+
+
+def test_a_page_where_nothing_moved_still_shows_the_largest_change() -> None:
+    text = drift_page(drift_report(run_rows("calm", "fp16", PAIR)))
+    assert "The largest change" in text
+    assert text.count("<svg") == 3
+
+
+def test_large_tables_are_cut_and_say_so() -> None:
+    many = drift_report(*(run_rows(f"c{place}", "fp16", PAIR, factor=3.0) for place in range(20)))
+    reader = Reader(drift_page(many))
+    assert "The 400 gravest of 500; the CSV and the Parquet hold all of them." in reader.text
+
+
+def test_json_has_no_numbers_that_json_lacks(report: DriftReport) -> None:
+    import json
+
+    document = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert document["schema"] == "harness.drift/1"
+    assert document["exit_code"] == 3
+    failing = next(run for run in document["runs"] if run["case"] == "failing")
+    assert failing["worst"]["new"] == "inf"
+    assert failing["origins"][0]["node"] == "b2_t10"
+    assert {"case", "tensor", "verdict", "old", "new", "noise", "floor"} <= set(document["moved"][0])
+    assert math.isfinite(document["floors"]["relative"])

@@ -1,0 +1,111 @@
+"""The drift page in a real browser: laid out for a desk and for a phone, sorted and searched."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drift_reports import mixed
+
+from harness.report.drift_page import drift_page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+
+#: Runs after the page's own script and hands on what it sees; the policy of the page would not let it in.
+PROBE = """
+<script>
+addEventListener("load", () => {
+  const seen = {};
+  const root = document.documentElement;
+  seen.wide = [root.scrollWidth, root.clientWidth];
+  const height = one => Math.round(one.getBoundingClientRect().height);
+  seen.pictures = [...document.querySelectorAll(".picture svg")].map(height);
+  seen.searching = !document.getElementById("searching").hidden;
+  const tables = [...document.querySelectorAll("table.data")];
+  const table = tables.find(one => one.tHead.textContent.includes("old error"));
+  const head = [...table.tHead.rows[0].cells].find(one => one.textContent === "new error");
+  const column = head.cellIndex;
+  const values = () => [...table.tBodies[0].rows].slice(0, 4).map(row => row.cells[column].textContent);
+  head.click(); seen.ascending = values();
+  head.click(); seen.descending = values();
+  seen.sorted = head.getAttribute("aria-sort");
+  const search = document.getElementById("search");
+  const rows = [...document.querySelectorAll(".matrix tbody tr")];
+  const shown = () => rows.filter(row => !row.hidden).map(row => row.cells[0].textContent);
+  search.value = "NEW failure"; search.dispatchEvent(new Event("input"));
+  seen.found = shown();
+  seen.count = table.dataset.found;
+  search.value = ""; search.dispatchEvent(new Event("input"));
+  seen.all = shown().length;
+  const text = JSON.stringify(seen);
+  parent === window ? document.body.dataset.seen = text : parent.postMessage(text, "*");
+});
+</script>
+"""
+LISTEN = (
+    '<script>addEventListener("message", event => { document.body.dataset.seen = event.data; });</script>'
+)
+
+
+def look(tmp_path: Path, width: int) -> dict[str, Any]:
+    assert CHROMIUM is not None
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", drift_page(mixed()))
+    (tmp_path / "page.html").write_text(text.replace("</body>", PROBE + "</body>"))
+    # Headless windows are never narrower than 500 pixels; a frame is as narrow as one likes.
+    (tmp_path / "frame.html").write_text(
+        f'<body><iframe width="{width}" height="800" src="page.html"></iframe>{LISTEN}</body>'
+    )
+    done = run_browser(tmp_path / "frame.html", tmp_path, "--dump-dom", "--virtual-time-budget=5000")
+    found = re.search(r'data-seen="([^"]*)"', done.stdout)
+    assert found, done.stdout[-500:]
+    seen: dict[str, Any] = json.loads(found[1].replace("&quot;", '"'))
+    return seen
+
+
+def run_browser(page: Path, tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    assert CHROMIUM is not None
+    return subprocess.run(
+        [
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *("--hide-scrollbars", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'home'}"),
+            *options,
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_fits_sorts_and_searches(tmp_path: Path, width: int) -> None:
+    seen = look(tmp_path, width)
+    scroll, client = seen["wide"]
+    assert client == width
+    assert scroll <= width, "tables and pictures scroll in their own boxes"
+    assert len(seen["pictures"]) == 6
+    assert all(height > 80 for height in seen["pictures"][:3]), "pictures of open runs are visible"
+    assert seen["searching"]
+    numbers = [float(text) for text in seen["ascending"]]
+    assert numbers == sorted(numbers)
+    assert seen["descending"][0] == "inf", "sorted by number, not by letters"
+    assert seen["sorted"] == "descending"
+    assert seen["found"] == ["failing"]
+    assert re.fullmatch(r"\d+ of 150 rows", seen["count"])
+    assert seen["all"] == 6
+
+
+def test_the_policy_of_the_page_lets_its_own_script_in(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(drift_page(mixed()))
+    done = run_browser(tmp_path / "page.html", tmp_path, "--dump-dom", "--virtual-time-budget=5000")
+    assert '<div id="searching">' in done.stdout, "the script has unhidden the search"
+    assert "Content Security Policy" not in done.stderr
+    assert "Refused" not in done.stderr
