@@ -251,7 +251,10 @@ class Desk:
         from harness.diagnose import diagnose
         from harness.judge import Judge
 
-        desk, bad = self, self.bad_choice()
+        # What is diagnosed is the engine that is built with the timing cache; its choice must be the bad one.
+        place = self.bad_choice().place
+        _, told = self.build()
+        desk, bad = self, told.by_place[place][0]
 
         class Planting(Candidates):
             def _engine(self, name: str, bench: Workbench) -> PlantedCandidate:

@@ -154,10 +154,10 @@ def test_many_changed_layers_are_cut_short_and_absent_ones_told() -> None:
 
 @pytest.mark.parametrize("release", ["8.6.0", "11.4.0.106"])
 def test_the_benchmark_finds_what_it_plants(folder: Path, release: str) -> None:
-    environment(folder, release, NOISE=0.01)
+    environment(folder, release, NOISE=0.001)
     numbers = benchmark.main(
         ["--env", "trt", "--case", "norm.case.yaml", "--out", str(folder)]
-        + [f"--part={part}" for part in ("replay", "forbid", "outputs", "planted")]
+        + [f"--part={part}" for part in ("replay", "forbid", "outputs", "planted", "diagnosis")]
     )
     (entry,) = numbers["runs"]
     assert not [name for name, part in entry.items() if "error" in part], entry
@@ -174,7 +174,10 @@ def test_the_benchmark_finds_what_it_plants(folder: Path, release: str) -> None:
     assert planted["finding"] == "found", planted
     assert planted["right"]
     assert planted["builds"] <= planted["within"]
+    assert entry["diagnosis"]["verdict"] == "tactic"
+    assert entry["diagnosis"]["culprits"] == planted["planted"]["onnx_nodes"]
     assert (folder / "tactics.json").exists()
+    assert json.loads((folder / "tactics-diagnosis.json").read_text())["verdict"] == "tactic"
 
 
 def test_a_record_without_choices_is_no_pins(tmp_path: Path) -> None:

@@ -76,8 +76,9 @@ def _allowed(
     answer = selector.select_algorithms(
         context, [_algorithm(each, layer, shapes, world, timed=False) for each in offered]
     )
+    assert answer, "an empty answer leaves the layer to a default, or fails the build"
     assert all(0 <= index < len(offered) for index in answer)
-    return [offered[index] for index in answer] if answer and layer.name not in world.deaf else offered
+    return [offered[index] for index in answer] if layer.name not in world.deaf else offered
 
 
 def key_of(layer: Any) -> str:
