@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.worker import messages, wire
+from harness.worker.address import use
 
 
 class ChannelClosed(Exception):
@@ -27,7 +28,7 @@ class Listener:
 
     def __init__(self, address: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.bind(str(address))
+        use(str(address), self._socket.bind)
         self._socket.listen(2)
 
     def accept(self, deadline: float, still_waiting: Callable[[], bool]) -> socket.socket:

@@ -20,7 +20,6 @@ from harness.errors import EnvironmentConfigError
 SHARED_MEMORY = Path("/dev/shm")
 #: Containers get 64 MiB of shared memory unless they are told otherwise: too little for tensors.
 ENOUGH_BYTES = 1 << 30
-_LONGEST_SOCKET_PATH = 100  # of the kernel's 107, so that a name fits behind it
 
 
 def scratch_root() -> Path:
@@ -50,13 +49,6 @@ class ScratchFolder:
             ) from error
         sweep(root)
         self._lock, self.path = _make(root)
-        if len(os.fsencode(self.path)) > _LONGEST_SOCKET_PATH:
-            self.remove()
-            raise EnvironmentConfigError(
-                f"its path is longer than the {_LONGEST_SOCKET_PATH} bytes that a socket's may have",
-                where=root,
-                hint="set HARNESS_SCRATCH to a folder with a shorter path",
-            )
 
     def remove(self) -> None:
         """Remove the folder and what is in it. Calling it twice is allowed."""

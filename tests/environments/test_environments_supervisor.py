@@ -122,11 +122,17 @@ def test_a_scratch_folder_that_cannot_be_used_is_told(
     monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path / "file"))
     with pytest.raises(EnvironmentConfigError, match="set HARNESS_SCRATCH"):
         ScratchFolder()
-    long = tmp_path / ("x" * 100)
-    monkeypatch.setenv("HARNESS_SCRATCH", str(long))
-    with pytest.raises(EnvironmentConfigError, match="shorter path"):
-        ScratchFolder()
-    assert list((long / "harness").iterdir()) == []
+
+
+def test_a_scratch_folder_may_lie_deeper_than_a_socket_has_room_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, environment: Environment
+) -> None:
+    monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path / ("x" * 120)))
+    supervisor = Supervisor(environment, adapter=MISBEHAVING)
+    try:
+        assert supervisor.probe().tensorrt
+    finally:
+        supervisor.close()
 
 
 def test_scratch_is_in_memory_unless_that_is_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
