@@ -11,6 +11,7 @@ from harness.diagnose.lab import Lab
 from harness.diagnose.origins import explain_nodes, find_origins_of
 from harness.diagnose.predict import predict
 from harness.diagnose.results import Evidence, Stage, Verdict
+from harness.diagnose.suspects import outliers
 from harness.errors import BudgetExhaustedError
 
 
@@ -19,9 +20,7 @@ def examine_on_emulator(lab: Lab, gates: Gates) -> Findings:
     subject = lab.subject
     lab.tell(Stage.PREDICT, "measure what each node introduces")
     prognosis = predict(subject, gates)
-    lab.tell(
-        Stage.CURE, "lower suspects one at a time", suspected=tuple(layer.node for layer in prognosis.origins)
-    )
+    lab.tell(Stage.CURE, "try the suspects", suspected=outliers(prognosis.introduced))
     effects = lab.effects(prognosis.failing_sample)
     searching = Searching(lab.notebook, on_progress=lab.watcher("search the island"))
     try:
