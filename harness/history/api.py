@@ -18,7 +18,7 @@ from harness.history.outcome import RunDrift, Status
 from harness.history.releases import Comparison, Pair, Waivers, compare_pair, merge, pairs_of
 from harness.history.report import DriftReport
 from harness.history.schema import NAMES
-from harness.history.store import RunInfo, list_newest, list_runs, read_runs
+from harness.history.store import RunInfo, list_runs, read_runs
 from harness.judge.goldens import golden_root
 from harness.judge.suite import Progress, Target, select_cases
 from harness.tensors.precision import Precision
@@ -91,20 +91,16 @@ def drift(
     if len(environments) > 1:
         return report_of(info, floors=options.floors, waivers=waivers)
     if Against(against) is Against.HISTORY:
-        return after_earlier_nights(info, Path(history), options.floors, waivers)
+        from harness.history.series import NIGHTLY_CONFIDENCE, nightly_report
+
+        nightly = max(options.floors.confidence, NIGHTLY_CONFIDENCE)
+        return nightly_report(
+            Path(history),
+            release=info.releases[0],
+            floors=replace(options.floors, confidence=nightly),
+            waivers=waivers,
+        )
     return held_against_baselines(info, cases, options.floors, waivers, update=baseline_update)
-
-
-def after_earlier_nights(info: RunInfo, history: Path, floors: Floors, waivers: Waivers) -> DriftReport:
-    """The run `info` of one release held against those before it; against nothing if it is the first."""
-    from harness.history.series import NIGHTLY_CONFIDENCE, nightly_report
-
-    (release,) = info.releases
-    if len(list_newest(history, 2, release=release)) > 1:
-        nightly = replace(floors, confidence=max(floors.confidence, NIGHTLY_CONFIDENCE))
-        return nightly_report(history, release=release, floors=nightly, waivers=waivers)
-    records = to_frame(read_runs([info])).assign(side=release)
-    return _alone(info, records, "no earlier run", floors, waivers)
 
 
 def held_against_baselines(

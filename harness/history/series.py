@@ -80,19 +80,22 @@ def nightly_report(
         today: the day that decides whether a waiver has expired.
 
     Raises:
-        HistoryError: there are not two runs of the release.
+        HistoryError: there is no run of the release.
     """
     floors = floors or Floors(confidence=NIGHTLY_CONFIDENCE)
     newest_of_all = list_newest(folder, 1)
     release = release or (newest_of_all[0].releases[-1] if newest_of_all else "")
     runs = list_newest(folder, last + 1, release=release)
-    if len(runs) < 2:
-        raise HistoryError(
-            f"holds {len(runs)} finished run{'' if len(runs) == 1 else 's'} of {release!r}; two can be compared",
-            where=folder,
-        )
+    if not runs:
+        raise HistoryError(f"holds no finished run of {release!r}", where=folder, hint="harness history list")
     *before, newest = runs
-    old = f"the {len(before)} runs before" if len(before) > 1 else "the run before"
+    old = (
+        f"the {len(before)} runs before"
+        if len(before) > 1
+        else "the run before"
+        if before
+        else "no run before"
+    )
     records = read_nights(before, newest, release, old)
     side = (records["side"] == old).to_numpy()
     comparison = merge(
@@ -131,11 +134,9 @@ def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: s
 
     columns = tuple(dict.fromkeys((*NEEDED, *_ENGINE, *_QUESTION)))
     tables = [read_runs(before, columns), read_runs([newest], (*columns, *_NEWEST_ONLY))]
-    sizes = []
-    for place, table in enumerate(tables):
-        kept = table.filter(pc.equal(table["release"], release))
-        tables[place] = kept
-        sizes.append(len(kept))
+    if any(info.releases != (release,) for info in (*before, newest)):
+        tables = [table.filter(pc.equal(table["release"], release)) for table in tables]
+    sizes = [len(table) for table in tables]
     table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
     frame = table.to_pandas()
     sides: Any = np.repeat([0, 1], sizes)

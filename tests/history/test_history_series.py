@@ -93,10 +93,17 @@ def test_few_nights_raise_no_alarm(tmp_path: Path) -> None:
     report = nightly_report(tmp_path)
     assert report.old == "the run before"
     assert [one.steps for one in report.series] == [None]
-    with pytest.raises(HistoryError, match="two can be compared"):
+    with pytest.raises(HistoryError, match="holds no finished run of 'trt-9'"):
         nightly_report(tmp_path, release="trt-9")
-    with pytest.raises(HistoryError, match="holds 0 finished runs"):
+    with pytest.raises(HistoryError, match="no finished run"):
         nightly_report(tmp_path / "nowhere", release="trt")
+
+
+def test_the_first_night_has_nothing_before_it(tmp_path: Path) -> None:
+    nights(tmp_path, [1e-3])
+    report = nightly_report(tmp_path)
+    (run,) = report.runs
+    assert (run.verdict, report.exit_code, report.old) == (None, 0, "no run before")
 
 
 def test_nights_of_another_question_are_left_out(tmp_path: Path) -> None:
