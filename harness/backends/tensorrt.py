@@ -11,7 +11,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from harness.environments import Environment, Supervisor, shared_supervisor
 from harness.model import Model
 from harness.model.typed import LOW_DTYPE
 from harness.tensors.fingerprint import hash_feeds
+from harness.worker.choices import TacticOrders
 
 #: Marked tensors lie on the GPU and in the scratch folder at once: a quarter of what is free there.
 _SHARE = 4
@@ -108,7 +110,7 @@ class TensorRTCandidate:
             "marks": sorted(plan.marks),
             "plain_marks": self.requests.plain_marks,
             "build": self.requests.options(plan).model_dump(mode="json", exclude={"pins"}),
-            "tactics": None if plan.tactics is None else asdict(plan.tactics),
+            "tactics": _without_paths(plan.tactics),
             "profiles": self.requests.shapes(self.model, feeds),
             "feeds": hash_feeds(feeds),
             "calibration": [hash_feeds(sample) for sample in self.requests.calibration],
@@ -192,3 +194,8 @@ class TensorRTCandidate:
             in_scratch = shutil.disk_usage(self.supervisor.worker().folder).free
             budget = min(in_scratch, in_scratch if on_gpu is None else on_gpu) // _SHARE
         return tuple(chunks(marks, sizes, budget))
+
+
+def _without_paths(orders: TacticOrders | None) -> dict[str, Any] | None:
+    """What decides: a timing cache holds what the orders force, wherever it lies."""
+    return None if orders is None else asdict(replace(orders, cache_path=None, save_cache_path=None))

@@ -74,9 +74,11 @@ def build(trt, model, pins, folder):
     config = builder.create_builder_config()
     configure(trt, builder, network, config, pins, weak and pins["typing"] == "weak")
     check = by_cache if pins["mechanism"] == "cache" else by_selector
-    finish = check(trt, config, pins["choices"], folder)
+    again, missed = check(trt, config, pins["choices"], folder)
     serialized = builder.build_serialized_network(network, config)
-    return serialized, [] if serialized is None else finish()
+    if serialized is not None and again():
+        serialized = builder.build_serialized_network(network, config)
+    return serialized, [] if serialized is None else missed()
 
 
 def configure(trt, builder, network, config, pins, weak):
@@ -117,19 +119,31 @@ def configure(trt, builder, network, config, pins, weak):
 
 
 def by_cache(trt, config, choices, folder):
-    """Pin through the timing cache: an operator that is not in it is an error of the build."""
+    """Pin through the timing cache: an operator that is not in it is an error of the build.
+
+    Without the cache's file the network is built twice: entries can be overwritten, and not made.
+    """
     path = os.path.join(folder, "timing.cache")
     content = b""
     if os.path.exists(path):
         with open(path, "rb") as file:
             content = file.read()
+        config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
     config.set_flag(trt.BuilderFlag.EDITABLE_TIMING_CACHE)
-    config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
     cache = config.create_timing_cache(content)
-    for choice in choices:
-        value = trt.TimingCacheValue(int(choice["tactic"], 16), choice["milliseconds"] or 0.0)
-        cache.update(trt.TimingCacheKey.parse(choice["key"]), value)
     config.set_timing_cache(cache, ignore_mismatch=False)
+
+    def write():
+        written = []
+        for choice in choices:
+            value = trt.TimingCacheValue(int(choice["tactic"], 16), choice["milliseconds"] or 0.0)
+            written.append(cache.update(trt.TimingCacheKey.parse(choice["key"]), value))
+        return all(written)
+
+    complete = write()
+
+    def again():
+        return not complete and write()
 
     def missed():
         found = []
@@ -139,7 +153,7 @@ def by_cache(trt, config, choices, folder):
                 found.append("{} at {}".format(choice["tactic"], choice["layer"]))
         return found
 
-    return missed
+    return again, missed
 
 
 def by_selector(trt, config, choices, folder):
@@ -175,7 +189,7 @@ def by_selector(trt, config, choices, folder):
                 found.append("{} at {}".format(choice["tactic"], choice["layer"]))
         return found
 
-    return missed
+    return (lambda: False), missed
 
 
 def place_of(choice):

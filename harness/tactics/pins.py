@@ -7,6 +7,7 @@ where the network is strongly typed. Pins are of one model, precision, release a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,8 +175,7 @@ class PinnedCandidate(TensorRTCandidate):
             if plan.observation is Observation.NONE and not plan.islands:
                 evaluation.facts["warnings"].append(self._unpinned(plan))
             return evaluation
-        pinned = self._with(plan, pins)
-        evaluation = super().evaluate(pinned, feeds)
+        evaluation = super().evaluate(self._with(plan, pins), feeds)
         count = refuse_if_missed(evaluation, pins)
         facts = {**evaluation.facts, "pins": {"file": str(pins.path), "choices": count}}
         return replace(evaluation, facts=facts)
@@ -202,7 +202,18 @@ class PinnedCandidate(TensorRTCandidate):
     def _with(self, plan: Plan, pins: Pins) -> Plan:
         orders = plan.tactics or TacticOrders()
         mechanism = pins.record.report.mechanism
-        return replace(plan, tactics=replace(orders, force=pins.record.choices, mechanism=mechanism))
+        orders = replace(orders, force=pins.record.choices, mechanism=mechanism)
+        if mechanism == CACHE and pins.cache is not None:
+            orders = replace(orders, cache_path=str(self._handed(pins.cache)), strict=True)
+        return replace(plan, tactics=orders)
+
+    def _handed(self, cache: Path) -> Path:
+        """The timing cache where the worker can read it, which may live in a container."""
+        content = cache.read_bytes()
+        copy = self.supervisor.worker().folder / f"pins-{hashlib.sha256(content).hexdigest()[:16]}.cache"
+        if not copy.exists():
+            write_bytes(copy, content)
+        return copy
 
     def _unpinned(self, plan: Plan) -> str:
         told = self.fingerprint()

@@ -133,7 +133,8 @@ class TacticReport:
         misses: the orders that were not carried out.
         confirmed: how many choices the engine inspector tells likewise.
         contradicted: layers of which the inspector tells another tactic.
-        builds: how often the network was built for this: twice where a forbidden choice came up first.
+        builds: how often the network was built for this: more than once where the timing cache had no entry for a
+            forced choice, or a forbidden one came up first.
         problems: what went wrong while tactics were told.
     """
 

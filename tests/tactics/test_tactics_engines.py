@@ -323,6 +323,15 @@ class TestTheScript:
         assert "not taken: 0x" in capsys.readouterr().err
         assert not engine.exists()
 
+    @pytest.mark.parametrize("pins", ["11.4.0.106"], indirect=True)
+    def test_builds_twice_where_the_timing_cache_was_lost(
+        self, pins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (pins / "timing.cache").unlink()
+        script, world = self.load(pins, "11.4.0.106", monkeypatch)
+        assert script.main([str(pins / "model.onnx"), str(tmp_path / "engine")]) == 0
+        assert len(world.built) == 2
+
     @pytest.mark.parametrize("pins", ["8.6.0"], indirect=True)
     def test_refuses_another_release_and_a_model_that_does_not_parse(
         self, pins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any

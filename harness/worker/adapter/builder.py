@@ -17,6 +17,7 @@ from .nodemap import NodeMap
 from .release import Release
 from .strong import Strong
 from .tactics import Tactics
+from .tactics_cache import Shelf
 from .weak import Weak, island_tensors
 
 _OUT_OF_MEMORY = re.compile(
@@ -71,6 +72,7 @@ class Builder:
         self._trt, self._release, self._logger, self._log = trt, release, logger, log
         self._cache, self._cuda = cache, cuda
         self._runtime: Optional[Any] = None
+        self._shelf = Shelf()
 
     def build(self, request: BuildRequest) -> Built:
         """Build one engine.
@@ -104,7 +106,7 @@ class Builder:
         calibrator = self._calibrate(definition, config, request, profile)
         tactics = None
         if request.tactics is not None:
-            tactics = Tactics(trt, release, config, self._log, request.tactics)
+            tactics = Tactics(trt, release, config, self._log, request.tactics, self._shelf)
         shared = request.options.get("timing_cache") is not False and not (tactics and tactics.owns_cache)
         cache_good = self._cache.attach(config) if shared else True
 
@@ -220,7 +222,7 @@ class Builder:
 
 
 def _serialize(builder: Any, definition: Any, config: Any, tactics: Optional[Tactics]) -> Any:
-    """The serialized engine, or None; built again where a forbidden tactic was taken that can be avoided."""
+    """The serialized engine, or None; built again where orders on tactics could not be carried out at once."""
     if tactics is None:
         return builder.build_serialized_network(definition, config)
     try:

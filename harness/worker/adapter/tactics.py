@@ -10,7 +10,7 @@ from . import inspector
 from .log import Log
 from .nodemap import NodeMap
 from .release import Release
-from .tactics_cache import EditedCache
+from .tactics_cache import EditedCache, Shelf
 from .tactics_selector import Selection, make_selector
 
 
@@ -23,18 +23,21 @@ class Tactics:
         config: the configuration of the build; it is changed here.
         log: TensorRT's log.
         orders: what is asked for.
+        shelf: the timing cache entries of earlier builds.
 
     Raises:
         Fault: `unsupported`: the release lacks the mechanism; `bad_request`: orders that make no sense.
     """
 
-    def __init__(self, trt: Any, release: Release, config: Any, log: Log, orders: TacticOrders) -> None:
+    def __init__(
+        self, trt: Any, release: Release, config: Any, log: Log, orders: TacticOrders, shelf: Shelf
+    ) -> None:
         self.mechanism = mechanism_of(release, orders.mechanism)
         self._selection: Optional[Selection] = None
         self._selector: Optional[Any] = None
         self._cache: Optional[EditedCache] = None
         if self.mechanism == CACHE:
-            self._cache = EditedCache(trt, config, log, orders)
+            self._cache = EditedCache(trt, config, log, orders, shelf)
             return
         _refuse_keys(orders)
         self._selection = Selection(orders)
@@ -47,7 +50,7 @@ class Tactics:
         return self._cache is not None
 
     def again(self) -> bool:
-        """After a build: whether another one would avoid a forbidden choice that was taken."""
+        """After a build: whether another one would carry out orders that this one could not."""
         return self._cache is not None and self._cache.again()
 
     def close(self) -> None:

@@ -3,11 +3,15 @@
 A build with an empty cache tunes every operator, tells the candidates in its log, and leaves its choices in the
 cache. A build whose cache holds an entry takes it without tuning. So a choice is forced by writing it into the cache
 beforehand, and was honoured if it is still there afterwards: an operator that was tuned again holds the fastest.
+
+Only entries that are there can be written to (`update` of an unknown key returns False), and none can be made from
+nothing. So the entries of every build are kept in the process, and a build with orders starts from those of its
+operators; where one is unknown, the network is built once to have it, and once more with what was ordered.
 """
 
 import math
 import re
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from .. import choices as words
 from ..choices import Choice, Miss, TacticOrders, hexadecimal
@@ -19,8 +23,26 @@ from .tactics_log import Operator, TuningLog
 #: `TimingCacheValue.kINVALID_TACTIC_HASH`: what a query for an unknown key returns.
 _INVALID = 0xFFFFFFFFFFFFFFFF
 _KEY = re.compile(r"0x[0-9a-f]{32}")
-#: The most often that a network is built again because a forbidden choice came up.
-_REBUILDS = 3
+#: The most often that a network is built because an entry was missing or a forbidden choice came up.
+_MOST_BUILDS = 4
+
+
+class Shelf:
+    """The entries of all builds of a process, to be overwritten in later ones."""
+
+    def __init__(self) -> None:
+        self._cache: Optional[Any] = None
+
+    def content(self) -> bytes:
+        """A serialized timing cache; empty before the first build."""
+        return b"" if self._cache is None else bytes(self._cache.serialize())
+
+    def keep(self, config: Any, cache: Any) -> None:
+        """Keep the entries of a build; those that are there stay as they are."""
+        if self._cache is None:
+            self._cache = config.create_timing_cache(bytes(cache.serialize()))
+        else:
+            self._cache.combine(cache, ignore_mismatch=False)
 
 
 class EditedCache:
@@ -31,17 +53,18 @@ class EditedCache:
         config: the configuration of the build.
         log: TensorRT's log.
         orders: what to force and to forbid.
+        shelf: the entries of earlier builds.
 
     Raises:
         Fault: `bad_request`: the cache of `orders` cannot be read, TensorRT refuses it, or a forced choice has no
             key.
     """
 
-    def __init__(self, trt: Any, config: Any, log: Log, orders: TacticOrders) -> None:
-        self._trt, self._log, self._orders = trt, log, orders
+    def __init__(self, trt: Any, config: Any, log: Log, orders: TacticOrders, shelf: Shelf) -> None:
+        self._trt, self._config, self._log, self._orders, self._shelf = trt, config, log, orders, shelf
         self.tuning = TuningLog()
         self.builds = 1
-        self._refused: List[Choice] = []
+        self._pending: List[Choice] = []
         self._names: Dict[str, Choice] = {choice.key: choice for choice in _keyed(orders)}
         self._forbidden: Dict[str, Set[str]] = {}
         for choice in orders.forbid:
@@ -50,10 +73,9 @@ class EditedCache:
         config.clear_flag(trt.BuilderFlag.DISABLE_TIMING_CACHE)
         if orders.strict:
             config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
-        self._cache = config.create_timing_cache(_content(orders.cache_path))
-        for choice in orders.force:
-            if not self._write(choice):
-                self._refused.append(choice)
+        self._cache = config.create_timing_cache(self._content())
+        self._forget_all_but(choice.key for choice in orders.force)
+        self._pending = [choice for choice in orders.force if not self._write(choice)]
         if not config.set_timing_cache(self._cache, ignore_mismatch=False):
             raise Fault(
                 "bad_request",
@@ -64,10 +86,18 @@ class EditedCache:
         log.verbose_listeners.append(self.tuning.add)
 
     def again(self) -> bool:
-        """After a build: whether a forbidden choice was taken that another build can avoid."""
-        if self.builds >= _REBUILDS:
+        """After a build: whether another one would take what could not be written, or avoid what is forbidden."""
+        self._shelf.keep(self._config, self._cache)
+        if self.builds >= _MOST_BUILDS:
             return False
-        edited = False
+        edited, pending = False, []
+        for choice in self._pending:
+            before = self._read(str(choice.key))
+            if self._write(choice):
+                edited = edited or before is None or before[0] != choice.tactic
+            else:
+                pending.append(choice)
+        self._pending = pending
         for key in self._forbidden:
             entry = self._read(key)
             other = self._other_than_forbidden(key) if entry is not None else None
@@ -77,7 +107,7 @@ class EditedCache:
         return edited
 
     def close(self) -> None:
-        """Stop listening; keep the cache if that was asked for."""
+        """Stop listening."""
         if self.tuning.add in self._log.verbose_listeners:
             self._log.verbose_listeners.remove(self.tuning.add)
 
@@ -115,10 +145,10 @@ class EditedCache:
     def misses(self) -> Tuple[Miss, ...]:
         """The orders that were not carried out."""
         taken = {choice.key: choice for choice in self.taken()}
-        found = [Miss("force", choice, words.NOT_OFFERED, taken.get(choice.key)) for choice in self._refused]
+        found: List[Miss] = []
         for choice in self._orders.force:
             now = taken.get(choice.key)
-            if choice not in self._refused and (now is None or now.tactic != choice.tactic):
+            if now is None or now.tactic != choice.tactic:
                 found.append(Miss("force", choice, words.NOT_TAKEN if now else words.NOT_ASKED, now))
         for choice in self._orders.forbid:
             now = taken.get(choice.key)
@@ -168,6 +198,28 @@ class EditedCache:
         valid = math.isfinite(milliseconds) and milliseconds >= 0
         return hexadecimal(value.tacticHash), milliseconds if valid else None
 
+    def _content(self) -> bytes:
+        """What the cache starts with: a file, or if anything is forced the entries that are known, or nothing."""
+        path = self._orders.cache_path
+        if path is None:
+            return self._shelf.content() if self._orders.force else b""
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise Fault("bad_request", "the timing cache cannot be read: {}".format(error)) from error
+
+    def _forget_all_but(self, keys: Iterable[Optional[str]]) -> None:
+        """Drop what was not ordered, so that it is tuned anew; an entry whose time is not a number is deleted."""
+        if self._orders.cache_path is not None:
+            return
+        kept = set(keys)
+        for key in self._all_keys():
+            entry = self._read(key)
+            if key not in kept and entry is not None:
+                value = self._trt.TimingCacheValue(int(entry[0], 16), math.nan)
+                self._cache.update(self._trt.TimingCacheKey.parse(key), value)
+
     def _write(self, choice: Choice) -> bool:
         key = self._trt.TimingCacheKey.parse(choice.key)
         value = self._trt.TimingCacheValue(int(choice.tactic, 16), choice.milliseconds or 0.0)
@@ -184,13 +236,3 @@ def _keyed(orders: TacticOrders) -> Tuple[Any, ...]:
                 "and cannot be ordered through the cache".format(choice.layer),
             )
     return ordered
-
-
-def _content(path: Optional[str]) -> bytes:
-    if path is None:
-        return b""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise Fault("bad_request", "the timing cache cannot be read: {}".format(error)) from error

@@ -277,6 +277,50 @@ def test_a_wrong_kernel_is_wrong_only_where_it_is_chosen(sample: Rig) -> None:
     np.testing.assert_allclose(wrong["y"].array, healthy["y"].array + 1, rtol=1e-6)
 
 
+class TestTheEditableCache:
+    """Entries can be overwritten and not made: what is ordered needs a build that knows the operator."""
+
+    def test_a_process_that_knows_the_network_takes_one_build(
+        self, models: dict[str, Path], tmp_path: Path
+    ) -> None:
+        rig = Rig(CACHE, models, tmp_path)
+        recorded = build(rig, alternatives=9)
+        rig.world.noise = 0.5
+        replayed = build(rig, force=recorded.choices)
+        assert (replayed.builds, replayed.offered) == (1, 0)
+        assert same(recorded, replayed)
+
+    def test_a_process_that_does_not_takes_two(self, models: dict[str, Path], tmp_path: Path) -> None:
+        recorded = build(Rig(CACHE, models, tmp_path), alternatives=9)
+        wanted = tuple(others(recorded, layer)[0] for layer in (FIRST, SECOND))
+        fresh = build(Rig(CACHE, models, tmp_path), force=wanted)
+        assert fresh.builds == 2
+        assert not fresh.misses
+        assert [of(fresh, layer).tactic for layer in (FIRST, SECOND)] == [each.tactic for each in wanted]
+
+    def test_what_is_not_ordered_is_tuned_anew(self, models: dict[str, Path], tmp_path: Path) -> None:
+        rig = Rig(CACHE, models, tmp_path)
+        recorded = build(rig)
+        rig.world.noise = 0.5
+        second = {of(build(rig, force=(of(recorded, FIRST),), number=n), SECOND).tactic for n in range(8)}
+        assert len(second) > 1
+
+    def test_a_tactic_that_the_layer_cannot_use_fails_the_build(
+        self, models: dict[str, Path], tmp_path: Path
+    ) -> None:
+        rig = Rig(CACHE, models, tmp_path)
+        first = of(build(rig), FIRST)
+        with pytest.raises(Fault, match="cannot use the tactic") as caught:
+            build(rig, force=(replace(first, tactic=hexadecimal(12345)),))
+        assert caught.value.kind == "build_failed"
+
+    def test_a_key_that_never_comes_up_is_told(self, models: dict[str, Path], tmp_path: Path) -> None:
+        rig = Rig(CACHE, models, tmp_path)
+        first = of(build(rig), FIRST)
+        (miss,) = build(rig, force=(replace(first, key="0x" + "ab" * 16),)).misses
+        assert (miss.why, miss.taken) == ("not asked", None)
+
+
 # --- the log ------------------------------------------------------------------------------------------------
 
 BLOCK = """\

@@ -355,7 +355,17 @@ class ITimingCache:
         return self._world.trt.TimingCacheValue(*self._values.get(str(key), ((1 << 64) - 1, float("nan"))))
 
     def update(self: Any, key: Any, value: Any) -> bool:
-        self._values[str(key)] = (value.tacticHash, value.timingMSec)
+        if str(key) not in self._values or value.tacticHash == (1 << 64) - 1 or value.timingMSec < 0:
+            return False
+        if value.timingMSec != value.timingMSec:  # a time that is not a number deletes the entry
+            del self._values[str(key)]
+        else:
+            self._values[str(key)] = (value.tacticHash, value.timingMSec)
+        return True
+
+    def combine(self: Any, input_cache: Any, ignore_mismatch: bool) -> bool:
+        assert type(input_cache) is self._world.trt.ITimingCache
+        self._values.update({**input_cache._values, **self._values})
         return True
 
 

@@ -23,7 +23,7 @@ class Candidate:
 
 
 class CacheMiss(Exception):
-    """The timing cache has no entry for an operator, and that is an error."""
+    """The timing cache has no entry for an operator, or one that it cannot use, and that is an error."""
 
 
 def candidates(layer: Any) -> list[Candidate]:
@@ -91,6 +91,8 @@ def _by_cache(layer: Any, offered: list[Candidate], config: Any, world: Any) -> 
     found = next((each for each in offered if cache._values.get(key, (None,))[0] == hash_of(each)), None)
     if found is not None and layer.name not in world.deaf:
         return found
+    if found is None and key in cache._values:
+        raise CacheMiss(f"{layer.name} cannot use the tactic that the timing cache has for it")
     if found is None and "ERROR_ON_TIMING_CACHE_MISS" in config._flags:
         raise CacheMiss(f"Timing cache miss for {layer.name}")
     timed = sorted((_time(each, world), index) for index, each in enumerate(offered))
