@@ -48,7 +48,7 @@ def diagnose(
     ] = None,
     max_builds: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Build no more engines than this.", rich_help_panel=LIMITS),
+        typer.Option(metavar="N", help="Build no more engines than this (64).", rich_help_panel=LIMITS),
     ] = None,
     max_seconds: Annotated[
         float | None, typer.Option(metavar="S", help="Take no longer than this.", rich_help_panel=LIMITS)

@@ -39,6 +39,8 @@ from harness.model import Model
 from harness.tensors.files import write_text
 from harness.tensors.precision import Precision
 
+DEFAULT_BUILDS = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -79,7 +81,7 @@ def diagnose(
         precision: the precision under test; by default the only one of the case beside fp32, or fp16.
         environment: name of an environment of harness.toml; None is the emulator.
         inputs: shapes for the inputs of an .onnx file.
-        max_builds: how many engines may be built, those of a resumed diagnosis included.
+        max_builds: how many engines may be built, those of a resumed diagnosis included; None: 64.
         max_seconds: how long this process may take.
         resume: go on with the journal of an earlier diagnosis.
         journal: folder of the journals; by default `out`/journal, else a folder in `.harness/diagnose`.
@@ -96,7 +98,7 @@ def diagnose(
     """
     case = _one_case(target, inputs, precision)
     chosen = _precision_of(case, precision)
-    limits = Limits(max_builds, max_seconds)
+    limits = Limits(DEFAULT_BUILDS if max_builds is None else max_builds, max_seconds)
     with _judging(judge) as own:
         bench = own.bench(case)
         if missing := bench.missing_packages():

@@ -102,6 +102,7 @@ def search_islands(
     searching: Searching,
     *,
     phase: str = PHASE,
+    most: int | None = None,
 ) -> Result:
     """Search `problem` on the candidate of `examiner`, within its limits. They end a search; they raise nothing.
 
@@ -117,7 +118,8 @@ def search_islands(
         return examiner.examine(subject.plan(treated), phase=phase).trial
 
     spending = examiner.spending
-    builds = None if subject.emulated else spending.left(phase)
+    limits = [most] if subject.emulated else [most, spending.left(phase)]
+    builds = min((limit for limit in limits if limit is not None), default=None)
     budget = Budget(evaluations=builds, seconds=spending.seconds_left())
     notebook = searching.notebook
     with nullcontext() if notebook is None else notebook.journal(searching.journal, problem) as journal:
@@ -202,6 +204,7 @@ def cure_on_engine(
     prove: bool,
     repeats: int = 1,
     phase: str = PHASE,
+    most: int | None = None,
 ) -> Cure:
     """The island on an engine that does not do as the emulator does.
 
@@ -214,12 +217,13 @@ def cure_on_engine(
         prove: spend a build a culprit on the proof that it is needed.
         repeats: builds of each configuration that the answer rests on.
         phase: to whom the engines are charged.
+        most: how many evaluations to spend at most, besides the limits.
     """
     if examiner.subject.emulated:
         raise UsageError("cure_on_engine requires an engine, the candidate is the emulator")
     problem = island_problem(examiner.subject, scores=scores, hints=hints)
     result = search_islands(
-        examiner, problem, Options(prove=prove, repeats=repeats), known, searching, phase=phase
+        examiner, problem, Options(prove=prove, repeats=repeats), known, searching, phase=phase, most=most
     )
     return _cure_of(result, CANDIDATE)
 

@@ -14,7 +14,7 @@ from harness.diagnose.lab import Lab
 from harness.diagnose.observe import Observed
 from harness.diagnose.origins import explain_nodes, find_origins_of
 from harness.diagnose.predict import Prognosis
-from harness.diagnose.results import Evidence, Origin, Price, Verdict
+from harness.diagnose.results import Evidence, Origin, Price, Stage, Verdict
 from harness.diagnose.separate import Separated
 from harness.diagnose.tactics import Hunted
 from harness.judge.results import LayerResult
@@ -138,7 +138,7 @@ def _island(seen: EngineSeen, found: Findings) -> Findings:
         best = seen.cure.best if seen.cure is not None else None
         return replace(found, origins=_explained(seen), suspects=best or seen.starts, cure=seen.cure)
     island = seen.cure.island
-    return replace(
+    found = replace(
         found,
         culprits=island,
         island=island,
@@ -147,6 +147,24 @@ def _island(seen: EngineSeen, found: Findings) -> Findings:
         origins=_origins_of(seen, island),
         cure=seen.cure,
     )
+    if seen.behind and seen.prior is not None and not set(island).intersection(seen.prior.island):
+        return _elsewhere(seen, found, seen.prior.island)
+    return found
+
+
+def _elsewhere(seen: EngineSeen, found: Findings, prior: Sequence[str]) -> Findings:
+    """The island that cures holds nothing of where the error starts: the engine was not built as it was asked.
+
+    Seen on an H200 with TensorRT 8.6.0: attention logits overflow in FP16 although their product and scale are
+    asked to stay in FP32, inside of one fused region; FP32 at three other nodes of that region cures.
+    """
+    text = (
+        f"asked to keep {', '.join(prior)} in FP32, where the emulator says that the error starts, the engine still "
+        f"fails; FP32 at {', '.join(found.island)} cures it, because it changes how the engine is built"
+    )
+    told = Evidence(Stage.ATTRIBUTE, text, {"asked": list(prior), "cures": list(found.island)})
+    origins = explain_nodes(seen.subject, seen.prognosis, [layer.node for layer in seen.prognosis.origins])
+    return replace(found, evidence=(*found.evidence, told), origins=origins)
 
 
 def _fusion(seen: EngineSeen, found: Findings) -> Findings:

@@ -20,6 +20,7 @@ from harness.backends import Evaluation, Observation, ObservedEngine, Plan
 from harness.diagnose.examine import Examination, Examiner
 from harness.diagnose.records import layer_from_record, layer_to_record
 from harness.diagnose.results import Evidence, Stage
+from harness.diagnose.subject import Subject
 from harness.errors import CandidateError, UsageError
 from harness.judge.faithful import is_faithful
 from harness.judge.judge import rms_limit
@@ -77,7 +78,9 @@ def observe(
     subject = examiner.subject
     if subject.emulated or not baseline.tensors:
         raise UsageError("observe requires an engine, and the outputs of the unobserved one")
-    plan = subject.plan(islands, precision=precision, observation=Observation.TYPED)
+    plan = subject.plan(
+        islands, precision=precision, observation=Observation.TYPED, marks=_marks(subject, islands)
+    )
     key = f"observed {plan.precision} {' '.join(sorted(islands))}"
     record = None if examiner.notebook is None else examiner.notebook.recall(key)
     if record is not None:
@@ -93,6 +96,18 @@ def observe(
     if examiner.notebook is not None:
         examiner.notebook.keep(key, _to_record(observed))
     return observed
+
+
+def _marks(subject: Subject, islands: frozenset[str]) -> frozenset[str]:
+    """All tensors, which a plan says by naming none; but not those of islands.
+
+    A mark has the dtype under test, and what an island writes may not fit into it: the mark would overflow.
+    """
+    if not islands:
+        return frozenset()
+    model = subject.model
+    written = {name for node in islands for name in model.node(node).outputs}
+    return frozenset(model.float_tensors) - written
 
 
 class _Watched:

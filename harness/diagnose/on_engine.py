@@ -41,6 +41,10 @@ MOST_UNPROVED = 8
 """An island of an engine that has more nodes, and was not shown to be minimal, is pruned at the price of builds."""
 
 
+MOST_PRUNING = 24
+"""How many builds pruning may cost: an error that accumulates needs most of its island anyway."""
+
+
 def examine_on_engine(lab: Lab, gates: Gates, *, prove: bool = False, timed: bool = True) -> Findings:
     """Predict, observe, cure and attribute a fault of an engine.
 
@@ -243,6 +247,7 @@ class _Run(EngineSeen):
             self._searching("minimal", "leave out what the island does not need"),
             prove=True,
             phase="minimal",
+            most=MOST_PRUNING,
         )
         self.evidence += pruned.evidence
         smaller = pruned.island or pruned.best

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from harness.diagnose.cure import CANDIDATE
 from harness.diagnose.findings import Findings
 from harness.diagnose.lab import Lab
 from harness.diagnose.results import Verdict
@@ -62,7 +63,12 @@ def _cause(found: Findings) -> str:
 def _remedy(found: Findings) -> str:
     count = len(found.island)
     verb = "cures" if found.confirmed else "should cure"
-    return f"FP32 at {count} node{'s' if count != 1 else ''} ({_nodes(found.island)}) {verb} it."
+    text = f"FP32 at {count} node{'s' if count != 1 else ''} ({_nodes(found.island)}) {verb} it"
+    starts = {origin.node for origin in found.origins}
+    on_engine = found.cure is not None and found.cure.confirmed_on == CANDIDATE
+    if on_engine and len(starts) == 1 and not starts.intersection(found.island):
+        return f"{text}, although the error does not start there: the engine is then built in another way."
+    return f"{text}."
 
 
 def _nodes(nodes: Sequence[str], most: int = 6) -> str:

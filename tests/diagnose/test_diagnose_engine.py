@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from engines import Build, FakeEngine, when_fused, when_lowered
@@ -84,6 +86,36 @@ def test_an_island_that_the_engine_fuses_with_its_neighbours_is_widened() -> Non
     assert len(diagnosis.culprits) <= 8
     assert diagnosis.confirmed
     assert engine.builds <= 7
+
+
+def test_an_engine_that_does_not_heed_the_island_is_told_from_one_that_does() -> None:
+    # The product stays in FP16 whatever is asked, unless the builder is put off its fusion somewhere else.
+    def wrong(build: Build) -> bool:
+        plan = build.plan
+        return plan.precision is Precision.FP16 and "b0_relu" not in plan.islands
+
+    class Deaf(FakeEngine):
+        def evaluate(self, plan, sample):  # type: ignore[no-untyped-def]
+            return super().evaluate(dataclasses.replace(plan, islands=plan.islands - set(ISLAND)), sample)
+
+    model = rmsnorm(scale=600.0)
+    engine = Deaf(model, "b1_sq", wrong, rounds=False)
+    diagnosis = run(engine)
+    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.culprits == ("b0_relu",)
+    assert diagnosis.confirmed
+    assert [origin.node for origin in diagnosis.origins] == ["b1_sq"]
+    assert "asked to keep b1_sq, b1_mean, b1_addeps, b1_sqrt in FP32" in texts(diagnosis)
+    assert "although the error does not start there" in diagnosis.summary
+
+
+def test_tensors_of_an_island_are_not_marked_in_a_format_that_they_overflow() -> None:
+    engine = FakeEngine(rmsnorm(scale=600.0), "b2_gain", when_lowered("b2_gain"))
+    run(engine)
+    (observed,) = [plan for plan in engine.plans if plan.observation is Observation.TYPED]
+    assert observed.islands == set(ISLAND)
+    assert not observed.marks.intersection(ISLAND)  # tensors are called as their nodes
+    assert len(observed.marks) == len(engine.model.float_tensors) - len(ISLAND)
 
 
 def test_a_large_island_is_pruned_on_the_engine() -> None:
