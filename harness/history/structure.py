@@ -134,17 +134,16 @@ def _fusion(
 
 
 def _precisions(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:
+    """Nodes that are computed in another precision; those that changed alike are one change."""
     before, after = _by_node(old), _by_node(new)
+    alike: dict[tuple[str, str, str, str], list[str]] = {}
     for node in before:
         if node in after and not set(before[node]) & set(after[node]):
-            yield StructureChange(
-                Change.PRECISION,
-                (node,),
-                _most(before[node]),
-                _most(after[node]),
-                _share(before[node], len(old)),
-                _share(after[node], len(new)),
-            )
+            told = _most(before[node]), _most(after[node])
+            counted = _share(before[node], len(old)), _share(after[node], len(new))
+            alike.setdefault((*told, *counted), []).append(node)
+    for (was, now, old_builds, new_builds), nodes in alike.items():
+        yield StructureChange(Change.PRECISION, tuple(nodes), was, now, old_builds, new_builds)
 
 
 def _tactics(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:

@@ -14,7 +14,6 @@ from harness.history.schema import LAYER
 from harness.report.drawing import (
     BLUE,
     FAINT,
-    FEW,
     INK,
     MOST_VECTORS,
     VERMILION,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 MAIN, STRIP, HEAD, GAP = 2.9, 0.24, 0.62, 0.34  # inches
 MOST_RINGS = 6  # origins that get a ring, and of those the first three their name
 MOST_NAMED = 3
+FEW = 60  # layers that get a mark each, besides the line
 MOST_CHANGE = 1.0  # decades up and down at which the colours of a change end
 
 

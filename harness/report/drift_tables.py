@@ -151,11 +151,11 @@ def engines_table(report: DriftReport) -> Table:
 
 
 def change_text(old: float, new: float) -> str:
-    """`×2.1`, or `from 0`, or nothing where both are without number."""
+    """`×2.1`, or `from 0` and `from inf`, which have no multiples."""
     if math.isinf(old) and math.isinf(new):
         return "–"
-    if old == 0:
-        return "–" if new == 0 else "from 0"
+    if old == 0 or math.isinf(old):
+        return "–" if new == old else f"from {number(old)}"
     return f"×{number(new / old)}"
 
 

@@ -12,11 +12,12 @@ from harness.history.structure import StructureChange
 from harness.history.telling import tell_tensor
 from harness.report.drift_words import DRIFT_LOOKS
 from harness.report.view import Statement
-from harness.report.words import count, middle, number
+from harness.report.words import count, number
 
 MOST_ORIGINS = 4
 MOST_CHANGES = 5
 MOST_ERRORS = 4
+MOST_NODES = 4
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def _numbers(worst: TensorDrift) -> str:
 
 
 def _change(change: StructureChange) -> str:
-    nodes = middle(", ".join(change.nodes), 60)
+    nodes = ", ".join(change.nodes[:MOST_NODES])
+    if len(change.nodes) > MOST_NODES:
+        nodes = f"{count(len(change.nodes), 'node')} ({nodes}, …)"
     return f"{change.change.value} of {nodes}: {change.old} ({change.old_builds} builds) → {change.new}"
 
 

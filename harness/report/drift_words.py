@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from harness.history.judgement import DriftVerdict
 from harness.history.outcome import RunDrift, Status
 from harness.history.report import DriftReport, statuses
@@ -46,7 +48,7 @@ def ratio_text(run: RunDrift) -> str:
     worst = run.worst
     if worst is None or run.verdict in (None, DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE):
         return ""
-    return f"×{number(worst.ratio)}"
+    return f"×{number(worst.ratio)}" if math.isfinite(worst.old) and worst.old else ""
 
 
 def answer(report: DriftReport) -> str:

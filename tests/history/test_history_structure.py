@@ -65,6 +65,15 @@ def test_a_precision_counts_if_no_build_had_it_before() -> None:
     assert changes([fp16, fp32], [fp32] * 2) == []
 
 
+def test_nodes_that_changed_their_precision_alike_are_one_change() -> None:
+    old = engine(layer("conv1"), layer("conv2"), layer("conv3"))
+    new = engine(
+        layer("conv1", precision="bf16"), layer("conv2", precision="bf16"), layer("conv3", precision="fp32")
+    )
+    found = compare_structures([old], [new])
+    assert [(item.nodes, item.new) for item in found] == [(("conv1", "conv2"), "bf16"), (("conv3",), "fp32")]
+
+
 def test_a_tactic_counts_if_the_fusion_is_the_same_and_no_build_chose_it() -> None:
     builds = [engine(layer("conv1", tactic=name)) for name in ("a", "b", "c", "d")]
     assert changes(builds[:2], builds[2:]) == [(Change.TACTIC, "a or b", "c or d")]

@@ -277,6 +277,13 @@ def test_a_page_where_nothing_moved_still_shows_the_largest_change() -> None:
     assert text.count("<svg") == 3
 
 
+def test_what_was_infinite_has_no_multiples() -> None:
+    both = drift_report(run_rows("net", "fp16", ("new", "old"), factor=math.inf), releases=("old", "new"))
+    text = Reader(drift_page(both)).text
+    assert "×0 " not in text
+    assert "from inf" in text
+
+
 def test_large_tables_are_cut_and_say_so() -> None:
     many = drift_report(*(run_rows(f"c{place}", "fp16", PAIR, factor=3.0) for place in range(20)))
     reader = Reader(drift_page(many))
