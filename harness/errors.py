@@ -90,7 +90,9 @@ class ReferenceNotFiniteError(ModelError):
     """The FP32 reference itself produces infinities or NaN, so nothing can be judged against it."""
 
     def __init__(self, case: str, *, tensor: str, first_tensor: str, count: int) -> None:
-        origin = "" if first_tensor == tensor else f"; the first tensor that is not finite is {first_tensor!r}"
+        origin = (
+            "" if first_tensor == tensor else f"; the first tensor that is not finite is {first_tensor!r}"
+        )
         super().__init__(
             f"the FP32 reference is not finite: {count} elements of output {tensor!r}{origin}",
             where=case,

@@ -71,8 +71,21 @@ def build(trt, model, pins, folder):
         for index in range(onnx.num_errors):
             print(onnx.get_error(index).desc(), file=sys.stderr)
         return None, []
+    for told in pins["layer_types"]:
+        layer = network.get_layer(told["index"])
+        if layer.name != told["layer"]:
+            print(
+                "the model is not the one that was pinned: {} is {}".format(told["layer"], layer.name),
+                file=sys.stderr,
+            )
+            return None, []
+        if told["precision"] is not None:
+            layer.precision = getattr(trt.DataType, told["precision"])
+        for index, dtype in enumerate(told["outputs"]):
+            if dtype is not None:
+                layer.set_output_type(index, getattr(trt.DataType, dtype))
     config = builder.create_builder_config()
-    configure(trt, builder, network, config, pins, weak and pins["typing"] == "weak")
+    configure(trt, builder, config, pins)
     check = by_cache if pins["mechanism"] == "cache" else by_selector
     again, missed = check(trt, config, pins["choices"], folder)
     serialized = builder.build_serialized_network(network, config)
@@ -81,15 +94,13 @@ def build(trt, model, pins, folder):
     return serialized, [] if serialized is None else missed()
 
 
-def configure(trt, builder, network, config, pins, weak):
+def configure(trt, builder, config, pins):
     """The options of the build that was pinned."""
-    options, precision = pins["build"], pins["precision"]
+    options = pins["build"]
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    tf32 = options.get("tf32")
-    switch = config.set_flag if (precision == "tf32" if tf32 is None else tf32) else config.clear_flag
-    switch(trt.BuilderFlag.TF32)
-    if weak and precision in ("fp16", "bf16", "fp8", "int8"):
-        config.set_flag(getattr(trt.BuilderFlag, precision.upper()))
+    config.clear_flag(trt.BuilderFlag.TF32)
+    for name in pins["flags"]:
+        config.set_flag(getattr(trt.BuilderFlag, name))
     if options.get("workspace_mib") is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options["workspace_mib"] << 20)
     for name in ("optimization_level", "avg_timing_iterations", "build_route"):
@@ -104,10 +115,6 @@ def configure(trt, builder, network, config, pins, weak):
         config.set_tactic_sources(bits)
     for feature in options.get("preview_features") or ():
         config.set_preview_feature(getattr(trt.PreviewFeature, feature[1:].upper()), feature[0] == "+")
-    if options.get("sparsity"):
-        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
-    if options.get("version_compatible"):
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.get("hardware_compatibility"):
         level = getattr(trt.HardwareCompatibilityLevel, options["hardware_compatibility"].upper())
         config.hardware_compatibility_level = level

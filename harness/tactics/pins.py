@@ -88,7 +88,8 @@ def export_pins(
     if not record.choices:
         raise UsageError("a build that told no choices cannot be pinned")
     # Alternatives and what came of orders are of that build, and nobody's orders.
-    report = TacticReport(record.report.mechanism, record.choices)
+    made = record.report
+    report = TacticReport(made.mechanism, made.choices, flags=made.flags, layer_types=made.layer_types)
     replace(record, report=report).save(folder / PINS)
     write_text(folder / SCRIPT, Path(__file__).with_name(SCRIPT).read_text("utf-8"))
     if cache is not None:

@@ -122,6 +122,23 @@ class Miss:
 
 
 @dataclass(frozen=True)
+class LayerType:
+    """What a network layer was told to compute in, in TensorRT's words (`HALF`).
+
+    Args:
+        index: position in the network.
+        layer: its name.
+        precision: None if it was told none.
+        outputs: of each output, None if it was told none.
+    """
+
+    index: int
+    layer: str
+    precision: Optional[str] = None
+    outputs: Tuple[Optional[str], ...] = ()
+
+
+@dataclass(frozen=True)
 class TacticReport:
     """What a build chose.
 
@@ -136,6 +153,8 @@ class TacticReport:
         builds: how often the network was built for this: more than once where the timing cache had no entry for a
             forced choice, or a forbidden one came up first.
         problems: what went wrong while tactics were told.
+        flags: names of the builder flags that were set; those of the timing cache left out.
+        layer_types: the layers that were told what to compute in.
     """
 
     mechanism: str
@@ -147,6 +166,8 @@ class TacticReport:
     contradicted: Tuple[str, ...] = ()
     builds: int = 1
     problems: Tuple[str, ...] = ()
+    flags: Tuple[str, ...] = ()
+    layer_types: Tuple[LayerType, ...] = ()
 
 
 def hexadecimal(value: int) -> str:

@@ -356,11 +356,10 @@ class TestTheScript:
             "avg_timing_iterations": 3,
             "tactic_sources": ["jit_convolutions"],
             "preview_features": ["-profile_sharing_0806"],
-            "sparsity": True,
-            "version_compatible": True,
             "hardware_compatibility": "ampere_plus",
-            "tf32": True,
         }
+        document["flags"] += ["TF32", "SPARSE_WEIGHTS", "PREFER_PRECISION_CONSTRAINTS"]
+        document["layer_types"] = [{"index": 2, "layer": "scaled", "precision": "HALF", "outputs": ["HALF"]}]
         (pins / "pins.json").write_text(json.dumps(document))
         script, world = self.load(pins, "8.6.0", monkeypatch)
         assert script.main([str(save_model(MODEL, tmp_path / "m.onnx")), str(tmp_path / "e")]) == 0
@@ -369,7 +368,11 @@ class TestTheScript:
         assert config._sources == {"JIT_CONVOLUTIONS"}
         assert config._previews == {"PROFILE_SHARING_0806": False}
         assert config._hardware == "AMPERE_PLUS"
-        assert config._flags >= {"FP16", "TF32", "SPARSE_WEIGHTS", "VERSION_COMPATIBLE"}
+        assert config._flags >= {"FP16", "TF32", "SPARSE_WEIGHTS", "PREFER_PRECISION_CONSTRAINTS"}
+        assert world.built[-1].pinned == {"scaled": "HALF"}
+        document["layer_types"][0]["layer"] = "another"
+        (pins / "pins.json").write_text(json.dumps(document))
+        assert script.main([str(tmp_path / "m.onnx"), str(tmp_path / "e")]) == 3
 
 
 class TestAxes:

@@ -106,7 +106,7 @@ class Builder:
         calibrator = self._calibrate(definition, config, request, profile)
         tactics = None
         if request.tactics is not None:
-            tactics = Tactics(trt, release, config, self._log, request.tactics, self._shelf)
+            tactics = Tactics(trt, release, config, self._log, request.tactics, self._shelf, graph)
         shared = request.options.get("timing_cache") is not False and not (tactics and tactics.owns_cache)
         cache_good = self._cache.attach(config) if shared else True
 

@@ -9,7 +9,15 @@ _MIB = 1 << 20
 #: Every option known; `typing`, `pin_precision` and `timing_cache` are seen to elsewhere.
 KNOWN = frozenset(
     (
-        *("typing", "pin_precision", "timing_cache", "tf32", "workspace_mib", "optimization_level", "tactic_sources"),
+        *(
+            "typing",
+            "pin_precision",
+            "timing_cache",
+            "tf32",
+            "workspace_mib",
+            "optimization_level",
+            "tactic_sources",
+        ),
         *("avg_timing_iterations", "sparsity", "version_compatible", "hardware_compatibility"),
         *("error_on_timing_cache_miss", "preview_features", "build_route"),
     )

@@ -3,11 +3,12 @@
 from dataclasses import replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from ..choices import CACHE, MECHANISMS, SELECTOR, Choice, TacticOrders, TacticReport
+from ..choices import CACHE, MECHANISMS, SELECTOR, Choice, LayerType, TacticOrders, TacticReport
 from ..faults import Fault
 from ..messages import LayerInfo
 from . import inspector
 from .log import Log
+from .network import Graph
 from .nodemap import NodeMap
 from .release import Release
 from .tactics_cache import EditedCache, Shelf
@@ -24,14 +25,24 @@ class Tactics:
         log: TensorRT's log.
         orders: what is asked for.
         shelf: the timing cache entries of earlier builds.
+        graph: the network, with all that its layers are told.
 
     Raises:
         Fault: `unsupported`: the release lacks the mechanism; `bad_request`: orders that make no sense.
     """
 
     def __init__(
-        self, trt: Any, release: Release, config: Any, log: Log, orders: TacticOrders, shelf: Shelf
+        self,
+        trt: Any,
+        release: Release,
+        config: Any,
+        log: Log,
+        orders: TacticOrders,
+        shelf: Shelf,
+        graph: Graph,
     ) -> None:
+        self._flags = _flags(trt, config)
+        self._types = _types(graph) if release.offers("weak") else ()
         self.mechanism = mechanism_of(release, orders.mechanism)
         self._selection: Optional[Selection] = None
         self._selector: Optional[Any] = None
@@ -86,7 +97,7 @@ class Tactics:
                 self._selection.misses(),
                 problems=tuple(self._selector.problems),
             )
-        return _checked(told, nodes, layers)
+        return _checked(replace(told, flags=self._flags, layer_types=self._types), nodes, layers)
 
 
 def mechanism_of(release: Release, asked: str) -> str:
@@ -106,6 +117,27 @@ def mechanism_of(release: Release, asked: str) -> str:
     else:
         release.require("algorithm_selector", "algorithm selector")
     return asked
+
+
+def _flags(trt: Any, config: Any) -> Tuple[str, ...]:
+    members = trt.BuilderFlag.__members__
+    return tuple(
+        sorted(name for name in members if "TIMING_CACHE" not in name and config.get_flag(members[name]))
+    )
+
+
+def _types(graph: Graph) -> Tuple[LayerType, ...]:
+    found: List[LayerType] = []
+    for layer in graph.layers:
+        handle = layer.handle
+        outputs = tuple(
+            handle.get_output_type(index).name if handle.output_type_is_set(index) else None
+            for index in range(handle.num_outputs)
+        )
+        precision = handle.precision.name if handle.precision_is_set else None
+        if precision is not None or any(outputs):
+            found.append(LayerType(layer.index, layer.name, precision, outputs))
+    return tuple(found)
 
 
 def _refuse_keys(orders: TacticOrders) -> None:

@@ -74,6 +74,17 @@ class ILayer:
     def precision(self: Any, value: Any) -> None:
         self._precision = self._world.member("DataType", value)
 
+    @property
+    def precision_is_set(self: Any) -> bool:
+        return self._precision is not None
+
+    def output_type_is_set(self: Any, index: int) -> bool:
+        return index in self._types
+
+    def get_output_type(self: Any, index: int) -> Any:
+        name = self._types.get(index, self._outputs[index]._dtype)
+        return self._world.trt.DataType.__members__[name]
+
     def set_output_type(self: Any, index: int, dtype: Any) -> None:
         assert self._kind != "CAST", "the output type of a Cast is its meaning"
         self._types[index] = self._world.member("DataType", dtype)
