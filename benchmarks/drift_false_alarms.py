@@ -184,7 +184,7 @@ def over_floor(bench: Workbench, node: str) -> bool:
         if tensor in plain:
             reference = bench.reference.run(feeds, [tensor])[tensor]
             before, after = (compare(values[tensor], reference).nrmse for values in (plain, planted))
-            if after - before > 1.2 * max(floors.relative * before, floors.absolute[Precision.FP16]):
+            if after - before > max(floors.relative * before, floors.absolute[Precision.FP16]):
                 return True
     return False
 

@@ -125,7 +125,7 @@ def judge_tensors(
         noise = half_width(old_level.finite, old_level.deviation, new_level.finite, floors.confidence)
         floor = np.maximum(floors.relative * old_mean, _absolute(frame, groups, floors))
     equal = groups.count(new & _seen_before(frame, groups, old, new))
-    passed = frame["passed"].fillna(False).to_numpy(dtype=bool)
+    passed = frame["passed"].eq(True).to_numpy(dtype=bool)
     old_passed, new_passed = groups.count(old & passed), groups.count(new & passed)
 
     moved = (np.abs(change) > np.nan_to_num(noise, nan=0.0)) & (np.abs(change) > floor)
