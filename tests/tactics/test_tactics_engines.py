@@ -332,6 +332,22 @@ class TestTheScript:
         assert script.main([str(pins / "model.onnx"), str(tmp_path / "engine")]) == 0
         assert len(world.built) == 2
 
+    def test_tells_layers_what_the_pinned_build_told_them(
+        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plan = replace(PLAN, build=BuildOptions(pin_precision=True), tactics=TacticOrders())
+        candidate = make("8.6.0", NOISE=0.5, SEED=5)
+        found = record_of(candidate.evaluate(plan, X), plan, MODEL.sha256)
+        assert found is not None
+        assert "PREFER_PRECISION_CONSTRAINTS" in found.report.flags
+        export_pins(found, tmp_path / "pins")
+        script, world = self.load(tmp_path / "pins", "8.6.0", monkeypatch)
+        from harness.model import save_model
+
+        assert script.main([str(save_model(MODEL, tmp_path / "m.onnx")), str(tmp_path / "e")]) == 0
+        assert world.built[-1].pinned["root"] == "HALF"
+        assert len(world.built[-1].pinned) == len(found.report.layer_types)
+
     @pytest.mark.parametrize("pins", ["8.6.0"], indirect=True)
     def test_refuses_another_release_and_a_model_that_does_not_parse(
         self, pins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
