@@ -157,7 +157,7 @@ def find_waiver(
 
         if covers(today):
             return Waived(waiver.reason, waiver.expires, expired=False)
-        if today > waiver.expires and covers(waiver.expires):
+        if covers(waiver.expires):
             expired = Waived(waiver.reason, waiver.expires, expired=True)
     return expired
 

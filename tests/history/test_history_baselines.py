@@ -109,6 +109,20 @@ def test_in_ci_nothing_is_built_for_an_update(
     drift(CALM)  # comparing is allowed
 
 
+def test_the_store_itself_writes_nothing_in_ci(tiny_cases, drift, path: Path, monkeypatch, tmp_path: Path) -> None:
+    tiny_cases("clean")
+    drift(CALM, baseline_update=True)
+    store = BaselineStore(tmp_path / "golden")
+    baseline = store.load("clean", "emulator", "fp16")
+    assert baseline is not None
+    monkeypatch.setenv("CI", "1")
+    before = path.read_bytes()
+    with pytest.raises(GoldenError, match="where CI is set"):
+        store.write(baseline.model_copy(update={"sm": "sm90"}))
+    assert path.read_bytes() == before
+    assert not (path.parent.parent / "sm90").exists()
+
+
 def test_baselines_are_those_of_one_release(tiny_cases) -> None:
     with pytest.raises(UsageError, match="one release"):
         harness.drift(tiny_cases("clean"), environments=[CALM, NOISY], baseline_update=True)

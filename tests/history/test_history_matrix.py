@@ -98,6 +98,17 @@ def test_every_number_can_be_traced_to_the_history(tiny_cases, drift, tmp_path: 
     assert rows.loc[rows["kind"] == "engine", "structure"].notna().all()
 
 
+def test_layers_know_what_is_behind_them_through_tensors_that_are_not_observed(drift, tmp_path: Path) -> None:
+    quantised = Path(__file__).parents[2] / "cases" / "quantised-conv.case.yaml"
+    drift(quantised, "emulator:fp16", "emulator:fp16,seed=1", repeats=1)
+    rows = harness.load_history(tmp_path / "h")
+    layers = rows[(rows["kind"] == "layer") & (rows["release"] == "emulator:fp16")]
+    reads = dict(zip(layers["tensor"].astype(str), layers["reads"], strict=True))
+    assert "QuantizeLinear" not in set(layers["op"]), "int8 tensors are not observed"
+    fed_by_nothing = [tensor for tensor, behind in reads.items() if not len(behind)]
+    assert fed_by_nothing == [next(iter(reads))], "only the first layer has nothing but inputs behind it"
+
+
 def test_an_interrupted_matrix_goes_on_where_it_was(tiny_cases, drift, tmp_path: Path) -> None:
     folder = tiny_cases("clean", "expected", "failing")
 
