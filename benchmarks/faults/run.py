@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 from benchmarks.faults.diagnosis import diagnose
-from benchmarks.faults.generate import Spec, generate
+from benchmarks.faults.generate import generate
+from benchmarks.faults.planted import Spec
 from benchmarks.faults.score import Answer, Score, score
 from benchmarks.faults.truth import optimum, verify
 
 T = TypeVar("T")
+EVERY = 15.0  # seconds between lines of progress where there is no terminal
 
 
 def judge(spec: Spec) -> Score:
@@ -36,21 +40,62 @@ def problems(spec: Spec) -> list[str]:
     return verify(generate(spec), brute_force=spec.nodes <= 200)
 
 
-def each(work: Callable[[Spec], T], specs: Sequence[Spec], jobs: int) -> Iterator[tuple[Spec, T]]:
-    """`work` done on each specification, in order, with a line of progress on a terminal."""
-    if jobs > 1:
-        os.environ["OMP_NUM_THREADS"] = "1"
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            yield from _with_progress(specs, pool.map(work, specs))
-    else:
-        yield from _with_progress(specs, map(work, specs))
+def each(
+    work: Callable[[Spec], T], specs: Sequence[Spec], jobs: int, *, done: int = 0
+) -> Iterator[tuple[Spec, T]]:
+    """`work` done on each specification, as it is done, with a line of progress.
+
+    Args:
+        work: what to do.
+        specs: with what.
+        jobs: how many processes, of one thread each; 1 is this process, in order.
+        done: how many others were done before, for the line of progress.
+    """
+    results = _pooled(work, specs, jobs) if jobs > 1 else ((spec, work(spec)) for spec in specs)
+    return _with_progress(results, done, done + len(specs))
 
 
-def _with_progress(specs: Sequence[Spec], results: Iterable[T]) -> Iterator[tuple[Spec, T]]:
+def _pooled(work: Callable[[Spec], T], specs: Sequence[Spec], jobs: int) -> Iterator[tuple[Spec, T]]:
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HARNESS_THREADS": "1"}
+    os.environ.update(one_thread)  # a spawned process gets them before it imports NumPy and ONNX Runtime
+    workers = min(jobs, max(len(specs), 1))
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_watch_parent) as pool:
+        # The largest first: one that starts last would be waited for by all.
+        order = sorted(specs, key=lambda spec: spec.nodes, reverse=True)
+        waiting = {pool.submit(work, spec): spec for spec in order}
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _watch_parent() -> None:
+    """End this process when the one that started it does: the pool's own processes outlive a kill -9 of it."""
+    parent = parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+
+    def end() -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def _with_progress(results: Iterator[tuple[Spec, T]], done: int, total: int) -> Iterator[tuple[Spec, T]]:
     live = sys.stderr.isatty()
-    for index, (spec, result) in enumerate(zip(specs, results, strict=True), start=1):
+    started = told = time.perf_counter()
+    for count, (spec, result) in enumerate(results, start=1):
+        now = time.perf_counter()
+        left = (now - started) / count * (total - done - count)
+        line = f"[{done + count}/{total}] {now - started:.0f} s, about {left:.0f} s to go: {spec.name}"
         if live:
-            print(f"\r\x1b[K[{index}/{len(specs)}] {spec.name}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        elif now - told > EVERY:
+            told = now
+            print(line, file=sys.stderr, flush=True)
         yield spec, result
     if live:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)

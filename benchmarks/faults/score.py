@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
-from benchmarks.faults.generate import PlantedCase
+from benchmarks.faults.families import Family
 from benchmarks.faults.kinds import Clause, Kind
+from benchmarks.faults.planted import PlantedCase
 
 FAULTY, CLEAN = "precision", "none"
 
@@ -38,6 +39,7 @@ class Score:
 
     Args:
         name: of the specification.
+        family: what the model is made of.
         kind: what went wrong.
         faults: at how many places; 0 is a clean twin.
         nodes: how many nodes the model has.
@@ -54,6 +56,7 @@ class Score:
     """
 
     name: str
+    family: Family
     kind: Kind
     faults: int
     nodes: int
@@ -86,6 +89,7 @@ def score(case: PlantedCase, answer: Answer, *, optimum: int | None = None, erro
     is_set = not case.places
     return Score(
         name=case.spec.name,
+        family=case.spec.family,
         kind=case.spec.kind,
         faults=case.spec.faults,
         nodes=len(case.model.graph.node),
@@ -152,37 +156,3 @@ def _goal(
     at_least: bool,
 ) -> Goal | None:
     return Goal(text, together([value(s) for s in scores]), limit, at_least) if scores else None
-
-
-def table(scores: Sequence[Score]) -> str:
-    """A Markdown table: a row for each kind of fault, one for the clean twins, and one for all."""
-    groups = {kind.value: [s for s in scores if s.kind is kind and s.faults] for kind in Kind}
-    groups |= {"clean twins": [s for s in scores if not s.faults], "all": list(scores)}
-    header = [
-        "fault",
-        "cases",
-        "verdict right",
-        "recall",
-        "precision",
-        "island / optimum",
-        "evaluations",
-        "seconds",
-    ]
-    rows = [header, ["---", *["---:"] * (len(header) - 1)]]
-    rows += [[name, *_row(group)] for name, group in groups.items() if group]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _row(scores: Sequence[Score]) -> list[str]:
-    recalls = [s.recall for s in scores if s.recall is not None]
-    precisions = [s.precision for s in scores if s.precision is not None]
-    ratios = [s.ratio for s in scores if s.optimum]
-    return [
-        str(len(scores)),
-        f"{mean(s.verdict_right for s in scores):.1%}",
-        f"{mean(recalls):.1%}" if recalls else "–",
-        f"{mean(precisions):.1%}" if precisions else "–",
-        f"{mean(ratios):.2f}" if ratios else "–",
-        f"{median(s.evaluations for s in scores):.0f}",
-        f"{median(s.seconds for s in scores):.2f}",
-    ]

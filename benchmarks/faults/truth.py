@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from benchmarks.faults.generate import PlantedCase, Spec, build, count_blocks
+from benchmarks.faults.planted import PlantedCase, Spec, build, count_blocks
 from harness.backends.emulator import Emulator
 from harness.backends.reference import Reference
 from harness.compare.defaults import DEFAULT_GATES

@@ -12,9 +12,12 @@ import pytest
 from benchmarks.faults import __main__ as command
 from benchmarks.faults import run as runner
 from benchmarks.faults.families import Family
-from benchmarks.faults.generate import FAULTS, SIZES, Spec, generate, grid, sample
+from benchmarks.faults.generate import FAULTS, SIZES, generate, grid, sample
 from benchmarks.faults.kinds import Kind
-from benchmarks.faults.score import Answer, goals, nearest_truth, score, table
+from benchmarks.faults.partial import OtherRunError, Partial
+from benchmarks.faults.planted import Spec
+from benchmarks.faults.report import numbers_of, page, scores_of, table
+from benchmarks.faults.score import Answer, goals, nearest_truth, score
 from benchmarks.faults.truth import Emulation, optimum, verify
 
 SMALL = sample(60)
@@ -211,3 +214,63 @@ def test_command_misses_its_goals_with_exit_status_1(monkeypatch, capsys):
     monkeypatch.setattr(runner, "diagnose", lambda *_: _answer("head"))
     assert command.main() == 1
     assert "MISS verdict right" in capsys.readouterr().out
+
+
+def test_a_stopped_run_goes_on_where_it_was_and_keeps_the_order(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "faults.json"
+    specs = sample(6)
+    judged = []
+
+    def stopping(spec):
+        judged.append(spec)
+        if len(judged) == 4:
+            raise KeyboardInterrupt
+        return runner.judge(spec)
+
+    monkeypatch.setattr(command, "judge", stopping)
+    monkeypatch.setattr(sys, "argv", ["faults", "--sample", "6", "--out", str(out)])
+    with pytest.raises(KeyboardInterrupt):
+        command.main()
+    partial = out.with_name("faults.json.partial")
+    assert not out.exists()
+    with partial.open("a") as file:
+        file.write('{"score": {"na')  # killed while it wrote
+    assert command.main() == 0
+    assert judged == [*specs[:4], *specs[3:]]
+    assert not partial.exists()
+    document = json.loads(out.read_text())
+    assert [found.name for found in scores_of(document)] == [spec.name for spec in specs]
+
+
+def test_scores_of_other_sources_are_not_mixed_in(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "faults.json"
+    Partial(out).keep(score(generate(_spec(Kind.SQUARES)), _answer("head")), 1.0)
+    monkeypatch.setattr("benchmarks.faults.partial.state", lambda: "another")
+    with pytest.raises(OtherRunError, match="delete it to start again"):
+        Partial(out)
+    monkeypatch.setattr(sys, "argv", ["faults", "--sample", "2", "--out", str(out)])
+    assert command.main() == 2
+    assert "delete it" in capsys.readouterr().err
+
+
+def test_a_kept_result_is_shown_as_the_tables_of_its_scores(monkeypatch, capsys, tmp_path):
+    squares, clean = generate(_spec(Kind.SQUARES)), generate(_spec(Kind.SQUARES, 0))
+    odd = score(clean, _answer(verdict="error"), error='lost, "its" way\nhome')
+    scores = [score(squares, _answer(*squares.truth)), odd]
+    document = {
+        **numbers_of(scores, seconds=62.0, jobs=4),
+        "fingerprint": {"onnxruntime": "1.30", "cpu": "a processor"},
+    }
+    assert scores_of(json.loads(json.dumps(document))) == [
+        scores[0],
+        replace(odd, error='lost, "its" way home'),
+    ]
+    kept = tmp_path / "faults.json"
+    kept.write_text(json.dumps(document))
+    monkeypatch.setattr(sys, "argv", ["faults", "--table", str(kept)])
+    assert command.main() == 0
+    shown = capsys.readouterr().out
+    assert shown == page(document) + "\n"
+    assert "2 cases in 62 s with 4 processes of one thread each" in shown
+    assert table(scores) in shown
+    assert "| verdict right | 0.5 | ≥ 0.99 | **missed** |" in shown
