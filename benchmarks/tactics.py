@@ -1,83 +1,73 @@
 """Tactics on real engines: recorded, replayed, forbidden, told apart by their outputs, and hunted when one is bad.
 
-Needs a harness.toml with environments on a GPU. Run: python -m benchmarks.tactics --env NAME [--env NAME] [--out DIR]
+Needs a harness.toml with an environment on a GPU. Run: python -m benchmarks.tactics --env NAME --out FILE.json
 
-Parts, each kept as it ends: `survey` (builds that differ in nothing: what is offered, what changes, whether the
-inspector tells the same tactics), `replay` (how many of the recorded choices come back, and which kinds of layers do
-not), `forbid` (whether a forbidden choice is avoided), `outputs` (how far other tactics move the outputs), `planted`
-(one implementation of one layer is declared bad: engines that were built with it have their outputs falsified
-afterwards; the hunt must name it), `diagnosis` (`harness diagnose` on that case, its JSON in tactics-diagnosis.json).
+Parts, of each case in FP16, one case after the other; the file is written after every build:
+
+`repeats`  builds that differ in nothing but timing noise: what is offered, what changes, what the inspector tells
+`replay`   how many of the choices that TensorRT exposes come back when they are forced, and which kinds do not
+`forbid`   whether a forbidden choice is avoided
+`planted`  one implementation of one layer is declared bad: engines that were built with it have their outputs
+           falsified afterwards (`benchmarks.planted_tactic`); the hunt must name it
+`natural`  how far the outputs move when one layer at a time takes another implementation
+
+A part that is not begun, or is stopped, when the allowed seconds are over says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.record import record as keep
-from harness.backends import Evaluation, Observation, Plan
+from benchmarks.planted_tactic import Plant, alternatives, choosy, falsified, is_planted, plant_in
+from benchmarks.record import RESULTS, record
+from benchmarks.tactics_table import PARTS, table
+from harness.backends import Evaluation, Plan
 from harness.backends.tensorrt import TensorRTCandidate
 from harness.case import load_case
 from harness.diagnose.subject import Subject, badness
+from harness.environments import close_shared
+from harness.errors import HarnessError
 from harness.judge.candidates import Candidates, profiles_of
 from harness.judge.workbench import Workbench
+from harness.search import Outcome
 from harness.tactics import (
+    Sample,
     TacticRecord,
+    Variation,
     VariedBuilds,
-    build_repeatedly,
     builds_for,
     collect,
     compare_builds,
     find_bad_tactics,
+    noise,
     record_of,
-    usual_series,
 )
+from harness.tactics.building import ALTERNATIVES
 from harness.tactics.findings import brief
+from harness.tactics.repeats import RepeatedBuild
+from harness.tactics.samples import FORCED_BUILDS
 from harness.tactics.units import reformatted_layer
-from harness.tensors.files import write_text
+from harness.tactics.variations import Axis, forced
 from harness.tensors.precision import Precision
 from harness.worker.choices import Choice, TacticOrders
 
 CASES = Path(__file__).parent.parent / "cases"
-PARTS = ("survey", "replay", "forbid", "outputs", "planted", "diagnosis")
-FEWER = ("survey", "replay", "forbid", "planted")
-BUILDS, REPLAYS, FORBIDDEN, SWAPPED = 3, 2, 2, 4
-ALTERNATIVES = 8
-KICK = 0.5
-"""By what share of its root mean square the output of a planted engine is falsified."""
+BUILDS, REPLAYS, FORBIDDEN, SWAPPED = 3, 2, 2, 6
+MOST_NAMES = 12
 
 
-class PlantedCandidate(TensorRTCandidate):
-    """Engines of which those are wrong that were built with one certain choice: their outputs are falsified."""
-
-    bad: Choice | None = None
-
-    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
-        if self.bad is None:
-            return super().evaluate(plan, feeds)
-        recorded = replace(plan, tactics=plan.tactics or TacticOrders())
-        evaluation = super().evaluate(recorded, feeds)
-        told = record_of(evaluation, recorded, self.model.sha256)
-        if told is None or not told.takes(self.bad) or plan.observation is not Observation.NONE:
-            return evaluation
-        tensors = {name: _falsified(value) for name, value in evaluation.tensors.items()}
-        return replace(evaluation, tensors=tensors)
-
-
-def _falsified(value: np.ndarray) -> np.ndarray:
-    if value.dtype.kind != "f":
-        return value
-    return value + np.asarray(KICK * np.sqrt(np.mean(np.square(value, dtype=np.float64))), value.dtype)
+class TimeIsUpError(Exception):
+    """The allowed seconds are over."""
 
 
 @dataclass
@@ -87,74 +77,104 @@ class Desk:
     Args:
         environment: its name.
         case: name of a bundled case, or a case file.
-        out: where a diagnosis is written.
+        save: keeps what there is so far.
+        deadline: when to stop, by `time.perf_counter`.
+        parts: what came of each part so far.
     """
 
     environment: str
     case: str
-    out: Path
-    numbers: dict[str, Any] = field(default_factory=dict)
+    save: Callable[[], object]
+    deadline: float
+    parts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         path = Path(self.case) if self.case.endswith(".yaml") else CASES / f"{self.case}.case.yaml"
         self.bench = Workbench(load_case(path), memory_budget=1 << 30)
-        self.candidate = self.planted(None, Candidates())
+        self.candidate = self.make_candidate()
         self.plan = Plan(Precision.FP16, build=self.bench.case.build)
         self.subject = Subject(self.bench, Precision.FP16, self.candidate)
+        self.samples: list[Sample] = []
+        """The builds of `repeats`, judged."""
+        self.began = time.perf_counter()
+        self.made = 0
 
-    def planted(self, bad: Choice | None, candidates: Candidates) -> PlantedCandidate:
-        """A candidate in whose engines `bad` is wrong."""
-        made = PlantedCandidate(
-            candidates.environments[self.environment], self.bench.model, profiles=profiles_of(self.bench.case)
-        )
-        made.bad = bad
-        return made
+    def make_candidate(self) -> TensorRTCandidate:
+        """A candidate with engines of its own."""
+        environment = Candidates().environments[self.environment]
+        return TensorRTCandidate(environment, self.bench.model, profiles=profiles_of(self.bench.case))
 
-    def build(self, **orders: Any) -> tuple[Evaluation, TacticRecord]:
-        """One build with orders, run on the first sample."""
-        plan = replace(self.plan, tactics=TacticOrders(**orders))
+    def check_time(self) -> None:
+        """Raise TimeIsUpError if the time is up."""
+        if time.perf_counter() > self.deadline:
+            raise TimeIsUpError
+
+    def as_many(self, wanted: int, least: int = 1) -> int:
+        """How often to build, at the pace so far: `least`, if a build takes more than a 20th of the time."""
+        now = time.perf_counter()
+        pace = (now - self.began) / max(self.made, 1)
+        return wanted if pace * 20 < self.deadline - self.began else least
+
+    def build(self, variation: Variation) -> tuple[Evaluation, TacticRecord]:
+        """One build, run on the first sample."""
+        self.check_time()
+        plan = variation.of(self.plan, alternatives=ALTERNATIVES)
         evaluation = self.candidate.evaluate(plan, self.bench.feeds[0])
         told = record_of(evaluation, plan, self.bench.model.sha256)
         assert told is not None, "the engine tells no tactics"
+        self.made += 1
         return evaluation, told
 
-    # --- parts ----------------------------------------------------------------------------------------------------
+    def judge(self, tensors: Mapping[str, np.ndarray], sample: int = 0) -> float:
+        """How far the worst gate is beyond its limit."""
+        return badness(self.subject.judge(tensors, sample, self.plan))
 
-    def survey(self) -> dict[str, Any]:
+    # --- parts: each yields what it has so far, as often as there is something new ---------------------------------
+
+    def repeats(self) -> Iterator[dict[str, Any]]:
         """Builds that differ in nothing but timing noise."""
-        start = time.perf_counter()
-        arguments = (
-            self.candidate.evaluate,
-            self.plan,
-            self.bench.feeds[:1],
-            self.bench.model.sha256,
-            BUILDS,
-        )
-        builds = list(build_repeatedly(*arguments, alternatives=ALTERNATIVES))
-        seconds = time.perf_counter() - start
-        repeats = compare_builds(builds)
-        self.recorded, self.expected = repeats.records[0], builds[0].outputs[0]
-        self.kinds = {layer["name"]: str(layer["kind"]) for layer in builds[0].facts["layers"]}
-        report = self.recorded.report
+        builds: list[RepeatedBuild] = []
+        made = []
+        for variation in noise(BUILDS):
+            start = time.perf_counter()
+            evaluation, told = self.build(variation)
+            seconds = time.perf_counter() - start
+            self.samples.append(self._sample(variation.name, evaluation, told, seconds))
+            builds.append(RepeatedBuild((dict(evaluation.tensors),), told, evaluation.facts))
+            made.append({"seconds": seconds, "build_seconds": evaluation.facts["build_seconds"]})
+            if len(builds) == 1:
+                self.recorded, self.expected = told, dict(evaluation.tensors)
+                self.kinds = {layer["name"]: str(layer["kind"]) for layer in evaluation.facts["layers"]}
+                first = self._told(told)
+            several = compare_builds(builds).to_dict() if len(builds) > 1 else None
+            yield {**first, "repeats": several, "builds": made}
+            if len(builds) >= self.as_many(BUILDS, 2):
+                return
+
+    def _told(self, told: TacticRecord) -> dict[str, Any]:
+        report, names = told.report, [choice.layer for choice in told.choices]
+        untold = [kind for name, kind in self.kinds.items() if name not in names]
+        alone = [choice for choice in told.choices if not alternatives(told, choice)]
         return {
             "mechanism": report.mechanism,
-            "layers": len(report.choices),
+            "choices_exposed": len(report.choices),
+            "implementations_offered": report.offered,
             "engine_layers": len(self.kinds),
-            "offered": report.offered,
+            "engine_layers_without_a_choice": dict(Counter(untold)),
+            "choices_without_an_engine_layer": _few([name for name in names if name not in self.kinds]),
+            "choices_without_an_alternative": dict(Counter(self._kind(choice) for choice in alone)),
             "confirmed_by_inspector": report.confirmed,
             "contradicted_by_inspector": list(report.contradicted),
-            "problems": list(report.problems),
-            "repeats": repeats.to_dict(),
-            "seconds": seconds,
-            "build_seconds": [build.facts["build_seconds"] for build in builds],
+            "problems": _few(report.problems),
+            "flags": list(report.flags),
             "choices": [self._row(choice) for choice in report.choices],
         }
 
-    def replay(self) -> dict[str, Any]:
+    def replay(self) -> Iterator[dict[str, Any]]:
         """Every recorded choice forced."""
         found = []
-        for number in range(1, REPLAYS + 1):
-            evaluation, told = self.build(force=self.recorded.choices, number=number)
+        for number in range(1, self.as_many(REPLAYS) + 1):
+            evaluation, told = self.build(_forced(f"replay {number}", self.recorded.choices, number=number))
             missed = [miss for miss in told.report.misses if miss.order == "force"]
             found.append(
                 {
@@ -162,23 +182,23 @@ class Desk:
                     "of": len(self.recorded.choices),
                     "missed": [{**self._row(miss.choice), "why": miss.why} for miss in missed],
                     "missed_kinds": dict(Counter(self._kind(miss.choice) for miss in missed)),
-                    "new_layers": len(set(told.by_place) - set(self.recorded.by_place)),
+                    "new_layers": _few(
+                        {c.layer for c in told.choices} - {c.layer for c in self.recorded.choices}
+                    ),
                     "confirmed_by_inspector": told.report.confirmed,
                     "contradicted_by_inspector": list(told.report.contradicted),
-                    "identical_outputs": all(
-                        np.array_equal(value, self.expected[name])
-                        for name, value in evaluation.tensors.items()
-                    ),
+                    "outputs": self._distances(evaluation),
                     "build_seconds": evaluation.facts["build_seconds"],
                 }
             )
-        return {"replays": found}
+            yield {"replays": found}
 
-    def forbid(self) -> dict[str, Any]:
+    def forbid(self) -> Iterator[dict[str, Any]]:
         """A choice forbidden at one layer, everything else left to TensorRT."""
         found = []
-        for number, choice in enumerate(self._choosy()[:FORBIDDEN], start=100):
-            evaluation, told = self.build(forbid=(choice,), number=number)
+        for number, choice in enumerate(_spread(choosy(self.recorded), self.as_many(FORBIDDEN)), start=100):
+            orders = TacticOrders(forbid=(choice,), number=number)
+            evaluation, told = self.build(Variation(f"forbid {number}", Axis.FORCED, orders=orders))
             now = told.by_place.get(choice.place, ())
             found.append(
                 {
@@ -186,18 +206,64 @@ class Desk:
                     "avoided": bool(now) and not told.takes(choice),
                     "taken_instead": [brief([each]) for each in now],
                     "why_not": [miss.why for miss in told.report.misses],
+                    "contradicted_by_inspector": list(told.report.contradicted),
                     "build_seconds": evaluation.facts["build_seconds"],
                 }
             )
-        return {"forbidden": found}
+            yield {"forbidden": found}
 
-    def outputs(self) -> dict[str, Any]:
+    def planted(self) -> Iterator[dict[str, Any]]:
+        """A choice of the first build is declared bad, and looked for: first in the builds there are, then in more."""
+        having = choosy(self.recorded)
+        if not having:
+            yield {"skipped": "no layer has an alternative that could be taken instead"}
+            return
+        bad = having[len(having) // 2]
+        answer: dict[str, Any] = {"planted": {**self._row(bad), "layers_with_alternatives": len(having)}}
+        candidate = plant_in(self.make_candidate(), Plant(bad))
+        made = VariedBuilds(
+            candidate.evaluate, self.plan, self.bench.feeds, self.judge, self.bench.model.sha256
+        )
+        progress: list[dict[str, Any]] = []
+
+        def build(variation: Variation) -> Sample:
+            self.check_time()
+            sample = made(variation)
+            progress.append(
+                {"build": sample.name, "outcome": sample.outcome.value, "seconds": sample.seconds}
+            )
+            if sample.note:
+                progress[-1]["note"] = sample.note
+            self.parts["planted"] = {**answer, "builds_so_far": progress}
+            self.save()
+            return sample
+
+        start = time.perf_counter()
+        known = [self._poisoned(sample, bad) for sample in self.samples]
+        series = forced(self.recorded, FORCED_BUILDS)
+        samples = collect(build, lambda _: series, known)
+        sampled = time.perf_counter() - start
+        found = find_bad_tactics(build, samples)
+        candidate.close()
+        yield {
+            **answer,
+            "right": [(unit.bad[0].place, unit.bad[0].variant) for unit in found.culprits]
+            == [(bad.place, bad.variant)],
+            "named": [unit.name for unit in found.culprits],
+            "promised_builds": builds_for(found.differing),
+            "further_samples": len(samples) - len(known),
+            "sample_seconds": sampled,
+            "search_seconds": time.perf_counter() - start - sampled,
+            **found.to_dict(),
+        }
+
+    def natural(self) -> Iterator[dict[str, Any]]:
         """One layer at a time takes another implementation, all others the recorded ones."""
         found = []
-        for number, choice in enumerate(self._choosy()[:SWAPPED], start=200):
-            other = self._alternatives(choice)[0]
+        for number, choice in enumerate(_spread(choosy(self.recorded), SWAPPED), start=200):
+            other = alternatives(self.recorded, choice)[0]
             force = tuple(other if each is choice else each for each in self.recorded.choices)
-            evaluation, told = self.build(force=force, number=number)
+            evaluation, told = self.build(_forced(f"swap {number}", force, number=number))
             found.append(
                 {
                     **self._row(choice),
@@ -205,105 +271,43 @@ class Desk:
                     "honoured": told.takes(other),
                     "others_kept": sum(told.takes(each) for each in force if each is not other),
                     "of_others": len(force) - 1,
-                    "outputs": {
-                        name: self._distance(name, value) for name, value in evaluation.tensors.items()
-                    },
+                    "outputs": self._distances(evaluation),
+                    "badness": self.judge(evaluation.tensors),
                     "build_seconds": evaluation.facts["build_seconds"],
                 }
             )
-        return {"swapped": found}
+            yield {"swapped": found}
 
-    def _distance(self, name: str, value: np.ndarray) -> dict[str, float]:
+    # --- samples and rows -----------------------------------------------------------------------------------------
+
+    def _sample(self, name: str, evaluation: Evaluation, told: TacticRecord, seconds: float) -> Sample:
+        worst = self.judge(evaluation.tensors)
+        outcome = Outcome.PASS if worst <= 1 else Outcome.FAIL
+        return Sample(name, Axis.NOISE, outcome, told, worst, seconds)
+
+    def _poisoned(self, sample: Sample, bad: Choice) -> Sample:
+        """What a build would have come to, had the choice been bad then."""
+        if not is_planted(sample.record, bad):
+            return sample
+        worst = self.judge(falsified(Evaluation(self.expected, {})).tensors)
+        return replace(sample, outcome=Outcome.PASS if worst <= 1 else Outcome.FAIL, badness=worst)
+
+    def _distances(self, evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+        return {name: self._distance(name, value) for name, value in evaluation.tensors.items()}
+
+    def _distance(self, name: str, value: np.ndarray) -> dict[str, Any]:
+        """How far an output is from the first build's."""
         expected = self.expected[name].astype(np.float64)
         difference = value.astype(np.float64) - expected
         rms = float(np.sqrt(np.mean(np.square(expected))))
         return {
+            "identical": bool(np.array_equal(value, self.expected[name])),
             "max_abs": float(np.abs(difference).max()),
             "nrmse": float(np.sqrt(np.mean(np.square(difference)))) / rms if rms else 0.0,
         }
 
-    def hunt(self) -> dict[str, Any]:
-        """A choice that every build so far has made, or most, is declared bad, and looked for."""
-        bad = self.bad_choice()
-        candidate = self.planted(bad, Candidates())
-        build = VariedBuilds(
-            candidate.evaluate, self.plan, self.bench.feeds, self._judge, self.bench.model.sha256
-        )
-        start = time.perf_counter()
-        samples = collect(build, usual_series(candidate.supervisor.probe(), self.plan, noisy=2))
-        sampled = time.perf_counter() - start
-        found = find_bad_tactics(build, samples)
-        seconds = [sample.seconds for sample in samples if sample.seconds is not None]
-        return {
-            "planted": self._row(bad),
-            "named": [unit.name for unit in found.culprits],
-            "right": [unit.bad[0].variant for unit in found.culprits] == [bad.variant]
-            and [unit.bad[0].place for unit in found.culprits] == [bad.place],
-            "within": builds_for(found.differing),
-            "sample_seconds": sampled,
-            "search_seconds": time.perf_counter() - start - sampled,
-            "median_sample_seconds": statistics.median(seconds) if seconds else None,
-            **found.to_dict(),
-        }
-
-    def diagnosis(self) -> dict[str, Any]:
-        """`harness diagnose` with the same choice declared bad."""
-        from harness.diagnose import diagnose
-        from harness.judge import Judge
-
-        # What is diagnosed is the engine that is built with the timing cache; its choice must be the bad one.
-        place = self.bad_choice().place
-        _, told = self.build()
-        desk, bad = self, told.by_place[place][0]
-
-        class Planting(Candidates):
-            def _engine(self, name: str, bench: Workbench) -> PlantedCandidate:
-                return desk.planted(bad, self)
-
-        start = time.perf_counter()
-        with Judge(candidates=Planting()) as judge:
-            answer = diagnose(
-                self.bench.case,
-                precision=Precision.FP16,
-                environment=self.environment,
-                judge=judge,
-                out=self.out / f"tactics-diagnosis-{self.environment}",
-            )
-        write_text(self.out / "tactics-diagnosis.json", json.dumps(answer.to_dict(), indent=1) + "\n")
-        return {
-            "planted": self._row(bad),
-            "verdict": answer.verdict.value,
-            "summary": answer.summary,
-            "culprits": list(answer.culprits),
-            "cost": answer.cost.to_dict(),
-            "evidence": [each.text for each in answer.evidence],
-            "seconds": time.perf_counter() - start,
-        }
-
-    # --- choices --------------------------------------------------------------------------------------------------
-
-    def bad_choice(self) -> Choice:
-        """The recorded choice in the middle of the layers that have alternatives."""
-        choosy = self._choosy()
-        assert choosy, "no layer has an alternative"
-        return choosy[len(choosy) // 2]
-
-    def _choosy(self) -> list[Choice]:
-        """The recorded choices that have alternatives, those first that can be swapped without changing formats."""
-        own = [each for each in self.recorded.choices if reformatted_layer(each.layer) is None]
-        having = [each for each in own if self._alternatives(each)]
-        return sorted(having, key=lambda each: not self._alike(each, self._alternatives(each)[0]))
-
-    def _alternatives(self, choice: Choice) -> list[Choice]:
-        here = [other for other in self.recorded.alternatives if other.place == choice.place]
-        return sorted(here, key=lambda other: not self._alike(choice, other))
-
-    @staticmethod
-    def _alike(choice: Choice, other: Choice) -> bool:
-        return (choice.inputs, choice.outputs) == (other.inputs, other.outputs)
-
     def _kind(self, choice: Choice) -> str:
-        copy = "copy between formats" if reformatted_layer(choice.layer) is not None else "unknown"
+        copy = "copy between formats" if reformatted_layer(choice.layer) is not None else "not in the engine"
         return self.kinds.get(choice.layer, copy)
 
     def _row(self, choice: Choice) -> dict[str, Any]:
@@ -312,69 +316,106 @@ class Desk:
             "kind": self._kind(choice),
             "onnx_nodes": list(choice.onnx_nodes),
             "choice": brief([choice]),
+            "formats": [
+                f"{form.dtype} {form.layout or ''}".strip() for form in (*choice.inputs, *choice.outputs)
+            ],
             "milliseconds": choice.milliseconds,
+            "alternatives_told": len(alternatives(self.recorded, choice)),
         }
 
-    def _judge(self, tensors: Mapping[str, np.ndarray], sample: int) -> float:
-        return badness(self.subject.judge(tensors, sample, self.plan))
+
+def _forced(name: str, choices: Sequence[Choice], *, number: int) -> Variation:
+    return Variation(name, Axis.FORCED, orders=TacticOrders(force=tuple(choices), number=number))
+
+
+def _spread(choices: Sequence[Choice], most: int) -> list[Choice]:
+    """As many of them, spread over all."""
+    step = max(len(choices) / most, 1.0)
+    return [choices[int(index * step)] for index in range(min(most, len(choices)))]
+
+
+def _few(names: Any) -> list[str]:
+    every = sorted(map(str, names))
+    more = [f"… {len(every) - MOST_NAMES} more"] if len(every) > MOST_NAMES else []
+    return [*islice(every, MOST_NAMES), *more]
 
 
 def run(
     environments: Sequence[str],
     cases: Sequence[str],
-    parts: Sequence[str] | None,
-    out: Path,
+    parts: Sequence[str],
     seconds: float,
     save: Callable[[dict[str, Any]], object],
 ) -> dict[str, Any]:
-    """Every part of every case in every environment, until the time is up."""
+    """Every part of every case in every environment, until the time is up; `save` is called after every build."""
     numbers: dict[str, Any] = {"runs": []}
     started = time.perf_counter()
-    for place, (environment, case) in enumerate((env, case) for env in environments for case in cases):
+    # The second case must have its share of the time, whatever the first one takes.
+    pairs = [(environment, case) for environment in environments for case in cases]
+    for place, (environment, case) in enumerate(pairs, start=1):
         entry: dict[str, Any] = {"environment": environment, "case": case}
         numbers["runs"].append(entry)
-        desk = None
-        wanted = parts or (PARTS if place == 0 else FEWER)
-        for name in dict.fromkeys(["survey", *wanted]):  # all others rest on what it records
-            if time.perf_counter() - started > seconds:
-                entry[name] = {"skipped": f"the {seconds:g} seconds that are allowed are over"}
-                continue
-            begun = time.perf_counter()
-            try:
-                desk = desk or Desk(environment, case, out)
-                entry[name] = {"planted": desk.hunt}.get(name, getattr(desk, name, None))()
-            except Exception:  # the other parts are worth having
-                entry[name] = {"error": traceback.format_exc()}
-            took = time.perf_counter() - begun
-            print(f"{environment} {case} {name}: {took:.0f} s", flush=True)
-            print(json.dumps({**entry[name], "choices": "…"}, default=str)[:1500], flush=True)
-            if desk is not None:
-                entry["fingerprint"] = dict(desk.candidate.fingerprint())
-            save(numbers)
-    numbers["seconds"] = time.perf_counter() - started
-    save(numbers)
+        deadline = started + seconds * place / len(pairs)
+        _carry_out(entry, parts, deadline, lambda: save(numbers))
+        numbers["seconds"] = time.perf_counter() - started
+        save(numbers)
     return numbers
 
 
+def _carry_out(
+    entry: dict[str, Any], parts: Sequence[str], deadline: float, save: Callable[[], object]
+) -> None:
+    try:
+        desk = Desk(entry["environment"], entry["case"], save, deadline, entry)
+        entry["fingerprint"] = desk.candidate.fingerprint()
+        entry["tactic_sources"] = list(desk.candidate.supervisor.probe().tactic_sources)
+    except HarnessError:
+        entry["error"] = traceback.format_exc()
+        return
+    for name in dict.fromkeys(["repeats", *parts]):  # all others rest on what it records
+        begun = time.perf_counter()
+        said = ""
+        try:
+            for part in getattr(desk, name)():
+                entry[name] = {**part, "seconds": time.perf_counter() - begun}
+                save()
+        except TimeIsUpError:
+            said = "stopped: the time is up"
+            entry.setdefault(name, {})["stopped"] = "the allowed seconds were over"
+        except Exception:  # the other parts are worth having
+            said = traceback.format_exc().strip().splitlines()[-1]
+            entry.setdefault(name, {})["error"] = traceback.format_exc()
+        took = time.perf_counter() - begun
+        print(f"{entry['environment']} {entry['case']} {name}: {took:.0f} s {said}", flush=True)
+        save()
+        if name == "repeats" and not hasattr(desk, "recorded"):
+            break
+    desk.candidate.close()
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, keep, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--env", action="append", required=True)
     parser.add_argument("--case", action="append", help="a bundled case by name, or a case file")
     parser.add_argument("--part", action="append", choices=PARTS)
-    parser.add_argument("--seconds", type=float, default=240.0, help="begin no part after that")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--seconds", type=float, default=220.0, help="begin no build after that")
+    parser.add_argument("--out", type=Path, default=RESULTS / "tactics.json", metavar="FILE")
     args = parser.parse_args(arguments)
     cases = args.case or ["conv-residual", "rmsnorm-mlp"]
-    return run(
+    numbers = run(
         args.env,
         cases,
-        args.part,
-        args.out,
+        args.part or PARTS,
         args.seconds,
-        lambda numbers: keep("tactics", numbers, out=args.out / "tactics.json"),
+        lambda numbers: record("tactics", numbers, out=args.out),
     )
+    close_shared()
+    for line in table(numbers):
+        print(line)
+    return numbers
 
 
 if __name__ == "__main__":

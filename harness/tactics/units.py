@@ -10,7 +10,10 @@ from enum import StrEnum
 from harness.tactics.record import Difference, TacticRecord, differences, variants
 from harness.worker.choices import Choice
 
-_REFORMAT = re.compile(r"^Reformatting CopyNode for (?:Input|Output) Tensor \d+ to (?P<layer>.+)$")
+_REFORMAT = re.compile(
+    r"^Reformatting CopyNode for "
+    r"(?:(?:Input|Output) Tensor \d+ to (?P<layer>.+)|Network (?:Input|Output) (?P<tensor>.+))$"
+)
 
 
 class Side(StrEnum):
@@ -70,9 +73,12 @@ class Unit:
 
 
 def reformatted_layer(name: str) -> str | None:
-    """The layer for which a copy reformats a tensor, by the name of the copy; None if it is no such copy."""
+    """The layer for which a copy reformats a tensor, by the name of the copy; None if it is no such copy.
+
+    Of a copy of the network's own inputs and outputs it is the tensor.
+    """
     found = _REFORMAT.match(name)
-    return None if found is None else found["layer"]
+    return None if found is None else found["layer"] or found["tensor"]
 
 
 def units_of(good: TacticRecord, bad: TacticRecord) -> tuple[Unit, ...]:

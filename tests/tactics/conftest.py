@@ -15,6 +15,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     from doubles import ADAPTER, CASE
     from graphs import norm_chain
 
+    from harness import environments
     from harness.backends import tensorrt
     from harness.environments import Environment, Supervisor
 
@@ -28,6 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     onnx.save(norm_chain(), tmp_path / "m.onnx")
     (tmp_path / "norm.case.yaml").write_text(CASE)
     monkeypatch.setattr(tensorrt, "shared_supervisor", shared)
+    monkeypatch.setattr(environments, "shared_supervisor", shared)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
     yield tmp_path

@@ -109,7 +109,7 @@ def test_layers_that_repeat_are_compared_as_a_whole() -> None:
         ("Reformatting CopyNode for Input Tensor 0 to conv1 + relu1", "conv1 + relu1"),
         ("Reformatting CopyNode for Output Tensor 12 to {ForeignNode[a...b]}", "{ForeignNode[a...b]}"),
         ("conv1", None),
-        ("Reformatting CopyNode for Network Input x", None),
+        ("Reformatting CopyNode for Network Input x", "x"),
     ],
 )
 def test_copies_know_their_layer(name: str, layer: str | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from doubles import CASE, environment
 
+from benchmarks import planted_tactic
 from benchmarks import tactics as benchmark
 from harness.cli import main
 from harness.cli.repeats import lines
@@ -153,31 +154,65 @@ def test_many_changed_layers_are_cut_short_and_absent_ones_told() -> None:
 
 
 @pytest.mark.parametrize("release", ["8.6.0", "11.4.0.106"])
-def test_the_benchmark_finds_what_it_plants(folder: Path, release: str) -> None:
+def test_the_benchmark_finds_what_it_plants(folder: Path, release: str, capsys: Any) -> None:
     environment(folder, release, NOISE=0.001)
-    numbers = benchmark.main(
-        ["--env", "trt", "--case", "norm.case.yaml", "--out", str(folder)]
-        + [f"--part={part}" for part in ("replay", "forbid", "outputs", "planted", "diagnosis")]
-    )
+    numbers = benchmark.main(["--env", "trt", "--case", "norm.case.yaml", "--out", "tactics.json"])
     (entry,) = numbers["runs"]
-    assert not [name for name, part in entry.items() if "error" in part], entry
-    assert entry["survey"]["contradicted_by_inspector"] == []
+    assert not [name for name in benchmark.PARTS if "error" in entry[name]], entry
+    exposed = entry["repeats"]["choices_exposed"]
+    assert entry["repeats"]["repeats"]["builds"] == len(entry["repeats"]["builds"]) == 3
+    assert entry["repeats"]["contradicted_by_inspector"] == []
     for replay in entry["replay"]["replays"]:
-        assert replay["taken"] == replay["of"] == entry["survey"]["layers"]
-        assert replay["identical_outputs"]
+        assert replay["taken"] == replay["of"] == exposed
+        assert all(output["identical"] for output in replay["outputs"].values())
         assert replay["missed"] == []
     assert all(each["avoided"] for each in entry["forbid"]["forbidden"])
-    for each in entry["outputs"]["swapped"]:
+    for each in entry["natural"]["swapped"]:
         assert each["honoured"]
         assert each["others_kept"] == each["of_others"]
     planted = entry["planted"]
     assert planted["finding"] == "found", planted
     assert planted["right"]
-    assert planted["builds"] <= planted["within"]
-    assert entry["diagnosis"]["verdict"] == "tactic"
-    assert entry["diagnosis"]["culprits"] == planted["planted"]["onnx_nodes"]
-    assert (folder / "tactics.json").exists()
-    assert json.loads((folder / "tactics-diagnosis.json").read_text())["verdict"] == "tactic"
+    assert planted["builds"] <= planted["promised_builds"]
+    kept = json.loads(Path("tactics.json").read_text())
+    assert kept["runs"] == json.loads(json.dumps(numbers["runs"]))
+    assert kept["command"].startswith("python -m benchmarks.tactics")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-4].split() == [
+        "replay",
+        f"{exposed}",
+        "of",
+        f"{exposed}",
+        ";",
+        f"{exposed}",
+        "of",
+        f"{exposed}",
+    ]
+    assert "found, the planted one" in lines[-2]
+
+
+def test_a_benchmark_that_is_stopped_keeps_what_it_has(folder: Path) -> None:
+    environment(folder, "8.6.0")
+    benchmark.main(["--env", "trt", "--case", "norm.case.yaml", "--out", "tactics.json", "--seconds", "0"])
+    (entry,) = json.loads(Path("tactics.json").read_text())["runs"]
+    assert entry["repeats"] == {"stopped": "the allowed seconds were over"}
+
+
+def test_a_planted_tactic_is_diagnosed_and_pinned_away(folder: Path, capsys: Any) -> None:
+    environment(folder, "8.6.0", NOISE=0.001)
+    arguments = ["diagnose", "norm.case.yaml", "--env", "trt", "--json", "d.json", "--out", "out"]
+    assert planted_tactic.main(["--layer", "root", *arguments]) == 1
+    assert "planted: " in capsys.readouterr().err
+    answer = json.loads(Path("d.json").read_text())
+    assert (answer["verdict"], answer["culprits"]) == ("tactic", ["root"])
+    # Without the plant nothing is wrong; with it the pins make the case pass.
+    assert main(["diagnose", "norm.case.yaml", "--env", "trt", "--quiet"]) == 0
+    run = ["--layer", "root", "run", "norm.case.yaml", "--env", "trt", "--observe", "none"]
+    assert planted_tactic.main(run) == 1
+    bad = json.loads(Path("out/pins/pins.json").read_text())["choices"]
+    (folder / "norm.case.yaml").write_text(CASE + "build: {pins: out/pins}\n")
+    assert main(["run", "norm.case.yaml", "--env", "trt", "--observe", "none"]) == 0
+    assert {choice["layer"] for choice in bad} >= {"root"}
 
 
 def test_a_record_without_choices_is_no_pins(tmp_path: Path) -> None:

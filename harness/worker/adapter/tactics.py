@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from ..choices import CACHE, MECHANISMS, SELECTOR, Choice, LayerType, TacticOrders, TacticReport
+from ..choices import CACHE, MECHANISMS, SELECTOR, Choice, LayerType, TacticOrders, TacticReport, hexadecimal
 from ..faults import Fault
 from ..messages import LayerInfo
 from . import inspector
@@ -197,7 +197,10 @@ def _agrees(choice: Choice, layer: LayerInfo) -> Optional[bool]:
     if choice.kernel is not None and layer.tactic is not None and layer.tactic_id != layer.tactic:
         return choice.kernel == layer.tactic
     if choice.implementation is not None and layer.tactic_id is not None:
-        return int(choice.tactic, 16) == int(layer.tactic_id, 16)
+        try:
+            return choice.tactic == hexadecimal(int(layer.tactic_id, 16))
+        except ValueError:  # whatever it is, it is no id of a tactic
+            return None
     return None
 
 

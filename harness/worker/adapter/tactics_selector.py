@@ -31,16 +31,17 @@ class Selection:
         for table, given in ((self._forced, orders.force), (self._forbidden, orders.forbid)):
             for choice in given:
                 table.setdefault(choice.place, set()).add(choice.variant)
-        self._offered: "OrderedDict[Place, List[Choice]]" = OrderedDict()
-        self.taken: Tuple[Choice, ...] = ()
+        self._offered: "OrderedDict[Place, Dict[Variant, Choice]]" = OrderedDict()
+        self._reported: "OrderedDict[Place, List[Choice]]" = OrderedDict()
 
     def allow(self, offered: Sequence[Choice]) -> List[int]:
         """Which of the implementations that are offered for one layer may be taken, by position."""
         if not offered:
             return []
         place = offered[0].place
-        known = self._offered.setdefault(place, [])
-        known += [choice for choice in offered if choice not in known]
+        known = self._offered.setdefault(place, {})  # hundreds of a layer, and a layer may come up again
+        for choice in offered:
+            known.setdefault(choice.variant, choice)
         everything = list(range(len(offered)))
         forced, forbidden = self._forced.get(place, set()), self._forbidden.get(place, set())
         exact = [index for index in everything if offered[index].variant in forced]
@@ -49,18 +50,40 @@ class Selection:
         # An empty answer would leave the layer to TensorRT's default, or fail the build: let it have what there is.
         return [index for index in everything if offered[index].variant not in forbidden] or everything
 
+    def report(self, chosen: Sequence[Choice]) -> None:
+        """What TensorRT chose. A later report, of another profile or attempt, has the last word on its layers."""
+        latest: "OrderedDict[Place, List[Choice]]" = OrderedDict()
+        for choice in chosen:
+            latest.setdefault(choice.place, []).append(choice)
+        self._reported.update(latest)
+
+    @property
+    def taken(self) -> Tuple[Choice, ...]:
+        """What was chosen, in TensorRT's order."""
+        return tuple(choice for chosen in self._reported.values() for choice in chosen)
+
     @property
     def count(self) -> int:
         """How many implementations were offered."""
         return sum(len(offered) for offered in self._offered.values())
 
     def alternatives(self) -> Tuple[Choice, ...]:
-        """What was offered and not taken: of each layer as many as were asked for, spread over what there was."""
-        taken = {(choice.place, choice.variant) for choice in self.taken}
+        """What was offered and not taken: of each layer as many as were asked for, spread over what there was.
+
+        Half of them read and write the formats of what was taken, as far as there are such: they leave the layers
+        around alone.
+        """
         found: List[Choice] = []
-        for offered in self._offered.values():
-            rest = [choice for choice in offered if (choice.place, choice.variant) not in taken]
-            found += _spread(rest, self._orders.alternatives)
+        for place, offered in self._offered.items():
+            here = self._reported.get(place, [])
+            variants = {choice.variant for choice in here}
+            forms = {(choice.inputs, choice.outputs) for choice in here}
+            rest = [choice for variant, choice in offered.items() if variant not in variants]
+            alike = [choice for choice in rest if (choice.inputs, choice.outputs) in forms]
+            others = [choice for choice in rest if (choice.inputs, choice.outputs) not in forms]
+            most = self._orders.alternatives
+            few = _spread(alike, max(most - len(others), (most + 1) // 2))
+            found += few + _spread(others, most - len(few))
         return tuple(found)
 
     def misses(self) -> Tuple[Miss, ...]:
@@ -79,8 +102,7 @@ class Selection:
         for choice in self._orders.forbid:
             here = [other for other in taken.get(choice.place, []) if other.variant == choice.variant]
             if here:
-                offered = {other.variant for other in self._offered.get(choice.place, [])}
-                alone = offered <= self._forbidden[choice.place]
+                alone = self._offered.get(choice.place, {}).keys() <= self._forbidden[choice.place]
                 found.append(
                     Miss("forbid", choice, words.NOTHING_ELSE if alone else words.NOT_TAKEN, here[0])
                 )
@@ -89,8 +111,7 @@ class Selection:
     def _why(self, choice: Choice) -> str:
         if choice.place not in self._offered:
             return words.NOT_ASKED
-        variants = {other.variant for other in self._offered[choice.place]}
-        return words.NOT_TAKEN if choice.variant in variants else words.NOT_OFFERED
+        return words.NOT_TAKEN if choice.variant in self._offered[choice.place] else words.NOT_OFFERED
 
 
 def make_selector(trt: Any, release: Release, selection: Selection) -> Any:
@@ -119,7 +140,7 @@ def make_selector(trt: Any, release: Release, selection: Selection) -> Any:
                     taken.append(_choice(release, context, *_layer(context), each, timed=True))
                 except Exception as error:
                     self._note("told the choice of", context, error)
-            selection.taken = tuple(taken)
+            selection.report(taken)
 
         def _note(self, doing: str, context: Any, error: Exception) -> None:
             self.problems.append("{} {}: {}: {}".format(doing, context.name, type(error).__name__, error))
