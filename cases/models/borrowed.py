@@ -72,7 +72,8 @@ def whisper_encoder(*, seed: int = 0, frames: int = 200) -> onnx.ModelProto:
 
     The file's graph is for 3000 frames, says opset 18 and needs nothing beyond 17. Its weights are Constant
     nodes, each followed by a CastLike that changes nothing and that older TensorRT releases do not read: here
-    they are initializers. Nodes are named after the tensors that they write.
+    they are initializers. So is the batch of 1, which the file reads by a Shape that starts and ends at an axis:
+    TensorRT 8 reads all axes there. Nodes are named after the tensors that they write.
     """
     from onnxscript.rewriter.models import _whisper_encoder
 
@@ -90,7 +91,9 @@ def whisper_encoder(*, seed: int = 0, frames: int = 200) -> onnx.ModelProto:
             weights[name] = np.where(value == 1500, length, value).astype(value.dtype)
         names[name] = name.replace("1500", str(length))
     for node in source.graph.node:
-        if node.op_type == "CastLike" and node.input[0] in constants:
+        if node.op_type == "Shape":
+            weights[node.output[0]] = np.ones(1, np.int64)
+        elif node.op_type == "CastLike" and node.input[0] in constants:
             names[node.output[0]] = names[node.input[0]]
         elif node.op_type != "Constant":
             names[node.name] = node.output[0]

@@ -9,6 +9,7 @@ reported beside it.
 from __future__ import annotations
 
 import datetime
+import re
 from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
@@ -41,9 +42,6 @@ Tag = Annotated[
     str,
     text_like(r"^[A-Za-z_][A-Za-z0-9_.-]*$", "a word of letters, digits, `_`, `-` and `.`, a letter first"),
 ]
-Package = Annotated[
-    str, text_like(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$", "the name that is imported, such as `onnxscript`")
-]
 
 
 def _pep440(value: str) -> str:
@@ -57,6 +55,24 @@ def _pep440(value: str) -> str:
 
 
 VersionRange = Annotated[str, AfterValidator(_pep440)]
+
+_TENSORRT = re.compile(r"tensorrt\s*(?=[<>=!~])")
+
+
+def _release_range(value: str) -> str:
+    if name := _TENSORRT.match(value):
+        _pep440(value[name.end() :])
+    return value
+
+
+Requirement = Annotated[
+    str,
+    text_like(
+        r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|tensorrt\s*[<>=!~].*)$",
+        "the name that is imported, such as `onnxscript`, or a range of releases, such as `tensorrt>=8.6`",
+    ),
+    AfterValidator(_release_range),
+]
 
 
 def version_in_range(version: str, specifier: str | None) -> bool:
@@ -289,8 +305,9 @@ class CaseBody(Frozen):
     """Options of the TensorRT builder."""
     tags: Annotated[tuple[Tag, ...], one_or_list(Tag)] = ()
     """Words to select cases by; markers in pytest."""
-    requires: Annotated[tuple[Package, ...], one_or_list(Package)] = ()
-    """Python packages without which the runs are skipped, by the name that is imported."""
+    requires: Annotated[tuple[Requirement, ...], one_or_list(Requirement)] = ()
+    """What the runs are skipped without: Python packages, by the name that is imported, and releases, as
+    `tensorrt>=8.6`, which the emulator does not need."""
     waivers: tuple[Waiver, ...] = ()
     """Known failures and drifts that are let pass until a day."""
 
@@ -329,6 +346,20 @@ class Case(CaseBody):
     def resolve(self, path: str | Path) -> Path:
         """`path` as the case means it: relative to the case file."""
         return self.folder / path
+
+    @property
+    def required_packages(self) -> tuple[str, ...]:
+        """The Python packages in `requires`."""
+        return tuple(item for item in self.requires if not _TENSORRT.match(item))
+
+    @property
+    def required_releases(self) -> tuple[str, ...]:
+        """The ranges of TensorRT releases in `requires`."""
+        return tuple(item for item in self.requires if _TENSORRT.match(item))
+
+    def allows_release(self, tensorrt: str) -> bool:
+        """Whether engines of the TensorRT release `tensorrt` are to be judged."""
+        return all(version_in_range(tensorrt, _TENSORRT.sub("", item)) for item in self.required_releases)
 
     def select_runs(self, precisions: Iterable[Precision] = ()) -> tuple[RunSpec, ...]:
         """The runs at one of `precisions`, in the case's order; all of them if none is named."""

@@ -88,7 +88,7 @@ class BarProgress(RunProgress):
         self._progress.update(
             self._task,
             total=event.total,
-            completed=event.index + (event.kind == "done"),
+            completed=len(self.done),
             description=f"{middle(event.case, 32)} at {event.precision}{where}{stage}",
         )
 

@@ -5,12 +5,13 @@ when it is first asked for something and replaced when it fails.
 """
 
 from harness.environments.config import Environment, Limits, find_config, load, select
-from harness.environments.supervisor import Supervisor, close_shared, shared_supervisor
+from harness.environments.supervisor import Supervisor, abort_shared, close_shared, shared_supervisor
 
 __all__ = [
     "Environment",
     "Limits",
     "Supervisor",
+    "abort_shared",
     "close_shared",
     "find_config",
     "load",

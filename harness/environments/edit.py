@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def add_environment(
         path: the file to change instead.
 
     Raises:
-        EnvironmentConfigError: the name is taken or no name, or the file holds mistakes or cannot be written.
+        EnvironmentConfigError: the name is taken or no name, there is no such program, or the file holds mistakes
+            or cannot be written.
     """
     import tomlkit
 
@@ -63,7 +65,9 @@ def add_environment(
         if "environments" not in document:
             document["environments"] = tomlkit.table(is_super_table=True)
         document["environments"][name] = table
-        return _write(path, tomlkit.dumps(document))[name]
+        changed = tomlkit.dumps(document)
+        _check_program(parse(changed, path)[name])
+        return _write(path, changed)[name]
 
 
 def remove_environment(name: str, *, path: Path | None = None) -> Environment:
@@ -85,6 +89,17 @@ def remove_environment(name: str, *, path: Path | None = None) -> Environment:
         del document["environments"][name]
         _write(path, tomlkit.dumps(document))
         return known[name]
+
+
+def _check_program(environment: Environment) -> None:
+    """Refuse what cannot be started: it would be found out at the first build."""
+    program = environment.command[0]
+    if shutil.which(program) is None:
+        raise EnvironmentConfigError(
+            f"{program}: there is no such program",
+            where=environment.source,
+            hint="name a Python that has TensorRT",
+        )
 
 
 def _absolute(program: str) -> str:

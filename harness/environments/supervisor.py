@@ -137,6 +137,12 @@ class Supervisor:
                 self._process.close()
                 self._process = None
 
+    def abort(self) -> None:
+        """Kill the worker in the middle of whatever it does; a thread that waits for its reply fails at once."""
+        process = self._process  # the guard is held by the thread that waits
+        if process is not None:
+            process.kill()
+
     # --- inside ---------------------------------------------------------------------------------------------
 
     @property
@@ -210,6 +216,14 @@ def shared_supervisor(environment: Environment) -> Supervisor:
         if environment not in _shared:
             _shared[environment] = Supervisor(environment)
         return _shared[environment]
+
+
+def abort_shared() -> None:
+    """Kill the workers of all shared supervisors, whatever they do."""
+    with _shared_guard:
+        supervisors = list(_shared.values())
+    for supervisor in supervisors:
+        supervisor.abort()
 
 
 def close_shared() -> None:

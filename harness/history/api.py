@@ -20,7 +20,8 @@ from harness.history.report import DriftReport
 from harness.history.schema import NAMES
 from harness.history.store import RunInfo, list_runs, read_runs
 from harness.judge.goldens import golden_root
-from harness.judge.suite import Progress, Target, select_cases
+from harness.judge.lanes import Progress
+from harness.judge.suite import Target, select_cases
 from harness.tensors.precision import Precision
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _alone(info: RunInfo, records: pd.DataFrame, old: str, floors: Floors, waive
     (release,) = info.releases
     before = (records["side"] == old).to_numpy()
     pair = Pair(old, release, before, ~before, distances=False)
-    merged = merge([compare_pair(records, pair, floors=floors, waivers=waivers)])
+    merged = merge([compare_pair(records, pair, floors=floors, repeats=info.repeats, waivers=waivers)])
     return _report(info, (old, release), merged, records, floors)
 
 
@@ -181,7 +182,7 @@ def report_of(
         waivers = waivers_of(records)
     merged = merge(
         [
-            compare_pair(records, pair, floors=floors, waivers=waivers, today=today)
+            compare_pair(records, pair, floors=floors, repeats=info.repeats, waivers=waivers, today=today)
             for pair in pairs_of(records, info.releases)
         ]
     )

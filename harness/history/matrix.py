@@ -1,7 +1,8 @@
 """The matrix: cases × precisions × releases, each engine built several times, every part kept as soon as it is there.
 
 One part is one case at one precision on all releases. An interrupted run loses the part that it was at, and goes on
-there when it is resumed. A release whose engine fails leaves a row that says so, and the matrix goes on.
+there when it is resumed. A release whose engine fails leaves a row that says so, and the matrix goes on. Releases on
+different GPUs are built side by side.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +24,14 @@ from harness.case import Case, RunSpec
 from harness.errors import HarnessError, NothingSelectedError, UsageError
 from harness.history.choices import CacheUse, LayerBuilds
 from harness.history.emulated import EmulatedRelease, is_emulated
+from harness.history.lanes import Lane, opened_lanes, side_by_side
 from harness.history.noise import Floors
-from harness.history.recording import Build, Recording, RecordingCandidates
+from harness.history.recording import Build, Recording
 from harness.history.rows import Row, common_columns, hash_case, rows_of
 from harness.history.store import RunInfo, RunWriter, list_runs, opened
-from harness.judge import Judge, JudgeOptions, ProgressEvent, RunResult, Verdict
-from harness.judge.suite import Progress, fingerprint_of
+from harness.judge import ProgressEvent, RunResult, Verdict
+from harness.judge.lanes import Progress
+from harness.judge.suite import fingerprint_of
 from harness.tensors.precision import Precision
 
 
@@ -36,23 +42,29 @@ class DriftOptions:
     Args:
         repeats: builds of each engine.
         layers: in which of them layers are observed.
-        timing_cache: which of them use the timing cache; `both` is the first with, the others without it.
+        timing_cache: which of them use the timing cache; `both` is the first with, the others without it: with the
+            cache a rebuild repeats the tactics of the one before, and tells little of the noise.
         floors: what counts as a difference.
         memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
+        run_limit: seconds for one case at one precision on one release. Once they are over no further build is
+            begun; and a single build that takes longer is ended, as an error.
 
     Raises:
-        UsageError: `repeats` is less than 1.
+        UsageError: `repeats` is less than 1, or `run_limit` is not more than 0.
     """
 
     repeats: int = 3
-    layers: LayerBuilds = LayerBuilds.ALL
+    layers: LayerBuilds = LayerBuilds.AUTO
     timing_cache: CacheUse = CacheUse.BOTH
     floors: Floors = field(default_factory=Floors)
     memory_budget: int = 1 << 30
+    run_limit: float | None = None
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
             raise UsageError(f"an engine is built once or more, not {self.repeats} times")
+        if self.run_limit is not None and not self.run_limit > 0:
+            raise UsageError(f"a time limit is more than 0 seconds, not {self.run_limit:g}")
 
     def builds(self, release: str) -> Iterator[Build]:
         """The builds of one engine of `release`."""
@@ -64,9 +76,12 @@ class DriftOptions:
             else:
                 yield Build(number, timing_cache=self.timing_cache is CacheUse.WITH)
 
-    def observes(self, build: Build) -> bool:
+    def observes(self, release: str, build: Build) -> bool:
         """Whether the layers of `build` are observed."""
-        return self.layers is LayerBuilds.ALL or (self.layers is LayerBuilds.FIRST and build.number == 0)
+        if self.layers is LayerBuilds.AUTO and is_emulated(release):
+            return True
+        first = self.layers in (LayerBuilds.FIRST, LayerBuilds.AUTO) and build.number == 0
+        return first or self.layers is LayerBuilds.ALL
 
 
 def select_specs(
@@ -124,87 +139,132 @@ def run_matrix(
         HistoryError: there is nothing to resume, or the interrupted run was another one.
     """
     check_releases(releases)
-    candidates = RecordingCandidates()
-    candidates.check(tuple(releases))
-    plan = {
-        "releases": list(releases),
-        "repeats": options.repeats,
-        "cases": {case.name: hash_case(case, whole=True) for case, _ in specs},
-        "precisions": sorted({spec.precision.value for _, spec in specs}),
-        "layers": options.layers.value,
-        "timing_cache": options.timing_cache.value,
-        "command": _command(),
-    }
-    with (
-        opened(history, plan, resume=resume) as writer,
-        Judge(JudgeOptions(memory_budget=options.memory_budget), candidates) as judge,
-    ):
-        run = _Matrix(judge, candidates, options, releases, writer, progress or (lambda event: None))
-        run.all(specs)
-        path = writer.finish(fingerprint_of(run.results))
+    with opened_lanes(releases, memory_budget=options.memory_budget, run_limit=options.run_limit) as lanes:
+        plan = {
+            "releases": list(releases),
+            "repeats": options.repeats,
+            "cases": {case.name: hash_case(case, whole=True) for case, _ in specs},
+            "precisions": sorted({spec.precision.value for _, spec in specs}),
+            "layers": options.layers.value,
+            "timing_cache": options.timing_cache.value,
+            "command": _command(),
+        }
+        with opened(history, plan, resume=resume) as writer:
+            matrix = _Matrix(lanes, options, releases, writer, progress or (lambda event: None))
+            matrix.all(specs)
+            path = writer.finish(fingerprint_of(matrix.first_results()))
     return next(info for info in list_runs(path.parent, unfinished=False) if info.path == path)
+
+
+class _Stopped(Exception):
+    """Another lane gave up."""
 
 
 @dataclass
 class _Matrix:
-    judge: Judge
-    candidates: RecordingCandidates
+    lanes: Sequence[Lane]
     options: DriftOptions
     releases: Sequence[str]
     writer: RunWriter
     progress: Progress
     results: list[RunResult] = field(default_factory=list)
+    done: int = 0
+    guard: threading.Lock = field(default_factory=threading.Lock)
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     def all(self, specs: Sequence[tuple[Case, RunSpec]]) -> None:
-        done = self.writer.done()
-        waiting = [(case, spec) for case, spec in specs if part_name(case, spec) not in done]
+        kept = self.writer.done()
+        waiting = [(case, spec) for case, spec in specs if part_name(case, spec) not in kept]
         self.total = len(waiting) * len(self.releases) * self.options.repeats
-        for place, (case, spec) in enumerate(waiting):
-            rows = self.part(case, spec, place * len(self.releases) * self.options.repeats)
-            self.writer.write(part_name(case, spec), rows)
+        for case, spec in waiting:
+            self.writer.write(part_name(case, spec), self.part(case, spec))
 
-    def part(self, case: Case, spec: RunSpec, start: int) -> list[Row]:
-        """All builds of one case at one precision, on all releases."""
+    def part(self, case: Case, spec: RunSpec) -> list[Row]:
+        """All builds of one case at one precision, on all releases, in their order."""
+        first: Future[Recording | None] = Future()
+        works = [partial(self.lane, lane, case, spec, first) for lane in self.lanes]
+        by_release = {
+            release: rows for found in side_by_side(works, self.give_up) for release, rows in found.items()
+        }
+        return [row for release in self.releases for row in by_release[release]]
+
+    def give_up(self) -> None:
+        """End all lanes soon: builds that are under way may take minutes."""
+        from harness.environments.process import end_all
+
+        self.stopped.set()
+        end_all()
+
+    def lane(
+        self, lane: Lane, case: Case, spec: RunSpec, first: Future[Recording | None]
+    ) -> dict[str, list[Row]]:
+        """The rows of the releases of one lane; `first` is to hold the first build of the first release."""
+        try:
+            return {release: self.builds(lane, case, spec, release, first) for release in lane.releases}
+        finally:
+            if self.releases[0] in lane.releases and not first.done():
+                first.set_result(None)  # nobody may wait for what does not come
+
+    def builds(
+        self, lane: Lane, case: Case, spec: RunSpec, release: str, first: Future[Recording | None]
+    ) -> list[Row]:
         rows: list[Row] = []
-        first: Recording | None = None
-        for place, release in enumerate(self.releases):
-            for build in self.options.builds(release):
-                index = start + place * self.options.repeats + build.number
-                result, recording = self.build(case, spec, release, build, index)
-                if place == 0 and build.number == 0 and recording.unobserved:
-                    first = recording
-                rows += self.rows(case, spec, release, build, result, recording, first)
-                if build.number == 0:
-                    self.remember(result)
-                    if result.verdict in (Verdict.ERROR, Verdict.SKIP):
-                        break  # the others would fail alike, and may take as long to do so
+        begun, limit = time.perf_counter(), self.options.run_limit
+        for build in self.options.builds(release):
+            if build.number and limit is not None and time.perf_counter() - begun >= limit:
+                self.skip(build.number)
+                break
+            result, recording = self.build(lane, case, spec, release, build)
+            if release == self.releases[0] and build.number == 0:
+                first.set_result(recording if recording.unobserved else None)
+            rows += self.rows(lane, case, spec, release, build, result, recording, first.result())
+            if build.number == 0:
+                self.remember(result)
+                if result.verdict in (Verdict.ERROR, Verdict.SKIP):
+                    self.skip(1)
+                    break  # the others would fail alike, and may take as long to do so
         return rows
 
+    def skip(self, built: int) -> None:
+        """Count the builds after the first `built` of an engine as done: they are left out."""
+        with self.guard:
+            self.done += self.options.repeats - built
+
     def build(
-        self, case: Case, spec: RunSpec, release: str, build: Build, index: int
+        self, lane: Lane, case: Case, spec: RunSpec, release: str, build: Build
     ) -> tuple[RunResult, Recording]:
         """Judge one build."""
-        self.candidates.begin(build)
-        self.judge.options = replace(self.judge.options, layers=self.options.observes(build))
         label = f"{release} build {build.number + 1}" if self.options.repeats > 1 else release
 
         def tell(kind: Any, stage: str = "", result: RunResult | None = None) -> None:
-            self.progress(
-                ProgressEvent(kind, index, self.total, case.name, spec.precision, label, stage, result)
-            )
+            with self.guard:
+                if self.stopped.is_set():
+                    raise _Stopped
+                self.progress(
+                    ProgressEvent(
+                        kind, self.done, self.total, case.name, spec.precision, label, stage, result
+                    )
+                )
+                self.done += kind == "done"
 
         tell("start")
-        begun = time.perf_counter()
+        layers = self.options.observes(release, build)
+        seconds = 0.0
+        recording = Recording()
         try:
-            result = self.judge.run(case, spec, release, lambda stage: tell("stage", stage))
+            result, recording, seconds = lane.build(
+                case, spec, release, build, layers=layers, stage=lambda stage: tell("stage", stage)
+            )
+        except _Stopped:
+            raise
         except Exception as error:  # a night must not end with its first surprise
             result = _surprise(case, spec, release, error)
-        seconds = time.perf_counter() - begun
         tell("done", result=replace(result, candidate=label).with_timing("total", seconds))
-        return result, self.candidates.recording
+        return result, recording
 
     def rows(
         self,
+        lane: Lane,
         case: Case,
         spec: RunSpec,
         release: str,
@@ -213,7 +273,7 @@ class _Matrix:
         recording: Recording,
         first: Recording | None,
     ) -> list[Row]:
-        bench = self.judge.bench(case)
+        bench = lane.judge.bench(case)
         try:
             common = common_columns(case, bench, self.writer.run)
         except HarnessError:  # the model cannot be had, which the result says
@@ -226,11 +286,16 @@ class _Matrix:
         }
         return rows_of(result, bench, recording, first, common)
 
+    def first_results(self) -> list[RunResult]:
+        """One result a release, in their order."""
+        return sorted(self.results, key=lambda result: self.releases.index(result.candidate))
+
     def remember(self, result: RunResult) -> None:
         """Keep one result a release, for the fingerprint."""
-        known = {other.candidate for other in self.results}
-        if "fingerprint" in result.facts and result.candidate not in known:
-            self.results.append(result)
+        with self.guard:
+            known = {other.candidate for other in self.results}
+            if "fingerprint" in result.facts and result.candidate not in known:
+                self.results.append(result)
 
 
 def _command() -> str:

@@ -2,8 +2,9 @@
 
 from harness.judge.goldens import prune_goldens
 from harness.judge.judge import Judge, JudgeOptions
+from harness.judge.lanes import ProgressEvent
 from harness.judge.results import LayerResult, OutputResult, RunReport, RunResult, Verdict
-from harness.judge.suite import ProgressEvent, run, select_cases
+from harness.judge.suite import run, select_cases
 
 __all__ = [
     "Judge",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.backends import Candidate
-from harness.case import Case
+from harness.case import Case, RunSpec
 from harness.judge.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -58,6 +58,39 @@ class Candidates:
         for name in names:
             if name != EMULATOR:
                 select(name, self.environments)
+
+    def lanes(self, names: Iterable[str]) -> list[tuple[str, ...]]:
+        """`names` by what they keep busy: those on the same GPU together, the emulator by itself."""
+        by_device: dict[object, list[str]] = {}
+        for name in names:
+            device = EMULATOR if name == EMULATOR else self.environments[name].gpu
+            by_device.setdefault(device, []).append(name)
+        return [tuple(lane) for lane in by_device.values()]
+
+    def lacking(self, name: str, case: Case, spec: RunSpec) -> str | None:
+        """Why an environment's release is not one to judge this run on: too old for the case, or for the precision.
+
+        Raises:
+            CandidateError: the worker does not start.
+        """
+        from harness.environments import select, shared_supervisor
+
+        probe = shared_supervisor(select(name, self.environments)).probe()
+        if not case.allows_release(probe.tensorrt):
+            return f"needs {', '.join(case.required_releases)}, and {name} has {probe.tensorrt}"
+        if spec.precision not in probe.capabilities:
+            return f"TensorRT {probe.tensorrt} has no precision {spec.precision}"
+        return None
+
+    def again(self) -> Candidates:
+        """Candidates of the same environments, with engines of their own."""
+        return Candidates(self._config)
+
+    def abort(self) -> None:
+        """Kill the workers, whatever they do: what waits for them fails at once."""
+        from harness.environments import abort_shared
+
+        abort_shared()
 
     def _engine(self, name: str, bench: Workbench) -> TensorRTCandidate:
         from harness.backends.tensorrt import TensorRTCandidate, Timing

@@ -72,10 +72,15 @@ class Judge:
 
     def close(self) -> None:
         """Free sessions and end workers. Calling it twice is allowed."""
+        self.release()
+        self.candidates.close()
+
+    def release(self) -> None:
+        """Free sessions and engines; workers stay. Calling it twice is allowed."""
         if self._bench is not None:
             self._bench.close()
             self._bench = None
-        self.candidates.close()
+        self.candidates.release_model()
 
     def bench(self, case: Case) -> Workbench:
         """The workbench of `case`; the one before it is freed."""
@@ -102,7 +107,10 @@ class Judge:
         if missing := bench.missing_packages():
             return replace(blank, reason=f"needs {', '.join(missing)}, which is not installed")
         try:
-            return _Run(bench, spec, self.candidates.get(candidate, bench), self.options, stage).judge(blank)
+            made = self.candidates.get(candidate, bench)
+            if made is not bench.emulator and (lacking := self.candidates.lacking(candidate, case, spec)):
+                return replace(blank, reason=lacking)
+            return _Run(bench, spec, made, self.options, stage).judge(blank)
         except HarnessError as error:
             return replace(
                 blank,

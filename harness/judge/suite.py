@@ -2,50 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from harness.case import Case, InputSpec, ModelSource, RunSpec, load_cases
 from harness.errors import NothingSelectedError, UsageError
 from harness.judge.candidates import EMULATOR
 from harness.judge.judge import Judge, JudgeOptions
+from harness.judge.lanes import Progress, Run, carry_out
 from harness.judge.results import RunReport, RunResult
 from harness.tensors.fingerprint import host_fingerprint
 from harness.tensors.precision import Precision
 
 MODEL_RUNS = (Precision.FP32, Precision.FP16)
 Target = Path | str | Case
-
-
-@dataclass(frozen=True)
-class ProgressEvent:
-    """What a progress display needs to know.
-
-    Args:
-        kind: `start` and `done` of a run, and `stage` in between.
-        index: position of the run, from 0.
-        total: how many runs there are.
-        case: name of the case.
-        precision: the precision under test.
-        candidate: `emulator` or an environment.
-        stage: what goes on, for `stage`.
-        result: the result, for `done`.
-    """
-
-    kind: Literal["start", "stage", "done"]
-    index: int
-    total: int
-    case: str
-    precision: Precision
-    candidate: str
-    stage: str = ""
-    result: RunResult | None = None
-
-
-Progress = Callable[[ProgressEvent], None]
 
 
 def run(
@@ -59,7 +29,7 @@ def run(
     progress: Progress | None = None,
     judge: Judge | None = None,
 ) -> RunReport:
-    """Judge every case at every precision on every candidate.
+    """Judge every case at every precision on every candidate; environments on different GPUs at the same time.
 
     Args:
         targets: case files, folders of them, .onnx files, or cases.
@@ -79,7 +49,7 @@ def run(
     wanted = tuple(Precision(precision) for precision in precisions)
     cases = select_cases(targets, inputs=inputs, tags=tags, precisions=wanted)
     runs = [
-        (case, candidate, spec)
+        Run(case, candidate, spec)
         for case in cases
         for candidate in (environments or (EMULATOR,))
         for spec in case.select_runs(wanted)
@@ -89,7 +59,7 @@ def run(
     own = judge or Judge(options)
     try:
         own.candidates.check(tuple(environments))
-        results = tuple(_results(own, runs, progress or (lambda event: None)))
+        results = carry_out(own, runs, progress or (lambda event: None))
     finally:
         if judge is None:
             own.close()
@@ -104,26 +74,6 @@ def fingerprint_of(results: Sequence[RunResult]) -> dict[str, object]:
         if "fingerprint" in result.facts
     }
     return {**host_fingerprint(), **({"environments": engines} if engines else {})}
-
-
-def _results(
-    judge: Judge, runs: Sequence[tuple[Case, str, RunSpec]], progress: Progress
-) -> Iterator[RunResult]:
-    for index, (case, candidate, spec) in enumerate(runs):
-
-        def tell(
-            kind: Literal["start", "stage", "done"], stage: str = "", result: RunResult | None = None
-        ) -> None:
-            progress(
-                ProgressEvent(kind, index, len(runs), case.name, spec.precision, candidate, stage, result)  # noqa: B023
-            )
-
-        tell("start")
-        start = time.perf_counter()
-        result = judge.run(case, spec, candidate, lambda stage: tell("stage", stage))
-        result = result.with_timing("total", time.perf_counter() - start)
-        tell("done", result=result)
-        yield result
 
 
 def select_cases(

@@ -98,7 +98,11 @@ class Workbench:
 
     def missing_packages(self) -> list[str]:
         """Packages that the case requires and that cannot be imported here."""
-        return [name for name in self.case.requires if importlib.util.find_spec(name.split(".")[0]) is None]
+        return [
+            name
+            for name in self.case.required_packages
+            if importlib.util.find_spec(name.split(".")[0]) is None
+        ]
 
     def close(self) -> None:
         """Free the sessions."""

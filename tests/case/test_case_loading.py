@@ -77,6 +77,21 @@ waivers:
     assert case.resolve("a/b.npy") == Path("sub/a/b.npy")
 
 
+def test_packages_and_releases_are_required_side_by_side(write):
+    case = load_case(write(MODEL + "requires: [onnxscript, 'tensorrt >=8.6,<10', 'tensorrt!=9.1']"))
+    assert case.required_packages == ("onnxscript",)
+    assert case.required_releases == ("tensorrt >=8.6,<10", "tensorrt!=9.1")
+    assert [case.allows_release(release) for release in ("8.5.3.1", "8.6.0", "9.1", "9.2.0b1", "10.0")] == [
+        *(False, True, False, True, False)
+    ]
+
+
+@pytest.mark.parametrize("text", ["tensorrt>=", "tensorrt >= new", "2fast", "numpy>=2"])
+def test_a_requirement_is_a_name_or_a_range_of_releases(write, text: str):
+    (found,) = mistakes(write(MODEL + f"requires: '{text}'"))
+    assert found.startswith("x.case.yaml:2:11: requires")
+
+
 def test_exponents_are_numbers_and_quoted_numbers_are_not(write):
     assert load_case(write(MODEL + "tolerances: [{nrmse: 1e-3}]")).tolerances[0].nrmse == 0.001
     assert mistakes(write(MODEL + 'tolerances: [{nrmse: "1e-3"}]')) == [

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from cases import models
 from cases.models.graph import Graph, seeded_uniform
+from harness.case import load_case
 
 ROOT = Path(__file__).parents[2]
 CASES = sorted((ROOT / "cases").glob("*.case.yaml"))
@@ -33,9 +34,9 @@ def _builder(path: Path) -> tuple[str, dict]:
 
 
 def _build(path: Path) -> onnx.ModelProto:
-    requires = _document(path).get("requires")
-    if requires and find_spec(requires) is None:
-        pytest.skip(f"{requires} is not installed")
+    for name in load_case(path).required_packages:
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
     function, args = _builder(path)
     return getattr(models, function)(**args)
 

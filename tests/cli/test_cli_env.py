@@ -143,7 +143,9 @@ def test_the_doctor_says_what_works_and_what_to_do(
     assert status == 0
     assert "TensorRT 8.6.0, CUDA 12.0, No GPU at all: engines can be built" in out
 
-    cli("env", "add", "bad", "--python", "/nowhere/python")
+    (place / "python").symlink_to("/bin/sh")
+    cli("env", "add", "bad", "--python", "./python")
+    (place / "python").unlink()
     status, out, _ = cli("doctor")
     assert status == 3
     assert "BROKEN" in out

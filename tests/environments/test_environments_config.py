@@ -209,7 +209,7 @@ def test_an_environment_is_added_and_the_rest_of_the_file_stays_as_it_is() -> No
     path = written(WHOLE)
     added = add_environment(
         "trt-8.5",
-        python="/opt/8.5/bin/python",
+        python="/bin/sh",
         gpu=2,
         variables={"A": "b"},
         build={"tactic_sources": ["cudnn"]},
@@ -224,8 +224,10 @@ def test_paths_are_taken_from_the_working_folder_wherever_the_file_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(WHOLE)
-    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "bin").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "deep")
+    for program in ("bin/python", "run"):
+        Path(program).symlink_to("/bin/sh")
     assert add_environment("a", python="./bin/python").command == (str(tmp_path / "deep/bin/python"),)
     assert add_environment("b", command=["./run", "./python"]).command == (
         str(tmp_path / "deep/run"),
@@ -234,8 +236,18 @@ def test_paths_are_taken_from_the_working_folder_wherever_the_file_is(
 
 
 def test_a_first_environment_makes_the_file() -> None:
-    add_environment("a", command=["docker", "run", "python3"])
-    assert Path("harness.toml").read_text() == '[environments.a]\ncommand = ["docker", "run", "python3"]\n'
+    add_environment("a", command=["env", "docker", "run", "python3"])
+    assert (
+        Path("harness.toml").read_text()
+        == '[environments.a]\ncommand = ["env", "docker", "run", "python3"]\n'
+    )
+
+
+def test_what_cannot_be_started_is_not_added() -> None:
+    for start in ({"python": "/nowhere/python"}, {"command": ["no-such-program", "run"]}):
+        with pytest.raises(EnvironmentConfigError, match="there is no such program"):
+            add_environment("a", **start)
+    assert not Path("harness.toml").exists()
 
 
 def test_an_environment_is_removed_and_the_rest_of_the_file_stays_as_it_is() -> None:

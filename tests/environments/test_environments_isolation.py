@@ -124,6 +124,16 @@ def test_an_interrupt_ends_the_worker_and_passes_on(supervisor: Supervisor, buil
     assert supervisor.call(build()).engine_id == "engine-0"
 
 
+def test_aborting_frees_the_thread_that_waits(supervisor: Supervisor, build: Build) -> None:
+    supervisor.worker()
+    threading.Timer(0.3, supervisor.abort).start()
+
+    with pytest.raises(WorkerCrashedError):
+        supervisor.call(build("hang"))
+
+    assert supervisor.call(build()).engine_id == "engine-0"
+
+
 def test_what_is_printed_to_stdout_never_reaches_the_channel(supervisor: Supervisor, build: Build) -> None:
     assert supervisor.call(build("noise")).engine_id == "engine-0"
     supervisor.call(messages.Ping())
