@@ -91,7 +91,8 @@ def hunt_tactics(lab: Lab, *, repeats: Verdict | None) -> Hunted:
     lab.tell(Stage.ATTRIBUTE, "build with other tactics")
     subject = lab.subject
     build = _Building(lab.examiner)
-    series = usual_series(probe, subject.plan(), noisy=2 if repeats is None else NOISY)
+    noisy = 2 if repeats is None else NOISY
+    series = usual_series(probe, subject.plan(), noisy=noisy, enabled=_sources(lab))
     samples = collect(build, series)
     if all(sample.record is None for sample in samples):
         return Hunted()
@@ -122,6 +123,12 @@ def _probe(lab: Lab) -> ProbeReply | None:
         return None
     tells = {"algorithm_selector", "editable_timing_cache"}.intersection(probe.capabilities)
     return probe if tells else None
+
+
+def _sources(lab: Lab) -> tuple[str, ...] | None:
+    """The tactic sources of the engine, where its case or its environment names them: others may not be installed."""
+    options = lab.subject.candidate.requests.options(lab.subject.plan())  # type: ignore[attr-defined]
+    return None if options.tactic_sources is None else tuple(map(str, options.tactic_sources))
 
 
 class _Building:

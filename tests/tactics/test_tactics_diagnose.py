@@ -64,6 +64,17 @@ def test_a_wrong_kernel_in_fp32_is_told_from_a_wrong_conversion(folder: Path) ->
     assert (code, answer["verdict"], answer["culprits"]) == (1, "tactic", ["root"])
 
 
+def test_only_the_tactic_sources_of_the_environment_are_switched_off(folder: Path) -> None:
+    environment(folder, "8.6.0", WRONG="root=0@HALF")
+    with (folder / "harness.toml").open("a") as file:
+        file.write('build = { tactic_sources = ["edge_mask_convolutions", "jit_convolutions"] }\n')
+    _, answer = diagnose()
+    hunt = next(each["facts"] for each in answer["evidence"] if "finding" in each["facts"])
+    tried = [sample["name"] for sample in hunt["samples"] if sample["axis"] == "tactic source"]
+    assert tried == ["without edge_mask_convolutions", "without jit_convolutions"]
+    assert hunt["finding"] == "found"
+
+
 def test_a_kernel_that_cannot_be_forced_is_not_named(folder: Path) -> None:
     verdicts = set()
     for seed in range(4):
