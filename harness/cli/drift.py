@@ -69,9 +69,10 @@ def drift(
     layers: Annotated[
         LayerBuilds,
         typer.Option(
-            help="In which builds layers are observed: a further build each.", rich_help_panel=BUILDS
+            help="In which builds layers are observed, which takes a further build; auto: an engine's first.",
+            rich_help_panel=BUILDS,
         ),
-    ] = LayerBuilds.ALL,
+    ] = LayerBuilds.AUTO,
     timing_cache: Annotated[
         CacheUse,
         typer.Option(
@@ -79,6 +80,14 @@ def drift(
             rich_help_panel=BUILDS,
         ),
     ] = CacheUse.BOTH,
+    run_limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="For a case at a precision on a release: no further build after it, and none takes longer.",
+            rich_help_panel=BUILDS,
+        ),
+    ] = None,
     min_effect: Annotated[
         float,
         typer.Option(
@@ -162,6 +171,7 @@ def drift(
         repeats=repeats,
         layers=layers,
         timing_cache=timing_cache,
+        run_limit=run_limit,
         floors=Floors(relative=min_effect, confidence=confidence),
     )
     start = time.perf_counter()

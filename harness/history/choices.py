@@ -6,8 +6,12 @@ from enum import StrEnum
 
 
 class LayerBuilds(StrEnum):
-    """In which builds of an engine the layers are observed, which takes a further build each."""
+    """In which builds of an engine the layers are observed, which takes a further build each, and a slow one.
 
+    AUTO is the first build of an engine, and all builds of an emulated release, where it costs milliseconds.
+    """
+
+    AUTO = "auto"
     ALL = "all"
     FIRST = "first"
     NONE = "none"

@@ -46,6 +46,7 @@ UNIT_ROUNDOFF = {
     Precision.INT8: 2.0**-8,
 }
 _COARSER = {Precision.FP32: Precision.TF32, Precision.TF32: Precision.BF16, Precision.FP16: Precision.BF16}
+_LARGE = 1e30  # a thousand times of which FP32 still holds
 _SHARE = 0.5  # of the nodes get "another tactic" in a rebuild
 
 
@@ -216,13 +217,16 @@ class _Change:
         def constant(number: float) -> str:
             return emit.constant(f"noise{number!r}", np.array(number, dtype=np.float32))
 
+        # The sine of an infinity, and an infinity less another one, would be no number: only what is finite is
+        # disturbed, and an overflow stays one.
+        finite = emit.add("Min", emit.add("Max", value, constant(-_LARGE)), constant(_LARGE))
         phase = emit.add(
             "Add",
-            emit.add("Mul", value, constant(100 + 900 * stream.random())),
+            emit.add("Mul", finite, constant(100 + 900 * stream.random())),
             constant(6.28 * stream.random()),
         )
         part = emit.add("Mul", emit.add("Sin", phase), constant(amplitude))
-        return emit.add("Add", value, emit.add("Mul", value, part))
+        return emit.add("Add", value, emit.add("Mul", finite, part))
 
 
 def _precision(text: str, name: str) -> Precision:

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from harness.backends import Candidate, Evaluation, Observation, Plan
+from harness.case import Case, RunSpec
 from harness.compare import compare
+from harness.environments import Environment, select
 from harness.history.emulated import EmulatedBuild, EmulatedRelease, is_emulated
 from harness.judge.candidates import Candidates
 from harness.judge.workbench import Workbench
@@ -73,14 +76,28 @@ class RecordingCandidates(Candidates):
 
     Args:
         config: see Candidates.
+        build_limit: seconds that a single build may take, where an environment gives it more.
     """
 
-    def __init__(self, config: Path | None = None) -> None:
+    def __init__(self, config: Path | None = None, *, build_limit: float | None = None) -> None:
         super().__init__(config)
+        self._build_limit = build_limit
         self.build = Build(0)
         """The build that the next candidate stands for."""
         self.recording = Recording()
         """What it computed so far."""
+
+    @cached_property
+    def environments(self) -> Mapping[str, Environment]:
+        """See Candidates.environments; with the limit of this matrix."""
+        known = super().environments
+        limit = self._build_limit
+        if limit is None:
+            return known
+        return {
+            name: replace(one, limits=one.limits.model_copy(update={"build": min(one.limits.build, limit)}))
+            for name, one in known.items()
+        }
 
     def begin(self, build: Build) -> None:
         """From now on candidates stand for `build`: engines of earlier builds are freed."""
@@ -100,6 +117,18 @@ class RecordingCandidates(Candidates):
         else:
             candidate = super().get(name, bench)
         return _Recorder(candidate, self.build, self.recording)
+
+    def lacking(self, name: str, case: Case, spec: RunSpec) -> str | None:
+        """See Candidates.lacking; an emulated release lacks nothing."""
+        return None if is_emulated(name) else super().lacking(name, case, spec)
+
+    def lanes(self, names: Iterable[str]) -> list[tuple[str, ...]]:
+        """See Candidates.lanes; emulated releases share the processor."""
+        by_device: dict[int | None, list[str]] = {}
+        for name in names:
+            device = None if is_emulated(name) else select(name, self.environments).gpu
+            by_device.setdefault(device, []).append(name)
+        return [tuple(lane) for lane in by_device.values()]
 
     def check(self, names: tuple[str, ...]) -> None:
         """See Candidates.check."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ def compare_pair(
     pair: Pair,
     *,
     floors: Floors,
+    repeats: int | None = None,
     waivers: Waivers | None = None,
     today: datetime.date | None = None,
 ) -> Comparison:
@@ -91,6 +93,7 @@ def compare_pair(
         records: rows of the history.
         pair: which are held against which.
         floors: what counts as a difference.
+        repeats: how many builds of each engine were asked for; a run that has fewer says so.
         waivers: by case.
         today: the day that decides whether a waiver has expired; by default today.
     """
@@ -101,7 +104,7 @@ def compare_pair(
     )
     before, after = records[engine & pair.before], records[engine & pair.after]
     engines = judge_engines(before, after, floors)
-    reader = _Reader(pair, records, judged, waivers or {}, today or datetime.date.today())
+    reader = _Reader(pair, records, judged, waivers or {}, today or datetime.date.today(), repeats)
     found = _by_run(before), _by_run(after)
     order = list(dict.fromkeys([*found[0], *found[1]]))
     runs = tuple(reader.run(key, found[0].get(key, []), found[1].get(key, [])) for key in order)
@@ -152,6 +155,7 @@ class _Reader:
     judged: pd.DataFrame
     waivers: Waivers
     today: datetime.date
+    repeats: int | None = None
 
     def __post_init__(self) -> None:
         keys = [self.judged["case"].astype(str), self.judged["precision"].astype(str)]
@@ -164,6 +168,7 @@ class _Reader:
         found = self._judged(key)
         verdict, worst, counts = _summary(found)
         errors, gravest = _errors(self.pair, before, after)
+        fewer = () if errors else tuple(self._fewer(before, after))
         waived = find_waiver(
             self.waivers.get(case, ()),
             precision=precision,
@@ -184,7 +189,7 @@ class _Reader:
             new=self.pair.new,
             status=status,
             verdict=verdict,
-            reason=self._reason(verdict, worst, counts, errors, waived),
+            reason="; ".join([self._reason(verdict, worst, counts, errors, waived), *fewer]),
             counts=counts,
             worst=worst,
             origins=origins,
@@ -212,6 +217,12 @@ class _Reader:
             state = "the waiver expired on" if waived.expired else "waived until"
             told.append(f"{state} {waived.expires}: {waived.reason}")
         return "; ".join(told)
+
+    def _fewer(self, before: Engines, after: Engines) -> Iterator[str]:
+        """Which engines were built less often than was asked for."""
+        for release, rows in ((self.pair.old, before), (self.pair.new, after)):
+            if self.repeats is not None and 0 < len(rows) < self.repeats:
+                yield f"{release}: {len(rows)} of {self.repeats} builds within the time limit"
 
     def _judged(self, key: Key) -> list[tuple[str, TensorDrift]]:
         if key not in self._tensors:
@@ -245,8 +256,10 @@ def _summary(
 ) -> tuple[DriftVerdict | None, TensorDrift | None, dict[str, dict[DriftVerdict, int]]]:
     """The run's verdict, the tensor that it rests on, and how many tensors have each verdict.
 
-    Where the outputs moved, they decide: a fault that is gone may leave layers before it worse. Else the layers do.
-    A layer beyond its gate fails no run, so what is a new failure of a layer is a drift to the worse of the run.
+    Where the outputs moved, they decide: a fault that is gone may leave layers before it worse. Else the layers do,
+    unless their noise is unknown while that of the outputs is known: layers that were observed in one build only say
+    where a drift starts, and not whether there is one. A layer beyond its gate fails no run, so what is a new failure
+    of a layer is a drift to the worse of the run.
     """
     by_kind = {kind: [drift for name, drift in found if name == kind] for kind in (OUTPUT, LAYER)}
     counts: dict[str, dict[DriftVerdict, int]] = {}
@@ -255,12 +268,20 @@ def _summary(
             counts.setdefault(kind, {}).setdefault(drift.verdict, 0)
             counts[kind][drift.verdict] += 1
     outputs = worst_verdict([drift.verdict for drift in by_kind[OUTPUT]])
-    layers = worst_verdict([drift.verdict for drift in by_kind[LAYER]])
+    told = by_kind[LAYER]
+    if any(math.isfinite(drift.noise) for drift in by_kind[OUTPUT]):
+        told = [drift for drift in told if drift.verdict in _CALM or not _unmeasured(drift)]
+    layers = worst_verdict([drift.verdict for drift in told])
     if outputs is not None and (
         outputs not in _CALM or layers is None or SEVERITY[layers] <= SEVERITY[outputs]
     ):
         return outputs, worst_of(by_kind[OUTPUT]), counts
-    return None if layers is None else _OF_LAYERS.get(layers, layers), worst_of(by_kind[LAYER]), counts
+    return None if layers is None else _OF_LAYERS.get(layers, layers), worst_of(told), counts
+
+
+def _unmeasured(drift: TensorDrift) -> bool:
+    """Whether it is unknown what rebuilding alone does to the tensor; an overflow needs no noise band."""
+    return math.isnan(drift.noise) and math.isfinite(drift.old)
 
 
 def _errors(pair: Pair, before: Engines, after: Engines) -> tuple[tuple[str, ...], Status]:

@@ -109,7 +109,9 @@ def test_in_ci_nothing_is_built_for_an_update(
     drift(CALM)  # comparing is allowed
 
 
-def test_the_store_itself_writes_nothing_in_ci(tiny_cases, drift, path: Path, monkeypatch, tmp_path: Path) -> None:
+def test_the_store_itself_writes_nothing_in_ci(
+    tiny_cases, drift, path: Path, monkeypatch, tmp_path: Path
+) -> None:
     tiny_cases("clean")
     drift(CALM, baseline_update=True)
     store = BaselineStore(tmp_path / "golden")

@@ -81,6 +81,16 @@ def test_noise_moves_values_by_no_more_than_roundings(bench: Workbench) -> None:
     assert apart.max() < 8 * 2**-11
 
 
+def test_an_overflow_stays_an_overflow_under_noise(tmp_path) -> None:
+    case = load_case(write_cases(tmp_path, "expected") / "expected.case.yaml")
+    overflowing = Workbench(case, memory_budget=1 << 30)
+    calm = tensors(overflowing, "emulator:fp16")
+    assert any(np.isinf(values).any() for values in calm.values())
+    for seed in range(8):
+        for name, values in tensors(overflowing, f"emulator:fp16,noise=1,seed={seed}").items():
+            np.testing.assert_array_equal(np.isnan(values), np.isnan(calm[name]), err_msg=name)
+
+
 def test_a_plant_changes_its_node_and_what_follows_alone(bench: Workbench) -> None:
     calm, planted = tensors(bench, "emulator:fp16"), tensors(bench, "emulator:fp16,plant=square@bf16")
     changed = {name for name, values in calm.items() if (values != planted[name]).any()}

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from graphs import norm_chain
 
 import harness
 import harness.backends.tensorrt as client
+import harness.environments
 from harness.environments import Environment, Supervisor
 from harness.errors import EnvironmentConfigError, NothingSelectedError, UsageError
-from harness.history import CacheUse, DriftOptions, DriftVerdict, LayerBuilds, Status
+from harness.history import CacheUse, DriftOptions, DriftVerdict, Floors, LayerBuilds, Status
 from harness.history.matrix import select_specs
+from harness.history.releases import Pair, compare_pair
 from harness.history.store import list_runs
 from harness.judge import select_cases
 from harness.tensors.precision import Precision
@@ -29,7 +35,9 @@ ADAPTER = Path(__file__).parent.parent / "backends" / "cpu_engine.py"
 def drift(tmp_path: Path):
     def run(targets: Any, *releases: str, **options: Any):
         chosen = {
-            name: options.pop(name) for name in ("repeats", "layers", "timing_cache") if name in options
+            name: options.pop(name)
+            for name in ("repeats", "layers", "timing_cache", "run_limit")
+            if name in options
         }
         return harness.drift(
             targets, environments=releases, history=tmp_path / "h", options=DriftOptions(**chosen), **options
@@ -219,8 +227,14 @@ def engine_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Requests(list[Any]):
+    """Build requests with the names of their environments; `watch` is told of each before it is made."""
+
+    watch: Callable[[Any], None] = staticmethod(lambda request: None)
+
+
 @pytest.fixture
-def workers(monkeypatch, tmp_path: Path) -> Iterator[list[Any]]:
+def workers(monkeypatch, tmp_path: Path) -> Iterator[Requests]:
     """Two environments with real workers; every build request is seen."""
     (tmp_path / "harness.toml").write_text(
         f'[environments.old]\npython = "{sys.executable}"\n[environments.new]\npython = "{sys.executable}"\n'
@@ -229,28 +243,39 @@ def workers(monkeypatch, tmp_path: Path) -> Iterator[list[Any]]:
     monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path / "s"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    made: dict[str, Supervisor] = {}
-    requests: list[Any] = []
+    made: dict[Environment, Supervisor] = {}
+    requests = Requests()
 
     def supervisor(environment: Environment) -> Supervisor:
-        if environment.name not in made:
-            made[environment.name] = Supervisor(environment, adapter=ADAPTER)
-        one = made[environment.name]
+        if environment not in made:
+            made[environment] = Supervisor(environment, adapter=ADAPTER)
+        one = made[environment]
         if not hasattr(one, "spied"):
             ask = one.ask
 
             def spy(request: Any, *rest: Any) -> Any:
                 if type(request).__name__ == "BuildRequest":
                     requests.append((environment.name, request))
+                    requests.watch(request)
                 return ask(request, *rest)
 
             one.ask = one.spied = spy  # type: ignore[method-assign,attr-defined]
         return one
 
-    monkeypatch.setattr(client, "shared_supervisor", supervisor)
+    for module in (client, harness.environments):
+        monkeypatch.setattr(module, "shared_supervisor", supervisor)
     yield requests
     for one in made.values():
         one.close()
+
+
+def two_gpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = [
+        f'[environments.{name}]\npython = "{sys.executable}"\ngpu = {gpu}\n'
+        for gpu, name in enumerate(("old", "new"))
+    ]
+    (folder / "harness.toml").write_text("".join(tables))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
 
 
 def test_each_build_of_an_engine_is_a_new_one(engine_case: Path, drift, workers, tmp_path: Path) -> None:
@@ -260,25 +285,121 @@ def test_each_build_of_an_engine_is_a_new_one(engine_case: Path, drift, workers,
     plain = [(name, request.options.get("timing_cache")) for name, request in workers if not request.marks]
     assert plain == [(name, cached) for name in ("old", "new") for cached in (True, False, False)]
     marked = [name for name, request in workers if request.marks]
-    assert marked == ["old"] * 3 + ["new"] * 3, "each build is observed by a build of its own"
+    assert marked == ["old", "new"], "the first build is observed, by a build of its own"
+    assert all(request.options["timing_cache"] for _, request in workers if request.marks)
     rows = harness.load_history(tmp_path / "h")
     engines = rows[rows["kind"] == "engine"]
     assert engines["tensorrt"].unique().tolist() == ["8.6.0"]
     assert engines["latency_ms"].tolist() == [1.0] * 6
     assert engines["timing_cache"].tolist() == [True, False, False] * 2
-    assert engines["faithful"].astype(bool).all()
+    assert engines["faithful"].tolist() == [True, None, None] * 2
     assert set(report.engines["quantity"]) == {"latency", "engine size", "build time"}
     assert report.fingerprint["environments"]["old"]["tensorrt"] == "8.6.0"
     assert run.command.endswith("norm.case.yaml --precision fp16 --env new")
 
 
-@pytest.mark.parametrize(("layers", "observed"), [(LayerBuilds.FIRST, 1), (LayerBuilds.NONE, 0)])
+@pytest.mark.parametrize(
+    ("layers", "observed"), [(LayerBuilds.ALL, 2), (LayerBuilds.FIRST, 1), (LayerBuilds.NONE, 0)]
+)
 def test_observing_fewer_builds_saves_theirs(engine_case: Path, drift, workers, layers, observed) -> None:
     report = drift(engine_case / "norm.case.yaml", "old", "new", repeats=2, layers=layers)
     assert sum(bool(request.marks) for _, request in workers) == 2 * observed
     judged = report.to_frame()
     assert ("layer" in set(judged["kind"])) == bool(observed)
-    assert judged.loc[judged["kind"] == "layer", "noise"].isna().all()
+    assert judged.loc[judged["kind"] == "layer", "noise"].notna().all() == (observed != 1)
+
+
+def test_emulated_releases_are_observed_in_every_build() -> None:
+    options = DriftOptions()
+    first, second = list(options.builds("trt-8.6"))[:2]
+    assert [options.observes("trt-8.6", build) for build in (first, second)] == [True, False]
+    assert [options.observes("emulator:fp16", build) for build in (first, second)] == [True, True]
+
+
+def test_what_one_build_shows_of_layers_is_no_drift_where_the_outputs_are_calm(tiny_cases, drift) -> None:
+    """`square` is a layer of which the only observed build is far off, while all rebuilds agree on the output."""
+    calm = {"repeats": 3, "layers": LayerBuilds.FIRST}
+    folder = tiny_cases("clean")
+    report = drift(folder, OLD, f"{NEW},plant=square@bf16", **calm)
+    (run,) = report.runs
+    assert run.verdict in (DriftVerdict.WORSE, DriftVerdict.NEW_FAILURE), "the outputs moved"
+    assert [origin.node for origin in run.origins] == ["square"], "one build suffices to say where"
+    frame = report.records
+    outputs = frame["kind"] == "output"
+    steady = frame[outputs & (frame["release"] == OLD)]
+    frame.loc[outputs, "error"] = np.resize(steady["error"].to_numpy(dtype=float), int(outputs.sum()))
+    pair = Pair(
+        OLD, report.newer[0], frame["release"].eq(OLD).to_numpy(), frame["release"].ne(OLD).to_numpy()
+    )
+    (run,) = compare_pair(frame, pair, floors=Floors(), repeats=3).runs
+    assert DriftVerdict.WORSE in run.counts["layer"] or DriftVerdict.NEW_FAILURE in run.counts["layer"]
+    assert (run.status, run.verdict) == (Status.PASS, DriftVerdict.WITHIN_NOISE)
+
+
+def test_releases_on_different_gpus_are_built_side_by_side(
+    engine_case: Path, drift, workers, tmp_path: Path, monkeypatch
+) -> None:
+    two_gpus(tmp_path, monkeypatch)
+    both, seen = threading.Barrier(2, timeout=60), []
+
+    def building(request: Any) -> None:
+        if not request.marks and not seen:
+            both.wait()  # both lanes are at their first build at once, or this breaks
+
+    workers.watch = building
+    report = drift(
+        engine_case / "norm.case.yaml",
+        "old",
+        "new",
+        repeats=2,
+        progress=lambda event: event.kind == "done" and seen.append((event.index, event.total)),
+    )
+    assert [run.verdict for run in report.runs] == [DriftVerdict.SAME]
+    rows = harness.load_history(tmp_path / "h")
+    engines = rows[rows["kind"] == "engine"]
+    assert engines["release"].tolist() == ["old", "old", "new", "new"], "in their order, whoever was first"
+    assert list(report.fingerprint["environments"]) == ["old", "new"]
+    assert rows.loc[rows["kind"] == "output", "distance"].notna().all()
+    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4)]
+
+
+def test_an_interruption_ends_the_builds_on_all_gpus(
+    engine_case: Path, drift, workers, tmp_path: Path, monkeypatch
+) -> None:
+    two_gpus(tmp_path, monkeypatch)
+
+    def stop(event: Any) -> None:
+        if event.kind == "start" and event.case == "norm" and event.candidate == "new build 2":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drift(engine_case, "old", "new", repeats=3, progress=stop)
+    assert not [thread for thread in threading.enumerate() if "_fulfil" in thread.name]
+    (info,) = list_runs(tmp_path / "h")
+    assert (info.finished, [path.stem for path in info.files]) == (False, ["broken@fp16"])
+    report = drift(engine_case, "old", "new", repeats=3, resume=True)
+    assert {run.case: run.status for run in report.runs} == {"broken": Status.ERROR, "norm": Status.PASS}
+
+
+def test_after_the_time_limit_no_further_build_begins_and_the_report_says_so(
+    engine_case: Path, drift, workers, tmp_path: Path
+) -> None:
+    report = drift(engine_case / "norm.case.yaml", "old", "new", repeats=3, run_limit=1e-3)
+    (run,) = report.runs
+    assert run.status is Status.ERROR, "and a build that takes longer is ended"
+    assert "0.001" in run.reason
+    shutil.rmtree(tmp_path / "h")
+    limit = 30.0
+    monotonic = iter(range(0, 1000, 20))
+    clock = SimpleNamespace(perf_counter=lambda: float(next(monotonic)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.history.matrix.time", clock)
+        report = drift(engine_case / "norm.case.yaml", "old", "new", repeats=3, run_limit=limit)
+    (run,) = report.runs
+    assert run.status is Status.PASS
+    assert run.reason.endswith(
+        "old: 2 of 3 builds within the time limit; new: 2 of 3 builds within the time limit"
+    )
 
 
 def test_an_engine_that_cannot_be_built_leaves_a_row_and_the_run_goes_on(

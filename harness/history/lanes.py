@@ -1,0 +1,104 @@
+"""Lanes: releases that must wait for each other share one, and the lanes go side by side.
+
+Engines on one GPU are built and timed one after the other, or each would disturb the tactics and latencies of the
+others. Releases on different GPUs need not wait: each lane is a thread with a judge of its own, and the work itself
+is done in the workers' processes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from harness.case import Case, RunSpec
+from harness.history.recording import Build, Recording, RecordingCandidates
+from harness.judge import Judge, JudgeOptions, RunResult
+from harness.judge.judge import Stage
+
+T = TypeVar("T")
+_JOIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Releases that are built one after the other, in their order, and who judges them."""
+
+    releases: tuple[str, ...]
+    judge: Judge
+    candidates: RecordingCandidates
+
+    def build(
+        self, case: Case, spec: RunSpec, release: str, build: Build, *, layers: bool, stage: Stage
+    ) -> tuple[RunResult, Recording, float]:
+        """Judge one build: the result, what it computed, and how many seconds it took."""
+        self.candidates.begin(build)
+        self.judge.options = replace(self.judge.options, layers=layers)
+        begun = time.perf_counter()
+        result = self.judge.run(case, spec, release, stage)
+        return result, self.candidates.recording, time.perf_counter() - begun
+
+
+@contextmanager
+def opened_lanes(
+    releases: Sequence[str], *, memory_budget: int, run_limit: float | None
+) -> Iterator[tuple[Lane, ...]]:
+    """The lanes of `releases`, the one with the first release first; leaving the context ends all workers.
+
+    Raises:
+        EnvironmentConfigError: a release is no environment.
+        UsageError: the name of an emulated release means nothing.
+    """
+    known = RecordingCandidates()
+    known.check(tuple(releases))
+    options = JudgeOptions(memory_budget=memory_budget)
+    lanes = []
+    for names in known.lanes(releases):
+        candidates = RecordingCandidates(build_limit=run_limit)
+        lanes.append(Lane(names, Judge(options, candidates), candidates))
+    try:
+        yield tuple(lanes)
+    finally:
+        for lane in lanes:
+            lane.judge.close()
+
+
+def side_by_side(works: Sequence[Callable[[], T]], give_up: Callable[[], None]) -> list[T]:
+    """What all of `works` return; more than one of them run in threads.
+
+    Args:
+        works: what to do.
+        give_up: called when one of them raises, or the caller is interrupted; it must make the others end soon.
+
+    Raises:
+        BaseException: what the first of them raised.
+    """
+    if len(works) == 1:
+        return [works[0]()]
+    futures: list[Future[T]] = [Future() for _ in works]
+    threads = [
+        threading.Thread(target=_fulfil, args=pair, daemon=True) for pair in zip(futures, works, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+    except BaseException:
+        give_up()
+        for thread in threads:
+            thread.join(_JOIN_SECONDS)
+        raise
+    return [future.result() for future in futures]
+
+
+def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:  # told to the thread that waits
+        future.set_exception(error)
