@@ -222,6 +222,8 @@ class _Hunt:
         culprits = tuple(unit for unit in trials.units if unit.name in kept)
         if confirmations < self.hunting.confirm:
             text = f"{listed(unit.name for unit in culprits)} decide, but this could not be confirmed"
+            if trials.disobeyed:
+                return self._not_reproducible(answer, text)
             return replace(answer, finding=Finding.UNRESOLVED, missing=text)
         return replace(
             answer,
