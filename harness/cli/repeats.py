@@ -23,9 +23,9 @@ def print_repeats(console: Console, report: RunReport, *, details: bool) -> None
         repeats = result.facts.get("repeats")
         if repeats is None:
             continue
-        console.print(Text(f"{title(result)}: {repeats['summary']}", style="bold"))
+        console.print(Text(f"{title(result)}: {repeats['summary']}", style="bold"), soft_wrap=True)
         for line in lines(repeats, most=None if details else MOST_LAYERS):
-            console.print(Text(line, overflow="ellipsis", no_wrap=True))
+            console.print(Text(line), soft_wrap=True)  # names are long, and are looked for in logs
         console.print()
 
 
@@ -37,9 +37,11 @@ def lines(repeats: Mapping[str, Any], *, most: int | None) -> Iterator[str]:
         absent = f" | {layer['absent']}× no such layer" if layer["absent"] else ""
         yield f"  {layer['layer']}: {chosen}{absent}"
     if most is not None and len(changed) > most:
-        yield f"  … {len(changed) - most} more layers: --details shows them"
+        rest = len(changed) - most
+        yield f"  … {rest} more layer{'s' if rest > 1 else ''}: --details shows {'them' if rest > 1 else 'it'}"
     if repeats["copies"]:
-        yield f"  {repeats['copies']} copies between formats changed, too"
+        plural = "copies" if repeats["copies"] > 1 else "copy"
+        yield f"  {repeats['copies']} {plural} between formats changed, too"
     for output in repeats["outputs"]:
         others = repeats["builds"] - 1
         if output["identical"] == others:

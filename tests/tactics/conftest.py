@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(tensorrt, "shared_supervisor", shared)
     monkeypatch.setattr(environments, "shared_supervisor", shared)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "80")
     yield tmp_path
     for supervisor in supervisors.values():
         supervisor.close()

@@ -38,6 +38,9 @@ def test_builds_that_differ_in_their_verdict_fail_the_run(folder: Path, capsys: 
     assert result["reason"].startswith(f"{5 - repeats['passes']} of 5 builds: y: ")
     assert "root" in [layer["layer"] for layer in repeats["changed"]]
     printed = capsys.readouterr().out
+    assert any(line.count("× tactic") == 2 for line in printed.splitlines()), (
+        "a layer is one line, however long"
+    )
     assert "5 builds: " in printed
     assert "root: " in printed
     assert "later builds differ, by up to 1" in printed
@@ -151,6 +154,7 @@ def test_many_changed_layers_are_cut_short_and_absent_ones_told() -> None:
         "  y: 1 of 2 later builds differ, by up to inf, nrmse 0.5",
     ]
     assert len(list(lines(repeats, most=None))) == 12
+    assert "  … 1 more layer: --details shows it" in lines(repeats, most=9)
 
 
 @pytest.mark.parametrize("release", ["8.6.0", "11.4.0.106"])
