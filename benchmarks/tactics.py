@@ -8,7 +8,7 @@ Parts, of each case in FP16, one case after the other; the file is written after
 `replay`   how many of the choices that TensorRT exposes come back when they are forced, and which kinds do not
 `forbid`   whether a forbidden choice is avoided
 `planted`  one implementation of one layer is declared bad: engines that were built with it have their outputs
-           falsified afterwards (`benchmarks.planted_tactic`); the hunt must name it
+           falsified afterwards (`benchmarks.planted_tactic`); the hunt must name it; up to three such layers
 `natural`  how far the outputs move when one layer at a time takes another implementation
 
 A part that is not begun, or is stopped, when the allowed seconds are over says so.
@@ -62,7 +62,7 @@ from harness.tensors.precision import Precision
 from harness.worker.choices import Choice, TacticOrders
 
 CASES = Path(__file__).parent.parent / "cases"
-BUILDS, REPLAYS, FORBIDDEN, SWAPPED = 3, 2, 2, 6
+BUILDS, REPLAYS, FORBIDDEN, PLANTED, SWAPPED = 3, 2, 2, 3, 6
 MOST_NAMES = 12
 
 
@@ -213,13 +213,25 @@ class Desk:
             yield {"forbidden": found}
 
     def planted(self) -> Iterator[dict[str, Any]]:
-        """A choice of the first build is declared bad, and looked for: first in the builds there are, then in more."""
+        """Choices of the first build are declared bad, one after the other, and looked for."""
         having = choosy(self.recorded)
         if not having:
             yield {"skipped": "no layer has an alternative that could be taken instead"}
-            return
-        bad = having[len(having) // 2]
-        answer: dict[str, Any] = {"planted": {**self._row(bad), "layers_with_alternatives": len(having)}}
+        found: list[dict[str, Any]] = []
+        for bad in _spread(having, PLANTED):
+            start = time.perf_counter()
+            if found and self.deadline - start < 2 * found[-1]["seconds"]:
+                return
+            row = {**self._row(bad), "layers_with_alternatives": len(having)}
+            try:
+                found.append({**row, **self._hunt(bad), "seconds": time.perf_counter() - start})
+            except TimeIsUpError:
+                yield {"planted": [*found, {**row, "stopped": "the allowed seconds were over"}]}
+                raise
+            yield {"planted": list(found)}
+
+    def _hunt(self, bad: Choice) -> dict[str, Any]:
+        """Look for a bad choice: first in the builds there are, then in more."""
         candidate = plant_in(self.make_candidate(), Plant(bad))
         made = VariedBuilds(
             candidate.evaluate, self.plan, self.bench.feeds, self.judge, self.bench.model.sha256
@@ -234,26 +246,29 @@ class Desk:
             )
             if sample.note:
                 progress[-1]["note"] = sample.note
-            self.parts["planted"] = {**answer, "builds_so_far": progress}
+            self.parts["under way"] = {"layer": bad.layer, "builds": progress}
             self.save()
             return sample
 
-        start = time.perf_counter()
-        known = [self._poisoned(sample, bad) for sample in self.samples]
-        series = forced(self.recorded, FORCED_BUILDS)
-        samples = collect(build, lambda _: series, known)
-        sampled = time.perf_counter() - start
-        found = find_bad_tactics(build, samples)
-        candidate.close()
-        yield {
-            **answer,
-            "right": [(unit.bad[0].place, unit.bad[0].variant) for unit in found.culprits]
-            == [(bad.place, bad.variant)],
+        try:
+            start = time.perf_counter()
+            known = [self._poisoned(sample, bad) for sample in self.samples]
+            series = forced(self.recorded, FORCED_BUILDS)
+            samples = collect(build, lambda _: series, known)
+            sampled = time.perf_counter() - start
+            found = find_bad_tactics(build, samples)
+        finally:
+            candidate.close()
+            self.parts.pop("under way", None)
+        named = [(unit.bad[0].place, unit.bad[0].variant) for unit in found.culprits]
+        return {
+            "right": named == [(bad.place, bad.variant)],
             "named": [unit.name for unit in found.culprits],
             "promised_builds": builds_for(found.differing),
             "further_samples": len(samples) - len(known),
             "sample_seconds": sampled,
             "search_seconds": time.perf_counter() - start - sampled,
+            "made": progress,
             **found.to_dict(),
         }
 

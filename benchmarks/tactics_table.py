@@ -39,12 +39,8 @@ def _line(name: str, part: Mapping[str, Any]) -> str:
         )
     if name == "forbid" and "forbidden" in part:
         return f"{sum(each['avoided'] for each in part['forbidden'])} of {len(part['forbidden'])} avoided"
-    if name == "planted" and "finding" in part:
-        return (
-            f"{part['finding']}{', the planted one' if part['right'] else ''}: {part['builds']} builds "
-            f"of {part['promised_builds']} promised, {part['differing']} layers differ, {part['suspected']} suspected, "
-            f"{part['further_samples']} further samples {part['missing']}"
-        )
+    if name == "planted" and "planted" in part:
+        return "; ".join(map(_plant, part["planted"]))
     if name == "natural" and "swapped" in part:
         rows = part["swapped"]
         moved = [max(output["nrmse"] for output in row["outputs"].values()) for row in rows]
@@ -52,3 +48,14 @@ def _line(name: str, part: Mapping[str, Any]) -> str:
         distances = ", ".join(f"{each:.1e}" for each in moved)
         return f"{honoured} of {len(rows)} honoured, outputs moved by nrmse {distances}"
     return str(part.get("skipped", ""))
+
+
+def _plant(row: Mapping[str, Any]) -> str:
+    if "finding" not in row:
+        return f"{row['layer']}: stopped"
+    right = ", the planted one" if row["right"] else ""
+    return (
+        f"{row['finding']}{right}: {row['builds']} builds of {row['promised_builds']} promised, "
+        f"{row['differing']} layers differ, {row['suspected']} suspected, {row['further_samples']} further samples"
+        f"{' ' + row['missing'] if row['missing'] else ''}"
+    )
