@@ -251,6 +251,19 @@ def squares(scale=1.0):
 """
 
 
+def test_a_waiver_makes_an_item_xfail_until_it_expires(pytester, cases) -> None:
+    file = cases("failing") / "failing.case.yaml"
+    sound = file.read_text()
+    file.write_text(sound + "waivers: [{reason: known, expires: 2999-01-01}]\n")
+    pytester.runpytest("cases").assert_outcomes(passed=1, xfailed=1)
+    file.write_text(sound + "waivers: [{reason: known, expires: 2000-01-01}]\n")
+    result = pytester.runpytest("cases", "-rA")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["FAILED *30 of 32 elements are not finite; the waiver expired on 2000-01-01: known"]
+    )
+
+
 def test_an_expected_failure_is_a_failure_under_runxfail(pytester, cases) -> None:
     cases("expected", "cured")
     pytester.runpytest("cases", "--runxfail").assert_outcomes(passed=2, failed=1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from harness.case.schema import Waiver
+from harness.case.waivers import Waived
 from harness.history.judgement import SEVERITY, WORSENED, DriftVerdict
 from harness.history.structure import StructureChange
 from harness.tensors.precision import Precision
@@ -67,15 +66,6 @@ class TensorDrift:
         """How far it moved, as |log ratio|: what the worst is chosen by."""
         ratio = self.ratio
         return abs(math.log(ratio)) if 0 < ratio < math.inf else math.inf
-
-
-@dataclass(frozen=True)
-class Waived:
-    """A waiver of the case that speaks of this run: it holds, or it has expired."""
-
-    reason: str
-    expires: datetime.date
-    expired: bool
 
 
 @dataclass(frozen=True)
@@ -138,28 +128,6 @@ def status_of(verdict: DriftVerdict | None, waived: Waived | None) -> Status:
     if verdict not in WORSENED:
         return Status.PASS
     return Status.XFAIL if waived is not None and not waived.expired else Status.FAIL
-
-
-def find_waiver(
-    waivers: Iterable[Waiver],
-    *,
-    precision: Precision,
-    tensorrt: str | None,
-    release: str,
-    today: datetime.date,
-) -> Waived | None:
-    """The waiver that covers a run; else the one that did until it expired."""
-    expired: Waived | None = None
-    for waiver in waivers:
-
-        def covers(day: datetime.date, waiver: Waiver = waiver) -> bool:
-            return waiver.covers(precision, tensorrt=tensorrt, environment=release, today=day)
-
-        if covers(today):
-            return Waived(waiver.reason, waiver.expires, expired=False)
-        if covers(waiver.expires):
-            expired = Waived(waiver.reason, waiver.expires, expired=True)
-    return expired
 
 
 def worst_of(tensors: Sequence[TensorDrift]) -> TensorDrift | None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from harness.case.schema import Waiver
+from harness.case.waivers import Waived, find_waiver
 from harness.compare.origins import find_origins
 from harness.history.emulated import EmulatedRelease, is_emulated
 from harness.history.engines import ENGINE_COLUMNS, judge_engines
@@ -26,7 +27,7 @@ from harness.history.judgement import (
     worst_verdict,
 )
 from harness.history.noise import Floors
-from harness.history.outcome import RunDrift, Status, TensorDrift, Waived, find_waiver, status_of, worst_of
+from harness.history.outcome import RunDrift, Status, TensorDrift, status_of, worst_of
 from harness.history.schema import ENGINE, LAYER, MISTAKE, OUTPUT
 from harness.history.structure import compare_structures
 from harness.history.telling import tell_comparison, tell_errors
@@ -214,8 +215,7 @@ class _Reader:
         elif not errors:
             told.append("there is nothing to compare with")
         if waived is not None and (errors or verdict in WORSENED):
-            state = "the waiver expired on" if waived.expired else "waived until"
-            told.append(f"{state} {waived.expires}: {waived.reason}")
+            told.append(str(waived))
         return "; ".join(told)
 
     def _fewer(self, before: Engines, after: Engines) -> Iterator[str]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.backends import Candidate, Observation, Plan
 from harness.case import Case, RunSpec
+from harness.case.waivers import Waived, find_waiver
 from harness.compare import GateResult, Metrics, compare, gates_for, options_for
 from harness.compare.gates import check
 from harness.errors import CandidateError, HarnessError
@@ -162,6 +163,9 @@ class _Run:
                 verdict, reason = Verdict.FAIL, golden.message
             elif golden.state is GoldenState.MISSING:  # another processor rounds differently: no news
                 warnings.append(golden.message)
+        if verdict is Verdict.FAIL and (waived := self.waived(blank.candidate)):
+            verdict = Verdict.FAIL if waived.expired else Verdict.XFAIL
+            reason = f"{reason}; {waived}"
         return replace(
             blank,
             verdict=verdict,
@@ -178,6 +182,12 @@ class _Run:
     def release(self) -> str | None:
         """The TensorRT release of the candidate; None for the emulator."""
         return dict(self.facts.get("fingerprint") or {}).get("tensorrt")
+
+    def waived(self, candidate: str) -> Waived | None:
+        """The waiver of the case that speaks of this run."""
+        return find_waiver(
+            self.bench.case.waivers, precision=self.precision, tensorrt=self.release(), release=candidate
+        )
 
     def timed(self, name: str, work: Callable[[], T]) -> T:
         self.stage(name)

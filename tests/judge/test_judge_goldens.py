@@ -53,14 +53,17 @@ def test_an_updated_golden_is_the_same_afterwards(case: Path) -> None:
     assert not any(result.warnings for result in report.results)
 
 
-def test_a_changed_model_fails_every_run_and_says_what_changed(case: Path) -> None:
-    run(case, options=UPDATE)
-    onnx.save(norm_chain(scale=1.001), case.parent / "m.onnx")
+def change_model(case: Path) -> None:
     weights = norm_chain()
     for tensor in weights.graph.initializer:
         if tensor.name == "w":
             tensor.raw_data = (np.frombuffer(tensor.raw_data, dtype=np.float32) * 1.01).tobytes()
     onnx.save(weights, case.parent / "m.onnx")
+
+
+def test_a_changed_model_fails_every_run_and_says_what_changed(case: Path) -> None:
+    run(case, options=UPDATE)
+    change_model(case)
     report = run(case)
     assert [result.verdict.value for result in report.results] == ["fail", "fail"]
     assert report.exit_code == 1
@@ -68,6 +71,18 @@ def test_a_changed_model_fails_every_run_and_says_what_changed(case: Path) -> No
     assert "model" in report.results[0].reason
     run(case, options=UPDATE)
     assert run(case).exit_code == 0
+
+
+def test_a_waiver_covers_a_changed_golden_until_it_expires(case: Path) -> None:
+    run(case, options=UPDATE)
+    change_model(case)
+    sound = case.read_text()
+    for expires, verdict in (("2999-01-01", "xfail"), ("2000-01-01", "fail")):
+        case.write_text(sound + f"waivers: [{{reason: the model is being replaced, expires: {expires}}}]\n")
+        for result in run(case).results:
+            assert (result.verdict.value, result.golden) == (verdict, "changed")
+            assert "not the golden one any more" in result.reason
+            assert result.reason.endswith(f" {expires}: the model is being replaced")
 
 
 def test_a_case_without_a_golden_is_warned_of_where_others_have_one(case: Path) -> None:

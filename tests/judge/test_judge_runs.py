@@ -252,6 +252,32 @@ def test_the_public_surface_is_what_it_says() -> None:
         _ = harness.nope
 
 
+WAIVER = "waivers: [{reason: known since spring, expires: %s%s}]\n"
+
+
+@pytest.mark.parametrize(
+    ("expires", "covers", "verdict", "said"),
+    [
+        ("2999-01-01", "", "xfail", "waived until 2999-01-01: known since spring"),
+        ("2000-01-01", "", "fail", "the waiver expired on 2000-01-01: known since spring"),
+        ("2999-01-01", ", precision: bf16", "fail", None),
+        ("2999-01-01", ', tensorrt: ">=8"', "fail", None),  # the emulator is no release
+        ("2000-01-01", ", precision: bf16", "fail", None),  # it never spoke of this run
+    ],
+)
+def test_a_waiver_makes_a_failure_an_expected_one_until_it_expires(
+    write_case, expires: str, covers: str, verdict: str, said: str | None
+) -> None:
+    report = run(write_case(600.0, extra=WAIVER % (expires, covers)), precisions=["fp16", "fp32"])
+    found = {result.precision.value: result for result in report.results}
+    assert found["fp16"].verdict.value == verdict
+    assert found["fp16"].reason.startswith("y: "), "what fails is still said"
+    assert ("waive" in found["fp16"].reason) == (said is not None)
+    assert said is None or found["fp16"].reason.endswith(said)
+    assert (found["fp32"].verdict.value, "waive" in found["fp32"].reason) == ("pass", False)
+    assert report.exit_code == (verdict == "fail")
+
+
 def test_results_are_frozen(write_case) -> None:
     (result,) = run(write_case(), precisions=["fp32"]).results
     with pytest.raises(dataclasses.FrozenInstanceError):
