@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import harness
-from harness.diagnose import Options, diagnose
+from harness.diagnose import Options
 from harness.report.drift_page import drift_page
 from harness.report.growth import save_error_growth
 
@@ -35,7 +35,7 @@ fp16 = report.results[0]
 # Which nodes must go back to FP32, and what to tell trtexec.
 
 # %%
-diagnosis = diagnose(CASE, precision="fp16", options=Options(growth=True))
+diagnosis = harness.diagnose(CASE, precision="fp16", options=Options(growth=True))
 print(diagnosis.summary)
 layers = diagnosis.to_frame()
 layers[layers["culprit"]][["node", "op", "accumulated", "introduced", "headroom"]]

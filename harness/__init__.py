@@ -3,7 +3,9 @@
     import harness
 
     report = harness.run("cases/", precisions=["fp16"])
-    report.to_frame()
+    diagnosis = harness.diagnose("cases/rmsnorm-overflow.case.yaml", precision="fp16")
+    drifted = harness.drift("cases/", environments=["trt-8.5", "trt-8.6"])
+    drifted.to_frame()  # and so have the others
 
 The names below are the public API; everything else may change between minor versions.
 """
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.case import Case, load_case, load_cases
+    from harness.diagnose import Diagnosis, diagnose
     from harness.errors import HarnessError
     from harness.history import DriftOptions, DriftReport, drift, load_history
     from harness.judge import JudgeOptions, RunReport, RunResult, Verdict, run
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Case",
+    "Diagnosis",
     "DriftOptions",
     "DriftReport",
     "HarnessError",
@@ -30,6 +34,7 @@ __all__ = [
     "RunReport",
     "RunResult",
     "Verdict",
+    "diagnose",
     "drift",
     "load_case",
     "load_cases",
@@ -40,6 +45,7 @@ __all__ = [
 # Loaded when first asked for: `import harness` and `harness --help` stay light.
 _HOME = {
     "Case": "harness.case",
+    "Diagnosis": "harness.diagnose",
     "DriftOptions": "harness.history",
     "DriftReport": "harness.history",
     "HarnessError": "harness.errors",
@@ -48,6 +54,7 @@ _HOME = {
     "RunReport": "harness.judge",
     "RunResult": "harness.judge",
     "Verdict": "harness.judge",
+    "diagnose": "harness.diagnose",
     "drift": "harness.history",
     "load_case": "harness.case",
     "load_cases": "harness.case",
@@ -59,7 +66,9 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'harness' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
+    module = import_module(_HOME[name])
+    # The package `harness.diagnose` can be called: it is the function, too, whoever imported it first.
+    value = module if module.__name__ == f"harness.{name}" else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -182,9 +182,16 @@ class RunReport:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a run and output: case, precision, candidate, verdict, reason, tensor, sample, metrics."""
+        """One row a run and output: case, precision, candidate, verdict, reason, tensor, sample, and all Metrics.
+
+        A run without outputs has a row of its own, in which tensor, sample and metrics are missing.
+        """
         import pandas as pd
 
+        from harness.compare import Metrics
+
+        columns = ["case", "precision", "candidate", "verdict", "reason", "tensor", "sample"]
+        columns += [metric.name for metric in fields(Metrics)]
         rows = []
         for result in self.results:
             run = {
@@ -200,7 +207,7 @@ class RunReport:
                 )
             if not result.outputs:
                 rows.append(run)
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=columns)
 
 
 def jsonable(value: Any) -> Any:
