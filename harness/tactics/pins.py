@@ -1,8 +1,9 @@
 """Pins: the choices of a build that passes, in files that make TensorRT choose them again.
 
 A folder of pins holds `pins.json` (a `TacticRecord`), `build_pinned.py`, which builds an engine with them and needs
-TensorRT alone, the timing cache with these choices and no others where the release can edit it, and the typed model
-where the network is strongly typed. Pins are of one model, precision, release and GPU: nothing of them carries over.
+TensorRT alone, the timing cache with these choices and no others where the release can edit it, and the model: as its
+typed graph where the network is strongly typed, as it is where it is in no other file. Pins are of one model,
+precision, release and GPU: nothing of them carries over.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def export_pins(
     Args:
         record: of a build that passes.
         folder: is made if it is missing.
-        model: the model; a strongly typed network is built from its typed graph, which is written beside the pins.
+        model: the model. It is written beside the pins where it is in no file, and as its typed graph, from which
+            a strongly typed network is built.
         cache: a timing cache with these choices, for releases that can edit it; see `pinned_cache`.
 
     Raises:
@@ -96,6 +98,8 @@ def export_pins(
         write_bytes(folder / CACHE_FILE, cache)
     if model is not None and record.typing == "strong" and record.precision in LOW_DTYPE:
         save_model(with_islands(model, record.precision, frozenset()), folder / MODEL)
+    elif model is not None and model.path is None:
+        save_model(model, folder / MODEL)
     return folder / PINS
 
 

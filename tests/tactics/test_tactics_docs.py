@@ -68,5 +68,5 @@ def test_every_test_that_is_named_exists() -> None:
 
 
 def test_every_file_that_is_named_exists() -> None:
-    for path in re.findall(r"`((?:tests|benchmarks|docs)/[\w/.-]+\.(?:py|md))", TEXT):
+    for path in re.findall(r"`((?:tests|benchmarks|docs)/[\w/.-]+\.(?:py|md|json))", TEXT):
         assert (ROOT / path).is_file(), path
