@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from cases.models.convolutional import conv_bn_relu, dense_layer, residual_block, upsample
+from cases.models.convolutional import conv_bn_act, dense_layer, residual_block, upsample
 from cases.models.graph import Graph
 from cases.models.layers import batch_norm, conv
 from cases.models.mlp import rmsnorm_block
@@ -56,9 +56,9 @@ def _conv(graph: Graph, x: str, name: str, shape: tuple[int, ...]) -> str:
 def _unet(graph: Graph, x: str, name: str, shape: tuple[int, ...]) -> str:
     """A residual hourglass: down once, and up again to the skip connection."""
     channels = shape[1]
-    skip = conv_bn_relu(graph, x, f"{name}_down", channels, channels)
+    skip = conv_bn_act(graph, x, f"{name}_down", channels, channels)
     pooled = graph.node("MaxPool", f"{name}_pool", skip, kernel_shape=[2, 2], strides=[2, 2])
-    bottom = conv_bn_relu(graph, pooled, f"{name}_bottom", channels, 2 * channels)
+    bottom = conv_bn_act(graph, pooled, f"{name}_bottom", channels, 2 * channels)
     raised = upsample(graph, bottom, f"{name}_resize")
     merged = graph.node("Concat", f"{name}_concat", raised, skip, axis=1)
     narrowed = conv(graph, merged, f"{name}_up_conv", 3 * channels, channels, bias=False)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from .graph import Graph
-from .layers import batch_norm, conv, linear
+from .layers import ACTIVATIONS, batch_norm, conv, linear
 
 _RELU_GAIN = math.sqrt(2.0)
 
@@ -22,36 +22,47 @@ def conv_residual(
     image: int = 16,
     scale: float = 1.0,
     scaled_block: int = 3,
+    activation: str = "relu",
 ) -> onnx.ModelProto:
-    """Conv-BN-ReLU residual blocks between a stem and a pooled classifier.
+    """Conv-BN-ReLU residual blocks between a stem and a pooled classifier; or with another of `ACTIVATIONS`.
 
-    The first convolution of one block is `scale` times as large, and a multiplication behind its ReLU undoes it.
-    (Right behind the convolution, TensorRT would fold the multiplication into the weights, and the fault with it.)
+    The first convolution of one block is `scale` times as large, and a multiplication behind its activation undoes
+    it. (Right behind the convolution, TensorRT would fold it into the weights, and the fault with it.)
     """
     graph = Graph("conv_residual", seed=seed)
-    x = conv_bn_relu(graph, graph.input("image", [2, 3, image, image]), "stem", 3, channels)
+    image_input = graph.input("image", [2, 3, image, image])
+    x = conv_bn_act(graph, image_input, "stem", 3, channels, activation=activation)
     for index in range(blocks):
         factor = scale if index == scaled_block else 1.0
-        x = residual_block(graph, x, f"b{index}", channels, scale=factor)
+        x = residual_block(graph, x, f"b{index}", channels, scale=factor, activation=activation)
     return graph.model({classifier(graph, x, channels, 10): [2, 10]})
 
 
-def conv_bn_relu(
-    graph: Graph, x: str, name: str, channels_in: int, channels_out: int, *, scale: float = 1.0
+def conv_bn_act(
+    graph: Graph,
+    x: str,
+    name: str,
+    channels_in: int,
+    channels_out: int,
+    *,
+    scale: float = 1.0,
+    activation: str = "relu",
 ) -> str:
-    """Convolution, `scale` times as large, batch normalisation and ReLU."""
+    """Convolution, `scale` times as large, batch normalisation and activation."""
     gain = _RELU_GAIN * scale
     convolved = conv(graph, x, f"{name}_conv", channels_in, channels_out, gain=gain, bias=False)
-    return graph.node("Relu", f"{name}_relu", batch_norm(graph, convolved, f"{name}_bn", channels_out))
+    return ACTIVATIONS[activation](graph, batch_norm(graph, convolved, f"{name}_bn", channels_out), name)
 
 
-def residual_block(graph: Graph, x: str, name: str, channels: int, *, scale: float = 1.0) -> str:
-    """`relu(x + bn(conv(relu(bn(conv(x))))))`, with a scale behind the inner ReLU."""
-    hidden = conv_bn_relu(graph, x, f"{name}_1", channels, channels, scale=scale)
+def residual_block(
+    graph: Graph, x: str, name: str, channels: int, *, scale: float = 1.0, activation: str = "relu"
+) -> str:
+    """`act(x + bn(conv(act(bn(conv(x))))))`, with a scale behind the inner activation."""
+    hidden = conv_bn_act(graph, x, f"{name}_1", channels, channels, scale=scale, activation=activation)
     unscaled = graph.node("Mul", f"{name}_1_scale", hidden, graph.constant(f"{name}_1_factor", 1 / scale))
     convolved = conv(graph, unscaled, f"{name}_2_conv", channels, channels, gain=_RELU_GAIN, bias=False)
     normed = batch_norm(graph, convolved, f"{name}_2_bn", channels, gain=0.5)
-    return graph.node("Relu", f"{name}_relu", graph.node("Add", f"{name}_add", x, normed))
+    return ACTIVATIONS[activation](graph, graph.node("Add", f"{name}_add", x, normed), name)
 
 
 def classifier(graph: Graph, x: str, channels: int, classes: int) -> str:
@@ -66,16 +77,16 @@ def unet(*, seed: int = 0, depth: int = 3, channels: int = 8, image: int = 32) -
     x = graph.input("image", [1, 3, image, image])
     width, skips = 3, []
     for level in range(depth):
-        x = conv_bn_relu(graph, x, f"down{level}", width, channels << level)
+        x = conv_bn_act(graph, x, f"down{level}", width, channels << level)
         width = channels << level
         skips.append((x, width))
         x = graph.node("MaxPool", f"down{level}_pool", x, kernel_shape=[2, 2], strides=[2, 2])
-    x = conv_bn_relu(graph, x, "bottom", width, width)
+    x = conv_bn_act(graph, x, "bottom", width, width)
     for level in reversed(range(depth)):
         skip, skip_width = skips[level]
         x = upsample(graph, x, f"up{level}_resize")
         x = graph.node("Concat", f"up{level}_concat", x, skip, axis=1)
-        x = conv_bn_relu(graph, x, f"up{level}", width + skip_width, skip_width)
+        x = conv_bn_act(graph, x, f"up{level}", width + skip_width, skip_width)
         width = skip_width
     return graph.model({conv(graph, x, "mask", width, 2, kernel=1): [1, 2, image, image]})
 
@@ -122,9 +133,9 @@ def dynamic_batch(*, seed: int = 0, channels: int = 8, image: int = 16) -> onnx.
     """A conv net over `[batch, 3, image, image]` with an unknown batch, read by shape arithmetic."""
     graph = Graph("dynamic_batch", seed=seed)
     x = graph.input("image", ["batch", 3, image, image])
-    x = conv_bn_relu(graph, x, "conv1", 3, channels)
+    x = conv_bn_act(graph, x, "conv1", 3, channels)
     x = graph.node("MaxPool", "pool1", x, kernel_shape=[2, 2], strides=[2, 2])
-    x = conv_bn_relu(graph, x, "conv2", channels, channels)
+    x = conv_bn_act(graph, x, "conv2", channels, channels)
     shape = graph.node("Shape", "shape", x)
     batch = graph.node("Gather", "batch_size", shape, graph.constant("zero", [0], np.int64), axis=0)
     target = graph.node("Concat", "flat_shape", batch, graph.constant("rest", [-1], np.int64), axis=0)

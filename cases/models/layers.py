@@ -47,6 +47,19 @@ def naive_softmax(graph: Graph, x: str, name: str, *, shift: float) -> str:
     return graph.node("Div", f"{name}_softmax", powers, total)
 
 
+def relu(graph: Graph, x: str, name: str) -> str:
+    """`max(x, 0)`; what it makes of NaN is TensorRT's choice: 0 in a layer of its own, NaN where it is fused."""
+    return graph.node("Relu", f"{name}_relu", x)
+
+
+def silu(graph: Graph, x: str, name: str) -> str:
+    """`x · sigmoid(x)`; NaN stays NaN, however it is fused."""
+    return graph.node("Mul", f"{name}_silu", x, graph.node("Sigmoid", f"{name}_sigmoid", x))
+
+
+ACTIVATIONS = {"relu": relu, "silu": silu}
+
+
 def gelu(graph: Graph, x: str, name: str) -> str:
     """The exact GELU, `x · (1 + erf(x / √2)) / 2`."""
     scaled = graph.node("Div", f"{name}_scaled", x, graph.constant("sqrt_two", math.sqrt(2.0)))

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from .graph import Graph, seeded_uniform
-from .layers import linear, rms_norm
+from .layers import ACTIVATIONS, linear, rms_norm
 
 
 def rmsnorm_mlp(
@@ -18,32 +18,41 @@ def rmsnorm_mlp(
     scale: float = 1.0,
     scaled_block: int = 7,
     epsilon: float = 1e-5,
+    activation: str = "relu",
 ) -> onnx.ModelProto:
-    """A pre-norm MLP: 11 nodes a block, 132 by default.
+    """A pre-norm MLP: 11 nodes a block, 132 by default, with one of `ACTIVATIONS`.
 
     The activations that enter one block's RMSNorm are multiplied by `scale`, which the norm takes away again:
-    the function stays (nearly) the same, but at 600 the squares pass FP16's 65504, and at 5e-5, with an
-    epsilon to match, they fall below its smallest number.
+    the function stays (nearly) the same, but at 600 the squares pass FP16's 65504, and at 5e-5, without an
+    epsilon, they fall below its smallest number. (A small epsilon would do, too, but whether FP16 has it depends
+    on what TensorRT fuses.)
     """
     graph = Graph("rmsnorm_mlp", seed=seed)
     x = graph.input("x", [batch, width])
     for index in range(blocks):
         factor = scale if index == scaled_block else 1.0
-        x = rmsnorm_block(graph, x, f"b{index}", width, scale=factor, epsilon=epsilon)
+        x = rmsnorm_block(graph, x, f"b{index}", width, scale=factor, epsilon=epsilon, activation=activation)
     return graph.model({x: [batch, width]})
 
 
 def rmsnorm_block(
-    graph: Graph, x: str, name: str, width: int, *, scale: float = 1.0, epsilon: float = 1e-5
+    graph: Graph,
+    x: str,
+    name: str,
+    width: int,
+    *,
+    scale: float = 1.0,
+    epsilon: float = 1e-5,
+    activation: str = "relu",
 ) -> str:
-    """`x + down(relu(up(rmsnorm(scale · x))))`."""
+    """`x + down(act(up(rmsnorm(scale · x))))`."""
     scaled = graph.node("Mul", f"{name}_scale", x, graph.constant(f"{name}_factor", scale))
     normed = rms_norm(graph, scaled, name, epsilon=epsilon)
     gained = graph.node("Mul", f"{name}_gain", normed, graph.weight(f"{name}_gamma", (width,), 0.1, 1.0))
     up = graph.node(
         "MatMul", f"{name}_up", gained, graph.weight(f"{name}_up_weight", (width, width), width**-0.5)
     )
-    active = graph.node("Relu", f"{name}_relu", up)
+    active = ACTIVATIONS[activation](graph, up, name)
     down = graph.node(
         "MatMul", f"{name}_down", active, graph.weight(f"{name}_down_weight", (width, width), width**-0.5)
     )

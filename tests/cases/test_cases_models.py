@@ -146,7 +146,7 @@ def test_another_seed_gives_other_weights(path):
     ("function", "harmless", "fault"),
     [
         ("rmsnorm_mlp", {}, {"scale": 600.0}),
-        ("rmsnorm_mlp", {}, {"scale": 5e-5, "epsilon": 1e-12}),
+        ("rmsnorm_mlp", {}, {"scale": 5e-5, "epsilon": 0.0}),
         ("residual_growth", {}, {"growth": 2.0}),
         ("attention_encoder", {}, {"logit_scale": 65536.0}),
         ("attention_encoder", {"softmax_shift": 0.0}, {"softmax_shift": 10.0}),
