@@ -15,7 +15,7 @@ from harness.judge.results import jsonable
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.history.series import Series
+    from harness.history.steps import Series
 
 DRIFT_SCHEMA = "harness.drift/1"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from harness.history.noise import Floors
 from harness.history.releases import Pair, Waivers, compare_pair, merge
 from harness.history.report import DriftReport
 from harness.history.schema import NEEDED, OUTPUT
-from harness.history.steps import MIN_NIGHTS, Step, find_steps
+from harness.history.steps import MIN_NIGHTS, Series, find_steps
 from harness.history.store import RunInfo, list_newest, read_runs
 from harness.tensors.precision import Precision
 
@@ -27,35 +26,6 @@ NIGHTLY_CONFIDENCE = 0.9999
 _ENGINE = ("latency_ms", "engine_bytes", "build_seconds", "verdict", "reason", "tensorrt", "case_path")
 _QUESTION = ("case", "case_sha256", "model_sha256")
 _NEWEST_ONLY = ("reads", "structure", "faithful")
-
-
-@dataclass(frozen=True)
-class Series:
-    """The error of one output of one sample on one release, night by night.
-
-    Args:
-        case: name of the case.
-        precision: the precision asked for.
-        release: the environment.
-        tensor: ONNX name of the output.
-        sample: number of the sample.
-        runs: the nights.
-        errors: mean error of each night's builds.
-        steps: where the level changed; None if there are too few nights to say.
-    """
-
-    case: str
-    precision: Precision
-    release: str
-    tensor: str
-    sample: int
-    runs: tuple[str, ...]
-    errors: tuple[float, ...]
-    steps: tuple[Step, ...] | None
-
-    def night(self, step: Step) -> str:
-        """The run in which a step came."""
-        return self.runs[step.place]
 
 
 def nightly_report(

@@ -20,6 +20,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from harness.tensors.precision import Precision
+
 MIN_NIGHTS = 20
 MIN_SIDE = 5
 SIGNIFICANCE = 1e-3
@@ -42,6 +44,35 @@ class Step:
     before: float
     after: float
     significance: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """The error of one output of one sample on one release, night by night.
+
+    Args:
+        case: name of the case.
+        precision: the precision asked for.
+        release: the environment.
+        tensor: ONNX name of the output.
+        sample: number of the sample.
+        runs: the nights.
+        errors: mean error of each night's builds.
+        steps: where the level changed; None if there are too few nights to say.
+    """
+
+    case: str
+    precision: Precision
+    release: str
+    tensor: str
+    sample: int
+    runs: tuple[str, ...]
+    errors: tuple[float, ...]
+    steps: tuple[Step, ...] | None
+
+    def night(self, step: Step) -> str:
+        """The run in which a step came."""
+        return self.runs[step.place]
 
 
 def find_steps(values: np.ndarray, *, relative: float, absolute: float) -> tuple[Step, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from harness.history.judgement import DriftVerdict
 from harness.history.outcome import TensorDrift
 from harness.history.schema import LAYER, OUTPUT
-from harness.report.words import count, number
+from harness.judge.words import count, number
 
 _NOUNS = {OUTPUT: "output", LAYER: "layer"}
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.history.series import Series
+from harness.history.steps import Series
 from harness.report.drawing import BLUE, FAINT, INK, VERMILION, Scale, plain_axes
 from harness.report.drift_axes import log_ticks
 from harness.report.drift_tables import Cell, Table

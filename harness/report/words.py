@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from functools import cache
 from importlib.util import find_spec
 
 from harness.judge.results import RunReport, RunResult, Verdict
+from harness.judge.words import count as count
+from harness.judge.words import number as number
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,6 @@ LOOKS = {
 UNEXPECTED = (Verdict.FAIL, Verdict.XPASS, Verdict.ERROR)
 
 
-def number(value: float | None) -> str:
-    """A metric in few characters: `1.2e-7`, `0.016`, `131`, `inf`; a dash where there is none."""
-    if value is None:
-        return "–"
-    if math.isnan(value):
-        return "nan"
-    if math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    if value == 0:
-        return "0"
-    if 1e-2 <= abs(value) < 1e4:
-        return f"{value:.3g}" if abs(value) < 1e3 else f"{value:.0f}"
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-
-
 def duration(seconds: float) -> str:
     """`0.8 s`, `18 s`, `2 min 5 s`, `1 h 2 min`."""
     if seconds < 9.95:
@@ -70,11 +55,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def count(amount: int, noun: str, plural: str | None = None) -> str:
-    """`1 run`, `2 runs`, `0 runs`."""
-    return f"{amount} {noun if amount == 1 else plural or noun + 's'}"
 
 
 def summary(report: RunReport, seconds: float | None = None) -> str:
