@@ -14,11 +14,18 @@ from harness.backends.plan import Evaluation, Observation, Plan
 from harness.backends.session import GraphRunner
 from harness.model import Model
 from harness.model.lower import LOWERED, lower, shadow, units_of
+from harness.model.rounding import round_array
 from harness.tensors.precision import Precision
+
+SMALL_ISLAND = 64
+"""Islands of up to so many nodes may get a session of their own."""
 
 
 class Emulator:
-    """A candidate that needs no GPU. One session serves every island of a precision, a second the whole of it.
+    """A candidate that needs no GPU. Few sessions serve every island of a precision.
+
+    One lowers everything for good. The first small island gets one in which only its nodes are switched, which is
+    three times cheaper to make and is all that pruning needs; the first other one gets one that switches all.
 
     Args:
         model: the model.
@@ -28,7 +35,7 @@ class Emulator:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self._runners: dict[tuple[Precision, tuple[str, ...], bool], GraphRunner] = {}
+        self._runners: dict[tuple[Precision, tuple[str, ...]], dict[frozenset[str], GraphRunner]] = {}
         self._shadows: dict[tuple[Precision, tuple[str, ...]], GraphRunner] = {}
         self._weights: dict[Precision, dict[str, np.ndarray]] = {}
         self.evaluations = 0
@@ -55,15 +62,25 @@ class Emulator:
             InputDataError: the feeds do not fit.
         """
         wanted = tuple(tensors) if tensors is not None else tuple(info.name for info in self.model.outputs)
-        units = self.units(precision)
-        chosen = frozenset(units if lowered is None else lowered)
-        switched = not chosen.issuperset(units)
-        key = (precision, wanted, switched)
-        if key not in self._runners:
-            graph = lower(self.model, precision, wanted, switched=switched)
-            self._runners[key] = GraphRunner(self.model, graph, precision, self._cache(precision))
+        units = frozenset(self.units(precision))
+        chosen = units if lowered is None else frozenset(lowered)
+        runner = self._runner(precision, wanted, units, units - chosen)
         self.evaluations += 1
-        return self._runners[key].run(feeds, chosen)
+        return runner.run(feeds, chosen)
+
+    def _runner(
+        self, precision: Precision, wanted: tuple[str, ...], units: frozenset[str], island: frozenset[str]
+    ) -> GraphRunner:
+        """One that can keep `island` in FP32; of several, that which switches the fewest nodes."""
+        runners = self._runners.setdefault((precision, wanted), {})
+        fitting = [switched for switched in runners if island <= switched]
+        if fitting:
+            return runners[min(fitting, key=len)]
+        small = not any(runners) and len(island) <= SMALL_ISLAND
+        switched = island if small or not island else units
+        graph = lower(self.model, precision, wanted, switched=switched)
+        runners[switched] = GraphRunner(self.model, graph, precision, self._cache(precision))
+        return runners[switched]
 
     def introduced(
         self, feeds: Mapping[str, np.ndarray], precision: Precision, nodes: Sequence[str]
@@ -79,8 +96,11 @@ class Emulator:
             graph = shadow(self.model, precision, chosen)
             self._shadows[key] = GraphRunner(self.model, graph, precision, self._cache(precision))
         found = self._shadows[key].run(feeds, chosen)
-        low = {name.removesuffix(LOWERED): value for name, value in found.items() if name.endswith(LOWERED)}
-        return {name: found[name] for name in low}, low
+        written = [name for node in map(self.model.node, chosen) for name in node.outputs if name in found]
+        raw = {name: found.get(name + LOWERED, found[name]) for name in written}
+        if precision is not Precision.TF32:  # which rounds what products read, and nothing that is written
+            raw = {name: round_array(value, precision) for name, value in raw.items()}
+        return {name: found[name] for name in raw}, raw
 
     def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
         """See Candidate.evaluate; observing an emulated tensor never changes it."""

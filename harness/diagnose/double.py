@@ -127,7 +127,7 @@ class _Widening:
         proto = onnx.ModelProto()
         proto.CopyFrom(self.model.inferred)
         graph = proto.graph
-        needed = needed_nodes(graph, names)
+        needed = needed_nodes(self.model, names)
         kept = [node for node in graph.node if node.name in needed]
         del graph.node[:]
         graph.node.extend(kept)

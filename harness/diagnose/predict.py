@@ -119,6 +119,12 @@ def introduced_errors(subject: Subject, sample: int) -> dict[str, float]:
 
 
 def _nrmse(value: np.ndarray, reference: np.ndarray) -> float:
+    exact = reference.astype(np.float64).reshape(-1)
+    with np.errstate(invalid="ignore"):
+        apart = value.astype(np.float64).reshape(-1) - exact
+    squares, power = float(apart @ apart), float(exact @ exact)
+    if math.isfinite(squares) and power > 0:
+        return math.sqrt(squares / power)
     # Where both sides are infinite alike, the difference is NaN: such elements are compared for equality instead.
     same = value == reference
     difference = np.where(same, 0.0, value.astype(np.float64) - reference)

@@ -48,11 +48,45 @@ def skeleton(model: ir.Model, weights: frozenset[str]) -> onnx.ModelProto:
 
 
 def _without_weights(model: ir.Model, weights: frozenset[str]) -> ir.Model:
+    small = (
+        value.const_value
+        for graph in model.graphs()
+        for name, value in graph.initializers.items()
+        if name not in weights
+    )
+    if not any(isinstance(tensor, ir.ExternalTensor) for tensor in small):
+        return _viewed(model, weights)
     copy = model.clone()
     for name in weights:
         value = copy.graph.initializers.pop(name)
         value.const_value = None
     return ir.external_data.load_to_model(copy)
+
+
+def _viewed(model: ir.Model, weights: frozenset[str]) -> ir.Model:
+    """`model` without the data of `weights`; it shares its nodes, and a copy of them would take most of the time."""
+    graph = model.graph
+    view = ir.GraphView(
+        graph.inputs,
+        graph.outputs,
+        nodes=list(graph),
+        initializers=[value for name, value in graph.initializers.items() if name not in weights],
+        doc_string=graph.doc_string,
+        opset_imports=graph.opset_imports,
+        name=graph.name,
+        metadata_props=graph.metadata_props,
+    )
+    return ir.Model(
+        view,  # type: ignore[arg-type]  # it is written as a graph is
+        ir_version=model.ir_version,
+        producer_name=model.producer_name,
+        producer_version=model.producer_version,
+        domain=model.domain,
+        model_version=model.model_version,
+        doc_string=model.doc_string,
+        functions=list(model.functions.values()),
+        metadata_props=model.metadata_props,
+    )
 
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

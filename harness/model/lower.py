@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from harness.errors import ModelError
 from harness.model import analysis
 from harness.model.model import Model, NodeInfo
-from harness.model.rounding import Emitter, rounder
+from harness.model.rounding import Emitter, round_array, rounder
 from harness.tensors.precision import Precision
 
 MASK = "harness::edges"
@@ -89,7 +89,7 @@ def lower(
     precision: Precision,
     observed: Sequence[str],
     *,
-    switched: bool = True,
+    switched: bool | frozenset[str] = True,
     after: AfterNode | None = None,
 ) -> LoweredGraph:
     """The fake-cast graph of `model` at `precision`, with `observed` tensors (and nothing else) as outputs.
@@ -98,8 +98,8 @@ def lower(
         model: the model.
         precision: what lowered tensors are rounded to.
         observed: names of the tensors to return.
-        switched: whether the lowered nodes are chosen at run time; False lowers all of them for good, which is
-            cheaper to load and to run.
+        switched: whether the lowered nodes are chosen at run time, or names of those of which they are: the
+            others are lowered for good, which is cheaper to load and to run.
         after: called with each node of the main graph when it has been emitted; it may rename the node's outputs
             and emit nodes that write the old names, which come before the rounding.
 
@@ -112,7 +112,8 @@ def lower(
             where=model.name,
             hint="convert it with onnx.version_converter to opset 13",
         )
-    return (_Lowering if switched else _AllLowered)(model, precision, after=after).graph(observed)
+    names = None if switched is True else switched or frozenset()
+    return _Lowering(model, precision, switched=names, after=after).graph(observed)
 
 
 def shadow(model: Model, precision: Precision, nodes: Sequence[str]) -> LoweredGraph:
@@ -120,9 +121,10 @@ def shadow(model: Model, precision: Precision, nodes: Sequence[str]) -> LoweredG
 
     Returns:
         A graph without a mask whose `outputs` hold, for each float tensor `t` that `nodes` write, the reference
-        under `t` and the lowered one under `t` + LOWERED.
+        under `t` and the lowered one, not yet rounded itself, under `t` + LOWERED; that of a TRANSPARENT operator
+        is the reference, and left out.
     """
-    return _Shadow(model, precision).graph(nodes)
+    return _Shadow(model, precision, switched=frozenset()).graph(nodes)
 
 
 @dataclass
@@ -134,6 +136,8 @@ class _Lowering:
     selected: dict[tuple[str, frozenset[str]], str] = field(default_factory=dict)
     pending: dict[str, frozenset[str]] = field(default_factory=dict)  # tensor -> switches it still owes
     weights: dict[tuple[str, str | None], WeightFeed] = field(default_factory=dict)
+    rounded: dict[str, str] = field(default_factory=dict)  # tensor -> its rounding that nothing switches
+    switched: frozenset[str] | None = None  # None: all units
     after: AfterNode | None = None
 
     def __post_init__(self) -> None:
@@ -141,10 +145,11 @@ class _Lowering:
         self.round = rounder(self.precision, self.model.opset)
         self.dtypes = self.model.dtypes
         self.tf32 = self.precision is Precision.TF32
+        self.embedded = {tensor.name: tensor for tensor in self.model.inferred.graph.initializer}
 
     def graph(self, observed: Sequence[str]) -> LoweredGraph:
         source = self.model.inferred
-        needed = needed_nodes(source.graph, observed)
+        needed = needed_nodes(self.model, observed)
         for node in source.graph.node:
             if node.name in needed:
                 self.node(node)
@@ -160,13 +165,13 @@ class _Lowering:
         switch = frozenset({node.name}) if lowered else frozenset()
         new = onnx.NodeProto()
         new.CopyFrom(node)
-        transparent = lowered and not self.tf32 and node.op_type in TRANSPARENT
+        transparent = lowered and self.transparent(node)
         owed: frozenset[str] = frozenset()
         numeric = set(analysis.numeric_inputs(node))
         for position, name in enumerate(node.input):
             if not name:
                 continue
-            if transparent and position == 0 and name not in self.model.weights:
+            if transparent and position == 0:
                 owed = self.pending.get(name, frozenset())
                 new.input[position] = name
             else:
@@ -181,6 +186,10 @@ class _Lowering:
             for name in node.output:
                 if name and self.dtypes.get(name) == "float32":
                     self.pending[name] = owed | switch
+
+    def transparent(self, node: onnx.NodeProto) -> bool:
+        """Whether the roundings of a node's input and output are one."""
+        return not self.tf32 and node.op_type in TRANSPARENT and node.input[0] not in self.model.weights
 
     def read(self, name: str, reader: frozenset[str]) -> str:
         """The name under which `reader` reads `name`: itself, a weight feed, or a switched edge."""
@@ -204,6 +213,8 @@ class _Lowering:
 
     def select(self, emit: Emitter, name: str, key: frozenset[str]) -> str:
         """Emit an edge: `name` rounded if a unit of `key` is lowered, else as it is."""
+        if self.switched is not None and not key <= self.switched:
+            return self.always(emit, name)
         index = self.edges.setdefault(key, len(self.edges))
         output = emit.fresh()
         branch = Emitter(prefix=f"{output}/low", constants=self.emit.constants)
@@ -216,6 +227,19 @@ class _Lowering:
             then_branch=low,
             else_branch=_branch([raw], raw.output[0]),
         )
+
+    def always(self, emit: Emitter, name: str) -> str:
+        """`name` rounded for good, once in the main graph, and a constant now."""
+        if emit is not self.emit:
+            return self.round(emit, name)
+        if name not in self.rounded:
+            constant = self.embedded.get(name)
+            if constant is None:
+                self.rounded[name] = self.round(emit, name)
+            else:
+                values = round_array(numpy_helper.to_array(constant), self.precision)
+                self.rounded[name] = emit.constant(f"rounded/{name}", values)
+        return self.rounded[name]
 
     def body(
         self, graph: onnx.GraphProto, switch: frozenset[str], outer: Mapping[str, str] | None = None
@@ -293,37 +317,23 @@ def _branch(nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
     )
 
 
-@dataclass
-class _AllLowered(_Lowering):
-    """Every edge is switched on for good: roundings stand in the graph, one for each tensor."""
-
-    rounded: dict[str, str] = field(default_factory=dict)
-
-    def select(self, emit: Emitter, name: str, key: frozenset[str]) -> str:
-        if emit is not self.emit:
-            return self.round(emit, name)
-        if name not in self.rounded:
-            self.rounded[name] = self.round(emit, name)
-        return self.rounded[name]
-
-
-class _Shadow(_AllLowered):
+class _Shadow(_Lowering):
     def graph(self, nodes: Sequence[str]) -> LoweredGraph:
         source = self.model.inferred
         chosen = [node for node in self.model.nodes if node.name in set(nodes)]
         observed = [
             name for node in chosen for name in node.outputs if name and self.dtypes.get(name) == "float32"
         ]
-        needed = needed_nodes(source.graph, observed)
+        needed = needed_nodes(self.model, observed)
         alone = {node.name for node in chosen} & self.units
         outputs: dict[str, str] = {}
         for node in source.graph.node:
             if node.name not in needed:
                 continue
             self.plain(node)
-            if node.name in alone:
+            if node.name in alone and not self.transparent(node):
                 outputs |= self.lowered(node)
-        outputs |= {name: self.emit.add("Identity", name) for name in observed}
+        outputs |= {name: name for name in observed}
         proto = self.assemble(source, outputs.values())
         return LoweredGraph(proto, (), (), tuple(self.weights.values()), outputs)
 
@@ -351,18 +361,16 @@ class _Shadow(_AllLowered):
                 continue
             new.output[position] = name + LOWERED
             if self.dtypes.get(name) == "float32":
-                raw = new.output[position]
-                outputs[raw] = self.emit.add("Identity", raw) if self.tf32 else self.round(self.emit, raw)
+                outputs[new.output[position]] = new.output[position]
         return outputs
 
 
-def needed_nodes(graph: onnx.GraphProto, tensors: Iterable[str]) -> set[str]:
+def needed_nodes(model: Model, tensors: Iterable[str]) -> set[str]:
     """Names of the nodes that `tensors` are computed from."""
-    producers = {name: node for node in graph.node for name in node.output if name}
     stack, needed = list(tensors), set()
     while stack:
-        node = producers.get(stack.pop())
+        node = model.producer(stack.pop())
         if node is not None and node.name not in needed:
             needed.add(node.name)
-            stack += analysis.node_reads(node)
+            stack += node.inputs
     return needed

@@ -76,6 +76,17 @@ class Emitter:
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=f"{output}/{op}", **attributes))
         return output
 
+    def cast(self, name: str, kind: int) -> str:
+        """As `add("Cast", name, to=kind)` at a third of its cost: most nodes of a lowered graph are Casts."""
+        output = self.fresh()
+        to = onnx.AttributeProto(name="to", type=onnx.AttributeProto.INT, i=kind)
+        self.nodes.append(
+            onnx.NodeProto(
+                op_type="Cast", name=f"{output}/Cast", input=[name], output=[output], attribute=[to]
+            )
+        )
+        return output
+
     def constant(self, name: str, value: np.ndarray) -> str:
         """A constant of the main graph, made once."""
         key = f"{self.prefix}::{name}"
@@ -95,7 +106,7 @@ def rounder(precision: Precision, opset: int) -> Callable[[Emitter, str], str]:
 
 
 def _cast(emit: Emitter, name: str, kind: int) -> str:
-    return emit.add("Cast", emit.add("Cast", name, to=kind), to=TensorProto.FLOAT)
+    return emit.cast(emit.cast(name, kind), TensorProto.FLOAT)
 
 
 def _scalar(emit: Emitter, name: str, value: float) -> str:

@@ -63,11 +63,22 @@ def test_any_choice_of_lowered_nodes_computes_what_numpy_computes(
         np.testing.assert_array_equal(found[name], round_array(found[name], precision), err_msg=name)
 
 
-def test_one_session_serves_every_mask() -> None:
-    emulator = Emulator(load_model(norm_chain()))
-    for lowered in ([], ["sq"], ["sq", "mean"], ["proj"]):
-        emulator.run({"x": X}, Precision.FP16, lowered=lowered)
-    assert len(emulator._runners) == 1
+@pytest.mark.parametrize("precision", [*LOW, Precision.TF32])
+def test_few_sessions_serve_every_island_bit_for_bit(precision: Precision) -> None:
+    for proto, x in ((norm_chain(2.0), X), (branch_and_loop(), X[:4])):
+        model = load_model(proto)
+        emulator = Emulator(model)
+        units = emulator.units(precision)
+        tensors = tuple(model.float_tensors)
+        full = GraphRunner(model, lower(model, precision, tensors), precision, {})
+        # All lowered, an island, one within it, others: none of them may see a switch that is set for good.
+        for island in ((), units[1:3], units[1:2], units[:1], units[2:], units, units[1:3]):
+            lowered = set(units) - set(island)
+            found = emulator.run({"x": x}, precision, lowered=lowered, tensors=tensors)
+            for name, value in full.run({"x": x}, lowered).items():
+                np.testing.assert_array_equal(found[name], value, err_msg=f"{name}, {island}")
+        (runners,) = emulator._runners.values()
+        assert len(runners) <= 3
 
 
 @pytest.mark.parametrize("precision", [*LOW, Precision.TF32])
@@ -174,6 +185,21 @@ def test_introduced_error_is_that_of_the_node_alone() -> None:
         np.testing.assert_array_equal(exact[name], value)
     assert np.isinf(low["sq"]).any()
     np.testing.assert_allclose(low["norm"], reference["norm"], rtol=2e-3)  # its reference inputs are sound
+
+
+@pytest.mark.parametrize("precision", LOW)
+def test_introduced_error_of_every_node_is_that_of_a_graph_in_which_it_alone_is_lowered(
+    precision: Precision,
+) -> None:
+    model = load_model(norm_chain(2.0))
+    emulator = Emulator(model)
+    exact, low = emulator.introduced({"x": X}, precision, emulator.units(precision))
+    assert list(low) == ["scaled", "sq", "mean", "root", "norm", "proj", "relu", "y"]
+    for name in low:
+        writer = model.producer(name)
+        alone = emulator.run({"x": X}, precision, lowered=[writer.name], tensors=[name])
+        np.testing.assert_array_equal(low[name], alone[name], err_msg=name)
+        np.testing.assert_array_equal(exact[name], Reference(model).run({"x": X}, [name])[name])
 
 
 def test_introduced_error_of_a_loop_is_measured_inside_its_body() -> None:
