@@ -81,11 +81,13 @@ def test_every_command_of_the_recipes_is_one_that_exists() -> None:
         command.make_context(name, list(rest))  # parses, and runs nothing
 
 
-@pytest.mark.skipif(shutil.which("check-jsonschema") is None, reason="check-jsonschema is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("check_jsonschema") is None, reason="check-jsonschema is not installed"
+)
 @pytest.mark.parametrize(("name", "schema"), RECIPES.items())
 def test_recipes_keep_to_the_published_schemas(name: str, schema: str) -> None:
     done = subprocess.run(
-        ["check-jsonschema", "--builtin-schema", schema, DOCS / "ci" / name],
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, DOCS / "ci" / name],
         capture_output=True,
         text=True,
         check=False,
