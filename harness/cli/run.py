@@ -129,6 +129,7 @@ def run(
     from harness.golden import refuse_in_ci
     from harness.judge import JudgeOptions, RunReport, prune_goldens, select_cases
     from harness.judge import run as judge
+    from harness.judge.suite import fingerprint_of
 
     outputs = Outputs(json_file, html_file, markdown_file, plot)
     outputs.check()
@@ -162,7 +163,12 @@ def run(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        tell(console, RunReport({}, tuple(progress.done)), details=details, brief=quiet, seconds=None)
+        done = tuple(progress.done)
+        partial = RunReport(fingerprint_of(done), done, interrupted=True)
+        tell(console, partial, details=details, brief=quiet, seconds=None)
+        Outputs(json_file, None, None, None).write(
+            partial, time.perf_counter() - start
+        )  # a page would look like all there is
         raise
     seconds = time.perf_counter() - start
     tell(console, report, details=details, brief=quiet, seconds=seconds)

@@ -158,10 +158,11 @@ class RunResult:
 
 @dataclass(frozen=True)
 class RunReport:
-    """All runs of one invocation, with the fingerprint of what they ran on."""
+    """All runs of one invocation, with the fingerprint of what they ran on; `interrupted` if more were asked for."""
 
     fingerprint: Mapping[str, Any]
     results: tuple[RunResult, ...]
+    interrupted: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -178,6 +179,7 @@ class RunReport:
         return {
             "schema": RUN_SCHEMA,
             "fingerprint": jsonable(self.fingerprint),
+            **({"interrupted": True} if self.interrupted else {}),
             "results": [result.to_dict() for result in self.results],
         }
 

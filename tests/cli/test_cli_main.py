@@ -182,7 +182,15 @@ def test_ctrl_c_shows_what_was_done_and_ends_with_130(tiny_cases) -> None:
     for place in range(40):
         (folder / f"more{place}.case.yaml").write_text((folder / "clean.case.yaml").read_text())
     process = subprocess.Popen(
-        [*HARNESS, "run", str(folder)],
+        [
+            *HARNESS,
+            "run",
+            str(folder),
+            "--json",
+            str(folder / "run.json"),
+            "--html",
+            str(folder / "run.html"),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -198,4 +206,7 @@ def test_ctrl_c_shows_what_was_done_and_ends_with_130(tiny_cases) -> None:
     assert errors.rstrip().endswith("interrupted")
     assert " pass, 0 unexpected" in out.splitlines()[-1]
     assert "123 runs" not in out
-    assert Path(folder).exists()
+    document = json.loads((folder / "run.json").read_text())
+    assert document["interrupted"]
+    assert 0 < len(document["results"]) < 123
+    assert not (folder / "run.html").exists()
