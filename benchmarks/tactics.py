@@ -78,14 +78,12 @@ class Desk:
         environment: its name.
         case: name of a bundled case, or a case file.
         save: keeps what there is so far.
-        deadline: when to stop, by `time.perf_counter`.
         parts: what came of each part so far.
     """
 
     environment: str
     case: str
     save: Callable[[], object]
-    deadline: float
     parts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,8 +94,19 @@ class Desk:
         self.subject = Subject(self.bench, Precision.FP16, self.candidate)
         self.samples: list[Sample] = []
         """The builds of `repeats`, judged."""
-        self.began = time.perf_counter()
+        self.began = self.deadline = 0.0
         self.made = 0
+
+    def warm_up(self) -> float:
+        """Build once, so that no part pays for the kernels that the process loads; the seconds that it took."""
+        start = time.perf_counter()
+        self.candidate.evaluate(self.plan, self.bench.feeds[0])
+        return time.perf_counter() - start
+
+    def begin(self, seconds: float) -> None:
+        """Allow so many seconds from now on."""
+        self.began = time.perf_counter()
+        self.deadline = self.began + seconds
 
     def make_candidate(self) -> TensorRTCandidate:
         """A candidate with engines of its own."""
@@ -365,27 +374,30 @@ def run(
     """Every part of every case in every environment, until the time is up; `save` is called after every build."""
     numbers: dict[str, Any] = {"runs": []}
     started = time.perf_counter()
-    # The second case must have its share of the time, whatever the first one takes.
     pairs = [(environment, case) for environment in environments for case in cases]
     for place, (environment, case) in enumerate(pairs, start=1):
         entry: dict[str, Any] = {"environment": environment, "case": case}
         numbers["runs"].append(entry)
-        deadline = started + seconds * place / len(pairs)
-        _carry_out(entry, parts, deadline, lambda: save(numbers))
+        # The last case must have its share of the time, whatever the first one takes.
+        _carry_out(entry, parts, started + seconds, len(pairs) + 1 - place, lambda: save(numbers))
         numbers["seconds"] = time.perf_counter() - started
         save(numbers)
     return numbers
 
 
 def _carry_out(
-    entry: dict[str, Any], parts: Sequence[str], deadline: float, save: Callable[[], object]
+    entry: dict[str, Any], parts: Sequence[str], end: float, left: int, save: Callable[[], object]
 ) -> None:
     try:
-        desk = Desk(entry["environment"], entry["case"], save, deadline, entry)
+        desk = Desk(entry["environment"], entry["case"], save, entry)
         entry["fingerprint"] = desk.candidate.fingerprint()
-        entry["tactic_sources"] = list(desk.candidate.supervisor.probe().tactic_sources)
+        entry["warm_up_seconds"] = desk.warm_up()
+        sources = desk.candidate.requests.options(desk.plan).tactic_sources
+        entry["tactic_sources"] = None if sources is None else [source.value for source in sources]
+        desk.begin((end - time.perf_counter()) / left)
     except HarnessError:
         entry["error"] = traceback.format_exc()
+        print(entry["error"], flush=True)
         return
     for name in dict.fromkeys(["repeats", *parts]):  # all others rest on what it records
         begun = time.perf_counter()

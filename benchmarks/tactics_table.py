@@ -11,7 +11,8 @@ PARTS = ("repeats", "replay", "forbid", "planted", "natural")
 def table(numbers: Mapping[str, Any]) -> Iterator[str]:
     """What came of it, a line a part."""
     for entry in numbers["runs"]:
-        yield f"{entry['environment']}, {entry['case']}"
+        warm = f", first build {entry['warm_up_seconds']:.0f} s" if "warm_up_seconds" in entry else ""
+        yield f"{entry['environment']}, {entry['case']}{warm}{_flaw(entry)}"
         for name in PARTS:
             part = entry.get(name)
             if part is not None:

@@ -10,7 +10,7 @@ Timing noise, tactic sources and forced alternatives make builds differ. The hun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,9 @@ from harness.diagnose.lab import Lab
 from harness.diagnose.results import Evidence, Stage, Verdict
 from harness.diagnose.subject import badness
 from harness.errors import CandidateError
+from harness.search import Outcome
 from harness.tactics import (
+    Axis,
     Finding,
     Findings,
     Hunting,
@@ -108,7 +110,7 @@ def hunt_tactics(lab: Lab, *, repeats: Verdict | None) -> Hunted:
     )
     found = find_bad_tactics(build, samples, hunting)
     outcomes = {sample.name: sample.outcome.value for sample in samples}
-    said = f"built {len(samples)} times with other tactics: {found.summary()}"
+    said = f"built {len(samples)} times with other tactics: {found.summary()}{_by_source(samples)}"
     return Hunted(found, (Evidence(Stage.ATTRIBUTE, said, {"samples": outcomes, **found.to_dict()}),))
 
 
@@ -123,6 +125,14 @@ def _probe(lab: Lab) -> ProbeReply | None:
         return None
     tells = {"algorithm_selector", "editable_timing_cache"}.intersection(probe.capabilities)
     return probe if tells else None
+
+
+def _by_source(samples: Sequence[Sample]) -> str:
+    """Which tactic source the fault goes with, as far as one build each can say; empty if none does."""
+    if any(sample.axis is Axis.NOISE and sample.outcome is Outcome.PASS for sample in samples):
+        return ""
+    cured = [each.name for each in samples if each.axis is Axis.SOURCE and each.outcome is Outcome.PASS]
+    return f"; it passes {' and '.join(cured)}" if cured else ""
 
 
 def _sources(lab: Lab) -> tuple[str, ...] | None:

@@ -10,6 +10,9 @@ import pytest
 from doubles import CASE, environment
 
 from harness.cli import main
+from harness.diagnose.tactics import _by_source
+from harness.search import Outcome
+from harness.tactics import Axis, Sample
 
 
 def diagnose(*arguments: str) -> tuple[int, dict[str, Any]]:
@@ -73,6 +76,18 @@ def test_only_the_tactic_sources_of_the_environment_are_switched_off(folder: Pat
     tried = [sample["name"] for sample in hunt["samples"] if sample["axis"] == "tactic source"]
     assert tried == ["without edge_mask_convolutions", "without jit_convolutions"]
     assert hunt["finding"] == "found"
+
+
+def test_a_source_without_which_it_passes_is_told() -> None:
+    def sample(name: str, axis: Axis, outcome: Outcome) -> Sample:
+        return Sample(name, axis, outcome)
+
+    fails = [sample("build 1", Axis.NOISE, Outcome.FAIL), sample("without cublas", Axis.SOURCE, Outcome.FAIL)]
+    cured = sample("without cudnn", Axis.SOURCE, Outcome.PASS)
+    assert _by_source([*fails, cured]) == "; it passes without cudnn"
+    assert _by_source(fails) == ""
+    by_chance = sample("build 2", Axis.NOISE, Outcome.PASS)
+    assert _by_source([*fails, by_chance, cured]) == "", "it passes now and then with all sources"
 
 
 def test_a_kernel_that_cannot_be_forced_is_not_named(folder: Path) -> None:

@@ -15,6 +15,8 @@ from .release import Release
 
 Place = Tuple[Any, ...]
 Variant = Tuple[Any, ...]
+#: What goes wrong at one layer goes wrong at all of them.
+_MOST_PROBLEMS = 20
 
 
 class Selection:
@@ -143,9 +145,19 @@ def make_selector(trt: Any, release: Release, selection: Selection) -> Any:
             selection.report(taken)
 
         def _note(self, doing: str, context: Any, error: Exception) -> None:
-            self.problems.append("{} {}: {}: {}".format(doing, context.name, type(error).__name__, error))
+            if len(self.problems) < _MOST_PROBLEMS:
+                self.problems.append(
+                    "{} {}: {}: {}".format(doing, _name(context), type(error).__name__, error)
+                )
 
     return Selector()
+
+
+def _name(context: Any) -> str:
+    try:
+        return str(context.name)
+    except Exception:  # a name that is no UTF-8; what is raised here would be TensorRT's to handle
+        return "a layer without a readable name"
 
 
 def _layer(context: Any) -> Tuple[str, Tuple[Tuple[int, ...], ...]]:
