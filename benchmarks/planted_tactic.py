@@ -142,8 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--layer", help="TensorRT's name of the layer whose choice is bad")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="a command of harness and its arguments")
     options = parser.parse_args(arguments)
-    with planting(Plant(layer=options.layer)):
-        return harness(options.command)
+    plant = Plant(layer=options.layer)
+    with planting(plant):
+        status = harness(options.command)
+    if plant.choice is None:
+        print("nothing was planted: no unobserved engine was built in FP16 or BF16", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from harness.backends import Evaluation, Plan
 from harness.backends.tensorrt import TensorRTCandidate
 from harness.case import load_case
 from harness.diagnose.subject import Subject, badness
-from harness.environments import close_shared
+from harness.environments import close_shared, select
 from harness.errors import HarnessError
 from harness.judge.candidates import Candidates, profiles_of
 from harness.judge.workbench import Workbench
@@ -110,7 +110,7 @@ class Desk:
 
     def make_candidate(self) -> TensorRTCandidate:
         """A candidate with engines of its own."""
-        environment = Candidates().environments[self.environment]
+        environment = select(self.environment, Candidates().environments)
         return TensorRTCandidate(environment, self.bench.model, profiles=profiles_of(self.bench.case))
 
     def check_time(self) -> None:
