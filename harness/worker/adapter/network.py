@@ -1,5 +1,7 @@
 """From an ONNX file to a TensorRT network, and a plain view of that network."""
 
+import os
+import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -91,15 +93,21 @@ def parse(
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     messages = [_describe(error, release, nodes) for error in errors]
     kind = "build_failed"
-    # ErrorCode has a `name` of another kind in some releases; how it prints is the same in all.
-    if any(".UNSUPPORTED" in str(error.code()) for error in errors):
+    if any(_code(error).startswith("UNSUPPORTED") for error in errors):
         kind = "unsupported"
     first = messages[0] if messages else "is there an ONNX model in the file?"
     raise Fault(
         kind,
-        "TensorRT {} cannot parse {}: {}".format(release.version, path, first),
+        "TensorRT {} cannot parse {}: {}".format(release.version, os.path.basename(path), first),
         evidence=(*messages, *log.errors(start)),
     )
+
+
+def _code(error: Any) -> str:
+    """The name of its code. ErrorCode has a `name` of another kind in some releases: it is read off the text."""
+    text = str(error.code())
+    match = re.search(r"\.(\w+)", text)
+    return match.group(1) if match else text
 
 
 def _describe(error: Any, release: Release, nodes: Sequence[NodeHint]) -> str:
@@ -112,4 +120,4 @@ def _describe(error: Any, release: Release, nodes: Sequence[NodeHint]) -> str:
     where = "node {}".format(index) if index >= 0 else "the model"
     if name or op:
         where += " ({})".format(", ".join(part for part in (repr(name) if name else "", op) if part))
-    return "{}: {}: {}".format(where, str(error.code()).rsplit(".", 1)[-1], error.desc())
+    return "{}: {}: {}".format(where, _code(error), error.desc())
