@@ -202,12 +202,14 @@ def _print_explanation(console: Console, result: RunResult, *, indent: int = 0) 
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
+    width = max(
+        len(label) for label in ("deeper", *(statement.label for statement in explanation.statements))
+    )
     for statement in explanation.statements:
-        grid.add_row(statement.label, Text(statement.text))
+        grid.add_row(statement.label.ljust(width), Text(statement.text))
     if explanation.statements:
         console.print(Padding(grid, (0, 0, 0, indent)))
-    label = "deeper".ljust(max((len(statement.label) for statement in explanation.statements), default=6))
-    command = Text.assemble(" " * indent, (label, "dim"), "  ", (explanation.command, "cyan"))
+    command = Text.assemble(" " * indent, ("deeper".ljust(width), "dim"), "  ", (explanation.command, "cyan"))
     console.print(command, soft_wrap=True)  # a command that is wrapped here cannot be pasted
 
 
