@@ -53,7 +53,8 @@ def show(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN]", help="A run's id, its beginning, or its file; by default the newest."
+            metavar="[RUN]",
+            help="A run's id, its beginning, or its file; by default the newest. Or a folder, for its newest.",
         ),
     ] = None,
     folder: Folder = HISTORY,
@@ -86,6 +87,8 @@ def show(
 
     files = DriftFiles(json_file, html_file, markdown_file)
     files.check()
+    if run is not None and Path(run).is_dir():
+        run, folder = None, Path(run)
     if last is not None:
         if run is not None:
             raise UsageError("--last is about the newest run; leave the run out")

@@ -276,6 +276,10 @@ def _summary(
         outputs not in _CALM or layers is None or SEVERITY[layers] <= SEVERITY[outputs]
     ):
         return outputs, worst_of(by_kind[OUTPUT]), counts
+    if (
+        outputs is not None and layers in _CALM
+    ):  # nothing moved: what an output's error is says more than a layer's
+        return layers, worst_of(by_kind[OUTPUT]), counts
     return None if layers is None else _OF_LAYERS.get(layers, layers), worst_of(told), counts
 
 
@@ -291,7 +295,7 @@ def _errors(pair: Pair, before: Engines, after: Engines) -> tuple[tuple[str, ...
     for label, rows in ((pair.old, before), (pair.new, after)):
         for row in rows:
             if row["verdict"] in _UNJUDGED:
-                told[f"{label}: {row['reason']}"] = None
+                told[f"{label}: {row['reason'].removeprefix(f'environment {label}: ')}"] = None
                 gravest = max(gravest, _UNJUDGED[row["verdict"]], key=list(Status).index)
     return tuple(told), gravest
 

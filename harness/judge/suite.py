@@ -102,8 +102,11 @@ def select_cases(
     cases += [case_of_model(path, inputs or {}, precisions) for path in models]
     chosen = [case for case in cases if not tags or set(tags) & set(case.tags)]
     if not chosen:
-        what = f"no case has the tag {' or '.join(tags)}" if cases else "no case file there"
-        raise NothingSelectedError(what, hint="case files end in .case.yaml")
+        if not cases:
+            raise NothingSelectedError("no case file there", hint="case files end in .case.yaml")
+        known = sorted({tag for case in cases for tag in case.tags})
+        hint = f"there are {', '.join(known)}" if known else "no case has any tag"
+        raise NothingSelectedError(f"no case has the tag {' or '.join(tags)}", hint=hint)
     return chosen
 
 

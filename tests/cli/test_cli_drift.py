@@ -167,6 +167,7 @@ def test_the_history_is_listed_shown_and_exported(tiny_cases, harness) -> None:
     assert "square (Mul)" in out
     assert Path("again.html").stat().st_size > 20_000
     assert harness("history", "show")[0] == 0, "the newest"
+    assert harness("history", "show", "reports/history")[1] == harness("history", "show")[1], "of a folder"
     assert harness("history", "show", "2")[0] == 2, "the beginning of two"
     assert harness("history", "show", "1999")[0] == 2
     status, out, errors = harness("history", "export", "all.csv", "--column", "case", "--column", "error")

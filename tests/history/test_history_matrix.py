@@ -412,5 +412,6 @@ def test_an_engine_that_cannot_be_built_leaves_a_row_and_the_run_goes_on(
     broken = next(run for run in report.runs if run.case == "broken")
     assert "no implementation" in broken.reason
     assert {error.split(":")[0] for error in broken.errors} == {"old", "new"}
+    assert not any("environment" in error for error in broken.errors), "the release is named once"
     failed = [request for _, request in workers if request.options.get("workspace_mib") == 1]
     assert len(failed) == 2, "what failed once is not built again"
