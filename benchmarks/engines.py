@@ -1,11 +1,14 @@
 """Real engines: verdicts of the bundled cases, what observing does, and what builds and a worker cost.
 
-Needs a harness.toml with environments on a GPU. Run: python -m benchmarks.engines --env NAME [--env NAME] [--out DIR]
+Needs a harness.toml with environments on a GPU. Run:
 
-Parts, each kept as it ends: `cases` (every bundled case at fp32 and fp16 in every environment, observed with typed
-marks), `marks` (the RMSNorm overflow with typed and with plain FP32 marks: the second must be reported as
-perturbed), `warm` (a second build in the same worker against the first build of a fresh one), `overhead` (an
-evaluation with its engine built, less the inference itself).
+    harness run cases/ --env NAME --env NAME --json run.json --html report.html
+    python -m benchmarks.engines --env NAME [--env NAME] --report run.json [--out FILE]
+
+Parts, each kept as it ends: `cases` (the verdicts in --report), `marks` (the RMSNorm overflow with typed and with
+plain FP32 marks: the second must be reported as perturbed), `warm` (a second build in the same worker against the
+first build of a fresh one), `overhead` (an evaluation with its engine built, less the inference itself). Without
+--env only the report is read; what --out holds of other parts stays.
 """
 
 from __future__ import annotations
@@ -15,19 +18,20 @@ import json
 import statistics
 import time
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.record import record
+from benchmarks.record import RESULTS, record
 from harness.backends import Observation, Plan
 from harness.backends.tensorrt import TensorRTCandidate
 from harness.case import load_case
 from harness.environments import Supervisor, load, select
-from harness.judge import Judge, ProgressEvent, RunResult, run
+from harness.judge import Judge
 from harness.judge.faithful import is_faithful
 from harness.judge.workbench import Workbench
 from harness.tensors.precision import Precision
@@ -36,53 +40,53 @@ CASES = Path(__file__).parent.parent / "cases"
 OVERFLOW = "rmsnorm-overflow"
 
 
-def summary(result: RunResult) -> dict[str, Any]:
-    facts = result.facts
-    worst = result.worst
+def summary(result: Mapping[str, Any]) -> dict[str, Any]:
+    """One run of a document of schema `harness.run/1` without its tensors."""
+    facts = result["facts"]
+    errors = [output["metrics"]["nrmse"] for output in result["outputs"]]
     return {
-        "case": result.case,
-        "precision": result.precision.value,
-        "environment": result.candidate,
-        "verdict": result.verdict.value,
-        "reason": result.reason,
-        "origins": [layer.node for layer in result.origins],
-        "observed_layers": len(result.layers),
-        "faithful": result.faithful,
-        "nrmse": None if worst is None else worst.metrics.nrmse,
+        "case": result["case"],
+        "precision": result["precision"],
+        "environment": result["candidate"],
+        "verdict": result["verdict"],
+        "reason": result["reason"],
+        "origins": [layer["node"] for layer in result["layers"] if layer["origin"]],
+        "observed_layers": len(result["layers"]),
+        "faithful": result["faithful"],
+        "nrmse": max(errors, key=float) if errors else None,
         "build_seconds": facts.get("build_seconds"),
         "engine_bytes": facts.get("engine_bytes"),
         "latency_ms": facts.get("latency"),
         "skipped_marks": len(facts.get("skipped_marks", {})),
-        "warnings": [*facts.get("warnings", []), *result.warnings],
-        "evidence": result.evidence[-5:],
-        "seconds": result.timings.get("total"),
+        "warnings": [*facts.get("warnings", []), *result["warnings"]],
+        "evidence": result["evidence"][-5:],
+        "seconds": result["timings"].get("total"),
     }
 
 
-def cases(environments: list[str], targets: list[str], out: Path | None) -> dict[str, Any]:
-    rows = []
-
-    def tell(event: ProgressEvent) -> None:
-        if event.result is None:
-            return
-        row = summary(event.result)
-        rows.append(row)
-        print(
-            f"{row['case']} {row['precision']} {row['environment']}: {row['verdict']} {row['origins'][:2]} "
-            f"faithful {row['faithful']} nrmse {row['nrmse']} built in {row['build_seconds']} s, "
-            f"{row['seconds']:.0f} s in all {row['reason'][:90] if row['verdict'] not in ('pass', 'xfail') else ''}",
-            flush=True,
-        )
-        if out is not None:  # what is done is kept, whatever comes
-            record("engines", {"cases": {"runs": rows}}, out=out)
-
-    report = run(
-        [CASES / f"{name}.case.yaml" for name in targets] or [CASES],
-        environments=environments,
-        precisions=[Precision.FP32, Precision.FP16],
-        progress=tell,
-    )
-    return {"exit_code": report.exit_code, "runs": rows}
+def cases(path: Path) -> dict[str, Any]:
+    """What `harness run cases/ --env NAME --env NAME --json FILE` found: counts, and a row a run."""
+    document = json.loads(path.read_text())
+    rows = [summary(result) for result in document["results"]]
+    counts: dict[str, Any] = {}
+    for name in dict.fromkeys(row["environment"] for row in rows):
+        own = [row for row in rows if row["environment"] == name]
+        told = Counter(row["verdict"] for row in own)
+        seen = [row for row in own if row["faithful"] is not None]
+        counts[name] = {
+            "runs": len(own),
+            **told,
+            "faithful": sum(row["faithful"] for row in seen),
+            "observed": len(seen),
+            "perturbed": [f"{row['case']} at {row['precision']}" for row in seen if not row["faithful"]],
+            "seconds": sum(row["seconds"] or 0.0 for row in own),
+        }
+    return {
+        "fingerprint_of_run": document["fingerprint"],
+        "interrupted": document.get("interrupted", False),
+        "counts": counts,
+        "runs": rows,
+    }
 
 
 def marks(environments: list[str]) -> dict[str, Any]:
@@ -158,37 +162,38 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+PARTS = {"marks": marks, "overhead": overhead, "warm": warm}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--env", action="append", required=True)
-    parser.add_argument("--part", action="append", choices=["cases", "marks", "warm", "overhead"])
-    parser.add_argument("--case", action="append", default=[], help="only this bundled case, by name")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--env", action="append", default=[])
+    parser.add_argument("--part", action="append", choices=list(PARTS))
+    parser.add_argument("--report", type=Path, help="what `harness run --json` wrote")
+    parser.add_argument("--out", type=Path, default=RESULTS / "engines.json")
     args = parser.parse_args()
-    out = None if args.out is None else args.out / f"engines-{'-'.join(args.env)}.json"
-    parts = {
-        "marks": lambda: marks(args.env),
-        "warm": lambda: warm(args.env),
-        "overhead": lambda: overhead(args.env),
-        "cases": lambda: cases(args.env, args.case, out),
-    }
-    numbers: dict[str, Any] = {}
-    for name in args.part or parts:
+    known = json.loads(args.out.read_text()) if args.out.exists() else {}
+    numbers = {part: known[part] for part in ("environments", "cases", *PARTS) if part in known}
+    if args.report is not None:
+        numbers["cases"] = cases(args.report)
+        print(json.dumps(numbers["cases"]["counts"], indent=1))
+        record("engines", numbers, out=args.out)
+    for name in (args.part or PARTS) if args.env else ():
         start = time.perf_counter()
         try:
-            numbers[name] = parts[name]()
+            numbers[name] = PARTS[name](args.env)
         except Exception:  # the other parts are worth having
             numbers[name] = {"error": traceback.format_exc()}
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-        if name != "cases":
-            print(json.dumps(numbers[name], indent=1, default=str), flush=True)
+        print(json.dumps(numbers[name], indent=1, default=str), flush=True)
         numbers["environments"] = {env: fingerprint(env) for env in args.env}
-        record("engines", numbers, out=out)
+        record("engines", numbers, out=args.out)
 
 
 def fingerprint(name: str) -> dict[str, Any]:
+    """What TensorRT, GPU and driver an environment has."""
     bench = Workbench(load_case(CASES / f"{OVERFLOW}.case.yaml"), memory_budget=1 << 30)
     return dict(TensorRTCandidate(select(name, load()), bench.model).fingerprint())
 
