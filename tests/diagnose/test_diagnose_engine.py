@@ -10,7 +10,7 @@ from engines import Build, FakeEngine, when_fused, when_lowered
 from models import ISLAND, feeds, rmsnorm
 
 from harness.backends import Observation
-from harness.case import BuildOptions
+from harness.case import BuildOptions, Tolerance
 from harness.diagnose import Diagnosis, Limits, Options, Verdict, diagnose_model
 from harness.errors import CandidateError
 from harness.tensors.precision import Precision
@@ -332,3 +332,36 @@ def test_what_the_island_costs_is_measured_where_engines_can_be_timed() -> None:
     assert diagnosis.price.before_ms == 1.0
     assert diagnosis.price.ratio == pytest.approx(1.4)
     assert run(engine, options=Options(timed=False)).price is None
+
+
+class Rougher(FakeEngine):
+    """An engine that errs as the emulator does, but `factor` times as much."""
+
+    factor = 1.25
+
+    def _run(self, build: Build, feeds):  # type: ignore[no-untyped-def]
+        low = super()._run(build, feeds)
+        nothing = dataclasses.replace(
+            build.plan, islands=frozenset(self._emulator.units(build.plan.precision))
+        )
+        exact = super()._run(Build(build.number, nothing), feeds)
+        return {name: exact[name] + self.factor * (value - exact[name]) for name, value in low.items()}
+
+
+GATE = (Tolerance(precision="fp16", nrmse=3e-4),)  # missed by half, and by no node alone
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1, 1.25, 1.5])
+def test_an_accumulated_error_takes_four_builds_where_the_engine_rounds_rougher(factor: float) -> None:
+    engine = Rougher(rmsnorm(), "b1_up", never)
+    engine.factor = factor
+    diagnosis = run(engine, tolerances=GATE)
+    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.confirmed
+    assert len(diagnosis.culprits) >= 2
+    assert engine.builds == diagnosis.cost.builds == (3 if factor < 1 else 4)
+    if factor < 1:
+        assert diagnosis.minimal_on == "emulator"
+    else:
+        assert diagnosis.minimal_on is None  # the margin is more than the gate asks for
+        assert "of its limit, the unobserved engine passes" in texts(diagnosis)
