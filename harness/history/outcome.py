@@ -117,10 +117,18 @@ class RunDrift:
 
     @property
     def severity(self) -> tuple[int, int, float]:
-        """What reports are sorted by: the larger, the graver."""
+        """What reports are sorted by: the larger, the graver; what failed before, too, comes below what drifted."""
         statuses = list(Status)
+        rank = statuses.index(self.status)
+        if in_both(self.errors, self.old, self.new):
+            rank = min(rank, statuses.index(Status.XFAIL))
         verdict = -1 if self.verdict is None else SEVERITY[self.verdict]
-        return statuses.index(self.status), verdict, 0.0 if self.worst is None else self.worst.size
+        return rank, verdict, 0.0 if self.worst is None else self.worst.size
+
+
+def in_both(errors: Sequence[str], old: str, new: str) -> bool:
+    """Whether neither release could be judged: then it is not the upgrade that broke it."""
+    return all(any(error.startswith(f"{name}: ") for error in errors) for name in (old, new))
 
 
 def status_of(verdict: DriftVerdict | None, waived: Waived | None) -> Status:

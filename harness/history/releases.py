@@ -27,7 +27,7 @@ from harness.history.judgement import (
     worst_verdict,
 )
 from harness.history.noise import Floors
-from harness.history.outcome import RunDrift, Status, TensorDrift, status_of, worst_of
+from harness.history.outcome import RunDrift, Status, TensorDrift, in_both, status_of, worst_of
 from harness.history.schema import ENGINE, LAYER, MISTAKE, OUTPUT
 from harness.history.structure import compare_structures
 from harness.history.telling import tell_comparison, tell_errors
@@ -209,7 +209,9 @@ class _Reader:
         errors: Sequence[str],
         waived: Waived | None,
     ) -> str:
-        told = [tell_errors(errors)] if errors else []
+        told = (
+            [tell_errors(errors, everywhere=in_both(errors, self.pair.old, self.pair.new))] if errors else []
+        )
         if verdict is not None:
             told.append(tell_comparison(verdict, worst, counts))
         elif not errors:

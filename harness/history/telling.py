@@ -43,7 +43,7 @@ def tell_tensor(drift: TensorDrift) -> str:
     return f"{where} ({drift.op}): {', '.join(parts)}" if drift.op else f"{where}: {', '.join(parts)}"
 
 
-def tell_errors(errors: Sequence[str]) -> str:
-    """The first line of the first error, and how many there are."""
-    first = errors[0].splitlines()[0]
-    return first if len(errors) == 1 else f"{first} (and {len(errors) - 1} more)"
+def tell_errors(errors: Sequence[str], *, everywhere: bool) -> str:
+    """The first line of the last error, which is the newer release's if it has one; `everywhere`: both have."""
+    last = errors[-1].splitlines()[0]
+    return f"on both releases, {last}" if everywhere else last

@@ -19,7 +19,7 @@ from harness.report.drift_dots import engines_figure, outputs_figure
 from harness.report.drift_growth import growth_figure
 from harness.report.drift_series import series_figure, steps_table
 from harness.report.drift_tables import engines_table, matrix_table, structure_table, tensors_table
-from harness.report.drift_view import explain, is_remarkable
+from harness.report.drift_view import explain, has_moved, is_remarkable
 from harness.report.drift_words import DRIFT_LOOKS, STATUS_LOOKS, answer, look_of, short, summary, title
 from harness.report.page import TEMPLATES, environment
 from harness.report.svg import inline, render
@@ -90,7 +90,7 @@ def drift_page(
             tiles=_tiles(report),
             matrix=matrix_table(report, anchors),
             sections=_sections(report, shown, anchors),
-            moved=bool(remarkable),
+            heading=_heading(remarkable),
             unshown=max(len(remarkable) - MOST_SECTIONS, 0),
             outputs_picture=_picture(report, "outputs", ordered) if len(report.tensors) else None,
             tensors=tensors_table(report, MOST_TENSORS),
@@ -107,6 +107,15 @@ def drift_page(
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
     )
+
+
+def _heading(remarkable: Sequence[RunDrift]) -> str:
+    if not remarkable:
+        return "The largest change"
+    stopped = not all(map(has_moved, remarkable))
+    if any(map(has_moved, remarkable)):
+        return "What moved, and what could not be judged" if stopped else "What moved"
+    return "What could not be judged"
 
 
 def _sections(report: DriftReport, runs: Sequence[RunDrift], anchors: dict[str, str]) -> tuple[_Section, ...]:

@@ -17,6 +17,8 @@ from harness.report.words import count, number
 MOST_ORIGINS = 4
 MOST_CHANGES = 5
 MOST_ERRORS = 4
+MOST_EVIDENCE = 3
+_KNOWN = ("request:", "kind:")  # evidence that the title of a run says already
 MOST_NODES = 4
 
 
@@ -28,10 +30,14 @@ class DriftExplanation:
     command: str
 
 
+def has_moved(run: RunDrift) -> bool:
+    """Whether a run moved beyond noise."""
+    return run.verdict not in (None, DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE)
+
+
 def is_remarkable(run: RunDrift) -> bool:
     """Whether a run needs words: it moved beyond noise, or could not be judged."""
-    calm = (None, DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE)
-    return run.status in (Status.FAIL, Status.XFAIL, Status.ERROR, Status.MISTAKE) or run.verdict not in calm
+    return run.status in (Status.FAIL, Status.XFAIL, Status.ERROR, Status.MISTAKE) or has_moved(run)
 
 
 def explain(run: RunDrift) -> DriftExplanation:
@@ -51,10 +57,17 @@ def explain(run: RunDrift) -> DriftExplanation:
     ]
     if len(run.structure) > MOST_CHANGES:
         statements.append(Statement("", f"and {len(run.structure) - MOST_CHANGES} more changes"))
-    for place, error in enumerate(run.errors[:MOST_ERRORS]):
-        statements.append(Statement("" if place else "error", error))
+    for error in run.errors[:MOST_ERRORS]:
+        statements += _error(error)
     command = run.command if run.verdict in WORSENED or run.status is Status.ERROR else ""
     return DriftExplanation(tuple(statements), command)
+
+
+def _error(error: str) -> list[Statement]:
+    """An error, and below it the lines of its evidence that say more than it does."""
+    first, *evidence = error.splitlines()
+    more = [line for line in evidence if line.strip() not in first and not line.startswith(_KNOWN)]
+    return [Statement("error", first), *(Statement("", line) for line in more[:MOST_EVIDENCE])]
 
 
 def first_origin(run: RunDrift) -> str:

@@ -55,30 +55,44 @@ def answer(report: DriftReport) -> str:
     """The whole report in one sentence, for the top of a page."""
     total, found = len(report.runs), statuses(report.runs)
     where = f"on {' and '.join(short(name, 28) for name in report.newer)}"
-    bad = []
+    stopped = found[Status.ERROR] + found[Status.MISTAKE]
+    told = []
     if found[Status.FAIL]:
-        failed = [run for run in report.runs if run.status is Status.FAIL]
-        new = sum(run.verdict is DriftVerdict.NEW_FAILURE for run in failed)
-        all_new = ", a new failure" if new == 1 else ", all of them new failures"
-        some_new = f", {new} of them {'a new failure' if new == 1 else 'new failures'}"
-        fresh = "" if not new else all_new if new == len(failed) else some_new
-        bad.append(f"{len(failed)} of {count(total, 'run')} drifted to the worse {where}{fresh}")
-    if stopped := found[Status.ERROR] + found[Status.MISTAKE]:
-        bad.append(f"{stopped} of {count(total, 'run')} could not be judged" + ("" if bad else f" {where}"))
-    if bad:
-        return f"{'; '.join(bad)}."
-    compared = [run for run in report.runs if run.verdict is not None]
+        told.append(_drifted(report, where))
+    elif not stopped or found[Status.XFAIL] or any(_judged(run) for run in report.runs):
+        told.append(_calm(report, where))
+    if stopped:
+        told.append(f"{stopped} of {count(total, 'run')} could not be judged" + ("" if told else f" {where}"))
+    return f"{'; '.join(told)}."
+
+
+def _drifted(report: DriftReport, where: str) -> str:
+    failed = [run for run in report.runs if run.status is Status.FAIL]
+    new = sum(run.verdict is DriftVerdict.NEW_FAILURE for run in failed)
+    all_new = ", a new failure" if new == 1 else ", all of them new failures"
+    some_new = f", {new} of them {'a new failure' if new == 1 else 'new failures'}"
+    fresh = "" if not new else all_new if new == len(failed) else some_new
+    return f"{len(failed)} of {count(len(report.runs), 'run')} drifted to the worse {where}{fresh}"
+
+
+def _judged(run: RunDrift) -> bool:
+    return run.verdict is not None and run.status not in (Status.ERROR, Status.MISTAKE)
+
+
+def _calm(report: DriftReport, where: str) -> str:
+    """What is said where nothing that could be judged drifted to the worse."""
+    compared = [run for run in report.runs if _judged(run)]
     moved = [run for run in compared if run.verdict in (DriftVerdict.BETTER, DriftVerdict.FIXED)]
-    if found[Status.XFAIL]:
-        return f"Nothing drifted to the worse {where} but for {count(found[Status.XFAIL], 'waived run')}."
+    if waived := statuses(report.runs)[Status.XFAIL]:
+        return f"Nothing drifted to the worse {where} but for {count(waived, 'waived run')}"
     if moved:
-        return f"Nothing drifted to the worse {where}, {count(len(moved), 'run')} to the better."
+        return f"Nothing drifted to the worse {where}, {count(len(moved), 'run')} to the better"
     if not compared:
         why = next((run.reason for run in report.runs if run.reason), "there are no runs")
-        return f"Nothing could be compared: {why}."
+        return f"Nothing could be compared: {why}"
     if all(run.verdict is DriftVerdict.SAME for run in compared):
-        return f"Nothing moved {where}: all values have the same bits."
-    return f"Nothing moved beyond noise {where}."
+        return f"Nothing moved {where}: all values have the same bits"
+    return f"Nothing moved beyond noise {where}"
 
 
 def summary(report: DriftReport, seconds: float | None = None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from drift_reports import drift_report, mixed, run_rows
+from history_rows import engine_rows
 from rich.console import Console
 
 from harness.history import DriftVerdict, Status
@@ -18,6 +19,7 @@ from harness.report.drift_annotations import annotate, annotation
 from harness.report.drift_console import print_drift
 from harness.report.drift_markdown import drift_markdown
 from harness.report.drift_page import drift_page
+from harness.report.drift_view import explain
 from harness.report.drift_words import answer, summary
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
@@ -109,6 +111,36 @@ def test_the_answer_is_one_sentence(report: DriftReport) -> None:
 def test_answers(factors: list[float], expected: str) -> None:
     parts = [run_rows(f"c{place}", "fp16", PAIR, factor=factor) for place, factor in enumerate(factors)]
     assert answer(drift_report(*parts)) == expected
+
+
+def test_what_could_be_judged_is_said_beside_what_could_not() -> None:
+    broken = run_rows("broken", "fp16", PAIR, error="no engine")
+    calm = drift_report(run_rows("calm", "fp16", PAIR), broken)
+    assert answer(calm) == "Nothing moved beyond noise on new; 1 of 2 runs could not be judged."
+    page = Reader(drift_page(calm)).text
+    assert "What could not be judged" in page
+    assert "What moved" not in page
+    both = drift_report(run_rows("worse", "fp16", PAIR, factor=3.0), broken)
+    assert answer(both) == "1 of 2 runs drifted to the worse on new; 1 of 2 runs could not be judged."
+    assert "What moved, and what could not be judged" in Reader(drift_page(both)).text
+
+
+def test_an_error_of_both_releases_is_told_from_one_that_came_with_the_newer() -> None:
+    log = "no engine for it\nrequest: a build\nno engine\nsegmentation fault"
+    facts = {"case": "broken", "precision": "fp16", "verdict": "error"}
+    rows = [engine_rows(name, reason=f"environment {name}: {log}", **facts) for name in PAIR]
+    everywhere, (newer,) = drift_report(*rows), drift_report(run_rows("b", "fp16", PAIR, error=log)).runs
+    (run,) = everywhere.runs
+    assert (run.reason, newer.reason) == ("on both releases, new: no engine for it", "new: no engine for it")
+    mixed = drift_report(
+        *rows, run_rows("worse", "fp16", PAIR, factor=3.0), run_rows("b", "fp16", PAIR, error=log)
+    )
+    assert [run.case for run in mixed.worst_first()] == ["b", "worse", "broken"]
+    told = [(item.label, item.text) for item in explain(run).statements]
+    assert told == [
+        ("error", "old: no engine for it"), ("", "segmentation fault"),
+        ("error", "new: no engine for it"), ("", "segmentation fault"),
+    ]  # fmt: skip
 
 
 def test_a_waived_drift_is_said(report: DriftReport) -> None:
