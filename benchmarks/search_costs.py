@@ -11,16 +11,14 @@ can beat on average: the logarithm of the number of possible answers.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import platform
 import random
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from benchmarks.record import record
 from harness.search import (
     Direction,
     Group,
@@ -324,21 +322,10 @@ def _cell(value: float | None) -> str:
 
 
 def write(rows: Iterable[Row], path: Path) -> None:
-    """Write the result with what it was measured with, atomically."""
-    content = {
-        "schema": "harness.search-costs/1",
-        "unit": "evaluations of the oracle",
-        "python": platform.python_version(),
-        "rows": [asdict(row) for row in rows],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Keep the result with what it was measured with."""
+    record(
+        "search_costs", {"unit": "evaluations of the oracle", "rows": [asdict(row) for row in rows]}, out=path
+    )
 
 
 def main() -> None:

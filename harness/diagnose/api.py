@@ -17,7 +17,7 @@ from harness.diagnose.findings import Findings
 from harness.diagnose.gates import Gates, check_gates
 from harness.diagnose.hand_over import HandedOver, hand_over
 from harness.diagnose.lab import Lab
-from harness.diagnose.notebook import Notebook, journal_folder
+from harness.diagnose.notebook import JOURNAL, Notebook, journal_folder
 from harness.diagnose.on_emulator import examine_on_emulator
 from harness.diagnose.on_engine import examine_on_engine
 from harness.diagnose.predict import emulate
@@ -26,10 +26,11 @@ from harness.diagnose.results import Diagnosis, Evidence, Stage, Verdict
 from harness.diagnose.spending import Limits
 from harness.diagnose.subject import EngineFor, Subject, make_bench
 from harness.diagnose.suspects import islands_of
+from harness.diagnose.target import one_case, precision_of
 from harness.diagnose.unsound import explain_reference
 from harness.diagnose.words import advise, summarise
 from harness.errors import BudgetExhaustedError, NothingSelectedError, UsageError
-from harness.judge import Judge, JudgeOptions, select_cases
+from harness.judge import Judge, JudgeOptions
 from harness.judge.candidates import EMULATOR
 from harness.judge.judge import describe_failure
 from harness.judge.layers import measure_layers
@@ -96,8 +97,9 @@ def diagnose(
         CandidateError: the engine that fails cannot be built or run.
         JournalError: the journal belongs to another diagnosis, or is in use.
     """
-    case = _one_case(target, inputs, precision)
-    chosen = _precision_of(case, precision)
+    asked = None if precision is None else Precision(precision)
+    case = one_case(target, inputs, asked, purpose="a diagnosis")
+    chosen = precision_of(case, asked)
     limits = Limits(DEFAULT_BUILDS if max_builds is None else max_builds, max_seconds)
     with _judging(judge) as own:
         bench = own.bench(case)
@@ -107,7 +109,7 @@ def diagnose(
         subject = Subject(bench, chosen, candidate, _engine_factory(candidate))
         folder = Path(journal) if journal is not None else None
         if folder is None:
-            folder = Path(out) / "journal" if out is not None else journal_folder(subject)
+            folder = Path(out) / JOURNAL if out is not None else journal_folder(subject)
         notebook = Notebook(folder, subject, resume=resume)
         lab = Lab(subject, limits, notebook, progress)
         with _untimed(candidate):
@@ -151,28 +153,6 @@ def diagnose_model(
         return _diagnose(Lab(subject, limits or Limits(), progress=progress), options or Options(), out)
     finally:
         bench.close()
-
-
-def _one_case(
-    target: Case | Path | str, inputs: Mapping[str, Sequence[int]] | None, precision: Precision | str | None
-) -> Case:
-    wanted = () if precision is None else (Precision(precision),)
-    cases = select_cases(target, inputs=inputs, precisions=wanted)
-    if len(cases) != 1:
-        names = ", ".join(case.name for case in cases[:5])
-        raise UsageError(
-            f"{len(cases)} cases are there, a diagnosis is of one",
-            where=str(target),
-            hint=f"name one of {names}, …",
-        )
-    return cases[0]
-
-
-def _precision_of(case: Case, asked: Precision | str | None) -> Precision:
-    if asked is not None:
-        return Precision(asked)
-    lower = [run.precision for run in case.runs if run.precision is not Precision.FP32]
-    return lower[0] if len(lower) == 1 else Precision.FP16
 
 
 @contextmanager

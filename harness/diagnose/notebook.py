@@ -32,6 +32,10 @@ FILE = "notebook.jsonl"
 DEFAULT_ROOT = Path(".harness") / "diagnose"
 
 
+JOURNAL = "journal"
+"""The folder of the journals in one that a person named."""
+
+
 def journal_folder(subject: Subject, root: Path | None = None) -> Path:
     """Where the journals of a subject are kept: one folder for a case, precision and candidate.
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from harness.diagnose.cure import CANDIDATE
 from harness.diagnose.findings import Findings
 from harness.diagnose.lab import Lab
+from harness.diagnose.notebook import JOURNAL, journal_folder
 from harness.diagnose.results import Verdict
 
 LONGEST_COMMAND = 2000
@@ -42,6 +43,11 @@ def summarise(lab: Lab, found: Findings) -> str:
     known = (
         f" FP32 at {_nodes(found.island)} cures it all the same." if found.confirmed and found.island else ""
     )
+    stopped = _stopped_by(lab) if found.verdict is Verdict.UNRESOLVED else None
+    if stopped is not None:
+        return (
+            f"At {subject.precision}, {where} was not diagnosed to the end: it reached {stopped[0]}.{known}"
+        )
     return f"At {subject.precision}, {where} fails, and what was tried does not say why.{known}"
 
 
@@ -80,14 +86,7 @@ def advise(lab: Lab, found: Findings, recipes: dict[str, str]) -> tuple[str, ...
     """What to do next: commands and sentences."""
     command = again(lab)
     if found.verdict is Verdict.UNRESOLVED:
-        limit = lab.limits.builds
-        more = f" --max-builds {2 * limit}" if limit is not None else ""
-        known = (
-            f"known so far: {_nodes(found.suspects)} in FP32 cure it"
-            if found.cure and found.cure.best
-            else (f"most suspected so far: {_nodes(found.suspects)}" if found.suspects else "")
-        )
-        return tuple(filter(None, (known, f"{command} --resume{more}")))
+        return _go_on(lab, found)
     if found.verdict is Verdict.REFERENCE:
         return ("check the model and its inputs in ONNX Runtime first, in FP32 and in FP64",)
     if found.verdict is Verdict.TACTIC:
@@ -117,9 +116,40 @@ def advise(lab: Lab, found: Findings, recipes: dict[str, str]) -> tuple[str, ...
     return tuple(commands)
 
 
-def again(lab: Lab) -> str:
-    """The command that makes this diagnosis again."""
-    subject = lab.subject
-    target = subject.bench.case.path or subject.model.path or subject.bench.case.name
-    where = "" if subject.emulated else f" --env {shlex.quote(subject.candidate.name)}"
-    return f"harness diagnose {shlex.quote(str(target))} --precision {subject.precision}{where}"
+def again(lab: Lab, *, tool: str = "diagnose") -> str:
+    """The command that makes this diagnosis again, or another command on the same subject."""
+    subject, case = lab.subject, lab.subject.bench.case
+    words = ["harness", tool, str(case.path or subject.model.path or case.name)]
+    if case.path is None:
+        for name, spec in case.inputs.items():
+            if spec.shape is not None:
+                words += ["--input", f"{name}:[{','.join(map(str, spec.shape))}]"]
+    words += ["--precision", subject.precision.value]
+    if not subject.emulated:
+        words += ["--env", subject.candidate.name]
+    folder = None if lab.notebook is None else lab.notebook.folder
+    if folder is not None and folder.name == JOURNAL and folder != journal_folder(subject):
+        words += ["--out", str(folder.parent)]
+    return shlex.join(words)
+
+
+def _stopped_by(lab: Lab) -> tuple[str, str] | None:
+    """The limit that was reached, in words, and the options that give more; None if none was."""
+    spending, limits = lab.spending, lab.limits
+    if limits.builds is not None and spending.builds >= limits.builds:
+        return f"its limit of {limits.builds} builds (--max-builds)", f"--max-builds {2 * limits.builds}"
+    if limits.seconds is not None and not spending.seconds_left():
+        return f"its limit of {limits.seconds:g} s (--max-seconds)", f"--max-seconds {2 * limits.seconds:g}"
+    return None
+
+
+def _go_on(lab: Lab, found: Findings) -> tuple[str, ...]:
+    """For what is unresolved: what is known, and the command that goes on."""
+    known = ""
+    if found.cure and found.cure.best:
+        known = f"known so far: {_nodes(found.suspects)} in FP32 cure it"
+    elif found.suspects:
+        known = f"most suspected so far: {_nodes(found.suspects)}"
+    stopped = _stopped_by(lab)
+    go_on = again(lab, tool="explore") if stopped is None else f"{again(lab)} --resume {stopped[1]}"
+    return tuple(filter(None, (known, go_on)))

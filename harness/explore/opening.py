@@ -9,12 +9,13 @@ from pathlib import Path
 
 from harness.case import Case
 from harness.diagnose.lab import Lab
-from harness.diagnose.notebook import Notebook, journal_folder
+from harness.diagnose.notebook import JOURNAL, Notebook, journal_folder
 from harness.diagnose.progress import Progress
 from harness.diagnose.subject import Subject
-from harness.errors import JournalError, NothingSelectedError, UsageError
+from harness.diagnose.target import one_case, precision_of
+from harness.errors import JournalError, NothingSelectedError
 from harness.explore.session import Session
-from harness.judge import Judge, select_cases
+from harness.judge import Judge
 from harness.judge.candidates import EMULATOR
 from harness.tensors.precision import Precision
 
@@ -47,37 +48,17 @@ def open_session(
         JournalError: a journal is damaged or in use.
     """
     wanted = None if precision is None else Precision(precision)
-    case = _one_case(target, inputs, wanted)
+    case = one_case(target, inputs, wanted, purpose="a session")
     with Judge() as judge:
         bench = judge.bench(case)
         if missing := bench.missing_packages():
             raise NothingSelectedError(f"needs {', '.join(missing)}, which is not installed", where=case.name)
         candidate = judge.candidates.get(environment or EMULATOR, bench)
-        subject = Subject(bench, wanted or _precision_of(case), candidate)
-        folder = journal_folder(subject) if out is None else Path(out) / "journal"
+        subject = Subject(bench, precision_of(case, wanted), candidate)
+        folder = journal_folder(subject) if out is None else Path(out) / JOURNAL
         notebook, note = _notebook(folder, subject)
         lab = Lab(subject, notebook=notebook, progress=progress)
         yield Session(lab, notebook, _out(subject) if out is None else Path(out), note=note)
-
-
-def _one_case(
-    target: Case | Path | str, inputs: Mapping[str, Sequence[int]] | None, precision: Precision | None
-) -> Case:
-    cases = select_cases(target, inputs=inputs, precisions=() if precision is None else (precision,))
-    if len(cases) != 1:
-        names = ", ".join(case.name for case in cases[:5])
-        raise UsageError(
-            f"{len(cases)} cases are there, a session is of one",
-            where=str(target),
-            hint=f"name one of {names}{', …' if len(cases) > 5 else ''}",
-        )
-    return cases[0]
-
-
-def _precision_of(case: Case) -> Precision:
-    """As a diagnosis chooses: the only one of the case beside FP32, or FP16."""
-    lower = [run.precision for run in case.runs if run.precision is not Precision.FP32]
-    return lower[0] if len(lower) == 1 else Precision.FP16
 
 
 def _notebook(folder: Path, subject: Subject) -> tuple[Notebook, str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from harness.diagnose.recipes import FILES
 from harness.diagnose.results import Diagnosis, Verdict
 from harness.judge.results import jsonable
 from harness.report.page import TEMPLATES
@@ -130,11 +132,12 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis, *, details: bool = F
     for statement in statements(diagnosis):
         grid.add_row(f"  {statement.label}", Text(statement.text))
     console.print(grid)
+    # One cure for each tool: whoever has trtexec needs no polygraphy.
+    next_label = "or" if diagnosis.verdict in (Verdict.PRECISION, Verdict.TF32) else ""
     for place, line in enumerate(diagnosis.advice):
         # Not in the table: a command that is wrapped cannot be pasted.
-        console.print(
-            Text.assemble(("  do     " if not place else "         ", "dim"), (line, "cyan")), soft_wrap=True
-        )
+        label = f"  {next_label if place else 'do':7}"
+        console.print(Text.assemble((label, "dim"), (line, "cyan")), soft_wrap=True)
     if details:
         console.print()
         for evidence in diagnosis.evidence:
@@ -153,12 +156,15 @@ def markdown(diagnosis: Diagnosis) -> str:
     """The diagnosis as GitHub-flavoured Markdown, for a bug report."""
     lines = [f"## {_escape(heading(diagnosis))}", "", _escape(diagnosis.summary), ""]
     for statement in statements(diagnosis):
-        label = f"**{statement.label}** " if statement.label else ""
-        lines.append(f"- {label}{_escape(statement.text)}")
+        label = (
+            f"- **{statement.label}**" if statement.label else "  -"
+        )  # what has none goes on with the one before
+        lines.append(f"{label} {_escape(statement.text)}")
     if diagnosis.recipes:
         lines += ["", "### Recipes", ""]
-        for tool, recipe in diagnosis.recipes.items():
-            lines += [f"{_escape(tool)}:", "", "```sh", str(recipe), "```", ""]
+        for tool, recipe in _commands(diagnosis).items():
+            lines += [f"{_spoken(tool)}:", "", "```sh", str(recipe), "```", ""]
+        lines += [f"- {_spoken(tool)}: {_code(recipe)}" for tool, recipe in _files(diagnosis).items()]
     lines += ["", "### Evidence", ""]
     lines += [f"- {evidence.stage}: {_escape(evidence.text)}" for evidence in diagnosis.evidence]
     if diagnosis.before is not None and diagnosis.before.outputs:
@@ -166,6 +172,27 @@ def markdown(diagnosis: Diagnosis) -> str:
     facts = [f"- {_escape(str(key))}: {_escape(str(value))}" for key, value in diagnosis.fingerprint.items()]
     lines += ["", "<details><summary>What this ran on</summary>", "", *facts, "", "</details>"]
     return "\n".join(lines) + "\n"
+
+
+def _commands(diagnosis: Diagnosis) -> dict[str, str]:
+    return {tool: recipe for tool, recipe in diagnosis.recipes.items() if tool not in FILES}
+
+
+def _files(diagnosis: Diagnosis) -> dict[str, str]:
+    return {tool: recipe for tool, recipe in diagnosis.recipes.items() if tool in FILES}
+
+
+def _spoken(tool: str) -> str:
+    """`trtexec strongly typed` for `trtexec_strongly_typed`."""
+    return _escape(tool.replace("_", " "))
+
+
+def _code(text: str) -> str:
+    """`text` as code in a line, whatever backticks are in it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    inner = f" {text} " if longest else text
+    return f"{fence}{inner}{fence}"
 
 
 def _output_table(diagnosis: Diagnosis) -> list[str]:
@@ -233,6 +260,8 @@ def html_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = None) ->
             heading=heading(diagnosis),
             look=look(diagnosis),
             statements=statements(diagnosis),
+            commands=_commands(diagnosis),
+            files=_files(diagnosis),
             pictures=pictures,
             outputs=output_rows(diagnosis),
             fingerprint=jsonable(diagnosis.fingerprint),

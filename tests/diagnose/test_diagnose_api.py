@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graphs import graph_model
-from models import case_path, feeds, rmsnorm
+from models import ISLAND, case_path, feeds, rmsnorm
 from onnx import helper
 
 import harness.diagnose
@@ -25,9 +26,13 @@ from harness.diagnose import (
     diagnose,
     diagnose_model,
 )
+from harness.diagnose.findings import Findings
+from harness.diagnose.lab import Lab
+from harness.diagnose.subject import Subject, make_bench
+from harness.diagnose.words import advise
 from harness.errors import UsageError
 from harness.judge import Judge
-from harness.model import Model, load_model
+from harness.model import Model, load_model, save_model
 from harness.tensors.precision import Precision
 
 
@@ -217,3 +222,37 @@ def test_a_limit_of_seconds_ends_in_what_is_known() -> None:
     assert found.verdict is Verdict.UNRESOLVED
     assert found.exit_code == 4
     assert "stopped" in found.evidence[-1].text
+
+
+def overflowing(folder: Path) -> Path:
+    path = folder / "my model.onnx"
+    save_model(rmsnorm(scale=600.0), path)
+    return path
+
+
+def test_the_command_that_goes_on_names_limit_target_shapes_and_folder(tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    shapes = {"x": (64, 32)}
+    stopped = harness.diagnose.diagnose(
+        overflowing(tmp_path), precision="fp16", inputs=shapes, max_seconds=1e-6, out=out
+    )
+    assert stopped.verdict is Verdict.UNRESOLVED
+    assert "it reached its limit of 1e-06 s (--max-seconds)" in stopped.summary
+    words = shlex.split(stopped.advice[-1])
+    assert words[:3] == ["harness", "diagnose", str(tmp_path / "my model.onnx")]
+    assert words[words.index("--input") + 1] == "x:[64,32]"
+    assert words[words.index("--out") + 1] == str(out)
+    assert words[-3:] == ["--resume", "--max-seconds", "2e-06"]
+    # The words are understood by the command line, and go on in the same journal.
+    words[-1] = "60"
+    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert json.loads((out / "diagnosis.json").read_text())["culprits"] == list(ISLAND)
+
+
+def test_without_a_limit_reached_an_unresolved_fault_is_gone_on_with_by_hand() -> None:
+    model = rmsnorm()
+    bench = make_bench(model, feeds(model))
+    lab = Lab(Subject(bench, Precision.FP16, bench.emulator))
+    (told,) = advise(lab, Findings(Verdict.UNRESOLVED), {})
+    assert told == "harness explore rmsnorm --precision fp16"

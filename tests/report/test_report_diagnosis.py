@@ -159,3 +159,27 @@ def test_json_and_table_hold_what_the_words_say(diagnosis: Diagnosis) -> None:
     assert list(frame.columns)[:5] == ["index", "node", "op", "tensor", "accumulated"]
     assert frame.set_index("node").loc["b7_sq", "origin"]
     assert frame["culprit"].sum() == 1  # of the layers of this run only b7_sq is a culprit
+
+
+def test_files_among_the_recipes_are_no_commands(diagnosis: Diagnosis) -> None:
+    files = {"layer_list": "/tmp/d e/layers.json", "typed_model": "/tmp/d`e/typed.onnx"}
+    shown = dataclasses.replace(diagnosis, recipes={**diagnosis.recipes, **files})
+    text = markdown(shown)
+    assert text.count("```sh") == 1
+    assert "- layer list: `/tmp/d e/layers.json`" in text
+    assert "- typed model: `` /tmp/d`e/typed.onnx ``" in text
+    page = html_page(shown)
+    assert "<pre><code>/tmp" not in page
+    assert "<code>/tmp/d e/layers.json</code>" in page
+
+
+def test_what_belongs_together_is_one_item_of_the_report_for_a_bug(diagnosis: Diagnosis) -> None:
+    text = markdown(diagnosis)
+    assert "- **what** the precision is too low for a few nodes\n  - " in text
+
+
+def test_commands_for_different_tools_are_alternatives(diagnosis: Diagnosis) -> None:
+    both = dataclasses.replace(diagnosis, advice=("trtexec …", "polygraphy …"))
+    assert "  do     trtexec …\n  or     polygraphy …\n" in printed(both)
+    steps = dataclasses.replace(both, verdict=Verdict.UNRESOLVED, advice=("known so far", "harness …"))
+    assert "  do     known so far\n         harness …\n" in printed(steps)
