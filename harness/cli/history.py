@@ -103,6 +103,8 @@ def show(
             raise UsageError(
                 "this run has one release", where=info.run, hint="hold it against earlier ones: --last 30"
             )
+        if not info.finished:
+            print(f"{info.run} was interrupted: this is what it had judged", file=sys.stderr)
         report = report_of(info)
     tell(report, files, brief=quiet, seconds=None)
     raise typer.Exit(report.exit_code)
@@ -137,7 +139,7 @@ def export(
 
 
 def find_run(folder: Path, text: str | None) -> RunInfo:
-    """The finished run that `text` stands for; the newest for None.
+    """The run that `text` stands for; for None the newest that is finished.
 
     Raises:
         HistoryError: there is none, or several.
@@ -147,12 +149,11 @@ def find_run(folder: Path, text: str | None) -> RunInfo:
     path = Path(text or "")
     if text is not None and path.is_file():
         return runs_at(path)[0]
-    runs = [info for info in runs_at(folder) if info.finished]
-    found = [info for info in runs if text is None or info.run.startswith(text)]
+    runs = runs_at(folder)
+    found = [info for info in runs if (info.finished if text is None else info.run.startswith(text))]
     if not found:
-        raise HistoryError(
-            f"has no finished run {text or ''}".rstrip(), where=folder, hint="harness history list"
-        )
+        which = "finished run" if text is None else f"run {text}"
+        raise HistoryError(f"has no {which}", where=folder, hint="harness history list")
     if text is not None and len(found) > 1:
         raise HistoryError(
             f"{text!r} is the beginning of {len(found)} runs", where=folder, hint="give more of it"

@@ -131,6 +131,13 @@ def test_an_interrupted_run_says_how_to_go_on_and_resumes(tiny_cases, harness, m
     status, _, errors = drift(harness)
     assert status == 130
     assert "go on with --resume" in errors
+    assert harness("history", "show")[0] == 2, "no run is finished"
+    (interrupted,) = (
+        line.split()[0] for line in harness("history", "list")[1].splitlines() if "interrupted" in line
+    )
+    status, out, errors = harness("history", "show", interrupted)
+    assert (status, "clean" in out, "failing" in out) == (0, True, False)
+    assert "was interrupted" in errors
     status, _, errors = drift(harness, "--resume")
     assert status == 0
     assert "clean at" not in errors

@@ -181,7 +181,7 @@ def test_selections_that_match_nothing_say_so(write_case, tmp_path: Path) -> Non
     path = write_case()
     with pytest.raises(NothingSelectedError, match="no case asks for"):
         run(path, precisions=["fp8"])
-    with pytest.raises(NothingSelectedError, match="no case has the tag nope.*no case has any tag"):
+    with pytest.raises(NothingSelectedError, match=r"no case has the tag nope.*no case has any tag"):
         run(path, tags=["nope"])
     (tmp_path / "empty").mkdir()
     with pytest.raises((NothingSelectedError, CaseFileError)):
