@@ -88,7 +88,7 @@ def show(
     files = DriftFiles(json_file, html_file, markdown_file)
     files.check()
     if run is not None and Path(run).is_dir():
-        run, folder = None, Path(run)
+        folder, run = Path(run), None
     if last is not None:
         if run is not None:
             raise UsageError("--last is about the newest run; leave the run out")
