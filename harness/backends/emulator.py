@@ -20,12 +20,15 @@ from harness.tensors.precision import Precision
 SMALL_ISLAND = 64
 """Islands of up to so many nodes may get a session of their own."""
 
+MOST_SMALL = 2
+"""So many of them: a search begins with few suspects, and is wider than those only if they do not explain it."""
+
 
 class Emulator:
     """A candidate that needs no GPU. Few sessions serve every island of a precision.
 
-    One lowers everything for good. The first small island gets one in which only its nodes are switched, which is
-    three times cheaper to make and is all that pruning needs; the first other one gets one that switches all.
+    One lowers everything for good. The first small islands get one each in which only their nodes are switched, which
+    is three times cheaper to make and is all that pruning needs; the first other one gets one that switches all.
 
     Args:
         model: the model.
@@ -76,7 +79,8 @@ class Emulator:
         fitting = [switched for switched in runners if island <= switched]
         if fitting:
             return runners[min(fitting, key=len)]
-        small = not any(runners) and len(island) <= SMALL_ISLAND
+        made = sum(0 < len(switched) < len(units) for switched in runners)
+        small = made < MOST_SMALL and len(island) <= SMALL_ISLAND
         switched = island if small or not island else units
         graph = lower(self.model, precision, wanted, switched=switched)
         runners[switched] = GraphRunner(self.model, graph, precision, self._cache(precision))

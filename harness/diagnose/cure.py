@@ -103,15 +103,20 @@ def search_islands(
     *,
     phase: str = PHASE,
     most: int | None = None,
+    at_hand: Known | None = None,
 ) -> Result:
     """Search `problem` on the candidate of `examiner`, within its limits. They end a search; they raise nothing.
 
-    A configuration that is asked again is built again, with its tactics timed anew.
+    A configuration that is asked again is built again, with its tactics timed anew. `at_hand` are trials that were
+    made just before: unlike those in `known`, they are part of the search and of its journal.
     """
     subject = examiner.subject
     asked = set(known)
+    left = dict(at_hand or {})
 
     def oracle(treated: frozenset[str]) -> Trial:
+        if treated in left:
+            return left.pop(treated)
         if treated in asked and not subject.emulated:
             return examiner.rebuild(subject.plan(treated), phase=phase).trial
         asked.add(treated)
@@ -151,7 +156,9 @@ def cure_on_emulator(
     examiner.failing_sample = prognosis.failing_sample
     known: dict[frozenset[str], Trial] = {frozenset(): prognosis.trial}
     suspicion = inherited(subject.model, prognosis.introduced, subject.units)
-    hint = _passing(examiner, known, [frozenset(outliers(suspicion))])
+    # Whom outliers read from is mostly innocent, and then each search starts with that many nodes less.
+    own, theirs = frozenset(outliers(prognosis.introduced)), frozenset(outliers(suspicion))
+    hint = _passing(examiner, known, [own & frozenset(subject.units), theirs])
     if hint is None:
         alone = effects.each(_suspects(subject, prognosis, suspicion))
         hint = _passing(examiner, known, _hints(suspicion, alone))
@@ -162,7 +169,8 @@ def cure_on_emulator(
         problem = island_problem(subject, scores=scores, hints=[hint])
     else:
         problem = island_problem(subject, scores=effects.scores(subject.units, suspicion))
-    result = search_islands(examiner, problem, Options(), known, searching)
+    at_hand = {} if hint is None else {hint: known.pop(hint)}
+    result = search_islands(examiner, problem, Options(), known, searching, at_hand=at_hand)
     return _cure_of(result, EMULATOR)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import ml_dtypes
 import numpy as np
@@ -56,6 +57,11 @@ def _veltkamp_array(values: np.ndarray, bits: int) -> np.ndarray:
     return np.where(np.abs(values) < np.float32(VELTKAMP_LIMIT), split, values)
 
 
+@cache
+def _cast_template(kind: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [], [], to=kind)
+
+
 @dataclass
 class Emitter:
     """Collects the nodes and constants of one graph under construction; names never clash with the model's."""
@@ -79,12 +85,12 @@ class Emitter:
     def cast(self, name: str, kind: int) -> str:
         """As `add("Cast", name, to=kind)` at a third of its cost: most nodes of a lowered graph are Casts."""
         output = self.fresh()
-        to = onnx.AttributeProto(name="to", type=onnx.AttributeProto.INT, i=kind)
-        self.nodes.append(
-            onnx.NodeProto(
-                op_type="Cast", name=f"{output}/Cast", input=[name], output=[output], attribute=[to]
-            )
-        )
+        node = onnx.NodeProto()
+        node.CopyFrom(_cast_template(kind))
+        node.name = f"{output}/Cast"
+        node.input.append(name)
+        node.output.append(output)
+        self.nodes.append(node)
         return output
 
     def constant(self, name: str, value: np.ndarray) -> str:
