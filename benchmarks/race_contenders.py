@@ -138,7 +138,7 @@ class Ran:
     """None if it was stopped at the limit."""
 
 
-def run(command: Sequence[str], folder: Path, limit: float, *, here: bool = False) -> Ran:
+def run(command: Sequence[str], folder: Path, limit: float, *, here: bool = False, **variables: str) -> Ran:
     """Run `command` in `folder`, or `here`, where harness.toml is; at the limit it and all it started is killed."""
     start = time.perf_counter()
     with (folder / "said.txt").open("w+", encoding="utf-8", errors="replace") as said:
@@ -163,12 +163,12 @@ def run(command: Sequence[str], folder: Path, limit: float, *, here: bool = Fals
 
 
 def cold(track: Track) -> dict[str, Any]:
-    """`harness diagnose`, with a worker of its own."""
+    """`harness diagnose`, with a worker of its own, and no timing cache of earlier ones."""
     work = _work(track, "harness-cold")
     document = work / "diagnosis.json"
     command = [sys.executable, "-m", "harness", "diagnose", str(track.case), "--precision", "fp16"]
     command += ["--env", track.environment.name, "--out", str(work / "handed"), "--json", str(document)]
-    ran = run(command, work, track.limit, here=True)
+    ran = run(command, work, track.limit, here=True, XDG_CACHE_HOME=str(work / "cache"))
     if not document.exists():
         return _stopped(ran)
     return {"seconds": ran.seconds, "exit": ran.exit, **_row(json.loads(document.read_text()))}
