@@ -145,6 +145,7 @@ def run(command: Sequence[str], folder: Path, limit: float, *, here: bool = Fals
         process = subprocess.Popen(
             command,
             cwd=None if here else folder,
+            env={**os.environ, **variables},
             stdout=said,
             stderr=subprocess.STDOUT,
             start_new_session=True,

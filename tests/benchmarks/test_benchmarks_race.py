@@ -116,6 +116,11 @@ def test_at_the_limit_a_contender_ends_with_all_that_it_started(tmp_path):
     assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
+def test_a_contender_may_get_variables_of_its_own(tmp_path):
+    program = "import os; print(os.environ['XDG_CACHE_HOME'], 'PATH' in os.environ)"
+    assert run([sys.executable, "-c", program], tmp_path, 60.0, XDG_CACHE_HOME="/none").said == "/none True\n"
+
+
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_polygraphy_takes_the_command_lines(direction, tmp_path):
     pytest.importorskip("polygraphy")
