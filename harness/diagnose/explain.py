@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.diagnose.formats import FORMATS, NumberFormat, percent, say
+from harness.diagnose.results import NOBODY
 from harness.model.rounding import round_array
 from harness.tensors.precision import Precision
 
@@ -267,7 +268,7 @@ def accumulation(nodes: int, effects: Mapping[str, float], precision: Precision)
         precision: the precision under test.
     """
     kind = FORMATS[precision]
-    text = f"no single node is to blame: the rounding errors of many nodes at {kind.name}'s {kind.bits} bits add up"
+    text = f"{NOBODY}: the rounding errors of many nodes at {kind.name}'s {kind.bits} bits add up"
     total = float(np.sqrt(sum(effect * effect for effect in effects.values())))
     if effects and np.isfinite(total) and total > 0:
         name = max(effects, key=lambda node: effects[node])

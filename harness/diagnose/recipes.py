@@ -19,9 +19,6 @@ WEAK_FLAGS = {
     Precision.INT8: "--int8",
 }
 UNSPEAKABLE = re.compile(r"[,:+]")
-FILES = frozenset({"layer_list", "typed_model", "pins"})
-"""Recipes that are files to read or to build from, not commands to run."""
-
 ISLANDS_SCHEMA = "harness.islands/1"
 
 

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 DIAGNOSIS_SCHEMA = "harness.diagnosis/1"
 
+FILES = frozenset({"layer_list", "typed_model", "pins"})
+"""Recipes that are files to read or to build from, not commands to run."""
+
+NOBODY = "no single node is to blame"
+"""How the reason begins for an error that accumulates; its origins are then where gates begin to fail."""
+
 
 class Verdict(StrEnum):
     """What kind of fault it is.

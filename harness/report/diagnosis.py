@@ -7,8 +7,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from harness.diagnose.recipes import FILES
-from harness.diagnose.results import Diagnosis, Verdict
+from harness.diagnose.results import FILES, NOBODY, Diagnosis, Verdict
 from harness.judge.results import jsonable
 from harness.report.page import TEMPLATES
 from harness.report.view import Statement
@@ -84,7 +83,9 @@ def _places(diagnosis: Diagnosis) -> list[str]:
     origins = [f"{origin.node} ({origin.op})" for origin in diagnosis.origins[:MOST_ORIGINS]]
     if len(diagnosis.origins) > MOST_ORIGINS:
         origins.append(f"and {len(diagnosis.origins) - MOST_ORIGINS} more")
-    lines = [f"it starts at {', '.join(origins)}"] if origins else []
+    accumulates = any(origin.why.startswith(NOBODY) for origin in diagnosis.origins)
+    verb = "gates begin to fail at" if accumulates else "it starts at"
+    lines = [f"{verb} {', '.join(origins)}"] if origins else []
     for separation in diagnosis.separations:
         readers = ", ".join(separation.readers) or "the output"
         lines.append(f"between {separation.producer} and {readers}, at tensor {separation.tensor}")

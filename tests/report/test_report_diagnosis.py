@@ -22,6 +22,7 @@ from harness.diagnose import (
     Stage,
     Verdict,
 )
+from harness.diagnose.explain import accumulation
 from harness.report.diagnosis import heading, html_page, markdown, print_diagnosis, statements
 from harness.tensors.precision import Precision
 
@@ -183,3 +184,11 @@ def test_commands_for_different_tools_are_alternatives(diagnosis: Diagnosis) -> 
     assert "  do     trtexec …\n  or     polygraphy …\n" in printed(both)
     steps = dataclasses.replace(both, verdict=Verdict.UNRESOLVED, advice=("known so far", "harness …"))
     assert "  do     known so far\n         harness …\n" in printed(steps)
+
+
+def test_an_error_that_accumulates_starts_nowhere(diagnosis: Diagnosis) -> None:
+    why = accumulation(9, {"b1_up": 0.5}, Precision.FP16)
+    origins = tuple(Origin(node, "MatMul", node, why) for node in ("b1_up", "b2_up"))
+    text = printed(dataclasses.replace(diagnosis, origins=origins))
+    assert "gates begin to fail at b1_up (MatMul), b2_up (MatMul)" in text
+    assert "it starts at" not in text
