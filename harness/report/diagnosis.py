@@ -83,8 +83,7 @@ def _places(diagnosis: Diagnosis) -> list[str]:
     origins = [f"{origin.node} ({origin.op})" for origin in diagnosis.origins[:MOST_ORIGINS]]
     if len(diagnosis.origins) > MOST_ORIGINS:
         origins.append(f"and {len(diagnosis.origins) - MOST_ORIGINS} more")
-    accumulates = any(origin.why.startswith(NOBODY) for origin in diagnosis.origins)
-    verb = "gates begin to fail at" if accumulates else "it starts at"
+    verb = "gates begin to fail at" if _accumulates(diagnosis) else "it starts at"
     lines = [f"{verb} {', '.join(origins)}"] if origins else []
     for separation in diagnosis.separations:
         readers = ", ".join(separation.readers) or "the output"
@@ -96,6 +95,10 @@ def _places(diagnosis: Diagnosis) -> list[str]:
         parts = f", in {len(diagnosis.islands)} places" if len(diagnosis.islands) > 1 else ""
         lines.append(f"back to FP32: {shown}{more} ({count(len(nodes), 'node')}{parts})")
     return lines
+
+
+def _accumulates(diagnosis: Diagnosis) -> bool:
+    return any(origin.why.startswith(NOBODY) for origin in diagnosis.origins)
 
 
 def _proof(diagnosis: Diagnosis) -> list[str]:
@@ -261,6 +264,7 @@ def html_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = None) ->
             heading=heading(diagnosis),
             look=look(diagnosis),
             statements=statements(diagnosis),
+            accumulates=_accumulates(diagnosis),
             commands=_commands(diagnosis),
             files=_files(diagnosis),
             pictures=pictures,

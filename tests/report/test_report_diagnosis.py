@@ -189,6 +189,9 @@ def test_commands_for_different_tools_are_alternatives(diagnosis: Diagnosis) -> 
 def test_an_error_that_accumulates_starts_nowhere(diagnosis: Diagnosis) -> None:
     why = accumulation(9, {"b1_up": 0.5}, Precision.FP16)
     origins = tuple(Origin(node, "MatMul", node, why) for node in ("b1_up", "b2_up"))
-    text = printed(dataclasses.replace(diagnosis, origins=origins))
+    shown = dataclasses.replace(diagnosis, origins=origins)
+    text, page = printed(shown), html_page(shown)
     assert "gates begin to fail at b1_up (MatMul), b2_up (MatMul)" in text
-    assert "it starts at" not in text
+    assert "it starts" not in text
+    assert "<h2>Where gates begin to fail</h2>" in page
+    assert page.count("as above") == 1
