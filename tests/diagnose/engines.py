@@ -6,7 +6,7 @@ An engine is the emulator of a model in which one node's output can be falsified
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -117,6 +117,19 @@ class FakeEngine:
         return self._emulator.run(
             feeds, plan.precision, lowered=lowered if self.rounds else (), tensors=names
         )
+
+
+@dataclass
+class Rougher(FakeEngine):
+    """An engine that errs as the emulator does, but `factor` times as much."""
+
+    factor: float = 1.25
+
+    def _run(self, build: Build, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        low = super()._run(build, feeds)
+        nothing = replace(build.plan, islands=frozenset(self._emulator.units(build.plan.precision)))
+        exact = super()._run(Build(build.number, nothing), feeds)
+        return {name: exact[name] + self.factor * (value - exact[name]) for name, value in low.items()}
 
 
 def falsifiable(model: Model, node: str) -> Model:

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from engines import Build, FakeEngine, when_fused, when_lowered
+from engines import Build, FakeEngine, Rougher, when_fused, when_lowered
 from models import ISLAND, feeds, rmsnorm
 
 from harness.backends import Observation
@@ -332,20 +332,6 @@ def test_what_the_island_costs_is_measured_where_engines_can_be_timed() -> None:
     assert diagnosis.price.before_ms == 1.0
     assert diagnosis.price.ratio == pytest.approx(1.4)
     assert run(engine, options=Options(timed=False)).price is None
-
-
-class Rougher(FakeEngine):
-    """An engine that errs as the emulator does, but `factor` times as much."""
-
-    factor = 1.25
-
-    def _run(self, build: Build, feeds):  # type: ignore[no-untyped-def]
-        low = super()._run(build, feeds)
-        nothing = dataclasses.replace(
-            build.plan, islands=frozenset(self._emulator.units(build.plan.precision))
-        )
-        exact = super()._run(Build(build.number, nothing), feeds)
-        return {name: exact[name] + self.factor * (value - exact[name]) for name, value in low.items()}
 
 
 GATE = (Tolerance(precision="fp16", nrmse=3e-4),)  # missed by half, and by no node alone
