@@ -51,8 +51,9 @@ class Variation:
             plan: what is built without variation.
             alternatives: how many choices beside the one taken to tell a layer.
         """
-        # What is to be chosen anew must not be answered from the timings of another build; what is forced may be.
-        changes = dict(self.build) if self.axis is Axis.FORCED else {"timing_cache": False, **self.build}
+        # What is to be chosen anew must not be answered from the timings of another build; nor is what is to be
+        # forced, or it would not be on offer.
+        changes = {"timing_cache": False, **self.build}
         options = BuildOptions.model_validate({**plan.build.model_dump(exclude_unset=True), **changes})
         orders = replace(self.orders, alternatives=max(alternatives, self.orders.alternatives))
         return replace(plan, build=options, tactics=orders)

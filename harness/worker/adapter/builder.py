@@ -107,7 +107,7 @@ class Builder:
         tactics = None
         if request.tactics is not None:
             tactics = Tactics(trt, release, config, self._log, request.tactics, self._shelf, graph)
-        shared = request.options.get("timing_cache") is not False and not (tactics and tactics.owns_cache)
+        shared = request.options.get("timing_cache") is not False and tactics is None
         cache_good = self._cache.attach(config) if shared else True
 
         began = time.perf_counter()

@@ -21,7 +21,7 @@ class Tactics:
     Args:
         trt: the `tensorrt` module.
         release: what it offers.
-        config: the configuration of the build; it is changed here.
+        config: the configuration of the build; it is changed here. It is to get no timing cache of others.
         log: TensorRT's log.
         orders: what is asked for.
         shelf: the timing cache entries of earlier builds.
@@ -54,11 +54,8 @@ class Tactics:
         self._selection = Selection(orders)
         self._selector = make_selector(trt, release, self._selection)
         config.algorithm_selector = self._selector
-
-    @property
-    def owns_cache(self) -> bool:
-        """Whether the build has a timing cache of its own."""
-        return self._cache is not None
+        # For a layer that is in a timing cache, the selector is offered what the cache says and nothing else.
+        config.set_flag(trt.BuilderFlag.DISABLE_TIMING_CACHE)
 
     def again(self) -> bool:
         """After a build: whether another one would carry out orders that this one could not."""

@@ -253,7 +253,18 @@ def test_the_log_is_let_go_of_and_the_shared_cache_is_left_alone(sample: Rig) ->
     shared = sample.plan.config._cache
     build(sample)
     own = sample.plan.config._cache
-    assert (own is shared) == (sample.world.version == SELECTOR)
+    assert own is not shared
+
+
+def test_what_earlier_builds_timed_does_not_narrow_what_is_offered(sample: Rig) -> None:
+    first = build(sample, alternatives=9)
+    sample.build("conv")  # keeps its timings for the builds after it
+    recorded = build(sample, alternatives=9)
+    assert len(recorded.alternatives) == len(first.alternatives)
+    other = others(recorded, SECOND)[0]
+    forced = build(sample, force=(other,))
+    assert not forced.misses
+    assert of(forced, SECOND).variant == other.variant
 
 
 def test_a_build_without_orders_is_as_it_was(sample: Rig) -> None:

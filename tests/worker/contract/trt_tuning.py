@@ -50,6 +50,8 @@ def tune(layers: list[Any], network: Any, config: Any, world: Any) -> None:
     contexts, taken = [], []
     for layer in layers:
         offered = world.candidates(layer)
+        if _is_cached(layer, config):
+            offered = offered[:1]
         context = _context(layer, shapes, world)
         if "EDITABLE_TIMING_CACHE" in config._flags and config._cache is not None:
             chosen = _by_cache(layer, offered, config, world)
@@ -61,6 +63,13 @@ def tune(layers: list[Any], network: Any, config: Any, world: Any) -> None:
         taken.append(_algorithm(chosen, layer, shapes, world, timed=True))
     if config._selector is not None:
         config._selector.report_algorithms(contexts, taken)
+
+
+def _is_cached(layer: Any, config: Any) -> bool:
+    """Whether a selector is offered what the timing cache has, and nothing else."""
+    if config._selector is None or config._cache is None or "DISABLE_TIMING_CACHE" in config._flags:
+        return False
+    return layer.name in config._cache._entries
 
 
 def _time(candidate: Candidate, world: Any) -> float:
