@@ -46,6 +46,7 @@ class Supervisor:
         self._unsaved_seconds = 0.0
         self._warnings: list[str] = []
         self._failed_starts: list[CandidateError] = []
+        self._aborted = False
 
     @property
     def running(self) -> bool:
@@ -72,6 +73,8 @@ class Supervisor:
         with self._guard:
             if self._running is not None:
                 return self._running
+            if self._aborted:
+                raise CandidateError(f"environment {self.environment.name}: aborted")
             if len(self._failed_starts) >= _STARTS:
                 raise self._failed_starts[-1]
             try:
@@ -136,9 +139,14 @@ class Supervisor:
             if self._process is not None:
                 self._process.close()
                 self._process = None
+            self._aborted = False
 
     def abort(self) -> None:
-        """Kill the worker in the middle of whatever it does; a thread that waits for its reply fails at once."""
+        """Kill the worker in the middle of whatever it does, and start no other, until `close`.
+
+        A thread that waits for its reply fails at once, and so does whatever it asks next.
+        """
+        self._aborted = True
         process = self._process  # the guard is held by the thread that waits
         if process is not None:
             process.kill()

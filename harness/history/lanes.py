@@ -7,21 +7,15 @@ is done in the workers' processes.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from harness.case import Case, RunSpec
 from harness.history.recording import Build, Recording, RecordingCandidates
 from harness.judge import Judge, JudgeOptions, RunResult
 from harness.judge.judge import Stage
-
-T = TypeVar("T")
-_JOIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -65,40 +59,3 @@ def opened_lanes(
     finally:
         for lane in lanes:
             lane.judge.close()
-
-
-def side_by_side(works: Sequence[Callable[[], T]], give_up: Callable[[], None]) -> list[T]:
-    """What all of `works` return; more than one of them run in threads.
-
-    Args:
-        works: what to do.
-        give_up: called when one of them raises, or the caller is interrupted; it must make the others end soon.
-
-    Raises:
-        BaseException: what the first of them raised.
-    """
-    if len(works) == 1:
-        return [works[0]()]
-    futures: list[Future[T]] = [Future() for _ in works]
-    threads = [
-        threading.Thread(target=_fulfil, args=pair, daemon=True) for pair in zip(futures, works, strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
-    except BaseException:
-        give_up()
-        for thread in threads:
-            thread.join(_JOIN_SECONDS)
-        raise
-    return [future.result() for future in futures]
-
-
-def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
-    try:
-        future.set_result(work())
-    except BaseException as error:  # told to the thread that waits
-        future.set_exception(error)

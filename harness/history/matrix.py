@@ -24,13 +24,13 @@ from harness.case import Case, RunSpec
 from harness.errors import HarnessError, NothingSelectedError, UsageError
 from harness.history.choices import CacheUse, LayerBuilds
 from harness.history.emulated import EmulatedRelease, is_emulated
-from harness.history.lanes import Lane, opened_lanes, side_by_side
+from harness.history.lanes import Lane, opened_lanes
 from harness.history.noise import Floors
 from harness.history.recording import Build, Recording
 from harness.history.rows import Row, common_columns, hash_case, rows_of
 from harness.history.store import RunInfo, RunWriter, list_runs, opened
 from harness.judge import ProgressEvent, RunResult, Verdict
-from harness.judge.lanes import Progress
+from harness.judge.lanes import Progress, side_by_side
 from harness.judge.suite import fingerprint_of
 from harness.tensors.precision import Precision
 
@@ -190,10 +190,10 @@ class _Matrix:
 
     def give_up(self) -> None:
         """End all lanes soon: builds that are under way may take minutes."""
-        from harness.environments.process import end_all
+        from harness.environments import abort_shared
 
         self.stopped.set()
-        end_all()
+        abort_shared()
 
     def lane(
         self, lane: Lane, case: Case, spec: RunSpec, first: Future[Recording | None]

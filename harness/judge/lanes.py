@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple, TypeVar
 
 from harness.case import Case, RunSpec
 from harness.judge.judge import Judge
@@ -41,6 +42,8 @@ class ProgressEvent:
 
 
 Progress = Callable[[ProgressEvent], None]
+T = TypeVar("T")
+_JOIN_SECONDS = 30.0
 
 
 class Run(NamedTuple):
@@ -80,19 +83,50 @@ def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[Ru
             if own is not judge:
                 own.release()
 
-    if len(lanes) == 1:
-        work(lanes[0], judge)
-        return tuple(results[index] for index in range(len(runs)))
-    with ThreadPoolExecutor(len(lanes), thread_name_prefix="lane") as pool:
-        work_of = [pool.submit(work, lane, Judge(judge.options, judge.candidates.again())) for lane in lanes]
-        try:
-            for ended in work_of:
-                ended.result()
-        except BaseException:
-            stopped.set()
-            judge.candidates.abort()  # or the other lanes would be waited for until their builds end
-            raise
+    def give_up() -> None:
+        stopped.set()
+        judge.candidates.abort()  # or the other lanes would be waited for until their builds end
+
+    judges = [judge if len(lanes) == 1 else Judge(judge.options, judge.candidates.again()) for _ in lanes]
+    side_by_side([partial(work, lane, own) for lane, own in zip(lanes, judges, strict=True)], give_up)
     return tuple(results[index] for index in range(len(runs)))
+
+
+def side_by_side(works: Sequence[Callable[[], T]], give_up: Callable[[], None]) -> list[T]:
+    """What all of `works` return; more than one of them run in threads.
+
+    Args:
+        works: what to do.
+        give_up: called when one of them raises, or the caller is interrupted; it must make the others end soon.
+
+    Raises:
+        BaseException: what the first of them raised.
+    """
+    if len(works) == 1:
+        return [works[0]()]
+    futures: list[Future[T]] = [Future() for _ in works]
+    threads = [
+        threading.Thread(target=_fulfil, args=pair, daemon=True) for pair in zip(futures, works, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+    except BaseException:
+        give_up()
+        for thread in threads:
+            thread.join(_JOIN_SECONDS)
+        raise
+    return [future.result() for future in futures]
+
+
+def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:  # told to the thread that waits
+        future.set_exception(error)
 
 
 def _judged(judge: Judge, run: Run, index: int, total: int, progress: Progress) -> RunResult:

@@ -131,6 +131,10 @@ def test_aborting_frees_the_thread_that_waits(supervisor: Supervisor, build: Bui
     with pytest.raises(WorkerCrashedError):
         supervisor.call(build("hang"))
 
+    with pytest.raises(CandidateError, match="aborted"):  # a search would go on with another worker
+        supervisor.call(build())
+    assert supervisor.generation == 1
+    supervisor.close()
     assert supervisor.call(build()).engine_id == "engine-0"
 
 
