@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +14,14 @@ from harness.errors import UsageError
 from harness.tensors.files import write_text
 
 if TYPE_CHECKING:
-    from harness.judge.results import RunReport
+    from harness.judge.results import RunReport, RunResult
 
 STDOUT = Path("-")
+KEEP_SECONDS = 20.0
 FORMATS = (".png", ".svg")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outputs:
     """The files that a run is asked to write."""
 
@@ -26,6 +29,8 @@ class Outputs:
     html: Path | None
     markdown: Path | None
     plot: Path | None
+    _kept: float = field(default_factory=time.monotonic)
+    """When the JSON file was last written."""
 
     @property
     def owns_stdout(self) -> bool:
@@ -54,6 +59,28 @@ class Outputs:
                 where=self.plot,
                 hint="name a folder, or select one run with --precision",
             )
+
+    def keep(self, done: Sequence[RunResult], *, at_once: bool = False) -> None:
+        """Write the JSON file as it would be if the runs ended here, now and then: whatever ends them, it is there.
+
+        A page would look like all there is; it is written when it is.
+
+        Raises:
+            UsageError: the file cannot be written.
+        """
+        if self.json is None or self.owns_stdout:
+            return
+        if not at_once and time.monotonic() - self._kept < KEEP_SECONDS:
+            return
+        from harness.judge.results import RunReport
+        from harness.judge.suite import fingerprint_of
+
+        partial = RunReport(fingerprint_of(done), tuple(done), interrupted=True)
+        try:
+            write_text(self.json, document(partial) + "\n")
+        except OSError as error:
+            raise UsageError(f"cannot be written: {error.strerror}", where=self.json) from error
+        self._kept = time.monotonic()
 
     def write(self, report: RunReport, seconds: float) -> None:
         """Write every file that was asked for, each at once or not at all.

@@ -21,7 +21,7 @@ from harness.tensors.precision import Precision
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.judge import RunReport
+    from harness.judge import ProgressEvent, RunReport
 
 app = typer.Typer(add_completion=False)
 
@@ -129,7 +129,6 @@ def run(
     from harness.golden import refuse_in_ci
     from harness.judge import JudgeOptions, RunReport, prune_goldens, select_cases
     from harness.judge import run as judge
-    from harness.judge.suite import fingerprint_of
 
     outputs = Outputs(json_file, html_file, markdown_file, plot)
     outputs.check()
@@ -148,6 +147,12 @@ def run(
     console = make_console(sys.stderr if outputs.owns_stdout else sys.stdout)
     start = time.perf_counter()
     progress = make_progress(quiet=quiet)
+
+    def follow(event: ProgressEvent) -> None:
+        progress(event)
+        if event.result is not None:
+            outputs.keep(progress.done)
+
     try:
         with progress:
             report = judge(
@@ -160,15 +165,11 @@ def run(
                     golden_update=golden_update,
                     repeats=repeats,
                 ),
-                progress=progress,
+                progress=follow,
             )
     except KeyboardInterrupt:
-        done = tuple(progress.done)
-        partial = RunReport(fingerprint_of(done), done, interrupted=True)
-        tell(console, partial, details=details, brief=quiet, seconds=None)
-        Outputs(json_file, None, None, None).write(
-            partial, time.perf_counter() - start
-        )  # a page would look like all there is
+        tell(console, RunReport({}, tuple(progress.done)), details=details, brief=quiet, seconds=None)
+        outputs.keep(progress.done, at_once=True)
         raise
     seconds = time.perf_counter() - start
     tell(console, report, details=details, brief=quiet, seconds=seconds)

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from harness import cli
-from harness.cli import COMMANDS, INTERNAL_ERROR, main
+from harness.cli import COMMANDS, INTERNAL_ERROR, main, outputs
 from harness.errors import (
     BudgetExhaustedError,
     CandidateError,
@@ -209,3 +209,19 @@ def test_ctrl_c_shows_what_was_done_and_ends_with_130(tiny_cases) -> None:
     assert document["interrupted"]
     assert 0 < len(document["results"]) < 123
     assert not (folder / "run.html").exists()
+
+
+def test_the_json_is_there_whatever_ends_the_runs(tiny_cases, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(outputs, "KEEP_SECONDS", 0.0)
+    path, before = tmp_path / "run.json", []
+    write = outputs.Outputs.write
+
+    def look(self, report, seconds) -> None:
+        before.append(json.loads(path.read_text()))
+        write(self, report, seconds)
+
+    monkeypatch.setattr(outputs.Outputs, "write", look)
+    assert main(["run", str(tiny_cases("clean")), "--quiet", "--json", str(path)]) == 0
+    assert [len(document["results"]) for document in before] == [3]
+    assert before[0]["interrupted"]
+    assert "interrupted" not in json.loads(path.read_text())
