@@ -41,7 +41,8 @@ class Execution:
         if context is None:
             self._cuda.check_health()
             raise Fault(
-                "out_of_memory", "TensorRT could not make an execution context: too little GPU memory?"
+                "out_of_memory",
+                "TensorRT made no execution context: its log says why, often too little GPU memory",
             )
         if self._listener is not None and not context.set_debug_listener(self._listener):
             raise Fault("internal", "TensorRT would not take the debug listener")
