@@ -65,8 +65,6 @@ def apply(trt: Any, release: Release, config: Any, options: Mapping[str, Any], p
     if options.get("build_route"):
         release.require("build_routes", "build routes")
         config.build_route = str(options["build_route"])
-    if options.get("timing_cache") is False:
-        config.set_flag(trt.BuilderFlag.DISABLE_TIMING_CACHE)
 
 
 def _tactic_sources(trt: Any, release: Release, config: Any, names: Any) -> None:

@@ -70,7 +70,6 @@ class EditedCache:
         for choice in orders.forbid:
             self._forbidden.setdefault(str(choice.key), set()).add(choice.tactic)
         config.set_flag(trt.BuilderFlag.EDITABLE_TIMING_CACHE)
-        config.clear_flag(trt.BuilderFlag.DISABLE_TIMING_CACHE)
         if orders.strict:
             config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
         self._cache = config.create_timing_cache(self._content())
