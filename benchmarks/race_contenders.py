@@ -196,7 +196,7 @@ def precision(track: Track, direction: str) -> dict[str, Any]:
     sources = track.environment.build.tactic_sources
     command += [] if sources is None else ["--tactic-sources", *(source.value for source in sources)]
     ran = run([*command, "--check", *python, "check.py"], work, track.limit)
-    kept = re.findall(r"(?:first|last) (\d+) layer", ran.said)
+    kept = re.findall(r"acceptable accuracy, try running the (?:first|last) (\d+) layer", ran.said)
     return {
         **_checked(ran, work),
         "kept_in_fp32": int(kept[-1]) if kept and ran.exit is not None else None,
@@ -314,7 +314,7 @@ def _row(document: dict[str, Any]) -> dict[str, Any]:
         "finished": True,
         "verdict": document["verdict"],
         "builds": document["cost"]["builds"],
-        "kept_in_fp32": len(document["culprits"]),
+        "kept_in_fp32": len(document["culprits"]) if document["confirmed"] else None,
         "culprits": document["culprits"],
         "origins": [origin["node"] for origin in document["origins"]],
         "confirmed": document["confirmed"],
