@@ -201,7 +201,9 @@ class BuildReply:
         outputs: names of all tensors that an inference returns, the model's outputs first.
         layers: the layers of the engine; empty if the release has no inspector.
         realised: what was asserted of the precision: `precision` (of most layers), `counts` (layers by
-            precision), `islands_ok`, `asserted` (whether the inspector told enough to assert anything), …
+            precision), `islands_ok`, `asserted` (whether the inspector told enough to assert anything), `relaxed`
+            (what was given up so that islands in a pinned network could be built: None, `neighbours_free` or
+            `preferred`), …
         skipped_marks: by tensor, why it could not be marked (fused into a loop, no such tensor, …).
         warnings: what the person should know.
         log_tail: the last lines of TensorRT's own log.

@@ -72,7 +72,10 @@ class Adapter:
         execution = Execution(self._trt, built.engine, self._get_cuda(), built.marked.debug)
         try:
             layers = self._inspect(built, execution, request)
-            facts, warnings = realised.check(layers, request, built.typing, self.release_info.version)
+            relaxed = None if built.relaxed is None else built.relaxed.name
+            facts, warnings = realised.check(
+                layers, request, built.typing, self.release_info.version, relaxed
+            )
             tactics = None if built.tactics is None else built.tactics.report(built.nodes, layers)
             if not layers:
                 warnings += (

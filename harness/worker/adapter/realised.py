@@ -26,7 +26,11 @@ _LOWERED = ("fp16", "bf16", "fp8", "int8")
 
 
 def check(
-    layers: Sequence[LayerInfo], request: BuildRequest, typing: str, version: str
+    layers: Sequence[LayerInfo],
+    request: BuildRequest,
+    typing: str,
+    version: str,
+    relaxed: Optional[str] = None,
 ) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
     """Compare the layers of an engine with what was asked for.
 
@@ -35,6 +39,8 @@ def check(
         request: what was asked for.
         typing: `weak` or `strong`, as it was built.
         version: the TensorRT release, for messages.
+        relaxed: what was given up so that the engine could be built: then layers that an island shares with
+            others are looked at, too, for nothing had to keep them in FP32.
 
     Returns:
         the facts for `BuildReply.realised`, and warnings.
@@ -53,6 +59,7 @@ def check(
         "opaque": len(opaque),
         "asserted": False,
         "islands_ok": None,
+        "relaxed": relaxed,
     }
     warnings: List[str] = []
     if request.precision in _LOWERED:
@@ -67,7 +74,7 @@ def check(
         facts["asserted"] = bool(compute) and not opaque
         warnings += _tf32_warning(compute, request)
     if islands:
-        facts["islands_ok"], slipped = _islands(layers, islands, version)
+        facts["islands_ok"], slipped = _islands(layers, islands, version, relaxed is not None)
         warnings += slipped
     return facts, tuple(warnings)
 
@@ -80,6 +87,10 @@ def _computes(layer: LayerInfo) -> bool:
 
 def _within(layer: LayerInfo, islands: FrozenSet[str]) -> bool:
     return bool(layer.onnx_nodes) and islands.issuperset(layer.onnx_nodes)
+
+
+def _shares(layer: LayerInfo, islands: FrozenSet[str]) -> bool:
+    return not islands.isdisjoint(layer.onnx_nodes) and not _within(layer, islands)
 
 
 def _fallback(layers: Sequence[LayerInfo], precision: str, version: str) -> Fault:
@@ -110,13 +121,26 @@ def _tf32_warning(compute: Sequence[LayerInfo], request: BuildRequest) -> List[s
 
 
 def _islands(
-    layers: Sequence[LayerInfo], islands: FrozenSet[str], version: str
+    layers: Sequence[LayerInfo], islands: FrozenSet[str], version: str, relaxed: bool
 ) -> Tuple[Optional[bool], List[str]]:
-    """Whether what the islands' own layers write is FP32; None if no layer is theirs alone."""
-    visible = [layer for layer in layers if _computes(layer) and _within(layer, islands)]
-    slipped = [layer for layer in visible if _written_lower(layer)]
+    """Whether what the islands' own layers write is FP32; None if no layer is theirs alone.
+
+    In a relaxed engine an island may share a layer with its neighbours. That one may write something lower, but
+    it must compute in FP32.
+    """
+    own = [layer for layer in layers if _computes(layer) and _within(layer, islands)]
+    shared = [layer for layer in layers if relaxed and _computes(layer) and _shares(layer, islands)]
+    visible = [*own, *shared]
+    slipped = [layer for layer in own if _written_lower(layer)]
+    slipped += [layer for layer in shared if layer.precision not in ("fp32", "tf32")]
     # A kernel that a compiler made (kgen, __myl…) may hold the cast that leads out of the island.
     certain = [layer for layer in slipped if "myl" not in layer.name and str(layer.kind).lower() != "kgen"]
+    # A shared one that has FP32 on one side may convert inside, before the island or behind it.
+    certain = [
+        layer
+        for layer in certain
+        if layer in own or "float32" not in layer.input_dtypes + layer.output_dtypes
+    ]
     if certain:
         raise Fault(
             "build_failed",

@@ -17,6 +17,8 @@ FEATURES: Dict[str, Tuple[str, ...]] = {
         "BuilderFlag.OBEY_PRECISION_CONSTRAINTS",
         "ILayer.precision",
         "ILayer.set_output_type",
+        "ILayer.reset_precision",
+        "ILayer.reset_output_type",
     ),
     "strong": ("NetworkDefinitionCreationFlag.STRONGLY_TYPED",),
     "explicit_batch": ("NetworkDefinitionCreationFlag.EXPLICIT_BATCH",),

@@ -37,6 +37,8 @@ class Weak:
 
     def __init__(self, trt: Any) -> None:
         self._trt = trt
+        self._islands: Set[int] = set()
+        self._lowered: Set[int] = set()
 
     def check(self, graph: Graph, request: BuildRequest) -> None:
         """Refuse what weak typing cannot do.
@@ -103,9 +105,39 @@ class Weak:
         for layer in _constants_of(graph, indices):
             layer.handle.precision = trt.DataType.FLOAT
             self._type_outputs(layer, graph)
-        if request.options.get("pin_precision") and request.precision in _LOW:
+        self._islands = indices
+        if self.is_pinning(request):
             self._pin_rest(graph, indices, dtypes.of_name(trt, _LOW[request.precision]))
         return pinned
+
+    @staticmethod
+    def is_pinning(request: BuildRequest) -> bool:
+        """Whether the layers outside of the islands are pinned to the precision."""
+        return bool(request.options.get("pin_precision")) and request.precision in _LOW
+
+    def free_neighbours(self, graph: Graph) -> Tuple[str, ...]:
+        """Leave to the builder what writes the tensors that an island reads, and what reads those that it writes.
+
+        Returns:
+            names of the layers whose precision and output types were reset.
+        """
+        around: Set[int] = set()
+        for layer in (graph.layers[index] for index in self._islands):
+            around.update(graph.producers[name] for name in layer.inputs if name in graph.producers)
+            around.update(index for name in layer.outputs for index in graph.consumers.get(name, ()))
+        freed = [graph.layers[index] for index in sorted(around & self._lowered)]
+        for layer in freed:
+            layer.handle.reset_precision()
+            for index in range(layer.handle.num_outputs):
+                layer.handle.reset_output_type(index)
+        self._lowered.difference_update(layer.index for layer in freed)
+        return tuple(layer.name for layer in freed)
+
+    def prefer(self, config: Any) -> None:
+        """Let precisions be wishes. The two flags exclude each other."""
+        flags = self._trt.BuilderFlag
+        config.clear_flag(flags.OBEY_PRECISION_CONSTRAINTS)
+        config.set_flag(flags.PREFER_PRECISION_CONSTRAINTS)
 
     def _pin_rest(self, graph: Graph, islands: Set[int], dtype: Any) -> None:
         for layer in graph.layers:
@@ -113,6 +145,7 @@ class Weak:
             if layer.index in islands or shaped or not _is_float_layer(layer, graph):
                 continue
             layer.handle.precision = dtype
+            self._lowered.add(layer.index)
             for index, name in enumerate(layer.outputs):
                 tensor = graph.tensors[name]
                 if dtypes.is_float(tensor.dtype) and not tensor.is_network_output:

@@ -182,6 +182,7 @@ def test_the_inspector_tells_what_was_built(rig: Rig) -> None:
         "opaque": 0,
         "asserted": True,
         "islands_ok": None,
+        "relaxed": None,
         "islands": {},
         "debug": None,
     }

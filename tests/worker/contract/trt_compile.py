@@ -136,7 +136,8 @@ def _fuse(network: Any, config: Any, world: Any, strong: bool) -> list[EngineLay
     low = next((dtype for flag, dtype in _LOW.items() if flag in config._flags), "FLOAT")
     if world.fallback:
         low = "FLOAT"
-    obeyed = "OBEY_PRECISION_CONSTRAINTS" in config._flags and not world.disobey
+    heeding = {"OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"}
+    obeyed = bool(heeding & config._flags) and not world.disobey
     stored = {tensor._name: tensor._dtype for tensor in network._inputs}
     made: list[EngineLayer] = []
     for layer in network._layers:

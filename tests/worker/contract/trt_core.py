@@ -48,6 +48,9 @@ class World:
         #: The memory that tensors may lie in; None lets everything through.
         self.memory: Any = None
         self.gpu = True
+        #: The configuration of the build under way, and how many builds were begun.
+        self.config: Any = None
+        self.attempts = 0
         #: What the builder says when it fails: given the network, an error or None.
         self.break_build: Callable[[Any], str | None] = lambda network: None
         #: Whether every layer stays in FP32, flags or not.
@@ -170,6 +173,9 @@ class Builder:
 
     def build_serialized_network(self: Any, network: Any, config: Any) -> Any:
         world = self._world
+        exclusive = {"OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"}
+        assert not exclusive <= config._flags, "TensorRT refuses a configuration with both"
+        world.config, world.attempts = config, world.attempts + 1
         error = world.break_build(network)
         plan = None
         if error is None:

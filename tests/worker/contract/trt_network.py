@@ -74,6 +74,13 @@ class ILayer:
     def precision(self: Any, value: Any) -> None:
         self._precision = self._world.member("DataType", value)
 
+    def reset_precision(self: Any) -> None:
+        self._precision = None
+
+    def reset_output_type(self: Any, index: int) -> None:
+        assert 0 <= index < len(self._outputs), f"{self._name!r} has no output {index}"
+        self._types.pop(index, None)
+
     @property
     def precision_is_set(self: Any) -> bool:
         return self._precision is not None
