@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.diagnose.effects import Effects
 from harness.diagnose.examine import Examination, Examiner
 from harness.diagnose.groups import find_groups
 from harness.diagnose.notebook import Notebook
+from harness.diagnose.patience import GivenUp, Patience
 from harness.diagnose.predict import Prognosis
 from harness.diagnose.results import Evidence, Stage
 from harness.diagnose.subject import Subject
@@ -47,6 +48,7 @@ class Cure:
         best: the smallest set that was seen to cure, whether or not the search ended.
         verdict: how the search ended; None if there was no need for one.
         evidence: what was shown.
+        stuck: why the search was given up; empty if it was not.
     """
 
     island: tuple[str, ...] = ()
@@ -55,6 +57,7 @@ class Cure:
     best: tuple[str, ...] | None = None
     verdict: Verdict | None = None
     evidence: tuple[Evidence, ...] = ()
+    stuck: str = ""
     result: Result | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -104,11 +107,13 @@ def search_islands(
     phase: str = PHASE,
     most: int | None = None,
     at_hand: Known | None = None,
+    patience: Patience | None = None,
 ) -> Result:
     """Search `problem` on the candidate of `examiner`, within its limits. They end a search; they raise nothing.
 
     A configuration that is asked again is built again, with its tactics timed anew. `at_hand` are trials that were
-    made just before: unlike those in `known`, they are part of the search and of its journal.
+    made just before: unlike those in `known`, they are part of the search and of its journal. `patience` gives a
+    search up that cannot judge most of what it asks for; then the verdict is `unresolved`.
     """
     subject = examiner.subject
     asked = set(known)
@@ -126,17 +131,23 @@ def search_islands(
     limits = [most] if subject.emulated else [most, spending.left(phase)]
     builds = min((limit for limit in limits if limit is not None), default=None)
     budget = Budget(evaluations=builds, seconds=spending.seconds_left())
-    notebook = searching.notebook
+    notebook, watch = searching.notebook, searching.on_progress
+    if patience is not None:
+        watch = patience.watching(problem, watch)
     with nullcontext() if notebook is None else notebook.journal(searching.journal, problem) as journal:
-        return search(
-            problem,
-            oracle,
-            options=options,
-            budget=budget,
-            journal=journal,
-            known=known,
-            on_progress=searching.on_progress,
-        )
+        try:
+            return search(
+                problem,
+                oracle,
+                options=options,
+                budget=budget,
+                journal=journal,
+                known=known,
+                on_progress=watch,
+            )
+        except GivenUp:
+            assert patience is not None
+            return patience.result(problem)
 
 
 def cure_on_emulator(
@@ -230,10 +241,23 @@ def cure_on_engine(
     if examiner.subject.emulated:
         raise UsageError("cure_on_engine requires an engine, the candidate is the emulator")
     problem = island_problem(examiner.subject, scores=scores, hints=hints)
+    patience = Patience()
     result = search_islands(
-        examiner, problem, Options(prove=prove, repeats=repeats), known, searching, phase=phase, most=most
+        examiner,
+        problem,
+        Options(prove=prove, repeats=repeats),
+        known,
+        searching,
+        phase=phase,
+        most=most,
+        patience=patience,
     )
-    return _cure_of(result, CANDIDATE)
+    cure = _cure_of(result, CANDIDATE)
+    if not patience.given_up:
+        return cure
+    (said,) = cure.evidence
+    text = f"the search on the engine was given up: {patience.reason}"
+    return replace(cure, stuck=patience.reason, evidence=(replace(said, text=text),))
 
 
 def _suspects(subject: Subject, prognosis: Prognosis, suspicion: Mapping[str, float]) -> tuple[str, ...]:

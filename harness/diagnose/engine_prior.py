@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 
+from harness.diagnose.groups import find_groups
 from harness.diagnose.predict import Prognosis
 from harness.diagnose.subject import Subject
 from harness.judge.results import LayerResult
@@ -41,6 +42,37 @@ def island_hints(
         around = (around | readers_of(model, around) | writers_of(model, around)) & units
         wanted.append(around)
     return [hint for hint in dict.fromkeys(wanted) if hint and hint != units and hint not in known]
+
+
+def block_hints(
+    subject: Subject, starts: Iterable[str], known: Collection[frozenset[str]]
+) -> list[frozenset[str]]:
+    """Contiguous parts to try before any search: the block in which the error starts, then all that it influences.
+
+    Args:
+        subject: what is diagnosed.
+        starts: nodes where the error starts; the first is believed.
+        known: islands that were tried.
+    """
+    units = frozenset(subject.units)
+    start = next((node for node in starts if node in units), None)
+    if start is None:
+        return []
+    groups = find_groups(subject.model, subject.units)
+    block = next((frozenset(group.units) for group in groups if start in group.units), frozenset[str]())
+    wanted = [block, (block | _influenced(subject.model, block or {start})) & units]
+    return [hint for hint in dict.fromkeys(wanted) if len(hint) > 1 and hint != units and hint not in known]
+
+
+def _influenced(model: Model, nodes: Collection[str]) -> frozenset[str]:
+    """`nodes`, and everything downstream of them."""
+    reached = {name for node in nodes for name in model.node(node).outputs if name}
+    found = set(nodes)
+    for node in model.nodes:  # in topological order
+        if reached.intersection(node.inputs):
+            found.add(node.name)
+            reached.update(name for name in node.outputs if name)
+    return frozenset(found)
 
 
 def node_scores(subject: Subject, prognosis: Prognosis, layers: Sequence[LayerResult]) -> dict[str, float]:

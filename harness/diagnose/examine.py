@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.backends import Evaluation, Plan
 from harness.diagnose.notebook import Notebook
+from harness.diagnose.opaque import opaque_layers
 from harness.diagnose.records import output_from_record, output_to_record
 from harness.diagnose.spending import Spending
 from harness.diagnose.subject import Subject, badness
@@ -19,6 +20,12 @@ from harness.judge.results import OutputResult, jsonable
 from harness.search import Outcome, Trial
 
 Tactics = tuple[tuple[str, str], ...]
+
+RELAXED = {
+    "neighbours_free": "the layers around the island are not pinned",
+    "preferred": "precisions are preferred, not obeyed",
+}
+"""What was given up so that an engine could be built, by its name in the facts of the engine."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Examination:
         tactics: name of each engine layer and its tactic, as far as they are known.
         evidence: the last lines of a log, if something failed.
         tensors: the outputs by sample, if they were to be kept.
+        opaque: the opaque layers in which the island lies, where nothing tells its precision.
+        relaxed: what was given up so that it could be built, in words; empty if it is what was asked for.
     """
 
     outcome: Outcome
@@ -44,6 +53,8 @@ class Examination:
     tactics: Tactics = ()
     evidence: tuple[str, ...] = ()
     tensors: tuple[Mapping[str, np.ndarray], ...] = field(default=(), compare=False)
+    opaque: tuple[str, ...] = ()
+    relaxed: str = ""
 
     @property
     def passed(self) -> bool:
@@ -56,7 +67,7 @@ class Examination:
         if self.outcome is Outcome.UNRESOLVED:
             return Trial(self.outcome, seconds=self.seconds, note=self.note)
         excess = badness(self.outputs)
-        return Trial(self.outcome, excess, 1.0 - excess, self.seconds, self.note)
+        return Trial(self.outcome, excess, 1.0 - excess, self.seconds, self.note or self.relaxed)
 
     def to_record(self) -> dict[str, Any]:
         """JSON data, without the tensors."""
@@ -68,6 +79,8 @@ class Examination:
             "note": self.note,
             "tactics": [list(pair) for pair in self.tactics],
             "evidence": list(self.evidence),
+            "opaque": list(self.opaque),
+            "relaxed": self.relaxed,
         }
 
     @classmethod
@@ -81,6 +94,8 @@ class Examination:
             note=record["note"],
             tactics=tuple((name, tactic) for name, tactic in record["tactics"]),
             evidence=tuple(record["evidence"]),
+            opaque=tuple(record.get("opaque", ())),
+            relaxed=record.get("relaxed", ""),
         )
 
 
@@ -185,6 +200,8 @@ class Examiner:
             tuple(sorted(outputs, key=lambda output: output.sample)),
             tactics=tactics_of(facts),
             tensors=tuple(tensors),
+            opaque=opaque_layers(facts, plan.islands, self.subject.model),
+            relaxed=relaxed_in(facts),
         )
 
     def _note_failure(self, examination: Examination) -> None:
@@ -231,6 +248,12 @@ class Examiner:
         if examination.tensors:
             self.notebook.keep_tensors(key, [dict(sample) for sample in examination.tensors])
         self.notebook.keep(key, jsonable(examination.to_record()))
+
+
+def relaxed_in(facts: Mapping[str, Any]) -> str:
+    """What was given up so that an engine could be built, in words; empty if nothing was."""
+    name = (facts.get("realised") or {}).get("relaxed")
+    return RELAXED.get(str(name), str(name)) if name else ""
 
 
 def tactics_of(facts: Mapping[str, Any]) -> Tactics:

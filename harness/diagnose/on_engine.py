@@ -18,7 +18,7 @@ from harness.diagnose.cure import (
     cure_on_emulator,
     cure_on_engine,
 )
-from harness.diagnose.engine_prior import island_hints, node_scores
+from harness.diagnose.engine_prior import block_hints, island_hints, node_scores
 from harness.diagnose.engine_seen import EngineSeen, put_together
 from harness.diagnose.findings import Findings
 from harness.diagnose.formats import percent
@@ -26,6 +26,7 @@ from harness.diagnose.gates import Gates
 from harness.diagnose.lab import Lab
 from harness.diagnose.margin import MOST_TRIES, accumulates, island_with_margin, left_on, next_share
 from harness.diagnose.observe import observe
+from harness.diagnose.opaque import opaque_evidence
 from harness.diagnose.predict import predict
 from harness.diagnose.price import measure_price
 from harness.diagnose.repeat import repeat
@@ -90,12 +91,15 @@ class _Run(EngineSeen):
         self.check_strict()
         if self.strict is not None and self.strict.outcome is Outcome.FAIL:
             return
-        self.look()
         if not self.prognosis.fails:
+            # A few more builds like the first one; with all tensors marked, one may take minutes.
             self.check_repeats()
-        if self.repeats is None and self.observed is not None and self.observed.passes and not self.behind:
+            if self.repeats is not None:
+                return
+        self.look()
+        if self.observed is not None and self.observed.passes and not self.behind:
             self.search_marks()
-        if self.repeats is None and not (self.separated and self.separated.separations):
+        if not (self.separated and self.separated.separations):
             self.search_engine()
 
     def check_fp32(self) -> None:
@@ -127,13 +131,17 @@ class _Run(EngineSeen):
         self.known[frozenset(island)] = trial
         passed = trial.outcome is Outcome.PASS
         said = "passes" if passed else "does not pass" if trial.outcome is Outcome.FAIL else "cannot be built"
-        reason = f": {trial.note}" if trial.note else ""
+        less = f" (built with less than was asked for: {self.tried.relaxed})" if self.tried.relaxed else ""
+        reason = less or (f": {trial.note}" if trial.note else "")
         text = f"with the emulator's island in FP32 the unobserved engine {said}{reason}"
         self.evidence.append(
             Evidence(Stage.CURE, text, {"island": list(island), "outcome": trial.outcome, "note": trial.note})
         )
         if passed:
             self.settle(replace(self.prior, confirmed_on=CANDIDATE))
+        elif self.tried.opaque:
+            release = self.subject.fingerprint.get("tensorrt")
+            self.evidence.append(opaque_evidence(self.tried.opaque, release))
 
     def settle(self, cure: Cure) -> None:
         """The engine passes with an island that was searched for on the emulator."""
@@ -258,6 +266,8 @@ class _Run(EngineSeen):
         else:
             prior = self.prior.island if self.prior is not None else ()
             hints = island_hints(self.subject, self.starts, prior, self.known)
+            origins = [layer.node for layer in self.prognosis.origins] or self.starts
+            hints += block_hints(self.subject, origins, {*self.known, *hints})
         found = cure_on_engine(
             self.lab.examiner,
             node_scores(self.subject, self.prognosis, self.layers),

@@ -9,6 +9,7 @@ from harness.diagnose.cure import CANDIDATE
 from harness.diagnose.findings import Findings
 from harness.diagnose.lab import Lab
 from harness.diagnose.notebook import JOURNAL, journal_folder
+from harness.diagnose.opaque import REMEDY
 from harness.diagnose.results import Verdict
 
 LONGEST_COMMAND = 2000
@@ -47,6 +48,10 @@ def summarise(lab: Lab, found: Findings) -> str:
     if stopped is not None:
         return (
             f"At {subject.precision}, {where} was not diagnosed to the end: it reached {stopped[0]}.{known}"
+        )
+    if found.cure is not None and found.cure.stuck:
+        return (
+            f"At {subject.precision}, {where} fails, and the search was given up: {found.cure.stuck}.{known}"
         )
     return f"At {subject.precision}, {where} fails, and what was tried does not say why.{known}"
 
@@ -152,4 +157,5 @@ def _go_on(lab: Lab, found: Findings) -> tuple[str, ...]:
         known = f"most suspected so far: {_nodes(found.suspects)}"
     stopped = _stopped_by(lab)
     go_on = again(lab, tool="explore") if stopped is None else f"{again(lab)} --resume {stopped[1]}"
-    return tuple(filter(None, (known, go_on)))
+    remedy = REMEDY if any("opaque" in each.facts for each in found.evidence) else ""
+    return tuple(filter(None, (known, remedy, go_on)))

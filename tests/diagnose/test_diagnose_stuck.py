@@ -1,0 +1,220 @@
+"""Engines that do not do as they are told: opaque layers, islands that cannot be built, faults that take a block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engines import Build, FakeEngine
+from models import ISLAND, feeds, rmsnorm
+
+from harness.backends import Evaluation, Plan
+from harness.diagnose import Diagnosis, Limits, Verdict, diagnose_model
+from harness.diagnose.api import Options, _diagnose
+from harness.diagnose.engine_prior import block_hints
+from harness.diagnose.lab import Lab
+from harness.diagnose.notebook import Notebook
+from harness.diagnose.opaque import opaque_layers, shortened
+from harness.diagnose.patience import FIRST, GivenUp, Patience
+from harness.diagnose.subject import Subject, make_bench
+from harness.search import Outcome, Problem, Progress, Strategy, Trial
+from harness.tensors.precision import Precision
+
+REGION = "{ForeignNode[b0_norm...b2_add]}"
+
+
+def run(engine: FakeEngine, **options: object) -> Diagnosis:
+    return diagnose_model(
+        engine.model,
+        feeds(engine.model),
+        Precision.FP16,
+        candidate=engine,
+        engine_for=None,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def texts(diagnosis: Diagnosis) -> str:
+    return "\n".join(each.text for each in diagnosis.evidence)
+
+
+class Telling(FakeEngine):
+    """An engine with more to tell."""
+
+    more: Mapping[str, Any] = {}
+
+    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
+        found = super().evaluate(plan, feeds)
+        return Evaluation(found.tensors, {**found.facts, **self.more}, found.observed)
+
+
+def opaque_facts(**realised: object) -> dict[str, Any]:
+    copy = f"Reformatting CopyNode for Input Tensor 0 to {REGION}"
+    return {
+        "typing": "weak",
+        "realised": {"opaque": 2, "islands_ok": None, **realised},
+        "layers": [
+            {"name": copy, "kind": "Reformat", "onnx_nodes": (), "precision": None, "tactic": None},
+            {
+                "name": REGION,
+                "kind": "Myelin",
+                "onnx_nodes": ("b0_norm", "b2_add"),
+                "precision": None,
+                "tactic": None,
+            },
+        ],
+    }
+
+
+def unless(islands: frozenset[str]) -> Callable[[Build], bool]:
+    """Wrong in FP16 unless all of these are in FP32."""
+    return lambda build: build.plan.precision is Precision.FP16 and not build.plan.islands >= islands
+
+
+def block(*numbers: int) -> frozenset[str]:
+    model = rmsnorm()
+    return frozenset(node.name for node in model.nodes if int(node.name[1]) in numbers)
+
+
+def test_an_island_inside_of_an_opaque_layer_is_explained_in_plain_words() -> None:
+    model = rmsnorm(scale=600.0)
+    engine = Telling(model, "b1_sq", unless(frozenset(node.name for node in model.nodes)), rounds=False)
+    engine.more = opaque_facts()
+    diagnosis = run(engine, limits=Limits(builds=12))
+    (told,) = [each for each in diagnosis.evidence if "opaque" in each.facts]
+    assert told.facts["opaque"] == [REGION]
+    assert f"{REGION}, which TensorRT 8.6.0 compiles as a whole" in told.text
+    assert "cannot be told what precision to use on this release" in told.text
+    assert "typed.onnx" in told.text
+    assert "whole subgraph in FP32" in told.text
+    if diagnosis.verdict is Verdict.UNRESOLVED:
+        assert any("typed.onnx" in line for line in diagnosis.advice)
+
+
+@pytest.mark.parametrize(
+    ("change", "held"),
+    [
+        ({}, True),
+        ({"typing": "strong"}, False),
+        ({"realised": {"opaque": 0, "islands_ok": None}}, False),
+        ({"realised": {"opaque": 1, "islands_ok": True}}, False),
+        ({"realised": {}}, False),
+    ],
+)
+def test_only_what_is_not_told_of_a_weakly_typed_engine_is_opaque(change: dict[str, Any], held: bool) -> None:
+    found = opaque_layers({**opaque_facts(), **change}, ISLAND, rmsnorm())
+    assert found == ((REGION,) if held else ())
+
+
+def test_an_island_beside_the_opaque_layer_is_not_in_it() -> None:
+    facts = opaque_facts()
+    facts["layers"][1]["onnx_nodes"] = ("b2_norm", "b2_add")
+    assert opaque_layers(facts, ISLAND, rmsnorm()) == ()
+    assert opaque_layers(facts, (*ISLAND, "b2_up"), rmsnorm()) == (REGION,)
+    seen = {"name": "b2_up", "onnx_nodes": ("b2_up",), "precision": "fp32"}
+    assert opaque_layers({**facts, "layers": [*facts["layers"], seen]}, ("b2_up",), rmsnorm()) == ()
+
+
+def test_long_names_of_layers_are_shortened_in_the_middle() -> None:
+    assert shortened(REGION) == REGION
+    long = "{ForeignNode[" + 100 * "a" + "..." + 100 * "z" + "]}"
+    assert len(shortened(long)) <= 81
+    assert shortened(long).startswith("{ForeignNode[aaa")
+    assert shortened(long).endswith("zzz]}")
+
+
+def test_an_engine_that_was_built_relaxed_is_not_taken_for_the_strict_one() -> None:
+    engine = Telling(rmsnorm(scale=600.0), "b1_up", lambda build: False)
+    engine.more = {"realised": {"relaxed": "preferred"}}
+    diagnosis = run(engine)
+    assert diagnosis.verdict is Verdict.PRECISION
+    text = "passes (built with less than was asked for: precisions are preferred, not obeyed)"
+    assert text in texts(diagnosis)
+
+
+@pytest.mark.parametrize("needed", [block(1), block(1, 2)])
+def test_a_fault_that_takes_a_whole_block_is_found_by_blocks(needed: frozenset[str]) -> None:
+    engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", unless(needed))
+    diagnosis = run(engine)
+    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.confirmed
+    assert set(diagnosis.culprits) == needed
+    tried = [plan.islands for plan in engine.plans]
+    assert tried.index(needed) <= 9, "before any ranking is searched"
+
+
+def test_a_block_that_cures_is_refined() -> None:
+    needed = frozenset({"b1_sq", "b1_up", "b1_down", "b1_add", "b1_relu"})
+    engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", unless(needed))
+    diagnosis = run(engine)
+    assert diagnosis.confirmed
+    assert needed <= set(diagnosis.culprits) <= block(1)
+    assert diagnosis.cost.builds <= 40
+
+
+def test_blocks_are_tried_from_the_first_start_on() -> None:
+    model = rmsnorm()
+    subject = Subject(*subject_of(model))
+    assert block_hints(subject, ["b1_sq"], []) == [block(1), block(1, 2)]
+    assert block_hints(subject, ["b2_sq"], []) == [block(2)]
+    assert block_hints(subject, ["b0_sq"], []) == [block(0)], "everything is no island"
+    assert block_hints(subject, ["b1_sq"], [block(1)]) == [block(1, 2)]
+    assert block_hints(subject, ["nowhere"], []) == []
+
+
+def subject_of(model: Any) -> tuple[Any, Precision, Any]:
+    bench = make_bench(model, feeds(model))
+    return bench, Precision.FP16, bench.emulator
+
+
+def no_islands(plan: Plan) -> bool:
+    return bool(plan.islands)
+
+
+def kept(engine: FakeEngine, folder: Path, *, resume: bool) -> Diagnosis:
+    bench = make_bench(engine.model, feeds(engine.model))
+    subject = Subject(bench, Precision.FP16, engine)
+    lab = Lab(subject, Limits(builds=64), Notebook(folder, subject, resume=resume))
+    try:
+        return _diagnose(lab, Options(), None)
+    finally:
+        bench.close()
+
+
+def test_a_search_that_cannot_build_what_it_asks_for_is_given_up(tmp_path: Path) -> None:
+    engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", lambda build: False, breaks=no_islands)
+    diagnosis = kept(engine, tmp_path, resume=False)
+    assert diagnosis.verdict is Verdict.UNRESOLVED
+    assert diagnosis.exit_code == 4
+    assert FIRST <= diagnosis.cost.builds <= 24
+    assert f"{FIRST} of {FIRST} engines with islands could not be built; the last one" in diagnosis.summary
+    assert "no implementation" in diagnosis.summary
+    assert "the search on the engine was given up" in texts(diagnosis)
+    again = FakeEngine(rmsnorm(scale=600.0), "b1_up", lambda build: False, breaks=no_islands)
+    resumed = kept(again, tmp_path, resume=True)
+    assert resumed.summary == diagnosis.summary
+    assert resumed.cost.builds == diagnosis.cost.builds + 1, "the emulator's island alone is tried again"
+
+
+def test_a_search_goes_on_while_half_of_it_can_be_judged() -> None:
+    problem = Problem(("a", "b"))
+
+    def hear(outcomes: str) -> Patience:
+        patience = Patience()
+        watch = patience.watching(problem, None)
+        for number, letter in enumerate(outcomes, start=1):
+            outcome = {"p": Outcome.PASS, "f": Outcome.FAIL, "u": Outcome.UNRESOLVED}[letter]
+            trial = Trial(outcome, note=f"build {number}")
+            watch(Progress(Strategy.RANKED, number, 2, None, frozenset("a"), trial, False))
+        return patience
+
+    assert hear("uuuuuuffffff").reason == ""
+    assert hear("u" * (FIRST - 1)).reason == ""
+    with pytest.raises(GivenUp):
+        hear("uuuuuuufffff")
+    with pytest.raises(GivenUp):
+        hear("uuuuuuffffffu")
+    assert hear("pf").result(problem).best == ("a",)
