@@ -149,6 +149,7 @@ class Files:
 
     def __init__(self, out: Path | None, json: Path | None, html: Path | None, markdown: Path | None) -> None:
         self.out, self.json = out, json
+        self._there = {} if out is None or not out.is_dir() else _changed(out)
         self.pages = [file for file in (html, None if out is None else out / "diagnosis.html") if file]
         self.reports = [file for file in (markdown, None if out is None else out / "diagnosis.md") if file]
 
@@ -193,8 +194,19 @@ class Files:
         except OSError as error:
             raise UsageError(f"cannot be written: {error.strerror}", where=error.filename) from error
         if self.out is not None:
-            names = sorted(path.name + ("/" if path.is_dir() else "") for path in self.out.iterdir())
+            written = _changed(self.out).items() - self._there.items()  # others may use the folder, too
+            names = sorted(name for name, _ in written)
             console.print(f"  files  {self.out}: {', '.join(names)}", soft_wrap=True)
+
+
+def _changed(folder: Path) -> dict[str, int]:
+    """What lies in `folder`, and when it was last changed, in nanoseconds; a folder with the newest of its files."""
+
+    def newest(path: Path) -> int:
+        inside = path.rglob("*") if path.is_dir() else ()
+        return max(each.stat().st_mtime_ns for each in (path, *inside))
+
+    return {path.name + ("/" if path.is_dir() else ""): newest(path) for path in folder.iterdir()}
 
 
 class Lines:

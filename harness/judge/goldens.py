@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from harness.case import CASE_SUFFIX, Case
 from harness.golden import GoldenStatus, GoldenStore, Provenance
 
-if TYPE_CHECKING:
-    from harness.judge.workbench import Workbench
-
+Samples = Sequence[Mapping[str, np.ndarray]]
 CASES_FOLDER = "cases"
 
 
@@ -26,21 +25,38 @@ def golden_root(case: Case) -> Path | None:
     return (folder.parent if folder.name == CASES_FOLDER else folder) / "golden"
 
 
-def check_golden(bench: Workbench, *, update: bool) -> GoldenStatus | None:
+def store_of(case: Case, *, update: bool) -> GoldenStore | None:
+    """Where the golden reference of `case` is held against; None if it is made in memory, or nobody keeps goldens.
+
+    Args:
+        case: the case.
+        update: whether one is to be written, and so a folder may be made.
+    """
+    root = golden_root(case)
+    return GoldenStore(root) if root is not None and (update or root.is_dir()) else None
+
+
+def check_golden(
+    store: GoldenStore, case: Case, model_sha256: str, feeds: Samples, expected: Samples, *, update: bool
+) -> GoldenStatus:
     """Hold the fresh reference against the golden one; with `update`, rewrite it where it is missing or differs.
 
+    Args:
+        store: see `store_of`.
+        case: the case.
+        model_sha256: of its model.
+        feeds: its inputs, sample by sample.
+        expected: the reference's outputs, sample by sample.
+        update: whether to rewrite.
+
     Returns:
-        What was found before any rewriting; None for a case made in memory, or where nobody keeps goldens.
+        What was found before any rewriting.
 
     Raises:
         GoldenError: the golden reference is damaged, or an update was asked for while CI is set.
     """
-    root = golden_root(bench.case)
-    if root is None or not (update or root.is_dir()):
-        return None
-    store = GoldenStore(root)
     act = store.update if update else store.check
-    return act(bench.case.name, Provenance.here(bench.model.sha256, bench.feeds), bench.expected)
+    return act(case.name, Provenance.here(model_sha256, feeds), expected)
 
 
 def prune_goldens(cases: Iterable[Case]) -> list[Path]:

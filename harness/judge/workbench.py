@@ -16,7 +16,7 @@ from harness.case.feeds import make_feeds
 from harness.case.source import resolve_model
 from harness.errors import ReferenceNotFiniteError
 from harness.golden import GoldenStatus
-from harness.judge.goldens import check_golden
+from harness.judge.goldens import check_golden, store_of
 from harness.model import Model, load_model
 
 Tensors = Mapping[str, np.ndarray]
@@ -89,7 +89,12 @@ class Workbench:
     def golden(self, *, update: bool) -> GoldenStatus | None:
         """What the golden reference says of this one, asked once; see `check_golden`."""
         if self._golden is None:
-            self._golden = (check_golden(self, update=update),)
+            store = store_of(self.case, update=update)
+            found = None
+            if store is not None:
+                sha256 = self.model.sha256
+                found = check_golden(store, self.case, sha256, self.feeds, self.expected, update=update)
+            self._golden = (found,)
         return self._golden[0]
 
     def tensor_chunks(self, tensors: Sequence[str], *, copies: int) -> list[tuple[str, ...]]:

@@ -55,14 +55,16 @@ def test_a_fault_is_told_with_what_where_why_and_what_to_do(capsys) -> None:
 
 
 def test_out_holds_everything_to_act_on_and_the_repro_fails_when_run(capsys, tmp_path: Path) -> None:
+    (tmp_path / "d" / "older").mkdir(parents=True)
     status, out, _ = run(capsys, OVERFLOW, "-p", "fp16", "--out", "d")
     assert status == 1
     names = {path.name for path in (tmp_path / "d").iterdir()}
-    assert names == {
+    assert names - {"older"} == {
         *("diagnosis.json", "diagnosis.html", "diagnosis.md", "journal", "keep_fp32.py", "layers.json"),
         *("model.onnx", "typed.onnx", "repro"),
     }
-    assert "files  d: " in out
+    assert "files  d: diagnosis.html, diagnosis.json, " in out
+    assert "older" not in out
     done = subprocess.run(
         [sys.executable, "-I", tmp_path / "d" / "repro" / "repro.py"],
         capture_output=True,
