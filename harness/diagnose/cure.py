@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.diagnose.effects import Effects
-from harness.diagnose.examine import Examination, Examiner
+from harness.diagnose.examine import Examination, Examiner, less_than_asked
 from harness.diagnose.groups import find_groups
 from harness.diagnose.notebook import Notebook
 from harness.diagnose.patience import GivenUp, Patience
@@ -253,10 +253,10 @@ def cure_on_engine(
         patience=patience,
     )
     cure = _cure_of(result, CANDIDATE)
-    if not patience.given_up:
-        return cure
     (said,) = cure.evidence
-    text = f"the search on the engine was given up: {patience.reason}"
+    text = said.text + less_than_asked(patience.relaxed.get(frozenset(cure.island), ""))
+    if patience.given_up:
+        text = f"the search on the engine was given up: {patience.reason}"
     return replace(cure, stuck=patience.reason, evidence=(replace(said, text=text),))
 
 

@@ -62,6 +62,11 @@ class Examination:
         return self.outcome is Outcome.PASS
 
     @property
+    def less(self) -> str:
+        """Behind what is said of the engine: that it is not the one that was asked for; empty if it is."""
+        return less_than_asked(self.relaxed)
+
+    @property
     def trial(self) -> Trial:
         """The same as a search sees it; a badness of 1 is the limit."""
         if self.outcome is Outcome.UNRESOLVED:
@@ -248,6 +253,11 @@ class Examiner:
         if examination.tensors:
             self.notebook.keep_tensors(key, [dict(sample) for sample in examination.tensors])
         self.notebook.keep(key, jsonable(examination.to_record()))
+
+
+def less_than_asked(relaxed: str) -> str:
+    """What to say behind a statement on an engine that was built relaxed; empty if it was not."""
+    return f" (built with less than was asked for: {relaxed})" if relaxed else ""
 
 
 def relaxed_in(facts: Mapping[str, Any]) -> str:

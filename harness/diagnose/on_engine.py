@@ -131,8 +131,7 @@ class _Run(EngineSeen):
         self.known[frozenset(island)] = trial
         passed = trial.outcome is Outcome.PASS
         said = "passes" if passed else "does not pass" if trial.outcome is Outcome.FAIL else "cannot be built"
-        less = f" (built with less than was asked for: {self.tried.relaxed})" if self.tried.relaxed else ""
-        reason = less or (f": {trial.note}" if trial.note else "")
+        reason = self.tried.less or (f": {trial.note}" if trial.note else "")
         text = f"with the emulator's island in FP32 the unobserved engine {said}{reason}"
         self.evidence.append(
             Evidence(Stage.CURE, text, {"island": list(island), "outcome": trial.outcome, "note": trial.note})
@@ -169,12 +168,13 @@ class _Run(EngineSeen):
                 return
             island, share = found
             self.lab.tell(Stage.CURE, f"build with {len(island)} nodes in FP32", suspected=island)
-            trial = confirm(self.lab.examiner, island).trial
+            tried = confirm(self.lab.examiner, island)
+            trial = tried.trial
             self.known[frozenset(island)] = trial
             passed = trial.outcome is Outcome.PASS
             text = (
                 f"with {len(island)} nodes in FP32, which leave the emulator {percent(share)} of its limit, the "
-                f"unobserved engine {'passes' if passed else 'does not pass'}"
+                f"unobserved engine {'passes' if passed else 'does not pass'}{tried.less}"
             )
             facts = {"island": list(island), "outcome": trial.outcome, "share": share}
             self.evidence.append(Evidence(Stage.CURE, text, facts))

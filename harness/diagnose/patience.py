@@ -32,6 +32,7 @@ class Patience:
         unresolved: how many of them could not be judged.
         last: why, of the last one.
         best: the smallest set that was seen to cure.
+        relaxed: by set that was seen to cure, what its engine was built without.
         given_up: whether the search was ended.
         steps: each evaluation, for the trail.
     """
@@ -40,6 +41,7 @@ class Patience:
     unresolved: int = 0
     last: str = ""
     best: frozenset[str] | None = None
+    relaxed: dict[frozenset[str], str] = field(default_factory=dict)
     given_up: bool = False
     steps: list[Step] = field(default_factory=list)
 
@@ -68,8 +70,11 @@ class Patience:
         if outcome is Outcome.UNRESOLVED:
             self.unresolved += 1
             self.last = step.trial.note or self.last
-        elif outcome is Outcome.PASS and (self.best is None or len(step.treated) < len(self.best)):
-            self.best = step.treated
+        elif outcome is Outcome.PASS:
+            if step.trial.note:
+                self.relaxed[step.treated] = step.trial.note
+            if self.best is None or len(step.treated) < len(self.best):
+                self.best = step.treated
         text = f"treat {problem.describe(step.treated)}"
         self.steps.append(Step(step.strategy, step.evaluations, text, outcome))
 
@@ -79,7 +84,7 @@ class Patience:
         if not self.given_up:
             return ""
         last = f"; the last one: {self.last}" if self.last else ""
-        return f"{self.unresolved} of {self.evaluations} engines with islands could not be built{last}"
+        return f"{self.unresolved} of {self.evaluations} engines could not be built{last}"
 
     def result(self, problem: Problem) -> Result:
         """What a search that was given up came to."""

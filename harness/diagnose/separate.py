@@ -14,6 +14,7 @@ from harness.backends import Observation
 from harness.diagnose.cure import Searching
 from harness.diagnose.examine import Examination, Examiner
 from harness.diagnose.observe import Observed
+from harness.diagnose.patience import GivenUp, Patience
 from harness.diagnose.results import Evidence, Separation, Stage
 from harness.search import Budget, Options, Outcome, Problem, Trial, Verdict, search
 from harness.tensors.precision import Precision
@@ -78,18 +79,21 @@ def separate(
         asked.add(treated)
         return examiner.examine(plan, phase=PHASE).trial
 
-    spending, notebook = examiner.spending, searching.notebook
+    spending, notebook, patience = examiner.spending, searching.notebook, Patience()
     budget = Budget(evaluations=spending.left(PHASE), seconds=spending.seconds_left())
     with nullcontext() if notebook is None else notebook.journal(f"marks-{label}", problem) as journal:
-        result = search(
-            problem,
-            oracle,
-            options=Options(prove=True, repeats=REPEATS),
-            budget=budget,
-            journal=journal,
-            known=known,
-            on_progress=searching.on_progress,
-        )
+        try:
+            result = search(
+                problem,
+                oracle,
+                options=Options(prove=True, repeats=REPEATS),
+                budget=budget,
+                journal=journal,
+                known=known,
+                on_progress=patience.watching(problem, searching.on_progress),
+            )
+        except GivenUp:
+            result = patience.result(problem)
     separations = tuple(_separation(examiner, name) for name in result.culprits) if result.answered else ()
     facts = {
         "verdict": result.verdict.value,
@@ -99,6 +103,8 @@ def separate(
     if separations:
         names = ", ".join(each.tensor for each in separations)
         text = f"marking {names}, and nothing else, cures: what is fused across it goes wrong"
+    elif patience.given_up:
+        text = f"the search for a mark that cures was given up: {patience.reason}"
     else:
         text = f"the search for a mark that cures ended without an answer: {result.verdict}"
     evidence = Evidence(Stage.ATTRIBUTE, text, facts)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import Build, FakeEngine
+from engines import Build, FakeEngine, when_fused
 from models import ISLAND, feeds, rmsnorm
 
 from harness.backends import Evaluation, Plan
@@ -133,6 +133,26 @@ def test_an_engine_that_was_built_relaxed_is_not_taken_for_the_strict_one() -> N
     assert diagnosis.verdict is Verdict.PRECISION
     text = "passes (built with less than was asked for: precisions are preferred, not obeyed)"
     assert text in texts(diagnosis)
+    stubborn = Telling(rmsnorm(scale=600.0), "b1_up", unless(block(1)))
+    stubborn.more = {"realised": {"relaxed": "neighbours_free"}}
+    diagnosis = run(stubborn)
+    assert set(diagnosis.culprits) == block(1)
+    found = [each.text for each in diagnosis.evidence if "the candidate passes" in each.text]
+    assert all("are not pinned" in text for text in found[:1]), "what a search finds is no different"
+    assert found
+
+
+def test_a_search_for_marks_that_cannot_be_built_is_given_up() -> None:
+    # Gone when all is observed, and no single mark can be built.
+    engine = FakeEngine(
+        rmsnorm(),
+        "b1_up",
+        when_fused("b1_up", "b1_up"),
+        breaks=lambda plan: bool(plan.marks),
+    )
+    diagnosis = run(engine, limits=Limits(builds=64))
+    assert "the search for a mark that cures was given up" in texts(diagnosis)
+    assert diagnosis.cost.builds <= 40
 
 
 @pytest.mark.parametrize("needed", [block(1), block(1, 2)])
@@ -190,7 +210,7 @@ def test_a_search_that_cannot_build_what_it_asks_for_is_given_up(tmp_path: Path)
     assert diagnosis.verdict is Verdict.UNRESOLVED
     assert diagnosis.exit_code == 4
     assert FIRST <= diagnosis.cost.builds <= 24
-    assert f"{FIRST} of {FIRST} engines with islands could not be built; the last one" in diagnosis.summary
+    assert f"{FIRST} of {FIRST} engines could not be built; the last one" in diagnosis.summary
     assert "no implementation" in diagnosis.summary
     assert "the search on the engine was given up" in texts(diagnosis)
     again = FakeEngine(rmsnorm(scale=600.0), "b1_up", lambda build: False, breaks=no_islands)

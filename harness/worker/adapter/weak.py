@@ -128,8 +128,10 @@ class Weak:
         freed = [graph.layers[index] for index in sorted(around & self._lowered)]
         for layer in freed:
             layer.handle.reset_precision()
-            for index in range(layer.handle.num_outputs):
-                layer.handle.reset_output_type(index)
+            for index, name in enumerate(layer.outputs):
+                # A mark has the dtype under test whoever computes it: without, it is FP32, and may cure.
+                if layer.handle.output_type_is_set(index) and not graph.tensors[name].is_network_output:
+                    layer.handle.reset_output_type(index)
         self._lowered.difference_update(layer.index for layer in freed)
         return tuple(layer.name for layer in freed)
 

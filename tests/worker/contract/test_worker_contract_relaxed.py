@@ -51,7 +51,13 @@ def test_a_build_that_succeeds_as_it_was_asked_for_is_left_alone(rig: Rig) -> No
 
 
 def test_the_neighbours_of_an_island_are_left_to_the_builder_first(rig: Rig) -> None:
-    breaking(rig, lambda pinned, flags: pinned.get("relu1") == "HALF")
+    networks: list[Any] = []
+
+    def broken(network: Any) -> str | None:
+        networks.append(network)
+        return NO_FORMATS if pins(network).get("relu1") == "HALF" else None
+
+    rig.world.break_build = broken
     reply = build(rig)
     assert rig.world.attempts == 2
     assert reply.realised["relaxed"] == "neighbours_free"
@@ -62,6 +68,7 @@ def test_the_neighbours_of_an_island_are_left_to_the_builder_first(rig: Rig) -> 
         "relu2": "HALF",
     }
     assert OBEY in rig.plan.flags
+    assert {layer._name: layer._types for layer in networks[-1]._layers}["relu1"] == {}
     (warning,) = [each for each in reply.warnings if "could not be built" in each]
     assert "not pinned to fp16 (relu1)" in warning
     assert NO_FORMATS in warning
@@ -118,8 +125,16 @@ def test_nothing_else_is_tried_again(weak: Rig, says: str, fields: dict[str, Any
 
 
 def test_marks_of_an_island_are_kept_through_a_relaxation(weak: Rig) -> None:
-    breaking(weak, lambda pinned, flags: pinned.get("relu1") == "HALF")
+    networks: list[Any] = []
+
+    def broken(network: Any) -> str | None:
+        networks.append(network)
+        return NO_FORMATS if pins(network).get("relu1") == "HALF" else None
+
+    weak.world.break_build = broken
     reply = build(weak, observation="typed", marks=("a1",), mark_dtype="float16")
+    types = {layer._name: layer._types for layer in networks[-1]._layers}
+    assert (types["relu1"], types["conv1"]) == ({0: "HALF"}, {0: "FLOAT"}), "the mark keeps its type"
     assert reply.realised["relaxed"] == "neighbours_free"
     assert reply.outputs == ("y", "a1")
     assert weak.infer(reply, feed("conv"))[0]["a1"].dtype == "float16"
