@@ -262,8 +262,14 @@ def less_than_asked(relaxed: str) -> str:
 
 def relaxed_in(facts: Mapping[str, Any]) -> str:
     """What was given up so that an engine could be built, in words; empty if nothing was."""
-    name = (facts.get("realised") or {}).get("relaxed")
-    return RELAXED.get(str(name), str(name)) if name else ""
+    realised = facts.get("realised") or {}
+    name = realised.get("relaxed")
+    if not name:
+        return ""
+    words = RELAXED.get(str(name), str(name))
+    # Where the builder may choose, it may choose FP32 throughout, and then an island cures nothing.
+    unseen = realised.get("asserted") is False
+    return f"{words}, and no layer is seen to compute in the precision under test" if unseen else words
 
 
 def tactics_of(facts: Mapping[str, Any]) -> Tactics:

@@ -133,6 +133,8 @@ def test_an_engine_that_was_built_relaxed_is_not_taken_for_the_strict_one() -> N
     assert diagnosis.verdict is Verdict.PRECISION
     text = "passes (built with less than was asked for: precisions are preferred, not obeyed)"
     assert text in texts(diagnosis)
+    engine.more = {"realised": {"relaxed": "preferred", "asserted": False}}
+    assert "obeyed, and no layer is seen to compute in the precision under test)" in texts(run(engine))
     stubborn = Telling(rmsnorm(scale=600.0), "b1_up", unless(block(1)))
     stubborn.more = {"realised": {"relaxed": "neighbours_free"}}
     diagnosis = run(stubborn)
