@@ -110,4 +110,5 @@ def _ended(result: RunResult) -> str:
     error = "" if worst is None else f", nrmse {number(worst)}"
     seconds = result.timings.get("total")
     took = "" if seconds is None else f" ({duration(seconds)})"
-    return f"{title(result)}: {LOOKS[result.verdict].word}{error}{took}"
+    looked = ", perturbed by looking" if result.faithful is False else ""
+    return f"{title(result)}: {LOOKS[result.verdict].word}{error}{looked}{took}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import onnx
@@ -10,8 +11,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from harness.cli import main
+from harness.cli.consoles import RunProgress
 from harness.cli.run import parse_shapes
 from harness.errors import UsageError
+from harness.judge import ProgressEvent, RunResult, Verdict
+from harness.tensors.precision import Precision
 
 
 @pytest.fixture(autouse=True)
@@ -327,3 +331,11 @@ def test_a_shape_that_cannot_be_read_says_how_to_write_it(texts: list[str]) -> N
         parse_shapes(texts)
     assert caught.value.exit_code == 2
     assert "'x" in str(caught.value) or "name:[1,3,224,224]" in str(caught.value)
+
+
+@pytest.mark.parametrize(("faithful", "told"), [(True, False), (None, False), (False, True)])
+def test_progress_tells_that_looking_changed_an_engine(faithful: bool | None, told: bool, capsys) -> None:
+    result = RunResult("mlp", Precision.FP16, "trt-8.6", Verdict.XFAIL, "", faithful=faithful)
+    progress = RunProgress(sys.stderr)
+    progress(ProgressEvent("done", 0, 2, "mlp", Precision.FP16, "trt-8.6", result=result))
+    assert ("perturbed by looking" in capsys.readouterr().err) == told
