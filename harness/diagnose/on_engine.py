@@ -282,7 +282,11 @@ class _Run(EngineSeen):
             self.cure = found
         if found.verdict is search.Verdict.FLAKY:
             self.repeats = Verdict.NONDETERMINISTIC
-        if found.found and found.minimal_on is None and len(found.island) > MOST_UNPROVED:
+        # Only FP32 throughout cures, and the island that should cure lies where nothing is obeyed: no part of it will.
+        hopeless = (
+            self.tried is not None and self.tried.opaque and len(found.island) == len(self.subject.units)
+        )
+        if found.found and found.minimal_on is None and len(found.island) > MOST_UNPROVED and not hopeless:
             self.prune(found)
 
     def prune(self, found: Cure) -> None:

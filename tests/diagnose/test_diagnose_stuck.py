@@ -90,8 +90,11 @@ def test_an_island_inside_of_an_opaque_layer_is_explained_in_plain_words() -> No
     assert "cannot be told what precision to use on this release" in told.text
     assert "typed.onnx" in told.text
     assert "whole subgraph in FP32" in told.text
-    if diagnosis.verdict is Verdict.UNRESOLVED:
-        assert any("typed.onnx" in line for line in diagnosis.advice)
+    assert diagnosis.verdict is Verdict.UNRESOLVED
+    assert any("typed.onnx" in line for line in diagnosis.advice)
+    whole = run(engine)
+    assert len(whole.culprits) == len(model.nodes)
+    assert whole.cost.builds <= 24, "no part of it is tried where nothing is obeyed"
 
 
 @pytest.mark.parametrize(
