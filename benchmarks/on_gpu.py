@@ -58,8 +58,18 @@ class Job:
     environment: Mapping[str, str] | None = None
 
 
-def jobs_for(old: str, new: str, out: Path) -> list[Job]:
-    """All jobs, the longest and those on two GPUs first."""
+def jobs_for(
+    old: str, new: str, out: Path, *, run_at: Sequence[str] = (), drift_at: Sequence[str] = ()
+) -> list[Job]:
+    """All jobs, the longest and those on two GPUs first.
+
+    Args:
+        old: the older release.
+        new: the newer release.
+        out: where results go.
+        run_at: precisions of the run over all cases; by default those of the cases.
+        drift_at: precisions that drift is looked for at; by default those of the cases.
+    """
 
     def race(model: str, limit: float) -> Job:
         name = f"race-{model}"
@@ -77,8 +87,16 @@ def jobs_for(old: str, new: str, out: Path) -> list[Job]:
         return Job(f"adapter-{environment}", command, 240, environment={"HARNESS_GPU_PYTHON": python})
 
     run, drift, planted = out / "run", out / "drift", out / "planted"
-    report = ["--json", str(run / "run.json"), "--html", str(run / "report.html")]
-    sample = ["--history", str(drift / "history"), "--out", str(drift / "sample"), "--run-limit", "240"]
+    report = [*_precisions(run_at), "--json", str(run / "run.json"), "--html", str(run / "report.html")]
+    sample = [
+        *_precisions(drift_at),
+        "--history",
+        str(drift / "history"),
+        "--out",
+        str(drift / "sample"),
+        "--run-limit",
+        "240",
+    ]
     conv = "cases/conv-residual.case.yaml"
     diagnosis = ["diagnose", conv, "--precision", "fp16", "--env", new, "--out", str(planted / "handed")]
     return [
@@ -108,6 +126,10 @@ def jobs_for(old: str, new: str, out: Path) -> list[Job]:
         adapter(old),
         Job("parts", [*PYTHON, "benchmarks.engines", "--env", new, "--out", str(out / "engines.json")], 300),
     ]
+
+
+def _precisions(names: Sequence[str]) -> list[str]:
+    return [word for name in names for word in ("--precision", name)]
 
 
 class Machine:
@@ -228,6 +250,8 @@ def main() -> int:
     parser.add_argument("--new", required=True, help="the newer release")
     parser.add_argument("--gpus", default="0", help="indices, such as 0,1,2,3")
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--run-at", action="append", default=[], help="a precision of `run`; may be repeated")
+    parser.add_argument("--drift-at", action="append", default=[], help="a precision of `drift`")
     parser.add_argument("--job", action="append", default=[], help="only this one; may be repeated")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
@@ -239,7 +263,8 @@ def main() -> int:
     for name in (asked.old, asked.new):
         select(name, load())
     gpus = asked.gpus.split(",")
-    jobs = [job for job in jobs_for(asked.old, asked.new, out) if not asked.job or job.name in asked.job]
+    known = jobs_for(asked.old, asked.new, out, run_at=asked.run_at, drift_at=asked.drift_at)
+    jobs = [job for job in known if not asked.job or job.name in asked.job]
     jobs = [job for job in jobs if job.gpus <= len(gpus) and not (out / job.name / DONE).exists()]
     if asked.list:
         for job in jobs:

@@ -84,7 +84,7 @@ def test_a_job_that_ended_well_is_not_run_again(
 ) -> None:
     out = environments / "out"
     jobs = [note(environments, "a", 0), Job("b", ["false"], 9)]
-    monkeypatch.setattr(on_gpu, "jobs_for", lambda old, new, folder: jobs)
+    monkeypatch.setattr(on_gpu, "jobs_for", lambda old, new, folder, **precisions: jobs)
     monkeypatch.setattr(sys, "argv", ["on_gpu", "--old", "old", "--new", "new", "--out", str(out)])
     assert on_gpu.main() == 1
     said = capsys.readouterr().out.splitlines()
@@ -99,7 +99,8 @@ def test_a_job_that_ended_well_is_not_run_again(
 
 
 def test_every_job_is_a_command_that_exists(environments: Path) -> None:
-    jobs = jobs_for("old", "new", environments)
+    jobs = jobs_for("old", "new", environments, run_at=["fp16"], drift_at=["fp32"])
+    assert [job.command[-6:-4] for job in jobs if job.name == "run"] == [["--precision", "fp16"]]
     assert len({job.name for job in jobs}) == len(jobs)
     root = Path(on_gpu.__file__).parents[1]
     for job in jobs:
