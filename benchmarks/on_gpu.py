@@ -88,15 +88,8 @@ def jobs_for(
 
     run, drift, planted = out / "run", out / "drift", out / "planted"
     report = [*_precisions(run_at), "--json", str(run / "run.json"), "--html", str(run / "report.html")]
-    sample = [
-        *_precisions(drift_at),
-        "--history",
-        str(drift / "history"),
-        "--out",
-        str(drift / "sample"),
-        "--run-limit",
-        "240",
-    ]
+    sample = [*_precisions(drift_at), "--history", str(drift / "history"), "--out", str(drift / "sample")]
+    sample += ["--run-limit", "240", "--minutes", "20"]
     conv = "cases/conv-residual.case.yaml"
     diagnosis = ["diagnose", conv, "--precision", "fp16", "--env", new, "--out", str(planted / "handed")]
     return [
