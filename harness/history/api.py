@@ -17,6 +17,7 @@ from harness.history.noise import Floors
 from harness.history.outcome import RunDrift, Status
 from harness.history.releases import Comparison, Pair, Waivers, compare_pair, merge, pairs_of
 from harness.history.report import DriftReport
+from harness.history.rows import fingerprint_in
 from harness.history.schema import NAMES
 from harness.history.store import RunInfo, list_runs, read_runs
 from harness.judge.goldens import golden_root
@@ -200,7 +201,7 @@ def _report(
         tensors=merged.tensors,
         engines=merged.engines,
         records=records,
-        fingerprint=info.fingerprint,
+        fingerprint=info.fingerprint or fingerprint_in(records),
         floors=floors,
         repeats=info.repeats,
         time=info.started,

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.case import Case
 from harness.compare import GateResult, Metrics
@@ -18,9 +18,14 @@ from harness.judge.results import LayerResult, OutputResult, RunResult, Verdict
 from harness.judge.workbench import Workbench
 from harness.tensors.fingerprint import host_fingerprint
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Row = dict[str, Any]
 
 _ENGINE_FACTS = ("tensorrt", "cuda", "driver", "gpu", "compute_capability")
+_HOST_COLUMNS = {"harness": "harness", "onnxruntime": "onnxruntime", "cpu": "host_cpu"}
+"""Columns by their key in the fingerprint of the host."""
 _LAYER_KEYS = ("name", "kind", "onnx_nodes", "precision", "tactic", "outputs")
 
 
@@ -71,12 +76,29 @@ def fingerprint_columns(result: RunResult) -> Row:
     engine: Mapping[str, Any] = result.facts.get("fingerprint") or {}
     host = host_fingerprint()
     columns: Row = {name: engine.get(name) for name in _ENGINE_FACTS}
-    return {
-        **columns,
-        "onnxruntime": host["onnxruntime"],
-        "harness": host["harness"],
-        "host_cpu": host["cpu"],
+    return {**columns, **{name: host[key] for key, name in _HOST_COLUMNS.items()}}
+
+
+def fingerprint_in(records: pd.DataFrame) -> dict[str, Any]:
+    """What the numbers of `records` were made with: what `fingerprint_columns` wrote, put together again.
+
+    Args:
+        records: rows of one run, with the columns of the history.
+    """
+
+    def known(row: pd.Series, name: str) -> str | None:
+        return row[name] if isinstance(row[name], str) else None
+
+    engines = records[records["tensorrt"].notna()].drop_duplicates("release")
+    environments = {
+        str(row["release"]): {
+            "environment": str(row["release"]),
+            **{name: known(row, name) for name in _ENGINE_FACTS},
+        }
+        for _, row in engines.iterrows()
     }
+    host = {key: known(records.iloc[0], name) for key, name in _HOST_COLUMNS.items()} if len(records) else {}
+    return {**host, **({"environments": environments} if environments else {})}
 
 
 def _engine(result: RunResult, bench: Workbench) -> Row:

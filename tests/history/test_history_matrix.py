@@ -6,6 +6,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ import harness.environments
 from harness.environments import Environment, Supervisor
 from harness.errors import EnvironmentConfigError, NothingSelectedError, UsageError
 from harness.history import CacheUse, DriftOptions, DriftVerdict, Floors, LayerBuilds, Status
+from harness.history.api import report_of
 from harness.history.matrix import select_specs
 from harness.history.releases import Pair, compare_pair
 from harness.history.store import list_runs
@@ -295,6 +297,12 @@ def test_each_build_of_an_engine_is_a_new_one(engine_case: Path, drift, workers,
     assert engines["faithful"].tolist() == [True, None, None] * 2
     assert set(report.engines["quantity"]) == {"latency", "engine size", "build time"}
     assert report.fingerprint["environments"]["old"]["tensorrt"] == "8.6.0"
+    (info,) = list_runs(tmp_path / "h")
+    found = report_of(replace(info, fingerprint={})).fingerprint  # as of a run that was stopped
+    assert found["environments"] == report.fingerprint["environments"]
+    assert {
+        key: report.fingerprint[key] for key in ("harness", "onnxruntime", "cpu")
+    }.items() <= found.items()
     assert run.command.endswith("norm.case.yaml --precision fp16 --env new")
 
 
