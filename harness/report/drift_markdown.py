@@ -8,7 +8,7 @@ from harness.report.drift_tables import Table, engines_table
 from harness.report.drift_view import explain, first_origin, is_remarkable
 from harness.report.drift_words import answer, look_of, ratio_text, short, summary, title
 from harness.report.markdown import code, escape, fit
-from harness.report.words import number
+from harness.report.words import made_with, number
 
 MOST_EXPLAINED = 20
 MOST_ROWS = 500
@@ -31,8 +31,8 @@ def drift_markdown(report: DriftReport, *, seconds: float | None = None) -> str:
         lines += _explained(run)
     lines += _engines(engines_table(report))
     facts = "".join(
-        f"- {escape(str(key))}: {escape(str(value))}\n"
-        for key, value in {"run": report.run, **report.fingerprint}.items()
+        f"- {escape(key)}: {escape(value)}\n"
+        for key, value in {"run": report.run, **made_with(report.fingerprint)}.items()
     )
     return fit("\n".join(lines), f"<details><summary>What this ran on</summary>\n\n{facts}\n</details>\n")
 

@@ -14,7 +14,6 @@ from harness.history.judgement import DriftVerdict
 from harness.history.outcome import RunDrift, Status
 from harness.history.report import DriftReport
 from harness.history.schema import ENGINE, LAYER
-from harness.judge.results import jsonable
 from harness.report.drift_dots import engines_figure, outputs_figure
 from harness.report.drift_growth import growth_figure
 from harness.report.drift_series import series_figure, steps_table
@@ -24,7 +23,7 @@ from harness.report.drift_words import DRIFT_LOOKS, STATUS_LOOKS, answer, look_o
 from harness.report.page import TEMPLATES, environment
 from harness.report.svg import inline, render
 from harness.report.view import Statement
-from harness.report.words import Look
+from harness.report.words import Look, made_with
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -101,7 +100,7 @@ def drift_page(
             series=report.series,
             steps=steps_table(report.series),
             series_picture=_series_picture(report),
-            fingerprint=jsonable(report.fingerprint),
+            fingerprint=made_with(report.fingerprint),
             made=made.strftime("%Y-%m-%d %H:%M UTC"),
             script=_trusted(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.judge.results import RunReport, RunResult, Verdict
 from harness.report.view import attention, explain, matrix, worst_error
-from harness.report.words import LOOKS, answer, number, summary
+from harness.report.words import LOOKS, answer, made_with, number, summary
 
 MOST_BYTES = 1_000_000  # GitHub drops a job summary over 1 MiB whole
 
@@ -29,7 +29,7 @@ def markdown(report: RunReport, *, seconds: float | None = None) -> str:
             lines.append(f"- {statement.label + ': ' if statement.label else ''}{escape(statement.text)}")
         lines += ["", "```sh", explanation.command, "```", ""]
     facts = "".join(
-        f"- {escape(str(key))}: {escape(str(value))}\n" for key, value in report.fingerprint.items()
+        f"- {escape(key)}: {escape(value)}\n" for key, value in made_with(report.fingerprint).items()
     )
     tail = f"<details><summary>What this ran on</summary>\n\n{facts}\n</details>\n"
     return fit("\n".join(lines), tail)

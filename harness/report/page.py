@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.judge.results import RunReport, RunResult, Verdict, jsonable
+from harness.judge.results import RunReport, RunResult, Verdict
 from harness.report.growth import error_growth_svg
 from harness.report.view import Explanation, error, explain, flags, gates_text, matrix, worst_error
-from harness.report.words import LOOKS, answer, duration, number, summary, title
+from harness.report.words import LOOKS, answer, duration, made_with, number, summary, title
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -60,7 +60,7 @@ def html_page(
                 _section(anchors[id(result)], result, brief=len(report.results) > MOST_DETAILED)
                 for result in gravest_first
             ],
-            fingerprint=jsonable(report.fingerprint),
+            fingerprint=made_with(report.fingerprint),
             made=made.strftime("%Y-%m-%d %H:%M UTC"),
         )
     )

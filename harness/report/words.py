@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 from harness.judge.results import RunReport, RunResult, Verdict
 from harness.judge.words import count as count
@@ -141,3 +143,21 @@ def middle(text: str, width: int) -> str:
 
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
+
+
+def made_with(fingerprint: Mapping[str, Any]) -> dict[str, str]:
+    """What numbers were made with, a line a fact; an environment is one: `TensorRT 8.6.0, NVIDIA H200, driver 580.1`."""
+    told = {}
+    for key, value in fingerprint.items():
+        if key == "environments":
+            for name, facts in value.items():
+                told[str(name)] = _environment(facts)
+        elif value is not None:
+            told[str(key)] = str(value)
+    return told
+
+
+def _environment(facts: Mapping[str, Any]) -> str:
+    words = {"tensorrt": "TensorRT {}", "gpu": "{}", "compute_capability": "compute capability {}"}
+    words |= {"cuda": "CUDA {}", "driver": "driver {}"}
+    return ", ".join(text.format(facts[key]) for key, text in words.items() if facts.get(key) is not None)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from harness.judge.results import Verdict
 from harness.report.console import failure_text, print_report
+from harness.report.words import made_with
 from harness.tensors.precision import Precision
 
 ESCAPE = "\x1b["
@@ -180,3 +181,11 @@ def test_an_error_for_pytest_shows_its_evidence(make_result) -> None:
     text = failure_text(result, width=os.get_terminal_size().columns if os.isatty(1) else 80)
     assert "the worker died (signal 11)" in text
     assert "[TRT] oops" in text
+
+
+def test_what_numbers_were_made_with_is_a_line_a_fact() -> None:
+    gpu = {"environment": "trt", "tensorrt": "8.6.0", "gpu": "NVIDIA H200", "cuda": None, "driver": "580.1"}
+    assert made_with({"harness": "0.1.0", "cpu": None, "environments": {"trt": gpu}}) == {
+        "harness": "0.1.0",
+        "trt": "TensorRT 8.6.0, NVIDIA H200, driver 580.1",
+    }
