@@ -146,7 +146,7 @@ def _sentence(text: str) -> str:
 
 
 def made_with(fingerprint: Mapping[str, Any]) -> dict[str, str]:
-    """What numbers were made with, a line a fact; an environment is one: `TensorRT 8.6.0, NVIDIA H200, driver 580.1`."""
+    """What numbers were made with, a line a fact; an environment is one: `TensorRT 8.6.0, NVIDIA H200, driver 580`."""
     told = {}
     for key, value in fingerprint.items():
         if key == "environments":
