@@ -11,9 +11,9 @@ from typing import IO, TYPE_CHECKING, Annotated, Self
 import typer
 
 from harness.cli.consoles import make_console
+from harness.cli.options import REPORTS, OnePrecision, OneTarget, PageFile, Shapes
 from harness.cli.run import parse_shapes
 from harness.errors import UsageError
-from harness.tensors.precision import Precision
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,29 +23,18 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 STDOUT = Path("-")
-REPORTS, LIMITS = "Reports", "Limits"
+LIMITS = "Limits"
 
 
 @app.command()
 def diagnose(
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A case file, or an .onnx file.")],
-    precision: Annotated[
-        Precision | None,
-        typer.Option("--precision", "-p", help="By default the case's only one beside fp32, or fp16."),
-    ] = None,
+    target: OneTarget,
+    precision: OnePrecision = None,
     environment: Annotated[
         str | None,
         typer.Option("--env", "-e", metavar="NAME", help="Diagnose the engine of this environment."),
     ] = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="NAME:[SHAPE]",
-            help="Shape of an input of an .onnx file: x:[1,3,224,224]; may be repeated.",
-        ),
-    ] = None,
+    inputs: Shapes = None,
     max_builds: Annotated[
         int | None,
         typer.Option(metavar="N", help="Build no more engines than this (64).", rich_help_panel=LIMITS),
@@ -84,12 +73,7 @@ def diagnose(
             rich_help_panel=REPORTS,
         ),
     ] = None,
-    html_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--html", metavar="FILE", help="Write one self-contained page.", rich_help_panel=REPORTS
-        ),
-    ] = None,
+    html_file: PageFile = None,
     markdown_file: Annotated[
         Path | None,
         typer.Option("--markdown", metavar="FILE", help="Write a bug report.", rich_help_panel=REPORTS),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli.consoles import make_console, make_progress
+from harness.cli.options import REPORTS, PageFile, ResultsFile, SummaryFile
 from harness.cli.run import parse_shapes
 from harness.errors import UsageError
 from harness.history.choices import Against, CacheUse, LayerBuilds
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 STDOUT = Path("-")
-REPORTS, BUILDS, JUDGEMENT, HISTORY = "Reports", "Builds", "Judgement", "History and baselines"
+BUILDS, JUDGEMENT, HISTORY = "Builds", "Judgement", "History and baselines"
 
 
 @app.command()
@@ -115,30 +116,9 @@ def drift(
             rich_help_panel=HISTORY,
         ),
     ] = False,
-    json_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--json",
-            metavar="FILE",
-            help="Write all results as JSON; - is stdout, with nothing else on it.",
-            rich_help_panel=REPORTS,
-        ),
-    ] = None,
-    html_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--html", metavar="FILE", help="Write one self-contained page.", rich_help_panel=REPORTS
-        ),
-    ] = None,
-    markdown_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--markdown",
-            metavar="FILE",
-            help="Write a summary for a CI job or a pull request.",
-            rich_help_panel=REPORTS,
-        ),
-    ] = None,
+    json_file: ResultsFile = None,
+    html_file: PageFile = None,
+    markdown_file: SummaryFile = None,
     table_files: Annotated[
         list[Path] | None,
         typer.Option(

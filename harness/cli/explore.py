@@ -13,6 +13,7 @@ import typer
 
 from harness.cli.consoles import make_console
 from harness.cli.diagnose import make_progress
+from harness.cli.options import OnePrecision, OneTarget, Shapes
 from harness.cli.run import parse_shapes
 from harness.tensors.precision import Precision
 
@@ -21,24 +22,13 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def explore(
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A case file, or an .onnx file.")],
-    precision: Annotated[
-        Precision | None,
-        typer.Option("--precision", "-p", help="By default the case's only one beside fp32, or fp16."),
-    ] = None,
+    target: OneTarget,
+    precision: OnePrecision = None,
     environment: Annotated[
         str | None,
         typer.Option("--env", "-e", metavar="NAME", help="Where `try --engine` builds."),
     ] = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="NAME:[SHAPE]",
-            help="Shape of an input of an .onnx file: x:[1,3,224,224]; may be repeated.",
-        ),
-    ] = None,
+    inputs: Shapes = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for pictures, exports and the journal."),

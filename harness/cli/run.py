@@ -13,6 +13,7 @@ import typer
 
 from harness.backends.plan import Observation
 from harness.cli.consoles import make_console, make_progress
+from harness.cli.options import REPORTS, PageFile, ResultsFile, Shapes, SummaryFile
 from harness.cli.outputs import Outputs
 from harness.cli.repeats import print_repeats
 from harness.errors import UsageError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-REPORTS, GOLDEN = "Reports", "Golden references"
+GOLDEN = "Golden references"
 
 
 @app.command()
@@ -63,15 +64,7 @@ def run(
             help="Build every engine K times, tuned anew: all must pass; tells what changes between builds.",
         ),
     ] = 1,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="NAME:[SHAPE]",
-            help="Shape of an input of an .onnx file: x:[1,3,224,224]; may be repeated.",
-        ),
-    ] = None,
+    inputs: Shapes = None,
     tags: Annotated[
         list[str] | None,
         typer.Option("--tag", "-t", metavar="TAG", help="Only cases with this tag; may be repeated."),
@@ -82,30 +75,9 @@ def run(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Show only what came out unexpectedly, and the summary.")
     ] = False,
-    json_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--json",
-            metavar="FILE",
-            help="Write all results as JSON; - is stdout, with nothing else on it.",
-            rich_help_panel=REPORTS,
-        ),
-    ] = None,
-    html_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--html", metavar="FILE", help="Write one self-contained page.", rich_help_panel=REPORTS
-        ),
-    ] = None,
-    markdown_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--markdown",
-            metavar="FILE",
-            help="Write a summary for a CI job or a pull request.",
-            rich_help_panel=REPORTS,
-        ),
-    ] = None,
+    json_file: ResultsFile = None,
+    html_file: PageFile = None,
+    markdown_file: SummaryFile = None,
     plot: Annotated[
         Path | None,
         typer.Option(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from drift_reports import drift_report, mixed, run_rows
 from history_rows import engine_rows
+from page_reader import Page
 from rich.console import Console
 
 from harness.history import DriftVerdict, Status
@@ -22,7 +22,6 @@ from harness.report.drift_page import drift_page
 from harness.report.drift_view import explain
 from harness.report.drift_words import answer, summary
 
-VOID = {"meta", "br", "img", "link", "hr", "input"}
 PAIR = ("old", "new")
 
 
@@ -34,38 +33,6 @@ def report() -> DriftReport:
 @pytest.fixture(scope="module")
 def page(report: DriftReport) -> str:
     return drift_page(report, seconds=18)
-
-
-class Reader(HTMLParser):
-    """A strict enough reader: tags must close in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.stack: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.stack == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.stack and self.stack[-1] not in ("style", "script"):
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
 
 
 def console_text(report: DriftReport, width: int = 110, **options: object) -> str:
@@ -117,12 +84,12 @@ def test_what_could_be_judged_is_said_beside_what_could_not() -> None:
     broken = run_rows("broken", "fp16", PAIR, error="no engine")
     calm = drift_report(run_rows("calm", "fp16", PAIR), broken)
     assert answer(calm) == "Nothing moved beyond noise on new; 1 of 2 runs could not be judged."
-    page = Reader(drift_page(calm)).text
+    page = Page(drift_page(calm)).text
     assert "What could not be judged" in page
     assert "What moved" not in page
     both = drift_report(run_rows("worse", "fp16", PAIR, factor=3.0), broken)
     assert answer(both) == "1 of 2 runs drifted to the worse on new; 1 of 2 runs could not be judged."
-    assert "What moved, and what could not be judged" in Reader(drift_page(both)).text
+    assert "What moved, and what could not be judged" in Page(drift_page(both)).text
 
 
 def test_an_error_of_both_releases_is_told_from_one_that_came_with_the_newer() -> None:
@@ -230,7 +197,7 @@ def test_annotations_escape_what_would_end_them(report: DriftReport) -> None:
 
 
 def test_the_page_begins_with_the_answer_in_words(page: str) -> None:
-    reader = Reader(page)
+    reader = Page(page)
     assert "2 of 7 runs drifted to the worse on new, 1 of them a new failure" in reader.text[:300]
     assert "older old: TensorRT 10.0 on H200" in reader.text
 
@@ -251,7 +218,7 @@ def test_every_picture_is_there_and_ids_are_unique(page: str) -> None:
 
 
 def test_the_tables_hold_the_numbers(page: str) -> None:
-    text = Reader(page).text
+    text = Page(page).text
     assert "fusion vanished worse at fp16 add, conv add + conv (3 of 3) add; conv (3 of 3)" in text
     assert "more latency calm fp16 1 ms 1.2 ms ×1.2" in text
     assert "▲ WORSE worse fp16 y [0] MatMul output 1e-3 3e-3 ×3" in text
@@ -259,7 +226,7 @@ def test_the_tables_hold_the_numbers(page: str) -> None:
 
 
 def test_the_page_needs_no_network_and_runs_its_own_script_alone(page: str) -> None:
-    reader = Reader(page)
+    reader = Page(page)
     scripts = [attributes for tag, attributes in reader.tags if tag == "script"]
     assert scripts == [{}]
     policy = next(attributes["content"] for tag, attributes in reader.tags if attributes.get("http-equiv"))
@@ -277,7 +244,7 @@ def test_text_from_a_case_or_a_model_is_escaped() -> None:
     report = drift_report(
         run_rows(evil, "fp16", PAIR, factor=3.0, name=evil), run_rows("b", "fp16", PAIR, error=evil)
     )
-    reader = Reader(drift_page(report))
+    reader = Page(drift_page(report))
     assert not any(tag == "img" for tag, _ in reader.tags)
     assert evil in reader.text
     outside_code = re.sub(r"```sh\n.*?\n```", "", drift_markdown(report), flags=re.DOTALL)
@@ -289,7 +256,7 @@ def test_three_releases_share_a_page() -> None:
         run_rows("worse", "fp16", ("a", "b", "c"), factor=3.0), run_rows("calm", "fp16", ("a", "b", "c")),
         releases=("a", "b", "c"),
     )  # fmt: skip
-    reader = Reader(drift_page(report))
+    reader = Page(drift_page(report))
     assert "case fp16 · b fp16 · c" in reader.text
     assert "| fp16 | `c` |" in drift_markdown(report)
     assert "1 of 4 runs drifted to the worse on b and c." in reader.text
@@ -297,10 +264,10 @@ def test_three_releases_share_a_page() -> None:
 
 def test_a_page_of_nothing_but_errors_or_of_a_single_build() -> None:
     broken = drift_report(run_rows("broken", "fp16", PAIR, error="no engine"))
-    assert "1 of 1 run could not be judged on new" in Reader(drift_page(broken)).text
+    assert "1 of 1 run could not be judged on new" in Page(drift_page(broken)).text
     assert "no engine" in console_text(broken)
     single = drift_report([row for row in run_rows("one", "fp16", PAIR, factor=3.0) if row["build"] == 0])
-    assert "not measured" in Reader(drift_page(single)).text
+    assert "not measured" in Page(drift_page(single)).text
 
 
 def test_a_page_where_nothing_moved_still_shows_the_largest_change() -> None:
@@ -311,14 +278,14 @@ def test_a_page_where_nothing_moved_still_shows_the_largest_change() -> None:
 
 def test_what_was_infinite_has_no_multiples() -> None:
     both = drift_report(run_rows("net", "fp16", ("new", "old"), factor=math.inf), releases=("old", "new"))
-    text = Reader(drift_page(both)).text
+    text = Page(drift_page(both)).text
     assert "×0 " not in text
     assert "from inf" in text
 
 
 def test_large_tables_are_cut_and_say_so() -> None:
     many = drift_report(*(run_rows(f"c{place}", "fp16", PAIR, factor=3.0) for place in range(20)))
-    reader = Reader(drift_page(many))
+    reader = Page(drift_page(many))
     assert "The 400 gravest of 500; the CSV and the Parquet hold all of them." in reader.text
 
 
