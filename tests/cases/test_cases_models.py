@@ -85,10 +85,11 @@ def test_nodes_and_tensors_have_names_of_their_own(path):
 
 @each_case
 def test_first_tensor_is_named_after_its_node(path):
-    if "quantised" in _document(path)["tags"]:
-        pytest.skip("ONNX Runtime names what its quantiser writes")
     for graph in _graphs(_model(path).graph):
-        assert [node.output[0] for node in graph.node] == [node.name for node in graph.node]
+        for node in graph.node:
+            # What ONNX Runtime's quantiser adds, it names itself.
+            added = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+            assert node.output[0] == node.name + ("_Output" if added else "")
 
 
 @each_case
@@ -135,8 +136,6 @@ def test_another_process_builds_the_same_bytes():
 
 @each_case
 def test_another_seed_gives_other_weights(path):
-    if "borrowed" in _document(path)["tags"]:
-        pytest.skip("too large to build once more")
     function, args = _builder(path)
     other = getattr(models, function)(**{**args, "seed": 1})
     assert _digest(other) != _digest(_model(path))

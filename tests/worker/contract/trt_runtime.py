@@ -347,5 +347,18 @@ def _session(model: bytes, names: tuple[str, ...]) -> onnxruntime.InferenceSessi
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
-    except Exception:
+    except Exception:  # whatever ONNX Runtime raises
+        if not _NOT_ON_A_CPU & set(_dtypes(proto.graph)):
+            raise
         return None
+
+
+_NOT_ON_A_CPU = {onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT8E4M3FN}
+
+
+def _dtypes(graph: onnx.GraphProto) -> list[int]:
+    """The dtypes of weights, and those that nodes cast or quantise to."""
+    kinds = ("to", "output_dtype")
+    cast = [each.i for node in graph.node for each in node.attribute if each.name in kinds]
+    values = [value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)]
+    return [*cast, *values, *(weight.data_type for weight in graph.initializer)]
