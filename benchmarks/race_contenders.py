@@ -314,6 +314,7 @@ def _row(document: dict[str, Any]) -> dict[str, Any]:
         "finished": True,
         "verdict": document["verdict"],
         "builds": document["cost"]["builds"],
+        "stages": document["cost"]["stages"],
         "kept_in_fp32": len(document["culprits"]) if document["confirmed"] else None,
         "culprits": document["culprits"],
         "origins": [origin["node"] for origin in document["origins"]],

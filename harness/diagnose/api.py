@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from harness.diagnose.suspects import islands_of
 from harness.diagnose.target import one_case, precision_of
 from harness.diagnose.unsound import explain_reference
 from harness.diagnose.words import advise, summarise
-from harness.errors import BudgetExhaustedError, NothingSelectedError, UsageError
+from harness.errors import BudgetExhaustedError, NothingSelectedError, ReferenceNotFiniteError, UsageError
 from harness.judge import Judge, JudgeOptions
 from harness.judge.candidates import EMULATOR
 from harness.judge.judge import describe_failure
@@ -106,6 +106,9 @@ def diagnose(
         if missing := bench.missing_packages():
             raise NothingSelectedError(f"needs {', '.join(missing)}, which is not installed", where=case.name)
         candidate = own.candidates.get(environment or EMULATOR, bench)
+        _start_ahead(candidate)
+        with suppress(ReferenceNotFiniteError):  # the first stage says so
+            _ = bench.expected  # while the worker starts
         subject = Subject(bench, chosen, candidate, _engine_factory(candidate))
         folder = Path(journal) if journal is not None else None
         if folder is None:
@@ -178,6 +181,12 @@ def _untimed(candidate: Candidate) -> Iterator[None]:
         yield
     finally:
         timed.timing = before
+
+
+def _start_ahead(candidate: Candidate) -> None:
+    supervisor = getattr(candidate, "supervisor", None)
+    if supervisor is not None:
+        supervisor.start_ahead()
 
 
 def _engine_factory(candidate: Candidate) -> Callable[[Model], Candidate] | None:

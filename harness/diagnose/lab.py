@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,6 +40,8 @@ class Lab:
             self.spending.restore(self.notebook.spent)
         self._emulations = self.subject.bench.emulator.evaluations
         self.examiner = Examiner(self.subject, self.spending, self.notebook)
+        self._stages: dict[Stage, float] = {}
+        self._since = self.spending.started
 
     @cached_property
     def emulated(self) -> Subject:
@@ -65,16 +68,24 @@ class Lab:
     def cost(self) -> Cost:
         """What was spent so far."""
         emulations = self.subject.bench.emulator.evaluations - self._emulations
-        return Cost(self.spending.builds, emulations, self.spending.seconds)
+        self._clock()
+        return Cost(self.spending.builds, emulations, self.spending.seconds, dict(self._stages))
 
     def tell(
         self, stage: Stage, text: str, *, suspected: tuple[str, ...] = (), suspects: int | None = None
     ) -> None:
         """Tell whoever watches."""
+        self._clock()
         self.stage = stage
         if self.progress is not None:
             cost = self.cost
             self.progress(ProgressEvent(stage, text, cost.emulations, cost.builds, suspects, suspected))
+
+    def _clock(self) -> None:
+        """Count the time since it was last looked at to the stage that is under way."""
+        now = time.perf_counter()
+        self._stages[self.stage] = self._stages.get(self.stage, 0.0) + now - self._since
+        self._since = now
 
     def watcher(self, text: str) -> Callable[[search.Progress], None]:
         """What a search tells, as events of the cure."""

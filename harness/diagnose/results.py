@@ -111,15 +111,22 @@ class Cost:
         builds: engines that were built.
         emulations: evaluations of the emulator.
         seconds: wall time.
+        stages: by stage, the seconds of it that this process spent there.
     """
 
     builds: int = 0
     emulations: int = 0
     seconds: float = 0.0
+    stages: Mapping[Stage, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """`builds`, `emulations` and `seconds`."""
-        return {"builds": self.builds, "emulations": self.emulations, "seconds": round(self.seconds, 4)}
+        """`builds`, `emulations`, `seconds`, and `stages`."""
+        return {
+            "builds": self.builds,
+            "emulations": self.emulations,
+            "seconds": round(self.seconds, 4),
+            "stages": {stage.value: round(seconds, 4) for stage, seconds in self.stages.items()},
+        }
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,20 @@ class Supervisor:
         """Whether there is a worker at this moment."""
         return self._running is not None
 
+    def start_ahead(self) -> None:
+        """Start the worker in the background: importing TensorRT takes seconds that the caller can use.
+
+        Whoever asks next waits for it, and is told if it did not start.
+        """
+        if self.running:
+            return
+
+        def start() -> None:
+            with contextlib.suppress(CandidateError):
+                self.probe()
+
+        threading.Thread(target=start, name=f"start {self.environment.name}", daemon=True).start()
+
     def probe(self, *, fresh: bool = False) -> messages.ProbeReply:
         """What the environment is and can do; `fresh` asks again, for the memory that is free now.
 

@@ -99,7 +99,8 @@ def test_json_on_stdout_has_nothing_beside_it(capsys) -> None:
     assert document["schema"] == "harness.diagnosis/1"
     assert set(promised) <= set(document)
     assert set(document["origins"][0]) >= {"node", "op", "tensor", "why"}
-    assert set(document["cost"]) == {"builds", "emulations", "seconds"}
+    assert set(document["cost"]) == {"builds", "emulations", "seconds", "stages"}
+    assert sum(document["cost"]["stages"].values()) == pytest.approx(document["cost"]["seconds"], rel=0.2)
     assert document["confirmed"] is True
     assert document["minimal"] is True
     assert "residual-growth at fp16" in err

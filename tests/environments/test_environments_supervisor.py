@@ -17,7 +17,7 @@ from harness.environments.folders import cache_folder, data_folder
 from harness.environments.logtail import LogTail
 from harness.environments.scratch import ScratchFolder, scratch_root, sweep
 from harness.environments.timing_cache import TimingCacheFile
-from harness.errors import EnvironmentConfigError
+from harness.errors import CandidateError, EnvironmentConfigError
 from harness.worker import messages
 
 MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"
@@ -64,6 +64,23 @@ def test_a_refused_timing_cache_is_dropped_with_one_warning_for_ever(
     third.close()
     assert third.take_warnings() == ()
     assert not file.path.exists()
+
+
+def test_a_worker_started_ahead_is_the_one_that_is_asked(supervisor: Supervisor) -> None:
+    assert not supervisor.running
+    supervisor.start_ahead()
+    assert supervisor.probe().tensorrt == "8.6.0"
+    assert supervisor.running
+    assert supervisor.generation == 1
+    supervisor.start_ahead()
+    assert supervisor.generation == 1
+
+
+def test_a_worker_that_cannot_start_ahead_says_so_when_it_is_asked(environment: Environment) -> None:
+    lost = Supervisor(replace(environment, command=("/nowhere/python",)))
+    lost.start_ahead()
+    with pytest.raises(CandidateError, match="/nowhere/python"):
+        lost.probe()
 
 
 def test_no_cache_is_kept_of_a_worker_that_built_nothing(supervisor: Supervisor) -> None:
