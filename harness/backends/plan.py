@@ -34,6 +34,8 @@ class Plan:
         marks: the intermediate tensors to observe; empty with an observation other than `none` means all.
         build: options of the TensorRT builder; the emulator ignores them.
         tactics: tactics to force and to forbid; None leaves them to TensorRT, and unrecorded. The emulator has none.
+        casts: hold the islands by Casts in the graph, too, where typing is weak: the graph itself then says the
+            precision, and `pin_precision` is not asked for. Strong typing and the emulator do so anyway.
     """
 
     precision: Precision
@@ -42,6 +44,7 @@ class Plan:
     marks: frozenset[str] = frozenset()
     build: BuildOptions = field(default_factory=BuildOptions)
     tactics: TacticOrders | None = None
+    casts: bool = False
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,8 @@ class Requests:
 
     def options(self, plan: Plan) -> BuildOptions:
         """The environment's build options, overridden by what the plan sets."""
-        return self._environment.build.model_copy(update=plan.build.model_dump(exclude_unset=True))
+        asked = self._environment.build.model_copy(update=plan.build.model_dump(exclude_unset=True))
+        return asked.model_copy(update={"pin_precision": False}) if plan.casts else asked
 
     def shapes(self, model: Model, feeds: Tensors) -> dict[str, Profile]:
         """A range of shapes for each input with a dynamic axis: the given one, or what it is fed."""
@@ -119,7 +120,7 @@ class Requests:
         options = self.options(plan)
         typing = self._typing(plan.precision, options)
         model = self.model
-        if typing == "strong" and plan.precision in LOW_DTYPE:
+        if (typing == "strong" or plan.casts) and plan.precision in LOW_DTYPE:
             model = self._typed_model(plan.precision, plan.islands)
         if observation is Observation.PREFIX:  # cut after typing: the tensor keeps the dtype under test
             model = self._prefix(model, marks[0])

@@ -108,6 +108,7 @@ class TensorRTCandidate:
             "islands": sorted(plan.islands),
             "observation": plan.observation,
             "marks": sorted(plan.marks),
+            **({"casts": True} if plan.casts else {}),
             "plain_marks": self.requests.plain_marks,
             "build": self.requests.options(plan).model_dump(mode="json", exclude={"pins"}),
             "tactics": _without_paths(plan.tactics),

@@ -49,6 +49,7 @@ class Cure:
         verdict: how the search ended; None if there was no need for one.
         evidence: what was shown.
         stuck: why the search was given up; empty if it was not.
+        relaxed: what was given up so that the engine which passes could be built, in words.
     """
 
     island: tuple[str, ...] = ()
@@ -58,6 +59,7 @@ class Cure:
     verdict: Verdict | None = None
     evidence: tuple[Evidence, ...] = ()
     stuck: str = ""
+    relaxed: str = ""
     result: Result | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -254,10 +256,11 @@ def cure_on_engine(
     )
     cure = _cure_of(result, CANDIDATE)
     (said,) = cure.evidence
-    text = said.text + less_than_asked(patience.relaxed.get(frozenset(cure.island), ""))
+    relaxed = patience.relaxed.get(frozenset(cure.island), "")
+    text = said.text + less_than_asked(relaxed)
     if patience.given_up:
         text = f"the search on the engine was given up: {patience.reason}"
-    return replace(cure, stuck=patience.reason, evidence=(replace(said, text=text),))
+    return replace(cure, stuck=patience.reason, relaxed=relaxed, evidence=(replace(said, text=text),))
 
 
 def _suspects(subject: Subject, prognosis: Prognosis, suspicion: Mapping[str, float]) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ class EngineSeen:
         wrong: where an FP32 engine first differs.
         wrong_alone: those of them that are wrong by themselves.
         price: what the island costs in latency.
+        casts: the island of `cure` was held by Casts in the graph.
     """
 
     lab: Lab
@@ -58,6 +59,7 @@ class EngineSeen:
     wrong: tuple[str, ...] = ()
     wrong_alone: tuple[str, ...] = ()
     price: Price | None = None
+    casts: bool = False
 
     def __post_init__(self) -> None:
         self.subject = self.lab.subject
@@ -146,6 +148,7 @@ def _island(seen: EngineSeen, found: Findings) -> Findings:
         minimal_on=seen.cure.minimal_on,
         origins=_origins_of(seen, island),
         cure=seen.cure,
+        casts=seen.casts,
     )
     if seen.behind and seen.prior is not None and not set(island).intersection(seen.prior.island):
         return _elsewhere(seen, found, seen.prior.island)

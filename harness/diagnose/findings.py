@@ -30,6 +30,7 @@ class Findings:
         price: what the island costs in latency.
         suspects: for an unresolved fault: the smallest set that is known to cure, or what is suspected most.
         cure: the search behind the island; None if there was none.
+        casts: the island cures where Casts hold it in the graph: build from the typed model.
         pins: the tactics of a build that passes, for a fault of a tactic.
     """
 
@@ -47,4 +48,5 @@ class Findings:
     price: Price | None = None
     suspects: tuple[str, ...] = ()
     cure: Cure | None = None
+    casts: bool = False
     pins: TacticRecord | None = None

@@ -12,7 +12,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from harness.backends.emulator import Emulator
 from harness.backends.tensorrt import TensorRTCandidate
 from harness.compare import compare
 from harness.diagnose.cut import Part
+from harness.diagnose.examine import RELAXED
 from harness.diagnose.findings import Findings
 from harness.diagnose.formats import say
 from harness.diagnose.lab import Lab
@@ -116,7 +117,11 @@ def _write_pins(lab: Lab, record: TacticRecord, folder: Path, evidence: list[Evi
 def _commands(subject: Subject, found: Findings, files: Files) -> dict[str, str]:
     if found.verdict is Verdict.TF32:
         return without_tf32(files)
-    return keep_fp32(subject.model, subject.precision, found.island, files)
+    if found.casts and files.typed is not None:
+        files = replace(files, model=files.typed)
+    preferred = found.cure is not None and RELAXED["preferred"] in found.cure.relaxed
+    constraints = "prefer" if preferred else "obey"
+    return keep_fp32(subject.model, subject.precision, found.island, files, constraints=constraints)
 
 
 def _can_be_typed(subject: Subject, found: Findings) -> bool:

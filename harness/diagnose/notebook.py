@@ -12,6 +12,7 @@ done. Lines are synced to disk. A torn last line is dropped.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -29,6 +30,8 @@ from harness.tensors.files import write_text
 
 SCHEMA = "harness.notebook/1"
 FILE = "notebook.jsonl"
+LONGEST_NAME = 80
+"""Characters of a key that its file is named after; file systems take 255 bytes, `.tmp` and all."""
 DEFAULT_ROOT = Path(".harness") / "diagnose"
 
 
@@ -111,7 +114,10 @@ class Notebook:
         self.keep(f"{key}:samples", len(samples))
 
     def _tensor_file(self, key: str, sample: int) -> Path:
-        return self.folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', key)}.{sample}.safetensors"
+        name = re.sub(r"[^A-Za-z0-9.-]+", "_", key)
+        if len(name) > LONGEST_NAME:  # an island may have hundreds of nodes
+            name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        return self.folder / f"{name}.{sample}.safetensors"
 
     def _append(self, line: dict[str, Any], *, sync: bool = True) -> None:
         data = json.dumps(line, allow_nan=False).encode() + b"\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness import search
+from harness.diagnose.casts import cure_with_casts
 from harness.diagnose.convert import find_divergence
 from harness.diagnose.cure import (
     CANDIDATE,
@@ -99,7 +100,9 @@ class _Run(EngineSeen):
         self.look()
         if self.observed is not None and self.observed.passes and not self.behind:
             self.search_marks()
-        if not (self.separated and self.separated.separations):
+        if self.tried is not None and self.tried.opaque and self.behind:
+            self.try_casts()
+        if not self.cured and not (self.separated and self.separated.separations):
             self.search_engine()
 
     def check_fp32(self) -> None:
@@ -137,7 +140,7 @@ class _Run(EngineSeen):
             Evidence(Stage.CURE, text, {"island": list(island), "outcome": trial.outcome, "note": trial.note})
         )
         if passed:
-            self.settle(replace(self.prior, confirmed_on=CANDIDATE))
+            self.settle(replace(self.prior, confirmed_on=CANDIDATE, relaxed=self.tried.relaxed))
         elif self.tried.opaque:
             release = self.subject.fingerprint.get("tensorrt")
             self.evidence.append(opaque_evidence(self.tried.opaque, release))
@@ -180,7 +183,15 @@ class _Run(EngineSeen):
             self.evidence.append(Evidence(Stage.CURE, text, facts))
             if passed:
                 # Fewer may do: each of them is needed for the margin, which is more than the gate asks for.
-                self.settle(replace(self.prior, island=island, confirmed_on=CANDIDATE, minimal_on=None))
+                self.settle(
+                    replace(
+                        self.prior,
+                        island=island,
+                        confirmed_on=CANDIDATE,
+                        minimal_on=None,
+                        relaxed=tried.relaxed,
+                    )
+                )
                 return
 
     def check_strict(self) -> None:
@@ -257,6 +268,20 @@ class _Run(EngineSeen):
         baseline = self.strict if precision is Precision.FP32 and self.strict else self.baseline
         self.separated = separate(self.lab.examiner, baseline, self.observed, searching, precision=precision)
         self.evidence += self.separated.evidence
+
+    def try_casts(self) -> None:
+        """The island lies where nothing is obeyed: say it in the graph, for more and more around it."""
+        assert self.prior is not None
+        around = island_hints(self.subject, self.starts, self.prior.island, ())[-1:]
+        parts = [*around, *block_hints(self.subject, self.prior.island, around)]
+
+        def told(count: int) -> None:
+            self.lab.tell(Stage.CURE, f"build with {count} nodes in FP32, between Casts in the graph")
+
+        found = cure_with_casts(self.lab.examiner, parts, told)
+        self.evidence += found.evidence
+        if found.found:
+            self.cure, self.casts = found, True
 
     def search_engine(self) -> None:
         """Search the island on the engine itself, with all that is known as a prior."""

@@ -47,14 +47,24 @@ def without_tf32(files: Files) -> dict[str, str]:
     }
 
 
-def keep_fp32(model: Model, precision: Precision, island: Sequence[str], files: Files) -> dict[str, str]:
-    """A command for each tool that keeps `island` in FP32; tools that cannot are left out."""
+def keep_fp32(
+    model: Model, precision: Precision, island: Sequence[str], files: Files, *, constraints: str = "obey"
+) -> dict[str, str]:
+    """A command for each tool that keeps `island` in FP32; tools that cannot are left out.
+
+    Args:
+        model: the model as it is.
+        precision: of all other nodes.
+        island: names of the nodes.
+        files: what the commands name.
+        constraints: `obey`, or `prefer` where TensorRT refuses to obey.
+    """
     recipes: dict[str, str] = {}
     flag = WEAK_FLAGS.get(precision)
     if flag and island:
         if not any(UNSPEAKABLE.search(name) for name in island):
-            recipes["trtexec"] = _trtexec(model, flag, island, files.model)
-        recipes["polygraphy"] = _polygraphy(flag, island, files)
+            recipes["trtexec"] = _trtexec(model, flag, island, files.model, constraints)
+        recipes["polygraphy"] = _polygraphy(flag, island, files, constraints)
     if files.typed is not None:
         recipes["trtexec_strongly_typed"] = f"trtexec --onnx={shlex.quote(files.typed)} --stronglyTyped"
     if precision in (Precision.FP16, Precision.BF16) and island:
@@ -62,14 +72,14 @@ def keep_fp32(model: Model, precision: Precision, island: Sequence[str], files: 
     return recipes
 
 
-def _trtexec(model: Model, flag: str, island: Sequence[str], path: str) -> str:
+def _trtexec(model: Model, flag: str, island: Sequence[str], path: str, constraints: str) -> str:
     precisions = ",".join(f"{name}:fp32" for name in island)
     types = ",".join(f"{name}:{'+'.join(['fp32'] * _float_outputs(model, name))}" for name in island)
     arguments = [
         "trtexec",
         f"--onnx={path}",
         flag,
-        "--precisionConstraints=obey",
+        f"--precisionConstraints={constraints}",
         f"--layerPrecisions={precisions}",
         f"--layerOutputTypes={types}",
     ]
@@ -80,9 +90,9 @@ def _float_outputs(model: Model, name: str) -> int:
     return max(1, sum(model.dtypes.get(output) == "float32" for output in model.node(name).outputs))
 
 
-def _polygraphy(flag: str, island: Sequence[str], files: Files) -> str:
+def _polygraphy(flag: str, island: Sequence[str], files: Files, constraints: str) -> str:
     arguments = ["polygraphy", "convert", files.model, "--convert-to", "trt", flag]
-    arguments += ["--precision-constraints", "obey", "-o", "model.plan"]
+    arguments += ["--precision-constraints", constraints, "-o", "model.plan"]
     # polygraphy has no argument for the types of layer outputs: without them an island may still hand on FP16.
     arguments += ["--trt-network-postprocess-script", files.script]
     arguments += ["--layer-precisions", *(f"{name}:float32" for name in island)]

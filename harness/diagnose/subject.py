@@ -66,6 +66,7 @@ class Subject:
         observation: Observation = Observation.NONE,
         marks: frozenset[str] = frozenset(),
         build: BuildOptions | None = None,
+        casts: bool = False,
     ) -> Plan:
         """An evaluation of this case; by default the one that a user would deploy."""
         return Plan(
@@ -74,6 +75,7 @@ class Subject:
             observation=observation,
             marks=marks,
             build=build or self.bench.case.build,
+            casts=casts,
         )
 
     def judge(

@@ -74,7 +74,8 @@ def _cause(found: Findings) -> str:
 def _remedy(found: Findings) -> str:
     count = len(found.island)
     verb = "cures" if found.confirmed else "should cure"
-    text = f"FP32 at {count} node{'s' if count != 1 else ''} ({_nodes(found.island)}) {verb} it"
+    between = ", between Casts in the graph," if found.casts else ""
+    text = f"FP32 at {count} node{'s' if count != 1 else ''} ({_nodes(found.island)}){between} {verb} it"
     starts = {origin.node for origin in found.origins}
     on_engine = found.cure is not None and found.cure.confirmed_on == CANDIDATE
     if on_engine and len(starts) == 1 and not starts.intersection(found.island):

@@ -285,6 +285,18 @@ def test_strong_typing_gets_a_graph_that_carries_precision_and_islands(make: Mak
     assert request_of(candidate.evaluate(Plan(Precision.FP32), {"x": X}))["typing"] == "auto"
 
 
+def test_islands_can_be_held_by_casts_where_typing_is_weak(candidate: TensorRTCandidate) -> None:
+    plan = replace(FP16, islands=frozenset({"sq"}), casts=True, build=BuildOptions(pin_precision=True))
+    request = request_of(candidate.evaluate(plan, {"x": X}))
+    assert request["typing"] == "weak"
+    assert request["islands"] == ["sq"]
+    assert any(node["op"] == "Cast" for node in request["nodes"])
+    assert not request["options"].get("pin_precision"), "the graph says it"
+    plain = request_of(candidate.evaluate(replace(plan, casts=False), {"x": X}))
+    assert not any(node["op"] == "Cast" for node in plain["nodes"])
+    assert plain["options"]["pin_precision"] is True
+
+
 def test_engines_make_room_for_the_one_that_runs(make: Make) -> None:
     candidate = make(ENGINES_LIMIT="2")
     plans = [replace(FP16, islands=frozenset({name})) for name in ("sq", "mean", "root", "norm")]
@@ -395,6 +407,7 @@ def test_the_key_depends_on_all_that_the_evaluation_depends_on(supervisor: Super
         candidate.key(TYPED, {"x": X}),
         candidate.key(replace(TYPED, marks=frozenset({"sq"})), {"x": X}),
         candidate.key(replace(FP16, build=BuildOptions(tf32=True)), {"x": X}),
+        candidate.key(replace(FP16, islands=frozenset({"sq"}), casts=True), {"x": X}),
         candidate.key(FP16, {"x": X + 1}),
         TensorRTCandidate(environment(), load_model(norm_chain(2.0)), supervisor=supervisor).key(
             FP16, {"x": X}

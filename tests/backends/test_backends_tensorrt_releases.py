@@ -76,6 +76,16 @@ def test_an_overflow_is_seen_under_typed_observation_and_cured_by_its_island(
     np.testing.assert_allclose(cured.tensors["y"], reference["y"], atol=0.1)
 
 
+def test_an_island_between_casts_cures_too(
+    candidate: TensorRTCandidate, reference: dict[str, np.ndarray]
+) -> None:
+    island = frozenset({"sq", "mean", "root"})
+    cured = candidate.evaluate(replace(FP16, islands=island, casts=True), {"x": X})
+    assert cured.facts["typing"] == ("strong" if strong(candidate) else "weak")
+    np.testing.assert_allclose(cured.tensors["y"], reference["y"], atol=0.1)
+    assert np.abs(cured.tensors["y"] - reference["y"]).max() > 0, "the rest is FP16"
+
+
 def test_prefixes_agree_with_the_reference_up_to_the_overflow(
     candidate: TensorRTCandidate, reference: dict[str, np.ndarray]
 ) -> None:

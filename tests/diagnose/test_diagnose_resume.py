@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from engines import FakeEngine, Rougher, when_lowered
 from models import case_path, feeds, rmsnorm
@@ -34,6 +35,19 @@ ANSWER = (
     "recipes",
 )
 HERE = Path(__file__).parent
+
+
+def test_an_island_of_hundreds_of_nodes_has_files_of_its_own(tmp_path: Path) -> None:
+    model = rmsnorm()
+    bench = make_bench(model, feeds(model))
+    notebook = Notebook(tmp_path, Subject(bench, Precision.FP16, bench.emulator), resume=False)
+    keys = [f"island {' '.join(f'block_{number}_node' for number in range(count))}" for count in (300, 301)]
+    for value, key in enumerate(keys):
+        notebook.keep_tensors(key, [{"y": np.full(3, value, np.float32)}])
+    for value, key in enumerate(keys):
+        (sample,) = notebook.recall_tensors(key) or []
+        assert sample["y"].tolist() == [value] * 3
+    bench.close()
 
 
 class Killed(BaseException):

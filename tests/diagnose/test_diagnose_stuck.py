@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from models import ISLAND, feeds, rmsnorm
 from harness.backends import Evaluation, Plan
 from harness.diagnose import Diagnosis, Limits, Verdict, diagnose_model
 from harness.diagnose.api import Options, _diagnose
+from harness.diagnose.casts import cure_with_casts
 from harness.diagnose.engine_prior import block_hints
 from harness.diagnose.lab import Lab
 from harness.diagnose.notebook import Notebook
@@ -97,6 +99,56 @@ def test_an_island_inside_of_an_opaque_layer_is_explained_in_plain_words() -> No
     assert whole.cost.builds <= 24, "no part of it is tried where nothing is obeyed"
 
 
+def obeying_casts(needed: frozenset[str]) -> Telling:
+    """An engine that is right only with `needed` between Casts."""
+
+    def wrong(build: Build) -> bool:
+        plan = build.plan
+        return plan.precision is Precision.FP16 and not (plan.casts and plan.islands >= needed)
+
+    engine = Telling(rmsnorm(scale=600.0), "b1_sq", wrong, rounds=False)
+    engine.more = opaque_facts()
+    return engine
+
+
+def test_casts_hold_an_island_where_nothing_is_obeyed(tmp_path: Path) -> None:
+    needed = frozenset({"b1_sq", "b1_mean", "b1_addeps", "b1_sqrt", "b1_norm", "b1_gain"})
+    engine = obeying_casts(needed)
+    diagnosis = run(engine)
+    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.confirmed
+    assert set(diagnosis.culprits) == needed
+    assert "between Casts in the graph, cures it" in diagnosis.summary
+    assert diagnosis.cost.builds <= 16
+    last = [plan for plan in engine.plans if plan.islands == needed]
+    assert [plan.casts for plan in last] == [True]
+    assert "--onnx=typed.onnx" in diagnosis.recipes["trtexec"]
+    assert "--precisionConstraints=obey" in diagnosis.recipes["trtexec"]
+
+    first = kept(obeying_casts(needed), tmp_path, resume=False)
+    assert first.summary == diagnosis.summary
+    resumed = kept(obeying_casts(needed), tmp_path, resume=True)
+    assert resumed.to_dict()["culprits"] == first.to_dict()["culprits"]
+    assert resumed.recipes == first.recipes
+    assert resumed.cost.builds <= first.cost.builds + 1
+
+
+@pytest.mark.parametrize("needed", range(1, 9))
+@pytest.mark.parametrize("start", range(8))
+def test_what_casts_hold_is_cut_down_from_both_ends(start: int, needed: int) -> None:
+    units = [str(number) for number in range(8)]
+    wanted = frozenset(units[start : start + needed])
+    examiner = SimpleNamespace(
+        subject=SimpleNamespace(units=units, plan=lambda island, casts: island),
+        examine=lambda island, phase, key: SimpleNamespace(
+            trial=Trial(Outcome.PASS if island >= wanted else Outcome.FAIL)
+        ),
+    )
+    found = cure_with_casts(examiner, [frozenset(units[:2]), frozenset(units)])  # type: ignore[arg-type]
+    assert set(found.island) == wanted
+    assert len(found.evidence[0].facts["trail"]) <= 2 + 2 * 3
+
+
 @pytest.mark.parametrize(
     ("change", "held"),
     [
@@ -138,6 +190,8 @@ def test_an_engine_that_was_built_relaxed_is_not_taken_for_the_strict_one() -> N
     assert text in texts(diagnosis)
     engine.more = {"realised": {"relaxed": "preferred", "asserted": False}}
     assert "obeyed, and no layer is seen to compute in the precision under test)" in texts(run(engine))
+    commands = [diagnosis.recipes["trtexec"], diagnosis.recipes["polygraphy"]]
+    assert all("obey" not in command and "prefer" in command for command in commands)
     stubborn = Telling(rmsnorm(scale=600.0), "b1_up", unless(block(1)))
     stubborn.more = {"realised": {"relaxed": "neighbours_free"}}
     diagnosis = run(stubborn)

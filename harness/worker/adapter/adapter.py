@@ -53,13 +53,16 @@ class Adapter:
         self._logger = make_logger(trt, self.log)
         self._cache = TimingCache(self.log)
         self._builder: Optional[Builder] = None
+        self._first_builder: Any = None
         self._engines: Dict[str, Execution] = {}
         self._numbers = itertools.count(1)
         trt.init_libnvinfer_plugins(self._logger, "")
 
     def probe(self) -> ProbeReply:
         """What this environment is and can do."""
-        return device.probe(self._trt, self.release_info, self._logger, self._cuda)
+        reply, builder = device.probe(self._trt, self.release_info, self._logger, self._cuda)
+        self._first_builder = self._first_builder or builder
+        return reply
 
     def build(self, request: BuildRequest) -> BuildReply:
         """Build an engine, look into it, and keep it.
@@ -155,6 +158,7 @@ class Adapter:
         if self._builder is not None:
             self._builder.close()
             self._builder = None
+        self._first_builder = None
         if self._cuda is not None:
             self._cuda.close()
 

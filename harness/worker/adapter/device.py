@@ -11,20 +11,24 @@ from .cuda import Cuda, load_cudart
 from .release import Release
 
 
-def probe(trt: Any, release: Release, logger: Any, cuda: Optional[Cuda]) -> ProbeReply:
-    """What this environment is and can do; what does not work is in `problems`, and never raised."""
+def probe(trt: Any, release: Release, logger: Any, cuda: Optional[Cuda]) -> Tuple[ProbeReply, Any]:
+    """What this environment is and can do; what does not work is in `problems`, and never raised.
+
+    Returns:
+        the reply, and the `trt.Builder` that was made, or None. As long as it lives, TensorRT keeps the library of
+        its kernels loaded, and the builders of the builds that follow are made at once.
+    """
     problems: List[str] = []
     facts: Dict[str, Any] = {}
     try:
         facts = _gpu_facts(Cuda(load_cudart()) if cuda is None else cuda)
     except Fault as fault:
         problems.append(fault.message)
-    builder_ok = False
+    builder: Any = None
     sources: Tuple[str, ...] = ()
     routes: Dict[str, Tuple[str, ...]] = {}
     try:
         builder = trt.Builder(logger)
-        builder_ok = builder is not None
         config = builder.create_builder_config()
         sources = _sources(trt, release, config.get_tactic_sources())
         if release.offers("build_routes"):
@@ -35,9 +39,9 @@ def probe(trt: Any, release: Release, logger: Any, cuda: Optional[Cuda]) -> Prob
                 release.version, str(error).splitlines()[0]
             )
         )
-    return ProbeReply(
+    reply = ProbeReply(
         tensorrt=release.version,
-        builder_ok=builder_ok,
+        builder_ok=builder is not None,
         capabilities=release.capabilities(),
         problems=tuple(problems),
         packages=_packages(),
@@ -45,6 +49,7 @@ def probe(trt: Any, release: Release, logger: Any, cuda: Optional[Cuda]) -> Prob
         build_routes=routes,
         **facts,
     )
+    return reply, builder
 
 
 def _sources(trt: Any, release: Release, bits: int) -> Tuple[str, ...]:
