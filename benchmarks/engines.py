@@ -64,7 +64,7 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def cases(path: Path) -> dict[str, Any]:
+def cases(path: Path, command: str | None) -> dict[str, Any]:
     """What `harness run cases/ --env NAME --env NAME --json FILE` found: counts, and a row a run."""
     document = json.loads(path.read_text())
     rows = [summary(result) for result in document["results"]]
@@ -82,6 +82,7 @@ def cases(path: Path) -> dict[str, Any]:
             "seconds": sum(row["seconds"] or 0.0 for row in own),
         }
     return {
+        "command": command,
         "fingerprint_of_run": document["fingerprint"],
         "interrupted": document.get("interrupted", False),
         "counts": counts,
@@ -172,12 +173,14 @@ def main() -> None:
     parser.add_argument("--env", action="append", default=[])
     parser.add_argument("--part", action="append", choices=list(PARTS))
     parser.add_argument("--report", type=Path, help="what `harness run --json` wrote")
+    parser.add_argument("--made-by", metavar="COMMAND", help="the command that wrote --report")
     parser.add_argument("--out", type=Path, default=RESULTS / "engines.json")
     args = parser.parse_args()
     known = json.loads(args.out.read_text()) if args.out.exists() else {}
     numbers = {part: known[part] for part in ("environments", "cases", *PARTS) if part in known}
     if args.report is not None:
-        numbers["cases"] = cases(args.report)
+        numbers["cases"] = cases(args.report, args.made_by)
+        numbers["fingerprint"] = numbers["cases"]["fingerprint_of_run"]  # not that of who reads it
         print(json.dumps(numbers["cases"]["counts"], indent=1))
         record("engines", numbers, out=args.out)
     for name in (args.part or PARTS) if args.env else ():

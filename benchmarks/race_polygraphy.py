@@ -35,6 +35,7 @@ from harness.case import load_case
 from harness.case.source import resolve_model
 from harness.environments import load, select
 from harness.tensors.files import write_text
+from harness.tensors.fingerprint import host_fingerprint
 
 CASES = Path(__file__).parent.parent / "cases"
 WIDTH, ROWS, BLOCKS = 256, 64, 12
@@ -126,7 +127,10 @@ def merged(folder: Path) -> dict[str, Any]:
         for name in MODELS
         if name in models
     }
-    return {"environments": environments, "table": table(ordered).splitlines(), "models": ordered}
+    found: dict[str, Any] = {"environments": environments, "table": table(ordered).splitlines()}
+    for fingerprint in environments.values():  # of the machine that raced, not of the one that merges
+        found["fingerprint"] = {key: value for key, value in fingerprint.items() if key in host_fingerprint()}
+    return {**found, "models": ordered}
 
 
 def table(models: dict[str, dict[str, Any]]) -> str:
@@ -172,10 +176,13 @@ def main() -> int:
         "--total", type=float, default=1e9, help="seconds for all; who has no time left waits"
     )
     parser.add_argument("--out", type=Path, help="folder of the results; with --merge, the file")
+    parser.add_argument(
+        "--note", action="append", default=[], help="with --merge: what should be known of it"
+    )
     parser.add_argument("--merge", type=Path, metavar="DIR", help="make one result of those in DIR")
     args = parser.parse_args()
     if args.merge:
-        numbers = merged(args.merge)
+        numbers = {**merged(args.merge), "notes": args.note}
         print("\n".join(numbers["table"]))
         print(record("race_polygraphy", numbers, out=args.out))
         return 0

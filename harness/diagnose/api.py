@@ -34,7 +34,7 @@ from harness.judge import Judge, JudgeOptions
 from harness.judge.candidates import EMULATOR
 from harness.judge.judge import describe_failure
 from harness.judge.layers import measure_layers
-from harness.judge.results import LayerResult, RunResult
+from harness.judge.results import LayerResult, OutputResult, RunResult
 from harness.judge.results import Verdict as RunVerdict
 from harness.model import Model
 from harness.tensors.files import write_text
@@ -259,7 +259,17 @@ def _put_together(
         case_path=None if case.path is None else str(case.path),
         journal=None if lab.notebook is None else str(lab.notebook.folder),
         fingerprint=subject.fingerprint,
+        casts=found.casts,
+        cured=_cured(lab, found),
     )
+
+
+def _cured(lab: Lab, found: Findings) -> tuple[OutputResult, ...]:
+    """The outputs of the engine that was seen to pass with the island."""
+    subject = lab.subject
+    if subject.emulated or not found.island or not found.confirmed:
+        return ()
+    return lab.examiner.passed.get(subject.plan(frozenset(found.island), casts=found.casts), ())
 
 
 def _before(lab: Lab, gates: Gates, found: Findings, *, growth: bool) -> RunResult | None:

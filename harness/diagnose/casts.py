@@ -12,7 +12,7 @@ parts are tried, from the smallest to the largest, and what cures is cut from bo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from harness.diagnose.cure import CANDIDATE, Cure
 from harness.diagnose.examine import Examiner
@@ -24,12 +24,17 @@ Nodes = tuple[str, ...]
 
 
 def cure_with_casts(
-    examiner: Examiner, parts: Sequence[frozenset[str]], told: Callable[[int], None] = lambda count: None
+    examiner: Examiner,
+    core: Collection[str],
+    parts: Sequence[frozenset[str]],
+    told: Callable[[int], None] = lambda count: None,
 ) -> Cure:
-    """The smallest contiguous island, held by Casts, that cures; one that is not `found` where none does.
+    """The smallest contiguous island around `core`, held by Casts, that cures; not `found` where none does.
 
     Args:
         examiner: of a subject whose candidate is an engine.
+        core: what every island keeps: where the error starts. Without it an engine may pass by luck, for what the
+            graph rounds to the lower precision TensorRT may leave as it is.
         parts: sets of nodes to try; the first that passes is cut down.
         told: gets the number of nodes that are built with next.
 
@@ -48,24 +53,27 @@ def cure_with_casts(
         return trial.outcome is Outcome.PASS
 
     for part in parts:
-        island = tuple(unit for unit in subject.units if unit in part)
+        island = tuple(unit for unit in subject.units if unit in part or unit in core)
         if ask(island):
-            island = _cut(island, ask, lambda kept, cut: kept[cut:])
-            island = _cut(island, ask, lambda kept, cut: kept[: len(kept) - cut])
-            text = (
-                f"with {len(island)} nodes in FP32, between Casts in the graph, the unobserved engine passes"
-            )
+            places = [place for place, unit in enumerate(island) if unit in core] or [len(island) - 1]
+            behind = len(island) - 1 - max(places)
+            island = _cut(island, min(places), ask, lambda kept, cut: kept[cut:])
+            island = _cut(island, behind, ask, lambda kept, cut: kept[: len(kept) - cut])
+            count = len(island)
+            text = f"with {count} nodes in FP32, between Casts in the graph, the unobserved engine passes"
             return Cure(island, CANDIDATE, evidence=(_evidence(text, trail),))
     text = "Casts around the island in the graph do not cure the engine"
     return Cure(evidence=(_evidence(text, trail),))
 
 
-def _cut(island: Nodes, ask: Callable[[Nodes], bool], without: Callable[[Nodes, int], Nodes]) -> Nodes:
-    """`island` without as many nodes at one end as can be left out, by bisection.
+def _cut(
+    island: Nodes, most: int, ask: Callable[[Nodes], bool], without: Callable[[Nodes, int], Nodes]
+) -> Nodes:
+    """`island` without as many nodes at one end as can be left out, and at most `most`, by bisection.
 
     It believes that an island which is too small stays so when it gets smaller; what it returns was seen to pass.
     """
-    low, high = 0, len(island)
+    low, high = 0, most + 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if ask(without(island, middle)) else (low, middle)

@@ -119,6 +119,8 @@ class Examiner:
         self.notebook = notebook
         self.failing_sample = 0
         """The first sample whose outputs failed: the one to look at first from then on."""
+        self.passed: dict[Plan, tuple[OutputResult, ...]] = {}
+        """What plans that passed came to, all samples."""
         self.at_hand: set[str] = set()
         """Keys of what was evaluated by this process: these engines need not be built again."""
 
@@ -138,6 +140,7 @@ class Examiner:
         """
         kept = self._recall(key, thorough)
         if kept is not None:
+            self._note(plan, kept)
             return kept
         self.spending.check()
         builds = self.spending.builds
@@ -149,7 +152,7 @@ class Examiner:
         examination = replace(
             examination, seconds=time.perf_counter() - start, builds=self.spending.builds - builds
         )
-        self._note_failure(examination)
+        self._note(plan, examination)
         self._keep(key, examination)
         if key is not None:
             self.at_hand.add(key)
@@ -209,7 +212,9 @@ class Examiner:
             relaxed=relaxed_in(facts),
         )
 
-    def _note_failure(self, examination: Examination) -> None:
+    def _note(self, plan: Plan, examination: Examination) -> None:
+        if examination.passed:
+            self.passed[plan] = examination.outputs
         failing = [output.sample for output in examination.outputs if not output.passed]
         if failing:
             self.failing_sample = failing[0]
@@ -236,7 +241,6 @@ class Examiner:
         if record is None:
             return None
         found = Examination.from_record(record)
-        self._note_failure(found)
         if not thorough or found.outcome is Outcome.UNRESOLVED:
             return found
         tensors = self.notebook.recall_tensors(key)

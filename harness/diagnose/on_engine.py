@@ -278,7 +278,7 @@ class _Run(EngineSeen):
         def told(count: int) -> None:
             self.lab.tell(Stage.CURE, f"build with {count} nodes in FP32, between Casts in the graph")
 
-        found = cure_with_casts(self.lab.examiner, parts, told)
+        found = cure_with_casts(self.lab.examiner, self.prior.island, parts, told)
         self.evidence += found.evidence
         if found.found:
             self.cure, self.casts = found, True

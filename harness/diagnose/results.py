@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -213,6 +213,8 @@ class Diagnosis:
         case_path: the case file, if there is one.
         journal: folder of the journals, if one was kept.
         fingerprint: what the numbers were made with.
+        casts: the culprits cure where Casts hold them in the graph: build from the typed model.
+        cured: the outputs of the unobserved engine with the culprits in FP32; empty where they are not known.
     """
 
     case: str
@@ -239,6 +241,18 @@ class Diagnosis:
     case_path: str | None = None
     journal: str | None = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    casts: bool = False
+    cured: tuple[OutputResult, ...] = ()
+
+    @property
+    def outputs_after(self) -> tuple[OutputResult, ...]:
+        """The outputs with the culprits in FP32: the engine's own, or else the emulator's."""
+        return self.cured or (() if self.after is None else self.after.outputs)
+
+    @property
+    def after_on(self) -> str:
+        """What `outputs_after` are of."""
+        return self.candidate if self.cured or self.after is None else self.after.candidate
 
     @property
     def exit_code(self) -> int:
@@ -267,6 +281,7 @@ class Diagnosis:
             "confirmed": self.confirmed,
             "minimal": self.minimal,
             "minimal_on": self.minimal_on,
+            "casts": self.casts,
             "faithful": self.faithful,
             "cost": self.cost.to_dict(),
             "price": None if self.price is None else self.price.to_dict(),
@@ -275,7 +290,8 @@ class Diagnosis:
             "recipes": jsonable(self.recipes),
             "repro": None if self.repro is None else str(self.repro.folder),
             "repro_shows": None if self.repro is None else self.repro.shows,
-            "outputs": _outputs(self.before, self.after),
+            "outputs": _outputs(self.before, self.outputs_after),
+            "after_on": self.after_on if self.outputs_after else None,
             "layers": self._layer_rows(),
             "journal": self.journal,
             "fingerprint": jsonable(self.fingerprint),
@@ -312,11 +328,11 @@ class Diagnosis:
         return jsonable(rows) if spell else rows
 
 
-def _outputs(before: RunResult | None, after: RunResult | None) -> list[dict[str, Any]]:
+def _outputs(before: RunResult | None, after: Sequence[OutputResult]) -> list[dict[str, Any]]:
     """The outputs of the failing and of the cured run side by side."""
     rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for label, result in (("before", before), ("after", after)):
-        for output in () if result is None else result.outputs:
+    for label, outputs in (("before", () if before is None else before.outputs), ("after", after)):
+        for output in outputs:
             row = rows.setdefault(
                 (output.tensor, output.sample), {"tensor": output.tensor, "sample": output.sample}
             )

@@ -61,7 +61,7 @@ def _cause(found: Findings) -> str:
         return ""
     first, *others = found.origins
     if others and all(origin.why == first.why for origin in others):
-        return f"{first.why[0].upper()}{first.why[1:]}."
+        return f"{_as_sentence(first.why)}."
     text = f"At {first.node} ({first.op}), {first.why}."
     if not others:
         return text
@@ -69,6 +69,12 @@ def _cause(found: Findings) -> str:
     return (
         f"{text} There is a fault of its own at {more}, too ({_nodes([origin.node for origin in others])})."
     )
+
+
+def _as_sentence(reason: str) -> str:
+    """`reason` with a capital letter, unless it begins with the name of a kernel."""
+    word, _, _ = reason.partition(" ")
+    return reason[0].upper() + reason[1:] if word.isalpha() else reason
 
 
 def _remedy(found: Findings) -> str:

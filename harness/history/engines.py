@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
-from harness.history.noise import Floors, half_width
+from harness.history.noise import Floors, half_width, pooled_half_width
 
 
 class Trend(StrEnum):
@@ -52,7 +52,7 @@ def judge_engines(old: pd.DataFrame, new: pd.DataFrame, floors: Floors) -> pd.Da
 
     Returns:
         One row a case, precision and quantity that both have, with ENGINE_COLUMNS: means of the builds; `noise`
-        is half the width of the band around `old`, NaN where one build leaves it unknown.
+        is half the width of the band around `old`, NaN where both releases have a single build.
     """
     shares = {"latency_ms": floors.latency, "engine_bytes": floors.size, "build_seconds": floors.build}
     frames = [
@@ -68,11 +68,11 @@ def _compare(
     before, after = _summary(old, quantity.column), _summary(new, quantity.column)
     both = before.add_suffix("_old").join(after.add_suffix("_new"), how="inner").reset_index()
     change = (both["mean_new"] - both["mean_old"]).to_numpy(dtype=np.float64)
-    noise = half_width(
-        both["count_old"].to_numpy(),
-        both["std_old"].fillna(0.0).to_numpy(dtype=np.float64),
-        both["count_new"].to_numpy(),
-        confidence,
+    builds, further = both["count_old"].to_numpy(), both["count_new"].to_numpy()
+    old_std, new_std = (both[name].fillna(0.0).to_numpy(dtype=np.float64) for name in ("std_old", "std_new"))
+    noise = np.fmax(
+        half_width(builds, old_std, further, confidence),
+        pooled_half_width(builds, old_std, further, new_std, confidence),
     )
     beyond = (np.abs(change) > np.nan_to_num(noise, nan=0.0)) & (np.abs(change) > share * both["mean_old"])
     trend = np.select(

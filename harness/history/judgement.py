@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.history.noise import Floors, half_width
+from harness.history.noise import Floors, half_width, pooled_half_width
 from harness.tensors.precision import Precision
 
 KEY = ("case", "precision", "kind", "tensor", "sample")
@@ -49,7 +49,7 @@ JUDGED = {
     "where most are not",
     "new": "likewise of the newer release",
     "change": "new - old",
-    "noise": "half the width of the noise band around `old`; NaN where one build leaves it unknown",
+    "noise": "half the width of the noise band around `old`; NaN where both releases have a single build",
     "floor": "the change that is no effect",
     "old_builds": "builds of the older release",
     "new_builds": "builds of the newer release",
@@ -122,26 +122,31 @@ def judge_tensors(
     old_mean, new_mean = old_level.mean, new_level.mean
     with np.errstate(invalid="ignore"):
         change = np.where(np.isinf(old_mean) & np.isinf(new_mean), 0.0, new_mean - old_mean)
-        noise = half_width(old_level.finite, old_level.deviation, new_level.finite, floors.confidence)
+        confidence = floors.confidence
+        settled = half_width(old_level.finite, old_level.deviation, new_level.finite, confidence)
+        both = (old_level.finite, old_level.deviation, new_level.finite, new_level.deviation)
+        noise = np.fmax(settled, pooled_half_width(*both, confidence))
         floor = np.maximum(floors.relative * old_mean, _absolute(frame, groups, floors))
     equal = groups.count(new & _seen_before(frame, groups, old, new))
     passed = frame["passed"].eq(True).to_numpy(dtype=bool)
     old_passed, new_passed = groups.count(old & passed), groups.count(new & passed)
 
-    moved = (np.abs(change) > np.nan_to_num(noise, nan=0.0)) & (np.abs(change) > floor)
-    moved |= np.isinf(change)  # most builds overflow on one side, and most do not on the other
+    # Infinite: most builds overflow on one side, and most do not on the other.
+    moved = _beyond(change, noise, floor) | np.isinf(change)
+    broken = (_beyond(change, settled, floor) | np.isinf(change)) & (old_passed == before)
+    broken &= (change > 0) & (new_passed < after)
     verdict = np.select(
         [
             (equal == after) & (after > 0),
+            broken,
             ~moved,
-            (change > 0) & (old_passed == before) & (new_passed < after),
             change > 0,
             (old_passed < before) & (new_passed == after),
         ],
         [
             DriftVerdict.SAME.value,
-            DriftVerdict.WITHIN_NOISE.value,
             DriftVerdict.NEW_FAILURE.value,
+            DriftVerdict.WITHIN_NOISE.value,
             DriftVerdict.WORSE.value,
             DriftVerdict.FIXED.value,
         ],
@@ -209,6 +214,11 @@ class _Level:
         spread = np.where((low == high) & (finite > 1), 0.0, spread)
         mostly_infinite = 2 * finite < groups.count(rows)
         return cls(np.where(mostly_infinite, np.inf, mean), spread, finite)
+
+
+def _beyond(change: np.ndarray, noise: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    """Whether a change is more than noise, where that is known, and more than no effect."""
+    return (np.abs(change) > np.nan_to_num(noise, nan=0.0)) & (np.abs(change) > floor)
 
 
 def _absolute(frame: pd.DataFrame, groups: _Groups, floors: Floors) -> np.ndarray:

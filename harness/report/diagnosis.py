@@ -173,6 +173,8 @@ def markdown(diagnosis: Diagnosis) -> str:
     lines += [f"- {evidence.stage}: {_escape(evidence.text)}" for evidence in diagnosis.evidence]
     if diagnosis.before is not None and diagnosis.before.outputs:
         lines += ["", "### Outputs", "", *_output_table(diagnosis)]
+        if diagnosis.outputs_after:
+            lines += ["", f"After: {_escape(diagnosis.after_on)} with the culprits in FP32."]
     facts = [f"- {_escape(str(key))}: {_escape(str(value))}" for key, value in diagnosis.fingerprint.items()]
     lines += ["", "<details><summary>What this ran on</summary>", "", *facts, "", "</details>"]
     return "\n".join(lines) + "\n"
@@ -219,9 +221,7 @@ def _escape(text: str) -> str:
 
 def output_rows(diagnosis: Diagnosis) -> list[dict[str, Any]]:
     """The outputs before and after, as text."""
-    after = {}
-    if diagnosis.after is not None:
-        after = {(output.tensor, output.sample): output.metrics for output in diagnosis.after.outputs}
+    after = {(output.tensor, output.sample): output.metrics for output in diagnosis.outputs_after}
     rows = []
     for output in diagnosis.before.outputs if diagnosis.before is not None else ():
         cured = after.get((output.tensor, output.sample))

@@ -13,6 +13,7 @@ from harness.backends import Observation
 from harness.case import BuildOptions, Tolerance
 from harness.diagnose import Diagnosis, Limits, Options, Verdict, diagnose_model
 from harness.errors import CandidateError
+from harness.report.diagnosis import html_page, markdown
 from harness.tensors.precision import Precision
 
 
@@ -52,6 +53,21 @@ def test_a_fault_that_the_emulator_foresees_takes_three_builds() -> None:
     assert engine.builds == diagnosis.cost.builds == 3
     kinds = [(bool(plan.islands), plan.observation) for plan in engine.plans]
     assert kinds == [(False, Observation.NONE), (True, Observation.NONE), (False, Observation.TYPED)]
+
+
+def test_what_is_left_of_the_error_is_that_of_the_engine() -> None:
+    engine = Rougher(rmsnorm(scale=600.0), "b1_up", never, factor=1.25)
+    diagnosis = run(engine)
+    assert diagnosis.after_on == "fake"
+    assert diagnosis.after is not None
+    emulated = {(row.tensor, row.sample): row.metrics.nrmse for row in diagnosis.after.outputs}
+    for row in diagnosis.to_dict()["outputs"]:
+        assert row["before"]["passed"] is False
+        left = emulated[row["tensor"], row["sample"]]
+        assert row["after"]["nrmse"] == pytest.approx(1.25 * left, rel=1e-3)
+    assert diagnosis.to_dict()["after_on"] == "fake"
+    assert "After: fake with the culprits in FP32." in markdown(diagnosis)
+    assert "After: fake with the culprits in FP32." in html_page(diagnosis)
 
 
 def test_minimality_is_proved_on_the_engine_when_it_is_asked_for() -> None:

@@ -133,9 +133,10 @@ def test_casts_hold_an_island_where_nothing_is_obeyed(tmp_path: Path) -> None:
     assert resumed.cost.builds <= first.cost.builds + 1
 
 
+@pytest.mark.parametrize("core", [{"3"}, {"2", "5"}])
 @pytest.mark.parametrize("needed", range(1, 9))
 @pytest.mark.parametrize("start", range(8))
-def test_what_casts_hold_is_cut_down_from_both_ends(start: int, needed: int) -> None:
+def test_what_casts_hold_is_cut_down_from_both_ends(start: int, needed: int, core: set[str]) -> None:
     units = [str(number) for number in range(8)]
     wanted = frozenset(units[start : start + needed])
     examiner = SimpleNamespace(
@@ -144,8 +145,12 @@ def test_what_casts_hold_is_cut_down_from_both_ends(start: int, needed: int) -> 
             trial=Trial(Outcome.PASS if island >= wanted else Outcome.FAIL)
         ),
     )
-    found = cure_with_casts(examiner, [frozenset(units[:2]), frozenset(units)])  # type: ignore[arg-type]
-    assert set(found.island) == wanted
+    found = cure_with_casts(examiner, core, [frozenset(units[:2]), frozenset(units)])  # type: ignore[arg-type]
+    places = sorted(units.index(unit) for unit in wanted | core)
+    if core | set(units[:2]) >= wanted:  # the first part cures
+        assert wanted | core <= set(found.island) <= core | set(units[:2])
+    else:
+        assert found.island == tuple(units[places[0] : places[-1] + 1])
     assert len(found.evidence[0].facts["trail"]) <= 2 + 2 * 3
 
 

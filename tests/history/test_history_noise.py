@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.errors import UsageError
-from harness.history.noise import FLOORS, Floors, half_width, student
+from harness.history.noise import FLOORS, Floors, half_width, pooled_half_width, student
 from harness.tensors.precision import Precision
 
 # Abramowitz and Stegun, "Handbook of Mathematical Functions", table 26.10.
@@ -32,6 +32,21 @@ def test_the_band_holds_the_mean_of_further_builds_as_often_as_it_says(builds: i
     width = half_width(count, old.std(axis=1, ddof=1), np.full(len(old), further), 0.99)
     held = np.abs(new - old.mean(axis=1)) <= width
     assert held.mean() == pytest.approx(0.99, abs=0.002)
+
+
+@pytest.mark.parametrize(("builds", "further"), [(3, 3), (5, 2), (1, 4)])
+def test_two_means_of_one_population_differ_by_less_as_often_as_it_says(builds: int, further: int) -> None:
+    stream = np.random.default_rng(builds)
+    old, new = (stream.standard_normal((40_000, count)) for count in (builds, further))
+    spreads = [side.std(axis=1, ddof=1) if side.shape[1] > 1 else np.zeros(len(side)) for side in (old, new)]
+    counts = [np.full(len(old), count) for count in (builds, further)]
+    width = pooled_half_width(counts[0], spreads[0], counts[1], spreads[1], 0.99)
+    held = np.abs(new.mean(axis=1) - old.mean(axis=1)) <= width
+    assert held.mean() == pytest.approx(0.99, abs=0.002)
+    alone = pooled_half_width(np.array([3]), np.array([0.5]), np.array([1]), np.array([np.nan]), 0.99)
+    assert alone == half_width(np.array([3]), np.array([0.5]), np.array([1]), 0.99)
+    ones = np.ones(1, dtype=int)
+    assert np.isnan(pooled_half_width(ones, np.zeros(1), ones, np.zeros(1), 0.99)).all()
 
 
 def test_one_build_leaves_the_noise_unknown_and_equal_builds_have_none() -> None:

@@ -100,9 +100,13 @@ def trace_tensor(row: dict[str, str], rows: pd.DataFrame, old: str, new: str) ->
     floor = max(0.25 * levels[0], FLOORS[Precision(row["precision"])])
     assert row["floor"] == number(floor), row
     finite = [side[np.isfinite(side)] for side in errors]
-    if len(finite[0]) > 1:
-        spread = math.sqrt(1 / len(finite[0]) + 1 / max(len(finite[1]), 1))
-        band = student(len(finite[0]) - 1, 0.99) * finite[0].std() * spread
+    freedom = [max(len(side) - 1, 0) for side in finite]
+    if any(freedom):
+        spread = math.sqrt(1 / max(len(finite[0]), 1) + 1 / max(len(finite[1]), 1))
+        squares = [free * side.var() if free else 0.0 for free, side in zip(freedom, finite, strict=True)]
+        band = student(sum(freedom), 0.99) * math.sqrt(sum(squares) / sum(freedom)) * spread
+        if freedom[0]:
+            band = max(band, student(freedom[0], 0.99) * finite[0].std() * spread)
         shown = 0.0 if row["noise ±"] == "0" else float(row["noise ±"])
         assert shown == pytest.approx(band, rel=0.06, abs=1e-15), row
     else:

@@ -1,0 +1,123 @@
+"""How often drift is reported between engines of one release: real ones, from a GPU machine.
+
+    python -m benchmarks.drift_rebuilds [--parquet reports/sample/drift.parquet] [--engines FILE] [--write]
+
+Reads what is kept. From a run of `harness drift`, each build of a release is held against its other builds; and a build
+of another process (benchmarks.engines) against all of them. Every output and layer is a comparison; a verdict other
+than `same` and `within noise` is a false alarm. benchmarks.drift_false_alarms asks the same of emulated releases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import harness
+from benchmarks.record import RESULTS, record
+from harness.history.judgement import DriftVerdict, judge_tensors
+from harness.history.noise import Floors
+
+CALM = (DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE)
+ROOT = Path(__file__).parent.parent
+
+
+def rebuilds(path: Path, engines: Path) -> dict[str, Any]:
+    """Real engines of one release against each other.
+
+    Args:
+        path: a history; each build of a release in it is held against the release's other builds.
+        engines: result of benchmarks.engines; the worst output of each of its FP16 runs, built in another process, is
+            held against the worst outputs of all builds of the same case and release in the history.
+    """
+    history = harness.load_history(path)
+    rows = history[history["kind"].isin(["output", "layer"])]
+    worst = rows[rows["kind"] == "output"].sort_values("error", na_position="first")
+    worst = worst.groupby(["case", "precision", "release", "build"], observed=True).tail(1)
+    worst = worst.assign(tensor="the worst output", sample=-1)
+    another = _runs_of(engines, worst)
+    return {
+        "one_build_against_the_others": {
+            name: _against_the_others(rows[rows["release"] == name]) for name in _names(rows["release"])
+        },
+        "another_process_against_all_builds": {
+            name: _counted(
+                [
+                    judge_tensors(
+                        both, (both["build"] >= 0).to_numpy(), (both["build"] < 0).to_numpy(), Floors()
+                    )
+                ]
+            )
+            for name in _names(rows["release"])
+            for both in [pd.concat([frame[frame["release"] == name] for frame in (worst, another)])]
+        },
+        "environments": {
+            name: {key: str(own[key].iloc[0]) for key in ("tensorrt", "gpu", "driver")}
+            for name, own in ((name, rows[rows["release"] == name]) for name in _names(rows["release"]))
+        },
+    }
+
+
+def _names(column: pd.Series[Any]) -> list[str]:
+    return sorted(column.astype(str).unique())
+
+
+def _against_the_others(rows: pd.DataFrame) -> dict[str, Any]:
+    builds = rows["build"]
+    return _counted(
+        [
+            judge_tensors(rows, (builds != build).to_numpy(), (builds == build).to_numpy(), Floors())
+            for build in sorted(builds.unique())
+        ]
+    )
+
+
+def _runs_of(engines: Path, worst: pd.DataFrame) -> pd.DataFrame:
+    """The runs in `engines` as builds numbered -1, in the shape of `worst`."""
+    runs = json.loads(engines.read_text())["cases"]["runs"]
+    errors = {
+        (run["case"], run["precision"], run["environment"]): float(run["nrmse"])
+        for run in runs
+        if run["nrmse"] is not None
+    }
+    found = worst[worst["build"] == 0].copy()
+    keys = list(zip(*(found[key].astype(str) for key in ("case", "precision", "release")), strict=True))
+    found["error"] = [errors.get(key, math.nan) for key in keys]
+    found["build"], found["hash"] = -1, [f"run {number}" for number in range(len(found))]
+    return found[[key in errors for key in keys]]
+
+
+def _counted(judged: list[pd.DataFrame]) -> dict[str, Any]:
+    verdicts = Counter(str(verdict) for frame in judged for verdict in frame["verdict"])
+    alarms = pd.concat([frame[~frame["verdict"].isin(CALM)] for frame in judged])
+    told = alarms[["case", "tensor", "verdict", "old", "new"]].astype(str).to_dict("records")
+    return {
+        "comparisons": verdicts.total(),
+        "same": verdicts[DriftVerdict.SAME.value],
+        "alarms": len(alarms),
+        "alarmed": told,
+    }
+
+
+def main() -> None:
+    """Compare, print, keep."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parquet", type=Path, default=ROOT / "reports" / "sample" / "drift.parquet")
+    parser.add_argument("--engines", type=Path, default=RESULTS / "engines.json")
+    parser.add_argument("--write", action="store_true", help="keep the result in benchmarks/results")
+    arguments = parser.parse_args()
+    numbers = rebuilds(arguments.parquet, arguments.engines)
+    print(json.dumps(numbers, indent=1))
+    if arguments.write:
+        print(record("drift_rebuilds", numbers))
+
+
+if __name__ == "__main__":
+    main()
