@@ -46,6 +46,7 @@ class Supervisor:
         self._unsaved_seconds = 0.0
         self._warnings: list[str] = []
         self._failed_starts: list[CandidateError] = []
+        self._failed_ahead: CandidateError | None = None
         self._aborted = False
 
     @property
@@ -62,8 +63,11 @@ class Supervisor:
             return
 
         def start() -> None:
-            with contextlib.suppress(CandidateError):
-                self.probe()
+            with self._guard:  # whoever waits for it finds the failure, too
+                try:
+                    self.probe()
+                except CandidateError as error:
+                    self._failed_ahead = error
 
         threading.Thread(target=start, name=f"start {self.environment.name}", daemon=True).start()
 
@@ -89,6 +93,9 @@ class Supervisor:
                 return self._running
             if self._aborted:
                 raise CandidateError(f"environment {self.environment.name}: aborted")
+            if self._failed_ahead is not None:
+                error, self._failed_ahead = self._failed_ahead, None
+                raise error
             if len(self._failed_starts) >= _STARTS:
                 raise self._failed_starts[-1]
             try:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -78,9 +79,18 @@ def test_a_worker_started_ahead_is_the_one_that_is_asked(supervisor: Supervisor)
 
 def test_a_worker_that_cannot_start_ahead_says_so_when_it_is_asked(environment: Environment) -> None:
     lost = Supervisor(replace(environment, command=("/nowhere/python",)))
+    tries = []
+    lost._start = lambda start=lost._start: tries.append(1) or start()  # type: ignore[method-assign,func-returns-value]
     lost.start_ahead()
+    for thread in threading.enumerate():
+        if thread.name.startswith("start "):
+            thread.join()
     with pytest.raises(CandidateError, match="/nowhere/python"):
         lost.probe()
+    assert len(tries) == 1, "its failure is told, and not waited for again"
+    with pytest.raises(CandidateError, match="/nowhere/python"):
+        lost.probe()
+    assert len(tries) == 2
 
 
 def test_no_cache_is_kept_of_a_worker_that_built_nothing(supervisor: Supervisor) -> None:
