@@ -13,6 +13,7 @@ import typer
 from harness.cli.consoles import make_console
 from harness.cli.options import REPORTS, OnePrecision, OneTarget, PageFile, Shapes
 from harness.cli.run import parse_shapes
+from harness.cli.writable import STDOUT, check_files, check_folder
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-STDOUT = Path("-")
 LIMITS = "Limits"
 
 
@@ -146,13 +146,10 @@ class Files:
         """Find what cannot be written before anything is run.
 
         Raises:
-            UsageError: a file is a folder, or the folder is a file.
+            UsageError: one of them cannot be written.
         """
-        for file in (self.json, *self.pages, *self.reports):
-            if file is not None and file.is_dir():
-                raise UsageError("is a folder; name a file to write", where=file)
-        if self.out is not None and self.out.exists() and not self.out.is_dir():
-            raise UsageError("is a file; name a folder to write to", where=self.out)
+        check_folder(self.out)
+        check_files(self.json, *self.pages, *self.reports)
 
     def write(self, diagnosis: Diagnosis, console: Console) -> None:
         """Write every file, each at once or not at all.

@@ -15,6 +15,7 @@ import typer
 from harness.cli.consoles import make_console, make_progress
 from harness.cli.options import REPORTS, PageFile, ResultsFile, SummaryFile
 from harness.cli.run import parse_shapes
+from harness.cli.writable import STDOUT, check_files, check_folder
 from harness.errors import UsageError
 from harness.history.choices import Against, CacheUse, LayerBuilds
 from harness.tensors.files import write_text
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-STDOUT = Path("-")
 BUILDS, JUDGEMENT, HISTORY = "Builds", "Judgement", "History and baselines"
 
 
@@ -144,6 +144,7 @@ def drift(
     """
     files = DriftFiles(json_file, html_file, markdown_file, tuple(table_files or ()))
     files.check()
+    check_folder(history)
     from harness.history import DriftOptions, Floors
     from harness.history import drift as compare
 
@@ -201,11 +202,9 @@ class DriftFiles:
         """Find what cannot be written before anything is run.
 
         Raises:
-            UsageError: a file is a folder, or a table has a format that is not written.
+            UsageError: a file cannot be written, or a table has a format that is not written.
         """
-        for file in (self.json, self.html, self.markdown, *self.tables):
-            if file is not None and file.is_dir():
-                raise UsageError("is a folder; name a file to write", where=file)
+        check_files(self.json, self.html, self.markdown, *self.tables)
         for table in self.tables:
             if table.suffix not in (".csv", ".parquet"):
                 raise UsageError(

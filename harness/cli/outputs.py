@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.cli.writable import STDOUT, check_files, check_folder
 from harness.errors import UsageError
 from harness.tensors.files import write_text
 
 if TYPE_CHECKING:
     from harness.judge.results import RunReport, RunResult
 
-STDOUT = Path("-")
 KEEP_SECONDS = 20.0
 FORMATS = (".png", ".svg")
 
@@ -41,11 +41,11 @@ class Outputs:
         """Find what cannot be written before anything is run.
 
         Raises:
-            UsageError: a file is a folder, or the picture has a format that cannot be drawn.
+            UsageError: a file cannot be written, or the picture has a format that cannot be drawn.
         """
-        for file in (self.json, self.html, self.markdown):
-            if file is not None and file.is_dir():
-                raise UsageError("is a folder; name a file to write", where=file)
+        check_files(self.json, self.html, self.markdown, self.plot if self._one_picture else None)
+        if not self._one_picture:
+            check_folder(None if self.plot is None or self.plot.suffix else self.plot)
         if self.plot is not None and self.plot.suffix and not (self._one_picture or self.plot.is_dir()):
             raise UsageError(
                 f"cannot draw a {self.plot.suffix}", where=self.plot, hint="name a .png, a .svg or a folder"

@@ -176,10 +176,16 @@ def test_what_cannot_be_done_is_refused_before_anything_is_run(
 def test_an_unwritable_report_is_one_message(tiny_cases, capsys, tmp_path) -> None:
     tiny_cases("clean")
     (tmp_path / "file").write_text("")
-    status, _, errors = run(capsys, "cases", "--json", "file/run.json")
-    assert status == 2
-    assert errors.splitlines()[-1].startswith("error: ")
-    assert "cannot be written" in errors
+    for option, path in (
+        ("--json", "file/run.json"),
+        ("--html", "file/page.html"),
+        ("--plot", "file/pictures"),
+    ):
+        status, out, errors = run(capsys, "cases", option, path)
+        assert status == 2
+        assert out == "", "nothing is run whose result cannot be kept"
+        (line,) = errors.splitlines()
+        assert line.startswith(f"error: {path}: cannot be written: ")
 
 
 @pytest.mark.parametrize(
