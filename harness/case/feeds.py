@@ -89,7 +89,7 @@ def _shape(case: Case, info: TensorLike, spec: InputSpec) -> Shape:
             raise _wrong(case, info, f"the case gives {difference}")
         return shape
     if info.shape is None:
-        raise _wrong(case, info, "its rank is unknown", hint=f"give `inputs.{info.name}.shape` in the case")
+        raise _wrong(case, info, "its rank is unknown", hint=_how_to_give_a_shape(case, info))
     open_axes = [
         f"{axis} ({dim})" if isinstance(dim, str) else f"{axis}"
         for axis, dim in enumerate(info.shape)
@@ -101,7 +101,7 @@ def _shape(case: Case, info: TensorLike, spec: InputSpec) -> Shape:
             case,
             info,
             f"{plural} {', '.join(open_axes)} of {_spell(info.shape)} {verb} dynamic",
-            hint=f"give `inputs.{info.name}.shape` in the case",
+            hint=_how_to_give_a_shape(case, info),
         )
     return tuple(dim for dim in info.shape if isinstance(dim, int))
 
@@ -184,6 +184,13 @@ def _generate(case: Case, info: TensorLike, spec: InputSpec, sample: int, dtype:
 
 def _wrong(case: Case, info: TensorLike, message: str, *, hint: str | None = None) -> InputDataError:
     return InputDataError(f"input {info.name!r}: {message}", where=_where(case), hint=hint)
+
+
+def _how_to_give_a_shape(case: Case, info: TensorLike) -> str:
+    if case.path is not None:
+        return f"give `inputs.{info.name}.shape` in the case"
+    axes = ["1" if not isinstance(dim, int) else str(dim) for dim in info.shape or (1, 3, 224, 224)]
+    return f"give a shape, such as --input '{info.name}:[{','.join(axes)}]'"
 
 
 def _where(case: Case) -> str:

@@ -41,6 +41,14 @@ def refused(inputs=None, *infos: Info, **keys) -> str:
     return str(caught.value)
 
 
+def test_without_a_case_file_a_shape_is_given_on_the_command_line() -> None:
+    nameless = case().model_copy(update={"path": None})
+    for shape, tried in ((("batch", 3), "x:[1,3]"), (None, "x:[1,3,224,224]")):
+        with pytest.raises(InputDataError) as caught:
+            make_feeds(nameless, (Info(shape=shape),))
+        assert caught.value.hint == f"give a shape, such as --input '{tried}'"
+
+
 # Seeds
 
 
