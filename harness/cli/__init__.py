@@ -97,6 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_exc()
         print_error(error)
         return error.exit_code
+    except MemoryError as error:
+        if with_traceback:
+            print_exc()
+        print(f"error: not enough memory: {error}\n  try: smaller shapes", file=sys.stderr)
+        return 2
     except Exception as error:
         if with_traceback:
             print_exc()

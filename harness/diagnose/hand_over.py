@@ -26,7 +26,7 @@ from harness.diagnose.examine import RELAXED
 from harness.diagnose.findings import Findings
 from harness.diagnose.formats import say
 from harness.diagnose.lab import Lab
-from harness.diagnose.recipes import Files, keep_fp32, layer_list, model_path, polygraphy_script, without_tf32
+from harness.diagnose.recipes import Files, keep_fp32, layer_list, own_file, polygraphy_script, without_tf32
 from harness.diagnose.repro import Ticket, write_repro
 from harness.diagnose.results import Evidence, Repro, Stage, Verdict
 from harness.diagnose.shrink import Fails, Shrunk, fails_emulated, holds, nrmse_limits, shrink
@@ -72,7 +72,8 @@ def hand_over(
     wanted = bool(island) or found.verdict is Verdict.TF32
     if out is None:
         files = Files(
-            str(model.path or "model.onnx"), "typed.onnx" if _can_be_typed(subject, found) else None
+            str(own_file(model, island) or "model.onnx"),
+            "typed.onnx" if _can_be_typed(subject, found) else None,
         )
         return HandedOver(_commands(subject, found, files) if wanted else {})
     lab.tell(Stage.HAND_OVER, "write the recipes", suspected=found.culprits)
@@ -137,15 +138,17 @@ def _write_recipes(
 ) -> dict[str, str]:
     model, island = subject.model, found.island
     out.mkdir(parents=True, exist_ok=True)
-    if model.path is None:
-        save_model(model, out / "model.onnx")
+    path = own_file(model, island)
+    if path is None:
+        path = out / "model.onnx"
+        save_model(model, path)
     typed = out / "typed.onnx" if _can_be_typed(subject, found) else None
     if typed is not None:
         graph = with_islands(model, subject.precision, island)
         save_model(graph, typed)
         evidence.append(_try_typed(subject, graph))
     script, listed = out / "keep_fp32.py", out / "layers.json"
-    files = Files(model_path(model, out), None if typed is None else str(typed), str(script))
+    files = Files(str(path), None if typed is None else str(typed), str(script))
     recipes = _commands(subject, found, files)
     if "polygraphy" in recipes and island:
         write_text(script, polygraphy_script(island))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from harness.model import Model
 from harness.tensors.precision import Precision
 
@@ -152,6 +154,12 @@ def layer_list(
     }
 
 
-def model_path(model: Model, folder: Path) -> str:
-    """How commands name the model: its own file if it has one, else the copy in `folder`."""
-    return str(model.path) if model.path is not None else str(folder / "model.onnx")
+def own_file(model: Model, island: Sequence[str]) -> Path | None:
+    """The model's own file, if it knows the nodes of `island` by the names that they have here.
+
+    Nodes without a name get one when a model is loaded; in its file no tool would find them.
+    """
+    if model.path is None:
+        return None
+    known = {node.name for node in onnx.load(model.path, load_external_data=False).graph.node}
+    return model.path if known.issuperset(island) else None

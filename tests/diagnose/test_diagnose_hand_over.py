@@ -17,11 +17,11 @@ import pytest
 from engines import FakeEngine, when_fused, when_lowered
 from graphs import graph_model
 from models import ISLAND, feeds, rmsnorm
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
 from harness.case import Tolerance
 from harness.diagnose import Diagnosis, Verdict, diagnose_model
-from harness.diagnose.recipes import Files, keep_fp32, polygraphy_script
+from harness.diagnose.recipes import Files, keep_fp32, own_file, polygraphy_script
 from harness.diagnose.repro import Ticket, emulated_model, write_repro
 from harness.diagnose.shrink import fails_emulated, shrink
 from harness.diagnose.subject import Subject, make_bench
@@ -303,3 +303,25 @@ def test_without_engines_for_parts_a_fusion_has_no_repro_and_says_so(tmp_path: P
     assert diagnosis.repro is None
     assert diagnosis.recipes == {}
     assert any("there is no repro" in each.text for each in diagnosis.evidence)
+
+
+def test_nodes_without_a_name_are_named_in_a_copy_that_the_commands_use(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Exp", ["x"], ["e"]),
+        helper.make_node("Mul", ["e", "w"], ["y"]),
+    ]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 4]) for name in ("x", "y")]
+    weight = numpy_helper.from_array(np.full(4, 1e-5, np.float32), "w")
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:], [weight])
+    file = tmp_path / "unnamed.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), file)
+    model = load_model(file)
+    assert own_file(model, [model.nodes[0].name]) is None
+    feeds = [{"x": np.full((2, 4), 12.0, np.float32)}]
+    diagnosis = diagnose_model(model, feeds, Precision.FP16, out=tmp_path / "out")
+    assert diagnosis.culprits
+    known = {node.name for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node}
+    assert known >= set(diagnosis.culprits)
+    for tool in ("trtexec", "polygraphy", "autocast"):
+        assert str(tmp_path / "out" / "model.onnx") in diagnosis.recipes[tool]
+        assert "unnamed.onnx" not in diagnosis.recipes[tool]
