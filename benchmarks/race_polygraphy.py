@@ -143,7 +143,7 @@ def table(models: dict[str, dict[str, Any]]) -> str:
         for who, row in rows.items():
             kept = row.get("kept_in_fp32")
             if row.get("nodes") is not None:
-                kept = f"{len(row['nodes'])} nodes fail alone"
+                kept = f"{len(row['nodes'])} {'node fails' if len(row['nodes']) == 1 else 'nodes fail'} alone"
             left = row.get("final_max_abs")
             seconds = row.get("seconds")
             ended = (
