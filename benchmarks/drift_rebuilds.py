@@ -2,9 +2,13 @@
 
     python -m benchmarks.drift_rebuilds [--parquet reports/sample/drift.parquet] [--engines FILE] [--write]
 
-Reads what is kept. From a run of `harness drift`, each build of a release is held against its other builds; and a build
-of another process (benchmarks.engines) against all of them. Every output and layer is a comparison; a verdict other
-than `same` and `within noise` is a false alarm. benchmarks.drift_false_alarms asks the same of emulated releases.
+Reads what is kept. Every output and layer is a comparison; a verdict other than `same` and `within noise` is a false
+alarm. benchmarks.drift_false_alarms asks the same of emulated releases.
+
+- From runs of `harness drift` over two environments that are one release (benchmarks/results/rebuilds/*.parquet, made
+  with `--layers all`): what it says of them, as it says it.
+- From a run over two releases, each build of a release is held against its other builds, and a build of another
+  process (benchmarks.engines) against all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import argparse
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,7 @@ import pandas as pd
 
 import harness
 from benchmarks.record import RESULTS, record
+from harness.history.api import report_of, runs_at
 from harness.history.judgement import DriftVerdict, judge_tensors
 from harness.history.noise import Floors
 
@@ -60,6 +66,33 @@ def rebuilds(path: Path, engines: Path) -> dict[str, Any]:
             name: {key: str(own[key].iloc[0]) for key in ("tensorrt", "gpu", "driver")}
             for name, own in ((name, rows[rows["release"] == name]) for name in _names(rows["release"]))
         },
+    }
+
+
+def one_release_twice(paths: Sequence[Path]) -> dict[str, Any]:
+    """What `harness drift` says of two environments that are one release, in the runs at `paths`."""
+    found: dict[str, list[pd.DataFrame]] = {}
+    verdicts: dict[str, Counter[str]] = {}
+    alarmed: dict[str, list[dict[str, str]]] = {}
+    for path in paths:
+        (info,) = runs_at(path)
+        report = report_of(info, waivers={})
+        release = report.old
+        found.setdefault(release, []).append(report.tensors)
+        verdicts.setdefault(release, Counter()).update(
+            "skip" if run.verdict is None else run.verdict.value for run in report.runs
+        )
+        alarmed.setdefault(release, []).extend(
+            {"case": run.case, "verdict": run.verdict.value, "reason": run.reason}
+            for run in report.runs
+            if run.verdict is not None and run.verdict not in CALM
+        )
+    return {
+        release: {
+            kind: _counted([frame[frame["kind"] == kind] for frame in frames]) for kind in ("output", "layer")
+        }
+        | {"runs": dict(verdicts[release]), "runs_alarmed": alarmed[release]}
+        for release, frames in found.items()
     }
 
 
@@ -110,10 +143,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--parquet", type=Path, default=ROOT / "reports" / "sample" / "drift.parquet")
+    parser.add_argument(
+        "--twice", type=Path, default=RESULTS / "rebuilds", help="folder of runs of one release"
+    )
     parser.add_argument("--engines", type=Path, default=RESULTS / "engines.json")
     parser.add_argument("--write", action="store_true", help="keep the result in benchmarks/results")
     arguments = parser.parse_args()
-    numbers = rebuilds(arguments.parquet, arguments.engines)
+    twice = sorted(arguments.twice.glob("*.parquet"))
+    numbers = {
+        "one_release_twice": one_release_twice(twice),
+        **rebuilds(arguments.parquet, arguments.engines),
+    }
     print(json.dumps(numbers, indent=1))
     if arguments.write:
         print(record("drift_rebuilds", numbers))
