@@ -108,6 +108,12 @@ def _from_file(path: Path) -> ir.Model:
 def _from_proto(proto: onnx.ModelProto, where: str) -> ir.Model:
     if not proto.graph.node and not proto.graph.output:
         raise ModelError("not an ONNX model: it has no graph", where=where)
+    if not proto.graph.output:
+        raise ModelError(
+            "the graph has no outputs, so there is nothing to judge",
+            where=where,
+            hint="name its results in graph.output, and save or export it again",
+        )
     try:
         return ir.from_proto(proto)
     except Exception as error:

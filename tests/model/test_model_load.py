@@ -155,3 +155,12 @@ def test_the_old_opset_is_refused_with_what_to_do() -> None:
     model = load_model(graph_model(nodes, inputs={"x": [2]}, outputs={"y": [2]}, opset=8))
     with pytest.raises(ModelError, match=r"opset 8 is too old.*version_converter"):
         Reference(model).run({"x": np.ones(2, dtype=np.float32)})
+
+
+def test_a_graph_without_outputs_is_one_clear_error() -> None:
+    proto = norm_chain()
+    del proto.graph.output[:]
+    with pytest.raises(
+        ModelError, match=r"^m: the graph has no outputs, so there is nothing to judge \(name"
+    ):
+        load_model(proto, name="m")
