@@ -7,6 +7,7 @@ input may be called `0` or `yes`.
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from harness.errors import Mistake
 Location = tuple[str | int, ...]
 
 _MAX_NODES = 100_000  # aliases of aliases grow without bound ("billion laughs")
+_HASH = re.compile(r"[ \t]+(#[^\s#]\S*)")  # comments for people begin with `# `
 _NULL, _MAP, _SEQ = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "map", "seq"))
 
 
@@ -38,6 +40,8 @@ class Document:
     path: Path
     data: Any = None
     mistakes: list[Mistake] = field(default_factory=list)
+    cut: dict[Location, str] = field(default_factory=dict)
+    """By the place of a text without quotes: the ` #word` right behind it that YAML takes for a comment."""
     _keys: dict[Location, tuple[int, int]] = field(default_factory=dict)
     _values: dict[Location, tuple[int, int]] = field(default_factory=dict)
 
@@ -110,7 +114,7 @@ def _parse(text: str, document: Document) -> None:
         if root is None:
             refuse(1, 1, "the file is empty; a case needs at least a `model`")
             return
-        document.data = _Walk(document, yaml.constructor).construct(root, ())
+        document.data = _Walk(document, yaml.constructor, text).construct(root, ())
     except ReaderError as error:
         before = text[: error.position]
         column = error.position - before.rfind("\n")
@@ -144,8 +148,9 @@ def _syntax_message(error: Any) -> str:
 class _Walk:
     """Turns YAML nodes into plain data, filling the positions and mistakes of a document."""
 
-    def __init__(self, document: Document, constructor: Any) -> None:
+    def __init__(self, document: Document, constructor: Any, text: str) -> None:
         self._document = document
+        self._text = text
         self._constructor = constructor
         self._above: set[int] = set()  # ids of the nodes that hold the present one
         self._count = 0
@@ -204,6 +209,8 @@ class _Walk:
 
         if node.tag == _NULL:
             return None
+        if node.style is None and (comment := _HASH.match(self._text, node.end_mark.index)):
+            self._document.cut[location] = comment[1]
         try:
             return self._constructor.construct_object(node, deep=True)
         except MarkedYAMLError:

@@ -16,6 +16,9 @@ from harness.case.inputs import FileFill
 from harness.case.schema import CASE_SUFFIX, Case, CaseBody
 from harness.errors import CaseFileError, Mistake, NothingSelectedError
 
+TEXTS = ("description", "reason")
+"""The keys whose values are sentences."""
+
 
 def load_case(path: str | Path) -> Case:
     """Read one case file.
@@ -127,9 +130,21 @@ def _read(path: Path) -> tuple[Case | None, Document, list[Mistake]]:
             body = CaseBody.model_validate(document.data)
         except ValidationError as error:
             mistakes += explain(error, CaseBody, document)
+    mistakes += _cut_texts(document)
     if body is None or mistakes:
         return None, document, mistakes
     return Case(name=case_name(path), path=path, **dict(body)), document, []
+
+
+def _cut_texts(document: Document) -> list[Mistake]:
+    """Texts for people that end before a ` #word`, which was hardly meant as a comment."""
+    return [
+        document.mistake(
+            location, f"the text ends before {word!r}, which YAML takes for a comment; put it in quotes"
+        )
+        for location, word in document.cut.items()
+        if location and location[-1] in TEXTS
+    ]
 
 
 def _missing_files(case: Case, document: Document) -> list[Mistake]:

@@ -385,3 +385,33 @@ def test_no_structure_makes_the_translation_of_mistakes_fail(tmp_path_factory, d
         for mistake in error.mistakes:
             assert "Input should" not in mistake.message  # pydantic's own words
             assert "validation" not in mistake.message
+
+
+def test_a_sentence_that_a_comment_cuts_short_is_a_mistake(write):
+    text = """model: {path: m.onnx}
+description: watches the fault of #4820
+runs:
+  - precision: fp16
+    expect: fail
+    reason: fixed by #12
+"""
+    assert mistakes(write(text)) == [
+        "x.case.yaml:2:14: description: the text ends before '#4820', which YAML takes for a comment; "
+        "put it in quotes",
+        "x.case.yaml:6:13: runs[0].reason: the text ends before '#12', which YAML takes for a comment; "
+        "put it in quotes",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("description: watches it  # a comment", "watches it"),
+        ('description: "watches #4820"  #quoted', "watches #4820"),
+        ("description: watches C#", "watches C#"),
+        ("description: >-  #folded\n  watches #4820", "watches #4820"),
+        ("description: watches it\n#a line of its own", "watches it"),
+    ],
+)
+def test_comments_that_cut_nothing_are_let_be(write, line, text):
+    assert load_case(write(f"{MODEL}{line}\ntags: [a]  #b\n")).description == text
