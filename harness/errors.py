@@ -86,7 +86,11 @@ class InputDataError(HarnessError, ValueError):
     """Input data does not fit the model: a wrong name, dtype, rank or shape, or an unreadable file."""
 
 
-class ReferenceNotFiniteError(ModelError):
+class UnsoundReferenceError(ModelError):
+    """There is no FP32 reference that anything could be held against."""
+
+
+class ReferenceNotFiniteError(UnsoundReferenceError):
     """The FP32 reference itself produces infinities or NaN, so nothing can be judged against it."""
 
     def __init__(self, case: str, *, tensor: str, first_tensor: str, count: int) -> None:
@@ -101,6 +105,21 @@ class ReferenceNotFiniteError(ModelError):
         self.tensor = tensor
         self.first_tensor = first_tensor
         self.count = count
+
+
+class ReferenceNotReproducibleError(UnsoundReferenceError):
+    """The FP32 reference differs from run to run: `nodes` draw random numbers, and `tensor` depends on them."""
+
+    def __init__(self, case: str, *, tensor: str, nodes: Sequence[tuple[str, str]]) -> None:
+        drawing = ", ".join(f"{name} ({op})" for name, op in nodes[:3]) + (", …" if len(nodes) > 3 else "")
+        super().__init__(
+            f"the FP32 reference is not reproducible: output {tensor!r} differs when the same inputs are run again, "
+            f"as random numbers are drawn at {drawing}",
+            where=case,
+            hint="make what is drawn an input of the model, or feed 0 to what scales it",
+        )
+        self.tensor = tensor
+        self.nodes = tuple(name for name, _ in nodes)
 
 
 class MissingDependencyError(HarnessError, ImportError):

@@ -5,6 +5,7 @@ What needs NumPy or ONNX is imported when it is first asked for.
 
 from typing import TYPE_CHECKING, Any
 
+from harness.case._suggest import suggestion
 from harness.case.inputs import (
     ConstantFill,
     FileFill,
@@ -59,6 +60,7 @@ __all__ = [
     "make_feeds",
     "merge_tolerances",
     "resolve_model",
+    "suggestion",
     "version_in_range",
 ]
 

@@ -16,7 +16,7 @@ from harness.cli.consoles import make_console, make_progress
 from harness.cli.options import REPORTS, PageFile, ResultsFile, SummaryFile
 from harness.cli.run import parse_shapes
 from harness.cli.writable import STDOUT, check_files, check_folder
-from harness.errors import UsageError
+from harness.errors import NothingSelectedError, UsageError
 from harness.history.choices import Against, CacheUse, LayerBuilds
 from harness.tensors.files import write_text
 from harness.tensors.precision import Precision
@@ -140,7 +140,7 @@ def drift(
     """Hold releases against each other: did anything move, what, where does it start, is it more than noise?
 
     Exit status: 0 nothing moved to the worse, 1 a drift, 2 a mistake in the command or a case, 3 a build or a
-    worker failed.
+    worker failed, 5 nothing could be compared.
     """
     files = DriftFiles(json_file, html_file, markdown_file, tuple(table_files or ()))
     files.check()
@@ -180,8 +180,19 @@ def drift(
         print_annotations(report, to_stderr=files.owns_stdout)
     for path in report.written:
         print(f"wrote {path}", file=sys.stderr)
-    # Who rewrites the baselines has agreed to the drift.
-    raise typer.Exit(0 if baseline_update and report.exit_code == 1 else report.exit_code)
+    raise typer.Exit(exit_status(report, baseline_update=baseline_update))
+
+
+def exit_status(report: DriftReport, *, baseline_update: bool) -> int:
+    """The report's status; 5 if not one run was compared: that is no news of a drift, and no success either.
+
+    Who rewrites the baselines has agreed to the drift, and who writes the first ones has nothing to compare yet.
+    """
+    status: int = report.exit_code
+    if status == 1 and baseline_update:
+        return 0
+    idle = all(run.verdict is None and run.status in ("pass", "skip") for run in report.runs)
+    return NothingSelectedError.exit_code if status == 0 and idle and not report.written else status
 
 
 @dataclass(frozen=True)

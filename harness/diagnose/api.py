@@ -29,13 +29,15 @@ from harness.diagnose.suspects import islands_of
 from harness.diagnose.target import one_case, precision_of
 from harness.diagnose.unsound import explain_reference
 from harness.diagnose.words import advise, summarise
-from harness.errors import BudgetExhaustedError, NothingSelectedError, ReferenceNotFiniteError, UsageError
+from harness.errors import BudgetExhaustedError, NothingSelectedError, UnsoundReferenceError, UsageError
 from harness.judge import Judge, JudgeOptions
 from harness.judge.candidates import EMULATOR
 from harness.judge.judge import describe_failure
 from harness.judge.layers import measure_layers
-from harness.judge.results import LayerResult, OutputResult, RunResult
+from harness.judge.names import check_names
+from harness.judge.results import LayerResult, OutputResult, RunResult, without_origins
 from harness.judge.results import Verdict as RunVerdict
+from harness.judge.rounding import nothing_to_round
 from harness.model import Model
 from harness.tensors.files import write_text
 from harness.tensors.precision import Precision
@@ -93,6 +95,7 @@ def diagnose(
 
     Raises:
         UsageError: the target is not one case, or a limit makes no sense.
+        NothingSelectedError: a package that the case requires is missing, or the precision rounds nothing.
         ModelError, InputDataError, CaseFileError: the case cannot be run.
         CandidateError: the engine that fails cannot be built or run.
         JournalError: the journal belongs to another diagnosis, or is in use.
@@ -105,9 +108,12 @@ def diagnose(
         bench = own.bench(case)
         if missing := bench.missing_packages():
             raise NothingSelectedError(f"needs {', '.join(missing)}, which is not installed", where=case.name)
+        check_names(case, bench.model)
         candidate = own.candidates.get(environment or EMULATOR, bench)
+        if candidate is bench.emulator and (nothing := nothing_to_round(bench.model, chosen)):
+            raise NothingSelectedError(nothing, where=case.name)
         _start_ahead(candidate)
-        with suppress(ReferenceNotFiniteError):  # the first stage says so
+        with suppress(UnsoundReferenceError):  # the first stage says so
             _ = bench.expected  # while the worker starts
         subject = Subject(bench, chosen, candidate, _engine_factory(candidate))
         folder = Path(journal) if journal is not None else None
@@ -316,5 +322,5 @@ def _after(lab: Lab, found: Findings, *, growth: bool) -> RunResult | None:
         verdict=RunVerdict.PASS if passed else RunVerdict.FAIL,
         reason="all gates hold" if passed else describe_failure(outputs),
         outputs=outputs,
-        layers=layers,
+        layers=without_origins(layers) if passed else layers,
     )

@@ -1,9 +1,9 @@
 """Stage 1, gates first: is there something to hold against, and is there a fault at all?
 
 Requires: inputs that fit the model.
-Ensures: without a verdict, the reference is finite and stable, and the unobserved candidate, as a user would deploy
-it, fails a gate; its outputs are kept for all samples. With a verdict (`none`, `reference`), there is nothing to
-search for.
+Ensures: without a verdict, the reference is finite, reproducible and stable, and the unobserved candidate, as a user
+would deploy it, fails a gate; its outputs are kept for all samples. With a verdict (`none`, `reference`), there is
+nothing to search for.
 Evidence: the outputs of the unobserved candidate with their gates; the reference's own error beside them.
 
 Whether the candidate passes in FP32 is not asked here: an island that cures proves it for nothing.
@@ -17,7 +17,7 @@ from harness.diagnose.examine import Examination, Examiner
 from harness.diagnose.formats import say
 from harness.diagnose.results import Evidence, Stage, Verdict
 from harness.diagnose.stability import Stability, check_stability
-from harness.errors import CandidateError, ReferenceNotFiniteError
+from harness.errors import CandidateError, ReferenceNotFiniteError, ReferenceNotReproducibleError
 from harness.judge.judge import describe_failure
 from harness.search import Outcome
 
@@ -33,6 +33,7 @@ class Gates:
         baseline: the unobserved candidate; None if it was not reached.
         stability: the reference's own error; None if it was not asked for.
         reference_fault: the tensor where the reference stops being finite.
+        drawing: the nodes that draw the random numbers by which the reference differs from run to run.
         evidence: what was shown.
     """
 
@@ -40,6 +41,7 @@ class Gates:
     baseline: Examination | None = None
     stability: Stability | None = None
     reference_fault: str | None = None
+    drawing: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
 
 
@@ -59,6 +61,10 @@ def check_gates(examiner: Examiner) -> Gates:
         facts = {"tensor": error.tensor, "first_tensor": error.first_tensor, "count": error.count}
         evidence = Evidence(Stage.GATES, text, facts)
         return Gates(Verdict.REFERENCE, reference_fault=error.first_tensor, evidence=(evidence,))
+    except ReferenceNotReproducibleError as error:
+        text = f"the FP32 reference is not reproducible: {error.tensor} differs when the same inputs are run again"
+        evidence = Evidence(Stage.GATES, text, {"tensor": error.tensor, "drawing": list(error.nodes)})
+        return Gates(Verdict.REFERENCE, drawing=error.nodes, evidence=(evidence,))
     assert expected, "a case has at least one sample"
     baseline = examiner.examine(subject.plan(), phase=PHASE, key=BASELINE, thorough=True)
     if baseline.outcome is Outcome.UNRESOLVED:

@@ -1,4 +1,4 @@
-"""A reference that nothing can be held against: where it stops being finite, or stops being stable."""
+"""A reference that nothing can be held against: where it stops being finite, reproducible or stable."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from harness.diagnose.subject import Subject
 from harness.errors import ModelError
 from harness.tensors.precision import Precision
 
+DRAWS = "it draws random numbers, other ones in each run"
+"""Why a reference starts to differ from run to run."""
+
 
 def explain_reference(subject: Subject, gates: Gates) -> Findings:
     """The origins of an unsound reference."""
@@ -23,6 +26,11 @@ def explain_reference(subject: Subject, gates: Gates) -> Findings:
         nodes = [node.name for node in [subject.model.producer(gates.reference_fault)] if node is not None]
         reasons = dict.fromkeys(nodes, "its output is not finite in FP32 already")
         return Findings(Verdict.REFERENCE, gates.evidence, origins=_origins(subject, nodes, reasons))
+    if gates.drawing:
+        reasons = dict.fromkeys(gates.drawing, DRAWS)
+        return Findings(
+            Verdict.REFERENCE, gates.evidence, origins=_origins(subject, list(gates.drawing), reasons)
+        )
     try:
         nodes = _unstable_nodes(subject)
     except ModelError as error:

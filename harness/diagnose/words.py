@@ -11,6 +11,7 @@ from harness.diagnose.lab import Lab
 from harness.diagnose.notebook import JOURNAL, journal_folder
 from harness.diagnose.opaque import REMEDY
 from harness.diagnose.results import Verdict
+from harness.diagnose.unsound import DRAWS
 
 LONGEST_COMMAND = 2000
 """Longer commands are left to the files: nobody reads them on a terminal."""
@@ -100,6 +101,8 @@ def advise(lab: Lab, found: Findings, recipes: dict[str, str]) -> tuple[str, ...
     if found.verdict is Verdict.UNRESOLVED:
         return _go_on(lab, found)
     if found.verdict is Verdict.REFERENCE:
+        if any(origin.why == DRAWS for origin in found.origins):
+            return ("make what is drawn an input of the model, or feed 0 to what scales it",)
         return ("check the model and its inputs in ONNX Runtime first, in FP32 and in FP64",)
     if found.verdict is Verdict.TACTIC:
         if "pins" in recipes:

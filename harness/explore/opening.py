@@ -17,6 +17,7 @@ from harness.errors import JournalError, NothingSelectedError
 from harness.explore.session import Session
 from harness.judge import Judge
 from harness.judge.candidates import EMULATOR
+from harness.judge.names import check_names
 from harness.tensors.precision import Precision
 
 
@@ -53,6 +54,7 @@ def open_session(
         bench = judge.bench(case)
         if missing := bench.missing_packages():
             raise NothingSelectedError(f"needs {', '.join(missing)}, which is not installed", where=case.name)
+        check_names(case, bench.model)
         candidate = judge.candidates.get(environment or EMULATOR, bench)
         subject = Subject(bench, precision_of(case, wanted), candidate)
         folder = journal_folder(subject) if out is None else Path(out) / JOURNAL

@@ -15,13 +15,16 @@ from harness.history.choices import Against
 from harness.history.matrix import DriftOptions, run_matrix, select_specs
 from harness.history.noise import Floors
 from harness.history.outcome import RunDrift, Status
+from harness.history.plants import check_plants
 from harness.history.releases import Comparison, Pair, Waivers, compare_pair, merge, pairs_of
 from harness.history.report import DriftReport
 from harness.history.rows import fingerprint_in
 from harness.history.schema import NAMES
 from harness.history.store import RunInfo, list_runs, read_runs
+from harness.judge import Judge
 from harness.judge.goldens import golden_root
 from harness.judge.lanes import Progress
+from harness.judge.names import check_names_of
 from harness.judge.suite import Target, select_cases
 from harness.tensors.precision import Precision
 
@@ -65,10 +68,11 @@ def drift(
         progress: told of every build.
 
     Raises:
-        CaseFileError: case files hold mistakes; nothing was run.
+        CaseFileError: case files hold mistakes, or name what their models do not have; nothing was run.
         EnvironmentConfigError: a release is no environment; nothing was run.
         NothingSelectedError: the selection is empty.
-        UsageError: no release is named, or one twice, or several are to update baselines.
+        UsageError: no release is named, or one twice, or several are to update baselines, or a fault is planted at
+            a node that no case has.
         GoldenError: baselines are to be updated where CI is set, or one is damaged.
         HistoryError: there is nothing to resume.
     """
@@ -81,8 +85,12 @@ def drift(
     wanted = tuple(Precision(precision) for precision in precisions)
     cases = select_cases(targets, inputs=inputs, tags=tags, precisions=wanted)
     options = options or DriftOptions()
+    specs = select_specs(cases, environments, wanted)
+    check_plants(environments, cases)
+    with Judge() as judge:
+        check_names_of(cases, judge.bench)
     info = run_matrix(
-        select_specs(cases, environments, wanted),
+        specs,
         environments,
         options,
         history=Path(history),

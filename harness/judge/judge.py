@@ -19,8 +19,11 @@ from harness.errors import CandidateError, HarnessError
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, Candidates
 from harness.judge.faithful import is_faithful
-from harness.judge.layers import measure_layers, observation_for
-from harness.judge.results import LayerResult, OutputResult, RunResult, Verdict
+from harness.judge.layers import beyond_own_limits, measure_layers, observation_for
+from harness.judge.names import check_names
+from harness.judge.results import LayerResult, OutputResult, RunResult, Verdict, without_origins
+from harness.judge.rounding import nothing_to_round
+from harness.judge.soundness import empty_outputs
 from harness.judge.workbench import Workbench
 from harness.tensors.precision import Precision
 
@@ -108,8 +111,13 @@ class Judge:
         if missing := bench.missing_packages():
             return replace(blank, reason=f"needs {', '.join(missing)}, which is not installed")
         try:
+            check_names(case, bench.model)
             made = self.candidates.get(candidate, bench)
-            if made is not bench.emulator and (lacking := self.candidates.lacking(candidate, case, spec)):
+            if made is bench.emulator:
+                lacking = nothing_to_round(bench.model, spec.precision)
+            else:
+                lacking = self.candidates.lacking(candidate, case, spec)
+            if lacking:
                 return replace(blank, reason=lacking)
             return _Run(bench, spec, made, self.options, stage).judge(blank)
         except HarnessError as error:
@@ -154,10 +162,13 @@ class _Run:
         faithful = None
         if self.options.layers:
             layers, faithful = self.timed("layers", lambda: self.layers(expected, actual, outputs))
+            layers = without_origins(layers) if passed else layers
+        beyond = beyond_own_limits(layers, self.bench.case.tolerances, self.precision) if passed else None
         origins = tuple(layer.node for layer in layers if layer.origin)
         verdict, reason = _verdict(self.spec, expects_failure, passed, outputs, origins, bool(layers))
         reason = f"{counted}: {reason}" if counted else reason
-        warnings = [*self.facts.get("warnings", ())]
+        warnings = [*self.facts.get("warnings", ()), *empty_outputs(expected)]
+        warnings += [] if beyond is None else [beyond]
         if golden is not None and golden.message is not None and not self.options.golden_update:
             if golden.state is GoldenState.CHANGED:
                 verdict, reason = Verdict.FAIL, golden.message

@@ -20,6 +20,7 @@ from harness.tensors.precision import Precision
 COPIES = (
     6  # reference, candidate, emulator, and the introduced error's pair of each tensor, with their inputs
 )
+MOST_NAMED = 5
 Sums = dict[str, Accumulator]
 
 
@@ -160,6 +161,26 @@ def _results(
             )
         )
     return tuple(layers)
+
+
+def beyond_own_limits(
+    layers: Sequence[LayerResult], tolerances: Sequence[Tolerance], precision: Precision
+) -> str | None:
+    """A warning where layers fail limits that the case gives to layers by name, for a run whose outputs pass."""
+    rules = [rule for rule in tolerances if rule.layer]
+    beyond = [
+        layer.tensor
+        for layer in layers
+        if layer.diverged
+        and any(
+            rule.matches(precision, tensor=layer.tensor, node=layer.node, is_output=False) for rule in rules
+        )
+    ]
+    if not beyond:
+        return None
+    names = ", ".join(beyond[:MOST_NAMED]) + (", …" if len(beyond) > MOST_NAMED else "")
+    verb = "is" if len(beyond) == 1 else "are"
+    return f"{names} {verb} beyond what the case lets these layers err by, although every output passes"
 
 
 def observation_for(candidate: Candidate, asked: Observation | None) -> Observation:

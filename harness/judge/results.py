@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import NothingSelectedError
 from harness.tensors.precision import Precision
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class LayerResult:
         metrics: accumulated error: the candidate fed its own intermediate tensors.
         introduced: error of this node alone, fed the reference's tensors; None where it was not measured.
         gates: the gates of the accumulated error.
-        origin: the tensor fails its gates while every tensor it was computed from passes.
+        origin: the tensor fails its gates while every tensor it was computed from passes, and so does an output:
+            where nothing went wrong at the outputs, nothing starts anywhere.
     """
 
     index: int
@@ -72,6 +74,11 @@ class LayerResult:
     def diverged(self) -> bool:
         """Whether a gate fails."""
         return not all(gate.passed for gate in self.gates)
+
+
+def without_origins(layers: Iterable[LayerResult]) -> tuple[LayerResult, ...]:
+    """The layers of a run whose outputs pass: some may be beyond their gates, but no failure starts there."""
+    return tuple(replace(layer, origin=False) if layer.origin else layer for layer in layers)
 
 
 @dataclass(frozen=True)
@@ -166,12 +173,17 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """Exit status: 0 as expected, 1 a failure or an unexpected pass, 2 a mistake in a case, 3 a failed build."""
+        """Exit status: 0 as expected, 1 a failure or an unexpected pass, 2 a mistake in a case, 3 a failed build.
+
+        5 if every run was skipped: nothing was judged, which is no success.
+        """
         if any(result.mistake for result in self.results):
             return 2
         verdicts = {result.verdict for result in self.results}
         if Verdict.ERROR in verdicts:
             return 3
+        if verdicts == {Verdict.SKIP}:
+            return NothingSelectedError.exit_code
         return int(bool(verdicts & {Verdict.FAIL, Verdict.XPASS}))
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from harness.errors import NothingSelectedError, UsageError
 from harness.judge.candidates import EMULATOR
 from harness.judge.judge import Judge, JudgeOptions
 from harness.judge.lanes import Progress, Run, carry_out
+from harness.judge.names import check_names_of
 from harness.judge.results import RunReport, RunResult
 from harness.tensors.fingerprint import host_fingerprint
 from harness.tensors.precision import Precision
@@ -42,7 +43,7 @@ def run(
         judge: use this judge, and leave it open, instead of making one.
 
     Raises:
-        CaseFileError: case files hold mistakes; nothing was run.
+        CaseFileError: case files hold mistakes, or name what their models do not have; nothing was run.
         EnvironmentConfigError: an environment is not in harness.toml.
         NothingSelectedError: the selection is empty.
     """
@@ -59,6 +60,7 @@ def run(
     own = judge or Judge(options)
     try:
         own.candidates.check(tuple(environments))
+        check_names_of(cases, own.bench)
         results = carry_out(own, runs, progress or (lambda event: None))
     finally:
         if judge is None:

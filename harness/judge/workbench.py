@@ -17,6 +17,7 @@ from harness.case.source import resolve_model
 from harness.errors import ReferenceNotFiniteError
 from harness.golden import GoldenStatus
 from harness.judge.goldens import check_golden, store_of
+from harness.judge.soundness import check_not_empty, check_reproducible
 from harness.model import Model, load_model
 
 Tensors = Mapping[str, np.ndarray]
@@ -72,18 +73,21 @@ class Workbench:
 
         Raises:
             ReferenceNotFiniteError: an output is not finite.
+            ReferenceNotReproducibleError: an output depends on random numbers.
+            InputDataError: no output has an element.
         """
         outputs = []
+        where = str(self.case.path or self.case.name)
         for feeds in self.feeds:
             values = self.reference.run(feeds)
+            check_reproducible(self.model, self.reference, feeds, values, where)
             for name, value in values.items():
                 if value.dtype.kind == "f" and not np.isfinite(value).all():
                     count = int(value.size - np.isfinite(value).sum())
                     first = self._first_not_finite(feeds) or name
-                    raise ReferenceNotFiniteError(
-                        str(self.case.path or self.case.name), tensor=name, first_tensor=first, count=count
-                    )
+                    raise ReferenceNotFiniteError(where, tensor=name, first_tensor=first, count=count)
             outputs.append(values)
+        check_not_empty(outputs, self.feeds, where)
         return outputs
 
     def golden(self, *, update: bool) -> GoldenStatus | None:

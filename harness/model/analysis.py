@@ -31,6 +31,10 @@ STEERING_INPUTS: Mapping[str, frozenset[int]] = {
 PRODUCT_OPS = frozenset(
     {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LSTM", "GRU", "RNN", "Attention", "DeformConv"}
 )
+# What they draw differs from run to run and, even with a seed, from runtime to runtime.
+DRAWING_OPS = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
 NodeFact = tuple[str, str, str, tuple[str, ...], tuple[str, ...], bool]
 
 
@@ -128,6 +132,21 @@ def computes_products(node: onnx.NodeProto) -> bool:
     """Whether the node, or one in its subgraphs, is a matrix product or a convolution."""
     inner = (child for body in bodies(node) for child in body.node)
     return node.op_type in PRODUCT_OPS or any(computes_products(child) for child in inner)
+
+
+def draws_random(node: onnx.NodeProto) -> bool:
+    """Whether the node, or one in its subgraphs, may draw random numbers: a Dropout does when it is told to train."""
+    trains = node.op_type == "Dropout" and len(node.input) > 2 and bool(node.input[2])
+    inner = (child for body in bodies(node) for child in body.node)
+    return node.op_type in DRAWING_OPS or trains or any(draws_random(child) for child in inner)
+
+
+def quantizes(graph: onnx.GraphProto) -> bool:
+    """Whether a graph, or one of its subgraphs, holds a QuantizeLinear or a DequantizeLinear."""
+    return any(
+        node.op_type in ("QuantizeLinear", "DequantizeLinear") or any(map(quantizes, bodies(node)))
+        for node in graph.node
+    )
 
 
 def infer(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -131,6 +131,16 @@ class Model:
         return frozenset(node.name for node in self.skeleton.graph.node if analysis.computes_products(node))
 
     @cached_property
+    def drawing_nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that may draw random numbers, in their subgraphs too."""
+        return tuple(node.name for node in self.skeleton.graph.node if analysis.draws_random(node))
+
+    @cached_property
+    def quantized(self) -> bool:
+        """Whether the model holds Q/DQ nodes."""
+        return analysis.quantizes(self.skeleton.graph)
+
+    @cached_property
     def nodes(self) -> tuple[NodeInfo, ...]:
         """The nodes of the main graph in topological order."""
         facts = analysis.node_facts(self.skeleton, self.dtypes, self.feed_names())

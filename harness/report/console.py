@@ -61,8 +61,12 @@ def print_report(
             print_run(console, result, details=details)
             console.print()
     _print_warnings(console, report, details)
+    idle = all(result.verdict is Verdict.SKIP for result in report.results)
+    if not details and (idle or not brief):
+        _print_skips(console, report)
     bad = any(result.verdict in UNEXPECTED for result in report.results)
-    console.print(Text(summary(report, seconds), style="bold red" if bad else "bold green"), soft_wrap=True)
+    style = "bold red" if bad else "bold yellow" if idle else "bold green"
+    console.print(Text(summary(report, seconds), style=style), soft_wrap=True)
 
 
 def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
@@ -243,15 +247,33 @@ def _print_warnings(console: Console, report: RunReport, details: bool) -> None:
     explained = attention(report)
     if details:
         explained = tuple(result for result in report.results if LOOKS[result.verdict].tone in EXPLAINED)
+    _print_shared(
+        console,
+        "warning",
+        [
+            (warning, result.case)
+            for result in report.results
+            if not any(result is other for other in explained)
+            for warning in result.warnings
+        ],
+    )
+
+
+def _print_skips(console: Console, report: RunReport) -> None:
+    """Why runs were skipped, each reason once with the cases that have it."""
+    skipped = [result for result in report.results if result.verdict is Verdict.SKIP]
+    _print_shared(console, "skipped", [(result.reason, result.case) for result in skipped])
+
+
+def _print_shared(console: Console, label: str, told: Sequence[tuple[str, str]]) -> None:
+    """Each text of `told` once, with the cases that it is told of."""
     named: dict[str, dict[str, None]] = {}
-    for result in report.results:
-        if not any(result is other for other in explained):
-            for warning in result.warnings:
-                named.setdefault(warning, {})[result.case] = None
-    for warning, cases in named.items():
+    for text, case in told:
+        named.setdefault(text, {})[case] = None
+    for text, cases in named.items():
         names = ", ".join([*cases][:MOST_NAMES])
         more = f" and {len(cases) - MOST_NAMES} more" if len(cases) > MOST_NAMES else ""
-        console.print(Text.assemble(("warning", "yellow"), f" {names}{more}: {warning}"), soft_wrap=True)
+        console.print(Text.assemble((label, "yellow"), f" {names}{more}: {text}"), soft_wrap=True)
 
 
 def _widest(column: Sequence[Text]) -> int:

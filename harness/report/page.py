@@ -52,7 +52,7 @@ def html_page(
         .render(
             answer=answer(report),
             summary=summary(report, seconds),
-            bad=any(LOOKS[result.verdict].tone == "bad" for result in report.results),
+            bad=report.exit_code != 0,
             matrix=arranged,
             named=arranged.named,
             anchors=anchors,

@@ -185,3 +185,9 @@ def test_what_was_spent_is_said_in_one_line() -> None:
     event = ProgressEvent(Stage.CURE, "search", 12, 2, 5, ("a", "b", "c", "d"), 3)
     assert spent(event) == "12 emulations, 2 builds, 5 suspects, about 3 to go (a, b, c …)"
     assert spent(ProgressEvent(Stage.GATES, "run")) == "0 emulations"
+
+
+def test_a_precision_that_rounds_nothing_is_no_case_of_nothing_is_wrong(capsys) -> None:
+    status, out, err = run(capsys, CASES / "dynamic-batch.case.yaml", "--precision", "int8")
+    assert (status, out) == (5, "")
+    assert "the emulator has nothing to round for int8: the model has no Q/DQ nodes" in err

@@ -147,7 +147,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_resumes(tiny_cases, harness, m
 def test_baselines_are_written_compared_and_refused_in_ci(tiny_cases, harness, monkeypatch) -> None:
     tiny_cases("clean")
     status, out, _ = harness("drift", "cases", "-e", "emulator:fp16")
-    assert (status, "there is no baseline; --baseline-update writes one" in out) == (0, True)
+    assert (status, "there is no baseline; --baseline-update writes one" in out) == (5, True)
     status, _, errors = harness("drift", "cases", "-e", "emulator:fp16", "--baseline-update")
     assert status == 0
     assert "golden/clean/emulator/fp16.json" in errors
@@ -189,12 +189,46 @@ def test_the_history_is_listed_shown_and_exported(tiny_cases, harness) -> None:
 
 def test_nights_of_one_release_are_held_against_those_before(tiny_cases, harness) -> None:
     tiny_cases("clean")
-    for _ in range(2):
+    for expected in (5, 0):  # the first night has nothing to be compared with
         status, _, _ = harness("drift", "cases", "-e", "emulator:fp16", "-k", 1, "--against", "history")
-        assert status == 0
+        assert status == expected
     status, out, _ = harness("history", "show", "--last", "30", "--html", "night.html")
     assert status == 0
     assert "held against the run before" in out
     assert "Night by night" in Path("night.html").read_text()
     status, _, errors = harness("history", "show")
     assert (status, "hold it against earlier ones: --last 30" in errors) == (2, True)
+
+
+def test_where_nothing_could_be_compared_that_is_no_success(tiny_cases, harness) -> None:
+    tiny_cases("skipped")
+    status, out, _ = drift(harness, repeats=1)
+    assert status == 5
+    assert "Nothing could be compared: " in out
+    assert "needs a_package_that_is_nowhere" in out
+    tiny_cases("clean")
+    assert drift(harness, repeats=1)[0] == 0, "one case was compared"
+
+
+@pytest.mark.parametrize(
+    ("node", "hint"), [("sqare", "did you mean `square`?"), ("zzz", "such as scaled, square, root, y")]
+)
+def test_a_plant_without_a_node_is_refused_before_anything_is_run(
+    tiny_cases, harness, node: str, hint: str
+) -> None:
+    tiny_cases("clean")
+    status, out, errors = drift(harness, new=f"{NEW},plant={node}@bf16")
+    assert (status, out) == (2, "")
+    assert f"--env {NEW},plant={node}@bf16: no selected case has a node '{node}'" in errors
+    assert hint in errors
+    assert not Path("reports").exists()
+
+
+def test_a_plant_may_sit_in_one_of_several_cases(tiny_cases, harness) -> None:
+    folder = tiny_cases("clean", "skipped")
+    models = (folder / "models.py").read_text()
+    (folder / "others.py").write_text(models.replace('"square"', '"sq"'))
+    (folder / "other.case.yaml").write_text("model: {builder: others:squares}\nruns: [fp16]\n")
+    status, out, _ = drift(harness, new=FAULTY, repeats=3)
+    assert status == 1
+    assert "square (Mul)" in out

@@ -37,6 +37,7 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
         (["clean"], 0),
         (["clean", "expected"], 0),
         (["clean", "skipped"], 0),
+        (["skipped"], 5),
         (["clean", "failing"], 1),
         (["cured"], 1),
         (["clean", "mistaken"], 2),
@@ -63,6 +64,14 @@ def test_quiet_prints_the_summary_alone_when_all_is_well(tiny_cases, capsys) -> 
     _, out, errors = run(capsys, "cases", "--quiet")
     assert len(out.splitlines()) == 1
     assert errors == ""
+
+
+def test_a_skip_says_why_and_quiet_does_where_nothing_else_was_judged(tiny_cases, capsys) -> None:
+    why = "skipped skipped: needs a_package_that_is_nowhere, which is not installed"
+    tiny_cases("clean", "skipped")
+    assert why in run(capsys, "cases")[1].splitlines()
+    assert why not in run(capsys, "cases", "--quiet")[1]
+    assert why in run(capsys, "cases/skipped.case.yaml", "--quiet")[1].splitlines()
 
 
 def test_a_failure_names_tensor_metric_origin_and_next_command(tiny_cases, capsys) -> None:

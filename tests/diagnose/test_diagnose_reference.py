@@ -112,6 +112,21 @@ def test_a_reference_that_is_not_finite_is_no_reference() -> None:
     assert diagnosis.before is None
 
 
+def test_a_reference_that_is_drawn_anew_is_no_reference() -> None:
+    nodes = [
+        helper.make_node("RandomNormalLike", ["x"], ["r"], name="draw", scale=1e-4),
+        helper.make_node("Add", ["x", "r"], ["y"], name="add"),
+    ]
+    model = load_model(graph_model(nodes, inputs={"x": [8]}, outputs={"y": [8]}), name="drawn")
+    diagnosis = diagnose_model(model, [{"x": X}], Precision.FP16)
+    assert (diagnosis.verdict, diagnosis.exit_code) == (Verdict.REFERENCE, 1)
+    assert [(origin.node, origin.why) for origin in diagnosis.origins] == [
+        ("draw", "it draws random numbers, other ones in each run")
+    ]
+    assert "not reproducible: y differs" in diagnosis.evidence[0].text
+    assert diagnosis.advice == ("make what is drawn an input of the model, or feed 0 to what scales it",)
+
+
 def test_without_double_precision_the_inputs_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     from harness.diagnose import stability
     from harness.errors import ModelError

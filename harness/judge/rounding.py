@@ -1,0 +1,25 @@
+"""What the emulator can say of a precision: nothing, where the precision rounds nothing of the model."""
+
+from __future__ import annotations
+
+from harness.model import Model
+from harness.model.lower import units_of
+from harness.tensors.precision import Precision
+
+_WHY = {
+    Precision.INT8: "the model has no Q/DQ nodes to say how. Engines up to TensorRT 10 are calibrated on the inputs "
+    "of the case: name one with --env",
+    Precision.TF32: "TF32 rounds what matrix products and convolutions read, and the model has none",
+}
+_ELSE = "no node computes float32 tensors from the inputs"
+
+
+def nothing_to_round(model: Model, precision: Precision) -> str | None:
+    """Why the emulator at `precision` would compute the reference once more; None where it does not.
+
+    FP32 is never refused: that run shows that there is a reference, and that it is the golden one. Q/DQ nodes are
+    roundings of their own.
+    """
+    if precision is Precision.FP32 or model.quantized or units_of(model, precision):
+        return None
+    return f"the emulator has nothing to round for {precision}: {_WHY.get(precision, _ELSE)}"
