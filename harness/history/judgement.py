@@ -56,6 +56,9 @@ JUDGED = {
     "equal_builds": "builds of the newer release with the bits of a build of the older one",
     "old_passed": "builds of the older release in which every gate of the tensor holds",
     "new_passed": "likewise of the newer release",
+    "gate": "the gate: one that fails, or else the first on a metric; of the newer release where that is known",
+    "limit": "its limit",
+    "error_limit": "the limit as an error (nrmse) like `old` and `new`; NaN for a gate on another metric",
     "distance": "mean rms difference of the newer release from the older one's build 0, over the reference's rms",
     "rebuild_distance": "likewise of the older release's other builds: what rebuilding alone does",
 }
@@ -165,6 +168,7 @@ def judge_tensors(
         equal_builds=equal,
         old_passed=old_passed,
         new_passed=new_passed,
+        **_gates(frame, groups, passed, new),
         **_distances(frame, groups, old, new, distances),
     )
     judged = judged[(before > 0) & (after > 0)].sort_values("_place", kind="stable")
@@ -243,6 +247,31 @@ def _described(frame: pd.DataFrame, groups: _Groups, new: np.ndarray) -> pd.Data
     place[groups.code[rows]] = rows
     described = frame[[*KEY, "index", "node", "op"]].iloc[place].reset_index(drop=True)
     return described.assign(_place=groups.first)
+
+
+def _gates(
+    frame: pd.DataFrame, groups: _Groups, passed: np.ndarray, new: np.ndarray
+) -> dict[str, np.ndarray | pd.Series[Any]]:
+    """The gate of each tensor: one that fails before one that holds, the newer release's before the older's."""
+    nothing = np.full(groups.size, np.nan)
+    if not {"gate", "limit", "reference_rms"} <= set(frame.columns):
+        return {"gate": np.full(groups.size, None, dtype=object), "limit": nothing, "error_limit": nothing}
+    known = frame["gate"].notna().to_numpy()
+    chosen = np.zeros(groups.size, dtype=np.int64)
+    for rows in (known & ~new, known & new, known & new & ~passed):
+        places = np.flatnonzero(rows)[::-1]
+        chosen[groups.code[places]] = places
+    found = groups.count(known) > 0
+    gate = frame["gate"].astype(object).to_numpy()[chosen]
+    limit, rms = (
+        frame[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in ("limit", "reference_rms")
+    )
+    gate[~found] = None
+    limit, rms = np.where(found, limit[chosen], np.nan), rms[chosen]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = np.where(rms > 0, limit / rms, np.nan)
+    error_limit = np.select([gate == "nrmse", gate == "rmse"], [limit, relative], np.nan)
+    return {"gate": gate, "limit": limit, "error_limit": error_limit}
 
 
 def _distances(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from harness.case.waivers import Waived
+from harness.history.builds import Builds, FailsOn
 from harness.history.judgement import SEVERITY, WORSENED, DriftVerdict
 from harness.history.structure import StructureChange
 from harness.tensors.precision import Precision
@@ -40,6 +41,9 @@ class TensorDrift:
         floor: the change that is no effect.
         old_passed: builds of the older release whose gates hold, of how many: `3 of 3`.
         new_passed: likewise of the newer release.
+        gate: metric of the gate that it was held against: one that fails, or else the first; None if unknown.
+        limit: its limit; NaN if unknown.
+        error_limit: the limit as an error like `old` and `new`; NaN for a gate on a metric that is none.
     """
 
     tensor: str
@@ -53,6 +57,9 @@ class TensorDrift:
     floor: float
     old_passed: str
     new_passed: str
+    gate: str | None = None
+    limit: float = math.nan
+    error_limit: float = math.nan
 
     @property
     def ratio(self) -> float:
@@ -66,6 +73,11 @@ class TensorDrift:
         """How far it moved, as |log ratio|: what the worst is chosen by."""
         ratio = self.ratio
         return abs(math.log(ratio)) if 0 < ratio < math.inf else math.inf
+
+    @property
+    def error(self) -> float:
+        """The larger of both errors: what the worst sample of the outputs is chosen by."""
+        return max(self.old, self.new)
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,8 @@ class RunDrift:
             be compared.
         reason: one line for a person: why.
         counts: how many outputs and layers have each verdict, by kind.
-        worst: the output, or else the layer, that moved furthest in the direction of the verdict.
+        worst: of the outputs with the verdict the one with the largest error, sample by sample; or else the layer
+            that moved furthest in its direction.
         origins: where a drift to the worse starts: the layers that are worse while all that they were computed
             from is not; in topological order.
         faithful: whether observing left the engines alone: of the older and of the newer release.
@@ -91,6 +104,7 @@ class RunDrift:
         structure: what changed in the engine.
         command: what goes on from here.
         errors: what kept builds from being judged.
+        builds: what came of each build that could be judged.
     """
 
     case: str
@@ -109,6 +123,12 @@ class RunDrift:
     structure: tuple[StructureChange, ...] = ()
     command: str = ""
     errors: tuple[str, ...] = ()
+    builds: Builds = field(default_factory=Builds)
+
+    @property
+    def fails_unexpectedly(self) -> bool:
+        """Whether a build of the newer release fails, and neither the case nor a waiver expects that."""
+        return self.builds.fails_on in (FailsOn.NEWER, FailsOn.BOTH) and not self.builds.expected
 
     @property
     def id(self) -> str:
@@ -116,14 +136,18 @@ class RunDrift:
         return f"{self.case}::{self.precision}::{self.new}"
 
     @property
-    def severity(self) -> tuple[int, int, float]:
-        """What reports are sorted by: the larger, the graver; what failed before, too, comes below what drifted."""
-        statuses = list(Status)
+    def severity(self) -> tuple[int, bool, int, float]:
+        """What reports are sorted by: the larger, the graver.
+
+        What failed before, too, comes below what drifted and above what passes; what was skipped comes last.
+        """
+        statuses = [Status.SKIP, *(status for status in Status if status is not Status.SKIP)]
         rank = statuses.index(self.status)
         if in_both(self.errors, self.old, self.new):
             rank = min(rank, statuses.index(Status.XFAIL))
         verdict = -1 if self.verdict is None else SEVERITY[self.verdict]
-        return rank, verdict, 0.0 if self.worst is None else self.worst.size
+        standing = self.status is Status.PASS and self.fails_unexpectedly
+        return rank, standing, verdict, 0.0 if self.worst is None else self.worst.size
 
 
 def in_both(errors: Sequence[str], old: str, new: str) -> bool:
@@ -138,6 +162,17 @@ def status_of(verdict: DriftVerdict | None, waived: Waived | None) -> Status:
     return Status.XFAIL if waived is not None and not waived.expired else Status.FAIL
 
 
-def worst_of(tensors: Sequence[TensorDrift]) -> TensorDrift | None:
+def worst_of(outputs: Sequence[TensorDrift]) -> TensorDrift | None:
+    """The one with the gravest verdict; of several outputs and samples, the one with the largest error.
+
+    It is the rule of `harness run`, which tells the largest error of all outputs and samples: where they have one
+    verdict, both tell the same.
+    """
+    return max(
+        outputs, key=lambda output: (SEVERITY[output.verdict], output.error, output.size), default=None
+    )
+
+
+def furthest_of(tensors: Sequence[TensorDrift]) -> TensorDrift | None:
     """The one with the gravest verdict; of several, the one that moved furthest."""
     return max(tensors, key=lambda tensor: (SEVERITY[tensor.verdict], tensor.size), default=None)

@@ -15,6 +15,7 @@ import pandas as pd
 from harness.case.schema import Waiver
 from harness.case.waivers import Waived, find_waiver
 from harness.compare.origins import find_origins
+from harness.history.builds import Builds, builds_of
 from harness.history.emulated import EmulatedRelease, is_emulated
 from harness.history.engines import ENGINE_COLUMNS, judge_engines
 from harness.history.judgement import (
@@ -27,7 +28,15 @@ from harness.history.judgement import (
     worst_verdict,
 )
 from harness.history.noise import Floors
-from harness.history.outcome import RunDrift, Status, TensorDrift, in_both, status_of, worst_of
+from harness.history.outcome import (
+    RunDrift,
+    Status,
+    TensorDrift,
+    furthest_of,
+    in_both,
+    status_of,
+    worst_of,
+)
 from harness.history.schema import ENGINE, LAYER, MISTAKE, OUTPUT
 from harness.history.structure import compare_structures
 from harness.history.telling import tell_comparison, tell_errors
@@ -130,8 +139,9 @@ def merge(comparisons: Sequence[Comparison]) -> Comparison:
 
 Key = tuple[str, str]
 Engines = list[dict[str, Any]]
+_OUTPUT_COLUMNS = ("case", "precision", "run", "build", "tensor", "sample", "passed", "error")
 _ENGINE_COLUMNS = (
-    *("case", "precision", "verdict", "reason"),
+    *("case", "precision", "run", "build", "verdict", "reason"),
     *("case_path", "tensorrt", "faithful", "structure"),
 )
 
@@ -162,6 +172,10 @@ class _Reader:
         keys = [self.judged["case"].astype(str), self.judged["precision"].astype(str)]
         self._tensors = self.judged.groupby(keys, sort=False).indices if len(self.judged) else {}
         self._reads: dict[Key, dict[str, list[str]]] | None = None
+        chosen = (self.pair.before | self.pair.after) & (self.records["kind"] == OUTPUT).to_numpy()
+        self._rows = self.records.loc[chosen, list(_OUTPUT_COLUMNS)].assign(after=self.pair.after[chosen])
+        keys = [self._rows["case"].astype(str), self._rows["precision"].astype(str)]
+        self._outputs = self._rows.groupby(keys, sort=False).indices if len(self._rows) else {}
 
     def run(self, key: Key, before: Engines, after: Engines) -> RunDrift:
         rows = after or before
@@ -199,7 +213,23 @@ class _Reader:
             structure=tuple(compare_structures(_structures(before), _structures(after))),
             command=continuation(path or case, precision, self.pair.new),
             errors=errors,
+            builds=self._builds(key, before, after, found),
         )
+
+    def _builds(
+        self, key: Key, before: Engines, after: Engines, found: Sequence[tuple[str, TensorDrift]]
+    ) -> Builds:
+        """What came of each build, with its error in the output and sample that the numbers of the run are of."""
+        rows = self._rows.iloc[self._outputs.get(key, [])]
+        worst = worst_of([drift for kind, drift in found if kind == OUTPUT])
+        error = pd.Series(np.nan, index=rows.index)
+        if worst is not None:
+            told = (rows["tensor"] == worst.tensor) & (rows["sample"] == worst.sample)
+            error = rows["error"].astype(np.float64).where(told)
+        rows = rows.assign(error=error)
+        older, newer = ([row for row in side if row["verdict"] not in _UNJUDGED] for side in (before, after))
+        is_newer = rows["after"].to_numpy(dtype=bool)
+        return builds_of(older, newer, rows[~is_newer], rows[is_newer])
 
     def _reason(
         self,
@@ -282,7 +312,7 @@ def _summary(
         outputs is not None and layers in _CALM
     ):  # nothing moved: what an output's error is says more than a layer's
         return layers, worst_of(by_kind[OUTPUT]), counts
-    return None if layers is None else _OF_LAYERS.get(layers, layers), worst_of(told), counts
+    return None if layers is None else _OF_LAYERS.get(layers, layers), furthest_of(told), counts
 
 
 def _unmeasured(drift: TensorDrift) -> bool:
@@ -315,6 +345,9 @@ def _tensor(row: Any) -> TensorDrift:
         floor=float(row.floor),
         old_passed=f"{row.old_passed} of {row.old_builds}",
         new_passed=f"{row.new_passed} of {row.new_builds}",
+        gate=None if pd.isna(row.gate) else str(row.gate),
+        limit=float(row.limit),
+        error_limit=float(row.error_limit),
     )
 
 

@@ -131,6 +131,12 @@ def _run(run: RunDrift) -> dict[str, Any]:
         "structure": [{**asdict(change), "change": change.change.value} for change in run.structure],
         "command": run.command,
         "errors": list(run.errors),
+        "fails_on": run.builds.fails_on.value,
+        "expected": run.builds.expected,
+        "builds": {
+            **{side: [asdict(build) for build in getattr(run.builds, side)] for side in ("old", "new")},
+            "differ": run.builds.differ,
+        },
     }
 
 

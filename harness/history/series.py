@@ -25,7 +25,7 @@ from harness.tensors.precision import Precision
 NIGHTLY_CONFIDENCE = 0.9999
 _ENGINE = ("latency_ms", "engine_bytes", "build_seconds", "verdict", "reason", "tensorrt", "case_path")
 _QUESTION = ("case", "case_sha256", "model_sha256")
-_NEWEST_ONLY = ("reads", "structure", "faithful")
+_NEWEST_ONLY = ("reads", "structure", "faithful", "gate", "limit", "reference_rms")
 
 
 def nightly_report(

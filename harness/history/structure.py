@@ -102,6 +102,11 @@ def compare_structures(old: Sequence[str], new: Sequence[str]) -> list[Structure
     return sorted(changes, key=lambda change: order.index(change.change))
 
 
+def precisions_by_node(structure: str) -> dict[str, str]:
+    """The precision that each ONNX node of one build is computed in, as far as its `structure` says."""
+    return _Engine.read(json.loads(structure)).precision
+
+
 def _fusions(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:
     before, after = _counted(old), _counted(new)
     gone = {group for group in before if group not in after}

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from harness.compare.defaults import NONFINITE
+from harness.compare.gates import LOWER_BOUNDED
+from harness.history.builds import BuildOutcome
 from harness.history.judgement import DriftVerdict
 from harness.history.outcome import TensorDrift
 from harness.history.schema import LAYER, OUTPUT
 from harness.judge.words import count, number
 
+MOST_BUILDS = 6  # whose errors are named one by one
+_PLAIN_RATIOS = (0.1, 1000.0)  # between them a ratio is told as a multiple of two or three digits
 _NOUNS = {OUTPUT: "output", LAYER: "layer"}
 
 
@@ -29,18 +34,86 @@ def tell_comparison(
 
 
 def tell_tensor(drift: TensorDrift) -> str:
-    """`b7_sq (Pow): error 3.1e-4 → inf, gates held in 3 of 3 builds, now in 0 of 3`."""
-    where = drift.tensor if drift.node in (None, drift.tensor) else f"{drift.tensor} of node {drift.node}"
-    parts = [f"error {number(drift.old)} → {number(drift.new)}"]
+    """`y (Add), sample 1: error 3.1e-4 → inf, gate nrmse ≤ 0.01, held in 3 of 3 builds, now in 0 of 3`."""
+    parts = [tell_change(drift)]
     if 0 < drift.old < math.inf and math.isfinite(drift.new):
-        parts[0] += f" (×{number(drift.ratio)})"
-    if math.isfinite(drift.noise) and math.isfinite(drift.new) and math.isfinite(drift.old):
-        parts.append(f"noise ±{number(drift.noise)}")
-    elif math.isnan(drift.noise):
-        parts.append("noise not measured")
+        parts[0] += f" ({tell_ratio(drift.ratio)})"
+    if math.isnan(drift.noise) or (math.isfinite(drift.new) and math.isfinite(drift.old)):
+        parts.append(tell_noise(drift.noise))
     if drift.verdict in (DriftVerdict.NEW_FAILURE, DriftVerdict.FIXED):
-        parts.append(f"gates held in {drift.old_passed} builds, now in {drift.new_passed}")
-    return f"{where} ({drift.op}): {', '.join(parts)}" if drift.op else f"{where}: {', '.join(parts)}"
+        parts.append(f"{tell_gate(drift)} {tell_held(drift)}")
+    return f"{tell_place(drift)}: {', '.join(parts)}"
+
+
+def tell_place(drift: TensorDrift) -> str:
+    """`logits (Add), sample 1`; the sample where it is measured by itself."""
+    where = drift.tensor if drift.node in (None, drift.tensor) else f"{drift.tensor} of node {drift.node}"
+    return (
+        where
+        + (f" ({drift.op})" if drift.op else "")
+        + (f", sample {drift.sample}" if drift.sample >= 0 else "")
+    )
+
+
+def tell_change(drift: TensorDrift) -> str:
+    """`error 3.1e-4 → inf`."""
+    return f"error {number(drift.old)} → {number(drift.new)}"
+
+
+def tell_ratio(ratio: float) -> str:
+    """`×2.1`; `1,600 times smaller`, where nobody reads a multiple."""
+    if 0 < ratio < _PLAIN_RATIOS[0]:
+        return f"{_rounded(1 / ratio)} times smaller"
+    return f"×{_rounded(ratio)}" if _PLAIN_RATIOS[1] <= ratio < math.inf else f"×{number(ratio)}"
+
+
+def tell_noise(noise: float) -> str:
+    """`noise ±5e-5`, or in words that it was not measured, or that there is none."""
+    if math.isnan(noise):
+        return "noise not measured"
+    return f"noise ±{number(noise)}" if noise else "no noise: the builds of each release err alike"
+
+
+def tell_gate(drift: TensorDrift) -> str:
+    """`gate rmse ≤ 2e-4 (error ≤ 1.9e-3)`: metric and limit, and the limit as an error where that is another number."""
+    if drift.gate is None:
+        return "gates"
+    if drift.gate == NONFINITE.metric:
+        return "gate: no element that is not finite,"
+    sign = "≥" if drift.gate in LOWER_BOUNDED else "≤"
+    told = f"gate {drift.gate} {sign} {number(drift.limit)}"
+    other = drift.gate != "nrmse" and not math.isnan(drift.error_limit)
+    return f"{told} (error ≤ {number(drift.error_limit)})" if other else told
+
+
+def tell_held(drift: TensorDrift) -> str:
+    """`held in 3 of 3 builds, now in 0 of 3`: all gates of the tensor together."""
+    return f"held in {drift.old_passed} builds, now in {drift.new_passed}"
+
+
+def tell_builds(builds: Sequence[BuildOutcome]) -> str:
+    """`5.8e-8, 5.6e-8, 3.5e-4`: the error of each build; of many builds, their range."""
+    errors = [build.error for build in builds if build.error is not None]
+    texts = [number(error) for error in errors]
+    if len(errors) > 1 and len(set(texts)) == 1:
+        return f"{texts[0]} in each of {len(texts)}"
+    if len(errors) > MOST_BUILDS:
+        return f"{number(min(errors))} to {number(max(errors))} in {len(errors)}"
+    return ", ".join(texts)
+
+
+def tell_layers(build: BuildOutcome) -> str:
+    """`fp16 ×25, fp32 ×3`: how many layers of a build compute in which precision; empty if that is unknown."""
+    return ", ".join(f"{precision} ×{amount}" for precision, amount in build.layers.items())
+
+
+def tell_failing(builds: Sequence[BuildOutcome]) -> str:
+    """`3 of 3 builds`: in how many it fails."""
+    return f"{sum(build.failed for build in builds)} of {count(len(builds), 'build')}"
+
+
+def _rounded(value: float) -> str:
+    return f"{float(f'{value:.2g}'):,.0f}"
 
 
 def tell_errors(errors: Sequence[str], *, everywhere: bool) -> str:

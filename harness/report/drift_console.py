@@ -8,14 +8,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.history.outcome import RunDrift, Status
+from harness.history.outcome import RunDrift
 from harness.history.report import DriftReport
 from harness.report.console import is_plain
 from harness.report.drift_view import explain, first_origin, is_remarkable
-from harness.report.drift_words import answer, look_of, ratio_text, short, summary, title
+from harness.report.drift_words import answer, look_of, remarks, short, summary, title, tone_of, verdict_text
 from harness.report.words import middle, number
 
 MOST_EXPLAINED = 10
+WIDE = 110  # columns that the table needs to name tensors, too
 
 
 def print_drift(
@@ -40,9 +41,11 @@ def print_drift(
     if len(remarkable) > MOST_EXPLAINED:
         console.print(Text(f"and {len(remarkable) - MOST_EXPLAINED} runs more: see --html or --json\n"))
     _print_steps(console, report, plain)
-    bad = report.exit_code != 0
-    console.print(Text(answer(report), style="bold red" if bad else "bold green"), soft_wrap=True)
+    console.print(Text(answer(report), style=_STYLES[tone_of(report)]), soft_wrap=True)
     console.print(Text(summary(report, seconds)), soft_wrap=True)
+
+
+_STYLES = {"bad": "bold red", "calm": "bold yellow", "good": "bold green"}
 
 
 def _print_steps(console: Console, report: DriftReport, plain: bool) -> None:
@@ -63,13 +66,13 @@ def _table(report: DriftReport, width: int, plain: bool) -> Table:
         table.add_column("release", no_wrap=True)
     table.add_column("drift", no_wrap=True)
     table.add_column("error", no_wrap=True)
-    if width >= 100:
+    if width >= WIDE:
         table.add_column("tensor", overflow="fold")
     table.add_column("starts at", overflow="fold")
     previous = None
     for run in report.runs:
         look, worst = look_of(run), run.worst
-        verdict = " ".join((look.plain_glyph if plain else look.glyph, look.word, ratio_text(run))).strip()
+        verdict = verdict_text(run, plain=plain, brief=True)
         row = [middle(run.case, 28) if run.case != previous else "", str(run.precision)]
         previous = run.case
         if several:
@@ -77,7 +80,7 @@ def _table(report: DriftReport, width: int, plain: bool) -> Table:
         arrow = "->" if plain else "→"
         errors = "" if worst is None else f"{number(worst.old)} {arrow} {number(worst.new)}"
         cells: list[str | Text] = [*row, Text(verdict, style=look.style), errors]
-        if width >= 100:
+        if width >= WIDE:
             cells.append("" if worst is None else middle(worst.tensor, 28))
         table.add_row(*cells, Text(middle(first_origin(run), 32), style=look.style))
     return table
@@ -86,15 +89,16 @@ def _table(report: DriftReport, width: int, plain: bool) -> Table:
 def _print_run(console: Console, run: RunDrift, plain: bool, *, several: bool) -> None:
     look, explanation = look_of(run), explain(run)
     name = f"{title(run)} on {short(run.new)}" if several else title(run)
-    glyph = look.plain_glyph if plain else look.glyph
-    console.print(Text.assemble((f"{glyph} {look.word}", look.style), " ", (name, "bold"), f": {run.reason}"))
+    words = (f"{look.plain_glyph if plain else look.glyph} {look.word}", *remarks(run))
+    verdict = (" - " if plain else " · ").join(words)
+    console.print(Text.assemble((verdict, look.style), " ", (name, "bold"), f": {run.reason}"))
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for statement in explanation.statements:
         grid.add_row(statement.label, Text(statement.text))
     console.print(Padding(grid, (0, 0, 0, 2)))
-    if explanation.command and run.status is not Status.PASS:
+    if explanation.command:
         console.print(
             Text.assemble("  ", ("go on", "dim"), "  ", (explanation.command, "cyan")), soft_wrap=True
         )

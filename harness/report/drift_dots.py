@@ -63,7 +63,8 @@ def outputs_figure(report: DriftReport, runs: Sequence[RunDrift]) -> Figure:
             zorder=3,
         )
     axes.set_yticks(
-        list(places), [middle(f"{row['case']} {row['precision']}: {row['tensor']}", 42) for row in rows]
+        list(places),
+        [middle(f"{row['case']} {row['precision']}: {row['tensor']} [{row['sample']}]", 42) for row in rows],
     )
     axes.grid(axis="x", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -113,7 +114,7 @@ Row = dict[str, Any]
 
 
 def _worst_outputs(outputs: pd.DataFrame, runs: Sequence[RunDrift]) -> list[Row]:
-    """For each run the output that its verdict rests on, or else the one that moved furthest."""
+    """For each run the output that its numbers are of; where these are a layer's, the one with the largest error."""
     by_run: dict[tuple[str, str, str], list[Row]] = {}
     listed: list[Any] = outputs.to_dict("records")
     for row in listed:
@@ -124,13 +125,8 @@ def _worst_outputs(outputs: pd.DataFrame, runs: Sequence[RunDrift]) -> list[Row]
         same = [row for row in rows if run.worst is not None and row["tensor"] == run.worst.tensor]
         same = [row for row in same if run.worst is not None and row["sample"] == run.worst.sample]
         if rows:
-            found.append(max(same or rows, key=_moved))
+            found.append(max(same or rows, key=lambda row: max(row["old"], row["new"])))
     return found
-
-
-def _moved(row: Row) -> float:
-    change = abs(row["change"]) / row["floor"] if row["floor"] else 0.0
-    return change if not math.isnan(change) else 0.0
 
 
 def _builds(report: DriftReport, rows: Sequence[Row]) -> list[dict[str, list[float]]]:

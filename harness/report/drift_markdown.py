@@ -6,7 +6,7 @@ from harness.history.outcome import RunDrift
 from harness.history.report import DriftReport
 from harness.report.drift_tables import Table, engines_table
 from harness.report.drift_view import explain, first_origin, is_remarkable
-from harness.report.drift_words import answer, look_of, ratio_text, short, summary, title
+from harness.report.drift_words import answer, look_of, ratio_text, remarks, short, summary, title
 from harness.report.markdown import code, escape, fit
 from harness.report.words import made_with, number
 
@@ -33,24 +33,27 @@ def drift_markdown(report: DriftReport, *, seconds: float | None = None) -> str:
     facts = "".join(
         f"- {escape(key)}: {escape(value)}\n"
         for key, value in {"run": report.run, **made_with(report.fingerprint)}.items()
+        if value  # an emulated release has no facts
     )
     return fit("\n".join(lines), f"<details><summary>What this ran on</summary>\n\n{facts}\n</details>\n")
 
 
 def _row(run: RunDrift, several: bool) -> str:
     look = look_of(run)
-    word = f"{look.glyph} {look.word}"
+    word = " · ".join((f"{look.glyph} {look.word}", *remarks(run)))
     cells = [f"**{word}**" if look.tone == "bad" else word, escape(run.case), str(run.precision)]
     if several:
         cells.append(f"`{code(short(run.new))}`")
     worst = run.worst
-    error = f"{number(worst.old)} → {number(worst.new)} {ratio_text(run)}" if worst is not None else ""
-    return f"| {' | '.join([*cells, error.strip(), escape(first_origin(run))])} |"
+    error = "" if worst is None else f"{number(worst.old)} → {number(worst.new)}"
+    error = ", ".join(part for part in (error, ratio_text(run)) if part)
+    return f"| {' | '.join([*cells, error, escape(first_origin(run))])} |"
 
 
 def _explained(run: RunDrift) -> list[str]:
     look, explanation = look_of(run), explain(run)
-    lines = [f"### {look.glyph} {escape(title(run))}: {escape(run.reason)}", ""]
+    name = ", ".join((escape(title(run)), *remarks(run)))
+    lines = [f"### {look.glyph} {name}: {escape(run.reason)}", ""]
     for statement in explanation.statements:
         lines.append(f"- {statement.label + ': ' if statement.label else ''}{escape(statement.text)}")
     if explanation.command:

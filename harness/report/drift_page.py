@@ -17,9 +17,28 @@ from harness.history.schema import ENGINE, LAYER
 from harness.report.drift_dots import engines_figure, outputs_figure
 from harness.report.drift_growth import growth_figure
 from harness.report.drift_series import series_figure, steps_table
-from harness.report.drift_tables import engines_table, matrix_table, structure_table, tensors_table
-from harness.report.drift_view import explain, has_moved, is_remarkable
-from harness.report.drift_words import DRIFT_LOOKS, STATUS_LOOKS, answer, look_of, short, summary, title
+from harness.report.drift_tables import (
+    engines_table,
+    matrix_table,
+    structure_table,
+    tensors_table,
+    unmeasured_layers,
+)
+from harness.report.drift_view import explain, has_moved, has_stopped, is_remarkable
+from harness.report.drift_words import (
+    DRIFT_LOOKS,
+    STATUS_LOOKS,
+    answer,
+    both_sides,
+    fails,
+    look_of,
+    remarks,
+    short,
+    standing_failures,
+    summary,
+    title,
+    tone_of,
+)
 from harness.report.page import TEMPLATES, environment
 from harness.report.svg import inline, render
 from harness.report.view import Statement
@@ -34,7 +53,6 @@ MOST_PICTURES = 8  # of those, how many get the picture of their layers
 MOST_OPEN = 3
 MOST_TENSORS = 400
 MOST_CHANGES = 200
-_BAD = (Status.FAIL, Status.ERROR, Status.MISTAKE)
 
 
 @dataclass(frozen=True)
@@ -43,7 +61,9 @@ class _Section:
 
     anchor: str
     run: RunDrift
+    reason: str
     look: Look
+    remarks: tuple[str, ...]
     title: str
     statements: tuple[Statement, ...]
     command: str
@@ -73,8 +93,10 @@ def drift_page(
     made = made or datetime.datetime.now(datetime.UTC)
     ordered = report.worst_first()
     remarkable = [run for run in ordered if is_remarkable(run)]
-    shown = remarkable[:MOST_SECTIONS] or list(ordered[:1])
+    groups = _groups(report, remarkable[:MOST_SECTIONS], ordered)
+    shown = [run for _, runs in groups for run in runs]
     anchors = {run.id: f"run-{place}" for place, run in enumerate(shown)}
+    sections = _sections(report, shown, anchors)
     script = (TEMPLATES / "drift.js").read_text(encoding="utf-8")
     engines = report.engines
     return (
@@ -84,15 +106,18 @@ def drift_page(
             report=report,
             answer=answer(report),
             summary=summary(report, seconds),
-            tone="bad" if any(run.status in _BAD for run in report.runs) else "good",
+            tone=tone_of(report),
             facts=_facts(report),
             tiles=_tiles(report),
             matrix=matrix_table(report, anchors),
-            sections=_sections(report, shown, anchors),
-            heading=_heading(remarkable),
+            groups=[
+                (heading, [section for section in sections if section.run in runs])
+                for heading, runs in groups
+            ],
             unshown=max(len(remarkable) - MOST_SECTIONS, 0),
             outputs_picture=_picture(report, "outputs", ordered) if len(report.tensors) else None,
             tensors=tensors_table(report, MOST_TENSORS),
+            unmeasured=bool(unmeasured_layers(report.tensors).any()),
             structure=structure_table(ordered, MOST_CHANGES),
             has_structure=_has_structure(report),
             engines=engines_table(report),
@@ -108,11 +133,27 @@ def drift_page(
     )
 
 
-def _heading(remarkable: Sequence[RunDrift]) -> str:
-    if not remarkable:
-        return "The largest change"
-    stopped = not all(map(has_moved, remarkable))
-    if any(map(has_moved, remarkable)):
+def _groups(
+    report: DriftReport, remarkable: Sequence[RunDrift], ordered: Sequence[RunDrift]
+) -> list[tuple[str, list[RunDrift]]]:
+    """The runs that get words under their headings; the largest change where none does; expected failures last."""
+    moved = [run for run in remarkable if has_moved(run) or has_stopped(run) or run.status is not Status.PASS]
+    failing = [run for run in remarkable if run not in moved and fails(run) and run.fails_unexpectedly]
+    differing = [run for run in remarkable if run not in moved and run not in failing]
+    expected = [run for run in ordered if run not in remarkable and fails(run)]
+    groups = [
+        (_heading(moved), moved),
+        ("What fails without a drift", failing),
+        ("Builds of one release that differ in precision", differing),
+        (f"What fails {both_sides(report)}, as expected", expected[: MOST_SECTIONS - len(remarkable)]),
+    ]
+    found = [(heading, runs) for heading, runs in groups if runs]
+    return found or [("The largest change", list(ordered[:1]))]
+
+
+def _heading(runs: Sequence[RunDrift]) -> str:
+    stopped = any(map(has_stopped, runs))
+    if any(map(has_moved, runs)):
         return "What moved, and what could not be judged" if stopped else "What moved"
     return "What could not be judged"
 
@@ -122,7 +163,7 @@ def _sections(report: DriftReport, runs: Sequence[RunDrift], anchors: dict[str, 
     pictures = 0
     for place, run in enumerate(runs):
         picture = None
-        if pictures < MOST_PICTURES and LAYER in run.counts:
+        if pictures < MOST_PICTURES and LAYER in run.counts and _is_drawn(run, runs):
             picture = _trusted(_svg(partial(growth_figure, report, run), f"growth-{run.id}"))
             pictures += 1
         explanation = explain(run)
@@ -131,15 +172,27 @@ def _sections(report: DriftReport, runs: Sequence[RunDrift], anchors: dict[str, 
             _Section(
                 anchor=anchors[run.id],
                 run=run,
+                reason=run.builds.reason if _only_counted(run) else run.reason,
                 look=look_of(run),
+                remarks=remarks(run),
                 title=title(run) + several,
                 statements=explanation.statements,
                 command=explanation.command,
                 picture=picture,
-                opened=place < MOST_OPEN,
+                opened=place < MOST_OPEN and not _only_counted(run),
             )
         )
     return tuple(sections)
+
+
+def _is_drawn(run: RunDrift, shown: Sequence[RunDrift]) -> bool:
+    """Whether the picture of its layers says something of a run; the largest change of a calm report is drawn."""
+    return has_moved(run) or has_stopped(run) or run.fails_unexpectedly or len(shown) == 1
+
+
+def _only_counted(run: RunDrift) -> bool:
+    """Whether nothing is to be said of a run but that it fails as expected."""
+    return fails(run) and not is_remarkable(run)
 
 
 def _picture(report: DriftReport, kind: str, runs: Sequence[RunDrift]) -> Markup:
@@ -172,7 +225,7 @@ def _trusted(text: str) -> Markup:
 
 
 def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
-    """How many runs have each verdict, the gravest first."""
+    """How many runs have each verdict, the gravest first; and how many of them fail whatever their verdict."""
     tiles = [
         _Tile(sum(run.status is status for run in report.runs), look.word, look.tone)
         for status, look in reversed(STATUS_LOOKS.items())
@@ -184,6 +237,10 @@ def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
         )
         for verdict in reversed(DriftVerdict)
     ]
+    total, expected = standing_failures(report)
+    side = both_sides(report)
+    tiles.append(_Tile(total - expected, f"fail {side}", "bad"))
+    tiles.append(_Tile(expected, f"fail {side}, as expected", "calm"))
     return tuple(tile for tile in tiles if tile.amount)
 
 

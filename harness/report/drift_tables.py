@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.compare.defaults import NONFINITE
+from harness.compare.gates import LOWER_BOUNDED
 from harness.history.engines import Trend
 from harness.history.judgement import SEVERITY, DriftVerdict
 from harness.history.outcome import RunDrift
 from harness.history.report import DriftReport
-from harness.report.drift_words import DRIFT_LOOKS, look_of, ratio_text, short, title
+from harness.history.schema import LAYER
+from harness.history.telling import tell_ratio
+from harness.report.drift_words import DRIFT_LOOKS, look_of, short, title, verdict_text
 from harness.report.words import number
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+MOST_ROWS = 60  # that a page shows at full length
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,11 @@ class Table:
     numeric: frozenset[str]
     rows: tuple[tuple[Cell, ...], ...]
     omitted: int = 0
+
+    @property
+    def long(self) -> bool:
+        """Whether a page shows it in a box that scrolls."""
+        return len(self.rows) > MOST_ROWS
 
 
 def matrix_table(report: DriftReport, anchors: dict[str, str]) -> Table:
@@ -70,7 +82,8 @@ def tensors_table(report: DriftReport, most: int) -> Table:
     several = len(report.newer) > 1
     columns = (
         *("verdict", "case", "precision", *(["release"] if several else []), "tensor", "op", "kind"),
-        *("old error", "new error", "change", "noise ±", "floor", "gates held", "rms apart"),
+        *("old error", "new error", "change", "error limit", "gate", "gates held"),
+        *("noise ±", "floor", "rms apart"),
     )
     chosen: list[Any] = frame.iloc[order[:most]].to_dict("records")
     rows = []
@@ -80,7 +93,7 @@ def tensors_table(report: DriftReport, most: int) -> Table:
         release = [Cell(short(row["release"]), row["release"])] if several else []
         rows.append(
             (
-                Cell(f"{look.glyph} {look.word}", look.severity, look.tone),
+                Cell(f"{look.glyph} {look.word}", look.severity, _tone(row)),
                 Cell(str(row["case"]), str(row["case"])),
                 Cell(str(row["precision"]), str(row["precision"])),
                 *release,
@@ -90,14 +103,22 @@ def tensors_table(report: DriftReport, most: int) -> Table:
                 _number(row["old"]),
                 _number(row["new"]),
                 Cell(change_text(row["old"], row["new"]), _sortable(row["change"])),
+                _number(row["error_limit"]),
+                Cell(gate_text(row), gate_text(row)),
+                Cell(gates_held(row), float(row["new_passed"])),
                 _number(row["noise"], unknown="not measured"),
                 _number(row["floor"]),
-                Cell(gates_held(row), float(row["new_passed"])),
                 Cell(apart(row), _sortable(row["distance"])),
             )
         )
-    numeric = frozenset({"old error", "new error", "change", "noise ±", "floor", "rms apart"})
+    numeric = frozenset({"old error", "new error", "change", "noise ±", "floor", "error limit", "rms apart"})
     return Table(columns, numeric, tuple(rows), max(len(frame) - most, 0))
+
+
+def unmeasured_layers(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which rows of a judgement are layers whose noise is unknown although their errors are finite."""
+    errors = frame["old"].to_numpy(dtype=float)
+    return (frame["kind"] == LAYER).to_numpy() & frame["noise"].isna().to_numpy() & np.isfinite(errors)
 
 
 def structure_table(runs: Iterable[RunDrift], most: int) -> Table:
@@ -156,7 +177,16 @@ def change_text(old: float, new: float) -> str:
         return "–"
     if old == 0 or math.isinf(old):
         return "–" if new == old else f"from {number(old)}"
-    return f"×{number(new / old)}"
+    return tell_ratio(new / old)
+
+
+def gate_text(row: dict[str, Any]) -> str:
+    """`rmse ≤ 2e-4`: metric and limit of the gate; `finite` where elements are not."""
+    if not isinstance(row["gate"], str):
+        return "–"
+    if row["gate"] == NONFINITE.metric:
+        return "all finite"
+    return f"{row['gate']} {'≥' if row['gate'] in LOWER_BOUNDED else '≤'} {number(row['limit'])}"
 
 
 def gates_held(row: dict[str, Any]) -> str:
@@ -172,15 +202,27 @@ def apart(row: dict[str, Any]) -> str:
     return number(row["distance"]) + ("" if math.isnan(rebuilt) else f" (rebuilt {number(rebuilt)})")
 
 
+def _tone(row: dict[str, Any]) -> str:
+    """That of the verdict; but what fails is not painted as healthy, nor what is no alarm by itself as one."""
+    tone = DRIFT_LOOKS[DriftVerdict(row["verdict"])].tone
+    if tone == "bad" and row["kind"] == LAYER and math.isnan(row["noise"]) and math.isfinite(row["old"]):
+        return "calm"
+    return "calm" if tone in ("good", "quiet") and row["new_passed"] < row["new_builds"] else tone
+
+
 def _verdict_cell(run: RunDrift, anchors: dict[str, str]) -> Cell:
     look = look_of(run)
-    text = " ".join(part for part in (look.glyph, look.word, ratio_text(run)) if part)
-    return Cell(text, float(look.severity), look.tone, anchors.get(run.id, ""))
+    return Cell(verdict_text(run), float(look.severity), look.tone, anchors.get(run.id, ""))
 
 
 def _gravest_first(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """Places of the rows: verdict, outputs before layers, then how far the error moved against its floor."""
+    """Places of the rows: verdict, outputs before layers, then how far the error moved against its floor.
+
+    Layers whose noise is unknown come after what moved beyond a noise that is known, and before what did not move.
+    """
     severity = np.array([SEVERITY[DriftVerdict(name)] for name in frame["verdict"]], dtype=float)
+    moved_unmeasured = unmeasured_layers(frame) & (severity > SEVERITY[DriftVerdict.WITHIN_NOISE])
+    severity[moved_unmeasured] = SEVERITY[DriftVerdict.WITHIN_NOISE] + severity[moved_unmeasured] / 10
     with np.errstate(invalid="ignore", divide="ignore"):
         moved = np.abs(frame["change"].to_numpy(dtype=float)) / frame["floor"].to_numpy(dtype=float)
     layer = (frame["kind"].astype(str) == "layer").to_numpy()

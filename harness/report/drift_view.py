@@ -9,17 +9,30 @@ from dataclasses import dataclass
 from harness.history.judgement import WORSENED, DriftVerdict
 from harness.history.outcome import RunDrift, Status, TensorDrift
 from harness.history.structure import StructureChange
-from harness.history.telling import tell_tensor
-from harness.report.drift_words import DRIFT_LOOKS
+from harness.history.telling import (
+    MOST_BUILDS,
+    tell_builds,
+    tell_change,
+    tell_failing,
+    tell_gate,
+    tell_held,
+    tell_layers,
+    tell_noise,
+    tell_place,
+    tell_tensor,
+)
+from harness.report.drift_words import DRIFT_LOOKS, fails
 from harness.report.view import Statement
-from harness.report.words import count, number
+from harness.report.words import count, middle, number
 
 MOST_ORIGINS = 4
 MOST_CHANGES = 5
 MOST_ERRORS = 4
 MOST_EVIDENCE = 3
+DIFFERING = "the noise band spans these precisions: a release that only chooses another one more often stays within it"
 _KNOWN = ("request:", "kind:")  # evidence that the title of a run says already
 MOST_NODES = 4
+MOST_LETTERS = 90  # of how a change was and is; the table of the page holds all of them
 
 
 @dataclass(frozen=True)
@@ -35,9 +48,18 @@ def has_moved(run: RunDrift) -> bool:
     return run.verdict not in (None, DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE)
 
 
+def has_stopped(run: RunDrift) -> bool:
+    """Whether a run could not be judged."""
+    return run.status in (Status.ERROR, Status.MISTAKE)
+
+
 def is_remarkable(run: RunDrift) -> bool:
-    """Whether a run needs words: it moved beyond noise, or could not be judged."""
-    return run.status in (Status.FAIL, Status.XFAIL, Status.ERROR, Status.MISTAKE) or has_moved(run)
+    """Whether a run needs words: it moved beyond noise, could not be judged, or there is more to know of it.
+
+    What fails on both releases as it is expected to needs none: it is counted.
+    """
+    moved = run.status in (Status.FAIL, Status.XFAIL) or has_stopped(run) or has_moved(run)
+    return moved or run.builds.differ or (fails(run) and run.fails_unexpectedly)
 
 
 def explain(run: RunDrift) -> DriftExplanation:
@@ -45,6 +67,8 @@ def explain(run: RunDrift) -> DriftExplanation:
     statements = [Statement(kind + "s", _counts(found)) for kind, found in run.counts.items()]
     if run.worst is not None:
         statements.append(Statement("numbers", _numbers(run.worst)))
+        statements.append(Statement("gate", _gate(run)))
+    statements += _builds(run)
     statements += _origins(run)
     if False in run.faithful:
         sides = [name for name, known in zip((run.old, run.new), run.faithful, strict=True) if known is False]
@@ -59,7 +83,8 @@ def explain(run: RunDrift) -> DriftExplanation:
         statements.append(Statement("", f"and {len(run.structure) - MOST_CHANGES} more changes"))
     for error in run.errors[:MOST_ERRORS]:
         statements += _error(error)
-    command = run.command if run.verdict in WORSENED or run.status is Status.ERROR else ""
+    wanted = run.verdict in WORSENED or run.status is Status.ERROR or (fails(run) and run.fails_unexpectedly)
+    command = run.command if wanted else ""
     return DriftExplanation(tuple(statements), command)
 
 
@@ -81,17 +106,50 @@ def first_origin(run: RunDrift) -> str:
 
 def _numbers(worst: TensorDrift) -> str:
     """What the verdict of a tensor rests on."""
-    noise = "noise not measured" if math.isnan(worst.noise) else f"noise band ±{number(worst.noise)}"
-    held = f"its gates held in {worst.old_passed} builds, now in {worst.new_passed}"
-    change = f"error {number(worst.old)} → {number(worst.new)}"
-    return f"{worst.tensor}: {change}; {noise}, floor {number(worst.floor)}; {held}"
+    told = f"{tell_place(worst)}: {tell_change(worst)}"
+    if math.isinf(worst.old) and math.isinf(worst.new):
+        return f"{told}, not finite on either side"
+    floor = "" if math.isinf(worst.floor) else f"; floor {number(worst.floor)}"
+    return f"{told}; {tell_noise(worst.noise)}{floor}"
+
+
+def _gate(run: RunDrift) -> str:
+    """The gate that the tensor with the numbers was held against, and where it held."""
+    assert run.worst is not None
+    gate = tell_gate(run.worst).removeprefix("gate").lstrip(": ").rstrip(",")
+    return f"at {run.precision}: {gate or 'limits unknown'}; {tell_held(run.worst)}"
+
+
+def _builds(run: RunDrift) -> list[Statement]:
+    """Each build's error, why builds fail, and the precisions that they compute in where these differ."""
+    sides = ((run.old, run.builds.old), (run.new, run.builds.new))
+    told = [f"{name}: {errors}" for name, builds in sides if (errors := tell_builds(builds))]
+    of_output = "" if run.worst is None or run.worst.sample >= 0 else "the worst output: "
+    statements = [Statement("builds", f"{of_output}{'; '.join(told)}")] if told else []
+    if fails(run):
+        counted = [f"{name} in {tell_failing(builds)}" for name, builds in sides if builds]
+        expected = ", as expected" if run.builds.expected and not run.builds.reason else ""
+        why = f": {run.builds.reason}" if run.builds.reason else ""
+        statements.append(Statement("fails", f"on {', on '.join(counted)}{expected}{why}"))
+    return [*statements, *_precisions(run)] if run.builds.differ else statements
+
+
+def _precisions(run: RunDrift) -> list[Statement]:
+    """How many layers each build computes in which precision."""
+    told = []
+    for name, builds in ((run.old, run.builds.old), (run.new, run.builds.new)):
+        known = [f"build {build.number}: {tell_layers(build)}" for build in builds if build.layers]
+        if known:
+            told.append(f"layers of {name}: {'; '.join(known[:MOST_BUILDS])}")
+    return [Statement("" if place else "precision", text) for place, text in enumerate([*told, DIFFERING])]
 
 
 def _change(change: StructureChange) -> str:
     nodes = ", ".join(change.nodes[:MOST_NODES])
     if len(change.nodes) > MOST_NODES:
         nodes = f"{count(len(change.nodes), 'node')} ({nodes}, …)"
-    return f"{change.change.value} of {nodes}: {change.old} ({change.old_builds} builds) → {change.new}"
+    old, new = middle(change.old, MOST_LETTERS), middle(change.new, MOST_LETTERS)
+    return f"{change.change.value} of {nodes}: {old} ({change.old_builds} builds) → {new}"
 
 
 def _counts(found: Mapping[DriftVerdict, int]) -> str:

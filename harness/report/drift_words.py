@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+from harness.history.builds import FailsOn
 from harness.history.judgement import DriftVerdict
 from harness.history.outcome import RunDrift, Status
 from harness.history.report import DriftReport, statuses
-from harness.report.words import Look, count, duration, middle, number
+from harness.history.telling import tell_ratio
+from harness.report.words import Look, count, duration, middle
 
 DRIFT_LOOKS = {
     DriftVerdict.SAME: Look("=", "=", "same", "dim", "quiet", 0),
@@ -27,10 +30,53 @@ _UNKNOWN = Look("?", "?", "not compared", "yellow", "calm", 1)
 
 
 def look_of(run: RunDrift) -> Look:
-    """How a run is shown: its status where that says more than its verdict."""
+    """How a run is shown: its status where that says more than its verdict; never as healthy if it fails."""
     if run.status in STATUS_LOOKS:
         return STATUS_LOOKS[run.status]
-    return _UNKNOWN if run.verdict is None else DRIFT_LOOKS[run.verdict]
+    look = _UNKNOWN if run.verdict is None else DRIFT_LOOKS[run.verdict]
+    if look.tone == "bad":
+        return look
+    if fails(run) and run.fails_unexpectedly:
+        return replace(look, style="bold red", tone="bad")
+    return replace(look, style="yellow", tone="calm") if remarks(run) else look
+
+
+def fails(run: RunDrift) -> bool:
+    """Whether a run fails on the newer release and its verdict does not say so: most failures are no drift."""
+    new = run.builds.fails_on in (FailsOn.NEWER, FailsOn.BOTH)
+    return new and run.verdict is not DriftVerdict.NEW_FAILURE and _shows_verdict(run)
+
+
+def remarks(run: RunDrift, *, brief: bool = False) -> tuple[str, ...]:
+    """What is to be known beside the verdict: that it fails, that the builds of a release compute differently.
+
+    Args:
+        run: the run.
+        brief: in as few words as a terminal has room for: `xfail on both`.
+    """
+    told = []
+    if fails(run):
+        where = "on both" if run.builds.fails_on is FailsOn.BOTH else "on the newer"
+        if run.builds.expected:
+            told.append(f"xfail {where}" if brief else f"fails {where}, as expected")
+        else:
+            told.append(f"fails {where}")
+    if run.builds.differ and _shows_verdict(run):
+        told.append("builds differ" if brief else "builds differ in precision")
+    return tuple(told)
+
+
+def verdict_text(run: RunDrift, *, plain: bool = False, brief: bool = False) -> str:
+    """`≈ within noise · fails on both`: glyph, verdict, ratio and remarks."""
+    look = look_of(run)
+    ratio = ratio_text(run)
+    verdict = f"{look.plain_glyph if plain else look.glyph} {look.word}"
+    verdict += f" {ratio}" if ratio.startswith("×") else f", {ratio}" if ratio else ""
+    return (" - " if plain else " · ").join([verdict, *remarks(run, brief=brief)])
+
+
+def _shows_verdict(run: RunDrift) -> bool:
+    return run.status not in STATUS_LOOKS or run.status is Status.XFAIL
 
 
 def short(release: str, width: int = 36) -> str:
@@ -48,7 +94,7 @@ def ratio_text(run: RunDrift) -> str:
     worst = run.worst
     if worst is None or run.verdict in (None, DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE):
         return ""
-    return f"×{number(worst.ratio)}" if math.isfinite(worst.old) and worst.old else ""
+    return tell_ratio(worst.ratio) if math.isfinite(worst.old) and worst.old else ""
 
 
 def answer(report: DriftReport) -> str:
@@ -63,7 +109,45 @@ def answer(report: DriftReport) -> str:
         told.append(_calm(report, where))
     if stopped:
         told.append(f"{stopped} of {count(total, 'run')} could not be judged" + ("" if told else f" {where}"))
+    told += _failing(report)
     return f"{'; '.join(told)}."
+
+
+def tone_of(report: DriftReport) -> str:
+    """The tone of the answer: `bad` for what the exit status is not 0 for, `calm` where something else fails."""
+    if report.exit_code:
+        return "bad"
+    return "calm" if any(fails(run) and run.fails_unexpectedly for run in report.runs) else "good"
+
+
+def standing_failures(report: DriftReport) -> tuple[int, int]:
+    """How many runs fail on both sides: all, and those that are expected to."""
+    found = [run for run in report.runs if fails(run) and run.builds.fails_on is FailsOn.BOTH]
+    return len(found), sum(run.builds.expected for run in found)
+
+
+def both_sides(report: DriftReport) -> str:
+    """`on both releases`, or what says the same where the older side are baselines or earlier nights."""
+    return "on both releases" if report.old in set(report.records["release"].unique()) else "now as before"
+
+
+def _failing(report: DriftReport) -> list[str]:
+    """Which runs fail without a drift: what a drift report would otherwise pass over."""
+    told = []
+    total, expected = standing_failures(report)
+    if total:
+        some = "as expected" if expected == total else f"{expected} of them as expected" if expected else ""
+        told.append(
+            f"{count(total, 'run')} {'fails' if total == 1 else 'fail'} {both_sides(report)}"
+            + (f", {some}" if some else "")
+        )
+    newer = sum(
+        bool(fails(run)) and run.builds.fails_on is FailsOn.NEWER and run.status is Status.PASS
+        for run in report.runs
+    )
+    if newer:
+        told.append(f"{count(newer, 'run')} {'fails' if newer == 1 else 'fail'} on the newer without a drift")
+    return told
 
 
 def _drifted(report: DriftReport, where: str) -> str:

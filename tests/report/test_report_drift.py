@@ -128,7 +128,7 @@ def test_the_summary_counts_runs_and_tensors(report: DriftReport) -> None:
 
 def test_the_console_tells_what_moved_where_it_starts_and_what_to_do(report: DriftReport) -> None:
     text = console_text(report)
-    assert "✗ NEW FAILURE failing at fp16: y (MatMul): error 1e-3 → inf" in text
+    assert "✗ NEW FAILURE failing at fp16: y (MatMul), sample 0: error 1e-3 → inf" in text
     assert "starts at  node b2_t10 (MatMul)" in text
     assert "go on  harness diagnose cases/failing.case.yaml --precision fp16 --env new" in text
     assert "fusion vanished of add, conv: add + conv (3 of 3 builds) → add; conv" in text

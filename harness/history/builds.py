@@ -1,0 +1,155 @@
+"""What came of each build of a run: whether it fails its gates, its error, and the precisions that it computes in."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import pandas as pd
+
+from harness.history.structure import precisions_by_node
+from harness.judge.results import Verdict
+
+#: The share of nodes that must be computed in another precision for two builds to differ: a few always do.
+MIN_DIFFERING = 0.25
+_FAILING = (Verdict.FAIL.value, Verdict.XFAIL.value)
+
+
+class FailsOn(StrEnum):
+    """On which of two releases a build of a run fails its gates."""
+
+    NONE = "none"
+    OLDER = "older"
+    NEWER = "newer"
+    BOTH = "both"
+
+
+@dataclass(frozen=True)
+class BuildOutcome:
+    """What came of one build.
+
+    Args:
+        number: number of the build in its run of the matrix, from 0.
+        failed: whether it fails: a gate of an output, or what else `harness run` fails it for.
+        expected: whether its case expects that, or a waiver does; None where that is not known.
+        reason: why it fails, in one line; empty where that is not known.
+        error: nrmse of the output that the numbers of the run are of; None where it has none.
+        layers: how many layers it computes in each precision, as far as the engine says.
+    """
+
+    number: int
+    failed: bool
+    expected: bool | None = None
+    reason: str = ""
+    error: float | None = None
+    layers: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Builds:
+    """The builds of one run that could be judged, on the older and on the newer release.
+
+    Args:
+        old: those of the older release.
+        new: those of the newer release.
+        old_differing: the share of nodes whose precision is not the same in all builds of the older release.
+        new_differing: likewise of the newer release.
+    """
+
+    old: tuple[BuildOutcome, ...] = ()
+    new: tuple[BuildOutcome, ...] = ()
+    old_differing: float = 0.0
+    new_differing: float = 0.0
+
+    @property
+    def fails_on(self) -> FailsOn:
+        """Where at least one build fails."""
+        old, new = (any(build.failed for build in side) for side in (self.old, self.new))
+        if old and new:
+            return FailsOn.BOTH
+        return FailsOn.NEWER if new else FailsOn.OLDER if old else FailsOn.NONE
+
+    @property
+    def expected(self) -> bool:
+        """Whether every build that fails does so as its case expects."""
+        known = {build.expected for build in (*self.old, *self.new) if build.failed} - {None}
+        return known == {True}
+
+    @property
+    def differ(self) -> bool:
+        """Whether the builds of one release compute much of the network in different precisions."""
+        return max(self.old_differing, self.new_differing) >= MIN_DIFFERING
+
+    @property
+    def reason(self) -> str:
+        """Why it fails: of the newer release if that is known, else of the older one."""
+        return next((build.reason for build in (*self.new, *self.old) if build.failed and build.reason), "")
+
+
+Engines = Sequence[Mapping[str, Any]]
+
+
+def builds_of(before: Engines, after: Engines, old: pd.DataFrame, new: pd.DataFrame) -> Builds:
+    """The builds of one run.
+
+    Args:
+        before: engine rows of the older release that could be judged: `run`, `build`, `verdict`, `reason`,
+            `structure`.
+        after: likewise of the newer release.
+        old: rows of the outputs of the older release, with `run`, `build`, `passed`, and `error` where the row is
+            that of the output that the numbers of the run are of.
+        new: likewise of the newer release.
+    """
+    return Builds(
+        _outcomes(before, old), _outcomes(after, new), differing_share(before), differing_share(after)
+    )
+
+
+def differing_share(engines: Engines) -> float:
+    """The share of nodes whose precision is not the same in all builds; of the nodes that all builds speak of."""
+    known = [precisions_by_node(row["structure"]) for row in engines if row.get("structure") is not None]
+    known = [precisions for precisions in known if precisions]
+    if len(known) < 2:
+        return 0.0
+    common = set.intersection(*(set(precisions) for precisions in known))
+    differing = [node for node in common if len({precisions[node] for precisions in known}) > 1]
+    return len(differing) / len(common) if common else 0.0
+
+
+def _outcomes(engines: Engines, outputs: pd.DataFrame) -> tuple[BuildOutcome, ...]:
+    failed, errors = set(), {}
+    columns = [outputs[name] for name in ("run", "build", "passed", "error")]
+    for run, build, passed, error in zip(*columns, strict=True):
+        if passed is not None and passed == False:  # noqa: E712  # of NumPy or of Python
+            failed.add((run, build))
+        if error == error:
+            errors[run, build] = float(error)
+    found = []
+    for row in engines:
+        key = (row["run"], row["build"])
+        known = row["verdict"] in _FAILING
+        found.append(
+            BuildOutcome(
+                number=int(row["build"]),
+                failed=known or key in failed,
+                expected=row["verdict"] == Verdict.XFAIL.value if known else None,
+                reason=str(row["reason"] or "").partition("\n")[0] if known else "",
+                error=errors.get(key),
+                layers=_layers(row.get("structure")),
+            )
+        )
+    return tuple(found)
+
+
+def _layers(structure: str | None) -> dict[str, int]:
+    if structure is None:
+        return {}
+    return dict(_most_first(layer["precision"] for layer in json.loads(structure) if layer.get("precision")))
+
+
+def _most_first(precisions: Iterable[str]) -> list[tuple[str, int]]:
+    return Counter(precisions).most_common()
