@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,12 +21,13 @@ from harness.report.view import (
     flags,
     gates_text,
     matrix,
+    shared,
+    skips,
     worst_error,
 )
 from harness.report.words import LOOKS, UNEXPECTED, middle, number, summary, title
 
 EXPLAINED = ("bad", "calm")  # tones of runs that get an explanation
-MOST_NAMES = 3  # of cases that share a warning
 MOST_OUTPUTS = 8  # rows of a failure's short table
 PAD = 2  # spaces between columns
 STACKED = 9  # columns of the terminal that a verdict over its number takes
@@ -63,7 +64,7 @@ def print_report(
     _print_warnings(console, report, details)
     idle = all(result.verdict is Verdict.SKIP for result in report.results)
     if not details and (idle or not brief):
-        _print_skips(console, report)
+        _print_shared(console, "skipped", skips(report))
     bad = any(result.verdict in UNEXPECTED for result in report.results)
     style = "bold red" if bad else "bold yellow" if idle else "bold green"
     console.print(Text(summary(report, seconds), style=style), soft_wrap=True)
@@ -247,33 +248,19 @@ def _print_warnings(console: Console, report: RunReport, details: bool) -> None:
     explained = attention(report)
     if details:
         explained = tuple(result for result in report.results if LOOKS[result.verdict].tone in EXPLAINED)
-    _print_shared(
-        console,
-        "warning",
-        [
-            (warning, result.case)
-            for result in report.results
-            if not any(result is other for other in explained)
-            for warning in result.warnings
-        ],
-    )
+    told = [
+        (warning, result.case)
+        for result in report.results
+        if not any(result is other for other in explained)
+        for warning in result.warnings
+    ]
+    _print_shared(console, "warning", shared(told))
 
 
-def _print_skips(console: Console, report: RunReport) -> None:
-    """Why runs were skipped, each reason once with the cases that have it."""
-    skipped = [result for result in report.results if result.verdict is Verdict.SKIP]
-    _print_shared(console, "skipped", [(result.reason, result.case) for result in skipped])
-
-
-def _print_shared(console: Console, label: str, told: Sequence[tuple[str, str]]) -> None:
-    """Each text of `told` once, with the cases that it is told of."""
-    named: dict[str, dict[str, None]] = {}
-    for text, case in told:
-        named.setdefault(text, {})[case] = None
-    for text, cases in named.items():
-        names = ", ".join([*cases][:MOST_NAMES])
-        more = f" and {len(cases) - MOST_NAMES} more" if len(cases) > MOST_NAMES else ""
-        console.print(Text.assemble((label, "yellow"), f" {names}{more}: {text}"), soft_wrap=True)
+def _print_shared(console: Console, label: str, told: Mapping[str, str]) -> None:
+    """Each text of `told` behind the cases that it is told of."""
+    for text, cases in told.items():
+        console.print(Text.assemble((label, "yellow"), f" {cases}: {text}"), soft_wrap=True)
 
 
 def _widest(column: Sequence[Text]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.judge.results import RunReport, RunResult, Verdict
-from harness.report.view import attention, explain, matrix, worst_error
+from harness.report.view import attention, explain, matrix, skips, worst_error
 from harness.report.words import LOOKS, answer, made_with, number, summary
 
 MOST_BYTES = 1_000_000  # GitHub drops a job summary over 1 MiB whole
@@ -22,6 +22,8 @@ def markdown(report: RunReport, *, seconds: float | None = None) -> str:
         origin = f"`{code(row.origins[0].node)}` ({row.origins[0].op})" if row.origins else ""
         lines.append(f"| {' | '.join([escape(row.case), escape(row.candidate), *cells, origin])} |")
     lines.append("")
+    if told := skips(report):
+        lines += [*(f"- skipped {escape(cases)}: {escape(why)}" for why, cases in told.items()), ""]
     for result in attention(report):
         explanation = explain(result)
         lines += [f"### {LOOKS[result.verdict].glyph} {escape(explanation.headline)}", ""]

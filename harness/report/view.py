@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MOST_ORIGINS = 4  # named in a text; the layer table and the JSON hold all of them
 NONFINITE = "nonfinite"  # the gate on elements that are not finite where the reference is
+MOST_CASES = 3  # that share a text
 MOST_EVIDENCE = 12  # last lines of an error's evidence
 
 
@@ -103,6 +104,23 @@ def attention(report: RunReport) -> tuple[RunResult, ...]:
     for result in sorted(unexpected, key=lambda result: -LOOKS[result.verdict].severity):
         told.setdefault((result.case_path, result.reason) if result.mistake else id(result), result)
     return tuple(told.values())
+
+
+def skips(report: RunReport) -> dict[str, str]:
+    """Why runs were skipped: each reason with the cases that have it, the first few by name."""
+    return shared((result.reason, result.case) for result in report.results if result.verdict is Verdict.SKIP)
+
+
+def shared(told: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Each text once, with the cases that it is told of: `told` holds pairs of text and case."""
+    named: dict[str, dict[str, None]] = {}
+    for text, case in told:
+        named.setdefault(text, {})[case] = None
+    return {
+        text: ", ".join([*cases][:MOST_CASES])
+        + (f" and {len(cases) - MOST_CASES} more" if len(cases) > MOST_CASES else "")
+        for text, cases in named.items()
+    }
 
 
 def worst_error(result: RunResult) -> float | None:

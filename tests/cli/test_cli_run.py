@@ -71,7 +71,8 @@ def test_a_skip_says_why_and_quiet_does_where_nothing_else_was_judged(tiny_cases
     tiny_cases("clean", "skipped")
     assert why in run(capsys, "cases")[1].splitlines()
     assert why not in run(capsys, "cases", "--quiet")[1]
-    assert why in run(capsys, "cases/skipped.case.yaml", "--quiet")[1].splitlines()
+    assert why in run(capsys, "cases/skipped.case.yaml", "--quiet", "--markdown", "s.md")[1].splitlines()
+    assert "- skipped skipped: needs a" in Path("s.md").read_text()
 
 
 def test_a_failure_names_tensor_metric_origin_and_next_command(tiny_cases, capsys) -> None:

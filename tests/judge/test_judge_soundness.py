@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,12 @@ import pytest
 from graphs import graph_model, norm_chain
 from onnx import TensorProto, helper
 
+from harness.backends import Candidate
+from harness.backends.emulator import Emulator
 from harness.case import Case, InputSpec, ModelSource, RunSpec, load_case
-from harness.judge import RunReport, Verdict, run
-from harness.judge.judge import Judge
+from harness.judge import Judge, JudgeOptions, RunReport, Verdict, run
+from harness.judge.candidates import Candidates
+from harness.judge.workbench import Workbench
 from harness.tensors.precision import Precision
 
 WEIGHT = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)
@@ -114,6 +117,29 @@ def test_int8_without_quantizers_is_skipped_on_the_emulator_and_no_success() -> 
     assert "--env" in result.reason
     assert report.exit_code == 5
     assert judged(norm_chain(), "int8", "fp16", x=[5, 16]).exit_code == 0, "one run was judged"
+
+
+class Calibrating(Candidates):
+    """An environment whose engines are calibrated; here one is another emulator."""
+
+    def check(self, names: tuple[str, ...]) -> None:
+        """Any name will do."""
+
+    def lanes(self, names: Iterable[str]) -> list[tuple[str, ...]]:
+        return [tuple(names)]
+
+    def get(self, name: str, bench: Workbench) -> Candidate:
+        return Emulator(bench.model)
+
+    def lacking(self, name: str, case: Case, spec: RunSpec) -> str | None:
+        return None
+
+
+def test_int8_without_quantizers_is_judged_on_an_engine_that_is_calibrated() -> None:
+    onnx.save(norm_chain(), "m.onnx")
+    with Judge(JudgeOptions(layers=False), Calibrating()) as judge:
+        report = run("m.onnx", precisions=["int8"], environments=["trt"], inputs={"x": [5, 16]}, judge=judge)
+    assert [result.verdict for result in report.results] == [Verdict.PASS]
 
 
 def test_quantizers_make_an_int8_run_one_to_judge() -> None:
