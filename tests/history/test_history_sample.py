@@ -6,8 +6,10 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,7 +84,37 @@ def trace(folder: Path) -> int:
             mean = values[COLUMNS[row["quantity"]]].astype(float).mean()
             size = f"{mean / 1e6:.3g} MB" if row["quantity"] == "engine size" else None
             assert row[side] == (size or f"{number(mean)} {UNITS[row['quantity']]}"), row
+    for run in json.loads((folder / "drift.json").read_text())["runs"]:
+        trace_run(run, by_run[run["case"], run["precision"]])
     return len(tensors) + len(engines)
+
+
+def trace_run(run: dict[str, Any], rows: pd.DataFrame) -> None:
+    """Hold what is said of each build against the Parquet: whether it fails, its error, its precisions."""
+    failing = {}
+    for side in ("old", "new"):
+        mine = rows[rows["release"] == run[side]]
+        engines = mine[(mine["kind"] == "engine") & ~mine["verdict"].isin(["error", "skip", "mistake"])]
+        assert [build["number"] for build in run["builds"][side]] == engines["build"].tolist()
+        failing[side] = engines[engines["verdict"].isin(["fail", "xfail"])]
+        assert [build["failed"] for build in run["builds"][side]] == engines["verdict"].isin(
+            ["fail", "xfail"]
+        ).tolist()
+        for build, structure in zip(run["builds"][side], engines["structure"], strict=True):
+            layers = json.loads(structure) if isinstance(structure, str) else []
+            assert build["layers"] == dict(
+                Counter(layer["precision"] for layer in layers if "precision" in layer)
+            )
+        worst, outputs = run["worst"], mine[mine["kind"] == "output"]
+        if worst is not None and worst["sample"] >= 0 and len(outputs):
+            told = outputs[(outputs["tensor"] == worst["tensor"]) & (outputs["sample"] == worst["sample"])]
+            assert [float(build["error"]) for build in run["builds"][side]] == pytest.approx(
+                told["error"].tolist()
+            )
+    names = {(False, False): "none", (True, False): "older", (False, True): "newer", (True, True): "both"}
+    assert run["fails_on"] == names[len(failing["old"]) > 0, len(failing["new"]) > 0], run
+    verdicts = [*failing["old"]["verdict"], *failing["new"]["verdict"]]
+    assert run["expected"] == (bool(verdicts) and set(verdicts) == {"xfail"})
 
 
 def trace_tensor(row: dict[str, str], rows: pd.DataFrame, old: str, new: str) -> None:
@@ -97,6 +129,15 @@ def trace_tensor(row: dict[str, str], rows: pd.DataFrame, old: str, new: str) ->
     assert [row["old error"], row["new error"]] == [number(value) for value in levels], row
     held = [f"{int(side['passed'].sum())}/{len(side)}" for side in (before, after)]
     assert row["gates held"] == " → ".join(held)
+    broken = after[~after["passed"].astype(bool)]
+    gate = (broken if len(broken) else after).iloc[0]
+    if gate["gate"] == "nonfinite":
+        assert (row["gate"], row["error limit"]) == ("all finite", "–")
+    else:
+        assert row["gate"] == f"{gate['gate']} ≤ {number(float(gate['limit']))}", row
+        share = 1.0 if gate["gate"] == "nrmse" else float(gate["reference_rms"])
+        limit = float(gate["limit"]) / share
+        assert float(row["error limit"]) == pytest.approx(limit, rel=0.06), row
     floor = max(0.25 * levels[0], FLOORS[Precision(row["precision"])])
     assert row["floor"] == number(floor), row
     finite = [side[np.isfinite(side)] for side in errors]
@@ -125,6 +166,43 @@ def test_every_number_of_the_kept_sample_is_in_the_parquet_beside_it() -> None:
     runs = {(run["case"], run["precision"]) for run in document["runs"]}
     assert runs == set(map(tuple, history[["case", "precision"]].drop_duplicates().astype(str).to_numpy()))
     assert document["run"] in (KEPT / "drift.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not (KEPT / "drift.parquet").exists(), reason="no sample is kept")
+def test_the_kept_sample_says_what_fails_and_which_builds_differ() -> None:
+    history = harness.load_history(
+        KEPT / "drift.parquet", columns=["case", "release", "kind", "verdict", "passed"]
+    )
+    engines = history[history["kind"] == "engine"]
+    failing = (
+        engines[engines["verdict"].isin(["fail", "xfail"])]
+        .groupby("case", observed=True)["release"]
+        .nunique()
+    )
+    both = sorted(failing[failing == 2].index)
+    runs = {run["case"]: run for run in json.loads((KEPT / "drift.json").read_text())["runs"]}
+    assert both == sorted(case for case, run in runs.items() if run["fails_on"] == "both")
+    page, summary = ((KEPT / name).read_text(encoding="utf-8") for name in ("drift.html", "drift.md"))
+    for text in (page, summary):
+        assert f"{len(both)} runs fail on both releases, as expected" in text
+    for case, run in runs.items():
+        (row,) = (line for line in summary.splitlines() if line.split(" | ")[1:2] == [case])
+        assert ("fails on both, as expected" in row) == (case in both), "the Markdown"
+        assert ("builds differ in precision" in row) == run["builds"]["differ"]
+    assert runs["densenet"]["builds"]["differ"], "8.5.3.1 built it twice in FP32 and once in FP16"
+    assert "layers of trt-8.5.3.1: build 0: fp32 ×26; build 1: fp32 ×26; build 2: fp16 ×25, fp32 ×3" in page
+    assert "trt-8.5.3.1: 5.8e-8, 5.6e-8, 3.5e-4" in page
+
+
+@pytest.mark.skipif(not (KEPT / "drift.parquet").exists(), reason="no sample is kept")
+def test_the_kept_sample_tells_the_largest_error_of_the_outputs_as_progress_does() -> None:
+    history = harness.load_history(KEPT / "drift.parquet", columns=["case", "release", "kind", "error"])
+    outputs = history[(history["kind"] == "output") & (history["case"] == "lstm")]
+    largest = outputs.groupby("release", observed=True)["error"].max()
+    runs = {run["case"]: run for run in json.loads((KEPT / "drift.json").read_text())["runs"]}
+    worst = runs["lstm"]["worst"]
+    assert [worst["old"], worst["new"]] == pytest.approx([largest["trt-8.5.3.1"], largest["trt-8.6.0"]])
+    assert f"sample {worst['sample']}: error {number(worst['old'])}" in runs["lstm"]["reason"]
 
 
 def make_sample(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -26,6 +26,9 @@ addEventListener("load", () => {
   seen.wide = [root.scrollWidth, root.clientWidth];
   const height = one => Math.round(one.getBoundingClientRect().height);
   seen.pictures = [...document.querySelectorAll(".picture svg")].map(height);
+  const whole = [...document.querySelectorAll(".box:not(.tall)")];
+  seen.cut = whole.filter(box => box.scrollHeight > box.clientHeight).length;
+  seen.tall = [...document.querySelectorAll(".tall")].map(box => box.previousElementSibling?.textContent);
   seen.searching = !document.getElementById("searching").hidden;
   const tables = [...document.querySelectorAll("table.data")];
   const table = tables.find(one => one.tHead.textContent.includes("old error"));
@@ -101,6 +104,17 @@ def test_the_page_fits_sorts_and_searches(tmp_path: Path, width: int) -> None:
     assert seen["found"] == ["failing"]
     assert re.fullmatch(r"\d+ of 150 rows", seen["count"])
     assert seen["all"] == 6
+    assert seen["cut"] == 0, "a table is shown at full length"
+    assert seen["tall"] == ["150 rows: scroll in the box for the rest."], "or says that there is more"
+
+
+def test_a_matrix_of_many_cases_is_shown_at_full_length() -> None:
+    from drift_reports import drift_report, run_rows
+
+    few = drift_page(drift_report(*(run_rows(f"c{n}", "fp16", ("old", "new")) for n in range(40))))
+    assert "cases: scroll in the box" not in few
+    many = drift_page(drift_report(*(run_rows(f"c{n}", "fp16", ("old", "new")) for n in range(61))))
+    assert "61 cases: scroll in the box for the rest." in many
 
 
 def test_the_policy_of_the_page_lets_its_own_script_in(tmp_path: Path) -> None:
