@@ -82,8 +82,9 @@ def tell_gate(drift: TensorDrift) -> str:
         return "gate: no element that is not finite,"
     sign = "≥" if drift.gate in LOWER_BOUNDED else "≤"
     told = f"gate {drift.gate} {sign} {number(drift.limit)}"
-    other = drift.gate != "nrmse" and not math.isnan(drift.error_limit)
-    return f"{told} (error ≤ {number(drift.error_limit)})" if other else told
+    as_error = number(drift.error_limit)
+    other = not math.isnan(drift.error_limit) and as_error != number(drift.limit)
+    return f"{told} (error ≤ {as_error})" if other else told
 
 
 def tell_held(drift: TensorDrift) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from harness.history.judgement import DriftVerdict
 from harness.history.outcome import RunDrift, Status
 from harness.history.report import DriftReport
 from harness.history.schema import ENGINE, LAYER
@@ -230,13 +229,10 @@ def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
         _Tile(sum(run.status is status for run in report.runs), look.word, look.tone)
         for status, look in reversed(STATUS_LOOKS.items())
     ]
-    plain = [run for run in report.runs if run.status not in STATUS_LOOKS]
-    tiles += [
-        _Tile(
-            sum(run.verdict is verdict for run in plain), DRIFT_LOOKS[verdict].word, DRIFT_LOOKS[verdict].tone
-        )
-        for verdict in reversed(DriftVerdict)
-    ]
+    for verdict, look in reversed(DRIFT_LOOKS.items()):
+        runs = [run for run in report.runs if run.verdict is verdict and run.status not in STATUS_LOOKS]
+        healthy = all(look_of(run).tone == look.tone for run in runs)
+        tiles.append(_Tile(len(runs), look.word, look.tone if healthy else "quiet"))
     total, expected = standing_failures(report)
     side = both_sides(report)
     tiles.append(_Tile(total - expected, f"fail {side}", "bad"))

@@ -239,6 +239,7 @@ def test_no_noise_and_unknown_noise_are_said_in_words() -> None:
     [
         ({"gate": "nrmse", "limit": 0.01, "error_limit": 0.01}, "gate nrmse ≤ 0.01"),
         ({"gate": "rmse", "limit": 2e-4, "error_limit": 1.8e-3}, "gate rmse ≤ 2e-4 (error ≤ 1.8e-3)"),
+        ({"gate": "rmse", "limit": 3.11e-3, "error_limit": 3.12e-3}, "gate rmse ≤ 3.1e-3"),
         ({"gate": "cosine", "limit": 0.99}, "gate cosine ≥ 0.99"),
         ({"gate": "nonfinite", "limit": 0.0}, "gate: no element that is not finite,"),
         ({}, "gates"),

@@ -87,6 +87,7 @@ def test_the_page_says_it_in_tiles_cells_and_cards(report: DriftReport) -> None:
     assert "1 fail on both releases 1 fail on both releases, as expected" in page
     assert '<span class="verdict bad">≈ within noise · fails on both</span>' in text
     assert '<span class="verdict calm">≈ within noise · fails on both, as expected</span>' in text
+    assert '<b class="verdict quiet">3</b> within noise' in text, "green is for what is healthy"
     assert "What fails without a drift" in page
     assert "What fails on both releases, as expected" in page
     assert "planted at fp16 : fails as expected: y overflows" in page
