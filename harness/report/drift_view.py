@@ -80,7 +80,7 @@ def explain(run: RunDrift) -> DriftExplanation:
         for place, change in enumerate(run.structure[:MOST_CHANGES])
     ]
     if len(run.structure) > MOST_CHANGES:
-        statements.append(Statement("", f"and {len(run.structure) - MOST_CHANGES} more changes"))
+        statements.append(Statement("", f"and {count(len(run.structure) - MOST_CHANGES, 'more change')}"))
     for error in run.errors[:MOST_ERRORS]:
         statements += _error(error)
     wanted = run.verdict in WORSENED or run.status is Status.ERROR or (fails(run) and run.fails_unexpectedly)
