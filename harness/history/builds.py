@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
-
-import pandas as pd
+from typing import Any, NamedTuple
 
 from harness.history.structure import precisions_by_node
 from harness.judge.results import Verdict
@@ -93,19 +91,39 @@ class Builds:
 Engines = Sequence[Mapping[str, Any]]
 
 
-def builds_of(before: Engines, after: Engines, old: pd.DataFrame, new: pd.DataFrame) -> Builds:
+class OutputRow(NamedTuple):
+    """What the history has of one output and sample of one build."""
+
+    run: str
+    build: int
+    tensor: str
+    sample: int
+    passed: bool | None
+    error: float
+
+
+def builds_of(
+    before: Engines,
+    after: Engines,
+    old: Sequence[OutputRow],
+    new: Sequence[OutputRow],
+    told: tuple[str, int] | None,
+) -> Builds:
     """The builds of one run.
 
     Args:
         before: engine rows of the older release that could be judged: `run`, `build`, `verdict`, `reason`,
             `structure`.
         after: likewise of the newer release.
-        old: rows of the outputs of the older release, with `run`, `build`, `passed`, and `error` where the row is
-            that of the output that the numbers of the run are of.
-        new: likewise of the newer release.
+        old: outputs of the older release.
+        new: outputs of the newer release.
+        told: tensor and sample of the output that the numbers of the run are of.
     """
     return Builds(
-        _outcomes(before, old), _outcomes(after, new), differing_share(before), differing_share(after)
+        _outcomes(before, old, told),
+        _outcomes(after, new, told),
+        differing_share(before),
+        differing_share(after),
     )
 
 
@@ -120,14 +138,15 @@ def differing_share(engines: Engines) -> float:
     return len(differing) / len(common) if common else 0.0
 
 
-def _outcomes(engines: Engines, outputs: pd.DataFrame) -> tuple[BuildOutcome, ...]:
-    failed, errors = set(), {}
-    columns = [outputs[name] for name in ("run", "build", "passed", "error")]
-    for run, build, passed, error in zip(*columns, strict=True):
-        if passed is not None and passed == False:  # noqa: E712  # of NumPy or of Python
-            failed.add((run, build))
-        if error == error:
-            errors[run, build] = float(error)
+def _outcomes(
+    engines: Engines, outputs: Sequence[OutputRow], told: tuple[str, int] | None
+) -> tuple[BuildOutcome, ...]:
+    failed = {(out.run, out.build) for out in outputs if out.passed is not None and not out.passed}
+    errors = {
+        (output.run, output.build): float(output.error)
+        for output in outputs
+        if (output.tensor, output.sample) == told
+    }
     found = []
     for row in engines:
         key = (row["run"], row["build"])
@@ -148,8 +167,5 @@ def _outcomes(engines: Engines, outputs: pd.DataFrame) -> tuple[BuildOutcome, ..
 def _layers(structure: str | None) -> dict[str, int]:
     if structure is None:
         return {}
-    return dict(_most_first(layer["precision"] for layer in json.loads(structure) if layer.get("precision")))
-
-
-def _most_first(precisions: Iterable[str]) -> list[tuple[str, int]]:
-    return Counter(precisions).most_common()
+    precisions = (layer.get("precision") for layer in json.loads(structure))
+    return dict(Counter(filter(None, precisions)).most_common())

@@ -15,7 +15,7 @@ import pandas as pd
 from harness.case.schema import Waiver
 from harness.case.waivers import Waived, find_waiver
 from harness.compare.origins import find_origins
-from harness.history.builds import Builds, builds_of
+from harness.history.builds import Builds, OutputRow, builds_of
 from harness.history.emulated import EmulatedRelease, is_emulated
 from harness.history.engines import ENGINE_COLUMNS, judge_engines
 from harness.history.judgement import (
@@ -139,7 +139,6 @@ def merge(comparisons: Sequence[Comparison]) -> Comparison:
 
 Key = tuple[str, str]
 Engines = list[dict[str, Any]]
-_OUTPUT_COLUMNS = ("case", "precision", "run", "build", "tensor", "sample", "passed", "error")
 _ENGINE_COLUMNS = (
     *("case", "precision", "run", "build", "verdict", "reason"),
     *("case_path", "tensorrt", "faithful", "structure"),
@@ -172,10 +171,7 @@ class _Reader:
         keys = [self.judged["case"].astype(str), self.judged["precision"].astype(str)]
         self._tensors = self.judged.groupby(keys, sort=False).indices if len(self.judged) else {}
         self._reads: dict[Key, dict[str, list[str]]] | None = None
-        chosen = (self.pair.before | self.pair.after) & (self.records["kind"] == OUTPUT).to_numpy()
-        self._rows = self.records.loc[chosen, list(_OUTPUT_COLUMNS)].assign(after=self.pair.after[chosen])
-        keys = [self._rows["case"].astype(str), self._rows["precision"].astype(str)]
-        self._outputs = self._rows.groupby(keys, sort=False).indices if len(self._rows) else {}
+        self._outputs = self._read_outputs()
 
     def run(self, key: Key, before: Engines, after: Engines) -> RunDrift:
         rows = after or before
@@ -220,16 +216,22 @@ class _Reader:
         self, key: Key, before: Engines, after: Engines, found: Sequence[tuple[str, TensorDrift]]
     ) -> Builds:
         """What came of each build, with its error in the output and sample that the numbers of the run are of."""
-        rows = self._rows.iloc[self._outputs.get(key, [])]
         worst = worst_of([drift for kind, drift in found if kind == OUTPUT])
-        error = pd.Series(np.nan, index=rows.index)
-        if worst is not None:
-            told = (rows["tensor"] == worst.tensor) & (rows["sample"] == worst.sample)
-            error = rows["error"].astype(np.float64).where(told)
-        rows = rows.assign(error=error)
+        told = None if worst is None else (worst.tensor, worst.sample)
         older, newer = ([row for row in side if row["verdict"] not in _UNJUDGED] for side in (before, after))
-        is_newer = rows["after"].to_numpy(dtype=bool)
-        return builds_of(older, newer, rows[~is_newer], rows[is_newer])
+        outputs = self._outputs.get(key, ([], []))
+        return builds_of(older, newer, *outputs, told)
+
+    def _read_outputs(self) -> dict[Key, tuple[list[OutputRow], list[OutputRow]]]:
+        """The outputs of every build by run, those of the older side and those of the newer one."""
+        found: dict[Key, tuple[list[OutputRow], list[OutputRow]]] = {}
+        output = (self.records["kind"] == OUTPUT).to_numpy()
+        for place, side in enumerate((self.pair.before, self.pair.after)):
+            rows = self.records[output & side]
+            columns = [rows[name].tolist() for name in ("case", "precision", *OutputRow._fields)]
+            for case, precision, *values in zip(*columns, strict=True):
+                found.setdefault((str(case), str(precision)), ([], []))[place].append(OutputRow(*values))
+        return found
 
     def _reason(
         self,
@@ -345,7 +347,7 @@ def _tensor(row: Any) -> TensorDrift:
         floor=float(row.floor),
         old_passed=f"{row.old_passed} of {row.old_builds}",
         new_passed=f"{row.new_passed} of {row.new_builds}",
-        gate=None if pd.isna(row.gate) else str(row.gate),
+        gate=row.gate if isinstance(row.gate, str) else None,
         limit=float(row.limit),
         error_limit=float(row.error_limit),
     )
