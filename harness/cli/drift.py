@@ -16,7 +16,7 @@ from harness.cli.consoles import make_console, make_progress
 from harness.cli.options import REPORTS, PageFile, ResultsFile, SummaryFile
 from harness.cli.run import parse_shapes
 from harness.cli.writable import STDOUT, check_files, check_folder
-from harness.errors import NothingSelectedError, UsageError
+from harness.errors import UsageError
 from harness.history.choices import Against, CacheUse, LayerBuilds
 from harness.tensors.files import write_text
 from harness.tensors.precision import Precision
@@ -184,15 +184,9 @@ def drift(
 
 
 def exit_status(report: DriftReport, *, baseline_update: bool) -> int:
-    """The report's status; 5 if not one run was compared: that is no news of a drift, and no success either.
-
-    Who rewrites the baselines has agreed to the drift, and who writes the first ones has nothing to compare yet.
-    """
+    """The report's status; who rewrites the baselines has agreed to the drift."""
     status: int = report.exit_code
-    if status == 1 and baseline_update:
-        return 0
-    idle = all(run.verdict is None and run.status in ("pass", "skip") for run in report.runs)
-    return NothingSelectedError.exit_code if status == 0 and idle and not report.written else status
+    return 0 if status == 1 and baseline_update else status
 
 
 @dataclass(frozen=True)

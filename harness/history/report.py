@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import NothingSelectedError
 from harness.history.judgement import DriftVerdict
 from harness.history.noise import Floors
 from harness.history.outcome import RunDrift, Status, TensorDrift
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from harness.history.steps import Series
 
 DRIFT_SCHEMA = "harness.drift/1"
+#: What stands for the older release in the first night of a history.
+NO_RUN_BEFORE = "no run before"
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,26 @@ class DriftReport:
 
     @property
     def exit_code(self) -> int:
-        """0 nothing moved to the worse, 1 a drift, 2 a mistake in a case, 3 a build or a worker failed."""
+        """0 nothing moved to the worse, 1 a drift, 2 a mistake in a case, 3 a build or a worker failed.
+
+        5 if not one run could be compared: that is no news of a drift, and no success either. The first night of a
+        history and the first baselines have nothing to be held against, and are 0.
+        """
         statuses = {run.status for run in self.runs}
         if Status.MISTAKE in statuses:
             return 2
         if Status.ERROR in statuses:
             return 3
-        return int(Status.FAIL in statuses)
+        if Status.FAIL in statuses:
+            return 1
+        compared = Status.XFAIL in statuses or any(run.verdict is not None for run in self.runs)
+        first = self.first_night and Status.PASS in statuses
+        return 0 if compared or first or self.written else NothingSelectedError.exit_code
+
+    @property
+    def first_night(self) -> bool:
+        """Whether the history holds no earlier run to hold this one against."""
+        return self.old == NO_RUN_BEFORE
 
     @property
     def newer(self) -> tuple[str, ...]:

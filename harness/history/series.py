@@ -14,7 +14,7 @@ from harness.errors import HistoryError
 from harness.history.judgement import codes_of
 from harness.history.noise import Floors
 from harness.history.releases import Pair, Waivers, compare_pair, merge
-from harness.history.report import DriftReport
+from harness.history.report import NO_RUN_BEFORE, DriftReport
 from harness.history.schema import NEEDED, OUTPUT
 from harness.history.steps import MIN_NIGHTS, Series, find_steps
 from harness.history.store import RunInfo, list_newest, read_runs
@@ -60,11 +60,7 @@ def nightly_report(
         raise HistoryError(f"holds no finished run of {release!r}", where=folder, hint="harness history list")
     *before, newest = runs
     old = (
-        f"the {len(before)} runs before"
-        if len(before) > 1
-        else "the run before"
-        if before
-        else "no run before"
+        f"the {len(before)} runs before" if len(before) > 1 else "the run before" if before else NO_RUN_BEFORE
     )
     records = read_nights(before, newest, release, old)
     side = (records["side"] == old).to_numpy()

@@ -172,6 +172,8 @@ def _calm(report: DriftReport, where: str) -> str:
     if moved:
         return f"Nothing drifted to the worse {where}, {count(len(moved), 'run')} to the better"
     if not compared:
+        if report.first_night:
+            return f"The first run {where} in this history: later ones will be held against it"
         why = next((run.reason for run in report.runs if run.reason), "there are no runs")
         return f"Nothing could be compared: {why}"
     if all(run.verdict is DriftVerdict.SAME for run in compared):
@@ -189,8 +191,11 @@ def summary(report: DriftReport, seconds: float | None = None) -> str:
     for status, look in STATUS_LOOKS.items():
         if amount := statuses(report.runs)[status]:
             parts.append(f"{amount} {look.word}")
+    if idle := sum(run.verdict is None and run.status is Status.PASS for run in report.runs):
+        parts.append(f"{idle} not compared")
     cases = len({run.case for run in report.runs})
     text = f"{count(cases, 'case')}, {count(len(report.runs), 'run')}: {', '.join(parts) or 'nothing'}"
-    text += f"; {len(report.tensors):,} tensors held against {short(report.old)}"
+    if len(report.tensors):
+        text += f"; {len(report.tensors):,} tensors held against {short(report.old)}"
     text += f", {count(report.repeats, 'build')} each"
     return text if seconds is None else f"{text}, {duration(seconds)}"
