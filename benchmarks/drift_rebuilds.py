@@ -147,12 +147,14 @@ def main() -> None:
         "--twice", type=Path, default=RESULTS / "rebuilds", help="folder of runs of one release"
     )
     parser.add_argument("--engines", type=Path, default=RESULTS / "engines.json")
+    parser.add_argument("--note", action="append", default=[], help="what should be known of the runs")
     parser.add_argument("--write", action="store_true", help="keep the result in benchmarks/results")
     arguments = parser.parse_args()
     twice = sorted(arguments.twice.glob("*.parquet"))
     numbers = {
         "one_release_twice": one_release_twice(twice),
         **rebuilds(arguments.parquet, arguments.engines),
+        "notes": arguments.note,
     }
     print(json.dumps(numbers, indent=1))
     if arguments.write:
