@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from harness.backends.engines import EngineStore, Tensors
 from harness.backends.marking import Marks
 from harness.backends.plan import Observation, Plan
+from harness.backends.shapes import Profile, shape_ranges
 from harness.case.schema import BuildOptions
 from harness.environments import Environment
 from harness.errors import NothingSelectedError
@@ -18,9 +17,6 @@ from harness.model.typed import LOW_DTYPE
 from harness.tensors.fingerprint import hash_feeds
 from harness.tensors.precision import Precision
 from harness.worker.messages import BuildRequest, NodeHint
-
-Shape = tuple[int, ...]
-Profile = tuple[Shape, Shape, Shape]
 
 _KEPT_TYPED_MODELS = 8
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -102,13 +98,8 @@ class Requests:
         return asked.model_copy(update={"pin_precision": False}) if plan.casts else asked
 
     def shapes(self, model: Model, feeds: Tensors) -> dict[str, Profile]:
-        """A range of shapes for each input with a dynamic axis: the given one, or what it is fed."""
-        shapes = {}
-        for info in model.inputs:
-            if info.shape is None or not all(isinstance(size, int) for size in info.shape):
-                fed = tuple(np.shape(feeds[info.name]))
-                shapes[info.name] = self._profiles.get(info.name, (fed, fed, fed))
-        return shapes
+        """See `shape_ranges`."""
+        return shape_ranges(model, feeds, self._profiles)
 
     def forget(self) -> None:
         """Free the graphs that were made."""

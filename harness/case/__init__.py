@@ -6,6 +6,7 @@ What needs NumPy or ONNX is imported when it is first asked for.
 from typing import TYPE_CHECKING, Any
 
 from harness.case._suggest import suggestion
+from harness.case.asked import asked_shapes, target_words
 from harness.case.inputs import (
     ConstantFill,
     FileFill,
@@ -53,6 +54,7 @@ __all__ = [
     "Tolerance",
     "UniformFill",
     "Waiver",
+    "asked_shapes",
     "case_name",
     "check_cases",
     "load_case",
@@ -61,6 +63,7 @@ __all__ = [
     "merge_tolerances",
     "resolve_model",
     "suggestion",
+    "target_words",
     "version_in_range",
 ]
 

@@ -256,7 +256,7 @@ def _put_together(
         separations=found.separations,
         cost=lab.cost,
         evidence=evidence,
-        advice=advise(lab, found, dict(handed.recipes)),
+        advice=advise(lab, found, dict(handed.recipes), written=handed.written),
         recipes=handed.recipes,
         price=found.price,
         repro=handed.repro,

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from harness.backends.emulator import Emulator
+from harness.backends.shapes import Profile, shape_ranges
 from harness.backends.tensorrt import TensorRTCandidate
 from harness.compare import compare
 from harness.diagnose.cut import Part
@@ -32,6 +33,7 @@ from harness.diagnose.results import Evidence, Repro, Stage, Verdict
 from harness.diagnose.shrink import Fails, Shrunk, fails_emulated, holds, nrmse_limits, shrink
 from harness.diagnose.subject import Subject
 from harness.errors import BudgetExhaustedError, CandidateError, HarnessError
+from harness.judge.candidates import profiles_of
 from harness.judge.results import jsonable
 from harness.model import Model, save_model, with_islands
 from harness.model.typed import LOW_DTYPE
@@ -52,11 +54,13 @@ class HandedOver:
         recipes: commands by tool, and the paths of files under `layer_list` and `typed_model`.
         repro: the repro folder; None if there is none.
         evidence: what the files came to when they were run.
+        written: whether there was a folder to write to.
     """
 
     recipes: Mapping[str, str]
     repro: Repro | None = None
     evidence: tuple[Evidence, ...] = ()
+    written: bool = True
 
 
 def hand_over(
@@ -70,12 +74,10 @@ def hand_over(
     subject = lab.subject
     model, island = subject.model, found.island
     wanted = bool(island) or found.verdict is Verdict.TF32
-    if out is None:
-        files = Files(
-            str(own_file(model, island) or "model.onnx"),
-            "typed.onnx" if _can_be_typed(subject, found) else None,
-        )
-        return HandedOver(_commands(subject, found, files) if wanted else {})
+    if out is None:  # commands that name files which are there
+        path = own_file(model, island)
+        files = Files(None if path is None else str(path), shapes=_shapes(subject))
+        return HandedOver(_commands(subject, found, files) if wanted else {}, written=False)
     lab.tell(Stage.HAND_OVER, "write the recipes", suspected=found.culprits)
     evidence: list[Evidence] = []
     recipes: dict[str, str] = {}
@@ -118,11 +120,15 @@ def _write_pins(lab: Lab, record: TacticRecord, folder: Path, evidence: list[Evi
 def _commands(subject: Subject, found: Findings, files: Files) -> dict[str, str]:
     if found.verdict is Verdict.TF32:
         return without_tf32(files)
-    if found.casts and files.typed is not None:
+    if found.casts:
         files = replace(files, model=files.typed)
     preferred = found.cure is not None and RELAXED["preferred"] in found.cure.relaxed
     constraints = "prefer" if preferred else "obey"
     return keep_fp32(subject.model, subject.precision, found.island, files, constraints=constraints)
+
+
+def _shapes(subject: Subject) -> dict[str, Profile]:
+    return shape_ranges(subject.model, subject.bench.feeds[0], profiles_of(subject.bench.case))
 
 
 def _can_be_typed(subject: Subject, found: Findings) -> bool:
@@ -148,7 +154,7 @@ def _write_recipes(
         save_model(graph, typed)
         evidence.append(_try_typed(subject, graph))
     script, listed = out / "keep_fp32.py", out / "layers.json"
-    files = Files(str(path), None if typed is None else str(typed), str(script))
+    files = Files(str(path), None if typed is None else str(typed), str(script), _shapes(subject))
     recipes = _commands(subject, found, files)
     if "polygraphy" in recipes and island:
         write_text(script, polygraphy_script(island))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from harness.backends.shapes import Profile
 from harness.model import Model
 from harness.tensors.precision import Precision
 
@@ -20,7 +21,7 @@ WEAK_FLAGS = {
     Precision.TF32: "",
     Precision.INT8: "--int8",
 }
-UNSPEAKABLE = re.compile(r"[,:+]")
+UNSPEAKABLE = re.compile(r"[,:+']")  # what trtexec takes for its own in names of layers and inputs
 ISLANDS_SCHEMA = "harness.islands/1"
 
 
@@ -29,24 +30,46 @@ class Files:
     """The files that the commands name, as a person would write them.
 
     Args:
-        model: the ONNX model as it is.
-        typed: the model with the precision and its islands written in; None if there is none.
-        script: the script that polygraphy calls.
+        model: the ONNX model as it is; None if there is no such file, and so no command that names it.
+        typed: the model with the precision and its islands written in; likewise.
+        script: the script that polygraphy calls; likewise.
+        shapes: (minimum, optimum, maximum) shape of each input with a dynamic axis, as the engine was built for.
     """
 
-    model: str
+    model: str | None
     typed: str | None = None
-    script: str = "keep_fp32.py"
+    script: str | None = None
+    shapes: Mapping[str, Profile] = field(default_factory=dict)
+
+    @property
+    def for_trtexec(self) -> list[str]:
+        """The arguments that give trtexec the shapes."""
+        return [
+            f"--{which}Shapes="
+            + ",".join(f"{name}:{'x'.join(map(str, shapes[place]))}" for name, shapes in self.shapes.items())
+            for place, which in enumerate(("min", "opt", "max") if self.shapes else ())
+        ]
+
+    @property
+    def for_polygraphy(self) -> list[str]:
+        """The arguments that give polygraphy the shapes."""
+        words = []
+        for place, which in enumerate(("min", "opt", "max") if self.shapes else ()):
+            words.append(f"--trt-{which}-shapes")
+            words += [f"{name}:[{','.join(map(str, shapes[place]))}]" for name, shapes in self.shapes.items()]
+        return words
 
 
 def without_tf32(files: Files) -> dict[str, str]:
     """A command for each tool that builds in FP32 without TF32."""
-    return {
-        "trtexec": shlex.join(["trtexec", f"--onnx={files.model}", "--noTF32"]),
-        "polygraphy": shlex.join(
-            ["polygraphy", "convert", files.model, "--convert-to", "trt", "-o", "model.plan"]
-        ),
-    }
+    if files.model is None:
+        return {}
+    polygraphy = ["polygraphy", "convert", files.model, "--convert-to", "trt", "-o", "model.plan"]
+    recipes = {"polygraphy": shlex.join([*polygraphy, *files.for_polygraphy])}
+    if not any(map(UNSPEAKABLE.search, files.shapes)):
+        trtexec = ["trtexec", f"--onnx={files.model}", *files.for_trtexec, "--noTF32"]
+        recipes = {"trtexec": shlex.join(trtexec), **recipes}
+    return recipes
 
 
 def keep_fp32(
@@ -63,23 +86,27 @@ def keep_fp32(
     """
     recipes: dict[str, str] = {}
     flag = WEAK_FLAGS.get(precision)
-    if flag and island:
-        if not any(UNSPEAKABLE.search(name) for name in island):
-            recipes["trtexec"] = _trtexec(model, flag, island, files.model, constraints)
-        recipes["polygraphy"] = _polygraphy(flag, island, files, constraints)
-    if files.typed is not None:
-        recipes["trtexec_strongly_typed"] = f"trtexec --onnx={shlex.quote(files.typed)} --stronglyTyped"
-    if precision in (Precision.FP16, Precision.BF16) and island:
+    speakable = not any(map(UNSPEAKABLE.search, files.shapes))
+    if flag and island and files.model is not None:
+        if speakable and not any(map(UNSPEAKABLE.search, island)):
+            recipes["trtexec"] = _trtexec(model, flag, island, files, constraints)
+        if files.script is not None:
+            recipes["polygraphy"] = _polygraphy(flag, island, files, constraints)
+    if files.typed is not None and speakable:
+        typed = ["trtexec", f"--onnx={files.typed}", *files.for_trtexec, "--stronglyTyped"]
+        recipes["trtexec_strongly_typed"] = shlex.join(typed)
+    if precision in (Precision.FP16, Precision.BF16) and island and files.model is not None:
         recipes["autocast"] = _autocast(precision, island, files.model)
     return recipes
 
 
-def _trtexec(model: Model, flag: str, island: Sequence[str], path: str, constraints: str) -> str:
+def _trtexec(model: Model, flag: str, island: Sequence[str], files: Files, constraints: str) -> str:
     precisions = ",".join(f"{name}:fp32" for name in island)
     types = ",".join(f"{name}:{'+'.join(['fp32'] * _float_outputs(model, name))}" for name in island)
     arguments = [
         "trtexec",
-        f"--onnx={path}",
+        f"--onnx={files.model}",
+        *files.for_trtexec,
         flag,
         f"--precisionConstraints={constraints}",
         f"--layerPrecisions={precisions}",
@@ -93,7 +120,9 @@ def _float_outputs(model: Model, name: str) -> int:
 
 
 def _polygraphy(flag: str, island: Sequence[str], files: Files, constraints: str) -> str:
-    arguments = ["polygraphy", "convert", files.model, "--convert-to", "trt", flag]
+    assert files.model is not None
+    assert files.script is not None
+    arguments = ["polygraphy", "convert", files.model, "--convert-to", "trt", flag, *files.for_polygraphy]
     arguments += ["--precision-constraints", constraints, "-o", "model.plan"]
     # polygraphy has no argument for the types of layer outputs: without them an island may still hand on FP16.
     arguments += ["--trt-network-postprocess-script", files.script]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from harness.case import asked_shapes, target_words
 from harness.diagnose.cure import CANDIDATE
 from harness.diagnose.findings import Findings
 from harness.diagnose.lab import Lab
@@ -95,8 +96,8 @@ def _nodes(nodes: Sequence[str], most: int = 6) -> str:
     return shown if len(nodes) <= most else f"{shown} and {len(nodes) - most} more"
 
 
-def advise(lab: Lab, found: Findings, recipes: dict[str, str]) -> tuple[str, ...]:
-    """What to do next: commands and sentences."""
+def advise(lab: Lab, found: Findings, recipes: dict[str, str], *, written: bool) -> tuple[str, ...]:
+    """What to do next: commands and sentences; `written` says whether files were handed over."""
     command = again(lab)
     if found.verdict is Verdict.UNRESOLVED:
         return _go_on(lab, found)
@@ -124,21 +125,18 @@ def advise(lab: Lab, found: Findings, recipes: dict[str, str]) -> tuple[str, ...
         return ("report it with the repro; until then, express the node by other operators",)
     commands = [recipes[name] for name in ("trtexec", "polygraphy") if name in recipes]
     if any(len(command) > LONGEST_COMMAND for command in commands):
-        told = "layer_list" in recipes
-        return (
-            f"{recipes['layer_list']} lists the nodes" if told else f"{command} --out DIR writes the recipes",
-        )
+        commands = [f"{recipes['layer_list']} lists the nodes"] if "layer_list" in recipes else []
+    if not written and (found.island or found.verdict is Verdict.TF32):
+        files = "more recipes, a typed model and a repro" if commands else "recipes and a repro"
+        commands.append(f"for {files}: {command} --out DIR")
     return tuple(commands)
 
 
 def again(lab: Lab, *, tool: str = "diagnose") -> str:
     """The command that makes this diagnosis again, or another command on the same subject."""
     subject, case = lab.subject, lab.subject.bench.case
-    words = ["harness", tool, str(case.path or subject.model.path or case.name)]
-    if case.path is None:
-        for name, spec in case.inputs.items():
-            if spec.shape is not None:
-                words += ["--input", f"{name}:[{','.join(map(str, spec.shape))}]"]
+    target = str(case.path or subject.model.path or case.name)
+    words = ["harness", tool, *target_words(target, asked_shapes(case))]
     words += ["--precision", subject.precision.value]
     if not subject.emulated:
         words += ["--env", subject.candidate.name]

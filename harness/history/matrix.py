@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.case import Case, RunSpec
+from harness.case import Case, RunSpec, asked_shapes
 from harness.errors import HarnessError, NothingSelectedError, UsageError
 from harness.history.choices import CacheUse, LayerBuilds
 from harness.history.emulated import EmulatedRelease, is_emulated
@@ -312,7 +312,8 @@ def _surprise(case: Case, spec: RunSpec, release: str, error: Exception) -> RunR
         verdict=Verdict.ERROR,
         reason=f"internal error: {type(error).__name__}: {error}",
         evidence=tuple("".join(traceback.format_exception(error)).splitlines()[-6:]),
-        case_path=None if case.path is None else str(case.path),
+        case_path=case.model.path if case.path is None else str(case.path),
+        inputs=asked_shapes(case),
     )
 
 

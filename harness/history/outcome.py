@@ -102,7 +102,7 @@ class RunDrift:
         faithful: whether observing left the engines alone: of the older and of the newer release.
         waived: the waiver that speaks of it.
         structure: what changed in the engine.
-        command: what goes on from here.
+        command: what goes on from here; empty where nothing does.
         errors: what kept builds from being judged.
         builds: what came of each build that could be judged.
     """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from harness.case import target_words
 from harness.case.schema import Waiver
 from harness.case.waivers import Waived, find_waiver
 from harness.compare.origins import find_origins
@@ -141,7 +142,7 @@ Key = tuple[str, str]
 Engines = list[dict[str, Any]]
 _ENGINE_COLUMNS = (
     *("case", "precision", "run", "build", "verdict", "reason"),
-    *("case_path", "tensorrt", "faithful", "structure"),
+    *("case_path", "inputs", "tensorrt", "faithful", "structure"),
 )
 
 
@@ -207,7 +208,7 @@ class _Reader:
             faithful=(_faithful(before), _faithful(after)),
             waived=waived,
             structure=tuple(compare_structures(_structures(before), _structures(after))),
-            command=continuation(path or case, precision, self.pair.new),
+            command=continuation(path or case, _inputs(rows), precision, self.pair.new),
             errors=errors,
             builds=self._builds(key, before, after, found),
         )
@@ -357,6 +358,10 @@ def _text(rows: Engines, column: str) -> str | None:
     return next((str(row[column]) for row in rows if row.get(column) is not None), None)
 
 
+def _inputs(rows: Engines) -> Sequence[str]:
+    return next((list(row["inputs"]) for row in rows if row.get("inputs") is not None), ())
+
+
 def _faithful(rows: Engines) -> bool | None:
     known = [bool(row["faithful"]) for row in rows if row.get("faithful") is not None]
     return all(known) if known else None
@@ -366,9 +371,19 @@ def _structures(rows: Engines) -> list[str]:
     return [row["structure"] for row in rows if row.get("structure") is not None]
 
 
-def continuation(target: str, precision: Precision, release: str) -> str:
-    """The command that goes on from a drift: the diagnosis of the newer release."""
-    if is_emulated(release):
-        rounded = EmulatedRelease.parse(release).rounds_to(precision)
-        return f"harness diagnose {shlex.quote(target)} --precision {rounded}"
-    return f"harness diagnose {shlex.quote(target)} --precision {precision} --env {shlex.quote(release)}"
+def continuation(target: str, inputs: Sequence[str], precision: Precision, release: str) -> str:
+    """The command that goes on from a drift: the diagnosis of the newer release; empty for a planted fault.
+
+    Args:
+        target: the case file, or a bare model.
+        inputs: the shapes that such a model was given.
+        precision: what was asked for.
+        release: the newer release.
+    """
+    words = ["harness", "diagnose", *target_words(target, inputs), "--precision"]
+    if not is_emulated(release):
+        return shlex.join([*words, precision.value, "--env", release])
+    emulated = EmulatedRelease.parse(release)
+    if emulated.planted is not None:
+        return ""
+    return shlex.join([*words, emulated.rounds_to(precision).value])

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from harness.case import Case
+from harness.case import Case, asked_shapes
 from harness.compare import GateResult, Metrics
 from harness.compare.defaults import NONFINITE
 from harness.history.recording import Recording
@@ -65,6 +65,7 @@ def common_columns(case: Case, bench: Workbench | None, run: str) -> Row:
         "time": datetime.datetime.now(datetime.UTC),
         "case": case.name,
         "case_path": case.model.path if case.path is None else str(case.path),
+        "inputs": list(asked_shapes(case)) or None,
         "case_sha256": hash_case(case),
         "model_sha256": None if bench is None else bench.model.sha256,
         "seed": case.seed,

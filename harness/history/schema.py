@@ -31,6 +31,7 @@ COLUMNS = (
     Column("time", "time", "when the build was judged, UTC"),
     Column("case", "text", "name of the case"),
     Column("case_path", "text", "the case file, or the model itself"),
+    Column("inputs", "texts", "shapes that such a model was given with `--input`, as that takes them"),
     Column("case_sha256", "text", "SHA-256 of what the case asks: model, inputs, samples, seed, build options"),
     Column("model_sha256", "text", "SHA-256 of the model"),
     Column("seed", "integer", "seed of the inputs"),
@@ -89,6 +90,8 @@ COLUMNS = (
 
 NAMES = tuple(column.name for column in COLUMNS)
 TEXTS = tuple(column.name for column in COLUMNS if column.kind == "text")
+#: Columns that the first files did not have; they are null there.
+LATER = ("inputs",)
 #: What the judgement of tensors reads; the rest is for people.
 NEEDED = (
     "run",

@@ -23,7 +23,16 @@ from harness.tensors.precision import Precision
 #: Thousands of tensors are judged every night, against thirty nights that say much of the noise: 99 % would be an
 #: alarm a night. The band is 4.6 standard deviations wide at this confidence, 2.8 at 99 %.
 NIGHTLY_CONFIDENCE = 0.9999
-_ENGINE = ("latency_ms", "engine_bytes", "build_seconds", "verdict", "reason", "tensorrt", "case_path")
+_ENGINE = (
+    "latency_ms",
+    "engine_bytes",
+    "build_seconds",
+    "verdict",
+    "reason",
+    "tensorrt",
+    "case_path",
+    "inputs",
+)
 _QUESTION = ("case", "case_sha256", "model_sha256")
 _NEWEST_ONLY = ("reads", "structure", "faithful", "gate", "limit", "reference_rms")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HistoryError
-from harness.history.schema import METADATA_KEY, NAMES, SCHEMA, arrow_schema
+from harness.history.schema import LATER, METADATA_KEY, NAMES, SCHEMA, arrow_schema
 from harness.tensors.files import atomic_path, write_text
 
 if TYPE_CHECKING:
@@ -263,12 +263,18 @@ def _complete(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path, columns: Sequence[str] = NAMES) -> pa.Table:
-    from pyarrow import ArrowException
+    from pyarrow import ArrowException, nulls
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(path, memory_map=True) as file:
-            return file.read(columns=list(columns)).select(list(columns))
+            lacking = [name for name in LATER if name in columns and name not in file.schema_arrow.names]
+            table = file.read(columns=[name for name in columns if name not in lacking])
+            for name in lacking:
+                table = table.append_column(
+                    field := arrow_schema().field(name), nulls(len(table), field.type)
+                )
+            return table.select(list(columns))
     except (OSError, ArrowException) as error:
         raise HistoryError(f"cannot be read: {error}", where=path) from error
 

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from harness.backends import Candidate, Observation, Plan
-from harness.case import Case, RunSpec
+from harness.case import Case, RunSpec, asked_shapes
 from harness.case.waivers import Waived, find_waiver
 from harness.compare import GateResult, Metrics, compare, gates_for, options_for
 from harness.compare.gates import check
@@ -106,6 +106,7 @@ class Judge:
             verdict=Verdict.SKIP,
             reason="",
             case_path=case.model.path if case.path is None else str(case.path),
+            inputs=asked_shapes(case),
         )
         bench = self.bench(case)
         if missing := bench.missing_packages():

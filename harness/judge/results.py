@@ -99,6 +99,7 @@ class RunResult:
         evidence: lines that support an `error`: log tail, signal, plan.
         warnings: what the person should know although it changes no verdict (a changed golden reference, …).
         case_path: the case file, or the model itself where there is none.
+        inputs: what `--input` gave to such a model: `x:[1,3,224,224]`.
         golden: what the golden reference says of the fresh one: `same`, `rounding`, `changed`, `missing`; None
             where none is kept. A changed one fails the run, whatever the candidate computes.
         mistake: an `error` that is a mistake in the case, its model or its inputs, not of the candidate.
@@ -117,6 +118,7 @@ class RunResult:
     evidence: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     case_path: str | None = None
+    inputs: tuple[str, ...] = ()
     golden: str | None = None
     mistake: bool = False
 
@@ -147,6 +149,7 @@ class RunResult:
         return {
             "case": self.case,
             "case_path": self.case_path,
+            **({"inputs": list(self.inputs)} if self.inputs else {}),
             "precision": self.precision.value,
             "candidate": self.candidate,
             "verdict": self.verdict.value,

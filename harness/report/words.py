@@ -10,6 +10,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+from harness.case import target_words
 from harness.judge.results import RunReport, RunResult, Verdict
 from harness.judge.words import count as count
 from harness.judge.words import number as number
@@ -112,14 +113,15 @@ def title(result: RunResult) -> str:
 
 def next_command(result: RunResult) -> str:
     """The command that goes deeper into `result`, ready to paste into a shell."""
-    target = result.case_path or result.case
-    where = "" if result.candidate == "emulator" else f" --env {shlex.quote(result.candidate)}"
+    target = target_words(result.case_path or result.case, result.inputs)
     if changed_golden(result):
-        return f"harness run {shlex.quote(target)} --golden-update"
-    options = f"--precision {result.precision}{where}"
+        return shlex.join(["harness", "run", *target, "--golden-update"])
+    target += ["--precision", result.precision.value]
+    if result.candidate != "emulator":
+        target += ["--env", result.candidate]
     if result.verdict is not Verdict.ERROR and _diagnoses():
-        return f"harness diagnose {shlex.quote(target)} {options}"
-    return f"harness run {shlex.quote(target)} {options} --details"
+        return shlex.join(["harness", "diagnose", *target])
+    return shlex.join(["harness", "run", *target, "--details"])
 
 
 def changed_golden(result: RunResult) -> bool:

@@ -49,7 +49,8 @@ def test_a_fault_is_told_with_what_where_why_and_what_to_do(capsys) -> None:
     assert "residual-growth at fp16: precision" in out
     assert "it starts at b13_add (Add)" in out or "it starts at b15_add (Add)" in out
     assert "beyond 65504, the largest FP16 value" in out
-    assert "--layerPrecisions=" in out
+    assert "for recipes and a repro: harness diagnose " in out
+    assert "--onnx=" not in out, "the model has no file"
     assert "[cure]" in err
     assert "[gates]" in err
 

@@ -52,7 +52,10 @@ def test_a_fault_exits_with_1_and_names_node_and_command(tiny_cases, harness) ->
     status, out, _ = drift(harness, new=FAULTY, repeats=3)
     assert status == 1
     assert "square (Mul)" in out
-    assert "harness diagnose cases/clean.case.yaml --precision fp16" in out
+    assert "go on" not in out, "the plain emulator has no such fault"
+    status, out, _ = drift(harness, new="emulator:bf16")
+    assert status == 1
+    assert "harness diagnose cases/clean.case.yaml --precision bf16" in out
 
 
 def test_every_report_is_written_and_no_temporary_file_stays(tiny_cases, harness, tmp_path: Path) -> None:

@@ -126,10 +126,10 @@ def test_progress_tells_the_stages_in_order(tmp_path: Path) -> None:
     assert any(event.suspects for event in events)
 
 
-def test_tf32_that_is_too_coarse_is_tf32_on_the_emulator() -> None:
+def test_tf32_that_is_too_coarse_is_tf32_on_the_emulator(tmp_path: Path) -> None:
     model = rmsnorm()
     tight = [Tolerance(nrmse=1e-4)]
-    found = diagnose_model(model, feeds(model), Precision.TF32, tolerances=tight)
+    found = diagnose_model(model, feeds(model), Precision.TF32, tolerances=tight, out=tmp_path)
     assert found.verdict is Verdict.TF32
     assert found.confirmed
     assert set(found.culprits) <= model.product_nodes
@@ -254,5 +254,5 @@ def test_without_a_limit_reached_an_unresolved_fault_is_gone_on_with_by_hand() -
     model = rmsnorm()
     bench = make_bench(model, feeds(model))
     lab = Lab(Subject(bench, Precision.FP16, bench.emulator))
-    (told,) = advise(lab, Findings(Verdict.UNRESOLVED), {})
+    (told,) = advise(lab, Findings(Verdict.UNRESOLVED), {}, written=False)
     assert told == "harness explore rmsnorm --precision fp16"

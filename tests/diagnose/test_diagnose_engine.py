@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,10 +213,10 @@ def test_a_wrong_conversion_is_found_by_prefixes_where_marks_break_the_build() -
     assert "could not be observed" in texts(diagnosis)
 
 
-def test_right_without_tf32_is_tf32() -> None:
+def test_right_without_tf32_is_tf32(tmp_path: Path) -> None:
     build = BuildOptions(tf32=True)
     engine = FakeEngine(rmsnorm(), "b1_up", lambda build: bool(build.plan.build.tf32))
-    diagnosis = run(engine, Precision.FP32, build=build)
+    diagnosis = run(engine, Precision.FP32, build=build, out=tmp_path)
     assert diagnosis.verdict is Verdict.TF32
     assert diagnosis.confirmed
     assert "noTF32" in diagnosis.recipes["trtexec"]

@@ -137,9 +137,68 @@ def test_autocast_excludes_exactly_the_culprits(handed: tuple[Diagnosis, Path]) 
 def test_names_that_a_tool_cannot_take_are_left_out_of_its_recipe() -> None:
     nodes = [helper.make_node("Exp", ["x"], ["y"], name="a,b:c (d)")]
     model = load_model(graph_model(nodes, inputs={"x": [2]}, outputs={"y": [2]}))
-    recipes = keep_fp32(model, Precision.FP16, ["a,b:c (d)"], Files("m.onnx"))
+    recipes = keep_fp32(model, Precision.FP16, ["a,b:c (d)"], Files("m.onnx", script="s.py"))
     assert "trtexec" not in recipes
     assert shlex.split(recipes["polygraphy"])[-1] == "a,b:c (d):float32"
+
+
+def test_recipes_of_dynamic_inputs_carry_the_shapes_of_the_case(tmp_path: Path) -> None:
+    from polygraphy.tools.registry import TOOL_REGISTRY
+
+    out = tmp_path / "out"
+    diagnosis = diagnose_model(
+        load_model(dynamic_model()), [{"x 1": np.ones((4, 8), np.float32)}], Precision.FP16, out=out
+    )
+    assert diagnosis.verdict is Verdict.PRECISION
+    for tool in ("trtexec", "trtexec_strongly_typed"):
+        arguments = shlex.split(diagnosis.recipes[tool])
+        assert [word for word in arguments if "Shapes" in word] == [
+            f"--{which}Shapes=x 1:4x8" for which in ("min", "opt", "max")
+        ]
+    tool = next(tool for tool in TOOL_REGISTRY if tool.name == "convert")
+    parser = argparse.ArgumentParser()
+    tool.setup_parser(parser.add_subparsers())
+    parsed = parser.parse_args(shlex.split(diagnosis.recipes["polygraphy"])[1:])
+    shapes = (parsed.trt_min_shapes, parsed.trt_opt_shapes, parsed.trt_max_shapes)
+    assert shapes == ([["x 1:[4,8]"]],) * 3
+
+
+def dynamic_model() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Mul", ["x 1", "k"], ["scaled"], name="scale"),
+        helper.make_node("Mul", ["scaled", "scaled"], ["square"], name="sq"),
+        helper.make_node("Sqrt", ["square"], ["y"], name="root"),
+    ]
+    constants = {"k": np.array(2000, np.float32)}
+    return graph_model(nodes, inputs={"x 1": ["n", 8]}, outputs={"y": ["n", 8]}, weights=constants)
+
+
+def test_ranges_of_a_profile_become_the_shapes_of_the_recipes() -> None:
+    model = load_model(dynamic_model())
+    files = Files(
+        "m.onnx", "typed.onnx", "s.py", {"x 1": ((1, 8), (4, 8), (16, 8)), "mask": ((1,), (4,), (16,))}
+    )
+    recipes = keep_fp32(model, Precision.FP16, ["sq"], files)
+    assert "--minShapes=x 1:1x8,mask:1" in shlex.split(recipes["trtexec"])
+    assert "--maxShapes=x 1:16x8,mask:16" in shlex.split(recipes["trtexec_strongly_typed"])
+    words = shlex.split(recipes["polygraphy"])
+    place = words.index("--trt-opt-shapes")
+    assert words[place : place + 3] == ["--trt-opt-shapes", "x 1:[4,8]", "mask:[4]"]
+
+
+def test_without_a_folder_no_recipe_names_a_file_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a model.onnx"
+    onnx.save(dynamic_model(), path)
+    sample = [{"x 1": np.ones((4, 8), np.float32)}]
+    diagnosis = diagnose_model(load_model(path), sample, Precision.FP16)
+    assert set(diagnosis.recipes) == {"trtexec", "autocast"}
+    assert f"--onnx={path}" in shlex.split(diagnosis.recipes["trtexec"])
+    assert diagnosis.advice[0] == diagnosis.recipes["trtexec"]
+    assert diagnosis.advice[1].startswith("for more recipes, a typed model and a repro: harness diagnose ")
+    assert diagnosis.advice[1].endswith(" --precision fp16 --out DIR")
+    in_memory = diagnose_model(load_model(dynamic_model()), sample, Precision.FP16)
+    assert in_memory.recipes == {}
+    assert in_memory.advice[0].startswith("for recipes and a repro: ")
 
 
 def test_the_typed_model_is_valid_and_cures(handed: tuple[Diagnosis, Path]) -> None:

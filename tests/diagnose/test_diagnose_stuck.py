@@ -114,7 +114,7 @@ def obeying_casts(needed: frozenset[str]) -> Telling:
 def test_casts_hold_an_island_where_nothing_is_obeyed(tmp_path: Path) -> None:
     needed = frozenset({"b1_sq", "b1_mean", "b1_addeps", "b1_sqrt", "b1_norm", "b1_gain"})
     engine = obeying_casts(needed)
-    diagnosis = run(engine)
+    diagnosis = run(engine, out=tmp_path / "out")
     assert diagnosis.verdict is Verdict.PRECISION
     assert diagnosis.confirmed
     assert set(diagnosis.culprits) == needed
@@ -122,7 +122,7 @@ def test_casts_hold_an_island_where_nothing_is_obeyed(tmp_path: Path) -> None:
     assert diagnosis.cost.builds <= 16
     last = [plan for plan in engine.plans if plan.islands == needed]
     assert [plan.casts for plan in last] == [True]
-    assert "--onnx=typed.onnx" in diagnosis.recipes["trtexec"]
+    assert f"--onnx={tmp_path / 'out' / 'typed.onnx'}" in diagnosis.recipes["trtexec"]
     assert "--precisionConstraints=obey" in diagnosis.recipes["trtexec"]
 
     first = kept(obeying_casts(needed), tmp_path, resume=False)
@@ -186,10 +186,10 @@ def test_long_names_of_layers_are_shortened_in_the_middle() -> None:
     assert shortened(long).endswith("zzz]}")
 
 
-def test_an_engine_that_was_built_relaxed_is_not_taken_for_the_strict_one() -> None:
+def test_an_engine_that_was_built_relaxed_is_not_taken_for_the_strict_one(tmp_path: Path) -> None:
     engine = Telling(rmsnorm(scale=600.0), "b1_up", lambda build: False)
     engine.more = {"realised": {"relaxed": "preferred"}}
-    diagnosis = run(engine)
+    diagnosis = run(engine, out=tmp_path)
     assert diagnosis.verdict is Verdict.PRECISION
     text = "passes (built with less than was asked for: precisions are preferred, not obeyed)"
     assert text in texts(diagnosis)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from graphs import norm_chain
+from graphs import graph_model, norm_chain
+from onnx import helper
 
 import harness
 import harness.backends.tensorrt as client
@@ -24,7 +25,7 @@ from harness.errors import EnvironmentConfigError, NothingSelectedError, UsageEr
 from harness.history import CacheUse, DriftOptions, DriftVerdict, Floors, LayerBuilds, Status
 from harness.history.api import report_of
 from harness.history.matrix import select_specs
-from harness.history.releases import Pair, compare_pair
+from harness.history.releases import Pair, compare_pair, continuation
 from harness.history.store import list_runs
 from harness.judge import select_cases
 from harness.tensors.precision import Precision
@@ -64,15 +65,37 @@ def test_equal_releases_have_the_same_bits(tiny_cases, drift) -> None:
     assert "same bits" in report.runs[0].reason
 
 
-def test_a_planted_fault_is_found_at_its_node_with_the_command_that_goes_on(tiny_cases, drift) -> None:
-    folder = tiny_cases("clean")
-    report = drift(folder, OLD, f"{NEW},plant=square@bf16")
+def test_a_planted_fault_is_found_at_its_node_and_has_nothing_to_go_on_with(tiny_cases, drift) -> None:
+    report = drift(tiny_cases("clean"), OLD, f"{NEW},plant=square@bf16")
     (run,) = report.runs
     assert (run.status, report.exit_code) == (Status.FAIL, 1)
     assert run.verdict in (DriftVerdict.WORSE, DriftVerdict.NEW_FAILURE)
     assert [origin.node for origin in run.origins] == ["square"]
-    assert run.command == f"harness diagnose {folder / 'clean.case.yaml'} --precision fp16"
+    assert run.command == "", "the plain emulator has no such fault"
     assert [change.nodes for change in run.structure] == [("square",)]
+
+
+def test_the_command_that_goes_on_can_be_pasted_into_a_shell() -> None:
+    shapes = ["x 1:[4,8]"]
+    asked = "harness diagnose 'my net.onnx' --input 'x 1:[4,8]' --precision"
+    assert continuation("my net.onnx", shapes, Precision.FP16, "trt new") == f"{asked} fp16 --env 'trt new'"
+    assert continuation("my net.onnx", shapes, Precision.FP16, "emulator:bf16,seed=2") == f"{asked} bf16"
+
+
+def test_the_shapes_of_a_bare_model_are_kept_for_the_command(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Exp", ["x"], ["y"], name="grow")]
+    path = tmp_path / "net.onnx"
+    onnx.save(graph_model(nodes, inputs={"x": ["n", 2]}, outputs={"y": ["n", 2]}), path)
+    report = harness.drift(
+        path,
+        environments=["emulator:fp32", "emulator:bf16"],
+        inputs={"x": [3, 2]},
+        history=tmp_path / "h",
+    )
+    (run,) = report.runs
+    assert run.command == f"harness diagnose {path} --input 'x:[3,2]' --precision bf16"
+    kept = harness.load_history(tmp_path / "h")
+    assert [list(shapes) for shapes in kept["inputs"]] == [["x:[3,2]"]] * len(kept)
 
 
 def test_releases_may_be_precisions(tiny_cases, drift) -> None:

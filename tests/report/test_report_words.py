@@ -102,6 +102,8 @@ def test_the_next_command_can_be_pasted_into_a_shell(make_result) -> None:
     result = make_result(Verdict.FAIL, candidate="trt-8.6.0", case_path="my cases/a.case.yaml")
     assert "'my cases/a.case.yaml' --precision fp16 --env trt-8.6.0" in next_command(result)
     assert next_command(result).startswith("harness ")
+    bare = make_result(Verdict.FAIL, case_path="my net.onnx", inputs=("x 1:[4,8]",))
+    assert next_command(bare) == "harness diagnose 'my net.onnx' --input 'x 1:[4,8]' --precision fp16"
 
 
 def test_a_title_names_an_environment_but_not_the_emulator(make_result) -> None:
