@@ -234,8 +234,9 @@ def _specs() -> Iterable[Spec]:
         "layers",
         "layers [PATTERN…] [by introduced|accumulated|headroom]",
         "the layers and their errors, with what is kept now",
-        "Accumulated: the layer fed its own inputs. Introduced: the layer alone, fed the reference's. Headroom: the "
-        "largest value over the largest number of the precision; beyond 1 it overflows. Without a pattern it shows "
+        "Accumulated: the layer fed its own inputs. Introduced: the layer alone, fed the reference's. Headroom: its "
+        "largest value in the reference over the largest number of the precision; beyond 1 it overflows, unless it is "
+        "kept in FP32. Without a pattern it shows "
         f"the layers around the origin, or the first of the order; `layers *` shows all. {PATTERNS}",
         _read_layers,
     )

@@ -16,7 +16,7 @@ from harness.diagnose.explain import Held
 from harness.diagnose.formats import percent
 from harness.explore.answers import Explanation, Layer, LayersShown, TensorShown
 from harness.model import NodeInfo
-from harness.report.view import error
+from harness.report.view import error, layer_legend
 from harness.report.words import middle, number
 
 FLUSHED = 0.01
@@ -35,6 +35,8 @@ def render_layers(answer: LayersShown) -> RenderableType:
         where = f" around {answer.around}" if answer.around else ""
         text = f"{len(answer.rows)} of {answer.matching} layers{where}; `layers *` shows all of them"
         lines.append(Text(text, style="dim"))
+    if answer.order is not None:
+        lines.append(Text(layer_legend([answer.order]), style="dim"))
     return Group(*lines)
 
 

@@ -20,6 +20,7 @@ from harness.report.view import (
     explain,
     flags,
     gates_text,
+    layer_legend,
     matrix,
     shared,
     skips,
@@ -130,6 +131,7 @@ def print_run(console: Console, result: RunResult, *, details: bool = False) -> 
         console.print(Padding(outputs_table(result.outputs), (0, 0, 0, 2)))
     if result.layers:
         console.print(Padding(layers_table(result.layers), (0, 0, 0, 2)))
+        console.print(Padding(Text(layer_legend(), style="dim"), (0, 0, 0, 2)))
     if result.timings:
         times = ", ".join(f"{stage} {number(seconds)} s" for stage, seconds in result.timings.items())
         console.print(Text(f"  time: {times}", style="dim"))

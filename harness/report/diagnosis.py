@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import datetime
 import re
+import shlex
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from harness.diagnose.results import FILES, NOBODY, Diagnosis, Verdict
 from harness.judge.results import jsonable
 from harness.report.page import TEMPLATES
-from harness.report.view import Statement
+from harness.report.view import LAYER_NUMBERS, Statement
 from harness.report.words import Look, count, duration, number
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from rich.console import Console
+
+    from harness.judge.results import RunResult
 
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#~"})
 MOST_ORIGINS = 4
@@ -221,7 +224,7 @@ def _escape(text: str) -> str:
 
 def output_rows(diagnosis: Diagnosis) -> list[dict[str, Any]]:
     """The outputs before and after, as text."""
-    after = {(output.tensor, output.sample): output.metrics for output in diagnosis.outputs_after}
+    after = {(output.tensor, output.sample): output for output in diagnosis.outputs_after}
     rows = []
     for output in diagnosis.before.outputs if diagnosis.before is not None else ():
         cured = after.get((output.tensor, output.sample))
@@ -230,10 +233,11 @@ def output_rows(diagnosis: Diagnosis) -> list[dict[str, Any]]:
                 "tensor": output.tensor,
                 "sample": output.sample,
                 "nrmse": number(output.metrics.nrmse),
-                "cured": "–" if cured is None else number(cured.nrmse),
+                "cured": "–" if cured is None else number(cured.metrics.nrmse),
                 "nonfinite": output.metrics.nonfinite,
-                "left": "–" if cured is None else cured.nonfinite,
+                "left": "–" if cured is None else cured.metrics.nonfinite,
                 "passed": output.passed,
+                "cured_passed": cured is None or cured.passed,
             }
         )
     return rows
@@ -253,7 +257,7 @@ def html_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = None) ->
     made = made or datetime.datetime.now(datetime.UTC)
     pictures = [
         (label, Markup(error_growth_svg(result)))  # made by matplotlib, which escapes every text
-        for label, result in (("Before", diagnosis.before), ("After", diagnosis.after))
+        for label, result in ((f"Before: at {diagnosis.precision}", diagnosis.before), _after(diagnosis))
         if result is not None and result.layers
     ]
     return (
@@ -268,11 +272,20 @@ def html_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = None) ->
             commands=_commands(diagnosis),
             files=_files(diagnosis),
             pictures=pictures,
+            legend=LAYER_NUMBERS,
+            repro=None if diagnosis.repro is None else f"{diagnosis.repro.folder}/repro.py",
             outputs=output_rows(diagnosis),
             fingerprint=jsonable(diagnosis.fingerprint),
             made=made.strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
+
+
+def _after(diagnosis: Diagnosis) -> tuple[str, RunResult | None]:
+    """The run with the culprits in FP32, and what it is: layers are measured on the emulator, whatever was cured."""
+    nodes = count(sum(map(len, diagnosis.islands)), "node")
+    where = "" if diagnosis.candidate == "emulator" else ", on the emulator"
+    return f"After{where}: {nodes} in FP32, the others at {diagnosis.precision}", diagnosis.after
 
 
 @cache
@@ -286,5 +299,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, duration=duration)
+    environment.filters.update(number=number, duration=duration, quoted=shlex.quote)
     return environment

@@ -180,11 +180,12 @@ def draw_origins(
 
 
 def draw_headroom(axes: Axes, layers: Sequence[LayerResult], dtype: str) -> None:
-    """A strip: how near each reference tensor comes to the largest number of `dtype`."""
+    """A strip: how near each reference tensor comes to the largest number of `dtype`, and which do overflow."""
     bottom = 1e-6
     heights = [max(layer.metrics.headroom, bottom) for layer in layers]
     heights = [height if math.isfinite(height) else math.nan for height in heights]
     over = [place for place, height in enumerate(heights) if height > 1]
+    broken = [place for place in over if layers[place].metrics.overflow_count]
     axes.set_yscale("log")
     axes.set_ylim(bottom, 3 * max(10.0, *(height for height in heights if math.isfinite(height))))
     # Bars with gaps while they fit, then lines that touch.
@@ -192,16 +193,25 @@ def draw_headroom(axes: Axes, layers: Sequence[LayerResult], dtype: str) -> None
     bars: Any = {"linewidth": width, "rasterized": len(layers) > MOST_VECTORS}
     axes.vlines(range(len(layers)), bottom, heights, color=PALE, **bars)
     axes.axhline(1.0, color=GREY, linewidth=1.0, linestyle=DASHES)
-    if over:
-        tops = [heights[place] for place in over]
-        axes.vlines(over, bottom, tops, color=PURPLE, **bars)
-        draw_marks(axes, over, tops, color=PURPLE, marker="D", markersize=4)
+    if broken:
+        axes.vlines(broken, bottom, [heights[place] for place in broken], color=PURPLE, **bars)
+    for places, fill in ((over, "white"), (broken, PURPLE)):
+        if places:
+            diamond: dict[str, Any] = {"marker": "D", "markersize": 4, "markeredgecolor": PURPLE}
+            draw_marks(axes, places, [heights[place] for place in places], color=fill, **diamond)
     axes.set_yticks([1e-4, 1e-2, 1.0], ["1e-4", "1e-2", "1"])
     axes.minorticks_off()
     note = f"headroom: largest reference value over the largest {dtype}"
-    note += f"; above 1, so it overflows, in {count(len(over), 'tensor')}" if over else ""
+    note += f"; beyond 1 in {_overflowing(len(over), len(broken))}" if over else ""
     axes.text(0, 1.04, note, transform=axes.transAxes, size=8.5, color=INK)
     plain_axes(axes)
+
+
+def _overflowing(over: int, broken: int) -> str:
+    """`3 tensors, which overflow`: in this run, in which some may be kept in FP32."""
+    verb = "overflow" if broken > 1 else "overflows"
+    which = "which" if over == broken else f"{broken or 'none'} of which"
+    return f"{count(over, 'tensor')}, {which} {verb}{'' if broken else ' here'}"
 
 
 def label_layers(axes: Axes, layers: Sequence[LayerResult], *, named: bool) -> None:

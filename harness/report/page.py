@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from harness.judge.results import RunReport, RunResult, Verdict
 from harness.report.growth import error_growth_svg
-from harness.report.view import Explanation, error, explain, flags, gates_text, matrix, worst_error
+from harness.report.view import (
+    Explanation,
+    error,
+    explain,
+    flags,
+    gates_text,
+    layer_legend,
+    matrix,
+    worst_error,
+)
 from harness.report.words import LOOKS, answer, duration, made_with, number, summary, title
 
 if TYPE_CHECKING:
@@ -93,6 +102,7 @@ def environment() -> Environment:
         "look": lambda result: LOOKS[result.verdict],
         "worst_error": worst_error,
         "Verdict": Verdict,
+        "layer_legend": layer_legend(),
     }
     made.globals.update(tools)
     made.filters.update(

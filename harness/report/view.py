@@ -20,6 +20,14 @@ NONFINITE = "nonfinite"  # the gate on elements that are not finite where the re
 MOST_CASES = 3  # that share a text
 MOST_EVIDENCE = 12  # last lines of an error's evidence
 
+LAYER_NUMBERS = {
+    "accumulated": "error (nrmse) of a layer fed the candidate's own tensors",
+    "introduced": "error of the layer alone, fed the reference's tensors",
+    "headroom": "its largest value in the FP32 reference over the largest number of the dtype under test; "
+    "beyond 1 it overflows, unless it is kept in FP32",
+}
+"""What the numbers of a layer are, wherever they are shown."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -164,6 +172,11 @@ def explain(result: RunResult) -> Explanation:
     statements += [Statement("" if place else "evidence", line) for place, line in enumerate(evidence)]
     headline = f"{title(result)}: {result.reason}" if result.reason else title(result)
     return Explanation(headline, tuple(statements), next_command(result))
+
+
+def layer_legend(names: Iterable[str] = LAYER_NUMBERS) -> str:
+    """What the numbers called `names` are, in one line: `headroom: its largest value …`."""
+    return ". ".join(f"{name}: {LAYER_NUMBERS[name]}" for name in names) + "."
 
 
 def flags(layer: LayerResult) -> str:

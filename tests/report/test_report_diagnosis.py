@@ -6,9 +6,12 @@ import dataclasses
 import datetime
 import io
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from page_reader import Page
 from rich.console import Console
 
 from harness.diagnose import (
@@ -26,6 +29,7 @@ from harness.diagnose.explain import accumulation
 from harness.report.diagnosis import heading, html_page, markdown, print_diagnosis, statements
 from harness.tensors.precision import Precision
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WHY = "squares of values up to 3.1e3 reach 9.6e6, beyond 65504, the largest FP16 value"
 
 
@@ -119,10 +123,58 @@ def test_the_page_is_one_file_with_both_pictures(diagnosis: Diagnosis) -> None:
     assert page.count("<svg") == 2
     assert "2026-01-02 00:00 UTC" in page
     assert WHY in page
-    assert "python /tmp/d/repro/repro.py" in page
+    assert "python /tmp/d/repro/repro.py" in Page(page).text
     assert not re.search(r'(?:src|href)="https?:', page)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
+
+
+def test_the_pictures_and_outputs_say_what_is_cured(diagnosis: Diagnosis) -> None:
+    page = html_page(diagnosis)
+    shown = Page(page).text
+    assert "Before: at fp16" in shown
+    assert "After, on the emulator: 2 nodes in FP32, the others at fp16" in shown
+    assert "headroom its largest value in the FP32 reference over the largest number" in shown
+    assert re.search(r'<td class="number failed">0\.6</td><td class="number">2e-4</td>', page), (
+        "only what fails is red"
+    )
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser")
+def test_lines_of_a_command_break_between_its_words_only(diagnosis: Diagnosis, tmp_path: Path) -> None:
+    words = [
+        "trtexec",
+        *(f"--layer-of-a-network-{number}=b{number}_sq:fp32,b{number}_up:fp32" for number in range(8)),
+    ]
+    page = html_page(dataclasses.replace(diagnosis, recipes={"trtexec": " ".join(words)}))
+    # What a browser lays out in one line has one rectangle; each word must.
+    script = """<script>
+      const words = [...document.querySelectorAll("pre span")];
+      const rows = new Set(words.map(word => word.getBoundingClientRect().top));
+      document.title = [words.length, Math.max(...words.map(word => word.getClientRects().length)), rows.size];
+    </script></body>"""
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page).replace("</body>", script)
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=700,900", "--dump-dom"]
+    done = subprocess.run(
+        [str(CHROMIUM), *arguments, (tmp_path / "page.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    found = re.search(r"<title>(\d+),(\d+),(\d+)</title>", done.stdout)
+    assert found, done.stderr[-2000:]
+    count, pieces, rows = map(int, found.groups())
+    assert count == len(words) + 5, "with those of the advice and the repro"
+    assert pieces == 1
+    assert rows > 4, "the window is too wide to show anything"
+
+
+def test_the_command_of_the_repro_can_be_pasted(diagnosis: Diagnosis) -> None:
+    assert diagnosis.repro is not None
+    there = dataclasses.replace(diagnosis.repro, folder=Path("/tmp/my d/repro"))
+    text = Page(html_page(dataclasses.replace(diagnosis, repro=there))).text
+    assert "python '/tmp/my d/repro/repro.py'" in text
 
 
 def test_names_from_models_are_text_and_nothing_else(diagnosis: Diagnosis) -> None:

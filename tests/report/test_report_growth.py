@@ -66,9 +66,29 @@ def test_equal_tensors_have_a_place_on_the_logarithmic_axis(make_result, make_la
 
 def test_headroom_above_one_is_marked(make_result, make_layer) -> None:
     figure = error_growth(make_result(layers=(make_layer(0, 1e-4), make_layer(1, 1e-4, headroom=3.0))))
-    note = figure.axes[1].texts[0].get_text()
-    assert "above 1, so it overflows, in 1 tensor" in note
-    assert "float16" in note
+    assert [list(line.get_xdata()) for line in figure.axes[1].get_lines() if line.get_marker() == "D"] == [
+        [1]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overflows", "said"),
+    [
+        ((0, 0), "beyond 1 in 2 tensors, none of which overflows here"),
+        ((7, 0), "beyond 1 in 2 tensors, 1 of which overflows"),
+        ((7, 7), "beyond 1 in 2 tensors, which overflow"),
+        ((7,), "beyond 1 in 1 tensor, which overflows"),
+    ],
+)
+def test_only_what_overflows_in_this_run_is_said_to(make_result, make_layer, overflows, said) -> None:
+    layers = [make_layer(0, 1e-4)]
+    layers += [make_layer(1, 1e-4, headroom=3.0, overflow_count=found) for found in overflows]
+    texts = [
+        text.get_text()
+        for axes in error_growth(make_result(layers=tuple(layers))).axes
+        for text in axes.texts
+    ]
+    assert f"headroom: largest reference value over the largest float16; {said}" in texts
 
 
 def test_headroom_is_left_out_where_nothing_comes_near_the_limit(make_result, make_layer) -> None:
