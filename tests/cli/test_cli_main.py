@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
 
 from harness import cli
-from harness.cli import COMMANDS, INTERNAL_ERROR, main, outputs
+from harness.cli import COMMANDS, INTERNAL_ERROR, INTERRUPTED, main, outputs
 from harness.errors import (
     BudgetExhaustedError,
     CandidateError,
@@ -147,11 +149,22 @@ def test_a_bug_is_said_to_be_one(command, capsys) -> None:
         raise KeyError("surprise")
 
     command(act)
-    assert main(["run"]) == INTERNAL_ERROR
+    assert main(["run"]) == INTERNAL_ERROR == 70
     text = capsys.readouterr().err
     assert "KeyError: 'surprise'" in text
     assert "--traceback" in text
     assert "Traceback (" not in text
+
+
+def test_every_exit_status_is_documented(capsys) -> None:
+    statuses = {error.exit_code for error in (HarnessError, CandidateError, BudgetExhaustedError)}
+    statuses |= {0, 1, NothingSelectedError.exit_code, INTERNAL_ERROR, INTERRUPTED}
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = readme.split("## Exit statuses")[1].split("\n## ")[0]
+    assert {int(status) for status in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == statuses
+    assert main(["--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split()).split("Exit status: ")[1]
+    assert {int(status) for status in re.findall(r"\b\d+\b", told)} == statuses
 
 
 def test_an_interruption_ends_with_130(command, capsys) -> None:
