@@ -85,15 +85,16 @@ def run(
     """Run the matrix, or go on with it, until it is done or the time is up; say which."""
     begun = any(history.glob(f"*{PARTS}"))
     try:
-        drift(
-            list(cases),
-            environments=releases,
-            precisions=precisions,
-            options=options,
-            history=history,
-            resume=begun,
-            progress=_Timed(time.monotonic() + 60 * minutes),
-        )
+        with _Timed(time.monotonic() + 60 * minutes) as progress:
+            drift(
+                list(cases),
+                environments=releases,
+                precisions=precisions,
+                options=options,
+                history=history,
+                resume=begun,
+                progress=progress,
+            )
     except TimeIsUp:
         return False
     return True

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Self
 
 from rich.console import Console
@@ -11,6 +14,9 @@ from rich.console import Console
 if TYPE_CHECKING:
     from harness.judge import ProgressEvent
     from harness.judge.results import RunResult
+
+
+PATIENCE_SECONDS = 60.0
 
 
 class _Console(Console):
@@ -26,25 +32,50 @@ def make_console(stream: IO[str]) -> Console:
 
 
 class RunProgress:
-    """Told of every step of a run: prints a line for each run that ends.
+    """Told of every step of a run: prints a line for each run that ends, and now and then for one that does not.
 
     Args:
         stream: where to print; None prints nothing.
+        patience: seconds until a run that has not ended is told of; then twice as many, and so on.
     """
 
-    def __init__(self, stream: IO[str] | None) -> None:
+    def __init__(self, stream: IO[str] | None, *, patience: float = PATIENCE_SECONDS) -> None:
         self.done: list[RunResult] = []
         """What has ended, so that an interruption loses nothing."""
         self._stream = stream
+        self._patience = patience
+        self._guard = threading.Lock()
+        self._waiting: dict[str, _Waiting] = {}
+        self._over = threading.Event()
 
     def __enter__(self) -> Self:
+        if self._stream is not None:
+            threading.Thread(target=self._watch, name="progress", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """There is nothing to clear away."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        """Tell of what takes long: a log that is silent for minutes looks like a run that hangs."""
+        while not self._over.wait(self._patience / 4):
+            now = time.monotonic()
+            with self._guard:
+                for each in self._waiting.values():
+                    if now >= each.since + each.patience:
+                        each.patience *= 2
+                        print(each.told(now), file=self._stream, flush=True)
 
     def __call__(self, event: ProgressEvent) -> None:
         """Take note of a step."""
+        run = f"{event.case} {event.precision} {event.candidate}"
+        with self._guard:
+            if event.kind == "done":
+                self._waiting.pop(run, None)
+            elif event.kind == "start" or run not in self._waiting:
+                self._waiting[run] = _Waiting(event, time.monotonic(), self._patience)
+            else:
+                self._waiting[run].event = event
         if event.result is None:
             return
         self.done.append(event.result)
@@ -52,6 +83,19 @@ class RunProgress:
         if self._stream is not None and event.total > 1:
             place = f"{event.index + 1:{len(str(event.total))}}/{event.total}"
             print(f"[{place}] {_ended(event.result)}", file=self._stream, flush=True)
+
+
+@dataclass
+class _Waiting:
+    event: ProgressEvent
+    since: float
+    patience: float
+
+    def told(self, now: float) -> str:
+        from harness.report.words import duration
+
+        place = f"{self.event.index + 1:{len(str(self.event.total))}}/{self.event.total}"
+        return f"[{place}] {_under_way(self.event)}, {duration(now - self.since)} so far"
 
 
 class BarProgress(RunProgress):
@@ -80,16 +124,10 @@ class BarProgress(RunProgress):
 
     def __call__(self, event: ProgressEvent) -> None:
         """Move the bar."""
-        from harness.report.words import middle
-
         super().__call__(event)
-        where = "" if event.candidate == "emulator" else f" on {event.candidate}"
-        stage = f": {event.stage}" if event.stage else ""
+        description = _under_way(event)
         self._progress.update(
-            self._task,
-            total=event.total,
-            completed=len(self.done),
-            description=f"{middle(event.case, 32)} at {event.precision}{where}{stage}",
+            self._task, total=event.total, completed=len(self.done), description=description
         )
 
 
@@ -100,6 +138,14 @@ def make_progress(*, quiet: bool) -> RunProgress:
     if sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb":
         return BarProgress(make_console(sys.stderr))
     return RunProgress(sys.stderr)
+
+
+def _under_way(event: ProgressEvent) -> str:
+    from harness.report.words import middle
+
+    where = "" if event.candidate == "emulator" else f" on {event.candidate}"
+    stage = f": {event.stage}" if event.stage else ""
+    return f"{middle(event.case, 32)} at {event.precision}{where}{stage}"
 
 
 def _ended(result: RunResult) -> str:

@@ -316,7 +316,7 @@ def _after(lab: Lab, found: Findings, *, growth: bool) -> RunResult | None:
         )
     passed = trial.outcome == "pass"
     return RunResult(
-        case=f"{subject.bench.case.name}, {len(found.island)} nodes in FP32",
+        case=subject.bench.case.name,
         precision=subject.precision,
         candidate=EMULATOR,
         verdict=RunVerdict.PASS if passed else RunVerdict.FAIL,

@@ -53,9 +53,8 @@ class Measured:
         outputs, _ = emulate(self.subject, kept)
         passed = all(output.passed for output in outputs)
         case = self.subject.bench.case
-        label = f", {len(kept)} node{'s' if len(kept) != 1 else ''} in FP32" if kept else ""
         return RunResult(
-            case=f"{case.name}{label}",
+            case=case.name,
             precision=self.subject.precision,
             candidate=self.subject.candidate.name,
             verdict=Verdict.PASS if passed else Verdict.FAIL,

@@ -36,6 +36,7 @@ from harness.explore.names import Names
 from harness.explore.writing import draw, write_recipes
 from harness.judge.results import LayerResult
 from harness.report.view import error
+from harness.report.words import count
 from harness.search import Outcome
 from harness.search import Verdict as SearchVerdict
 
@@ -277,7 +278,8 @@ class Session:
         Raises:
             UsageError: the file is neither a .png nor a .svg, or cannot be written.
         """
-        return Plotted(draw(self.measured.result(self.kept), self.out, path))
+        note = f"{count(len(self.kept), 'node')} in FP32" if self.kept else ""
+        return Plotted(draw(self.measured.result(self.kept), self.out, path, note=note))
 
     def export(self, folder: str | None = None) -> Exported:
         """Write the recipes that keep the nodes in FP32, the list of layers, and a typed model.

@@ -89,8 +89,8 @@ def _marks(row: Layer) -> Iterable[str]:
     seen = [
         ("overflow", metrics.overflow_count > 0),
         ("not finite", metrics.nonfinite > metrics.overflow_count),
-        ("underflow", row.held.flushed >= FLUSHED),
-        ("out of range", metrics.headroom > 1 and not metrics.overflow_count),
+        ("underflow", row.held.flushed >= FLUSHED and not row.kept),
+        ("out of range", metrics.headroom > 1 and not metrics.overflow_count and not row.kept),
         ("diverged", layer.diverged and not layer.origin),
     ]
     if layer.origin:

@@ -22,8 +22,14 @@ FILES = ("layer_list", "typed_model")
 """Recipes that are no commands, but files."""
 
 
-def draw(result: RunResult, folder: Path, path: str | None) -> Path:
+def draw(result: RunResult, folder: Path, path: str | None, *, note: str = "") -> Path:
     """Draw the growth of the error of `result` to `path`, by default to a new picture in `folder`.
+
+    Args:
+        result: the run.
+        folder: of the new picture.
+        path: of the picture, if the person named one.
+        note: what the title says of the run: `4 nodes in FP32`.
 
     Raises:
         UsageError: the file is neither a .png nor a .svg, or cannot be written.
@@ -33,7 +39,7 @@ def draw(result: RunResult, folder: Path, path: str | None) -> Path:
     fresh = (folder / PICTURE.format(number) for number in count(1))
     target = Path(path) if path is not None else next(each for each in fresh if not each.exists())
     with _writing(target):
-        return save_error_growth(result, target)
+        return save_error_growth(result, target, note=note)
 
 
 def write_recipes(lab: Lab, attempt: Attempt, folder: Path) -> Exported:

@@ -256,8 +256,11 @@ def html_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = None) ->
 
     made = made or datetime.datetime.now(datetime.UTC)
     pictures = [
-        (label, Markup(error_growth_svg(result)))  # made by matplotlib, which escapes every text
-        for label, result in ((f"Before: at {diagnosis.precision}", diagnosis.before), _after(diagnosis))
+        (label, Markup(error_growth_svg(result, note=note)))  # made by matplotlib, which escapes every text
+        for label, result, note in (
+            (f"Before: at {diagnosis.precision}", diagnosis.before, ""),
+            _after(diagnosis),
+        )
         if result is not None and result.layers
     ]
     return (
@@ -281,11 +284,11 @@ def html_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = None) ->
     )
 
 
-def _after(diagnosis: Diagnosis) -> tuple[str, RunResult | None]:
-    """The run with the culprits in FP32, and what it is: layers are measured on the emulator, whatever was cured."""
-    nodes = count(sum(map(len, diagnosis.islands)), "node")
+def _after(diagnosis: Diagnosis) -> tuple[str, RunResult | None, str]:
+    """The run with the culprits in FP32, what it is (measured on the emulator, whatever was cured), and a note."""
+    kept = f"{count(sum(map(len, diagnosis.islands)), 'node')} in FP32"
     where = "" if diagnosis.candidate == "emulator" else ", on the emulator"
-    return f"After{where}: {nodes} in FP32, the others at {diagnosis.precision}", diagnosis.after
+    return f"After{where}: {kept}, the others at {diagnosis.precision}", diagnosis.after, kept
 
 
 @cache

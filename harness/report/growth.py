@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg")
 
 
-def error_growth(result: RunResult) -> Figure:
+def error_growth(result: RunResult, *, note: str = "") -> Figure:
     """The error-growth picture of one run as a matplotlib figure, for any number of layers.
+
+    Args:
+        result: the run.
+        note: what else the title says of it: `4 nodes in FP32`.
 
     Raises:
         UsageError: the run observed no layers.
@@ -60,7 +64,7 @@ def error_growth(result: RunResult) -> Figure:
         main.tick_params(labelbottom=False)
     label_layers(lowest, layers, named=layout.named)
     perturbed = " (perturbed by the observation)" if result.faithful is False else ""
-    heading = f"Error growth: {title(result)}{perturbed}"
+    heading = f"Error growth: {title(result)}{f', {note}' if note else ''}{perturbed}"
     figure.text(LEFT / WIDTH, 1 - 0.14 / layout.height, heading, size=12, weight="bold", color=INK, va="top")
     main.legend(
         loc="upper left",
@@ -77,8 +81,8 @@ def error_growth(result: RunResult) -> Figure:
     return figure
 
 
-def save_error_growth(result: RunResult, path: str | Path) -> Path:
-    """Write the picture of `result` to `path`, a `.png` or `.svg`, atomically.
+def save_error_growth(result: RunResult, path: str | Path, *, note: str = "") -> Path:
+    """Write the picture of `result` to `path`, a `.png` or `.svg`, atomically; `note` is as in `error_growth`.
 
     Raises:
         UsageError: another kind of file is asked for, or the run observed no layers.
@@ -86,14 +90,19 @@ def save_error_growth(result: RunResult, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise UsageError("cannot draw this kind of file", where=path, hint="name a .png or a .svg")
-    write_bytes(path, _render(result, path.suffix.lower().removeprefix(".")))
+    write_bytes(path, _render(result, path.suffix.lower().removeprefix("."), note))
     return path
 
 
-def error_growth_svg(result: RunResult) -> str:
+def error_growth_svg(result: RunResult, *, note: str = "") -> str:
     """The picture as an `<svg>` element for a page; its ids are its own, so that several share a page."""
-    return inline(_render(result, "svg"), prefix=result.id)
+    return inline(_render(result, "svg", note), prefix=_own(result, note))
 
 
-def _render(result: RunResult, kind: str) -> bytes:
-    return render(lambda: error_growth(result), kind, salt=result.id)
+def _render(result: RunResult, kind: str, note: str) -> bytes:
+    return render(lambda: error_growth(result, note=note), kind, salt=_own(result, note))
+
+
+def _own(result: RunResult, note: str) -> str:
+    """What tells a picture from the others of its page, on which one run may stand before and after its cure."""
+    return f"{result.id} {note}" if note else result.id

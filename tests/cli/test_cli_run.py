@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import onnx
@@ -355,3 +356,21 @@ def test_progress_tells_that_looking_changed_an_engine(faithful: bool | None, to
     progress = RunProgress(sys.stderr)
     progress(ProgressEvent("done", 0, 2, "mlp", Precision.FP16, "trt-8.6", result=result))
     assert ("perturbed by looking" in capsys.readouterr().err) == told
+
+
+def test_progress_tells_of_a_run_that_takes_long(capsys) -> None:
+    told = ""
+    with RunProgress(sys.stderr, patience=0.02) as progress:
+        progress(ProgressEvent("start", 1, 20, "mlp", Precision.FP16, "trt-8.6"))
+        progress(ProgressEvent("stage", 1, 20, "mlp", Precision.FP16, "trt-8.6", "candidate"))
+        until = time.monotonic() + 30
+        while told.count("so far") < 2 and time.monotonic() < until:
+            told += capsys.readouterr().err
+        result = RunResult("mlp", Precision.FP16, "trt-8.6", Verdict.PASS, "")
+        progress(ProgressEvent("done", 1, 20, "mlp", Precision.FP16, "trt-8.6", result=result))
+        capsys.readouterr()
+        time.sleep(0.1)
+        assert capsys.readouterr().err == ""
+    lines = told.splitlines()
+    assert all(line.startswith("[ 2/20] mlp at fp16 on trt-8.6") for line in lines)
+    assert ": candidate, " in lines[-1]
