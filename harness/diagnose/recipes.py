@@ -21,7 +21,7 @@ WEAK_FLAGS = {
     Precision.TF32: "",
     Precision.INT8: "--int8",
 }
-UNSPEAKABLE = re.compile(r"[,:+']")  # what trtexec takes for its own in names of layers and inputs
+UNSPEAKABLE = re.compile(r"[,'*]")  # what trtexec takes for its own in names of layers and inputs
 ISLANDS_SCHEMA = "harness.islands/1"
 
 
@@ -46,7 +46,10 @@ class Files:
         """The arguments that give trtexec the shapes."""
         return [
             f"--{which}Shapes="
-            + ",".join(f"{name}:{'x'.join(map(str, shapes[place]))}" for name, shapes in self.shapes.items())
+            + ",".join(
+                f"{_to_trtexec(name)}:{'x'.join(map(str, shapes[place]))}"
+                for name, shapes in self.shapes.items()
+            )
             for place, which in enumerate(("min", "opt", "max") if self.shapes else ())
         ]
 
@@ -101,8 +104,10 @@ def keep_fp32(
 
 
 def _trtexec(model: Model, flag: str, island: Sequence[str], files: Files, constraints: str) -> str:
-    precisions = ",".join(f"{name}:fp32" for name in island)
-    types = ",".join(f"{name}:{'+'.join(['fp32'] * _float_outputs(model, name))}" for name in island)
+    precisions = ",".join(f"{_to_trtexec(name)}:fp32" for name in island)
+    types = ",".join(
+        f"{_to_trtexec(name)}:{'+'.join(['fp32'] * _float_outputs(model, name))}" for name in island
+    )
     arguments = [
         "trtexec",
         f"--onnx={files.model}",
@@ -113,6 +118,11 @@ def _trtexec(model: Model, flag: str, island: Sequence[str], files: Files, const
         f"--layerOutputTypes={types}",
     ]
     return shlex.join(arguments)
+
+
+def _to_trtexec(name: str) -> str:
+    """`name` as `trtexec --help` wants it: what has a colon, as `Input:0` has, stands in single quotes of its own."""
+    return f"'{name}'" if ":" in name else name
 
 
 def _float_outputs(model: Model, name: str) -> int:

@@ -372,7 +372,10 @@ def _structures(rows: Engines) -> list[str]:
 
 
 def continuation(target: str, inputs: Sequence[str], precision: Precision, release: str) -> str:
-    """The command that goes on from a drift: the diagnosis of the newer release; empty for a planted fault.
+    """The command that goes on from a drift: the diagnosis of the newer release.
+
+    Empty where an emulated release does what no candidate of a diagnosis does: its fault is planted, or it rounds at
+    another precision than its gates are of.
 
     Args:
         target: the case file, or a bare model.
@@ -384,6 +387,6 @@ def continuation(target: str, inputs: Sequence[str], precision: Precision, relea
     if not is_emulated(release):
         return shlex.join([*words, precision.value, "--env", release])
     emulated = EmulatedRelease.parse(release)
-    if emulated.planted is not None:
+    if emulated.planted is not None or emulated.rounds_to(precision) is not precision:
         return ""
-    return shlex.join([*words, emulated.rounds_to(precision).value])
+    return shlex.join([*words, precision.value])

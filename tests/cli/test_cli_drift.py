@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -55,7 +56,17 @@ def test_a_fault_exits_with_1_and_names_node_and_command(tiny_cases, harness) ->
     assert "go on" not in out, "the plain emulator has no such fault"
     status, out, _ = drift(harness, new="emulator:bf16")
     assert status == 1
-    assert "harness diagnose cases/clean.case.yaml --precision bf16" in out
+    assert "go on" not in out, "a diagnosis has other gates at bf16 than the drift at fp16"
+
+
+def test_the_command_to_go_on_with_shows_the_same_fault(tiny_cases, harness) -> None:
+    tiny_cases("failing")
+    status, out, _ = harness("drift", "cases", "-e", "emulator:fp32", "-e", "emulator:fp16", "-p", "fp16")
+    assert status == 1
+    (line,) = [line for line in out.splitlines() if line.startswith("  go on")]
+    status, out, _ = harness(*shlex.split(line.removeprefix("  go on"))[1:])
+    assert status == 1
+    assert "it starts at square (Mul)" in out
 
 
 def test_every_report_is_written_and_no_temporary_file_stays(tiny_cases, harness, tmp_path: Path) -> None:

@@ -142,6 +142,18 @@ def test_names_that_a_tool_cannot_take_are_left_out_of_its_recipe() -> None:
     assert shlex.split(recipes["polygraphy"])[-1] == "a,b:c (d):float32"
 
 
+def test_names_with_a_colon_stand_in_quotes_that_reach_trtexec() -> None:
+    nodes = [helper.make_node("Exp", ["Input:0"], ["y"], name="tf/exp:0")]
+    model = load_model(graph_model(nodes, inputs={"Input:0": ["n"]}, outputs={"y": ["n"]}))
+    files = Files("m.onnx", script="s.py", shapes={"Input:0": ((1,), (2,), (3,))})
+    recipes = keep_fp32(model, Precision.FP16, ["tf/exp:0"], files)
+    words = shlex.split(recipes["trtexec"])
+    assert "--maxShapes='Input:0':3" in words
+    assert "--layerPrecisions='tf/exp:0':fp32" in words
+    assert "--layerOutputTypes='tf/exp:0':fp32" in words
+    assert "Input:0:[3]" in shlex.split(recipes["polygraphy"])
+
+
 def test_recipes_of_dynamic_inputs_carry_the_shapes_of_the_case(tmp_path: Path) -> None:
     from polygraphy.tools.registry import TOOL_REGISTRY
 

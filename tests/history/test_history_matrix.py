@@ -79,7 +79,10 @@ def test_the_command_that_goes_on_can_be_pasted_into_a_shell() -> None:
     shapes = ["x 1:[4,8]"]
     asked = "harness diagnose 'my net.onnx' --input 'x 1:[4,8]' --precision"
     assert continuation("my net.onnx", shapes, Precision.FP16, "trt new") == f"{asked} fp16 --env 'trt new'"
-    assert continuation("my net.onnx", shapes, Precision.FP16, "emulator:bf16,seed=2") == f"{asked} bf16"
+    for release in ("emulator", "emulator:fp16,noise=0.2,seed=2"):
+        assert continuation("my net.onnx", shapes, Precision.FP16, release) == f"{asked} fp16"
+    for release in ("emulator,plant=up", "emulator:bf16,seed=2"):
+        assert continuation("my net.onnx", shapes, Precision.FP16, release) == "", "nothing does the same"
 
 
 def test_the_shapes_of_a_bare_model_are_kept_for_the_command(tmp_path: Path) -> None:
@@ -88,7 +91,8 @@ def test_the_shapes_of_a_bare_model_are_kept_for_the_command(tmp_path: Path) -> 
     onnx.save(graph_model(nodes, inputs={"x": ["n", 2]}, outputs={"y": ["n", 2]}), path)
     report = harness.drift(
         path,
-        environments=["emulator:fp32", "emulator:bf16"],
+        environments=["emulator:fp32", "emulator"],
+        precisions=["bf16"],
         inputs={"x": [3, 2]},
         history=tmp_path / "h",
     )
