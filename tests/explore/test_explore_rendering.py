@@ -86,11 +86,20 @@ def test_layers_say_in_a_word_what_is_remarkable(session: Session) -> None:
     session.keep(["b1_sq"])
     lines = {line.split()[1]: line for line in shown(session.layers(["*"])).splitlines()[1:]}
     assert lines["b1_sq"].endswith("FP32")
+    assert "out of range" not in lines["b1_sq"], "of the dtype that it is kept out of"
 
 
 def test_an_underflow_is_told(open_small) -> None:
     lines = shown(open_small(scale=1e-4).layers(["b1_sq"])).splitlines()
     assert lines[-1].endswith("ORIGIN underflow")
+
+
+def test_what_is_kept_does_not_underflow(open_small) -> None:
+    session = open_small(scale=1e-4)
+    session.keep(["b1_sq"])
+    (line,) = shown(session.layers(["b1_sq"])).splitlines()[1:]
+    assert line.endswith("FP32")
+    assert "underflow" not in line
 
 
 def test_long_names_lose_their_middle_where_there_is_no_room(session: Session) -> None:

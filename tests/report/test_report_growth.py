@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -99,6 +100,17 @@ def test_headroom_is_left_out_where_nothing_comes_near_the_limit(make_result, ma
 def test_a_perturbed_observation_is_said_in_the_title(make_result) -> None:
     (heading,) = error_growth(make_result(faithful=False)).texts
     assert "perturbed" in heading.get_text()
+
+
+def test_what_is_in_fp32_is_said_in_the_title_and_keeps_the_ids_apart(make_result) -> None:
+    (heading,) = error_growth(make_result(), note="1 node in FP32").texts
+    assert heading.get_text() == "Error growth: rmsnorm-overflow at fp16, 1 node in FP32"
+    before, after = (
+        set(re.findall(r'\bid="([^"]+)"', error_growth_svg(make_result(), note=note)))
+        for note in ("", "1 node in FP32")
+    )
+    assert before
+    assert not before & after
 
 
 def test_hundreds_of_layers_are_numbered_by_node_and_few_are_named(make_result, make_layers) -> None:
