@@ -59,7 +59,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 all as expected, 1 a numerical failure, 2 a mistake in the command or a case, "
     "3 a build or a worker failed, 4 unexplained within the budget, 5 nothing selected, judged or compared, "
-    "70 an internal error, which is a bug in harness, 130 interrupted.",
+    "70 an internal error, which is a bug in harness, 130 interrupted, 141 the reader of a pipe went away.",
 )
 
 

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from harness import cli
-from harness.cli import COMMANDS, INTERNAL_ERROR, INTERRUPTED, main, outputs
+from harness.cli import BROKEN_PIPE, COMMANDS, INTERNAL_ERROR, INTERRUPTED, main, outputs
 from harness.errors import (
     BudgetExhaustedError,
     CandidateError,
@@ -158,13 +158,24 @@ def test_a_bug_is_said_to_be_one(command, capsys) -> None:
 
 def test_every_exit_status_is_documented(capsys) -> None:
     statuses = {error.exit_code for error in (HarnessError, CandidateError, BudgetExhaustedError)}
-    statuses |= {0, 1, NothingSelectedError.exit_code, INTERNAL_ERROR, INTERRUPTED}
+    statuses |= {0, 1, NothingSelectedError.exit_code, INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE}
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     table = readme.split("## Exit statuses")[1].split("\n## ")[0]
     assert {int(status) for status in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == statuses
     assert main(["--help"]) == 0
     told = " ".join(capsys.readouterr().out.split()).split("Exit status: ")[1]
     assert {int(status) for status in re.findall(r"\b\d+\b", told)} == statuses
+
+
+def test_the_readme_activates_the_environment_before_it_counts_on_it() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    activated = readme.index("`. .venv/bin/activate`")
+    plain = re.search(r"^(?:\$ )?(?:harness|pytest|python) ", readme, re.MULTILINE)
+    assert plain
+    assert activated < plain.start()
+    setups = [match.start() for match in re.finditer(r"^python3 -m venv \.venv && ", readme, re.MULTILINE)]
+    assert len(setups) == 2
+    assert setups[-1] < activated, "it is made first"
 
 
 def test_an_interruption_ends_with_130(command, capsys) -> None:
