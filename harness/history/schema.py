@@ -57,7 +57,11 @@ COLUMNS = (
     Column("topk_agreement", "number", "share of the reference's largest elements kept; null where senseless"),
     Column("nonfinite", "integer", "elements that are not finite as the reference is"),
     Column("overflow", "integer", "elements that overflowed"),
-    Column("headroom", "number", "largest reference value over the largest number of the dtype"),
+    Column(
+        "headroom",
+        "number",
+        "largest reference value over the largest number of the dtype: beyond 1 it overflows, unless it is kept in FP32",
+    ),
     Column("reference_rms", "number", "root mean square of the reference"),
     Column("count", "integer", "elements compared"),
     Column("introduced", "number", "nrmse of the emulated node alone, fed the reference's tensors (layers)"),
