@@ -60,7 +60,7 @@ COLUMNS = (
     Column(
         "headroom",
         "number",
-        "largest reference value over the largest number of the dtype: beyond 1 it overflows, unless it is kept in FP32",
+        "largest reference value over the largest number of the dtype: beyond 1 it overflows, unless kept in FP32",
     ),
     Column("reference_rms", "number", "root mean square of the reference"),
     Column("count", "integer", "elements compared"),
