@@ -6,6 +6,7 @@ too coarse. They are tried in the order of their gravity; the first that fits wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LSTM
 STEEP = {"Exp": "exp", "Softmax": "softmax", "LogSoftmax": "softmax", "ReduceLogSumExp": "exp"}
 PERIODIC = frozenset({"Sin", "Cos", "Tan"})
 ADDITIONS = frozenset({"Add", "Sub", "Sum"})
+WITH_BODIES = frozenset({"If", "Loop", "Scan"})
 COARSE = 0.05
 """Steps of the input beyond which exp is off by more than 2.5 %, and an angle by more than a degree."""
 
@@ -231,6 +233,11 @@ def _cancels(node: Occurrence, kind: NumberFormat) -> str | None:
 def _rounded(node: Occurrence, kind: NumberFormat) -> str:
     if node.introduced is None:
         return f"what it computes differs more than {kind.name} explains"
+    if not math.isfinite(node.introduced):
+        text = f"what it computes in {kind.name} is not finite"
+        if node.op not in WITH_BODIES:
+            return f"{text}, although its inputs and outputs would fit"
+        return f"{text}: in its body, a value goes beyond {say(kind.largest)}, or one that divides becomes 0"
     text = f"rounding to {kind.name}'s {kind.bits} bits introduces an error of {say(node.introduced)} (nrmse) here"
     if node.usual and node.introduced > 2 * node.usual:
         text += f", {say(node.introduced / node.usual)} times that of a usual node"

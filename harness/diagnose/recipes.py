@@ -93,7 +93,7 @@ def keep_fp32(
     if flag and island and files.model is not None:
         if speakable and not any(map(UNSPEAKABLE.search, island)):
             recipes["trtexec"] = _trtexec(model, flag, island, files, constraints)
-        if files.script is not None:
+        if files.script is not None and not any(name.startswith("-") for name in island):
             recipes["polygraphy"] = _polygraphy(flag, island, files, constraints)
     if files.typed is not None and speakable:
         typed = ["trtexec", f"--onnx={files.typed}", *files.for_trtexec, "--stronglyTyped"]

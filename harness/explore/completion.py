@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from harness.explore.commands import BY, COMMANDS, ENGINE, Order
-from harness.explore.names import WILDCARDS, Names
+from harness.explore.names import WILDCARDS, Names, quoted
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import Completer
@@ -112,7 +112,8 @@ def _first_prefix(word: str, offered: Iterable[tuple[str, str]]) -> Iterator[tup
 
 
 def _quoted(name: str) -> str:
-    return f"'{name}'" if " " in name.rstrip() else name
+    bare = name.rstrip()
+    return name if quoted(bare) == bare else quoted(name)
 
 
 def make_completer(names: Names, kept: Callable[[], frozenset[str]]) -> Completer:

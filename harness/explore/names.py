@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -14,6 +15,11 @@ from harness.model import Model, NodeInfo
 WILDCARDS = frozenset("*?[")
 SEPARATORS = "_/."
 MOST_SUGGESTED = 3
+
+
+def quoted(name: str) -> str:
+    """A name as it must be typed."""
+    return shlex.quote(name) if any(letter.isspace() or letter in "'\"" for letter in name) else name
 
 
 class Names:

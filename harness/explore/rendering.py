@@ -27,6 +27,7 @@ from harness.explore.answers import (
     Welcome,
 )
 from harness.explore.commands import COMMANDS, Help
+from harness.explore.names import quoted
 from harness.explore.tables import LONGEST_NAME, make_grid, render_explanation, render_layers
 from harness.judge.candidates import EMULATOR
 from harness.report.view import NONFINITE
@@ -196,11 +197,6 @@ def _suggestions(answer: Welcome) -> RenderableType:
         grid.add_row("" if place else "  type", Text(command), Text(text))
     footer = Text("  help lists the commands, Tab completes, Ctrl-C cancels, Ctrl-D leaves", style="dim")
     return Group(grid, footer)
-
-
-def quoted(name: str) -> str:
-    """A name as it must be typed."""
-    return f"'{name}'" if any(character.isspace() for character in name) else name
 
 
 def _earlier(past: Earlier) -> str:

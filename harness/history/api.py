@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from harness.history.baselined import Found
 
 HISTORY = Path("reports/history")
-_UPDATE = "--baseline-update writes one"
 
 
 def drift(
@@ -132,27 +131,27 @@ def held_against_baselines(
         both = pd.concat([before.assign(side=old).astype(object), records.astype(object)], ignore_index=True)
         report = _alone(info, both.infer_objects(), old, floors, waivers)
     notes = {(item.case, item.precision): item for item in found}
-    report = replace(
-        report, runs=tuple(_noted(run, notes.get((run.case, run.precision.value))) for run in report.runs)
-    )
+    advice = "it is written now" if update else "--baseline-update writes one"
+    noted = (_noted(run, notes.get((run.case, run.precision.value)), advice) for run in report.runs)
+    report = replace(report, runs=tuple(noted))
     if update:
         written = update_baselines(records, found, report.runs, command=info.command)
         report = replace(report, written=tuple(str(path) for path in written))
     return report
 
 
-def _noted(run: RunDrift, found: Found | None) -> RunDrift:
-    """Say why a run has no baseline; one of another case or model fails the run."""
+def _noted(run: RunDrift, found: Found | None, advice: str) -> RunDrift:
+    """Say why a run has no baseline, and what to do; one of another case or model fails the run."""
     if found is None or found.store is None:
         return run
     if found.stale:
         return replace(
             run,
             status=max(run.status, Status.FAIL, key=list(Status).index),
-            reason=f"{found.stale}; {_UPDATE}",
+            reason=f"{found.stale}; {advice}",
         )
     if found.baseline is None and not run.errors:
-        return replace(run, reason=f"there is no baseline; {_UPDATE}")
+        return replace(run, reason=f"there is no baseline; {advice}")
     return run
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -359,7 +360,8 @@ def _text(rows: Engines, column: str) -> str | None:
 
 
 def _inputs(rows: Engines) -> Sequence[str]:
-    return next((list(row["inputs"]) for row in rows if row.get("inputs") is not None), ())
+    text = _text(rows, "inputs")
+    return () if text is None else tuple(json.loads(text))
 
 
 def _faithful(rows: Engines) -> bool | None:

@@ -65,7 +65,7 @@ def common_columns(case: Case, bench: Workbench | None, run: str) -> Row:
         "time": datetime.datetime.now(datetime.UTC),
         "case": case.name,
         "case_path": case.model.path if case.path is None else str(case.path),
-        "inputs": list(asked_shapes(case)) or None,
+        "inputs": json.dumps(shapes) if (shapes := asked_shapes(case)) else None,
         "case_sha256": hash_case(case),
         "model_sha256": None if bench is None else bench.model.sha256,
         "seed": case.seed,

@@ -31,7 +31,7 @@ COLUMNS = (
     Column("time", "time", "when the build was judged, UTC"),
     Column("case", "text", "name of the case"),
     Column("case_path", "text", "the case file, or the model itself"),
-    Column("inputs", "texts", "shapes that such a model was given with `--input`, as that takes them"),
+    Column("inputs", "text", "shapes that such a model was given with `--input`: a JSON list of what that takes"),
     Column("case_sha256", "text", "SHA-256 of what the case asks: model, inputs, samples, seed, build options"),
     Column("model_sha256", "text", "SHA-256 of the model"),
     Column("seed", "integer", "seed of the inputs"),

@@ -134,7 +134,7 @@ class _Typing:
         """Give the graph output its FP32 dtype back, under its own name."""
         name = str(value.name)
         value.name = f"{name}::{self.precision}"
-        node = ir.node("Cast", [value], attributes={"to": int(ir.DataType.FLOAT)}, name=f"{name}::fp32")
+        node = ir.node("Cast", [value], attributes={"to": int(ir.DataType.FLOAT)}, name=f"{name}::output")
         node.outputs[0].name = name
         node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, value.shape
         self.graph.append(node)

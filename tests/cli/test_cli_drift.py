@@ -162,8 +162,9 @@ def test_baselines_are_written_compared_and_refused_in_ci(tiny_cases, harness, m
     tiny_cases("clean")
     status, out, _ = harness("drift", "cases", "-e", "emulator:fp16")
     assert (status, "there is no baseline; --baseline-update writes one" in out) == (5, True)
-    status, _, errors = harness("drift", "cases", "-e", "emulator:fp16", "--baseline-update")
+    status, out, errors = harness("drift", "cases", "-e", "emulator:fp16", "--baseline-update")
     assert status == 0
+    assert "there is no baseline; it is written now" in out
     assert "golden/clean/emulator/fp16.json" in errors
     assert harness("drift", "cases", "-e", "emulator:fp16")[0] == 0
     assert harness("drift", "cases", "-e", "emulator:bf16", "-p", "fp16")[0] == 1

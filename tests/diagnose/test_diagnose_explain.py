@@ -165,3 +165,12 @@ def test_shares_are_said_in_percent() -> None:
     assert [percent(share) for share in (1.0, 0.999, 0.5, 0.003, 1e-5)] == [
         *("all", "nearly all", "50 %", "0.3 %", "less than 0.1 %")
     ]
+
+
+def test_what_is_not_finite_in_a_body_is_no_rounding() -> None:
+    node = occurrence("If", [], held("y", 1.0), introduced=float("inf"), usual=1e-4)
+    assert why(node, Precision.FP16) == (
+        "what it computes in FP16 is not finite: in its body, a value goes beyond 65504, or one that divides becomes 0"
+    )
+    node = occurrence("Add", [], held("y", 1.0), introduced=float("inf"), usual=1e-4)
+    assert "nrmse" not in why(node, Precision.FP16)

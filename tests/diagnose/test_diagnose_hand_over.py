@@ -25,7 +25,7 @@ from harness.diagnose.recipes import Files, keep_fp32, own_file, polygraphy_scri
 from harness.diagnose.repro import Ticket, emulated_model, write_repro
 from harness.diagnose.shrink import fails_emulated, shrink
 from harness.diagnose.subject import Subject, make_bench
-from harness.model import load_model
+from harness.model import load_model, save_model, with_islands
 from harness.model.rounding import round_array
 from harness.tensors.precision import Precision
 
@@ -152,6 +152,25 @@ def test_names_with_a_colon_stand_in_quotes_that_reach_trtexec() -> None:
     assert "--layerPrecisions='tf/exp:0':fp32" in words
     assert "--layerOutputTypes='tf/exp:0':fp32" in words
     assert "Input:0:[3]" in shlex.split(recipes["polygraphy"])
+
+
+def test_a_name_that_begins_with_a_dash_is_no_argument_of_polygraphy() -> None:
+    nodes = [helper.make_node("Exp", ["x"], ["y"], name="-exp")]
+    model = load_model(graph_model(nodes, inputs={"x": [2]}, outputs={"y": [2]}))
+    recipes = keep_fp32(model, Precision.FP16, ["-exp"], Files("m.onnx", script="s.py"))
+    assert set(recipes) == {"trtexec", "autocast"}
+
+
+def test_an_output_that_an_island_reads_is_cast_under_two_names(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["a"], name="first"),
+        helper.make_node("Mul", ["a", "a"], ["b"], name="second"),
+    ]
+    model = load_model(graph_model(nodes, inputs={"x": [2]}, outputs={"a": [2], "b": [2]}))
+    save_model(with_islands(model, Precision.FP16, ["second"]), tmp_path / "typed.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "typed.onnx")
+    found = session.run(["a", "b"], {"x": np.array([3, 32], np.float32)})
+    assert [value.tolist() for value in found] == [[9, 1024], [81, 1024**2]]
 
 
 def test_recipes_of_dynamic_inputs_carry_the_shapes_of_the_case(tmp_path: Path) -> None:

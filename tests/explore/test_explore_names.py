@@ -6,8 +6,9 @@ import pytest
 from models import rmsnorm
 
 from harness.errors import NothingSelectedError, UsageError
+from harness.explore.commands import Why, parse
 from harness.explore.completion import Candidate, complete
-from harness.explore.names import Names
+from harness.explore.names import Names, quoted
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -107,3 +108,8 @@ def test_words_of_a_command(names: Names, before: str, expected: list[str]) -> N
 
 def test_layers_offers_its_order_too(names: Names) -> None:
     assert offered(names, "layers b")[0] == "by "
+
+
+@pytest.mark.parametrize("name", ["plain", "/a/b.c", "two words", "it's", 'it\'s "sq"', "a\\b", "#3", "x;y"])
+def test_a_name_can_be_typed_as_it_is_quoted(name: str) -> None:
+    assert parse(f"why {quoted(name)}") == Why(name)

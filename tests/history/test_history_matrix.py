@@ -99,7 +99,7 @@ def test_the_shapes_of_a_bare_model_are_kept_for_the_command(tmp_path: Path) -> 
     (run,) = report.runs
     assert run.command == f"harness diagnose {path} --input 'x:[3,2]' --precision bf16"
     kept = harness.load_history(tmp_path / "h")
-    assert [list(shapes) for shapes in kept["inputs"]] == [["x:[3,2]"]] * len(kept)
+    assert set(kept["inputs"]) == {'["x:[3,2]"]'}
 
 
 def test_releases_may_be_precisions(tiny_cases, drift) -> None:
