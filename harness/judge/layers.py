@@ -143,6 +143,13 @@ def _results(
         gates[name] = check(found, limits)
     failed = {name: not all(gate.passed for gate in found) for name, found in gates.items()}
     origins = set(find_origins(tuple(metrics), failed, model.predecessors))
+    # An error that crossed its gate before must not hide an overflow: the FP32 values themselves do not fit there.
+    broken = {name: found.nonfinite > 0 for name, found in metrics.items()}
+    origins |= {
+        name
+        for name in find_origins(tuple(metrics), broken, model.predecessors)
+        if metrics[name].headroom > 1
+    }
     layers = []
     for name, found in metrics.items():
         node = model.producer(name)

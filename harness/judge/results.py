@@ -57,8 +57,8 @@ class LayerResult:
         metrics: accumulated error: the candidate fed its own intermediate tensors.
         introduced: error of this node alone, fed the reference's tensors; None where it was not measured.
         gates: the gates of the accumulated error.
-        origin: the tensor fails its gates while every tensor it was computed from passes, and so does an output:
-            where nothing went wrong at the outputs, nothing starts anywhere.
+        origin: the tensor fails its gates while every tensor it was computed from passes; or it is not finite
+            while all of those are, and its FP32 values do not fit. Where the outputs pass, nothing starts anywhere.
     """
 
     index: int

@@ -66,6 +66,14 @@ def test_an_overflow_fails_and_its_node_is_the_only_origin(write_case) -> None:
     assert [layer.index for layer in result.layers] == sorted(layer.index for layer in result.layers)
 
 
+def test_an_error_that_came_before_does_not_hide_an_overflow(write_case) -> None:
+    tight = "tolerances: [{precision: fp16, layer: scaled, nrmse: 1.0e-9}]\n"
+    (result,) = run(write_case(600.0, extra=tight), precisions=["fp16"]).results
+    assert [layer.node for layer in result.origins] == ["scaled", "sq"]
+    (result,) = run(write_case(1.0, extra=tight), precisions=["fp16"]).results
+    assert result.origins == (), "the output passes"
+
+
 @pytest.mark.parametrize(
     ("scale", "run_line", "verdict", "reason"),
     [
