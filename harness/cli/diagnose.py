@@ -40,7 +40,12 @@ def diagnose(
         typer.Option(metavar="N", help="Build no more engines than this (64).", rich_help_panel=LIMITS),
     ] = None,
     max_seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="Take no longer than this.", rich_help_panel=LIMITS)
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="Take no longer than this; with --resume the clock starts again.",
+            rich_help_panel=LIMITS,
+        ),
     ] = None,
     resume: Annotated[
         bool,

@@ -85,7 +85,7 @@ def diagnose(
         environment: name of an environment of harness.toml; None is the emulator.
         inputs: shapes for the inputs of an .onnx file.
         max_builds: how many engines may be built, those of a resumed diagnosis included; None: 64.
-        max_seconds: how long this process may take.
+        max_seconds: how long this process may take; what a resumed diagnosis took is not counted.
         resume: go on with the journal of an earlier diagnosis.
         journal: folder of the journals; by default `out`/journal, else a folder in `.harness/diagnose`.
         out: folder for recipes, the typed model and the repro.

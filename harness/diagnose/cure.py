@@ -113,6 +113,8 @@ def search_islands(
 ) -> Result:
     """Search `problem` on the candidate of `examiner`, within its limits. They end a search; they raise nothing.
 
+    Seconds have one clock, the examiner's: what the journal answers takes none, and who asks later why the search
+    ended finds the limit reached.
     A configuration that is asked again is built again, with its tactics timed anew. `at_hand` are trials that were
     made just before: unlike those in `known`, they are part of the search and of its journal. `patience` gives a
     search up that cannot judge most of what it asks for; then the verdict is `unresolved`.
@@ -132,7 +134,7 @@ def search_islands(
     spending = examiner.spending
     limits = [most] if subject.emulated else [most, spending.left(phase)]
     builds = min((limit for limit in limits if limit is not None), default=None)
-    budget = Budget(evaluations=builds, seconds=spending.seconds_left())
+    budget = Budget(evaluations=builds)
     notebook, watch = searching.notebook, searching.on_progress
     if patience is not None:
         watch = patience.watching(problem, watch)
@@ -300,7 +302,8 @@ def _cure_of(result: Result, where: str) -> Cure:
             f"the same configuration passed {again.passes} and failed {again.fails} of {again.trials} times"
         )
     else:
-        text = f"the search on the {where} ended without an answer: {result.verdict}"
+        reason = result.trail[-1].text if result.verdict is Verdict.BUDGET else result.verdict
+        text = f"the search on the {where} ended without an answer: {reason}"
     return Cure(
         island=island,
         confirmed_on=where if result.answered else None,

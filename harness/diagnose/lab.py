@@ -56,7 +56,8 @@ class Lab:
         """An examiner of the emulator; it charges no engines."""
         if self.subject.emulated:
             return self.examiner
-        return Examiner(self.emulated, Spending(Limits(seconds=self.limits.seconds)), self.notebook)
+        spending = Spending(Limits(seconds=self.limits.seconds), self.spending.started)
+        return Examiner(self.emulated, spending, self.notebook)
 
     def effects(self, sample: int) -> Effects:
         """The effects of nodes alone, on the emulator, for one sample."""

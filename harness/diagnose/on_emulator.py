@@ -25,8 +25,9 @@ def examine_on_emulator(lab: Lab, gates: Gates) -> Findings:
     searching = Searching(lab.notebook, on_progress=lab.watcher("search the island"))
     try:
         cure = cure_on_emulator(lab.examiner, prognosis, effects, searching)
-    except BudgetExhaustedError:
-        cure = Cure(verdict=search.Verdict.BUDGET)
+    except BudgetExhaustedError as error:
+        stopped = Evidence(Stage.CURE, f"stopped: {error.message}")
+        cure = Cure(verdict=search.Verdict.BUDGET, evidence=(stopped,))
     evidence = (*gates.evidence, *prognosis.evidence, *cure.evidence)
     if not cure.found:
         starts = explain_nodes(subject, prognosis, [layer.node for layer in prognosis.origins])

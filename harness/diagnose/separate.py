@@ -80,7 +80,7 @@ def separate(
         return examiner.examine(plan, phase=PHASE).trial
 
     spending, notebook, patience = examiner.spending, searching.notebook, Patience()
-    budget = Budget(evaluations=spending.left(PHASE), seconds=spending.seconds_left())
+    budget = Budget(evaluations=spending.left(PHASE))  # the examiner watches the seconds
     with nullcontext() if notebook is None else notebook.journal(f"marks-{label}", problem) as journal:
         try:
             result = search(

@@ -16,7 +16,7 @@ class Limits:
 
     Args:
         builds: engines, those of the diagnosis that is resumed included.
-        seconds: wall time of this process.
+        seconds: wall time of this process; what the diagnosis that is resumed took is not counted.
     """
 
     builds: int | None = None

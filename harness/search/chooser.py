@@ -50,8 +50,9 @@ def search(
 ) -> Result:
     """Find a minimal set of units whose treatment makes the oracle pass, or that is asked for by `options`.
 
-    The search is deterministic in its arguments and the oracle's outcomes. A KeyboardInterrupt, and whatever the
-    oracle raises, passes through and leaves a journal that can be resumed.
+    The search is deterministic in its arguments and the oracle's outcomes. An oracle that raises
+    BudgetExhaustedError ends it as `budget` does. A KeyboardInterrupt, and whatever else the oracle raises, passes
+    through and leaves a journal that can be resumed.
 
     Args:
         problem: the units and what is believed of them.
@@ -108,8 +109,8 @@ class _Search:
                 narrowed = self._narrow()
                 self.kept, self.untested = narrowed.kept, narrowed.untested
                 self._check_repeats(*self.inquiry.configurations(narrowed.kept))
-            except BudgetSpent:
-                self.trail.note("the budget is spent")
+            except BudgetSpent as spent:
+                self.trail.note(str(spent))
                 return self._result(Verdict.BUDGET)
             return self._result(self._strengthen(narrowed))
         except Stop as stop:

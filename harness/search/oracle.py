@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from harness.errors import UsageError
+from harness.errors import BudgetExhaustedError, UsageError
 from harness.search.contradiction import Contradictions
 from harness.search.journal import Journal
 from harness.search.problem import Problem
@@ -17,6 +17,9 @@ from harness.search.votes import Dissent, decide, error_of_one
 
 class BudgetSpent(Exception):
     """The budget does not allow another evaluation. It never leaves `search`."""
+
+    def __init__(self, reason: str = "the budget is spent") -> None:
+        super().__init__(reason)
 
 
 class Unrepeatable(Exception):
@@ -46,7 +49,8 @@ class Session:
     Args:
         problem: what is searched.
         oracle: evaluates a configuration.
-        budget: what may be spent; replayed evaluations count, so that a resumed search ends alike.
+        budget: what may be spent; replayed evaluations count, so that a resumed search ends alike, but their
+            seconds do not, so that it goes on.
         journal: answers evaluations that it holds, receives the others. None: nothing is kept.
         known: trials that others have made; they cost nothing.
         votes: how a noisy configuration is decided. None: one trial is believed.
@@ -69,6 +73,7 @@ class Session:
         self.evaluations = 0
         self.replayed = 0
         self.seconds = 0.0
+        self.seconds_anew = 0.0
         self.doubt = 0.0
         self.contradictions = 0
         self._oracle = oracle
@@ -146,7 +151,7 @@ class Session:
     def _evaluate(self, treated: frozenset[str]) -> Trial:
         limit, seconds = self._budget.evaluations, self._budget.seconds
         if (limit is not None and self.evaluations >= limit) or (
-            seconds is not None and self.seconds >= seconds
+            seconds is not None and self.seconds_anew >= seconds
         ):
             raise BudgetSpent
         recorded = self._recorded.get(treated)
@@ -157,13 +162,17 @@ class Session:
         self.evaluations += 1
         self.replayed += replayed
         self.seconds += trial.seconds or 0.0
+        self.seconds_anew += 0.0 if replayed else trial.seconds or 0.0
         if self._on_trial is not None:
             self._on_trial(treated, trial, replayed)
         return trial
 
     def _call(self, treated: frozenset[str]) -> Trial:
         started = time.perf_counter()
-        trial = self._oracle(treated)
+        try:
+            trial = self._oracle(treated)
+        except BudgetExhaustedError as error:
+            raise BudgetSpent(error.message) from None
         if not isinstance(trial, Trial):
             raise UsageError(
                 f"the oracle returned a {type(trial).__name__}", hint="return a harness.search.Trial"

@@ -45,7 +45,7 @@ Oracle = Callable[[frozenset[str]], Trial]
 """Evaluates the configuration in which exactly these units are treated (for example kept in FP32).
 
 It turns what it expects to go wrong, such as a failed build, into an unresolved trial. What it raises ends the
-search and leaves a valid journal.
+search and leaves a valid journal; `BudgetExhaustedError` ends it with the verdict `budget`.
 """
 
 
@@ -94,11 +94,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a search may spend, what a resumed journal holds included. None: no limit.
+    """What a search may spend. None: no limit.
 
     Args:
-        evaluations: calls of the oracle.
-        seconds: the sum over the trials' seconds.
+        evaluations: calls of the oracle, those that a resumed journal answers included.
+        seconds: the sum over the seconds of the trials that are made anew; those that a journal answers take none.
     """
 
     evaluations: int | None = None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from engines import FakeEngine, Rougher, when_lowered
 from models import case_path, feeds, rmsnorm
 
 from harness.case import Tolerance
-from harness.diagnose import Limits, diagnose
+from harness.diagnose import Limits, diagnose, examine
 from harness.diagnose.api import Options, _diagnose
 from harness.diagnose.lab import Lab
 from harness.diagnose.notebook import Notebook
+from harness.diagnose.spending import Spending
 from harness.diagnose.subject import Subject, make_bench
 from harness.errors import JournalError
 from harness.tensors.precision import Precision
@@ -134,6 +136,32 @@ def test_a_diagnosis_that_stopped_at_its_limit_goes_on_with_more(tmp_path: Path)
     answer = once(make("unforeseen"), tmp_path, resume=True, limits=Limits(builds=12))
     assert answer["verdict"] == "precision"
     assert answer["culprits"] == ["b1_up"]
+
+
+def test_each_resumption_has_its_seconds_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation takes ten seconds; the trials of earlier processes do not take them again."""
+    clock = SimpleNamespace(perf_counter=lambda: 10.0 * engine.evaluations)
+    monkeypatch.setattr(Spending, "seconds", property(lambda spending: clock.perf_counter()))
+    monkeypatch.setattr(examine, "time", clock)
+    engine = make("unforeseen")
+    expected = once(engine, tmp_path / "whole", resume=False)
+    rounds, stages = 0, set()
+    answer = {"verdict": "unresolved"}
+    while answer["verdict"] == "unresolved" and rounds < 20:
+        engine = make("unforeseen")
+        answer = once(engine, tmp_path / "parts", resume=rounds > 0, limits=Limits(seconds=15.0))
+        rounds += 1
+        if answer["verdict"] == "unresolved":
+            assert engine.evaluations == 2
+            assert "its limit of 15 s (--max-seconds)" in answer["summary"]
+            assert answer["advice"][-1].endswith("--resume --max-seconds 30")
+            said = [
+                each for each in answer["evidence"] if "the budget of 15 seconds is spent" in each["text"]
+            ]
+            stages |= {each["stage"] for each in said}
+    assert rounds > 3
+    assert "cure" in stages, "a search was stopped"
+    assert {key: answer[key] for key in ANSWER} == {key: expected[key] for key in ANSWER}
 
 
 def test_a_journal_of_another_model_is_refused(tmp_path: Path) -> None:

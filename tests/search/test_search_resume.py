@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from search_oracles import KILLED_CULPRITS, KILLED_OPTIONS, Counting, conjunction, killed_problem
 
-from harness.search import Journal, Options, Outcome, Trial, Verdict, search
+from harness.errors import BudgetExhaustedError
+from harness.search import Budget, Journal, Options, Outcome, Trial, Verdict, search
 
 PROBLEM = killed_problem()
 UNITS = PROBLEM.units
@@ -98,6 +99,33 @@ def test_an_interruption_passes_through_and_leaves_a_valid_journal(
         assert len(journal.records) == 5
         resumed = search(PROBLEM, truth, options=OPTIONS, journal=journal)
     assert dataclasses.replace(resumed, seconds=0.0) == undisturbed()
+
+
+def test_each_resumption_has_its_seconds_again(tmp_path: Path):
+    def oracle(treated: frozenset[str]) -> Trial:
+        return dataclasses.replace(conjunction(CULPRITS)(treated), seconds=10.0)
+
+    expected = search(PROBLEM, oracle, options=OPTIONS)
+    budget = Budget(seconds=25.0)
+    for done in range(0, expected.evaluations, 3):
+        with Journal.resume(tmp_path / "journal.jsonl", PROBLEM) as journal:
+            assert len(journal.records) == done
+            result = search(PROBLEM, oracle, options=OPTIONS, journal=journal, budget=budget)
+    assert result == expected
+
+
+def test_an_oracle_without_a_budget_ends_the_search_as_its_own_does(tmp_path: Path):
+    oracle = Counting(conjunction(CULPRITS))
+
+    def limited(treated: frozenset[str]) -> Trial:
+        if len(oracle.asked) == 8:
+            raise BudgetExhaustedError("the hour is over")
+        return oracle(treated)
+
+    result = search(PROBLEM, limited, options=OPTIONS)
+    assert (result.verdict, result.evaluations) == (Verdict.BUDGET, 8)
+    assert result.best == search(PROBLEM, conjunction(CULPRITS), budget=Budget(evaluations=8)).best
+    assert result.trail[-1].text == "the hour is over"
 
 
 def test_repeated_evaluations_are_replayed_in_their_order(tmp_path: Path):
