@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from traceback import print_exc
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +20,7 @@ from harness.errors import CandidateError, CaseFileError, HarnessError
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h: none of the statuses that a verdict or a mistake has
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 INTERRUPTED = 130
+TERMINATED = 143  # what a shell reports of a program that SIGTERM ended
 
 COMMANDS = {
     "run": LazyCommand(
@@ -35,6 +39,13 @@ COMMANDS = {
     "doctor": LazyCommand("harness.cli.doctor", "Say what works on this machine, and how to mend the rest."),
 }
 
+KEEPING = ("run", "diagnose", "drift")
+"""Commands that keep what they had, and say how to go on, when they are interrupted."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as time limits send it: what is done on Ctrl-C is done, and the status tells the difference."""
+
 
 class _Root(LazyGroup):
     lazy_commands = COMMANDS
@@ -43,6 +54,9 @@ class _Root(LazyGroup):
         """Run the command. What typer would end with status 1, a fault found, gets a status of its own."""
         try:
             return super().invoke(ctx)
+        except Terminated:
+            print("terminated", file=sys.stderr)
+            raise SystemExit(TERMINATED) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
@@ -59,7 +73,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 all as expected, 1 a numerical failure, 2 a mistake in the command or a case, "
     "3 a build or a worker failed, 4 unexplained within the budget, 5 nothing selected, judged or compared, "
-    "70 an internal error, which is a bug in harness, 130 interrupted, 141 the reader of a pipe went away.",
+    "70 an internal error, which is a bug in harness, 130 interrupted, 141 the reader of a pipe went away, "
+    "143 terminated.",
 )
 
 
@@ -71,8 +86,28 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _terminate(number: int, _: FrameType | None) -> None:
+    # `timeout` sends it twice; the second must not stop the first from tidying up.
+    signal.signal(number, _ignore)
+    raise Terminated
+
+
+def _ignore(number: int, _: FrameType | None) -> None:
+    """Unlike SIG_IGN, this is not inherited by processes that are started from now on."""
+
+
+def _heed_sigterm(context: typer.Context) -> None:
+    """Until `context` is closed; whoever calls from a thread or has ideas of their own about SIGTERM keeps them."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+        context.call_on_close(lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -81,6 +116,8 @@ def _root(
     ] = False,
 ) -> None:
     """Say whether a TensorRT engine computes what its ONNX model says, and if not, where it goes wrong."""
+    if context.invoked_subcommand in KEEPING:
+        _heed_sigterm(context)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -140,7 +140,12 @@ def test_mistakes_are_told_before_anything_is_run(capsys, arguments, status, mes
     assert out == ""
 
 
-def test_ctrl_c_leaves_a_journal_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ctrl_c_and_sigterm_leave_a_journal_and_say_how_to_go_on(
+    tmp_path: Path, number, status, word
+) -> None:
     # The first evaluation takes a while: the process is met at work.
     command = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())", "diagnose"]
     command += [str(CASES / "resnet50.case.yaml"), "-p", "fp16"]
@@ -150,11 +155,11 @@ def test_ctrl_c_leaves_a_journal_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.stderr is not None
     assert process.stderr.readline().startswith("[gates]")
     time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     rest = process.stderr.read()
-    assert process.wait() == 130, rest
+    assert process.wait() == status, rest
     assert "go on with: harness diagnose" in rest
-    assert rest.rstrip().endswith("interrupted")
+    assert rest.rstrip().endswith(word)
     assert list((tmp_path / ".harness" / "diagnose").glob("resnet50-fp16-emulator/notebook.jsonl"))
 
 

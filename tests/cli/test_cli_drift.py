@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 from pathlib import Path
 
 import pandas as pd
@@ -129,7 +130,10 @@ def test_annotations_are_printed_in_github_actions_or_when_asked(tiny_cases, har
     assert "::error" not in out
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_resumes(tiny_cases, harness, monkeypatch) -> None:
+@pytest.mark.parametrize(("number", "ended"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_how_to_go_on_and_resumes(
+    tiny_cases, harness, monkeypatch, number, ended
+) -> None:
     tiny_cases("clean", "failing")
     from harness.judge import Judge
 
@@ -138,12 +142,12 @@ def test_an_interrupted_run_says_how_to_go_on_and_resumes(tiny_cases, harness, m
     def stop(self, case, *arguments):
         if case.name == "failing" and not seen:
             seen.append(case.name)
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         return run(self, case, *arguments)
 
     monkeypatch.setattr(Judge, "run", stop)
     status, _, errors = drift(harness)
-    assert status == 130
+    assert status == ended
     assert "go on with --resume" in errors
     assert harness("history", "show")[0] == 2, "no run is finished"
     (interrupted,) = (

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from harness import cli
-from harness.cli import BROKEN_PIPE, COMMANDS, INTERNAL_ERROR, INTERRUPTED, main, outputs
+from harness.cli import BROKEN_PIPE, COMMANDS, INTERNAL_ERROR, INTERRUPTED, TERMINATED, main, outputs
 from harness.errors import (
     BudgetExhaustedError,
     CandidateError,
@@ -158,7 +158,7 @@ def test_a_bug_is_said_to_be_one(command, capsys) -> None:
 
 def test_every_exit_status_is_documented(capsys) -> None:
     statuses = {error.exit_code for error in (HarnessError, CandidateError, BudgetExhaustedError)}
-    statuses |= {0, 1, NothingSelectedError.exit_code, INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE}
+    statuses |= {0, 1, NothingSelectedError.exit_code, INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED}
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     table = readme.split("## Exit statuses")[1].split("\n## ")[0]
     assert {int(status) for status in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == statuses
@@ -200,7 +200,37 @@ def test_a_reader_who_goes_away_is_no_error(tiny_cases) -> None:
     assert "Traceback" not in errors
 
 
-def test_ctrl_c_shows_what_was_done_and_ends_with_130(tiny_cases) -> None:
+def test_sigterm_is_heeded_by_commands_that_keep_what_they_had(command, capsys) -> None:
+    heeded: list[bool] = []
+
+    def act() -> None:
+        heeded.append(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)
+
+    command(act)
+    for name in ("run", "diagnose", "drift", "explore", "env"):
+        assert main([name]) == 0
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert heeded == [True, True, True, False, False]
+
+
+def test_a_second_sigterm_does_not_stop_the_tidying_up(command, capsys) -> None:
+    def act() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            signal.raise_signal(signal.SIGTERM)
+            print("tidied up")
+            raise
+
+    command(act)
+    assert main(["run"]) == 143
+    assert capsys.readouterr() == ("tidied up\n", "terminated\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ctrl_c_and_sigterm_show_what_was_done(tiny_cases, number, status, word) -> None:
     folder = tiny_cases("clean")
     for place in range(40):
         (folder / f"more{place}.case.yaml").write_text((folder / "clean.case.yaml").read_text())
@@ -221,12 +251,12 @@ def test_ctrl_c_shows_what_was_done_and_ends_with_130(tiny_cases) -> None:
     )
     assert process.stderr is not None
     first = process.stderr.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, errors = process.communicate(timeout=60)
     assert "clean at fp32: pass" in first
-    assert process.returncode == 130
+    assert process.returncode == status
     assert "Traceback" not in errors
-    assert errors.rstrip().endswith("interrupted")
+    assert errors.rstrip().endswith(word)
     assert " pass, 0 unexpected" in out.splitlines()[-1]
     assert "123 runs" not in out
     document = json.loads((folder / "run.json").read_text())
