@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
-import time
-from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING, Self
 
 from rich.console import Console
 
+from harness.cli.heartbeat import PATIENCE_SECONDS, Heartbeat
+
 if TYPE_CHECKING:
     from harness.judge import ProgressEvent
     from harness.judge.results import RunResult
-
-
-PATIENCE_SECONDS = 60.0
 
 
 class _Console(Console):
@@ -36,66 +33,37 @@ class RunProgress:
 
     Args:
         stream: where to print; None prints nothing.
-        patience: seconds until a run that has not ended is told of; then twice as many, and so on.
+        patience: seconds until a run that has not ended is told of.
     """
 
     def __init__(self, stream: IO[str] | None, *, patience: float = PATIENCE_SECONDS) -> None:
         self.done: list[RunResult] = []
         """What has ended, so that an interruption loses nothing."""
         self._stream = stream
-        self._patience = patience
-        self._guard = threading.Lock()
-        self._waiting: dict[str, _Waiting] = {}
-        self._over = threading.Event()
+        self._heartbeat = Heartbeat(stream, patience=patience)
 
     def __enter__(self) -> Self:
-        if self._stream is not None:
-            threading.Thread(target=self._watch, name="progress", daemon=True).start()
+        self._heartbeat.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-
-    def _watch(self) -> None:
-        """Tell of what takes long: a log that is silent for minutes looks like a run that hangs."""
-        while not self._over.wait(self._patience / 4):
-            now = time.monotonic()
-            with self._guard:
-                for each in self._waiting.values():
-                    if now >= each.since + each.patience:
-                        each.patience *= 2
-                        print(each.told(now), file=self._stream, flush=True)
+        self._heartbeat.__exit__()
 
     def __call__(self, event: ProgressEvent) -> None:
         """Take note of a step."""
         run = f"{event.case} {event.precision} {event.candidate}"
-        with self._guard:
-            if event.kind == "done":
-                self._waiting.pop(run, None)
-            elif event.kind == "start" or run not in self._waiting:
-                self._waiting[run] = _Waiting(event, time.monotonic(), self._patience)
-            else:
-                self._waiting[run].event = event
+        if event.kind == "done":
+            self._heartbeat.ends(run)
+        elif event.kind == "start":
+            self._heartbeat.begins(run, partial(_waiting, event))
+        else:
+            self._heartbeat.goes_on(run, partial(_waiting, event))
         if event.result is None:
             return
         self.done.append(event.result)
         # A single run is told by the report itself, at once.
         if self._stream is not None and event.total > 1:
-            place = f"{event.index + 1:{len(str(event.total))}}/{event.total}"
-            print(f"[{place}] {_ended(event.result)}", file=self._stream, flush=True)
-
-
-@dataclass
-class _Waiting:
-    event: ProgressEvent
-    since: float
-    patience: float
-
-    def told(self, now: float) -> str:
-        from harness.report.words import duration
-
-        place = f"{self.event.index + 1:{len(str(self.event.total))}}/{self.event.total}"
-        return f"[{place}] {_under_way(self.event)}, {duration(now - self.since)} so far"
+            print(f"{_place(event)} {_ended(event.result)}", file=self._stream, flush=True)
 
 
 class BarProgress(RunProgress):
@@ -138,6 +106,16 @@ def make_progress(*, quiet: bool) -> RunProgress:
     if sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb":
         return BarProgress(make_console(sys.stderr))
     return RunProgress(sys.stderr)
+
+
+def _place(event: ProgressEvent) -> str:
+    return f"[{event.index + 1:{len(str(event.total))}}/{event.total}]"
+
+
+def _waiting(event: ProgressEvent, seconds: float) -> str:
+    from harness.report.words import duration
+
+    return f"{_place(event)} {_under_way(event)}, {duration(seconds)} so far"
 
 
 def _under_way(event: ProgressEvent) -> str:

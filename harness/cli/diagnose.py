@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Self
 
 import typer
 
 from harness.cli.consoles import make_console
+from harness.cli.heartbeat import PATIENCE_SECONDS, Heartbeat
 from harness.cli.options import REPORTS, OnePrecision, OneTarget, PageFile, Shapes
 from harness.cli.run import parse_shapes
 from harness.cli.writable import STDOUT, check_files, check_folder
@@ -196,28 +198,35 @@ def _changed(folder: Path) -> dict[str, int]:
 
 
 class Lines:
-    """Told of every step: prints a line for each stage.
+    """Told of every step: prints a line for each stage, and now and then for one that takes long.
 
     Args:
         stream: where to print; None prints nothing.
+        patience: seconds until a stage that has not ended is told of.
     """
 
-    def __init__(self, stream: IO[str] | None) -> None:
+    def __init__(self, stream: IO[str] | None, *, patience: float = PATIENCE_SECONDS) -> None:
         self._stream = stream
         self._said = ""
+        self._heartbeat = Heartbeat(stream, patience=patience)
 
     def __enter__(self) -> Self:
+        self._heartbeat.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """There is nothing to clear away."""
+        self._heartbeat.__exit__()
 
     def __call__(self, event: ProgressEvent) -> None:
         """Say what is new."""
-        said = f"[{event.stage}] {event.text}"
-        if self._stream is not None and said.split(":")[0] != self._said:
-            print(said.split(":")[0], file=self._stream, flush=True)
-        self._said = said.split(":")[0]
+        said = f"[{event.stage}] {event.text}".split(":")[0]
+        if said == self._said:
+            self._heartbeat.goes_on("stage", partial(_waiting, event))
+            return
+        self._said = said
+        self._heartbeat.begins("stage", partial(_waiting, event))
+        if self._stream is not None:
+            print(said, file=self._stream, flush=True)
 
 
 class Live(Lines):
@@ -247,6 +256,12 @@ class Live(Lines):
     def __call__(self, event: ProgressEvent) -> None:
         """Renew the line."""
         self._progress.update(self._task, description=f"[{event.stage}] {event.text}", spent=spent(event))
+
+
+def _waiting(event: ProgressEvent, seconds: float) -> str:
+    from harness.report.words import duration
+
+    return f"[{event.stage}] {event.text}, {duration(seconds)} so far, {spent(event)}"
 
 
 def spent(event: ProgressEvent) -> str:

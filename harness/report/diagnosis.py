@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#~"})
 MOST_ORIGINS = 4
 MOST_NODES = 8
+A_FEW = 12
 
 LOOKS = {
     Verdict.NONE: Look("✓", "+", "none", "green", "good", 0),
@@ -48,6 +49,14 @@ def look(diagnosis: Diagnosis) -> Look:
     return LOOKS.get(diagnosis.verdict, _FAULT)
 
 
+def meaning(diagnosis: Diagnosis) -> str:
+    """The verdict in words."""
+    many = len(diagnosis.culprits)
+    if diagnosis.verdict is Verdict.PRECISION and many > A_FEW:
+        return f"the precision is too low for {many} nodes taken together"
+    return MEANINGS[diagnosis.verdict]
+
+
 def heading(diagnosis: Diagnosis) -> str:
     """`rmsnorm-overflow at fp16: precision`, with the candidate unless it is the emulator."""
     where = "" if diagnosis.candidate == "emulator" else f" on {diagnosis.candidate}"
@@ -56,7 +65,7 @@ def heading(diagnosis: Diagnosis) -> str:
 
 def statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
     """What, where, why, how it was shown, and what it cost, in the order in which a person asks."""
-    found = [Statement("what", MEANINGS[diagnosis.verdict])]
+    found = [Statement("what", meaning(diagnosis))]
     if diagnosis.before is not None and diagnosis.verdict is not Verdict.NONE:
         found.append(Statement("", diagnosis.before.reason))
     found += [Statement("where" if not place else "", text) for place, text in enumerate(_places(diagnosis))]

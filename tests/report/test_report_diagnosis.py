@@ -104,6 +104,12 @@ def test_every_verdict_has_its_words(diagnosis: Diagnosis, verdict: Verdict) -> 
     assert "said" in html_page(plain)
 
 
+def test_an_error_that_many_nodes_share_is_not_said_to_be_that_of_a_few(diagnosis: Diagnosis) -> None:
+    many = dataclasses.replace(diagnosis, culprits=tuple(f"n{place}" for place in range(40)))
+    assert "what   the precision is too low for 40 nodes taken together" in printed(many)
+    assert "a few nodes" not in markdown(many) + html_page(many)
+
+
 def test_a_fusion_names_both_sides(diagnosis: Diagnosis) -> None:
     fusion = dataclasses.replace(
         diagnosis,
