@@ -84,9 +84,6 @@ def combined(tallies: Sequence[Tally]) -> Tally:
     for tally in tallies:
         if tally.worst is not None:
             total.see_worst(tally.max_abs, tally.worst)
-        if total.first_nonfinite is None:
-            total.first_nonfinite = tally.first_nonfinite
-        total.pieces += tally.pieces
     return total
 
 

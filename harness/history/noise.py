@@ -72,7 +72,7 @@ class Floors:
     confidence: float = 0.99
 
     def __post_init__(self) -> None:
-        if not min(self.relative, self.latency, self.size, self.build) >= 0:
+        if not all(floor >= 0 for floor in (self.relative, self.latency, self.size, self.build)):
             raise UsageError("an effect-size floor must be 0 or more")
         if not 0 < self.confidence < 1:
             raise UsageError(f"a confidence lies between 0 and 1, not at {self.confidence}")

@@ -343,7 +343,7 @@ def _verdict(
 
 
 def describe_failure(outputs: tuple[OutputResult, ...]) -> str:
-    """One line: the first failed gate of the worst output."""
+    """One line: the first gate that failed."""
     failed = [(output, gate) for output in outputs for gate in output.gates if not gate.passed]
     output, gate = failed[0]
     if gate.metric == "nonfinite":

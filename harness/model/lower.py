@@ -175,7 +175,8 @@ class _Lowering:
                 owed = self.pending.get(name, frozenset())
                 new.input[position] = name
             else:
-                reader = switch if position in numeric else frozenset()
+                products = not self.tf32 or node.op_type in analysis.PRODUCT_OPS
+                reader = switch if products and position in numeric else frozenset()
                 new.input[position] = self.read(name, reader)
         for body in analysis.bodies(new):
             self.body(body, switch)

@@ -143,6 +143,18 @@ def test_bodies_of_if_and_loop_are_lowered_with_their_node(precision: Precision)
     assert not np.array_equal(kept, low(kept))
 
 
+def test_in_bodies_tf32_rounds_the_operands_of_products_only() -> None:
+    model = load_model(branch_and_loop())
+    x = np.random.default_rng(5).standard_normal((4, 16)).astype(np.float32)
+    emulator = Emulator(model)
+    assert emulator.units(Precision.TF32) == ("loop",)
+    found = emulator.run({"x": x}, Precision.TF32)["y"]
+    state, w = (x * x) ** 2, round_array(model.weight("w"), Precision.TF32)
+    for _ in range(3):
+        state = round_array(state, Precision.TF32) @ w + state
+    np.testing.assert_allclose(found, state, rtol=1e-5, atol=1e-5)
+
+
 def test_quantised_graphs_run_as_they_are() -> None:
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], name="q"),

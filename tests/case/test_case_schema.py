@@ -177,3 +177,14 @@ def test_a_range_of_shapes_is_accepted_exactly_when_it_is_ordered(axes):
     else:
         assert ordered
         assert spec.concrete_shape == tuple(likely)
+
+
+def test_the_shape_that_an_engine_is_tuned_for_lies_below_the_largest():
+    with pytest.raises(ValidationError, match="axis 1 is 4, below the 5 of `opt`"):
+        InputSpec.model_validate({"min": [1, 1], "opt": [2, 5], "max": [8, 4]})
+
+
+@pytest.mark.parametrize("kind", ["uniform", "integers"])
+def test_a_range_without_a_value_is_refused(kind: str):
+    with pytest.raises(ValidationError, match=r"must be above `low`, which is 3(\.0)?, not 3"):
+        InputSpec.model_validate({"fill": {"kind": kind, "low": 3, "high": 3}})

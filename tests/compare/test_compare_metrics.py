@@ -271,6 +271,11 @@ class TestSpecialValues:
         assert (found.overflow_count, found.nan_count, found.nonfinite) == (1, 1, 1)
         assert found.headroom == pytest.approx(1000 / 448)
 
+    def test_nan_in_a_dtype_without_infinity_is_no_overflow_where_the_value_would_fit(self) -> None:
+        reference = np.array([1.0, 448.0], np.float32)
+        found = compare(np.full(2, math.nan, np.float32).astype(E4M3), reference)
+        assert (found.overflow_count, found.nan_count, found.nonfinite) == (0, 2, 2)
+
     def test_zero_reference(self) -> None:
         zeros = np.zeros(4, np.float32)
         equal = compare(zeros, zeros)
@@ -305,6 +310,11 @@ class TestSpecialValues:
         found = compare(np.float32(1.5), np.float32(1.0))
         assert (found.count, found.max_abs, found.worst_index, found.topk_agreement) == (1, 0.5, (), None)
 
+    def test_a_small_element_has_no_tolerance_of_a_large_one_beside_it(self) -> None:
+        reference, candidate = np.array([0.0, 1000.0], np.float32), np.array([0.5, 1000.0], np.float32)
+        options = CompareOptions(atol=0.1, rtol=0.01)
+        assert compare(candidate, reference, options=options).mismatch_fraction == 0.5
+
 
 class TestUlps:
     def test_counts_steps_of_the_storage_dtype(self) -> None:
@@ -314,6 +324,13 @@ class TestUlps:
         assert compare(above, one, dtype="float16").max_ulp == 0
         assert compare(one * np.float32(1 + 2**-9), one, dtype="float16").max_ulp == 2
         assert compare(one * np.float32(1 + 2**-7), one, dtype="bfloat16").max_ulp == 1
+
+    def test_one_percent_far_off_does_not_lift_the_percentile(self) -> None:
+        reference = np.ones(960, np.float16)
+        candidate = reference.copy()
+        candidate[:9] += np.float16(0.5)  # fewer than 1 %, and the first to be seen
+        candidate[96:] += np.float16(3 * 2**-10)
+        assert compare(candidate, reference).p99_ulp == 3
 
     def test_across_zero_both_sides_count(self) -> None:
         tiny = np.array([5e-324])
@@ -475,6 +492,16 @@ def test_worst_index_of_several_samples_is_that_of_the_worst() -> None:
         candidate[place_] = error
         sums.update(candidate, zeros)
     assert sums.result().worst_index == (1, 2)
+
+
+def test_a_value_that_is_not_finite_is_worse_than_any_error_of_another_sample() -> None:
+    reference = np.zeros(3, np.float32)
+    broken, far = np.array([0.5, 0, math.nan], np.float32), np.array([0, 1e6, 0], np.float32)
+    for samples in itertools.permutations([broken, far]):
+        sums = Accumulator()
+        for candidate in samples:
+            sums.update(candidate, reference)
+        assert sums.result().worst_index == (2,)
 
 
 def test_a_merged_accumulator_may_have_seen_nothing() -> None:

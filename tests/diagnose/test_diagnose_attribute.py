@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,17 +15,20 @@ from harness.case import Tolerance
 from harness.compare import GateResult
 from harness.diagnose import Verdict
 from harness.diagnose.attribute import Shown, decide
-from harness.diagnose.effects import Effects
+from harness.diagnose.effects import Effects, _shared_out
 from harness.diagnose.examine import Examination, Examiner
 from harness.diagnose.gates import check_gates
+from harness.diagnose.margin import RESERVE, next_share
+from harness.diagnose.origins import explain_nodes, find_origins_of
 from harness.diagnose.predict import predict
 from harness.diagnose.records import layer_from_record, layer_to_record
+from harness.diagnose.repeat import _judge
 from harness.diagnose.spending import Limits, Spending
 from harness.diagnose.subject import Subject, badness, make_bench
 from harness.diagnose.suspects import inherited, nearby, outliers
 from harness.errors import BudgetExhaustedError, UsageError
 from harness.judge.results import OutputResult, jsonable
-from harness.search import Outcome
+from harness.search import Outcome, Trial
 from harness.tensors.precision import Precision
 
 FP16 = Precision.FP16
@@ -40,6 +44,7 @@ FP16 = Precision.FP16
         (Shown(Precision.FP32, strict_passes=True), Verdict.TF32),
         (Shown(Precision.TF32, strict_passes=True), Verdict.TF32),
         (Shown(Precision.TF32, emulator_fails=True, island_cures=True), Verdict.TF32),
+        (Shown(Precision.TF32, island_cures=True), Verdict.UNRESOLVED),
         (Shown(FP16, strict_passes=True, observed_passes=True, marks_cure=True), Verdict.FUSION),
         (Shown(FP16, strict_passes=True, emulator_fails=True, island_cures=True), Verdict.PRECISION),
         (Shown(FP16, strict_passes=True, observed_passes=False, island_cures=True), Verdict.PRECISION),
@@ -180,6 +185,43 @@ def test_the_introduced_errors_are_those_of_the_layers() -> None:
         assert any(map(math.isinf, expected.values())) == (scale == 600.0)
 
 
+class Measured(Effects):
+    """Effects that were measured before."""
+
+    def __init__(self, known: dict[str, float]) -> None:
+        self._known = {frozenset([node]): effect for node, effect in known.items()}
+
+
+def origins_behind(effects: dict[str, float], crossing: str = "") -> list[str]:
+    """The origins behind the nodes of `effects`, on an engine of which one tensor crosses its gate."""
+    faulty = subject()
+    faulty.bench.case = faulty.bench.case.model_copy(update={"tolerances": (Tolerance(nrmse=1e-5),)})
+    prognosis = predict(faulty, check_gates(Examiner(faulty, Spending())))
+    assert not set(outliers(prognosis.introduced)) & set(effects)
+    layers = [replace(layer, origin=layer.node == crossing) for layer in prognosis.layers]
+    found = find_origins_of(faulty, prognosis, tuple(effects), Measured(effects), layers)
+    return [origin.node for origin in found]
+
+
+def test_an_error_that_accumulates_starts_where_the_engine_crosses_its_gate() -> None:
+    shares = {"b0_up": 0.3, "b1_up": 0.6, "b2_up": 0.2}
+    assert origins_behind(shares, crossing="b1_mean") == ["b1_mean"]
+    assert origins_behind(shares) == ["b1_up"], "the largest share, where nothing crosses"
+
+
+def test_an_island_that_fails_alone_starts_where_its_tensor_crosses_its_gate() -> None:
+    island = {"b1_gain": 0.3, "b1_up": 2.0, "b1_relu": 0.2}
+    assert origins_behind(island, crossing="b1_up") == ["b1_up"]
+    assert origins_behind(island, crossing="b0_up") == ["b1_gain"]
+
+
+def test_a_power_of_two_is_told_as_squares() -> None:
+    faulty = subject(600.0)
+    prognosis = predict(faulty, check_gates(Examiner(faulty, Spending())))
+    (origin,) = explain_nodes(faulty, prognosis, ["b1_sq"])
+    assert origin.why.startswith("squares of values up to ")
+
+
 def test_the_sample_that_failed_is_looked_at_first() -> None:
     faulty = subject(600.0, samples=3)
     examiner = Examiner(faulty, Spending())
@@ -188,6 +230,39 @@ def test_the_sample_that_failed_is_looked_at_first() -> None:
     assert [output.sample for output in found.outputs] == [2]
     cured = examiner.examine(faulty.plan(frozenset(faulty.units)), phase="test")
     assert [output.sample for output in cured.outputs] == [0, 1, 2]
+
+
+def test_one_sample_that_fails_is_enough_wherever_it_stands() -> None:
+    model = rmsnorm(scale=600.0)
+    (large,) = feeds(model)
+    nothing = {name: np.zeros_like(value) for name, value in large.items()}
+    for samples, fails in (([large, nothing], 0), ([nothing, large], 1)):
+        bench = make_bench(model, samples)
+        examiner = Examiner(Subject(bench, FP16, bench.emulator), Spending())
+        found = examiner.examine(examiner.subject.plan(), phase="test", thorough=True)
+        assert [output.sample for output in found.outputs if not output.passed] == [fails]
+        assert (found.outcome, examiner.failing_sample) == (Outcome.FAIL, fails)
+
+
+def test_what_neighbours_do_together_is_shared_out_by_squares() -> None:
+    assert _shared_out(["a", "b"], 10.0, {"a": 3.0, "b": 4.0}) == pytest.approx({"a": 6.0, "b": 8.0})
+    assert _shared_out(["a", "b", "c", "d"], 10.0, {}) == dict.fromkeys("abcd", 5.0)
+
+
+def test_a_margin_follows_what_the_last_one_left_and_by_how_much_it_missed() -> None:
+    assert next_share(0.5, Trial(Outcome.FAIL, 2.0, -1.0)) == pytest.approx(RESERVE * 0.25)
+    for trial in (Trial(Outcome.PASS, 0.5, 0.5), Trial(Outcome.FAIL, 4.1, -3.1), Trial(Outcome.UNRESOLVED)):
+        assert next_share(0.5, trial) is None
+
+
+def test_a_tactic_that_failing_builds_chose_too_is_not_named() -> None:
+    chosen = [(Outcome.FAIL, "a", "y"), (Outcome.PASS, "a", "x"), (Outcome.PASS, "b", "x")]
+    builds = [
+        Examination(outcome, tactics=(("conv", conv), ("root", root))) for outcome, conv, root in chosen
+    ]
+    found = _judge(builds)
+    assert (found.verdict, found.passes, found.fails) == (Verdict.TACTIC, 2, 1)
+    assert found.evidence[0].facts["differing"] == {"root": ["passes with x", "fails with y"]}
 
 
 def test_a_phase_may_spend_what_the_others_left() -> None:

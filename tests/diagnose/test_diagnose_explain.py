@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -174,3 +176,16 @@ def test_what_is_not_finite_in_a_body_is_no_rounding() -> None:
     )
     node = occurrence("Add", [], held("y", 1.0), introduced=float("inf"), usual=1e-4)
     assert "nrmse" not in why(node, Precision.FP16)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        occurrence("Add", [held("x", 1.0), held("w", 1e-9, 0.5, constant=True)], held("y", 1.5)),
+        occurrence("Relu", [held("x", 1.0)], held("y", 1e-9, *[1.0] * 150)),
+        occurrence("Sub", [held("x", 15.0), held("z", 14.0)], held("y", 1.0)),
+    ],
+)
+def test_what_is_too_little_to_matter_is_no_reason(node: Occurrence) -> None:
+    told = why(dataclasses.replace(node, introduced=2e-4, usual=1e-4), FP16)
+    assert told == "rounding to FP16's 11 bits introduces an error of 2e-4 (nrmse) here"

@@ -21,10 +21,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from harness.case import Tolerance
 from harness.diagnose import Diagnosis, Verdict, diagnose_model
+from harness.diagnose.cut import Part, cut
 from harness.diagnose.recipes import Files, keep_fp32, own_file, polygraphy_script
 from harness.diagnose.repro import Ticket, emulated_model, write_repro
-from harness.diagnose.shrink import fails_emulated, shrink
+from harness.diagnose.shrink import fails_emulated, holds, shrink
 from harness.diagnose.subject import Subject, make_bench
+from harness.errors import CandidateError
 from harness.model import load_model, save_model, with_islands
 from harness.model.rounding import round_array
 from harness.tensors.precision import Precision
@@ -332,6 +334,36 @@ def test_a_part_is_grown_until_it_fails_and_shrunk_while_it_does() -> None:
     assert shrunk is not None
     assert len(shrunk.nodes) == 2
     assert shrunk.nodes[-1] == "norm"  # nothing is wrong before the division
+
+
+def test_a_part_that_cannot_be_built_is_passed_over() -> None:
+    model = rmsnorm(scale=600.0)
+    bench = make_bench(model, feeds(model))
+    subject = Subject(bench, Precision.FP16, bench.emulator)
+    tried: list[int] = []
+
+    def fails(part: Part) -> bool:
+        tried.append(len(part.model.nodes))
+        if tried[-1] == 1:
+            raise CandidateError("no engine of a single node")
+        return fails_emulated(subject)(part)
+
+    shrunk = shrink(subject, ["b1_sq", "b1_mean"], 0, fails)
+    assert shrunk is not None
+    assert (tried[:3], len(shrunk.nodes)) == ([1, 1, 2], 2)
+
+
+def test_an_output_in_a_part_is_held_against_the_gates_of_outputs() -> None:
+    model = rmsnorm()
+    (output,) = (info.name for info in model.outputs)
+    last = model.producer(output)
+    assert last is not None
+    for name, passes in ((output, True), ("other", False)):
+        bench = make_bench(model, feeds(model), tolerances=[Tolerance(output=name, nrmse=0.5)])
+        subject = Subject(bench, Precision.FP16, bench.emulator)
+        part = cut(subject, [last.name], 0)
+        values = {tensor: reference * np.float32(1.1) for tensor, reference in part.expected.items()}
+        assert holds(subject, values, part, Precision.FP16) is passes
 
 
 def test_the_emulation_in_the_repro_rounds_as_the_emulator_does() -> None:

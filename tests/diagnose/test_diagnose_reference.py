@@ -88,6 +88,13 @@ def unstable() -> Model:
 X = np.linspace(-100, 100, 8, dtype=np.float32)
 
 
+def test_a_reference_is_unstable_if_one_sample_is_whichever() -> None:
+    model = unstable()
+    for samples, stable in (([X * 0], True), ([X * 0, X], False), ([X, X * 0], False)):
+        bench = make_bench(model, [{"x": sample} for sample in samples])
+        assert check_stability(Subject(bench, Precision.BF16, bench.emulator)).stable is stable
+
+
 def test_an_unstable_reference_is_no_reference() -> None:
     diagnosis = diagnose_model(unstable(), [{"x": X}], Precision.BF16)
     assert diagnosis.verdict is Verdict.REFERENCE

@@ -106,6 +106,37 @@ class TestCheck:
         assert re.search(detail, status.outputs[0].detail), status
         assert "Model, inputs, ONNX Runtime and processor are the same" in (status.message or "")
 
+    def test_half_precision_is_held_against_its_own_resolution(self, store: GoldenStore) -> None:
+        half = np.linspace(1, 2, 100, dtype=np.float16)
+        store.update("half", PROVENANCE, [{"y": half}])
+        assert (
+            store.check("half", PROVENANCE, [{"y": half + np.float16(2**-11)}]).state is GoldenState.ROUNDING
+        )
+        assert store.check("half", PROVENANCE, [{"y": half * np.float16(1.01)}]).state is GoldenState.CHANGED
+
+    @pytest.mark.parametrize(("before", "after"), [(1e4, 0), (0, 1e4), (-1e4, 0), (0, -1e4), (0, np.nan)])
+    def test_an_element_that_was_not_kept_is_missed_where_the_statistics_tell_it(
+        self, store: GoldenStore, before: float, after: float
+    ) -> None:
+        golden = np.random.default_rng(5).standard_normal(1 << 20).astype(np.float32)
+        fresh = golden.copy()
+        golden[12_345], fresh[12_345] = before, after
+        store.update("big", PROVENANCE, [{"y": golden}])
+        status = store.check("big", PROVENANCE, [{"y": fresh}])
+        assert status.state is GoldenState.CHANGED
+        detail = status.outputs[0].detail
+        assert re.search("nonfinite 0 is 1 now" if np.isnan(after) else "(min|max) .* is .* now", detail)
+
+    def test_one_other_answer_among_roundings_is_told_first(self, store: GoldenStore) -> None:
+        golden = {name: np.arange(1, 9, dtype=np.float32) for name in "abc"}
+        store.update("three", PROVENANCE, [golden])
+        fresh = {name: values * np.float32(1 + 1e-6) for name, values in golden.items()}
+        assert store.check("three", PROVENANCE, [fresh]).state is GoldenState.ROUNDING
+        status = store.check("three", PROVENANCE, [{**fresh, "c": -golden["c"]}])
+        assert (status.state, status.ok) == (GoldenState.CHANGED, False)
+        assert "any more: output 'c' of sample 0: nrmse 2" in (status.message or "")
+        assert "; and 1 more outputs. " in (status.message or "")
+
     def test_what_changed_is_named(self, store: GoldenStore, outputs: Outputs) -> None:
         store.update("mlp", PROVENANCE, outputs)
         now = Provenance("c" * 64, "d" * 64, onnxruntime="1.21.0", cpu="another", harness="0.2.0")
@@ -236,6 +267,8 @@ def test_provenance_of_this_machine() -> None:
     here = Provenance.here("a" * 64, feeds)
     assert here == Provenance.here("a" * 64, feeds)
     assert here.inputs_sha256 != Provenance.here("a" * 64, feeds[::-1]).inputs_sha256
+    for other in ([feeds[0]] * 2, [feeds[1]] * 2):
+        assert here.inputs_sha256 != Provenance.here("a" * 64, other).inputs_sha256
     import onnxruntime
 
     assert here.onnxruntime == onnxruntime.__version__

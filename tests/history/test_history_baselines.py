@@ -96,6 +96,9 @@ def test_an_update_rewrites_what_drifted_with_its_past_and_leaves_noise_alone(
     (change,) = baseline.changes
     assert change.replaced.release == "emulator:fp16,noise=0.2,seed=1"
     assert "error" in change.because
+    for number in range(60):
+        baseline = baseline.replacing(baseline, str(number))
+    assert [change.because for change in baseline.changes] == [str(number) for number in range(10, 60)]
 
 
 def test_in_ci_nothing_is_built_for_an_update(
@@ -140,6 +143,7 @@ def test_a_baseline_of_another_case_fails_the_run_until_it_is_rewritten(
     report = drift(CALM)
     assert (report.runs[0].status, report.exit_code) == (Status.FAIL, 1)
     assert "the case is another one" in report.runs[0].reason
+    assert report.runs[0].verdict is None, "errors of other inputs are not compared"
     drift(CALM, baseline_update=True)
     assert drift(CALM).exit_code == 0
     case.write_text(case.read_text() + "description: another\ntolerances: [{nrmse: 0.5}]\n")

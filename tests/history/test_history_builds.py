@@ -210,6 +210,7 @@ def test_a_few_nodes_in_another_precision_are_no_other_engine() -> None:
     engines = [{"structure": text} for text in (FP16, one, FP16)]
     assert differing_share(engines) == 1 / 8
     assert not Builds(old_differing=1 / 8).differ
+    assert Builds(new_differing=1 / 4).differ
     assert differing_share([{"structure": None}, {"structure": FP16}]) == 0.0
     assert differing_share([{"structure": structure()}, {"structure": FP16}]) == 0.0
 

@@ -57,6 +57,12 @@ def verdict(old: dict[str, Any], new: dict[str, Any], floors: Floors | None = No
         ({"errors": NOISY}, {"errors": [math.inf, 1e-3, 1e-3], "passed": [False, True, True]}, "within noise"),
         ({"errors": [math.inf] * 3, "passed": NO}, {"errors": [math.inf] * 3, "passed": NO}, "within noise"),
         ({"errors": [math.inf] * 3, "passed": NO}, {"errors": NOISY}, "fixed"),
+        # one of two is not most
+        ({"errors": NOISY}, {"errors": [math.inf, 1e-3], "passed": [False, True]}, "within noise"),
+        # less error, although a gate on something else breaks
+        ({"errors": NOISY}, {"errors": [0.5e-3] * 3, "passed": NO}, "drift better"),
+        # without their hashes nobody knows whether the bits are the same
+        ({"errors": NOISY, "hashes": [None] * 3}, {"errors": NOISY, "hashes": [None] * 3}, "within noise"),
         # one build tells nothing of the noise: the floor decides alone
         ({"errors": [1e-3]}, {"errors": [1.2e-3]}, "within noise"),
         ({"errors": [1e-3]}, {"errors": [1.3e-3]}, "drift worse"),
@@ -114,6 +120,23 @@ def test_a_larger_floor_lets_more_pass() -> None:
     old, new = {"errors": NOISY}, {"errors": [1.5e-3] * 3}
     assert verdict(old, new) == "drift worse"
     assert verdict(old, new, Floors(relative=0.6)) == "within noise"
+
+
+def test_the_gate_is_one_that_fails_and_that_of_the_newer_release() -> None:
+    def gated(release: str, gate: str | None, limit: float | None, passed: bool) -> list[dict[str, Any]]:
+        columns = {"gate": gate, "limit": limit, "reference_rms": 4.0}
+        return tensor_rows(release, [1e-3], passed=[passed], **columns)
+
+    def told(*rows: list[dict[str, Any]]) -> list[Any]:
+        row = judge(frame(*rows)).iloc[0]
+        return [row["gate"], row["limit"], row["error_limit"]]
+
+    old, failing = gated("old", "nrmse", 0.02, True), gated("new", "max_abs", 0.5, False)
+    assert told(old, gated("new", None, None, True)) == ["nrmse", 0.02, 0.02]
+    assert told(old, gated("new", "rmse", 0.1, True)) == ["rmse", 0.1, 0.1 / 4]
+    for builds in ([gated("new", "rmse", 0.1, True), failing], [failing, gated("new", "rmse", 0.1, True)]):
+        assert told(old, *builds) == ["max_abs", 0.5, pytest.approx(math.nan, nan_ok=True)]
+        assert told(*builds, gated("old", "nrmse", 0.02, False))[0] == "max_abs"
 
 
 def test_distances_of_two_runs_are_not_compared() -> None:

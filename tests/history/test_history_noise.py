@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -62,7 +64,15 @@ def test_there_is_a_floor_for_every_precision() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"relative": -0.1}, {"latency": -1}, {"confidence": 1.0}, {"confidence": 0}]
+    "wrong",
+    [
+        {"relative": -0.1},
+        {"relative": math.nan},
+        {"latency": -1},
+        {"latency": math.nan},
+        {"confidence": 1.0},
+        {"confidence": 0},
+    ],
 )
 def test_senseless_floors_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):

@@ -15,17 +15,25 @@ from harness.errors import HistoryError
 from harness.history import DriftOptions, DriftVerdict, Status
 from harness.history.noise import Floors
 from harness.history.series import nightly_report, series_of
+from harness.history.steps import MIN_NIGHTS
 from harness.history.store import RunWriter
 
 STREAM = np.random.default_rng(3)
 
 
 def write_night(
-    folder: Path, night: int, error: float, *, release: str = "trt", case_sha256: str = "a", **engine: Any
+    folder: Path,
+    night: int,
+    error: float,
+    *,
+    release: str = "trt",
+    case_sha256: str = "a",
+    model_sha256: str = "m",
+    **engine: Any,
 ) -> None:
     day = datetime.date(2026, 1, 1) + datetime.timedelta(days=night)
     run = f"{day:%Y%m%d}T020000Z-000000"
-    asked = {"case_sha256": case_sha256, "model_sha256": "m", "run": run}
+    asked = {"case_sha256": case_sha256, "model_sha256": model_sha256, "run": run}
     layers = {"t0": error, "t1": error * 1.1, "y": error * 1.2}
     rows = engine_rows(release, 1, **asked, **engine)
     for place, (name, value) in enumerate(layers.items()):
@@ -106,10 +114,11 @@ def test_the_first_night_has_nothing_before_it(tmp_path: Path) -> None:
     assert (run.verdict, report.exit_code, report.old) == (None, 0, "no run before")
 
 
-def test_nights_of_another_question_are_left_out(tmp_path: Path) -> None:
-    nights(tmp_path, noisy(10, 1.0), case_sha256="before")
+@pytest.mark.parametrize("asked", ["case_sha256", "model_sha256"])
+def test_nights_of_another_question_are_left_out(tmp_path: Path, asked: str) -> None:
+    nights(tmp_path, noisy(10, 1.0), **{asked: "before"})
     for night, error in enumerate(noisy(12), start=10):
-        write_night(tmp_path, night, error, case_sha256="after")
+        write_night(tmp_path, night, error, **{asked: "after"})
     report = nightly_report(tmp_path)
     assert set(report.tensors["old_builds"]) == {11}
     assert report.runs[0].status is Status.PASS
@@ -135,6 +144,15 @@ def test_an_engine_that_could_not_be_built_tonight_is_an_error(tmp_path: Path) -
     report = nightly_report(tmp_path)
     assert report.exit_code == 3
     assert "segmentation fault" in report.runs[0].reason
+
+
+def test_steps_are_told_from_the_fewest_nights_on_that_can_show_one(tmp_path: Path) -> None:
+    nights(tmp_path, [*noisy(10), *noisy(MIN_NIGHTS - 11, 1.6e-3)])
+    assert [one.steps for one in nightly_report(tmp_path).series] == [None]
+    write_night(tmp_path, MIN_NIGHTS - 1, 1.6e-3)
+    (one,) = nightly_report(tmp_path).series
+    assert one.steps is not None
+    assert [step.place for step in one.steps] == [10]
 
 
 def test_the_mean_of_a_nights_builds_is_its_point(tmp_path: Path) -> None:

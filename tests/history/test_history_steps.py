@@ -33,6 +33,20 @@ def test_two_steps_are_two() -> None:
     assert found[1].after < found[1].before
 
 
+@pytest.mark.parametrize("lengths", [(15, 15, 60), (60, 15, 15)])
+def test_both_sides_of_a_step_are_searched(lengths: tuple[int, int, int]) -> None:
+    levels = [np.full(length, level) for length, level in zip(lengths, (1e-3, 2e-3, 4e-3), strict=True)]
+    found = steps(np.concatenate(levels))
+    assert [step.place for step in found] == [lengths[0], lengths[0] + lengths[1]]
+    assert [(step.before, step.after) for step in found] == [(1e-3, 2e-3), (2e-3, 4e-3)]
+
+
+def test_of_two_steps_that_are_too_small_the_larger_one_stays_where_both_add_up() -> None:
+    levels = [np.full(30, 1e-3), np.full(15, 1.1e-3), np.full(30, 1.3e-3)]
+    (step,) = steps(np.concatenate(levels))
+    assert (step.place, step.before, step.after) == (45, 1e-3, 1.3e-3)
+
+
 def test_exactly_constant_levels_and_infinite_ones() -> None:
     (step,) = steps([1e-3] * 20 + [math.inf] * 10)
     assert (step.place, step.after) == (20, math.inf)

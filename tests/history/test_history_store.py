@@ -7,6 +7,7 @@ import datetime
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 import harness
 from harness.errors import HistoryError
-from harness.history.schema import COLUMNS, METADATA_KEY, NAMES, NEEDED, arrow_schema
+from harness.history.schema import COLUMNS, LATER, METADATA_KEY, NAMES, NEEDED, arrow_schema
 from harness.history.store import RunWriter, interrupted, list_newest, list_runs, opened
 
 PLAN: dict[str, Any] = {
@@ -144,6 +145,35 @@ def test_another_matrix_is_not_resumed(tmp_path: Path) -> None:
     changed = {**PLAN, "repeats": 5, "cases": {"net": "xyz"}}
     with pytest.raises(HistoryError, match="something else: cases, repeats changed"):
         RunWriter(tmp_path, changed, run=run)
+    with pytest.raises(HistoryError, match="something else: repeats changed"):
+        RunWriter(tmp_path, {key: value for key, value in PLAN.items() if key != "repeats"}, run=run)
+
+
+def test_of_several_interrupted_runs_the_newest_is_resumed(tmp_path: Path) -> None:
+    for day in (2, 3, 1):
+        parts = tmp_path / f"2026010{day}T000000000Z-000000.parts"
+        parts.mkdir()
+        (parts / "plan.json").write_text(json.dumps(PLAN))
+    assert interrupted(tmp_path) == "20260103T000000000Z-000000"
+
+
+def test_a_finished_run_whose_parts_are_still_there_is_read_once(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a")
+    parts = tmp_path / f"{run}.parts"
+    parts.mkdir()
+    (parts / "plan.json").write_text(json.dumps(PLAN))
+    shutil.copy(tmp_path / f"{run}.parquet", parts / "a.parquet")
+    assert [info.finished for info in list_runs(tmp_path)] == [True]
+    assert list(harness.load_history(tmp_path)["case"]) == ["a"]
+
+
+def test_a_file_from_before_a_column_was_added_has_nothing_in_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a")
+    path = tmp_path / f"{run}.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(list(LATER)), path)
+    table = harness.load_history(tmp_path)
+    assert list(table["case"]) == ["a"]
+    assert table[list(LATER)].isna().all(axis=None)
 
 
 def test_a_run_that_is_being_written_is_not_resumed(tmp_path: Path) -> None:

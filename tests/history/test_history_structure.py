@@ -56,6 +56,7 @@ def test_a_fusion_that_lost_a_member() -> None:
 
 def test_what_rebuilding_does_too_is_no_change() -> None:
     assert compare_structures([FUSED, APART, FUSED], [APART, APART, APART]) == []
+    assert compare_structures([APART, APART, APART], [FUSED, APART, FUSED]) == []
 
 
 def test_a_precision_counts_if_no_build_had_it_before() -> None:
@@ -63,6 +64,13 @@ def test_a_precision_counts_if_no_build_had_it_before() -> None:
     fp16 = engine(layer("conv1"))
     assert changes([fp16] * 2, [fp32] * 2) == [(Change.PRECISION, "fp16", "fp32")]
     assert changes([fp16, fp32], [fp32] * 2) == []
+
+
+def test_each_release_counts_its_own_builds() -> None:
+    fp32 = engine(layer("conv1", precision="fp32"))
+    untold = engine(layer("conv1", precision=""))
+    (found,) = compare_structures([engine(layer("conv1"))] * 3, [fp32, untold])
+    assert (found.old_builds, found.new_builds) == ("3 of 3", "1 of 2")
 
 
 def test_nodes_that_changed_their_precision_alike_are_one_change() -> None:
@@ -95,6 +103,13 @@ def test_a_quantized_convolution_that_lost_its_add() -> None:
     assert "fused with" in left[0].old
 
 
+def test_what_only_some_builds_do_with_quantizers_is_no_change() -> None:
+    fused = engine(layer("dq1", "conv1", "add1", "q1", precision="int8"))
+    apart = engine(layer("dq1", "conv1", precision="int8"), layer("add1", precision="int8"), layer("q1"))
+    found = compare_structures([fused] * 3, [apart, fused, apart])
+    assert not {Change.QDQ_UNFUSED, Change.QDQ_LEFT} & {item.change for item in found}
+
+
 def test_without_quantizers_a_lost_add_is_a_fusion_like_any_other() -> None:
     assert Change.QDQ_UNFUSED not in {item.change for item in compare_structures([FUSED], [APART])}
 
@@ -123,6 +138,7 @@ def engines(release: str, latencies: list[float], **columns: Any) -> pd.DataFram
         ([1.0, 1.4, 0.7], [1.5, 1.5, 1.5], "within noise"),
         ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], "same"),
         ([1.0, 1.0, 1.0], [1.02, 1.02, 1.02], "within noise"),
+        ([1.0, 1.0, 1.0], [1.051, 1.051, 1.051], "more"),  # the floor is a share of what it was
     ],
 )
 def test_latency_has_a_noise_band_of_its_own(old: list[float], new: list[float], trend: str) -> None:

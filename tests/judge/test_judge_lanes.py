@@ -79,6 +79,19 @@ def test_environments_on_one_gpu_take_turns(tiny_cases, supervisors) -> None:
     assert order == sorted(order)
 
 
+def test_golden_references_are_rewritten_by_one_lane_only(tiny_cases, supervisors, monkeypatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    configure(gpu=1)
+    threads: set[threading.Thread] = set()
+    run(
+        tiny_cases("clean"),
+        environments=["old", "new"],
+        options=JudgeOptions(layers=False, golden_update=True),
+        progress=lambda event: threads.add(threading.current_thread()),
+    )
+    assert threads == {threading.current_thread()}
+
+
 def test_a_failure_of_the_caller_ends_every_lane(tiny_cases, supervisors) -> None:
     configure(gpu=1)
     done: list[str] = []

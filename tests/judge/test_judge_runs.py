@@ -10,13 +10,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import norm_chain
+from graphs import graph_model, norm_chain
 
 import harness
+from harness.backends import Plan
 from harness.case import Case, load_case
+from harness.compare import GateResult, compare
 from harness.errors import CaseFileError, EnvironmentConfigError, NothingSelectedError, UsageError
 from harness.judge import Judge, JudgeOptions, ProgressEvent, Verdict, run
 from harness.judge.faithful import is_faithful
+from harness.judge.judge import rms_limit
+from harness.judge.layers import measure_layers
+from harness.judge.results import OutputResult
 from harness.tensors.precision import Precision
 
 CASE = """
@@ -74,6 +79,32 @@ def test_an_error_that_came_before_does_not_hide_an_overflow(write_case) -> None
     assert result.origins == (), "the output passes"
 
 
+def test_an_infinity_that_its_format_could_hold_is_no_origin_behind_an_error(tmp_path: Path) -> None:
+    # The divisor becomes 0: that is where it starts, although the quotients are the first that are not finite.
+    nodes = [
+        onnx.helper.make_node("Mul", ["x", "tiny"], ["small"], name="vanish"),
+        onnx.helper.make_node("Div", ["few", "small"], ["y"], name="divide"),
+    ]
+    weights = {"tiny": np.float32(1e-9), "few": np.float32(1e-6)}
+    model = graph_model(nodes, inputs={"x": [4, 8]}, outputs={"y": [4, 8]}, weights=weights)
+    onnx.save(model, tmp_path / "m.onnx")
+    fill = "inputs: {x: {shape: [4, 8], fill: {kind: uniform, low: 1.0, high: 2.0}}}\n"
+    path = tmp_path / "quotient.case.yaml"
+    path.write_text("model: {path: m.onnx}\nruns: [fp16]\n" + fill)
+    (result,) = run(path).results
+    assert result.layers[-1].metrics.nonfinite > 0
+    assert [layer.node for layer in result.origins] == ["vanish"]
+
+
+def test_the_tightest_gate_limits_the_error_of_an_output() -> None:
+    one = np.full(4, 2.0, np.float32)
+    metrics = compare(one, one)
+    gates = [("rmse", 0.1), ("nrmse", 0.01), ("nrmse", 0.2), ("max_abs", 1e-9)]
+    results = [GateResult(metric, limit, 0.0, True) for metric, limit in gates]
+    for chosen, limit in ((results, 0.02), (results[:1], 0.1), (results[-1:], 0.0)):
+        assert rms_limit(OutputResult("y", 0, metrics, tuple(chosen))) == pytest.approx(limit)
+
+
 @pytest.mark.parametrize(
     ("scale", "run_line", "verdict", "reason"),
     [
@@ -128,6 +159,24 @@ def test_without_layers_only_the_outputs_are_judged(write_case) -> None:
     (result,) = run(write_case(600.0), precisions=["fp16"], options=JudgeOptions(layers=False)).results
     assert result.verdict is Verdict.FAIL
     assert not result.layers
+    expected = write_case(600.0, "{precision: fp16, expect: fail, reason: squares overflow, origin: sq}")
+    (result,) = run(expected, precisions=["fp16"], options=JudgeOptions(layers=False)).results
+    assert result.verdict is Verdict.XFAIL, "where nothing was observed, no origin is missing"
+
+
+def test_layers_of_the_emulator_are_held_against_bounds_and_not_against_itself(write_case) -> None:
+    (result,) = run(write_case(), precisions=["fp16"]).results
+    assert {tuple(gate.metric for gate in layer.gates) for layer in result.layers} == {("nonfinite", "nrmse")}
+
+
+def test_layers_whose_nodes_are_in_fp32_do_not_err(write_case) -> None:
+    case = load_case(write_case())
+    with Judge() as judge:
+        bench = judge.bench(case)
+        everything = frozenset(bench.emulator.units(Precision.FP16))
+        for islands, errs in ((frozenset(), True), (everything, False)):
+            layers, _ = measure_layers(bench, bench.emulator, Plan(Precision.FP16, islands=islands), ())
+            assert any(layer.metrics.rmse > 0 for layer in layers) is errs
 
 
 def test_the_json_is_plain_and_carries_the_fingerprint(write_case) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -14,10 +15,14 @@ from onnx import TensorProto, helper
 
 from harness.backends import Candidate
 from harness.backends.emulator import Emulator
-from harness.case import Case, InputSpec, ModelSource, RunSpec, load_case
+from harness.backends.reference import Reference
+from harness.case import Case, InputSpec, ModelSource, RunSpec, Tolerance, load_case
+from harness.errors import InputDataError, ReferenceNotReproducibleError
 from harness.judge import Judge, JudgeOptions, RunReport, Verdict, run
 from harness.judge.candidates import Candidates
+from harness.judge.soundness import check_not_empty, check_reproducible
 from harness.judge.workbench import Workbench
+from harness.model import load_model
 from harness.tensors.precision import Precision
 
 WEIGHT = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)
@@ -166,6 +171,27 @@ def test_a_precision_that_rounds_nothing_else_is_skipped_likewise(
     assert judged(proto, "fp32").results[0].verdict is Verdict.PASS, "there is a reference, and that is shown"
 
 
+def test_draws_that_agree_by_chance_are_told_by_the_next_ones() -> None:
+    model = load_model(DRAWN["normal"], name="drawn")
+    agreeing = [{"y": np.zeros(SHAPE, np.float32)}] * 3
+
+    class Drawn:
+        values = iter([*agreeing, {"y": np.ones(SHAPE, np.float32)}])
+
+        def run(self, feeds: object) -> dict[str, np.ndarray]:
+            return next(self.values)
+
+    with pytest.raises(ReferenceNotReproducibleError, match="'y'"):
+        check_reproducible(model, cast(Reference, Drawn()), {}, agreeing[0], "here")
+
+
+def test_an_empty_sample_before_one_with_elements_is_no_mistake() -> None:
+    empty, full = ({"y": np.zeros((rows, 4), np.float32)} for rows in (0, 2))
+    check_not_empty([empty, full], [empty, full], "here")
+    with pytest.raises(InputDataError, match="nothing to compare"):
+        check_not_empty([empty, empty], [empty, empty], "here")
+
+
 def test_outputs_without_elements_are_no_comparison() -> None:
     report = judged(norm_chain(), x=[0, 16])
     assert {result.verdict for result in report.results} == {Verdict.ERROR}
@@ -213,6 +239,13 @@ def test_layers_beyond_limits_of_their_own_are_told_of_a_run_that_passes() -> No
     assert result.warnings == (
         "mean is beyond what the case lets these layers err by, although every output passes",
     )
+
+
+def test_layers_within_limits_of_their_own_are_not_spoken_of() -> None:
+    (result,) = run(
+        overflowing(tolerances=(Tolerance(output="y", max_abs=1e9), Tolerance(layer="scaled", nrmse=1.0)))
+    ).results
+    assert (result.verdict, result.warnings) == (Verdict.PASS, ())
 
 
 def test_an_unexpected_pass_has_no_origin_either() -> None:

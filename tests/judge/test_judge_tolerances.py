@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.judge import run
+from harness.judge import Verdict, run
 
 CASE = """\
 model: {path: model.onnx}
@@ -43,10 +43,25 @@ def case(tmp_path: Path) -> Path:
 
 
 def test_integer_outputs_must_be_equal(case: Path) -> None:
-    scores, label = run(case).results[0].outputs
+    (result,) = run(case).results
+    scores, label = result.outputs
     assert scores.passed
     assert [gate.metric for gate in label.gates] == ["nonfinite", "mismatch_fraction"]
     assert not label.passed
+    assert result.verdict is Verdict.FAIL, "one output that fails is enough"
+
+
+def test_bools_must_be_equal(case: Path) -> None:
+    model = onnx.load(case.with_name("model.onnx"))
+    model.graph.node.append(helper.make_node("Less", ["scores", "bound"], ["small"], name="less"))
+    model.graph.node.insert(0, helper.make_node("ReduceMean", ["x"], ["bound"], name="mean", keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("small", TensorProto.BOOL, [64, 16]))
+    onnx.save(model, case.with_name("model.onnx"))
+    small = run(case).results[0].outputs[-1]
+    assert (small.tensor, [gate.metric for gate in small.gates]) == (
+        "small",
+        ["nonfinite", "mismatch_fraction"],
+    )
 
 
 @pytest.mark.parametrize(("atol", "passed"), [(1.0, True), (1e-6, False)])

@@ -151,6 +151,7 @@ def check_answer(problem: Problem, asked: Options, truth: dict[Units, Outcome], 
     if independent is not None and independent.checked:
         alone = {truth[problem.everything - {unit}] for unit in culprits}
         assert independent.held == (P not in alone)
+        assert not independent.held or U not in alone
 
 
 @st.composite

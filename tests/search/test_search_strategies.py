@@ -22,7 +22,8 @@ from harness.search import (
     Verdict,
     search,
 )
-from harness.search.ranked import guess
+from harness.search.bisect import Cut
+from harness.search.ranked import guess, ranking
 
 P, F, U = Outcome.PASS, Outcome.FAIL, Outcome.UNRESOLVED
 QUICK = Options(prove=False)
@@ -131,9 +132,14 @@ class TestPrior:
         assert guess(problem, Trial(F)) is None
         gap = Problem(names(6), scores={"n0": 90.0, "n1": 80.0, "n2": 1.0, "n3": 0.9})
         assert guess(gap, Trial(F)) == 2
+        just = Problem(names(4), scores=dict(zip(names(4), [80.0, 10.0, 9.0, 8.0], strict=True)))
+        assert guess(just, Trial(F)) == 1
         infinite = Problem(names(6), scores={"n0": math.inf, "n1": math.inf, "n2": math.inf, "n3": 0.9})
         assert guess(infinite, Trial(F, badness=10.0, margin=-5.0)) == 3
         assert guess(Problem(names(6), scores={}), Trial(F, badness=10.0, margin=-5.0)) is None
+
+    def test_a_unit_without_a_score_is_suspected_less_than_one_of_none(self):
+        assert ranking(Problem(names(4), scores={"n1": 0.0, "n3": 2.0})) == ("n3", "n1", "n0", "n2")
 
     def test_an_error_of_many_is_cut_off_where_the_numbers_say(self):
         units = names(300)
@@ -225,6 +231,19 @@ class TestStructure:
 
 
 class TestUnresolved:
+    def test_a_cut_is_exact_where_nothing_between_its_ends_is_open(self):
+        assert Cut(3, 4).exact
+        assert not Cut(3, 5).exact
+
+    def test_a_single_unit_that_cannot_be_judged_is_listed_and_not_searched_for(self):
+        def oracle(treated: Units) -> Trial:
+            cured = conjunction(["n2", "n6"])(treated)
+            return Trial(U) if "n4" not in treated and cured.outcome is P else cured
+
+        result = search(Problem(names(8)), oracle)
+        assert (result.culprits, result.untested) == (("n2", "n4", "n6"), ("n4",))
+        assert Strategy.DDMIN not in result.strategies
+
     def test_a_bisection_walks_around_what_cannot_be_judged(self):
         unresolved = {frozenset(names(50)), frozenset(names(51)), frozenset(names(49))}
 
@@ -302,6 +321,26 @@ class TestInteraction:
         independent = result.assumption("independent")
         assert independent is not None
         assert independent.held is True
+
+    def test_a_culprit_that_cannot_be_judged_alone_leaves_their_independence_open(self):
+        def oracle(treated: Units) -> Trial:
+            return Trial(U) if len(treated) == 9 else conjunction(["n1", "n5"])(treated)
+
+        result = search(Problem(names(10)), oracle, options=Options(independence=True))
+        assert (result.verdict, result.culprits) == (Verdict.FOUND, ("n1", "n5"))
+        independent = result.assumption("independent")
+        assert independent is not None
+        assert independent.held is None
+
+    def test_what_the_proof_leaves_of_an_answer_is_evaluated_as_often_as_asked(self):
+        oracle = Counting(together({"n2", "n5"}))
+        result = search(Problem(names(8)), oracle, options=Options(strategy=Strategy.RDDMIN, repeats=2))
+        assert len(result.culprits) == 1, "of the cause, which is treated first, one is enough"
+        assert oracle.asked.count(frozenset(result.culprits)) == 2
+
+    def test_one_culprit_is_minimal_without_a_further_proof(self):
+        result = search(Problem(names(10)), conjunction(["n5"]), options=QUICK)
+        assert (result.culprits, result.minimal) == (("n5",), True)
 
     def test_causes_are_collected_one_after_the_other(self):
         oracle = together({"n1"}, {"n20", "n21"}, {"n40", "n44", "n49"})

@@ -9,7 +9,21 @@ from collections.abc import Callable
 import pytest
 from search_oracles import Units, conjunction, names
 
-from harness.search import Options, Outcome, Problem, Result, Trial, Verdict, Votes, search
+from harness.search import (
+    Budget,
+    Direction,
+    Options,
+    Outcome,
+    Problem,
+    Result,
+    Trial,
+    Verdict,
+    Votes,
+    search,
+)
+from harness.search.inquiry import Inquiry
+from harness.search.oracle import Session
+from harness.search.trail import Trail
 from harness.search.votes import Decision, Dissent, decide, error_of_one
 
 P, F, U = Outcome.PASS, Outcome.FAIL, Outcome.UNRESOLVED
@@ -176,6 +190,26 @@ def test_dissent_within_what_is_allowed_is_no_alarm():
     for _ in range(20):
         dissent.add(VOTES, Decision(U, 0.0, passes=5, fails=5, unresolved=0))
     assert dissent.excessive
+
+
+def test_passes_of_what_fails_now_and_then_are_no_dissent():
+    rare = Votes(low=0.01, high=0.6)
+    dissent = Dissent()
+    for _ in range(10):
+        dissent.add(rare, Decision(F, 1e-3, passes=4, fails=6, unresolved=0))
+    assert not dissent.excessive
+    for _ in range(10):
+        dissent.add(rare, Decision(P, 1e-3, passes=6, fails=4, unresolved=0))
+    assert dissent.excessive
+
+
+def test_the_badness_of_one_trial_says_nothing_where_votes_decide():
+    for votes, badness in ((None, 7.0), (VOTES, None)):
+        problem = Problem(names(2))
+        session = Session(problem, lambda treated: Trial(F, badness=7.0), budget=Budget(), votes=votes)
+        inquiry = Inquiry(session, Trail(None), Direction.CURE)
+        session.judge(frozenset())
+        assert inquiry.badness([]) == badness
 
 
 def test_a_stated_confidence_below_the_wanted_one_is_reported_as_it_is():
