@@ -86,6 +86,25 @@ class InputDataError(HarnessError, ValueError):
     """Input data does not fit the model: a wrong name, dtype, rank or shape, or an unreadable file."""
 
 
+class NodeFailedError(ModelError):
+    """A node failed while a graph was run that ONNX Runtime accepts: an index out of range, shapes that do not fit.
+
+    Args:
+        node: name of the node of the main graph.
+        op: its operator type.
+        reason: what ONNX Runtime says of it.
+        where: the model.
+    """
+
+    def __init__(self, *, node: str, op: str, reason: str, where: str) -> None:
+        self.failure = f"ONNX Runtime fails at {node} ({op}): {reason}"
+        """What happened, without the model's name and what to try."""
+        super().__init__(self.failure, where=where, hint="check the input shapes of the case")
+        self.node = node
+        self.op = op
+        self.reason = reason
+
+
 class UnsoundReferenceError(ModelError):
     """There is no FP32 reference that anything could be held against."""
 

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from harness.backends.partial import Computed, run_as_far_as_possible
 from harness.backends.plan import Evaluation, Observation, Plan
 from harness.backends.session import GraphRunner
+from harness.errors import NodeFailedError
 from harness.model import Model
 from harness.model.lower import LOWERED, lower, shadow, units_of
 from harness.model.rounding import round_array
@@ -61,15 +63,41 @@ class Emulator:
             Tensors by name; float tensors are float32 that hold values of `precision`.
 
         Raises:
-            ModelError: ONNX Runtime does not accept the model, or a node failed.
+            ModelError: ONNX Runtime does not accept the model.
+            NodeFailedError: a node failed; `attempt` computes what does not depend on it.
             InputDataError: the feeds do not fit.
         """
-        wanted = tuple(tensors) if tensors is not None else tuple(info.name for info in self.model.outputs)
+        wanted = self._wanted(tensors)
         units = frozenset(self.units(precision))
         chosen = units if lowered is None else frozenset(lowered)
         runner = self._runner(precision, wanted, units, units - chosen)
         self.evaluations += 1
         return runner.run(feeds, chosen)
+
+    def attempt(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        precision: Precision,
+        *,
+        lowered: Iterable[str] | None = None,
+        tensors: Sequence[str] | None = None,
+    ) -> Computed:
+        """As `run`, but where a node fails, which rounding can bring about, the rest is computed all the same.
+
+        Where the reference ran, such a failure is the answer of the precision: an index that is out of range, say.
+
+        Raises:
+            ModelError: ONNX Runtime does not accept the model.
+            InputDataError: the feeds do not fit.
+        """
+        return run_as_far_as_possible(
+            self.model,
+            self._wanted(tensors),
+            lambda names: self.run(feeds, precision, lowered=lowered, tensors=names),
+        )
+
+    def _wanted(self, tensors: Sequence[str] | None) -> tuple[str, ...]:
+        return tuple(info.name for info in self.model.outputs) if tensors is None else tuple(tensors)
 
     def _runner(
         self, precision: Precision, wanted: tuple[str, ...], units: frozenset[str], island: frozenset[str]
@@ -92,14 +120,21 @@ class Emulator:
         """Feed the reference's tensors to each of `nodes`, lowered alone.
 
         Returns:
-            The FP32 reference and the lowered result of each float tensor that a lowered node of `nodes` writes.
+            The FP32 reference and the lowered result of each float tensor that a lowered node of `nodes` writes;
+            without those of nodes that fail.
         """
         chosen = tuple(nodes)
         key = (precision, chosen)
         if key not in self._shadows:
             graph = shadow(self.model, precision, chosen)
             self._shadows[key] = GraphRunner(self.model, graph, precision, self._cache(precision))
-        found = self._shadows[key].run(feeds, chosen)
+        try:
+            found = self._shadows[key].run(feeds, chosen)
+        except NodeFailedError as error:
+            left = [node for node in chosen if node != error.node]
+            if len(left) == len(chosen):
+                raise
+            return self.introduced(feeds, precision, left) if left else ({}, {})
         written = [name for node in map(self.model.node, chosen) for name in node.outputs if name in found]
         raw = {name: found.get(name + LOWERED, found[name]) for name in written}
         if precision is not Precision.TF32:  # which rounds what products read, and nothing that is written
@@ -115,8 +150,8 @@ class Emulator:
             marks = plan.marks or frozenset(self.model.float_tensors)
             tensors += [name for name in self.model.float_tensors if name in marks and name not in outputs]
         lowered = [name for name in self.units(plan.precision) if name not in plan.islands]
-        values = self.run(feeds, plan.precision, lowered=lowered, tensors=tensors)
-        return Evaluation(tensors=values, facts={"lowered": len(lowered)})
+        found = self.attempt(feeds, plan.precision, lowered=lowered, tensors=tensors)
+        return Evaluation(found.tensors, facts={"lowered": len(lowered)}, failures=found.failures)
 
     def close(self) -> None:
         """Free the sessions and the rounded weights."""

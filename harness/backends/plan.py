@@ -68,11 +68,13 @@ class Evaluation:
         tensors: by ONNX tensor name: the model's outputs and every tensor observed.
         facts: what is known of the candidate: `build_seconds`, `engine_bytes`, `latency`, `layers`, …
         observed: the engines that the observed tensors come from; empty where observing changes nothing.
+        failures: by name of a tensor that could not be computed, as a node failed: why, one clause.
     """
 
     tensors: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]
     observed: tuple[ObservedEngine, ...] = ()
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 class Candidate(Protocol):

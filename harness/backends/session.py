@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import ml_dtypes
@@ -11,13 +12,15 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from harness.errors import InputDataError, ModelError
+from harness.errors import InputDataError, ModelError, NodeFailedError
 from harness.model import Model
-from harness.model.lower import MASK, LoweredGraph
+from harness.model.lower import LOWERED, MASK, LoweredGraph
 from harness.model.rounding import round_array
 from harness.tensors.precision import Precision
 
 DEFAULT_BUDGET = 1 << 30
+_FAILED_NODE = re.compile(r"while running (?P<op>\w+) node\. Name:'(?P<node>[^']*)'")
+_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 UNKNOWN_BYTES = 1 << 20  # assumed for a tensor whose shape inference could not find
 
 
@@ -87,7 +90,8 @@ class GraphRunner:
 
         Raises:
             InputDataError: ONNX Runtime refuses the inputs.
-            ModelError: a node failed.
+            NodeFailedError: a node failed.
+            ModelError: it cannot be run for another reason, such as too little memory.
         """
         chosen = frozenset(lowered)
         values = {name: value for name, value in feeds.items() if name in self.takes}
@@ -189,7 +193,14 @@ def _run_error(error: Exception, where: str) -> Exception:
         "Got invalid dimensions" in text or "Unexpected input data type" in text
     ):
         return InputDataError(text, where=where)
-    return ModelError(f"ONNX Runtime failed: {text}", where=where, hint="check the input shapes of the case")
+    failed = _FAILED_NODE.search(text)
+    if failed is None or any(word in text for word in _NO_MEMORY):
+        return ModelError(f"ONNX Runtime failed: {text}", where=where)
+    # Of a node in a body, ONNX Runtime names the nodes around it first: the last reason is the node's own.
+    reason = text.rpartition("Status Message: ")[2].strip()
+    return NodeFailedError(
+        node=failed["node"].removesuffix(LOWERED), op=failed["op"], reason=reason, where=where
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Comparing a candidate's tensors with the reference's: metrics, gates, origins."""
 
-from harness.compare.accumulator import Accumulator, compare
+from harness.compare.accumulator import Accumulator, compare, not_computed
 from harness.compare.defaults import DEFAULT_GATES, default_gate, gates_for, options_for
 from harness.compare.gates import Gate, GateResult, check
 from harness.compare.metrics import CompareOptions, Metrics
@@ -18,5 +18,6 @@ __all__ = [
     "default_gate",
     "find_origins",
     "gates_for",
+    "not_computed",
     "options_for",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness.compare.kernel import TILE, TileKernel
-from harness.compare.metrics import CompareOptions, Metrics
+from harness.compare.metrics import CompareOptions, Metrics, as_incomparable
 from harness.compare.tally import Tally, combined, metrics_of
 from harness.compare.tiles import TiledArray, tiles
 from harness.compare.topk import count_piece_hits
@@ -32,20 +32,44 @@ def compare(
 
     Args:
         candidate: floats, integers or bools of any shape; mapped files are read block by block.
-        reference: the same shape and kind; the dtypes may differ.
+        reference: the same kind; the dtypes may differ. Shapes are never broadcast or paired by size: where they
+            differ, every error is infinite, and the metrics name both.
         dtype: see Accumulator.
         options: tolerances and top-k.
 
     Raises:
-        InputDataError: the shapes or the kinds of dtype differ, or the dtype cannot be compared.
+        InputDataError: the kinds of dtype differ, or the dtype cannot be compared.
     """
     options = options or CompareOptions()
     candidate, reference = np.asarray(candidate), np.asarray(reference)
-    _check_pair(candidate, reference)
+    _check_kinds(candidate, reference)
     storage = _chosen_storage(candidate, dtype)
+    if candidate.shape != reference.shape:
+        total, ulps = _measure_apart(candidate, reference, storage, options)
+        metrics = metrics_of(total, ulps, storage, None)
+        return as_incomparable(metrics, shape=candidate.shape, reference_shape=reference.shape)
     total, ulps = _measure(candidate, reference, storage, options, alone=True)
     worst = _worst_of(total, candidate.shape)
     return metrics_of(total, ulps, storage, None if worst is None else worst[1])
+
+
+def not_computed(
+    reference: Array, why: str, *, dtype: str | None = None, options: CompareOptions | None = None
+) -> Metrics:
+    """The metrics of a tensor that the candidate could not compute.
+
+    Args:
+        reference: what it should have been.
+        why: what went wrong, one clause without a full stop.
+        dtype: see Accumulator.
+        options: tolerances and top-k.
+
+    Raises:
+        InputDataError: the dtype cannot be compared.
+    """
+    accumulator = Accumulator(dtype=dtype, options=options)
+    accumulator.fail(reference, why)
+    return accumulator.result()
 
 
 class Accumulator:
@@ -71,24 +95,48 @@ class Accumulator:
         self._ulps: UlpHistogram | None = None
         self._tallies: list[Tally] = []
         self._worst: tuple[float, tuple[int, ...]] | None = None
+        self._shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+        self._failure: str | None = None
 
     def update(self, candidate: Array, reference: Array) -> None:
-        """Add one sample.
+        """Add one sample; one of another shape than its reference makes the whole incomparable.
 
         Raises:
             InputDataError: see `compare`; nothing has been added then.
         """
         candidate, reference = np.asarray(candidate), np.asarray(reference)
-        _check_pair(candidate, reference)
+        _check_kinds(candidate, reference)
         storage = self._storage or _chosen_storage(candidate, self._dtype)
         if storage.is_float != is_float(candidate.dtype):
             raise InputDataError(
                 f"samples of {storage.dtype.name} and of {candidate.dtype.name} do not add up"
             )
-        total, ulps = _measure(candidate, reference, storage, self.options, alone=False)
+        if candidate.shape != reference.shape:
+            total, ulps = _measure_apart(candidate, reference, storage, self.options)
+            self._shapes = self._shapes or (candidate.shape, reference.shape)
+        else:
+            total, ulps = _measure(candidate, reference, storage, self.options, alone=False)
         self._adopt(storage, ulps)
         self._tallies.append(total)
-        self._see_worst(_worst_of(total, candidate.shape))
+        self._see_worst(_worst_of(total, reference.shape))
+
+    def fail(self, reference: Array, why: str) -> None:
+        """Add one sample that the candidate could not compute, which makes the whole incomparable.
+
+        Args:
+            reference: what it should have been.
+            why: what went wrong, one clause without a full stop.
+
+        Raises:
+            InputDataError: the dtype cannot be compared; nothing has been added then.
+        """
+        reference = np.asarray(reference)
+        storage = self._storage or _chosen_storage(reference, self._dtype)
+        total, ulps = _measure(reference, reference, storage, self.options, alone=False)
+        total.nan_count = total.inf_count = total.subnormal_count = 0
+        self._adopt(storage, ulps)
+        self._tallies.append(total)
+        self._failure = self._failure or why
 
     def merge(self, other: Accumulator) -> None:
         """Add everything that `other` has seen.
@@ -103,6 +151,8 @@ class Accumulator:
                 f"cannot merge metrics counted in {self._storage.dtype.name} and {other._storage.dtype.name}"
             )
         self._adopt(other._storage, other._ulps)
+        self._shapes = self._shapes or other._shapes
+        self._failure = self._failure or other._failure
         self._tallies += other._tallies
         self._see_worst(other._worst)
 
@@ -115,7 +165,12 @@ class Accumulator:
         if self._storage is None or self._ulps is None:
             raise UsageError("no sample was compared")
         worst = None if self._worst is None else self._worst[1]
-        return metrics_of(combined(self._tallies), self._ulps, self._storage, worst)
+        metrics = metrics_of(combined(self._tallies), self._ulps, self._storage, worst)
+        if self._failure is not None:
+            return as_incomparable(metrics, failure=self._failure)
+        if self._shapes is not None:
+            return as_incomparable(metrics, shape=self._shapes[0], reference_shape=self._shapes[1])
+        return metrics
 
     def _adopt(self, storage: Storage, ulps: UlpHistogram) -> None:
         self._storage = storage
@@ -128,12 +183,7 @@ class Accumulator:
             self._worst = worst
 
 
-def _check_pair(candidate: Array, reference: Array) -> None:
-    if candidate.shape != reference.shape:
-        raise InputDataError(
-            f"the candidate has shape {candidate.shape}, the reference {reference.shape}",
-            hint="shapes are never broadcast or paired by size",
-        )
+def _check_kinds(candidate: Array, reference: Array) -> None:
     kinds = _kind(candidate.dtype), _kind(reference.dtype)
     if kinds[0] != kinds[1]:
         raise InputDataError(
@@ -141,7 +191,8 @@ def _check_pair(candidate: Array, reference: Array) -> None:
             hint=f"{kinds[0]} tensors are not compared with {kinds[1]} tensors",
         )
     if kinds[0] == "integer":
-        common = np.result_type(as_integers(candidate[..., :0]), as_integers(reference[..., :0]))
+        empty = (np.empty(0, array.dtype) for array in (candidate, reference))
+        common = np.result_type(*map(as_integers, empty))
         if common.kind not in "iu":
             raise InputDataError(
                 f"the candidate has dtype {candidate.dtype.name}, the reference {reference.dtype.name}",
@@ -192,6 +243,17 @@ def _measure(
     for array in pair:
         array.drop(dropped, candidate.size)
     return _settled(tally, options.topk), kernel.ulps
+
+
+def _measure_apart(
+    candidate: Array, reference: Array, storage: Storage, options: CompareOptions
+) -> tuple[Tally, UlpHistogram]:
+    """What can be said of two tensors of different shapes: the reference over itself, and counts of the candidate."""
+    total, ulps = _measure(reference, reference, storage, options, alone=False)
+    own, _ = _measure(candidate, candidate, storage, options, alone=False)
+    total.nan_count, total.inf_count = own.nan_count, own.inf_count
+    total.subnormal_count = own.subnormal_count
+    return total, ulps
 
 
 def _settled(total: Tally, k: int) -> Tally:

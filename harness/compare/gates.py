@@ -34,6 +34,12 @@ UPPER_BOUNDED = frozenset(
 )
 """The metrics that are better when smaller."""
 
+SHAPE = "shape"
+"""The gate that a tensor fails whose shape is not the reference's."""
+
+COMPUTED = "computed"
+"""The gate that a tensor fails which the candidate could not compute."""
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -88,5 +94,14 @@ class GateResult:
 
 
 def check(metrics: Metrics, gates: Iterable[Gate]) -> tuple[GateResult, ...]:
-    """Hold `metrics` against every gate, in their order."""
-    return tuple(gate.check(metrics) for gate in gates)
+    """Hold `metrics` against every gate, in their order; before them fails what no case need ask for.
+
+    A tensor of another shape fails `SHAPE`, one that could not be computed `COMPUTED`, whatever the gates say.
+    """
+    return (*_incomparable(metrics), *(gate.check(metrics) for gate in gates))
+
+
+def _incomparable(metrics: Metrics) -> tuple[GateResult, ...]:
+    if metrics.incomparable is None:
+        return ()
+    return (GateResult(SHAPE if metrics.failure is None else COMPUTED, 0.0, math.inf, False),)

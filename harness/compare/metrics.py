@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.errors import UsageError
@@ -41,6 +42,9 @@ class Metrics:
     it is counted in `nonfinite`. The same infinity on both sides, or NaN on both, is equal and enters no sum.
     An empty tensor is equal to its reference.
 
+    Where there is nothing to pair elements with, the candidate being of another shape or not computed at all, every
+    error is infinite, `mismatch_fraction` is 1 and `cosine` NaN; counts of the candidate are of what there is of it.
+
     Attributes:
         count: number of elements.
         max_abs: largest |c - r|.
@@ -71,6 +75,9 @@ class Metrics:
         headroom: reference_max over the storage dtype's largest number; beyond 1 the dtype overflows.
         worst_index: index of the first element that is not finite as it should be, else of the first with the
             largest |c - r|; None if nothing differs. With several samples, the index within the worst one.
+        shape: the candidate's shape where it is not that of the reference; None where they agree.
+        reference_shape: the reference's shape there. With several samples, of the first one that differs.
+        failure: why the candidate could not compute the tensor; None where it did.
     """
 
     count: int
@@ -96,7 +103,59 @@ class Metrics:
     reference_max: float
     headroom: float
     worst_index: tuple[int, ...] | None
+    shape: tuple[int, ...] | None = None
+    reference_shape: tuple[int, ...] | None = None
+    failure: str | None = None
+
+    @property
+    def incomparable(self) -> str | None:
+        """Why no element was compared: `shape (421,) instead of (966,)`, `not computed: …`; None if they were."""
+        if self.failure is not None:
+            return f"not computed: {self.failure}"
+        return None if self.shape is None else f"shape {self.shape} instead of {self.reference_shape}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The metrics by name; numbers as they are, infinities included."""
-        return asdict(self)
+        """The metrics by name; numbers as they are, infinities included. What is incomparable is named if it is."""
+        values = asdict(self)
+        return {
+            name: value for name, value in values.items() if value is not None or name not in _IF_INCOMPARABLE
+        }
+
+
+_IF_INCOMPARABLE = frozenset({"shape", "reference_shape", "failure"})
+
+
+def as_incomparable(
+    reference: Metrics,
+    *,
+    shape: tuple[int, ...] | None = None,
+    reference_shape: tuple[int, ...] | None = None,
+    failure: str | None = None,
+) -> Metrics:
+    """The metrics of a candidate none of whose elements can be paired with the reference's.
+
+    Args:
+        reference: the metrics of the reference over itself, with the counts of the candidate if there is one.
+        shape: see Metrics.
+        reference_shape: see Metrics.
+        failure: see Metrics.
+    """
+    return replace(
+        reference,
+        max_abs=math.inf,
+        mean_abs=math.inf,
+        max_rel=math.inf,
+        rmse=math.inf,
+        nrmse=math.inf,
+        cosine=math.nan,
+        sqnr_db=-math.inf,
+        max_ulp=math.inf,
+        p99_ulp=math.inf,
+        mismatch_fraction=1.0,
+        topk_agreement=None,
+        overflow_count=0,
+        worst_index=None,
+        shape=shape,
+        reference_shape=reference_shape,
+        failure=failure,
+    )

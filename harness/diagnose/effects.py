@@ -56,9 +56,11 @@ class Effects:
 
     def _measure(self, lowered: frozenset[str]) -> float:
         bench, plan = self._subject.bench, self._subject.plan()
-        values = bench.emulator.run(bench.feeds[self._sample], plan.precision, lowered=lowered)
+        found = bench.emulator.attempt(bench.feeds[self._sample], plan.precision, lowered=lowered)
         self._on_run()
-        return badness(self._subject.judge(values, self._sample, plan, as_emulator=True))
+        return badness(
+            self._subject.judge(found.tensors, self._sample, plan, as_emulator=True, failures=found.failures)
+        )
 
     def each(self, nodes: Sequence[str]) -> dict[str, float]:
         """The effect of each of `nodes` alone: one run a node."""

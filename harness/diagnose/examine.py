@@ -195,10 +195,10 @@ class Examiner:
         for sample in self._order(thorough):
             evaluation = self.evaluate(plan, self.subject.bench.feeds[sample], phase=phase)
             facts = evaluation.facts
-            judged = self.subject.judge(evaluation.tensors, sample, plan)
+            judged = self.subject.judge(evaluation.tensors, sample, plan, failures=evaluation.failures)
             outputs += judged
             if thorough:
-                names = [output.tensor for output in judged]
+                names = [output.tensor for output in judged if output.tensor in evaluation.tensors]
                 tensors.append({name: np.array(evaluation.tensors[name]) for name in names})
             elif not all(output.passed for output in judged):
                 break

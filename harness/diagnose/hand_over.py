@@ -21,7 +21,7 @@ import numpy as np
 from harness.backends.emulator import Emulator
 from harness.backends.shapes import Profile, shape_ranges
 from harness.backends.tensorrt import TensorRTCandidate
-from harness.compare import compare
+from harness.compare import compare, not_computed
 from harness.diagnose.cut import Part
 from harness.diagnose.examine import RELAXED
 from harness.diagnose.findings import Findings
@@ -256,12 +256,15 @@ def _signature(subject: Subject, part: Part, precision: Precision) -> dict[str, 
     """What the part shows here: by output, the elements that are not finite, and the error of the others."""
     emulator = Emulator(part.model)
     try:
-        values = emulator.run(part.feeds, precision, tensors=list(part.expected))
+        values = emulator.attempt(part.feeds, precision, tensors=list(part.expected))
     finally:
         emulator.close()
     found = {}
     for name, expected in part.expected.items():
-        metrics = compare(values[name], expected, dtype=None)
+        if name in values.failures:
+            metrics = not_computed(expected, values.failures[name])
+        else:
+            metrics = compare(values.tensors[name], expected, dtype=None)
         found[name] = {"nonfinite": metrics.nonfinite, "nrmse": jsonable(metrics.nrmse)}
     return found
 

@@ -111,6 +111,8 @@ def introduced_errors(subject: Subject, sample: int) -> dict[str, float]:
         if not nodes:
             continue
         exact, low = emulator.introduced(bench.feeds[sample], subject.precision, nodes)
+        failing = set(nodes) - {node.name for node in map(bench.model.producer, low) if node is not None}
+        found |= dict.fromkeys(failing, math.inf)
         for name, value in low.items():
             writer = bench.model.producer(name)
             assert writer is not None
@@ -119,6 +121,8 @@ def introduced_errors(subject: Subject, sample: int) -> dict[str, float]:
 
 
 def _nrmse(value: np.ndarray, reference: np.ndarray) -> float:
+    if value.shape != reference.shape:
+        return math.inf
     exact = reference.astype(np.float64).reshape(-1)
     with np.errstate(invalid="ignore"):
         apart = value.astype(np.float64).reshape(-1) - exact
@@ -146,7 +150,9 @@ def emulate(
     outputs: tuple[OutputResult, ...] = ()
     for sample, feeds in enumerate(subject.bench.feeds):
         evaluation = subject.bench.emulator.evaluate(plan, feeds)
-        outputs += subject.judge(evaluation.tensors, sample, plan, as_emulator=True)
+        outputs += subject.judge(
+            evaluation.tensors, sample, plan, as_emulator=True, failures=evaluation.failures
+        )
     passed = all(output.passed for output in outputs)
     return outputs, Examination(Outcome.PASS if passed else Outcome.FAIL, outputs).trial
 

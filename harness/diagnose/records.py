@@ -62,8 +62,9 @@ def layer_from_record(record: Mapping[str, Any]) -> LayerResult:
 
 def _metrics(record: Mapping[str, Any]) -> Metrics:
     values = {name: _number(value) for name, value in record.items()}
-    index = values["worst_index"]
-    values["worst_index"] = None if index is None else tuple(index)
+    for name in ("worst_index", "shape", "reference_shape"):
+        index = values.get(name)
+        values[name] = None if index is None else tuple(index)
     return Metrics(**values)
 
 

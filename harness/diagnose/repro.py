@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from harness.diagnose.cut import Part
 from harness.diagnose.results import Repro
@@ -27,6 +27,7 @@ from harness.model import Model, save_model, with_islands
 from harness.model.lower import lower, units_of
 from harness.model.rounding import round_array
 from harness.model.typed import LOW_DTYPE
+from harness.tensors.dtypes import dtype_of
 from harness.tensors.precision import Precision
 
 SCRIPT = Path(__file__).with_name("repro_script.py")
@@ -131,10 +132,11 @@ def emulated_model(model: Model, precision: Precision, outputs: list[str]) -> on
         if feed.reader in lowered:
             values = round_array(values, precision)
         proto.graph.initializer.append(numpy_helper.from_array(values, feed.feed))
-    for value in proto.graph.output:
+    for value, name in zip(proto.graph.output, outputs, strict=True):
         # TensorRT and the checker want types; ONNX Runtime infers them.
         if not value.type.WhichOneof("value"):
-            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+            dtype = dtype_of(model.dtypes.get(name, "float32"))
+            value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(dtype)
     if proto.ByteSize() > 1 << 31:
         raise ModelError("the part is over 2 GB", where=model.name)
     return proto
@@ -154,7 +156,7 @@ def _verify(folder: Path, signature: Mapping[str, Any]) -> tuple[bool, str, dict
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return False, f"it could not be run in a clean process: {last}", {}
     outputs = {
-        name: {key: _number(value) for key, value in row.items()}
+        name: {key: _number(value) for key, value in row.items() if key != "shape"}
         for name, row in json.loads(done.stdout)["outputs"].items()
     }
     if done.returncode == 0:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from harness.backends import Candidate, Observation, Plan
+from harness.backends.partial import Computed
 from harness.case import BuildOptions, Case, ModelSource, Tolerance
-from harness.compare import GateResult, Metrics, compare, gates_for, options_for
+from harness.compare import GateResult, Metrics, compare, gates_for, not_computed, options_for
 from harness.compare.gates import LOWER_BOUNDED, check
 from harness.judge.results import OutputResult
 from harness.judge.workbench import Tensors, Workbench
@@ -41,7 +42,7 @@ class Subject:
     precision: Precision
     candidate: Candidate
     engine_for: EngineFor | None = None
-    _emulated: dict[tuple[Precision, int], Tensors] = field(default_factory=dict, repr=False)
+    _emulated: dict[tuple[Precision, int], Computed] = field(default_factory=dict, repr=False)
 
     @property
     def model(self) -> Model:
@@ -79,7 +80,13 @@ class Subject:
         )
 
     def judge(
-        self, tensors: Tensors, sample: int, plan: Plan, *, as_emulator: bool = False
+        self,
+        tensors: Tensors,
+        sample: int,
+        plan: Plan,
+        *,
+        as_emulator: bool = False,
+        failures: Mapping[str, str] | None = None,
     ) -> tuple[OutputResult, ...]:
         """Hold the outputs of one sample against their gates.
 
@@ -88,6 +95,7 @@ class Subject:
             sample: position of the sample.
             plan: what they were evaluated under; its precision decides the gates.
             as_emulator: they are the emulator's, whatever the candidate is.
+            failures: the outputs that could not be computed, with the reason; they fail.
         """
         absolute = as_emulator or self.emulated
         results = []
@@ -95,8 +103,8 @@ class Subject:
             baseline = None
             if not absolute:
                 emulated = self._emulation(plan.precision, sample)
-                baseline = self._compare(name, emulated[name], reference, plan)
-            metrics = self._compare(name, tensors[name], reference, plan)
+                baseline = self._compare(name, emulated.tensors, reference, plan, emulated.failures)
+            metrics = self._compare(name, tensors, reference, plan, failures or {})
             gates = self._gates(name, metrics, baseline, plan, exact=reference.dtype.kind in "biu")
             results.append(OutputResult(name, sample, metrics, gates))
         return tuple(results)
@@ -117,7 +125,9 @@ class Subject:
         )
         return check(metrics, gates)
 
-    def _compare(self, name: str, value: np.ndarray, reference: np.ndarray, plan: Plan) -> Metrics:
+    def _compare(
+        self, name: str, values: Tensors, reference: np.ndarray, plan: Plan, failures: Mapping[str, str]
+    ) -> Metrics:
         node = self.model.producer(name)
         options = options_for(
             self.bench.case.tolerances,
@@ -126,13 +136,16 @@ class Subject:
             node=node.name if node else None,
             is_output=True,
         )
-        return compare(value, reference, dtype=plan.precision.storage_dtype, options=options)
+        dtype = plan.precision.storage_dtype
+        if name in failures:
+            return not_computed(reference, failures[name], dtype=dtype, options=options)
+        return compare(values[name], reference, dtype=dtype, options=options)
 
-    def _emulation(self, precision: Precision, sample: int) -> Tensors:
+    def _emulation(self, precision: Precision, sample: int) -> Computed:
         """The emulator's outputs with everything lowered: what an engine may err by."""
         key = (precision, sample)
         if key not in self._emulated:
-            self._emulated[key] = self.bench.emulator.run(self.bench.feeds[sample], precision)
+            self._emulated[key] = self.bench.emulator.attempt(self.bench.feeds[sample], precision)
         return self._emulated[key]
 
     @cached_property

@@ -71,7 +71,9 @@ def measure(answer: Attempt) -> str:
     if answer.output is None or answer.gate is None:
         return answer.note
     gate, metrics = answer.gate, answer.output.metrics
-    if metrics.nonfinite:
+    if metrics.incomparable:
+        text = metrics.incomparable
+    elif metrics.nonfinite:
         text = f"{metrics.nonfinite} of {count(metrics.count, 'element')} not finite"
     elif gate.metric == NONFINITE:
         text = "every element finite"

@@ -87,6 +87,8 @@ def _marks(row: Layer) -> Iterable[str]:
     """What is remarkable about a layer, in few words: a terminal is narrow."""
     layer, metrics = row.result, row.result.metrics
     seen = [
+        ("another shape", metrics.shape is not None),
+        ("not computed", metrics.failure is not None),
         ("overflow", metrics.overflow_count > 0),
         ("not finite", metrics.nonfinite > metrics.overflow_count),
         ("underflow", row.held.flushed >= FLUSHED and not row.kept),

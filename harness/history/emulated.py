@@ -120,7 +120,7 @@ class EmulatedBuild:
         self.release = release
         self.model = model
         self.rebuild = rebuild
-        self._runners: dict[tuple[Precision, bool], GraphRunner] = {}
+        self._runners: dict[tuple[Precision, tuple[str, ...]], GraphRunner] = {}
 
     def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
         """See Candidate.evaluate; islands are not supported.
@@ -129,27 +129,30 @@ class EmulatedBuild:
             UsageError: the plan has islands.
             ModelError: ONNX Runtime does not accept the model.
         """
+        from harness.backends.partial import run_as_far_as_possible
         from harness.model.lower import units_of
 
         if plan.islands:
             raise UsageError("an emulated release has no islands; use the plain emulator", where=self.name)
         precision = self.release.rounds_to(plan.precision)
         units = [node.name for node in units_of(self.model, precision)]
-        runner = self._runner(precision, plan.observation is not Observation.NONE)
-        return Evaluation(runner.run(feeds, units), self._facts(precision, units))
+        tensors = [info.name for info in self.model.outputs]
+        if plan.observation is not Observation.NONE:
+            tensors += [name for name in self.model.float_tensors if name not in tensors]
+        found = run_as_far_as_possible(
+            self.model, tensors, lambda names: self._runner(precision, names).run(feeds, units)
+        )
+        return Evaluation(found.tensors, self._facts(precision, units), failures=found.failures)
 
-    def _runner(self, precision: Precision, observed: bool) -> GraphRunner:
+    def _runner(self, precision: Precision, tensors: tuple[str, ...]) -> GraphRunner:
         from harness.backends.session import GraphRunner
         from harness.model.lower import lower
 
-        if (precision, observed) not in self._runners:
-            tensors = [info.name for info in self.model.outputs]
-            if observed:
-                tensors += [name for name in self.model.float_tensors if name not in tensors]
+        if (precision, tensors) not in self._runners:
             change = _Change(self.release, precision, self.rebuild, self.model)
             graph = lower(self.model, precision, tensors, switched=False, after=change)
-            self._runners[precision, observed] = GraphRunner(self.model, graph, precision, {})
-        return self._runners[precision, observed]
+            self._runners[precision, tensors] = GraphRunner(self.model, graph, precision, {})
+        return self._runners[precision, tensors]
 
     def close(self) -> None:
         """Free the sessions."""

@@ -36,11 +36,11 @@ class Recording:
 
     def output_hash(self, tensor: str, sample: int) -> str:
         """The hash of an output in one sample."""
-        return hash_array(np.asarray(self.unobserved[sample][tensor]))[:HASH_DIGITS]
+        return _hash(self.unobserved[sample], tensor)[:HASH_DIGITS]
 
     def layer_hash(self, tensor: str) -> str:
         """The hash of an observed tensor over all samples."""
-        digests = "".join(hash_array(np.asarray(tensors[tensor])) for tensors in self.observed)
+        digests = "".join(_hash(tensors, tensor) for tensors in self.observed)
         return hashlib.sha256(digests.encode()).hexdigest()[:HASH_DIGITS]
 
     def output_distance(self, other: Recording, tensor: str, sample: int) -> float | None:
@@ -52,12 +52,22 @@ class Recording:
         return _distance(self.observed, other.observed, tensor)
 
 
+def _hash(tensors: Tensors, tensor: str) -> str:
+    """The hash of a tensor; one that could not be computed has the same in every build."""
+    found = tensors.get(tensor)
+    return hashlib.sha256(b"not computed").hexdigest() if found is None else hash_array(np.asarray(found))
+
+
 def _distance(mine: Sequence[Tensors], others: Sequence[Tensors], tensor: str) -> float | None:
-    if not others or len(mine) != len(others) or any(tensor not in tensors for tensors in others):
+    if not others or len(mine) != len(others):
+        return None
+    if any(tensor not in tensors for tensors in (*mine, *others)):
         return None
     total, count = 0.0, 0
     for one, other in zip(mine, others, strict=True):
         difference = compare(np.asarray(one[tensor]), np.asarray(other[tensor]))
+        if difference.incomparable:
+            return math.inf
         total += difference.rmse**2 * difference.count
         count += difference.count
     return math.sqrt(total / count) if count else 0.0

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from harness.compare.defaults import NONFINITE
-from harness.compare.gates import LOWER_BOUNDED
+from harness.compare.gates import COMPUTED, LOWER_BOUNDED, SHAPE
 from harness.history.builds import BuildOutcome
 from harness.history.judgement import DriftVerdict
 from harness.history.outcome import TensorDrift
@@ -80,6 +80,10 @@ def tell_gate(drift: TensorDrift) -> str:
         return "gates"
     if drift.gate == NONFINITE.metric:
         return "gate: no element that is not finite,"
+    if drift.gate == SHAPE:
+        return "gate: the shape of the reference,"
+    if drift.gate == COMPUTED:
+        return "gate: that it can be computed,"
     sign = "≥" if drift.gate in LOWER_BOUNDED else "≤"
     told = f"gate {drift.gate} {sign} {number(drift.limit)}"
     as_error = number(drift.error_limit)

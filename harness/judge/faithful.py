@@ -42,6 +42,10 @@ def is_faithful(
 
 
 def _same(observed: np.ndarray, unobserved: np.ndarray, reference: np.ndarray, limit: float) -> bool:
+    if observed.shape != unobserved.shape:
+        return False
+    if unobserved.shape != reference.shape:
+        return True  # the fault is the shape, and it is the same
     broken, seen_broken = ~np.isfinite(unobserved), ~np.isfinite(observed)
     if (broken & seen_broken).sum() < SAME_FAULT * (broken | seen_broken).sum():
         return False

@@ -13,8 +13,8 @@ import numpy as np
 from harness.backends import Candidate, Observation, Plan
 from harness.case import Case, RunSpec, asked_shapes
 from harness.case.waivers import Waived, find_waiver
-from harness.compare import GateResult, Metrics, compare, gates_for, options_for
-from harness.compare.gates import check
+from harness.compare import GateResult, Metrics, compare, gates_for, not_computed, options_for
+from harness.compare.gates import COMPUTED, SHAPE, check
 from harness.errors import CandidateError, HarnessError
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, Candidates
@@ -142,6 +142,8 @@ class _Run:
     facts: dict[str, Any] = field(default_factory=dict)
     later: list[list[Mapping[str, np.ndarray]]] = field(default_factory=list)
     """The outputs of the builds after the first."""
+    failures: list[Mapping[str, str]] = field(default_factory=list)
+    """Sample by sample, the outputs that could not be computed, with the reason."""
 
     @property
     def precision(self) -> Precision:
@@ -219,6 +221,7 @@ class _Run:
             evaluation = self.candidate.evaluate(self.plan(Observation.NONE), feeds)
             self.facts.update(evaluation.facts)
             outputs.append({name: np.array(value) for name, value in evaluation.tensors.items()})
+            self.failures.append(evaluation.failures)
         return outputs
 
     def repeated(self) -> list[Mapping[str, np.ndarray]]:
@@ -251,15 +254,24 @@ class _Run:
     ) -> tuple[OutputResult, ...]:
         results = []
         for sample, feeds in enumerate(self.bench.feeds):
-            baseline = None if self.emulated else self.bench.emulator.run(feeds, self.precision)
+            baseline = None if self.emulated else self.bench.emulator.attempt(feeds, self.precision)
+            failures = self.failures[sample] if self.failures else {}
             for name, reference in expected[sample].items():
-                emulated = None if baseline is None else self.compare(name, baseline[name], reference)
-                metrics = self.compare(name, actual[sample][name], reference)
+                emulated = None
+                if baseline is not None:
+                    emulated = self.compare(name, baseline.tensors, reference, baseline.failures)
+                metrics = self.compare(name, actual[sample], reference, failures)
                 gates = self.gates(name, metrics, emulated, exact=reference.dtype.kind in "biu")
                 results.append(OutputResult(name, sample, metrics, gates))
         return tuple(results)
 
-    def compare(self, name: str, value: np.ndarray, reference: np.ndarray) -> Metrics:
+    def compare(
+        self,
+        name: str,
+        values: Mapping[str, np.ndarray],
+        reference: np.ndarray,
+        failures: Mapping[str, str],
+    ) -> Metrics:
         node = self.bench.model.producer(name)
         options = options_for(
             self.bench.case.tolerances,
@@ -268,7 +280,10 @@ class _Run:
             node=node.name if node else None,
             is_output=True,
         )
-        return compare(value, reference, dtype=self.precision.storage_dtype, options=options)
+        dtype = self.precision.storage_dtype
+        if name in failures:
+            return not_computed(reference, failures[name], dtype=dtype, options=options)
+        return compare(values[name], reference, dtype=dtype, options=options)
 
     def gates(
         self, name: str, metrics: Metrics, emulated: Metrics | None, *, exact: bool
@@ -346,6 +361,8 @@ def describe_failure(outputs: tuple[OutputResult, ...]) -> str:
     """One line: the first gate that failed."""
     failed = [(output, gate) for output in outputs for gate in output.gates if not gate.passed]
     output, gate = failed[0]
+    if gate.metric in (SHAPE, COMPUTED):
+        return f"{output.tensor}: {output.metrics.incomparable}"
     if gate.metric == "nonfinite":
         return f"{output.tensor}: {gate.value:.0f} of {output.metrics.count} elements are not finite"
     return f"{output.tensor}: {gate.metric} {gate.value:.3g}, limit {gate.limit:.3g}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.backends import Candidate, Observation, Plan
 from harness.backends.emulator import Emulator
+from harness.backends.partial import Computed
 from harness.backends.plan import ObservedEngine
 from harness.case import Tolerance
 from harness.compare import Accumulator, Metrics, find_origins, gates_for, options_for
@@ -57,12 +58,15 @@ def measure_layers(
     engines: list[tuple[ObservedEngine, ...]] = []
     for feeds in bench.feeds if samples is None else [bench.feeds[sample] for sample in samples]:
         observed: dict[str, np.ndarray] = {}
+        failures: Mapping[str, str] = {}
         if candidate is not bench.emulator:
             evaluation = candidate.evaluate(plan, feeds)
-            observed = dict(evaluation.tensors)
+            observed, failures = dict(evaluation.tensors), evaluation.failures
             engines.append(evaluation.observed)
         for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
-            _measure_chunk(bench, plan, feeds, chunk, observed, sums, tolerances)
+            _measure_chunk(bench, plan, feeds, chunk, Computed(observed, failures), sums, tolerances)
+            for name in chunk:
+                observed.pop(name, None)
     return _results(bench, plan.precision, tolerances, sums, candidate is bench.emulator), engines
 
 
@@ -71,29 +75,32 @@ def _measure_chunk(
     plan: Plan,
     feeds: Mapping[str, np.ndarray],
     chunk: tuple[str, ...],
-    observed: dict[str, np.ndarray],
+    observed: Computed,
     sums: LayerSums,
     tolerances: tuple[Tolerance, ...],
 ) -> None:
     reference = bench.reference.run(feeds, chunk)
-    emulated = bench.emulator.run(
+    emulated = bench.emulator.attempt(
         feeds,
         plan.precision,
         lowered=[name for name in bench.emulator.units(plan.precision) if name not in plan.islands],
         tensors=chunk,
     )
 
-    def add(to: Sums, name: str, value: np.ndarray, exact: np.ndarray) -> None:
+    def sum_of(to: Sums, name: str) -> Accumulator:
         if name not in to:
             to[name] = _accumulator(bench, plan.precision, tolerances, name)
-        to[name].update(value, exact)
+        return to[name]
 
     for name in chunk:
-        add(sums.emulator, name, emulated.pop(name), reference[name])
-        if name in observed:
-            add(sums.candidate, name, np.asarray(observed.pop(name)), reference[name])
+        for to, computed in ((sums.emulator, emulated), (sums.candidate, observed)):
+            if name in computed.failures:
+                sum_of(to, name).fail(reference[name], computed.failures[name])
+            elif name in computed.tensors:
+                sum_of(to, name).update(np.asarray(computed.tensors[name]), reference[name])
+    del emulated
     for name, (low, exact) in _introduced(bench.emulator, plan.precision, feeds, chunk).items():
-        add(sums.introduced, name, low, exact)
+        sum_of(sums.introduced, name).update(low, exact)
 
 
 def _introduced(

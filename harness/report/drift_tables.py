@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.compare.defaults import NONFINITE
-from harness.compare.gates import LOWER_BOUNDED
+from harness.compare.gates import COMPUTED, LOWER_BOUNDED, SHAPE
 from harness.history.engines import Trend
 from harness.history.judgement import SEVERITY, DriftVerdict
 from harness.history.outcome import RunDrift
@@ -186,6 +186,8 @@ def gate_text(row: dict[str, Any]) -> str:
         return "–"
     if row["gate"] == NONFINITE.metric:
         return "all finite"
+    if row["gate"] in (SHAPE, COMPUTED):
+        return "the same shape" if row["gate"] == SHAPE else "computed"
     return f"{row['gate']} {'≥' if row['gate'] in LOWER_BOUNDED else '≤'} {number(row['limit'])}"
 
 

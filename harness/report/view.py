@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.compare.gates import LOWER_BOUNDED
+from harness.compare.gates import COMPUTED, LOWER_BOUNDED, SHAPE
 from harness.judge.results import LayerResult, OutputResult, RunReport, RunResult, Verdict
 from harness.report.words import LOOKS, UNEXPECTED, changed_golden, count, next_command, number, title
 from harness.tensors.precision import Precision
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST_ORIGINS = 4  # named in a text; the layer table and the JSON hold all of them
 NONFINITE = "nonfinite"  # the gate on elements that are not finite where the reference is
+WITHOUT_NUMBER = {SHAPE: "another shape", COMPUTED: "not computed"}
+"""Gates that tell all by failing."""
 MOST_CASES = 3  # that share a text
 MOST_EVIDENCE = 12  # last lines of an error's evidence
 
@@ -186,7 +188,11 @@ def flags(layer: LayerResult) -> str:
         found.append("ORIGIN")
     elif layer.diverged:
         found.append("diverged")
-    if layer.metrics.overflow_count:
+    if layer.metrics.failure is not None:
+        found.append(WITHOUT_NUMBER[COMPUTED])
+    elif layer.metrics.incomparable:
+        found.append(layer.metrics.incomparable)
+    elif layer.metrics.overflow_count:
         found.append("overflow")
     elif layer.metrics.nonfinite:
         found.append("not finite")
@@ -199,6 +205,8 @@ def gate_text(gate: GateResult) -> str:
     """`nrmse 0.6 > 0.01`, or with the sign that holds when the gate does; `12 not finite`."""
     if gate.metric == NONFINITE:
         return f"{number(gate.value)} not finite"
+    if gate.metric in WITHOUT_NUMBER:
+        return WITHOUT_NUMBER[gate.metric]
     held, broken = ("≥", "<") if gate.metric in LOWER_BOUNDED else ("≤", ">")
     return f"{gate.metric} {number(gate.value)} {held if gate.passed else broken} {number(gate.limit)}"
 
@@ -212,6 +220,8 @@ def gates_text(gates: Sequence[GateResult]) -> str:
 
 def _failing(metrics: Metrics, gates: Sequence[GateResult]) -> list[str]:
     """What fails: elements that are not finite, beside which no metric means much, or gates."""
+    if metrics.incomparable:
+        return [metrics.incomparable]
     if metrics.nonfinite:
         return [f"{metrics.nonfinite} of {count(metrics.count, 'element')} not finite"]
     return [gates_text(gates) or f"nrmse {number(metrics.nrmse)}"]

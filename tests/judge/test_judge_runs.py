@@ -290,6 +290,8 @@ REFERENCE = np.array([1.0, 2.0, 3.0])
         ([9.0, 2.0, 3.0], [1.0, 2.0, 3.0], False),  # looking at it broke it
         ([1.0, 2.0, np.nan], [1.0, 2.0, np.nan], True),
         ([1.0, 2.0, 3.0], [1.0, 2.0, np.inf], False),
+        ([1.0, 2.0], [1.0, 2.0], True),  # the same shape, that is not the reference's
+        ([1.0, 2.0, 3.0], [1.0, 2.0], False),
     ],
 )
 def test_faithful_is_the_same_answer_or_the_same_fault(

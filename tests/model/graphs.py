@@ -104,3 +104,96 @@ def branch_and_loop() -> onnx.ModelProto:
         "w": rng.standard_normal((16, 16)).astype(np.float32) / 8,
     }
     return graph_model(nodes, inputs={"x": [4, 16]}, outputs={"y": [4, 16]}, weights=weights)
+
+
+def picked_elements(*, summed: bool = False) -> onnx.ModelProto:
+    """The elements of x + 2048 that are over 2048, or their number; FP16 knows no number between 2048 and 2050."""
+    nodes = [
+        helper.make_node("Add", ["x", "base"], ["far"], name="far"),
+        helper.make_node("Greater", ["far", "base"], ["over"], name="over"),
+        helper.make_node("NonZero", ["over"], ["places"], name="places"),
+        helper.make_node("Transpose", ["places"], ["indices"], name="indices"),
+        helper.make_node("GatherND", ["far", "indices"], ["picked"], name="picked"),
+    ]
+    if summed:
+        nodes += [
+            helper.make_node("Div", ["picked", "base"], ["ones"], name="ones"),
+            helper.make_node("ReduceSum", ["ones"], ["number"], name="number", keepdims=0),
+        ]
+    outputs = {"number": []} if summed else {"picked": ["k"]}
+    return graph_model(nodes, inputs={"x": [200]}, outputs=outputs, weights={"base": np.float32(2048)})
+
+
+def looked_up() -> onnx.ModelProto:
+    """A table read at |x| + 700, by way of numbers beyond FP16's largest, and beside it |x| as it is."""
+    nodes = [
+        helper.make_node("Abs", ["x"], ["size"], name="size"),
+        helper.make_node("Add", ["size", "offset"], ["near"], name="near"),
+        helper.make_node("Mul", ["near", "hundred"], ["large"], name="large"),
+        helper.make_node("Div", ["large", "hundred"], ["bucket"], name="bucket"),
+        helper.make_node("Cast", ["bucket"], ["index"], name="index", to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["read"], name="read"),
+        helper.make_node("Relu", ["read"], ["y"], name="y"),
+    ]
+    weights = {
+        "offset": np.float32(700),
+        "hundred": np.float32(100),
+        "table": np.random.default_rng(5).random((1000, 4)).astype(np.float32),
+    }
+    return graph_model(nodes, inputs={"x": [8]}, outputs={"size": [8], "y": [8, 4]}, weights=weights)
+
+
+def looping(
+    body: Sequence[onnx.NodeProto], trips: int, shape: Sequence[int | str], **weights: object
+) -> onnx.ModelProto:
+    """A Loop over a state of 8 elements that begins as |x| + 700; `body` writes `next`, `still` and `scanned`."""
+
+    def value(name: str, kind: int, shape: Sequence[int] | None) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    graph = helper.make_graph(
+        list(body),
+        "body",
+        [
+            value("i", TensorProto.INT64, []),
+            value("go", TensorProto.BOOL, []),
+            value("state", TensorProto.FLOAT, [8]),
+        ],
+        [
+            value("still", TensorProto.BOOL, []),
+            value("next", TensorProto.FLOAT, [8]),
+            value("scanned", TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [
+        helper.make_node("Abs", ["x"], ["size"], name="size"),
+        helper.make_node("Add", ["size", "offset"], ["near"], name="near"),
+        helper.make_node("Loop", ["trips", "true", "near"], ["last", "y"], name="loop", body=graph),
+    ]
+    constants = {"offset": np.float32(700), "trips": np.int64(trips), "true": np.bool_(True)}
+    constants |= {name: np.asarray(array) for name, array in weights.items()}
+    return graph_model(nodes, inputs={"x": [8]}, outputs={"y": shape}, weights=constants)
+
+
+def halved_until_small() -> onnx.ModelProto:
+    """The sums of a state that is halved until its sum is under 1e-8; FP16 rounds it to 0 some steps earlier."""
+    body = [
+        helper.make_node("Mul", ["state", "half"], ["next"], name="next"),
+        helper.make_node("ReduceSum", ["next"], ["scanned"], name="scanned", keepdims=0),
+        helper.make_node("Greater", ["scanned", "least"], ["still"], name="still"),
+    ]
+    return looping(body, 60, ["k"], half=np.float32(0.5), least=np.float32(1e-8))
+
+
+def looked_up_in_a_loop() -> onnx.ModelProto:
+    """`looked_up` in the body of a Loop: with numbers beyond FP16's largest, the Loop fails by itself."""
+    body = [
+        helper.make_node("Mul", ["state", "hundred"], ["large"], name="large"),
+        helper.make_node("Div", ["large", "hundred"], ["bucket"], name="bucket"),
+        helper.make_node("Cast", ["bucket"], ["index"], name="index", to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["scanned"], name="read"),
+        helper.make_node("Identity", ["state"], ["next"], name="next"),
+        helper.make_node("Identity", ["go"], ["still"], name="still"),
+    ]
+    table = np.random.default_rng(5).random((1000, 4)).astype(np.float32)
+    return looping(body, 1, [1, 8, 4], hundred=np.float32(100), table=table)
