@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import onnx
 import onnx_ir as ir
 
+from harness.model.external import embedded
+
 # Operators whose float outputs are not arithmetic on run-time data, or that are precision boundaries themselves.
 NEVER_LOWERED = frozenset(
     {"Constant", "ConstantOfShape", "Shape", "Size", "Range", "EyeLike", "QuantizeLinear", "DequantizeLinear"}
@@ -64,7 +66,7 @@ def _without_weights(model: ir.Model, weights: frozenset[str]) -> ir.Model:
     for name in weights:
         value = copy.graph.initializers.pop(name)
         value.const_value = None
-    return ir.external_data.load_to_model(copy)
+    return embedded(copy)
 
 
 def _viewed(model: ir.Model, weights: frozenset[str]) -> ir.Model:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from harness.errors import ModelError
+from harness.model.external import embedded
 from harness.model.model import Model, hash_proto
 
 EXTERNAL_OVER = 1 << 30  # models with more bytes of weights are saved with external data beside them
@@ -47,17 +48,12 @@ def save_model(model: Model, path: Path | str) -> Path:
         if size > EXTERNAL_OVER:
             ir.save(model.ir.clone(), temporary, external_data=f"{path.name}.data")
         else:
-            ir.save(_in_memory(model.ir), temporary)
+            ir.save(embedded(model.ir.clone()), temporary)
         for file in sorted(Path(folder).iterdir(), key=lambda file: file == temporary):
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
             shutil.move(file, path.parent / file.name)
     return path
-
-
-def _in_memory(model: ir.Model) -> ir.Model:
-    copy = model.clone()
-    return ir.external_data.load_to_model(copy)
 
 
 def _wrap(model: ir.Model, name: str, sha256: str, path: Path | None) -> Model:

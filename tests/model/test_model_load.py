@@ -134,6 +134,26 @@ def test_a_saved_model_computes_the_same(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["again.onnx"]
 
 
+def test_a_model_is_saved_while_its_external_data_is_in_use(tmp_path: Path) -> None:
+    model = load_model(with_external_data(tmp_path))
+    weight = np.asarray(model.ir.graph.initializers["w"].const_value)
+    x = np.ones((2, 16), dtype=np.float32)
+    before = Reference(model).run({"x": x})["y"]
+    again = load_model(save_model(model, tmp_path / "saved" / "again.onnx"))
+    assert [file.name for file in (tmp_path / "saved").iterdir()] == ["again.onnx"]
+    np.testing.assert_array_equal(again.weight("w"), weight)
+    for each in (model, again):
+        np.testing.assert_array_equal(Reference(each).run({"x": x})["y"], before)
+
+
+def test_what_is_computed_of_small_external_tensors_leaves_them_readable(tmp_path: Path) -> None:
+    model = load_model(with_external_data(tmp_path))
+    scale = np.asarray(model.ir.graph.initializers["scale"].const_value)
+    assert model.skeleton.graph.initializer[0].name == "scale"
+    assert scale == 1.0
+    assert save_model(model, tmp_path / "again.onnx").is_file()
+
+
 def test_large_weights_are_saved_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.model.load.EXTERNAL_OVER", 512)
     model = load_model(norm_chain())
