@@ -90,8 +90,9 @@ def hand_over(
         lab.tell(Stage.HAND_OVER, "cut out and run the repro", suspected=found.culprits)
         try:
             repro = _write_repro(lab, found, summary, out / "repro", evidence)
-        except HarnessError as error:
-            evidence.append(Evidence(Stage.HAND_OVER, f"there is no repro: {error}"))
+        except Exception as error:  # the diagnosis stands without it
+            reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            evidence.append(Evidence(Stage.HAND_OVER, f"there is no repro: {reason}"))
     return HandedOver(recipes, repro, tuple(evidence))
 
 
