@@ -27,19 +27,19 @@ def inline_functions(model: ir.Model) -> ir.Model:
     """`model` with its local functions inlined; what they hold is named after the call, too: `norm_1/Mul_0`."""
     functions = set(model.functions)
     calls = 0
-    inside = [(graph, True) for graph in model.functions.values()]
     # A node that is inlined keeps its own entries, and gets those of the calls around it, the outermost first.
-    for graph, own in [*inside, (model.graph, False)]:
+    graphs: list[ir.Function | ir.Graph] = [*model.functions.values(), model.graph]
+    for graph in graphs:
         for index, node in enumerate(ir.traversal.RecursiveGraphIterator(graph)):
             name = node.name or f"{node.op_type}_{index}"
-            if own:
+            if graph is not model.graph:
                 node.metadata_props[_NAME] = name
             if node.op_identifier() in functions:
                 node.metadata_props[f"{_CALL}{calls}"] = name
                 calls += 1
     model = common_passes.InlinePass()(model).model
     every = list(ir.traversal.RecursiveGraphIterator(model.graph))
-    taken = {node.name for node in every if _NAME not in node.metadata_props}
+    taken = {str(node.name) for node in every if _NAME not in node.metadata_props}
     for node in every:
         around = [key for key in node.metadata_props if key.startswith(_CALL)]
         path = [node.metadata_props.pop(key) for key in around]
@@ -55,7 +55,7 @@ def name_nodes(model: ir.Model, where: str) -> None:
     Raises:
         ModelError: two nodes of the main graph have one name.
     """
-    taken = {node.name for node in ir.traversal.RecursiveGraphIterator(model.graph) if node.name}
+    taken = {str(node.name) for node in ir.traversal.RecursiveGraphIterator(model.graph) if node.name}
     _name_unnamed(model.graph, "", taken)
     seen: set[str | None] = set()
     for node in model.graph:
@@ -68,7 +68,7 @@ def name_nodes(model: ir.Model, where: str) -> None:
         seen.add(node.name)
 
 
-def _name_unnamed(nodes: Iterable[ir.Node], prefix: str, taken: set[str | None]) -> None:
+def _name_unnamed(nodes: Iterable[ir.Node], prefix: str, taken: set[str]) -> None:
     for index, node in enumerate(nodes):
         if not node.name:
             node.name = _free(f"{prefix}{node.op_type}_{index}", taken)
@@ -76,7 +76,7 @@ def _name_unnamed(nodes: Iterable[ir.Node], prefix: str, taken: set[str | None])
             _name_unnamed(body, f"{node.name}/{attribute}/", taken)
 
 
-def _free(candidate: str, taken: set[str | None]) -> str:
+def _free(candidate: str, taken: set[str]) -> str:
     """`candidate`, longer by as much as it takes to be the only one; it is then taken."""
     while candidate in taken:
         candidate += "_"
