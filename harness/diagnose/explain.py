@@ -1,26 +1,27 @@
 """Why a node goes wrong at a precision, in physical terms, from what its tensors hold in FP32.
 
 Each template is one thing that can happen to numbers in a format: too large, too small, too close to each other,
-too coarse. They are tried in the order of their gravity; the first that fits what was measured is the answer.
+too coarse. They are tried in the order of their gravity; the first that fits what was measured is the answer. What is
+true of a tensor need not be why the node errs: where the error of the node is known, a template must account for it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from harness.diagnose.formats import FORMATS, NumberFormat, percent, say
+from harness.diagnose.formats import FORMATS, NumberFormat, percent, say, say_apart
+from harness.diagnose.occurrence import Held, Occurrence
 from harness.diagnose.results import NOBODY
-from harness.model.rounding import round_array
 from harness.tensors.precision import Precision
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LSTM", "GRU", "RNN", "Attention"})
 STEEP = {"Exp": "exp", "Softmax": "softmax", "LogSoftmax": "softmax", "ReduceLogSumExp": "exp"}
 PERIODIC = frozenset({"Sin", "Cos", "Tan"})
 ADDITIONS = frozenset({"Add", "Sub", "Sum"})
+BOUNDS = frozenset({"Clip", "Max", "Min"})
 WITH_BODIES = frozenset({"If", "Loop", "Scan"})
 COARSE = 0.05
 """Steps of the input beyond which exp is off by more than 2.5 %, and an angle by more than a degree."""
@@ -28,80 +29,11 @@ COARSE = 0.05
 CANCELLED = 16.0
 """How many times smaller than its operands a difference is when it counts as cancellation."""
 
+ACCOUNTED = 0.3
+"""Share of the error of a node that a template must account for."""
 
-@dataclass(frozen=True)
-class Held:
-    """What one tensor holds in FP32, and what becomes of it in a format. Over finite elements.
-
-    Args:
-        name: name of the tensor.
-        largest: largest magnitude.
-        typical: root mean square.
-        smallest: smallest magnitude above 0; 0 if all are 0.
-        overflowing: share of the elements that become infinite in the format.
-        flushed: share of the elements other than 0 that become 0 in the format.
-        constant: whether it is an initializer or a constant.
-    """
-
-    name: str
-    largest: float
-    typical: float
-    smallest: float
-    overflowing: float = 0.0
-    flushed: float = 0.0
-    constant: bool = False
-
-    @classmethod
-    def of(
-        cls, name: str, arrays: Iterable[np.ndarray], precision: Precision, *, constant: bool = False
-    ) -> Held:
-        """Measure one tensor over all samples."""
-        values = [np.asarray(array, dtype=np.float32).reshape(-1) for array in arrays]
-        flat = np.concatenate(values) if values else np.zeros(0, dtype=np.float32)
-        flat = np.abs(flat[np.isfinite(flat)])
-        if not flat.size:
-            return cls(name, 0.0, 0.0, 0.0, constant=constant)
-        rounded = round_array(flat, precision)
-        nonzero = flat > 0
-        count = int(nonzero.sum())
-        return cls(
-            name=name,
-            largest=float(flat.max()),
-            typical=float(np.sqrt(np.mean(flat.astype(np.float64) ** 2))),
-            smallest=float(flat[nonzero].min()) if count else 0.0,
-            overflowing=float(np.mean(~np.isfinite(rounded))),
-            flushed=float(np.sum((rounded == 0) & nonzero) / count) if count else 0.0,
-            constant=constant,
-        )
-
-
-@dataclass(frozen=True)
-class Occurrence:
-    """A node with what its float tensors hold.
-
-    Args:
-        op: operator type.
-        inputs: the float inputs, in the order of the node; constants included.
-        output: the float output.
-        introduced: nrmse of the node lowered alone; None where it was not measured.
-        usual: the median of that over all nodes; None likewise.
-        exponent: of a Pow with a constant exponent.
-        observed: nrmse of the output of an engine that errs here although the emulator does not.
-    """
-
-    op: str
-    inputs: tuple[Held, ...]
-    output: Held
-    introduced: float | None = None
-    usual: float | None = None
-    exponent: float | None = None
-    observed: float | None = None
-
-    @property
-    def squares(self) -> bool:
-        """Whether the node squares its input."""
-        same = len(self.inputs) == 2 and self.inputs[0].name == self.inputs[1].name
-        return (self.op == "Mul" and same) or (self.op == "Pow" and self.exponent == 2)
+OFF = 0.01
+"""Below this nrmse, steps of an input are not why exp or an angle is off."""
 
 
 def why(occurrence: Occurrence, precision: Precision) -> str:
@@ -114,31 +46,45 @@ def why(occurrence: Occurrence, precision: Precision) -> str:
     return _rounded(occurrence, kind)
 
 
-def _constant_overflows(node: Occurrence, kind: NumberFormat) -> str | None:
-    for held in node.inputs:
-        if held.constant and held.overflowing:
-            return (
-                f"its constant {held.name} holds {say(held.largest)}, beyond {say(kind.largest)}, the largest "
-                f"{kind.name} value, and becomes infinite"
-            )
-    return None
+def _accounts(error: float, node: Occurrence) -> bool:
+    """Whether `error`, an nrmse, is a good part of what the node introduces, as far as that is known."""
+    if node.introduced is None:
+        return True
+    return math.isfinite(node.introduced) and error >= ACCOUNTED * node.introduced
+
+
+def _beyond(held: Held, kind: NumberFormat) -> tuple[str, str]:
+    """The largest value, and what it is beyond: `-1e9`, `-65504, the lowest FP16 value`."""
+    bound = math.copysign(kind.largest, held.extreme)
+    value, limit = say_apart(held.extreme, bound)
+    return value, f"{limit}, the {'largest' if bound > 0 else 'lowest'} {kind.name} value"
 
 
 def _reads_too_large(node: Occurrence, kind: NumberFormat) -> str | None:
     for held in node.inputs:
-        if held.overflowing:
-            return (
-                f"it reads {held.name}, whose values reach {say(held.largest)}, beyond {say(kind.largest)}, the "
-                f"largest {kind.name} value"
-            )
+        if held.overflowing and not held.constant:
+            value, bound = _beyond(held, kind)
+            return f"it reads {held.name}, whose values reach {value}, beyond {bound}"
     return None
+
+
+def _constant_overflows(node: Occurrence, kind: NumberFormat) -> str | None:
+    for held in node.inputs:
+        if held.constant and held.overflowing:
+            value, bound = _beyond(held, kind)
+            return f"its constant {held.name} holds {value}, beyond {bound}, and becomes infinite"
+    return None
+
+
+def _in_its_body(node: Occurrence, kind: NumberFormat) -> str | None:
+    return node.inside
 
 
 def _overflows(node: Occurrence, kind: NumberFormat) -> str | None:
     if not node.output.overflowing:
         return None
-    reach = f"{say(node.output.largest)}, beyond {say(kind.largest)}, the largest {kind.name} value"
-    return f"{_subject(node)} {reach}"
+    value, bound = _beyond(node.output, kind)
+    return f"{_subject(node)} {value}, beyond {bound}"
 
 
 def _subject(node: Occurrence) -> str:
@@ -170,42 +116,57 @@ def _subject(node: Occurrence) -> str:
     return f"from values up to {sizes[0]} its output reaches"
 
 
-def _constant_vanishes(node: Occurrence, kind: NumberFormat) -> str | None:
-    for held in node.inputs:
-        if held.constant and held.flushed == 1:
-            return (
-                f"its constant {held.name}, {say(held.largest)}, becomes 0 in {kind.name}, whose smallest number is "
-                f"{say(kind.smallest)}"
-            )
-    return None
-
-
 def _divisor_vanishes(node: Occurrence, kind: NumberFormat) -> str | None:
-    divisor = node.inputs[-1] if node.inputs and node.op in ("Div", "Reciprocal", "Log") else None
-    if divisor is None or not divisor.flushed:
+    verb, divisor = _divides(node)
+    if (
+        divisor is None
+        or not divisor.flushed
+        or (node.introduced is not None and math.isfinite(node.introduced))
+    ):
         return None
-    verb = "takes the logarithm of" if node.op == "Log" else "divides by"
     return (
         f"it {verb} {divisor.name}, whose values go down to {say(divisor.smallest)} and become 0 in {kind.name}, "
         f"whose smallest number is {say(kind.smallest)}"
     )
 
 
-def _underflows(node: Occurrence, kind: NumberFormat) -> str | None:
-    if node.output.flushed < 0.01:
-        return None
-    vanish = f"become 0 in {kind.name}, whose smallest number is {say(kind.smallest)}"
-    share = percent(node.output.flushed)
-    if node.squares:
-        sizes = f"of values of about {say(node.inputs[0].typical)} are about {say(node.output.typical)}"
-        return f"squares {sizes}: {share} of them {vanish}"
-    return f"{share} of its values, which go down to {say(node.output.smallest)}, {vanish}"
+def _divides(node: Occurrence) -> tuple[str, Held | None]:
+    """What the node does that no 0 may be in the way of, and to which of its inputs."""
+    if node.inputs and node.op in ("Div", "Reciprocal"):
+        return "divides by", node.inputs[-1]
+    if node.inputs and node.op == "Log":
+        return "takes the logarithm of", node.inputs[0]
+    if node.inputs and node.op == "Pow" and node.exponent is not None and node.exponent < 0:
+        return "divides by a power of", node.inputs[0]
+    return "", None
+
+
+def _constant_vanishes(node: Occurrence, kind: NumberFormat) -> str | None:
+    for held in node.inputs:
+        if not (held.constant and held.flushed):
+            continue
+        smallest = f"become{'s' if held.flushed == 1 else ''} 0 in {kind.name}, whose smallest number is"
+        if held.flushed == 1 and _counts(held, node, kind):
+            return f"its constant {held.name}, {say(held.largest)}, {smallest} {say(kind.smallest)}"
+        if held.flushed < 1 and _accounts(held.underflow, node):
+            return (
+                f"{percent(held.flushed)} of its constant {held.name}, whose values reach {say(held.largest)}, "
+                f"{smallest} {say(kind.smallest)}"
+            )
+    return None
+
+
+def _counts(held: Held, node: Occurrence, kind: NumberFormat) -> bool:
+    """Whether a constant that is added, or bounds what passes, makes a difference to anything that is written."""
+    return node.op not in (*ADDITIONS, *BOUNDS) or held.largest >= kind.rounding * node.output.smallest
 
 
 def _too_coarse(node: Occurrence, kind: NumberFormat) -> str | None:
     if not node.inputs or not (node.op in STEEP or node.op in PERIODIC):
         return None
-    reach = node.inputs[0].largest
+    if node.introduced is not None and not OFF <= node.introduced < math.inf:
+        return None
+    reach = node.inputs[0].largest if node.op in PERIODIC else node.inputs[0].peak
     step = kind.step(reach)
     if step < COARSE:
         return None
@@ -218,11 +179,23 @@ def _too_coarse(node: Occurrence, kind: NumberFormat) -> str | None:
     )
 
 
+def _underflows(node: Occurrence, kind: NumberFormat) -> str | None:
+    if node.output.flushed < 0.01 or not _accounts(node.output.underflow, node):
+        return None
+    vanish = f"become 0 in {kind.name}, whose smallest number is {say(kind.smallest)}"
+    share = percent(node.output.flushed)
+    if node.squares:
+        sizes = f"of values of about {say(node.inputs[0].typical)} are about {say(node.output.typical)}"
+        return f"squares {sizes}: {share} of them {vanish}"
+    return f"{share} of its values, which go down to {say(node.output.smallest)}, {vanish}"
+
+
 def _cancels(node: Occurrence, kind: NumberFormat) -> str | None:
     if node.op not in ADDITIONS or len(node.inputs) < 2 or not node.output.typical:
         return None
     size = max(held.typical for held in node.inputs)
-    if size < CANCELLED * node.output.typical:
+    left = math.hypot(*(held.rounding for held in node.inputs)) / node.output.typical
+    if size < CANCELLED * node.output.typical or not _accounts(left, node):
         return None
     return (
         f"values of about {say(size)} cancel down to {say(node.output.typical)}: at their size {kind.name} has "
@@ -230,18 +203,48 @@ def _cancels(node: Occurrence, kind: NumberFormat) -> str | None:
     )
 
 
+def _decides(node: Occurrence, kind: NumberFormat) -> str | None:
+    """Not the size of the error counts, but what is told apart by it."""
+    found = node.decision
+    if found is None:
+        return None
+    change = f"{percent(found.changed)} of its answers change"
+    if found.whole:
+        reach = node.output.largest
+        return (
+            f"{found.node} ({found.op}) reads whole numbers up to {say(reach)}, where {kind.name} has steps of "
+            f"{say(kind.step(reach))}: {change}"
+        )
+    if found.apart is None:
+        return f"{found.node} ({found.op}) decides by what this node writes: in {kind.name}, {change}"
+    return (
+        f"{found.node} ({found.op}) tells apart values that differ by {say(found.apart)}, where {kind.name} has steps "
+        f"of {say(kind.step(found.magnitude))}: {change}"
+    )
+
+
 def _rounded(node: Occurrence, kind: NumberFormat) -> str:
+    """Where no template is true: what was measured, and nothing else."""
     if node.introduced is None:
         return f"what it computes differs more than {kind.name} explains"
     if not math.isfinite(node.introduced):
         text = f"what it computes in {kind.name} is not finite"
         if node.op not in WITH_BODIES:
-            return f"{text}, although its inputs and outputs would fit"
-        return f"{text}: in its body, a value goes beyond {say(kind.largest)}, or one that divides becomes 0"
-    text = f"rounding to {kind.name}'s {kind.bits} bits introduces an error of {say(node.introduced)} (nrmse) here"
+            return f"{text}, although nothing that it reads or writes is beyond {say(kind.largest)}"
+        return f"{text}, although what it writes would fit: something in its body does not"
+    what = (
+        f"rounding in its body to {kind.name}'s" if node.op in WITH_BODIES else f"rounding to {kind.name}'s"
+    )
+    text = f"{what} {kind.bits} bits introduces an error of {say(node.introduced)} (nrmse) here"
     if node.usual and node.introduced > 2 * node.usual:
         text += f", {say(node.introduced / node.usual)} times that of a usual node"
+    if node.alone is not None and node.alone > 1:
+        text += f"; lowered alone it fails the outputs{_by(node.alone)}"
     return text
+
+
+def _by(badness: float) -> str:
+    return f", at {say(badness)} times the limit" if math.isfinite(badness) else ""
 
 
 def _beyond_rounding(node: Occurrence, kind: NumberFormat) -> str | None:
@@ -255,14 +258,16 @@ def _beyond_rounding(node: Occurrence, kind: NumberFormat) -> str | None:
 
 _TEMPLATES: tuple[Callable[[Occurrence, NumberFormat], str | None], ...] = (
     _beyond_rounding,
-    _constant_overflows,
     _reads_too_large,
+    _constant_overflows,
+    _in_its_body,
     _overflows,
     _divisor_vanishes,
     _constant_vanishes,
-    _underflows,
     _too_coarse,
+    _decides,
     _cancels,
+    _underflows,
 )
 
 

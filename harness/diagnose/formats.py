@@ -31,6 +31,11 @@ class NumberFormat:
         return max(2.0 ** (math.floor(math.log2(magnitude)) - (self.bits - 1)), self.smallest)
 
     @property
+    def normal(self) -> float:
+        """The smallest normal number: below it, steps no longer shrink with the magnitude."""
+        return self.smallest * 2.0 ** (self.bits - 1)
+
+    @property
     def rounding(self) -> float:
         """The largest relative error of rounding a normal number to nearest."""
         return float(2.0**-self.bits)
@@ -47,16 +52,26 @@ FORMATS: dict[Precision, NumberFormat] = {
 }
 
 
-def say(value: float) -> str:
-    """A magnitude in few characters: `65504`, `3.1e3`, `0.98`, `6e-8`, `inf`."""
+def say(value: float, digits: int = 2) -> str:
+    """A magnitude in few characters: `65504`, `3.1e3`, `0.98`, `6e-8`, `inf`; `digits` are those of what has a power
+    of ten."""
     if not math.isfinite(value):
         return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
     if value == round(value) and abs(value) < 1e5:
         return f"{value:.0f}"
     if 1e-2 <= abs(value) < 1e3:
         return f"{value:.3g}"
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa.removesuffix('.' + '0' * (digits - 1))}e{int(exponent)}"
+
+
+def say_apart(value: float, other: float) -> tuple[str, str]:
+    """Both as `say` has them, with as many digits as tell them apart: `3.403e38` and `3.39e38`."""
+    for digits in (2, 3, 4, 5):
+        told = say(value, digits), say(other, digits)
+        if told[0] != told[1] or value == other:
+            break
+    return told
 
 
 def percent(share: float) -> str:

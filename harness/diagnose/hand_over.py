@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,15 @@ from harness.diagnose.examine import RELAXED
 from harness.diagnose.findings import Findings
 from harness.diagnose.formats import say
 from harness.diagnose.lab import Lab
-from harness.diagnose.recipes import Files, keep_fp32, layer_list, own_file, polygraphy_script, without_tf32
+from harness.diagnose.recipes import (
+    Files,
+    keep_fp32,
+    layer_list,
+    layers_of,
+    own_file,
+    polygraphy_script,
+    without_tf32,
+)
 from harness.diagnose.repro import Ticket, write_repro
 from harness.diagnose.results import Evidence, Repro, Stage, Verdict
 from harness.diagnose.shrink import Fails, Shrunk, fails_emulated, holds, nrmse_limits, shrink
@@ -36,6 +44,7 @@ from harness.errors import BudgetExhaustedError, CandidateError, HarnessError
 from harness.judge.candidates import profiles_of
 from harness.judge.results import jsonable
 from harness.model import Model, save_model, with_islands
+from harness.model.inner import repeated_names
 from harness.model.typed import LOW_DTYPE
 from harness.tactics import TacticRecord, export_pins, pinned_cache
 from harness.tensors.files import write_text
@@ -90,8 +99,9 @@ def hand_over(
         lab.tell(Stage.HAND_OVER, "cut out and run the repro", suspected=found.culprits)
         try:
             repro = _write_repro(lab, found, summary, out / "repro", evidence)
-        except HarnessError as error:
-            evidence.append(Evidence(Stage.HAND_OVER, f"there is no repro: {error}"))
+        except Exception as error:  # the diagnosis stands without it
+            reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            evidence.append(Evidence(Stage.HAND_OVER, f"there is no repro: {reason}"))
     return HandedOver(recipes, repro, tuple(evidence))
 
 
@@ -157,7 +167,10 @@ def _write_recipes(
     files = Files(str(path), None if typed is None else str(typed), str(script), _shapes(subject))
     recipes = _commands(subject, found, files)
     if "polygraphy" in recipes and island:
-        write_text(script, polygraphy_script(island))
+        write_text(script, polygraphy_script(layers_of(model, island)))
+    repeated = repeated_names(model, layers_of(model, island))
+    if repeated and recipes.keys() & {"trtexec", "polygraphy"}:
+        evidence.append(_told_apart(repeated))
     if island:
         document = layer_list(model, subject.precision, island, dict(engine_layers))
         write_text(listed, json.dumps(document, indent=1) + "\n")
@@ -165,6 +178,14 @@ def _write_recipes(
     if typed is not None:
         recipes["typed_model"] = str(typed)
     return recipes
+
+
+def _told_apart(names: Sequence[str]) -> Evidence:
+    text = (
+        f"more than one node of the model is named {' or '.join(names)}: TensorRT gives that name to one layer, and "
+        f"trtexec and polygraphy may miss the others; give each of them a name of its own"
+    )
+    return Evidence(Stage.HAND_OVER, text, {"repeated_names": list(names)})
 
 
 def _try_typed(subject: Subject, graph: Model) -> Evidence:

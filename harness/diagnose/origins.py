@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from harness.diagnose.decisions import decision_of
 from harness.diagnose.effects import Effects
-from harness.diagnose.explain import Held, Occurrence, accumulation, why
+from harness.diagnose.explain import accumulation, why
+from harness.diagnose.occurrence import Held, Occurrence
 from harness.diagnose.predict import Prognosis
 from harness.diagnose.results import Origin
 from harness.diagnose.subject import Subject
-from harness.diagnose.suspects import islands_of, outliers, usual_error
+from harness.diagnose.suspects import OUTLYING, islands_of, outliers, usual_error
 from harness.judge.results import LayerResult
 from harness.model import Model, NodeInfo
 from harness.tensors.precision import Precision
@@ -54,7 +56,8 @@ def find_origins_of(
         if outlying.intersection(island) or any(effects.of([node]) > 1.0 for node in island)
     ]
     if guilty:
-        return explain_nodes(subject, prognosis, [_first(island, outlying, crossings) for island in guilty])
+        first = [_first(island, outlying, crossings) for island in guilty]
+        return explain_nodes(subject, prognosis, first, alone=effects.known)
     shares = {node: effect for node, effect in effects.known.items() if node in set(culprits)}
     reason = accumulation(len(culprits), shares, subject.precision)
     places = crossings() or [max(culprits, key=lambda node: shares.get(node, 0.0))]
@@ -74,7 +77,12 @@ def _first(island: Sequence[str], outlying: set[str], crossings: Callable[[], li
 
 
 def explain_nodes(
-    subject: Subject, prognosis: Prognosis, nodes: Iterable[str], observed: Mapping[str, float] | None = None
+    subject: Subject,
+    prognosis: Prognosis,
+    nodes: Iterable[str],
+    observed: Mapping[str, float] | None = None,
+    *,
+    alone: Mapping[str, float] | None = None,
 ) -> tuple[Origin, ...]:
     """Each node as an origin, with what happens there at the precision under test.
 
@@ -83,6 +91,7 @@ def explain_nodes(
         prognosis: what the emulator says.
         nodes: names of the nodes.
         observed: by node, the nrmse of an engine that errs there although the emulator does not.
+        alone: by node, what lowering it alone does to the outputs, in multiples of the limit of the worst gate.
     """
     model = subject.model
     infos = [model.node(node) for node in dict.fromkeys(nodes)]
@@ -91,8 +100,14 @@ def explain_nodes(
     origins = []
     for info in infos:
         introduced = prognosis.introduced.get(info.name)
-        occurrence = tensors.occurrence(info, introduced, usual)
-        occurrence = replace(occurrence, observed=(observed or {}).get(info.name))
+        occurrence = replace(
+            tensors.occurrence(info, introduced, usual),
+            observed=(observed or {}).get(info.name),
+            alone=(alone or {}).get(info.name),
+        )
+        if occurrence.observed is None and introduced is not None and introduced <= OUTLYING * usual:
+            decision = decision_of(subject, info, prognosis.failing_sample)
+            occurrence = replace(occurrence, decision=decision)
         reason = why(occurrence, subject.precision)
         origins.append(Origin(info.name, info.op, _tensor(model, info), reason, introduced))
     return tuple(origins)
@@ -144,21 +159,22 @@ class TensorsAround:
         """
         proto = next(each for each in self._model.skeleton.graph.node if each.name == node.name)
         inputs = [name for name in proto.input if name in self._arrays or name in self._constants]
+        axis = next((each.i for each in proto.attribute if each.name == "axis"), -1)
         return Occurrence(
             op=node.op,
-            inputs=tuple(self._held(name) for name in inputs),
+            inputs=tuple(self._held(name, axis) for name in inputs),
             output=self._held(_tensor(self._model, node)),
             introduced=introduced,
             usual=usual or None,
             exponent=self._exponent(node.op, inputs),
         )
 
-    def _held(self, name: str) -> Held:
+    def _held(self, name: str, axis: int = -1) -> Held:
         if name in self._constants:
-            return Held.of(name, [self._constants[name]], self._precision, constant=True)
+            return Held.of(name, [self._constants[name]], self._precision, constant=True, axis=axis)
         producer = self._model.producer(name)
         constant = producer is not None and producer.op == "Constant"
-        return Held.of(name, self._arrays.get(name, []), self._precision, constant=constant)
+        return Held.of(name, self._arrays.get(name, []), self._precision, constant=constant, axis=axis)
 
     def _exponent(self, op: str, inputs: Sequence[str]) -> float | None:
         if op != "Pow" or len(inputs) != 2:

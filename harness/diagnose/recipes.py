@@ -1,10 +1,15 @@
-"""How to keep nodes in FP32, by tool: ready to paste."""
+"""How to keep nodes in FP32, by tool: ready to paste.
+
+trtexec and polygraphy go by the names of layers. TensorRT's parser names a layer after its node, and there is none of
+an If, Loop or Scan: it names what is in their bodies. So these two get the nodes in the bodies, and AutoCast, which
+leaves out nodes of the ONNX graph with all that they hold, the node itself.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,7 @@ import onnx
 
 from harness.backends.shapes import Profile
 from harness.model import Model
+from harness.model.inner import inner_nodes, named_nodes
 from harness.tensors.precision import Precision
 
 WEAK_FLAGS = {
@@ -90,11 +96,12 @@ def keep_fp32(
     recipes: dict[str, str] = {}
     flag = WEAK_FLAGS.get(precision)
     speakable = not any(map(UNSPEAKABLE.search, files.shapes))
-    if flag and island and files.model is not None:
-        if speakable and not any(map(UNSPEAKABLE.search, island)):
-            recipes["trtexec"] = _trtexec(model, flag, island, files, constraints)
-        if files.script is not None and not any(name.startswith("-") for name in island):
-            recipes["polygraphy"] = _polygraphy(flag, island, files, constraints)
+    layers = layers_of(model, island)
+    if flag and layers and files.model is not None:
+        if speakable and not any(map(UNSPEAKABLE.search, layers)):
+            recipes["trtexec"] = _trtexec(flag, layers, files, constraints)
+        if files.script is not None and not any(name.startswith("-") for name in layers):
+            recipes["polygraphy"] = _polygraphy(flag, list(layers), files, constraints)
     if files.typed is not None and speakable:
         typed = ["trtexec", f"--onnx={files.typed}", *files.for_trtexec, "--stronglyTyped"]
         recipes["trtexec_strongly_typed"] = shlex.join(typed)
@@ -103,10 +110,26 @@ def keep_fp32(
     return recipes
 
 
-def _trtexec(model: Model, flag: str, island: Sequence[str], files: Files, constraints: str) -> str:
-    precisions = ",".join(f"{_to_trtexec(name)}:fp32" for name in island)
+def layers_of(model: Model, island: Sequence[str]) -> dict[str, int]:
+    """By the name of each layer that TensorRT makes of `island`, how many float tensors it writes.
+
+    Of a node with bodies it makes the layers of what is in them.
+    """
+    found: dict[str, int] = {}
+    for name in island:
+        inside = inner_nodes(model, name)
+        if inside:
+            found |= {node.name: len(node.outputs) for node in inside}
+        else:
+            floats = sum(model.dtypes.get(output) == "float32" for output in model.node(name).outputs)
+            found[name] = max(1, floats)
+    return found
+
+
+def _trtexec(flag: str, layers: Mapping[str, int], files: Files, constraints: str) -> str:
+    precisions = ",".join(f"{_to_trtexec(name)}:fp32" for name in layers)
     types = ",".join(
-        f"{_to_trtexec(name)}:{'+'.join(['fp32'] * _float_outputs(model, name))}" for name in island
+        f"{_to_trtexec(name)}:{'+'.join(['fp32'] * outputs)}" for name, outputs in layers.items()
     )
     arguments = [
         "trtexec",
@@ -125,18 +148,14 @@ def _to_trtexec(name: str) -> str:
     return f"'{name}'" if ":" in name else name
 
 
-def _float_outputs(model: Model, name: str) -> int:
-    return max(1, sum(model.dtypes.get(output) == "float32" for output in model.node(name).outputs))
-
-
-def _polygraphy(flag: str, island: Sequence[str], files: Files, constraints: str) -> str:
+def _polygraphy(flag: str, layers: Sequence[str], files: Files, constraints: str) -> str:
     assert files.model is not None
     assert files.script is not None
     arguments = ["polygraphy", "convert", files.model, "--convert-to", "trt", flag, *files.for_polygraphy]
     arguments += ["--precision-constraints", constraints, "-o", "model.plan"]
     # polygraphy has no argument for the types of layer outputs: without them an island may still hand on FP16.
     arguments += ["--trt-network-postprocess-script", files.script]
-    arguments += ["--layer-precisions", *(f"{name}:float32" for name in island)]
+    arguments += ["--layer-precisions", *(f"{name}:float32" for name in layers)]
     return shlex.join(arguments)
 
 
@@ -147,9 +166,13 @@ def _autocast(precision: Precision, island: Sequence[str], path: str) -> str:
     return shlex.join(arguments)
 
 
-def polygraphy_script(island: Sequence[str]) -> str:
-    """A script for polygraphy's `--trt-network-postprocess-script`: precision and output types of the island."""
-    names = "".join(f"    {name!r},\n" for name in island)
+def polygraphy_script(layers: Iterable[str]) -> str:
+    """A script for polygraphy's `--trt-network-postprocess-script`: precision and output types of `layers`.
+
+    Args:
+        layers: names of ONNX nodes, after which layers are named: `layers_of` an island.
+    """
+    names = "".join(f"    {name!r},\n" for name in layers)
     return f'''"""Keep the layers of these ONNX nodes in FP32. For polygraphy's --trt-network-postprocess-script."""
 
 import tensorrt as trt
@@ -176,7 +199,8 @@ def postprocess(network):
 def layer_list(
     model: Model, precision: Precision, island: Sequence[str], engine_layers: dict[str, tuple[str, ...]]
 ) -> dict[str, Any]:
-    """The island as data: each node with its operator, its tensors, and the engine layers that compute it."""
+    """The island as data: each node with its operator, its tensors, the nodes in its bodies that compute floats, and
+    the engine layers that compute it."""
     return {
         "schema": ISLANDS_SCHEMA,
         "model_sha256": model.sha256,
@@ -186,6 +210,7 @@ def layer_list(
                 "node": name,
                 "op": model.node(name).op,
                 "outputs": list(model.node(name).outputs),
+                "inside": [node.name for node in inner_nodes(model, name)],
                 "engine_layers": list(engine_layers.get(name, ())),
             }
             for name in island
@@ -200,5 +225,5 @@ def own_file(model: Model, island: Sequence[str]) -> Path | None:
     """
     if model.path is None:
         return None
-    known = {node.name for node in onnx.load(model.path, load_external_data=False).graph.node}
-    return model.path if known.issuperset(island) else None
+    known = named_nodes(onnx.load(model.path, load_external_data=False))
+    return model.path if known.issuperset([*island, *layers_of(model, island)]) else None

@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from harness.diagnose.cut import Part
 from harness.diagnose.results import Repro
 from harness.errors import ModelError
 from harness.model import Model, save_model, with_islands
+from harness.model.analysis import element_type
 from harness.model.lower import lower, units_of
 from harness.model.rounding import round_array
 from harness.model.typed import LOW_DTYPE
-from harness.tensors.dtypes import dtype_of
 from harness.tensors.precision import Precision
 
 SCRIPT = Path(__file__).with_name("repro_script.py")
@@ -133,10 +133,9 @@ def emulated_model(model: Model, precision: Precision, outputs: list[str]) -> on
             values = round_array(values, precision)
         proto.graph.initializer.append(numpy_helper.from_array(values, feed.feed))
     for value, name in zip(proto.graph.output, outputs, strict=True):
-        # TensorRT and the checker want types; ONNX Runtime infers them.
+        # TensorRT and the checker want types; ONNX Runtime refuses wrong ones.
         if not value.type.WhichOneof("value"):
-            dtype = dtype_of(model.dtypes.get(name, "float32"))
-            value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(dtype)
+            value.type.tensor_type.elem_type = element_type(model.dtypes.get(name, "float32"))
     if proto.ByteSize() > 1 << 31:
         raise ModelError("the part is over 2 GB", where=model.name)
     return proto
@@ -155,15 +154,26 @@ def _verify(folder: Path, signature: Mapping[str, Any]) -> tuple[bool, str, dict
     if done.returncode not in (0, 1):
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return False, f"it could not be run in a clean process: {last}", {}
-    outputs = {
-        name: {key: _number(value) for key, value in row.items() if key != "shape"}
-        for name, row in json.loads(done.stdout)["outputs"].items()
-    }
+    outputs = _read(done.stdout)
+    if outputs is None:
+        return False, "it could not be run in a clean process: what it printed cannot be read", {}
     if done.returncode == 0:
         return False, "run in a clean process, it does not show the fault", outputs
     if not _same(outputs, signature):
         return False, "run in a clean process, it fails in another way than here", outputs
     return True, "run in a clean process, it shows the same fault", outputs
+
+
+def _read(printed: str) -> dict[str, dict[str, float]] | None:
+    """The numbers by output that the script printed; None if it printed something else."""
+    try:
+        rows = json.loads(printed)["outputs"]
+        return {
+            name: {key: _number(value) for key, value in row.items() if key != "shape"}
+            for name, row in rows.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _same(found: Mapping[str, Mapping[str, float]], signature: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -18,27 +18,33 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def main():
-    """Run what was asked for, print what differs, and return the exit status."""
+    """Do what was asked for and return the exit status; an error is one line, and never 1."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tensorrt", action="store_true", help="build and run a TensorRT engine")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON, nothing else")
     arguments = parser.parse_args()
+    try:
+        return show(arguments)
+    except Exception as error:  # 1 is kept for a fault that shows
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        print(f"cannot run: {lines[0]}", file=sys.stderr)
+        return 2
+
+
+def show(arguments):
+    """Run both sides, print what differs, and return 1 if the fault shows, 0 if it does not."""
     about = json.loads((HERE / "repro.json").read_text(encoding="utf-8"))
     inputs = load("inputs.npz", about["inputs"])
     expected = load("expected.npz", about["outputs"])
-    try:
-        if arguments.tensorrt:
-            actual = run_tensorrt(about, inputs, list(expected))
-        elif about["emulated"]:
-            expected = run_onnxruntime("model.onnx", inputs, list(expected))
-            actual = run_onnxruntime("emulated.onnx", inputs, list(expected), may_fail=True)
-        else:
-            raise ImportError("this fault shows on an engine only: use --tensorrt")
-    except ImportError as error:
-        print(f"cannot run: {error}", file=sys.stderr)
-        return 2
+    if arguments.tensorrt:
+        actual = run_tensorrt(about, inputs, list(expected))
+    elif about["emulated"]:
+        expected = run_onnxruntime("model.onnx", inputs, list(expected))
+        actual = run_onnxruntime("emulated.onnx", inputs, list(expected), may_fail=True)
+    else:
+        raise RuntimeError("this fault shows on an engine only: use --tensorrt")
     rows = {name: measure(actual[name], expected[name]) for name in expected}
     limits = about["limits"]
     shows = any(row["nonfinite"] or not row["nrmse"] <= limits[name] for name, row in rows.items())
@@ -134,7 +140,7 @@ def run_tensorrt(about, inputs, outputs):
     network_parser = tensorrt.OnnxParser(network, logger)
     file = HERE / ("model.onnx" if weak else "typed.onnx")
     if not network_parser.parse(file.read_bytes()):
-        raise ImportError(f"TensorRT does not parse {file.name}: {network_parser.get_error(0)}")
+        raise RuntimeError(f"TensorRT does not parse {file.name}: {network_parser.get_error(0)}")
     config = builder.create_builder_config()
     if weak and hasattr(tensorrt.BuilderFlag, "TF32") and about["precision"] != "tf32":
         config.clear_flag(tensorrt.BuilderFlag.TF32)
@@ -142,7 +148,7 @@ def run_tensorrt(about, inputs, outputs):
         config.set_flag(getattr(tensorrt.BuilderFlag, flag))
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ImportError("TensorRT built no engine")
+        raise RuntimeError("TensorRT built no engine")
     engine = tensorrt.Runtime(logger).deserialize_cuda_engine(plan)
     return infer(tensorrt, engine, inputs, outputs)
 
@@ -192,13 +198,13 @@ def cuda_runtime():
             return ctypes.CDLL(name)
         except OSError:
             continue
-    raise ImportError("no CUDA runtime is installed here")
+    raise RuntimeError("no CUDA runtime is installed here")
 
 
 def check(status):
     """Stop at an error of the CUDA runtime."""
     if status:
-        raise ImportError(f"CUDA runtime error {status}")
+        raise RuntimeError(f"CUDA runtime error {status}")
 
 
 if __name__ == "__main__":

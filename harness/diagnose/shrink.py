@@ -13,8 +13,8 @@ import numpy as np
 
 from harness.backends.emulator import Emulator
 from harness.compare import GateResult, compare, gates_for
-from harness.compare.defaults import DEFAULT_GATES
-from harness.compare.gates import check
+from harness.compare.defaults import DEFAULT_GATES, EQUAL
+from harness.compare.gates import Gate, check
 from harness.diagnose.cut import Part, cut
 from harness.diagnose.subject import Subject
 from harness.errors import CandidateError, ModelError
@@ -125,14 +125,18 @@ def holds(subject: Subject, values: Mapping[str, np.ndarray], part: Part, precis
 
 
 def nrmse_limits(subject: Subject, part: Part, precision: Precision) -> dict[str, float]:
-    """For each output of a part, the nrmse that its gates let pass; gates on other metrics are left out."""
+    """For each output of a part, the nrmse that its gates let pass; gates on other metrics are left out.
+
+    Outputs of the model that hold integers or bools and must be equal have a limit of 0.
+    """
     limits = {}
     for name, reference in part.expected.items():
         found = list(_gates(subject, name, reference, reference, precision))
         scale = float(np.sqrt(np.mean(np.square(reference, dtype=np.float64)))) if reference.size else 0.0
         bounds = [gate.limit for gate in found if gate.metric == "nrmse"]
         bounds += [gate.limit / scale for gate in found if gate.metric == "rmse" and scale]
-        limits[name] = min(bounds, default=DEFAULT_GATES[precision].bound)
+        equal = reference.dtype.kind in "biu" and EQUAL in {Gate(gate.metric, gate.limit) for gate in found}
+        limits[name] = 0.0 if equal else min(bounds, default=DEFAULT_GATES[precision].bound)
     return limits
 
 
@@ -142,12 +146,15 @@ def _gates(
     dtype = precision.storage_dtype if reference.dtype.kind == "f" else None
     metrics = compare(np.asarray(value), reference, dtype=dtype)
     node = subject.model.producer(name)
+    is_output = any(info.name == name for info in subject.model.outputs)
     gates = gates_for(
         subject.bench.case.tolerances,
         precision=precision,
         tensor=name,
         node=node.name if node else None,
-        is_output=any(info.name == name for info in subject.model.outputs),
+        is_output=is_output,
         reference_rms=metrics.reference_rms,
+        exact=is_output
+        and reference.dtype.kind in "biu",  # between nodes, one index more or less may not matter
     )
     return check(metrics, gates)

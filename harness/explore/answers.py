@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.compare import GateResult
-from harness.diagnose.explain import Held
+from harness.diagnose.occurrence import Held
 from harness.explore.commands import Order
 from harness.judge.results import LayerResult, OutputResult
 from harness.model import NodeInfo

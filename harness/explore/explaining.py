@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from harness.diagnose.effects import Effects
-from harness.diagnose.explain import Held
 from harness.diagnose.formats import FORMATS
+from harness.diagnose.occurrence import Held
 from harness.diagnose.origins import explain_nodes, tensors_around
 from harness.diagnose.predict import Prognosis
 from harness.diagnose.subject import Subject

@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import cached_property
 
 from harness.backends import Observation
-from harness.diagnose.explain import Held
 from harness.diagnose.lab import Lab
+from harness.diagnose.occurrence import Held
 from harness.diagnose.predict import emulate
 from harness.diagnose.results import Stage
 from harness.judge.judge import describe_failure

@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.diagnose.explain import Held
 from harness.diagnose.formats import percent
+from harness.diagnose.occurrence import Held
 from harness.explore.answers import Explanation, Layer, LayersShown, TensorShown
 from harness.model import NodeInfo
 from harness.report.view import error, layer_legend

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+import ml_dtypes  # noqa: F401 - NumPy knows bfloat16 and its like by name once it is imported
+import numpy as np
 import onnx
 import onnx_ir as ir
+
+from harness.model.external import embedded
 
 # Operators whose float outputs are not arithmetic on run-time data, or that are precision boundaries themselves.
 NEVER_LOWERED = frozenset(
@@ -64,7 +68,7 @@ def _without_weights(model: ir.Model, weights: frozenset[str]) -> ir.Model:
     for name in weights:
         value = copy.graph.initializers.pop(name)
         value.const_value = None
-    return ir.external_data.load_to_model(copy)
+    return embedded(copy)
 
 
 def _viewed(model: ir.Model, weights: frozenset[str]) -> ir.Model:
@@ -194,6 +198,13 @@ def graph_dtypes(graph: onnx.GraphProto) -> dict[str, str]:
 def dtype_name(elem_type: int) -> str:
     """`float32` for TensorProto.FLOAT, and so on."""
     return ir.DataType(elem_type).numpy().name if elem_type != onnx.TensorProto.STRING else "string"
+
+
+def element_type(name: str) -> int:
+    """TensorProto.FLOAT for `float32`, and so on: the other way round."""
+    if name == "string":
+        return int(onnx.TensorProto.STRING)
+    return int(ir.DataType.from_numpy(np.dtype(name)))
 
 
 def _runtime_dtypes(proto: onnx.ModelProto, names: Iterable[str]) -> dict[str, str]:

@@ -14,7 +14,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from harness.errors import ModelError
+from harness.model.external import embedded
 from harness.model.model import Model, hash_proto
+from harness.model.names import inline_functions, name_nodes
 
 EXTERNAL_OVER = 1 << 30  # models with more bytes of weights are saved with external data beside them
 
@@ -22,8 +24,9 @@ EXTERNAL_OVER = 1 << 30  # models with more bytes of weights are saved with exte
 def load_model(source: Path | str | onnx.ModelProto | ir.Model, *, name: str | None = None) -> Model:
     """Load a model from a file, or wrap one that was built in memory.
 
-    Local functions are inlined, nodes are put in topological order, and nodes without a name get one
-    (`Conv_12`: operator and position). External data stays on disk, memory-mapped.
+    Local functions are inlined (`caller/node`), nodes are put in topological order, and nodes without a name get one:
+    `Conv_12`, operator and position; in a body, `choose/then_branch/Mul_0`. External data stays on disk,
+    memory-mapped.
 
     Raises:
         ModelError: the file is missing, truncated or not ONNX, its external data is missing, too short or
@@ -47,7 +50,7 @@ def save_model(model: Model, path: Path | str) -> Path:
         if size > EXTERNAL_OVER:
             ir.save(model.ir.clone(), temporary, external_data=f"{path.name}.data")
         else:
-            ir.save(_in_memory(model.ir), temporary)
+            ir.save(embedded(model.ir.clone()), temporary)
         for file in sorted(Path(folder).iterdir(), key=lambda file: file == temporary):
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
@@ -55,36 +58,12 @@ def save_model(model: Model, path: Path | str) -> Path:
     return path
 
 
-def _in_memory(model: ir.Model) -> ir.Model:
-    copy = model.clone()
-    return ir.external_data.load_to_model(copy)
-
-
 def _wrap(model: ir.Model, name: str, sha256: str, path: Path | None) -> Model:
     if model.functions:
-        model = common_passes.InlinePass()(model).model
+        model = inline_functions(model)
     common_passes.TopologicalSortPass()(model)
-    _name_nodes(model, name)
+    name_nodes(model, name)
     return Model(model, name=name, sha256=sha256, path=path)
-
-
-def _name_nodes(model: ir.Model, where: str) -> None:
-    taken = {node.name for node in model.graph if node.name}
-    seen: set[str] = set()
-    for index, node in enumerate(model.graph):
-        if not node.name:
-            candidate = f"{node.op_type}_{index}"
-            while candidate in taken:
-                candidate += "_"
-            node.name = candidate
-            taken.add(candidate)
-        if node.name in seen:
-            raise ModelError(
-                f"two nodes are named {node.name!r}",
-                where=where,
-                hint="give every node a name of its own, or none at all",
-            )
-        seen.add(node.name)
 
 
 def _from_file(path: Path) -> ir.Model:

@@ -16,6 +16,7 @@ from harness.errors import ModelError
 from harness.model.analysis import STEERING_INPUTS
 from harness.model.lower import units_of
 from harness.model.model import Model
+from harness.model.names import bodies_of
 from harness.model.rounding import round_array
 from harness.tensors.precision import Precision
 
@@ -55,7 +56,7 @@ class _Typing:
     def apply(self, chosen: set[str]) -> None:
         outputs = list(self.graph.outputs)
         for node in list(self.graph):
-            if node.name in chosen and not any(True for _ in _bodies(node)):
+            if node.name in chosen and not any(True for _ in bodies_of(node)):
                 self._lower(node)
             else:
                 self._raise_inputs(node)
@@ -87,7 +88,7 @@ class _Typing:
         for position, value in enumerate(node.inputs):
             if value is not None and value in self.low_values:
                 node.replace_input_with(position, self._as(value, ir.DataType.FLOAT, node))
-        for body in _bodies(node):
+        for _, body in bodies_of(node):
             for inner in ir.traversal.RecursiveGraphIterator(body):
                 for position, value in enumerate(inner.inputs):
                     if value is not None and value in self.low_values:
@@ -139,13 +140,3 @@ class _Typing:
         node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, value.shape
         self.graph.append(node)
         self.graph.outputs[position] = node.outputs[0]
-
-
-def _bodies(node: ir.Node) -> list[ir.Graph]:
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found.extend(attribute.as_graphs())
-    return found

@@ -136,9 +136,9 @@ def falsifiable(model: Model, node: str) -> Model:
     """`model` with one more input: 1 adds a tenth of itself, and 1, to what `node` writes; 0 leaves it as it is."""
     import onnx_ir as ir
 
-    from harness.model.load import _in_memory
+    from harness.model.external import embedded
 
-    proto: onnx.ModelProto = ir.to_proto(_in_memory(model.ir))
+    proto: onnx.ModelProto = ir.to_proto(embedded(model.ir.clone()))
     place, found = next((i, each) for i, each in enumerate(proto.graph.node) if each.name == node)
     tensor = found.output[0]
     found.output[0] = f"{tensor}::true"

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from harness.diagnose.explain import Held, Occurrence, accumulation, why
-from harness.diagnose.formats import FORMATS, percent, say
+from harness.diagnose.explain import accumulation, why
+from harness.diagnose.formats import FORMATS, percent, say, say_apart
+from harness.diagnose.occurrence import Decision, Held, Occurrence
 from harness.tensors.precision import Precision
 
 FP16 = Precision.FP16
@@ -18,7 +19,7 @@ def held(name: str, *values: float, precision: Precision = FP16, constant: bool 
     return Held.of(name, [np.array(values, dtype=np.float32)], precision, constant=constant)
 
 
-def occurrence(op: str, inputs: list[Held], output: Held, **changes: float) -> Occurrence:
+def occurrence(op: str, inputs: list[Held], output: Held, **changes: object) -> Occurrence:
     return Occurrence(op, tuple(inputs), output, **changes)  # type: ignore[arg-type]
 
 
@@ -61,7 +62,7 @@ def occurrence(op: str, inputs: list[Held], output: Held, **changes: float) -> O
         ),
         (
             occurrence("Where", [held("mask", -3.4e38, constant=True)], held("y", 1.0)),
-            "its constant mask holds 3.4e38, beyond 65504, the largest FP16 value, and becomes infinite",
+            "its constant mask holds -3.4e38, beyond -65504, the lowest FP16 value, and becomes infinite",
         ),
         (
             occurrence(
@@ -83,6 +84,20 @@ def occurrence(op: str, inputs: list[Held], output: Held, **changes: float) -> O
             "it divides by root, whose values go down to 1e-9 and become 0 in FP16, whose smallest number is 6e-8",
         ),
         (
+            occurrence("Pow", [held("var", 1e-9, 1.0), held("e", -0.5)], held("y", 3e4, 1.0), exponent=-0.5),
+            "it divides by a power of var, whose values go down to 1e-9 and become 0 in FP16, whose smallest number "
+            "is 6e-8",
+        ),
+        (
+            occurrence(
+                "MatMul",
+                [held("x", 1.0), held("w", 1e-8, 2e-8, 4e-8, constant=True)],
+                held("y", 4e-8, 1e-8),
+                introduced=0.7,
+            ),
+            "67 % of its constant w, whose values reach 4e-8, become 0 in FP16, whose smallest number is 6e-8",
+        ),
+        (
             occurrence("Softmax", [held("logits", 12000.0, -3.0)], held("y", 1.0, 0.5)),
             "its inputs reach 12000, where FP16 has steps of 8: softmax makes each of them a factor of 3e3",
         ),
@@ -94,6 +109,55 @@ def occurrence(op: str, inputs: list[Held], output: Held, **changes: float) -> O
             occurrence("Sub", [held("x", 3001.0, 3000.0), held("z", 3000.5, 3000.0)], held("y", 0.5, 0.1)),
             "values of about 3e3 cancel down to 0.361: at their size FP16 has steps of 2, and that is what is left of "
             "the difference",
+        ),
+        (
+            occurrence(
+                "Softmax", [held("logits", 5000.0, 4999.0)], held("y", 0.7, 0.3, 1e-9), introduced=0.5
+            ),
+            "its inputs reach 5000, where FP16 has steps of 4: softmax makes each of them a factor of 54.6",
+        ),
+        (
+            occurrence(
+                "Add",
+                [held("x", 10.0, 11.0), held("ten", 10.0, constant=True)],
+                held("scores", 20.0, 21.0),
+                introduced=1e-4,
+                usual=1e-4,
+                decision=Decision("best", "ArgMax", changed=0.25, magnitude=21.0, apart=1e-3),
+            ),
+            "best (ArgMax) tells apart values that differ by 1e-3, where FP16 has steps of 0.0156: 25 % of its answers "
+            "change",
+        ),
+        (
+            occurrence(
+                "CumSum",
+                [held("ones", 1.0)],
+                held("count", 2500.0),
+                introduced=1e-4,
+                decision=Decision("place", "Cast", changed=0.1, magnitude=2200.0, apart=1.0, whole=True),
+            ),
+            "place (Cast) reads whole numbers up to 2500, where FP16 has steps of 2: 10 % of its answers change",
+        ),
+        (
+            occurrence(
+                "Mul",
+                [held("x", 2.0)],
+                held("y", 2.0),
+                introduced=1e-4,
+                decision=Decision("kept", "NonZero", changed=0.5, magnitude=2.0),
+            ),
+            "kept (NonZero) decides by what this node writes: in FP16, 50 % of its answers change",
+        ),
+        (
+            occurrence(
+                "Loop", [held("x", 2.0)], held("y", 1e6), inside="in its body, at a (Add), it is wrong"
+            ),
+            "in its body, at a (Add), it is wrong",
+        ),
+        (
+            occurrence("Tanh", [held("x", 2.0)], held("y", 1.0), introduced=3e-4, usual=3e-4, alone=1.3),
+            "rounding to FP16's 11 bits introduces an error of 3e-4 (nrmse) here; lowered alone it fails the "
+            "outputs, at 1.3 times the limit",
         ),
         (
             occurrence("Conv", [held("x", 1.0), held("w", 1.0)], held("y", 1.0), introduced=4e-3, usual=4e-4),
@@ -172,10 +236,60 @@ def test_shares_are_said_in_percent() -> None:
 def test_what_is_not_finite_in_a_body_is_no_rounding() -> None:
     node = occurrence("If", [], held("y", 1.0), introduced=float("inf"), usual=1e-4)
     assert why(node, Precision.FP16) == (
-        "what it computes in FP16 is not finite: in its body, a value goes beyond 65504, or one that divides becomes 0"
+        "what it computes in FP16 is not finite, although what it writes would fit: something in its body does not"
     )
     node = occurrence("Add", [], held("y", 1.0), introduced=float("inf"), usual=1e-4)
     assert "nrmse" not in why(node, Precision.FP16)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        # Most of the values become 0, but not those that the error is measured over.
+        occurrence("Sigmoid", [held("x", -20.0)], held("y", 2e-9, 0.5), introduced=3e-4),
+        # The weights hold a few that vanish.
+        occurrence("Conv", [held("w", 1e-9, 0.1, constant=True)], held("y", 1.0), introduced=3e-4),
+        # What is added vanishes, and all else is a million times as large.
+        occurrence(
+            "Add", [held("x", 1.0), held("eps", 1e-9, constant=True)], held("y", 1.0), introduced=3e-4
+        ),
+        # The logits that are coarse are masked; the others are not.
+        occurrence("Softmax", [held("logits", -1e4, 2.0)], held("y", 0.0, 1.0), introduced=3e-4),
+        # The operands have no digits that are lost.
+        occurrence(
+            "Sub", [held("x", 2048.0), held("z", 2047.0)], held("y", 1.0, 0.3), introduced=0.1, usual=0.1
+        ),
+        # Nothing divides by the values that become 0: all are finite.
+        occurrence("Div", [held("x", 1.0), held("root", 1e-9, 1.0)], held("y", 1.0), introduced=3e-4),
+    ],
+)
+def test_what_is_true_of_a_tensor_but_does_not_account_for_the_error_is_no_reason(node: Occurrence) -> None:
+    assert why(node, FP16).startswith("rounding to FP16's 11 bits introduces an error of ")
+
+
+def test_numbers_that_look_alike_get_the_digits_that_tell_them_apart() -> None:
+    largest = float(np.finfo(np.float32).max)
+    assert say_apart(largest, FORMATS[Precision.BF16].largest) == ("3.40e38", "3.39e38")
+    assert say_apart(1e9, 65504.0) == ("1e9", "65504")
+    node = occurrence(
+        "Mul", [held("mask", -largest, precision=Precision.BF16, constant=True)], held("y", 1.0)
+    )
+    assert "-3.40e38, beyond -3.39e38, the lowest BF16 value" in why(node, Precision.BF16)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16, Precision.FP8])
+def test_below_the_smallest_normal_number_steps_stay(precision: Precision) -> None:
+    kind = FORMATS[precision]
+    assert kind.step(kind.normal) == kind.smallest
+    assert kind.step(2 * kind.normal) == 2 * kind.smallest
+
+
+def test_what_counts_of_the_inputs_of_a_softmax_is_the_largest_of_each_row() -> None:
+    logits = np.float32([[-1e4, 2.0], [-1e4, -5.0]])
+    assert Held.of("x", [logits], FP16).peak == 5.0
+    assert Held.of("x", [logits], FP16, axis=0).peak == 1e4
+    assert Held.of("x", [logits.T], FP16, axis=0).peak == 5.0
+    assert Held.of("x", [np.float32(7.0)], FP16).peak == 7.0
 
 
 @pytest.mark.parametrize(

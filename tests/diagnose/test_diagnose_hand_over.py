@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ from harness.diagnose.repro import Ticket, emulated_model, write_repro
 from harness.diagnose.shrink import fails_emulated, holds, shrink
 from harness.diagnose.subject import Subject, make_bench
 from harness.errors import CandidateError
-from harness.model import load_model, save_model, with_islands
+from harness.model import Model, load_model, save_model, with_islands
 from harness.model.rounding import round_array
 from harness.tensors.precision import Precision
 
@@ -306,6 +307,77 @@ def test_a_repro_that_fails_in_another_way_says_so(tmp_path: Path) -> None:
     repro = write_repro(tmp_path / "repro", part, ticket, {"b1_sq": {"nonfinite": 0, "nrmse": 0.1}})
     assert not repro.shows
     assert "in another way" in repro.note
+
+
+def nearly_tied_classes() -> Model:
+    """Scores 1e-3 apart at 10, where FP16 has steps of 7.8e-3: which is the largest is lost."""
+    nodes = [
+        helper.make_node("Mul", ["x", "narrow"], ["scaled"], name="scaled"),
+        helper.make_node("Add", ["scaled", "ten"], ["scores"], name="shift"),
+        helper.make_node("ArgMax", ["scores"], ["class"], name="choose", axis=1, keepdims=0),
+    ]
+    proto = graph_model(
+        nodes,
+        inputs={"x": [8, 32]},
+        outputs={"class": [8]},
+        weights={"narrow": np.float32(1e-3), "ten": np.float32(10.0)},
+        dtypes={"class": TensorProto.INT64},
+    )
+    return load_model(proto, name="classes")
+
+
+def test_the_repro_of_integers_runs_and_asks_for_equal_ones(tmp_path: Path) -> None:
+    model = nearly_tied_classes()
+    diagnosis = diagnose_model(model, feeds(model), Precision.FP16, out=tmp_path)
+    assert diagnosis.repro is not None
+    assert diagnosis.repro.shows, diagnosis.repro.note
+    about = json.loads((tmp_path / "repro" / "repro.json").read_text())
+    assert about["nodes"] == ["shift", "choose"]
+    assert about["limits"] == {"class": 0.0}
+    emulated = onnx.load(tmp_path / "repro" / "emulated.onnx")
+    assert emulated.graph.output[0].type.tensor_type.elem_type == TensorProto.INT64
+
+
+def test_a_repro_that_breaks_off_does_not_end_as_if_the_fault_showed(
+    handed: tuple[Diagnosis, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "repro"
+    shutil.copytree(handed[1] / "repro", folder)
+    (folder / "emulated.onnx").write_bytes(b"no model")
+    done = subprocess.run(
+        [sys.executable, "repro.py"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("cannot run: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_repro_that_prints_something_else_could_not_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("print('Segmentation fault')\nraise SystemExit(1)\n")
+    monkeypatch.setattr("harness.diagnose.repro.SCRIPT", script)
+    model = rmsnorm(scale=600.0)
+    diagnosis = diagnose_model(model, feeds(model), Precision.FP16, out=tmp_path / "out")
+    assert diagnosis.repro is not None
+    assert not diagnosis.repro.shows
+    assert diagnosis.repro.note.startswith("it could not be run in a clean process")
+
+
+def test_what_goes_wrong_with_the_repro_never_costs_the_diagnosis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ZeroDivisionError("nobody thought of it")
+
+    monkeypatch.setattr("harness.diagnose.hand_over.write_repro", fail)
+    model = rmsnorm(scale=600.0)
+    diagnosis = diagnose_model(model, feeds(model), Precision.FP16, out=tmp_path)
+    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.repro is None
+    assert any("there is no repro: ZeroDivisionError: nobody" in each.text for each in diagnosis.evidence)
+    assert (tmp_path / "diagnosis.json").is_file()
 
 
 def test_a_part_is_grown_until_it_fails_and_shrunk_while_it_does() -> None:

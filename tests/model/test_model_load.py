@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from graphs import branch_and_loop, graph_model, norm_chain
 from onnx import TensorProto, helper
@@ -65,6 +66,54 @@ def test_local_functions_are_inlined() -> None:
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
     model = load_model(helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=8))
     assert [node.op for node in model.nodes] == ["Mul"]
+    assert [node.name for node in model.nodes] == ["square/Mul_0"]
+
+
+def test_nodes_of_nested_functions_are_named_after_all_their_callers() -> None:
+    domains = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    square = helper.make_function(
+        *("local", "Square", ["v"], ["w"]),
+        [helper.make_node("Mul", ["v", "v"], ["w"], name="sq")],
+        domains,
+    )
+    length = helper.make_function(
+        *("local", "Length", ["v"], ["w"]),
+        [
+            helper.make_node("Square", ["v"], ["s"], domain="local"),
+            helper.make_node("Sqrt", ["s"], ["w"], name="root"),
+        ],
+        domains,
+    )
+    nodes = [
+        helper.make_node("Length", ["x"], ["a"], name="first", domain="local"),
+        helper.make_node("Length", ["a"], ["y"], domain="local"),
+    ]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:])
+    model = load_model(
+        helper.make_model(graph, functions=[square, length], opset_imports=domains, ir_version=8)
+    )
+    assert [node.name for node in model.nodes] == [
+        *("first/Square_0/sq", "first/root", "Length_1/Square_0/sq", "Length_1/root")
+    ]
+    assert not any(node.metadata_props for node in model.ir.graph)
+    np.testing.assert_array_equal(Reference(model).run({"x": np.float32([-1, 2])})["y"], [1, 2])
+
+
+def test_nodes_in_bodies_are_named_after_the_node_that_holds_them() -> None:
+    proto = branch_and_loop()
+    choose, loop = (node for node in proto.graph.node if node.op_type in ("If", "Loop"))
+    for attribute in (*choose.attribute, *loop.attribute):
+        for node in attribute.g.node:
+            node.name = ""
+    proto.graph.node[1].name = "loop/body/Add_1"
+    model = load_model(proto)
+    found = {node.name for node in ir.traversal.RecursiveGraphIterator(model.ir.graph)}
+    inside = {
+        *("choose/then_branch/Mul_0", "choose/else_branch/Mul_0"),
+        *("loop/body/MatMul_0", "loop/body/Add_1_", "loop/body/Identity_2"),
+    }
+    assert found == inside | {node.name for node in model.nodes}
 
 
 def test_external_data_is_read_and_part_of_the_hash(tmp_path: Path) -> None:
@@ -132,6 +181,26 @@ def test_a_saved_model_computes_the_same(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32)
     np.testing.assert_array_equal(Reference(model).run({"x": x})["y"], Reference(again).run({"x": x})["y"])
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["again.onnx"]
+
+
+def test_a_model_is_saved_while_its_external_data_is_in_use(tmp_path: Path) -> None:
+    model = load_model(with_external_data(tmp_path))
+    weight = np.asarray(model.ir.graph.initializers["w"].const_value)
+    x = np.ones((2, 16), dtype=np.float32)
+    before = Reference(model).run({"x": x})["y"]
+    again = load_model(save_model(model, tmp_path / "saved" / "again.onnx"))
+    assert [file.name for file in (tmp_path / "saved").iterdir()] == ["again.onnx"]
+    np.testing.assert_array_equal(again.weight("w"), weight)
+    for each in (model, again):
+        np.testing.assert_array_equal(Reference(each).run({"x": x})["y"], before)
+
+
+def test_what_is_computed_of_small_external_tensors_leaves_them_readable(tmp_path: Path) -> None:
+    model = load_model(with_external_data(tmp_path))
+    scale = np.asarray(model.ir.graph.initializers["scale"].const_value)
+    assert model.skeleton.graph.initializer[0].name == "scale"
+    assert scale == 1.0
+    assert save_model(model, tmp_path / "again.onnx").is_file()
 
 
 def test_large_weights_are_saved_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,84 @@
+"""Names of nodes: each has one, also what stood in a local function or stands in the body of an If, Loop or Scan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from harness.errors import ModelError
+
+_CALL = "harness.call."
+_NAME = "harness.name"
+
+
+def bodies_of(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
+    """The subgraphs of a node, each with the name of its attribute: `then_branch`, `body`."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.name, attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            for number, graph in enumerate(attribute.as_graphs()):
+                yield f"{attribute.name}_{number}", graph
+
+
+def inline_functions(model: ir.Model) -> ir.Model:
+    """`model` with its local functions inlined; what they hold is named after the call, too: `norm_1/Mul_0`."""
+    functions = set(model.functions)
+    calls = 0
+    # A node that is inlined keeps its own entries, and gets those of the calls around it, the outermost first.
+    graphs: list[ir.Function | ir.Graph] = [*model.functions.values(), model.graph]
+    for graph in graphs:
+        for index, node in enumerate(ir.traversal.RecursiveGraphIterator(graph)):
+            name = node.name or f"{node.op_type}_{index}"
+            if graph is not model.graph:
+                node.metadata_props[_NAME] = name
+            if node.op_identifier() in functions:
+                node.metadata_props[f"{_CALL}{calls}"] = name
+                calls += 1
+    model = common_passes.InlinePass()(model).model
+    every = list(ir.traversal.RecursiveGraphIterator(model.graph))
+    taken = {str(node.name) for node in every if _NAME not in node.metadata_props}
+    for node in every:
+        around = [key for key in node.metadata_props if key.startswith(_CALL)]
+        path = [node.metadata_props.pop(key) for key in around]
+        own_name = node.metadata_props.pop(_NAME, None)
+        if own_name is not None:
+            node.name = _free("/".join([*path, own_name]), taken)
+    return model
+
+
+def name_nodes(model: ir.Model, where: str) -> None:
+    """Give each node without a name one: `Conv_12`, operator and position; in bodies `choose/then_branch/Mul_0`.
+
+    Raises:
+        ModelError: two nodes of the main graph have one name.
+    """
+    taken = {str(node.name) for node in ir.traversal.RecursiveGraphIterator(model.graph) if node.name}
+    _name_unnamed(model.graph, "", taken)
+    seen: set[str | None] = set()
+    for node in model.graph:
+        if node.name in seen:
+            raise ModelError(
+                f"two nodes are named {node.name!r}",
+                where=where,
+                hint="give every node a name of its own, or none at all",
+            )
+        seen.add(node.name)
+
+
+def _name_unnamed(nodes: Iterable[ir.Node], prefix: str, taken: set[str]) -> None:
+    for index, node in enumerate(nodes):
+        if not node.name:
+            node.name = _free(f"{prefix}{node.op_type}_{index}", taken)
+        for attribute, body in bodies_of(node):
+            _name_unnamed(body, f"{node.name}/{attribute}/", taken)
+
+
+def _free(candidate: str, taken: set[str]) -> str:
+    """`candidate`, longer by as much as it takes to be the only one; it is then taken."""
+    while candidate in taken:
+        candidate += "_"
+    taken.add(candidate)
+    return candidate
