@@ -37,6 +37,9 @@ UPPER_BOUNDED = frozenset(
 SHAPE = "shape"
 """The gate that a tensor fails whose shape is not the reference's."""
 
+UNMASKED = "unmasked_"
+"""Before the metric of a gate that leaves a fill value out: see harness.compare.fill."""
+
 COMPUTED = "computed"
 """The gate that a tensor fails which the candidate could not compute."""
 

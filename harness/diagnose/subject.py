@@ -15,8 +15,8 @@ import numpy as np
 from harness.backends import Candidate, Observation, Plan
 from harness.backends.partial import Computed
 from harness.case import BuildOptions, Case, ModelSource, Tolerance
-from harness.compare import GateResult, Metrics, compare, gates_for, not_computed, options_for
-from harness.compare.gates import LOWER_BOUNDED, check
+from harness.compare.gates import LOWER_BOUNDED, GateResult
+from harness.judge.outputs import OutputGates
 from harness.judge.results import OutputResult
 from harness.judge.workbench import Tensors, Workbench
 from harness.model import Model
@@ -98,48 +98,9 @@ class Subject:
             failures: the outputs that could not be computed, with the reason; they fail.
         """
         absolute = as_emulator or self.emulated
-        results = []
-        for name, reference in self.bench.expected[sample].items():
-            baseline = None
-            if not absolute:
-                emulated = self._emulation(plan.precision, sample)
-                baseline = self._compare(name, emulated.tensors, reference, plan, emulated.failures)
-            metrics = self._compare(name, tensors, reference, plan, failures or {})
-            gates = self._gates(name, metrics, baseline, plan, exact=reference.dtype.kind in "biu")
-            results.append(OutputResult(name, sample, metrics, gates))
-        return tuple(results)
-
-    def _gates(
-        self, name: str, metrics: Metrics, baseline: Metrics | None, plan: Plan, *, exact: bool
-    ) -> tuple[GateResult, ...]:
-        node = self.model.producer(name)
-        gates = gates_for(
-            self.bench.case.tolerances,
-            precision=plan.precision,
-            tensor=name,
-            node=node.name if node else None,
-            is_output=True,
-            metrics_of_emulator=baseline,
-            reference_rms=metrics.reference_rms,
-            exact=exact,
-        )
-        return check(metrics, gates)
-
-    def _compare(
-        self, name: str, values: Tensors, reference: np.ndarray, plan: Plan, failures: Mapping[str, str]
-    ) -> Metrics:
-        node = self.model.producer(name)
-        options = options_for(
-            self.bench.case.tolerances,
-            precision=plan.precision,
-            tensor=name,
-            node=node.name if node else None,
-            is_output=True,
-        )
-        dtype = plan.precision.storage_dtype
-        if name in failures:
-            return not_computed(reference, failures[name], dtype=dtype, options=options)
-        return compare(values[name], reference, dtype=dtype, options=options)
+        emulated = None if absolute else self._emulation(plan.precision, sample)
+        judged = OutputGates(self.model, self.bench.case.tolerances, plan.precision)
+        return judged.judge(sample, self.bench.expected[sample], Computed(tensors, failures or {}), emulated)
 
     def _emulation(self, precision: Precision, sample: int) -> Computed:
         """The emulator's outputs with everything lowered: what an engine may err by."""

@@ -138,6 +138,10 @@ def judge_tensors(
     moved = _beyond(change, noise, floor) | np.isinf(change)
     broken = (_beyond(change, settled, floor) | np.isinf(change)) & (old_passed == before)
     broken &= (change > 0) & (new_passed < after)
+    gates = _gates(frame, groups, passed, new)
+    # Of a gate on another metric the error says nothing: it has broken where it held in all builds and holds in none.
+    elsewhere = pd.notna(gates["gate"]) & np.isnan(gates["error_limit"])
+    broken |= elsewhere & (old_passed == before) & (before > 0) & (new_passed == 0)
     verdict = np.select(
         [
             (equal == after) & (after > 0),
@@ -168,7 +172,7 @@ def judge_tensors(
         equal_builds=equal,
         old_passed=old_passed,
         new_passed=new_passed,
-        **_gates(frame, groups, passed, new),
+        **gates,
         **_distances(frame, groups, old, new, distances),
     )
     judged = judged[(before > 0) & (after > 0)].sort_values("_place", kind="stable")

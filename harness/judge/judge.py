@@ -11,16 +11,17 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from harness.backends import Candidate, Observation, Plan
+from harness.backends.partial import Computed
 from harness.case import Case, RunSpec, asked_shapes
 from harness.case.waivers import Waived, find_waiver
-from harness.compare import GateResult, Metrics, compare, gates_for, not_computed, options_for
-from harness.compare.gates import COMPUTED, SHAPE, check
+from harness.compare.gates import COMPUTED, SHAPE
 from harness.errors import CandidateError, HarnessError
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, Candidates
 from harness.judge.faithful import is_faithful
 from harness.judge.layers import beyond_own_limits, measure_layers, observation_for
 from harness.judge.names import check_names
+from harness.judge.outputs import OutputGates
 from harness.judge.results import LayerResult, OutputResult, RunResult, Verdict, without_origins
 from harness.judge.rounding import nothing_to_round
 from harness.judge.soundness import empty_outputs
@@ -252,56 +253,13 @@ class _Run:
     def outputs(
         self, expected: list[dict[str, np.ndarray]], actual: list[Mapping[str, np.ndarray]]
     ) -> tuple[OutputResult, ...]:
-        results = []
+        judged = OutputGates(self.bench.model, self.bench.case.tolerances, self.precision)
+        results: list[OutputResult] = []
         for sample, feeds in enumerate(self.bench.feeds):
             baseline = None if self.emulated else self.bench.emulator.attempt(feeds, self.precision)
-            failures = self.failures[sample] if self.failures else {}
-            for name, reference in expected[sample].items():
-                emulated = None
-                if baseline is not None:
-                    emulated = self.compare(name, baseline.tensors, reference, baseline.failures)
-                metrics = self.compare(name, actual[sample], reference, failures)
-                gates = self.gates(name, metrics, emulated, exact=reference.dtype.kind in "biu")
-                results.append(OutputResult(name, sample, metrics, gates))
+            computed = Computed(actual[sample], self.failures[sample] if self.failures else {})
+            results += judged.judge(sample, expected[sample], computed, baseline)
         return tuple(results)
-
-    def compare(
-        self,
-        name: str,
-        values: Mapping[str, np.ndarray],
-        reference: np.ndarray,
-        failures: Mapping[str, str],
-    ) -> Metrics:
-        node = self.bench.model.producer(name)
-        options = options_for(
-            self.bench.case.tolerances,
-            precision=self.precision,
-            tensor=name,
-            node=node.name if node else None,
-            is_output=True,
-        )
-        dtype = self.precision.storage_dtype
-        if name in failures:
-            return not_computed(reference, failures[name], dtype=dtype, options=options)
-        return compare(values[name], reference, dtype=dtype, options=options)
-
-    def gates(
-        self, name: str, metrics: Metrics, emulated: Metrics | None, *, exact: bool
-    ) -> tuple[GateResult, ...]:
-        node = self.bench.model.producer(name)
-        return check(
-            metrics,
-            gates_for(
-                self.bench.case.tolerances,
-                precision=self.precision,
-                tensor=name,
-                node=node.name if node else None,
-                is_output=True,
-                metrics_of_emulator=emulated,
-                reference_rms=metrics.reference_rms,
-                exact=exact,
-            ),
-        )
 
     def layers(
         self,

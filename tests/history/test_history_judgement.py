@@ -59,7 +59,7 @@ def verdict(old: dict[str, Any], new: dict[str, Any], floors: Floors | None = No
         ({"errors": [math.inf] * 3, "passed": NO}, {"errors": NOISY}, "fixed"),
         # one of two is not most
         ({"errors": NOISY}, {"errors": [math.inf, 1e-3], "passed": [False, True]}, "within noise"),
-        # less error, although a gate on something else breaks
+        # less error: a gate that goes by it cannot have broken
         ({"errors": NOISY}, {"errors": [0.5e-3] * 3, "passed": NO}, "drift better"),
         # without their hashes nobody knows whether the bits are the same
         ({"errors": NOISY, "hashes": [None] * 3}, {"errors": NOISY, "hashes": [None] * 3}, "within noise"),
@@ -72,6 +72,25 @@ def verdict(old: dict[str, Any], new: dict[str, Any], floors: Floors | None = No
 )  # fmt: skip
 def test_verdicts(old: dict[str, Any], new: dict[str, Any], expected: str) -> None:
     assert verdict(old, new) == expected
+
+
+@pytest.mark.parametrize(
+    ("gate", "old", "new", "expected"),
+    [
+        # of a cosine or of the rank of the logits the error says nothing
+        ("cosine", {"errors": NOISY}, {"errors": NOISY, "passed": NO}, "new failure"),
+        ("cosine", {"errors": NOISY}, {"errors": [0.5e-3] * 3, "passed": NO}, "new failure"),
+        ("cosine", {"errors": NOISY}, {"errors": NOISY, "passed": [False, True, False]}, "within noise"),
+        ("cosine", {"errors": NOISY, "passed": [True, True, False]}, {"errors": NOISY, "passed": NO}, "within noise"),
+        ("cosine", {"errors": NOISY, "hashes": "abc"}, {"errors": NOISY, "hashes": "abc", "passed": NO}, "same"),
+        ("nrmse", {"errors": NOISY}, {"errors": NOISY, "passed": NO}, "within noise"),
+    ],
+)  # fmt: skip
+def test_a_gate_on_something_else_breaks_where_all_builds_held_it_and_none_does(
+    gate: str, old: dict[str, Any], new: dict[str, Any], expected: str
+) -> None:
+    asked = {"gate": gate, "limit": 0.9, "reference_rms": 1.0}
+    assert verdict(old | asked, new | asked) == expected
 
 
 def test_the_numbers_behind_a_verdict_stand_beside_it() -> None:
