@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from harness.diagnose.cut import Part
 from harness.diagnose.results import Repro
@@ -131,10 +131,15 @@ def emulated_model(model: Model, precision: Precision, outputs: list[str]) -> on
         if feed.reader in lowered:
             values = round_array(values, precision)
         proto.graph.initializer.append(numpy_helper.from_array(values, feed.feed))
-    for value in proto.graph.output:
+    for value, name in zip(proto.graph.output, outputs, strict=True):
         # TensorRT and the checker want types; ONNX Runtime infers them.
         if not value.type.WhichOneof("value"):
-            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+            dtype = model.dtypes.get(name, "float32")
+            value.type.tensor_type.elem_type = (
+                onnx.TensorProto.FLOAT
+                if dtype == "bfloat16"  # which comes as float32: NumPy has none
+                else helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+            )
     if proto.ByteSize() > 1 << 31:
         raise ModelError("the part is over 2 GB", where=model.name)
     return proto

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from harness.errors import ModelError, NothingSelectedError
-from harness.model import analysis
+from harness.model import analysis, own_roundings
 
 LARGE_WEIGHT = 64  # float32 initializers with more elements are fed at run time instead of embedded
 LARGE_BYTES = 64 << 20  # and initializers of any dtype with more bytes
@@ -114,6 +114,32 @@ class Model:
     def inferred(self) -> onnx.ModelProto:
         """`skeleton` with the shapes and dtypes that ONNX inference finds, in subgraphs too. Do not change it."""
         return analysis.infer(self.skeleton)
+
+    @cached_property
+    def evaluated(self) -> onnx.ModelProto:
+        """`inferred` with the model's own float16 and bfloat16 roundings as Casts. Do not change it."""
+        return own_roundings.written_out(self.inferred, self.dtypes)
+
+    @cached_property
+    def unrounded(self) -> onnx.ModelProto | None:
+        """`inferred` without roundings of the model's own (see `own_roundings.left_out`); None if it has none."""
+        return own_roundings.left_out(self.inferred, self.dtypes, self.zero_points)
+
+    @cached_property
+    def own_tensors(self) -> Mapping[str, str]:
+        """The float16 and bfloat16 tensors that nodes compute, and what each is called before it is rounded."""
+        return own_roundings.before_rounding(self.inferred.graph, self.dtypes)
+
+    @cached_property
+    def zero_points(self) -> Mapping[str, np.ndarray]:
+        """Values of the zero points of QuantizeLinear nodes that are constant."""
+        found = {}
+        for node in self.ir.graph:
+            value = node.inputs[2] if node.op_type == "QuantizeLinear" and len(node.inputs) > 2 else None
+            constant = None if value is None else ir.convenience.get_const_tensor(value)
+            if value is not None and constant is not None:
+                found[str(value.name)] = constant.numpy()
+        return found
 
     @cached_property
     def dtypes(self) -> Mapping[str, str]:
