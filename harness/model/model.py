@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from harness.errors import ModelError, NothingSelectedError
 from harness.model import analysis, own_roundings
+from harness.model.sizes import sized_nodes
 
 LARGE_WEIGHT = 64  # float32 initializers with more elements are fed at run time instead of embedded
 LARGE_BYTES = 64 << 20  # and initializers of any dtype with more bytes
@@ -42,7 +43,8 @@ class NodeInfo:
         domain: operator set domain; empty for ONNX itself.
         inputs: names of the tensors it reads, also those that only its subgraphs read; omitted ones left out.
         outputs: names of the tensors it writes.
-        lowerable: whether lowering its precision means anything: it computes float32 tensors from run-time data.
+        lowerable: whether lowering its precision means anything: it computes float32 tensors from run-time data,
+            or for arithmetic on it from sizes that are known at run time only.
     """
 
     index: int
@@ -169,7 +171,9 @@ class Model:
     @cached_property
     def nodes(self) -> tuple[NodeInfo, ...]:
         """The nodes of the main graph in topological order."""
-        facts = analysis.node_facts(self.skeleton, self.dtypes, self.feed_names())
+        data = analysis.data_nodes(self.skeleton, self.feed_names())
+        sized = sized_nodes(self.inferred.graph, self.dtypes, self.shapes, data, self.feed_names())
+        facts = analysis.node_facts(self.skeleton, self.dtypes, data | sized)
         return tuple(NodeInfo(index, *fact) for index, fact in enumerate(facts))
 
     @cached_property
