@@ -110,20 +110,29 @@ class UnsoundReferenceError(ModelError):
 
 
 class ReferenceNotFiniteError(UnsoundReferenceError):
-    """The FP32 reference itself produces infinities or NaN, so nothing can be judged against it."""
+    """The FP32 reference itself produces infinities or NaN, so nothing can be judged against it.
 
-    def __init__(self, case: str, *, tensor: str, first_tensor: str, count: int) -> None:
+    `own` says so where this is because a float16 or bfloat16 tensor of the model itself overflows.
+    """
+
+    def __init__(
+        self, case: str, *, tensor: str, first_tensor: str, count: int, own: str | None = None
+    ) -> None:
         origin = (
             "" if first_tensor == tensor else f"; the first tensor that is not finite is {first_tensor!r}"
         )
         super().__init__(
-            f"the FP32 reference is not finite: {count} elements of output {tensor!r}{origin}",
+            f"the FP32 reference is not finite: {count} elements of output {tensor!r}{origin}"
+            + ("" if own is None else f"; {own}"),
             where=case,
-            hint="check the model and its inputs in ONNX Runtime first",
+            hint="check the model and its inputs in ONNX Runtime first"
+            if own is None
+            else "the type is written in the file, which has to be changed: let it compute that node in FP32",
         )
         self.tensor = tensor
         self.first_tensor = first_tensor
         self.count = count
+        self.own = own
 
 
 class ReferenceNotReproducibleError(UnsoundReferenceError):

@@ -63,6 +63,13 @@ def create_session(proto: onnx.ModelProto, *, where: str) -> ort.InferenceSessio
         raise ModelError(f"ONNX Runtime does not accept the model: {text}", where=where, hint=hint) from error
 
 
+def to_runtime(values: np.ndarray) -> np.ndarray | ort.OrtValue:
+    """`values` as ONNX Runtime takes them: it does not know NumPy's bfloat16."""
+    if values.dtype != ml_dtypes.bfloat16:
+        return values
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(values.view(np.uint16), onnx.TensorProto.BFLOAT16)
+
+
 class GraphRunner:
     """One session of a lowered graph, with the weights it is fed.
 
@@ -101,7 +108,7 @@ class GraphRunner:
         if MASK in self.takes:
             values[MASK] = self.graph.mask(chosen)
         try:
-            arrays = self.session.run(self.names, values)
+            arrays = self.session.run(self.names, {name: to_runtime(value) for name, value in values.items()})
         except Exception as error:
             raise _run_error(error, self.model.name) from error
         return dict(zip(self.graph.outputs, arrays, strict=True))

@@ -38,6 +38,7 @@ from harness.judge.names import check_names
 from harness.judge.results import LayerResult, OutputResult, RunResult, without_origins
 from harness.judge.results import Verdict as RunVerdict
 from harness.judge.rounding import nothing_to_round
+from harness.judge.workbench import Workbench
 from harness.model import Model
 from harness.tensors.files import write_text
 from harness.tensors.precision import Precision
@@ -110,7 +111,8 @@ def diagnose(
             raise NothingSelectedError(f"needs {', '.join(missing)}, which is not installed", where=case.name)
         check_names(case, bench.model)
         candidate = own.candidates.get(environment or EMULATOR, bench)
-        if candidate is bench.emulator and (nothing := nothing_to_round(bench.model, chosen)):
+        nothing = nothing_to_round(bench.model, chosen) if candidate is bench.emulator else None
+        if nothing and not _overflows_itself(bench):
             raise NothingSelectedError(nothing, where=case.name)
         _start_ahead(candidate)
         with suppress(UnsoundReferenceError):  # the first stage says so
@@ -187,6 +189,16 @@ def _untimed(candidate: Candidate) -> Iterator[None]:
         yield
     finally:
         timed.timing = before
+
+
+def _overflows_itself(bench: Workbench) -> bool:
+    """Whether the model's own float16 or bfloat16 overflows, which is a fault at any precision."""
+    if not bench.model.own_tensors:
+        return False
+    try:
+        return bool(bench.own_roundings.overflows)
+    except UnsoundReferenceError:
+        return True
 
 
 def _start_ahead(candidate: Candidate) -> None:
@@ -296,6 +308,7 @@ def _before(lab: Lab, gates: Gates, found: Findings, *, growth: bool) -> RunResu
         outputs=outputs,
         layers=layers,
         faithful=found.faithful,
+        warnings=lab.subject.bench.own_roundings.warnings,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.diagnose.subject import Subject
 from harness.model import Model, extract
+from harness.tensors.dtypes import dtype_of
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,13 @@ def cut(subject: Subject, nodes: Sequence[str], sample: int, outputs: Sequence[s
     values |= {name: bench.feeds[sample][name] for name in inputs if name in fed}
     shapes = {name: values[name].shape for name in inputs}
     part = extract(model, inputs, results, shapes=shapes, name=f"{model.name}-part")
-    return Part(
-        part, {name: values[name] for name in part.feed_names()}, {name: values[name] for name in results}
-    )
+    feeds = {
+        info.name: values[info.name].astype(dtype_of(info.dtype), copy=False)
+        if info.dtype == "bfloat16"  # the reference gave it as float32
+        else values[info.name]
+        for info in part.inputs
+    }
+    return Part(part, feeds, {name: values[name] for name in results})
 
 
 def _run_time(model: Model) -> set[str]:

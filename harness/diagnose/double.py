@@ -15,10 +15,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.backends.session import create_session
+from harness.backends.session import create_session, to_runtime
 from harness.errors import ModelError
 from harness.model import Model, analysis
 from harness.model.lower import needed_nodes
+from harness.model.own_roundings import is_widened, owner
 
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
 FP32_ONLY = frozenset(
@@ -94,7 +95,9 @@ class DoubleReference:
         values = {name: _widened(array) for name, array in feeds.items() if name in takes}
         values |= {name: _widened(self._model.weight(name)) for name in self._model.weights if name in takes}
         try:
-            arrays = self._session.run(list(self._graph.outputs), values)
+            arrays = self._session.run(
+                list(self._graph.outputs), {name: to_runtime(value) for name, value in values.items()}
+            )
         except Exception as error:
             text = str(error).strip().splitlines()[0]
             raise ModelError(
@@ -125,10 +128,10 @@ class _Widening:
 
     def graph(self, names: Sequence[str]) -> _Graph:
         proto = onnx.ModelProto()
-        proto.CopyFrom(self.model.inferred)
+        proto.CopyFrom(self.model.evaluated)
         graph = proto.graph
         needed = needed_nodes(self.model, names)
-        kept = [node for node in graph.node if node.name in needed]
+        kept = [node for node in graph.node if owner(node.name) in needed]
         del graph.node[:]
         graph.node.extend(kept)
         del graph.output[:], graph.value_info[:]
@@ -137,7 +140,10 @@ class _Widening:
         # An untouched input may be asked for: ONNX wants a node behind every output.
         outputs = tuple(f"double::{place}" for place in range(len(names)))
         for name, output in zip(names, outputs, strict=True):
-            graph.node.append(helper.make_node("Identity", [name], [output], name=output))
+            exists = self.model.dtypes.get(name) != "bfloat16"  # in NumPy
+            attributes = {} if exists else {"to": FLOAT}
+            op = "Identity" if exists else "Cast"
+            graph.node.append(helper.make_node(op, [name], [output], name=output, **attributes))
             graph.output.append(onnx.ValueInfoProto(name=output))
         return _Graph(proto, outputs, frozenset(self.narrowed))
 
@@ -147,7 +153,7 @@ class _Widening:
         found = {}
         for node in graph.node:
             group = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-            shape = shapes.get(node.input[1]) if node.op_type == "Conv" else None
+            shape = shapes.get(owner(node.input[1])) if node.op_type == "Conv" else None
             if shape and group == 1 and isinstance(shape[1], int):
                 found[node.name] = shape[1]
         return found
@@ -183,7 +189,7 @@ class _Widening:
         before: list[onnx.NodeProto] = []
         after: list[onnx.NodeProto] = []
         for position, name in enumerate(node.input):
-            if name and dtypes.get(name) == "float32":
+            if name and _is_float32(name, dtypes):
                 node.input[position] = self.emit(before, "Cast", [name], to=FLOAT)
         if channels is not None:
             order = self.fresh()
@@ -192,7 +198,7 @@ class _Widening:
             for position in (0, 1):
                 node.input[position] = self.emit(before, "Gather", [node.input[position], order], axis=1)
         for position, name in enumerate(node.output):
-            if name and dtypes.get(name) == "float32":
+            if name and _is_float32(name, dtypes):
                 node.output[position] = self.fresh()
                 after.append(
                     helper.make_node("Cast", [node.output[position]], [name], name=f"{name}::wide", to=DOUBLE)
@@ -207,6 +213,10 @@ class _Widening:
     def fresh(self) -> str:
         self.count += 1
         return f"double::narrow{self.count}"
+
+
+def _is_float32(name: str, dtypes: Mapping[str, str]) -> bool:
+    return dtypes.get(name) == "float32" or is_widened(name)
 
 
 def _widen_tensor(tensor: onnx.TensorProto) -> None:

@@ -31,6 +31,7 @@ class Findings:
         suspects: for an unresolved fault: the smallest set that is known to cure, or what is suspected most.
         cure: the search behind the island; None if there was none.
         casts: the island cures where Casts hold it in the graph: build from the typed model.
+        own_types: the model's own float16 or bfloat16 is to blame, for an unsound reference.
         pins: the tactics of a build that passes, for a fault of a tactic.
     """
 
@@ -49,4 +50,5 @@ class Findings:
     suspects: tuple[str, ...] = ()
     cure: Cure | None = None
     casts: bool = False
+    own_types: bool = False
     pins: TacticRecord | None = None

@@ -11,14 +11,17 @@ Whether the candidate passes in FP32 is not asked here: an island that cures pro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.diagnose.examine import Examination, Examiner
 from harness.diagnose.formats import say
 from harness.diagnose.results import Evidence, Stage, Verdict
 from harness.diagnose.stability import Stability, check_stability
+from harness.diagnose.subject import Subject
 from harness.errors import CandidateError, ReferenceNotFiniteError, ReferenceNotReproducibleError
 from harness.judge.judge import describe_failure
+from harness.judge.own_roundings import Overflow, OwnRoundings, find_overflows
 from harness.search import Outcome
 
 PHASE, BASELINE = "gates", "baseline"
@@ -33,6 +36,7 @@ class Gates:
         baseline: the unobserved candidate; None if it was not reached.
         stability: the reference's own error; None if it was not asked for.
         reference_fault: the tensor where the reference stops being finite.
+        own_overflows: where the model's own float16 or bfloat16 overflows so that the outputs are wrong.
         drawing: the nodes that draw the random numbers by which the reference differs from run to run.
         evidence: what was shown.
     """
@@ -41,6 +45,7 @@ class Gates:
     baseline: Examination | None = None
     stability: Stability | None = None
     reference_fault: str | None = None
+    own_overflows: tuple[Overflow, ...] = ()
     drawing: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
 
@@ -60,12 +65,29 @@ def check_gates(examiner: Examiner) -> Gates:
         text = f"the FP32 reference is not finite {where}"
         facts = {"tensor": error.tensor, "first_tensor": error.first_tensor, "count": error.count}
         evidence = Evidence(Stage.GATES, text, facts)
-        return Gates(Verdict.REFERENCE, reference_fault=error.first_tensor, evidence=(evidence,))
+        overflows = tuple(each for each in find_overflows(subject.bench) if each.tensor == error.first_tensor)
+        return Gates(
+            Verdict.REFERENCE,
+            reference_fault=error.first_tensor,
+            own_overflows=overflows,
+            evidence=(evidence, *_told(overflows)),
+        )
     except ReferenceNotReproducibleError as error:
         text = f"the FP32 reference is not reproducible: {error.tensor} differs when the same inputs are run again"
         evidence = Evidence(Stage.GATES, text, {"tensor": error.tensor, "drawing": list(error.nodes)})
         return Gates(Verdict.REFERENCE, drawing=error.nodes, evidence=(evidence,))
     assert expected, "a case has at least one sample"
+    own = subject.bench.own_roundings
+    if own.overflows and not _holds_without(subject, own):
+        text = (
+            f"the reference is not sound: the model's {own.subject} overflows, and the same model in FP32 gives other "
+            "outputs, beyond what the gates let pass"
+        )
+        evidence = Evidence(Stage.GATES, text, {"cost": own.cost})
+        return Gates(
+            Verdict.REFERENCE, own_overflows=own.overflows, evidence=(*_told(own.overflows), evidence)
+        )
+    told = tuple(Evidence(Stage.GATES, warning) for warning in own.warnings)
     baseline = examiner.examine(subject.plan(), phase=PHASE, key=BASELINE, thorough=True)
     if baseline.outcome is Outcome.UNRESOLVED:
         raise CandidateError(
@@ -75,7 +97,7 @@ def check_gates(examiner: Examiner) -> Gates:
         )
     if baseline.passed:
         evidence = Evidence(Stage.GATES, "the unobserved candidate passes every gate", {"passed": True})
-        return Gates(Verdict.NONE, baseline, evidence=(evidence,))
+        return Gates(Verdict.NONE, baseline, evidence=(*told, evidence))
     failed = Evidence(
         Stage.GATES,
         f"the unobserved candidate fails: {describe_failure(baseline.outputs)}",
@@ -84,7 +106,22 @@ def check_gates(examiner: Examiner) -> Gates:
     stability = check_stability(subject)
     shown = _stability_evidence(stability)
     verdict = None if stability.stable else Verdict.REFERENCE
-    return Gates(verdict, baseline, stability, evidence=(failed, shown))
+    return Gates(verdict, baseline, stability, evidence=(*told, failed, shown))
+
+
+def _told(overflows: Iterable[Overflow]) -> tuple[Evidence, ...]:
+    return tuple(
+        Evidence(Stage.GATES, str(each), {"node": each.node, "elements": each.elements}) for each in overflows
+    )
+
+
+def _holds_without(subject: Subject, own: OwnRoundings) -> bool:
+    """Whether the model without its own roundings passes the gates of the run; true where that is not known."""
+    return all(
+        output.passed
+        for sample, tensors in enumerate(own.unrounded)
+        for output in subject.judge(tensors, sample, subject.plan(), as_emulator=True)
+    )
 
 
 def _stability_evidence(stability: Stability) -> Evidence:

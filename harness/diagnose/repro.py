@@ -135,7 +135,9 @@ def emulated_model(model: Model, precision: Precision, outputs: list[str]) -> on
     for value, name in zip(proto.graph.output, outputs, strict=True):
         # TensorRT and the checker want types; ONNX Runtime refuses wrong ones.
         if not value.type.WhichOneof("value"):
-            value.type.tensor_type.elem_type = element_type(model.dtypes.get(name, "float32"))
+            dtype = model.dtypes.get(name, "float32")
+            # NumPy has no bfloat16: such a tensor comes as float32.
+            value.type.tensor_type.elem_type = element_type("float32" if dtype == "bfloat16" else dtype)
     if proto.ByteSize() > 1 << 31:
         raise ModelError("the part is over 2 GB", where=model.name)
     return proto

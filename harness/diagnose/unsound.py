@@ -9,19 +9,30 @@ from harness.compare.defaults import DEFAULT_GATES
 from harness.diagnose.double import DoubleReference
 from harness.diagnose.explain import why
 from harness.diagnose.findings import Findings
+from harness.diagnose.formats import say
 from harness.diagnose.gates import Gates
 from harness.diagnose.origins import tensors_around
 from harness.diagnose.results import Evidence, Origin, Stage, Verdict
 from harness.diagnose.subject import Subject
 from harness.errors import ModelError
+from harness.judge.own_roundings import Overflow
 from harness.tensors.precision import Precision
 
 DRAWS = "it draws random numbers, other ones in each run"
 """Why a reference starts to differ from run to run."""
 
 
+def own_types(overflow: Overflow) -> str:
+    """Why a model whose own float16 or bfloat16 overflows is no reference."""
+    return f"the file itself computes in {overflow.dtype} here, and values up to {say(overflow.largest)} do not fit"
+
+
 def explain_reference(subject: Subject, gates: Gates) -> Findings:
     """The origins of an unsound reference."""
+    if gates.own_overflows:
+        reasons = {each.node: own_types(each) for each in gates.own_overflows}
+        origins = _origins(subject, list(reasons), reasons)
+        return Findings(Verdict.REFERENCE, gates.evidence, origins=origins, own_types=True)
     if gates.reference_fault is not None:
         nodes = [node.name for node in [subject.model.producer(gates.reference_fault)] if node is not None]
         reasons = dict.fromkeys(nodes, "its output is not finite in FP32 already")

@@ -21,6 +21,8 @@ LONGEST_COMMAND = 2000
 def summarise(lab: Lab, found: Findings) -> str:
     """The answer in one or two sentences."""
     subject = lab.subject
+    if found.own_types:
+        return f"The model's own types are to blame, at any precision. {_cause(found)}"
     where = "the emulator" if subject.emulated else f"the engine on {subject.candidate.name}"
     text = {
         Verdict.NONE: f"Nothing is wrong: {where} passes every gate at {subject.precision}.",
@@ -73,6 +75,10 @@ def _cause(found: Findings) -> str:
     )
 
 
+def _starts(found: Findings) -> list[str]:
+    return [origin.node for origin in found.origins]
+
+
 def _as_sentence(reason: str) -> str:
     """`reason` with a capital letter, unless it begins with the name of a kernel."""
     word, _, _ = reason.partition(" ")
@@ -104,6 +110,11 @@ def advise(lab: Lab, found: Findings, recipes: dict[str, str], *, written: bool)
     if found.verdict is Verdict.REFERENCE:
         if any(origin.why == DRAWS for origin in found.origins):
             return ("make what is drawn an input of the model, or feed 0 to what scales it",)
+        if found.own_types:
+            return (
+                f"change the file: export it in FP32, or put Casts to FP32 around {_nodes(_starts(found))}. No flag of "
+                "a builder and no island is a cure for types that the file itself writes down",
+            )
         return ("check the model and its inputs in ONNX Runtime first, in FP32 and in FP64",)
     if found.verdict is Verdict.TACTIC:
         if "pins" in recipes:

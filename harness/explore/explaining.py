@@ -13,7 +13,10 @@ from harness.explore.answers import Explanation, TensorShown
 from harness.judge.results import LayerResult
 from harness.model import Model, NodeInfo
 
-NOT_LOWERED = "it computes no float tensor from the inputs at run time, or none that {precision} rounds"
+NOT_LOWERED = (
+    "it computes no float32 tensor from the inputs, or from sizes that are known at run time only, or none that "
+    "{precision} rounds"
+)
 
 
 def explain_node(

@@ -117,6 +117,8 @@ class Judge:
             made = self.candidates.get(candidate, bench)
             if made is bench.emulator:
                 lacking = nothing_to_round(bench.model, spec.precision)
+                if lacking and (bench.model.quantized or bench.model.own_tensors):
+                    return _skipped_with_cost(replace(blank, reason=lacking), bench)
             else:
                 lacking = self.candidates.lacking(candidate, case, spec)
             if lacking:
@@ -171,7 +173,10 @@ class _Run:
         origins = tuple(layer.node for layer in layers if layer.origin)
         verdict, reason = _verdict(self.spec, expects_failure, passed, outputs, origins, bool(layers))
         reason = f"{counted}: {reason}" if counted else reason
-        warnings = [*self.facts.get("warnings", ()), *empty_outputs(expected)]
+        own = self.timed("reference", lambda: self.bench.own_roundings)
+        if found := own.to_dict():
+            self.facts["own_roundings"] = found
+        warnings = [*self.facts.get("warnings", ()), *empty_outputs(expected), *own.warnings]
         warnings += [] if beyond is None else [beyond]
         if golden is not None and golden.message is not None and not self.options.golden_update:
             if golden.state is GoldenState.CHANGED:
@@ -282,6 +287,13 @@ class _Run:
             for engine in observed
         )
         return layers, faithful if any(engines) else None
+
+
+def _skipped_with_cost(skipped: RunResult, bench: Workbench) -> RunResult:
+    """A run that judges nothing of a model with roundings of its own: at least what these cost is told."""
+    own = bench.own_roundings
+    reason = "; ".join(filter(None, (skipped.reason, own.price)))
+    return replace(skipped, reason=reason, warnings=own.warnings, facts={"own_roundings": own.to_dict()})
 
 
 def rms_limit(output: OutputResult) -> float:

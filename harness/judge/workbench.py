@@ -17,6 +17,7 @@ from harness.case.source import resolve_model
 from harness.errors import ReferenceNotFiniteError
 from harness.golden import GoldenStatus
 from harness.judge.goldens import check_golden, store_of
+from harness.judge.own_roundings import OwnRoundings, find_overflows, look_at_own_roundings
 from harness.judge.soundness import check_not_empty, check_reproducible
 from harness.model import Model, load_model
 
@@ -85,10 +86,22 @@ class Workbench:
                 if value.dtype.kind == "f" and not np.isfinite(value).all():
                     count = int(value.size - np.isfinite(value).sum())
                     first = self._first_not_finite(feeds) or name
-                    raise ReferenceNotFiniteError(where, tensor=name, first_tensor=first, count=count)
+                    own = next((str(each) for each in find_overflows(self) if each.tensor == first), None)
+                    raise ReferenceNotFiniteError(
+                        where, tensor=name, first_tensor=first, count=count, own=own
+                    )
             outputs.append(values)
         check_not_empty(outputs, self.feeds, where)
         return outputs
+
+    @cached_property
+    def own_roundings(self) -> OwnRoundings:
+        """What the roundings that the model brings itself do to it.
+
+        Raises:
+            UnsoundReferenceError: see `expected`.
+        """
+        return look_at_own_roundings(self)
 
     def golden(self, *, update: bool) -> GoldenStatus | None:
         """What the golden reference says of this one, asked once; see `check_golden`."""
@@ -124,7 +137,9 @@ class Workbench:
         return tensor_sizes(self.model, self.feeds[0])
 
     def _first_not_finite(self, feeds: Tensors) -> str | None:
-        for chunk in self.tensor_chunks(self.model.float_tensors, copies=1):
+        floats = {*self.model.float_tensors, *self.model.own_tensors}
+        written = [name for node in self.model.nodes for name in node.outputs if name in floats]
+        for chunk in self.tensor_chunks(written, copies=1):
             values = self.reference.run(feeds, chunk)
             for name in chunk:
                 if not np.isfinite(values[name]).all():

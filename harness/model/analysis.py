@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import ml_dtypes  # noqa: F401 - NumPy knows bfloat16 and its like by name once it is imported
 import numpy as np
@@ -16,7 +16,7 @@ NEVER_LOWERED = frozenset(
     {"Constant", "ConstantOfShape", "Shape", "Size", "Range", "EyeLike", "QuantizeLinear", "DequantizeLinear"}
     | {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "DynamicQuantizeLinear"}
 )
-# Their outputs say how large a tensor is, not what is in it: data dependence stops here.
+# Their outputs say how large a tensor is, not what is in it: data dependence stops here (see `harness.model.sizes`).
 SHAPE_OPS = frozenset({"Shape", "Size"})
 # Input positions that steer an operator instead of being computed with, or (scales, running statistics) that
 # TensorRT folds in FP32 before it rounds anything.
@@ -230,21 +230,29 @@ def _runtime_dtypes(proto: onnx.ModelProto, names: Iterable[str]) -> dict[str, s
     return {name: names_of.get(kind, kind) for name, kind in kinds.items()}
 
 
-def node_facts(proto: onnx.ModelProto, dtypes: Mapping[str, str], fed: Iterable[str]) -> Iterator[NodeFact]:
+def data_nodes(proto: onnx.ModelProto, fed: Iterable[str]) -> frozenset[str]:
+    """Names of the nodes of the main graph that compute from what is in the inputs `fed`, and not only their sizes."""
+    depends, found = set(fed), set()
+    for node in proto.graph.node:
+        if any(name in depends for name in node_reads(node)):
+            found.add(node.name)
+            if node.op_type not in SHAPE_OPS:
+                depends.update(filter(None, node.output))
+    return frozenset(found)
+
+
+def node_facts(
+    proto: onnx.ModelProto, dtypes: Mapping[str, str], at_run_time: Collection[str]
+) -> Iterator[NodeFact]:
     """Name, op, domain, inputs, outputs and lowerability of each node of the main graph, in order.
 
     Args:
         proto: the graph.
         dtypes: dtype names of its tensors.
-        fed: the inputs that carry run-time data, as opposed to weights.
+        at_run_time: names of the nodes that compute at run time, and are not folded.
     """
-    depends = set(fed)
     for node in proto.graph.node:
-        reads = node_reads(node)
         outputs = tuple(name for name in node.output if name)
-        on_data = any(name in depends for name in reads)
-        if on_data and node.op_type not in SHAPE_OPS:
-            depends.update(outputs)
         computes_float = any(dtypes.get(name) == "float32" for name in outputs)
-        lowerable = on_data and computes_float and node.op_type not in NEVER_LOWERED
-        yield node.name, node.op_type, node.domain, reads, outputs, lowerable
+        lowerable = node.name in at_run_time and computes_float and node.op_type not in NEVER_LOWERED
+        yield node.name, node.op_type, node.domain, node_reads(node), outputs, lowerable

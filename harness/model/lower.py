@@ -8,8 +8,10 @@ Rounding is idempotent, so it is needed once between a writer and a reader, and 
 its writer or its reader is lowered. Operators that only move values or commute with rounding (Reshape, Transpose,
 Relu, …) are not rounded on both sides: their inputs' switches travel on to their readers.
 
-Bodies of If, Loop and Scan are lowered with the node that holds them. Weights are not in the graph at all: each
-(weight, reader) pair is a graph input, fed raw or rounded. Under TF32 only the operands of products are rounded.
+Roundings that the model brings itself, its own float16 and bfloat16 tensors, are there whatever is lowered (see
+`harness.model.own_roundings`). Bodies of If, Loop and Scan are lowered with the node that holds them. Weights are not
+in the graph at all: each (weight, reader) pair is a graph input, fed raw or rounded. Under TF32 only the operands of
+products are rounded.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from harness.errors import ModelError
 from harness.model import analysis
 from harness.model.model import Model, NodeInfo
+from harness.model.own_roundings import owner
 from harness.model.rounding import Emitter, round_array, rounder
 from harness.tensors.precision import Precision
 
@@ -91,6 +94,7 @@ def lower(
     *,
     switched: bool | frozenset[str] = True,
     after: AfterNode | None = None,
+    own: bool = True,
 ) -> LoweredGraph:
     """The fake-cast graph of `model` at `precision`, with `observed` tensors (and nothing else) as outputs.
 
@@ -102,6 +106,7 @@ def lower(
             others are lowered for good, which is cheaper to load and to run.
         after: called with each node of the main graph when it has been emitted; it may rename the node's outputs
             and emit nodes that write the old names, which come before the rounding.
+        own: whether the roundings that the model brings itself are kept; without them the model must have some.
 
     Raises:
         ModelError: the model's opset is older than 9.
@@ -113,7 +118,7 @@ def lower(
             hint="convert it with onnx.version_converter to opset 13",
         )
     names = None if switched is True else switched or frozenset()
-    return _Lowering(model, precision, switched=names, after=after).graph(observed)
+    return _Lowering(model, precision, switched=names, after=after, own=own).graph(observed)
 
 
 def shadow(model: Model, precision: Precision, nodes: Sequence[str]) -> LoweredGraph:
@@ -139,6 +144,7 @@ class _Lowering:
     rounded: dict[str, str] = field(default_factory=dict)  # tensor -> its rounding that nothing switches
     switched: frozenset[str] | None = None  # None: all units
     after: AfterNode | None = None
+    own: bool = True
 
     def __post_init__(self) -> None:
         self.units = {node.name for node in units_of(self.model, self.precision)}
@@ -148,17 +154,23 @@ class _Lowering:
         self.embedded = {tensor.name: tensor for tensor in self.model.inferred.graph.initializer}
 
     def graph(self, observed: Sequence[str]) -> LoweredGraph:
-        source = self.model.inferred
+        source = self.model.evaluated if self.own else self.model.unrounded
+        assert source is not None
         needed = needed_nodes(self.model, observed)
         for node in source.graph.node:
-            if node.name in needed:
+            if owner(node.name) in needed:
                 self.node(node)
         outputs = {name: self.read(name, frozenset()) for name in observed}
-        # One output may stand for two tensors (an Identity, an untouched input): ONNX wants distinct names.
-        unique = {name: self.emit.add("Identity", value) for name, value in outputs.items()}
+        unique = {name: self.output(name, value) for name, value in outputs.items()}
         proto = self.assemble(source, unique.values())
         order = tuple(node.name for node in self.model.nodes if node.name in self.units)
         return LoweredGraph(proto, order, tuple(self.edges), tuple(self.weights.values()), unique)
+
+    def output(self, name: str, value: str) -> str:
+        """A distinct name for `value`, as ONNX wants it; NumPy has no bfloat16 to take from ONNX Runtime."""
+        if self.dtypes.get(name) == "bfloat16":
+            return self.emit.cast(value, TensorProto.FLOAT)
+        return self.emit.add("Identity", value)
 
     def node(self, node: onnx.NodeProto) -> None:
         lowered = node.name in self.units
@@ -320,7 +332,7 @@ def _branch(nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
 
 class _Shadow(_Lowering):
     def graph(self, nodes: Sequence[str]) -> LoweredGraph:
-        source = self.model.inferred
+        source = self.model.evaluated
         chosen = [node for node in self.model.nodes if node.name in set(nodes)]
         observed = [
             name for node in chosen for name in node.outputs if name and self.dtypes.get(name) == "float32"
@@ -329,7 +341,7 @@ class _Shadow(_Lowering):
         alone = {node.name for node in chosen} & self.units
         outputs: dict[str, str] = {}
         for node in source.graph.node:
-            if node.name not in needed:
+            if owner(node.name) not in needed:
                 continue
             self.plain(node)
             if node.name in alone and not self.transparent(node):
@@ -370,7 +382,7 @@ def needed_nodes(model: Model, tensors: Iterable[str]) -> set[str]:
     """Names of the nodes that `tensors` are computed from."""
     stack, needed = list(tensors), set()
     while stack:
-        node = model.producer(stack.pop())
+        node = model.producer(owner(stack.pop()))
         if node is not None and node.name not in needed:
             needed.add(node.name)
             stack += node.inputs

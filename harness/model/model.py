@@ -13,7 +13,8 @@ import onnx
 import onnx_ir as ir
 
 from harness.errors import ModelError, NothingSelectedError
-from harness.model import analysis
+from harness.model import analysis, own_roundings
+from harness.model.sizes import sized_nodes
 
 LARGE_WEIGHT = 64  # float32 initializers with more elements are fed at run time instead of embedded
 LARGE_BYTES = 64 << 20  # and initializers of any dtype with more bytes
@@ -42,7 +43,8 @@ class NodeInfo:
         domain: operator set domain; empty for ONNX itself.
         inputs: names of the tensors it reads, also those that only its subgraphs read; omitted ones left out.
         outputs: names of the tensors it writes.
-        lowerable: whether lowering its precision means anything: it computes float32 tensors from run-time data.
+        lowerable: whether lowering its precision means anything: it computes float32 tensors from run-time data,
+            or for arithmetic on it from sizes that are known at run time only.
     """
 
     index: int
@@ -116,6 +118,32 @@ class Model:
         return analysis.infer(self.skeleton)
 
     @cached_property
+    def evaluated(self) -> onnx.ModelProto:
+        """`inferred` with the model's own float16 and bfloat16 roundings as Casts. Do not change it."""
+        return own_roundings.written_out(self.inferred, self.dtypes)
+
+    @cached_property
+    def unrounded(self) -> onnx.ModelProto | None:
+        """`inferred` without roundings of the model's own (see `own_roundings.left_out`); None if it has none."""
+        return own_roundings.left_out(self.inferred, self.dtypes, self.zero_points)
+
+    @cached_property
+    def own_tensors(self) -> Mapping[str, str]:
+        """The float16 and bfloat16 tensors that nodes compute, and what each is called before it is rounded."""
+        return own_roundings.before_rounding(self.inferred.graph, self.dtypes)
+
+    @cached_property
+    def zero_points(self) -> Mapping[str, np.ndarray]:
+        """Values of the zero points of QuantizeLinear nodes that are constant."""
+        found = {}
+        for node in self.ir.graph:
+            value = node.inputs[2] if node.op_type == "QuantizeLinear" and len(node.inputs) > 2 else None
+            constant = None if value is None else ir.convenience.get_const_tensor(value)
+            if value is not None and constant is not None:
+                found[str(value.name)] = constant.numpy()
+        return found
+
+    @cached_property
     def dtypes(self) -> Mapping[str, str]:
         """Dtype name of every tensor of the main graph that type inference knows."""
         return analysis.tensor_dtypes(self.inferred)
@@ -143,7 +171,9 @@ class Model:
     @cached_property
     def nodes(self) -> tuple[NodeInfo, ...]:
         """The nodes of the main graph in topological order."""
-        facts = analysis.node_facts(self.skeleton, self.dtypes, self.feed_names())
+        data = analysis.data_nodes(self.skeleton, self.feed_names())
+        sized = sized_nodes(self.inferred.graph, self.dtypes, self.shapes, data, self.feed_names())
+        facts = analysis.node_facts(self.skeleton, self.dtypes, data | sized)
         return tuple(NodeInfo(index, *fact) for index, fact in enumerate(facts))
 
     @cached_property

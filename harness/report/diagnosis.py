@@ -80,6 +80,8 @@ def statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
         found.append(Statement("price", text))
     if diagnosis.repro is not None:
         found.append(Statement("repro", f"{count(diagnosis.repro.nodes, 'node')}; {diagnosis.repro.note}"))
+    if diagnosis.before is not None:
+        found += [Statement("warning", warning) for warning in diagnosis.before.warnings]
     found.append(Statement("cost", cost(diagnosis)))
     return tuple(found)
 

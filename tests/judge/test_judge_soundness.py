@@ -147,15 +147,6 @@ def test_int8_without_quantizers_is_judged_on_an_engine_that_is_calibrated() -> 
     assert [result.verdict for result in report.results] == [Verdict.PASS]
 
 
-def test_quantizers_make_an_int8_run_one_to_judge() -> None:
-    nodes = [
-        node("QuantizeLinear", "x scale zero", "q", "quantize"),
-        node("DequantizeLinear", "q scale zero", "y", "dequantize"),
-    ]
-    proto = drawing(*nodes, scale=np.float32(0.03), zero=np.int8(0))
-    assert judged(proto, "int8").results[0].verdict is Verdict.PASS
-
-
 @pytest.mark.parametrize(
     ("precision", "dtype", "why"),
     [("tf32", TensorProto.FLOAT, "the model has none"), ("fp16", TensorProto.FLOAT16, "computes float32")],

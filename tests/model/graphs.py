@@ -57,6 +57,29 @@ def norm_chain(scale: float = 1.0, width: int = 16, opset: int = 13) -> onnx.Mod
     )
 
 
+def own_norm(scale: float, *, returned: str = "y") -> onnx.ModelProto:
+    """x of [4, 64] times `scale`, over the root of its mean square, which the file itself takes in float16.
+
+    The part up to `returned`: `wide` is the square back in FP32.
+    """
+    nodes = [
+        helper.make_node("Mul", ["x", "scale"], ["big"], name="big"),
+        helper.make_node("Cast", ["big"], ["low"], name="low", to=TensorProto.FLOAT16),
+        helper.make_node("Mul", ["low", "low"], ["sq"], name="sq"),
+        helper.make_node("Cast", ["sq"], ["wide"], name="wide", to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["wide"], ["mean"], name="mean", axes=[1], keepdims=1),
+        helper.make_node("Sqrt", ["mean"], ["root"], name="root"),
+        helper.make_node("Div", ["big", "root"], ["y"], name="y"),
+    ]
+    last = [node.name for node in nodes].index(returned)
+    return graph_model(
+        nodes[: last + 1],
+        inputs={"x": [4, 64]},
+        outputs={returned: [4, 64]},
+        weights={"scale": np.float32(scale)},
+    )
+
+
 def branch_and_loop() -> onnx.ModelProto:
     """An If whose branches square or halve `a`, then a Loop that adds `w` · state three times."""
     then = helper.make_graph(

@@ -1,0 +1,170 @@
+"""What is told of a model whose own float16 overflows, or whose own Q/DQ nodes saturate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from graphs import graph_model, norm_chain, own_norm
+from onnx import TensorProto, helper
+
+from harness.diagnose.subject import make_bench
+from harness.judge import RunResult, Verdict, run
+from harness.judge.workbench import Workbench
+from harness.model import load_model
+
+SHAPE = [4, 64]  # of own_norm, too
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal(SHAPE).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def node(op: str, reads: str, writes: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(op, reads.split(), writes.split(), name=writes.split()[0], **attributes)
+
+
+def quantised(
+    scale: float | np.ndarray, zero: np.generic | np.ndarray, *, relu: bool = True
+) -> onnx.ModelProto:
+    """x, rectified, through a Q/DQ pair, times a matrix."""
+    nodes = [
+        node("Relu" if relu else "Identity", "x", "a"),
+        node("QuantizeLinear", "a s zero", "quantize"),
+        node("DequantizeLinear", "quantize s zero", "dequantize"),
+        node("MatMul", "dequantize w", "y"),
+    ]
+    weights = {
+        "s": np.float32(scale),
+        "zero": np.asarray(zero),
+        "w": RNG.standard_normal((64, 8), np.float32),
+    }
+    return graph_model(nodes, inputs={"x": SHAPE}, outputs={"y": [4, 8]}, weights=weights)
+
+
+def workbench(proto: onnx.ModelProto, *samples: np.ndarray) -> Workbench:
+    return make_bench(load_model(proto, name="m"), [{"x": x} for x in samples or (X,)])
+
+
+def judged(proto: onnx.ModelProto, precision: str) -> RunResult:
+    onnx.save(proto, "m.onnx")
+    return run("m.onnx", precisions=[precision]).results[0]
+
+
+def test_an_overflow_of_the_models_own_float16_is_told_although_the_run_passes() -> None:
+    own = workbench(own_norm(500.0)).own_roundings
+    (overflow,) = own.overflows
+    assert (overflow.node, overflow.dtype, overflow.size) == ("sq", "float16", 256)
+    assert overflow.elements == np.count_nonzero(np.abs(X * 500) > np.sqrt(65520))
+    assert own.cost == pytest.approx(1.0), "what is divided by infinity is 0"
+    first, second = own.warnings
+    assert first.startswith("sq (Mul) overflows the model's own float16: ")
+    assert second.startswith("the model's own float16 costs nrmse 1 ")
+
+
+def test_float16_of_the_model_that_fits_is_not_told_of() -> None:
+    own = workbench(own_norm(2.0)).own_roundings
+    assert own.warnings == ()
+    assert 0 < own.cost < 1e-3
+    assert own.to_dict() == {"cost": own.cost, "overflows": [], "saturations": []}
+
+
+def test_an_overflow_is_counted_over_all_samples() -> None:
+    (overflow,) = workbench(own_norm(500.0), X * 0.01, X).own_roundings.overflows
+    assert overflow.size == 512
+    assert workbench(own_norm(500.0), X * 0.01).own_roundings.overflows == ()
+
+
+def test_a_model_without_roundings_of_its_own_runs_nothing_more() -> None:
+    bench = make_bench(load_model(norm_chain()), [{"x": np.ones((2, 16), np.float32)}])
+    assert bench.own_roundings.to_dict() == {}
+    assert "expected" not in vars(bench)
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero", "relu", "share"),
+    [
+        (0.03, np.int8(0), True, 0.0),
+        (0.0005, np.int8(0), True, np.mean(np.rint(X / 0.0005) > 127)),
+        (0.03, np.int8(0), False, 0.0),
+        (0.0005, np.int8(0), False, np.mean((np.rint(X / 0.0005) > 127) | (np.rint(X / 0.0005) < -128))),
+        (0.03, np.uint8(0), False, 0.0),  # negative values are clipped at 0, as by a ReLU
+        (0.0005, np.uint8(0), False, np.mean(np.rint(X / 0.0005) > 255)),
+        (0.0005, np.uint8(200), False, np.mean((np.rint(X / 0.0005) > 55) | (np.rint(X / 0.0005) < -200))),
+        (np.full(64, 0.03), np.zeros(64, np.int8), True, 0.0),
+        (np.where(np.arange(64), 0.03, 1e-5), np.zeros(64, np.int8), True, np.mean(X[:, 0] > 0) / 64),
+        (0.015, np.int8(0), True, np.mean(np.rint(X / 0.015) > 127)),
+    ],
+)
+def test_a_quantizer_that_saturates_is_told_of_with_its_share(
+    scale: float | np.ndarray, zero: np.generic | np.ndarray, relu: bool, share: float
+) -> None:
+    own = workbench(quantised(scale, zero, relu=relu)).own_roundings
+    if share <= 0.01:
+        assert own.saturations == ()
+        return
+    (found,) = own.saturations
+    assert found.share == pytest.approx(share)
+    assert found.scale == pytest.approx(np.min(scale))
+    reached = np.maximum(X, 0) if relu else np.abs(X)
+    assert found.largest == reached.max()
+    told = [warning for warning in own.warnings if "saturates" in warning]
+    assert bool(told) == (own.cost > 0.1), "what the outputs hardly notice is only in the facts"
+    if told:
+        assert told[0].startswith(f"quantize (QuantizeLinear) saturates {share:.0%} of its elements")
+
+
+def test_what_quantisation_costs_is_told_where_it_is_beyond_the_gate_of_int8() -> None:
+    fine = workbench(quantised(0.03, np.int8(0))).own_roundings
+    assert 0 < fine.cost < 0.05
+    assert fine.warnings == ()
+    coarse = workbench(quantised(1.5, np.int8(0))).own_roundings
+    assert coarse.saturations == ()
+    (warning,) = coarse.warnings
+    assert warning.startswith("the model's Q/DQ nodes cost nrmse 0.")
+
+
+def test_int8_on_the_emulator_judges_nothing_of_a_quantised_model_and_says_what_it_costs() -> None:
+    result = judged(quantised(0.0005, np.int8(0)), "int8")
+    assert result.verdict is Verdict.SKIP
+    assert "the INT8 of this model is its own Q/DQ nodes, and the reference has them, too" in result.reason
+    assert "the model's Q/DQ nodes cost nrmse 0.9" in result.reason
+    assert "saturates" in result.warnings[0]
+    assert result.to_dict()["facts"]["own_roundings"]["saturations"][0]["node"] == "quantize"
+
+
+def test_a_model_of_float16_throughout_is_skipped_with_what_its_types_cost() -> None:
+    nodes = [node("Mul", "x x", "sq"), node("Min", "sq most", "y")]
+    proto = graph_model(
+        nodes,
+        inputs={"x": SHAPE},
+        outputs={"y": SHAPE},
+        weights={"most": np.float16(8)},
+        dtypes={"x": TensorProto.FLOAT16, "y": TensorProto.FLOAT16},
+    )
+    result = judged(proto, "fp16")
+    assert result.verdict is Verdict.SKIP
+    assert "no node computes float32 tensors" in result.reason
+    assert "the model's own float16 costs nrmse" in result.reason
+    assert judged(proto, "fp32").verdict is Verdict.PASS
+
+
+def test_other_precisions_of_a_quantised_model_are_judged_and_warned_of() -> None:
+    result = judged(quantised(0.0005, np.int8(0)), "fp16")
+    assert result.verdict is Verdict.PASS
+    assert "saturates" in result.warnings[0]
+
+
+def test_a_reference_that_the_models_own_types_make_infinite_says_so() -> None:
+    result = judged(own_norm(5e4, returned="wide"), "fp16")
+    assert result.verdict is Verdict.ERROR
+    assert (
+        "the first tensor that is not finite is 'low'; low (Cast) overflows the model's own float16"
+        in result.reason
+    )
+    assert "has to be changed" in result.reason
