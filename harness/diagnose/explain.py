@@ -225,6 +225,8 @@ def _decides(node: Occurrence, kind: NumberFormat) -> str | None:
 
 def _rounded(node: Occurrence, kind: NumberFormat) -> str:
     """Where no template is true: what was measured, and nothing else."""
+    if node.introduced is None and kind is FORMATS[Precision.FP32]:
+        return "FP32 and FP64 part here, and agree on what it reads to within the limit of FP32"
     if node.introduced is None:
         return f"what it computes differs more than {kind.name} explains"
     if not math.isfinite(node.introduced):

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from harness.diagnose.bodies import open_body
 from harness.diagnose.decisions import decision_of
 from harness.diagnose.effects import Effects
-from harness.diagnose.explain import accumulation, why
+from harness.diagnose.explain import WITH_BODIES, accumulation, why
+from harness.diagnose.formats import FORMATS
 from harness.diagnose.occurrence import Held, Occurrence
-from harness.diagnose.predict import Prognosis
+from harness.diagnose.predict import Prognosis, introduced_errors
 from harness.diagnose.results import Origin
 from harness.diagnose.subject import Subject
 from harness.diagnose.suspects import OUTLYING, islands_of, outliers, usual_error
+from harness.errors import HarnessError
 from harness.judge.results import LayerResult
 from harness.model import Model, NodeInfo
 from harness.tensors.precision import Precision
 
+IN_BODY = "in its body, at"
 MOST_ISLANDS = 64
 """Of more islands only the first ones are asked whether they fail alone; so many are an accumulation anyway."""
 
@@ -95,22 +99,65 @@ def explain_nodes(
     """
     model = subject.model
     infos = [model.node(node) for node in dict.fromkeys(nodes)]
-    tensors = tensors_around(subject, infos, subject.precision)
-    usual = usual_error(prognosis.introduced)
+    sample = prognosis.failing_sample
+    occurrences = _occurrences(
+        subject, infos, prognosis.introduced, usual_error(prognosis.introduced), sample
+    )
     origins = []
-    for info in infos:
-        introduced = prognosis.introduced.get(info.name)
+    for info, occurrence in zip(infos, occurrences, strict=True):
         occurrence = replace(
-            tensors.occurrence(info, introduced, usual),
-            observed=(observed or {}).get(info.name),
-            alone=(alone or {}).get(info.name),
+            occurrence, observed=(observed or {}).get(info.name), alone=(alone or {}).get(info.name)
         )
-        if occurrence.observed is None and introduced is not None and introduced <= OUTLYING * usual:
-            decision = decision_of(subject, info, prognosis.failing_sample)
-            occurrence = replace(occurrence, decision=decision)
         reason = why(occurrence, subject.precision)
-        origins.append(Origin(info.name, info.op, _tensor(model, info), reason, introduced))
+        origins.append(Origin(info.name, info.op, _tensor(model, info), reason, occurrence.introduced))
     return tuple(origins)
+
+
+def _occurrences(
+    subject: Subject, infos: Sequence[NodeInfo], introduced: Mapping[str, float], usual: float, sample: int
+) -> Iterator[Occurrence]:
+    """What is measured of each node of `infos`: around it, in its body, and at what decides by what it writes."""
+    tensors = tensors_around(subject, infos, subject.precision)
+    for info in infos:
+        error = introduced.get(info.name)
+        occurrence = tensors.occurrence(info, error, usual)
+        if info.op in WITH_BODIES:
+            occurrence = replace(occurrence, inside=_inside(subject, info.name, usual, sample))
+        if error is not None and error <= OUTLYING * usual:
+            occurrence = replace(occurrence, decision=decision_of(subject, info, sample))
+        yield occurrence
+
+
+def _inside(subject: Subject, node: str, usual: float, sample: int) -> str | None:
+    """Why the body of `node` goes wrong: at the first node that stands out, in the first iteration in which one does.
+
+    Args:
+        subject: the model around it.
+        node: its name.
+        usual: what a usual node of that model introduces: in the body alone there may be no usual one.
+        sample: what is fed.
+    """
+    body = open_body(subject, node, sample)
+    if body is None:
+        return None
+    usual = usual or FORMATS[subject.precision].rounding
+    try:
+        for iteration in range(len(body.bench.feeds)):
+            errors = introduced_errors(body, iteration)
+            found = next((name for name in body.units if errors.get(name, 0.0) > OUTLYING * usual), None)
+            if found is not None:
+                info = body.model.node(found)
+                body.bench.feeds = [
+                    body.bench.feeds[iteration]
+                ]  # what later ones hold is not where it starts
+                (occurrence,) = _occurrences(body, [info], errors, usual, 0)
+                reason = why(occurrence, subject.precision)
+                return reason if occurrence.inside else f"{IN_BODY} {info.name} ({info.op}), {reason}"
+    except HarnessError:  # a body that does not run by itself has no more to tell
+        return None
+    finally:
+        body.bench.close()
+    return None
 
 
 def _tensor(model: Model, node: NodeInfo) -> str:

@@ -120,12 +120,12 @@ def introduced_errors(subject: Subject, sample: int) -> dict[str, float]:
     return found
 
 
+@np.errstate(invalid="ignore")  # infinities are subtracted from each other
 def _nrmse(value: np.ndarray, reference: np.ndarray) -> float:
     if value.shape != reference.shape:
         return math.inf
     exact = reference.astype(np.float64).reshape(-1)
-    with np.errstate(invalid="ignore"):
-        apart = value.astype(np.float64).reshape(-1) - exact
+    apart = value.astype(np.float64).reshape(-1) - exact
     squares, power = float(apart @ apart), float(exact @ exact)
     if math.isfinite(squares) and power > 0:
         return math.sqrt(squares / power)

@@ -21,6 +21,10 @@ INK, FAINT, PALE = "#1F2937", "#E5E7EB", "#C7CDD6"
 DASHES = (0, (5, 3))
 
 FEW = 150  # layers that get a mark each
+LEAST = (
+    1e-8  # errors far below it are drawn at the foot: with a mask of -1e38, they would take all the height
+)
+MOST_HEADROOM = 1e4  # and headrooms beyond this one at the top
 MOST_VECTORS = 400  # layers whose marks are vectors in an SVG; of more they would make it heavy
 
 
@@ -33,9 +37,11 @@ class Scale:
 
     @classmethod
     def over(cls, errors: Iterable[float | None]) -> Scale:
-        """The scale on which all of `errors` can be drawn."""
+        """The scale on which all of `errors` can be drawn, those below `LEAST` at its foot."""
         drawn = [value for value in errors if value is not None and math.isfinite(value) and value > 0]
-        return cls(min(drawn) / 4, max(drawn) * 4) if drawn else cls(1e-9, 1.0)
+        if not drawn:
+            return cls(1e-9, 1.0)
+        return cls(max(min(drawn), LEAST) / 4, max(*drawn, LEAST) * 4)
 
     def height(self, value: float | None) -> float:
         """Where `value` is drawn; NaN, which is not drawn, for None."""
@@ -86,8 +92,9 @@ def draw_errors(axes: Axes, layers: Sequence[LayerResult]) -> Scale:
             label="gate on nrmse",
             zorder=2,
         )
-    zero = any(value == 0 for value in every)
-    label_errors(axes, scale, zero=zero, broken=any(_broken(value) for value in every))
+    foot = "equal" if any(value == 0 for value in every) else ""
+    foot = "nearly equal" if any(value is not None and 0 < value < scale.floor for value in every) else foot
+    label_errors(axes, scale, foot=foot, broken=any(_broken(value) for value in every))
     axes.set_ylabel("nrmse over the FP32 reference", color=INK)
     axes.yaxis.set_label_coords(-0.072, 0.5)
     plain_axes(axes)
@@ -182,8 +189,7 @@ def draw_origins(
 def draw_headroom(axes: Axes, layers: Sequence[LayerResult], dtype: str) -> None:
     """A strip: how near each reference tensor comes to the largest number of `dtype`, and which do overflow."""
     bottom = 1e-6
-    heights = [max(layer.metrics.headroom, bottom) for layer in layers]
-    heights = [height if math.isfinite(height) else math.nan for height in heights]
+    heights = [min(max(layer.metrics.headroom, bottom), MOST_HEADROOM) for layer in layers]
     over = [place for place, height in enumerate(heights) if height > 1]
     broken = [place for place in over if layers[place].metrics.overflow_count]
     axes.set_yscale("log")
@@ -199,7 +205,10 @@ def draw_headroom(axes: Axes, layers: Sequence[LayerResult], dtype: str) -> None
         if places:
             diamond: dict[str, Any] = {"marker": "D", "markersize": 4, "markeredgecolor": PURPLE}
             draw_marks(axes, places, [heights[place] for place in places], color=fill, **diamond)
-    axes.set_yticks([1e-4, 1e-2, 1.0], ["1e-4", "1e-2", "1"])
+    ticks = {1e-4: "1e-4", 1e-2: "1e-2", 1.0: "1"}
+    if any(layer.metrics.headroom > MOST_HEADROOM for layer in layers):
+        ticks[MOST_HEADROOM] = "beyond 1e4"
+    axes.set_yticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
     note = f"headroom: largest reference value over the largest {dtype}"
     note += f"; beyond 1 in {_overflowing(len(over), len(broken))}" if over else ""
@@ -231,13 +240,13 @@ def label_layers(axes: Axes, layers: Sequence[LayerResult], *, named: bool) -> N
     axes.set_xlabel(f"node, in the order of the graph ({len(layers)} tensors)", color=INK)
 
 
-def label_errors(axes: Axes, scale: Scale, *, zero: bool, broken: bool) -> None:
-    """Decades, few enough to read, and names for the places of zero and of what is not finite."""
+def label_errors(axes: Axes, scale: Scale, *, foot: str, broken: bool) -> None:
+    """Decades, few enough to read, and names for the foot, if something stands there, and for what is not finite."""
     low, high = math.ceil(math.log10(scale.floor * 2)), math.floor(math.log10(scale.ceiling / 2))
     step = max(1, math.ceil((high - low + 1) / 7))
     ticks = {10.0**power: f"1e{power}" if power else "1" for power in range(high, low - 1, -step)}
-    if zero:
-        ticks[scale.floor] = "equal"
+    if foot:
+        ticks[scale.floor] = foot
     if broken:
         ticks[scale.ceiling] = "not finite"
     axes.set_yticks(list(ticks), list(ticks.values()))

@@ -193,7 +193,7 @@ def flags(layer: LayerResult) -> str:
     elif layer.metrics.incomparable:
         found.append(layer.metrics.incomparable)
     elif layer.metrics.overflow_count:
-        found.append("overflow")
+        found.append("overflow" if layer.metrics.headroom > 1 else "infinite")
     elif layer.metrics.nonfinite:
         found.append("not finite")
     if layer.metrics.headroom > 1:
@@ -241,7 +241,9 @@ def _origin(layer: LayerResult, precision: Precision) -> str:
     metrics = layer.metrics
     parts = _failing(metrics, layer.gates)
     if metrics.overflow_count and metrics.overflow_count == metrics.nonfinite:
-        parts = [f"{metrics.overflow_count} of {count(metrics.count, 'element')} overflow"]
+        # What would fit did not overflow: a divisor became 0, or an infinity was read.
+        verb = "overflow" if metrics.headroom > 1 else "become infinite"
+        parts = [f"{metrics.overflow_count} of {count(metrics.count, 'element')} {verb}"]
     if metrics.headroom > 1:
         parts.append(
             f"the reference reaches {number(metrics.reference_max)}, "

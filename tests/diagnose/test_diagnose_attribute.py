@@ -6,10 +6,13 @@ import itertools
 import json
 import math
 from dataclasses import replace
+import warnings
 
 import numpy as np
 import pytest
+from graphs import graph_model
 from models import feeds, rmsnorm
+from onnx import TensorProto, helper
 
 from harness.case import Tolerance
 from harness.compare import GateResult
@@ -20,7 +23,7 @@ from harness.diagnose.examine import Examination, Examiner
 from harness.diagnose.gates import check_gates
 from harness.diagnose.margin import RESERVE, next_share
 from harness.diagnose.origins import explain_nodes, find_origins_of
-from harness.diagnose.predict import predict
+from harness.diagnose.predict import introduced_errors, predict
 from harness.diagnose.records import layer_from_record, layer_to_record
 from harness.diagnose.repeat import _judge
 from harness.diagnose.spending import Limits, Spending
@@ -28,6 +31,7 @@ from harness.diagnose.subject import Subject, badness, make_bench
 from harness.diagnose.suspects import inherited, nearby, outliers
 from harness.errors import BudgetExhaustedError, UsageError
 from harness.judge.results import OutputResult, jsonable
+from harness.model import load_model
 from harness.search import Outcome, Trial
 from harness.tensors.precision import Precision
 
@@ -275,3 +279,19 @@ def test_a_phase_may_spend_what_the_others_left() -> None:
     spending.charge("observe", 2)
     with pytest.raises(BudgetExhaustedError, match="5 builds"):
         spending.check()
+
+
+def test_infinities_that_are_meant_raise_no_warning() -> None:
+    nodes = [helper.make_node("Where", ["keep", "x", "never"], ["y"], name="masked")]
+    proto = graph_model(
+        nodes,
+        inputs={"keep": [2], "x": [2]},
+        outputs={"y": [2]},
+        weights={"never": np.float32(-np.inf)},
+        dtypes={"keep": TensorProto.BOOL},
+    )
+    bench = make_bench(load_model(proto), [{"keep": np.array([True, False]), "x": np.float32([0.1, 2.0])}])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        errors = introduced_errors(Subject(bench, Precision.FP16, bench.emulator), 0)
+    assert 0 < errors["masked"] < 1e-3

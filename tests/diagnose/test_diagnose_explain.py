@@ -267,6 +267,13 @@ def test_what_is_true_of_a_tensor_but_does_not_account_for_the_error_is_no_reaso
     assert why(node, FP16).startswith("rounding to FP16's 11 bits introduces an error of ")
 
 
+def test_where_fp32_itself_loses_digits_that_is_all_that_was_measured() -> None:
+    node = occurrence("Log", [held("p", 1.0, 0.9)], held("y", 1e-7, 0.1))
+    assert why(node, Precision.FP32) == (
+        "FP32 and FP64 part here, and agree on what it reads to within the limit of FP32"
+    )
+
+
 def test_numbers_that_look_alike_get_the_digits_that_tell_them_apart() -> None:
     largest = float(np.finfo(np.float32).max)
     assert say_apart(largest, FORMATS[Precision.BF16].largest) == ("3.40e38", "3.39e38")

@@ -65,6 +65,18 @@ def test_equal_tensors_have_a_place_on_the_logarithmic_axis(make_result, make_la
     assert "equal" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 
+def test_a_mask_of_the_lowest_float_leaves_the_other_errors_their_height(make_result, make_layer) -> None:
+    layers = (make_layer(0, 1e-38, headroom=5e33), make_layer(1, 1e-3), make_layer(2, 0.5, headroom=0.1))
+    figure = error_growth(make_result(layers=layers))
+    main, headroom = figure.axes[:2]
+    low, high = main.get_ylim()
+    assert 1e-9 < low < high < 10
+    assert list(lines(figure)["accumulated"].get_ydata())[1:] == [1e-3, 0.5]
+    assert "nearly equal" in [label.get_text() for label in main.get_yticklabels()]
+    assert headroom.get_ylim()[1] < 1e5
+    assert "beyond 1e4" in [label.get_text() for label in headroom.get_yticklabels()]
+
+
 def test_headroom_above_one_is_marked(make_result, make_layer) -> None:
     figure = error_growth(make_result(layers=(make_layer(0, 1e-4), make_layer(1, 1e-4, headroom=3.0))))
     assert [list(line.get_xdata()) for line in figure.axes[1].get_lines() if line.get_marker() == "D"] == [

@@ -78,6 +78,14 @@ def test_an_origin_without_overflow_shows_its_gate(make_result, make_layer) -> N
     assert said["origin"] == "node norm (ReduceMean): nrmse 0.4 > 0.01; alone it introduces nrmse 0.3"
 
 
+def test_what_would_fit_did_not_overflow_when_it_becomes_infinite(make_result, make_layer) -> None:
+    infinite = {"nonfinite": 7, "overflow_count": 7, "inf_count": 7}
+    layer = make_layer(3, math.inf, origin=True, node="lg", op="Log", **infinite)
+    said = statements(make_result(Verdict.FAIL, layers=(layer,)))
+    assert said["origin"] == "node lg (Log): 7 of 1000 elements become infinite"
+    assert flags(layer) == "ORIGIN, infinite"
+
+
 def test_many_origins_are_counted(make_result, make_layer) -> None:
     layers = tuple(make_layer(place, 0.4, origin=True, node=f"n{place}") for place in range(30))
     texts = [statement.text for statement in explain(make_result(Verdict.FAIL, layers=layers)).statements]
