@@ -130,8 +130,8 @@ def _nrmse(value: np.ndarray, reference: np.ndarray) -> float:
     if math.isfinite(squares) and power > 0:
         return math.sqrt(squares / power)
     # Where both sides are infinite alike, the difference is NaN: such elements are compared for equality instead.
-    same = value == reference
-    difference = np.where(same, 0.0, value.astype(np.float64) - reference)
+    with np.errstate(invalid="ignore"):
+        difference = np.where(value == reference, 0.0, value.astype(np.float64) - reference)
     if not np.isfinite(difference).all():
         return math.inf
     error = float(np.sqrt(np.mean(difference * difference))) if difference.size else 0.0

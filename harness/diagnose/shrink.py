@@ -132,7 +132,8 @@ def nrmse_limits(subject: Subject, part: Part, precision: Precision) -> dict[str
     limits = {}
     for name, reference in part.expected.items():
         found = list(_gates(subject, name, reference, reference, precision))
-        scale = float(np.sqrt(np.mean(np.square(reference, dtype=np.float64)))) if reference.size else 0.0
+        finite = reference[np.isfinite(reference)]
+        scale = float(np.sqrt(np.mean(np.square(finite, dtype=np.float64)))) if finite.size else 0.0
         bounds = [gate.limit for gate in found if gate.metric == "nrmse"]
         bounds += [gate.limit / scale for gate in found if gate.metric == "rmse" and scale]
         equal = reference.dtype.kind in "biu" and EQUAL in {Gate(gate.metric, gate.limit) for gate in found}

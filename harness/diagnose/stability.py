@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.diagnose.double import DoubleReference
+from harness.backends.double import DoubleReference
 from harness.diagnose.subject import Subject, badness
 from harness.errors import ModelError
 from harness.judge.results import OutputResult

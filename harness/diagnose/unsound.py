@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from harness.backends.double import DoubleReference
 from harness.compare import compare, find_origins
 from harness.compare.defaults import DEFAULT_GATES
-from harness.diagnose.double import DoubleReference
 from harness.diagnose.explain import why
 from harness.diagnose.findings import Findings
 from harness.diagnose.formats import say

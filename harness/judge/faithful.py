@@ -46,15 +46,20 @@ def _same(observed: np.ndarray, unobserved: np.ndarray, reference: np.ndarray, l
         return False
     if unobserved.shape != reference.shape:
         return True  # the fault is the shape, and it is the same
-    broken, seen_broken = ~np.isfinite(unobserved), ~np.isfinite(observed)
+    broken, seen_broken = _broken(unobserved, reference), _broken(observed, reference)
     if (broken & seen_broken).sum() < SAME_FAULT * (broken | seen_broken).sum():
         return False
-    finite = ~broken & ~seen_broken
+    finite = np.isfinite(unobserved) & np.isfinite(observed) & np.isfinite(reference)
     if broken.any() or not finite.any():
         return True  # what is left beside infinities and NaN says little of the fault
     difference = _rms(observed[finite] - unobserved[finite])
     error = _rms(unobserved[finite] - reference[finite])
     return difference <= max(limit, SAME_FAULT * error)
+
+
+def _broken(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Where one is not finite and the other not the same: an infinity of the reference is no fault."""
+    return ~(np.isfinite(values) & np.isfinite(reference)) & (values != reference)
 
 
 def _rms(values: np.ndarray) -> float:

@@ -14,8 +14,8 @@ from harness.backends.session import check_feeds, chunks, tensor_sizes
 from harness.case import Case
 from harness.case.feeds import make_feeds
 from harness.case.source import resolve_model
-from harness.errors import ReferenceNotFiniteError
 from harness.golden import GoldenStatus
+from harness.judge.finite import check_finite
 from harness.judge.goldens import check_golden, store_of
 from harness.judge.own_roundings import OwnRoundings, find_overflows, look_at_own_roundings
 from harness.judge.soundness import check_not_empty, check_reproducible
@@ -73,7 +73,7 @@ class Workbench:
         """The reference's outputs, sample by sample.
 
         Raises:
-            ReferenceNotFiniteError: an output is not finite.
+            ReferenceNotFiniteError: an output is not finite, and not by intent; see `check_finite`.
             ReferenceNotReproducibleError: an output depends on random numbers.
             InputDataError: no output has an element.
         """
@@ -82,14 +82,17 @@ class Workbench:
         for feeds in self.feeds:
             values = self.reference.run(feeds)
             check_reproducible(self.model, self.reference, feeds, values, where)
-            for name, value in values.items():
-                if value.dtype.kind == "f" and not np.isfinite(value).all():
-                    count = int(value.size - np.isfinite(value).sum())
-                    first = self._first_not_finite(feeds) or name
-                    own = next((str(each) for each in find_overflows(self) if each.tensor == first), None)
-                    raise ReferenceNotFiniteError(
-                        where, tensor=name, first_tensor=first, count=count, own=own
-                    )
+            check_finite(
+                self.model,
+                self.reference,
+                feeds,
+                values,
+                where,
+                lambda names: self.tensor_chunks(names, copies=1),
+                lambda tensor: next(
+                    (str(each) for each in find_overflows(self) if each.tensor == tensor), None
+                ),
+            )
             outputs.append(values)
         check_not_empty(outputs, self.feeds, where)
         return outputs
@@ -135,13 +138,3 @@ class Workbench:
     @cached_property
     def _sizes(self) -> dict[str, int]:
         return tensor_sizes(self.model, self.feeds[0])
-
-    def _first_not_finite(self, feeds: Tensors) -> str | None:
-        floats = {*self.model.float_tensors, *self.model.own_tensors}
-        written = [name for node in self.model.nodes for name in node.outputs if name in floats]
-        for chunk in self.tensor_chunks(written, copies=1):
-            values = self.reference.run(feeds, chunk)
-            for name in chunk:
-                if not np.isfinite(values[name]).all():
-                    return name
-        return None

@@ -207,7 +207,8 @@ def _worded(choices: Sequence[Any], others: Sequence[Sequence[Any]]) -> str:
 def _spread(name: str, builds: Sequence[RepeatedBuild]) -> OutputSpread:
     first, *later = ([sample[name] for sample in build.outputs] for build in builds)
     identical, max_abs, nrmse = 0, 0.0, 0.0
-    scale = np.sqrt(np.mean([np.mean(np.square(value.astype(np.float64))) for value in first]))
+    finite = np.concatenate([value[np.isfinite(value)].astype(np.float64) for value in first])
+    scale = np.sqrt(np.mean(np.square(finite))) if finite.size else 0.0
     for values in later:
         if all(_same_bits(a, b) for a, b in zip(first, values, strict=True)):
             identical += 1

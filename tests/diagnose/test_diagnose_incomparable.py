@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import halved_until_small, looked_up, looked_up_in_a_loop, picked_elements
+from graphs import halved_until_small, looked_up, looked_up_in_a_loop, masked_logits, picked_elements
 
+from harness.case import Tolerance
 from harness.diagnose import Verdict, diagnose_model
+from harness.diagnose.cut import cut
 from harness.diagnose.records import output_from_record, output_to_record
+from harness.diagnose.shrink import nrmse_limits
+from harness.diagnose.subject import Subject, make_bench
 from harness.model import load_model
 from harness.tensors.precision import Precision
 
@@ -49,3 +53,27 @@ def test_they_are_cured_explained_and_reproduced(
         [sys.executable, str(tmp_path / "repro" / "repro.py")], capture_output=True, text=True, check=False
     )
     assert "THE FAULT SHOWS" in done.stdout
+
+
+def test_a_fault_beside_infinities_that_the_model_means_is_found(tmp_path: Path) -> None:
+    feeds = [{"x": RNG.standard_normal((4, 8)).astype(np.float32)}]
+    found = diagnose_model(load_model(masked_logits(scale=1000.0)), feeds, Precision.FP16, out=tmp_path)
+    assert found.verdict is Verdict.PRECISION
+    assert [origin.node for origin in found.origins] == ["sq"]
+    assert found.before is not None
+    assert found.before.outputs[0].metrics.reference_nonfinite == 16
+    assert 0 < found.before.outputs[0].metrics.nonfinite <= 16
+    assert found.after is not None
+    assert found.after.outputs[0].passed
+    assert found.repro is not None
+    assert found.repro.shows
+
+
+def test_limits_of_a_part_that_gives_infinities_are_over_its_finite_elements() -> None:
+    feeds = [{"x": RNG.standard_normal((4, 8)).astype(np.float32)}]
+    bench = make_bench(load_model(masked_logits()), feeds, tolerances=[Tolerance(rmse=0.5)])
+    subject = Subject(bench, Precision.FP16, bench.emulator)
+    part = cut(subject, ["y"], 0)
+    finite = part.expected["y"][:, :4]
+    limits = nrmse_limits(subject, part, Precision.FP16)
+    assert limits == {"y": pytest.approx(0.5 / np.sqrt(np.mean(finite**2)), rel=1e-5)}

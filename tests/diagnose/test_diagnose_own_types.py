@@ -10,12 +10,12 @@ import pytest
 from graphs import graph_model, own_norm
 from onnx import TensorProto, helper
 
+from harness.backends.double import DoubleReference
 from harness.backends.reference import Reference
 from harness.backends.session import create_session
 from harness.compare import compare
 from harness.diagnose import Verdict, diagnose, diagnose_model
 from harness.diagnose.cut import cut
-from harness.diagnose.double import DoubleReference
 from harness.diagnose.repro import emulated_model
 from harness.diagnose.subject import Subject, make_bench
 from harness.model import Model, load_model, with_islands

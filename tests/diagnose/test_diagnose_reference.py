@@ -9,10 +9,10 @@ from graphs import branch_and_loop, graph_model, norm_chain
 from models import ROOT, case_path
 from onnx import TensorProto, helper
 
+from harness.backends.double import DoubleReference
 from harness.backends.reference import Reference
 from harness.case import load_case, make_feeds, resolve_model
 from harness.diagnose import Verdict, diagnose_model
-from harness.diagnose.double import DoubleReference
 from harness.diagnose.stability import check_stability
 from harness.diagnose.subject import Subject, make_bench
 from harness.model import Model, load_model

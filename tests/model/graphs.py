@@ -220,3 +220,20 @@ def looked_up_in_a_loop() -> onnx.ModelProto:
     ]
     table = np.random.default_rng(5).random((1000, 4)).astype(np.float32)
     return looping(body, 1, [1, 8, 4], hundred=np.float32(100), table=table)
+
+
+def masked_logits(*, scale: float = 1.0, masked: int = 4) -> onnx.ModelProto:
+    """The squares of x · scale over their mean, −inf in the last `masked` of 8 columns."""
+    nodes = [
+        helper.make_node("Mul", ["x", "scale"], ["h"], name="h"),
+        helper.make_node("Mul", ["h", "h"], ["sq"], name="sq"),
+        helper.make_node("ReduceMean", ["sq"], ["mean"], name="mean", axes=[-1], keepdims=1),
+        helper.make_node("Div", ["sq", "mean"], ["share"], name="share"),
+        helper.make_node("Where", ["allowed", "share", "fill"], ["y"], name="y"),
+    ]
+    weights = {
+        "scale": np.float32(scale),
+        "fill": np.float32(-np.inf),
+        "allowed": np.arange(8) < 8 - masked,
+    }
+    return graph_model(nodes, inputs={"x": [4, 8]}, outputs={"y": [4, 8]}, weights=weights)

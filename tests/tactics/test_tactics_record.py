@@ -201,6 +201,10 @@ class TestRepeats:
         assert spread.max_abs == np.inf
         assert spread.identical == 0
 
+    def test_builds_that_are_infinite_alike_are_apart_by_their_finite_elements(self) -> None:
+        (spread,) = compare_builds([self.build([-np.inf, 1]), self.build([-np.inf, 2])]).outputs
+        assert (spread.max_abs, spread.nrmse) == (1.0, pytest.approx(0.5**0.5))
+
     def test_a_negative_zero_is_another_bit_and_no_distance(self) -> None:
         (spread,) = compare_builds([self.build([0.0, 1]), self.build([-0.0, 1])]).outputs
         assert (spread.identical, spread.max_abs, spread.nrmse) == (0, 0.0, 0.0)
