@@ -22,7 +22,7 @@ from harness.diagnose.on_emulator import examine_on_emulator
 from harness.diagnose.on_engine import examine_on_engine
 from harness.diagnose.predict import emulate
 from harness.diagnose.progress import Progress
-from harness.diagnose.results import Diagnosis, Evidence, Stage, Verdict
+from harness.diagnose.results import Diagnosis, Evidence, Origin, Stage, Verdict
 from harness.diagnose.spending import Limits
 from harness.diagnose.subject import EngineFor, Subject, make_bench
 from harness.diagnose.suspects import islands_of
@@ -306,10 +306,19 @@ def _before(lab: Lab, gates: Gates, found: Findings, *, growth: bool) -> RunResu
         verdict=RunVerdict.PASS if passed else RunVerdict.FAIL,
         reason="all gates hold" if passed else describe_failure(outputs),
         outputs=outputs,
-        layers=layers,
+        layers=_pointing(layers, found.origins),
         faithful=found.faithful,
         warnings=lab.subject.bench.own_roundings.warnings,
     )
+
+
+def _pointing(layers: tuple[LayerResult, ...], origins: tuple[Origin, ...]) -> tuple[LayerResult, ...]:
+    """`layers` with the origins of the diagnosis, which need not be where a gate first fails; as they are where none of
+    those was observed."""
+    starts = {origin.node for origin in origins}
+    if starts.isdisjoint(layer.node for layer in layers):
+        return layers
+    return tuple(replace(layer, origin=layer.node in starts) for layer in layers)
 
 
 def _after(lab: Lab, found: Findings, *, growth: bool) -> RunResult | None:

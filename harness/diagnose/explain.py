@@ -278,7 +278,8 @@ def accumulation(nodes: int, effects: Mapping[str, float], precision: Precision)
 
     Args:
         nodes: how many nodes must go back to FP32.
-        effects: by node, the nrmse of the output with that node lowered alone; may be empty.
+        effects: by node, the worst gate of the outputs with that node lowered alone, as a multiple of its limit; may be
+            empty.
         precision: the precision under test.
     """
     kind = FORMATS[precision]
@@ -288,4 +289,9 @@ def accumulation(nodes: int, effects: Mapping[str, float], precision: Precision)
         name = max(effects, key=lambda node: effects[node])
         share = effects[name] ** 2 / total**2
         text += f"; {name} has the largest share, {percent(share)}"
-    return f"{text}, and {nodes} of them in FP32 bring it under the limit"
+        failing = sum(effect > 1 for effect in effects.values())
+        if failing:
+            fail = "fails" if failing == 1 else "fail"
+            text += f"; {failing} of them {fail} alone ({name} at {say(effects[name])} times the limit), although none"
+            text += " introduces an error that stands out: the nodes behind amplify it"
+    return f"{text}; {nodes} of them in FP32 bring it under the limit"

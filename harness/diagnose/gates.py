@@ -87,7 +87,9 @@ def check_gates(examiner: Examiner) -> Gates:
         return Gates(
             Verdict.REFERENCE, own_overflows=own.overflows, evidence=(*_told(own.overflows), evidence)
         )
-    told = tuple(Evidence(Stage.GATES, warning) for warning in own.warnings)
+    told = tuple(
+        Evidence(Stage.GATES, text) for text in dict.fromkeys((*map(str, own.overflows), *own.warnings))
+    )
     baseline = examiner.examine(subject.plan(), phase=PHASE, key=BASELINE, thorough=True)
     if baseline.outcome is Outcome.UNRESOLVED:
         raise CandidateError(

@@ -15,7 +15,7 @@ from harness.diagnose.explain import WITH_BODIES, accumulation, why
 from harness.diagnose.formats import FORMATS
 from harness.diagnose.occurrence import Held, Occurrence
 from harness.diagnose.predict import Prognosis, introduced_errors
-from harness.diagnose.results import Origin
+from harness.diagnose.results import A_FEW, Origin
 from harness.diagnose.subject import Subject
 from harness.diagnose.suspects import OUTLYING, islands_of, outliers, usual_error
 from harness.errors import HarnessError
@@ -38,7 +38,8 @@ def find_origins_of(
     """The origins behind `culprits`: one for each island of them with a node that is a fault by itself.
 
     Where there is none, the error accumulates: the origins are then the places where it crosses its gate, or
-    the culprit with the largest share.
+    the culprit with the largest share. So it does, too, where more than a few are needed and none of them introduces
+    more error than others: those that fail alone do so because the nodes behind them amplify any error.
 
     Args:
         subject: what is diagnosed.
@@ -59,7 +60,7 @@ def find_origins_of(
         for island in islands[:MOST_ISLANDS]
         if outlying.intersection(island) or any(effects.of([node]) > 1.0 for node in island)
     ]
-    if guilty:
+    if guilty and (len(culprits) <= A_FEW or outlying.intersection(culprits)):
         first = [_first(island, outlying, crossings) for island in guilty]
         return explain_nodes(subject, prognosis, first, alone=effects.known)
     shares = {node: effect for node, effect in effects.known.items() if node in set(culprits)}

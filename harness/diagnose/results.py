@@ -19,6 +19,9 @@ DIAGNOSIS_SCHEMA = "harness.diagnosis/1"
 FILES = frozenset({"layer_list", "typed_model", "pins"})
 """Recipes that are files to read or to build from, not commands to run."""
 
+A_FEW = 12
+"""More nodes than these that must go back to FP32 are needed together, rather than each for itself."""
+
 NOBODY = "no single node is to blame"
 """How the reason begins for an error that accumulates; its origins are then where gates begin to fail."""
 

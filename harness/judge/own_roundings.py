@@ -120,8 +120,10 @@ class OwnRoundings:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a person should know: overflows, costly saturation, and a cost beyond the gates of such a precision."""
-        told = _first(self.overflows, "overflow")
+        """What a person should know: overflow and saturation that the outputs notice, and a cost beyond the gates."""
+        told = []
+        if self.cost is None or not self.cost <= min(map(_bound_of, self._dtypes), default=np.inf):
+            told += _first(self.overflows, "overflow")
         if self.cost is None or not self.cost <= COSTLY:
             told += _first(self.saturations, "QuantizeLinear")
         if self.cost is not None and not self.cost <= self._bound:
@@ -146,9 +148,13 @@ class OwnRoundings:
 
     @property
     def _bound(self) -> float:
-        asked = [GATE_OF[dtype] for dtype in self._dtypes]
-        asked += [Precision.INT8] if self.model.quantized else []
-        return max((DEFAULT_GATES[precision].bound for precision in asked), default=np.inf)
+        quantized = [DEFAULT_GATES[Precision.INT8].bound] if self.model.quantized else []
+        return max([*map(_bound_of, self._dtypes), *quantized], default=np.inf)
+
+
+def _bound_of(dtype: str) -> float:
+    """The default bound on nrmse at the precision that is called `dtype` in ONNX."""
+    return DEFAULT_GATES[GATE_OF[dtype]].bound
 
 
 def look_at_own_roundings(bench: Workbench) -> OwnRoundings:

@@ -9,7 +9,7 @@ from harness.tensors.precision import Precision
 _WHY = {
     Precision.INT8: "the model has no Q/DQ nodes to say how. Engines up to TensorRT 10 are calibrated on the inputs "
     "of the case: name one with --env",
-    Precision.TF32: "TF32 rounds what matrix products and convolutions read, and the model has none",
+    Precision.TF32: "TF32 rounds what matrix products and convolutions read in FP32, and the model has none",
 }
 _QUANTIZED = (
     "the INT8 of this model is its own Q/DQ nodes, and the reference has them, too. An engine is what can differ: name "

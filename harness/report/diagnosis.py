@@ -8,7 +8,7 @@ import shlex
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from harness.diagnose.results import FILES, NOBODY, Diagnosis, Verdict
+from harness.diagnose.results import A_FEW, FILES, NOBODY, Diagnosis, Verdict
 from harness.judge.results import jsonable
 from harness.report.page import TEMPLATES
 from harness.report.view import LAYER_NUMBERS, Statement
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#~"})
 MOST_ORIGINS = 4
 MOST_NODES = 8
-A_FEW = 12
 
 LOOKS = {
     Verdict.NONE: Look("✓", "+", "none", "green", "good", 0),

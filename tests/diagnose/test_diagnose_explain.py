@@ -199,7 +199,16 @@ def test_an_accumulation_blames_nobody_alone() -> None:
     assert text.startswith("no single node is to blame")
     assert "b has the largest share, 64 %" in text
     assert "12 of them in FP32" in text
+    assert "alone" not in text
     assert "largest share" not in accumulation(12, {}, FP16)
+
+
+def test_nodes_that_fail_alone_by_what_others_make_of_them_are_counted() -> None:
+    assert (
+        "b has the largest share, 73 %; 1 of them fails alone (b at 1.3 times the limit), although none introduces an "
+        "error that stands out"
+    ) in accumulation(30, {"a": 0.8, "b": 1.3}, FP16)
+    assert "; 2 of them fail alone (b at 1.3 times" in accumulation(30, {"a": 1.2, "b": 1.3}, FP16)
 
 
 @pytest.mark.parametrize("precision", list(Precision))
