@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,8 @@ from harness.backends import Candidate, Observation, Plan
 from harness.backends.partial import Computed
 from harness.case import BuildOptions, Case, ModelSource, Tolerance
 from harness.compare import GateResult, Metrics, compare, gates_for, not_computed, options_for
-from harness.compare.gates import LOWER_BOUNDED, check
+from harness.compare.defaults import NONFINITE
+from harness.compare.gates import COMPUTED, LOWER_BOUNDED, SHAPE, check
 from harness.judge.results import OutputResult
 from harness.judge.workbench import Tensors, Workbench
 from harness.model import Model
@@ -24,7 +25,23 @@ from harness.tensors.fingerprint import hash_feeds, host_fingerprint
 from harness.tensors.precision import Precision
 
 MEMORY_BUDGET = 1 << 30
+DECIDED_ANYWAY = frozenset({SHAPE, COMPUTED, NONFINITE.metric})
+"""Gates that the reference's own rounding does not touch, where it is finite and of the same shape in FP64, too."""
 EngineFor = Callable[[Model], Candidate]
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """An output whose gates the reference cannot decide, as its own rounding takes too much of them.
+
+    Args:
+        share: the reference's own error as a share of the tightest gate.
+        finite: the candidate is not finite, or of another shape, where the reference is sound: that is decided, and
+            nothing else of it.
+    """
+
+    share: float
+    finite: bool
 
 
 @dataclass
@@ -36,12 +53,14 @@ class Subject:
         precision: the precision under test.
         candidate: what is diagnosed; the bench's own emulator, or an engine.
         engine_for: makes a candidate of the same kind for a part of the model; None where there is none.
+        undecided: by name, the outputs that are not judged, or for being finite only; the first stage finds them.
     """
 
     bench: Workbench
     precision: Precision
     candidate: Candidate
     engine_for: EngineFor | None = None
+    undecided: dict[str, Undecided] = field(default_factory=dict)
     _emulated: dict[tuple[Precision, int], Computed] = field(default_factory=dict, repr=False)
 
     @property
@@ -107,7 +126,19 @@ class Subject:
             metrics = self._compare(name, tensors, reference, plan, failures or {})
             gates = self._gates(name, metrics, baseline, plan, exact=reference.dtype.kind in "biu")
             results.append(OutputResult(name, sample, metrics, gates))
-        return tuple(results)
+        return self.decidable(results)
+
+    def decidable(self, outputs: Sequence[OutputResult]) -> tuple[OutputResult, ...]:
+        """`outputs` without the gates that the reference cannot decide, and without outputs that then have none."""
+        found = []
+        for output in outputs:
+            doubt = self.undecided.get(output.tensor)
+            if doubt is None:
+                found.append(output)
+            elif doubt.finite:
+                gates = tuple(gate for gate in output.gates if gate.metric in DECIDED_ANYWAY)
+                found.append(replace(output, gates=gates))
+        return tuple(found)
 
     def _gates(
         self, name: str, metrics: Metrics, baseline: Metrics | None, plan: Plan, *, exact: bool
