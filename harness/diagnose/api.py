@@ -297,18 +297,17 @@ def _before(lab: Lab, gates: Gates, found: Findings, *, growth: bool) -> RunResu
     if growth and not layers and found.prognosis is not None:
         lab.tell(Stage.HAND_OVER, "measure the layers")
         layers = found.prognosis.layers
-    outputs = gates.baseline.outputs
     passed = gates.baseline.passed
     return RunResult(
         case=lab.subject.bench.case.name,
         precision=lab.subject.precision,
         candidate=lab.subject.candidate.name,
         verdict=RunVerdict.PASS if passed else RunVerdict.FAIL,
-        reason="all gates hold" if passed else describe_failure(outputs),
-        outputs=outputs,
+        reason="all gates hold" if passed else describe_failure(gates.baseline.outputs),
+        outputs=gates.outputs,
         layers=_pointing(layers, found.origins),
         faithful=found.faithful,
-        warnings=lab.subject.bench.own_roundings.warnings,
+        warnings=(*gates.beside, *lab.subject.bench.own_roundings.warnings),
     )
 
 

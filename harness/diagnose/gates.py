@@ -1,8 +1,9 @@
 """Stage 1, gates first: is there something to hold against, and is there a fault at all?
 
 Requires: inputs that fit the model.
-Ensures: without a verdict, the reference is finite, reproducible and stable, and the unobserved candidate, as a user
-would deploy it, fails a gate; its outputs are kept for all samples. With a verdict (`none`, `reference`), there is
+Ensures: without a verdict, the reference is finite, reproducible and stable as far as the subject is judged, and the
+unobserved candidate, as a user would deploy it, fails a gate that the reference decides; its outputs are kept for all
+samples. Outputs that it does not decide are set aside in the subject. With a verdict (`none`, `reference`), there is
 nothing to search for.
 Evidence: the outputs of the unobserved candidate with their gates; the reference's own error beside them.
 
@@ -11,17 +12,19 @@ Whether the candidate passes in FP32 is not asked here: an island that cures pro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from harness.diagnose.examine import Examination, Examiner
 from harness.diagnose.formats import say
 from harness.diagnose.results import Evidence, Stage, Verdict
 from harness.diagnose.stability import Stability, check_stability
-from harness.diagnose.subject import Subject
+from harness.diagnose.subject import Subject, Undecided
 from harness.errors import CandidateError, ReferenceNotFiniteError, ReferenceNotReproducibleError
 from harness.judge.judge import describe_failure
 from harness.judge.own_roundings import Overflow, OwnRoundings, find_overflows
+from harness.judge.results import OutputResult
 from harness.search import Outcome
 
 PHASE, BASELINE = "gates", "baseline"
@@ -39,6 +42,8 @@ class Gates:
         own_overflows: where the model's own float16 or bfloat16 overflows so that the outputs are wrong.
         drawing: the nodes that draw the random numbers by which the reference differs from run to run.
         evidence: what was shown.
+        outputs: all outputs of the unobserved candidate, also those that the baseline lacks as undecided.
+        beside: a sentence on each output that is not decided, where the others are.
     """
 
     verdict: Verdict | None
@@ -48,6 +53,8 @@ class Gates:
     own_overflows: tuple[Overflow, ...] = ()
     drawing: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+    outputs: tuple[OutputResult, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 def check_gates(examiner: Examiner) -> Gates:
@@ -99,16 +106,52 @@ def check_gates(examiner: Examiner) -> Gates:
         )
     if baseline.passed:
         evidence = Evidence(Stage.GATES, "the unobserved candidate passes every gate", {"passed": True})
-        return Gates(Verdict.NONE, baseline, evidence=(*told, evidence))
+        return Gates(Verdict.NONE, baseline, evidence=(*told, evidence), outputs=baseline.outputs)
     failed = Evidence(
         Stage.GATES,
         f"the unobserved candidate fails: {describe_failure(baseline.outputs)}",
         {"passed": False, "badness": baseline.trial.badness},
     )
     stability = check_stability(subject)
-    shown = _stability_evidence(stability)
-    verdict = None if stability.stable else Verdict.REFERENCE
-    return Gates(verdict, baseline, stability, evidence=(*told, failed, shown))
+    shown = (*told, failed, _stability_evidence(stability))
+    undecided = stability.undecided([output for output in baseline.outputs if not output.passed])
+    if not undecided:
+        return Gates(None, baseline, stability, evidence=shown, outputs=baseline.outputs)
+    return _set_aside(examiner, Gates(None, baseline, stability, evidence=shown), undecided)
+
+
+def _set_aside(examiner: Examiner, gates: Gates, undecided: Mapping[str, Undecided]) -> Gates:
+    """Go on with the outputs that the reference decides, if one of them fails."""
+    assert gates.baseline is not None
+    subject, outputs = examiner.subject, gates.baseline.outputs
+    subject.undecided.update(undecided)
+    left = subject.decidable(outputs)
+    failing = [output.sample for output in left if not output.passed]
+    if not failing:
+        subject.undecided.clear()
+        return replace(gates, verdict=Verdict.REFERENCE, outputs=outputs)
+    examiner.failing_sample = failing[0]
+    tensors = tuple(
+        {name: value for name, value in sample.items() if name not in undecided or undecided[name].finite}
+        for sample in gates.baseline.tensors
+    )
+    beside = tuple(_sentence(name, doubt) for name, doubt in undecided.items())
+    told = tuple(
+        Evidence(Stage.GATES, sentence, {"tensor": name, "share": doubt.share, "finite": doubt.finite})
+        for sentence, (name, doubt) in zip(beside, undecided.items(), strict=True)
+    )
+    baseline = replace(gates.baseline, outputs=left, tensors=tensors)
+    evidence = (*gates.evidence, *told)
+    return replace(gates, baseline=baseline, evidence=evidence, outputs=outputs, beside=beside)
+
+
+def _sentence(name: str, doubt: Undecided) -> str:
+    """`A was not judged: the error of the FP32 reference itself is 12 times what the gates let pass`."""
+    times = "beyond all" if math.isinf(doubt.share) else f"{say(doubt.share)} times what"
+    why = f"the error of the FP32 reference itself is {times} the gates let pass"
+    if doubt.finite:
+        return f"{name} was judged for being finite and of the right shape only: {why}"
+    return f"{name} was not judged: {why}"
 
 
 def _told(overflows: Iterable[Overflow]) -> tuple[Evidence, ...]:

@@ -199,7 +199,8 @@ def _try_typed(subject: Subject, graph: Model) -> Evidence:
             values = runner.run(feeds)
             for name, reference in subject.bench.expected[sample].items():
                 metrics = compare(values[name], reference, dtype=None)
-                worst = max(worst, math.inf if metrics.nonfinite else metrics.nrmse)
+                decided = name not in subject.undecided
+                worst = max(worst, math.inf if metrics.nonfinite else metrics.nrmse if decided else 0.0)
     except HarnessError as error:
         return Evidence(
             Stage.HAND_OVER, f"ONNX Runtime does not run the typed model: {error}", {"runs": False}

@@ -48,7 +48,11 @@ class Lab:
         """The same subject on the emulator."""
         subject = self.subject
         return (
-            subject if subject.emulated else Subject(subject.bench, subject.precision, subject.bench.emulator)
+            subject
+            if subject.emulated
+            else Subject(
+                subject.bench, subject.precision, subject.bench.emulator, undecided=subject.undecided
+            )
         )
 
     @cached_property

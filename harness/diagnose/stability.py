@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from harness.backends.double import DoubleReference
-from harness.diagnose.subject import Subject, badness
+from harness.diagnose.subject import DECIDED_ANYWAY, Subject, Undecided, badness
 from harness.errors import ModelError
 from harness.judge.results import OutputResult
 
@@ -36,6 +36,28 @@ class Stability:
     def stable(self) -> bool:
         """Whether the reference can be held against; true where nothing could be said."""
         return self.share is None or self.share <= SHARE
+
+    def undecided(self, failing: Sequence[OutputResult]) -> dict[str, Undecided]:
+        """The outputs that the reference cannot decide, by name.
+
+        Args:
+            failing: the outputs of the candidate that fail. Where one is not finite, not of the right shape or not
+                computed, and the reference is finite and the same in both evaluations, that much is decided.
+        """
+        found: dict[str, Undecided] = {}
+        for name in dict.fromkeys(output.tensor for output in self.outputs):
+            others = [output for output in self.outputs if output.tensor == name]
+            share = badness(others)
+            if share <= SHARE:
+                continue
+            sound = all(_passes_anyway(output) for output in others)
+            wrong = any(output.tensor == name and not _passes_anyway(output) for output in failing)
+            found[name] = Undecided(share, finite=sound and wrong)
+        return found
+
+
+def _passes_anyway(output: OutputResult) -> bool:
+    return all(gate.passed for gate in output.gates if gate.metric in DECIDED_ANYWAY)
 
 
 def check_stability(subject: Subject) -> Stability:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 from harness.backends import Candidate, Observation, Plan
 from harness.backends.partial import Computed
 from harness.case import BuildOptions, Case, ModelSource, Tolerance
-from harness.compare.gates import LOWER_BOUNDED, GateResult
+from harness.compare.defaults import NONFINITE
+from harness.compare.gates import COMPUTED, LOWER_BOUNDED, SHAPE, GateResult
 from harness.judge.outputs import OutputGates
 from harness.judge.results import OutputResult
 from harness.judge.workbench import Tensors, Workbench
@@ -24,7 +25,23 @@ from harness.tensors.fingerprint import hash_feeds, host_fingerprint
 from harness.tensors.precision import Precision
 
 MEMORY_BUDGET = 1 << 30
+DECIDED_ANYWAY = frozenset({SHAPE, COMPUTED, NONFINITE.metric})
+"""Gates that the reference's own rounding does not touch, where it is finite and of the same shape in FP64, too."""
 EngineFor = Callable[[Model], Candidate]
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """An output whose gates the reference cannot decide, as its own rounding takes too much of them.
+
+    Args:
+        share: the reference's own error as a share of the tightest gate.
+        finite: the candidate is not finite, or of another shape, where the reference is sound: that is decided, and
+            nothing else of it.
+    """
+
+    share: float
+    finite: bool
 
 
 @dataclass
@@ -36,12 +53,14 @@ class Subject:
         precision: the precision under test.
         candidate: what is diagnosed; the bench's own emulator, or an engine.
         engine_for: makes a candidate of the same kind for a part of the model; None where there is none.
+        undecided: by name, the outputs that are not judged, or for being finite only; the first stage finds them.
     """
 
     bench: Workbench
     precision: Precision
     candidate: Candidate
     engine_for: EngineFor | None = None
+    undecided: dict[str, Undecided] = field(default_factory=dict)
     _emulated: dict[tuple[Precision, int], Computed] = field(default_factory=dict, repr=False)
 
     @property
@@ -100,7 +119,21 @@ class Subject:
         absolute = as_emulator or self.emulated
         emulated = None if absolute else self._emulation(plan.precision, sample)
         judged = OutputGates(self.model, self.bench.case.tolerances, plan.precision)
-        return judged.judge(sample, self.bench.expected[sample], Computed(tensors, failures or {}), emulated)
+        return self.decidable(
+            judged.judge(sample, self.bench.expected[sample], Computed(tensors, failures or {}), emulated)
+        )
+
+    def decidable(self, outputs: Sequence[OutputResult]) -> tuple[OutputResult, ...]:
+        """`outputs` without the gates that the reference cannot decide, and without outputs that then have none."""
+        found = []
+        for output in outputs:
+            doubt = self.undecided.get(output.tensor)
+            if doubt is None:
+                found.append(output)
+            elif doubt.finite:
+                gates = tuple(gate for gate in output.gates if gate.metric in DECIDED_ANYWAY)
+                found.append(replace(output, gates=gates))
+        return tuple(found)
 
     def _emulation(self, precision: Precision, sample: int) -> Computed:
         """The emulator's outputs with everything lowered: what an engine may err by."""

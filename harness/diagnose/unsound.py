@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from harness.backends.double import DoubleReference
@@ -17,6 +19,9 @@ from harness.diagnose.subject import Subject
 from harness.errors import ModelError
 from harness.judge.own_roundings import Overflow
 from harness.tensors.precision import Precision
+
+LOST = 0.1
+"""An element that is off by this share of itself has lost its digits."""
 
 DRAWS = "it draws random numbers, other ones in each run"
 """Why a reference starts to differ from run to run."""
@@ -43,30 +48,75 @@ def explain_reference(subject: Subject, gates: Gates) -> Findings:
             Verdict.REFERENCE, gates.evidence, origins=_origins(subject, list(gates.drawing), reasons)
         )
     try:
-        nodes = _unstable_nodes(subject)
+        reasons = _unstable_nodes(subject)
     except ModelError as error:
         told = Evidence(
             Stage.GATES, f"where the reference loses its digits could not be found: {error.message}"
         )
         return Findings(Verdict.REFERENCE, (*gates.evidence, told))
-    return Findings(Verdict.REFERENCE, gates.evidence, origins=_origins(subject, nodes, {}))
+    return Findings(Verdict.REFERENCE, gates.evidence, origins=_origins(subject, list(reasons), reasons))
 
 
-def _unstable_nodes(subject: Subject) -> list[str]:
-    """Nodes where FP32 and FP64 part by more than the FP32 gate, while they agree on all that is read there."""
+def _unstable_nodes(subject: Subject) -> dict[str, str]:
+    """Nodes where FP32 and FP64 part by more than the FP32 gate, while they agree on all that is read there.
+
+    A tensor may agree as a whole and have lost its small elements, which a logarithm then makes large: from the worst
+    element of a tensor that does not agree, elements that have lost their digits are followed back to the first.
+
+    Returns:
+        By node, what is wrong there; empty where its numbers are to tell.
+    """
     model, bound = subject.model, DEFAULT_GATES[Precision.FP32].bound
     tensors = model.float_tensors
     double = DoubleReference(model, tensors)
     failed = dict.fromkeys(tensors, False)
+    lost: dict[str, tuple[str, str]] = {}
     for feeds in subject.bench.feeds:
         wide = double.run(feeds).tensors
         narrow = subject.bench.reference.run(feeds, tensors)
         for name in tensors:
             metrics = compare(wide[name].astype(np.float32), narrow[name], dtype="float32")
-            failed[name] |= bool(metrics.nonfinite) or not metrics.nrmse <= bound
-    origins = find_origins(tensors, failed, model.predecessors)
-    producers = (model.producer(name) for name in origins)
-    return list(dict.fromkeys(node.name for node in producers if node is not None))
+            if (metrics.nonfinite or not metrics.nrmse <= bound) and not failed[name]:
+                failed[name] = True
+                lost[name] = _followed(name, metrics.worst_index, wide, narrow, model.predecessors)
+    reasons: dict[str, str] = {}
+    for name in find_origins(tensors, failed, model.predecessors):
+        tensor, reason = lost[name]
+        node = model.producer(tensor)
+        if node is not None:
+            reasons.setdefault(node.name, reason)
+    return reasons
+
+
+def _followed(
+    name: str,
+    place: tuple[int, ...] | None,
+    wide: Mapping[str, np.ndarray],
+    narrow: Mapping[str, np.ndarray],
+    predecessors: Mapping[str, tuple[str, ...]],
+) -> tuple[str, str]:
+    """The first tensor whose element at `place` has lost its digits, back from `name`, and what it holds there."""
+    tensor, reason, shape = name, "", narrow[name].shape
+    while place is not None:
+        reads = [
+            read for read in predecessors.get(tensor, ()) if read in narrow and narrow[read].shape == shape
+        ]
+        worse = [read for read in reads if _relative(wide[read][place], narrow[read][place]) > LOST]
+        if not worse:
+            break
+        tensor = worse[0]
+        held, exact = float(narrow[tensor][place]), float(wide[tensor][place])
+        reason = f"ONNX Runtime's FP32 kernel gives {say(held)} where FP64 gives {say(exact)}"
+    return tensor, reason
+
+
+def _relative(exact: float, held: float) -> float:
+    """|exact - held| over the larger of both; infinite where only one is finite."""
+    if exact == held or (np.isnan(exact) and np.isnan(held)):
+        return 0.0
+    if not (np.isfinite(exact) and np.isfinite(held)):
+        return float("inf")
+    return abs(float(exact) - float(held)) / max(abs(float(exact)), abs(float(held)))
 
 
 def _origins(subject: Subject, nodes: list[str], reasons: dict[str, str]) -> tuple[Origin, ...]:

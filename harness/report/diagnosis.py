@@ -67,6 +67,7 @@ def statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
     found = [Statement("what", meaning(diagnosis))]
     if diagnosis.before is not None and diagnosis.verdict is not Verdict.NONE:
         found.append(Statement("", diagnosis.before.reason))
+        found += [Statement("beside", warning) for warning in diagnosis.before.warnings]
     found += [Statement("where" if not place else "", text) for place, text in enumerate(_places(diagnosis))]
     reasons = list(dict.fromkeys(origin.why for origin in diagnosis.origins))
     found += [

@@ -5,17 +5,20 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from engines import FakeEngine
 from graphs import branch_and_loop, graph_model, norm_chain
 from models import ROOT, case_path
 from onnx import TensorProto, helper
 
 from harness.backends.double import DoubleReference
 from harness.backends.reference import Reference
-from harness.case import load_case, make_feeds, resolve_model
+from harness.case import Tolerance, load_case, make_feeds, resolve_model
 from harness.diagnose import Verdict, diagnose_model
+from harness.diagnose.api import document
 from harness.diagnose.stability import check_stability
 from harness.diagnose.subject import Subject, make_bench
 from harness.model import Model, load_model
+from harness.report.diagnosis import statements
 from harness.tensors.precision import Precision
 
 
@@ -104,6 +107,81 @@ def test_an_unstable_reference_is_no_reference() -> None:
     assert "cancel" in diagnosis.origins[0].why
     assert "FP32 has steps of 64" in diagnosis.origins[0].why
     assert "not stable: FP64" in diagnosis.evidence[-1].text
+
+
+def doubtful_and_sound(*, shift: float) -> Model:
+    """`a`, from which FP32 takes its digits, and `b`, an RMS norm whose squares overflow FP16."""
+    nodes = [
+        helper.make_node("Mul", ["x", "small"], ["near"], name="near"),
+        helper.make_node("Add", ["near", "shift"], ["far"], name="far"),
+        helper.make_node("Sub", ["far", "shift"], ["a"], name="back"),
+        helper.make_node("Mul", ["x", "large"], ["scaled"], name="scaled"),
+        helper.make_node("Mul", ["scaled", "scaled"], ["sq"], name="sq"),
+        helper.make_node("ReduceMean", ["sq"], ["mean"], name="mean", axes=[-1], keepdims=1),
+        helper.make_node("Sqrt", ["mean"], ["root"], name="root"),
+        helper.make_node("Div", ["scaled", "root"], ["b"], name="norm"),
+    ]
+    weights = {"small": np.float32(0.03), "shift": np.float32(shift), "large": np.float32(500)}
+    proto = graph_model(nodes, inputs={"x": [4, 16]}, outputs={"a": [4, 16], "b": [4, 16]}, weights=weights)
+    return load_model(proto, name="doubtful")
+
+
+SAMPLE = {"x": np.random.default_rng(4).standard_normal((4, 16)).astype(np.float32)}
+
+
+def test_an_output_that_the_reference_cannot_decide_does_not_hide_the_others() -> None:
+    diagnosis = diagnose_model(doubtful_and_sound(shift=6e4), [SAMPLE], Precision.FP16)
+    assert diagnosis.verdict is Verdict.PRECISION
+    assert [origin.node for origin in diagnosis.origins] == ["sq"]
+    assert diagnosis.culprits == ("sq", "mean", "root")
+    assert diagnosis.confirmed
+    assert diagnosis.before is not None
+    assert [(output.tensor, output.passed) for output in diagnosis.before.outputs] == [
+        ("a", False),
+        ("b", False),
+    ]
+    assert diagnosis.before.reason.startswith("b: ")
+    (sentence,) = diagnosis.before.warnings
+    assert sentence.startswith("a was not judged: the error of the FP32 reference itself is ")
+    assert ("beside", sentence) in [(each.label, each.text) for each in statements(diagnosis)]
+    assert sentence in [evidence.text for evidence in diagnosis.evidence]
+    assert diagnosis.after is not None
+    assert [output.tensor for output in diagnosis.after.outputs] == ["b"]
+    assert '"tensor": "a"' in document(diagnosis)
+
+
+def test_an_engine_is_held_to_what_the_reference_decides() -> None:
+    model = doubtful_and_sound(shift=6e4)
+    candidate = FakeEngine(model, "norm", lambda build: False)
+    diagnosis = diagnose_model(model, [SAMPLE], Precision.FP16, candidate=candidate)
+    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.culprits == ("sq", "mean", "root")
+    assert [output.tensor for output in diagnosis.cured] == ["b"]
+
+
+def test_what_is_not_finite_needs_no_stable_reference() -> None:
+    diagnosis = diagnose_model(doubtful_and_sound(shift=3e5), [SAMPLE], Precision.FP16)
+    assert diagnosis.verdict is Verdict.PRECISION
+    assert [origin.node for origin in diagnosis.origins] == ["far", "sq"]
+    assert diagnosis.culprits == ("far", "back", "sq", "mean", "root")
+    assert diagnosis.before is not None
+    (sentence,) = diagnosis.before.warnings
+    assert sentence.startswith("a was judged for being finite and of the right shape only: ")
+
+
+def test_small_elements_that_are_lost_are_blamed_on_the_node_that_loses_them() -> None:
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["p"], name="p"),
+        helper.make_node("Clip", ["p", "low"], ["clipped"], name="clipped"),
+        helper.make_node("Log", ["clipped"], ["y"], name="log"),
+    ]
+    weights = {"low": np.float32(1e-9)}
+    model = load_model(graph_model(nodes, inputs={"x": [8]}, outputs={"y": [8]}, weights=weights))
+    x = np.array([-19, -18.5, -3, -2, 0, 1, 2, 3], dtype=np.float32)
+    diagnosis = diagnose_model(model, [{"x": x}], Precision.BF16, tolerances=[Tolerance(nrmse=1e-6)])
+    assert diagnosis.verdict is Verdict.REFERENCE
+    assert [origin.node for origin in diagnosis.origins] == ["p"]
+    assert diagnosis.origins[0].why.startswith("ONNX Runtime's FP32 kernel gives 0 where FP64 gives ")
 
 
 def test_a_reference_that_is_not_finite_is_no_reference() -> None:
