@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,18 +26,31 @@ from harness.report.drawing import (
 from harness.report.drift_axes import colour_of, draw_legend, log_ticks
 from harness.report.drift_words import short
 from harness.report.layout import LEFT, MOST_NAMES, NAME_LENGTH, RIGHT, WIDTH
-from harness.report.words import middle
+from harness.report.words import middle, number
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 MAIN, STRIP, HEAD, GAP = 2.9, 0.24, 0.62, 0.34  # inches
 MOST_RINGS = 6  # origins that get a ring, and of those the first three their name
 MOST_NAMED = 3
+MOST_TITLE = 24  # letters of what the title names, beside the keys
 FEW = 60  # layers that get a mark each, besides the line
 MOST_CHANGE = 1.0  # decades up and down at which the colours of a change end
+KEY_WIDTH, KEY_HEIGHT, KEY_GAP, KEY_LINE, CHARACTER = 0.7, 0.11, 0.06, 0.22, 0.066  # inches
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a colour map means: its name, what its first and its last colour stand for, and the map."""
+
+    name: str
+    low: str
+    high: str
+    colours: Colormap
 
 
 def growth_figure(report: DriftReport, run: RunDrift) -> Figure:
@@ -60,19 +75,20 @@ def growth_figure(report: DriftReport, run: RunDrift) -> Figure:
     strip = figure.add_axes(box(foot, rows * STRIP))
     main = figure.add_axes(box(foot + rows * STRIP + GAP, MAIN), sharex=strip)
     _draw_growth(main, report, run, table)
-    _draw_heatmap(strip, report, table)
+    colours = _draw_heatmap(strip, report, table)
     _label_layers(strip, table, named=named)
     main.tick_params(labelbottom=False)
     figure.text(
         LEFT / WIDTH,
         1 - 0.14 / height,
-        f"Error growth and heatmap: {run.case} at {run.precision}",
+        f"Error growth and heatmap: {middle(f'{run.case} at {run.precision}', MOST_TITLE)}",
         size=12,
         weight="bold",
         color=INK,
         va="top",
     )
     draw_legend(figure, main, 1 - 0.36 / height)
+    _draw_keys(figure, colours)
     return figure
 
 
@@ -193,8 +209,8 @@ def _ring_origins(axes: Axes, run: RunDrift, table: pd.DataFrame, scale: Scale) 
         )
 
 
-def _draw_heatmap(axes: Axes, report: DriftReport, table: pd.DataFrame) -> None:
-    """A row of errors for each release, and under it a row of changes for each newer one."""
+def _draw_heatmap(axes: Axes, report: DriftReport, table: pd.DataFrame) -> tuple[Key, ...]:
+    """A row of errors for each release, and under it a row of changes for each newer one; what the colours mean."""
     import matplotlib
 
     errors = matplotlib.colormaps["cividis_r"].with_extremes(bad="white", over=VERMILION, under="white")
@@ -237,6 +253,30 @@ def _draw_heatmap(axes: Axes, report: DriftReport, table: pd.DataFrame) -> None:
     for side in axes.spines.values():
         side.set_visible(False)
     axes.tick_params(colors=INK, labelsize=8.5, length=0)
+    over = " (red: not finite)" if np.isposinf(values).any() else ""
+    keys = [Key("error", number(10**low), number(10**high) + over, errors)]
+    if len(change):
+        keys.append(Key("change", f"÷{10**MOST_CHANGE:.0f}", f"×{10**MOST_CHANGE:.0f}", changes))
+    return tuple(keys)
+
+
+def _draw_keys(figure: Figure, keys: Sequence[Key]) -> None:
+    """What the colours of the heatmap mean: a small bar each, from the right end of the title's line."""
+    _, height = figure.get_size_inches()
+    right = WIDTH - RIGHT
+    line = 1 - KEY_LINE / height
+    for key in reversed(keys):
+        text: dict[str, Any] = {"size": 8, "color": INK, "va": "center"}
+        right -= CHARACTER * len(key.high)
+        figure.text(right / WIDTH, line, key.high, ha="left", **text)
+        right -= KEY_GAP + KEY_WIDTH
+        box = (right / WIDTH, line - KEY_HEIGHT / 2 / height, KEY_WIDTH / WIDTH, KEY_HEIGHT / height)
+        bar = figure.add_axes(box, label=f"key {key.name}")
+        bar.imshow(np.linspace(0, 1, 64)[None, :], cmap=key.colours, aspect="auto", vmin=0, vmax=1)
+        bar.set_axis_off()
+        right -= KEY_GAP
+        figure.text(right / WIDTH, line, f"{key.name} {key.low}", ha="right", **text)
+        right -= CHARACTER * (len(key.name) + 1 + len(key.low)) + 3 * KEY_GAP
 
 
 def _label_layers(axes: Axes, table: pd.DataFrame, *, named: bool) -> None:
