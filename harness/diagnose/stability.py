@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.backends.double import DoubleReference
 from harness.diagnose.subject import DECIDED_ANYWAY, Subject, Undecided, badness
-from harness.errors import ModelError
+from harness.errors import ModelError, NodeFailedError
 from harness.judge.results import OutputResult
 
 SHARE = 0.5
@@ -68,7 +68,11 @@ def check_stability(subject: Subject) -> Stability:
         kept = ", ".join(double.fp32_ops)
         method = f"FP64 ({kept} in FP32, channels reversed where they add)" if kept else "FP64"
     except ModelError as error:
-        moved = _moved(subject)
+        try:
+            moved = _moved(subject)
+        except NodeFailedError as failed:
+            text = f"nothing: no FP64 ({error.message}), and with inputs moved a little {failed.failure}"
+            return Stability(text, None)
         if moved is None:
             return Stability(f"nothing: no FP64 ({error.message}), and no float input to move", None)
         others = moved

@@ -99,7 +99,9 @@ def _followed(
     tensor, reason, shape = name, "", narrow[name].shape
     while place is not None:
         reads = [
-            read for read in predecessors.get(tensor, ()) if read in narrow and narrow[read].shape == shape
+            read
+            for read in predecessors.get(tensor, ())
+            if read in narrow and wide[read].shape == narrow[read].shape == shape
         ]
         worse = [read for read in reads if _relative(wide[read][place], narrow[read][place]) > LOST]
         if not worse:

@@ -228,6 +228,29 @@ def test_without_double_precision_the_inputs_are_moved(monkeypatch: pytest.Monke
     assert "half an FP32 step" in found.method
 
 
+def test_a_reference_that_fails_with_its_inputs_moved_says_nothing_of_stability(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from harness.diagnose import stability
+    from harness.errors import ModelError
+
+    def refuse(model: Model) -> DoubleReference:
+        raise ModelError("no kernel")
+
+    monkeypatch.setattr(stability, "DoubleReference", refuse)
+    nodes = [
+        helper.make_node("Ceil", ["x"], ["whole"], name="whole"),
+        helper.make_node("Cast", ["whole"], ["index"], name="index", to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["y"], name="read"),
+    ]
+    weights = {"table": np.arange(10, dtype=np.float32)}
+    proto = graph_model(nodes, inputs={"x": [8]}, outputs={"y": [8]}, weights=weights)
+    bench = make_bench(load_model(proto), [{"x": np.full(8, 9, dtype=np.float32)}])
+    found = check_stability(Subject(bench, Precision.FP16, bench.emulator))
+    assert found.share is None
+    assert "with inputs moved a little ONNX Runtime fails at read (Gather)" in found.method
+
+
 def test_without_float_inputs_nothing_is_said_of_stability(monkeypatch: pytest.MonkeyPatch) -> None:
     from harness.diagnose import stability
     from harness.errors import ModelError
