@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 import numpy as np
 import onnx
@@ -16,14 +17,18 @@ COMPARISONS = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Eq
 RANKINGS = frozenset({"ArgMax", "ArgMin", "TopK"})
 STEPS = frozenset({"Floor", "Ceil", "Round", "Sign", "NonZero", "NonMaxSuppression", "Unique"})
 
+MOST_READERS = 4
+"""So many are asked, the first in the graph: each costs a session of the reference and one of the emulator."""
+
 
 def decision_of(subject: Subject, node: NodeInfo, sample: int) -> Decision | None:
     """What reads the output of `node`, as it is or moved, and answers otherwise when `node` alone is lowered.
 
     Returns:
-        Of several, the one of whose answers the largest share changes; None if no answer changes.
+        Of several readers, the one of whose answers the largest share changes; None if no answer changes.
     """
-    found = [_measured(subject, node, reader, sample) for reader in _deciding(subject.model, node)]
+    readers = islice(_deciding(subject.model, node), MOST_READERS)
+    found = [_measured(subject, node, reader, sample) for reader in readers]
     return max((each for each in found if each is not None), key=lambda each: each.changed, default=None)
 
 

@@ -83,8 +83,10 @@ def _in_its_body(node: Occurrence, kind: NumberFormat) -> str | None:
 def _overflows(node: Occurrence, kind: NumberFormat) -> str | None:
     if not node.output.overflowing:
         return None
-    value, bound = _beyond(node.output, kind)
-    return f"{_subject(node)} {value}, beyond {bound}"
+    value, bound = say_apart(
+        node.output.largest, kind.largest
+    )  # magnitudes, as those of what it is computed from
+    return f"{_subject(node)} {value}, beyond {bound}, the largest {kind.name} value"
 
 
 def _subject(node: Occurrence) -> str:
