@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -21,9 +21,6 @@ from harness.model import Model
 from harness.model.own_roundings import bounds, spread
 from harness.tensors.precision import Precision
 
-if TYPE_CHECKING:
-    from harness.judge.workbench import Workbench
-
 COPIES = 4  # a tensor, its rounded self, and what is computed of them
 SATURATED = 0.01
 """A QuantizeLinear that saturates more than this share of its elements is told of,"""
@@ -32,6 +29,29 @@ COSTLY = 0.1
 MOST_TOLD = 3
 GATE_OF = {"float16": Precision.FP16, "bfloat16": Precision.BF16}
 Tensors = Mapping[str, np.ndarray]
+
+
+class Bench(Protocol):
+    """What is asked of a workbench: see harness.judge.workbench."""
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+
+    @property
+    def feeds(self) -> Sequence[Tensors]:
+        """The inputs, sample by sample."""
+
+    @property
+    def reference(self) -> Reference:
+        """The FP32 reference."""
+
+    @property
+    def expected(self) -> Sequence[Tensors]:
+        """The reference's outputs, sample by sample."""
+
+    def tensor_chunks(self, tensors: Sequence[str], *, copies: int) -> Iterable[tuple[str, ...]]:
+        """`tensors` in chunks that fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +177,11 @@ def _bound_of(dtype: str) -> float:
     return DEFAULT_GATES[GATE_OF[dtype]].bound
 
 
-def look_at_own_roundings(bench: Workbench) -> OwnRoundings:
+def look_at_own_roundings(bench: Bench) -> OwnRoundings:
     """What the roundings of the case's own model do on its inputs; nothing is run for a model without any.
 
     Raises:
-        UnsoundReferenceError: see `Workbench.expected`.
+        UnsoundReferenceError: see `expected` of the workbench.
     """
     model = bench.model
     if not model.own_tensors and not model.quantized:
@@ -170,7 +190,7 @@ def look_at_own_roundings(bench: Workbench) -> OwnRoundings:
     return OwnRoundings(model, find_overflows(bench), _saturations(bench), cost, unrounded)
 
 
-def find_overflows(bench: Workbench) -> tuple[Overflow, ...]:
+def find_overflows(bench: Bench) -> tuple[Overflow, ...]:
     """Where FP32 values do not fit into the model's own float16 or bfloat16."""
     before = bench.model.own_tensors
     elements, sizes, largest = dict.fromkeys(before, 0), dict.fromkeys(before, 0), dict.fromkeys(before, 0.0)
@@ -196,7 +216,7 @@ def find_overflows(bench: Workbench) -> tuple[Overflow, ...]:
     return tuple(overflows)
 
 
-def _cost(bench: Workbench) -> tuple[float | None, tuple[Tensors, ...]]:
+def _cost(bench: Bench) -> tuple[float | None, tuple[Tensors, ...]]:
     """The nrmse of the worst output over the model without its own roundings, and that model's outputs."""
     expected = bench.expected
     if bench.model.unrounded is None:
@@ -222,7 +242,7 @@ def as_float32(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) if values.dtype.kind == "f" else values
 
 
-def _saturations(bench: Workbench) -> tuple[Saturation, ...]:
+def _saturations(bench: Bench) -> tuple[Saturation, ...]:
     model = bench.model
     quantizers = {
         node.output[0]: node for node in model.inferred.graph.node if node.op_type == "QuantizeLinear"
@@ -249,7 +269,7 @@ def _saturations(bench: Workbench) -> tuple[Saturation, ...]:
     return tuple(sorted(found_all, key=lambda each: -each.share))
 
 
-def _read(bench: Workbench, feeds: Tensors, names: Iterable[str]) -> dict[str, np.ndarray]:
+def _read(bench: Bench, feeds: Tensors, names: Iterable[str]) -> dict[str, np.ndarray]:
     return bench.reference.run(feeds, tuple(dict.fromkeys(names)))
 
 
