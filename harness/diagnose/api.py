@@ -279,6 +279,8 @@ def _put_together(
         fingerprint=subject.fingerprint,
         casts=found.casts,
         cured=_cured(lab, found),
+        beside=gates.beside,
+        own_types=bool(gates.own_overflows),
     )
 
 
@@ -307,7 +309,7 @@ def _before(lab: Lab, gates: Gates, found: Findings, *, growth: bool) -> RunResu
         outputs=gates.outputs,
         layers=_pointing(layers, found.origins),
         faithful=found.faithful,
-        warnings=(*gates.beside, *lab.subject.bench.own_roundings.warnings),
+        warnings=lab.subject.bench.own_roundings.warnings,
     )
 
 

@@ -218,6 +218,8 @@ class Diagnosis:
         fingerprint: what the numbers were made with.
         casts: the culprits cure where Casts hold them in the graph: build from the typed model.
         cured: the outputs of the unobserved engine with the culprits in FP32; empty where they are not known.
+        beside: a sentence on each output that the reference does not decide, where the others are diagnosed.
+        own_types: for `reference`: the model's own float16 or bfloat16 overflows.
     """
 
     case: str
@@ -246,6 +248,8 @@ class Diagnosis:
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     casts: bool = False
     cured: tuple[OutputResult, ...] = ()
+    beside: tuple[str, ...] = ()
+    own_types: bool = False
 
     @property
     def outputs_after(self) -> tuple[OutputResult, ...]:
@@ -277,6 +281,8 @@ class Diagnosis:
             "candidate": self.candidate,
             "verdict": self.verdict.value,
             "summary": self.summary,
+            "beside": list(self.beside),
+            "own_types": self.own_types,
             "origins": [origin.to_dict() for origin in self.origins],
             "culprits": list(self.culprits),
             "islands": [list(island) for island in self.islands],

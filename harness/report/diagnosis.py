@@ -53,6 +53,8 @@ def meaning(diagnosis: Diagnosis) -> str:
     many = len(diagnosis.culprits)
     if diagnosis.verdict is Verdict.PRECISION and many > A_FEW:
         return f"the precision is too low for {many} nodes taken together"
+    if diagnosis.own_types:
+        return "values do not fit into the types that the file itself writes down"
     return MEANINGS[diagnosis.verdict]
 
 
@@ -67,7 +69,7 @@ def statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
     found = [Statement("what", meaning(diagnosis))]
     if diagnosis.before is not None and diagnosis.verdict is not Verdict.NONE:
         found.append(Statement("", diagnosis.before.reason))
-        found += [Statement("beside", warning) for warning in diagnosis.before.warnings]
+    found += [Statement("beside", sentence) for sentence in diagnosis.beside]
     found += [Statement("where" if not place else "", text) for place, text in enumerate(_places(diagnosis))]
     reasons = list(dict.fromkeys(origin.why for origin in diagnosis.origins))
     found += [

@@ -19,6 +19,7 @@ from harness.diagnose.cut import cut
 from harness.diagnose.repro import emulated_model
 from harness.diagnose.subject import Subject, make_bench
 from harness.model import Model, load_model, with_islands
+from harness.report.diagnosis import meaning
 from harness.tensors.precision import Precision
 
 RNG = np.random.default_rng(0)
@@ -44,6 +45,8 @@ def test_a_file_whose_own_float16_overflows_is_itself_to_blame(tmp_path: Path, p
     assert diagnosis.summary.startswith("The model's own types are to blame, at any precision.")
     assert diagnosis.advice[0].startswith("change the file: ")
     assert "around sq." in diagnosis.advice[0]
+    assert meaning(diagnosis) == "values do not fit into the types that the file itself writes down"
+    assert diagnosis.to_dict()["own_types"]
 
 
 def test_a_file_whose_own_float16_makes_the_output_infinite_is_to_blame_as_well() -> None:
