@@ -20,7 +20,7 @@ from harness.history.releases import Comparison, Pair, Waivers, compare_pair, me
 from harness.history.report import DriftReport
 from harness.history.rows import fingerprint_in
 from harness.history.schema import NAMES
-from harness.history.store import RunInfo, list_runs, read_runs
+from harness.history.store import RunInfo, list_runs, read_info, read_runs
 from harness.judge import Judge
 from harness.judge.goldens import golden_root
 from harness.judge.lanes import Progress
@@ -227,26 +227,27 @@ def load_history(
         last: only the newest so many runs.
 
     Returns:
-        The rows, the oldest run first. Text columns are categorical.
+        The rows, the oldest run first. Text columns are categorical. Files in a folder that cannot be read are passed
+        over, with a `harness.history.HistoryWarning`.
 
     Raises:
-        HistoryError: there is no history, a file is damaged, or there is no such column.
+        HistoryError: there is no history, the file is damaged, or there is no such column.
     """
     chosen = tuple(columns or NAMES)
     if unknown := [name for name in chosen if name not in NAMES]:
         raise HistoryError(f"the history has no column {unknown[0]!r}", hint=f"one of {', '.join(NAMES)}")
     runs = runs_at(Path(path))
-    return to_frame(read_runs(runs[-last:] if last else runs, chosen))
+    chosen_runs = runs[-last:] if last else runs
+    return to_frame(read_runs(chosen_runs, chosen, skip_damaged=Path(path).is_dir()))
 
 
 def runs_at(path: Path) -> list[RunInfo]:
-    """The runs in a folder, or the run of a file.
+    """The runs in a folder, or the run of a file. Warns of files in a folder that cannot be read.
 
     Raises:
-        HistoryError: there is none.
+        HistoryError: there is none, or the file is damaged.
     """
-    runs = list_runs(path.parent if path.is_file() else path)
-    runs = [info for info in runs if info.path == path or not path.is_file()]
+    runs = [read_info(path)] if path.is_file() else list_runs(path)
     if not runs:
         raise HistoryError(
             "holds no history", where=path, hint="`harness drift` writes one, under --history DIR"

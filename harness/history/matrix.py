@@ -28,7 +28,7 @@ from harness.history.lanes import Lane, opened_lanes
 from harness.history.noise import Floors
 from harness.history.recording import Build, Recording
 from harness.history.rows import Row, common_columns, hash_case, rows_of
-from harness.history.store import RunInfo, RunWriter, list_runs, opened
+from harness.history.store import RunInfo, RunWriter, opened, read_info
 from harness.judge import ProgressEvent, RunResult, Verdict
 from harness.judge.lanes import Progress, side_by_side
 from harness.judge.suite import fingerprint_of
@@ -153,7 +153,7 @@ def run_matrix(
             matrix = _Matrix(lanes, options, releases, writer, progress or (lambda event: None))
             matrix.all(specs)
             path = writer.finish(fingerprint_of(matrix.first_results()))
-    return next(info for info in list_runs(path.parent, unfinished=False) if info.path == path)
+    return read_info(path)
 
 
 class _Stopped(Exception):

@@ -108,7 +108,7 @@ def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: s
     import pyarrow.compute as pc
 
     columns = tuple(dict.fromkeys((*NEEDED, *_ENGINE, *_QUESTION)))
-    tables = [read_runs(before, columns), read_runs([newest], (*columns, *_NEWEST_ONLY))]
+    tables = [read_runs(before, columns, skip_damaged=True), read_runs([newest], (*columns, *_NEWEST_ONLY))]
     if any(info.releases != (release,) for info in (*before, newest)):
         tables = [table.filter(pc.equal(table["release"], release)) for table in tables]
     sizes = [len(table) for table in tables]

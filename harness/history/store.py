@@ -4,7 +4,8 @@
     reports/history/20260131T020304512Z-1f9a3c.parts/    a run under way, or interrupted: a file a case and precision
 
 Names are unique and files appear at once (written aside, then renamed), so any number of writers may share a
-folder. A finished run is its parts in one file; readers that meet both read the file.
+folder. A finished run is its parts in one file; readers that meet both read the file. A file that cannot be read is
+passed over with a `HistoryWarning` wherever others are asked for too: one stray file must not cost a night.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import datetime
 import json
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 SUFFIX, PARTS = ".parquet", ".parts"
 PLAN = "plan.json"
 _COMPRESSION = "zstd"
+
+
+class HistoryWarning(UserWarning):
+    """A file in the folder of a history cannot be read, and was passed over."""
 
 
 @dataclass(frozen=True)
@@ -156,30 +162,28 @@ class RunWriter:
 
 
 def list_runs(folder: Path, *, unfinished: bool = True) -> list[RunInfo]:
-    """The runs in `folder`, the oldest first; only footers are read.
-
-    Raises:
-        HistoryError: a file is damaged, or is no history.
-    """
-    found = {path.stem: path for path in folder.glob(f"*{SUFFIX}")}
-    runs = [_info(path) for path in found.values()]
+    """The runs in `folder`, the oldest first; only footers are read. Warns of files that cannot be read."""
+    runs = [info for path in folder.glob(f"*{SUFFIX}") if (info := _info_if_sound(path)) is not None]
     if unfinished:
-        for parts in folder.glob(f"*{PARTS}"):
-            if parts.stem not in found and (info := _unfinished(parts)) is not None:
-                runs.append(info)
+        runs += unfinished_runs(folder)
     return sorted(runs, key=lambda info: info.run)
+
+
+def unfinished_runs(folder: Path) -> list[RunInfo]:
+    """The runs in `folder` that are under way or were interrupted, the oldest first; no file of a run is read."""
+    parts = (path for path in folder.glob(f"*{PARTS}") if not path.with_suffix(SUFFIX).exists())
+    return sorted(filter(None, map(_unfinished, parts)), key=lambda info: info.run)
 
 
 def list_newest(folder: Path, count: int, *, release: str | None = None) -> list[RunInfo]:
     """The newest `count` finished runs that hold `release`, the oldest of them first; no other footer is read.
 
-    Raises:
-        HistoryError: a file is damaged, or is no history.
+    Warns of files that cannot be read.
     """
     chosen: list[RunInfo] = []
     for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
-        info = _info(path)
-        if release is None or release in info.releases:
+        info = _info_if_sound(path)
+        if info is not None and (release is None or release in info.releases):
             chosen.append(info)
         if len(chosen) == count:
             break
@@ -192,24 +196,31 @@ def interrupted(folder: Path) -> str:
     Raises:
         HistoryError: there is none.
     """
-    runs = [info for info in list_runs(folder) if not info.finished]
+    runs = unfinished_runs(folder)
     if not runs:
         raise HistoryError("there is no interrupted run to resume", where=folder, hint="leave out --resume")
     return runs[-1].run
 
 
-def read_runs(runs: Iterable[RunInfo], columns: Sequence[str] = NAMES) -> pa.Table:
-    """The rows of `runs` in one table.
+def read_runs(
+    runs: Iterable[RunInfo], columns: Sequence[str] = NAMES, *, skip_damaged: bool = False
+) -> pa.Table:
+    """The rows of `runs` in one table; with `skip_damaged` without the files that cannot be read, but with a warning.
 
     Raises:
-        HistoryError: a file is damaged.
+        HistoryError: a file is damaged, or lacks one of `columns`.
     """
     import pyarrow as pa
 
     tables = []
     for info in runs:
         for path in _files_of(info):
-            tables.append(_read(path, columns))
+            try:
+                tables.append(_read(path, columns))
+            except HistoryError as error:
+                if not skip_damaged:
+                    raise
+                _warn(error)
     schema = pa.schema([arrow_schema().field(name) for name in columns])
     return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
 
@@ -219,26 +230,53 @@ def _files_of(info: RunInfo) -> tuple[Path, ...]:
     return (finished,) if finished.exists() else info.files  # it may have been finished meanwhile
 
 
-def _info(path: Path) -> RunInfo:
+def read_info(path: Path) -> RunInfo:
+    """What the footer of one file of the history tells.
+
+    Raises:
+        HistoryError: it is damaged, is no file of the history, or has a schema that this version does not read.
+    """
     from pyarrow import ArrowException
     from pyarrow.parquet import read_schema
 
     try:
         metadata = read_schema(path).metadata or {}
         document = json.loads(metadata[METADATA_KEY])
-        return _run_info(document, path)
-    except (OSError, ArrowException, KeyError, ValueError) as error:
+        schema = document["schema"]
+        info = _run_info(document, path)
+    except (OSError, ArrowException, KeyError, TypeError, ValueError) as error:
         raise HistoryError(
             f"is no file of the history: {error}", where=path, hint="move it to another folder"
         ) from error
+    if schema != SCHEMA:
+        raise HistoryError(
+            f"has the schema {schema}, and this version of harness reads {SCHEMA}",
+            where=path,
+            hint="read it with the version that wrote it, or move it to another folder",
+        )
+    return info
+
+
+def _info_if_sound(path: Path) -> RunInfo | None:
+    """As `read_info`; a file that cannot be read is warned of."""
+    try:
+        return read_info(path)
+    except HistoryError as error:
+        _warn(error)
+        return None
+
+
+def _warn(error: HistoryError) -> None:
+    """Tell that a file was passed over. One place: Python tells the same text of the same line once."""
+    warnings.warn(f"{error.where}: {error.message}: passed over", HistoryWarning, stacklevel=1)
 
 
 def _unfinished(parts: Path) -> RunInfo | None:
     try:
         plan = json.loads((parts / PLAN).read_text())
-    except (OSError, ValueError):
-        return None  # begun, or finished, at this moment
-    return _run_info({"run": parts.stem, "finished": False, **plan}, parts)
+        return _run_info({"run": parts.stem, "finished": False, **plan}, parts)
+    except (OSError, KeyError, TypeError, ValueError):
+        return None  # begun, or finished, at this moment; or a folder of something else
 
 
 def _run_info(document: Mapping[str, Any], path: Path) -> RunInfo:
@@ -268,7 +306,9 @@ def _read(path: Path, columns: Sequence[str] = NAMES) -> pa.Table:
 
     try:
         with ParquetFile(path, memory_map=True) as file:
-            lacking = [name for name in LATER if name in columns and name not in file.schema_arrow.names]
+            lacking = [name for name in columns if name not in file.schema_arrow.names]
+            if lost := [name for name in lacking if name not in LATER]:
+                raise HistoryError(f"cannot be read: it lacks the column {lost[0]!r}", where=path)
             table = file.read(columns=[name for name in columns if name not in lacking])
             for name in lacking:
                 table = table.append_column(

@@ -219,6 +219,28 @@ def test_nights_of_one_release_are_held_against_those_before(tiny_cases, harness
     assert (status, "hold it against earlier ones: --last 30" in errors) == (2, True)
 
 
+def test_a_stray_file_in_the_history_costs_no_report(tiny_cases, harness) -> None:
+    tiny_cases("clean")
+    stray = Path("reports/history/20250101T000000000Z-aaaaaa.parquet")
+    stray.parent.mkdir(parents=True)
+    stray.touch()
+    status, _, errors = drift(harness, "--html", "d.html", "--json", "d.json")
+    assert (status, "passed over" in errors) == (0, False), "no other file is looked at"
+    assert Path("d.html").stat().st_size > 20_000
+    (tonight,) = (path for path in stray.parent.glob("*.parquet") if path != stray)
+    assert harness("history", "show", tonight)[0] == 0
+    for command in (["list"], ["show"], ["show", "--last", 1], ["export", "all.csv"]):
+        status, _, errors = harness("history", *command)
+        assert status == 0
+        if command != ["show", "--last", 1]:
+            assert errors.count(f"warning: {stray}: is no file of the history: ") == 1
+    (stray.parent / "20990101T000000000Z-aaaaaa.parquet").touch()
+    status, _, errors = harness("history", "show", "--last", 30)
+    assert status == 0
+    assert errors.count("warning: ") == 2, "each is told once"
+    assert harness("history", "show", stray)[0] == 2
+
+
 def test_where_nothing_could_be_compared_that_is_no_success(tiny_cases, harness) -> None:
     tiny_cases("skipped")
     assert harness("drift", "cases", "-e", "emulator:fp16", "-k", 1, "--against", "history")[0] == 5
