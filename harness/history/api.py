@@ -105,7 +105,7 @@ def drift(
         nightly = max(options.floors.confidence, NIGHTLY_CONFIDENCE)
         return nightly_report(
             Path(history),
-            release=info.releases[0],
+            newest=info,
             floors=replace(options.floors, confidence=nightly),
             waivers=waivers,
         )

@@ -40,20 +40,23 @@ _NEWEST_ONLY = ("reads", "structure", "faithful", "gate", "limit", "reference_rm
 def nightly_report(
     folder: Path,
     *,
+    newest: RunInfo | None = None,
     release: str | None = None,
     last: int = 30,
     floors: Floors | None = None,
     waivers: Waivers | None = None,
     today: datetime.date | None = None,
 ) -> DriftReport:
-    """The newest run of a release against those before it.
+    """One night of a release, the newest or a given one, against those before it.
 
     The files of earlier runs are read for the columns that the judgement needs, and the newest as a whole.
 
     Args:
         folder: the history.
-        release: the environment; by default the last one of the newest run.
-        last: how many runs before the newest.
+        newest: the run that is judged; by default the newest of the release. Others may write runs into the folder
+            while it goes on, so who has just written one names it.
+        release: the environment; by default the last one of the run.
+        last: how many runs before it; of those that share a case with it.
         floors: what counts as a difference; by default with NIGHTLY_CONFIDENCE.
         waivers: by case.
         today: the day that decides whether a waiver has expired.
@@ -62,12 +65,10 @@ def nightly_report(
         HistoryError: there is no run of the release.
     """
     floors = floors or Floors(confidence=NIGHTLY_CONFIDENCE)
-    newest_of_all = list_newest(folder, 1)
-    release = release or (newest_of_all[0].releases[-1] if newest_of_all else "")
-    runs = list_newest(folder, last + 1, release=release)
-    if not runs:
-        raise HistoryError(f"holds no finished run of {release!r}", where=folder, hint="harness history list")
-    *before, newest = runs
+    if newest is None:
+        newest = _newest_run(folder, release)
+    release = release or newest.releases[-1]
+    before = list_newest(folder, last, release=release, before=newest)
     old = (
         f"the {len(before)} runs before" if len(before) > 1 else "the run before" if before else NO_RUN_BEFORE
     )
@@ -100,6 +101,14 @@ def nightly_report(
         files=(str(newest.path),),
         series=tuple(series_of(outputs, floors)),
     )
+
+
+def _newest_run(folder: Path, release: str | None) -> RunInfo:
+    found = list_newest(folder, 1, release=release)
+    if not found:
+        which = "" if release is None else f" of {release!r}"
+        raise HistoryError(f"holds no finished run{which}", where=folder, hint="harness history list")
+    return found[0]
 
 
 def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: str) -> pd.DataFrame:

@@ -175,15 +175,25 @@ def unfinished_runs(folder: Path) -> list[RunInfo]:
     return sorted(filter(None, map(_unfinished, parts)), key=lambda info: info.run)
 
 
-def list_newest(folder: Path, count: int, *, release: str | None = None) -> list[RunInfo]:
-    """The newest `count` finished runs that hold `release`, the oldest of them first; no other footer is read.
+def list_newest(
+    folder: Path, count: int, *, release: str | None = None, before: RunInfo | None = None
+) -> list[RunInfo]:
+    """The newest `count` finished runs that hold `release`, the oldest of them first; few other footers are read.
 
     Warns of files that cannot be read.
+
+    Args:
+        folder: the history.
+        count: how many.
+        release: an environment or emulated release; None takes any.
+        before: only runs that began before this one and share a case with it.
     """
     chosen: list[RunInfo] = []
     for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
         info = _info_if_sound(path)
-        if info is not None and (release is None or release in info.releases):
+        if info is None or not (release is None or release in info.releases):
+            continue
+        if before is None or (info.run < before.run and set(info.cases) & set(before.cases)):
             chosen.append(info)
         if len(chosen) == count:
             break

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shlex
 import signal
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from harness.cli import main
+from harness.cli.history import doubt_age
+from harness.history.schema import METADATA_KEY
 
 OLD, NEW = "emulator:fp16,noise=0.2,seed=1", "emulator:fp16,noise=0.2,seed=2"
 FAULTY = f"{NEW},plant=square@bf16"
@@ -217,6 +221,47 @@ def test_nights_of_one_release_are_held_against_those_before(tiny_cases, harness
     assert "Night by night" in Path("night.html").read_text()
     status, _, errors = harness("history", "show")
     assert (status, "hold it against earlier ones: --last 30" in errors) == (2, True)
+
+
+def move_run(path: Path, run: str) -> None:
+    """Rename a finished run, as if its machine's clock had said something else."""
+    table = pq.read_table(path)
+    described = json.loads(table.schema.metadata[METADATA_KEY]) | {"run": run}
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(described)}), path.with_stem(run))
+    path.unlink()
+
+
+def test_a_newest_run_that_cannot_be_tonights_is_doubted(tiny_cases, harness) -> None:
+    tiny_cases("clean")
+
+    def tonight() -> tuple[Path, str]:
+        _, out, _ = harness("drift", "cases", "-e", "emulator:fp16", "-k", 1, "--against", "history")
+        (path,) = (path for path in Path("reports/history").glob("*.parquet") if path.stem in out)
+        return path, out
+
+    path, out = tonight()
+    assert f"Run {path.stem} of {path.stem[:4]}-{path.stem[4:6]}-{path.stem[6:8]} " in out
+    assert harness("history", "show", "--last", 30)[2] == ""
+    move_run(path, "20990102T030400000Z-aaaaaa")
+    status, out, errors = harness("history", "show", "--last", 30)
+    assert (status, "Run 20990102T030400000Z-aaaaaa of 2099-01-02 03:04 UTC" in out) == (0, True)
+    assert "20990102T030400000Z-aaaaaa, the newest run, began in the future, at 2099-01-02 03:04" in errors
+    path, out = tonight()
+    assert "The first run on emulator:fp16" in out, "that of the future is no earlier night"
+    for kept in Path("reports/history").iterdir():
+        kept.unlink()
+    path, _ = tonight()
+    move_run(path, "20260102T030400000Z-aaaaaa")
+    assert (
+        "days ago: if there should be one of today, it did not end"
+        in harness("history", "show", "--last", 30)[2]
+    )
+
+
+def test_an_age_is_doubted_beyond_what_clocks_and_schedulers_do() -> None:
+    now = datetime.datetime(2026, 1, 31, 2, 0, tzinfo=datetime.UTC)
+    for hours, doubted in ((0, False), (-0.05, False), (-1, True), (22, False), (23.9, True), (200, True)):
+        assert bool(doubt_age(now - datetime.timedelta(hours=hours), now)) == doubted
 
 
 def test_a_stray_file_in_the_history_costs_no_report(tiny_cases, harness) -> None:

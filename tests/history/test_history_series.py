@@ -16,7 +16,7 @@ from harness.history import DriftOptions, DriftVerdict, Status
 from harness.history.noise import Floors
 from harness.history.series import nightly_report, series_of
 from harness.history.steps import MIN_NIGHTS
-from harness.history.store import RunWriter
+from harness.history.store import RunWriter, list_newest
 
 STREAM = np.random.default_rng(3)
 
@@ -105,6 +105,53 @@ def test_few_nights_raise_no_alarm(tmp_path: Path) -> None:
         nightly_report(tmp_path, release="trt-9")
     with pytest.raises(HistoryError, match="no finished run"):
         nightly_report(tmp_path / "nowhere", release="trt")
+
+
+def test_a_run_is_reported_though_another_job_ended_after_it(tiny_cases, tmp_path: Path) -> None:
+    folder = tiny_cases("clean", "expected")
+
+    def night(case: str, **options: Any):
+        return harness.drift(
+            folder / f"{case}.case.yaml",
+            environments=["emulator:fp16"],
+            precisions=["fp16"],
+            against="history",
+            history=tmp_path / "h",
+            options=DriftOptions(repeats=1),
+            **options,
+        )
+
+    before = night("clean")
+
+    def meanwhile(event: Any) -> None:
+        if event.kind == "done":
+            night("expected")
+
+    report = night("clean", progress=meanwhile)
+    assert report.run != before.run
+    assert [(run.case, run.verdict) for run in report.runs] == [("clean", DriftVerdict.SAME)]
+    assert report.old == "the run before"
+
+
+def test_a_given_night_is_held_against_those_before_it_alone(tmp_path: Path) -> None:
+    nights(tmp_path, [*noisy(8), 1.0, 1.0])
+    tonight = list_newest(tmp_path, 3)[0]
+    report = nightly_report(tmp_path, newest=tonight)
+    assert (report.run, report.old) == (tonight.run, "the 7 runs before")
+    assert report.runs[0].status is Status.PASS
+
+
+def test_runs_without_a_case_of_the_night_do_not_count(tmp_path: Path) -> None:
+    nights(tmp_path, noisy(6))
+    with RunWriter(tmp_path, {"releases": ["trt"], "repeats": 1, "cases": ["other"]}) as writer:
+        writer.run = "20260106T230000Z-000000"
+        writer.parts = tmp_path / f"{writer.run}.parts"
+        writer.parts.mkdir()
+        writer.write("other", engine_rows("trt", 1, case="other", run=writer.run))
+        writer.finish({})
+    write_night(tmp_path, 6, 1e-3)
+    report = nightly_report(tmp_path, last=3)
+    assert set(report.tensors["old_builds"]) == {3}
 
 
 def test_the_first_night_has_nothing_before_it(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,14 @@ def test_the_console_keeps_to_its_width_but_for_what_is_pasted(report: DriftRepo
     for line in console_text(report, width).splitlines():
         wide = line.startswith(("  go on", "2 of 7", "6 cases"))
         assert wide or len(line) <= width
+
+
+def test_console_markdown_and_page_say_which_run_it_is_and_of_when(report: DriftReport) -> None:
+    dated = replace(report, time=datetime.datetime(2026, 1, 31, 2, 3, 4, tzinfo=datetime.UTC))
+    line = "Run 20260131T020304512Z-1f9a3c of 2026-01-31 02:03 UTC"
+    assert console_text(dated).splitlines()[-3] == line
+    assert line in drift_markdown(dated).splitlines()
+    assert f'<p class="faint">{line}</p>' in drift_page(dated)
 
 
 def test_brief_leaves_out_the_table(report: DriftReport) -> None:
