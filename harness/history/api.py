@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.case import Case, load_case
-from harness.errors import HarnessError, HistoryError, UsageError
+from harness.case import Case
+from harness.errors import HistoryError, UsageError
 from harness.golden import refuse_in_ci
 from harness.history.choices import Against
 from harness.history.matrix import DriftOptions, run_matrix, select_specs
@@ -21,6 +21,7 @@ from harness.history.report import DriftReport
 from harness.history.rows import fingerprint_in
 from harness.history.schema import NAMES
 from harness.history.store import RunInfo, list_runs, read_info, read_runs
+from harness.history.waivers import waivers_of
 from harness.judge import Judge
 from harness.judge.goldens import golden_root
 from harness.judge.lanes import Progress
@@ -259,15 +260,3 @@ def to_frame(table) -> pd.DataFrame:  # type: ignore[no-untyped-def]  # pyarrow 
     """An Arrow table of the history as pandas has it: times with their zone, texts as categories."""
     frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
     return frame
-
-
-def waivers_of(records: pd.DataFrame) -> Waivers:
-    """The waivers in the case files that `records` name, as far as those can still be read."""
-    found = {}
-    for case, path in records[["case", "case_path"]].drop_duplicates().itertuples(index=False):
-        if isinstance(path, str) and path.endswith((".yaml", ".yml")):
-            try:
-                found[str(case)] = load_case(path).waivers
-            except HarnessError:
-                continue
-    return found

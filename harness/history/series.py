@@ -18,6 +18,7 @@ from harness.history.report import NO_RUN_BEFORE, DriftReport
 from harness.history.schema import NEEDED, OUTPUT
 from harness.history.steps import MIN_NIGHTS, Series, find_steps
 from harness.history.store import RunInfo, list_newest, read_runs
+from harness.history.waivers import waivers_of
 from harness.tensors.precision import Precision
 
 #: Thousands of tensors are judged every night, against thirty nights that say much of the noise: 99 % would be an
@@ -58,7 +59,7 @@ def nightly_report(
         release: the environment; by default the last one of the run.
         last: how many runs before it; of those that share a case with it.
         floors: what counts as a difference; by default with NIGHTLY_CONFIDENCE.
-        waivers: by case.
+        waivers: by case; by default those in the case files, where they still are.
         today: the day that decides whether a waiver has expired.
 
     Raises:
@@ -74,6 +75,8 @@ def nightly_report(
     )
     records = read_nights(before, newest, release, old)
     side = (records["side"] == old).to_numpy()
+    if waivers is None:
+        waivers = waivers_of(records[~side])
     comparison = merge(
         [
             compare_pair(

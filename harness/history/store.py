@@ -231,8 +231,15 @@ def read_runs(
                 if not skip_damaged:
                     raise
                 _warn(error)
-    schema = pa.schema([arrow_schema().field(name) for name in columns])
-    return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
+    return pa.concat_tables(tables).unify_dictionaries() if tables else _schema(columns).empty_table()
+
+
+def _schema(columns: Sequence[str]) -> pa.Schema:
+    """The schema of a table of `columns`."""
+    import pyarrow as pa
+
+    whole = arrow_schema()
+    return pa.schema([whole.field(name) for name in columns])
 
 
 def _files_of(info: RunInfo) -> tuple[Path, ...]:
@@ -324,7 +331,8 @@ def _read(path: Path, columns: Sequence[str] = NAMES) -> pa.Table:
                 table = table.append_column(
                     field := arrow_schema().field(name), nulls(len(table), field.type)
                 )
-            return table.select(list(columns))
+            table, wanted = table.select(list(columns)), _schema(columns)
+            return table if table.schema.types == wanted.types else table.cast(wanted)
     except (OSError, ArrowException) as error:
         raise HistoryError(f"cannot be read: {error}", where=path) from error
 

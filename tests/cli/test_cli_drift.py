@@ -8,7 +8,9 @@ import shlex
 import signal
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -231,6 +233,16 @@ def move_run(path: Path, run: str) -> None:
     path.unlink()
 
 
+def worsen(path: Path) -> None:
+    """Make all errors of a finished run ten times as large."""
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("error")
+    errors = pa.array(np.float32(10) * table["error"].to_numpy())
+    hashes = pa.array([None if text is None else f"{text}*" for text in table["hash"].to_pylist()])
+    table = table.set_column(place, "error", errors)
+    pq.write_table(table.set_column(table.schema.get_field_index("hash"), "hash", hashes), path)
+
+
 def test_a_newest_run_that_cannot_be_tonights_is_doubted(tiny_cases, harness) -> None:
     tiny_cases("clean")
 
@@ -284,6 +296,28 @@ def test_a_stray_file_in_the_history_costs_no_report(tiny_cases, harness) -> Non
     assert status == 0
     assert errors.count("warning: ") == 2, "each is told once"
     assert harness("history", "show", stray)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("expires", "status", "said"),
+    [
+        (None, 1, "drifted to the worse"),
+        ("2999-12-31", 0, "but for 1 waived run"),
+        ("2026-01-01", 1, "expired"),
+    ],
+)
+def test_nights_that_are_shown_later_heed_the_waivers_of_the_case_files(
+    tiny_cases, harness, expires: str | None, status: int, said: str
+) -> None:
+    case = tiny_cases("clean") / "clean.case.yaml"
+    for _ in range(2):
+        assert harness("drift", "cases", "-e", "emulator:fp16", "-k", 2, "--against", "history")[0] == 0
+    worsen(max(Path("reports/history").glob("*.parquet")))
+    if expires is not None:
+        waiver = f"\nwaivers:\n  - reason: fixed in the next release\n    expires: {expires}\n"
+        case.write_text(case.read_text() + waiver)
+    found, out, _ = harness("history", "show", "--last", 30)
+    assert (found, said in out) == (status, True), out
 
 
 def test_where_nothing_could_be_compared_that_is_no_success(tiny_cases, harness) -> None:

@@ -223,6 +223,15 @@ def test_a_damaged_file_is_an_error_if_it_is_asked_for_and_passed_over_among_oth
     assert len(told) == 1
 
 
+def test_a_file_that_another_tool_wrote_again_has_the_types_of_the_others(tmp_path: Path) -> None:
+    path = tmp_path / f"{write_run(tmp_path, 'a')}.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("case")
+    pq.write_table(table.set_column(place, "case", table["case"].cast("string")), path)
+    write_run(tmp_path, "b")
+    assert list(harness.load_history(tmp_path)["case"]) == ["a", "b"]
+
+
 def test_a_file_is_read_without_a_look_at_its_neighbours(tmp_path: Path) -> None:
     path = tmp_path / f"{write_run(tmp_path, 'kept')}.parquet"
     damage(tmp_path, "empty")
