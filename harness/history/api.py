@@ -74,7 +74,7 @@ def drift(
         UsageError: no release is named, or one twice, or several are to update baselines, or a fault is planted at
             a node that no case has.
         GoldenError: baselines are to be updated where CI is set, or one is damaged.
-        HistoryError: there is nothing to resume.
+        HistoryError: there is nothing to resume, or a model or inputs changed since the interruption.
     """
     if not environments:
         raise UsageError("drift needs a release", hint="name two, the older one first: --env OLD --env NEW")

@@ -119,12 +119,23 @@ class RunWriter:
         """Names of the parts that are there already."""
         return {path.stem for path in self.parts.glob(f"*{SUFFIX}")}
 
-    def write(self, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add a part. It is there as a whole or not at all."""
+    def write(
+        self, part: str, rows: Sequence[Mapping[str, Any]], asked: Mapping[str, str | None] | None = None
+    ) -> None:
+        """Add a part. It is there as a whole or not at all; with it, what it was made from: see `asked`."""
         import pyarrow as pa
 
         table = pa.Table.from_pylist([_complete(row) for row in rows], schema=arrow_schema())
-        _write(table, self.parts / f"{part}{SUFFIX}", self._metadata(None))
+        _write(table, self.parts / f"{part}{SUFFIX}", {**self._metadata(None), "asked": dict(asked or {})})
+
+    def asked(self, part: str) -> Mapping[str, str | None]:
+        """What a part was made from, as `write` was told.
+
+        Raises:
+            HistoryError: its file is damaged.
+        """
+        asked: Mapping[str, str | None] = _document(self.parts / f"{part}{SUFFIX}").get("asked", {})
+        return asked
 
     def finish(self, fingerprint: Mapping[str, Any]) -> Path:
         """Make one file of the parts, and return it."""
@@ -150,10 +161,7 @@ class RunWriter:
             old = json.loads((self.parts / PLAN).read_text())
         except (OSError, ValueError) as error:
             raise HistoryError(f"cannot be resumed: {error}", where=self.parts) from error
-        differing = [
-            key for key in sorted({*old, *self.plan} - {"command"}) if old.get(key) != self.plan.get(key)
-        ]
-        if differing:
+        if differing := _differing(old, self.plan):
             raise HistoryError(
                 f"the interrupted run was asked for something else: {', '.join(differing)} changed",
                 where=self.parts,
@@ -200,16 +208,31 @@ def list_newest(
     return chosen[::-1]
 
 
-def interrupted(folder: Path) -> str:
-    """The id of the newest interrupted run.
+def interrupted(folder: Path, plan: Mapping[str, Any]) -> str:
+    """The id of the newest interrupted run of `plan`; of the newest of all where none is of it.
 
     Raises:
-        HistoryError: there is none.
+        HistoryError: no run was interrupted.
     """
     runs = unfinished_runs(folder)
     if not runs:
         raise HistoryError("there is no interrupted run to resume", where=folder, hint="leave out --resume")
-    return runs[-1].run
+    alike = [info for info in runs if not _differing(_plan_in(info.path), plan)]
+    return (alike or runs)[-1].run
+
+
+def _plan_in(parts: Path) -> Mapping[str, Any]:
+    """The plan of a run under way; an empty one once it is gone."""
+    try:
+        plan: Mapping[str, Any] = json.loads((parts / PLAN).read_text())
+        return plan
+    except (OSError, ValueError):
+        return {}
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What two plans say differently; how the processes were started does not matter."""
+    return [key for key in sorted({*one, *other} - {"command"}) if one.get(key) != other.get(key)]
 
 
 def read_runs(
@@ -253,18 +276,11 @@ def read_info(path: Path) -> RunInfo:
     Raises:
         HistoryError: it is damaged, is no file of the history, or has a schema that this version does not read.
     """
-    from pyarrow import ArrowException
-    from pyarrow.parquet import read_schema
-
+    document = _document(path)
     try:
-        metadata = read_schema(path).metadata or {}
-        document = json.loads(metadata[METADATA_KEY])
-        schema = document["schema"]
-        info = _run_info(document, path)
-    except (OSError, ArrowException, KeyError, TypeError, ValueError) as error:
-        raise HistoryError(
-            f"is no file of the history: {error}", where=path, hint="move it to another folder"
-        ) from error
+        schema, info = document["schema"], _run_info(document, path)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _foreign(path, error) from error
     if schema != SCHEMA:
         raise HistoryError(
             f"has the schema {schema}, and this version of harness reads {SCHEMA}",
@@ -272,6 +288,26 @@ def read_info(path: Path) -> RunInfo:
             hint="read it with the version that wrote it, or move it to another folder",
         )
     return info
+
+
+def _document(path: Path) -> Mapping[str, Any]:
+    """The metadata of a file.
+
+    Raises:
+        HistoryError: it is damaged, or is no file of the history.
+    """
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_schema
+
+    try:
+        document: Mapping[str, Any] = json.loads((read_schema(path).metadata or {})[METADATA_KEY])
+        return document
+    except (OSError, ArrowException, KeyError, ValueError) as error:
+        raise _foreign(path, error) from error
+
+
+def _foreign(path: Path, error: Exception) -> HistoryError:
+    return HistoryError(f"is no file of the history: {error}", where=path, hint="move it to another folder")
 
 
 def _info_if_sound(path: Path) -> RunInfo | None:
@@ -347,6 +383,6 @@ def _write(table: pa.Table, path: Path, metadata: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def opened(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[RunWriter]:
-    """A writer of a new run, or of the newest interrupted one."""
-    with RunWriter(folder, plan, run=interrupted(folder) if resume else None) as writer:
+    """A writer of a new run, or of the newest interrupted one of the same plan."""
+    with RunWriter(folder, plan, run=interrupted(folder, plan) if resume else None) as writer:
         yield writer

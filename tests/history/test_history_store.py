@@ -124,7 +124,7 @@ def test_an_interrupted_run_keeps_what_it_had(tmp_path: Path) -> None:
     (info,) = list_runs(tmp_path)
     assert not info.finished
     assert list(harness.load_history(tmp_path)["case"]) == ["a"]
-    assert interrupted(tmp_path) == run
+    assert interrupted(tmp_path, PLAN) == run
 
 
 def test_a_resumed_run_goes_on_and_becomes_one_file(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_resumed_run_goes_on_and_becomes_one_file(tmp_path: Path) -> None:
     assert [info.finished for info in list_runs(tmp_path)] == [True]
     assert list(harness.load_history(tmp_path)["case"]) == ["a", "b"]
     with pytest.raises(HistoryError, match="no interrupted run"):
-        interrupted(tmp_path)
+        interrupted(tmp_path, PLAN)
 
 
 def test_another_matrix_is_not_resumed(tmp_path: Path) -> None:
@@ -154,7 +154,30 @@ def test_of_several_interrupted_runs_the_newest_is_resumed(tmp_path: Path) -> No
         parts = tmp_path / f"2026010{day}T000000000Z-000000.parts"
         parts.mkdir()
         (parts / "plan.json").write_text(json.dumps(PLAN))
-    assert interrupted(tmp_path) == "20260103T000000000Z-000000"
+    assert interrupted(tmp_path, PLAN) == "20260103T000000000Z-000000"
+
+
+def test_of_several_interrupted_jobs_the_newest_of_the_same_plan_is_resumed(tmp_path: Path) -> None:
+    first, others = interrupt(tmp_path), {**PLAN, "releases": ["a", "b"]}
+    with contextlib.suppress(KeyboardInterrupt), RunWriter(tmp_path, others) as writer:
+        writer.write("a", [row("a")])
+        raise KeyboardInterrupt
+    with opened(tmp_path, PLAN, resume=True) as again:
+        assert again.run == first
+    with opened(tmp_path, others, resume=True) as again:
+        assert again.run == writer.run
+    with (
+        pytest.raises(HistoryError, match="something else: repeats changed"),
+        opened(tmp_path, {**others, "repeats": 1}, resume=True),
+    ):
+        pass
+
+
+def test_a_part_says_what_it_was_made_from(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, PLAN) as writer:
+        writer.write("a", [row("a")], {"model": "abc", "inputs": None})
+        writer.write("b", [row("b")])
+        assert [writer.asked(part) for part in ("a", "b")] == [{"model": "abc", "inputs": None}, {}]
 
 
 def test_a_finished_run_whose_parts_are_still_there_is_read_once(tmp_path: Path) -> None:
@@ -236,7 +259,7 @@ def test_a_file_is_read_without_a_look_at_its_neighbours(tmp_path: Path) -> None
     path = tmp_path / f"{write_run(tmp_path, 'kept')}.parquet"
     damage(tmp_path, "empty")
     assert list(harness.load_history(path)["case"]) == ["kept"]
-    assert interrupt(tmp_path) == interrupted(tmp_path)
+    assert interrupt(tmp_path) == interrupted(tmp_path, PLAN)
 
 
 def test_a_folder_of_something_else_is_no_interrupted_run(tmp_path: Path) -> None:
