@@ -12,6 +12,7 @@ import pandas as pd
 
 from harness.errors import HistoryError
 from harness.history.judgement import codes_of
+from harness.history.machines import FactChange, changes_between, facts_of, on_same_gpu
 from harness.history.noise import Floors
 from harness.history.releases import Pair, Waivers, compare_pair, merge
 from harness.history.report import NO_RUN_BEFORE, DriftReport
@@ -57,7 +58,7 @@ def nightly_report(
         newest: the run that is judged; by default the newest of the release. Others may write runs into the folder
             while it goes on, so who has just written one names it.
         release: the environment; by default the last one of the run.
-        last: how many runs before it; of those that share a case with it.
+        last: how many runs before it; of those that share a case with it and ran on a GPU of the same kind.
         floors: what counts as a difference; by default with NIGHTLY_CONFIDENCE.
         waivers: by case; by default those in the case files, where they still are.
         today: the day that decides whether a waiver has expired.
@@ -69,7 +70,7 @@ def nightly_report(
     if newest is None:
         newest = _newest_run(folder, release)
     release = release or newest.releases[-1]
-    before = list_newest(folder, last, release=release, before=newest)
+    before, changed = _nights_before(folder, newest, release, last)
     old = (
         f"the {len(before)} runs before" if len(before) > 1 else "the run before" if before else NO_RUN_BEFORE
     )
@@ -103,6 +104,7 @@ def nightly_report(
         time=newest.started,
         files=(str(newest.path),),
         series=tuple(series_of(outputs, floors)),
+        changed=changed,
     )
 
 
@@ -112,6 +114,25 @@ def _newest_run(folder: Path, release: str | None) -> RunInfo:
         which = "" if release is None else f" of {release!r}"
         raise HistoryError(f"holds no finished run{which}", where=folder, hint="harness history list")
     return found[0]
+
+
+def _nights_before(
+    folder: Path, newest: RunInfo, release: str, last: int
+) -> tuple[list[RunInfo], tuple[FactChange, ...]]:
+    """The runs that `newest` is held against, and what changed since the last of them.
+
+    The first night on another GPU has none; what changed is then told since the last night on any.
+    """
+    facts = facts_of(newest, release)
+    before = list_newest(
+        folder,
+        last,
+        release=release,
+        before=newest,
+        accept=lambda info: on_same_gpu(facts_of(info, release), facts),
+    )
+    nearest = before[-1:] or list_newest(folder, 1, release=release, before=newest)
+    return before, changes_between(facts_of(nearest[0], release), facts) if nearest else ()
 
 
 def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: str) -> pd.DataFrame:

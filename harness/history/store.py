@@ -16,7 +16,7 @@ import json
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,7 +184,12 @@ def unfinished_runs(folder: Path) -> list[RunInfo]:
 
 
 def list_newest(
-    folder: Path, count: int, *, release: str | None = None, before: RunInfo | None = None
+    folder: Path,
+    count: int,
+    *,
+    release: str | None = None,
+    before: RunInfo | None = None,
+    accept: Callable[[RunInfo], bool] = lambda info: True,
 ) -> list[RunInfo]:
     """The newest `count` finished runs that hold `release`, the oldest of them first; few other footers are read.
 
@@ -195,6 +200,7 @@ def list_newest(
         count: how many.
         release: an environment or emulated release; None takes any.
         before: only runs that began before this one and share a case with it.
+        accept: asked last whether a run counts.
     """
     chosen: list[RunInfo] = []
     for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
@@ -202,7 +208,7 @@ def list_newest(
         if info is None or not (release is None or release in info.releases):
             continue
         if before is None or (info.run < before.run and set(info.cases) & set(before.cases)):
-            chosen.append(info)
+            chosen += [info] if accept(info) else []
         if len(chosen) == count:
             break
     return chosen[::-1]

@@ -180,7 +180,9 @@ def interrupted_case(folder: Path, drift) -> Path:
     onnx.save(graph_model(nodes, inputs={"x": [2, 2]}, outputs={"y": [2, 2]}), folder / "net.onnx")
     np.save(folder / "x.npy", np.eye(2, dtype=np.float32))
     case = folder / "net.case.yaml"
-    case.write_text("model: {path: net.onnx}\ninputs: {x: {fill: {kind: file, path: x.npy}}}\nruns: [fp16, bf16]\n")
+    case.write_text(
+        "model: {path: net.onnx}\ninputs: {x: {fill: {kind: file, path: x.npy}}}\nruns: [fp16, bf16]\n"
+    )
 
     def stop(event: Any) -> None:
         if event.precision is Precision.BF16:

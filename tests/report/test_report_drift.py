@@ -16,6 +16,7 @@ from page_reader import Page
 from rich.console import Console
 
 from harness.history import DriftVerdict, Status
+from harness.history.machines import FactChange
 from harness.history.report import DriftReport
 from harness.report.drift_annotations import annotate, annotation
 from harness.report.drift_console import print_drift
@@ -23,6 +24,7 @@ from harness.report.drift_markdown import drift_markdown
 from harness.report.drift_page import drift_page
 from harness.report.drift_view import explain
 from harness.report.drift_words import answer, summary
+from harness.report.markdown import escape
 
 PAIR = ("old", "new")
 
@@ -152,6 +154,17 @@ def test_console_markdown_and_page_say_which_run_it_is_and_of_when(report: Drift
     assert console_text(dated).splitlines()[-3] == line
     assert line in drift_markdown(dated).splitlines()
     assert f'<p class="faint">{line}</p>' in drift_page(dated)
+
+
+def test_console_markdown_and_page_say_what_the_night_before_did_not_run_on(report: DriftReport) -> None:
+    driver = FactChange("driver", "550", "580")
+    told = replace(report, changed=(driver, FactChange("ONNX Runtime", "1.20", "1.<21>")))
+    line = "Changed since the night before: driver 550 {0} 580, ONNX Runtime 1.20 {0} 1.{1}21{2}"
+    assert line.format("→", "<", ">") in console_text(told).splitlines()
+    assert escape(line.format("→", "<", ">")) in drift_markdown(told).splitlines()
+    assert f"<p>{line.format('→', '&lt;', '&gt;')}</p>" in drift_page(told)
+    for text in (console_text(report), drift_markdown(report), drift_page(report)):
+        assert "Changed since" not in text
 
 
 def test_brief_leaves_out_the_table(report: DriftReport) -> None:
