@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from traceback import print_exc
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 import typer.main
@@ -105,6 +107,28 @@ def _heed_sigterm(context: typer.Context) -> None:
         context.call_on_close(lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Until the context ends, warnings of harness itself are a line each on stderr, and each is told once."""
+    show = warnings.showwarning
+
+    def tell(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        *rest: TextIO | str | None,
+    ) -> None:
+        if category.__module__.partition(".")[0] == "harness":
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, filename, lineno, *rest)  # type: ignore[arg-type]
+
+    with warnings.catch_warnings():
+        warnings.showwarning = tell  # type: ignore[assignment]
+        yield
+
+
 @app.callback()
 def _root(
     context: typer.Context,
@@ -116,6 +140,7 @@ def _root(
     ] = False,
 ) -> None:
     """Say whether a TensorRT engine computes what its ONNX model says, and if not, where it goes wrong."""
+    context.with_resource(_plain_warnings())
     if context.invoked_subcommand in KEEPING:
         _heed_sigterm(context)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Folder = Annotated[Path, typer.Option("--history", metavar="DIR", help="Folder of the history.")]
 HISTORY = Path("reports/history")
+#: Nights come a day apart, but for what schedulers are late by: a run this old is likely to be last night's.
+STALE = datetime.timedelta(hours=23)
+#: By how much the clocks of machines that share a history may differ.
+SKEW = datetime.timedelta(minutes=5)
 
 
 @app.callback()
@@ -95,6 +100,8 @@ def show(
         if last < 1:
             raise UsageError(f"--last needs one run or more, not {last}")
         report = nightly_report(folder, release=release, last=last)
+        if report.time is not None and (doubt := doubt_age(report.time, datetime.datetime.now(datetime.UTC))):
+            print(f"warning: {report.run}, the newest run, {doubt}", file=sys.stderr)
     else:
         if release is not None:
             raise UsageError("--env chooses the nights of --last", hint="add --last 30")
@@ -136,6 +143,18 @@ def export(
             raise NothingSelectedError(f"no case of the history is called {case!r}", where=folder)
     write_table(frame[columns] if columns else frame, out)
     print(f"{len(frame)} rows of {folder} in {out}", file=sys.stderr)
+
+
+def doubt_age(started: datetime.datetime, now: datetime.datetime) -> str | None:
+    """Why a run that began at `started` may not be the one that is meant; None if nothing says so."""
+    age = now - started
+    if age < -SKEW:
+        return f"began in the future, at {started:%Y-%m-%d %H:%M} UTC: runs of today come before it"
+    if age > STALE:
+        hours = int(age.total_seconds() // 3600)
+        ago = f"{hours} hours" if hours < 48 else f"{hours // 24} days"
+        return f"began {ago} ago: if there should be one of today, it did not end"
+    return None
 
 
 def find_run(folder: Path, text: str | None) -> RunInfo:

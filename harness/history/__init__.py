@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from harness.history.noise import Floors
     from harness.history.outcome import RunDrift, Status
     from harness.history.report import DriftReport
+    from harness.history.store import HistoryWarning
 
 _LAZY = {
     "Against": "harness.history.choices",
@@ -21,6 +22,7 @@ _LAZY = {
     "DriftReport": "harness.history.report",
     "DriftVerdict": "harness.history.judgement",
     "Floors": "harness.history.noise",
+    "HistoryWarning": "harness.history.store",
     "LayerBuilds": "harness.history.choices",
     "RunDrift": "harness.history.outcome",
     "Status": "harness.history.outcome",
@@ -35,6 +37,7 @@ __all__ = [
     "DriftReport",
     "DriftVerdict",
     "Floors",
+    "HistoryWarning",
     "LayerBuilds",
     "RunDrift",
     "Status",

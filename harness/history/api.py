@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.case import Case, load_case
-from harness.errors import HarnessError, HistoryError, UsageError
+from harness.case import Case
+from harness.errors import HistoryError, UsageError
 from harness.golden import refuse_in_ci
 from harness.history.choices import Against
 from harness.history.matrix import DriftOptions, run_matrix, select_specs
@@ -20,7 +20,8 @@ from harness.history.releases import Comparison, Pair, Waivers, compare_pair, me
 from harness.history.report import DriftReport
 from harness.history.rows import fingerprint_in
 from harness.history.schema import NAMES
-from harness.history.store import RunInfo, list_runs, read_runs
+from harness.history.store import RunInfo, list_runs, read_info, read_runs
+from harness.history.waivers import waivers_of
 from harness.judge import Judge
 from harness.judge.goldens import golden_root
 from harness.judge.lanes import Progress
@@ -73,7 +74,7 @@ def drift(
         UsageError: no release is named, or one twice, or several are to update baselines, or a fault is planted at
             a node that no case has.
         GoldenError: baselines are to be updated where CI is set, or one is damaged.
-        HistoryError: there is nothing to resume.
+        HistoryError: there is nothing to resume, or a model or inputs changed since the interruption.
     """
     if not environments:
         raise UsageError("drift needs a release", hint="name two, the older one first: --env OLD --env NEW")
@@ -105,7 +106,7 @@ def drift(
         nightly = max(options.floors.confidence, NIGHTLY_CONFIDENCE)
         return nightly_report(
             Path(history),
-            release=info.releases[0],
+            newest=info,
             floors=replace(options.floors, confidence=nightly),
             waivers=waivers,
         )
@@ -227,26 +228,27 @@ def load_history(
         last: only the newest so many runs.
 
     Returns:
-        The rows, the oldest run first. Text columns are categorical.
+        The rows, the oldest run first. Text columns are categorical. Files in a folder that cannot be read are passed
+        over, with a `harness.history.HistoryWarning`.
 
     Raises:
-        HistoryError: there is no history, a file is damaged, or there is no such column.
+        HistoryError: there is no history, the file is damaged, or there is no such column.
     """
     chosen = tuple(columns or NAMES)
     if unknown := [name for name in chosen if name not in NAMES]:
         raise HistoryError(f"the history has no column {unknown[0]!r}", hint=f"one of {', '.join(NAMES)}")
     runs = runs_at(Path(path))
-    return to_frame(read_runs(runs[-last:] if last else runs, chosen))
+    chosen_runs = runs[-last:] if last else runs
+    return to_frame(read_runs(chosen_runs, chosen, skip_damaged=Path(path).is_dir()))
 
 
 def runs_at(path: Path) -> list[RunInfo]:
-    """The runs in a folder, or the run of a file.
+    """The runs in a folder, or the run of a file. Warns of files in a folder that cannot be read.
 
     Raises:
-        HistoryError: there is none.
+        HistoryError: there is none, or the file is damaged.
     """
-    runs = list_runs(path.parent if path.is_file() else path)
-    runs = [info for info in runs if info.path == path or not path.is_file()]
+    runs = [read_info(path)] if path.is_file() else list_runs(path)
     if not runs:
         raise HistoryError(
             "holds no history", where=path, hint="`harness drift` writes one, under --history DIR"
@@ -258,15 +260,3 @@ def to_frame(table) -> pd.DataFrame:  # type: ignore[no-untyped-def]  # pyarrow 
     """An Arrow table of the history as pandas has it: times with their zone, texts as categories."""
     frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
     return frame
-
-
-def waivers_of(records: pd.DataFrame) -> Waivers:
-    """The waivers in the case files that `records` name, as far as those can still be read."""
-    found = {}
-    for case, path in records[["case", "case_path"]].drop_duplicates().itertuples(index=False):
-        if isinstance(path, str) and path.endswith((".yaml", ".yml")):
-            try:
-                found[str(case)] = load_case(path).waivers
-            except HarnessError:
-                continue
-    return found

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,9 +26,10 @@ from harness.history.choices import CacheUse, LayerBuilds
 from harness.history.emulated import EmulatedRelease, is_emulated
 from harness.history.lanes import Lane, opened_lanes
 from harness.history.noise import Floors
+from harness.history.questions import asked_of, check_unchanged
 from harness.history.recording import Build, Recording
 from harness.history.rows import Row, common_columns, hash_case, rows_of
-from harness.history.store import RunInfo, RunWriter, list_runs, opened
+from harness.history.store import RunInfo, RunWriter, opened, read_info
 from harness.judge import ProgressEvent, RunResult, Verdict
 from harness.judge.lanes import Progress, side_by_side
 from harness.judge.suite import fingerprint_of
@@ -136,7 +137,8 @@ def run_matrix(
 
     Raises:
         EnvironmentConfigError: a release is no environment; nothing was run.
-        HistoryError: there is nothing to resume, or the interrupted run was another one.
+        HistoryError: there is nothing to resume, the interrupted run was another one, or a model or inputs changed
+            since.
     """
     check_releases(releases)
     with opened_lanes(releases, memory_budget=options.memory_budget, run_limit=options.run_limit) as lanes:
@@ -153,7 +155,7 @@ def run_matrix(
             matrix = _Matrix(lanes, options, releases, writer, progress or (lambda event: None))
             matrix.all(specs)
             path = writer.finish(fingerprint_of(matrix.first_results()))
-    return next(info for info in list_runs(path.parent, unfinished=False) if info.path == path)
+    return read_info(path)
 
 
 class _Stopped(Exception):
@@ -174,10 +176,21 @@ class _Matrix:
 
     def all(self, specs: Sequence[tuple[Case, RunSpec]]) -> None:
         kept = self.writer.done()
+        self.check_kept(specs, kept)
         waiting = [(case, spec) for case, spec in specs if part_name(case, spec) not in kept]
         self.total = len(waiting) * len(self.releases) * self.options.repeats
         for case, spec in waiting:
-            self.writer.write(part_name(case, spec), self.part(case, spec))
+            rows = self.part(case, spec)
+            self.writer.write(part_name(case, spec), rows, asked_of(self.lanes[0].judge.bench(case)))
+
+    def check_kept(self, specs: Sequence[tuple[Case, RunSpec]], kept: Collection[str]) -> None:
+        """See that the parts that are there are of the models and inputs of today; raise HistoryError if not."""
+        parts = ((case, part_name(case, spec)) for case, spec in specs)
+        bench = self.lanes[0].judge.bench
+        check_unchanged(
+            ((bench(case), self.writer.asked(part)) for case, part in parts if part in kept),
+            self.writer.parts,
+        )
 
     def part(self, case: Case, spec: RunSpec) -> list[Row]:
         """All builds of one case at one precision, on all releases, in their order."""

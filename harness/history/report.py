@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import NothingSelectedError
 from harness.history.judgement import DriftVerdict
+from harness.history.machines import FactChange
 from harness.history.noise import Floors
 from harness.history.outcome import RunDrift, Status, TensorDrift
 from harness.judge.results import jsonable
@@ -42,6 +43,7 @@ class DriftReport:
         files: the files of the history that it was made from.
         series: the errors of the outputs night by night, where nights are compared.
         written: the baselines that were rewritten.
+        changed: what the night ran on and the night before did not, where nights are compared.
     """
 
     run: str
@@ -58,6 +60,7 @@ class DriftReport:
     files: tuple[str, ...] = ()
     series: tuple[Series, ...] = ()
     written: tuple[str, ...] = ()
+    changed: tuple[FactChange, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -119,6 +122,7 @@ class DriftReport:
             "runs": [_run(run) for run in self.runs],
             "engines": self.engines.to_dict("records"),
             "moved": moved.to_dict("records"),
+            "changed": [asdict(change) for change in self.changed],
             "steps": [step for series in self.series for step in _steps(series)],
         }
         plain: dict[str, Any] = jsonable(document)

@@ -12,12 +12,14 @@ import pandas as pd
 
 from harness.errors import HistoryError
 from harness.history.judgement import codes_of
+from harness.history.machines import FactChange, changes_between, facts_of, on_same_gpu
 from harness.history.noise import Floors
 from harness.history.releases import Pair, Waivers, compare_pair, merge
 from harness.history.report import NO_RUN_BEFORE, DriftReport
 from harness.history.schema import NEEDED, OUTPUT
 from harness.history.steps import MIN_NIGHTS, Series, find_steps
 from harness.history.store import RunInfo, list_newest, read_runs
+from harness.history.waivers import waivers_of
 from harness.tensors.precision import Precision
 
 #: Thousands of tensors are judged every night, against thirty nights that say much of the noise: 99 % would be an
@@ -40,39 +42,42 @@ _NEWEST_ONLY = ("reads", "structure", "faithful", "gate", "limit", "reference_rm
 def nightly_report(
     folder: Path,
     *,
+    newest: RunInfo | None = None,
     release: str | None = None,
     last: int = 30,
     floors: Floors | None = None,
     waivers: Waivers | None = None,
     today: datetime.date | None = None,
 ) -> DriftReport:
-    """The newest run of a release against those before it.
+    """One night of a release, the newest or a given one, against those before it.
 
     The files of earlier runs are read for the columns that the judgement needs, and the newest as a whole.
 
     Args:
         folder: the history.
-        release: the environment; by default the last one of the newest run.
-        last: how many runs before the newest.
+        newest: the run that is judged; by default the newest of the release. Others may write runs into the folder
+            while it goes on, so who has just written one names it.
+        release: the environment; by default the last one of the run.
+        last: how many runs before it; of those that share a case with it and ran on a GPU of the same kind.
         floors: what counts as a difference; by default with NIGHTLY_CONFIDENCE.
-        waivers: by case.
+        waivers: by case; by default those in the case files, where they still are.
         today: the day that decides whether a waiver has expired.
 
     Raises:
         HistoryError: there is no run of the release.
     """
     floors = floors or Floors(confidence=NIGHTLY_CONFIDENCE)
-    newest_of_all = list_newest(folder, 1)
-    release = release or (newest_of_all[0].releases[-1] if newest_of_all else "")
-    runs = list_newest(folder, last + 1, release=release)
-    if not runs:
-        raise HistoryError(f"holds no finished run of {release!r}", where=folder, hint="harness history list")
-    *before, newest = runs
+    if newest is None:
+        newest = _newest_run(folder, release)
+    release = release or newest.releases[-1]
+    before, changed = _nights_before(folder, newest, release, last)
     old = (
         f"the {len(before)} runs before" if len(before) > 1 else "the run before" if before else NO_RUN_BEFORE
     )
     records = read_nights(before, newest, release, old)
     side = (records["side"] == old).to_numpy()
+    if waivers is None:
+        waivers = waivers_of(records[~side])
     comparison = merge(
         [
             compare_pair(
@@ -99,7 +104,35 @@ def nightly_report(
         time=newest.started,
         files=(str(newest.path),),
         series=tuple(series_of(outputs, floors)),
+        changed=changed,
     )
+
+
+def _newest_run(folder: Path, release: str | None) -> RunInfo:
+    found = list_newest(folder, 1, release=release)
+    if not found:
+        which = "" if release is None else f" of {release!r}"
+        raise HistoryError(f"holds no finished run{which}", where=folder, hint="harness history list")
+    return found[0]
+
+
+def _nights_before(
+    folder: Path, newest: RunInfo, release: str, last: int
+) -> tuple[list[RunInfo], tuple[FactChange, ...]]:
+    """The runs that `newest` is held against, and what changed since the last of them.
+
+    The first night on another GPU has none; what changed is then told since the last night on any.
+    """
+    facts = facts_of(newest, release)
+    before = list_newest(
+        folder,
+        last,
+        release=release,
+        before=newest,
+        accept=lambda info: on_same_gpu(facts_of(info, release), facts),
+    )
+    nearest = before[-1:] or list_newest(folder, 1, release=release, before=newest)
+    return before, changes_between(facts_of(nearest[0], release), facts) if nearest else ()
 
 
 def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: str) -> pd.DataFrame:
@@ -108,7 +141,7 @@ def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: s
     import pyarrow.compute as pc
 
     columns = tuple(dict.fromkeys((*NEEDED, *_ENGINE, *_QUESTION)))
-    tables = [read_runs(before, columns), read_runs([newest], (*columns, *_NEWEST_ONLY))]
+    tables = [read_runs(before, columns, skip_damaged=True), read_runs([newest], (*columns, *_NEWEST_ONLY))]
     if any(info.releases != (release,) for info in (*before, newest)):
         tables = [table.filter(pc.equal(table["release"], release)) for table in tables]
     sizes = [len(table) for table in tables]

@@ -4,7 +4,8 @@
     reports/history/20260131T020304512Z-1f9a3c.parts/    a run under way, or interrupted: a file a case and precision
 
 Names are unique and files appear at once (written aside, then renamed), so any number of writers may share a
-folder. A finished run is its parts in one file; readers that meet both read the file.
+folder. A finished run is its parts in one file; readers that meet both read the file. A file that cannot be read is
+passed over with a `HistoryWarning` wherever others are asked for too: one stray file must not cost a night.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import datetime
 import json
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 SUFFIX, PARTS = ".parquet", ".parts"
 PLAN = "plan.json"
 _COMPRESSION = "zstd"
+
+
+class HistoryWarning(UserWarning):
+    """A file in the folder of a history cannot be read, and was passed over."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +119,23 @@ class RunWriter:
         """Names of the parts that are there already."""
         return {path.stem for path in self.parts.glob(f"*{SUFFIX}")}
 
-    def write(self, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add a part. It is there as a whole or not at all."""
+    def write(
+        self, part: str, rows: Sequence[Mapping[str, Any]], asked: Mapping[str, str | None] | None = None
+    ) -> None:
+        """Add a part. It is there as a whole or not at all; with it, what it was made from: see `asked`."""
         import pyarrow as pa
 
         table = pa.Table.from_pylist([_complete(row) for row in rows], schema=arrow_schema())
-        _write(table, self.parts / f"{part}{SUFFIX}", self._metadata(None))
+        _write(table, self.parts / f"{part}{SUFFIX}", {**self._metadata(None), "asked": dict(asked or {})})
+
+    def asked(self, part: str) -> Mapping[str, str | None]:
+        """What a part was made from, as `write` was told.
+
+        Raises:
+            HistoryError: its file is damaged.
+        """
+        asked: Mapping[str, str | None] = _document(self.parts / f"{part}{SUFFIX}").get("asked", {})
+        return asked
 
     def finish(self, fingerprint: Mapping[str, Any]) -> Path:
         """Make one file of the parts, and return it."""
@@ -144,10 +161,7 @@ class RunWriter:
             old = json.loads((self.parts / PLAN).read_text())
         except (OSError, ValueError) as error:
             raise HistoryError(f"cannot be resumed: {error}", where=self.parts) from error
-        differing = [
-            key for key in sorted({*old, *self.plan} - {"command"}) if old.get(key) != self.plan.get(key)
-        ]
-        if differing:
+        if differing := _differing(old, self.plan):
             raise HistoryError(
                 f"the interrupted run was asked for something else: {', '.join(differing)} changed",
                 where=self.parts,
@@ -156,62 +170,105 @@ class RunWriter:
 
 
 def list_runs(folder: Path, *, unfinished: bool = True) -> list[RunInfo]:
-    """The runs in `folder`, the oldest first; only footers are read.
-
-    Raises:
-        HistoryError: a file is damaged, or is no history.
-    """
-    found = {path.stem: path for path in folder.glob(f"*{SUFFIX}")}
-    runs = [_info(path) for path in found.values()]
+    """The runs in `folder`, the oldest first; only footers are read. Warns of files that cannot be read."""
+    runs = [info for path in folder.glob(f"*{SUFFIX}") if (info := _info_if_sound(path)) is not None]
     if unfinished:
-        for parts in folder.glob(f"*{PARTS}"):
-            if parts.stem not in found and (info := _unfinished(parts)) is not None:
-                runs.append(info)
+        runs += unfinished_runs(folder)
     return sorted(runs, key=lambda info: info.run)
 
 
-def list_newest(folder: Path, count: int, *, release: str | None = None) -> list[RunInfo]:
-    """The newest `count` finished runs that hold `release`, the oldest of them first; no other footer is read.
+def unfinished_runs(folder: Path) -> list[RunInfo]:
+    """The runs in `folder` that are under way or were interrupted, the oldest first; no file of a run is read."""
+    parts = (path for path in folder.glob(f"*{PARTS}") if not path.with_suffix(SUFFIX).exists())
+    return sorted(filter(None, map(_unfinished, parts)), key=lambda info: info.run)
 
-    Raises:
-        HistoryError: a file is damaged, or is no history.
+
+def list_newest(
+    folder: Path,
+    count: int,
+    *,
+    release: str | None = None,
+    before: RunInfo | None = None,
+    accept: Callable[[RunInfo], bool] = lambda info: True,
+) -> list[RunInfo]:
+    """The newest `count` finished runs that hold `release`, the oldest of them first; few other footers are read.
+
+    Warns of files that cannot be read.
+
+    Args:
+        folder: the history.
+        count: how many.
+        release: an environment or emulated release; None takes any.
+        before: only runs that began before this one and share a case with it.
+        accept: asked last whether a run counts.
     """
     chosen: list[RunInfo] = []
     for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
-        info = _info(path)
-        if release is None or release in info.releases:
-            chosen.append(info)
+        info = _info_if_sound(path)
+        if info is None or not (release is None or release in info.releases):
+            continue
+        if before is None or (info.run < before.run and set(info.cases) & set(before.cases)):
+            chosen += [info] if accept(info) else []
         if len(chosen) == count:
             break
     return chosen[::-1]
 
 
-def interrupted(folder: Path) -> str:
-    """The id of the newest interrupted run.
+def interrupted(folder: Path, plan: Mapping[str, Any]) -> str:
+    """The id of the newest interrupted run of `plan`; of the newest of all where none is of it.
 
     Raises:
-        HistoryError: there is none.
+        HistoryError: no run was interrupted.
     """
-    runs = [info for info in list_runs(folder) if not info.finished]
+    runs = unfinished_runs(folder)
     if not runs:
         raise HistoryError("there is no interrupted run to resume", where=folder, hint="leave out --resume")
-    return runs[-1].run
+    alike = [info for info in runs if not _differing(_plan_in(info.path), plan)]
+    return (alike or runs)[-1].run
 
 
-def read_runs(runs: Iterable[RunInfo], columns: Sequence[str] = NAMES) -> pa.Table:
-    """The rows of `runs` in one table.
+def _plan_in(parts: Path) -> Mapping[str, Any]:
+    """The plan of a run under way; an empty one once it is gone."""
+    try:
+        plan: Mapping[str, Any] = json.loads((parts / PLAN).read_text())
+        return plan
+    except (OSError, ValueError):
+        return {}
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What two plans say differently; how the processes were started does not matter."""
+    return [key for key in sorted({*one, *other} - {"command"}) if one.get(key) != other.get(key)]
+
+
+def read_runs(
+    runs: Iterable[RunInfo], columns: Sequence[str] = NAMES, *, skip_damaged: bool = False
+) -> pa.Table:
+    """The rows of `runs` in one table; with `skip_damaged` without the files that cannot be read, but with a warning.
 
     Raises:
-        HistoryError: a file is damaged.
+        HistoryError: a file is damaged, or lacks one of `columns`.
     """
     import pyarrow as pa
 
     tables = []
     for info in runs:
         for path in _files_of(info):
-            tables.append(_read(path, columns))
-    schema = pa.schema([arrow_schema().field(name) for name in columns])
-    return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
+            try:
+                tables.append(_read(path, columns))
+            except HistoryError as error:
+                if not skip_damaged:
+                    raise
+                _warn(error)
+    return pa.concat_tables(tables).unify_dictionaries() if tables else _schema(columns).empty_table()
+
+
+def _schema(columns: Sequence[str]) -> pa.Schema:
+    """The schema of a table of `columns`."""
+    import pyarrow as pa
+
+    whole = arrow_schema()
+    return pa.schema([whole.field(name) for name in columns])
 
 
 def _files_of(info: RunInfo) -> tuple[Path, ...]:
@@ -219,26 +276,66 @@ def _files_of(info: RunInfo) -> tuple[Path, ...]:
     return (finished,) if finished.exists() else info.files  # it may have been finished meanwhile
 
 
-def _info(path: Path) -> RunInfo:
+def read_info(path: Path) -> RunInfo:
+    """What the footer of one file of the history tells.
+
+    Raises:
+        HistoryError: it is damaged, is no file of the history, or has a schema that this version does not read.
+    """
+    document = _document(path)
+    try:
+        schema, info = document["schema"], _run_info(document, path)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _foreign(path, error) from error
+    if schema != SCHEMA:
+        raise HistoryError(
+            f"has the schema {schema}, and this version of harness reads {SCHEMA}",
+            where=path,
+            hint="read it with the version that wrote it, or move it to another folder",
+        )
+    return info
+
+
+def _document(path: Path) -> Mapping[str, Any]:
+    """The metadata of a file.
+
+    Raises:
+        HistoryError: it is damaged, or is no file of the history.
+    """
     from pyarrow import ArrowException
     from pyarrow.parquet import read_schema
 
     try:
-        metadata = read_schema(path).metadata or {}
-        document = json.loads(metadata[METADATA_KEY])
-        return _run_info(document, path)
+        document: Mapping[str, Any] = json.loads((read_schema(path).metadata or {})[METADATA_KEY])
+        return document
     except (OSError, ArrowException, KeyError, ValueError) as error:
-        raise HistoryError(
-            f"is no file of the history: {error}", where=path, hint="move it to another folder"
-        ) from error
+        raise _foreign(path, error) from error
+
+
+def _foreign(path: Path, error: Exception) -> HistoryError:
+    return HistoryError(f"is no file of the history: {error}", where=path, hint="move it to another folder")
+
+
+def _info_if_sound(path: Path) -> RunInfo | None:
+    """As `read_info`; a file that cannot be read is warned of."""
+    try:
+        return read_info(path)
+    except HistoryError as error:
+        _warn(error)
+        return None
+
+
+def _warn(error: HistoryError) -> None:
+    """Tell that a file was passed over. One place: Python tells the same text of the same line once."""
+    warnings.warn(f"{error.where}: {error.message}: passed over", HistoryWarning, stacklevel=1)
 
 
 def _unfinished(parts: Path) -> RunInfo | None:
     try:
         plan = json.loads((parts / PLAN).read_text())
-    except (OSError, ValueError):
-        return None  # begun, or finished, at this moment
-    return _run_info({"run": parts.stem, "finished": False, **plan}, parts)
+        return _run_info({"run": parts.stem, "finished": False, **plan}, parts)
+    except (OSError, KeyError, TypeError, ValueError):
+        return None  # begun, or finished, at this moment; or a folder of something else
 
 
 def _run_info(document: Mapping[str, Any], path: Path) -> RunInfo:
@@ -268,13 +365,16 @@ def _read(path: Path, columns: Sequence[str] = NAMES) -> pa.Table:
 
     try:
         with ParquetFile(path, memory_map=True) as file:
-            lacking = [name for name in LATER if name in columns and name not in file.schema_arrow.names]
+            lacking = [name for name in columns if name not in file.schema_arrow.names]
+            if lost := [name for name in lacking if name not in LATER]:
+                raise HistoryError(f"cannot be read: it lacks the column {lost[0]!r}", where=path)
             table = file.read(columns=[name for name in columns if name not in lacking])
             for name in lacking:
                 table = table.append_column(
                     field := arrow_schema().field(name), nulls(len(table), field.type)
                 )
-            return table.select(list(columns))
+            table, wanted = table.select(list(columns)), _schema(columns)
+            return table if table.schema.types == wanted.types else table.cast(wanted)
     except (OSError, ArrowException) as error:
         raise HistoryError(f"cannot be read: {error}", where=path) from error
 
@@ -289,6 +389,6 @@ def _write(table: pa.Table, path: Path, metadata: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def opened(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[RunWriter]:
-    """A writer of a new run, or of the newest interrupted one."""
-    with RunWriter(folder, plan, run=interrupted(folder) if resume else None) as writer:
+    """A writer of a new run, or of the newest interrupted one of the same plan."""
+    with RunWriter(folder, plan, run=interrupted(folder, plan) if resume else None) as writer:
         yield writer

@@ -11,6 +11,7 @@ from rich.text import Text
 from harness.history.outcome import RunDrift
 from harness.history.report import DriftReport
 from harness.report.console import is_plain
+from harness.report.drift_run import changes_line, run_line
 from harness.report.drift_view import explain, first_origin, is_remarkable
 from harness.report.drift_words import answer, look_of, remarks, short, summary, title, tone_of, verdict_text
 from harness.report.words import middle, number
@@ -41,6 +42,9 @@ def print_drift(
     if len(remarkable) > MOST_EXPLAINED:
         console.print(Text(f"and {len(remarkable) - MOST_EXPLAINED} runs more: see --html or --json\n"))
     _print_steps(console, report, plain)
+    console.print(Text(run_line(report), style="dim"), soft_wrap=True)
+    if changes := changes_line(report, plain=plain):
+        console.print(Text(changes, style="yellow"), soft_wrap=True)
     console.print(Text(answer(report), style=_STYLES[tone_of(report)]), soft_wrap=True)
     console.print(Text(summary(report, seconds)), soft_wrap=True)
 

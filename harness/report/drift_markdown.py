@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.history.outcome import RunDrift
 from harness.history.report import DriftReport
+from harness.report.drift_run import changes_line, run_line
 from harness.report.drift_tables import Table, engines_table
 from harness.report.drift_view import explain, first_origin, is_remarkable
 from harness.report.drift_words import answer, look_of, ratio_text, remarks, short, summary, title
@@ -20,6 +21,9 @@ def drift_markdown(report: DriftReport, *, seconds: float | None = None) -> str:
     ordered = report.worst_first()
     several = len(report.newer) > 1
     lines = [f"## {escape(answer(report))}", "", escape(summary(report, seconds)), ""]
+    lines += [escape(run_line(report)), ""]
+    if changes := changes_line(report):
+        lines += [escape(changes), ""]
     lines.append(f"`{code(report.old)}` → " + ", ".join(f"`{code(name)}`" for name in report.newer))
     lines += ["", f"| verdict | case | precision |{' release |' if several else ''} error | starts at |"]
     lines.append("|---|---|---|" + ("---|" if several else "") + "---|---|")

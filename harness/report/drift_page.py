@@ -15,6 +15,7 @@ from harness.history.report import DriftReport
 from harness.history.schema import ENGINE, LAYER
 from harness.report.drift_dots import engines_figure, outputs_figure
 from harness.report.drift_growth import growth_figure
+from harness.report.drift_run import changes_line, run_line
 from harness.report.drift_series import series_figure, steps_table
 from harness.report.drift_tables import (
     engines_table,
@@ -105,6 +106,8 @@ def drift_page(
             report=report,
             answer=answer(report),
             summary=summary(report, seconds),
+            run_line=run_line(report),
+            changes=changes_line(report),
             tone=tone_of(report),
             facts=_facts(report),
             tiles=_tiles(report),

@@ -173,7 +173,8 @@ def _calm(report: DriftReport, where: str) -> str:
         return f"Nothing drifted to the worse {where}, {count(len(moved), 'run')} to the better"
     if not compared:
         if report.first_night:
-            return f"The first run {where} in this history: later ones will be held against it"
+            gpu = " on this GPU" if any(change.what == "GPU" for change in report.changed) else ""
+            return f"The first run {where}{gpu} in this history: later ones will be held against it"
         why = next((run.reason for run in report.runs if run.reason), "there are no runs")
         return f"Nothing could be compared: {why}"
     if all(run.verdict is DriftVerdict.SAME for run in compared):

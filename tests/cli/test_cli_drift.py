@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shlex
 import signal
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from harness.cli import main
+from harness.cli.history import doubt_age
+from harness.history.schema import METADATA_KEY
 
 OLD, NEW = "emulator:fp16,noise=0.2,seed=1", "emulator:fp16,noise=0.2,seed=2"
 FAULTY = f"{NEW},plant=square@bf16"
@@ -217,6 +223,101 @@ def test_nights_of_one_release_are_held_against_those_before(tiny_cases, harness
     assert "Night by night" in Path("night.html").read_text()
     status, _, errors = harness("history", "show")
     assert (status, "hold it against earlier ones: --last 30" in errors) == (2, True)
+
+
+def move_run(path: Path, run: str) -> None:
+    """Rename a finished run, as if its machine's clock had said something else."""
+    table = pq.read_table(path)
+    described = json.loads(table.schema.metadata[METADATA_KEY]) | {"run": run}
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(described)}), path.with_stem(run))
+    path.unlink()
+
+
+def worsen(path: Path) -> None:
+    """Make all errors of a finished run ten times as large."""
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("error")
+    errors = pa.array(np.float32(10) * table["error"].to_numpy())
+    hashes = pa.array([None if text is None else f"{text}*" for text in table["hash"].to_pylist()])
+    table = table.set_column(place, "error", errors)
+    pq.write_table(table.set_column(table.schema.get_field_index("hash"), "hash", hashes), path)
+
+
+def test_a_newest_run_that_cannot_be_tonights_is_doubted(tiny_cases, harness) -> None:
+    tiny_cases("clean")
+
+    def tonight() -> tuple[Path, str]:
+        _, out, _ = harness("drift", "cases", "-e", "emulator:fp16", "-k", 1, "--against", "history")
+        (path,) = (path for path in Path("reports/history").glob("*.parquet") if path.stem in out)
+        return path, out
+
+    path, out = tonight()
+    assert f"Run {path.stem} of {path.stem[:4]}-{path.stem[4:6]}-{path.stem[6:8]} " in out
+    assert harness("history", "show", "--last", 30)[2] == ""
+    move_run(path, "20990102T030400000Z-aaaaaa")
+    status, out, errors = harness("history", "show", "--last", 30)
+    assert (status, "Run 20990102T030400000Z-aaaaaa of 2099-01-02 03:04 UTC" in out) == (0, True)
+    assert "20990102T030400000Z-aaaaaa, the newest run, began in the future, at 2099-01-02 03:04" in errors
+    path, out = tonight()
+    assert "The first run on emulator:fp16" in out, "that of the future is no earlier night"
+    for kept in Path("reports/history").iterdir():
+        kept.unlink()
+    path, _ = tonight()
+    move_run(path, "20260102T030400000Z-aaaaaa")
+    assert (
+        "days ago: if there should be one of today, it did not end"
+        in harness("history", "show", "--last", 30)[2]
+    )
+
+
+def test_an_age_is_doubted_beyond_what_clocks_and_schedulers_do() -> None:
+    now = datetime.datetime(2026, 1, 31, 2, 0, tzinfo=datetime.UTC)
+    for hours, doubted in ((0, False), (-0.05, False), (-1, True), (22, False), (23.9, True), (200, True)):
+        assert bool(doubt_age(now - datetime.timedelta(hours=hours), now)) == doubted
+
+
+def test_a_stray_file_in_the_history_costs_no_report(tiny_cases, harness) -> None:
+    tiny_cases("clean")
+    stray = Path("reports/history/20250101T000000000Z-aaaaaa.parquet")
+    stray.parent.mkdir(parents=True)
+    stray.touch()
+    status, _, errors = drift(harness, "--html", "d.html", "--json", "d.json")
+    assert (status, "passed over" in errors) == (0, False), "no other file is looked at"
+    assert Path("d.html").stat().st_size > 20_000
+    (tonight,) = (path for path in stray.parent.glob("*.parquet") if path != stray)
+    assert harness("history", "show", tonight)[0] == 0
+    for command in (["list"], ["show"], ["show", "--last", 1], ["export", "all.csv"]):
+        status, _, errors = harness("history", *command)
+        assert status == 0
+        if command != ["show", "--last", 1]:
+            assert errors.count(f"warning: {stray}: is no file of the history: ") == 1
+    (stray.parent / "20990101T000000000Z-aaaaaa.parquet").touch()
+    status, _, errors = harness("history", "show", "--last", 30)
+    assert status == 0
+    assert errors.count("warning: ") == 2, "each is told once"
+    assert harness("history", "show", stray)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("expires", "status", "said"),
+    [
+        (None, 1, "drifted to the worse"),
+        ("2999-12-31", 0, "but for 1 waived run"),
+        ("2026-01-01", 1, "expired"),
+    ],
+)
+def test_nights_that_are_shown_later_heed_the_waivers_of_the_case_files(
+    tiny_cases, harness, expires: str | None, status: int, said: str
+) -> None:
+    case = tiny_cases("clean") / "clean.case.yaml"
+    for _ in range(2):
+        assert harness("drift", "cases", "-e", "emulator:fp16", "-k", 2, "--against", "history")[0] == 0
+    worsen(max(Path("reports/history").glob("*.parquet")))
+    if expires is not None:
+        waiver = f"\nwaivers:\n  - reason: fixed in the next release\n    expires: {expires}\n"
+        case.write_text(case.read_text() + waiver)
+    found, out, _ = harness("history", "show", "--last", 30)
+    assert (found, said in out) == (status, True), out
 
 
 def test_where_nothing_could_be_compared_that_is_no_success(tiny_cases, harness) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import threading
@@ -21,7 +22,7 @@ import harness
 import harness.backends.tensorrt as client
 import harness.environments
 from harness.environments import Environment, Supervisor
-from harness.errors import EnvironmentConfigError, NothingSelectedError, UsageError
+from harness.errors import EnvironmentConfigError, HistoryError, NothingSelectedError, UsageError
 from harness.history import CacheUse, DriftOptions, DriftVerdict, Floors, LayerBuilds, Status
 from harness.history.api import report_of
 from harness.history.matrix import select_specs
@@ -170,6 +171,51 @@ def test_an_interrupted_matrix_goes_on_where_it_was(tiny_cases, drift, tmp_path:
     assert judged.count("expected") == 4
     assert {run.case for run in report.runs} == {"clean", "expected", "failing"}
     assert report.run == info.run
+
+
+def interrupted_case(folder: Path, drift) -> Path:
+    """A case of a file and inputs of a file, whose run was interrupted between its two precisions."""
+    folder.mkdir()
+    nodes = [helper.make_node("Exp", ["x"], ["y"], name="grow")]
+    onnx.save(graph_model(nodes, inputs={"x": [2, 2]}, outputs={"y": [2, 2]}), folder / "net.onnx")
+    np.save(folder / "x.npy", np.eye(2, dtype=np.float32))
+    case = folder / "net.case.yaml"
+    case.write_text(
+        "model: {path: net.onnx}\ninputs: {x: {fill: {kind: file, path: x.npy}}}\nruns: [fp16, bf16]\n"
+    )
+
+    def stop(event: Any) -> None:
+        if event.precision is Precision.BF16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drift(case, OLD, NEW, precisions=["fp16", "bf16"], repeats=1, progress=stop)
+    return case
+
+
+@pytest.mark.parametrize("edited", ["model", "inputs"])
+def test_what_was_edited_since_the_interruption_is_not_mixed_into_one_run(
+    drift, tmp_path: Path, edited: str
+) -> None:
+    case = interrupted_case(tmp_path / "c", drift)
+    if edited == "model":
+        nodes = [helper.make_node("Tanh", ["x"], ["y"], name="grow")]
+        onnx.save(graph_model(nodes, inputs={"x": [2, 2]}, outputs={"y": [2, 2]}), case.parent / "net.onnx")
+    else:
+        np.save(case.parent / "x.npy", np.ones((2, 2), np.float32))
+    judged: list[Any] = []
+    with pytest.raises(HistoryError, match=f": the {edited} of net changed since the run was interrupted"):
+        drift(case, OLD, NEW, precisions=["fp16", "bf16"], repeats=1, resume=True, progress=judged.append)
+    assert judged == [], "nothing is built before it is refused"
+    (info,) = list_runs(tmp_path / "h")
+    assert not info.finished
+
+
+def test_what_was_not_edited_is_resumed(drift, tmp_path: Path) -> None:
+    case = interrupted_case(tmp_path / "c", drift)
+    os.utime(case.parent / "net.onnx")
+    report = drift(case, OLD, NEW, precisions=["fp16", "bf16"], repeats=1, resume=True)
+    assert {run.precision for run in report.runs} == {Precision.FP16, Precision.BF16}
 
 
 def test_a_wrong_case_leaves_a_row_and_the_others_go_on(tiny_cases, drift) -> None:

@@ -13,10 +13,13 @@ from history_rows import engine_rows, tensor_rows
 import harness
 from harness.errors import HistoryError
 from harness.history import DriftOptions, DriftVerdict, Status
+from harness.history.machines import FactChange
 from harness.history.noise import Floors
 from harness.history.series import nightly_report, series_of
 from harness.history.steps import MIN_NIGHTS
-from harness.history.store import RunWriter
+from harness.history.store import RunWriter, list_newest
+from harness.report.drift_run import changes_line
+from harness.report.drift_words import answer
 
 STREAM = np.random.default_rng(3)
 
@@ -29,11 +32,14 @@ def write_night(
     release: str = "trt",
     case_sha256: str = "a",
     model_sha256: str = "m",
+    facts: dict[str, str] | None = None,
+    footer: bool = True,
     **engine: Any,
 ) -> None:
     day = datetime.date(2026, 1, 1) + datetime.timedelta(days=night)
     run = f"{day:%Y%m%d}T020000Z-000000"
-    asked = {"case_sha256": case_sha256, "model_sha256": model_sha256, "run": run}
+    facts = facts or {}
+    asked = {"case_sha256": case_sha256, "model_sha256": model_sha256, "run": run, **facts}
     layers = {"t0": error, "t1": error * 1.1, "y": error * 1.2}
     rows = engine_rows(release, 1, **asked, **engine)
     for place, (name, value) in enumerate(layers.items()):
@@ -51,7 +57,7 @@ def write_night(
         writer.parts = folder / f"{run}.parts"
         writer.parts.mkdir()
         writer.write("net", rows)
-        writer.finish({})
+        writer.finish({"environments": {release: facts}} if facts and footer else {})
 
 
 def nights(folder: Path, errors: list[float], **options: Any) -> None:
@@ -105,6 +111,102 @@ def test_few_nights_raise_no_alarm(tmp_path: Path) -> None:
         nightly_report(tmp_path, release="trt-9")
     with pytest.raises(HistoryError, match="no finished run"):
         nightly_report(tmp_path / "nowhere", release="trt")
+
+
+def test_a_run_is_reported_though_another_job_ended_after_it(tiny_cases, tmp_path: Path) -> None:
+    folder = tiny_cases("clean", "expected")
+
+    def night(case: str, **options: Any):
+        return harness.drift(
+            folder / f"{case}.case.yaml",
+            environments=["emulator:fp16"],
+            precisions=["fp16"],
+            against="history",
+            history=tmp_path / "h",
+            options=DriftOptions(repeats=1),
+            **options,
+        )
+
+    before = night("clean")
+
+    def meanwhile(event: Any) -> None:
+        if event.kind == "done":
+            night("expected")
+
+    report = night("clean", progress=meanwhile)
+    assert report.run != before.run
+    assert [(run.case, run.verdict) for run in report.runs] == [("clean", DriftVerdict.SAME)]
+    assert report.old == "the run before"
+
+
+def test_a_given_night_is_held_against_those_before_it_alone(tmp_path: Path) -> None:
+    nights(tmp_path, [*noisy(8), 1.0, 1.0])
+    tonight = list_newest(tmp_path, 3)[0]
+    report = nightly_report(tmp_path, newest=tonight)
+    assert (report.run, report.old) == (tonight.run, "the 7 runs before")
+    assert report.runs[0].status is Status.PASS
+
+
+def test_runs_without_a_case_of_the_night_do_not_count(tmp_path: Path) -> None:
+    nights(tmp_path, noisy(6))
+    with RunWriter(tmp_path, {"releases": ["trt"], "repeats": 1, "cases": ["other"]}) as writer:
+        writer.run = "20260106T230000Z-000000"
+        writer.parts = tmp_path / f"{writer.run}.parts"
+        writer.parts.mkdir()
+        writer.write("other", engine_rows("trt", 1, case="other", run=writer.run))
+        writer.finish({})
+    write_night(tmp_path, 6, 1e-3)
+    report = nightly_report(tmp_path, last=3)
+    assert set(report.tensors["old_builds"]) == {3}
+
+
+H200 = {"gpu": "NVIDIA H200", "compute_capability": "9.0", "driver": "550", "tensorrt": "8.6.0"}
+A100 = {**H200, "gpu": "NVIDIA A100", "compute_capability": "8.0"}
+
+
+@pytest.mark.parametrize("footer", [True, False])
+def test_nights_on_another_gpu_are_left_out(tmp_path: Path, footer: bool) -> None:
+    for night in range(12):
+        slow = night % 2
+        write_night(tmp_path, night, 3e-3 if slow else 1e-3, facts=A100 if slow else H200, footer=footer)
+    write_night(tmp_path, 12, 3e-3, facts=H200, footer=footer)
+    report = nightly_report(tmp_path, last=5)
+    assert (report.old, report.runs[0].verdict) == ("the 5 runs before", DriftVerdict.WORSE)
+    assert set(report.tensors["old_builds"]) == {5}
+    assert report.changed == ()
+    assert len(report.series[0].runs) == 6
+
+
+def test_a_night_that_does_not_tell_its_gpu_is_held_against_all(tmp_path: Path) -> None:
+    nights(tmp_path, noisy(5), facts=H200)
+    write_night(tmp_path, 5, 1e-3, verdict="error", reason="segmentation fault")
+    assert nightly_report(tmp_path).old == "the 5 runs before"
+    write_night(tmp_path, 6, 1e-3, facts=H200)
+    assert nightly_report(tmp_path).old == "the 6 runs before"
+
+
+def test_the_first_night_on_another_gpu_is_a_first_night_and_says_so(tmp_path: Path) -> None:
+    nights(tmp_path, noisy(5), facts=A100)
+    write_night(tmp_path, 5, 1e-2, facts={**H200, "tensorrt": "8.6.1"})
+    report = nightly_report(tmp_path)
+    assert (report.exit_code, report.first_night) == (0, True)
+    assert answer(report).startswith("The first run on trt on this GPU in this history")
+    assert changes_line(report) == (
+        "Changed since the night before: GPU NVIDIA A100 → NVIDIA H200, compute capability 8.0 → 9.0, "
+        "TensorRT 8.6.0 → 8.6.1"
+    )
+
+
+@pytest.mark.parametrize("footer", [True, False])
+def test_what_changed_since_the_night_before_is_told(tmp_path: Path, footer: bool) -> None:
+    nights(tmp_path, noisy(5), facts=H200, footer=footer)
+    write_night(tmp_path, 5, 2e-3, facts={**H200, "driver": "580", "tensorrt": "8.6.1"}, footer=footer)
+    report = nightly_report(tmp_path)
+    assert report.exit_code == 1
+    assert report.changed == (FactChange("driver", "550", "580"), FactChange("TensorRT", "8.6.0", "8.6.1"))
+    assert report.to_dict()["changed"][0] == {"what": "driver", "before": "550", "now": "580"}
+    write_night(tmp_path, 6, 2e-3, facts={**H200, "driver": "580", "tensorrt": "8.6.1"}, footer=footer)
+    assert nightly_report(tmp_path).changed == (), "it is told on the night that it came"
 
 
 def test_the_first_night_has_nothing_before_it(tmp_path: Path) -> None:

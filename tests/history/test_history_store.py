@@ -18,7 +18,7 @@ import pytest
 import harness
 from harness.errors import HistoryError
 from harness.history.schema import COLUMNS, LATER, METADATA_KEY, NAMES, NEEDED, arrow_schema
-from harness.history.store import RunWriter, interrupted, list_newest, list_runs, opened
+from harness.history.store import HistoryWarning, RunWriter, interrupted, list_newest, list_runs, opened
 
 PLAN: dict[str, Any] = {
     "releases": ["old", "new"],
@@ -124,7 +124,7 @@ def test_an_interrupted_run_keeps_what_it_had(tmp_path: Path) -> None:
     (info,) = list_runs(tmp_path)
     assert not info.finished
     assert list(harness.load_history(tmp_path)["case"]) == ["a"]
-    assert interrupted(tmp_path) == run
+    assert interrupted(tmp_path, PLAN) == run
 
 
 def test_a_resumed_run_goes_on_and_becomes_one_file(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_resumed_run_goes_on_and_becomes_one_file(tmp_path: Path) -> None:
     assert [info.finished for info in list_runs(tmp_path)] == [True]
     assert list(harness.load_history(tmp_path)["case"]) == ["a", "b"]
     with pytest.raises(HistoryError, match="no interrupted run"):
-        interrupted(tmp_path)
+        interrupted(tmp_path, PLAN)
 
 
 def test_another_matrix_is_not_resumed(tmp_path: Path) -> None:
@@ -154,7 +154,30 @@ def test_of_several_interrupted_runs_the_newest_is_resumed(tmp_path: Path) -> No
         parts = tmp_path / f"2026010{day}T000000000Z-000000.parts"
         parts.mkdir()
         (parts / "plan.json").write_text(json.dumps(PLAN))
-    assert interrupted(tmp_path) == "20260103T000000000Z-000000"
+    assert interrupted(tmp_path, PLAN) == "20260103T000000000Z-000000"
+
+
+def test_of_several_interrupted_jobs_the_newest_of_the_same_plan_is_resumed(tmp_path: Path) -> None:
+    first, others = interrupt(tmp_path), {**PLAN, "releases": ["a", "b"]}
+    with contextlib.suppress(KeyboardInterrupt), RunWriter(tmp_path, others) as writer:
+        writer.write("a", [row("a")])
+        raise KeyboardInterrupt
+    with opened(tmp_path, PLAN, resume=True) as again:
+        assert again.run == first
+    with opened(tmp_path, others, resume=True) as again:
+        assert again.run == writer.run
+    with (
+        pytest.raises(HistoryError, match="something else: repeats changed"),
+        opened(tmp_path, {**others, "repeats": 1}, resume=True),
+    ):
+        pass
+
+
+def test_a_part_says_what_it_was_made_from(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, PLAN) as writer:
+        writer.write("a", [row("a")], {"model": "abc", "inputs": None})
+        writer.write("b", [row("b")])
+        assert [writer.asked(part) for part in ("a", "b")] == [{"model": "abc", "inputs": None}, {}]
 
 
 def test_a_finished_run_whose_parts_are_still_there_is_read_once(tmp_path: Path) -> None:
@@ -183,16 +206,66 @@ def test_a_run_that_is_being_written_is_not_resumed(tmp_path: Path) -> None:
             pass
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    run = write_run(tmp_path, "a")
-    path = tmp_path / f"{run}.parquet"
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(HistoryError, match=run):
-        list_runs(tmp_path)
-    path.unlink()
-    path.write_text("no parquet")
-    with pytest.raises(HistoryError, match="no file of the history"):
-        list_runs(tmp_path)
+def damage(folder: Path, how: str) -> Path:
+    """Write a run with the case `lost` and damage its file."""
+    path = folder / f"{write_run(folder, 'lost')}.parquet"
+    table = pq.read_table(path)
+    if how == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "foreign":
+        pq.write_table(table.replace_schema_metadata({}), path)
+    elif how == "newer":
+        described = json.loads(table.schema.metadata[METADATA_KEY]) | {"schema": "harness.history/2"}
+        pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(described)}), path)
+    else:
+        pq.write_table(table.drop_columns(["p99_ulp"]), path)
+    return path
+
+
+DAMAGES = {
+    "cut": "is no file of the history",
+    "empty": "is no file of the history",
+    "foreign": "is no file of the history",
+    "newer": "has the schema harness.history/2, and this version of harness reads harness.history/1",
+    "lacking": "lacks the column 'p99_ulp'",
+}
+
+
+@pytest.mark.parametrize(("how", "message"), DAMAGES.items())
+def test_a_damaged_file_is_an_error_if_it_is_asked_for_and_passed_over_among_others(
+    tmp_path: Path, how: str, message: str
+) -> None:
+    write_run(tmp_path, "kept")
+    path = damage(tmp_path, how)
+    with pytest.raises(HistoryError, match=f"{path.name}: .*{message}"):
+        harness.load_history(path)
+    with pytest.warns(HistoryWarning, match=f"{path.name}: .*{message}.*: passed over") as told:
+        assert list(harness.load_history(tmp_path)["case"]) == ["kept"]
+    assert len(told) == 1
+
+
+def test_a_file_that_another_tool_wrote_again_has_the_types_of_the_others(tmp_path: Path) -> None:
+    path = tmp_path / f"{write_run(tmp_path, 'a')}.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("case")
+    pq.write_table(table.set_column(place, "case", table["case"].cast("string")), path)
+    write_run(tmp_path, "b")
+    assert list(harness.load_history(tmp_path)["case"]) == ["a", "b"]
+
+
+def test_a_file_is_read_without_a_look_at_its_neighbours(tmp_path: Path) -> None:
+    path = tmp_path / f"{write_run(tmp_path, 'kept')}.parquet"
+    damage(tmp_path, "empty")
+    assert list(harness.load_history(path)["case"]) == ["kept"]
+    assert interrupt(tmp_path) == interrupted(tmp_path, PLAN)
+
+
+def test_a_folder_of_something_else_is_no_interrupted_run(tmp_path: Path) -> None:
+    (tmp_path / "spare.parts").mkdir()
+    (tmp_path / "spare.parts" / "plan.json").write_text("[]")
+    assert list_runs(tmp_path) == []
 
 
 def test_the_newest_runs_of_a_release_are_found_from_the_end(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from page_reader import Page
 from rich.console import Console
 
 from harness.history import DriftVerdict, Status
+from harness.history.machines import FactChange
 from harness.history.report import DriftReport
 from harness.report.drift_annotations import annotate, annotation
 from harness.report.drift_console import print_drift
@@ -21,6 +24,7 @@ from harness.report.drift_markdown import drift_markdown
 from harness.report.drift_page import drift_page
 from harness.report.drift_view import explain
 from harness.report.drift_words import answer, summary
+from harness.report.markdown import escape
 
 PAIR = ("old", "new")
 
@@ -142,6 +146,25 @@ def test_the_console_keeps_to_its_width_but_for_what_is_pasted(report: DriftRepo
     for line in console_text(report, width).splitlines():
         wide = line.startswith(("  go on", "2 of 7", "6 cases"))
         assert wide or len(line) <= width
+
+
+def test_console_markdown_and_page_say_which_run_it_is_and_of_when(report: DriftReport) -> None:
+    dated = replace(report, time=datetime.datetime(2026, 1, 31, 2, 3, 4, tzinfo=datetime.UTC))
+    line = "Run 20260131T020304512Z-1f9a3c of 2026-01-31 02:03 UTC"
+    assert console_text(dated).splitlines()[-3] == line
+    assert line in drift_markdown(dated).splitlines()
+    assert f'<p class="faint">{line}</p>' in drift_page(dated)
+
+
+def test_console_markdown_and_page_say_what_the_night_before_did_not_run_on(report: DriftReport) -> None:
+    driver = FactChange("driver", "550", "580")
+    told = replace(report, changed=(driver, FactChange("ONNX Runtime", "1.20", "1.<21>")))
+    line = "Changed since the night before: driver 550 {0} 580, ONNX Runtime 1.20 {0} 1.{1}21{2}"
+    assert line.format("→", "<", ">") in console_text(told).splitlines()
+    assert escape(line.format("→", "<", ">")) in drift_markdown(told).splitlines()
+    assert f"<p>{line.format('→', '&lt;', '&gt;')}</p>" in drift_page(told)
+    for text in (console_text(report), drift_markdown(report), drift_page(report)):
+        assert "Changed since" not in text
 
 
 def test_brief_leaves_out_the_table(report: DriftReport) -> None:
