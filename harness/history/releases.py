@@ -209,6 +209,7 @@ class _Reader:
             faithful=(_faithful(before), _faithful(after)),
             waived=waived,
             structure=tuple(compare_structures(_structures(before), _structures(after))),
+            structured=(bool(_structures(before)), bool(_structures(after))),
             command=continuation(path or case, _inputs(rows), precision, self.pair.new),
             errors=errors,
             builds=self._builds(key, before, after, found),

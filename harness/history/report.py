@@ -145,6 +145,7 @@ def _run(run: RunDrift) -> dict[str, Any]:
         if run.waived is None
         else {**asdict(run.waived), "expires": run.waived.expires.isoformat()},
         "structure": [{**asdict(change), "change": change.change.value} for change in run.structure],
+        "structured": list(run.structured),
         "command": run.command,
         "errors": list(run.errors),
         "fails_on": run.builds.fails_on.value,

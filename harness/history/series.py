@@ -12,6 +12,7 @@ import pandas as pd
 
 from harness.errors import HistoryError
 from harness.history.judgement import codes_of
+from harness.history.nights import with_last_structures
 from harness.history.noise import Floors
 from harness.history.releases import Pair, Waivers, compare_pair, merge
 from harness.history.report import NO_RUN_BEFORE, DriftReport
@@ -116,7 +117,8 @@ def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: s
     frame = table.to_pandas()
     sides: Any = np.repeat([0, 1], sizes)
     frame["side"] = pd.Categorical.from_codes(sides, dtype=pd.CategoricalDtype([old, release]))
-    return frame[_same_question(frame, sizes[1])].reset_index(drop=True)
+    frame = frame[_same_question(frame, sizes[1])].reset_index(drop=True)
+    return with_last_structures(frame, before, old)
 
 
 def _same_question(frame: pd.DataFrame, newest: int) -> np.ndarray:

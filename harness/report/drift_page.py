@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from harness.history.outcome import RunDrift, Status
 from harness.history.report import DriftReport
-from harness.history.schema import ENGINE, LAYER
+from harness.history.schema import LAYER
 from harness.report.drift_dots import engines_figure, outputs_figure
+from harness.report.drift_engines import engines_line, not_compared
 from harness.report.drift_growth import growth_figure
 from harness.report.drift_series import series_figure, steps_table
 from harness.report.drift_tables import (
@@ -104,6 +105,7 @@ def drift_page(
         .render(
             report=report,
             answer=answer(report),
+            engines_line=engines_line(report),
             summary=summary(report, seconds),
             tone=tone_of(report),
             facts=_facts(report),
@@ -118,7 +120,8 @@ def drift_page(
             tensors=tensors_table(report, MOST_TENSORS),
             unmeasured=bool(unmeasured_layers(report.tensors).any()),
             structure=structure_table(ordered, MOST_CHANGES),
-            has_structure=_has_structure(report),
+            has_structure=any(all(run.structured) for run in report.runs),
+            not_compared=not_compared(report),
             engines=engines_table(report),
             engines_picture=_picture(report, "engines", ordered) if len(engines) else None,
             series=report.series,
@@ -248,10 +251,3 @@ def _facts(report: DriftReport) -> dict[str, str]:
             gpu = f" on {facts['gpu']}" if facts.get("gpu") else ""
             found[name] = f": TensorRT {facts['tensorrt']}{gpu}"
     return found
-
-
-def _has_structure(report: DriftReport) -> bool:
-    records = report.records
-    if "structure" not in records:
-        return False
-    return bool(records.loc[records["kind"] == ENGINE, "structure"].notna().any())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from harness.history.noise import Floors
 from harness.history.series import nightly_report, series_of
 from harness.history.steps import MIN_NIGHTS
 from harness.history.store import RunWriter
+from harness.history.structure import Change
 
 STREAM = np.random.default_rng(3)
 
@@ -180,3 +182,33 @@ def test_a_single_release_can_be_held_against_its_earlier_nights(tiny_cases, tmp
     assert "nothing to compare" in night("emulator:fp16").runs[0].reason
     assert night("emulator:fp16").runs[0].verdict is DriftVerdict.SAME
     assert night("emulator:fp16").old == "the 2 runs before"
+
+
+def built(*groups: str) -> str:
+    """The structure of an engine with a layer for each group of nodes, `t0+t1`."""
+    layers = [{"name": group, "onnx_nodes": group.split("+"), "tactic": "7"} for group in groups]
+    return json.dumps(layers)
+
+
+def test_a_fusion_that_is_gone_tonight_is_told_against_the_last_night_that_was_judged(tmp_path: Path) -> None:
+    errors = noisy(4)
+    write_night(tmp_path, 0, errors[0], structure=built("t0", "t1", "y"))
+    write_night(tmp_path, 1, errors[1], structure=built("t0+t1", "y"))
+    write_night(tmp_path, 2, errors[2], structure=None, verdict="error", reason="no engine")
+    write_night(tmp_path, 3, errors[3], structure=built("t0", "t1", "y"))
+    report = nightly_report(tmp_path)
+    (run,) = report.runs
+    assert run.structured == (True, True)
+    (change,) = run.structure
+    assert (change.change, change.nodes) == (Change.FUSION_VANISHED, ("t0", "t1"))
+    assert (change.old_builds, change.new_builds) == ("1 of 1", "1 of 1")
+    engines = report.records[report.records["structure"].notna()]
+    assert len(engines) == 2, "the layers of the other nights are not read"
+
+
+def test_nights_without_layers_of_engines_say_that_these_were_not_compared(tmp_path: Path) -> None:
+    errors = noisy(2)
+    write_night(tmp_path, 0, errors[0])
+    write_night(tmp_path, 1, errors[1], structure=built("t0", "y"))
+    report = nightly_report(tmp_path)
+    assert (report.runs[0].structured, report.runs[0].structure) == ((False, True), ())
