@@ -10,6 +10,7 @@ from harness.history.judgement import DriftVerdict
 from harness.history.outcome import RunDrift, Status
 from harness.history.report import DriftReport, statuses
 from harness.history.telling import tell_ratio
+from harness.report.drift_engines import engines_moved
 from harness.report.words import Look, count, duration, middle
 
 DRIFT_LOOKS = {
@@ -166,19 +167,20 @@ def _judged(run: RunDrift) -> bool:
 def _calm(report: DriftReport, where: str) -> str:
     """What is said where nothing that could be judged drifted to the worse."""
     compared = [run for run in report.runs if _judged(run)]
+    nothing = "No error" if engines_moved(report) else "Nothing"
     moved = [run for run in compared if run.verdict in (DriftVerdict.BETTER, DriftVerdict.FIXED)]
     if waived := statuses(report.runs)[Status.XFAIL]:
-        return f"Nothing drifted to the worse {where} but for {count(waived, 'waived run')}"
+        return f"{nothing} drifted to the worse {where} but for {count(waived, 'waived run')}"
     if moved:
-        return f"Nothing drifted to the worse {where}, {count(len(moved), 'run')} to the better"
+        return f"{nothing} drifted to the worse {where}, {count(len(moved), 'run')} to the better"
     if not compared:
         if report.first_night:
             return f"The first run {where} in this history: later ones will be held against it"
         why = next((run.reason for run in report.runs if run.reason), "there are no runs")
         return f"Nothing could be compared: {why}"
     if all(run.verdict is DriftVerdict.SAME for run in compared):
-        return f"Nothing moved {where}: all values have the same bits"
-    return f"Nothing moved beyond noise {where}"
+        return f"{nothing} moved {where}: all values have the same bits"
+    return f"{nothing} moved beyond noise {where}"
 
 
 def summary(report: DriftReport, seconds: float | None = None) -> str:
