@@ -27,10 +27,12 @@ from harness.report.drift_tables import (
 from harness.report.drift_view import explain, has_moved, has_stopped, is_remarkable
 from harness.report.drift_words import (
     DRIFT_LOOKS,
+    STALE,
     STATUS_LOOKS,
     answer,
     both_sides,
     fails,
+    is_stale,
     look_of,
     remarks,
     short,
@@ -232,6 +234,7 @@ def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
         _Tile(sum(run.status is status for run in report.runs), look.word, look.tone)
         for status, look in reversed(STATUS_LOOKS.items())
     ]
+    tiles.append(_Tile(sum(map(is_stale, report.runs)), STALE.word, STALE.tone))
     for verdict, look in reversed(DRIFT_LOOKS.items()):
         runs = [run for run in report.runs if run.verdict is verdict and run.status not in STATUS_LOOKS]
         healthy = all(look_of(run).tone == look.tone for run in runs)

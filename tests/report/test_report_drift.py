@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,53 @@ def test_an_error_of_both_releases_is_told_from_one_that_came_with_the_newer() -
         ("error", "old: no engine for it"), ("", "segmentation fault"),
         ("error", "new: no engine for it"), ("", "segmentation fault"),
     ]  # fmt: skip
+
+
+def test_only_releases_that_drifted_are_named() -> None:
+    three = ("old", "mid", "new")
+    report = drift_report(
+        run_rows("a", "fp16", three, factor=3.0), run_rows("b", "fp16", three), releases=three
+    )
+    assert answer(report) == "1 of 4 runs drifted to the worse on new."
+
+
+def lost_build(factor: float, **facts: object) -> DriftReport:
+    """A run of which build 1 of the newer release failed; the others are `factor` times worse."""
+    rows = run_rows("net", "fp16", PAIR, factor=factor, **facts)  # type: ignore[arg-type]
+    lost = [row for row in rows if row["release"] == "new" and row["build"] == 1]
+    for row in lost:
+        if row["kind"] == "engine":
+            row |= {"verdict": "error", "reason": "no engine"}
+        else:
+            rows.remove(row)
+    return drift_report(rows)
+
+
+def test_a_drift_in_the_builds_that_could_be_judged_is_told_beside_those_that_failed() -> None:
+    worse = lost_build(50.0, failing=True)
+    assert (
+        answer(worse) == "1 of 1 run drifted to the worse on new, a new failure; builds of 1 of 1 run failed."
+    )
+    assert summary(worse).startswith("1 case, 1 run: 1 ERROR (1 NEW FAILURE in other builds); ")
+    calm = lost_build(1.0)
+    assert answer(calm) == "Nothing moved beyond noise on new; builds of 1 of 1 run failed."
+    assert (worse.exit_code, calm.exit_code) == (3, 3)
+
+
+def test_a_baseline_of_another_model_is_said_to_be_that() -> None:
+    report = drift_report(run_rows("calm", "fp16", PAIR), engine_rows("new", case="other"))
+    why = "the model is another one than when the baseline was written"
+    runs = [
+        replace(run, status=Status.FAIL, reason=f"{why}; --baseline-update writes one")
+        if run.case == "other"
+        else run
+        for run in report.runs
+    ]
+    report = replace(report, runs=tuple(runs))
+    assert answer(report) == f"Nothing moved beyond noise on new; 1 of 2 runs not compared: {why}."
+    assert summary(report).startswith("2 cases, 2 runs: 1 within noise, 1 STALE BASELINE; ")
+    assert "1 STALE BASELINE" in Page(drift_page(report)).text
+    assert answer(replace(report, runs=tuple(runs[1:]))) == f"1 of 1 run not compared: {why}."
 
 
 def test_a_waived_drift_is_said(report: DriftReport) -> None:
@@ -265,7 +313,7 @@ def test_three_releases_share_a_page() -> None:
     reader = Page(drift_page(report))
     assert "case fp16 · b fp16 · c" in reader.text
     assert "| fp16 | `c` |" in drift_markdown(report)
-    assert "1 of 4 runs drifted to the worse on b and c." in reader.text
+    assert "1 of 4 runs drifted to the worse on c." in reader.text
 
 
 def test_a_page_of_nothing_but_errors_or_of_a_single_build() -> None:
