@@ -1,17 +1,21 @@
-"""What the newest night is held against besides errors: the engines of the last night before it that has them."""
+"""What the newest night is held against besides errors: the engines and the list of cases of the last night before."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
+from harness.history.outcome import RunDrift
 from harness.history.schema import ENGINE, MISTAKE
 from harness.history.store import RunInfo, read_runs
 from harness.judge.results import Verdict
 
 _UNJUDGED = (Verdict.ERROR.value, Verdict.SKIP.value, MISTAKE)
+_ASKED = ("model_sha256", "case_sha256")
+Key = tuple[str, str]
 _KEY = ("run", "case", "precision", "release", "build")
 
 
@@ -49,3 +53,59 @@ def _known(rows):  # pyarrow comes without types
     import pyarrow.compute as pc
 
     return pc.and_(pc.equal(rows["kind"], ENGINE), pc.is_valid(rows["structure"]))
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What the newest night does not compare although the last one before had it.
+
+    Args:
+        missing: cases and precisions that it has not, not even as skipped.
+        runs: the runs; those that are held against nothing say why.
+    """
+
+    missing: tuple[Key, ...]
+    runs: tuple[RunDrift, ...]
+
+
+def find_lost(runs: Sequence[RunDrift], frame: pd.DataFrame, before: Sequence[RunInfo], release: str) -> Lost:
+    """Hold the runs of the newest night against the list of those of the last night before.
+
+    Args:
+        runs: what came of the newest night.
+        frame: rows with `side`, which is `release` for the newest night.
+        before: the nights before.
+        release: the release of both.
+    """
+    columns = ("case", "precision", "release", "kind", "verdict", *_ASKED)
+    rows = read_runs(before[-1:], columns).to_pandas()
+    then = _asked(rows[(rows["release"] == release) & (rows["verdict"] != Verdict.SKIP.value)])
+    now = _asked(frame[frame["side"] == release])
+    if not then:
+        return Lost((), tuple(runs))
+    return Lost(
+        tuple(key for key in then if key not in now),
+        tuple(replace(run, reason=_why(run, then, now)) for run in runs),
+    )
+
+
+def _asked(rows: pd.DataFrame) -> dict[Key, tuple[str, ...]]:
+    """By case and precision, the hashes of what was asked."""
+    engines = rows[rows["kind"] == ENGINE]
+    keys = zip(*(engines[name].astype(str) for name in ("case", "precision")), strict=True)
+    hashes = zip(*(engines[name].astype(str) for name in _ASKED), strict=True)
+    return dict(zip(keys, hashes, strict=True))
+
+
+def _why(run: RunDrift, then: Mapping[Key, tuple[str, ...]], now: Mapping[Key, tuple[str, ...]]) -> str:
+    """The reason of a run; of one that was held against nothing, what sets it apart from the last night."""
+    key = (run.case, run.precision.value)
+    if run.verdict is not None or run.errors or key not in now:
+        return run.reason
+    if key not in then:
+        return "it was not in the run before"
+    # the hash of a case is made of that of its model, too
+    for what, old, new in zip(("model", "case"), then[key], now[key], strict=True):
+        if old != new:
+            return f"the {what} is another one than in the run before"
+    return run.reason

@@ -42,6 +42,7 @@ class DriftReport:
         files: the files of the history that it was made from.
         series: the errors of the outputs night by night, where nights are compared.
         written: the baselines that were rewritten.
+        missing: case and precision of runs that the older side had and the newest run has not, not even as skipped.
     """
 
     run: str
@@ -58,6 +59,7 @@ class DriftReport:
     files: tuple[str, ...] = ()
     series: tuple[Series, ...] = ()
     written: tuple[str, ...] = ()
+    missing: tuple[tuple[str, str], ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -117,6 +119,7 @@ class DriftReport:
             },
             "exit_code": self.exit_code,
             "runs": [_run(run) for run in self.runs],
+            "missing": [{"case": case, "precision": precision} for case, precision in self.missing],
             "engines": self.engines.to_dict("records"),
             "moved": moved.to_dict("records"),
             "steps": [step for series in self.series for step in _steps(series)],

@@ -12,7 +12,7 @@ import pandas as pd
 
 from harness.errors import HistoryError
 from harness.history.judgement import codes_of
-from harness.history.nights import with_last_structures
+from harness.history.nights import find_lost, with_last_structures
 from harness.history.noise import Floors
 from harness.history.releases import Pair, Waivers, compare_pair, merge
 from harness.history.report import NO_RUN_BEFORE, DriftReport
@@ -85,12 +85,14 @@ def nightly_report(
             )
         ]
     )
+    lost = find_lost(comparison.runs, records, before, release)
     outputs = records[(records["kind"] == OUTPUT).to_numpy()]
     return DriftReport(
         run=newest.run,
         old=old,
         releases=(old, release),
-        runs=comparison.runs,
+        runs=lost.runs,
+        missing=lost.missing,
         tensors=comparison.tensors,
         engines=comparison.engines,
         records=records,

@@ -11,6 +11,7 @@ from rich.text import Text
 from harness.history.outcome import RunDrift
 from harness.history.report import DriftReport
 from harness.report.console import is_plain
+from harness.report.drift_coverage import coverage_lines
 from harness.report.drift_engines import engines_line
 from harness.report.drift_view import explain, first_origin, is_remarkable
 from harness.report.drift_words import answer, look_of, remarks, short, summary, title, tone_of, verdict_text
@@ -43,6 +44,8 @@ def print_drift(
         console.print(Text(f"and {len(remarkable) - MOST_EXPLAINED} runs more: see --html or --json\n"))
     _print_steps(console, report, plain)
     console.print(Text(answer(report), style=_STYLES[tone_of(report)]), soft_wrap=True)
+    for label, text in coverage_lines(report):
+        console.print(Text.assemble((label, "yellow"), f" {text}"), soft_wrap=True)
     if engines := engines_line(report):
         console.print(Text(engines, style="yellow"), soft_wrap=True)
     console.print(Text(summary(report, seconds)), soft_wrap=True)

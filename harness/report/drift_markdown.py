@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from harness.history.outcome import RunDrift
 from harness.history.report import DriftReport
+from harness.report.drift_coverage import coverage_lines
 from harness.report.drift_engines import engines_line
 from harness.report.drift_tables import Cell, engines_table, structure_table
 from harness.report.drift_view import explain, first_origin, is_remarkable
@@ -25,6 +26,8 @@ def drift_markdown(report: DriftReport, *, seconds: float | None = None) -> str:
     ordered = report.worst_first()
     several = len(report.newer) > 1
     lines = [f"## {escape(answer(report))}", ""]
+    lines += [f"- {label}: {escape(text)}" for label, text in coverage_lines(report)]
+    lines += [""] if lines[-1] else []
     if engines := engines_line(report):
         lines += [escape(engines), ""]
     lines += [escape(summary(report, seconds)), ""]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from harness.history.outcome import RunDrift, Status
 from harness.history.report import DriftReport
 from harness.history.schema import LAYER
+from harness.report.drift_coverage import coverage_lines, is_idle, missing_text
 from harness.report.drift_dots import engines_figure, outputs_figure
 from harness.report.drift_engines import engines_line, not_compared
 from harness.report.drift_growth import growth_figure
@@ -107,6 +108,7 @@ def drift_page(
         .render(
             report=report,
             answer=answer(report),
+            uncovered=coverage_lines(report),
             engines_line=engines_line(report),
             summary=summary(report, seconds),
             tone=tone_of(report),
@@ -239,6 +241,11 @@ def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
         runs = [run for run in report.runs if run.verdict is verdict and run.status not in STATUS_LOOKS]
         healthy = all(look_of(run).tone == look.tone for run in runs)
         tiles.append(_Tile(len(runs), look.word, look.tone if healthy else "quiet"))
+    idle = sum(is_idle(run) and run.status is Status.PASS for run in report.runs)
+    tiles.append(_Tile(idle, "not compared", "calm"))
+    if report.missing:
+        amount, _, what = missing_text(report).partition(" ")
+        tiles.append(_Tile(int(amount.replace(",", "")), f"{what} missing", "calm"))
     total, expected = standing_failures(report)
     side = both_sides(report)
     tiles.append(_Tile(total - expected, f"fail {side}", "bad"))

@@ -11,6 +11,7 @@ from harness.history.judgement import WORSENED, DriftVerdict
 from harness.history.outcome import RunDrift, Status
 from harness.history.report import DriftReport, statuses
 from harness.history.telling import tell_ratio
+from harness.report.drift_coverage import coverage_text, has_lost
 from harness.report.drift_engines import engines_moved
 from harness.report.words import Look, count, duration, middle
 
@@ -120,15 +121,17 @@ def answer(report: DriftReport) -> str:
     if stale:
         told.append(_stale(report, stale))
     told += _stopped(report, stopped, told)
+    told += filter(None, [coverage_text(report)])
     told += _failing(report)
     return f"{'; '.join(told)}."
 
 
 def tone_of(report: DriftReport) -> str:
-    """The tone of the answer: `bad` for what the exit status is not 0 for, `calm` where something else fails."""
+    """The tone of the answer: `bad` where the exit status is not 0, `calm` where something fails or is missing."""
     if report.exit_code:
         return "bad"
-    return "calm" if any(fails(run) and run.fails_unexpectedly for run in report.runs) else "good"
+    failing = any(fails(run) and run.fails_unexpectedly for run in report.runs)
+    return "calm" if failing or has_lost(report) else "good"
 
 
 def standing_failures(report: DriftReport) -> tuple[int, int]:

@@ -212,3 +212,33 @@ def test_nights_without_layers_of_engines_say_that_these_were_not_compared(tmp_p
     write_night(tmp_path, 1, errors[1], structure=built("t0", "y"))
     report = nightly_report(tmp_path)
     assert (report.runs[0].structured, report.runs[0].structure) == ((False, True), ())
+
+
+def write_cases(folder: Path, night: int, cases: dict[str, str], skipped: tuple[str, ...] = ()) -> None:
+    """A night of several cases, each with the hash of its model."""
+    run = f"2026010{night + 1}T020000Z-000000"
+    with RunWriter(folder, {"releases": ["trt"], "repeats": 1, "cases": list(cases)}) as writer:
+        writer.run = run
+        writer.parts = folder / f"{run}.parts"
+        writer.parts.mkdir()
+        for case, model in cases.items():
+            asked = {"case": case, "model_sha256": model, "case_sha256": "a", "run": run}
+            rows = engine_rows("trt", 1, **asked, **({"verdict": "skip"} if case in skipped else {}))
+            rows = [{**row, "error": None} for row in rows]
+            if case not in skipped:
+                rows += tensor_rows("trt", [1e-3], hashes=[f"{run}{case}"], **asked)
+            writer.write(case, rows)
+        writer.finish({})
+
+
+def test_what_the_last_night_had_and_tonight_has_not_is_told(tmp_path: Path) -> None:
+    write_cases(tmp_path, 0, {"calm": "m", "older": "m"})
+    write_cases(tmp_path, 1, {"calm": "m", "gone": "m", "idle": "m", "changed": "m", "off": "m"}, ("off",))
+    write_cases(tmp_path, 2, {"calm": "m", "idle": "m", "changed": "n", "added": "m"}, ("idle",))
+    report = nightly_report(tmp_path)
+    assert report.missing == (("gone", "fp16"),), "what was skipped before is no loss"
+    assert report.to_dict()["missing"] == [{"case": "gone", "precision": "fp16"}]
+    reasons = {run.case: run.reason for run in report.runs if run.verdict is None}
+    assert reasons["changed"] == "the model is another one than in the run before"
+    assert reasons["added"] == "it was not in the run before"
+    assert report.exit_code == 0
