@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from harness.history.baselined import Found
 
 HISTORY = Path("reports/history")
+REFUSED = "no baseline is written, as builds failed"
 
 
 def drift(
@@ -119,7 +120,7 @@ def held_against_baselines(
     """The run `info` of one release held against its golden baselines; with `update`, they are rewritten after."""
     import pandas as pd
 
-    from harness.history.baselined import baseline_rows, describe, find_baselines, update_baselines
+    from harness.history.baselined import baseline_rows, describe, find_baselines, is_broken, update_baselines
 
     (release,) = info.releases
     records = to_frame(read_runs([info])).assign(side=release)
@@ -132,8 +133,13 @@ def held_against_baselines(
         both = pd.concat([before.assign(side=old).astype(object), records.astype(object)], ignore_index=True)
         report = _alone(info, both.infer_objects(), old, floors, waivers)
     notes = {(item.case, item.precision): item for item in found}
-    advice = "it is written now" if update else "--baseline-update writes one"
-    noted = (_noted(run, notes.get((run.case, run.precision.value)), advice) for run in report.runs)
+    noted = []
+    for run in report.runs:
+        refused = update and is_broken(run)
+        advice = "it is written now" if update and not refused else "--baseline-update writes one"
+        run = _noted(run, notes.get((run.case, run.precision.value)), advice)
+        remark = f"{run.reason}; {REFUSED}" if refused else run.reason
+        noted.append(replace(run, reason=remark))
     report = replace(report, runs=tuple(noted))
     if update:
         written = update_baselines(records, found, report.runs, command=info.command)

@@ -19,7 +19,7 @@ from harness.golden.baselines import (
     sm_of,
 )
 from harness.history.judgement import DriftVerdict
-from harness.history.outcome import RunDrift
+from harness.history.outcome import RunDrift, Status
 from harness.history.schema import ENGINE, NAMES, OUTPUT
 
 BASELINE = "baseline"
@@ -91,7 +91,8 @@ def update_baselines(
 ) -> list[Path]:
     """Write the baselines that are missing, of another case or model, or that the release drifted from.
 
-    One that the release agrees with stays as it is: who updates on another day leaves no noise behind.
+    One that the release agrees with stays as it is: who updates on another day leaves no noise behind. None is written
+    of builds of which some failed: they would be too few, or those of a release that does not work.
 
     Returns:
         The files written.
@@ -106,12 +107,19 @@ def update_baselines(
         moved = run is not None and run.verdict is not None and run.verdict not in _CALM
         if item.store is None or not (item.baseline is None or item.stale or moved):
             continue
+        if run is not None and is_broken(run):
+            continue
         rows = records[(records["case"] == item.case) & (records["precision"] == item.precision)]
         fresh = _baseline(rows, command)
         if fresh is not None:
             because = item.stale or (run.reason if run is not None else "")
             written.append(item.store.write(fresh.replacing(item.baseline, because)))
     return written
+
+
+def is_broken(run: RunDrift) -> bool:
+    """Whether builds of a run failed, so that it makes no baseline."""
+    return bool(run.errors) and run.status is not Status.SKIP
 
 
 def _engines(records: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:

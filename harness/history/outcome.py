@@ -102,6 +102,7 @@ class RunDrift:
         faithful: whether observing left the engines alone: of the older and of the newer release.
         waived: the waiver that speaks of it.
         structure: what changed in the engine.
+        structured: whether the layers of any engine are known, of the older and of the newer side.
         command: what goes on from here; empty where nothing does.
         errors: what kept builds from being judged.
         builds: what came of each build that could be judged.
@@ -121,6 +122,7 @@ class RunDrift:
     faithful: tuple[bool | None, bool | None] = (None, None)
     waived: Waived | None = None
     structure: tuple[StructureChange, ...] = ()
+    structured: tuple[bool, bool] = (False, False)
     command: str = ""
     errors: tuple[str, ...] = ()
     builds: Builds = field(default_factory=Builds)

@@ -209,6 +209,7 @@ class _Reader:
             faithful=(_faithful(before), _faithful(after)),
             waived=waived,
             structure=tuple(compare_structures(_structures(before), _structures(after))),
+            structured=(bool(_structures(before)), bool(_structures(after))),
             command=continuation(path or case, _inputs(rows), precision, self.pair.new),
             errors=errors,
             builds=self._builds(key, before, after, found),
@@ -258,7 +259,11 @@ class _Reader:
         """Which engines were built less often than was asked for."""
         for release, rows in ((self.pair.old, before), (self.pair.new, after)):
             if self.repeats is not None and 0 < len(rows) < self.repeats:
-                yield f"{release}: {len(rows)} of {self.repeats} builds within the time limit"
+                limited = (
+                    rows is after or self.pair.distances
+                )  # else they are of another run, and why is unknown
+                why = " within the time limit" if limited else ""
+                yield f"{release}: {len(rows)} of {self.repeats} builds{why}"
 
     def _judged(self, key: Key) -> list[tuple[str, TensorDrift]]:
         if key not in self._tensors:

@@ -44,6 +44,7 @@ class DriftReport:
         series: the errors of the outputs night by night, where nights are compared.
         written: the baselines that were rewritten.
         changed: what the night ran on and the night before did not, where nights are compared.
+        missing: case and precision of runs that the older side had and the newest run has not, not even as skipped.
     """
 
     run: str
@@ -61,6 +62,7 @@ class DriftReport:
     series: tuple[Series, ...] = ()
     written: tuple[str, ...] = ()
     changed: tuple[FactChange, ...] = ()
+    missing: tuple[tuple[str, str], ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -120,6 +122,7 @@ class DriftReport:
             },
             "exit_code": self.exit_code,
             "runs": [_run(run) for run in self.runs],
+            "missing": [{"case": case, "precision": precision} for case, precision in self.missing],
             "engines": self.engines.to_dict("records"),
             "moved": moved.to_dict("records"),
             "changed": [asdict(change) for change in self.changed],
@@ -149,6 +152,7 @@ def _run(run: RunDrift) -> dict[str, Any]:
         if run.waived is None
         else {**asdict(run.waived), "expires": run.waived.expires.isoformat()},
         "structure": [{**asdict(change), "change": change.change.value} for change in run.structure],
+        "structured": list(run.structured),
         "command": run.command,
         "errors": list(run.errors),
         "fails_on": run.builds.fails_on.value,

@@ -13,6 +13,7 @@ import pandas as pd
 from harness.errors import HistoryError
 from harness.history.judgement import codes_of
 from harness.history.machines import FactChange, changes_between, facts_of, on_same_gpu
+from harness.history.nights import find_lost, with_last_structures
 from harness.history.noise import Floors
 from harness.history.releases import Pair, Waivers, compare_pair, merge
 from harness.history.report import NO_RUN_BEFORE, DriftReport
@@ -89,12 +90,14 @@ def nightly_report(
             )
         ]
     )
+    lost = find_lost(comparison.runs, records, before, release)
     outputs = records[(records["kind"] == OUTPUT).to_numpy()]
     return DriftReport(
         run=newest.run,
         old=old,
         releases=(old, release),
-        runs=comparison.runs,
+        runs=lost.runs,
+        missing=lost.missing,
         tensors=comparison.tensors,
         engines=comparison.engines,
         records=records,
@@ -149,7 +152,8 @@ def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: s
     frame = table.to_pandas()
     sides: Any = np.repeat([0, 1], sizes)
     frame["side"] = pd.Categorical.from_codes(sides, dtype=pd.CategoricalDtype([old, release]))
-    return frame[_same_question(frame, sizes[1])].reset_index(drop=True)
+    frame = frame[_same_question(frame, sizes[1])].reset_index(drop=True)
+    return with_last_structures(frame, before, old)
 
 
 def _same_question(frame: pd.DataFrame, newest: int) -> np.ndarray:

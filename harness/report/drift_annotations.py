@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.case.document import read_document
 from harness.history.outcome import RunDrift, Status
 from harness.history.report import DriftReport
+from harness.report.drift_engines import engines_line
 from harness.report.drift_words import look_of
 
 _LEVELS = {
@@ -24,10 +25,13 @@ _LEVELS = {
 
 
 def annotate(report: DriftReport) -> Iterator[str]:
-    """One line for each run that a person must look at, the gravest first."""
+    """One line for each run that a person must look at, the gravest first; and one for what the engines moved."""
     for run in report.worst_first():
         if run.status in _LEVELS:
             yield annotation(run)
+    if engines := engines_line(report):
+        title = _property(f"Engines of {', '.join(report.newer)}")
+        yield f"::notice title={title}::{_message(engines)}"
 
 
 def annotation(run: RunDrift) -> str:

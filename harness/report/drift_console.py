@@ -11,6 +11,8 @@ from rich.text import Text
 from harness.history.outcome import RunDrift
 from harness.history.report import DriftReport
 from harness.report.console import is_plain
+from harness.report.drift_coverage import coverage_lines
+from harness.report.drift_engines import engines_line
 from harness.report.drift_run import changes_line, run_line
 from harness.report.drift_view import explain, first_origin, is_remarkable
 from harness.report.drift_words import answer, look_of, remarks, short, summary, title, tone_of, verdict_text
@@ -46,6 +48,10 @@ def print_drift(
     if changes := changes_line(report, plain=plain):
         console.print(Text(changes, style="yellow"), soft_wrap=True)
     console.print(Text(answer(report), style=_STYLES[tone_of(report)]), soft_wrap=True)
+    for label, text in coverage_lines(report):
+        console.print(Text.assemble((label, "yellow"), f" {text}"), soft_wrap=True)
+    if engines := engines_line(report):
+        console.print(Text(engines, style="yellow"), soft_wrap=True)
     console.print(Text(summary(report, seconds)), soft_wrap=True)
 
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.history.outcome import RunDrift
 from harness.history.report import DriftReport
+from harness.report.drift_coverage import coverage_lines
+from harness.report.drift_engines import engines_line
 from harness.report.drift_run import changes_line, run_line
-from harness.report.drift_tables import Table, engines_table
+from harness.report.drift_tables import Cell, engines_table, structure_table
 from harness.report.drift_view import explain, first_origin, is_remarkable
 from harness.report.drift_words import answer, look_of, ratio_text, remarks, short, summary, title
 from harness.report.markdown import code, escape, fit
-from harness.report.words import made_with, number
+from harness.report.words import made_with, middle, number
 
 MOST_EXPLAINED = 20
 MOST_ROWS = 500
 MOST_ENGINE_ROWS = 30
+MOST_CHANGES = 30
+MOST_LETTERS = 120  # of a cell
 
 
 def drift_markdown(report: DriftReport, *, seconds: float | None = None) -> str:
     """The report as GitHub-flavoured Markdown."""
     ordered = report.worst_first()
     several = len(report.newer) > 1
-    lines = [f"## {escape(answer(report))}", "", escape(summary(report, seconds)), ""]
+    lines = [f"## {escape(answer(report))}", ""]
+    lines += [f"- {label}: {escape(text)}" for label, text in coverage_lines(report)]
+    lines += [""] if lines[-1] else []
+    if engines := engines_line(report):
+        lines += [escape(engines), ""]
+    lines += [escape(summary(report, seconds)), ""]
     lines += [escape(run_line(report)), ""]
     if changes := changes_line(report):
         lines += [escape(changes), ""]
@@ -33,7 +44,7 @@ def drift_markdown(report: DriftReport, *, seconds: float | None = None) -> str:
     lines.append("")
     for run in [run for run in ordered if is_remarkable(run)][:MOST_EXPLAINED]:
         lines += _explained(run)
-    lines += _engines(engines_table(report))
+    lines += _engines(report, ordered)
     facts = "".join(
         f"- {escape(key)}: {escape(value)}\n"
         for key, value in {"run": report.run, **made_with(report.fingerprint)}.items()
@@ -65,12 +76,18 @@ def _explained(run: RunDrift) -> list[str]:
     return [*lines, ""]
 
 
-def _engines(table: Table) -> list[str]:
-    """Quantities of engines that changed beyond noise."""
-    rows = [row for row in table.rows if row[0].tone != "quiet"][:MOST_ENGINE_ROWS]
+def _engines(report: DriftReport, runs: Sequence[RunDrift]) -> list[str]:
+    """What changed in the engines beyond what rebuilding changes."""
+    quantities, changes = engines_table(report), structure_table(runs, MOST_CHANGES)
+    moved = [row for row in quantities.rows if row[0].tone != "quiet"][:MOST_ENGINE_ROWS]
+    lines = _table("Latency, size, build time", quantities.columns, moved)
+    lines += _table("Structure", changes.columns, changes.rows)
+    return [*lines, f"and {changes.omitted} changes more", ""] if changes.omitted else lines
+
+
+def _table(heading: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
     if not rows:
         return []
-    lines = ["### Latency, size, build time", "", f"| {' | '.join(table.columns)} |"]
-    lines.append("|" + "---|" * len(table.columns))
-    lines += [f"| {' | '.join(escape(cell.text) for cell in row)} |" for row in rows]
+    lines = [f"### {heading}", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += [f"| {' | '.join(escape(middle(cell.text, MOST_LETTERS)) for cell in row)} |" for row in rows]
     return [*lines, ""]

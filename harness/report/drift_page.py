@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from harness.history.outcome import RunDrift, Status
 from harness.history.report import DriftReport
-from harness.history.schema import ENGINE, LAYER
+from harness.history.schema import LAYER
+from harness.report.drift_coverage import coverage_lines, is_idle, missing_text
 from harness.report.drift_dots import engines_figure, outputs_figure
+from harness.report.drift_engines import engines_line, not_compared
 from harness.report.drift_growth import growth_figure
 from harness.report.drift_run import changes_line, run_line
 from harness.report.drift_series import series_figure, steps_table
@@ -27,10 +29,12 @@ from harness.report.drift_tables import (
 from harness.report.drift_view import explain, has_moved, has_stopped, is_remarkable
 from harness.report.drift_words import (
     DRIFT_LOOKS,
+    STALE,
     STATUS_LOOKS,
     answer,
     both_sides,
     fails,
+    is_stale,
     look_of,
     remarks,
     short,
@@ -105,6 +109,8 @@ def drift_page(
         .render(
             report=report,
             answer=answer(report),
+            uncovered=coverage_lines(report),
+            engines_line=engines_line(report),
             summary=summary(report, seconds),
             run_line=run_line(report),
             changes=changes_line(report),
@@ -121,7 +127,8 @@ def drift_page(
             tensors=tensors_table(report, MOST_TENSORS),
             unmeasured=bool(unmeasured_layers(report.tensors).any()),
             structure=structure_table(ordered, MOST_CHANGES),
-            has_structure=_has_structure(report),
+            has_structure=any(all(run.structured) for run in report.runs),
+            not_compared=not_compared(report),
             engines=engines_table(report),
             engines_picture=_picture(report, "engines", ordered) if len(engines) else None,
             series=report.series,
@@ -232,10 +239,16 @@ def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
         _Tile(sum(run.status is status for run in report.runs), look.word, look.tone)
         for status, look in reversed(STATUS_LOOKS.items())
     ]
+    tiles.append(_Tile(sum(map(is_stale, report.runs)), STALE.word, STALE.tone))
     for verdict, look in reversed(DRIFT_LOOKS.items()):
         runs = [run for run in report.runs if run.verdict is verdict and run.status not in STATUS_LOOKS]
         healthy = all(look_of(run).tone == look.tone for run in runs)
         tiles.append(_Tile(len(runs), look.word, look.tone if healthy else "quiet"))
+    idle = sum(is_idle(run) and run.status is Status.PASS for run in report.runs)
+    tiles.append(_Tile(idle, "not compared", "calm"))
+    if report.missing:
+        amount, _, what = missing_text(report).partition(" ")
+        tiles.append(_Tile(int(amount.replace(",", "")), f"{what} missing", "calm"))
     total, expected = standing_failures(report)
     side = both_sides(report)
     tiles.append(_Tile(total - expected, f"fail {side}", "bad"))
@@ -251,10 +264,3 @@ def _facts(report: DriftReport) -> dict[str, str]:
             gpu = f" on {facts['gpu']}" if facts.get("gpu") else ""
             found[name] = f": TensorRT {facts['tensorrt']}{gpu}"
     return found
-
-
-def _has_structure(report: DriftReport) -> bool:
-    records = report.records
-    if "structure" not in records:
-        return False
-    return bool(records.loc[records["kind"] == ENGINE, "structure"].notna().any())

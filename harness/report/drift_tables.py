@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -121,16 +121,18 @@ def unmeasured_layers(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]
     return (frame["kind"] == LAYER).to_numpy() & frame["noise"].isna().to_numpy() & np.isfinite(errors)
 
 
-def structure_table(runs: Iterable[RunDrift], most: int) -> Table:
+def structure_table(runs: Sequence[RunDrift], most: int) -> Table:
     """What changed in the engines."""
+    several = len({run.new for run in runs}) > 1
     rows = []
     for run in runs:
         for change in run.structure:
+            name = f"{title(run)} on {short(run.new)}" if several else title(run)
             nodes = ", ".join(change.nodes[:8]) + (" …" if len(change.nodes) > 8 else "")
             rows.append(
                 (
                     Cell(change.change.value, change.change.value),
-                    Cell(title(run), title(run)),
+                    Cell(name, name),
                     Cell(nodes, nodes),
                     Cell(f"{change.old} ({change.old_builds})", change.old),
                     Cell(f"{change.new} ({change.new_builds})", change.new),

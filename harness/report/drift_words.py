@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from harness.history.builds import FailsOn
-from harness.history.judgement import DriftVerdict
+from harness.history.judgement import WORSENED, DriftVerdict
 from harness.history.outcome import RunDrift, Status
 from harness.history.report import DriftReport, statuses
 from harness.history.telling import tell_ratio
+from harness.report.drift_coverage import coverage_text, has_lost
+from harness.report.drift_engines import engines_moved
 from harness.report.words import Look, count, duration, middle
 
 DRIFT_LOOKS = {
@@ -26,13 +29,21 @@ STATUS_LOOKS = {
     Status.ERROR: Look("‼", "!", "ERROR", "bold red", "bad", 6),
     Status.MISTAKE: Look("‼", "!", "MISTAKE", "bold red", "bad", 7),
 }
+STALE = Look("‼", "!", "STALE BASELINE", "bold red", "bad", 5)
 _UNKNOWN = Look("?", "?", "not compared", "yellow", "calm", 1)
+
+
+def is_stale(run: RunDrift) -> bool:
+    """Whether a run fails as its baseline is of another model or case, so that nothing was compared."""
+    return run.status is Status.FAIL and run.verdict is None
 
 
 def look_of(run: RunDrift) -> Look:
     """How a run is shown: its status where that says more than its verdict; never as healthy if it fails."""
     if run.status in STATUS_LOOKS:
         return STATUS_LOOKS[run.status]
+    if is_stale(run):
+        return STALE
     look = _UNKNOWN if run.verdict is None else DRIFT_LOOKS[run.verdict]
     if look.tone == "bad":
         return look
@@ -99,25 +110,28 @@ def ratio_text(run: RunDrift) -> str:
 
 def answer(report: DriftReport) -> str:
     """The whole report in one sentence, for the top of a page."""
-    total, found = len(report.runs), statuses(report.runs)
-    where = f"on {' and '.join(short(name, 28) for name in report.newer)}"
-    stopped = found[Status.ERROR] + found[Status.MISTAKE]
+    drifted = [run for run in report.runs if run.verdict in WORSENED and run.status is not Status.XFAIL]
+    stale = [run for run in report.runs if is_stale(run)]
+    stopped = [run for run in report.runs if run.status in (Status.ERROR, Status.MISTAKE)]
     told = []
-    if found[Status.FAIL]:
-        told.append(_drifted(report, where))
-    elif not stopped or found[Status.XFAIL] or any(_judged(run) for run in report.runs):
-        told.append(_calm(report, where))
-    if stopped:
-        told.append(f"{stopped} of {count(total, 'run')} could not be judged" + ("" if told else f" {where}"))
+    if drifted:
+        told.append(_drifted(report, drifted))
+    elif not (stopped or stale) or statuses(report.runs)[Status.XFAIL] or any(map(_judged, report.runs)):
+        told.append(_calm(report, _where(report, report.runs)))
+    if stale:
+        told.append(_stale(report, stale))
+    told += _stopped(report, stopped, told)
+    told += filter(None, [coverage_text(report)])
     told += _failing(report)
     return f"{'; '.join(told)}."
 
 
 def tone_of(report: DriftReport) -> str:
-    """The tone of the answer: `bad` for what the exit status is not 0 for, `calm` where something else fails."""
+    """The tone of the answer: `bad` where the exit status is not 0, `calm` where something fails or is missing."""
     if report.exit_code:
         return "bad"
-    return "calm" if any(fails(run) and run.fails_unexpectedly for run in report.runs) else "good"
+    failing = any(fails(run) and run.fails_unexpectedly for run in report.runs)
+    return "calm" if failing or has_lost(report) else "good"
 
 
 def standing_failures(report: DriftReport) -> tuple[int, int]:
@@ -150,8 +164,30 @@ def _failing(report: DriftReport) -> list[str]:
     return told
 
 
-def _drifted(report: DriftReport, where: str) -> str:
-    failed = [run for run in report.runs if run.status is Status.FAIL]
+def _where(report: DriftReport, runs: Sequence[RunDrift]) -> str:
+    """`on new`: the newer releases that `runs` are of."""
+    found = {run.new for run in runs} or set(report.newer)
+    return f"on {' and '.join(short(name, 28) for name in report.newer if name in found)}"
+
+
+def _stale(report: DriftReport, stale: Sequence[RunDrift]) -> str:
+    why = {run.reason.partition(";")[0] for run in stale}
+    told = why.pop() if len(why) == 1 else "their baselines are of other models or cases"
+    return f"{len(stale)} of {count(len(report.runs), 'run')} not compared: {told}"
+
+
+def _stopped(report: DriftReport, stopped: Sequence[RunDrift], told: Sequence[str]) -> Iterator[str]:
+    """How many runs could not be judged, and how many in some of their builds only."""
+    lost = [run for run in stopped if not _judged(run)]
+    total = count(len(report.runs), "run")
+    if lost:
+        yield f"{len(lost)} of {total} could not be judged" + ("" if told else f" {_where(report, lost)}")
+    if partly := len(stopped) - len(lost):
+        yield f"builds of {partly} of {total} failed"
+
+
+def _drifted(report: DriftReport, failed: Sequence[RunDrift]) -> str:
+    where = _where(report, failed)
     new = sum(run.verdict is DriftVerdict.NEW_FAILURE for run in failed)
     all_new = ", a new failure" if new == 1 else ", all of them new failures"
     some_new = f", {new} of them {'a new failure' if new == 1 else 'new failures'}"
@@ -160,17 +196,18 @@ def _drifted(report: DriftReport, where: str) -> str:
 
 
 def _judged(run: RunDrift) -> bool:
-    return run.verdict is not None and run.status not in (Status.ERROR, Status.MISTAKE)
+    return run.verdict is not None and run.status is not Status.MISTAKE
 
 
 def _calm(report: DriftReport, where: str) -> str:
     """What is said where nothing that could be judged drifted to the worse."""
     compared = [run for run in report.runs if _judged(run)]
+    nothing = "No error" if engines_moved(report) else "Nothing"
     moved = [run for run in compared if run.verdict in (DriftVerdict.BETTER, DriftVerdict.FIXED)]
     if waived := statuses(report.runs)[Status.XFAIL]:
-        return f"Nothing drifted to the worse {where} but for {count(waived, 'waived run')}"
+        return f"{nothing} drifted to the worse {where} but for {count(waived, 'waived run')}"
     if moved:
-        return f"Nothing drifted to the worse {where}, {count(len(moved), 'run')} to the better"
+        return f"{nothing} drifted to the worse {where}, {count(len(moved), 'run')} to the better"
     if not compared:
         if report.first_night:
             gpu = " on this GPU" if any(change.what == "GPU" for change in report.changed) else ""
@@ -178,8 +215,19 @@ def _calm(report: DriftReport, where: str) -> str:
         why = next((run.reason for run in report.runs if run.reason), "there are no runs")
         return f"Nothing could be compared: {why}"
     if all(run.verdict is DriftVerdict.SAME for run in compared):
-        return f"Nothing moved {where}: all values have the same bits"
-    return f"Nothing moved beyond noise {where}"
+        return f"{nothing} moved {where}: all values have the same bits"
+    return f"{nothing} moved beyond noise {where}"
+
+
+def _of_those_worse(report: DriftReport, status: Status) -> str:
+    """` (1 NEW FAILURE in other builds)`: what the builds that could be judged come to."""
+    if status is not Status.ERROR:
+        return ""
+    found = [run.verdict for run in report.runs if run.status is status]
+    worse = [
+        f"{found.count(verdict)} {DRIFT_LOOKS[verdict].word}" for verdict in WORSENED if verdict in found
+    ]
+    return f" ({', '.join(worse)} in other builds)" if worse else ""
 
 
 def summary(report: DriftReport, seconds: float | None = None) -> str:
@@ -191,7 +239,9 @@ def summary(report: DriftReport, seconds: float | None = None) -> str:
             parts.append(f"{len(runs)} {look.word}")
     for status, look in STATUS_LOOKS.items():
         if amount := statuses(report.runs)[status]:
-            parts.append(f"{amount} {look.word}")
+            parts.append(f"{amount} {look.word}{_of_those_worse(report, status)}")
+    if stale := sum(map(is_stale, report.runs)):
+        parts.append(f"{stale} {STALE.word}")
     if idle := sum(run.verdict is None and run.status is Status.PASS for run in report.runs):
         parts.append(f"{idle} not compared")
     cases = len({run.case for run in report.runs})

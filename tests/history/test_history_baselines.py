@@ -10,12 +10,14 @@ import pytest
 from history_rows import engine_rows, frame, tensor_rows
 
 import harness
-from harness.case import Waiver
+from harness.case import Waiver, load_case
 from harness.errors import GoldenError, UsageError
 from harness.golden.baselines import Baseline, BaselineStore, sm_of
-from harness.history import DriftOptions, DriftVerdict, Status
+from harness.history import DriftOptions, DriftReport, DriftVerdict, Status
+from harness.history.api import held_against_baselines
 from harness.history.noise import Floors
 from harness.history.releases import compare_pair, pairs_of
+from harness.history.store import RunWriter, list_runs, read_runs
 
 CALM, NOISY, FAULTY = "emulator:fp16", "emulator:fp16,noise=0.2,seed=7", "emulator:fp16,plant=square@bf16"
 TODAY = datetime.date(2026, 6, 1)
@@ -30,9 +32,8 @@ def drift(tmp_path: Path, monkeypatch):
             tmp_path / "cases",
             environments=[release],
             precisions=["fp16"],
-            options=DriftOptions(repeats=3),
             history=tmp_path / "h",
-            **options,
+            **{"options": DriftOptions(repeats=3), **options},
         )
 
     return run
@@ -225,3 +226,40 @@ def test_a_waiver_without_a_drift_is_not_spoken_of() -> None:
     run = judged(waiver(), new=[1e-3, 1e-3, 1.01e-3])
     assert run.status is Status.PASS
     assert "waive" not in run.reason
+
+
+def with_failed_builds(tmp_path: Path, folder: Path, *failed: int, update: bool) -> DriftReport:
+    """The newest run of the history once more, with some of its builds failed, against its baseline."""
+    info = list_runs(tmp_path / "h")[-1]
+    rows = read_runs([info]).to_pylist()
+    for row in rows:
+        row["run"] = "20300101T000000Z-000000"
+        if row["build"] in failed and row["kind"] == "engine":
+            row |= {"verdict": "error", "reason": "the builder failed"}
+    rows = [row for row in rows if row["build"] not in failed or row["kind"] == "engine"]
+    plan = {"releases": [CALM], "repeats": 3, "cases": ["clean"]}
+    with RunWriter(tmp_path / "h", plan) as writer:
+        writer.write("clean", rows)
+        writer.finish({})
+    newest = list_runs(tmp_path / "h")[-1]
+    return held_against_baselines(
+        newest, [load_case(folder / "clean.case.yaml")], Floors(), {}, update=update
+    )
+
+
+def test_no_baseline_is_written_of_builds_that_failed(tiny_cases, drift, path: Path, tmp_path: Path) -> None:
+    folder = tiny_cases("clean")
+    drift(CALM)
+    report = with_failed_builds(tmp_path, folder, 1, update=True)
+    (run,) = report.runs
+    assert (run.status, report.written, path.exists()) == (Status.ERROR, (), False)
+    assert run.reason.endswith("; no baseline is written, as builds failed")
+    report = with_failed_builds(tmp_path, folder, 1, update=False)
+    assert "no baseline is written" not in report.runs[0].reason
+
+
+def test_a_baseline_of_fewer_builds_does_not_speak_of_a_time_limit(tiny_cases, drift, path: Path) -> None:
+    tiny_cases("clean")
+    drift(CALM, baseline_update=True, options=DriftOptions(repeats=2))
+    (run,) = drift(CALM).runs
+    assert run.reason.endswith(": 2 of 3 builds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from harness.history.noise import Floors
 from harness.history.series import nightly_report, series_of
 from harness.history.steps import MIN_NIGHTS
 from harness.history.store import RunWriter, list_newest
+from harness.history.structure import Change
 from harness.report.drift_run import changes_line
 from harness.report.drift_words import answer
 
@@ -282,3 +284,63 @@ def test_a_single_release_can_be_held_against_its_earlier_nights(tiny_cases, tmp
     assert "nothing to compare" in night("emulator:fp16").runs[0].reason
     assert night("emulator:fp16").runs[0].verdict is DriftVerdict.SAME
     assert night("emulator:fp16").old == "the 2 runs before"
+
+
+def built(*groups: str) -> str:
+    """The structure of an engine with a layer for each group of nodes, `t0+t1`."""
+    layers = [{"name": group, "onnx_nodes": group.split("+"), "tactic": "7"} for group in groups]
+    return json.dumps(layers)
+
+
+def test_a_fusion_that_is_gone_tonight_is_told_against_the_last_night_that_was_judged(tmp_path: Path) -> None:
+    errors = noisy(4)
+    write_night(tmp_path, 0, errors[0], structure=built("t0", "t1", "y"))
+    write_night(tmp_path, 1, errors[1], structure=built("t0+t1", "y"))
+    write_night(tmp_path, 2, errors[2], structure=None, verdict="error", reason="no engine")
+    write_night(tmp_path, 3, errors[3], structure=built("t0", "t1", "y"))
+    report = nightly_report(tmp_path)
+    (run,) = report.runs
+    assert run.structured == (True, True)
+    (change,) = run.structure
+    assert (change.change, change.nodes) == (Change.FUSION_VANISHED, ("t0", "t1"))
+    assert (change.old_builds, change.new_builds) == ("1 of 1", "1 of 1")
+    engines = report.records[report.records["structure"].notna()]
+    assert len(engines) == 2, "the layers of the other nights are not read"
+
+
+def test_nights_without_layers_of_engines_say_that_these_were_not_compared(tmp_path: Path) -> None:
+    errors = noisy(2)
+    write_night(tmp_path, 0, errors[0])
+    write_night(tmp_path, 1, errors[1], structure=built("t0", "y"))
+    report = nightly_report(tmp_path)
+    assert (report.runs[0].structured, report.runs[0].structure) == ((False, True), ())
+
+
+def write_cases(folder: Path, night: int, cases: dict[str, str], skipped: tuple[str, ...] = ()) -> None:
+    """A night of several cases, each with the hash of its model."""
+    run = f"2026010{night + 1}T020000Z-000000"
+    with RunWriter(folder, {"releases": ["trt"], "repeats": 1, "cases": list(cases)}) as writer:
+        writer.run = run
+        writer.parts = folder / f"{run}.parts"
+        writer.parts.mkdir()
+        for case, model in cases.items():
+            asked = {"case": case, "model_sha256": model, "case_sha256": "a", "run": run}
+            rows = engine_rows("trt", 1, **asked, **({"verdict": "skip"} if case in skipped else {}))
+            rows = [{**row, "error": None} for row in rows]
+            if case not in skipped:
+                rows += tensor_rows("trt", [1e-3], hashes=[f"{run}{case}"], **asked)
+            writer.write(case, rows)
+        writer.finish({})
+
+
+def test_what_the_last_night_had_and_tonight_has_not_is_told(tmp_path: Path) -> None:
+    write_cases(tmp_path, 0, {"calm": "m", "older": "m"})
+    write_cases(tmp_path, 1, {"calm": "m", "gone": "m", "idle": "m", "changed": "m", "off": "m"}, ("off",))
+    write_cases(tmp_path, 2, {"calm": "m", "idle": "m", "changed": "n", "added": "m"}, ("idle",))
+    report = nightly_report(tmp_path)
+    assert report.missing == (("gone", "fp16"),), "what was skipped before is no loss"
+    assert report.to_dict()["missing"] == [{"case": "gone", "precision": "fp16"}]
+    reasons = {run.case: run.reason for run in report.runs if run.verdict is None}
+    assert reasons["changed"] == "the model is another one than in the run before"
+    assert reasons["added"] == "it was not in the run before"
+    assert report.exit_code == 0

@@ -47,6 +47,7 @@ def run_rows(
     error: str | None = None,
     name: str = "y",
     structure: tuple[str, str] | None = None,
+    latency: float = 1.0,
 ) -> list[dict[str, Any]]:
     """All rows of one case at one precision: the last release is `factor` times worse."""
     where = {"case": case, "precision": precision}
@@ -56,7 +57,7 @@ def run_rows(
         times = factor if newest else 1.0
         facts: dict[str, Any] = {
             "case_path": f"cases/{case}.case.yaml",
-            "latency_ms": 1.2 if newest else 1.0,
+            "latency_ms": latency if newest else 1.0,
             "engine_bytes": 1_000_000,
             "build_seconds": 4.0,
         }
@@ -114,7 +115,7 @@ def mixed() -> DriftReport:
     """One run of every kind."""
     pair = ("old", "new")
     return drift_report(
-        run_rows("calm", "fp16", pair),
+        run_rows("calm", "fp16", pair, latency=1.2),
         run_rows("calm", "bf16", pair),
         run_rows("worse", "fp16", pair, factor=3.0, structure=(fused("conv+add"), fused("conv", "add"))),
         run_rows("failing", "fp16", pair, factor=math.inf, failing=True),

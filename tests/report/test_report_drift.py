@@ -114,6 +114,53 @@ def test_an_error_of_both_releases_is_told_from_one_that_came_with_the_newer() -
     ]  # fmt: skip
 
 
+def test_only_releases_that_drifted_are_named() -> None:
+    three = ("old", "mid", "new")
+    report = drift_report(
+        run_rows("a", "fp16", three, factor=3.0), run_rows("b", "fp16", three), releases=three
+    )
+    assert answer(report) == "1 of 4 runs drifted to the worse on new."
+
+
+def lost_build(factor: float, **facts: object) -> DriftReport:
+    """A run of which build 1 of the newer release failed; the others are `factor` times worse."""
+    rows = run_rows("net", "fp16", PAIR, factor=factor, **facts)  # type: ignore[arg-type]
+    lost = [row for row in rows if row["release"] == "new" and row["build"] == 1]
+    for row in lost:
+        if row["kind"] == "engine":
+            row |= {"verdict": "error", "reason": "no engine"}
+        else:
+            rows.remove(row)
+    return drift_report(rows)
+
+
+def test_a_drift_in_the_builds_that_could_be_judged_is_told_beside_those_that_failed() -> None:
+    worse = lost_build(50.0, failing=True)
+    assert (
+        answer(worse) == "1 of 1 run drifted to the worse on new, a new failure; builds of 1 of 1 run failed."
+    )
+    assert summary(worse).startswith("1 case, 1 run: 1 ERROR (1 NEW FAILURE in other builds); ")
+    calm = lost_build(1.0)
+    assert answer(calm) == "Nothing moved beyond noise on new; builds of 1 of 1 run failed."
+    assert (worse.exit_code, calm.exit_code) == (3, 3)
+
+
+def test_a_baseline_of_another_model_is_said_to_be_that() -> None:
+    report = drift_report(run_rows("calm", "fp16", PAIR), engine_rows("new", case="other"))
+    why = "the model is another one than when the baseline was written"
+    runs = [
+        replace(run, status=Status.FAIL, reason=f"{why}; --baseline-update writes one")
+        if run.case == "other"
+        else run
+        for run in report.runs
+    ]
+    report = replace(report, runs=tuple(runs))
+    assert answer(report) == f"Nothing moved beyond noise on new; 1 of 2 runs not compared: {why}."
+    assert summary(report).startswith("2 cases, 2 runs: 1 within noise, 1 STALE BASELINE; ")
+    assert "1 STALE BASELINE" in Page(drift_page(report)).text
+    assert answer(replace(report, runs=tuple(runs[1:]))) == f"1 of 1 run not compared: {why}."
+
+
 def test_a_waived_drift_is_said(report: DriftReport) -> None:
     only = drift_report(run_rows("waived", "fp16", PAIR, factor=3.0))
     assert answer(only) == "Nothing drifted to the worse on new but for 1 waived run."
@@ -138,13 +185,13 @@ def test_the_console_tells_what_moved_where_it_starts_and_what_to_do(report: Dri
     assert "fusion vanished of add, conv: add + conv (3 of 3 builds) → add; conv" in text
     assert "waived until 2999-12-31: known in 10.13" in " ".join(text.split())
     assert "segmentation fault in the builder" in text
-    assert text.rstrip().splitlines()[-2].startswith("2 of 7 runs drifted")
+    assert text.rstrip().splitlines()[-3].startswith("2 of 7 runs drifted")
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_the_console_keeps_to_its_width_but_for_what_is_pasted(report: DriftReport, width: int) -> None:
     for line in console_text(report, width).splitlines():
-        wide = line.startswith(("  go on", "2 of 7", "6 cases"))
+        wide = line.startswith(("  go on", "2 of 7", "engines:", "6 cases"))
         assert wide or len(line) <= width
 
 
@@ -202,7 +249,13 @@ def test_annotations_name_file_and_line_and_keep_to_one_line(
         "model: {path: m.onnx}\nruns:\n  - fp32\n  - precision: fp16\n"
     )
     lines = list(annotate(report))
-    assert [line.split(" ")[0] for line in lines] == ["::error", "::error", "::error", "::warning"]
+    assert [line.split(" ")[0] for line in lines] == [
+        "::error",
+        "::error",
+        "::error",
+        "::warning",
+        "::notice",
+    ]
     (worse,) = [line for line in lines if "worse.case.yaml" in line]
     assert worse.startswith("::error file=cases/worse.case.yaml,line=4,title=Worse%3A worse at fp16 on new::")
     assert "%0Ago on with: harness diagnose" in worse
@@ -282,7 +335,7 @@ def test_three_releases_share_a_page() -> None:
     reader = Page(drift_page(report))
     assert "case fp16 · b fp16 · c" in reader.text
     assert "| fp16 | `c` |" in drift_markdown(report)
-    assert "1 of 4 runs drifted to the worse on b and c." in reader.text
+    assert "1 of 4 runs drifted to the worse on c." in reader.text
 
 
 def test_a_page_of_nothing_but_errors_or_of_a_single_build() -> None:
