@@ -130,11 +130,13 @@ def judge_tensors(
         both = (old_level.finite, old_level.deviation, new_level.finite, new_level.deviation)
         noise = np.fmax(settled, pooled_half_width(*both, confidence))
         floor = np.maximum(floors.relative * old_mean, _absolute(frame, groups, floors))
-    equal = groups.count(new & _seen_before(frame, groups, old, new))
+    alike = _builds_alike(frame, groups, old, new)
+    equal, usual = groups.count(new & (alike > 0)), groups.count(new & (2 * alike > before[groups.code]))
     passed = frame["passed"].eq(True).to_numpy(dtype=bool)
     old_passed, new_passed = groups.count(old & passed), groups.count(new & passed)
 
     # Infinite: most builds overflow on one side, and most do not on the other.
+    effect = (np.abs(change) > floor) | np.isinf(change)
     moved = _beyond(change, noise, floor) | np.isinf(change)
     broken = (_beyond(change, settled, floor) | np.isinf(change)) & (old_passed == before)
     broken &= (change > 0) & (new_passed < after)
@@ -142,9 +144,15 @@ def judge_tensors(
     # Of a gate on another metric the error says nothing: it has broken where it held in all builds and holds in none.
     elsewhere = pd.notna(gates["gate"]) & np.isnan(gates["error_limit"])
     broken |= elsewhere & (old_passed == before) & (before > 0) & (new_passed == 0)
+    # The level of finite builds says nothing of one that overflows, where none did before.
+    overflows = (groups.count(new & np.isinf(error)) > 0) & (groups.count(old & np.isinf(error)) == 0)
+    broken |= overflows & (old_passed == before) & (before > 0) & (new_passed < after)
+    # Bits that few older builds have are no proof that nothing changed: those of one bad build come back. And if
+    # bits with which every older build held its gates break one now, it is the gate that is another.
+    same = (usual == after) | ((equal == after) & ~effect & (~broken | (old_passed == before)))
     verdict = np.select(
         [
-            (equal == after) & (after > 0),
+            same & (after > 0),
             broken,
             ~moved,
             change > 0,
@@ -193,8 +201,8 @@ def worst_verdict(verdicts: Sequence[str]) -> DriftVerdict | None:
 class _Level:
     """Where the errors of some builds of each tensor lie.
 
-    An overflow in one build of three does not make the level infinite: which build overflows is noise, too. It is
-    infinite where most builds are, and else the mean of the finite ones.
+    An overflow in one build of three does not make the level infinite, though it is a failure where none did before.
+    It is infinite where most builds are, and else the mean of the finite ones.
 
     Args:
         mean: the level.
@@ -234,14 +242,19 @@ def _absolute(frame: pd.DataFrame, groups: _Groups, floors: Floors) -> np.ndarra
     return precisions.map(lambda name: floors.absolute[Precision(name)]).to_numpy(dtype=np.float64)
 
 
-def _seen_before(frame: pd.DataFrame, groups: _Groups, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """For each row, whether it is new and a build of the older release has the same bits."""
+def _builds_alike(frame: pd.DataFrame, groups: _Groups, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """For each row that is new, how many builds of the older release have the same bits; 0 for the others."""
     codes, width = codes_of(frame["hash"])
     pairs = groups.code.astype(np.int64) * width + codes
     known = frame["hash"].notna().to_numpy()
-    seen = np.zeros(len(frame), dtype=bool)
-    seen[new] = np.isin(pairs[new], pairs[old])
-    return seen & known
+    alike = np.zeros(len(frame), dtype=np.int64)
+    asked, which = np.unique(pairs[new], return_inverse=True)
+    places = np.searchsorted(asked, pairs[old])
+    found = np.zeros(len(asked) + 1, dtype=np.int64)
+    hit = np.append(asked, -1)[places] == pairs[old]
+    found[: len(asked)] = np.bincount(places[hit], minlength=len(asked))
+    alike[new] = found[which]
+    return np.where(known, alike, 0)
 
 
 def _described(frame: pd.DataFrame, groups: _Groups, new: np.ndarray) -> pd.DataFrame:

@@ -3,7 +3,8 @@
 Two builds of one network need not agree: the builder times its tactics anew, and sums are taken in another order.
 So a difference must leave three bands, in this order:
 
-1. **Exact.** The new release's values have the same bits as those of one of the older release's builds: `same`.
+1. **Exact.** The new release's values have the same bits as those of most of the older release's builds: `same`. Bits
+   of any of them are enough where the error does not change by more than an effect (3).
 2. **Noise.** From K builds of the older release with mean m and standard deviation s, the mean of n further builds
    of the same release lies within
 
