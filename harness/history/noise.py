@@ -21,6 +21,8 @@ So a difference must leave three bands, in this order:
 
        m ± t(K + n − 2) · s · √(1/K + 1/n)
 
+   Earlier nights have a band of their own: `harness.history.nights`.
+
    A gate that held in every older build and breaks in a newer one is held against the first band alone: a release
    that fails now and then would hide behind its own scatter.
 3. **Effect.** The error changes by more than a quarter of itself, and by more than a floor for its precision: a

@@ -66,6 +66,7 @@ class Pair:
         before: which rows are the older side's.
         after: which rows are the newer side's.
         distances: whether both were judged in one run.
+        nights: whether the older side are the nights before the newer one.
     """
 
     old: str
@@ -73,6 +74,7 @@ class Pair:
     before: NDArray[np.bool_]
     after: NDArray[np.bool_]
     distances: bool = True
+    nights: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,8 @@ def compare_pair(
     """
     engine = (records["kind"] == ENGINE).to_numpy()
     tensors = ~engine
-    judged = judge_tensors(
-        records[tensors], pair.before[tensors], pair.after[tensors], floors, distances=pair.distances
-    )
+    sides = (pair.before[tensors], pair.after[tensors])
+    judged = judge_tensors(records[tensors], *sides, floors, distances=pair.distances, nights=pair.nights)
     before, after = records[engine & pair.before], records[engine & pair.after]
     engines = judge_engines(before, after, floors)
     reader = _Reader(pair, records, judged, waivers or {}, today or datetime.date.today(), repeats)
@@ -222,7 +223,7 @@ class _Reader:
         told = None if worst is None else (worst.tensor, worst.sample)
         older, newer = ([row for row in side if row["verdict"] not in _UNJUDGED] for side in (before, after))
         outputs = self._outputs.get(key, ([], []))
-        return builds_of(older, newer, *outputs, told)
+        return builds_of(older, newer, *outputs, told, nights=self.pair.nights)
 
     def _read_outputs(self) -> dict[Key, tuple[list[OutputRow], list[OutputRow]]]:
         """The outputs of every build by run, those of the older side and those of the newer one."""

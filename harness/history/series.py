@@ -77,7 +77,7 @@ def nightly_report(
         [
             compare_pair(
                 records,
-                Pair(old, release, side, ~side, distances=False),
+                Pair(old, release, side, ~side, distances=False, nights=True),
                 floors=floors,
                 waivers=waivers,
                 today=today,
