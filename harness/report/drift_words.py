@@ -108,9 +108,17 @@ def answer(report: DriftReport) -> str:
     elif not stopped or found[Status.XFAIL] or any(_judged(run) for run in report.runs):
         told.append(_calm(report, where))
     if stopped:
-        told.append(f"{stopped} of {count(total, 'run')} could not be judged" + ("" if told else f" {where}"))
+        broken = "" if told else f" {_stopped_on(report) or where}"
+        told.append(f"{stopped} of {count(total, 'run')} could not be judged{broken}")
     told += _failing(report)
     return f"{'; '.join(told)}."
+
+
+def _stopped_on(report: DriftReport) -> str:
+    """`on old`: the releases that kept runs from being judged."""
+    errors = [error for run in report.runs for error in run.errors]
+    found = [name for name in report.releases if any(error.startswith(f"{name}: ") for error in errors)]
+    return f"on {' and '.join(short(name, 28) for name in found)}" if found else ""
 
 
 def tone_of(report: DriftReport) -> str:

@@ -266,6 +266,8 @@ def test_a_page_of_nothing_but_errors_or_of_a_single_build() -> None:
     broken = drift_report(run_rows("broken", "fp16", PAIR, error="no engine"))
     assert "1 of 1 run could not be judged on new" in Page(drift_page(broken)).text
     assert "no engine" in console_text(broken)
+    older = drift_report(run_rows("broken", "fp16", ("new", "old"), error="no engine"))
+    assert answer(older) == "1 of 1 run could not be judged on old."
     single = drift_report([row for row in run_rows("one", "fp16", PAIR, factor=3.0) if row["build"] == 0])
     assert "not measured" in Page(drift_page(single)).text
 
