@@ -56,17 +56,20 @@ class Builds:
         new: those of the newer release.
         old_differing: the share of nodes whose precision is not the same in all builds of the older release.
         new_differing: likewise of the newer release.
+        nights: whether the older ones are those of earlier nights.
     """
 
     old: tuple[BuildOutcome, ...] = ()
     new: tuple[BuildOutcome, ...] = ()
     old_differing: float = 0.0
     new_differing: float = 0.0
+    nights: bool = False
 
     @property
     def fails_on(self) -> FailsOn:
-        """Where at least one build fails."""
-        old, new = (any(build.failed for build in side) for side in (self.old, self.new))
+        """Where at least one build fails; of earlier nights, where most do: a bad one does not excuse the next."""
+        failed, new = (sum(build.failed for build in side) for side in (self.old, self.new))
+        old = 2 * failed > len(self.old) if self.nights else failed > 0
         if old and new:
             return FailsOn.BOTH
         return FailsOn.NEWER if new else FailsOn.OLDER if old else FailsOn.NONE
@@ -108,6 +111,8 @@ def builds_of(
     old: Sequence[OutputRow],
     new: Sequence[OutputRow],
     told: tuple[str, int] | None,
+    *,
+    nights: bool = False,
 ) -> Builds:
     """The builds of one run.
 
@@ -118,12 +123,14 @@ def builds_of(
         old: outputs of the older release.
         new: outputs of the newer release.
         told: tensor and sample of the output that the numbers of the run are of.
+        nights: whether the older ones are those of earlier nights.
     """
     return Builds(
         _outcomes(before, old, told),
         _outcomes(after, new, told),
         differing_share(before),
         differing_share(after),
+        nights,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.history.nights import OUTLYING, Nights, mean_of_builds
 from harness.history.noise import Floors, half_width, pooled_half_width
 from harness.tensors.precision import Precision
 
@@ -46,8 +47,8 @@ JUDGED = {
     "op": "its operator type",
     "verdict": "`same`, `within noise`, `drift better`, `fixed`, `drift worse`, `new failure`",
     "old": "mean error (nrmse over the FP32 reference) of the older release's builds that are finite; infinite "
-    "where most are not",
-    "new": "likewise of the newer release",
+    "where most are not. Of earlier nights, the median of these means",
+    "new": "mean error of the newer release, likewise",
     "change": "new - old",
     "noise": "half the width of the noise band around `old`; NaN where both releases have a single build",
     "floor": "the change that is no effect",
@@ -102,7 +103,13 @@ def codes_of(column: pd.Series[Any]) -> tuple[np.ndarray, int]:
 
 
 def judge_tensors(
-    frame: pd.DataFrame, old: np.ndarray, new: np.ndarray, floors: Floors, *, distances: bool = True
+    frame: pd.DataFrame,
+    old: np.ndarray,
+    new: np.ndarray,
+    floors: Floors,
+    *,
+    distances: bool = True,
+    nights: bool = False,
 ) -> pd.DataFrame:
     """Judge every tensor that both sides have.
 
@@ -112,6 +119,8 @@ def judge_tensors(
         new: which rows are builds of the newer one.
         floors: what counts as a difference.
         distances: whether `distance` means something: both sides were judged in one run.
+        nights: whether the older side are earlier nights, by `run`: then nights are what varies, and a tenth of them
+            may be bad without hiding anything (`harness.history.nights`).
 
     Returns:
         One row a tensor with the columns JUDGED, cases and precisions in the order of `frame`.
@@ -121,34 +130,47 @@ def judge_tensors(
     error = frame["error"].to_numpy(dtype=np.float64, na_value=np.nan)
     error = np.where(np.isnan(error), np.inf, error)
     before, after = groups.count(old), groups.count(new)
-    old_level, new_level = _Level.of(groups, error, old), _Level.of(groups, error, new)
-    old_mean, new_mean = old_level.mean, new_level.mean
+    bands = _Bands.of(groups, error, old, new, floors.confidence)
+    if nights:
+        bands = bands.of_nights(groups, error, old, codes_of(frame["run"]), floors.confidence)
+    old_mean, new_mean, settled, noise = bands.old, bands.new, bands.settled, bands.noise
     with np.errstate(invalid="ignore"):
         change = np.where(np.isinf(old_mean) & np.isinf(new_mean), 0.0, new_mean - old_mean)
-        confidence = floors.confidence
-        settled = half_width(old_level.finite, old_level.deviation, new_level.finite, confidence)
-        both = (old_level.finite, old_level.deviation, new_level.finite, new_level.deviation)
-        noise = np.fmax(settled, pooled_half_width(*both, confidence))
         floor = np.maximum(floors.relative * old_mean, _absolute(frame, groups, floors))
-    equal = groups.count(new & _seen_before(frame, groups, old, new))
+    alike = _builds_alike(frame, groups, old, new)
+    equal, usual = groups.count(new & (alike > 0)), groups.count(new & (2 * alike > before[groups.code]))
     passed = frame["passed"].eq(True).to_numpy(dtype=bool)
     old_passed, new_passed = groups.count(old & passed), groups.count(new & passed)
+    # Of many nights, a few bad builds are no reason to expect a failure, nor its end to be a fix.
+    held = old_passed >= before * (1 - OUTLYING if nights else 1)
+    failed = (2 * old_passed < before) if nights else (old_passed < before)
 
     # Infinite: most builds overflow on one side, and most do not on the other.
+    effect = (np.abs(change) > floor) | np.isinf(change)
     moved = _beyond(change, noise, floor) | np.isinf(change)
-    broken = (_beyond(change, settled, floor) | np.isinf(change)) & (old_passed == before)
+    if nights:  # one build of three that chose other tactics moves the mean of a night, and is no other level
+        with np.errstate(invalid="ignore"):
+            stays = np.abs(error - old_mean[groups.code]) <= np.fmax(noise, floor)[groups.code]
+        moved &= 2 * groups.count(new & stays) <= after
+    broken = (_beyond(change, settled, floor) | np.isinf(change)) & held
     broken &= (change > 0) & (new_passed < after)
     gates = _gates(frame, groups, passed, new)
-    # Of a gate on another metric the error says nothing: it has broken where it held in all builds and holds in none.
+    # Of a gate on another metric the error says nothing: it has broken where it held before and holds in no build.
     elsewhere = pd.notna(gates["gate"]) & np.isnan(gates["error_limit"])
-    broken |= elsewhere & (old_passed == before) & (before > 0) & (new_passed == 0)
+    broken |= elsewhere & held & (before > 0) & (new_passed == 0)
+    # The level of finite builds says nothing of one that overflows, where none did before.
+    overflows = (groups.count(new & np.isinf(error)) > 0) & (groups.count(old & np.isinf(error)) == 0)
+    broken |= overflows & held & (before > 0) & (new_passed < after)
+    # Bits that few older builds have are no proof that nothing changed: those of one bad build come back. And if
+    # bits with which every older build held its gates break one now, it is the gate that is another.
+    same = (usual == after) | ((equal == after) & ~effect & (~broken | (old_passed == before)))
     verdict = np.select(
         [
-            (equal == after) & (after > 0),
+            same & (after > 0),
             broken,
             ~moved,
             change > 0,
-            (old_passed < before) & (new_passed == after),
+            failed & (new_passed == after),
         ],
         [
             DriftVerdict.SAME.value,
@@ -193,8 +215,8 @@ def worst_verdict(verdicts: Sequence[str]) -> DriftVerdict | None:
 class _Level:
     """Where the errors of some builds of each tensor lie.
 
-    An overflow in one build of three does not make the level infinite: which build overflows is noise, too. It is
-    infinite where most builds are, and else the mean of the finite ones.
+    An overflow in one build of three does not make the level infinite, though it is a failure where none did before.
+    It is infinite where most builds are, and else the mean of the finite ones.
 
     Args:
         mean: the level.
@@ -209,9 +231,8 @@ class _Level:
     @classmethod
     def of(cls, groups: _Groups, error: np.ndarray, rows: np.ndarray) -> _Level:
         known = rows & np.isfinite(error)
-        finite = groups.count(known)
+        mean, finite = mean_of_builds(groups.code[rows], error[rows], groups.size)
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = groups.total(error, known) / finite
             residual = np.where(known, error - mean[groups.code], 0.0)
             spread = np.sqrt(
                 groups.total(residual * residual, known) / np.where(finite > 1, finite - 1, np.nan)
@@ -219,9 +240,56 @@ class _Level:
         low, high = np.full(groups.size, np.inf), np.full(groups.size, -np.inf)
         np.minimum.at(low, groups.code[known], error[known])
         np.maximum.at(high, groups.code[known], error[known])
-        spread = np.where((low == high) & (finite > 1), 0.0, spread)
-        mostly_infinite = 2 * finite < groups.count(rows)
-        return cls(np.where(mostly_infinite, np.inf, mean), spread, finite)
+        return cls(mean, np.where((low == high) & (finite > 1), 0.0, spread), finite)
+
+
+@dataclass(frozen=True)
+class _Bands:
+    """The levels of both sides of each tensor, and the noise bands around the older one.
+
+    Args:
+        old: level of the older side.
+        new: level of the newer side.
+        settled: half the width of the band that the older side alone tells of.
+        noise: that of the band of the verdict.
+    """
+
+    old: np.ndarray
+    new: np.ndarray
+    settled: np.ndarray
+    noise: np.ndarray
+
+    @classmethod
+    def of(
+        cls, groups: _Groups, error: np.ndarray, old: np.ndarray, new: np.ndarray, confidence: float
+    ) -> _Bands:
+        """Builds held against builds."""
+        before, after = _Level.of(groups, error, old), _Level.of(groups, error, new)
+        with np.errstate(invalid="ignore"):
+            settled = half_width(before.finite, before.deviation, after.finite, confidence)
+            both = (before.finite, before.deviation, after.finite, after.deviation)
+            noise = np.fmax(settled, pooled_half_width(*both, confidence))
+        return cls(before.mean, after.mean, settled, noise)
+
+    def of_nights(
+        self,
+        groups: _Groups,
+        error: np.ndarray,
+        old: np.ndarray,
+        runs: tuple[np.ndarray, int],
+        confidence: float,
+    ) -> _Bands:
+        """A night held against those before it; against a single one, its builds are all that is known of noise."""
+        night, width = runs
+        found = Nights.of(groups.code[old], night[old], error[old], groups.size, width)
+        several = found.count > 1
+        band = found.half_width(confidence)
+        return _Bands(
+            found.level,
+            self.new,
+            np.where(several, band, self.settled),
+            np.where(several, band, self.noise),
+        )
 
 
 def _beyond(change: np.ndarray, noise: np.ndarray, floor: np.ndarray) -> np.ndarray:
@@ -234,14 +302,19 @@ def _absolute(frame: pd.DataFrame, groups: _Groups, floors: Floors) -> np.ndarra
     return precisions.map(lambda name: floors.absolute[Precision(name)]).to_numpy(dtype=np.float64)
 
 
-def _seen_before(frame: pd.DataFrame, groups: _Groups, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """For each row, whether it is new and a build of the older release has the same bits."""
+def _builds_alike(frame: pd.DataFrame, groups: _Groups, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """For each row that is new, how many builds of the older release have the same bits; 0 for the others."""
     codes, width = codes_of(frame["hash"])
     pairs = groups.code.astype(np.int64) * width + codes
     known = frame["hash"].notna().to_numpy()
-    seen = np.zeros(len(frame), dtype=bool)
-    seen[new] = np.isin(pairs[new], pairs[old])
-    return seen & known
+    alike = np.zeros(len(frame), dtype=np.int64)
+    asked, which = np.unique(pairs[new], return_inverse=True)
+    places = np.searchsorted(asked, pairs[old])
+    found = np.zeros(len(asked) + 1, dtype=np.int64)
+    hit = np.append(asked, -1)[places] == pairs[old]
+    found[: len(asked)] = np.bincount(places[hit], minlength=len(asked))
+    alike[new] = found[which]
+    return np.where(known, alike, 0)
 
 
 def _described(frame: pd.DataFrame, groups: _Groups, new: np.ndarray) -> pd.DataFrame:

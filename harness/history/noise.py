@@ -3,7 +3,8 @@
 Two builds of one network need not agree: the builder times its tactics anew, and sums are taken in another order.
 So a difference must leave three bands, in this order:
 
-1. **Exact.** The new release's values have the same bits as those of one of the older release's builds: `same`.
+1. **Exact.** The new release's values have the same bits as those of most of the older release's builds: `same`. Bits
+   of any of them are enough where the error does not change by more than an effect (3).
 2. **Noise.** From K builds of the older release with mean m and standard deviation s, the mean of n further builds
    of the same release lies within
 
@@ -19,6 +20,8 @@ So a difference must leave three bands, in this order:
    the band is at least that of Student's t-test for two samples, with the deviation s of both sides pooled:
 
        m ± t(K + n − 2) · s · √(1/K + 1/n)
+
+   Earlier nights have a band of their own: `harness.history.nights`.
 
    A gate that held in every older build and breaks in a newer one is held against the first band alone: a release
    that fails now and then would hide behind its own scatter.

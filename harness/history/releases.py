@@ -43,6 +43,7 @@ from harness.history.schema import ENGINE, LAYER, MISTAKE, OUTPUT
 from harness.history.structure import compare_structures
 from harness.history.telling import tell_comparison, tell_errors
 from harness.judge.results import Verdict
+from harness.judge.words import count
 from harness.tensors.precision import Precision
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Pair:
         before: which rows are the older side's.
         after: which rows are the newer side's.
         distances: whether both were judged in one run.
+        nights: whether the older side are the nights before the newer one.
     """
 
     old: str
@@ -73,6 +75,7 @@ class Pair:
     before: NDArray[np.bool_]
     after: NDArray[np.bool_]
     distances: bool = True
+    nights: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,8 @@ def compare_pair(
     """
     engine = (records["kind"] == ENGINE).to_numpy()
     tensors = ~engine
-    judged = judge_tensors(
-        records[tensors], pair.before[tensors], pair.after[tensors], floors, distances=pair.distances
-    )
+    sides = (pair.before[tensors], pair.after[tensors])
+    judged = judge_tensors(records[tensors], *sides, floors, distances=pair.distances, nights=pair.nights)
     before, after = records[engine & pair.before], records[engine & pair.after]
     engines = judge_engines(before, after, floors)
     reader = _Reader(pair, records, judged, waivers or {}, today or datetime.date.today(), repeats)
@@ -182,6 +184,8 @@ class _Reader:
         verdict, worst, counts = _summary(found)
         errors, gravest = _errors(self.pair, before, after)
         fewer = () if errors else tuple(self._fewer(before, after))
+        if self.pair.nights:
+            fewer = (*fewer, *_left_out(before))
         waived = find_waiver(
             self.waivers.get(case, ()),
             precision=precision,
@@ -210,10 +214,15 @@ class _Reader:
             waived=waived,
             structure=tuple(compare_structures(_structures(before), _structures(after))),
             structured=(bool(_structures(before)), bool(_structures(after))),
-            command=continuation(path or case, _inputs(rows), precision, self.pair.new),
+            command=continuation(path or case, _inputs(rows), precision, self._suspect(verdict, errors)),
             errors=errors,
             builds=self._builds(key, before, after, found),
         )
+
+    def _suspect(self, verdict: DriftVerdict | None, errors: Sequence[str]) -> str:
+        """The release that is worth a diagnosis: the newer one, unless nothing but the older one failed."""
+        older = bool(errors) and all(error.startswith(f"{self.pair.old}: ") for error in errors)
+        return self.pair.old if older and verdict not in WORSENED else self.pair.new
 
     def _builds(
         self, key: Key, before: Engines, after: Engines, found: Sequence[tuple[str, TensorDrift]]
@@ -223,7 +232,7 @@ class _Reader:
         told = None if worst is None else (worst.tensor, worst.sample)
         older, newer = ([row for row in side if row["verdict"] not in _UNJUDGED] for side in (before, after))
         outputs = self._outputs.get(key, ([], []))
-        return builds_of(older, newer, *outputs, told)
+        return builds_of(older, newer, *outputs, told, nights=self.pair.nights)
 
     def _read_outputs(self) -> dict[Key, tuple[list[OutputRow], list[OutputRow]]]:
         """The outputs of every build by run, those of the older side and those of the newer one."""
@@ -330,15 +339,30 @@ def _unmeasured(drift: TensorDrift) -> bool:
 
 
 def _errors(pair: Pair, before: Engines, after: Engines) -> tuple[tuple[str, ...], Status]:
-    """What kept builds from being judged, and the gravest status that it comes to."""
+    """What kept builds from being judged, and the gravest status that it comes to.
+
+    Earlier nights count only where most of them could not be judged, and tonight cannot either: it is nothing new.
+    """
     told: dict[str, None] = {}
     gravest = Status.PASS
+    if pair.nights and not (2 * _unjudged(before) > len(before) and _unjudged(after)):
+        before = []
     for label, rows in ((pair.old, before), (pair.new, after)):
         for row in rows:
             if row["verdict"] in _UNJUDGED:
                 told[f"{label}: {row['reason'].removeprefix(f'environment {label}: ')}"] = None
                 gravest = max(gravest, _UNJUDGED[row["verdict"]], key=list(Status).index)
     return tuple(told), gravest
+
+
+def _unjudged(rows: Engines) -> int:
+    return sum(row["verdict"] in _UNJUDGED for row in rows)
+
+
+def _left_out(before: Engines) -> Iterator[str]:
+    """How many builds of earlier nights say nothing."""
+    if missing := _unjudged(before):
+        yield f"without {missing} of {count(len(before), 'earlier build')}, which could not be judged"
 
 
 def _tensor(row: Any) -> TensorDrift:

@@ -12,8 +12,8 @@ import pandas as pd
 
 from harness.errors import HistoryError
 from harness.history.judgement import codes_of
+from harness.history.last_night import find_lost, with_last_structures
 from harness.history.machines import FactChange, changes_between, facts_of, on_same_gpu
-from harness.history.nights import find_lost, with_last_structures
 from harness.history.noise import Floors
 from harness.history.releases import Pair, Waivers, compare_pair, merge
 from harness.history.report import NO_RUN_BEFORE, DriftReport
@@ -83,7 +83,7 @@ def nightly_report(
         [
             compare_pair(
                 records,
-                Pair(old, release, side, ~side, distances=False),
+                Pair(old, release, side, ~side, distances=False, nights=True),
                 floors=floors,
                 waivers=waivers,
                 today=today,

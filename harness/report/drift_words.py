@@ -126,6 +126,13 @@ def answer(report: DriftReport) -> str:
     return f"{'; '.join(told)}."
 
 
+def _stopped_on(report: DriftReport) -> str:
+    """`on old`: the releases that kept runs from being judged."""
+    errors = [error for run in report.runs for error in run.errors]
+    found = [name for name in report.releases if any(error.startswith(f"{name}: ") for error in errors)]
+    return f"on {' and '.join(short(name, 28) for name in found)}" if found else ""
+
+
 def tone_of(report: DriftReport) -> str:
     """The tone of the answer: `bad` where the exit status is not 0, `calm` where something fails or is missing."""
     if report.exit_code:
@@ -181,7 +188,9 @@ def _stopped(report: DriftReport, stopped: Sequence[RunDrift], told: Sequence[st
     lost = [run for run in stopped if not _judged(run)]
     total = count(len(report.runs), "run")
     if lost:
-        yield f"{len(lost)} of {total} could not be judged" + ("" if told else f" {_where(report, lost)}")
+        yield f"{len(lost)} of {total} could not be judged" + (
+            "" if told else f" {_stopped_on(report) or _where(report, lost)}"
+        )
     if partly := len(stopped) - len(lost):
         yield f"builds of {partly} of {total} failed"
 

@@ -35,6 +35,11 @@ def verdict(old: dict[str, Any], new: dict[str, Any], floors: Floors | None = No
         ({"errors": [1e-3] * 3, "hashes": "aaa"}, {"errors": [1e-3] * 3, "hashes": "aaa"}, "same"),
         ({"errors": NOISY, "hashes": "abc"}, {"errors": [0.99e-3, 1e-3], "hashes": "ca"}, "same"),
         ({"errors": NOISY, "hashes": "abc"}, {"errors": [0.99e-3, 1e-3], "hashes": "cx"}, "within noise"),
+        # the bits of one bad build of three, in all builds: another level, whatever the band says
+        ({"errors": [1e-3, 1e-3, 9e-3], "hashes": "aab"}, {"errors": [9e-3] * 3, "hashes": "bbb"}, "within noise"),
+        ({"errors": [1e-3, 1e-3, 9e-3], "hashes": "aab"}, {"errors": [1e-3] * 3, "hashes": "aaa"}, "same"),
+        ({"errors": [1e-3] * 20 + [9e-3], "hashes": "a" * 20 + "b"}, {"errors": [9e-3] * 3, "hashes": "bbb"},
+         "drift worse"),
         ({"errors": NOISY}, {"errors": [1.02e-3, 0.98e-3, 1e-3]}, "within noise"),
         ({"errors": NOISY}, {"errors": [2e-3, 2e-3, 2e-3]}, "drift worse"),
         ({"errors": NOISY}, {"errors": [0.5e-3] * 3}, "drift better"),
@@ -51,14 +56,17 @@ def verdict(old: dict[str, Any], new: dict[str, Any], floors: Floors | None = No
         # below the floor of the precision, whatever the ratio
         ({"errors": [1e-6] * 3}, {"errors": [1e-5] * 3}, "within noise"),
         ({"errors": [0.0] * 3}, {"errors": [1e-3] * 3}, "drift worse"),
-        # overflow: in most builds or in few
+        # overflow: in most builds or in few, where no older build does
         ({"errors": NOISY}, {"errors": [math.inf] * 3, "passed": NO}, "new failure"),
         ({"errors": NOISY}, {"errors": [math.inf, math.nan, 1e-3], "passed": [False, False, True]}, "new failure"),
-        ({"errors": NOISY}, {"errors": [math.inf, 1e-3, 1e-3], "passed": [False, True, True]}, "within noise"),
+        ({"errors": NOISY}, {"errors": [math.inf, 1e-3, 1e-3], "passed": [False, True, True]}, "new failure"),
         ({"errors": [math.inf] * 3, "passed": NO}, {"errors": [math.inf] * 3, "passed": NO}, "within noise"),
         ({"errors": [math.inf] * 3, "passed": NO}, {"errors": NOISY}, "fixed"),
-        # one of two is not most
-        ({"errors": NOISY}, {"errors": [math.inf, 1e-3], "passed": [False, True]}, "within noise"),
+        # one of two is not most, but none before
+        ({"errors": NOISY}, {"errors": [math.inf, 1e-3], "passed": [False, True]}, "new failure"),
+        # which build overflows is noise where one did before
+        ({"errors": [math.inf, 1e-3, 1e-3], "passed": [False, True, True]},
+         {"errors": [1e-3, math.inf, 1.01e-3], "passed": [True, False, True]}, "within noise"),
         # less error: a gate that goes by it cannot have broken
         ({"errors": NOISY}, {"errors": [0.5e-3] * 3, "passed": NO}, "drift better"),
         # without their hashes nobody knows whether the bits are the same

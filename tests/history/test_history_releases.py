@@ -12,7 +12,7 @@ from history_rows import engine_rows, frame, tensor_rows
 from harness.case import Waiver
 from harness.history import DriftVerdict, RunDrift, Status
 from harness.history.noise import Floors
-from harness.history.releases import compare_pair, pairs_of
+from harness.history.releases import Pair, compare_pair, pairs_of
 
 CALM = [1e-3, 1.01e-3, 0.99e-3]
 TODAY = datetime.date(2026, 6, 1)
@@ -84,3 +84,41 @@ def test_what_neither_release_can_do_comes_below_a_drift_and_above_what_passes()
     runs = [compared(*skipped), compared(built("old"), built("new")), compared(*broken), drifted]
     assert [run.status for run in runs] == [Status.SKIP, Status.PASS, Status.ERROR, Status.FAIL]
     assert sorted(runs, key=lambda run: run.severity) == runs
+
+
+# --- builds of earlier nights that could not be judged ------------------------------------------------------
+
+
+def nightly(*nights: Rows) -> RunDrift:
+    """What comes of the last of `nights` against those before it."""
+    table = frame(
+        *([{**row, "run": f"night {number:03d}"} for row in rows] for number, rows in enumerate(nights))
+    )
+    new = (table["run"] == table["run"].max()).to_numpy()
+    pair = Pair("the nights before", "new", ~new, new, distances=False, nights=True)
+    (run,) = compare_pair(table, pair, floors=Floors()).runs
+    return run
+
+
+@pytest.mark.parametrize("verdict", ["error", "skip"])
+def test_a_night_that_could_not_be_judged_is_left_out_of_those_before(verdict: str) -> None:
+    broken = engine_rows("new", 1, verdict=verdict, reason="the builder failed")
+    run = nightly(*[built("new")] * 9, broken, built("new"))
+    assert (run.status, run.verdict, run.errors) == (Status.PASS, DriftVerdict.SAME, ())
+    assert run.reason.endswith("; without 1 of 28 earlier builds, which could not be judged")
+
+
+def test_what_cannot_be_built_tonight_is_an_error_and_nothing_new_if_it_never_could() -> None:
+    broken = engine_rows("new", verdict="error", reason="no kernel")
+    tonight = nightly(built("new"), built("new"), broken)
+    assert (tonight.status, tonight.errors) == (Status.ERROR, ("new: no kernel",))
+    ever = nightly(built("new"), broken, broken, broken)
+    assert (ever.status, ever.errors) == (Status.ERROR, ("the nights before: no kernel", "new: no kernel"))
+
+
+def test_what_only_the_older_release_cannot_do_is_diagnosed_there() -> None:
+    broken = engine_rows("old", verdict="error", reason="no kernel")
+    assert compared(broken, built("new")).command.endswith("--env old")
+    assert compared(built("old"), engine_rows("new", verdict="error", reason="no kernel")).command.endswith(
+        "--env new"
+    )
