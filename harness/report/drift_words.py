@@ -111,6 +111,10 @@ def answer(report: DriftReport) -> str:
         broken = "" if told else f" {_stopped_on(report) or where}"
         told.append(f"{stopped} of {count(total, 'run')} could not be judged{broken}")
     told += _failing(report)
+    if rises := report.rises:
+        told.append(f"{count(rises, 'output')} {'has' if rises == 1 else 'have'} risen in an earlier night")
+    if creeping := report.creeping:
+        told.append(f"{count(creeping, 'output')} {'creeps' if creeping == 1 else 'creep'} over the nights")
     return f"{'; '.join(told)}."
 
 
@@ -122,10 +126,11 @@ def _stopped_on(report: DriftReport) -> str:
 
 
 def tone_of(report: DriftReport) -> str:
-    """The tone of the answer: `bad` for what the exit status is not 0 for, `calm` where something else fails."""
+    """The tone of the answer: `bad` for what the exit status is not 0 for, `calm` where there is more to know."""
     if report.exit_code:
         return "bad"
-    return "calm" if any(fails(run) and run.fails_unexpectedly for run in report.runs) else "good"
+    standing = any(fails(run) and run.fails_unexpectedly for run in report.runs)
+    return "calm" if standing or report.rises or report.creeping else "good"
 
 
 def standing_failures(report: DriftReport) -> tuple[int, int]:
