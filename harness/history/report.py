@@ -88,6 +88,16 @@ class DriftReport:
         return self.old == NO_RUN_BEFORE
 
     @property
+    def rises(self) -> int:
+        """In how many series of nights a step to the worse still holds; those that creep are not among them."""
+        return sum(one.rise is not None for one in self.series)
+
+    @property
+    def creeping(self) -> int:
+        """How many series of nights creep, to the worse or to the better."""
+        return sum(one.creep is not None for one in self.series)
+
+    @property
     def newer(self) -> tuple[str, ...]:
         """The releases that are compared with the older one."""
         return self.releases[1:]
@@ -127,6 +137,7 @@ class DriftReport:
             "moved": moved.to_dict("records"),
             "changed": [asdict(change) for change in self.changed],
             "steps": [step for series in self.series for step in _steps(series)],
+            "creeping": [{**_key(one), **asdict(one.creep)} for one in self.series if one.creep is not None],
         }
         plain: dict[str, Any] = jsonable(document)
         return plain
@@ -165,9 +176,11 @@ def _run(run: RunDrift) -> dict[str, Any]:
 
 
 def _steps(series: Series) -> list[dict[str, Any]]:
-    keys = ("case", "precision", "release", "tensor", "sample")
-    where = {key: getattr(series, key) for key in keys}
-    return [{**where, "run": series.night(step), **asdict(step)} for step in series.steps or ()]
+    return [{**_key(series), "run": series.night(step), **asdict(step)} for step in series.steps or ()]
+
+
+def _key(series: Series) -> dict[str, Any]:
+    return {key: getattr(series, key) for key in ("case", "precision", "release", "tensor", "sample")}
 
 
 def _tensor(tensor: TensorDrift | None) -> dict[str, Any] | None:

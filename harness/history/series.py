@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from harness.errors import HistoryError
 from harness.history.judgement import codes_of
 from harness.history.last_night import find_lost, with_last_structures
 from harness.history.machines import FactChange, changes_between, facts_of, on_same_gpu
+from harness.history.nights import mean_of_builds
 from harness.history.noise import Floors
+from harness.history.outcome import RunDrift
 from harness.history.releases import Pair, Waivers, compare_pair, merge
 from harness.history.report import NO_RUN_BEFORE, DriftReport
 from harness.history.schema import NEEDED, OUTPUT
 from harness.history.steps import MIN_NIGHTS, Series, find_steps
 from harness.history.store import RunInfo, list_newest, read_runs
+from harness.history.telling import tell_series
 from harness.history.waivers import waivers_of
 from harness.tensors.precision import Precision
 
@@ -91,12 +95,12 @@ def nightly_report(
         ]
     )
     lost = find_lost(comparison.runs, records, before, release)
-    outputs = records[(records["kind"] == OUTPUT).to_numpy()]
+    series = tuple(series_of(records[(records["kind"] == OUTPUT).to_numpy()], floors))
     return DriftReport(
         run=newest.run,
         old=old,
         releases=(old, release),
-        runs=lost.runs,
+        runs=with_history(lost.runs, series),
         missing=lost.missing,
         tensors=comparison.tensors,
         engines=comparison.engines,
@@ -106,8 +110,22 @@ def nightly_report(
         repeats=newest.repeats,
         time=newest.started,
         files=(str(newest.path),),
-        series=tuple(series_of(outputs, floors)),
+        series=series,
         changed=changed,
+    )
+
+
+def with_history(runs: Sequence[RunDrift], series: Sequence[Series]) -> tuple[RunDrift, ...]:
+    """The runs, with what the nights say of their outputs: a step to the worse that still holds, a level that creeps.
+
+    A step is news for a few nights, and then what a night is like; what is told here stays as long as it is seen.
+    """
+    told: dict[tuple[str, Precision], list[str]] = {}
+    for one in series:
+        if text := tell_series(one):
+            told.setdefault((one.case, one.precision), []).append(text)
+    return tuple(
+        replace(run, reason="; ".join([run.reason, *told.get((run.case, run.precision), ())])) for run in runs
     )
 
 
@@ -175,12 +193,11 @@ def series_of(records: pd.DataFrame, floors: Floors) -> Iterator[Series]:
         codes, width = codes_of(records[column])
         mixed = mixed * width + codes
     _, first, group = np.unique(mixed, return_index=True, return_inverse=True)
-    errors = records["error"].to_numpy(dtype=np.float64)
-    nights = records.iloc[first][[*keys, "run"]].astype({"run": str})
-    nights = nights.assign(
-        error=np.bincount(group, weights=errors, minlength=len(first)) / np.bincount(group)
+    errors, _ = mean_of_builds(
+        group, records["error"].to_numpy(dtype=np.float64, na_value=np.nan), len(first)
     )
-    nights = nights.sort_values("run", kind="stable")
+    nights = records.iloc[first][[*keys, "run"]].astype({"run": str})
+    nights = nights.assign(error=errors).sort_values("run", kind="stable")
     for key, part in nights.groupby([nights[name].astype(str) for name in keys], sort=False):
         case, precision, release, tensor, sample = map(str, key)
         values = part["error"].to_numpy()

@@ -9,12 +9,17 @@ series (D. M. Hawkins and Q. Deng, "A nonparametric change-point control chart",
 length: it is simulated once, by permutations with a fixed seed. A step counts if fewer than one in a thousand
 permutations do as well, and if the medians differ by more than the effect-size floor. A series of fewer than
 MIN_NIGHTS nights has no steps, and no side of a step is shorter than MIN_SIDE nights.
+
+A level that creeps has steps as well, at places that mean nothing. So a series whose steps all go one way creeps where
+there are CREEPING_STEPS of them, or where a line through the logarithms of its errors leaves less of them unexplained
+than its levels do (the resistant line: J. W. Tukey, "Exploratory Data Analysis", 1977, chapter 5).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,6 +30,9 @@ from harness.tensors.precision import Precision
 MIN_NIGHTS = 20
 MIN_SIDE = 5
 SIGNIFICANCE = 1e-3
+#: So many steps one way are no steps, but a level that creeps.
+CREEPING_STEPS = 3
+_BETTER = 0.9  # of the mean absolute residual of the levels: what a line must leave less than
 _PERMUTATIONS = 4000
 _SEED = 20100401
 
@@ -47,6 +55,19 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Creep:
+    """A level that goes one way all the time.
+
+    Args:
+        ratio: median of the last MIN_SIDE nights over that of the first ones.
+        nights: how many nights the series has.
+    """
+
+    ratio: float
+    nights: int
+
+
+@dataclass(frozen=True)
 class Series:
     """The error of one output of one sample on one release, night by night.
 
@@ -57,7 +78,7 @@ class Series:
         tensor: ONNX name of the output.
         sample: number of the sample.
         runs: the nights.
-        errors: mean error of each night's builds.
+        errors: mean error of each night's finite builds; infinite where most are not finite.
         steps: where the level changed; None if there are too few nights to say.
     """
 
@@ -73,6 +94,49 @@ class Series:
     def night(self, step: Step) -> str:
         """The run in which a step came."""
         return self.runs[step.place]
+
+    @property
+    def creep(self) -> Creep | None:
+        """How the level creeps; None if it does not."""
+        return find_creep(np.array(self.errors), self.steps or ())
+
+    @property
+    def rise(self) -> Step | None:
+        """The last step, if it is one to the worse whose level still holds; None where the level creeps."""
+        last = self.steps[-1] if self.steps else None
+        if last is None or last.after <= last.before or self.creep is not None:
+            return None
+        tonight = self.errors[-1]
+        holds = tonight > math.sqrt(last.before * last.after) or not math.isfinite(tonight)
+        return last if holds else None
+
+
+def find_creep(values: np.ndarray, steps: Sequence[Step]) -> Creep | None:
+    """How the level of a series creeps; None if it does not.
+
+    Args:
+        values: one error a night, the oldest first.
+        steps: its steps.
+    """
+    if len({_change(step) > 0 for step in steps}) != 1 or not (np.isfinite(values) & (values > 0)).all():
+        return None
+    if len(steps) < CREEPING_STEPS:
+        logs = np.log(values)
+        levels = np.split(logs, [step.place for step in steps])
+        around_levels = np.concatenate([level - np.median(level) for level in levels])
+        if np.abs(_around_line(logs)).mean() >= _BETTER * np.abs(around_levels).mean():
+            return None
+    return Creep(float(np.median(values[-MIN_SIDE:]) / np.median(values[:MIN_SIDE])), len(values))
+
+
+def _around_line(values: np.ndarray) -> np.ndarray:
+    """What the resistant line leaves of `values`: through the medians of their first and last third."""
+    places = np.arange(len(values), dtype=np.float64)
+    third = len(values) // 3
+    width = np.median(places[-third:]) - np.median(places[:third])
+    slope = (np.median(values[-third:]) - np.median(values[:third])) / width
+    rest = values - slope * places
+    return np.asarray(rest - np.median(rest))
 
 
 def find_steps(values: np.ndarray, *, relative: float, absolute: float) -> tuple[Step, ...]:
@@ -116,14 +180,15 @@ def _real(values: np.ndarray, found: dict[int, float], relative: float, absolute
     places = dict(found)
     while True:
         steps = _levels(values, places)
-        small = [
-            (abs(_change(step)), step.place)
-            for step in steps
-            if not abs(_change(step)) > max(relative * step.before, absolute)
-        ]
+        small = [(abs(_change(step)), step.place) for step in steps if not _is_real(step, relative, absolute)]
         if not small:
             return steps
         del places[min(small)[1]]
+
+
+def _is_real(step: Step, relative: float, absolute: float) -> bool:
+    change = _change(step)
+    return math.isinf(change) or abs(change) > max(relative * step.before, absolute)
 
 
 def _change(step: Step) -> float:

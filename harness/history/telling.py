@@ -11,6 +11,7 @@ from harness.history.builds import BuildOutcome
 from harness.history.judgement import DriftVerdict
 from harness.history.outcome import TensorDrift
 from harness.history.schema import LAYER, OUTPUT
+from harness.history.steps import Series
 from harness.judge.words import count, number
 
 MOST_BUILDS = 6  # whose errors are named one by one
@@ -115,6 +116,16 @@ def tell_layers(build: BuildOutcome) -> str:
 def tell_failing(builds: Sequence[BuildOutcome]) -> str:
     """`3 of 3 builds`: in how many it fails."""
     return f"{sum(build.failed for build in builds)} of {count(len(builds), 'build')}"
+
+
+def tell_series(series: Series) -> str:
+    """`y, sample 0: 2e-3 since 20260126T020000Z-000000, 1e-3 before`, or that it creeps; empty if neither."""
+    where = f"{series.tensor}, sample {series.sample}" if series.sample >= 0 else series.tensor
+    if (creep := series.creep) is not None:
+        return f"{where}: creeping, {tell_ratio(creep.ratio)} over {creep.nights} nights"
+    if (step := series.rise) is not None:
+        return f"{where}: {number(step.after)} since {series.night(step)}, {number(step.before)} before"
+    return ""
 
 
 def _rounded(value: float) -> str:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from harness.history.outcome import RunDrift
 from harness.history.report import DriftReport
+from harness.history.telling import tell_ratio
 from harness.report.console import is_plain
 from harness.report.drift_coverage import coverage_lines
 from harness.report.drift_engines import engines_line
@@ -59,7 +60,13 @@ _STYLES = {"bad": "bold red", "calm": "bold yellow", "good": "bold green"}
 
 
 def _print_steps(console: Console, report: DriftReport, plain: bool) -> None:
-    found = [(one.night(step), one, step) for one in report.series for step in one.steps or ()]
+    creeping = [(one, one.creep) for one in report.series if one.creep is not None]
+    for one, creep in sorted(creeping, key=lambda item: item[1].ratio, reverse=True)[:MOST_EXPLAINED]:
+        where = f"{one.case} at {one.precision}, {one.tensor} [{one.sample}]"
+        told = f" {where}: {tell_ratio(creep.ratio)} over {creep.nights} nights"
+        console.print(Text.assemble(("creep", "yellow"), told), soft_wrap=True)
+    stepped = [one for one in report.series if one.creep is None]
+    found = [(one.night(step), one, step) for one in stepped for step in one.steps or ()]
     arrow = "->" if plain else "→"
     for night, one, step in sorted(found, key=lambda item: item[0], reverse=True)[:MOST_EXPLAINED]:
         levels = f"{number(step.before)} {arrow} {number(step.after)}"

@@ -123,6 +123,10 @@ def answer(report: DriftReport) -> str:
     told += _stopped(report, stopped, told)
     told += filter(None, [coverage_text(report)])
     told += _failing(report)
+    if rises := report.rises:
+        told.append(f"{count(rises, 'output')} {'has' if rises == 1 else 'have'} risen in an earlier night")
+    if creeping := report.creeping:
+        told.append(f"{count(creeping, 'output')} {'creeps' if creeping == 1 else 'creep'} over the nights")
     return f"{'; '.join(told)}."
 
 
@@ -134,11 +138,11 @@ def _stopped_on(report: DriftReport) -> str:
 
 
 def tone_of(report: DriftReport) -> str:
-    """The tone of the answer: `bad` where the exit status is not 0, `calm` where something fails or is missing."""
+    """The tone of the answer: `bad` where the exit status is not 0, `calm` where there is more to know."""
     if report.exit_code:
         return "bad"
-    failing = any(fails(run) and run.fails_unexpectedly for run in report.runs)
-    return "calm" if failing or has_lost(report) else "good"
+    standing = any(fails(run) and run.fails_unexpectedly for run in report.runs)
+    return "calm" if standing or has_lost(report) or report.rises or report.creeping else "good"
 
 
 def standing_failures(report: DriftReport) -> tuple[int, int]:

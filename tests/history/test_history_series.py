@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from history_rows import engine_rows, tensor_rows
+from rich.console import Console
 
 import harness
 from harness.errors import HistoryError
@@ -20,8 +24,9 @@ from harness.history.series import nightly_report, series_of
 from harness.history.steps import MIN_NIGHTS
 from harness.history.store import RunWriter, list_newest
 from harness.history.structure import Change
+from harness.report.drift_console import print_drift
 from harness.report.drift_run import changes_line
-from harness.report.drift_words import answer
+from harness.report.drift_words import answer, tone_of
 
 STREAM = np.random.default_rng(3)
 
@@ -102,6 +107,24 @@ def test_a_step_is_told_with_its_night(tmp_path: Path) -> None:
     assert one.night(step).startswith("20260126")
     assert report.to_dict()["steps"][0]["run"] == one.night(step)
     assert report.runs[0].status is Status.PASS, "the newest night is like those before it"
+    assert f"; y, sample 0: 1.9e-3 since {one.night(step)}, 1.2e-3 before" in report.runs[0].reason
+    assert (report.rises, report.creeping, report.exit_code) == (1, 0, 0)
+    assert answer(report) == "Nothing moved beyond noise on trt; 1 output has risen in an earlier night."
+    assert tone_of(report) == "calm"
+
+
+def test_a_level_that_creeps_is_told_though_no_night_moves(tmp_path: Path) -> None:
+    nights(tmp_path, [error * 1.8 ** (night / 30) for night, error in enumerate(noisy(31))])
+    report = nightly_report(tmp_path)
+    assert (report.rises, report.creeping, report.exit_code) == (0, 1, 0)
+    assert "; y, sample 0: creeping, ×1." in report.runs[0].reason
+    assert answer(report).endswith("; 1 output creeps over the nights.")
+    stream = io.StringIO()
+    print_drift(Console(file=stream, width=100), report)
+    assert "creep net at fp16, y [0]: ×1." in stream.getvalue()
+    assert "step net" not in stream.getvalue()
+    (document,) = report.to_dict()["creeping"]
+    assert (document["case"], document["tensor"], document["nights"]) == ("net", "y", 31)
 
 
 def test_few_nights_raise_no_alarm(tmp_path: Path) -> None:
@@ -261,11 +284,17 @@ def test_steps_are_told_from_the_fewest_nights_on_that_can_show_one(tmp_path: Pa
 
 def test_the_mean_of_a_nights_builds_is_its_point(tmp_path: Path) -> None:
     rows = tensor_rows("trt", [1e-3, 3e-3])
-    import pandas as pd
-
     (one,) = series_of(pd.DataFrame(rows), Floors())
     assert one.errors == pytest.approx((2e-3,))
     assert one.steps is None
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"), [([1e-3, math.inf, 3e-3], 2e-3), ([1e-3, math.inf, math.nan], math.inf)]
+)
+def test_one_build_that_overflows_is_no_night_that_does(errors: list[float], expected: float) -> None:
+    (one,) = series_of(pd.DataFrame(tensor_rows("trt", errors)), Floors())
+    assert one.errors == pytest.approx((expected,))
 
 
 def test_a_single_release_can_be_held_against_its_earlier_nights(tiny_cases, tmp_path: Path) -> None:

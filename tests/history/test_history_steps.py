@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from harness.history.steps import MIN_NIGHTS, find_steps
+from harness.history.steps import MIN_NIGHTS, Series, find_steps
+from harness.history.telling import tell_series
+from harness.tensors.precision import Precision
 
 STREAM = np.random.default_rng(5)
 
@@ -50,6 +52,8 @@ def test_of_two_steps_that_are_too_small_the_larger_one_stays_where_both_add_up(
 def test_exactly_constant_levels_and_infinite_ones() -> None:
     (step,) = steps([1e-3] * 20 + [math.inf] * 10)
     assert (step.place, step.after) == (20, math.inf)
+    (back,) = steps([math.inf] * 20 + [1e-3] * 10)
+    assert (back.place, back.before, back.after) == (20, math.inf, 1e-3)
     assert steps([math.inf] * 40) == ()
     assert steps([1e-3] * 400) == ()
 
@@ -81,3 +85,48 @@ def test_chance_is_taken_for_a_step_in_less_than_one_percent() -> None:
 
 def test_a_ramp_that_adds_up_is_seen() -> None:
     assert steps(np.linspace(1e-3, 4e-3, 90) * (1 + 0.01 * STREAM.standard_normal(90)))
+
+
+# --- what a series comes to ---------------------------------------------------------------------------------
+
+
+def series(values) -> Series:
+    runs = tuple(f"night {number}" for number in range(len(values)))
+    return Series(
+        "net", Precision.FP16, "trt", "y", 0, runs, tuple(map(float, values)), steps(np.asarray(values))
+    )
+
+
+def shaken(values):
+    return np.asarray(values) * (1 + 0.02 * STREAM.standard_normal(len(values)))
+
+
+@pytest.mark.parametrize(("ratio", "nights"), [(10, 120), (1.8, 31), (3, 60), (0.1, 120)])
+def test_a_level_that_creeps_is_no_step(ratio: float, nights: int) -> None:
+    one = series(shaken(1e-3 * ratio ** (np.arange(nights) / (nights - 1))))
+    assert one.steps, "it has steps, at places that mean nothing"
+    assert one.creep is not None
+    assert (one.creep.nights, one.rise) == (nights, None)
+    assert one.creep.ratio == pytest.approx(ratio, rel=0.2)
+    assert tell_series(one).startswith("y, sample 0: creeping, ×")
+    assert tell_series(one).endswith(f" over {nights} nights")
+
+
+@pytest.mark.parametrize("nights", [(25, 6), (15, 16), (6, 25), (30, 30)])
+def test_a_step_to_the_worse_is_told_for_as_long_as_its_level_holds(nights: tuple[int, int]) -> None:
+    values = shaken(np.repeat([1e-3, 2e-3], nights))
+    one = series(values)
+    assert (one.creep, one.rise) == (None, one.steps[0])
+    assert one.night(one.rise) == f"night {nights[0]}"
+    assert f" since night {nights[0]}, " in tell_series(one)
+    assert series([*values, 1e-3]).rise is None, "tonight it is gone"
+
+
+def test_a_step_to_the_better_and_one_there_and_back_are_not_told() -> None:
+    for levels in ([2e-3, 1e-3], [1e-3, 2e-3, 0.5e-3]):
+        one = series(shaken(np.repeat(levels, 20)))
+        assert (bool(one.steps), one.rise, one.creep, tell_series(one)) == (True, None, None, "")
+    overflowing = series([1e-3] * 20 + [math.inf] * 10)
+    assert overflowing.rise is not None
+    assert tell_series(overflowing) == "y, sample 0: inf since night 20, 1e-3 before"
+    assert series([1e-3] * 40).rise is series([1e-3] * 40).creep is None
