@@ -214,8 +214,8 @@ def list_newest(
     return chosen[::-1]
 
 
-def interrupted(folder: Path, plan: Mapping[str, Any]) -> str:
-    """The id of the newest interrupted run of `plan`; of the newest of all where none is of it.
+def interrupted(folder: Path, plan: Mapping[str, Any] | None = None) -> str:
+    """The id of the newest interrupted run of `plan`; of the newest of all where none is of it, or none is given.
 
     Raises:
         HistoryError: no run was interrupted.
@@ -223,7 +223,7 @@ def interrupted(folder: Path, plan: Mapping[str, Any]) -> str:
     runs = unfinished_runs(folder)
     if not runs:
         raise HistoryError("there is no interrupted run to resume", where=folder, hint="leave out --resume")
-    alike = [info for info in runs if not _differing(_plan_in(info.path), plan)]
+    alike = [info for info in runs if plan is not None and not _differing(_plan_in(info.path), plan)]
     return (alike or runs)[-1].run
 
 

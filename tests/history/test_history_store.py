@@ -162,6 +162,7 @@ def test_of_several_interrupted_jobs_the_newest_of_the_same_plan_is_resumed(tmp_
     with contextlib.suppress(KeyboardInterrupt), RunWriter(tmp_path, others) as writer:
         writer.write("a", [row("a")])
         raise KeyboardInterrupt
+    assert interrupted(tmp_path) == writer.run
     with opened(tmp_path, PLAN, resume=True) as again:
         assert again.run == first
     with opened(tmp_path, others, resume=True) as again:
