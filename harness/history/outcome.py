@@ -44,6 +44,7 @@ class TensorDrift:
         gate: metric of the gate that it was held against: one that fails, or else the first; None if unknown.
         limit: its limit; NaN if unknown.
         error_limit: the limit as an error like `old` and `new`; NaN for a gate on a metric that is none.
+        zero_reference: whether the reference is all zero, so that an error relative to it is 0 or infinite.
     """
 
     tensor: str
@@ -60,6 +61,7 @@ class TensorDrift:
     gate: str | None = None
     limit: float = math.nan
     error_limit: float = math.nan
+    zero_reference: bool = False
 
     @property
     def ratio(self) -> float:

@@ -22,6 +22,7 @@ from harness.history.emulated import EmulatedRelease, is_emulated
 from harness.history.engines import ENGINE_COLUMNS, judge_engines
 from harness.history.judgement import (
     JUDGED,
+    KEY,
     SEVERITY,
     WORSENED,
     DriftVerdict,
@@ -176,6 +177,7 @@ class _Reader:
         self._tensors = self.judged.groupby(keys, sort=False).indices if len(self.judged) else {}
         self._reads: dict[Key, dict[str, list[str]]] | None = None
         self._outputs = self._read_outputs()
+        self._zeros = _zero_references(self.records)
 
     def run(self, key: Key, before: Engines, after: Engines) -> RunDrift:
         rows = after or before
@@ -278,7 +280,10 @@ class _Reader:
         if key not in self._tensors:
             return []
         rows = self.judged.iloc[self._tensors[key]]
-        return [(str(row.kind), _tensor(row)) for row in rows.itertuples(index=False)]
+        return [
+            (str(row.kind), _tensor(row, zero_reference=_key(row) in self._zeros))
+            for row in rows.itertuples(index=False)
+        ]
 
     def _origins(self, key: Key, found: Sequence[tuple[str, TensorDrift]]) -> tuple[TensorDrift, ...]:
         layers = {drift.tensor: drift for kind, drift in found if kind == LAYER}
@@ -365,7 +370,19 @@ def _left_out(before: Engines) -> Iterator[str]:
         yield f"without {missing} of {count(len(before), 'earlier build')}, which could not be judged"
 
 
-def _tensor(row: Any) -> TensorDrift:
+def _key(row: Any) -> tuple[object, ...]:
+    return str(row.case), str(row.precision), str(row.kind), str(row.tensor), int(row.sample)
+
+
+def _zero_references(records: pd.DataFrame) -> set[tuple[object, ...]]:
+    """The tensors whose reference is all zero, by the columns `harness.history.judgement.KEY`."""
+    if "reference_rms" not in records:
+        return set()
+    zero = records.loc[(records["reference_rms"] == 0.0).to_numpy(dtype=bool, na_value=False), list(KEY)]
+    return {_key(row) for row in zero.drop_duplicates().itertuples(index=False)}
+
+
+def _tensor(row: Any, *, zero_reference: bool) -> TensorDrift:
     return TensorDrift(
         tensor=str(row.tensor),
         node=None if pd.isna(row.node) else str(row.node),
@@ -381,6 +398,7 @@ def _tensor(row: Any) -> TensorDrift:
         gate=row.gate if isinstance(row.gate, str) else None,
         limit=float(row.limit),
         error_limit=float(row.error_limit),
+        zero_reference=zero_reference,
     )
 
 

@@ -48,7 +48,7 @@ COLUMNS = (
     Column("op", "text", "its operator type"),
     Column("reads", "texts", "the nearest observed tensors that it was computed from (layer rows)"),
     # What was measured over the FP32 reference; see harness.compare.Metrics.
-    Column("error", "number", "nrmse; infinite where an element is not finite although the reference is"),
+    Column("error", "number", "nrmse; infinite where the reference is all zero, or finite where an element is not"),
     Column("rmse", "number", "root mean square error"),
     Column("max_abs", "number", "largest absolute error"),
     Column("cosine", "number", "cosine similarity"),

@@ -57,8 +57,11 @@ def tell_place(drift: TensorDrift) -> str:
 
 
 def tell_change(drift: TensorDrift) -> str:
-    """`error 3.1e-4 → inf`."""
-    return f"error {number(drift.old)} → {number(drift.new)}"
+    """`error 3.1e-4 → inf`; with why it is infinite, where the reference is all zero."""
+    told = f"error {number(drift.old)} → {number(drift.new)}"
+    if drift.zero_reference and drift.gate != NONFINITE.metric and math.inf in (drift.old, drift.new):
+        return f"{told} (the reference is all zero: errors relative to it are infinite)"
+    return told
 
 
 def tell_ratio(ratio: float) -> str:

@@ -111,29 +111,38 @@ def engines_figure(report: DriftReport, engines: pd.DataFrame) -> Figure:
 
 
 Row = dict[str, Any]
+Output = tuple[str, str, str, int]
 
 
 def _worst_outputs(outputs: pd.DataFrame, runs: Sequence[RunDrift]) -> list[Row]:
-    """For each run the output that its numbers are of; where these are a layer's, the one with the largest error."""
+    """For each run the output that its numbers are of; where these are a layer's, the one with the largest error.
+
+    An output that several newer releases share is one row, with the widest of their noise bands.
+    """
     by_run: dict[tuple[str, str, str], list[Row]] = {}
     listed: list[Any] = outputs.to_dict("records")
     for row in listed:
         by_run.setdefault((row["release"], row["case"], row["precision"]), []).append(row)
-    found = []
+    found: dict[Output, Row] = {}
     for run in runs:
         rows = by_run.get((run.new, run.case, run.precision.value), [])
         same = [row for row in rows if run.worst is not None and row["tensor"] == run.worst.tensor]
         same = [row for row in same if run.worst is not None and row["sample"] == run.worst.sample]
         if rows:
-            found.append(max(same or rows, key=lambda row: max(row["old"], row["new"])))
-    return found
+            row = max(same or rows, key=lambda row: max(row["old"], row["new"]))
+            known = found.setdefault(_output(row), row)
+            if row["noise"] > known["noise"] or math.isnan(known["noise"]):
+                known["noise"] = row["noise"]
+    return list(found.values())
+
+
+def _output(row: Row) -> Output:
+    return row["case"], row["precision"], row["tensor"], row["sample"]
 
 
 def _builds(report: DriftReport, rows: Sequence[Row]) -> list[dict[str, list[float]]]:
     """For each of `rows`, by release, the error of each build."""
-    places = {
-        (row["case"], row["precision"], row["tensor"], row["sample"]): place for place, row in enumerate(rows)
-    }
+    places = {_output(row): place for place, row in enumerate(rows)}
     found: list[dict[str, list[float]]] = [{} for _ in rows]
     records = report.records[(report.records["kind"] == OUTPUT).to_numpy()]
     columns = [records[name] for name in ("case", "precision", "tensor", "sample", "side", "error")]

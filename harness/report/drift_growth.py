@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 MAIN, STRIP, HEAD, GAP = 2.9, 0.24, 0.62, 0.34  # inches
 MOST_RINGS = 6  # origins that get a ring, and of those the first three their name
 MOST_NAMED = 3
-MOST_TITLE = 24  # letters of what the title names, beside the keys
+MOST_TITLE = 20  # letters of what the title names, beside the keys
 FEW = 60  # layers that get a mark each, besides the line
+MIN_DECADES = 2.0  # of errors that the colours span
 MOST_CHANGE = 1.0  # decades up and down at which the colours of a change end
 KEY_WIDTH, KEY_HEIGHT, KEY_GAP, KEY_LINE, CHARACTER = 0.7, 0.11, 0.06, 0.22, 0.066  # inches
 
@@ -93,7 +95,10 @@ def growth_figure(report: DriftReport, run: RunDrift) -> Figure:
 
 
 def layer_table(report: DriftReport, run: RunDrift) -> pd.DataFrame:
-    """Mean error by layer (in order; rows are named by tensor) and release."""
+    """Error by layer (in order; rows are named by tensor) and release, on the level that the judgement uses.
+
+    It is infinite where most builds are, and else the mean of the finite ones.
+    """
     records = report.records
     chosen = records[
         (records["case"] == run.case)
@@ -101,10 +106,11 @@ def layer_table(report: DriftReport, run: RunDrift) -> pd.DataFrame:
         & (records["kind"] == LAYER)
     ]
     places = chosen.groupby(chosen["tensor"].astype(str), sort=False)["index"].min()
-    mean = chosen.groupby([chosen["tensor"].astype(str), chosen["side"].astype(str)], sort=False)[
-        "error"
-    ].mean()
-    table = mean.unstack("side")
+    errors = chosen["error"].astype(float)
+    finite = errors.where(np.isfinite(errors))
+    builds = finite.groupby([chosen["tensor"].astype(str), chosen["side"].astype(str)], sort=False)
+    level = builds.mean().where(2 * builds.count() >= builds.size(), math.inf)
+    table = level.unstack("side")
     table = table.loc[places.sort_values(kind="stable").index]
     return table[[name for name in report.releases if name in table.columns]]
 
@@ -217,7 +223,7 @@ def _draw_heatmap(axes: Axes, report: DriftReport, table: pd.DataFrame) -> tuple
     changes = matplotlib.colormaps["RdBu_r"].with_extremes(bad="white")
     values = table.to_numpy(dtype=float).T
     usual = values[np.isfinite(values) & (values > 0)]
-    low, high = (math.log10(usual.min()), math.log10(usual.max())) if usual.size else (-9.0, 0.0)
+    low, high = _range(usual)
     with np.errstate(divide="ignore", invalid="ignore"):
         shown = np.log10(values)
         change = np.log10(values[1:] / values[:1]) if report.old in table else values[:0]
@@ -229,7 +235,7 @@ def _draw_heatmap(axes: Axes, report: DriftReport, table: pd.DataFrame) -> tuple
     axes.imshow(
         np.where(np.isposinf(values), high + 1, shown),
         cmap=errors,
-        vmin=min(low, high - 0.3),
+        vmin=low,
         vmax=high + 1e-9,
         extent=(-0.5, right, len(values) - 0.5, -0.5),
         **looks,
@@ -247,7 +253,8 @@ def _draw_heatmap(axes: Axes, report: DriftReport, table: pd.DataFrame) -> tuple
     names = [
         "older" if name == report.old else short(str(name), 12) if several else "newer" for name in table
     ]
-    axes.set_yticks(range(rows), [*names, *(["change"] * len(change))])
+    changed = [f"Δ {name}" if several else "change" for name in names[1:]] if len(change) else []
+    axes.set_yticks(range(rows), [*names, *changed])
     for row in range(1, rows):
         axes.axhline(row - 0.5, color="white", linewidth=2)
     for side in axes.spines.values():
@@ -256,8 +263,24 @@ def _draw_heatmap(axes: Axes, report: DriftReport, table: pd.DataFrame) -> tuple
     over = " (red: not finite)" if np.isposinf(values).any() else ""
     keys = [Key("error", number(10**low), number(10**high) + over, errors)]
     if len(change):
-        keys.append(Key("change", f"÷{10**MOST_CHANGE:.0f}", f"×{10**MOST_CHANGE:.0f}", changes))
+        keys.append(
+            Key(
+                "Δ change" if several else "change",
+                f"÷{10**MOST_CHANGE:.0f}",
+                f"×{10**MOST_CHANGE:.0f}",
+                changes,
+            )
+        )
     return tuple(keys)
+
+
+def _range(errors: NDArray[np.float64]) -> tuple[float, float]:
+    """The decades that the colours of `errors` span: at least MIN_DECADES, so that alike errors look alike."""
+    if not errors.size:
+        return -9.0, 0.0
+    low, high = math.log10(errors.min()), math.log10(errors.max())
+    wider = max(0.0, MIN_DECADES - (high - low)) / 2
+    return low - wider, high + wider
 
 
 def _draw_keys(figure: Figure, keys: Sequence[Key]) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.compare.defaults import NONFINITE
 from harness.history.judgement import WORSENED, DriftVerdict
 from harness.history.outcome import RunDrift, Status, TensorDrift
 from harness.history.structure import StructureChange
@@ -108,7 +109,8 @@ def _numbers(worst: TensorDrift) -> str:
     """What the verdict of a tensor rests on."""
     told = f"{tell_place(worst)}: {tell_change(worst)}"
     if math.isinf(worst.old) and math.isinf(worst.new):
-        return f"{told}, not finite on either side"
+        finite = worst.zero_reference and worst.gate != NONFINITE.metric
+        return told if finite else f"{told}, not finite on either side"
     floor = "" if math.isinf(worst.floor) else f"; floor {number(worst.floor)}"
     return f"{told}; {tell_noise(worst.noise)}{floor}"
 

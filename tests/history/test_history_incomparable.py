@@ -8,10 +8,14 @@ from pathlib import Path
 import onnx
 import pytest
 from graphs import looked_up, picked_elements
+from history_rows import engine_rows, frame, tensor_rows
 
 import harness
 from harness.history import DriftOptions, DriftReport
+from harness.history.noise import Floors
+from harness.history.releases import compare_pair, pairs_of
 from harness.history.telling import tell_gate
+from harness.report.drift_view import explain
 
 FINE, COARSE = "emulator:fp32", "emulator:fp16"
 
@@ -55,3 +59,21 @@ def test_it_is_a_new_failure_and_the_way_back_a_fix(
 def test_two_builds_that_fail_alike_are_the_same(drift, proto: onnx.ModelProto) -> None:
     report = drift(proto, COARSE, f"{COARSE},seed=1")
     assert set(report.to_frame()["verdict"]) == {"same"}
+
+
+@pytest.mark.parametrize("gate", ["rmse", "nonfinite"])
+def test_a_reference_that_is_all_zero_is_not_told_as_values_that_are_not_finite(gate: str) -> None:
+    facts: dict[str, object] = {"reference_rms": 0.0, "gate": gate, "limit": 1e-3}
+    rows = [tensor_rows(name, [math.inf] * 3, **facts) for name in ("old", "new")]
+    records = frame(engine_rows("old"), engine_rows("new"), *rows)
+    (pair,) = pairs_of(records, ("old", "new"))
+    (run,) = compare_pair(records, pair, floors=Floors()).runs
+    assert run.worst is not None
+    assert run.worst.zero_reference
+    told = {statement.label: statement.text for statement in explain(run).statements}["numbers"]
+    if gate == "rmse":
+        assert told.endswith(
+            "error inf → inf (the reference is all zero: errors relative to it are infinite)"
+        )
+    else:
+        assert told.endswith("error inf → inf, not finite on either side")

@@ -7,12 +7,15 @@ import re
 
 import pytest
 from drift_reports import drift_report, run_rows
+from history_rows import engine_rows, tensor_rows
 from matplotlib.figure import Figure
 
 from harness.history.report import DriftReport
+from harness.report.drift_dots import outputs_figure
 from harness.report.drift_growth import growth_figure, layer_table
 
 RELEASES = ("trt-8.5", "trt-8.6")
+THREE = ("old", "mid", "new")
 
 
 def drifted(factor: float, case: str = "net") -> DriftReport:
@@ -29,7 +32,7 @@ def texts(figure: Figure) -> list[str]:
 
 
 def test_the_colours_of_the_heatmap_have_keys_with_numbers() -> None:
-    report = drifted(30.0)
+    report = drifted(300.0)
     figure = growth_figure(report, report.runs[0])
     table = layer_table(report, report.runs[0]).to_numpy()
     told = [re.fullmatch(r"error (.+)", text) for text in texts(figure)]
@@ -57,3 +60,43 @@ def test_keys_and_title_do_not_meet() -> None:
     line = [text for text in others if "error" in text.get_text() or "change" in text.get_text()]
     assert line
     assert all(text.get_window_extent().x0 > edge for text in line)
+
+
+def test_errors_that_are_alike_look_alike() -> None:
+    (strip,) = [
+        axes for axes in picture(1.2).axes if "older" in [t.get_text() for t in axes.get_yticklabels()]
+    ]
+    errors, _ = strip.images
+    low, high = errors.get_clim()
+    assert high - low == pytest.approx(2.0), "decades"
+    inside = errors.get_array()
+    assert low < inside.min() < inside.max() < high
+
+
+def test_one_overflow_of_three_builds_does_not_paint_a_release_red() -> None:
+    def levels(*errors: float) -> list[float]:
+        rows = [tensor_rows(name, list(errors), kind="layer", tensor="t") for name in RELEASES]
+        outputs = [tensor_rows(name, [1e-3] * 3) + engine_rows(name) for name in RELEASES]
+        report = drift_report(*rows, *outputs, releases=RELEASES)
+        return list(layer_table(report, report.runs[0]).loc["t"])
+
+    assert levels(1e-3, math.inf, 3e-3) == pytest.approx([2e-3, 2e-3])
+    assert levels(1e-3, math.inf, math.inf) == [math.inf, math.inf]
+
+
+def test_with_three_releases_each_change_names_its_own() -> None:
+    report = drift_report(run_rows("net", "fp16", THREE, factor=3.0), releases=THREE)
+    strips = [
+        [label.get_text() for label in axes.get_yticklabels()]
+        for axes in growth_figure(report, report.runs[0]).axes
+    ]
+    assert ["older", "mid", "new", "Δ mid", "Δ new"] in strips
+
+
+def test_an_output_of_three_releases_is_one_row_with_the_dots_of_all() -> None:
+    report = drift_report(
+        run_rows("a", "fp16", THREE, factor=3.0), run_rows("b", "fp16", THREE), releases=THREE
+    )
+    (axes,) = outputs_figure(report, report.worst_first()).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a fp16: y [0]", "b fp16: y [0]"]
+    assert [len(line.get_ydata()) for line in axes.get_lines()] == [6, 6, 6]
