@@ -38,7 +38,9 @@ def with_last_structures(frame: pd.DataFrame, before: Sequence[RunInfo], old: st
     last = engines.groupby(["case", "precision"])["run"].transform("max")
     engines = engines[engines["run"] == last]
     nights = set(engines["run"])
-    rows = read_runs([info for info in before if info.run in nights], (*_KEY, "kind", "structure"))
+    rows = read_runs(
+        [info for info in before if info.run in nights], (*_KEY, "kind", "structure"), skip_damaged=True
+    )
     stored = rows.filter(_known(rows)).to_pylist()
     known = {tuple(row[name] for name in _KEY): row["structure"] for row in stored}
     found = [known.get(key) for key in engines.itertuples(index=False, name=None)]
@@ -78,7 +80,7 @@ def find_lost(runs: Sequence[RunDrift], frame: pd.DataFrame, before: Sequence[Ru
         release: the release of both.
     """
     columns = ("case", "precision", "release", "kind", "verdict", *_ASKED)
-    rows = read_runs(before[-1:], columns).to_pandas()
+    rows = read_runs(before[-1:], columns, skip_damaged=True).to_pandas()
     then = _asked(rows[(rows["release"] == release) & (rows["verdict"] != Verdict.SKIP.value)])
     now = _asked(frame[frame["side"] == release])
     if not then:
