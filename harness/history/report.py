@@ -37,13 +37,13 @@ class DriftReport:
         engines: one row a quantity of an engine: see `harness.history.engines.ENGINE_COLUMNS`, and `release`.
         records: the rows of the history behind it, with `side`: which of `releases` a row counts to.
         fingerprint: what it ran on.
+        changed: what of that the night before did not run on, where nights are compared.
         floors: what counts as a difference.
         repeats: builds of each engine.
         time: when the run began, UTC.
         files: the files of the history that it was made from.
         series: the errors of the outputs night by night, where nights are compared.
         written: the baselines that were rewritten.
-        changed: what the night ran on and the night before did not, where nights are compared.
     """
 
     run: str
@@ -54,13 +54,13 @@ class DriftReport:
     engines: pd.DataFrame
     records: pd.DataFrame
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    changed: tuple[FactChange, ...] = ()
     floors: Floors = field(default_factory=Floors)
     repeats: int = 1
     time: datetime.datetime | None = None
     files: tuple[str, ...] = ()
     series: tuple[Series, ...] = ()
     written: tuple[str, ...] = ()
-    changed: tuple[FactChange, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -113,6 +113,7 @@ class DriftReport:
             "releases": list(self.releases),
             "repeats": self.repeats,
             "fingerprint": self.fingerprint,
+            "changed": [asdict(change) for change in self.changed],
             "files": list(self.files),
             "floors": {
                 **asdict(self.floors),
@@ -122,7 +123,6 @@ class DriftReport:
             "runs": [_run(run) for run in self.runs],
             "engines": self.engines.to_dict("records"),
             "moved": moved.to_dict("records"),
-            "changed": [asdict(change) for change in self.changed],
             "steps": [step for series in self.series for step in _steps(series)],
         }
         plain: dict[str, Any] = jsonable(document)

@@ -99,12 +99,12 @@ def nightly_report(
         engines=comparison.engines,
         records=records,
         fingerprint=newest.fingerprint,
+        changed=changed,
         floors=floors,
         repeats=newest.repeats,
         time=newest.started,
         files=(str(newest.path),),
         series=tuple(series_of(outputs, floors)),
-        changed=changed,
     )
 
 

@@ -21,10 +21,10 @@ def drift_markdown(report: DriftReport, *, seconds: float | None = None) -> str:
     ordered = report.worst_first()
     several = len(report.newer) > 1
     lines = [f"## {escape(answer(report))}", "", escape(summary(report, seconds)), ""]
-    lines += [escape(run_line(report)), ""]
-    if changes := changes_line(report):
-        lines += [escape(changes), ""]
     lines.append(f"`{code(report.old)}` → " + ", ".join(f"`{code(name)}`" for name in report.newer))
+    lines += ["", escape(run_line(report))]
+    if changes := changes_line(report):
+        lines += ["", escape(changes)]
     lines += ["", f"| verdict | case | precision |{' release |' if several else ''} error | starts at |"]
     lines.append("|---|---|---|" + ("---|" if several else "") + "---|---|")
     lines += [_row(run, several) for run in ordered[:MOST_ROWS]]
