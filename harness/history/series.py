@@ -12,7 +12,7 @@ import pandas as pd
 
 from harness.errors import HistoryError
 from harness.history.judgement import codes_of
-from harness.history.nights import find_lost, with_last_structures
+from harness.history.last_night import find_lost, with_last_structures
 from harness.history.noise import Floors
 from harness.history.releases import Pair, Waivers, compare_pair, merge
 from harness.history.report import NO_RUN_BEFORE, DriftReport
