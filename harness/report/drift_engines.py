@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from harness.history.engines import Trend
 from harness.history.outcome import RunDrift
@@ -12,6 +11,9 @@ from harness.history.report import DriftReport
 from harness.history.structure import Change
 from harness.history.telling import tell_ratio
 from harness.report.words import count, middle
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # By quantity of an engine, what more and less of it is called.
 _TRENDS = {
@@ -22,7 +24,7 @@ _TRENDS = {
 _CHANGES = {
     Change.QDQ_UNFUSED: "convolution no longer fused with its add",
     Change.QDQ_LEFT: "Q/DQ left over",
-    Change.PRECISION: "precision changed",
+    Change.PRECISION: "node in another precision",
     Change.FUSION_VANISHED: "fusion gone",
     Change.FUSION_APPEARED: "new fusion",
     Change.FUSION_CHANGED: "fusion changed",
@@ -30,7 +32,7 @@ _CHANGES = {
 }
 _PLURALS = {
     Change.QDQ_UNFUSED: "convolutions no longer fused with their adds",
-    Change.PRECISION: "precisions changed",
+    Change.PRECISION: "nodes in another precision",
     Change.FUSION_VANISHED: "fusions gone",
     Change.FUSION_APPEARED: "new fusions",
     Change.FUSION_CHANGED: "fusions changed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 from drift_reports import drift_report, fused, run_rows
 from history_rows import engine_rows, tensor_rows
@@ -78,3 +79,13 @@ def test_the_largest_of_several_changes_is_told_and_what_became_less_by_its_shar
 def test_engines_that_did_not_move_need_no_line() -> None:
     report = drift_report(tensor_rows("old", [1e-3]), tensor_rows("new", [1e-3]))
     assert engines_line(report) == ""
+
+
+def test_precisions_are_counted_in_nodes() -> None:
+    def lowered(precision: str) -> str:
+        return json.dumps(
+            [{"name": name, "onnx_nodes": [name], "precision": precision} for name in ("up", "down")]
+        )
+
+    report = drift_report(run_rows("net", "fp16", PAIR, structure=(lowered("fp16"), lowered("fp8"))))
+    assert engines_line(report) == "engines: 2 nodes in another precision"
