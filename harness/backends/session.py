@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from harness.errors import InputDataError, ModelError, NodeFailedError
 from harness.model import Model
+from harness.model.analysis import bodies
 from harness.model.lower import LOWERED, MASK, LoweredGraph
 from harness.model.rounding import round_array
 from harness.tensors.precision import Precision
@@ -42,14 +43,16 @@ def session_options() -> ort.SessionOptions:
 
 
 def create_session(proto: onnx.ModelProto, *, where: str) -> ort.InferenceSession:
-    """A CPU session of `proto`.
+    """A CPU session of `proto`; running it changes neither what it is fed nor what it holds.
 
     Raises:
         ModelError: ONNX Runtime does not accept the graph; the message names the operator if it is unsupported.
     """
     try:
         return ort.InferenceSession(
-            proto.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
+            without_overwrites(proto).SerializeToString(),
+            session_options(),
+            providers=["CPUExecutionProvider"],
         )
     except Exception as error:
         text = _first_line(error)
@@ -61,6 +64,54 @@ def create_session(proto: onnx.ModelProto, *, where: str) -> ort.InferenceSessio
         ):
             hint = "the operator is not one that ONNX Runtime's CPU provider has; replace it, or export another opset"
         raise ModelError(f"ONNX Runtime does not accept the model: {text}", where=where, hint=hint) from error
+
+
+def without_overwrites(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """`proto` with copies in front of the inputs that ONNX Runtime's CPU kernels overwrite.
+
+    The only such kernel is BatchNormalization in training mode: it writes the running mean and variance into the
+    buffers of its inputs 3 and 4, be they a caller's array, a weight, a constant of the session or a tensor that
+    other nodes read. Concat of one tensor copies; Identity would share the buffer.
+    """
+    if not any(_overwrites(node) for nodes in _node_lists(proto) for node in nodes):
+        return proto
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    for nodes in _node_lists(result):
+        kept: list[onnx.NodeProto] = []
+        for node in nodes:
+            if _overwrites(node):
+                for position in (3, 4):
+                    name = f"{node.output[0]}::copied{position}"
+                    kept.append(onnx.helper.make_node("Concat", [node.input[position]], [name], name, axis=0))
+                    node.input[position] = name
+            kept.append(node)
+        if len(kept) > len(nodes):
+            copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+            del nodes[:]
+            nodes.extend(copies)
+    return result
+
+
+def _overwrites(node: onnx.NodeProto) -> bool:
+    if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx") or len(node.input) < 5:
+        return False
+    # Before opset 14 the mode is not an attribute: it is training if the statistics are returned.
+    training = any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute)
+    return training or any(node.output[1:])
+
+
+def _node_lists(proto: onnx.ModelProto) -> Iterator[MutableSequence[onnx.NodeProto]]:
+    """The nodes of the graph, of its functions and of every body, innermost first."""
+
+    def inside(nodes: MutableSequence[onnx.NodeProto]) -> Iterator[MutableSequence[onnx.NodeProto]]:
+        for node in nodes:
+            for body in bodies(node):
+                yield from inside(body.node)
+        yield nodes
+
+    for owner in (proto.graph, *proto.functions):
+        yield from inside(owner.node)
 
 
 def to_runtime(values: np.ndarray) -> np.ndarray | ort.OrtValue:

@@ -114,7 +114,8 @@ def run_onnxruntime(file, inputs, outputs, may_fail=False):
     session = onnxruntime.InferenceSession(str(HERE / file), options, providers=["CPUExecutionProvider"])
     takes = {value.name for value in session.get_inputs()}
     try:
-        values = session.run(None, {name: array for name, array in inputs.items() if name in takes})
+        # Copies: BatchNormalization in training mode overwrites statistics that it is fed.
+        values = session.run(None, {name: array.copy() for name, array in inputs.items() if name in takes})
     except Exception as error:  # ONNX Runtime has a class of its own for each kind of failure
         if not may_fail:
             raise
