@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.cli.writable import STDOUT, check_files, check_folder
 from harness.errors import UsageError
-from harness.tensors.files import write_text
+from harness.tensors.files import is_node, write_text
 
 if TYPE_CHECKING:
     from harness.judge.results import RunReport, RunResult
@@ -68,8 +68,8 @@ class Outputs:
         Raises:
             UsageError: the file cannot be written.
         """
-        if self.json is None or self.owns_stdout:
-            return
+        if self.json is None or self.owns_stdout or is_node(self.json):
+            return  # what is written through cannot be taken back
         if not at_once and time.monotonic() - self._kept < KEEP_SECONDS:
             return
         from harness.judge.results import RunReport

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.tensors.files import is_node
 
 STDOUT = Path("-")
 
@@ -21,7 +24,11 @@ def check_files(*files: Path | None) -> None:
             continue
         if file.is_dir():
             raise UsageError("is a folder; name a file to write", where=file)
-        _try(file.parent, file)
+        if is_node(file):
+            if not os.access(file, os.W_OK):
+                raise UsageError(f"cannot be written: {os.strerror(errno.EACCES)}", where=file)
+            continue
+        _try(Path(os.path.realpath(file)).parent, file)
 
 
 def check_folder(folder: Path | None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 import time
 from pathlib import Path
@@ -197,6 +199,29 @@ def test_an_unwritable_report_is_one_message(tiny_cases, capsys, tmp_path) -> No
         assert out == "", "nothing is run whose result cannot be kept"
         (line,) = errors.splitlines()
         assert line.startswith(f"error: {path}: cannot be written: ")
+
+
+def test_a_report_to_a_fifo_or_a_link_goes_through_it(tiny_cases, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("harness.cli.outputs.KEEP_SECONDS", 0.0)
+    tiny_cases("clean")
+    fifos = [tmp_path / "json", tmp_path / "markdown"]
+    for fifo in fifos:
+        os.mkfifo(fifo)
+    (tmp_path / "page").symlink_to(tmp_path / "there.html")
+    readers = [os.open(fifo, os.O_RDONLY | os.O_NONBLOCK) for fifo in fifos]
+    try:
+        options = ["--json", "json", "--markdown", "markdown", "--html", "page"]
+        status, _, errors = run(capsys, "cases", "-p", "fp32", *options)
+        assert (status, "error" in errors) == (0, False)
+        document, markdown = (os.read(reader, 1 << 16).decode() for reader in readers)
+    finally:
+        for reader in readers:
+            os.close(reader)
+    assert "interrupted" not in json.loads(document), "one document, none of those kept meanwhile"
+    assert "fp32" in markdown
+    assert all(stat.S_ISFIFO(fifo.lstat().st_mode) for fifo in fifos)
+    assert (tmp_path / "page").is_symlink()
+    assert "<html" in (tmp_path / "there.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -59,3 +59,84 @@ def test_writers_at_the_same_time_leave_one_whole_file(tmp_path: Path) -> None:
         list(pool.map(lambda text: write_text(path, text), texts))
     assert path.read_text() in texts
     assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_symbolic_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    file, link, chain = tmp_path / "real" / "x", tmp_path / "link", tmp_path / "chain"
+    file.write_text("old")
+    link.symlink_to(Path("real", "x"))
+    chain.symlink_to(link)
+    with file.open() as before:
+        write_text(chain, "new")
+        assert before.read() == "old"  # replaced, not written over
+    assert link.is_symlink()
+    assert chain.is_symlink()
+    assert file.read_text() == "new"
+    assert os.listdir(file.parent) == ["x"]
+    assert sorted(os.listdir(tmp_path)) == ["chain", "link", "real"]
+
+
+def test_a_link_to_what_is_not_there_makes_it(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "later" / "x")
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert (tmp_path / "later" / "x").read_text() == "new"
+
+
+def test_a_link_to_itself_is_an_error_and_stays(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    with pytest.raises(OSError, match="symbolic links"):
+        write_text(link, "new")
+    assert os.listdir(tmp_path) == ["link"]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_fifo_is_written_through(tmp_path: Path, linked: bool) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    path = fifo
+    if linked:
+        path = tmp_path / "link"
+        path.symlink_to(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)  # opening does not wait for a writer
+    try:
+        write_text(path, "new")
+        assert os.read(reader, 100) == b"new"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+    assert path.is_symlink() is linked
+    assert len(os.listdir(tmp_path)) == 1 + linked
+
+
+def test_a_block_that_raises_sends_nothing_through_a_fifo(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+
+    def write_half() -> None:
+        with atomic_path(fifo) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("stop")
+
+    try:
+        with pytest.raises(RuntimeError, match="stop"):
+            write_half()
+        assert os.read(reader, 100) == b""
+    finally:
+        os.close(reader)
+
+
+def test_a_device_stays_a_device(tmp_path: Path) -> None:
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 3))  # a node of this test's own, like /dev/null
+        os.close(os.open(device, os.O_WRONLY))
+    except OSError as error:
+        pytest.skip(f"device nodes cannot be made or opened here: {error.strerror}")
+    write_text(device, "new")
+    assert stat.S_ISCHR(device.lstat().st_mode)
+    assert os.listdir(tmp_path) == ["null"]
