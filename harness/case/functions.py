@@ -8,9 +8,12 @@ taken out of `sys.modules` again, so that two folders of cases may each have the
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import importlib.util
 import inspect
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
@@ -34,7 +37,8 @@ class UserFunction:
         case: the case that names it.
 
     Raises:
-        BuilderError: on entering, the module or the function cannot be found, or the module raised.
+        BuilderError: on entering, the module or the function cannot be found, the module raised, or the function is
+            one of Python's standard library: `os:system` would run a command that a case file holds.
     """
 
     def __init__(self, name: str, case: Case) -> None:
@@ -50,7 +54,11 @@ class UserFunction:
             # stdout belongs to the document that a command prints, not to what a builder says meanwhile.
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
             module_name, _, attribute = self.name.partition(":")
+            if self._is_standard(module_name):  # not even imported: some modules act when they are
+                raise self._refusal(f"{module_name!r} belongs to Python's standard library")
             self._function = self._find(self._import(module_name), attribute)
+            if self._is_standard(home := _home(self._function)):
+                raise self._refusal(f"{attribute!r} is {home}'s, which belongs to Python's standard library")
             self._stack = stack.pop_all()
         return self
 
@@ -80,6 +88,27 @@ class UserFunction:
     @property
     def _where(self) -> str:
         return str(self._case.path or self._case.name)
+
+    def _is_standard(self, module: str) -> bool:
+        """Whether a module is Python's own or this program, and not one beside the case."""
+        top = _package(module)
+        if top in self._imports.loaded or top in self._imports.top_level:
+            return False
+        return top == "__main__" or top in sys.stdlib_module_names or _lies_in_standard_library(top)
+
+    def _refusal(self, reason: str) -> BuilderError:
+        from harness.case.document import read_document
+
+        where = self._where
+        if self._case.path is not None:
+            key = "torch" if self._case.model.torch is not None else "builder"
+            line, _ = read_document(self._case.path).position(("model", key))
+            where = f"{where}:{line}"
+        return BuilderError(
+            f"builder {self.name}: {reason}, so it builds no models",
+            where=where,
+            hint="name a function of your own, in a module beside the case file",
+        )
 
     def _import(self, name: str) -> ModuleType:
         try:
@@ -229,6 +258,40 @@ class _FolderImports(MetaPathFinder):
 def _package(module: str) -> str:
     """The top-level package of a module: what a package hands on from its modules is its own."""
     return module.partition(".")[0]
+
+
+def _home(function: Callable[..., Any]) -> str:
+    """The module that defines what is called in the end, behind partial objects, decorators and bound methods."""
+    while True:
+        inner = function.func if isinstance(function, functools.partial) else inspect.unwrap(function)
+        if inner is function:
+            break
+        function = inner
+    bound = getattr(function, "__self__", None)
+    if isinstance(bound, ModuleType):
+        return bound.__name__
+    defined = getattr(function, "__globals__", {}).get("__name__") or getattr(function, "__module__", None)
+    if defined is None:
+        owner = function if bound is None else bound
+        defined = (owner if isinstance(owner, type) else type(owner)).__module__
+    return str(defined)
+
+
+def _lies_in_standard_library(module: str) -> bool:
+    """Whether a top-level module is built in, frozen, or a file of Python's own that is not an installed one."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # ValueError: a loaded module without a spec
+        return False
+    if spec is None:
+        return False
+    if spec.origin in ("built-in", "frozen"):
+        return True
+    paths = sysconfig.get_paths()
+    file = Path(spec.origin or next(iter(spec.submodule_search_locations or ()), "")).resolve()
+    if {"site-packages", "dist-packages"} & set(file.parts):
+        return False
+    return any(file.is_relative_to(Path(paths[key]).resolve()) for key in ("stdlib", "platstdlib"))
 
 
 def _short(path: str | Path) -> str:

@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from harness.case import Case, resolve_model
+from harness.case.functions import UserFunction
 from harness.errors import BuilderError, ChecksumError, ModelError
 
 MODELS = """\
@@ -288,6 +289,106 @@ def test_an_installed_module_can_build(make, monkeypatch, tmp_path):
     with pytest.raises(BuilderError) as caught:
         resolve_model(make(builder="installed_builders:broken"))
     assert caught.value.where == "site/installed_builders.py:27"
+
+
+REEXPORTS = """
+import functools
+import os
+import pathlib
+from os import system
+from subprocess import Popen
+
+partial = functools.partial(os.system, "touch done")
+nested = functools.partial(functools.partial(os.system), "touch done")
+cached = functools.lru_cache(os.system)
+method = pathlib.Path("done").touch
+builtin = exec
+bound = [].append
+caller = __import__("operator").methodcaller("touch")
+"""
+
+
+@pytest.mark.parametrize("key", ["builder", "torch"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("os:system", "'os' belongs to"),
+        ("posix:system", "'posix' belongs to"),
+        ("builtins:exec", "'builtins' belongs to"),
+        ("os.path:join", "'os.path' belongs to"),
+        ("subprocess:Popen", "'subprocess' belongs to"),
+        ("importlib.util:find_spec", "'importlib.util' belongs to"),
+        ("test.support:run_unittest", "'test.support' belongs to"),  # no name of sys.stdlib_module_names
+        ("__main__:main", "'__main__' belongs to"),
+        ("reexports:system", "'system' is posix's"),
+        ("reexports:Popen", "'Popen' is subprocess's"),
+        ("reexports:partial", "'partial' is posix's"),
+        ("reexports:nested", "'nested' is posix's"),
+        ("reexports:cached", "'cached' is posix's"),
+        ("reexports:method", "'method' is pathlib's"),
+        ("reexports:builtin", "'builtin' is builtins's"),
+        ("reexports:bound", "'bound' is builtins's"),
+        ("reexports:caller", "'caller' is operator's"),
+    ],
+)
+def test_the_standard_library_builds_no_models(make, models, key, name, reason):
+    models(REEXPORTS, "reexports.py")
+    case = make(**{key: name}, args={"command": "touch done"})
+    case.path.write_text(
+        f"description: x\nmodel:\n  {key}: {name}\n  args: {{command: touch done}}\nruns: [fp32]\n"
+    )
+    with pytest.raises(BuilderError) as caught, UserFunction(name, case):
+        pass  # what exporting a PyTorch module begins with, too
+    error = caught.value
+    assert error.message.startswith(f"builder {name}: {reason}")
+    assert (error.where, error.hint) == (
+        "cases/x.case.yaml:3",
+        "name a function of your own, in a module beside the case file",
+    )
+    assert not Path("done").exists()
+
+
+def test_a_module_of_the_standard_library_is_not_even_imported(make, monkeypatch):
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    with pytest.raises(BuilderError):
+        resolve_model(make(builder="this:s"))
+    assert "this" not in sys.modules
+
+
+OWN = """
+import functools
+from models import scaled
+
+partial = functools.partial(scaled, 3.0)
+cached = functools.lru_cache(scaled)
+
+@functools.wraps(scaled)
+def wrapped():
+    return scaled(3.0)
+
+class Builder:
+    def __call__(self):
+        return scaled(3.0)
+
+    @classmethod
+    def build(cls):
+        return scaled(3.0)
+
+    def method(self):
+        return scaled(3.0)
+
+instance = Builder()
+build = Builder.build
+method = instance.method
+anonymous = lambda: scaled(3.0)
+"""
+
+
+@pytest.mark.parametrize("name", ["partial", "cached", "wrapped", "instance", "build", "method", "anonymous"])
+@pytest.mark.parametrize("module", ["own", "calendar"])
+def test_own_functions_build_whatever_they_are_wrapped_in(make, models, module, name):
+    models(OWN, f"{module}.py")  # calendar.py beside the case is the case's, not Python's
+    assert weights(resolve_model(make(builder=f"{module}:{name}")))[0] in (2.0, 3.0)
 
 
 @pytest.mark.parametrize(
