@@ -15,7 +15,7 @@ from harness.case.inputs import (
     NormalFill,
     UniformFill,
 )
-from harness.case.loading import case_name, check_cases, load_case, load_cases
+from harness.case.loading import case_name, check_cases, load_case, load_cases, one_or_more
 from harness.case.schema import (
     CASE_SUFFIX,
     BuildOptions,
@@ -61,6 +61,7 @@ __all__ = [
     "load_cases",
     "make_feeds",
     "merge_tolerances",
+    "one_or_more",
     "resolve_model",
     "suggestion",
     "target_words",

@@ -32,8 +32,10 @@ def load_case(path: str | Path) -> Case:
     return case
 
 
-def load_cases(paths: Iterable[str | Path]) -> list[Case]:
+def load_cases(paths: str | Path | Iterable[str | Path]) -> list[Case]:
     """Read case files and all `*.case.yaml` in folders, at any depth, in the order given and then by name.
+
+    `paths` is one path or several.
 
     Raises:
         CaseFileError: a target does not exist, or files hold mistakes; all of all files are listed.
@@ -42,7 +44,7 @@ def load_cases(paths: Iterable[str | Path]) -> list[Case]:
     return _load_all(paths, look_for_files=False)
 
 
-def check_cases(paths: Iterable[str | Path]) -> list[Case]:
+def check_cases(paths: str | Path | Iterable[str | Path]) -> list[Case]:
     """Read cases as `load_cases` does, and see that the model and input files they name are there.
 
     Raises:
@@ -50,6 +52,11 @@ def check_cases(paths: Iterable[str | Path]) -> list[Case]:
         NothingSelectedError: as `load_cases`.
     """
     return _load_all(paths, look_for_files=True)
+
+
+def one_or_more(names: Iterable[str]) -> tuple[str, ...]:
+    """`names` as a tuple; a text is one name, although it is iterable."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def case_name(path: Path) -> str:
@@ -60,8 +67,9 @@ def case_name(path: Path) -> str:
     return path.stem
 
 
-def _load_all(paths: Iterable[str | Path], *, look_for_files: bool) -> list[Case]:
-    targets = [Path(path) for path in paths]
+def _load_all(paths: str | Path | Iterable[str | Path], *, look_for_files: bool) -> list[Case]:
+    listed = [paths] if isinstance(paths, (str, Path)) else paths
+    targets = [Path(path) for path in listed]
     files, mistakes = _find(targets)
     cases: list[Case] = []
     named: dict[str, Path] = {}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.case import Case
+from harness.case import Case, one_or_more
 from harness.errors import HistoryError, UsageError
 from harness.golden import refuse_in_ci
 from harness.history.choices import Against
@@ -41,9 +41,9 @@ REFUSED = "no baseline is written, as builds failed"
 def drift(
     targets: Sequence[Target] | Target,
     *,
-    environments: Sequence[str],
-    precisions: Sequence[Precision | str] = (),
-    tags: Sequence[str] = (),
+    environments: Sequence[str] | str,
+    precisions: Sequence[Precision | str] | Precision | str = (),
+    tags: Sequence[str] | str = (),
     inputs: Mapping[str, Sequence[int]] | None = None,
     options: DriftOptions | None = None,
     history: Path | str = HISTORY,
@@ -53,6 +53,8 @@ def drift(
     progress: Progress | None = None,
 ) -> DriftReport:
     """Build every case at every precision on every release, several times, and hold the newer against the first.
+
+    A single target, environment, precision or tag need not be in a list.
 
     Args:
         targets: case files, folders of them, .onnx files, or cases.
@@ -77,13 +79,14 @@ def drift(
         GoldenError: baselines are to be updated where CI is set, or one is damaged.
         HistoryError: there is nothing to resume, or a model or inputs changed since the interruption.
     """
+    environments = one_or_more(environments)
     if not environments:
         raise UsageError("drift needs a release", hint="name two, the older one first: --env OLD --env NEW")
     if baseline_update:
         if len(environments) > 1:
             raise UsageError("baselines are those of one release", hint="name it alone: --env NAME")
         refuse_in_ci("rewritten")
-    wanted = tuple(Precision(precision) for precision in precisions)
+    wanted = tuple(Precision(precision) for precision in one_or_more(precisions))
     cases = select_cases(targets, inputs=inputs, tags=tags, precisions=wanted)
     options = options or DriftOptions()
     specs = select_specs(cases, environments, wanted)
@@ -224,7 +227,7 @@ def _report(
 
 
 def load_history(
-    path: Path | str = HISTORY, *, columns: Sequence[str] | None = None, last: int | None = None
+    path: Path | str = HISTORY, *, columns: Sequence[str] | str | None = None, last: int | None = None
 ) -> pd.DataFrame:
     """The history as one table: a row for each tensor, and for the engine, of every build.
 
@@ -240,7 +243,7 @@ def load_history(
     Raises:
         HistoryError: there is no history, the file is damaged, or there is no such column.
     """
-    chosen = tuple(columns or NAMES)
+    chosen = one_or_more(columns or NAMES)
     if unknown := [name for name in chosen if name not in NAMES]:
         raise HistoryError(f"the history has no column {unknown[0]!r}", hint=f"one of {', '.join(NAMES)}")
     runs = runs_at(Path(path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.case import Case, InputSpec, ModelSource, RunSpec, load_cases
+from harness.case import Case, InputSpec, ModelSource, RunSpec, load_cases, one_or_more
 from harness.errors import NothingSelectedError, UsageError
 from harness.judge.candidates import EMULATOR
 from harness.judge.judge import Judge, JudgeOptions
@@ -22,15 +22,17 @@ Target = Path | str | Case
 def run(
     targets: Sequence[Target] | Target,
     *,
-    precisions: Sequence[Precision | str] = (),
-    environments: Sequence[str] = (),
+    precisions: Sequence[Precision | str] | Precision | str = (),
+    environments: Sequence[str] | str = (),
     inputs: Mapping[str, Sequence[int]] | None = None,
-    tags: Sequence[str] = (),
+    tags: Sequence[str] | str = (),
     options: JudgeOptions | None = None,
     progress: Progress | None = None,
     judge: Judge | None = None,
 ) -> RunReport:
     """Judge every case at every precision on every candidate; environments on different GPUs at the same time.
+
+    A single target, precision, environment or tag need not be in a list.
 
     Args:
         targets: case files, folders of them, .onnx files, or cases.
@@ -47,7 +49,8 @@ def run(
         EnvironmentConfigError: an environment is not in harness.toml.
         NothingSelectedError: the selection is empty.
     """
-    wanted = tuple(Precision(precision) for precision in precisions)
+    wanted = tuple(Precision(precision) for precision in one_or_more(precisions))
+    environments = one_or_more(environments)
     cases = select_cases(targets, inputs=inputs, tags=tags, precisions=wanted)
     runs = [
         Run(case, candidate, spec)
@@ -59,7 +62,7 @@ def run(
         raise NothingSelectedError("no case asks for any of these precisions")
     own = judge or Judge(options)
     try:
-        own.candidates.check(tuple(environments))
+        own.candidates.check(environments)
         check_names_of(cases, own.bench)
         results = carry_out(own, runs, progress or (lambda event: None))
     finally:
@@ -82,10 +85,10 @@ def select_cases(
     targets: Sequence[Target] | Target,
     *,
     inputs: Mapping[str, Sequence[int]] | None = None,
-    tags: Sequence[str] = (),
+    tags: Sequence[str] | str = (),
     precisions: Sequence[Precision] = (),
 ) -> list[Case]:
-    """The cases that `targets` stand for, in order.
+    """The cases that `targets` (one or several) stand for, in order.
 
     Raises:
         CaseFileError: case files hold mistakes; all of them are named.
@@ -93,6 +96,7 @@ def select_cases(
         UsageError: `inputs` were given, but no .onnx file.
     """
     listed = [targets] if isinstance(targets, (str, Path, Case)) else list(targets)
+    tags = one_or_more(tags)
     files = [Path(target) for target in listed if not isinstance(target, Case)]
     models = [path for path in files if path.suffix == ".onnx"]
     if inputs and not models:

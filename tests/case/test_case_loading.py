@@ -415,3 +415,16 @@ runs:
 )
 def test_comments_that_cut_nothing_are_let_be(write, line, text):
     assert load_case(write(f"{MODEL}{line}\ntags: [a]  #b\n")).description == text
+
+
+@pytest.mark.parametrize("load", [load_cases, check_cases])
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_one_path_need_not_be_in_a_list(tmp_path, monkeypatch, load, as_path):
+    monkeypatch.chdir(tmp_path)
+    Path("cases").mkdir()
+    Path("cases/a.case.yaml").write_text("model: {builder: b:c}\nruns: [fp16]\n")
+    Path("s").mkdir()
+    Path("s/b.case.yaml").write_text("model: {builder: b:c}\nruns: [fp16]\n")
+    for name in ("cases/", "cases/a.case.yaml"):
+        assert [case.name for case in load(as_path(name))] == ["a"]
+    assert [case.name for case in load(path for path in ["cases"])] == ["a"]

@@ -18,6 +18,7 @@ from harness.history.api import held_against_baselines
 from harness.history.noise import Floors
 from harness.history.releases import compare_pair, pairs_of
 from harness.history.store import RunWriter, list_runs, read_runs
+from harness.tensors.precision import Precision
 
 CALM, NOISY, FAULTY = "emulator:fp16", "emulator:fp16,noise=0.2,seed=7", "emulator:fp16,plant=square@bf16"
 TODAY = datetime.date(2026, 6, 1)
@@ -263,3 +264,19 @@ def test_a_baseline_of_fewer_builds_does_not_speak_of_a_time_limit(tiny_cases, d
     drift(CALM, baseline_update=True, options=DriftOptions(repeats=2))
     (run,) = drift(CALM).runs
     assert run.reason.endswith(": 2 of 3 builds")
+
+
+def test_one_name_need_not_be_in_a_list(tiny_cases, tmp_path: Path) -> None:
+    folder = tiny_cases("clean")
+    (case,) = harness.load_cases(str(folder))
+    for target in (str(folder), folder, case, [case]):
+        report = harness.run(target, precisions="fp32", environments="emulator", tags=case.tags[0])
+        assert [(result.case, result.precision) for result in report.results] == [("clean", Precision.FP32)]
+    assert len(harness.run(folder, precisions=Precision.BF16).results) == 1
+    history = tmp_path / "history"
+    drifted = harness.drift(
+        str(folder), environments=CALM, precisions="fp16", tags=case.tags[0], history=str(history)
+    )
+    assert drifted.releases[-1] == CALM
+    assert [run.precision for run in drifted.runs] == [Precision.FP16]
+    assert harness.load_history(str(history), columns="release").columns.tolist() == ["release"]
