@@ -333,7 +333,8 @@ def _branch(nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
 class _Shadow(_Lowering):
     def graph(self, nodes: Sequence[str]) -> LoweredGraph:
         source = self.model.evaluated
-        chosen = [node for node in self.model.nodes if node.name in set(nodes)]
+        wanted = frozenset(nodes)
+        chosen = [node for node in self.model.nodes if node.name in wanted]
         observed = [
             name for node in chosen for name in node.outputs if name and self.dtypes.get(name) == "float32"
         ]
