@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import record
-from harness.compare import Accumulator, compare
+from harness.comparison import Accumulator, compare
 
 PAIRS = 8
 SHAPE = (4096, 1024)
@@ -38,7 +38,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 _CHILD = r"""
 import re, sys
 import numpy as np
-from harness.compare import compare
+from harness.comparison import compare
 shape = (int(sys.argv[3]) // 4096, 1024)
 candidate, reference = (np.memmap(path, np.float32, "r", shape=shape) for path in sys.argv[1:3])
 metrics = compare(candidate, reference)

@@ -23,9 +23,9 @@ import onnxruntime as ort
 from benchmarks.record import record
 from harness.backends.session import session_options
 from harness.case import Case, load_case, make_feeds, resolve_model
-from harness.diagnose import Diagnosis, diagnose_model
+from harness.diagnosis import Diagnosis, diagnose_model
 from harness.model import load_model
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 CASES = Path(__file__).parent.parent / "cases"
 NAMES = ("rmsnorm-overflow", "rmsnorm-underflow", "softmax-overflow", "attention-overflow", "conv-overflow")

@@ -29,19 +29,18 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.record import record
-from harness.backends.plan import Observation, Plan
+from harness.backends import Observation, Plan
 from harness.case import Case, load_cases
-from harness.compare import compare
-from harness.history.api import drift, to_frame
-from harness.history.choices import LayerBuilds
+from harness.comparison import compare
+from harness.history import DriftOptions, DriftVerdict, Floors, LayerBuilds, drift
+from harness.history.api import to_frame
 from harness.history.emulated import EmulatedBuild, EmulatedRelease
-from harness.history.judgement import DriftVerdict, judge_tensors
-from harness.history.matrix import DriftOptions, run_matrix, select_specs
-from harness.history.noise import Floors
+from harness.history.judgement import judge_tensors
+from harness.history.matrix import run_matrix, select_specs
 from harness.history.releases import Pair, compare_pair
 from harness.history.store import read_runs
-from harness.judge.workbench import Workbench
-from harness.tensors.precision import Precision
+from harness.judge import Workbench
+from harness.tensors import Precision
 
 CASES = ("attention", "conv-residual", "lstm", "quantised-conv", "rmsnorm-mlp", "rmsnorm-overflow", "unet")
 NOISES = (0.05, 0.2, 1.0)

@@ -140,8 +140,8 @@ def make_page(folder: Path, last: int) -> dict[str, Any]:
     import matplotlib.figure  # noqa: F401 - importing is not what is measured
     import pandas as pd  # noqa: F401
 
-    from harness.history.series import nightly_report
-    from harness.report.drift_page import drift_page
+    from harness.history import nightly_report
+    from harness.report import drift_page
 
     found: dict[str, Any] = {}
 
@@ -158,8 +158,7 @@ def make_page(folder: Path, last: int) -> dict[str, Any]:
 
 def load_all(folder: Path, last: int) -> dict[str, Any]:
     """What `load_history` takes for all nights, and the steps of the outputs over them."""
-    from harness.history.api import load_history
-    from harness.history.noise import Floors
+    from harness.history import Floors, load_history
     from harness.history.series import series_of
 
     found: dict[str, Any] = {}

@@ -25,9 +25,8 @@ import pandas as pd
 
 import harness
 from benchmarks.record import RESULTS, record
-from harness.history.api import report_of, runs_at
-from harness.history.judgement import DriftVerdict, judge_tensors
-from harness.history.noise import Floors
+from harness.history import DriftVerdict, Floors, report_of, runs_at
+from harness.history.judgement import judge_tensors
 
 CALM = (DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE)
 ROOT = Path(__file__).parent.parent

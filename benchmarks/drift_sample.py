@@ -31,12 +31,10 @@ from harness.case import Case, load_cases
 from harness.cli.consoles import RunProgress
 from harness.cli.drift import DriftFiles
 from harness.errors import HarnessError, HistoryError, NothingSelectedError
-from harness.history.api import drift, report_of, runs_at
-from harness.history.choices import CacheUse, LayerBuilds
-from harness.history.matrix import DriftOptions
-from harness.history.store import PARTS, PLAN, RunInfo, RunWriter, interrupted, list_runs
+from harness.history import CacheUse, DriftOptions, LayerBuilds, RunInfo, drift, report_of, runs_at
+from harness.history.store import PARTS, PLAN, RunWriter, interrupted, list_runs
 from harness.judge import ProgressEvent
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 CASES = Path("cases")
 SLOW = ("conv-overflow", "quantised-conv", "dynamic-batch", "unet", "resnet50", "densenet")

@@ -17,9 +17,9 @@ import onnxruntime as ort
 from benchmarks.record import record
 from harness.backends.session import session_options
 from harness.case import load_case
-from harness.judge.workbench import Workbench
+from harness.judge import Workbench
 from harness.model import save_model
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 CASES = Path(__file__).parent.parent / "cases"
 MODELS = ("rmsnorm-mlp", "resnet50", "whisper-encoder")

@@ -27,14 +27,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import RESULTS, record
-from harness.backends import Observation, Plan
-from harness.backends.tensorrt import TensorRTCandidate
+from harness.backends import Observation, Plan, TensorRTCandidate
 from harness.case import load_case
 from harness.environments import Supervisor, load, select
-from harness.judge import Judge
-from harness.judge.faithful import is_faithful
-from harness.judge.workbench import Workbench
-from harness.tensors.precision import Precision
+from harness.judge import Judge, Workbench, is_faithful
+from harness.tensors import Precision
 
 CASES = Path(__file__).parent.parent / "cases"
 OVERFLOW = "rmsnorm-overflow"

@@ -27,8 +27,8 @@ from pathlib import Path
 
 import tomlkit
 
-from harness.environments.config import find_config, load, select
-from harness.tensors.files import write_text
+from harness.environments import find_config, load, select
+from harness.tensors import write_text
 
 PYTHON = [sys.executable, "-m"]
 GRACE_SECONDS = 40.0

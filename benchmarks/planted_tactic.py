@@ -19,15 +19,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.backends import Evaluation, Observation, Plan
-from harness.backends.tensorrt import TensorRTCandidate
-from harness.judge.candidates import Candidates
-from harness.judge.workbench import Workbench
-from harness.tactics import TacticRecord, record_of
+from harness.backends import Evaluation, Observation, Plan, TensorRTCandidate
+from harness.judge import Candidates, Workbench
+from harness.tactics import TacticRecord, brief, record_of
 from harness.tactics.building import ALTERNATIVES
-from harness.tactics.findings import brief
 from harness.tactics.units import reformatted_layer
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 from harness.worker.choices import Choice, TacticOrders
 
 KICK = 0.5

@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 
 from harness.case import Case, load_case
-from harness.diagnose.subject import MEMORY_BUDGET, Subject
+from harness.diagnosis import Subject
+from harness.diagnosis.subject import MEMORY_BUDGET
 from harness.environments import Environment
-from harness.judge import Judge
-from harness.judge.workbench import Workbench
-from harness.tensors.precision import Precision
+from harness.judge import Judge, Workbench
+from harness.tensors import Precision
 
 POLYGRAPHY = ["-c", "from polygraphy.tools import main; main()", "debug"]
 
@@ -334,7 +334,7 @@ def _row(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warm_main(case: Path, environment: str, row: Path) -> None:
-    from harness.diagnose import diagnose
+    from harness.diagnosis import diagnose
 
     with Judge() as judge:
         loaded = load_case(case)

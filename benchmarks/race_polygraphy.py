@@ -31,11 +31,9 @@ from benchmarks.race_contenders import CONTENDERS, Track
 from benchmarks.record import record
 from cases.models.graph import Graph
 from cases.models.mlp import rmsnorm_block
-from harness.case import load_case
-from harness.case.source import resolve_model
+from harness.case import load_case, resolve_model
 from harness.environments import load, select
-from harness.tensors.files import write_text
-from harness.tensors.fingerprint import host_fingerprint
+from harness.tensors import host_fingerprint, write_text
 
 CASES = Path(__file__).parent.parent / "cases"
 WIDTH, ROWS, BLOCKS = 256, 64, 12

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness.tensors.files import write_text
-from harness.tensors.fingerprint import host_fingerprint
+from harness.tensors import host_fingerprint, write_text
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -31,34 +31,33 @@ import numpy as np
 from benchmarks.planted_tactic import Plant, alternatives, choosy, falsified, is_planted, plant_in
 from benchmarks.record import RESULTS, record
 from benchmarks.tactics_table import PARTS, table
-from harness.backends import Evaluation, Plan
-from harness.backends.tensorrt import TensorRTCandidate
+from harness.backends import Evaluation, Plan, TensorRTCandidate
 from harness.case import load_case
-from harness.diagnose.subject import Subject, badness
+from harness.diagnosis import Subject, badness
 from harness.environments import close_shared, select
 from harness.errors import HarnessError
-from harness.judge.candidates import Candidates, profiles_of
-from harness.judge.workbench import Workbench
+from harness.judge import Candidates, Workbench, profiles_of
 from harness.search import Outcome
 from harness.tactics import (
+    Axis,
     Sample,
     TacticRecord,
     Variation,
     VariedBuilds,
+    brief,
     builds_for,
     collect,
     compare_builds,
     find_bad_tactics,
+    forced,
     noise,
     record_of,
 )
 from harness.tactics.building import ALTERNATIVES
-from harness.tactics.findings import brief
 from harness.tactics.repeats import RepeatedBuild
 from harness.tactics.samples import FORCED_BUILDS
 from harness.tactics.units import reformatted_layer
-from harness.tactics.variations import Axis, forced
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 from harness.worker.choices import Choice, TacticOrders
 
 CASES = Path(__file__).parent.parent / "cases"

@@ -27,8 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.record import record
-from harness.tactics import Finding, Findings, Hunting, builds_for, collect, find_bad_tactics, noise
-from harness.tactics.units import Unit
+from harness.tactics import Finding, Findings, Hunting, Unit, builds_for, collect, find_bad_tactics, noise
 from tests.tactics.simulated import SimulatedBuilder, choice
 
 SIZES = (1, 2, 3, 4, 5, 8, 11, 16, 20, 32, 64)

@@ -19,11 +19,10 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from benchmarks.record import record
-from harness.backends import Observation, Plan
-from harness.backends.tensorrt import TensorRTCandidate
+from harness.backends import Observation, Plan, TensorRTCandidate
 from harness.environments import Environment, Supervisor
 from harness.model import Model, load_model
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 from harness.worker import messages
 
 ADAPTER = Path(__file__).parent / "noop_engine.py"

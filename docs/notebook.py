@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 import harness
-from harness.diagnose import Options
-from harness.report.drift_page import drift_page
+from harness.diagnosis import Options
+from harness.report.drift_html import drift_page
 from harness.report.growth import save_error_growth
 
 CASE = "cases/rmsnorm-overflow.case.yaml"

@@ -19,7 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from harness.case import Case, RunSpec
     from harness.judge import Judge, RunResult
-    from harness.tensors.precision import Precision
+    from harness.tensors import Precision
 
 CASE_SUFFIX = ".case.yaml"
 EMULATOR = "emulator"
@@ -208,7 +208,7 @@ class RunItem(pytest.Function):
     def _explain(self, result: RunResult) -> str:
         from dataclasses import replace
 
-        from harness.report.console import failure_text
+        from harness.report import failure_text
 
         path = os.path.relpath(self.path, self.config.invocation_params.dir)
         width = self.config.get_terminal_writer().fullwidth
@@ -249,7 +249,7 @@ def _mark(config: pytest.Config, name: str, meaning: str) -> pytest.MarkDecorato
 
 
 def _precision(text: str) -> Precision:
-    from harness.tensors.precision import Precision
+    from harness.tensors import Precision
 
     try:
         return Precision(text)

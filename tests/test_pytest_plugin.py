@@ -479,7 +479,7 @@ sys.exit(pytest.main(["-q", "-s", "-p", "no:cacheprovider", "test_it.py"], plugi
 
 def test_what_the_plugin_repeats_to_stay_light_is_what_the_rooms_say() -> None:
     from harness.case import CASE_SUFFIX
-    from harness.environments.config import RESERVED
+    from harness.environments import RESERVED
 
     assert pytest_plugin.CASE_SUFFIX == CASE_SUFFIX
     assert pytest_plugin.EMULATOR == RESERVED

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 
 from benchmarks.faults.score import Answer
-from harness.diagnose import Stage, diagnose_model
+from harness.diagnosis import Stage, diagnose_model
 from harness.model import load_model
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 
 def diagnose(

@@ -13,7 +13,7 @@ from typing import TextIO
 from benchmarks.faults.families import Family
 from benchmarks.faults.kinds import Kind
 from benchmarks.faults.score import Score
-from harness.tensors.fingerprint import host_fingerprint
+from harness.tensors import host_fingerprint
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("harness", "cases", "benchmarks/faults")

@@ -13,7 +13,7 @@ from benchmarks.faults.families import ARCHITECTURES, Family
 from benchmarks.faults.kinds import GADGETS, Clause, Kind, Place, Site
 from cases.models.graph import Graph
 from cases.models.layers import linear
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 
 @dataclass(frozen=True)

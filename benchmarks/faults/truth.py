@@ -8,11 +8,10 @@ from functools import cached_property
 import numpy as np
 
 from benchmarks.faults.planted import PlantedCase, Spec, build, count_blocks
-from harness.backends.emulator import Emulator
-from harness.backends.reference import Reference
-from harness.compare.defaults import DEFAULT_GATES
+from harness.backends import Emulator, Reference
+from harness.comparison import DEFAULT_GATES
 from harness.model import load_model
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 LIMIT = DEFAULT_GATES[Precision.FP16].bound
 TOTAL = 1.6  # an accumulated error, in limits

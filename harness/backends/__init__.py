@@ -1,5 +1,5 @@
 """What computes tensors: the FP32 reference, the emulator, and TensorRT engines; one protocol for the last two."""
 
-from harness.backends.plan import Candidate, Evaluation, Observation, ObservedEngine, Plan
+import lazy_loader
 
-__all__ = ["Candidate", "Evaluation", "Observation", "ObservedEngine", "Plan"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,9 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from harness.backends.session import create_session, to_runtime
 from harness.errors import ModelError
-from harness.model import Model, analysis
-from harness.model.lower import needed_nodes
-from harness.model.own_roundings import is_widened, owner
+from harness.model import Model, bodies, graph_dtypes, is_widened, needed_nodes, owner
 
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
 FP32_ONLY = frozenset(
@@ -169,8 +167,8 @@ class _Widening:
             _widen_tensor(tensor)
         nodes: list[onnx.NodeProto] = []
         for node in graph.node:
-            for body in analysis.bodies(node):
-                self.widen(body, {**dtypes, **analysis.graph_dtypes(body)})
+            for body in bodies(node):
+                self.widen(body, {**dtypes, **graph_dtypes(body)})
             if node.op_type in self.fp32_ops or node.domain not in ("", "ai.onnx"):
                 channels = (reverses or {}).get(node.name)
                 nodes += self.narrow(node, dtypes, channels)

@@ -1,6 +1,6 @@
 """The emulator: what a candidate at a precision would compute, on ONNX Runtime's CPU provider, without a GPU.
 
-FP32 arithmetic with every lowered tensor rounded to the precision (see `harness.model.lower`). A model that
+FP32 arithmetic with every lowered tensor rounded to the precision (see `harness.model.lowering`). A model that
 carries Q/DQ nodes runs as it is; FP32 and INT8 lower nothing.
 """
 
@@ -14,10 +14,8 @@ from harness.backends.partial import Computed, run_as_far_as_possible
 from harness.backends.plan import Evaluation, Observation, Plan
 from harness.backends.session import GraphRunner
 from harness.errors import NodeFailedError
-from harness.model import Model
-from harness.model.lower import LOWERED, lower, shadow, units_of
-from harness.model.rounding import round_array
-from harness.tensors.precision import Precision
+from harness.model import LOWERED, Model, lower, round_array, shadow, units_of
+from harness.tensors import Precision
 
 SMALL_ISLAND = 64
 """Islands of up to so many nodes may get a session of their own."""

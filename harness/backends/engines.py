@@ -17,7 +17,7 @@ import numpy as np
 from harness.environments import Supervisor
 from harness.errors import CandidateError, InputDataError, WorkerCrashedError, WorkerTimeoutError
 from harness.model import Model, save_model
-from harness.tensors.dtypes import dtype_name, dtype_of
+from harness.tensors import dtype_name, dtype_of
 from harness.worker import messages, tensorfile
 
 Tensors = Mapping[str, np.ndarray]

@@ -13,7 +13,7 @@ from harness.backends.marking import Marks
 from harness.backends.plan import Evaluation, ObservedEngine
 from harness.backends.requests import Asked
 from harness.model import Model
-from harness.tensors.dtypes import dtype_of, is_integer
+from harness.tensors import dtype_of, is_integer
 
 
 class Evaluating:

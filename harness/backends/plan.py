@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from harness.case.schema import BuildOptions
-from harness.tensors.precision import Precision
+from harness.case import BuildOptions
+from harness.tensors import Precision
 from harness.worker.choices import TacticOrders
 
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from harness.backends.session import GraphRunner
-from harness.model import Model
-from harness.model.lower import lower
-from harness.tensors.precision import Precision
+from harness.model import Model, lower
+from harness.tensors import Precision
 
 
 class Reference:

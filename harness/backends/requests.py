@@ -9,13 +9,11 @@ from harness.backends.engines import EngineStore, Tensors
 from harness.backends.marking import Marks
 from harness.backends.plan import Observation, Plan
 from harness.backends.shapes import Profile, shape_ranges
-from harness.case.schema import BuildOptions
+from harness.case import BuildOptions
 from harness.environments import Environment
 from harness.errors import NothingSelectedError
-from harness.model import Model, extract, with_islands
-from harness.model.typed import LOW_DTYPE
-from harness.tensors.fingerprint import hash_feeds
-from harness.tensors.precision import Precision
+from harness.model import LOW_DTYPE, Model, extract, with_islands
+from harness.tensors import Precision, hash_feeds
 from harness.worker.messages import BuildRequest, NodeHint
 
 _KEPT_TYPED_MODELS = 8

@@ -13,11 +13,8 @@ import onnx
 import onnxruntime as ort
 
 from harness.errors import InputDataError, ModelError, NodeFailedError
-from harness.model import Model
-from harness.model.analysis import bodies
-from harness.model.lower import LOWERED, MASK, LoweredGraph
-from harness.model.rounding import round_array
-from harness.tensors.precision import Precision
+from harness.model import LOWERED, MASK, LoweredGraph, Model, bodies, round_array
+from harness.tensors import Precision
 
 DEFAULT_BUDGET = 1 << 30
 _FAILED_NODE = re.compile(r"while running (?P<op>\w+) node\. Name:'(?P<node>[^']*)'")
@@ -189,7 +186,7 @@ def chunks(tensors: Sequence[str], sizes: Mapping[str, int], budget: int) -> Ite
 
 def tensor_sizes(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
     """Bytes of each tensor of the main graph when the model is fed `feeds`; unknown shapes are left out."""
-    from harness.model.analysis import graph_shapes, infer
+    from harness.model import graph_shapes, infer
 
     declared = {info.name: info.shape for info in model.inputs}
     if all(array.shape == declared.get(name) for name, array in feeds.items()):

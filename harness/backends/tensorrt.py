@@ -23,9 +23,8 @@ from harness.backends.plan import Evaluation, Observation, Plan
 from harness.backends.requests import Asked, Profile, Requests
 from harness.backends.session import check_feeds, chunks, tensor_sizes
 from harness.environments import Environment, Supervisor, shared_supervisor
-from harness.model import Model
-from harness.model.typed import LOW_DTYPE
-from harness.tensors.fingerprint import hash_feeds
+from harness.model import LOW_DTYPE, Model
+from harness.tensors import hash_feeds
 from harness.worker.choices import TacticOrders
 
 #: Marked tensors lie on the GPU and in the scratch folder at once: a quarter of what is free there.

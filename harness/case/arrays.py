@@ -77,7 +77,7 @@ def _plain(array: np.ndarray) -> np.ndarray:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from harness.tensors.codec import load_tensors
+    from harness.tensors import load_tensors
 
     return load_tensors(path)
 

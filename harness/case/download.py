@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from harness.errors import ChecksumError, HarnessError, ModelError
-from harness.tensors.files import atomic_path
+from harness.tensors import atomic_path
 
 _BLOCK = 1 << 20
 _SILENCE = 60.0  # seconds without a byte

@@ -14,7 +14,7 @@ from harness.case.fills import default_fill, generate, generator
 from harness.case.inputs import FileFill, InputSpec, Shape
 from harness.case.schema import Case
 from harness.errors import InputDataError
-from harness.tensors.dtypes import dtype_of
+from harness.tensors import dtype_of
 
 
 class TensorLike(Protocol):

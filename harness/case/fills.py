@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.case.inputs import ConstantFill, IntegersFill, NormalFill, Shape, UniformFill
 from harness.errors import InputDataError
-from harness.tensors.dtypes import is_float, is_integer
+from harness.tensors import is_float, is_integer
 
 DrawnFill = UniformFill | NormalFill | IntegersFill | ConstantFill
 

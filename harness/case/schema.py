@@ -30,7 +30,7 @@ from pydantic import (
 from harness.case._base import Bool, Frozen, Sha256, Text, examples, mistake, one_or_list, text_like
 from harness.case.inputs import FileFill, InputSpec
 from harness.case.tolerances import Tolerance
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 CASE_SUFFIX = ".case.yaml"
 

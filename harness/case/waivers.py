@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.case.schema import Waiver
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,10 @@ def new(
     force: Annotated[bool, typer.Option("--force", help="Overwrite a case file that is there.")] = False,
 ) -> None:
     """Write a case for MODEL, with its real inputs filled in."""
-    from harness.case import CASE_SUFFIX, case_name
-    from harness.case.template import case_template
+    from harness.case import CASE_SUFFIX, case_name, case_template
     from harness.errors import UsageError
     from harness.model import load_model
-    from harness.tensors.files import write_text
+    from harness.tensors import write_text
 
     target = out or model.with_name(model.stem + CASE_SUFFIX)
     if not target.name.endswith(CASE_SUFFIX):
@@ -60,12 +59,12 @@ def schema(
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
 ) -> None:
     """Print the JSON schema of case files, for editors."""
-    from harness.case.export import case_schema_text
+    from harness.case import case_schema_text
 
     if out is None:
         typer.echo(case_schema_text(), nl=False)
         return
-    from harness.tensors.files import write_text
+    from harness.tensors import write_text
 
     write_text(out, case_schema_text())
     typer.echo(f"{out}: the JSON schema of case files")
@@ -81,7 +80,7 @@ def _seen_from(folder: Path, path: Path) -> str:
 
 def _schema_for(folder: Path) -> str:
     """The nearest schema file in `folder` or above it; beside the case if there is none yet."""
-    from harness.case.export import SCHEMA_FILE
+    from harness.case import SCHEMA_FILE
 
     for above in (folder.resolve(), *folder.resolve().parents):
         if (above / SCHEMA_FILE).is_file():

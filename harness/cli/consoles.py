@@ -12,8 +12,7 @@ from rich.console import Console
 from harness.cli.heartbeat import PATIENCE_SECONDS, Heartbeat
 
 if TYPE_CHECKING:
-    from harness.judge import ProgressEvent
-    from harness.judge.results import RunResult
+    from harness.judge import ProgressEvent, RunResult
 
 
 class _Console(Console):
@@ -113,13 +112,13 @@ def _place(event: ProgressEvent) -> str:
 
 
 def _waiting(event: ProgressEvent, seconds: float) -> str:
-    from harness.report.words import duration
+    from harness.report import duration
 
     return f"{_place(event)} {_under_way(event)}, {duration(seconds)} so far"
 
 
 def _under_way(event: ProgressEvent) -> str:
-    from harness.report.words import middle
+    from harness.report import middle
 
     where = "" if event.candidate == "emulator" else f" on {event.candidate}"
     stage = f": {event.stage}" if event.stage else ""
@@ -127,8 +126,8 @@ def _under_way(event: ProgressEvent) -> str:
 
 
 def _ended(result: RunResult) -> str:
-    from harness.report.view import worst_error
-    from harness.report.words import LOOKS, duration, number, title
+    from harness.judge import number
+    from harness.report import LOOKS, duration, title, worst_error
 
     worst = worst_error(result)
     error = "" if worst is None else f", nrmse {number(worst)}"

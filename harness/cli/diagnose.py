@@ -21,7 +21,7 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.diagnose import Diagnosis, ProgressEvent
+    from harness.diagnosis import Diagnosis, ProgressEvent
 
 app = typer.Typer(add_completion=False)
 
@@ -91,8 +91,8 @@ def diagnose(
     Without --env the candidate is the emulator: it needs no GPU. Exit status: 0 nothing is wrong, 1 a fault was
     found, 3 a build or a worker failed, 4 unexplained within the limits.
     """
-    from harness.diagnose import Options
-    from harness.diagnose import diagnose as find
+    from harness.diagnosis import Options
+    from harness.diagnosis import diagnose as find
 
     files = Files(out, json_file, html_file, markdown_file)
     files.check()
@@ -114,7 +114,7 @@ def diagnose(
     except KeyboardInterrupt:
         print(f"go on with: {_again()}", file=sys.stderr)
         raise
-    from harness.report.diagnosis import print_diagnosis
+    from harness.report import print_diagnosis
 
     console = make_console(sys.stderr if json_file == STDOUT else sys.stdout)
     print_diagnosis(console, diagnosis, details=details)
@@ -164,9 +164,10 @@ class Files:
         Raises:
             UsageError: a file cannot be written.
         """
-        from harness.diagnose import document
-        from harness.report.diagnosis import html_page, markdown
-        from harness.tensors.files import write_text
+        from harness.diagnosis import document
+        from harness.report import diagnosis_markdown as markdown
+        from harness.report import diagnosis_page as html_page
+        from harness.tensors import write_text
 
         try:
             if self.json == STDOUT:
@@ -259,7 +260,7 @@ class Live(Lines):
 
 
 def _waiting(event: ProgressEvent, seconds: float) -> str:
-    from harness.report.words import duration
+    from harness.report import duration
 
     return f"[{event.stage}] {event.text}, {duration(seconds)} so far, {spent(event)}"
 

@@ -28,7 +28,7 @@ def doctor(
     from rich.text import Text
 
     from harness.cli.consoles import make_console
-    from harness.environments.doctor import Finding, Status, examine
+    from harness.environments import Finding, Status, examine
 
     console = make_console(sys.stderr if json_file == Path("-") else sys.stdout)
     findings: list[Finding] = []
@@ -47,7 +47,7 @@ def doctor(
 def _write_json(path: Path, findings: list[dict[str, str | None]], *, broken: bool) -> None:
     import json
 
-    from harness.tensors.files import write_text
+    from harness.tensors import write_text
 
     text = json.dumps({"schema": DOCTOR_SCHEMA, "broken": broken, "findings": findings}, indent=1)
     if path == Path("-"):

@@ -17,9 +17,8 @@ from harness.cli.options import REPORTS, PageFile, ResultsFile, SummaryFile
 from harness.cli.run import parse_shapes
 from harness.cli.writable import STDOUT, check_files, check_folder
 from harness.errors import UsageError
-from harness.history.choices import Against, CacheUse, LayerBuilds
-from harness.tensors.files import write_text
-from harness.tensors.precision import Precision
+from harness.history import Against, CacheUse, LayerBuilds
+from harness.tensors import Precision, write_text
 
 if TYPE_CHECKING:
     from harness.history import DriftReport
@@ -230,11 +229,11 @@ class DriftFiles:
                 else:
                     write_text(self.json, document + "\n")
             if self.html is not None:
-                from harness.report.drift_page import drift_page
+                from harness.report import drift_page
 
                 write_text(self.html, drift_page(report, seconds=seconds))
             if self.markdown is not None:
-                from harness.report.drift_markdown import drift_markdown
+                from harness.report import drift_markdown
 
                 write_text(self.markdown, drift_markdown(report, seconds=seconds))
             for table in self.tables:
@@ -249,7 +248,7 @@ def write_table(frame: object, path: Path) -> None:
     """Write a DataFrame as CSV or Parquet, atomically."""
     import pandas as pd
 
-    from harness.tensors.files import atomic_path
+    from harness.tensors import atomic_path
 
     assert isinstance(frame, pd.DataFrame)
     with atomic_path(path) as temporary:
@@ -261,7 +260,7 @@ def write_table(frame: object, path: Path) -> None:
 
 def tell(report: DriftReport, files: DriftFiles, *, brief: bool, seconds: float | None) -> None:
     """Print the report for a person, and write the files."""
-    from harness.report.drift_console import print_drift
+    from harness.report import print_drift
 
     print_drift(
         make_console(sys.stderr if files.owns_stdout else sys.stdout), report, brief=brief, seconds=seconds
@@ -271,7 +270,7 @@ def tell(report: DriftReport, files: DriftFiles, *, brief: bool, seconds: float 
 
 def print_annotations(report: DriftReport, *, to_stderr: bool) -> None:
     """Print GitHub's annotations, which it reads off both streams."""
-    from harness.report.drift_annotations import annotate
+    from harness.report import annotate
 
     for line in annotate(report):
         print(line, file=sys.stderr if to_stderr else sys.stdout)

@@ -13,7 +13,7 @@ import typer
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
-    from harness.environments.check import EnvironmentCheck
+    from harness.environments import EnvironmentCheck
 
 app = typer.Typer(
     add_completion=False,
@@ -58,9 +58,8 @@ def add(
     ] = None,
 ) -> None:
     """Add an environment to harness.toml: a Python that has TensorRT, or a release to install."""
-    from harness.environments.config import check_name, load
-    from harness.environments.edit import add_environment
-    from harness.environments.install import install as install_release
+    from harness.environments import add_environment, check_name, load
+    from harness.environments import install as install_release
 
     given = [
         option for option in (python if install is None else None, install, command) if option is not None
@@ -88,7 +87,7 @@ def add(
 @app.command("list")
 def list_(json_file: Json = None) -> None:
     """List the environments of harness.toml."""
-    from harness.environments.config import find_config, load
+    from harness.environments import find_config, load
 
     environments = load()
     if json_file is not None:
@@ -122,8 +121,7 @@ def check(
     json_file: Json = None,
 ) -> None:
     """Start a worker in each environment and say what it is: exit status 3 if one cannot build engines."""
-    from harness.environments.check import check_all
-    from harness.environments.config import load, select
+    from harness.environments import check_all, load, select
     from harness.errors import NothingSelectedError
 
     known = load()
@@ -143,8 +141,7 @@ def remove(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Which environment.")],
 ) -> None:
     """Take an environment out of harness.toml, and delete its venv if `env add --install` made it."""
-    from harness.environments.edit import remove_environment
-    from harness.environments.install import uninstall
+    from harness.environments import remove_environment, uninstall
 
     environment = remove_environment(name)
     typer.echo(f"{environment.source}: removed {name!r}")
@@ -198,7 +195,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def _write_json(path: Path, environments: Sequence[dict[str, Any]]) -> None:
     import json
 
-    from harness.tensors.files import write_text
+    from harness.tensors import write_text
 
     text = json.dumps({"schema": ENVIRONMENTS_SCHEMA, "environments": environments}, indent=1)
     if path == Path("-"):

@@ -15,7 +15,7 @@ from harness.cli.consoles import make_console
 from harness.cli.diagnose import make_progress
 from harness.cli.options import OnePrecision, OneTarget, Shapes
 from harness.cli.run import parse_shapes
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 app = typer.Typer(add_completion=False)
 

@@ -14,7 +14,7 @@ from harness.cli.drift import DriftFiles, tell, write_table
 from harness.errors import HistoryError, NothingSelectedError, UsageError
 
 if TYPE_CHECKING:
-    from harness.history.store import RunInfo
+    from harness.history import RunInfo
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -37,8 +37,8 @@ def list_(folder: Folder = HISTORY) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from harness.history.api import runs_at
-    from harness.report.drift_words import short
+    from harness.history import runs_at
+    from harness.report import short
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
     for name in ("run", "releases", "cases", "builds", "state", "size"):
@@ -87,8 +87,7 @@ def show(
 
     Exit status as that of `harness drift`.
     """
-    from harness.history.api import report_of
-    from harness.history.series import nightly_report
+    from harness.history import nightly_report, report_of
 
     files = DriftFiles(json_file, html_file, markdown_file)
     files.check()
@@ -131,7 +130,7 @@ def export(
     """Write the rows of the history as one table, for pandas, a spreadsheet or a database."""
     from fnmatch import fnmatchcase
 
-    from harness.history.api import load_history
+    from harness.history import load_history
 
     DriftFiles(tables=(out,)).check()
     wanted = list(dict.fromkeys([*(columns or ()), *(["case"] if columns and case else [])])) or None
@@ -163,7 +162,7 @@ def find_run(folder: Path, text: str | None) -> RunInfo:
     Raises:
         HistoryError: there is none, or several.
     """
-    from harness.history.api import runs_at
+    from harness.history import runs_at
 
     path = Path(text or "")
     if text is not None and path.is_file():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 REPORTS = "Reports"
 """The panel of `--help` that lists what is written."""

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from harness.cli.writable import STDOUT, check_files, check_folder
 from harness.errors import UsageError
-from harness.tensors.files import is_node, write_text
+from harness.tensors import is_node, write_text
 
 if TYPE_CHECKING:
-    from harness.judge.results import RunReport, RunResult
+    from harness.judge import RunReport, RunResult
 
 KEEP_SECONDS = 20.0
 FORMATS = (".png", ".svg")
@@ -72,8 +72,7 @@ class Outputs:
             return  # what is written through cannot be taken back
         if not at_once and time.monotonic() - self._kept < KEEP_SECONDS:
             return
-        from harness.judge.results import RunReport
-        from harness.judge.suite import fingerprint_of
+        from harness.judge import RunReport, fingerprint_of
 
         partial = RunReport(fingerprint_of(done), tuple(done), interrupted=True)
         try:
@@ -94,11 +93,11 @@ class Outputs:
             elif self.json is not None:
                 write_text(self.json, document(report) + "\n")
             if self.html is not None:
-                from harness.report.page import html_page
+                from harness.report import run_page as html_page
 
                 write_text(self.html, html_page(report, seconds=seconds))
             if self.markdown is not None:
-                from harness.report.markdown import markdown
+                from harness.report import run_markdown as markdown
 
                 write_text(self.markdown, markdown(report, seconds=seconds))
             if self.plot is not None:
@@ -109,7 +108,7 @@ class Outputs:
             raise UsageError(f"cannot be written: {error.strerror}", where=error.filename) from error
 
     def _draw(self, report: RunReport, plot: Path) -> None:
-        from harness.report.growth import save_error_growth
+        from harness.report import save_error_growth
 
         for result in report.results:
             if result.layers:

@@ -17,7 +17,7 @@ def print_repeats(console: Console, report: RunReport, *, details: bool) -> None
     """Print which layers changed tactic between builds and how far outputs moved; nothing if nothing was repeated."""
     from rich.text import Text
 
-    from harness.report.words import title
+    from harness.report import title
 
     for result in report.results:
         repeats = result.facts.get("repeats")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.backends.plan import Observation
+from harness.backends import Observation
 from harness.cli.consoles import make_console, make_progress
 from harness.cli.options import REPORTS, PageFile, ResultsFile, Shapes, SummaryFile
 from harness.cli.outputs import Outputs
 from harness.cli.repeats import print_repeats
 from harness.errors import UsageError
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,8 +151,7 @@ def run(
 
 def tell(console: Console, report: RunReport, *, details: bool, brief: bool, seconds: float | None) -> None:
     """Print the report for a person. A mistake in a case goes to stderr, once for all runs that it stops."""
-    from harness.report.console import print_report
-    from harness.report.view import attention
+    from harness.report import attention, print_report
 
     if report.results:
         print_repeats(console, report, details=details)
@@ -168,8 +167,7 @@ def check_environments(names: Sequence[str]) -> None:
     Raises:
         EnvironmentConfigError: no environment has this name; the message tells those that exist.
     """
-    from harness.environments import select
-    from harness.environments.config import RESERVED
+    from harness.environments import RESERVED, select
 
     for name in names:
         if name != RESERVED:

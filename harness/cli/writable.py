@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.tensors.files import is_node
+from harness.tensors import is_node
 
 STDOUT = Path("-")
 

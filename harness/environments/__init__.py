@@ -4,17 +4,6 @@
 when it is first asked for something and replaced when it fails.
 """
 
-from harness.environments.config import Environment, Limits, find_config, load, select
-from harness.environments.supervisor import Supervisor, abort_shared, close_shared, shared_supervisor
+import lazy_loader
 
-__all__ = [
-    "Environment",
-    "Limits",
-    "Supervisor",
-    "abort_shared",
-    "close_shared",
-    "find_config",
-    "load",
-    "select",
-    "shared_supervisor",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

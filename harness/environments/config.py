@@ -29,7 +29,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from harness.case.schema import BuildOptions
+from harness.case import BuildOptions
 from harness.environments.mistakes import describe, place, unknown
 from harness.errors import EnvironmentConfigError
 

@@ -17,7 +17,7 @@ from harness.environments.config import find_config, load
 from harness.environments.folders import cache_folder
 from harness.environments.scratch import ENOUGH_BYTES, SHARED_MEMORY, scratch_root
 from harness.errors import HarnessError
-from harness.tensors.fingerprint import host_fingerprint
+from harness.tensors import host_fingerprint
 
 _GIB = 1 << 30
 _GPU_FIELDS = ("name", "driver_version", "memory.free", "memory.total")

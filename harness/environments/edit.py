@@ -19,7 +19,7 @@ from harness.environments.config import (
     unknown_environment,
 )
 from harness.errors import EnvironmentConfigError
-from harness.tensors.files import write_text
+from harness.tensors import write_text
 
 
 def add_environment(

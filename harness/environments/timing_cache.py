@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from harness.environments.folders import cache_folder
-from harness.tensors.files import atomic_path
+from harness.tensors import atomic_path
 from harness.worker.messages import ProbeReply
 
 

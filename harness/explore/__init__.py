@@ -13,27 +13,6 @@ A configuration is the set of nodes that are kept in FP32. Every configuration t
 what a diagnosis evaluated is known here.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from harness.explore.opening import open_session
-    from harness.explore.session import Session
-    from harness.explore.shell import Shell
-
-_LAZY = {
-    "Session": "harness.explore.session",
-    "Shell": "harness.explore.shell",
-    "open_session": "harness.explore.opening",
-}
-
-__all__ = ["Session", "Shell", "open_session"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_LAZY[name]), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

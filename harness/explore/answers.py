@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.compare import GateResult
-from harness.diagnose.occurrence import Held
+from harness.comparison import GateResult
+from harness.diagnosis import Held
 from harness.explore.commands import Order
-from harness.judge.results import LayerResult, OutputResult
+from harness.judge import LayerResult, OutputResult
 from harness.model import NodeInfo
 from harness.search import Outcome, Verdict
 

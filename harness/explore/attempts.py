@@ -6,17 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from harness.compare import GateResult
-from harness.diagnose.cure import confirm, island_key
-from harness.diagnose.gates import BASELINE
-from harness.diagnose.gates import PHASE as GATES
-from harness.diagnose.lab import Lab
-from harness.diagnose.predict import emulate
-from harness.diagnose.results import Stage
-from harness.diagnose.subject import Subject, badness
+from harness.comparison import GateResult
+from harness.diagnosis import BASELINE, Lab, Stage, Subject, badness, confirm, emulate, island_key
+from harness.diagnosis import PHASE as GATES
 from harness.explore.answers import Attempt
 from harness.explore.ledger import Ledger
-from harness.judge.results import OutputResult
+from harness.judge import OutputResult
 from harness.search import Trial
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.diagnose.cure import PHASE, Searching, cure_on_emulator
-from harness.diagnose.effects import Effects
-from harness.diagnose.examine import Examiner
-from harness.diagnose.groups import find_groups
-from harness.diagnose.lab import Lab
-from harness.diagnose.predict import Prognosis
-from harness.diagnose.results import Stage
-from harness.diagnose.suspects import inherited
+from harness.diagnosis import (
+    CURE_PHASE,
+    Effects,
+    Examiner,
+    Lab,
+    Prognosis,
+    Searching,
+    Stage,
+    cure_on_emulator,
+    find_groups,
+    inherited,
+)
 from harness.explore.ledger import Ledger
 from harness.search import Outcome, Problem, Result, Trial, search
 
@@ -47,7 +51,7 @@ class Bisector:
             kept = fixed | treated
             known = self.ledger.known.get(kept)
             if known is None:
-                known = examiner.examine(self.ledger.subject.plan(kept), phase=PHASE).trial
+                known = examiner.examine(self.ledger.subject.plan(kept), phase=CURE_PHASE).trial
                 self.ledger.record(kept, known)
             return known
 

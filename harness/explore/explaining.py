@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from harness.diagnose.effects import Effects
-from harness.diagnose.formats import FORMATS
-from harness.diagnose.occurrence import Held
-from harness.diagnose.origins import explain_nodes, tensors_around
-from harness.diagnose.predict import Prognosis
-from harness.diagnose.subject import Subject
-from harness.diagnose.suspects import usual_error
+from harness.diagnosis import (
+    FORMATS,
+    Effects,
+    Held,
+    Prognosis,
+    Subject,
+    explain_nodes,
+    tensors_around,
+    usual_error,
+)
 from harness.explore.answers import Explanation, TensorShown
-from harness.judge.results import LayerResult
+from harness.judge import LayerResult
 from harness.model import Model, NodeInfo
 
 NOT_LOWERED = (

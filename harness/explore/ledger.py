@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from harness.diagnose.cure import island_problem
-from harness.diagnose.notebook import Notebook
-from harness.diagnose.subject import Subject
+from harness.diagnosis import Notebook, Subject, island_problem
 from harness.explore.answers import Earlier
 from harness.search import Outcome, Problem, Trial
 

@@ -6,13 +6,8 @@ from dataclasses import replace
 from functools import cached_property
 
 from harness.backends import Observation
-from harness.diagnose.lab import Lab
-from harness.diagnose.occurrence import Held
-from harness.diagnose.predict import emulate
-from harness.diagnose.results import Stage
-from harness.judge.judge import describe_failure
-from harness.judge.layers import COPIES, measure_layers
-from harness.judge.results import LayerResult, RunResult, Verdict
+from harness.diagnosis import Held, Lab, Stage, emulate
+from harness.judge import COPIES, LayerResult, RunResult, Verdict, describe_failure, measure_layers
 
 
 class Measured:

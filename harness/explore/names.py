@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 
-from harness.diagnose.groups import find_groups
+from harness.diagnosis import find_groups
 from harness.errors import NothingSelectedError, UsageError
 from harness.model import Model, NodeInfo
 

@@ -8,17 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.case import Case
-from harness.diagnose.lab import Lab
-from harness.diagnose.notebook import JOURNAL, Notebook, journal_folder
-from harness.diagnose.progress import Progress
-from harness.diagnose.subject import Subject
-from harness.diagnose.target import one_case, precision_of
+from harness.diagnosis import (
+    JOURNAL,
+    Lab,
+    Notebook,
+    Progress,
+    Subject,
+    journal_folder,
+    one_case,
+    precision_of,
+)
 from harness.errors import JournalError, NothingSelectedError
 from harness.explore.session import Session
-from harness.judge import Judge
-from harness.judge.candidates import EMULATOR
-from harness.judge.names import check_names
-from harness.tensors.precision import Precision
+from harness.judge import EMULATOR, Judge, check_names
+from harness.tensors import Precision
 
 
 @contextmanager

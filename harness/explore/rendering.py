@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.diagnose.words import LONGEST_COMMAND
+from harness.diagnosis import LONGEST_COMMAND
 from harness.errors import HarnessError
 from harness.explore.answers import (
     Attempt,
@@ -29,9 +29,8 @@ from harness.explore.answers import (
 from harness.explore.commands import COMMANDS, Help
 from harness.explore.names import quoted
 from harness.explore.tables import LONGEST_NAME, make_grid, render_explanation, render_layers
-from harness.judge.candidates import EMULATOR
-from harness.report.view import NONFINITE
-from harness.report.words import count, duration, middle, number
+from harness.judge import EMULATOR, number
+from harness.report import NONFINITE, count, duration, middle
 from harness.search import Outcome, Verdict
 
 LOOKS = {

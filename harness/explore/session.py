@@ -6,11 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.diagnose.lab import Lab
-from harness.diagnose.notebook import Notebook
-from harness.diagnose.origins import explain_nodes
-from harness.diagnose.predict import Prognosis, emulate
-from harness.diagnose.results import Stage
+from harness.diagnosis import Lab, Notebook, Prognosis, Stage, emulate, explain_nodes
 from harness.errors import UsageError
 from harness.explore.answers import (
     Attempt,
@@ -34,9 +30,8 @@ from harness.explore.ledger import OF_CANDIDATE, OF_EMULATOR, Ledger
 from harness.explore.measuring import Measured
 from harness.explore.names import Names
 from harness.explore.writing import draw, write_recipes
-from harness.judge.results import LayerResult
-from harness.report.view import error
-from harness.report.words import count
+from harness.judge import LayerResult
+from harness.report import count, error
 from harness.search import Outcome
 from harness.search import Verdict as SearchVerdict
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.text import Text
 
-from harness.diagnose.progress import Progress, ProgressEvent
+from harness.diagnosis import Progress, ProgressEvent
 from harness.errors import BudgetExhaustedError, CandidateError, HarnessError
 from harness.explore import commands
 from harness.explore.answers import Answer, Attempt, Narrowed

@@ -12,12 +12,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.diagnose.formats import percent
-from harness.diagnose.occurrence import Held
+from harness.diagnosis import Held, percent
 from harness.explore.answers import Explanation, Layer, LayersShown, TensorShown
+from harness.judge import number
 from harness.model import NodeInfo
-from harness.report.view import error, layer_legend
-from harness.report.words import middle, number
+from harness.report import error, layer_legend, middle
 
 FLUSHED = 0.01
 """A tensor underflows when this share of its elements becomes 0."""

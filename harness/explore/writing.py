@@ -7,14 +7,11 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from harness.diagnose.findings import Findings
-from harness.diagnose.hand_over import hand_over
-from harness.diagnose.lab import Lab
-from harness.diagnose.results import Verdict
+from harness.diagnosis import Findings, Lab, Verdict, hand_over
 from harness.errors import UsageError
 from harness.explore.answers import Attempt, Exported
-from harness.judge.results import RunResult
-from harness.tensors.files import write_text
+from harness.judge import RunResult
+from harness.tensors import write_text
 
 PICTURE = "growth-{}.png"
 RECIPES = "recipes.sh"
@@ -34,7 +31,7 @@ def draw(result: RunResult, folder: Path, path: str | None, *, note: str = "") -
     Raises:
         UsageError: the file is neither a .png nor a .svg, or cannot be written.
     """
-    from harness.report.growth import save_error_growth
+    from harness.report import save_error_growth
 
     fresh = (folder / PICTURE.format(number) for number in count(1))
     target = Path(path) if path is not None else next(each for each in fresh if not each.exists())

@@ -1,6 +1,5 @@
 """Golden references: the reference's outputs as they were when somebody last looked at them."""
 
-from harness.golden.status import Difference, GoldenState, GoldenStatus
-from harness.golden.store import GoldenStore, Provenance, refuse_in_ci
+import lazy_loader
 
-__all__ = ["Difference", "GoldenState", "GoldenStatus", "GoldenStore", "Provenance", "refuse_in_ci"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

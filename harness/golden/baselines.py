@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 
 from harness.errors import GoldenError
 from harness.golden.store import refuse_in_ci
-from harness.tensors.files import write_text
+from harness.tensors import (write_text)
 
 FORMAT: Literal["harness.baseline/1"] = "harness.baseline/1"
 EMULATOR = "emulator"

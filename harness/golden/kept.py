@@ -19,10 +19,10 @@ import ml_dtypes
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from harness.compare import compare
+from harness.comparison import compare
 from harness.golden.status import Difference
-from harness.tensors.dtypes import dtype_name, is_float
-from harness.tensors.fingerprint import hash_array
+from harness.tensors import (dtype_name, is_float)
+from harness.tensors import (hash_array)
 
 WHOLE_BYTES = 64 << 10
 SAMPLED = 2048

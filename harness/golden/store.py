@@ -24,9 +24,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from harness.errors import GoldenError, InputDataError
 from harness.golden.kept import KeptOutput, difference, keep
 from harness.golden.status import Difference, GoldenState, GoldenStatus
-from harness.tensors.codec import load_tensors, save_tensors
-from harness.tensors.files import write_text
-from harness.tensors.fingerprint import hash_feeds, host_fingerprint
+from harness.tensors import (load_tensors, save_tensors)
+from harness.tensors import (write_text)
+from harness.tensors import (hash_feeds, host_fingerprint)
 
 Outputs = Sequence[Mapping[str, np.ndarray]]
 

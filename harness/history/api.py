@@ -22,12 +22,8 @@ from harness.history.rows import fingerprint_in
 from harness.history.schema import NAMES
 from harness.history.store import RunInfo, list_runs, read_info, read_runs
 from harness.history.waivers import waivers_of
-from harness.judge import Judge
-from harness.judge.goldens import golden_root
-from harness.judge.lanes import Progress
-from harness.judge.names import check_names_of
-from harness.judge.suite import Target, select_cases
-from harness.tensors.precision import Precision
+from harness.judge import Judge, Progress, Target, check_names_of, golden_root, select_cases
+from harness.tensors import Precision
 
 if TYPE_CHECKING:
     import pandas as pd

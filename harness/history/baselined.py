@@ -10,14 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.golden.baselines import (
-    Baseline,
-    BaselineEngine,
-    BaselineProvenance,
-    BaselineStore,
-    BaselineTensor,
-    sm_of,
-)
+from harness.golden import Baseline, BaselineEngine, BaselineProvenance, BaselineStore, BaselineTensor, sm_of
 from harness.history.judgement import DriftVerdict
 from harness.history.outcome import RunDrift, Status
 from harness.history.schema import ENGINE, NAMES, OUTPUT

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from harness.history.structure import precisions_by_node
-from harness.judge.results import Verdict
+from harness.judge import Verdict
 
 #: The share of nodes that must be computed in another precision for two builds to differ: a few always do.
 MIN_DIFFERING = 0.25

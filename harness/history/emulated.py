@@ -23,16 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.backends.plan import Evaluation, Observation, Plan
+from harness.backends import Evaluation, Observation, Plan
 from harness.errors import UsageError
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 if TYPE_CHECKING:
     import onnx
 
-    from harness.backends.session import GraphRunner
-    from harness.model import Model
-    from harness.model.rounding import Emitter
+    from harness.backends import GraphRunner
+    from harness.model import Emitter, Model
 
 PREFIX = "emulator"
 SYNTAX = "emulator[:PRECISION][,noise=N][,seed=S][,plant=NODE[@PRECISION]]"
@@ -129,8 +128,8 @@ class EmulatedBuild:
             UsageError: the plan has islands.
             ModelError: ONNX Runtime does not accept the model.
         """
-        from harness.backends.partial import run_as_far_as_possible
-        from harness.model.lower import units_of
+        from harness.backends import run_as_far_as_possible
+        from harness.model import units_of
 
         if plan.islands:
             raise UsageError("an emulated release has no islands; use the plain emulator", where=self.name)
@@ -145,8 +144,8 @@ class EmulatedBuild:
         return Evaluation(found.tensors, self._facts(precision, units), failures=found.failures)
 
     def _runner(self, precision: Precision, tensors: tuple[str, ...]) -> GraphRunner:
-        from harness.backends.session import GraphRunner
-        from harness.model.lower import lower
+        from harness.backends import GraphRunner
+        from harness.model import lower
 
         if (precision, tensors) not in self._runners:
             change = _Change(self.release, precision, self.rebuild, self.model)
@@ -191,7 +190,7 @@ class _Change:
         self.nodes = {node.name: node for node in model.lowerable}
 
     def __call__(self, emit: Emitter, node: onnx.NodeProto) -> None:
-        from harness.model.rounding import rounder
+        from harness.model import rounder
 
         planted = node.name == self.release.planted
         stream = self.stream(node.name)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from harness.history.nights import OUTLYING, Nights, mean_of_builds
 from harness.history.noise import Floors, half_width, pooled_half_width
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 KEY = ("case", "precision", "kind", "tensor", "sample")
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 
 from harness.case import Case, RunSpec
 from harness.history.recording import Build, Recording, RecordingCandidates
-from harness.judge import Judge, JudgeOptions, RunResult
-from harness.judge.judge import Stage
+from harness.judge import Judge, JudgeOptions, RunResult, Stage
 
 
 @dataclass(frozen=True)

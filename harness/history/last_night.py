@@ -11,7 +11,7 @@ import pandas as pd
 from harness.history.outcome import RunDrift
 from harness.history.schema import ENGINE, MISTAKE
 from harness.history.store import RunInfo, read_runs
-from harness.judge.results import Verdict
+from harness.judge import Verdict
 
 _UNJUDGED = (Verdict.ERROR.value, Verdict.SKIP.value, MISTAKE)
 _ASKED = ("model_sha256", "case_sha256")

@@ -30,10 +30,8 @@ from harness.history.questions import asked_of, check_unchanged
 from harness.history.recording import Build, Recording
 from harness.history.rows import Row, common_columns, hash_case, rows_of
 from harness.history.store import RunInfo, RunWriter, opened, read_info
-from harness.judge import ProgressEvent, RunResult, Verdict
-from harness.judge.lanes import Progress, side_by_side
-from harness.judge.suite import fingerprint_of
-from harness.tensors.precision import Precision
+from harness.judge import Progress, ProgressEvent, RunResult, Verdict, fingerprint_of, side_by_side
+from harness.tensors import Precision
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ import numpy as np
 
 from harness.errors import UsageError
 from harness.history.emulated import UNIT_ROUNDOFF
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 FLOORS: Mapping[Precision, float] = {
     precision: 16 * roundoff if precision is Precision.FP32 else roundoff / 10

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from harness.case.waivers import Waived
+from harness.case import Waived
 from harness.history.builds import Builds, FailsOn
 from harness.history.judgement import SEVERITY, WORSENED, DriftVerdict
 from harness.history.structure import StructureChange
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 
 class Status(StrEnum):

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from harness.errors import HarnessError, HistoryError
-from harness.judge.workbench import Workbench
-from harness.tensors.fingerprint import hash_feeds
+from harness.judge import Workbench
+from harness.tensors import hash_feeds
 
 Asked = Mapping[str, str | None]
 """SHA-256 by `model` and `inputs`; None for what could not be had."""

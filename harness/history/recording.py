@@ -15,12 +15,11 @@ import numpy as np
 
 from harness.backends import Candidate, Evaluation, Observation, Plan
 from harness.case import Case, RunSpec
-from harness.compare import compare
+from harness.comparison import compare
 from harness.environments import Environment, select
 from harness.history.emulated import EmulatedBuild, EmulatedRelease, is_emulated
-from harness.judge.candidates import Candidates
-from harness.judge.workbench import Workbench
-from harness.tensors.fingerprint import hash_array
+from harness.judge import Candidates, Workbench
+from harness.tensors import hash_array
 
 HASH_DIGITS = 16
 

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from harness.case import target_words
-from harness.case.schema import Waiver
-from harness.case.waivers import Waived, find_waiver
-from harness.compare.origins import find_origins
+from harness.case import Waived, Waiver, find_waiver, target_words
+from harness.comparison import find_origins
 from harness.history.builds import Builds, OutputRow, builds_of
 from harness.history.emulated import EmulatedRelease, is_emulated
 from harness.history.engines import ENGINE_COLUMNS, judge_engines
@@ -43,9 +41,8 @@ from harness.history.outcome import (
 from harness.history.schema import ENGINE, LAYER, MISTAKE, OUTPUT
 from harness.history.structure import compare_structures
 from harness.history.telling import tell_comparison, tell_errors
-from harness.judge.results import Verdict
-from harness.judge.words import count
-from harness.tensors.precision import Precision
+from harness.judge import Verdict, count
+from harness.tensors import Precision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

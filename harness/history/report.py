@@ -12,7 +12,7 @@ from harness.history.judgement import DriftVerdict
 from harness.history.machines import FactChange
 from harness.history.noise import Floors
 from harness.history.outcome import RunDrift, Status, TensorDrift
-from harness.judge.results import jsonable
+from harness.judge import jsonable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,13 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.case import Case, asked_shapes
-from harness.compare import GateResult, Metrics
-from harness.compare.defaults import NONFINITE
+from harness.comparison import NONFINITE, GateResult, Metrics
 from harness.history.recording import Recording
 from harness.history.schema import ENGINE, LAYER, MISTAKE, OUTPUT
-from harness.judge.results import LayerResult, OutputResult, RunResult, Verdict
-from harness.judge.workbench import Workbench
-from harness.tensors.fingerprint import host_fingerprint
+from harness.judge import LayerResult, OutputResult, RunResult, Verdict, Workbench
+from harness.tensors import host_fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -47,7 +47,7 @@ COLUMNS = (
     Column("node", "text", "ONNX node that writes the tensor"),
     Column("op", "text", "its operator type"),
     Column("reads", "texts", "the nearest observed tensors that it was computed from (layer rows)"),
-    # What was measured over the FP32 reference; see harness.compare.Metrics.
+    # What was measured over the FP32 reference; see harness.comparison.Metrics.
     Column("error", "number", "nrmse; infinite where the reference is all zero, or finite where an element is not"),
     Column("rmse", "number", "root mean square error"),
     Column("max_abs", "number", "largest absolute error"),

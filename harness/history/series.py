@@ -25,7 +25,7 @@ from harness.history.steps import MIN_NIGHTS, Series, find_steps
 from harness.history.store import RunInfo, list_newest, read_runs
 from harness.history.telling import tell_series
 from harness.history.waivers import waivers_of
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 #: Thousands of tensors are judged every night, against thirty nights that say much of the noise: 99 % would be an
 #: alarm a night. The band is 4.6 standard deviations wide at this confidence, 2.8 at 99 %.

@@ -25,7 +25,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 MIN_NIGHTS = 20
 MIN_SIDE = 5

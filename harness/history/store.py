@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import HistoryError
 from harness.history.schema import LATER, METADATA_KEY, NAMES, SCHEMA, arrow_schema
-from harness.tensors.files import atomic_path, write_text
+from harness.tensors import atomic_path, write_text
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from harness.compare.defaults import NONFINITE
-from harness.compare.gates import COMPUTED, LOWER_BOUNDED, SHAPE
+from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE
 from harness.history.builds import BuildOutcome
 from harness.history.judgement import DriftVerdict
 from harness.history.outcome import TensorDrift
 from harness.history.schema import LAYER, OUTPUT
 from harness.history.steps import Series
-from harness.judge.words import count, number
+from harness.judge import count, number
 
 MOST_BUILDS = 6  # whose errors are named one by one
 _PLAIN_RATIOS = (0.1, 1000.0)  # between them a ratio is told as a multiple of two or three digits

@@ -12,7 +12,7 @@ from harness.case import Case, RunSpec
 from harness.judge.workbench import Workbench
 
 if TYPE_CHECKING:
-    from harness.backends.tensorrt import TensorRTCandidate
+    from harness.backends import TensorRTCandidate
     from harness.environments import Environment
 
 EMULATOR = "emulator"
@@ -93,7 +93,7 @@ class Candidates:
         abort_shared()
 
     def _engine(self, name: str, bench: Workbench) -> TensorRTCandidate:
-        from harness.backends.tensorrt import TensorRTCandidate, Timing
+        from harness.backends import TensorRTCandidate, Timing
         from harness.environments import select
 
         case = bench.case
@@ -105,7 +105,7 @@ class Candidates:
         environment = select(name, self.environments)
         if case.build.pins is None:
             return TensorRTCandidate(environment, bench.model, **options)
-        from harness.tactics.pins import PinnedCandidate, load_pins
+        from harness.tactics import PinnedCandidate, load_pins
 
         pins = [load_pins(case.resolve(path)) for path in case.build.pins]
         return PinnedCandidate(environment, bench.model, pins=pins, **options)

@@ -15,11 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from harness.backends.double import DoubleReference
-from harness.backends.reference import Reference
+from harness.backends import DoubleReference, Reference
 from harness.errors import ModelError, ReferenceNotFiniteError
-from harness.model import Model
-from harness.model.lower import needed_nodes
+from harness.model import Model, needed_nodes
 
 CONSTANTS = frozenset({"Constant", "ConstantOfShape"})
 POLES = frozenset({"Log", "Div", "Reciprocal", "Atanh"})

@@ -10,11 +10,9 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from harness.backends import Candidate, Observation, Plan
-from harness.backends.partial import Computed
-from harness.case import Case, RunSpec, asked_shapes
-from harness.case.waivers import Waived, find_waiver
-from harness.compare.gates import COMPUTED, SHAPE
+from harness.backends import Candidate, Computed, Observation, Plan
+from harness.case import Case, RunSpec, Waived, asked_shapes, find_waiver
+from harness.comparison import COMPUTED, SHAPE
 from harness.errors import CandidateError, HarnessError
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, Candidates
@@ -26,7 +24,7 @@ from harness.judge.results import LayerResult, OutputResult, RunResult, Verdict,
 from harness.judge.rounding import nothing_to_round
 from harness.judge.soundness import empty_outputs
 from harness.judge.workbench import Workbench
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 Stage = Callable[[str], None]
 T = TypeVar("T")

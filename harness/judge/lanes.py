@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeVar
 from harness.case import Case, RunSpec
 from harness.judge.judge import Judge
 from harness.judge.results import RunResult
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.backends import Candidate, Observation, Plan
-from harness.backends.emulator import Emulator
-from harness.backends.partial import Computed
-from harness.backends.plan import ObservedEngine
+from harness.backends import Candidate, Computed, Emulator, Observation, ObservedEngine, Plan
 from harness.case import Tolerance
-from harness.compare import Accumulator, Metrics, find_origins, gates_for, options_for
-from harness.compare.gates import check
+from harness.comparison import Accumulator, Metrics, check, find_origins, gates_for, options_for
 from harness.judge.results import LayerResult
 from harness.judge.workbench import Workbench
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 COPIES = (
     6  # reference, candidate, emulator, and the introduced error's pair of each tensor, with their inputs

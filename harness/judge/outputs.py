@@ -7,13 +7,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.backends.partial import Computed
+from harness.backends import Computed
 from harness.case import Tolerance
-from harness.compare import GateResult, Metrics, compare, find_fill, gates_for, not_computed, options_for
-from harness.compare.gates import UNMASKED, check
+from harness.comparison import (
+    UNMASKED,
+    GateResult,
+    Metrics,
+    check,
+    compare,
+    find_fill,
+    gates_for,
+    not_computed,
+    options_for,
+)
 from harness.judge.results import OutputResult
 from harness.model import Model
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 
-from harness.backends.reference import Reference
-from harness.compare import compare
-from harness.compare.defaults import DEFAULT_GATES
+from harness.backends import Reference
+from harness.comparison import DEFAULT_GATES, compare
 from harness.errors import ModelError
 from harness.judge.words import count, number
-from harness.model import Model
-from harness.model.own_roundings import bounds, spread
-from harness.tensors.precision import Precision
+from harness.model import Model, bounds, spread
+from harness.tensors import Precision
 
 COPIES = 4  # a tensor, its rounded self, and what is computed of them
 SATURATED = 0.01

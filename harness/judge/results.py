@@ -9,12 +9,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import NothingSelectedError
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.compare import GateResult, Metrics
+    from harness.comparison import GateResult, Metrics
 
 RUN_SCHEMA = "harness.run/1"
 
@@ -205,7 +205,7 @@ class RunReport:
         """
         import pandas as pd
 
-        from harness.compare import Metrics
+        from harness.comparison import Metrics
 
         columns = ["case", "precision", "candidate", "verdict", "reason", "tensor", "sample"]
         columns += [metric.name for metric in fields(Metrics)]

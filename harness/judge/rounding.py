@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from harness.model import Model
-from harness.model.lower import units_of
-from harness.tensors.precision import Precision
+from harness.model import Model, units_of
+from harness.tensors import Precision
 
 _WHY = {
     Precision.INT8: "the model has no Q/DQ nodes to say how. Engines up to TensorRT 10 are calibrated on the inputs "

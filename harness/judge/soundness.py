@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from harness.backends.reference import Reference
+from harness.backends import Reference
 from harness.errors import InputDataError, ReferenceNotReproducibleError
-from harness.model import Model
-from harness.model.lower import needed_nodes
+from harness.model import Model, needed_nodes
 
 REDRAWS = 4
 """How often the reference of a model that draws random numbers is run again: few draws agree so often by chance."""

@@ -12,8 +12,7 @@ from harness.judge.judge import Judge, JudgeOptions
 from harness.judge.lanes import Progress, Run, carry_out
 from harness.judge.names import check_names_of
 from harness.judge.results import RunReport, RunResult
-from harness.tensors.fingerprint import host_fingerprint
-from harness.tensors.precision import Precision
+from harness.tensors import Precision, host_fingerprint
 
 MODEL_RUNS = (Precision.FP32, Precision.FP16)
 Target = Path | str | Case

@@ -8,12 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from harness.backends.emulator import Emulator
-from harness.backends.reference import Reference
-from harness.backends.session import check_feeds, chunks, tensor_sizes
-from harness.case import Case
-from harness.case.feeds import make_feeds
-from harness.case.source import resolve_model
+from harness.backends import Emulator, Reference, check_feeds, chunks, tensor_sizes
+from harness.case import Case, make_feeds, resolve_model
 from harness.golden import GoldenStatus
 from harness.judge.finite import check_finite
 from harness.judge.goldens import check_golden, store_of

@@ -4,9 +4,6 @@
 they are (memory-mapped external data is never copied into a protobuf unless it must be saved).
 """
 
-from harness.model.extract import extract
-from harness.model.load import load_model, save_model
-from harness.model.model import Model, NodeInfo, TensorInfo
-from harness.model.typed import with_islands
+import lazy_loader
 
-__all__ = ["Model", "NodeInfo", "TensorInfo", "extract", "load_model", "save_model", "with_islands"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper
 
 from harness.model.analysis import bodies, graph_dtypes
-from harness.tensors.dtypes import is_float
+from harness.tensors import is_float
 
 OWN = "::own"
 """Marks the names of what is added; what stands before it is the name of the node, or of the tensor, behind it."""

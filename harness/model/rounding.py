@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 SIGNIFICAND_BITS = {Precision.TF32: 11, Precision.BF16: 8}
 VELTKAMP_LIMIT = (

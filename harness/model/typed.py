@@ -14,11 +14,11 @@ import onnx_ir as ir
 
 from harness.errors import ModelError
 from harness.model.analysis import STEERING_INPUTS
-from harness.model.lower import units_of
+from harness.model.lowering import units_of
 from harness.model.model import Model
 from harness.model.names import bodies_of
 from harness.model.rounding import round_array
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 LOW_DTYPE = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
 

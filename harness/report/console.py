@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.judge.results import LayerResult, OutputResult, RunReport, RunResult, Verdict
+from harness.judge import LayerResult, OutputResult, RunReport, RunResult, Verdict, number
 from harness.report.view import (
     Matrix,
     Row,
@@ -26,7 +26,7 @@ from harness.report.view import (
     skips,
     worst_error,
 )
-from harness.report.words import LOOKS, UNEXPECTED, middle, number, summary, title
+from harness.report.words import LOOKS, UNEXPECTED, middle, summary, title
 
 EXPLAINED = ("bad", "calm")  # tones of runs that get an explanation
 MOST_OUTPUTS = 8  # rows of a failure's short table

@@ -8,17 +8,17 @@ import shlex
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from harness.diagnose.results import A_FEW, FILES, NOBODY, Diagnosis, Verdict
-from harness.judge.results import jsonable
+from harness.diagnosis import A_FEW, FILES, NOBODY, Diagnosis, Verdict
+from harness.judge import jsonable, number
 from harness.report.page import TEMPLATES
 from harness.report.view import LAYER_NUMBERS, Statement
-from harness.report.words import Look, count, duration, number
+from harness.report.words import Look, count, duration
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from rich.console import Console
 
-    from harness.judge.results import RunResult
+    from harness.judge import RunResult
 
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#~"})
 MOST_ORIGINS = 4
@@ -172,7 +172,7 @@ def _glyph(console: Console, seen: Look) -> str:
     return seen.glyph
 
 
-def markdown(diagnosis: Diagnosis) -> str:
+def diagnosis_markdown(diagnosis: Diagnosis) -> str:
     """The diagnosis as GitHub-flavoured Markdown, for a bug report."""
     lines = [f"## {_escape(heading(diagnosis))}", "", _escape(diagnosis.summary), ""]
     for statement in statements(diagnosis):
@@ -256,7 +256,7 @@ def output_rows(diagnosis: Diagnosis) -> list[dict[str, Any]]:
     return rows
 
 
-def html_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = None) -> str:
+def diagnosis_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = None) -> str:
     """The diagnosis as an HTML page, with the error growth before and, where it was measured, after.
 
     Args:

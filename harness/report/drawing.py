@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.judge.results import LayerResult
+from harness.judge import LayerResult
 from harness.report.layout import AXIS, LABEL_HEIGHT, NAME_LENGTH, OriginLabel
 from harness.report.view import error
 from harness.report.words import count, middle

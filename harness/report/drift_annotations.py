@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.case.document import read_document
-from harness.history.outcome import RunDrift, Status
-from harness.history.report import DriftReport
+from harness.case import read_document
+from harness.history import DriftReport, RunDrift, Status
 from harness.report.drift_engines import engines_line
 from harness.report.drift_words import look_of
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from harness.history.report import DriftReport
+from harness.history import DriftReport
 from harness.report.drawing import BLUE, INK, ORANGE, PURPLE, Scale
 from harness.report.layout import LEFT, WIDTH
 

@@ -8,16 +8,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.history.outcome import RunDrift
-from harness.history.report import DriftReport
-from harness.history.telling import tell_ratio
+from harness.history import DriftReport, RunDrift, tell_ratio
+from harness.judge import number
 from harness.report.console import is_plain
 from harness.report.drift_coverage import coverage_lines
 from harness.report.drift_engines import engines_line
 from harness.report.drift_run import changes_line, run_line
 from harness.report.drift_view import explain, first_origin, is_remarkable
 from harness.report.drift_words import answer, look_of, remarks, short, summary, title, tone_of, verdict_text
-from harness.report.words import middle, number
+from harness.report.words import middle
 
 MOST_EXPLAINED = 10
 WIDE = 110  # columns that the table needs to name tensors, too

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from harness.history.outcome import RunDrift, Status
-from harness.history.report import DriftReport
+from harness.history import DriftReport, RunDrift, Status
 from harness.report.words import count
 
 MOST_NAMED = 8

@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.history.outcome import RunDrift
-from harness.history.report import DriftReport
-from harness.history.schema import OUTPUT
+from harness.history import OUTPUT, DriftReport, RunDrift
 from harness.report.drawing import FAINT, GREY, INK, Scale, plain_axes
 from harness.report.drift_axes import colour_of, draw_legend, log_ticks
 from harness.report.drift_words import short

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from harness.history.engines import Trend
-from harness.history.outcome import RunDrift
-from harness.history.report import DriftReport
-from harness.history.structure import Change
-from harness.history.telling import tell_ratio
+from harness.history import Change, DriftReport, RunDrift, Trend, tell_ratio
 from harness.report.words import count, middle
 
 if TYPE_CHECKING:

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.history.judgement import WORSENED
-from harness.history.outcome import RunDrift
-from harness.history.report import DriftReport
-from harness.history.schema import LAYER
+from harness.history import LAYER, WORSENED, DriftReport, RunDrift
+from harness.judge import number
 from harness.report.drawing import (
     BLUE,
     FAINT,
@@ -26,7 +24,7 @@ from harness.report.drawing import (
 from harness.report.drift_axes import colour_of, draw_legend, log_ticks
 from harness.report.drift_words import short
 from harness.report.layout import LEFT, MOST_NAMES, NAME_LENGTH, RIGHT, WIDTH
-from harness.report.words import middle, number
+from harness.report.words import middle
 
 if TYPE_CHECKING:
     import pandas as pd

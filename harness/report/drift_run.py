@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.history.report import DriftReport
+from harness.history import DriftReport
 
 
 def run_line(report: DriftReport) -> str:

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.history.steps import Series
+from harness.history import Series
+from harness.judge import number
 from harness.report.drawing import BLUE, FAINT, INK, VERMILION, Scale, plain_axes
 from harness.report.drift_axes import log_ticks
 from harness.report.drift_tables import Cell, Table
 from harness.report.layout import LEFT, RIGHT, WIDTH
-from harness.report.words import middle, number
+from harness.report.words import middle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

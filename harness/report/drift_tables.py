@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.compare.defaults import NONFINITE
-from harness.compare.gates import COMPUTED, LOWER_BOUNDED, SHAPE
-from harness.history.engines import Trend
-from harness.history.judgement import SEVERITY, DriftVerdict
-from harness.history.outcome import RunDrift
-from harness.history.report import DriftReport
-from harness.history.schema import LAYER
-from harness.history.telling import tell_ratio
+from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE
+from harness.history import LAYER, SEVERITY, DriftReport, DriftVerdict, RunDrift, Trend, tell_ratio
+from harness.judge import number
 from harness.report.drift_words import DRIFT_LOOKS, look_of, short, title, verdict_text
-from harness.report.words import number
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.compare.defaults import NONFINITE
-from harness.history.judgement import WORSENED, DriftVerdict
-from harness.history.outcome import RunDrift, Status, TensorDrift
-from harness.history.structure import StructureChange
-from harness.history.telling import (
+from harness.comparison import NONFINITE
+from harness.history import (
     MOST_BUILDS,
+    WORSENED,
+    DriftVerdict,
+    RunDrift,
+    Status,
+    StructureChange,
+    TensorDrift,
     tell_builds,
     tell_change,
     tell_failing,
@@ -22,9 +25,10 @@ from harness.history.telling import (
     tell_place,
     tell_tensor,
 )
+from harness.judge import number
 from harness.report.drift_words import DRIFT_LOOKS, fails
 from harness.report.view import Statement
-from harness.report.words import count, middle, number
+from harness.report.words import count, middle
 
 MOST_ORIGINS = 4
 MOST_CHANGES = 5

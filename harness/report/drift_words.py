@@ -6,11 +6,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from harness.history.builds import FailsOn
-from harness.history.judgement import WORSENED, DriftVerdict
-from harness.history.outcome import RunDrift, Status
-from harness.history.report import DriftReport, statuses
-from harness.history.telling import tell_ratio
+from harness.history import (
+    WORSENED,
+    DriftReport,
+    DriftVerdict,
+    FailsOn,
+    RunDrift,
+    Status,
+    statuses,
+    tell_ratio,
+)
 from harness.report.drift_coverage import coverage_text, has_lost
 from harness.report.drift_engines import engines_moved
 from harness.report.words import Look, count, duration, middle

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
-from harness.judge.results import RunResult
+from harness.judge import RunResult
 from harness.report.drawing import (
     INK,
     draw_errors,
@@ -24,7 +24,7 @@ from harness.report.drawing import (
 from harness.report.layout import HEADROOM_HEIGHT, LEFT, MAIN_HEIGHT, TITLE_HEIGHT, WIDTH, Layout
 from harness.report.svg import inline, render
 from harness.report.words import title
-from harness.tensors.files import write_bytes
+from harness.tensors import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

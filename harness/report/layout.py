@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.judge.results import LayerResult
+from harness.judge import LayerResult
 from harness.report.words import middle
 
 WIDTH = 10.0

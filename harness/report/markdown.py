@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from harness.judge.results import RunReport, RunResult, Verdict
+from harness.judge import RunReport, RunResult, Verdict, number
 from harness.report.view import attention, explain, matrix, skips, worst_error
-from harness.report.words import LOOKS, answer, made_with, number, summary
+from harness.report.words import LOOKS, answer, made_with, summary
 
 MOST_BYTES = 1_000_000  # GitHub drops a job summary over 1 MiB whole
 
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#~"})
 
 
-def markdown(report: RunReport, *, seconds: float | None = None) -> str:
+def run_markdown(report: RunReport, *, seconds: float | None = None) -> str:
     """The report as GitHub-flavoured Markdown, gravest rows first, never longer than a job summary may be."""
     lines = [f"## {answer(report)}", "", summary(report, seconds), ""]
     arranged = matrix(report)

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.judge.results import RunReport, RunResult, Verdict
+from harness.judge import RunReport, RunResult, Verdict, number
 from harness.report.growth import error_growth_svg
 from harness.report.view import (
     Explanation,
@@ -20,7 +20,7 @@ from harness.report.view import (
     matrix,
     worst_error,
 )
-from harness.report.words import LOOKS, answer, duration, made_with, number, summary, title
+from harness.report.words import LOOKS, answer, duration, made_with, summary, title
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -41,7 +41,7 @@ class _Section:
     with_layers: bool
 
 
-def html_page(
+def run_page(
     report: RunReport, *, seconds: float | None = None, made: datetime.datetime | None = None
 ) -> str:
     """The report as an HTML page.

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.compare.gates import COMPUTED, LOWER_BOUNDED, SHAPE
-from harness.judge.results import LayerResult, OutputResult, RunReport, RunResult, Verdict
-from harness.report.words import LOOKS, UNEXPECTED, changed_golden, count, next_command, number, title
-from harness.tensors.precision import Precision
+from harness.comparison import COMPUTED, LOWER_BOUNDED, SHAPE
+from harness.judge import LayerResult, OutputResult, RunReport, RunResult, Verdict, number
+from harness.report.words import LOOKS, UNEXPECTED, changed_golden, count, next_command, title
+from harness.tensors import Precision
 
 if TYPE_CHECKING:
-    from harness.compare import GateResult, Metrics
+    from harness.comparison import GateResult, Metrics
 
 MOST_ORIGINS = 4  # named in a text; the layer table and the JSON hold all of them
 NONFINITE = "nonfinite"  # the gate on elements that are not finite where the reference is

@@ -11,9 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from harness.case import target_words
-from harness.judge.results import RunReport, RunResult, Verdict
-from harness.judge.words import count as count
-from harness.judge.words import number as number
+from harness.judge import RunReport, RunResult, Verdict, count
 
 
 @dataclass(frozen=True)

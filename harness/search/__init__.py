@@ -64,46 +64,6 @@ unbounded searching", IPL 5(3), 1976 (galloping). A. Wald, "Sequential tests of 
 of Mathematical Statistics 16(2), 1945 (votes).
 '''
 
-from __future__ import annotations
+import lazy_loader
 
-from harness.search.chooser import search
-from harness.search.journal import Journal, Record
-from harness.search.problem import Group, Problem
-from harness.search.types import (
-    Assumption,
-    Budget,
-    Direction,
-    Options,
-    Oracle,
-    Outcome,
-    Progress,
-    Result,
-    Step,
-    Strategy,
-    Tally,
-    Trial,
-    Verdict,
-    Votes,
-)
-
-__all__ = [
-    "Assumption",
-    "Budget",
-    "Direction",
-    "Group",
-    "Journal",
-    "Options",
-    "Oracle",
-    "Outcome",
-    "Problem",
-    "Progress",
-    "Record",
-    "Result",
-    "Step",
-    "Strategy",
-    "Tally",
-    "Trial",
-    "Verdict",
-    "Votes",
-    "search",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

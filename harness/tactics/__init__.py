@@ -13,48 +13,6 @@ along. Choices are forced and never only suggested, and what TensorRT did not ta
 see `find` and `trials`.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from harness.tactics.building import VariedBuilds
-from harness.tactics.find import Hunting, builds_for, find_bad_tactics
-from harness.tactics.findings import Finding, Findings, Proof
-from harness.tactics.pins import PinnedCandidate, Pins, export_pins, load_pins, pinned_cache
-from harness.tactics.record import Difference, TacticRecord, differences, load_record, record_of
-from harness.tactics.repeats import Repeats, build_repeatedly, compare_builds
-from harness.tactics.samples import Sample, collect, has_both, usual_series
-from harness.tactics.units import Unit
-from harness.tactics.variations import Axis, Variation, axes, forced, noise, sources
-
-__all__ = [
-    "Axis",
-    "Difference",
-    "Finding",
-    "Findings",
-    "Hunting",
-    "PinnedCandidate",
-    "Pins",
-    "Proof",
-    "Repeats",
-    "Sample",
-    "TacticRecord",
-    "Unit",
-    "Variation",
-    "VariedBuilds",
-    "axes",
-    "build_repeatedly",
-    "builds_for",
-    "collect",
-    "compare_builds",
-    "differences",
-    "export_pins",
-    "find_bad_tactics",
-    "forced",
-    "has_both",
-    "load_pins",
-    "load_record",
-    "noise",
-    "pinned_cache",
-    "record_of",
-    "sources",
-    "usual_series",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from harness.backends.plan import Evaluation, Plan
+from harness.backends import Evaluation, Plan
 from harness.errors import CandidateError
 from harness.search import Outcome
 from harness.tactics.record import TacticRecord, record_of

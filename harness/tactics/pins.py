@@ -14,16 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.backends.plan import Evaluation, Observation, Plan
-from harness.backends.tensorrt import TensorRTCandidate, Tensors
+from harness.backends import Evaluation, Observation, Plan, TensorRTCandidate, Tensors
 from harness.errors import PinsNotTakenError, UsageError
-from harness.model import Model, save_model, with_islands
-from harness.model.typed import LOW_DTYPE
+from harness.model import LOW_DTYPE, Model, save_model, with_islands
 from harness.tactics.findings import brief
 from harness.tactics.record import TacticRecord, load_record
 from harness.tactics.units import reformatted_layer
-from harness.tensors.files import write_bytes, write_text
-from harness.tensors.precision import Precision
+from harness.tensors import Precision, write_bytes, write_text
 from harness.worker.choices import CACHE, Miss, TacticOrders, TacticReport
 from harness.worker.messages import part_from_json
 

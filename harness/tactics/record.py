@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.backends.plan import Evaluation, Plan
+from harness.backends import Evaluation, Plan
 from harness.errors import UsageError
-from harness.tensors.files import write_text
-from harness.tensors.precision import Precision
+from harness.tensors import Precision, write_text
 from harness.worker.choices import Choice, TacticReport
 from harness.worker.messages import MessageError, part_from_json
 

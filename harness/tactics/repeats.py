@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.backends.plan import Plan
+from harness.backends import Plan
 from harness.errors import UsageError
 from harness.tactics.building import Evaluate, Tensors
 from harness.tactics.findings import brief

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.backends.plan import Plan
+from harness.backends import Plan
 from harness.search import Outcome
 from harness.tactics.record import TacticRecord
 from harness.tactics.variations import Axis, Variation, forced, noise, sources

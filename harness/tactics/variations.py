@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from harness.backends.plan import Plan
-from harness.case.schema import BuildOptions
+from harness.backends import Plan
+from harness.case import BuildOptions
 from harness.tactics.record import TacticRecord
 from harness.worker.choices import Choice, TacticOrders
 from harness.worker.messages import ProbeReply

@@ -9,15 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from harness.backends import Observation, Plan
-from harness.backends.emulator import Emulator
-from harness.backends.reference import Reference
-from harness.backends.session import GraphRunner
+from harness.backends import Emulator, GraphRunner, Observation, Plan, Reference
 from harness.errors import ModelError, NothingSelectedError
-from harness.model import load_model
-from harness.model.lower import lower
-from harness.model.rounding import round_array
-from harness.tensors.precision import Precision
+from harness.model import load_model, lower, round_array
+from harness.tensors import Precision
 
 LOW = [Precision.FP16, Precision.BF16, Precision.FP8]
 X = np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32)

@@ -8,11 +8,9 @@ import pytest
 from graphs import graph_model
 from onnx import helper, numpy_helper
 
-from harness.backends.double import DoubleReference
-from harness.backends.emulator import Emulator
-from harness.backends.reference import Reference
+from harness.backends import DoubleReference, Emulator, Reference
 from harness.model import Model, load_model
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 CHANNELS = 65  # enough for statistics to be weights that are fed, not initializers of the session
 X = np.random.default_rng(0).standard_normal((2, CHANNELS, 2)).astype(np.float32)

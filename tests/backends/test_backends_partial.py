@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from graphs import looked_up, picked_elements
 
-from harness.backends import Observation, Plan
-from harness.backends.emulator import Emulator
-from harness.backends.partial import run_as_far_as_possible
+from harness.backends import Emulator, Observation, Plan, run_as_far_as_possible
 from harness.errors import NodeFailedError
 from harness.model import load_model
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 X = {"x": np.linspace(-2, 2, 8, dtype=np.float32)}
 

@@ -15,11 +15,8 @@ import pytest
 from graphs import graph_model, norm_chain
 from onnx import TensorProto, helper
 
-from harness.backends import Observation, Plan
-from harness.backends.engines import Timing
-from harness.backends.reference import Reference
-from harness.backends.tensorrt import TensorRTCandidate
-from harness.case.schema import BuildOptions
+from harness.backends import Observation, Plan, Reference, TensorRTCandidate, Timing
+from harness.case import BuildOptions
 from harness.environments import Environment, Supervisor
 from harness.errors import (
     BuildFailedError,
@@ -29,7 +26,7 @@ from harness.errors import (
     WorkerCrashedError,
 )
 from harness.model import load_model
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 ADAPTER = Path(__file__).parent / "cpu_engine.py"
 X = np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32)

@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 from graphs import norm_chain
 
-from harness.backends import Observation, Plan
-from harness.backends.engines import Timing
-from harness.backends.reference import Reference
-from harness.backends.tensorrt import TensorRTCandidate
+from harness.backends import Observation, Plan, Reference, TensorRTCandidate, Timing
 from harness.environments import Environment, Supervisor
 from harness.errors import UnsupportedByReleaseError
 from harness.model import load_model
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 ADAPTER = Path(__file__).parents[1] / "worker" / "doubled.py"
 X = np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32)

@@ -11,7 +11,7 @@ from benchmarks import race_polygraphy as race
 from benchmarks.race_contenders import CONTENDERS, precision_command, reduce_command, run
 
 ROOT = Path(__file__).parents[2]
-ADAPTER = ROOT / "tests" / "diagnose" / "emulated_worker.py"
+ADAPTER = ROOT / "tests" / "diagnosis" / "emulated_worker.py"
 
 # The environment's Python: a worker gets engines that are emulated, and polygraphy is a double that offers the check
 # an engine three times. It passes at the last.

@@ -8,8 +8,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from harness.case.document import read_document
-from harness.case.export import SCHEMA_FILE, case_schema, case_schema_text
+from harness.case import SCHEMA_FILE, case_schema_text, read_document
+from harness.case.export import case_schema
 from harness.case.schema import CaseBody
 
 CASES = Path(__file__).parents[2] / "cases"

@@ -12,8 +12,7 @@ from onnx import numpy_helper
 from harness.case import Case, make_feeds
 from harness.case.inputs import DType
 from harness.errors import InputDataError
-from harness.tensors.codec import save_tensors
-from harness.tensors.dtypes import dtype_of
+from harness.tensors import dtype_of, save_tensors
 
 DTYPES = DType.__args__
 

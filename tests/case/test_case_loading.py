@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.case import InputSpec, IntegersFill, check_cases, load_case, load_cases
-from harness.case.document import read_document
+from harness.case import InputSpec, IntegersFill, check_cases, load_case, load_cases, read_document
 from harness.errors import CaseFileError, NothingSelectedError
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 MODEL = "model: {path: m.onnx}\n"
 

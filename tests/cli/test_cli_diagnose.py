@@ -16,7 +16,7 @@ from rich.console import Console
 
 from harness.cli import main
 from harness.cli.diagnose import Live, spent
-from harness.diagnose import ProgressEvent, Stage
+from harness.diagnosis import ProgressEvent, Stage
 
 CASES = Path(__file__).parents[2] / "cases"
 OVERFLOW = CASES / "residual-growth.case.yaml"

@@ -2,8 +2,7 @@ import sys
 import time
 
 from harness.cli.diagnose import Lines
-from harness.diagnose import ProgressEvent
-from harness.diagnose.results import Stage
+from harness.diagnosis import ProgressEvent, Stage
 
 SEARCH = "search the island: ran b1_sq"
 

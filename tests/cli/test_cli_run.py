@@ -18,7 +18,7 @@ from harness.cli.consoles import RunProgress
 from harness.cli.run import parse_shapes
 from harness.errors import UsageError
 from harness.judge import ProgressEvent, RunResult, Verdict
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 
 @pytest.fixture(autouse=True)

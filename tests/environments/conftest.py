@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.environments.config import Environment, Limits
-from harness.environments.supervisor import Supervisor
+from harness.environments import Environment, Limits, Supervisor
 from harness.worker import messages
 
 MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"

@@ -7,11 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from harness.case.schema import BuildOptions
-from harness.environments import find_config, load, select
-from harness.environments.config import Limits, check_name, parse
+from harness.case import BuildOptions
+from harness.environments import (
+    Limits,
+    add_environment,
+    check_name,
+    find_config,
+    load,
+    remove_environment,
+    select,
+)
+from harness.environments.config import parse
 from harness.environments.devices import gpu_variables
-from harness.environments.edit import add_environment, remove_environment
 from harness.errors import EnvironmentConfigError
 
 WHOLE = """

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.environments import Environment
-from harness.environments.check import check_all, check_environment
-from harness.environments.doctor import Finding, Status, examine
+from harness.environments import Environment, Finding, Status, check_all, examine
+from harness.environments.check import check_environment
 
 MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.environments.install import environments_folder, install, uninstall
+from harness.environments import install, uninstall
+from harness.environments.installing import environments_folder
 from harness.errors import CandidateError, EnvironmentConfigError
 
 

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.environments.config import Environment, Limits
+from harness.environments import Environment, Limits, Supervisor
 from harness.environments.process import WorkerProcess
-from harness.environments.supervisor import Supervisor
 from harness.errors import (
     BuildFailedError,
     CandidateError,

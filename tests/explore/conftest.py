@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "diagnose"))  # its models, engines and worker
+sys.path.insert(0, str(Path(__file__).parent.parent / "diagnosis"))  # its models, engines and worker
 
 from models import feeds, rmsnorm
 
 from harness.backends import Candidate
-from harness.diagnose.lab import Lab
-from harness.diagnose.notebook import Notebook
-from harness.diagnose.subject import Subject, make_bench
+from harness.diagnosis import Lab, Notebook, Subject
+from harness.diagnosis.subject import make_bench
 from harness.explore import Session
-from harness.judge.workbench import Workbench
+from harness.judge import Workbench
 from harness.model import Model
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 Open = Callable[..., Session]
 

@@ -11,12 +11,12 @@ import pytest
 from models import ISLAND
 from rich.console import Console
 
-from harness.backends.tensorrt import TensorRTCandidate
+from harness.backends import TensorRTCandidate
 from harness.environments import Environment, Supervisor
 from harness.explore import Session, Shell
 from harness.model import Model
 
-ADAPTER = Path(__file__).parent.parent / "diagnose" / "emulated_worker.py"
+ADAPTER = Path(__file__).parent.parent / "diagnosis" / "emulated_worker.py"
 
 
 @pytest.fixture

@@ -11,15 +11,13 @@ import pytest
 from engines import FakeEngine, when_lowered
 from models import ISLAND
 
-from harness.diagnose.api import Options, _diagnose
-from harness.diagnose.cure import island_problem
-from harness.diagnose.lab import Lab
-from harness.diagnose.notebook import Notebook
+from harness.diagnosis import Lab, Notebook, Options, island_problem
+from harness.diagnosis.api import _diagnose
 from harness.errors import JournalError, NothingSelectedError, UsageError
 from harness.explore import Session
 from harness.explore.commands import Order
 from harness.search import Journal, Outcome, Verdict
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 
 def test_on_entry_it_says_what_fails_where_and_what_to_do(session: Session) -> None:

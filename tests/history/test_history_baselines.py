@@ -12,13 +12,12 @@ from history_rows import engine_rows, frame, tensor_rows
 import harness
 from harness.case import Waiver, load_case
 from harness.errors import GoldenError, UsageError
-from harness.golden.baselines import Baseline, BaselineStore, sm_of
-from harness.history import DriftOptions, DriftReport, DriftVerdict, Status
+from harness.golden import Baseline, BaselineStore, sm_of
+from harness.history import DriftOptions, DriftReport, DriftVerdict, Floors, Status
 from harness.history.api import held_against_baselines
-from harness.history.noise import Floors
 from harness.history.releases import compare_pair, pairs_of
 from harness.history.store import RunWriter, list_runs, read_runs
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 CALM, NOISY, FAULTY = "emulator:fp16", "emulator:fp16,noise=0.2,seed=7", "emulator:fp16,plant=square@bf16"
 TODAY = datetime.date(2026, 6, 1)

@@ -11,13 +11,24 @@ import pytest
 from history_rows import engine_rows, frame, tensor_rows
 
 import harness
-from harness.history import DriftOptions, DriftVerdict
-from harness.history.builds import BuildOutcome, Builds, FailsOn, differing_share
+from harness.history import (
+    DriftOptions,
+    DriftVerdict,
+    FailsOn,
+    Floors,
+    RunDrift,
+    TensorDrift,
+    tell_builds,
+    tell_gate,
+    tell_noise,
+    tell_place,
+    tell_ratio,
+    tell_tensor,
+)
+from harness.history.builds import BuildOutcome, Builds, differing_share
 from harness.history.judgement import judge_tensors
-from harness.history.noise import Floors
-from harness.history.outcome import RunDrift, TensorDrift, worst_of
+from harness.history.outcome import worst_of
 from harness.history.releases import compare_pair, pairs_of
-from harness.history.telling import tell_builds, tell_gate, tell_noise, tell_place, tell_ratio, tell_tensor
 
 NOISY = [1.00e-3, 1.01e-3, 0.99e-3]
 NO = [False] * 3

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from tiny_cases import write_cases
 
-from harness.backends.plan import Observation, Plan
+from harness.backends import Observation, Plan
 from harness.case import load_case
 from harness.errors import UsageError
 from harness.history.emulated import EmulatedBuild, EmulatedRelease, is_emulated
-from harness.judge.workbench import Workbench
-from harness.tensors.precision import Precision
+from harness.judge import Workbench
+from harness.tensors import Precision
 
 PLAN = Plan(Precision.FP16, observation=Observation.TYPED)
 

@@ -11,10 +11,8 @@ from graphs import looked_up, picked_elements
 from history_rows import engine_rows, frame, tensor_rows
 
 import harness
-from harness.history import DriftOptions, DriftReport
-from harness.history.noise import Floors
+from harness.history import DriftOptions, DriftReport, Floors, tell_gate
 from harness.history.releases import compare_pair, pairs_of
-from harness.history.telling import tell_gate
 from harness.report.drift_view import explain
 
 FINE, COARSE = "emulator:fp32", "emulator:fp16"

@@ -12,8 +12,8 @@ from history_rows import frame, tensor_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.history.judgement import JUDGED, DriftVerdict, judge_tensors
-from harness.history.noise import Floors
+from harness.history import DriftVerdict, Floors
+from harness.history.judgement import JUDGED, judge_tensors
 
 YES, NO = [True] * 3, [False] * 3
 NOISY = [1.00e-3, 1.01e-3, 0.99e-3]

@@ -23,13 +23,12 @@ import harness.backends.tensorrt as client
 import harness.environments
 from harness.environments import Environment, Supervisor
 from harness.errors import EnvironmentConfigError, HistoryError, NothingSelectedError, UsageError
-from harness.history import CacheUse, DriftOptions, DriftVerdict, Floors, LayerBuilds, Status
-from harness.history.api import report_of
+from harness.history import CacheUse, DriftOptions, DriftVerdict, Floors, LayerBuilds, Status, report_of
 from harness.history.matrix import select_specs
 from harness.history.releases import Pair, compare_pair, continuation
 from harness.history.store import list_runs
 from harness.judge import select_cases
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 OLD, NEW = "emulator:fp16,noise=0.2,seed=1", "emulator:fp16,noise=0.2,seed=2"
 ADAPTER = Path(__file__).parent.parent / "backends" / "cpu_engine.py"

@@ -11,11 +11,9 @@ import pandas as pd
 import pytest
 from history_rows import engine_rows, frame, tensor_rows
 
-from harness.history.builds import FailsOn
+from harness.history import FailsOn, Floors, RunDrift
 from harness.history.judgement import judge_tensors
 from harness.history.nights import Nights, mean_of_builds
-from harness.history.noise import Floors
-from harness.history.outcome import RunDrift
 from harness.history.releases import Pair, compare_pair
 from harness.history.series import NIGHTLY_CONFIDENCE
 

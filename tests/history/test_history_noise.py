@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from harness.errors import UsageError
-from harness.history.noise import FLOORS, Floors, half_width, pooled_half_width, student
-from harness.tensors.precision import Precision
+from harness.history import Floors
+from harness.history.noise import FLOORS, half_width, pooled_half_width, student
+from harness.tensors import Precision
 
 # Abramowitz and Stegun, "Handbook of Mathematical Functions", table 26.10.
 TABLE = {

@@ -10,8 +10,7 @@ import pytest
 from history_rows import engine_rows, frame, tensor_rows
 
 from harness.case import Waiver
-from harness.history import DriftVerdict, RunDrift, Status
-from harness.history.noise import Floors
+from harness.history import DriftVerdict, Floors, RunDrift, Status
 from harness.history.releases import Pair, compare_pair, pairs_of
 
 CALM = [1e-3, 1.01e-3, 0.99e-3]

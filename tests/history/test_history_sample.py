@@ -17,8 +17,8 @@ import pytest
 
 import harness
 from harness.history.noise import FLOORS, student
-from harness.report.words import number
-from harness.tensors.precision import Precision
+from harness.judge import number
+from harness.tensors import Precision
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "reports" / "sample"

@@ -17,14 +17,12 @@ from rich.console import Console
 
 import harness
 from harness.errors import HistoryError
-from harness.history import DriftOptions, DriftVerdict, Status
+from harness.history import Change, DriftOptions, DriftVerdict, Floors, Status, nightly_report
 from harness.history.machines import FactChange
-from harness.history.noise import Floors
-from harness.history.series import nightly_report, series_of
+from harness.history.series import series_of
 from harness.history.steps import MIN_NIGHTS
 from harness.history.store import RunWriter, list_newest
-from harness.history.structure import Change
-from harness.report.drift_console import print_drift
+from harness.report import print_drift
 from harness.report.drift_run import changes_line
 from harness.report.drift_words import answer, tone_of
 

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from harness.history.steps import MIN_NIGHTS, Series, find_steps
+from harness.history import Series
+from harness.history.steps import MIN_NIGHTS, find_steps
 from harness.history.telling import tell_series
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 STREAM = np.random.default_rng(5)
 

@@ -17,8 +17,9 @@ import pytest
 
 import harness
 from harness.errors import HistoryError
+from harness.history import HistoryWarning
 from harness.history.schema import COLUMNS, LATER, METADATA_KEY, NAMES, NEEDED, arrow_schema
-from harness.history.store import HistoryWarning, RunWriter, interrupted, list_newest, list_runs, opened
+from harness.history.store import RunWriter, interrupted, list_newest, list_runs, opened
 
 PLAN: dict[str, Any] = {
     "releases": ["old", "new"],

@@ -12,8 +12,7 @@ from graphs import norm_chain
 
 from harness.case import load_case
 from harness.errors import GoldenError
-from harness.judge import JudgeOptions, prune_goldens, run
-from harness.judge.goldens import golden_root
+from harness.judge import JudgeOptions, golden_root, prune_goldens, run
 
 UPDATE = JudgeOptions(golden_update=True)
 

@@ -14,8 +14,7 @@ from onnx import helper
 import harness
 from harness.golden import GoldenState
 from harness.history import DriftOptions
-from harness.judge import JudgeOptions, RunResult, Verdict, run
-from harness.judge.faithful import is_faithful
+from harness.judge import JudgeOptions, RunResult, Verdict, is_faithful, run
 
 INFINITY = np.float32(-np.inf)
 

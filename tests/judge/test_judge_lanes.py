@@ -11,8 +11,7 @@ import pytest
 
 from harness.backends import tensorrt
 from harness.environments import Environment, Supervisor
-from harness.judge import JudgeOptions, ProgressEvent, Verdict, run
-from harness.judge.candidates import Candidates
+from harness.judge import Candidates, JudgeOptions, ProgressEvent, Verdict, run
 
 ADAPTER = Path(__file__).parents[1] / "worker" / "doubled.py"
 CONFIG = """

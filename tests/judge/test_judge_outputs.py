@@ -7,11 +7,11 @@ import pytest
 from graphs import graph_model
 from onnx import helper
 
-from harness.backends.partial import Computed
+from harness.backends import Computed
 from harness.case import Tolerance
-from harness.judge.outputs import OutputGates
+from harness.judge import OutputGates
 from harness.model import load_model
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 MODEL = load_model(
     graph_model(

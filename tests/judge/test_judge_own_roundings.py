@@ -10,9 +10,8 @@ import pytest
 from graphs import graph_model, norm_chain, own_norm
 from onnx import TensorProto, helper
 
-from harness.diagnose.subject import make_bench
-from harness.judge import RunResult, Verdict, run
-from harness.judge.workbench import Workbench
+from harness.diagnosis.subject import make_bench
+from harness.judge import RunResult, Verdict, Workbench, run
 from harness.model import load_model
 
 SHAPE = [4, 64]  # of own_norm, too

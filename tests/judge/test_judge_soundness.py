@@ -13,17 +13,13 @@ import pytest
 from graphs import graph_model, norm_chain
 from onnx import TensorProto, helper
 
-from harness.backends import Candidate
-from harness.backends.emulator import Emulator
-from harness.backends.reference import Reference
+from harness.backends import Candidate, Emulator, Reference
 from harness.case import Case, InputSpec, ModelSource, RunSpec, Tolerance, load_case
 from harness.errors import InputDataError, ReferenceNotReproducibleError
-from harness.judge import Judge, JudgeOptions, RunReport, Verdict, run
-from harness.judge.candidates import Candidates
+from harness.judge import Candidates, Judge, JudgeOptions, RunReport, Verdict, Workbench, run
 from harness.judge.soundness import check_not_empty, check_reproducible
-from harness.judge.workbench import Workbench
 from harness.model import load_model
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 WEIGHT = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)
 SHAPE = [4, 16]

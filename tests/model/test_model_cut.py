@@ -11,11 +11,10 @@ import pytest
 from graphs import branch_and_loop, graph_model, norm_chain
 from onnx import TensorProto, helper
 
-from harness.backends.emulator import Emulator
-from harness.backends.reference import Reference
+from harness.backends import Emulator, Reference
 from harness.errors import ModelError, NothingSelectedError
 from harness.model import extract, load_model, save_model, with_islands
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 X = np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32)
 

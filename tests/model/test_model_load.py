@@ -9,7 +9,7 @@ import pytest
 from graphs import branch_and_loop, graph_model, norm_chain
 from onnx import TensorProto, helper
 
-from harness.backends.reference import Reference
+from harness.backends import Reference
 from harness.errors import ModelError, NothingSelectedError
 from harness.model import load_model, save_model
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from graphs import graph_model
 from onnx import helper
 
-from harness.model import load_model
-from harness.model.lower import shadow
-from harness.tensors.precision import Precision
+from harness.model import load_model, shadow
+from harness.tensors import Precision
 
 
 class Counted(list[str]):

@@ -9,11 +9,9 @@ import pytest
 from graphs import graph_model, norm_chain
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.backends.emulator import Emulator
-from harness.backends.reference import Reference
-from harness.model import Model, load_model
-from harness.model.own_roundings import bounds, spread
-from harness.tensors.precision import Precision
+from harness.backends import Emulator, Reference
+from harness.model import Model, bounds, load_model, spread
+from harness.tensors import Precision
 
 HALF, BRAIN, FLOAT = TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT
 X = np.float16([[1.0, 300.0], [-250.0, 1000.0]])

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from harness.model.rounding import Emitter, round_array, rounder
-from harness.tensors.precision import Precision
+from harness.model import Emitter, round_array, rounder
+from harness.tensors import Precision
 
 LOW = [Precision.FP16, Precision.BF16, Precision.TF32, Precision.FP8]
 EDGES = np.array(

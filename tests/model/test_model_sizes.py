@@ -8,11 +8,9 @@ import pytest
 from graphs import graph_model
 from onnx import TensorProto, helper
 
-from harness.backends.emulator import Emulator
-from harness.backends.reference import Reference
-from harness.model import Model, load_model, with_islands
-from harness.model.rounding import round_array
-from harness.tensors.precision import Precision
+from harness.backends import Emulator, Reference
+from harness.model import Model, load_model, round_array, with_islands
+from harness.tensors import Precision
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 CONSTANTS = {

@@ -12,9 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "history"))
 from history_rows import engine_rows, frame, tensor_rows
 
 from harness.case import Waiver
-from harness.history.noise import Floors
+from harness.history import DriftReport, Floors
 from harness.history.releases import compare_pair, merge, pairs_of
-from harness.history.report import DriftReport
 
 CALM = [1.00e-3, 1.01e-3, 0.99e-3]
 WAIVER = Waiver.model_validate({"reason": "known in 10.13", "expires": "2999-12-31"})

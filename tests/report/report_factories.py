@@ -6,9 +6,9 @@ import dataclasses
 import math
 from typing import Any
 
-from harness.compare import GateResult, Metrics
-from harness.judge.results import LayerResult, OutputResult, RunReport, RunResult, Verdict
-from harness.tensors.precision import Precision
+from harness.comparison import GateResult, Metrics
+from harness.judge import LayerResult, OutputResult, RunReport, RunResult, Verdict
+from harness.tensors import Precision
 
 GATE = 1e-2
 

@@ -9,10 +9,10 @@ import re
 import pytest
 from rich.console import Console
 
-from harness.judge.results import Verdict
-from harness.report.console import failure_text, print_report
+from harness.judge import Verdict
+from harness.report import failure_text, print_report
 from harness.report.words import made_with
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 
 ESCAPE = "\x1b["
 

@@ -14,7 +14,7 @@ import pytest
 from page_reader import Page
 from rich.console import Console
 
-from harness.diagnose import (
+from harness.diagnosis import (
     Cost,
     Diagnosis,
     Evidence,
@@ -25,9 +25,12 @@ from harness.diagnose import (
     Stage,
     Verdict,
 )
-from harness.diagnose.explain import accumulation
-from harness.report.diagnosis import heading, html_page, markdown, print_diagnosis, statements
-from harness.tensors.precision import Precision
+from harness.diagnosis.explain import accumulation
+from harness.report import diagnosis_markdown as markdown
+from harness.report import diagnosis_page as html_page
+from harness.report import print_diagnosis
+from harness.report.diagnosis import heading, statements
+from harness.tensors import Precision
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WHY = "squares of values up to 3.1e3 reach 9.6e6, beyond 65504, the largest FP16 value"
@@ -35,7 +38,7 @@ WHY = "squares of values up to 3.1e3 reach 9.6e6, beyond 65504, the largest FP16
 
 @pytest.fixture
 def diagnosis(make_result, make_layers) -> Diagnosis:  # type: ignore[no-untyped-def]
-    from harness.judge.results import Verdict as RunVerdict
+    from harness.judge import Verdict as RunVerdict
 
     return Diagnosis(
         case="rmsnorm-overflow",

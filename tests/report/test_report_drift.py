@@ -15,13 +15,10 @@ from history_rows import engine_rows
 from page_reader import Page
 from rich.console import Console
 
-from harness.history import DriftVerdict, Status
+from harness.history import DriftReport, DriftVerdict, Status
 from harness.history.machines import FactChange
-from harness.history.report import DriftReport
-from harness.report.drift_annotations import annotate, annotation
-from harness.report.drift_console import print_drift
-from harness.report.drift_markdown import drift_markdown
-from harness.report.drift_page import drift_page
+from harness.report import annotate, drift_markdown, drift_page, print_drift
+from harness.report.drift_annotations import annotation
 from harness.report.drift_view import explain
 from harness.report.drift_words import answer, summary
 from harness.report.markdown import escape

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from drift_reports import mixed
 
-from harness.report.drift_page import drift_page
+from harness.report import drift_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

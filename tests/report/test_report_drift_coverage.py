@@ -9,10 +9,10 @@ from history_rows import engine_rows
 from page_reader import Page
 from test_report_drift import console_text
 
-from harness.history.report import NO_RUN_BEFORE, DriftReport
+from harness.history import DriftReport
+from harness.history.report import NO_RUN_BEFORE
+from harness.report import drift_markdown, drift_page
 from harness.report.drift_coverage import coverage_lines
-from harness.report.drift_markdown import drift_markdown
-from harness.report.drift_page import drift_page
 from harness.report.drift_words import answer, tone_of
 
 PAIR = ("old", "new")

@@ -12,10 +12,8 @@ from history_rows import engine_rows, tensor_rows
 from page_reader import Page
 from rich.console import Console
 
-from harness.history.report import DriftReport
-from harness.report.drift_console import print_drift
-from harness.report.drift_markdown import drift_markdown
-from harness.report.drift_page import drift_page
+from harness.history import DriftReport
+from harness.report import drift_markdown, drift_page, print_drift
 from harness.report.drift_words import answer, look_of, tone_of, verdict_text
 
 PAIR = ("old", "new")

@@ -10,7 +10,7 @@ from drift_reports import drift_report, run_rows
 from history_rows import engine_rows, tensor_rows
 from matplotlib.figure import Figure
 
-from harness.history.report import DriftReport
+from harness.history import DriftReport
 from harness.report.drift_dots import outputs_figure
 from harness.report.drift_growth import growth_figure, layer_table
 

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
-from harness.judge.results import Verdict
-from harness.report.growth import error_growth, error_growth_svg, save_error_growth
+from harness.judge import Verdict
+from harness.report import save_error_growth
+from harness.report.growth import error_growth, error_growth_svg
 from harness.report.layout import AXIS, LETTER, origin_labels
 
 SVG = "{http://www.w3.org/2000/svg}"

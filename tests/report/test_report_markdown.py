@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from harness.judge.results import Verdict
-from harness.report.markdown import MOST_BYTES, markdown
-from harness.tensors.precision import Precision
+from harness.judge import Verdict
+from harness.report import run_markdown as markdown
+from harness.report.markdown import MOST_BYTES
+from harness.tensors import Precision
 
 
 def test_the_answer_comes_first_and_the_fingerprint_last(make_report, make_result) -> None:

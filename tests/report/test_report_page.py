@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from page_reader import Page
 
-from harness.judge.results import Verdict
-from harness.report.page import MOST_DETAILED, html_page
-from harness.tensors.precision import Precision
+from harness.judge import Verdict
+from harness.report import run_page as html_page
+from harness.report.page import MOST_DETAILED
+from harness.tensors import Precision
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -6,10 +6,11 @@ import math
 
 import pytest
 
-from harness.compare import GateResult
-from harness.judge.results import Verdict
-from harness.report.view import attention, explain, flags, gate_text, matrix, worst_error
-from harness.tensors.precision import Precision
+from harness.comparison import GateResult
+from harness.judge import Verdict
+from harness.report import attention, worst_error
+from harness.report.view import explain, flags, gate_text, matrix
+from harness.tensors import Precision
 
 
 def statements(result) -> dict[str, str]:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.judge.results import Verdict
-from harness.report.words import LOOKS, answer, duration, middle, next_command, number, summary, title
+from harness.judge import Verdict, number
+from harness.report import LOOKS, duration, middle, title
+from harness.report.words import answer, next_command, summary
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,8 @@ from functools import cache
 from typing import Any
 
 from harness.search import Outcome
-from harness.tactics.record import TacticRecord
-from harness.tactics.samples import Sample
-from harness.tactics.variations import Variation
-from harness.tensors.precision import Precision
+from harness.tactics import Sample, TacticRecord, Variation
+from harness.tensors import Precision
 from harness.worker.choices import Choice, TacticReport, TensorForm, hexadecimal
 
 LINEAR, VECTORS = TensorForm("float16", (64, 1), -1, 1), TensorForm("float16", (4, 1), 1, 16)

@@ -15,9 +15,7 @@ import numpy as np
 import pytest
 from graphs import norm_chain
 
-from harness.backends import Plan
-from harness.backends.reference import Reference
-from harness.backends.tensorrt import TensorRTCandidate
+from harness.backends import Plan, Reference, TensorRTCandidate
 from harness.case import BuildOptions
 from harness.environments import Environment, Supervisor
 from harness.errors import PinsNotTakenError, UsageError
@@ -44,7 +42,7 @@ from harness.tactics import (
     sources,
     usual_series,
 )
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 from harness.worker.choices import TacticOrders
 
 ADAPTER = Path(__file__).parents[1] / "worker" / "doubled.py"

@@ -13,8 +13,18 @@ import pytest
 from simulated import SimulatedBuilder, choice
 
 from harness.search import Outcome
-from harness.tactics import Finding, Findings, Hunting, Sample, builds_for, collect, find_bad_tactics, noise
-from harness.tactics.units import Unit, units_of
+from harness.tactics import (
+    Finding,
+    Findings,
+    Hunting,
+    Sample,
+    Unit,
+    builds_for,
+    collect,
+    find_bad_tactics,
+    noise,
+)
+from harness.tactics.units import units_of
 
 SIZES = (1, 2, 3, 4, 5, 8, 11, 16, 20, 32, 64)
 

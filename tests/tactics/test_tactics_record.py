@@ -15,12 +15,21 @@ from simulated import choice, copy
 from harness.backends import Plan
 from harness.case import BuildOptions
 from harness.errors import UsageError
-from harness.tactics import Sample, TacticRecord, Unit, compare_builds, differences, forced, has_both, noise
-from harness.tactics.findings import brief
+from harness.tactics import (
+    Sample,
+    TacticRecord,
+    Unit,
+    brief,
+    compare_builds,
+    differences,
+    forced,
+    has_both,
+    noise,
+    usual_series,
+)
 from harness.tactics.repeats import RepeatedBuild
-from harness.tactics.samples import usual_series
 from harness.tactics.units import Side, is_suspect, orders_for, reformatted_layer, units_of
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 from harness.worker.choices import Choice, Miss, TacticOrders, TacticReport, TensorForm, hexadecimal
 from harness.worker.messages import ProbeReply
 

@@ -13,11 +13,11 @@ from benchmarks import planted_tactic
 from benchmarks import tactics as benchmark
 from harness.cli import main
 from harness.cli.repeats import lines
-from harness.environments.config import load
+from harness.environments import load
 from harness.errors import EnvironmentConfigError
 from harness.model import load_model
 from harness.tactics import TacticRecord, export_pins, load_record
-from harness.tensors.precision import Precision
+from harness.tensors import Precision
 from harness.worker.choices import Choice, TacticReport
 
 

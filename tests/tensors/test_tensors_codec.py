@@ -17,8 +17,9 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save_file
 
 from harness.errors import InputDataError
-from harness.tensors.codec import load_metadata, load_tensors, save_tensors
-from harness.tensors.dtypes import dtype_name, dtype_of, is_extension, is_float, is_integer
+from harness.tensors import dtype_name, dtype_of, is_float, is_integer, load_tensors, save_tensors
+from harness.tensors.codec import load_metadata
+from harness.tensors.dtypes import is_extension
 
 NATIVE = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 NATIVE += ["float16", "float32", "float64"]

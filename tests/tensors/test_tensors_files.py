@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.tensors.files import atomic_path, write_bytes, write_text
+from harness.tensors import atomic_path, write_bytes, write_text
 
 
 def test_writes_and_replaces_and_makes_folders(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from harness.errors import InputDataError
-from harness.tensors.fingerprint import hash_array, hash_feeds, hash_file, host_fingerprint
+from harness.tensors import hash_array, hash_feeds, host_fingerprint
+from harness.tensors.fingerprint import hash_file
 
 VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import harness.worker
+from harness.environments import Environment
 from harness.environments.command import start_command, start_variables
-from harness.environments.config import Environment
 from harness.environments.process import WorkerProcess
 from harness.worker import messages, preload
 

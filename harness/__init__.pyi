@@ -1,0 +1,16 @@
+from .case import Case as Case
+from .case import load_case as load_case
+from .case import load_cases as load_cases
+from .diagnosis import Diagnosis as Diagnosis
+from .diagnosis import diagnose as diagnose
+from .errors import HarnessError as HarnessError
+from .history import DriftOptions as DriftOptions
+from .history import DriftReport as DriftReport
+from .history import drift as drift
+from .history import load_history as load_history
+from .judge import JudgeOptions as JudgeOptions
+from .judge import RunReport as RunReport
+from .judge import RunResult as RunResult
+from .judge import Verdict as Verdict
+from .judge import run as run
+from .tensors import Precision as Precision

@@ -1,0 +1,228 @@
+"""How to keep nodes in FP32, by tool: ready to paste.
+
+trtexec and polygraphy go by the names of layers. TensorRT's parser names a layer after its node, and there is none of
+an If, Loop or Scan: it names what is in their bodies. So these two get the nodes in the bodies, and AutoCast, which
+leaves out nodes of the ONNX graph with all that they hold, the node itself.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from harness.backends import Profile
+from harness.model import Model, inner_nodes, named_nodes
+from harness.tensors import Precision
+
+WEAK_FLAGS = {
+    Precision.FP16: "--fp16",
+    Precision.BF16: "--bf16",
+    Precision.TF32: "",
+    Precision.INT8: "--int8",
+}
+UNSPEAKABLE = re.compile(r"[,'*]")  # what trtexec takes for its own in names of layers and inputs
+ISLANDS_SCHEMA = "harness.islands/1"
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files that the commands name, as a person would write them.
+
+    Args:
+        model: the ONNX model as it is; None if there is no such file, and so no command that names it.
+        typed: the model with the precision and its islands written in; likewise.
+        script: the script that polygraphy calls; likewise.
+        shapes: (minimum, optimum, maximum) shape of each input with a dynamic axis, as the engine was built for.
+    """
+
+    model: str | None
+    typed: str | None = None
+    script: str | None = None
+    shapes: Mapping[str, Profile] = field(default_factory=dict)
+
+    @property
+    def for_trtexec(self) -> list[str]:
+        """The arguments that give trtexec the shapes."""
+        return [
+            f"--{which}Shapes="
+            + ",".join(
+                f"{_to_trtexec(name)}:{'x'.join(map(str, shapes[place]))}"
+                for name, shapes in self.shapes.items()
+            )
+            for place, which in enumerate(("min", "opt", "max") if self.shapes else ())
+        ]
+
+    @property
+    def for_polygraphy(self) -> list[str]:
+        """The arguments that give polygraphy the shapes."""
+        words = []
+        for place, which in enumerate(("min", "opt", "max") if self.shapes else ()):
+            words.append(f"--trt-{which}-shapes")
+            words += [f"{name}:[{','.join(map(str, shapes[place]))}]" for name, shapes in self.shapes.items()]
+        return words
+
+
+def without_tf32(files: Files) -> dict[str, str]:
+    """A command for each tool that builds in FP32 without TF32."""
+    if files.model is None:
+        return {}
+    polygraphy = ["polygraphy", "convert", files.model, "--convert-to", "trt", "-o", "model.plan"]
+    recipes = {"polygraphy": shlex.join([*polygraphy, *files.for_polygraphy])}
+    if not any(map(UNSPEAKABLE.search, files.shapes)):
+        trtexec = ["trtexec", f"--onnx={files.model}", *files.for_trtexec, "--noTF32"]
+        recipes = {"trtexec": shlex.join(trtexec), **recipes}
+    return recipes
+
+
+def keep_fp32(
+    model: Model, precision: Precision, island: Sequence[str], files: Files, *, constraints: str = "obey"
+) -> dict[str, str]:
+    """A command for each tool that keeps `island` in FP32; tools that cannot are left out.
+
+    Args:
+        model: the model as it is.
+        precision: of all other nodes.
+        island: names of the nodes.
+        files: what the commands name.
+        constraints: `obey`, or `prefer` where TensorRT refuses to obey.
+    """
+    recipes: dict[str, str] = {}
+    flag = WEAK_FLAGS.get(precision)
+    speakable = not any(map(UNSPEAKABLE.search, files.shapes))
+    layers = layers_of(model, island)
+    if flag and layers and files.model is not None:
+        if speakable and not any(map(UNSPEAKABLE.search, layers)):
+            recipes["trtexec"] = _trtexec(flag, layers, files, constraints)
+        if files.script is not None and not any(name.startswith("-") for name in layers):
+            recipes["polygraphy"] = _polygraphy(flag, list(layers), files, constraints)
+    if files.typed is not None and speakable:
+        typed = ["trtexec", f"--onnx={files.typed}", *files.for_trtexec, "--stronglyTyped"]
+        recipes["trtexec_strongly_typed"] = shlex.join(typed)
+    if precision in (Precision.FP16, Precision.BF16) and island and files.model is not None:
+        recipes["autocast"] = _autocast(precision, island, files.model)
+    return recipes
+
+
+def layers_of(model: Model, island: Sequence[str]) -> dict[str, int]:
+    """By the name of each layer that TensorRT makes of `island`, how many float tensors it writes.
+
+    Of a node with bodies it makes the layers of what is in them.
+    """
+    found: dict[str, int] = {}
+    for name in island:
+        inside = inner_nodes(model, name)
+        if inside:
+            found |= {node.name: len(node.outputs) for node in inside}
+        else:
+            floats = sum(model.dtypes.get(output) == "float32" for output in model.node(name).outputs)
+            found[name] = max(1, floats)
+    return found
+
+
+def _trtexec(flag: str, layers: Mapping[str, int], files: Files, constraints: str) -> str:
+    precisions = ",".join(f"{_to_trtexec(name)}:fp32" for name in layers)
+    types = ",".join(
+        f"{_to_trtexec(name)}:{'+'.join(['fp32'] * outputs)}" for name, outputs in layers.items()
+    )
+    arguments = [
+        "trtexec",
+        f"--onnx={files.model}",
+        *files.for_trtexec,
+        flag,
+        f"--precisionConstraints={constraints}",
+        f"--layerPrecisions={precisions}",
+        f"--layerOutputTypes={types}",
+    ]
+    return shlex.join(arguments)
+
+
+def _to_trtexec(name: str) -> str:
+    """`name` as `trtexec --help` wants it: what has a colon, as `Input:0` has, stands in single quotes of its own."""
+    return f"'{name}'" if ":" in name else name
+
+
+def _polygraphy(flag: str, layers: Sequence[str], files: Files, constraints: str) -> str:
+    assert files.model is not None
+    assert files.script is not None
+    arguments = ["polygraphy", "convert", files.model, "--convert-to", "trt", flag, *files.for_polygraphy]
+    arguments += ["--precision-constraints", constraints, "-o", "model.plan"]
+    # polygraphy has no argument for the types of layer outputs: without them an island may still hand on FP16.
+    arguments += ["--trt-network-postprocess-script", files.script]
+    arguments += ["--layer-precisions", *(f"{name}:float32" for name in layers)]
+    return shlex.join(arguments)
+
+
+def _autocast(precision: Precision, island: Sequence[str], path: str) -> str:
+    arguments = ["python", "-m", "modelopt.onnx.autocast", "--onnx_path", path]
+    arguments += ["--low_precision_type", precision.value]
+    arguments += ["--nodes_to_exclude", *(f"^{re.escape(name)}$" for name in island)]
+    return shlex.join(arguments)
+
+
+def polygraphy_script(layers: Iterable[str]) -> str:
+    """A script for polygraphy's `--trt-network-postprocess-script`: precision and output types of `layers`.
+
+    Args:
+        layers: names of ONNX nodes, after which layers are named: `layers_of` an island.
+    """
+    names = "".join(f"    {name!r},\n" for name in layers)
+    return f'''"""Keep the layers of these ONNX nodes in FP32. For polygraphy's --trt-network-postprocess-script."""
+
+import tensorrt as trt
+
+NODES = {{
+{names}}}
+
+
+def postprocess(network):
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        metadata = getattr(layer, "metadata", "") or ""
+        if layer.name not in NODES and not any("[ONNX Layer: {{}}]".format(node) in metadata for node in NODES):
+            continue
+        floats = (trt.float32, trt.float16)
+        outputs = [number for number in range(layer.num_outputs) if layer.get_output(number).dtype in floats]
+        if outputs:
+            layer.precision = trt.float32
+        for number in outputs:
+            layer.set_output_type(number, trt.float32)
+'''
+
+
+def layer_list(
+    model: Model, precision: Precision, island: Sequence[str], engine_layers: dict[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    """The island as data: each node with its operator, its tensors, the nodes in its bodies that compute floats, and
+    the engine layers that compute it."""
+    return {
+        "schema": ISLANDS_SCHEMA,
+        "model_sha256": model.sha256,
+        "precision": precision.value,
+        "fp32": [
+            {
+                "node": name,
+                "op": model.node(name).op,
+                "outputs": list(model.node(name).outputs),
+                "inside": [node.name for node in inner_nodes(model, name)],
+                "engine_layers": list(engine_layers.get(name, ())),
+            }
+            for name in island
+        ],
+    }
+
+
+def own_file(model: Model, island: Sequence[str]) -> Path | None:
+    """The model's own file, if it knows the nodes of `island` by the names that they have here.
+
+    Nodes without a name get one when a model is loaded; in its file no tool would find them.
+    """
+    if model.path is None:
+        return None
+    known = named_nodes(onnx.load(model.path, load_external_data=False))
+    return model.path if known.issuperset([*island, *layers_of(model, island)]) else None

@@ -1,0 +1,205 @@
+"""What is diagnosed: a model with its inputs, at a precision, on a candidate; and how its outputs are judged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from harness.backends import Candidate, Computed, Observation, Plan
+from harness.case import BuildOptions, Case, ModelSource, Tolerance
+from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE, GateResult
+from harness.judge import OutputGates, OutputResult, Tensors, Workbench
+from harness.model import Model
+from harness.tensors import Precision, hash_feeds, host_fingerprint
+
+MEMORY_BUDGET = 1 << 30
+DECIDED_ANYWAY = frozenset({SHAPE, COMPUTED, NONFINITE.metric})
+"""Gates that the reference's own rounding does not touch, where it is finite and of the same shape in FP64, too."""
+EngineFor = Callable[[Model], Candidate]
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """An output whose gates the reference cannot decide, as its own rounding takes too much of them.
+
+    Args:
+        share: the reference's own error as a share of the tightest gate.
+        finite: the candidate is not finite, or of another shape, where the reference is sound: that is decided, and
+            nothing else of it.
+    """
+
+    share: float
+    finite: bool
+
+
+@dataclass
+class Subject:
+    """The model under diagnosis and everything that judges it.
+
+    Args:
+        bench: model, inputs, reference and emulator.
+        precision: the precision under test.
+        candidate: what is diagnosed; the bench's own emulator, or an engine.
+        engine_for: makes a candidate of the same kind for a part of the model; None where there is none.
+        undecided: by name, the outputs that are not judged, or for being finite only; the first stage finds them.
+    """
+
+    bench: Workbench
+    precision: Precision
+    candidate: Candidate
+    engine_for: EngineFor | None = None
+    undecided: dict[str, Undecided] = field(default_factory=dict)
+    _emulated: dict[tuple[Precision, int], Computed] = field(default_factory=dict, repr=False)
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.bench.model
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the candidate is the emulator."""
+        return self.candidate is self.bench.emulator
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        """The nodes that the precision lowers, in topological order."""
+        return self.bench.emulator.units(self.precision)
+
+    def plan(
+        self,
+        islands: frozenset[str] = frozenset(),
+        *,
+        precision: Precision | None = None,
+        observation: Observation = Observation.NONE,
+        marks: frozenset[str] = frozenset(),
+        build: BuildOptions | None = None,
+        casts: bool = False,
+    ) -> Plan:
+        """An evaluation of this case; by default the one that a user would deploy."""
+        return Plan(
+            precision or self.precision,
+            islands=islands,
+            observation=observation,
+            marks=marks,
+            build=build or self.bench.case.build,
+            casts=casts,
+        )
+
+    def judge(
+        self,
+        tensors: Tensors,
+        sample: int,
+        plan: Plan,
+        *,
+        as_emulator: bool = False,
+        failures: Mapping[str, str] | None = None,
+    ) -> tuple[OutputResult, ...]:
+        """Hold the outputs of one sample against their gates.
+
+        Args:
+            tensors: the outputs by name.
+            sample: position of the sample.
+            plan: what they were evaluated under; its precision decides the gates.
+            as_emulator: they are the emulator's, whatever the candidate is.
+            failures: the outputs that could not be computed, with the reason; they fail.
+        """
+        absolute = as_emulator or self.emulated
+        emulated = None if absolute else self._emulation(plan.precision, sample)
+        judged = OutputGates(self.model, self.bench.case.tolerances, plan.precision)
+        return self.decidable(
+            judged.judge(sample, self.bench.expected[sample], Computed(tensors, failures or {}), emulated)
+        )
+
+    def decidable(self, outputs: Sequence[OutputResult]) -> tuple[OutputResult, ...]:
+        """`outputs` without the gates that the reference cannot decide, and without outputs that then have none."""
+        found = []
+        for output in outputs:
+            doubt = self.undecided.get(output.tensor)
+            if doubt is None:
+                found.append(output)
+            elif doubt.finite:
+                gates = tuple(gate for gate in output.gates if gate.metric in DECIDED_ANYWAY)
+                found.append(replace(output, gates=gates))
+        return tuple(found)
+
+    def _emulation(self, precision: Precision, sample: int) -> Computed:
+        """The emulator's outputs with everything lowered: what an engine may err by."""
+        key = (precision, sample)
+        if key not in self._emulated:
+            self._emulated[key] = self.bench.emulator.attempt(self.bench.feeds[sample], precision)
+        return self._emulated[key]
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 over what decides the outcome of an evaluation: of two subjects alike, one journal serves both."""
+        case = self.bench.case
+        parts = {
+            "model": self.model.sha256,
+            "precision": self.precision.value,
+            "feeds": [hash_feeds(feeds) for feeds in self.bench.feeds],
+            "tolerances": [rule.model_dump(mode="json") for rule in case.tolerances],
+            "build": None if self.emulated else case.build.model_dump(mode="json"),
+            "candidate": _stable(self.fingerprint),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What the numbers are made with: the host's versions, and the engine's."""
+        told = getattr(self.candidate, "fingerprint", None)
+        return {**host_fingerprint(), **(told() if callable(told) else {})}
+
+
+def _stable(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a fingerprint decides numbers: not what an environment is called, nor which kernel Linux runs."""
+    return {
+        key: value for key, value in fingerprint.items() if key not in ("environment", "system", "harness")
+    }
+
+
+def make_bench(
+    model: Model,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    *,
+    tolerances: Sequence[Tolerance] = (),
+    build: BuildOptions | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Workbench:
+    """A workbench for a model and inputs that are at hand, without a case file."""
+    case = Case(
+        name=model.name,
+        model=ModelSource(path=str(model.path or f"{model.name}.onnx")),
+        tolerances=tuple(tolerances),
+        build=build or BuildOptions(),
+        samples=max(len(feeds), 1),
+    )
+    bench = Workbench(case, memory_budget=memory_budget)
+    bench.model = model
+    bench.feeds = [dict(sample) for sample in feeds]
+    return bench
+
+
+def badness(outputs: Sequence[OutputResult]) -> float:
+    """How far the worst gate is beyond its limit, as a multiple of the limit: up to 1 passes."""
+    return max((_excess(gate) for output in outputs for gate in output.gates), default=0.0)
+
+
+def _excess(gate: GateResult) -> float:
+    if math.isnan(gate.value):
+        return math.inf
+    if gate.metric == "sqnr_db":
+        return 10.0 ** ((gate.limit - gate.value) / 20)
+    value, limit = gate.value, gate.limit
+    if gate.metric in LOWER_BOUNDED:
+        value, limit = 1 - value, 1 - limit
+    if limit > 0:
+        return value / limit
+    return 0.0 if gate.passed else math.inf

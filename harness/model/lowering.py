@@ -1,0 +1,390 @@
+"""Fake-cast graphs: FP32 arithmetic with rounding to a precision, switched node by node at run time.
+
+Every lowered node reads its float inputs and initializers rounded, and writes its float outputs rounded; inside an
+operator the arithmetic stays FP32, as tensor cores accumulate. One graph serves every choice of nodes: each place
+where a tensor goes from a writer to a reader is an *edge*, and an edge is `If(switch, rounded, raw)`. (ONNX
+Runtime's If costs half of its Where on small tensors and a tenth on large ones, and rounds only what is lowered.)
+Rounding is idempotent, so it is needed once between a writer and a reader, and an edge is switched on exactly if
+its writer or its reader is lowered. Operators that only move values or commute with rounding (Reshape, Transpose,
+Relu, …) are not rounded on both sides: their inputs' switches travel on to their readers.
+
+Roundings that the model brings itself, its own float16 and bfloat16 tensors, are there whatever is lowered (see
+`harness.model.own_roundings`). Bodies of If, Loop and Scan are lowered with the node that holds them. Weights are not
+in the graph at all: each (weight, reader) pair is a graph input, fed raw or rounded. Under TF32 only the operands of
+products are rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from harness.errors import ModelError
+from harness.model import analysis
+from harness.model.model import Model, NodeInfo
+from harness.model.own_roundings import owner
+from harness.model.rounding import Emitter, round_array, rounder
+from harness.tensors import Precision
+
+MASK = "harness::edges"
+LOWERED = "::lowered"
+MIN_OPSET = 9
+# One float input, values unchanged or rounding commutes with the operator: f(round(x)) == round(f(x)).
+TRANSPARENT = frozenset(
+    {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Relu", "Neg", "Abs", "Slice"}
+    | {"Expand", "Tile", "MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "DepthToSpace", "SpaceToDepth"}
+)
+
+
+@dataclass(frozen=True)
+class WeightFeed:
+    """A graph input of a lowered graph that takes a weight: raw, or rounded when `reader` is lowered."""
+
+    feed: str
+    weight: str
+    reader: str | None
+
+
+@dataclass(frozen=True)
+class LoweredGraph:
+    """A fake-cast graph and what it takes to run it.
+
+    Args:
+        proto: the graph; inputs are the model's own, the mask and the weight feeds.
+        units: names of the nodes that can be lowered, in topological order.
+        edges: for each element of the mask input, the units that switch it on.
+        weights: the weight feeds.
+        outputs: for each observed tensor, the name of the graph output that carries it.
+    """
+
+    proto: onnx.ModelProto
+    units: tuple[str, ...]
+    edges: tuple[frozenset[str], ...]
+    weights: tuple[WeightFeed, ...]
+    outputs: Mapping[str, str]
+
+    def mask(self, lowered: Iterable[str]) -> np.ndarray:
+        """The mask input, bool of shape [edges], for a set of lowered units."""
+        chosen = frozenset(lowered)
+        return np.fromiter(
+            (not edge.isdisjoint(chosen) for edge in self.edges), dtype=bool, count=len(self.edges)
+        )
+
+
+def units_of(model: Model, precision: Precision) -> tuple[NodeInfo, ...]:
+    """The nodes that `precision` rounds: all lowerable ones, or under TF32 those that compute products."""
+    if precision in (Precision.FP32, Precision.INT8):
+        return ()
+    if precision is Precision.TF32:
+        return tuple(node for node in model.lowerable if node.name in model.product_nodes)
+    return model.lowerable
+
+
+AfterNode = Callable[[Emitter, onnx.NodeProto], None]
+
+
+def lower(
+    model: Model,
+    precision: Precision,
+    observed: Sequence[str],
+    *,
+    switched: bool | frozenset[str] = True,
+    after: AfterNode | None = None,
+    own: bool = True,
+) -> LoweredGraph:
+    """The fake-cast graph of `model` at `precision`, with `observed` tensors (and nothing else) as outputs.
+
+    Args:
+        model: the model.
+        precision: what lowered tensors are rounded to.
+        observed: names of the tensors to return.
+        switched: whether the lowered nodes are chosen at run time, or names of those of which they are: the
+            others are lowered for good, which is cheaper to load and to run.
+        after: called with each node of the main graph when it has been emitted; it may rename the node's outputs
+            and emit nodes that write the old names, which come before the rounding.
+        own: whether the roundings that the model brings itself are kept; without them the model must have some.
+
+    Raises:
+        ModelError: the model's opset is older than 9.
+    """
+    if model.opset < MIN_OPSET:
+        raise ModelError(
+            f"opset {model.opset} is too old to be emulated",
+            where=model.name,
+            hint="convert it with onnx.version_converter to opset 13",
+        )
+    names = None if switched is True else switched or frozenset()
+    return _Lowering(model, precision, switched=names, after=after, own=own).graph(observed)
+
+
+def shadow(model: Model, precision: Precision, nodes: Sequence[str]) -> LoweredGraph:
+    """A graph that runs `nodes` twice: in FP32, and lowered alone on the FP32 tensors: the introduced error.
+
+    Returns:
+        A graph without a mask whose `outputs` hold, for each float tensor `t` that `nodes` write, the reference
+        under `t` and the lowered one, not yet rounded itself, under `t` + LOWERED; that of a TRANSPARENT operator
+        is the reference, and left out.
+    """
+    return _Shadow(model, precision, switched=frozenset()).graph(nodes)
+
+
+@dataclass
+class _Lowering:
+    model: Model
+    precision: Precision
+    emit: Emitter = field(default_factory=Emitter)
+    edges: dict[frozenset[str], int] = field(default_factory=dict)
+    selected: dict[tuple[str, frozenset[str]], str] = field(default_factory=dict)
+    pending: dict[str, frozenset[str]] = field(default_factory=dict)  # tensor -> switches it still owes
+    weights: dict[tuple[str, str | None], WeightFeed] = field(default_factory=dict)
+    rounded: dict[str, str] = field(default_factory=dict)  # tensor -> its rounding that nothing switches
+    switched: frozenset[str] | None = None  # None: all units
+    after: AfterNode | None = None
+    own: bool = True
+
+    def __post_init__(self) -> None:
+        self.units = {node.name for node in units_of(self.model, self.precision)}
+        self.round = rounder(self.precision, self.model.opset)
+        self.dtypes = self.model.dtypes
+        self.tf32 = self.precision is Precision.TF32
+        self.embedded = {tensor.name: tensor for tensor in self.model.inferred.graph.initializer}
+
+    def graph(self, observed: Sequence[str]) -> LoweredGraph:
+        source = self.model.evaluated if self.own else self.model.unrounded
+        assert source is not None
+        needed = needed_nodes(self.model, observed)
+        for node in source.graph.node:
+            if owner(node.name) in needed:
+                self.node(node)
+        outputs = {name: self.read(name, frozenset()) for name in observed}
+        unique = {name: self.output(name, value) for name, value in outputs.items()}
+        proto = self.assemble(source, unique.values())
+        order = tuple(node.name for node in self.model.nodes if node.name in self.units)
+        return LoweredGraph(proto, order, tuple(self.edges), tuple(self.weights.values()), unique)
+
+    def output(self, name: str, value: str) -> str:
+        """A distinct name for `value`, as ONNX wants it; NumPy has no bfloat16 to take from ONNX Runtime."""
+        if self.dtypes.get(name) == "bfloat16":
+            return self.emit.cast(value, TensorProto.FLOAT)
+        return self.emit.add("Identity", value)
+
+    def node(self, node: onnx.NodeProto) -> None:
+        lowered = node.name in self.units
+        switch = frozenset({node.name}) if lowered else frozenset()
+        new = onnx.NodeProto()
+        new.CopyFrom(node)
+        transparent = lowered and self.transparent(node)
+        owed: frozenset[str] = frozenset()
+        numeric = set(analysis.numeric_inputs(node))
+        for position, name in enumerate(node.input):
+            if not name:
+                continue
+            if transparent and position == 0:
+                owed = self.pending.get(name, frozenset())
+                new.input[position] = name
+            else:
+                products = not self.tf32 or node.op_type in analysis.PRODUCT_OPS
+                reader = switch if products and position in numeric else frozenset()
+                new.input[position] = self.read(name, reader)
+        for body in analysis.bodies(new):
+            self.body(body, switch)
+        self.emit.nodes.append(new)
+        if self.after is not None:
+            self.after(self.emit, new)
+        if not self.tf32:
+            for name in node.output:
+                if name and self.dtypes.get(name) == "float32":
+                    self.pending[name] = owed | switch
+
+    def transparent(self, node: onnx.NodeProto) -> bool:
+        """Whether the roundings of a node's input and output are one."""
+        return not self.tf32 and node.op_type in TRANSPARENT and node.input[0] not in self.model.weights
+
+    def read(self, name: str, reader: frozenset[str]) -> str:
+        """The name under which `reader` reads `name`: itself, a weight feed, or a switched edge."""
+        if name in self.model.weights:
+            is_float = self.dtypes.get(name) == "float32"
+            return self.weight(name, next(iter(reader), None) if is_float else None)
+        if self.dtypes.get(name) != "float32":
+            return name
+        key = self.pending.get(name, frozenset()) | reader
+        if not key:
+            return name
+        if (name, key) not in self.selected:
+            self.selected[name, key] = self.select(self.emit, name, key)
+        return self.selected[name, key]
+
+    def weight(self, name: str, reader: str | None) -> str:
+        if (name, reader) not in self.weights:
+            feed = name if reader is None else f"{name}@{reader}"
+            self.weights[name, reader] = WeightFeed(feed, name, reader)
+        return self.weights[name, reader].feed
+
+    def select(self, emit: Emitter, name: str, key: frozenset[str]) -> str:
+        """Emit an edge: `name` rounded if a unit of `key` is lowered, else as it is."""
+        if self.switched is not None and not key <= self.switched:
+            return self.always(emit, name)
+        index = self.edges.setdefault(key, len(self.edges))
+        output = emit.fresh()
+        branch = Emitter(prefix=f"{output}/low", constants=self.emit.constants)
+        low = _branch(branch.nodes, self.round(branch, name))
+        raw = helper.make_node("Identity", [name], [f"{output}/raw"], name=f"{output}/Identity")
+        return emit.add(
+            "If",
+            f"harness::edge{index}",
+            output=output,
+            then_branch=low,
+            else_branch=_branch([raw], raw.output[0]),
+        )
+
+    def always(self, emit: Emitter, name: str) -> str:
+        """`name` rounded for good, once in the main graph, and a constant now."""
+        if emit is not self.emit:
+            return self.round(emit, name)
+        if name not in self.rounded:
+            constant = self.embedded.get(name)
+            if constant is None:
+                self.rounded[name] = self.round(emit, name)
+            else:
+                values = round_array(numpy_helper.to_array(constant), self.precision)
+                self.rounded[name] = emit.constant(f"rounded/{name}", values)
+        return self.rounded[name]
+
+    def body(
+        self, graph: onnx.GraphProto, switch: frozenset[str], outer: Mapping[str, str] | None = None
+    ) -> None:
+        """Lower a subgraph in place: everything float it reads or computes is switched by the node around it."""
+        local = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        dtypes = analysis.graph_dtypes(graph)
+        emit = Emitter(prefix=f"{self.emit.fresh()}/body", constants=self.emit.constants)
+        inherited = dict(outer or {})
+        local |= {name for node in graph.node for name in node.output}
+        for name in sorted(analysis.outer_reads(graph)):
+            inherited.setdefault(name, self.read(name, frozenset() if self.tf32 else switch))
+        renamed = {name: new for name, new in inherited.items() if name not in local}
+        for node in graph.node:
+            new = onnx.NodeProto()
+            new.CopyFrom(node)
+            for position, name in enumerate(node.input):
+                value = renamed.get(name, name)
+                known = dtypes if name in local else self.dtypes
+                if switch and (name in local or self.tf32) and self.rounds(node, position, known.get(name)):
+                    value = self.select(emit, value, switch)
+                new.input[position] = value
+            for inner in analysis.bodies(new):
+                self.body(inner, switch, renamed)
+            emit.nodes.append(new)
+            if switch and not self.tf32 and node.op_type not in analysis.NEVER_LOWERED:
+                for name in node.output:
+                    if dtypes.get(name) == "float32":
+                        renamed[name] = self.select(emit, name, switch)
+        for value in graph.output:
+            if (name := renamed.get(value.name, value.name)) != value.name:
+                value.name = name
+        del graph.node[:]
+        graph.node.extend(emit.nodes)
+
+    def rounds(self, node: onnx.NodeProto, position: int, dtype: str | None) -> bool:
+        numeric = dtype == "float32" and position in set(analysis.numeric_inputs(node))
+        return numeric and (not self.tf32 or node.op_type in analysis.PRODUCT_OPS)
+
+    def assemble(self, source: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+        graph = proto.graph
+        del graph.node[:], graph.output[:], graph.value_info[:]
+        for value in [value for value in graph.input if value.name in self.model.weights]:
+            graph.input.remove(value)
+        for feed in self.weights.values():
+            tensor = self.model.weights[feed.weight]
+            shape = [int(size) for size in tensor.shape.numpy()]
+            graph.input.append(helper.make_tensor_value_info(feed.feed, int(tensor.dtype), shape))
+        graph.node.extend(self.switches(graph))
+        graph.node.extend(self.emit.nodes)
+        graph.initializer.extend(self.emit.constants.values())
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        return proto
+
+    def switches(self, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+        """The mask input, split into one switch an edge."""
+        if not self.edges:
+            return []
+        count = len(self.edges)
+        graph.input.append(helper.make_tensor_value_info(MASK, TensorProto.BOOL, [count]))
+        names = [f"harness::edge{index}" for index in range(count)]
+        split = helper.make_node("Split", [MASK], names, name="harness::edges/Split", axis=0)
+        if self.model.opset >= 13:
+            split.input.append(self.emit.constant("ones", np.ones(count, dtype=np.int64)))
+        else:
+            split.attribute.append(helper.make_attribute("split", [1] * count))
+        return [split]
+
+
+def _branch(nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
+    return helper.make_graph(
+        nodes, output, [], [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)]
+    )
+
+
+class _Shadow(_Lowering):
+    def graph(self, nodes: Sequence[str]) -> LoweredGraph:
+        source = self.model.evaluated
+        wanted = frozenset(nodes)
+        chosen = [node for node in self.model.nodes if node.name in wanted]
+        observed = [
+            name for node in chosen for name in node.outputs if name and self.dtypes.get(name) == "float32"
+        ]
+        needed = needed_nodes(self.model, observed)
+        alone = {node.name for node in chosen} & self.units
+        outputs: dict[str, str] = {}
+        for node in source.graph.node:
+            if owner(node.name) not in needed:
+                continue
+            self.plain(node)
+            if node.name in alone and not self.transparent(node):
+                outputs |= self.lowered(node)
+        outputs |= {name: name for name in observed}
+        proto = self.assemble(source, outputs.values())
+        return LoweredGraph(proto, (), (), tuple(self.weights.values()), outputs)
+
+    def plain(self, node: onnx.NodeProto) -> None:
+        for name in analysis.node_reads(node):
+            if name in self.model.weights:
+                self.weight(name, None)
+        self.emit.nodes.append(node)
+
+    def lowered(self, node: onnx.NodeProto) -> dict[str, str]:
+        new = onnx.NodeProto()
+        new.CopyFrom(node)
+        new.name = node.name + LOWERED
+        switch = frozenset({node.name})
+        numeric = set(analysis.numeric_inputs(node))
+        for position, name in enumerate(node.input):
+            if name and position in numeric:
+                new.input[position] = self.read(name, switch)
+        for body in analysis.bodies(new):
+            self.body(body, switch)
+        self.emit.nodes.append(new)
+        outputs = {}
+        for position, name in enumerate(node.output):
+            if not name:
+                continue
+            new.output[position] = name + LOWERED
+            if self.dtypes.get(name) == "float32":
+                outputs[new.output[position]] = new.output[position]
+        return outputs
+
+
+def needed_nodes(model: Model, tensors: Iterable[str]) -> set[str]:
+    """Names of the nodes that `tensors` are computed from."""
+    stack, needed = list(tensors), set()
+    while stack:
+        node = model.producer(owner(stack.pop()))
+        if node is not None and node.name not in needed:
+            needed.add(node.name)
+            stack += node.inputs
+    return needed

@@ -1,0 +1,264 @@
+"""The drift page: one self-contained HTML file that says in ten seconds whether anything moved, what, and where."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from harness.history import LAYER, DriftReport, RunDrift, Status
+from harness.report.drift_coverage import coverage_lines, is_idle, missing_text
+from harness.report.drift_dots import engines_figure, outputs_figure
+from harness.report.drift_engines import engines_line, not_compared
+from harness.report.drift_growth import growth_figure
+from harness.report.drift_run import changes_line, run_line
+from harness.report.drift_series import series_figure, steps_table
+from harness.report.drift_tables import (
+    engines_table,
+    matrix_table,
+    structure_table,
+    tensors_table,
+    unmeasured_layers,
+)
+from harness.report.drift_view import explain, has_moved, has_stopped, is_remarkable
+from harness.report.drift_words import (
+    DRIFT_LOOKS,
+    STALE,
+    STATUS_LOOKS,
+    answer,
+    both_sides,
+    fails,
+    is_stale,
+    look_of,
+    remarks,
+    short,
+    standing_failures,
+    summary,
+    title,
+    tone_of,
+)
+from harness.report.page import TEMPLATES, environment
+from harness.report.svg import inline, render
+from harness.report.view import Statement
+from harness.report.words import Look, made_with
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.figure import Figure
+
+MOST_SECTIONS = 40  # runs that get words
+MOST_PICTURES = 8  # of those, how many get the picture of their layers
+MOST_OPEN = 3
+MOST_TENSORS = 400
+MOST_CHANGES = 200
+
+
+@dataclass(frozen=True)
+class _Section:
+    """What the page says of one run."""
+
+    anchor: str
+    run: RunDrift
+    reason: str
+    look: Look
+    remarks: tuple[str, ...]
+    title: str
+    statements: tuple[Statement, ...]
+    command: str
+    picture: Markup | None
+    opened: bool
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """How many runs came out so."""
+
+    amount: int
+    word: str
+    tone: str
+
+
+def drift_page(
+    report: DriftReport, *, seconds: float | None = None, made: datetime.datetime | None = None
+) -> str:
+    """The report as an HTML page.
+
+    Args:
+        report: the drift.
+        seconds: how long it took.
+        made: when the page was made; now by default.
+    """
+    made = made or datetime.datetime.now(datetime.UTC)
+    ordered = report.worst_first()
+    remarkable = [run for run in ordered if is_remarkable(run)]
+    groups = _groups(report, remarkable[:MOST_SECTIONS], ordered)
+    shown = [run for _, runs in groups for run in runs]
+    anchors = {run.id: f"run-{place}" for place, run in enumerate(shown)}
+    sections = _sections(report, shown, anchors)
+    script = (TEMPLATES / "drift.js").read_text(encoding="utf-8")
+    engines = report.engines
+    return (
+        environment()
+        .get_template("drift.html.j2")
+        .render(
+            report=report,
+            answer=answer(report),
+            uncovered=coverage_lines(report),
+            engines_line=engines_line(report),
+            summary=summary(report, seconds),
+            run_line=run_line(report),
+            changes=changes_line(report),
+            tone=tone_of(report),
+            facts=_facts(report),
+            tiles=_tiles(report),
+            matrix=matrix_table(report, anchors),
+            groups=[
+                (heading, [section for section in sections if section.run in runs])
+                for heading, runs in groups
+            ],
+            unshown=max(len(remarkable) - MOST_SECTIONS, 0),
+            outputs_picture=_picture(report, "outputs", ordered) if len(report.tensors) else None,
+            tensors=tensors_table(report, MOST_TENSORS),
+            unmeasured=bool(unmeasured_layers(report.tensors).any()),
+            structure=structure_table(ordered, MOST_CHANGES),
+            has_structure=any(all(run.structured) for run in report.runs),
+            not_compared=not_compared(report),
+            engines=engines_table(report),
+            engines_picture=_picture(report, "engines", ordered) if len(engines) else None,
+            series=report.series,
+            steps=steps_table(report.series),
+            series_picture=_series_picture(report),
+            fingerprint=made_with(report.fingerprint),
+            made=made.strftime("%Y-%m-%d %H:%M UTC"),
+            script=_trusted(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
+    )
+
+
+def _groups(
+    report: DriftReport, remarkable: Sequence[RunDrift], ordered: Sequence[RunDrift]
+) -> list[tuple[str, list[RunDrift]]]:
+    """The runs that get words under their headings; the largest change where none does; expected failures last."""
+    moved = [run for run in remarkable if has_moved(run) or has_stopped(run) or run.status is not Status.PASS]
+    failing = [run for run in remarkable if run not in moved and fails(run) and run.fails_unexpectedly]
+    differing = [run for run in remarkable if run not in moved and run not in failing]
+    expected = [run for run in ordered if run not in remarkable and fails(run)]
+    groups = [
+        (_heading(moved), moved),
+        ("What fails without a drift", failing),
+        ("Builds of one release that differ in precision", differing),
+        (f"What fails {both_sides(report)}, as expected", expected[: MOST_SECTIONS - len(remarkable)]),
+    ]
+    found = [(heading, runs) for heading, runs in groups if runs]
+    return found or [("The largest change", list(ordered[:1]))]
+
+
+def _heading(runs: Sequence[RunDrift]) -> str:
+    stopped = any(map(has_stopped, runs))
+    if any(map(has_moved, runs)):
+        return "What moved, and what could not be judged" if stopped else "What moved"
+    return "What could not be judged"
+
+
+def _sections(report: DriftReport, runs: Sequence[RunDrift], anchors: dict[str, str]) -> tuple[_Section, ...]:
+    sections = []
+    pictures = 0
+    for place, run in enumerate(runs):
+        picture = None
+        if pictures < MOST_PICTURES and LAYER in run.counts and _is_drawn(run, runs):
+            picture = _trusted(_svg(partial(growth_figure, report, run), f"growth-{run.id}"))
+            pictures += 1
+        explanation = explain(run)
+        several = f" on {short(run.new)}" if len(report.newer) > 1 else ""
+        sections.append(
+            _Section(
+                anchor=anchors[run.id],
+                run=run,
+                reason=run.builds.reason if _only_counted(run) else run.reason,
+                look=look_of(run),
+                remarks=remarks(run),
+                title=title(run) + several,
+                statements=explanation.statements,
+                command=explanation.command,
+                picture=picture,
+                opened=place < MOST_OPEN and not _only_counted(run),
+            )
+        )
+    return tuple(sections)
+
+
+def _is_drawn(run: RunDrift, shown: Sequence[RunDrift]) -> bool:
+    """Whether the picture of its layers says something of a run; the largest change of a calm report is drawn."""
+    return has_moved(run) or has_stopped(run) or run.fails_unexpectedly or len(shown) == 1
+
+
+def _only_counted(run: RunDrift) -> bool:
+    """Whether nothing is to be said of a run but that it fails as expected."""
+    return fails(run) and not is_remarkable(run)
+
+
+def _picture(report: DriftReport, kind: str, runs: Sequence[RunDrift]) -> Markup:
+    if kind == "outputs":
+        return _trusted(_svg(lambda: outputs_figure(report, runs), kind))
+    order = {(run.case, run.precision.value): place for place, run in enumerate(runs)}
+    places = [
+        order.get((case, precision), len(order))
+        for case, precision in zip(report.engines["case"], report.engines["precision"], strict=True)
+    ]
+    engines = report.engines.assign(_place=places).sort_values("_place", kind="stable")
+    return _trusted(_svg(lambda: engines_figure(report, engines), kind))
+
+
+def _series_picture(report: DriftReport) -> Markup | None:
+    if not report.series:
+        return None
+    return _trusted(_svg(lambda: series_figure(report.series), "series"))
+
+
+def _svg(make: Callable[[], Figure], name: str) -> str:
+    return inline(render(make, "svg", salt=name), prefix=name)
+
+
+def _trusted(text: str) -> Markup:
+    """Text that goes into the page as it is: our script, and pictures, in which matplotlib escapes every text."""
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
+    """How many runs have each verdict, the gravest first; and how many of them fail whatever their verdict."""
+    tiles = [
+        _Tile(sum(run.status is status for run in report.runs), look.word, look.tone)
+        for status, look in reversed(STATUS_LOOKS.items())
+    ]
+    tiles.append(_Tile(sum(map(is_stale, report.runs)), STALE.word, STALE.tone))
+    for verdict, look in reversed(DRIFT_LOOKS.items()):
+        runs = [run for run in report.runs if run.verdict is verdict and run.status not in STATUS_LOOKS]
+        healthy = all(look_of(run).tone == look.tone for run in runs)
+        tiles.append(_Tile(len(runs), look.word, look.tone if healthy else "quiet"))
+    idle = sum(is_idle(run) and run.status is Status.PASS for run in report.runs)
+    tiles.append(_Tile(idle, "not compared", "calm"))
+    if report.missing:
+        amount, _, what = missing_text(report).partition(" ")
+        tiles.append(_Tile(int(amount.replace(",", "")), f"{what} missing", "calm"))
+    total, expected = standing_failures(report)
+    side = both_sides(report)
+    tiles.append(_Tile(total - expected, f"fail {side}", "bad"))
+    tiles.append(_Tile(expected, f"fail {side}, as expected", "calm"))
+    return tuple(tile for tile in tiles if tile.amount)
+
+
+def _facts(report: DriftReport) -> dict[str, str]:
+    """By release: `, TensorRT 8.6.0 on NVIDIA H200`."""
+    found = {}
+    for name, facts in dict(report.fingerprint.get("environments", {})).items():
+        if facts.get("tensorrt"):
+            gpu = f" on {facts['gpu']}" if facts.get("gpu") else ""
+            found[name] = f": TensorRT {facts['tensorrt']}{gpu}"
+    return found

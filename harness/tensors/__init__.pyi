@@ -1,0 +1,14 @@
+from .codec import load_tensors as load_tensors
+from .codec import save_tensors as save_tensors
+from .dtypes import dtype_name as dtype_name
+from .dtypes import dtype_of as dtype_of
+from .dtypes import is_float as is_float
+from .dtypes import is_integer as is_integer
+from .files import atomic_path as atomic_path
+from .files import is_node as is_node
+from .files import write_bytes as write_bytes
+from .files import write_text as write_text
+from .fingerprint import hash_array as hash_array
+from .fingerprint import hash_feeds as hash_feeds
+from .fingerprint import host_fingerprint as host_fingerprint
+from .precision import Precision as Precision

@@ -1,0 +1,89 @@
+"""An adapter for a real worker: its engines are emulated, and one of its messages may be the last.
+
+DIE_AT is the number of the build or inference, over all workers that share COUNTER (a file), at which the worker
+kills itself; DIE_WHEN says whether before or after the work is done.
+"""
+
+import os
+import signal
+
+import numpy as np
+from harness_worker import messages, tensorfile
+
+from harness.backends import Emulator
+from harness.model import load_model
+from harness.tensors import Precision
+
+
+def create_adapter(log):
+    return EmulatedEngines()
+
+
+def _count():
+    path = os.environ["COUNTER"]
+    with open(path, "a+b") as file:
+        file.write(b".")
+        file.flush()
+        return file.tell()
+
+
+class EmulatedEngines:
+    def __init__(self):
+        self.engines = {}
+
+    def probe(self):
+        return messages.ProbeReply(
+            tensorrt="8.6.0", gpu="CPU", free_bytes=10**9, builder_ok=True, capabilities=("fp16", "weak")
+        )
+
+    def build(self, request):
+        return self._mortal(lambda: self._build(request))
+
+    def infer(self, request):
+        return self._mortal(lambda: self._infer(request))
+
+    def _mortal(self, work):
+        last = _count() == int(os.environ.get("DIE_AT", "0"))
+        if last and os.environ.get("DIE_WHEN") == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        reply = work()
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return reply
+
+    def _build(self, request):
+        model = load_model(request.model_path)
+        engine_id = f"engine-{len(self.engines)}"
+        self.engines[engine_id] = (Emulator(model), request)
+        outputs = [info.name for info in model.outputs]
+        outputs += [name for name in request.marks if name not in outputs]
+        return messages.BuildReply(
+            engine_id=engine_id, build_seconds=0.1, engine_bytes=1, typing="weak", outputs=tuple(outputs)
+        )
+
+    def _infer(self, request):
+        emulator, built = self.engines[request.engine_id]
+        precision = Precision(built.precision)
+        lowered = [name for name in emulator.units(precision) if name not in built.islands]
+        names = [info.name for info in emulator.model.outputs]
+        names += [name for name in built.marks if name not in names]
+        feeds = {
+            name: np.array(tensor.array) for name, tensor in tensorfile.read(request.inputs_path).items()
+        }
+        values = emulator.run(feeds, precision, lowered=lowered, tensors=names)
+        tensors = {name: tensorfile.Tensor(value, "float32") for name, value in values.items()}
+        tensorfile.write(request.outputs_path, tensors)
+        latency = messages.Latency(1.0, 2.0, request.repeats) if request.repeats else None
+        return messages.InferReply(request.outputs_path, latency)
+
+    def release(self, engine_id):
+        self.engines.pop(engine_id, None)
+
+    def save_timing_cache(self, path):
+        pass
+
+    def load_timing_cache(self, path):
+        return True
+
+    def close(self):
+        self.engines.clear()

@@ -1,0 +1,160 @@
+"""Engines that go wrong on purpose, for what no CPU can be made to do: fusions, tactics, wrong conversions.
+
+An engine is the emulator of a model in which one node's output can be falsified. When it is, is what a test says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from harness.backends import Emulator, Evaluation, Observation, ObservedEngine, Plan
+from harness.errors import BuildFailedError, WorkerCrashedError
+from harness.model import Model, load_model
+from harness.tensors import Precision
+
+SWITCH = "falsified"
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build: its number, from 1, and what it was asked for."""
+
+    number: int
+    plan: Plan
+
+
+def when_lowered(node: str) -> Callable[[Build], bool]:
+    """Wrong at FP16 unless the node is kept in FP32."""
+    return lambda build: build.plan.precision is Precision.FP16 and node not in build.plan.islands
+
+
+def when_fused(node: str, tensor: str) -> Callable[[Build], bool]:
+    """Wrong at FP16 unless the tensor is marked, or the node kept in FP32."""
+
+    def wrong(build: Build) -> bool:
+        plan = build.plan
+        everything = plan.observation is Observation.TYPED and not plan.marks
+        return when_lowered(node)(build) and not everything and tensor not in plan.marks
+
+    return wrong
+
+
+@dataclass
+class FakeEngine:
+    """A candidate whose engines falsify `node` whenever `wrong` says so.
+
+    Args:
+        model: the model.
+        node: the node whose output is falsified.
+        wrong: decided at each build.
+        rounds: whether FP16 rounds at all; without it the engine computes in FP32.
+        tactics: by build, the tactic of its only layer.
+        breaks: plans that cannot be built.
+        crashes: numbers of the evaluations in which the worker dies.
+    """
+
+    model: Model
+    node: str
+    wrong: Callable[[Build], bool]
+    rounds: bool = True
+    tactics: Callable[[Build], str] | None = None
+    breaks: Callable[[Plan], bool] = lambda plan: False
+    crashes: frozenset[int] = frozenset()
+    name: str = "fake"
+    timing: object = None
+    builds: int = 0
+    evaluations: int = 0
+    plans: list[Plan] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._engines: dict[Plan, Build] = {}
+        self._emulator = Emulator(falsifiable(self.model, self.node))
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"environment": self.name, "tensorrt": "8.6.0"}
+
+    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
+        self.evaluations += 1
+        if self.evaluations in self.crashes:
+            self._engines.clear()
+            raise WorkerCrashedError("the worker died", signal=9)
+        if self.breaks(plan):
+            raise BuildFailedError("no implementation", evidence=("[E] no implementation",))
+        made = plan not in self._engines
+        if made:
+            self.builds += 1
+            self._engines[plan] = Build(self.builds, plan)
+            self.plans.append(plan)
+        build = self._engines[plan]
+        tensors = self._run(build, feeds)
+        outputs = {info.name: tensors[info.name] for info in self.model.outputs}
+        watched = (
+            () if plan.observation is Observation.NONE else (ObservedEngine(frozenset(tensors), outputs),)
+        )
+        layer = {"name": f"layer {self.node}", "onnx_nodes": (self.node,), "tactic": None}
+        if self.tactics is not None:
+            layer["tactic"] = self.tactics(build)
+        latency = {"median_ms": 1.0 + 0.1 * len(plan.islands)} if self.timing else None
+        return Evaluation(tensors, {"builds": int(made), "layers": [layer], "latency": latency}, watched)
+
+    def close(self) -> None:
+        self._engines.clear()
+
+    def _run(self, build: Build, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        plan = build.plan
+        names = [info.name for info in self.model.outputs]
+        if plan.observation is not Observation.NONE:
+            names += sorted((plan.marks or frozenset(self.model.float_tensors)) - set(names))
+        lowered = set(self._emulator.units(plan.precision)) - plan.islands - {SWITCH}
+        switch = np.float32(1.0 if self.wrong(build) else 0.0)
+        feeds = {**feeds, SWITCH: np.asarray(switch)}
+        return self._emulator.run(
+            feeds, plan.precision, lowered=lowered if self.rounds else (), tensors=names
+        )
+
+
+@dataclass
+class Rougher(FakeEngine):
+    """An engine that errs as the emulator does, but `factor` times as much."""
+
+    factor: float = 1.25
+
+    def _run(self, build: Build, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        low = super()._run(build, feeds)
+        nothing = replace(build.plan, islands=frozenset(self._emulator.units(build.plan.precision)))
+        exact = super()._run(Build(build.number, nothing), feeds)
+        return {name: exact[name] + self.factor * (value - exact[name]) for name, value in low.items()}
+
+
+def falsifiable(model: Model, node: str) -> Model:
+    """`model` with one more input: 1 adds a tenth of itself, and 1, to what `node` writes; 0 leaves it as it is."""
+    import onnx_ir as ir
+
+    from harness.model.external import embedded
+
+    proto: onnx.ModelProto = ir.to_proto(embedded(model.ir.clone()))
+    place, found = next((i, each) for i, each in enumerate(proto.graph.node) if each.name == node)
+    tensor = found.output[0]
+    found.output[0] = f"{tensor}::true"
+    error = f"{tensor}::error"
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.1), f"{tensor}::tenth"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1.0), f"{tensor}::one"))
+    inserted = [
+        helper.make_node(
+            "Mul", [f"{tensor}::true", f"{tensor}::tenth"], [f"{tensor}::part"], name=f"{node}::part"
+        ),
+        helper.make_node(
+            "Add", [f"{tensor}::part", f"{tensor}::one"], [f"{tensor}::off"], name=f"{node}::off"
+        ),
+        helper.make_node("Mul", [f"{tensor}::off", SWITCH], [error], name=f"{node}::error"),
+        helper.make_node("Add", [f"{tensor}::true", error], [tensor], name=SWITCH),
+    ]
+    for offset, each in enumerate(inserted, start=1):
+        proto.graph.node.insert(place + offset, each)
+    proto.graph.input.append(helper.make_tensor_value_info(SWITCH, TensorProto.FLOAT, []))
+    return load_model(proto, name=model.name)

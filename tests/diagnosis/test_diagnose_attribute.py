@@ -1,0 +1,298 @@
+"""From what was shown to the kind of fault; what was not shown is unresolved."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from graphs import graph_model
+from models import feeds, rmsnorm
+from onnx import TensorProto, helper
+
+from harness.case import Tolerance
+from harness.comparison import GateResult
+from harness.diagnosis import Effects, Examiner, Limits, Subject, Verdict, badness, explain_nodes, inherited
+from harness.diagnosis.attribute import Shown, decide
+from harness.diagnosis.effects import _shared_out
+from harness.diagnosis.examine import Examination
+from harness.diagnosis.gates import check_gates
+from harness.diagnosis.margin import RESERVE, next_share
+from harness.diagnosis.origins import find_origins_of
+from harness.diagnosis.predict import introduced_errors, predict
+from harness.diagnosis.records import layer_from_record, layer_to_record
+from harness.diagnosis.repeat import _judge
+from harness.diagnosis.spending import Spending
+from harness.diagnosis.subject import make_bench
+from harness.diagnosis.suspects import nearby, outliers
+from harness.errors import BudgetExhaustedError, UsageError
+from harness.judge import OutputResult, jsonable
+from harness.model import load_model
+from harness.search import Outcome, Trial
+from harness.tensors import Precision
+
+FP16 = Precision.FP16
+
+
+@pytest.mark.parametrize(
+    ("shown", "verdict"),
+    [
+        (Shown(FP16, repeats=Verdict.TACTIC, island_cures=True), Verdict.TACTIC),
+        (Shown(FP16, repeats=Verdict.NONDETERMINISTIC, strict_passes=False), Verdict.NONDETERMINISTIC),
+        (Shown(FP16, strict_passes=False, emulator_fails=True), Verdict.CONVERSION),
+        (Shown(Precision.FP32, strict_passes=False), Verdict.CONVERSION),
+        (Shown(Precision.FP32, strict_passes=True), Verdict.TF32),
+        (Shown(Precision.TF32, strict_passes=True), Verdict.TF32),
+        (Shown(Precision.TF32, emulator_fails=True, island_cures=True), Verdict.TF32),
+        (Shown(Precision.TF32, island_cures=True), Verdict.UNRESOLVED),
+        (Shown(FP16, strict_passes=True, observed_passes=True, marks_cure=True), Verdict.FUSION),
+        (Shown(FP16, strict_passes=True, emulator_fails=True, island_cures=True), Verdict.PRECISION),
+        (Shown(FP16, strict_passes=True, observed_passes=False, island_cures=True), Verdict.PRECISION),
+        (Shown(FP16, strict_passes=True, observed_passes=True, island_cures=True), Verdict.UNRESOLVED),
+        (Shown(FP16, strict_passes=True, island_cures=True), Verdict.UNRESOLVED),
+        (Shown(FP16, strict_passes=True, emulator_fails=True, island_cures=False), Verdict.UNRESOLVED),
+        (Shown(FP16), Verdict.UNRESOLVED),
+    ],
+)
+def test_the_table(shown: Shown, verdict: Verdict) -> None:
+    found, evidence = decide(shown)
+    assert found is verdict
+    assert evidence.text
+
+
+def test_nothing_is_guessed() -> None:
+    """No verdict without the one thing that shows it, whatever else is known or not."""
+    values = (None, True, False)
+    for strict, emulator, observed, marks, island in itertools.product(values, repeat=5):
+        shown = Shown(FP16, None, strict, emulator, observed, marks, island)
+        verdict, _ = decide(shown)
+        if verdict is Verdict.CONVERSION:
+            assert strict is False
+        elif verdict is Verdict.FUSION:
+            assert observed
+            assert marks
+        elif verdict is Verdict.PRECISION:
+            assert island
+            assert emulator or observed is False
+        else:
+            assert verdict is Verdict.UNRESOLVED
+
+
+def subject(scale: float = 1.0, samples: int = 1) -> Subject:
+    model = rmsnorm(scale=scale)
+    bench = make_bench(model, feeds(model, samples))
+    return Subject(bench, FP16, bench.emulator)
+
+
+def test_stages_refuse_what_they_cannot_work_with() -> None:
+    from harness.diagnosis import Searching, cure_on_emulator
+    from harness.diagnosis.cure import cure_on_engine
+    from harness.diagnosis.observe import observe
+
+    sound = subject()
+    examiner = Examiner(sound, Spending())
+    gates = check_gates(examiner)
+    assert gates.verdict is Verdict.NONE
+    with pytest.raises(UsageError, match="predict requires gates without a verdict"):
+        predict(sound, gates)
+    assert gates.baseline is not None
+    with pytest.raises(UsageError, match="observe requires an engine"):
+        observe(examiner, gates.baseline)
+    with pytest.raises(UsageError, match="requires an engine"):
+        cure_on_engine(examiner, {}, [], {}, Searching(), prove=True)
+    faulty = subject(600.0)
+    prognosis = predict(faulty, check_gates(Examiner(faulty, Spending())))
+    engine = Subject(faulty.bench, FP16, sound.candidate)
+    with pytest.raises(UsageError, match="requires the emulator"):
+        cure_on_emulator(Examiner(engine, Spending()), prognosis, Effects(faulty, 0), Searching())
+
+
+def test_the_effect_of_a_node_is_what_lowering_it_alone_does() -> None:
+    faulty = subject(600.0)
+    effects = Effects(faulty, 0)
+    runs = effects.each(("b1_sq", "b1_sqrt", "b1_up"))
+    assert runs["b1_sq"] > 1  # in limits: it fails alone
+    assert runs["b1_sqrt"] > 1
+    assert 0 < runs["b1_up"] < 0.1
+    before = faulty.bench.emulator.evaluations
+    effects.of(["b1_sq"])
+    assert faulty.bench.emulator.evaluations == before
+    assert effects.known == runs
+
+
+def test_neighbours_are_lowered_together_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.diagnosis import effects as module
+
+    monkeypatch.setattr(module, "MOST_RUNS", 8)
+    faulty = subject(600.0)
+    effects = Effects(faulty, 0)
+    scores = effects.scores(faulty.units, dict.fromkeys(faulty.units, 1.0))
+    assert set(scores) == set(faulty.units)
+    top = sorted(scores, key=lambda node: -scores[node])[:4]
+    assert set(top) == {"b1_sq", "b1_mean", "b1_addeps", "b1_sqrt"}
+    assert faulty.bench.emulator.evaluations < len(faulty.units)
+
+
+def test_outliers_stand_far_above_the_median_and_pass_their_suspicion_on() -> None:
+    model = rmsnorm()
+    units = tuple(node.name for node in model.lowerable)
+    introduced = dict.fromkeys(units, 0.0003) | {"b1_up": 0.5}
+    assert outliers(introduced) == ("b1_up",)
+    assert outliers(dict.fromkeys(units, 0.0003)) == ()
+    scores = inherited(model, introduced, units)
+    assert scores["b1_gain"] == 0.5  # it writes what b1_up reads
+    assert scores["b1_relu"] == 3e-4
+    assert nearby(model, ["b1_up"], units)[:2] == ("b1_up", "b1_gain")
+
+
+def test_badness_is_the_worst_gate_in_multiples_of_its_limit() -> None:
+    def output(*gates: tuple[str, float, float]) -> OutputResult:
+        return OutputResult("y", 0, None, tuple(GateResult(*gate, passed=True) for gate in gates))  # type: ignore[arg-type]
+
+    assert badness([output(("nonfinite", 0, 0.0), ("nrmse", 1e-2, 5e-3))]) == 0.5
+    assert badness([output(("nrmse", 1e-2, 5e-3)), output(("cosine", 0.99, 0.96))]) == pytest.approx(4.0)
+    assert badness([output(("sqnr_db", 40.0, 20.0))]) == pytest.approx(10.0)
+    assert badness([output(("nrmse", 1e-2, float("nan")))]) == float("inf")
+    failed = OutputResult("y", 0, None, (GateResult("nonfinite", 0, 3.0, False),))  # type: ignore[arg-type]
+    assert badness([failed]) == float("inf")
+    assert badness([]) == 0.0
+
+
+def test_records_come_back_as_they_were() -> None:
+    faulty = subject(600.0, samples=2)
+    examiner = Examiner(faulty, Spending())
+    gates = check_gates(examiner)
+    assert gates.baseline is not None
+    record = json.loads(json.dumps(jsonable(gates.baseline.to_record()), allow_nan=False))
+    found = Examination.from_record(record)
+    assert found.outputs == gates.baseline.outputs
+    assert found.outcome is Outcome.FAIL
+    assert found.trial == gates.baseline.trial
+    for layer in predict(faulty, gates).layers:
+        again = layer_from_record(json.loads(json.dumps(layer_to_record(layer), allow_nan=False)))
+        np.testing.assert_equal(jsonable(layer_to_record(again)), jsonable(layer_to_record(layer)))
+
+
+def test_the_introduced_errors_are_those_of_the_layers() -> None:
+    from harness.diagnosis.suspects import introduced_by_node
+
+    for scale in (1.0, 600.0):
+        faulty = subject(scale)
+        if scale == 1.0:
+            faulty.bench.case = faulty.bench.case.model_copy(update={"tolerances": (Tolerance(nrmse=1e-5),)})
+        prognosis = predict(faulty, check_gates(Examiner(faulty, Spending())))
+        expected = introduced_by_node(prognosis.layers)
+        assert prognosis.introduced == pytest.approx(expected, rel=1e-6)
+        assert any(map(math.isinf, expected.values())) == (scale == 600.0)
+
+
+class Measured(Effects):
+    """Effects that were measured before."""
+
+    def __init__(self, known: dict[str, float]) -> None:
+        self._known = {frozenset([node]): effect for node, effect in known.items()}
+
+
+def origins_behind(effects: dict[str, float], crossing: str = "") -> list[str]:
+    """The origins behind the nodes of `effects`, on an engine of which one tensor crosses its gate."""
+    faulty = subject()
+    faulty.bench.case = faulty.bench.case.model_copy(update={"tolerances": (Tolerance(nrmse=1e-5),)})
+    prognosis = predict(faulty, check_gates(Examiner(faulty, Spending())))
+    assert not set(outliers(prognosis.introduced)) & set(effects)
+    layers = [replace(layer, origin=layer.node == crossing) for layer in prognosis.layers]
+    found = find_origins_of(faulty, prognosis, tuple(effects), Measured(effects), layers)
+    return [origin.node for origin in found]
+
+
+def test_an_error_that_accumulates_starts_where_the_engine_crosses_its_gate() -> None:
+    shares = {"b0_up": 0.3, "b1_up": 0.6, "b2_up": 0.2}
+    assert origins_behind(shares, crossing="b1_mean") == ["b1_mean"]
+    assert origins_behind(shares) == ["b1_up"], "the largest share, where nothing crosses"
+
+
+def test_an_island_that_fails_alone_starts_where_its_tensor_crosses_its_gate() -> None:
+    island = {"b1_gain": 0.3, "b1_up": 2.0, "b1_relu": 0.2}
+    assert origins_behind(island, crossing="b1_up") == ["b1_up"]
+    assert origins_behind(island, crossing="b0_up") == ["b1_gain"]
+
+
+def test_a_power_of_two_is_told_as_squares() -> None:
+    faulty = subject(600.0)
+    prognosis = predict(faulty, check_gates(Examiner(faulty, Spending())))
+    (origin,) = explain_nodes(faulty, prognosis, ["b1_sq"])
+    assert origin.why.startswith("squares of values up to ")
+
+
+def test_the_sample_that_failed_is_looked_at_first() -> None:
+    faulty = subject(600.0, samples=3)
+    examiner = Examiner(faulty, Spending())
+    examiner.failing_sample = 2
+    found = examiner.examine(faulty.plan(), phase="test")
+    assert [output.sample for output in found.outputs] == [2]
+    cured = examiner.examine(faulty.plan(frozenset(faulty.units)), phase="test")
+    assert [output.sample for output in cured.outputs] == [0, 1, 2]
+
+
+def test_one_sample_that_fails_is_enough_wherever_it_stands() -> None:
+    model = rmsnorm(scale=600.0)
+    (large,) = feeds(model)
+    nothing = {name: np.zeros_like(value) for name, value in large.items()}
+    for samples, fails in (([large, nothing], 0), ([nothing, large], 1)):
+        bench = make_bench(model, samples)
+        examiner = Examiner(Subject(bench, FP16, bench.emulator), Spending())
+        found = examiner.examine(examiner.subject.plan(), phase="test", thorough=True)
+        assert [output.sample for output in found.outputs if not output.passed] == [fails]
+        assert (found.outcome, examiner.failing_sample) == (Outcome.FAIL, fails)
+
+
+def test_what_neighbours_do_together_is_shared_out_by_squares() -> None:
+    assert _shared_out(["a", "b"], 10.0, {"a": 3.0, "b": 4.0}) == pytest.approx({"a": 6.0, "b": 8.0})
+    assert _shared_out(["a", "b", "c", "d"], 10.0, {}) == dict.fromkeys("abcd", 5.0)
+
+
+def test_a_margin_follows_what_the_last_one_left_and_by_how_much_it_missed() -> None:
+    assert next_share(0.5, Trial(Outcome.FAIL, 2.0, -1.0)) == pytest.approx(RESERVE * 0.25)
+    for trial in (Trial(Outcome.PASS, 0.5, 0.5), Trial(Outcome.FAIL, 4.1, -3.1), Trial(Outcome.UNRESOLVED)):
+        assert next_share(0.5, trial) is None
+
+
+def test_a_tactic_that_failing_builds_chose_too_is_not_named() -> None:
+    chosen = [(Outcome.FAIL, "a", "y"), (Outcome.PASS, "a", "x"), (Outcome.PASS, "b", "x")]
+    builds = [
+        Examination(outcome, tactics=(("conv", conv), ("root", root))) for outcome, conv, root in chosen
+    ]
+    found = _judge(builds)
+    assert (found.verdict, found.passes, found.fails) == (Verdict.TACTIC, 2, 1)
+    assert found.evidence[0].facts["differing"] == {"root": ["passes with x", "fails with y"]}
+
+
+def test_a_phase_may_spend_what_the_others_left() -> None:
+    spending = Spending(Limits(builds=5))
+    spending.charge("gates", 1)
+    spending.charge("search", 2)
+    assert spending.builds == 3
+    assert spending.left("search") == 4  # those that it has built included
+    assert spending.left("observe") == 2
+    spending.charge("observe", 2)
+    with pytest.raises(BudgetExhaustedError, match="5 builds"):
+        spending.check()
+
+
+def test_infinities_that_are_meant_raise_no_warning() -> None:
+    nodes = [helper.make_node("Where", ["keep", "x", "never"], ["y"], name="masked")]
+    proto = graph_model(
+        nodes,
+        inputs={"keep": [2], "x": [2]},
+        outputs={"y": [2]},
+        weights={"never": np.float32(-np.inf)},
+        dtypes={"keep": TensorProto.BOOL},
+    )
+    bench = make_bench(load_model(proto), [{"keep": np.array([True, False]), "x": np.float32([0.1, 2.0])}])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        errors = introduced_errors(Subject(bench, Precision.FP16, bench.emulator), 0)
+    assert 0 < errors["masked"] < 1e-3

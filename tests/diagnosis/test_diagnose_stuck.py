@@ -1,0 +1,302 @@
+"""Engines that do not do as they are told: opaque layers, islands that cannot be built, faults that take a block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from engines import Build, FakeEngine, when_fused
+from models import ISLAND, feeds, rmsnorm
+
+from harness.backends import Evaluation, Plan
+from harness.diagnosis import Diagnosis, Lab, Limits, Notebook, Options, Subject, Verdict, diagnose_model
+from harness.diagnosis.api import _diagnose
+from harness.diagnosis.casts import cure_with_casts
+from harness.diagnosis.engine_prior import block_hints
+from harness.diagnosis.opaque import opaque_layers, shortened
+from harness.diagnosis.patience import FIRST, GivenUp, Patience
+from harness.diagnosis.subject import make_bench
+from harness.search import Outcome, Problem, Progress, Strategy, Trial
+from harness.tensors import Precision
+
+REGION = "{ForeignNode[b0_norm...b2_add]}"
+
+
+def run(engine: FakeEngine, **options: object) -> Diagnosis:
+    return diagnose_model(
+        engine.model,
+        feeds(engine.model),
+        Precision.FP16,
+        candidate=engine,
+        engine_for=None,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def texts(diagnosis: Diagnosis) -> str:
+    return "\n".join(each.text for each in diagnosis.evidence)
+
+
+class Telling(FakeEngine):
+    """An engine with more to tell."""
+
+    more: Mapping[str, Any] = {}
+
+    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
+        found = super().evaluate(plan, feeds)
+        return Evaluation(found.tensors, {**found.facts, **self.more}, found.observed)
+
+
+def opaque_facts(**realised: object) -> dict[str, Any]:
+    copy = f"Reformatting CopyNode for Input Tensor 0 to {REGION}"
+    return {
+        "typing": "weak",
+        "realised": {"opaque": 2, "islands_ok": None, **realised},
+        "layers": [
+            {"name": copy, "kind": "Reformat", "onnx_nodes": (), "precision": None, "tactic": None},
+            {
+                "name": REGION,
+                "kind": "Myelin",
+                "onnx_nodes": ("b0_norm", "b2_add"),
+                "precision": None,
+                "tactic": None,
+            },
+        ],
+    }
+
+
+def unless(islands: frozenset[str]) -> Callable[[Build], bool]:
+    """Wrong in FP16 unless all of these are in FP32."""
+    return lambda build: build.plan.precision is Precision.FP16 and not build.plan.islands >= islands
+
+
+def block(*numbers: int) -> frozenset[str]:
+    model = rmsnorm()
+    return frozenset(node.name for node in model.nodes if int(node.name[1]) in numbers)
+
+
+def test_an_island_inside_of_an_opaque_layer_is_explained_in_plain_words() -> None:
+    model = rmsnorm(scale=600.0)
+    engine = Telling(model, "b1_sq", unless(frozenset(node.name for node in model.nodes)), rounds=False)
+    engine.more = opaque_facts()
+    diagnosis = run(engine, limits=Limits(builds=12))
+    (told,) = [each for each in diagnosis.evidence if "opaque" in each.facts]
+    assert told.facts["opaque"] == [REGION]
+    assert f"{REGION}, which TensorRT 8.6.0 compiles as a whole" in told.text
+    assert "cannot be told what precision to use on this release" in told.text
+    assert "typed.onnx" in told.text
+    assert "whole subgraph in FP32" in told.text
+    assert diagnosis.verdict is Verdict.UNRESOLVED
+    assert any("typed.onnx" in line for line in diagnosis.advice)
+    whole = run(engine)
+    assert len(whole.culprits) == len(model.nodes)
+    assert whole.cost.builds <= 24, "no part of it is tried where nothing is obeyed"
+
+
+def obeying_casts(needed: frozenset[str]) -> Telling:
+    """An engine that is right only with `needed` between Casts."""
+
+    def wrong(build: Build) -> bool:
+        plan = build.plan
+        return plan.precision is Precision.FP16 and not (plan.casts and plan.islands >= needed)
+
+    engine = Telling(rmsnorm(scale=600.0), "b1_sq", wrong, rounds=False)
+    engine.more = opaque_facts()
+    return engine
+
+
+def test_casts_hold_an_island_where_nothing_is_obeyed(tmp_path: Path) -> None:
+    needed = frozenset({"b1_sq", "b1_mean", "b1_addeps", "b1_sqrt", "b1_norm", "b1_gain"})
+    engine = obeying_casts(needed)
+    diagnosis = run(engine, out=tmp_path / "out")
+    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.confirmed
+    assert set(diagnosis.culprits) == needed
+    assert "between Casts in the graph, cures it" in diagnosis.summary
+    assert diagnosis.cost.builds <= 16
+    last = [plan for plan in engine.plans if plan.islands == needed]
+    assert [plan.casts for plan in last] == [True]
+    assert f"--onnx={tmp_path / 'out' / 'typed.onnx'}" in diagnosis.recipes["trtexec"]
+    assert "--precisionConstraints=obey" in diagnosis.recipes["trtexec"]
+
+    first = kept(obeying_casts(needed), tmp_path, resume=False)
+    assert first.summary == diagnosis.summary
+    resumed = kept(obeying_casts(needed), tmp_path, resume=True)
+    assert resumed.to_dict()["culprits"] == first.to_dict()["culprits"]
+    assert resumed.recipes == first.recipes
+    assert resumed.cost.builds <= first.cost.builds + 1
+
+
+@pytest.mark.parametrize("core", [{"3"}, {"2", "5"}])
+@pytest.mark.parametrize("needed", range(1, 9))
+@pytest.mark.parametrize("start", range(8))
+def test_what_casts_hold_is_cut_down_from_both_ends(start: int, needed: int, core: set[str]) -> None:
+    units = [str(number) for number in range(8)]
+    wanted = frozenset(units[start : start + needed])
+    examiner = SimpleNamespace(
+        subject=SimpleNamespace(units=units, plan=lambda island, casts: island),
+        examine=lambda island, phase, key: SimpleNamespace(
+            trial=Trial(Outcome.PASS if island >= wanted else Outcome.FAIL)
+        ),
+    )
+    found = cure_with_casts(examiner, core, [frozenset(units[:2]), frozenset(units)])  # type: ignore[arg-type]
+    places = sorted(units.index(unit) for unit in wanted | core)
+    if core | set(units[:2]) >= wanted:  # the first part cures
+        assert wanted | core <= set(found.island) <= core | set(units[:2])
+    else:
+        assert found.island == tuple(units[places[0] : places[-1] + 1])
+    assert len(found.evidence[0].facts["trail"]) <= 2 + 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "held"),
+    [
+        ({}, True),
+        ({"typing": "strong"}, False),
+        ({"realised": {"opaque": 0, "islands_ok": None}}, False),
+        ({"realised": {"opaque": 1, "islands_ok": True}}, False),
+        ({"realised": {}}, False),
+    ],
+)
+def test_only_what_is_not_told_of_a_weakly_typed_engine_is_opaque(change: dict[str, Any], held: bool) -> None:
+    found = opaque_layers({**opaque_facts(), **change}, ISLAND, rmsnorm())
+    assert found == ((REGION,) if held else ())
+
+
+def test_an_island_beside_the_opaque_layer_is_not_in_it() -> None:
+    facts = opaque_facts()
+    facts["layers"][1]["onnx_nodes"] = ("b2_norm", "b2_add")
+    assert opaque_layers(facts, ISLAND, rmsnorm()) == ()
+    assert opaque_layers(facts, (*ISLAND, "b2_up"), rmsnorm()) == (REGION,)
+    seen = {"name": "b2_up", "onnx_nodes": ("b2_up",), "precision": "fp32"}
+    assert opaque_layers({**facts, "layers": [*facts["layers"], seen]}, ("b2_up",), rmsnorm()) == ()
+
+
+def test_long_names_of_layers_are_shortened_in_the_middle() -> None:
+    assert shortened(REGION) == REGION
+    long = "{ForeignNode[" + 100 * "a" + "..." + 100 * "z" + "]}"
+    assert len(shortened(long)) <= 81
+    assert shortened(long).startswith("{ForeignNode[aaa")
+    assert shortened(long).endswith("zzz]}")
+
+
+def test_an_engine_that_was_built_relaxed_is_not_taken_for_the_strict_one(tmp_path: Path) -> None:
+    engine = Telling(rmsnorm(scale=600.0), "b1_up", lambda build: False)
+    engine.more = {"realised": {"relaxed": "preferred"}}
+    diagnosis = run(engine, out=tmp_path)
+    assert diagnosis.verdict is Verdict.PRECISION
+    text = "passes (built with less than was asked for: precisions are preferred, not obeyed)"
+    assert text in texts(diagnosis)
+    engine.more = {"realised": {"relaxed": "preferred", "asserted": False}}
+    assert "obeyed, and no layer is seen to compute in the precision under test)" in texts(run(engine))
+    commands = [diagnosis.recipes["trtexec"], diagnosis.recipes["polygraphy"]]
+    assert all("obey" not in command and "prefer" in command for command in commands)
+    stubborn = Telling(rmsnorm(scale=600.0), "b1_up", unless(block(1)))
+    stubborn.more = {"realised": {"relaxed": "neighbours_free"}}
+    diagnosis = run(stubborn)
+    assert set(diagnosis.culprits) == block(1)
+    found = [each.text for each in diagnosis.evidence if "the candidate passes" in each.text]
+    assert all("are not pinned" in text for text in found[:1]), "what a search finds is no different"
+    assert found
+
+
+def test_a_search_for_marks_that_cannot_be_built_is_given_up() -> None:
+    # Gone when all is observed, and no single mark can be built.
+    engine = FakeEngine(
+        rmsnorm(),
+        "b1_up",
+        when_fused("b1_up", "b1_up"),
+        breaks=lambda plan: bool(plan.marks),
+    )
+    diagnosis = run(engine, limits=Limits(builds=64))
+    assert "the search for a mark that cures was given up" in texts(diagnosis)
+    assert diagnosis.cost.builds <= 40
+
+
+@pytest.mark.parametrize("needed", [block(1), block(1, 2)])
+def test_a_fault_that_takes_a_whole_block_is_found_by_blocks(needed: frozenset[str]) -> None:
+    engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", unless(needed))
+    diagnosis = run(engine)
+    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.confirmed
+    assert set(diagnosis.culprits) == needed
+    tried = [plan.islands for plan in engine.plans]
+    assert tried.index(needed) <= 9, "before any ranking is searched"
+
+
+def test_a_block_that_cures_is_refined() -> None:
+    needed = frozenset({"b1_sq", "b1_up", "b1_down", "b1_add", "b1_relu"})
+    engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", unless(needed))
+    diagnosis = run(engine)
+    assert diagnosis.confirmed
+    assert needed <= set(diagnosis.culprits) <= block(1)
+    assert diagnosis.cost.builds <= 40
+
+
+def test_blocks_are_tried_from_the_first_start_on() -> None:
+    model = rmsnorm()
+    subject = Subject(*subject_of(model))
+    assert block_hints(subject, ["b1_sq"], []) == [block(1), block(1, 2)]
+    assert block_hints(subject, ["b2_sq"], []) == [block(2)]
+    assert block_hints(subject, ["b0_sq"], []) == [block(0)], "everything is no island"
+    assert block_hints(subject, ["b1_sq"], [block(1)]) == [block(1, 2)]
+    assert block_hints(subject, ["nowhere"], []) == []
+
+
+def subject_of(model: Any) -> tuple[Any, Precision, Any]:
+    bench = make_bench(model, feeds(model))
+    return bench, Precision.FP16, bench.emulator
+
+
+def no_islands(plan: Plan) -> bool:
+    return bool(plan.islands)
+
+
+def kept(engine: FakeEngine, folder: Path, *, resume: bool) -> Diagnosis:
+    bench = make_bench(engine.model, feeds(engine.model))
+    subject = Subject(bench, Precision.FP16, engine)
+    lab = Lab(subject, Limits(builds=64), Notebook(folder, subject, resume=resume))
+    try:
+        return _diagnose(lab, Options(), None)
+    finally:
+        bench.close()
+
+
+def test_a_search_that_cannot_build_what_it_asks_for_is_given_up(tmp_path: Path) -> None:
+    engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", lambda build: False, breaks=no_islands)
+    diagnosis = kept(engine, tmp_path, resume=False)
+    assert diagnosis.verdict is Verdict.UNRESOLVED
+    assert diagnosis.exit_code == 4
+    assert FIRST <= diagnosis.cost.builds <= 24
+    assert f"{FIRST} of {FIRST} engines could not be built; the last one" in diagnosis.summary
+    assert "no implementation" in diagnosis.summary
+    assert "the search on the engine was given up" in texts(diagnosis)
+    again = FakeEngine(rmsnorm(scale=600.0), "b1_up", lambda build: False, breaks=no_islands)
+    resumed = kept(again, tmp_path, resume=True)
+    assert resumed.summary == diagnosis.summary
+    assert resumed.cost.builds == diagnosis.cost.builds + 1, "the emulator's island alone is tried again"
+
+
+def test_a_search_goes_on_while_half_of_it_can_be_judged() -> None:
+    problem = Problem(("a", "b"))
+
+    def hear(outcomes: str) -> Patience:
+        patience = Patience()
+        watch = patience.watching(problem, None)
+        for number, letter in enumerate(outcomes, start=1):
+            outcome = {"p": Outcome.PASS, "f": Outcome.FAIL, "u": Outcome.UNRESOLVED}[letter]
+            trial = Trial(outcome, note=f"build {number}")
+            watch(Progress(Strategy.RANKED, number, 2, None, frozenset("a"), trial, False))
+        return patience
+
+    assert hear("uuuuuuffffff").reason == ""
+    assert hear("u" * (FIRST - 1)).reason == ""
+    with pytest.raises(GivenUp):
+        hear("uuuuuuufffff")
+    with pytest.raises(GivenUp):
+        hear("uuuuuuffffffu")
+    assert hear("pf").result(problem).best == ("a",)
