@@ -1,0 +1,191 @@
+"""Limits of size, and of loose types: what a reader can hold in mind, and what a type checker can check.
+
+Each limit has a list of what exceeds it. A list only shrinks: what gets worse fails, and so does an entry that is no
+longer needed.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from test_tree import PACKAGE, modules
+
+FUNCTION_LINES = 80
+MODULES_IN_A_FOLDER = 15
+LINES = 45_200
+"""Of all modules of harness together, docstrings included."""
+
+LONG_FUNCTIONS = {
+    "cli.diagnose": 91,
+    "cli.drift": 151,
+    "cli.run": 117,
+    "history.judge_tensors": 97,
+}
+"""Package and function: lines."""
+
+CROWDED_FOLDERS = {
+    "case": 18,
+    "diagnosis": 47,
+    "environments": 16,
+    "explore": 16,
+    "history": 27,
+    "judge": 16,
+    "report": 24,
+    "search": 17,
+    "worker.adapter": 27,
+}
+"""Package: modules, without its `__init__`."""
+
+LOOSE_TYPES = {
+    "backends.Evaluation.facts",
+    "diagnosis.Diagnosis.fingerprint",
+    "diagnosis.Diagnosis.recipes",
+    "diagnosis.Evidence.facts",
+    "diagnosis.Notebook.keep(value)",
+    "diagnosis.Notebook.recall",
+    "diagnosis.Repro.signature",
+    "diagnosis.Subject.fingerprint",
+    "environments.Supervisor.ask",
+    "environments.Supervisor.call",
+    "environments.add_environment(build)",
+    "history.DriftReport.fingerprint",
+    "history.RunInfo.fingerprint",
+    "judge.RunReport.fingerprint",
+    "judge.RunResult.facts",
+    "judge.fingerprint_of",
+    "judge.jsonable",
+    "judge.jsonable(value)",
+    "model.Emitter.add(attributes)",
+    "tactics.PinnedCandidate.__init__(arguments)",
+    "tactics.PinnedCandidate.__init__(options)",
+    "tactics.Pins.belong_to(fingerprint)",
+    "tactics.TacticRecord.build",
+    "tactics.TacticRecord.fingerprint",
+    "tactics.TacticRecord.profiles",
+    "tactics.Variation.build",
+}
+"""Package and name: an attribute, a parameter or what is returned has a type with `Any` or `object` in it."""
+
+JSON_OUT, JSON_IN = "to_dict", "from_dict"
+"""What these return and take is a JSON document of a user, so `Any` is its type."""
+
+
+def functions() -> Iterator[tuple[str, int]]:
+    """Package and name of each function, and its lines."""
+    for module, _, path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                yield f"{module.rpartition('.')[0]}.{node.name}", lines
+
+
+def folders() -> Iterator[tuple[str, int]]:
+    """Each package, and how many modules are in its folder."""
+    for init in sorted(PACKAGE.rglob("__init__.py")):
+        name = ".".join(init.parent.relative_to(PACKAGE).parts)
+        yield name, sum(path != init for path in init.parent.glob("*.py"))
+
+
+def public_definitions() -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
+    """Each function and class that the face of a package offers; what harness itself offers is among them."""
+    for stub in sorted(PACKAGE.glob("*/**/__init__.pyi")):
+        for name, module in names_of(stub).items():
+            definition = find(stub.parent, module, name)
+            if definition is not None:
+                yield f"{stub.parent.name}.{name}", definition
+
+
+def names_of(stub: Path) -> dict[str, str]:
+    """The names of a face, and where each comes from."""
+    statements = ast.parse(stub.read_text()).body
+    return {
+        alias.name: node.module or ""
+        for node in statements
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def find(package: Path, module: str, name: str) -> ast.FunctionDef | ast.ClassDef | None:
+    """The definition of a public name, through the faces between. None: it is a constant or an alias."""
+    path = package.joinpath(*module.split("."))
+    if (path / "__init__.pyi").is_file():
+        names = names_of(path / "__init__.pyi")
+        if name in names:
+            return find(path, names[name], name)
+    source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+    for node in ast.parse(source.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            return node
+    return None
+
+
+def loose_types() -> Iterator[str]:
+    """What faces offer and the type checker cannot check."""
+    for name, definition in public_definitions():
+        if isinstance(definition, ast.FunctionDef):
+            yield from loose_in_signature(name, definition)
+            continue
+        for node in definition.body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                if not node.target.id.startswith("_") and is_loose(node.annotation):
+                    yield f"{name}.{node.target.id}"
+            elif isinstance(node, ast.FunctionDef) and (node.name == "__init__" or node.name[0] != "_"):
+                yield from loose_in_signature(f"{name}.{node.name}", node)
+
+
+def loose_in_signature(name: str, function: ast.FunctionDef) -> Iterator[str]:
+    of = function.args
+    arguments = [*of.posonlyargs, *of.args, *of.kwonlyargs, of.vararg, of.kwarg]
+    if function.name != JSON_IN:
+        for argument in filter(None, arguments):
+            if is_loose(argument.annotation):
+                yield f"{name}({argument.arg})"
+    if function.name != JSON_OUT and is_loose(function.returns):
+        yield name
+
+
+def is_loose(annotation: ast.expr | None) -> bool:
+    """Whether `Any` or `object` is in a type."""
+    return annotation is not None and any(
+        isinstance(node, ast.Name) and node.id in {"Any", "object"} for node in ast.walk(annotation)
+    )
+
+
+def check(what: str, found: dict[str, int], limit: int, allowed: dict[str, int]) -> None:
+    """No number is above the limit, or above what its exception allows; each exception is needed."""
+    above = {name: count for name, count in found.items() if count > limit}
+    worse = [
+        f"{name}: {count} {what}, at most {allowed.get(name, limit)}"
+        for name, count in above.items()
+        if count > allowed.get(name, limit)
+    ]
+    assert not worse, "\n" + "\n".join(worse)
+    mended = sorted(set(allowed) - set(above))
+    assert not mended, f"within the limit now, so take them off the list: {', '.join(mended)}"
+
+
+def test_functions_fit_a_screen():
+    longest: dict[str, int] = {}
+    for name, lines in functions():
+        longest[name] = max(lines, longest.get(name, 0))
+    check("lines", longest, FUNCTION_LINES, LONG_FUNCTIONS)
+
+
+def test_folders_are_small():
+    check("modules", dict(folders()), MODULES_IN_A_FOLDER, CROWDED_FOLDERS)
+
+
+def test_harness_does_not_grow():
+    lines = sum(len(path.read_text().splitlines()) for _, _, path in modules())
+    assert lines <= LINES, f"harness/ has {lines} lines, at most {LINES}"
+
+
+def test_public_names_have_types():
+    found = set(loose_types())
+    worse = sorted(found - LOOSE_TYPES)
+    assert not worse, "give these a type without Any and object:\n" + "\n".join(worse)
+    mended = sorted(LOOSE_TYPES - found)
+    assert not mended, f"typed now, so take them off the list: {', '.join(mended)}"
