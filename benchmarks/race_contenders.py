@@ -29,7 +29,7 @@ import numpy as np
 
 from harness.case import Case, load_case
 from harness.diagnosis import Subject
-from harness.diagnosis.subject import MEMORY_BUDGET
+from harness.diagnosis.context import MEMORY_BUDGET
 from harness.environments import Environment
 from harness.judge import Judge, Workbench
 from harness.tensors import Precision

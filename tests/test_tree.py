@@ -163,6 +163,11 @@ def test_every_module_stands_on_a_floor():
     assert not lost, f"give these a floor in FLOORS: {', '.join(lost)}"
 
 
+def test_programs_that_are_copied_out_import_nothing_of_harness():
+    wrong = [str(found) for found in all_imports() if found.module.split(".")[0] == "scripts"]
+    assert not wrong, "imports that a copy of the program does not find:\n" + "\n".join(wrong)
+
+
 def test_every_exception_is_needed():
     broken = {
         (found.module, found.target) for found in all_imports() if wrong_way(found) or past_the_face(found)

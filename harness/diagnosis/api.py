@@ -13,22 +13,25 @@ import numpy as np
 
 from harness.backends import Candidate, Observation
 from harness.case import BuildOptions, Case, Tolerance
-from harness.diagnosis.findings import Findings
-from harness.diagnosis.gates import Gates, check_gates
+from harness.diagnosis.context import (
+    JOURNAL,
+    EngineFor,
+    Lab,
+    Limits,
+    Notebook,
+    Progress,
+    Subject,
+    islands_of,
+    journal_folder,
+    make_bench,
+)
+from harness.diagnosis.explain import advise, summarise
 from harness.diagnosis.handover import HandedOver, hand_over
-from harness.diagnosis.lab import Lab
-from harness.diagnosis.notebook import JOURNAL, Notebook, journal_folder
 from harness.diagnosis.on_emulator import examine_on_emulator
 from harness.diagnosis.on_engine import examine_on_engine
-from harness.diagnosis.predict import emulate
-from harness.diagnosis.progress import Progress
 from harness.diagnosis.results import Diagnosis, Evidence, Origin, Stage, Verdict
-from harness.diagnosis.spending import Limits
-from harness.diagnosis.subject import EngineFor, Subject, make_bench
-from harness.diagnosis.suspects import islands_of
+from harness.diagnosis.stages import Findings, Gates, check_gates, emulate, explain_reference
 from harness.diagnosis.target import one_case, precision_of
-from harness.diagnosis.unsound import explain_reference
-from harness.diagnosis.words import advise, summarise
 from harness.errors import BudgetExhaustedError, NothingSelectedError, UnsoundReferenceError, UsageError
 from harness.judge import (
     EMULATOR,

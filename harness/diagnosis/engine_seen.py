@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.diagnosis.attribute import Shown, decide
-from harness.diagnosis.cure import CANDIDATE, EMULATOR, Cure
-from harness.diagnosis.engine_prior import error_of
-from harness.diagnosis.examine import Examination
-from harness.diagnosis.findings import Findings
-from harness.diagnosis.lab import Lab
-from harness.diagnosis.observe import Observed
-from harness.diagnosis.origins import explain_nodes, find_origins_of
-from harness.diagnosis.predict import Prognosis
+from harness.diagnosis.context import Examination, Lab
+from harness.diagnosis.explain import explain_nodes, find_origins_of
 from harness.diagnosis.results import Evidence, Origin, Price, Stage, Verdict
-from harness.diagnosis.separate import Separated
-from harness.diagnosis.tactics import Hunted
+from harness.diagnosis.stages import (
+    CANDIDATE,
+    EMULATOR,
+    Cure,
+    Findings,
+    Hunted,
+    Observed,
+    Prognosis,
+    Separated,
+    Shown,
+    decide,
+    error_of,
+)
 from harness.judge import LayerResult
 from harness.search import Outcome, Trial
 

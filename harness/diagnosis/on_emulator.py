@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from harness import search
-from harness.diagnosis.attribute import Shown, decide
-from harness.diagnosis.cure import CANDIDATE, Cure, Searching, cure_on_emulator
-from harness.diagnosis.findings import Findings
-from harness.diagnosis.gates import Gates
-from harness.diagnosis.lab import Lab
-from harness.diagnosis.origins import explain_nodes, find_origins_of
-from harness.diagnosis.predict import predict
+from harness.diagnosis.context import Lab, outliers
+from harness.diagnosis.explain import explain_nodes, find_origins_of
 from harness.diagnosis.results import Evidence, Stage, Verdict
-from harness.diagnosis.suspects import outliers
+from harness.diagnosis.stages import (
+    CANDIDATE,
+    Cure,
+    Findings,
+    Gates,
+    Searching,
+    Shown,
+    cure_on_emulator,
+    decide,
+    predict,
+)
 from harness.errors import BudgetExhaustedError
 
 

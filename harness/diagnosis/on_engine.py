@@ -9,31 +9,35 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness import search
-from harness.diagnosis.casts import cure_with_casts
-from harness.diagnosis.convert import find_divergence
-from harness.diagnosis.cure import (
+from harness.diagnosis.context import Lab, opaque_evidence, percent
+from harness.diagnosis.engine_seen import EngineSeen, put_together
+from harness.diagnosis.results import Evidence, Stage, Verdict
+from harness.diagnosis.stages import (
     CANDIDATE,
+    MOST_TRIES,
     Cure,
+    Findings,
+    Gates,
     Searching,
+    accumulates,
+    block_hints,
     confirm,
     cure_on_emulator,
     cure_on_engine,
+    cure_with_casts,
+    find_divergence,
+    hunt_tactics,
+    island_hints,
+    island_with_margin,
+    left_on,
+    measure_price,
+    next_share,
+    node_scores,
+    observe,
+    predict,
+    repeat,
+    separate,
 )
-from harness.diagnosis.engine_prior import block_hints, island_hints, node_scores
-from harness.diagnosis.engine_seen import EngineSeen, put_together
-from harness.diagnosis.findings import Findings
-from harness.diagnosis.formats import percent
-from harness.diagnosis.gates import Gates
-from harness.diagnosis.lab import Lab
-from harness.diagnosis.margin import MOST_TRIES, accumulates, island_with_margin, left_on, next_share
-from harness.diagnosis.observe import observe
-from harness.diagnosis.opaque import opaque_evidence
-from harness.diagnosis.predict import predict
-from harness.diagnosis.price import measure_price
-from harness.diagnosis.repeat import repeat
-from harness.diagnosis.results import Evidence, Stage, Verdict
-from harness.diagnosis.separate import separate
-from harness.diagnosis.tactics import hunt_tactics
 from harness.errors import BudgetExhaustedError
 from harness.search import Outcome, Trial
 from harness.tensors import Precision

@@ -29,8 +29,8 @@ from harness.diagnosis import (
     diagnose,
     diagnose_model,
 )
-from harness.diagnosis.subject import make_bench
-from harness.diagnosis.words import advise
+from harness.diagnosis.context import make_bench
+from harness.diagnosis.explain import advise
 from harness.errors import UsageError
 from harness.judge import Judge
 from harness.model import Model, load_model, save_model

@@ -17,18 +17,27 @@ from onnx import TensorProto, helper
 from harness.case import Tolerance
 from harness.comparison import GateResult
 from harness.diagnosis import Effects, Examiner, Limits, Subject, Verdict, badness, explain_nodes, inherited
-from harness.diagnosis.attribute import Shown, decide
-from harness.diagnosis.effects import _shared_out
-from harness.diagnosis.examine import Examination
-from harness.diagnosis.gates import check_gates
-from harness.diagnosis.margin import RESERVE, next_share
-from harness.diagnosis.origins import find_origins_of
-from harness.diagnosis.predict import introduced_errors, predict
-from harness.diagnosis.records import layer_from_record, layer_to_record
-from harness.diagnosis.repeat import _judge
-from harness.diagnosis.spending import Spending
-from harness.diagnosis.subject import make_bench
-from harness.diagnosis.suspects import nearby, outliers
+from harness.diagnosis.context import (
+    Examination,
+    Spending,
+    layer_from_record,
+    layer_to_record,
+    make_bench,
+    nearby,
+    outliers,
+)
+from harness.diagnosis.context.effects import _shared_out
+from harness.diagnosis.explain import find_origins_of
+from harness.diagnosis.stages import (
+    RESERVE,
+    Shown,
+    check_gates,
+    decide,
+    introduced_errors,
+    next_share,
+    predict,
+)
+from harness.diagnosis.stages.repeats import _judge
 from harness.errors import BudgetExhaustedError, UsageError
 from harness.judge import OutputResult, jsonable
 from harness.model import load_model
@@ -90,8 +99,7 @@ def subject(scale: float = 1.0, samples: int = 1) -> Subject:
 
 def test_stages_refuse_what_they_cannot_work_with() -> None:
     from harness.diagnosis import Searching, cure_on_emulator
-    from harness.diagnosis.cure import cure_on_engine
-    from harness.diagnosis.observe import observe
+    from harness.diagnosis.stages import cure_on_engine, observe
 
     sound = subject()
     examiner = Examiner(sound, Spending())
@@ -125,7 +133,7 @@ def test_the_effect_of_a_node_is_what_lowering_it_alone_does() -> None:
 
 
 def test_neighbours_are_lowered_together_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.diagnosis import effects as module
+    from harness.diagnosis.context import effects as module
 
     monkeypatch.setattr(module, "MOST_RUNS", 8)
     faulty = subject(600.0)
@@ -178,7 +186,7 @@ def test_records_come_back_as_they_were() -> None:
 
 
 def test_the_introduced_errors_are_those_of_the_layers() -> None:
-    from harness.diagnosis.suspects import introduced_by_node
+    from harness.diagnosis.context import introduced_by_node
 
     for scale in (1.0, 600.0):
         faulty = subject(scale)

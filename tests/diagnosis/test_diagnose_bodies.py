@@ -16,11 +16,9 @@ from models import feeds
 from onnx import TensorProto, helper, numpy_helper
 
 from harness.diagnosis import Diagnosis, Held, Subject, diagnose_model
-from harness.diagnosis.bodies import open_body
-from harness.diagnosis.explain import why
-from harness.diagnosis.occurrence import Occurrence
-from harness.diagnosis.recipes import own_file
-from harness.diagnosis.subject import make_bench
+from harness.diagnosis.context import make_bench
+from harness.diagnosis.explain import Occurrence, open_body, why
+from harness.diagnosis.handover import own_file
 from harness.model import Model, inner_nodes, load_model, repeated_names
 from harness.tensors import Precision
 

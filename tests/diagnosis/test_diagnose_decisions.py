@@ -9,9 +9,8 @@ from graphs import graph_model
 from onnx import TensorProto, helper
 
 from harness.diagnosis import Subject, diagnose_model
-from harness.diagnosis.decisions import decision_of
-from harness.diagnosis.occurrence import Decision
-from harness.diagnosis.subject import make_bench
+from harness.diagnosis.context import make_bench
+from harness.diagnosis.explain import Decision, decision_of
 from harness.model import Model, load_model
 from harness.tensors import Precision
 

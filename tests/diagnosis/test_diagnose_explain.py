@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from harness.diagnosis import FORMATS, Held, percent
-from harness.diagnosis.explain import accumulation, why
-from harness.diagnosis.formats import say, say_apart
-from harness.diagnosis.occurrence import Decision, Occurrence
+from harness.diagnosis.context import say, say_apart
+from harness.diagnosis.explain import Decision, Occurrence, accumulation, why
 from harness.tensors import Precision
 
 FP16 = Precision.FP16

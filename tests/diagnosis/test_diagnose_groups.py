@@ -10,7 +10,7 @@ from models import rmsnorm
 from onnx import helper
 
 from harness.diagnosis import find_groups
-from harness.diagnosis.suspects import islands_of
+from harness.diagnosis.context import islands_of
 from harness.model import Model, load_model
 from harness.search import Problem
 

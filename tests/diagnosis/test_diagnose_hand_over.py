@@ -22,11 +22,19 @@ from onnx import TensorProto, helper, numpy_helper
 
 from harness.case import Tolerance
 from harness.diagnosis import Diagnosis, Subject, Verdict, diagnose_model
-from harness.diagnosis.cut import Part, cut
-from harness.diagnosis.recipes import Files, keep_fp32, own_file, polygraphy_script
-from harness.diagnosis.repro import Ticket, emulated_model, write_repro
-from harness.diagnosis.shrink import fails_emulated, holds, shrink
-from harness.diagnosis.subject import make_bench
+from harness.diagnosis.context import Part, cut, make_bench
+from harness.diagnosis.handover import (
+    Files,
+    Ticket,
+    emulated_model,
+    fails_emulated,
+    holds,
+    keep_fp32,
+    own_file,
+    polygraphy_script,
+    shrink,
+    write_repro,
+)
 from harness.errors import CandidateError
 from harness.model import Model, load_model, round_array, save_model, with_islands
 from harness.tensors import Precision
@@ -286,7 +294,7 @@ def test_the_repro_says_what_is_missing_for_an_engine(handed: tuple[Diagnosis, P
 def test_a_repro_that_does_not_show_the_fault_says_so(tmp_path: Path) -> None:
     model = rmsnorm()  # nothing is wrong with it
     bench = make_bench(model, feeds(model))
-    from harness.diagnosis.cut import cut
+    from harness.diagnosis.context import cut
 
     part = cut(Subject(bench, Precision.FP16, bench.emulator), ["b1_sq"], 0)
     ticket = Ticket("sound", Precision.FP16, "nothing", emulated=True, limits={"b1_sq": 1e-2})
@@ -299,7 +307,7 @@ def test_a_repro_that_does_not_show_the_fault_says_so(tmp_path: Path) -> None:
 def test_a_repro_that_fails_in_another_way_says_so(tmp_path: Path) -> None:
     model = rmsnorm(scale=600.0)
     bench = make_bench(model, feeds(model))
-    from harness.diagnosis.cut import cut
+    from harness.diagnosis.context import cut
 
     part = cut(Subject(bench, Precision.FP16, bench.emulator), ["b1_sq"], 0)
     ticket = Ticket("other", Precision.FP16, "something", emulated=True, limits={"b1_sq": 1e-2})
@@ -356,7 +364,7 @@ def test_a_repro_that_prints_something_else_could_not_be_run(
 ) -> None:
     script = tmp_path / "script.py"
     script.write_text("print('Segmentation fault')\nraise SystemExit(1)\n")
-    monkeypatch.setattr("harness.diagnosis.repro.SCRIPT", script)
+    monkeypatch.setattr("harness.diagnosis.handover.repro.SCRIPT", script)
     model = rmsnorm(scale=600.0)
     diagnosis = diagnose_model(model, feeds(model), Precision.FP16, out=tmp_path / "out")
     assert diagnosis.repro is not None
@@ -370,7 +378,7 @@ def test_what_goes_wrong_with_the_repro_never_costs_the_diagnosis(
     def fail(*arguments: object) -> None:
         raise ZeroDivisionError("nobody thought of it")
 
-    monkeypatch.setattr("harness.diagnosis.handover.write_repro", fail)
+    monkeypatch.setattr("harness.diagnosis.handover.files.write_repro", fail)
     model = rmsnorm(scale=600.0)
     diagnosis = diagnose_model(model, feeds(model), Precision.FP16, out=tmp_path)
     assert diagnosis.verdict is Verdict.PRECISION

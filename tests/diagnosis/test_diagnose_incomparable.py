@@ -13,10 +13,8 @@ from graphs import halved_until_small, looked_up, looked_up_in_a_loop, masked_lo
 
 from harness.case import Tolerance
 from harness.diagnosis import Subject, Verdict, diagnose_model
-from harness.diagnosis.cut import cut
-from harness.diagnosis.records import output_from_record, output_to_record
-from harness.diagnosis.shrink import nrmse_limits
-from harness.diagnosis.subject import make_bench
+from harness.diagnosis.context import cut, make_bench, output_from_record, output_to_record
+from harness.diagnosis.handover import nrmse_limits
 from harness.model import load_model
 from harness.tensors import Precision
 

@@ -14,9 +14,8 @@ from harness.backends import DoubleReference, Reference
 from harness.backends.session import create_session
 from harness.comparison import compare
 from harness.diagnosis import Subject, Verdict, diagnose, diagnose_model
-from harness.diagnosis.cut import cut
-from harness.diagnosis.repro import emulated_model
-from harness.diagnosis.subject import make_bench
+from harness.diagnosis.context import cut, make_bench
+from harness.diagnosis.handover import emulated_model
 from harness.model import Model, load_model, with_islands
 from harness.report.diagnosis import meaning
 from harness.tensors import Precision

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from harness.backends import DoubleReference, Reference
 from harness.case import Tolerance, load_case, make_feeds, resolve_model
 from harness.diagnosis import Subject, Verdict, diagnose_model, document
-from harness.diagnosis.stability import check_stability
-from harness.diagnosis.subject import make_bench
+from harness.diagnosis.context import make_bench
+from harness.diagnosis.stages import check_stability
 from harness.model import Model, load_model
 from harness.report.diagnosis import statements
 from harness.tensors import Precision
@@ -211,7 +211,7 @@ def test_a_reference_that_is_drawn_anew_is_no_reference() -> None:
 
 
 def test_without_double_precision_the_inputs_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.diagnosis import stability
+    from harness.diagnosis.stages import stability
     from harness.errors import ModelError
 
     def refuse(model: Model) -> DoubleReference:
@@ -229,7 +229,7 @@ def test_without_double_precision_the_inputs_are_moved(monkeypatch: pytest.Monke
 def test_a_reference_that_fails_with_its_inputs_moved_says_nothing_of_stability(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from harness.diagnosis import stability
+    from harness.diagnosis.stages import stability
     from harness.errors import ModelError
 
     def refuse(model: Model) -> DoubleReference:
@@ -250,7 +250,7 @@ def test_a_reference_that_fails_with_its_inputs_moved_says_nothing_of_stability(
 
 
 def test_without_float_inputs_nothing_is_said_of_stability(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.diagnosis import stability
+    from harness.diagnosis.stages import stability
     from harness.errors import ModelError
 
     def refuse(model: Model) -> DoubleReference:

@@ -16,10 +16,9 @@ from engines import FakeEngine, Rougher, when_lowered
 from models import case_path, feeds, rmsnorm
 
 from harness.case import Tolerance
-from harness.diagnosis import Lab, Limits, Notebook, Options, Subject, diagnose, examine
+from harness.diagnosis import Lab, Limits, Notebook, Options, Subject, diagnose
 from harness.diagnosis.api import _diagnose
-from harness.diagnosis.spending import Spending
-from harness.diagnosis.subject import make_bench
+from harness.diagnosis.context import Spending, examiner, make_bench
 from harness.errors import JournalError
 from harness.tensors import Precision
 
@@ -140,7 +139,7 @@ def test_each_resumption_has_its_seconds_again(tmp_path: Path, monkeypatch: pyte
     """An evaluation takes ten seconds; the trials of earlier processes do not take them again."""
     clock = SimpleNamespace(perf_counter=lambda: 10.0 * engine.evaluations)
     monkeypatch.setattr(Spending, "seconds", property(lambda spending: clock.perf_counter()))
-    monkeypatch.setattr(examine, "time", clock)
+    monkeypatch.setattr(examiner, "time", clock)
     engine = make("unforeseen")
     expected = once(engine, tmp_path / "whole", resume=False)
     rounds, stages = 0, set()

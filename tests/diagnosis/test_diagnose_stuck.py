@@ -15,11 +15,8 @@ from models import ISLAND, feeds, rmsnorm
 from harness.backends import Evaluation, Plan
 from harness.diagnosis import Diagnosis, Lab, Limits, Notebook, Options, Subject, Verdict, diagnose_model
 from harness.diagnosis.api import _diagnose
-from harness.diagnosis.casts import cure_with_casts
-from harness.diagnosis.engine_prior import block_hints
-from harness.diagnosis.opaque import opaque_layers, shortened
-from harness.diagnosis.patience import FIRST, GivenUp, Patience
-from harness.diagnosis.subject import make_bench
+from harness.diagnosis.context import make_bench, opaque_layers, shortened
+from harness.diagnosis.stages import FIRST, GivenUp, Patience, block_hints, cure_with_casts
 from harness.search import Outcome, Problem, Progress, Strategy, Trial
 from harness.tensors import Precision
 

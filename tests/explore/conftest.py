@@ -14,7 +14,7 @@ from models import feeds, rmsnorm
 
 from harness.backends import Candidate
 from harness.diagnosis import Lab, Notebook, Subject
-from harness.diagnosis.subject import make_bench
+from harness.diagnosis.context import make_bench
 from harness.explore import Session
 from harness.judge import Workbench
 from harness.model import Model

@@ -10,7 +10,7 @@ import pytest
 from graphs import graph_model, norm_chain, own_norm
 from onnx import TensorProto, helper
 
-from harness.diagnosis.subject import make_bench
+from harness.diagnosis.context import make_bench
 from harness.judge import RunResult, Verdict, Workbench, run
 from harness.model import load_model
 

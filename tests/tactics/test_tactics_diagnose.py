@@ -10,7 +10,7 @@ import pytest
 from doubles import CASE, environment
 
 from harness.cli import main
-from harness.diagnosis.tactics import _by_source
+from harness.diagnosis.stages.tactics import _by_source
 from harness.search import Outcome
 from harness.tactics import Axis, Sample
 

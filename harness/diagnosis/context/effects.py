@@ -1,0 +1,93 @@
+"""The effect of each node on the outputs when it is lowered alone, on the emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from harness.diagnosis.context.journal import Notebook
+from harness.diagnosis.context.subject import Subject, badness
+from harness.judge import jsonable
+
+MOST_RUNS = 256
+"""With more nodes than this, neighbours are lowered together first, and apart only where that matters."""
+
+MATTERS = 0.5
+"""A group of nodes is taken apart when its effect is beyond this many limits."""
+
+
+class Effects:
+    """Measures and remembers effects, in multiples of the limit of the worst gate: beyond 1 a node fails alone.
+
+    Args:
+        subject: the model; its emulator is used, whatever the candidate is.
+        sample: the sample that fails.
+        notebook: keeps what was measured; None keeps nothing.
+        on_run: told after each run.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        sample: int,
+        notebook: Notebook | None = None,
+        on_run: Callable[[], None] | None = None,
+    ) -> None:
+        self._subject = subject
+        self._sample = sample
+        self._notebook = notebook
+        self._on_run = on_run or (lambda: None)
+        self._known: dict[frozenset[str], float] = {}
+
+    @property
+    def known(self) -> dict[str, float]:
+        """What was measured of single nodes so far."""
+        return {next(iter(nodes)): effect for nodes, effect in self._known.items() if len(nodes) == 1}
+
+    def of(self, nodes: Iterable[str]) -> float:
+        """The effect of lowering `nodes` and nothing else."""
+        lowered = frozenset(nodes)
+        if lowered not in self._known:
+            key = f"effect {self._sample} {' '.join(sorted(lowered))}"
+            found = None if self._notebook is None else self._notebook.recall(key)
+            self._known[lowered] = float(self._measure(lowered) if found is None else found)
+            if found is None and self._notebook is not None:
+                self._notebook.keep(key, jsonable(self._known[lowered]), sync=False)
+        return self._known[lowered]
+
+    def _measure(self, lowered: frozenset[str]) -> float:
+        bench, plan = self._subject.bench, self._subject.plan()
+        found = bench.emulator.attempt(bench.feeds[self._sample], plan.precision, lowered=lowered)
+        self._on_run()
+        return badness(
+            self._subject.judge(found.tensors, self._sample, plan, as_emulator=True, failures=found.failures)
+        )
+
+    def each(self, nodes: Sequence[str]) -> dict[str, float]:
+        """The effect of each of `nodes` alone: one run a node."""
+        return {node: self.of([node]) for node in nodes}
+
+    def scores(self, units: Sequence[str], introduced: dict[str, float]) -> dict[str, float]:
+        """An estimate for every unit: measured alone where there are few, or where its neighbourhood matters.
+
+        Args:
+            units: names of nodes, in topological order.
+            introduced: by node, the nrmse that it introduces: shares the effect of a group out among its nodes.
+        """
+        size = -(-len(units) // MOST_RUNS)
+        if size <= 1:
+            return self.each(units)
+        groups = [units[start : start + size] for start in range(0, len(units), size)]
+        scores: dict[str, float] = {}
+        for group in groups:
+            effect = self.of(group)
+            scores |= self.each(group) if effect > MATTERS else _shared_out(group, effect, introduced)
+        return scores
+
+
+def _shared_out(group: Sequence[str], effect: float, introduced: dict[str, float]) -> dict[str, float]:
+    """Independent errors add up by their squares: each node gets its share of the group's."""
+    weights = {node: min(introduced.get(node, 0.0), 1e6) ** 2 for node in group}
+    total = sum(weights.values())
+    return {
+        node: effect * ((weights[node] / total) ** 0.5 if total else len(group) ** -0.5) for node in group
+    }

@@ -1,0 +1,80 @@
+"""Parts of a model that run by themselves, fed with the reference's own tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.diagnosis.context.subject import Subject
+from harness.model import Model, extract
+from harness.tensors import dtype_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the model with real inputs.
+
+    Args:
+        model: the part.
+        feeds: the reference's tensors at its inputs.
+        expected: the reference's tensors at its outputs.
+    """
+
+    model: Model
+    feeds: Mapping[str, np.ndarray]
+    expected: Mapping[str, np.ndarray]
+
+
+def cut(subject: Subject, nodes: Sequence[str], sample: int, outputs: Sequence[str] = ()) -> Part:
+    """The part of the model that is made of `nodes`, and of what computes constants for them.
+
+    Args:
+        subject: the whole.
+        nodes: names of the nodes; what they read from others becomes an input.
+        sample: which sample's tensors are fed.
+        outputs: tensors to return; by default those that other nodes or nobody reads.
+
+    Raises:
+        ModelError: it cannot be cut out.
+    """
+    model = subject.model
+    inside = set(nodes)
+    infos = [model.node(name) for name in nodes]
+    written = {name for info in infos for name in info.outputs if name}
+    fed = set(model.feed_names())
+    data = _run_time(model)
+    reads = dict.fromkeys(name for info in infos for name in info.inputs if name not in written)
+    inputs = [name for name in reads if name in fed or name in data]
+    results = list(outputs) or _results(model, inside, written)
+    bench = subject.bench
+    wanted = [name for name in (*inputs, *results) if name not in fed]
+    values = bench.reference.run(bench.feeds[sample], wanted)
+    values |= {name: bench.feeds[sample][name] for name in inputs if name in fed}
+    shapes = {name: values[name].shape for name in inputs}
+    part = extract(model, inputs, results, shapes=shapes, name=f"{model.name}-part")
+    feeds = {
+        info.name: values[info.name].astype(dtype_of(info.dtype), copy=False)
+        if info.dtype == "bfloat16"  # the reference gave it as float32
+        else values[info.name]
+        for info in part.inputs
+    }
+    return Part(part, feeds, {name: values[name] for name in results})
+
+
+def _run_time(model: Model) -> set[str]:
+    """Tensors that depend on what the model is fed."""
+    found = set(model.feed_names())
+    for node in model.nodes:
+        if any(name in found for name in node.inputs):
+            found.update(name for name in node.outputs if name)
+    return found
+
+
+def _results(model: Model, inside: set[str], written: set[str]) -> list[str]:
+    """What the nodes write for others, in topological order."""
+    read_outside = {name for node in model.nodes if node.name not in inside for name in node.inputs}
+    final = {info.name for info in model.outputs}
+    order = [name for node in model.nodes for name in node.outputs if name in written]
+    return [name for name in order if name in read_outside or name in final] or order[-1:]

@@ -1,0 +1,13 @@
+from .bodies import open_body as open_body
+from .decisions import decision_of as decision_of
+from .occurrence import Decision as Decision
+from .occurrence import Held as Held
+from .occurrence import Occurrence as Occurrence
+from .origins import explain_nodes as explain_nodes
+from .origins import find_origins_of as find_origins_of
+from .origins import tensors_around as tensors_around
+from .reasons import accumulation as accumulation
+from .reasons import why as why
+from .words import LONGEST_COMMAND as LONGEST_COMMAND
+from .words import advise as advise
+from .words import summarise as summarise

@@ -1,0 +1,155 @@
+"""What is measured of a node before it is asked why it goes wrong: what its tensors hold, and what rounding does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.diagnosis.context import FORMATS
+from harness.model import round_array
+from harness.tensors import Precision
+
+
+@dataclass(frozen=True)
+class Held:
+    """What one tensor holds in FP32, and what becomes of it in a format. Over finite elements.
+
+    Args:
+        name: name of the tensor.
+        largest: largest magnitude.
+        typical: root mean square.
+        smallest: smallest magnitude above 0; 0 if all are 0.
+        overflowing: share of the elements that become infinite in the format.
+        flushed: share of the elements other than 0 that become 0 in the format.
+        constant: whether it is an initializer or a constant.
+        extreme: the element with the largest magnitude, with its sign.
+        peak: largest magnitude of what is largest along the axis: of a softmax's inputs, those that count.
+        underflow: nrmse of rounding the elements that are too small for a normal number of the format.
+        rounding: root mean square of what rounding changes the elements by that stay finite.
+    """
+
+    name: str
+    largest: float
+    typical: float
+    smallest: float
+    overflowing: float = 0.0
+    flushed: float = 0.0
+    constant: bool = False
+    extreme: float = 0.0
+    peak: float = 0.0
+    underflow: float = 0.0
+    rounding: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        arrays: Iterable[np.ndarray],
+        precision: Precision,
+        *,
+        constant: bool = False,
+        axis: int = -1,
+    ) -> Held:
+        """Measure one tensor over all samples.
+
+        Args:
+            name: name of the tensor.
+            arrays: its values, sample by sample.
+            precision: the format.
+            constant: whether it is an initializer or a constant.
+            axis: the axis of `peak`.
+        """
+        samples = [np.asarray(array, dtype=np.float32) for array in arrays]
+        values = [array.reshape(-1) for array in samples]
+        flat = np.concatenate(values) if values else np.zeros(0, dtype=np.float32)
+        signed = flat[np.isfinite(flat)]
+        if not signed.size:
+            return cls(name, 0.0, 0.0, 0.0, constant=constant)
+        flat = np.abs(signed)
+        rounded = round_array(flat, precision)
+        nonzero = flat > 0
+        count = int(nonzero.sum())
+        exact = flat.astype(np.float64)
+        power = float(exact @ exact)
+        stays = np.isfinite(rounded)
+        apart = np.where(stays, rounded, flat).astype(np.float64) - exact
+        tiny = apart[flat < FORMATS[precision].normal]
+        return cls(
+            name=name,
+            largest=float(flat.max()),
+            typical=float(np.sqrt(power / flat.size)),
+            smallest=float(flat[nonzero].min()) if count else 0.0,
+            overflowing=float(np.mean(~stays)),
+            flushed=float(np.sum((rounded == 0) & nonzero) / count) if count else 0.0,
+            constant=constant,
+            extreme=float(signed[np.argmax(flat)]),
+            peak=max(map(_peak, samples, [axis] * len(samples))),
+            underflow=float(np.sqrt(tiny @ tiny / power)) if power else 0.0,
+            rounding=float(np.sqrt(np.mean(apart * apart))),
+        )
+
+
+def _peak(array: np.ndarray, axis: int) -> float:
+    if not array.size:
+        return 0.0
+    tops = array.max(axis=axis if -array.ndim <= axis < array.ndim else -1) if array.ndim else array
+    tops = tops[np.isfinite(tops)]
+    return float(np.abs(tops).max()) if tops.size else 0.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a node reads that decides by differences: a comparison, ArgMax, a Cast to integers.
+
+    Args:
+        node: its name.
+        op: its operator type.
+        changed: share of its answers that change when the node before it is lowered alone; 0.5 means every second.
+        magnitude: typical magnitude of what it decides by, where its answers change.
+        apart: how far apart the values are that it tells apart there; None where that means nothing.
+        whole: whether what it decides by are whole numbers.
+    """
+
+    node: str
+    op: str
+    changed: float
+    magnitude: float
+    apart: float | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """A node with what its float tensors hold.
+
+    Args:
+        op: operator type.
+        inputs: the float inputs, in the order of the node; constants included.
+        output: the float output.
+        introduced: nrmse of the node lowered alone; None where it was not measured.
+        usual: the median of that over all nodes; None likewise.
+        exponent: of a Pow with a constant exponent.
+        observed: nrmse of the output of an engine that errs here although the emulator does not.
+        inside: why it goes wrong in its body, with the place; None for a node without one, or if nothing stands out.
+        decision: what decides by what it writes, if answers change.
+        alone: with this node alone lowered, the worst gate of the model's outputs as a multiple of its limit.
+    """
+
+    op: str
+    inputs: tuple[Held, ...]
+    output: Held
+    introduced: float | None = None
+    usual: float | None = None
+    exponent: float | None = None
+    observed: float | None = None
+    inside: str | None = None
+    decision: Decision | None = None
+    alone: float | None = None
+
+    @property
+    def squares(self) -> bool:
+        """Whether the node squares its input."""
+        same = len(self.inputs) == 2 and self.inputs[0].name == self.inputs[1].name
+        return (self.op == "Mul" and same) or (self.op == "Pow" and self.exponent == 2)

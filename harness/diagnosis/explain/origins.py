@@ -1,0 +1,232 @@
+"""Where the fault starts, and why there: culprits turned into origins with physical reasons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from harness.diagnosis.context import FORMATS, OUTLYING, Effects, Subject, islands_of, outliers, usual_error
+from harness.diagnosis.explain.bodies import open_body
+from harness.diagnosis.explain.decisions import decision_of
+from harness.diagnosis.explain.occurrence import Held, Occurrence
+from harness.diagnosis.explain.reasons import WITH_BODIES, accumulation, why
+from harness.diagnosis.results import A_FEW, Origin
+from harness.diagnosis.stages import Prognosis, introduced_errors
+from harness.errors import HarnessError
+from harness.judge import LayerResult
+from harness.model import Model, NodeInfo
+from harness.tensors import Precision
+
+IN_BODY = "in its body, at"
+MOST_ISLANDS = 64
+"""Of more islands only the first ones are asked whether they fail alone; so many are an accumulation anyway."""
+
+
+def find_origins_of(
+    subject: Subject,
+    prognosis: Prognosis,
+    culprits: Sequence[str],
+    effects: Effects,
+    layers: Sequence[LayerResult] = (),
+) -> tuple[Origin, ...]:
+    """The origins behind `culprits`: one for each island of them with a node that is a fault by itself.
+
+    Where there is none, the error accumulates: the origins are then the places where it crosses its gate, or
+    the culprit with the largest share. So it does, too, where more than a few are needed and none of them introduces
+    more error than others: those that fail alone do so because the nodes behind them amplify any error.
+
+    Args:
+        subject: what is diagnosed.
+        prognosis: what the emulator says.
+        culprits: the nodes that must go back to FP32.
+        effects: of nodes lowered alone, on the emulator.
+        layers: what was observed of the candidate; by default the prognosis.
+    """
+    model = subject.model
+    outlying = set(outliers(prognosis.introduced))
+
+    def crossings() -> list[str]:
+        return [layer.node for layer in (layers or prognosis.layers) if layer.origin]
+
+    islands = islands_of(model, culprits)
+    guilty = [
+        island
+        for island in islands[:MOST_ISLANDS]
+        if outlying.intersection(island) or any(effects.of([node]) > 1.0 for node in island)
+    ]
+    if guilty and (len(culprits) <= A_FEW or outlying.intersection(culprits)):
+        first = [_first(island, outlying, crossings) for island in guilty]
+        return explain_nodes(subject, prognosis, first, alone=effects.known)
+    shares = {node: effect for node, effect in effects.known.items() if node in set(culprits)}
+    reason = accumulation(len(culprits), shares, subject.precision)
+    places = crossings() or [max(culprits, key=lambda node: shares.get(node, 0.0))]
+    return tuple(
+        Origin(node.name, node.op, _tensor(model, node), reason, prognosis.introduced.get(node.name))
+        for node in map(model.node, dict.fromkeys(places))
+    )
+
+
+def _first(island: Sequence[str], outlying: set[str], crossings: Callable[[], list[str]]) -> str:
+    """The first node of an island that introduces far more error than others, or whose tensor crosses its gate."""
+    for node in island:
+        if node in outlying:
+            return node
+    crossing = crossings()
+    return next((node for node in island if node in crossing), island[0])
+
+
+def explain_nodes(
+    subject: Subject,
+    prognosis: Prognosis,
+    nodes: Iterable[str],
+    observed: Mapping[str, float] | None = None,
+    *,
+    alone: Mapping[str, float] | None = None,
+) -> tuple[Origin, ...]:
+    """Each node as an origin, with what happens there at the precision under test.
+
+    Args:
+        subject: what is diagnosed.
+        prognosis: what the emulator says.
+        nodes: names of the nodes.
+        observed: by node, the nrmse of an engine that errs there although the emulator does not.
+        alone: by node, what lowering it alone does to the outputs, in multiples of the limit of the worst gate.
+    """
+    model = subject.model
+    infos = [model.node(node) for node in dict.fromkeys(nodes)]
+    sample = prognosis.failing_sample
+    occurrences = _occurrences(
+        subject, infos, prognosis.introduced, usual_error(prognosis.introduced), sample
+    )
+    origins = []
+    for info, occurrence in zip(infos, occurrences, strict=True):
+        occurrence = replace(
+            occurrence, observed=(observed or {}).get(info.name), alone=(alone or {}).get(info.name)
+        )
+        reason = why(occurrence, subject.precision)
+        origins.append(Origin(info.name, info.op, _tensor(model, info), reason, occurrence.introduced))
+    return tuple(origins)
+
+
+def _occurrences(
+    subject: Subject, infos: Sequence[NodeInfo], introduced: Mapping[str, float], usual: float, sample: int
+) -> Iterator[Occurrence]:
+    """What is measured of each node of `infos`: around it, in its body, and at what decides by what it writes."""
+    tensors = tensors_around(subject, infos, subject.precision)
+    for info in infos:
+        error = introduced.get(info.name)
+        occurrence = tensors.occurrence(info, error, usual)
+        if info.op in WITH_BODIES:
+            occurrence = replace(occurrence, inside=_inside(subject, info.name, usual, sample))
+        if error is not None and error <= OUTLYING * usual:
+            occurrence = replace(occurrence, decision=decision_of(subject, info, sample))
+        yield occurrence
+
+
+def _inside(subject: Subject, node: str, usual: float, sample: int) -> str | None:
+    """Why the body of `node` goes wrong: at the first node that stands out, in the first iteration in which one does.
+
+    Args:
+        subject: the model around it.
+        node: its name.
+        usual: what a usual node of that model introduces: in the body alone there may be no usual one.
+        sample: what is fed.
+    """
+    body = open_body(subject, node, sample)
+    if body is None:
+        return None
+    usual = usual or FORMATS[subject.precision].rounding
+    try:
+        for iteration in range(len(body.bench.feeds)):
+            errors = introduced_errors(body, iteration)
+            found = next((name for name in body.units if errors.get(name, 0.0) > OUTLYING * usual), None)
+            if found is not None:
+                info = body.model.node(found)
+                body.bench.feeds = [
+                    body.bench.feeds[iteration]
+                ]  # what later ones hold is not where it starts
+                (occurrence,) = _occurrences(body, [info], errors, usual, 0)
+                reason = why(occurrence, subject.precision)
+                return reason if occurrence.inside else f"{IN_BODY} {info.name} ({info.op}), {reason}"
+    except HarnessError:  # a body that does not run by itself has no more to tell
+        return None
+    finally:
+        body.bench.close()
+    return None
+
+
+def _tensor(model: Model, node: NodeInfo) -> str:
+    """The first float tensor that a node writes."""
+    floats = [name for name in node.outputs if name and model.dtypes.get(name) == "float32"]
+    return floats[0] if floats else node.outputs[0]
+
+
+def tensors_around(subject: Subject, nodes: Sequence[NodeInfo], precision: Precision) -> TensorsAround:
+    """What the tensors around `nodes` hold, measured in one run of the reference a sample."""
+    return TensorsAround(subject, nodes, precision)
+
+
+class TensorsAround:
+    """What the tensors around some nodes hold in FP32, over all samples."""
+
+    def __init__(self, subject: Subject, nodes: Sequence[NodeInfo], precision: Precision) -> None:
+        self._model = subject.model
+        self._precision = precision
+        initializers = self._model.ir.graph.initializers
+        names = [name for node in nodes for name in (*node.inputs, *node.outputs)]
+        floats = [name for name in dict.fromkeys(names) if name and self._model.dtypes.get(name) == "float32"]
+        self._constants = {
+            name: np.asarray(initializers[name].const_value.numpy())  # type: ignore[union-attr]
+            for name in floats
+            if name in initializers and initializers[name].const_value is not None
+        }
+        fed = set(self._model.feed_names())
+        wanted = [name for name in floats if name not in self._constants and name not in fed]
+        bench = subject.bench
+        runs = [bench.reference.run(feeds, wanted) if wanted else {} for feeds in bench.feeds]
+        self._arrays = {name: [run[name] for run in runs] for name in wanted}
+        self._arrays |= {name: [feeds[name] for feeds in bench.feeds] for name in floats if name in fed}
+
+    def output_of(self, node: NodeInfo) -> str:
+        """The first float tensor that a node writes."""
+        return _tensor(self._model, node)
+
+    def occurrence(self, node: NodeInfo, introduced: float | None, usual: float) -> Occurrence:
+        """The node with what its float tensors hold.
+
+        Args:
+            node: one of the nodes.
+            introduced: nrmse of the node lowered alone, if it was measured.
+            usual: the median of that over all nodes; 0 if it was not measured.
+        """
+        proto = next(each for each in self._model.skeleton.graph.node if each.name == node.name)
+        inputs = [name for name in proto.input if name in self._arrays or name in self._constants]
+        axis = next((each.i for each in proto.attribute if each.name == "axis"), -1)
+        return Occurrence(
+            op=node.op,
+            inputs=tuple(self._held(name, axis) for name in inputs),
+            output=self._held(_tensor(self._model, node)),
+            introduced=introduced,
+            usual=usual or None,
+            exponent=self._exponent(node.op, inputs),
+        )
+
+    def _held(self, name: str, axis: int = -1) -> Held:
+        if name in self._constants:
+            return Held.of(name, [self._constants[name]], self._precision, constant=True, axis=axis)
+        producer = self._model.producer(name)
+        constant = producer is not None and producer.op == "Constant"
+        return Held.of(name, self._arrays.get(name, []), self._precision, constant=constant, axis=axis)
+
+    def _exponent(self, op: str, inputs: Sequence[str]) -> float | None:
+        if op != "Pow" or len(inputs) != 2:
+            return None
+        constant = self._constants.get(inputs[1])
+        if constant is None and inputs[1] in self._arrays:
+            constant = self._arrays[inputs[1]][0]
+        if constant is None or constant.size != 1 or not math.isfinite(float(constant.reshape(-1)[0])):
+            return None
+        return float(constant.reshape(-1)[0])

@@ -1,0 +1,299 @@
+"""Why a node goes wrong at a precision, in physical terms, from what its tensors hold in FP32.
+
+Each template is one thing that can happen to numbers in a format: too large, too small, too close to each other,
+too coarse. They are tried in the order of their gravity; the first that fits what was measured is the answer. What is
+true of a tensor need not be why the node errs: where the error of the node is known, a template must account for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from harness.diagnosis.context import FORMATS, NumberFormat, percent, say, say_apart
+from harness.diagnosis.explain.occurrence import Held, Occurrence
+from harness.diagnosis.results import NOBODY
+from harness.tensors import Precision
+
+PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LSTM", "GRU", "RNN", "Attention"})
+STEEP = {"Exp": "exp", "Softmax": "softmax", "LogSoftmax": "softmax", "ReduceLogSumExp": "exp"}
+PERIODIC = frozenset({"Sin", "Cos", "Tan"})
+ADDITIONS = frozenset({"Add", "Sub", "Sum"})
+BOUNDS = frozenset({"Clip", "Max", "Min"})
+WITH_BODIES = frozenset({"If", "Loop", "Scan"})
+COARSE = 0.05
+"""Steps of the input beyond which exp is off by more than 2.5 %, and an angle by more than a degree."""
+
+CANCELLED = 16.0
+"""How many times smaller than its operands a difference is when it counts as cancellation."""
+
+ACCOUNTED = 0.3
+"""Share of the error of a node that a template must account for."""
+
+OFF = 0.01
+"""Below this nrmse, steps of an input are not why exp or an angle is off."""
+
+
+def why(occurrence: Occurrence, precision: Precision) -> str:
+    """What happens at the node, in one clause without a capital letter or a full stop."""
+    kind = FORMATS[precision]
+    for template in _TEMPLATES:
+        text = template(occurrence, kind)
+        if text is not None:
+            return text
+    return _rounded(occurrence, kind)
+
+
+def _accounts(error: float, node: Occurrence) -> bool:
+    """Whether `error`, an nrmse, is a good part of what the node introduces, as far as that is known."""
+    if node.introduced is None:
+        return True
+    return math.isfinite(node.introduced) and error >= ACCOUNTED * node.introduced
+
+
+def _beyond(held: Held, kind: NumberFormat) -> tuple[str, str]:
+    """The largest value, and what it is beyond: `-1e9`, `-65504, the lowest FP16 value`."""
+    bound = math.copysign(kind.largest, held.extreme)
+    value, limit = say_apart(held.extreme, bound)
+    return value, f"{limit}, the {'largest' if bound > 0 else 'lowest'} {kind.name} value"
+
+
+def _reads_too_large(node: Occurrence, kind: NumberFormat) -> str | None:
+    for held in node.inputs:
+        if held.overflowing and not held.constant:
+            value, bound = _beyond(held, kind)
+            return f"it reads {held.name}, whose values reach {value}, beyond {bound}"
+    return None
+
+
+def _constant_overflows(node: Occurrence, kind: NumberFormat) -> str | None:
+    for held in node.inputs:
+        if held.constant and held.overflowing:
+            value, bound = _beyond(held, kind)
+            return f"its constant {held.name} holds {value}, beyond {bound}, and becomes infinite"
+    return None
+
+
+def _in_its_body(node: Occurrence, kind: NumberFormat) -> str | None:
+    return node.inside
+
+
+def _overflows(node: Occurrence, kind: NumberFormat) -> str | None:
+    if not node.output.overflowing:
+        return None
+    value, bound = say_apart(
+        node.output.largest, kind.largest
+    )  # magnitudes, as those of what it is computed from
+    return f"{_subject(node)} {value}, beyond {bound}, the largest {kind.name} value"
+
+
+def _subject(node: Occurrence) -> str:
+    """Whose values reach what, with the verb."""
+    sizes = [say(held.largest) for held in node.inputs]
+    if not sizes:
+        return "its values reach"
+    if node.squares:
+        return f"squares of values up to {sizes[0]} reach"
+    if node.op == "Pow":
+        return f"powers of values up to {sizes[0]} reach"
+    if node.op in STEEP:
+        return f"{STEEP[node.op]} of values up to {sizes[0]} reaches"
+    if node.op in PRODUCTS and len(sizes) > 1:
+        return f"sums of products of values up to {sizes[0]} and {sizes[1]} reach"
+    if node.op in ("ReduceSum", "CumSum", "ReduceL1"):
+        return f"sums of values up to {sizes[0]} reach"
+    if node.op in ("ReduceSumSquare", "ReduceL2"):
+        return f"sums of squares of values up to {sizes[0]} reach"
+    if node.op == "ReduceMean":
+        return f"means of values up to {sizes[0]} reach"
+    if node.op in ADDITIONS and len(sizes) > 1:
+        word = "differences" if node.op == "Sub" else "sums"
+        return f"{word} of values up to {sizes[0]} and {sizes[1]} reach"
+    if node.op == "Mul" and len(sizes) > 1:
+        return f"products of values up to {sizes[0]} and {sizes[1]} reach"
+    if node.op in ("Div", "Reciprocal"):
+        return f"quotients by values down to {say(node.inputs[-1].smallest)} reach"
+    return f"from values up to {sizes[0]} its output reaches"
+
+
+def _divisor_vanishes(node: Occurrence, kind: NumberFormat) -> str | None:
+    verb, divisor = _divides(node)
+    if (
+        divisor is None
+        or not divisor.flushed
+        or (node.introduced is not None and math.isfinite(node.introduced))
+    ):
+        return None
+    return (
+        f"it {verb} {divisor.name}, whose values go down to {say(divisor.smallest)} and become 0 in {kind.name}, "
+        f"whose smallest number is {say(kind.smallest)}"
+    )
+
+
+def _divides(node: Occurrence) -> tuple[str, Held | None]:
+    """What the node does that no 0 may be in the way of, and to which of its inputs."""
+    if node.inputs and node.op in ("Div", "Reciprocal"):
+        return "divides by", node.inputs[-1]
+    if node.inputs and node.op == "Log":
+        return "takes the logarithm of", node.inputs[0]
+    if node.inputs and node.op == "Pow" and node.exponent is not None and node.exponent < 0:
+        return "divides by a power of", node.inputs[0]
+    return "", None
+
+
+def _constant_vanishes(node: Occurrence, kind: NumberFormat) -> str | None:
+    for held in node.inputs:
+        if not (held.constant and held.flushed):
+            continue
+        smallest = f"become{'s' if held.flushed == 1 else ''} 0 in {kind.name}, whose smallest number is"
+        if held.flushed == 1 and _counts(held, node, kind):
+            return f"its constant {held.name}, {say(held.largest)}, {smallest} {say(kind.smallest)}"
+        if held.flushed < 1 and _accounts(held.underflow, node):
+            return (
+                f"{percent(held.flushed)} of its constant {held.name}, whose values reach {say(held.largest)}, "
+                f"{smallest} {say(kind.smallest)}"
+            )
+    return None
+
+
+def _counts(held: Held, node: Occurrence, kind: NumberFormat) -> bool:
+    """Whether a constant that is added, or bounds what passes, makes a difference to anything that is written."""
+    return node.op not in (*ADDITIONS, *BOUNDS) or held.largest >= kind.rounding * node.output.smallest
+
+
+def _too_coarse(node: Occurrence, kind: NumberFormat) -> str | None:
+    if not node.inputs or not (node.op in STEEP or node.op in PERIODIC):
+        return None
+    if node.introduced is not None and not OFF <= node.introduced < math.inf:
+        return None
+    reach = node.inputs[0].largest if node.op in PERIODIC else node.inputs[0].peak
+    step = kind.step(reach)
+    if step < COARSE:
+        return None
+    if node.op in PERIODIC:
+        return f"its angles reach {say(reach)}, where {kind.name} has steps of {say(step)} radians"
+    factor = float(np.exp(min(step, 700.0)))
+    return (
+        f"its inputs reach {say(reach)}, where {kind.name} has steps of {say(step)}: {STEEP[node.op]} makes each "
+        f"of them a factor of {say(factor)}"
+    )
+
+
+def _underflows(node: Occurrence, kind: NumberFormat) -> str | None:
+    if node.output.flushed < 0.01 or not _accounts(node.output.underflow, node):
+        return None
+    vanish = f"become 0 in {kind.name}, whose smallest number is {say(kind.smallest)}"
+    share = percent(node.output.flushed)
+    if node.squares:
+        sizes = f"of values of about {say(node.inputs[0].typical)} are about {say(node.output.typical)}"
+        return f"squares {sizes}: {share} of them {vanish}"
+    return f"{share} of its values, which go down to {say(node.output.smallest)}, {vanish}"
+
+
+def _cancels(node: Occurrence, kind: NumberFormat) -> str | None:
+    if node.op not in ADDITIONS or len(node.inputs) < 2 or not node.output.typical:
+        return None
+    size = max(held.typical for held in node.inputs)
+    left = math.hypot(*(held.rounding for held in node.inputs)) / node.output.typical
+    if size < CANCELLED * node.output.typical or not _accounts(left, node):
+        return None
+    return (
+        f"values of about {say(size)} cancel down to {say(node.output.typical)}: at their size {kind.name} has "
+        f"steps of {say(kind.step(size))}, and that is what is left of the difference"
+    )
+
+
+def _decides(node: Occurrence, kind: NumberFormat) -> str | None:
+    """Not the size of the error counts, but what is told apart by it."""
+    found = node.decision
+    if found is None:
+        return None
+    change = f"{percent(found.changed)} of its answers change"
+    if found.whole:
+        reach = node.output.largest
+        return (
+            f"{found.node} ({found.op}) reads whole numbers up to {say(reach)}, where {kind.name} has steps of "
+            f"{say(kind.step(reach))}: {change}"
+        )
+    if found.apart is None:
+        return f"{found.node} ({found.op}) decides by what this node writes: in {kind.name}, {change}"
+    return (
+        f"{found.node} ({found.op}) tells apart values that differ by {say(found.apart)}, where {kind.name} has steps "
+        f"of {say(kind.step(found.magnitude))}: {change}"
+    )
+
+
+def _rounded(node: Occurrence, kind: NumberFormat) -> str:
+    """Where no template is true: what was measured, and nothing else."""
+    if node.introduced is None and kind is FORMATS[Precision.FP32]:
+        return "FP32 and FP64 part here, and agree on what it reads to within the limit of FP32"
+    if node.introduced is None:
+        return f"what it computes differs more than {kind.name} explains"
+    if not math.isfinite(node.introduced):
+        text = f"what it computes in {kind.name} is not finite"
+        if node.op not in WITH_BODIES:
+            return f"{text}, although nothing that it reads or writes is beyond {say(kind.largest)}"
+        return f"{text}, although what it writes would fit: something in its body does not"
+    what = (
+        f"rounding in its body to {kind.name}'s" if node.op in WITH_BODIES else f"rounding to {kind.name}'s"
+    )
+    text = f"{what} {kind.bits} bits introduces an error of {say(node.introduced)} (nrmse) here"
+    if node.usual and node.introduced > 2 * node.usual:
+        text += f", {say(node.introduced / node.usual)} times that of a usual node"
+    if node.alone is not None and node.alone > 1:
+        text += f"; lowered alone it fails the outputs{_by(node.alone)}"
+    return text
+
+
+def _by(badness: float) -> str:
+    return f", at {say(badness)} times the limit" if math.isfinite(badness) else ""
+
+
+def _beyond_rounding(node: Occurrence, kind: NumberFormat) -> str | None:
+    if node.observed is None:
+        return None
+    text = f"the engine errs by {say(node.observed)} (nrmse) here"
+    if node.introduced is None:
+        return f"{text}, which the emulator does not explain"
+    return f"{text}, where rounding to {kind.name} explains {say(node.introduced)}"
+
+
+_TEMPLATES: tuple[Callable[[Occurrence, NumberFormat], str | None], ...] = (
+    _beyond_rounding,
+    _reads_too_large,
+    _constant_overflows,
+    _in_its_body,
+    _overflows,
+    _divisor_vanishes,
+    _constant_vanishes,
+    _too_coarse,
+    _decides,
+    _cancels,
+    _underflows,
+)
+
+
+def accumulation(nodes: int, effects: Mapping[str, float], precision: Precision) -> str:
+    """Why it fails where no node is to blame: many small errors add up.
+
+    Args:
+        nodes: how many nodes must go back to FP32.
+        effects: by node, the worst gate of the outputs with that node lowered alone, as a multiple of its limit; may be
+            empty.
+        precision: the precision under test.
+    """
+    kind = FORMATS[precision]
+    text = f"{NOBODY}: the rounding errors of many nodes at {kind.name}'s {kind.bits} bits add up"
+    total = float(np.sqrt(sum(effect * effect for effect in effects.values())))
+    if effects and np.isfinite(total) and total > 0:
+        name = max(effects, key=lambda node: effects[node])
+        share = effects[name] ** 2 / total**2
+        text += f"; {name} has the largest share, {percent(share)}"
+        failing = sum(effect > 1 for effect in effects.values())
+        if failing:
+            fail = "fails" if failing == 1 else "fail"
+            text += f"; {failing} of them {fail} alone ({name} at {say(effects[name])} times the limit), although none"
+            text += " introduces an error that stands out: the nodes behind amplify it"
+    return f"{text}; {nodes} of them in FP32 bring it under the limit"

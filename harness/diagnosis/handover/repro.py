@@ -1,0 +1,203 @@
+"""The repro folder: the smallest failing part of the model, its real inputs, and a script that shows the fault.
+
+It is written to a folder beside its place, run there in a clean process, and only then moved into place.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from harness.diagnosis.context import Part
+from harness.diagnosis.results import Repro
+from harness.errors import ModelError
+from harness.model import (
+    LOW_DTYPE,
+    Model,
+    element_type,
+    lower,
+    round_array,
+    save_model,
+    units_of,
+    with_islands,
+)
+from harness.tensors import Precision
+
+SCRIPT = files("harness.scripts") / "repro.py"
+SECONDS = 300.0
+SAME = 2.0
+"""A repro shows the same fault if its error is within this factor of what was measured here."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What the folder is to say about itself.
+
+    Args:
+        case: name of the case.
+        precision: the precision under test.
+        what: the fault in one line.
+        emulated: whether the emulation shows the fault, so that no GPU is needed.
+        limits: by output, the nrmse beyond which it counts as the fault.
+    """
+
+    case: str
+    precision: Precision
+    what: str
+    emulated: bool
+    limits: Mapping[str, float]
+
+
+def write_repro(folder: Path, part: Part, ticket: Ticket, signature: Mapping[str, Any]) -> Repro:
+    """Write the folder, run it in a clean process, and say whether it shows the same fault.
+
+    Args:
+        folder: where it goes; what is there is replaced.
+        part: the failing part.
+        ticket: what it says about itself.
+        signature: what was measured of it here, by output: `nonfinite` and `nrmse`.
+
+    Raises:
+        ModelError: the part cannot be saved.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+        made = Path(name) / "repro"
+        made.mkdir()
+        _write(made, part, ticket, signature)
+        shows, note, found = (
+            _verify(made, signature) if ticket.emulated else (False, _ENGINE_ONLY, dict(signature))
+        )
+        if folder.exists():
+            shutil.move(folder, Path(name) / "old")
+        shutil.move(made, folder)
+    return Repro(folder, len(part.model.nodes), shows, found, note)
+
+
+_ENGINE_ONLY = "it shows on an engine only: run repro.py --tensorrt on the machine with the GPU"
+
+
+def _write(folder: Path, part: Part, ticket: Ticket, signature: Mapping[str, Any]) -> None:
+    save_model(part.model, folder / "model.onnx")
+    if ticket.emulated:
+        proto = emulated_model(part.model, ticket.precision, list(part.expected))
+        (folder / "emulated.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+    if ticket.precision in LOW_DTYPE:
+        save_model(with_islands(part.model, ticket.precision), folder / "typed.onnx")
+    _save_arrays(folder / "inputs.npz", part.feeds)
+    _save_arrays(folder / "expected.npz", part.expected)
+    about = {
+        "case": ticket.case,
+        "what": ticket.what,
+        "precision": ticket.precision.value,
+        "emulated": ticket.emulated,
+        "limits": dict(ticket.limits),
+        "inputs": list(part.feeds),
+        "outputs": list(part.expected),
+        "nodes": [node.name for node in part.model.nodes],
+        "signature": signature,
+    }
+    (folder / "repro.json").write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / "repro.py").write_bytes(SCRIPT.read_bytes())
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **{f"t{number}": array for number, array in enumerate(arrays.values())})  # type: ignore[arg-type]
+
+
+def emulated_model(model: Model, precision: Precision, outputs: list[str]) -> onnx.ModelProto:
+    """`model` with every lowerable node lowered for good, weights included: runs anywhere, shows what rounding does.
+
+    Its outputs stand in the order of `outputs`.
+
+    Raises:
+        ModelError: it does not fit into one protobuf.
+    """
+    graph = lower(model, precision, outputs, switched=False)
+    proto = graph.proto
+    lowered = {node.name for node in units_of(model, precision)}
+    fed = {feed.feed for feed in graph.weights}
+    for value in [value for value in proto.graph.input if value.name in fed]:
+        proto.graph.input.remove(value)
+    for feed in graph.weights:
+        values = model.weight(feed.weight)
+        if feed.reader in lowered:
+            values = round_array(values, precision)
+        proto.graph.initializer.append(numpy_helper.from_array(values, feed.feed))
+    for value, name in zip(proto.graph.output, outputs, strict=True):
+        # TensorRT and the checker want types; ONNX Runtime refuses wrong ones.
+        if not value.type.WhichOneof("value"):
+            dtype = model.dtypes.get(name, "float32")
+            # NumPy has no bfloat16: such a tensor comes as float32.
+            value.type.tensor_type.elem_type = element_type("float32" if dtype == "bfloat16" else dtype)
+    if proto.ByteSize() > 1 << 31:
+        raise ModelError("the part is over 2 GB", where=model.name)
+    return proto
+
+
+def _verify(folder: Path, signature: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+    """Run the script as somebody else would, and compare what it shows with what was measured here."""
+    folder = folder.resolve()
+    command = [sys.executable, "-I", str(folder / "repro.py"), "--json"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS, cwd=folder, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"it did not end within {SECONDS:.0f} seconds", {}
+    if done.returncode not in (0, 1):
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return False, f"it could not be run in a clean process: {last}", {}
+    outputs = _read(done.stdout)
+    if outputs is None:
+        return False, "it could not be run in a clean process: what it printed cannot be read", {}
+    if done.returncode == 0:
+        return False, "run in a clean process, it does not show the fault", outputs
+    if not _same(outputs, signature):
+        return False, "run in a clean process, it fails in another way than here", outputs
+    return True, "run in a clean process, it shows the same fault", outputs
+
+
+def _read(printed: str) -> dict[str, dict[str, float]] | None:
+    """The numbers by output that the script printed; None if it printed something else."""
+    try:
+        rows = json.loads(printed)["outputs"]
+        return {
+            name: {key: _number(value) for key, value in row.items() if key != "shape"}
+            for name, row in rows.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _same(found: Mapping[str, Mapping[str, float]], signature: Mapping[str, Mapping[str, Any]]) -> bool:
+    """The same outputs are not finite, and the other errors are of the same order."""
+    for name, expected in signature.items():
+        row = found.get(name)
+        if row is None or bool(row["nonfinite"]) != bool(expected["nonfinite"]):
+            return False
+        mine, theirs = _number(expected["nrmse"]), row["nrmse"]
+        # Where elements are not finite, the two sides count the others differently.
+        if expected["nonfinite"] or not (math.isfinite(mine) and mine > 0):
+            continue
+        if not mine / SAME <= theirs <= mine * SAME:
+            return False
+    return True
+
+
+def _number(value: Any) -> float:
+    return float(value)

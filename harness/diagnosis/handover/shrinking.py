@@ -1,0 +1,158 @@
+"""The smallest part of the model that still fails, fed the reference's own tensors.
+
+Grown from the culprits until it fails, then shrunk node by node: whatever can be replaced by the reference's
+tensors goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.backends import Emulator
+from harness.comparison import DEFAULT_GATES, EQUAL, Gate, GateResult, check, compare, gates_for
+from harness.diagnosis.context import Part, Subject, cut
+from harness.errors import CandidateError, ModelError
+from harness.tensors import Precision
+
+MOST_SHRUNK = 40
+"""Larger parts are not shrunk node by node: each attempt costs a session, or a build."""
+
+Fails = Callable[[Part], bool]
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A part that fails.
+
+    Args:
+        part: the part.
+        nodes: names of its nodes, in topological order.
+    """
+
+    part: Part
+    nodes: tuple[str, ...]
+
+
+def shrink(
+    subject: Subject, core: Sequence[str], sample: int, fails: Fails, *, most: int | None = None
+) -> Shrunk | None:
+    """The smallest failing part around `core`; None if no part of the model fails by itself.
+
+    Args:
+        subject: the whole.
+        core: the nodes to begin with.
+        sample: the sample that fails.
+        fails: whether a part fails.
+        most: how many parts to try; None: no limit.
+    """
+    left = [most if most is not None else 1 << 30]
+
+    def attempt(nodes: Sequence[str]) -> Part | None:
+        if left[0] <= 0:
+            return None
+        left[0] -= 1
+        try:
+            part = cut(subject, nodes, sample)
+            return part if fails(part) else None
+        except (ModelError, CandidateError):
+            return None
+
+    for nodes in _growing(subject, core):
+        part = attempt(nodes)
+        if part is not None:
+            return _shrunk(nodes, part, attempt)
+    return None
+
+
+def _shrunk(nodes: tuple[str, ...], part: Part, attempt: Callable[[Sequence[str]], Part | None]) -> Shrunk:
+    changed = len(nodes) <= MOST_SHRUNK
+    while changed:
+        changed = False
+        for node in nodes if len(nodes) > 1 else ():
+            smaller = tuple(each for each in nodes if each != node)
+            found = attempt(smaller)
+            if found is not None:
+                nodes, part, changed = smaller, found, True
+                break
+    return Shrunk(part, nodes)
+
+
+def _growing(subject: Subject, core: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Parts to try, the smallest first: each node of the core, the core, its neighbourhood, all before the output."""
+    model = subject.model
+    order = {node.name: node.index for node in model.nodes}
+    inside = set(core)
+    for node in sorted(inside, key=order.__getitem__)[:8]:
+        yield (node,)
+    seen: set[frozenset[str]] = set()
+    for _ in range(5):
+        if frozenset(inside) not in seen and len(inside) > 1:
+            seen.add(frozenset(inside))
+            yield tuple(sorted(inside, key=order.__getitem__))
+        written = {name for node in inside for name in model.node(node).outputs}
+        inside = inside | {node.name for node in model.nodes if written.intersection(node.inputs)}
+    everything = tuple(node.name for node in model.nodes)
+    if len(everything) > 1:
+        yield everything
+
+
+def fails_emulated(subject: Subject) -> Fails:
+    """Whether a part fails on the emulator with all its nodes lowered."""
+
+    def fails(part: Part) -> bool:
+        emulator = Emulator(part.model)
+        try:
+            found = emulator.attempt(part.feeds, subject.precision, tensors=list(part.expected))
+        finally:
+            emulator.close()
+        return bool(found.failures) or not holds(subject, found.tensors, part, subject.precision)
+
+    return fails
+
+
+def holds(subject: Subject, values: Mapping[str, np.ndarray], part: Part, precision: Precision) -> bool:
+    """Whether the outputs of a part pass the gates of intermediate tensors, as the emulator must."""
+    return all(
+        all(gate.passed for gate in _gates(subject, name, values[name], reference, precision))
+        for name, reference in part.expected.items()
+    )
+
+
+def nrmse_limits(subject: Subject, part: Part, precision: Precision) -> dict[str, float]:
+    """For each output of a part, the nrmse that its gates let pass; gates on other metrics are left out.
+
+    Outputs of the model that hold integers or bools and must be equal have a limit of 0.
+    """
+    limits = {}
+    for name, reference in part.expected.items():
+        found = list(_gates(subject, name, reference, reference, precision))
+        finite = reference[np.isfinite(reference)]
+        scale = float(np.sqrt(np.mean(np.square(finite, dtype=np.float64)))) if finite.size else 0.0
+        bounds = [gate.limit for gate in found if gate.metric == "nrmse"]
+        bounds += [gate.limit / scale for gate in found if gate.metric == "rmse" and scale]
+        equal = reference.dtype.kind in "biu" and EQUAL in {Gate(gate.metric, gate.limit) for gate in found}
+        limits[name] = 0.0 if equal else min(bounds, default=DEFAULT_GATES[precision].bound)
+    return limits
+
+
+def _gates(
+    subject: Subject, name: str, value: np.ndarray, reference: np.ndarray, precision: Precision
+) -> tuple[GateResult, ...]:
+    dtype = precision.storage_dtype if reference.dtype.kind == "f" else None
+    metrics = compare(np.asarray(value), reference, dtype=dtype)
+    node = subject.model.producer(name)
+    is_output = any(info.name == name for info in subject.model.outputs)
+    gates = gates_for(
+        subject.bench.case.tolerances,
+        precision=precision,
+        tensor=name,
+        node=node.name if node else None,
+        is_output=is_output,
+        reference_rms=metrics.reference_rms,
+        exact=is_output
+        and reference.dtype.kind in "biu",  # between nodes, one index more or less may not matter
+    )
+    return check(metrics, gates)

@@ -1,0 +1,132 @@
+"""A reference that nothing can be held against: where it stops being finite, reproducible or stable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from harness.backends import DoubleReference
+from harness.comparison import DEFAULT_GATES, compare, find_origins
+from harness.diagnosis.context import Subject, say
+from harness.diagnosis.explain import tensors_around, why
+from harness.diagnosis.results import Evidence, Origin, Stage, Verdict
+from harness.diagnosis.stages.findings import Findings
+from harness.diagnosis.stages.gates import Gates
+from harness.errors import ModelError
+from harness.judge import Overflow
+from harness.tensors import Precision
+
+LOST = 0.1
+"""An element that is off by this share of itself has lost its digits."""
+
+DRAWS = "it draws random numbers, other ones in each run"
+"""Why a reference starts to differ from run to run."""
+
+
+def own_types(overflow: Overflow) -> str:
+    """Why a model whose own float16 or bfloat16 overflows is no reference."""
+    return f"the file itself computes in {overflow.dtype} here, and values up to {say(overflow.largest)} do not fit"
+
+
+def explain_reference(subject: Subject, gates: Gates) -> Findings:
+    """The origins of an unsound reference."""
+    if gates.own_overflows:
+        reasons = {each.node: own_types(each) for each in gates.own_overflows}
+        origins = _origins(subject, list(reasons), reasons)
+        return Findings(Verdict.REFERENCE, gates.evidence, origins=origins, own_types=True)
+    if gates.reference_fault is not None:
+        nodes = [node.name for node in [subject.model.producer(gates.reference_fault)] if node is not None]
+        reasons = dict.fromkeys(nodes, "its output is not finite in FP32 already")
+        return Findings(Verdict.REFERENCE, gates.evidence, origins=_origins(subject, nodes, reasons))
+    if gates.drawing:
+        reasons = dict.fromkeys(gates.drawing, DRAWS)
+        return Findings(
+            Verdict.REFERENCE, gates.evidence, origins=_origins(subject, list(gates.drawing), reasons)
+        )
+    try:
+        reasons = _unstable_nodes(subject)
+    except ModelError as error:
+        told = Evidence(
+            Stage.GATES, f"where the reference loses its digits could not be found: {error.message}"
+        )
+        return Findings(Verdict.REFERENCE, (*gates.evidence, told))
+    return Findings(Verdict.REFERENCE, gates.evidence, origins=_origins(subject, list(reasons), reasons))
+
+
+def _unstable_nodes(subject: Subject) -> dict[str, str]:
+    """Nodes where FP32 and FP64 part by more than the FP32 gate, while they agree on all that is read there.
+
+    A tensor may agree as a whole and have lost its small elements, which a logarithm then makes large: from the worst
+    element of a tensor that does not agree, elements that have lost their digits are followed back to the first.
+
+    Returns:
+        By node, what is wrong there; empty where its numbers are to tell.
+    """
+    model, bound = subject.model, DEFAULT_GATES[Precision.FP32].bound
+    tensors = model.float_tensors
+    double = DoubleReference(model, tensors)
+    failed = dict.fromkeys(tensors, False)
+    lost: dict[str, tuple[str, str]] = {}
+    for feeds in subject.bench.feeds:
+        wide = double.run(feeds).tensors
+        narrow = subject.bench.reference.run(feeds, tensors)
+        for name in tensors:
+            metrics = compare(wide[name].astype(np.float32), narrow[name], dtype="float32")
+            if (metrics.nonfinite or not metrics.nrmse <= bound) and not failed[name]:
+                failed[name] = True
+                lost[name] = _followed(name, metrics.worst_index, wide, narrow, model.predecessors)
+    reasons: dict[str, str] = {}
+    for name in find_origins(tensors, failed, model.predecessors):
+        tensor, reason = lost[name]
+        node = model.producer(tensor)
+        if node is not None:
+            reasons.setdefault(node.name, reason)
+    return reasons
+
+
+def _followed(
+    name: str,
+    place: tuple[int, ...] | None,
+    wide: Mapping[str, np.ndarray],
+    narrow: Mapping[str, np.ndarray],
+    predecessors: Mapping[str, tuple[str, ...]],
+) -> tuple[str, str]:
+    """The first tensor whose element at `place` has lost its digits, back from `name`, and what it holds there."""
+    tensor, reason, shape = name, "", narrow[name].shape
+    while place is not None:
+        reads = [
+            read
+            for read in predecessors.get(tensor, ())
+            if read in narrow and wide[read].shape == narrow[read].shape == shape
+        ]
+        worse = [read for read in reads if _relative(wide[read][place], narrow[read][place]) > LOST]
+        if not worse:
+            break
+        tensor = worse[0]
+        held, exact = float(narrow[tensor][place]), float(wide[tensor][place])
+        reason = f"ONNX Runtime's FP32 kernel gives {say(held)} where FP64 gives {say(exact)}"
+    return tensor, reason
+
+
+def _relative(exact: float, held: float) -> float:
+    """|exact - held| over the larger of both; infinite where only one is finite."""
+    if exact == held or (np.isnan(exact) and np.isnan(held)):
+        return 0.0
+    if not (np.isfinite(exact) and np.isfinite(held)):
+        return float("inf")
+    return abs(float(exact) - float(held)) / max(abs(float(exact)), abs(float(held)))
+
+
+def _origins(subject: Subject, nodes: list[str], reasons: dict[str, str]) -> tuple[Origin, ...]:
+    infos = [subject.model.node(name) for name in nodes]
+    around = tensors_around(subject, infos, Precision.FP32)
+    return tuple(
+        Origin(
+            info.name,
+            info.op,
+            around.output_of(info),
+            reasons.get(info.name) or why(around.occurrence(info, None, 0.0), Precision.FP32),
+        )
+        for info in infos
+    )
