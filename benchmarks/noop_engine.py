@@ -1,6 +1,6 @@
 """An adapter that computes nothing: a worker with it costs what every evaluation costs beside its engine."""
 
-from harness_worker import messages, tensorfile
+from harness_worker import protocol
 
 
 def create_adapter(log):
@@ -14,17 +14,19 @@ class NoEngine:
         self.outputs = {}
 
     def probe(self):
-        return messages.ProbeReply("0", free_bytes=1 << 40, builder_ok=True, capabilities=("fp16", "weak"))
+        return protocol.ProbeReply("0", free_bytes=1 << 40, builder_ok=True, capabilities=("fp16", "weak"))
 
     def build(self, request):
         engine_id = f"engine-{len(self.outputs)}"
         self.outputs[engine_id] = ("y", *request.marks)
-        return messages.BuildReply(engine_id, 0.0, 0, "weak", self.outputs[engine_id])
+        return protocol.BuildReply(engine_id, 0.0, 0, "weak", self.outputs[engine_id])
 
     def infer(self, request):
-        first = next(iter(tensorfile.read(request.inputs_path).values()))
-        tensorfile.write(request.outputs_path, dict.fromkeys(self.outputs[request.engine_id], first))
-        return messages.InferReply(request.outputs_path)
+        first = next(iter(protocol.read_tensor_file(request.inputs_path).values()))
+        protocol.write_tensor_file(
+            request.outputs_path, dict.fromkeys(self.outputs[request.engine_id], first)
+        )
+        return protocol.InferReply(request.outputs_path)
 
     def release(self, engine_id):
         self.outputs.pop(engine_id, None)

@@ -25,7 +25,7 @@ from harness.tactics import TacticRecord, brief, record_of
 from harness.tactics.building import ALTERNATIVES
 from harness.tactics.units import reformatted_layer
 from harness.tensors import Precision
-from harness.worker.choices import Choice, TacticOrders
+from harness.worker.protocol import Choice, TacticOrders
 
 KICK = 0.5
 """By what share of its root mean square the output of a planted engine is falsified."""

@@ -58,7 +58,7 @@ from harness.tactics.repeats import RepeatedBuild
 from harness.tactics.samples import FORCED_BUILDS
 from harness.tactics.units import reformatted_layer
 from harness.tensors import Precision
-from harness.worker.choices import Choice, TacticOrders
+from harness.worker.protocol import Choice, TacticOrders
 
 CASES = Path(__file__).parent.parent / "cases"
 BUILDS, REPLAYS, FORBIDDEN, PLANTED, SWAPPED = 3, 2, 2, 3, 6

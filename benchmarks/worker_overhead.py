@@ -23,7 +23,7 @@ from harness.backends import Observation, Plan, TensorRTCandidate
 from harness.environments import Environment, Supervisor
 from harness.model import Model, load_model
 from harness.tensors import Precision
-from harness.worker import messages
+from harness.worker import protocol
 
 ADAPTER = Path(__file__).parent / "noop_engine.py"
 LIMIT_MS = 20.0
@@ -65,7 +65,7 @@ def measure(rounds: int) -> dict[str, Any]:
     rows: dict[str, Any] = {
         "start of the worker": {"median_ms": round((time.perf_counter() - start) * 1e3, 1)}
     }
-    rows["a message and its reply"] = milliseconds(lambda: supervisor.call(messages.Ping()), rounds)
+    rows["a message and its reply"] = milliseconds(lambda: supervisor.call(protocol.Ping()), rounds)
     none, typed = Plan(Precision.FP16), Plan(Precision.FP16, observation=Observation.TYPED)
     for label, size in SIZES.items():
         candidate = TensorRTCandidate(environment, chain(size), supervisor=supervisor)

@@ -18,7 +18,7 @@ from harness.environments import Supervisor
 from harness.errors import CandidateError, InputDataError, WorkerCrashedError, WorkerTimeoutError
 from harness.model import Model, save_model
 from harness.tensors import dtype_name, dtype_of
-from harness.worker import messages, tensorfile
+from harness.worker import protocol
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -41,9 +41,9 @@ class BuildRefused(Exception):
 class Engine:
     """An engine in the worker. `latency` and `layer_ms` are filled in when it is first timed."""
 
-    reply: messages.BuildReply
+    reply: protocol.BuildReply
     generation: int
-    latency: messages.Latency | None = None
+    latency: protocol.Latency | None = None
     layer_ms: Mapping[str, float] | None = None
 
 
@@ -74,7 +74,7 @@ class EngineStore:
         self._folder_name = f"engines-{next(_numbers)}"
         self._generation = -1
 
-    def get(self, model: Model, request: messages.BuildRequest) -> Engine:
+    def get(self, model: Model, request: protocol.BuildRequest) -> Engine:
         """The engine of `model` that `request` describes; its `model_path` is filled in here.
 
         Raises:
@@ -106,8 +106,10 @@ class EngineStore:
         untimed = engine.latency is None and timing.repeats > 0
         with self._files_for_inference() as (inputs, outputs):
             with _told_if_full(inputs.parent):
-                tensorfile.write(str(inputs), {name: to_wire(name, array) for name, array in feeds.items()})
-            request = messages.InferRequest(
+                protocol.write_tensor_file(
+                    str(inputs), {name: to_wire(name, array) for name, array in feeds.items()}
+                )
+            request = protocol.InferRequest(
                 engine_id=engine.reply.engine_id,
                 inputs_path=str(inputs),
                 outputs_path=str(outputs),
@@ -116,13 +118,14 @@ class EngineStore:
                 profile=untimed and timing.layers,
             )
             reply = self.supervisor.ask(request)
-            if isinstance(reply, messages.Error) and reply.kind == "out_of_memory":
+            if isinstance(reply, protocol.Error) and reply.kind == "out_of_memory":
                 self._release_all(but=engine)
                 reply = self.supervisor.ask(request)
-            if isinstance(reply, messages.Error):
+            if isinstance(reply, protocol.Error):
                 raise self.supervisor.refusal(request, reply)
             tensors = {
-                name: from_wire(tensor) for name, tensor in tensorfile.read(reply.outputs_path).items()
+                name: from_wire(tensor)
+                for name, tensor in protocol.read_tensor_file(reply.outputs_path).items()
             }
         if untimed:
             engine.latency, engine.layer_ms = reply.latency, reply.layer_ms
@@ -138,7 +141,9 @@ class EngineStore:
         with _told_if_full(self.supervisor.worker().folder):
             path = self._folder() / name
             if not path.exists():
-                tensorfile.write(str(path), {key: to_wire(key, array) for key, array in tensors.items()})
+                protocol.write_tensor_file(
+                    str(path), {key: to_wire(key, array) for key, array in tensors.items()}
+                )
         return path
 
     def close(self) -> None:
@@ -157,19 +162,19 @@ class EngineStore:
             self._files.clear()
             self._generation = self.supervisor.generation
 
-    def _build(self, model: Model, request: messages.BuildRequest) -> Engine:
+    def _build(self, model: Model, request: protocol.BuildRequest) -> Engine:
         with _told_if_full(self.supervisor.worker().folder):
             request = replace(request, model_path=str(self._model_file(model)))
         reply = self._ask(request)
-        if isinstance(reply, messages.Error) and reply.kind == "out_of_memory" and self._engines:
+        if isinstance(reply, protocol.Error) and reply.kind == "out_of_memory" and self._engines:
             self._release_all()
             reply = self._ask(request)
-        if isinstance(reply, messages.Error):
+        if isinstance(reply, protocol.Error):
             raise BuildRefused(reply.kind, self.supervisor.refusal(request, reply), reply.marks)
         self.builds += 1
         return Engine(reply, self._generation)
 
-    def _ask(self, request: messages.BuildRequest) -> messages.BuildReply | messages.Error:
+    def _ask(self, request: protocol.BuildRequest) -> protocol.BuildReply | protocol.Error:
         try:
             return self.supervisor.ask(request)
         except WorkerCrashedError as error:
@@ -198,7 +203,7 @@ class EngineStore:
         engine = self._engines.pop(key)
         if engine.generation == self.supervisor.generation and self.supervisor.running:
             with contextlib.suppress(CandidateError):  # a worker that cannot even do this is replaced
-                self.supervisor.call(messages.Release(engine.reply.engine_id))
+                self.supervisor.call(protocol.Release(engine.reply.engine_id))
 
     def _release_all(self, but: Engine | None = None) -> None:
         for key in [key for key, engine in self._engines.items() if engine is not but]:
@@ -215,20 +220,20 @@ class EngineStore:
             outputs.unlink(missing_ok=True)
 
 
-def to_wire(name: str, array: np.ndarray) -> tensorfile.Tensor:
+def to_wire(name: str, array: np.ndarray) -> protocol.Tensor:
     """`array` as it travels: dtypes that NumPy lacks as unsigned integers.
 
     Raises:
         InputDataError: workers know no such dtype.
     """
     kind = dtype_name(array.dtype)
-    if kind not in tensorfile.STORAGE:
+    if kind not in protocol.STORAGE:
         raise InputDataError(f"input {name!r} is {kind}, which TensorRT takes from nobody")
     native = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
-    return tensorfile.Tensor(native.view(tensorfile.STORAGE[kind]), kind)
+    return protocol.Tensor(native.view(protocol.STORAGE[kind]), kind)
 
 
-def from_wire(tensor: tensorfile.Tensor) -> np.ndarray:
+def from_wire(tensor: protocol.Tensor) -> np.ndarray:
     """The array that travelled, with its real dtype."""
     return tensor.array.view(dtype_of(tensor.dtype))
 

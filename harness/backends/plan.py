@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.case import BuildOptions
 from harness.tensors import Precision
-from harness.worker.choices import TacticOrders
+from harness.worker.protocol import TacticOrders
 
 
 class Observation(StrEnum):

@@ -14,7 +14,7 @@ from harness.environments import Environment
 from harness.errors import NothingSelectedError
 from harness.model import LOW_DTYPE, Model, extract, with_islands
 from harness.tensors import Precision, hash_feeds
-from harness.worker.messages import BuildRequest, NodeHint
+from harness.worker.protocol import BuildRequest, NodeHint
 
 _KEPT_TYPED_MODELS = 8
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})

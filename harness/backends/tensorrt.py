@@ -25,7 +25,7 @@ from harness.backends.session import check_feeds, chunks, tensor_sizes
 from harness.environments import Environment, Supervisor, shared_supervisor
 from harness.model import LOW_DTYPE, Model
 from harness.tensors import hash_feeds
-from harness.worker.choices import TacticOrders
+from harness.worker.protocol import TacticOrders
 
 #: Marked tensors lie on the GPU and in the scratch folder at once: a quarter of what is free there.
 _SHARE = 4

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.worker import messages, wire
-from harness.worker.address import use
+from harness.worker import protocol
 
 
 class ChannelClosed(Exception):
@@ -28,7 +27,7 @@ class Listener:
 
     def __init__(self, address: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        use(str(address), self._socket.bind)
+        protocol.use_socket(str(address), self._socket.bind)
         self._socket.listen(2)
 
     def accept(self, deadline: float, still_waiting: Callable[[], bool]) -> socket.socket:
@@ -55,15 +54,15 @@ class Channel:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._reader = wire.FrameReader()
+        self._reader = protocol.FrameReader()
 
-    def send(self, number: int, message: messages.Message, deadline: float) -> None:
+    def send(self, number: int, message: protocol.Message, deadline: float) -> None:
         """Send `message` with the id `number`.
 
         Raises:
             ChannelClosed, ChannelLate: it did not get through.
         """
-        frame = wire.pack(number, message)
+        frame = protocol.pack_frame(number, message)
         self._connection.settimeout(max(left(deadline), 1e-3))
         try:
             self._connection.sendall(frame)
@@ -90,7 +89,7 @@ class Channel:
                 raise ChannelClosed
             found = self._reader.feed(data)
             if len(found) > 1 or (found and found[0][0] != number):
-                raise wire.WireError(f"messages {[other for other, _ in found]} came, not {number}")
+                raise protocol.WireError(f"messages {[other for other, _ in found]} came, not {number}")
             if found:
                 return found[0][1]
 

@@ -13,7 +13,7 @@ from harness.environments.config import Environment
 from harness.environments.process import end_all
 from harness.environments.supervisor import Supervisor
 from harness.errors import CandidateError, HarnessError
-from harness.worker.messages import ProbeReply
+from harness.worker.protocol import ProbeReply
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
-import harness.worker
+import harness.worker.protocol
 from harness.environments.config import Environment
 from harness.environments.devices import gpu_variables
 
-WORKER_FOLDER = Path(harness.worker.__file__).parent
+#: All of the worker lies beside the protocol, which is all that is imported of it here.
+WORKER_FOLDER = Path(harness.worker.protocol.__file__).parents[1]
 #: What belongs to the host's Python and would lead the environment's astray.
 _HOST_ONLY = (
     *("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONSAFEPATH"),

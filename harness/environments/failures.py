@@ -15,7 +15,7 @@ from harness.errors import (
     WorkerProtocolError,
     WorkerTimeoutError,
 )
-from harness.worker import messages
+from harness.worker import protocol
 
 _SIGNAL_HINTS: dict[int, str] = {
     signal.SIGKILL: "most likely the machine ran out of memory; the kernel's log says so",
@@ -32,9 +32,9 @@ _FAULT_HINTS = {
 }
 
 
-def describe(message: messages.Request) -> str:
+def describe(message: protocol.Request) -> str:
     """One line that says what is asked."""
-    if isinstance(message, messages.BuildRequest):
+    if isinstance(message, protocol.BuildRequest):
         parts = [f"a build of {Path(message.model_path).stem} at {message.precision}"]
         if message.islands:
             parts.append(f"{len(message.islands)} nodes in fp32 ({_some(message.islands)})")
@@ -103,7 +103,7 @@ def not_started(environment: Environment, error: OSError) -> CandidateError:
     )
 
 
-def refused(environment: Environment, what: str, error: messages.Error, log: Sequence[str]) -> CandidateError:
+def refused(environment: Environment, what: str, error: protocol.Error, log: Sequence[str]) -> CandidateError:
     """The worker replied that it could not do it."""
     kind = _FAULT_CLASSES.get(error.kind, CandidateError)
     return kind(

@@ -28,7 +28,7 @@ from harness.environments.config import Environment
 from harness.environments.logtail import LogTail
 from harness.environments.scratch import ScratchFolder
 from harness.errors import CandidateError, WorkerCrashedError
-from harness.worker import messages, wire
+from harness.worker import protocol
 
 _GRACE_SECONDS = 1.0  # between asking a process to end and ending it
 _SHUTDOWN_SECONDS = 10.0
@@ -79,8 +79,8 @@ class WorkerProcess:
         """The last lines that the worker printed."""
         return () if self._log is None else self._log.lines(count)
 
-    def request(self, message: messages.Request, seconds: float) -> Any:
-        """Send `message` and wait for its reply, which may be a `messages.Error`.
+    def request(self, message: protocol.Request, seconds: float) -> Any:
+        """Send `message` and wait for its reply, which may be a `protocol.Error`.
 
         Whatever is raised, KeyboardInterrupt too, the worker has been ended by then.
 
@@ -96,15 +96,15 @@ class WorkerProcess:
                 raise ChannelClosed
             self._channel.send(self._number, message, deadline)
             reply = self._channel.receive(self._number, deadline)
-            if not isinstance(reply, (messages.REPLIES[type(message)], messages.Error)):
-                raise wire.WireError(f"{type(reply).__name__} does not answer {type(message).__name__}")
+            if not isinstance(reply, (protocol.REPLIES[type(message)], protocol.Error)):
+                raise protocol.WireError(f"{type(reply).__name__} does not answer {type(message).__name__}")
         return reply
 
     def close(self, seconds: float = _SHUTDOWN_SECONDS) -> None:
         """Let the worker free what it holds and exit, and see to it. Calling it twice is allowed."""
         if self.alive:
             with contextlib.suppress(CandidateError):
-                self.request(messages.Shutdown(), seconds)
+                self.request(protocol.Shutdown(), seconds)
                 self._wait_for_exit(seconds)
         self.kill()
 
@@ -130,7 +130,7 @@ class WorkerProcess:
 
     # --- start ----------------------------------------------------------------------------------------------
 
-    def _start(self, adapter: Path | None) -> messages.Hello:
+    def _start(self, adapter: Path | None) -> protocol.Hello:
         address = self.folder / "socket"
         with self._ending_on_failure("its start", self.environment.limits.start) as deadline:
             listener = Listener(address)
@@ -142,8 +142,8 @@ class WorkerProcess:
             finally:
                 listener.close()
             hello = self._channel.receive(0, deadline)
-            if not isinstance(hello, messages.Hello):
-                raise wire.WireError(f"{type(hello).__name__} is no introduction")
+            if not isinstance(hello, protocol.Hello):
+                raise protocol.WireError(f"{type(hello).__name__} is no introduction")
         return hello
 
     def _spawn(self, command: Sequence[str]) -> None:
@@ -178,7 +178,7 @@ class WorkerProcess:
             raise failures.timed_out(self.environment, what, seconds, self.log()) from None
         except ChannelClosed:
             raise self._crash(what) from None
-        except wire.WireError as error:
+        except protocol.WireError as error:
             self.kill()
             raise failures.broke_protocol(self.environment, what, str(error), self.log()) from None
         except BaseException:

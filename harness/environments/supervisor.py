@@ -13,9 +13,9 @@ from harness.environments.config import Environment
 from harness.environments.process import WorkerProcess
 from harness.environments.timing_cache import TimingCacheFile
 from harness.errors import CandidateError
-from harness.worker import messages
+from harness.worker import protocol
 
-_PROBE = messages.Probe()
+_PROBE = protocol.Probe()
 #: After so many failures to start, one after the other, the last one is all that is said.
 _STARTS = 2
 _SAVE_AFTER_BUILD_SECONDS = 60.0
@@ -41,7 +41,7 @@ class Supervisor:
         self._keep_cache = keep_cache
         self._guard = threading.RLock()
         self._process: WorkerProcess | None = None
-        self._probe: messages.ProbeReply | None = None
+        self._probe: protocol.ProbeReply | None = None
         self._cache: TimingCacheFile | None = None
         self._unsaved_seconds = 0.0
         self._warnings: list[str] = []
@@ -71,7 +71,7 @@ class Supervisor:
 
         threading.Thread(target=start, name=f"start {self.environment.name}", daemon=True).start()
 
-    def probe(self, *, fresh: bool = False) -> messages.ProbeReply:
+    def probe(self, *, fresh: bool = False) -> protocol.ProbeReply:
         """What the environment is and can do; `fresh` asks again, for the memory that is free now.
 
         Raises:
@@ -107,8 +107,8 @@ class Supervisor:
             self.generation += 1
             return self._process
 
-    def ask(self, message: messages.Request, seconds: float | None = None) -> Any:
-        """The reply to `message`: of the type that `messages.REPLIES` names, or a `messages.Error`.
+    def ask(self, message: protocol.Request, seconds: float | None = None) -> Any:
+        """The reply to `message`: of the type that `protocol.REPLIES` names, or a `protocol.Error`.
 
         A worker that says that it cannot be trusted any more is ended here; the next call gets another.
 
@@ -123,13 +123,13 @@ class Supervisor:
         with self._guard:
             worker = self.worker()
             reply = worker.request(message, self._limit(message) if seconds is None else seconds)
-            if isinstance(reply, messages.Error) and reply.fatal:
+            if isinstance(reply, protocol.Error) and reply.fatal:
                 worker.kill()
-            elif isinstance(reply, messages.BuildReply):
+            elif isinstance(reply, protocol.BuildReply):
                 self._after_build(worker, reply)
             return reply
 
-    def call(self, message: messages.Request, seconds: float | None = None) -> Any:
+    def call(self, message: protocol.Request, seconds: float | None = None) -> Any:
         """As `ask`, but an `Error` is raised.
 
         Raises:
@@ -137,11 +137,11 @@ class Supervisor:
         """
         with self._guard:
             reply = self.ask(message, seconds)
-            if isinstance(reply, messages.Error):
+            if isinstance(reply, protocol.Error):
                 raise self.refusal(message, reply)
             return reply
 
-    def refusal(self, message: messages.Request, error: messages.Error) -> CandidateError:
+    def refusal(self, message: protocol.Request, error: protocol.Error) -> CandidateError:
         """The exception that says what `error` says, with the last lines of the log."""
         log = () if self._process is None else self._process.log(15)
         return failures.refused(self.environment, failures.describe(message), error, log)
@@ -193,9 +193,9 @@ class Supervisor:
             raise
         return worker
 
-    def _checked(self, worker: WorkerProcess, message: messages.Request, seconds: float) -> Any:
+    def _checked(self, worker: WorkerProcess, message: protocol.Request, seconds: float) -> Any:
         reply = worker.request(message, seconds)
-        if isinstance(reply, messages.Error):
+        if isinstance(reply, protocol.Error):
             raise failures.refused(self.environment, failures.describe(message), reply, worker.log(15))
         return reply
 
@@ -203,12 +203,12 @@ class Supervisor:
         copy = cache.fetch(worker.folder)
         if copy is None:
             return
-        reply = worker.request(messages.LoadCache(str(copy)), _CACHE_SECONDS)
+        reply = worker.request(protocol.LoadCache(str(copy)), _CACHE_SECONDS)
         copy.unlink(missing_ok=True)
-        if isinstance(reply, messages.Error) or reply.cache_refused:
+        if isinstance(reply, protocol.Error) or reply.cache_refused:
             self._warnings.append(cache.drop())
 
-    def _after_build(self, worker: WorkerProcess, reply: messages.BuildReply) -> None:
+    def _after_build(self, worker: WorkerProcess, reply: protocol.BuildReply) -> None:
         if self._cache is None:
             return
         if reply.cache_refused and self._cache.wanted:
@@ -223,16 +223,16 @@ class Supervisor:
         self._unsaved_seconds = 0.0
         copy = worker.folder / "saved.cache"
         with contextlib.suppress(CandidateError):
-            reply = worker.request(messages.SaveCache(str(copy)), _CACHE_SECONDS)
-            if isinstance(reply, messages.Done) and copy.exists():
+            reply = worker.request(protocol.SaveCache(str(copy)), _CACHE_SECONDS)
+            if isinstance(reply, protocol.Done) and copy.exists():
                 self._cache.store(copy)
         copy.unlink(missing_ok=True)
 
-    def _limit(self, message: messages.Request) -> float:
+    def _limit(self, message: protocol.Request) -> float:
         limits = self.environment.limits
-        if isinstance(message, messages.BuildRequest):
+        if isinstance(message, protocol.BuildRequest):
             return limits.build
-        return limits.inference if isinstance(message, messages.InferRequest) else limits.start
+        return limits.inference if isinstance(message, protocol.InferRequest) else limits.start
 
 
 _shared: dict[Environment, Supervisor] = {}

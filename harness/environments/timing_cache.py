@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.environments.folders import cache_folder
 from harness.tensors import atomic_path
-from harness.worker.messages import ProbeReply
+from harness.worker.protocol import ProbeReply
 
 
 class TimingCacheFile:

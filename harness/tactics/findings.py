@@ -11,7 +11,7 @@ from harness.search import Outcome
 from harness.tactics.record import TacticRecord
 from harness.tactics.samples import Sample
 from harness.tactics.units import Unit
-from harness.worker.choices import Choice
+from harness.worker.protocol import Choice
 
 
 class Finding(StrEnum):

@@ -21,8 +21,7 @@ from harness.tactics.findings import brief
 from harness.tactics.record import TacticRecord, load_record
 from harness.tactics.units import reformatted_layer
 from harness.tensors import Precision, write_bytes, write_text
-from harness.worker.choices import CACHE, Miss, TacticOrders, TacticReport
-from harness.worker.messages import part_from_json
+from harness.worker.protocol import CACHE, Miss, TacticOrders, TacticReport, from_plain
 
 PINS, SCRIPT, CACHE_FILE, MODEL = "pins.json", "build_pinned.py", "timing.cache", "model.onnx"
 BELONGS = ("tensorrt", "gpu", "compute_capability")
@@ -119,7 +118,7 @@ def pinned_cache(
     refuse_if_missed(evaluation, None)
     content = path.read_bytes()
     path.unlink()
-    told = part_from_json(TacticReport, evaluation.facts["tactics"])
+    told = from_plain(TacticReport, evaluation.facts["tactics"])
     return content, replace(record, report=told)
 
 
@@ -135,7 +134,7 @@ def refuse_if_missed(evaluation: Evaluation, pins: Pins | None) -> int:
             "the engine does not tell which tactics it was built with",
             where=None if pins is None else pins.path,
         )
-    report = part_from_json(TacticReport, told)
+    report = from_plain(TacticReport, told)
     # A copy between formats that is not asked for is not there: the formats around it fit.
     missed = [
         miss

@@ -13,8 +13,7 @@ from typing import Any
 from harness.backends import Evaluation, Plan
 from harness.errors import UsageError
 from harness.tensors import Precision, write_text
-from harness.worker.choices import Choice, TacticReport
-from harness.worker.messages import MessageError, part_from_json
+from harness.worker.protocol import Choice, MessageError, TacticReport, from_plain
 
 TACTICS_SCHEMA = "harness.tactics/1"
 Place = tuple[Any, ...]
@@ -95,7 +94,7 @@ class TacticRecord:
                 build=dict(fields.pop("build")),
                 fingerprint=dict(fields.pop("fingerprint")),
                 profiles=dict(fields.pop("profiles")),
-                report=part_from_json(TacticReport, fields),
+                report=from_plain(TacticReport, fields),
             )
         except (KeyError, ValueError, TypeError, MessageError) as error:
             raise UsageError(f"is no record of tactics: {error}", where=where) from error
@@ -130,7 +129,7 @@ def record_of(evaluation: Evaluation, plan: Plan, model: str) -> TacticRecord | 
     if told is None:
         return None
     return TacticRecord(
-        report=part_from_json(TacticReport, told),
+        report=from_plain(TacticReport, told),
         precision=plan.precision,
         model=model,
         typing=str(evaluation.facts.get("typing", "weak")),

@@ -10,7 +10,7 @@ from harness.backends import Plan
 from harness.search import Outcome
 from harness.tactics.record import TacticRecord
 from harness.tactics.variations import Axis, Variation, forced, noise, sources
-from harness.worker.messages import ProbeReply
+from harness.worker.protocol import ProbeReply
 
 NOISY_BUILDS = 4
 FORCED_BUILDS = 4

@@ -17,7 +17,7 @@ from harness.tactics.record import TacticRecord
 from harness.tactics.samples import Build, Sample
 from harness.tactics.units import Side, Unit, orders_for, reformatted_layer
 from harness.tactics.variations import Axis, Variation
-from harness.worker.choices import Choice, TacticOrders
+from harness.worker.protocol import Choice, TacticOrders
 
 RETRIES = 4
 """Builds that are repeated, each, where a layer that does not obey may be what failed."""

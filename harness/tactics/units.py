@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from harness.tactics.record import Difference, TacticRecord, differences, variants
-from harness.worker.choices import Choice
+from harness.worker.protocol import Choice
 
 _REFORMAT = re.compile(
     r"^Reformatting CopyNode for "

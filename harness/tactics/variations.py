@@ -11,8 +11,7 @@ from typing import Any
 from harness.backends import Plan
 from harness.case import BuildOptions
 from harness.tactics.record import TacticRecord
-from harness.worker.choices import Choice, TacticOrders
-from harness.worker.messages import ProbeReply
+from harness.worker.protocol import Choice, ProbeReply, TacticOrders
 
 
 class Axis(StrEnum):

@@ -15,13 +15,13 @@ import signal
 import socket
 import threading
 
-from .address import use
+from .protocol import use_socket
 
 
 def hold(path: str) -> None:
     """Connect to the host's socket at `path` and end this process when that connection ends."""
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    use(path, line.connect)
+    use_socket(path, line.connect)
     descriptor = line.detach()  # stays open as long as the process lives
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     with contextlib.suppress(OSError):

@@ -33,7 +33,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
 
     package = load_package(PACKAGE, FOLDER)
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    importlib.import_module(PACKAGE + ".address").use(options.connect, channel.connect)
+    importlib.import_module(PACKAGE + ".protocol").use_socket(options.connect, channel.connect)
     importlib.import_module(PACKAGE + ".lifeline").hold(options.connect)
     lend(options.lend)
     importlib.import_module(PACKAGE + ".preload").preload()

@@ -7,7 +7,7 @@ import sys
 import traceback
 from typing import Any, Callable, Dict, Optional, Tuple, Type
 
-from . import faults, messages, wire
+from . import protocol
 
 try:
     from typing import Protocol
@@ -18,15 +18,15 @@ Log = Callable[[str], None]
 
 
 class Adapter(Protocol):
-    """What turns requests into TensorRT calls. Each method raises `faults.Fault` for what goes wrong."""
+    """What turns requests into TensorRT calls. Each method raises `protocol.Fault` for what goes wrong."""
 
-    def probe(self) -> messages.ProbeReply:
+    def probe(self) -> protocol.ProbeReply:
         """Say what this environment is and can do."""
 
-    def build(self, request: messages.BuildRequest) -> messages.BuildReply:
+    def build(self, request: protocol.BuildRequest) -> protocol.BuildReply:
         """Build an engine and keep it."""
 
-    def infer(self, request: messages.InferRequest) -> messages.InferReply:
+    def infer(self, request: protocol.InferRequest) -> protocol.InferReply:
         """Run an engine and write its tensors."""
 
     def release(self, engine_id: str) -> None:
@@ -56,14 +56,14 @@ class Server:
         self._make_adapter = make_adapter
         self._log = log
         self._adapter: Optional[Adapter] = None
-        self._reader = wire.FrameReader()
+        self._reader = protocol.FrameReader()
 
     def run(self, adapter_name: str) -> None:
         """Introduce the worker and answer requests until `Shutdown` or the end of the channel."""
         self.send(
             0,
-            messages.Hello(
-                protocol=messages.PROTOCOL,
+            protocol.Hello(
+                protocol=protocol.PROTOCOL,
                 pid=os.getpid(),
                 python=".".join(map(str, sys.version_info[:3])),
                 executable=sys.executable,
@@ -76,48 +76,48 @@ class Server:
                 return
             for number, request in self._reader.feed(data):
                 self.send(number, self.answer(request))
-                if isinstance(request, messages.Shutdown):
+                if isinstance(request, protocol.Shutdown):
                     return
 
-    def send(self, number: int, message: messages.Message) -> None:
+    def send(self, number: int, message: protocol.Message) -> None:
         """Send one frame."""
-        self._channel.sendall(wire.pack(number, message))
+        self._channel.sendall(protocol.pack_frame(number, message))
 
-    def answer(self, request: Any) -> messages.Reply:
+    def answer(self, request: Any) -> protocol.Reply:
         """The reply to a request: never an exception, but for the end of the process."""
         try:
             return self._carry_out(request)
-        except faults.Fault as fault:
-            return messages.Error(fault.kind, fault.message, fault.evidence, fault.fatal, fault.marks)
+        except protocol.Fault as fault:
+            return protocol.Error(fault.kind, fault.message, fault.evidence, fault.fatal, fault.marks)
         except MemoryError:
-            return messages.Error("out_of_memory", "the worker ran out of memory", _trace(), fatal=True)
+            return protocol.Error("out_of_memory", "the worker ran out of memory", _trace(), fatal=True)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                return messages.Error("disk_full", _full(error), _trace())
-            return messages.Error(
+                return protocol.Error("disk_full", _full(error), _trace())
+            return protocol.Error(
                 "internal", "{}: {}".format(type(error).__name__, error), _trace(), fatal=True
             )
         except Exception as error:
-            return messages.Error(
+            return protocol.Error(
                 "internal", "{}: {}".format(type(error).__name__, error), _trace(), fatal=True
             )
 
-    def _carry_out(self, request: Any) -> messages.Reply:
-        handlers: Dict[Type[Any], Callable[[Any], messages.Reply]] = {
-            messages.Ping: lambda _: messages.Done(),
-            messages.Shutdown: self._shut_down,
-            messages.Probe: lambda _: self.adapter.probe(),
-            messages.BuildRequest: lambda asked: self.adapter.build(asked),
-            messages.InferRequest: lambda asked: self.adapter.infer(asked),
-            messages.Release: self._release,
-            messages.SaveCache: self._save_cache,
-            messages.LoadCache: lambda asked: messages.Done(
+    def _carry_out(self, request: Any) -> protocol.Reply:
+        handlers: Dict[Type[Any], Callable[[Any], protocol.Reply]] = {
+            protocol.Ping: lambda _: protocol.Done(),
+            protocol.Shutdown: self._shut_down,
+            protocol.Probe: lambda _: self.adapter.probe(),
+            protocol.BuildRequest: lambda asked: self.adapter.build(asked),
+            protocol.InferRequest: lambda asked: self.adapter.infer(asked),
+            protocol.Release: self._release,
+            protocol.SaveCache: self._save_cache,
+            protocol.LoadCache: lambda asked: protocol.Done(
                 cache_refused=not self.adapter.load_timing_cache(asked.path)
             ),
         }
         handler = handlers.get(type(request))
         if handler is None:
-            raise faults.Fault("bad_request", "{} is no request".format(type(request).__name__))
+            raise protocol.Fault("bad_request", "{} is no request".format(type(request).__name__))
         return handler(request)
 
     @property
@@ -125,29 +125,29 @@ class Server:
         """The adapter, made when it is first needed.
 
         Raises:
-            faults.Fault: it cannot be made: TensorRT does not load, there is no GPU.
+            protocol.Fault: it cannot be made: TensorRT does not load, there is no GPU.
         """
         if self._adapter is None:
             try:
                 self._adapter = self._make_adapter(self._log)
             except (ImportError, OSError) as error:
-                raise faults.Fault(
+                raise protocol.Fault(
                     "environment", "TensorRT cannot be loaded: {}".format(error), evidence=_trace()
                 ) from error
         return self._adapter
 
-    def _release(self, request: messages.Release) -> messages.Reply:
+    def _release(self, request: protocol.Release) -> protocol.Reply:
         self.adapter.release(request.engine_id)
-        return messages.Done()
+        return protocol.Done()
 
-    def _save_cache(self, request: messages.SaveCache) -> messages.Reply:
+    def _save_cache(self, request: protocol.SaveCache) -> protocol.Reply:
         self.adapter.save_timing_cache(request.path)
-        return messages.Done()
+        return protocol.Done()
 
-    def _shut_down(self, _request: messages.Shutdown) -> messages.Reply:
+    def _shut_down(self, _request: protocol.Shutdown) -> protocol.Reply:
         if self._adapter is not None:
             self._adapter.close()
-        return messages.Done()
+        return protocol.Done()
 
 
 def _full(error: OSError) -> str:

@@ -19,8 +19,8 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
-from harness_worker import messages, tensorfile
-from harness_worker.faults import Fault
+from harness_worker import protocol
+from harness_worker.protocol import Fault
 
 
 def create_adapter(log):
@@ -37,7 +37,7 @@ class CpuEngines:
         self.number = 0
 
     def probe(self):
-        return messages.ProbeReply(
+        return protocol.ProbeReply(
             tensorrt="8.6.0",
             gpu="CPU",
             compute_capability="0.0",
@@ -69,14 +69,14 @@ class CpuEngines:
         self.number += 1
         engine_id = f"engine-{self.number}"
         self.engines[engine_id] = (session, request)
-        return messages.BuildReply(
+        return protocol.BuildReply(
             engine_id=engine_id,
             build_seconds=0.25,
             engine_bytes=1000,
             typing="weak" if request.typing == "auto" else request.typing,
             outputs=tuple(names),
-            layers=tuple(messages.LayerInfo(node.name, onnx_nodes=(node.name,)) for node in request.nodes),
-            realised={"request": messages.to_json(request)},
+            layers=tuple(protocol.LayerInfo(node.name, onnx_nodes=(node.name,)) for node in request.nodes),
+            realised={"request": protocol.message_to_json(request)},
             skipped_marks=skipped,
             warnings=("built on a CPU",),
         )
@@ -85,7 +85,7 @@ class CpuEngines:
         session, built = self.engines[request.engine_id]
         if len(self.engines) > int(os.environ.get("ENGINES_LIMIT", 10**6)):
             raise Fault("out_of_memory", "too many engines")
-        inputs = tensorfile.read(request.inputs_path)
+        inputs = protocol.read_tensor_file(request.inputs_path)
         names = [output.name for output in session.get_outputs()]
         values = session.run(None, {name: np.array(tensor.array) for name, tensor in inputs.items()})
         low = np.dtype(getattr(ml_dtypes, built.mark_dtype or "", built.mark_dtype or "float32"))
@@ -96,12 +96,12 @@ class CpuEngines:
                 kind, value = low.name, value.astype(low)
             if value.dtype == np.int64:  # as TensorRT 8 does
                 kind, value = "int32", value.astype(np.int32)
-            tensors[name] = tensorfile.Tensor(value.view(tensorfile.STORAGE[kind]), kind)
+            tensors[name] = protocol.Tensor(value.view(protocol.STORAGE[kind]), kind)
         if built.observation == "debug":
             tensors["(Unnamed Layer* 3) [Shuffle]"] = next(iter(tensors.values()))
-        tensorfile.write(request.outputs_path, tensors)
-        latency = messages.Latency(1.0, 2.0, request.repeats) if request.repeats else None
-        return messages.InferReply(request.outputs_path, latency, {"layer": 1.0} if request.profile else {})
+        protocol.write_tensor_file(request.outputs_path, tensors)
+        latency = protocol.Latency(1.0, 2.0, request.repeats) if request.repeats else None
+        return protocol.InferReply(request.outputs_path, latency, {"layer": 1.0} if request.profile else {})
 
     def release(self, engine_id):
         self.engines.pop(engine_id, None)

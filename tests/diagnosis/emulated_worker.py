@@ -8,7 +8,7 @@ import os
 import signal
 
 import numpy as np
-from harness_worker import messages, tensorfile
+from harness_worker import protocol
 
 from harness.backends import Emulator
 from harness.model import load_model
@@ -32,7 +32,7 @@ class EmulatedEngines:
         self.engines = {}
 
     def probe(self):
-        return messages.ProbeReply(
+        return protocol.ProbeReply(
             tensorrt="8.6.0", gpu="CPU", free_bytes=10**9, builder_ok=True, capabilities=("fp16", "weak")
         )
 
@@ -57,7 +57,7 @@ class EmulatedEngines:
         self.engines[engine_id] = (Emulator(model), request)
         outputs = [info.name for info in model.outputs]
         outputs += [name for name in request.marks if name not in outputs]
-        return messages.BuildReply(
+        return protocol.BuildReply(
             engine_id=engine_id, build_seconds=0.1, engine_bytes=1, typing="weak", outputs=tuple(outputs)
         )
 
@@ -68,13 +68,14 @@ class EmulatedEngines:
         names = [info.name for info in emulator.model.outputs]
         names += [name for name in built.marks if name not in names]
         feeds = {
-            name: np.array(tensor.array) for name, tensor in tensorfile.read(request.inputs_path).items()
+            name: np.array(tensor.array)
+            for name, tensor in protocol.read_tensor_file(request.inputs_path).items()
         }
         values = emulator.run(feeds, precision, lowered=lowered, tensors=names)
-        tensors = {name: tensorfile.Tensor(value, "float32") for name, value in values.items()}
-        tensorfile.write(request.outputs_path, tensors)
-        latency = messages.Latency(1.0, 2.0, request.repeats) if request.repeats else None
-        return messages.InferReply(request.outputs_path, latency)
+        tensors = {name: protocol.Tensor(value, "float32") for name, value in values.items()}
+        protocol.write_tensor_file(request.outputs_path, tensors)
+        latency = protocol.Latency(1.0, 2.0, request.repeats) if request.repeats else None
+        return protocol.InferReply(request.outputs_path, latency)
 
     def release(self, engine_id):
         self.engines.pop(engine_id, None)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.environments import Environment, Limits, Supervisor
-from harness.worker import messages
+from harness.worker import protocol
 
 MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"
 
@@ -65,11 +65,11 @@ def supervisor(environment: Environment) -> Iterator[Supervisor]:
 
 
 @pytest.fixture
-def build() -> Callable[..., messages.BuildRequest]:
+def build() -> Callable[..., protocol.BuildRequest]:
     """Makes a request whose build misbehaves in the way named."""
 
-    def make(misbehave: str | None = None) -> messages.BuildRequest:
-        return messages.BuildRequest(
+    def make(misbehave: str | None = None) -> protocol.BuildRequest:
+        return protocol.BuildRequest(
             "/models/toy.onnx",
             "fp16",
             islands=("n1", "n2"),

@@ -25,9 +25,9 @@ from harness.errors import (
     WorkerProtocolError,
     WorkerTimeoutError,
 )
-from harness.worker import messages
+from harness.worker import protocol
 
-Build = Callable[..., messages.BuildRequest]
+Build = Callable[..., protocol.BuildRequest]
 MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"
 
 
@@ -139,7 +139,7 @@ def test_aborting_frees_the_thread_that_waits(supervisor: Supervisor, build: Bui
 
 def test_what_is_printed_to_stdout_never_reaches_the_channel(supervisor: Supervisor, build: Build) -> None:
     assert supervisor.call(build("noise")).engine_id == "engine-0"
-    supervisor.call(messages.Ping())
+    supervisor.call(protocol.Ping())
     expected = {"on stdout", "[E] on stderr"}  # without its colour
     deadline = time.monotonic() + 10
     while not expected <= set(supervisor.worker().log()) and time.monotonic() < deadline:
@@ -188,7 +188,7 @@ def test_a_worker_that_does_not_shut_down_is_ended(
 ) -> None:
     monkeypatch.setenv("MISBEHAVE", at_start)
     worker = WorkerProcess(environment, adapter=MISBEHAVING)
-    worker.request(messages.Probe(), 10)
+    worker.request(protocol.Probe(), 10)
     worker.close(seconds=0.3)
     worker.close()
     assert not worker.alive
@@ -222,10 +222,10 @@ def test_a_killed_host_leaves_no_worker_and_the_next_one_removes_its_folder(
         from pathlib import Path
         from harness.environments.config import Environment
         from harness.environments.process import WorkerProcess
-        from harness.worker import messages
+        from harness.worker import protocol
 
         worker = WorkerProcess(Environment("host", ({sys.executable!r},)), adapter=Path({str(MISBEHAVING)!r}))
-        request = messages.BuildRequest("/m.onnx", "fp16", options={{"misbehave": {misbehave!r}}})
+        request = protocol.BuildRequest("/m.onnx", "fp16", options={{"misbehave": {misbehave!r}}})
         if {misbehave!r}:
             threading.Thread(target=worker.request, args=(request, 100)).start()
             time.sleep(0.3)
@@ -257,13 +257,13 @@ def test_a_host_that_ends_without_closing_leaves_nothing(scratch: Path) -> None:
         from pathlib import Path
         from harness.environments.config import Environment
         from harness.environments.process import WorkerProcess
-        from harness.worker import messages
+        from harness.worker import protocol
 
         worker = WorkerProcess(Environment("host", ({sys.executable!r},)), adapter=Path({str(MISBEHAVING)!r}))
         if os.fork() == 0:
             sys.exit()  # its end is not the host's
         os.wait()
-        worker.request(messages.Ping(), 10)
+        worker.request(protocol.Ping(), 10)
         print("done")
         """
     )
@@ -278,5 +278,5 @@ def test_a_host_whose_thread_ends_keeps_its_worker(environment: Environment) -> 
     thread.start()
     thread.join()
     time.sleep(0.1)
-    assert isinstance(started[0].request(messages.Ping(), 10), messages.Done)
+    assert isinstance(started[0].request(protocol.Ping(), 10), protocol.Done)
     started[0].close()

@@ -19,10 +19,10 @@ from harness.environments.logtail import LogTail
 from harness.environments.scratch import ScratchFolder, scratch_root, sweep
 from harness.environments.timing_cache import TimingCacheFile
 from harness.errors import CandidateError, EnvironmentConfigError
-from harness.worker import messages
+from harness.worker import protocol
 
 MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"
-Build = Callable[..., messages.BuildRequest]
+Build = Callable[..., protocol.BuildRequest]
 
 
 def cache_file(supervisor: Supervisor) -> TimingCacheFile:

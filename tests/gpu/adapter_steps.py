@@ -31,17 +31,16 @@ def load_worker():
 def main(steps_path, answers_path):
     """Read the steps, write the answers."""
     load_worker()
-    messages = importlib.import_module("harness_worker.messages")
-    faults = importlib.import_module("harness_worker.faults")
+    protocol = importlib.import_module("harness_worker.protocol")
     adapter = importlib.import_module("harness_worker.adapter").create_adapter(print)
     handlers = {
-        messages.Probe: lambda step: adapter.probe(),
-        messages.BuildRequest: adapter.build,
-        messages.InferRequest: adapter.infer,
-        messages.SaveCache: lambda step: messages.Done(
+        protocol.Probe: lambda step: adapter.probe(),
+        protocol.BuildRequest: adapter.build,
+        protocol.InferRequest: adapter.infer,
+        protocol.SaveCache: lambda step: protocol.Done(
             cache_refused=bool(adapter.save_timing_cache(step.path))
         ),
-        messages.LoadCache: lambda step: messages.Done(
+        protocol.LoadCache: lambda step: protocol.Done(
             cache_refused=not adapter.load_timing_cache(step.path)
         ),
     }
@@ -51,15 +50,15 @@ def main(steps_path, answers_path):
     for step in steps:
         if step.get("engine_id") == "last":
             step["engine_id"] = last
-        request = messages.from_json(step)
+        request = protocol.message_from_json(step)
         start = time.perf_counter()
         try:
             reply = handlers[type(request)](request)
-        except faults.Fault as fault:
-            reply = messages.Error(fault.kind, fault.message, fault.evidence, fault.fatal, fault.marks)
-        if isinstance(request, messages.BuildRequest):
+        except protocol.Fault as fault:
+            reply = protocol.Error(fault.kind, fault.message, fault.evidence, fault.fatal, fault.marks)
+        if isinstance(request, protocol.BuildRequest):
             last = getattr(reply, "engine_id", "none: the build before it failed")
-        answer = dict(messages.to_json(reply), seconds=time.perf_counter() - start)
+        answer = dict(protocol.message_to_json(reply), seconds=time.perf_counter() - start)
         answers.append(answer)
         print("##", type(request).__name__, json.dumps(answer)[:1500], flush=True)
         with open(answers_path, "w") as file:

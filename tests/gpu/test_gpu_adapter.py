@@ -17,8 +17,15 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.worker import tensorfile
-from harness.worker.messages import BuildRequest, InferRequest, LoadCache, NodeHint, Probe, SaveCache, to_json
+from harness.worker import protocol
+from harness.worker.protocol import (
+    BuildRequest,
+    InferRequest,
+    LoadCache,
+    NodeHint,
+    Probe,
+    SaveCache,
+)
 
 PYTHON = os.environ.get("HARNESS_GPU_PYTHON")
 pytestmark = [
@@ -141,7 +148,7 @@ class Script:
 
     def add(self, name: str, message: Any) -> None:
         self.names.append(name)
-        self.steps.append(to_json(message))
+        self.steps.append(protocol.message_to_json(message))
 
     def build(self, name: str, path: Path, precision: str, feeds: dict[str, Any], **fields: Any) -> None:
         graph = onnx.load(path).graph
@@ -149,8 +156,8 @@ class Script:
         request = BuildRequest(str(path), precision, **{"nodes": nodes, "options": OPTIONS, **fields})
         self.add(name, request)
         inputs = self.folder / f"{name}.in"
-        tensorfile.write(
-            str(inputs), {key: tensorfile.Tensor(array, str(array.dtype)) for key, array in feeds.items()}
+        protocol.write_tensor_file(
+            str(inputs), {key: protocol.Tensor(array, str(array.dtype)) for key, array in feeds.items()}
         )
         run = InferRequest("last", str(inputs), str(self.folder / f"{name}.out"), repeats=20, profile=True)
         self.add(f"{name}:run", run)
@@ -171,11 +178,11 @@ class Script:
         assert answer["type"] == "BuildReply", answer
         return answer
 
-    def tensors(self, name: str) -> dict[str, tensorfile.Tensor]:
+    def tensors(self, name: str) -> dict[str, protocol.Tensor]:
         self.built(name)
         answer = self.answers[f"{name}:run"]
         assert answer["type"] == "InferReply", answer
-        return tensorfile.read(answer["outputs_path"])
+        return protocol.read_tensor_file(answer["outputs_path"])
 
 
 def reference(path: Path, feeds: dict[str, Any], names: list[str]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from typing import Any
 from harness.search import Outcome
 from harness.tactics import Sample, TacticRecord, Variation
 from harness.tensors import Precision
-from harness.worker.choices import Choice, TacticReport, TensorForm, hexadecimal
+from harness.worker.protocol import Choice, TacticReport, TensorForm, hexadecimal
 
 LINEAR, VECTORS = TensorForm("float16", (64, 1), -1, 1), TensorForm("float16", (4, 1), 1, 16)
 

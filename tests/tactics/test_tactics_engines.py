@@ -43,7 +43,7 @@ from harness.tactics import (
     usual_series,
 )
 from harness.tensors import Precision
-from harness.worker.choices import TacticOrders
+from harness.worker.protocol import TacticOrders
 
 ADAPTER = Path(__file__).parents[1] / "worker" / "doubled.py"
 CONTRACT = Path(__file__).parents[1] / "worker" / "contract"

@@ -30,8 +30,15 @@ from harness.tactics import (
 from harness.tactics.repeats import RepeatedBuild
 from harness.tactics.units import Side, is_suspect, orders_for, reformatted_layer, units_of
 from harness.tensors import Precision
-from harness.worker.choices import Choice, Miss, TacticOrders, TacticReport, TensorForm, hexadecimal
-from harness.worker.messages import ProbeReply
+from harness.worker.protocol import (
+    Choice,
+    Miss,
+    ProbeReply,
+    TacticOrders,
+    TacticReport,
+    TensorForm,
+    hexadecimal,
+)
 
 TEXT = st.text(max_size=6)
 SIZES = st.lists(st.integers(0, 9), max_size=3).map(tuple)

@@ -18,7 +18,7 @@ from harness.errors import EnvironmentConfigError
 from harness.model import load_model
 from harness.tactics import TacticRecord, export_pins, load_record
 from harness.tensors import Precision
-from harness.worker.choices import Choice, TacticReport
+from harness.worker.protocol import Choice, TacticReport
 
 
 def run(*arguments: str) -> tuple[int, dict[str, Any]]:

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import time
 
-from harness_worker import messages, tensorfile
-from harness_worker.faults import Fault
+from harness_worker import protocol
+from harness_worker.protocol import Fault
 
 AT_START = os.environ.get("MISBEHAVE", "")
 
@@ -108,7 +108,7 @@ class Misbehaving:
     def probe(self):
         if AT_START == "sleep in probe":
             time.sleep(3600)
-        return messages.ProbeReply(
+        return protocol.ProbeReply(
             tensorrt="8.6.0",
             cuda="12.0",
             driver="580.159",
@@ -126,29 +126,27 @@ class Misbehaving:
         if what == "garbage":
             self._on_the_channel(b"\x00garbage\xff" * 100)
         elif what == "bad checksum":
-            from harness_worker import wire
-
-            frame = bytearray(wire.pack(1, messages.Done()))
+            frame = bytearray(protocol.pack_frame(1, protocol.Done()))
             frame[-3] ^= 1
             self._on_the_channel(bytes(frame))
         elif what == "half a message":
-            from harness_worker import wire
-
-            self._on_the_channel(wire.pack(1, messages.Done())[:-5])
+            self._on_the_channel(protocol.pack_frame(1, protocol.Done())[:-5])
             os._exit(0)
         elif what == "wrong reply":
-            return messages.Done()
+            return protocol.Done()
         elif what is not None:
             ON_REQUEST[what]()
         name = f"engine-{len(self.engines)}"
         self.engines[name] = request
         seconds = 1.0 if what == "slow" else 0.0
-        return messages.BuildReply(name, seconds, 1, "weak", ("y",))
+        return protocol.BuildReply(name, seconds, 1, "weak", ("y",))
 
     def infer(self, request):
-        tensors = tensorfile.read(request.inputs_path)
-        tensorfile.write(request.outputs_path, {"echo " + name: value for name, value in tensors.items()})
-        return messages.InferReply(request.outputs_path)
+        tensors = protocol.read_tensor_file(request.inputs_path)
+        protocol.write_tensor_file(
+            request.outputs_path, {"echo " + name: value for name, value in tensors.items()}
+        )
+        return protocol.InferReply(request.outputs_path)
 
     def release(self, engine_id):
         self.engines.pop(engine_id, None)

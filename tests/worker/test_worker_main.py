@@ -16,7 +16,7 @@ import harness.worker
 from harness.environments import Environment
 from harness.environments.command import start_command, start_variables
 from harness.environments.process import WorkerProcess
-from harness.worker import messages, preload
+from harness.worker import preload, protocol
 
 FOLDER = Path(harness.worker.__file__).parent
 MISBEHAVING = Path(__file__).parent / "misbehaving.py"
@@ -51,10 +51,10 @@ def test_the_worker_runs_on_this_python(python: str, tmp_path: Path, monkeypatch
     monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path))
     worker = WorkerProcess(Environment("other", (python,)), adapter=MISBEHAVING)
     try:
-        assert worker.hello.protocol == messages.PROTOCOL
-        probe = worker.request(messages.Probe(), 20)
+        assert worker.hello.protocol == protocol.PROTOCOL
+        probe = worker.request(protocol.Probe(), 20)
         assert probe.tensorrt == "8.6.0"
-        reply = worker.request(messages.BuildRequest("/m.onnx", "fp16"), 20)
+        reply = worker.request(protocol.BuildRequest("/m.onnx", "fp16"), 20)
         assert reply.engine_id == "engine-0"
     finally:
         worker.close()
@@ -66,7 +66,7 @@ def test_the_host_lends_polygraphy_and_nothing_else(tmp_path: Path, monkeypatch:
         textwrap.dedent(
             """
             import importlib.util, sys
-            from harness_worker import messages
+            from harness_worker import protocol
 
             def create_adapter(log):
                 return LooksAround()
@@ -76,7 +76,7 @@ def test_the_host_lends_polygraphy_and_nothing_else(tmp_path: Path, monkeypatch:
                     import polygraphy.util
                     names = ["onnx", "pydantic", "harness", "errors", "case", "messages", "server", "numpy"]
                     found = [name for name in names if importlib.util.find_spec(name)]
-                    return messages.ProbeReply("1", capabilities=tuple(found), packages={"path": polygraphy.__file__})
+                    return protocol.ProbeReply("1", capabilities=tuple(found), packages={"path": polygraphy.__file__})
 
                 def close(self):
                     pass
@@ -95,7 +95,7 @@ def test_the_host_lends_polygraphy_and_nothing_else(tmp_path: Path, monkeypatch:
 
     worker = WorkerProcess(Environment("bare", (str(bare / "bin" / "python"),)), adapter=adapter)
     try:
-        reply = worker.request(messages.Probe(), 20)
+        reply = worker.request(protocol.Probe(), 20)
     finally:
         worker.close()
     assert reply.capabilities == ("numpy",)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.worker import faults, messages, wire
+from harness.worker import protocol
+from harness.worker.protocol import messages, wire
 
 TEXT = st.text(max_size=8)
 KINDS = [
@@ -47,8 +48,8 @@ def instances(kind: Any) -> st.SearchStrategy[Any]:
     message=st.sampled_from(MESSAGES).flatmap(instances), number=st.integers(0, 2**40), cut=st.integers(1, 50)
 )
 def test_every_message_survives_the_wire_in_pieces_of_any_size(message: Any, number: int, cut: int) -> None:
-    frame = wire.pack(number, message)
-    reader = wire.FrameReader()
+    frame = protocol.pack_frame(number, message)
+    reader = protocol.FrameReader()
     found = [item for at in range(0, len(frame), cut) for item in reader.feed(frame[at : at + cut])]
     assert found == [(number, message)]
 
@@ -59,12 +60,12 @@ def test_every_message_survives_the_wire_in_pieces_of_any_size(message: Any, num
     bit=st.integers(0, 7),
 )
 def test_no_flipped_bit_is_taken_for_a_message(message: Any, position: int, bit: int) -> None:
-    frame = bytearray(wire.pack(1, message))
+    frame = bytearray(protocol.pack_frame(1, message))
     frame[position % len(frame)] ^= 1 << bit
-    reader = wire.FrameReader()
+    reader = protocol.FrameReader()
     try:
         found = reader.feed(bytes(frame))
-    except wire.WireError:
+    except protocol.WireError:
         return
     # The padding is not covered; a length that grew waits for more bytes than there are.
     assert found == [(1, message)] or not found
@@ -74,21 +75,21 @@ def test_no_flipped_bit_is_taken_for_a_message(message: Any, position: int, bit:
 def test_garbage_is_refused_at_once(data: bytes) -> None:
     if data[:4] == wire.MAGIC:
         return
-    with pytest.raises(wire.WireError, match="no message begins with"):
-        wire.FrameReader().feed(data)
+    with pytest.raises(protocol.WireError, match="no message begins with"):
+        protocol.FrameReader().feed(data)
 
 
 def test_two_frames_in_one_read_are_two_messages() -> None:
-    frames = wire.pack(1, messages.Ping()) + wire.pack(2, messages.Probe())
-    assert wire.FrameReader().feed(frames) == [(1, messages.Ping()), (2, messages.Probe())]
+    frames = protocol.pack_frame(1, protocol.Ping()) + protocol.pack_frame(2, protocol.Probe())
+    assert protocol.FrameReader().feed(frames) == [(1, protocol.Ping()), (2, protocol.Probe())]
 
 
 def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "PROTOCOL", messages.PROTOCOL + 1)
-    frame = wire.pack(1, messages.Ping())
+    monkeypatch.setattr(messages, "PROTOCOL", protocol.PROTOCOL + 1)
+    frame = protocol.pack_frame(1, protocol.Ping())
     monkeypatch.undo()
-    with pytest.raises(wire.WireError, match=f"speaks protocol {messages.PROTOCOL + 1}"):
-        wire.FrameReader().feed(frame)
+    with pytest.raises(protocol.WireError, match=f"speaks protocol {protocol.PROTOCOL + 1}"):
+        protocol.FrameReader().feed(frame)
 
 
 @pytest.mark.parametrize(
@@ -117,24 +118,24 @@ def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_is_no_message_is_refused_with_its_reason(document: Any, said: str) -> None:
-    with pytest.raises(messages.MessageError, match=said.replace("(", r"\(")):
-        messages.from_json(document)
+    with pytest.raises(protocol.MessageError, match=said.replace("(", r"\(")):
+        protocol.message_from_json(document)
 
 
 def test_json_of_a_message_is_plain() -> None:
-    request = messages.BuildRequest("m", "fp16", nodes=(messages.NodeHint("n", "Add", ("t",)),), marks=("t",))
-    assert messages.from_json(json.loads(json.dumps(messages.to_json(request)))) == request
+    request = protocol.BuildRequest("m", "fp16", nodes=(protocol.NodeHint("n", "Add", ("t",)),), marks=("t",))
+    assert protocol.message_from_json(json.loads(json.dumps(protocol.message_to_json(request)))) == request
 
 
 def test_every_request_has_a_reply() -> None:
-    assert set(messages.REPLIES) == set(typing.get_args(messages.Request))
-    assert set(messages.REPLIES.values()) < set(typing.get_args(messages.Reply))
+    assert set(protocol.REPLIES) == set(typing.get_args(protocol.Request))
+    assert set(protocol.REPLIES.values()) < set(typing.get_args(protocol.Reply))
     assert {kind.__name__ for kind in MESSAGES} == set(messages._TYPES)
 
 
 def test_a_fault_knows_whether_the_worker_can_be_trusted() -> None:
-    assert faults.Fault("cuda_error", "x").fatal
-    assert not faults.Fault("build_failed", "x").fatal
-    assert faults.Fault("build_failed", "x", fatal=True).fatal
+    assert protocol.Fault("cuda_error", "x").fatal
+    assert not protocol.Fault("build_failed", "x").fatal
+    assert protocol.Fault("build_failed", "x", fatal=True).fatal
     with pytest.raises(ValueError, match="no kind of fault"):
-        faults.Fault("bad_luck", "x")
+        protocol.Fault("bad_luck", "x")

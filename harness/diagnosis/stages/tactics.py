@@ -33,7 +33,7 @@ from harness.tactics import (
     find_bad_tactics,
     usual_series,
 )
-from harness.worker.messages import ProbeReply
+from harness.worker.protocol import ProbeReply
 
 PHASE = "tactics"
 CONFIRM = 1

@@ -3,15 +3,16 @@
 import itertools
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
-from .. import tensorfile
-from ..faults import Fault
-from ..messages import (
+from ..protocol import (
     BuildReply,
     BuildRequest,
+    Fault,
     InferReply,
     InferRequest,
     LayerInfo,
     ProbeReply,
+    TensorFileError,
+    read_tensor_file,
 )
 from . import device, inspector, realised, timing
 from .builder import Builder, Built
@@ -117,8 +118,8 @@ class Adapter:
             raise Fault("bad_request", "there is no engine {!r}".format(request.engine_id))
         cuda = self._get_cuda()
         try:
-            tensors = tensorfile.read(request.inputs_path)
-        except (tensorfile.TensorFileError, FileNotFoundError) as error:
+            tensors = read_tensor_file(request.inputs_path)
+        except (TensorFileError, FileNotFoundError) as error:
             raise Fault("bad_request", str(error)) from error
         start = self.log.mark()
         try:

@@ -6,8 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from ..faults import Fault
-from ..messages import BuildRequest
+from ..protocol import BuildRequest, Fault
 from . import calibration, dtypes, marks, network, nodemap, options, profiles, relaxation
 from .cache import TimingCache, write_atomically
 from .cuda import Cuda

@@ -2,7 +2,7 @@
 
 from typing import Any, Dict, List, Optional, Sequence
 
-from .. import tensorfile
+from ..protocol import Tensor, read_tensor_file
 from . import dtypes
 from .cuda import Buffer, Cuda
 
@@ -34,12 +34,12 @@ def make_calibrator(trt: Any, cuda: Cuda, paths: Sequence[str], wanted: Dict[str
                 return None
             path = self._waiting.pop(0)
             try:
-                return self._upload(tensorfile.read(path), names)
+                return self._upload(read_tensor_file(path), names)
             except Exception as error:
                 self.errors.append("calibration file {}: {}".format(path, error))
                 return None
 
-        def _upload(self, tensors: Dict[str, tensorfile.Tensor], names: Sequence[str]) -> List[int]:
+        def _upload(self, tensors: Dict[str, Tensor], names: Sequence[str]) -> List[int]:
             addresses = []
             for name in names:
                 array = dtypes.fit(tensors[name], wanted[name], name)

@@ -5,8 +5,7 @@ import json
 import re
 from typing import Any, Dict, List, Optional, Tuple
 
-from ..faults import Fault
-from ..messages import ProbeReply
+from ..protocol import Fault, ProbeReply
 from .cuda import Cuda, load_cudart
 from .release import Release
 

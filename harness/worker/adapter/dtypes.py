@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..faults import Fault
-from ..tensorfile import STORAGE, Tensor
+from ..protocol import STORAGE, Fault, Tensor
 
 #: TensorRT's name → ours. Types of 4 bits and E8M0 have no tensor on the host.
 NAMES = {

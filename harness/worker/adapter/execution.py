@@ -5,9 +5,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from .. import tensorfile
-from ..faults import Fault
-from ..tensorfile import STORAGE, Tensor, TensorSpec
+from ..protocol import STORAGE, Fault, Tensor, TensorSpec, create_tensor_file
 from . import dtypes, listeners
 from .cuda import Buffer, Cuda
 
@@ -203,7 +201,7 @@ class Execution:
         debugged = self._listener.tensors if self._listener is not None else {}
         debugged = {name: tensor for name, tensor in debugged.items() if name not in self.outputs}
         specs += [TensorSpec(name, tensor.dtype, tensor.array.shape) for name, tensor in debugged.items()]
-        targets = tensorfile.create(path, specs)
+        targets = create_tensor_file(path, specs)
         for name in self.outputs:
             if name in self._host:
                 targets[name][...] = self._host[name]

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from ..messages import LayerInfo
+from ..protocol import LayerInfo
 from .nodemap import NodeMap, names_in_metadata
 
 #: In prose or alone, most special first: `BFloat16` holds `Float`.

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from ..tensorfile import STORAGE, Tensor
+from ..protocol import STORAGE, Tensor
 from . import dtypes
 from .cuda import Buffer, Cuda
 

@@ -7,8 +7,7 @@ overflow of 2.98 falls to 3e-5 when every tensor is marked so. With the dtype un
 from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, List, Optional, Tuple, Union
 
-from ..faults import Fault
-from ..messages import BuildRequest
+from ..protocol import BuildRequest, Fault
 from . import controlflow, dtypes
 from .network import Graph
 from .release import Release

@@ -5,8 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence, Tuple
 
-from ..faults import Fault
-from ..messages import NodeHint
+from ..protocol import Fault, NodeHint
 from .log import Log
 from .release import Release
 

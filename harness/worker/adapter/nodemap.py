@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Dict, List, Sequence, Set, Tuple
 
-from ..messages import NodeHint
+from ..protocol import NodeHint
 from .network import Graph
 
 #: Entries are apart by U+001E or U+001F; a name may hold brackets itself.

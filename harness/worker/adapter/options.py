@@ -2,7 +2,7 @@
 
 from typing import Any, Mapping
 
-from ..faults import Fault
+from ..protocol import Fault
 from .release import Release
 
 _MIB = 1 << 20

@@ -2,8 +2,7 @@
 
 from typing import Any, Optional
 
-from ..faults import Fault
-from ..messages import BuildRequest
+from ..protocol import BuildRequest, Fault
 
 
 def make_profile(builder: Any, network: Any, request: BuildRequest) -> Optional[Any]:

@@ -10,8 +10,7 @@ for the engine is what a user would deploy. An island that did not stay in FP32 
 from collections import Counter
 from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
-from ..faults import Fault
-from ..messages import BuildRequest, LayerInfo
+from ..protocol import BuildRequest, Fault, LayerInfo
 from . import inspector
 
 #: Engine layers that move data and compute nothing.

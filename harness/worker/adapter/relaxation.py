@@ -9,7 +9,7 @@ within two seconds, so trying again costs little; a build that succeeds is never
 import re
 from typing import Any, Iterator, NamedTuple, Sequence
 
-from ..messages import BuildRequest
+from ..protocol import BuildRequest
 from .network import Graph
 from .weak import Weak
 

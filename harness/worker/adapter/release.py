@@ -8,7 +8,7 @@ what is not offered is a `Fault` that names an alternative; nothing is skipped s
 from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, List, Tuple
 
-from ..faults import Fault
+from ..protocol import Fault
 
 #: feature → the names that make it; all must be there.
 FEATURES: Dict[str, Tuple[str, ...]] = {

@@ -5,8 +5,7 @@ The host hands over a graph with Casts, islands included. What is left to do her
 
 from typing import Any, Dict, Tuple
 
-from ..faults import Fault
-from ..messages import BuildRequest
+from ..protocol import BuildRequest, Fault
 from . import dtypes
 from .network import Graph
 from .nodemap import NodeMap

@@ -3,9 +3,18 @@
 from dataclasses import replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from ..choices import CACHE, MECHANISMS, SELECTOR, Choice, LayerType, TacticOrders, TacticReport, hexadecimal
-from ..faults import Fault
-from ..messages import LayerInfo
+from ..protocol import (
+    CACHE,
+    MECHANISMS,
+    SELECTOR,
+    Choice,
+    Fault,
+    LayerInfo,
+    LayerType,
+    TacticOrders,
+    TacticReport,
+    hexadecimal,
+)
 from . import inspector
 from .log import Log
 from .network import Graph

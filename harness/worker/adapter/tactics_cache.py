@@ -13,9 +13,7 @@ import math
 import re
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
-from .. import choices as words
-from ..choices import Choice, Miss, TacticOrders, hexadecimal
-from ..faults import Fault
+from ..protocol import NOT_ASKED, NOT_TAKEN, NOTHING_ELSE, Choice, Fault, Miss, TacticOrders, hexadecimal
 from .cache import write_atomically
 from .log import Log
 from .tactics_log import Operator, TuningLog
@@ -148,12 +146,12 @@ class EditedCache:
         for choice in self._orders.force:
             now = taken.get(choice.key)
             if now is None or now.tactic != choice.tactic:
-                found.append(Miss("force", choice, words.NOT_TAKEN if now else words.NOT_ASKED, now))
+                found.append(Miss("force", choice, NOT_TAKEN if now else NOT_ASKED, now))
         for choice in self._orders.forbid:
             now = taken.get(choice.key)
             if now is not None and now.tactic == choice.tactic:
                 other = self._other_than_forbidden(str(choice.key))
-                found.append(Miss("forbid", choice, words.NOT_TAKEN if other else words.NOTHING_ELSE, now))
+                found.append(Miss("forbid", choice, NOT_TAKEN if other else NOTHING_ELSE, now))
         return tuple(found)
 
     def _other_than_forbidden(self, key: str) -> Optional[Choice]:

@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
 
-from ..choices import hexadecimal
+from ..protocol import hexadecimal
 from .nodemap import names_in_metadata
 
 _OPERATOR = re.compile(r"Autotuning op (?P<name>.+?) ?\(key: ?(?P<key>0x[0-9a-fA-F]+)\)(?P<rest>.*)$")

@@ -8,8 +8,17 @@ layers that is fused may be built otherwise, so every order is held against the 
 from collections import OrderedDict
 from typing import Any, Dict, List, Sequence, Set, Tuple
 
-from .. import choices as words
-from ..choices import Choice, Miss, TacticOrders, TensorForm, hexadecimal
+from ..protocol import (
+    NOT_ASKED,
+    NOT_OFFERED,
+    NOT_TAKEN,
+    NOTHING_ELSE,
+    Choice,
+    Miss,
+    TacticOrders,
+    TensorForm,
+    hexadecimal,
+)
 from . import dtypes
 from .release import Release
 
@@ -105,15 +114,13 @@ class Selection:
             here = [other for other in taken.get(choice.place, []) if other.variant == choice.variant]
             if here:
                 alone = self._offered.get(choice.place, {}).keys() <= self._forbidden[choice.place]
-                found.append(
-                    Miss("forbid", choice, words.NOTHING_ELSE if alone else words.NOT_TAKEN, here[0])
-                )
+                found.append(Miss("forbid", choice, NOTHING_ELSE if alone else NOT_TAKEN, here[0]))
         return tuple(found)
 
     def _why(self, choice: Choice) -> str:
         if choice.place not in self._offered:
-            return words.NOT_ASKED
-        return words.NOT_TAKEN if choice.variant in self._offered[choice.place] else words.NOT_OFFERED
+            return NOT_ASKED
+        return NOT_TAKEN if choice.variant in self._offered[choice.place] else NOT_OFFERED
 
 
 def make_selector(trt: Any, release: Release, selection: Selection) -> Any:

@@ -4,7 +4,7 @@ from typing import Any, Dict
 
 import numpy as np
 
-from ..messages import Latency
+from ..protocol import Latency
 from . import listeners
 from .cuda import Cuda
 from .execution import Execution

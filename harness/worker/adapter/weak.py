@@ -6,8 +6,7 @@ the other layers use the precision is the builder's choice, unless `pin_precisio
 
 from typing import Any, Dict, FrozenSet, Iterable, List, Set, Tuple
 
-from ..faults import Fault
-from ..messages import BuildRequest
+from ..protocol import BuildRequest, Fault
 from . import dtypes
 from .network import Graph, Layer
 from .nodemap import NodeMap

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.worker.messages import NodeHint
+from harness.worker.protocol import NodeHint
 
 OPSET, IR_VERSION = 17, 8
 _RANDOM = np.random.default_rng(0)

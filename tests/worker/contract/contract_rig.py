@@ -8,10 +8,10 @@ import numpy as np
 import trt_double
 from cuda_double import CudaDouble
 
-from harness.worker import tensorfile
+from harness.worker import protocol
 from harness.worker.adapter import Adapter
 from harness.worker.adapter.cuda import Cuda
-from harness.worker.messages import BuildReply, BuildRequest, InferReply, InferRequest
+from harness.worker.protocol import BuildReply, BuildRequest, InferReply, InferRequest
 
 _STORAGE = {"bool": np.bool_, "int64": np.int64, "float32": np.float32}
 
@@ -47,12 +47,12 @@ class Rig:
         path = self.write(feeds)
         outputs = self._path()
         answer = self.adapter.infer(InferRequest(reply.engine_id, str(path), str(outputs), **fields))
-        return tensorfile.read(str(outputs)), answer
+        return protocol.read_tensor_file(str(outputs)), answer
 
     def write(self, feeds: dict[str, np.ndarray]) -> Path:
         path = self._path()
-        tensorfile.write(
-            str(path), {name: tensorfile.Tensor(array, str(array.dtype)) for name, array in feeds.items()}
+        protocol.write_tensor_file(
+            str(path), {name: protocol.Tensor(array, str(array.dtype)) for name, array in feeds.items()}
         )
         return path
 

@@ -8,8 +8,7 @@ import pytest
 from contract_rig import Rig, feed
 from cuda_double import ILLEGAL_ADDRESS
 
-from harness.worker.faults import Fault
-from harness.worker.messages import BuildRequest
+from harness.worker.protocol import BuildRequest, Fault
 
 WEAK, BOTH, STRONG = "8.6.0", "10.12.0.36", "11.0.0.114"
 

@@ -9,7 +9,7 @@ import pytest
 from contract_rig import Rig, feed
 
 from harness.worker.adapter.release import Release
-from harness.worker.faults import Fault
+from harness.worker.protocol import Fault
 
 
 @pytest.fixture

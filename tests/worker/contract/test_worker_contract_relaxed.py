@@ -9,8 +9,7 @@ from contract_rig import Rig, feed
 
 from harness.worker.adapter import realised
 from harness.worker.adapter.release import FEATURES, Release
-from harness.worker.faults import Fault
-from harness.worker.messages import BuildReply, BuildRequest, LayerInfo, TacticOrders
+from harness.worker.protocol import BuildReply, BuildRequest, Fault, LayerInfo, TacticOrders
 
 PINNED = {"pin_precision": True}
 NO_FORMATS = "Error Code 9: Internal Error (conv1 + relu1: No supported formats for conv1 + relu1)"

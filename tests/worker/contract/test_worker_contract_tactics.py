@@ -11,9 +11,7 @@ from contract_rig import Rig, feed
 from harness.worker.adapter.device import build_routes
 from harness.worker.adapter.release import Release
 from harness.worker.adapter.tactics_log import TuningLog
-from harness.worker.choices import Choice, TacticOrders, TacticReport, hexadecimal
-from harness.worker.faults import Fault
-from harness.worker.messages import BuildReply
+from harness.worker.protocol import BuildReply, Choice, Fault, TacticOrders, TacticReport, hexadecimal
 
 SELECTOR, BOTH, CACHE = "8.6.0", "10.13.3.9", "11.4.0.106"
 FIRST, SECOND = "conv1 + relu1", "conv2 + relu2"

@@ -11,9 +11,7 @@ from harness.worker.adapter import dtypes, inspector, realised
 from harness.worker.adapter.cuda import load_cudart
 from harness.worker.adapter.log import Log, severity_name
 from harness.worker.adapter.nodemap import NodeMap, names_in_metadata
-from harness.worker.faults import Fault
-from harness.worker.messages import BuildRequest, LayerInfo
-from harness.worker.tensorfile import Tensor
+from harness.worker.protocol import BuildRequest, Fault, LayerInfo, Tensor
 
 NODES = NodeMap(
     dict.fromkeys(("a", "b", "c", "/x/Conv", "/x/Relu"), ()),

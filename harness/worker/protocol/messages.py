@@ -9,18 +9,15 @@ Paths are absolute and the same on both sides: a container must mount them where
 """
 
 import dataclasses
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple, Type, Union
+from typing import Any, Dict, Optional, Tuple, Type, Union
 
-from .choices import TacticOrders, TacticReport
+from .codec import MessageError, from_plain
+from .facts import Latency, LayerInfo
+from .tactics import TacticOrders, TacticReport
 
 #: Raised by one whenever a message changes. Host and worker must agree exactly.
 PROTOCOL = 2
-
-
-class MessageError(ValueError):
-    """A message does not have the form that its type promises."""
 
 
 # --- the worker introduces itself ---------------------------------------------------------------------------
@@ -161,35 +158,6 @@ class BuildRequest:
 
 
 @dataclass(frozen=True)
-class LayerInfo:
-    """One layer of a built engine, as far as the inspector tells.
-
-    Args:
-        name: the engine's name of the layer.
-        kind: the layer's type in the engine (`CaskConvolution`, …).
-        onnx_nodes: names of the ONNX nodes that it computes, most certain first; empty if unknown.
-        precision: the precision that it computes in (`fp32`, `fp16`, …); None if the release does not tell.
-        input_dtypes: dtypes of its inputs (`float16`, …).
-        output_dtypes: dtypes of its outputs.
-        tactic: name of the tactic chosen, or its hexadecimal id where it has no name.
-        tactic_id: hexadecimal id of the tactic chosen; None if the release does not tell.
-        fused_members: names of the network layers that were fused into it.
-        outputs: names of the tensors that it writes.
-    """
-
-    name: str
-    kind: Optional[str] = None
-    onnx_nodes: Tuple[str, ...] = ()
-    precision: Optional[str] = None
-    input_dtypes: Tuple[str, ...] = ()
-    output_dtypes: Tuple[str, ...] = ()
-    tactic: Optional[str] = None
-    fused_members: Tuple[str, ...] = ()
-    outputs: Tuple[str, ...] = ()
-    tactic_id: Optional[str] = None
-
-
-@dataclass(frozen=True)
 class BuildReply:
     """An engine was built.
 
@@ -244,15 +212,6 @@ class InferRequest:
     warmup: int = 3
     repeats: int = 0
     profile: bool = False
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds of the timed inferences, on the GPU, without copies."""
-
-    median_ms: float
-    p99_ms: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -333,7 +292,7 @@ _TYPES: Dict[str, Type[Any]] = {
 }
 
 
-def to_json(message: Message) -> Dict[str, Any]:
+def message_to_json(message: Message) -> Dict[str, Any]:
     """The JSON object of `message`: its fields, and its type under `type`."""
     name = type(message).__name__
     if name not in _TYPES:
@@ -341,7 +300,7 @@ def to_json(message: Message) -> Dict[str, Any]:
     return {"type": name, **dataclasses.asdict(message)}
 
 
-def from_json(document: Any) -> Any:
+def message_from_json(document: Any) -> Any:
     """The message of a JSON object.
 
     Raises:
@@ -354,66 +313,4 @@ def from_json(document: Any) -> Any:
     name = fields.pop("type", None)
     if name not in _TYPES:
         raise MessageError("no message is called {!r}".format(name))
-    return _build(_TYPES[name], fields, name)
-
-
-def part_from_json(kind: Type[Any], document: Any) -> Any:
-    """The `kind`, one of the dataclasses that messages are made of, whose `dataclasses.asdict` is `document`.
-
-    Raises:
-        MessageError: a field is missing, unknown or of the wrong type.
-    """
-    return _build(kind, document, kind.__name__)
-
-
-def _build(kind: Type[Any], values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise MessageError("{} must be an object, not {!r}".format(where, values))
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise MessageError("{} has no field {}".format(where, ", ".join(unknown)))
-    missing = sorted(
-        item.name
-        for item in dataclasses.fields(kind)
-        if item.name not in values
-        and item.default is dataclasses.MISSING
-        and item.default_factory is dataclasses.MISSING
-    )
-    if missing:
-        raise MessageError("{} lacks {}".format(where, ", ".join(missing)))
-    return kind(**{key: _value(hints[key], value, where + "." + key) for key, value in values.items()})
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """`value` as `hint` wants it: JSON has no tuples, and an int may stand for a float."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin is Union:  # Optional
-        return None if value is None else _value(arguments[0], value, where)
-    if origin is tuple:
-        return _tuple(arguments, value, where)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise MessageError("{} must be an object, not {!r}".format(where, value))
-        return {key: _value(arguments[1], item, "{}[{!r}]".format(where, key)) for key, item in value.items()}
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast("Type[Any]", hint), value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise MessageError("{} must be {}, not {!r}".format(where, hint.__name__, value))
-    return value
-
-
-def _tuple(arguments: Tuple[Any, ...], value: Any, where: str) -> Tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise MessageError("{} must be an array, not {!r}".format(where, value))
-    if len(arguments) == 2 and arguments[1] is Ellipsis:
-        kinds: List[Any] = [arguments[0]] * len(value)
-    else:
-        kinds = list(arguments)
-    if len(kinds) != len(value):
-        raise MessageError("{} must have {} items, not {}".format(where, len(kinds), len(value)))
-    return tuple(_value(kind, item, where) for kind, item in zip(kinds, value))
+    return from_plain(_TYPES[name], fields)

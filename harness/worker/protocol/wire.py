@@ -1,4 +1,4 @@
-"""How messages are framed: each has a header that says whose it is, how long it is and what it sums up to.
+"""How messages travel: over a Unix socket, each in a frame that says whose it is, how long it is and its checksum.
 
 A frame is the magic `HRNS`, the protocol version (uint16), two zero bytes, the payload's length and its
 CRC-32 (uint32 each), all big endian, and the payload: `{"id": n, "message": {…}}` in UTF-8. A reply has the
@@ -6,9 +6,10 @@ id of its request, `Hello` the id 0. Anything else is a `WireError`, and the cha
 """
 
 import json
+import os
 import struct
 import zlib
-from typing import Any, List, Tuple
+from typing import Any, Callable, List, Tuple
 
 from . import messages
 
@@ -22,13 +23,13 @@ class WireError(ValueError):
     """What came is not a frame of this protocol."""
 
 
-def pack(number: int, message: messages.Message) -> bytes:
+def pack_frame(number: int, message: messages.Message) -> bytes:
     """The frame of a message.
 
     Raises:
         WireError: the message is too long.
     """
-    payload = json.dumps({"id": number, "message": messages.to_json(message)}).encode()
+    payload = json.dumps({"id": number, "message": messages.message_to_json(message)}).encode()
     if len(payload) > LIMIT:
         raise WireError("a message of {} bytes is beyond the limit of {}".format(len(payload), LIMIT))
     return _HEADER.pack(MAGIC, messages.PROTOCOL, len(payload), zlib.crc32(payload)) + payload
@@ -73,9 +74,23 @@ def _decode(payload: bytes) -> Tuple[int, Any]:
     try:
         document = json.loads(payload.decode())
         number = document["id"]
-        message = messages.from_json(document["message"])
+        message = messages.message_from_json(document["message"])
     except (ValueError, KeyError, TypeError) as error:  # MessageError is a ValueError
         raise WireError("not a message: {}".format(error)) from None
     if not isinstance(number, int):
         raise WireError("the id of a message is a number, not {!r}".format(number))
     return number, message
+
+
+_LONGEST_SOCKET_PATH = 107  # the kernel takes no more bytes
+
+
+def use_socket(path: str, act: Callable[[str], Any]) -> Any:
+    """Call `act` (a socket's `bind` or `connect`) with `path`, spelled so that it fits whatever its length."""
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+        return act(path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return act("/proc/self/fd/{}/{}".format(folder, os.path.basename(path)))
+    finally:
+        os.close(folder)

@@ -58,7 +58,7 @@ class TensorSpec(NamedTuple):
     shape: Tuple[int, ...]
 
 
-def create(path: str, specs: Iterable[TensorSpec]) -> Dict[str, "np.ndarray[Any, Any]"]:
+def create_tensor_file(path: str, specs: Iterable[TensorSpec]) -> Dict[str, "np.ndarray[Any, Any]"]:
     """Make a file for `specs` and return the arrays to fill, by name, in their storage dtypes.
 
     What is written into the arrays is in the file at once, for every process that maps it.
@@ -75,8 +75,8 @@ def create(path: str, specs: Iterable[TensorSpec]) -> Dict[str, "np.ndarray[Any,
     return {entry["name"]: _view(memory, layout.start, entry) for entry in layout.entries}
 
 
-def write(path: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write `tensors`. Half the time of filling the arrays that `create` gives: no page is touched twice.
+def write_tensor_file(path: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write `tensors`. Half the time of filling the arrays that `create_tensor_file` gives: no page is touched twice.
 
     Raises:
         TensorFileError: an array that does not have the storage dtype of its tensor.
@@ -99,7 +99,7 @@ def write(path: str, tensors: Mapping[str, Tensor]) -> None:
                 _write_all(descriptor, data.view(np.uint8), layout.start + entry["offset"])
 
 
-def read(path: str) -> Dict[str, Tensor]:
+def read_tensor_file(path: str) -> Dict[str, Tensor]:
     """The tensors of a file: memory maps, writable in memory without changing the file.
 
     They stay valid when the file is deleted.

@@ -1,0 +1,71 @@
+"""Frozen dataclasses from plain JSON types: str, int, float, bool, None, arrays and objects."""
+
+import dataclasses
+import typing
+from typing import Any, List, Tuple, Type, Union
+
+
+class MessageError(ValueError):
+    """A message does not have the form that its type promises."""
+
+
+def from_plain(kind: Type[Any], document: Any) -> Any:
+    """The `kind`, a frozen dataclass, whose `dataclasses.asdict` is `document`.
+
+    Raises:
+        MessageError: a field is missing, unknown or of the wrong type.
+    """
+    return _build(kind, document, kind.__name__)
+
+
+def _build(kind: Type[Any], values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise MessageError("{} must be an object, not {!r}".format(where, values))
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise MessageError("{} has no field {}".format(where, ", ".join(unknown)))
+    missing = sorted(
+        item.name
+        for item in dataclasses.fields(kind)
+        if item.name not in values
+        and item.default is dataclasses.MISSING
+        and item.default_factory is dataclasses.MISSING
+    )
+    if missing:
+        raise MessageError("{} lacks {}".format(where, ", ".join(missing)))
+    return kind(**{key: _value(hints[key], value, where + "." + key) for key, value in values.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """`value` as `hint` wants it: JSON has no tuples, and an int may stand for a float."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Union:  # Optional
+        return None if value is None else _value(arguments[0], value, where)
+    if origin is tuple:
+        return _tuple(arguments, value, where)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise MessageError("{} must be an object, not {!r}".format(where, value))
+        return {key: _value(arguments[1], item, "{}[{!r}]".format(where, key)) for key, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast("Type[Any]", hint), value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise MessageError("{} must be {}, not {!r}".format(where, hint.__name__, value))
+    return value
+
+
+def _tuple(arguments: Tuple[Any, ...], value: Any, where: str) -> Tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise MessageError("{} must be an array, not {!r}".format(where, value))
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        kinds: List[Any] = [arguments[0]] * len(value)
+    else:
+        kinds = list(arguments)
+    if len(kinds) != len(value):
+        raise MessageError("{} must have {} items, not {}".format(where, len(kinds), len(value)))
+    return tuple(_value(kind, item, where) for kind, item in zip(kinds, value))
