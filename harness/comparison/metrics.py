@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from harness.errors import UsageError
+from harness.tensors import UNLESS_DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +104,9 @@ class Metrics:
     reference_max: float
     headroom: float
     worst_index: tuple[int, ...] | None
-    shape: tuple[int, ...] | None = None
-    reference_shape: tuple[int, ...] | None = None
-    failure: str | None = None
+    shape: tuple[int, ...] | None = field(default=None, metadata=UNLESS_DEFAULT)
+    reference_shape: tuple[int, ...] | None = field(default=None, metadata=UNLESS_DEFAULT)
+    failure: str | None = field(default=None, metadata=UNLESS_DEFAULT)
 
     @property
     def incomparable(self) -> str | None:

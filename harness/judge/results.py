@@ -6,15 +6,14 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.comparison import GateResult, Metrics
 from harness.errors import NothingSelectedError
-from harness.tensors import Precision
+from harness.tensors import UNLESS_DEFAULT, Precision, to_json
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from harness.comparison import GateResult, Metrics
 
 RUN_SCHEMA = "harness.run/1"
 
@@ -70,6 +69,8 @@ class LayerResult:
     gates: tuple[GateResult, ...]
     origin: bool
 
+    ALSO_IN_JSON: ClassVar = ("diverged",)
+
     @property
     def diverged(self) -> bool:
         """Whether a gate fails."""
@@ -118,7 +119,7 @@ class RunResult:
     evidence: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     case_path: str | None = None
-    inputs: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     golden: str | None = None
     mistake: bool = False
 
@@ -146,24 +147,7 @@ class RunResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of this run: plain types only, non-finite numbers as strings."""
-        return {
-            "case": self.case,
-            "case_path": self.case_path,
-            **({"inputs": list(self.inputs)} if self.inputs else {}),
-            "precision": self.precision.value,
-            "candidate": self.candidate,
-            "verdict": self.verdict.value,
-            "reason": self.reason,
-            "outputs": [_output_dict(output) for output in self.outputs],
-            "layers": [_layer_dict(layer) for layer in self.layers],
-            "faithful": self.faithful,
-            "timings": dict(self.timings),
-            "facts": jsonable(self.facts),
-            "evidence": list(self.evidence),
-            "warnings": list(self.warnings),
-            "golden": self.golden,
-            "mistake": self.mistake,
-        }
+        return dict(to_json(self))
 
 
 @dataclass(frozen=True)
@@ -172,7 +156,7 @@ class RunReport:
 
     fingerprint: Mapping[str, Any]
     results: tuple[RunResult, ...]
-    interrupted: bool = False
+    interrupted: bool = field(default=False, metadata=UNLESS_DEFAULT)
 
     @property
     def exit_code(self) -> int:
@@ -191,12 +175,7 @@ class RunReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The document of schema `harness.run/1`."""
-        return {
-            "schema": RUN_SCHEMA,
-            "fingerprint": jsonable(self.fingerprint),
-            **({"interrupted": True} if self.interrupted else {}),
-            "results": [result.to_dict() for result in self.results],
-        }
+        return {"schema": RUN_SCHEMA, **to_json(self)}
 
     def to_frame(self) -> pd.DataFrame:
         """One row a run and output: case, precision, candidate, verdict, reason, tensor, sample, and all Metrics.
@@ -204,8 +183,6 @@ class RunReport:
         A run without outputs has a row of its own, in which tensor, sample and metrics are missing.
         """
         import pandas as pd
-
-        from harness.comparison import Metrics
 
         columns = ["case", "precision", "candidate", "verdict", "reason", "tensor", "sample"]
         columns += [metric.name for metric in fields(Metrics)]
@@ -219,51 +196,16 @@ class RunReport:
                 "reason": result.reason,
             }
             for output in result.outputs:
-                rows.append(
-                    {**run, "tensor": output.tensor, "sample": output.sample, **output.metrics.to_dict()}
-                )
+                rows.append({**run, "tensor": output.tensor, "sample": output.sample, **vars(output.metrics)})
             if not result.outputs:
                 rows.append(run)
         return pd.DataFrame(rows, columns=columns)
 
 
-def jsonable(value: Any) -> Any:
-    """`value` with mappings and sequences made plain and non-finite floats spelled as strings."""
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    if hasattr(value, "item") and not isinstance(value, (str, bytes)):  # a NumPy scalar
-        return jsonable(value.item())
-    return value
+jsonable = to_json
 
 
 def _badness(output: OutputResult) -> tuple[int, float]:
     failed = sum(not gate.passed for gate in output.gates)
     error = output.metrics.nrmse
     return failed, math.inf if math.isnan(error) else error
-
-
-def _output_dict(output: OutputResult) -> dict[str, Any]:
-    return {
-        "tensor": output.tensor,
-        "sample": output.sample,
-        "metrics": jsonable(output.metrics.to_dict()),
-        "gates": [jsonable(gate.to_dict()) for gate in output.gates],
-    }
-
-
-def _layer_dict(layer: LayerResult) -> dict[str, Any]:
-    return {
-        "index": layer.index,
-        "node": layer.node,
-        "op": layer.op,
-        "tensor": layer.tensor,
-        "metrics": jsonable(layer.metrics.to_dict()),
-        "introduced": None if layer.introduced is None else jsonable(layer.introduced.to_dict()),
-        "gates": [jsonable(gate.to_dict()) for gate in layer.gates],
-        "diverged": layer.diverged,
-        "origin": layer.origin,
-    }

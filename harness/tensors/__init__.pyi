@@ -1,5 +1,9 @@
 from .codec import load_tensors as load_tensors
 from .codec import save_tensors as save_tensors
+from .documents import NEVER as NEVER
+from .documents import UNLESS_DEFAULT as UNLESS_DEFAULT
+from .documents import from_json as from_json
+from .documents import to_json as to_json
 from .dtypes import dtype_name as dtype_name
 from .dtypes import dtype_of as dtype_of
 from .dtypes import is_float as is_float

@@ -1,0 +1,76 @@
+"""Frozen dataclasses as JSON documents, and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, from_json, to_json
+
+
+class Kind(StrEnum):
+    ONE = "the first"
+
+
+@dataclass(frozen=True)
+class Part:
+    value: float
+    shape: tuple[int, ...] | None = field(default=None, metadata=UNLESS_DEFAULT)
+    ALSO_IN_JSON: ClassVar = ("positive",)
+
+    @property
+    def positive(self) -> bool:
+        return self.value > 0
+
+
+@dataclass(frozen=True)
+class Whole:
+    kind: Kind
+    precision: Precision
+    parts: tuple[Part, ...] = ()
+    secret: str = field(default="", metadata=NEVER)
+
+
+SHAPES = st.none() | st.lists(st.integers(0, 9), max_size=3).map(tuple)
+WHOLES = st.builds(
+    Whole,
+    st.sampled_from(Kind),
+    st.sampled_from(Precision),
+    st.lists(st.builds(Part, st.floats(allow_nan=False), SHAPES), max_size=3).map(tuple),
+)
+
+
+@given(WHOLES)
+def test_what_is_written_is_read_again(whole: Whole) -> None:
+    text = json.dumps(to_json(whole), allow_nan=False)
+    assert from_json(Whole, json.loads(text)) == whole
+
+
+def test_a_document_has_fields_and_named_properties() -> None:
+    whole = Whole(Kind.ONE, Precision.FP16, (Part(math.inf), Part(-1.0, ())), secret="never written")
+    assert to_json(whole) == {
+        "kind": "the first",
+        "precision": "fp16",
+        "parts": [{"value": "inf", "positive": True}, {"value": -1.0, "shape": [], "positive": False}],
+    }
+
+
+def test_numbers_of_numpy_paths_and_numbers_that_json_lacks_become_plain() -> None:
+    values = {"a": np.float32(0.5), "b": np.int64(3), "c": [math.nan, -math.inf], "d": Path("x/y")}
+    assert to_json(values) == {"a": 0.5, "b": 3, "c": ["nan", "-inf"], "d": "x/y"}
+    assert type(to_json(np.float64(0.5))) is float
+
+
+@pytest.mark.parametrize("broken", [{}, {"value": "much"}, {"value": 1.0, "shape": ["a"]}, [], None])
+def test_a_document_of_another_form_is_refused(broken: object) -> None:
+    with pytest.raises(ValueError):
+        from_json(Part, broken)
