@@ -34,11 +34,11 @@ from harness.case import Case, load_cases
 from harness.comparison import compare
 from harness.history import DriftOptions, DriftVerdict, Floors, LayerBuilds, drift
 from harness.history.api import to_frame
-from harness.history.emulated import EmulatedBuild, EmulatedRelease
-from harness.history.judgement import judge_tensors
-from harness.history.matrix import run_matrix, select_specs
-from harness.history.releases import Pair, compare_pair
-from harness.history.store import read_runs
+from harness.history.judgement.runs import Pair, compare_pair
+from harness.history.judgement.tensors import judge_tensors
+from harness.history.matrix.emulated import EmulatedBuild, EmulatedRelease
+from harness.history.matrix.run import run_matrix, select_specs
+from harness.history.store.files import read_runs
 from harness.judge import Workbench
 from harness.tensors import Precision
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from benchmarks.record import record
-from harness.history.schema import METADATA_KEY, NAMES, NEEDED, SCHEMA, arrow_schema
+from harness.history.store.schema import METADATA_KEY, NAMES, NEEDED, SCHEMA, arrow_schema
 
 RELEASE = "trt-nightly"
 STEPPED, FAULTY = "case-07", "case-21"
@@ -159,7 +159,7 @@ def make_page(folder: Path, last: int) -> dict[str, Any]:
 def load_all(folder: Path, last: int) -> dict[str, Any]:
     """What `load_history` takes for all nights, and the steps of the outputs over them."""
     from harness.history import Floors, load_history
-    from harness.history.series import series_of
+    from harness.history.nightly.series import series_of
 
     found: dict[str, Any] = {}
 

@@ -26,7 +26,7 @@ import pandas as pd
 import harness
 from benchmarks.record import RESULTS, record
 from harness.history import DriftVerdict, Floors, report_of, runs_at
-from harness.history.judgement import judge_tensors
+from harness.history.judgement.tensors import judge_tensors
 
 CALM = (DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE)
 ROOT = Path(__file__).parent.parent

@@ -32,7 +32,7 @@ from harness.cli.consoles import RunProgress
 from harness.cli.drift import DriftFiles
 from harness.errors import HarnessError, HistoryError, NothingSelectedError
 from harness.history import CacheUse, DriftOptions, LayerBuilds, RunInfo, drift, report_of, runs_at
-from harness.history.store import PARTS, PLAN, RunWriter, interrupted, list_runs
+from harness.history.store.files import PARTS, PLAN, RunWriter, interrupted, list_runs
 from harness.judge import ProgressEvent
 from harness.tensors import Precision
 

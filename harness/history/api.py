@@ -11,24 +11,29 @@ from typing import TYPE_CHECKING
 from harness.case import Case, one_or_more
 from harness.errors import HistoryError, UsageError
 from harness.golden import refuse_in_ci
-from harness.history.choices import Against
-from harness.history.matrix import DriftOptions, run_matrix, select_specs
-from harness.history.noise import Floors
-from harness.history.outcome import RunDrift, Status
-from harness.history.plants import check_plants
-from harness.history.releases import Comparison, Pair, Waivers, compare_pair, merge, pairs_of
-from harness.history.report import DriftReport
-from harness.history.rows import fingerprint_in
-from harness.history.schema import NAMES
-from harness.history.store import RunInfo, list_runs, read_info, read_runs
-from harness.history.waivers import waivers_of
+from harness.history.judgement import (
+    Comparison,
+    DriftReport,
+    Floors,
+    Pair,
+    RunDrift,
+    Status,
+    Waivers,
+    compare_pair,
+    merge,
+    pairs_of,
+    waivers_of,
+)
+from harness.history.matrix import DriftOptions, check_plants, run_matrix, select_specs
+from harness.history.store import NAMES, RunInfo, fingerprint_in, list_runs, read_info, read_runs
+from harness.history.types import Against
 from harness.judge import Judge, Progress, Target, check_names_of, golden_root, select_cases
 from harness.tensors import Precision
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.history.baselined import Found
+    from harness.history.baselines import Found
 
 HISTORY = Path("reports/history")
 REFUSED = "no baseline is written, as builds failed"
@@ -101,7 +106,7 @@ def drift(
     if len(environments) > 1:
         return report_of(info, floors=options.floors, waivers=waivers)
     if Against(against) is Against.HISTORY:
-        from harness.history.series import NIGHTLY_CONFIDENCE, nightly_report
+        from harness.history.nightly import NIGHTLY_CONFIDENCE, nightly_report
 
         nightly = max(options.floors.confidence, NIGHTLY_CONFIDENCE)
         return nightly_report(
@@ -119,7 +124,7 @@ def held_against_baselines(
     """The run `info` of one release held against its golden baselines; with `update`, they are rewritten after."""
     import pandas as pd
 
-    from harness.history.baselined import baseline_rows, describe, find_baselines, is_broken, update_baselines
+    from harness.history.baselines import baseline_rows, describe, find_baselines, is_broken, update_baselines
 
     (release,) = info.releases
     records = to_frame(read_runs([info])).assign(side=release)
@@ -229,7 +234,7 @@ def load_history(
 
     Args:
         path: a folder of the history, or one of its files.
-        columns: only these; by default all of `harness.history.schema.COLUMNS`, which says what they mean.
+        columns: only these; by default all of `harness.history.store.schema.COLUMNS`, which says what they mean.
         last: only the newest so many runs.
 
     Returns:

@@ -16,7 +16,7 @@ import pytest
 
 from harness.cli import main
 from harness.cli.history import doubt_age
-from harness.history.schema import METADATA_KEY
+from harness.history.store.schema import METADATA_KEY
 
 OLD, NEW = "emulator:fp16,noise=0.2,seed=1", "emulator:fp16,noise=0.2,seed=2"
 FAULTY = f"{NEW},plant=square@bf16"

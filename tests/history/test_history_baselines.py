@@ -15,8 +15,8 @@ from harness.errors import GoldenError, UsageError
 from harness.golden import Baseline, BaselineStore, sm_of
 from harness.history import DriftOptions, DriftReport, DriftVerdict, Floors, Status
 from harness.history.api import held_against_baselines
-from harness.history.releases import compare_pair, pairs_of
-from harness.history.store import RunWriter, list_runs, read_runs
+from harness.history.judgement.runs import compare_pair, pairs_of
+from harness.history.store.files import RunWriter, list_runs, read_runs
 from harness.tensors import Precision
 
 CALM, NOISY, FAULTY = "emulator:fp16", "emulator:fp16,noise=0.2,seed=7", "emulator:fp16,plant=square@bf16"

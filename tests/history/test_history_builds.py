@@ -25,10 +25,10 @@ from harness.history import (
     tell_ratio,
     tell_tensor,
 )
-from harness.history.builds import BuildOutcome, Builds, differing_share
-from harness.history.judgement import judge_tensors
-from harness.history.outcome import worst_of
-from harness.history.releases import compare_pair, pairs_of
+from harness.history.judgement.builds import BuildOutcome, Builds, differing_share
+from harness.history.judgement.outcome import worst_of
+from harness.history.judgement.runs import compare_pair, pairs_of
+from harness.history.judgement.tensors import judge_tensors
 
 NOISY = [1.00e-3, 1.01e-3, 0.99e-3]
 NO = [False] * 3

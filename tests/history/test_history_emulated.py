@@ -9,7 +9,7 @@ from tiny_cases import write_cases
 from harness.backends import Observation, Plan
 from harness.case import load_case
 from harness.errors import UsageError
-from harness.history.emulated import EmulatedBuild, EmulatedRelease, is_emulated
+from harness.history.matrix.emulated import EmulatedBuild, EmulatedRelease, is_emulated
 from harness.judge import Workbench
 from harness.tensors import Precision
 

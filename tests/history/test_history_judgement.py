@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.history import DriftVerdict, Floors
-from harness.history.judgement import JUDGED, judge_tensors
+from harness.history.judgement.tensors import JUDGED, judge_tensors
 
 YES, NO = [True] * 3, [False] * 3
 NOISY = [1.00e-3, 1.01e-3, 0.99e-3]

@@ -24,9 +24,9 @@ import harness.environments
 from harness.environments import Environment, Supervisor
 from harness.errors import EnvironmentConfigError, HistoryError, NothingSelectedError, UsageError
 from harness.history import CacheUse, DriftOptions, DriftVerdict, Floors, LayerBuilds, Status, report_of
-from harness.history.matrix import select_specs
-from harness.history.releases import Pair, compare_pair, continuation
-from harness.history.store import list_runs
+from harness.history.judgement.runs import Pair, compare_pair, continuation
+from harness.history.matrix.run import select_specs
+from harness.history.store.files import list_runs
 from harness.judge import select_cases
 from harness.tensors import Precision
 
@@ -227,7 +227,7 @@ def test_a_wrong_case_leaves_a_row_and_the_others_go_on(tiny_cases, drift) -> No
 
 
 def test_a_surprise_ends_one_run_and_not_the_night(tiny_cases, drift, monkeypatch) -> None:
-    from harness.history.emulated import EmulatedBuild
+    from harness.history.matrix.emulated import EmulatedBuild
 
     evaluate = EmulatedBuild.evaluate
 
@@ -473,7 +473,7 @@ def test_after_the_time_limit_no_further_build_begins_and_the_report_says_so(
     monotonic = iter(range(0, 100_000, 2000))
     clock = SimpleNamespace(perf_counter=lambda: float(next(monotonic)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.history.matrix.time", clock)
+        patch.setattr("harness.history.matrix.run.time", clock)
         report = drift(engine_case / "norm.case.yaml", "old", "new", repeats=3, run_limit=limit)
     (run,) = report.runs
     assert run.status is Status.PASS

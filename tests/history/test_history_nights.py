@@ -12,10 +12,10 @@ import pytest
 from history_rows import engine_rows, frame, tensor_rows
 
 from harness.history import FailsOn, Floors, RunDrift
-from harness.history.judgement import judge_tensors
-from harness.history.nights import Nights, mean_of_builds
-from harness.history.releases import Pair, compare_pair
-from harness.history.series import NIGHTLY_CONFIDENCE
+from harness.history.judgement.nights import Nights, mean_of_builds
+from harness.history.judgement.runs import Pair, compare_pair
+from harness.history.judgement.tensors import judge_tensors
+from harness.history.nightly.series import NIGHTLY_CONFIDENCE
 
 BUILDS = 3
 FLOORS = Floors(confidence=NIGHTLY_CONFIDENCE)

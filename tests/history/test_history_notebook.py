@@ -11,8 +11,8 @@ import pytest
 
 import harness
 from harness.history import DriftVerdict
-from harness.history.judgement import JUDGED
-from harness.history.schema import COLUMNS
+from harness.history.judgement.tensors import JUDGED
+from harness.history.store.schema import COLUMNS
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "docs" / "notebook.py"

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from harness.cli import COMMANDS
 from harness.errors import UsageError
-from harness.history.emulated import EmulatedRelease
+from harness.history.matrix.emulated import EmulatedRelease
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

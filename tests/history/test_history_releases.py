@@ -11,7 +11,7 @@ from history_rows import engine_rows, frame, tensor_rows
 
 from harness.case import Waiver
 from harness.history import DriftVerdict, Floors, RunDrift, Status
-from harness.history.releases import Pair, compare_pair, pairs_of
+from harness.history.judgement.runs import Pair, compare_pair, pairs_of
 
 CALM = [1e-3, 1.01e-3, 0.99e-3]
 TODAY = datetime.date(2026, 6, 1)

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 import harness
-from harness.history.noise import FLOORS, student
+from harness.history.judgement.noise import FLOORS, student
 from harness.judge import number
 from harness.tensors import Precision
 

@@ -18,10 +18,10 @@ from rich.console import Console
 import harness
 from harness.errors import HistoryError
 from harness.history import Change, DriftOptions, DriftVerdict, Floors, Status, nightly_report
-from harness.history.machines import FactChange
-from harness.history.series import series_of
-from harness.history.steps import MIN_NIGHTS
-from harness.history.store import RunWriter, list_newest
+from harness.history.nightly.machines import FactChange
+from harness.history.nightly.series import series_of
+from harness.history.nightly.steps import MIN_NIGHTS
+from harness.history.store.files import RunWriter, list_newest
 from harness.report import print_drift
 from harness.report.drift_run import changes_line
 from harness.report.drift_words import answer, tone_of

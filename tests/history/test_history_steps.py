@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from harness.history import Series
-from harness.history.steps import MIN_NIGHTS, find_steps
-from harness.history.telling import tell_series
+from harness.history.judgement.wording import tell_series
+from harness.history.nightly.steps import MIN_NIGHTS, find_steps
 from harness.tensors import Precision
 
 STREAM = np.random.default_rng(5)

@@ -18,8 +18,8 @@ import pytest
 import harness
 from harness.errors import HistoryError
 from harness.history import HistoryWarning
-from harness.history.schema import COLUMNS, LATER, METADATA_KEY, NAMES, NEEDED, arrow_schema
-from harness.history.store import RunWriter, interrupted, list_newest, list_runs, opened
+from harness.history.store.files import RunWriter, interrupted, list_newest, list_runs, opened
+from harness.history.store.schema import COLUMNS, LATER, METADATA_KEY, NAMES, NEEDED, arrow_schema
 
 PLAN: dict[str, Any] = {
     "releases": ["old", "new"],

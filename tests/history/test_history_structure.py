@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from harness.history import Change, Floors
-from harness.history.engines import judge_engines
-from harness.history.structure import compare_structures
+from harness.history.judgement.engines import judge_engines
+from harness.history.judgement.structure import compare_structures
 
 
 def layer(*nodes: str, precision: str = "fp16", tactic: str | None = "t1", **ops: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from history_rows import engine_rows, frame, tensor_rows
 
 from harness.case import Waiver
 from harness.history import DriftReport, Floors
-from harness.history.releases import compare_pair, merge, pairs_of
+from harness.history.judgement.runs import compare_pair, merge, pairs_of
 
 CALM = [1.00e-3, 1.01e-3, 0.99e-3]
 WAIVER = Waiver.model_validate({"reason": "known in 10.13", "expires": "2999-12-31"})

@@ -16,7 +16,7 @@ from page_reader import Page
 from rich.console import Console
 
 from harness.history import DriftReport, DriftVerdict, Status
-from harness.history.machines import FactChange
+from harness.history.nightly.machines import FactChange
 from harness.report import annotate, drift_markdown, drift_page, print_drift
 from harness.report.drift_annotations import annotation
 from harness.report.drift_view import explain

@@ -10,7 +10,7 @@ from page_reader import Page
 from test_report_drift import console_text
 
 from harness.history import DriftReport
-from harness.history.report import NO_RUN_BEFORE
+from harness.history.judgement.report import NO_RUN_BEFORE
 from harness.report import drift_markdown, drift_page
 from harness.report.drift_coverage import coverage_lines
 from harness.report.drift_words import answer, tone_of

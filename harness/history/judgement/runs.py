@@ -15,10 +15,20 @@ import pandas as pd
 
 from harness.case import Waived, Waiver, find_waiver, target_words
 from harness.comparison import find_origins
-from harness.history.builds import Builds, OutputRow, builds_of
-from harness.history.emulated import EmulatedRelease, is_emulated
-from harness.history.engines import ENGINE_COLUMNS, judge_engines
-from harness.history.judgement import (
+from harness.history.judgement.builds import Builds, OutputRow, builds_of
+from harness.history.judgement.engines import ENGINE_COLUMNS, judge_engines
+from harness.history.judgement.noise import Floors
+from harness.history.judgement.outcome import (
+    RunDrift,
+    Status,
+    TensorDrift,
+    furthest_of,
+    in_both,
+    status_of,
+    worst_of,
+)
+from harness.history.judgement.structure import compare_structures
+from harness.history.judgement.tensors import (
     JUDGED,
     KEY,
     SEVERITY,
@@ -28,19 +38,9 @@ from harness.history.judgement import (
     judge_tensors,
     worst_verdict,
 )
-from harness.history.noise import Floors
-from harness.history.outcome import (
-    RunDrift,
-    Status,
-    TensorDrift,
-    furthest_of,
-    in_both,
-    status_of,
-    worst_of,
-)
-from harness.history.schema import ENGINE, LAYER, MISTAKE, OUTPUT
-from harness.history.structure import compare_structures
-from harness.history.telling import tell_comparison, tell_errors
+from harness.history.judgement.wording import tell_comparison, tell_errors
+from harness.history.matrix import EmulatedRelease, is_emulated
+from harness.history.store import ENGINE, LAYER, MISTAKE, OUTPUT
 from harness.judge import Verdict, count
 from harness.tensors import Precision
 
@@ -372,7 +372,7 @@ def _key(row: Any) -> tuple[object, ...]:
 
 
 def _zero_references(records: pd.DataFrame) -> set[tuple[object, ...]]:
-    """The tensors whose reference is all zero, by the columns `harness.history.judgement.KEY`."""
+    """The tensors whose reference is all zero, by the columns `harness.history.judgement.tensors.KEY`."""
     if "reference_rms" not in records:
         return set()
     zero = records.loc[(records["reference_rms"] == 0.0).to_numpy(dtype=bool, na_value=False), list(KEY)]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from harness.case import Waived
-from harness.history.builds import Builds, FailsOn
-from harness.history.judgement import SEVERITY, WORSENED, DriftVerdict
-from harness.history.structure import StructureChange
+from harness.history.judgement.builds import Builds, FailsOn
+from harness.history.judgement.structure import StructureChange
+from harness.history.judgement.tensors import SEVERITY, WORSENED, DriftVerdict
 from harness.tensors import Precision
 
 

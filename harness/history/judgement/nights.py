@@ -24,7 +24,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from harness.history.noise import student
+from harness.history.judgement.noise import student
 
 #: The share of nights, on either side, that is taken for outliers.
 OUTLYING = 0.1

@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
-from harness.history.noise import Floors, half_width, pooled_half_width
+from harness.history.judgement.noise import Floors, half_width, pooled_half_width
 
 
 class Trend(StrEnum):

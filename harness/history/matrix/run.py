@@ -22,14 +22,23 @@ from typing import Any
 
 from harness.case import Case, RunSpec, asked_shapes
 from harness.errors import HarnessError, NothingSelectedError, UsageError
-from harness.history.choices import CacheUse, LayerBuilds
-from harness.history.emulated import EmulatedRelease, is_emulated
-from harness.history.lanes import Lane, opened_lanes
-from harness.history.noise import Floors
-from harness.history.questions import asked_of, check_unchanged
-from harness.history.recording import Build, Recording
-from harness.history.rows import Row, common_columns, hash_case, rows_of
-from harness.history.store import RunInfo, RunWriter, opened, read_info
+from harness.history.judgement import Floors
+from harness.history.matrix.emulated import EmulatedRelease, is_emulated
+from harness.history.matrix.lanes import Lane, opened_lanes
+from harness.history.matrix.questions import asked_of, check_unchanged
+from harness.history.store import (
+    Build,
+    Recording,
+    Row,
+    RunInfo,
+    RunWriter,
+    common_columns,
+    hash_case,
+    opened,
+    read_info,
+    rows_of,
+)
+from harness.history.types import CacheUse, LayerBuilds
 from harness.judge import Progress, ProgressEvent, RunResult, Verdict, fingerprint_of, side_by_side
 from harness.tensors import Precision
 

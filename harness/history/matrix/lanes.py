@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from harness.case import Case, RunSpec
-from harness.history.recording import Build, Recording, RecordingCandidates
+from harness.history.store import Build, Recording, RecordingCandidates
 from harness.judge import Judge, JudgeOptions, RunResult, Stage
 
 

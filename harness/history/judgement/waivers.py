@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.case import load_case
 from harness.errors import HarnessError
-from harness.history.releases import Waivers
+from harness.history.judgement.runs import Waivers
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import NothingSelectedError
-from harness.history.judgement import DriftVerdict
-from harness.history.machines import FactChange
-from harness.history.noise import Floors
-from harness.history.outcome import RunDrift, Status, TensorDrift
+from harness.history.judgement.noise import Floors
+from harness.history.judgement.outcome import RunDrift, Status, TensorDrift
+from harness.history.judgement.tensors import DriftVerdict
+from harness.history.nightly import FactChange
 from harness.judge import jsonable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.history.steps import Series
+    from harness.history.nightly import Series
 
 DRIFT_SCHEMA = "harness.drift/1"
 #: What stands for the older release in the first night of a history.
@@ -33,8 +33,8 @@ class DriftReport:
         old: the older release, or what stands for it.
         releases: all releases, the older one first.
         runs: by case, precision and newer release, what came of it.
-        tensors: one row an output and layer: see `harness.history.judgement.JUDGED`, and `release`.
-        engines: one row a quantity of an engine: see `harness.history.engines.ENGINE_COLUMNS`, and `release`.
+        tensors: one row an output and layer: see `harness.history.judgement.tensors.JUDGED`, and `release`.
+        engines: one row a quantity of an engine: see `harness.history.judgement.engines.ENGINE_COLUMNS`, and `release`.
         records: the rows of the history behind it, with `side`: which of `releases` a row counts to.
         fingerprint: what it ran on.
         floors: what counts as a difference.
@@ -111,7 +111,7 @@ class DriftReport:
         return sum(run.verdict is verdict for run in self.runs)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an output and layer: `release` and the columns of `harness.history.judgement.JUDGED`."""
+        """One row an output and layer: `release` and the columns of `harness.history.judgement.tensors.JUDGED`."""
         return self.tensors.copy()
 
     def to_dict(self) -> dict[str, Any]:

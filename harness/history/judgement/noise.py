@@ -21,7 +21,7 @@ So a difference must leave three bands, in this order:
 
        m ± t(K + n − 2) · s · √(1/K + 1/n)
 
-   Earlier nights have a band of their own: `harness.history.nights`.
+   Earlier nights have a band of their own: `harness.history.judgement.nights`.
 
    A gate that held in every older build and breaks in a newer one is held against the first band alone: a release
    that fails now and then would hide behind its own scatter.
@@ -41,7 +41,7 @@ from statistics import NormalDist
 import numpy as np
 
 from harness.errors import UsageError
-from harness.history.emulated import UNIT_ROUNDOFF
+from harness.history.matrix import UNIT_ROUNDOFF
 from harness.tensors import Precision
 
 FLOORS: Mapping[Precision, float] = {

@@ -12,19 +12,24 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import HistoryError
-from harness.history.judgement import codes_of
-from harness.history.last_night import find_lost, with_last_structures
-from harness.history.machines import FactChange, changes_between, facts_of, on_same_gpu
-from harness.history.nights import mean_of_builds
-from harness.history.noise import Floors
-from harness.history.outcome import RunDrift
-from harness.history.releases import Pair, Waivers, compare_pair, merge
-from harness.history.report import NO_RUN_BEFORE, DriftReport
-from harness.history.schema import NEEDED, OUTPUT
-from harness.history.steps import MIN_NIGHTS, Series, find_steps
-from harness.history.store import RunInfo, list_newest, read_runs
-from harness.history.telling import tell_series
-from harness.history.waivers import waivers_of
+from harness.history.judgement import (
+    NO_RUN_BEFORE,
+    DriftReport,
+    Floors,
+    Pair,
+    RunDrift,
+    Waivers,
+    codes_of,
+    compare_pair,
+    mean_of_builds,
+    merge,
+    tell_series,
+    waivers_of,
+)
+from harness.history.nightly.last_night import find_lost, with_last_structures
+from harness.history.nightly.machines import FactChange, changes_between, facts_of, on_same_gpu
+from harness.history.nightly.steps import MIN_NIGHTS, Series, find_steps
+from harness.history.store import NEEDED, OUTPUT, RunInfo, list_newest, read_runs
 from harness.tensors import Precision
 
 #: Thousands of tensors are judged every night, against thirty nights that say much of the noise: 99 % would be an

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.history.nights import OUTLYING, Nights, mean_of_builds
-from harness.history.noise import Floors, half_width, pooled_half_width
+from harness.history.judgement.nights import OUTLYING, Nights, mean_of_builds
+from harness.history.judgement.noise import Floors, half_width, pooled_half_width
 from harness.tensors import Precision
 
 KEY = ("case", "precision", "kind", "tensor", "sample")
@@ -114,13 +114,13 @@ def judge_tensors(
     """Judge every tensor that both sides have.
 
     Args:
-        frame: rows of the history with the columns `harness.history.schema.NEEDED`, of outputs and layers.
+        frame: rows of the history with the columns `harness.history.store.schema.NEEDED`, of outputs and layers.
         old: which rows are builds of the older release.
         new: which rows are builds of the newer one.
         floors: what counts as a difference.
         distances: whether `distance` means something: both sides were judged in one run.
         nights: whether the older side are earlier nights, by `run`: then nights are what varies, and a tenth of them
-            may be bad without hiding anything (`harness.history.nights`).
+            may be bad without hiding anything (`harness.history.judgement.nights`).
 
     Returns:
         One row a tensor with the columns JUDGED, cases and precisions in the order of `frame`.

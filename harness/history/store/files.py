@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HistoryError
-from harness.history.schema import LATER, METADATA_KEY, NAMES, SCHEMA, arrow_schema
+from harness.history.store.schema import LATER, METADATA_KEY, NAMES, SCHEMA, arrow_schema
 from harness.tensors import atomic_path, write_text
 
 if TYPE_CHECKING:

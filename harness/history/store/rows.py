@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.case import Case, asked_shapes
 from harness.comparison import NONFINITE, GateResult, Metrics
-from harness.history.recording import Recording
-from harness.history.schema import ENGINE, LAYER, MISTAKE, OUTPUT
+from harness.history.store.recording import Recording
+from harness.history.store.schema import ENGINE, LAYER, MISTAKE, OUTPUT
 from harness.judge import LayerResult, OutputResult, RunResult, Verdict, Workbench
 from harness.tensors import host_fingerprint
 

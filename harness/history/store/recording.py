@@ -17,7 +17,7 @@ from harness.backends import Candidate, Evaluation, Observation, Plan
 from harness.case import Case, RunSpec
 from harness.comparison import compare
 from harness.environments import Environment, select
-from harness.history.emulated import EmulatedBuild, EmulatedRelease, is_emulated
+from harness.history.matrix import EmulatedBuild, EmulatedRelease, is_emulated
 from harness.judge import Candidates, Workbench
 from harness.tensors import hash_array
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from harness.history.structure import precisions_by_node
+from harness.history.judgement.structure import precisions_by_node
 from harness.judge import Verdict
 
 #: The share of nodes that must be computed in another precision for two builds to differ: a few always do.

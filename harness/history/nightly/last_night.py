@@ -8,9 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.history.outcome import RunDrift
-from harness.history.schema import ENGINE, MISTAKE
-from harness.history.store import RunInfo, read_runs
+from harness.history.judgement import RunDrift
+from harness.history.store import ENGINE, MISTAKE, RunInfo, read_runs
 from harness.judge import Verdict
 
 _UNJUDGED = (Verdict.ERROR.value, Verdict.SKIP.value, MISTAKE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.history.emulated import is_emulated
+from harness.history.matrix import is_emulated
 from harness.history.store import RunInfo, read_runs
 
 Facts = Mapping[str, str]

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE
-from harness.history.builds import BuildOutcome
-from harness.history.judgement import DriftVerdict
-from harness.history.outcome import TensorDrift
-from harness.history.schema import LAYER, OUTPUT
-from harness.history.steps import Series
+from harness.history.judgement.builds import BuildOutcome
+from harness.history.judgement.outcome import TensorDrift
+from harness.history.judgement.tensors import DriftVerdict
+from harness.history.nightly import Series
+from harness.history.store import LAYER, OUTPUT
 from harness.judge import count, number
 
 MOST_BUILDS = 6  # whose errors are named one by one

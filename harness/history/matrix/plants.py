@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harness.case import Case, resolve_model, suggestion
 from harness.errors import HarnessError, UsageError
-from harness.history.emulated import EmulatedRelease, is_emulated
+from harness.history.matrix.emulated import EmulatedRelease, is_emulated
 from harness.model import load_model
 
 

@@ -11,9 +11,8 @@ from typing import Any
 import pandas as pd
 
 from harness.golden import Baseline, BaselineEngine, BaselineProvenance, BaselineStore, BaselineTensor, sm_of
-from harness.history.judgement import DriftVerdict
-from harness.history.outcome import RunDrift, Status
-from harness.history.schema import ENGINE, NAMES, OUTPUT
+from harness.history.judgement import DriftVerdict, RunDrift, Status
+from harness.history.store import ENGINE, NAMES, OUTPUT
 
 BASELINE = "baseline"
 _CALM = (DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE)

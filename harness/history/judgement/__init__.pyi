@@ -1,0 +1,16 @@
+from .nights import mean_of_builds as mean_of_builds
+from .noise import Floors as Floors
+from .outcome import RunDrift as RunDrift
+from .outcome import Status as Status
+from .report import NO_RUN_BEFORE as NO_RUN_BEFORE
+from .report import DriftReport as DriftReport
+from .runs import Comparison as Comparison
+from .runs import Pair as Pair
+from .runs import Waivers as Waivers
+from .runs import compare_pair as compare_pair
+from .runs import merge as merge
+from .runs import pairs_of as pairs_of
+from .tensors import DriftVerdict as DriftVerdict
+from .tensors import codes_of as codes_of
+from .waivers import waivers_of as waivers_of
+from .wording import tell_series as tell_series
