@@ -21,7 +21,7 @@ LONG_FUNCTIONS = {
     "cli.diagnose": 91,
     "cli.drift": 151,
     "cli.run": 117,
-    "history.judge_tensors": 97,
+    "history.judgement.judge_tensors": 97,
 }
 """Package and function: lines."""
 
@@ -30,7 +30,6 @@ CROWDED_FOLDERS = {
     "diagnosis": 47,
     "environments": 16,
     "explore": 16,
-    "history": 27,
     "judge": 16,
     "report": 24,
     "search": 17,
@@ -57,7 +56,15 @@ LOOSE_TYPES = {
     "judge.fingerprint_of",
     "judge.jsonable",
     "judge.jsonable(value)",
+    "judgement.DriftReport.fingerprint",
+    "judgement.codes_of(column)",
     "model.Emitter.add(attributes)",
+    "store.RunInfo.fingerprint",
+    "store.RunWriter.__init__(plan)",
+    "store.RunWriter.finish(fingerprint)",
+    "store.RunWriter.write(rows)",
+    "store.fingerprint_in",
+    "store.opened(plan)",
     "tactics.PinnedCandidate.__init__(arguments)",
     "tactics.PinnedCandidate.__init__(options)",
     "tactics.Pins.belong_to(fingerprint)",
