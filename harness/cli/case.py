@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from harness.text import command, plural
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Write, check and describe case files.")
 
 
@@ -34,10 +36,10 @@ def new(
     inputs = load_model(model).inputs
     text = case_template(inputs, model=_seen_from(target.parent, model), schema=_schema_for(target.parent))
     write_text(target, text)
-    typer.echo(f"{target}: case {case_name(target)!r} with {_count(len(inputs), 'input')}")
+    typer.echo(f"{target}: case {case_name(target)!r} with {plural(len(inputs), 'input')}")
     if any(not isinstance(dim, int) for info in inputs for dim in info.shape or (None,)):
         typer.echo("Some axes are dynamic: set their sizes in the file first.")
-    typer.echo(f"Then: harness run {target}")
+    typer.echo(f"Then: {command('harness', 'run', target)}")
 
 
 @app.command()
@@ -51,7 +53,7 @@ def check(
 
     cases = check_cases(targets)
     runs = sum(len(case.runs) for case in cases)
-    typer.echo(f"{_count(len(cases), 'case')} with {_count(runs, 'run')}: no mistakes")
+    typer.echo(f"{plural(len(cases), 'case')} with {plural(runs, 'run')}: no mistakes")
 
 
 @app.command()
@@ -86,7 +88,3 @@ def _schema_for(folder: Path) -> str:
         if (above / SCHEMA_FILE).is_file():
             return _seen_from(folder, above / SCHEMA_FILE)
     return SCHEMA_FILE
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

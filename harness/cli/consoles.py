@@ -112,22 +112,22 @@ def _place(event: ProgressEvent) -> str:
 
 
 def _waiting(event: ProgressEvent, seconds: float) -> str:
-    from harness.report import duration
+    from harness.text import duration
 
     return f"{_place(event)} {_under_way(event)}, {duration(seconds)} so far"
 
 
 def _under_way(event: ProgressEvent) -> str:
-    from harness.report import middle
+    from harness.text import shorten
 
     where = "" if event.candidate == "emulator" else f" on {event.candidate}"
     stage = f": {event.stage}" if event.stage else ""
-    return f"{middle(event.case, 32)} at {event.precision}{where}{stage}"
+    return f"{shorten(event.case, 32)} at {event.precision}{where}{stage}"
 
 
 def _ended(result: RunResult) -> str:
-    from harness.judge import number
-    from harness.report import LOOKS, duration, title, worst_error
+    from harness.report import LOOKS, title, worst_error
+    from harness.text import duration, number
 
     worst = worst_error(result)
     error = "" if worst is None else f", nrmse {number(worst)}"

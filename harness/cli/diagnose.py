@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from harness.cli.options import REPORTS, OnePrecision, OneTarget, PageFile, Shap
 from harness.cli.run import parse_shapes
 from harness.cli.writable import STDOUT, check_files, check_folder
 from harness.errors import UsageError
+from harness.text import command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -125,7 +125,7 @@ def diagnose(
 def _again() -> str:
     """The command that was given, to be resumed."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
-    return shlex.join(["harness", *arguments, "--resume"])
+    return command("harness", *arguments, "--resume")
 
 
 class Files:
@@ -260,7 +260,7 @@ class Live(Lines):
 
 
 def _waiting(event: ProgressEvent, seconds: float) -> str:
-    from harness.report import duration
+    from harness.text import duration
 
     return f"[{event.stage}] {event.text}, {duration(seconds)} so far, {spent(event)}"
 

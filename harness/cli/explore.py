@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from harness.cli.diagnose import make_progress
 from harness.cli.options import OnePrecision, OneTarget, Shapes
 from harness.cli.run import parse_shapes
 from harness.tensors import Precision
+from harness.text import command
 
 app = typer.Typer(add_completion=False)
 
@@ -66,8 +66,8 @@ def explore(
             raise typer.Exit(shell.run_script(sys.stdin))
         shell.run_prompt()
         if session.tried:
-            command = again(target, session.subject.precision, environment, inputs or (), out)
-            shell.say(f"go on with: {command}")
+            rest = again(target, session.subject.precision, environment, inputs or (), out)
+            shell.say(f"go on with: {rest}")
 
 
 def again(
@@ -78,4 +78,4 @@ def again(
     words += [] if environment is None else ["--env", environment]
     words += [word for shape in inputs for word in ("--input", shape)]
     words += [] if out is None else ["--out", str(out)]
-    return shlex.join([*words, "--resume"])
+    return command(*words, "--resume")

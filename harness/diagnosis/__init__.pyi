@@ -16,7 +16,6 @@ from .context import badness as badness
 from .context import find_groups as find_groups
 from .context import inherited as inherited
 from .context import journal_folder as journal_folder
-from .context import percent as percent
 from .context import usual_error as usual_error
 from .explain import LONGEST_COMMAND as LONGEST_COMMAND
 from .explain import Held as Held

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness import search
-from harness.diagnosis.context import Lab, opaque_evidence, percent
+from harness.diagnosis.context import Lab, opaque_evidence
 from harness.diagnosis.engine_seen import EngineSeen, put_together
 from harness.diagnosis.results import Evidence, Stage, Verdict
 from harness.diagnosis.stages import (
@@ -41,6 +41,7 @@ from harness.diagnosis.stages import (
 from harness.errors import BudgetExhaustedError
 from harness.search import Outcome, Trial
 from harness.tensors import Precision
+from harness.text import percent
 
 REPEATS = 2
 """How often each configuration is built that an answer rests on which the emulator does not support."""

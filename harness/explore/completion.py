@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.explore.commands import BY, COMMANDS, ENGINE, Order
 from harness.explore.names import WILDCARDS, Names, quoted
+from harness.text import plural
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import Completer
@@ -80,7 +81,7 @@ def _patterns(word: str, names: Names, wanted: Callable[[str], bool]) -> Iterato
     if not WILDCARDS.isdisjoint(word):
         matching = [name for name in names.units if fnmatchcase(name, word) and wanted(name)]
         if matching:
-            yield word, f"{len(matching)} node{'s' if len(matching) != 1 else ''}"
+            yield word, plural(len(matching), "node")
         yield from ((name, names.model.node(name).op) for name in matching)
         return
     for glob, block in names.patterns.items():

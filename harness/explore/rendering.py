@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import singledispatch
 
 from rich.console import Group, RenderableType
@@ -29,16 +28,16 @@ from harness.explore.answers import (
 from harness.explore.commands import COMMANDS, Help
 from harness.explore.names import quoted
 from harness.explore.tables import LONGEST_NAME, make_grid, render_explanation, render_layers
-from harness.judge import EMULATOR, number
-from harness.report import NONFINITE, count, duration, middle
+from harness.judge import EMULATOR
+from harness.report import NONFINITE
 from harness.search import Outcome, Verdict
+from harness.text import duration, names, number, plural, shorten
 
 LOOKS = {
     Outcome.PASS: ("PASS", "bold green"),
     Outcome.FAIL: ("FAIL", "bold red"),
     Outcome.UNRESOLVED: ("ERROR", "bold yellow"),
 }
-MOST_NAMES = 6
 MOST_ORIGINS = 3
 SHOWN = ("trtexec", "polygraphy")
 """The recipes that are shown; all of them are in a file."""
@@ -57,7 +56,7 @@ def render(answer: object) -> RenderableType:
 def _(answer: Attempt) -> RenderableType:
     word, style = LOOKS[answer.outcome]
     where = "" if answer.candidate == EMULATOR else f" on {answer.candidate}"
-    kept = f"with {len(answer.kept)} of {count(answer.nodes, 'node')} in FP32"
+    kept = f"with {len(answer.kept)} of {plural(answer.nodes, 'node')} in FP32"
     named = f"{answer.output.tensor}:" if answer.output is not None and answer.outputs > 1 else ""
     parts = [part for part in (named, measure(answer), kept) if part]
     took = "remembered" if answer.remembered else brief(answer.seconds)
@@ -73,7 +72,7 @@ def measure(answer: Attempt) -> str:
     if metrics.incomparable:
         text = metrics.incomparable
     elif metrics.nonfinite:
-        text = f"{metrics.nonfinite} of {count(metrics.count, 'element')} not finite"
+        text = f"{metrics.nonfinite} of {plural(metrics.count, 'element')} not finite"
     elif gate.metric == NONFINITE:
         text = "every element finite"
     else:
@@ -88,7 +87,7 @@ def brief(seconds: float) -> str:
 
 @render.register
 def _(answer: Narrowed) -> RenderableType:
-    spent = f" · {count(answer.evaluations, 'evaluation')} · {brief(answer.seconds)}"
+    spent = f" · {plural(answer.evaluations, 'evaluation')} · {brief(answer.seconds)}"
     beside = f", beside the {answer.fixed} that stay kept" if answer.fixed else ""
     if answer.verdict is Verdict.NONE:
         text = f"None of the {answer.asked} is needed{beside}: it passes with all of them lowered"
@@ -96,10 +95,10 @@ def _(answer: Narrowed) -> RenderableType:
         needed = "is" if len(answer.found) == 1 else "are"
         proof = "each was left out once, and it failed" if answer.minimal else "fewer may do"
         text = (
-            f"{_names(answer.found)}: {len(answer.found)} of {answer.asked} {needed} needed{beside}; {proof}"
+            f"{names(answer.found)}: {len(answer.found)} of {answer.asked} {needed} needed{beside}; {proof}"
         )
     else:
-        text = f"{_UNANSWERED[answer.verdict]} ({count(answer.asked, 'node')}{beside})"
+        text = f"{_UNANSWERED[answer.verdict]} ({plural(answer.asked, 'node')}{beside})"
         return Text.assemble((text, "yellow"), (spent, "dim"))
     lines: list[RenderableType] = [Text.assemble(text, (spent, "dim"))]
     if answer.attempt is not None:
@@ -119,9 +118,9 @@ _UNANSWERED = {
 def _(answer: Changed) -> RenderableType:
     said = []
     if answer.added:
-        said.append(f"{count(len(answer.added), 'node')} back to FP32: {_names(answer.added, most=2)}")
+        said.append(f"{plural(len(answer.added), 'node')} back to FP32: {names(answer.added, most=2)}")
     if answer.removed:
-        said.append(f"{count(len(answer.removed), 'node')} lowered: {_names(answer.removed, most=2)}")
+        said.append(f"{plural(len(answer.removed), 'node')} lowered: {names(answer.removed, most=2)}")
     if not said:
         said.append(
             {"kept": "they are in FP32 already", "lowered": "they are lowered already"}.get(answer.verb, "")
@@ -149,7 +148,7 @@ render.register(Explanation, render_explanation)
 def _(answer: Welcome) -> RenderableType:
     head = Text.assemble(
         (f"{answer.case} at {answer.precision}", "bold"),
-        f" · {count(answer.nodes, 'node')} · {count(answer.samples, 'sample')}",
+        f" · {plural(answer.nodes, 'node')} · {plural(answer.samples, 'sample')}",
     )
     grid = make_grid()
     grid.add_row("emulator", _standing(answer.attempt))
@@ -160,7 +159,9 @@ def _(answer: Welcome) -> RenderableType:
     if len(answer.origins) > MOST_ORIGINS:
         grid.add_row("", Text(f"and {len(answer.origins) - MOST_ORIGINS} more"))
     if answer.diverged:
-        grid.add_row("behind", Text(f"{answer.diverged} of {count(answer.layers, 'layer')} fail their gates"))
+        grid.add_row(
+            "behind", Text(f"{answer.diverged} of {plural(answer.layers, 'layer')} fail their gates")
+        )
     if answer.environment is not None:
         grid.add_row("engine", Text(f"on {answer.environment}: `try --engine` builds it"))
     for past in answer.earlier:
@@ -172,7 +173,7 @@ def _(answer: Welcome) -> RenderableType:
 
 def _standing(attempt: Attempt) -> Text:
     word, style = LOOKS[attempt.outcome]
-    output = "" if attempt.output is None else f" {middle(attempt.output.tensor, LONGEST_NAME)}:"
+    output = "" if attempt.output is None else f" {shorten(attempt.output.tensor, LONGEST_NAME)}:"
     times = ""
     if attempt.badness is not None and 1 < attempt.badness < math.inf:
         times = f", {number(attempt.badness)} times the limit"
@@ -202,8 +203,8 @@ def _suggestions(answer: Welcome) -> RenderableType:
 
 def _earlier(past: Earlier) -> str:
     where = "the emulator" if past.candidate == EMULATOR else past.candidate
-    best = "none passes" if past.best is None else f"the fewest nodes that pass: {_names(past.best)}"
-    return f"{count(past.evaluations, 'configuration')} tried on {where}; {best}"
+    best = "none passes" if past.best is None else f"the fewest nodes that pass: {names(past.best)}"
+    return f"{plural(past.evaluations, 'configuration')} tried on {where}; {best}"
 
 
 @render.register
@@ -224,7 +225,7 @@ def _happened(tried: Attempt | Narrowed) -> Text:
     if attempt is None:
         return Text(f"{by}no answer")
     where = "" if attempt.candidate == EMULATOR else f" on {attempt.candidate}"
-    nodes = f"{len(attempt.kept)} in FP32: {_names(attempt.kept, most=2)}" if attempt.kept else "all lowered"
+    nodes = f"{len(attempt.kept)} in FP32: {names(attempt.kept, most=2)}" if attempt.kept else "all lowered"
     return Text.assemble(by, LOOKS[attempt.outcome], f"{where} {measure(attempt)}, {nodes}")
 
 
@@ -269,10 +270,3 @@ def render_error(problem: HarnessError) -> RenderableType:
     if problem.hint is not None:
         lines.append(Text(f"  {problem.hint}"))
     return Group(*lines)
-
-
-def _names(nodes: Sequence[str], most: int = MOST_NAMES) -> str:
-    """The first names, and how many more there are: at least two, one more is named itself."""
-    if len(nodes) <= most + 1:
-        return ", ".join(nodes)
-    return f"{', '.join(nodes[:most])} and {len(nodes) - most} more"

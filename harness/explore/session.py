@@ -31,9 +31,10 @@ from harness.explore.measuring import Measured
 from harness.explore.names import Names
 from harness.explore.writing import draw, write_recipes
 from harness.judge import LayerResult
-from harness.report import count, error
+from harness.report import error
 from harness.search import Outcome
 from harness.search import Verdict as SearchVerdict
+from harness.text import plural
 
 MOST_ROWS = 16
 """Rows of a table of layers that was not asked for in full."""
@@ -273,7 +274,7 @@ class Session:
         Raises:
             UsageError: the file is neither a .png nor a .svg, or cannot be written.
         """
-        note = f"{count(len(self.kept), 'node')} in FP32" if self.kept else ""
+        note = f"{plural(len(self.kept), 'node')} in FP32" if self.kept else ""
         return Plotted(draw(self.measured.result(self.kept), self.out, path, note=note))
 
     def export(self, folder: str | None = None) -> Exported:

@@ -12,11 +12,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.diagnosis import Held, percent
+from harness.diagnosis import Held
 from harness.explore.answers import Explanation, Layer, LayersShown, TensorShown
-from harness.judge import number
 from harness.model import NodeInfo
-from harness.report import error, layer_legend, middle
+from harness.report import error, layer_legend
+from harness.text import number, percent, shorten
 
 FLUSHED = 0.01
 """A tensor underflows when this share of its elements becomes 0."""
@@ -54,7 +54,7 @@ class _LayersTable:
         longest = max(map(len, columns["node"]))
         gap = 2 if _room(columns, options.max_width, gap=2) >= longest else 1
         longest = max(min(longest, _room(columns, options.max_width, gap)), SHORT_NAME)
-        columns["node"] = tuple(middle(name, longest) for name in columns["node"])
+        columns["node"] = tuple(shorten(name, longest) for name in columns["node"])
         table = _table(gap)
         for header in columns:
             justify: JustifyMethod = "right" if header in NUMBERS else "left"
@@ -154,7 +154,7 @@ def _add_range(table: Table, label: str, shown: TensorShown, preposition: str) -
     remarks = [_other(shown.others, preposition, constant=held.constant), *_lost(held)]
     table.add_row(
         label,
-        Text(middle(held.name, LONGEST_NAME)),
+        Text(shorten(held.name, LONGEST_NAME)),
         number(held.typical),
         number(held.largest),
         _share(shown.share),
@@ -175,7 +175,7 @@ def _other(nodes: Sequence[NodeInfo], preposition: str, *, constant: bool) -> st
         return "a constant"
     if not nodes:
         return "an input" if preposition == "from" else "an output"
-    first = f"{preposition} {middle(nodes[0].name, LONGEST_NAME)}"
+    first = f"{preposition} {shorten(nodes[0].name, LONGEST_NAME)}"
     return first if len(nodes) == 1 else f"{first} and {len(nodes) - 1} more"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from harness.text import plural
 
 
 class GoldenState(StrEnum):
@@ -75,7 +76,7 @@ class GoldenStatus:
         worst_first = sorted(self.outputs, key=lambda output: output.rounding)
         shown = "; ".join(map(str, worst_first[:2]))
         if len(self.outputs) > 2:
-            shown += f"; and {len(self.outputs) - 2} more outputs"
+            shown += f"; and {plural(len(self.outputs) - 2, 'more output')}"
         if not self.causes:
             return f"{shown}. Model, inputs, ONNX Runtime and processor are the same"
         return f"{shown}. Changed since then: {'; '.join(map(str, self.causes))}"

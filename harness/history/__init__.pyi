@@ -24,7 +24,6 @@ from .judgement.wording import tell_held as tell_held
 from .judgement.wording import tell_layers as tell_layers
 from .judgement.wording import tell_noise as tell_noise
 from .judgement.wording import tell_place as tell_place
-from .judgement.wording import tell_ratio as tell_ratio
 from .judgement.wording import tell_tensor as tell_tensor
 from .matrix.run import DriftOptions as DriftOptions
 from .nightly.series import nightly_report as nightly_report

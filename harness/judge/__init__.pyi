@@ -32,7 +32,5 @@ from .suite import Target as Target
 from .suite import fingerprint_of as fingerprint_of
 from .suite import run as run
 from .suite import select_cases as select_cases
-from .words import count as count
-from .words import number as number
 from .workbench import Tensors as Tensors
 from .workbench import Workbench as Workbench

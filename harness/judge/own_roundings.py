@@ -15,9 +15,9 @@ import onnx
 from harness.backends import Reference
 from harness.comparison import DEFAULT_GATES, compare
 from harness.errors import ModelError
-from harness.judge.words import count, number
 from harness.model import Model, bounds, spread
 from harness.tensors import Precision
+from harness.text import number, plural
 
 COPIES = 4  # a tensor, its rounded self, and what is computed of them
 SATURATED = 0.01
@@ -287,5 +287,5 @@ def _first(told: Sequence[Overflow | Saturation], noun: str) -> list[str]:
     shown = [str(each) for each in told[:MOST_TOLD]]
     more = len(told) - len(shown)
     if more:
-        shown[-1] += f"; and {count(more, f'more {noun}', f'more {noun} nodes')}"
+        shown[-1] += f"; and {plural(more, f'more {noun}', f'more {noun} nodes')}"
     return shown

@@ -17,7 +17,4 @@ from .view import error as error
 from .view import layer_legend as layer_legend
 from .view import worst_error as worst_error
 from .words import LOOKS as LOOKS
-from .words import count as count
-from .words import duration as duration
-from .words import middle as middle
 from .words import title as title

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.judge import LayerResult, OutputResult, RunReport, RunResult, Verdict, number
+from harness.judge import LayerResult, OutputResult, RunReport, RunResult, Verdict
 from harness.report.view import (
     Matrix,
     Row,
@@ -26,7 +26,8 @@ from harness.report.view import (
     skips,
     worst_error,
 )
-from harness.report.words import LOOKS, UNEXPECTED, middle, summary, title
+from harness.report.words import LOOKS, UNEXPECTED, summary, title
+from harness.text import number, shorten
 
 EXPLAINED = ("bad", "calm")  # tones of runs that get an explanation
 MOST_OUTPUTS = 8  # rows of a failure's short table
@@ -93,7 +94,7 @@ def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
         two_lines = [[Text("\n").join(cell) for cell in column] for column in verdicts]
         spare = width - named - STACKED * len(verdicts) - min(_widest(origins), SHORT_NAME)
         longest = max(SHORT_NAME, _widest(cases) - PAD + min(spare, 0))
-        cases = [Text(middle(row.case, longest)) for row in arranged.rows]
+        cases = [Text(shorten(row.case, longest)) for row in arranged.rows]
     for place in range(1, len(cases)):
         if arranged.rows[place].case == arranged.rows[place - 1].case:
             cases[place] = Text("")  # named once, above
@@ -173,7 +174,7 @@ def layers_table(layers: Sequence[LayerResult]) -> Table:
         style = "bold red" if layer.origin else "red" if layer.diverged else ""
         table.add_row(
             str(layer.index),
-            Text(middle(layer.node, 40)),
+            Text(shorten(layer.node, 40)),
             Text(layer.op),
             number(error(layer.metrics)),
             number(introduced),
@@ -234,7 +235,7 @@ def _cell(result: RunResult | None, plain: bool) -> list[Text]:
 
 def _worst_output(row: Row) -> Text:
     worst = row.gravest.worst
-    return Text("" if worst is None else middle(worst.tensor, 32))
+    return Text("" if worst is None else shorten(worst.tensor, 32))
 
 
 def _first_origin(row: Row) -> Text:
@@ -242,7 +243,7 @@ def _first_origin(row: Row) -> Text:
         return Text("")
     first = row.origins[0]
     more = f" +{len(row.origins) - 1}" if len(row.origins) > 1 else ""
-    return Text(f"{middle(first.node, 32)} ({first.op}){more}", style=LOOKS[row.gravest.verdict].style)
+    return Text(f"{shorten(first.node, 32)} ({first.op}){more}", style=LOOKS[row.gravest.verdict].style)
 
 
 def _print_warnings(console: Console, report: RunReport, details: bool) -> None:

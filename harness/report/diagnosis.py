@@ -9,10 +9,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from harness.diagnosis import A_FEW, FILES, NOBODY, Diagnosis, Verdict
-from harness.judge import jsonable, number
+from harness.judge import jsonable
 from harness.report.page import TEMPLATES
 from harness.report.view import LAYER_NUMBERS, Statement
-from harness.report.words import Look, count, duration
+from harness.report.words import Look
+from harness.text import duration, names, number, plural
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -81,7 +82,7 @@ def statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
         text = f"{number(price.before_ms)} ms before, {number(price.after_ms)} ms after ({number(price.ratio)} times)"
         found.append(Statement("price", text))
     if diagnosis.repro is not None:
-        found.append(Statement("repro", f"{count(diagnosis.repro.nodes, 'node')}; {diagnosis.repro.note}"))
+        found.append(Statement("repro", f"{plural(diagnosis.repro.nodes, 'node')}; {diagnosis.repro.note}"))
     if diagnosis.before is not None:
         found += [Statement("warning", warning) for warning in diagnosis.before.warnings]
     found.append(Statement("cost", cost(diagnosis)))
@@ -91,25 +92,21 @@ def statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
 def cost(diagnosis: Diagnosis) -> str:
     """`3 builds, 22 emulations, 31 s`."""
     spent = diagnosis.cost
-    builds = [count(spent.builds, "build")] if spent.builds or diagnosis.candidate != "emulator" else []
-    return ", ".join([*builds, count(spent.emulations, "emulation"), duration(spent.seconds)])
+    builds = [plural(spent.builds, "build")] if spent.builds or diagnosis.candidate != "emulator" else []
+    return ", ".join([*builds, plural(spent.emulations, "emulation"), duration(spent.seconds)])
 
 
 def _places(diagnosis: Diagnosis) -> list[str]:
-    origins = [f"{origin.node} ({origin.op})" for origin in diagnosis.origins[:MOST_ORIGINS]]
-    if len(diagnosis.origins) > MOST_ORIGINS:
-        origins.append(f"and {len(diagnosis.origins) - MOST_ORIGINS} more")
+    origins = names([f"{origin.node} ({origin.op})" for origin in diagnosis.origins], MOST_ORIGINS)
     verb = "gates begin to fail at" if _accumulates(diagnosis) else "it starts at"
-    lines = [f"{verb} {', '.join(origins)}"] if origins else []
+    lines = [f"{verb} {origins}"] if origins else []
     for separation in diagnosis.separations:
         readers = ", ".join(separation.readers) or "the output"
         lines.append(f"between {separation.producer} and {readers}, at tensor {separation.tensor}")
     if diagnosis.islands:
         nodes = [node for island in diagnosis.islands for node in island]
-        shown = ", ".join(nodes[:MOST_NODES])
-        more = f" and {len(nodes) - MOST_NODES} more" if len(nodes) > MOST_NODES else ""
         parts = f", in {len(diagnosis.islands)} places" if len(diagnosis.islands) > 1 else ""
-        lines.append(f"back to FP32: {shown}{more} ({count(len(nodes), 'node')}{parts})")
+        lines.append(f"back to FP32: {names(nodes, MOST_NODES)} ({plural(len(nodes), 'node')}{parts})")
     return lines
 
 
@@ -299,7 +296,7 @@ def diagnosis_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = Non
 
 def _after(diagnosis: Diagnosis) -> tuple[str, RunResult | None, str]:
     """The run with the culprits in FP32, what it is (measured on the emulator, whatever was cured), and a note."""
-    kept = f"{count(sum(map(len, diagnosis.islands)), 'node')} in FP32"
+    kept = f"{plural(sum(map(len, diagnosis.islands)), 'node')} in FP32"
     where = "" if diagnosis.candidate == "emulator" else ", on the emulator"
     return f"After{where}: {kept}, the others at {diagnosis.precision}", diagnosis.after, kept
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.judge import LayerResult
 from harness.report.layout import AXIS, LABEL_HEIGHT, NAME_LENGTH, OriginLabel
 from harness.report.view import error
-from harness.report.words import count, middle
+from harness.text import plural, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -220,7 +220,7 @@ def _overflowing(over: int, broken: int) -> str:
     """`3 tensors, which overflow`: in this run, in which some may be kept in FP32."""
     verb = "overflow" if broken > 1 else "overflows"
     which = "which" if over == broken else f"{broken or 'none'} of which"
-    return f"{count(over, 'tensor')}, {which} {verb}{'' if broken else ' here'}"
+    return f"{plural(over, 'tensor')}, {which} {verb}{'' if broken else ' here'}"
 
 
 def label_layers(axes: Axes, layers: Sequence[LayerResult], *, named: bool) -> None:
@@ -228,7 +228,7 @@ def label_layers(axes: Axes, layers: Sequence[LayerResult], *, named: bool) -> N
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     if named:
-        names = [middle(layer.node, NAME_LENGTH) for layer in layers]
+        names = [shorten(layer.node, NAME_LENGTH) for layer in layers]
         axes.set_xticks(range(len(layers)), names, rotation=45, ha="right", rotation_mode="anchor", size=7.5)
         return
 

@@ -8,15 +8,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.history import DriftReport, RunDrift, tell_ratio
-from harness.judge import number
+from harness.history import DriftReport, RunDrift
 from harness.report.console import is_plain
 from harness.report.drift_coverage import coverage_lines
 from harness.report.drift_engines import engines_line
 from harness.report.drift_run import changes_line, run_line
 from harness.report.drift_view import explain, first_origin, is_remarkable
 from harness.report.drift_words import answer, look_of, remarks, short, summary, title, tone_of, verdict_text
-from harness.report.words import middle
+from harness.text import number, ratio, shorten
 
 MOST_EXPLAINED = 10
 WIDE = 110  # columns that the table needs to name tensors, too
@@ -62,7 +61,7 @@ def _print_steps(console: Console, report: DriftReport, plain: bool) -> None:
     creeping = [(one, one.creep) for one in report.series if one.creep is not None]
     for one, creep in sorted(creeping, key=lambda item: item[1].ratio, reverse=True)[:MOST_EXPLAINED]:
         where = f"{one.case} at {one.precision}, {one.tensor} [{one.sample}]"
-        told = f" {where}: {tell_ratio(creep.ratio)} over {creep.nights} nights"
+        told = f" {where}: {ratio(creep.ratio)} over {creep.nights} nights"
         console.print(Text.assemble(("creep", "yellow"), told), soft_wrap=True)
     stepped = [one for one in report.series if one.creep is None]
     found = [(one.night(step), one, step) for one in stepped for step in one.steps or ()]
@@ -89,7 +88,7 @@ def _table(report: DriftReport, width: int, plain: bool) -> Table:
     for run in report.runs:
         look, worst = look_of(run), run.worst
         verdict = verdict_text(run, plain=plain, brief=True)
-        row = [middle(run.case, 28) if run.case != previous else "", str(run.precision)]
+        row = [shorten(run.case, 28) if run.case != previous else "", str(run.precision)]
         previous = run.case
         if several:
             row.append(short(run.new, 20))
@@ -97,8 +96,8 @@ def _table(report: DriftReport, width: int, plain: bool) -> Table:
         errors = "" if worst is None else f"{number(worst.old)} {arrow} {number(worst.new)}"
         cells: list[str | Text] = [*row, Text(verdict, style=look.style), errors]
         if width >= WIDE:
-            cells.append("" if worst is None else middle(worst.tensor, 28))
-        table.add_row(*cells, Text(middle(first_origin(run), 32), style=look.style))
+            cells.append("" if worst is None else shorten(worst.tensor, 28))
+        table.add_row(*cells, Text(shorten(first_origin(run), 32), style=look.style))
     return table
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.history import DriftReport, RunDrift, Status
-from harness.report.words import count
+from harness.text import names, plural
 
 MOST_NAMED = 8
 
@@ -19,7 +19,7 @@ def coverage_text(report: DriftReport) -> str:
     The first night of a history and a report that compares nothing at all say so by themselves.
     """
     idle, total = sum(map(is_idle, report.runs)), len(report.runs)
-    told = [f"{idle} of {count(total, 'run')} not compared"] if 0 < idle < total else []
+    told = [f"{idle} of {plural(total, 'run')} not compared"] if 0 < idle < total else []
     if report.missing:
         told.append(f"{missing_text(report)} missing")
     return ", ".join(told)
@@ -29,7 +29,7 @@ def missing_text(report: DriftReport) -> str:
     """`1 case of the older side`: cases that are gone; runs, where a case is there at another precision."""
     cases = {case for case, _ in report.missing}
     whole = not cases & {run.case for run in report.runs}
-    return f"{count(len(cases), 'case') if whole else count(len(report.missing), 'run')} of the older side"
+    return f"{plural(len(cases), 'case') if whole else plural(len(report.missing), 'run')} of the older side"
 
 
 def has_lost(report: DriftReport) -> bool:
@@ -46,9 +46,11 @@ def coverage_lines(report: DriftReport) -> list[tuple[str, str]]:
         if is_idle(run) and not report.first_night:
             by_reason.setdefault(_why(run), []).append(_name(run, several=len(report.newer) > 1))
     if coverage_text(report) or len(by_reason) > 1:
-        lines += [("not compared", f"{_listed(names)}: {why}") for why, names in by_reason.items()]
+        lines += [("not compared", f"{names(runs, MOST_NAMED)}: {why}") for why, runs in by_reason.items()]
     if report.missing:
-        lines.append(("missing", _listed([f"{case} at {precision}" for case, precision in report.missing])))
+        lines.append(
+            ("missing", names([f"{case} at {precision}" for case, precision in report.missing], MOST_NAMED))
+        )
     return lines
 
 
@@ -61,8 +63,3 @@ def _why(run: RunDrift) -> str:
 
 def _name(run: RunDrift, *, several: bool) -> str:
     return f"{run.case} at {run.precision}" + (f" on {run.new}" if several else "")
-
-
-def _listed(names: list[str]) -> str:
-    more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
-    return ", ".join([*names[:MOST_NAMED], *more])

@@ -11,7 +11,7 @@ from harness.report.drawing import FAINT, GREY, INK, Scale, plain_axes
 from harness.report.drift_axes import colour_of, draw_legend, log_ticks
 from harness.report.drift_words import short
 from harness.report.layout import RIGHT, WIDTH
-from harness.report.words import middle
+from harness.text import shorten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ def outputs_figure(report: DriftReport, runs: Sequence[RunDrift]) -> Figure:
         )
     axes.set_yticks(
         list(places),
-        [middle(f"{row['case']} {row['precision']}: {row['tensor']} [{row['sample']}]", 42) for row in rows],
+        [shorten(f"{row['case']} {row['precision']}: {row['tensor']} [{row['sample']}]", 42) for row in rows],
     )
     axes.grid(axis="x", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -101,7 +101,7 @@ def engines_figure(report: DriftReport, engines: pd.DataFrame) -> Figure:
         _draw_ratios(axes, report, part, keys)
         axes.set_title(quantity, size=9.5, color=INK, loc="left")
         if not column:
-            labels = [middle(f"{case} {precision}", 30) for case, precision in keys]
+            labels = [shorten(f"{case} {precision}", 30) for case, precision in keys]
             axes.set_yticks(range(len(keys)), labels)
             draw_legend(figure, axes, 1 - 0.02 / height, left=0.003)
         axes.set_xlabel("newer / older", color=INK, size=8.5)

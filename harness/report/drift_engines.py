@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from harness.history import Change, DriftReport, RunDrift, Trend, tell_ratio
-from harness.report.words import count, middle
+from harness.history import Change, DriftReport, RunDrift, Trend
+from harness.text import plural, ratio, shorten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,8 +63,8 @@ def not_compared(report: DriftReport) -> str:
     compared = any(all(run.structured) for run in report.runs)
     told = []
     for name, runs in lacking.items():
-        some = f" of {count(len(runs), 'run')}" if compared else ""
-        told.append(f"layers{some} not compared, {middle(name, 60)} keeps no structure")
+        some = f" of {plural(len(runs), 'run')}" if compared else ""
+        told.append(f"layers{some} not compared, {shorten(name, 60)} keeps no structure")
     return "; ".join(told)
 
 
@@ -80,7 +80,7 @@ def _quantities(report: DriftReport) -> Iterator[str]:
             ratios = moved.loc[(moved["quantity"] == quantity) & (moved["trend"] == trend.value), "ratio"]
             if ratios.empty:
                 continue
-            largest = tell_ratio(float(ratios.max() if trend is Trend.MORE else ratios.min()))
+            largest = ratio(float(ratios.max() if trend is Trend.MORE else ratios.min()))
             yield f"{len(ratios)} {word} ({'up to ' if len(ratios) > 1 else ''}{largest})"
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.history import LAYER, WORSENED, DriftReport, RunDrift
-from harness.judge import number
 from harness.report.drawing import (
     BLUE,
     FAINT,
@@ -24,7 +23,7 @@ from harness.report.drawing import (
 from harness.report.drift_axes import colour_of, draw_legend, log_ticks
 from harness.report.drift_words import short
 from harness.report.layout import LEFT, MOST_NAMES, NAME_LENGTH, RIGHT, WIDTH
-from harness.report.words import middle
+from harness.text import number, shorten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +80,7 @@ def growth_figure(report: DriftReport, run: RunDrift) -> Figure:
     figure.text(
         LEFT / WIDTH,
         1 - 0.14 / height,
-        f"Error growth and heatmap: {middle(f'{run.case} at {run.precision}', MOST_TITLE)}",
+        f"Error growth and heatmap: {shorten(f'{run.case} at {run.precision}', MOST_TITLE)}",
         size=12,
         weight="bold",
         color=INK,
@@ -196,7 +195,7 @@ def _ring_origins(axes: Axes, run: RunDrift, table: pd.DataFrame, scale: Scale) 
             "annotation_clip": False,
         }
         axes.annotate(
-            middle(f"{origin.node or origin.tensor} ({origin.op})", 44),
+            shorten(f"{origin.node or origin.tensor} ({origin.op})", 44),
             ha="right" if late else "left",
             va="center",
             size=8.5,
@@ -304,7 +303,7 @@ def _label_layers(axes: Axes, table: pd.DataFrame, *, named: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
     if named:
-        names = [middle(str(name), NAME_LENGTH) for name in table.index]
+        names = [shorten(str(name), NAME_LENGTH) for name in table.index]
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", size=7.5)
         return
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))

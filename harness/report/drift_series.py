@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.history import Series
-from harness.judge import number
 from harness.report.drawing import BLUE, FAINT, INK, VERMILION, Scale, plain_axes
 from harness.report.drift_axes import log_ticks
 from harness.report.drift_tables import Cell, Table
 from harness.report.layout import LEFT, RIGHT, WIDTH
-from harness.report.words import middle
+from harness.text import number, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,7 +104,7 @@ def _draw(axes: Axes, one: Series) -> None:
     axes.minorticks_off()
     enough = "" if one.steps is not None else " (too few nights to seek steps)"
     name = f"{one.case} at {one.precision}: {one.tensor} [{one.sample}]{enough}"
-    axes.set_title(middle(name, 90), size=9, color=INK, loc="left", pad=3)
+    axes.set_title(shorten(name, 90), size=9, color=INK, loc="left", pad=3)
     places = sorted({0, len(one.runs) // 2, len(one.runs) - 1})
     axes.set_xticks(places, [_day(one.runs[place]) for place in places])
     plain_axes(axes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.history import DriftReport, RunDrift
-from harness.judge import number
 from harness.report.drift_coverage import coverage_lines
 from harness.report.drift_engines import engines_line
 from harness.report.drift_run import changes_line, run_line
@@ -13,7 +12,8 @@ from harness.report.drift_tables import Cell, engines_table, structure_table
 from harness.report.drift_view import explain, first_origin, is_remarkable
 from harness.report.drift_words import answer, look_of, ratio_text, remarks, short, summary, title
 from harness.report.markdown import code, escape, fit
-from harness.report.words import made_with, middle
+from harness.report.words import made_with
+from harness.text import number, shorten
 
 MOST_EXPLAINED = 20
 MOST_ROWS = 500
@@ -89,5 +89,5 @@ def _table(heading: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]])
     if not rows:
         return []
     lines = [f"### {heading}", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    lines += [f"| {' | '.join(escape(middle(cell.text, MOST_LETTERS)) for cell in row)} |" for row in rows]
+    lines += [f"| {' | '.join(escape(shorten(cell.text, MOST_LETTERS)) for cell in row)} |" for row in rows]
     return [*lines, ""]

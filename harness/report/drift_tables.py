@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE
-from harness.history import LAYER, SEVERITY, DriftReport, DriftVerdict, RunDrift, Trend, tell_ratio
-from harness.judge import number
+from harness.history import LAYER, SEVERITY, DriftReport, DriftVerdict, RunDrift, Trend
 from harness.report.drift_words import DRIFT_LOOKS, look_of, short, title, verdict_text
+from harness.text import gate, number, ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,7 +173,7 @@ def change_text(old: float, new: float) -> str:
         return "–"
     if old == 0 or math.isinf(old):
         return "–" if new == old else f"from {number(old)}"
-    return tell_ratio(new / old)
+    return ratio(new / old)
 
 
 def gate_text(row: dict[str, Any]) -> str:
@@ -184,7 +184,7 @@ def gate_text(row: dict[str, Any]) -> str:
         return "all finite"
     if row["gate"] in (SHAPE, COMPUTED):
         return "the same shape" if row["gate"] == SHAPE else "computed"
-    return f"{row['gate']} {'≥' if row['gate'] in LOWER_BOUNDED else '≤'} {number(row['limit'])}"
+    return gate(row["gate"], row["limit"], at_least=row["gate"] in LOWER_BOUNDED)
 
 
 def gates_held(row: dict[str, Any]) -> str:

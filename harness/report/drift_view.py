@@ -25,10 +25,9 @@ from harness.history import (
     tell_place,
     tell_tensor,
 )
-from harness.judge import number
 from harness.report.drift_words import DRIFT_LOOKS, fails
 from harness.report.view import Statement
-from harness.report.words import count, middle
+from harness.text import number, plural, shorten
 
 MOST_ORIGINS = 4
 MOST_CHANGES = 5
@@ -85,7 +84,7 @@ def explain(run: RunDrift) -> DriftExplanation:
         for place, change in enumerate(run.structure[:MOST_CHANGES])
     ]
     if len(run.structure) > MOST_CHANGES:
-        statements.append(Statement("", f"and {count(len(run.structure) - MOST_CHANGES, 'more change')}"))
+        statements.append(Statement("", f"and {plural(len(run.structure) - MOST_CHANGES, 'more change')}"))
     for error in run.errors[:MOST_ERRORS]:
         statements += _error(error)
     wanted = run.verdict in WORSENED or run.status is Status.ERROR or (fails(run) and run.fails_unexpectedly)
@@ -153,8 +152,8 @@ def _precisions(run: RunDrift) -> list[Statement]:
 def _change(change: StructureChange) -> str:
     nodes = ", ".join(change.nodes[:MOST_NODES])
     if len(change.nodes) > MOST_NODES:
-        nodes = f"{count(len(change.nodes), 'node')} ({nodes}, …)"
-    old, new = middle(change.old, MOST_LETTERS), middle(change.new, MOST_LETTERS)
+        nodes = f"{plural(len(change.nodes), 'node')} ({nodes}, …)"
+    old, new = shorten(change.old, MOST_LETTERS), shorten(change.new, MOST_LETTERS)
     return f"{change.change.value} of {nodes}: {old} ({change.old_builds} builds) → {new}"
 
 
@@ -172,7 +171,7 @@ def _origins(run: RunDrift) -> list[Statement]:
     shown = [_origin(origin) for origin in run.origins[:MOST_ORIGINS]]
     statements = [Statement("" if place else "starts at", text) for place, text in enumerate(shown)]
     if len(run.origins) > MOST_ORIGINS:
-        rest = count(len(run.origins) - MOST_ORIGINS, "further layer")
+        rest = plural(len(run.origins) - MOST_ORIGINS, "further layer")
         statements.append(Statement("", f"and {rest}"))
     return statements
 

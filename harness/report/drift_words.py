@@ -6,19 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from harness.history import (
-    WORSENED,
-    DriftReport,
-    DriftVerdict,
-    FailsOn,
-    RunDrift,
-    Status,
-    statuses,
-    tell_ratio,
-)
+from harness.history import WORSENED, DriftReport, DriftVerdict, FailsOn, RunDrift, Status, statuses
 from harness.report.drift_coverage import coverage_text, has_lost
 from harness.report.drift_engines import engines_moved
-from harness.report.words import Look, count, duration, middle
+from harness.report.words import Look
+from harness.text import duration, plural, ratio, shorten
 
 DRIFT_LOOKS = {
     DriftVerdict.SAME: Look("=", "=", "same", "dim", "quiet", 0),
@@ -97,7 +89,7 @@ def _shows_verdict(run: RunDrift) -> bool:
 
 def short(release: str, width: int = 36) -> str:
     """The name of a release in a table."""
-    return middle(release, width)
+    return shorten(release, width)
 
 
 def title(run: RunDrift) -> str:
@@ -110,7 +102,7 @@ def ratio_text(run: RunDrift) -> str:
     worst = run.worst
     if worst is None or run.verdict in (None, DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE):
         return ""
-    return tell_ratio(worst.ratio) if math.isfinite(worst.old) and worst.old else ""
+    return ratio(worst.ratio) if math.isfinite(worst.old) and worst.old else ""
 
 
 def answer(report: DriftReport) -> str:
@@ -129,9 +121,9 @@ def answer(report: DriftReport) -> str:
     told += filter(None, [coverage_text(report)])
     told += _failing(report)
     if rises := report.rises:
-        told.append(f"{count(rises, 'output')} {'has' if rises == 1 else 'have'} risen in an earlier night")
+        told.append(f"{plural(rises, 'output')} {'has' if rises == 1 else 'have'} risen in an earlier night")
     if creeping := report.creeping:
-        told.append(f"{count(creeping, 'output')} {'creeps' if creeping == 1 else 'creep'} over the nights")
+        told.append(f"{plural(creeping, 'output')} {'creeps' if creeping == 1 else 'creep'} over the nights")
     return f"{'; '.join(told)}."
 
 
@@ -168,7 +160,7 @@ def _failing(report: DriftReport) -> list[str]:
     if total:
         some = "as expected" if expected == total else f"{expected} of them as expected" if expected else ""
         told.append(
-            f"{count(total, 'run')} {'fails' if total == 1 else 'fail'} {both_sides(report)}"
+            f"{plural(total, 'run')} {'fails' if total == 1 else 'fail'} {both_sides(report)}"
             + (f", {some}" if some else "")
         )
     newer = sum(
@@ -176,7 +168,9 @@ def _failing(report: DriftReport) -> list[str]:
         for run in report.runs
     )
     if newer:
-        told.append(f"{count(newer, 'run')} {'fails' if newer == 1 else 'fail'} on the newer without a drift")
+        told.append(
+            f"{plural(newer, 'run')} {'fails' if newer == 1 else 'fail'} on the newer without a drift"
+        )
     return told
 
 
@@ -189,13 +183,13 @@ def _where(report: DriftReport, runs: Sequence[RunDrift]) -> str:
 def _stale(report: DriftReport, stale: Sequence[RunDrift]) -> str:
     why = {run.reason.partition(";")[0] for run in stale}
     told = why.pop() if len(why) == 1 else "their baselines are of other models or cases"
-    return f"{len(stale)} of {count(len(report.runs), 'run')} not compared: {told}"
+    return f"{len(stale)} of {plural(len(report.runs), 'run')} not compared: {told}"
 
 
 def _stopped(report: DriftReport, stopped: Sequence[RunDrift], told: Sequence[str]) -> Iterator[str]:
     """How many runs could not be judged, and how many in some of their builds only."""
     lost = [run for run in stopped if not _judged(run)]
-    total = count(len(report.runs), "run")
+    total = plural(len(report.runs), "run")
     if lost:
         yield f"{len(lost)} of {total} could not be judged" + (
             "" if told else f" {_stopped_on(report) or _where(report, lost)}"
@@ -210,7 +204,7 @@ def _drifted(report: DriftReport, failed: Sequence[RunDrift]) -> str:
     all_new = ", a new failure" if new == 1 else ", all of them new failures"
     some_new = f", {new} of them {'a new failure' if new == 1 else 'new failures'}"
     fresh = "" if not new else all_new if new == len(failed) else some_new
-    return f"{len(failed)} of {count(len(report.runs), 'run')} drifted to the worse {where}{fresh}"
+    return f"{len(failed)} of {plural(len(report.runs), 'run')} drifted to the worse {where}{fresh}"
 
 
 def _judged(run: RunDrift) -> bool:
@@ -223,9 +217,9 @@ def _calm(report: DriftReport, where: str) -> str:
     nothing = "No error" if engines_moved(report) else "Nothing"
     moved = [run for run in compared if run.verdict in (DriftVerdict.BETTER, DriftVerdict.FIXED)]
     if waived := statuses(report.runs)[Status.XFAIL]:
-        return f"{nothing} drifted to the worse {where} but for {count(waived, 'waived run')}"
+        return f"{nothing} drifted to the worse {where} but for {plural(waived, 'waived run')}"
     if moved:
-        return f"{nothing} drifted to the worse {where}, {count(len(moved), 'run')} to the better"
+        return f"{nothing} drifted to the worse {where}, {plural(len(moved), 'run')} to the better"
     if not compared:
         if report.first_night:
             gpu = " on this GPU" if any(change.what == "GPU" for change in report.changed) else ""
@@ -263,8 +257,8 @@ def summary(report: DriftReport, seconds: float | None = None) -> str:
     if idle := sum(run.verdict is None and run.status is Status.PASS for run in report.runs):
         parts.append(f"{idle} not compared")
     cases = len({run.case for run in report.runs})
-    text = f"{count(cases, 'case')}, {count(len(report.runs), 'run')}: {', '.join(parts) or 'nothing'}"
+    text = f"{plural(cases, 'case')}, {plural(len(report.runs), 'run')}: {', '.join(parts) or 'nothing'}"
     if len(report.tensors):
         text += f"; {len(report.tensors):,} tensors held against {short(report.old)}"
-    text += f", {count(report.repeats, 'build')} each"
+    text += f", {plural(report.repeats, 'build')} each"
     return text if seconds is None else f"{text}, {duration(seconds)}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.judge import LayerResult
-from harness.report.words import middle
+from harness.text import shorten
 
 WIDTH = 10.0
 LEFT, RIGHT = 0.9, 0.2
@@ -80,7 +80,7 @@ def origin_labels(layers: Sequence[LayerResult]) -> tuple[OriginLabel, ...]:
     A name stands above those that begin (or, left of their place, end) under it: no leader crosses a name.
     """
     places = [place for place, layer in enumerate(layers) if layer.origin][:MOST_LABELS]
-    texts = {place: middle(f"{layers[place].node} ({layers[place].op})", 44) for place in places}
+    texts = {place: shorten(f"{layers[place].node} ({layers[place].op})", 44) for place in places}
     inch = AXIS / (len(layers) + 0.2)
     spans: dict[int, tuple[float, float]] = {}
     leftwards = set()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from harness.judge import RunReport, RunResult, Verdict, number
+from harness.judge import RunReport, RunResult, Verdict
 from harness.report.view import attention, explain, matrix, skips, worst_error
 from harness.report.words import LOOKS, answer, made_with, summary
+from harness.text import number
 
 MOST_BYTES = 1_000_000  # GitHub drops a job summary over 1 MiB whole
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.judge import RunReport, RunResult, Verdict, number
+from harness.judge import RunReport, RunResult, Verdict
 from harness.report.growth import error_growth_svg
 from harness.report.view import (
     Explanation,
@@ -20,7 +20,8 @@ from harness.report.view import (
     matrix,
     worst_error,
 )
-from harness.report.words import LOOKS, answer, duration, made_with, summary, title
+from harness.report.words import LOOKS, answer, made_with, summary, title
+from harness.text import duration, number
 
 if TYPE_CHECKING:
     from jinja2 import Environment

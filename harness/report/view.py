@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, SHAPE
-from harness.judge import LayerResult, OutputResult, RunReport, RunResult, Verdict, number
-from harness.report.words import LOOKS, UNEXPECTED, changed_golden, count, next_command, title
+from harness.judge import LayerResult, OutputResult, RunReport, RunResult, Verdict
+from harness.report.words import LOOKS, UNEXPECTED, changed_golden, next_command, title
 from harness.tensors import Precision
+from harness.text import gate as in_words
+from harness.text import multiple, names, number, plural
 
 if TYPE_CHECKING:
     from harness.comparison import GateResult, Metrics
@@ -126,11 +128,7 @@ def shared(told: Iterable[tuple[str, str]]) -> dict[str, str]:
     named: dict[str, dict[str, None]] = {}
     for text, case in told:
         named.setdefault(text, {})[case] = None
-    return {
-        text: ", ".join([*cases][:MOST_CASES])
-        + (f" and {len(cases) - MOST_CASES} more" if len(cases) > MOST_CASES else "")
-        for text, cases in named.items()
-    }
+    return {text: names(cases, MOST_CASES) for text, cases in named.items()}
 
 
 def worst_error(result: RunResult) -> float | None:
@@ -207,8 +205,7 @@ def gate_text(gate: GateResult) -> str:
         return f"{number(gate.value)} not finite"
     if gate.metric in WITHOUT_NUMBER:
         return WITHOUT_NUMBER[gate.metric]
-    held, broken = ("≥", "<") if gate.metric in LOWER_BOUNDED else ("≤", ">")
-    return f"{gate.metric} {number(gate.value)} {held if gate.passed else broken} {number(gate.limit)}"
+    return in_words(gate.metric, gate.limit, gate.value, at_least=gate.metric in LOWER_BOUNDED)
 
 
 def gates_text(gates: Sequence[GateResult]) -> str:
@@ -223,7 +220,7 @@ def _failing(metrics: Metrics, gates: Sequence[GateResult]) -> list[str]:
     if metrics.incomparable:
         return [metrics.incomparable]
     if metrics.nonfinite:
-        return [f"{metrics.nonfinite} of {count(metrics.count, 'element')} not finite"]
+        return [f"{metrics.nonfinite} of {plural(metrics.count, 'element')} not finite"]
     return [gates_text(gates) or f"nrmse {number(metrics.nrmse)}"]
 
 
@@ -243,11 +240,11 @@ def _origin(layer: LayerResult, precision: Precision) -> str:
     if metrics.overflow_count and metrics.overflow_count == metrics.nonfinite:
         # What would fit did not overflow: a divisor became 0, or an infinity was read.
         verb = "overflow" if metrics.headroom > 1 else "become infinite"
-        parts = [f"{metrics.overflow_count} of {count(metrics.count, 'element')} {verb}"]
+        parts = [f"{metrics.overflow_count} of {plural(metrics.count, 'element')} {verb}"]
     if metrics.headroom > 1:
         parts.append(
             f"the reference reaches {number(metrics.reference_max)}, "
-            f"{number(metrics.headroom)} times the largest {precision.storage_dtype}"
+            f"{multiple(metrics.headroom)} the largest {precision.storage_dtype}"
         )
     if layer.introduced is not None and math.isfinite(error(layer.introduced)):
         parts.append(f"alone it introduces nrmse {number(error(layer.introduced))}")

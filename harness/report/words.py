@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from harness.case import target_words
-from harness.judge import RunReport, RunResult, Verdict, count
+from harness.judge import RunReport, RunResult, Verdict
+from harness.text import command, duration, plural, sentence
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,6 @@ LOOKS = {
 UNEXPECTED = (Verdict.FAIL, Verdict.XPASS, Verdict.ERROR)
 
 
-def duration(seconds: float) -> str:
-    """`0.8 s`, `18 s`, `2 min 5 s`, `1 h 2 min`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 def summary(report: RunReport, seconds: float | None = None) -> str:
     """One line: `14 cases, 56 runs: 53 pass, 3 failed as expected, 0 unexpected, 18 s`."""
     verdicts = Counter(result.verdict for result in report.results)
@@ -77,7 +65,7 @@ def summary(report: RunReport, seconds: float | None = None) -> str:
         parts.append("0 unexpected")
     if seconds is not None:
         parts.append(duration(seconds))
-    return f"{count(len(cases), 'case')}, {count(len(report.results), 'run')}: {', '.join(parts)}"
+    return f"{plural(len(cases), 'case')}, {plural(len(report.results), 'run')}: {', '.join(parts)}"
 
 
 def answer(report: RunReport) -> str:
@@ -86,13 +74,13 @@ def answer(report: RunReport) -> str:
     verdicts = Counter(result.verdict for result in report.results)
     bad = []
     if verdicts[Verdict.FAIL]:
-        bad.append(f"{verdicts[Verdict.FAIL]} of {count(total, 'run')} failed")
+        bad.append(f"{verdicts[Verdict.FAIL]} of {plural(total, 'run')} failed")
     if verdicts[Verdict.XPASS]:
         bad.append(f"{verdicts[Verdict.XPASS]} passed although a failure was expected")
     if verdicts[Verdict.ERROR]:
         bad.append(f"{verdicts[Verdict.ERROR]} could not be judged")
     if bad:
-        return _sentence("; ".join(bad))
+        return sentence("; ".join(bad))
     judged = total - verdicts[Verdict.SKIP]
     if not judged:
         return "Nothing was judged: every run was skipped."
@@ -113,13 +101,13 @@ def next_command(result: RunResult) -> str:
     """The command that goes deeper into `result`, ready to paste into a shell."""
     target = target_words(result.case_path or result.case, result.inputs)
     if changed_golden(result):
-        return shlex.join(["harness", "run", *target, "--golden-update"])
+        return command("harness", "run", *target, "--golden-update")
     target += ["--precision", result.precision.value]
     if result.candidate != "emulator":
         target += ["--env", result.candidate]
     if result.verdict is not Verdict.ERROR and _diagnoses():
-        return shlex.join(["harness", "diagnose", *target])
-    return shlex.join(["harness", "run", *target, "--details"])
+        return command("harness", "diagnose", *target)
+    return command("harness", "run", *target, "--details")
 
 
 def changed_golden(result: RunResult) -> bool:
@@ -131,18 +119,6 @@ def changed_golden(result: RunResult) -> bool:
 def _diagnoses() -> bool:
     """Whether this installation has `harness diagnose`."""
     return find_spec("harness.cli.diagnose") is not None
-
-
-def middle(text: str, width: int) -> str:
-    """`text` cut to `width` characters by leaving out its middle: both ends of a node's name matter."""
-    if len(text) <= width:
-        return text
-    head = (width - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."
 
 
 def made_with(fingerprint: Mapping[str, Any]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from harness.tactics.record import TacticRecord
 from harness.tactics.samples import Build, Sample
 from harness.tactics.units import Side, Unit, orders_for, reformatted_layer
 from harness.tactics.variations import Axis, Variation
+from harness.text import names
 from harness.worker.protocol import Choice, TacticOrders
 
 RETRIES = 4
@@ -177,8 +178,6 @@ def what(treated: frozenset[str], units: Sequence[Unit]) -> str:
     return f"good choices but at {listed(unit.name for unit in units if unit.name not in treated)}"
 
 
-def listed(names: Iterable[str], most: int = 4) -> str:
+def listed(found: Iterable[str]) -> str:
     """Names for a person: the first few, and how many more."""
-    every = list(names)
-    shown = ", ".join(every[:most])
-    return (shown or "no layer") if len(every) <= most else f"{shown} and {len(every) - most} more"
+    return names(found, most=4) or "no layer"

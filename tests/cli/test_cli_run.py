@@ -82,7 +82,9 @@ def test_a_failure_names_tensor_metric_origin_and_next_command(tiny_cases, capsy
     tiny_cases("failing")
     _, out, _ = run(capsys, "cases")
     assert "✗ FAIL failing at fp16: y: 30 of 32 elements are not finite" in out
-    assert "node square (Mul): 30 of 32 elements overflow; the reference reaches 3.5e6, 53.1 times" in out
+    assert (
+        "node square (Mul): 30 of 32 elements overflow; the reference reaches 3.5e6, 53.1× the largest" in out
+    )
     assert "cases/failing.case.yaml --precision fp16" in out
 
 

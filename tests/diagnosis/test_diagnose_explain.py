@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from harness.diagnosis import FORMATS, Held, percent
-from harness.diagnosis.context import say, say_apart
+from harness.diagnosis import FORMATS, Held
 from harness.diagnosis.explain import Decision, Occurrence, accumulation, why
 from harness.tensors import Precision
+from harness.text import magnitudes
 
 FP16 = Precision.FP16
 
@@ -218,28 +218,11 @@ def test_steps_are_those_of_the_format(precision: Precision) -> None:
     if precision in (Precision.INT8, Precision.FP32):
         return
     kind = FORMATS[precision]
-    for magnitude in (1.0, 1.5, 96.0, 3.0 * 2.0**-4):
-        step = kind.step(magnitude)
-        near = round_array(np.float32([magnitude, magnitude + step, magnitude + 0.4 * step]), precision)
+    for size in (1.0, 1.5, 96.0, 3.0 * 2.0**-4):
+        step = kind.step(size)
+        near = round_array(np.float32([size, size + step, size + 0.4 * step]), precision)
         assert near[1] - near[0] == pytest.approx(step)
         assert near[2] == near[0]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        *((65504.0, "65504"), (3141.6, "3.1e3"), (0.98, "0.98"), (6e-8, "6e-8"), (float("inf"), "inf")),
-        *((0.0, "0"), (float("nan"), "nan"), (-3.4e38, "-3.4e38"), (123456.0, "1.2e5")),
-    ],
-)
-def test_numbers_are_said_in_few_characters(value: float, text: str) -> None:
-    assert say(value) == text
-
-
-def test_shares_are_said_in_percent() -> None:
-    assert [percent(share) for share in (1.0, 0.999, 0.5, 0.003, 1e-5)] == [
-        *("all", "nearly all", "50 %", "0.3 %", "less than 0.1 %")
-    ]
 
 
 def test_what_is_not_finite_in_a_body_is_no_rounding() -> None:
@@ -285,8 +268,8 @@ def test_where_fp32_itself_loses_digits_that_is_all_that_was_measured() -> None:
 
 def test_numbers_that_look_alike_get_the_digits_that_tell_them_apart() -> None:
     largest = float(np.finfo(np.float32).max)
-    assert say_apart(largest, FORMATS[Precision.BF16].largest) == ("3.40e38", "3.39e38")
-    assert say_apart(1e9, 65504.0) == ("1e9", "65504")
+    assert magnitudes(largest, FORMATS[Precision.BF16].largest) == ("3.40e38", "3.39e38")
+    assert magnitudes(1e9, 65504.0) == ("1e9", "65504")
     node = occurrence(
         "Mul", [held("mask", -largest, precision=Precision.BF16, constant=True)], held("y", 1.0)
     )

@@ -135,7 +135,7 @@ class TestCheck:
         status = store.check("three", PROVENANCE, [{**fresh, "c": -golden["c"]}])
         assert (status.state, status.ok) == (GoldenState.CHANGED, False)
         assert "any more: output 'c' of sample 0: nrmse 2" in (status.message or "")
-        assert "; and 1 more outputs. " in (status.message or "")
+        assert "; and 1 more output. " in (status.message or "")
 
     def test_what_changed_is_named(self, store: GoldenStore, outputs: Outputs) -> None:
         store.update("mlp", PROVENANCE, outputs)

@@ -22,7 +22,6 @@ from harness.history import (
     tell_gate,
     tell_noise,
     tell_place,
-    tell_ratio,
     tell_tensor,
 )
 from harness.history.judgement.builds import BuildOutcome, Builds, differing_share
@@ -227,17 +226,6 @@ def test_a_few_nodes_in_another_precision_are_no_other_engine() -> None:
 
 
 # --- words --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("ratio", "told"),
-    [
-        (7.75, "×7.75"), (0.3, "×0.3"), (0.1, "×0.1"), (6.4e-4, "1,600 times smaller"), (0.05, "20 times smaller"),
-        (1540, "×1,500"), (math.inf, "×inf"), (0, "×0"),
-    ],
-)  # fmt: skip
-def test_a_ratio_reads_as_a_person_would_say_it(ratio: float, told: str) -> None:
-    assert tell_ratio(ratio) == told
 
 
 def test_no_noise_and_unknown_noise_are_said_in_words() -> None:

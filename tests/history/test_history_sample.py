@@ -17,8 +17,8 @@ import pytest
 
 import harness
 from harness.history.judgement.noise import FLOORS, student
-from harness.judge import number
 from harness.tensors import Precision
+from harness.text import number
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "reports" / "sample"

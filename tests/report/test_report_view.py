@@ -65,8 +65,7 @@ def test_a_failure_says_what_where_and_what_next(make_result) -> None:
     said = statements(make_result(Verdict.FAIL))
     assert said["output"] == "y: nrmse 0.6 > 0.01; largest error 1.8 at [0, 3]"
     assert said["origin"] == (
-        "node b7_sq (Pow): 12 of 1000 elements overflow; the reference reaches 2e5, 3.1 times the largest "
-        "float16"
+        "node b7_sq (Pow): 12 of 1000 elements overflow; the reference reaches 2e5, 3.1× the largest float16"
     )
     explanation = explain(make_result(Verdict.FAIL))
     assert explanation.headline == "rmsnorm-overflow at fp16: y: nrmse 0.6 > 0.01"

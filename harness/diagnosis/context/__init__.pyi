@@ -8,9 +8,6 @@ from .examiner import Examiner as Examiner
 from .examiner import less_than_asked as less_than_asked
 from .formats import FORMATS as FORMATS
 from .formats import NumberFormat as NumberFormat
-from .formats import percent as percent
-from .formats import say as say
-from .formats import say_apart as say_apart
 from .groups import find_groups as find_groups
 from .journal import JOURNAL as JOURNAL
 from .journal import Notebook as Notebook

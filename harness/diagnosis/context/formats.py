@@ -1,4 +1,4 @@
-"""What the number formats can hold, and how numbers are said."""
+"""What the number formats can hold."""
 
 from __future__ import annotations
 
@@ -50,32 +50,3 @@ FORMATS: dict[Precision, NumberFormat] = {
     Precision.FP8: NumberFormat("FP8 (E4M3)", 448.0, 2.0**-9, 4),
     Precision.INT8: NumberFormat("INT8", 127.0, 1.0, 7),
 }
-
-
-def say(value: float, digits: int = 2) -> str:
-    """A magnitude in few characters: `65504`, `3.1e3`, `0.98`, `6e-8`, `inf`; `digits` are those of what has a power
-    of ten."""
-    if not math.isfinite(value):
-        return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    if value == round(value) and abs(value) < 1e5:
-        return f"{value:.0f}"
-    if 1e-2 <= abs(value) < 1e3:
-        return f"{value:.3g}"
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa.removesuffix('.' + '0' * (digits - 1))}e{int(exponent)}"
-
-
-def say_apart(value: float, other: float) -> tuple[str, str]:
-    """Both as `say` has them, with as many digits as tell them apart: `3.403e38` and `3.39e38`."""
-    for digits in (2, 3, 4, 5):
-        told = say(value, digits), say(other, digits)
-        if told[0] != told[1] or value == other:
-            break
-    return told
-
-
-def percent(share: float) -> str:
-    """A share in percent: `98 %`, `0.3 %`, `less than 0.1 %`."""
-    if 0 < share < 1e-3:
-        return "less than 0.1 %"
-    return f"{100 * share:.2g} %" if share < 0.995 else "all" if share == 1 else "nearly all"

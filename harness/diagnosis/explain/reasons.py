@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from harness.diagnosis.context import FORMATS, NumberFormat, percent, say, say_apart
+from harness.diagnosis.context import FORMATS, NumberFormat
 from harness.diagnosis.explain.occurrence import Held, Occurrence
 from harness.diagnosis.results import NOBODY
 from harness.tensors import Precision
+from harness.text import magnitude, magnitudes, percent
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LSTM", "GRU", "RNN", "Attention"})
 STEEP = {"Exp": "exp", "Softmax": "softmax", "LogSoftmax": "softmax", "ReduceLogSumExp": "exp"}
@@ -56,7 +57,7 @@ def _accounts(error: float, node: Occurrence) -> bool:
 def _beyond(held: Held, kind: NumberFormat) -> tuple[str, str]:
     """The largest value, and what it is beyond: `-1e9`, `-65504, the lowest FP16 value`."""
     bound = math.copysign(kind.largest, held.extreme)
-    value, limit = say_apart(held.extreme, bound)
+    value, limit = magnitudes(held.extreme, bound)
     return value, f"{limit}, the {'largest' if bound > 0 else 'lowest'} {kind.name} value"
 
 
@@ -83,7 +84,7 @@ def _in_its_body(node: Occurrence, kind: NumberFormat) -> str | None:
 def _overflows(node: Occurrence, kind: NumberFormat) -> str | None:
     if not node.output.overflowing:
         return None
-    value, bound = say_apart(
+    value, bound = magnitudes(
         node.output.largest, kind.largest
     )  # magnitudes, as those of what it is computed from
     return f"{_subject(node)} {value}, beyond {bound}, the largest {kind.name} value"
@@ -91,7 +92,7 @@ def _overflows(node: Occurrence, kind: NumberFormat) -> str | None:
 
 def _subject(node: Occurrence) -> str:
     """Whose values reach what, with the verb."""
-    sizes = [say(held.largest) for held in node.inputs]
+    sizes = [magnitude(held.largest) for held in node.inputs]
     if not sizes:
         return "its values reach"
     if node.squares:
@@ -114,7 +115,7 @@ def _subject(node: Occurrence) -> str:
     if node.op == "Mul" and len(sizes) > 1:
         return f"products of values up to {sizes[0]} and {sizes[1]} reach"
     if node.op in ("Div", "Reciprocal"):
-        return f"quotients by values down to {say(node.inputs[-1].smallest)} reach"
+        return f"quotients by values down to {magnitude(node.inputs[-1].smallest)} reach"
     return f"from values up to {sizes[0]} its output reaches"
 
 
@@ -127,8 +128,8 @@ def _divisor_vanishes(node: Occurrence, kind: NumberFormat) -> str | None:
     ):
         return None
     return (
-        f"it {verb} {divisor.name}, whose values go down to {say(divisor.smallest)} and become 0 in {kind.name}, "
-        f"whose smallest number is {say(kind.smallest)}"
+        f"it {verb} {divisor.name}, whose values go down to {magnitude(divisor.smallest)} and become 0 in {kind.name}, "
+        f"whose smallest number is {magnitude(kind.smallest)}"
     )
 
 
@@ -149,11 +150,13 @@ def _constant_vanishes(node: Occurrence, kind: NumberFormat) -> str | None:
             continue
         smallest = f"become{'s' if held.flushed == 1 else ''} 0 in {kind.name}, whose smallest number is"
         if held.flushed == 1 and _counts(held, node, kind):
-            return f"its constant {held.name}, {say(held.largest)}, {smallest} {say(kind.smallest)}"
+            return (
+                f"its constant {held.name}, {magnitude(held.largest)}, {smallest} {magnitude(kind.smallest)}"
+            )
         if held.flushed < 1 and _accounts(held.underflow, node):
             return (
-                f"{percent(held.flushed)} of its constant {held.name}, whose values reach {say(held.largest)}, "
-                f"{smallest} {say(kind.smallest)}"
+                f"{percent(held.flushed)} of its constant {held.name}, whose values reach {magnitude(held.largest)}, "
+                f"{smallest} {magnitude(kind.smallest)}"
             )
     return None
 
@@ -173,23 +176,25 @@ def _too_coarse(node: Occurrence, kind: NumberFormat) -> str | None:
     if step < COARSE:
         return None
     if node.op in PERIODIC:
-        return f"its angles reach {say(reach)}, where {kind.name} has steps of {say(step)} radians"
+        return (
+            f"its angles reach {magnitude(reach)}, where {kind.name} has steps of {magnitude(step)} radians"
+        )
     factor = float(np.exp(min(step, 700.0)))
     return (
-        f"its inputs reach {say(reach)}, where {kind.name} has steps of {say(step)}: {STEEP[node.op]} makes each "
-        f"of them a factor of {say(factor)}"
+        f"its inputs reach {magnitude(reach)}, where {kind.name} has steps of {magnitude(step)}: {STEEP[node.op]} "
+        f"makes each of them a factor of {magnitude(factor)}"
     )
 
 
 def _underflows(node: Occurrence, kind: NumberFormat) -> str | None:
     if node.output.flushed < 0.01 or not _accounts(node.output.underflow, node):
         return None
-    vanish = f"become 0 in {kind.name}, whose smallest number is {say(kind.smallest)}"
+    vanish = f"become 0 in {kind.name}, whose smallest number is {magnitude(kind.smallest)}"
     share = percent(node.output.flushed)
     if node.squares:
-        sizes = f"of values of about {say(node.inputs[0].typical)} are about {say(node.output.typical)}"
+        sizes = f"of values of about {magnitude(node.inputs[0].typical)} are about {magnitude(node.output.typical)}"
         return f"squares {sizes}: {share} of them {vanish}"
-    return f"{share} of its values, which go down to {say(node.output.smallest)}, {vanish}"
+    return f"{share} of its values, which go down to {magnitude(node.output.smallest)}, {vanish}"
 
 
 def _cancels(node: Occurrence, kind: NumberFormat) -> str | None:
@@ -200,8 +205,8 @@ def _cancels(node: Occurrence, kind: NumberFormat) -> str | None:
     if size < CANCELLED * node.output.typical or not _accounts(left, node):
         return None
     return (
-        f"values of about {say(size)} cancel down to {say(node.output.typical)}: at their size {kind.name} has "
-        f"steps of {say(kind.step(size))}, and that is what is left of the difference"
+        f"values of about {magnitude(size)} cancel down to {magnitude(node.output.typical)}: at their size {kind.name} "
+        f"has steps of {magnitude(kind.step(size))}, and that is what is left of the difference"
     )
 
 
@@ -214,14 +219,14 @@ def _decides(node: Occurrence, kind: NumberFormat) -> str | None:
     if found.whole:
         reach = node.output.largest
         return (
-            f"{found.node} ({found.op}) reads whole numbers up to {say(reach)}, where {kind.name} has steps of "
-            f"{say(kind.step(reach))}: {change}"
+            f"{found.node} ({found.op}) reads whole numbers up to {magnitude(reach)}, where {kind.name} has steps of "
+            f"{magnitude(kind.step(reach))}: {change}"
         )
     if found.apart is None:
         return f"{found.node} ({found.op}) decides by what this node writes: in {kind.name}, {change}"
     return (
-        f"{found.node} ({found.op}) tells apart values that differ by {say(found.apart)}, where {kind.name} has steps "
-        f"of {say(kind.step(found.magnitude))}: {change}"
+        f"{found.node} ({found.op}) tells apart values that differ by {magnitude(found.apart)}, where {kind.name} has "
+        f"steps of {magnitude(kind.step(found.magnitude))}: {change}"
     )
 
 
@@ -234,30 +239,30 @@ def _rounded(node: Occurrence, kind: NumberFormat) -> str:
     if not math.isfinite(node.introduced):
         text = f"what it computes in {kind.name} is not finite"
         if node.op not in WITH_BODIES:
-            return f"{text}, although nothing that it reads or writes is beyond {say(kind.largest)}"
+            return f"{text}, although nothing that it reads or writes is beyond {magnitude(kind.largest)}"
         return f"{text}, although what it writes would fit: something in its body does not"
     what = (
         f"rounding in its body to {kind.name}'s" if node.op in WITH_BODIES else f"rounding to {kind.name}'s"
     )
-    text = f"{what} {kind.bits} bits introduces an error of {say(node.introduced)} (nrmse) here"
+    text = f"{what} {kind.bits} bits introduces an error of {magnitude(node.introduced)} (nrmse) here"
     if node.usual and node.introduced > 2 * node.usual:
-        text += f", {say(node.introduced / node.usual)} times that of a usual node"
+        text += f", {magnitude(node.introduced / node.usual)} times that of a usual node"
     if node.alone is not None and node.alone > 1:
         text += f"; lowered alone it fails the outputs{_by(node.alone)}"
     return text
 
 
 def _by(badness: float) -> str:
-    return f", at {say(badness)} times the limit" if math.isfinite(badness) else ""
+    return f", at {magnitude(badness)} times the limit" if math.isfinite(badness) else ""
 
 
 def _beyond_rounding(node: Occurrence, kind: NumberFormat) -> str | None:
     if node.observed is None:
         return None
-    text = f"the engine errs by {say(node.observed)} (nrmse) here"
+    text = f"the engine errs by {magnitude(node.observed)} (nrmse) here"
     if node.introduced is None:
         return f"{text}, which the emulator does not explain"
-    return f"{text}, where rounding to {kind.name} explains {say(node.introduced)}"
+    return f"{text}, where rounding to {kind.name} explains {magnitude(node.introduced)}"
 
 
 _TEMPLATES: tuple[Callable[[Occurrence, NumberFormat], str | None], ...] = (
@@ -294,6 +299,6 @@ def accumulation(nodes: int, effects: Mapping[str, float], precision: Precision)
         failing = sum(effect > 1 for effect in effects.values())
         if failing:
             fail = "fails" if failing == 1 else "fail"
-            text += f"; {failing} of them {fail} alone ({name} at {say(effects[name])} times the limit), although none"
-            text += " introduces an error that stands out: the nodes behind amplify it"
+            text += f"; {failing} of them {fail} alone ({name} at {magnitude(effects[name])} times the limit), although"
+            text += " none introduces an error that stands out: the nodes behind amplify it"
     return f"{text}; {nodes} of them in FP32 bring it under the limit"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
-
 from harness.case import asked_shapes, target_words
 from harness.diagnosis.context import JOURNAL, REMEDY, Lab, journal_folder
 from harness.diagnosis.results import Verdict
 from harness.diagnosis.stages import CANDIDATE, DRAWS, Findings
+from harness.text import command, names, plural
 
 LONGEST_COMMAND = 2000
 """Longer commands are left to the files: nobody reads them on a terminal."""
@@ -42,7 +40,7 @@ def summarise(lab: Lab, found: Findings) -> str:
     if found.verdict is Verdict.PRECISION:
         return f"{cause} {_remedy(found)}".strip()
     known = (
-        f" FP32 at {_nodes(found.island)} cures it all the same." if found.confirmed and found.island else ""
+        f" FP32 at {names(found.island)} cures it all the same." if found.confirmed and found.island else ""
     )
     stopped = _stopped_by(lab) if found.verdict is Verdict.UNRESOLVED else None
     if stopped is not None:
@@ -65,10 +63,8 @@ def _cause(found: Findings) -> str:
     text = f"At {first.node} ({first.op}), {first.why}."
     if not others:
         return text
-    more = f"{len(others)} other place{'s' if len(others) > 1 else ''}"
-    return (
-        f"{text} There is a fault of its own at {more}, too ({_nodes([origin.node for origin in others])})."
-    )
+    more = plural(len(others), "other place")
+    return f"{text} There is a fault of its own at {more}, too ({names([origin.node for origin in others])})."
 
 
 def _starts(found: Findings) -> list[str]:
@@ -82,20 +78,14 @@ def _as_sentence(reason: str) -> str:
 
 
 def _remedy(found: Findings) -> str:
-    count = len(found.island)
     verb = "cures" if found.confirmed else "should cure"
     between = ", between Casts in the graph," if found.casts else ""
-    text = f"FP32 at {count} node{'s' if count != 1 else ''} ({_nodes(found.island)}){between} {verb} it"
+    text = f"FP32 at {plural(len(found.island), 'node')} ({names(found.island)}){between} {verb} it"
     starts = {origin.node for origin in found.origins}
     on_engine = found.cure is not None and found.cure.confirmed_on == CANDIDATE
     if on_engine and len(starts) == 1 and not starts.intersection(found.island):
         return f"{text}, although the error does not start there: the engine is then built in another way."
     return f"{text}."
-
-
-def _nodes(nodes: Sequence[str], most: int = 6) -> str:
-    shown = ", ".join(nodes[:most])
-    return shown if len(nodes) <= most else f"{shown} and {len(nodes) - most} more"
 
 
 def advise(lab: Lab, found: Findings, recipes: dict[str, str], *, written: bool) -> tuple[str, ...]:
@@ -108,7 +98,7 @@ def advise(lab: Lab, found: Findings, recipes: dict[str, str], *, written: bool)
             return ("make what is drawn an input of the model, or feed 0 to what scales it",)
         if found.own_types:
             return (
-                f"change the file: export it in FP32, or put Casts to FP32 around {_nodes(_starts(found))}. No flag of "
+                f"change the file: export it in FP32, or put Casts to FP32 around {names(_starts(found))}. No flag of "
                 "a builder and no island is a cure for types that the file itself writes down",
             )
         return ("check the model and its inputs in ONNX Runtime first, in FP32 and in FP64",)
@@ -150,7 +140,7 @@ def again(lab: Lab, *, tool: str = "diagnose") -> str:
     folder = None if lab.notebook is None else lab.notebook.folder
     if folder is not None and folder.name == JOURNAL and folder != journal_folder(subject):
         words += ["--out", str(folder.parent)]
-    return shlex.join(words)
+    return command(*words)
 
 
 def _stopped_by(lab: Lab) -> tuple[str, str] | None:
@@ -167,9 +157,9 @@ def _go_on(lab: Lab, found: Findings) -> tuple[str, ...]:
     """For what is unresolved: what is known, and the command that goes on."""
     known = ""
     if found.cure and found.cure.best:
-        known = f"known so far: {_nodes(found.suspects)} in FP32 cure it"
+        known = f"known so far: {names(found.suspects)} in FP32 cure it"
     elif found.suspects:
-        known = f"most suspected so far: {_nodes(found.suspects)}"
+        known = f"most suspected so far: {names(found.suspects)}"
     stopped = _stopped_by(lab)
     go_on = again(lab, tool="explore") if stopped is None else f"{again(lab)} --resume {stopped[1]}"
     remedy = REMEDY if any("opaque" in each.facts for each in found.evidence) else ""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 
 from harness.backends import Emulator, Profile, TensorRTCandidate, shape_ranges
 from harness.comparison import compare, not_computed
-from harness.diagnosis.context import RELAXED, Lab, Part, Subject, say
+from harness.diagnosis.context import RELAXED, Lab, Part, Subject
 from harness.diagnosis.handover.recipes import (
     Files,
     keep_fp32,
@@ -39,6 +38,7 @@ from harness.judge import jsonable, profiles_of
 from harness.model import LOW_DTYPE, Model, repeated_names, save_model, with_islands
 from harness.tactics import TacticRecord, export_pins, pinned_cache
 from harness.tensors import Precision, write_text
+from harness.text import command, magnitude, plural
 
 PHASE = "repro"
 MOST_ENGINE_PARTS = 3
@@ -109,12 +109,9 @@ def _write_pins(lab: Lab, record: TacticRecord, folder: Path, evidence: list[Evi
         evidence.append(Evidence(Stage.HAND_OVER, f"there is no timing cache beside the pins: {error}"))
     path = export_pins(record, folder, model=subject.model, cache=cache)
     model = folder / "model.onnx"
-    command = [
-        "python",
-        folder / "build_pinned.py",
-        model if model.exists() else subject.model.path or "MODEL.onnx",
-    ]
-    return {"pins": str(path), "build_pinned": f"{shlex.join(map(str, command))} ENGINE"}
+    onnx_file = model if model.exists() else subject.model.path or "MODEL.onnx"
+    build = command("python", folder / "build_pinned.py", onnx_file, "ENGINE")
+    return {"pins": str(path), "build_pinned": build}
 
 
 def _commands(subject: Subject, found: Findings, files: Files) -> dict[str, str]:
@@ -197,7 +194,7 @@ def _try_typed(subject: Subject, graph: Model) -> Evidence:
         )
     finally:
         runner.close()
-    text = f"the typed model runs in ONNX Runtime, with an error of {say(worst)} (nrmse)"
+    text = f"the typed model runs in ONNX Runtime, with an error of {magnitude(worst)} (nrmse)"
     return Evidence(Stage.HAND_OVER, text, {"runs": True, "nrmse": jsonable(worst)})
 
 
@@ -282,6 +279,9 @@ def _signature(subject: Subject, part: Part, precision: Precision) -> dict[str, 
 
 
 def _told(repro: Repro, shrunk: Shrunk, emulated: bool) -> Evidence:
-    size = f"{len(shrunk.nodes)} node{'s' if len(shrunk.nodes) != 1 else ''}"
     facts = {"nodes": list(shrunk.nodes), "shows": repro.shows, "signature": dict(repro.signature)}
-    return Evidence(Stage.HAND_OVER, f"the repro has {size}; {repro.note}", {**facts, "emulated": emulated})
+    return Evidence(
+        Stage.HAND_OVER,
+        f"the repro has {plural(len(shrunk.nodes), 'node')}; {repro.note}",
+        {**facts, "emulated": emulated},
+    )

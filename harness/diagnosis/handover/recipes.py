@@ -8,7 +8,6 @@ leaves out nodes of the ONNX graph with all that they hold, the node itself.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import onnx
 from harness.backends import Profile
 from harness.model import Model, inner_nodes, named_nodes
 from harness.tensors import Precision
+from harness.text import command
 
 WEAK_FLAGS = {
     Precision.FP16: "--fp16",
@@ -73,10 +73,10 @@ def without_tf32(files: Files) -> dict[str, str]:
     if files.model is None:
         return {}
     polygraphy = ["polygraphy", "convert", files.model, "--convert-to", "trt", "-o", "model.plan"]
-    recipes = {"polygraphy": shlex.join([*polygraphy, *files.for_polygraphy])}
+    recipes = {"polygraphy": command(*polygraphy, *files.for_polygraphy)}
     if not any(map(UNSPEAKABLE.search, files.shapes)):
         trtexec = ["trtexec", f"--onnx={files.model}", *files.for_trtexec, "--noTF32"]
-        recipes = {"trtexec": shlex.join(trtexec), **recipes}
+        recipes = {"trtexec": command(*trtexec), **recipes}
     return recipes
 
 
@@ -103,7 +103,7 @@ def keep_fp32(
             recipes["polygraphy"] = _polygraphy(flag, list(layers), files, constraints)
     if files.typed is not None and speakable:
         typed = ["trtexec", f"--onnx={files.typed}", *files.for_trtexec, "--stronglyTyped"]
-        recipes["trtexec_strongly_typed"] = shlex.join(typed)
+        recipes["trtexec_strongly_typed"] = command(*typed)
     if precision in (Precision.FP16, Precision.BF16) and island and files.model is not None:
         recipes["autocast"] = _autocast(precision, island, files.model)
     return recipes
@@ -139,7 +139,7 @@ def _trtexec(flag: str, layers: Mapping[str, int], files: Files, constraints: st
         f"--layerPrecisions={precisions}",
         f"--layerOutputTypes={types}",
     ]
-    return shlex.join(arguments)
+    return command(*arguments)
 
 
 def _to_trtexec(name: str) -> str:
@@ -155,14 +155,14 @@ def _polygraphy(flag: str, layers: Sequence[str], files: Files, constraints: str
     # polygraphy has no argument for the types of layer outputs: without them an island may still hand on FP16.
     arguments += ["--trt-network-postprocess-script", files.script]
     arguments += ["--layer-precisions", *(f"{name}:float32" for name in layers)]
-    return shlex.join(arguments)
+    return command(*arguments)
 
 
 def _autocast(precision: Precision, island: Sequence[str], path: str) -> str:
     arguments = ["python", "-m", "modelopt.onnx.autocast", "--onnx_path", path]
     arguments += ["--low_precision_type", precision.value]
     arguments += ["--nodes_to_exclude", *(f"^{re.escape(name)}$" for name in island)]
-    return shlex.join(arguments)
+    return command(*arguments)
 
 
 def polygraphy_script(layers: Iterable[str]) -> str:

@@ -36,6 +36,7 @@ from harness.diagnosis.stages.patience import GivenUp, Patience
 from harness.diagnosis.stages.prediction import Prognosis
 from harness.errors import UsageError
 from harness.search import Budget, Options, Outcome, Problem, Progress, Result, Trial, Verdict, search
+from harness.text import names, plural
 
 CURE_PHASE = "search"
 MOST_SUSPECTS = 64
@@ -295,12 +296,12 @@ def _cure_of(result: Result, where: str) -> Cure:
         "assumptions": {each.name: each.held for each in result.assumptions},
         "trail": [str(step) for step in result.trail],
     }
-    count = f"{result.evaluations} evaluation{'s' if result.evaluations != 1 else ''}"
+    count = plural(result.evaluations, "evaluation")
     if result.answered:
         proof = (
             "each of them was left out once, and it failed" if result.minimal else "not shown to be minimal"
         )
-        text = f"with {_listed(island)} in FP32 the {where} passes ({proof}; {count})"
+        text = f"with {names(island)} in FP32 the {where} passes ({proof}; {count})"
     elif result.tally is not None:
         again = result.tally
         facts |= {"passes": again.passes, "fails": again.fails}
@@ -319,8 +320,3 @@ def _cure_of(result: Result, where: str) -> Cure:
         evidence=(Evidence(Stage.CURE, text, facts),),
         result=result,
     )
-
-
-def _listed(nodes: Sequence[str], most: int = 6) -> str:
-    shown = ", ".join(nodes[:most])
-    return shown if len(nodes) <= most else f"{shown} and {len(nodes) - most} more"

@@ -16,12 +16,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from harness.diagnosis.context import Examination, Examiner, Subject, Undecided, say
+from harness.diagnosis.context import Examination, Examiner, Subject, Undecided
 from harness.diagnosis.results import Evidence, Stage, Verdict
 from harness.diagnosis.stages.stability import Stability, check_stability
 from harness.errors import CandidateError, ReferenceNotFiniteError, ReferenceNotReproducibleError
 from harness.judge import OutputResult, Overflow, OwnRoundings, describe_failure, find_overflows
 from harness.search import Outcome
+from harness.text import magnitude
 
 PHASE, BASELINE = "gates", "baseline"
 
@@ -143,7 +144,7 @@ def _set_aside(examiner: Examiner, gates: Gates, undecided: Mapping[str, Undecid
 
 def _sentence(name: str, doubt: Undecided) -> str:
     """`A was not judged: the error of the FP32 reference itself is 12 times what the gates let pass`."""
-    times = "beyond all" if math.isinf(doubt.share) else f"{say(doubt.share)} times what"
+    times = "beyond all" if math.isinf(doubt.share) else f"{magnitude(doubt.share)} times what"
     why = f"the error of the FP32 reference itself is {times} the gates let pass"
     if doubt.finite:
         return f"{name} was judged for being finite and of the right shape only: {why}"
@@ -171,7 +172,7 @@ def _stability_evidence(stability: Stability) -> Evidence:
         return Evidence(Stage.GATES, f"the reference's own error is unknown: {stability.method}", facts)
     word = "stable" if stability.stable else "not stable"
     text = (
-        f"the FP32 reference is {word}: {stability.method} differs from it by {say(stability.share)} of what the "
+        f"the FP32 reference is {word}: {stability.method} differs from it by {magnitude(stability.share)} of what the "
         "gates let pass"
     )
     return Evidence(Stage.GATES, text, facts)

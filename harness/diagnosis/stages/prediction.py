@@ -23,6 +23,7 @@ from harness.diagnosis.stages.gates import Gates
 from harness.errors import UsageError
 from harness.judge import COPIES, LayerResult, OutputResult, describe_failure, measure_layers
 from harness.search import Outcome, Trial
+from harness.text import names
 
 Layers = tuple[LayerResult, ...]
 
@@ -169,13 +170,8 @@ def _evidence(
     if outlying:
         verb = "introduces" if len(outlying) == 1 else "introduce"
         facts = {"introduced": {node: errors[node] for node in outlying}}
-        text = f"{_listed(outlying)} {verb} far more error than the other nodes"
+        text = f"{names(outlying)} {verb} far more error than the other nodes"
         found.append(Evidence(Stage.PREDICT, text, facts))
     else:
         found.append(Evidence(Stage.PREDICT, "no node introduces far more error than the others"))
     return found
-
-
-def _listed(names: list[str] | tuple[str, ...], most: int = 6) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.backends import DoubleReference
 from harness.comparison import DEFAULT_GATES, compare, find_origins
-from harness.diagnosis.context import Subject, say
+from harness.diagnosis.context import Subject
 from harness.diagnosis.explain import tensors_around, why
 from harness.diagnosis.results import Evidence, Origin, Stage, Verdict
 from harness.diagnosis.stages.findings import Findings
@@ -16,6 +16,7 @@ from harness.diagnosis.stages.gates import Gates
 from harness.errors import ModelError
 from harness.judge import Overflow
 from harness.tensors import Precision
+from harness.text import magnitude
 
 LOST = 0.1
 """An element that is off by this share of itself has lost its digits."""
@@ -26,7 +27,8 @@ DRAWS = "it draws random numbers, other ones in each run"
 
 def own_types(overflow: Overflow) -> str:
     """Why a model whose own float16 or bfloat16 overflows is no reference."""
-    return f"the file itself computes in {overflow.dtype} here, and values up to {say(overflow.largest)} do not fit"
+    largest = magnitude(overflow.largest)
+    return f"the file itself computes in {overflow.dtype} here, and values up to {largest} do not fit"
 
 
 def explain_reference(subject: Subject, gates: Gates) -> Findings:
@@ -105,7 +107,7 @@ def _followed(
             break
         tensor = worse[0]
         held, exact = float(narrow[tensor][place]), float(wide[tensor][place])
-        reason = f"ONNX Runtime's FP32 kernel gives {say(held)} where FP64 gives {say(exact)}"
+        reason = f"ONNX Runtime's FP32 kernel gives {magnitude(held)} where FP64 gives {magnitude(exact)}"
     return tensor, reason
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,8 +40,9 @@ from harness.history.judgement.tensors import (
 from harness.history.judgement.wording import tell_comparison, tell_errors
 from harness.history.matrix import EmulatedRelease, is_emulated
 from harness.history.store import ENGINE, LAYER, MISTAKE, OUTPUT
-from harness.judge import Verdict, count
+from harness.judge import Verdict
 from harness.tensors import Precision
+from harness.text import command, plural
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -364,7 +364,7 @@ def _unjudged(rows: Engines) -> int:
 def _left_out(before: Engines) -> Iterator[str]:
     """How many builds of earlier nights say nothing."""
     if missing := _unjudged(before):
-        yield f"without {missing} of {count(len(before), 'earlier build')}, which could not be judged"
+        yield f"without {missing} of {plural(len(before), 'earlier build')}, which could not be judged"
 
 
 def _key(row: Any) -> tuple[object, ...]:
@@ -431,8 +431,8 @@ def continuation(target: str, inputs: Sequence[str], precision: Precision, relea
     """
     words = ["harness", "diagnose", *target_words(target, inputs), "--precision"]
     if not is_emulated(release):
-        return shlex.join([*words, precision.value, "--env", release])
+        return command(*words, precision.value, "--env", release)
     emulated = EmulatedRelease.parse(release)
     if emulated.planted is not None or emulated.rounds_to(precision) is not precision:
         return ""
-    return shlex.join([*words, precision.value])
+    return command(*words, precision.value)

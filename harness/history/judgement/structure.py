@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from harness.text import names
+
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _MOST_NODES = 6  # of a fusion that are named in a text
@@ -246,6 +248,5 @@ def _all(engines: list[_Engine]) -> str:
 def _spell(groups: Sequence[tuple[str, ...]]) -> str:
     texts = []
     for group in groups:
-        shown = " + ".join(group[:_MOST_NODES])
-        texts.append(shown if len(group) <= _MOST_NODES else f"{shown} + {len(group) - _MOST_NODES} more")
+        texts.append(names(group, _MOST_NODES, separator=" + ", last=" + "))
     return "; ".join(texts)

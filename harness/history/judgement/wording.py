@@ -11,10 +11,9 @@ from harness.history.judgement.outcome import TensorDrift
 from harness.history.judgement.tensors import DriftVerdict
 from harness.history.nightly import Series
 from harness.history.store import LAYER, OUTPUT
-from harness.judge import count, number
+from harness.text import gate, number, plural, ratio
 
 MOST_BUILDS = 6  # whose errors are named one by one
-_PLAIN_RATIOS = (0.1, 1000.0)  # between them a ratio is told as a multiple of two or three digits
 _NOUNS = {OUTPUT: "output", LAYER: "layer"}
 
 
@@ -22,7 +21,7 @@ def tell_comparison(
     verdict: DriftVerdict, worst: TensorDrift | None, counts: Mapping[str, Mapping[DriftVerdict, int]]
 ) -> str:
     """One line for a run that could be compared."""
-    total = " and ".join(count(sum(found.values()), _NOUNS[kind]) for kind, found in counts.items())
+    total = " and ".join(plural(sum(found.values()), _NOUNS[kind]) for kind, found in counts.items())
     if verdict is DriftVerdict.SAME:
         return f"{total}: the same bits"
     assert worst is not None
@@ -37,7 +36,7 @@ def tell_tensor(drift: TensorDrift) -> str:
     """`y (Add), sample 1: error 3.1e-4 → inf, gate nrmse ≤ 0.01, held in 3 of 3 builds, now in 0 of 3`."""
     parts = [tell_change(drift)]
     if 0 < drift.old < math.inf and math.isfinite(drift.new):
-        parts[0] += f" ({tell_ratio(drift.ratio)})"
+        parts[0] += f" ({ratio(drift.ratio)})"
     if math.isnan(drift.noise) or (math.isfinite(drift.new) and math.isfinite(drift.old)):
         parts.append(tell_noise(drift.noise))
     if drift.verdict in (DriftVerdict.NEW_FAILURE, DriftVerdict.FIXED):
@@ -63,13 +62,6 @@ def tell_change(drift: TensorDrift) -> str:
     return told
 
 
-def tell_ratio(ratio: float) -> str:
-    """`×2.1`; `1,600 times smaller`, where nobody reads a multiple."""
-    if 0 < ratio < _PLAIN_RATIOS[0]:
-        return f"{_rounded(1 / ratio)} times smaller"
-    return f"×{_rounded(ratio)}" if _PLAIN_RATIOS[1] <= ratio < math.inf else f"×{number(ratio)}"
-
-
 def tell_noise(noise: float) -> str:
     """`noise ±5e-5`, or in words that it was not measured, or that there is none."""
     if math.isnan(noise):
@@ -87,8 +79,7 @@ def tell_gate(drift: TensorDrift) -> str:
         return "gate: the shape of the reference,"
     if drift.gate == COMPUTED:
         return "gate: that it can be computed,"
-    sign = "≥" if drift.gate in LOWER_BOUNDED else "≤"
-    told = f"gate {drift.gate} {sign} {number(drift.limit)}"
+    told = f"gate {gate(drift.gate, drift.limit, at_least=drift.gate in LOWER_BOUNDED)}"
     as_error = number(drift.error_limit)
     other = not math.isnan(drift.error_limit) and as_error != number(drift.limit)
     return f"{told} (error ≤ {as_error})" if other else told
@@ -117,21 +108,17 @@ def tell_layers(build: BuildOutcome) -> str:
 
 def tell_failing(builds: Sequence[BuildOutcome]) -> str:
     """`3 of 3 builds`: in how many it fails."""
-    return f"{sum(build.failed for build in builds)} of {count(len(builds), 'build')}"
+    return f"{sum(build.failed for build in builds)} of {plural(len(builds), 'build')}"
 
 
 def tell_series(series: Series) -> str:
     """`y, sample 0: 2e-3 since 20260126T020000Z-000000, 1e-3 before`, or that it creeps; empty if neither."""
     where = f"{series.tensor}, sample {series.sample}" if series.sample >= 0 else series.tensor
     if (creep := series.creep) is not None:
-        return f"{where}: creeping, {tell_ratio(creep.ratio)} over {creep.nights} nights"
+        return f"{where}: creeping, {ratio(creep.ratio)} over {creep.nights} nights"
     if (step := series.rise) is not None:
         return f"{where}: {number(step.after)} since {series.night(step)}, {number(step.before)} before"
     return ""
-
-
-def _rounded(value: float) -> str:
-    return f"{float(f'{value:.2g}'):,.0f}"
 
 
 def tell_errors(errors: Sequence[str], *, everywhere: bool) -> str:

@@ -8,7 +8,6 @@ different GPUs are built side by side.
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 import threading
 import time
@@ -41,6 +40,7 @@ from harness.history.store import (
 from harness.history.types import CacheUse, LayerBuilds
 from harness.judge import Progress, ProgressEvent, RunResult, Verdict, fingerprint_of, side_by_side
 from harness.tensors import Precision
+from harness.text import command
 
 
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ class _Matrix:
 
 def _command() -> str:
     """How this process was started, as one would type it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
+    return command(Path(sys.argv[0]).name, *sys.argv[1:]) if sys.argv else ""
 
 
 def _surprise(case: Case, spec: RunSpec, release: str, error: Exception) -> RunResult:

@@ -1,0 +1,13 @@
+from .amounts import duration as duration
+from .amounts import magnitude as magnitude
+from .amounts import magnitudes as magnitudes
+from .amounts import multiple as multiple
+from .amounts import number as number
+from .amounts import percent as percent
+from .amounts import plural as plural
+from .amounts import ratio as ratio
+from .phrases import command as command
+from .phrases import gate as gate
+from .phrases import names as names
+from .phrases import sentence as sentence
+from .phrases import shorten as shorten

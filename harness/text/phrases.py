@@ -1,0 +1,72 @@
+"""Lists of names, shortened names, commands, gates and sentences."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+
+from harness.text.amounts import number
+
+
+def names(items: Iterable[str], most: int = 6, *, separator: str = ", ", last: str = " and ") -> str:
+    """`a, b and 3 more`: the first `most` names, and how many more there are. One more is named itself."""
+    every = list(items)
+    if len(every) <= most + 1:
+        return separator.join(every)
+    return f"{separator.join(every[:most])}{last}{len(every) - most} more"
+
+
+def shorten(text: str, width: int) -> str:
+    """`text` in at most `width` characters, without its middle: both ends of a node's name matter.
+
+    Words stay whole (`/model/…/q_proj/MatMul`), unless one alone is too long.
+    """
+    if len(text) <= width:
+        return text
+    room = width - 1
+    words = re.findall(r"[^\W_]+|[\W_]", text)
+    head = _as_many(words, room // 2)
+    tail = _as_many(words[::-1], room - sum(map(len, head)))[::-1]
+    head = _as_many(words, room - sum(map(len, tail)))
+    start, end = "".join(head), "".join(tail)
+    if not start or not end or len(start) + len(end) < room // 2:
+        start, end = text[: room // 2], text[len(text) - (room - room // 2) :]
+    return f"{start}…{end}"
+
+
+def _as_many(words: list[str], room: int) -> list[str]:
+    """The first words that fit in `room` characters together."""
+    taken: list[str] = []
+    for word in words:
+        room -= len(word)
+        if room < 0:
+            break
+        taken.append(word)
+    return taken
+
+
+def command(*words: object) -> str:
+    """A command, quoted so that it can be pasted into a shell."""
+    return shlex.join(map(str, words))
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def gate(metric: str, limit: float, value: float | None = None, *, at_least: bool = False) -> str:
+    """`rmse ≤ 2e-4`; with the value that was compared, `rmse 0.6 > 2e-4`.
+
+    Args:
+        metric: name of the metric.
+        limit: the largest value that passes, or the smallest one if `at_least`.
+        value: the value found, if there is one; NaN never passes.
+        at_least: whether the metric is better when larger.
+    """
+    if value is None:
+        return f"{metric} {'≥' if at_least else '≤'} {number(limit)}"
+    passes = value >= limit if at_least else value <= limit
+    sign = ("≥" if passes else "<") if at_least else ("≤" if passes else ">")
+    return f"{metric} {number(value)} {sign} {number(limit)}"
