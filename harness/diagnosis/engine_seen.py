@@ -124,6 +124,7 @@ def put_together(seen: EngineSeen) -> Findings:
         prognosis=seen.prognosis,
         price=seen.price,
         separations=separations,
+        engine_layers=seen.baseline.engine_layers,
     )
     if verdict is Verdict.CONVERSION:
         return _conversion(seen, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,14 @@ def test_a_fault_that_the_emulator_foresees_takes_three_builds() -> None:
     assert engine.builds == diagnosis.cost.builds == 3
     kinds = [(bool(plan.islands), plan.observation) for plan in engine.plans]
     assert kinds == [(False, Observation.NONE), (True, Observation.NONE), (False, Observation.TYPED)]
+
+
+def test_the_list_of_layers_names_those_of_the_engine(tmp_path: Path) -> None:
+    engine = FakeEngine(rmsnorm(), "b1_up", when_lowered("b1_up"))
+    run(engine, out=tmp_path)
+    (row,) = json.loads((tmp_path / "layers.json").read_text())["fp32"]
+    assert row["node"] == "b1_up"
+    assert row["engine_layers"] == ["layer b1_up"]
 
 
 def test_what_is_left_of_the_error_is_that_of_the_engine() -> None:

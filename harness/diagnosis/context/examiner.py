@@ -43,6 +43,7 @@ class Examination:
         tensors: the outputs by sample, if they were to be kept.
         opaque: the opaque layers in which the island lies, where nothing tells its precision.
         relaxed: what was given up so that it could be built, in words; empty if it is what was asked for.
+        engine_layers: by ONNX node, the names of the engine layers that compute it.
     """
 
     outcome: Outcome
@@ -55,6 +56,7 @@ class Examination:
     tensors: tuple[Mapping[str, np.ndarray], ...] = field(default=(), compare=False)
     opaque: tuple[str, ...] = ()
     relaxed: str = ""
+    engine_layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -86,6 +88,7 @@ class Examination:
             "evidence": list(self.evidence),
             "opaque": list(self.opaque),
             "relaxed": self.relaxed,
+            "engine_layers": {node: list(names) for node, names in self.engine_layers.items()},
         }
 
     @classmethod
@@ -101,6 +104,7 @@ class Examination:
             evidence=tuple(record["evidence"]),
             opaque=tuple(record.get("opaque", ())),
             relaxed=record.get("relaxed", ""),
+            engine_layers={node: tuple(names) for node, names in record.get("engine_layers", {}).items()},
         )
 
 
@@ -210,6 +214,7 @@ class Examiner:
             tensors=tuple(tensors),
             opaque=opaque_layers(facts, plan.islands, self.subject.model),
             relaxed=relaxed_in(facts),
+            engine_layers=layers_by_node(facts),
         )
 
     def _note(self, plan: Plan, examination: Examination) -> None:
@@ -284,3 +289,12 @@ def tactics_of(facts: Mapping[str, Any]) -> Tactics:
         for layer in layers
         if layer.get("tactic") is not None
     )
+
+
+def layers_by_node(facts: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """By ONNX node, the names of the engine layers that compute it."""
+    found: dict[str, tuple[str, ...]] = {}
+    for layer in facts.get("layers") or ():
+        for node in layer.get("onnx_nodes") or ():
+            found[node] = (*found.get(node, ()), str(layer["name"]))
+    return found

@@ -67,7 +67,6 @@ def hand_over(
     found: Findings,
     summary: str,
     out: Path | None,
-    engine_layers: Mapping[str, tuple[str, ...]] | None = None,
 ) -> HandedOver:
     """Write what there is to act on to `out`; without a folder, only say the commands."""
     subject = lab.subject
@@ -81,7 +80,7 @@ def hand_over(
     evidence: list[Evidence] = []
     recipes: dict[str, str] = {}
     if wanted:
-        recipes = _write_recipes(subject, found, out, engine_layers or {}, evidence)
+        recipes = _write_recipes(subject, found, out, evidence)
     if found.pins is not None:
         recipes = _write_pins(lab, found.pins, out / "pins", evidence)
     repro = None
@@ -136,7 +135,6 @@ def _write_recipes(
     subject: Subject,
     found: Findings,
     out: Path,
-    engine_layers: Mapping[str, tuple[str, ...]],
     evidence: list[Evidence],
 ) -> dict[str, str]:
     model, island = subject.model, found.island
@@ -159,7 +157,7 @@ def _write_recipes(
     if repeated and recipes.keys() & {"trtexec", "polygraphy"}:
         evidence.append(_told_apart(repeated))
     if island:
-        document = layer_list(model, subject.precision, island, dict(engine_layers))
+        document = layer_list(model, subject.precision, island, found.engine_layers)
         write_text(listed, json.dumps(document, indent=1) + "\n")
         recipes["layer_list"] = str(listed)
     if typed is not None:

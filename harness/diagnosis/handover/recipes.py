@@ -196,7 +196,7 @@ def postprocess(network):
 
 
 def layer_list(
-    model: Model, precision: Precision, island: Sequence[str], engine_layers: dict[str, tuple[str, ...]]
+    model: Model, precision: Precision, island: Sequence[str], engine_layers: Mapping[str, tuple[str, ...]]
 ) -> dict[str, Any]:
     """The island as data: each node with its operator, its tensors, the nodes in its bodies that compute floats, and
     the engine layers that compute it."""

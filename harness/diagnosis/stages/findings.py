@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from harness.diagnosis.results import Evidence, Origin, Price, Separation, Verdict
 from harness.diagnosis.stages.cure import Cure
@@ -33,6 +34,7 @@ class Findings:
         casts: the island cures where Casts hold it in the graph: build from the typed model.
         own_types: the model's own float16 or bfloat16 is to blame, for an unsound reference.
         pins: the tactics of a build that passes, for a fault of a tactic.
+        engine_layers: by ONNX node, the layers of the failing engine that compute it.
     """
 
     verdict: Verdict
@@ -52,3 +54,4 @@ class Findings:
     casts: bool = False
     own_types: bool = False
     pins: TacticRecord | None = None
+    engine_layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -35,7 +35,6 @@ class Observed:
         faithful: whether the observed engine's outputs equal the unobserved one's; None if nothing was observed.
         passes: whether the observed engine's outputs pass their gates: the fault is gone when it is looked at.
         skipped: by tensor, why it was not observed.
-        engine_layers: by ONNX node, the names of the engine layers that compute it.
         evidence: what was shown.
     """
 
@@ -43,7 +42,6 @@ class Observed:
     faithful: bool | None = None
     passes: bool = False
     skipped: Mapping[str, str] | None = None
-    engine_layers: Mapping[str, tuple[str, ...]] | None = None
     evidence: tuple[Evidence, ...] = ()
 
     @property
@@ -143,7 +141,6 @@ def _observed(
         faithful=faithful,
         passes=passes,
         skipped=dict(facts.get("skipped_marks") or {}),
-        engine_layers=_layers_by_node(facts),
     )
     return Observed(**{**vars(observed), "evidence": tuple(_evidence(observed, plan))})
 
@@ -154,14 +151,6 @@ def _engines(evaluation: Evaluation, expected: Mapping[str, np.ndarray]) -> Sequ
         return evaluation.observed
     outputs = {name: evaluation.tensors[name] for name in expected}
     return (ObservedEngine(frozenset(evaluation.tensors) - frozenset(outputs), outputs),)
-
-
-def _layers_by_node(facts: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for layer in facts.get("layers") or ():
-        for node in layer.get("onnx_nodes") or ():
-            found[node] = (*found.get(node, ()), str(layer["name"]))
-    return found
 
 
 def _evidence(observed: Observed, plan: Plan) -> list[Evidence]:
@@ -189,7 +178,6 @@ def _to_record(observed: Observed) -> dict[str, Any]:
         "faithful": observed.faithful,
         "passes": observed.passes,
         "skipped": dict(observed.skipped or {}),
-        "engine_layers": {node: list(names) for node, names in (observed.engine_layers or {}).items()},
         "evidence": [{"text": each.text, "facts": jsonable(each.facts)} for each in observed.evidence],
     }
 
@@ -200,6 +188,5 @@ def _from_record(record: Mapping[str, Any]) -> Observed:
         faithful=record["faithful"],
         passes=record["passes"],
         skipped=record["skipped"],
-        engine_layers={node: tuple(names) for node, names in record["engine_layers"].items()},
         evidence=tuple(Evidence(Stage.OBSERVE, each["text"], each["facts"]) for each in record["evidence"]),
     )
