@@ -9,10 +9,10 @@ offers what is asked in `release` alone, by name; every name is held against the
 | `adapter` | the requests of the worker: probe, build, infer, release |
 | `release` | what a release offers, and which typing a precision gets |
 | `weak`, `strong` | the two typing strategies |
-| `network`, `controlflow`, `nodemap` | parsing ONNX, and from ONNX nodes to layers |
+| `network`, `nodemap` | parsing ONNX, and from ONNX nodes to layers |
 | `marks` | observation: marked outputs and debug tensors |
 | `options`, `profiles`, `cache`, `calibration` | the builder's configuration |
-| `inspector`, `realised` | what was built, and whether it is what was asked for |
+| `inspector`, `kernels`, `realised` | what was built, and whether it is what was asked for |
 | `tactics`, `tactics_selector`, `tactics_cache`, `tactics_log` | tactics: told, forced, forbidden |
 | `cuda`, `execution`, `listeners`, `timing` | running an engine |
 | `device`, `log`, `dtypes` | the GPU, TensorRT's log, data types |

@@ -132,11 +132,12 @@ def _tensors(value: Any) -> List[Dict[str, Any]]:
 
 
 def _dtypes(value: Any) -> Tuple[str, ...]:
-    found = [_dtype(tensor) for tensor in _tensors(value)]
+    found = [dtype_of(tensor) for tensor in _tensors(value)]
     return tuple(dtype for dtype in found if dtype is not None)
 
 
-def _dtype(tensor: Mapping[str, Any]) -> Optional[str]:
+def dtype_of(tensor: Mapping[str, Any]) -> Optional[str]:
+    """The dtype that the inspector names for a tensor, under whichever key; None if it names none that is known."""
     for key in ("Datatype", "DataType", "Format/Datatype", "Format", "Type"):
         text = str(tensor.get(key, "")).upper()
         for pattern, name in _TYPES:
@@ -150,7 +151,7 @@ def _precision(
 ) -> Optional[str]:
     """The precision that a layer computes in: of its weights, else the lowest that it reads, else writes."""
     weights = entry.get("Weights")
-    own = _dtype(weights) if isinstance(weights, dict) else None
+    own = dtype_of(weights) if isinstance(weights, dict) else None
     for candidates in ((own,), reads, writes):
         for dtype, precision in PRECISION_OF.items():
             if dtype in candidates:

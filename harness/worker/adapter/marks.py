@@ -5,16 +5,23 @@ overflow of 2.98 falls to 3e-5 when every tensor is marked so. With the dtype un
 """
 
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, List, Optional, Tuple, Union
+from typing import Any, Dict, FrozenSet, List, Optional, Set, Tuple, Union
 
 from ..protocol import BuildRequest, Fault
-from . import controlflow, dtypes
+from . import dtypes
 from .network import Graph
 from .release import Release
 from .strong import Strong
 from .weak import Weak
 
 Typing = Union[Weak, Strong]
+
+#: Where a body begins: what these write is inside.
+_ENTRIES = ("RECURRENCE", "ITERATOR", "CONDITIONAL_INPUT")
+#: Where a body ends: what these read is inside, what they write is outside.
+_EXITS = ("LOOP_OUTPUT", "CONDITIONAL_OUTPUT")
+#: What these read may be computed inside: the next value of a recurrence, the condition of a while loop.
+_FEEDS = ("RECURRENCE", "TRIP_LIMIT")
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ def observe(
 def _mark_outputs(
     network: Any, graph: Graph, request: BuildRequest, typing: Typing, islands: FrozenSet[str]
 ) -> Marked:
-    enclosed = controlflow.inside(graph)
+    enclosed = inside_bodies(graph)
     marked: List[str] = []
     skipped: Dict[str, str] = {}
     for name in request.marks:
@@ -87,7 +94,7 @@ def _mark_debug(network: Any, graph: Graph, request: BuildRequest, release: Rele
         if not network.mark_unfused_tensors_as_debug_tensors():
             raise Fault("marks_failed", "TensorRT would not mark the unfused tensors as debug tensors")
         return Marked(skipped={}, debug="unfused")
-    enclosed = controlflow.inside(graph)
+    enclosed = inside_bodies(graph)
     skipped: Dict[str, str] = {}
     names = request.marks or [name for name in graph.producers if dtypes.is_float(graph.tensors[name].dtype)]
     for name in names:
@@ -113,3 +120,53 @@ def _obstacle(graph: Graph, name: str, enclosed: Dict[str, str]) -> Optional[str
     if tensor.dtype.name not in dtypes.NAMES:
         return "{} tensors cannot be read on the host".format(tensor.dtype.name)
     return None
+
+
+def inside_bodies(graph: Graph) -> Dict[str, str]:
+    """Tensor → `loop` or `conditional`, for tensors that are on a way from an entry to an exit of a body."""
+    entered: Dict[str, str] = {}
+    for layer in graph.layers:
+        if layer.kind in _ENTRIES:
+            kind = "conditional" if layer.kind == "CONDITIONAL_INPUT" else "loop"
+            for name in _downstream(graph, layer.outputs):
+                entered.setdefault(name, kind)
+    if not entered:
+        return {}
+    seeds: List[str] = []
+    for layer in graph.layers:
+        if layer.kind in _EXITS:
+            seeds += layer.inputs
+        elif layer.kind in _FEEDS:
+            seeds += [name for name in layer.inputs if name in entered]
+    leaving = _upstream(graph, seeds)
+    entries = {name for layer in graph.layers if layer.kind in _ENTRIES for name in layer.outputs}
+    return {name: kind for name, kind in entered.items() if name in leaving or name in entries}
+
+
+def _downstream(graph: Graph, names: Tuple[str, ...]) -> Set[str]:
+    """`names` and what is computed from them, up to the exits of bodies."""
+    seen: Set[str] = set(names)
+    waiting = list(names)
+    while waiting:
+        for index in graph.consumers.get(waiting.pop(), ()):
+            layer = graph.layers[index]
+            if layer.kind in _EXITS:
+                continue
+            new = [name for name in layer.outputs if name not in seen]
+            seen.update(new)
+            waiting += new
+    return seen
+
+
+def _upstream(graph: Graph, names: List[str]) -> Set[str]:
+    """`names` and what they are computed from, back to the entries of bodies."""
+    seen: Set[str] = set(names)
+    waiting = list(names)
+    while waiting:
+        index = graph.producers.get(waiting.pop())
+        if index is None or graph.layers[index].kind in _ENTRIES:
+            continue
+        new = [name for name in graph.layers[index].inputs if name not in seen]
+        seen.update(new)
+        waiting += new
+    return seen

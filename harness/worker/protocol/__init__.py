@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Any
 from .codec import MessageError, from_plain
 from .facts import Latency, LayerInfo
 from .faults import KINDS, Fault
+from .kernels import (
+    TENSORRT,
+    TENSORRT_RTX,
+    CompileFailure,
+    CompileReport,
+    Kernel,
+    KernelList,
+    KernelTensor,
+    RefusedNode,
+)
 from .messages import (
     PROTOCOL,
     REPLIES,
@@ -84,9 +94,13 @@ __all__ = [
     "REPLIES",
     "SELECTOR",
     "STORAGE",
+    "TENSORRT",
+    "TENSORRT_RTX",
     "BuildReply",
     "BuildRequest",
     "Choice",
+    "CompileFailure",
+    "CompileReport",
     "Done",
     "Error",
     "Fault",
@@ -94,6 +108,9 @@ __all__ = [
     "Hello",
     "InferReply",
     "InferRequest",
+    "Kernel",
+    "KernelList",
+    "KernelTensor",
     "Latency",
     "LayerInfo",
     "LayerType",
@@ -105,6 +122,7 @@ __all__ = [
     "Ping",
     "Probe",
     "ProbeReply",
+    "RefusedNode",
     "Release",
     "Reply",
     "Request",
