@@ -20,17 +20,19 @@ from pathlib import Path
 
 from benchmarks.record import record
 from harness.search import (
+    Budget,
     Direction,
+    Evaluation,
     Group,
     Options,
     Oracle,
     Outcome,
     Problem,
-    Strategy,
-    Trial,
-    Votes,
     search,
 )
+from harness.search.predicate import Log, Predicate
+from harness.search.session import Session
+from harness.search.splitting import ddmin
 
 RESULTS = Path(__file__).parent / "results" / "search_costs.json"
 
@@ -43,7 +45,7 @@ class Fault:
     oracle: Oracle
     best: int
     culprits: frozenset[str] | None = None
-    known: tuple[tuple[frozenset[str], Trial], ...] = ()
+    known: tuple[tuple[frozenset[str], Evaluation], ...] = ()
 
 
 Make = Callable[[random.Random, int], Fault]
@@ -85,7 +87,7 @@ def units_of(count: int) -> tuple[str, ...]:
 
 
 def conjunction(culprits: frozenset[str]) -> Oracle:
-    return lambda treated: Trial(Outcome.PASS if culprits <= treated else Outcome.FAIL)
+    return lambda treated: Evaluation(Outcome.PASS if culprits <= treated else Outcome.FAIL)
 
 
 def planted(count: int, choose: Callable[[random.Random, int], Iterable[int]]) -> Make:
@@ -153,29 +155,14 @@ def accumulated(noise: float, *, numbers: bool = True, prior: bool = True) -> Ma
         best = chance.randint(16, 22)
         limit = math.sqrt(sum(squares[best:]) + 0.99 * chance.random() * squares[best - 1])
 
-        def oracle(treated: frozenset[str]) -> Trial:
+        def oracle(treated: frozenset[str]) -> Evaluation:
             badness = math.sqrt(sum(error * error for unit, error in errors.items() if unit not in treated))
             outcome = Outcome.PASS if badness <= limit else Outcome.FAIL
-            return Trial(outcome, badness, limit - badness) if numbers else Trial(outcome)
+            return Evaluation(outcome, badness, limit - badness) if numbers else Evaluation(outcome)
 
         return Fault(Problem(units, scores=scores if prior else None), oracle, best)
 
     return make
-
-
-def noisy(make: Make, flips: float) -> Make:
-    """The same faults, with a verdict that flips by chance."""
-
-    def flipping(chance: random.Random, number: int) -> Fault:
-        fault = make(chance, number)
-
-        def oracle(treated: frozenset[str]) -> Trial:
-            outcome = fault.oracle(treated).outcome
-            return Trial(outcome.flipped if chance.random() < flips else outcome)
-
-        return Fault(fault.problem, oracle, fault.best, fault.culprits)
-
-    return flipping
 
 
 def unresolved(make: Make, share: float) -> Make:
@@ -185,9 +172,9 @@ def unresolved(make: Make, share: float) -> Make:
         fault = make(chance, number)
         salt, built = chance.random(), frozenset({frozenset[str](), fault.problem.everything})
 
-        def oracle(treated: frozenset[str]) -> Trial:
+        def oracle(treated: frozenset[str]) -> Evaluation:
             fails = random.Random(f"{salt} {sorted(treated)}").random() < share
-            return Trial(Outcome.UNRESOLVED) if fails and treated not in built else fault.oracle(treated)
+            return Evaluation(Outcome.UNRESOLVED) if fails and treated not in built else fault.oracle(treated)
 
         return Fault(fault.problem, oracle, fault.best, fault.culprits)
 
@@ -197,7 +184,7 @@ def unresolved(make: Make, share: float) -> Make:
 def tactics(chance: random.Random, _: int) -> Fault:
     """One bad choice among 64 that differ between a good build and a bad one, both of which are known."""
     fault = planted(64, lambda chance, _: [chance.randrange(64)])(chance, 0)
-    ends = (frozenset[str](), Trial(Outcome.FAIL)), (fault.problem.everything, Trial(Outcome.PASS))
+    ends = (frozenset[str](), Evaluation(Outcome.FAIL)), (fault.problem.everything, Evaluation(Outcome.PASS))
     return Fault(fault.problem, fault.oracle, fault.best, fault.culprits, known=ends)
 
 
@@ -207,7 +194,7 @@ def pair(chance: random.Random, _: int) -> Fault:
     culprits = frozenset(chance.sample(units, 2))
     return Fault(
         Problem(units),
-        lambda treated: Trial(Outcome.PASS if culprits & treated else Outcome.FAIL),
+        lambda treated: Evaluation(Outcome.PASS if culprits & treated else Outcome.FAIL),
         2,
         culprits,
     )
@@ -222,7 +209,6 @@ def random_culprits(count: int, culprits: int) -> Make:
 
 
 def kinds() -> Iterator[Kind]:
-    plain = Options()
     yield Kind("one culprit, n=500", one(500), bound=math.log2(500), exhaustive=500)
     yield Kind("two random, n=500", random_culprits(500, 2), bound=math.log2(math.comb(500, 2)))
     yield Kind("five random, n=500", random_culprits(500, 5), bound=math.log2(math.comb(500, 5)))
@@ -248,10 +234,6 @@ def kinds() -> Iterator[Kind]:
     both = Options(direction=Direction.BOTH)
     yield Kind("one bad tactic of 64, both ends known", tactics, both, bound=6.0, with_ddmin=False)
     yield Kind("a pair that fails only together, n=200", pair, both, with_ddmin=False, unproved=False)
-    flips = noisy(random_culprits(500, 1), 0.1)
-    yield Kind("one culprit, 10 % flips, believed", flips, plain, with_ddmin=False, unproved=False)
-    voted = Options(votes=Votes(confidence=0.99, low=0.1, high=0.9))
-    yield Kind("one culprit, 10 % flips, votes 99 %", flips, voted, with_ddmin=False, unproved=False)
 
 
 def measure(kind: Kind, repetitions: int) -> Row:
@@ -259,21 +241,22 @@ def measure(kind: Kind, repetitions: int) -> Row:
     variants = {"proved": kind.options}
     if kind.unproved:
         variants["search"] = Options(direction=kind.options.direction, prove=False)
-    if kind.with_ddmin:
-        variants["ddmin"] = Options(strategy=Strategy.DDMIN, prove=False)
     calls: dict[str, list[int]] = {name: [] for name in variants}
     sizes: dict[str, list[float]] = {name: [] for name in variants}
     right: list[bool] = []
     for number in range(repetitions):
         for name, options in variants.items():
-            if name == "ddmin" and number >= 40:
-                continue
             fault = kind.make(random.Random(f"{kind.name} {number}"), number)
             result = search(fault.problem, fault.oracle, options=options, known=dict(fault.known))
             calls[name].append(result.evaluations)
             sizes[name].append(len(result.culprits) / fault.best)
             if name == "proved" and fault.culprits is not None:
                 right.append(frozenset(result.culprits) == fault.culprits)
+    for number in range(min(repetitions, 40) if kind.with_ddmin else 0):
+        fault = kind.make(random.Random(f"{kind.name} {number}"), number)
+        evaluations, size = delta_debugging(fault)
+        calls.setdefault("ddmin", []).append(evaluations)
+        sizes.setdefault("ddmin", []).append(size / fault.best)
     return Row(
         name=kind.name,
         repetitions=repetitions,
@@ -288,6 +271,16 @@ def measure(kind: Kind, repetitions: int) -> Row:
         size_over_best_most=round(max(sizes["proved"]), 3),
         ddmin_size_over_best=_mean(sizes.get("ddmin")),
     )
+
+
+def delta_debugging(fault: Fault) -> tuple[int, int]:
+    """Evaluations of delta debugging alone, those at the two ends included, and the size of its answer."""
+    session = Session(fault.problem, fault.oracle, budget=Budget())
+    predicate = Predicate(session, Log(), Direction.CURE)
+    session.judge(frozenset())
+    predicate.test(fault.problem.units, "everything")
+    kept = ddmin(predicate, fault.problem.units)
+    return session.evaluations, len(kept)
 
 
 def _mean(values: Iterable[float] | None) -> float | None:

@@ -32,7 +32,6 @@ CROWDED_FOLDERS = {
     "explore": 16,
     "judge": 16,
     "report": 24,
-    "search": 17,
     "worker.adapter": 27,
 }
 """Package: modules, without its `__init__`."""

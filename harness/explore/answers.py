@@ -187,7 +187,7 @@ class Narrowed:
     @property
     def answered(self) -> bool:
         """Whether nodes were found, or shown not to be needed."""
-        return self.verdict in (Verdict.FOUND, Verdict.INTERACTION, Verdict.NONE)
+        return self.verdict in (Verdict.FOUND, Verdict.NONE)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ It knows nothing of ONNX or TensorRT. There are units (strings). A configuration
 *treated*, for example kept in FP32. An oracle evaluates a configuration: pass, fail, or unresolved. Treating
 nothing fails; treating everything passes; which few units are enough?
 
-    from harness.search import Budget, Journal, Options, Outcome, Problem, Trial, search
+    from harness.search import Budget, Journal, Options, Outcome, Problem, Evaluation, search
 
-    def oracle(treated: frozenset[str]) -> Trial:
+    def oracle(treated: frozenset[str]) -> Evaluation:
         """Build and run with `treated` in FP32; say how bad it is."""
         ...
 
@@ -23,45 +23,41 @@ a smaller one that was seen to have it too. Whatever is assumed along the way de
 spent, never whether the answer is right. `Result.minimal` is true only if each culprit was left out once, alone,
 and the property was lost each time; monotonicity is used, then checked by that proof, and reported.
 
-**Three values.** Unresolved is neither pass nor fail: nothing is dismissed and nobody is convicted on it. A
-bisection walks around it, a group that cannot be judged is split, and a unit that cannot be judged alone stays
-in the answer and is listed in `Result.untested`.
+**Three values.** Unresolved is neither pass nor fail: no unit is dismissed or blamed because of it. A bisection
+walks around it, a group that cannot be judged is split, and a unit that cannot be judged alone stays in the answer
+and is listed in `Result.untested`.
 
-**Three layers.** `Session` (oracle.py) turns the oracle into a memory: each configuration is evaluated once, or
-voted on (votes.py), journalled before its outcome is used, and charged to the budget. `Inquiry` (inquiry.py) is
-the question put to it, a property of sets of units: "treating these passes" (cure), "treating all but these
-fails" (cause), or both. The strategies are functions over an inquiry and know neither journal nor votes nor
-direction, so each of them works for each question.
+**Three layers.** `Session` (session.py) turns the oracle into a memory: each configuration is evaluated once,
+journalled before its outcome is used, and charged to the budget. `Predicate` (predicate.py) is the property of sets
+of units that is tested: "treating these passes" (cure), "treating all but these fails" (cause), or both. The
+strategies are functions over a predicate and know neither journal nor direction, so each of them works for each
+predicate.
 
 **Strategies**, from the cheapest: a set that is known beforehand, or the top of a ranking (ranked.py); the
-smallest prefix that is enough, by bisection (bisect.py); what hangs together with the first culprit: its group,
-and the units that play its part in repeated structures (hierarchy.py); group splitting with galloping sizes for
-several culprits (independent.py); where errors accumulate, an exchange of units by their measured effects
-(refine.py); delta debugging where unresolved outcomes stopped the splitting, and on request (ddmin.py). narrow.py
-chooses among them by what is found; chooser.py checks the ends, proves and double-checks the answer.
+smallest prefix that is enough, by bisection (bisect.py); the relatives of the first culprit: its group, and the
+units at the same place in repeated structures (hierarchy.py); group testing with galloping sizes for several
+culprits, and delta debugging where unresolved outcomes stopped it (splitting.py); where errors accumulate, an
+exchange of units by their measured effects (refine.py). strategy.py chooses among them by what is found; driver.py
+checks the ends, proves and repeats the answer.
 
-**The far end is checked before a failure is believed.** A configuration that passes proves by itself that
+**Both ends are checked before a failure is believed.** A configuration that passes proves by itself that
 treatment helps. One that fails says something about its units only if treating everything passes, so that is
 evaluated at the first failure: a good prior costs two evaluations, not three.
 
-**A contradiction is looked into.** Where something passes and more of it fails, both are evaluated again: if one
+**A contradiction is evaluated again.** Where something passes and more of it fails, both are evaluated again: if one
 of them changes, the oracle does not repeat itself and the verdict is `flaky`, with counts, instead of a made-up
 culprit; if neither does, it is not monotone, which is reported. `Options.repeats` asks for repetitions without
-that occasion. An oracle that is known to be noisy is voted on, `Options.votes`, with a stated confidence; more
-dissent than the votes allow for is `flaky` again.
+that occasion.
 
-**Determinism is the resume.** A search depends on nothing but its arguments and the outcomes. So a resumed search
-is the same search, its first evaluations answered from the journal; what was being evaluated when the process
-died is all that is repeated. Budgets count replayed evaluations, so that the answer is the same too.
+**A search resumes because it is deterministic.** It depends on nothing but its arguments and the outcomes. So a
+resumed search is the same search, its first evaluations answered from the journal; what was being evaluated when
+the process died is all that is repeated. Budgets count replayed evaluations, so that the answer is the same too.
 
 Sources: A. Zeller and R. Hildebrandt, "Simplifying and isolating failure-inducing input", IEEE TSE 28(2), 2002
-(ddmin, 1-minimality, unresolved outcomes). F. Févotte and B. Lathuilière, "Debugging and optimization of HPC
-programs with the Verrou tool", Correctness 2019 (rddmin). M. Bentley et al., "Multi-level analysis of
-compiler-induced variability and performance tradeoffs", HPDC 2019 (FLiT: several independent culprits, and the
-check of that assumption). F. K. Hwang, "A method for detecting all defective members in a population by group
-testing", JASA 67, 1972 (splitting groups). J. L. Bentley and A. C. Yao, "An almost optimal algorithm for
-unbounded searching", IPL 5(3), 1976 (galloping). A. Wald, "Sequential tests of statistical hypotheses", Annals
-of Mathematical Statistics 16(2), 1945 (votes).
+(ddmin, 1-minimality, unresolved outcomes). M. Bentley et al., "Multi-level analysis of compiler-induced variability
+and performance tradeoffs", HPDC 2019 (FLiT: several independent culprits). F. K. Hwang, "A method for detecting all
+defective members in a population by group testing", JASA 67, 1972 (splitting groups). J. L. Bentley and A. C. Yao,
+"An almost optimal algorithm for unbounded searching", IPL 5(3), 1976 (galloping).
 '''
 
 import lazy_loader

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.search.inquiry import Inquiry
+from harness.search.predicate import Predicate
 from harness.search.types import Outcome, Strategy
 
 Middle = Callable[[int, int], int]
@@ -43,7 +43,7 @@ def geometric(short: int, enough: int) -> int:
 
 
 def smallest_prefix(
-    inquiry: Inquiry,
+    predicate: Predicate,
     order: Sequence[str],
     *,
     short: int = 0,
@@ -58,23 +58,23 @@ def smallest_prefix(
     still some prefix that has the property while the one before it does not.
 
     Args:
-        inquiry: the question.
+        predicate: what the prefix must have.
         order: the units; all of them together have the property.
         short: a length known to lack it.
         enough: a length known to have it. None: all.
         until: stop when this few units are left between the two.
         middle: where to cut.
-        called: how the trail calls a prefix.
+        called: how the log calls a prefix.
     """
     low, high = short, len(order) if enough is None else enough
     unresolved: set[int] = set()
-    patience = 2 * max(high - low, 1).bit_length()
+    most_unresolved = 2 * max(high - low, 1).bit_length()
     while high - low > until:
-        inquiry.trail.expect(len(order[:high]), math.ceil(math.log2(high - low)))
+        predicate.log.expect(len(order[:high]), math.ceil(math.log2(high - low)))
         place = _nearest(middle(low, high), low, high, unresolved)
-        if place is None or len(unresolved) > patience:
+        if place is None or len(unresolved) > most_unresolved:
             break
-        outcome = inquiry.ask(order[:place], called.format(place=place, count=len(order)))
+        outcome = predicate.test(order[:place], called.format(place=place, count=len(order)))
         if outcome is Outcome.PASS:
             high = place
         elif outcome is Outcome.FAIL:
@@ -107,21 +107,21 @@ class Bisected:
     exact: bool
 
 
-def bisect(inquiry: Inquiry, order: Sequence[str]) -> Bisected:
+def bisect(predicate: Predicate, order: Sequence[str]) -> Bisected:
     """The one culprit if there is one, else the smallest prefix up to the last of them.
 
-    Finds the last culprit, then asks whether it is enough alone: ⌈log2 n⌉ + 1 evaluations. Where two candidates
-    are left each is asked alone, which spares half an evaluation on average if there is only one.
+    Finds the last culprit, then tests whether it is enough alone: ⌈log2 n⌉ + 1 evaluations. Where two candidates
+    are left each is tested alone, which spares half an evaluation on average if there is only one.
     """
-    inquiry.trail.enter(Strategy.SINGLE)
-    cut = smallest_prefix(inquiry, order, until=2)
+    predicate.log.enter(Strategy.SINGLE)
+    cut = smallest_prefix(predicate, order, until=2)
     pair = order[cut.short : cut.enough]
     if len(pair) == 2 and cut.short > 0:
         for unit in pair:
-            if inquiry.has([unit], "one of the last two, alone"):
+            if predicate.holds([unit], "one of the last two, alone"):
                 return Bisected((unit,), True)
-    cut = smallest_prefix(inquiry, order, short=cut.short, enough=cut.enough)
+    cut = smallest_prefix(predicate, order, short=cut.short, enough=cut.enough)
     kept = tuple(order[: cut.enough])
-    if len(kept) > 1 and cut.exact and inquiry.has(kept[-1:], "the last culprit, alone"):
+    if len(kept) > 1 and cut.exact and predicate.holds(kept[-1:], "the last culprit, alone"):
         return Bisected(kept[-1:], True)
     return Bisected(kept, cut.exact)

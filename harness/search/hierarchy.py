@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.search.independent import Atom, Reduction, reduce
-from harness.search.inquiry import Inquiry
+from harness.search.predicate import Predicate
 from harness.search.problem import Group, Problem
+from harness.search.splitting import Atom, Reduction, reduce
 from harness.search.types import Strategy
 
 REPEATS = 3
@@ -57,18 +57,18 @@ def relatives(problem: Problem, unit: str) -> tuple[tuple[str, frozenset[str]], 
     return tuple((why, units) for units, why in found.items() if 1 < len(units) < len(problem.units))
 
 
-def reduce_by_structure(inquiry: Inquiry, kept: frozenset[str]) -> Reduction:
+def reduce_by_structure(predicate: Predicate, kept: frozenset[str]) -> Reduction:
     """Dismiss units of a set that has the property: parts of repeated structures, then groups, then units.
 
     Faults of a repeated structure sit in the same part of each repetition, so one evaluation can dismiss a part
     everywhere. What remains is split along the groups, from the outermost to the units.
     """
-    inquiry.trail.enter(Strategy.HIERARCHICAL)
-    parts = [atom for atom in _parts(inquiry.problem, kept) if atom]
+    predicate.log.enter(Strategy.HIERARCHICAL)
+    parts = [atom for atom in _parts(predicate.problem, kept) if atom]
     if parts:
-        kept = _reduce(inquiry, kept, parts).kept
-    groups: Sequence[Group] = inquiry.problem.groups
-    return _descend(inquiry, kept, groups, inquiry.problem.ordered(kept))
+        kept = _reduce(predicate, kept, parts).kept
+    groups: Sequence[Group] = predicate.problem.groups
+    return _descend(predicate, kept, groups, predicate.problem.ordered(kept))
 
 
 def _parts(problem: Problem, kept: frozenset[str]) -> Iterator[Atom]:
@@ -84,7 +84,7 @@ def _parts(problem: Problem, kept: frozenset[str]) -> Iterator[Atom]:
 
 
 def _descend(
-    inquiry: Inquiry, kept: frozenset[str], groups: Sequence[Group], inside: Sequence[str]
+    predicate: Predicate, kept: frozenset[str], groups: Sequence[Group], inside: Sequence[str]
 ) -> Reduction:
     """Reduce the units `inside` one group: first its subgroups as wholes, then within each that is needed."""
     atoms: list[Atom] = []
@@ -97,21 +97,21 @@ def _descend(
             atoms.append(atom)
             nested[atom] = group.groups
     atoms += [(unit,) for unit in inside if unit in kept and unit not in grouped]
-    atoms.sort(key=lambda atom: inquiry.problem.positions[atom[0]])
-    rest = _reduce(inquiry, kept, atoms)
+    atoms.sort(key=lambda atom: predicate.problem.positions[atom[0]])
+    rest = _reduce(predicate, kept, atoms)
     kept, needed, untested = rest.kept, list[Atom](), list[Atom]()
     for source, sink in ((rest.needed, needed), (rest.untested, untested)):
         for atom in source:
             if len(atom) == 1:
                 sink.append(atom)
                 continue
-            below = _descend(inquiry, kept, nested.get(atom, ()), atom)
+            below = _descend(predicate, kept, nested.get(atom, ()), atom)
             kept = below.kept
             needed += below.needed
             untested += below.untested
     return Reduction(kept, tuple(needed), tuple(untested))
 
 
-def _reduce(inquiry: Inquiry, kept: frozenset[str], atoms: Sequence[Atom]) -> Reduction:
+def _reduce(predicate: Predicate, kept: frozenset[str], atoms: Sequence[Atom]) -> Reduction:
     """Begin with everything but one: which group is at fault is open, that not all of them are is likely."""
-    return reduce(inquiry, kept, atoms, distances=[len(atoms)], size=max(len(atoms) // 2, 1))
+    return reduce(predicate, kept, atoms, distances=[len(atoms)], size=max(len(atoms) // 2, 1))

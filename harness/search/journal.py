@@ -1,6 +1,6 @@
 """The journal of a search: one evaluation a line, on disk before its outcome is used.
 
-The first line is a header that names the problem by its hash; each further line is one trial:
+The first line is a header that names the problem by its hash; each further line is one evaluation:
 
     {"schema": "harness.search-journal/1", "problem": "3f…", "units": 500}
     {"treated": "0-249,301", "outcome": "fail", "badness": 3.5, "margin": -3.49, "seconds": 5.1, "note": ""}
@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from harness.errors import JournalError
 from harness.search.problem import Problem
-from harness.search.types import Outcome, Trial
+from harness.search.types import Evaluation, Outcome
 
 SCHEMA = "harness.search-journal/1"
 
@@ -35,15 +35,20 @@ class Record:
     """One line of a journal: a configuration and what one evaluation of it said."""
 
     treated: frozenset[str]
-    trial: Trial
+    evaluation: Evaluation
+
+    @property
+    def trial(self) -> Evaluation:
+        """The former name of `evaluation`."""
+        return self.evaluation
 
 
 class Journal:
-    """An append-only file of trials of one problem. Make one with `create` or `resume`, and close it.
+    """An append-only file of evaluations of one problem. Make one with `create` or `resume`, and close it.
 
     Args:
         path: the file.
-        problem: whose trials these are.
+        problem: whose evaluations these are.
         records: those that were read from the file.
         lock: held until `close`.
     """
@@ -87,11 +92,11 @@ class Journal:
             lock.release()
             raise
 
-    def append(self, treated: frozenset[str], trial: Trial) -> None:
-        """Write one trial; it is on the disk when this returns."""
+    def append(self, treated: frozenset[str], evaluation: Evaluation) -> None:
+        """Write one evaluation; it is on the disk when this returns."""
         if self._descriptor is None:
             raise JournalError("the journal is closed", where=self.path, hint="open it with Journal.resume")
-        os.write(self._descriptor, _encode(self._problem, treated, trial))
+        os.write(self._descriptor, _encode(self._problem, treated, evaluation))
         os.fsync(self._descriptor)
 
     def close(self) -> None:
@@ -138,7 +143,7 @@ def _write_header(path: Path, problem: Problem) -> None:
 
 
 def _recover(path: Path, problem: Problem) -> tuple[Record, ...] | None:
-    """Read the trials of a journal and cut off a torn last line. None: not even the header is whole."""
+    """Read the evaluations of a journal and cut off a torn last line. None: not even the header is whole."""
     data = path.read_bytes()
     lines = [line + b"\n" for line in data.split(b"\n")]
     lines[-1] = lines[-1][:-1]  # what follows the last line feed: nothing, or a line that was torn
@@ -186,14 +191,14 @@ def _check_header(path: Path, line: bytes, problem: Problem) -> None:
         raise JournalError(message, where=path, hint=hint)
 
 
-def _encode(problem: Problem, treated: frozenset[str], trial: Trial) -> bytes:
+def _encode(problem: Problem, treated: frozenset[str], evaluation: Evaluation) -> bytes:
     line = {
         "treated": _spell_ranges(sorted(problem.positions[unit] for unit in treated)),
-        "outcome": trial.outcome.value,
-        "badness": _spell_number(trial.badness),
-        "margin": _spell_number(trial.margin),
-        "seconds": _spell_number(trial.seconds),
-        "note": trial.note,
+        "outcome": evaluation.outcome.value,
+        "badness": _spell_number(evaluation.badness),
+        "margin": _spell_number(evaluation.margin),
+        "seconds": _spell_number(evaluation.seconds),
+        "note": evaluation.note,
     }
     return json.dumps(line, allow_nan=False).encode() + b"\n"
 
@@ -201,14 +206,14 @@ def _encode(problem: Problem, treated: frozenset[str], trial: Trial) -> bytes:
 def _decode(problem: Problem, line: bytes) -> Record:
     fields: dict[str, Any] = json.loads(line)
     treated = frozenset(problem.units[position] for position in _read_ranges(str(fields["treated"])))
-    trial = Trial(
+    evaluation = Evaluation(
         outcome=Outcome(fields["outcome"]),
         badness=_read_number(fields["badness"]),
         margin=_read_number(fields["margin"]),
         seconds=_read_number(fields["seconds"]),
         note=str(fields["note"]),
     )
-    return Record(treated, trial)
+    return Record(treated, evaluation)
 
 
 def _spell_number(value: float | None) -> float | str | None:

@@ -1,4 +1,4 @@
-"""The question of a search: which units, how they hang together, and what is believed of them beforehand."""
+"""What is searched: which units, how they hang together, and what is believed of them beforehand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Group:
     """Units that belong together, such as the nodes of one transformer block.
 
     Args:
-        name: how people call it; shown in the trail.
+        name: how people call it; shown in the log.
         units: all units of the group, those of its subgroups included, in the problem's order.
         groups: disjoint subgroups; they need not cover every unit.
         kind: groups of one kind and one length are repetitions of one structure, so that their units at the
@@ -40,7 +40,7 @@ class Problem:
             environment. A journal of another identity is refused.
         groups: disjoint groups of units, nested as deep as wanted; they need not cover every unit.
         scores: by unit, how much it is suspected beforehand: larger is more, infinite is allowed, a unit that
-            is missing is the least suspected. Best measured in the unit of `Trial.badness`, as the effect of
+            is missing is the least suspected. Best measured in the unit of `Evaluation.badness`, as the effect of
             leaving only that unit untreated.
         hints: sets that are worth trying before any search, best first.
 

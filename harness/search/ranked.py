@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 
 from harness.search.bisect import Cut, geometric, smallest_prefix
-from harness.search.inquiry import Inquiry
+from harness.search.predicate import Predicate
 from harness.search.problem import Problem
-from harness.search.types import Outcome, Strategy, Trial
+from harness.search.types import Evaluation, Outcome, Strategy
 
 CLEAR_GAP = 8.0
 """Two neighbouring scores this many times apart are taken for the border between culprits and others.
@@ -25,7 +25,7 @@ def ranking(problem: Problem) -> tuple[str, ...]:
     return tuple(sorted(problem.units, key=lambda unit: -scores.get(unit, -math.inf)))
 
 
-def guess(problem: Problem, untreated: Trial) -> int | None:
+def guess(problem: Problem, untreated: Evaluation) -> int | None:
     """How many units of the ranking's top are probably needed; None if the scores do not say.
 
     In this order: the units with an infinite score; what is needed by the numbers; the units above a clear gap
@@ -33,7 +33,7 @@ def guess(problem: Problem, untreated: Trial) -> int | None:
 
     Args:
         problem: with scores.
-        untreated: the trial with nothing treated.
+        untreated: the evaluation with nothing treated.
     """
     scores = sorted((score for score in (problem.scores or {}).values() if score > 0), reverse=True)
     infinite = sum(map(math.isinf, scores))
@@ -52,10 +52,10 @@ def guess(problem: Problem, untreated: Trial) -> int | None:
     return -place if ratio >= CLEAR_GAP else None
 
 
-def _by_numbers(scores: Sequence[float], untreated: Trial) -> int | None:
+def _by_numbers(scores: Sequence[float], untreated: Evaluation) -> int | None:
     """The shortest top whose treatment brings the badness to its limit, if errors add up as independent ones do.
 
-    Then the squares of the scores add up to the square of the badness, up to one common factor that the trial
+    Then the squares of the scores add up to the square of the badness, up to one common factor that the evaluation
     with nothing treated gives.
     """
     badness, margin = untreated.badness, untreated.margin
@@ -73,19 +73,19 @@ def _by_numbers(scores: Sequence[float], untreated: Trial) -> int | None:
     return None
 
 
-def cut_off(inquiry: Inquiry, order: Sequence[str], guessed: int | None) -> Cut:
+def cut_off(predicate: Predicate, order: Sequence[str], guessed: int | None) -> Cut:
     """The shortest top of a ranking that has the property.
 
     With a good guess that takes two evaluations, one that has it and one that has one unit less and has not.
     Else the steps away from the guess double until the cut-off lies between two of them. Without a guess the
     order of magnitude is bisected first.
     """
-    inquiry.trail.enter(Strategy.RANKED)
+    predicate.log.enter(Strategy.RANKED)
     if guessed is None or not 0 < guessed < len(order):
-        return smallest_prefix(inquiry, order, middle=geometric)
+        return smallest_prefix(predicate, order, middle=geometric)
     short, enough = 0, len(order)
     step, place = 1, guessed
-    outcome = inquiry.ask(order[:place], f"the first {place} of the ranking")
+    outcome = predicate.test(order[:place], f"the first {place} of the ranking")
     upwards = outcome is not Outcome.PASS
     while outcome is not Outcome.UNRESOLVED:
         short, enough = (place, enough) if outcome is Outcome.FAIL else (short, place)
@@ -95,5 +95,5 @@ def cut_off(inquiry: Inquiry, order: Sequence[str], guessed: int | None) -> Cut:
         step *= 2
         if not short < place < enough:
             break
-        outcome = inquiry.ask(order[:place], f"the first {place} of the ranking")
-    return smallest_prefix(inquiry, order, short=short, enough=enough, middle=geometric)
+        outcome = predicate.test(order[:place], f"the first {place} of the ranking")
+    return smallest_prefix(predicate, order, short=short, enough=enough, middle=geometric)

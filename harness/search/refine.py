@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.search.inquiry import Inquiry
+from harness.search.predicate import Predicate
 from harness.search.types import Direction
 
 FEWEST = 3
@@ -43,21 +43,21 @@ class _Effects:
         return self.base + gone - sum(self.outside.get(unit, 0.0) for unit in chosen)
 
 
-def refine(inquiry: Inquiry, kept: frozenset[str], order: Sequence[str]) -> frozenset[str] | None:
+def refine(predicate: Predicate, kept: frozenset[str], order: Sequence[str]) -> frozenset[str] | None:
     """A smaller set with the property, or None if none was found.
 
     Costs an evaluation for each unit of `kept` (those that prove it minimal, too) and, if their effects do not
     follow the ranking, one for each of as many units that come next in it.
 
     Args:
-        inquiry: the question, for a cure.
+        predicate: for a cure.
         kept: a set with the property.
         order: all units, the most suspected first.
     """
-    if inquiry.direction is not Direction.CURE or len(kept) < FEWEST or inquiry.badness(kept) is None:
+    if predicate.direction is not Direction.CURE or len(kept) < FEWEST or predicate.badness(kept) is None:
         return None
-    effects = _measure(inquiry, kept, order)
-    limit = _limit(inquiry, kept)
+    effects = _measure(predicate, kept, order)
+    limit = _limit(predicate, kept)
     if effects is None or limit is None:
         return None
     ranked = effects.order()
@@ -65,23 +65,23 @@ def refine(inquiry: Inquiry, kept: frozenset[str], order: Sequence[str]) -> froz
     for place in range(1, len(kept)):
         if effects.predicted(ranked[:place]) <= limit * limit and attempts < ATTEMPTS:
             attempts += 1
-            if inquiry.has(ranked[:place], f"the {place} units of most effect"):
+            if predicate.holds(ranked[:place], f"the {place} units of most effect"):
                 return frozenset(ranked[:place])
     return None
 
 
-def _limit(inquiry: Inquiry, kept: frozenset[str]) -> float | None:
-    trial = inquiry.session.trial(kept)
-    return None if trial.badness is None or trial.margin is None else trial.badness + trial.margin
+def _limit(predicate: Predicate, kept: frozenset[str]) -> float | None:
+    made = predicate.session.evaluation(kept)
+    return None if made.badness is None or made.margin is None else made.badness + made.margin
 
 
-def _measure(inquiry: Inquiry, kept: frozenset[str], order: Sequence[str]) -> _Effects | None:
-    base = _square(inquiry.badness(kept))
+def _measure(predicate: Predicate, kept: frozenset[str], order: Sequence[str]) -> _Effects | None:
+    base = _square(predicate.badness(kept))
     inside = {
-        unit: _asked(inquiry, kept - {unit}, f"effect of {unit}") - base for unit in order if unit in kept
+        unit: _effect(predicate, kept - {unit}, f"effect of {unit}") - base for unit in order if unit in kept
     }
     following = [unit for unit in order if unit not in kept][: len(kept)]
-    scores = inquiry.problem.scores or {}
+    scores = predicate.problem.scores or {}
     ratios = [
         effect / scores[unit] ** 2
         for unit, effect in inside.items()
@@ -92,13 +92,13 @@ def _measure(inquiry: Inquiry, kept: frozenset[str], order: Sequence[str]) -> _E
     expected = statistics.median(ratios) * scores.get(following[0], 0.0) ** 2
     if min(inside.values()) >= expected / CLEARLY_LESS:  # what follows does not promise more
         return None
-    outside = {unit: base - _asked(inquiry, kept | {unit}, f"effect of {unit}") for unit in following}
+    outside = {unit: base - _effect(predicate, kept | {unit}, f"effect of {unit}") for unit in following}
     return _Effects(base, inside, {unit: effect for unit, effect in outside.items() if effect > 0})
 
 
-def _asked(inquiry: Inquiry, units: frozenset[str], why: str) -> float:
-    inquiry.ask(units, why)
-    return _square(inquiry.badness(units))
+def _effect(predicate: Predicate, units: frozenset[str], why: str) -> float:
+    predicate.test(units, why)
+    return _square(predicate.badness(units))
 
 
 def _square(badness: float | None) -> float:

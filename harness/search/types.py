@@ -23,8 +23,8 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One evaluation of the oracle.
+class Evaluation:
+    """The outcome and the score of one configuration.
 
     Args:
         outcome: pass, fail or unresolved.
@@ -41,16 +41,18 @@ class Trial:
     note: str = ""
 
 
-Oracle = Callable[[frozenset[str]], Trial]
+Trial = Evaluation
+
+Oracle = Callable[[frozenset[str]], Evaluation]
 """Evaluates the configuration in which exactly these units are treated (for example kept in FP32).
 
-It turns what it expects to go wrong, such as a failed build, into an unresolved trial. What it raises ends the
+It turns what it expects to go wrong, such as a failed build, into an unresolved evaluation. What it raises ends the
 search and leaves a valid journal; `BudgetExhaustedError` ends it with the verdict `budget`.
 """
 
 
 class Direction(StrEnum):
-    """Which set is asked for.
+    """Which set is searched for.
 
     `cure`: a minimal set whose treatment alone passes. `cause`: a minimal set that fails when all but it is
     treated. `both`: a minimal set that is a cure and a cause at once, as the proof against a tactic needs
@@ -63,7 +65,7 @@ class Direction(StrEnum):
 
 
 class Strategy(StrEnum):
-    """How a search narrows its suspects. `auto` chooses by what it finds."""
+    """How a search narrows its suspects; `auto` until it has chosen."""
 
     AUTO = "auto"
     SINGLE = "single"
@@ -71,25 +73,25 @@ class Strategy(StrEnum):
     RANKED = "ranked"
     HIERARCHICAL = "hierarchical"
     DDMIN = "ddmin"
-    RDDMIN = "rddmin"
 
 
-class Verdict(StrEnum):
+class SearchVerdict(StrEnum):
     """How a search ended.
 
-    `found`: a set was found and verified. `interaction`: likewise, but its members do not act one by one.
-    `none`: nothing is wrong to begin with. `lost`: treating everything does not help. `flaky`: the oracle does
-    not repeat itself. `budget`: evaluations or seconds ran out first. `unresolved`: an evaluation that the
-    search cannot do without could not be judged.
+    `found`: a set was found and verified. `none`: nothing is wrong to begin with. `lost`: treating everything does
+    not help. `flaky`: the oracle does not repeat itself. `budget`: evaluations or seconds ran out first.
+    `unresolved`: an evaluation that the search cannot do without could not be judged.
     """
 
     FOUND = "found"
-    INTERACTION = "interaction"
     NONE = "none"
     LOST = "lost"
     FLAKY = "flaky"
     BUDGET = "budget"
     UNRESOLVED = "unresolved"
+
+
+Verdict = SearchVerdict
 
 
 @dataclass(frozen=True)
@@ -98,68 +100,33 @@ class Budget:
 
     Args:
         evaluations: calls of the oracle, those that a resumed journal answers included.
-        seconds: the sum over the seconds of the trials that are made anew; those that a journal answers take none.
+        seconds: the sum over the evaluations that are made anew; those that a journal answers take none.
     """
 
     evaluations: int | None = None
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("evaluations", "seconds"):
-            value = getattr(self, name)
+        for name, value in (("evaluations", self.evaluations), ("seconds", self.seconds)):
             if value is not None and not value >= 0:
                 raise UsageError(f"a budget of {value} {name} makes no sense", hint="give 0 or more, or None")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Votes:
-    """Judge a noisy oracle by repeated trials and Wald's sequential probability ratio test.
-
-    Args:
-        confidence: that all decisions of the search are right, together.
-        low: the chance of a fail up to which a configuration counts as passing.
-        high: the chance of a fail from which it counts as failing.
-        most: trials of one configuration after which it is undecided.
-    """
-
-    confidence: float = 0.99
-    low: float = 0.1
-    high: float = 0.9
-    most: int = 60
-
-    def __post_init__(self) -> None:
-        if not 0 < self.confidence < 1:
-            raise UsageError(
-                f"a confidence of {self.confidence} makes no sense", hint="give one between 0 and 1"
-            )
-        if not 0 < self.low < self.high < 1:
-            raise UsageError(f"votes need 0 < low < high < 1, not low={self.low} and high={self.high}")
-        if self.most < 1:
-            raise UsageError(f"votes need at least one trial, not {self.most}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is asked of a search.
+    """What is searched for, and how surely.
 
     Args:
         direction: cure, cause, or both.
-        strategy: `auto`, or the one strategy to use.
         prove: spend up to one evaluation a culprit on the proof that none of them can be left out. Without it
             an answer is still verified to pass, but may hold more than is needed.
-        independence: spend one evaluation a culprit on whether each of them fails alone; the verdict is
-            `interaction` where one does not.
         repeats: evaluations of each configuration that the answer rests on, to find an oracle that does not
-            repeat itself; 1 asks for no repetition. With votes there is no need for it.
-        votes: judge every configuration by votes. None: one trial is believed.
+            repeat itself; 1 asks for no repetition.
     """
 
     direction: Direction = Direction.CURE
-    strategy: Strategy = Strategy.AUTO
     prove: bool = True
-    independence: bool = False
     repeats: int = 1
-    votes: Votes | None = None
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -168,16 +135,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress callback is told after each evaluation.
+    """What a progress callback receives after each evaluation.
 
     Args:
-        strategy: what is being done, in the words of the trail.
+        strategy: what is being done.
         evaluations: calls of the oracle so far, replayed ones included.
         suspects: units that may still be in the answer.
-        remaining: an estimate of the evaluations still to come; None where nobody can tell.
+        remaining: an estimate of the evaluations still to come; None where there is none.
         treated: the configuration that was just evaluated.
-        trial: what it said.
-        replayed: the trial came from the journal and cost nothing.
+        evaluation: what it said.
+        replayed: the evaluation came from the journal and cost nothing.
     """
 
     strategy: Strategy
@@ -185,27 +152,27 @@ class Progress:
     suspects: int
     remaining: int | None
     treated: frozenset[str]
-    trial: Trial
+    evaluation: Evaluation
     replayed: bool
+
+    @property
+    def trial(self) -> Evaluation:
+        """The former name of `evaluation`."""
+        return self.evaluation
 
 
 @dataclass(frozen=True)
 class Assumption:
-    """Something that an answer leans on. `held` is None while it is unchecked."""
+    """Something that an answer depends on. `held` is None while it is unchecked."""
 
     name: str
     detail: str
     held: bool | None = None
 
-    @property
-    def checked(self) -> bool:
-        """Whether evaluations were spent on it."""
-        return self.held is not None
-
 
 @dataclass(frozen=True)
 class Step:
-    """One line of the trail: what was tried or concluded.
+    """One line of the log: what was evaluated or concluded.
 
     Args:
         strategy: what was being done.
@@ -234,9 +201,14 @@ class Tally:
     unresolved: int
 
     @property
-    def trials(self) -> int:
+    def evaluations(self) -> int:
         """All of them."""
         return self.passes + self.fails + self.unresolved
+
+    @property
+    def trials(self) -> int:
+        """The former name of `evaluations`."""
+        return self.evaluations
 
 
 @dataclass(frozen=True)
@@ -244,44 +216,40 @@ class Result:
     """The answer of a search.
 
     Args:
-        verdict: see `Verdict`.
-        culprits: the set that was asked for, in the problem's order; empty unless the verdict is `found` or
-            `interaction`.
+        verdict: see `SearchVerdict`.
+        culprits: the set that was searched for, in the problem's order; empty unless the verdict is `found`.
         best: the smallest set that was seen to have the wanted property, whatever the verdict; None if no set
             was. After a `budget` verdict it is the state of knowledge.
         minimal: every culprit was left out once, alone, and each time the property was lost.
         untested: culprits that were kept because leaving them out could not be judged.
-        causes: minimal sets that fail when only they are untreated, where they were searched for.
         evaluations: calls of the oracle, replayed ones included.
-        seconds: the sum over the trials.
+        seconds: the sum over the evaluations.
         strategies: those that were used, in their order.
-        assumptions: what the answer leans on, whether it was checked, whether it held.
-        trail: each evaluation and each conclusion.
-        confidence: with votes, that all decisions are right together; None without.
+        assumptions: what the answer depends on, whether it was checked, whether it held.
+        log: each evaluation and each conclusion.
         tally: the counts of the configuration that did not repeat itself, for the verdict `flaky`.
         replayed: how many evaluations came from the journal.
     """
 
-    verdict: Verdict
+    verdict: SearchVerdict
     culprits: tuple[str, ...] = ()
     best: tuple[str, ...] | None = None
     minimal: bool = False
     untested: tuple[str, ...] = ()
-    causes: tuple[tuple[str, ...], ...] = ()
     evaluations: int = 0
     seconds: float = 0.0
     strategies: tuple[Strategy, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
-    trail: tuple[Step, ...] = ()
-    confidence: float | None = None
+    log: tuple[Step, ...] = ()
     tally: Tally | None = None
     replayed: int = field(default=0, compare=False)
 
     @property
     def answered(self) -> bool:
         """Whether `culprits` is a verified answer."""
-        return self.verdict in (Verdict.FOUND, Verdict.INTERACTION)
+        return self.verdict is SearchVerdict.FOUND
 
-    def assumption(self, name: str) -> Assumption | None:
-        """The assumption of that name, or None if the answer does not lean on it."""
-        return next((each for each in self.assumptions if each.name == name), None)
+    @property
+    def trail(self) -> tuple[Step, ...]:
+        """The former name of `log`."""
+        return self.log

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 
-from harness.search import Group, Options, Outcome, Problem, Trial
+from harness.search import Evaluation, Group, Options, Outcome, Problem, Result
 
 Units = frozenset[str]
 
@@ -14,14 +14,14 @@ def names(count: int) -> tuple[str, ...]:
     return tuple(f"n{number}" for number in range(count))
 
 
-def conjunction(culprits: Iterable[str]) -> Callable[[Units], Trial]:
+def conjunction(culprits: Iterable[str]) -> Callable[[Units], Evaluation]:
     """Passes when all culprits are treated."""
     needed = frozenset(culprits)
-    return lambda treated: Trial(Outcome.PASS if needed <= treated else Outcome.FAIL)
+    return lambda treated: Evaluation(Outcome.PASS if needed <= treated else Outcome.FAIL)
 
 
-def table(truth: Mapping[Units, Outcome]) -> Callable[[Units], Trial]:
-    return lambda treated: Trial(truth[treated])
+def table(truth: Mapping[Units, Outcome]) -> Callable[[Units], Evaluation]:
+    return lambda treated: Evaluation(truth[treated])
 
 
 def subsets(units: Iterable[str]) -> list[Units]:
@@ -33,13 +33,18 @@ def subsets(units: Iterable[str]) -> list[Units]:
 class Counting:
     """Counts the calls of an oracle and keeps what was asked, in order."""
 
-    def __init__(self, oracle: Callable[[Units], Trial]) -> None:
+    def __init__(self, oracle: Callable[[Units], Evaluation]) -> None:
         self.oracle = oracle
         self.asked: list[Units] = []
 
-    def __call__(self, treated: Units) -> Trial:
+    def __call__(self, treated: Units) -> Evaluation:
         self.asked.append(treated)
         return self.oracle(treated)
+
+
+def held(result: Result) -> dict[str, bool | None]:
+    """Each assumption of an answer, and whether it held."""
+    return {each.name: each.held for each in result.assumptions}
 
 
 def killed_problem() -> Problem:
@@ -50,4 +55,4 @@ def killed_problem() -> Problem:
 
 
 KILLED_CULPRITS = ("n4", "n17")
-KILLED_OPTIONS = Options(independence=True)
+KILLED_OPTIONS = Options(repeats=2)

@@ -9,14 +9,14 @@ import pytest
 
 import harness.search
 from harness.errors import UsageError
-from harness.search import Budget, Group, Options, Problem, Votes
+from harness.search import Budget, Group, Options, Problem
 
 
 def test_the_public_surface_is_what_the_other_rooms_rely_on():
     assert set(harness.search.__all__) == {
-        *("search", "Problem", "Group", "Oracle", "Trial", "Outcome", "Progress"),
-        *("Options", "Direction", "Strategy", "Votes", "Budget", "Journal", "Record"),
-        *("Result", "Verdict", "Assumption", "Step", "Tally"),
+        *("search", "Problem", "Group", "Oracle", "Evaluation", "Outcome", "Progress"),
+        *("Options", "Direction", "Strategy", "Budget", "Journal"),
+        *("Trial", "Verdict", "Result", "SearchVerdict", "Assumption", "Step", "Tally"),
     }
     assert all(hasattr(harness.search, name) for name in harness.search.__all__)
 
@@ -55,9 +55,6 @@ def test_a_problem_that_makes_no_sense_is_refused_with_the_name_at_fault(argumen
         lambda: Budget(evaluations=-1),
         lambda: Budget(seconds=math.nan),
         lambda: Options(repeats=0),
-        lambda: Votes(confidence=1.0),
-        lambda: Votes(low=0.5, high=0.5),
-        lambda: Votes(most=0),
     ],
 )
 def test_options_that_make_no_sense_are_refused(make):

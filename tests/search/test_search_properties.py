@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from search_oracles import Counting, Units, conjunction, names, subsets, table
+from search_oracles import Counting, Units, conjunction, held, names, subsets, table
 
 from harness.search import (
     Budget,
@@ -21,10 +21,13 @@ from harness.search import (
     Outcome,
     Problem,
     Result,
-    Strategy,
-    Verdict,
+    SearchVerdict,
     search,
 )
+from harness.search.hierarchy import reduce_by_structure
+from harness.search.predicate import Log, Predicate
+from harness.search.session import Session
+from harness.search.splitting import ddmin
 
 P, F, U = Outcome.PASS, Outcome.FAIL, Outcome.UNRESOLVED
 quick = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -48,18 +51,8 @@ def problems(draw: st.DrawFn, most: int = 6) -> Problem:
 
 
 @st.composite
-def options(draw: st.DrawFn, problem: Problem, directions: st.SearchStrategy[Direction]) -> Options:
-    allowed = set(Strategy)
-    if not problem.scores:
-        allowed.discard(Strategy.RANKED)
-    if not problem.groups:
-        allowed.discard(Strategy.HIERARCHICAL)
-    return Options(
-        direction=draw(directions),
-        strategy=draw(st.sampled_from(sorted(allowed))),
-        prove=draw(st.booleans()),
-        independence=draw(st.booleans()),
-    )
+def options(draw: st.DrawFn, directions: st.SearchStrategy[Direction]) -> Options:
+    return Options(direction=draw(directions), prove=draw(st.booleans()))
 
 
 @st.composite
@@ -75,7 +68,7 @@ def arbitrary(draw: st.DrawFn) -> tuple[Problem, Options, dict[Units, Outcome]]:
             truth[units] = chance.choice(others)
     truth[frozenset()] = draw(st.sampled_from([F, F, F, F, F, F, P, U]))
     truth[problem.everything] = draw(st.sampled_from([P, P, P, P, P, P, F, U]))
-    return problem, draw(options(problem, st.sampled_from(Direction))), truth
+    return problem, draw(options(st.sampled_from(Direction))), truth
 
 
 @st.composite
@@ -111,18 +104,15 @@ def test_never_says_anything_untrue_whatever_the_oracle(drawn: tuple[Problem, Op
     assert len(oracle.asked) == result.evaluations
     repeated = len(oracle.asked) - len(set(oracle.asked))
     assert repeated <= 2 * 3  # what contradicts each other is evaluated twice, three times at most
-    monotone = result.assumption("monotone")
-    assert monotone is None or monotone.held is not False or not is_monotone(truth)
+    assert held(result).get("monotone") is not False or not is_monotone(truth)
     assert not repeated or not is_monotone(truth)
     nothing, everything = truth[frozenset()], truth[problem.everything]
-    assert (result.verdict is Verdict.NONE) == (nothing is P)
-    if result.verdict is Verdict.LOST:
+    assert (result.verdict is SearchVerdict.NONE) == (nothing is P)
+    if result.verdict is SearchVerdict.LOST:
         assert everything is F
-    if result.verdict is Verdict.UNRESOLVED:
+    if result.verdict is SearchVerdict.UNRESOLVED:
         assert U in (nothing, everything)
-    assert result.verdict not in (Verdict.FLAKY, Verdict.BUDGET)
-    if result.verdict is Verdict.INTERACTION:
-        assert asked.independence
+    assert result.verdict not in (SearchVerdict.FLAKY, SearchVerdict.BUDGET)
     check_answer(problem, asked, truth, result)
 
 
@@ -145,20 +135,13 @@ def check_answer(problem: Problem, asked: Options, truth: dict[Units, Outcome], 
         assert {unit for unit, outcome in without.items() if outcome is U} == set(result.untested)
         assert P not in without.values()
         assert result.minimal == (not result.untested)
-    for cause in result.causes:
-        assert property_of(truth, problem, Direction.CAUSE, frozenset(cause)) is P
-    independent = result.assumption("independent")
-    if independent is not None and independent.checked:
-        alone = {truth[problem.everything - {unit}] for unit in culprits}
-        assert independent.held == (P not in alone)
-        assert not independent.held or U not in alone
 
 
 @st.composite
 def monotone(draw: st.DrawFn) -> tuple[Problem, Options, dict[Units, Outcome]]:
     problem = draw(problems())
     truth = draw(monotone_truth(problem))
-    asked = draw(options(problem, st.sampled_from(Direction)))
+    asked = draw(options(st.sampled_from(Direction)))
     return problem, asked, truth
 
 
@@ -173,9 +156,7 @@ def test_monotone_oracles_are_always_answered_and_assumed_right(
     check_answer(problem, asked, truth, result)
     if asked.prove:
         assert result.minimal
-        held = result.assumption("monotone")
-        assert held is not None
-        assert held.held is True
+        assert held(result)["monotone"] is True
 
 
 @quick
@@ -224,13 +205,29 @@ def test_a_budget_is_kept_and_what_is_known_is_reported(
     oracle = Counting(table(truth))
     result = search(problem, oracle, options=asked, budget=Budget(evaluations=limit))
     assert len(oracle.asked) <= limit
-    if result.verdict is Verdict.BUDGET:
+    if result.verdict is SearchVerdict.BUDGET:
         assert not result.culprits
         assert result.evaluations == limit
     if result.best is not None:
         assert property_of(truth, problem, asked.direction, frozenset(result.best)) is P
     if result.answered and result.minimal:
         check_answer(problem, Options(direction=asked.direction, prove=True), truth, result)
+
+
+@quick
+@given(monotone(), st.booleans())
+def test_delta_debugging_and_structure_alone_leave_a_set_without_a_superfluous_unit(
+    drawn: tuple[Problem, Options, dict[Units, Outcome]], by_structure: bool
+):
+    problem, asked, truth = drawn
+    predicate = Predicate(Session(problem, table(truth), budget=Budget()), Log(), asked.direction)
+    if by_structure:
+        kept = reduce_by_structure(predicate, problem.everything).kept
+    else:
+        kept = frozenset(ddmin(predicate, problem.units))
+    without = [property_of(truth, problem, asked.direction, kept - {unit}) for unit in kept]
+    assert property_of(truth, problem, asked.direction, kept) is P
+    assert set(without) == {F}
 
 
 @quick

@@ -12,7 +12,7 @@ import pytest
 from search_oracles import KILLED_CULPRITS, KILLED_OPTIONS, Counting, conjunction, killed_problem
 
 from harness.errors import BudgetExhaustedError
-from harness.search import Budget, Journal, Options, Outcome, Trial, Verdict, search
+from harness.search import Budget, Evaluation, Journal, Options, Outcome, SearchVerdict, search
 
 PROBLEM = killed_problem()
 UNITS = PROBLEM.units
@@ -86,7 +86,7 @@ def test_an_interruption_passes_through_and_leaves_a_valid_journal(
     truth = conjunction(CULPRITS)
     calls = 0
 
-    def oracle(treated: frozenset[str]) -> Trial:
+    def oracle(treated: frozenset[str]) -> Evaluation:
         nonlocal calls
         calls += 1
         if calls == 6:
@@ -102,7 +102,7 @@ def test_an_interruption_passes_through_and_leaves_a_valid_journal(
 
 
 def test_each_resumption_has_its_seconds_again(tmp_path: Path):
-    def oracle(treated: frozenset[str]) -> Trial:
+    def oracle(treated: frozenset[str]) -> Evaluation:
         return dataclasses.replace(conjunction(CULPRITS)(treated), seconds=10.0)
 
     expected = search(PROBLEM, oracle, options=OPTIONS)
@@ -117,15 +117,15 @@ def test_each_resumption_has_its_seconds_again(tmp_path: Path):
 def test_an_oracle_without_a_budget_ends_the_search_as_its_own_does(tmp_path: Path):
     oracle = Counting(conjunction(CULPRITS))
 
-    def limited(treated: frozenset[str]) -> Trial:
+    def limited(treated: frozenset[str]) -> Evaluation:
         if len(oracle.asked) == 8:
             raise BudgetExhaustedError("the hour is over")
         return oracle(treated)
 
     result = search(PROBLEM, limited, options=OPTIONS)
-    assert (result.verdict, result.evaluations) == (Verdict.BUDGET, 8)
+    assert (result.verdict, result.evaluations) == (SearchVerdict.BUDGET, 8)
     assert result.best == search(PROBLEM, conjunction(CULPRITS), budget=Budget(evaluations=8)).best
-    assert result.trail[-1].text == "the hour is over"
+    assert result.log[-1].text == "the hour is over"
 
 
 def test_repeated_evaluations_are_replayed_in_their_order(tmp_path: Path):
@@ -133,11 +133,11 @@ def test_repeated_evaluations_are_replayed_in_their_order(tmp_path: Path):
     path = tmp_path / "journal.jsonl"
     options = Options(repeats=3)
     with Journal.create(path, PROBLEM) as journal:
-        first = search(PROBLEM, lambda treated: Trial(next(outcomes)), options=options, journal=journal)
+        first = search(PROBLEM, lambda treated: Evaluation(next(outcomes)), options=options, journal=journal)
     with Journal.resume(path, PROBLEM) as journal:
         again = search(PROBLEM, lambda treated: pytest.fail("replayed"), options=options, journal=journal)
     assert first == again
-    assert first.verdict is Verdict.FLAKY
+    assert first.verdict is SearchVerdict.FLAKY
 
 
 def test_trials_that_others_appended_answer_the_search(tmp_path: Path):

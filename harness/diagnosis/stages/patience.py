@@ -93,5 +93,5 @@ class Patience:
             best=None if self.best is None else problem.ordered(self.best),
             evaluations=self.evaluations,
             strategies=tuple(dict.fromkeys(step.strategy for step in self.steps)),
-            trail=tuple(self.steps),
+            log=tuple(self.steps),
         )
