@@ -27,10 +27,9 @@ LONG_FUNCTIONS = {
 
 CROWDED_FOLDERS = {
     "case": 18,
-    "diagnosis": 47,
+    "diagnosis.stages": 17,
     "environments": 16,
     "explore": 16,
-    "judge": 16,
     "report": 24,
     "worker.adapter": 27,
 }
@@ -53,17 +52,7 @@ LOOSE_TYPES = {
     "judge.RunReport.fingerprint",
     "judge.RunResult.facts",
     "judge.fingerprint_of",
-    "judge.jsonable",
-    "judge.jsonable(value)",
-    "judgement.DriftReport.fingerprint",
-    "judgement.codes_of(column)",
     "model.Emitter.add(attributes)",
-    "store.RunInfo.fingerprint",
-    "store.RunWriter.__init__(plan)",
-    "store.RunWriter.finish(fingerprint)",
-    "store.RunWriter.write(rows)",
-    "store.fingerprint_in",
-    "store.opened(plan)",
     "tactics.PinnedCandidate.__init__(arguments)",
     "tactics.PinnedCandidate.__init__(options)",
     "tactics.Pins.belong_to(fingerprint)",
@@ -71,11 +60,25 @@ LOOSE_TYPES = {
     "tactics.TacticRecord.fingerprint",
     "tactics.TacticRecord.profiles",
     "tactics.Variation.build",
+    "text.command(words)",
+    "worker.protocol.BuildReply.realised",
+    "worker.protocol.BuildRequest.options",
+    "worker.protocol.Choice.place",
+    "worker.protocol.Choice.variant",
+    "worker.protocol.FrameReader.feed",
+    "worker.protocol.from_plain",
+    "worker.protocol.from_plain(document)",
+    "worker.protocol.from_plain(kind)",
+    "worker.protocol.message_from_json",
+    "worker.protocol.message_from_json(document)",
+    "worker.protocol.message_to_json",
+    "worker.protocol.use_socket",
+    "worker.protocol.use_socket(act)",
 }
 """Package and name: an attribute, a parameter or what is returned has a type with `Any` or `object` in it."""
 
-JSON_OUT, JSON_IN = "to_dict", "from_dict"
-"""What these return and take is a JSON document of a user, so `Any` is its type."""
+JSON = {"to_dict", "from_dict", "to_json", "from_json"}
+"""Functions that make and read JSON documents of users: `Any` is the type of those."""
 
 
 def functions() -> Iterator[tuple[str, int]]:
@@ -95,21 +98,24 @@ def folders() -> Iterator[tuple[str, int]]:
 
 
 def public_definitions() -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
-    """Each function and class that the face of a package offers; what harness itself offers is among them."""
-    for stub in sorted(PACKAGE.glob("*/**/__init__.pyi")):
-        for name, module in names_of(stub).items():
-            definition = find(stub.parent, module, name)
+    """Each function and class that one package of harness offers the others."""
+    for package in (
+        *(path.parent for path in sorted(PACKAGE.glob("*/__init__.py"))),
+        PACKAGE / "worker/protocol",
+    ):
+        for name, module in names_of(package).items():
+            definition = find(package, module, name)
             if definition is not None:
-                yield f"{stub.parent.name}.{name}", definition
+                yield f"{'.'.join(package.relative_to(PACKAGE).parts)}.{name}", definition
 
 
-def names_of(stub: Path) -> dict[str, str]:
-    """The names of a face, and where each comes from."""
-    statements = ast.parse(stub.read_text()).body
+def names_of(package: Path) -> dict[str, str]:
+    """The names of a face, and the module that each comes from."""
+    face = package / "__init__.pyi" if (package / "__init__.pyi").is_file() else package / "__init__.py"
     return {
         alias.name: node.module or ""
-        for node in statements
-        if isinstance(node, ast.ImportFrom)
+        for node in ast.parse(face.read_text()).body
+        if isinstance(node, ast.ImportFrom) and node.level == 1
         for alias in node.names
     }
 
@@ -117,10 +123,8 @@ def names_of(stub: Path) -> dict[str, str]:
 def find(package: Path, module: str, name: str) -> ast.FunctionDef | ast.ClassDef | None:
     """The definition of a public name, through the faces between. None: it is a constant or an alias."""
     path = package.joinpath(*module.split("."))
-    if (path / "__init__.pyi").is_file():
-        names = names_of(path / "__init__.pyi")
-        if name in names:
-            return find(path, names[name], name)
+    if (path / "__init__.py").is_file() and name in names_of(path):
+        return find(path, names_of(path)[name], name)
     source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
     for node in ast.parse(source.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
@@ -145,11 +149,12 @@ def loose_types() -> Iterator[str]:
 def loose_in_signature(name: str, function: ast.FunctionDef) -> Iterator[str]:
     of = function.args
     arguments = [*of.posonlyargs, *of.args, *of.kwonlyargs, of.vararg, of.kwarg]
-    if function.name != JSON_IN:
-        for argument in filter(None, arguments):
-            if is_loose(argument.annotation):
-                yield f"{name}({argument.arg})"
-    if function.name != JSON_OUT and is_loose(function.returns):
+    if function.name in JSON:
+        return
+    for argument in filter(None, arguments):
+        if is_loose(argument.annotation):
+            yield f"{name}({argument.arg})"
+    if is_loose(function.returns):
         yield name
 
 
