@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def export_pins(
     made = record.report
     report = TacticReport(made.mechanism, made.choices, flags=made.flags, layer_types=made.layer_types)
     replace(record, report=report).save(folder / PINS)
-    write_text(folder / SCRIPT, Path(__file__).with_name(SCRIPT).read_text("utf-8"))
+    write_text(folder / SCRIPT, (files("harness.scripts") / SCRIPT).read_text("utf-8"))
     if cache is not None:
         write_bytes(folder / CACHE_FILE, cache)
     if model is not None and record.typing == "strong" and record.precision in LOW_DTYPE:
