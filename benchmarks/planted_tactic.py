@@ -22,7 +22,7 @@ import numpy as np
 from harness.backends import Evaluation, Observation, Plan, TensorRTCandidate
 from harness.judge import Candidates, Workbench
 from harness.tactics import TacticRecord, brief, record_of
-from harness.tactics.building import ALTERNATIVES
+from harness.tactics.samples import ALTERNATIVES
 from harness.tactics.units import reformatted_layer
 from harness.tensors import Precision
 from harness.worker.protocol import Choice, TacticOrders

@@ -53,11 +53,10 @@ from harness.tactics import (
     noise,
     record_of,
 )
-from harness.tactics.building import ALTERNATIVES
 from harness.tactics.repeats import RepeatedBuild
-from harness.tactics.samples import FORCED_BUILDS
+from harness.tactics.samples import ALTERNATIVES, FORCED_BUILDS
 from harness.tactics.units import reformatted_layer
-from harness.tensors import Precision
+from harness.tensors import Precision, to_json
 from harness.worker.protocol import Choice, TacticOrders
 
 CASES = Path(__file__).parent.parent / "cases"
@@ -154,7 +153,7 @@ class Desk:
                 self.recorded, self.expected = told, dict(evaluation.tensors)
                 self.kinds = {layer["name"]: str(layer["kind"]) for layer in evaluation.facts["layers"]}
                 first = self._told(told)
-            several = compare_builds(builds).to_dict() if len(builds) > 1 else None
+            several = to_json(compare_builds(builds)) if len(builds) > 1 else None
             yield {**first, "repeats": several, "builds": made}
             if len(builds) >= self.as_many(BUILDS, 2):
                 return
@@ -270,14 +269,15 @@ class Desk:
             self.parts.pop("under way", None)
         named = [(unit.bad[0].place, unit.bad[0].variant) for unit in found.culprits]
         return {
+            "finding": found.verdict.value,
             "right": named == [(bad.place, bad.variant)],
-            "named": [unit.name for unit in found.culprits],
+            "named": [unit.layer for unit in found.culprits],
             "promised_builds": builds_for(found.differing),
             "further_samples": len(samples) - len(known),
             "sample_seconds": sampled,
             "search_seconds": time.perf_counter() - start - sampled,
             "made": progress,
-            **found.to_dict(),
+            **to_json(found),
         }
 
     def natural(self) -> Iterator[dict[str, Any]]:

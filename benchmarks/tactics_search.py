@@ -27,7 +27,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.record import record
-from harness.tactics import Finding, Findings, Hunting, Unit, builds_for, collect, find_bad_tactics, noise
+from harness.tactics import (
+    TacticSearchOptions,
+    TacticSearchResult,
+    TacticVerdict,
+    Unit,
+    builds_for,
+    collect,
+    find_bad_tactics,
+    noise,
+)
 from tests.tactics.simulated import SimulatedBuilder, choice
 
 SIZES = (1, 2, 3, 4, 5, 8, 11, 16, 20, 32, 64)
@@ -116,8 +125,8 @@ def measure(kind: str, count: int, confirm: int = 0) -> dict[str, Any]:
     for seed in range(count):
         network = KINDS[kind](seed)
         samples = collect(network.builder, lambda _: noise(SAMPLES))
-        found = find_bad_tactics(network.builder, samples, Hunting(confirm=confirm))
-        findings[found.finding.value] += 1
+        found = find_bad_tactics(network.builder, samples, TacticSearchOptions(confirm=confirm))
+        findings[found.verdict.value] += 1
         answer = judged(found, network.bad, exactly=kind == "one bad choice")
         answers[answer] += 1
         if answer == "wrong":
@@ -149,11 +158,11 @@ def _promise(over: Mapping[int, int], count: int) -> dict[str, Any]:
     }
 
 
-def judged(found: Findings, bad: Mapping[int, int], *, exactly: bool) -> str:
+def judged(found: TacticSearchResult, bad: Mapping[int, int], *, exactly: bool) -> str:
     """`right`, `right, among others`, `wrong`, or `nobody` was named."""
-    if found.finding is not Finding.FOUND:
+    if found.verdict is not TacticVerdict.FOUND:
         return "nobody"
-    layers = {unit.name for unit in found.culprits}
+    layers = {unit.layer for unit in found.culprits}
     planted_layers = {f"conv{layer}" for layer in bad}
     if exactly and layers != planted_layers:
         return "wrong"
@@ -163,7 +172,7 @@ def judged(found: Findings, bad: Mapping[int, int], *, exactly: bool) -> str:
 
 
 def _is_bad(unit: Unit, bad: Mapping[int, int]) -> bool:
-    layer = int(unit.name.removeprefix("conv"))
+    layer = int(unit.layer.removeprefix("conv"))
     return unit.bad[0].variant == choice(layer, bad[layer]).variant
 
 

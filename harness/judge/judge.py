@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from harness.judge.rounding import nothing_to_round
 from harness.judge.soundness import empty_outputs
 from harness.judge.workbench import Workbench
 from harness.tensors import Precision
+
+if TYPE_CHECKING:
+    from harness.tactics import Repeats
 
 Stage = Callable[[str], None]
 T = TypeVar("T")
@@ -141,6 +144,7 @@ class _Run:
     stage: Stage
     timings: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    repeats: Repeats | None = None
     later: list[list[Mapping[str, np.ndarray]]] = field(default_factory=list)
     """The outputs of the builds after the first."""
     failures: list[Mapping[str, str]] = field(default_factory=list)
@@ -172,8 +176,6 @@ class _Run:
         verdict, reason = _verdict(self.spec, expects_failure, passed, outputs, origins, bool(layers))
         reason = f"{counted}: {reason}" if counted else reason
         own = self.timed("reference", lambda: self.bench.own_roundings)
-        if found := own.to_dict():
-            self.facts["own_roundings"] = found
         warnings = [*self.facts.get("warnings", ()), *empty_outputs(expected), *own.warnings]
         warnings += [] if beyond is None else [beyond]
         if golden is not None and golden.message is not None and not self.options.golden_update:
@@ -193,6 +195,8 @@ class _Run:
             faithful=faithful,
             timings=self.timings,
             facts=self.facts,
+            repeats=self.repeats,
+            own_roundings=own.facts,
             warnings=tuple(dict.fromkeys(warnings)),
             golden=None if golden is None else golden.state.value,
         )
@@ -236,7 +240,7 @@ class _Run:
         evaluate, feeds = self.candidate.evaluate, self.bench.feeds
         builds = list(build_repeatedly(evaluate, plan, feeds, model, self.options.repeats))
         self.facts.update(builds[0].facts)
-        self.facts["repeats"] = compare_builds(builds).to_dict()
+        self.repeats = compare_builds(builds)
         self.later = [list(build.outputs) for build in builds[1:]]
         return list(builds[0].outputs)
 
@@ -248,7 +252,8 @@ class _Run:
         failing = [outputs for outputs in judged if not all(output.passed for output in outputs)]
         if not self.later:
             return first, ""
-        self.facts["repeats"]["passes"] = len(judged) - len(failing)
+        assert self.repeats is not None
+        self.repeats = replace(self.repeats, passes=len(judged) - len(failing))
         if not failing:
             return first, f"{len(judged)} builds"
         return failing[0], f"{len(failing)} of {len(judged)} builds"
@@ -291,7 +296,7 @@ def _skipped_with_cost(skipped: RunResult, bench: Workbench) -> RunResult:
     """A run that judges nothing of a model with roundings of its own: at least what these cost is told."""
     own = bench.own_roundings
     reason = "; ".join(filter(None, (skipped.reason, own.price)))
-    return replace(skipped, reason=reason, warnings=own.warnings, facts={"own_roundings": own.to_dict()})
+    return replace(skipped, reason=reason, warnings=own.warnings, own_roundings=own.facts)
 
 
 def rms_limit(output: OutputResult) -> float:

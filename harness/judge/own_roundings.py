@@ -6,8 +6,8 @@ The reference keeps them, as an engine of that file does, so that no run can fai
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from harness.backends import Reference
 from harness.comparison import DEFAULT_GATES, compare
 from harness.errors import ModelError
 from harness.model import Model, bounds, spread
-from harness.tensors import Precision
+from harness.tensors import NEVER, Precision
 from harness.text import number, plural
 
 COPIES = 4  # a tensor, its rounded self, and what is computed of them
@@ -109,24 +109,26 @@ class OwnRoundings:
     """What a model's own roundings do to it on the inputs of a case.
 
     Args:
-        model: the model.
-        overflows: where its float16 or bfloat16 overflows, in topological order.
-        saturations: its QuantizeLinear nodes that saturate too much, the worst first.
+        overflows: where the model's float16 or bfloat16 overflows, in topological order.
+        saturations: the QuantizeLinear nodes that saturate too much, the worst first.
         cost: nrmse of the worst output over the same model without any of these roundings; None if unknown.
-        unrounded: the outputs of that model, sample by sample; empty if unknown.
+        dtypes: those of the model's own float16 and bfloat16 tensors.
+        quantized: whether it has Q/DQ pairs.
+        unrounded: the outputs of the model without these roundings, sample by sample; empty if unknown.
     """
 
-    model: Model
     overflows: tuple[Overflow, ...] = ()
     saturations: tuple[Saturation, ...] = ()
     cost: float | None = None
-    unrounded: tuple[Tensors, ...] = ()
+    dtypes: frozenset[str] = field(default=frozenset(), metadata=NEVER)
+    quantized: bool = field(default=False, metadata=NEVER)
+    unrounded: tuple[Tensors, ...] = field(default=(), repr=False, metadata=NEVER)
 
     @property
     def subject(self) -> str:
         """What brings the roundings, in words."""
-        kinds = [f"own {dtype}" for dtype in GATE_OF if dtype in self._dtypes]
-        return " and ".join([*kinds, *(["Q/DQ nodes"] if self.model.quantized else [])])
+        kinds = [f"own {dtype}" for dtype in GATE_OF if dtype in self.dtypes]
+        return " and ".join([*kinds, *(["Q/DQ nodes"] if self.quantized else [])])
 
     @property
     def price(self) -> str:
@@ -140,7 +142,7 @@ class OwnRoundings:
     def warnings(self) -> tuple[str, ...]:
         """What a person should know: overflow and saturation that the outputs notice, and a cost beyond the gates."""
         told = []
-        if self.cost is None or not self.cost <= min(map(_bound_of, self._dtypes), default=np.inf):
+        if self.cost is None or not self.cost <= min(map(_bound_of, self.dtypes), default=np.inf):
             told += _first(self.overflows, "overflow")
         if self.cost is None or not self.cost <= COSTLY:
             told += _first(self.saturations, "QuantizeLinear")
@@ -148,26 +150,16 @@ class OwnRoundings:
             told.append(f"{self.price}: the reference has that error, too, and no run fails for it")
         return tuple(told)
 
-    def to_dict(self) -> dict[str, Any]:
-        """`cost`, `overflows` and `saturations`, plain types; nothing for a model without roundings of its own."""
-        if self.cost is None and not self.overflows and not self.saturations:
-            return {}
-        overflows = [
-            {"node": each.node, "elements": each.elements, "size": each.size} for each in self.overflows
-        ]
-        saturations = [
-            {"node": each.node, "share": each.share, "scale": each.scale} for each in self.saturations
-        ]
-        return {"cost": self.cost, "overflows": overflows, "saturations": saturations}
-
     @property
-    def _dtypes(self) -> set[str]:
-        return {self.model.dtypes[name] for name in self.model.own_tensors}
+    def facts(self) -> OwnRoundings | None:
+        """What a result keeps of it, without tensors; None for a model without roundings of its own."""
+        known = self.cost is not None or self.overflows or self.saturations
+        return replace(self, unrounded=()) if known else None
 
     @property
     def _bound(self) -> float:
-        quantized = [DEFAULT_GATES[Precision.INT8].bound] if self.model.quantized else []
-        return max([*map(_bound_of, self._dtypes), *quantized], default=np.inf)
+        quantized = [DEFAULT_GATES[Precision.INT8].bound] if self.quantized else []
+        return max([*map(_bound_of, self.dtypes), *quantized], default=np.inf)
 
 
 def _bound_of(dtype: str) -> float:
@@ -183,9 +175,10 @@ def look_at_own_roundings(bench: Bench) -> OwnRoundings:
     """
     model = bench.model
     if not model.own_tensors and not model.quantized:
-        return OwnRoundings(model)
+        return OwnRoundings()
     cost, unrounded = _cost(bench)
-    return OwnRoundings(model, find_overflows(bench), _saturations(bench), cost, unrounded)
+    dtypes = frozenset(model.dtypes[name] for name in model.own_tensors)
+    return OwnRoundings(find_overflows(bench), _saturations(bench), cost, dtypes, model.quantized, unrounded)
 
 
 def find_overflows(bench: Bench) -> tuple[Overflow, ...]:

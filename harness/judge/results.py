@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.comparison import GateResult, Metrics
 from harness.errors import NothingSelectedError
-from harness.tensors import UNLESS_DEFAULT, Precision, to_json
+from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, to_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from harness.judge.own_roundings import OwnRoundings
+    from harness.tactics import Repeats
 
 RUN_SCHEMA = "harness.run/1"
 
@@ -104,6 +107,8 @@ class RunResult:
         golden: what the golden reference says of the fresh one: `same`, `rounding`, `changed`, `missing`; None
             where none is kept. A changed one fails the run, whatever the candidate computes.
         mistake: an `error` that is a mistake in the case, its model or its inputs, not of the candidate.
+        repeats: what several builds came to; None where the engine was built once. In JSON one of the facts.
+        own_roundings: what the model's own roundings do to it; None if it has none. In JSON one of the facts.
     """
 
     case: str
@@ -122,6 +127,8 @@ class RunResult:
     inputs: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     golden: str | None = None
     mistake: bool = False
+    repeats: Repeats | None = field(default=None, metadata=NEVER)
+    own_roundings: OwnRoundings | None = field(default=None, metadata=NEVER)
 
     @property
     def id(self) -> str:
@@ -147,7 +154,9 @@ class RunResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of this run: plain types only, non-finite numbers as strings."""
-        return dict(to_json(self))
+        more = {"repeats": self.repeats, "own_roundings": self.own_roundings}
+        facts = {**self.facts, **{name: value for name, value in more.items() if value is not None}}
+        return dict(to_json(replace(self, facts=facts)))
 
 
 @dataclass(frozen=True)
@@ -175,7 +184,8 @@ class RunReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The document of schema `harness.run/1`."""
-        return {"schema": RUN_SCHEMA, **to_json(self)}
+        results = [result.to_dict() for result in self.results]
+        return {"schema": RUN_SCHEMA, **to_json(replace(self, results=())), "results": results}
 
     def to_frame(self) -> pd.DataFrame:
         """One row a run and output: case, precision, candidate, verdict, reason, tensor, sample, and all Metrics.

@@ -10,7 +10,7 @@ engine that was built without. `build_repeatedly` and `compare_builds` say what 
 
 A unit of the search is a layer at which two builds chose differently, with the copies between formats that it brings
 along. Choices are forced and never only suggested, and what TensorRT did not take is not a trial of what was asked:
-see `find` and `trials`.
+see `find` and `configurations`.
 """
 
 import lazy_loader

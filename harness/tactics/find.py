@@ -1,4 +1,4 @@
-"""The hunt: from builds that pass and builds that fail to the smallest set of choices that decides.
+"""The search for bad tactics: from builds that pass and builds that fail to the smallest set of choices that decides.
 
 Requires: builds that record what they chose.
 Ensures: `found` only if a good build with nothing but these choices made bad fails, and a bad build with nothing but
@@ -9,7 +9,7 @@ differ takes at most ⌈log2 n⌉ + 3 builds after the samples.
    suspected if no good build chose as the bad one.
 2. One build forces the good choice at every suspected layer, and the bad build's choice everywhere else. It must pass,
    and it shows which layers obey.
-3. `harness.search` looks for the smallest set that is a cure and a cause at once. Each trial forces every choice.
+3. `harness.search` looks for the smallest set that is a cure and a cause at once. Each build forces every choice.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from harness.search import (
     Trial,
     search,
 )
-from harness.tactics.findings import Finding, Findings, Proof
+from harness.tactics.configurations import Configurations, listed, what
 from harness.tactics.record import TacticRecord
+from harness.tactics.result import Proof, TacticSearchResult, TacticVerdict
 from harness.tactics.samples import Build, Sample
-from harness.tactics.trials import Trials, listed, what
 from harness.tactics.units import Unit, is_suspect, units_of
 
 RESERVE = 1
@@ -46,8 +46,8 @@ JournalOf = Callable[[Problem], AbstractContextManager[Journal]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hunting:
-    """How to hunt.
+class TacticSearchOptions:
+    """How to search for bad tactics.
 
     Args:
         builds: the most builds after the samples; None allows three times what one bad choice can take.
@@ -65,50 +65,52 @@ class Hunting:
     identity: str = ""
 
 
-def find_bad_tactics(build: Build, samples: Sequence[Sample], hunting: Hunting | None = None) -> Findings:
+def find_bad_tactics(
+    build: Build, samples: Sequence[Sample], options: TacticSearchOptions | None = None
+) -> TacticSearchResult:
     """Find the choices that make builds fail, by building more.
 
     Args:
         build: builds the network with what a variation forces, and judges it.
         samples: builds of the same network that were judged, see `collect`.
-        hunting: how to hunt.
+        options: how to search.
     """
-    hunting = hunting or Hunting()
+    options = options or TacticSearchOptions()
     good = [each for each in samples if each.outcome is Outcome.PASS and each.record is not None]
     bad = [each for each in samples if each.outcome is Outcome.FAIL and each.record is not None]
-    answer = Findings(Finding.ONE_OUTCOME, samples=tuple(samples))
+    answer = TacticSearchResult(TacticVerdict.ONE_OUTCOME, samples=tuple(samples))
     if not good or not bad:
         return replace(answer, missing=_one_sided(samples, len(good), len(bad)))
     pair = _nearest(good, bad)
     if not pair.units:
         text = "a build that passes and one that fails made the same choices at every layer that was recorded"
-        return replace(answer, finding=Finding.ALIKE, missing=text)
+        return replace(answer, verdict=TacticVerdict.ALIKE, missing=text)
     records = [each.record for each in good if each.record is not None]
     able = tuple(unit for unit in pair.units if not unit.structural)
     suspects = tuple(unit for unit in able if not unit.is_copy and is_suspect(unit, records))
     answer = replace(answer, differing=len(pair.units), suspected=len(suspects))
-    hunt = _Hunt(build, pair, records, hunting)
+    under_way = _Search(build, pair, records, options)
     # Choices that good builds made too, and copies between formats, stay the bad build's. They come in only where the
     # others do not explain the fault.
-    found = replace(answer, finding=Finding.UNRESOLVED)
+    found = replace(answer, verdict=TacticVerdict.UNRESOLVED)
     for number, units in enumerate(dict.fromkeys(units for units in (suspects, able) if units)):
-        latest = hunt.run(units, answer)
+        latest = under_way.run(units, answer)
         # What the first round could not bring about, the second explains, or nothing does.
-        found = latest if number == 0 or latest.finding is Finding.FOUND else _spent(found, latest)
-        if found.finding is not Finding.NOT_REPRODUCIBLE:
+        found = latest if number == 0 or latest.verdict is TacticVerdict.FOUND else _spent(found, latest)
+        if found.verdict is not TacticVerdict.NOT_REPRODUCIBLE:
             break
     return _with_structure(found, pair)
 
 
-def _spent(found: Findings, latest: Findings) -> Findings:
+def _spent(found: TacticSearchResult, latest: TacticSearchResult) -> TacticSearchResult:
     """The first round's answer, at the cost of both."""
     return replace(found, builds=latest.builds, trail=latest.trail, disobeyed=latest.disobeyed)
 
 
-def _with_structure(found: Findings, pair: _Pair) -> Findings:
+def _with_structure(found: TacticSearchResult, pair: _Pair) -> TacticSearchResult:
     """An answer that was not found, with the layers that only one of the two builds has."""
-    names = [unit.name for unit in pair.units if unit.structural and not unit.is_copy]
-    if found.finding is Finding.FOUND or not names:
+    names = [unit.layer for unit in pair.units if unit.structural and not unit.is_copy]
+    if found.verdict is TacticVerdict.FOUND or not names:
         return found
     text = f"only one of the two builds has these layers, and no order can make them: {listed(names)}"
     return replace(found, missing=f"{found.missing}; {text}" if found.missing else text)
@@ -148,86 +150,88 @@ def _one_sided(samples: Sequence[Sample], good: int, bad: int) -> str:
     return f"{said}; {unrecorded} told no choices" if unrecorded else said
 
 
-class _Hunt:
-    """A hunt under way: one round of trials after the other."""
+class _Search:
+    """A search under way: one round of builds after the other."""
 
-    def __init__(self, build: Build, pair: _Pair, good: Sequence[TacticRecord], hunting: Hunting) -> None:
-        self.pair, self.good, self.hunting = pair, good, hunting
-        usual = 3 * builds_for(len(pair.units)) + 2 * hunting.confirm
-        self.limit = usual if hunting.builds is None else hunting.builds
+    def __init__(
+        self, build: Build, pair: _Pair, good: Sequence[TacticRecord], options: TacticSearchOptions
+    ) -> None:
+        self.pair, self.good, self.options = pair, good, options
+        usual = 3 * builds_for(len(pair.units)) + 2 * options.confirm
+        self.limit = usual if options.builds is None else options.builds
         self._build, self._earlier = build, list[str]()
-        self.trials = self._round(())
+        self.configurations = self._round(())
 
-    def _round(self, units: tuple[Unit, ...], built: int = 0) -> Trials:
-        return Trials(self._build, self.pair.base, self.limit - RESERVE, built, units, self.good)
+    def _round(self, units: tuple[Unit, ...], built: int = 0) -> Configurations:
+        return Configurations(self._build, self.pair.base, self.limit - RESERVE, built, units, self.good)
 
-    def run(self, units: tuple[Unit, ...], answer: Findings) -> Findings:
+    def run(self, units: tuple[Unit, ...], answer: TacticSearchResult) -> TacticSearchResult:
         """Search among `units`."""
-        self._earlier += self.trials.trail
-        disobeyed = self.trials.disobeyed
-        self.trials = self._round(units, self.trials.builds)
-        self.trials.disobeyed.update(disobeyed)
-        cured = self.trials.everything_good()
+        self._earlier += self.configurations.trail
+        disobeyed = self.configurations.disobeyed
+        self.configurations = self._round(units, self.configurations.builds)
+        self.configurations.disobeyed.update(disobeyed)
+        cured = self.configurations.everything_good()
         answer = self._told(answer)
         if cured is None or cured.outcome is not Outcome.PASS:
             return self._not_cured(answer, cured)
-        if not self.trials.units:
+        if not self.configurations.units:
             return self._not_reproducible(answer, "none of the layers that differ obeys")
         return self._conclude(answer, self._search(cured))
 
     def _search(self, cured: Sample) -> Result:
-        trials = self.trials
-        problem = Problem(units=tuple(unit.name for unit in trials.units), identity=self._identity())
-        trials.seen[problem.everything] = cured
+        tried = self.configurations
+        problem = Problem(units=tuple(unit.layer for unit in tried.units), identity=self._identity())
+        tried.seen[problem.everything] = cured
         known = {frozenset[str](): _as_trial(self.pair.bad), problem.everything: _as_trial(cured)}
-        with nullcontext() if self.hunting.journal is None else self.hunting.journal(problem) as journal:
+        with nullcontext() if self.options.journal is None else self.options.journal(problem) as journal:
             return search(
                 problem,
-                trials.oracle,
+                tried.oracle,
                 options=Options(direction=Direction.BOTH),
-                budget=Budget(evaluations=max(trials.limit - trials.builds, 0)),
+                budget=Budget(evaluations=max(tried.limit - tried.builds, 0)),
                 journal=journal,
                 known=known,
-                on_progress=self.hunting.on_progress,
+                on_progress=self.options.on_progress,
             )
 
     def _identity(self) -> str:
         """Hash over what decides an outcome: what is forced where nothing is searched, and both sides of each unit."""
-        good = (choice for unit in self.trials.units for choice in unit.good)
-        choices = [*self.trials.forced(frozenset()), *good]
-        parts = [self.hunting.identity, [[repr(choice.place), repr(choice.variant)] for choice in choices]]
+        good = (choice for unit in self.configurations.units for choice in unit.good)
+        choices = [*self.configurations.forced(frozenset()), *good]
+        parts = [self.options.identity, [[repr(choice.place), repr(choice.variant)] for choice in choices]]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def _conclude(self, answer: Findings, result: Result) -> Findings:
-        trials = self.trials
-        trials.limit = self.limit
-        trials.trail += [f"   {step.text}" for step in result.trail if step.outcome is None]
-        everything = trials.everything
+    def _conclude(self, answer: TacticSearchResult, result: Result) -> TacticSearchResult:
+        tried = self.configurations
+        tried.limit = self.limit
+        tried.trail += [f"   {step.text}" for step in result.trail if step.outcome is None]
+        everything = tried.everything
         kept = frozenset(result.culprits)
         if not result.answered or kept == everything:
             # The bad end rests on a build that nobody forced: force it, before anything is said about it.
-            replayed = trials.oracle(frozenset())
+            replayed = tried.oracle(frozenset())
             answer = self._told(answer)
             if replayed.outcome is Outcome.PASS:
                 text = "the bad build's choices, forced, pass: it failed for another reason, or by chance"
                 return self._not_reproducible(answer, text)
             if not result.answered or replayed.outcome is Outcome.UNRESOLVED:
                 return self._unanswered(answer, result, replayed)
-        cure, cause = trials.seen.get(kept), trials.seen.get(everything - kept)
+        cure, cause = tried.seen.get(kept), tried.seen.get(everything - kept)
         confirmations, refuted = self._confirm(kept, everything - kept)
         answer = replace(self._told(answer), confirmations=confirmations)
         if refuted is not None:
             text = f"the outcome does not repeat itself: {refuted}"
-            return replace(answer, finding=Finding.NOT_REPRODUCIBLE, missing=text)
-        culprits = tuple(unit for unit in trials.units if unit.name in kept)
-        if confirmations < self.hunting.confirm:
-            text = f"{listed(unit.name for unit in culprits)} decide, but this could not be confirmed"
-            if trials.disobeyed:
+            return replace(answer, verdict=TacticVerdict.NOT_REPRODUCIBLE, missing=text)
+        culprits = tuple(unit for unit in tried.units if unit.layer in kept)
+        if confirmations < self.options.confirm:
+            text = f"{listed(unit.layer for unit in culprits)} decide, but this could not be confirmed"
+            if tried.disobeyed:
                 return self._not_reproducible(answer, text)
-            return replace(answer, finding=Finding.UNRESOLVED, missing=text)
+            return replace(answer, verdict=TacticVerdict.UNRESOLVED, missing=text)
         return replace(
             answer,
-            finding=Finding.FOUND,
+            verdict=TacticVerdict.FOUND,
             culprits=culprits,
             minimal=result.minimal or len(kept) == 1,
             proof=(
@@ -239,44 +243,44 @@ class _Hunt:
 
     def _confirm(self, cure: frozenset[str], cause: frozenset[str]) -> tuple[int, str | None]:
         """Build both builds of the proof again, with what is left: how often they agreed, and what did not."""
-        spare = max(builds_for(len(self.pair.units)) - self.trials.builds, 0) // 2
-        for done in range(spare + self.hunting.confirm):
+        spare = max(builds_for(len(self.pair.units)) - self.configurations.builds, 0) // 2
+        for done in range(spare + self.options.confirm):
             for treated, expected in ((cause, Outcome.FAIL), (cure, Outcome.PASS)):
-                outcome = self.trials.oracle(treated).outcome
+                outcome = self.configurations.oracle(treated).outcome
                 if outcome is Outcome.UNRESOLVED:
                     return done, None
                 if outcome is not expected:
-                    return done, f"{what(treated, self.trials.units)}: {expected}, then {outcome}"
-        return spare + self.hunting.confirm, None
+                    return done, f"{what(treated, self.configurations.units)}: {expected}, then {outcome}"
+        return spare + self.options.confirm, None
 
-    def _unanswered(self, answer: Findings, result: Result, replayed: Trial) -> Findings:
+    def _unanswered(self, answer: TacticSearchResult, result: Result, replayed: Trial) -> TacticSearchResult:
         reason = replayed.note if result.answered else _reason(result, replayed)
-        if self.trials.disobeyed:
+        if self.configurations.disobeyed:
             return self._not_reproducible(answer, reason)
-        return replace(answer, finding=Finding.UNRESOLVED, missing=reason)
+        return replace(answer, verdict=TacticVerdict.UNRESOLVED, missing=reason)
 
-    def _not_reproducible(self, answer: Findings, text: str) -> Findings:
-        stubborn = self.trials.disobeyed
+    def _not_reproducible(self, answer: TacticSearchResult, text: str) -> TacticSearchResult:
+        stubborn = self.configurations.disobeyed
         if stubborn:
             text = f"{text}; TensorRT did not take what was forced at {listed(stubborn)}"
-        return replace(answer, finding=Finding.NOT_REPRODUCIBLE, missing=text)
+        return replace(answer, verdict=TacticVerdict.NOT_REPRODUCIBLE, missing=text)
 
-    def _not_cured(self, answer: Findings, cured: Sample | None) -> Findings:
+    def _not_cured(self, answer: TacticSearchResult, cured: Sample | None) -> TacticSearchResult:
         if cured is None:
             return self._not_reproducible(answer, "the fault may lie where nothing can be forced")
         if cured.outcome is Outcome.UNRESOLVED:
             text = f"with the good choices forced the network cannot be built: {cured.note}"
-            return replace(answer, finding=Finding.UNRESOLVED, missing=text)
+            return replace(answer, verdict=TacticVerdict.UNRESOLVED, missing=text)
         text = "the good choices, forced, fail: the outcome does not follow the recorded choices"
         return self._not_reproducible(answer, text)
 
-    def _told(self, answer: Findings) -> Findings:
-        trials = self.trials
+    def _told(self, answer: TacticSearchResult) -> TacticSearchResult:
+        tried = self.configurations
         return replace(
             answer,
-            builds=trials.builds,
-            disobeyed=tuple(trials.disobeyed),
-            trail=(*self._earlier, *trials.trail),
+            builds=tried.builds,
+            disobeyed=tuple(tried.disobeyed),
+            trail=(*self._earlier, *tried.trail),
         )
 
 

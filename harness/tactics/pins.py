@@ -18,8 +18,8 @@ from typing import Any
 from harness.backends import Evaluation, Observation, Plan, TensorRTCandidate, Tensors
 from harness.errors import PinsNotTakenError, UsageError
 from harness.model import LOW_DTYPE, Model, save_model, with_islands
-from harness.tactics.findings import brief
 from harness.tactics.record import TacticRecord, load_record
+from harness.tactics.result import brief
 from harness.tactics.units import reformatted_layer
 from harness.tensors import Precision, write_bytes, write_text
 from harness.worker.protocol import CACHE, Miss, TacticOrders, TacticReport, from_plain

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from harness.backends import Evaluation, Plan
 from harness.errors import UsageError
-from harness.tensors import Precision, write_text
-from harness.worker.protocol import Choice, MessageError, TacticReport, from_plain
+from harness.tensors import Precision, from_json, to_json, write_text
+from harness.worker.protocol import Choice, TacticReport, from_plain
 
 TACTICS_SCHEMA = "harness.tactics/1"
 Place = tuple[Any, ...]
@@ -63,45 +63,16 @@ class TacticRecord:
         """Whether the build chose this."""
         return any(each.variant == choice.variant for each in self.by_place.get(choice.place, ()))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The document of schema `harness.tactics/1`: plain JSON types."""
-        return {
-            "schema": TACTICS_SCHEMA,
-            "precision": self.precision.value,
-            "model": self.model,
-            "typing": self.typing,
-            "build": dict(self.build),
-            "fingerprint": dict(self.fingerprint),
-            "profiles": dict(self.profiles),
-            **asdict(self.report),
-        }
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any], *, where: str | Path | None = None) -> TacticRecord:
-        """The record that `to_dict` wrote.
-
-        Raises:
-            UsageError: it is no such document; `where` is the file that it comes from.
-        """
-        fields = dict(document) if isinstance(document, Mapping) else {}
-        if fields.pop("schema", None) != TACTICS_SCHEMA:
-            raise UsageError(f"is no record of tactics: its schema is not {TACTICS_SCHEMA!r}", where=where)
-        try:
-            return cls(
-                precision=Precision(fields.pop("precision")),
-                model=str(fields.pop("model")),
-                typing=str(fields.pop("typing")),
-                build=dict(fields.pop("build")),
-                fingerprint=dict(fields.pop("fingerprint")),
-                profiles=dict(fields.pop("profiles")),
-                report=from_plain(TacticReport, fields),
-            )
-        except (KeyError, ValueError, TypeError, MessageError) as error:
-            raise UsageError(f"is no record of tactics: {error}", where=where) from error
+    @property
+    def document(self) -> dict[str, Any]:
+        """The JSON document of schema `harness.tactics/1`: the fields, those of the report among them."""
+        own = to_json(self)
+        report = own.pop("report")
+        return {"schema": TACTICS_SCHEMA, **own, **report}
 
     def save(self, path: Path) -> None:
         """Write it as JSON, atomically."""
-        write_text(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
+        write_text(path, json.dumps(self.document, indent=1, ensure_ascii=False) + "\n")
 
 
 def load_record(path: Path | str) -> TacticRecord:
@@ -114,7 +85,23 @@ def load_record(path: Path | str) -> TacticRecord:
         document = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot be read: {error}", where=path) from error
-    return TacticRecord.from_dict(document, where=path)
+    return record_from(document, where=path)
+
+
+def record_from(document: object, *, where: str | Path | None = None) -> TacticRecord:
+    """The record whose `document` this is.
+
+    Raises:
+        UsageError: it is no such document; `where` is the file that it comes from.
+    """
+    rest = dict(document) if isinstance(document, Mapping) else {}
+    if rest.pop("schema", None) != TACTICS_SCHEMA:
+        raise UsageError(f"is no record of tactics: its schema is not {TACTICS_SCHEMA!r}", where=where)
+    try:
+        own = {item.name: rest.pop(item.name) for item in fields(TacticRecord) if item.name != "report"}
+        return from_json(TacticRecord, {**own, "report": from_plain(TacticReport, rest)})
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"is no record of tactics: {error}", where=where) from error
 
 
 def record_of(evaluation: Evaluation, plan: Plan, model: str) -> TacticRecord | None:

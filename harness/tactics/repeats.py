@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from harness.backends import Plan
 from harness.errors import UsageError
-from harness.tactics.building import Evaluate, Tensors
-from harness.tactics.findings import brief
 from harness.tactics.record import TacticRecord, record_of, variants
+from harness.tactics.result import brief
+from harness.tactics.samples import Evaluate, Tensors
 from harness.tactics.units import reformatted_layer
 from harness.tactics.variations import noise
+from harness.tensors import NEVER, UNLESS_DEFAULT
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A choice in words, and how many builds made it."""
+
+    choice: str
+    builds: int
 
 
 @dataclass(frozen=True)
@@ -25,13 +34,13 @@ class ChangedLayer:
     Args:
         layer: its name.
         onnx_nodes: what it computes.
-        choices: in words, and how many builds chose so; the most frequent first.
+        choices: what it chose; the most frequent first.
         absent: how many builds have no such layer.
     """
 
     layer: str
     onnx_nodes: tuple[str, ...]
-    choices: tuple[tuple[str, int], ...]
+    choices: tuple[Chosen, ...]
     absent: int = 0
 
 
@@ -63,6 +72,7 @@ class Repeats:
         copies: copies between formats that changed, came or went.
         outputs: how far each output moved.
         records: what each build chose.
+        passes: how many pass their gates; None where they were not judged.
     """
 
     builds: int
@@ -70,7 +80,10 @@ class Repeats:
     changed: tuple[ChangedLayer, ...] = ()
     copies: int = 0
     outputs: tuple[OutputSpread, ...] = ()
-    records: tuple[TacticRecord, ...] = field(default=(), compare=False, repr=False)
+    records: tuple[TacticRecord, ...] = field(default=(), compare=False, repr=False, metadata=NEVER)
+    passes: int | None = field(default=None, metadata=UNLESS_DEFAULT)
+
+    ALSO_IN_JSON: ClassVar = ("summary",)
 
     @property
     def same_choices(self) -> bool:
@@ -82,6 +95,7 @@ class Repeats:
         """Whether every build computed the same bits."""
         return all(output.identical == self.builds - 1 for output in self.outputs)
 
+    @property
     def summary(self) -> str:
         """The answer in one sentence."""
         layers = "no layer" if not self.changed else f"{len(self.changed)} of {self.layers} layers"
@@ -90,33 +104,6 @@ class Repeats:
             return f"{said}, outputs are identical"
         worst = max(self.outputs, key=lambda output: output.nrmse)
         return f"{said}, {worst.tensor} moved by up to {worst.max_abs:.3g} (nrmse {worst.nrmse:.3g})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON data: numbers that are not finite are strings."""
-        return {
-            "builds": self.builds,
-            "layers": self.layers,
-            "changed": [
-                {
-                    "layer": each.layer,
-                    "onnx_nodes": list(each.onnx_nodes),
-                    "choices": [{"choice": choice, "builds": count} for choice, count in each.choices],
-                    "absent": each.absent,
-                }
-                for each in self.changed
-            ],
-            "copies": self.copies,
-            "outputs": [
-                {
-                    "tensor": each.tensor,
-                    "identical": each.identical,
-                    "max_abs": _number(each.max_abs),
-                    "nrmse": _number(each.nrmse),
-                }
-                for each in self.outputs
-            ],
-            "summary": self.summary(),
-        }
 
 
 @dataclass(frozen=True)
@@ -188,9 +175,8 @@ def _changed(records: Sequence[TacticRecord]) -> list[ChangedLayer]:
         present = [choices for choices in here if choices]
         counts = Counter(_worded(choices, present) for choices in present)
         one = present[0][0]
-        found.append(
-            ChangedLayer(one.layer, one.onnx_nodes, tuple(counts.most_common()), len(here) - len(present))
-        )
+        chosen = tuple(Chosen(*each) for each in counts.most_common())
+        found.append(ChangedLayer(one.layer, one.onnx_nodes, chosen, len(here) - len(present)))
     return found
 
 
@@ -235,7 +221,3 @@ def _difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     found[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
     found[np.isnan(found)] = np.inf
     return found if found.size else np.zeros(1)
-
-
-def _number(value: float) -> float | str:
-    return value if abs(value) < float("inf") else str(value)

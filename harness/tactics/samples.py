@@ -1,19 +1,31 @@
-"""Builds that were judged, and the series of builds in which good and bad ones are looked for."""
+"""Builds that are judged, and the series of builds in which good and bad ones are looked for."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from harness.backends import Plan
+import numpy as np
+
+from harness.backends import Evaluation, Plan
+from harness.errors import CandidateError
 from harness.search import Outcome
-from harness.tactics.record import TacticRecord
+from harness.tactics.record import TacticRecord, record_of
 from harness.tactics.variations import Axis, Variation, forced, noise, sources
+from harness.tensors import NEVER, to_json
 from harness.worker.protocol import ProbeReply
 
 NOISY_BUILDS = 4
 FORCED_BUILDS = 4
+ALTERNATIVES = 8
+"""Implementations of a layer, beside the one taken, that a build is asked to tell."""
+
+Tensors = Mapping[str, np.ndarray]
+Evaluate = Callable[[Plan, Tensors], Evaluation]
+Judge = Callable[[Tensors, int], float]
+"""How far the worst gate of one sample's outputs is beyond its limit, as a multiple of the limit: up to 1 passes."""
 
 
 @dataclass(frozen=True)
@@ -33,40 +45,69 @@ class Sample:
     name: str
     axis: Axis
     outcome: Outcome
-    record: TacticRecord | None = None
+    record: TacticRecord | None = field(default=None, metadata=NEVER)
     badness: float | None = None
     seconds: float | None = None
     note: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON data, with the record."""
-        return {
-            "name": self.name,
-            "axis": self.axis.value,
-            "outcome": self.outcome.value,
-            "record": None if self.record is None else self.record.to_dict(),
-            "badness": None if self.badness is None else str(self.badness),
-            "seconds": self.seconds,
-            "note": self.note,
-        }
+    ALSO_IN_JSON: ClassVar = ("layers",)
 
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Sample:
-        """The sample that `to_dict` wrote."""
-        record, badness = document["record"], document["badness"]
-        return cls(
-            name=document["name"],
-            axis=Axis(document["axis"]),
-            outcome=Outcome(document["outcome"]),
-            record=None if record is None else TacticRecord.from_dict(record),
-            badness=None if badness is None else float(badness),
-            seconds=document["seconds"],
-            note=document["note"],
-        )
+    @property
+    def layers(self) -> int | None:
+        """How many layers told what they chose; None without a record."""
+        return None if self.record is None else len(self.record.choices)
+
+    @property
+    def with_record(self) -> Any:
+        """JSON that the sample can be read from again, its record included."""
+        return {**to_json(self), "record": to_json(self.record)}
 
 
 Build = Callable[[Variation], Sample]
 """Builds a network as a variation says, and judges it. What it expects to go wrong is an unresolved sample."""
+
+
+class VariedBuilds:
+    """Builds variations of one plan and judges them on all samples, as `find_bad_tactics` needs.
+
+    Args:
+        evaluate: evaluates a plan on one sample, such as a candidate's `evaluate`.
+        plan: what is varied.
+        feeds: the inputs, sample by sample.
+        judge: judges the outputs of one sample.
+        model: SHA-256 of the model.
+    """
+
+    def __init__(
+        self, evaluate: Evaluate, plan: Plan, feeds: Sequence[Tensors], judge: Judge, model: str
+    ) -> None:
+        self.plan, self.feeds, self.model = plan, feeds, model
+        self._evaluate, self._judge = evaluate, judge
+
+    def __call__(self, variation: Variation) -> Sample:
+        """Build one variation. What fails to build is an unresolved sample."""
+        start = time.perf_counter()
+        plan = variation.of(self.plan, alternatives=ALTERNATIVES)
+        try:
+            record, badness = self._run(plan)
+        except CandidateError as error:
+            seconds = time.perf_counter() - start
+            return Sample(
+                variation.name, variation.axis, Outcome.UNRESOLVED, seconds=seconds, note=str(error)
+            )
+        outcome = Outcome.PASS if badness <= 1 else Outcome.FAIL
+        seconds = time.perf_counter() - start
+        return Sample(variation.name, variation.axis, outcome, record, badness, seconds)
+
+    def _run(self, plan: Plan) -> tuple[TacticRecord | None, float]:
+        record, worst = None, 0.0
+        for index, feeds in enumerate(self.feeds):
+            evaluation = self._evaluate(plan, feeds)
+            if record is None:
+                record = record_of(evaluation, plan, self.model)
+            badness = self._judge(evaluation.tensors, index)
+            worst = max(worst, float("inf") if np.isnan(badness) else badness)
+        return record, worst
 
 
 def collect(

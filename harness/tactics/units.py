@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 from harness.tactics.record import Difference, TacticRecord, differences, variants
 from harness.worker.protocol import Choice
@@ -32,14 +33,16 @@ class Unit:
     A layer that changes its format brings copies with it that reformat its tensors; what they chose belongs to it.
 
     Args:
-        name: unique among the units of a search.
+        layer: its name, made unique among the units of a search.
         good: what the good build chose, the layer itself first; empty if it has no such layer.
         bad: what the bad build chose.
     """
 
-    name: str
+    layer: str
     good: tuple[Choice, ...]
     bad: tuple[Choice, ...]
+
+    ALSO_IN_JSON: ClassVar = ("onnx_nodes",)
 
     @property
     def structural(self) -> bool:
@@ -116,7 +119,7 @@ def orders_for(
     decided = {choice.place for unit in (*units, *free) for choice in (*unit.good, *unit.bad)}
     forced = [choice for choice in base.choices if choice.place not in decided]
     for unit in units:
-        forced += unit.good if unit.name in treated else unit.bad
+        forced += unit.good if unit.layer in treated else unit.bad
     return tuple(forced)
 
 

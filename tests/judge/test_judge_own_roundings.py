@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from harness.diagnosis.context import make_bench
 from harness.judge import RunResult, Verdict, Workbench, run
 from harness.model import load_model
+from harness.tensors import to_json
 
 SHAPE = [4, 64]  # of own_norm, too
 RNG = np.random.default_rng(0)
@@ -70,7 +71,7 @@ def test_float16_of_the_model_that_fits_is_not_told_of() -> None:
     own = workbench(own_norm(2.0)).own_roundings
     assert own.warnings == ()
     assert 0 < own.cost < 1e-3
-    assert own.to_dict() == {"cost": own.cost, "overflows": [], "saturations": []}
+    assert to_json(own) == {"cost": own.cost, "overflows": [], "saturations": []}
 
 
 def test_an_overflow_is_counted_over_all_samples() -> None:
@@ -81,7 +82,7 @@ def test_an_overflow_is_counted_over_all_samples() -> None:
 
 def test_a_model_without_roundings_of_its_own_runs_nothing_more() -> None:
     bench = make_bench(load_model(norm_chain()), [{"x": np.ones((2, 16), np.float32)}])
-    assert bench.own_roundings.to_dict() == {}
+    assert bench.own_roundings.facts is None
     assert "expected" not in vars(bench)
 
 

@@ -22,10 +22,10 @@ from harness.errors import PinsNotTakenError, UsageError
 from harness.model import load_model
 from harness.tactics import (
     Axis,
-    Finding,
     PinnedCandidate,
     Sample,
     TacticRecord,
+    TacticVerdict,
     VariedBuilds,
     axes,
     build_repeatedly,
@@ -42,7 +42,7 @@ from harness.tactics import (
     sources,
     usual_series,
 )
-from harness.tensors import Precision
+from harness.tensors import Precision, from_json, to_json
 from harness.worker.protocol import TacticOrders
 
 ADAPTER = Path(__file__).parents[1] / "worker" / "doubled.py"
@@ -102,8 +102,8 @@ def test_a_wrong_kernel_is_found_forced_and_pinned_away(release: str, make: Make
     build = varied(candidate)
     samples = collect(build, usual_series(candidate.supervisor.probe(), PLAN, noisy=12))
     found = find_bad_tactics(build, samples)
-    assert found.finding is Finding.FOUND, found.summary()
-    assert [unit.name for unit in found.culprits] == ["root"]
+    assert found.verdict is TacticVerdict.FOUND, found.summary
+    assert [unit.layer for unit in found.culprits] == ["root"]
     assert found.onnx_nodes == ("root",)
     assert found.minimal
     assert found.cured is not None
@@ -127,10 +127,10 @@ def test_a_kernel_that_cannot_be_forced_away_is_not_blamed_on_another_layer(rele
     build = varied(candidate)
     samples = collect(build, lambda _: noise(16))
     found = find_bad_tactics(build, samples)
-    if found.finding is Finding.FOUND:
-        assert "root" in [unit.name for unit in found.culprits]
+    if found.verdict is TacticVerdict.FOUND:
+        assert "root" in [unit.layer for unit in found.culprits]
     else:
-        assert found.finding is Finding.NOT_REPRODUCIBLE
+        assert found.verdict is TacticVerdict.NOT_REPRODUCIBLE
         assert "root" in found.disobeyed
 
 
@@ -143,19 +143,19 @@ def test_repeated_builds_tell_what_changed(release: str, make: Make) -> None:
     changed = {layer.layer: layer for layer in repeats.changed}
     assert "root" in changed
     assert changed["root"].onnx_nodes == ("root",)
-    assert sum(count for _, count in changed["root"].choices) == 6
-    assert len({choice for choice, _ in changed["root"].choices}) == 2
+    assert sum(each.builds for each in changed["root"].choices) == 6
+    assert len({each.choice for each in changed["root"].choices}) == 2
     (output,) = repeats.outputs
     assert 0 < output.identical < 5
     assert output.max_abs == pytest.approx(1.0, abs=0.01)
-    assert "y moved by up to 1" in repeats.summary()
+    assert "y moved by up to 1" in repeats.summary
 
     still = make(release)
     calm = compare_builds(list(build_repeatedly(still.evaluate, PLAN, [X], MODEL.sha256, 3)))
     assert calm.same_choices
     assert calm.same_outputs
-    assert calm.summary() == "3 builds: no layer changed tactic, outputs are identical"
-    assert json.loads(json.dumps(calm.to_dict()))["changed"] == []
+    assert calm.summary == "3 builds: no layer changed tactic, outputs are identical"
+    assert json.loads(json.dumps(to_json(calm)))["changed"] == []
 
 
 def test_one_build_says_nothing_of_repeating(make: Make) -> None:
@@ -415,10 +415,10 @@ class TestAxes:
         sample = build(replace(broken, build={"build_route": "-fuse=off"}))
         assert sample.outcome == "unresolved"
         assert "11.1 or later" in sample.note
-        again = Sample.from_dict(json.loads(json.dumps(sample.to_dict())))
+        again = from_json(Sample, json.loads(json.dumps(sample.with_record)))
         assert again == sample
 
     def test_a_sample_survives_json(self, make: Make) -> None:
         (variation,) = noise(1)
         sample = varied(make("8.6.0"))(variation)
-        assert Sample.from_dict(json.loads(json.dumps(sample.to_dict()))) == sample
+        assert from_json(Sample, json.loads(json.dumps(sample.with_record))) == sample

@@ -14,10 +14,10 @@ from simulated import SimulatedBuilder, choice
 
 from harness.search import Outcome
 from harness.tactics import (
-    Finding,
-    Findings,
-    Hunting,
     Sample,
+    TacticSearchOptions,
+    TacticSearchResult,
+    TacticVerdict,
     Unit,
     builds_for,
     collect,
@@ -25,17 +25,20 @@ from harness.tactics import (
     noise,
 )
 from harness.tactics.units import units_of
+from harness.tensors import to_json
 
 SIZES = (1, 2, 3, 4, 5, 8, 11, 16, 20, 32, 64)
 
 
-def hunt(builder: SimulatedBuilder, most: int = 40, **hunting: Any) -> tuple[Findings, tuple[Sample, ...]]:
+def hunt(
+    builder: SimulatedBuilder, most: int = 40, **hunting: Any
+) -> tuple[TacticSearchResult, tuple[Sample, ...]]:
     samples = collect(builder, lambda _: noise(most))
-    return find_bad_tactics(builder, samples, Hunting(**hunting)), samples
+    return find_bad_tactics(builder, samples, TacticSearchOptions(**hunting)), samples
 
 
-def named(found: Findings) -> set[str]:
-    return {unit.name for unit in found.culprits}
+def named(found: TacticSearchResult) -> set[str]:
+    return {unit.layer for unit in found.culprits}
 
 
 def planted(count: int, layers: int, chance: random.Random) -> dict[int, int]:
@@ -53,7 +56,7 @@ def test_one_bad_choice_is_named_within_the_promised_builds(block: int) -> None:
             layers, seed=seed, fails=partial(holds, bad=bad, how=any), copies=chance.random() < 0.3
         )
         found, _ = hunt(builder)
-        assert found.finding is Finding.FOUND, (seed, found.summary())
+        assert found.verdict is TacticVerdict.FOUND, (seed, found.summary)
         assert named(found) == {f"conv{layer}" for layer in bad}, seed
         assert found.minimal
         ((layer, number),) = bad.items()
@@ -77,7 +80,7 @@ def test_several_bad_choices_are_named_as_the_smallest_set_that_decides(how: Any
         bad = planted(chance.choice([2, 3]) if layers > 3 else 2, layers, chance)
         builder = SimulatedBuilder(layers, seed=seed, fails=partial(holds, bad=bad, how=how))
         found, samples = hunt(builder, most=300)
-        assert found.finding is Finding.FOUND, (seed, found.summary())
+        assert found.verdict is TacticVerdict.FOUND, (seed, found.summary)
         assert named(found) in right_answers(samples, bad, how), seed
 
 
@@ -118,7 +121,7 @@ def chosen_by(sample: Sample) -> dict[int, int]:
 @pytest.mark.parametrize("guilty", [True, False])
 def test_layers_that_do_not_obey_never_lead_to_a_wrong_name(guilty: bool) -> None:
     """600 networks: a culprit that obeys is named, alone or with what could not be told from it, or nothing is."""
-    outcomes: Counter[Finding] = Counter()
+    outcomes: Counter[TacticVerdict] = Counter()
     for seed in range(300):
         chance = random.Random(seed)
         layers = chance.choice([3, 4, 8, 16, 33])
@@ -128,16 +131,16 @@ def test_layers_that_do_not_obey_never_lead_to_a_wrong_name(guilty: bool) -> Non
         deaf = frozenset([culprit] if guilty else chance.sample(others, min(len(others), 2)))
         builder = SimulatedBuilder(layers, seed=seed, fails=partial(holds, bad=bad, how=any), deaf=deaf)
         found, _ = hunt(builder)
-        outcomes[found.finding] += 1
-        if found.finding is Finding.FOUND:
+        outcomes[found.verdict] += 1
+        if found.verdict is TacticVerdict.FOUND:
             assert f"conv{culprit}" in named(found), seed
             assert not found.minimal or named(found) == {f"conv{culprit}"}, seed
         else:
-            assert found.finding is Finding.NOT_REPRODUCIBLE, (seed, found.summary())
+            assert found.verdict is TacticVerdict.NOT_REPRODUCIBLE, (seed, found.summary)
             assert any(f"conv{layer}" in found.missing for layer in deaf), found.missing
             assert not found.culprits
-    assert outcomes[Finding.NOT_REPRODUCIBLE] > (200 if guilty else 20)
-    assert outcomes[Finding.FOUND] > (20 if guilty else 200)
+    assert outcomes[TacticVerdict.NOT_REPRODUCIBLE] > (200 if guilty else 20)
+    assert outcomes[TacticVerdict.FOUND] > (20 if guilty else 200)
 
 
 def test_layers_that_are_one_group_are_not_told_apart() -> None:
@@ -149,8 +152,8 @@ def test_layers_that_are_one_group_are_not_told_apart() -> None:
         tied = ((culprit, culprit + 1),)
         builder = SimulatedBuilder(layers, seed=seed, fails=partial(holds, bad=bad, how=any), tied=tied)
         found, _ = hunt(builder)
-        assert found.finding in (Finding.FOUND, Finding.NOT_REPRODUCIBLE)
-        if found.finding is Finding.FOUND:
+        assert found.verdict in (TacticVerdict.FOUND, TacticVerdict.NOT_REPRODUCIBLE)
+        if found.verdict is TacticVerdict.FOUND:
             assert f"conv{culprit}" in named(found)
             assert not found.minimal or named(found) == {f"conv{culprit}"}
 
@@ -161,8 +164,8 @@ def test_an_outcome_that_is_chance_is_told_by_confirming() -> None:
     for seed, confirm in itertools.product(range(150), (0, 1, 4)):
         builder = SimulatedBuilder(random.Random(seed).choice([4, 8, 16, 33]), seed=seed, flips=0.5)
         found, _ = hunt(builder, confirm=confirm)
-        wrong[confirm] += found.finding is Finding.FOUND
-        assert found.confirmations >= confirm or found.finding is not Finding.FOUND
+        wrong[confirm] += found.verdict is TacticVerdict.FOUND
+        assert found.confirmations >= confirm or found.verdict is not TacticVerdict.FOUND
     assert wrong[0] > 20, "without confirmations chance is taken for a tactic"
     assert wrong[1] <= wrong[0] / 2
     assert wrong[4] <= 2
@@ -175,8 +178,12 @@ def test_a_bad_copy_between_formats_is_found_with_the_layer_that_needs_it_or_by_
         builder_fails_for_copy(builder)
         samples = collect(builder, lambda _: noise(60))
         found = find_bad_tactics(builder, samples)
-        assert found.finding in (Finding.FOUND, Finding.NOT_REPRODUCIBLE, Finding.UNRESOLVED)
-        if found.finding is Finding.FOUND:
+        assert found.verdict in (
+            TacticVerdict.FOUND,
+            TacticVerdict.NOT_REPRODUCIBLE,
+            TacticVerdict.UNRESOLVED,
+        )
+        if found.verdict is TacticVerdict.FOUND:
             names = [each.layer for unit in found.culprits for each in unit.bad]
             found_copy += any(name.startswith("Reformatting") for name in names)
     assert found_copy > 10
@@ -203,7 +210,7 @@ def builder_fails_for_copy(builder: SimulatedBuilder) -> None:
 class TestWhatKeepsItFromAnAnswer:
     def test_builds_that_all_pass(self) -> None:
         found, samples = hunt(SimulatedBuilder(4), most=5)
-        assert found.finding is Finding.ONE_OUTCOME
+        assert found.verdict is TacticVerdict.ONE_OUTCOME
         assert found.missing == "of 5 builds 5 passed and 0 failed"
         assert (found.builds, len(samples)) == (0, 5)
 
@@ -216,7 +223,7 @@ class TestWhatKeepsItFromAnAnswer:
         samples = hunt(SimulatedBuilder(4), most=1)[1]
         twin = replace(samples[0], outcome=Outcome.FAIL)
         found = find_bad_tactics(SimulatedBuilder(4), [*samples, twin])
-        assert found.finding is Finding.ALIKE
+        assert found.verdict is TacticVerdict.ALIKE
         assert found.builds == 0
 
     def test_a_fault_that_is_not_in_the_choices(self) -> None:
@@ -224,14 +231,14 @@ class TestWhatKeepsItFromAnAnswer:
         builder = SimulatedBuilder(16)
         first, second = (builder(variation) for variation in noise(2))
         found = find_bad_tactics(builder, [replace(first, outcome=Outcome.FAIL), second])
-        assert found.finding is Finding.NOT_REPRODUCIBLE
+        assert found.verdict is TacticVerdict.NOT_REPRODUCIBLE
         assert "forced, pass" in found.missing
 
     def test_a_cure_that_is_not_in_the_choices(self) -> None:
         builder = SimulatedBuilder(16, fails=lambda chosen: True)
         first, second = (builder(variation) for variation in noise(2))
         found = find_bad_tactics(builder, [first, replace(second, outcome=Outcome.PASS)])
-        assert found.finding is Finding.NOT_REPRODUCIBLE
+        assert found.verdict is TacticVerdict.NOT_REPRODUCIBLE
         assert found.missing.startswith("the good choices, forced, fail")
 
     def test_forced_choices_that_cannot_be_built(self) -> None:
@@ -242,13 +249,13 @@ class TestWhatKeepsItFromAnAnswer:
             return Sample(variation.name, variation.axis, Outcome.UNRESOLVED, note="no implementation")
 
         found = find_bad_tactics(broken, [replace(first, outcome=Outcome.FAIL), second])
-        assert found.finding is Finding.UNRESOLVED
+        assert found.verdict is TacticVerdict.UNRESOLVED
         assert "no implementation" in found.missing
 
     def test_a_budget_that_is_too_small(self) -> None:
         builder = SimulatedBuilder(64, seed=1, fails=lambda chosen: chosen[40] == 1)
         found, _ = hunt(builder, builds=3)
-        assert found.finding is Finding.UNRESOLVED
+        assert found.verdict is TacticVerdict.UNRESOLVED
         assert found.builds <= 3
         assert "budget" in found.missing
 
@@ -260,7 +267,7 @@ class TestWhatKeepsItFromAnAnswer:
         report = replace(second.record.report, choices=fused)
         other = replace(second, record=replace(second.record, report=report), outcome=Outcome.FAIL)
         found = find_bad_tactics(builder, [first, other])
-        assert found.finding is Finding.UNRESOLVED
+        assert found.verdict is TacticVerdict.UNRESOLVED
         assert "only one of the two builds has these layers" in found.missing
 
 
@@ -281,8 +288,8 @@ def test_the_pair_that_differs_least_is_compared() -> None:
 def test_what_was_done_can_be_read() -> None:
     builder = SimulatedBuilder(8, seed=3, fails=lambda chosen: chosen[5] == 2)
     found, _ = hunt(builder)
-    assert found.summary().startswith("at fault is tactic 0x138a of implementation 0x7 at conv5: forced, it")
-    document = found.to_dict()
+    assert found.summary.startswith("at fault is tactic 0x138a of implementation 0x7 at conv5: forced, it")
+    document = to_json(found)
     assert document["culprits"][0]["layer"] == "conv5"
     assert document["culprits"][0]["onnx_nodes"] == ["node5"]
     assert [proof["outcome"] for proof in document["proof"]] == ["fail", "pass"]

@@ -25,6 +25,7 @@ from harness.tactics import (
     forced,
     has_both,
     noise,
+    record_from,
     usual_series,
 )
 from harness.tactics.repeats import RepeatedBuild
@@ -80,7 +81,7 @@ def test_a_record_survives_json(report: TacticReport, precision: Precision, buil
     made = TacticRecord(
         report, precision, "abc", "strong", build, {"tensorrt": "8.6.0"}, {"x": [[1], [2], [3]]}
     )
-    assert TacticRecord.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert record_from(json.loads(json.dumps(made.document))) == made
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_a_record_survives_json(report: TacticReport, precision: Precision, buil
 )
 def test_what_is_no_record_is_refused(broken: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="is no record of tactics"):
-        TacticRecord.from_dict({**record().to_dict(), **broken}, where="pins.json")
+        record_from({**record().document, **broken}, where="pins.json")
 
 
 @given(LISTS, LISTS)
@@ -137,7 +138,7 @@ class TestUnits:
         good = record(choice(1, 0), choice(2, 0))
         bad = record(choice(1, 0), copy(2, 1), choice(2, 2))
         (unit,) = units_of(good, bad)
-        assert unit.name == "conv2"
+        assert unit.layer == "conv2"
         assert [each.layer[:5] for each in unit.bad] == ["conv2", "Refor"]
         assert unit.good == (choice(2, 0),)
         assert unit.taken(bad) is Side.BAD
@@ -155,14 +156,14 @@ class TestUnits:
 
     def test_layers_that_repeat_have_names_of_their_own(self) -> None:
         twin = replace(choice(1, 0), shapes=((9,),))
-        names = [unit.name for unit in units_of(record(choice(1, 0), twin), record(choice(1, 1)))]
+        names = [unit.layer for unit in units_of(record(choice(1, 0), twin), record(choice(1, 1)))]
         assert names == ["conv1", "conv1 #2"]
 
     def test_orders_force_every_choice(self) -> None:
         good = record(*(choice(layer, 0) for layer in range(4)))
         bad = record(*(choice(layer, layer % 2) for layer in range(4)))
         units = units_of(good, bad)
-        assert [unit.name for unit in units] == ["conv1", "conv3"]
+        assert [unit.layer for unit in units] == ["conv1", "conv3"]
         forced_now = orders_for(bad, units, frozenset({"conv1"}))
         assert set(forced_now) == {choice(0, 0), choice(1, 0), choice(2, 0), choice(3, 1)}
         free = orders_for(bad, units[:1], frozenset(), free=units[1:])
@@ -231,7 +232,7 @@ class TestRepeats:
         (spread,) = repeats.outputs
         assert (spread.identical, spread.max_abs) == (1, 0.5)
         assert spread.nrmse == pytest.approx(0.5 / 5)
-        assert repeats.summary() == "3 builds: no layer changed tactic, y moved by up to 0.5 (nrmse 0.1)"
+        assert repeats.summary == "3 builds: no layer changed tactic, y moved by up to 0.5 (nrmse 0.1)"
 
     def test_layers_and_copies_are_counted_apart(self) -> None:
         repeats = compare_builds(
@@ -243,13 +244,13 @@ class TestRepeats:
         )
         (layer,) = repeats.changed
         assert (layer.layer, layer.absent, repeats.copies, repeats.layers) == ("conv1", 1, 1, 1)
-        assert [count for _, count in layer.choices] == [1, 1]
+        assert [each.builds for each in layer.choices] == [1, 1]
         assert not repeats.same_choices
 
     def test_choices_that_differ_in_format_alone_are_told_apart(self) -> None:
         other = replace(choice(1, 0), inputs=(TensorForm("float32", (1,)),))
         (layer,) = compare_builds([self.build([1.0], choice(1, 0)), self.build([1.0], other)]).changed
-        assert len({text for text, _ in layer.choices}) == 2
+        assert len({each.choice for each in layer.choices}) == 2
 
 
 def test_a_choice_is_called_by_its_kernel_if_it_has_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from harness.cli.repeats import lines
 from harness.environments import load
 from harness.errors import EnvironmentConfigError
 from harness.model import load_model
-from harness.tactics import TacticRecord, export_pins, load_record
+from harness.tactics import Repeats, TacticRecord, export_pins, load_record, record_from
+from harness.tactics.repeats import ChangedLayer, Chosen, OutputSpread
 from harness.tensors import Precision
 from harness.worker.protocol import Choice, TacticReport
 
@@ -81,7 +83,7 @@ def pin(folder: Path) -> TacticRecord:
         "profiles": facts["profiles"],
         **facts["tactics"],
     }
-    record = TacticRecord.from_dict(document)
+    record = record_from(document)
     export_pins(record, folder / "pins")
     (folder / "norm.case.yaml").write_text(CASE + "build: {pins: pins}\n")
     return record
@@ -136,16 +138,9 @@ def test_pins_do_not_belong_to_an_environment(folder: Path) -> None:
 
 
 def test_many_changed_layers_are_cut_short_and_absent_ones_told() -> None:
-    changed = [
-        {"layer": f"conv{number}", "onnx_nodes": [], "choices": [{"choice": "a", "builds": 2}], "absent": 1}
-        for number in range(10)
-    ]
-    repeats = {
-        "builds": 3,
-        "changed": changed,
-        "copies": 2,
-        "outputs": [{"tensor": "y", "identical": 1, "max_abs": "inf", "nrmse": 0.5}],
-    }
+    changed = tuple(ChangedLayer(f"conv{number}", (), (Chosen("a", 2),), absent=1) for number in range(10))
+    outputs = (OutputSpread("y", identical=1, max_abs=math.inf, nrmse=0.5),)
+    repeats = Repeats(3, layers=10, changed=changed, copies=2, outputs=outputs)
     short = list(lines(repeats, most=8))
     assert short[0] == "  conv0: 2× a | 1× no such layer"
     assert "2 more layers" in short[8]

@@ -22,10 +22,10 @@ from harness.errors import CandidateError
 from harness.search import Outcome
 from harness.tactics import (
     Axis,
-    Finding,
-    Findings,
-    Hunting,
     Sample,
+    TacticSearchOptions,
+    TacticSearchResult,
+    TacticVerdict,
     Variation,
     VariedBuilds,
     brief,
@@ -33,6 +33,7 @@ from harness.tactics import (
     find_bad_tactics,
     usual_series,
 )
+from harness.tensors import from_json, to_json
 from harness.worker.protocol import ProbeReply
 
 PHASE = "tactics"
@@ -52,25 +53,25 @@ class Hunted:
         evidence: what was shown.
     """
 
-    findings: Findings | None = None
+    findings: TacticSearchResult | None = None
     evidence: tuple[Evidence, ...] = ()
 
     @property
     def found(self) -> bool:
         """Whether a culprit was named and proved."""
-        return self.findings is not None and self.findings.finding is Finding.FOUND
+        return self.findings is not None and self.findings.verdict is TacticVerdict.FOUND
 
     @property
     def unproved(self) -> bool:
         """Whether outcomes differed, and forced choices did not bring them back."""
-        return self.findings is not None and self.findings.finding is Finding.NOT_REPRODUCIBLE
+        return self.findings is not None and self.findings.verdict is TacticVerdict.NOT_REPRODUCIBLE
 
     def why(self, node: str) -> str | None:
         """What happens at a node of the culprits, in one clause."""
         for unit in self.findings.culprits if self.findings is not None else ():
             if node in unit.onnx_nodes and unit.bad and unit.good:
                 return (
-                    f"{brief(unit.bad)} computes it wrongly at {unit.name}, and {brief(unit.good)} does not"
+                    f"{brief(unit.bad)} computes it wrongly at {unit.layer}, and {brief(unit.good)} does not"
                 )
         return None
 
@@ -97,7 +98,7 @@ def hunt_tactics(lab: Lab, *, repeats: Verdict | None) -> Hunted:
     if all(sample.record is None for sample in samples):
         return Hunted()
     notebook, left = lab.notebook, lab.spending.left(PHASE)
-    hunting = Hunting(
+    hunting = TacticSearchOptions(
         builds=None if left is None else max(left - lab.spending.by_phase.get(PHASE, 0), 0),
         confirm=CONFIRM,
         journal=None
@@ -108,8 +109,8 @@ def hunt_tactics(lab: Lab, *, repeats: Verdict | None) -> Hunted:
     )
     found = find_bad_tactics(build, samples, hunting)
     outcomes = {sample.name: sample.outcome.value for sample in samples}
-    said = f"built {len(samples)} times with other tactics: {found.summary()}{_by_source(samples)}"
-    return Hunted(found, (Evidence(Stage.ATTRIBUTE, said, {"samples": outcomes, **found.to_dict()}),))
+    said = f"built {len(samples)} times with other tactics: {found.summary}{_by_source(samples)}"
+    return Hunted(found, (Evidence(Stage.ATTRIBUTE, said, {"samples": outcomes, **to_json(found)}),))
 
 
 def _probe(lab: Lab) -> ProbeReply | None:
@@ -154,10 +155,10 @@ class _Building:
         search = variation.name.startswith("search ")
         kept = None if notebook is None or search else notebook.recall(key)
         if kept is not None:
-            return Sample.from_dict(kept)
+            return from_json(Sample, kept)
         sample = self._builds(variation)
         if notebook is not None and not search:
-            notebook.keep(key, sample.to_dict())
+            notebook.keep(key, sample.with_record)
         return sample
 
     def _evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:

@@ -1,4 +1,4 @@
-"""The builds of a hunt: what is forced, whether it was honoured, and what an outcome may be taken for.
+"""The builds of a search: what is forced, whether it was honoured, and what an outcome may be taken for.
 
 A trial says nothing of the configuration that was asked for if TensorRT built another one: it is unresolved, and
 what was built is remembered as a trial of what it is. A layer that does not obey from the start is left to chance.
@@ -24,7 +24,7 @@ RETRIES = 4
 """Builds that are repeated, each, where a layer that does not obey may be what failed."""
 
 
-class Trials:
+class Configurations:
     """Builds configurations of units and judges them.
 
     Args:
@@ -62,7 +62,7 @@ class Trials:
     @property
     def everything(self) -> frozenset[str]:
         """The names of all units."""
-        return frozenset(unit.name for unit in self.units)
+        return frozenset(unit.layer for unit in self.units)
 
     def _attempt(self, treated: frozenset[str], words: str) -> Sample:
         """One build with the good choice at `treated`, and the bad build's choice everywhere else."""
@@ -82,7 +82,7 @@ class Trials:
         """The bad build's copies at treated units, where the good build has none that could be forced."""
         found: list[Choice] = []
         for unit in self.units:
-            if unit.name in treated:
+            if unit.layer in treated:
                 places = {choice.place for choice in unit.good}
                 found += [choice for choice in unit.bad if choice.place not in places]
         return tuple(found)
@@ -96,7 +96,7 @@ class Trials:
             sample = self._attempt(self.everything, "good choices at every suspected layer")
             if sample.record is None:
                 return sample
-            stray = {unit.name: unit for unit in self.units if not unit.obeys(Side.GOOD, sample.record)}
+            stray = {unit.layer: unit for unit in self.units if not unit.obeys(Side.GOOD, sample.record)}
             self._set_free(stray)
             if self._decides(sample, self.everything):
                 return sample
@@ -105,7 +105,7 @@ class Trials:
     def _set_free(self, units: dict[str, Unit]) -> None:
         self.free.update(units)
         self.disobeyed.update(dict.fromkeys(units))
-        self.units = tuple(unit for unit in self.units if unit.name not in self.free)
+        self.units = tuple(unit for unit in self.units if unit.layer not in self.free)
 
     def _suspicious(self, sample: Sample, treated: frozenset[str]) -> list[str]:
         """Layers whose choice nobody ordered and nobody acquitted."""
@@ -140,8 +140,8 @@ class Trials:
             sample = self._attempt(treated, words)
             if sample.record is None:
                 return Trial(Outcome.UNRESOLVED, seconds=sample.seconds, note=sample.note)
-            wanted = {unit: Side.GOOD if unit.name in treated else Side.BAD for unit in self.units}
-            stray = [unit.name for unit, side in wanted.items() if not unit.obeys(side, sample.record)]
+            wanted = {unit: Side.GOOD if unit.layer in treated else Side.BAD for unit in self.units}
+            stray = [unit.layer for unit, side in wanted.items() if not unit.obeys(side, sample.record)]
             if stray:
                 self._note_chance(sample)
                 self.disobeyed.update(dict.fromkeys(stray))
@@ -155,7 +155,7 @@ class Trials:
     def _note_chance(self, sample: Sample) -> None:
         """Remember what was built in place of what was asked for, if it is a configuration of the search."""
         assert sample.record is not None
-        sides = {unit.name: unit.taken(sample.record) for unit in self.units}
+        sides = {unit.layer: unit.taken(sample.record) for unit in self.units}
         realised = frozenset(name for name, side in sides.items() if side is Side.GOOD)
         known = set(sides.values()) <= {Side.GOOD, Side.BAD} and realised not in self.seen
         if self._decides(sample, realised) and known:
@@ -175,7 +175,7 @@ def what(treated: frozenset[str], units: Sequence[Unit]) -> str:
     """A configuration in words."""
     if len(treated) <= len(units) // 2:
         return f"the bad build with good choices at {listed(sorted(treated))}"
-    return f"good choices but at {listed(unit.name for unit in units if unit.name not in treated)}"
+    return f"good choices but at {listed(unit.layer for unit in units if unit.layer not in treated)}"
 
 
 def listed(found: Iterable[str]) -> str:

@@ -1,21 +1,22 @@
-"""What a hunt for bad tactics came to."""
+"""What a search for bad tactics came to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import ClassVar
 
 from harness.search import Outcome
 from harness.tactics.record import TacticRecord
 from harness.tactics.samples import Sample
 from harness.tactics.units import Unit
+from harness.tensors import NEVER
 from harness.worker.protocol import Choice
 
 
-class Finding(StrEnum):
-    """How a hunt ended.
+class TacticVerdict(StrEnum):
+    """How a search for bad tactics ended.
 
     `found`: forcing the choices makes a good build bad, and replacing them makes a bad build good. `one outcome`: all
     builds passed, or all failed. `alike`: builds differ in the outcome and not in any recorded choice. `not
@@ -46,11 +47,11 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Findings:
+class TacticSearchResult:
     """The answer.
 
     Args:
-        finding: how it ended.
+        verdict: how it ended.
         culprits: the layers whose choice is at fault, each with its bad and its good choice.
         minimal: each culprit was given the good choice alone, or left with the bad one alone, and the proof was lost.
         proof: the builds that show it: the good build with the bad choices, the bad build with the good ones.
@@ -59,13 +60,13 @@ class Findings:
         suspected: those whose bad choice was seen in no good build.
         builds: builds after the samples, confirmations included.
         confirmations: how often both builds of the proof were repeated, and came out alike.
-        missing: what kept the hunt from an answer; empty if nothing did.
+        missing: what kept the search from an answer; empty if nothing did.
         disobeyed: layers at which TensorRT did not take what was forced.
         cured: what the build that shows the cure chose: pins.
         trail: each build of the search, in words.
     """
 
-    finding: Finding
+    verdict: TacticVerdict
     culprits: tuple[Unit, ...] = ()
     minimal: bool = False
     proof: tuple[Proof, ...] = ()
@@ -76,70 +77,31 @@ class Findings:
     confirmations: int = 0
     missing: str = ""
     disobeyed: tuple[str, ...] = ()
-    cured: TacticRecord | None = None
+    cured: TacticRecord | None = field(default=None, metadata=NEVER)
     trail: tuple[str, ...] = ()
+
+    ALSO_IN_JSON: ClassVar = ("summary",)
 
     @property
     def onnx_nodes(self) -> tuple[str, ...]:
         """The ONNX nodes of the culprits."""
         return tuple(dict.fromkeys(node for unit in self.culprits for node in unit.onnx_nodes))
 
+    @property
     def summary(self) -> str:
         """The answer in one sentence."""
-        if self.finding is Finding.FOUND:
+        if self.verdict is TacticVerdict.FOUND:
             names = " and ".join(describe(unit) for unit in self.culprits)
             apart = "" if self.minimal else " (together; TensorRT did not let them be told apart)"
             return (
                 f"at fault is {names}{apart}: forced, it makes a good build bad; replaced, a bad build good"
             )
-        return f"{self.finding}: {self.missing}" if self.missing else str(self.finding)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON data; samples without their records."""
-        return {
-            "finding": self.finding.value,
-            "summary": self.summary(),
-            "culprits": [culprit_to_dict(unit) for unit in self.culprits],
-            "minimal": self.minimal,
-            "proof": [
-                {"forced": each.forced, "outcome": each.outcome.value, "badness": _number(each.badness)}
-                for each in self.proof
-            ],
-            "samples": [
-                {
-                    "name": sample.name,
-                    "axis": sample.axis.value,
-                    "outcome": sample.outcome.value,
-                    "badness": _number(sample.badness),
-                    "seconds": sample.seconds,
-                    "layers": None if sample.record is None else len(sample.record.choices),
-                    "note": sample.note,
-                }
-                for sample in self.samples
-            ],
-            "differing": self.differing,
-            "suspected": self.suspected,
-            "builds": self.builds,
-            "confirmations": self.confirmations,
-            "missing": self.missing,
-            "disobeyed": list(self.disobeyed),
-            "trail": list(self.trail),
-        }
-
-
-def culprit_to_dict(unit: Unit) -> dict[str, Any]:
-    """A culprit as JSON data."""
-    return {
-        "layer": unit.name,
-        "onnx_nodes": list(unit.onnx_nodes),
-        "bad": [asdict(choice) for choice in unit.bad],
-        "good": [asdict(choice) for choice in unit.good],
-    }
+        return f"{self.verdict}: {self.missing}" if self.missing else str(self.verdict)
 
 
 def describe(unit: Unit) -> str:
     """A culprit in words: the layer and what it must not be built with."""
-    return f"{brief(unit.bad)} at {unit.name}" if unit.bad else f"a missing layer {unit.name}"
+    return f"{brief(unit.bad)} at {unit.layer}" if unit.bad else f"a missing layer {unit.layer}"
 
 
 def brief(choices: Sequence[Choice]) -> str:
@@ -156,9 +118,3 @@ def brief(choices: Sequence[Choice]) -> str:
 def _short(identifier: str) -> str:
     """A hexadecimal identifier without leading zeros."""
     return f"{int(identifier, 16):#x}"
-
-
-def _number(value: float | None) -> float | str | None:
-    if value is None or abs(value) < float("inf"):
-        return value
-    return str(value)
