@@ -26,7 +26,6 @@ LONG_FUNCTIONS = {
 """Package and function: lines."""
 
 CROWDED_FOLDERS = {
-    "case": 18,
     "diagnosis.stages": 17,
     "environments": 16,
     "explore": 16,

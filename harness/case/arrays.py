@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.case._suggest import suggestion
 from harness.errors import HarnessError, InputDataError
+from harness.text import suggestion
 
 
 def read_array(path: Path, *, key: str | None, name: str) -> np.ndarray:

@@ -8,13 +8,13 @@ from typing import Protocol
 
 import numpy as np
 
-from harness.case._suggest import suggestion
 from harness.case.arrays import read_array
 from harness.case.fills import default_fill, generate, generator
 from harness.case.inputs import FileFill, InputSpec, Shape
 from harness.case.schema import Case
 from harness.errors import InputDataError
 from harness.tensors import dtype_of
+from harness.text import suggestion
 
 
 class TensorLike(Protocol):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from harness.case._base import Bool, Float, Frozen, Int, Text, describe, examples, mistake, one_or_list
+from harness.case.scalars import Bool, Float, Frozen, Int, Text, describe, examples, mistake, one_or_list
 
 Dim = Annotated[int, Field(strict=True, ge=0)]
 Shape = tuple[Dim, ...]
@@ -181,7 +181,10 @@ class InputSpec(Frozen):
         return self.shape if self.shape is not None else self.opt
 
 
-def _above_low(high: Any, info: ValidationInfo) -> Any:
+_Number = TypeVar("_Number", int, float)
+
+
+def _above_low(high: _Number, info: ValidationInfo) -> _Number:
     low = info.data.get("low")
     if low is not None and not high > low:
         raise mistake(f"must be above `low`, which is {low}, not {high}")

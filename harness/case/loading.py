@@ -8,13 +8,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from harness.case._base import describe
-from harness.case._suggest import suggestion
+from harness.case.builders import OWN, STANDARD, is_standard
 from harness.case.document import Document, Location, read_document
-from harness.case.explain import explain
 from harness.case.inputs import FileFill
+from harness.case.mistakes import explain
+from harness.case.scalars import describe
 from harness.case.schema import CASE_SUFFIX, Case, CaseBody
 from harness.errors import CaseFileError, Mistake, NothingSelectedError
+from harness.text import suggestion
 
 TEXTS = ("description", "reason")
 """The keys whose values are sentences."""
@@ -48,7 +49,7 @@ def check_cases(paths: str | Path | Iterable[str | Path]) -> list[Case]:
     """Read cases as `load_cases` does, and see that the model and input files they name are there.
 
     Raises:
-        CaseFileError: as `load_cases`, or a file is missing.
+        CaseFileError: as `load_cases`, or a file is missing, or a builder is one of Python's standard library.
         NothingSelectedError: as `load_cases`.
     """
     return _load_all(paths, look_for_files=True)
@@ -85,7 +86,7 @@ def _load_all(paths: str | Path | Iterable[str | Path], *, look_for_files: bool)
         if case is not None:
             cases.append(case)
             if look_for_files:
-                mistakes += _missing_files(case, document)
+                mistakes += [*_missing_files(case, document), *_refused_builders(case, document)]
     if mistakes:
         raise CaseFileError(mistakes)
     if not cases:
@@ -169,6 +170,14 @@ def _missing_files(case: Case, document: Document) -> list[Mistake]:
                 at = (*at, index) if len(files) > 1 else at
                 mistakes.append(document.mistake(at, f"no such file: {file}{near}"))
     return mistakes
+
+
+def _refused_builders(case: Case, document: Document) -> list[Mistake]:
+    return [
+        document.mistake(("model", key), f"{module!r} {STANDARD}; {OWN}")
+        for key, function in (("builder", case.model.builder), ("torch", case.model.torch))
+        if function is not None and is_standard(module := function.partition(":")[0], case.folder)
+    ]
 
 
 def _near_file(path: Path) -> str:

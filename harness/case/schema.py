@@ -8,12 +8,10 @@ reported beside it.
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,9 +25,22 @@ from pydantic import (
     model_validator,
 )
 
-from harness.case._base import Bool, Frozen, Sha256, Text, examples, mistake, one_or_list, text_like
 from harness.case.inputs import FileFill, InputSpec
+from harness.case.scalars import (
+    Bool,
+    Frozen,
+    Sha256,
+    Text,
+    VersionRange,
+    examples,
+    mistake,
+    one_or_list,
+    text_like,
+    version_in_range,
+    version_range,
+)
 from harness.case.tolerances import Tolerance
+from harness.case.waivers import Waiver
 from harness.tensors import Precision
 
 CASE_SUFFIX = ".case.yaml"
@@ -44,24 +55,12 @@ Tag = Annotated[
 ]
 
 
-def _pep440(value: str) -> str:
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
-    try:
-        SpecifierSet(value)
-    except InvalidSpecifier:
-        raise mistake(f"{value!r} is not a version range; write one such as '>=10.3,<11'") from None
-    return value
-
-
-VersionRange = Annotated[str, AfterValidator(_pep440)]
-
 _TENSORRT = re.compile(r"tensorrt\s*(?=[<>=!~])")
 
 
 def _release_range(value: str) -> str:
     if name := _TENSORRT.match(value):
-        _pep440(value[name.end() :])
+        version_range(value[name.end() :])
     return value
 
 
@@ -73,16 +72,6 @@ Requirement = Annotated[
     ),
     AfterValidator(_release_range),
 ]
-
-
-def version_in_range(version: str, specifier: str | None) -> bool:
-    """Whether the TensorRT release `version` lies in the PEP 440 range `specifier`; None holds all releases.
-
-    Pre-releases count: `10.0.0b6` lies in `>=9`.
-    """
-    from packaging.specifiers import SpecifierSet
-
-    return specifier is None or SpecifierSet(specifier).contains(version, prereleases=True)
 
 
 MODEL_SOURCES = ("path", "url", "builder", "torch")
@@ -229,37 +218,6 @@ class BuildOptions(Frozen):
     built with, and a run is an error when TensorRT does not take its choices."""
 
 
-class Waiver(Frozen):
-    """A known drift or failure that is let pass until a day."""
-
-    model_config = examples(
-        {"reason": "fixed in the next release", "expires": "2026-12-31", "tensorrt": "==10.13.*"}
-    )
-
-    reason: Text
-    """Why it is let pass."""
-    expires: datetime.date
-    """The last day on which it holds, such as 2026-12-31."""
-    precision: Annotated[tuple[Precision, ...], one_or_list(Precision)] = ()
-    """The precisions that it covers; by default all."""
-    tensorrt: VersionRange | None = None
-    """The TensorRT releases that it covers; by default all."""
-    environment: Text | None = None
-    """A glob over the names of environments that it covers; by default all."""
-
-    def covers(
-        self, precision: Precision, *, tensorrt: str | None, environment: str, today: datetime.date
-    ) -> bool:
-        """Whether the waiver holds for a run in `environment` with the TensorRT release `tensorrt` today."""
-        if self.tensorrt is not None and (tensorrt is None or not version_in_range(tensorrt, self.tensorrt)):
-            return False
-        return (
-            today <= self.expires
-            and (not self.precision or precision in self.precision)
-            and (self.environment is None or fnmatchcase(environment, self.environment))
-        )
-
-
 def _expand_run(value: Any) -> Any:
     return {"precision": value} if isinstance(value, str) else value
 
@@ -346,6 +304,17 @@ class Case(CaseBody):
     def resolve(self, path: str | Path) -> Path:
         """`path` as the case means it: relative to the case file."""
         return self.folder / path
+
+    @property
+    def shape_arguments(self) -> tuple[str, ...]:
+        """What `--input` gave to a bare .onnx file, as it takes it: `x:[1,3,224,224]`; a case file has its own."""
+        if self.path is not None or self.model.path is None:
+            return ()
+        return tuple(
+            f"{name}:[{','.join(map(str, spec.shape))}]"
+            for name, spec in self.inputs.items()
+            if spec.shape is not None
+        )
 
     @property
     def required_packages(self) -> tuple[str, ...]:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from harness.case._suggest import suggestion
-from harness.case.functions import UserFunction
+from harness.case.builders import UserFunction
 from harness.case.schema import Case
-from harness.errors import ChecksumError, MissingDependencyError, ModelError
+from harness.errors import ChecksumError, HarnessError, MissingDependencyError, ModelError
+from harness.tensors import atomic_path
+from harness.text import suggestion
 
 if TYPE_CHECKING:
+    import http.client
+
     import onnx
+
+_BLOCK = 1 << 20
+_SILENCE = 60.0  # seconds without a byte
 
 
 def resolve_model(case: Case) -> Path | onnx.ModelProto:
@@ -35,8 +42,6 @@ def resolve_model(case: Case) -> Path | onnx.ModelProto:
     if source.path is not None:
         return _local(case, source.path, source.sha256)
     if source.url is not None:
-        from harness.case.download import download
-
         assert source.sha256 is not None  # the schema asks for it
         return download(source.url, source.sha256)
     if source.builder is not None:
@@ -170,3 +175,75 @@ def _kind(value: Any) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or ["without a message"])[0]
+
+
+def cache_folder() -> Path:
+    """The folder of downloaded models: `$XDG_CACHE_HOME/harness/models`, by default below `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "harness" / "models"
+
+
+def download(url: str, sha256: str) -> Path:
+    """The path of the file at `url`, from the cache if it is there. Processes that want the same file wait.
+
+    Args:
+        url: http, https or file.
+        sha256: checksum that the file must have, in lower-case hexadecimal digits.
+
+    Raises:
+        ChecksumError: the file has another checksum; nothing is kept.
+        ModelError: the download failed; nothing is kept.
+    """
+    from http.client import HTTPException
+
+    from filelock import FileLock
+
+    target = cache_folder() / f"{sha256}.onnx"
+    locks = cache_folder().with_name("locks")  # lock files cannot be removed without a race
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / sha256):
+            if not _has_checksum(target, sha256):
+                _fetch(url, target, sha256)
+    except HarnessError:
+        raise
+    except OSError as error:  # urllib's errors and timeouts are among them
+        raise _failed(url, getattr(error, "reason", None) or error.strerror or error) from error
+    except (HTTPException, ValueError) as error:
+        raise _failed(url, f"{type(error).__name__}: {error}") from error
+    return target
+
+
+def _has_checksum(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_of(path) == sha256
+
+
+def _fetch(url: str, target: Path, sha256: str) -> None:
+    import urllib.request
+
+    request = urllib.request.Request(url, headers={"User-Agent": "harness"})
+    with (
+        urllib.request.urlopen(request, timeout=_SILENCE) as response,
+        atomic_path(target) as temporary,
+        temporary.open("wb") as file,
+    ):
+        actual = _copy(response, file)
+        if actual != sha256:
+            raise ChecksumError(url, expected=sha256, actual=actual)
+
+
+def _copy(response: http.client.HTTPResponse, file: BinaryIO) -> str:
+    """Copy the response to `file`; its SHA-256."""
+    digest = hashlib.sha256()
+    while block := response.read(_BLOCK):
+        digest.update(block)
+        file.write(block)
+    return digest.hexdigest()
+
+
+def _failed(url: str, reason: object) -> ModelError:
+    return ModelError(
+        f"cannot be downloaded: {reason}",
+        where=url,
+        hint="check the URL, or download the file and use `path`",
+    )

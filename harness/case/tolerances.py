@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from harness.case._base import Frozen, Int, Text, examples, mistake, one_or_list
+from harness.case.scalars import Frozen, Int, Text, examples, mistake, one_or_list
 from harness.tensors import Precision
 
 NonNegative = Annotated[float, Field(strict=True, ge=0)]

@@ -1,13 +1,46 @@
-"""Which waiver of a case speaks of a run, and whether it still holds."""
+"""Waivers: known drifts and failures that are let pass until a day, and which of them speaks of a run."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Annotated
 
-from harness.case.schema import Waiver
+from harness.case.scalars import Frozen, Text, VersionRange, examples, one_or_list, version_in_range
 from harness.tensors import Precision
+
+
+class Waiver(Frozen):
+    """A known drift or failure that is let pass until a day."""
+
+    model_config = examples(
+        {"reason": "fixed in the next release", "expires": "2026-12-31", "tensorrt": "==10.13.*"}
+    )
+
+    reason: Text
+    """Why it is let pass."""
+    expires: datetime.date
+    """The last day on which it holds, such as 2026-12-31."""
+    precision: Annotated[tuple[Precision, ...], one_or_list(Precision)] = ()
+    """The precisions that it covers; by default all."""
+    tensorrt: VersionRange | None = None
+    """The TensorRT releases that it covers; by default all."""
+    environment: Text | None = None
+    """A glob over the names of environments that it covers; by default all."""
+
+    def covers(
+        self, precision: Precision, *, tensorrt: str | None, environment: str, today: datetime.date
+    ) -> bool:
+        """Whether the waiver holds for a run in `environment` with the TensorRT release `tensorrt` today."""
+        if self.tensorrt is not None and (tensorrt is None or not version_in_range(tensorrt, self.tensorrt)):
+            return False
+        return (
+            today <= self.expires
+            and (not self.precision or precision in self.precision)
+            and (self.environment is None or fnmatchcase(environment, self.environment))
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 
 from harness.backends import Candidate, Computed, Observation, Plan
-from harness.case import Case, RunSpec, Waived, asked_shapes, find_waiver
+from harness.case import Case, RunSpec, Waived, find_waiver
 from harness.comparison import COMPUTED, SHAPE
 from harness.errors import CandidateError, HarnessError
 from harness.golden import GoldenState
@@ -108,7 +108,7 @@ class Judge:
             verdict=Verdict.SKIP,
             reason="",
             case_path=case.model.path if case.path is None else str(case.path),
-            inputs=asked_shapes(case),
+            inputs=case.shape_arguments,
         )
         bench = self.bench(case)
         if missing := bench.missing_packages():

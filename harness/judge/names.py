@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from harness.case import Case, Location, read_document, suggestion
+from harness.case import Case, Location, read_document
 from harness.errors import CaseFileError, HarnessError, Mistake, UsageError
 from harness.judge.workbench import Workbench
 from harness.model import Model
+from harness.text import suggestion
 
 Wrong = tuple[Location, str]
 

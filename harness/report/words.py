@@ -9,9 +9,8 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from harness.case import target_words
 from harness.judge import RunReport, RunResult, Verdict
-from harness.text import command, duration, plural, sentence
+from harness.text import command, duration, plural, sentence, target_words
 
 
 @dataclass(frozen=True)

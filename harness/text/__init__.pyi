@@ -11,3 +11,5 @@ from .phrases import gate as gate
 from .phrases import names as names
 from .phrases import sentence as sentence
 from .phrases import shorten as shorten
+from .phrases import suggestion as suggestion
+from .phrases import target_words as target_words

@@ -1,7 +1,8 @@
-"""Lists of names, shortened names, commands, gates and sentences."""
+"""Lists of names, shortened names, suggestions, commands, gates and sentences."""
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 from collections.abc import Iterable
@@ -46,9 +47,25 @@ def _as_many(words: list[str], room: int) -> list[str]:
     return taken
 
 
+def suggestion(word: str, known: Iterable[str]) -> str | None:
+    """``did you mean `fill`?`` with the nearest of `known`, or None if none is near; case and `-` or `_` are one."""
+    by_fold = {_fold(name): name for name in known}
+    near = difflib.get_close_matches(_fold(word), by_fold, n=1)
+    return f"did you mean `{by_fold[near[0]]}`?" if near else None
+
+
+def _fold(word: str) -> str:
+    return word.casefold().replace("-", "_")
+
+
 def command(*words: object) -> str:
     """A command, quoted so that it can be pasted into a shell."""
     return shlex.join(map(str, words))
+
+
+def target_words(target: str, shapes: Iterable[str]) -> list[str]:
+    """The words that name `target` in a command, with `--input` before each of its shapes."""
+    return [target, *(word for shape in shapes for word in ("--input", shape))]
 
 
 def sentence(text: str) -> str:

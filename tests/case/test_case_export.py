@@ -9,8 +9,8 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from harness.case import SCHEMA_FILE, case_schema_text, read_document
-from harness.case.export import case_schema
 from harness.case.schema import CaseBody
+from harness.case.writing import case_schema
 
 CASES = Path(__file__).parents[2] / "cases"
 

@@ -416,6 +416,21 @@ def test_comments_that_cut_nothing_are_let_be(write, line, text):
     assert load_case(write(f"{MODEL}{line}\ntags: [a]  #b\n")).description == text
 
 
+@pytest.mark.parametrize("key", ["builder", "torch"])
+def test_a_check_refuses_builders_of_the_standard_library_at_their_line(write, key):
+    path = write(f"description: x\nmodel:\n  {key}: os.path:join\n")
+    assert load_case(path)  # what is on the disk, a module `os.py` beside the file for one, is for a check
+    with pytest.raises(CaseFileError) as caught:
+        check_cases([path])
+    assert str(caught.value) == (
+        f"x.case.yaml:3:{len(key) + 5}: model.{key}: 'os.path' belongs to Python's standard library, so it builds no "
+        "models; name a function of your own, in a module beside the case file"
+    )
+    Path("os").mkdir()
+    Path("os/__init__.py").touch()
+    assert check_cases([path])
+
+
 @pytest.mark.parametrize("load", [load_cases, check_cases])
 @pytest.mark.parametrize("as_path", [str, Path])
 def test_one_path_need_not_be_in_a_list(tmp_path, monkeypatch, load, as_path):

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from harness.case import Case, resolve_model
-from harness.case.functions import UserFunction
+from harness.case.builders import UserFunction
 from harness.errors import BuilderError, ChecksumError, ModelError
 
 MODELS = """\

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.text import command, gate, names, sentence, shorten
+from harness.text import command, gate, names, sentence, shorten, suggestion, target_words
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,16 @@ def test_a_command_can_be_pasted_into_a_shell() -> None:
 def test_a_sentence_has_a_capital_letter_and_a_full_stop() -> None:
     assert sentence("all gates hold") == "All gates hold."
     assert sentence("") == "."
+
+
+def test_a_suggestion_is_the_nearest_name_whatever_its_case_and_dashes() -> None:
+    assert suggestion("Opt-Level", ["op_level", "opt_level"]) == "did you mean `opt_level`?"
+    assert suggestion("zzz", ["opt_level"]) is None
+
+
+def test_shapes_follow_their_target() -> None:
+    words = target_words("m.onnx", ["x:[1,3]", "y:[2]"])
+    assert words == ["m.onnx", "--input", "x:[1,3]", "--input", "y:[2]"]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from harness.case import asked_shapes, target_words
 from harness.diagnosis.context import JOURNAL, REMEDY, Lab, journal_folder
 from harness.diagnosis.results import Verdict
 from harness.diagnosis.stages import CANDIDATE, DRAWS, Findings
-from harness.text import command, names, plural
+from harness.text import command, names, plural, target_words
 
 LONGEST_COMMAND = 2000
 """Longer commands are left to the files: nobody reads them on a terminal."""
@@ -133,7 +132,7 @@ def again(lab: Lab, *, tool: str = "diagnose") -> str:
     """The command that makes this diagnosis again, or another command on the same subject."""
     subject, case = lab.subject, lab.subject.bench.case
     target = str(case.path or subject.model.path or case.name)
-    words = ["harness", tool, *target_words(target, asked_shapes(case))]
+    words = ["harness", tool, *target_words(target, case.shape_arguments)]
     words += ["--precision", subject.precision.value]
     if not subject.emulated:
         words += ["--env", subject.candidate.name]

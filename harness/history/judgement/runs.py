@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from harness.case import Waived, Waiver, find_waiver, target_words
+from harness.case import Waived, Waiver, find_waiver
 from harness.comparison import find_origins
 from harness.history.judgement.builds import Builds, OutputRow, builds_of
 from harness.history.judgement.engines import ENGINE_COLUMNS, judge_engines
@@ -42,7 +42,7 @@ from harness.history.matrix import EmulatedRelease, is_emulated
 from harness.history.store import ENGINE, LAYER, MISTAKE, OUTPUT
 from harness.judge import Verdict
 from harness.tensors import Precision
-from harness.text import command, plural
+from harness.text import command, plural, target_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.case import Case, resolve_model, suggestion
+from harness.case import Case, resolve_model
 from harness.errors import HarnessError, UsageError
 from harness.history.matrix.emulated import EmulatedRelease, is_emulated
 from harness.model import load_model
+from harness.text import suggestion
 
 
 def check_plants(releases: Sequence[str], cases: Sequence[Case]) -> None:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.case import Case, RunSpec, asked_shapes
+from harness.case import Case, RunSpec
 from harness.errors import HarnessError, NothingSelectedError, UsageError
 from harness.history.judgement import Floors
 from harness.history.matrix.emulated import EmulatedRelease, is_emulated
@@ -333,7 +333,7 @@ def _surprise(case: Case, spec: RunSpec, release: str, error: Exception) -> RunR
         reason=f"internal error: {type(error).__name__}: {error}",
         evidence=tuple("".join(traceback.format_exception(error)).splitlines()[-6:]),
         case_path=case.model.path if case.path is None else str(case.path),
-        inputs=asked_shapes(case),
+        inputs=case.shape_arguments,
     )
 
 

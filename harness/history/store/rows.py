@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from harness.case import Case, asked_shapes
+from harness.case import Case
 from harness.comparison import NONFINITE, GateResult, Metrics
 from harness.history.store.recording import Recording
 from harness.history.store.schema import ENGINE, LAYER, MISTAKE, OUTPUT
@@ -63,7 +63,7 @@ def common_columns(case: Case, bench: Workbench | None, run: str) -> Row:
         "time": datetime.datetime.now(datetime.UTC),
         "case": case.name,
         "case_path": case.model.path if case.path is None else str(case.path),
-        "inputs": json.dumps(shapes) if (shapes := asked_shapes(case)) else None,
+        "inputs": json.dumps(shapes) if (shapes := case.shape_arguments) else None,
         "case_sha256": hash_case(case),
         "model_sha256": None if bench is None else bench.model.sha256,
         "seed": case.seed,

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from harness.case._base import MISTAKE, PATTERNS, describe
-from harness.case._suggest import suggestion
 from harness.case.document import Document, Location, Unreadable
 from harness.case.inputs import FILL_KINDS
+from harness.case.scalars import MISTAKE, PATTERNS, describe
 from harness.case.schema import CaseBody
 from harness.errors import Mistake
+from harness.text import suggestion
 
 
 def explain(error: ValidationError, model: type[BaseModel], document: Document) -> list[Mistake]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Strict, StringConstraints
 from pydantic_core import PydanticCustomError
 
 Int = Annotated[int, Strict()]
@@ -79,3 +79,27 @@ def one_or_list(item: Any) -> BeforeValidator:
 
 
 Sha256 = Annotated[str, text_like(r"^[0-9a-f]{64}$", "64 hexadecimal digits in lower case")]
+
+
+def version_range(value: str) -> str:
+    """`value`, if it is a PEP 440 range; a mistake otherwise."""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        SpecifierSet(value)
+    except InvalidSpecifier:
+        raise mistake(f"{value!r} is not a version range; write one such as '>=10.3,<11'") from None
+    return value
+
+
+VersionRange = Annotated[str, AfterValidator(version_range)]
+
+
+def version_in_range(version: str, specifier: str | None) -> bool:
+    """Whether the TensorRT release `version` lies in the PEP 440 range `specifier`; None holds all releases.
+
+    Pre-releases count: `10.0.0b6` lies in `>=9`.
+    """
+    from packaging.specifiers import SpecifierSet
+
+    return specifier is None or SpecifierSet(specifier).contains(version, prereleases=True)

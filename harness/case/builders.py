@@ -22,9 +22,12 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Self
 
-from harness.case._suggest import suggestion
 from harness.case.schema import Case
 from harness.errors import BuilderError, HarnessError
+from harness.text import suggestion
+
+STANDARD = "belongs to Python's standard library, so it builds no models"
+OWN = "name a function of your own, in a module beside the case file"
 
 _lock = threading.RLock()  # sys.meta_path and sys.modules belong to the whole process
 
@@ -54,11 +57,13 @@ class UserFunction:
             # stdout belongs to the document that a command prints, not to what a builder says meanwhile.
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
             module_name, _, attribute = self.name.partition(":")
-            if self._is_standard(module_name):  # not even imported: some modules act when they are
-                raise self._refusal(f"{module_name!r} belongs to Python's standard library")
+            if is_standard(
+                module_name, self._case.folder
+            ):  # not even imported: some modules act when they are
+                raise self._refusal(f"{module_name!r} {STANDARD}")
             self._function = self._find(self._import(module_name), attribute)
-            if self._is_standard(home := _home(self._function)):
-                raise self._refusal(f"{attribute!r} is {home}'s, which belongs to Python's standard library")
+            if is_standard(home := _home(self._function), self._case.folder):
+                raise self._refusal(f"{attribute!r} is {home}'s, which {STANDARD}")
             self._stack = stack.pop_all()
         return self
 
@@ -89,13 +94,6 @@ class UserFunction:
     def _where(self) -> str:
         return str(self._case.path or self._case.name)
 
-    def _is_standard(self, module: str) -> bool:
-        """Whether a module is Python's own or this program, and not one beside the case."""
-        top = _package(module)
-        if top in self._imports.loaded or top in self._imports.top_level:
-            return False
-        return top == "__main__" or top in sys.stdlib_module_names or _lies_in_standard_library(top)
-
     def _refusal(self, reason: str) -> BuilderError:
         from harness.case.document import read_document
 
@@ -104,18 +102,14 @@ class UserFunction:
             key = "torch" if self._case.model.torch is not None else "builder"
             line, _ = read_document(self._case.path).position(("model", key))
             where = f"{where}:{line}"
-        return BuilderError(
-            f"builder {self.name}: {reason}, so it builds no models",
-            where=where,
-            hint="name a function of your own, in a module beside the case file",
-        )
+        return BuilderError(f"builder {self.name}: {reason}", where=where, hint=OWN)
 
     def _import(self, name: str) -> ModuleType:
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-                near = suggestion(name, self._imports.top_level)
+                near = suggestion(name, modules_in(self._case.folder))
                 places = f"it is looked up in {self._case.folder.resolve()}, then among installed packages"
                 raise BuilderError(
                     f"builder {self.name}: there is no module {error.name!r}",
@@ -209,12 +203,6 @@ class _FolderImports(MetaPathFinder):
         self._hidden: dict[str, ModuleType] = {}
         self.loaded: set[str] = set()
 
-    @property
-    def top_level(self) -> list[str]:
-        """Names of the modules and packages in the folder."""
-        packages = [path.parent.name for path in self._folder.glob("*/__init__.py")]
-        return sorted([*packages, *(path.stem for path in self._folder.glob("*.py"))])
-
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
@@ -231,7 +219,7 @@ class _FolderImports(MetaPathFinder):
 
     def __enter__(self) -> Self:
         _lock.acquire()
-        own = set(self.top_level)
+        own = set(modules_in(self._folder))
         self._names = (own - sys.stdlib_module_names) | (own & {self._wanted})
         self._hidden = {
             name: module for name, module in sys.modules.items() if self._is_foreign(name, module)
@@ -253,6 +241,20 @@ class _FolderImports(MetaPathFinder):
         top = name.partition(".")[0]
         file = getattr(sys.modules.get(top, module), "__file__", None)
         return top in self._names and (file is None or not Path(file).resolve().is_relative_to(self._folder))
+
+
+def modules_in(folder: Path) -> list[str]:
+    """Names of the modules and packages in a folder."""
+    packages = [path.parent.name for path in folder.glob("*/__init__.py")]
+    return sorted([*packages, *(path.stem for path in folder.glob("*.py"))])
+
+
+def is_standard(module: str, folder: Path) -> bool:
+    """Whether a module is Python's own or this program, and not one of `folder`, the case's."""
+    top = _package(module)
+    if top in modules_in(folder):
+        return False
+    return top == "__main__" or top in sys.stdlib_module_names or _lies_in_standard_library(top)
 
 
 def _package(module: str) -> str:
