@@ -12,8 +12,7 @@ from pathlib import Path
 
 import harness
 from harness.diagnosis import Options
-from harness.report.drift_html import drift_page
-from harness.report.growth import save_error_growth
+from harness.report import drift_page, save_error_growth
 
 CASE = "cases/rmsnorm-overflow.case.yaml"
 scratch = Path(tempfile.mkdtemp())

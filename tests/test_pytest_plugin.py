@@ -35,7 +35,7 @@ def everything_is_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
     """pytester forgets what its projects import, and NumPy cannot be imported twice: import it all before."""
     import hypothesis.core  # noqa: F401 - its own plugin, which takes seconds
 
-    import harness.report.console  # noqa: F401
+    import harness.report.run.console  # noqa: F401
     from harness.case import load_case
     from harness.judge import Judge
 

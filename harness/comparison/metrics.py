@@ -109,6 +109,11 @@ class Metrics:
     failure: str | None = field(default=None, metadata=UNLESS_DEFAULT)
 
     @property
+    def error(self) -> float:
+        """nrmse, and infinite as soon as one element is not finite where the reference is."""
+        return math.inf if self.nonfinite or math.isnan(self.nrmse) else self.nrmse
+
+    @property
     def incomparable(self) -> str | None:
         """Why no element was compared: `shape (421,) instead of (966,)`, `not computed: …`; None if they were."""
         if self.failure is not None:

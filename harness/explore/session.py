@@ -31,7 +31,6 @@ from harness.explore.measuring import Measured
 from harness.explore.names import Names
 from harness.explore.writing import draw, write_recipes
 from harness.judge import LayerResult
-from harness.report import error
 from harness.search import Outcome
 from harness.search import Verdict as SearchVerdict
 from harness.text import plural
@@ -330,5 +329,5 @@ def _key(layer: LayerResult, order: Order) -> float:
     if order is Order.HEADROOM:
         return layer.metrics.headroom
     if order is Order.ACCUMULATED:
-        return error(layer.metrics)
-    return -1.0 if layer.introduced is None else error(layer.introduced)
+        return layer.metrics.error
+    return -1.0 if layer.introduced is None else layer.introduced.error

@@ -15,7 +15,7 @@ from rich.text import Text
 from harness.diagnosis import Held
 from harness.explore.answers import Explanation, Layer, LayersShown, TensorShown
 from harness.model import NodeInfo
-from harness.report import error, layer_legend
+from harness.report import layer_legend
 from harness.text import number, percent, shorten
 
 FLUSHED = 0.01
@@ -75,8 +75,8 @@ def _room(columns: Mapping[str, Sequence[str]], width: int, gap: int) -> int:
 def _layer_cells(row: Layer, only_output: bool) -> tuple[str, ...]:
     """Of a node with several outputs each is called by its tensor."""
     layer = row.result
-    introduced = None if layer.introduced is None else error(layer.introduced)
-    numbers = (error(layer.metrics), introduced, layer.metrics.headroom)
+    introduced = None if layer.introduced is None else layer.introduced.error
+    numbers = (layer.metrics.error, introduced, layer.metrics.headroom)
     op = layer.op if len(layer.op) <= LONGEST_OP else f"{layer.op[: LONGEST_OP - 1]}…"
     named = (str(layer.index), layer.node if only_output else layer.tensor, op)
     return (*named, *map(number, numbers), " ".join(_marks(row)))
@@ -121,9 +121,9 @@ def render_explanation(answer: Explanation) -> RenderableType:
 def _errors(answer: Explanation) -> str:
     assert answer.layer is not None
     layer = answer.layer
-    text = f"nrmse {number(error(layer.metrics))} accumulated"
+    text = f"nrmse {number(layer.metrics.error)} accumulated"
     if layer.introduced is not None:
-        text += f", {number(error(layer.introduced))} introduced"
+        text += f", {number(layer.introduced.error)} introduced"
         text += f" (a usual node introduces {number(answer.usual)})" if answer.usual else ""
     return f"{text}; it starts here" if layer.origin else text
 

@@ -1,16 +1,28 @@
-"""How numbers, verdicts and counts are said: shared by the console, the pages and the pytest items."""
+"""What all reports share: looks of verdicts, statements, titles, facts, and text in Markdown."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.judge import RunReport, RunResult, Verdict
-from harness.text import command, duration, plural, sentence, target_words
+from harness.judge import RunResult
+from harness.text import shorten
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MOST_BYTES = 1_000_000  # GitHub drops a job summary over 1 MiB whole
+
+_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#~"})
+
+LAYER_NUMBERS = {
+    "accumulated": "error (nrmse) of a layer fed the candidate's own tensors",
+    "introduced": "error of the layer alone, fed the reference's tensors",
+    "headroom": "its largest value in the FP32 reference over the largest number of the dtype under test; "
+    "beyond 1 it overflows, unless it is kept in FP32",
+}
+"""What the numbers of a layer are, wherever they are shown."""
 
 
 @dataclass(frozen=True)
@@ -32,60 +44,17 @@ class Look:
     tone: str
     severity: int
 
-
-LOOKS = {
-    Verdict.PASS: Look("✓", "+", "pass", "green", "good", 0),
-    Verdict.SKIP: Look("–", "-", "skip", "dim", "quiet", 1),
-    Verdict.XFAIL: Look("○", "o", "xfail", "yellow", "calm", 2),
-    Verdict.XPASS: Look("●", "!", "XPASS", "bold red", "bad", 3),
-    Verdict.FAIL: Look("✗", "X", "FAIL", "bold red", "bad", 4),
-    Verdict.ERROR: Look("‼", "!", "ERROR", "bold red", "bad", 5),
-}
-
-UNEXPECTED = (Verdict.FAIL, Verdict.XPASS, Verdict.ERROR)
+    def mark(self, *, plain: bool) -> str:
+        """The glyph that a terminal can show; a `plain` one can only show ASCII."""
+        return self.plain_glyph if plain else self.glyph
 
 
-def summary(report: RunReport, seconds: float | None = None) -> str:
-    """One line: `14 cases, 56 runs: 53 pass, 3 failed as expected, 0 unexpected, 18 s`."""
-    verdicts = Counter(result.verdict for result in report.results)
-    cases = {(result.case_path, result.case) for result in report.results}
-    parts = [f"{verdicts[Verdict.PASS]} pass"]
-    if verdicts[Verdict.XFAIL]:
-        parts.append(f"{verdicts[Verdict.XFAIL]} failed as expected")
-    if verdicts[Verdict.SKIP]:
-        parts.append(f"{verdicts[Verdict.SKIP]} skipped")
-    if verdicts[Verdict.FAIL]:
-        parts.append(f"{verdicts[Verdict.FAIL]} FAILED")
-    if verdicts[Verdict.XPASS]:
-        parts.append(f"{verdicts[Verdict.XPASS]} passed against expectation")
-    if verdicts[Verdict.ERROR]:
-        parts.append(f"{verdicts[Verdict.ERROR]} could not be judged")
-    if not any(verdicts[verdict] for verdict in UNEXPECTED):
-        parts.append("0 unexpected")
-    if seconds is not None:
-        parts.append(duration(seconds))
-    return f"{plural(len(cases), 'case')}, {plural(len(report.results), 'run')}: {', '.join(parts)}"
+@dataclass(frozen=True)
+class Statement:
+    """One labelled line of an explanation, such as `origin`: `b7_sq (Pow): …`."""
 
-
-def answer(report: RunReport) -> str:
-    """The whole report in one sentence, for the top of a page."""
-    total = len(report.results)
-    verdicts = Counter(result.verdict for result in report.results)
-    bad = []
-    if verdicts[Verdict.FAIL]:
-        bad.append(f"{verdicts[Verdict.FAIL]} of {plural(total, 'run')} failed")
-    if verdicts[Verdict.XPASS]:
-        bad.append(f"{verdicts[Verdict.XPASS]} passed although a failure was expected")
-    if verdicts[Verdict.ERROR]:
-        bad.append(f"{verdicts[Verdict.ERROR]} could not be judged")
-    if bad:
-        return sentence("; ".join(bad))
-    judged = total - verdicts[Verdict.SKIP]
-    if not judged:
-        return "Nothing was judged: every run was skipped."
-    expected = f", {verdicts[Verdict.XFAIL]} of them failures" if verdicts[Verdict.XFAIL] else ""
-    skipped = f"; {verdicts[Verdict.SKIP]} skipped" if verdicts[Verdict.SKIP] else ""
-    return f"{'The run' if judged == 1 else f'All {judged} runs'} came out as expected{expected}{skipped}."
+    label: str
+    text: str
 
 
 def title(result: RunResult) -> str:
@@ -94,30 +63,6 @@ def title(result: RunResult) -> str:
         return result.case
     where = "" if result.candidate == "emulator" else f" on {result.candidate}"
     return f"{result.case} at {result.precision}{where}"
-
-
-def next_command(result: RunResult) -> str:
-    """The command that goes deeper into `result`, ready to paste into a shell."""
-    target = target_words(result.case_path or result.case, result.inputs)
-    if changed_golden(result):
-        return command("harness", "run", *target, "--golden-update")
-    target += ["--precision", result.precision.value]
-    if result.candidate != "emulator":
-        target += ["--env", result.candidate]
-    if result.verdict is not Verdict.ERROR and _diagnoses():
-        return command("harness", "diagnose", *target)
-    return command("harness", "run", *target, "--details")
-
-
-def changed_golden(result: RunResult) -> bool:
-    """Whether the run fails because the reference is not the golden one any more, not for its candidate."""
-    return result.verdict is Verdict.FAIL and result.golden == "changed"
-
-
-@cache
-def _diagnoses() -> bool:
-    """Whether this installation has `harness diagnose`."""
-    return find_spec("harness.cli.diagnose") is not None
 
 
 def made_with(fingerprint: Mapping[str, Any]) -> dict[str, str]:
@@ -136,3 +81,42 @@ def _environment(facts: Mapping[str, Any]) -> str:
     words = {"tensorrt": "TensorRT {}", "gpu": "{}", "compute_capability": "compute capability {}"}
     words |= {"cuda": "CUDA {}", "driver": "driver {}"}
     return ", ".join(text.format(facts[key]) for key, text in words.items() if facts.get(key) is not None)
+
+
+def short(release: str, width: int = 36) -> str:
+    """The name of a release in a table."""
+    return shorten(release, width)
+
+
+def is_plain(console: Console) -> bool:
+    """Whether the terminal can only show ASCII."""
+    try:
+        "✓✗○●‼–".encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return True
+    return False
+
+
+def layer_legend(names: Iterable[str] = LAYER_NUMBERS) -> str:
+    """What the numbers called `names` are, in one line: `headroom: its largest value …`."""
+    return ". ".join(f"{name}: {LAYER_NUMBERS[name]}" for name in names) + "."
+
+
+def escape(text: str) -> str:
+    """Plain text in one line of Markdown."""
+    return " ".join(text.translate(_SPECIAL).split())
+
+
+def code(text: str) -> str:
+    """Text between backticks, also in a table."""
+    return text.replace("`", "'").replace("|", "\\|").replace("\n", " ")
+
+
+def fit(body: str, tail: str) -> str:
+    """Cut whole lines off the end of `body` until it fits."""
+    note = "\n\n(cut here: a job summary may have 1 MiB; the JSON holds everything)\n\n"
+    if len((body + "\n" + tail).encode()) <= MOST_BYTES:
+        return body + "\n" + tail
+    room = MOST_BYTES - len((note + tail).encode())
+    kept = body.encode()[: max(room, 0)].decode(errors="ignore")
+    return kept[: kept.rfind("\n") + 1] + note + tail[:room] if room > 0 else tail[:MOST_BYTES]

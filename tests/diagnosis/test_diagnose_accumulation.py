@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from harness.diagnosis import A_FEW, Diagnosis, Options, diagnose_model
 from harness.model import Model, load_model
-from harness.report.diagnosis import statements
+from harness.report.diagnosis.words import statements
 from harness.tensors import Precision
 
 

@@ -17,7 +17,7 @@ from harness.diagnosis import Subject, Verdict, diagnose, diagnose_model
 from harness.diagnosis.context import cut, make_bench
 from harness.diagnosis.handover import emulated_model
 from harness.model import Model, load_model, with_islands
-from harness.report.diagnosis import meaning
+from harness.report.diagnosis.words import meaning
 from harness.tensors import Precision
 
 RNG = np.random.default_rng(0)

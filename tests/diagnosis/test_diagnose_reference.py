@@ -16,7 +16,7 @@ from harness.diagnosis import Subject, Verdict, diagnose_model, document
 from harness.diagnosis.context import make_bench
 from harness.diagnosis.stages import check_stability
 from harness.model import Model, load_model
-from harness.report.diagnosis import statements
+from harness.report.diagnosis.words import statements
 from harness.tensors import Precision
 
 

@@ -13,7 +13,7 @@ from history_rows import engine_rows, frame, tensor_rows
 import harness
 from harness.history import DriftOptions, DriftReport, Floors, tell_gate
 from harness.history.judgement.runs import compare_pair, pairs_of
-from harness.report.drift_view import explain
+from harness.report.drift.view import explain
 
 FINE, COARSE = "emulator:fp32", "emulator:fp16"
 

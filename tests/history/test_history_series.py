@@ -23,8 +23,8 @@ from harness.history.nightly.series import series_of
 from harness.history.nightly.steps import MIN_NIGHTS
 from harness.history.store.files import RunWriter, list_newest
 from harness.report import print_drift
-from harness.report.drift_run import changes_line
-from harness.report.drift_words import answer, tone_of
+from harness.report.drift.lines import changes_line
+from harness.report.drift.words import answer, tone_of
 
 STREAM = np.random.default_rng(3)
 

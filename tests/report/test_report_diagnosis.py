@@ -29,7 +29,7 @@ from harness.diagnosis.explain import accumulation
 from harness.report import diagnosis_markdown as markdown
 from harness.report import diagnosis_page as html_page
 from harness.report import print_diagnosis
-from harness.report.diagnosis import heading, statements
+from harness.report.diagnosis.words import heading, statements
 from harness.tensors import Precision
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -18,10 +18,10 @@ from rich.console import Console
 from harness.history import DriftReport, DriftVerdict, Status
 from harness.history.nightly.machines import FactChange
 from harness.report import annotate, drift_markdown, drift_page, print_drift
-from harness.report.drift_annotations import annotation
-from harness.report.drift_view import explain
-from harness.report.drift_words import answer, summary
-from harness.report.markdown import escape
+from harness.report.drift.github import annotation
+from harness.report.drift.view import explain
+from harness.report.drift.words import answer, summary
+from harness.report.words import escape
 
 PAIR = ("old", "new")
 

@@ -12,8 +12,8 @@ from test_report_drift import console_text
 from harness.history import DriftReport
 from harness.history.judgement.report import NO_RUN_BEFORE
 from harness.report import drift_markdown, drift_page
-from harness.report.drift_coverage import coverage_lines
-from harness.report.drift_words import answer, tone_of
+from harness.report.drift.lines import coverage_lines
+from harness.report.drift.words import answer, tone_of
 
 PAIR = ("old", "new")
 SKIPPED = {"verdict": "skip", "reason": "needs tensorrt>=10"}

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from harness.history import DriftReport
 from harness.report import annotate, drift_markdown, drift_page, print_drift
-from harness.report.drift_engines import engines_line
-from harness.report.drift_words import answer
+from harness.report.drift.lines import engines_line
+from harness.report.drift.words import answer
 
 PAIR = ("old", "new")
 NOTHING = "No fusion, precision or tactic changed"

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from harness.history import DriftReport
 from harness.report import drift_markdown, drift_page, print_drift
-from harness.report.drift_words import answer, look_of, tone_of, verdict_text
+from harness.report.drift.words import answer, look_of, tone_of, verdict_text
 
 PAIR = ("old", "new")
 GATE = {"gate": "rmse", "limit": 2e-4, "reference_rms": 0.1}

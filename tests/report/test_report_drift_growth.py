@@ -11,8 +11,8 @@ from history_rows import engine_rows, tensor_rows
 from matplotlib.figure import Figure
 
 from harness.history import DriftReport
-from harness.report.drift_dots import outputs_figure
-from harness.report.drift_growth import growth_figure, layer_table
+from harness.report.figures import outputs_figure
+from harness.report.figures.releases import growth_figure, layer_table
 
 RELEASES = ("trt-8.5", "trt-8.6")
 THREE = ("old", "mid", "new")

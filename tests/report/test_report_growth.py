@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from harness.errors import UsageError
 from harness.judge import Verdict
 from harness.report import save_error_growth
-from harness.report.growth import error_growth, error_growth_svg
-from harness.report.layout import AXIS, LETTER, origin_labels
+from harness.report.figures.growth import error_growth, error_growth_svg
+from harness.report.figures.layout import AXIS, LETTER, origin_labels
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -178,7 +178,7 @@ def test_drawing_leaves_pyplot_and_the_settings_alone() -> None:
 import sys, report_factories, matplotlib
 keys = [key for key in matplotlib.rcParams if key != "backend"]  # asking for the backend starts pyplot
 before = [matplotlib.rcParams[key] for key in keys]
-from harness.report.growth import error_growth_svg
+from harness.report.figures.growth import error_growth_svg
 error_growth_svg(report_factories.result())
 assert "matplotlib.pyplot" not in sys.modules
 assert [matplotlib.rcParams[key] for key in keys] == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.judge import Verdict
 from harness.report import run_markdown as markdown
-from harness.report.markdown import MOST_BYTES
+from harness.report.words import MOST_BYTES
 from harness.tensors import Precision
 
 

@@ -13,7 +13,7 @@ from page_reader import Page
 
 from harness.judge import Verdict
 from harness.report import run_page as html_page
-from harness.report.page import MOST_DETAILED
+from harness.report.run.documents import MOST_DETAILED
 from harness.tensors import Precision
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -9,7 +9,7 @@ import pytest
 from harness.comparison import GateResult
 from harness.judge import Verdict
 from harness.report import attention, worst_error
-from harness.report.view import explain, flags, gate_text, matrix
+from harness.report.run.view import explain, flags, gate_text, matrix
 from harness.tensors import Precision
 
 

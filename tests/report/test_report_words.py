@@ -6,7 +6,7 @@ import pytest
 
 from harness.judge import Verdict
 from harness.report import LOOKS, title
-from harness.report.words import answer, next_command, summary
+from harness.report.run.words import answer, next_command, summary
 
 
 def test_every_verdict_has_a_look_of_its_own() -> None:

@@ -195,13 +195,13 @@ class _Nearest:
 
 
 def _introduced(layer: LayerResult) -> float | None:
-    return None if layer.introduced is None else _error(layer.introduced)
+    return None if layer.introduced is None else layer.introduced.error
 
 
 def _measured(metrics: Metrics, gates: tuple[GateResult, ...]) -> Row:
     gate = _telling(gates)
     return {
-        "error": _error(metrics),
+        "error": metrics.error,
         "rmse": metrics.rmse,
         "max_abs": metrics.max_abs,
         "cosine": metrics.cosine,
@@ -224,10 +224,6 @@ def _telling(gates: tuple[GateResult, ...]) -> GateResult | None:
     failing = [gate for gate in gates if not gate.passed]
     plain = [gate for gate in gates if gate.metric != NONFINITE.metric]
     return next(iter([*failing, *plain, *gates]), None)
-
-
-def _error(metrics: Metrics) -> float:
-    return math.inf if metrics.nonfinite or math.isnan(metrics.nrmse) else metrics.nrmse
 
 
 def _relative(distance: float | None, metrics: Metrics) -> float | None:

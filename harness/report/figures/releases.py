@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.history import LAYER, WORSENED, DriftReport, RunDrift
-from harness.report.drawing import (
+from harness.report.figures.canvas import (
     BLUE,
     FAINT,
     INK,
     MOST_VECTORS,
     VERMILION,
     Scale,
+    colour_of,
+    draw_legend,
     draw_marks,
+    log_ticks,
     plain_axes,
 )
-from harness.report.drift_axes import colour_of, draw_legend, log_ticks
-from harness.report.drift_words import short
-from harness.report.layout import LEFT, MOST_NAMES, NAME_LENGTH, RIGHT, WIDTH
+from harness.report.figures.layout import LEFT, MOST_NAMES, NAME_LENGTH, RIGHT, WIDTH
+from harness.report.words import short
 from harness.text import number, shorten
 
 if TYPE_CHECKING:

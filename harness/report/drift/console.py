@@ -9,12 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.history import DriftReport, RunDrift
-from harness.report.console import is_plain
-from harness.report.drift_coverage import coverage_lines
-from harness.report.drift_engines import engines_line
-from harness.report.drift_run import changes_line, run_line
-from harness.report.drift_view import explain, first_origin, is_remarkable
-from harness.report.drift_words import answer, look_of, remarks, short, summary, title, tone_of, verdict_text
+from harness.report.drift.lines import changes_line, coverage_lines, engines_line, run_line
+from harness.report.drift.view import explain, first_origin, is_remarkable
+from harness.report.drift.words import answer, look_of, remarks, summary, title, tone_of, verdict_text
+from harness.report.words import is_plain, short
 from harness.text import number, ratio, shorten
 
 MOST_EXPLAINED = 10
@@ -104,7 +102,7 @@ def _table(report: DriftReport, width: int, plain: bool) -> Table:
 def _print_run(console: Console, run: RunDrift, plain: bool, *, several: bool) -> None:
     look, explanation = look_of(run), explain(run)
     name = f"{title(run)} on {short(run.new)}" if several else title(run)
-    words = (f"{look.plain_glyph if plain else look.glyph} {look.word}", *remarks(run))
+    words = (f"{look.mark(plain=plain)} {look.word}", *remarks(run))
     verdict = (" - " if plain else " · ").join(words)
     console.print(Text.assemble((verdict, look.style), " ", (name, "bold"), f": {run.reason}"))
     grid = Table.grid(padding=(0, 2, 0, 0))

@@ -12,21 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.judge import LayerResult, OutputResult, RunReport, RunResult, Verdict
-from harness.report.view import (
+from harness.report.run.view import (
     Matrix,
     Row,
     attention,
-    error,
     explain,
     flags,
     gates_text,
-    layer_legend,
     matrix,
     shared,
     skips,
     worst_error,
 )
-from harness.report.words import LOOKS, UNEXPECTED, summary, title
+from harness.report.run.words import LOOKS, UNEXPECTED, summary
+from harness.report.words import is_plain, layer_legend, title
 from harness.text import number, shorten
 
 EXPLAINED = ("bad", "calm")  # tones of runs that get an explanation
@@ -121,7 +120,7 @@ def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
 def print_run(console: Console, result: RunResult, *, details: bool = False) -> None:
     """Print what is wrong with one run, where, and the command that goes deeper; with `details` all numbers."""
     look = LOOKS[result.verdict]
-    glyph = look.plain_glyph if is_plain(console) else look.glyph
+    glyph = look.mark(plain=is_plain(console))
     reason = f": {result.reason}" if result.reason else ""
     console.print(Text.assemble((f"{glyph} {look.word}", look.style), " ", (title(result), "bold"), reason))
     if look.tone in EXPLAINED:
@@ -151,7 +150,7 @@ def outputs_table(outputs: Sequence[OutputResult]) -> Table:
         table.add_row(
             Text(output.tensor),
             str(output.sample),
-            number(error(metrics)),
+            number(metrics.error),
             number(metrics.max_abs),
             f"{metrics.cosine:.6f}",
             str(metrics.nonfinite or "–"),
@@ -170,13 +169,13 @@ def layers_table(layers: Sequence[LayerResult]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for layer in layers:
-        introduced = None if layer.introduced is None else error(layer.introduced)
+        introduced = None if layer.introduced is None else layer.introduced.error
         style = "bold red" if layer.origin else "red" if layer.diverged else ""
         table.add_row(
             str(layer.index),
             Text(shorten(layer.node, 40)),
             Text(layer.op),
-            number(error(layer.metrics)),
+            number(layer.metrics.error),
             number(introduced),
             number(layer.metrics.headroom),
             flags(layer),
@@ -201,10 +200,6 @@ def failure_text(result: RunResult, *, width: int) -> str:
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
-def _head(result: RunResult) -> tuple[str | tuple[str, str], ...]:
-    return ((title(result), "bold"), f": {result.reason}" if result.reason else "")
-
-
 def _print_explanation(console: Console, result: RunResult, *, indent: int = 0) -> None:
     explanation = explain(result)
     grid = Table.grid(padding=(0, 2, 0, 0))
@@ -226,7 +221,7 @@ def _cell(result: RunResult | None, plain: bool) -> list[Text]:
     if result is None:
         return []
     look = LOOKS[result.verdict]
-    parts = [Text(f"{look.plain_glyph if plain else look.glyph} {look.word}", style=look.style)]
+    parts = [Text(f"{look.mark(plain=plain)} {look.word}", style=look.style)]
     worst = worst_error(result)
     if worst is not None and result.verdict is not Verdict.ERROR:
         parts.append(Text(number(worst), style=look.style if look.tone == "bad" else "dim"))
@@ -273,12 +268,3 @@ def _widest(column: Sequence[Text]) -> int:
 
 def _small_table() -> Table:
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
-
-
-def is_plain(console: Console) -> bool:
-    """Whether the terminal can only show ASCII."""
-    try:
-        "✓✗○●‼–".encode(console.encoding)
-    except (UnicodeEncodeError, LookupError):
-        return True
-    return False

@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.history import OUTPUT, DriftReport, RunDrift
-from harness.report.drawing import FAINT, GREY, INK, Scale, plain_axes
-from harness.report.drift_axes import colour_of, draw_legend, log_ticks
-from harness.report.drift_words import short
-from harness.report.layout import RIGHT, WIDTH
+from harness.report.figures.canvas import (
+    FAINT,
+    GREY,
+    INK,
+    Scale,
+    colour_of,
+    draw_legend,
+    log_ticks,
+    plain_axes,
+)
+from harness.report.figures.layout import RIGHT, WIDTH
+from harness.report.words import short
 from harness.text import shorten
 
 if TYPE_CHECKING:

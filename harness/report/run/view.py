@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, SHAPE
 from harness.judge import LayerResult, OutputResult, RunReport, RunResult, Verdict
-from harness.report.words import LOOKS, UNEXPECTED, changed_golden, next_command, title
+from harness.report.run.words import LOOKS, UNEXPECTED, changed_golden, next_command
+from harness.report.words import Statement, title
 from harness.tensors import Precision
 from harness.text import gate as in_words
 from harness.text import multiple, names, number, plural
@@ -23,14 +24,6 @@ WITHOUT_NUMBER = {SHAPE: "another shape", COMPUTED: "not computed"}
 """Gates that tell all by failing."""
 MOST_CASES = 3  # that share a text
 MOST_EVIDENCE = 12  # last lines of an error's evidence
-
-LAYER_NUMBERS = {
-    "accumulated": "error (nrmse) of a layer fed the candidate's own tensors",
-    "introduced": "error of the layer alone, fed the reference's tensors",
-    "headroom": "its largest value in the FP32 reference over the largest number of the dtype under test; "
-    "beyond 1 it overflows, unless it is kept in FP32",
-}
-"""What the numbers of a layer are, wherever they are shown."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +68,6 @@ class Matrix:
     def named(self) -> bool:
         """Whether the candidates must be named: the emulator alone goes without saying."""
         return self.candidates != ("emulator",)
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One labelled line of an explanation, such as `origin`: `b7_sq (Pow): …`."""
-
-    label: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -133,12 +118,7 @@ def shared(told: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def worst_error(result: RunResult) -> float | None:
     """The largest nrmse of the outputs; infinite where an element is not finite; None without outputs."""
-    return max((error(output.metrics) for output in result.outputs), default=None)
-
-
-def error(metrics: Metrics) -> float:
-    """nrmse, and infinite as soon as one element is not finite where the reference is."""
-    return math.inf if metrics.nonfinite or math.isnan(metrics.nrmse) else metrics.nrmse
+    return max((output.metrics.error for output in result.outputs), default=None)
 
 
 def explain(result: RunResult) -> Explanation:
@@ -172,11 +152,6 @@ def explain(result: RunResult) -> Explanation:
     statements += [Statement("" if place else "evidence", line) for place, line in enumerate(evidence)]
     headline = f"{title(result)}: {result.reason}" if result.reason else title(result)
     return Explanation(headline, tuple(statements), next_command(result))
-
-
-def layer_legend(names: Iterable[str] = LAYER_NUMBERS) -> str:
-    """What the numbers called `names` are, in one line: `headroom: its largest value …`."""
-    return ". ".join(f"{name}: {LAYER_NUMBERS[name]}" for name in names) + "."
 
 
 def flags(layer: LayerResult) -> str:
@@ -246,8 +221,8 @@ def _origin(layer: LayerResult, precision: Precision) -> str:
             f"the reference reaches {number(metrics.reference_max)}, "
             f"{multiple(metrics.headroom)} the largest {precision.storage_dtype}"
         )
-    if layer.introduced is not None and math.isfinite(error(layer.introduced)):
-        parts.append(f"alone it introduces nrmse {number(error(layer.introduced))}")
+    if layer.introduced is not None and math.isfinite(layer.introduced.error):
+        parts.append(f"alone it introduces nrmse {number(layer.introduced.error)}")
     tensor = "" if layer.tensor == layer.node else f", tensor {layer.tensor}"
     return f"node {layer.node} ({layer.op}){tensor}: {'; '.join(parts)}"
 

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.history import Series
-from harness.report.drawing import BLUE, FAINT, INK, VERMILION, Scale, plain_axes
-from harness.report.drift_axes import log_ticks
-from harness.report.drift_tables import Cell, Table
-from harness.report.layout import LEFT, RIGHT, WIDTH
+from harness.report.figures.canvas import BLUE, FAINT, INK, VERMILION, Scale, log_ticks, plain_axes
+from harness.report.figures.layout import LEFT, RIGHT, WIDTH
 from harness.text import number, shorten
 
 if TYPE_CHECKING:
@@ -53,28 +51,6 @@ def series_figure(series: Sequence[Series]) -> Figure:
         LEFT / WIDTH, 1 - 0.12 / height, "Error night by night", size=12, weight="bold", color=INK, va="top"
     )
     return figure
-
-
-def steps_table(series: Sequence[Series]) -> Table:
-    """Every step of every series, the newest first."""
-    found = [(one, step) for one in series for step in one.steps or ()]
-    found.sort(key=lambda item: item[0].night(item[1]), reverse=True)
-    rows = []
-    for one, step in found:
-        ratio = step.after / step.before if step.before else math.inf
-        rows.append(
-            (
-                Cell(one.night(step), one.night(step)),
-                Cell(one.case, one.case),
-                Cell(str(one.precision), str(one.precision)),
-                Cell(f"{one.tensor} [{one.sample}]", one.tensor),
-                Cell(number(step.before), min(step.before, 1e300)),
-                Cell(number(step.after), min(step.after, 1e300)),
-                Cell(f"×{number(ratio)}", min(ratio, 1e300), "bad" if ratio > 1 else "good"),
-            )
-        )
-    columns = ("first night", "case", "precision", "output", "before", "after", "change")
-    return Table(columns, frozenset({"before", "after"}), tuple(rows))
 
 
 def _draw(axes: Axes, one: Series) -> None:

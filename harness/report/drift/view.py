@@ -25,8 +25,8 @@ from harness.history import (
     tell_place,
     tell_tensor,
 )
-from harness.report.drift_words import DRIFT_LOOKS, fails
-from harness.report.view import Statement
+from harness.report.drift.words import DRIFT_LOOKS, fails
+from harness.report.words import Statement
 from harness.text import number, plural, shorten
 
 MOST_ORIGINS = 4

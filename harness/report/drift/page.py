@@ -11,21 +11,25 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.history import LAYER, DriftReport, RunDrift, Status
-from harness.report.drift_coverage import coverage_lines, is_idle, missing_text
-from harness.report.drift_dots import engines_figure, outputs_figure
-from harness.report.drift_engines import engines_line, not_compared
-from harness.report.drift_growth import growth_figure
-from harness.report.drift_run import changes_line, run_line
-from harness.report.drift_series import series_figure, steps_table
-from harness.report.drift_tables import (
+from harness.report.drift.lines import (
+    changes_line,
+    coverage_lines,
+    engines_line,
+    is_idle,
+    missing_text,
+    not_compared,
+    run_line,
+)
+from harness.report.drift.tables import (
     engines_table,
     matrix_table,
+    steps_table,
     structure_table,
     tensors_table,
     unmeasured_layers,
 )
-from harness.report.drift_view import explain, has_moved, has_stopped, is_remarkable
-from harness.report.drift_words import (
+from harness.report.drift.view import explain, has_moved, has_stopped, is_remarkable
+from harness.report.drift.words import (
     DRIFT_LOOKS,
     STALE,
     STATUS_LOOKS,
@@ -35,16 +39,21 @@ from harness.report.drift_words import (
     is_stale,
     look_of,
     remarks,
-    short,
     standing_failures,
     summary,
     title,
     tone_of,
 )
-from harness.report.page import TEMPLATES, environment
-from harness.report.svg import inline, render
-from harness.report.view import Statement
-from harness.report.words import Look, made_with
+from harness.report.figures import (
+    engines_figure,
+    growth_figure,
+    inline,
+    outputs_figure,
+    render,
+    series_figure,
+)
+from harness.report.pages import TEMPLATES, render_page, trusted
+from harness.report.words import Look, Statement, made_with, short
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -92,7 +101,6 @@ def drift_page(
         seconds: how long it took.
         made: when the page was made; now by default.
     """
-    made = made or datetime.datetime.now(datetime.UTC)
     ordered = report.worst_first()
     remarkable = [run for run in ordered if is_remarkable(run)]
     groups = _groups(report, remarkable[:MOST_SECTIONS], ordered)
@@ -101,42 +109,38 @@ def drift_page(
     sections = _sections(report, shown, anchors)
     script = (TEMPLATES / "drift.js").read_text(encoding="utf-8")
     engines = report.engines
-    return (
-        environment()
-        .get_template("drift.html.j2")
-        .render(
-            report=report,
-            answer=answer(report),
-            uncovered=coverage_lines(report),
-            engines_line=engines_line(report),
-            summary=summary(report, seconds),
-            run_line=run_line(report),
-            changes=changes_line(report),
-            tone=tone_of(report),
-            facts=_facts(report),
-            tiles=_tiles(report),
-            matrix=matrix_table(report, anchors),
-            groups=[
-                (heading, [section for section in sections if section.run in runs])
-                for heading, runs in groups
-            ],
-            unshown=max(len(remarkable) - MOST_SECTIONS, 0),
-            outputs_picture=_picture(report, "outputs", ordered) if len(report.tensors) else None,
-            tensors=tensors_table(report, MOST_TENSORS),
-            unmeasured=bool(unmeasured_layers(report.tensors).any()),
-            structure=structure_table(ordered, MOST_CHANGES),
-            has_structure=any(all(run.structured) for run in report.runs),
-            not_compared=not_compared(report),
-            engines=engines_table(report),
-            engines_picture=_picture(report, "engines", ordered) if len(engines) else None,
-            series=report.series,
-            steps=steps_table(report.series),
-            series_picture=_series_picture(report),
-            fingerprint=made_with(report.fingerprint),
-            made=made.strftime("%Y-%m-%d %H:%M UTC"),
-            script=_trusted(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        )
+    return render_page(
+        "drift.html.j2",
+        made,
+        report=report,
+        answer=answer(report),
+        uncovered=coverage_lines(report),
+        engines_line=engines_line(report),
+        summary=summary(report, seconds),
+        run_line=run_line(report),
+        changes=changes_line(report),
+        tone=tone_of(report),
+        facts=_facts(report),
+        tiles=_tiles(report),
+        matrix=matrix_table(report, anchors),
+        groups=[
+            (heading, [section for section in sections if section.run in runs]) for heading, runs in groups
+        ],
+        unshown=max(len(remarkable) - MOST_SECTIONS, 0),
+        outputs_picture=_picture(report, "outputs", ordered) if len(report.tensors) else None,
+        tensors=tensors_table(report, MOST_TENSORS),
+        unmeasured=bool(unmeasured_layers(report.tensors).any()),
+        structure=structure_table(ordered, MOST_CHANGES),
+        has_structure=any(all(run.structured) for run in report.runs),
+        not_compared=not_compared(report),
+        engines=engines_table(report),
+        engines_picture=_picture(report, "engines", ordered) if len(engines) else None,
+        series=report.series,
+        steps=steps_table(report.series),
+        series_picture=_series_picture(report),
+        fingerprint=made_with(report.fingerprint),
+        script=trusted(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
@@ -171,7 +175,7 @@ def _sections(report: DriftReport, runs: Sequence[RunDrift], anchors: dict[str, 
     for place, run in enumerate(runs):
         picture = None
         if pictures < MOST_PICTURES and LAYER in run.counts and _is_drawn(run, runs):
-            picture = _trusted(_svg(partial(growth_figure, report, run), f"growth-{run.id}"))
+            picture = trusted(_svg(partial(growth_figure, report, run), f"growth-{run.id}"))
             pictures += 1
         explanation = explain(run)
         several = f" on {short(run.new)}" if len(report.newer) > 1 else ""
@@ -204,31 +208,24 @@ def _only_counted(run: RunDrift) -> bool:
 
 def _picture(report: DriftReport, kind: str, runs: Sequence[RunDrift]) -> Markup:
     if kind == "outputs":
-        return _trusted(_svg(lambda: outputs_figure(report, runs), kind))
+        return trusted(_svg(lambda: outputs_figure(report, runs), kind))
     order = {(run.case, run.precision.value): place for place, run in enumerate(runs)}
     places = [
         order.get((case, precision), len(order))
         for case, precision in zip(report.engines["case"], report.engines["precision"], strict=True)
     ]
     engines = report.engines.assign(_place=places).sort_values("_place", kind="stable")
-    return _trusted(_svg(lambda: engines_figure(report, engines), kind))
+    return trusted(_svg(lambda: engines_figure(report, engines), kind))
 
 
 def _series_picture(report: DriftReport) -> Markup | None:
     if not report.series:
         return None
-    return _trusted(_svg(lambda: series_figure(report.series), "series"))
+    return trusted(_svg(lambda: series_figure(report.series), "series"))
 
 
 def _svg(make: Callable[[], Figure], name: str) -> str:
     return inline(render(make, "svg", salt=name), prefix=name)
-
-
-def _trusted(text: str) -> Markup:
-    """Text that goes into the page as it is: our script, and pictures, in which matplotlib escapes every text."""
-    from markupsafe import Markup
-
-    return Markup(text)
 
 
 def _tiles(report: DriftReport) -> tuple[_Tile, ...]:

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.judge import RunResult
-from harness.report.drawing import (
-    INK,
+from harness.report.figures.canvas import INK, inline, render
+from harness.report.figures.layers import (
     draw_errors,
     draw_failures,
     draw_headroom,
     draw_origins,
     label_layers,
 )
-from harness.report.layout import HEADROOM_HEIGHT, LEFT, MAIN_HEIGHT, TITLE_HEIGHT, WIDTH, Layout
-from harness.report.svg import inline, render
+from harness.report.figures.layout import HEADROOM_HEIGHT, LEFT, MAIN_HEIGHT, TITLE_HEIGHT, WIDTH, Layout
 from harness.report.words import title
 from harness.tensors import write_bytes
 

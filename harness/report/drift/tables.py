@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE
-from harness.history import LAYER, SEVERITY, DriftReport, DriftVerdict, RunDrift, Trend
-from harness.report.drift_words import DRIFT_LOOKS, look_of, short, title, verdict_text
+from harness.history import LAYER, SEVERITY, DriftReport, DriftVerdict, RunDrift, Series, Trend
+from harness.report.drift.words import DRIFT_LOOKS, look_of, title, verdict_text
+from harness.report.words import short
 from harness.text import gate, number, ratio
 
 if TYPE_CHECKING:
@@ -247,3 +248,25 @@ def _sortable(value: float) -> float:
 
 def _text(value: object) -> str:
     return "" if value is None or value != value else str(value)
+
+
+def steps_table(series: Sequence[Series]) -> Table:
+    """Every step of every series, the newest first."""
+    found = [(one, step) for one in series for step in one.steps or ()]
+    found.sort(key=lambda item: item[0].night(item[1]), reverse=True)
+    rows = []
+    for one, step in found:
+        ratio = step.after / step.before if step.before else math.inf
+        rows.append(
+            (
+                Cell(one.night(step), one.night(step)),
+                Cell(one.case, one.case),
+                Cell(str(one.precision), str(one.precision)),
+                Cell(f"{one.tensor} [{one.sample}]", one.tensor),
+                Cell(number(step.before), min(step.before, 1e300)),
+                Cell(number(step.after), min(step.after, 1e300)),
+                Cell(f"×{number(ratio)}", min(ratio, 1e300), "bad" if ratio > 1 else "good"),
+            )
+        )
+    columns = ("first night", "case", "precision", "output", "before", "after", "change")
+    return Table(columns, frozenset({"before", "after"}), tuple(rows))

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from harness.history import WORSENED, DriftReport, DriftVerdict, FailsOn, RunDrift, Status, statuses
-from harness.report.drift_coverage import coverage_text, has_lost
-from harness.report.drift_engines import engines_moved
-from harness.report.words import Look
-from harness.text import duration, plural, ratio, shorten
+from harness.report.drift.lines import coverage_text, engines_moved, has_lost
+from harness.report.words import Look, short
+from harness.text import duration, plural, ratio
 
 DRIFT_LOOKS = {
     DriftVerdict.SAME: Look("=", "=", "same", "dim", "quiet", 0),
@@ -78,18 +77,13 @@ def verdict_text(run: RunDrift, *, plain: bool = False, brief: bool = False) -> 
     """`≈ within noise · fails on both`: glyph, verdict, ratio and remarks."""
     look = look_of(run)
     ratio = ratio_text(run)
-    verdict = f"{look.plain_glyph if plain else look.glyph} {look.word}"
+    verdict = f"{look.mark(plain=plain)} {look.word}"
     verdict += f" {ratio}" if ratio.startswith("×") else f", {ratio}" if ratio else ""
     return (" - " if plain else " · ").join([verdict, *remarks(run, brief=brief)])
 
 
 def _shows_verdict(run: RunDrift) -> bool:
     return run.status not in STATUS_LOOKS or run.status is Status.XFAIL
-
-
-def short(release: str, width: int = 36) -> str:
-    """The name of a release in a table."""
-    return shorten(release, width)
 
 
 def title(run: RunDrift) -> str:

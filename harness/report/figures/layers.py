@@ -3,57 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.judge import LayerResult
-from harness.report.layout import AXIS, LABEL_HEIGHT, NAME_LENGTH, OriginLabel
-from harness.report.view import error
+from harness.report.figures.canvas import (
+    BLUE,
+    DASHES,
+    FAINT,
+    GREY,
+    INK,
+    MOST_VECTORS,
+    ORANGE,
+    PALE,
+    PURPLE,
+    VERMILION,
+    Scale,
+    draw_marks,
+    plain_axes,
+)
+from harness.report.figures.layout import AXIS, LABEL_HEIGHT, NAME_LENGTH, OriginLabel
 from harness.text import plural, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette: told apart by readers with any of the common colour deficiencies.
-BLUE, ORANGE, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#6B7280"
-INK, FAINT, PALE = "#1F2937", "#E5E7EB", "#C7CDD6"
-DASHES = (0, (5, 3))
-
 FEW = 150  # layers that get a mark each
-LEAST = (
-    1e-8  # errors far below it are drawn at the foot: with a mask of -1e38, they would take all the height
-)
 MOST_HEADROOM = 1e4  # and headrooms beyond this one at the top
-MOST_VECTORS = 400  # layers whose marks are vectors in an SVG; of more they would make it heavy
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A logarithmic axis with a place for zero (`floor`) and one for what is not finite (`ceiling`)."""
-
-    floor: float
-    ceiling: float
-
-    @classmethod
-    def over(cls, errors: Iterable[float | None]) -> Scale:
-        """The scale on which all of `errors` can be drawn, those below `LEAST` at its foot."""
-        drawn = [value for value in errors if value is not None and math.isfinite(value) and value > 0]
-        if not drawn:
-            return cls(1e-9, 1.0)
-        return cls(max(min(drawn), LEAST) / 4, max(*drawn, LEAST) * 4)
-
-    def height(self, value: float | None) -> float:
-        """Where `value` is drawn; NaN, which is not drawn, for None."""
-        if value is None:
-            return math.nan
-        return min(max(value, self.floor), self.ceiling) if math.isfinite(value) else self.ceiling
 
 
 def draw_errors(axes: Axes, layers: Sequence[LayerResult]) -> Scale:
     """Draw accumulated errors as a line, introduced ones as dots, and the gate; return the scale."""
-    accumulated = [error(layer.metrics) for layer in layers]
-    introduced = [None if layer.introduced is None else error(layer.introduced) for layer in layers]
+    accumulated = [layer.metrics.error for layer in layers]
+    introduced = [None if layer.introduced is None else layer.introduced.error for layer in layers]
     limits = [_limit(layer) for layer in layers]
     every = [*accumulated, *introduced]
     scale = Scale.over([*every, *limits])
@@ -122,8 +104,7 @@ def draw_failures(axes: Axes, layers: Sequence[LayerResult], scale: Scale) -> No
     broken = [
         place
         for place, layer in enumerate(layers)
-        if _broken(error(layer.metrics))
-        or (layer.introduced is not None and _broken(error(layer.introduced)))
+        if _broken(layer.metrics.error) or (layer.introduced is not None and _broken(layer.introduced.error))
     ]
     if broken:
         draw_marks(
@@ -149,7 +130,7 @@ def draw_origins(
     origins = [place for place, layer in enumerate(layers) if layer.origin]
     if not origins:
         return
-    heights = {place: scale.height(error(layers[place].metrics)) for place in origins}
+    heights = {place: scale.height(layers[place].metrics.error) for place in origins}
     draw_marks(
         axes,
         origins,
@@ -251,20 +232,6 @@ def label_errors(axes: Axes, scale: Scale, *, foot: str, broken: bool) -> None:
         ticks[scale.ceiling] = "not finite"
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
-
-
-def draw_marks(axes: Axes, places: Sequence[int], heights: Sequence[float], **looks: Any) -> None:
-    """Marks without a line between them."""
-    axes.plot(places, heights, linestyle="none", **looks)
-
-
-def plain_axes(axes: Axes) -> None:
-    """No more of the axes than it takes to read them."""
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#9CA3AF")
-    axes.tick_params(colors=INK, labelsize=8.5, length=3)
 
 
 def _broken(value: float | None) -> bool:

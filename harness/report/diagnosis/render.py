@@ -1,0 +1,168 @@
+"""A diagnosis for reading: on a terminal, as Markdown for a bug report, and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import TYPE_CHECKING, Any
+
+from harness.diagnosis import FILES, Diagnosis, Verdict
+from harness.judge import jsonable
+from harness.report.diagnosis.words import accumulates, heading, look, statements
+from harness.report.figures import error_growth_svg
+from harness.report.pages import render_page, trusted
+from harness.report.words import LAYER_NUMBERS, escape, is_plain
+from harness.text import number, plural
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.judge import RunResult
+
+
+def print_diagnosis(console: Console, diagnosis: Diagnosis, *, details: bool = False) -> None:
+    """Print the answer, and with `details` all that it rests on."""
+    from rich.table import Table
+    from rich.text import Text
+
+    seen = look(diagnosis)
+    console.print(
+        Text.assemble((f"{seen.mark(plain=is_plain(console))} {heading(diagnosis)}", seen.style)),
+        soft_wrap=True,
+    )
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for statement in statements(diagnosis):
+        grid.add_row(f"  {statement.label}", Text(statement.text))
+    console.print(grid)
+    # One cure for each tool: whoever has trtexec needs no polygraphy.
+    next_label = "or" if diagnosis.verdict in (Verdict.PRECISION, Verdict.TF32) else ""
+    for place, line in enumerate(diagnosis.advice):
+        # Not in the table: a command that is wrapped cannot be pasted.
+        label = f"  {next_label if place else 'do':7}"
+        console.print(Text.assemble((label, "dim"), (line, "cyan")), soft_wrap=True)
+    if details:
+        console.print()
+        for evidence in diagnosis.evidence:
+            console.print(Text(f"  [{evidence.stage}] {evidence.text}"), soft_wrap=True)
+
+
+def diagnosis_markdown(diagnosis: Diagnosis) -> str:
+    """The diagnosis as GitHub-flavoured Markdown, for a bug report."""
+    lines = [f"## {escape(heading(diagnosis))}", "", escape(diagnosis.summary), ""]
+    for statement in statements(diagnosis):
+        label = (
+            f"- **{statement.label}**" if statement.label else "  -"
+        )  # what has none goes on with the one before
+        lines.append(f"{label} {escape(statement.text)}")
+    if diagnosis.recipes:
+        lines += ["", "### Recipes", ""]
+        for tool, recipe in _commands(diagnosis).items():
+            lines += [f"{_spoken(tool)}:", "", "```sh", str(recipe), "```", ""]
+        lines += [f"- {_spoken(tool)}: {_code(recipe)}" for tool, recipe in _files(diagnosis).items()]
+    lines += ["", "### Evidence", ""]
+    lines += [f"- {evidence.stage}: {escape(evidence.text)}" for evidence in diagnosis.evidence]
+    if diagnosis.before is not None and diagnosis.before.outputs:
+        lines += ["", "### Outputs", "", *_output_table(diagnosis)]
+        if diagnosis.outputs_after:
+            lines += ["", f"After: {escape(diagnosis.after_on)} with the culprits in FP32."]
+    facts = [f"- {escape(str(key))}: {escape(str(value))}" for key, value in diagnosis.fingerprint.items()]
+    lines += ["", "<details><summary>What this ran on</summary>", "", *facts, "", "</details>"]
+    return "\n".join(lines) + "\n"
+
+
+def _commands(diagnosis: Diagnosis) -> dict[str, str]:
+    return {tool: recipe for tool, recipe in diagnosis.recipes.items() if tool not in FILES}
+
+
+def _files(diagnosis: Diagnosis) -> dict[str, str]:
+    return {tool: recipe for tool, recipe in diagnosis.recipes.items() if tool in FILES}
+
+
+def _spoken(tool: str) -> str:
+    """`trtexec strongly typed` for `trtexec_strongly_typed`."""
+    return escape(tool.replace("_", " "))
+
+
+def _code(text: str) -> str:
+    """`text` as code in a line, whatever backticks are in it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    inner = f" {text} " if longest else text
+    return f"{fence}{inner}{fence}"
+
+
+def _output_table(diagnosis: Diagnosis) -> list[str]:
+    lines = [
+        "| output | sample | nrmse before | nrmse after | not finite before | after |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in output_rows(diagnosis):
+        lines.append(
+            f"| {escape(row['tensor'])} | {row['sample']} | {row['nrmse']} | {row['cured']} | "
+            f"{row['nonfinite']} | {row['left']} |"
+        )
+    return lines
+
+
+def output_rows(diagnosis: Diagnosis) -> list[dict[str, Any]]:
+    """The outputs before and after, as text."""
+    after = {(output.tensor, output.sample): output for output in diagnosis.outputs_after}
+    rows = []
+    for output in diagnosis.before.outputs if diagnosis.before is not None else ():
+        cured = after.get((output.tensor, output.sample))
+        rows.append(
+            {
+                "tensor": output.tensor,
+                "sample": output.sample,
+                "nrmse": number(output.metrics.nrmse),
+                "cured": "–" if cured is None else number(cured.metrics.nrmse),
+                "nonfinite": output.metrics.nonfinite,
+                "left": "–" if cured is None else cured.metrics.nonfinite,
+                "passed": output.passed,
+                "cured_passed": cured is None or cured.passed,
+            }
+        )
+    return rows
+
+
+def diagnosis_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = None) -> str:
+    """The diagnosis as an HTML page, with the error growth before and, where it was measured, after.
+
+    Args:
+        diagnosis: what to show.
+        made: when the page was made; now by default.
+    """
+
+    pictures = [
+        (label, trusted(error_growth_svg(result, note=note)))
+        for label, result, note in (
+            (f"Before: at {diagnosis.precision}", diagnosis.before, ""),
+            _after(diagnosis),
+        )
+        if result is not None and result.layers
+    ]
+    return render_page(
+        "diagnosis.html.j2",
+        made,
+        diagnosis=diagnosis,
+        heading=heading(diagnosis),
+        look=look(diagnosis),
+        statements=statements(diagnosis),
+        accumulates=accumulates(diagnosis),
+        commands=_commands(diagnosis),
+        files=_files(diagnosis),
+        pictures=pictures,
+        legend=LAYER_NUMBERS,
+        repro=None if diagnosis.repro is None else f"{diagnosis.repro.folder}/repro.py",
+        outputs=output_rows(diagnosis),
+        fingerprint=jsonable(diagnosis.fingerprint),
+    )
+
+
+def _after(diagnosis: Diagnosis) -> tuple[str, RunResult | None, str]:
+    """The run with the culprits in FP32, what it is (measured on the emulator, whatever was cured), and a note."""
+    kept = f"{plural(sum(map(len, diagnosis.islands)), 'node')} in FP32"
+    where = "" if diagnosis.candidate == "emulator" else ", on the emulator"
+    return f"After{where}: {kept}, the others at {diagnosis.precision}", diagnosis.after, kept

@@ -1,0 +1,125 @@
+"""A diagnosis in words: what, where, why, how it was shown, and what it cost."""
+
+from __future__ import annotations
+
+from harness.diagnosis import A_FEW, NOBODY, Diagnosis, Verdict
+from harness.report.words import Look, Statement
+from harness.text import duration, names, number, plural
+
+MOST_ORIGINS = 4
+
+
+MOST_NODES = 8
+
+
+LOOKS = {
+    Verdict.NONE: Look("✓", "+", "none", "green", "good", 0),
+    Verdict.UNRESOLVED: Look("●", "?", "UNRESOLVED", "bold yellow", "calm", 2),
+}
+
+
+_FAULT = Look("✗", "X", "FAULT", "bold red", "bad", 4)
+
+
+MEANINGS = {
+    Verdict.NONE: "nothing is wrong",
+    Verdict.PRECISION: "the precision is too low for a few nodes",
+    Verdict.TF32: "TF32 is too low a precision for products of this model",
+    Verdict.CONVERSION: "the engine does not compute what the model says, in FP32 already",
+    Verdict.FUSION: "layers that are right one by one are wrong when they are fused",
+    Verdict.TACTIC: "right or wrong by the kernels that the builder chooses",
+    Verdict.NONDETERMINISTIC: "the same network does not give the same outcome twice",
+    Verdict.REFERENCE: "the FP32 reference itself is not sound",
+    Verdict.UNRESOLVED: "what was shown does not say what it is",
+}
+
+
+def look(diagnosis: Diagnosis) -> Look:
+    """How the verdict is shown."""
+    return LOOKS.get(diagnosis.verdict, _FAULT)
+
+
+def meaning(diagnosis: Diagnosis) -> str:
+    """The verdict in words."""
+    many = len(diagnosis.culprits)
+    if diagnosis.verdict is Verdict.PRECISION and many > A_FEW:
+        return f"the precision is too low for {many} nodes taken together"
+    if diagnosis.own_types:
+        return "values do not fit into the types that the file itself writes down"
+    return MEANINGS[diagnosis.verdict]
+
+
+def heading(diagnosis: Diagnosis) -> str:
+    """`rmsnorm-overflow at fp16: precision`, with the candidate unless it is the emulator."""
+    where = "" if diagnosis.candidate == "emulator" else f" on {diagnosis.candidate}"
+    return f"{diagnosis.case} at {diagnosis.precision}{where}: {diagnosis.verdict}"
+
+
+def statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
+    """What, where, why, how it was shown, and what it cost, in the order in which a person asks."""
+    found = [Statement("what", meaning(diagnosis))]
+    if diagnosis.before is not None and diagnosis.verdict is not Verdict.NONE:
+        found.append(Statement("", diagnosis.before.reason))
+    found += [Statement("beside", sentence) for sentence in diagnosis.beside]
+    found += [Statement("where" if not place else "", text) for place, text in enumerate(_places(diagnosis))]
+    reasons = list(dict.fromkeys(origin.why for origin in diagnosis.origins))
+    found += [
+        Statement("why" if not place else "", reason) for place, reason in enumerate(reasons[:MOST_ORIGINS])
+    ]
+    found += [Statement("proof" if not place else "", text) for place, text in enumerate(_proof(diagnosis))]
+    if diagnosis.price is not None:
+        price = diagnosis.price
+        text = f"{number(price.before_ms)} ms before, {number(price.after_ms)} ms after ({number(price.ratio)} times)"
+        found.append(Statement("price", text))
+    if diagnosis.repro is not None:
+        found.append(Statement("repro", f"{plural(diagnosis.repro.nodes, 'node')}; {diagnosis.repro.note}"))
+    if diagnosis.before is not None:
+        found += [Statement("warning", warning) for warning in diagnosis.before.warnings]
+    found.append(Statement("cost", cost(diagnosis)))
+    return tuple(found)
+
+
+def cost(diagnosis: Diagnosis) -> str:
+    """`3 builds, 22 emulations, 31 s`."""
+    spent = diagnosis.cost
+    builds = [plural(spent.builds, "build")] if spent.builds or diagnosis.candidate != "emulator" else []
+    return ", ".join([*builds, plural(spent.emulations, "emulation"), duration(spent.seconds)])
+
+
+def _places(diagnosis: Diagnosis) -> list[str]:
+    origins = names([f"{origin.node} ({origin.op})" for origin in diagnosis.origins], MOST_ORIGINS)
+    verb = "gates begin to fail at" if accumulates(diagnosis) else "it starts at"
+    lines = [f"{verb} {origins}"] if origins else []
+    for separation in diagnosis.separations:
+        readers = ", ".join(separation.readers) or "the output"
+        lines.append(f"between {separation.producer} and {readers}, at tensor {separation.tensor}")
+    if diagnosis.islands:
+        nodes = [node for island in diagnosis.islands for node in island]
+        parts = f", in {len(diagnosis.islands)} places" if len(diagnosis.islands) > 1 else ""
+        lines.append(f"back to FP32: {names(nodes, MOST_NODES)} ({plural(len(nodes), 'node')}{parts})")
+    return lines
+
+
+def accumulates(diagnosis: Diagnosis) -> bool:
+    """Whether the error is the sum of many roundings, to which no node adds much."""
+    return any(origin.why.startswith(NOBODY) for origin in diagnosis.origins)
+
+
+def _proof(diagnosis: Diagnosis) -> list[str]:
+    candidate = "the emulator" if diagnosis.candidate == "emulator" else "the unobserved engine"
+    lines = []
+    if diagnosis.confirmed and diagnosis.islands:
+        lines.append(f"{candidate} passes with these nodes in FP32")
+    elif diagnosis.confirmed and diagnosis.separations:
+        lines.append("the engine passes when the layers are kept apart")
+    elif diagnosis.confirmed:
+        lines.append(
+            f"{candidate} passes in FP32 without TF32" if diagnosis.verdict is Verdict.TF32 else "shown alone"
+        )
+    if diagnosis.minimal:
+        lines.append("each of them was left out once, and it failed")
+    elif diagnosis.minimal_on == "emulator":
+        lines.append("each of them was left out once on the emulator, and it failed there")
+    if diagnosis.faithful is False:
+        lines.append("observing the engine changed it: what was seen inside is perturbed")
+    return lines

@@ -1,0 +1,152 @@
+"""What all pictures share: files and `<svg>` elements of matplotlib, colours, logarithmic axes, legends."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from harness.history import DriftReport
+from harness.report.figures.layout import LEFT, WIDTH
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Okabe and Ito's palette: told apart by readers with any of the common colour deficiencies.
+BLUE, ORANGE, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#6B7280"
+INK, FAINT, PALE = "#1F2937", "#E5E7EB", "#C7CDD6"
+DASHES = (0, (5, 3))
+GREEN = "#009E73"
+NEWER = (ORANGE, PURPLE, GREEN)
+_MOST_TICKS = 8
+_FEW_DECADES = 2.6  # fewer get ticks at 2 and 5 as well
+MOST_VECTORS = 400  # layers whose marks are vectors in an SVG; of more they would make it heavy
+LEAST = (
+    1e-8  # errors far below it are drawn at the foot: with a mask of -1e38, they would take all the height
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A logarithmic axis with a place for zero (`floor`) and one for what is not finite (`ceiling`)."""
+
+    floor: float
+    ceiling: float
+
+    @classmethod
+    def over(cls, errors: Iterable[float | None]) -> Scale:
+        """The scale on which all of `errors` can be drawn, those below `LEAST` at its foot."""
+        drawn = [value for value in errors if value is not None and math.isfinite(value) and value > 0]
+        if not drawn:
+            return cls(1e-9, 1.0)
+        return cls(max(min(drawn), LEAST) / 4, max(*drawn, LEAST) * 4)
+
+    def height(self, value: float | None) -> float:
+        """Where `value` is drawn; NaN, which is not drawn, for None."""
+        if value is None:
+            return math.nan
+        return min(max(value, self.floor), self.ceiling) if math.isfinite(value) else self.ceiling
+
+
+def draw_marks(axes: Axes, places: Sequence[int], heights: Sequence[float], **looks: Any) -> None:
+    """Marks without a line between them."""
+    axes.plot(places, heights, linestyle="none", **looks)
+
+
+def plain_axes(axes: Axes) -> None:
+    """No more of the axes than it takes to read them."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#9CA3AF")
+    axes.tick_params(colors=INK, labelsize=8.5, length=3)
+
+
+def render(make: Callable[[], Figure], kind: str, *, salt: str) -> bytes:
+    """The bytes of a `png` or `svg` file of the figure that `make` makes; equal ones with equal `salt` are equal.
+
+    Letters stay letters in an SVG: smaller, searchable. No pyplot: nothing of the caller's is touched.
+    """
+    import matplotlib.style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    with matplotlib.style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": salt}]):
+        canvas = (FigureCanvasSVG if kind == "svg" else FigureCanvasAgg)(make())
+        stream = io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        canvas.print_figure(stream, format=kind, dpi=150, metadata=metadata)
+    return stream.getvalue()
+
+
+def inline(svg: bytes, *, prefix: str) -> str:
+    """An SVG file as an element for a page; `prefix` makes its ids its own, so that several share a page."""
+    text = svg.decode("utf-8")
+    opening, body = text[text.index("<svg") :].split(">", 1)
+    # A page decides how wide a picture is; the view box keeps its shape.
+    element = re.sub(r' (?:width|height)="[^"]*"', "", opening) + ">" + body
+    own = re.sub(r"[^A-Za-z0-9]+", "-", prefix) + "-"
+    return re.sub(r'(\bid="|url\(#|href="#)', lambda match: match[1] + own, element)
+
+
+def colour_of(report: DriftReport, release: str) -> str:
+    """The colour of a release in every picture: blue for the older one."""
+    place = report.releases.index(release)
+    return BLUE if place == 0 else NEWER[(place - 1) % len(NEWER)]
+
+
+def log_ticks(scale: Scale, values: Iterable[float]) -> dict[float, str]:
+    """Places and texts for a logarithmic axis, with names for the places of zero and of what is not finite."""
+    values = list(values)
+    zero = any(value == 0 for value in values)
+    broken = any(not math.isfinite(value) for value in values)
+    low = scale.floor * (4 if zero else 1)
+    high = scale.ceiling / (6 if broken else 1)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    step = max(1, math.ceil((last - first) / _MOST_TICKS))
+    steps = (1, 2, 5) if high / low < 10**_FEW_DECADES else (1,)
+    ticks = {}
+    for power in range(last, first - 1, -step):
+        for digit in steps:
+            if low <= digit * 10.0**power <= high:
+                ticks[digit * 10.0**power] = _spell(digit, power)
+    if zero:
+        ticks[scale.floor] = "equal"
+    if broken:
+        ticks[scale.ceiling] = "not finite"
+    return ticks
+
+
+def draw_legend(figure: Figure, axes: Axes, top: float, *, left: float = LEFT / WIDTH - 0.008) -> None:
+    """The legend of `axes` in one or two lines at `top` (a fraction of the figure)."""
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(left, top),
+        bbox_transform=figure.transFigure,
+        ncols=4,
+        frameon=False,
+        fontsize=8.5,
+        borderpad=0,
+        columnspacing=1.4,
+        handletextpad=0.5,
+        labelcolor=INK,
+    )
+
+
+def _spell(digit: int, power: int) -> str:
+    if -2 <= power <= 2:
+        return f"{digit * 10.0**power:g}"
+    return f"{digit}e{power}"

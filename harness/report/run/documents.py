@@ -1,0 +1,123 @@
+"""A report as one self-contained HTML page: verdict in words first, no network, readable on a phone."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.judge import RunReport, RunResult, Verdict
+from harness.text import number
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+from harness.report.figures import error_growth_svg
+from harness.report.pages import render_page, trusted
+from harness.report.run.view import (
+    Explanation,
+    attention,
+    explain,
+    flags,
+    gates_text,
+    matrix,
+    skips,
+    worst_error,
+)
+from harness.report.run.words import LOOKS, answer, summary
+from harness.report.words import code, escape, fit, layer_legend, made_with, title
+
+MOST_DETAILED = 24  # pages of more runs show layers and pictures only of what did not plainly pass
+
+
+@dataclass(frozen=True)
+class _Section:
+    """What the page says of one run."""
+
+    anchor: str
+    result: RunResult
+    explanation: Explanation
+    picture: Markup | None
+    with_layers: bool
+
+
+def run_page(
+    report: RunReport, *, seconds: float | None = None, made: datetime.datetime | None = None
+) -> str:
+    """The report as an HTML page.
+
+    Args:
+        report: the runs.
+        seconds: how long they took.
+        made: when the page was made; now by default.
+    """
+    arranged = matrix(report)
+    anchors = {id(result): f"run-{number}" for number, result in enumerate(report.results)}
+    gravest_first = sorted(report.results, key=lambda result: -LOOKS[result.verdict].severity)
+    return render_page(
+        "run.html.j2",
+        made,
+        answer=answer(report),
+        summary=summary(report, seconds),
+        bad=report.exit_code != 0,
+        matrix=arranged,
+        named=arranged.named,
+        anchors=anchors,
+        sections=[
+            _section(anchors[id(result)], result, brief=len(report.results) > MOST_DETAILED)
+            for result in gravest_first
+        ],
+        fingerprint=made_with(report.fingerprint),
+        look=lambda result: LOOKS[result.verdict],
+        title_of=title,
+        worst_error=worst_error,
+        gates_text=gates_text,
+        flags=flags,
+        Verdict=Verdict,
+        layer_legend=layer_legend(),
+    )
+
+
+def _section(anchor: str, result: RunResult, *, brief: bool) -> _Section:
+    picture = None
+    detailed = bool(result.layers) and not (brief and result.verdict is Verdict.PASS)
+    if detailed:
+        picture = trusted(error_growth_svg(result))
+    return _Section(anchor, result, explain(result), picture, detailed)
+
+
+def run_markdown(report: RunReport, *, seconds: float | None = None) -> str:
+    """The report as GitHub-flavoured Markdown, gravest rows first, never longer than a job summary may be."""
+    lines = [f"## {answer(report)}", "", summary(report, seconds), ""]
+    arranged = matrix(report)
+    lines.append("| case | candidate |" + "".join(f" {p.value} |" for p in arranged.precisions) + " origin |")
+    lines.append("|---|---|" + "---|" * len(arranged.precisions) + "---|")
+    for row in sorted(arranged.rows, key=lambda row: -row.severity):
+        cells = [_cell(row.runs.get(precision)) for precision in arranged.precisions]
+        origin = f"`{code(row.origins[0].node)}` ({row.origins[0].op})" if row.origins else ""
+        lines.append(f"| {' | '.join([escape(row.case), escape(row.candidate), *cells, origin])} |")
+    lines.append("")
+    if told := skips(report):
+        lines += [*(f"- skipped {escape(cases)}: {escape(why)}" for why, cases in told.items()), ""]
+    for result in attention(report):
+        explanation = explain(result)
+        lines += [f"### {LOOKS[result.verdict].glyph} {escape(explanation.headline)}", ""]
+        for statement in explanation.statements:
+            lines.append(f"- {statement.label + ': ' if statement.label else ''}{escape(statement.text)}")
+        lines += ["", "```sh", explanation.command, "```", ""]
+    facts = "".join(
+        f"- {escape(key)}: {escape(value)}\n" for key, value in made_with(report.fingerprint).items()
+    )
+    tail = f"<details><summary>What this ran on</summary>\n\n{facts}\n</details>\n"
+    return fit("\n".join(lines), tail)
+
+
+def _cell(result: RunResult | None) -> str:
+    if result is None:
+        return ""
+    look = LOOKS[result.verdict]
+    worst = worst_error(result)
+    text = f"{look.glyph} {look.word}"
+    if worst is not None and result.verdict is not Verdict.ERROR:
+        text += f" {number(worst)}"
+    return f"**{text}**" if look.tone == "bad" else text

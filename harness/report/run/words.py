@@ -1,0 +1,89 @@
+"""How numbers, verdicts and counts are said: shared by the console, the pages and the pytest items."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from importlib.util import find_spec
+
+from harness.judge import RunReport, RunResult, Verdict
+from harness.report.words import Look
+from harness.text import command, duration, plural, sentence, target_words
+
+LOOKS = {
+    Verdict.PASS: Look("✓", "+", "pass", "green", "good", 0),
+    Verdict.SKIP: Look("–", "-", "skip", "dim", "quiet", 1),
+    Verdict.XFAIL: Look("○", "o", "xfail", "yellow", "calm", 2),
+    Verdict.XPASS: Look("●", "!", "XPASS", "bold red", "bad", 3),
+    Verdict.FAIL: Look("✗", "X", "FAIL", "bold red", "bad", 4),
+    Verdict.ERROR: Look("‼", "!", "ERROR", "bold red", "bad", 5),
+}
+
+UNEXPECTED = (Verdict.FAIL, Verdict.XPASS, Verdict.ERROR)
+
+
+def summary(report: RunReport, seconds: float | None = None) -> str:
+    """One line: `14 cases, 56 runs: 53 pass, 3 failed as expected, 0 unexpected, 18 s`."""
+    verdicts = Counter(result.verdict for result in report.results)
+    cases = {(result.case_path, result.case) for result in report.results}
+    parts = [f"{verdicts[Verdict.PASS]} pass"]
+    if verdicts[Verdict.XFAIL]:
+        parts.append(f"{verdicts[Verdict.XFAIL]} failed as expected")
+    if verdicts[Verdict.SKIP]:
+        parts.append(f"{verdicts[Verdict.SKIP]} skipped")
+    if verdicts[Verdict.FAIL]:
+        parts.append(f"{verdicts[Verdict.FAIL]} FAILED")
+    if verdicts[Verdict.XPASS]:
+        parts.append(f"{verdicts[Verdict.XPASS]} passed against expectation")
+    if verdicts[Verdict.ERROR]:
+        parts.append(f"{verdicts[Verdict.ERROR]} could not be judged")
+    if not any(verdicts[verdict] for verdict in UNEXPECTED):
+        parts.append("0 unexpected")
+    if seconds is not None:
+        parts.append(duration(seconds))
+    return f"{plural(len(cases), 'case')}, {plural(len(report.results), 'run')}: {', '.join(parts)}"
+
+
+def answer(report: RunReport) -> str:
+    """The whole report in one sentence, for the top of a page."""
+    total = len(report.results)
+    verdicts = Counter(result.verdict for result in report.results)
+    bad = []
+    if verdicts[Verdict.FAIL]:
+        bad.append(f"{verdicts[Verdict.FAIL]} of {plural(total, 'run')} failed")
+    if verdicts[Verdict.XPASS]:
+        bad.append(f"{verdicts[Verdict.XPASS]} passed although a failure was expected")
+    if verdicts[Verdict.ERROR]:
+        bad.append(f"{verdicts[Verdict.ERROR]} could not be judged")
+    if bad:
+        return sentence("; ".join(bad))
+    judged = total - verdicts[Verdict.SKIP]
+    if not judged:
+        return "Nothing was judged: every run was skipped."
+    expected = f", {verdicts[Verdict.XFAIL]} of them failures" if verdicts[Verdict.XFAIL] else ""
+    skipped = f"; {verdicts[Verdict.SKIP]} skipped" if verdicts[Verdict.SKIP] else ""
+    return f"{'The run' if judged == 1 else f'All {judged} runs'} came out as expected{expected}{skipped}."
+
+
+def next_command(result: RunResult) -> str:
+    """The command that goes deeper into `result`, ready to paste into a shell."""
+    target = target_words(result.case_path or result.case, result.inputs)
+    if changed_golden(result):
+        return command("harness", "run", *target, "--golden-update")
+    target += ["--precision", result.precision.value]
+    if result.candidate != "emulator":
+        target += ["--env", result.candidate]
+    if result.verdict is not Verdict.ERROR and _diagnoses():
+        return command("harness", "diagnose", *target)
+    return command("harness", "run", *target, "--details")
+
+
+def changed_golden(result: RunResult) -> bool:
+    """Whether the run fails because the reference is not the golden one any more, not for its candidate."""
+    return result.verdict is Verdict.FAIL and result.golden == "changed"
+
+
+@cache
+def _diagnoses() -> bool:
+    """Whether this installation has `harness diagnose`."""
+    return find_spec("harness.cli.diagnose") is not None
