@@ -115,7 +115,8 @@ def difference(kept: KeptOutput, stored: np.ndarray, fresh: np.ndarray) -> Diffe
 
 
 def _elements(values: np.ndarray) -> np.ndarray:
-    return values.reshape(-1)[_places(values.size)]
+    elements: np.ndarray = values.reshape(-1)[_places(values.size)]
+    return elements
 
 
 def _places(size: int) -> np.ndarray:

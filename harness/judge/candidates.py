@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from harness.backends import Candidate
 from harness.case import Case, RunSpec
+from harness.judge.results import Cause
 from harness.judge.workbench import Workbench
+from harness.model import Model, units_of
+from harness.tensors import Precision
 
 if TYPE_CHECKING:
     from harness.backends import TensorRTCandidate
     from harness.environments import Environment
+
 
 EMULATOR = "emulator"
 TIMED_INFERENCES = 50
@@ -67,7 +71,7 @@ class Candidates:
             by_device.setdefault(device, []).append(name)
         return [tuple(lane) for lane in by_device.values()]
 
-    def lacking(self, name: str, case: Case, spec: RunSpec) -> str | None:
+    def lacking(self, name: str, case: Case, spec: RunSpec) -> tuple[Cause, str] | None:
         """Why an environment's release is not one to judge this run on: too old for the case, or for the precision.
 
         Raises:
@@ -77,9 +81,10 @@ class Candidates:
 
         probe = shared_supervisor(select(name, self.environments)).probe()
         if not case.allows_release(probe.tensorrt):
-            return f"needs {', '.join(case.required_releases)}, and {name} has {probe.tensorrt}"
+            needed = ", ".join(case.required_releases)
+            return Cause.RELEASE, f"needs {needed}, and {name} has {probe.tensorrt}"
         if spec.precision not in probe.capabilities:
-            return f"TensorRT {probe.tensorrt} has no precision {spec.precision}"
+            return Cause.PRECISION, f"TensorRT {probe.tensorrt} has no precision {spec.precision}"
         return None
 
     def again(self) -> Candidates:
@@ -133,3 +138,26 @@ def profiles_of(case: Case) -> dict[str, tuple[tuple[int, ...], tuple[int, ...],
         if spec.min is not None and spec.max is not None and opt is not None:
             profiles[name] = (spec.min, opt, spec.max)
     return profiles
+
+
+_WHY = {
+    Precision.INT8: "the model has no Q/DQ nodes to say how. Engines up to TensorRT 10 are calibrated on the inputs "
+    "of the case: name one with --env",
+    Precision.TF32: "TF32 rounds what matrix products and convolutions read in FP32, and the model has none",
+}
+_QUANTIZED = (
+    "the INT8 of this model is its own Q/DQ nodes, and the reference has them, too. An engine is what can differ: name "
+    "one with --env"
+)
+_ELSE = "no node computes float32 tensors from the inputs"
+
+
+def nothing_to_round(model: Model, precision: Precision) -> str | None:
+    """Why the emulator at `precision` would compute the reference once more; None where it does not.
+
+    FP32 is never refused: that run shows that there is a reference, and that it is the golden one.
+    """
+    if precision is Precision.FP32 or units_of(model, precision):
+        return None
+    why = _QUANTIZED if precision is Precision.INT8 and model.quantized else _WHY.get(precision, _ELSE)
+    return f"the emulator has nothing to round for {precision}: {why}"

@@ -13,16 +13,22 @@ import numpy as np
 from harness.backends import Candidate, Computed, Observation, Plan
 from harness.case import Case, RunSpec, Waived, find_waiver
 from harness.comparison import COMPUTED, SHAPE
-from harness.errors import CandidateError, HarnessError
+from harness.errors import CandidateError, CaseFileError, HarnessError
 from harness.golden import GoldenState
-from harness.judge.candidates import EMULATOR, Candidates
-from harness.judge.faithful import is_faithful
-from harness.judge.layers import beyond_own_limits, measure_layers, observation_for
+from harness.judge.candidates import EMULATOR, Candidates, nothing_to_round
+from harness.judge.layers import beyond_own_limits, is_faithful, measure_layers, observation_for
 from harness.judge.names import check_names
 from harness.judge.outputs import OutputGates
-from harness.judge.results import LayerResult, OutputResult, RunResult, Verdict, without_origins
-from harness.judge.rounding import nothing_to_round
-from harness.judge.soundness import empty_outputs
+from harness.judge.reference import empty_outputs
+from harness.judge.results import (
+    Cause,
+    LayerResult,
+    OutputResult,
+    RunError,
+    RunResult,
+    Verdict,
+    without_origins,
+)
 from harness.judge.workbench import Workbench
 from harness.tensors import Precision
 
@@ -112,27 +118,20 @@ class Judge:
         )
         bench = self.bench(case)
         if missing := bench.missing_packages():
-            return replace(blank, reason=f"needs {', '.join(missing)}, which is not installed")
+            reason = f"needs {', '.join(missing)}, which is not installed"
+            return replace(blank, cause=Cause.PACKAGE, reason=reason)
         try:
             check_names(case, bench.model)
             made = self.candidates.get(candidate, bench)
             if made is bench.emulator:
-                lacking = nothing_to_round(bench.model, spec.precision)
-                if lacking and (bench.model.quantized or bench.model.own_tensors):
-                    return _skipped_with_cost(replace(blank, reason=lacking), bench)
-            else:
-                lacking = self.candidates.lacking(candidate, case, spec)
-            if lacking:
-                return replace(blank, reason=lacking)
+                why = nothing_to_round(bench.model, spec.precision)
+                if why:
+                    return _skipped(replace(blank, cause=Cause.NOTHING_TO_ROUND, reason=why), bench)
+            elif lacking := self.candidates.lacking(candidate, case, spec):
+                return replace(blank, cause=lacking[0], reason=lacking[1])
             return _Run(bench, spec, made, self.options, stage).judge(blank)
         except HarnessError as error:
-            return replace(
-                blank,
-                verdict=Verdict.ERROR,
-                reason=str(error),
-                evidence=error.evidence if isinstance(error, CandidateError) else (),
-                mistake=not isinstance(error, CandidateError),
-            )
+            return _failed(blank, error, bench)
 
 
 @dataclass
@@ -173,22 +172,24 @@ class _Run:
             layers = without_origins(layers) if passed else layers
         beyond = beyond_own_limits(layers, self.bench.case.tolerances, self.precision) if passed else None
         origins = tuple(layer.node for layer in layers if layer.origin)
-        verdict, reason = _verdict(self.spec, expects_failure, passed, outputs, origins, bool(layers))
+        verdict, cause, reason = _verdict(self.spec, expects_failure, passed, outputs, origins, bool(layers))
         reason = f"{counted}: {reason}" if counted else reason
         own = self.timed("reference", lambda: self.bench.own_roundings)
         warnings = [*self.facts.get("warnings", ()), *empty_outputs(expected), *own.warnings]
         warnings += [] if beyond is None else [beyond]
         if golden is not None and golden.message is not None and not self.options.golden_update:
             if golden.state is GoldenState.CHANGED:
-                verdict, reason = Verdict.FAIL, golden.message
+                verdict, cause, reason = Verdict.FAIL, Cause.GOLDEN_CHANGED, golden.message
             elif golden.state is GoldenState.MISSING:  # another processor rounds differently: no news
                 warnings.append(golden.message)
         if verdict is Verdict.FAIL and (waived := self.waived(blank.candidate)):
             verdict = Verdict.FAIL if waived.expired else Verdict.XFAIL
+            cause = Cause.WAIVER_EXPIRED if waived.expired else Cause.WAIVED
             reason = f"{reason}; {waived}"
         return replace(
             blank,
             verdict=verdict,
+            cause=cause,
             reason=reason,
             outputs=outputs,
             layers=layers,
@@ -292,8 +293,32 @@ class _Run:
         return layers, faithful if any(engines) else None
 
 
-def _skipped_with_cost(skipped: RunResult, bench: Workbench) -> RunResult:
-    """A run that judges nothing of a model with roundings of its own: at least what these cost is told."""
+def _failed(blank: RunResult, error: HarnessError, bench: Workbench) -> RunResult:
+    """A run that ended with an error."""
+    of_candidate = isinstance(error, CandidateError)
+    of_case = any(error is failure for failure in bench.failures.values()) or isinstance(error, CaseFileError)
+    told = RunError(
+        type(error).__name__,
+        error.message,
+        error.where,
+        error.hint,
+        blank.candidate if of_candidate else None,
+    )
+    return replace(
+        blank,
+        verdict=Verdict.ERROR,
+        cause=Cause.CANDIDATE if of_candidate else Cause.CASE if of_case else Cause.RUN,
+        reason=str(error),
+        error=told,
+        evidence=error.evidence if isinstance(error, CandidateError) else (),
+        mistake=not of_candidate,
+    )
+
+
+def _skipped(skipped: RunResult, bench: Workbench) -> RunResult:
+    """A run that judges nothing; what a model's own roundings cost is said nevertheless."""
+    if not bench.model.quantized and not bench.model.own_tensors:
+        return skipped
     own = bench.own_roundings
     reason = "; ".join(filter(None, (skipped.reason, own.price)))
     return replace(skipped, reason=reason, warnings=own.warnings, own_roundings=own.facts)
@@ -313,21 +338,19 @@ def _verdict(
     outputs: tuple[OutputResult, ...],
     origins: tuple[str, ...],
     observed: bool,
-) -> tuple[Verdict, str]:
+) -> tuple[Verdict, Cause, str]:
     if passed and expects_failure:
-        return Verdict.XPASS, f"passes, although the case expects it to fail: {spec.reason}"
+        reason = f"passes, although the case expects it to fail: {spec.reason}"
+        return Verdict.XPASS, Cause.UNEXPECTED_PASS, reason
     if passed:
-        return Verdict.PASS, "all gates hold"
-    failure = describe_failure(outputs)
+        return Verdict.PASS, Cause.GATES_HOLD, "all gates hold"
     if not expects_failure:
-        return Verdict.FAIL, failure
+        return Verdict.FAIL, Cause.GATE_FAILED, describe_failure(outputs)
     if observed and spec.origin and set(origins) != set(spec.origin):
         found = ", ".join(origins) or "nowhere that was observed"
-        return (
-            Verdict.FAIL,
-            f"fails as expected, but the error starts at {found}, not {', '.join(spec.origin)}",
-        )
-    return Verdict.XFAIL, f"fails as expected: {spec.reason}"
+        reason = f"fails as expected, but the error starts at {found}, not {', '.join(spec.origin)}"
+        return Verdict.FAIL, Cause.OTHER_ORIGIN, reason
+    return Verdict.XFAIL, Cause.EXPECTED, f"fails as expected: {spec.reason}"
 
 
 def describe_failure(outputs: tuple[OutputResult, ...]) -> str:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from harness.case import Case, RunSpec
 from harness.judge.judge import Judge
-from harness.judge.results import RunResult
+from harness.judge.results import Cause, RunResult
 from harness.tensors import Precision
 
 
@@ -55,7 +55,7 @@ class Run(NamedTuple):
 
 
 def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[RunResult, ...]:
-    """The results of `runs`, in their order.
+    """The results of `runs`, in their order; of a case that cannot be judged at all there is one.
 
     The runs of each GPU are a lane: within it they follow each other, so that no build is timed while another one
     keeps its GPU busy. Lanes go at the same time, each with a judge of its own; golden references are rewritten by
@@ -66,6 +66,7 @@ def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[Ru
         lanes = [tuple(name for lane in lanes for name in lane)]
     told, stopped = threading.Lock(), threading.Event()
     results: dict[int, RunResult] = {}
+    unusable: set[int] = set()  # cases of which no run can be judged: one result says so
 
     def tell(event: ProgressEvent) -> None:
         with told:
@@ -74,8 +75,14 @@ def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[Ru
     def work(lane: tuple[str, ...], own: Judge) -> None:
         try:
             for index, run in enumerate(runs):
-                if run.candidate in lane and not stopped.is_set():
-                    results[index] = _judged(own, run, index, len(runs), tell)
+                if run.candidate not in lane or stopped.is_set() or id(run.case) in unusable:
+                    continue
+                result = _judged(own, run, index, len(runs), tell)
+                if result.cause is Cause.CASE:
+                    if id(run.case) in unusable:  # another lane has said so meanwhile
+                        continue
+                    unusable.add(id(run.case))
+                results[index] = result
         except BaseException:
             stopped.set()
             raise
@@ -89,7 +96,7 @@ def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[Ru
 
     judges = [judge if len(lanes) == 1 else Judge(judge.options, judge.candidates.again()) for _ in lanes]
     side_by_side([partial(work, lane, own) for lane, own in zip(lanes, judges, strict=True)], give_up)
-    return tuple(results[index] for index in range(len(runs)))
+    return tuple(results[index] for index in sorted(results))
 
 
 def side_by_side(works: Sequence[Callable[[], T]], give_up: Callable[[], None]) -> list[T]:

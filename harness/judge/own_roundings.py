@@ -5,9 +5,8 @@ The reference keeps them, as an engine of that file does, so that no run can fai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 import onnx
@@ -15,7 +14,8 @@ import onnx
 from harness.backends import Reference
 from harness.comparison import DEFAULT_GATES, compare
 from harness.errors import ModelError
-from harness.model import Model, bounds, spread
+from harness.judge.reference import Bench, Tensors
+from harness.model import bounds, spread
 from harness.tensors import NEVER, Precision
 from harness.text import number, plural
 
@@ -26,30 +26,6 @@ COSTLY = 0.1
 """with a warning where the outputs err by more than this nrmse, or by nobody knows how much."""
 MOST_TOLD = 3
 GATE_OF = {"float16": Precision.FP16, "bfloat16": Precision.BF16}
-Tensors = Mapping[str, np.ndarray]
-
-
-class Bench(Protocol):
-    """What is asked of a workbench: see harness.judge.workbench."""
-
-    @property
-    def model(self) -> Model:
-        """The model."""
-
-    @property
-    def feeds(self) -> Sequence[Tensors]:
-        """The inputs, sample by sample."""
-
-    @property
-    def reference(self) -> Reference:
-        """The FP32 reference."""
-
-    @property
-    def expected(self) -> Sequence[Tensors]:
-        """The reference's outputs, sample by sample."""
-
-    def tensor_chunks(self, tensors: Sequence[str], *, copies: int) -> Iterable[tuple[str, ...]]:
-        """`tensors` in chunks that fit into memory."""
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.comparison import GateResult, Metrics
+from harness.comparison import NONFINITE, GateResult, Metrics
 from harness.errors import NothingSelectedError
 from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, to_json
+from harness.text import number, plural, shorten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from harness.tactics import Repeats
 
 RUN_SCHEMA = "harness.run/1"
+MOST_ROWS = 100
+"""Runs that a notebook shows of a report."""
 
 
 class Verdict(StrEnum):
@@ -32,6 +37,55 @@ class Verdict(StrEnum):
     XPASS = "xpass"
 
 
+class Cause(StrEnum):
+    """What decided the verdict of a run; `RunResult.reason` says it in a sentence."""
+
+    GATES_HOLD = "gates hold"
+    GATE_FAILED = "gate failed"
+    EXPECTED = "fails as expected"
+    OTHER_ORIGIN = "starts elsewhere than expected"
+    UNEXPECTED_PASS = "passes unexpectedly"
+    WAIVED = "waived"
+    WAIVER_EXPIRED = "waiver expired"
+    GOLDEN_CHANGED = "golden reference changed"
+    PACKAGE = "package missing"
+    RELEASE = "release not allowed"
+    PRECISION = "precision not offered"
+    NOTHING_TO_ROUND = "nothing to round"
+    CASE = "case cannot be judged"
+    """The model, the inputs or the reference of the case cannot be had, whatever the precision and the candidate."""
+    RUN = "run cannot be judged"
+    CANDIDATE = "candidate failed"
+
+
+class Judged(StrEnum):
+    """What was judged of an output, or at least of every output."""
+
+    VALUES = "values"
+    FINITENESS = "finiteness"
+    """Only whether every element is finite."""
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class RunError:
+    """The error that a run ended with.
+
+    Args:
+        kind: name of its class in harness.errors.
+        message: what is wrong, without where and what to try.
+        where: file, case, tensor or environment that it is about.
+        hint: what to try.
+        environment: the environment whose build, inference or worker failed.
+    """
+
+    kind: str
+    message: str
+    where: str | None = None
+    hint: str | None = None
+    environment: str | None = None
+
+
 @dataclass(frozen=True)
 class OutputResult:
     """One output of the model in one sample: its metrics over the FP32 reference, and its gates."""
@@ -40,6 +94,19 @@ class OutputResult:
     sample: int
     metrics: Metrics
     gates: tuple[GateResult, ...]
+
+    ALSO_IN_JSON: ClassVar = ("judged",)
+
+    @property
+    def judged(self) -> Judged:
+        """What was judged of it: without elements nothing, and without a gate on an error only finiteness."""
+        if not self.gates or (self.metrics.count == 0 and self.passed):
+            return Judged.NOTHING
+        return (
+            Judged.VALUES
+            if any(gate.metric != NONFINITE.metric for gate in self.gates)
+            else Judged.FINITENESS
+        )
 
     @property
     def passed(self) -> bool:
@@ -85,7 +152,7 @@ def without_origins(layers: Iterable[LayerResult]) -> tuple[LayerResult, ...]:
     return tuple(replace(layer, origin=False) if layer.origin else layer for layer in layers)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """One case at one precision on one candidate.
 
@@ -100,6 +167,8 @@ class RunResult:
         faithful: whether the observed engine's outputs equal the unobserved one's; None if not applicable.
         timings: seconds by stage: `reference`, `candidate`, `compare`, `build`, …
         facts: what the candidate reported of itself: see Evaluation.facts.
+        cause: what decided the verdict, as a code.
+        error: the error behind the verdict `error`.
         evidence: lines that support an `error`: log tail, signal, plan.
         warnings: what the person should know although it changes no verdict (a changed golden reference, …).
         case_path: the case file, or the model itself where there is none.
@@ -121,6 +190,8 @@ class RunResult:
     faithful: bool | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    cause: Cause | None = None
+    error: RunError | None = None
     evidence: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     case_path: str | None = None
@@ -129,6 +200,19 @@ class RunResult:
     mistake: bool = False
     repeats: Repeats | None = field(default=None, metadata=NEVER)
     own_roundings: OwnRoundings | None = field(default=None, metadata=NEVER)
+
+    ALSO_IN_JSON: ClassVar = ("judged",)
+
+    def __repr__(self) -> str:
+        """`RunResult(mlp::fp16: fail, y: nrmse 0.6, limit 0.01)`."""
+        return f"RunResult({self.id}: {self.verdict}{', ' if self.reason else ''}{shorten(self.reason, 120)})"
+
+    @property
+    def judged(self) -> Judged:
+        """What was judged of every output that has elements, at least."""
+        order = (Judged.FINITENESS, Judged.VALUES)
+        found = {output.judged for output in self.outputs}
+        return next((judged for judged in order if judged in found), Judged.NOTHING)
 
     @property
     def id(self) -> str:
@@ -159,13 +243,33 @@ class RunResult:
         return dict(to_json(replace(self, facts=facts)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunReport:
     """All runs of one invocation, with the fingerprint of what they ran on; `interrupted` if more were asked for."""
 
     fingerprint: Mapping[str, Any]
     results: tuple[RunResult, ...]
     interrupted: bool = field(default=False, metadata=UNLESS_DEFAULT)
+
+    def __repr__(self) -> str:
+        """`RunReport(12 runs: 10 pass, 2 fail)`."""
+        found = Counter(result.verdict for result in self.results)
+        counts = ", ".join(f"{found[verdict]} {verdict}" for verdict in Verdict if verdict in found)
+        return f"RunReport({plural(len(self.results), 'run')}{': ' if counts else ''}{counts})"
+
+    def _repr_html_(self) -> str:
+        """A table of the runs, for notebooks."""
+        cells = [
+            (result.id, result.candidate, result.verdict, _worst_error(result), result.reason)
+            for result in self.results[:MOST_ROWS]
+        ]
+        rows = [("run", "candidate", "verdict", "nrmse", "reason"), *cells]
+        table = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows
+        )
+        left = len(self.results) - len(cells)
+        more = f"<p>and {plural(left, 'more run')}</p>" if left else ""
+        return f"<p>{html.escape(repr(self))}</p><table>{table}</table>{more}"
 
     @property
     def exit_code(self) -> int:
@@ -213,6 +317,10 @@ class RunReport:
 
 
 jsonable = to_json
+
+
+def _worst_error(result: RunResult) -> str:
+    return number(None if result.worst is None else result.worst.metrics.nrmse)
 
 
 def _badness(output: OutputResult) -> tuple[int, float]:

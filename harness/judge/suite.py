@@ -58,7 +58,12 @@ def run(
         for spec in case.select_runs(wanted)
     ]
     if not runs:
-        raise NothingSelectedError("no case asks for any of these precisions")
+        asked = {spec.precision for case in cases for spec in case.runs}
+        known = ", ".join(precision for precision in Precision if precision in asked)
+        raise NothingSelectedError(
+            f"no case asks for {' or '.join(wanted)}",
+            hint=f"{'the case has' if len(cases) == 1 else 'the cases have'} runs at {known}",
+        )
     own = judge or Judge(options)
     try:
         own.candidates.check(environments)

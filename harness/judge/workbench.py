@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from harness.backends import Emulator, Reference, check_feeds, chunks, tensor_sizes
-from harness.case import Case, make_feeds, resolve_model
-from harness.golden import GoldenStatus
-from harness.judge.finite import check_finite
-from harness.judge.goldens import check_golden, store_of
+from harness.case import CASE_SUFFIX, Case, make_feeds, resolve_model
+from harness.errors import HarnessError
+from harness.golden import GoldenStatus, GoldenStore, Provenance
 from harness.judge.own_roundings import OwnRoundings, find_overflows, look_at_own_roundings
-from harness.judge.soundness import check_not_empty, check_reproducible
+from harness.judge.reference import check_finite, check_not_empty, check_reproducible
 from harness.model import Model, load_model
 
-Tensors = Mapping[str, np.ndarray]
+CASES_FOLDER = "cases"
+T = TypeVar("T")
+
+
+class _Prepared(cached_property[T]):
+    """A cached property that is tried once: where making it fails, it raises the same error again."""
+
+    def __get__(self, bench: Any, owner: type[Any] | None = None) -> Any:
+        if bench is None or self.attrname not in bench.failures:
+            try:
+                return super().__get__(bench, owner)
+            except HarnessError as error:
+                bench.failures[self.attrname] = error
+                raise
+        raise bench.failures[self.attrname].with_traceback(None)
 
 
 class Workbench:
@@ -26,14 +41,23 @@ class Workbench:
     Args:
         case: the case.
         memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
+
+    Attributes:
+        failures: by attribute, why a part of the case cannot be had: no run of it can be judged.
     """
 
     def __init__(self, case: Case, *, memory_budget: int) -> None:
         self.case = case
         self.memory_budget = memory_budget
+        self.failures: dict[str, HarnessError] = {}
         self._golden: tuple[GoldenStatus | None] | None = None
 
-    @cached_property
+    @property
+    def where(self) -> str:
+        """The case, for messages."""
+        return str(self.case.path or self.case.name)
+
+    @_Prepared
     def model(self) -> Model:
         """The model of the case.
 
@@ -42,7 +66,7 @@ class Workbench:
         """
         return load_model(resolve_model(self.case), name=self.case.name)
 
-    @cached_property
+    @_Prepared
     def feeds(self) -> list[dict[str, np.ndarray]]:
         """The inputs, sample by sample.
 
@@ -64,7 +88,7 @@ class Workbench:
         """The emulator, shared by all precisions."""
         return Emulator(self.model)
 
-    @cached_property
+    @_Prepared
     def expected(self) -> list[dict[str, np.ndarray]]:
         """The reference's outputs, sample by sample.
 
@@ -73,24 +97,17 @@ class Workbench:
             ReferenceNotReproducibleError: an output depends on random numbers.
             InputDataError: no output has an element.
         """
+
+        def own(tensor: str) -> str | None:
+            return next((str(each) for each in find_overflows(self) if each.tensor == tensor), None)
+
         outputs = []
-        where = str(self.case.path or self.case.name)
         for feeds in self.feeds:
             values = self.reference.run(feeds)
-            check_reproducible(self.model, self.reference, feeds, values, where)
-            check_finite(
-                self.model,
-                self.reference,
-                feeds,
-                values,
-                where,
-                lambda names: self.tensor_chunks(names, copies=1),
-                lambda tensor: next(
-                    (str(each) for each in find_overflows(self) if each.tensor == tensor), None
-                ),
-            )
+            check_reproducible(self, feeds, values)
+            check_finite(self, feeds, values, own)
             outputs.append(values)
-        check_not_empty(outputs, self.feeds, where)
+        check_not_empty(outputs, self.feeds, self.where)
         return outputs
 
     @cached_property
@@ -103,13 +120,20 @@ class Workbench:
         return look_at_own_roundings(self)
 
     def golden(self, *, update: bool) -> GoldenStatus | None:
-        """What the golden reference says of this one, asked once; see `check_golden`."""
+        """What the golden reference says of this one before any rewriting; None where no golden references are kept.
+
+        Args:
+            update: rewrite it where it is missing or differs.
+
+        Raises:
+            GoldenError: the golden reference is damaged, or an update was asked for while CI is set.
+        """
         if self._golden is None:
-            store = store_of(self.case, update=update)
-            found = None
-            if store is not None:
-                sha256 = self.model.sha256
-                found = check_golden(store, self.case, sha256, self.feeds, self.expected, update=update)
+            root, found = golden_root(self.case), None
+            if root is not None and (update or root.is_dir()):
+                store = GoldenStore(root)
+                provenance = Provenance.here(self.model.sha256, self.feeds)
+                found = (store.update if update else store.check)(self.case.name, provenance, self.expected)
             self._golden = (found,)
         return self._golden[0]
 
@@ -134,3 +158,29 @@ class Workbench:
     @cached_property
     def _sizes(self) -> dict[str, int]:
         return tensor_sizes(self.model, self.feeds[0])
+
+
+def golden_root(case: Case) -> Path | None:
+    """Where the golden references of a case lie: `golden/` beside its folder if that is `cases/`, else inside it.
+
+    None for a case made in memory.
+    """
+    if case.path is None:
+        return None
+    folder = case.path.resolve().parent
+    return (folder.parent if folder.name == CASES_FOLDER else folder) / "golden"
+
+
+def prune_goldens(cases: Iterable[Case]) -> list[Path]:
+    """Remove the golden references that no case file of the folders of `cases` has, and return their folders.
+
+    Raises:
+        GoldenError: CI is set.
+    """
+    known: dict[Path, set[str]] = {}
+    for case in cases:
+        root = golden_root(case)
+        if root is not None and case.path is not None and root.is_dir():
+            files = case.path.parent.glob(f"**/*{CASE_SUFFIX}")
+            known.setdefault(root, set()).update(file.name.removesuffix(CASE_SUFFIX) for file in files)
+    return [root / name for root, names in sorted(known.items()) for name in GoldenStore(root).prune(names)]

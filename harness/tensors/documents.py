@@ -53,7 +53,8 @@ def from_json(kind: type[T], document: object) -> T:
     Raises:
         ValueError: a field is missing, or of the wrong type.
     """
-    return _adapter(kind).validate_python(document)
+    adapter: TypeAdapter[T] = _adapter(kind)
+    return adapter.validate_python(document)
 
 
 def _document(value: Any) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def _document(value: Any) -> dict[str, Any]:
 
 
 @cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)

@@ -18,7 +18,9 @@ from harness.case import Case, load_case
 from harness.comparison import GateResult, compare
 from harness.errors import CaseFileError, EnvironmentConfigError, NothingSelectedError, UsageError
 from harness.judge import (
+    Cause,
     Judge,
+    Judged,
     JudgeOptions,
     OutputResult,
     ProgressEvent,
@@ -233,6 +235,69 @@ def test_one_broken_case_does_not_stop_the_others(write_case, tmp_path: Path) ->
     assert "missing.onnx" in report.results[0].reason
 
 
+def test_a_model_that_is_missing_is_one_error_and_not_one_a_precision(write_case, tmp_path: Path) -> None:
+    events: list[ProgressEvent] = []
+    report = run([tmp_path / "missing.onnx", write_case()], progress=events.append)
+    assert [result.verdict.value for result in report.results] == [*["pass"] * 4, "error"]
+    (*_, error) = report.results
+    assert (error.cause, error.mistake, error.judged) == (Cause.CASE, True, Judged.NOTHING)
+    assert error.error is not None
+    assert error.error.kind == "ModelError"
+    assert error.error.message in error.reason
+    assert sum(event.kind == "done" for event in events) == 5
+
+
+def test_inputs_that_do_not_fit_are_one_error(write_case) -> None:
+    path = write_case()
+    path.write_text(path.read_text().replace("x: [5, 16]", "x: [5, 17]"))
+    assert [result.cause for result in run(path).results] == [Cause.CASE]
+
+
+@pytest.mark.parametrize(
+    ("scale", "line", "cause"),
+    [
+        (1.0, "fp16", Cause.GATES_HOLD),
+        (600.0, "fp16", Cause.GATE_FAILED),
+        (600.0, "{precision: fp16, expect: fail, reason: r}", Cause.EXPECTED),
+        (1.0, "{precision: fp16, expect: fail, reason: r}", Cause.UNEXPECTED_PASS),
+        (600.0, "{precision: fp16, expect: fail, reason: r, origin: mean}", Cause.OTHER_ORIGIN),
+        (1.0, "int8", Cause.NOTHING_TO_ROUND),
+    ],
+)
+def test_the_cause_of_a_verdict_is_a_code(write_case, scale: float, line: str, cause: Cause) -> None:
+    precision = "int8" if line == "int8" else "fp16"
+    report = run(write_case(scale, line), precisions=[precision])
+    assert report.results[0].cause is cause
+    assert json.loads(json.dumps(report.to_dict()))["results"][0]["cause"] == cause.value
+
+
+def test_a_result_says_what_was_judged(write_case) -> None:
+    (result,) = run(write_case(), precisions=["fp16"]).results
+    assert result.judged is Judged.VALUES
+    first, second = result.outputs
+    finite = dataclasses.replace(second, gates=second.gates[:1])
+    assert (finite.judged, finite.gates[0].metric) == (Judged.FINITENESS, "nonfinite")
+    assert dataclasses.replace(second, gates=()).judged is Judged.NOTHING
+    weaker = dataclasses.replace(result, outputs=(first, finite))
+    assert weaker.judged is Judged.FINITENESS, "the least that any output was judged for"
+    assert weaker.to_dict()["judged"] == "finiteness"
+    assert weaker.to_dict()["outputs"][0]["judged"] == "values"
+
+
+def test_a_report_is_short_in_a_console_and_a_table_in_a_notebook(write_case) -> None:
+    report = run(write_case(600.0, name="a<b"), precisions=["fp16"])
+    assert repr(report) == "RunReport(1 run: 1 fail)"
+    (result,) = report.results
+    assert repr(result).startswith("RunResult(a<b::fp16: fail, y: ")
+    assert len(repr(result)) < 200
+    page = report._repr_html_()
+    assert "<td>a&lt;b::fp16</td><td>emulator</td><td>fail</td>" in page
+    assert "a<b" not in page
+    many = dataclasses.replace(report, results=report.results * 250)
+    assert many._repr_html_().count("<tr>") == 101
+    assert "and 150 more runs" in many._repr_html_()
+
+
 def test_a_missing_package_skips(write_case) -> None:
     report = run(write_case(extra="requires: [no_such_package]\n"), precisions=["fp16"])
     assert verdicts(report) == {"fp16": "skip"}
@@ -242,8 +307,12 @@ def test_a_missing_package_skips(write_case) -> None:
 
 def test_selections_that_match_nothing_say_so(write_case, tmp_path: Path) -> None:
     path = write_case()
-    with pytest.raises(NothingSelectedError, match="no case asks for"):
-        run(path, precisions=["fp8"])
+    with pytest.raises(
+        NothingSelectedError, match=r"no case asks for int8 \(the case has runs at fp32, tf32"
+    ):
+        run(path, precisions=["int8"])
+    with pytest.raises(NothingSelectedError, match="no case asks for fp8 or int8"):
+        run(path, precisions=["fp8", "int8"])
     with pytest.raises(NothingSelectedError, match=r"no case has the tag nope.*no case has any tag"):
         run(path, tags=["nope"])
     (tmp_path / "empty").mkdir()

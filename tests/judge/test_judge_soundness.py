@@ -15,9 +15,10 @@ from onnx import TensorProto, helper
 
 from harness.backends import Candidate, Emulator, Reference
 from harness.case import Case, InputSpec, ModelSource, RunSpec, Tolerance, load_case
+from harness.diagnosis.context import make_bench
 from harness.errors import InputDataError, ReferenceNotReproducibleError
 from harness.judge import Candidates, Judge, JudgeOptions, RunReport, Verdict, Workbench, run
-from harness.judge.soundness import check_not_empty, check_reproducible
+from harness.judge.reference import check_not_empty, check_reproducible
 from harness.model import load_model
 from harness.tensors import Precision
 
@@ -159,7 +160,7 @@ def test_a_precision_that_rounds_nothing_else_is_skipped_likewise(
 
 
 def test_draws_that_agree_by_chance_are_told_by_the_next_ones() -> None:
-    model = load_model(DRAWN["normal"], name="drawn")
+    bench = make_bench(load_model(DRAWN["normal"], name="drawn"), [{}])
     agreeing = [{"y": np.zeros(SHAPE, np.float32)}] * 3
 
     class Drawn:
@@ -168,8 +169,9 @@ def test_draws_that_agree_by_chance_are_told_by_the_next_ones() -> None:
         def run(self, feeds: object) -> dict[str, np.ndarray]:
             return next(self.values)
 
+    bench.reference = cast(Reference, Drawn())
     with pytest.raises(ReferenceNotReproducibleError, match="'y'"):
-        check_reproducible(model, cast(Reference, Drawn()), {}, agreeing[0], "here")
+        check_reproducible(bench, {}, agreeing[0])
 
 
 def test_an_empty_sample_before_one_with_elements_is_no_mistake() -> None:
