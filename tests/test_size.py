@@ -29,7 +29,6 @@ CROWDED_FOLDERS = {
     "diagnosis.stages": 17,
     "environments": 16,
     "explore": 16,
-    "report": 24,
     "worker.adapter": 27,
 }
 """Package: modules, without its `__init__`."""
