@@ -12,21 +12,37 @@ from pathlib import Path
 from typing import ClassVar
 
 
+@dataclass(frozen=True, order=True)
+class Place:
+    """A place in a file. `line` and `column` count from 1; None: the whole file, or the whole line."""
+
+    path: Path
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        return ":".join(str(part) for part in (self.path, self.line, self.column) if part is not None)
+
+
 class HarnessError(Exception):
     """Base of every error that harness raises on purpose.
 
     Args:
         message: what is wrong, one sentence without a final full stop.
-        where: the file, `file:line:column`, case or tensor that it is about.
+        where: the file, place in a file, case, model or tensor that it is about.
         hint: what to try.
     """
 
     exit_code: ClassVar[int] = 2
 
-    def __init__(self, message: str, *, where: str | Path | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, where: str | Path | Place | None = None, hint: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.where = None if where is None else str(where)
+        self.place = Place(where) if isinstance(where, Path) else where if isinstance(where, Place) else None
+        """The file that it is about, and where in it; None if it is about something else."""
         self.hint = hint
 
     def __str__(self) -> str:
@@ -66,11 +82,11 @@ class ModelError(HarnessError, ValueError):
 
 
 class ChecksumError(ModelError):
-    """A downloaded or referenced file does not have the promised SHA-256."""
+    """A downloaded or referenced file does not have the SHA-256 that the case gives."""
 
     def __init__(self, path: Path | str, *, expected: str, actual: str) -> None:
         super().__init__(
-            f"SHA-256 is {actual}, the case promises {expected}",
+            f"SHA-256 is {actual}, not {expected}, which the case gives",
             where=path,
             hint="if the new file is right, update `sha256` in the case",
         )
@@ -106,7 +122,7 @@ class NodeFailedError(ModelError):
 
 
 class UnsoundReferenceError(ModelError):
-    """There is no FP32 reference that anything could be held against."""
+    """There is no FP32 reference to compare with."""
 
 
 class ReferenceNotFiniteError(UnsoundReferenceError):
@@ -167,7 +183,15 @@ class EnvironmentConfigError(HarnessError, ValueError):
 
 
 class CandidateError(HarnessError, RuntimeError):
-    """A build, an inference or a worker failed. `evidence` holds the last log lines and what led to it."""
+    """A build, an inference or a worker failed.
+
+    Args:
+        message: as of `HarnessError`.
+        environment: name of the environment that it is about, unless `where` says more.
+        where: as of `HarnessError`.
+        hint: as of `HarnessError`.
+        evidence: the last log lines, and what led to it.
+    """
 
     exit_code = 3
 
@@ -175,11 +199,15 @@ class CandidateError(HarnessError, RuntimeError):
         self,
         message: str,
         *,
-        where: str | Path | None = None,
+        environment: str | None = None,
+        where: str | Path | Place | None = None,
         hint: str | None = None,
         evidence: Sequence[str] = (),
     ) -> None:
+        if where is None and environment is not None:
+            where = f"environment {environment}"
         super().__init__(message, where=where, hint=hint)
+        self.environment = environment
         self.evidence = tuple(evidence)
 
 
@@ -203,11 +231,11 @@ class WorkerCrashedError(CandidateError):
         message: str,
         *,
         signal: int | None = None,
-        where: str | Path | None = None,
+        environment: str | None = None,
         hint: str | None = None,
         evidence: Sequence[str] = (),
     ) -> None:
-        super().__init__(message, where=where, hint=hint, evidence=evidence)
+        super().__init__(message, environment=environment, hint=hint, evidence=evidence)
         self.signal = signal
 
 

@@ -23,7 +23,7 @@ from types import CodeType, ModuleType
 from typing import Any, Self
 
 from harness.case.schema import Case
-from harness.errors import BuilderError, HarnessError
+from harness.errors import BuilderError, HarnessError, Place
 from harness.text import suggestion
 
 STANDARD = "belongs to Python's standard library, so it builds no models"
@@ -57,9 +57,8 @@ class UserFunction:
             # stdout belongs to the document that a command prints, not to what a builder says meanwhile.
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
             module_name, _, attribute = self.name.partition(":")
-            if is_standard(
-                module_name, self._case.folder
-            ):  # not even imported: some modules act when they are
+            if is_standard(module_name, self._case.folder):
+                # It is not even imported: some modules act when they are.
                 raise self._refusal(f"{module_name!r} {STANDARD}")
             self._function = self._find(self._import(module_name), attribute)
             if is_standard(home := _home(self._function), self._case.folder):
@@ -87,12 +86,12 @@ class UserFunction:
     def error(self, message: str, *, hint: str | None = None) -> BuilderError:
         """A BuilderError that points at the definition of the function."""
         code = getattr(inspect.unwrap(self._function), "__code__", None)
-        where = f"{_short(code.co_filename)}:{code.co_firstlineno}" if code else self._where
+        where = Place(_short(code.co_filename), code.co_firstlineno) if code else self._where
         return BuilderError(f"builder {self.name} {message}", where=where, hint=hint)
 
     @property
-    def _where(self) -> str:
-        return str(self._case.path or self._case.name)
+    def _where(self) -> Path | Place | str:
+        return self._case.path or self._case.name
 
     def _refusal(self, reason: str) -> BuilderError:
         from harness.case.document import read_document
@@ -101,7 +100,7 @@ class UserFunction:
         if self._case.path is not None:
             key = "torch" if self._case.model.torch is not None else "builder"
             line, _ = read_document(self._case.path).position(("model", key))
-            where = f"{where}:{line}"
+            where = Place(self._case.path, line)
         return BuilderError(f"builder {self.name}: {reason}", where=where, hint=OWN)
 
     def _import(self, name: str) -> ModuleType:
@@ -121,7 +120,7 @@ class UserFunction:
             raise self._blame(error, "cannot be imported:") from error
 
     def _find(self, module: ModuleType, attribute: str) -> Callable[..., Any]:
-        found = getattr(module, attribute, None)
+        found: Callable[..., Any] | None = getattr(module, attribute, None)
         if callable(found):
             return found
         where = _short(module.__file__) if module.__file__ else self._where
@@ -163,16 +162,16 @@ class UserFunction:
         )
         return BuilderError(message, where=self._line_of(error) or self._where)
 
-    def _line_of(self, error: BaseException) -> str | None:
-        """`file:line` of the innermost frame in the function's module or a neighbour of it."""
+    def _line_of(self, error: BaseException) -> Place | None:
+        """The line of the innermost frame in the function's module or a neighbour of it."""
         if isinstance(error, SyntaxError) and error.filename:
-            return f"{_short(error.filename)}:{error.lineno}"
+            return Place(_short(error.filename), error.lineno)
         own = {*self._imports.loaded, self.name.partition(":")[0]}
         found = None
         trace = error.__traceback__
         while trace is not None:
             if trace.tb_frame.f_globals.get("__name__") in own:
-                found = f"{_short(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+                found = Place(_short(trace.tb_frame.f_code.co_filename), trace.tb_lineno)
             trace = trace.tb_next
         return found
 
@@ -296,7 +295,7 @@ def _lies_in_standard_library(module: str) -> bool:
     return any(file.is_relative_to(Path(paths[key]).resolve()) for key in ("stdlib", "platstdlib"))
 
 
-def _short(path: str | Path) -> str:
+def _short(path: str | Path) -> Path:
     """`path` seen from the working directory, where it lies below it."""
     path = Path(path)
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

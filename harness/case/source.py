@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from harness.case.builders import UserFunction
 from harness.case.schema import Case
 from harness.errors import ChecksumError, HarnessError, MissingDependencyError, ModelError
-from harness.tensors import atomic_path
+from harness.tensors import atomic_path, hash_file
 from harness.text import suggestion
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def resolve_model(case: Case) -> Path | onnx.ModelProto:
 
     Raises:
         ModelError: the file is missing, or the download failed.
-        ChecksumError: the file does not have the SHA-256 that the case promises.
+        ChecksumError: the file does not have the SHA-256 that the case gives.
         BuilderError: the builder cannot be found or called, raised, or returned no model.
         MissingDependencyError: PyTorch is needed and not installed.
     """
@@ -50,12 +50,6 @@ def resolve_model(case: Case) -> Path | onnx.ModelProto:
     return _export(case, source.torch)
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in lower-case hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _local(case: Case, name: str, sha256: str | None) -> Path:
     path = case.resolve(name)
     if not path.is_file():
@@ -63,7 +57,7 @@ def _local(case: Case, name: str, sha256: str | None) -> Path:
         siblings = sorted(path.parent.glob("*.onnx")) if path.parent.is_dir() else []
         hint = suggestion(path.name, [sibling.name for sibling in siblings])
         raise ModelError(what, where=path, hint=hint or (f"named by {case.path}" if case.path else None))
-    if sha256 is not None and (actual := sha256_of(path)) != sha256:
+    if sha256 is not None and (actual := hash_file(path)) != sha256:
         raise ChecksumError(path, expected=sha256, actual=actual)
     return path
 
@@ -215,7 +209,7 @@ def download(url: str, sha256: str) -> Path:
 
 
 def _has_checksum(path: Path, sha256: str) -> bool:
-    return path.is_file() and sha256_of(path) == sha256
+    return path.is_file() and hash_file(path) == sha256
 
 
 def _fetch(url: str, target: Path, sha256: str) -> None:

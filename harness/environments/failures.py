@@ -69,7 +69,7 @@ def crashed(environment: Environment, what: str, code: int | None, log: Sequence
     return WorkerCrashedError(
         message,
         signal=number,
-        where=_where(environment),
+        environment=environment.name,
         hint=hint,
         evidence=(f"request: {what}", *lines, *log),
     )
@@ -79,7 +79,7 @@ def timed_out(environment: Environment, what: str, seconds: float, log: Sequence
     """Nothing came within `seconds`."""
     return WorkerTimeoutError(
         f"the worker did not answer within {seconds:g} s during {what}, and was ended",
-        where=_where(environment),
+        environment=environment.name,
         hint=f"if it only needs longer, raise `limits` of {environment.name} in harness.toml",
         evidence=(f"request: {what}", *log),
     )
@@ -89,7 +89,7 @@ def broke_protocol(environment: Environment, what: str, how: str, log: Sequence[
     """Something came that was no reply."""
     return WorkerProtocolError(
         f"the worker broke the protocol during {what}: {how}",
-        where=_where(environment),
+        environment=environment.name,
         evidence=(f"request: {what}", *log),
     )
 
@@ -98,7 +98,7 @@ def not_started(environment: Environment, error: OSError) -> CandidateError:
     """The operating system does not run the command."""
     return CandidateError(
         f"the worker cannot be started: {error.strerror}: {environment.command[0]}",
-        where=_where(environment),
+        environment=environment.name,
         hint=f"correct `python` or `command` of {environment.name} in {environment.source or 'harness.toml'}",
     )
 
@@ -108,7 +108,7 @@ def refused(environment: Environment, what: str, error: protocol.Error, log: Seq
     kind = _FAULT_CLASSES.get(error.kind, CandidateError)
     return kind(
         error.message,
-        where=_where(environment),
+        environment=environment.name,
         hint=_FAULT_HINTS.get(error.kind),
         evidence=(f"request: {what}", f"kind: {error.kind}", *error.evidence, *log),
     )
@@ -126,10 +126,6 @@ def _signal_number(code: int) -> int | None:
     """The signal behind an exit status; a shell or a container between reports it as 128 + number."""
     number = -code if code < 0 else code - 128
     return number if 0 < number < signal.NSIG else None
-
-
-def _where(environment: Environment) -> str:
-    return f"environment {environment.name}"
 
 
 def _some(names: Sequence[str], count: int = 3) -> str:

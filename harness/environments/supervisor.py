@@ -92,7 +92,7 @@ class Supervisor:
             if self._running is not None:
                 return self._running
             if self._aborted:
-                raise CandidateError(f"environment {self.environment.name}: aborted")
+                raise CandidateError("aborted", environment=self.environment.name)
             if self._failed_ahead is not None:
                 error, self._failed_ahead = self._failed_ahead, None
                 raise error

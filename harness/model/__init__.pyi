@@ -4,10 +4,9 @@ from .analysis import graph_dtypes as graph_dtypes
 from .analysis import graph_shapes as graph_shapes
 from .analysis import infer as infer
 from .analysis import outer_reads as outer_reads
-from .extraction import extract as extract
-from .inner import inner_nodes as inner_nodes
-from .inner import named_nodes as named_nodes
-from .inner import repeated_names as repeated_names
+from .derived import LOW_DTYPE as LOW_DTYPE
+from .derived import extract as extract
+from .derived import with_islands as with_islands
 from .load import load_model as load_model
 from .load import save_model as save_model
 from .lowering import LOWERED as LOWERED
@@ -21,6 +20,9 @@ from .lowering import units_of as units_of
 from .model import Model as Model
 from .model import NodeInfo as NodeInfo
 from .model import TensorInfo as TensorInfo
+from .names import inner_nodes as inner_nodes
+from .names import named_nodes as named_nodes
+from .names import repeated_names as repeated_names
 from .own_roundings import bounds as bounds
 from .own_roundings import is_widened as is_widened
 from .own_roundings import owner as owner
@@ -28,5 +30,3 @@ from .own_roundings import spread as spread
 from .rounding import Emitter as Emitter
 from .rounding import round_array as round_array
 from .rounding import rounder as rounder
-from .typed import LOW_DTYPE as LOW_DTYPE
-from .typed import with_islands as with_islands

@@ -9,8 +9,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from harness.model.external import embedded
-
 # Operators whose float outputs are not arithmetic on run-time data, or that are precision boundaries themselves.
 NEVER_LOWERED = frozenset(
     {"Constant", "ConstantOfShape", "Shape", "Size", "Range", "EyeLike", "QuantizeLinear", "DequantizeLinear"}
@@ -69,6 +67,20 @@ def _without_weights(model: ir.Model, weights: frozenset[str]) -> ir.Model:
         value = copy.graph.initializers.pop(name)
         value.const_value = None
     return embedded(copy)
+
+
+def embedded(model: ir.Model) -> ir.Model:
+    """`model`, a copy of another, with its external data turned into tensors that are written with it.
+
+    External data is a file beside the model, memory-mapped. The tensors share the maps of the original's: nothing is
+    copied, and nothing is closed that others still read.
+    """
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+    return model
 
 
 def _viewed(model: ir.Model, weights: frozenset[str]) -> ir.Model:

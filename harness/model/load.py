@@ -14,7 +14,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from harness.errors import ModelError
-from harness.model.external import embedded
+from harness.model.analysis import embedded
 from harness.model.model import Model, hash_proto
 from harness.model.names import inline_functions, name_nodes
 
@@ -94,7 +94,8 @@ def _from_proto(proto: onnx.ModelProto, where: str) -> ir.Model:
             hint="name its results in graph.output, and save or export it again",
         )
     try:
-        return ir.from_proto(proto)
+        model: ir.Model = ir.from_proto(proto)
+        return model
     except Exception as error:
         raise ModelError(f"the graph is malformed: {error}", where=where) from error
 

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from harness.errors import ModelError, NothingSelectedError
 from harness.model import analysis, own_roundings
 from harness.model.sizes import sized_nodes
+from harness.text import suggestion
 
 LARGE_WEIGHT = 64  # float32 initializers with more elements are fed at run time instead of embedded
 LARGE_BYTES = 64 << 20  # and initializers of any dtype with more bytes
@@ -208,10 +209,7 @@ class Model:
         try:
             return self._by_name[name]
         except KeyError:
-            import difflib
-
-            near = difflib.get_close_matches(name, self._by_name, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else None
+            hint = suggestion(name, self._by_name)
             raise NothingSelectedError(f"no node is named {name!r}", where=self.name, hint=hint) from None
 
     def producer(self, tensor: str) -> NodeInfo | None:

@@ -76,7 +76,9 @@ class Emitter:
         self.count += 1
         return f"{self.prefix}::{self.count}"
 
-    def add(self, op: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+    def add(
+        self, op: str, *inputs: str, output: str | None = None, **attributes: int | onnx.GraphProto
+    ) -> str:
         """Append a node of the standard domain and return the name of its output."""
         output = output or self.fresh()
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=f"{output}/{op}", **attributes))

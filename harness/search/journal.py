@@ -23,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from harness.errors import JournalError
+from harness.errors import JournalError, Place
 from harness.search.problem import Problem
 from harness.search.types import Evaluation, Outcome
 
@@ -162,7 +162,7 @@ def _recover(path: Path, problem: Problem) -> tuple[Record, ...] | None:
             if number < len(lines):
                 hint = "delete that line or the journal: its evaluations are then done again"
                 message = f"this line of the journal is damaged: {error}"
-                raise JournalError(message, where=f"{path}:{number}", hint=hint) from error
+                raise JournalError(message, where=Place(path, number), hint=hint) from error
             break
         whole += len(line)
     if whole < len(data):

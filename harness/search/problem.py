@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -10,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from harness.errors import UsageError
+from harness.text import suggestion
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,8 @@ class Problem:
     def _check_known(self, units: Iterable[str], where: str) -> None:
         for unit in units:
             if unit not in self.positions:
-                near = difflib.get_close_matches(unit, self.units, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else None
-                raise UsageError(f"{where} names the unknown unit {unit!r}", hint=hint)
+                message = f"{where} names the unknown unit {unit!r}"
+                raise UsageError(message, hint=suggestion(unit, self.units))
 
     def _check_groups(self, groups: tuple[Group, ...], inside: frozenset[str], parent: str) -> None:
         taken: set[str] = set()

@@ -14,5 +14,6 @@ from .files import write_bytes as write_bytes
 from .files import write_text as write_text
 from .fingerprint import hash_array as hash_array
 from .fingerprint import hash_feeds as hash_feeds
+from .fingerprint import hash_file as hash_file
 from .fingerprint import host_fingerprint as host_fingerprint
 from .precision import Precision as Precision

@@ -20,7 +20,6 @@ from harness.errors import InputDataError
 from harness.tensors.dtypes import dtype_name, dtype_of, is_extension
 from harness.tensors.files import atomic_path
 
-_RESERVED = "harness."
 _DTYPES_KEY = "harness.dtypes"
 # The names of dtypes in the format: https://github.com/huggingface/safetensors#format
 _DTYPE_OF_CODE = {
@@ -43,23 +42,16 @@ _DTYPE_OF_CODE = {
 }
 
 
-def save_tensors(
-    path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
-) -> None:
+def save_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write named tensors to `path`, atomically.
 
     Args:
         path: the file; its folder is made if it is missing.
         tensors: arrays of any dtype that `dtype_of` knows, of any shape, memory layout and byte order.
-        metadata: text to keep beside them; keys must not start with `harness.`.
 
     Raises:
-        InputDataError: a tensor or the metadata cannot be stored; `path` is as it was.
+        InputDataError: a tensor cannot be stored; `path` is as it was.
     """
-    texts = dict(metadata or {})
-    for key, value in texts.items():
-        if not isinstance(value, str) or key.startswith(_RESERVED):
-            raise InputDataError(f"metadata {key!r} must be text, under a key of its own", where=path)
     stored: dict[str, np.ndarray] = {}
     dtypes: dict[str, str] = {}
     for name, array in tensors.items():
@@ -68,9 +60,8 @@ def save_tensors(
         stored[name], dtype = _storable(np.asarray(array), name, path)
         if dtype is not None:
             dtypes[name] = dtype
-    texts[_DTYPES_KEY] = json.dumps(dtypes, sort_keys=True)
     with atomic_path(path) as temporary:
-        save_file(stored, temporary, metadata=texts)
+        save_file(stored, temporary, metadata={_DTYPES_KEY: json.dumps(dtypes, sort_keys=True)})
 
 
 def load_tensors(path: str | Path, *, mmap: bool = False) -> dict[str, np.ndarray]:
@@ -90,17 +81,6 @@ def load_tensors(path: str | Path, *, mmap: bool = False) -> dict[str, np.ndarra
         name: _load(path, name, header[name], start, dtypes.get(name), mmap=mmap)
         for name in sorted(header.keys() - {"__metadata__"})
     }
-
-
-def load_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata given to `save_tensors`. The tensors are not read.
-
-    Raises:
-        InputDataError: the file is missing, truncated, damaged, or not a safetensors file.
-    """
-    header, _ = _read_header(path)
-    texts = header.get("__metadata__", {})
-    return {key: value for key, value in texts.items() if not key.startswith(_RESERVED)}
 
 
 def _storable(array: np.ndarray, name: str, path: str | Path) -> tuple[np.ndarray, str | None]:

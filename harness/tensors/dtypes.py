@@ -33,7 +33,8 @@ def dtype_of(name: str) -> np.dtype:
 
         scalar = getattr(ml_dtypes, name, None)
         if scalar is not None:
-            return np.dtype(scalar)
+            dtype: np.dtype = np.dtype(scalar)
+            return dtype
     known = (*_NUMPY_NAMES, *_EXTENSION_NAMES)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}"

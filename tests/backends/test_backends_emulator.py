@@ -231,7 +231,7 @@ def test_evaluate_keeps_islands_in_fp32_and_observes_what_is_marked() -> None:
 
 
 def test_an_island_that_is_no_node_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(NothingSelectedError, match="did you mean 'mean'"):
+    with pytest.raises(NothingSelectedError, match="did you mean `mean`"):
         Emulator(load_model(norm_chain())).evaluate(Plan(Precision.FP16, frozenset({"meann"})), {"x": X})
 
 

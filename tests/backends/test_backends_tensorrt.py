@@ -386,7 +386,7 @@ def test_a_full_scratch_folder_is_told_before_anything_is_asked(
 def test_what_does_not_fit_the_model_is_a_mistake_of_the_caller(candidate: TensorRTCandidate) -> None:
     with pytest.raises(InputDataError, match="float64"):
         candidate.evaluate(FP16, {"x": X.astype(np.float64)})
-    with pytest.raises(NothingSelectedError, match="did you mean 'norm'"):
+    with pytest.raises(NothingSelectedError, match="did you mean `norm`"):
         candidate.evaluate(replace(FP16, islands=frozenset({"nrm"})), {"x": X})
     with pytest.raises(NothingSelectedError, match="'nowhere'"):
         candidate.evaluate(replace(TYPED, marks=frozenset({"nowhere"})), {"x": X})

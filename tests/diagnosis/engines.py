@@ -135,7 +135,7 @@ def falsifiable(model: Model, node: str) -> Model:
     """`model` with one more input: 1 adds a tenth of itself, and 1, to what `node` writes; 0 leaves it as it is."""
     import onnx_ir as ir
 
-    from harness.model.external import embedded
+    from harness.model.analysis import embedded
 
     proto: onnx.ModelProto = ir.to_proto(embedded(model.ir.clone()))
     place, found = next((i, each) for i, each in enumerate(proto.graph.node) if each.name == node)

@@ -215,7 +215,7 @@ def test_large_weights_are_saved_beside_the_model(tmp_path: Path, monkeypatch: p
 
 
 def test_an_unknown_node_name_gets_the_nearest_one() -> None:
-    with pytest.raises(NothingSelectedError, match="did you mean 'norm'"):
+    with pytest.raises(NothingSelectedError, match="did you mean `norm`"):
         load_model(norm_chain()).node("normm")
 
 

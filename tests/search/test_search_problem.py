@@ -28,7 +28,7 @@ def test_the_public_surface_is_what_the_other_rooms_rely_on():
         ({"units": ("a", "b", "a")}, "'a' is named twice"),
         (
             {"units": ("layer1", "b"), "scores": {"layer2": 1.0}},
-            "unknown unit 'layer2' (did you mean 'layer1'?)",
+            "unknown unit 'layer2' (did you mean `layer1`?)",
         ),
         ({"units": ("a", "b"), "scores": {"a": math.nan}}, "the score of unit 'a' is not a number"),
         ({"units": ("a", "b"), "hints": (frozenset("c"),)}, "hints names the unknown unit 'c'"),

@@ -18,7 +18,6 @@ from safetensors.numpy import load_file, save_file
 
 from harness.errors import InputDataError
 from harness.tensors import dtype_name, dtype_of, is_float, is_integer, load_tensors, save_tensors
-from harness.tensors.codec import load_metadata
 from harness.tensors.dtypes import is_extension
 
 NATIVE = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
@@ -66,12 +65,11 @@ def arrays(draw: st.DrawFn) -> np.ndarray:
 )
 def test_round_trip(tmp_path: Path, tensors: dict[str, np.ndarray], mmap: bool) -> None:
     path = tmp_path / "tensors.safetensors"
-    save_tensors(path, tensors, {"note": "λ"})
+    save_tensors(path, tensors)
     found = load_tensors(path, mmap=mmap)
     assert list(found) == sorted(tensors)
     for name, array in tensors.items():
         assert_same(found[name], array)
-    assert load_metadata(path) == {"note": "λ"}
 
 
 def test_read_tensors_are_writable_and_mapped_ones_are_not(tmp_path: Path) -> None:
@@ -96,7 +94,6 @@ def test_files_of_other_writers_are_read(tmp_path: Path) -> None:
     path = tmp_path / "x"
     save_file({"plain": np.arange(4, dtype=np.int32)}, path, metadata={"format": "pt"})
     assert load_tensors(path)["plain"].tolist() == [0, 1, 2, 3]
-    assert load_metadata(path) == {"format": "pt"}
     values = np.array([1.5, -2], ml_dtypes.bfloat16)
     write_raw(path, {"b": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}, values.tobytes())
     assert_same(load_tensors(path)["b"], values)
@@ -157,9 +154,8 @@ def test_a_damaged_file_is_named(tmp_path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("name", ["missing", "."])
 def test_a_missing_file_or_a_folder_is_named(tmp_path: Path, name: str) -> None:
-    for function in (load_tensors, load_metadata):
-        with pytest.raises(InputDataError, match="not a readable safetensors file"):
-            function(tmp_path / name)
+    with pytest.raises(InputDataError, match="not a readable safetensors file"):
+        load_tensors(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -173,12 +169,6 @@ def test_what_cannot_be_stored_leaves_the_file_as_it_was(tmp_path: Path, array: 
         save_tensors(path, {"x": np.ones(2), "y": array})
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["x"]
-
-
-@pytest.mark.parametrize("metadata", [{"harness.dtypes": "{}"}, {"a": 1}])
-def test_metadata_is_text_under_keys_of_its_own(tmp_path: Path, metadata: Any) -> None:
-    with pytest.raises(InputDataError, match="metadata"):
-        save_tensors(tmp_path / "x", {}, metadata)
 
 
 def test_the_one_reserved_name_is_refused(tmp_path: Path) -> None:
