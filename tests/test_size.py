@@ -50,7 +50,6 @@ LOOSE_TYPES = {
     "judge.RunReport.fingerprint",
     "judge.RunResult.facts",
     "judge.fingerprint_of",
-    "model.Emitter.add(attributes)",
     "tactics.PinnedCandidate.__init__(arguments)",
     "tactics.PinnedCandidate.__init__(options)",
     "tactics.Pins.belong_to(fingerprint)",

@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def from_json(kind: type[T], document: object) -> T:
     Raises:
         ValueError: a field is missing, or of the wrong type.
     """
-    adapter: TypeAdapter[T] = _adapter(kind)
+    adapter: TypeAdapter[T] = _adapter(cast("Any", kind))
     return adapter.validate_python(document)
 
 
