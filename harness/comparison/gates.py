@@ -1,15 +1,30 @@
-"""Gates: one named threshold on one named metric."""
+"""The default gates, in one table, and how a case's tolerances replace them.
+
+The emulator is held against an absolute bound on nrmse (rmse over the reference's root mean square) at each
+precision. An engine is held against the emulator at the same precision:
+
+    rmse(engine) ≤ factor · min(rmse(emulator), bound · rms(reference)) + floor · rms(reference)
+
+so that it may err as the precision must, a little more for other orders of summation, and no further. The
+emulator's error counts only as far as its own bound: a fault that the emulator predicts does not excuse the engine.
+The form is that of PyTorch's `same()` with an FP64 reference and of AWS Neuron's ratio of errors.
+
+Integers and bools must be equal. Besides, a value that is not finite where the reference is, or the other way
+round, fails whatever the gates say. cosine is never a default: an absolute error of 26 can have a cosine of 1.0.
+"""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from harness.comparison.metrics import Metrics
+from harness.case import Tolerance, merge_tolerances
+from harness.comparison.metrics import CompareOptions, Metrics
 from harness.errors import UsageError
+from harness.tensors import Precision
 
 LOWER_BOUNDED = frozenset({"cosine", "sqnr_db", "topk_agreement"})
 """The metrics that are better when larger: a gate on them is a lower limit."""
@@ -108,3 +123,100 @@ def _incomparable(metrics: Metrics) -> tuple[GateResult, ...]:
     if metrics.incomparable is None:
         return ()
     return (GateResult(SHAPE if metrics.failure is None else COMPUTED, 0.0, math.inf, False),)
+
+
+@dataclass(frozen=True)
+class DefaultGate:
+    """One row of the table: `bound` for the emulator, `factor` and `floor` for engines."""
+
+    bound: float
+    factor: float
+    floor: float
+
+
+DEFAULT_GATES: Mapping[Precision, DefaultGate] = {
+    Precision.FP32: DefaultGate(bound=1e-5, factor=2.0, floor=1e-4),
+    Precision.TF32: DefaultGate(bound=3e-3, factor=2.0, floor=1e-3),
+    Precision.FP16: DefaultGate(bound=1e-2, factor=2.0, floor=1e-3),
+    Precision.BF16: DefaultGate(bound=6e-2, factor=2.0, floor=8e-3),
+    Precision.FP8: DefaultGate(bound=2.5e-1, factor=2.0, floor=3e-2),
+    Precision.INT8: DefaultGate(bound=2.5e-1, factor=2.0, floor=3e-2),
+}
+NONFINITE = Gate("nonfinite", 0)
+EQUAL = Gate("mismatch_fraction", 0)
+
+
+def gates_for(
+    tolerances: Iterable[Tolerance],
+    *,
+    precision: Precision,
+    tensor: str,
+    node: str | None = None,
+    is_output: bool,
+    metrics_of_emulator: Metrics | None = None,
+    reference_rms: float,
+    exact: bool = False,
+) -> tuple[Gate, ...]:
+    """The gates of one tensor; the gate on non-finite values is always the first.
+
+    Args:
+        tolerances: the case's rules; all that match are merged, the later one wins for each metric.
+        precision: the precision under test.
+        tensor: name of the tensor.
+        node: name of the node that writes it.
+        is_output: whether it is an output of the model.
+        metrics_of_emulator: the emulator's metrics at the same precision; None judges the emulator itself.
+        reference_rms: root mean square of the reference tensor.
+        exact: whether the tensor holds integers or bools.
+    """
+    limits = merge_tolerances(tolerances, precision, tensor=tensor, node=node, is_output=is_output)
+    if limits is None:
+        return NONFINITE, EQUAL if exact else default_gate(precision, metrics_of_emulator, reference_rms)
+    gates = [Gate(metric, limit) for metric, limit in limits.gates().items()]
+    if limits.relative is not None and metrics_of_emulator is not None:
+        predicted = _predicted(precision, metrics_of_emulator, reference_rms, capped=False)
+        gates.append(Gate("rmse", limits.relative.factor * predicted + limits.relative.floor))
+    elif not gates:  # a purely relative rule says nothing of the emulator itself
+        gates.append(default_gate(precision, None, reference_rms))
+    return NONFINITE, *gates
+
+
+def options_for(
+    tolerances: Iterable[Tolerance],
+    *,
+    precision: Precision,
+    tensor: str,
+    node: str | None = None,
+    is_output: bool,
+) -> CompareOptions:
+    """What the metrics of one tensor need of the case's rules: `atol`, `rtol` and `topk`.
+
+    Where a rule gives only one of `atol` and `rtol`, the other is 0.
+    """
+    limits = merge_tolerances(tolerances, precision, tensor=tensor, node=node, is_output=is_output)
+    chosen = CompareOptions()
+    if limits is None:
+        return chosen
+    if limits.atol is not None or limits.rtol is not None:
+        chosen = replace(chosen, atol=limits.atol or 0.0, rtol=limits.rtol or 0.0)
+    return chosen if limits.topk is None else replace(chosen, topk=limits.topk)
+
+
+def default_gate(precision: Precision, emulated: Metrics | None, reference_rms: float) -> Gate:
+    """The row of the table for `precision`, as a gate of the emulator (`emulated` None) or of an engine.
+
+    An all-zero reference gives an engine's error no scale; the emulator's gate then asks for zeros.
+    """
+    row = DEFAULT_GATES[precision]
+    if emulated is None or reference_rms == 0:
+        return Gate("nrmse", row.bound)
+    predicted = _predicted(precision, emulated, reference_rms, capped=True)
+    return Gate("rmse", row.factor * predicted + row.floor * reference_rms)
+
+
+def _predicted(precision: Precision, emulated: Metrics, reference_rms: float, *, capped: bool) -> float:
+    """The emulator's rmse; its bound where it is not a number to go by, or, if `capped`, beyond the bound."""
+    bound = DEFAULT_GATES[precision].bound * reference_rms
+    if not math.isfinite(emulated.rmse) or (capped and emulated.rmse > bound):
+        return bound
+    return emulated.rmse

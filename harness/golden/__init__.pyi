@@ -4,9 +4,9 @@ from .baselines import BaselineProvenance as BaselineProvenance
 from .baselines import BaselineStore as BaselineStore
 from .baselines import BaselineTensor as BaselineTensor
 from .baselines import sm_of as sm_of
-from .status import Difference as Difference
-from .status import GoldenState as GoldenState
-from .status import GoldenStatus as GoldenStatus
+from .outputs import Difference as Difference
+from .outputs import GoldenState as GoldenState
+from .outputs import GoldenStatus as GoldenStatus
 from .store import GoldenStore as GoldenStore
 from .store import Provenance as Provenance
 from .store import refuse_in_ci as refuse_in_ci

@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
 from harness.errors import GoldenError
-from harness.golden.store import refuse_in_ci
-from harness.tensors import (write_text)
+from harness.golden.store import folder_of, refuse_in_ci
+from harness.tensors import write_text
 
 FORMAT: Literal["harness.baseline/1"] = "harness.baseline/1"
 EMULATOR = "emulator"
@@ -124,9 +124,7 @@ class BaselineStore:
         Raises:
             GoldenError: the name of the case cannot be that of a folder.
         """
-        if not case or case.startswith(".") or set(case) & set("/\\\0"):
-            raise GoldenError(f"{case!r} cannot be the name of a folder", where=self.root, hint="rename it")
-        return self.root / case / sm / f"{precision}.json"
+        return folder_of(self.root, case) / sm / f"{precision}.json"
 
     def load(self, case: str, sm: str, precision: str) -> Baseline | None:
         """A baseline; None if there is none.

@@ -22,11 +22,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.errors import GoldenError, InputDataError
-from harness.golden.kept import KeptOutput, difference, keep
-from harness.golden.status import Difference, GoldenState, GoldenStatus
-from harness.tensors import (load_tensors, save_tensors)
-from harness.tensors import (write_text)
-from harness.tensors import (hash_feeds, host_fingerprint)
+from harness.golden.outputs import Difference, GoldenState, GoldenStatus, KeptOutput, difference, keep
+from harness.tensors import hash_feeds, host_fingerprint, load_tensors, save_tensors, write_text
 
 Outputs = Sequence[Mapping[str, np.ndarray]]
 
@@ -161,15 +158,8 @@ class GoldenStore:
             shutil.rmtree(self.root / case)
         return orphans
 
-    def _folder(self, case: str) -> Path:
-        if not case or case.startswith(".") or set(case) & set("/\\\0"):
-            raise GoldenError(
-                f"{case!r} cannot be the name of a folder", where=self.root, hint="rename the case"
-            )
-        return self.root / case
-
     def _description(self, case: str) -> Path:
-        return self._folder(case) / DESCRIPTION
+        return folder_of(self.root, case) / DESCRIPTION
 
     def _load(self, case: str) -> tuple[_Document, dict[str, np.ndarray]]:
         path = self._description(case)
@@ -197,10 +187,21 @@ class GoldenStore:
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             outputs=[output for output, _ in kept],
         )
-        folder = self._folder(case)
+        folder = folder_of(self.root, case)
         # The values first: a description without its values would be a damaged reference.
         save_tensors(folder / VALUES, {output.key: values for output, values in kept})
         write_text(folder / DESCRIPTION, document.model_dump_json(indent=2) + "\n")
+
+
+def folder_of(root: Path, case: str) -> Path:
+    """The folder of a case under `root`.
+
+    Raises:
+        GoldenError: the name of the case cannot be that of a folder.
+    """
+    if not case or case.startswith(".") or set(case) & set("/\\\0"):
+        raise GoldenError(f"{case!r} cannot be the name of a folder", where=root, hint="rename the case")
+    return root / case
 
 
 def refuse_in_ci(done: str) -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.comparison import compare, tiles
-from harness.comparison.tiles import TiledArray
+from harness.comparison import compare
+from harness.comparison.accumulator import TiledArray, tiles
 
 CHILD = r"""
 import re, sys
@@ -29,7 +29,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @given(size=st.integers(0, 400), columns=st.integers(0, 50), tile=st.integers(1, 60))
 def test_tiles_cover_everything_once_and_respect_rows(size: int, columns: int, tile: int) -> None:
     size -= size % max(columns, 1)
-    ranges = list(tiles.tiles(size, columns, tile))
+    ranges = list(tiles(size, columns, tile))
     assert [index for start, stop in ranges for index in range(start, stop)] == list(range(size))
     assert all(0 < stop - start <= tile for start, stop in ranges)
     if columns > tile:

@@ -1,4 +1,4 @@
-"""What is kept of an output, and whether a fresh output is still the same.
+"""What is kept of an output, whether a fresh output is still the same, and what that makes of a whole reference.
 
 An output of up to `WHOLE_BYTES` is kept whole. Of a larger one, goldens being files that people review and clone,
 a hash, a few statistics and `SAMPLED` of its elements are kept: the hash tells whether a bit changed, the elements
@@ -13,16 +13,18 @@ networks by some 10⁻⁶. Integers and bools must be equal.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
 
 import ml_dtypes
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from harness.comparison import compare
-from harness.golden.status import Difference
-from harness.tensors import (dtype_name, is_float)
-from harness.tensors import (hash_array)
+from harness.tensors import dtype_name, hash_array, is_float
+from harness.text import plural
+
 
 WHOLE_BYTES = 64 << 10
 SAMPLED = 2048
@@ -30,6 +32,81 @@ ROUNDING = 1e-5
 # The extremes of a tensor are single elements: they move further than its root mean square does.
 _EXTREMES = 100
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+
+
+class GoldenState(StrEnum):
+    """How the fresh outputs compare with the golden ones."""
+
+    SAME = "same"
+    """The same bits."""
+    ROUNDING = "rounding"
+    """Other bits, but no more than another processor or release of ONNX Runtime may round differently."""
+    CHANGED = "changed"
+    """Another answer."""
+    MISSING = "missing"
+    """There is no golden reference of this case."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that is not what it was when the golden reference was written.
+
+    Args:
+        what: `model`, `inputs`, `ONNX Runtime`, `processor`, or `output 'name' of sample n`.
+        detail: from what to what, or by how much.
+        rounding: whether it is no more than another order of summation makes.
+    """
+
+    what: str
+    detail: str
+    rounding: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class GoldenStatus:
+    """A fresh reference held against the golden one.
+
+    Args:
+        case: name of the case.
+        state: how the outputs compare.
+        causes: what else differs from when the golden reference was written: the model, the inputs, the
+            release of ONNX Runtime, the processor.
+        outputs: the outputs that are not the same bits.
+    """
+
+    case: str
+    state: GoldenState
+    causes: tuple[Difference, ...] = ()
+    outputs: tuple[Difference, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the answer is the golden one, up to rounding."""
+        return self.state in (GoldenState.SAME, GoldenState.ROUNDING)
+
+    @property
+    def message(self) -> str | None:
+        """One line for a person: what changed, and why if that is known. None if the bits are the same."""
+        if self.state is GoldenState.SAME:
+            return None
+        if self.state is GoldenState.MISSING:
+            return "there is no golden reference yet; --golden-update writes one"
+        if self.state is GoldenState.ROUNDING:
+            return f"the reference is rounded differently from the golden one: {self._evidence}"
+        return f"the reference is not the golden one any more: {self._evidence}"
+
+    @property
+    def _evidence(self) -> str:
+        worst_first = sorted(self.outputs, key=lambda output: output.rounding)
+        shown = "; ".join(map(str, worst_first[:2]))
+        if len(self.outputs) > 2:
+            shown += f"; and {plural(len(self.outputs) - 2, 'more output')}"
+        if not self.causes:
+            return f"{shown}. Model, inputs, ONNX Runtime and processor are the same"
+        return f"{shown}. Changed since then: {'; '.join(map(str, self.causes))}"
 
 
 class Statistics(BaseModel):
@@ -142,12 +219,12 @@ def _statistics(values: np.ndarray) -> Statistics:
 def _moved(golden: Statistics, fresh: Statistics, limit: float) -> str | None:
     """Which statistic moved by more than rounding, from where to where."""
     far = max(abs(golden.min), abs(golden.max)) * limit * _EXTREMES
-    limits: dict[str, Any] = {
+    limits = {
         "min": far,
         "max": far,
         "mean": golden.rms * limit,
         "rms": golden.rms * limit,
-        "nonfinite": 0,
+        "nonfinite": 0.0,
     }
     for name, allowed in limits.items():
         before, now = getattr(golden, name), getattr(fresh, name)
