@@ -20,6 +20,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,12 +140,12 @@ def overhead(environments: list[str], rounds: int = 50) -> dict[str, Any]:
         for name in environments:
             candidate = judge.candidates.get(name, bench)
             plan = Plan(Precision.FP16)
-            facts = candidate.evaluate(plan, bench.feeds[0]).facts
+            latency = candidate.evaluate(plan, bench.feeds[0]).facts.latency
             feeds = bench.feeds[0]
             wall = [_timed(partial(candidate.evaluate, plan, feeds)) * 1e3 for _ in range(rounds)]
             found[name] = {
                 "evaluation_ms": statistics.median(wall),
-                "inference": facts.get("latency"),
+                "inference": None if latency is None else asdict(latency),
                 "limit_ms": 20,
             }
     return found
@@ -195,7 +196,7 @@ def main() -> None:
 def fingerprint(name: str) -> dict[str, Any]:
     """What TensorRT, GPU and driver an environment has."""
     bench = Workbench(load_case(CASES / f"{OVERFLOW}.case.yaml"), memory_budget=1 << 30)
-    return dict(TensorRTCandidate(select(name, load()), bench.model).fingerprint())
+    return asdict(TensorRTCandidate(select(name, load()), bench.model).fingerprint())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ class NoEngine:
     def build(self, request):
         engine_id = f"engine-{len(self.outputs)}"
         self.outputs[engine_id] = ("y", *request.marks)
-        return protocol.BuildReply(engine_id, 0.0, 0, "weak", self.outputs[engine_id])
+        return protocol.BuildReply(
+            engine_id, self.outputs[engine_id], protocol.EngineFacts(build_seconds=0.0)
+        )
 
     def infer(self, request):
         first = next(iter(protocol.read_tensor_file(request.inputs_path).values()))

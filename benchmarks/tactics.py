@@ -21,7 +21,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ from harness.tactics.repeats import RepeatedBuild
 from harness.tactics.samples import ALTERNATIVES, FORCED_BUILDS
 from harness.tactics.units import reformatted_layer
 from harness.tensors import Precision, to_json
-from harness.worker.protocol import Choice, TacticOrders
+from harness.worker.protocol import Choice, EngineFacts, TacticOrders
 
 CASES = Path(__file__).parent.parent / "cases"
 BUILDS, REPLAYS, FORBIDDEN, PLANTED, SWAPPED = 3, 2, 2, 3, 6
@@ -147,11 +147,11 @@ class Desk:
             evaluation, told = self.build(variation)
             seconds = time.perf_counter() - start
             self.samples.append(self._sample(variation.name, evaluation, told, seconds))
-            builds.append(RepeatedBuild((dict(evaluation.tensors),), told, evaluation.facts))
-            made.append({"seconds": seconds, "build_seconds": evaluation.facts["build_seconds"]})
+            builds.append(RepeatedBuild((dict(evaluation.tensors),), told, evaluation.engine))
+            made.append({"seconds": seconds, "build_seconds": evaluation.facts.build_seconds})
             if len(builds) == 1:
                 self.recorded, self.expected = told, dict(evaluation.tensors)
-                self.kinds = {layer["name"]: str(layer["kind"]) for layer in evaluation.facts["layers"]}
+                self.kinds = {layer.name: str(layer.kind) for layer in evaluation.facts.layers}
                 first = self._told(told)
             several = to_json(compare_builds(builds)) if len(builds) > 1 else None
             yield {**first, "repeats": several, "builds": made}
@@ -195,7 +195,7 @@ class Desk:
                     "confirmed_by_inspector": told.report.confirmed,
                     "contradicted_by_inspector": list(told.report.contradicted),
                     "outputs": self._distances(evaluation),
-                    "build_seconds": evaluation.facts["build_seconds"],
+                    "build_seconds": evaluation.facts.build_seconds,
                 }
             )
             yield {"replays": found}
@@ -214,7 +214,7 @@ class Desk:
                     "taken_instead": [brief([each]) for each in now],
                     "why_not": [miss.why for miss in told.report.misses],
                     "contradicted_by_inspector": list(told.report.contradicted),
-                    "build_seconds": evaluation.facts["build_seconds"],
+                    "build_seconds": evaluation.facts.build_seconds,
                 }
             )
             yield {"forbidden": found}
@@ -296,7 +296,7 @@ class Desk:
                     "of_others": len(force) - 1,
                     "outputs": self._distances(evaluation),
                     "badness": self.judge(evaluation.tensors),
-                    "build_seconds": evaluation.facts["build_seconds"],
+                    "build_seconds": evaluation.facts.build_seconds,
                 }
             )
             yield {"swapped": found}
@@ -312,7 +312,7 @@ class Desk:
         """What a build would have come to, had the choice been bad then."""
         if not is_planted(sample.record, bad):
             return sample
-        worst = self.judge(falsified(Evaluation(self.expected, {})).tensors)
+        worst = self.judge(falsified(Evaluation(self.expected, EngineFacts())).tensors)
         return replace(sample, outcome=Outcome.PASS if worst <= 1 else Outcome.FAIL, badness=worst)
 
     def _distances(self, evaluation: Evaluation) -> dict[str, dict[str, Any]]:
@@ -389,7 +389,7 @@ def _carry_out(
 ) -> None:
     try:
         desk = Desk(entry["environment"], entry["case"], save, entry)
-        entry["fingerprint"] = desk.candidate.fingerprint()
+        entry["fingerprint"] = asdict(desk.candidate.fingerprint())
         entry["warm_up_seconds"] = desk.warm_up()
         sources = desk.candidate.requests.options(desk.plan).tactic_sources
         entry["tactic_sources"] = None if sources is None else [source.value for source in sources]

@@ -4,6 +4,7 @@ from .engines import Timing as Timing
 from .partial import Computed as Computed
 from .partial import run_as_far_as_possible as run_as_far_as_possible
 from .plan import Candidate as Candidate
+from .plan import EmulatorFacts as EmulatorFacts
 from .plan import Evaluation as Evaluation
 from .plan import Observation as Observation
 from .plan import ObservedEngine as ObservedEngine

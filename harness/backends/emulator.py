@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from harness.backends.partial import Computed, run_as_far_as_possible
-from harness.backends.plan import Evaluation, Observation, Plan
+from harness.backends.plan import EmulatorFacts, Evaluation, Observation, Plan
 from harness.backends.session import GraphRunner
 from harness.errors import NodeFailedError
 from harness.model import LOWERED, Model, lower, round_array, shadow, units_of
@@ -149,7 +149,7 @@ class Emulator:
             tensors += [name for name in self.model.float_tensors if name in marks and name not in outputs]
         lowered = [name for name in self.units(plan.precision) if name not in plan.islands]
         found = self.attempt(feeds, plan.precision, lowered=lowered, tensors=tensors)
-        return Evaluation(found.tensors, facts={"lowered": len(lowered)}, failures=found.failures)
+        return Evaluation(found.tensors, facts=EmulatorFacts(len(lowered)), failures=found.failures)
 
     def close(self) -> None:
         """Free the sessions and the rounded weights."""

@@ -39,12 +39,11 @@ class BuildRefused(Exception):
 
 @dataclass
 class Engine:
-    """An engine in the worker. `latency` and `layer_ms` are filled in when it is first timed."""
+    """An engine in the worker. Its times are added to its facts when it is first timed."""
 
-    reply: protocol.BuildReply
+    id: str
+    facts: protocol.EngineFacts
     generation: int
-    latency: protocol.Latency | None = None
-    layer_ms: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class EngineStore:
     def run(
         self, engine: Engine, feeds: Tensors, timing: Timing
     ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """The tensors that `engine` computes, and warnings. What is timed is written to `engine`.
+        """The tensors that `engine` computes, and warnings. What is timed is added to the facts of `engine`.
 
         The arrays are memory maps of a file that is deleted already: they need no copy and leave nothing.
 
@@ -103,14 +102,14 @@ class EngineStore:
             CandidateError: the inference or the worker failed.
             InputDataError: an input cannot be handed over.
         """
-        untimed = engine.latency is None and timing.repeats > 0
+        untimed = engine.facts.latency is None and timing.repeats > 0
         with self._files_for_inference() as (inputs, outputs):
             with _told_if_full(inputs.parent):
                 protocol.write_tensor_file(
                     str(inputs), {name: to_wire(name, array) for name, array in feeds.items()}
                 )
             request = protocol.InferRequest(
-                engine_id=engine.reply.engine_id,
+                engine_id=engine.id,
                 inputs_path=str(inputs),
                 outputs_path=str(outputs),
                 warmup=timing.warmup,
@@ -128,7 +127,7 @@ class EngineStore:
                 for name, tensor in protocol.read_tensor_file(reply.outputs_path).items()
             }
         if untimed:
-            engine.latency, engine.layer_ms = reply.latency, reply.layer_ms
+            engine.facts = replace(engine.facts, latency=reply.latency, layer_ms=reply.layer_ms)
         return tensors, reply.warnings
 
     def reserve(self, count: int) -> None:
@@ -172,7 +171,7 @@ class EngineStore:
         if isinstance(reply, protocol.Error):
             raise BuildRefused(reply.kind, self.supervisor.refusal(request, reply), reply.marks)
         self.builds += 1
-        return Engine(reply, self._generation)
+        return Engine(reply.engine_id, reply.facts, self._generation)
 
     def _ask(self, request: protocol.BuildRequest) -> protocol.BuildReply | protocol.Error:
         try:
@@ -203,7 +202,7 @@ class EngineStore:
         engine = self._engines.pop(key)
         if engine.generation == self.supervisor.generation and self.supervisor.running:
             with contextlib.suppress(CandidateError):  # a worker that cannot even do this is replaced
-                self.supervisor.call(protocol.Release(engine.reply.engine_id))
+                self.supervisor.call(protocol.Release(engine.id))
 
     def _release_all(self, but: Engine | None = None) -> None:
         for key in [key for key, engine in self._engines.items() if engine is not but]:

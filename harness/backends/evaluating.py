@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from harness.backends.engines import Engine, EngineStore, Tensors, Timing
 from harness.backends.marking import Marks
 from harness.backends.plan import Evaluation, ObservedEngine
 from harness.backends.requests import Asked
+from harness.backends.shapes import Profile
 from harness.model import Model
 from harness.tensors import dtype_of, is_integer
+from harness.worker.protocol import BuiltEngine, Fingerprint
 
 
 class Evaluating:
@@ -67,36 +69,35 @@ class Evaluating:
         if asked.request.observation != "none":
             self._observed.append(ObservedEngine(frozenset(marks), outputs))
         self._engines.append((engine, marks))
-        self.skipped.update(engine.reply.skipped_marks)
-        self._warnings.update(dict.fromkeys((*engine.reply.warnings, *warnings)))
+        self.skipped.update(engine.facts.skipped_marks)
+        self._warnings.update(dict.fromkeys((*engine.facts.warnings, *warnings)))
 
-    def result(self, fingerprint: Mapping[str, Any], asked: Mapping[str, Any]) -> Evaluation:
-        """What came of it; `asked` are facts of what was asked for."""
-        first = self._engines[0][0]
-        facts = {
-            "fingerprint": dict(fingerprint),
-            **asked,
-            "typing": first.reply.typing,
-            "builds": self._store.builds - self._builds_before,
-            "build_seconds": sum(engine.reply.build_seconds for engine, _ in self._engines),
-            "engine_bytes": first.reply.engine_bytes,
-            "layers": [asdict(layer) for layer in first.reply.layers],
-            "realised": dict(first.reply.realised),
-            "tactics": None if first.reply.tactics is None else asdict(first.reply.tactics),
-            "latency": None if first.latency is None else asdict(first.latency),
-            "layer_ms": dict(first.layer_ms or {}),
-            "engines": [
-                {
-                    "marks": len(marks),
-                    "build_seconds": engine.reply.build_seconds,
-                    "engine_bytes": engine.reply.engine_bytes,
-                }
-                for engine, marks in self._engines
-            ],
-            "skipped_marks": dict(self.skipped),
-            "internal_tensors": len(self._internal),
-            "warnings": [*self._store.supervisor.take_warnings(), *self._warnings],
-        }
+    def result(
+        self, fingerprint: Fingerprint, build: Mapping[str, Any], profiles: Mapping[str, Profile]
+    ) -> Evaluation:
+        """What came of it.
+
+        Args:
+            fingerprint: what the engines were built and run with.
+            build: the build options that came to apply.
+            profiles: the shapes that they were built for.
+        """
+        engines = [
+            BuiltEngine(len(marks), engine.facts.build_seconds or 0.0, engine.facts.engine_bytes or 0)
+            for engine, marks in self._engines
+        ]
+        facts = replace(
+            self._engines[0][0].facts,
+            fingerprint=fingerprint,
+            build=dict(build),
+            profiles=dict(profiles),
+            builds=self._store.builds - self._builds_before,
+            build_seconds=sum(engine.build_seconds for engine in engines),
+            engines=tuple(engines),
+            skipped_marks=dict(self.skipped),
+            internal_tensors=len(self._internal),
+            warnings=(*self._store.supervisor.take_warnings(), *self._warnings),
+        )
         return Evaluation(self._tensors, facts, tuple(self._observed))
 
     def _as_declared(self, name: str, value: np.ndarray) -> np.ndarray:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from harness.case import BuildOptions
 from harness.tensors import Precision
-from harness.worker.protocol import TacticOrders
+from harness.worker.protocol import EngineFacts, TacticOrders
 
 
 class Observation(StrEnum):
@@ -61,20 +61,37 @@ class ObservedEngine:
 
 
 @dataclass(frozen=True)
+class EmulatorFacts:
+    """What is known of an emulated candidate: how many nodes were lowered."""
+
+    lowered: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What one evaluation returned.
 
     Args:
         tensors: by ONNX tensor name: the model's outputs and every tensor observed.
-        facts: what is known of the candidate: `build_seconds`, `engine_bytes`, `latency`, `layers`, …
+        facts: what is known of the candidate beside its tensors.
         observed: the engines that the observed tensors come from; empty where observing changes nothing.
         failures: by name of a tensor that could not be computed, as a node failed: why, one clause.
     """
 
     tensors: Mapping[str, np.ndarray]
-    facts: Mapping[str, Any]
+    facts: EngineFacts | EmulatorFacts
     observed: tuple[ObservedEngine, ...] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def engine(self) -> EngineFacts | None:
+        """What is known of the engine; None if there was none."""
+        return self.facts if isinstance(self.facts, EngineFacts) else None
+
+    @property
+    def builds(self) -> int:
+        """How many engines were built for it."""
+        return 0 if self.engine is None else self.engine.builds
 
 
 class Candidate(Protocol):

@@ -25,7 +25,7 @@ from harness.backends.session import check_feeds, chunks, tensor_sizes
 from harness.environments import Environment, Supervisor, shared_supervisor
 from harness.model import LOW_DTYPE, Model
 from harness.tensors import hash_feeds
-from harness.worker.protocol import TacticOrders
+from harness.worker.protocol import Fingerprint, TacticOrders
 
 #: Marked tensors lie on the GPU and in the scratch folder at once: a quarter of what is free there.
 _SHARE = 4
@@ -77,21 +77,21 @@ class TensorRTCandidate:
         self._mark_budget = mark_budget
         self._groups: dict[tuple[Plan, str], tuple[tuple[Marks, ...], Mapping[str, str]]] = {}
 
-    def fingerprint(self) -> dict[str, str | None]:
+    def fingerprint(self) -> Fingerprint:
         """What the numbers of this candidate are made with.
 
         Raises:
             CandidateError: the worker does not start.
         """
         probe = self.supervisor.probe()
-        return {
-            "environment": self.name,
-            "tensorrt": probe.tensorrt,
-            "cuda": probe.cuda,
-            "driver": probe.driver,
-            "gpu": probe.gpu,
-            "compute_capability": probe.compute_capability,
-        }
+        return Fingerprint(
+            environment=self.name,
+            tensorrt=probe.tensorrt,
+            cuda=probe.cuda,
+            driver=probe.driver,
+            gpu=probe.gpu,
+            compute_capability=probe.compute_capability,
+        )
 
     def key(self, plan: Plan, feeds: Tensors) -> str:
         """The name of an evaluation in verdict caches and journals.
@@ -100,7 +100,7 @@ class TensorRTCandidate:
         shapes, the values of `feeds`, and the fingerprint but for the environment's name. So a search goes on
         after a restart, also under another name, and begins anew with another TensorRT, driver or GPU.
         """
-        fingerprint = {key: value for key, value in self.fingerprint().items() if key != "environment"}
+        fingerprint = {key: value for key, value in vars(self.fingerprint()).items() if key != "environment"}
         parts = {
             "model": self.model.sha256,
             "precision": plan.precision,
@@ -121,12 +121,7 @@ class TensorRTCandidate:
     def evaluate(self, plan: Plan, feeds: Tensors) -> Evaluation:
         """Build what `plan` needs, or take it from before, and run it on `feeds`.
 
-        Tensors have the dtype that the engine gave them: what is observed at FP16 is float16. The facts:
-        `fingerprint`, `build` (the options that came to apply), `profiles` (minimum, optimum and maximum shape of
-        inputs with dynamic axes), `typing`, `builds` (how many engines were built now), `build_seconds` and
-        `engine_bytes` (of the first engine), `layers`, `realised`, `latency`, `layer_ms` (likewise), `tactics`
-        (likewise, where the plan has orders), `engines` (each one's marks, seconds and bytes), `skipped_marks` (tensor
-        to reason), `internal_tensors` (how many debug tensors have no ONNX name) and `warnings`.
+        Tensors have the dtype that the engine gave them: what is observed at FP16 is float16.
 
         Raises:
             InputDataError: `feeds` do not fit the model.
@@ -141,8 +136,7 @@ class TensorRTCandidate:
         except BuildRefused as refusal:
             raise refusal.error from refusal
         options = self.requests.options(plan).model_dump(mode="json", exclude_unset=True, exclude={"pins"})
-        asked = {"build": options, "profiles": self.requests.shapes(self.model, feeds)}
-        return run.result(self.fingerprint(), asked)
+        return run.result(self.fingerprint(), options, self.requests.shapes(self.model, feeds))
 
     def close(self) -> None:
         """Free the engines. The worker stays: other models use it. Calling it twice is allowed."""

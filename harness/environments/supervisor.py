@@ -213,7 +213,7 @@ class Supervisor:
             return
         if reply.cache_refused and self._cache.wanted:
             self._warnings.append(self._cache.drop())
-        self._unsaved_seconds += reply.build_seconds
+        self._unsaved_seconds += reply.facts.build_seconds or 0.0
         if self._unsaved_seconds >= _SAVE_AFTER_BUILD_SECONDS:
             self._save_cache(worker)
 

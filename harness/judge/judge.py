@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
-from harness.backends import Candidate, Computed, Observation, Plan
+from harness.backends import Candidate, Computed, EmulatorFacts, Observation, Plan
 from harness.case import Case, RunSpec, Waived, find_waiver
 from harness.comparison import COMPUTED, SHAPE
 from harness.errors import CandidateError, CaseFileError, HarnessError
@@ -31,6 +31,7 @@ from harness.judge.results import (
 )
 from harness.judge.workbench import Workbench
 from harness.tensors import Precision
+from harness.worker.protocol import EngineFacts
 
 if TYPE_CHECKING:
     from harness.tactics import Repeats
@@ -142,7 +143,7 @@ class _Run:
     options: JudgeOptions
     stage: Stage
     timings: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: EngineFacts | EmulatorFacts | None = None
     repeats: Repeats | None = None
     later: list[list[Mapping[str, np.ndarray]]] = field(default_factory=list)
     """The outputs of the builds after the first."""
@@ -156,6 +157,10 @@ class _Run:
     @property
     def emulated(self) -> bool:
         return self.candidate is self.bench.emulator
+
+    @property
+    def engine(self) -> EngineFacts | None:
+        return self.facts if isinstance(self.facts, EngineFacts) else None
 
     def judge(self, blank: RunResult) -> RunResult:
         expected = self.timed("reference", lambda: self.bench.expected)
@@ -175,7 +180,8 @@ class _Run:
         verdict, cause, reason = _verdict(self.spec, expects_failure, passed, outputs, origins, bool(layers))
         reason = f"{counted}: {reason}" if counted else reason
         own = self.timed("reference", lambda: self.bench.own_roundings)
-        warnings = [*self.facts.get("warnings", ()), *empty_outputs(expected), *own.warnings]
+        engine = self.engine
+        warnings = [*(engine.warnings if engine else ()), *empty_outputs(expected), *own.warnings]
         warnings += [] if beyond is None else [beyond]
         if golden is not None and golden.message is not None and not self.options.golden_update:
             if golden.state is GoldenState.CHANGED:
@@ -204,7 +210,8 @@ class _Run:
 
     def release(self) -> str | None:
         """The TensorRT release of the candidate; None for the emulator."""
-        return dict(self.facts.get("fingerprint") or {}).get("tensorrt")
+        fingerprint = None if self.engine is None else self.engine.fingerprint
+        return None if fingerprint is None else fingerprint.tensorrt
 
     def waived(self, candidate: str) -> Waived | None:
         """The waiver of the case that speaks of this run."""
@@ -228,7 +235,7 @@ class _Run:
         outputs: list[Mapping[str, np.ndarray]] = []
         for feeds in self.bench.feeds:
             evaluation = self.candidate.evaluate(self.plan(Observation.NONE), feeds)
-            self.facts.update(evaluation.facts)
+            self.facts = evaluation.facts
             outputs.append({name: np.array(value) for name, value in evaluation.tensors.items()})
             self.failures.append(evaluation.failures)
         return outputs
@@ -240,7 +247,7 @@ class _Run:
         plan, model = self.plan(Observation.NONE), self.bench.model.sha256
         evaluate, feeds = self.candidate.evaluate, self.bench.feeds
         builds = list(build_repeatedly(evaluate, plan, feeds, model, self.options.repeats))
-        self.facts.update(builds[0].facts)
+        self.facts = builds[0].facts
         self.repeats = compare_builds(builds)
         self.later = [list(build.outputs) for build in builds[1:]]
         return list(builds[0].outputs)

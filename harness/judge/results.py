@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.backends import EmulatorFacts
 from harness.comparison import NONFINITE, GateResult, Metrics
 from harness.errors import NothingSelectedError
 from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, to_json
 from harness.text import number, plural, shorten
+from harness.worker.protocol import EngineFacts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,7 +168,7 @@ class RunResult:
         layers: the observed tensors in topological order; empty when nothing was observed.
         faithful: whether the observed engine's outputs equal the unobserved one's; None if not applicable.
         timings: seconds by stage: `reference`, `candidate`, `compare`, `build`, …
-        facts: what the candidate reported of itself: see Evaluation.facts.
+        facts: what is known of the candidate beside its tensors; None if it was not evaluated.
         cause: what decided the verdict, as a code.
         error: the error behind the verdict `error`.
         evidence: lines that support an `error`: log tail, signal, plan.
@@ -189,7 +191,7 @@ class RunResult:
     layers: tuple[LayerResult, ...] = ()
     faithful: bool | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: EngineFacts | EmulatorFacts | None = None
     cause: Cause | None = None
     error: RunError | None = None
     evidence: tuple[str, ...] = ()
@@ -223,6 +225,11 @@ class RunResult:
         return f"{self.case}::{suffix}"
 
     @property
+    def engine(self) -> EngineFacts | None:
+        """What is known of the engine; None if there was none."""
+        return self.facts if isinstance(self.facts, EngineFacts) else None
+
+    @property
     def origins(self) -> tuple[LayerResult, ...]:
         """The layers where the error starts, in topological order."""
         return tuple(layer for layer in self.layers if layer.origin)
@@ -239,8 +246,9 @@ class RunResult:
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of this run: plain types only, non-finite numbers as strings."""
         more = {"repeats": self.repeats, "own_roundings": self.own_roundings}
-        facts = {**self.facts, **{name: value for name, value in more.items() if value is not None}}
-        return dict(to_json(replace(self, facts=facts)))
+        document: dict[str, Any] = to_json(self)
+        facts = {name: to_json(value) for name, value in more.items() if value is not None}
+        return {**document, "facts": {**(document["facts"] or {}), **facts}}
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from harness.case import Case, InputSpec, ModelSource, RunSpec, load_cases, one_or_more
@@ -78,9 +79,9 @@ def run(
 def fingerprint_of(results: Sequence[RunResult]) -> dict[str, object]:
     """What the numbers were made with: this host, and by name the environments that took part."""
     engines = {
-        result.candidate: dict(result.facts["fingerprint"])
+        result.candidate: asdict(result.engine.fingerprint)
         for result in results
-        if "fingerprint" in result.facts
+        if result.engine is not None and result.engine.fingerprint is not None
     }
     return {**host_fingerprint(), **({"environments": engines} if engines else {})}
 

@@ -9,7 +9,7 @@ precision, release and GPU: nothing of them carries over.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +22,7 @@ from harness.tactics.record import TacticRecord, load_record
 from harness.tactics.result import brief
 from harness.tactics.units import reformatted_layer
 from harness.tensors import Precision, write_bytes, write_text
-from harness.worker.protocol import CACHE, Miss, TacticOrders, TacticReport, from_plain
+from harness.worker.protocol import CACHE, Fingerprint, Miss, PinnedTactics, TacticOrders, TacticReport
 
 PINS, SCRIPT, CACHE_FILE, MODEL = "pins.json", "build_pinned.py", "timing.cache", "model.onnx"
 BELONGS = ("tensorrt", "gpu", "compute_capability")
@@ -47,10 +47,10 @@ class Pins:
         cache = self.path.with_name(CACHE_FILE)
         return cache if cache.is_file() else None
 
-    def belong_to(self, fingerprint: Mapping[str, Any], precision: Precision) -> bool:
+    def belong_to(self, fingerprint: Fingerprint, precision: Precision) -> bool:
         """Whether they were made on this release and GPU, at this precision."""
         ours = self.record.fingerprint
-        same = all(ours.get(name) == fingerprint.get(name) for name in BELONGS)
+        same = all(getattr(ours, name, None) == getattr(fingerprint, name) for name in BELONGS)
         return same and self.record.precision is precision
 
 
@@ -116,26 +116,24 @@ def pinned_cache(
     path = candidate.supervisor.worker().folder / f"pins-{record.model[:16]}.cache"
     orders = TacticOrders(force=record.choices, mechanism=CACHE, save_cache_path=str(path))
     evaluation = candidate.evaluate(replace(plan, tactics=orders), feeds)
-    refuse_if_missed(evaluation, None)
+    report = refuse_if_missed(evaluation, None)
     content = path.read_bytes()
     path.unlink()
-    told = from_plain(TacticReport, evaluation.facts["tactics"])
-    return content, replace(record, report=told)
+    return content, replace(record, report=report)
 
 
-def refuse_if_missed(evaluation: Evaluation, pins: Pins | None) -> int:
-    """How many pinned choices an engine was built with, if it was built with all of them.
+def refuse_if_missed(evaluation: Evaluation, pins: Pins | None) -> TacticReport:
+    """What an engine was built with, if it was built with all of its pinned choices.
 
     Raises:
         PinsNotTakenError: it was not.
     """
-    told = evaluation.facts.get("tactics")
-    if told is None:
+    report = None if evaluation.engine is None else evaluation.engine.tactics
+    if report is None:
         raise PinsNotTakenError(
             "the engine does not tell which tactics it was built with",
             where=None if pins is None else pins.path,
         )
-    report = from_plain(TacticReport, told)
     # A copy between formats that is not asked for is not there: the formats around it fit.
     missed = [
         miss
@@ -149,7 +147,7 @@ def refuse_if_missed(evaluation: Evaluation, pins: Pins | None) -> int:
             hint="export the pins again: the network, its build options or the environment have changed",
             evidence=[_worded(miss) for miss in missed],
         )
-    return len(report.choices)
+    return report
 
 
 class PinnedCandidate(TensorRTCandidate):
@@ -174,13 +172,16 @@ class PinnedCandidate(TensorRTCandidate):
         pins = self._pins_for(plan)
         if pins is None:
             evaluation = super().evaluate(plan, feeds)
-            if plan.observation is Observation.NONE and not plan.islands:
-                evaluation.facts["warnings"].append(self._unpinned(plan))
+            unpinned = plan.observation is Observation.NONE and not plan.islands
+            if unpinned and evaluation.engine is not None:
+                warnings = (*evaluation.engine.warnings, self._unpinned(plan))
+                return replace(evaluation, facts=replace(evaluation.engine, warnings=warnings))
             return evaluation
         evaluation = super().evaluate(self._with(plan, pins), feeds)
-        count = refuse_if_missed(evaluation, pins)
-        facts = {**evaluation.facts, "pins": {"file": str(pins.path), "choices": count}}
-        return replace(evaluation, facts=facts)
+        report = refuse_if_missed(evaluation, pins)
+        assert evaluation.engine is not None  # or refuse_if_missed had raised
+        taken = PinnedTactics(str(pins.path), len(report.choices))
+        return replace(evaluation, facts=replace(evaluation.engine, pins=taken))
 
     def key(self, plan: Plan, feeds: Tensors) -> str:
         """The name of an evaluation, its pins included."""
@@ -220,7 +221,7 @@ class PinnedCandidate(TensorRTCandidate):
     def _unpinned(self, plan: Plan) -> str:
         told = self.fingerprint()
         return (
-            f"no pins are of TensorRT {told['tensorrt']} on {told['gpu']} at {plan.precision}: built without "
+            f"no pins are of TensorRT {told.tensorrt} on {told.gpu} at {plan.precision}: built without "
             f"({', '.join(str(pins.path) for pins in self.pins)})"
         )
 

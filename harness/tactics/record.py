@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.backends import Evaluation, Plan
+from harness.backends import Evaluation, Plan, Profile
 from harness.errors import UsageError
 from harness.tensors import Precision, from_json, to_json, write_text
-from harness.worker.protocol import Choice, TacticReport, from_plain
+from harness.worker.protocol import Choice, Fingerprint, TacticReport, from_plain
 
 TACTICS_SCHEMA = "harness.tactics/1"
 Place = tuple[Any, ...]
@@ -38,8 +38,8 @@ class TacticRecord:
     model: str = ""
     typing: str = "weak"
     build: Mapping[str, Any] = field(default_factory=dict)
-    fingerprint: Mapping[str, Any] = field(default_factory=dict)
-    profiles: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: Fingerprint | None = None
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -112,20 +112,17 @@ def record_of(evaluation: Evaluation, plan: Plan, model: str) -> TacticRecord | 
         plan: what was evaluated.
         model: SHA-256 of the model.
     """
-    told = evaluation.facts.get("tactics")
-    if told is None:
+    engine = evaluation.engine
+    if engine is None or engine.tactics is None:
         return None
     return TacticRecord(
-        report=from_plain(TacticReport, told),
+        report=engine.tactics,
         precision=plan.precision,
         model=model,
-        typing=str(evaluation.facts.get("typing", "weak")),
-        build=dict(evaluation.facts.get("build", {})),
-        fingerprint=dict(evaluation.facts.get("fingerprint", {})),
-        profiles={
-            name: [list(shape) for shape in shapes]
-            for name, shapes in evaluation.facts.get("profiles", {}).items()
-        },
+        typing=engine.typing or "weak",
+        build=engine.build,
+        fingerprint=engine.fingerprint,
+        profiles=engine.profiles,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from harness.tactics.samples import Evaluate, Tensors
 from harness.tactics.units import reformatted_layer
 from harness.tactics.variations import noise
 from harness.tensors import NEVER, UNLESS_DEFAULT
+from harness.worker.protocol import EngineFacts
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class RepeatedBuild:
 
     outputs: tuple[Tensors, ...]
     record: TacticRecord | None
-    facts: Mapping[str, Any]
+    facts: EngineFacts | None
 
 
 def build_repeatedly(
@@ -147,7 +148,7 @@ def build_repeatedly(
             {name: np.array(value) for name, value in evaluation.tensors.items()}
             for evaluation in evaluations
         )
-        yield RepeatedBuild(outputs, record_of(evaluations[0], varied, model), evaluations[0].facts)
+        yield RepeatedBuild(outputs, record_of(evaluations[0], varied, model), evaluations[0].engine)
 
 
 def compare_builds(builds: Sequence[RepeatedBuild]) -> Repeats:

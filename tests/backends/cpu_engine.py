@@ -71,14 +71,17 @@ class CpuEngines:
         self.engines[engine_id] = (session, request)
         return protocol.BuildReply(
             engine_id=engine_id,
-            build_seconds=0.25,
-            engine_bytes=1000,
-            typing="weak" if request.typing == "auto" else request.typing,
             outputs=tuple(names),
-            layers=tuple(protocol.LayerInfo(node.name, onnx_nodes=(node.name,)) for node in request.nodes),
-            realised={"request": protocol.message_to_json(request)},
-            skipped_marks=skipped,
-            warnings=("built on a CPU",),
+            facts=protocol.EngineFacts(
+                typing="weak" if request.typing == "auto" else request.typing,
+                build_seconds=0.25,
+                engine_bytes=1000,
+                layers=tuple(
+                    protocol.LayerInfo(node.name, onnx_nodes=(node.name,)) for node in request.nodes
+                ),
+                skipped_marks=skipped,
+                warnings=("built on a CPU",),
+            ),
         )
 
     def infer(self, request):

@@ -15,7 +15,7 @@ import pytest
 from graphs import graph_model, norm_chain
 from onnx import TensorProto, helper
 
-from harness.backends import Observation, Plan, Reference, TensorRTCandidate, Timing
+from harness.backends import Evaluation, Observation, Plan, Reference, TensorRTCandidate, Timing
 from harness.case import BuildOptions
 from harness.environments import Environment, Supervisor
 from harness.errors import (
@@ -27,6 +27,7 @@ from harness.errors import (
 )
 from harness.model import load_model
 from harness.tensors import Precision
+from harness.worker import protocol
 
 ADAPTER = Path(__file__).parent / "cpu_engine.py"
 X = np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32)
@@ -89,11 +90,27 @@ def make(scratch: Path) -> Iterator[Make]:
         candidate.supervisor.close()
 
 
-def request_of(evaluation: Any) -> dict[str, Any]:
-    """What the worker was asked for the first engine."""
-    found = evaluation.facts["realised"]["request"]
-    assert isinstance(found, dict)
-    return found
+ASKED: list[protocol.BuildRequest] = []
+
+
+@pytest.fixture(autouse=True)
+def _record_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = Supervisor.ask
+    ASKED.clear()
+
+    def record(self: Supervisor, message: protocol.Request, seconds: float | None = None) -> Any:
+        if isinstance(message, protocol.BuildRequest):
+            ASKED.append(message)
+        return ask(self, message, seconds)
+
+    monkeypatch.setattr(Supervisor, "ask", record)
+
+
+def request_of(_just_made: Evaluation) -> protocol.BuildRequest:
+    """What the worker was asked for the first engine of an evaluation that was just made."""
+    request = ASKED[0]
+    ASKED.clear()
+    return request
 
 
 def test_the_unobserved_engine_gives_the_outputs_and_its_facts(candidate: TensorRTCandidate) -> None:
@@ -105,21 +122,21 @@ def test_the_unobserved_engine_gives_the_outputs_and_its_facts(candidate: Tensor
     )
     assert evaluation.observed == ()
     facts = evaluation.facts
-    assert (facts["builds"], facts["build_seconds"], facts["engine_bytes"]) == (1, 0.25, 1000)
-    assert [layer["name"] for layer in facts["layers"]] == [*INNER, "y"]
-    assert facts["fingerprint"]["tensorrt"] == "8.6.0"
-    assert facts["fingerprint"]["environment"] == "cpu"
-    assert facts["warnings"] == ["built on a CPU"]
-    assert facts["latency"] is None
+    assert (facts.builds, facts.build_seconds, facts.engine_bytes) == (1, 0.25, 1000)
+    assert [layer.name for layer in facts.layers] == [*INNER, "y"]
+    assert facts.fingerprint.tensorrt == "8.6.0"
+    assert facts.fingerprint.environment == "cpu"
+    assert facts.warnings == ("built on a CPU",)
+    assert facts.latency is None
 
 
 def test_an_engine_is_built_once_and_serves_every_sample_of_its_shape(candidate: TensorRTCandidate) -> None:
-    assert candidate.evaluate(FP16, {"x": X}).facts["builds"] == 1
+    assert candidate.evaluate(FP16, {"x": X}).facts.builds == 1
     again = candidate.evaluate(FP16, {"x": 2 * X})
-    assert again.facts["builds"] == 0
+    assert again.facts.builds == 0
     np.testing.assert_array_equal(again.tensors["y"], Reference(candidate.model).run({"x": 2 * X})["y"])
-    assert candidate.evaluate(FP16, {"x": X[:3]}).facts["builds"] == 1  # its own optimization profile
-    assert candidate.evaluate(replace(FP16, islands=frozenset({"sq"})), {"x": X}).facts["builds"] == 1
+    assert candidate.evaluate(FP16, {"x": X[:3]}).facts.builds == 1  # its own optimization profile
+    assert candidate.evaluate(replace(FP16, islands=frozenset({"sq"})), {"x": X}).facts.builds == 1
 
 
 def test_given_profiles_serve_all_shapes(supervisor: Supervisor) -> None:
@@ -128,8 +145,8 @@ def test_given_profiles_serve_all_shapes(supervisor: Supervisor) -> None:
         environment(), load_model(norm_chain()), supervisor=supervisor, profiles={"x": profile}
     )
     first = candidate.evaluate(FP16, {"x": X})
-    assert request_of(first)["profiles"] == {"x": [list(shape) for shape in profile]}
-    assert candidate.evaluate(FP16, {"x": X[:3]}).facts["builds"] == 0
+    assert request_of(first).profiles == {"x": profile}
+    assert candidate.evaluate(FP16, {"x": X[:3]}).facts.builds == 0
     candidate.close()
 
 
@@ -142,20 +159,20 @@ def test_the_plan_reaches_the_worker_and_overrides_the_environment(supervisor: S
     request = request_of(candidate.evaluate(plan, {"x": X}))
     candidate.close()
 
-    assert request["precision"] == "fp16"
-    assert request["typing"] == "weak"
-    assert request["islands"] == ["mean", "sq"]
-    assert request["observation"] == "none"
-    assert request["marks"] == []
-    assert request["mark_dtype"] is None
-    assert request["profiles"] == {"x": [[5, 16]] * 3}
-    options = request["options"]
+    assert request.precision == "fp16"
+    assert request.typing == "weak"
+    assert request.islands == ("mean", "sq")
+    assert request.observation == "none"
+    assert request.marks == ()
+    assert request.mark_dtype is None
+    assert request.profiles == {"x": ((5, 16),) * 3}
+    options = request.options
     assert (options["workspace_mib"], options["tactic_sources"], options["tf32"]) == (
         128,
         ["jit_convolutions"],
         True,
     )
-    assert request["nodes"][1] == {"name": "sq", "op": "Mul", "outputs": ["sq"], "lowerable": True}
+    assert request.nodes[1] == protocol.NodeHint("sq", "Mul", ("sq",))
 
 
 def test_typed_observation_marks_with_the_dtype_under_test(candidate: TensorRTCandidate) -> None:
@@ -164,7 +181,7 @@ def test_typed_observation_marks_with_the_dtype_under_test(candidate: TensorRTCa
     assert set(evaluation.tensors) == {*INNER, "y"}
     assert evaluation.tensors["sq"].dtype == np.float16
     assert evaluation.tensors["y"].dtype == np.float32
-    assert request_of(evaluation)["mark_dtype"] == "float16"
+    assert request_of(evaluation).mark_dtype == "float16"
     (engine,) = evaluation.observed
     assert engine.marks == set(INNER)
     np.testing.assert_array_equal(engine.outputs["y"], evaluation.tensors["y"])
@@ -184,7 +201,7 @@ def test_plain_marks_leave_the_dtype_as_it_is(supervisor: Supervisor) -> None:
     )
     evaluation = candidate.evaluate(TYPED, {"x": X})
     candidate.close()
-    assert request_of(evaluation)["mark_dtype"] is None
+    assert request_of(evaluation).mark_dtype is None
     assert evaluation.tensors["sq"].dtype == np.float32
 
 
@@ -202,8 +219,8 @@ def test_marks_are_split_under_the_memory_budget_and_each_engine_is_told(supervi
         ["mean", "norm", "root"],  # two of one column count little
         ["proj", "relu"],
     ]
-    assert [engine["marks"] for engine in evaluation.facts["engines"]] == [2, 3, 2]
-    assert evaluation.facts["builds"] == 3
+    assert [engine.marks for engine in evaluation.facts.engines] == [2, 3, 2]
+    assert evaluation.facts.builds == 3
 
 
 def test_the_budget_follows_the_free_memory_of_the_gpu(make: Make) -> None:
@@ -228,18 +245,18 @@ def test_marks_that_break_a_build_are_split_off_and_skipped_with_a_reason(
     evaluation = candidate.evaluate(TYPED, {"x": X})
 
     assert set(evaluation.tensors) == {*INNER, "y"} - missing
-    assert set(evaluation.facts["skipped_marks"]) == missing
-    assert all("build fails with it" in reason for reason in evaluation.facts["skipped_marks"].values())
+    assert set(evaluation.facts.skipped_marks) == missing
+    assert all("build fails with it" in reason for reason in evaluation.facts.skipped_marks.values())
 
     again = candidate.evaluate(TYPED, {"x": X + 1})  # nothing that failed is tried again
     assert set(again.tensors) == set(evaluation.tensors)
-    assert set(again.facts["skipped_marks"]) == missing
+    assert set(again.facts.skipped_marks) == missing
 
 
 def test_unmarkable_tensors_are_told(make: Make) -> None:
     evaluation = make(UNMARKABLE="sq").evaluate(TYPED, {"x": X})
     assert "sq" not in evaluation.tensors
-    assert evaluation.facts["skipped_marks"] == {"sq": "it lies inside a loop"}
+    assert evaluation.facts.skipped_marks == {"sq": "it lies inside a loop"}
 
 
 def test_a_build_that_fails_without_marks_is_no_fault_of_the_marks(candidate: TensorRTCandidate) -> None:
@@ -256,7 +273,7 @@ def test_prefixes_are_engines_of_the_graph_cut_at_each_tensor(candidate: TensorR
 
     assert set(evaluation.tensors) == {"y", "sq", "mean"}
     assert evaluation.tensors["mean"].dtype == np.float16
-    assert evaluation.facts["builds"] == 3
+    assert evaluation.facts.builds == 3
     assert [(engine.marks, dict(engine.outputs)) for engine in evaluation.observed] == [
         ({"sq"}, {}),
         ({"mean"}, {}),
@@ -265,9 +282,9 @@ def test_prefixes_are_engines_of_the_graph_cut_at_each_tensor(candidate: TensorR
 
 def test_debug_tensors_without_an_onnx_name_are_counted(candidate: TensorRTCandidate) -> None:
     evaluation = candidate.evaluate(replace(FP16, observation=Observation.DEBUG), {"x": X})
-    assert request_of(evaluation)["observation"] == "debug"
+    assert request_of(evaluation).observation == "debug"
     assert set(evaluation.tensors) == {"y"}
-    assert evaluation.facts["internal_tensors"] == 1
+    assert evaluation.facts.internal_tensors == 1
 
 
 def test_strong_typing_gets_a_graph_that_carries_precision_and_islands(make: Make) -> None:
@@ -276,44 +293,44 @@ def test_strong_typing_gets_a_graph_that_carries_precision_and_islands(make: Mak
     evaluation = candidate.evaluate(plan, {"x": X})
 
     request = request_of(evaluation)
-    assert request["typing"] == "strong"
-    assert any(node["op"] == "Cast" for node in request["nodes"])
+    assert request.typing == "strong"
+    assert any(node.op == "Cast" for node in request.nodes)
     assert evaluation.tensors["norm"].dtype == np.float16
-    assert request_of(candidate.evaluate(Plan(Precision.FP32), {"x": X}))["typing"] == "auto"
+    assert request_of(candidate.evaluate(Plan(Precision.FP32), {"x": X})).typing == "auto"
 
 
 def test_islands_can_be_held_by_casts_where_typing_is_weak(candidate: TensorRTCandidate) -> None:
     plan = replace(FP16, islands=frozenset({"sq"}), casts=True, build=BuildOptions(pin_precision=True))
     request = request_of(candidate.evaluate(plan, {"x": X}))
-    assert request["typing"] == "weak"
-    assert request["islands"] == ["sq"]
-    assert any(node["op"] == "Cast" for node in request["nodes"])
-    assert not request["options"].get("pin_precision"), "the graph says it"
+    assert request.typing == "weak"
+    assert request.islands == ("sq",)
+    assert any(node.op == "Cast" for node in request.nodes)
+    assert not request.options.get("pin_precision"), "the graph says it"
     plain = request_of(candidate.evaluate(replace(plan, casts=False), {"x": X}))
-    assert not any(node["op"] == "Cast" for node in plain["nodes"])
-    assert plain["options"]["pin_precision"] is True
+    assert not any(node.op == "Cast" for node in plain.nodes)
+    assert plain.options["pin_precision"] is True
 
 
 def test_engines_make_room_for_the_one_that_runs(make: Make) -> None:
     candidate = make(ENGINES_LIMIT="2")
     plans = [replace(FP16, islands=frozenset({name})) for name in ("sq", "mean", "root", "norm")]
     for plan in plans:
-        assert candidate.evaluate(plan, {"x": X}).facts["builds"] == 1
-    assert candidate.evaluate(plans[-1], {"x": X}).facts["builds"] == 0
-    assert candidate.evaluate(plans[0], {"x": X}).facts["builds"] == 1
+        assert candidate.evaluate(plan, {"x": X}).facts.builds == 1
+    assert candidate.evaluate(plans[-1], {"x": X}).facts.builds == 0
+    assert candidate.evaluate(plans[0], {"x": X}).facts.builds == 1
 
 
 def test_the_engine_that_was_not_used_for_longest_is_freed_first(make: Make) -> None:
     candidate = make({"capacity": 2})
     plans = [replace(FP16, islands=frozenset({name})) for name in ("sq", "mean", "root")]
-    builds = [candidate.evaluate(plans[at], {"x": X}).facts["builds"] for at in (0, 1, 0, 2, 0, 1)]
+    builds = [candidate.evaluate(plans[at], {"x": X}).facts.builds for at in (0, 1, 0, 2, 0, 1)]
     assert builds == [1, 1, 0, 1, 0, 1]
 
 
 def test_all_engines_of_an_observation_are_kept_for_the_next_sample(make: Make) -> None:
     candidate = make({"capacity": 1, "mark_budget": 1})
-    assert candidate.evaluate(TYPED, {"x": X}).facts["builds"] == len(INNER)
-    assert candidate.evaluate(TYPED, {"x": X + 1}).facts["builds"] == 0
+    assert candidate.evaluate(TYPED, {"x": X}).facts.builds == len(INNER)
+    assert candidate.evaluate(TYPED, {"x": X + 1}).facts.builds == 0
 
 
 def test_engines_are_timed_once(supervisor: Supervisor) -> None:
@@ -325,8 +342,8 @@ def test_engines_are_timed_once(supervisor: Supervisor) -> None:
     )
     first, second = candidate.evaluate(FP16, {"x": X}), candidate.evaluate(FP16, {"x": X})
     candidate.close()
-    assert first.facts["latency"] == second.facts["latency"] == {"median_ms": 1.0, "p99_ms": 2.0, "n": 7}
-    assert first.facts["layer_ms"] == {"layer": 1.0}
+    assert first.facts.latency == second.facts.latency == protocol.Latency(1.0, 2.0, 7)
+    assert first.facts.layer_ms == {"layer": 1.0}
 
 
 def test_integers_come_back_as_the_model_declares_them(supervisor: Supervisor) -> None:
@@ -345,9 +362,9 @@ def test_integers_come_back_as_the_model_declares_them(supervisor: Supervisor) -
 def test_int8_without_quantizers_is_calibrated_with_what_is_fed_first(candidate: TensorRTCandidate) -> None:
     plan = Plan(Precision.INT8)
     first = candidate.evaluate(plan, {"x": X})
-    (path,) = request_of(first)["calibration"]
+    (path,) = request_of(first).calibration
     assert Path(path).is_file()
-    assert candidate.evaluate(plan, {"x": X + 1}).facts["builds"] == 0
+    assert candidate.evaluate(plan, {"x": X + 1}).facts.builds == 0
 
 
 def test_the_worker_may_be_replaced_between_evaluations(make: Make) -> None:
@@ -357,7 +374,7 @@ def test_the_worker_may_be_replaced_between_evaluations(make: Make) -> None:
     os.kill(worker.hello.pid, 9)
     while worker.alive:
         pass
-    assert candidate.evaluate(FP16, {"x": X}).facts["builds"] == 1
+    assert candidate.evaluate(FP16, {"x": X}).facts.builds == 1
 
 
 def test_a_crash_without_marks_is_raised(make: Make) -> None:
@@ -380,7 +397,7 @@ def test_a_full_scratch_folder_is_told_before_anything_is_asked(
         patch.setattr(os, "pwrite", full)
         with pytest.raises(CandidateError, match="HARNESS_SCRATCH"):
             candidate.evaluate(FP16, {"x": X})
-    assert candidate.evaluate(FP16, {"x": X}).facts["builds"] == 0
+    assert candidate.evaluate(FP16, {"x": X}).facts.builds == 0
 
 
 def test_what_does_not_fit_the_model_is_a_mistake_of_the_caller(candidate: TensorRTCandidate) -> None:

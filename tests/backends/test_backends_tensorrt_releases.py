@@ -51,9 +51,9 @@ def strong(candidate: TensorRTCandidate) -> bool:
 def test_fp32_is_the_reference(candidate: TensorRTCandidate, reference: dict[str, np.ndarray]) -> None:
     evaluation = candidate.evaluate(Plan(Precision.FP32), {"x": X})
     np.testing.assert_allclose(evaluation.tensors["y"], reference["y"], rtol=1e-5, atol=1e-6)
-    assert evaluation.facts["fingerprint"]["tensorrt"] == candidate.name
-    assert evaluation.facts["latency"]["n"] == 5
-    assert evaluation.facts["layers"]
+    assert evaluation.facts.fingerprint.tensorrt == candidate.name
+    assert evaluation.facts.latency.n == 5
+    assert evaluation.facts.layers
 
 
 def test_an_overflow_is_seen_under_typed_observation_and_cured_by_its_island(
@@ -61,7 +61,7 @@ def test_an_overflow_is_seen_under_typed_observation_and_cured_by_its_island(
 ) -> None:
     typed = replace(FP16, observation=Observation.TYPED)
     sick = candidate.evaluate(typed, {"x": X})
-    assert sick.facts["typing"] == ("strong" if strong(candidate) else "weak")
+    assert sick.facts.typing == ("strong" if strong(candidate) else "weak")
     assert {name for name in INNER if name in sick.tensors} >= {"scaled", "sq"}
     assert np.isinf(sick.tensors["sq"]).any()
     assert np.isfinite(sick.tensors["scaled"]).all()
@@ -78,7 +78,7 @@ def test_an_island_between_casts_cures_too(
 ) -> None:
     island = frozenset({"sq", "mean", "root"})
     cured = candidate.evaluate(replace(FP16, islands=island, casts=True), {"x": X})
-    assert cured.facts["typing"] == ("strong" if strong(candidate) else "weak")
+    assert cured.facts.typing == ("strong" if strong(candidate) else "weak")
     np.testing.assert_allclose(cured.tensors["y"], reference["y"], atol=0.1)
     assert np.abs(cured.tensors["y"] - reference["y"]).max() > 0, "the rest is FP16"
 
@@ -91,7 +91,7 @@ def test_prefixes_agree_with_the_reference_up_to_the_overflow(
     np.testing.assert_allclose(found.tensors["scaled"].astype(np.float32), reference["scaled"], rtol=2e-3)
     assert found.tensors["sq"].dtype == np.float16
     assert np.isinf(found.tensors["sq"]).any()
-    assert found.facts["skipped_marks"] == {}
+    assert found.facts.skipped_marks == {}
 
 
 def test_debug_tensors_come_where_there_are_some(candidate: TensorRTCandidate) -> None:
@@ -111,7 +111,7 @@ def test_the_timing_cache_goes_through_a_file_of_the_supervisor(
     for _ in range(2):
         supervisor = Supervisor(environment, adapter=ADAPTER)
         other = TensorRTCandidate(environment, candidate.model, supervisor=supervisor)
-        warnings = other.evaluate(Plan(Precision.FP32), {"x": X}).facts["warnings"]
+        warnings = other.evaluate(Plan(Precision.FP32), {"x": X}).facts.warnings
         assert not [warning for warning in warnings if "timing cache" in warning]
         supervisor.close()
     assert len(list(tmp_path.rglob("*.cache"))) == 1

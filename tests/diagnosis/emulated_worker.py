@@ -58,7 +58,7 @@ class EmulatedEngines:
         outputs = [info.name for info in model.outputs]
         outputs += [name for name in request.marks if name not in outputs]
         return protocol.BuildReply(
-            engine_id=engine_id, build_seconds=0.1, engine_bytes=1, typing="weak", outputs=tuple(outputs)
+            engine_id, tuple(outputs), protocol.EngineFacts(typing="weak", build_seconds=0.1, engine_bytes=1)
         )
 
     def _infer(self, request):

@@ -16,6 +16,7 @@ from harness.backends import Emulator, Evaluation, Observation, ObservedEngine, 
 from harness.errors import BuildFailedError, WorkerCrashedError
 from harness.model import Model, load_model
 from harness.tensors import Precision
+from harness.worker.protocol import EngineFacts, Fingerprint, Latency, LayerInfo
 
 SWITCH = "falsified"
 
@@ -75,8 +76,8 @@ class FakeEngine:
         self._engines: dict[Plan, Build] = {}
         self._emulator = Emulator(falsifiable(self.model, self.node))
 
-    def fingerprint(self) -> dict[str, str]:
-        return {"environment": self.name, "tensorrt": "8.6.0"}
+    def fingerprint(self) -> Fingerprint:
+        return Fingerprint(self.name, "8.6.0")
 
     def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
         self.evaluations += 1
@@ -96,11 +97,18 @@ class FakeEngine:
         watched = (
             () if plan.observation is Observation.NONE else (ObservedEngine(frozenset(tensors), outputs),)
         )
-        layer = {"name": f"layer {self.node}", "onnx_nodes": (self.node,), "tactic": None}
-        if self.tactics is not None:
-            layer["tactic"] = self.tactics(build)
-        latency = {"median_ms": 1.0 + 0.1 * len(plan.islands)} if self.timing else None
-        return Evaluation(tensors, {"builds": int(made), "layers": [layer], "latency": latency}, watched)
+        tactic = None if self.tactics is None else self.tactics(build)
+        median = 1.0 + 0.1 * len(plan.islands)
+        facts = EngineFacts(
+            fingerprint=self.fingerprint(),
+            typing="weak",
+            builds=int(made),
+            build_seconds=0.1,
+            engine_bytes=1,
+            layers=(LayerInfo(f"layer {self.node}", onnx_nodes=(self.node,), tactic=tactic),),
+            latency=Latency(median, median, 1) if self.timing else None,
+        )
+        return Evaluation(tensors, facts, watched)
 
     def close(self) -> None:
         self._engines.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from harness.diagnosis.context import make_bench, opaque_layers, shortened
 from harness.diagnosis.stages import FIRST, GivenUp, Patience, block_hints, cure_with_casts
 from harness.search import Outcome, Problem, Progress, Strategy, Trial
 from harness.tensors import Precision
+from harness.worker.protocol import EngineFacts, LayerInfo, RealisedPrecision
 
 REGION = "{ForeignNode[b0_norm...b2_add]}"
 
@@ -41,29 +43,20 @@ def texts(diagnosis: Diagnosis) -> str:
 class Telling(FakeEngine):
     """An engine with more to tell."""
 
-    more: Mapping[str, Any] = {}
+    more: Mapping[str, Any] = {}  # fields of its facts
 
     def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
         found = super().evaluate(plan, feeds)
-        return Evaluation(found.tensors, {**found.facts, **self.more}, found.observed)
+        return replace(found, facts=replace(found.engine or EngineFacts(), **self.more))
 
 
-def opaque_facts(**realised: object) -> dict[str, Any]:
-    copy = f"Reformatting CopyNode for Input Tensor 0 to {REGION}"
-    return {
-        "typing": "weak",
-        "realised": {"opaque": 2, "islands_ok": None, **realised},
-        "layers": [
-            {"name": copy, "kind": "Reformat", "onnx_nodes": (), "precision": None, "tactic": None},
-            {
-                "name": REGION,
-                "kind": "Myelin",
-                "onnx_nodes": ("b0_norm", "b2_add"),
-                "precision": None,
-                "tactic": None,
-            },
-        ],
-    }
+COPY = LayerInfo(f"Reformatting CopyNode for Input Tensor 0 to {REGION}", "Reformat")
+OPAQUE = {
+    "typing": "weak",
+    "realised": RealisedPrecision(opaque=2),
+    "layers": (COPY, LayerInfo(REGION, "Myelin", ("b0_norm", "b2_add"))),
+}
+"""What is known of an engine with an opaque layer."""
 
 
 def unless(islands: frozenset[str]) -> Callable[[Build], bool]:
@@ -79,7 +72,7 @@ def block(*numbers: int) -> frozenset[str]:
 def test_an_island_inside_of_an_opaque_layer_is_explained_in_plain_words() -> None:
     model = rmsnorm(scale=600.0)
     engine = Telling(model, "b1_sq", unless(frozenset(node.name for node in model.nodes)), rounds=False)
-    engine.more = opaque_facts()
+    engine.more = OPAQUE
     diagnosis = run(engine, limits=Limits(builds=12))
     (told,) = [each for each in diagnosis.evidence if "opaque" in each.facts]
     assert told.facts["opaque"] == [REGION]
@@ -102,7 +95,7 @@ def obeying_casts(needed: frozenset[str]) -> Telling:
         return plan.precision is Precision.FP16 and not (plan.casts and plan.islands >= needed)
 
     engine = Telling(rmsnorm(scale=600.0), "b1_sq", wrong, rounds=False)
-    engine.more = opaque_facts()
+    engine.more = OPAQUE
     return engine
 
 
@@ -154,23 +147,22 @@ def test_what_casts_hold_is_cut_down_from_both_ends(start: int, needed: int, cor
     [
         ({}, True),
         ({"typing": "strong"}, False),
-        ({"realised": {"opaque": 0, "islands_ok": None}}, False),
-        ({"realised": {"opaque": 1, "islands_ok": True}}, False),
-        ({"realised": {}}, False),
+        ({"realised": RealisedPrecision(opaque=0)}, False),
+        ({"realised": RealisedPrecision(opaque=1, islands_ok=True)}, False),
     ],
 )
 def test_only_what_is_not_told_of_a_weakly_typed_engine_is_opaque(change: dict[str, Any], held: bool) -> None:
-    found = opaque_layers({**opaque_facts(), **change}, ISLAND, rmsnorm())
+    found = opaque_layers(EngineFacts(**{**OPAQUE, **change}), ISLAND, rmsnorm())
     assert found == ((REGION,) if held else ())
 
 
 def test_an_island_beside_the_opaque_layer_is_not_in_it() -> None:
-    facts = opaque_facts()
-    facts["layers"][1]["onnx_nodes"] = ("b2_norm", "b2_add")
+    region = LayerInfo(REGION, "Myelin", ("b2_norm", "b2_add"))
+    facts = EngineFacts(**{**OPAQUE, "layers": (COPY, region)})
     assert opaque_layers(facts, ISLAND, rmsnorm()) == ()
     assert opaque_layers(facts, (*ISLAND, "b2_up"), rmsnorm()) == (REGION,)
-    seen = {"name": "b2_up", "onnx_nodes": ("b2_up",), "precision": "fp32"}
-    assert opaque_layers({**facts, "layers": [*facts["layers"], seen]}, ("b2_up",), rmsnorm()) == ()
+    seen = LayerInfo("b2_up", onnx_nodes=("b2_up",), precision="fp32")
+    assert opaque_layers(replace(facts, layers=(COPY, region, seen)), ("b2_up",), rmsnorm()) == ()
 
 
 def test_long_names_of_layers_are_shortened_in_the_middle() -> None:
@@ -183,17 +175,17 @@ def test_long_names_of_layers_are_shortened_in_the_middle() -> None:
 
 def test_an_engine_that_was_built_relaxed_is_not_taken_for_the_strict_one(tmp_path: Path) -> None:
     engine = Telling(rmsnorm(scale=600.0), "b1_up", lambda build: False)
-    engine.more = {"realised": {"relaxed": "preferred"}}
+    engine.more = {"realised": RealisedPrecision(relaxed="preferred", asserted=True)}
     diagnosis = run(engine, out=tmp_path)
     assert diagnosis.verdict is Verdict.PRECISION
     text = "passes (built with less than was asked for: precisions are preferred, not obeyed)"
     assert text in texts(diagnosis)
-    engine.more = {"realised": {"relaxed": "preferred", "asserted": False}}
+    engine.more = {"realised": RealisedPrecision(relaxed="preferred")}
     assert "obeyed, and no layer is seen to compute in the precision under test)" in texts(run(engine))
     commands = [diagnosis.recipes["trtexec"], diagnosis.recipes["polygraphy"]]
     assert all("obey" not in command and "prefer" in command for command in commands)
     stubborn = Telling(rmsnorm(scale=600.0), "b1_up", unless(block(1)))
-    stubborn.more = {"realised": {"relaxed": "neighbours_free"}}
+    stubborn.more = {"realised": RealisedPrecision(relaxed="neighbours_free", asserted=True)}
     diagnosis = run(stubborn)
     assert set(diagnosis.culprits) == block(1)
     found = [each.text for each in diagnosis.evidence if "the candidate passes" in each.text]

@@ -284,7 +284,7 @@ def test_fp32_is_fp32(script: Script, models: dict[str, Path]) -> None:
     for name, model in (("loud-fp32", "loud"), ("conv-fp32", "conv"), ("lstm", "lstm")):
         expected = reference(models[model], feeds_of(model), ["y"])["y"]
         assert error(script, name, expected) < 1e-3, name
-        assert not script.built(name)["warnings"]
+        assert not script.built(name)["facts"]["warnings"]
 
 
 def test_marks_of_the_dtype_under_test_see_what_happens(
@@ -308,7 +308,7 @@ def test_marks_of_the_dtype_under_test_see_what_happens(
     print(
         "not finite:", [name for name in marks if name in typed and not np.isfinite(typed[name].array).all()]
     )
-    skipped = script.built("loud-typed")["skipped_marks"]
+    skipped = script.built("loud-typed")["facts"]["skipped_marks"]
     assert {typed[name].dtype for name in marks if name not in skipped} == {"float16"}
     assert not np.isfinite(typed[f"b{LOUD}_pow_out"].array).all(), "the planted overflow"
     assert np.isfinite(typed["b0_pow_out"].array).all()
@@ -318,10 +318,10 @@ def test_marks_of_the_dtype_under_test_see_what_happens(
 
 def test_an_island_is_in_fp32_and_marked_so(script: Script) -> None:
     built = script.built("loud-island")
-    print(json.dumps(built["realised"], indent=1), built["warnings"])
-    assert set(built["realised"]["islands"]) == set(ISLAND)
-    assert all(built["realised"]["islands"].values())
-    assert built["realised"]["islands_ok"] is not False
+    print(json.dumps(built["facts"]["realised"], indent=1), built["facts"]["warnings"])
+    assert set(built["facts"]["realised"]["islands"]) == set(ISLAND)
+    assert all(built["facts"]["realised"]["islands"].values())
+    assert built["facts"]["realised"]["islands_ok"] is not False
     both = script.tensors("loud-both")
     for name in ISLAND:
         assert both[f"{name}_out"].dtype == "float32"
@@ -331,12 +331,12 @@ def test_an_island_is_in_fp32_and_marked_so(script: Script) -> None:
 def test_the_layers_of_an_engine_are_known(script: Script) -> None:
     for name in ("conv-fp32", "conv-fp16"):
         built = script.built(name)
-        print(name, json.dumps(built["realised"]))
-        for layer in built["layers"]:
+        print(name, json.dumps(built["facts"]["realised"]))
+        for layer in built["facts"]["layers"]:
             print("  ", json.dumps(layer))
-        nodes = {node for layer in built["layers"] for node in layer["onnx_nodes"]}
+        nodes = {node for layer in built["facts"]["layers"] for node in layer["onnx_nodes"]}
         assert {f"conv{index}" for index in range(4)} <= nodes
-        assert built["realised"]["asserted"]
+        assert built["facts"]["realised"]["asserted"]
 
 
 def test_times_are_measured(script: Script) -> None:
@@ -344,11 +344,14 @@ def test_times_are_measured(script: Script) -> None:
     print(run["latency"], run["layer_ms"])
     assert 0 < run["latency"]["median_ms"] <= run["latency"]["p99_ms"] < 1000
     assert run["latency"]["n"] == 20
-    assert set(run["layer_ms"]) <= {layer["name"] for layer in script.built("conv-fp16")["layers"]}
+    assert set(run["layer_ms"]) <= {layer["name"] for layer in script.built("conv-fp16")["facts"]["layers"]}
 
 
 def test_a_later_build_is_faster_than_the_first(script: Script) -> None:
-    seconds = {name: script.built(name)["build_seconds"] for name in ("loud-fp32", "loud-fp16", "loud-again")}
+    seconds = {
+        name: script.built(name)["facts"]["build_seconds"]
+        for name in ("loud-fp32", "loud-fp16", "loud-again")
+    }
     print("build seconds:", seconds)
     assert seconds["loud-again"] < seconds["loud-fp32"]
 

@@ -43,7 +43,7 @@ from harness.tactics import (
     usual_series,
 )
 from harness.tensors import Precision, from_json, to_json
-from harness.worker.protocol import TacticOrders
+from harness.worker.protocol import PinnedTactics, TacticOrders
 
 ADAPTER = Path(__file__).parents[1] / "worker" / "doubled.py"
 CONTRACT = Path(__file__).parents[1] / "worker" / "contract"
@@ -118,7 +118,7 @@ def test_a_wrong_kernel_is_found_forced_and_pinned_away(release: str, make: Make
         plan = replace(PLAN, tactics=TacticOrders(number=number))
         evaluation = pinned.evaluate(plan, X)
         assert np.abs(evaluation.tensors["y"] - EXPECTED).max() < 0.5
-        assert evaluation.facts["pins"] == {"file": str(path), "choices": len(found.cured.choices)}
+        assert evaluation.facts.pins == PinnedTactics(str(path), len(found.cured.choices))
 
 
 @pytest.mark.parametrize("release", BOTH_MECHANISMS)
@@ -169,7 +169,7 @@ def test_a_build_is_recorded_with_what_it_was_made_with(make: Make, tmp_path: Pa
     plan = replace(plan, tactics=TacticOrders(alternatives=3))
     found = record_of(candidate.evaluate(plan, X), plan, MODEL.sha256)
     assert found is not None
-    assert found.fingerprint["tensorrt"] == "8.6.0"
+    assert found.fingerprint.tensorrt == "8.6.0"
     assert found.build == {"tactic_sources": ["jit_convolutions"], "timing_cache": False}
     assert (found.typing, found.precision, found.model) == ("weak", Precision.FP16, MODEL.sha256)
     assert found.alternatives
@@ -177,16 +177,16 @@ def test_a_build_is_recorded_with_what_it_was_made_with(make: Make, tmp_path: Pa
     assert load_record(tmp_path / "record.json") == found
     assert not differences(found, load_record(tmp_path / "record.json"))
     silent = candidate.evaluate(PLAN, X)
-    assert silent.facts["tactics"] is None
+    assert silent.facts.tactics is None
     assert record_of(silent, PLAN, MODEL.sha256) is None
 
 
 def test_a_number_makes_another_engine_and_orders_make_another_key(make: Make) -> None:
     candidate = make("8.6.0")
     first, second = (replace(PLAN, tactics=TacticOrders(number=number)) for number in (1, 2))
-    assert candidate.evaluate(first, X).facts["builds"] == 1
-    assert candidate.evaluate(first, X).facts["builds"] == 0
-    assert candidate.evaluate(second, X).facts["builds"] == 1
+    assert candidate.evaluate(first, X).facts.builds == 1
+    assert candidate.evaluate(first, X).facts.builds == 0
+    assert candidate.evaluate(second, X).facts.builds == 1
     assert len({candidate.key(plan, X) for plan in (PLAN, first, second)}) == 3
 
 
@@ -215,11 +215,11 @@ class TestPins:
         export_pins(record(make("8.6.0")), tmp_path)
         pinned = make("8.5.3.1", PinnedCandidate, pins=[load_pins(tmp_path)])
         evaluation = pinned.evaluate(PLAN, X)
-        assert "pins" not in evaluation.facts
-        assert any("no pins are of TensorRT 8.5.3.1" in warning for warning in evaluation.facts["warnings"])
+        assert evaluation.facts.pins is None
+        assert any("no pins are of TensorRT 8.5.3.1" in warning for warning in evaluation.facts.warnings)
         at_home = make("8.6.0", PinnedCandidate, pins=[load_pins(tmp_path)])
-        assert "pins" in at_home.evaluate(PLAN, X).facts
-        assert "pins" not in at_home.evaluate(Plan(Precision.FP32), X).facts
+        assert at_home.evaluate(PLAN, X).facts.pins is not None
+        assert at_home.evaluate(Plan(Precision.FP32), X).facts.pins is None
 
     def test_of_another_model_are_refused(self, make: Make, tmp_path: Path) -> None:
         export_pins(record(make("8.6.0")), tmp_path)
@@ -231,7 +231,7 @@ class TestPins:
     def test_are_left_out_of_observed_engines_and_islands(self, make: Make, tmp_path: Path) -> None:
         export_pins(record(make("8.6.0")), tmp_path)
         pinned = make("8.6.0", PinnedCandidate, pins=[load_pins(tmp_path)])
-        assert "pins" not in pinned.evaluate(replace(PLAN, islands=frozenset({"sq"})), X).facts
+        assert pinned.evaluate(replace(PLAN, islands=frozenset({"sq"})), X).facts.pins is None
         assert pinned.key(PLAN, X) != make("8.6.0").key(PLAN, X)
 
     def test_that_cannot_be_read_are_named(self, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from harness.tactics.units import Side, is_suspect, orders_for, reformatted_laye
 from harness.tensors import Precision
 from harness.worker.protocol import (
     Choice,
+    Fingerprint,
     Miss,
     ProbeReply,
     TacticOrders,
@@ -79,7 +80,7 @@ def record(*choices: Choice, **fields: Any) -> TacticRecord:
 @given(REPORTS, st.sampled_from(Precision), st.dictionaries(TEXT, st.integers() | TEXT, max_size=2))
 def test_a_record_survives_json(report: TacticReport, precision: Precision, build: dict[str, Any]) -> None:
     made = TacticRecord(
-        report, precision, "abc", "strong", build, {"tensorrt": "8.6.0"}, {"x": [[1], [2], [3]]}
+        report, precision, "abc", "strong", build, Fingerprint("e", "8.6.0"), {"x": ((1,), (2,), (3,))}
     )
     assert record_from(json.loads(json.dumps(made.document))) == made
 

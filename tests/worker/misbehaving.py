@@ -139,7 +139,7 @@ class Misbehaving:
         name = f"engine-{len(self.engines)}"
         self.engines[name] = request
         seconds = 1.0 if what == "slow" else 0.0
-        return protocol.BuildReply(name, seconds, 1, "weak", ("y",))
+        return protocol.BuildReply(name, ("y",), protocol.EngineFacts(typing="weak", build_seconds=seconds))
 
     def infer(self, request):
         tensors = protocol.read_tensor_file(request.inputs_path)

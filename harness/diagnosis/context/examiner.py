@@ -18,6 +18,7 @@ from harness.diagnosis.context.subject import Subject, badness
 from harness.errors import CandidateError, WorkerCrashedError
 from harness.judge import OutputResult, jsonable
 from harness.search import Outcome, Trial
+from harness.worker.protocol import EngineFacts
 
 Tactics = tuple[tuple[str, str], ...]
 
@@ -188,17 +189,17 @@ class Examiner:
                 if attempt == 2 or not isinstance(error, WorkerCrashedError):
                     raise
             else:
-                self.charge(phase, int(evaluation.facts.get("builds", 0)))
+                self.charge(phase, evaluation.builds)
                 return evaluation
         raise AssertionError("unreachable")
 
     def _examine(self, plan: Plan, phase: str, thorough: bool) -> Examination:
         outputs: list[OutputResult] = []
         tensors: list[Mapping[str, np.ndarray]] = []
-        facts: Mapping[str, Any] = {}
+        facts = EngineFacts()
         for sample in self._order(thorough):
             evaluation = self.evaluate(plan, self.subject.bench.feeds[sample], phase=phase)
-            facts = evaluation.facts
+            facts = evaluation.engine or EngineFacts()
             judged = self.subject.judge(evaluation.tensors, sample, plan, failures=evaluation.failures)
             outputs += judged
             if thorough:
@@ -269,32 +270,27 @@ def less_than_asked(relaxed: str) -> str:
     return f" (built with less than was asked for: {relaxed})" if relaxed else ""
 
 
-def relaxed_in(facts: Mapping[str, Any]) -> str:
+def relaxed_in(facts: EngineFacts) -> str:
     """What was given up so that an engine could be built, in words; empty if nothing was."""
-    realised = facts.get("realised") or {}
-    name = realised.get("relaxed")
+    name = facts.realised.relaxed
     if not name:
         return ""
-    words = RELAXED.get(str(name), str(name))
+    words = RELAXED.get(name, name)
     # Where the builder may choose, it may choose FP32 throughout, and then an island cures nothing.
-    unseen = realised.get("asserted") is False
-    return f"{words}, and no layer is seen to compute in the precision under test" if unseen else words
+    if not facts.realised.asserted:
+        return f"{words}, and no layer is seen to compute in the precision under test"
+    return words
 
 
-def tactics_of(facts: Mapping[str, Any]) -> Tactics:
+def tactics_of(facts: EngineFacts) -> Tactics:
     """Name and tactic of each engine layer, where the candidate tells them."""
-    layers = facts.get("layers") or ()
-    return tuple(
-        (str(layer.get("name")), str(layer.get("tactic")))
-        for layer in layers
-        if layer.get("tactic") is not None
-    )
+    return tuple((layer.name, layer.tactic) for layer in facts.layers if layer.tactic is not None)
 
 
-def layers_by_node(facts: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def layers_by_node(facts: EngineFacts) -> dict[str, tuple[str, ...]]:
     """By ONNX node, the names of the engine layers that compute it."""
     found: dict[str, tuple[str, ...]] = {}
-    for layer in facts.get("layers") or ():
-        for node in layer.get("onnx_nodes") or ():
-            found[node] = (*found.get(node, ()), str(layer["name"]))
+    for layer in facts.layers:
+        for node in layer.onnx_nodes:
+            found[node] = (*found.get(node, ()), layer.name)
     return found

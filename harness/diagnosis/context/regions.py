@@ -6,11 +6,11 @@ Measured on an H200 with TensorRT 8.6.0: the whole of a two-layer attention mode
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 from harness.diagnosis.results import Evidence, Stage
 from harness.model import Model
+from harness.worker.protocol import EngineFacts, LayerInfo
 
 LONGEST_NAME = 80
 
@@ -21,7 +21,7 @@ REMEDY = (
 """What can be done."""
 
 
-def opaque_layers(facts: Mapping[str, Any], island: Collection[str], model: Model) -> tuple[str, ...]:
+def opaque_layers(facts: EngineFacts, island: Collection[str], model: Model) -> tuple[str, ...]:
     """Names of the opaque layers in which nodes of `island` lie; empty if there are none, or their precision is told.
 
     Args:
@@ -29,20 +29,13 @@ def opaque_layers(facts: Mapping[str, Any], island: Collection[str], model: Mode
         island: names of nodes.
         model: the model.
     """
-    realised = facts.get("realised") or {}
-    told = realised.get("islands_ok") is not None or not realised.get("opaque")
-    if not island or told or facts.get("typing") == "strong":
+    told = facts.realised.islands_ok is not None or not facts.realised.opaque
+    if not island or told or facts.typing == "strong":
         return ()
-    layers = facts.get("layers") or ()
-    regions = [layer for layer in layers if _is_region(layer)]
-    visible = {
-        node
-        for layer in layers
-        if layer.get("precision") is not None
-        for node in layer.get("onnx_nodes") or ()
-    }
+    regions = [layer for layer in facts.layers if _is_region(layer)]
+    visible = {node for layer in facts.layers if layer.precision is not None for node in layer.onnx_nodes}
     hidden = set(island) - visible
-    return tuple(dict.fromkeys(str(layer["name"]) for layer in regions if _may_hold(layer, hidden, model)))
+    return tuple(dict.fromkeys(layer.name for layer in regions if _may_hold(layer, hidden, model)))
 
 
 def opaque_evidence(layers: Collection[str], release: str | None) -> Evidence:
@@ -62,17 +55,17 @@ def shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:half]} … {name[-half:]}"
 
 
-def _is_region(layer: Mapping[str, Any]) -> bool:
-    name = str(layer.get("name"))
+def _is_region(layer: LayerInfo) -> bool:
+    name = layer.name
     if name.startswith("Reformatting CopyNode"):  # such a copy is named after the region that it feeds
         return False
-    return "ForeignNode[" in name or str(layer.get("kind")).lower() == "myelin"
+    return "ForeignNode[" in name or str(layer.kind).lower() == "myelin"
 
 
-def _may_hold(layer: Mapping[str, Any], nodes: set[str], model: Model) -> bool:
+def _may_hold(layer: LayerInfo, nodes: set[str], model: Model) -> bool:
     """Whether one of `nodes` lies between the first and the last node of a region, which are all that it names."""
     places = {node.name: node.index for node in model.nodes}
-    ends = [places[name] for name in layer.get("onnx_nodes") or () if name in places]
+    ends = [places[name] for name in layer.onnx_nodes if name in places]
     if len(ends) < 2:
         return bool(nodes)
     return any(min(ends) <= places[name] <= max(ends) for name in nodes if name in places)

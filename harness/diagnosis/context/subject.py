@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -155,7 +155,7 @@ class Subject:
     def fingerprint(self) -> Mapping[str, Any]:
         """What the numbers are made with: the host's versions, and the engine's."""
         told = getattr(self.candidate, "fingerprint", None)
-        return {**host_fingerprint(), **(told() if callable(told) else {})}
+        return {**host_fingerprint(), **(asdict(told()) if callable(told) else {})}
 
 
 def _stable(fingerprint: Mapping[str, Any]) -> dict[str, Any]:

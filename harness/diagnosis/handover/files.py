@@ -252,7 +252,7 @@ def _fails_on_engine(lab: Lab, precision: Precision) -> Fails | None:
             evaluation = candidate.evaluate(subject.plan(precision=precision), part.feeds)
         finally:
             candidate.close()
-        lab.examiner.charge(PHASE, int(evaluation.facts.get("builds", 0)))
+        lab.examiner.charge(PHASE, evaluation.builds)
         values = {name: np.array(evaluation.tensors[name]) for name in part.expected}
         return not holds(subject, values, part, precision)
 

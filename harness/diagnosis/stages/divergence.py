@@ -128,7 +128,7 @@ def _wrong_alone(examiner: Examiner, name: str, evidence: list[Evidence]) -> boo
                 evaluation = candidate.evaluate(plan, part.feeds)
             finally:
                 candidate.close()
-            examiner.charge(PHASE, int(evaluation.facts.get("builds", 0)))
+            examiner.charge(PHASE, evaluation.builds)
             kept = not _holds(examiner, evaluation.tensors, part.expected)
         except (CandidateError, ModelError) as error:
             evidence.append(Evidence(Stage.ATTRIBUTE, f"{name} could not be tried alone: {error}"))

@@ -135,12 +135,12 @@ def _observed(
         for engine in _engines(evaluation, expected):
             faithful &= is_faithful(engine.outputs, baseline.tensors[sample], expected, limits)
             passes &= all(output.passed for output in subject.judge(engine.outputs, sample, plan))
-    facts = evaluations[-1].facts
+    facts = evaluations[-1].engine
     observed = Observed(
         layers=layers,
         faithful=faithful,
         passes=passes,
-        skipped=dict(facts.get("skipped_marks") or {}),
+        skipped={} if facts is None else facts.skipped_marks,
     )
     return Observed(**{**vars(observed), "evidence": tuple(_evidence(observed, plan))})
 

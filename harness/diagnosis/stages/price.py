@@ -53,5 +53,5 @@ def _median_ms(examiner: Examiner, plan: Plan) -> float | None:
         evaluation = examiner.evaluate(plan, examiner.subject.bench.feeds[0], phase=PHASE)
     finally:
         candidate.timing = untimed
-    latency = evaluation.facts.get("latency")
-    return None if latency is None else float(latency["median_ms"])
+    latency = None if evaluation.engine is None else evaluation.engine.latency
+    return None if latency is None else latency.median_ms

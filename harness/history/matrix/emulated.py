@@ -26,6 +26,7 @@ import numpy as np
 from harness.backends import Evaluation, Observation, Plan
 from harness.errors import UsageError
 from harness.tensors import Precision
+from harness.worker.protocol import EngineFacts, Fingerprint, LayerInfo
 
 if TYPE_CHECKING:
     import onnx
@@ -157,19 +158,19 @@ class EmulatedBuild:
         """Free the sessions."""
         self._runners.clear()
 
-    def _facts(self, precision: Precision, units: list[str]) -> dict[str, Any]:
+    def _facts(self, precision: Precision, units: list[str]) -> EngineFacts:
         lowered = frozenset(units)
-        layers = [
-            {
-                "name": node.name,
-                "kind": node.op,
-                "onnx_nodes": [node.name],
-                "precision": self._precision_of(node.name, precision, lowered).value,
-                "outputs": [name for name in node.outputs if name],
-            }
+        layers = tuple(
+            LayerInfo(
+                name=node.name,
+                kind=node.op,
+                onnx_nodes=(node.name,),
+                precision=self._precision_of(node.name, precision, lowered).value,
+                outputs=tuple(name for name in node.outputs if name),
+            )
             for node in self.model.nodes
-        ]
-        return {"fingerprint": {"environment": self.name, "tensorrt": None}, "layers": layers}
+        )
+        return EngineFacts(Fingerprint(self.name), layers=layers)
 
     def _precision_of(self, node: str, precision: Precision, lowered: frozenset[str]) -> Precision:
         if node == self.release.planted:

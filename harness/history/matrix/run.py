@@ -314,7 +314,7 @@ class _Matrix:
         """Keep one result a release, for the fingerprint."""
         with self.guard:
             known = {other.candidate for other in self.results}
-            if "fingerprint" in result.facts and result.candidate not in known:
+            if result.engine is not None and result.candidate not in known:
                 self.results.append(result)
 
 

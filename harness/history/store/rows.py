@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.case import Case
@@ -15,6 +15,7 @@ from harness.history.store.recording import Recording
 from harness.history.store.schema import ENGINE, LAYER, MISTAKE, OUTPUT
 from harness.judge import LayerResult, OutputResult, RunResult, Verdict, Workbench
 from harness.tensors import host_fingerprint
+from harness.worker.protocol import EngineFacts, LayerInfo
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,9 +73,9 @@ def common_columns(case: Case, bench: Workbench | None, run: str) -> Row:
 
 def fingerprint_columns(result: RunResult) -> Row:
     """What the numbers were made with."""
-    engine: Mapping[str, Any] = result.facts.get("fingerprint") or {}
+    engine = None if result.engine is None else result.engine.fingerprint
     host = host_fingerprint()
-    columns: Row = {name: engine.get(name) for name in _ENGINE_FACTS}
+    columns: Row = {name: getattr(engine, name, None) for name in _ENGINE_FACTS}
     return {**columns, **{name: host[key] for key, name in _HOST_COLUMNS.items()}}
 
 
@@ -101,9 +102,8 @@ def fingerprint_in(records: pd.DataFrame) -> dict[str, Any]:
 
 
 def _engine(result: RunResult, bench: Workbench) -> Row:
-    facts = result.facts
-    latency = facts.get("latency") or {}
-    layers = facts.get("layers") or ()
+    facts = result.engine or EngineFacts()
+    latency = facts.latency
     judged = result.verdict not in (Verdict.ERROR, Verdict.SKIP)
     evidence = "\n".join(result.evidence[-4:])
     return {
@@ -114,21 +114,21 @@ def _engine(result: RunResult, bench: Workbench) -> Row:
         "reason": f"{result.reason}\n{evidence}".strip(),
         "passed": all(output.passed for output in result.outputs) if judged else None,
         "faithful": result.faithful,
-        "build_seconds": facts.get("build_seconds"),
-        "engine_bytes": facts.get("engine_bytes"),
-        "latency_ms": latency.get("median_ms"),
-        "latency_p99_ms": latency.get("p99_ms"),
-        "typing": facts.get("typing"),
-        "structure": _structure(layers, bench) if layers else None,
+        "build_seconds": facts.build_seconds,
+        "engine_bytes": facts.engine_bytes,
+        "latency_ms": None if latency is None else latency.median_ms,
+        "latency_p99_ms": None if latency is None else latency.p99_ms,
+        "typing": facts.typing,
+        "structure": _structure(facts.layers, bench) if facts.layers else None,
     }
 
 
-def _structure(layers: Any, bench: Workbench) -> str:
+def _structure(layers: Sequence[LayerInfo], bench: Workbench) -> str:
     ops = {node.name: node.op for node in bench.model.nodes}
     described = []
     for layer in layers:
-        kept = {key: layer[key] for key in _LAYER_KEYS if layer.get(key)}
-        kept["ops"] = [ops.get(node, "") for node in layer.get("onnx_nodes", ())]
+        kept: dict[str, object] = {key: getattr(layer, key) for key in _LAYER_KEYS if getattr(layer, key)}
+        kept["ops"] = [ops.get(node, "") for node in layer.onnx_nodes]
         described.append(kept)
     return json.dumps(described, ensure_ascii=False, separators=(",", ":"))
 

@@ -1,11 +1,13 @@
 """The requests of the worker, carried out with the TensorRT of this environment."""
 
 import itertools
+from dataclasses import replace
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 from ..protocol import (
     BuildReply,
     BuildRequest,
+    EngineFacts,
     Fault,
     InferReply,
     InferRequest,
@@ -77,7 +79,7 @@ class Adapter:
         try:
             layers = self._inspect(built, execution, request)
             relaxed = None if built.relaxed is None else built.relaxed.name
-            facts, warnings = realised.check(
+            precision, warnings = realised.check(
                 layers, request, built.typing, self.release_info.version, relaxed
             )
             tactics = None if built.tactics is None else built.tactics.report(built.nodes, layers)
@@ -88,23 +90,23 @@ class Adapter:
         except BaseException:
             execution.close()
             raise
-        facts["islands"] = {node: list(names) for node, names in built.pinned.items()}
-        facts["debug"] = built.marked.debug
         engine_id = "engine-{}".format(next(self._numbers))
         self._engines[engine_id] = execution
         return BuildReply(
             engine_id=engine_id,
-            build_seconds=built.seconds,
-            engine_bytes=built.nbytes,
-            typing=built.typing,
             outputs=_marks_last(execution.outputs, built.marked.marks),
-            layers=layers,
-            realised=facts,
-            skipped_marks=dict(built.marked.skipped or {}),
-            warnings=(*built.warnings, *warnings),
+            facts=EngineFacts(
+                typing=built.typing,
+                build_seconds=built.seconds,
+                engine_bytes=built.nbytes,
+                layers=layers,
+                realised=replace(precision, islands=dict(built.pinned), debug=built.marked.debug),
+                tactics=tactics,
+                skipped_marks=dict(built.marked.skipped or {}),
+                warnings=(*built.warnings, *warnings),
+            ),
             log_tail=self.log.tail(start),
             cache_refused=not built.cache_good,
-            tactics=tactics,
         )
 
     def infer(self, request: InferRequest) -> InferReply:

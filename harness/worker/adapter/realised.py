@@ -8,9 +8,9 @@ for the engine is what a user would deploy. An island that did not stay in FP32 
 """
 
 from collections import Counter
-from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
+from typing import FrozenSet, List, Optional, Sequence, Tuple
 
-from ..protocol import BuildRequest, Fault, LayerInfo
+from ..protocol import BuildRequest, Fault, LayerInfo, RealisedPrecision
 from . import inspector
 
 #: Engine layers that move data and compute nothing.
@@ -30,7 +30,7 @@ def check(
     typing: str,
     version: str,
     relaxed: Optional[str] = None,
-) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
+) -> Tuple[RealisedPrecision, Tuple[str, ...]]:
     """Compare the layers of an engine with what was asked for.
 
     Args:
@@ -42,7 +42,7 @@ def check(
             others are looked at, too, for nothing had to keep them in FP32.
 
     Returns:
-        the facts for `BuildReply.realised`, and warnings.
+        the realised precision, and warnings.
 
     Raises:
         Fault: `build_failed`: a strongly typed engine has no layer of the precision asked for, or an island has
@@ -52,30 +52,31 @@ def check(
     opaque = [layer for layer in layers if inspector.is_opaque(layer.name, layer.kind)]
     compute = [layer for layer in layers if _computes(layer)]
     counts = Counter(str(layer.precision) for layer in compute)
-    facts: Dict[str, Any] = {
-        "precision": counts.most_common(1)[0][0] if counts else None,
-        "counts": dict(sorted(counts.items())),
-        "opaque": len(opaque),
-        "asserted": False,
-        "islands_ok": None,
-        "relaxed": relaxed,
-    }
+    asserted, islands_ok = False, None
     warnings: List[str] = []
     if request.precision in _LOWERED:
         free = [layer for layer in compute if not _within(layer, islands)]
-        facts["asserted"] = any(layer.precision == request.precision for layer in free)
-        if free and not facts["asserted"] and not opaque:
+        asserted = any(layer.precision == request.precision for layer in free)
+        if free and not asserted and not opaque:
             # Of a cut model so little may be left that FP32 is all it is worth.
             if typing == "strong" and request.observation != "prefix":
                 raise _fallback(free, request.precision, version)
             warnings.append(_chosen(free, request.precision, version))
     elif request.precision == "fp32":
-        facts["asserted"] = bool(compute) and not opaque
+        asserted = bool(compute) and not opaque
         warnings += _tf32_warning(compute, request)
     if islands:
-        facts["islands_ok"], slipped = _islands(layers, islands, version, relaxed is not None)
+        islands_ok, slipped = _islands(layers, islands, version, relaxed is not None)
         warnings += slipped
-    return facts, tuple(warnings)
+    found = RealisedPrecision(
+        precision=counts.most_common(1)[0][0] if counts else None,
+        counts=dict(sorted(counts.items())),
+        opaque=len(opaque),
+        asserted=asserted,
+        islands_ok=islands_ok,
+        relaxed=relaxed,
+    )
+    return found, tuple(warnings)
 
 
 def _computes(layer: LayerInfo) -> bool:

@@ -1,147 +1,37 @@
 """What host and worker share: messages and how they travel, what is known of an engine, tensor files, faults.
 
 It runs on Python 3.8 and later and imports nothing but the standard library, and NumPy for tensor files. It is all
-that hosts import of the worker.
+that hosts import of the worker. `__init__.pyi` names what it offers; each name is imported when it is asked for, for
+a worker without NumPy must be able to say so.
 """
 
-from typing import TYPE_CHECKING, Any
-
-from .codec import MessageError, from_plain
-from .facts import Latency, LayerInfo
-from .faults import KINDS, Fault
-from .kernels import (
-    TENSORRT,
-    TENSORRT_RTX,
-    CompileFailure,
-    CompileReport,
-    Kernel,
-    KernelList,
-    KernelTensor,
-    RefusedNode,
-)
-from .messages import (
-    PROTOCOL,
-    REPLIES,
-    BuildReply,
-    BuildRequest,
-    Done,
-    Error,
-    Hello,
-    InferReply,
-    InferRequest,
-    LoadCache,
-    Message,
-    NodeHint,
-    Ping,
-    Probe,
-    ProbeReply,
-    Release,
-    Reply,
-    Request,
-    SaveCache,
-    Shutdown,
-    message_from_json,
-    message_to_json,
-)
-from .tactics import (
-    CACHE,
-    MECHANISMS,
-    NOT_ASKED,
-    NOT_OFFERED,
-    NOT_TAKEN,
-    NOTHING_ELSE,
-    SELECTOR,
-    Choice,
-    LayerType,
-    Miss,
-    TacticOrders,
-    TacticReport,
-    TensorForm,
-    hexadecimal,
-)
-from .wire import FrameReader, WireError, pack_frame, use_socket
-
-if TYPE_CHECKING:
-    from .tensorfile import (
-        STORAGE,
-        Tensor,
-        TensorFileError,
-        TensorSpec,
-        create_tensor_file,
-        read_tensor_file,
-        write_tensor_file,
-    )
-else:
-
-    def __getattr__(name: str) -> Any:
-        # A worker without NumPy must be able to say so, so what needs it is imported when it is asked for.
-        if name not in __all__:
-            raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))
-        from . import tensorfile
-
-        return getattr(tensorfile, name)
+import ast
+import importlib
+from typing import Any, Dict, List
 
 
-__all__ = [
-    "CACHE",
-    "KINDS",
-    "MECHANISMS",
-    "NOTHING_ELSE",
-    "NOT_ASKED",
-    "NOT_OFFERED",
-    "NOT_TAKEN",
-    "PROTOCOL",
-    "REPLIES",
-    "SELECTOR",
-    "STORAGE",
-    "TENSORRT",
-    "TENSORRT_RTX",
-    "BuildReply",
-    "BuildRequest",
-    "Choice",
-    "CompileFailure",
-    "CompileReport",
-    "Done",
-    "Error",
-    "Fault",
-    "FrameReader",
-    "Hello",
-    "InferReply",
-    "InferRequest",
-    "Kernel",
-    "KernelList",
-    "KernelTensor",
-    "Latency",
-    "LayerInfo",
-    "LayerType",
-    "LoadCache",
-    "Message",
-    "MessageError",
-    "Miss",
-    "NodeHint",
-    "Ping",
-    "Probe",
-    "ProbeReply",
-    "RefusedNode",
-    "Release",
-    "Reply",
-    "Request",
-    "SaveCache",
-    "Shutdown",
-    "TacticOrders",
-    "TacticReport",
-    "Tensor",
-    "TensorFileError",
-    "TensorForm",
-    "TensorSpec",
-    "WireError",
-    "create_tensor_file",
-    "from_plain",
-    "hexadecimal",
-    "message_from_json",
-    "message_to_json",
-    "pack_frame",
-    "read_tensor_file",
-    "use_socket",
-    "write_tensor_file",
-]
+def _read_stub() -> Dict[str, str]:
+    """Each name of the stub, and the module that it comes from."""
+    with open(__file__ + "i", encoding="utf-8") as file:
+        statements = ast.parse(file.read()).body
+    return {
+        alias.name: node.module or ""
+        for node in statements
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+_MODULES = _read_stub()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))
+    value = getattr(importlib.import_module("." + _MODULES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> List[str]:
+    return sorted(_MODULES)

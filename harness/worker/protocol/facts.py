@@ -1,7 +1,32 @@
-"""What is known of an engine: its layers, and how long it takes."""
+"""What is known of an engine beside the tensors that it computes: the same types in the worker, the host and JSON."""
 
-from dataclasses import dataclass
-from typing import Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Dict, Optional, Tuple
+
+from .tactics import TacticReport
+
+Shape = Tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What the numbers of an engine are made with.
+
+    Args:
+        environment: the name of the environment.
+        tensorrt: full version, `8.6.0`; None for what is no TensorRT.
+        cuda: version of the CUDA runtime.
+        driver: version of the driver.
+        gpu: name of the GPU.
+        compute_capability: `9.0`.
+    """
+
+    environment: str
+    tensorrt: Optional[str] = None
+    cuda: Optional[str] = None
+    driver: Optional[str] = None
+    gpu: Optional[str] = None
+    compute_capability: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -40,3 +65,91 @@ class Latency:
     median_ms: float
     p99_ms: float
     n: int
+
+
+@dataclass(frozen=True)
+class RealisedPrecision:
+    """Whether an engine computes in the precision that was asked for, as far as the inspector tells.
+
+    Args:
+        precision: of most layers that compute; None if no layer tells one.
+        counts: layers by precision.
+        opaque: how many layers hide what is inside of them.
+        asserted: whether layers were seen to compute in the precision asked for.
+        islands_ok: whether the islands stayed in FP32; None if there are none, or no layer tells.
+        relaxed: what was given up so that islands in a pinned network could be built: None, `neighbours_free` or
+            `preferred`.
+        islands: by node of an island, the network layers that were pinned for it.
+        debug: how debug tensors were asked for: None, `marked` (by name, which blocks fusions) or `unfused`.
+    """
+
+    precision: Optional[str] = None
+    counts: Dict[str, int] = field(default_factory=dict)
+    opaque: int = 0
+    asserted: bool = False
+    islands_ok: Optional[bool] = None
+    relaxed: Optional[str] = None
+    islands: Dict[str, Tuple[str, ...]] = field(default_factory=dict)
+    debug: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """One of the engines of an evaluation: how many tensors it was marked to give, its build and its size."""
+
+    marks: int
+    build_seconds: float
+    engine_bytes: int
+
+
+@dataclass(frozen=True)
+class PinnedTactics:
+    """The pins that an engine was built with: their file, and how many choices they hold."""
+
+    file: str
+    choices: int
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What is known of an engine. The worker says what it built and measured, the host adds what it asked for.
+
+    Where several engines were built to observe tensors, it is the first, which is not observed.
+
+    Args:
+        fingerprint: what it was built and run with; None as long as the host has not added it.
+        build: the build options that came to apply, as in a case file.
+        profiles: by input with a dynamic axis, (minimum, optimum, maximum) shape.
+        typing: `weak` or `strong`; None for what is no TensorRT.
+        builds: how many engines were built now, and were not there already.
+        build_seconds: from the parsed network to the engine, over all engines.
+        engine_bytes: size of the serialized engine.
+        layers: its layers; empty if the release has no inspector.
+        realised: whether it computes in the precision that was asked for.
+        tactics: what was chosen for each layer; None unless the plan has orders.
+        latency: None if it was not timed.
+        layer_ms: by layer, median milliseconds; empty if layers were not timed.
+        engines: all engines of the evaluation.
+        skipped_marks: by tensor, why it was not observed.
+        internal_tensors: how many debug tensors have no ONNX name.
+        warnings: what the person should know.
+        pins: the pins that it was built with; None without.
+    """
+
+    fingerprint: Optional[Fingerprint] = None
+    build: Dict[str, Any] = field(default_factory=dict)
+    profiles: Dict[str, Tuple[Shape, Shape, Shape]] = field(default_factory=dict)
+    typing: Optional[str] = None
+    builds: int = 0
+    build_seconds: Optional[float] = None
+    engine_bytes: Optional[int] = None
+    layers: Tuple[LayerInfo, ...] = ()
+    realised: RealisedPrecision = RealisedPrecision()
+    tactics: Optional[TacticReport] = None
+    latency: Optional[Latency] = None
+    layer_ms: Dict[str, float] = field(default_factory=dict)
+    engines: Tuple[BuiltEngine, ...] = ()
+    skipped_marks: Dict[str, str] = field(default_factory=dict)
+    internal_tensors: int = 0
+    warnings: Tuple[str, ...] = ()
+    pins: Optional[PinnedTactics] = field(default=None, metadata={"json": "unless default"})

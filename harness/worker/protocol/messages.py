@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Optional, Tuple, Type, Union
 
 from .codec import MessageError, from_plain
-from .facts import Latency, LayerInfo
-from .tactics import TacticOrders, TacticReport
+from .facts import EngineFacts, Latency, Shape
+from .tactics import TacticOrders
 
 #: Raised by one whenever a message changes. Host and worker must agree exactly.
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 # --- the worker introduces itself ---------------------------------------------------------------------------
@@ -147,9 +147,7 @@ class BuildRequest:
     observation: str = "none"
     marks: Tuple[str, ...] = ()
     mark_dtype: Optional[str] = None
-    profiles: Dict[str, Tuple[Tuple[int, ...], Tuple[int, ...], Tuple[int, ...]]] = field(
-        default_factory=dict
-    )
+    profiles: Dict[str, Tuple[Shape, Shape, Shape]] = field(default_factory=dict)
     options: Dict[str, Any] = field(default_factory=dict)
     calibration: Tuple[str, ...] = ()
     nodes: Tuple[NodeHint, ...] = ()
@@ -163,34 +161,17 @@ class BuildReply:
 
     Args:
         engine_id: what `InferRequest` and `Release` call it; unique in the life of the worker.
-        build_seconds: from the parsed network to the engine.
-        engine_bytes: size of the serialized engine.
-        typing: `weak` or `strong`: what `auto` came to.
         outputs: names of all tensors that an inference returns, the model's outputs first.
-        layers: the layers of the engine; empty if the release has no inspector.
-        realised: what was asserted of the precision: `precision` (of most layers), `counts` (layers by
-            precision), `islands_ok`, `asserted` (whether the inspector told enough to assert anything), `relaxed`
-            (what was given up so that islands in a pinned network could be built: None, `neighbours_free` or
-            `preferred`), …
-        skipped_marks: by tensor, why it could not be marked (fused into a loop, no such tensor, …).
-        warnings: what the person should know.
+        facts: what is known of the engine.
         log_tail: the last lines of TensorRT's own log.
         cache_refused: TensorRT refused the timing cache that `LoadCache` gave; it goes on with an empty one.
-        tactics: what was chosen for each layer; None unless the request has `tactics`.
     """
 
     engine_id: str
-    build_seconds: float
-    engine_bytes: int
-    typing: str
     outputs: Tuple[str, ...]
-    layers: Tuple[LayerInfo, ...] = ()
-    realised: Dict[str, Any] = field(default_factory=dict)
-    skipped_marks: Dict[str, str] = field(default_factory=dict)
-    warnings: Tuple[str, ...] = ()
+    facts: EngineFacts
     log_tail: Tuple[str, ...] = ()
     cache_refused: bool = False
-    tactics: Optional[TacticReport] = None
 
 
 @dataclass(frozen=True)

@@ -131,12 +131,12 @@ def test_without_a_gpu_a_probe_says_so_and_a_build_fails(rig: Rig) -> None:
 def test_a_builder_that_prefers_fp32_throughout_is_told_of(weak: Rig) -> None:
     weak.world.fallback = True
     reply = weak.build("conv", "fp16")
-    assert reply.realised["asserted"] is False
-    assert reply.warnings[0].startswith(
+    assert reply.facts.realised.asserted is False
+    assert reply.facts.warnings[0].startswith(
         "TensorRT 8.6.0 may use fp16 and chose fp32 for all 2 computing layers"
     )
     island = ("conv1", "relu1", "conv2", "relu2")
-    assert weak.build("conv", "fp16", islands=island).realised["islands_ok"]
+    assert weak.build("conv", "fp16", islands=island).facts.realised.islands_ok
 
 
 def test_an_fp32_engine_of_a_typed_graph_is_an_error(models: dict[str, Path], tmp_path: Path) -> None:
@@ -151,17 +151,17 @@ def test_what_the_inspector_does_not_tell_is_not_asserted(weak: Rig) -> None:
     weak.world.fallback = True
     weak.world.opaque = True
     reply = weak.build("conv", "fp16", islands=("conv1",))
-    assert (reply.realised["asserted"], reply.realised["islands_ok"], reply.realised["opaque"]) == (
+    assert (reply.facts.realised.asserted, reply.facts.realised.islands_ok, reply.facts.realised.opaque) == (
         False,
         None,
         1,
     )
-    (region,) = reply.layers
+    (region,) = reply.facts.layers
     assert (region.precision, region.fused_members) == (None, ("conv1", "relu2"))
     weak.world.names_only = True
     reply = weak.build("conv", "fp16")
-    assert [layer.name for layer in reply.layers] == ["conv1 + relu1", "conv2 + relu2"]
-    assert not reply.realised["asserted"]
+    assert [layer.name for layer in reply.facts.layers] == ["conv1 + relu1", "conv2 + relu2"]
+    assert not reply.facts.realised.asserted
 
 
 def test_an_island_that_is_not_kept_is_an_error(weak: Rig) -> None:
@@ -174,7 +174,7 @@ def test_an_island_that_is_not_kept_is_an_error(weak: Rig) -> None:
 def test_an_island_without_floating_point_layers_is_warned_of(weak: Rig) -> None:
     reply = weak.build("mixed", "fp16", islands=("shape", "gather", "pow"))
     assert weak.plan.pinned.keys() == {"pow", "two", "(Unnamed Layer* 7) [Shuffle]"}
-    assert "'shape', 'gather'" in reply.warnings[0]
+    assert "'shape', 'gather'" in reply.facts.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_freed_engine_is_not_run(weak: Rig) -> None:
 
 def test_an_engine_is_written_where_it_was_asked_for(weak: Rig, tmp_path: Path) -> None:
     reply = weak.build("conv", engine_path=str(tmp_path / "conv.engine"))
-    assert (tmp_path / "conv.engine").stat().st_size == reply.engine_bytes
+    assert (tmp_path / "conv.engine").stat().st_size == reply.facts.engine_bytes
     assert {path.name for path in tmp_path.iterdir()} == {"conv.engine"}
 
 

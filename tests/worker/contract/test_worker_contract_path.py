@@ -9,7 +9,7 @@ import pytest
 from contract_rig import Rig, feed
 
 from harness.worker.adapter.release import Release
-from harness.worker.protocol import Fault
+from harness.worker.protocol import Fault, RealisedPrecision
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_every_precision_that_a_release_offers_is_built_and_run(rig: Rig, models
             model = f"typed-{precision}"
         rig.world.opaque = precision == "fp8"  # no kernel of the double computes in FP8
         reply = rig.build(model, precision, typing=typing)
-        assert reply.typing == typing
+        assert reply.facts.typing == typing
         tensors, _ = rig.infer(reply, feed(model))
         assert tuple(tensors) == reply.outputs == ("y",)
         if precision != "bf16" or typing == "weak":
@@ -69,24 +69,24 @@ def test_a_pinned_precision_is_asked_for_at_every_float_layer_but_the_islands(ri
     island = ("pow", "mean")
     reply = rig.build("mixed", "fp16", typing="weak", islands=island, options={"pin_precision": True})
     assert "OBEY_PRECISION_CONSTRAINTS" in rig.plan.flags
-    assert reply.realised["islands_ok"] is True
+    assert reply.facts.realised.islands_ok is True
 
 
 def test_an_island_stays_in_fp32_and_nothing_else_does(rig: Rig) -> None:
     if ("weak", "fp16") in Release.of(rig.trt).precisions:
         island = ("pow", "mean", "addeps", "sqrt", "norm", "gemm")
         reply = rig.build("mixed", "fp16", typing="weak", islands=island)
-        pinned = {name for names in reply.realised["islands"].values() for name in names}
+        pinned = {name for names in reply.facts.realised.islands.values() for name in names}
         assert {"pow", "mean", "addeps", "sqrt", "gemm"} <= pinned
-        assert len(reply.realised["islands"]["gemm"]) == 3, "product, bias and sum"
+        assert len(reply.facts.realised.islands["gemm"]) == 3, "product, bias and sum"
         assert not pinned & {"relu", "div", "softmax", "shape", "gather", "target"}
         constants = {"w", "b", "eps", "two", "scale"}  # read by the island alone
         assert set(rig.plan.pinned) == pinned | constants
-        assert reply.realised["islands_ok"] is True
-        assert reply.realised["counts"]["fp32"] > 0 < reply.realised["counts"]["fp16"]
+        assert reply.facts.realised.islands_ok is True
+        assert reply.facts.realised.counts["fp32"] > 0 < reply.facts.realised.counts["fp16"]
     if ("strong", "fp16") in Release.of(rig.trt).precisions:
         reply = rig.build("typed-fp16", "fp16", typing="strong", islands=("island",))
-        assert reply.realised["islands"]["island"][-1] == "island"
+        assert reply.facts.realised.islands["island"][-1] == "island"
         with pytest.raises(Fault, match="put Casts around it"):
             rig.build("typed-fp16", "fp16", typing="strong", islands=("product",))
 
@@ -103,7 +103,7 @@ def test_marks_have_the_dtype_under_test(rig: Rig, dtype: str | None) -> None:
     marks = ("h", "sq", "mask", "rows", "root", "x", "nowhere")
     reply = rig.build("mixed", "fp16", observation="typed", marks=marks, mark_dtype=dtype, islands=("sqrt",))
     assert reply.outputs == ("y", "h", "sq", "mask", "rows", "root")
-    assert set(reply.skipped_marks) == {"x", "nowhere"}
+    assert set(reply.facts.skipped_marks) == {"x", "nowhere"}
     tensors, _ = rig.infer(reply, feed("mixed"))
     integer = "int32" if rig.world.major < 10 else "int64"
     float_dtype = dtype or "float32"
@@ -135,7 +135,7 @@ def test_debug_tensors_where_there_are_any(rig: Rig) -> None:
     reply = rig.build(model, "fp16", observation="debug", marks=(mark,))
     tensors, answer = rig.infer(reply, feed(model), repeats=2)
     unfused = release.offers("unfused_debug_tensors")
-    assert reply.realised["debug"] == ("unfused" if unfused else "marked")
+    assert reply.facts.realised.debug == ("unfused" if unfused else "marked")
     name = f"{mark}_cast_1" if unfused else mark
     assert tensors[name].dtype == "float16"
     assert tensors[name].array.size
@@ -171,26 +171,17 @@ def test_a_refused_timing_cache_is_dropped_and_said_once(rig: Rig, tmp_path: Pat
 
 def test_the_inspector_tells_what_was_built(rig: Rig) -> None:
     reply = rig.build("conv")
-    fused = reply.layers[0]
+    fused = reply.facts.layers[0]
     assert fused.name == "conv1 + relu1"
     assert fused.fused_members == ("conv1", "relu1") == fused.onnx_nodes
     assert (fused.kind, fused.precision, fused.outputs) == ("CaskConvolution", "fp32", ("a1",))
     assert fused.tactic == "sm80_float_4"
-    assert reply.realised == {
-        "precision": "fp32",
-        "counts": {"fp32": 2},
-        "opaque": 0,
-        "asserted": True,
-        "islands_ok": None,
-        "relaxed": None,
-        "islands": {},
-        "debug": None,
-    }
+    assert reply.facts.realised == RealisedPrecision("fp32", {"fp32": 2}, asserted=True)
 
 
 def test_open_shapes_are_run_at_any_shape_in_their_range(rig: Rig, models: dict[str, Path]) -> None:
     reply = rig.build("dynamic")
-    assert reply.realised["asserted"], "formats are told only once the shapes are set"
+    assert reply.facts.realised.asserted, "formats are told only once the shapes are set"
     for rows in (1, 8, 3):
         tensors, _ = rig.infer(reply, feed("dynamic", rows))
         expected = reference(models["dynamic"], feed("dynamic", rows))["y"]
@@ -206,7 +197,7 @@ def test_control_flow_is_built_and_its_inside_is_not_marked(rig: Rig) -> None:
     marks = ("chosen", "scaled", "next", "else_mid", "then_out", "looped")
     reply = rig.build("branches", observation="typed", marks=marks)
     assert reply.outputs == ("y", "chosen", "looped")
-    assert {name: reason.split()[-1] for name, reason in reply.skipped_marks.items()} == {
+    assert {name: reason.split()[-1] for name, reason in reply.facts.skipped_marks.items()} == {
         "scaled": "loop",
         "next": "loop",
         "else_mid": "conditional",

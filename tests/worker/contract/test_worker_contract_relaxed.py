@@ -43,8 +43,8 @@ def breaking(rig: Rig, when: Callable[[dict[str, str], set[str]], bool], says: s
 def test_a_build_that_succeeds_as_it_was_asked_for_is_left_alone(rig: Rig) -> None:
     reply = build(rig)
     assert rig.world.attempts == 1
-    assert reply.realised["relaxed"] is None
-    assert not any("could not be built" in warning for warning in reply.warnings)
+    assert reply.facts.realised.relaxed is None
+    assert not any("could not be built" in warning for warning in reply.facts.warnings)
     assert rig.plan.pinned["relu1"] == "HALF"
     assert OBEY in rig.plan.flags
 
@@ -59,7 +59,7 @@ def test_the_neighbours_of_an_island_are_left_to_the_builder_first(rig: Rig) -> 
     rig.world.break_build = broken
     reply = build(rig)
     assert rig.world.attempts == 2
-    assert reply.realised["relaxed"] == "neighbours_free"
+    assert reply.facts.realised.relaxed == "neighbours_free"
     assert {name: rig.plan.pinned.get(name) for name in ("conv1", "relu1", "conv2", "relu2")} == {
         "conv1": "FLOAT",
         "relu1": None,
@@ -68,16 +68,16 @@ def test_the_neighbours_of_an_island_are_left_to_the_builder_first(rig: Rig) -> 
     }
     assert OBEY in rig.plan.flags
     assert {layer._name: layer._types for layer in networks[-1]._layers}["relu1"] == {}
-    (warning,) = [each for each in reply.warnings if "could not be built" in each]
+    (warning,) = [each for each in reply.facts.warnings if "could not be built" in each]
     assert "not pinned to fp16 (relu1)" in warning
     assert NO_FORMATS in warning
-    assert reply.realised["islands_ok"] is True
+    assert reply.facts.realised.islands_ok is True
     assert rig.infer(reply, feed("conv"))[0]["y"].array.size
 
 
 def test_what_an_island_reads_from_is_a_neighbour_too(rig: Rig) -> None:
     breaking(rig, lambda pinned, flags: "HALF" in (pinned.get("relu1"), pinned.get("relu2")))
-    assert build(rig, ("conv2",)).realised["relaxed"] == "neighbours_free"
+    assert build(rig, ("conv2",)).facts.realised.relaxed == "neighbours_free"
     assert {"relu1", "relu2"}.isdisjoint(rig.plan.pinned)
     assert rig.plan.pinned["conv1"] == "HALF"
 
@@ -86,11 +86,11 @@ def test_then_precisions_are_preferred_in_place_of_obeyed(rig: Rig) -> None:
     breaking(rig, lambda pinned, flags: OBEY in flags, "Could not find any implementation for node {x...y}.")
     reply = build(rig)
     assert rig.world.attempts == 3
-    assert reply.realised["relaxed"] == "preferred"
+    assert reply.facts.realised.relaxed == "preferred"
     assert PREFER in rig.plan.flags
     assert OBEY not in rig.plan.flags
     assert rig.plan.pinned["conv1"] == "FLOAT"
-    assert any("preferred, not obeyed" in warning for warning in reply.warnings)
+    assert any("preferred, not obeyed" in warning for warning in reply.facts.warnings)
     assert "conv1 + relu1" in rig.world.config._cache._entries, "the one timing cache is in use"
 
 
@@ -103,7 +103,7 @@ def test_the_first_failure_is_told_where_nothing_helps(rig: Rig) -> None:
     assert caught.value.evidence == (NO_FORMATS,)
     assert rig.world.attempts == 3
     rig.world.break_build = lambda network: None
-    assert build(rig).realised["relaxed"] is None, "the next build is strict again"
+    assert build(rig).facts.realised.relaxed is None, "the next build is strict again"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_marks_of_an_island_are_kept_through_a_relaxation(weak: Rig) -> None:
     reply = build(weak, observation="typed", marks=("a1",), mark_dtype="float16")
     types = {layer._name: layer._types for layer in networks[-1]._layers}
     assert (types["relu1"], types["conv1"]) == ({0: "HALF"}, {0: "FLOAT"}), "the mark keeps its type"
-    assert reply.realised["relaxed"] == "neighbours_free"
+    assert reply.facts.realised.relaxed == "neighbours_free"
     assert reply.outputs == ("y", "a1")
     assert weak.infer(reply, feed("conv"))[0]["a1"].dtype == "float16"
 
@@ -152,7 +152,7 @@ def test_an_opaque_layer_stays_untold(weak: Rig) -> None:
     breaking(weak, lambda pinned, flags: OBEY in flags)
     weak.world.opaque = True
     reply = build(weak)
-    assert (reply.realised["relaxed"], reply.realised["islands_ok"]) == ("preferred", None)
+    assert (reply.facts.realised.relaxed, reply.facts.realised.islands_ok) == ("preferred", None)
 
 
 def shared(precision: str, reads: str, writes: str, name: str = "a + b") -> LayerInfo:
@@ -164,8 +164,8 @@ def test_layers_that_an_island_shares_are_looked_at_in_relaxed_engines_alone() -
     request = BuildRequest("m", "fp16", islands=("a",))
 
     def check(layer: LayerInfo, relaxed: str | None) -> tuple[Any, int]:
-        facts, warnings = realised.check([layer], request, "weak", "8.6.0", relaxed)
-        return facts["islands_ok"], sum("may not have stayed in FP32" in each for each in warnings)
+        found, warnings = realised.check([layer], request, "weak", "8.6.0", relaxed)
+        return found.islands_ok, sum("may not have stayed in FP32" in each for each in warnings)
 
     assert check(shared("fp16", "float16", "float16"), None) == (None, 0)
     assert check(shared("fp32", "float32", "float16"), "preferred") == (True, 0)

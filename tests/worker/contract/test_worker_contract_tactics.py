@@ -28,12 +28,12 @@ def sample(request: pytest.FixtureRequest, models: dict[str, Path], tmp_path: Pa
 
 
 def build(rig: Rig, model: str = "conv", **orders: Any) -> TacticReport:
-    return reply_of(rig, model, **orders).tactics
+    return reply_of(rig, model, **orders).facts.tactics
 
 
 def reply_of(rig: Rig, model: str = "conv", **orders: Any) -> BuildReply:
     reply = rig.build(model, tactics=TacticOrders(**orders))
-    assert reply.tactics is not None
+    assert reply.facts.tactics is not None
     return reply
 
 
@@ -267,7 +267,7 @@ def test_what_earlier_builds_timed_does_not_narrow_what_is_offered(sample: Rig) 
 
 def test_a_build_without_orders_is_as_it_was(sample: Rig) -> None:
     reply = sample.build("conv")
-    assert reply.tactics is None
+    assert reply.facts.tactics is None
     assert sample.plan.config._selector is None
     assert "EDITABLE_TIMING_CACHE" not in sample.plan.flags
 
@@ -278,8 +278,8 @@ def test_a_wrong_kernel_is_wrong_only_where_it_is_chosen(sample: Rig) -> None:
     well, sick = (
         reply_of(sample, force=(choice,)) for choice in (of(recorded, SECOND), others(recorded, SECOND)[0])
     )
-    bad = of(sick.tactics, SECOND).kernel
-    assert bad != of(well.tactics, SECOND).kernel
+    bad = of(sick.facts.tactics, SECOND).kernel
+    assert bad != of(well.facts.tactics, SECOND).kernel
     sample.world.wrong = lambda layer: layer.name == SECOND and layer.tactic == bad
     healthy, _ = sample.infer(well, feed("conv"))
     wrong, _ = sample.infer(sick, feed("conv"))
