@@ -254,8 +254,11 @@ def _precision(text: str) -> Precision:
     try:
         return Precision(text)
     except ValueError:
-        names = ", ".join(Precision)
-        raise argparse.ArgumentTypeError(f"{text!r} is no precision; there are {names}") from None
+        from harness.text import suggestion
+
+        near, names = suggestion(text, Precision), ", ".join(Precision)
+        hint = f"choose from {names}" if near is None else f"{near} Choose from {names}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a precision: {hint}") from None
 
 
 def pin_gpu(variables: MutableMapping[str, str], installed: Sequence[str] | None = None) -> str | None:

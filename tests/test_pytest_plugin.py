@@ -158,7 +158,7 @@ def test_an_unknown_precision_is_refused(pytester, cases) -> None:
     cases("clean")
     result = pytester.runpytest("cases", "--harness-precision", "fp17")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*'fp17' is no precision; there are fp32, tf32, fp16*"])
+    result.stderr.fnmatch_lines(["*'fp17' is not a precision: did you mean `fp16`? Choose from fp32, tf32*"])
 
 
 def test_tags_that_mean_something_to_pytest_stay_tags(pytester, cases) -> None:

@@ -149,7 +149,7 @@ def unknown_environment(name: str, known: Mapping[str, Environment]) -> Environm
     if not known:
         hint = f"`harness env add {name} --python PATH` makes it"
     elif close := get_close_matches(name, known, n=1, cutoff=0.5):
-        hint = f"did you mean {close[0]!r}?"
+        hint = f"did you mean {close[0]!r}? There are: {', '.join(known)}"
     else:
         hint = "there are: " + ", ".join(known)
     return EnvironmentConfigError(f"no environment is called {name!r}", where=find_config(), hint=hint)

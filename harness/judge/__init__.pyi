@@ -32,6 +32,7 @@ from .results import jsonable as jsonable
 from .results import without_origins as without_origins
 from .suite import Target as Target
 from .suite import fingerprint_of as fingerprint_of
+from .suite import nothing_at as nothing_at
 from .suite import run as run
 from .suite import select_cases as select_cases
 from .workbench import Workbench as Workbench

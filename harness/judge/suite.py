@@ -14,6 +14,7 @@ from harness.judge.lanes import Progress, Run, carry_out
 from harness.judge.names import check_names_of
 from harness.judge.results import RunReport, RunResult
 from harness.tensors import Precision, host_fingerprint
+from harness.text import suggestion
 
 MODEL_RUNS = (Precision.FP32, Precision.FP16)
 Target = Path | str | Case
@@ -59,12 +60,7 @@ def run(
         for spec in case.select_runs(wanted)
     ]
     if not runs:
-        asked = {spec.precision for case in cases for spec in case.runs}
-        known = ", ".join(precision for precision in Precision if precision in asked)
-        raise NothingSelectedError(
-            f"no case asks for {' or '.join(wanted)}",
-            hint=f"{'the case has' if len(cases) == 1 else 'the cases have'} runs at {known}",
-        )
+        raise nothing_at(wanted, cases)
     own = judge or Judge(options)
     try:
         own.candidates.check(environments)
@@ -116,9 +112,20 @@ def select_cases(
         if not cases:
             raise NothingSelectedError("no case file there", hint="case files end in .case.yaml")
         known = sorted({tag for case in cases for tag in case.tags})
-        hint = f"there are {', '.join(known)}" if known else "no case has any tag"
+        near = next(filter(None, (suggestion(tag, known) for tag in tags)), "")
+        hint = f"{near} The tags are {', '.join(known)}".lstrip() if known else "no case has any tag"
         raise NothingSelectedError(f"no case has the tag {' or '.join(tags)}", hint=hint)
     return chosen
+
+
+def nothing_at(precisions: Sequence[Precision], cases: Sequence[Case]) -> NothingSelectedError:
+    """The error that says that none of `cases` runs at one of `precisions`, and at which ones they run."""
+    present = {spec.precision for case in cases for spec in case.runs}
+    known = ", ".join(precision for precision in Precision if precision in present)
+    return NothingSelectedError(
+        f"no case asks for {' or '.join(precisions)}",
+        hint=f"{'the case has' if len(cases) == 1 else 'the cases have'} runs at {known}",
+    )
 
 
 def case_of_model(

@@ -10,6 +10,7 @@ from .dtypes import is_float as is_float
 from .dtypes import is_integer as is_integer
 from .files import atomic_path as atomic_path
 from .files import is_node as is_node
+from .files import typed_path as typed_path
 from .files import write_bytes as write_bytes
 from .files import write_text as write_text
 from .fingerprint import hash_array as hash_array

@@ -12,6 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def typed_path(path: str | Path) -> Path:
+    """A path as typed. A shell expands `~` in `--out ~/x`, but not in `--out=~/x`."""
+    return Path(os.path.expanduser(path))
+
+
 def is_node(path: str | Path) -> bool:
     """Whether `path` is there and is a device, a FIFO or a socket, which must never be replaced by a file."""
     path = Path(path)

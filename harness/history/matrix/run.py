@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.case import Case, RunSpec
-from harness.errors import HarnessError, NothingSelectedError, UsageError
+from harness.errors import HarnessError, UsageError
 from harness.history.judgement import Floors
 from harness.history.matrix.emulated import EmulatedRelease, is_emulated
 from harness.history.matrix.lanes import Lane, opened_lanes
@@ -38,7 +38,15 @@ from harness.history.store import (
     rows_of,
 )
 from harness.history.types import CacheUse, LayerBuilds
-from harness.judge import Progress, ProgressEvent, RunResult, Verdict, fingerprint_of, side_by_side
+from harness.judge import (
+    Progress,
+    ProgressEvent,
+    RunResult,
+    Verdict,
+    fingerprint_of,
+    nothing_at,
+    side_by_side,
+)
 from harness.tensors import Precision
 from harness.text import command
 
@@ -101,7 +109,7 @@ def select_specs(
     is the first one's precision alone: they would do the same whatever is asked.
 
     Raises:
-        NothingSelectedError: no case asks for any of `precisions`.
+        NothingSelectedError: no case runs at any of `precisions`.
     """
     if not precisions and all(map(is_emulated, releases)):
         own = [EmulatedRelease.parse(name).precision for name in releases]
@@ -111,7 +119,7 @@ def select_specs(
             return [(case, (*case.select_runs([first]), RunSpec(precision=first))[0]) for case in cases]
     specs = [(case, spec) for case in cases for spec in case.select_runs(precisions)]
     if not specs:
-        raise NothingSelectedError("no case asks for any of these precisions")
+        raise nothing_at(precisions, cases)
     return specs
 
 
