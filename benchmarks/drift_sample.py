@@ -28,8 +28,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.case import Case, load_cases
-from harness.cli.consoles import RunProgress
-from harness.cli.drift import DriftFiles
+from harness.cli.drift import write_report
+from harness.cli.outputs import Outputs
+from harness.cli.progress import RunProgress
 from harness.errors import HarnessError, HistoryError, NothingSelectedError
 from harness.history import CacheUse, DriftOptions, LayerBuilds, RunInfo, drift, report_of, runs_at
 from harness.history.store.files import PARTS, PLAN, RunWriter, interrupted, list_runs
@@ -121,9 +122,9 @@ def write_sample(info: RunInfo, out: Path) -> list[Path]:
     if info.path.resolve() != kept.resolve():
         shutil.copyfile(info.path, kept)
     (copied,) = runs_at(kept)
-    files = DriftFiles(out / "drift.json", out / "drift.html", out / "drift.md")
-    files.write(report_of(copied), None)
-    written = [kept, *(path for path in (files.json, files.html, files.markdown) if path is not None)]
+    files = out / "drift.json", out / "drift.html", out / "drift.md"
+    write_report(Outputs(*files), report_of(copied), seconds=None)
+    written = [kept, *files]
     for path in written:
         if path.stat().st_size > MOST_BYTES:
             raise HistoryError(f"has {path.stat().st_size} bytes: too large to be kept", where=path)

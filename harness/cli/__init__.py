@@ -1,7 +1,12 @@
-"""The command line. Every command lives in a module of its own that is imported when it is called."""
+"""The command line. Each command is a module of its own, which is imported only when the command is called.
+
+`harness --help` must not pay for ONNX Runtime, pandas and matplotlib. So the overview knows no more of a command than
+its name and one line of help, and the real command takes its place at the moment it is resolved.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
@@ -9,51 +14,100 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
 from traceback import print_exc
 from types import FrameType
 from typing import Annotated, Any, TextIO
 
 import typer
 import typer.main
+from typer.core import TyperCommand, TyperGroup
 
-from harness.cli.lazy import LazyCommand, LazyGroup
 from harness.errors import CandidateError, CaseFileError, HarnessError
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h: none of the statuses that a verdict or a mistake has
+HELP = ["-h", "--help"]
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 INTERRUPTED = 130
 TERMINATED = 143  # what a shell reports of a program that SIGTERM ended
 
+
+@dataclass(frozen=True)
+class LazyCommand:
+    """A command whose module has a `typer.Typer` called `app`; `help` is its line in the overview."""
+
+    module: str
+    help: str
+
+    def load(self, name: str) -> Any:
+        """Import the module and make the command, called `name`."""
+        command: Any = typer.main.get_command(import_module(self.module).app)
+        command.name = name
+        _plain_help(command)
+        return command
+
+
+def _plain_help(command: Any) -> None:
+    """Let paragraphs of help texts flow, and leave out types that say nothing.
+
+    typer keeps the line breaks of docstrings in all paragraphs but the first, shows `<bool>` beside a flag and
+    `<list[Path]>` beside an argument.
+    """
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for option in command.get_params(typer.Context(command, help_option_names=HELP)):
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+        if option.param_type_name == "argument":
+            option.display_type_rich = lambda ctx: None
+    for inner in getattr(command, "commands", {}).values():
+        _plain_help(inner)
+
+
 COMMANDS = {
-    "run": LazyCommand(
-        "harness.cli.run", "Judge cases or an ONNX model: a verdict for every run and tensor."
-    ),
+    "run": LazyCommand("harness.cli.run", "Judge cases or ONNX models: a verdict for every run and tensor."),
     "diagnose": LazyCommand(
-        "harness.cli.diagnose", "Find the culprits of a case that fails, and what cures it."
+        "harness.cli.diagnose", "Find the culprits of a failing case, and what cures it."
     ),
     "explore": LazyCommand("harness.cli.explore", "Bisect a failure by hand, at a prompt."),
     "drift": LazyCommand(
-        "harness.cli.drift", "Hold releases against each other: did anything move, what, and where."
+        "harness.cli.drift", "Compare releases: what changed, where it starts, and whether it is noise."
     ),
-    "history": LazyCommand("harness.cli.history", "List, show and export the runs that drift keeps."),
+    "history": LazyCommand("harness.cli.history", "List, show and export past runs of `harness drift`."),
     "case": LazyCommand("harness.cli.case", "Write, check and describe case files."),
     "env": LazyCommand("harness.cli.env", "Manage the TensorRT environments that engines are built in."),
-    "doctor": LazyCommand("harness.cli.doctor", "Say what works on this machine, and how to mend the rest."),
+    "doctor": LazyCommand("harness.cli.doctor", "Check what works on this machine, and how to fix the rest."),
 }
 
-KEEPING = ("run", "diagnose", "drift")
-"""Commands that keep what they had, and say how to go on, when they are interrupted."""
+RESUMABLE = ("run", "diagnose", "drift")
+"""Commands that save their results when they are interrupted, and say how to continue."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as time limits send it: what is done on Ctrl-C is done, and the status tells the difference."""
+    """SIGTERM, as time limits send it: handled like Ctrl-C, but for the exit status."""
 
 
-class _Root(LazyGroup):
-    lazy_commands = COMMANDS
+class _Root(TyperGroup):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name, lazy in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=lazy.help), name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that `args` names and import it; its place in the overview stays a stub."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, COMMANDS[name].load(name) if name in COMMANDS else command, rest
+
+    def get_params(self, ctx: Any) -> Any:
+        """The options, without a type beside a flag."""
+        params = super().get_params(ctx)
+        for option in params:
+            option.metavar = ""
+        return params
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. What typer would end with status 1, a fault found, gets a status of its own."""
+        """Run the command. What typer would end with status 1, which means a fault was found, gets its own status."""
         try:
             return super().invoke(ctx)
         except Terminated:
@@ -63,7 +117,7 @@ class _Root(LazyGroup):
             print("interrupted", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
         except BrokenPipeError:
-            # Nobody reads any more. The interpreter must not find the pipe broken again when it flushes.
+            # The reader is gone. The interpreter must not find the pipe broken again when it flushes.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(BROKEN_PIPE) from None
 
@@ -72,10 +126,10 @@ app = typer.Typer(
     cls=_Root,
     name="harness",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit status: 0 all as expected, 1 a numerical failure, 2 a mistake in the command or a case, "
-    "3 a build or a worker failed, 4 unexplained within the budget, 5 nothing selected, judged or compared, "
-    "70 an internal error, which is a bug in harness, 130 interrupted, 141 the reader of a pipe went away, "
+    context_settings={"help_option_names": HELP},
+    epilog="Exit status: 0 all as expected; 1 a numerical failure; 2 a mistake in the command or a case; "
+    "3 a build or a worker failed; 4 unexplained within the budget; 5 nothing was selected, judged or compared; "
+    "70 an internal error, which is a bug in harness; 130 interrupted; 141 the reader of a pipe went away; "
     "143 terminated.",
 )
 
@@ -89,7 +143,7 @@ def _print_version(wanted: bool) -> None:
 
 
 def _terminate(number: int, _: FrameType | None) -> None:
-    # `timeout` sends it twice; the second must not stop the first from tidying up.
+    # `timeout` sends it twice; the second must not stop the cleaning up after the first.
     signal.signal(number, _ignore)
     raise Terminated
 
@@ -98,8 +152,8 @@ def _ignore(number: int, _: FrameType | None) -> None:
     """Unlike SIG_IGN, this is not inherited by processes that are started from now on."""
 
 
-def _heed_sigterm(context: typer.Context) -> None:
-    """Until `context` is closed; whoever calls from a thread or has ideas of their own about SIGTERM keeps them."""
+def _handle_sigterm(context: typer.Context) -> None:
+    """Until `context` is closed; not in a thread, and not where the caller handles SIGTERM already."""
     if threading.current_thread() is not threading.main_thread():
         return
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -109,10 +163,10 @@ def _heed_sigterm(context: typer.Context) -> None:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Until the context ends, warnings of harness itself are a line each on stderr, and each is told once."""
+    """Until the context ends, each warning of harness itself is one line on stderr, printed once."""
     show = warnings.showwarning
 
-    def tell(
+    def print_warning(
         message: Warning | str,
         category: type[Warning],
         filename: str,
@@ -125,7 +179,7 @@ def _plain_warnings() -> Iterator[None]:
             show(message, category, filename, lineno, *rest)  # type: ignore[arg-type]
 
     with warnings.catch_warnings():
-        warnings.showwarning = tell  # type: ignore[assignment]
+        warnings.showwarning = print_warning  # type: ignore[assignment]
         yield
 
 
@@ -136,19 +190,22 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     traceback: Annotated[
-        bool, typer.Option("--traceback", help="Show the Python traceback of an error; goes anywhere.")
+        bool,
+        typer.Option(
+            "--traceback", help="Show the Python traceback of an error. Works anywhere on the line."
+        ),
     ] = False,
 ) -> None:
-    """Say whether a TensorRT engine computes what its ONNX model says, and if not, where it goes wrong."""
+    """Check whether a TensorRT engine computes what its ONNX model says, and find where it goes wrong."""
     context.with_resource(_plain_warnings())
-    if context.invoked_subcommand in KEEPING:
-        _heed_sigterm(context)
+    if context.invoked_subcommand in RESUMABLE:
+        _handle_sigterm(context)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; `arguments` default to those of the process."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # Whoever meets an error adds the flag at the end of the line, behind the command: typer refuses it there.
+    # After an error, people add the flag at the end of the line, behind the command, where typer refuses it.
     with_traceback = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
     try:

@@ -8,21 +8,22 @@ from typing import Annotated
 
 import typer
 
-from harness.text import command, plural
+from harness.cli.options import path_argument, path_option
+from harness.text import command, names, plural
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Write, check and describe case files.")
 
 
 @app.command()
 def new(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")],
+    model: Annotated[Path, path_argument("MODEL", "An .onnx file.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Where to write; by default MODEL's name with `.case.yaml`, beside it."),
+        path_option("--out", help="The file to write. Default: MODEL's name with `.case.yaml`, beside it."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a case file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing case file.")] = False,
 ) -> None:
-    """Write a case for MODEL, with its real inputs filled in."""
+    """Write a case file for MODEL, with its inputs filled in."""
     from harness.case import CASE_SUFFIX, case_name, case_template
     from harness.errors import UsageError
     from harness.model import load_model
@@ -32,23 +33,26 @@ def new(
     if not target.name.endswith(CASE_SUFFIX):
         raise UsageError(f"a case file's name must end in {CASE_SUFFIX}", where=target)
     if target.exists() and not force:
-        raise UsageError("the file is there already", where=target, hint="--force overwrites it")
+        raise UsageError("the file exists already", where=target, hint="--force overwrites it")
     inputs = load_model(model).inputs
     text = case_template(inputs, model=_seen_from(target.parent, model), schema=_schema_for(target.parent))
     write_text(target, text)
     typer.echo(f"{target}: case {case_name(target)!r} with {plural(len(inputs), 'input')}")
-    if any(not isinstance(dim, int) for info in inputs for dim in info.shape or (None,)):
-        typer.echo("Some axes are dynamic: set their sizes in the file first.")
-    typer.echo(f"Then: {command('harness', 'run', target)}")
+    unranked = [info.name for info in inputs if info.shape is None]
+    if unranked:
+        typer.echo(
+            f"Set the shape of {names(unranked)} first: the model does not say how many axes there are."
+        )
+    elif any(not isinstance(dim, int) for info in inputs for dim in info.shape or ()):
+        typer.echo("Some axes are dynamic. Their sizes in the file are guesses: check them.")
+    typer.echo(f"Run it: {command('harness', 'run', target)}")
 
 
 @app.command()
 def check(
-    targets: Annotated[
-        list[Path], typer.Argument(metavar="TARGET…", help="Case files, and folders that hold them.")
-    ],
+    targets: Annotated[list[Path], path_argument("TARGET", "Case files, or folders of case files.")],
 ) -> None:
-    """Report every mistake in case files as `file:line:column: key: what is wrong`."""
+    """Check case files and list every mistake, with its file, line and column."""
     from harness.case import check_cases
 
     cases = check_cases(targets)
@@ -58,7 +62,7 @@ def check(
 
 @app.command()
 def schema(
-    out: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
+    out: Annotated[Path | None, path_option("--out", help="Write to this file instead of stdout.")] = None,
 ) -> None:
     """Print the JSON schema of case files, for editors."""
     from harness.case import case_schema_text

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.cli.options import JsonFile
+from harness.cli.outputs import STDOUT, write_json
 from harness.errors import UsageError
+from harness.text import command as shell_command
 
 if TYPE_CHECKING:
     from harness.environments import EnvironmentCheck
@@ -22,10 +27,6 @@ app = typer.Typer(
 )
 
 ENVIRONMENTS_SCHEMA = "harness.environments/1"
-Json = Annotated[
-    Path | None,
-    typer.Option("--json", metavar="FILE", help="Write it as JSON; - is stdout, and nothing else."),
-]
 
 
 @app.command()
@@ -33,28 +34,36 @@ def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it, such as trt-8.6.")],
     python: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Its Python; with --install, the Python to make the venv with."),
+        typer.Option(
+            metavar="PATH",
+            help="The Python that has TensorRT; with --install, the one to make the venv with.",
+            parser=os.path.expanduser,  # no Path: `./python` must keep its dot, a bare name is looked up in PATH
+        ),
     ] = None,
     install: Annotated[
         str | None,
-        typer.Option(metavar="tensorrt==X", help="Make a venv and install this TensorRT into it."),
+        typer.Option(metavar="tensorrt==X", help="Make a venv and install this TensorRT in it."),
     ] = None,
     command: Annotated[
         str | None,
         typer.Option(
             metavar="COMMAND",
-            help="What starts its Python in a container, quoted; {gpu}, {scratch}, {worker} and {polygraphy} are "
-            "filled in, the last three are folders to mount under the same paths.",
+            help="The quoted command that starts its Python in a container. {gpu} is replaced by the GPU's number, "
+            "{scratch}, {worker} and {polygraphy} by folders to mount under the same paths.",
         ),
     ] = None,
-    gpu: Annotated[int, typer.Option(min=0, help="Which GPU, counted in your CUDA_VISIBLE_DEVICES.")] = 0,
+    gpu: Annotated[
+        int, typer.Option(metavar="N", min=0, help="The GPU to use, counted in your CUDA_VISIBLE_DEVICES.")
+    ] = 0,
     variables: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="VAR=VALUE", help="An environment variable; may be repeated."),
+        typer.Option("--set", metavar="VAR=VALUE", help="Set an environment variable. Repeatable."),
     ] = None,
     tactic_sources: Annotated[
         list[str] | None,
-        typer.Option("--tactic-source", metavar="SOURCE", help="Use only these tactics; may be repeated."),
+        typer.Option(
+            "--tactic-source", metavar="SOURCE", help="Only use tactics of this source. Repeatable."
+        ),
     ] = None,
 ) -> None:
     """Add an environment to harness.toml: a Python that has TensorRT, or a release to install."""
@@ -67,25 +76,24 @@ def add(
     if len(given) != 1:
         raise UsageError(
             "an environment needs exactly one of --python, --install and --command",
-            hint=f"harness env add {name} --python /path/to/python",
+            hint=shell_command("harness", "env", "add", name, "--python", "/path/to/python"),
         )
     check_name(name)
     settings: dict[str, Any] = {"gpu": gpu, "variables": dict(map(_pair, variables or ()))}
     if tactic_sources:
         settings["build"] = {"tactic_sources": list(tactic_sources)}
     if install is not None and name not in load():
-        python = str(
-            install_release(name, install, python=python, tell=lambda line: print(line, file=sys.stderr))
-        )
+        report = partial(print, file=sys.stderr)
+        python = str(install_release(name, install, python=python, tell=report))
     environment = add_environment(
         name, python=python, command=None if command is None else shlex.split(command), **settings
     )
     typer.echo(f"{environment.source}: added {name!r}")
-    typer.echo(f"Then: harness env check {name}")
+    typer.echo(f"Check it: {shell_command('harness', 'env', 'check', name)}")
 
 
 @app.command("list")
-def list_(json_file: Json = None) -> None:
+def list_(json_file: JsonFile = None) -> None:
     """List the environments of harness.toml."""
     from harness.environments import find_config, load
 
@@ -101,26 +109,29 @@ def list_(json_file: Json = None) -> None:
             }
             for item in environments.values()
         ]
-        _write_json(json_file, rows)
+        _write_environments(json_file, rows)
         return
     if not environments:
         typer.echo(f"{find_config() or 'no harness.toml here or above'}: no environments")
-        typer.echo("To add one: harness env add NAME --python PATH")
+        typer.echo("Add one: harness env add NAME --python PATH")
         return
     _print_table(
         ("name", "gpu", "command"),
-        [(item.name, str(item.gpu), shlex.join(item.command)) for item in environments.values()],
+        [(item.name, str(item.gpu), shell_command(*item.command)) for item in environments.values()],
     )
 
 
 @app.command()
 def check(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]…", help="Which environments; by default all.")
+        list[str] | None, typer.Argument(metavar="NAME", help="The environments to check. Default: all.")
     ] = None,
-    json_file: Json = None,
+    json_file: JsonFile = None,
 ) -> None:
-    """Start a worker in each environment and say what it is: exit status 3 if one cannot build engines."""
+    """Start a worker in each environment and show what it has.
+
+    Exit status: 3 if an environment cannot build engines.
+    """
     from harness.environments import check_all, load, select
     from harness.errors import NothingSelectedError
 
@@ -130,17 +141,17 @@ def check(
         raise NothingSelectedError("there are no environments", hint="harness env add NAME --python PATH")
     checks = list(check_all(selected))
     if json_file is not None:
-        _write_json(json_file, [item.to_dict() for item in checks])
-    if json_file != Path("-"):
+        _write_environments(json_file, [item.to_dict() for item in checks])
+    if json_file != STDOUT:
         _print_checks(checks)
     raise typer.Exit(0 if all(item.passed for item in checks) else 3)
 
 
 @app.command()
 def remove(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Which environment.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The environment to remove.")],
 ) -> None:
-    """Take an environment out of harness.toml, and delete its venv if `env add --install` made it."""
+    """Remove an environment from harness.toml, and delete its venv if `env add --install` made it."""
     from harness.environments import remove_environment, uninstall
 
     environment = remove_environment(name)
@@ -153,7 +164,7 @@ def remove(
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise UsageError(f"--set {text!r} is not a variable and its value", hint="write it as NAME=VALUE")
+        raise UsageError(f"--set {text!r} is not a variable and a value", hint="write it as NAME=VALUE")
     return name, value
 
 
@@ -182,7 +193,7 @@ def _print_checks(checks: Sequence[EnvironmentCheck]) -> None:
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
 
-    from harness.cli.consoles import make_console
+    from harness.cli.progress import make_console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -192,13 +203,5 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     make_console(sys.stdout).print(table)
 
 
-def _write_json(path: Path, environments: Sequence[dict[str, Any]]) -> None:
-    import json
-
-    from harness.tensors import write_text
-
-    text = json.dumps({"schema": ENVIRONMENTS_SCHEMA, "environments": environments}, indent=1)
-    if path == Path("-"):
-        print(text)
-    else:
-        write_text(path, text + "\n")
+def _write_environments(path: Path, environments: Sequence[dict[str, Any]]) -> None:
+    write_json(path, {"schema": ENVIRONMENTS_SCHEMA, "environments": environments})

@@ -10,10 +10,8 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.consoles import make_console
-from harness.cli.diagnose import make_progress
-from harness.cli.options import OnePrecision, OneTarget, Shapes
-from harness.cli.run import parse_shapes
+from harness.cli.options import OnePrecision, OneTarget, Shapes, parse_shapes, path_option
+from harness.cli.progress import StageProgress, make_console, make_progress
 from harness.tensors import Precision
 from harness.text import command
 
@@ -26,28 +24,29 @@ def explore(
     precision: OnePrecision = None,
     environment: Annotated[
         str | None,
-        typer.Option("--env", "-e", metavar="NAME", help="Where `try --engine` builds."),
+        typer.Option("--env", "-e", metavar="NAME", help="Let `try --engine` build in this environment."),
     ] = None,
     inputs: Shapes = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder for pictures, exports and the journal."),
+        path_option("--out", metavar="DIR", help="A folder for pictures, exports and the journal."),
     ] = None,
 ) -> None:
-    """Look by hand for the nodes that need FP32: keep some, try, bisect, undo, export.
+    """Look for the nodes that need FP32 by hand: keep some, try, bisect, undo, export.
 
-    The emulator answers in milliseconds and needs no GPU. What is tried goes into a journal that
-    `harness diagnose --resume` goes on with. Commands from a pipe are a script that ends at the first mistake. Its
-    exit status: 0 what was tried last passes, 1 it fails, 2 a mistake, 3 a build or a worker failed, 4 a search
-    without an answer, 5 a name or a pattern that matches nothing.
+    The emulator answers in milliseconds and needs no GPU. Every attempt goes into a journal that
+    `harness diagnose --resume` continues from. Commands from a pipe run as a script that stops at the first mistake.
+
+    Exit status of a script: 0 the last attempt passes; 1 it fails; 2 a mistake; 3 a build or a worker failed;
+    4 a search found no answer; 5 a name or a pattern matches nothing.
     """
     from harness.explore import Shell, open_session
 
     at_terminal = sys.stdin.isatty()
-    shapes = parse_shapes(inputs or ())
+    shapes = parse_shapes(inputs)
     console = make_console(sys.stdout)
     with ExitStack() as stack:
-        with make_progress(quiet=False) as progress:
+        with make_progress(StageProgress, quiet=False) as progress:
             session = stack.enter_context(
                 open_session(
                     target,
@@ -59,23 +58,24 @@ def explore(
                 )
             )
             welcome = session.welcome()
-        # Lines of progress are for those who wait: a script's own lines say where it is.
-        shell = Shell(session, console, lambda: make_progress(quiet=not sys.stderr.isatty()))
+        # A script needs no lines of progress: its commands say where it is.
+        shell = Shell(session, console, lambda: make_progress(StageProgress, quiet=not sys.stderr.isatty()))
         shell.show(welcome)
         if not at_terminal:
             raise typer.Exit(shell.run_script(sys.stdin))
         shell.run_prompt()
         if session.tried:
-            rest = again(target, session.subject.precision, environment, inputs or (), out)
-            shell.say(f"go on with: {rest}")
+            command = resuming_command(target, session.subject.precision, environment, inputs or (), out)
+            shell.say(f"continue with: {command}")
 
 
-def again(
+def resuming_command(
     target: Path, precision: Precision, environment: str | None, inputs: Sequence[str], out: Path | None
 ) -> str:
-    """The command that lets a diagnosis go on with what was tried."""
-    words = ["harness", "diagnose", str(target), "--precision", precision.value]
-    words += [] if environment is None else ["--env", environment]
-    words += [word for shape in inputs for word in ("--input", shape)]
-    words += [] if out is None else ["--out", str(out)]
-    return command(*words, "--resume")
+    """The command that lets a diagnosis continue from what was tried."""
+    shapes = [word for shape in inputs for word in ("--input", shape)]
+    place = [] if environment is None else ["--env", environment]
+    folder = [] if out is None else ["--out", out]
+    return command(
+        "harness", "diagnose", target, "--precision", precision, *place, *shapes, *folder, "--resume"
+    )

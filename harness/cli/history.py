@@ -1,4 +1,4 @@
-"""`harness history`: the runs that are kept, their reports, and the rows for other tools."""
+"""`harness history`: past runs of `harness drift`, their reports, and their rows for other tools."""
 
 from __future__ import annotations
 
@@ -9,31 +9,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.consoles import make_console
-from harness.cli.drift import DriftFiles, tell, write_table
+from harness.cli.drift import show_report, write_report
+from harness.cli.options import HtmlFile, JsonFile, MarkdownFile, path_argument, path_option
+from harness.cli.outputs import Outputs, write_table
+from harness.cli.progress import make_console
 from harness.errors import HistoryError, NothingSelectedError, UsageError
+from harness.tensors import typed_path
+from harness.text import plural
 
 if TYPE_CHECKING:
     from harness.history import RunInfo
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-Folder = Annotated[Path, typer.Option("--history", metavar="DIR", help="Folder of the history.")]
+Folder = Annotated[Path, path_option("--history", metavar="DIR", help="The folder of the history.")]
 HISTORY = Path("reports/history")
-#: Nights come a day apart, but for what schedulers are late by: a run this old is likely to be last night's.
+#: Nightly runs come a day apart, give or take a late scheduler: a run this old is likely from last night.
 STALE = datetime.timedelta(hours=23)
-#: By how much the clocks of machines that share a history may differ.
+#: How far apart the clocks of machines that share a history may be.
 SKEW = datetime.timedelta(minutes=5)
 
 
 @app.callback()
 def _history() -> None:
-    """List, show and export the runs that `harness drift` keeps."""
+    """List, show and export past runs of `harness drift`."""
 
 
 @app.command("list")
 def list_(folder: Folder = HISTORY) -> None:
-    """List the runs, the newest last."""
+    """List the runs, newest last."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -58,73 +62,74 @@ def show(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN]",
-            help="A run's id, its beginning, or its file; by default the newest. Or a folder, for its newest.",
+            metavar="RUN",
+            help="A run's id or the start of it, its file, or a folder for its newest run. Default: the newest.",
         ),
     ] = None,
     folder: Folder = HISTORY,
     release: Annotated[
-        str | None, typer.Option("--env", "-e", metavar="RELEASE", help="Nights of this environment.")
+        str | None, typer.Option("--env", "-e", metavar="RELEASE", help="Only runs of this environment.")
     ] = None,
     last: Annotated[
         int | None,
         typer.Option(
-            "--last", metavar="N", help="Hold the newest run against the N before it, and seek steps."
+            "--last", metavar="N", help="Compare the newest run with the N before it, and look for steps."
         ),
     ] = None,
-    html_file: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page.")
-    ] = None,
-    markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", help="Write a summary.")
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON; - is stdout.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only what moved.")] = False,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
+    markdown_file: MarkdownFile = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show only what changed and the summary.")
+    ] = False,
 ) -> None:
-    """Show a run again, or with --last the newest night against those before it.
+    """Show a run again or, with --last, compare the newest run with those before it.
 
-    Exit status as that of `harness drift`.
+    The exit status is that of `harness drift`.
     """
     from harness.history import nightly_report, report_of
 
-    files = DriftFiles(json_file, html_file, markdown_file)
-    files.check()
-    if run is not None and Path(run).is_dir():
-        folder, run = Path(run), None
+    outputs = Outputs(json_file, html_file, markdown_file)
+    outputs.check()
+    if run is not None and typed_path(run).is_dir():
+        folder, run = typed_path(run), None
     if last is not None:
         if run is not None:
-            raise UsageError("--last is about the newest run; leave the run out")
+            raise UsageError("--last compares the newest run; leave the run out")
         if last < 1:
-            raise UsageError(f"--last needs one run or more, not {last}")
+            raise UsageError(f"--last must be at least 1, not {last}")
         report = nightly_report(folder, release=release, last=last)
         if report.time is not None and (doubt := doubt_age(report.time, datetime.datetime.now(datetime.UTC))):
             print(f"warning: {report.run}, the newest run, {doubt}", file=sys.stderr)
     else:
         if release is not None:
-            raise UsageError("--env chooses the nights of --last", hint="add --last 30")
+            raise UsageError("--env needs --last", hint="add --last 30")
         info = find_run(folder, run)
         if len(info.releases) < 2:
             raise UsageError(
-                "this run has one release", where=info.run, hint="hold it against earlier ones: --last 30"
+                "this run has one release", where=info.run, hint="compare it with earlier ones: --last 30"
             )
         if not info.finished:
-            print(f"{info.run} was interrupted: this is what it had judged", file=sys.stderr)
+            print(f"{info.run} was interrupted: these are its results so far", file=sys.stderr)
         report = report_of(info)
-    tell(report, files, brief=quiet, seconds=None)
+    show_report(report, outputs, brief=quiet, seconds=None)
+    write_report(outputs, report, seconds=None)
     raise typer.Exit(report.exit_code)
 
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="A .csv or a .parquet to write.")],
+    out: Annotated[Path, path_argument("FILE", "The .csv or .parquet file to write.")],
     folder: Folder = HISTORY,
-    last: Annotated[int | None, typer.Option("--last", metavar="N", help="Only the newest N runs.")] = None,
-    case: Annotated[str | None, typer.Option("--case", metavar="GLOB", help="Only these cases.")] = None,
+    last: Annotated[
+        int | None, typer.Option("--last", metavar="N", help="Only export the newest N runs.")
+    ] = None,
+    case: Annotated[
+        str | None, typer.Option("--case", metavar="GLOB", help="Only export these cases.")
+    ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option("--column", metavar="NAME", help="Only this column; may be repeated."),
+        typer.Option("--column", metavar="NAME", help="Only export this column. Repeatable."),
     ] = None,
 ) -> None:
     """Write the rows of the history as one table, for pandas, a spreadsheet or a database."""
@@ -132,39 +137,39 @@ def export(
 
     from harness.history import load_history
 
-    DriftFiles(tables=(out,)).check()
+    Outputs(tables=(out,)).check()
     wanted = list(dict.fromkeys([*(columns or ()), *(["case"] if columns and case else [])])) or None
     frame = load_history(folder, columns=wanted, last=last)
     if case is not None:
         names = frame["case"].astype(str)
         frame = frame[names.map(lambda name: fnmatchcase(name, case))]
         if frame.empty:
-            raise NothingSelectedError(f"no case of the history is called {case!r}", where=folder)
+            raise NothingSelectedError(f"no case in the history matches {case!r}", where=folder)
     write_table(frame[columns] if columns else frame, out)
     print(f"{len(frame)} rows of {folder} in {out}", file=sys.stderr)
 
 
 def doubt_age(started: datetime.datetime, now: datetime.datetime) -> str | None:
-    """Why a run that began at `started` may not be the one that is meant; None if nothing says so."""
+    """Why a run that began at `started` may not be the expected one; None if nothing says so."""
     age = now - started
     if age < -SKEW:
-        return f"began in the future, at {started:%Y-%m-%d %H:%M} UTC: runs of today come before it"
+        return f"began in the future, at {started:%Y-%m-%d %H:%M} UTC: runs of today sort before it"
     if age > STALE:
         hours = int(age.total_seconds() // 3600)
-        ago = f"{hours} hours" if hours < 48 else f"{hours // 24} days"
-        return f"began {ago} ago: if there should be one of today, it did not end"
+        ago = plural(hours, "hour") if hours < 48 else plural(hours // 24, "day")
+        return f"began {ago} ago: if there should be one from today, it did not finish"
     return None
 
 
 def find_run(folder: Path, text: str | None) -> RunInfo:
-    """The run that `text` stands for; for None the newest that is finished.
+    """The run that `text` names; for None the newest finished one.
 
     Raises:
-        HistoryError: there is none, or several.
+        HistoryError: there is none, or there are several.
     """
     from harness.history import runs_at
 
-    path = Path(text or "")
+    path = typed_path(text or "")
     if text is not None and path.is_file():
         return runs_at(path)[0]
     runs = runs_at(folder)
@@ -174,6 +179,6 @@ def find_run(folder: Path, text: str | None) -> RunInfo:
         raise HistoryError(f"has no {which}", where=folder, hint="harness history list")
     if text is not None and len(found) > 1:
         raise HistoryError(
-            f"{text!r} is the beginning of {len(found)} runs", where=folder, hint="give more of it"
+            f"{text!r} is the start of {len(found)} run ids", where=folder, hint="give more of it"
         )
     return found[-1]

@@ -1,50 +1,135 @@
-"""Options that several commands have, written once."""
+"""Options that several commands share, and how their values are read.
+
+Every path option has `typed_path` as its parser, and every choice one of `choice`, so that `~` and misspelt names are
+handled once for all commands.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from harness.tensors import Precision
+from harness.errors import HarnessError, UsageError
+from harness.tensors import Precision, typed_path
+from harness.text import suggestion
 
 REPORTS = "Reports"
-"""The panel of `--help` that lists what is written."""
+"""The panel of `--help` that lists the files to write."""
 
-OneTarget = Annotated[Path, typer.Argument(metavar="TARGET", help="A case file, or an .onnx file.")]
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+class UnknownChoiceError(HarnessError):
+    """An option was given a value that it does not take. Not a ValueError, which typer would reword."""
+
+
+def choice(kind: type[Choice], option: str) -> Callable[[str], Choice]:
+    """A parser for `option` that takes the values of `kind`, and answers a misspelt one with the nearest."""
+
+    def read(text: str) -> Choice:
+        try:
+            return kind(text)
+        except ValueError:
+            known = ", ".join(kind)
+            near = suggestion(text, kind)
+            hint = f"choose from {known}" if near is None else f"{near} Choose from {known}"
+            raise UnknownChoiceError(f"{option} cannot be {text!r}", hint=hint) from None
+
+    return read
+
+
+def path_option(*names: str, metavar: str = "FILE", help: str, panel: str | None = None) -> Any:
+    """An option that takes a path."""
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, parser=typed_path)
+
+
+def path_argument(metavar: str, help: str) -> Any:
+    """An argument that is a path."""
+    return typer.Argument(metavar=metavar, help=help, parser=typed_path)
+
+
+Targets = Annotated[list[Path], path_argument("TARGET", "Case files, folders of case files, or .onnx files.")]
+OneTarget = Annotated[Path, path_argument("TARGET", "A case file or an .onnx file.")]
+Precisions = Annotated[
+    list[Precision] | None,
+    typer.Option(
+        "--precision",
+        "-p",
+        metavar="P",
+        help=f"Only run at this precision: {', '.join(Precision)}. Repeatable.",
+        parser=choice(Precision, "--precision"),
+    ),
+]
 OnePrecision = Annotated[
     Precision | None,
-    typer.Option("--precision", "-p", help="By default the case's only one beside fp32, or fp16."),
+    typer.Option(
+        "--precision",
+        "-p",
+        metavar="P",
+        help="The precision to examine. Default: the case's only one besides fp32, or else fp16.",
+        parser=choice(Precision, "--precision"),
+    ),
 ]
 Shapes = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
         "-i",
-        metavar="NAME:[SHAPE]",
-        help="Shape of an input of an .onnx file: x:[1,3,224,224]; may be repeated.",
+        metavar="NAME:SHAPE",
+        help="Set the shape of an input of an .onnx file, as in 'x:[1,3,224,224]'. Repeatable.",
     ),
 ]
-ResultsFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--json",
-        metavar="FILE",
-        help="Write all results as JSON; - is stdout, with nothing else on it.",
-        rich_help_panel=REPORTS,
-    ),
+Tags = Annotated[
+    list[str] | None,
+    typer.Option("--tag", "-t", metavar="TAG", help="Only use cases with this tag. Repeatable."),
 ]
-PageFile = Annotated[
+JsonFile = Annotated[
     Path | None,
-    typer.Option("--html", metavar="FILE", help="Write one self-contained page.", rich_help_panel=REPORTS),
+    path_option("--json", help="Write JSON; - means stdout, which then gets nothing else.", panel=REPORTS),
 ]
-SummaryFile = Annotated[
+HtmlFile = Annotated[
+    Path | None, path_option("--html", help="Write a self-contained HTML page.", panel=REPORTS)
+]
+MarkdownFile = Annotated[
     Path | None,
-    typer.Option(
-        "--markdown",
-        metavar="FILE",
-        help="Write a summary for a CI job or a pull request.",
-        rich_help_panel=REPORTS,
-    ),
+    path_option("--markdown", help="Write a Markdown summary for CI or a pull request.", panel=REPORTS),
 ]
+
+
+def check_environments(names: Iterable[str]) -> None:
+    """Reject names that harness.toml does not have before anything runs.
+
+    Raises:
+        EnvironmentConfigError: no environment has this name; the message lists those that exist.
+    """
+    from harness.environments import RESERVED, select
+
+    for name in names:
+        if name != RESERVED:
+            select(name)
+
+
+def parse_shapes(texts: Sequence[str] | None) -> dict[str, list[int]]:
+    """The shapes by input that `--input name:[1,3,224,224]` gives; the name may contain colons itself.
+
+    Raises:
+        UsageError: one is written in another way, or two are for one input.
+    """
+    shapes: dict[str, list[int]] = {}
+    for text in texts or ():
+        match = re.fullmatch(r"\s*(.+?)\s*:\s*\[([\s\d,]*)\]\s*", text)
+        sizes = [size.strip() for size in match[2].split(",")] if match and match[2].strip() else []
+        if match is None or not all(size.isdigit() for size in sizes):
+            raise UsageError(
+                f"--input {text!r} is not a name and a shape",
+                hint="write it as 'name:[1,3,224,224]', in quotes, with a whole number for every axis",
+            )
+        if match[1] in shapes:
+            raise UsageError(f"--input gives {match[1]!r} two shapes")
+        shapes[match[1]] = [int(size) for size in sizes]
+    return shapes

@@ -1,69 +1,131 @@
-"""The files that a run is asked to write: JSON, a page, Markdown, pictures."""
+"""The files that commands write: JSON, a page, Markdown, tables, pictures, and a folder of files to act on."""
 
 from __future__ import annotations
 
+import errno
 import json
-import re
+import os
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.writable import STDOUT, check_files, check_folder
 from harness.errors import UsageError
-from harness.tensors import is_node, write_text
+from harness.tensors import atomic_path, is_node, write_text
 
 if TYPE_CHECKING:
-    from harness.judge import RunReport, RunResult
+    import pandas as pd
+    from rich.console import Console
 
+STDOUT = Path("-")
+PICTURES = (".png", ".svg")
+TABLES = (".csv", ".parquet")
 KEEP_SECONDS = 20.0
-FORMATS = (".png", ".svg")
+"""How often a partial JSON document is written while runs go on."""
 
 
 @dataclass
 class Outputs:
-    """The files that a run is asked to write."""
+    """The files that a command was given to write. None and empty are not written.
 
-    json: Path | None
-    html: Path | None
-    markdown: Path | None
-    plot: Path | None
-    _kept: float = field(default_factory=time.monotonic)
-    """When the JSON file was last written."""
+    Args:
+        json: a JSON file, or `-` for stdout.
+        html: a page.
+        markdown: a summary or a bug report.
+        tables: .csv and .parquet files.
+        plot: one picture, or a folder of pictures.
+        folder: a folder that gets a page and a bug report, too, beside what others write there.
+    """
+
+    json: Path | None = None
+    html: Path | None = None
+    markdown: Path | None = None
+    tables: tuple[Path, ...] = ()
+    plot: Path | None = None
+    folder: Path | None = None
+    _before: dict[str, int] = field(init=False)
+    _kept: float = field(init=False, default_factory=time.monotonic)
+    """When a partial JSON document was last written."""
+
+    def __post_init__(self) -> None:
+        self._before = {} if self.folder is None or not self.folder.is_dir() else _last_changes(self.folder)
+
+    @property
+    def pages(self) -> tuple[Path, ...]:
+        """Where the page goes."""
+        return self._with_folder(self.html, "diagnosis.html")
+
+    @property
+    def summaries(self) -> tuple[Path, ...]:
+        """Where the Markdown goes."""
+        return self._with_folder(self.markdown, "diagnosis.md")
+
+    def _with_folder(self, file: Path | None, name: str) -> tuple[Path, ...]:
+        return tuple(each for each in (file, self.folder and self.folder / name) if each is not None)
+
+    @property
+    def one_picture(self) -> bool:
+        """Whether `plot` names a picture; otherwise it names a folder."""
+        return self.plot is not None and self.plot.suffix.lower() in PICTURES and not self.plot.is_dir()
 
     @property
     def owns_stdout(self) -> bool:
         """Whether stdout belongs to the JSON document."""
         return self.json == STDOUT
 
+    @property
+    def console(self) -> Console:
+        """Where the report for a person is printed: stdout, or stderr if stdout belongs to the JSON document."""
+        import sys
+
+        from harness.cli.progress import make_console
+
+        return make_console(sys.stderr if self.owns_stdout else sys.stdout)
+
     def check(self) -> None:
-        """Find what cannot be written before anything is run.
+        """Find what cannot be written before anything runs.
 
         Raises:
-            UsageError: a file cannot be written, or the picture has a format that cannot be drawn.
+            UsageError: a file cannot be written, or has a format that is not supported.
         """
-        check_files(self.json, self.html, self.markdown, self.plot if self._one_picture else None)
-        if not self._one_picture:
-            check_folder(None if self.plot is None or self.plot.suffix else self.plot)
-        if self.plot is not None and self.plot.suffix and not (self._one_picture or self.plot.is_dir()):
+        check_folder(self.folder)
+        _check_files(self.json, *self.pages, *self.summaries, *self.tables)
+        for table in self.tables:
+            if table.suffix not in TABLES:
+                raise UsageError("is not a table format", where=table, hint="name a .csv or a .parquet file")
+        if self.plot is None:
+            return
+        if self.one_picture:
+            _check_files(self.plot)
+        elif self.plot.suffix and not self.plot.is_dir():
             raise UsageError(
-                f"cannot draw a {self.plot.suffix}", where=self.plot, hint="name a .png, a .svg or a folder"
+                f"cannot draw a {self.plot.suffix} file",
+                where=self.plot,
+                hint="name a .png, a .svg or a folder",
             )
+        else:
+            check_folder(self.plot)
 
     def check_plot(self, runs: int) -> None:
         """Raise UsageError if one picture is named for several runs."""
-        if self._one_picture and runs > 1:
+        if self.one_picture and runs > 1:
             raise UsageError(
                 f"--plot names one picture, but {runs} runs are selected",
                 where=self.plot,
                 hint="name a folder, or select one run with --precision",
             )
 
-    def keep(self, done: Sequence[RunResult], *, at_once: bool = False) -> None:
-        """Write the JSON file as it would be if the runs ended here, now and then: whatever ends them, it is there.
+    def keep(self, document: Callable[[], object], *, at_once: bool = False) -> None:
+        """Write a partial JSON document now and then, so that it is there whatever ends the command.
 
-        A page would look like all there is; it is written when it is.
+        A partial page would look complete, so pages are written only at the end.
+
+        Args:
+            document: the document as it would be if the command ended here.
+            at_once: write it now.
 
         Raises:
             UsageError: the file cannot be written.
@@ -72,55 +134,119 @@ class Outputs:
             return  # what is written through cannot be taken back
         if not at_once and time.monotonic() - self._kept < KEEP_SECONDS:
             return
-        from harness.judge import RunReport, fingerprint_of
-
-        partial = RunReport(fingerprint_of(done), tuple(done), interrupted=True)
-        try:
-            write_text(self.json, document(partial) + "\n")
-        except OSError as error:
-            raise UsageError(f"cannot be written: {error.strerror}", where=self.json) from error
+        with _writing():
+            write_json(self.json, document())
         self._kept = time.monotonic()
 
-    def write(self, report: RunReport, seconds: float) -> None:
-        """Write every file that was asked for, each at once or not at all.
+    def write(
+        self,
+        *,
+        document: Callable[[], object],
+        page: Callable[[], str],
+        summary: Callable[[], str],
+        table: Callable[[], pd.DataFrame] | None = None,
+        draw: Callable[[Path], None] | None = None,
+    ) -> None:
+        """Write every file, each at once or not at all. An argument is called only if its file was named.
+
+        Args:
+            document: what JSON is made from.
+            page: makes the page.
+            summary: makes the Markdown.
+            table: makes the rows of tables.
+            draw: draws to the picture or the folder of pictures.
 
         Raises:
             UsageError: a file cannot be written.
         """
-        try:
-            if self.owns_stdout:
-                print(document(report))
-            elif self.json is not None:
-                write_text(self.json, document(report) + "\n")
-            if self.html is not None:
-                from harness.report import run_page as html_page
+        with _writing():
+            if self.json is not None:
+                write_json(self.json, document())
+            for file in self.pages:
+                write_text(file, page())
+            for file in self.summaries:
+                write_text(file, summary())
+            if table is not None:
+                for file in self.tables:
+                    write_table(table(), file)
+            if draw is not None and self.plot is not None:
+                draw(self.plot)
 
-                write_text(self.html, html_page(report, seconds=seconds))
-            if self.markdown is not None:
-                from harness.report import run_markdown as markdown
-
-                write_text(self.markdown, markdown(report, seconds=seconds))
-            if self.plot is not None:
-                self._draw(report, self.plot)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise UsageError(f"cannot be written: {error.strerror}", where=error.filename) from error
-
-    def _draw(self, report: RunReport, plot: Path) -> None:
-        from harness.report import save_error_growth
-
-        for result in report.results:
-            if result.layers:
-                name = re.sub(r"[^\w.-]+", "-", result.id.replace("::", "."))
-                save_error_growth(result, plot if self._one_picture else plot / f"{name}.png")
-
-    @property
-    def _one_picture(self) -> bool:
-        """Whether --plot names a picture; otherwise it names a folder."""
-        return self.plot is not None and self.plot.suffix.lower() in FORMATS and not self.plot.is_dir()
+    def written_to_folder(self) -> list[str]:
+        """Names of what is new or changed in `folder`, which others may use, too."""
+        if self.folder is None:
+            return []
+        return sorted(name for name, _ in _last_changes(self.folder).items() - self._before.items())
 
 
-def document(report: RunReport) -> str:
-    """The JSON document of schema `harness.run/1`; numbers that are not finite are strings."""
-    return json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+def write_json(path: Path, document: object) -> None:
+    """Write `document` as JSON to a file or, for `-`, to stdout. Numbers that are not finite must be strings."""
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if path == STDOUT:
+        print(text, end="")
+    else:
+        write_text(path, text)
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV or Parquet, atomically."""
+    with atomic_path(path) as temporary:
+        if path.suffix == ".csv":
+            frame.to_csv(temporary, index=False)
+        else:
+            frame.to_parquet(temporary, index=False)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # the command line has a status for it
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", where=error.filename) from error
+
+
+def _check_files(*files: Path | None) -> None:
+    """Raise UsageError if one is a folder, or cannot be written. None and `-` are not files."""
+    for file in files:
+        if file is None or file == STDOUT:
+            continue
+        if file.is_dir():
+            raise UsageError("is a folder; name a file to write", where=file)
+        if is_node(file):
+            if not os.access(file, os.W_OK):
+                raise UsageError(f"cannot be written: {os.strerror(errno.EACCES)}", where=file)
+            continue
+        _check_writable(Path(os.path.realpath(file)).parent, file)
+
+
+def check_folder(folder: Path | None) -> None:
+    """Raise UsageError if `folder`, which need not exist yet, is a file or cannot be written to."""
+    if folder is None:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("is a file; name a folder to write to", where=folder)
+    _check_writable(folder, folder)
+
+
+def _check_writable(folder: Path, named: Path) -> None:
+    """Create a nameless file in `folder`, or in the nearest folder above it that exists."""
+    folder = folder.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", where=named) from error
+
+
+def _last_changes(folder: Path) -> dict[str, int]:
+    """By name of what is in `folder`: when it last changed, in nanoseconds. A folder counts with its newest file."""
+
+    def newest(path: Path) -> int:
+        inside: Iterable[Path] = path.rglob("*") if path.is_dir() else ()
+        return max(each.stat().st_mtime_ns for each in (path, *inside))
+
+    return {path.name + ("/" if path.is_dir() else ""): newest(path) for path in folder.iterdir()}

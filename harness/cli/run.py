@@ -1,129 +1,144 @@
-"""`harness run`: judge cases or an ONNX model."""
+"""`harness run`: judge cases or ONNX models."""
 
 from __future__ import annotations
 
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.backends import Observation
-from harness.cli.consoles import make_console, make_progress
-from harness.cli.options import REPORTS, PageFile, ResultsFile, Shapes, SummaryFile
+from harness.cli.options import (
+    REPORTS,
+    HtmlFile,
+    JsonFile,
+    MarkdownFile,
+    Precisions,
+    Shapes,
+    Tags,
+    Targets,
+    check_environments,
+    choice,
+    parse_shapes,
+    path_option,
+)
 from harness.cli.outputs import Outputs
-from harness.cli.repeats import print_repeats
+from harness.cli.progress import RunProgress, make_progress
 from harness.errors import UsageError
-from harness.tensors import Precision
+from harness.text import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.judge import ProgressEvent, RunReport
+    from harness.tactics import Repeats
 
 app = typer.Typer(add_completion=False)
 
 GOLDEN = "Golden references"
+MOST_LAYERS = 8
+"""Layers that changed between builds, shown without --details."""
+
+Environments = Annotated[
+    list[str] | None,
+    typer.Option("--env", "-e", metavar="NAME", help="Judge engines of this environment. Repeatable."),
+]
+Observe = Annotated[
+    Observation | None,
+    typer.Option(
+        metavar="HOW",
+        help="How to read intermediate tensors: typed, debug or prefix; none judges the outputs alone.",
+        parser=choice(Observation, "--observe"),
+    ),
+]
+RepeatCount = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="K",
+        help="Build every engine K times, tuned anew. All must pass; shows what changes between builds.",
+    ),
+]
+Details = Annotated[bool, typer.Option("--details", "-v", help="Show the outputs and layers of every run.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show only unexpected results and the summary.")]
+Plot = Annotated[
+    Path | None,
+    path_option(
+        "--plot",
+        metavar="PATH",
+        help="Draw how the error grows: a .png or .svg for one run, or a folder.",
+        panel=REPORTS,
+    ),
+]
+GoldenUpdate = Annotated[
+    bool,
+    typer.Option(
+        "--golden-update", help="Rewrite golden references that are missing or fail.", rich_help_panel=GOLDEN
+    ),
+]
+GoldenPrune = Annotated[
+    bool,
+    typer.Option("--golden-prune", help="Delete golden references that no case has.", rich_help_panel=GOLDEN),
+]
 
 
 @app.command()
 def run(
-    targets: Annotated[
-        list[Path], typer.Argument(metavar="TARGET", help="Case files, folders of them, or .onnx files.")
-    ],
-    precisions: Annotated[
-        list[Precision] | None,
-        typer.Option(
-            "--precision",
-            "-p",
-            metavar="P",
-            help="Judge only this precision: fp32, tf32, fp16, bf16, fp8, int8; may be repeated.",
-        ),
-    ] = None,
-    environments: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--env", "-e", metavar="NAME", help="Judge engines of this environment; may be repeated."
-        ),
-    ] = None,
-    observe: Annotated[
-        Observation | None,
-        typer.Option(
-            metavar="HOW",
-            help="How to read intermediate tensors: typed, debug or prefix; none judges the outputs alone.",
-        ),
-    ] = None,
-    repeats: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="K",
-            help="Build every engine K times, tuned anew: all must pass; tells what changes between builds.",
-        ),
-    ] = 1,
+    targets: Targets,
+    precisions: Precisions = None,
+    environments: Environments = None,
+    observe: Observe = None,
+    repeats: RepeatCount = 1,
     inputs: Shapes = None,
-    tags: Annotated[
-        list[str] | None,
-        typer.Option("--tag", "-t", metavar="TAG", help="Only cases with this tag; may be repeated."),
-    ] = None,
-    details: Annotated[
-        bool, typer.Option("--details", "-v", help="Show the outputs and layers of every run.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Show only what came out unexpectedly, and the summary.")
-    ] = False,
-    json_file: ResultsFile = None,
-    html_file: PageFile = None,
-    markdown_file: SummaryFile = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="Draw the error growth: a .png or .svg of one run, or a folder.",
-            rich_help_panel=REPORTS,
-        ),
-    ] = None,
-    golden_update: Annotated[
-        bool,
-        typer.Option("--golden-update", help="Rewrite those missing or failing.", rich_help_panel=GOLDEN),
-    ] = False,
-    golden_prune: Annotated[
-        bool, typer.Option("--golden-prune", help="Remove those of no case.", rich_help_panel=GOLDEN)
-    ] = False,
+    tags: Tags = None,
+    details: Details = False,
+    quiet: Quiet = False,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
+    markdown_file: MarkdownFile = None,
+    plot: Plot = None,
+    golden_update: GoldenUpdate = False,
+    golden_prune: GoldenPrune = False,
 ) -> None:
-    """Judge cases or an ONNX model: a verdict for every run and every tensor.
+    """Judge cases or ONNX models: a verdict for every run and every tensor.
 
-    Without --env the candidate is the emulator: it needs no GPU.
+    Without --env the candidate is the emulator, which needs no GPU.
     """
     from harness.golden import refuse_in_ci
-    from harness.judge import JudgeOptions, RunReport, prune_goldens, select_cases
+    from harness.judge import JudgeOptions, RunReport, fingerprint_of, prune_goldens, select_cases
     from harness.judge import run as judge
 
-    outputs = Outputs(json_file, html_file, markdown_file, plot)
+    outputs = Outputs(json_file, html_file, markdown_file, plot=plot)
     outputs.check()
     if golden_update or golden_prune:
         refuse_in_ci("rewritten" if golden_update else "removed")
     wanted, names = tuple(precisions or ()), tuple(environments or ())
     check_environments(names)
     if repeats > 1 and not names:
-        raise UsageError("--repeats builds engines, and the emulator builds none", hint="name one with --env")
-    cases = select_cases(targets, inputs=parse_shapes(inputs or ()), tags=tags or (), precisions=wanted)
+        raise UsageError("--repeats builds engines, but the emulator builds none", hint="add --env NAME")
+    cases = select_cases(targets, inputs=parse_shapes(inputs), tags=tags or (), precisions=wanted)
     outputs.check_plot(sum(len(case.select_runs(wanted)) for case in cases) * max(len(names), 1))
 
     for folder in prune_goldens(cases) if golden_prune else ():
-        print(f"removed {folder}", file=sys.stderr)
+        print(f"deleted {folder}", file=sys.stderr)
 
-    console = make_console(sys.stderr if outputs.owns_stdout else sys.stdout)
     start = time.perf_counter()
-    progress = make_progress(quiet=quiet)
+    progress = make_progress(RunProgress, quiet=quiet)
+    show = partial(show_report, outputs.console, details=details, brief=quiet)
+
+    def partial_document() -> dict[str, Any]:
+        done = tuple(progress.done)
+        return RunReport(fingerprint_of(done), done, interrupted=True).to_dict()
 
     def follow(event: ProgressEvent) -> None:
         progress(event)
         if event.result is not None:
-            outputs.keep(progress.done)
+            outputs.keep(partial_document)
 
     try:
         with progress:
@@ -140,16 +155,18 @@ def run(
                 progress=follow,
             )
     except KeyboardInterrupt:
-        tell(console, RunReport({}, tuple(progress.done)), details=details, brief=quiet, seconds=None)
-        outputs.keep(progress.done, at_once=True)
+        show(RunReport({}, tuple(progress.done)), seconds=None)
+        outputs.keep(partial_document, at_once=True)
         raise
     seconds = time.perf_counter() - start
-    tell(console, report, details=details, brief=quiet, seconds=seconds)
-    outputs.write(report, seconds)
+    show(report, seconds=seconds)
+    write_report(outputs, report, seconds)
     raise typer.Exit(report.exit_code)
 
 
-def tell(console: Console, report: RunReport, *, details: bool, brief: bool, seconds: float | None) -> None:
+def show_report(
+    console: Console, report: RunReport, *, details: bool, brief: bool, seconds: float | None
+) -> None:
     """Print the report for a person. A mistake in a case goes to stderr, once for all runs that it stops."""
     from harness.report import attention, print_report
 
@@ -161,35 +178,58 @@ def tell(console: Console, report: RunReport, *, details: bool, brief: bool, sec
             print(f"error: {result.reason}", file=sys.stderr)
 
 
-def check_environments(names: Sequence[str]) -> None:
-    """Find a name that harness.toml does not have before anything is run.
+def write_report(outputs: Outputs, report: RunReport, seconds: float) -> None:
+    """Write the files that `outputs` names.
 
     Raises:
-        EnvironmentConfigError: no environment has this name; the message tells those that exist.
+        UsageError: a file cannot be written.
     """
-    from harness.environments import RESERVED, select
+    from harness.report import run_markdown, run_page, save_error_growth
 
-    for name in names:
-        if name != RESERVED:
-            select(name)
+    def draw(plot: Path) -> None:
+        for result in report.results:
+            if result.layers:
+                name = re.sub(r"[^\w.-]+", "-", result.id.replace("::", "."))
+                save_error_growth(result, plot if outputs.one_picture else plot / f"{name}.png")
+
+    outputs.write(
+        document=report.to_dict,
+        page=partial(run_page, report, seconds=seconds),
+        summary=partial(run_markdown, report, seconds=seconds),
+        draw=draw,
+    )
 
 
-def parse_shapes(texts: Sequence[str]) -> dict[str, list[int]]:
-    """The shapes by input that `--input name:[1,3,224,224]` gives; the name may hold colons itself.
+def print_repeats(console: Console, report: RunReport, *, details: bool) -> None:
+    """Print which layers changed tactic between builds and how far outputs moved, if anything was repeated."""
+    from rich.text import Text
 
-    Raises:
-        UsageError: one is written in another way, or two are of one input.
-    """
-    shapes: dict[str, list[int]] = {}
-    for text in texts:
-        match = re.fullmatch(r"\s*(.+?)\s*:\s*\[([\s\d,]*)\]\s*", text)
-        sizes = [size.strip() for size in match[2].split(",")] if match and match[2].strip() else []
-        if match is None or not all(size.isdigit() for size in sizes):
-            raise UsageError(
-                f"--input {text!r} is not a name and a shape",
-                hint="write it as name:[1,3,224,224], in quotes, with a whole number for every axis",
+    from harness.report import title
+
+    for result in report.results:
+        if result.repeats is None:
+            continue
+        console.print(Text(f"{title(result)}: {result.repeats.summary}", style="bold"), soft_wrap=True)
+        for line in repeat_lines(result.repeats, most=None if details else MOST_LAYERS):
+            console.print(Text(line), soft_wrap=True)  # names are long, and people search logs for them
+        console.print()
+
+
+def repeat_lines(repeats: Repeats, *, most: int | None) -> Iterator[str]:
+    """The layers that changed, one a line, with what they chose how often; then the outputs that moved."""
+    for layer in repeats.changed[:most]:
+        chosen = " | ".join(f"{each.builds}× {each.choice}" for each in layer.choices)
+        absent = f" | {layer.absent}× no such layer" if layer.absent else ""
+        yield f"  {layer.layer}: {chosen}{absent}"
+    rest = 0 if most is None else len(repeats.changed) - most
+    if rest > 0:
+        yield f"  … {plural(rest, 'more layer')}: --details shows {'them' if rest > 1 else 'it'}"
+    if repeats.copies:
+        yield f"  {plural(repeats.copies, 'copy', 'copies')} between formats changed, too"
+    others = repeats.builds - 1
+    for output in repeats.outputs:
+        if output.identical < others:
+            yield (
+                f"  {output.tensor}: {others - output.identical} of {others} later builds differ, "
+                f"by up to {output.max_abs:.3g}, nrmse {output.nrmse:.3g}"
             )
-        if match[1] in shapes:
-            raise UsageError(f"--input gives {match[1]!r} two shapes")
-        shapes[match[1]] = [int(size) for size in sizes]
-    return shapes

@@ -33,6 +33,7 @@ from harness.explore.writing import draw, write_recipes
 from harness.judge import LayerResult
 from harness.search import Outcome
 from harness.search import Verdict as SearchVerdict
+from harness.tensors import typed_path
 from harness.text import plural
 
 MOST_ROWS = 16
@@ -287,7 +288,7 @@ class Session:
                 "nothing is kept in FP32 yet: there is nothing to export", hint="`keep` or `bisect` first"
             )
         attempt = try_emulator(self.subject, self.kept, self.ledger)
-        return write_recipes(self.lab, attempt, self.out if folder is None else Path(folder))
+        return write_recipes(self.lab, attempt, self.out if folder is None else typed_path(folder))
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

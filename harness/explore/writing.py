@@ -11,7 +11,7 @@ from harness.diagnosis import Findings, Lab, Verdict, hand_over
 from harness.errors import UsageError
 from harness.explore.answers import Attempt, Exported
 from harness.judge import RunResult
-from harness.tensors import write_text
+from harness.tensors import typed_path, write_text
 
 PICTURE = "growth-{}.png"
 RECIPES = "recipes.sh"
@@ -34,7 +34,7 @@ def draw(result: RunResult, folder: Path, path: str | None, *, note: str = "") -
     from harness.report import save_error_growth
 
     fresh = (folder / PICTURE.format(number) for number in count(1))
-    target = Path(path) if path is not None else next(each for each in fresh if not each.exists())
+    target = typed_path(path) if path is not None else next(each for each in fresh if not each.exists())
     with _writing(target):
         return save_error_growth(result, target, note=note)
 

@@ -53,8 +53,8 @@ def test_a_new_case_has_the_real_inputs_of_the_model(capsys):
     assert text.startswith("# yaml-language-server: $schema=case.schema.json\n")
     assert capsys.readouterr().out.splitlines() == [
         "net.case.yaml: case 'net' with 5 inputs",
-        "Some axes are dynamic: set their sizes in the file first.",
-        "Then: harness run net.case.yaml",
+        "Some axes are dynamic. Their sizes in the file are guesses: check them.",
+        "Run it: harness run net.case.yaml",
     ]
 
 

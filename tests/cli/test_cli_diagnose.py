@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from harness.cli import main
-from harness.cli.diagnose import Live, spent
+from harness.cli.progress import StageProgress, spent
 from harness.diagnosis import ProgressEvent, Stage
 
 CASES = Path(__file__).parents[2] / "cases"
@@ -43,7 +43,7 @@ def test_a_case_that_passes_is_none_in_one_evaluation(capsys) -> None:
     assert "2 emulations" in out  # one evaluation of two samples
 
 
-def test_a_fault_is_told_with_what_where_why_and_what_to_do(capsys) -> None:
+def test_a_fault_is_reported_with_what_where_why_and_what_to_do(capsys) -> None:
     status, out, err = run(capsys, OVERFLOW, "-p", "fp16")
     assert status == 1
     assert "residual-growth at fp16: precision" in out
@@ -133,7 +133,7 @@ def test_an_onnx_file_is_diagnosed_with_the_shapes_given(capsys, tmp_path: Path)
         ((OVERFLOW, "--input", "x"), 2, "--input"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_run(capsys, arguments, status, message) -> None:
+def test_mistakes_are_reported_before_anything_runs(capsys, arguments, status, message) -> None:
     code, out, err = run(capsys, *arguments)
     assert code == status
     assert message in err
@@ -143,7 +143,7 @@ def test_mistakes_are_told_before_anything_is_run(capsys, arguments, status, mes
 @pytest.mark.parametrize(
     ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_ctrl_c_and_sigterm_leave_a_journal_and_say_how_to_go_on(
+def test_ctrl_c_and_sigterm_leave_a_journal_and_say_how_to_continue(
     tmp_path: Path, number, status, word
 ) -> None:
     # The first evaluation takes a while: the process is met at work.
@@ -158,12 +158,12 @@ def test_ctrl_c_and_sigterm_leave_a_journal_and_say_how_to_go_on(
     process.send_signal(number)
     rest = process.stderr.read()
     assert process.wait() == status, rest
-    assert "go on with: harness diagnose" in rest
+    assert "continue with: harness diagnose" in rest
     assert rest.rstrip().endswith(word)
     assert list((tmp_path / ".harness" / "diagnose").glob("resnet50-fp16-emulator/notebook.jsonl"))
 
 
-def test_a_limit_that_is_too_small_ends_with_4(capsys) -> None:
+def test_too_small_a_limit_ends_with_4(capsys) -> None:
     status, out, _ = run(capsys, OVERFLOW, "-p", "fp16", "--max-seconds", "0.000001")
     assert status == 4
     assert "UNRESOLVED" in out or "unresolved" in out
@@ -176,9 +176,9 @@ def test_the_precision_is_fp16_where_the_case_has_several(capsys) -> None:
     assert "dynamic-batch at fp16: none" in out
 
 
-def test_on_a_terminal_one_line_says_what_goes_on_and_is_gone_at_the_end() -> None:
+def test_a_terminal_shows_one_line_that_disappears_at_the_end() -> None:
     stream = io.StringIO()
-    with Live(Console(file=stream, force_terminal=True, width=120)) as live:
+    with StageProgress(Console(file=stream, force_terminal=True, width=120)) as live:
         live(ProgressEvent(Stage.CURE, "search the island", 12, 0, 5, ("b7_sq",), 3))
         live(ProgressEvent(Stage.OBSERVE, "build [with] marks", 12, 2))
     shown = stream.getvalue()
@@ -187,13 +187,13 @@ def test_on_a_terminal_one_line_says_what_goes_on_and_is_gone_at_the_end() -> No
     assert shown.endswith("\x1b[2K")  # the line is cleared
 
 
-def test_what_was_spent_is_said_in_one_line() -> None:
+def test_what_was_spent_fits_one_line() -> None:
     event = ProgressEvent(Stage.CURE, "search", 12, 2, 5, ("a", "b", "c", "d"), 3)
     assert spent(event) == "12 emulations, 2 builds, 5 suspects, about 3 to go (a, b, c …)"
     assert spent(ProgressEvent(Stage.GATES, "run")) == "0 emulations"
 
 
-def test_a_precision_that_rounds_nothing_is_no_case_of_nothing_is_wrong(capsys) -> None:
+def test_a_precision_that_rounds_nothing_is_not_reported_as_sound(capsys) -> None:
     status, out, err = run(capsys, CASES / "dynamic-batch.case.yaml", "--precision", "int8")
     assert (status, out) == (5, "")
     assert "the emulator has nothing to round for int8: the model has no Q/DQ nodes" in err

@@ -45,7 +45,7 @@ def drift(harness, *arguments: object, new: str = NEW, repeats: int = 2):
     return harness("drift", "cases", "-e", OLD, "-e", new, "-k", repeats, *arguments)
 
 
-def test_calm_releases_exit_with_0_and_leave_a_run(tiny_cases, harness) -> None:
+def test_releases_within_noise_exit_with_0_and_leave_a_run(tiny_cases, harness) -> None:
     tiny_cases("clean")
     status, out, errors = drift(harness)
     assert status == 0
@@ -66,7 +66,7 @@ def test_a_fault_exits_with_1_and_names_node_and_command(tiny_cases, harness) ->
     assert "go on" not in out, "a diagnosis has other gates at bf16 than the drift at fp16"
 
 
-def test_the_command_to_go_on_with_shows_the_same_fault(tiny_cases, harness) -> None:
+def test_the_next_command_shows_the_same_fault(tiny_cases, harness) -> None:
     tiny_cases("failing")
     status, out, _ = harness("drift", "cases", "-e", "emulator:fp32", "-e", "emulator:fp16", "-p", "fp16")
     assert status == 1
@@ -137,7 +137,7 @@ def test_annotations_are_printed_in_github_actions_or_when_asked(tiny_cases, har
 
 
 @pytest.mark.parametrize(("number", "ended"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_says_how_to_go_on_and_resumes(
+def test_an_interrupted_run_says_how_to_continue_and_resumes(
     tiny_cases, harness, monkeypatch, number, ended
 ) -> None:
     tiny_cases("clean", "failing")
@@ -154,7 +154,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_resumes(
     monkeypatch.setattr(Judge, "run", stop)
     status, _, errors = drift(harness)
     assert status == ended
-    assert "go on with --resume" in errors
+    assert "continue with --resume" in errors
     assert harness("history", "show")[0] == 2, "no run is finished"
     (interrupted,) = (
         line.split()[0] for line in harness("history", "list")[1].splitlines() if "interrupted" in line
@@ -186,7 +186,7 @@ def test_baselines_are_written_compared_and_refused_in_ci(tiny_cases, harness, m
     assert harness("drift", "cases", "-e", "emulator:bf16", "-p", "fp16")[0] == 0
 
 
-def test_the_history_is_listed_shown_and_exported(tiny_cases, harness) -> None:
+def test_history_is_listed_shown_and_exported(tiny_cases, harness) -> None:
     tiny_cases("clean")
     drift(harness, new=FAULTY, repeats=3)
     drift(harness)
@@ -212,7 +212,7 @@ def test_the_history_is_listed_shown_and_exported(tiny_cases, harness) -> None:
     assert harness("history", "export", "none.csv", "--case", "other")[0] == 5
 
 
-def test_nights_of_one_release_are_held_against_those_before(tiny_cases, harness) -> None:
+def test_nightly_runs_of_one_release_are_compared_with_those_before(tiny_cases, harness) -> None:
     tiny_cases("clean")
     for expected in ("The first run on emulator:fp16 in this history: ", "Nothing moved"):
         status, out, _ = harness("drift", "cases", "-e", "emulator:fp16", "-k", 1, "--against", "history")
@@ -222,7 +222,7 @@ def test_nights_of_one_release_are_held_against_those_before(tiny_cases, harness
     assert "held against the run before" in out
     assert "Night by night" in Path("night.html").read_text()
     status, _, errors = harness("history", "show")
-    assert (status, "hold it against earlier ones: --last 30" in errors) == (2, True)
+    assert (status, "compare it with earlier ones: --last 30" in errors) == (2, True)
 
 
 def move_run(path: Path, run: str) -> None:
@@ -243,7 +243,7 @@ def worsen(path: Path) -> None:
     pq.write_table(table.set_column(table.schema.get_field_index("hash"), "hash", hashes), path)
 
 
-def test_a_newest_run_that_cannot_be_tonights_is_doubted(tiny_cases, harness) -> None:
+def test_a_newest_run_that_is_not_from_tonight_gets_a_warning(tiny_cases, harness) -> None:
     tiny_cases("clean")
 
     def tonight() -> tuple[Path, str]:
@@ -265,18 +265,18 @@ def test_a_newest_run_that_cannot_be_tonights_is_doubted(tiny_cases, harness) ->
     path, _ = tonight()
     move_run(path, "20260102T030400000Z-aaaaaa")
     assert (
-        "days ago: if there should be one of today, it did not end"
+        "days ago: if there should be one from today, it did not finish"
         in harness("history", "show", "--last", 30)[2]
     )
 
 
-def test_an_age_is_doubted_beyond_what_clocks_and_schedulers_do() -> None:
+def test_an_age_beyond_the_slack_of_clocks_and_schedulers_gets_a_warning() -> None:
     now = datetime.datetime(2026, 1, 31, 2, 0, tzinfo=datetime.UTC)
     for hours, doubted in ((0, False), (-0.05, False), (-1, True), (22, False), (23.9, True), (200, True)):
         assert bool(doubt_age(now - datetime.timedelta(hours=hours), now)) == doubted
 
 
-def test_a_stray_file_in_the_history_costs_no_report(tiny_cases, harness) -> None:
+def test_a_stray_file_in_the_history_prevents_no_report(tiny_cases, harness) -> None:
     tiny_cases("clean")
     stray = Path("reports/history/20250101T000000000Z-aaaaaa.parquet")
     stray.parent.mkdir(parents=True)
@@ -306,7 +306,7 @@ def test_a_stray_file_in_the_history_costs_no_report(tiny_cases, harness) -> Non
         ("2026-01-01", 1, "expired"),
     ],
 )
-def test_nights_that_are_shown_later_heed_the_waivers_of_the_case_files(
+def test_runs_shown_later_apply_the_waivers_of_the_case_files(
     tiny_cases, harness, expires: str | None, status: int, said: str
 ) -> None:
     case = tiny_cases("clean") / "clean.case.yaml"
@@ -320,7 +320,7 @@ def test_nights_that_are_shown_later_heed_the_waivers_of_the_case_files(
     assert (found, said in out) == (status, True), out
 
 
-def test_where_nothing_could_be_compared_that_is_no_success(tiny_cases, harness) -> None:
+def test_comparing_nothing_is_not_a_success(tiny_cases, harness) -> None:
     tiny_cases("skipped")
     assert harness("drift", "cases", "-e", "emulator:fp16", "-k", 1, "--against", "history")[0] == 5
     status, out, _ = drift(harness, repeats=1)

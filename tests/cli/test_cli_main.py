@@ -95,7 +95,7 @@ def test_an_unknown_option_is_a_mistake(capsys) -> None:
 
 @pytest.fixture
 def command(monkeypatch):
-    """Replace the commands by one that does as told."""
+    """Replace all commands by a function."""
 
     def install(act) -> None:
         app = typer.Typer(add_completion=False)
@@ -133,7 +133,7 @@ def test_an_error_is_one_message_and_its_own_status(
     assert capsys.readouterr().err == text
 
 
-def test_the_traceback_is_shown_on_request_wherever_the_flag_stands(command, capsys) -> None:
+def test_traceback_works_anywhere_on_the_line(command, capsys) -> None:
     def act() -> None:
         raise UsageError("is odd")
 
@@ -144,7 +144,7 @@ def test_the_traceback_is_shown_on_request_wherever_the_flag_stands(command, cap
     assert text.endswith("error: is odd\n")
 
 
-def test_a_bug_is_said_to_be_one(command, capsys) -> None:
+def test_a_bug_is_reported_as_one(command, capsys) -> None:
     def act() -> None:
         raise KeyError("surprise")
 
@@ -163,8 +163,8 @@ def test_every_exit_status_is_documented(capsys) -> None:
     table = readme.split("## Exit statuses")[1].split("\n## ")[0]
     assert {int(status) for status in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == statuses
     assert main(["--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split()).split("Exit status: ")[1]
-    assert {int(status) for status in re.findall(r"\b\d+\b", told)} == statuses
+    listed = " ".join(capsys.readouterr().out.split()).split("Exit status: ")[1]
+    assert {int(status) for status in re.findall(r"\b\d+\b", listed)} == statuses
 
 
 def test_the_readme_activates_the_environment_before_it_counts_on_it() -> None:
@@ -187,7 +187,7 @@ def test_an_interruption_ends_with_130(command, capsys) -> None:
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_a_reader_who_goes_away_is_no_error(tiny_cases) -> None:
+def test_a_closed_pipe_is_not_an_error(tiny_cases) -> None:
     folder = tiny_cases("clean")
     process = subprocess.Popen(
         [*HARNESS, "run", str(folder), "--details"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -200,31 +200,31 @@ def test_a_reader_who_goes_away_is_no_error(tiny_cases) -> None:
     assert "Traceback" not in errors
 
 
-def test_sigterm_is_heeded_by_commands_that_keep_what_they_had(command, capsys) -> None:
-    heeded: list[bool] = []
+def test_sigterm_is_handled_by_commands_that_save_their_results(command, capsys) -> None:
+    handled: list[bool] = []
 
     def act() -> None:
-        heeded.append(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)
+        handled.append(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)
 
     command(act)
     for name in ("run", "diagnose", "drift", "explore", "env"):
         assert main([name]) == 0
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert heeded == [True, True, True, False, False]
+    assert handled == [True, True, True, False, False]
 
 
-def test_a_second_sigterm_does_not_stop_the_tidying_up(command, capsys) -> None:
+def test_a_second_sigterm_does_not_stop_the_cleaning_up(command, capsys) -> None:
     def act() -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
         except KeyboardInterrupt:
             signal.raise_signal(signal.SIGTERM)
-            print("tidied up")
+            print("cleaned up")
             raise
 
     command(act)
     assert main(["run"]) == 143
-    assert capsys.readouterr() == ("tidied up\n", "terminated\n")
+    assert capsys.readouterr() == ("cleaned up\n", "terminated\n")
 
 
 @pytest.mark.parametrize(
@@ -270,9 +270,9 @@ def test_the_json_is_there_whatever_ends_the_runs(tiny_cases, tmp_path, monkeypa
     path, before = tmp_path / "run.json", []
     write = outputs.Outputs.write
 
-    def look(self, report, seconds) -> None:
+    def look(self, **makers) -> None:
         before.append(json.loads(path.read_text()))
-        write(self, report, seconds)
+        write(self, **makers)
 
     monkeypatch.setattr(outputs.Outputs, "write", look)
     assert main(["run", str(tiny_cases("clean")), "--quiet", "--json", str(path)]) == 0

@@ -14,8 +14,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from harness.cli import main
-from harness.cli.consoles import RunProgress
-from harness.cli.run import parse_shapes
+from harness.cli.options import parse_shapes
+from harness.cli.progress import RunProgress
 from harness.errors import UsageError
 from harness.judge import ProgressEvent, RunResult, Verdict
 from harness.tensors import Precision
@@ -47,7 +47,7 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
         (["failing", "mistaken"], 2),
     ],
 )
-def test_the_exit_status_tells_how_it_ended(cases: list[str], status: int, tiny_cases, capsys) -> None:
+def test_the_exit_status_says_how_it_ended(cases: list[str], status: int, tiny_cases, capsys) -> None:
     assert run(capsys, tiny_cases(*cases))[0] == status
 
 
@@ -99,7 +99,7 @@ def test_a_mistake_in_one_case_lets_the_others_go_on(tiny_cases, capsys) -> None
     assert "did you mean `scale`?" in messages[0]
 
 
-def test_mistakes_in_case_files_are_all_told_and_nothing_is_run(tiny_cases, capsys, tmp_path) -> None:
+def test_all_mistakes_in_case_files_are_reported_and_nothing_runs(tiny_cases, capsys, tmp_path) -> None:
     folder = tiny_cases("clean")
     (folder / "a.case.yaml").write_text("modle: {path: x.onnx}\nruns: [fp17]\n")
     (folder / "b.case.yaml").write_text("model: {path: x.onnx}\nseed: soon\n")
@@ -177,9 +177,7 @@ def test_several_runs_do_not_fit_one_picture(tiny_cases, capsys, tmp_path) -> No
         (["--input", "x:[1,2]"], "case file has its own inputs"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_anything_is_run(
-    arguments, message, tiny_cases, capsys
-) -> None:
+def test_impossible_requests_are_refused_before_anything_runs(arguments, message, tiny_cases, capsys) -> None:
     tiny_cases("clean")
     status, out, errors = run(capsys, "cases", *arguments)
     assert status == 2
@@ -290,7 +288,7 @@ def test_golden_references_are_written_checked_and_pruned(tiny_cases, capsys, tm
     (folder / "clean.case.yaml").unlink()
     status, _, errors = run(capsys, "cases", "--golden-prune")
     assert status == 0
-    assert f"removed {golden / 'clean'}" in errors
+    assert f"deleted {golden / 'clean'}" in errors
     assert not (golden / "clean").exists()
 
 
@@ -377,27 +375,27 @@ def test_a_shape_that_cannot_be_read_says_how_to_write_it(texts: list[str]) -> N
     assert "'x" in str(caught.value) or "name:[1,3,224,224]" in str(caught.value)
 
 
-@pytest.mark.parametrize(("faithful", "told"), [(True, False), (None, False), (False, True)])
-def test_progress_tells_that_looking_changed_an_engine(faithful: bool | None, told: bool, capsys) -> None:
+@pytest.mark.parametrize(("faithful", "said"), [(True, False), (None, False), (False, True)])
+def test_progress_says_when_observing_changed_an_engine(faithful: bool | None, said: bool, capsys) -> None:
     result = RunResult("mlp", Precision.FP16, "trt-8.6", Verdict.XFAIL, "", faithful=faithful)
     progress = RunProgress(sys.stderr)
     progress(ProgressEvent("done", 0, 2, "mlp", Precision.FP16, "trt-8.6", result=result))
-    assert ("perturbed by looking" in capsys.readouterr().err) == told
+    assert ("perturbed by observation" in capsys.readouterr().err) == said
 
 
-def test_progress_tells_of_a_run_that_takes_long(capsys) -> None:
-    told = ""
-    with RunProgress(sys.stderr, patience=0.02) as progress:
+def test_progress_reminds_of_a_run_that_takes_long(capsys) -> None:
+    seen = ""
+    with RunProgress(sys.stderr, first_reminder=0.02) as progress:
         progress(ProgressEvent("start", 1, 20, "mlp", Precision.FP16, "trt-8.6"))
         progress(ProgressEvent("stage", 1, 20, "mlp", Precision.FP16, "trt-8.6", "candidate"))
         until = time.monotonic() + 30
-        while told.count("so far") < 2 and time.monotonic() < until:
-            told += capsys.readouterr().err
+        while seen.count("so far") < 2 and time.monotonic() < until:
+            seen += capsys.readouterr().err
         result = RunResult("mlp", Precision.FP16, "trt-8.6", Verdict.PASS, "")
         progress(ProgressEvent("done", 1, 20, "mlp", Precision.FP16, "trt-8.6", result=result))
         capsys.readouterr()
         time.sleep(0.1)
         assert capsys.readouterr().err == ""
-    lines = told.splitlines()
+    lines = seen.splitlines()
     assert all(line.startswith("[ 2/20] mlp at fp16 on trt-8.6") for line in lines)
     assert ": candidate, " in lines[-1]

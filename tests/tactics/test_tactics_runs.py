@@ -13,7 +13,7 @@ from doubles import CASE, environment
 from benchmarks import planted_tactic
 from benchmarks import tactics as benchmark
 from harness.cli import main
-from harness.cli.repeats import lines
+from harness.cli.run import repeat_lines
 from harness.environments import load
 from harness.errors import EnvironmentConfigError
 from harness.model import load_model
@@ -141,15 +141,15 @@ def test_many_changed_layers_are_cut_short_and_absent_ones_told() -> None:
     changed = tuple(ChangedLayer(f"conv{number}", (), (Chosen("a", 2),), absent=1) for number in range(10))
     outputs = (OutputSpread("y", identical=1, max_abs=math.inf, nrmse=0.5),)
     repeats = Repeats(3, layers=10, changed=changed, copies=2, outputs=outputs)
-    short = list(lines(repeats, most=8))
+    short = list(repeat_lines(repeats, most=8))
     assert short[0] == "  conv0: 2× a | 1× no such layer"
     assert "2 more layers" in short[8]
     assert short[9:] == [
         "  2 copies between formats changed, too",
         "  y: 1 of 2 later builds differ, by up to inf, nrmse 0.5",
     ]
-    assert len(list(lines(repeats, most=None))) == 12
-    assert "  … 1 more layer: --details shows it" in lines(repeats, most=9)
+    assert len(list(repeat_lines(repeats, most=None))) == 12
+    assert "  … 1 more layer: --details shows it" in repeat_lines(repeats, most=9)
 
 
 @pytest.mark.parametrize("release", ["8.6.0", "11.4.0.106"])

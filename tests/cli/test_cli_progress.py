@@ -1,22 +1,22 @@
 import sys
 import time
 
-from harness.cli.diagnose import Lines
+from harness.cli.progress import StageProgress
 from harness.diagnosis import ProgressEvent, Stage
 
 SEARCH = "search the island: ran b1_sq"
 
 
-def test_a_log_tells_of_a_stage_of_a_diagnosis_that_takes_long_and_how_far_it_got(capsys) -> None:
-    told = ""
-    with Lines(sys.stderr, patience=0.02) as progress:
+def test_a_log_reminds_of_a_stage_that_takes_long_and_says_how_far_it_is(capsys) -> None:
+    seen = ""
+    with StageProgress(sys.stderr, first_reminder=0.02) as progress:
         progress(ProgressEvent(Stage.GATES, "run the reference"))
         progress(ProgressEvent(Stage.CURE, "search the island"))
         progress(ProgressEvent(Stage.CURE, SEARCH, emulations=7, suspects=3, suspected=("b1_sq",)))
         until = time.monotonic() + 30
-        while told.count("so far") < 2 and time.monotonic() < until:
-            told += capsys.readouterr().err
-    lines = told.splitlines()
+        while seen.count("so far") < 2 and time.monotonic() < until:
+            seen += capsys.readouterr().err
+    lines = seen.splitlines()
     stages = [line for line in lines if "so far" not in line]
     assert stages == ["[gates] run the reference", "[cure] search the island"]
     late = [line for line in lines if "so far" in line]
@@ -25,8 +25,8 @@ def test_a_log_tells_of_a_stage_of_a_diagnosis_that_takes_long_and_how_far_it_go
     assert late[-1].endswith(" so far, 7 emulations, 3 suspects (b1_sq)")
 
 
-def test_a_quiet_display_tells_nothing(capsys) -> None:
-    with Lines(None, patience=0.01) as progress:
+def test_a_quiet_display_prints_nothing(capsys) -> None:
+    with StageProgress(None, first_reminder=0.01) as progress:
         progress(ProgressEvent(Stage.CURE, "search the island"))
         time.sleep(0.05)
     assert capsys.readouterr().err == ""

@@ -1,0 +1,245 @@
+"""Consoles and progress: a live line at a terminal, plain lines in CI and in pipes.
+
+A log that is silent for minutes looks like a command that hangs. So plain lines come with a reminder of what has been
+under way for long, and another one each time that it has taken twice as long.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import IO, TYPE_CHECKING, Self, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.progress import Progress as Live
+
+from harness.text import duration, number, plural, shorten
+
+if TYPE_CHECKING:
+    from harness.diagnosis import ProgressEvent as StageEvent
+    from harness.judge import ProgressEvent as RunEvent
+    from harness.judge import RunResult
+
+FIRST_REMINDER_SECONDS = 60.0
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line, which has a status for it; rich would exit with that of a failure."""
+        raise BrokenPipeError
+
+
+def make_console(stream: IO[str]) -> Console:
+    """A console on `stream`: coloured and as wide as the terminal, or plain text of 100 columns."""
+    width = None if stream.isatty() or "COLUMNS" in os.environ else 100
+    return _Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
+
+
+@dataclass
+class _Pending:
+    text: Callable[[float], str]
+    since: float
+    remind_after: float
+
+
+class _Reminders:
+    """Prints a line for what has been under way for `first` seconds, and again whenever that time has doubled."""
+
+    def __init__(self, stream: IO[str], first: float) -> None:
+        self._stream = stream
+        self._first = first
+        self._guard = threading.Lock()
+        self._pending: dict[str, _Pending] = {}
+        self._over = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._watch, name="reminders", daemon=True).start()
+
+    def stop(self) -> None:
+        self._over.set()
+
+    def set(self, key: str, text: Callable[[float], str], *, restart: bool) -> None:
+        """`key` is under way, and `text` says so, given the seconds that it has taken; `restart` counts them anew."""
+        with self._guard:
+            if key in self._pending and not restart:
+                self._pending[key].text = text
+            else:
+                self._pending[key] = _Pending(text, time.monotonic(), self._first)
+
+    def remove(self, key: str) -> None:
+        """`key` has ended."""
+        with self._guard:
+            self._pending.pop(key, None)
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._first / 4):
+            now = time.monotonic()
+            with self._guard:
+                for each in self._pending.values():
+                    if now >= each.since + each.remind_after:
+                        each.remind_after *= 2
+                        print(each.text(now - each.since), file=self._stream, flush=True)
+
+
+class _Progress:
+    """Shows steps as they happen, from entering to leaving the context.
+
+    Args:
+        target: a stream that gets plain lines, a console at a terminal that gets a live line, or None for no display.
+        first_reminder: seconds until a line says that a step is still under way.
+    """
+
+    def __init__(
+        self, target: IO[str] | Console | None, *, first_reminder: float = FIRST_REMINDER_SECONDS
+    ) -> None:
+        self._stream = None if isinstance(target, Console) else target
+        self._live: Live | None = None
+        if isinstance(target, Console):
+            self._live = Live(*self._columns(), console=target, transient=True)
+            self._task = self._live.add_task("", total=None, spent="")
+        self._reminders = None if self._stream is None else _Reminders(self._stream, first_reminder)
+
+    def _columns(self) -> tuple[ProgressColumn, ...]:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        for display in (self._live, self._reminders):
+            if display is not None:
+                display.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for display in (self._live, self._reminders):
+            if display is not None:
+                display.stop()
+
+    def _print(self, line: str) -> None:
+        if self._stream is not None:
+            print(line, file=self._stream, flush=True)
+
+    def _remind(self, key: str, text: Callable[[float], str], *, restart: bool) -> None:
+        if self._reminders is not None:
+            self._reminders.set(key, text, restart=restart)
+
+
+class RunProgress(_Progress):
+    """Shows the runs of cases: a bar, or a line for each run that ends."""
+
+    def __init__(
+        self, target: IO[str] | Console | None, *, first_reminder: float = FIRST_REMINDER_SECONDS
+    ) -> None:
+        super().__init__(target, first_reminder=first_reminder)
+        self.done: list[RunResult] = []
+        """What has ended, so that an interruption loses nothing."""
+
+    def _columns(self) -> tuple[ProgressColumn, ...]:
+        text = TextColumn("{task.description}", markup=False)
+        return BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), text
+
+    def __call__(self, event: RunEvent) -> None:
+        """Show a step of a run."""
+        run = f"{event.case} {event.precision} {event.candidate}"
+        if event.result is not None:
+            self.done.append(event.result)
+            if self._reminders is not None:
+                self._reminders.remove(run)
+            if event.total > 1:  # the report shows a single run at once
+                self._print(f"{_position(event)} {_ended(event.result)}")
+        else:
+            self._remind(run, partial(_run_continues, event), restart=event.kind == "start")
+        if self._live is not None:
+            self._live.update(
+                self._task, total=event.total, completed=len(self.done), description=_doing(event)
+            )
+
+
+class StageProgress(_Progress):
+    """Shows the stages of a diagnosis: a live line with what was spent and who is suspected, or a line a stage."""
+
+    _printed = ""
+
+    def _columns(self) -> tuple[ProgressColumn, ...]:
+        text = TextColumn("{task.description}", markup=False)
+        spent = TextColumn("{task.fields[spent]}", style="dim", markup=False)
+        return SpinnerColumn(), text, TimeElapsedColumn(), spent
+
+    def __call__(self, event: StageEvent) -> None:
+        """Show a step of a stage."""
+        # What follows a colon is a detail of the same step.
+        step = f"[{event.stage}] {event.text}".partition(":")[0]
+        self._remind("stage", partial(_stage_continues, event), restart=step != self._printed)
+        if step != self._printed:
+            self._printed = step
+            self._print(step)
+        if self._live is not None:
+            self._live.update(self._task, description=f"[{event.stage}] {event.text}", spent=spent(event))
+
+
+P = TypeVar("P", bound=_Progress)
+
+
+def make_progress(kind: type[P], *, quiet: bool) -> P:
+    """The display that fits stderr: none, a live line, or plain lines."""
+    if quiet:
+        return kind(None)
+    if sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb":
+        return kind(make_console(sys.stderr))
+    return kind(sys.stderr)
+
+
+def _position(event: RunEvent) -> str:
+    return f"[{event.index + 1:{len(str(event.total))}}/{event.total}]"
+
+
+def _run_continues(event: RunEvent, seconds: float) -> str:
+    return f"{_position(event)} {_doing(event)}, {duration(seconds)} so far"
+
+
+def _doing(event: RunEvent) -> str:
+    where = "" if event.candidate == "emulator" else f" on {event.candidate}"
+    stage = f": {event.stage}" if event.stage else ""
+    return f"{shorten(event.case, 32)} at {event.precision}{where}{stage}"
+
+
+def _ended(result: RunResult) -> str:
+    from harness.report import LOOKS, title, worst_error
+
+    worst = worst_error(result)
+    error = "" if worst is None else f", nrmse {number(worst)}"
+    seconds = result.timings.get("total")
+    took = "" if seconds is None else f" ({duration(seconds)})"
+    perturbed = ", perturbed by observation" if result.faithful is False else ""
+    return f"{title(result)}: {LOOKS[result.verdict].word}{error}{perturbed}{took}"
+
+
+def _stage_continues(event: StageEvent, seconds: float) -> str:
+    return f"[{event.stage}] {event.text}, {duration(seconds)} so far, {spent(event)}"
+
+
+def spent(event: StageEvent) -> str:
+    """`12 emulations, 2 builds, 5 suspects, about 3 to go (b7_sq, b7_mean …)`."""
+    parts = [plural(event.emulations, "emulation")]
+    if event.builds:
+        parts.append(plural(event.builds, "build"))
+    if event.suspects is not None:
+        parts.append(plural(event.suspects, "suspect"))
+    if event.remaining is not None:
+        parts.append(f"about {event.remaining} to go")
+    text = ", ".join(parts)
+    if event.suspected:
+        more = " …" if len(event.suspected) > 3 else ""
+        text += f" ({', '.join(event.suspected[:3])}{more})"
+    return text
