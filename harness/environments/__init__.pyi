@@ -12,6 +12,7 @@ from .doctor import Status as Status
 from .doctor import examine as examine
 from .edit import add_environment as add_environment
 from .edit import remove_environment as remove_environment
+from .folders import cache_folder as cache_folder
 from .installing import install as install
 from .installing import uninstall as uninstall
 from .supervisor import Supervisor as Supervisor

@@ -232,6 +232,8 @@ class Supervisor:
         limits = self.environment.limits
         if isinstance(message, protocol.BuildRequest):
             return limits.build
+        if isinstance(message, protocol.Compile):
+            return limits.compile
         return limits.inference if isinstance(message, protocol.InferRequest) else limits.start
 
 

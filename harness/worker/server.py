@@ -20,11 +20,14 @@ Log = Callable[[str], None]
 class Adapter(Protocol):
     """What turns requests into TensorRT calls. Each method raises `protocol.Fault` for what goes wrong."""
 
-    def probe(self) -> protocol.ProbeReply:
+    def probe(self, request: protocol.Probe) -> protocol.ProbeReply:
         """Say what this environment is and can do."""
 
     def build(self, request: protocol.BuildRequest) -> protocol.BuildReply:
         """Build an engine and keep it."""
+
+    def compile(self, request: protocol.Compile) -> protocol.CompileReply:
+        """Say what becomes of a model, without keeping an engine."""
 
     def infer(self, request: protocol.InferRequest) -> protocol.InferReply:
         """Run an engine and write its tensors."""
@@ -106,8 +109,9 @@ class Server:
         handlers: Dict[Type[Any], Callable[[Any], protocol.Reply]] = {
             protocol.Ping: lambda _: protocol.Done(),
             protocol.Shutdown: self._shut_down,
-            protocol.Probe: lambda _: self.adapter.probe(),
+            protocol.Probe: lambda asked: self.adapter.probe(asked),
             protocol.BuildRequest: lambda asked: self.adapter.build(asked),
+            protocol.Compile: lambda asked: self.adapter.compile(asked),
             protocol.InferRequest: lambda asked: self.adapter.infer(asked),
             protocol.Release: self._release,
             protocol.SaveCache: self._save_cache,

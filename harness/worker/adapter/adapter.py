@@ -1,5 +1,6 @@
-"""The requests of the worker, carried out with the TensorRT of this environment."""
+"""The requests of the worker, carried out with the TensorRT, or TensorRT for RTX, of this environment."""
 
+import importlib
 import itertools
 from dataclasses import replace
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
@@ -7,12 +8,18 @@ from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 from ..protocol import (
     BuildReply,
     BuildRequest,
+    Compile,
+    CompileFailure,
+    CompileReply,
+    CompileReport,
     EngineFacts,
     Fault,
     InferReply,
     InferRequest,
     LayerInfo,
+    Probe,
     ProbeReply,
+    RefusedNode,
     TensorFileError,
     read_tensor_file,
 )
@@ -22,11 +29,15 @@ from .cache import TimingCache
 from .cuda import Cuda, load_cudart
 from .execution import Execution
 from .log import Log, make_logger
-from .release import Release
+from .network import ParserRefusal
+from .release import PRODUCTS, Release
+
+#: Faults of the model or of this build of it, and not of what was asked for.
+_COMPILE_FAILURES = ("build_failed", "unsupported", "out_of_memory")
 
 
 def create_adapter(log: Callable[[str], None]) -> "Adapter":
-    """The adapter of the TensorRT that this Python has.
+    """The adapter of the product that this Python has; TensorRT, if it has both.
 
     Args:
         log: gets the lines of TensorRT's log.
@@ -34,16 +45,20 @@ def create_adapter(log: Callable[[str], None]) -> "Adapter":
     Raises:
         ImportError, OSError: TensorRT cannot be loaded.
     """
-    import tensorrt
-
-    return Adapter(tensorrt, log)
+    for module in PRODUCTS.values():
+        try:
+            return Adapter(importlib.import_module(module), log)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+    raise ModuleNotFoundError("this Python has neither {}".format(" nor ".join(PRODUCTS.values())))
 
 
 class Adapter:
-    """One TensorRT release on one GPU; keeps its engines, its logger and its timing cache.
+    """One release on one GPU, or on none; keeps its engines, its logger and its timing cache.
 
     Args:
-        trt: the `tensorrt` module.
+        trt: the module of the product.
         log: gets the lines of TensorRT's log.
         cuda: the GPU; found when it is first needed if it is not given.
     """
@@ -61,9 +76,11 @@ class Adapter:
         self._numbers = itertools.count(1)
         trt.init_libnvinfer_plugins(self._logger, "")
 
-    def probe(self) -> ProbeReply:
+    def probe(self, request: Probe = Probe()) -> ProbeReply:
         """What this environment is and can do."""
-        reply, builder = device.probe(self._trt, self.release_info, self._logger, self._cuda)
+        reply, builder = device.probe(
+            self._trt, self.release_info, self._logger, self._cuda, load=request.load
+        )
         self._first_builder = self._first_builder or builder
         return reply
 
@@ -108,6 +125,40 @@ class Adapter:
             log_tail=self.log.tail(start),
             cache_refused=not built.cache_good,
         )
+
+    def compile(self, request: Compile) -> CompileReply:
+        """Parse and build, and say what became of the model; there are no tensors and, where it can be, no GPU.
+
+        Raises:
+            Fault: the request makes no sense, or the worker cannot be trusted any more.
+        """
+        release = self.release_info
+        refused: Tuple[RefusedNode, ...] = ()
+        failure: Optional[CompileFailure] = None
+        try:
+            compiled = self._get_builder().compile(request.build)
+        except ParserRefusal as refusal:
+            refused = refusal.refused
+            failure = None if refused else CompileFailure(refusal.kind, refusal.message, refusal.evidence)
+        except Fault as fault:
+            if fault.kind not in _COMPILE_FAILURES:
+                raise
+            failure = CompileFailure(fault.kind, fault.message, fault.evidence)
+        else:
+            return CompileReply(
+                CompileReport(
+                    release.product,
+                    release.version,
+                    compiled.typing,
+                    kernels=compiled.kernels,
+                    engine_bytes=compiled.nbytes,
+                    parse_seconds=compiled.parse_seconds,
+                    build_seconds=compiled.build_seconds,
+                    warnings=compiled.warnings,
+                )
+            )
+        typing = release.typing_for(request.build.precision, request.build.typing)
+        return CompileReply(CompileReport(release.product, release.version, typing, refused, failure))
 
     def infer(self, request: InferRequest) -> InferReply:
         """Run an engine once for its tensors, and more often for its times.
@@ -172,9 +223,12 @@ class Adapter:
 
     def _get_builder(self) -> Builder:
         if self._builder is None:
-            self._builder = Builder(
-                self._trt, self.release_info, self._logger, self.log, self._cache, self._get_cuda()
-            )
+            try:
+                cuda: Optional[Cuda] = self._get_cuda()
+                cuda.gpu_name()  # the library may be there without a GPU
+            except Fault:
+                cuda = None  # the builder of TensorRT for RTX needs none
+            self._builder = Builder(self._trt, self.release_info, self._logger, self.log, self._cache, cuda)
         return self._builder
 
     def _inspect(self, built: Built, execution: Execution, request: BuildRequest) -> Tuple[LayerInfo, ...]:

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from ..protocol import BuildRequest, Fault
-from . import calibration, dtypes, marks, network, nodemap, options, profiles, relaxation
+from ..protocol import BuildRequest, Fault, Kernel, KernelList
+from . import calibration, dtypes, inspector, kernels, marks, network, nodemap, options, profiles, relaxation
 from .cache import TimingCache, write_atomically
 from .cuda import Cuda
 from .log import Log
@@ -23,6 +23,8 @@ from .weak import Weak, island_tensors
 _OUT_OF_MEMORY = re.compile(
     r"out ?of ?memory|insufficient memory|could not be allocated|cudaErrorMemoryAllocation", re.IGNORECASE
 )
+#: An error without a word on what was wrong: TensorRT for RTX 1.4 ends each failed build with it where there is no GPU.
+_EMPTY = re.compile(r"catchCudaError")
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,47 @@ class Built:
     relaxed: Optional[Relaxed] = None
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """An engine that nobody keeps, and what is known of it.
+
+    Args:
+        typing: `weak` or `strong`.
+        parse_seconds: to parse the model.
+        build_seconds: from the parsed network to the serialized engine.
+        nbytes: of the serialized engine.
+        kernels: None if they could not be read.
+        warnings: what the person should know.
+    """
+
+    typing: str
+    parse_seconds: float
+    build_seconds: float
+    nbytes: int
+    kernels: Optional[KernelList]
+    warnings: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A parsed network and its configuration, ready to be built."""
+
+    builder: Any
+    parser: Any  # owns the weights
+    definition: Any
+    graph: Graph
+    nodes: NodeMap
+    typing: marks.Typing
+    pinned: Dict[str, Tuple[str, ...]]
+    marked: marks.Marked
+    config: Any
+    profile: Optional[Any]
+    start: int  # in the log
+    parse_seconds: float
+
+
 class Builder:
-    """Builds engines of one TensorRT release.
+    """Builds engines of one release.
 
     Args:
         trt: the `tensorrt` module.
@@ -65,11 +106,11 @@ class Builder:
         logger: the `trt.ILogger`.
         log: what that logger keeps.
         cache: the timing cache of the process.
-        cuda: the GPU.
+        cuda: the GPU; None where there is none: then it can only `compile`, if the release can without one.
     """
 
     def __init__(
-        self, trt: Any, release: Release, logger: Any, log: Log, cache: TimingCache, cuda: Cuda
+        self, trt: Any, release: Release, logger: Any, log: Log, cache: TimingCache, cuda: Optional[Cuda]
     ) -> None:
         self._trt, self._release, self._logger, self._log = trt, release, logger, log
         self._cache, self._cuda = cache, cuda
@@ -77,11 +118,102 @@ class Builder:
         self._shelf = Shelf()
 
     def build(self, request: BuildRequest) -> Built:
-        """Build one engine.
+        """Build one engine and load it, which takes a GPU.
 
         Raises:
             Fault: `unsupported`, `bad_request`, `build_failed`, `marks_failed`, `out_of_memory`, `cuda_error`.
         """
+        ready = self._prepare(request)
+        if self._cuda is None:
+            raise Fault(
+                "environment", "{} can compile here, and run nothing: there is no GPU".format(self._release)
+            )
+        config = ready.config
+        calibrator = self._calibrate(ready.definition, config, request, ready.profile)
+        tactics = None
+        if request.tactics is not None:
+            tactics = Tactics(
+                self._trt, self._release, config, self._log, request.tactics, self._shelf, ready.graph
+            )
+        # A build that is not to share timings has TensorRT's own cache of that build: DISABLE_TIMING_CACHE would time
+        # identical layers one by one, which took 70 s in place of 12 for an MLP of 12 blocks.
+        shared = request.options.get("timing_cache") is not False and tactics is None
+        cache_good = self._cache.attach(config) if shared else True
+
+        began = time.perf_counter()
+        serialized, relaxed = _serialize(ready.builder, ready.definition, config, tactics), None
+        if calibrator is not None:
+            calibrator.close()
+            if calibrator.errors:
+                raise Fault("bad_request", calibrator.errors[0], evidence=calibrator.errors)
+        if serialized is None:
+            failure = self._failure(ready)
+            steps = self._relaxations(ready.typing, ready.graph, config, request, failure)
+            serialized, relaxed = self._try_again(ready.builder, ready.definition, config, steps, failure)
+        engine = self._deserialize(serialized, ready.start)
+        seconds = time.perf_counter() - began
+
+        if request.engine_path is not None:
+            write_atomically(request.engine_path, serialized)
+        return Built(
+            engine=engine,
+            typing=ready.typing.name,
+            seconds=seconds,
+            nbytes=int(serialized.nbytes),
+            marked=ready.marked,
+            nodes=ready.nodes,
+            pinned=ready.pinned,
+            cache_good=self._cache.after_build(ready.start) and cache_good,
+            warnings=tuple(_warnings(ready.pinned, ready.marked, relaxed)),
+            tactics=tactics,
+            relaxed=relaxed,
+        )
+
+    def compile(self, request: BuildRequest) -> Compiled:
+        """Build one engine for what the compiler says of it; no GPU is needed if the release needs none.
+
+        Raises:
+            Fault: as `build`.
+        """
+        ready = self._prepare(request)
+        log = kernels.KernelLog()
+        self._log.verbose_listeners.append(log.add)
+        began = time.perf_counter()
+        try:
+            serialized = ready.builder.build_serialized_network(ready.definition, ready.config)
+        finally:
+            self._log.verbose_listeners.remove(log.add)
+        if serialized is None:
+            raise self._failure(ready)
+        seconds = time.perf_counter() - began
+        listed, warnings = self._list(serialized, log, request)
+        return Compiled(
+            ready.typing.name, ready.parse_seconds, seconds, int(serialized.nbytes), listed, warnings
+        )
+
+    def _list(
+        self, serialized: Any, log: kernels.KernelLog, request: BuildRequest
+    ) -> Tuple[Optional[KernelList], Tuple[str, ...]]:
+        """The kernels: the inspector's, or the log's where the engine cannot be loaded."""
+        engine = None if self._cuda is None else self._load(serialized)
+        try:
+            if engine is None:
+                source, found = "log", log.kernels()
+            else:
+                source, found = "inspector", self._inspect(engine)
+        except kernels.Unreadable as unreadable:
+            told = "a line of the kernel list of {} has a form that is not known, so there is no list: {}"
+            return None, (told.format(self._release, unreadable.line),)
+        if not found:
+            return None, ("{} says nothing of the kernels that it made".format(self._release),)
+        target = request.options.get("compute_capability")
+        return KernelList(self._release.product, self._release.version, source, found, target), ()
+
+    def _inspect(self, engine: Any) -> Tuple[Kernel, ...]:
+        text = engine.create_engine_inspector().get_engine_information(self._trt.LayerInformationFormat.JSON)
+        return kernels.from_inspector(inspector.parse(text))
+
+    def _prepare(self, request: BuildRequest) -> _Ready:
         trt, release = self._trt, self._release
         if not os.path.isfile(request.model_path):
             raise Fault("bad_request", "there is no file {}".format(request.model_path))
@@ -89,59 +221,36 @@ class Builder:
         start = self._log.mark()
         builder = self.make_builder()
         definition = builder.create_network(network.network_flags(trt, release, typing.name))
+        began = time.perf_counter()
         parser = network.parse(
             trt, release, definition, self._logger, request.model_path, request.nodes, self._log
         )
+        parse_seconds = time.perf_counter() - began
         graph = Graph(definition)
         nodes = nodemap.map_nodes(graph, request.nodes, metadata=release.offers("layer_metadata"))
         typing.check(graph, request)
         pinned = typing.keep_islands(graph, nodes, request)
         enclave = island_tensors(graph, nodes, request.islands)
         marked = marks.observe(definition, graph, request, release, typing, enclave)
-
         config = builder.create_builder_config()
         options.apply(trt, release, config, request.options, request.precision)
         typing.configure(config, request, graph)
         profile = profiles.make_profile(builder, definition, request)
         if profile is not None and config.add_optimization_profile(profile) < 0:
             raise Fault("bad_request", "TensorRT refuses the shapes", evidence=self._log.errors(start))
-        calibrator = self._calibrate(definition, config, request, profile)
-        tactics = None
-        if request.tactics is not None:
-            tactics = Tactics(trt, release, config, self._log, request.tactics, self._shelf, graph)
-        # A build that is not to share timings has TensorRT's own cache of that build: DISABLE_TIMING_CACHE would time
-        # identical layers one by one, which took 70 s in place of 12 for an MLP of 12 blocks.
-        shared = request.options.get("timing_cache") is not False and tactics is None
-        cache_good = self._cache.attach(config) if shared else True
-
-        began = time.perf_counter()
-        serialized, relaxed = _serialize(builder, definition, config, tactics), None
-        if calibrator is not None:
-            calibrator.close()
-            if calibrator.errors:
-                raise Fault("bad_request", calibrator.errors[0], evidence=calibrator.errors)
-        if serialized is None:
-            failure = self._failure(graph, marked, start)
-            steps = self._relaxations(typing, graph, config, request, failure)
-            serialized, relaxed = self._try_again(builder, definition, config, steps, failure)
-        engine = self._deserialize(serialized, start)
-        seconds = time.perf_counter() - began
-        del parser  # owned the weights until now
-
-        if request.engine_path is not None:
-            write_atomically(request.engine_path, serialized)
-        return Built(
-            engine=engine,
-            typing=typing.name,
-            seconds=seconds,
-            nbytes=int(serialized.nbytes),
-            marked=marked,
-            nodes=nodes,
-            pinned=pinned,
-            cache_good=self._cache.after_build(start) and cache_good,
-            warnings=tuple(_warnings(pinned, marked, relaxed)),
-            tactics=tactics,
-            relaxed=relaxed,
+        return _Ready(
+            builder,
+            parser,
+            definition,
+            graph,
+            nodes,
+            typing,
+            pinned,
+            marked,
+            config,
+            profile,
+            start,
+            parse_seconds,
         )
 
     def make_builder(self) -> Any:
@@ -156,9 +265,7 @@ class Builder:
         except Exception as error:  # pybind raises a TypeError where the factory returned nothing
             raise Fault(
                 "environment",
-                "TensorRT {} cannot make a builder: is there a GPU that it supports?".format(
-                    self._release.version
-                ),
+                "{} cannot make a builder: is there a GPU that it supports?".format(self._release),
                 evidence=(str(error), *self._log.errors(start)),
             ) from error
         return builder
@@ -177,6 +284,7 @@ class Builder:
         if not request.calibration:
             return None
         self._release.require("calibration", "INT8 calibration")
+        assert self._cuda is not None
         inputs = [definition.get_input(index) for index in range(definition.num_inputs)]
         wanted = {tensor.name: dtypes.name_of(tensor.dtype, tensor.name) for tensor in inputs}
         calibrator = calibration.make_calibrator(self._trt, self._cuda, request.calibration, wanted)
@@ -185,28 +293,29 @@ class Builder:
             raise Fault("bad_request", "TensorRT refuses the shapes for calibration")
         return calibrator
 
-    def _failure(self, graph: Graph, marked: marks.Marked, start: int) -> Fault:
-        """Why there is no engine, by what was logged after `start`.
+    def _failure(self, ready: _Ready) -> Fault:
+        """Why there is no engine, by what was logged since the build began.
 
         Raises:
             Fault: `cuda_error`: there is no use in going on.
         """
-        errors = self._log.errors(start)
+        errors = self._log.errors(ready.start)
         if any(_OUT_OF_MEMORY.search(error) for error in errors):
             return Fault("out_of_memory", "the build ran out of memory", evidence=errors)
-        self._cuda.check_health()
-        last = errors[-1] if errors else "TensorRT gave no reason"
-        if marked.marks or marked.debug:
+        if self._cuda is not None:
+            self._cuda.check_health()
+        last = next((error for error in reversed(errors) if not _EMPTY.search(error)), "it gave no reason")
+        if ready.marked.marks or ready.marked.debug:
             return Fault(
                 "marks_failed",
-                "TensorRT {} returned no engine with these marks: {}".format(self._release.version, last),
+                "{} returned no engine with these marks: {}".format(self._release, last),
                 evidence=errors,
-                marks=_blamed(graph, marked.marks, errors),
+                marks=_blamed(ready.graph, ready.marked.marks, errors),
             )
         return Fault(
             "build_failed",
-            "TensorRT {} returned no engine: {}".format(self._release.version, last),
-            evidence=errors or self._log.tail(start),
+            "{} returned no engine: {}".format(self._release, last),
+            evidence=errors or self._log.tail(ready.start),
         )
 
     @staticmethod
@@ -230,20 +339,26 @@ class Builder:
             if serialized is not None:
                 told = "{}; what failed: {}".format(relaxed.told, failure.evidence[-1])
                 return serialized, relaxed._replace(told=told)
-            self._cuda.check_health()
+            if self._cuda is not None:
+                self._cuda.check_health()
         raise failure
 
-    def _deserialize(self, serialized: Any, start: int) -> Any:
+    def _load(self, serialized: Any) -> Any:
+        """The engine; None if it cannot be loaded here."""
         if self._runtime is None:
             self._runtime = self._trt.Runtime(self._logger)
-        engine = self._runtime.deserialize_cuda_engine(serialized)
+        return self._runtime.deserialize_cuda_engine(serialized)
+
+    def _deserialize(self, serialized: Any, start: int) -> Any:
+        engine = self._load(serialized)
         if engine is None:
             errors = self._log.errors(start)
-            self._cuda.check_health()
+            if self._cuda is not None:
+                self._cuda.check_health()
             memory = any(_OUT_OF_MEMORY.search(error) for error in errors)
             raise Fault(
                 "out_of_memory" if memory else "build_failed",
-                "TensorRT built an engine and could not load it",
+                "{} built an engine and could not load it".format(self._release),
                 evidence=errors,
             )
         return engine

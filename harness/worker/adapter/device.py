@@ -10,8 +10,17 @@ from .cuda import Cuda, load_cudart
 from .release import Release
 
 
-def probe(trt: Any, release: Release, logger: Any, cuda: Optional[Cuda]) -> Tuple[ProbeReply, Any]:
+def probe(
+    trt: Any, release: Release, logger: Any, cuda: Optional[Cuda], *, load: bool = False
+) -> Tuple[ProbeReply, Any]:
     """What this environment is and can do; what does not work is in `problems`, and never raised.
+
+    Args:
+        trt: the module of the product.
+        release: what it offers.
+        logger: the `trt.ILogger`.
+        cuda: the GPU; looked for if it is not given.
+        load: see `Probe`.
 
     Returns:
         the reply, and the `trt.Builder` that was made, or None. As long as it lives, TensorRT keeps the library of
@@ -19,10 +28,11 @@ def probe(trt: Any, release: Release, logger: Any, cuda: Optional[Cuda]) -> Tupl
     """
     problems: List[str] = []
     facts: Dict[str, Any] = {}
+    no_gpu: Optional[str] = None
     try:
         facts = _gpu_facts(Cuda(load_cudart()) if cuda is None else cuda)
     except Fault as fault:
-        problems.append(fault.message)
+        no_gpu = fault.message
     builder: Any = None
     sources: Tuple[str, ...] = ()
     routes: Dict[str, Tuple[str, ...]] = {}
@@ -34,12 +44,19 @@ def probe(trt: Any, release: Release, logger: Any, cuda: Optional[Cuda]) -> Tupl
             routes = build_routes(str(config.all_build_routes))
     except Exception as error:  # pybind raises a TypeError where the factory returned nothing
         problems.append(
-            "TensorRT {} cannot make a builder ({}): does it support this GPU and driver?".format(
-                release.version, str(error).splitlines()[0]
+            "{} cannot make a builder ({}): does it support this GPU and driver?".format(
+                release, str(error).splitlines()[0]
             )
         )
+    cannot_run: Optional[str] = "no GPU: cannot run"
+    if no_gpu is None:
+        cannot_run = refusal(trt, release, logger, builder, facts) if load and builder is not None else None
+    elif builder is None or not release.offers("compute_capability"):
+        problems.insert(0, no_gpu)
     reply = ProbeReply(
         tensorrt=release.version,
+        product=release.product,
+        cannot_run=cannot_run,
         builder_ok=builder is not None,
         capabilities=release.capabilities(),
         problems=tuple(problems),
@@ -49,6 +66,28 @@ def probe(trt: Any, release: Release, logger: Any, cuda: Optional[Cuda]) -> Tupl
         **facts,
     )
     return reply, builder
+
+
+def refusal(trt: Any, release: Release, logger: Any, builder: Any, facts: Dict[str, Any]) -> Optional[str]:
+    """Why the GPU takes no engine of this release, found by building the smallest one; None if it takes it."""
+    if not release.offers("engine_validity"):
+        return None
+    network = builder.create_network(0)
+    network.mark_output(network.add_identity(network.add_input("x", trt.DataType.FLOAT, (1,))).get_output(0))
+    serialized = builder.build_serialized_network(network, builder.create_builder_config())
+    if serialized is None:
+        return "builds nothing for this GPU"
+    validity, bits = trt.Runtime(logger).get_engine_validity(serialized)
+    if validity != trt.EngineValidity.INVALID:
+        return None
+    reasons = [
+        name
+        for name, member in trt.EngineInvalidityDiagnostics.__members__.items()
+        if int(bits) & int(member)
+    ]
+    if "UNSUPPORTED_CC" in reasons:
+        return "refuses this GPU: compute capability {}".format(facts.get("compute_capability"))
+    return "refuses this GPU: {}".format(", ".join(reasons).lower().replace("_", " ") or "no reason given")
 
 
 def _sources(trt: Any, release: Release, bits: int) -> Tuple[str, ...]:

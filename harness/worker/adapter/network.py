@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence, Tuple
 
-from ..protocol import Fault, NodeHint
+from ..protocol import Fault, NodeHint, RefusedNode
 from .log import Log
 from .release import Release
 
@@ -20,6 +20,15 @@ class Layer:
     inputs: Tuple[str, ...]
     outputs: Tuple[str, ...]
     handle: Any
+
+
+class ParserRefusal(Fault):
+    """The parser does not take the model: `refused` is what it said, by node."""
+
+    def __init__(self, refused: Tuple[RefusedNode, ...], message: str, evidence: Sequence[str]) -> None:
+        unsupported = any(node.code.startswith("UNSUPPORTED") for node in refused)
+        super().__init__("unsupported" if unsupported else "build_failed", message, evidence=evidence)
+        self.refused = refused
 
 
 class Graph:
@@ -83,22 +92,19 @@ def parse(
     """Parse an ONNX file into `network`. The parser returned owns the weights: keep it until the build is over.
 
     Raises:
-        Fault: `unsupported` if the parser says that it does not support something, else `build_failed`.
+        ParserRefusal: `unsupported` if the parser says that it does not support something, else `build_failed`.
     """
     start = log.mark()
     parser = trt.OnnxParser(network, logger)
     if parser.parse_from_file(path) and parser.num_errors == 0:
         return parser
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    messages = [_describe(error, release, nodes) for error in errors]
-    kind = "build_failed"
-    if any(_code(error).startswith("UNSUPPORTED") for error in errors):
-        kind = "unsupported"
+    refused = tuple(_refused(parser.get_error(index), release, nodes) for index in range(parser.num_errors))
+    messages = [_describe(node) for node in refused]
     first = messages[0] if messages else "is there an ONNX model in the file?"
-    raise Fault(
-        kind,
-        "TensorRT {} cannot parse {}: {}".format(release.version, os.path.basename(path), first),
-        evidence=(*messages, *log.errors(start)),
+    raise ParserRefusal(
+        refused,
+        "{} cannot parse {}: {}".format(release, os.path.basename(path), first),
+        (*messages, *log.errors(start)),
     )
 
 
@@ -109,14 +115,19 @@ def _code(error: Any) -> str:
     return match.group(1) if match else text
 
 
-def _describe(error: Any, release: Release, nodes: Sequence[NodeHint]) -> str:
+def _refused(error: Any, release: Release, nodes: Sequence[NodeHint]) -> RefusedNode:
     index = error.node()
     name = op = ""
     if release.offers("parser_node_names"):
         name, op = error.node_name(), error.node_operator()
     elif 0 <= index < len(nodes):
         name, op = nodes[index].name, nodes[index].op
-    where = "node {}".format(index) if index >= 0 else "the model"
-    if name or op:
-        where += " ({})".format(", ".join(part for part in (repr(name) if name else "", op) if part))
-    return "{}: {}: {}".format(where, _code(error), error.desc())
+    return RefusedNode(index, name, op, _code(error), str(error.desc()))
+
+
+def _describe(node: RefusedNode) -> str:
+    where = "node {}".format(node.index) if node.index >= 0 else "the model"
+    if node.name or node.op:
+        parts = (repr(node.name) if node.name else "", node.op)
+        where += " ({})".format(", ".join(part for part in parts if part))
+    return "{}: {}: {}".format(where, node.code, node.message)

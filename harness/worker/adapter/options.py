@@ -19,7 +19,7 @@ KNOWN = frozenset(
             "tactic_sources",
         ),
         *("avg_timing_iterations", "sparsity", "version_compatible", "hardware_compatibility"),
-        *("error_on_timing_cache_miss", "preview_features", "build_route"),
+        *("error_on_timing_cache_miss", "preview_features", "build_route", "compute_capability"),
     )
 )
 
@@ -65,6 +65,8 @@ def apply(trt: Any, release: Release, config: Any, options: Mapping[str, Any], p
     if options.get("build_route"):
         release.require("build_routes", "build routes")
         config.build_route = str(options["build_route"])
+    if options.get("compute_capability"):
+        _compute_capability(trt, release, config, str(options["compute_capability"]))
 
 
 def _tactic_sources(trt: Any, release: Release, config: Any, names: Any) -> None:
@@ -74,8 +76,8 @@ def _tactic_sources(trt: Any, release: Release, config: Any, names: Any) -> None
         if member not in release.tactic_sources:
             raise Fault(
                 "unsupported",
-                "TensorRT {} has no tactic source {}: it has {}".format(
-                    release.version, member, ", ".join(release.tactic_sources)
+                "{} has no tactic source {}: it has {}".format(
+                    release, member, ", ".join(release.tactic_sources)
                 ),
             )
         bits |= 1 << int(trt.TacticSource.__members__[member])
@@ -91,11 +93,26 @@ def _preview_feature(trt: Any, release: Release, config: Any, feature: str) -> N
     if feature[:1] not in ("+", "-") or member not in release.preview_features:
         raise Fault(
             "unsupported",
-            "TensorRT {} has no preview feature {}: it has {}, each with + or - in front".format(
-                release.version, feature, ", ".join(release.preview_features).lower()
+            "{} has no preview feature {}: it has {}, each with + or - in front".format(
+                release, feature, ", ".join(release.preview_features).lower()
             ),
         )
     config.set_preview_feature(trt.PreviewFeature.__members__[member], feature[0] == "+")
+
+
+def _compute_capability(trt: Any, release: Release, config: Any, target: str) -> None:
+    """Build for one target, `current` or `sm86`; unset, an engine of TensorRT for RTX is for all that it supports."""
+    release.require("compute_capability", "compute capabilities to build for")
+    if target.lower() not in release.compute_capabilities:
+        raise Fault(
+            "unsupported",
+            "{} cannot build for compute capability {}: it has {}".format(
+                release, target, ", ".join(release.compute_capabilities)
+            ),
+        )
+    config.num_compute_capabilities = 1
+    if not config.set_compute_capability(trt.ComputeCapability.__members__[target.upper()], 0):
+        raise Fault("unsupported", "{} refuses the compute capability {}".format(release, target))
 
 
 def _hardware_compatibility(trt: Any, release: Release, config: Any, level: str) -> None:

@@ -1,4 +1,4 @@
-"""What a TensorRT release offers, read off the names that its bindings define.
+"""What a release of TensorRT or of TensorRT for RTX offers, read off the names that its bindings define.
 
 This is the only module that asks whether a name is there. Everything else asks for a feature of this table, and
 what is not offered is a `Fault` that names an alternative; nothing is skipped silently. (Asking
@@ -8,7 +8,7 @@ what is not offered is a `Fault` that names an alternative; nothing is skipped s
 from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, List, Tuple
 
-from ..protocol import Fault
+from ..protocol import TENSORRT, TENSORRT_RTX, Fault
 
 #: feature → the names that make it; all must be there.
 FEATURES: Dict[str, Tuple[str, ...]] = {
@@ -51,9 +51,20 @@ FEATURES: Dict[str, Tuple[str, ...]] = {
     "parser_node_names": ("ParserError.node_name", "ParserError.node_operator"),
     "optimization_level": ("IBuilderConfig.builder_optimization_level",),
     "version_compatible": ("BuilderFlag.VERSION_COMPATIBLE",),
+    "compute_capability": (
+        "ComputeCapability",
+        "IBuilderConfig.num_compute_capabilities",
+        "IBuilderConfig.set_compute_capability",
+    ),
+    "engine_validity": ("Runtime.get_engine_validity", "EngineValidity"),
     "hardware_compatibility:ampere_plus": ("HardwareCompatibilityLevel.AMPERE_PLUS",),
     "hardware_compatibility:same_compute_capability": ("HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY",),
 }
+
+#: The module of each product.
+PRODUCTS = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt_rtx"}
+#: What TensorRT for RTX does not offer, whatever its bindings name: 1.4 has the flags, and refuses to build with them.
+_NOT_IN_RTX = ("weak", "calibration", "algorithm_selector", "algorithm_layouts", "algorithm_vectors")
 
 #: typing → precision → the names that it needs beside the typing itself.
 PRECISIONS: Dict[str, Dict[str, Tuple[str, ...]]] = {
@@ -90,6 +101,7 @@ _ALTERNATIVES = {
     "algorithm_selector": "use the editable timing cache",
     "editable_timing_cache": "use an algorithm selector, or TensorRT 10.8 or later",
     "build_routes": "leave `build_route` out, or use TensorRT 11.1 or later",
+    "compute_capability": "leave `compute_capability` out, or use TensorRT for RTX",
     "weak": "use strong typing: a graph with Casts",
     "strong": "use weak typing, or TensorRT 10 or later",
 }
@@ -103,26 +115,36 @@ def has(trt: Any, name: str) -> bool:
 
 @dataclass(frozen=True)
 class Release:
-    """One TensorRT release: its version, and the names in FEATURES and PRECISIONS that it has.
+    """One release of one product: its version, and the names in FEATURES and PRECISIONS that it has.
 
     Args:
+        product: TENSORRT or TENSORRT_RTX.
         version: such as `10.13.3.9`.
         features: of FEATURES.
         precisions: (typing, precision) pairs that it offers.
         tactic_sources: names of its TacticSource members.
         preview_features: names of its PreviewFeature members.
+        compute_capabilities: targets that a build can name, in small letters: `current`, `sm86`, …
     """
 
+    product: str
     version: str
     features: FrozenSet[str]
     precisions: FrozenSet[Tuple[str, str]]
     tactic_sources: Tuple[str, ...]
     preview_features: Tuple[str, ...] = ()
+    compute_capabilities: Tuple[str, ...] = ()
 
     @classmethod
     def of(cls, trt: Any) -> "Release":
-        """Read what `trt`, a `tensorrt` module, offers."""
-        features = frozenset(key for key, names in FEATURES.items() if all(has(trt, name) for name in names))
+        """Read what `trt`, a module of PRODUCTS, offers."""
+        product = TENSORRT_RTX if trt.__name__ == PRODUCTS[TENSORRT_RTX] else TENSORRT
+        hidden = _NOT_IN_RTX if product == TENSORRT_RTX else ()
+        features = frozenset(
+            key
+            for key, names in FEATURES.items()
+            if key not in hidden and all(has(trt, name) for name in names)
+        )
         precisions = frozenset(
             (typing, precision)
             for typing, table in PRECISIONS.items()
@@ -130,13 +152,24 @@ class Release:
             for precision, names in table.items()
             if all(has(trt, name) for name in names)
         )
+        targets: Tuple[str, ...] = ()
+        if "compute_capability" in features:
+            targets = tuple(
+                sorted(name.lower() for name in trt.ComputeCapability.__members__ if name != "NONE")
+            )
         return cls(
+            product,
             str(trt.__version__),
             features,
             precisions,
             tuple(sorted(trt.TacticSource.__members__)),
             tuple(sorted(trt.PreviewFeature.__members__)),
+            targets,
         )
+
+    def __str__(self) -> str:
+        """`TensorRT for RTX 1.7.1.116`, as messages call it."""
+        return "{} {}".format(self.product, self.version)
 
     def offers(self, feature: str) -> bool:
         """Whether the release has a feature of FEATURES."""
@@ -162,7 +195,7 @@ class Release:
         hint = _ALTERNATIVES.get(feature)
         return Fault(
             "unsupported",
-            "TensorRT {} has no {}{}".format(self.version, what, ": " + hint if hint else ""),
+            "{} has no {}{}".format(self, what, ": " + hint if hint else ""),
         )
 
     def typing_for(self, precision: str, typing: str) -> str:
@@ -188,4 +221,5 @@ class Release:
         names: List[str] = [*self.features, *(precision for _, precision in self.precisions)]
         names += ["tactic_source:" + source for source in self.tactic_sources]
         names += ["preview_feature:" + feature for feature in self.preview_features]
+        names += ["compute_capability:" + target for target in self.compute_capabilities]
         return tuple(sorted(set(names)))

@@ -22,6 +22,8 @@ from .messages import PROTOCOL as PROTOCOL
 from .messages import REPLIES as REPLIES
 from .messages import BuildReply as BuildReply
 from .messages import BuildRequest as BuildRequest
+from .messages import Compile as Compile
+from .messages import CompileReply as CompileReply
 from .messages import Done as Done
 from .messages import Error as Error
 from .messages import Hello as Hello

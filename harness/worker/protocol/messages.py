@@ -14,6 +14,7 @@ from typing import Any, Dict, Optional, Tuple, Type, Union
 
 from .codec import MessageError, from_plain
 from .facts import EngineFacts, Latency, Shape
+from .kernels import TENSORRT, CompileReport
 from .tactics import TacticOrders
 
 #: Raised by one whenever a message changes. Host and worker must agree exactly.
@@ -58,7 +59,13 @@ class Shutdown:
 
 @dataclass(frozen=True)
 class Probe:
-    """Ask what this environment is and can do."""
+    """Ask what this environment is and can do.
+
+    Args:
+        load: also see whether the GPU takes an engine that is built here, which costs a small build.
+    """
+
+    load: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ class ProbeReply:
     """What this environment is and can do.
 
     Args:
-        tensorrt: full version, `8.6.0` or `10.13.3.9`.
+        tensorrt: full version of the product, `8.6.0` or `10.13.3.9`; of TensorRT for RTX, `1.7.1.116`.
+        product: TENSORRT or TENSORRT_RTX.
         cuda: version of the CUDA runtime, `12.2`; None if it cannot be told.
         driver: version of the driver, `580.159`, or of the CUDA that it supports; None if it cannot be told.
         gpu: name of the GPU that the worker sees first; None without a GPU.
@@ -74,6 +82,8 @@ class ProbeReply:
         free_bytes: free memory of the GPU now.
         total_bytes: all memory of the GPU.
         builder_ok: whether a builder could be made.
+        cannot_run: why no engine can be run here though it can be built: there is no GPU, or it is refused; None if
+            engines run, or as far as it is known.
         capabilities: what the release offers, sorted: `weak`, `strong` (typing); each precision (`fp16`, …);
             `debug_tensors`, `unfused_debug_tensors`, `timing_cache`, `editable_timing_cache`,
             `algorithm_selector`, `inspector`, `calibration`, `profiler`, `tactic_source:<NAME>` …
@@ -91,9 +101,11 @@ class ProbeReply:
     free_bytes: Optional[int] = None
     total_bytes: Optional[int] = None
     builder_ok: bool = False
+    cannot_run: Optional[str] = None
     capabilities: Tuple[str, ...] = ()
     problems: Tuple[str, ...] = ()
     packages: Dict[str, str] = field(default_factory=dict)
+    product: str = TENSORRT
     tactic_sources: Tuple[str, ...] = ()
     build_routes: Dict[str, Tuple[str, ...]] = field(default_factory=dict)
 
@@ -175,6 +187,20 @@ class BuildReply:
 
 
 @dataclass(frozen=True)
+class Compile:
+    """Parse and build, and say what became of the model: `build` is what would be asked for if it were to be run."""
+
+    build: BuildRequest
+
+
+@dataclass(frozen=True)
+class CompileReply:
+    """What became of the model. That it was refused or not built is no `Error`."""
+
+    report: CompileReport
+
+
+@dataclass(frozen=True)
 class InferRequest:
     """Run an engine once to read its tensors, and `repeats` times more to time it.
 
@@ -252,8 +278,8 @@ class Error:
     marks: Tuple[str, ...] = ()
 
 
-Request = Union[Ping, Shutdown, Probe, BuildRequest, InferRequest, Release, SaveCache, LoadCache]
-Reply = Union[Hello, Done, ProbeReply, BuildReply, InferReply, Error]
+Request = Union[Ping, Shutdown, Probe, BuildRequest, Compile, InferRequest, Release, SaveCache, LoadCache]
+Reply = Union[Hello, Done, ProbeReply, BuildReply, CompileReply, InferReply, Error]
 Message = Union[Request, Reply]
 
 #: What answers what, when it does not fail.
@@ -262,6 +288,7 @@ REPLIES: Dict[Type[Any], Type[Any]] = {
     Shutdown: Done,
     Probe: ProbeReply,
     BuildRequest: BuildReply,
+    Compile: CompileReply,
     InferRequest: InferReply,
     Release: Done,
     SaveCache: Done,
@@ -269,7 +296,8 @@ REPLIES: Dict[Type[Any], Type[Any]] = {
 }
 
 _TYPES: Dict[str, Type[Any]] = {
-    kind.__name__: kind for kind in (*REPLIES, Hello, Done, ProbeReply, BuildReply, InferReply, Error)
+    kind.__name__: kind
+    for kind in (*REPLIES, Hello, Done, ProbeReply, BuildReply, CompileReply, InferReply, Error)
 }
 
 

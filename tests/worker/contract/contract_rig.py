@@ -11,7 +11,7 @@ from cuda_double import CudaDouble
 from harness.worker import protocol
 from harness.worker.adapter import Adapter
 from harness.worker.adapter.cuda import Cuda
-from harness.worker.protocol import BuildReply, BuildRequest, InferReply, InferRequest
+from harness.worker.protocol import BuildReply, BuildRequest, Compile, CompileReport, InferReply, InferRequest
 
 _STORAGE = {"bool": np.bool_, "int64": np.int64, "float32": np.float32}
 
@@ -40,6 +40,11 @@ class Rig:
             fields.setdefault("profiles", {"x": ((1, 8), (4, 8), (8, 8))})
         request = BuildRequest(str(path), precision, nodes=contract_models.hints(path), **fields)
         return self.adapter.build(request)
+
+    def compile(self, model: str, precision: str = "fp32", **fields: Any) -> CompileReport:
+        path = self._models[model]
+        request = BuildRequest(str(path), precision, nodes=contract_models.hints(path), **fields)
+        return self.adapter.compile(Compile(request)).report
 
     def infer(
         self, reply: BuildReply, feeds: dict[str, np.ndarray], **fields: Any

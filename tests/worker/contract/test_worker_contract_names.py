@@ -1,4 +1,4 @@
-"""Which TensorRT names the adapter uses, held against what 24 releases have."""
+"""Which TensorRT names the adapter uses, held against what 24 releases of TensorRT and 4 of TensorRT for RTX have."""
 
 import ast
 import inspect
@@ -19,7 +19,8 @@ from harness.worker.adapter import release as release_module
 from harness.worker.adapter.release import FEATURES, PRECISIONS, Release
 
 SOURCES = sorted((Path(harness.worker.__file__).parent / "adapter").glob("*.py"))
-RELEASES = trt_double.releases()
+RELEASES = tuple(name for name in trt_double.releases() if not trt_core.is_rtx(name))
+RTX = tuple(name for name in trt_double.releases() if trt_core.is_rtx(name))
 
 
 @cache
@@ -33,29 +34,32 @@ def since(first: str, last: str | None = None) -> set[str]:
     return set(RELEASES[RELEASES.index(first) : end])
 
 
+ALL = {*RELEASES, *RTX}
 TO_10 = since("8.5.1.7", "10.16.1.11")
 OFFERED = {
     "weak": TO_10,
-    "strong": since("10.0.1"),
-    "explicit_batch": TO_10,
+    "strong": {*since("10.0.1"), *RTX},
+    "explicit_batch": {*TO_10, "1.4.0.76"},
     "calibration": TO_10,
-    "debug_tensors": since("10.0.1"),
-    "unfused_debug_tensors": since("10.12.0.36"),
-    "timing_cache": set(RELEASES),
-    "editable_timing_cache": since("10.8.0.43"),
-    "error_on_timing_cache_miss": since("10.0.1"),
+    "debug_tensors": {*since("10.0.1"), *RTX},
+    "unfused_debug_tensors": {*since("10.12.0.36"), *RTX},
+    "timing_cache": ALL,
+    "editable_timing_cache": {*since("10.8.0.43"), *RTX},
+    "error_on_timing_cache_miss": {*since("10.0.1"), *RTX},
     "algorithm_selector": TO_10,
     "algorithm_layouts": since("8.5.1.7", "8.6.1"),
     "algorithm_vectors": since("8.6.0", "10.16.1.11"),
-    "build_routes": since("11.1.0.106"),
-    "inspector": set(RELEASES),
-    "profiler": set(RELEASES),
-    "layer_metadata": since("8.6.0"),
-    "parser_node_names": since("10.0.1"),
-    "optimization_level": since("8.6.0"),
-    "version_compatible": since("8.6.0"),
-    "hardware_compatibility:ampere_plus": since("8.6.0"),
-    "hardware_compatibility:same_compute_capability": since("10.9.0.34"),
+    "build_routes": {*since("11.1.0.106"), "1.6.1.120", "1.7.1.116"},
+    "inspector": ALL,
+    "profiler": ALL,
+    "layer_metadata": {*since("8.6.0"), *RTX},
+    "parser_node_names": {*since("10.0.1"), *RTX},
+    "optimization_level": {*since("8.6.0"), *RTX},
+    "version_compatible": {*since("8.6.0"), *RTX},
+    "compute_capability": set(RTX),
+    "engine_validity": set(RTX),
+    "hardware_compatibility:ampere_plus": {*since("8.6.0"), *RTX},
+    "hardware_compatibility:same_compute_capability": {*since("10.9.0.34"), *RTX},
 }
 
 
@@ -87,17 +91,17 @@ def has(version: str, name: str) -> bool:
 
 @pytest.mark.parametrize("feature", sorted(FEATURES))
 def test_a_feature_is_offered_by_exactly_these_releases(feature: str) -> None:
-    assert {name for name in RELEASES if offered_by(name).offers(feature)} == OFFERED[feature]
+    assert {name for name in ALL if offered_by(name).offers(feature)} == OFFERED[feature]
 
 
 def test_each_release_offers_exactly_these_precisions() -> None:
     both = {"fp32", "tf32", "fp16", "bf16", "fp8", "int8"}
-    for name in RELEASES:
+    for name in ALL:
         expected = set()
         if name in TO_10:
             weak = both if name in since("10.0.1") else {"fp32", "tf32", "fp16", "int8"}
             expected |= {("weak", precision) for precision in weak}
-        if name in since("10.0.1"):
+        if name in since("10.0.1") or name in RTX:
             expected |= {("strong", precision) for precision in both}
         assert offered_by(name).precisions == expected, name
 
@@ -106,7 +110,7 @@ def test_every_name_asked_for_exists_somewhere() -> None:
     asked = {name for names in FEATURES.values() for name in names}
     asked |= {name for table in PRECISIONS.values() for names in table.values() for name in names}
     for name in sorted(asked | in_source()):
-        assert any(has(version, name) for version in RELEASES), f"no release has trt.{name}"
+        assert any(has(version, name) for version in ALL), f"no release has trt.{name}"
 
 
 def test_the_whole_path_touches_every_name_in_the_source(
@@ -117,7 +121,7 @@ def test_the_whole_path_touches_every_name_in_the_source(
     steps += [step for name, step in vars(tactic_steps).items() if name.startswith("test_every_release_")]
     given: dict[str, Any] = {"models": models, "dtype": "float16"}
     used: set[str] = set()
-    for version in ("8.6.0", "10.1.0", "10.12.0.36", "11.4.0.106"):
+    for version in ("8.6.0", "10.1.0", "10.12.0.36", "11.4.0.106", "1.7.1.116"):
         for step in steps:
             tmp_path = tmp_path_factory.mktemp("step")
             rig = Rig(version, models, tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from contract_rig import Rig, feed
 
 from harness.worker.adapter.release import Release
-from harness.worker.protocol import Fault, RealisedPrecision
+from harness.worker.protocol import Fault, Probe, RealisedPrecision
 
 
 @pytest.fixture
@@ -279,6 +279,59 @@ def test_a_probe_says_what_the_release_is_and_offers(rig: Rig) -> None:
     assert (reply.gpu, reply.compute_capability, reply.cuda) == ("NVIDIA Double", "9.0", "12.2")
     assert reply.total_bytes == rig.gpu.capacity
     assert {"fp32", "fp16", "timing_cache", "tactic_source:JIT_CONVOLUTIONS"} <= set(reply.capabilities)
+
+
+def test_what_becomes_of_a_model_is_said_without_keeping_an_engine(rig: Rig, models: dict[str, Path]) -> None:
+    model, fields = "conv", {}
+    if ("weak", "fp16") not in Release.of(rig.trt).precisions:
+        model, fields = "typed-fp16", {"options": {"compute_capability": "sm86"}} if rig.world.rtx else {}
+    report = rig.compile(model, "fp16", **fields)
+    assert report.built
+    assert (report.product, report.release) == (rig.adapter.release_info.product, rig.world.version)
+    assert report.kernels.source == "inspector"
+    assert report.kernels.compute_capability == ("sm86" if rig.world.rtx else None)
+    assert {tensor.dtype for kernel in report.kernels.kernels for tensor in kernel.outputs} >= {"float16"}
+    assert not rig.adapter._engines
+    rig.world.names_only = True
+    assert "says nothing of the kernels" in rig.compile(model, "fp16", **fields).warnings[0]
+    (node,) = rig.compile("unsupported", "fp32").refused
+    assert (node.index, node.op, node.code) == (1, "Det", "UNSUPPORTED_NODE")
+    rig.world.break_build = lambda network: "Error Code 10: no implementation for node conv1"
+    failed = rig.compile(model, "fp16")
+    assert (failed.built, failed.failure.kind, failed.kernels) == (False, "build_failed", None)
+    assert failed.failure.message.endswith(
+        "returned no engine: Error Code 10: no implementation for node conv1"
+    )
+
+
+def test_tensorrt_for_rtx_compiles_without_a_gpu_and_runs_nothing(rig: Rig, models: dict[str, Path]) -> None:
+    seen = rig.compile("typed-fp16", "fp16").kernels if rig.world.rtx else None
+    rig.world.gpu, rig.gpu.absent = False, 100
+    rig.adapter.close()
+    if not rig.world.rtx:
+        with pytest.raises(Fault, match="cannot make a builder"):
+            rig.compile("conv", "fp32")
+        return
+    probe = rig.adapter.probe()
+    assert (probe.builder_ok, probe.cannot_run, probe.problems) == (True, "no GPU: cannot run", ())
+    report = rig.compile("typed-fp16", "fp16")
+    assert report.kernels.source == "log"
+    assert [kernel.onnx_nodes for kernel in report.kernels.kernels] == [
+        kernel.onnx_nodes for kernel in seen.kernels
+    ]
+    with pytest.raises(Fault, match="can compile here, and run nothing: there is no GPU") as caught:
+        rig.build("typed-fp16", "fp16")
+    assert caught.value.kind == "environment"
+
+
+def test_a_gpu_that_takes_no_engine_is_found_by_a_build(rig: Rig) -> None:
+    assert rig.adapter.probe(Probe(load=True)).cannot_run is None
+    if not rig.world.rtx:
+        return
+    rig.world.refuses = "UNSUPPORTED_CC"
+    assert rig.adapter.probe(Probe(load=True)).cannot_run == "refuses this GPU: compute capability 9.0"
+    rig.world.refuses = "OLD_CUDA_DRIVER"
+    assert rig.adapter.probe(Probe(load=True)).cannot_run == "refuses this GPU: old cuda driver"
 
 
 def test_everything_is_given_back(rig: Rig) -> None:

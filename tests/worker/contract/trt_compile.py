@@ -59,7 +59,7 @@ def compile_network(network: Any, config: Any, world: Any) -> Plan:
     strong = world.major >= 11 or "STRONGLY_TYPED" in network._flags
     if world.major < 10 and "EXPLICIT_BATCH" not in network._flags:
         raise BuildError("Network has no explicit batch")
-    if network._parser is None or network._parser() is None:
+    if network._model is not None and (network._parser is None or network._parser() is None):
         raise BuildError("the parser is gone, and the weights with it")
     _check_types(network, config, world, strong)
     quantized = any(layer._kind in ("QUANTIZE", "DEQUANTIZE") for layer in network._layers)

@@ -29,6 +29,11 @@ class Strict:
         object.__setattr__(self, name, value)
 
 
+def is_rtx(version: str) -> bool:
+    """Whether a release is one of TensorRT for RTX, whose numbers began anew."""
+    return int(version.partition(".")[0]) < 8
+
+
 class World:
     """One release at work. The tests turn its knobs.
 
@@ -40,6 +45,10 @@ class World:
     def __init__(self, version: str, trt: Any) -> None:
         self.version = version
         self.major, self.minor = (int(part) for part in version.split(".")[:2])
+        #: TensorRT for RTX, which builds without a GPU, behaves like TensorRT 11: types are the graph's alone.
+        self.rtx = is_rtx(version)
+        if self.rtx:
+            self.major, self.minor = 11, 0
         self.trt = trt
         self.logger: Any = None
         self.plans: dict[bytes, trt_compile.Plan] = {}
@@ -48,6 +57,8 @@ class World:
         #: The memory that tensors may lie in; None lets everything through.
         self.memory: Any = None
         self.gpu = True
+        #: Why the GPU takes no engine, a name of `EngineInvalidityDiagnostics`; None if it does.
+        self.refuses: str | None = None
         #: The configuration of the build under way, and how many builds were begun.
         self.config: Any = None
         self.attempts = 0
@@ -157,7 +168,7 @@ class Builder:
     def __init__(self: Any, logger: Any) -> None:
         world = self._world
         world.logger = world.callback(logger, "ILogger")
-        if not world.gpu:
+        if not world.gpu and not world.rtx:
             world.say("ERROR", "CUDA initialization failure with error: 100")
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
@@ -187,6 +198,8 @@ class Builder:
             world.say("ERROR", str(error))
             return None
         world.built.append(plan)
+        if world.rtx and plan.detailed:
+            world.say("VERBOSE", trt_runtime.kernel_log(plan))
         token = f"engine {len(world.built)} of {world.version}".encode()
         world.plans[token] = plan
         if config._cache is not None and "DISABLE_TIMING_CACHE" not in config._flags:
@@ -224,6 +237,7 @@ def _config_state() -> dict[str, Any]:
         "iterations": 1,
         "sources": None,
         "hardware": None,
+        "capabilities": [],
     }
 
 
@@ -268,6 +282,18 @@ class IBuilderConfig:
     @hardware_compatibility_level.setter
     def hardware_compatibility_level(self: Any, value: Any) -> None:
         self._hardware = self._world.member("HardwareCompatibilityLevel", value)
+
+    @property
+    def num_compute_capabilities(self: Any) -> int:
+        return len(self._capabilities)
+
+    @num_compute_capabilities.setter
+    def num_compute_capabilities(self: Any, value: int) -> None:
+        self._capabilities = [None] * value
+
+    def set_compute_capability(self: Any, compute_capability: Any, index: int) -> bool:
+        self._capabilities[index] = self._world.member("ComputeCapability", compute_capability)
+        return self._capabilities[index] != "NONE"
 
     @property
     def int8_calibrator(self: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A `tensorrt` module for any of 24 releases, with exactly the names that the release has.
+"""The module of any of 24 releases of TensorRT and 4 of TensorRT for RTX, with exactly the names that it has.
 
 The names come from the contract data, the behaviour from `trt_core` and its neighbours. A name that the release
 lacks is an AttributeError, as in the wheel; a name that it has and that the double does not act out raises
@@ -31,8 +31,13 @@ def data() -> dict[str, Any]:
 
 
 def releases() -> tuple[str, ...]:
-    """All releases, oldest first."""
+    """All releases, oldest first; those of TensorRT for RTX behind those of TensorRT."""
     return tuple(data()["releases"])
+
+
+def module_name(version: str) -> str:
+    """What a release is imported as."""
+    return "tensorrt_rtx" if trt_core.is_rtx(version) else "tensorrt"
 
 
 def kind_in(ranges: str, index: int) -> str | None:
@@ -74,7 +79,9 @@ class Contents:
         if name in table[""]:
             made = trt_core.FUNCTIONS.get(name, _absent(name))
         elif name.startswith("_") or name not in table:
-            raise AttributeError(f"module 'tensorrt' {self._version} has no attribute {name!r}")
+            raise AttributeError(
+                f"module {module_name(self._version)!r} {self._version} has no attribute {name!r}"
+            )
         elif name in data()["enums"]:
             made = make_enum(name, sorted(table[name]), self._version, self._used)
         else:
@@ -87,7 +94,7 @@ class Recorded(types.ModuleType):
     """A module that remembers what was read from it."""
 
     def __init__(self, version: str) -> None:
-        super().__init__("tensorrt", f"A double of TensorRT {version}.")
+        super().__init__(module_name(version), f"A double of {module_name(version)} {version}.")
         self.__version__ = version
         self._used: set[str] = set()
         self._contents = Contents(version, self._used)
@@ -100,7 +107,7 @@ class Recorded(types.ModuleType):
 
 
 def make(version: str) -> Any:
-    """The `tensorrt` of a release. Its `trt_core.World` is `_world`, the names read so far are `_used`."""
+    """The module of a release. Its `trt_core.World` is `_world`, the names read so far are `_used`."""
     return Recorded(version)
 
 
@@ -144,6 +151,8 @@ def make_enum(owner: str, members: list[str], version: str, used: set[str]) -> t
     """An enum whose values are shuffled by release, so that no code can know them."""
     values = list(range(len(members)))
     random.Random(f"{owner} {version}").shuffle(values)
+    if owner == "EngineInvalidityDiagnostics":
+        values = [1 << value for value in values]
     enum = EnumType(owner, (EnumMember,), {"__members__": {}, "_used": used})
     for name, value in zip(members, values, strict=True):
         enum.__members__[name] = enum(owner, name, value)

@@ -119,6 +119,25 @@ class INetworkDefinition:
     def get_layer(self: Any, index: int) -> Any:
         return self._layers[index]
 
+    def add_input(self: Any, name: str, dtype: Any, shape: Any) -> Any:
+        made = self._tensor(name, self._world.member("DataType", dtype), tuple(shape), "input")
+        self._inputs.append(made)
+        return made
+
+    def add_identity(self: Any, input: Any) -> Any:
+        output = self._tensor("identity_output", input._dtype, input._shape, "")
+        state = {"precision": None, "types": {}, "metadata": ""}
+        made = self._world.make(
+            "ILayer", name="identity", kind="IDENTITY", inputs=[input], outputs=[output], **state
+        )
+        self._layers.append(made)
+        return made
+
+    def _tensor(self: Any, name: str, dtype: str, shape: tuple[int, ...], io: str) -> Any:
+        state = {"io": io, "shape_tensor": False, "network": self}
+        self._tensors[name] = self._world.make("ITensor", name=name, dtype=dtype, shape=shape, **state)
+        return self._tensors[name]
+
     def mark_output(self: Any, tensor: Any) -> None:
         assert tensor._io == "", f"{tensor._name!r} is an {tensor._io} already"
         tensor._io = "output"

@@ -40,12 +40,40 @@ class IHostMemory:
         return len(self)
 
 
+def kernel_log(plan: Plan) -> str:
+    """What TensorRT for RTX says of the kernels that it built."""
+
+    def tensors(values: list[tuple[str, str]]) -> str:
+        told = (
+            f"{{ Name: {name}, Dimensions: [], Datatype: {_WORDS.get(dtype, dtype)} }}"
+            for name, dtype in values
+        )
+        return f"[ {', '.join(told)}]" if values else "[]"
+
+    lines = (
+        f"Name: {layer.name}, LayerType: {layer.kind}, Inputs: {tensors(layer.inputs)}, Constants: [], Outputs: "
+        f"{tensors(layer.outputs)}, TacticName: {layer.tactic}, StreamId: 0, Metadata: {layer.metadata}"
+        for layer in plan.layers
+    )
+    return "\n".join(["Layers:", *lines]) + "\n\nI/O Tensors:\n"
+
+
 class Runtime:
     def __init__(self: Any, logger: Any) -> None:
         self._world.callback(logger, "ILogger")
 
     def deserialize_cuda_engine(self: Any, serialized_engine: Any) -> Any:
+        if not self._world.gpu:
+            self._world.say("ERROR", "IRuntime::deserializeCudaEngine: Error Code 1: Cuda Runtime")
+            return None
         return self._world.make("ICudaEngine", plan=self._world.plans[bytes(serialized_engine)])
+
+    def get_engine_validity(self: Any, buffer: Any) -> tuple[Any, int]:
+        assert bytes(buffer) in self._world.plans
+        trt, reason = self._world.trt, self._world.refuses
+        if reason is None:
+            return trt.EngineValidity.VALID, 0
+        return trt.EngineValidity.INVALID, int(trt.EngineInvalidityDiagnostics.__members__[reason])
 
 
 class ICudaEngine:

@@ -1,0 +1,48 @@
+"""Reports of compilers on disk: one file for each model, precision, release, target and options.
+
+A report says what one release makes of one model, which does not change; so it is asked for once on a machine. What a
+machine did to a build (a crash, a time limit, too little memory) is not kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from harness.environments import cache_folder
+from harness.tensors import write_text
+from harness.worker.protocol import CompileReport, MessageError, from_plain
+
+_OF_THE_MACHINE = ("crashed", "timed_out", "out_of_memory")
+
+
+class ReportCache:
+    """The reports kept in a folder. Reading and writing it never fails: a cache is only a saving.
+
+    Args:
+        folder: by default `compiled` in harness's cache folder.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = cache_folder() / "compiled" if folder is None else folder
+
+    def get(self, key: str) -> CompileReport | None:
+        """The report that is kept under `key`; None if there is none that can be read."""
+        try:
+            report = from_plain(CompileReport, json.loads(self._path(key).read_text()))
+        except (OSError, ValueError, MessageError):
+            return None
+        assert isinstance(report, CompileReport)
+        return report
+
+    def put(self, key: str, report: CompileReport) -> None:
+        """Keep a report, unless it says something of the machine alone."""
+        if report.failure is not None and report.failure.kind in _OF_THE_MACHINE:
+            return
+        with contextlib.suppress(OSError):
+            write_text(self._path(key), json.dumps(asdict(report)))
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"

@@ -1,0 +1,206 @@
+"""Compile a model in an environment, without tensors: the report, and the kernels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
+
+from harness.case import BuildOptions
+from harness.compiler.cache import ReportCache
+from harness.environments import Environment, Supervisor, shared_supervisor
+from harness.errors import (
+    BuildFailedError,
+    CandidateError,
+    UnsupportedByReleaseError,
+    WorkerCrashedError,
+    WorkerTimeoutError,
+)
+from harness.model import LOW_DTYPE, Model, save_model, with_islands
+from harness.tensors import Precision
+from harness.worker.protocol import (
+    TENSORRT_RTX,
+    BuildRequest,
+    Compile,
+    CompileFailure,
+    CompileReply,
+    CompileReport,
+    KernelList,
+    NodeHint,
+    ProbeReply,
+    RefusedNode,
+)
+
+#: Raised whenever reports come to say something else of the same build.
+_FORMAT = 1
+
+Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+def compile_model(
+    model: Model,
+    precision: Precision,
+    environment: Environment,
+    *,
+    islands: Collection[str] = (),
+    profiles: Mapping[str, Profile] | None = None,
+    options: BuildOptions | None = None,
+    supervisor: Supervisor | None = None,
+    cache: ReportCache | None = None,
+) -> CompileReport:
+    """What the compiler of `environment` makes of `model`, from the cache if it was asked before.
+
+    A builder that crashes or hangs on the model is a failure in the report; the next model gets a new worker.
+
+    Args:
+        model: the model; a typed graph is made of it where the release takes its precision from the graph.
+        precision: the precision.
+        environment: the compiler.
+        islands: names of nodes that stay in FP32.
+        profiles: (minimum, optimum, maximum) shape of each input with a dynamic axis.
+        options: override the environment's build options where they are set.
+        supervisor: the environment's worker; by default the one that all of this process share.
+        cache: where reports are kept; by default harness's cache folder.
+
+    Raises:
+        CandidateError: the environment cannot be used, or the request makes no sense there.
+        NothingSelectedError: an island is no node of the model.
+    """
+    supervisor = supervisor or shared_supervisor(environment)
+    cache = cache or ReportCache()
+    probe = supervisor.probe()
+    build = environment.build.model_copy(
+        update={} if options is None else options.model_dump(exclude_unset=True)
+    )
+    request = _request(precision, probe, build, islands, profiles or {})
+    key = _key(model, request, probe, environment)
+    report = cache.get(key)
+    if report is None:
+        report = _ask(supervisor, model, request, probe)
+        cache.put(key, report)
+    return report
+
+
+def kernels_of(
+    model: Model,
+    precision: Precision,
+    environment: Environment,
+    *,
+    islands: Collection[str] = (),
+    profiles: Mapping[str, Profile] | None = None,
+    options: BuildOptions | None = None,
+    supervisor: Supervisor | None = None,
+    cache: ReportCache | None = None,
+) -> KernelList:
+    """The kernels that the compiler of `environment` makes of `model`; see `compile_model`.
+
+    Raises:
+        UnsupportedByReleaseError: the parser refuses a node.
+        BuildFailedError: it cannot be built, or its kernels cannot be read.
+        CandidateError: as `compile_model`.
+    """
+    report = compile_model(
+        model,
+        precision,
+        environment,
+        islands=islands,
+        profiles=profiles,
+        options=options,
+        supervisor=supervisor,
+        cache=cache,
+    )
+    if report.kernels is not None:
+        return report.kernels
+    where = f"environment {environment.name}"
+    compiler = f"{report.product} {report.release}"
+    if report.refused:
+        said = tuple(map(_sentence, report.refused))
+        count = "" if len(said) == 1 else f" and {len(said) - 1} more"
+        raise UnsupportedByReleaseError(
+            f"{compiler} cannot parse {model.name}: {said[0]}{count}", where=where, evidence=said
+        )
+    if report.failure is not None:
+        raise BuildFailedError(report.failure.message, where=where, evidence=report.failure.evidence)
+    raise BuildFailedError(
+        f"{compiler} does not say which kernels it made of {model.name}",
+        where=where,
+        evidence=report.warnings,
+    )
+
+
+def node_hints(model: Model) -> tuple[NodeHint, ...]:
+    """What a worker needs to know of the nodes of `model`."""
+    return tuple(
+        NodeHint(node.name, node.op, tuple(name for name in node.outputs if name), node.lowerable)
+        for node in model.nodes
+    )
+
+
+def _request(
+    precision: Precision,
+    probe: ProbeReply,
+    build: BuildOptions,
+    islands: Collection[str],
+    profiles: Mapping[str, Profile],
+) -> BuildRequest:
+    """What to build; the graph is made of the model when it is built."""
+    return BuildRequest(
+        model_path="",
+        precision=precision.value,
+        typing=build.typing or ("weak" if "weak" in probe.capabilities else "strong"),
+        islands=tuple(sorted(islands)),
+        profiles=dict(profiles),
+        options=build.model_dump(mode="json", exclude_none=True, exclude={"typing", "pins"}),
+    )
+
+
+def _key(model: Model, request: BuildRequest, probe: ProbeReply, environment: Environment) -> str:
+    """SHA-256 over all that a report depends on.
+
+    An engine of TensorRT is made for the GPU at hand; one of TensorRT for RTX only if that is asked for.
+    """
+    portable = probe.product == TENSORRT_RTX and request.options.get("compute_capability") != "current"
+    machine = None if portable else (probe.gpu, probe.compute_capability, probe.driver)
+    parts = (
+        _FORMAT,
+        model.sha256,
+        asdict(request),
+        probe.product,
+        probe.tensorrt,
+        machine,
+        environment.variables,
+    )
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _ask(supervisor: Supervisor, model: Model, request: BuildRequest, probe: ProbeReply) -> CompileReport:
+    graph = model
+    if request.typing == "strong" and request.precision in LOW_DTYPE:
+        graph = with_islands(model, Precision(request.precision), request.islands)
+    folder = supervisor.worker().folder / f"compile-{graph.sha256[:16]}"
+    path = save_model(graph, folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', model.name)[:60]}.onnx")
+    request = replace(request, model_path=str(path), nodes=node_hints(graph))
+    try:
+        reply = supervisor.call(Compile(request))
+        assert isinstance(reply, CompileReply)
+        return reply.report
+    except WorkerCrashedError as error:
+        return _failed("crashed", error, request, probe)
+    except WorkerTimeoutError as error:
+        return _failed("timed_out", error, request, probe)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _failed(kind: str, error: CandidateError, request: BuildRequest, probe: ProbeReply) -> CompileReport:
+    failure = CompileFailure(kind, error.message, error.evidence)
+    return CompileReport(probe.product, probe.tensorrt, request.typing, failure=failure)
+
+
+def _sentence(node: RefusedNode) -> str:
+    name = f"node {node.index}" if node.index >= 0 else "the model"
+    told = ", ".join(part for part in (repr(node.name) if node.name else "", node.op) if part)
+    return f"{name}{f' ({told})' if told else ''}: {node.code}: {node.message}"
