@@ -13,7 +13,7 @@ class NoEngine:
     def __init__(self):
         self.outputs = {}
 
-    def probe(self):
+    def probe(self, request):
         return protocol.ProbeReply("0", free_bytes=1 << 40, builder_ok=True, capabilities=("fp16", "weak"))
 
     def build(self, request):

@@ -209,6 +209,11 @@ class BuildOptions(Frozen):
     """Build an engine that later releases can load; TensorRT 8.6 and later."""
     hardware_compatibility: Literal["ampere_plus", "same_compute_capability"] | None = None
     """Build an engine for more GPUs than this one; 8.6 and later (`same_compute_capability`: 10.9)."""
+    compute_capability: (
+        Annotated[str, text_like(r"^(current|sm\d+)$", "`current`, or a compute capability such as `sm86`")]
+        | None
+    ) = None
+    """The one GPU architecture to build for; TensorRT for RTX, which by default builds for all that it knows."""
     preview_features: Annotated[tuple[PreviewFeature, ...], one_or_list(PreviewFeature)] | None = None
     """Preview features of the release to switch on or off: `+profile_sharing_0806`, `-profile_sharing_0806`."""
     build_route: Text | None = None

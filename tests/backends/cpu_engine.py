@@ -36,7 +36,7 @@ class CpuEngines:
         self.engines = {}
         self.number = 0
 
-    def probe(self):
+    def probe(self, request):
         return protocol.ProbeReply(
             tensorrt="8.6.0",
             gpu="CPU",

@@ -31,7 +31,7 @@ class EmulatedEngines:
     def __init__(self):
         self.engines = {}
 
-    def probe(self):
+    def probe(self, request):
         return protocol.ProbeReply(
             tensorrt="8.6.0", gpu="CPU", free_bytes=10**9, builder_ok=True, capabilities=("fp16", "weak")
         )

@@ -105,7 +105,7 @@ class Misbehaving:
         self.log = log
         self.engines = {}
 
-    def probe(self):
+    def probe(self, request):
         if AT_START == "sleep in probe":
             time.sleep(3600)
         return protocol.ProbeReply(
@@ -140,6 +140,10 @@ class Misbehaving:
         self.engines[name] = request
         seconds = 1.0 if what == "slow" else 0.0
         return protocol.BuildReply(name, ("y",), protocol.EngineFacts(typing="weak", build_seconds=seconds))
+
+    def compile(self, request):
+        self.build(request.build)
+        return protocol.CompileReply(protocol.CompileReport("TensorRT", "0", "weak"))
 
     def infer(self, request):
         tensors = protocol.read_tensor_file(request.inputs_path)

@@ -72,7 +72,7 @@ def test_the_host_lends_polygraphy_and_nothing_else(tmp_path: Path, monkeypatch:
                 return LooksAround()
 
             class LooksAround:
-                def probe(self):
+                def probe(self, request):
                     import polygraphy.util
                     names = ["onnx", "pydantic", "harness", "errors", "case", "messages", "server", "numpy"]
                     found = [name for name in names if importlib.util.find_spec(name)]
