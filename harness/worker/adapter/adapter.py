@@ -51,7 +51,7 @@ def create_adapter(log: Callable[[str], None]) -> "Adapter":
         except ModuleNotFoundError as error:
             if error.name != module:
                 raise
-    raise ModuleNotFoundError("this Python has neither {}".format(" nor ".join(PRODUCTS.values())))
+    raise ModuleNotFoundError("No module named {}".format(" or ".join(map(repr, PRODUCTS.values()))))
 
 
 class Adapter:
@@ -224,8 +224,8 @@ class Adapter:
     def _get_builder(self) -> Builder:
         if self._builder is None:
             try:
-                cuda: Optional[Cuda] = self._get_cuda()
-                cuda.gpu_name()  # the library may be there without a GPU
+                self._get_cuda().gpu_name()  # the library may be there without a GPU
+                cuda = self._cuda
             except Fault:
                 cuda = None  # the builder of TensorRT for RTX needs none
             self._builder = Builder(self._trt, self.release_info, self._logger, self.log, self._cache, cuda)
