@@ -13,7 +13,7 @@ from typing import Any
 from harness.backends import Evaluation, Plan, Profile
 from harness.errors import UsageError
 from harness.tensors import Precision, from_json, to_json, write_text
-from harness.worker.protocol import Choice, Fingerprint, TacticReport, from_plain
+from harness.worker.protocol import BuildOption, Choice, Fingerprint, TacticReport, from_plain
 
 TACTICS_SCHEMA = "harness.tactics/1"
 Place = tuple[Any, ...]
@@ -37,7 +37,7 @@ class TacticRecord:
     precision: Precision
     model: str = ""
     typing: str = "weak"
-    build: Mapping[str, Any] = field(default_factory=dict)
+    build: Mapping[str, BuildOption] = field(default_factory=dict)
     fingerprint: Fingerprint | None = None
     profiles: Mapping[str, Profile] = field(default_factory=dict)
 

@@ -25,7 +25,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     """Values of a field with this type hint."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Union:
-        return st.none() | values(arguments[0])
+        return st.one_of(st.none() if each is type(None) else values(each) for each in arguments)
     if origin is tuple and arguments[1:] == (Ellipsis,):
         return st.lists(values(arguments[0]), max_size=3).map(tuple)
     if origin is tuple:

@@ -1,5 +1,6 @@
 from .codec import MessageError as MessageError
 from .codec import from_plain as from_plain
+from .facts import BuildOption as BuildOption
 from .facts import BuiltEngine as BuiltEngine
 from .facts import EngineFacts as EngineFacts
 from .facts import Fingerprint as Fingerprint

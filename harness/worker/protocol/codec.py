@@ -42,8 +42,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
-    if origin is Union:  # Optional
-        return None if value is None else _value(arguments[0], value, where)
+    if origin is Union:
+        return _union([each for each in arguments if each is not type(None)], value, where)
     if origin is tuple:
         return _tuple(arguments, value, where)
     if origin is dict:
@@ -57,6 +57,18 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise MessageError("{} must be {}, not {!r}".format(where, hint.__name__, value))
     return value
+
+
+def _union(kinds: List[Any], value: Any, where: str) -> Any:
+    """None, or the first of `kinds` that `value` is."""
+    if value is None:
+        return None
+    for kind in kinds[:-1]:
+        try:
+            return _value(kind, value, where)
+        except MessageError:
+            continue
+    return _value(kinds[-1], value, where)
 
 
 def _tuple(arguments: Tuple[Any, ...], value: Any, where: str) -> Tuple[Any, ...]:

@@ -1,11 +1,13 @@
 """What is known of an engine beside the tensors that it computes: the same types in the worker, the host and JSON."""
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Tuple
+from typing import Dict, Optional, Tuple, Union
 
 from .tactics import TacticReport
 
 Shape = Tuple[int, ...]
+#: The value of a build option; lists are tuples here.
+BuildOption = Union[None, bool, int, str, Tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class EngineFacts:
     """
 
     fingerprint: Optional[Fingerprint] = None
-    build: Dict[str, Any] = field(default_factory=dict)
+    build: Dict[str, BuildOption] = field(default_factory=dict)
     profiles: Dict[str, Tuple[Shape, Shape, Shape]] = field(default_factory=dict)
     typing: Optional[str] = None
     builds: int = 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Optional, Tuple, Type, Union
 
 from .codec import MessageError, from_plain
-from .facts import EngineFacts, Latency, Shape
+from .facts import BuildOption, EngineFacts, Latency, Shape
 from .kernels import TENSORRT, CompileReport
 from .tactics import TacticOrders
 
@@ -160,7 +160,7 @@ class BuildRequest:
     marks: Tuple[str, ...] = ()
     mark_dtype: Optional[str] = None
     profiles: Dict[str, Tuple[Shape, Shape, Shape]] = field(default_factory=dict)
-    options: Dict[str, Any] = field(default_factory=dict)
+    options: Dict[str, BuildOption] = field(default_factory=dict)
     calibration: Tuple[str, ...] = ()
     nodes: Tuple[NodeHint, ...] = ()
     engine_path: Optional[str] = None
