@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
+import re
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +18,31 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 TEMPLATES = Path(__file__).with_name("templates")
+LONG_WORD = 25  # letters from which on a word may break
 
 
-def render_page(template: str, made: datetime.datetime | None, **values: Any) -> str:
-    """The page that `template` makes of `values`; `made` is when, now by default."""
+@dataclass(frozen=True)
+class _Script:
+    """A script of a page, and the hash by which the page's policy lets it in."""
+
+    text: Markup
+    sha256: str
+
+
+def render_page(
+    template: str, made: datetime.datetime | None, *, scripts: tuple[str, ...] = (), **values: Any
+) -> str:
+    """The page that `template` makes of `values`.
+
+    Args:
+        template: its file in `templates/`.
+        made: when the page is made; now by default.
+        scripts: files in `templates/`, besides that of all pages.
+        values: what the template shows.
+    """
     when = (made or datetime.datetime.now(datetime.UTC)).strftime("%Y-%m-%d %H:%M UTC")
-    return _environment().get_template(template).render(made=when, **values)
+    loaded = [_script(name) for name in ("page.js", *scripts)]
+    return _environment().get_template(template).render(made=when, scripts=loaded, **values)
 
 
 def trusted(text: str) -> Markup:
@@ -27,6 +50,21 @@ def trusted(text: str) -> Markup:
     from markupsafe import Markup
 
     return Markup(text)
+
+
+def _script(name: str) -> _Script:
+    text = (TEMPLATES / name).read_text(encoding="utf-8")
+    return _Script(trusted(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
+
+
+def _breaks(text: object) -> Markup:
+    """Text in which long words, such as names of nodes, break at their separators only."""
+    from markupsafe import Markup, escape
+
+    def separate(word: re.Match[str]) -> str:
+        return re.sub(r"([/._:,=-])(?=[^/._:,=-])", r"\1<wbr>", word[0])
+
+    return Markup(re.sub(rf"\S{{{LONG_WORD},}}", separate, str(escape(text))))
 
 
 @cache
@@ -40,5 +78,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(number=number, duration=duration, quoted=command, id=id)
+    made.filters.update(number=number, duration=duration, quoted=command, breaks=_breaks, id=id)
     return made

@@ -10,6 +10,10 @@ from collections.abc import Iterable
 from harness.text.amounts import number
 
 
+_PARTS = r"[\w-]+|[^\w-]"  # of a path of names
+_WORDS = r"[^\W_]+|[\W_]"  # of a name
+
+
 def names(items: Iterable[str], most: int = 6, *, separator: str = ", ", last: str = " and ") -> str:
     """`a, b and 3 more`: the first `most` names, and how many more there are. One more is named itself."""
     every = list(items)
@@ -26,14 +30,15 @@ def shorten(text: str, width: int) -> str:
     if len(text) <= width:
         return text
     room = width - 1
-    words = re.findall(r"[^\W_]+|[\W_]", text)
-    head = _as_many(words, room // 2)
-    tail = _as_many(words[::-1], room - sum(map(len, head)))[::-1]
-    head = _as_many(words, room - sum(map(len, tail)))
-    start, end = "".join(head), "".join(tail)
-    if not start or not end or len(start) + len(end) < room // 2:
-        start, end = text[: room // 2], text[len(text) - (room - room // 2) :]
-    return f"{start}…{end}"
+    for pattern in (_PARTS, _WORDS):
+        words = re.findall(pattern, text)
+        head = _as_many(words, room // 2)
+        tail = _as_many(words[::-1], room - sum(map(len, head)))[::-1]
+        head = _as_many(words, room - sum(map(len, tail)))
+        start, end = "".join(head), "".join(tail)
+        if start and end and len(start) + len(end) >= room // 2:
+            return f"{start}…{end}"
+    return f"{text[: room // 2]}…{text[len(text) - (room - room // 2) :]}"
 
 
 def _as_many(words: list[str], room: int) -> list[str]:

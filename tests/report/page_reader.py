@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "br", "img", "link", "hr", "input"}
+VOID = {"meta", "br", "img", "link", "hr", "input", "wbr"}
 
 
 class Page(HTMLParser):
@@ -15,11 +15,13 @@ class Page(HTMLParser):
         self.stack: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
+        self.glued = False  # whether the next text goes on with the word before, which may break there
         self.feed(text)
         self.close()
         assert self.stack == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.glued = tag == "wbr"
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self.stack.append(tag)
@@ -32,7 +34,10 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.stack and self.stack[-1] not in ("style", "script"):
+            if self.glued:
+                data = self.texts.pop() + data
             self.texts.append(data)
+        self.glued = False
 
     @property
     def text(self) -> str:

@@ -180,6 +180,37 @@ def test_lines_of_a_command_break_between_its_words_only(diagnosis: Diagnosis, t
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser")
+def test_nothing_is_cut_on_a_phone(diagnosis: Diagnosis, tmp_path: Path) -> None:
+    layers = ",".join(f"/model/layers.{number}/self_attn/q_proj/MatMul:fp32" for number in range(40))
+    long = dataclasses.replace(diagnosis, recipes={"trtexec": f"trtexec --layerPrecisions={layers}"})
+    script = """<script>addEventListener("load", () => {
+      const cut = [...document.querySelectorAll("pre, .picture")].filter(box => box.scrollWidth > box.clientWidth);
+      const wide = [...document.querySelectorAll("svg")].map(picture => picture.getBoundingClientRect().width);
+      const copies = document.querySelectorAll("pre .copy").length - document.querySelectorAll("pre").length;
+      parent.postMessage([cut.length, Math.round(Math.max(...wide)), copies].join(" "), "*");
+    });</script></body>"""
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html_page(long))
+    (tmp_path / "page.html").write_text(page.replace("</body>", script), encoding="utf-8")
+    listen = "addEventListener('message', event => { document.title = event.data; });"
+    (tmp_path / "frame.html").write_text(
+        f'<title>no</title><script>{listen}</script><iframe width="390" height="800" src="page.html"></iframe>'
+    )
+    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=5000"]
+    done = subprocess.run(
+        [str(CHROMIUM), *arguments, (tmp_path / "frame.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    found = re.search(r"<title>(\d+) (\d+) (-?\d+)</title>", done.stdout)
+    assert found, done.stderr[-2000:]
+    cut, widest, copies = map(int, found.groups())
+    assert cut == 0, "commands wrap, and pictures are as wide as the page"
+    assert 200 < widest < 390
+    assert copies == 0, "each command has its button"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser")
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_reason_has_room_on_any_screen(diagnosis: Diagnosis, tmp_path: Path, width: int) -> None:
     script = """<script>addEventListener("load", () => {

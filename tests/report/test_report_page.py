@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from page_reader import Page
 
-from harness.judge import Verdict
+from harness.judge import RunError, Verdict
 from harness.report import run_page as html_page
 from harness.report.run.documents import MOST_DETAILED
 from harness.tensors import Precision
@@ -52,7 +52,7 @@ def test_a_failure_comes_first_and_open_with_its_picture_and_command(mixed) -> N
     first = text.split('class="card" open', 1)[1].split('<details class="card"', 1)[0]
     assert "<svg" in first
     assert "b7_sq (Pow)" in first
-    assert "cases/rmsnorm-overflow.case.yaml --precision fp16" in first
+    assert "cases/rmsnorm-overflow.case.yaml --precision fp16" in Page(f"<details{first}").text
 
 
 def test_every_cell_leads_to_its_run(mixed) -> None:
@@ -64,17 +64,18 @@ def test_every_cell_leads_to_its_run(mixed) -> None:
     assert {link.removeprefix("#") for link in links} <= set(ids)
 
 
-def test_the_page_needs_no_network_and_runs_no_script(mixed) -> None:
+def test_the_page_needs_no_network_and_runs_its_own_script_alone(mixed) -> None:
     text = html_page(mixed)
     page = Page(text)
     for tag, attributes in page.tags:
-        assert tag not in ("script", "link", "iframe", "object")
+        assert tag not in ("link", "iframe", "object")
         for name in ("src", "href", "xlink:href", "srcset", "action"):
             value = attributes.get(name) or ""
             assert value.startswith(("#", "data:")) or not value
     assert "url(http" not in text
     assert "@import" not in text
-    assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
+    assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}]
+    assert re.search(r"default-src 'none'; .*; script-src 'sha256-[A-Za-z0-9+/=]{44}'\"", text)
 
 
 def test_text_from_a_case_or_a_model_is_escaped(make_report, make_result, make_layer, make_output) -> None:
@@ -90,7 +91,7 @@ def test_text_from_a_case_or_a_model_is_escaped(make_report, make_result, make_l
         evidence=(evil,),
     )
     page = Page(html_page(make_report(result)))
-    assert not [tag for tag, _ in page.tags if tag == "script"]
+    assert [tag for tag, _ in page.tags].count("script") == 1, "that of the page"
     assert evil in page.text
 
 
@@ -109,6 +110,31 @@ def test_a_report_without_outputs_or_layers_is_a_page_too(make_report, make_resu
     page = Page(html_page(report))
     assert "onnxscript is not installed" in page.text
     assert "[TRT] oops" in page.text
+
+
+def test_an_error_of_many_runs_is_one_panel_below_the_failures(make_report, make_result) -> None:
+    error = RunError("UsageError", "axis 0 of 'x' is dynamic", hint="such as --input 'x:[1,8]'")
+    missing = [
+        make_result(
+            Verdict.ERROR, mistake=True, case=f"c{place}", case_path=f"c{place}", error=error, outputs=()
+        )
+        for place in range(42)
+    ]
+    text = html_page(make_report(*missing, make_result(Verdict.FAIL)))
+    panels = [part.split("</summary>", 1)[0] for part in text.split('<details class="card"')[1:]]
+    assert ["FAIL" in panels[0], "42 cases" in panels[1], len(panels)] == [True, True, 2]
+    ids = [attributes["id"] for tag, attributes in Page(text).tags if tag == "span" and attributes.get("id")]
+    assert len(set(ids)) == 43, "each cell of the matrix leads to the panel"
+    assert "c0, c1, c2, c3" in text
+
+
+def test_long_names_break_at_their_separators_only(make_report, make_result, make_layer) -> None:
+    name = "/model/layers.0/self_attn/q_proj/MatMul"
+    text = html_page(
+        make_report(make_result(Verdict.FAIL, layers=(make_layer(0, 0.5, origin=True, node=name),)))
+    )
+    assert "/<wbr>model/<wbr>layers.<wbr>0/<wbr>self_<wbr>attn/<wbr>q_<wbr>proj/<wbr>MatMul" in text
+    assert name in Page(text).text
 
 
 def in_browser(page: Path, *options: str, home: Path) -> str:
@@ -140,13 +166,14 @@ def test_a_browser_lays_the_page_out_without_scrolling_sideways(mixed, width: in
     dom = in_browser(
         tmp_path / "frame.html", "--dump-dom", "--virtual-time-budget=5000", home=tmp_path / "home"
     )
-    found = re.search(r'data-measured="(\d+) (\d+) (\d+) (\d+)"', dom)
+    found = re.search(r'data-measured="(\d+) (\d+) (\d+) (\d+) (\d+)"', dom)
     assert found, dom[-500:]
-    scroll_width, client_width, picture_height, verdicts = map(int, found.groups())
+    scroll_width, client_width, picture_height, verdicts, copies = map(int, found.groups())
     assert client_width == width
     assert scroll_width <= width, "tables and pictures scroll in their own boxes"
     assert picture_height > 150, "the picture of the failure is visible"
     assert verdicts == 12, "every verdict of the matrix is laid out"
+    assert copies == 1, "the command of the failure can be copied"
 
 
 MEASURE = """
@@ -154,8 +181,9 @@ MEASURE = """
 addEventListener("load", () => {
   const root = document.documentElement;
   const visible = [...document.querySelectorAll(".matrix td .verdict")].filter(cell => cell.offsetWidth > 0);
+  const copies = document.querySelectorAll("details[open] .copy").length;
   const picture = Math.round(document.querySelector("svg").getBoundingClientRect().height);
-  parent.postMessage([root.scrollWidth, root.clientWidth, picture, visible.length].join(" "), "*");
+  parent.postMessage([root.scrollWidth, root.clientWidth, picture, visible.length, copies].join(" "), "*");
 });
 </script>
 """

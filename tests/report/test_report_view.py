@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from harness.comparison import GateResult
-from harness.judge import Verdict
+from harness.judge import RunError, Verdict
 from harness.report import attention, worst_error
-from harness.report.run.view import explain, flags, gate_text, matrix
+from harness.report.run.view import alike, explain, flags, gate_text, matrix
+from harness.report.words import Statement
 from harness.tensors import Precision
 
 
@@ -59,6 +61,37 @@ def test_a_mistake_that_stops_all_runs_of_a_case_is_told_once(make_report, make_
         for precision in Precision
     ]
     assert len(attention(make_report(*runs))) == 1
+
+
+def test_mistakes_come_after_what_says_something_of_a_candidate(make_report, make_result) -> None:
+    missing = make_result(Verdict.ERROR, mistake=True, case="missing")
+    failed = make_result(Verdict.FAIL)
+    report = make_report(missing, make_result(Verdict.XPASS, case="odd"), failed, make_result())
+    assert [result.case for result in attention(report)] == ["rmsnorm-overflow", "odd", "missing"]
+    assert explain(missing).command == "", "to run it again says no more"
+
+
+def test_runs_that_ended_with_the_same_error_are_explained_together(make_report, make_result) -> None:
+    error = RunError("UsageError", "axis 0 of 'x' is dynamic", where="a", hint="give a shape")
+    runs = [
+        make_result(
+            Verdict.ERROR,
+            mistake=True,
+            case=name,
+            reason=f"{name}: dynamic",
+            error=replace(error, where=name),
+        )
+        for name in "abc"
+    ]
+    other = make_result(Verdict.ERROR, mistake=True, error=replace(error, message="no such file"))
+    (together, alone) = alike([*runs, other])
+    assert [result.case for result in together] == ["a", "b", "c"]
+    assert alone == (other,)
+    explanation = explain(*together)
+    assert explanation.headline == "3 cases: axis 0 of 'x' is dynamic (give a shape)"
+    assert explanation.statements[0] == Statement("cases", "a, b, c")
+    assert explain(*alone).headline == f"rmsnorm-overflow: {other.reason}"
+    assert len(alike([make_result(), make_result()])) == 2, "without an error each stands alone"
 
 
 def test_a_failure_says_what_where_and_what_next(make_result) -> None:

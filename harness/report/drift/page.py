@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -52,7 +50,7 @@ from harness.report.figures import (
     render,
     series_figure,
 )
-from harness.report.pages import TEMPLATES, render_page, trusted
+from harness.report.pages import render_page, trusted
 from harness.report.words import Look, Statement, made_with, short
 
 if TYPE_CHECKING:
@@ -107,11 +105,11 @@ def drift_page(
     shown = [run for _, runs in groups for run in runs]
     anchors = {run.id: f"run-{place}" for place, run in enumerate(shown)}
     sections = _sections(report, shown, anchors)
-    script = (TEMPLATES / "drift.js").read_text(encoding="utf-8")
     engines = report.engines
     return render_page(
         "drift.html.j2",
         made,
+        scripts=("drift.js",),
         report=report,
         answer=answer(report),
         uncovered=coverage_lines(report),
@@ -138,9 +136,7 @@ def drift_page(
         series=report.series,
         steps=steps_table(report.series),
         series_picture=_series_picture(report),
-        fingerprint=made_with(report.fingerprint),
-        script=trusted(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        fingerprint={key: value for key, value in made_with(report.fingerprint).items() if value},
     )
 
 

@@ -212,6 +212,8 @@ def _print_explanation(console: Console, result: RunResult, *, indent: int = 0) 
         grid.add_row(statement.label.ljust(width), Text(statement.text))
     if explanation.statements:
         console.print(Padding(grid, (0, 0, 0, indent)))
+    if not explanation.command:
+        return
     command = Text.assemble(" " * indent, ("deeper".ljust(width), "dim"), "  ", (explanation.command, "cyan"))
     console.print(command, soft_wrap=True)  # a command that is wrapped here cannot be pasted
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,12 @@ from harness.report.figures import error_growth_svg
 from harness.report.pages import render_page, trusted
 from harness.report.run.view import (
     Explanation,
+    alike,
     attention,
     explain,
     flags,
     gates_text,
+    gravest_first,
     matrix,
     skips,
     worst_error,
@@ -32,9 +35,9 @@ MOST_DETAILED = 24  # pages of more runs show layers and pictures only of what d
 
 @dataclass(frozen=True)
 class _Section:
-    """What the page says of one run."""
+    """What the page says of one run, or of several that ended with the same error."""
 
-    anchor: str
+    anchors: tuple[str, ...]
     result: RunResult
     explanation: Explanation
     picture: Markup | None
@@ -53,7 +56,6 @@ def run_page(
     """
     arranged = matrix(report)
     anchors = {id(result): f"run-{number}" for number, result in enumerate(report.results)}
-    gravest_first = sorted(report.results, key=lambda result: -LOOKS[result.verdict].severity)
     return render_page(
         "run.html.j2",
         made,
@@ -64,13 +66,13 @@ def run_page(
         named=arranged.named,
         anchors=anchors,
         sections=[
-            _section(anchors[id(result)], result, brief=len(report.results) > MOST_DETAILED)
-            for result in gravest_first
+            _section(anchors, runs, brief=len(report.results) > MOST_DETAILED)
+            for runs in alike(gravest_first(report.results))
         ],
         fingerprint=made_with(report.fingerprint),
         look=lambda result: LOOKS[result.verdict],
-        title_of=title,
         worst_error=worst_error,
+        title_of=title,
         gates_text=gates_text,
         flags=flags,
         Verdict=Verdict,
@@ -78,12 +80,13 @@ def run_page(
     )
 
 
-def _section(anchor: str, result: RunResult, *, brief: bool) -> _Section:
+def _section(anchors: Mapping[int, str], runs: Sequence[RunResult], *, brief: bool) -> _Section:
+    result = runs[0]
     picture = None
     detailed = bool(result.layers) and not (brief and result.verdict is Verdict.PASS)
     if detailed:
         picture = trusted(error_growth_svg(result))
-    return _Section(anchor, result, explain(result), picture, detailed)
+    return _Section(tuple(anchors[id(each)] for each in runs), result, explain(*runs), picture, detailed)
 
 
 def run_markdown(report: RunReport, *, seconds: float | None = None) -> str:
@@ -99,12 +102,12 @@ def run_markdown(report: RunReport, *, seconds: float | None = None) -> str:
     lines.append("")
     if told := skips(report):
         lines += [*(f"- skipped {escape(cases)}: {escape(why)}" for why, cases in told.items()), ""]
-    for result in attention(report):
-        explanation = explain(result)
+    for result, *others in alike(attention(report)):
+        explanation = explain(result, *others)
         lines += [f"### {LOOKS[result.verdict].glyph} {escape(explanation.headline)}", ""]
         for statement in explanation.statements:
             lines.append(f"- {statement.label + ': ' if statement.label else ''}{escape(statement.text)}")
-        lines += ["", "```sh", explanation.command, "```", ""]
+        lines += ["", "```sh", explanation.command, "```", ""] if explanation.command else [""]
     facts = "".join(
         f"- {escape(key)}: {escape(value)}\n" for key, value in made_with(report.fingerprint).items()
     )

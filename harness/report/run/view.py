@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, SHAPE
-from harness.judge import LayerResult, OutputResult, RunReport, RunResult, Verdict
+from harness.judge import LayerResult, OutputResult, RunError, RunReport, RunResult, Verdict
 from harness.report.run.words import LOOKS, UNEXPECTED, changed_golden, next_command
 from harness.report.words import Statement, title
 from harness.tensors import Precision
@@ -23,6 +23,7 @@ NONFINITE = "nonfinite"  # the gate on elements that are not finite where the re
 WITHOUT_NUMBER = {SHAPE: "another shape", COMPUTED: "not computed"}
 """Gates that tell all by failing."""
 MOST_CASES = 3  # that share a text
+MOST_ALIKE = 60  # runs named that share an error
 MOST_EVIDENCE = 12  # last lines of an error's evidence
 
 
@@ -40,9 +41,9 @@ class Row:
         return max(self.runs.values(), key=_gravity)
 
     @property
-    def severity(self) -> int:
+    def severity(self) -> float:
         """The severity of the gravest verdict."""
-        return LOOKS[self.gravest.verdict].severity
+        return severity(self.gravest)
 
     @property
     def origins(self) -> tuple[LayerResult, ...]:
@@ -74,9 +75,16 @@ class Matrix:
 class Explanation:
     """What a person needs to know of one run that is not a plain pass, in the order in which they ask."""
 
-    headline: str
+    subject: str
+    reason: str
     statements: tuple[Statement, ...]
     command: str
+    """Empty where no command says more."""
+
+    @property
+    def headline(self) -> str:
+        """What it is about, and why it came out so."""
+        return f"{self.subject}: {self.reason}" if self.reason else self.subject
 
 
 def matrix(report: RunReport) -> Matrix:
@@ -98,9 +106,29 @@ def attention(report: RunReport) -> tuple[RunResult, ...]:
     """
     unexpected = [result for result in report.results if result.verdict in UNEXPECTED]
     told: dict[object, RunResult] = {}
-    for result in sorted(unexpected, key=lambda result: -LOOKS[result.verdict].severity):
+    for result in gravest_first(unexpected):
         told.setdefault((result.case_path, result.reason) if result.mistake else id(result), result)
     return tuple(told.values())
+
+
+def gravest_first(results: Iterable[RunResult]) -> list[RunResult]:
+    """The most severe verdicts first, as `severity` has them."""
+    return sorted(results, key=severity, reverse=True)
+
+
+def severity(result: RunResult) -> float:
+    """That of the verdict; but a mistake says nothing of a candidate, and comes after all that does."""
+    return 2.5 if result.mistake else LOOKS[result.verdict].severity
+
+
+def alike(results: Iterable[RunResult]) -> tuple[tuple[RunResult, ...], ...]:
+    """The runs in groups of which one explanation holds: those that ended with the same error, else each alone."""
+    groups: dict[object, list[RunResult]] = {}
+    for result in results:
+        error = result.error
+        same = error and (error.kind, error.message, error.hint, error.environment, result.evidence)
+        groups.setdefault(same or id(result), []).append(result)
+    return tuple(map(tuple, groups.values()))
 
 
 def skips(report: RunReport) -> dict[str, str]:
@@ -121,9 +149,17 @@ def worst_error(result: RunResult) -> float | None:
     return max((output.metrics.error for output in result.outputs), default=None)
 
 
-def explain(result: RunResult) -> Explanation:
-    """Say what is wrong with a run, where it starts, and which command goes deeper."""
+def explain(result: RunResult, *others: RunResult) -> Explanation:
+    """Say what is wrong with a run, where it starts, and which command goes deeper.
+
+    Args:
+        result: the run.
+        others: runs that ended with the same error.
+    """
     statements = []
+    if others:
+        titles = dict.fromkeys(title(each) for each in (result, *others))
+        statements.append(Statement("cases" if result.mistake else "runs", names(titles, MOST_ALIKE)))
     if changed_golden(result):
         statements.append(
             Statement(
@@ -150,8 +186,15 @@ def explain(result: RunResult) -> Explanation:
     statements += [Statement("warning", warning) for warning in result.warnings]
     evidence = result.evidence[-MOST_EVIDENCE:]
     statements += [Statement("" if place else "evidence", line) for place, line in enumerate(evidence)]
-    headline = f"{title(result)}: {result.reason}" if result.reason else title(result)
-    return Explanation(headline, tuple(statements), next_command(result))
+    together = plural(1 + len(others), "case" if result.mistake else "run")
+    subject = together if others else title(result)
+    # What runs that share an error are about is listed below: it is another file in each.
+    reason = _without_place(result.error) if others and result.error is not None else result.reason
+    return Explanation(subject, reason, tuple(statements), next_command(result))
+
+
+def _without_place(error: RunError) -> str:
+    return error.message if error.hint is None else f"{error.message} ({error.hint})"
 
 
 def flags(layer: LayerResult) -> str:
@@ -227,5 +270,5 @@ def _origin(layer: LayerResult, precision: Precision) -> str:
     return f"node {layer.node} ({layer.op}){tensor}: {'; '.join(parts)}"
 
 
-def _gravity(result: RunResult) -> tuple[int, float]:
-    return LOOKS[result.verdict].severity, worst_error(result) or 0.0
+def _gravity(result: RunResult) -> tuple[float, float]:
+    return severity(result), worst_error(result) or 0.0

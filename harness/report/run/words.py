@@ -66,7 +66,9 @@ def answer(report: RunReport) -> str:
 
 
 def next_command(result: RunResult) -> str:
-    """The command that goes deeper into `result`, ready to paste into a shell."""
+    """The command that goes deeper into `result`, ready to paste into a shell; empty where none says more."""
+    if result.mistake:
+        return ""
     target = target_words(result.case_path or result.case, result.inputs)
     if changed_golden(result):
         return command("harness", "run", *target, "--golden-update")
