@@ -9,7 +9,6 @@ from collections.abc import Iterable
 
 from harness.text.amounts import number
 
-
 _PARTS = r"[\w-]+|[^\w-]"  # of a path of names
 _WORDS = r"[^\W_]+|[\W_]"  # of a name
 
