@@ -1,6 +1,6 @@
-"""Cases: one model, its inputs, the runs asked of it and their tolerances, read from one YAML file each.
+"""Cases: one model, its inputs, its runs and their tolerances, read from one YAML file each.
 
-What needs NumPy or ONNX is imported when it is first asked for.
+What needs NumPy or ONNX is imported when it is first used.
 """
 
 import lazy_loader

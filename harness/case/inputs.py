@@ -134,7 +134,7 @@ class InputSpec(Frozen):
     shape: Shape | None = None
     """The shape of the data, needed for dynamic axes; by default `opt`, else the file's or the model's."""
     dtype: DType | None = None
-    """The dtype that the model must have for this input; a wish for another one is a mistake, not a cast."""
+    """The dtype that the model must have for this input; another one is a mistake, never a cast."""
     fill: Fill | None = None
     """`normal`, `uniform`, `integers`, a number, or a mapping with `kind`. By default `normal` for floats,
     all values for booleans and 8-bit integers, and 0 or 1 for wider integers: valid as index, mask and token

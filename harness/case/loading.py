@@ -146,7 +146,7 @@ def _read(path: Path) -> tuple[Case | None, Document, list[Mistake]]:
 
 
 def _cut_texts(document: Document) -> list[Mistake]:
-    """Texts for people that end before a ` #word`, which was hardly meant as a comment."""
+    """Texts for people that end before a ` #word`, which is hardly meant as a comment."""
     return [
         document.mistake(
             location, f"the text ends before {word!r}, which YAML takes for a comment; put it in quotes"

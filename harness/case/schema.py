@@ -1,4 +1,4 @@
-"""The schema of a case file: one model, its inputs, the runs asked of it, and their tolerances.
+"""The schema of a case file: one model, its inputs, its runs and their tolerances.
 
 Pure pydantic: importing this module imports neither NumPy nor ONNX. Everything is frozen; scalars are strict
 (the text `"3"` is no number, `true` is no 1). What one field means to another is checked by the validator of
@@ -125,7 +125,7 @@ class ModelSource(Frozen):
 
 
 class RunSpec(Frozen):
-    """One run asked of a case. In a file, a precision alone is a run that must pass."""
+    """One run of a case. In a file, a precision alone is a run that must pass."""
 
     model_config = examples(
         {"precision": "fp16", "expect": "fail", "reason": "b7_sq overflows", "origin": "b7_sq"}
@@ -272,7 +272,7 @@ class CaseBody(Frozen):
     """What the runs are skipped without: Python packages, by the name that is imported, and releases, as
     `tensorrt>=8.6`, which the emulator does not need."""
     waivers: tuple[Waiver, ...] = ()
-    """Known failures and drifts that are let pass until a day."""
+    """Known failures and drifts that are accepted until a day."""
 
     @field_validator("inputs")
     @classmethod
@@ -289,12 +289,12 @@ class CaseBody(Frozen):
     def _each_precision_once(cls, runs: tuple[RunSpec, ...]) -> tuple[RunSpec, ...]:
         twice = [name for name, count in Counter(run.precision.value for run in runs).items() if count > 1]
         if twice:
-            raise mistake(f"{' and '.join(twice)} asked for more than once")
+            raise mistake(f"{' and '.join(twice)} given more than once")
         return runs
 
 
 class Case(CaseBody):
-    """One model, its inputs, the runs asked of it and their tolerances, with its name and file."""
+    """A case with its name and file."""
 
     name: Text
     """Name of the case: the file's name without `.case.yaml`."""

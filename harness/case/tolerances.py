@@ -1,4 +1,4 @@
-"""Tolerances: limits on metrics, which tensors a rule speaks of, and how rules are merged."""
+"""Tolerances: limits on metrics, which tensors a rule is for, and how rules are merged."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Relative(Frozen):
     """rmse(candidate) ≤ `factor` · rmse(emulator at the same precision) + `floor`."""
 
     factor: NonNegative
-    """How many times the emulator's error is let pass."""
+    """How many times the emulator's error is accepted."""
     floor: NonNegative = 0.0
-    """What is let pass besides."""
+    """What is accepted besides."""
 
 
 class Limits(Frozen):
@@ -75,7 +75,7 @@ _GATED = tuple(name for name in Limits.model_fields if name not in _PARAMETERS)
 
 
 class Tolerance(Limits):
-    """One rule: which tensors it speaks of, and their limits. Without a selector it speaks of all."""
+    """One rule: which tensors it is for, and their limits. Without a selector it is for all."""
 
     model_config = examples(
         {"precision": ["fp16", "bf16"], "output": "logits", "nrmse": 1e-2},
@@ -97,7 +97,7 @@ class Tolerance(Limits):
         return self
 
     def matches(self, precision: Precision, *, tensor: str, node: str | None, is_output: bool) -> bool:
-        """Whether the rule speaks of `tensor`, written by `node`, at `precision`."""
+        """Whether the rule is for `tensor`, written by `node`, at `precision`."""
         if self.precision and precision not in self.precision:
             return False
         if not self.output and not self.layer:

@@ -1,4 +1,4 @@
-"""Waivers: known drifts and failures that are let pass until a day, and which of them speaks of a run."""
+"""Waivers: known drifts and failures that are accepted until a day, and the one that covers a run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from harness.tensors import Precision
 
 
 class Waiver(Frozen):
-    """A known drift or failure that is let pass until a day."""
+    """A known drift or failure that is accepted until a day."""
 
     model_config = examples(
         {"reason": "fixed in the next release", "expires": "2026-12-31", "tensorrt": "==10.13.*"}
     )
 
     reason: Text
-    """Why it is let pass."""
+    """Why it is accepted."""
     expires: datetime.date
     """The last day on which it holds, such as 2026-12-31."""
     precision: Annotated[tuple[Precision, ...], one_or_list(Precision)] = ()
@@ -45,7 +45,7 @@ class Waiver(Frozen):
 
 @dataclass(frozen=True)
 class Waived:
-    """A waiver of the case that speaks of this run: it holds, or it has expired."""
+    """A waiver of the case that covers this run: it holds, or it has expired."""
 
     reason: str
     expires: datetime.date

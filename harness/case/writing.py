@@ -125,7 +125,7 @@ def case_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
         "title": "harness case",
-        "description": "One model, its inputs, the runs asked of it and their tolerances.",
+        "description": "One model, its inputs, its runs and their tolerances.",
     }
 
 

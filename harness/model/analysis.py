@@ -151,7 +151,7 @@ def computes_products(node: onnx.NodeProto) -> bool:
 
 
 def draws_random(node: onnx.NodeProto) -> bool:
-    """Whether the node, or one in its subgraphs, may draw random numbers: a Dropout does when it is told to train."""
+    """Whether the node, or one in its subgraphs, may draw random numbers: a Dropout does in training mode."""
     trains = node.op_type == "Dropout" and len(node.input) > 2 and bool(node.input[2])
     inner = (child for body in bodies(node) for child in body.node)
     return node.op_type in DRAWING_OPS or trains or any(draws_random(child) for child in inner)
@@ -174,7 +174,7 @@ def infer(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def tensor_dtypes(inferred: onnx.ModelProto) -> dict[str, str]:
-    """Dtype name of each tensor of the main graph: what it declares, and ONNX Runtime's word where that is silent."""
+    """Dtype name of each tensor of the main graph: as declared, else as ONNX Runtime infers it."""
     found = graph_dtypes(inferred.graph)
     written = [name for node in inferred.graph.node for name in node.output if name]
     if any(name not in found for name in written):

@@ -131,7 +131,7 @@ def _inside(graph: onnx.GraphProto) -> Iterator[InnerNode]:
 
 
 def repeated_names(model: Model, names: Collection[str]) -> tuple[str, ...]:
-    """Those of `names` that more than one node has, at whatever depth: no tool can tell such nodes apart by name."""
+    """Those of `names` that more than one node has, at any depth: such nodes cannot be named alone."""
     counts = Counter(_all_names(model.skeleton.graph))
     return tuple(name for name in dict.fromkeys(names) if counts[name] > 1)
 

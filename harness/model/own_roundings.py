@@ -25,18 +25,8 @@ OWN = "::own"
 KINDS: Mapping[str, int] = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 # They take every dtype as it is, or decide on the dtype themselves.
 UNTOUCHED = frozenset(
-    {
-        "Cast",
-        "CastLike",
-        "Constant",
-        "ConstantOfShape",
-        "Identity",
-        "Reshape",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-    }
-    | {"Shape", "Size"}
+    {"Cast", "CastLike", "Constant", "ConstantOfShape", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+    | {"Flatten", "Shape", "Size"}
 )
 
 
@@ -136,7 +126,7 @@ def _bodies_are_typed(graph: onnx.GraphProto, dtypes: Mapping[str, str]) -> bool
 
 
 def _is_wrapped(node: onnx.NodeProto, dtypes: Mapping[str, str]) -> bool:
-    """Whether a node that has to do with float16 or bfloat16 computes, and does not only pass values on."""
+    """Whether a node reads or writes float16 or bfloat16 and computes, instead of only passing values on."""
     typed = any(dtypes.get(name) in KINDS for name in (*node.input, *node.output) if name)
     return typed and node.op_type not in UNTOUCHED and not any(True for _ in bodies(node))
 

@@ -209,9 +209,9 @@ class _Search:
             untested=self.problem.ordered(self.untested) if answered else (),
             evaluations=self.session.evaluations,
             seconds=self.session.seconds,
-            strategies=self.log.strategies,
-            assumptions=self.log.assumptions,
-            log=self.log.steps,
+            strategies=tuple(self.log.strategies),
+            assumptions=tuple(self.log.assumptions.values()),
+            log=tuple(self.log.steps),
             tally=self.tally,
             replayed=self.session.replayed,
         )

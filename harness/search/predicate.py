@@ -50,31 +50,15 @@ class Log:
         self.suspects = 0
         self.remaining: int | None = None
         self.evaluations = 0
+        self.steps: list[Step] = []
+        self.strategies: dict[Strategy, None] = {}  # in the order in which they were entered
+        self.assumptions: dict[str, Assumption] = {}  # by name
         self._on_progress = on_progress
-        self._steps: list[Step] = []
-        self._strategies: list[Strategy] = []
-        self._assumptions: dict[str, Assumption] = {}
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """All steps so far."""
-        return tuple(self._steps)
-
-    @property
-    def strategies(self) -> tuple[Strategy, ...]:
-        """The strategies that were entered, each once, in their order."""
-        return tuple(self._strategies)
-
-    @property
-    def assumptions(self) -> tuple[Assumption, ...]:
-        """All assumptions so far, in the order of their first mention."""
-        return tuple(self._assumptions.values())
 
     def enter(self, strategy: Strategy) -> None:
         """Go on by this strategy."""
         self.strategy = strategy
-        if strategy not in self._strategies:
-            self._strategies.append(strategy)
+        self.strategies[strategy] = None
 
     def expect(self, suspects: int, remaining: int | None = None) -> None:
         """So many units are suspected, and about so many evaluations are to come."""
@@ -82,11 +66,11 @@ class Log:
 
     def note(self, text: str, outcome: Outcome | None = None) -> None:
         """Add a step."""
-        self._steps.append(Step(self.strategy, self.evaluations, text, outcome))
+        self.steps.append(Step(self.strategy, self.evaluations, text, outcome))
 
     def assume(self, name: str, detail: str, held: bool | None = None) -> None:
         """Record an assumption; one of the same name is replaced."""
-        self._assumptions[name] = Assumption(name, detail, held)
+        self.assumptions[name] = Assumption(name, detail, held)
 
     def evaluated(self, treated: frozenset[str], evaluation: Evaluation, replayed: bool) -> None:
         """Count an evaluation."""

@@ -183,16 +183,16 @@ def between_ends(predicate: Predicate, order: Sequence[str]) -> Reduction:
 
 
 def prove_minimal(predicate: Predicate, kept: frozenset[str], order: Sequence[str]) -> Narrowed:
-    """Leave out each unit of a set that has the property, alone, until none can be spared.
+    """Leave out each unit of a set that has the property, alone, until each is needed.
 
     Args:
         predicate: what to keep.
         kept: the set.
-        order: all units, those that are probably spared first.
+        order: all units, those that are probably not needed first.
     """
     while True:
-        # A pass through `reduce` that dismisses nothing has asked for each unit alone. One that does gallops, so
-        # that a set with much to spare does not cost the square of its size.
+        # A pass through `reduce` that dismisses nothing has tested each unit alone. One that does gallops, so
+        # that a set with many superfluous units does not cost the square of its size.
         predicate.log.expect(len(kept), len(kept))
         reduction = reduce(predicate, kept, [(unit,) for unit in order if unit in kept])
         if reduction.kept == kept:

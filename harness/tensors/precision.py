@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Precision(StrEnum):
-    """The arithmetic that a candidate is asked to use. The value is how case files and commands spell it."""
+    """The arithmetic of a candidate. The value is how case files and commands spell it."""
 
     FP32 = "fp32"
     TF32 = "tf32"

@@ -233,7 +233,7 @@ def test_mistakes_of_all_files_are_reported_together(write):
             "1:1: model.sha256: missing: a `url` needs the SHA-256 of its file",
         ),
         ("model: {path: m.onnx}\nruns: []\n", "2:7: runs: must hold at least one item"),
-        ("model: {path: m.onnx}\nruns: [fp16, fp16]\n", "2:7: runs: fp16 asked for more than once"),
+        ("model: {path: m.onnx}\nruns: [fp16, fp16]\n", "2:7: runs: fp16 given more than once"),
         ("model: {path: m.onnx}\n\tseed: 1\n", "2:1: a tab cannot stand here; indent with spaces"),
         (
             "model: {path: m.onnx}\n  seed: 1\n",
