@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import ml_dtypes  # noqa: F401 - NumPy knows bfloat16 and its like by name once it is imported
 import numpy as np
@@ -37,7 +37,6 @@ PRODUCT_OPS = frozenset(
 DRAWING_OPS = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
-NodeFact = tuple[str, str, str, tuple[str, ...], tuple[str, ...], bool]
 
 
 def skeleton(model: ir.Model, weights: frozenset[str]) -> onnx.ModelProto:
@@ -251,20 +250,3 @@ def data_nodes(proto: onnx.ModelProto, fed: Iterable[str]) -> frozenset[str]:
             if node.op_type not in SHAPE_OPS:
                 depends.update(filter(None, node.output))
     return frozenset(found)
-
-
-def node_facts(
-    proto: onnx.ModelProto, dtypes: Mapping[str, str], at_run_time: Collection[str]
-) -> Iterator[NodeFact]:
-    """Name, op, domain, inputs, outputs and lowerability of each node of the main graph, in order.
-
-    Args:
-        proto: the graph.
-        dtypes: dtype names of its tensors.
-        at_run_time: names of the nodes that compute at run time, and are not folded.
-    """
-    for node in proto.graph.node:
-        outputs = tuple(name for name in node.output if name)
-        computes_float = any(dtypes.get(name) == "float32" for name in outputs)
-        lowerable = node.name in at_run_time and computes_float and node.op_type not in NEVER_LOWERED
-        yield node.name, node.op_type, node.domain, node_reads(node), outputs, lowerable

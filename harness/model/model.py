@@ -174,8 +174,17 @@ class Model:
         """The nodes of the main graph in topological order."""
         data = analysis.data_nodes(self.skeleton, self.feed_names())
         sized = sized_nodes(self.inferred.graph, self.dtypes, self.shapes, data, self.feed_names())
-        facts = analysis.node_facts(self.skeleton, self.dtypes, data | sized)
-        return tuple(NodeInfo(index, *fact) for index, fact in enumerate(facts))
+        at_run_time = data | sized  # the others are folded
+        found = []
+        for index, node in enumerate(self.skeleton.graph.node):
+            outputs = tuple(name for name in node.output if name)
+            computes_float = any(self.dtypes.get(name) == "float32" for name in outputs)
+            lowerable = (
+                node.name in at_run_time and computes_float and node.op_type not in analysis.NEVER_LOWERED
+            )
+            reads = analysis.node_reads(node)
+            found.append(NodeInfo(index, node.name, node.op_type, node.domain, reads, outputs, lowerable))
+        return tuple(found)
 
     @cached_property
     def lowerable(self) -> tuple[NodeInfo, ...]:
