@@ -6,18 +6,24 @@
 Needs numpy, and onnxruntime or tensorrt. Ends with 1 if the fault shows, 0 if it does not, 2 if it cannot run.
 """
 
+from __future__ import annotations
+
 import argparse
 import ctypes
 import json
 import pathlib
 import sys
+from typing import Any, Mapping, Sequence
 
 import numpy as np
+
+Arrays = Mapping[str, Any]
+"""Arrays by tensor name; None for one that could not be computed."""
 
 HERE = pathlib.Path(__file__).resolve().parent
 
 
-def main():
+def main() -> int:
     """Do what was asked for and return the exit status; an error is one line, and never 1."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -33,7 +39,7 @@ def main():
         return 2
 
 
-def show(arguments):
+def show(arguments: argparse.Namespace) -> int:
     """Run both sides, print what differs, and return 1 if the fault shows, 0 if it does not."""
     about = json.loads((HERE / "repro.json").read_text(encoding="utf-8"))
     inputs = load("inputs.npz", about["inputs"])
@@ -63,13 +69,13 @@ def show(arguments):
     return int(shows)
 
 
-def load(file, names):
+def load(file: str, names: Sequence[str]) -> Arrays:
     """Arrays by tensor name; the file numbers them, because names may hold anything."""
     with np.load(str(HERE / file), allow_pickle=False) as arrays:
         return {name: arrays[f"t{number}"] for number, name in enumerate(names)}
 
 
-def measure(actual, expected):
+def measure(actual: Any, expected: Any) -> dict[str, Any]:
     """How far `actual` is from `expected`, over the elements where both are finite."""
     if actual is None or actual.shape != expected.shape:
         text = "not computed" if actual is None else f"shape {actual.shape} instead of {expected.shape}"
@@ -93,7 +99,7 @@ def measure(actual, expected):
     return {"count": int(actual.size), "nonfinite": nonfinite, "nrmse": nrmse, "max_abs": largest}
 
 
-def spell(row):
+def spell(row: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of a row as JSON can hold them."""
     return {
         key: value if isinstance(value, str) or np.isfinite(value) else str(value)
@@ -101,7 +107,7 @@ def spell(row):
     }
 
 
-def run_onnxruntime(file, inputs, outputs, may_fail=False):
+def run_onnxruntime(file: str, inputs: Arrays, outputs: Sequence[str], may_fail: bool = False) -> Arrays:
     """Run a model on ONNX Runtime's CPU provider, without optimizations that would fold its casts away.
 
     With `may_fail`, a node that fails leaves None for every output.
@@ -125,7 +131,7 @@ def run_onnxruntime(file, inputs, outputs, may_fail=False):
     return dict(zip(outputs, values))  # noqa: B905 - this script runs on Python 3.8, too
 
 
-def run_tensorrt(about, inputs, outputs):
+def run_tensorrt(about: Mapping[str, Any], inputs: Arrays, outputs: Sequence[str]) -> Arrays:
     """Build an engine of the model at the precision, and run it."""
     import tensorrt
 
@@ -154,7 +160,7 @@ def run_tensorrt(about, inputs, outputs):
     return infer(tensorrt, engine, inputs, outputs)
 
 
-def infer(tensorrt, engine, inputs, outputs):
+def infer(tensorrt: Any, engine: Any, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
     """One inference; memory is handled through the CUDA runtime that TensorRT has loaded."""
     cuda = cuda_runtime()
     context = engine.create_execution_context()
@@ -186,7 +192,7 @@ def infer(tensorrt, engine, inputs, outputs):
     return {name: buffers[name] for name in outputs}
 
 
-def cuda_runtime():
+def cuda_runtime() -> ctypes.CDLL:
     """The CUDA runtime: the one that is loaded already, beside TensorRT, or where it is usually installed."""
     maps = pathlib.Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
@@ -202,7 +208,7 @@ def cuda_runtime():
     raise RuntimeError("no CUDA runtime is installed here")
 
 
-def check(status):
+def check(status: int) -> None:
     """Stop at an error of the CUDA runtime."""
     if status:
         raise RuntimeError(f"CUDA runtime error {status}")
