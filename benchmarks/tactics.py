@@ -1,4 +1,4 @@
-"""Tactics on real engines: recorded, replayed, forbidden, told apart by their outputs, and hunted when one is bad.
+"""Tactics on real engines: recorded, replayed, forbidden, compared by their outputs, and searched for when one is bad.
 
 Needs a harness.toml with an environment on a GPU. Run: python -m benchmarks.tactics --env NAME --out FILE.json
 

@@ -1,7 +1,7 @@
 """The default gates, in one table, and how a case's tolerances replace them.
 
-The emulator is held against an absolute bound on nrmse (rmse over the reference's root mean square) at each
-precision. An engine is held against the emulator at the same precision:
+The emulator is compared with an absolute bound on nrmse (rmse over the reference's root mean square) at each
+precision. An engine is compared with the emulator at the same precision:
 
     rmse(engine) ≤ factor · min(rmse(emulator), bound · rms(reference)) + floor · rms(reference)
 
@@ -86,7 +86,7 @@ class Gate:
             raise UsageError(f"the limit of the gate on {self.metric!r} is NaN: nothing would ever pass")
 
     def check(self, metrics: Metrics) -> GateResult:
-        """Hold `metrics` against this gate. A value that is NaN or does not apply never passes."""
+        """Check `metrics` against this gate. A value that is NaN or does not apply never passes."""
         found = getattr(metrics, self.metric)
         value = math.nan if found is None else float(found)
         passed = value >= self.limit if self.metric in LOWER_BOUNDED else value <= self.limit
@@ -112,7 +112,7 @@ class GateResult:
 
 
 def check(metrics: Metrics, gates: Iterable[Gate]) -> tuple[GateResult, ...]:
-    """Hold `metrics` against every gate, in their order; before them fails what no case need ask for.
+    """Check `metrics` against every gate, in their order; before them come the gates that no case needs to name.
 
     A tensor of another shape fails `SHAPE`, one that could not be computed `COMPUTED`, whatever the gates say.
     """

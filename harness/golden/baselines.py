@@ -2,8 +2,8 @@
 
     golden/<case>/<sm>/<precision>.json         such as golden/lstm/sm90/fp16.json
 
-They belong to a case, a GPU architecture and a precision; the release is in the file, because the next one is to be
-held against it. Each holds, for every output and layer, the errors of the builds, and where all this comes from:
+They belong to a case, a GPU architecture and a precision; the release is in the file, because the next one is
+compared with it. Each holds, for every output and layer, the errors of the builds, and where all this comes from:
 versions, date, command, and what was there before. Only `write` writes, and not where `CI` is set: there a
 baseline is a fact.
 """

@@ -67,7 +67,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class GoldenStatus:
-    """A fresh reference held against the golden one.
+    """A fresh reference compared with the golden one.
 
     Args:
         case: name of the case.

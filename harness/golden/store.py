@@ -96,7 +96,7 @@ class GoldenStore:
         return sorted(path.parent.name for path in self.root.glob(f"*/{DESCRIPTION}"))
 
     def check(self, case: str, provenance: Provenance, outputs: Outputs) -> GoldenStatus:
-        """Hold fresh reference outputs against the golden ones. Nothing is written.
+        """Compare fresh reference outputs with the golden ones. Nothing is written.
 
         Args:
             case: name of the case.

@@ -50,7 +50,7 @@ class JudgeOptions:
         memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
         golden_update: rewrite golden references that are missing or differ; refused when CI is set.
         repeats: how often an engine is built, each time tuned anew. All of them must pass, and the fact `repeats`
-            tells which layers changed tactic and how far the outputs moved. The emulator is not repeated.
+            says which layers changed tactic and how far the outputs moved. The emulator is not repeated.
     """
 
     layers: bool = True
@@ -107,7 +107,7 @@ class Judge:
     def run(
         self, case: Case, spec: RunSpec, candidate: str = EMULATOR, stage: Stage = lambda name: None
     ) -> RunResult:
-        """Judge one run. Errors that harness knows become the verdict `error`; `stage` is told what goes on."""
+        """Judge one run. Errors that harness knows become the verdict `error`; `stage` is called with what goes on."""
         blank = RunResult(
             case=case.name,
             precision=spec.precision,
@@ -293,8 +293,8 @@ class _Run:
             return layers, None
         limits = {output.tensor: rms_limit(output) for output in outputs}
         faithful = all(
-            is_faithful(engine.outputs, unseen, reference, limits)
-            for observed, unseen, reference in zip(engines, actual, expected, strict=True)
+            is_faithful(engine.outputs, plain, reference, limits)
+            for observed, plain, reference in zip(engines, actual, expected, strict=True)
             for engine in observed
         )
         return layers, faithful if any(engines) else None
@@ -304,19 +304,19 @@ def _failed(blank: RunResult, error: HarnessError, bench: Workbench) -> RunResul
     """A run that ended with an error."""
     of_candidate = isinstance(error, CandidateError)
     of_case = any(error is failure for failure in bench.failures.values()) or isinstance(error, CaseFileError)
-    told = RunError(
+    details = RunError(
         type(error).__name__,
         error.message,
         error.where,
         error.hint,
-        blank.candidate if of_candidate else None,
+        (error.environment or blank.candidate) if isinstance(error, CandidateError) else None,
     )
     return replace(
         blank,
         verdict=Verdict.ERROR,
         cause=Cause.CANDIDATE if of_candidate else Cause.CASE if of_case else Cause.RUN,
         reason=str(error),
-        error=told,
+        error=details,
         evidence=error.evidence if isinstance(error, CandidateError) else (),
         mistake=not of_candidate,
     )

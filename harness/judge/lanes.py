@@ -59,17 +59,17 @@ def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[Ru
 
     The runs of each GPU are a lane: within it they follow each other, so that no build is timed while another one
     keeps its GPU busy. Lanes go at the same time, each with a judge of its own; golden references are rewritten by
-    one lane only. `progress` is told by one lane at a time.
+    one lane only. `progress` is called by one lane at a time.
     """
     lanes = judge.candidates.lanes(dict.fromkeys(run.candidate for run in runs))
     if len(lanes) == 1 or judge.options.golden_update:
         lanes = [tuple(name for lane in lanes for name in lane)]
-    told, stopped = threading.Lock(), threading.Event()
+    reporting, stopped = threading.Lock(), threading.Event()
     results: dict[int, RunResult] = {}
     unusable: set[int] = set()  # cases of which no run can be judged: one result says so
 
-    def tell(event: ProgressEvent) -> None:
-        with told:
+    def report(event: ProgressEvent) -> None:
+        with reporting:
             progress(event)
 
     def work(lane: tuple[str, ...], own: Judge) -> None:
@@ -77,7 +77,7 @@ def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[Ru
             for index, run in enumerate(runs):
                 if run.candidate not in lane or stopped.is_set() or id(run.case) in unusable:
                     continue
-                result = _judged(own, run, index, len(runs), tell)
+                result = _judged(own, run, index, len(runs), report)
                 if result.cause is Cause.CASE:
                     if id(run.case) in unusable:  # another lane has said so meanwhile
                         continue
@@ -132,21 +132,21 @@ def side_by_side(works: Sequence[Callable[[], T]], give_up: Callable[[], None]) 
 def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
     try:
         future.set_result(work())
-    except BaseException as error:  # told to the thread that waits
+    except BaseException as error:  # the thread that waits raises it
         future.set_exception(error)
 
 
 def _judged(judge: Judge, run: Run, index: int, total: int, progress: Progress) -> RunResult:
     case, candidate, spec = run
 
-    def tell(
+    def report(
         kind: Literal["start", "stage", "done"], stage: str = "", result: RunResult | None = None
     ) -> None:
         progress(ProgressEvent(kind, index, total, case.name, spec.precision, candidate, stage, result))
 
-    tell("start")
+    report("start")
     start = time.perf_counter()
-    result = judge.run(case, spec, candidate, lambda stage: tell("stage", stage))
+    result = judge.run(case, spec, candidate, lambda stage: report("stage", stage))
     result = result.with_timing("total", time.perf_counter() - start)
-    tell("done", result=result)
+    report("done", result=result)
     return result

@@ -38,7 +38,7 @@ def measure_layers(
     *,
     samples: Sequence[int] | None = None,
 ) -> tuple[tuple[LayerResult, ...], list[tuple[ObservedEngine, ...]]]:
-    """Observe `candidate` under `plan` and hold every float tensor against the FP32 reference.
+    """Observe `candidate` under `plan` and compare every float tensor with the FP32 reference.
 
     Args:
         bench: the case.
@@ -124,7 +124,7 @@ def _accumulator(
 def _results(
     bench: Workbench, precision: Precision, tolerances: tuple[Tolerance, ...], sums: LayerSums, emulated: bool
 ) -> tuple[LayerResult, ...]:
-    """The layers with their gates; an engine is held against the emulator at the same precision."""
+    """The layers with their gates; an engine is compared with the emulator at the same precision."""
     model = bench.model
     measured = sums.emulator if emulated else sums.candidate
     metrics = {name: sum_.result() for name, sum_ in measured.items()}
@@ -193,9 +193,9 @@ def beyond_own_limits(
     return f"{names} {verb} beyond what the case lets these layers err by, although every output passes"
 
 
-def observation_for(candidate: Candidate, asked: Observation | None) -> Observation:
-    """How to look at the layers: as asked, else typed; the emulator knows one way only."""
-    return Observation.TYPED if asked is None or candidate.name == "emulator" else asked
+def observation_for(candidate: Candidate, wanted: Observation | None) -> Observation:
+    """How to look at the layers: as wanted, else typed; the emulator knows one way only."""
+    return Observation.TYPED if wanted is None or candidate.name == "emulator" else wanted
 
 
 SAME_FAULT = (
@@ -238,8 +238,8 @@ def _same(observed: np.ndarray, unobserved: np.ndarray, reference: np.ndarray, l
         return False
     if unobserved.shape != reference.shape:
         return True  # the fault is the shape, and it is the same
-    broken, seen_broken = _broken(unobserved, reference), _broken(observed, reference)
-    if (broken & seen_broken).sum() < SAME_FAULT * (broken | seen_broken).sum():
+    broken, observed_broken = _broken(unobserved, reference), _broken(observed, reference)
+    if (broken & observed_broken).sum() < SAME_FAULT * (broken | observed_broken).sum():
         return False
     finite = np.isfinite(unobserved) & np.isfinite(observed) & np.isfinite(reference)
     if broken.any() or not finite.any():

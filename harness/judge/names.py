@@ -1,7 +1,7 @@
 """Names in a case that only its model can confirm: of outputs and layers in tolerances, and of origins.
 
 A pattern that matches nothing is no harmless one: the tensors that it was written for then have the default gates.
-On engines patterns match the same names, as layers are told by their ONNX tensors.
+On engines patterns match the same names, as layers go by their ONNX tensors.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check_names_of(cases: Iterable[Case], bench: Callable[[Case], Workbench]) ->
     A case whose model cannot be had is left to its run, which says why.
 
     Raises:
-        CaseFileError: names in case files find nothing; all of all files are told.
+        CaseFileError: names in case files find nothing; all of all files are listed.
         UsageError: likewise, for a case that was made in memory.
     """
     mistakes: list[Mistake] = []

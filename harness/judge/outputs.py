@@ -1,4 +1,4 @@
-"""The outputs of one sample held against their gates."""
+"""The outputs of one sample and their gates."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class OutputGates:
         actual: Computed,
         emulated: Computed | None,
     ) -> tuple[OutputResult, ...]:
-        """Hold the outputs of one sample against their gates.
+        """Check the outputs of one sample against their gates.
 
         Args:
             sample: its position.
             expected: the reference's outputs by name.
             actual: the candidate's; what could not be computed fails.
-            emulated: the emulator's with everything lowered, which an engine is held against; None judges the
+            emulated: the emulator's with everything lowered, which an engine is compared with; None judges the
                 emulator itself.
         """
         return tuple(

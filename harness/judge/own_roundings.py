@@ -21,10 +21,10 @@ from harness.text import number, plural
 
 COPIES = 4  # a tensor, its rounded self, and what is computed of them
 SATURATED = 0.01
-"""A QuantizeLinear that saturates more than this share of its elements is told of,"""
+"""A QuantizeLinear that saturates more than this share of its elements is reported,"""
 COSTLY = 0.1
 """with a warning where the outputs err by more than this nrmse, or by nobody knows how much."""
-MOST_TOLD = 3
+MOST_NAMED = 3
 GATE_OF = {"float16": Precision.FP16, "bfloat16": Precision.BF16}
 
 
@@ -117,14 +117,14 @@ class OwnRoundings:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person should know: overflow and saturation that the outputs notice, and a cost beyond the gates."""
-        told = []
+        found = []
         if self.cost is None or not self.cost <= min(map(_bound_of, self.dtypes), default=np.inf):
-            told += _first(self.overflows, "overflow")
+            found += _first(self.overflows, "overflow")
         if self.cost is None or not self.cost <= COSTLY:
-            told += _first(self.saturations, "QuantizeLinear")
+            found += _first(self.saturations, "QuantizeLinear")
         if self.cost is not None and not self.cost <= self._bound:
-            told.append(f"{self.price}: the reference has that error, too, and no run fails for it")
-        return tuple(told)
+            found.append(f"{self.price}: the reference has that error, too, and no run fails for it")
+        return tuple(found)
 
     @property
     def facts(self) -> OwnRoundings | None:
@@ -252,9 +252,9 @@ def _beyond(node: onnx.NodeProto, values: Sequence[np.ndarray | None]) -> int:
     return int(np.count_nonzero(steps > most)) + (0 if relu else int(np.count_nonzero(steps < least)))
 
 
-def _first(told: Sequence[Overflow | Saturation], noun: str) -> list[str]:
-    shown = [str(each) for each in told[:MOST_TOLD]]
-    more = len(told) - len(shown)
+def _first(found: Sequence[Overflow | Saturation], noun: str) -> list[str]:
+    shown = [str(each) for each in found[:MOST_NAMED]]
+    more = len(found) - len(shown)
     if more:
         shown[-1] += f"; and {plural(more, f'more {noun}', f'more {noun} nodes')}"
     return shown

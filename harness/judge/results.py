@@ -253,7 +253,7 @@ class RunResult:
 
 @dataclass(frozen=True, repr=False)
 class RunReport:
-    """All runs of one invocation, with the fingerprint of what they ran on; `interrupted` if more were asked for."""
+    """All runs of one invocation, with the fingerprint of what they ran on; `interrupted` if some are missing."""
 
     fingerprint: Mapping[str, Any]
     results: tuple[RunResult, ...]

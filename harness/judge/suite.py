@@ -42,7 +42,7 @@ def run(
         inputs: shapes for the inputs of .onnx files.
         tags: only cases with one of these tags.
         options: how to judge.
-        progress: told of every step.
+        progress: called at every step.
         judge: use this judge, and leave it open, instead of making one.
 
     Raises:

@@ -36,7 +36,7 @@ class _Prepared(cached_property[T]):
 
 
 class Workbench:
-    """The parts of a case, made when first asked for and kept for its other runs.
+    """The parts of a case, made when first needed and kept for its other runs.
 
     Args:
         case: the case.
@@ -126,7 +126,7 @@ class Workbench:
             update: rewrite it where it is missing or differs.
 
         Raises:
-            GoldenError: the golden reference is damaged, or an update was asked for while CI is set.
+            GoldenError: the golden reference is damaged, or update is given while CI is set.
         """
         if self._golden is None:
             root, found = golden_root(self.case), None

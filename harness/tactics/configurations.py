@@ -1,11 +1,11 @@
-"""The builds of a search: what is forced, whether it was honoured, and what an outcome may be taken for.
+"""The builds of a search: what is forced, whether TensorRT took it, and what an outcome shows.
 
-A trial says nothing of the configuration that was asked for if TensorRT built another one: it is unresolved, and
-what was built is remembered as a trial of what it is. A layer that does not obey from the start is left to chance.
+A build says nothing of the configuration that was forced if TensorRT built another one: it is unresolved, and what was
+built is remembered as what it is. A layer that does not take what is forced from the start is left free.
 
-Every choice of a build that passes is acquitted. A build that fails is believed only if every choice in it that was
-not ordered is acquitted: else it is repeated, and at last unresolved. Copies between formats come and go with what is
-tried; of them only the bad build's own choices are suspected.
+Every choice of a build that passes is known to be good. A build that fails counts only if every choice in it that was
+not forced is known to be good: else it is repeated, and at last unresolved. Copies between formats come and go with
+what is tried; of them only the bad build's own choices are suspected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.text import names
 from harness.worker.protocol import Choice, TacticOrders
 
 RETRIES = 4
-"""Builds that are repeated, each, where a layer that does not obey may be what failed."""
+"""Builds that are repeated, each, where a layer that did not take what was forced may be what failed."""
 
 
 class Configurations:
@@ -48,15 +48,15 @@ class Configurations:
         self.units = units
         self.builds = built
         self.seen: dict[frozenset[str], Sample] = {}
-        """The build of each configuration that was honoured."""
+        """The build of each configuration that TensorRT took."""
         self.free: dict[str, Unit] = {}
-        """Layers that did not obey from the start."""
-        self.disobeyed: dict[str, None] = {}
+        """Layers that did not take what was forced from the start."""
+        self.not_taken: dict[str, None] = {}
         self.trail: list[str] = []
         self.limit = limit
         self._build, self._base = build, base
         self._by_chance: dict[frozenset[str], Sample] = {}
-        self._acquitted = {_named(choice) for record in good for choice in record.choices}
+        self._known_good = {_named(choice) for record in good for choice in record.choices}
         self._of_base = {_named(choice) for choice in base.choices}
 
     @property
@@ -88,46 +88,50 @@ class Configurations:
         return tuple(found)
 
     def everything_good(self) -> Sample | None:
-        """The build that must pass; layers that did not obey are taken out of the units.
+        """The build that must pass; layers that did not take what was forced leave the units.
 
-        None: it could not be judged, for a layer that does not obey may be what failed.
+        None: it could not be judged, for a layer that did not take what was forced may be what failed.
         """
         for _ in range(RETRIES + 1):
             sample = self._attempt(self.everything, "good choices at every suspected layer")
             if sample.record is None:
                 return sample
-            stray = {unit.layer: unit for unit in self.units if not unit.obeys(Side.GOOD, sample.record)}
-            self._set_free(stray)
+            refused = {unit.layer: unit for unit in self.units if not unit.took(Side.GOOD, sample.record)}
+            self._set_free(refused)
             if self._decides(sample, self.everything):
                 return sample
         return None
 
     def _set_free(self, units: dict[str, Unit]) -> None:
         self.free.update(units)
-        self.disobeyed.update(dict.fromkeys(units))
+        self.not_taken.update(dict.fromkeys(units))
         self.units = tuple(unit for unit in self.units if unit.layer not in self.free)
 
-    def _suspicious(self, sample: Sample, treated: frozenset[str]) -> list[str]:
-        """Layers whose choice nobody ordered and nobody acquitted."""
+    def _suspects(self, sample: Sample, treated: frozenset[str]) -> list[str]:
+        """Layers whose choice was not forced and is not known to be good."""
         assert sample.record is not None
         ordered = {_named(choice) for choice in self.forced(treated)}
         found = []
         for choice in sample.record.choices:
             name = _named(choice)
             is_copy = reformatted_layer(choice.layer) is not None
-            if name not in self._acquitted and name not in ordered and (not is_copy or name in self._of_base):
+            if (
+                name not in self._known_good
+                and name not in ordered
+                and (not is_copy or name in self._of_base)
+            ):
                 found.append(choice.layer)
         return found
 
     def _decides(self, sample: Sample, treated: frozenset[str]) -> bool:
-        """Whether the outcome belongs to what was ordered."""
+        """Whether the outcome belongs to what was forced."""
         assert sample.record is not None
         if sample.outcome is Outcome.PASS:
-            self._acquitted.update(_named(choice) for choice in sample.record.choices)
+            self._known_good.update(_named(choice) for choice in sample.record.choices)
             return True
-        suspicious = self._suspicious(sample, treated)
-        self.disobeyed.update(dict.fromkeys(suspicious))
-        return not suspicious
+        suspects = self._suspects(sample, treated)
+        self.not_taken.update(dict.fromkeys(suspects))
+        return not suspects
 
     def oracle(self, treated: frozenset[str]) -> Trial:
         """What a build with the good choice at `treated` comes to."""
@@ -136,24 +140,26 @@ class Configurations:
         words = what(treated, self.units)
         for _ in range(RETRIES + 1):
             if self.builds >= self.limit:
-                return Trial(Outcome.UNRESOLVED, note=f"the {self.limit} builds that are allowed are spent")
+                return Trial(Outcome.UNRESOLVED, note=f"the {self.limit} builds that are allowed are used up")
             sample = self._attempt(treated, words)
             if sample.record is None:
                 return Trial(Outcome.UNRESOLVED, seconds=sample.seconds, note=sample.note)
             wanted = {unit: Side.GOOD if unit.layer in treated else Side.BAD for unit in self.units}
-            stray = [unit.layer for unit, side in wanted.items() if not unit.obeys(side, sample.record)]
-            if stray:
+            refused = [unit.layer for unit, side in wanted.items() if not unit.took(side, sample.record)]
+            if refused:
                 self._note_chance(sample)
-                self.disobeyed.update(dict.fromkeys(stray))
+                self.not_taken.update(dict.fromkeys(refused))
                 return Trial(
-                    Outcome.UNRESOLVED, seconds=sample.seconds, note=f"not honoured: {listed(stray)}"
+                    Outcome.UNRESOLVED,
+                    seconds=sample.seconds,
+                    note=f"TensorRT did not take what was forced at {listed(refused)}",
                 )
             if self._decides(sample, treated):
                 return self._trial(treated, sample)
-        return Trial(Outcome.UNRESOLVED, note=f"left to chance: {listed(self.disobeyed)}")
+        return Trial(Outcome.UNRESOLVED, note=f"not forced: {listed(self.not_taken)}")
 
     def _note_chance(self, sample: Sample) -> None:
-        """Remember what was built in place of what was asked for, if it is a configuration of the search."""
+        """Remember what was built in place of what was forced, if it is a configuration of the search."""
         assert sample.record is not None
         sides = {unit.layer: unit.taken(sample.record) for unit in self.units}
         realised = frozenset(name for name, side in sides.items() if side is Side.GOOD)

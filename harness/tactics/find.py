@@ -2,13 +2,13 @@
 
 Requires: builds that record what they chose.
 Ensures: `found` only if a good build with nothing but these choices made bad fails, and a bad build with nothing but
-these choices made good passes, both with every other choice forced and honoured. One bad choice among n layers that
+these choices made good passes, both with every other choice forced and taken. One bad choice among n layers that
 differ takes at most ⌈log2 n⌉ + 3 builds after the samples.
 
 1. The bad and the good build that differ least are compared; a layer is a unit where they chose differently, and
    suspected if no good build chose as the bad one.
 2. One build forces the good choice at every suspected layer, and the bad build's choice everywhere else. It must pass,
-   and it shows which layers obey.
+   and it shows which layers take what is forced.
 3. `harness.search` looks for the smallest set that is a cure and a cause at once. Each build forces every choice.
 """
 
@@ -54,7 +54,7 @@ class TacticSearchOptions:
         confirm: how often each of the two builds of the proof is repeated, beyond what `builds_for` leaves. An outcome
             that is chance passes one repetition of both in one of four cases.
         journal: keeps the search of a problem, so that it can be resumed; None keeps nothing.
-        on_progress: told after each build of the search.
+        on_progress: called after each build of the search.
         identity: what besides the choices decides an outcome: model, inputs, environment.
     """
 
@@ -96,15 +96,15 @@ def find_bad_tactics(
     for number, units in enumerate(dict.fromkeys(units for units in (suspects, able) if units)):
         latest = under_way.run(units, answer)
         # What the first round could not bring about, the second explains, or nothing does.
-        found = latest if number == 0 or latest.verdict is TacticVerdict.FOUND else _spent(found, latest)
+        found = latest if number == 0 or latest.verdict is TacticVerdict.FOUND else _at_cost_of(found, latest)
         if found.verdict is not TacticVerdict.NOT_REPRODUCIBLE:
             break
     return _with_structure(found, pair)
 
 
-def _spent(found: TacticSearchResult, latest: TacticSearchResult) -> TacticSearchResult:
+def _at_cost_of(found: TacticSearchResult, latest: TacticSearchResult) -> TacticSearchResult:
     """The first round's answer, at the cost of both."""
-    return replace(found, builds=latest.builds, trail=latest.trail, disobeyed=latest.disobeyed)
+    return replace(found, builds=latest.builds, trail=latest.trail, not_taken=latest.not_taken)
 
 
 def _with_structure(found: TacticSearchResult, pair: _Pair) -> TacticSearchResult:
@@ -147,7 +147,7 @@ def _nearest(good: Sequence[Sample], bad: Sequence[Sample]) -> _Pair:
 def _one_sided(samples: Sequence[Sample], good: int, bad: int) -> str:
     unrecorded = sum(each.record is None for each in samples)
     said = f"of {len(samples)} builds {good} passed and {bad} failed"
-    return f"{said}; {unrecorded} told no choices" if unrecorded else said
+    return f"{said}; {unrecorded} recorded no choices" if unrecorded else said
 
 
 class _Search:
@@ -168,15 +168,15 @@ class _Search:
     def run(self, units: tuple[Unit, ...], answer: TacticSearchResult) -> TacticSearchResult:
         """Search among `units`."""
         self._earlier += self.configurations.trail
-        disobeyed = self.configurations.disobeyed
+        not_taken = self.configurations.not_taken
         self.configurations = self._round(units, self.configurations.builds)
-        self.configurations.disobeyed.update(disobeyed)
+        self.configurations.not_taken.update(not_taken)
         cured = self.configurations.everything_good()
-        answer = self._told(answer)
+        answer = self._with_cost(answer)
         if cured is None or cured.outcome is not Outcome.PASS:
             return self._not_cured(answer, cured)
         if not self.configurations.units:
-            return self._not_reproducible(answer, "none of the layers that differ obeys")
+            return self._not_reproducible(answer, "none of the layers that differ takes what is forced")
         return self._conclude(answer, self._search(cured))
 
     def _search(self, cured: Sample) -> Result:
@@ -211,7 +211,7 @@ class _Search:
         if not result.answered or kept == everything:
             # The bad end rests on a build that nobody forced: force it, before anything is said about it.
             replayed = tried.oracle(frozenset())
-            answer = self._told(answer)
+            answer = self._with_cost(answer)
             if replayed.outcome is Outcome.PASS:
                 text = "the bad build's choices, forced, pass: it failed for another reason, or by chance"
                 return self._not_reproducible(answer, text)
@@ -219,14 +219,14 @@ class _Search:
                 return self._unanswered(answer, result, replayed)
         cure, cause = tried.seen.get(kept), tried.seen.get(everything - kept)
         confirmations, refuted = self._confirm(kept, everything - kept)
-        answer = replace(self._told(answer), confirmations=confirmations)
+        answer = replace(self._with_cost(answer), confirmations=confirmations)
         if refuted is not None:
             text = f"the outcome does not repeat itself: {refuted}"
             return replace(answer, verdict=TacticVerdict.NOT_REPRODUCIBLE, missing=text)
         culprits = tuple(unit for unit in tried.units if unit.layer in kept)
         if confirmations < self.options.confirm:
             text = f"{listed(unit.layer for unit in culprits)} decide, but this could not be confirmed"
-            if tried.disobeyed:
+            if tried.not_taken:
                 return self._not_reproducible(answer, text)
             return replace(answer, verdict=TacticVerdict.UNRESOLVED, missing=text)
         return replace(
@@ -255,14 +255,14 @@ class _Search:
 
     def _unanswered(self, answer: TacticSearchResult, result: Result, replayed: Trial) -> TacticSearchResult:
         reason = replayed.note if result.answered else _reason(result, replayed)
-        if self.configurations.disobeyed:
+        if self.configurations.not_taken:
             return self._not_reproducible(answer, reason)
         return replace(answer, verdict=TacticVerdict.UNRESOLVED, missing=reason)
 
     def _not_reproducible(self, answer: TacticSearchResult, text: str) -> TacticSearchResult:
-        stubborn = self.configurations.disobeyed
-        if stubborn:
-            text = f"{text}; TensorRT did not take what was forced at {listed(stubborn)}"
+        refused = self.configurations.not_taken
+        if refused:
+            text = f"{text}; TensorRT did not take what was forced at {listed(refused)}"
         return replace(answer, verdict=TacticVerdict.NOT_REPRODUCIBLE, missing=text)
 
     def _not_cured(self, answer: TacticSearchResult, cured: Sample | None) -> TacticSearchResult:
@@ -274,12 +274,12 @@ class _Search:
         text = "the good choices, forced, fail: the outcome does not follow the recorded choices"
         return self._not_reproducible(answer, text)
 
-    def _told(self, answer: TacticSearchResult) -> TacticSearchResult:
+    def _with_cost(self, answer: TacticSearchResult) -> TacticSearchResult:
         tried = self.configurations
         return replace(
             answer,
             builds=tried.builds,
-            disobeyed=tuple(tried.disobeyed),
+            not_taken=tuple(tried.not_taken),
             trail=(*self._earlier, *tried.trail),
         )
 

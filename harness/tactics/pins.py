@@ -25,8 +25,6 @@ from harness.tensors import Precision, write_bytes, write_text
 from harness.worker.protocol import CACHE, Fingerprint, Miss, PinnedTactics, TacticOrders, TacticReport
 
 PINS, SCRIPT, CACHE_FILE, MODEL = "pins.json", "build_pinned.py", "timing.cache", "model.onnx"
-BELONGS = ("tensorrt", "gpu", "compute_capability")
-"""What of a fingerprint decides whether pins apply."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Pins:
     def belong_to(self, fingerprint: Fingerprint, precision: Precision) -> bool:
         """Whether they were made on this release and GPU, at this precision."""
         ours = self.record.fingerprint
-        same = all(getattr(ours, name, None) == getattr(fingerprint, name) for name in BELONGS)
+        same = ours is not None and _decisive(ours) == _decisive(fingerprint)
         return same and self.record.precision is precision
 
 
@@ -85,7 +83,7 @@ def export_pins(
         UsageError: the record has no choices.
     """
     if not record.choices:
-        raise UsageError("a build that told no choices cannot be pinned")
+        raise UsageError("a build that recorded no choices cannot be pinned")
     # Alternatives and what came of orders are of that build, and nobody's orders.
     made = record.report
     report = TacticReport(made.mechanism, made.choices, flags=made.flags, layer_types=made.layer_types)
@@ -131,10 +129,10 @@ def refuse_if_missed(evaluation: Evaluation, pins: Pins | None) -> TacticReport:
     report = None if evaluation.engine is None else evaluation.engine.tactics
     if report is None:
         raise PinsNotTakenError(
-            "the engine does not tell which tactics it was built with",
+            "the engine does not report which tactics it was built with",
             where=None if pins is None else pins.path,
         )
-    # A copy between formats that is not asked for is not there: the formats around it fit.
+    # A copy between formats that is not needed is not there: the formats around it fit.
     missed = [
         miss
         for miss in report.misses
@@ -163,7 +161,7 @@ class PinnedCandidate(TensorRTCandidate):
         self.pins = tuple(pins)
 
     def evaluate(self, plan: Plan, feeds: Tensors) -> Evaluation:
-        """As `TensorRTCandidate.evaluate`; the fact `pins` tells the file and how many choices were taken.
+        """As `TensorRTCandidate.evaluate`; the fact `pins` names the file and how many choices were taken.
 
         Raises:
             PinsNotTakenError: TensorRT did not take the pinned choices.
@@ -219,9 +217,9 @@ class PinnedCandidate(TensorRTCandidate):
         return copy
 
     def _unpinned(self, plan: Plan) -> str:
-        told = self.fingerprint()
+        here = self.fingerprint()
         return (
-            f"no pins are of TensorRT {told.tensorrt} on {told.gpu} at {plan.precision}: built without "
+            f"no pins are of TensorRT {here.tensorrt} on {here.gpu} at {plan.precision}: built without "
             f"({', '.join(str(pins.path) for pins in self.pins)})"
         )
 
@@ -229,3 +227,8 @@ class PinnedCandidate(TensorRTCandidate):
 def _worded(miss: Miss) -> str:
     taken = f", {brief([miss.taken])} was taken" if miss.taken is not None else ""
     return f"{miss.choice.layer}: {brief([miss.choice])} was {miss.why}{taken}"
+
+
+def _decisive(fingerprint: Fingerprint) -> tuple[str | None, ...]:
+    """What of a fingerprint decides whether pins apply."""
+    return fingerprint.tensorrt, fingerprint.gpu, fingerprint.compute_capability

@@ -24,7 +24,7 @@ class TacticRecord:
     """What one build chose, and what it was made with.
 
     Args:
-        report: the choices, as the builder told them.
+        report: the choices, as the builder reports them.
         precision: the precision under test.
         model: SHA-256 of the model.
         typing: `weak` or `strong`.
@@ -48,7 +48,7 @@ class TacticRecord:
 
     @property
     def alternatives(self) -> tuple[Choice, ...]:
-        """What was offered and not taken, as far as it was asked for."""
+        """What was offered and not taken, as far as the build recorded it."""
         return self.report.alternatives
 
     @cached_property

@@ -133,7 +133,7 @@ def build_repeatedly(
         feeds: the inputs, sample by sample.
         model: SHA-256 of the model.
         count: how many builds.
-        alternatives: choices of a layer, beside the one taken, that a build is asked to tell.
+        alternatives: choices of a layer, beside the one taken, that a build reports.
 
     Raises:
         UsageError: `count` is less than two.
@@ -182,7 +182,7 @@ def _changed(records: Sequence[TacticRecord]) -> list[ChangedLayer]:
 
 
 def _worded(choices: Sequence[Any], others: Sequence[Sequence[Any]]) -> str:
-    """A choice in words, with the formats where the words alone do not tell it from another."""
+    """A choice in words, with the formats where the words alone do not distinguish it from another."""
     words = brief(choices)
     alike = {variants(other) for other in others if brief(other) == words}
     if len(alike) == 1:

@@ -61,7 +61,7 @@ class TacticSearchResult:
         builds: builds after the samples, confirmations included.
         confirmations: how often both builds of the proof were repeated, and came out alike.
         missing: what kept the search from an answer; empty if nothing did.
-        disobeyed: layers at which TensorRT did not take what was forced.
+        not_taken: layers at which TensorRT did not take what was forced.
         cured: what the build that shows the cure chose: pins.
         trail: each build of the search, in words.
     """
@@ -76,7 +76,7 @@ class TacticSearchResult:
     builds: int = 0
     confirmations: int = 0
     missing: str = ""
-    disobeyed: tuple[str, ...] = ()
+    not_taken: tuple[str, ...] = ()
     cured: TacticRecord | None = field(default=None, metadata=NEVER)
     trail: tuple[str, ...] = ()
 
@@ -92,7 +92,7 @@ class TacticSearchResult:
         """The answer in one sentence."""
         if self.verdict is TacticVerdict.FOUND:
             names = " and ".join(describe(unit) for unit in self.culprits)
-            apart = "" if self.minimal else " (together; TensorRT did not let them be told apart)"
+            apart = "" if self.minimal else " (together; TensorRT did not let them be distinguished)"
             return (
                 f"at fault is {names}{apart}: forced, it makes a good build bad; replaced, a bad build good"
             )

@@ -20,7 +20,7 @@ from harness.worker.protocol import ProbeReply
 NOISY_BUILDS = 4
 FORCED_BUILDS = 4
 ALTERNATIVES = 8
-"""Implementations of a layer, beside the one taken, that a build is asked to tell."""
+"""Implementations of a layer, beside the one taken, that a build reports."""
 
 Tensors = Mapping[str, np.ndarray]
 Evaluate = Callable[[Plan, Tensors], Evaluation]
@@ -54,7 +54,7 @@ class Sample:
 
     @property
     def layers(self) -> int | None:
-        """How many layers told what they chose; None without a record."""
+        """How many layers recorded what they chose; None without a record."""
         return None if self.record is None else len(self.record.choices)
 
     @property

@@ -54,7 +54,7 @@ class Unit:
         """Whether it is nothing but a copy that reformats a tensor: it comes and goes with the formats around it."""
         return all(reformatted_layer(choice.layer) is not None for choice in (*self.good, *self.bad))
 
-    def obeys(self, wanted: Side, record: TacticRecord) -> bool:
+    def took(self, wanted: Side, record: TacticRecord) -> bool:
         """Whether a build took the `wanted` side; a copy that the formats made needless counts as that."""
         return self.taken(record) in ((wanted, Side.ABSENT) if self.is_copy else (wanted,))
 
@@ -124,7 +124,7 @@ def orders_for(
 
 
 def is_suspect(unit: Unit, good: Iterable[TacticRecord]) -> bool:
-    """Whether the bad build's choice was never seen in a good build."""
+    """Whether the bad build's choice is in no good build."""
     places = {choice.place for choice in unit.bad}
     bad = variants(unit.bad)
     for record in good:

@@ -44,11 +44,11 @@ class Variation:
     orders: TacticOrders = field(default_factory=TacticOrders)
 
     def of(self, plan: Plan, *, alternatives: int = 0) -> Plan:
-        """The plan of a build that is varied so, and that tells its tactics.
+        """The plan of a build that is varied so, and that records its tactics.
 
         Args:
             plan: what is built without variation.
-            alternatives: how many choices beside the one taken to tell a layer.
+            alternatives: how many choices beside the one taken to record for a layer.
         """
         # What is to be chosen anew must not be answered from the timings of another build; nor is what is to be
         # forced, or it would not be on offer.

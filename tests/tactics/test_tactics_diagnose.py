@@ -33,7 +33,7 @@ def test_a_kernel_that_is_always_chosen_and_wrong_is_named_and_pinned_away(
     (origin,) = answer["origins"]
     assert "computes it wrongly at root" in origin["why"]
     assert origin["why"] in answer["summary"]
-    hunt = next(each["facts"] for each in answer["evidence"] if "disobeyed" in each["facts"])
+    hunt = next(each["facts"] for each in answer["evidence"] if "not_taken" in each["facts"])
     assert hunt["verdict"] == "found"
     assert [proof["outcome"] for proof in hunt["proof"]] == ["fail", "pass"]
     assert hunt["confirmations"] >= 1
@@ -72,7 +72,7 @@ def test_only_the_tactic_sources_of_the_environment_are_switched_off(folder: Pat
     with (folder / "harness.toml").open("a") as file:
         file.write('build = { tactic_sources = ["edge_mask_convolutions", "jit_convolutions"] }\n')
     _, answer = diagnose()
-    hunt = next(each["facts"] for each in answer["evidence"] if "disobeyed" in each["facts"])
+    hunt = next(each["facts"] for each in answer["evidence"] if "not_taken" in each["facts"])
     tried = [sample["name"] for sample in hunt["samples"] if sample["axis"] == "tactic source"]
     assert tried == ["without edge_mask_convolutions", "without jit_convolutions"]
     assert hunt["verdict"] == "found"

@@ -107,7 +107,7 @@ def test_a_wrong_kernel_is_found_forced_and_pinned_away(release: str, make: Make
     assert found.onnx_nodes == ("root",)
     assert found.minimal
     assert found.cured is not None
-    assert found.disobeyed == ()
+    assert found.not_taken == ()
 
     told = pinned_cache(candidate, PLAN, X, found.cured)
     cache = None if told is None else told[0]
@@ -131,7 +131,7 @@ def test_a_kernel_that_cannot_be_forced_away_is_not_blamed_on_another_layer(rele
         assert "root" in [unit.layer for unit in found.culprits]
     else:
         assert found.verdict is TacticVerdict.NOT_REPRODUCIBLE
-        assert "root" in found.disobeyed
+        assert "root" in found.not_taken
 
 
 @pytest.mark.parametrize("release", BOTH_MECHANISMS)

@@ -217,7 +217,7 @@ class TestWhatKeepsItFromAnAnswer:
     def test_builds_that_tell_no_choices(self) -> None:
         samples = [replace(sample, record=None) for sample in hunt(SimulatedBuilder(4), most=2)[1]]
         found = find_bad_tactics(SimulatedBuilder(4), samples)
-        assert found.missing.endswith("2 told no choices")
+        assert found.missing.endswith("2 recorded no choices")
 
     def test_builds_that_chose_alike(self) -> None:
         samples = hunt(SimulatedBuilder(4), most=1)[1]

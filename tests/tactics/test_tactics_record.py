@@ -152,8 +152,8 @@ class TestUnits:
         good, bad = record(copy(2, 0), choice(2, 0)), record(copy(2, 1), choice(2, 0))
         (unit,) = units_of(good, bad)
         assert unit.is_copy
-        assert unit.obeys(Side.GOOD, record(choice(2, 0))), "a copy that is not needed is not missed"
-        assert not unit.obeys(Side.GOOD, bad)
+        assert unit.took(Side.GOOD, record(choice(2, 0))), "a copy that is not needed is not missed"
+        assert not unit.took(Side.GOOD, bad)
 
     def test_layers_that_repeat_have_names_of_their_own(self) -> None:
         twin = replace(choice(1, 0), shapes=((9,),))
