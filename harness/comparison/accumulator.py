@@ -341,6 +341,3 @@ def _shared_mapping(array: Array) -> tuple[mmap.mmap, int] | None:
         return None
     begin = np.frombuffer(owner, np.uint8).ctypes.data
     return owner, array.ctypes.data - begin
-
-
-Array = np.ndarray[Any, np.dtype[Any]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.backends import Candidate
 from harness.case import Case, RunSpec
@@ -102,18 +102,18 @@ class Candidates:
         from harness.environments import select
 
         case = bench.case
-        options: dict[str, Any] = {
-            "profiles": profiles_of(case),
-            "calibration": bench.feeds,
-            "timing": Timing(repeats=TIMED_INFERENCES, layers=True),
-        }
-        environment = select(name, self.environments)
+        environment, profiles = select(name, self.environments), profiles_of(case)
+        timing = Timing(repeats=TIMED_INFERENCES, layers=True)
         if case.build.pins is None:
-            return TensorRTCandidate(environment, bench.model, **options)
+            return TensorRTCandidate(
+                environment, bench.model, profiles=profiles, calibration=bench.feeds, timing=timing
+            )
         from harness.tactics import PinnedCandidate, load_pins
 
         pins = [load_pins(case.resolve(path)) for path in case.build.pins]
-        return PinnedCandidate(environment, bench.model, pins=pins, **options)
+        return PinnedCandidate(
+            environment, bench.model, pins=pins, profiles=profiles, calibration=bench.feeds, timing=timing
+        )
 
     def release_model(self) -> None:
         """Forget the engines of the model at hand; workers stay."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from harness.tactics import Repeats
 
 RUN_SCHEMA = "harness.run/1"
+MadeWith = Mapping[str, str | Mapping[str, Mapping[str, str | None]]]
+"""Releases and machines that numbers were made with; under `environments` those of each environment."""
 MOST_ROWS = 100
 """Runs that a notebook shows of a report."""
 
@@ -255,7 +257,7 @@ class RunResult:
 class RunReport:
     """All runs of one invocation, with the fingerprint of what they ran on; `interrupted` if some are missing."""
 
-    fingerprint: Mapping[str, Any]
+    fingerprint: MadeWith
     results: tuple[RunResult, ...]
     interrupted: bool = field(default=False, metadata=UNLESS_DEFAULT)
 

@@ -12,7 +12,7 @@ from harness.judge.candidates import EMULATOR
 from harness.judge.judge import Judge, JudgeOptions
 from harness.judge.lanes import Progress, Run, carry_out
 from harness.judge.names import check_names_of
-from harness.judge.results import RunReport, RunResult
+from harness.judge.results import MadeWith, RunReport, RunResult
 from harness.tensors import Precision, host_fingerprint
 from harness.text import suggestion
 
@@ -72,7 +72,7 @@ def run(
     return RunReport(fingerprint=fingerprint_of(results), results=results)
 
 
-def fingerprint_of(results: Sequence[RunResult]) -> dict[str, object]:
+def fingerprint_of(results: Sequence[RunResult]) -> MadeWith:
     """What the numbers were made with: this host, and by name the environments that took part."""
     engines = {
         result.candidate: asdict(result.engine.fingerprint)

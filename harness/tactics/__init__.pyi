@@ -10,7 +10,6 @@ from .record import Difference as Difference
 from .record import TacticRecord as TacticRecord
 from .record import differences as differences
 from .record import load_record as load_record
-from .record import record_from as record_from
 from .record import record_of as record_of
 from .repeats import Repeats as Repeats
 from .repeats import build_repeatedly as build_repeatedly

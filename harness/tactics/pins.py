@@ -9,13 +9,13 @@ precision, release and GPU: nothing of them carries over.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from harness.backends import Evaluation, Observation, Plan, TensorRTCandidate, Tensors
+from harness.backends import Evaluation, Observation, Plan, Profile, TensorRTCandidate, Tensors, Timing
+from harness.environments import Environment, Supervisor
 from harness.errors import PinsNotTakenError, UsageError
 from harness.model import LOW_DTYPE, Model, save_model, with_islands
 from harness.tactics.record import TacticRecord, load_record
@@ -156,8 +156,25 @@ class PinnedCandidate(TensorRTCandidate):
     Observed engines and islands are other networks, with other layers, and are built without.
     """
 
-    def __init__(self, *arguments: Any, pins: Sequence[Pins], **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(
+        self,
+        environment: Environment,
+        model: Model,
+        *,
+        pins: Sequence[Pins],
+        supervisor: Supervisor | None = None,
+        profiles: Mapping[str, Profile] | None = None,
+        calibration: Sequence[Tensors] = (),
+        timing: Timing | None = None,
+    ) -> None:
+        super().__init__(
+            environment,
+            model,
+            supervisor=supervisor,
+            profiles=profiles,
+            calibration=calibration,
+            timing=timing,
+        )
         self.pins = tuple(pins)
 
     def evaluate(self, plan: Plan, feeds: Tensors) -> Evaluation:

@@ -63,16 +63,31 @@ class TacticRecord:
         """Whether the build chose this."""
         return any(each.variant == choice.variant for each in self.by_place.get(choice.place, ()))
 
-    @property
-    def document(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The JSON document of schema `harness.tactics/1`: the fields, those of the report among them."""
         own = to_json(self)
         report = own.pop("report")
         return {"schema": TACTICS_SCHEMA, **own, **report}
 
+    @classmethod
+    def from_dict(cls, document: object, *, where: str | Path | None = None) -> TacticRecord:
+        """The record that `to_dict` wrote.
+
+        Raises:
+            UsageError: it is no such document; `where` is the file that it comes from.
+        """
+        rest = dict(document) if isinstance(document, Mapping) else {}
+        if rest.pop("schema", None) != TACTICS_SCHEMA:
+            raise UsageError(f"is no record of tactics: its schema is not {TACTICS_SCHEMA!r}", where=where)
+        try:
+            own = {item.name: rest.pop(item.name) for item in fields(cls) if item.name != "report"}
+            return from_json(cls, {**own, "report": from_plain(TacticReport, rest)})
+        except (KeyError, ValueError) as error:
+            raise UsageError(f"is no record of tactics: {error}", where=where) from error
+
     def save(self, path: Path) -> None:
         """Write it as JSON, atomically."""
-        write_text(path, json.dumps(self.document, indent=1, ensure_ascii=False) + "\n")
+        write_text(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
 def load_record(path: Path | str) -> TacticRecord:
@@ -85,23 +100,7 @@ def load_record(path: Path | str) -> TacticRecord:
         document = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot be read: {error}", where=path) from error
-    return record_from(document, where=path)
-
-
-def record_from(document: object, *, where: str | Path | None = None) -> TacticRecord:
-    """The record whose `document` this is.
-
-    Raises:
-        UsageError: it is no such document; `where` is the file that it comes from.
-    """
-    rest = dict(document) if isinstance(document, Mapping) else {}
-    if rest.pop("schema", None) != TACTICS_SCHEMA:
-        raise UsageError(f"is no record of tactics: its schema is not {TACTICS_SCHEMA!r}", where=where)
-    try:
-        own = {item.name: rest.pop(item.name) for item in fields(TacticRecord) if item.name != "report"}
-        return from_json(TacticRecord, {**own, "report": from_plain(TacticReport, rest)})
-    except (KeyError, ValueError) as error:
-        raise UsageError(f"is no record of tactics: {error}", where=where) from error
+    return TacticRecord.from_dict(document, where=path)
 
 
 def record_of(evaluation: Evaluation, plan: Plan, model: str) -> TacticRecord | None:

@@ -57,9 +57,8 @@ class Sample:
         """How many layers recorded what they chose; None without a record."""
         return None if self.record is None else len(self.record.choices)
 
-    @property
-    def with_record(self) -> Any:
-        """JSON that the sample can be read from again, its record included."""
+    def to_dict(self) -> dict[str, Any]:
+        """JSON that `from_json` reads again, the record included."""
         return {**to_json(self), "record": to_json(self.record)}
 
 

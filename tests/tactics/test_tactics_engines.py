@@ -415,10 +415,10 @@ class TestAxes:
         sample = build(replace(broken, build={"build_route": "-fuse=off"}))
         assert sample.outcome == "unresolved"
         assert "11.1 or later" in sample.note
-        again = from_json(Sample, json.loads(json.dumps(sample.with_record)))
+        again = from_json(Sample, json.loads(json.dumps(sample.to_dict())))
         assert again == sample
 
     def test_a_sample_survives_json(self, make: Make) -> None:
         (variation,) = noise(1)
         sample = varied(make("8.6.0"))(variation)
-        assert from_json(Sample, json.loads(json.dumps(sample.with_record))) == sample
+        assert from_json(Sample, json.loads(json.dumps(sample.to_dict()))) == sample

@@ -25,7 +25,6 @@ from harness.tactics import (
     forced,
     has_both,
     noise,
-    record_from,
     usual_series,
 )
 from harness.tactics.repeats import RepeatedBuild
@@ -82,7 +81,7 @@ def test_a_record_survives_json(report: TacticReport, precision: Precision, buil
     made = TacticRecord(
         report, precision, "abc", "strong", build, Fingerprint("e", "8.6.0"), {"x": ((1,), (2,), (3,))}
     )
-    assert record_from(json.loads(json.dumps(made.document))) == made
+    assert TacticRecord.from_dict(json.loads(json.dumps(made.to_dict()))) == made
 
 
 @pytest.mark.parametrize(
@@ -98,7 +97,7 @@ def test_a_record_survives_json(report: TacticReport, precision: Precision, buil
 )
 def test_what_is_no_record_is_refused(broken: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="is no record of tactics"):
-        record_from({**record().document, **broken}, where="pins.json")
+        TacticRecord.from_dict({**record().to_dict(), **broken}, where="pins.json")
 
 
 @given(LISTS, LISTS)

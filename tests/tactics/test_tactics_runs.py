@@ -17,7 +17,7 @@ from harness.cli.run import repeat_lines
 from harness.environments import load
 from harness.errors import EnvironmentConfigError
 from harness.model import load_model
-from harness.tactics import Repeats, TacticRecord, export_pins, load_record, record_from
+from harness.tactics import Repeats, TacticRecord, export_pins, load_record
 from harness.tactics.repeats import ChangedLayer, Chosen, OutputSpread
 from harness.tensors import Precision
 from harness.worker.protocol import Choice, TacticReport
@@ -83,7 +83,7 @@ def pin(folder: Path) -> TacticRecord:
         "profiles": facts["profiles"],
         **facts["tactics"],
     }
-    record = record_from(document)
+    record = TacticRecord.from_dict(document)
     export_pins(record, folder / "pins")
     (folder / "norm.case.yaml").write_text(CASE + "build: {pins: pins}\n")
     return record

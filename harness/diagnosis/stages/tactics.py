@@ -158,7 +158,7 @@ class _Building:
             return from_json(Sample, kept)
         sample = self._builds(variation)
         if notebook is not None and not search:
-            notebook.keep(key, sample.with_record)
+            notebook.keep(key, sample.to_dict())
         return sample
 
     def _evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:

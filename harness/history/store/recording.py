@@ -18,7 +18,7 @@ from harness.case import Case, RunSpec
 from harness.comparison import compare
 from harness.environments import Environment, select
 from harness.history.matrix import EmulatedBuild, EmulatedRelease, is_emulated
-from harness.judge import Candidates, Workbench
+from harness.judge import Candidates, Cause, Workbench
 from harness.tensors import hash_array
 
 HASH_DIGITS = 16
@@ -127,7 +127,7 @@ class RecordingCandidates(Candidates):
             candidate = super().get(name, bench)
         return _Recorder(candidate, self.build, self.recording)
 
-    def lacking(self, name: str, case: Case, spec: RunSpec) -> str | None:
+    def lacking(self, name: str, case: Case, spec: RunSpec) -> tuple[Cause, str] | None:
         """See Candidates.lacking; an emulated release lacks nothing."""
         return None if is_emulated(name) else super().lacking(name, case, spec)
 
