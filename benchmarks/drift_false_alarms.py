@@ -37,7 +37,8 @@ from harness.history.api import to_frame
 from harness.history.judgement.runs import Pair, compare_pair
 from harness.history.judgement.tensors import judge_tensors
 from harness.history.matrix.emulated import EmulatedBuild, EmulatedRelease
-from harness.history.matrix.run import run_matrix, select_specs
+from harness.history.matrix.options import select_specs
+from harness.history.matrix.run import run_matrix
 from harness.history.store.files import read_runs
 from harness.judge import Workbench
 from harness.tensors import Precision

@@ -105,7 +105,7 @@ def write_night(
         "fingerprint": {},
         "releases": [RELEASE],
         "repeats": 1,
-        "cases": names.tolist(),
+        "cases": dict.fromkeys(names.tolist(), ""),
     }
     table = pa.concat_tables([_table(columns, size), _table(engines, cases)]).unify_dictionaries()
     table = table.replace_schema_metadata({METADATA_KEY: json.dumps(document)})

@@ -20,7 +20,6 @@ an interrupted run for finished: cases that it did not reach are not in it.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import time
@@ -33,7 +32,7 @@ from harness.cli.outputs import Outputs
 from harness.cli.progress import RunProgress
 from harness.errors import HarnessError, HistoryError, NothingSelectedError
 from harness.history import CacheUse, DriftOptions, LayerBuilds, RunInfo, drift, report_of, runs_at
-from harness.history.store.files import PARTS, PLAN, RunWriter, interrupted, list_runs
+from harness.history.store.files import PARTS, RunWriter, interrupted, list_runs, read_plan
 from harness.judge import ProgressEvent
 from harness.tensors import Precision
 
@@ -106,8 +105,7 @@ def finish(history: Path) -> None:
         HistoryError: there is none.
     """
     name = interrupted(history)
-    plan = json.loads((history / f"{name}{PARTS}" / PLAN).read_text())
-    with RunWriter(history, plan, run=name) as writer:
+    with RunWriter(history, read_plan(history / f"{name}{PARTS}"), run=name) as writer:
         writer.finish({})
 
 

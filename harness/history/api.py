@@ -14,29 +14,24 @@ from harness.golden import refuse_in_ci
 from harness.history.judgement import (
     Comparison,
     DriftReport,
-    Floors,
     Pair,
-    RunDrift,
-    Status,
     Waivers,
     compare_pair,
     merge,
     pairs_of,
     waivers_of,
 )
-from harness.history.matrix import DriftOptions, check_plants, run_matrix, select_specs
+from harness.history.matrix import DriftOptions, check_planted, run_matrix, select_specs
 from harness.history.store import NAMES, RunInfo, fingerprint_in, list_runs, read_info, read_runs
-from harness.history.types import Against
+from harness.history.types import Against, Floors
 from harness.judge import Judge, Progress, Target, check_names_of, golden_root, select_cases
 from harness.tensors import Precision
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from harness.history.baselines import Found
+    import pyarrow as pa
 
 HISTORY = Path("reports/history")
-REFUSED = "no baseline is written, as builds failed"
 
 
 def drift(
@@ -53,30 +48,30 @@ def drift(
     baseline_update: bool = False,
     progress: Progress | None = None,
 ) -> DriftReport:
-    """Build every case at every precision on every release, several times, and hold the newer against the first.
+    """Build every case at every precision on every release, several times, and compare the newer with the first.
 
     A single target, environment, precision or tag need not be in a list.
 
     Args:
         targets: case files, folders of them, .onnx files, or cases.
         environments: names from harness.toml or emulated releases (`emulator:fp16,seed=1`), the older one first.
-            A single one is held against what `against` says.
+            A single one is compared with what `against` says.
         precisions: only these; by default those that each case asks for.
         tags: only cases with one of these tags.
         inputs: shapes for the inputs of .onnx files.
         options: builds of each engine, what is observed, what counts as a difference.
         history: where the run is kept.
         resume: go on with the newest interrupted run of the same matrix.
-        against: what a single release is held against: its golden baselines, or its last runs in the history.
+        against: what a single release is compared with: its golden baselines, or its last runs in the history.
         baseline_update: write the baselines of a single release that are missing, or that it drifted from.
-        progress: told of every build.
+        progress: called for every build.
 
     Raises:
         CaseFileError: case files hold mistakes, or name what their models do not have; nothing was run.
         EnvironmentConfigError: a release is no environment; nothing was run.
         NothingSelectedError: the selection is empty.
-        UsageError: no release is named, or one twice, or several are to update baselines, or a fault is planted at
-            a node that no case has.
+        UsageError: no release is named, or one twice, or several are to update baselines, or a `plant=` names a
+            node that no case has.
         GoldenError: baselines are to be updated where CI is set, or one is damaged.
         HistoryError: there is nothing to resume, or a model or inputs changed since the interruption.
     """
@@ -91,7 +86,7 @@ def drift(
     cases = select_cases(targets, inputs=inputs, tags=tags, precisions=wanted)
     options = options or DriftOptions()
     specs = select_specs(cases, environments, wanted)
-    check_plants(environments, cases)
+    check_planted(environments, cases)
     with Judge() as judge:
         check_names_of(cases, judge.bench)
     info = run_matrix(
@@ -115,16 +110,22 @@ def drift(
             floors=replace(options.floors, confidence=nightly),
             waivers=waivers,
         )
-    return held_against_baselines(info, cases, options.floors, waivers, update=baseline_update)
+    return compare_with_baselines(info, cases, options.floors, waivers, update=baseline_update)
 
 
-def held_against_baselines(
+def compare_with_baselines(
     info: RunInfo, cases: Sequence[Case], floors: Floors, waivers: Waivers, *, update: bool = False
 ) -> DriftReport:
-    """The run `info` of one release held against its golden baselines; with `update`, they are rewritten after."""
+    """The run `info` of one release compared with its golden baselines; with `update`, they are rewritten after."""
     import pandas as pd
 
-    from harness.history.baselines import baseline_rows, describe, find_baselines, is_broken, update_baselines
+    from harness.history.baselines import (
+        baseline_rows,
+        describe,
+        find_baselines,
+        update_baselines,
+        with_baselines,
+    )
 
     (release,) = info.releases
     records = to_frame(read_runs([info])).assign(side=release)
@@ -136,34 +137,11 @@ def held_against_baselines(
     else:
         both = pd.concat([before.assign(side=old).astype(object), records.astype(object)], ignore_index=True)
         report = _alone(info, both.infer_objects(), old, floors, waivers)
-    notes = {(item.case, item.precision): item for item in found}
-    noted = []
-    for run in report.runs:
-        refused = update and is_broken(run)
-        advice = "it is written now" if update and not refused else "--baseline-update writes one"
-        run = _noted(run, notes.get((run.case, run.precision.value)), advice)
-        remark = f"{run.reason}; {REFUSED}" if refused else run.reason
-        noted.append(replace(run, reason=remark))
-    report = replace(report, runs=tuple(noted))
+    report = replace(report, runs=with_baselines(report.runs, found, update=update))
     if update:
         written = update_baselines(records, found, report.runs, command=info.command)
         report = replace(report, written=tuple(str(path) for path in written))
     return report
-
-
-def _noted(run: RunDrift, found: Found | None, advice: str) -> RunDrift:
-    """Say why a run has no baseline, and what to do; one of another case or model fails the run."""
-    if found is None or found.store is None:
-        return run
-    if found.stale:
-        return replace(
-            run,
-            status=max(run.status, Status.FAIL, key=list(Status).index),
-            reason=f"{found.stale}; {advice}",
-        )
-    if found.baseline is None and not run.errors:
-        return replace(run, reason=f"there is no baseline; {advice}")
-    return run
 
 
 def _alone(info: RunInfo, records: pd.DataFrame, old: str, floors: Floors, waivers: Waivers) -> DriftReport:
@@ -238,8 +216,8 @@ def load_history(
         last: only the newest so many runs.
 
     Returns:
-        The rows, the oldest run first. Text columns are categorical. Files in a folder that cannot be read are passed
-        over, with a `harness.history.HistoryWarning`.
+        The rows, the oldest run first. Text columns are categorical. Files in a folder that cannot be read are
+        skipped, with a `harness.history.HistoryWarning`.
 
     Raises:
         HistoryError: there is no history, the file is damaged, or there is no such column.
@@ -266,7 +244,7 @@ def runs_at(path: Path) -> list[RunInfo]:
     return runs
 
 
-def to_frame(table) -> pd.DataFrame:  # type: ignore[no-untyped-def]  # pyarrow comes without types
+def to_frame(table: pa.Table) -> pd.DataFrame:
     """An Arrow table of the history as pandas has it: times with their zone, texts as categories."""
     frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
     return frame

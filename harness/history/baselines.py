@@ -1,22 +1,31 @@
-"""A release held against golden baselines instead of an older release: the same judgement on the same kind of rows."""
+"""A release compared with golden baselines instead of an older release: the same judgement of the same rows."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pandas as pd
 
 from harness.golden import Baseline, BaselineEngine, BaselineProvenance, BaselineStore, BaselineTensor, sm_of
-from harness.history.judgement import DriftVerdict, RunDrift, Status
-from harness.history.store import ENGINE, NAMES, OUTPUT
+from harness.history.judgement import (
+    BaselineNote,
+    BaselineState,
+    BaselineUpdate,
+    RunDrift,
+    baseline_text,
+)
+from harness.history.store import NAMES, Row
+from harness.history.types import UNMOVED, CaseRun, RowKind, Status, gravest
+from harness.judge import Verdict
 
 BASELINE = "baseline"
-_CALM = (DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE)
+N = TypeVar("N", int, float)
 Roots = Mapping[str, Path | None]
+"""By case, the folder of its golden references."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +36,14 @@ class Found:
         case: name of the case.
         precision: the precision.
         baseline: the baseline; None if there is none.
-        stale: why it says nothing of this case any more; empty if it does.
+        state: whether it is of this case and model.
         store: where it belongs; None for a case that has no place for goldens.
     """
 
     case: str
     precision: str
     baseline: Baseline | None
-    stale: str
+    state: BaselineState
     store: BaselineStore | None
 
 
@@ -53,22 +62,21 @@ def find_baselines(records: pd.DataFrame, roots: Roots) -> list[Found]:
         root = roots.get(case)
         store = None if root is None else BaselineStore(root)
         baseline = None if store is None else store.load(case, _sm(rows), precision)
-        found.append(Found(case, precision, baseline, _stale(baseline, rows), store))
+        found.append(Found(case, precision, baseline, _state(baseline, rows), store))
     return found
 
 
 def baseline_rows(found: Iterable[Found]) -> pd.DataFrame:
     """Rows of the history that stand for the builds behind the baselines; `release` and `side` are `baseline`."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for item in found:
-        if item.baseline is not None and not item.stale:
+        if item.baseline is not None and item.state is BaselineState.VALID:
             rows += _rows(item.baseline)
-    frame = pd.DataFrame(rows, columns=list(NAMES))
-    return frame.assign(side=BASELINE)
+    return pd.DataFrame(map(vars, rows), columns=list(NAMES)).assign(side=BASELINE)
 
 
 def describe(found: Sequence[Found]) -> str:
-    """What the older side is called: `baseline of TensorRT 8.6.0, 2026-01-31`."""
+    """The name of the older side: `baseline of TensorRT 8.6.0, 2026-01-31`."""
     known = [item.baseline.provenance for item in found if item.baseline is not None]
     releases = sorted({f"TensorRT {p.tensorrt}" if p.tensorrt else p.release for p in known})
     dates = sorted({p.date for p in known})
@@ -78,12 +86,34 @@ def describe(found: Sequence[Found]) -> str:
     return f"{BASELINE} of {' and '.join(releases)}, {when}"
 
 
+def with_baselines(runs: Iterable[RunDrift], found: Iterable[Found], *, update: bool) -> tuple[RunDrift, ...]:
+    """The runs with what is known of their baselines; one of another case or model fails the run.
+
+    Args:
+        runs: the runs.
+        found: their baselines.
+        update: whether they are to be updated.
+    """
+    states = {(item.case, item.precision): item.state for item in found if item.store is not None}
+    return tuple(_with_baseline(run, states.get((run.case, run.precision.value)), update) for run in runs)
+
+
+def _with_baseline(run: RunDrift, state: BaselineState | None, update: bool) -> RunDrift:
+    what = BaselineUpdate.NOT_REQUESTED
+    if update:
+        what = BaselineUpdate.REFUSED if is_broken(run) else BaselineUpdate.REQUESTED
+    if state is None:
+        return run
+    status = gravest(run.status, Status.FAIL) if state.stale else run.status
+    return replace(run, status=status, baseline=BaselineNote(state, what))
+
+
 def update_baselines(
     records: pd.DataFrame, found: Iterable[Found], runs: Iterable[RunDrift], *, command: str
 ) -> list[Path]:
     """Write the baselines that are missing, of another case or model, or that the release drifted from.
 
-    One that the release agrees with stays as it is: who updates on another day leaves no noise behind. None is written
+    One that the release agrees with stays as it is: an update on another day leaves no noise behind. None is written
     of builds of which some failed: they would be too few, or those of a release that does not work.
 
     Returns:
@@ -96,15 +126,15 @@ def update_baselines(
     written = []
     for item in found:
         run = drifted.get((item.case, item.precision))
-        moved = run is not None and run.verdict is not None and run.verdict not in _CALM
-        if item.store is None or not (item.baseline is None or item.stale or moved):
+        moved = run is not None and run.verdict is not None and run.verdict not in UNMOVED
+        if item.store is None or not (item.state is not BaselineState.VALID or moved):
             continue
         if run is not None and is_broken(run):
             continue
         rows = records[(records["case"] == item.case) & (records["precision"] == item.precision)]
         fresh = _baseline(rows, command)
         if fresh is not None:
-            because = item.stale or (run.reason if run is not None else "")
+            because = baseline_text(item.state) if item.state.stale else "" if run is None else run.reason
             written.append(item.store.write(fresh.replacing(item.baseline, because)))
     return written
 
@@ -114,8 +144,8 @@ def is_broken(run: RunDrift) -> bool:
     return bool(run.errors) and run.status is not Status.SKIP
 
 
-def _engines(records: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
-    engines = records[records["kind"] == ENGINE]
+def _engines(records: pd.DataFrame) -> list[tuple[CaseRun, pd.DataFrame]]:
+    engines = records[records["kind"] == RowKind.ENGINE]
     keys = [engines["case"].astype(str), engines["precision"].astype(str)]
     return [((str(case), str(p)), rows) for (case, p), rows in engines.groupby(keys, sort=False)]
 
@@ -125,66 +155,70 @@ def _sm(rows: pd.DataFrame) -> str:
     return sm_of(str(known.iloc[0]) if len(known) else None)
 
 
-def _stale(baseline: Baseline | None, rows: pd.DataFrame) -> str:
+def _state(baseline: Baseline | None, rows: pd.DataFrame) -> BaselineState:
     if baseline is None:
-        return ""
-    for column, what in (("model_sha256", "model"), ("case_sha256", "case")):
-        known = rows[column].dropna()
-        if len(known) and str(known.iloc[0]) != getattr(baseline, column):
-            return f"the {what} is another one than when the baseline was written"
-    return ""
+        return BaselineState.MISSING
+    if _differs(baseline.model_sha256, rows["model_sha256"]):
+        return BaselineState.MODEL_CHANGED
+    if _differs(baseline.case_sha256, rows["case_sha256"]):
+        return BaselineState.CASE_CHANGED
+    return BaselineState.VALID
 
 
-def _rows(baseline: Baseline) -> list[dict[str, Any]]:
-    source = baseline.provenance
-    common = {
-        "case": baseline.case,
-        "precision": baseline.precision,
-        "release": BASELINE,
-        "run": source.run,
-        "tensorrt": source.tensorrt,
-        "model_sha256": baseline.model_sha256,
-        "case_sha256": baseline.case_sha256,
-    }
-    engine = baseline.engine
+def _differs(digest: str, column: pd.Series[str]) -> bool:
+    known = column.dropna()
+    return len(known) > 0 and str(known.iloc[0]) != digest
+
+
+def _rows(baseline: Baseline) -> Iterator[Row]:
+    source, engine = baseline.provenance, baseline.engine
+    common = Row(
+        case=baseline.case,
+        precision=baseline.precision,
+        release=BASELINE,
+        run=source.run,
+        tensorrt=source.tensorrt,
+        model_sha256=baseline.model_sha256,
+        case_sha256=baseline.case_sha256,
+    )
     builds = max((len(tensor.errors) for tensor in baseline.tensors), default=0)
-    rows: list[dict[str, Any]] = [
-        {
-            **common,
-            "kind": ENGINE,
-            "build": build,
-            "sample": -1,
-            "index": -1,
-            "verdict": "pass",
-            "latency_ms": _at(engine.latency_ms, build),
-            "engine_bytes": _at(engine.engine_bytes, build),
-            "build_seconds": _at(engine.build_seconds, build),
-        }
-        for build in range(builds)
-    ]
+    for build in range(builds):
+        yield replace(
+            common,
+            kind=RowKind.ENGINE,
+            build=build,
+            sample=-1,
+            index=-1,
+            verdict=Verdict.PASS.value,
+            latency_ms=_at(engine.latency_ms, build),
+            engine_bytes=_at(engine.engine_bytes, build),
+            build_seconds=_at(engine.build_seconds, build),
+        )
     for tensor in baseline.tensors:
         for build, error in enumerate(tensor.errors):
-            rows.append(
-                {
-                    **common,
-                    **tensor.model_dump(include={"kind", "tensor", "sample", "index", "node", "op"}),
-                    "build": build,
-                    "error": error,
-                    "passed": tensor.passed[build],
-                    "hash": tensor.hashes[build],
-                }
+            yield replace(
+                common,
+                kind=RowKind(tensor.kind),
+                tensor=tensor.tensor,
+                sample=tensor.sample,
+                index=tensor.index,
+                node=tensor.node,
+                op=tensor.op,
+                build=build,
+                error=error,
+                passed=tensor.passed[build],
+                hash=tensor.hashes[build],
             )
-    return rows
 
 
-def _at(values: Sequence[float], place: int) -> float | None:
+def _at(values: Sequence[N], place: int) -> N | None:
     return values[place] if place < len(values) else None
 
 
 def _baseline(rows: pd.DataFrame, command: str) -> Baseline | None:
     """The baseline that the rows of one case at one precision make; None if no build could be judged."""
-    tensors = rows[rows["kind"] != ENGINE]
-    engines = rows[rows["kind"] == ENGINE]
+    tensors = rows[rows["kind"] != RowKind.ENGINE]
+    engines = rows[rows["kind"] == RowKind.ENGINE]
     if tensors.empty:
         return None
     first = engines.iloc[0]
@@ -215,7 +249,7 @@ def _baseline(rows: pd.DataFrame, command: str) -> Baseline | None:
 def _tensor(rows: pd.DataFrame) -> BaselineTensor:
     first = rows.iloc[0]
     return BaselineTensor(
-        kind=OUTPUT if first["kind"] == OUTPUT else "layer",
+        kind="output" if first["kind"] == RowKind.OUTPUT else "layer",
         tensor=str(first["tensor"]),
         sample=int(first["sample"]),
         index=int(first["index"]),
@@ -227,5 +261,5 @@ def _tensor(rows: pd.DataFrame) -> BaselineTensor:
     )
 
 
-def _text(value: Any) -> str | None:
+def _text(value: str | float | None) -> str | None:
     return None if pd.isna(value) else str(value)

@@ -101,7 +101,7 @@ def test_json_on_stdout_stands_alone(tiny_cases, harness) -> None:
     ("arguments", "message"),
     [
         (["drift", "cases", "-e", OLD, "-e", OLD], "named twice"),
-        (["drift", "cases", "-e", "emulator:fp17"], "no precision"),
+        (["drift", "cases", "-e", "emulator:fp17"], "is not a precision"),
         (["drift", "cases", "-e", "trt-8.6", "-e", OLD], "trt-8.6"),
         (["drift", "cases", "-e", OLD, "-e", NEW, "--repeats", "0"], "once or more"),
         (["drift", "cases", "-e", OLD, "-e", NEW, "--html", "cases"], "is a folder"),

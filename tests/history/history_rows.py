@@ -7,7 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from harness.history.store.schema import Row
+
 Errors = Sequence[float]
+
+
+def typed(rows: list[dict[str, Any]]) -> list[Row]:
+    """Rows as a history is written from."""
+    return [Row(**row) for row in rows]
 
 
 def tensor_rows(

@@ -7,16 +7,16 @@ import json
 from pathlib import Path
 
 import pytest
-from history_rows import engine_rows, frame, tensor_rows
+from history_rows import engine_rows, frame, tensor_rows, typed
 
 import harness
 from harness.case import Waiver, load_case
 from harness.errors import GoldenError, UsageError
 from harness.golden import Baseline, BaselineStore, sm_of
 from harness.history import DriftOptions, DriftReport, DriftVerdict, Floors, Status
-from harness.history.api import held_against_baselines
+from harness.history.api import compare_with_baselines
 from harness.history.judgement.runs import compare_pair, pairs_of
-from harness.history.store.files import RunWriter, list_runs, read_runs
+from harness.history.store.files import MatrixPlan, RunWriter, list_runs, read_runs
 from harness.tensors import Precision
 
 CALM, NOISY, FAULTY = "emulator:fp16", "emulator:fp16,noise=0.2,seed=7", "emulator:fp16,plant=square@bf16"
@@ -237,12 +237,12 @@ def with_failed_builds(tmp_path: Path, folder: Path, *failed: int, update: bool)
         if row["build"] in failed and row["kind"] == "engine":
             row |= {"verdict": "error", "reason": "the builder failed"}
     rows = [row for row in rows if row["build"] not in failed or row["kind"] == "engine"]
-    plan = {"releases": [CALM], "repeats": 3, "cases": ["clean"]}
+    plan = MatrixPlan(releases=(CALM,), repeats=3, cases={"clean": ""})
     with RunWriter(tmp_path / "h", plan) as writer:
-        writer.write("clean", rows)
+        writer.write("clean", typed(rows))
         writer.finish({})
     newest = list_runs(tmp_path / "h")[-1]
-    return held_against_baselines(
+    return compare_with_baselines(
         newest, [load_case(folder / "clean.case.yaml")], Floors(), {}, update=update
     )
 

@@ -18,16 +18,18 @@ from harness.history import (
     Floors,
     RunDrift,
     TensorDrift,
-    tell_builds,
-    tell_gate,
-    tell_noise,
-    tell_place,
-    tell_tensor,
+    builds_text,
+    gate_text,
+    noise_text,
+    place_text,
+    tensor_text,
 )
 from harness.history.judgement.builds import BuildOutcome, Builds, differing_share
 from harness.history.judgement.outcome import worst_of
 from harness.history.judgement.runs import compare_pair, pairs_of
 from harness.history.judgement.tensors import judge_tensors
+from harness.history.store.engines import EngineRow, read_layers
+from harness.history.types import BuildCount
 
 NOISY = [1.00e-3, 1.01e-3, 0.99e-3]
 NO = [False] * 3
@@ -170,8 +172,8 @@ def tensor(old: float, new: float, sample: int = 0, **changes: Any) -> TensorDri
         "verdict": DriftVerdict.BETTER,
         "noise": 1e-5,
         "floor": 1e-4,
-        "old_passed": "3 of 3",
-        "new_passed": "3 of 3",
+        "old_passed": BuildCount(3, 3),
+        "new_passed": BuildCount(3, 3),
         **changes,
     }
     return TensorDrift(old=old, new=new, sample=sample, **values)
@@ -202,6 +204,11 @@ def structure(**precisions: str) -> str:
     )
 
 
+def engines(*structures: str | None) -> list[EngineRow]:
+    layers = [None if text is None else read_layers(text) for text in structures]
+    return [EngineRow("run", build, "pass", layers=known) for build, known in enumerate(layers)]
+
+
 FP16, FP32 = (structure(**dict.fromkeys("abcdefgh", name)) for name in ("fp16", "fp32"))
 
 
@@ -217,21 +224,20 @@ def test_builds_of_one_release_that_compute_in_different_precisions_are_told() -
 
 def test_a_few_nodes_in_another_precision_are_no_other_engine() -> None:
     one = structure(**{**dict.fromkeys("abcdefgh", "fp16"), "h": "fp32"})
-    engines = [{"structure": text} for text in (FP16, one, FP16)]
-    assert differing_share(engines) == 1 / 8
+    assert differing_share(engines(FP16, one, FP16)) == 1 / 8
     assert not Builds(old_differing=1 / 8).differ
     assert Builds(new_differing=1 / 4).differ
-    assert differing_share([{"structure": None}, {"structure": FP16}]) == 0.0
-    assert differing_share([{"structure": structure()}, {"structure": FP16}]) == 0.0
+    assert differing_share(engines(None, FP16)) == 0.0
+    assert differing_share(engines(structure(), FP16)) == 0.0
 
 
 # --- words --------------------------------------------------------------------------------------------------
 
 
 def test_no_noise_and_unknown_noise_are_said_in_words() -> None:
-    assert tell_noise(0.0) == "no noise: the builds of each release err alike"
-    assert tell_noise(math.nan) == "noise not measured"
-    assert tell_noise(5e-5) == "noise ±5e-5"
+    assert noise_text(0.0) == "no noise: the builds of each release err alike"
+    assert noise_text(math.nan) == "noise not measured"
+    assert noise_text(5e-5) == "noise ±5e-5"
 
 
 @pytest.mark.parametrize(
@@ -242,25 +248,27 @@ def test_no_noise_and_unknown_noise_are_said_in_words() -> None:
         ({"gate": "rmse", "limit": 3.11e-3, "error_limit": 3.12e-3}, "gate rmse ≤ 3.1e-3"),
         ({"gate": "cosine", "limit": 0.99}, "gate cosine ≥ 0.99"),
         ({"gate": "nonfinite", "limit": 0.0}, "gate: no element that is not finite,"),
+        ({"gate": "shape", "limit": 0.0}, "gate: the shape of the reference,"),
+        ({"gate": "computed", "limit": 0.0}, "gate: that it can be computed,"),
         ({}, "gates"),
     ],
 )
 def test_a_gate_is_named_with_its_limit(gate: dict[str, Any], told: str) -> None:
-    assert tell_gate(tensor(1e-3, 1e-3, **gate)) == told
-    failed = tensor(1e-3, 2e-2, verdict=DriftVerdict.NEW_FAILURE, new_passed="0 of 3", **gate)
-    assert f"{told} held in 3 of 3 builds, now in 0 of 3" in tell_tensor(failed)
+    assert gate_text(tensor(1e-3, 1e-3, **gate)) == told.removeprefix("gate").strip("s:, ")
+    failed = tensor(1e-3, 2e-2, verdict=DriftVerdict.NEW_FAILURE, new_passed=BuildCount(0, 3), **gate)
+    assert f"{told} held in 3 of 3 builds, now in 0 of 3" in tensor_text(failed)
 
 
 def test_a_place_names_the_sample_where_it_is_measured_by_itself() -> None:
-    assert tell_place(tensor(1, 1, 1)) == "y (Add), sample 1"
-    assert tell_place(tensor(1, 1, -1, node="n")) == "y of node n (Add)"
+    assert place_text(tensor(1, 1, 1)) == "y (Add), sample 1"
+    assert place_text(tensor(1, 1, -1, node="n")) == "y of node n (Add)"
 
 
 def test_builds_are_told_one_by_one_or_by_their_range() -> None:
     def builds(*errors: float) -> list[BuildOutcome]:
         return [BuildOutcome(number, failed=False, error=error) for number, error in enumerate(errors)]
 
-    assert tell_builds(builds(5.8e-8, 5.6e-8, 3.5e-4)) == "5.8e-8, 5.6e-8, 3.5e-4"
-    assert tell_builds(builds(1e-3, 1e-3, 1e-3)) == "1e-3 in each of 3"
-    assert tell_builds(builds(*(1e-3 * n for n in range(1, 10)))) == "1e-3 to 9e-3 in 9"
-    assert tell_builds([]) == ""
+    assert builds_text(builds(5.8e-8, 5.6e-8, 3.5e-4)) == "5.8e-8, 5.6e-8, 3.5e-4"
+    assert builds_text(builds(1e-3, 1e-3, 1e-3)) == "1e-3 in each of 3"
+    assert builds_text(builds(*(1e-3 * n for n in range(1, 10)))) == "1e-3 to 9e-3 in 9"
+    assert builds_text([]) == ""

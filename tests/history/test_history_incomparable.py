@@ -11,7 +11,7 @@ from graphs import looked_up, picked_elements
 from history_rows import engine_rows, frame, tensor_rows
 
 import harness
-from harness.history import DriftOptions, DriftReport, Floors, tell_gate
+from harness.history import DriftOptions, DriftReport, Floors, gate_text
 from harness.history.judgement.runs import compare_pair, pairs_of
 from harness.report.drift.view import explain
 
@@ -36,8 +36,8 @@ def drift(tmp_path: Path):
 @pytest.mark.parametrize(
     ("proto", "output", "start", "gate"),
     [
-        (picked_elements(), "picked", "far", "gate: the shape of the reference,"),
-        (looked_up(), "y", "size", "gate: that it can be computed,"),
+        (picked_elements(), "picked", "far", "the shape of the reference"),
+        (looked_up(), "y", "size", "that it can be computed"),
     ],
 )
 def test_it_is_a_new_failure_and_the_way_back_a_fix(
@@ -46,7 +46,7 @@ def test_it_is_a_new_failure_and_the_way_back_a_fix(
     (run,) = drift(proto, FINE, COARSE).runs
     assert run.verdict == "new failure"
     assert run.worst.tensor == output
-    assert tell_gate(run.worst) == gate
+    assert gate_text(run.worst) == gate
     assert run.worst.new == math.inf
     assert start in {each.node for each in run.origins}
     (back,) = drift(proto, COARSE, FINE).runs

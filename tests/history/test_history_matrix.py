@@ -25,7 +25,7 @@ from harness.environments import Environment, Supervisor
 from harness.errors import EnvironmentConfigError, HistoryError, NothingSelectedError, UsageError
 from harness.history import CacheUse, DriftOptions, DriftVerdict, Floors, LayerBuilds, Status, report_of
 from harness.history.judgement.runs import Pair, compare_pair, continuation
-from harness.history.matrix.run import select_specs
+from harness.history.matrix.options import select_specs
 from harness.history.store.files import list_runs
 from harness.judge import select_cases
 from harness.tensors import Precision
@@ -491,7 +491,7 @@ def test_an_engine_that_cannot_be_built_leaves_a_row_and_the_run_goes_on(
     assert report.exit_code == 3
     broken = next(run for run in report.runs if run.case == "broken")
     assert "no implementation" in broken.reason
-    assert {error.split(":")[0] for error in broken.errors} == {"old", "new"}
-    assert not any("environment" in error for error in broken.errors), "the release is named once"
+    assert {error.release for error in broken.errors} == {"old", "new"}
+    assert not any("environment" in str(error) for error in broken.errors), "the release is named once"
     failed = [request for _, request in workers if request.options.get("workspace_mib") == 1]
     assert len(failed) == 2, "what failed once is not built again"

@@ -9,7 +9,8 @@ import pytest
 
 from harness.errors import UsageError
 from harness.history import Floors
-from harness.history.judgement.noise import FLOORS, half_width, pooled_half_width, student
+from harness.history.judgement.noise import half_width, pooled_half_width, student
+from harness.history.types import FLOORS
 from harness.tensors import Precision
 
 # Abramowitz and Stegun, "Handbook of Mathematical Functions", table 26.10.

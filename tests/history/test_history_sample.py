@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 import harness
-from harness.history.judgement.noise import FLOORS, student
+from harness.history.judgement.noise import student
+from harness.history.types import FLOORS
 from harness.tensors import Precision
 from harness.text import number
 

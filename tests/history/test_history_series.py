@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from history_rows import engine_rows, tensor_rows
+from history_rows import engine_rows, tensor_rows, typed
 from rich.console import Console
 
 import harness
 from harness.errors import HistoryError
 from harness.history import Change, DriftOptions, DriftVerdict, Floors, Status, nightly_report
-from harness.history.nightly.machines import FactChange
+from harness.history.judgement.outcome import Fact, FactChange
+from harness.history.judgement.steps import MIN_NIGHTS
 from harness.history.nightly.series import series_of
-from harness.history.nightly.steps import MIN_NIGHTS
-from harness.history.store.files import RunWriter, list_newest
+from harness.history.store.files import MatrixPlan, RunWriter, list_newest
 from harness.report import print_drift
 from harness.report.drift.lines import changes_line
 from harness.report.drift.words import answer, tone_of
@@ -57,11 +57,11 @@ def write_night(
     for row in rows:
         if row["kind"] == "engine":
             row["error"] = None
-    with RunWriter(folder, {"releases": [release], "repeats": 1, "cases": ["net"]}) as writer:
+    with RunWriter(folder, MatrixPlan(releases=(release,), repeats=1, cases={"net": ""})) as writer:
         writer.run = run
         writer.parts = folder / f"{run}.parts"
         writer.parts.mkdir()
-        writer.write("net", rows)
+        writer.write("net", typed(rows))
         writer.finish({"environments": {release: facts}} if facts and footer else {})
 
 
@@ -172,11 +172,14 @@ def test_a_given_night_is_held_against_those_before_it_alone(tmp_path: Path) -> 
 
 def test_runs_without_a_case_of_the_night_do_not_count(tmp_path: Path) -> None:
     nights(tmp_path, noisy(6))
-    with RunWriter(tmp_path, {"releases": ["trt"], "repeats": 1, "cases": ["other"]}) as writer:
+    with RunWriter(tmp_path, MatrixPlan(releases=("trt",), repeats=1, cases={"other": ""})) as writer:
         writer.run = "20260106T230000Z-000000"
         writer.parts = tmp_path / f"{writer.run}.parts"
         writer.parts.mkdir()
-        writer.write("other", engine_rows("trt", 1, case="other", run=writer.run))
+        writer.write(
+            "other",
+            typed([{**row, "error": None} for row in engine_rows("trt", 1, case="other", run=writer.run)]),
+        )
         writer.finish({})
     write_night(tmp_path, 6, 1e-3)
     report = nightly_report(tmp_path, last=3)
@@ -226,7 +229,10 @@ def test_what_changed_since_the_night_before_is_told(tmp_path: Path, footer: boo
     write_night(tmp_path, 5, 2e-3, facts={**H200, "driver": "580", "tensorrt": "8.6.1"}, footer=footer)
     report = nightly_report(tmp_path)
     assert report.exit_code == 1
-    assert report.changed == (FactChange("driver", "550", "580"), FactChange("TensorRT", "8.6.0", "8.6.1"))
+    assert report.changed == (
+        FactChange(Fact.DRIVER, "550", "580"),
+        FactChange(Fact.TENSORRT, "8.6.0", "8.6.1"),
+    )
     assert report.to_dict()["changed"][0] == {"what": "driver", "before": "550", "now": "580"}
     write_night(tmp_path, 6, 2e-3, facts={**H200, "driver": "580", "tensorrt": "8.6.1"}, footer=footer)
     assert nightly_report(tmp_path).changed == (), "it is told on the night that it came"
@@ -330,7 +336,7 @@ def test_a_fusion_that_is_gone_tonight_is_told_against_the_last_night_that_was_j
     assert run.structured == (True, True)
     (change,) = run.structure
     assert (change.change, change.nodes) == (Change.FUSION_VANISHED, ("t0", "t1"))
-    assert (change.old_builds, change.new_builds) == ("1 of 1", "1 of 1")
+    assert (str(change.old_builds), str(change.new_builds)) == ("1 of 1", "1 of 1")
     engines = report.records[report.records["structure"].notna()]
     assert len(engines) == 2, "the layers of the other nights are not read"
 
@@ -346,7 +352,9 @@ def test_nights_without_layers_of_engines_say_that_these_were_not_compared(tmp_p
 def write_cases(folder: Path, night: int, cases: dict[str, str], skipped: tuple[str, ...] = ()) -> None:
     """A night of several cases, each with the hash of its model."""
     run = f"2026010{night + 1}T020000Z-000000"
-    with RunWriter(folder, {"releases": ["trt"], "repeats": 1, "cases": list(cases)}) as writer:
+    with RunWriter(
+        folder, MatrixPlan(releases=("trt",), repeats=1, cases=dict.fromkeys(cases, ""))
+    ) as writer:
         writer.run = run
         writer.parts = folder / f"{run}.parts"
         writer.parts.mkdir()
@@ -356,7 +364,7 @@ def write_cases(folder: Path, night: int, cases: dict[str, str], skipped: tuple[
             rows = [{**row, "error": None} for row in rows]
             if case not in skipped:
                 rows += tensor_rows("trt", [1e-3], hashes=[f"{run}{case}"], **asked)
-            writer.write(case, rows)
+            writer.write(case, typed(rows))
         writer.finish({})
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from harness.history import Series
-from harness.history.judgement.wording import tell_series
-from harness.history.nightly.steps import MIN_NIGHTS, find_steps
+from harness.history.judgement.steps import MIN_NIGHTS, find_steps
+from harness.history.judgement.wording import series_text
 from harness.tensors import Precision
 
 STREAM = np.random.default_rng(5)
@@ -109,8 +109,8 @@ def test_a_level_that_creeps_is_no_step(ratio: float, nights: int) -> None:
     assert one.creep is not None
     assert (one.creep.nights, one.rise) == (nights, None)
     assert one.creep.ratio == pytest.approx(ratio, rel=0.2)
-    assert tell_series(one).startswith("y, sample 0: creeping, ×")
-    assert tell_series(one).endswith(f" over {nights} nights")
+    assert series_text(one).startswith("y, sample 0: creeping, ×")
+    assert series_text(one).endswith(f" over {nights} nights")
 
 
 @pytest.mark.parametrize("nights", [(25, 6), (15, 16), (6, 25), (30, 30)])
@@ -119,15 +119,15 @@ def test_a_step_to_the_worse_is_told_for_as_long_as_its_level_holds(nights: tupl
     one = series(values)
     assert (one.creep, one.rise) == (None, one.steps[0])
     assert one.night(one.rise) == f"night {nights[0]}"
-    assert f" since night {nights[0]}, " in tell_series(one)
+    assert f" since night {nights[0]}, " in series_text(one)
     assert series([*values, 1e-3]).rise is None, "tonight it is gone"
 
 
 def test_a_step_to_the_better_and_one_there_and_back_are_not_told() -> None:
     for levels in ([2e-3, 1e-3], [1e-3, 2e-3, 0.5e-3]):
         one = series(shaken(np.repeat(levels, 20)))
-        assert (bool(one.steps), one.rise, one.creep, tell_series(one)) == (True, None, None, "")
+        assert (bool(one.steps), one.rise, one.creep, series_text(one)) == (True, None, None, "")
     overflowing = series([1e-3] * 20 + [math.inf] * 10)
     assert overflowing.rise is not None
-    assert tell_series(overflowing) == "y, sample 0: inf since night 20, 1e-3 before"
+    assert series_text(overflowing) == "y, sample 0: inf since night 20, 1e-3 before"
     assert series([1e-3] * 40).rise is series([1e-3] * 40).creep is None

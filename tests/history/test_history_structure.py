@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pandas as pd
@@ -11,24 +10,28 @@ import pytest
 from harness.history import Change, Floors
 from harness.history.judgement.engines import judge_engines
 from harness.history.judgement.structure import compare_structures
+from harness.history.store.engines import BuiltLayer, read_layers, write_layers
+from harness.history.types import BuildCount
+
+Engine = tuple[BuiltLayer, ...]
 
 
-def layer(*nodes: str, precision: str = "fp16", tactic: str | None = "t1", **ops: str) -> dict[str, Any]:
+def layer(*nodes: str, precision: str = "fp16", tactic: str | None = "t1", **ops: str) -> BuiltLayer:
     kinds = {"conv": "Conv", "add": "Add", "relu": "Relu", "q": "QuantizeLinear", "dq": "DequantizeLinear"}
-    known = [ops.get(node) or kinds[node.rstrip("0123456789")] for node in nodes]
-    described = {"name": " + ".join(nodes), "onnx_nodes": list(nodes), "ops": known, "precision": precision}
-    return {**described, "tactic": tactic} if tactic else described
+    known = tuple(ops.get(node) or kinds[node.rstrip("0123456789")] for node in nodes)
+    return BuiltLayer(" + ".join(nodes), onnx_nodes=nodes, ops=known, precision=precision, tactic=tactic)
 
 
-def engine(*layers: dict[str, Any]) -> str:
-    return json.dumps(list(layers))
+def engine(*layers: BuiltLayer) -> Engine:
+    """The layers of an engine, through the file and back."""
+    return read_layers(write_layers(layers))
 
 
 FUSED = engine(layer("conv1", "add1", "relu1"))
 APART = engine(layer("conv1"), layer("add1"), layer("relu1"))
 
 
-def changes(old: list[str], new: list[str]) -> list[tuple[Change, str, str]]:
+def changes(old: list[Engine], new: list[Engine]) -> list[tuple[Change, str, str]]:
     return [(item.change, item.old, item.new) for item in compare_structures(old, new)]
 
 
@@ -46,7 +49,7 @@ def test_a_fusion_that_appeared() -> None:
     (found,) = compare_structures([APART] * 3, [FUSED] * 3)
     assert found.change is Change.FUSION_APPEARED
     assert found.nodes == ("add1", "conv1", "relu1")
-    assert (found.old_builds, found.new_builds) == ("3 of 3", "3 of 3")
+    assert (found.old_builds, found.new_builds) == (BuildCount(3, 3), BuildCount(3, 3))
 
 
 def test_a_fusion_that_lost_a_member() -> None:
@@ -70,7 +73,7 @@ def test_each_release_counts_its_own_builds() -> None:
     fp32 = engine(layer("conv1", precision="fp32"))
     untold = engine(layer("conv1", precision=""))
     (found,) = compare_structures([engine(layer("conv1"))] * 3, [fp32, untold])
-    assert (found.old_builds, found.new_builds) == ("3 of 3", "1 of 2")
+    assert (str(found.old_builds), str(found.new_builds)) == ("3 of 3", "1 of 2")
 
 
 def test_nodes_that_changed_their_precision_alike_are_one_change() -> None:

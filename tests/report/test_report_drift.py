@@ -15,8 +15,8 @@ from history_rows import engine_rows
 from page_reader import Page
 from rich.console import Console
 
-from harness.history import DriftReport, DriftVerdict, Status
-from harness.history.nightly.machines import FactChange
+from harness.history import DriftReport, DriftVerdict, Fact, Status, baseline_text
+from harness.history.judgement.outcome import BaselineNote, BaselineState, FactChange
 from harness.report import annotate, drift_markdown, drift_page, print_drift
 from harness.report.drift.github import annotation
 from harness.report.drift.view import explain
@@ -96,7 +96,7 @@ def test_what_could_be_judged_is_said_beside_what_could_not() -> None:
 def test_an_error_of_both_releases_is_told_from_one_that_came_with_the_newer() -> None:
     log = "no engine for it\nrequest: a build\nno engine\nsegmentation fault"
     facts = {"case": "broken", "precision": "fp16", "verdict": "error"}
-    rows = [engine_rows(name, reason=f"environment {name}: {log}", **facts) for name in PAIR]
+    rows = [engine_rows(name, reason=log, **facts) for name in PAIR]
     everywhere, (newer,) = drift_report(*rows), drift_report(run_rows("b", "fp16", PAIR, error=log)).runs
     (run,) = everywhere.runs
     assert (run.reason, newer.reason) == ("on both releases, new: no engine for it", "new: no engine for it")
@@ -144,11 +144,11 @@ def test_a_drift_in_the_builds_that_could_be_judged_is_told_beside_those_that_fa
 
 def test_a_baseline_of_another_model_is_said_to_be_that() -> None:
     report = drift_report(run_rows("calm", "fp16", PAIR), engine_rows("new", case="other"))
+    state = BaselineState.MODEL_CHANGED
     why = "the model is another one than when the baseline was written"
+    assert baseline_text(state) == why
     runs = [
-        replace(run, status=Status.FAIL, reason=f"{why}; --baseline-update writes one")
-        if run.case == "other"
-        else run
+        replace(run, status=Status.FAIL, baseline=BaselineNote(state)) if run.case == "other" else run
         for run in report.runs
     ]
     report = replace(report, runs=tuple(runs))
@@ -201,8 +201,8 @@ def test_console_markdown_and_page_say_which_run_it_is_and_of_when(report: Drift
 
 
 def test_console_markdown_and_page_say_what_the_night_before_did_not_run_on(report: DriftReport) -> None:
-    driver = FactChange("driver", "550", "580")
-    told = replace(report, changed=(driver, FactChange("ONNX Runtime", "1.20", "1.<21>")))
+    driver = FactChange(Fact.DRIVER, "550", "580")
+    told = replace(report, changed=(driver, FactChange(Fact.ONNXRUNTIME, "1.20", "1.<21>")))
     line = "Changed since the night before: driver 550 {0} 580, ONNX Runtime 1.20 {0} 1.{1}21{2}"
     assert line.format("→", "<", ">") in console_text(told).splitlines()
     assert escape(line.format("→", "<", ">")) in drift_markdown(told).splitlines()

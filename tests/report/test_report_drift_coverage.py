@@ -10,7 +10,6 @@ from page_reader import Page
 from test_report_drift import console_text
 
 from harness.history import DriftReport
-from harness.history.judgement.report import NO_RUN_BEFORE
 from harness.report import drift_markdown, drift_page
 from harness.report.drift.lines import coverage_lines
 from harness.report.drift.words import answer, tone_of
@@ -60,6 +59,6 @@ def test_what_both_releases_skip_is_told_and_is_no_loss() -> None:
 
 def test_a_first_night_has_lost_nothing() -> None:
     report = drift_report([row for row in run_rows("calm", "fp16", PAIR) if row["release"] == "new"])
-    report = replace(report, old=NO_RUN_BEFORE)
+    report = replace(report, first_night=True)
     assert coverage_lines(report) == []
     assert tone_of(report) == "good"

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from harness.history.judgement.structure import precisions_by_node
+from harness.history.store import BuiltLayer, EngineRow
+from harness.history.types import FailsOn
 from harness.judge import Verdict
 
 #: The share of nodes that must be computed in another precision for two builds to differ: a few always do.
 MIN_DIFFERING = 0.25
 _FAILING = (Verdict.FAIL.value, Verdict.XFAIL.value)
-
-
-class FailsOn(StrEnum):
-    """On which of two releases a build of a run fails its gates."""
-
-    NONE = "none"
-    OLDER = "older"
-    NEWER = "newer"
-    BOTH = "both"
 
 
 @dataclass(frozen=True)
@@ -91,9 +82,6 @@ class Builds:
         return next((build.reason for build in (*self.new, *self.old) if build.failed and build.reason), "")
 
 
-Engines = Sequence[Mapping[str, Any]]
-
-
 class OutputRow(NamedTuple):
     """What the history has of one output and sample of one build."""
 
@@ -106,37 +94,36 @@ class OutputRow(NamedTuple):
 
 
 def builds_of(
-    before: Engines,
-    after: Engines,
+    before: Sequence[EngineRow],
+    after: Sequence[EngineRow],
     old: Sequence[OutputRow],
     new: Sequence[OutputRow],
-    told: tuple[str, int] | None,
+    worst: tuple[str, int] | None,
     *,
     nights: bool = False,
 ) -> Builds:
     """The builds of one run.
 
     Args:
-        before: engine rows of the older release that could be judged: `run`, `build`, `verdict`, `reason`,
-            `structure`.
+        before: the builds of the older release that could be judged.
         after: likewise of the newer release.
         old: outputs of the older release.
         new: outputs of the newer release.
-        told: tensor and sample of the output that the numbers of the run are of.
+        worst: tensor and sample of the output whose numbers stand for the run.
         nights: whether the older ones are those of earlier nights.
     """
     return Builds(
-        _outcomes(before, old, told),
-        _outcomes(after, new, told),
+        _outcomes(before, old, worst),
+        _outcomes(after, new, worst),
         differing_share(before),
         differing_share(after),
         nights,
     )
 
 
-def differing_share(engines: Engines) -> float:
-    """The share of nodes whose precision is not the same in all builds; of the nodes that all builds speak of."""
-    known = [precisions_by_node(row["structure"]) for row in engines if row.get("structure") is not None]
+def differing_share(engines: Sequence[EngineRow]) -> float:
+    """The share of nodes whose precision is not the same in all builds; of the nodes that all builds name."""
+    known = [precisions_by_node(row.layers) for row in engines if row.layers is not None]
     known = [precisions for precisions in known if precisions]
     if len(known) < 2:
         return 0.0
@@ -146,33 +133,30 @@ def differing_share(engines: Engines) -> float:
 
 
 def _outcomes(
-    engines: Engines, outputs: Sequence[OutputRow], told: tuple[str, int] | None
+    engines: Sequence[EngineRow], outputs: Sequence[OutputRow], worst: tuple[str, int] | None
 ) -> tuple[BuildOutcome, ...]:
     failed = {(out.run, out.build) for out in outputs if out.passed is not None and not out.passed}
     errors = {
         (output.run, output.build): float(output.error)
         for output in outputs
-        if (output.tensor, output.sample) == told
+        if (output.tensor, output.sample) == worst
     }
     found = []
     for row in engines:
-        key = (row["run"], row["build"])
-        known = row["verdict"] in _FAILING
+        known = row.verdict in _FAILING
         found.append(
             BuildOutcome(
-                number=int(row["build"]),
-                failed=known or key in failed,
-                expected=row["verdict"] == Verdict.XFAIL.value if known else None,
-                reason=str(row["reason"] or "").partition("\n")[0] if known else "",
-                error=errors.get(key),
-                layers=_layers(row.get("structure")),
+                number=row.build,
+                failed=known or (row.run, row.build) in failed,
+                expected=row.verdict == Verdict.XFAIL.value if known else None,
+                reason=row.reason if known else "",
+                error=errors.get((row.run, row.build)),
+                layers=_precisions(row.layers or ()),
             )
         )
     return tuple(found)
 
 
-def _layers(structure: str | None) -> dict[str, int]:
-    if structure is None:
-        return {}
-    precisions = (layer.get("precision") for layer in json.loads(structure))
-    return dict(Counter(filter(None, precisions)).most_common())
+def _precisions(layers: Sequence[BuiltLayer]) -> dict[str, int]:
+    """How many layers compute in each precision, the most frequent first."""
+    return dict(Counter(layer.precision for layer in layers if layer.precision).most_common())

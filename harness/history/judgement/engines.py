@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 import pandas as pd
 
-from harness.history.judgement.noise import Floors, half_width, pooled_half_width
-
-
-class Trend(StrEnum):
-    """How a quantity of an engine changed."""
-
-    SAME = "same"
-    WITHIN_NOISE = "within noise"
-    LESS = "less"
-    MORE = "more"
+from harness.history.judgement.noise import half_width, pooled_half_width
+from harness.history.types import Floors, Trend
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,8 @@ class Nights:
         left = np.maximum(self.count - 2 * _outlying(self.count) - 1, 0)
         counts, which = np.unique(left, return_inverse=True)
         quantiles = np.array([student(int(count), confidence) if count else math.nan for count in counts])
-        return quantiles[which] * self.deviation * np.sqrt(math.pi / (2 * np.maximum(self.count, 1)) + 1)
+        spread = np.sqrt(math.pi / (2 * np.maximum(self.count, 1)) + 1)
+        return np.asarray(quantiles[which] * self.deviation * spread)
 
 
 def _outlying(count: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ So a difference must leave three bands, in this order:
 
    Earlier nights have a band of their own: `harness.history.judgement.nights`.
 
-   A gate that held in every older build and breaks in a newer one is held against the first band alone: a release
+   A gate that held in every older build and breaks in a newer one is compared with the first band alone: a release
    that fails now and then would hide behind its own scatter.
 3. **Effect.** The error changes by more than a quarter of itself, and by more than a floor for its precision: a
    tenth of the unit roundoff, and for FP32 sixteen of them, as sums in another order differ by that much. What a
@@ -33,52 +33,10 @@ So a difference must leave three bands, in this order:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
-
-from harness.errors import UsageError
-from harness.history.matrix import UNIT_ROUNDOFF
-from harness.tensors import Precision
-
-FLOORS: Mapping[Precision, float] = {
-    precision: 16 * roundoff if precision is Precision.FP32 else roundoff / 10
-    for precision, roundoff in UNIT_ROUNDOFF.items()
-}
-"""By precision, the change of nrmse that is no effect, however certain it is."""
-
-
-@dataclass(frozen=True)
-class Floors:
-    """What counts as a difference.
-
-    Args:
-        relative: share of the older release's error that a change must exceed.
-        absolute: change of nrmse that it must exceed, by precision.
-        latency: share of the older release's latency.
-        size: share of the older release's engine size.
-        build: share of the older release's build time.
-        confidence: of the noise band, two-sided.
-
-    Raises:
-        UsageError: a share is negative, or the confidence is none.
-    """
-
-    relative: float = 0.25
-    absolute: Mapping[Precision, float] = field(default_factory=lambda: FLOORS)
-    latency: float = 0.05
-    size: float = 0.05
-    build: float = 0.5
-    confidence: float = 0.99
-
-    def __post_init__(self) -> None:
-        if not all(floor >= 0 for floor in (self.relative, self.latency, self.size, self.build)):
-            raise UsageError("an effect-size floor must be 0 or more")
-        if not 0 < self.confidence < 1:
-            raise UsageError(f"a confidence lies between 0 and 1, not at {self.confidence}")
 
 
 def half_width(
@@ -98,7 +56,7 @@ def half_width(
     counts, which = np.unique(np.maximum(builds - 1, 0), return_inverse=True)
     quantiles = np.array([student(int(count), confidence) if count else math.nan for count in counts])
     spread = np.sqrt(1 / np.maximum(builds, 1) + 1 / np.maximum(further, 1))
-    return quantiles[which] * np.where(builds > 1, deviation, math.nan) * spread
+    return np.asarray(quantiles[which] * np.where(builds > 1, deviation, math.nan) * spread)
 
 
 def pooled_half_width(
@@ -127,7 +85,7 @@ def pooled_half_width(
     counts, which = np.unique(freedom, return_inverse=True)
     quantiles = np.array([student(int(count), confidence) if count else math.nan for count in counts])
     spread = np.sqrt(1 / np.maximum(builds, 1) + 1 / np.maximum(further, 1))
-    return quantiles[which] * np.sqrt(squares / np.maximum(freedom, 1)) * spread
+    return np.asarray(quantiles[which] * np.sqrt(squares / np.maximum(freedom, 1)) * spread)
 
 
 @lru_cache(maxsize=512)

@@ -1,28 +1,13 @@
-"""What came of one case at one precision between two releases, in words and with where it starts."""
+"""What a comparison finds of a tensor, of a build that failed, and of what a run is compared with."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
 
-from harness.case import Waived
-from harness.history.judgement.builds import Builds, FailsOn
-from harness.history.judgement.structure import StructureChange
-from harness.history.judgement.tensors import SEVERITY, WORSENED, DriftVerdict
-from harness.tensors import Precision
-
-
-class Status(StrEnum):
-    """What a run's drift means for the exit status, the gravest last."""
-
-    PASS = "pass"
-    SKIP = "skip"
-    XFAIL = "xfail"
-    FAIL = "fail"
-    ERROR = "error"
-    MISTAKE = "mistake"
+from harness.history.types import SEVERITY, BuildCount, DriftVerdict, Status
 
 
 @dataclass(frozen=True)
@@ -39,11 +24,11 @@ class TensorDrift:
         new: mean error in the newer one.
         noise: half the width of the noise band; NaN where it is unknown.
         floor: the change that is no effect.
-        old_passed: builds of the older release whose gates hold, of how many: `3 of 3`.
+        old_passed: builds of the older release in which every gate holds.
         new_passed: likewise of the newer release.
-        gate: metric of the gate that it was held against: one that fails, or else the first; None if unknown.
+        gate: metric of its gate: one that fails, or else the first; None if unknown.
         limit: its limit; NaN if unknown.
-        error_limit: the limit as an error like `old` and `new`; NaN for a gate on a metric that is none.
+        error_limit: the limit as an error like `old` and `new`; NaN for a gate on another metric.
         zero_reference: whether the reference is all zero, so that an error relative to it is 0 or infinite.
     """
 
@@ -56,8 +41,8 @@ class TensorDrift:
     new: float
     noise: float
     floor: float
-    old_passed: str
-    new_passed: str
+    old_passed: BuildCount
+    new_passed: BuildCount
     gate: str | None = None
     limit: float = math.nan
     error_limit: float = math.nan
@@ -83,94 +68,121 @@ class TensorDrift:
 
 
 @dataclass(frozen=True)
-class RunDrift:
-    """One case at one precision, between the older release and a newer one.
+class RunError:
+    """Why a build could not be judged.
 
     Args:
-        case: name of the case.
-        case_path: the case file; None for a bare model.
-        precision: the precision asked for.
-        old: the older release.
-        new: the newer release.
-        status: what it means for the exit status.
-        verdict: the gravest verdict of the outputs, or of the layers where no output moved; None if nothing could
-            be compared.
-        reason: one line for a person: why.
-        counts: how many outputs and layers have each verdict, by kind.
-        worst: of the outputs with the verdict the one with the largest error, sample by sample; or else the layer
-            that moved furthest in its direction.
-        origins: where a drift to the worse starts: the layers that are worse while all that they were computed
-            from is not; in topological order.
-        faithful: whether observing left the engines alone: of the older and of the newer release.
-        waived: the waiver that speaks of it.
-        structure: what changed in the engine.
-        structured: whether the layers of any engine are known, of the older and of the newer side.
-        command: what goes on from here; empty where nothing does.
-        errors: what kept builds from being judged.
-        builds: what came of each build that could be judged.
+        release: the release; of earlier nights, what they are called.
+        reason: why, in one line.
+        status: what it comes to.
+        evidence: the last lines of its log, or what else supports the reason.
     """
 
-    case: str
-    case_path: str | None
-    precision: Precision
-    old: str
-    new: str
-    status: Status
-    verdict: DriftVerdict | None
+    release: str
     reason: str
-    counts: Mapping[str, Mapping[DriftVerdict, int]] = field(default_factory=dict)
-    worst: TensorDrift | None = None
-    origins: tuple[TensorDrift, ...] = ()
-    faithful: tuple[bool | None, bool | None] = (None, None)
-    waived: Waived | None = None
-    structure: tuple[StructureChange, ...] = ()
-    structured: tuple[bool, bool] = (False, False)
-    command: str = ""
-    errors: tuple[str, ...] = ()
-    builds: Builds = field(default_factory=Builds)
+    status: Status
+    evidence: tuple[str, ...] = ()
 
     @property
-    def fails_unexpectedly(self) -> bool:
-        """Whether a build of the newer release fails, and neither the case nor a waiver expects that."""
-        return self.builds.fails_on in (FailsOn.NEWER, FailsOn.BOTH) and not self.builds.expected
+    def headline(self) -> str:
+        """The release and the reason."""
+        return f"{self.release}: {self.reason}"
+
+    def __str__(self) -> str:
+        return "\n".join((self.headline, *self.evidence))
+
+
+def failed_releases(errors: Sequence[RunError]) -> frozenset[str]:
+    """The releases of which builds could not be judged."""
+    return frozenset(error.release for error in errors)
+
+
+@dataclass(frozen=True)
+class FewerBuilds:
+    """An engine that was built less often than was asked for.
+
+    Args:
+        release: the release.
+        builds: how many builds there are, of how many.
+        out_of_time: whether the time limit was why.
+    """
+
+    release: str
+    builds: BuildCount
+    out_of_time: bool
+
+
+class Incomparable(Enum):
+    """Why a run without errors is compared with nothing."""
+
+    NOTHING_BEFORE = auto()
+    NOT_IN_RUN_BEFORE = auto()
+    MODEL_CHANGED = auto()
+    CASE_CHANGED = auto()
+
+
+class BaselineState(Enum):
+    """What there is of the baseline of a run: the one that it is compared with, none, or one of something else."""
+
+    VALID = auto()
+    MISSING = auto()
+    MODEL_CHANGED = auto()
+    CASE_CHANGED = auto()
 
     @property
-    def id(self) -> str:
-        """`case::precision::release`."""
-        return f"{self.case}::{self.precision}::{self.new}"
-
-    @property
-    def severity(self) -> tuple[int, bool, int, float]:
-        """What reports are sorted by: the larger, the graver.
-
-        What failed before, too, comes below what drifted and above what passes; what was skipped comes last.
-        """
-        statuses = [Status.SKIP, *(status for status in Status if status is not Status.SKIP)]
-        rank = statuses.index(self.status)
-        if in_both(self.errors, self.old, self.new):
-            rank = min(rank, statuses.index(Status.XFAIL))
-        verdict = -1 if self.verdict is None else SEVERITY[self.verdict]
-        standing = self.status is Status.PASS and self.fails_unexpectedly
-        return rank, standing, verdict, 0.0 if self.worst is None else self.worst.size
+    def stale(self) -> bool:
+        """Whether the baseline is of another model or case."""
+        return self in (BaselineState.MODEL_CHANGED, BaselineState.CASE_CHANGED)
 
 
-def in_both(errors: Sequence[str], old: str, new: str) -> bool:
-    """Whether neither release could be judged: then it is not the upgrade that broke it."""
-    return all(any(error.startswith(f"{name}: ") for error in errors) for name in (old, new))
+class BaselineUpdate(Enum):
+    """What becomes of the baseline of a run. Builds that failed make none."""
+
+    NOT_REQUESTED = auto()
+    REQUESTED = auto()
+    REFUSED = auto()
 
 
-def status_of(verdict: DriftVerdict | None, waived: Waived | None) -> Status:
-    """The status of a run that could be compared."""
-    if verdict not in WORSENED:
-        return Status.PASS
-    return Status.XFAIL if waived is not None and not waived.expired else Status.FAIL
+@dataclass(frozen=True)
+class BaselineNote:
+    """What is known of the baseline of a run, and what becomes of it."""
+
+    state: BaselineState
+    update: BaselineUpdate = BaselineUpdate.NOT_REQUESTED
+
+
+class Fact(StrEnum):
+    """Something that a night ran on, in the order in which changes are listed."""
+
+    GPU = "GPU"
+    COMPUTE_CAPABILITY = "compute capability"
+    DRIVER = "driver"
+    CUDA = "CUDA"
+    TENSORRT = "TensorRT"
+    ONNXRUNTIME = "ONNX Runtime"
+    HARNESS = "harness"
+    PROCESSOR = "processor"
+
+
+@dataclass(frozen=True)
+class FactChange:
+    """Something that a night ran on and that the night before did not.
+
+    Args:
+        what: what it is.
+        before: its version or name in the night before.
+        now: that of the night.
+    """
+
+    what: Fact
+    before: str
+    now: str
 
 
 def worst_of(outputs: Sequence[TensorDrift]) -> TensorDrift | None:
-    """The one with the gravest verdict; of several outputs and samples, the one with the largest error.
+    """The output with the gravest verdict; of several outputs and samples, the one with the largest error.
 
-    It is the rule of `harness run`, which tells the largest error of all outputs and samples: where they have one
-    verdict, both tell the same.
+    `harness run` names the largest error of all outputs and samples: where they have one verdict, both name the same.
     """
     return max(
         outputs, key=lambda output: (SEVERITY[output.verdict], output.error, output.size), default=None
@@ -178,5 +190,5 @@ def worst_of(outputs: Sequence[TensorDrift]) -> TensorDrift | None:
 
 
 def furthest_of(tensors: Sequence[TensorDrift]) -> TensorDrift | None:
-    """The one with the gravest verdict; of several, the one that moved furthest."""
+    """The tensor with the gravest verdict; of several, the one that moved furthest."""
     return max(tensors, key=lambda tensor: (SEVERITY[tensor.verdict], tensor.size), default=None)

@@ -1,30 +1,183 @@
-"""The drift between releases, as an object: what reports, the JSON, the exit status and notebooks are made from."""
+"""The drift between releases, as objects: what reports, the JSON, the exit status and notebooks are made from."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any
 
+from harness.case import Waived
 from harness.errors import NothingSelectedError
-from harness.history.judgement.noise import Floors
-from harness.history.judgement.outcome import RunDrift, Status, TensorDrift
-from harness.history.judgement.tensors import DriftVerdict
-from harness.history.nightly import FactChange
-from harness.judge import jsonable
+from harness.history.judgement.builds import Builds
+from harness.history.judgement.outcome import (
+    BaselineNote,
+    BaselineState,
+    BaselineUpdate,
+    FactChange,
+    FewerBuilds,
+    Incomparable,
+    RunError,
+    TensorDrift,
+    failed_releases,
+)
+from harness.history.judgement.steps import Series
+from harness.history.judgement.structure import StructureChange
+from harness.history.judgement.wording import (
+    baseline_text,
+    comparison_text,
+    error_text,
+    fewer_text,
+    incomparable_text,
+    series_text,
+)
+from harness.history.types import (
+    SEVERITY,
+    UNMOVED,
+    WORSENED,
+    BuildCount,
+    CaseRun,
+    DriftVerdict,
+    FailsOn,
+    Floors,
+    RowKind,
+    Status,
+)
+from harness.tensors import Precision, to_json
+from harness.text import plural
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.history.nightly import Series
-
 DRIFT_SCHEMA = "harness.drift/1"
-#: What stands for the older release in the first night of a history.
-NO_RUN_BEFORE = "no run before"
+MOST_SHOWN = 20
+"""Runs that a notebook shows of a report."""
 
 
 @dataclass(frozen=True)
+class RunDrift:
+    """One case at one precision, between the older release and a newer one.
+
+    Args:
+        case: name of the case.
+        case_path: the case file; None for a bare model.
+        precision: the precision asked for.
+        old: the older release.
+        new: the newer release.
+        status: what it means for the exit status.
+        verdict: the gravest verdict of the outputs, or of the layers where no output moved; None if nothing could
+            be compared.
+        counts: how many outputs and layers have each verdict, by kind.
+        worst: of the outputs with the verdict the one with the largest error, sample by sample; or else the layer
+            that moved furthest in its direction.
+        origins: where a regression starts: the layers that regressed while nothing that they were computed from
+            did; in topological order.
+        faithful: whether observing left the engines alone: of the older and of the newer release.
+        waived: the waiver that speaks of it.
+        structure: what changed in the engine.
+        structured: whether the layers of any engine are known, of the older and of the newer side.
+        command: the command that continues from here; empty if there is none.
+        errors: why builds could not be judged.
+        builds: what came of each build that could be judged.
+        fewer: engines that were built less often than was asked for.
+        unjudged_before: how many builds of earlier nights could not be judged; None of anything else.
+        incomparable: why it is compared with nothing; None if it is, or if there are errors.
+        baseline: what is known of its baseline; None if it has no place for one, or is compared with something else.
+        series: its outputs whose level rose in an earlier night and still holds, or creeps.
+    """
+
+    case: str
+    case_path: str | None
+    precision: Precision
+    old: str
+    new: str
+    status: Status
+    verdict: DriftVerdict | None
+    counts: Mapping[RowKind, Mapping[DriftVerdict, int]] = field(default_factory=dict)
+    worst: TensorDrift | None = None
+    origins: tuple[TensorDrift, ...] = ()
+    faithful: tuple[bool | None, bool | None] = (None, None)
+    waived: Waived | None = None
+    structure: tuple[StructureChange, ...] = ()
+    structured: tuple[bool, bool] = (False, False)
+    command: str = ""
+    errors: tuple[RunError, ...] = ()
+    builds: Builds = field(default_factory=Builds)
+    fewer: tuple[FewerBuilds, ...] = ()
+    unjudged_before: BuildCount | None = None
+    incomparable: Incomparable | None = None
+    baseline: BaselineNote | None = None
+    series: tuple[Series, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """One line for a person: why."""
+        note, parts = self.baseline, list(self._compared())
+        if note is not None and (
+            note.state.stale or (note.state is BaselineState.MISSING and not self.errors)
+        ):
+            written = note.update is BaselineUpdate.REQUESTED
+            parts = [
+                baseline_text(note.state),
+                "it is written now" if written else "--baseline-update writes one",
+            ]
+        if note is not None and note.update is BaselineUpdate.REFUSED:
+            parts.append("no baseline is written, as builds failed")
+        return "; ".join([*parts, *map(series_text, self.series)])
+
+    def _compared(self) -> Iterator[str]:
+        """What the comparison found, or why there is none."""
+        if self.errors:
+            yield error_text(self.errors[-1], everywhere=self.fails_everywhere)
+        if self.verdict is not None:
+            yield comparison_text(self.verdict, self.worst, self.counts)
+        elif self.incomparable is not None:
+            yield incomparable_text(self.incomparable)
+        if self.waived is not None and (self.errors or self.verdict in WORSENED):
+            yield str(self.waived)
+        yield from map(fewer_text, self.fewer)
+        if self.unjudged_before is not None:
+            missing, total = self.unjudged_before.count, self.unjudged_before.total
+            yield f"without {missing} of {plural(total, 'earlier build')}, which could not be judged"
+
+    @property
+    def fails_everywhere(self) -> bool:
+        """Whether neither release could be judged: then it is not the upgrade that broke it."""
+        return {self.old, self.new} <= failed_releases(self.errors)
+
+    @property
+    def fails_unexpectedly(self) -> bool:
+        """Whether a build of the newer release fails, and neither the case nor a waiver expects that."""
+        return self.builds.fails_on in (FailsOn.NEWER, FailsOn.BOTH) and not self.builds.expected
+
+    @property
+    def outcome(self) -> str:
+        """The verdict; the status where there is none, or where it is not a pass or a failure."""
+        telling = self.verdict is not None and self.status in (Status.PASS, Status.FAIL)
+        return str(self.verdict if telling else self.status)
+
+    @property
+    def id(self) -> str:
+        """`case::precision::release`."""
+        return f"{self.case}::{self.precision}::{self.new}"
+
+    @property
+    def severity(self) -> tuple[int, bool, int, float]:
+        """What reports are sorted by: the larger, the graver.
+
+        What failed before, too, comes below what regressed and above what passes; what was skipped comes last.
+        """
+        statuses = [Status.SKIP, *(status for status in Status if status is not Status.SKIP)]
+        rank = statuses.index(self.status)
+        if self.fails_everywhere:
+            rank = min(rank, statuses.index(Status.XFAIL))
+        verdict = -1 if self.verdict is None else SEVERITY[self.verdict]
+        standing = self.status is Status.PASS and self.fails_unexpectedly
+        return rank, standing, verdict, 0.0 if self.worst is None else self.worst.size
+
+
+@dataclass(frozen=True, repr=False)
 class DriftReport:
     """Everything that is known of the drift between releases.
 
@@ -45,6 +198,7 @@ class DriftReport:
         written: the baselines that were rewritten.
         changed: what the night ran on and the night before did not, where nights are compared.
         missing: case and precision of runs that the older side had and the newest run has not, not even as skipped.
+        first_night: whether the history holds no earlier run to compare this one with.
     """
 
     run: str
@@ -62,14 +216,15 @@ class DriftReport:
     series: tuple[Series, ...] = ()
     written: tuple[str, ...] = ()
     changed: tuple[FactChange, ...] = ()
-    missing: tuple[tuple[str, str], ...] = ()
+    missing: tuple[CaseRun, ...] = ()
+    first_night: bool = False
 
     @property
     def exit_code(self) -> int:
-        """0 nothing moved to the worse, 1 a drift, 2 a mistake in a case, 3 a build or a worker failed.
+        """0 nothing regressed, 1 a regression, 2 a mistake in a case, 3 a build or a worker failed.
 
-        5 if not one run could be compared: that is no news of a drift, and no success either. The first night of a
-        history and the first baselines have nothing to be held against, and are 0.
+        5 if not one run could be compared: that is no regression, and no success either. The first night of a history
+        and the first baselines have nothing to be compared with, and are 0.
         """
         statuses = {run.status for run in self.runs}
         if Status.MISTAKE in statuses:
@@ -83,18 +238,13 @@ class DriftReport:
         return 0 if compared or first or self.written else NothingSelectedError.exit_code
 
     @property
-    def first_night(self) -> bool:
-        """Whether the history holds no earlier run to hold this one against."""
-        return self.old == NO_RUN_BEFORE
-
-    @property
     def rises(self) -> int:
-        """In how many series of nights a step to the worse still holds; those that creep are not among them."""
+        """In how many series of nights the level rose and still holds; those that creep are not among them."""
         return sum(one.rise is not None for one in self.series)
 
     @property
     def creeping(self) -> int:
-        """How many series of nights creep, to the worse or to the better."""
+        """How many series of nights creep, up or down."""
         return sum(one.creep is not None for one in self.series)
 
     @property
@@ -114,69 +264,92 @@ class DriftReport:
         """One row an output and layer: `release` and the columns of `harness.history.judgement.tensors.JUDGED`."""
         return self.tensors.copy()
 
+    def __repr__(self) -> str:
+        found = ", ".join(f"{amount} {outcome}" for outcome, amount in self._outcomes().items())
+        runs = f"{plural(len(self.runs), 'run')}: {found}" if found else "no runs"
+        return f"<DriftReport {self.run}, {' → '.join(self.releases)}, {runs}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the summary, and the gravest runs."""
+        columns = ("case", "precision", "release", "outcome", "reason")
+        rows = [
+            (run.case, run.precision.value, run.new, run.outcome, run.reason)
+            for run in self.worst_first()[:MOST_SHOWN]
+        ]
+        lines = [
+            "".join(f"<th>{name}</th>" for name in columns),
+            *("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows),
+        ]
+        rest = len(self.runs) - len(rows)
+        return (
+            f"<p>{escape(repr(self)[1:-1])}</p><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+            + (f"<p>and {plural(rest, 'more run')}</p>" if rest else "")
+        )
+
+    def _outcomes(self) -> dict[str, int]:
+        """How many runs have each outcome, the gravest first."""
+        found: dict[str, int] = {}
+        for run in self.worst_first():
+            found[run.outcome] = found.get(run.outcome, 0) + 1
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """The document of schema `harness.drift/1`: plain types, numbers that are not finite as strings."""
-        moved = self.tensors[~self.tensors["verdict"].isin([DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE])]
+        moved = self.tensors[~self.tensors["verdict"].isin(UNMOVED)]
         document = {
             "schema": DRIFT_SCHEMA,
             "run": self.run,
             "time": None if self.time is None else self.time.isoformat(),
             "old": self.old,
-            "releases": list(self.releases),
+            "releases": self.releases,
             "repeats": self.repeats,
             "fingerprint": self.fingerprint,
-            "files": list(self.files),
-            "floors": {
-                **asdict(self.floors),
-                "absolute": {str(k): v for k, v in self.floors.absolute.items()},
-            },
+            "files": self.files,
+            "floors": self.floors,
             "exit_code": self.exit_code,
             "runs": [_run(run) for run in self.runs],
             "missing": [{"case": case, "precision": precision} for case, precision in self.missing],
             "engines": self.engines.to_dict("records"),
             "moved": moved.to_dict("records"),
-            "changed": [asdict(change) for change in self.changed],
+            "changed": self.changed,
             "steps": [step for series in self.series for step in _steps(series)],
-            "creeping": [{**_key(one), **asdict(one.creep)} for one in self.series if one.creep is not None],
+            "creeping": [{**_key(one), **to_json(one.creep)} for one in self.series if one.creep is not None],
         }
-        plain: dict[str, Any] = jsonable(document)
+        plain: dict[str, Any] = to_json(document)
         return plain
 
 
 def _run(run: RunDrift) -> dict[str, Any]:
+    waived = None if run.waived is None else to_json(run.waived) | {"expires": run.waived.expires.isoformat()}
     return {
         "case": run.case,
         "case_path": run.case_path,
-        "precision": run.precision.value,
+        "precision": run.precision,
         "old": run.old,
         "new": run.new,
-        "status": run.status.value,
-        "verdict": None if run.verdict is None else run.verdict.value,
+        "status": run.status,
+        "verdict": run.verdict,
         "reason": run.reason,
-        "counts": {
-            kind: {verdict.value: n for verdict, n in found.items()} for kind, found in run.counts.items()
-        },
+        "counts": run.counts,
         "worst": _tensor(run.worst),
         "origins": [_tensor(origin) for origin in run.origins],
-        "faithful": list(run.faithful),
-        "waived": None
-        if run.waived is None
-        else {**asdict(run.waived), "expires": run.waived.expires.isoformat()},
-        "structure": [{**asdict(change), "change": change.change.value} for change in run.structure],
-        "structured": list(run.structured),
+        "faithful": run.faithful,
+        "waived": waived,
+        "structure": [
+            to_json(change) | {"old_builds": str(change.old_builds), "new_builds": str(change.new_builds)}
+            for change in run.structure
+        ],
+        "structured": run.structured,
         "command": run.command,
-        "errors": list(run.errors),
-        "fails_on": run.builds.fails_on.value,
+        "errors": [str(error) for error in run.errors],
+        "fails_on": run.builds.fails_on,
         "expected": run.builds.expected,
-        "builds": {
-            **{side: [asdict(build) for build in getattr(run.builds, side)] for side in ("old", "new")},
-            "differ": run.builds.differ,
-        },
+        "builds": {"old": run.builds.old, "new": run.builds.new, "differ": run.builds.differ},
     }
 
 
 def _steps(series: Series) -> list[dict[str, Any]]:
-    return [{**_key(series), "run": series.night(step), **asdict(step)} for step in series.steps or ()]
+    return [{**_key(series), "run": series.night(step), **to_json(step)} for step in series.steps or ()]
 
 
 def _key(series: Series) -> dict[str, Any]:
@@ -184,7 +357,10 @@ def _key(series: Series) -> dict[str, Any]:
 
 
 def _tensor(tensor: TensorDrift | None) -> dict[str, Any] | None:
-    return None if tensor is None else {**asdict(tensor), "ratio": tensor.ratio}
+    if tensor is None:
+        return None
+    counts = {"old_passed": str(tensor.old_passed), "new_passed": str(tensor.new_passed)}
+    return {**to_json(tensor), **counts, "ratio": tensor.ratio}
 
 
 def statuses(runs: Iterable[RunDrift]) -> dict[Status, int]:

@@ -7,13 +7,13 @@ only if all builds of a release agree on something that no build of the other on
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
+from harness.history.store import BuiltLayer
+from harness.history.types import BuildCount
 from harness.text import names
 
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -42,7 +42,7 @@ class StructureChange:
         nodes: the ONNX nodes concerned.
         old: how it was.
         new: how it is.
-        old_builds: builds of the older release that have it so, of how many: `3 of 3`.
+        old_builds: builds of the older release that have it so.
         new_builds: likewise of the newer release.
     """
 
@@ -50,8 +50,8 @@ class StructureChange:
     nodes: tuple[str, ...]
     old: str
     new: str
-    old_builds: str
-    new_builds: str
+    old_builds: BuildCount
+    new_builds: BuildCount
 
 
 @dataclass
@@ -65,21 +65,21 @@ class _Engine:
     ops: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, layers: Iterable[Mapping[str, Any]]) -> _Engine:
+    def of(cls, layers: Sequence[BuiltLayer]) -> _Engine:
         engine = cls()
         for layer in layers:
-            nodes = tuple(sorted(layer.get("onnx_nodes", ())))
+            nodes = tuple(sorted(layer.onnx_nodes))
             if not nodes:
                 continue
-            engine.ops |= dict(zip(layer["onnx_nodes"], layer.get("ops", ()), strict=False))
+            engine.ops |= dict(zip(layer.onnx_nodes, layer.ops, strict=False))
             engine.groups.add(nodes)
             if all(engine.ops.get(node) in QUANTIZERS for node in nodes):
                 engine.standalone.add(nodes)
             for node in nodes:
-                if precision := layer.get("precision"):
-                    engine.precision.setdefault(node, precision)
-            if tactic := layer.get("tactic"):
-                engine.tactic.setdefault(nodes, str(tactic))
+                if layer.precision:
+                    engine.precision.setdefault(node, layer.precision)
+            if layer.tactic:
+                engine.tactic.setdefault(nodes, layer.tactic)
         return engine
 
     def fused_with(self, node: str) -> frozenset[str]:
@@ -87,15 +87,16 @@ class _Engine:
         return frozenset(other for group in self.groups if node in group for other in group)
 
 
-def compare_structures(old: Sequence[str], new: Sequence[str]) -> list[StructureChange]:
+def compare_structures(
+    old: Sequence[Sequence[BuiltLayer]], new: Sequence[Sequence[BuiltLayer]]
+) -> list[StructureChange]:
     """The changes between the builds of two releases, those that matter most first.
 
     Args:
-        old: `structure` of the older release's engine rows, one a build.
+        old: the layers of the older release's engines, one a build.
         new: likewise of the newer release.
     """
-    before = [_Engine.read(json.loads(text)) for text in old]
-    after = [_Engine.read(json.loads(text)) for text in new]
+    before, after = [_Engine.of(layers) for layers in old], [_Engine.of(layers) for layers in new]
     if not before or not after:
         return []
     changes = [*_quantized(before, after), *_precisions(before, after)]
@@ -104,9 +105,9 @@ def compare_structures(old: Sequence[str], new: Sequence[str]) -> list[Structure
     return sorted(changes, key=lambda change: order.index(change.change))
 
 
-def precisions_by_node(structure: str) -> dict[str, str]:
-    """The precision that each ONNX node of one build is computed in, as far as its `structure` says."""
-    return _Engine.read(json.loads(structure)).precision
+def precisions_by_node(layers: Sequence[BuiltLayer]) -> dict[str, str]:
+    """The precision that each ONNX node of one build is computed in, as far as its layers say."""
+    return _Engine.of(layers).precision
 
 
 def _fusions(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:
@@ -143,12 +144,12 @@ def _fusion(
 def _precisions(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:
     """Nodes that are computed in another precision; those that changed alike are one change."""
     before, after = _by_node(old), _by_node(new)
-    alike: dict[tuple[str, str, str, str], list[str]] = {}
+    alike: dict[tuple[str, str, BuildCount, BuildCount], list[str]] = {}
     for node in before:
         if node in after and not set(before[node]) & set(after[node]):
-            told = _most(before[node]), _most(after[node])
-            counted = _share(before[node], len(old)), _share(after[node], len(new))
-            alike.setdefault((*told, *counted), []).append(node)
+            found = _all_names(before[node]), _all_names(after[node])
+            counts = _share(before[node], len(old)), _share(after[node], len(new))
+            alike.setdefault((*found, *counts), []).append(node)
     for (was, now, old_builds, new_builds), nodes in alike.items():
         yield StructureChange(Change.PRECISION, tuple(nodes), was, now, old_builds, new_builds)
 
@@ -166,8 +167,8 @@ def _tactics(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange
             yield StructureChange(
                 Change.TACTIC,
                 group,
-                _most(before[group]),
-                _most(after[group]),
+                _all_names(before[group]),
+                _all_names(after[group]),
                 _share(before[group], len(old)),
                 _share(after[group], len(new)),
             )
@@ -215,10 +216,9 @@ class _Counts:
         """Whether every build has it."""
         return self.seen[group] == self.builds
 
-    def of(self, groups: Sequence[tuple[str, ...]]) -> str:
+    def of(self, groups: Sequence[tuple[str, ...]]) -> BuildCount:
         """The most builds that one of `groups` was seen in."""
-        count = max((self.seen[group] for group in groups), default=self.builds)
-        return f"{count} of {self.builds}"
+        return BuildCount(max((self.seen[group] for group in groups), default=self.builds), self.builds)
 
 
 def _counted(engines: list[_Engine]) -> _Counts:
@@ -233,16 +233,16 @@ def _by_node(engines: list[_Engine]) -> dict[str, Counter[str]]:
     return found
 
 
-def _most(seen: Counter[str]) -> str:
+def _all_names(seen: Counter[str]) -> str:
     return " or ".join(sorted(seen))
 
 
-def _share(seen: Counter[str], builds: int) -> str:
-    return f"{seen.total()} of {builds}"
+def _share(seen: Counter[str], builds: int) -> BuildCount:
+    return BuildCount(seen.total(), builds)
 
 
-def _all(engines: list[_Engine]) -> str:
-    return f"{len(engines)} of {len(engines)}"
+def _all(engines: list[_Engine]) -> BuildCount:
+    return BuildCount(len(engines), len(engines))
 
 
 def _spell(groups: Sequence[tuple[str, ...]]) -> str:

@@ -8,32 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from harness.history.judgement.nights import OUTLYING, Nights, mean_of_builds
-from harness.history.judgement.noise import Floors, half_width, pooled_half_width
+from harness.history.judgement.noise import half_width, pooled_half_width
+from harness.history.types import SEVERITY, DriftVerdict, Floors
 from harness.tensors import Precision
 
 KEY = ("case", "precision", "kind", "tensor", "sample")
 
-
-class DriftVerdict(StrEnum):
-    """The verdict of one tensor between two releases; the gravest last."""
-
-    SAME = "same"
-    WITHIN_NOISE = "within noise"
-    BETTER = "drift better"
-    FIXED = "fixed"
-    WORSE = "drift worse"
-    NEW_FAILURE = "new failure"
-
-
-SEVERITY = {verdict: place for place, verdict in enumerate(DriftVerdict)}
-WORSENED = (DriftVerdict.WORSE, DriftVerdict.NEW_FAILURE)
 
 #: The columns of a judgement; what they mean.
 JUDGED = {
@@ -207,7 +193,7 @@ def empty_judgement() -> pd.DataFrame:
 
 
 def worst_verdict(verdicts: Sequence[str]) -> DriftVerdict | None:
-    """The gravest of `verdicts`; None of none."""
+    """The gravest of `verdicts`; None if there are none."""
     return max((DriftVerdict(item) for item in verdicts), key=SEVERITY.__getitem__, default=None)
 
 
@@ -263,7 +249,7 @@ class _Bands:
     def of(
         cls, groups: _Groups, error: np.ndarray, old: np.ndarray, new: np.ndarray, confidence: float
     ) -> _Bands:
-        """Builds held against builds."""
+        """Builds compared with builds."""
         before, after = _Level.of(groups, error, old), _Level.of(groups, error, new)
         with np.errstate(invalid="ignore"):
             settled = half_width(before.finite, before.deviation, after.finite, confidence)
@@ -279,7 +265,7 @@ class _Bands:
         runs: tuple[np.ndarray, int],
         confidence: float,
     ) -> _Bands:
-        """A night held against those before it; against a single one, its builds are all that is known of noise."""
+        """A night compared with those before it; of a single one, its builds are all that is known of noise."""
         night, width = runs
         found = Nights.of(groups.code[old], night[old], error[old], groups.size, width)
         several = found.count > 1
@@ -294,7 +280,7 @@ class _Bands:
 
 def _beyond(change: np.ndarray, noise: np.ndarray, floor: np.ndarray) -> np.ndarray:
     """Whether a change is more than noise, where that is known, and more than no effect."""
-    return (np.abs(change) > np.nan_to_num(noise, nan=0.0)) & (np.abs(change) > floor)
+    return np.asarray((np.abs(change) > np.nan_to_num(noise, nan=0.0)) & (np.abs(change) > floor))
 
 
 def _absolute(frame: pd.DataFrame, groups: _Groups, floors: Floors) -> np.ndarray:

@@ -25,6 +25,7 @@ import numpy as np
 
 from harness.backends import Evaluation, Observation, Plan
 from harness.errors import UsageError
+from harness.history.types import UNIT_ROUNDOFF
 from harness.tensors import Precision
 from harness.worker.protocol import EngineFacts, Fingerprint, LayerInfo
 
@@ -36,15 +37,6 @@ if TYPE_CHECKING:
 
 PREFIX = "emulator"
 SYNTAX = "emulator[:PRECISION][,noise=N][,seed=S][,plant=NODE[@PRECISION]]"
-#: Half the distance from 1 to the next number: what one rounding may do to a value.
-UNIT_ROUNDOFF = {
-    Precision.FP32: 2.0**-24,
-    Precision.TF32: 2.0**-11,
-    Precision.FP16: 2.0**-11,
-    Precision.BF16: 2.0**-8,
-    Precision.FP8: 2.0**-4,
-    Precision.INT8: 2.0**-8,
-}
 _COARSER = {Precision.FP32: Precision.TF32, Precision.TF32: Precision.BF16, Precision.FP16: Precision.BF16}
 _LARGE = 1e30  # a thousand times of which FP32 still holds
 _SHARE = 0.5  # of the nodes get "another tactic" in a rebuild
@@ -85,12 +77,12 @@ class EmulatedRelease:
         head, *parts = text.split(",")
         name, _, precision = head.partition(":")
         if name != PREFIX:
-            raise _wrong(text, f"{head!r} is no emulated release")
+            raise _wrong(text, f"{head!r} is not an emulated release")
         values: dict[str, Any] = {"precision": _precision(text, precision) if precision else None}
         for part in parts:
             key, equals, value = part.partition("=")
             if key not in ("noise", "seed", "plant") or not equals or not value:
-                raise _wrong(text, f"{part!r} means nothing")
+                raise _wrong(text, f"{part!r} is not an option of an emulated release")
             if key == "plant":
                 node, _, coarse = value.rpartition("@") if "@" in value else (value, "", "")
                 values |= {
@@ -236,7 +228,7 @@ def _precision(text: str, name: str) -> Precision:
     try:
         return Precision(name)
     except ValueError:
-        raise _wrong(text, f"{name!r} is no precision; there are {', '.join(Precision)}") from None
+        raise _wrong(text, f"{name!r} is not a precision; choose from {', '.join(Precision)}") from None
 
 
 def _number(text: str, part: str, value: str, kind: type[int] | type[float]) -> int | float:

@@ -7,12 +7,13 @@ different GPUs are built side by side.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.case import Case, RunSpec
-from harness.errors import HarnessError, UsageError
-from harness.history.judgement import Floors
-from harness.history.matrix.emulated import EmulatedRelease, is_emulated
-from harness.history.matrix.lanes import Lane, opened_lanes
-from harness.history.matrix.questions import asked_of, check_unchanged
+from harness.errors import HarnessError, HistoryError
+from harness.history.matrix.lanes import Build, Lane, opened_lanes
+from harness.history.matrix.options import DriftOptions, check_releases
 from harness.history.store import (
-    Build,
+    CaseHashes,
+    MatrixPlan,
     Recording,
     Row,
     RunInfo,
@@ -37,98 +37,17 @@ from harness.history.store import (
     read_info,
     rows_of,
 )
-from harness.history.types import CacheUse, LayerBuilds
 from harness.judge import (
     Progress,
     ProgressEvent,
     RunResult,
     Verdict,
+    Workbench,
     fingerprint_of,
-    nothing_at,
     side_by_side,
 )
-from harness.tensors import Precision
+from harness.tensors import hash_feeds
 from harness.text import command
-
-
-@dataclass(frozen=True)
-class DriftOptions:
-    """How the matrix is run and judged.
-
-    Args:
-        repeats: builds of each engine.
-        layers: in which of them layers are observed.
-        timing_cache: which of them use the timing cache; `both` is the first with, the others without it: with the
-            cache a rebuild repeats the tactics of the one before, and tells little of the noise.
-        floors: what counts as a difference.
-        memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
-        run_limit: seconds for one case at one precision on one release. Once they are over no further build is
-            begun; and a single build that takes longer is ended, as an error.
-
-    Raises:
-        UsageError: `repeats` is less than 1, or `run_limit` is not more than 0.
-    """
-
-    repeats: int = 3
-    layers: LayerBuilds = LayerBuilds.AUTO
-    timing_cache: CacheUse = CacheUse.BOTH
-    floors: Floors = field(default_factory=Floors)
-    memory_budget: int = 1 << 30
-    run_limit: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise UsageError(f"an engine is built once or more, not {self.repeats} times")
-        if self.run_limit is not None and not self.run_limit > 0:
-            raise UsageError(f"a time limit is more than 0 seconds, not {self.run_limit:g}")
-
-    def builds(self, release: str) -> Iterator[Build]:
-        """The builds of one engine of `release`."""
-        for number in range(self.repeats):
-            if is_emulated(release):
-                yield Build(number)
-            elif self.timing_cache is CacheUse.BOTH:
-                yield Build(number, timing_cache=number == 0)
-            else:
-                yield Build(number, timing_cache=self.timing_cache is CacheUse.WITH)
-
-    def observes(self, release: str, build: Build) -> bool:
-        """Whether the layers of `build` are observed."""
-        if self.layers is LayerBuilds.AUTO and is_emulated(release):
-            return True
-        first = self.layers in (LayerBuilds.FIRST, LayerBuilds.AUTO) and build.number == 0
-        return first or self.layers is LayerBuilds.ALL
-
-
-def select_specs(
-    cases: Sequence[Case], releases: Sequence[str], precisions: Sequence[Precision]
-) -> list[tuple[Case, RunSpec]]:
-    """Which runs of the cases are asked for.
-
-    By default those of each case. Where all releases are emulated ones that round at a precision of their own, it
-    is the first one's precision alone: they would do the same whatever is asked.
-
-    Raises:
-        NothingSelectedError: no case runs at any of `precisions`.
-    """
-    if not precisions and all(map(is_emulated, releases)):
-        own = [EmulatedRelease.parse(name).precision for name in releases]
-        if all(own):
-            first = own[0]
-            assert first is not None
-            return [(case, (*case.select_runs([first]), RunSpec(precision=first))[0]) for case in cases]
-    specs = [(case, spec) for case in cases for spec in case.select_runs(precisions)]
-    if not specs:
-        raise nothing_at(precisions, cases)
-    return specs
-
-
-def check_releases(releases: Sequence[str]) -> None:
-    """Raise UsageError if a release is named twice: its builds could not be told apart."""
-    for name in releases:
-        if releases.count(name) > 1:
-            hint = "give the two different seeds" if is_emulated(name) else "name another environment"
-            raise UsageError(f"{name} is named twice", where="--env", hint=hint)
 
 
 def run_matrix(
@@ -157,15 +76,15 @@ def run_matrix(
     """
     check_releases(releases)
     with opened_lanes(releases, memory_budget=options.memory_budget, run_limit=options.run_limit) as lanes:
-        plan = {
-            "releases": list(releases),
-            "repeats": options.repeats,
-            "cases": {case.name: hash_case(case, whole=True) for case, _ in specs},
-            "precisions": sorted({spec.precision.value for _, spec in specs}),
-            "layers": options.layers.value,
-            "timing_cache": options.timing_cache.value,
-            "command": _command(),
-        }
+        plan = MatrixPlan(
+            releases=tuple(releases),
+            repeats=options.repeats,
+            cases={case.name: hash_case(case, whole=True) for case, _ in specs},
+            precisions=tuple(sorted({spec.precision for _, spec in specs})),
+            layers=options.layers,
+            timing_cache=options.timing_cache,
+            command=_command(),
+        )
         with opened(history, plan, resume=resume) as writer:
             matrix = _Matrix(lanes, options, releases, writer, progress or (lambda event: None))
             matrix.all(specs)
@@ -196,16 +115,28 @@ class _Matrix:
         self.total = len(waiting) * len(self.releases) * self.options.repeats
         for case, spec in waiting:
             rows = self.part(case, spec)
-            self.writer.write(part_name(case, spec), rows, asked_of(self.lanes[0].judge.bench(case)))
+            self.writer.write(part_name(case, spec), rows, hashes_of(self.lanes[0].judge.bench(case)))
 
     def check_kept(self, specs: Sequence[tuple[Case, RunSpec]], kept: Collection[str]) -> None:
-        """See that the parts that are there are of the models and inputs of today; raise HistoryError if not."""
-        parts = ((case, part_name(case, spec)) for case, spec in specs)
-        bench = self.lanes[0].judge.bench
-        check_unchanged(
-            ((bench(case), self.writer.asked(part)) for case, part in parts if part in kept),
-            self.writer.parts,
-        )
+        """Check that the parts that are there were made from the models and inputs of today.
+
+        Raises:
+            HistoryError: a model or inputs changed since; all of them are named.
+        """
+        changed: dict[str, None] = {}
+        for case, spec in specs:
+            if (part := part_name(case, spec)) in kept:
+                before, now = self.writer.hashes(part), hashes_of(self.lanes[0].judge.bench(case))
+                if now.model is not None and before.model not in (None, now.model):
+                    changed[f"the model of {case.name}"] = None
+                if now.inputs is not None and before.inputs not in (None, now.inputs):
+                    changed[f"the inputs of {case.name}"] = None
+        if changed:
+            raise HistoryError(
+                f"{', '.join(changed)} changed since the run was interrupted: its parts would not belong together",
+                where=self.writer.parts,
+                hint="restore what changed, or leave out --resume to start a new run",
+            )
 
     def part(self, case: Case, spec: RunSpec) -> list[Row]:
         """All builds of one case at one precision, on all releases, in their order."""
@@ -306,12 +237,13 @@ class _Matrix:
             common = common_columns(case, bench, self.writer.run)
         except HarnessError:  # the model cannot be had, which the result says
             common = common_columns(case, None, self.writer.run)
-        common |= {
-            "precision": spec.precision.value,
-            "release": release,
-            "build": build.number,
-            "timing_cache": build.timing_cache,
-        }
+        common = replace(
+            common,
+            precision=spec.precision.value,
+            release=release,
+            build=build.number,
+            timing_cache=build.timing_cache,
+        )
         return rows_of(result, bench, recording, first, common)
 
     def first_results(self) -> list[RunResult]:
@@ -343,6 +275,17 @@ def _surprise(case: Case, spec: RunSpec, release: str, error: Exception) -> RunR
         case_path=case.model.path if case.path is None else str(case.path),
         inputs=case.shape_arguments,
     )
+
+
+def hashes_of(bench: Workbench) -> CaseHashes:
+    """The hashes of the model and of the inputs of a case; both are loaded."""
+    model = None
+    try:
+        model = bench.model.sha256
+        samples = "".join(map(hash_feeds, bench.feeds))
+        return CaseHashes(model, hashlib.sha256(samples.encode()).hexdigest())
+    except HarnessError:  # which the result of the run says
+        return CaseHashes(model)
 
 
 def part_name(case: Case, spec: RunSpec) -> str:

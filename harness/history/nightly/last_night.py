@@ -1,4 +1,4 @@
-"""What the newest night is held against besides errors: the engines and the list of cases of the last night before."""
+"""The engines and the list of cases of the last night before: what the newest night is compared with besides errors."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
-from harness.history.judgement import RunDrift
-from harness.history.store import ENGINE, MISTAKE, RunInfo, read_runs
+from harness.history.judgement import Incomparable, RunDrift
+from harness.history.store import UNJUDGED, RunInfo, read_runs
+from harness.history.types import CaseRun, RowKind
 from harness.judge import Verdict
 
-_UNJUDGED = (Verdict.ERROR.value, Verdict.SKIP.value, MISTAKE)
-_ASKED = ("model_sha256", "case_sha256")
-Key = tuple[str, str]
-_KEY = ("run", "case", "precision", "release", "build")
+_BUILD = ("run", "case", "precision", "release", "build")
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What a run asks: the hashes of its model and of its case, which is made of that of its model, too."""
+
+    model: str
+    case: str
 
 
 def with_last_structures(frame: pd.DataFrame, before: Sequence[RunInfo], old: str) -> pd.DataFrame:
@@ -30,18 +37,20 @@ def with_last_structures(frame: pd.DataFrame, before: Sequence[RunInfo], old: st
     """
     if not frame["structure"].notna().any():
         return frame
-    engine = (frame["kind"] == ENGINE) & (frame["side"] == old) & ~frame["verdict"].isin(_UNJUDGED)
-    engines = frame.loc[engine, list(_KEY)].astype(
+    engine = (
+        (frame["kind"] == RowKind.ENGINE) & (frame["side"] == old) & ~frame["verdict"].isin(list(UNJUDGED))
+    )
+    engines = frame.loc[engine, list(_BUILD)].astype(
         {"run": str, "case": str, "precision": str, "release": str}
     )
     last = engines.groupby(["case", "precision"])["run"].transform("max")
     engines = engines[engines["run"] == last]
     nights = set(engines["run"])
     rows = read_runs(
-        [info for info in before if info.run in nights], (*_KEY, "kind", "structure"), skip_damaged=True
+        [info for info in before if info.run in nights], (*_BUILD, "kind", "structure"), skip_damaged=True
     )
     stored = rows.filter(_known(rows)).to_pylist()
-    known = {tuple(row[name] for name in _KEY): row["structure"] for row in stored}
+    known = {tuple(row[name] for name in _BUILD): row["structure"] for row in stored}
     found = [known.get(key) for key in engines.itertuples(index=False, name=None)]
     column: Any = frame["structure"].cat.add_categories(
         list(dict.fromkeys(text for text in found if text and text not in frame["structure"].cat.categories))
@@ -50,63 +59,55 @@ def with_last_structures(frame: pd.DataFrame, before: Sequence[RunInfo], old: st
     return frame.assign(structure=column)
 
 
-def _known(rows):  # pyarrow comes without types
+def _known(rows: pa.Table) -> pa.ChunkedArray:
+    """Which rows are those of engines whose layers are known."""
     import pyarrow.compute as pc
 
-    return pc.and_(pc.equal(rows["kind"], ENGINE), pc.is_valid(rows["structure"]))
+    return pc.and_(pc.equal(rows["kind"], RowKind.ENGINE.value), pc.is_valid(rows["structure"]))
 
 
-@dataclass(frozen=True)
-class Lost:
-    """What the newest night does not compare although the last one before had it.
-
-    Args:
-        missing: cases and precisions that it has not, not even as skipped.
-        runs: the runs; those that are held against nothing say why.
-    """
-
-    missing: tuple[Key, ...]
-    runs: tuple[RunDrift, ...]
-
-
-def find_lost(runs: Sequence[RunDrift], frame: pd.DataFrame, before: Sequence[RunInfo], release: str) -> Lost:
-    """Hold the runs of the newest night against the list of those of the last night before.
+def find_missing(
+    runs: Sequence[RunDrift], frame: pd.DataFrame, before: Sequence[RunInfo], release: str
+) -> tuple[tuple[CaseRun, ...], tuple[RunDrift, ...]]:
+    """Compare the list of runs of the newest night with that of the last night before.
 
     Args:
         runs: what came of the newest night.
         frame: rows with `side`, which is `release` for the newest night.
         before: the nights before.
         release: the release of both.
+
+    Returns:
+        The runs of the last night that the newest one has not, not even as skipped; and `runs`, of which those that
+        are compared with nothing say what sets them apart from the last night.
     """
-    columns = ("case", "precision", "release", "kind", "verdict", *_ASKED)
+    columns = ("case", "precision", "release", "kind", "verdict", "model_sha256", "case_sha256")
     rows = read_runs(before[-1:], columns, skip_damaged=True).to_pandas()
-    then = _asked(rows[(rows["release"] == release) & (rows["verdict"] != Verdict.SKIP.value)])
-    now = _asked(frame[frame["side"] == release])
+    then = _questions(rows[(rows["release"] == release) & (rows["verdict"] != Verdict.SKIP.value)])
+    now = _questions(frame[frame["side"] == release])
     if not then:
-        return Lost((), tuple(runs))
-    return Lost(
-        tuple(key for key in then if key not in now),
-        tuple(replace(run, reason=_why(run, then, now)) for run in runs),
-    )
+        return (), tuple(runs)
+    return tuple(run for run in then if run not in now), tuple(_compared(run, then, now) for run in runs)
 
 
-def _asked(rows: pd.DataFrame) -> dict[Key, tuple[str, ...]]:
-    """By case and precision, the hashes of what was asked."""
-    engines = rows[rows["kind"] == ENGINE]
-    keys = zip(*(engines[name].astype(str) for name in ("case", "precision")), strict=True)
-    hashes = zip(*(engines[name].astype(str) for name in _ASKED), strict=True)
-    return dict(zip(keys, hashes, strict=True))
+def _questions(rows: pd.DataFrame) -> dict[CaseRun, _Question]:
+    engines = rows[rows["kind"] == RowKind.ENGINE]
+    columns = (engines[name].astype(str) for name in ("case", "precision", "model_sha256", "case_sha256"))
+    return {
+        (case, precision): _Question(model, sha256)
+        for case, precision, model, sha256 in zip(*columns, strict=True)
+    }
 
 
-def _why(run: RunDrift, then: Mapping[Key, tuple[str, ...]], now: Mapping[Key, tuple[str, ...]]) -> str:
-    """The reason of a run; of one that was held against nothing, what sets it apart from the last night."""
+def _compared(run: RunDrift, then: Mapping[CaseRun, _Question], now: Mapping[CaseRun, _Question]) -> RunDrift:
+    """A run; one that is compared with nothing, with why."""
     key = (run.case, run.precision.value)
-    if run.verdict is not None or run.errors or key not in now:
-        return run.reason
+    if run.incomparable is None or key not in now:
+        return run
     if key not in then:
-        return "it was not in the run before"
-    # the hash of a case is made of that of its model, too
-    for what, old, new in zip(("model", "case"), then[key], now[key], strict=True):
-        if old != new:
-            return f"the {what} is another one than in the run before"
-    return run.reason
+        return replace(run, incomparable=Incomparable.NOT_IN_RUN_BEFORE)
+    if then[key].model != now[key].model:
+        return replace(run, incomparable=Incomparable.MODEL_CHANGED)
+    if then[key].case != now[key].case:
+        return replace(run, incomparable=Incomparable.CASE_CHANGED)
+    return run

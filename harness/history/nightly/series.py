@@ -13,37 +13,34 @@ import pandas as pd
 
 from harness.errors import HistoryError
 from harness.history.judgement import (
-    NO_RUN_BEFORE,
+    MIN_NIGHTS,
     DriftReport,
-    Floors,
+    FactChange,
     Pair,
     RunDrift,
+    Series,
     Waivers,
     codes_of,
     compare_pair,
+    find_steps,
     mean_of_builds,
     merge,
-    tell_series,
     waivers_of,
 )
-from harness.history.nightly.last_night import find_lost, with_last_structures
-from harness.history.nightly.machines import FactChange, changes_between, facts_of, on_same_gpu
-from harness.history.nightly.steps import MIN_NIGHTS, Series, find_steps
-from harness.history.store import NEEDED, OUTPUT, RunInfo, list_newest, read_runs
+from harness.history.nightly.last_night import find_missing, with_last_structures
+from harness.history.nightly.machines import machine_of
+from harness.history.store import NEEDED, RunInfo, list_newest, read_runs
+from harness.history.types import Floors, RowKind
 from harness.tensors import Precision
 
 #: Thousands of tensors are judged every night, against thirty nights that say much of the noise: 99 % would be an
 #: alarm a night. The band is 4.6 standard deviations wide at this confidence, 2.8 at 99 %.
 NIGHTLY_CONFIDENCE = 0.9999
+NO_RUN_BEFORE = "no run before"
+"""What stands for the older release in the first night of a history."""
 _ENGINE = (
-    "latency_ms",
-    "engine_bytes",
-    "build_seconds",
-    "verdict",
-    "reason",
-    "tensorrt",
-    "case_path",
-    "inputs",
+    *("latency_ms", "engine_bytes", "build_seconds"),
+    *("verdict", "reason", "tensorrt", "case_path", "inputs"),
 )
 _QUESTION = ("case", "case_sha256", "model_sha256")
 _NEWEST_ONLY = ("reads", "structure", "faithful", "gate", "limit", "reference_rms")
@@ -99,14 +96,15 @@ def nightly_report(
             )
         ]
     )
-    lost = find_lost(comparison.runs, records, before, release)
-    series = tuple(series_of(records[(records["kind"] == OUTPUT).to_numpy()], floors))
+    missing, runs = find_missing(comparison.runs, records, before, release)
+    series = tuple(series_of(records[(records["kind"] == RowKind.OUTPUT).to_numpy()], floors))
     return DriftReport(
         run=newest.run,
         old=old,
         releases=(old, release),
-        runs=with_history(lost.runs, series),
-        missing=lost.missing,
+        runs=with_series(runs, series),
+        missing=missing,
+        first_night=not before,
         tensors=comparison.tensors,
         engines=comparison.engines,
         records=records,
@@ -120,18 +118,16 @@ def nightly_report(
     )
 
 
-def with_history(runs: Sequence[RunDrift], series: Sequence[Series]) -> tuple[RunDrift, ...]:
-    """The runs, with what the nights say of their outputs: a step to the worse that still holds, a level that creeps.
+def with_series(runs: Sequence[RunDrift], series: Sequence[Series]) -> tuple[RunDrift, ...]:
+    """The runs, with those of their outputs whose level rose in an earlier night and still holds, or creeps.
 
-    A step is news for a few nights, and then what a night is like; what is told here stays as long as it is seen.
+    A step is news for a few nights, and then what a night is like; what is said here stays as long as it is seen.
     """
-    told: dict[tuple[str, Precision], list[str]] = {}
+    found: dict[tuple[str, Precision], list[Series]] = {}
     for one in series:
-        if text := tell_series(one):
-            told.setdefault((one.case, one.precision), []).append(text)
-    return tuple(
-        replace(run, reason="; ".join([run.reason, *told.get((run.case, run.precision), ())])) for run in runs
-    )
+        if one.rise is not None or one.creep is not None:
+            found.setdefault((one.case, one.precision), []).append(one)
+    return tuple(replace(run, series=tuple(found.get((run.case, run.precision), ()))) for run in runs)
 
 
 def _newest_run(folder: Path, release: str | None) -> RunInfo:
@@ -145,24 +141,24 @@ def _newest_run(folder: Path, release: str | None) -> RunInfo:
 def _nights_before(
     folder: Path, newest: RunInfo, release: str, last: int
 ) -> tuple[list[RunInfo], tuple[FactChange, ...]]:
-    """The runs that `newest` is held against, and what changed since the last of them.
+    """The runs that `newest` is compared with, and what changed since the last of them.
 
-    The first night on another GPU has none; what changed is then told since the last night on any.
+    The first night on another GPU has none; then what changed is that since the last night on any.
     """
-    facts = facts_of(newest, release)
+    machine = machine_of(newest, release)
     before = list_newest(
         folder,
         last,
         release=release,
         before=newest,
-        accept=lambda info: on_same_gpu(facts_of(info, release), facts),
+        accept=lambda info: machine_of(info, release).may_have_gpu_of(machine),
     )
     nearest = before[-1:] or list_newest(folder, 1, release=release, before=newest)
-    return before, changes_between(facts_of(nearest[0], release), facts) if nearest else ()
+    return before, tuple(machine_of(nearest[0], release).changes_to(machine)) if nearest else ()
 
 
 def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: str) -> pd.DataFrame:
-    """The rows of `release`: of earlier runs what the judgement needs, of the newest also what tells of origins."""
+    """The rows of `release`: of earlier runs what the judgement needs, of the newest also what origins need."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -181,11 +177,11 @@ def read_nights(before: Sequence[RunInfo], newest: RunInfo, release: str, old: s
 
 def _same_question(frame: pd.DataFrame, newest: int) -> np.ndarray:
     """Which rows are of a case and model that the last `newest` rows have too: another case is another question."""
-    asked = np.zeros(len(frame), dtype=np.int64)
+    question = np.zeros(len(frame), dtype=np.int64)
     for column in _QUESTION:
         codes, width = codes_of(frame[column])
-        asked = asked * width + codes
-    return np.isin(asked, np.unique(asked[len(frame) - newest :]))
+        question = question * width + codes
+    return np.isin(question, np.unique(question[len(frame) - newest :]))
 
 
 def series_of(records: pd.DataFrame, floors: Floors) -> Iterator[Series]:
@@ -206,10 +202,10 @@ def series_of(records: pd.DataFrame, floors: Floors) -> Iterator[Series]:
     for key, part in nights.groupby([nights[name].astype(str) for name in keys], sort=False):
         case, precision, release, tensor, sample = map(str, key)
         values = part["error"].to_numpy()
-        asked = Precision(precision)
+        wanted = Precision(precision)
         steps = None
         if len(values) >= MIN_NIGHTS:
-            steps = find_steps(values, relative=floors.relative, absolute=floors.absolute[asked])
+            steps = find_steps(values, relative=floors.relative, absolute=floors.absolute[wanted])
         yield Series(
-            case, asked, release, tensor, int(sample), tuple(part["run"]), tuple(values.tolist()), steps
+            case, wanted, release, tensor, int(sample), tuple(part["run"]), tuple(values.tolist()), steps
         )

@@ -5,7 +5,7 @@
 
 Names are unique and files appear at once (written aside, then renamed), so any number of writers may share a
 folder. A finished run is its parts in one file; readers that meet both read the file. A file that cannot be read is
-passed over with a `HistoryWarning` wherever others are asked for too: one stray file must not cost a night.
+skipped with a `HistoryWarning` wherever other files are read too: one stray file must not cost a night.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HistoryError
-from harness.history.store.schema import LATER, METADATA_KEY, NAMES, SCHEMA, arrow_schema
-from harness.tensors import atomic_path, write_text
+from harness.history.store.schema import METADATA_KEY, NAMES, SCHEMA, Row, arrow_schema
+from harness.history.types import CacheUse, LayerBuilds
+from harness.tensors import UNLESS_DEFAULT, Precision, atomic_path, from_json, to_json, write_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,12 +36,59 @@ _COMPRESSION = "zstd"
 
 
 class HistoryWarning(UserWarning):
-    """A file in the folder of a history cannot be read, and was passed over."""
+    """A file in the folder of a history cannot be read, and was skipped."""
+
+
+@dataclass(frozen=True)
+class MatrixPlan:
+    """What a run builds. Only the same plan resumes an interrupted run.
+
+    Args:
+        releases: the environments and emulated releases, the oldest first.
+        repeats: builds of each engine.
+        cases: by name, the hash of the whole case.
+        precisions: the precisions under test.
+        layers: in which builds layers are observed.
+        timing_cache: which builds use the timing cache.
+        command: how the process was started, which may differ.
+    """
+
+    releases: tuple[str, ...]
+    repeats: int
+    cases: Mapping[str, str]
+    precisions: tuple[Precision, ...] = ()
+    layers: LayerBuilds = LayerBuilds.AUTO
+    timing_cache: CacheUse = CacheUse.BOTH
+    command: str = ""
+
+    def differences(self, other: MatrixPlan) -> list[str]:
+        """The names of what `other` builds differently, sorted."""
+        names = sorted(item.name for item in fields(self) if item.name != "command")
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+
+@dataclass(frozen=True)
+class CaseHashes:
+    """SHA-256 of what a case reads besides its own file: the model and the inputs. None: it cannot be had."""
+
+    model: str | None = None
+    inputs: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Footer(MatrixPlan):
+    """The metadata of one file: the plan and what came of it. `hashes` are those of a part."""
+
+    schema: str
+    run: str
+    finished: bool
+    fingerprint: Mapping[str, Any]
+    hashes: CaseHashes | None = field(default=None, metadata=UNLESS_DEFAULT)
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What the metadata of one run tell.
+    """One run of the history, as far as its metadata says.
 
     Args:
         run: its id, which is the stem of its file.
@@ -75,19 +123,19 @@ class RunWriter:
 
     Args:
         folder: the history.
-        plan: what is to be run: plain JSON. Only the same plan resumes a run.
+        plan: what is to be run.
         run: id of an interrupted run to go on with; None begins one.
 
     Raises:
         HistoryError: another process writes this run, or the plan is another one.
     """
 
-    def __init__(self, folder: Path, plan: Mapping[str, Any], *, run: str | None = None) -> None:
+    def __init__(self, folder: Path, plan: MatrixPlan, *, run: str | None = None) -> None:
         now = datetime.datetime.now(datetime.UTC)
         self.run = run or f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(3)}"
         self.folder = folder
         self.parts = folder / f"{self.run}{PARTS}"
-        self.plan = dict(plan)
+        self.plan = plan
         self._lock: FileLock | None = None
         if run is not None:
             self._check_plan()
@@ -106,7 +154,7 @@ class RunWriter:
                 hint="wait, or begin a run of its own",
             ) from None
         if not (self.parts / PLAN).exists():
-            write_text(self.parts / PLAN, json.dumps(self.plan, indent=1) + "\n")
+            write_text(self.parts / PLAN, json.dumps(to_json(self.plan), indent=1) + "\n")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,23 +167,21 @@ class RunWriter:
         """Names of the parts that are there already."""
         return {path.stem for path in self.parts.glob(f"*{SUFFIX}")}
 
-    def write(
-        self, part: str, rows: Sequence[Mapping[str, Any]], asked: Mapping[str, str | None] | None = None
-    ) -> None:
-        """Add a part. It is there as a whole or not at all; with it, what it was made from: see `asked`."""
+    def write(self, part: str, rows: Sequence[Row], hashes: CaseHashes | None = None) -> None:
+        """Add a part, as a whole or not at all; `hashes` are of what it was made from."""
         import pyarrow as pa
 
-        table = pa.Table.from_pylist([_complete(row) for row in rows], schema=arrow_schema())
-        _write(table, self.parts / f"{part}{SUFFIX}", {**self._metadata(None), "asked": dict(asked or {})})
+        columns = {name: [getattr(row, name) for row in rows] for name in NAMES}
+        table = pa.Table.from_pydict(columns, schema=arrow_schema())
+        _write(table, self.parts / f"{part}{SUFFIX}", _footer_of(self.plan, self.run, hashes=hashes))
 
-    def asked(self, part: str) -> Mapping[str, str | None]:
-        """What a part was made from, as `write` was told.
+    def hashes(self, part: str) -> CaseHashes:
+        """What a part was made from, as `write` was given it.
 
         Raises:
             HistoryError: its file is damaged.
         """
-        asked: Mapping[str, str | None] = _document(self.parts / f"{part}{SUFFIX}").get("asked", {})
-        return asked
+        return _footer(self.parts / f"{part}{SUFFIX}").hashes or CaseHashes()
 
     def finish(self, fingerprint: Mapping[str, Any]) -> Path:
         """Make one file of the parts, and return it."""
@@ -143,30 +189,38 @@ class RunWriter:
 
         tables = [_read(path) for path in sorted(self.parts.glob(f"*{SUFFIX}"))]
         target = self.folder / f"{self.run}{SUFFIX}"
-        _write(pa.concat_tables(tables).unify_dictionaries(), target, self._metadata(fingerprint))
+        footer = _footer_of(self.plan, self.run, fingerprint)
+        _write(pa.concat_tables(tables).unify_dictionaries(), target, footer)
         shutil.rmtree(self.parts, ignore_errors=True)
         return target
 
-    def _metadata(self, fingerprint: Mapping[str, Any] | None) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA,
-            "run": self.run,
-            "finished": fingerprint is not None,
-            "fingerprint": dict(fingerprint or {}),
-            **self.plan,
-        }
-
     def _check_plan(self) -> None:
         try:
-            old = json.loads((self.parts / PLAN).read_text())
+            old = read_plan(self.parts)
         except (OSError, ValueError) as error:
             raise HistoryError(f"cannot be resumed: {error}", where=self.parts) from error
-        if differing := _differing(old, self.plan):
+        if differing := self.plan.differences(old):
             raise HistoryError(
-                f"the interrupted run was asked for something else: {', '.join(differing)} changed",
+                f"the interrupted run is another one: {', '.join(differing)} changed",
                 where=self.parts,
                 hint="give the same cases, releases and options, or leave out --resume",
             )
+
+
+def _footer_of(
+    plan: MatrixPlan,
+    run: str,
+    fingerprint: Mapping[str, Any] | None = None,
+    hashes: CaseHashes | None = None,
+) -> _Footer:
+    return _Footer(
+        **vars(plan),
+        schema=SCHEMA,
+        run=run,
+        finished=fingerprint is not None,
+        fingerprint=fingerprint or {},
+        hashes=hashes,
+    )
 
 
 def list_runs(folder: Path, *, unfinished: bool = True) -> list[RunInfo]:
@@ -214,7 +268,7 @@ def list_newest(
     return chosen[::-1]
 
 
-def interrupted(folder: Path, plan: Mapping[str, Any] | None = None) -> str:
+def interrupted(folder: Path, plan: MatrixPlan | None = None) -> str:
     """The id of the newest interrupted run of `plan`; of the newest of all where none is of it, or none is given.
 
     Raises:
@@ -223,22 +277,26 @@ def interrupted(folder: Path, plan: Mapping[str, Any] | None = None) -> str:
     runs = unfinished_runs(folder)
     if not runs:
         raise HistoryError("there is no interrupted run to resume", where=folder, hint="leave out --resume")
-    alike = [info for info in runs if plan is not None and not _differing(_plan_in(info.path), plan)]
+    alike = [info for info in runs if plan is not None and _has_plan(info.path, plan)]
     return (alike or runs)[-1].run
 
 
-def _plan_in(parts: Path) -> Mapping[str, Any]:
-    """The plan of a run under way; an empty one once it is gone."""
+def read_plan(parts: Path) -> MatrixPlan:
+    """The plan of a run under way, from the folder of its parts.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged.
+    """
+    return from_json(MatrixPlan, json.loads((parts / PLAN).read_text()))
+
+
+def _has_plan(parts: Path, plan: MatrixPlan) -> bool:
+    """Whether a run under way is of `plan`."""
     try:
-        plan: Mapping[str, Any] = json.loads((parts / PLAN).read_text())
-        return plan
+        return not plan.differences(read_plan(parts))
     except (OSError, ValueError):
-        return {}
-
-
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """What two plans say differently; how the processes were started does not matter."""
-    return [key for key in sorted({*one, *other} - {"command"}) if one.get(key) != other.get(key)]
+        return False  # it ended at this moment
 
 
 def read_runs(
@@ -282,21 +340,17 @@ def read_info(path: Path) -> RunInfo:
     Raises:
         HistoryError: it is damaged, is no file of the history, or has a schema that this version does not read.
     """
-    document = _document(path)
-    try:
-        schema, info = document["schema"], _run_info(document, path)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _foreign(path, error) from error
-    if schema != SCHEMA:
+    footer = _footer(path)
+    if footer.schema != SCHEMA:
         raise HistoryError(
-            f"has the schema {schema}, and this version of harness reads {SCHEMA}",
+            f"has the schema {footer.schema}, and this version of harness reads {SCHEMA}",
             where=path,
             hint="read it with the version that wrote it, or move it to another folder",
         )
-    return info
+    return _run_info(footer, path)
 
 
-def _document(path: Path) -> Mapping[str, Any]:
+def _footer(path: Path) -> _Footer:
     """The metadata of a file.
 
     Raises:
@@ -306,8 +360,7 @@ def _document(path: Path) -> Mapping[str, Any]:
     from pyarrow.parquet import read_schema
 
     try:
-        document: Mapping[str, Any] = json.loads((read_schema(path).metadata or {})[METADATA_KEY])
-        return document
+        return from_json(_Footer, json.loads((read_schema(path).metadata or {})[METADATA_KEY]))
     except (OSError, ArrowException, KeyError, ValueError) as error:
         raise _foreign(path, error) from error
 
@@ -326,69 +379,56 @@ def _info_if_sound(path: Path) -> RunInfo | None:
 
 
 def _warn(error: HistoryError) -> None:
-    """Tell that a file was passed over. One place: Python tells the same text of the same line once."""
-    warnings.warn(f"{error.where}: {error.message}: passed over", HistoryWarning, stacklevel=1)
+    """Warn that a file was skipped. In one place: Python shows the same warning of the same line once."""
+    warnings.warn(f"{error.where}: {error.message}: skipped", HistoryWarning, stacklevel=1)
 
 
 def _unfinished(parts: Path) -> RunInfo | None:
     try:
-        plan = json.loads((parts / PLAN).read_text())
-        return _run_info({"run": parts.stem, "finished": False, **plan}, parts)
-    except (OSError, KeyError, TypeError, ValueError):
+        return _run_info(_footer_of(read_plan(parts), parts.stem), parts)
+    except (OSError, ValueError):
         return None  # begun, or finished, at this moment; or a folder of something else
 
 
-def _run_info(document: Mapping[str, Any], path: Path) -> RunInfo:
-    started = datetime.datetime.strptime(document["run"][:15], "%Y%m%dT%H%M%S").replace(tzinfo=datetime.UTC)
+def _run_info(footer: _Footer, path: Path) -> RunInfo:
+    started = datetime.datetime.strptime(footer.run[:15], "%Y%m%dT%H%M%S").replace(tzinfo=datetime.UTC)
     return RunInfo(
-        run=document["run"],
+        run=footer.run,
         path=path,
         started=started,
-        releases=tuple(document["releases"]),
-        repeats=document["repeats"],
-        cases=tuple(document["cases"]),
-        finished=bool(document["finished"]),
-        fingerprint=document.get("fingerprint", {}),
-        command=document.get("command", ""),
+        releases=footer.releases,
+        repeats=footer.repeats,
+        cases=tuple(footer.cases),
+        finished=footer.finished,
+        fingerprint=footer.fingerprint,
+        command=footer.command,
     )
 
 
-def _complete(row: Mapping[str, Any]) -> dict[str, Any]:
-    if unknown := sorted(set(row) - set(NAMES)):
-        raise AssertionError(f"the history has no column {unknown[0]}")
-    return {name: row.get(name) for name in NAMES}
-
-
 def _read(path: Path, columns: Sequence[str] = NAMES) -> pa.Table:
-    from pyarrow import ArrowException, nulls
+    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(path, memory_map=True) as file:
-            lacking = [name for name in columns if name not in file.schema_arrow.names]
-            if lost := [name for name in lacking if name not in LATER]:
+            if lost := [name for name in columns if name not in file.schema_arrow.names]:
                 raise HistoryError(f"cannot be read: it lacks the column {lost[0]!r}", where=path)
-            table = file.read(columns=[name for name in columns if name not in lacking])
-            for name in lacking:
-                table = table.append_column(
-                    field := arrow_schema().field(name), nulls(len(table), field.type)
-                )
-            table, wanted = table.select(list(columns)), _schema(columns)
+            table, wanted = file.read(columns=list(columns)).select(list(columns)), _schema(columns)
             return table if table.schema.types == wanted.types else table.cast(wanted)
     except (OSError, ArrowException) as error:
         raise HistoryError(f"cannot be read: {error}", where=path) from error
 
 
-def _write(table: pa.Table, path: Path, metadata: Mapping[str, Any]) -> None:
+def _write(table: pa.Table, path: Path, footer: _Footer) -> None:
     from pyarrow.parquet import write_table
 
-    described = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata, ensure_ascii=False)})
+    described = table.replace_schema_metadata({METADATA_KEY: json.dumps(to_json(footer), ensure_ascii=False)})
     with atomic_path(path) as temporary:
         write_table(described, temporary, compression=_COMPRESSION)
 
 
 @contextlib.contextmanager
-def opened(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[RunWriter]:
+def opened(folder: Path, plan: MatrixPlan, *, resume: bool) -> Iterator[RunWriter]:
     """A writer of a new run, or of the newest interrupted one of the same plan."""
     with RunWriter(folder, plan, run=interrupted(folder, plan) if resume else None) as writer:
         yield writer

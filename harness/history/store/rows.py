@@ -1,4 +1,8 @@
-"""From a judged build to the rows of the history."""
+"""From a judged build to the rows of the history.
+
+The judge keeps no tensors. A Recording holds those of one build for long enough to hash them, and to compare them with
+those of the first build of the first release.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +11,80 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from harness.case import Case
-from harness.comparison import NONFINITE, GateResult, Metrics
-from harness.history.store.recording import Recording
-from harness.history.store.schema import ENGINE, LAYER, MISTAKE, OUTPUT
-from harness.judge import LayerResult, OutputResult, RunResult, Verdict, Workbench
-from harness.tensors import host_fingerprint
+from harness.comparison import NONFINITE, GateResult, Metrics, compare
+from harness.history.store.engines import BuiltLayer, write_layers
+from harness.history.store.schema import MISTAKE, Row
+from harness.history.types import RowKind
+from harness.judge import OutputResult, RunResult, Verdict, Workbench
+from harness.tensors import hash_array, host_fingerprint
 from harness.worker.protocol import EngineFacts, LayerInfo
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Row = dict[str, Any]
-
 _ENGINE_FACTS = ("tensorrt", "cuda", "driver", "gpu", "compute_capability")
 _HOST_COLUMNS = {"harness": "harness", "onnxruntime": "onnxruntime", "cpu": "host_cpu"}
 """Columns by their key in the fingerprint of the host."""
-_LAYER_KEYS = ("name", "kind", "onnx_nodes", "precision", "tactic", "outputs")
-
 
 #: What a case says besides the question: another model, seed or build option is another question, these are not.
 _BESIDES = frozenset({"path", "description", "tags", "waivers", "requires", "runs", "tolerances"})
+
+
+HASH_DIGITS = 16
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclass
+class Recording:
+    """The tensors of one build, sample by sample: of the unobserved engine, and of the observed one."""
+
+    unobserved: list[Tensors] = field(default_factory=list)
+    observed: list[Tensors] = field(default_factory=list)
+
+    def output_hash(self, tensor: str, sample: int) -> str:
+        """The hash of an output in one sample."""
+        return _hash(self.unobserved[sample], tensor)[:HASH_DIGITS]
+
+    def layer_hash(self, tensor: str) -> str:
+        """The hash of an observed tensor over all samples."""
+        digests = "".join(_hash(tensors, tensor) for tensors in self.observed)
+        return hashlib.sha256(digests.encode()).hexdigest()[:HASH_DIGITS]
+
+    def output_distance(self, other: Recording, tensor: str, sample: int) -> float | None:
+        """Root mean square difference of an output from that of `other`; None if `other` lacks it."""
+        return _distance(self.unobserved[sample : sample + 1], other.unobserved[sample : sample + 1], tensor)
+
+    def layer_distance(self, other: Recording, tensor: str) -> float | None:
+        """Root mean square difference of an observed tensor over all samples; None if `other` lacks it."""
+        return _distance(self.observed, other.observed, tensor)
+
+
+def _hash(tensors: Tensors, tensor: str) -> str:
+    """The hash of a tensor; one that could not be computed has the same in every build."""
+    found = tensors.get(tensor)
+    return hashlib.sha256(b"not computed").hexdigest() if found is None else hash_array(np.asarray(found))
+
+
+def _distance(mine: Sequence[Tensors], others: Sequence[Tensors], tensor: str) -> float | None:
+    if not others or len(mine) != len(others):
+        return None
+    if any(tensor not in tensors for tensors in (*mine, *others)):
+        return None
+    total, count = 0.0, 0
+    for one, other in zip(mine, others, strict=True):
+        difference = compare(np.asarray(one[tensor]), np.asarray(other[tensor]))
+        if difference.incomparable:
+            return math.inf
+        total += difference.rmse**2 * difference.count
+        count += difference.count
+    return math.sqrt(total / count) if count else 0.0
 
 
 def hash_case(case: Case, *, whole: bool = False) -> str:
@@ -50,32 +105,33 @@ def rows_of(
         first: the tensors of the first build of the first release; None if there is none to compare with.
         common: the columns that all rows share: run, release, build, …
     """
-    common = {**common, **fingerprint_columns(result)}
-    rows = [{**common, **_engine(result, bench)}]
-    rows += [{**common, **_output(output, bench, recording, first)} for output in result.outputs]
-    rows += [{**common, **layer} for layer in _layers(result, bench, recording, first)]
-    return rows
+    common = replace(common, **fingerprint_columns(result))
+    return [
+        _engine(common, result, bench),
+        *(_output(common, output, bench, recording, first) for output in result.outputs),
+        *_layers(common, result, bench, recording, first),
+    ]
 
 
 def common_columns(case: Case, bench: Workbench | None, run: str) -> Row:
     """What the rows of one case share."""
-    return {
-        "run": run,
-        "time": datetime.datetime.now(datetime.UTC),
-        "case": case.name,
-        "case_path": case.model.path if case.path is None else str(case.path),
-        "inputs": json.dumps(shapes) if (shapes := case.shape_arguments) else None,
-        "case_sha256": hash_case(case),
-        "model_sha256": None if bench is None else bench.model.sha256,
-        "seed": case.seed,
-    }
+    return Row(
+        run=run,
+        time=datetime.datetime.now(datetime.UTC),
+        case=case.name,
+        case_path=case.model.path if case.path is None else str(case.path),
+        inputs=json.dumps(shapes) if (shapes := case.shape_arguments) else None,
+        case_sha256=hash_case(case),
+        model_sha256=None if bench is None else bench.model.sha256,
+        seed=case.seed,
+    )
 
 
-def fingerprint_columns(result: RunResult) -> Row:
+def fingerprint_columns(result: RunResult) -> dict[str, Any]:
     """What the numbers were made with."""
     engine = None if result.engine is None else result.engine.fingerprint
     host = host_fingerprint()
-    columns: Row = {name: getattr(engine, name, None) for name in _ENGINE_FACTS}
+    columns = {name: getattr(engine, name, None) for name in _ENGINE_FACTS}
     return {**columns, **{name: host[key] for key, name in _HOST_COLUMNS.items()}}
 
 
@@ -86,7 +142,7 @@ def fingerprint_in(records: pd.DataFrame) -> dict[str, Any]:
         records: rows of one run, with the columns of the history.
     """
 
-    def known(row: pd.Series, name: str) -> str | None:
+    def known(row: pd.Series[Any], name: str) -> str | None:
         return row[name] if isinstance(row[name], str) else None
 
     engines = records[records["tensorrt"].notna()].drop_duplicates("release")
@@ -101,76 +157,87 @@ def fingerprint_in(records: pd.DataFrame) -> dict[str, Any]:
     return {**host, **({"environments": environments} if environments else {})}
 
 
-def _engine(result: RunResult, bench: Workbench) -> Row:
+def _engine(common: Row, result: RunResult, bench: Workbench) -> Row:
     facts = result.engine or EngineFacts()
     latency = facts.latency
     judged = result.verdict not in (Verdict.ERROR, Verdict.SKIP)
     evidence = "\n".join(result.evidence[-4:])
-    return {
-        "kind": ENGINE,
-        "sample": -1,
-        "index": -1,
-        "verdict": MISTAKE if result.mistake else result.verdict.value,
-        "reason": f"{result.reason}\n{evidence}".strip(),
-        "passed": all(output.passed for output in result.outputs) if judged else None,
-        "faithful": result.faithful,
-        "build_seconds": facts.build_seconds,
-        "engine_bytes": facts.engine_bytes,
-        "latency_ms": None if latency is None else latency.median_ms,
-        "latency_p99_ms": None if latency is None else latency.p99_ms,
-        "typing": facts.typing,
-        "structure": _structure(facts.layers, bench) if facts.layers else None,
-    }
+    return replace(
+        common,
+        kind=RowKind.ENGINE,
+        sample=-1,
+        index=-1,
+        verdict=MISTAKE if result.mistake else result.verdict.value,
+        reason=f"{result.reason}\n{evidence}".strip(),
+        passed=all(output.passed for output in result.outputs) if judged else None,
+        faithful=result.faithful,
+        build_seconds=facts.build_seconds,
+        engine_bytes=facts.engine_bytes,
+        latency_ms=None if latency is None else latency.median_ms,
+        latency_p99_ms=None if latency is None else latency.p99_ms,
+        typing=facts.typing,
+        structure=write_layers(_built(facts.layers, bench)) if facts.layers else None,
+    )
 
 
-def _structure(layers: Sequence[LayerInfo], bench: Workbench) -> str:
+def _built(layers: Sequence[LayerInfo], bench: Workbench) -> list[BuiltLayer]:
     ops = {node.name: node.op for node in bench.model.nodes}
-    described = []
-    for layer in layers:
-        kept: dict[str, object] = {key: getattr(layer, key) for key in _LAYER_KEYS if getattr(layer, key)}
-        kept["ops"] = [ops.get(node, "") for node in layer.onnx_nodes]
-        described.append(kept)
-    return json.dumps(described, ensure_ascii=False, separators=(",", ":"))
+    return [
+        BuiltLayer(
+            name=layer.name,
+            kind=layer.kind,
+            onnx_nodes=layer.onnx_nodes,
+            precision=layer.precision or None,
+            tactic=layer.tactic or None,
+            outputs=layer.outputs,
+            ops=tuple(ops.get(node, "") for node in layer.onnx_nodes),
+        )
+        for layer in layers
+    ]
 
 
-def _output(output: OutputResult, bench: Workbench, recording: Recording, first: Recording | None) -> Row:
+def _output(
+    common: Row, output: OutputResult, bench: Workbench, recording: Recording, first: Recording | None
+) -> Row:
     node = bench.model.producer(output.tensor)
     distance = None if first is None else recording.output_distance(first, output.tensor, output.sample)
-    return {
-        "kind": OUTPUT,
-        "tensor": output.tensor,
-        "sample": output.sample,
-        "index": -1 if node is None else node.index,
-        "node": None if node is None else node.name,
-        "op": None if node is None else node.op,
-        "hash": recording.output_hash(output.tensor, output.sample),
-        "distance": _relative(distance, output.metrics),
-        **_measured(output.metrics, output.gates),
-    }
+    row = replace(
+        common,
+        kind=RowKind.OUTPUT,
+        tensor=output.tensor,
+        sample=output.sample,
+        index=-1 if node is None else node.index,
+        node=None if node is None else node.name,
+        op=None if node is None else node.op,
+        hash=recording.output_hash(output.tensor, output.sample),
+        distance=_relative(distance, output.metrics),
+    )
+    return _measured(row, output.metrics, output.gates)
 
 
 def _layers(
-    result: RunResult, bench: Workbench, recording: Recording, first: Recording | None
+    common: Row, result: RunResult, bench: Workbench, recording: Recording, first: Recording | None
 ) -> Iterator[Row]:
     if not result.layers:  # nor need there be a model
         return
     nearest = _Nearest(bench.model.predecessors, frozenset(layer.tensor for layer in result.layers))
     for layer in result.layers:
         distance = None if first is None else recording.layer_distance(first, layer.tensor)
-        yield {
-            "kind": LAYER,
-            "tensor": layer.tensor,
-            "sample": -1,
-            "index": layer.index,
-            "node": layer.node,
-            "op": layer.op,
-            "reads": list(nearest.behind(layer.tensor)),
-            "hash": recording.layer_hash(layer.tensor),
-            "distance": _relative(distance, layer.metrics),
-            "introduced": _introduced(layer),
-            "origin": layer.origin,
-            **_measured(layer.metrics, layer.gates),
-        }
+        row = replace(
+            common,
+            kind=RowKind.LAYER,
+            tensor=layer.tensor,
+            sample=-1,
+            index=layer.index,
+            node=layer.node,
+            op=layer.op,
+            reads=nearest.behind(layer.tensor),
+            hash=recording.layer_hash(layer.tensor),
+            distance=_relative(distance, layer.metrics),
+            introduced=None if layer.introduced is None else layer.introduced.error,
+            origin=layer.origin,
+        )
+        yield _measured(row, layer.metrics, layer.gates)
 
 
 class _Nearest:
@@ -194,32 +261,29 @@ class _Nearest:
         return tuple(sorted(found))
 
 
-def _introduced(layer: LayerResult) -> float | None:
-    return None if layer.introduced is None else layer.introduced.error
+def _measured(row: Row, metrics: Metrics, gates: tuple[GateResult, ...]) -> Row:
+    gate = _decisive(gates)
+    return replace(
+        row,
+        error=metrics.error,
+        rmse=metrics.rmse,
+        max_abs=metrics.max_abs,
+        cosine=metrics.cosine,
+        p99_ulp=metrics.p99_ulp,
+        max_ulp=metrics.max_ulp,
+        topk_agreement=metrics.topk_agreement,
+        nonfinite=metrics.nonfinite,
+        overflow=metrics.overflow_count,
+        headroom=metrics.headroom,
+        reference_rms=metrics.reference_rms,
+        count=metrics.count,
+        gate=None if gate is None else gate.metric,
+        limit=None if gate is None else gate.limit,
+        passed=all(gate.passed for gate in gates),
+    )
 
 
-def _measured(metrics: Metrics, gates: tuple[GateResult, ...]) -> Row:
-    gate = _telling(gates)
-    return {
-        "error": metrics.error,
-        "rmse": metrics.rmse,
-        "max_abs": metrics.max_abs,
-        "cosine": metrics.cosine,
-        "p99_ulp": metrics.p99_ulp,
-        "max_ulp": metrics.max_ulp,
-        "topk_agreement": metrics.topk_agreement,
-        "nonfinite": metrics.nonfinite,
-        "overflow": metrics.overflow_count,
-        "headroom": metrics.headroom,
-        "reference_rms": metrics.reference_rms,
-        "count": metrics.count,
-        "gate": None if gate is None else gate.metric,
-        "limit": None if gate is None else gate.limit,
-        "passed": all(gate.passed for gate in gates),
-    }
-
-
-def _telling(gates: tuple[GateResult, ...]) -> GateResult | None:
+def _decisive(gates: tuple[GateResult, ...]) -> GateResult | None:
     """The first gate that fails, else the first that is on a metric."""
     failing = [gate for gate in gates if not gate.passed]
     plain = [gate for gate in gates if gate.metric != NONFINITE.metric]

@@ -1,131 +1,183 @@
 """The columns of the history: one table for outputs, layers and engines, the same in every file.
 
-A row is one tensor (or the engine itself) in one build of one case at one precision on one release. `kind` tells
+A row is one tensor (or the engine itself) in one build of one case at one precision on one release. `kind` says
 which: `output` rows come from the engine that a user would deploy, one for each sample; `layer` rows from the
 observed engine, all samples together; the `engine` row holds what is known of the build, and its errors.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import datetime
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, get_args, get_type_hints
+
+from harness.history.types import RowKind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SCHEMA = "harness.history/1"
 METADATA_KEY = b"harness.history"
 
-OUTPUT, LAYER, ENGINE = "output", "layer", "engine"
-MISTAKE = "mistake"  # the verdict of an engine row whose case, model or inputs are wrong
+MISTAKE = "mistake"
+"""The verdict of an engine row whose case, model or inputs are wrong."""
+
+
+class ColumnKind(StrEnum):
+    """What a column holds. TEXTS is a list of texts."""
+
+    TEXT = "text"
+    TIME = "time"
+    INTEGER = "integer"
+    NUMBER = "number"
+    FLAG = "flag"
+    TEXTS = "texts"
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `kind` is `text`, `integer`, `number`, `flag` or `texts` (a list)."""
+    """One column of the history, and what it means."""
 
     name: str
-    kind: str
+    kind: ColumnKind
     meaning: str
 
 
-COLUMNS = (
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of the history. What is None is null in the file."""
+
     # What was run.
-    Column("run", "text", "the invocation: name of its file, which begins with the time in UTC"),
-    Column("time", "time", "when the build was judged, UTC"),
-    Column("case", "text", "name of the case"),
-    Column("case_path", "text", "the case file, or the model itself"),
-    Column("inputs", "text", "shapes that such a model was given with `--input`: a JSON list of what that takes"),
-    Column("case_sha256", "text", "SHA-256 of what the case asks: model, inputs, samples, seed, build options"),
-    Column("model_sha256", "text", "SHA-256 of the model"),
-    Column("seed", "integer", "seed of the inputs"),
-    Column("precision", "text", "the precision asked for"),
-    Column("release", "text", "the environment, or the emulated release"),
-    Column("build", "integer", "number of the build of this engine in this run, from 0"),
-    Column("timing_cache", "flag", "whether the build used the timing cache; null on the emulator"),
+    run: Annotated[str | None, "the invocation: name of its file, which begins with the time in UTC"] = None
+    time: Annotated[datetime.datetime | None, "when the build was judged, UTC"] = None
+    case: Annotated[str | None, "name of the case"] = None
+    case_path: Annotated[str | None, "the case file, or the model itself"] = None
+    inputs: Annotated[
+        str | None, "shapes that such a model was given with `--input`: a JSON list of what that takes"
+    ] = None
+    case_sha256: Annotated[
+        str | None, "SHA-256 of what the case asks: model, inputs, samples, seed, build options"
+    ] = None
+    model_sha256: Annotated[str | None, "SHA-256 of the model"] = None
+    seed: Annotated[int | None, "seed of the inputs"] = None
+    precision: Annotated[str | None, "the precision asked for"] = None
+    release: Annotated[str | None, "the environment, or the emulated release"] = None
+    build: Annotated[int | None, "number of the build of this engine in this run, from 0"] = None
+    timing_cache: Annotated[bool | None, "whether the build used the timing cache; null on the emulator"] = (
+        None
+    )
     # What the row is about.
-    Column("kind", "text", "`output`, `layer` or `engine`"),
-    Column("tensor", "text", "ONNX name of the tensor; null on engine rows"),
-    Column("sample", "integer", "number of the sample; -1 where all samples are measured together"),
-    Column("index", "integer", "place of the node in topological order; -1 on engine rows"),
-    Column("node", "text", "ONNX node that writes the tensor"),
-    Column("op", "text", "its operator type"),
-    Column("reads", "texts", "the nearest observed tensors that it was computed from (layer rows)"),
+    kind: Annotated[RowKind | None, "`output`, `layer` or `engine`"] = None
+    tensor: Annotated[str | None, "ONNX name of the tensor; null on engine rows"] = None
+    sample: Annotated[int | None, "number of the sample; -1 where all samples are measured together"] = None
+    index: Annotated[int | None, "place of the node in topological order; -1 on engine rows"] = None
+    node: Annotated[str | None, "ONNX node that writes the tensor"] = None
+    op: Annotated[str | None, "its operator type"] = None
+    reads: Annotated[
+        tuple[str, ...] | None, "the nearest observed tensors that it was computed from (layer rows)"
+    ] = None
     # What was measured over the FP32 reference; see harness.comparison.Metrics.
-    Column("error", "number", "nrmse; infinite where the reference is all zero, or finite where an element is not"),
-    Column("rmse", "number", "root mean square error"),
-    Column("max_abs", "number", "largest absolute error"),
-    Column("cosine", "number", "cosine similarity"),
-    Column("p99_ulp", "number", "99th percentile of the distance in units in the last place"),
-    Column("max_ulp", "number", "largest such distance"),
-    Column("topk_agreement", "number", "share of the reference's largest elements kept; null where senseless"),
-    Column("nonfinite", "integer", "elements that are not finite as the reference is"),
-    Column("overflow", "integer", "elements that overflowed"),
-    Column(
-        "headroom",
-        "number",
+    error: Annotated[
+        float | None, "nrmse; infinite where the reference is all zero, or finite where an element is not"
+    ] = None
+    rmse: Annotated[float | None, "root mean square error"] = None
+    max_abs: Annotated[float | None, "largest absolute error"] = None
+    cosine: Annotated[float | None, "cosine similarity"] = None
+    p99_ulp: Annotated[float | None, "99th percentile of the distance in units in the last place"] = None
+    max_ulp: Annotated[float | None, "largest such distance"] = None
+    topk_agreement: Annotated[
+        float | None, "share of the reference's largest elements kept; null where senseless"
+    ] = None
+    nonfinite: Annotated[int | None, "elements that are not finite as the reference is"] = None
+    overflow: Annotated[int | None, "elements that overflowed"] = None
+    headroom: Annotated[
+        float | None,
         "largest reference value over the largest number of the dtype: beyond 1 it overflows, unless kept in FP32",
-    ),
-    Column("reference_rms", "number", "root mean square of the reference"),
-    Column("count", "integer", "elements compared"),
-    Column("introduced", "number", "nrmse of the emulated node alone, fed the reference's tensors (layers)"),
-    Column("gate", "text", "the gate that fails, or the first on a metric: `nrmse`, `rmse`, …"),
-    Column("limit", "number", "its limit"),
-    Column("passed", "flag", "tensors: every gate holds; engines: every output passed"),
-    Column("origin", "flag", "the tensor fails while all that it was computed from pass (layer rows)"),
-    Column("hash", "text", "first 16 digits of the SHA-256 of the values, shape and dtype: equal means equal bits"),
-    Column("distance", "number", "rms difference from build 0 of the run's first release, over reference_rms"),
+    ] = None
+    reference_rms: Annotated[float | None, "root mean square of the reference"] = None
+    count: Annotated[int | None, "elements compared"] = None
+    introduced: Annotated[
+        float | None, "nrmse of the emulated node alone, fed the reference's tensors (layers)"
+    ] = None
+    gate: Annotated[str | None, "the gate that fails, or the first on a metric: `nrmse`, `rmse`, …"] = None
+    limit: Annotated[float | None, "its limit"] = None
+    passed: Annotated[bool | None, "tensors: every gate holds; engines: every output passed"] = None
+    origin: Annotated[
+        bool | None, "the tensor fails while all that it was computed from pass (layer rows)"
+    ] = None
+    hash: Annotated[
+        str | None, "first 16 digits of the SHA-256 of the values, shape and dtype: equal means equal bits"
+    ] = None
+    distance: Annotated[
+        float | None, "rms difference from build 0 of the run's first release, over reference_rms"
+    ] = None
     # What is known of the engine.
-    Column("verdict", "text", "as `harness run` gives it, or `mistake` for a wrong case (engine rows)"),
-    Column("reason", "text", "why, in one line (engine rows)"),
-    Column("faithful", "flag", "whether observing left the outputs alone; null where nothing was observed"),
-    Column("build_seconds", "number", "seconds to build the unobserved engine"),
-    Column("engine_bytes", "integer", "size of the serialized engine"),
-    Column("latency_ms", "number", "median of the timed inferences, milliseconds"),
-    Column("latency_p99_ms", "number", "their 99th percentile"),
-    Column("typing", "text", "`weak` or `strong`"),
-    Column("structure", "text", "JSON: the engine's layers, with nodes, operators, precision and tactic"),
+    verdict: Annotated[
+        str | None, "as `harness run` gives it, or `mistake` for a wrong case (engine rows)"
+    ] = None
+    reason: Annotated[str | None, "why, in one line (engine rows)"] = None
+    faithful: Annotated[
+        bool | None, "whether observing left the outputs alone; null where nothing was observed"
+    ] = None
+    build_seconds: Annotated[float | None, "seconds to build the unobserved engine"] = None
+    engine_bytes: Annotated[int | None, "size of the serialized engine"] = None
+    latency_ms: Annotated[float | None, "median of the timed inferences, milliseconds"] = None
+    latency_p99_ms: Annotated[float | None, "their 99th percentile"] = None
+    typing: Annotated[str | None, "`weak` or `strong`"] = None
+    structure: Annotated[
+        str | None, "JSON: the engine's layers, with nodes, operators, precision and tactic"
+    ] = None
     # What it ran on.
-    Column("tensorrt", "text", "version of TensorRT; null on the emulator"),
-    Column("cuda", "text", "version of CUDA"),
-    Column("driver", "text", "version of the driver"),
-    Column("gpu", "text", "name of the GPU"),
-    Column("compute_capability", "text", "such as 9.0"),
-    Column("onnxruntime", "text", "version of ONNX Runtime, which computes the reference"),
-    Column("harness", "text", "version of harness"),
-    Column("host_cpu", "text", "the processor"),
-)  # fmt: skip
+    tensorrt: Annotated[str | None, "version of TensorRT; null on the emulator"] = None
+    cuda: Annotated[str | None, "version of CUDA"] = None
+    driver: Annotated[str | None, "version of the driver"] = None
+    gpu: Annotated[str | None, "name of the GPU"] = None
+    compute_capability: Annotated[str | None, "such as 9.0"] = None
+    onnxruntime: Annotated[str | None, "version of ONNX Runtime, which computes the reference"] = None
+    harness: Annotated[str | None, "version of harness"] = None
+    host_cpu: Annotated[str | None, "the processor"] = None
 
+
+def _columns() -> Iterator[Column]:
+    """The columns, from the fields of Row."""
+    types = get_type_hints(Row, include_extras=True)
+    for item in fields(Row):
+        optional, meaning = get_args(types[item.name])
+        kind = get_args(optional)[0]
+        yield Column(item.name, _KINDS[kind], meaning)
+
+
+_KINDS = {
+    str: ColumnKind.TEXT,
+    RowKind: ColumnKind.TEXT,
+    datetime.datetime: ColumnKind.TIME,
+    int: ColumnKind.INTEGER,
+    float: ColumnKind.NUMBER,
+    bool: ColumnKind.FLAG,
+    tuple[str, ...]: ColumnKind.TEXTS,
+}
+COLUMNS = tuple(_columns())
 NAMES = tuple(column.name for column in COLUMNS)
-TEXTS = tuple(column.name for column in COLUMNS if column.kind == "text")
-#: Columns that the first files did not have; they are null there.
-LATER = ("inputs",)
-#: What the judgement of tensors reads; the rest is for people.
 NEEDED = (
-    "run",
-    "case",
-    "precision",
-    "release",
-    "build",
-    "kind",
-    "tensor",
-    "sample",
-    "index",
-    "node",
-    "op",
-    "error",
-    "passed",
-    "hash",
-    "distance",
+    *("run", "case", "precision", "release", "build"),
+    *("kind", "tensor", "sample", "index", "node", "op"),
+    *("error", "passed", "hash", "distance"),
 )
+"""What the judgement of tensors reads; the rest is for people."""
 
 
-def arrow_schema():  # pyarrow comes without types
+def arrow_schema() -> pa.Schema:
     """The pyarrow schema of every file."""
     import pyarrow as pa
 
     types = {
-        "text": pa.dictionary(pa.int32(), pa.string()),
-        "time": pa.timestamp("ms", tz="UTC"),
-        "integer": pa.int64(),
-        "number": pa.float32(),
-        "flag": pa.bool_(),
-        "texts": pa.list_(pa.string()),
+        ColumnKind.TEXT: pa.dictionary(pa.int32(), pa.string()),
+        ColumnKind.TIME: pa.timestamp("ms", tz="UTC"),
+        ColumnKind.INTEGER: pa.int64(),
+        ColumnKind.NUMBER: pa.float32(),
+        ColumnKind.FLAG: pa.bool_(),
+        ColumnKind.TEXTS: pa.list_(pa.string()),
     }
     return pa.schema([pa.field(column.name, types[column.kind]) for column in COLUMNS])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from harness.history import LAYER, DriftReport, RunDrift, Status
+from harness.history import DriftReport, RowKind, RunDrift, Status
 from harness.report.drift.lines import (
     changes_line,
     coverage_lines,
@@ -170,7 +170,7 @@ def _sections(report: DriftReport, runs: Sequence[RunDrift], anchors: dict[str, 
     pictures = 0
     for place, run in enumerate(runs):
         picture = None
-        if pictures < MOST_PICTURES and LAYER in run.counts and _is_drawn(run, runs):
+        if pictures < MOST_PICTURES and RowKind.LAYER in run.counts and _is_drawn(run, runs):
             picture = trusted(_svg(partial(growth_figure, report, run), f"growth-{run.id}"))
             pictures += 1
         explanation = explain(run)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE
-from harness.history import LAYER, SEVERITY, DriftReport, DriftVerdict, RunDrift, Series, Trend
+from harness.history import SEVERITY, DriftReport, DriftVerdict, RowKind, RunDrift, Series, Trend
 from harness.report.drift.words import DRIFT_LOOKS, look_of, title, verdict_text
 from harness.report.words import short
 from harness.text import gate, number, ratio
@@ -113,7 +113,9 @@ def tensors_table(report: DriftReport, most: int) -> Table:
 def unmeasured_layers(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which rows of a judgement are layers whose noise is unknown although their errors are finite."""
     errors = frame["old"].to_numpy(dtype=float)
-    return (frame["kind"] == LAYER).to_numpy() & frame["noise"].isna().to_numpy() & np.isfinite(errors)
+    return (
+        (frame["kind"] == RowKind.LAYER).to_numpy() & frame["noise"].isna().to_numpy() & np.isfinite(errors)
+    )
 
 
 def structure_table(runs: Sequence[RunDrift], most: int) -> Table:
@@ -204,7 +206,12 @@ def apart(row: dict[str, Any]) -> str:
 def _tone(row: dict[str, Any]) -> str:
     """That of the verdict; but what fails is not painted as healthy, nor what is no alarm by itself as one."""
     tone = DRIFT_LOOKS[DriftVerdict(row["verdict"])].tone
-    if tone == "bad" and row["kind"] == LAYER and math.isnan(row["noise"]) and math.isfinite(row["old"]):
+    if (
+        tone == "bad"
+        and row["kind"] == RowKind.LAYER
+        and math.isnan(row["noise"])
+        and math.isfinite(row["old"])
+    ):
         return "calm"
     return "calm" if tone in ("good", "quiet") and row["new_passed"] < row["new_builds"] else tone
 

@@ -12,18 +12,19 @@ from harness.history import (
     WORSENED,
     DriftVerdict,
     RunDrift,
+    RunError,
     Status,
     StructureChange,
     TensorDrift,
-    tell_builds,
-    tell_change,
-    tell_failing,
-    tell_gate,
-    tell_held,
-    tell_layers,
-    tell_noise,
-    tell_place,
-    tell_tensor,
+    builds_text,
+    change_text,
+    failing_text,
+    gate_text,
+    layers_text,
+    noise_text,
+    passes_text,
+    place_text,
+    tensor_text,
 )
 from harness.report.drift.words import DRIFT_LOOKS, fails
 from harness.report.words import Statement
@@ -92,10 +93,10 @@ def explain(run: RunDrift) -> DriftExplanation:
     return DriftExplanation(tuple(statements), command)
 
 
-def _error(error: str) -> list[Statement]:
+def _error(error: RunError) -> list[Statement]:
     """An error, and below it the lines of its evidence that say more than it does."""
-    first, *evidence = error.splitlines()
-    more = [line for line in evidence if line.strip() not in first and not line.startswith(_KNOWN)]
+    first = error.headline
+    more = [line for line in error.evidence if line.strip() not in first and not line.startswith(_KNOWN)]
     return [Statement("error", first), *(Statement("", line) for line in more[:MOST_EVIDENCE])]
 
 
@@ -110,29 +111,29 @@ def first_origin(run: RunDrift) -> str:
 
 def _numbers(worst: TensorDrift) -> str:
     """What the verdict of a tensor rests on."""
-    told = f"{tell_place(worst)}: {tell_change(worst)}"
+    told = f"{place_text(worst)}: {change_text(worst)}"
     if math.isinf(worst.old) and math.isinf(worst.new):
         finite = worst.zero_reference and worst.gate != NONFINITE.metric
         return told if finite else f"{told}, not finite on either side"
     floor = "" if math.isinf(worst.floor) else f"; floor {number(worst.floor)}"
-    return f"{told}; {tell_noise(worst.noise)}{floor}"
+    return f"{told}; {noise_text(worst.noise)}{floor}"
 
 
 def _gate(run: RunDrift) -> str:
-    """The gate that the tensor with the numbers was held against, and where it held."""
+    """The gate of the tensor with the numbers, and where it held."""
     assert run.worst is not None
-    gate = tell_gate(run.worst).removeprefix("gate").lstrip(": ").rstrip(",")
-    return f"at {run.precision}: {gate or 'limits unknown'}; {tell_held(run.worst)}"
+    gate = gate_text(run.worst) or "limits unknown"
+    return f"at {run.precision}: {gate}; {passes_text(run.worst)}"
 
 
 def _builds(run: RunDrift) -> list[Statement]:
     """Each build's error, why builds fail, and the precisions that they compute in where these differ."""
     sides = ((run.old, run.builds.old), (run.new, run.builds.new))
-    told = [f"{name}: {errors}" for name, builds in sides if (errors := tell_builds(builds))]
+    told = [f"{name}: {errors}" for name, builds in sides if (errors := builds_text(builds))]
     of_output = "" if run.worst is None or run.worst.sample >= 0 else "the worst output: "
     statements = [Statement("builds", f"{of_output}{'; '.join(told)}")] if told else []
     if fails(run):
-        counted = [f"{name} in {tell_failing(builds)}" for name, builds in sides if builds]
+        counted = [f"{name} in {failing_text(builds)}" for name, builds in sides if builds]
         expected = ", as expected" if run.builds.expected and not run.builds.reason else ""
         why = f": {run.builds.reason}" if run.builds.reason else ""
         statements.append(Statement("fails", f"on {', on '.join(counted)}{expected}{why}"))
@@ -143,7 +144,7 @@ def _precisions(run: RunDrift) -> list[Statement]:
     """How many layers each build computes in which precision."""
     told = []
     for name, builds in ((run.old, run.builds.old), (run.new, run.builds.new)):
-        known = [f"build {build.number}: {tell_layers(build)}" for build in builds if build.layers]
+        known = [f"build {build.number}: {layers_text(build)}" for build in builds if build.layers]
         if known:
             told.append(f"layers of {name}: {'; '.join(known[:MOST_BUILDS])}")
     return [Statement("" if place else "precision", text) for place, text in enumerate([*told, DIFFERING])]
@@ -177,4 +178,4 @@ def _origins(run: RunDrift) -> list[Statement]:
 
 
 def _origin(origin: TensorDrift) -> str:
-    return f"node {tell_tensor(origin)}" if origin.node == origin.tensor else tell_tensor(origin)
+    return f"node {tensor_text(origin)}" if origin.node == origin.tensor else tensor_text(origin)

@@ -6,7 +6,17 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from harness.history import WORSENED, DriftReport, DriftVerdict, FailsOn, RunDrift, Status, statuses
+from harness.history import (
+    WORSENED,
+    DriftReport,
+    DriftVerdict,
+    Fact,
+    FailsOn,
+    RunDrift,
+    Status,
+    baseline_text,
+    statuses,
+)
 from harness.report.drift.lines import coverage_text, engines_moved, has_lost
 from harness.report.words import Look, short
 from harness.text import duration, plural, ratio
@@ -123,8 +133,8 @@ def answer(report: DriftReport) -> str:
 
 def _stopped_on(report: DriftReport) -> str:
     """`on old`: the releases that kept runs from being judged."""
-    errors = [error for run in report.runs for error in run.errors]
-    found = [name for name in report.releases if any(error.startswith(f"{name}: ") for error in errors)]
+    failed = {error.release for run in report.runs for error in run.errors}
+    found = [name for name in report.releases if name in failed]
     return f"on {' and '.join(short(name, 28) for name in found)}" if found else ""
 
 
@@ -175,8 +185,8 @@ def _where(report: DriftReport, runs: Sequence[RunDrift]) -> str:
 
 
 def _stale(report: DriftReport, stale: Sequence[RunDrift]) -> str:
-    why = {run.reason.partition(";")[0] for run in stale}
-    told = why.pop() if len(why) == 1 else "their baselines are of other models or cases"
+    states = {run.baseline.state for run in stale if run.baseline is not None}
+    told = baseline_text(states.pop()) if len(states) == 1 else "their baselines are of other models or cases"
     return f"{len(stale)} of {plural(len(report.runs), 'run')} not compared: {told}"
 
 
@@ -216,7 +226,7 @@ def _calm(report: DriftReport, where: str) -> str:
         return f"{nothing} drifted to the worse {where}, {plural(len(moved), 'run')} to the better"
     if not compared:
         if report.first_night:
-            gpu = " on this GPU" if any(change.what == "GPU" for change in report.changed) else ""
+            gpu = " on this GPU" if any(change.what is Fact.GPU for change in report.changed) else ""
             return f"The first run {where}{gpu} in this history: later ones will be held against it"
         why = next((run.reason for run in report.runs if run.reason), "there are no runs")
         return f"Nothing could be compared: {why}"

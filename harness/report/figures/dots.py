@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.history import OUTPUT, DriftReport, RunDrift
+from harness.history import DriftReport, RowKind, RunDrift
 from harness.report.figures.canvas import (
     FAINT,
     GREY,
@@ -34,7 +34,7 @@ def outputs_figure(report: DriftReport, runs: Sequence[RunDrift]) -> Figure:
     """The worst output of every run: each build's error, and the noise band of the older release."""
     from matplotlib.figure import Figure
 
-    outputs = report.tensors[report.tensors["kind"] == OUTPUT]
+    outputs = report.tensors[report.tensors["kind"] == RowKind.OUTPUT]
     rows = _worst_outputs(outputs, runs[:MOST_RUNS])
     height = FOOT + max(len(rows), 1) * ROW + HEAD
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
@@ -150,7 +150,7 @@ def _builds(report: DriftReport, rows: Sequence[Row]) -> list[dict[str, list[flo
     """For each of `rows`, by release, the error of each build."""
     places = {_output(row): place for place, row in enumerate(rows)}
     found: list[dict[str, list[float]]] = [{} for _ in rows]
-    records = report.records[(report.records["kind"] == OUTPUT).to_numpy()]
+    records = report.records[(report.records["kind"] == RowKind.OUTPUT).to_numpy()]
     columns = [records[name] for name in ("case", "precision", "tensor", "sample", "side", "error")]
     for case, precision, tensor, sample, side, error in zip(*columns, strict=True):
         place = places.get((case, precision, tensor, sample))

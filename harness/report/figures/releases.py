@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.history import LAYER, WORSENED, DriftReport, RunDrift
+from harness.history import WORSENED, DriftReport, RowKind, RunDrift
 from harness.report.figures.canvas import (
     BLUE,
     FAINT,
@@ -102,7 +102,7 @@ def layer_table(report: DriftReport, run: RunDrift) -> pd.DataFrame:
     chosen = records[
         (records["case"] == run.case)
         & (records["precision"] == run.precision.value)
-        & (records["kind"] == LAYER)
+        & (records["kind"] == RowKind.LAYER)
     ]
     places = chosen.groupby(chosen["tensor"].astype(str), sort=False)["index"].min()
     errors = chosen["error"].astype(float)
@@ -120,7 +120,7 @@ def _draw_growth(axes: Axes, report: DriftReport, run: RunDrift, table: pd.DataF
         (judged["release"] == run.new)
         & (judged["case"] == run.case)
         & (judged["precision"] == run.precision.value)
-        & (judged["kind"] == LAYER)
+        & (judged["kind"] == RowKind.LAYER)
     ]
     judged = judged.set_index(judged["tensor"].astype(str))
     places = np.arange(len(table))

@@ -210,7 +210,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1; equal values share the mean of theirs."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
+    return np.asarray((last - (counts - 1) / 2)[inverse])
 
 
 def _scores(ranks: np.ndarray) -> np.ndarray:
@@ -220,7 +220,7 @@ def _scores(ranks: np.ndarray) -> np.ndarray:
     sums = np.cumsum(ranks, axis=1)[:, before - 1]
     spread = ranks.var(axis=1, keepdims=True)  # of the ranks as they are: that is the correction for ties
     variance = before * (count - before) / (count - 1) * spread
-    return np.abs(sums - before * (count + 1) / 2) / np.sqrt(variance)
+    return np.asarray(np.abs(sums - before * (count + 1) / 2) / np.sqrt(variance))
 
 
 @lru_cache(maxsize=1024)
@@ -228,4 +228,4 @@ def _null(count: int) -> np.ndarray:
     """The statistic of `_PERMUTATIONS` random orders of `count` values."""
     stream = np.random.default_rng((_SEED, count))
     ranks = np.tile(np.arange(1.0, count + 1), (_PERMUTATIONS, 1))
-    return _scores(stream.permuted(ranks, axis=1)).max(axis=1)
+    return np.asarray(_scores(stream.permuted(ranks, axis=1)).max(axis=1))

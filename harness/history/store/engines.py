@@ -1,0 +1,128 @@
+"""Engines as the history keeps them: the layers of each build as JSON, and what is known of a build as a row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harness.history.store.schema import MISTAKE
+from harness.history.types import CaseRun, Status
+from harness.judge import Verdict
+from harness.tensors import UNLESS_DEFAULT, from_json, to_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNJUDGED = {Verdict.ERROR.value: Status.ERROR, Verdict.SKIP.value: Status.SKIP, MISTAKE: Status.MISTAKE}
+"""The verdicts of engine rows whose builds could not be judged, and the status that each comes to."""
+
+_COLUMNS = (
+    *("case", "precision", "run", "build", "verdict", "reason"),
+    *("case_path", "inputs", "tensorrt", "faithful", "structure"),
+)
+
+
+@dataclass(frozen=True)
+class BuiltLayer:
+    """A layer of an engine.
+
+    Args:
+        name: the release's own name for it.
+        kind: its type, in the release's words; None if unknown.
+        onnx_nodes: the ONNX nodes that it computes.
+        precision: the precision that it computes in; None if unknown.
+        tactic: what it runs; None if unknown.
+        outputs: the tensors that it writes.
+        ops: the operators of `onnx_nodes`, one for one; empty where the model is not known.
+    """
+
+    name: str = field(default="", metadata=UNLESS_DEFAULT)
+    kind: str | None = field(default=None, metadata=UNLESS_DEFAULT)
+    onnx_nodes: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
+    precision: str | None = field(default=None, metadata=UNLESS_DEFAULT)
+    tactic: str | None = field(default=None, metadata=UNLESS_DEFAULT)
+    outputs: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
+    ops: tuple[str, ...] = ()
+
+
+def write_layers(layers: Sequence[BuiltLayer]) -> str:
+    """The layers of one engine as the column `structure` has them."""
+    return json.dumps(to_json(layers), ensure_ascii=False, separators=(",", ":"))
+
+
+def read_layers(structure: str) -> tuple[BuiltLayer, ...]:
+    """The layers of one engine from the column `structure`.
+
+    Raises:
+        ValueError: it is not what `write_layers` writes.
+    """
+    return tuple(from_json(BuiltLayer, layer) for layer in json.loads(structure))
+
+
+@dataclass(frozen=True)
+class EngineRow:
+    """What the history says of one build.
+
+    Args:
+        run: id of the run.
+        build: number of the build in its run, from 0.
+        verdict: as `harness run` gives it, or `mistake`.
+        reason: why, in one line; empty if unknown.
+        evidence: what supports an error: the last lines of its log.
+        case_path: the case file, or the model itself.
+        inputs: the shapes that such a model was given.
+        tensorrt: version of TensorRT; None on the emulator.
+        faithful: whether observing left the outputs alone; None if nothing was observed.
+        layers: the layers of the engine; None if they are not known.
+    """
+
+    run: str
+    build: int
+    verdict: str
+    reason: str = ""
+    evidence: tuple[str, ...] = ()
+    case_path: str | None = None
+    inputs: tuple[str, ...] = ()
+    tensorrt: str | None = None
+    faithful: bool | None = None
+    layers: tuple[BuiltLayer, ...] | None = None
+
+    @property
+    def unjudged(self) -> Status | None:
+        """The status of a build that could not be judged; None if it was."""
+        return UNJUDGED.get(self.verdict)
+
+
+def engine_rows(rows: pd.DataFrame) -> dict[CaseRun, list[EngineRow]]:
+    """Engine rows of the history by case and precision, in their order.
+
+    Args:
+        rows: rows of kind `engine`; columns that it lacks are unknown.
+    """
+    found: dict[CaseRun, list[EngineRow]] = {}
+    columns = [
+        rows[name].astype(object).where(rows[name].notna(), None).tolist()
+        if name in rows
+        else [None] * len(rows)
+        for name in _COLUMNS
+    ]
+    for case, precision, run, build, verdict, reason, path, inputs, tensorrt, faithful, structure in zip(
+        *columns, strict=True
+    ):
+        first, *evidence = (reason or "").split("\n")  # as `rows_of` joins them
+        row = EngineRow(
+            run=run,
+            build=int(build),
+            verdict=verdict,
+            reason=first,
+            evidence=tuple(evidence),
+            case_path=path,
+            inputs=() if inputs is None else tuple(json.loads(inputs)),
+            tensorrt=tensorrt,
+            faithful=None if faithful is None else bool(faithful),
+            layers=None if structure is None else read_layers(structure),
+        )
+        found.setdefault((case, precision), []).append(row)
+    return found
