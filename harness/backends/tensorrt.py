@@ -87,6 +87,7 @@ class TensorRTCandidate:
         return Fingerprint(
             environment=self.name,
             tensorrt=probe.tensorrt,
+            product=probe.product,
             cuda=probe.cuda,
             driver=probe.driver,
             gpu=probe.gpu,

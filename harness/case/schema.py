@@ -55,7 +55,8 @@ Tag = Annotated[
 ]
 
 
-_TENSORRT = re.compile(r"tensorrt\s*(?=[<>=!~])")
+#: A range of releases of TensorRT, or of TensorRT for RTX, whose numbers began anew.
+_TENSORRT = re.compile(r"(tensorrt(?:-rtx)?)\s*(?=[<>=!~])")
 
 
 def _release_range(value: str) -> str:
@@ -67,8 +68,9 @@ def _release_range(value: str) -> str:
 Requirement = Annotated[
     str,
     text_like(
-        r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|tensorrt\s*[<>=!~].*)$",
-        "the name that is imported, such as `onnxscript`, or a range of releases, such as `tensorrt>=8.6`",
+        r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|tensorrt(-rtx)?\s*[<>=!~].*)$",
+        "the name that is imported, such as `onnxscript`, or a range of releases, such as `tensorrt>=8.6` "
+        "or `tensorrt-rtx>=1.5`",
     ),
     AfterValidator(_release_range),
 ]
@@ -270,7 +272,7 @@ class CaseBody(Frozen):
     """Words to select cases by; markers in pytest."""
     requires: Annotated[tuple[Requirement, ...], one_or_list(Requirement)] = ()
     """What the runs are skipped without: Python packages, by the name that is imported, and releases, as
-    `tensorrt>=8.6`, which the emulator does not need."""
+    `tensorrt>=8.6` and `tensorrt-rtx>=1.5`. A range binds the product that it names, and never the emulator."""
     waivers: tuple[Waiver, ...] = ()
     """Known failures and drifts that are accepted until a day."""
 
@@ -328,12 +330,14 @@ class Case(CaseBody):
 
     @property
     def required_releases(self) -> tuple[str, ...]:
-        """The ranges of TensorRT releases in `requires`."""
+        """The ranges of releases in `requires`."""
         return tuple(item for item in self.requires if _TENSORRT.match(item))
 
-    def allows_release(self, tensorrt: str) -> bool:
-        """Whether engines of the TensorRT release `tensorrt` are to be judged."""
-        return all(version_in_range(tensorrt, _TENSORRT.sub("", item)) for item in self.required_releases)
+    def allows_release(self, version: str, product: str = "tensorrt") -> bool:
+        """Whether engines of a release of `product`, `tensorrt` or `tensorrt-rtx`, are to be judged."""
+        found = (_TENSORRT.match(item) for item in self.required_releases)
+        ranges = [match.string[match.end() :] for match in found if match and match[1] == product]
+        return all(version_in_range(version, item) for item in ranges)
 
     def select_runs(self, precisions: Iterable[Precision] = ()) -> tuple[RunSpec, ...]:
         """The runs at one of `precisions`, in the case's order; all of them if none is named."""

@@ -13,6 +13,7 @@ from harness.judge.results import Cause
 from harness.judge.workbench import Workbench
 from harness.model import Model, units_of
 from harness.tensors import Precision
+from harness.worker.protocol import PACKAGE_OF
 
 if TYPE_CHECKING:
     from harness.backends import TensorRTCandidate
@@ -80,11 +81,11 @@ class Candidates:
         from harness.environments import select, shared_supervisor
 
         probe = shared_supervisor(select(name, self.environments)).probe()
-        if not case.allows_release(probe.tensorrt):
+        if not case.allows_release(probe.tensorrt, PACKAGE_OF[probe.product]):
             needed = ", ".join(case.required_releases)
-            return Cause.RELEASE, f"needs {needed}, and {name} has {probe.tensorrt}"
+            return Cause.RELEASE, f"needs {needed}, and {name} has {probe.product} {probe.tensorrt}"
         if spec.precision not in probe.capabilities:
-            return Cause.PRECISION, f"TensorRT {probe.tensorrt} has no precision {spec.precision}"
+            return Cause.PRECISION, f"{probe.product} {probe.tensorrt} has no precision {spec.precision}"
         return None
 
     def again(self) -> Candidates:

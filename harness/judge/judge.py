@@ -31,7 +31,7 @@ from harness.judge.results import (
 )
 from harness.judge.workbench import Workbench
 from harness.tensors import Precision
-from harness.worker.protocol import EngineFacts
+from harness.worker.protocol import TENSORRT_RTX, EngineFacts
 
 if TYPE_CHECKING:
     from harness.tactics import Repeats
@@ -209,9 +209,9 @@ class _Run:
         )
 
     def release(self) -> str | None:
-        """The TensorRT release of the candidate; None for the emulator."""
+        """The TensorRT release of the candidate; None for the emulator, and for TensorRT for RTX."""
         fingerprint = None if self.engine is None else self.engine.fingerprint
-        return None if fingerprint is None else fingerprint.tensorrt
+        return None if fingerprint is None or fingerprint.product == TENSORRT_RTX else fingerprint.tensorrt
 
     def waived(self, candidate: str) -> Waived | None:
         """The waiver of the case that speaks of this run."""

@@ -85,7 +85,19 @@ def test_packages_and_releases_are_required_side_by_side(write):
     ]
 
 
-@pytest.mark.parametrize("text", ["tensorrt>=", "tensorrt >= new", "2fast", "numpy>=2"])
+def test_a_range_of_releases_binds_the_product_that_it_names(write):
+    case = load_case(write(MODEL + "requires: ['tensorrt>=8.6', 'tensorrt-rtx>=1.5']"))
+    assert (case.allows_release("8.5.3.1"), case.allows_release("10.0.1")) == (False, True)
+    assert [case.allows_release(release, "tensorrt-rtx") for release in ("1.4.0.76", "1.7.1.116")] == [
+        False,
+        True,
+    ]
+    only = load_case(write(MODEL + "requires: tensorrt-rtx>=1.5"))
+    assert only.required_packages == ()
+    assert only.allows_release("8.5.3.1")
+
+
+@pytest.mark.parametrize("text", ["tensorrt>=", "tensorrt-rtx>=new", "tensorrt >= new", "2fast", "numpy>=2"])
 def test_a_requirement_is_a_name_or_a_range_of_releases(write, text: str):
     (found,) = mistakes(write(MODEL + f"requires: '{text}'"))
     assert found.startswith("x.case.yaml:2:11: requires")

@@ -122,7 +122,7 @@ def test_a_release_that_a_case_does_not_want_is_skipped(tiny_cases, supervisors)
     path.write_text(path.read_text() + "requires: tensorrt >=8.5,<9\n")
     report = run(folder, environments=["old", "new"], precisions=["fp16"])
     assert [item.verdict is Verdict.SKIP for item in report.results] == [False, True]
-    assert report.results[1].reason == "needs tensorrt >=8.5,<9, and new has 10.13.3.9"
+    assert report.results[1].reason == "needs tensorrt >=8.5,<9, and new has TensorRT 10.13.3.9"
     assert run(folder, precisions=["fp16"]).results[0].verdict is Verdict.PASS, "the emulator has no release"
 
 

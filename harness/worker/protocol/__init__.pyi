@@ -11,6 +11,7 @@ from .facts import RealisedPrecision as RealisedPrecision
 from .facts import Shape as Shape
 from .faults import KINDS as KINDS
 from .faults import Fault as Fault
+from .kernels import PACKAGE_OF as PACKAGE_OF
 from .kernels import TENSORRT as TENSORRT
 from .kernels import TENSORRT_RTX as TENSORRT_RTX
 from .kernels import CompileFailure as CompileFailure

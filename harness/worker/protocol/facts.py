@@ -16,7 +16,8 @@ class Fingerprint:
 
     Args:
         environment: the name of the environment.
-        tensorrt: full version, `8.6.0`; None for what is no TensorRT.
+        tensorrt: full version of the product, `8.6.0`; None for what is no TensorRT.
+        product: TENSORRT or TENSORRT_RTX; None likewise.
         cuda: version of the CUDA runtime.
         driver: version of the driver.
         gpu: name of the GPU.
@@ -29,6 +30,7 @@ class Fingerprint:
     driver: Optional[str] = None
     gpu: Optional[str] = None
     compute_capability: Optional[str] = None
+    product: Optional[str] = None
 
 
 @dataclass(frozen=True)

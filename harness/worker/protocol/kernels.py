@@ -5,6 +5,8 @@ from typing import Optional, Tuple
 
 #: What a release is a release of.
 TENSORRT, TENSORRT_RTX = "TensorRT", "TensorRT for RTX"
+#: What each is installed as, and called in ranges of releases.
+PACKAGE_OF = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt-rtx"}
 
 
 @dataclass(frozen=True)
