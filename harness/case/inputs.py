@@ -146,23 +146,12 @@ class InputSpec(Frozen):
     max: Shape | None = None
     """Largest shape that the engine must accept."""
 
-    @field_validator("min")
+    @field_validator("min", "opt", "max")
     @classmethod
-    def _min_fits(cls, value: Shape | None, info: ValidationInfo) -> Shape | None:
-        _ordered_shapes("shape", info.data.get("shape"), "min", value, below=False)
-        return value
-
-    @field_validator("opt")
-    @classmethod
-    def _opt_fits(cls, value: Shape | None, info: ValidationInfo) -> Shape | None:
-        _ordered_shapes("min", info.data.get("min"), "opt", value, below=True)
-        return value
-
-    @field_validator("max")
-    @classmethod
-    def _max_fits(cls, value: Shape | None, info: ValidationInfo) -> Shape | None:
-        for other in ("shape", "min", "opt"):
-            _ordered_shapes(other, info.data.get(other), "max", value, below=True)
+    def _fits(cls, value: Shape | None, info: ValidationInfo) -> Shape | None:
+        below = info.field_name != "min"
+        for other in {"min": ("shape",), "opt": ("min",)}.get(str(info.field_name), ("shape", "min", "opt")):
+            _check_order(other, info.data.get(other), value, below=below)
         return value
 
     @model_validator(mode="after")
@@ -191,7 +180,7 @@ def _above_low(high: _Number, info: ValidationInfo) -> _Number:
     return high
 
 
-def _ordered_shapes(name: str, other: Shape | None, key: str, value: Shape | None, *, below: bool) -> None:
+def _check_order(name: str, other: Shape | None, value: Shape | None, *, below: bool) -> None:
     """Raise unless `other` ≤ `value` (or ≥, if not `below`) in every axis."""
     if value is None or other is None:
         return

@@ -73,15 +73,12 @@ def find_waiver(
         release: the environment, or the emulator.
         today: the day that decides; by default today.
     """
-    today = today or datetime.date.today()
-    expired: Waived | None = None
-    for waiver in waivers:
-
-        def covers(day: datetime.date, waiver: Waiver = waiver) -> bool:
-            return waiver.covers(precision, tensorrt=tensorrt, environment=release, today=day)
-
-        if covers(today):
-            return Waived(waiver.reason, waiver.expires, expired=False)
-        if covers(waiver.expires):
-            expired = Waived(waiver.reason, waiver.expires, expired=True)
-    return expired
+    day = today or datetime.date.today()
+    covering = [
+        waiver
+        for waiver in waivers
+        if waiver.covers(precision, tensorrt=tensorrt, environment=release, today=waiver.expires)
+    ]
+    holding = [waiver for waiver in covering if day <= waiver.expires]
+    chosen = [*holding[:1], *covering[-1:]]
+    return Waived(chosen[0].reason, chosen[0].expires, expired=not holding) if chosen else None
