@@ -103,7 +103,7 @@ def test_integers_by_default_are_valid_as_index_mask_and_token_type():
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if "float" in dtype])
-def test_uniform_and_normal_fill_floats_as_asked(dtype):
+def test_uniform_and_normal_draw_floats_of_their_distribution(dtype):
     wide = Info(dtype=dtype, shape=(4000,))
     uniform = feed({"x": {"fill": {"kind": "uniform", "low": -2, "high": 4}}}, wide)["x"].astype(np.float64)
     assert uniform.min() >= -2

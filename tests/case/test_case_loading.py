@@ -424,7 +424,7 @@ runs:
         ("description: watches it\n#a line of its own", "watches it"),
     ],
 )
-def test_comments_that_cut_nothing_are_let_be(write, line, text):
+def test_a_comment_that_cuts_no_text_is_accepted(write, line, text):
     assert load_case(write(f"{MODEL}{line}\ntags: [a]  #b\n")).description == text
 
 

@@ -47,7 +47,7 @@ def test_a_whole_that_fails_once_is_flaky_not_lost():
 
 
 def test_a_contradiction_is_evaluated_again_before_anything_is_built_on_it():
-    """The prefix of two failed once and passes from then on; nobody asked for repetitions."""
+    """The prefix of two failed once and passes from then on; no repetitions are configured."""
     asked: list[Units] = []
 
     def oracle(treated: Units) -> Evaluation:

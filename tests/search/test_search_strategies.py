@@ -73,7 +73,7 @@ class TestEnds:
         with pytest.raises(UsageError, match="'x', which is not a unit"):
             search(Problem(names(2)), conjunction(["n0"]), known={frozenset("x"): Evaluation(F)})
 
-    def test_an_oracle_that_returns_something_else_is_told_so(self):
+    def test_an_oracle_that_returns_something_else_is_refused(self):
         with pytest.raises(UsageError, match="returned a bool"):
             search(Problem(names(2)), lambda treated: True)  # type: ignore[arg-type,return-value]
 
@@ -305,7 +305,7 @@ def together(*groups: set[str]):
 
 
 class TestDirection:
-    def test_what_the_proof_leaves_of_an_answer_is_evaluated_as_often_as_asked(self):
+    def test_what_the_proof_leaves_of_an_answer_is_evaluated_as_often_as_configured(self):
         oracle = Counting(conjunction(["n2", "n5"]))
         problem = Problem(names(8), hints=(frozenset({"n2", "n4", "n5"}),))
         result = search(problem, oracle, options=Options(direction=Direction.BOTH, repeats=2))
@@ -348,7 +348,7 @@ class TestDirection:
 
 
 class TestReport:
-    def test_a_spent_budget_tells_the_state_of_knowledge(self):
+    def test_a_spent_budget_reports_the_smallest_set_that_passed(self):
         result = search(Problem(names(500)), conjunction(["n100"]), budget=Budget(evaluations=6))
         assert (result.verdict, result.culprits, result.evaluations) == (SearchVerdict.BUDGET, (), 6)
         assert result.best is not None
@@ -370,15 +370,15 @@ class TestReport:
         result = search(Problem(names(500)), oracle, budget=Budget(seconds=45))
         assert (result.verdict, result.seconds, result.evaluations) == (SearchVerdict.BUDGET, 50.0, 5)
 
-    def test_progress_is_told_after_each_evaluation(self):
-        told: list[Progress] = []
-        result = search(Problem(names(500)), conjunction(["n100", "n400"]), on_progress=told.append)
-        assert [each.evaluations for each in told] == list(range(1, result.evaluations + 1))
-        assert told[0].suspects == 500
-        assert {each.strategy for each in told} >= {Strategy.SINGLE, Strategy.INDEPENDENT}
-        bisecting = [each.remaining for each in told if each.strategy is Strategy.SINGLE]
+    def test_progress_is_reported_after_each_evaluation(self):
+        seen: list[Progress] = []
+        result = search(Problem(names(500)), conjunction(["n100", "n400"]), on_progress=seen.append)
+        assert [each.evaluations for each in seen] == list(range(1, result.evaluations + 1))
+        assert seen[0].suspects == 500
+        assert {each.strategy for each in seen} >= {Strategy.SINGLE, Strategy.INDEPENDENT}
+        bisecting = [each.remaining for each in seen if each.strategy is Strategy.SINGLE]
         assert None not in bisecting[1:9]
-        assert not any(each.replayed for each in told)
+        assert not any(each.replayed for each in seen)
 
     def test_the_trail_reads_as_an_account(self):
         result = search(Problem(names(10)), conjunction(["n7"]))

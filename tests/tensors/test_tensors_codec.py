@@ -185,6 +185,6 @@ def test_dtype_names_go_both_ways(name: str) -> None:
     assert is_integer(dtype) == ("int" in name)
 
 
-def test_an_unknown_dtype_is_told_its_neighbour() -> None:
+def test_an_unknown_dtype_is_answered_with_the_nearest() -> None:
     with pytest.raises(InputDataError, match="did you mean 'bfloat16'"):
         dtype_of("bfloat61")
