@@ -5,6 +5,7 @@ from .api import document as document
 from .context import FORMATS as FORMATS
 from .context import JOURNAL as JOURNAL
 from .context import Effects as Effects
+from .context import Examination as Examination
 from .context import Examiner as Examiner
 from .context import Lab as Lab
 from .context import Limits as Limits

@@ -1,16 +1,16 @@
-"""A prompt for a person who looks for the nodes that need FP32 by hand.
+"""A prompt for finding the nodes that need FP32 by hand.
 
     with open_session("cases/rmsnorm-overflow.case.yaml", precision="fp16") as session:
         session.keep(["b7_*"])
-        print(session.attempt().outcome)
+        print(session.evaluate().passed)
 
-Each part does one thing: `commands` turns a line into a command, `names` turns patterns into nodes, `island` is
-what is kept in FP32 and its way back, `session` does what a command says and returns an answer, `rendering` shows
-answers, `completion` knows what may follow, `shell` joins them for a terminal or a pipe.
+`commands` turns a line into a command and `names` turns patterns into nodes; `session` does what a command says, with
+`evaluations`, `measurements` and `files`, and returns one of the `answers`; `rendering` and `tables` show it;
+`completion` knows what may follow; `shell` joins them for a terminal or a pipe.
 
 A configuration is the set of nodes that are kept in FP32. Every configuration that is tried goes into the journal of
-`harness diagnose`, under the same problem: what was tried by hand is not evaluated again by `diagnose --resume`, and
-what a diagnosis evaluated is known here.
+`harness diagnose`, under the same problem: `diagnose --resume` does not evaluate again what was tried by hand, and what
+a diagnosis evaluated is known here.
 """
 
 import lazy_loader

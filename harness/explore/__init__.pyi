@@ -1,3 +1,3 @@
-from .opening import open_session as open_session
 from .session import Session as Session
+from .session import open_session as open_session
 from .shell import Shell as Shell

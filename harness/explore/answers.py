@@ -2,101 +2,92 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.comparison import GateResult
-from harness.diagnosis import Held
+from harness.diagnosis import Examination as JudgedEvaluation
+from harness.diagnosis import Held, badness
 from harness.explore.commands import Order
 from harness.judge import LayerResult, OutputResult
 from harness.model import NodeInfo
-from harness.search import Outcome, Verdict
+from harness.search import Outcome, SearchVerdict
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One configuration with its outcome.
+class TryResult:
+    """One configuration, evaluated.
 
     Args:
         candidate: `emulator`, or the environment of the engine.
         kept: the nodes that were in FP32, in topological order.
         nodes: how many nodes the precision lowers.
-        outcome: pass or fail; unresolved if there was no engine to judge.
-        output: the output that is furthest beyond its gates, or nearest to them; None if there is none.
-        gate: its gate that says so.
-        outputs: how many outputs the model has.
-        badness: how far it is beyond its limit, as a multiple of the limit.
-        seconds: wall time, of the build too.
-        remembered: it was evaluated by an earlier session or a diagnosis.
-        note: why it is unresolved.
-        evidence: the last lines of a log, if something failed.
+        evaluation: what it came to.
+        recalled: an earlier session or a diagnosis evaluated it.
     """
 
     candidate: str
     kept: tuple[str, ...]
     nodes: int
-    outcome: Outcome
-    output: OutputResult | None = None
-    gate: GateResult | None = None
-    outputs: int = 0
-    badness: float | None = None
-    seconds: float = 0.0
-    remembered: bool = False
-    note: str = ""
-    evidence: tuple[str, ...] = ()
+    evaluation: JudgedEvaluation
+    recalled: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether every gate holds."""
-        return self.outcome is Outcome.PASS
+        return self.evaluation.passed
+
+    @property
+    def worst(self) -> tuple[OutputResult, GateResult] | None:
+        """The gate that is furthest beyond its limit, or nearest to it, with its output; None without gates."""
+        pairs = [(output, gate) for output in self.evaluation.outputs for gate in output.gates]
+        return max(pairs, key=lambda pair: badness([replace(pair[0], gates=(pair[1],))]), default=None)
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerRow:
     """A row of the table of layers.
 
     Args:
         result: the errors.
-        held: what the tensor holds in FP32.
+        range: the values of the tensor in FP32.
         kept: the node is in FP32.
     """
 
     result: LayerResult
-    held: Held
+    range: Held
     kept: bool
 
 
 @dataclass(frozen=True)
-class LayersShown:
-    """Layers with what is kept now.
+class LayerTable:
+    """Layers, with the nodes that are kept now in FP32.
 
     Args:
-        rows: in the order that was asked for.
-        matching: how many layers there are to show, those that were cut off included.
+        rows: in the order asked for.
+        matching: how many layers match, those that were cut off included.
         order: what they are sorted by; None is the order of the graph.
-        kept: how many nodes are in FP32.
-        around: the node around which they were cut out; None if they were not.
+        around: the node around which the rows were cut out; None if they were not.
     """
 
-    rows: tuple[Layer, ...]
+    rows: tuple[LayerRow, ...]
     matching: int
     order: Order | None
-    kept: int
     around: str | None = None
 
 
 @dataclass(frozen=True)
-class TensorShown:
+class TensorRow:
     """A tensor beside the node that is explained.
 
     Args:
-        held: what it holds in FP32.
-        others: the nodes that read it, or the one that writes it; empty for inputs and constants.
+        range: its values in FP32.
+        neighbours: the nodes that read it, or the one that writes it; empty for inputs and constants.
         share: its largest magnitude over the largest number of the precision.
     """
 
-    held: Held
-    others: tuple[NodeInfo, ...]
+    range: Held
+    neighbours: tuple[NodeInfo, ...]
     share: float
 
 
@@ -111,11 +102,10 @@ class Explanation:
         kept: it is in FP32 now.
         reason: what happens there, in physical terms.
         layer: its errors with what is kept now, of its worst output; None where nothing was measured.
-        usual: the median of what the nodes introduce; 0 if unknown.
+        usual: the median of the errors that nodes introduce; 0 if unknown.
         alone: what lowering only this node does to the outputs, as a multiple of the limit; None if it is not lowered.
         reads: its float inputs.
         writes: its float outputs.
-        largest: the largest number of the precision.
     """
 
     node: NodeInfo
@@ -126,104 +116,95 @@ class Explanation:
     layer: LayerResult | None = None
     usual: float = 0.0
     alone: float | None = None
-    reads: tuple[TensorShown, ...] = ()
-    writes: tuple[TensorShown, ...] = ()
-    largest: float = 0.0
+    reads: tuple[TensorRow, ...] = ()
+    writes: tuple[TensorRow, ...] = ()
 
 
 @dataclass(frozen=True)
-class Changed:
-    """What is kept after `keep`, `lower` or `undo`.
+class KeptNodes:
+    """What is kept in FP32 now, and what a command changed about it.
 
     Args:
-        verb: `kept`, `lowered` or `undone`.
-        added: nodes that were not in FP32 before.
-        removed: nodes that were.
         kept: all of them, in topological order.
         nodes: how many nodes the precision lowers.
-        known: what this configuration came to when it was last evaluated, if it was.
+        changed: a command was to change them; otherwise it only asked.
+        added: nodes that were not in FP32 before.
+        removed: nodes that were.
+        outcome: that of this configuration, if it was evaluated before.
     """
 
-    verb: str
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
     kept: tuple[str, ...]
     nodes: int
-    known: Outcome | None = None
+    changed: bool = False
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What is kept now, in topological order."""
-
-    kept: tuple[str, ...]
-    nodes: int
-
-
-@dataclass(frozen=True)
-class Narrowed:
-    """What a search came to.
+class BisectResult:
+    """What a search found.
 
     Args:
         verdict: how it ended.
-        asked: among how many nodes it searched.
+        among: among how many nodes it searched.
         found: the fewest nodes that pass, with `fixed`.
         fixed: how many others were kept all the while.
         minimal: each of them was left out once, alone, and it failed.
         evaluations: evaluations of the emulator.
         seconds: wall time.
-        attempt: what is kept now, evaluated; None if nothing was found.
+        result: what is kept now, evaluated; None if nothing was found.
     """
 
-    verdict: Verdict
-    asked: int
+    verdict: SearchVerdict
+    among: int
     found: tuple[str, ...]
     fixed: int
     minimal: bool
     evaluations: int
     seconds: float
-    attempt: Attempt | None = None
+    result: TryResult | None = None
 
     @property
     def answered(self) -> bool:
         """Whether nodes were found, or shown not to be needed."""
-        return self.verdict in (Verdict.FOUND, Verdict.NONE)
+        return self.verdict in (SearchVerdict.FOUND, SearchVerdict.NONE)
 
 
 @dataclass(frozen=True)
-class Plotted:
+class Picture:
     """A picture that was drawn."""
 
     path: Path
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedFiles:
     """What was written.
 
     Args:
         folder: where.
         files: names of the files.
         commands: by tool, ready to paste.
-        evidence: what the files came to when they were tried.
-        attempt: the configuration on the emulator; the recipes of one that fails are no cure.
+        evidence: how the files fared when they were tried.
+        result: the configuration on the emulator; the recipes of one that fails are no cure.
     """
 
     folder: Path
     files: tuple[str, ...]
     commands: tuple[tuple[str, str], ...]
     evidence: tuple[str, ...]
-    attempt: Attempt
+    result: TryResult
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """What journals hold from before.
+class JournalSummary:
+    """What a journal holds from before.
 
     Args:
         candidate: `emulator`, or the environment.
         evaluations: how many there are.
-        best: the smallest set of them that passes, in topological order; None if none does.
+        best: the smallest set of nodes that passes, in topological order; None if none does.
     """
 
     candidate: str
@@ -232,48 +213,54 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class Past:
+class Results:
     """What was tried: before this session, and in it."""
 
-    earlier: tuple[Earlier, ...]
-    tried: tuple[Attempt | Narrowed, ...]
+    earlier: tuple[JournalSummary, ...]
+    tried: tuple[TryResult | BisectResult, ...]
 
 
 @dataclass(frozen=True)
 class Welcome:
-    """What a person should know on entry.
+    """The first screen.
 
     Args:
         case: name of the case.
         precision: the precision under test.
-        nodes: how many nodes the precision lowers.
         samples: how many inputs are judged.
-        attempt: everything lowered, on the emulator.
+        start: everything lowered, on the emulator.
         origins: the layers where the error starts.
         reason: what happens at the first of them; empty if there is none.
         diverged: how many of the layers fail their gates.
         layers: how many layers there are.
         suggested: a pattern around the first origin that is worth keeping.
         environment: where `try --engine` builds; None if nowhere.
-        journal: folder of the journals.
-        earlier: what they hold.
+        earlier: what the journals hold.
         note: what happened to an earlier journal, if something did.
     """
 
     case: str
     precision: str
-    nodes: int
     samples: int
-    attempt: Attempt
+    start: TryResult
     origins: tuple[LayerResult, ...]
     reason: str
     diverged: int
     layers: int
     suggested: str
     environment: str | None
-    journal: Path
-    earlier: tuple[Earlier, ...]
+    earlier: tuple[JournalSummary, ...]
     note: str = ""
 
 
-Answer = Welcome | LayersShown | Explanation | Changed | Kept | Attempt | Narrowed | Plotted | Exported | Past
+Answer = (
+    Welcome
+    | LayerTable
+    | Explanation
+    | KeptNodes
+    | TryResult
+    | BisectResult
+    | Picture
+    | ExportedFiles
+    | Results
+)

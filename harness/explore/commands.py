@@ -24,7 +24,7 @@ class Order(StrEnum):
 
 @dataclass(frozen=True)
 class Layers:
-    """Show layers: those that match, in the order of the graph or the one asked for."""
+    """Show layers: those that match, in the order of the graph or sorted."""
 
     patterns: tuple[str, ...] = ()
     order: Order | None = None
@@ -67,7 +67,7 @@ class Bisect:
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw the growth of the error."""
+    """Draw how the error grows."""
 
     path: str | None = None
 
@@ -91,7 +91,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Help:
-    """Show the commands, or one of them."""
+    """List the commands, or explain one."""
 
     topic: str | None = None
 
@@ -127,7 +127,7 @@ def parse(line: str) -> Command | None:
     """The command that `line` asks for; None for a blank line or a comment (`# …`).
 
     Raises:
-        UsageError: there is no such command, or its arguments make no sense; the hint mends it.
+        UsageError: there is no such command, or its arguments make no sense; the hint says what to type.
     """
     words = _split(line)
     if not words:
@@ -163,7 +163,7 @@ def _read_layers(words: tuple[str, ...]) -> Layers:
         return Layers(words[:place], Order(key[0]))
     keys = ", ".join(Order)
     if len(key) != 1:
-        raise UsageError(f"`by` wants one word: {keys}", hint=f"`{COMMANDS['layers'].usage}`")
+        raise UsageError(f"`by` takes one word: {keys}", hint=f"`{COMMANDS['layers'].usage}`")
     near = difflib.get_close_matches(key[0].casefold(), list(Order), n=1, cutoff=0.4)
     hint = f"did you mean `{near[0]}`?" if near else f"one of {keys}"
     raise UsageError(f"layers cannot be sorted by `{key[0]}`", hint=hint)
@@ -192,8 +192,8 @@ def _known(topic: str) -> str:
 def _one(name: str, what: str) -> Callable[[tuple[str, ...]], str]:
     def read(words: tuple[str, ...]) -> str:
         if len(words) != 1:
-            wants = f"`{name}` wants {what}" + (f", not {len(words)} of them" if words else "")
-            raise UsageError(wants, hint=f"`{COMMANDS[name].usage}`")
+            message = f"`{name}` takes {what}" + (f", not {len(words)}" if words else "")
+            raise UsageError(message, hint=f"`{COMMANDS[name].usage}`")
         return words[0]
 
     return read
@@ -202,7 +202,7 @@ def _one(name: str, what: str) -> Callable[[tuple[str, ...]], str]:
 def _optional(name: str) -> Callable[[tuple[str, ...]], str | None]:
     def read(words: tuple[str, ...]) -> str | None:
         if len(words) > 1:
-            raise UsageError(f"`{name}` takes one argument at most", hint=f"`{COMMANDS[name].usage}`")
+            raise UsageError(f"`{name}` takes at most one argument", hint=f"`{COMMANDS[name].usage}`")
         return words[0] if words else None
 
     return read
@@ -219,7 +219,7 @@ def _none(name: str, command: Command) -> Callable[[tuple[str, ...]], Command]:
 
 def _read_lower(words: tuple[str, ...]) -> Lower:
     if not words:
-        raise UsageError("`lower` wants a pattern", hint="`lower *` lowers everything again")
+        raise UsageError("`lower` takes a pattern", hint="`lower *` lowers everything again")
     return Lower(words)
 
 
@@ -233,46 +233,46 @@ def _specs() -> Iterable[Spec]:
     yield Spec(
         "layers",
         "layers [PATTERN…] [by introduced|accumulated|headroom]",
-        "the layers and their errors, with what is kept now",
-        "Accumulated: the layer fed its own inputs. Introduced: the layer alone, fed the reference's. Headroom: its "
-        "largest value in the reference over the largest number of the precision; beyond 1 it overflows, unless it is "
-        "kept in FP32. Without a pattern it shows "
-        f"the layers around the origin, or the first of the order; `layers *` shows all. {PATTERNS}",
+        "show layers and their errors, with what is kept now",
+        "Accumulated: the error of the layer, fed what the layers before it computed. Introduced: its error when it "
+        "is fed what the reference computed. Headroom: its largest value in the reference over the largest number "
+        "of the precision; beyond 1 it overflows unless it is kept in FP32. Without a pattern it shows the layers "
+        f"around the origin, or the first of the order; `layers *` shows all. {PATTERNS}",
         _read_layers,
     )
     yield Spec(
         "why",
         "why NODE",
-        "what happens at a node: ranges, errors, its effect alone",
+        "explain a node: ranges, errors, its effect alone",
         "NODE is the name of a node or of a tensor that it writes.",
         lambda words: Why(_one("why", "one node or tensor")(words)),
     )
     yield Spec(
         "keep",
         "keep [PATTERN…]",
-        "keep nodes in FP32; without a pattern, say which are",
+        "keep nodes in FP32; without a pattern, list them",
         f"{PATTERNS} `undo` takes it back.",
         Keep,
     )
     yield Spec(
         "lower",
         "lower PATTERN…",
-        "lower nodes again that were kept",
+        "lower kept nodes again",
         f"{PATTERNS} `undo` takes it back.",
         _read_lower,
     )
     yield Spec(
         "try",
         f"try [{ENGINE}]",
-        "does it pass with what is kept? on the emulator, or built",
+        "evaluate what is kept: on the emulator, or built",
         f"The emulator answers in milliseconds. `try {ENGINE}` builds the engine in the environment of `--env` and "
-        "runs it. Both go into the journal that `harness diagnose --resume` goes on with.",
+        "runs it. Both go into the journal that `harness diagnose --resume` continues from.",
         _read_try,
     )
     yield Spec(
         "bisect",
         "bisect [PATTERN…]",
-        "let harness find the fewest nodes that pass, and keep them",
+        "find the fewest nodes that pass, and keep them",
         "With patterns it searches among what matches, and what else is kept stays. Without, it searches among what is "
         f"kept if that passes, else among all nodes. {PATTERNS}",
         Bisect,
@@ -280,34 +280,34 @@ def _specs() -> Iterable[Spec]:
     yield Spec(
         "plot",
         "plot [FILE]",
-        "draw the growth of the error with what is kept now",
-        "FILE is a .png or .svg; by default a .png of its own in the folder of this session.",
+        "draw how the error grows with what is kept now",
+        "FILE is a .png or .svg. Default: a new .png in the folder of this session.",
         lambda words: Plot(_optional("plot")(words)),
     )
     yield Spec(
         "undo",
         "undo",
         "take back the last keep, lower or bisect",
-        "It can be repeated.",
+        "Repeat it to take back more.",
         _none("undo", Undo()),
     )
     yield Spec(
         "history",
         "history",
-        "what was tried, and how it came out",
-        "What an earlier session or a diagnosis evaluated is told in one line.",
+        "list what was tried, and the results",
+        "What an earlier session or a diagnosis evaluated takes one line.",
         _none("history", History()),
     )
     yield Spec(
         "export",
         "export [DIR]",
         "write recipes that keep the nodes in FP32",
-        "For trtexec, polygraphy and AutoCast, with the list of layers and a typed ONNX model. DIR is by default the "
-        "folder of this session.",
+        "For trtexec, polygraphy and AutoCast, with the list of layers and a typed ONNX model. Default DIR: the folder "
+        "of this session.",
         lambda words: Export(_optional("export")(words)),
     )
-    yield Spec("help", "help [COMMAND]", "the commands, or one of them", "", _read_help)
-    yield Spec("quit", "quit", "leave; Ctrl-D does, too", "", _none("quit", Quit()))
+    yield Spec("help", "help [COMMAND]", "list the commands, or explain one", "", _read_help)
+    yield Spec("quit", "quit", "leave; so does Ctrl-D", "", _none("quit", Quit()))
 
 
 COMMANDS: dict[str, Spec] = {spec.name: spec for spec in _specs()}

@@ -10,19 +10,18 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.diagnosis import LONGEST_COMMAND
+from harness.diagnosis import LONGEST_COMMAND, badness
 from harness.errors import HarnessError
 from harness.explore.answers import (
-    Attempt,
-    Changed,
-    Earlier,
+    BisectResult,
     Explanation,
-    Exported,
-    Kept,
-    LayersShown,
-    Narrowed,
-    Past,
-    Plotted,
+    ExportedFiles,
+    JournalSummary,
+    KeptNodes,
+    LayerTable,
+    Picture,
+    Results,
+    TryResult,
     Welcome,
 )
 from harness.explore.commands import COMMANDS, Help
@@ -30,7 +29,7 @@ from harness.explore.names import quoted
 from harness.explore.tables import LONGEST_NAME, make_grid, render_explanation, render_layers
 from harness.judge import EMULATOR
 from harness.report import NONFINITE
-from harness.search import Outcome, Verdict
+from harness.search import Outcome, SearchVerdict
 from harness.text import duration, names, number, plural, shorten
 
 LOOKS = {
@@ -39,36 +38,38 @@ LOOKS = {
     Outcome.UNRESOLVED: ("ERROR", "bold yellow"),
 }
 MOST_ORIGINS = 3
-SHOWN = ("trtexec", "polygraphy")
-"""The recipes that are shown; all of them are in a file."""
+PRINTED_RECIPES = ("trtexec", "polygraphy")
+"""The others are in a file."""
 
 
 @singledispatch
 def render(answer: object) -> RenderableType:
     """What is printed for an answer."""
-    raise TypeError(f"there is no way to show a {type(answer).__name__}")
+    raise TypeError(f"a {type(answer).__name__} cannot be shown")
 
 
 # --- one configuration ------------------------------------------------------------------------------------------------
 
 
 @render.register
-def _(answer: Attempt) -> RenderableType:
-    word, style = LOOKS[answer.outcome]
+def _(answer: TryResult) -> RenderableType:
+    evaluation = answer.evaluation
     where = "" if answer.candidate == EMULATOR else f" on {answer.candidate}"
     kept = f"with {len(answer.kept)} of {plural(answer.nodes, 'node')} in FP32"
-    named = f"{answer.output.tensor}:" if answer.output is not None and answer.outputs > 1 else ""
-    parts = [part for part in (named, measure(answer), kept) if part]
-    took = "remembered" if answer.remembered else brief(answer.seconds)
-    line = Text.assemble((word, style), f"{where} {' '.join(parts)}", (f" · {took}", "dim"))
-    return Group(line, *(Text(f"  | {text}", style="dim") for text in answer.evidence))
+    several = len({output.tensor for output in evaluation.outputs}) > 1
+    named = f"{answer.worst[0].tensor}:" if several and answer.worst is not None else ""
+    parts = [part for part in (named, measured(answer), kept) if part]
+    took = "remembered" if answer.recalled else brief(evaluation.seconds)
+    line = Text.assemble(LOOKS[evaluation.outcome], f"{where} {' '.join(parts)}", (f" · {took}", "dim"))
+    return Group(line, *(Text(f"  | {text}", style="dim") for text in evaluation.evidence))
 
 
-def measure(answer: Attempt) -> str:
+def measured(answer: TryResult) -> str:
     """`nrmse 3.1e-3 (limit 0.01)`, `12 of 64 elements not finite`, or why there is no number."""
-    if answer.output is None or answer.gate is None:
-        return answer.note
-    gate, metrics = answer.gate, answer.output.metrics
+    if answer.worst is None:
+        return answer.evaluation.note
+    output, gate = answer.worst
+    metrics = output.metrics
     if metrics.incomparable:
         text = metrics.incomparable
     elif metrics.nonfinite:
@@ -86,58 +87,51 @@ def brief(seconds: float) -> str:
 
 
 @render.register
-def _(answer: Narrowed) -> RenderableType:
+def _(answer: BisectResult) -> RenderableType:
     spent = f" · {plural(answer.evaluations, 'evaluation')} · {brief(answer.seconds)}"
-    beside = f", beside the {answer.fixed} that stay kept" if answer.fixed else ""
-    if answer.verdict is Verdict.NONE:
-        text = f"None of the {answer.asked} is needed{beside}: it passes with all of them lowered"
+    beside = f", besides the {answer.fixed} that stay kept" if answer.fixed else ""
+    if answer.verdict is SearchVerdict.NONE:
+        text = f"None of the {answer.among} is needed{beside}: it passes with all of them lowered"
     elif answer.answered:
         needed = "is" if len(answer.found) == 1 else "are"
-        proof = "each was left out once, and it failed" if answer.minimal else "fewer may do"
+        proof = "without any one of them it fails" if answer.minimal else "fewer may do"
         text = (
-            f"{names(answer.found)}: {len(answer.found)} of {answer.asked} {needed} needed{beside}; {proof}"
+            f"{names(answer.found)}: {len(answer.found)} of {answer.among} {needed} needed{beside}; {proof}"
         )
     else:
-        text = f"{_UNANSWERED[answer.verdict]} ({plural(answer.asked, 'node')}{beside})"
+        text = f"{_UNANSWERED[answer.verdict]} ({plural(answer.among, 'node')}{beside})"
         return Text.assemble((text, "yellow"), (spent, "dim"))
     lines: list[RenderableType] = [Text.assemble(text, (spent, "dim"))]
-    if answer.attempt is not None:
-        lines.append(render(answer.attempt))
+    if answer.result is not None:
+        lines.append(render(answer.result))
     return Group(*lines)
 
 
 _UNANSWERED = {
-    Verdict.LOST: "It fails with all of them in FP32: the fault is not, or not only, in these nodes",
-    Verdict.FLAKY: "The same evaluation did not give the same outcome twice",
-    Verdict.BUDGET: "The budget ended the search",
-    Verdict.UNRESOLVED: "What had to be judged could not be judged",
+    SearchVerdict.LOST: "It fails with all of them in FP32: the fault is not, or not only, in these nodes",
+    SearchVerdict.FLAKY: "The same evaluation did not give the same outcome twice",
+    SearchVerdict.BUDGET: "The budget ended the search",
+    SearchVerdict.UNRESOLVED: "A configuration that the search needs could not be judged",
 }
 
 
 @render.register
-def _(answer: Changed) -> RenderableType:
-    said = []
+def _(answer: KeptNodes) -> RenderableType:
+    if not answer.changed:
+        if not answer.kept:
+            return Text(f"Nothing is kept in FP32: all {answer.nodes} nodes are lowered.")
+        return Text(f"{len(answer.kept)} of {answer.nodes} nodes in FP32: {', '.join(answer.kept)}")
+    parts = []
     if answer.added:
-        said.append(f"{plural(len(answer.added), 'node')} back to FP32: {names(answer.added, most=2)}")
+        parts.append(f"{plural(len(answer.added), 'node')} back to FP32: {names(answer.added, most=2)}")
     if answer.removed:
-        said.append(f"{plural(len(answer.removed), 'node')} lowered: {names(answer.removed, most=2)}")
-    if not said:
-        said.append(
-            {"kept": "they are in FP32 already", "lowered": "they are lowered already"}.get(answer.verb, "")
-        )
-    known = "" if answer.known is None else f": {LOOKS[answer.known][0]}"
+        parts.append(f"{plural(len(answer.removed), 'node')} lowered: {names(answer.removed, most=2)}")
+    known = "" if answer.outcome is None else f": {LOOKS[answer.outcome][0]}"
     total = f" · {len(answer.kept)} of {answer.nodes} in FP32{known}"
-    return Text.assemble("; ".join(said), (total, "dim"))
+    return Text.assemble("; ".join(parts) or "nothing changes", (total, "dim"))
 
 
-@render.register
-def _(answer: Kept) -> RenderableType:
-    if not answer.kept:
-        return Text(f"Nothing is kept in FP32: all {answer.nodes} nodes are lowered.")
-    return Text(f"{len(answer.kept)} of {answer.nodes} nodes in FP32: {', '.join(answer.kept)}")
-
-
-render.register(LayersShown, render_layers)
+render.register(LayerTable, render_layers)
 render.register(Explanation, render_explanation)
 
 
@@ -148,10 +142,10 @@ render.register(Explanation, render_explanation)
 def _(answer: Welcome) -> RenderableType:
     head = Text.assemble(
         (f"{answer.case} at {answer.precision}", "bold"),
-        f" · {plural(answer.nodes, 'node')} · {plural(answer.samples, 'sample')}",
+        f" · {plural(answer.start.nodes, 'node')} · {plural(answer.samples, 'sample')}",
     )
     grid = make_grid()
-    grid.add_row("emulator", _standing(answer.attempt))
+    grid.add_row("emulator", _standing(answer.start))
     for place, origin in enumerate(answer.origins[:MOST_ORIGINS]):
         grid.add_row("" if place else "origin", Text(f"{origin.node} ({origin.op})"))
         if not place:
@@ -164,31 +158,30 @@ def _(answer: Welcome) -> RenderableType:
         )
     if answer.environment is not None:
         grid.add_row("engine", Text(f"on {answer.environment}: `try --engine` builds it"))
-    for past in answer.earlier:
-        grid.add_row("earlier", Text(_earlier(past)))
+    for journal in answer.earlier:
+        grid.add_row("earlier", Text(_earlier(journal)))
     if answer.note:
         grid.add_row("note", Text(answer.note))
     return Group(head, Padding(grid, (0, 0, 1, 2), expand=False), _suggestions(answer))
 
 
-def _standing(attempt: Attempt) -> Text:
-    word, style = LOOKS[attempt.outcome]
-    output = "" if attempt.output is None else f" {shorten(attempt.output.tensor, LONGEST_NAME)}:"
-    times = ""
-    if attempt.badness is not None and 1 < attempt.badness < math.inf:
-        times = f", {number(attempt.badness)} times the limit"
-    return Text.assemble((word, style), f"{output} {measure(attempt)}{times}")
+def _standing(start: TryResult) -> Text:
+    evaluation = start.evaluation
+    output = "" if start.worst is None else f" {shorten(start.worst[0].tensor, LONGEST_NAME)}:"
+    beyond = badness(evaluation.outputs)
+    times = f", {number(beyond)} times the limit" if 1 < beyond < math.inf else ""
+    return Text.assemble(LOOKS[evaluation.outcome], f"{output} {measured(start)}{times}")
 
 
 def _suggestions(answer: Welcome) -> RenderableType:
-    if answer.attempt.passed:
-        tips = [("layers by headroom", "what is nearest to overflowing"), ("plot", "the growth of the error")]
+    if answer.start.passed:
+        tips = [("layers by headroom", "what is nearest to overflowing"), ("plot", "how the error grows")]
         if answer.environment is not None:
             tips.insert(0, ("try --engine", "does the engine pass, too?"))
     else:
         first = answer.origins[0].node if answer.origins else None
         tips = [] if first is None else [(f"why {quoted(first)}", "what happens there")]
-        tips += [("layers by introduced", "who errs most")]
+        tips += [("layers by introduced", "which nodes err most")]
         tips += [(f"keep {quoted(answer.suggested)}", "back to FP32, then `try`")] if answer.suggested else []
         tips += [("bisect", "or let harness find the fewest nodes")]
     grid = Table.grid(padding=(0, 2, 0, 0))
@@ -201,50 +194,50 @@ def _suggestions(answer: Welcome) -> RenderableType:
     return Group(grid, footer)
 
 
-def _earlier(past: Earlier) -> str:
-    where = "the emulator" if past.candidate == EMULATOR else past.candidate
-    best = "none passes" if past.best is None else f"the fewest nodes that pass: {names(past.best)}"
-    return f"{plural(past.evaluations, 'configuration')} tried on {where}; {best}"
+def _earlier(journal: JournalSummary) -> str:
+    where = "the emulator" if journal.candidate == EMULATOR else journal.candidate
+    best = "none passes" if journal.best is None else f"the fewest nodes that pass: {names(journal.best)}"
+    return f"{plural(journal.evaluations, 'configuration')} tried on {where}; {best}"
 
 
 @render.register
-def _(answer: Past) -> RenderableType:
+def _(answer: Results) -> RenderableType:
     if not answer.earlier and not answer.tried:
-        return Text("Nothing was tried yet.")
+        return Text("Nothing has been tried yet.")
     grid = make_grid()
-    for past in answer.earlier:
-        grid.add_row("earlier", Text(_earlier(past)))
+    for journal in answer.earlier:
+        grid.add_row("earlier", Text(_earlier(journal)))
     for place, tried in enumerate(answer.tried, start=1):
-        grid.add_row(Text(str(place), justify="right"), _happened(tried))
+        grid.add_row(Text(str(place), justify="right"), _tried(tried))
     return grid
 
 
-def _happened(tried: Attempt | Narrowed) -> Text:
-    by = "bisect: " if isinstance(tried, Narrowed) else ""
-    attempt = tried.attempt if isinstance(tried, Narrowed) else tried
-    if attempt is None:
+def _tried(tried: TryResult | BisectResult) -> Text:
+    by = "bisect: " if isinstance(tried, BisectResult) else ""
+    result = tried.result if isinstance(tried, BisectResult) else tried
+    if result is None:
         return Text(f"{by}no answer")
-    where = "" if attempt.candidate == EMULATOR else f" on {attempt.candidate}"
-    nodes = f"{len(attempt.kept)} in FP32: {names(attempt.kept, most=2)}" if attempt.kept else "all lowered"
-    return Text.assemble(by, LOOKS[attempt.outcome], f"{where} {measure(attempt)}, {nodes}")
+    where = "" if result.candidate == EMULATOR else f" on {result.candidate}"
+    nodes = f"{len(result.kept)} in FP32: {names(result.kept, most=2)}" if result.kept else "all lowered"
+    return Text.assemble(by, LOOKS[result.evaluation.outcome], f"{where} {measured(result)}, {nodes}")
 
 
 @render.register
-def _(answer: Plotted) -> RenderableType:
+def _(answer: Picture) -> RenderableType:
     return Text(str(answer.path))
 
 
 @render.register
-def _(answer: Exported) -> RenderableType:
+def _(answer: ExportedFiles) -> RenderableType:
     lines: list[RenderableType] = []
-    if not answer.attempt.passed:
-        lines.append(Text(f"This does not pass yet: {measure(answer.attempt)}", style="yellow"))
+    if not answer.result.passed:
+        lines.append(Text(f"This does not pass yet: {measured(answer.result)}", style="yellow"))
     lines.append(Text(f"{answer.folder}: {', '.join(answer.files)}"))
     lines += [Text(text, style="dim") for text in answer.evidence]
     lines += [
         Text(command, style="cyan", no_wrap=True, overflow="ignore")  # wrapped it could not be pasted
         for tool, command in answer.commands
-        if tool in SHOWN and len(command) <= LONGEST_COMMAND
+        if tool in PRINTED_RECIPES and len(command) <= LONGEST_COMMAND
     ]
     return Group(*lines)
 
@@ -260,11 +253,11 @@ def _(answer: Help) -> RenderableType:
     for spec in COMMANDS.values():
         usage = spec.name if len(spec.usage) > 24 else spec.usage
         grid.add_row(Text(usage), Text(spec.help))
-    return Group(grid, Text("help COMMAND says more; # begins a comment in a script", style="dim"))
+    return Group(grid, Text("help COMMAND says more; # starts a comment in a script", style="dim"))
 
 
 def render_error(problem: HarnessError) -> RenderableType:
-    """What is wrong, and what mends it."""
+    """What is wrong, and how to fix it."""
     where = "" if problem.where is None else f"{problem.where}: "
     lines: list[RenderableType] = [Text(f"{where}{problem.message}", style="red")]
     if problem.hint is not None:

@@ -3,57 +3,106 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from harness.diagnosis import Lab, Notebook, Prognosis, Stage, emulate, explain_nodes
-from harness.errors import UsageError
+from harness.case import Case
+from harness.diagnosis import (
+    JOURNAL,
+    Lab,
+    Notebook,
+    Prognosis,
+    Progress,
+    Stage,
+    Subject,
+    emulate,
+    explain_nodes,
+    journal_folder,
+    one_case,
+    precision_of,
+)
+from harness.errors import NothingSelectedError, UsageError
 from harness.explore.answers import (
-    Attempt,
-    Changed,
+    BisectResult,
     Explanation,
-    Exported,
-    Kept,
-    Layer,
-    LayersShown,
-    Narrowed,
-    Past,
-    Plotted,
+    ExportedFiles,
+    KeptNodes,
+    LayerTable,
+    Picture,
+    Results,
+    TryResult,
     Welcome,
 )
-from harness.explore.attempts import as_attempt, try_emulator, try_engine
-from harness.explore.bisecting import Bisector
 from harness.explore.commands import Order
-from harness.explore.explaining import explain_node
-from harness.explore.island import Island
-from harness.explore.ledger import OF_CANDIDATE, OF_EMULATOR, Ledger
-from harness.explore.measuring import Measured
+from harness.explore.evaluations import Evaluations
+from harness.explore.files import default_folder, draw, export, open_journal
+from harness.explore.measurements import Measurements
 from harness.explore.names import Names
-from harness.explore.writing import draw, write_recipes
-from harness.judge import LayerResult
+from harness.judge import EMULATOR, Judge, LayerResult, check_names
 from harness.search import Outcome
-from harness.search import Verdict as SearchVerdict
-from harness.tensors import typed_path
+from harness.tensors import Precision, typed_path
 from harness.text import plural
 
-MOST_ROWS = 16
-"""Rows of a table of layers that was not asked for in full."""
+
+@contextmanager
+def open_session(
+    target: Case | Path | str,
+    *,
+    precision: Precision | str | None = None,
+    environment: str | None = None,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    out: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Session]:
+    """A session on one case; leaving it frees the workers.
+
+    Args:
+        target: a case, a case file, or an .onnx file.
+        precision: the precision under test; by default the only one of the case besides fp32, or fp16.
+        environment: where `try --engine` builds: a name of harness.toml; None is nowhere.
+        inputs: shapes for the inputs of an .onnx file.
+        out: folder for pictures and exports, and its `journal` for journals. By default a folder named after the
+            case and the precision, and the journals where `harness diagnose` keeps them.
+        progress: called with everything that takes time.
+
+    Raises:
+        UsageError: the target is not one case, or the precision lowers nothing.
+        ModelError, InputDataError, CaseFileError: the case cannot be run.
+        CandidateError: the environment's worker does not start.
+        JournalError: a journal is damaged or in use.
+    """
+    wanted = None if precision is None else Precision(precision)
+    case = one_case(target, inputs, wanted, purpose="a session")
+    with Judge() as judge:
+        bench = judge.bench(case)
+        if missing := bench.missing_packages():
+            raise NothingSelectedError(f"needs {', '.join(missing)}, which is not installed", where=case.name)
+        check_names(case, bench.model)
+        candidate = judge.candidates.get(environment or EMULATOR, bench)
+        subject = Subject(bench, precision_of(case, wanted), candidate)
+        notebook, note = open_journal(
+            journal_folder(subject) if out is None else Path(out) / JOURNAL, subject
+        )
+        lab = Lab(subject, notebook=notebook, progress=progress)
+        yield Session(lab, notebook, default_folder(subject) if out is None else Path(out), note=note)
 
 
 class Session:
-    """A model, what is kept in FP32 of it, and what is known by now.
+    """A model, which of its nodes are kept in FP32, and what is known by now.
 
     Whatever a command raises, KeyboardInterrupt too, what is kept stays as it was before the command.
 
     Args:
-        lab: what is explored; its progress is told of everything that takes time.
+        lab: what is explored; its progress follows everything that takes time.
         notebook: keeps what is tried.
         out: the folder for pictures and exports.
-        note: what happened to an earlier notebook, if something did.
+        note: what happened to an earlier journal, if something did.
 
     Raises:
         UsageError: the precision lowers no node of the model.
-        JournalError: a journal cannot be gone on with.
+        JournalError: a journal cannot be continued.
     """
 
     def __init__(self, lab: Lab, notebook: Notebook, out: Path, *, note: str = "") -> None:
@@ -67,85 +116,62 @@ class Session:
             )
         self.out = out
         self.note = note
-        self.island = Island()
-        self.tried: list[Attempt | Narrowed] = []
+        self.kept: frozenset[str] = frozenset()
+        """The nodes in FP32."""
+        self.tried: list[TryResult | BisectResult] = []
         self.names = Names(self.subject.model, self.subject.units)
-        self.measured = Measured(lab)
+        self.measurements = Measurements(lab)
         self.notebook = notebook
-        self.engines = None if lab.subject.emulated else Ledger(notebook, lab.subject, OF_CANDIDATE)
-        self.ledger = Ledger(notebook, self.subject, OF_CANDIDATE if lab.subject.emulated else OF_EMULATOR)
+        self._before: list[frozenset[str]] = []
+        """What was kept before each change, the oldest first."""
         lab.tell(Stage.GATES, "run the reference and the emulator")
         outputs, trial = emulate(self.subject)
-        self.start = self.latest = as_attempt(self.subject, frozenset(), outputs, trial)
-        self.prognosis = Prognosis(outputs, trial, self.measured.layers(frozenset()), ())
-        self.effects = lab.effects(self.prognosis.failing_sample)
-
-    @property
-    def kept(self) -> frozenset[str]:
-        """The nodes in FP32."""
-        return self.island.kept
-
-    @property
-    def nodes(self) -> int:
-        """How many nodes the precision lowers."""
-        return len(self.subject.units)
+        self.prognosis = Prognosis(outputs, trial, self.measurements.layers(frozenset()), ())
+        self.evaluations = Evaluations(lab, notebook, self.prognosis)
+        self.start = self.latest = self.evaluations.judge(frozenset(), outputs)
 
     @property
     def passes(self) -> bool:
-        """Whether what was evaluated last passes; on entry that is the emulator with everything lowered."""
+        """Whether the last evaluation passes; on entry that is the emulator with everything lowered."""
         return self.latest.passed
 
     def known(self) -> Outcome | None:
-        """What the emulator said of what is kept now, if it was asked."""
+        """The emulator's outcome for what is kept now, if it was evaluated."""
         if not self.kept:
-            return self.start.outcome
-        trial = self.ledger.known.get(self.kept)
-        return None if trial is None else trial.outcome
+            return self.start.evaluation.outcome
+        evaluation = self.evaluations.emulator.known.get(self.kept)
+        return None if evaluation is None else evaluation.outcome
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
     def welcome(self) -> Welcome:
-        """What fails, by how much, where it starts, and what could be done."""
-        layers = self.measured.layers(frozenset())
+        """What fails, by how much, where it starts, and what to do."""
+        layers = self.measurements.layers(frozenset())
         origins = self.prognosis.origins
-        reason = explain_nodes(self.subject, self.prognosis, [origins[0].node])[0].why if origins else ""
-        ledgers = [ledger for ledger in (self.ledger, self.engines) if ledger is not None]
+        engine = self.evaluations.engine
         return Welcome(
             case=self.subject.bench.case.name,
             precision=self.subject.precision,
-            nodes=self.nodes,
             samples=len(self.subject.bench.feeds),
-            attempt=self.start,
+            start=self.start,
             origins=origins,
-            reason=reason,
+            reason=explain_nodes(self.subject, self.prognosis, [origins[0].node])[0].why if origins else "",
             diverged=sum(layer.diverged for layer in layers),
             layers=len(layers),
             suggested=self._suggested(origins),
-            environment=None if self.engines is None else self.lab.subject.candidate.name,
-            journal=self.notebook.folder,
-            earlier=tuple(ledger.earlier for ledger in ledgers if ledger.earlier.evaluations),
+            environment=None if engine is None else engine.subject.candidate.name,
+            earlier=self.evaluations.earlier,
             note=self.note,
         )
 
-    def layers(self, patterns: Sequence[str] = (), order: Order | None = None) -> LayersShown:
+    def layers(self, patterns: Sequence[str] = (), order: Order | None = None) -> LayerTable:
         """The layers with what is kept now: those that match, or without a pattern those that matter.
 
         Raises:
             NothingSelectedError: a pattern matches nothing.
         """
-        nodes = frozenset(self.names.units_of(patterns, self.subject.precision)) if patterns else None
-        layers = self.measured.layers(self.kept)
-        shown = [layer for layer in layers if nodes is None or layer.node in nodes]
-        around: str | None = None
-        if order is not None:
-            shown.sort(key=lambda layer: (-_key(layer, order), layer.index))
-        matching = len(shown)
-        if nodes is None and matching > MOST_ROWS:
-            first, around = (0, None) if order is not None else self._window(shown)
-            shown = shown[first : first + MOST_ROWS]
-        held = self.measured.held
-        rows = tuple(Layer(layer, held[layer.tensor], layer.node in self.kept) for layer in shown)
-        return LayersShown(rows, matching, order, len(self.kept), around)
+        nodes = frozenset(self._units(patterns)) if patterns else None
+        return self.measurements.table(nodes, order, self.kept)
 
     def why(self, name: str) -> Explanation:
         """What happens at a node.
@@ -154,51 +180,49 @@ class Session:
             NothingSelectedError: there is no such node or tensor.
         """
         node = self.names.node(name)
-        layers = self.measured.layers(self.kept)
-        return explain_node(self.subject, self.prognosis, self.effects, node, layers, self.kept)
+        return self.measurements.explain(node, self.kept, self.prognosis, self.evaluations.effects)
 
-    def past(self) -> Past:
+    def results(self) -> Results:
         """What was tried."""
-        ledgers = [ledger for ledger in (self.ledger, self.engines) if ledger is not None]
-        earlier = tuple(ledger.earlier for ledger in ledgers if ledger.earlier.evaluations)
-        return Past(earlier, tuple(self.tried))
+        return Results(self.evaluations.earlier, tuple(self.tried))
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
-    def show_kept(self) -> Kept:
+    def show_kept(self) -> KeptNodes:
         """What is kept in FP32."""
-        return Kept(self._ordered(self.kept), self.nodes)
+        return KeptNodes(self._ordered(self.kept), self.start.nodes)
 
-    def keep(self, patterns: Sequence[str]) -> Changed:
+    def keep(self, patterns: Sequence[str]) -> KeptNodes:
         """Keep what matches in FP32.
 
         Raises:
             NothingSelectedError: a pattern matches nothing that the precision lowers.
         """
-        return self._change("kept", self.kept.union(self.names.units_of(patterns, self.subject.precision)))
+        return self._change(self.kept.union(self._units(patterns)))
 
-    def lower(self, patterns: Sequence[str]) -> Changed:
+    def lower(self, patterns: Sequence[str]) -> KeptNodes:
         """Lower what matches again.
 
         Raises:
             NothingSelectedError: a pattern matches nothing that the precision lowers.
         """
-        return self._change(
-            "lowered", self.kept.difference(self.names.units_of(patterns, self.subject.precision))
-        )
+        return self._change(self.kept.difference(self._units(patterns)))
 
-    def undo(self) -> Changed:
+    def undo(self) -> KeptNodes:
         """Take back the last change.
 
         Raises:
             UsageError: nothing was changed.
         """
-        before, self.island = self.kept, self.island.undo()
-        return self._changed("undone", before)
+        if not self._before:
+            raise UsageError("there is nothing to undo: nothing was kept or lowered yet")
+        change = self._change(self._before.pop())
+        self._before.pop()
+        return change
 
     # --- evaluating -------------------------------------------------------------------------------------------------
 
-    def attempt(self, *, engine: bool = False) -> Attempt:
+    def evaluate(self, *, engine: bool = False) -> TryResult:
         """Evaluate what is kept, on the emulator or on the unobserved engine.
 
         Raises:
@@ -206,18 +230,18 @@ class Session:
             JournalError: another process is writing to the journal.
         """
         if not engine:
-            found = try_emulator(self.subject, self.kept, self.ledger)
-        elif self.engines is None:
+            result = self.evaluations.emulate(self.kept)
+        elif self.evaluations.engine is None:
             raise UsageError(
                 "there is nowhere to build an engine", hint="start with `harness explore … --env NAME`"
             )
         else:
-            found = try_engine(self.lab, self.kept, self.engines)
-        self.tried.append(found)
-        self.latest = found
-        return found
+            result = self.evaluations.build(self.kept, self.evaluations.engine)
+        self.tried.append(result)
+        self.latest = result
+        return result
 
-    def bisect(self, patterns: Sequence[str] = ()) -> Narrowed:
+    def bisect(self, patterns: Sequence[str] = ()) -> BisectResult:
         """Find the fewest nodes that pass, and keep them.
 
         Args:
@@ -225,59 +249,49 @@ class Session:
                 kept if that passes, else among all nodes.
 
         Raises:
-            UsageError: with everything lowered it passes already.
+            UsageError: it passes already with everything lowered.
             NothingSelectedError: a pattern matches nothing that the precision lowers.
         """
         if self.start.passed:
-            hint = (
-                None if self.engines is None else "`harness diagnose … --env` searches on the engine itself"
-            )
+            on_engine = "`harness diagnose … --env` searches on the engine itself"
+            hint = None if self.evaluations.engine is None else on_engine
             raise UsageError("nothing fails on the emulator: there is nothing to bisect", hint=hint)
-        started, before = time.perf_counter(), self.subject.bench.emulator.evaluations
+        emulator = self.subject.bench.emulator
+        started, before = time.perf_counter(), emulator.evaluations
         units, fixed = self._searched(patterns)
-        bisector = Bisector(self.lab, self.ledger, self.prognosis, self.effects)
-        result = bisector.narrow(units, fixed)
-        evaluations = self.subject.bench.emulator.evaluations - before
-        seconds = time.perf_counter() - started
-        attempt = None
-        if result.answered or result.verdict is SearchVerdict.NONE:
-            attempt = try_emulator(self.subject, fixed.union(result.culprits), self.ledger)
-            self.island = self.island.become(attempt.kept)
-            self.latest = attempt
-        found = Narrowed(
-            verdict=result.verdict,
-            asked=len(units),
-            found=result.culprits,
-            fixed=len(fixed),
-            minimal=result.minimal,
-            evaluations=evaluations,
-            seconds=seconds,
-            attempt=attempt,
+        found = self.evaluations.bisect(units, fixed)
+        evaluations, seconds = emulator.evaluations - before, time.perf_counter() - started
+        answer = BisectResult(
+            found.verdict, len(units), found.culprits, len(fixed), found.minimal, evaluations, seconds
         )
-        self.tried.append(found)
-        return found
+        if answer.answered:
+            self.latest = self.evaluations.emulate(fixed.union(found.culprits))
+            answer = replace(answer, result=self.latest)
+            self._change(frozenset(self.latest.kept))
+        self.tried.append(answer)
+        return answer
 
     def _searched(self, patterns: Sequence[str]) -> tuple[tuple[str, ...], frozenset[str]]:
         """Among which nodes to search, and which to keep all the while."""
         if patterns:
-            units = self.names.units_of(patterns, self.subject.precision)
+            units = self._units(patterns)
             return units, self.kept.difference(units)
-        if self.kept and try_emulator(self.subject, self.kept, self.ledger).passed:
+        if self.kept and self.evaluations.emulate(self.kept).passed:
             return self._ordered(self.kept), frozenset()
         return self.subject.units, frozenset()
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    def plot(self, path: str | None = None) -> Plotted:
-        """Draw the growth of the error with what is kept now.
+    def plot(self, path: str | None = None) -> Picture:
+        """Draw how the error grows with what is kept now.
 
         Raises:
             UsageError: the file is neither a .png nor a .svg, or cannot be written.
         """
         note = f"{plural(len(self.kept), 'node')} in FP32" if self.kept else ""
-        return Plotted(draw(self.measured.result(self.kept), self.out, path, note=note))
+        return draw(self.measurements.run_result(self.kept), self.out, path, note=note)
 
-    def export(self, folder: str | None = None) -> Exported:
+    def export(self, folder: str | None = None) -> ExportedFiles:
         """Write the recipes that keep the nodes in FP32, the list of layers, and a typed model.
 
         Raises:
@@ -287,28 +301,33 @@ class Session:
             raise UsageError(
                 "nothing is kept in FP32 yet: there is nothing to export", hint="`keep` or `bisect` first"
             )
-        attempt = try_emulator(self.subject, self.kept, self.ledger)
-        return write_recipes(self.lab, attempt, self.out if folder is None else typed_path(folder))
+        result = self.evaluations.emulate(self.kept)
+        return export(self.lab, result, self.out if folder is None else typed_path(folder))
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _change(self, verb: str, kept: frozenset[str]) -> Changed:
+    def _change(self, kept: frozenset[str]) -> KeptNodes:
+        """Keep exactly `kept`. What is so already is no change, so that each `undo` changes something."""
         before = self.kept
-        self.island = self.island.become(kept)
-        return self._changed(verb, before)
-
-    def _changed(self, verb: str, before: frozenset[str]) -> Changed:
-        return Changed(
-            verb=verb,
-            added=self._ordered(self.kept - before),
-            removed=self._ordered(before - self.kept),
-            kept=self._ordered(self.kept),
-            nodes=self.nodes,
-            known=self.known(),
+        if kept != before:
+            self._before.append(before)
+            self.kept = kept
+        added, removed = self._ordered(kept - before), self._ordered(before - kept)
+        return KeptNodes(
+            self._ordered(kept),
+            self.start.nodes,
+            changed=True,
+            added=added,
+            removed=removed,
+            outcome=self.known(),
         )
 
-    def _ordered(self, nodes: frozenset[str]) -> tuple[str, ...]:
-        return tuple(name for name in self.subject.units if name in nodes)
+    def _units(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        return self.names.units_of(patterns, self.subject.precision)
+
+    def _ordered(self, nodes: Iterable[str]) -> tuple[str, ...]:
+        chosen = frozenset(nodes)
+        return tuple(name for name in self.subject.units if name in chosen)
 
     def _suggested(self, origins: Sequence[LayerResult]) -> str:
         """The block of the first origin as a glob; the node itself where there are no blocks."""
@@ -316,19 +335,3 @@ class Session:
             return ""
         node = origins[0].node
         return next((glob for glob, block in self.names.patterns.items() if node in block), node)
-
-    def _window(self, layers: Sequence[LayerResult]) -> tuple[int, str]:
-        """Where the rows begin so that they show the first origin, else what is kept, and around which node."""
-        origin = next((place for place, layer in enumerate(layers) if layer.origin), None)
-        kept = next((place for place, layer in enumerate(layers) if layer.node in self.kept), None)
-        place = origin if origin is not None else kept if kept is not None else len(layers) - 1
-        first = min(max(place - MOST_ROWS // 3, 0), max(len(layers) - MOST_ROWS, 0))
-        return first, layers[place].node
-
-
-def _key(layer: LayerResult, order: Order) -> float:
-    if order is Order.HEADROOM:
-        return layer.metrics.headroom
-    if order is Order.ACCUMULATED:
-        return layer.metrics.error
-    return -1.0 if layer.introduced is None else layer.introduced.error

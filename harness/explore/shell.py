@@ -14,7 +14,7 @@ from rich.text import Text
 from harness.diagnosis import Progress, ProgressEvent
 from harness.errors import BudgetExhaustedError, CandidateError, HarnessError
 from harness.explore import commands
-from harness.explore.answers import Answer, Attempt, Narrowed
+from harness.explore.answers import Answer, BisectResult, TryResult
 from harness.explore.commands import parse
 from harness.explore.rendering import render, render_error
 from harness.explore.session import Session
@@ -28,12 +28,12 @@ HISTORY = Path(".harness") / "explore.history"
 
 
 class Shell:
-    """Carries out commands of one session and prints what they answer.
+    """Runs commands of one session and prints their answers.
 
     Args:
         session: what they are about.
         console: where answers go.
-        progress: makes the display for one command; its progress is told of everything that takes time.
+        progress: makes the display for one command; its progress is called with everything that takes time.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Shell:
             case commands.Lower(patterns):
                 return session.lower(patterns)
             case commands.Try(engine):
-                return session.attempt(engine=engine)
+                return session.evaluate(engine=engine)
             case commands.Bisect(patterns):
                 return session.bisect(patterns)
             case commands.Plot(path):
@@ -95,7 +95,7 @@ class Shell:
             case commands.Undo():
                 return session.undo()
             case commands.History():
-                return session.past()
+                return session.results()
             case commands.Export(folder):
                 return session.export(folder)
         raise AssertionError(f"{command} is carried out elsewhere")
@@ -175,7 +175,7 @@ class Shell:
             if outcome is None
             else {Outcome.PASS: "PASS", Outcome.FAIL: "FAIL"}.get(outcome, "ERROR")
         )
-        return f" {len(session.kept)} of {session.nodes} nodes in FP32: {known}"
+        return f" {len(session.kept)} of {session.start.nodes} nodes in FP32: {known}"
 
     def _make_prompt(self) -> PromptSession[str]:
         from prompt_toolkit import PromptSession
@@ -228,7 +228,8 @@ def _check(answer: Answer | None, number: int) -> None:
         CandidateError: there was no engine to judge.
         BudgetExhaustedError: a search found no answer.
     """
-    if isinstance(answer, Attempt) and answer.outcome is Outcome.UNRESOLVED:
-        raise CandidateError(answer.note, where=f"line {number}", evidence=answer.evidence)
-    if isinstance(answer, Narrowed) and not answer.answered:
+    if isinstance(answer, TryResult) and answer.evaluation.outcome is Outcome.UNRESOLVED:
+        evaluation = answer.evaluation
+        raise CandidateError(evaluation.note, where=f"line {number}", evidence=evaluation.evidence)
+    if isinstance(answer, BisectResult) and not answer.answered:
         raise BudgetExhaustedError("the search found no nodes that pass", where=f"line {number}")

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.diagnosis import Held
-from harness.explore.answers import Explanation, Layer, LayersShown, TensorShown
+from harness.explore.answers import Explanation, LayerRow, LayerTable, TensorRow
 from harness.model import NodeInfo
 from harness.report import layer_legend
 from harness.text import number, percent, shorten
@@ -26,7 +26,7 @@ NUMBERS = ("#", "accumulated", "introduced", "headroom")
 HEADERS = ("#", "node", "op", "accumulated", "introduced", "headroom", "")
 
 
-def render_layers(answer: LayersShown) -> RenderableType:
+def render_layers(answer: LayerTable) -> RenderableType:
     """The table, and how much of it was cut off."""
     lines: list[RenderableType] = [_LayersTable(answer.rows)]
     hidden = answer.matching - len(answer.rows)
@@ -43,7 +43,7 @@ def render_layers(answer: LayersShown) -> RenderableType:
 class _LayersTable:
     """The table of layers; names lose their middle where the terminal is narrow."""
 
-    rows: tuple[Layer, ...]
+    rows: tuple[LayerRow, ...]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         outputs = Counter(row.result.node for row in self.rows)
@@ -72,7 +72,7 @@ def _room(columns: Mapping[str, Sequence[str]], width: int, gap: int) -> int:
     return width - sum(widths.values()) + widths["node"] - gap * (len(widths) - 1)
 
 
-def _layer_cells(row: Layer, only_output: bool) -> tuple[str, ...]:
+def _layer_cells(row: LayerRow, only_output: bool) -> tuple[str, ...]:
     """Of a node with several outputs each is called by its tensor."""
     layer = row.result
     introduced = None if layer.introduced is None else layer.introduced.error
@@ -82,7 +82,7 @@ def _layer_cells(row: Layer, only_output: bool) -> tuple[str, ...]:
     return (*named, *map(number, numbers), " ".join(_marks(row)))
 
 
-def _marks(row: Layer) -> Iterable[str]:
+def _marks(row: LayerRow) -> Iterable[str]:
     """What is remarkable about a layer, in few words: a terminal is narrow."""
     layer, metrics = row.result, row.result.metrics
     seen = [
@@ -90,7 +90,7 @@ def _marks(row: Layer) -> Iterable[str]:
         ("not computed", metrics.failure is not None),
         ("overflow", metrics.overflow_count > 0),
         ("not finite", metrics.nonfinite > metrics.overflow_count),
-        ("underflow", row.held.flushed >= FLUSHED and not row.kept),
+        ("underflow", row.range.flushed >= FLUSHED and not row.kept),
         ("out of range", metrics.headroom > 1 and not metrics.overflow_count and not row.kept),
         ("diverged", layer.diverged and not layer.origin),
     ]
@@ -149,9 +149,9 @@ def _ranges(answer: Explanation) -> RenderableType:
     return table
 
 
-def _add_range(table: Table, label: str, shown: TensorShown, preposition: str) -> None:
-    held = shown.held
-    remarks = [_other(shown.others, preposition, constant=held.constant), *_lost(held)]
+def _add_range(table: Table, label: str, shown: TensorRow, preposition: str) -> None:
+    held = shown.range
+    remarks = [_other(shown.neighbours, preposition, constant=held.constant), *_lost(held)]
     table.add_row(
         label,
         Text(shorten(held.name, LONGEST_NAME)),

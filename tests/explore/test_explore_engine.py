@@ -43,13 +43,14 @@ def test_an_engine_is_built_once_a_configuration_and_then_remembered(with_worker
     shell = Shell(with_worker, Console(width=80), lambda: nullcontext(lambda event: None))
     assert with_worker.welcome().environment == "trt86"
     assert shell.run_script(["try --engine", "keep b1_*", "bisect", "try --engine", "try --engine"]) == 0
-    told = capsys.readouterr().out
-    assert "FAIL on trt86" in told
-    assert "PASS on trt86" in told
-    assert told.count("remembered") == 1
+    printed = capsys.readouterr().out
+    assert "FAIL on trt86" in printed
+    assert "PASS on trt86" in printed
+    assert printed.count("remembered") == 1
     assert with_worker.lab.cost.builds == 2
     assert with_worker.kept == set(ISLAND)
-    assert with_worker.engines is not None
-    assert set(with_worker.engines.known) == {frozenset(), frozenset(ISLAND)}
-    past = with_worker.past()
+    engine = with_worker.evaluations.engine
+    assert engine is not None
+    assert set(engine.known) == {frozenset(), frozenset(ISLAND)}
+    past = with_worker.results()
     assert [tried.candidate for tried in past.tried if hasattr(tried, "candidate")] == ["trt86"] * 3

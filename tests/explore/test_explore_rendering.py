@@ -9,9 +9,10 @@ import pytest
 from models import ISLAND
 from rich.console import Console
 
+from harness.diagnosis import Examination as JudgedEvaluation
 from harness.errors import NothingSelectedError
 from harness.explore import Session
-from harness.explore.answers import Attempt
+from harness.explore.answers import TryResult
 from harness.explore.commands import COMMANDS, Help, Order
 from harness.explore.rendering import brief, render, render_error
 from harness.explore.tables import render_layers
@@ -32,15 +33,21 @@ def test_everything_fits_80_columns(session: Session) -> None:
         session.layers(["*"], Order.HEADROOM),
         session.why("b1_sq"),
     ]
-    answers += [session.show_kept(), session.keep(["*"]), session.attempt(), session.undo(), session.bisect()]
-    answers += [session.show_kept(), session.past(), Help(), *map(Help, COMMANDS)]
+    answers += [
+        session.show_kept(),
+        session.keep(["*"]),
+        session.evaluate(),
+        session.undo(),
+        session.bisect(),
+    ]
+    answers += [session.show_kept(), session.results(), Help(), *map(Help, COMMANDS)]
     for answer in answers:
         text = shown(answer)
         assert text
         assert max(map(len, text.splitlines())) <= 80
 
 
-def test_the_first_screen_answers_what_a_person_asks(session: Session) -> None:
+def test_the_first_screen_says_what_fails_and_what_to_type(session: Session) -> None:
     lines = shown(session.welcome()).splitlines()
     assert len(lines) <= 16
     text = "\n".join(lines)
@@ -54,31 +61,33 @@ def test_the_first_screen_answers_what_a_person_asks(session: Session) -> None:
 
 def test_try_is_one_line(session: Session) -> None:
     session.keep(ISLAND)
-    attempt = replace(session.attempt(), seconds=0.0032)
-    (line,) = shown(attempt).splitlines()
+    result = session.evaluate()
+    result = replace(result, evaluation=replace(result.evaluation, seconds=0.0032))
+    (line,) = shown(result).splitlines()
     assert line.startswith("PASS nrmse ")
     assert line.endswith("(limit 0.01) with 4 of 33 nodes in FP32 · 3 ms")
 
 
 def test_what_is_not_finite_is_counted(session: Session) -> None:
-    output = session.start.output
-    assert output is not None
+    assert session.start.worst is not None
+    output, _ = session.start.worst
     output = replace(output, metrics=replace(output.metrics, nonfinite=12, count=64))
-    text = shown(replace(session.start, output=output))
+    evaluation = replace(session.start.evaluation, outputs=(output,))
+    text = shown(replace(session.start, evaluation=evaluation))
     assert text.startswith("FAIL 12 of 64 elements not finite with 0 of 33 nodes in FP32")
 
 
 def test_an_engine_without_a_verdict_shows_why_and_the_log() -> None:
-    attempt = Attempt(
-        "trt86", ("a",), 9, Outcome.UNRESOLVED, note="no implementation", evidence=("[E] line",), seconds=44.2
+    evaluation = JudgedEvaluation(
+        Outcome.UNRESOLVED, note="no implementation", evidence=("[E] line",), seconds=44.2
     )
-    assert shown(attempt).splitlines() == [
+    assert shown(TryResult("trt86", ("a",), 9, evaluation)).splitlines() == [
         "ERROR on trt86 no implementation with 1 of 9 nodes in FP32 · 44 s",
         "  | [E] line",
     ]
 
 
-def test_layers_say_in_a_word_what_is_remarkable(session: Session) -> None:
+def test_layers_mark_what_is_remarkable(session: Session) -> None:
     lines = {line.split()[1]: line for line in shown(session.layers(["*"])).splitlines()[1:]}
     assert lines["b1_sq"].endswith("ORIGIN overflow")
     assert lines["b1_mean"].endswith("overflow")
@@ -89,7 +98,7 @@ def test_layers_say_in_a_word_what_is_remarkable(session: Session) -> None:
     assert "out of range" not in lines["b1_sq"], "of the dtype that it is kept out of"
 
 
-def test_an_underflow_is_told(open_small) -> None:
+def test_an_underflow_is_shown(open_small) -> None:
     lines = shown(open_small(scale=1e-4).layers(["b1_sq"])).splitlines()
     assert lines[-1].endswith("ORIGIN underflow")
 
@@ -122,7 +131,7 @@ def test_a_very_narrow_terminal_loses_the_operator_first(session: Session) -> No
     assert "ORIGIN overflow" in text
 
 
-def test_outputs_of_one_node_are_told_apart(session: Session) -> None:
+def test_outputs_of_one_node_have_names_of_their_own(session: Session) -> None:
     layers = session.layers(["b1_sq"])
     (row,) = layers.rows
     rows = tuple(replace(row, result=replace(row.result, tensor=tensor)) for tensor in ("Y", "Y_h"))
@@ -142,13 +151,13 @@ def test_why_shows_the_ranges_beside_the_largest_number(session: Session) -> Non
 
 def test_commands_of_an_export_can_be_pasted(session: Session, tmp_path) -> None:
     session.keep(["b1_sq"])
-    told = session.export(str(tmp_path))
-    text = shown(told)
-    assert dict(told.commands)["trtexec"] in text.splitlines()
+    written = session.export(str(tmp_path))
+    text = shown(written)
+    assert dict(written.commands)["trtexec"] in text.splitlines()
     assert "This does not pass yet" in text
 
 
-def test_an_error_is_followed_by_what_mends_it() -> None:
+def test_an_error_is_followed_by_what_to_do() -> None:
     text = shown(render_error(NothingSelectedError("no node is named `x`", hint="did you mean `y`?")))
     assert text.splitlines() == ["no node is named `x`", "  did you mean `y`?"]
 
@@ -160,5 +169,5 @@ def test_short_times_are_milliseconds(seconds: float, text: str) -> None:
     assert brief(seconds) == text
 
 
-def test_nothing_tried_is_said(session: Session) -> None:
-    assert shown(session.past()) == "Nothing was tried yet."
+def test_history_says_when_nothing_was_tried(session: Session) -> None:
+    assert shown(session.results()) == "Nothing has been tried yet."

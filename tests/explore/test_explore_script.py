@@ -85,7 +85,7 @@ def test_a_mistake_ends_the_script_and_names_its_line(run) -> None:
         ((CASES / "rmsnorm-mlp.case.yaml", "--input", "x"), 2, "--input"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_shown(capsys, arguments, status, message) -> None:
+def test_mistakes_are_reported_before_anything_is_shown(capsys, arguments, status, message) -> None:
     assert main(["explore", *map(str, arguments)]) == status
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -100,7 +100,7 @@ def test_its_journal_is_where_a_diagnosis_looks(run, in_folder: Path, tiny_cases
     assert '"outcome": "pass"' in tried
     assert main(["diagnose", str(target), "-p", "fp16", "--resume", "--json", "-", "-q"]) == 1
     assert json.loads(capsys.readouterr().out)["culprits"] == ["square", "root"]
-    assert journal.read_text().startswith(tried)  # gone on with, not begun anew
+    assert journal.read_text().startswith(tried)  # continued, not replaced
     _, out, _ = run("")
     assert "the fewest nodes that pass: square, root" in out
 
@@ -112,7 +112,7 @@ def test_out_holds_the_journal_and_all_files(run, in_folder: Path) -> None:
     assert not (in_folder / ".harness" / "diagnose").exists()
 
 
-def test_a_journal_of_another_model_is_replaced_and_that_is_said(run, in_folder: Path) -> None:
+def test_a_journal_of_another_model_is_replaced_with_a_note(run, in_folder: Path) -> None:
     assert run("bisect\n")[0] == 0
     models = in_folder / "cases" / "models.py"
     models.write_text(models.read_text().replace("[4, 8]", "[4, 16]"))

@@ -9,22 +9,23 @@ from pathlib import Path
 import onnx
 import pytest
 from engines import FakeEngine, when_lowered
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from models import ISLAND
 
-from harness.diagnosis import Lab, Notebook, Options, island_problem
+from harness.diagnosis import Lab, Notebook, Options, badness, island_problem
 from harness.diagnosis.api import _diagnose
 from harness.errors import JournalError, NothingSelectedError, UsageError
 from harness.explore import Session
 from harness.explore.commands import Order
-from harness.search import Journal, Outcome, Verdict
+from harness.search import Journal, Outcome, SearchVerdict
 from harness.tensors import Precision
 
 
-def test_on_entry_it_says_what_fails_where_and_what_to_do(session: Session) -> None:
+def test_the_welcome_says_what_fails_where_and_what_to_do(session: Session) -> None:
     welcome = session.welcome()
-    assert welcome.attempt.outcome is Outcome.FAIL
-    assert welcome.attempt.badness is not None
-    assert welcome.attempt.badness > 1
+    assert welcome.start.evaluation.outcome is Outcome.FAIL
+    assert badness(welcome.start.evaluation.outputs) > 1
     assert [layer.node for layer in welcome.origins] == ["b1_sq"]
     assert "beyond 65504, the largest FP16 value" in welcome.reason
     assert welcome.suggested == "b1_*"
@@ -33,13 +34,13 @@ def test_on_entry_it_says_what_fails_where_and_what_to_do(session: Session) -> N
 
 def test_keep_try_lower_and_undo(session: Session) -> None:
     changed = session.keep(["b1_*"])
-    assert (len(changed.added), len(changed.kept), changed.known) == (11, 11, None)
-    assert session.attempt().passed
+    assert (len(changed.added), len(changed.kept), changed.outcome) == (11, 11, None)
+    assert session.evaluate().passed
     assert session.known() is Outcome.PASS
     assert session.lower(["b1_sq"]).removed == ("b1_sq",)
-    assert not session.attempt().passed
+    assert not session.evaluate().passed
     assert not session.passes
-    assert session.undo().known is Outcome.PASS
+    assert session.undo().outcome is Outcome.PASS
     assert session.undo().kept == ()
     with pytest.raises(UsageError, match="nothing to undo"):
         session.undo()
@@ -55,15 +56,16 @@ def test_keeping_what_is_kept_is_no_step(session: Session) -> None:
 
 def test_try_says_by_how_much_and_how_long_it_took(session: Session) -> None:
     session.keep(ISLAND)
-    attempt = session.attempt()
-    assert attempt.kept == ISLAND
-    assert attempt.gate is not None
-    assert (attempt.gate.metric, attempt.gate.limit) == ("nrmse", 1e-2)
-    assert 0 < attempt.gate.value < 1e-2
-    assert attempt.seconds > 0
+    result = session.evaluate()
+    assert result.kept == ISLAND
+    assert result.worst is not None
+    gate = result.worst[1]
+    assert (gate.metric, gate.limit) == ("nrmse", 1e-2)
+    assert 0 < gate.value < 1e-2
+    assert result.evaluation.seconds > 0
 
 
-def test_a_mistake_leaves_what_is_kept(session: Session) -> None:
+def test_a_mistake_changes_nothing(session: Session) -> None:
     session.keep(["b1_sq"])
     for mistake in (["b9_*"], ["nothing"]):
         with pytest.raises(NothingSelectedError):
@@ -71,6 +73,23 @@ def test_a_mistake_leaves_what_is_kept(session: Session) -> None:
         with pytest.raises(NothingSelectedError):
             session.bisect(mistake)
     assert session.kept == {"b1_sq"}
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(changes=st.lists(st.tuples(st.booleans(), st.sets(st.sampled_from(ISLAND), min_size=1))))
+def test_undo_takes_back_each_change_and_nothing_else(
+    session: Session, changes: list[tuple[bool, set[str]]]
+) -> None:
+    seen = [session.kept]
+    for keeps, nodes in changes:
+        (session.keep if keeps else session.lower)(sorted(nodes))
+        if session.kept != seen[-1]:
+            seen.append(session.kept)
+    for expected in reversed(seen[:-1]):
+        session.undo()
+        assert session.kept == expected
+    with pytest.raises(UsageError, match="nothing to undo"):
+        session.undo()
 
 
 # --- layers and reasons -----------------------------------------------------------------------------------------------
@@ -112,20 +131,20 @@ def test_layers_are_those_of_what_is_kept_now(session: Session) -> None:
 
 def test_layers_know_what_underflows(open_small) -> None:
     rows = open_small(scale=1e-4).layers(["b1_sq"]).rows
-    assert rows[0].held.flushed > 0.5
+    assert rows[0].range.flushed > 0.5
 
 
-def test_why_tells_the_ranges_and_what_the_node_does_alone(session: Session) -> None:
-    told = session.why("b1_sq")
-    assert "squares of values up to" in told.reason
-    assert [tensor.others[0].name for tensor in told.reads if tensor.others] == ["b1_scale"]
-    assert told.writes[0].share > 1
-    assert told.writes[0].held.overflowing > 0
-    assert [node.name for node in told.writes[0].others] == ["b1_mean"]
-    assert told.alone is not None
-    assert told.alone > 1
-    assert told.layer is not None
-    assert told.layer.origin
+def test_why_shows_the_ranges_and_the_effect_of_the_node_alone(session: Session) -> None:
+    found = session.why("b1_sq")
+    assert "squares of values up to" in found.reason
+    assert [tensor.neighbours[0].name for tensor in found.reads if tensor.neighbours] == ["b1_scale"]
+    assert found.writes[0].share > 1
+    assert found.writes[0].range.overflowing > 0
+    assert [node.name for node in found.writes[0].neighbours] == ["b1_mean"]
+    assert found.alone is not None
+    assert found.alone > 1
+    assert found.layer is not None
+    assert found.layer.origin
     sound = session.why("b0_up")
     assert sound.alone is not None
     assert sound.alone < 1
@@ -141,10 +160,10 @@ def test_why_says_the_same_as_a_diagnosis(session: Session) -> None:
 
 def test_bisect_finds_and_keeps_the_fewest(session: Session) -> None:
     found = session.bisect()
-    assert (found.found, found.minimal, found.asked) == (ISLAND, True, 33)
+    assert (found.found, found.minimal, found.among) == (ISLAND, True, 33)
     assert session.kept == set(ISLAND)
-    assert found.attempt is not None
-    assert found.attempt.passed
+    assert found.result is not None
+    assert found.result.passed
     session.undo()
     assert session.kept == frozenset()
 
@@ -152,13 +171,13 @@ def test_bisect_finds_and_keeps_the_fewest(session: Session) -> None:
 def test_bisect_narrows_what_is_kept_if_that_passes(session: Session) -> None:
     session.keep(["b1_*", "b0_up"])
     found = session.bisect()
-    assert (found.asked, found.found) == (12, ISLAND)
+    assert (found.among, found.found) == (12, ISLAND)
 
 
 def test_bisect_searches_everything_if_what_is_kept_fails(session: Session) -> None:
     session.keep(["b0_*"])
     found = session.bisect()
-    assert (found.asked, found.found) == (33, ISLAND)
+    assert (found.among, found.found) == (33, ISLAND)
     assert session.kept == set(ISLAND)
 
 
@@ -172,7 +191,7 @@ def test_bisect_of_a_pattern_leaves_the_others_as_they_are(session: Session) -> 
 
 def test_bisect_of_nodes_that_do_not_help_says_so_at_once(session: Session) -> None:
     found = session.bisect(["b0_*"])
-    assert found.verdict is Verdict.LOST
+    assert found.verdict is SearchVerdict.LOST
     assert not found.answered
     assert found.evaluations <= 3
     assert session.kept == frozenset()
@@ -181,7 +200,7 @@ def test_bisect_of_nodes_that_do_not_help_says_so_at_once(session: Session) -> N
 def test_bisect_drops_what_is_not_needed(session: Session) -> None:
     session.keep([*ISLAND, "b0_up"])
     found = session.bisect(["b0_up"])
-    assert found.verdict is Verdict.NONE
+    assert found.verdict is SearchVerdict.NONE
     assert session.kept == set(ISLAND)
 
 
@@ -195,7 +214,7 @@ def test_a_precision_that_lowers_nothing_is_refused(open_small) -> None:
         open_small(precision=Precision.FP32)
 
 
-def test_a_cancelled_bisect_changes_nothing_and_is_gone_on_with(session: Session, monkeypatch) -> None:
+def test_a_cancelled_bisect_changes_nothing_and_continues_later(session: Session, monkeypatch) -> None:
     session.keep(["b1_*"])
     runs = session.subject.bench.emulator.run
     left = 8
@@ -232,18 +251,18 @@ def test_export_writes_what_a_diagnosis_hands_over(session: Session, tmp_path: P
     with pytest.raises(UsageError, match="nothing is kept"):
         session.export()
     session.keep(ISLAND)
-    told = session.export(str(tmp_path / "there"))
-    assert set(told.files) == {"keep_fp32.py", "layers.json", "model.onnx", "recipes.sh", "typed.onnx"}
+    written = session.export(str(tmp_path / "there"))
+    assert set(written.files) == {"keep_fp32.py", "layers.json", "model.onnx", "recipes.sh", "typed.onnx"}
     listed = json.loads((tmp_path / "there" / "layers.json").read_text())
     assert [entry["node"] for entry in listed["fp32"]] == list(ISLAND)
     onnx.checker.check_model(onnx.load(tmp_path / "there" / "typed.onnx"))
-    commands = dict(told.commands)
+    commands = dict(written.commands)
     assert "--layerPrecisions=b1_sq:fp32," in commands["trtexec"]
     assert commands["trtexec"] in (tmp_path / "there" / "recipes.sh").read_text()
-    assert told.attempt.passed
+    assert written.result.passed
 
 
-def test_a_folder_that_is_a_file_is_told(session: Session, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_an_error(session: Session, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     session.keep(ISLAND)
     with pytest.raises(UsageError, match="cannot be written"):
@@ -260,24 +279,24 @@ def journal_of(session: Session, name: str = "islands") -> dict[frozenset[str], 
 
 
 def test_every_configuration_is_in_the_journal_of_a_diagnosis(session: Session) -> None:
-    session.attempt()
+    session.evaluate()
     session.keep(ISLAND)
-    session.attempt()
-    session.attempt()
+    session.evaluate()
+    session.evaluate()
     written = journal_of(session)
     assert written == {frozenset(): Outcome.FAIL, frozenset(ISLAND): Outcome.PASS}
     session.bisect(["b1_*"])
     assert len(journal_of(session)) > len(written)
 
 
-def test_another_session_goes_on_where_the_first_ended(open_small) -> None:
+def test_another_session_continues_where_the_first_ended(open_small) -> None:
     first = open_small()
     first.keep(ISLAND)
-    first.attempt()
+    first.evaluate()
     second = open_small()
     assert second.welcome().earlier[0].best == ISLAND
-    assert second.keep(ISLAND).known is Outcome.PASS
-    assert second.past().tried == ()
+    assert second.keep(ISLAND).outcome is Outcome.PASS
+    assert second.results().tried == ()
 
 
 def test_what_a_diagnosis_evaluated_is_known(open_small, tmp_path: Path) -> None:
@@ -286,15 +305,15 @@ def test_what_a_diagnosis_evaluated_is_known(open_small, tmp_path: Path) -> None
     assert open_small().welcome().earlier[0].best == ISLAND
 
 
-def test_a_diagnosis_goes_on_with_what_was_built_by_hand(open_small) -> None:
+def test_a_diagnosis_continues_from_engines_built_by_hand(open_small) -> None:
     def engine(model):
         return FakeEngine(model, "b1_up", lambda build: False)
 
     by_hand = open_small(engine=engine)
-    assert not by_hand.attempt(engine=True).passed
+    assert not by_hand.evaluate(engine=True).passed
     by_hand.keep(ISLAND)
-    assert by_hand.attempt(engine=True).passed
-    assert by_hand.attempt(engine=True).remembered
+    assert by_hand.evaluate(engine=True).passed
+    assert by_hand.evaluate(engine=True).recalled
 
     later = open_small(engine=engine)
     subject = later.lab.subject
@@ -307,28 +326,28 @@ def test_a_diagnosis_goes_on_with_what_was_built_by_hand(open_small) -> None:
     assert diagnosis.cost.builds == by_hand.lab.cost.builds + len(subject.candidate.plans)
 
 
-def test_the_journal_is_free_between_commands_and_said_to_be_taken_otherwise(session: Session) -> None:
+def test_the_journal_is_free_between_commands_and_an_error_says_when_it_is_not(session: Session) -> None:
     session.keep(ISLAND)
     path = session.notebook.folder / "islands.journal"
     with Journal.resume(path, island_problem(session.subject)), pytest.raises(JournalError, match="another"):
-        session.attempt()
-    assert session.attempt().passed
+        session.evaluate()
+    assert session.evaluate().passed
 
 
-def test_an_engine_that_cannot_be_built_is_no_failure_of_the_numbers(open_small) -> None:
+def test_an_engine_that_cannot_be_built_is_not_a_numerical_failure(open_small) -> None:
     def engine(model):
         return FakeEngine(model, "b1_up", when_lowered("b1_up"), breaks=lambda plan: bool(plan.islands))
 
     session = open_small(engine=engine)
     session.keep(ISLAND)
-    attempt = session.attempt(engine=True)
-    assert attempt.outcome is Outcome.UNRESOLVED
-    assert "no implementation" in attempt.note
-    assert attempt.evidence == ("[E] no implementation",)
+    evaluation = session.evaluate(engine=True).evaluation
+    assert evaluation.outcome is Outcome.UNRESOLVED
+    assert "no implementation" in evaluation.note
+    assert evaluation.evidence == ("[E] no implementation",)
     assert journal_of(session) == {}  # a resumed search is to ask again
-    assert session.attempt().passed  # the emulator is another matter
+    assert session.evaluate().passed  # the emulator is another matter
 
 
 def test_without_an_environment_there_is_nowhere_to_build(session: Session) -> None:
     with pytest.raises(UsageError, match="nowhere to build"):
-        session.attempt(engine=True)
+        session.evaluate(engine=True)

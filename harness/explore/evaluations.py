@@ -1,0 +1,201 @@
+"""Configurations, evaluated and remembered: by the emulator, by an engine, and by a search for the fewest nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import cached_property
+
+from harness.diagnosis import (
+    BASELINE,
+    CURE_PHASE,
+    PHASE,
+    Effects,
+    Examiner,
+    Lab,
+    Notebook,
+    Prognosis,
+    Searching,
+    Stage,
+    Subject,
+    confirm,
+    cure_on_emulator,
+    emulate,
+    find_groups,
+    inherited,
+    island_key,
+    island_problem,
+)
+from harness.diagnosis import Examination as JudgedEvaluation
+from harness.explore.answers import JournalSummary, TryResult
+from harness.judge import OutputResult
+from harness.search import Evaluation, Outcome, Problem, Result, search
+
+OF_CANDIDATE, OF_EMULATOR = "islands", "emulator"
+"""The journals of a diagnosis: of its candidate and, beside an engine, of the emulator."""
+
+
+class Record:
+    """The evaluations of one subject, in the journal that `harness diagnose` keeps of it.
+
+    The journal is open only while something is evaluated, so that a diagnosis may use it in between.
+
+    Args:
+        notebook: holds the journal.
+        subject: the model on the candidate that evaluates.
+        name: name of the journal.
+
+    Raises:
+        JournalError: the journal belongs to another problem, is damaged, or another process is writing to it.
+    """
+
+    def __init__(self, notebook: Notebook, subject: Subject, name: str) -> None:
+        self.notebook = notebook
+        self.subject = subject
+        self.name = name
+        self.known: dict[frozenset[str], Evaluation] = {}
+        self.refresh()
+        self.earlier = self._summary()
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The question that the journal is about, as a diagnosis puts it."""
+        return island_problem(self.subject)
+
+    def refresh(self) -> None:
+        """Read what others have written."""
+        with self.notebook.journal(self.name, self.problem) as journal:
+            self.known |= {record.treated: record.trial for record in journal.records}
+
+    def add(self, kept: frozenset[str], evaluation: Evaluation) -> None:
+        """Write an evaluation to disk; one with the outcome that is known already is not repeated.
+
+        What could not be judged is not written: it may be another time, and a resumed search would not try again.
+
+        Raises:
+            JournalError: another process is writing.
+        """
+        if evaluation.outcome is Outcome.UNRESOLVED:
+            return
+        known = self.known.get(kept)
+        if known is None or known.outcome is not evaluation.outcome:
+            with self.notebook.journal(self.name, self.problem) as journal:
+                journal.append(kept, evaluation)
+        self.known[kept] = evaluation
+
+    def result(
+        self, kept: frozenset[str], evaluation: JudgedEvaluation, *, recalled: bool = False
+    ) -> TryResult:
+        """The answer for a configuration."""
+        units = self.subject.units
+        nodes = tuple(name for name in units if name in kept)
+        return TryResult(self.subject.candidate.name, nodes, len(units), evaluation, recalled)
+
+    def _summary(self) -> JournalSummary:
+        passing = [kept for kept, trial in self.known.items() if trial.outcome is Outcome.PASS]
+        best = min(passing, key=len, default=None)
+        name = self.subject.candidate.name
+        return JournalSummary(name, len(self.known), None if best is None else self.problem.ordered(best))
+
+
+class Evaluations:
+    """Evaluates configurations of one model, each a set of nodes that are kept in FP32.
+
+    Args:
+        lab: what is explored; its progress follows everything that takes time.
+        notebook: holds the journals.
+        prognosis: the emulator with everything lowered.
+    """
+
+    def __init__(self, lab: Lab, notebook: Notebook, prognosis: Prognosis) -> None:
+        self._lab = lab
+        self.subject = lab.emulated
+        self.prognosis = prognosis
+        self.emulator = Record(notebook, self.subject, OF_CANDIDATE if lab.subject.emulated else OF_EMULATOR)
+        self.engine = None if lab.subject.emulated else Record(notebook, lab.subject, OF_CANDIDATE)
+        self.effects: Effects = lab.effects(prognosis.failing_sample)
+        """Of nodes lowered alone."""
+
+    @property
+    def earlier(self) -> tuple[JournalSummary, ...]:
+        """What the journals held when the session began."""
+        records = [record for record in (self.emulator, self.engine) if record is not None]
+        return tuple(record.earlier for record in records if record.earlier.evaluations)
+
+    def emulate(self, kept: frozenset[str]) -> TryResult:
+        """Evaluate all samples on the emulator."""
+        started = time.perf_counter()
+        outputs, _ = emulate(self.subject, kept)
+        result = self.judge(kept, outputs, time.perf_counter() - started)
+        self.emulator.add(kept, result.evaluation.trial)
+        return result
+
+    def judge(
+        self, kept: frozenset[str], outputs: tuple[OutputResult, ...], seconds: float = 0.0
+    ) -> TryResult:
+        """The answer for outputs of the emulator."""
+        outcome = Outcome.PASS if all(output.passed for output in outputs) else Outcome.FAIL
+        return self.emulator.result(kept, JudgedEvaluation(outcome, outputs, seconds))
+
+    def build(self, kept: frozenset[str], record: Record) -> TryResult:
+        """Build the unobserved engine and evaluate all samples, or recall that this was done.
+
+        The journal keeps it as a diagnosis keeps its own steps: with nothing in FP32 it is the baseline.
+        """
+        evaluator = self._lab.examiner
+        recalled = record.notebook.recall(island_key(tuple(kept)) if kept else BASELINE) is not None
+        self._lab.tell(Stage.CURE, f"build with {len(kept)} nodes in FP32")
+        if kept:
+            judged = confirm(evaluator, tuple(kept))
+        else:
+            judged = evaluator.examine(record.subject.plan(), phase=PHASE, key=BASELINE, thorough=True)
+        record.add(kept, judged.trial)
+        return record.result(kept, judged, recalled=recalled)
+
+    def bisect(self, units: Sequence[str], fixed: frozenset[str]) -> Result:
+        """The fewest of `units` that pass together with `fixed`, on the emulator.
+
+        Among all nodes it is the search of a diagnosis. Otherwise every unit is lowered alone, and the ranking is
+        searched; each configuration goes to the journal as what it is in the whole model.
+        """
+        if not fixed and set(units) == set(self.subject.units) and self.prognosis.fails:
+            return self._bisect_everything()
+        evaluator = self._evaluator()
+
+        def oracle(treated: frozenset[str]) -> Evaluation:
+            kept = fixed | treated
+            known = self.emulator.known.get(kept)
+            if known is None:
+                known = evaluator.examine(self.subject.plan(kept), phase=CURE_PHASE).trial
+                self.emulator.add(kept, known)
+            return known
+
+        # If all of them do not help, ranking them is in vain: the search says so at once.
+        helps = oracle(frozenset(units)).outcome is Outcome.PASS
+        model = self.subject.model
+        problem = Problem(
+            units=tuple(units),
+            groups=find_groups(model, units),
+            scores=self._scores(units) if helps else None,
+        )
+        return search(problem, oracle, on_progress=self._lab.watcher("search the island"))
+
+    def _scores(self, units: Sequence[str]) -> dict[str, float]:
+        self._lab.tell(Stage.CURE, f"lower {len(units)} nodes one at a time")
+        return self.effects.scores(units, inherited(self.subject.model, self.prognosis.introduced, units))
+
+    def _bisect_everything(self) -> Result:
+        record = self.emulator
+        searching = Searching(record.notebook, record.name, self._lab.watcher("search the island"))
+        self._lab.tell(Stage.CURE, "lower suspects one at a time")
+        try:
+            cure = cure_on_emulator(self._evaluator(), self.prognosis, self.effects, searching)
+        finally:
+            record.refresh()
+        assert cure.result is not None, "cure_on_emulator always searches"
+        return cure.result
+
+    def _evaluator(self) -> Examiner:
+        evaluator = self._lab.emulations
+        evaluator.failing_sample = self.prognosis.failing_sample
+        return evaluator
