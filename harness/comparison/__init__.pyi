@@ -12,7 +12,6 @@ from .gates import UNMASKED as UNMASKED
 from .gates import Gate as Gate
 from .gates import GateResult as GateResult
 from .gates import check as check
-from .gates import default_gate as default_gate
 from .gates import gates_for as gates_for
 from .gates import options_for as options_for
 from .metrics import CompareOptions as CompareOptions

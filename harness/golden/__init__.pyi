@@ -4,7 +4,6 @@ from .baselines import BaselineProvenance as BaselineProvenance
 from .baselines import BaselineStore as BaselineStore
 from .baselines import BaselineTensor as BaselineTensor
 from .baselines import sm_of as sm_of
-from .outputs import Difference as Difference
 from .outputs import GoldenState as GoldenState
 from .outputs import GoldenStatus as GoldenStatus
 from .store import GoldenStore as GoldenStore

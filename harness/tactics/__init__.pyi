@@ -2,11 +2,9 @@ from .find import TacticSearchOptions as TacticSearchOptions
 from .find import builds_for as builds_for
 from .find import find_bad_tactics as find_bad_tactics
 from .pins import PinnedCandidate as PinnedCandidate
-from .pins import Pins as Pins
 from .pins import export_pins as export_pins
 from .pins import load_pins as load_pins
 from .pins import pinned_cache as pinned_cache
-from .record import Difference as Difference
 from .record import TacticRecord as TacticRecord
 from .record import differences as differences
 from .record import load_record as load_record
@@ -14,7 +12,6 @@ from .record import record_of as record_of
 from .repeats import Repeats as Repeats
 from .repeats import build_repeatedly as build_repeatedly
 from .repeats import compare_builds as compare_builds
-from .result import Proof as Proof
 from .result import TacticSearchResult as TacticSearchResult
 from .result import TacticVerdict as TacticVerdict
 from .result import brief as brief

@@ -68,7 +68,7 @@ class Configurations:
         """One build with the good choice at `treated`, and the bad build's choice everywhere else."""
         self.builds += 1
         orders = TacticOrders(self.forced(treated), self._forbidden(treated), number=self.builds)
-        sample = self._build(Variation(f"search {self.builds}", Axis.FORCED, orders=orders))
+        sample = self._build(Variation(f"search {self.builds}", Axis.SEARCH, orders=orders))
         self.trail.append(
             f"{self.builds}: {words}: {sample.outcome}{' ' + sample.note if sample.note else ''}"
         )

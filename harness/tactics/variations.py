@@ -25,6 +25,8 @@ class Axis(StrEnum):
     PREVIEW = "preview feature"
     ROUTE = "build route"
     FORCED = "forced choices"
+    SEARCH = "search"
+    """A build of the search for bad tactics, in which choices are forced."""
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ class _Building:
 
     def __call__(self, variation: Variation) -> Sample:
         key, notebook = f"tactics, {variation.name}", self._examiner.notebook
-        search = variation.name.startswith("search ")
+        search = variation.axis is Axis.SEARCH
         kept = None if notebook is None or search else notebook.recall(key)
         if kept is not None:
             return from_json(Sample, kept)
