@@ -56,7 +56,7 @@ def test_infinities_are_neither_fill_nor_hidden() -> None:
     assert find_fill(masked(-np.inf)) is None
 
 
-def test_a_large_tensor_is_looked_at_as_a_whole_where_a_sample_of_it_has_a_fill() -> None:
+def test_a_large_tensor_is_searched_as_a_whole_where_a_sample_of_it_has_a_fill() -> None:
     large = np.random.default_rng(1).standard_normal((1000, 200)).astype(np.float32)
     assert find_fill(large) is None
     found = find_fill(masked(-1e4, 0.02, large))

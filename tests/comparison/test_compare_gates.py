@@ -93,10 +93,10 @@ class TestDefaults:
     def test_every_precision_has_a_row(self) -> None:
         assert set(DEFAULT_GATES) == set(Precision)
 
-    def test_the_emulator_is_held_against_its_bound(self) -> None:
+    def test_the_emulator_is_compared_with_its_bound(self) -> None:
         assert resolve() == {"nonfinite": 0, "nrmse": DEFAULT_GATES[FP16].bound}
 
-    def test_an_engine_is_held_against_the_emulator(self) -> None:
+    def test_an_engine_is_compared_with_the_emulator(self) -> None:
         row = DEFAULT_GATES[FP16]
         emulated = metrics(1e-3)
         limit = row.factor * emulated.rmse + row.floor * RMS

@@ -22,7 +22,7 @@ def test_an_error_that_heals_and_comes_back_has_two_origins() -> None:
     assert find_origins("abcd", {"a": True, "b": False, "c": False, "d": True}, CHAIN) == ["a", "d"]
 
 
-def test_unobserved_tensors_are_looked_through() -> None:
+def test_tensors_that_were_not_observed_are_skipped() -> None:
     assert find_origins("abcd", {"a": True, "d": True}, CHAIN) == ["a"]
     assert find_origins("abcd", {"a": False, "d": True}, CHAIN) == ["d"]
 

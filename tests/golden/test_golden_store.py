@@ -68,7 +68,7 @@ class TestCheck:
         assert (status.state, status.ok, status.message) == (GoldenState.SAME, True, None)
 
     @pytest.mark.parametrize("name", ["logits", "image"])
-    def test_rounding_is_told_and_forgiven(self, store: GoldenStore, outputs: Outputs, name: str) -> None:
+    def test_rounding_is_reported_and_accepted(self, store: GoldenStore, outputs: Outputs, name: str) -> None:
         store.update("mlp", PROVENANCE, outputs)
         now = dataclasses.replace(PROVENANCE, onnxruntime="1.21.0")
         status = store.check("mlp", now, changed(outputs, name, lambda x: x * np.float32(1 + 1e-6)))
@@ -106,7 +106,7 @@ class TestCheck:
         assert re.search(detail, status.outputs[0].detail), status
         assert "Model, inputs, ONNX Runtime and processor are the same" in (status.message or "")
 
-    def test_half_precision_is_held_against_its_own_resolution(self, store: GoldenStore) -> None:
+    def test_half_precision_is_compared_within_its_own_resolution(self, store: GoldenStore) -> None:
         half = np.linspace(1, 2, 100, dtype=np.float16)
         store.update("half", PROVENANCE, [{"y": half}])
         assert (
@@ -127,7 +127,7 @@ class TestCheck:
         detail = status.outputs[0].detail
         assert re.search("nonfinite 0 is 1 now" if np.isnan(after) else "(min|max) .* is .* now", detail)
 
-    def test_one_other_answer_among_roundings_is_told_first(self, store: GoldenStore) -> None:
+    def test_one_other_answer_among_roundings_is_reported_first(self, store: GoldenStore) -> None:
         golden = {name: np.arange(1, 9, dtype=np.float32) for name in "abc"}
         store.update("three", PROVENANCE, [golden])
         fresh = {name: values * np.float32(1 + 1e-6) for name, values in golden.items()}

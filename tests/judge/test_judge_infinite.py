@@ -55,7 +55,7 @@ def test_infinities_that_a_model_means_are_judged(name: str) -> None:
     assert 0 < output.metrics.nrmse < 1e-2
 
 
-def test_an_infinite_input_is_meant() -> None:
+def test_an_infinite_input_is_intended() -> None:
     proto = unary(("Add", ["x", "x"], "y"))
     onnx.save(proto, "m.onnx")
     np.save("x.npy", np.where(COLUMNS, np.ones((4, 8)), INFINITY).astype(np.float32))

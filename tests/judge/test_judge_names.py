@@ -36,7 +36,7 @@ def mistakes(*paths: Path) -> list[str]:
     return [str(mistake) for mistake in caught.value.mistakes]
 
 
-def test_patterns_that_match_nothing_are_told_at_once_with_place_and_nearest_name(case) -> None:
+def test_patterns_that_match_nothing_are_all_listed_with_place_and_nearest_name(case) -> None:
     rules = """tolerances:
   - {layer: "nrm*", nrmse: 1e-2}
   - {output: yy, nrmse: 1e-2}
@@ -54,7 +54,7 @@ def test_patterns_that_match_nothing_are_told_at_once_with_place_and_nearest_nam
     ]
 
 
-def test_names_of_all_cases_are_told_and_no_case_is_run(case, capsys) -> None:
+def test_wrong_names_of_all_cases_are_listed_and_no_case_is_run(case, capsys) -> None:
     case("", "sound")
     case("tolerances: [{layer: sqq, nrmse: 1e-2}]\n", "one")
     case("tolerances: [{layer: prj, nrmse: 1e-2}]\n", "two")
@@ -74,7 +74,7 @@ def test_nodes_and_their_tensors_are_matched_and_weights_are_not_compared(case, 
         assert run(path).exit_code == 0
 
 
-def test_what_exists_and_is_not_compared_is_told_apart(case) -> None:
+def test_what_exists_and_is_not_compared_has_a_message_of_its_own(case) -> None:
     nodes = [
         helper.make_node("Shape", ["x"], ["size"], name="count"),
         helper.make_node("Relu", ["x"], ["y"], name="relu"),
@@ -96,7 +96,7 @@ def test_an_origin_that_is_no_node_is_a_mistake(case) -> None:
     assert mistakes(path) == ["c.case.yaml:3:80: runs[1].origin: no node is named 'squ', did you mean `sq`?"]
 
 
-def test_a_judge_that_is_asked_for_one_run_says_so_too(case) -> None:
+def test_a_judge_of_one_run_checks_names_too(case) -> None:
     with Judge() as judge:
         loaded = load_case(case("tolerances: [{layer: sqq, nrmse: 1e-2}]\n"))
         result = judge.run(loaded, loaded.runs[1])

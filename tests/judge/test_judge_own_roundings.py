@@ -56,7 +56,7 @@ def judged(proto: onnx.ModelProto, precision: str) -> RunResult:
     return run("m.onnx", precisions=[precision]).results[0]
 
 
-def test_an_overflow_of_the_models_own_float16_is_told_although_the_run_passes() -> None:
+def test_an_overflow_of_the_models_own_float16_is_reported_although_the_run_passes() -> None:
     own = workbench(own_norm(500.0)).own_roundings
     (overflow,) = own.overflows
     assert (overflow.node, overflow.dtype, overflow.size) == ("sq", "float16", 256)
@@ -67,7 +67,7 @@ def test_an_overflow_of_the_models_own_float16_is_told_although_the_run_passes()
     assert second.startswith("the model's own float16 costs nrmse 1 ")
 
 
-def test_float16_of_the_model_that_fits_is_not_told_of() -> None:
+def test_float16_of_the_model_that_fits_is_not_reported() -> None:
     own = workbench(own_norm(2.0)).own_roundings
     assert own.warnings == ()
     assert 0 < own.cost < 1e-3
@@ -101,7 +101,7 @@ def test_a_model_without_roundings_of_its_own_runs_nothing_more() -> None:
         (0.015, np.int8(0), True, np.mean(np.rint(X / 0.015) > 127)),
     ],
 )
-def test_a_quantizer_that_saturates_is_told_of_with_its_share(
+def test_a_quantizer_that_saturates_is_reported_with_its_share(
     scale: float | np.ndarray, zero: np.generic | np.ndarray, relu: bool, share: float
 ) -> None:
     own = workbench(quantised(scale, zero, relu=relu)).own_roundings
@@ -119,7 +119,7 @@ def test_a_quantizer_that_saturates_is_told_of_with_its_share(
         assert told[0].startswith(f"quantize (QuantizeLinear) saturates {share:.0%} of its elements")
 
 
-def test_what_quantisation_costs_is_told_where_it_is_beyond_the_gate_of_int8() -> None:
+def test_the_cost_of_quantisation_is_reported_where_it_is_beyond_the_gate_of_int8() -> None:
     fine = workbench(quantised(0.03, np.int8(0))).own_roundings
     assert 0 < fine.cost < 0.05
     assert fine.warnings == ()

@@ -172,7 +172,7 @@ def test_without_layers_only_the_outputs_are_judged(write_case) -> None:
     assert result.verdict is Verdict.XFAIL, "where nothing was observed, no origin is missing"
 
 
-def test_layers_of_the_emulator_are_held_against_bounds_and_not_against_itself(write_case) -> None:
+def test_layers_of_the_emulator_are_compared_with_bounds_and_not_with_itself(write_case) -> None:
     (result,) = run(write_case(), precisions=["fp16"]).results
     assert {tuple(gate.metric for gate in layer.gates) for layer in result.layers} == {("nonfinite", "nrmse")}
 

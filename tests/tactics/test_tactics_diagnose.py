@@ -61,7 +61,7 @@ def test_a_kernel_that_is_chosen_now_and_then_is_named_too(folder: Path) -> None
     assert named == {"root"}
 
 
-def test_a_wrong_kernel_in_fp32_is_told_from_a_wrong_conversion(folder: Path) -> None:
+def test_a_wrong_kernel_in_fp32_is_distinguished_from_a_wrong_conversion(folder: Path) -> None:
     environment(folder, "8.6.0", WRONG="root=0")
     code, answer = diagnose("--precision", "fp32")
     assert (code, answer["verdict"], answer["culprits"]) == (1, "tactic", ["root"])
@@ -78,7 +78,7 @@ def test_only_the_tactic_sources_of_the_environment_are_switched_off(folder: Pat
     assert hunt["verdict"] == "found"
 
 
-def test_a_source_without_which_it_passes_is_told() -> None:
+def test_a_source_without_which_it_passes_is_named() -> None:
     def sample(name: str, axis: Axis, outcome: Outcome) -> Sample:
         return Sample(name, axis, outcome)
 

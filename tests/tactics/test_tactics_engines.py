@@ -332,7 +332,7 @@ class TestTheScript:
         assert script.main([str(pins / "model.onnx"), str(tmp_path / "engine")]) == 0
         assert len(world.built) == 2
 
-    def test_tells_layers_what_the_pinned_build_told_them(
+    def test_gives_layers_the_types_of_the_pinned_build(
         self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         plan = replace(PLAN, build=BuildOptions(pin_precision=True), tactics=TacticOrders())

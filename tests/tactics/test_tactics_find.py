@@ -119,7 +119,7 @@ def chosen_by(sample: Sample) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("guilty", [True, False])
-def test_layers_that_do_not_obey_never_lead_to_a_wrong_name(guilty: bool) -> None:
+def test_layers_that_take_no_orders_never_lead_to_a_wrong_name(guilty: bool) -> None:
     """600 networks: a culprit that obeys is named, alone or with what could not be told from it, or nothing is."""
     outcomes: Counter[TacticVerdict] = Counter()
     for seed in range(300):
@@ -143,7 +143,7 @@ def test_layers_that_do_not_obey_never_lead_to_a_wrong_name(guilty: bool) -> Non
     assert outcomes[TacticVerdict.FOUND] > (20 if guilty else 200)
 
 
-def test_layers_that_are_one_group_are_not_told_apart() -> None:
+def test_layers_that_are_one_group_are_named_together() -> None:
     for seed in range(200):
         chance = random.Random(seed)
         layers = chance.choice([3, 4, 8, 16])
@@ -158,7 +158,7 @@ def test_layers_that_are_one_group_are_not_told_apart() -> None:
             assert not found.minimal or named(found) == {f"conv{culprit}"}
 
 
-def test_an_outcome_that_is_chance_is_told_by_confirming() -> None:
+def test_an_outcome_that_is_chance_is_caught_by_confirming() -> None:
     """One confirmation of both proofs lets chance through in a quarter of the cases, four in one of 256."""
     wrong: Counter[int] = Counter()
     for seed, confirm in itertools.product(range(150), (0, 1, 4)):

@@ -247,7 +247,7 @@ class TestRepeats:
         assert [each.builds for each in layer.choices] == [1, 1]
         assert not repeats.same_choices
 
-    def test_choices_that_differ_in_format_alone_are_told_apart(self) -> None:
+    def test_choices_that_differ_in_format_alone_are_distinguished(self) -> None:
         other = replace(choice(1, 0), inputs=(TensorForm("float32", (1,)),))
         (layer,) = compare_builds([self.build([1.0], choice(1, 0)), self.build([1.0], other)]).changed
         assert len({each.choice for each in layer.choices}) == 2

@@ -137,7 +137,7 @@ def test_pins_do_not_belong_to_an_environment(folder: Path) -> None:
         load(folder / "harness.toml")
 
 
-def test_many_changed_layers_are_cut_short_and_absent_ones_told() -> None:
+def test_many_changed_layers_are_cut_short_and_absent_ones_counted() -> None:
     changed = tuple(ChangedLayer(f"conv{number}", (), (Chosen("a", 2),), absent=1) for number in range(10))
     outputs = (OutputSpread("y", identical=1, max_abs=math.inf, nrmse=0.5),)
     repeats = Repeats(3, layers=10, changed=changed, copies=2, outputs=outputs)

@@ -15,7 +15,7 @@ def test_every_answer_is_right_and_within_the_promised_builds() -> None:
     assert all(int(beyond) <= 0 for beyond in row["builds_beyond_promise"])
 
 
-def test_layers_that_do_not_obey_are_never_named_wrongly() -> None:
+def test_layers_that_take_no_orders_are_never_named_wrongly() -> None:
     for kind in ("the culprit does not obey", "bystanders do not obey", "one group", "two or three"):
         row = tactics_search.measure(kind, 40, confirm=1)
         assert row["wrong"] == 0, row

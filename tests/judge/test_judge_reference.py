@@ -148,9 +148,7 @@ def test_int8_without_quantizers_is_judged_on_an_engine_that_is_calibrated() -> 
     ("precision", "dtype", "why"),
     [("tf32", TensorProto.FLOAT, "the model has none"), ("fp16", TensorProto.FLOAT16, "computes float32")],
 )
-def test_a_precision_that_rounds_nothing_else_is_skipped_likewise(
-    precision: str, dtype: int, why: str
-) -> None:
+def test_a_precision_that_rounds_nothing_else_is_skipped_too(precision: str, dtype: int, why: str) -> None:
     nodes = [node("Relu", "x", "y", "relu")]
     proto = graph_model(nodes, inputs={"x": SHAPE}, outputs={"y": SHAPE}, dtypes={"x": dtype, "y": dtype})
     (result,) = judged(proto, precision).results
@@ -159,7 +157,7 @@ def test_a_precision_that_rounds_nothing_else_is_skipped_likewise(
     assert judged(proto, "fp32").results[0].verdict is Verdict.PASS, "there is a reference, and that is shown"
 
 
-def test_draws_that_agree_by_chance_are_told_by_the_next_ones() -> None:
+def test_draws_that_agree_by_chance_are_caught_by_the_next_ones() -> None:
     bench = make_bench(load_model(DRAWN["normal"], name="drawn"), [{}])
     agreeing = [{"y": np.zeros(SHAPE, np.float32)}] * 3
 
@@ -188,7 +186,7 @@ def test_outputs_without_elements_are_no_comparison() -> None:
     assert "no output has an element, y [0, 16] for inputs of x [0, 16]" in report.results[0].reason
 
 
-def test_one_empty_output_beside_others_is_told_and_an_empty_input_is_none_of_our_business() -> None:
+def test_one_empty_output_beside_others_is_a_warning_and_an_empty_input_is_not() -> None:
     proto = graph_model(
         [node("Relu", "past", "kept", "keep"), node("Exp", "x", "y", "exp")],
         inputs={"past": ["n", 4], "x": SHAPE},
@@ -223,7 +221,7 @@ def test_a_run_that_passes_has_no_origin_anywhere() -> None:
     assert [layer.node for layer in failing.results[0].origins] == ["sq"]
 
 
-def test_layers_beyond_limits_of_their_own_are_told_of_a_run_that_passes() -> None:
+def test_layers_beyond_limits_of_their_own_are_a_warning_of_a_run_that_passes() -> None:
     (result,) = run(overflowing()).results
     assert result.warnings == (
         "mean is beyond what the case lets these layers err by, although every output passes",
@@ -244,7 +242,7 @@ def test_an_unexpected_pass_has_no_origin_either() -> None:
     assert (result.verdict, result.origins) == (Verdict.XPASS, ())
 
 
-def test_a_sample_without_elements_is_told() -> None:
+def test_a_sample_without_elements_is_a_warning() -> None:
     proto = graph_model([node("Relu", "x", "y", "relu")], inputs={"x": ["n", 4]}, outputs={"y": ["n", 4]})
     onnx.save(proto, "m.onnx")
     np.save("full.npy", np.ones((2, 4), dtype=np.float32))
