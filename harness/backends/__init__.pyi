@@ -1,6 +1,5 @@
 from .double import DoubleReference as DoubleReference
 from .emulator import Emulator as Emulator
-from .engines import Timing as Timing
 from .partial import Computed as Computed
 from .partial import run_as_far_as_possible as run_as_far_as_possible
 from .plan import Candidate as Candidate
@@ -9,6 +8,7 @@ from .plan import Evaluation as Evaluation
 from .plan import Observation as Observation
 from .plan import ObservedEngine as ObservedEngine
 from .plan import Plan as Plan
+from .plan import Timing as Timing
 from .reference import Reference as Reference
 from .session import GraphRunner as GraphRunner
 from .session import check_feeds as check_feeds

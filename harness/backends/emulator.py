@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from harness.backends.partial import Computed, run_as_far_as_possible
-from harness.backends.plan import EmulatorFacts, Evaluation, Observation, Plan
+from harness.backends.plan import Candidate, EmulatorFacts, Evaluation, Observation, Plan, Timing
 from harness.backends.session import GraphRunner
 from harness.errors import NodeFailedError
 from harness.model import LOWERED, Model, lower, round_array, shadow, units_of
@@ -24,7 +24,7 @@ MOST_SMALL = 2
 """So many of them: a search begins with few suspects, and is wider than those only if they do not explain it."""
 
 
-class Emulator:
+class Emulator(Candidate):
     """A candidate that needs no GPU. Few sessions serve every island of a precision.
 
     One lowers everything for good. The first small islands get one each in which only their nodes are switched, which
@@ -139,7 +139,9 @@ class Emulator:
             raw = {name: round_array(value, precision) for name, value in raw.items()}
         return {name: found[name] for name in raw}, raw
 
-    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
+    def evaluate(
+        self, plan: Plan, feeds: Mapping[str, np.ndarray], *, timing: Timing | None = None
+    ) -> Evaluation:
         """See Candidate.evaluate; observing an emulated tensor never changes it."""
         self.model.check_nodes(sorted(plan.islands))
         outputs = [info.name for info in self.model.outputs]

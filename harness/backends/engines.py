@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.backends.plan import Timing
 from harness.environments import Supervisor
 from harness.errors import CandidateError, InputDataError, WorkerCrashedError, WorkerTimeoutError
 from harness.model import Model, save_model
@@ -44,15 +45,6 @@ class Engine:
     id: str
     facts: protocol.EngineFacts
     generation: int
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How an engine is timed, once: `repeats` inferences after `warmup`, and each layer if `layers`."""
-
-    repeats: int = 0
-    warmup: int = 5
-    layers: bool = False
 
 
 class EngineStore:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.backends.engines import Engine, EngineStore, Tensors, Timing
+from harness.backends.engines import Engine, EngineStore, Tensors
 from harness.backends.marking import Marks
-from harness.backends.plan import Evaluation, ObservedEngine
+from harness.backends.plan import Evaluation, ObservedEngine, Timing
 from harness.backends.requests import Asked
 from harness.backends.shapes import Profile
 from harness.model import Model

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from harness.case import BuildOptions
 from harness.tensors import Precision
-from harness.worker.protocol import EngineFacts, TacticOrders
+from harness.worker.protocol import EngineFacts, Fingerprint, ProbeReply, TacticOrders
+
+if TYPE_CHECKING:
+    from harness.model import Model
 
 
 class Observation(StrEnum):
@@ -94,17 +97,66 @@ class Evaluation:
         return 0 if self.engine is None else self.engine.builds
 
 
+@dataclass(frozen=True)
+class Timing:
+    """How an engine is timed, once: `repeats` inferences after `warmup`, and each layer if `layers`."""
+
+    repeats: int = 0
+    warmup: int = 5
+    layers: bool = False
+
+
 class Candidate(Protocol):
-    """What can be judged. `name` is `emulator` or the name of an environment."""
+    """What can be judged. `name` is `emulator` or the name of an environment.
+
+    What a candidate does not override holds for one without an environment, such as the emulator.
+    """
 
     name: str
 
-    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
+    def evaluate(
+        self, plan: Plan, feeds: Mapping[str, np.ndarray], *, timing: Timing | None = None
+    ) -> Evaluation:
         """Evaluate the candidate's model under `plan`.
+
+        Args:
+            plan: what to evaluate.
+            feeds: the inputs by name.
+            timing: how to time the engine; by default as the candidate was made to.
 
         Raises:
             CandidateError: the build, the inference or the worker failed.
         """
+        ...
 
     def close(self) -> None:
         """Free what the candidate holds. Calling it twice is allowed."""
+
+    def start_ahead(self) -> None:
+        """Start in the background what the first evaluation would wait for."""
+        return  # so that it is not abstract
+
+    def probe(self) -> ProbeReply | None:
+        """What its environment is and can do; None without one.
+
+        Raises:
+            CandidateError: the worker does not start.
+        """
+        return None
+
+    def fingerprint(self) -> Fingerprint | None:
+        """What its numbers are made with beside this host; None if there is nothing.
+
+        Raises:
+            CandidateError: the worker does not start.
+        """
+        return None
+
+    def build_options(self, plan: Plan) -> BuildOptions:
+        """The build options that come to apply under `plan`."""
+        return plan.build
+
+    @property
+    def engine_for(self) -> Callable[[Model], Candidate] | None:
+        """Makes engines of other models in the same environment; None without one."""
+        return None

@@ -10,28 +10,29 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
-from harness.backends.engines import BuildRefused, EngineStore, Tensors, Timing
+from harness.backends.engines import BuildRefused, EngineStore, Tensors
 from harness.backends.evaluating import Evaluating
 from harness.backends.marking import Marks, MarkSplitter
-from harness.backends.plan import Evaluation, Observation, Plan
+from harness.backends.plan import Candidate, Evaluation, Observation, Plan, Timing
 from harness.backends.requests import Asked, Profile, Requests
 from harness.backends.session import check_feeds, chunks, tensor_sizes
+from harness.case import BuildOptions
 from harness.environments import Environment, Supervisor, shared_supervisor
 from harness.model import LOW_DTYPE, Model
 from harness.tensors import hash_feeds
-from harness.worker.protocol import Fingerprint, TacticOrders
+from harness.worker.protocol import Fingerprint, ProbeReply, TacticOrders
 
 #: Marked tensors lie on the GPU and in the scratch folder at once: a quarter of what is free there.
 _SHARE = 4
 
 
-class TensorRTCandidate:
+class TensorRTCandidate(Candidate):
     """The engines of `model` in `environment`.
 
     Args:
@@ -77,13 +78,35 @@ class TensorRTCandidate:
         self._mark_budget = mark_budget
         self._groups: dict[tuple[Plan, str], tuple[tuple[Marks, ...], Mapping[str, str]]] = {}
 
+    def start_ahead(self) -> None:
+        """Start the worker in the background."""
+        self.supervisor.start_ahead()
+
+    def probe(self) -> ProbeReply:
+        """What the environment is and can do.
+
+        Raises:
+            CandidateError: the worker does not start.
+        """
+        return self.supervisor.probe()
+
+    def build_options(self, plan: Plan) -> BuildOptions:
+        """The environment's build options, overridden by what the plan sets."""
+        return self.requests.options(plan)
+
+    @property
+    def engine_for(self) -> Callable[[Model], Candidate]:
+        """Makes engines of other models in the same environment."""
+        environment, supervisor = self.supervisor.environment, self.supervisor
+        return lambda model: TensorRTCandidate(environment, model, supervisor=supervisor)
+
     def fingerprint(self) -> Fingerprint:
         """What the numbers of this candidate are made with.
 
         Raises:
             CandidateError: the worker does not start.
         """
-        probe = self.supervisor.probe()
+        probe = self.probe()
         return Fingerprint(
             environment=self.name,
             tensorrt=probe.tensorrt,
@@ -119,7 +142,7 @@ class TensorRTCandidate:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def evaluate(self, plan: Plan, feeds: Tensors) -> Evaluation:
+    def evaluate(self, plan: Plan, feeds: Tensors, *, timing: Timing | None = None) -> Evaluation:
         """Build what `plan` needs, or take it from before, and run it on `feeds`.
 
         Tensors have the dtype that the engine gave them: what is observed at FP16 is float16.
@@ -131,12 +154,12 @@ class TensorRTCandidate:
         """
         check_feeds(self.model, feeds)
         self.model.check_nodes(sorted(plan.islands))
-        run = Evaluating(self.model, self.store, feeds, self.timing)
+        run = Evaluating(self.model, self.store, feeds, timing or self.timing)
         try:
             self._carry_out(plan, feeds, run)
         except BuildRefused as refusal:
             raise refusal.error from refusal
-        options = self.requests.options(plan).model_dump(mode="json", exclude_unset=True, exclude={"pins"})
+        options = self.build_options(plan).model_dump(mode="json", exclude_unset=True, exclude={"pins"})
         return run.result(self.fingerprint(), options, self.requests.shapes(self.model, feeds))
 
     def close(self) -> None:

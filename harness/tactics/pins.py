@@ -177,7 +177,7 @@ class PinnedCandidate(TensorRTCandidate):
         )
         self.pins = tuple(pins)
 
-    def evaluate(self, plan: Plan, feeds: Tensors) -> Evaluation:
+    def evaluate(self, plan: Plan, feeds: Tensors, *, timing: Timing | None = None) -> Evaluation:
         """As `TensorRTCandidate.evaluate`; the fact `pins` names the file and how many choices were taken.
 
         Raises:
@@ -186,13 +186,13 @@ class PinnedCandidate(TensorRTCandidate):
         """
         pins = self._pins_for(plan)
         if pins is None:
-            evaluation = super().evaluate(plan, feeds)
+            evaluation = super().evaluate(plan, feeds, timing=timing)
             unpinned = plan.observation is Observation.NONE and not plan.islands
             if unpinned and evaluation.engine is not None:
                 warnings = (*evaluation.engine.warnings, self._unpinned(plan))
                 return replace(evaluation, facts=replace(evaluation.engine, warnings=warnings))
             return evaluation
-        evaluation = super().evaluate(self._with(plan, pins), feeds)
+        evaluation = super().evaluate(self._with(plan, pins), feeds, timing=timing)
         report = refuse_if_missed(evaluation, pins)
         assert evaluation.engine is not None  # or refuse_if_missed had raised
         taken = PinnedTactics(str(pins.path), len(report.choices))

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from harness.backends import Emulator, Evaluation, Observation, ObservedEngine, Plan
+from harness.backends import Candidate, Emulator, Evaluation, Observation, ObservedEngine, Plan, Timing
 from harness.errors import BuildFailedError, WorkerCrashedError
 from harness.model import Model, load_model
 from harness.tensors import Precision
@@ -46,7 +46,7 @@ def when_fused(node: str, tensor: str) -> Callable[[Build], bool]:
 
 
 @dataclass
-class FakeEngine:
+class FakeEngine(Candidate):
     """A candidate whose engines falsify `node` whenever `wrong` says so.
 
     Args:
@@ -79,7 +79,9 @@ class FakeEngine:
     def fingerprint(self) -> Fingerprint:
         return Fingerprint(self.name, "8.6.0")
 
-    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
+    def evaluate(
+        self, plan: Plan, feeds: Mapping[str, np.ndarray], *, timing: Timing | None = None
+    ) -> Evaluation:
         self.evaluations += 1
         if self.evaluations in self.crashes:
             self._engines.clear()
@@ -106,7 +108,7 @@ class FakeEngine:
             build_seconds=0.1,
             engine_bytes=1,
             layers=(LayerInfo(f"layer {self.node}", onnx_nodes=(self.node,), tactic=tactic),),
-            latency=Latency(median, median, 1) if self.timing else None,
+            latency=Latency(median, median, 1) if timing or self.timing else None,
         )
         return Evaluation(tensors, facts, watched)
 

@@ -59,10 +59,10 @@ class MortalMixin:
     last: int = 1 << 30
     after: bool = False
 
-    def evaluate(self, plan, sample):  # type: ignore[no-untyped-def]
+    def evaluate(self, plan, sample, **more):  # type: ignore[no-untyped-def]
         if self.evaluations + 1 == self.last and not self.after:
             raise Killed
-        found = super().evaluate(plan, sample)
+        found = super().evaluate(plan, sample, **more)
         if self.evaluations == self.last and self.after:
             raise Killed
         return found

@@ -45,8 +45,8 @@ class Telling(FakeEngine):
 
     more: Mapping[str, Any] = {}  # fields of its facts
 
-    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
-        found = super().evaluate(plan, feeds)
+    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray], **more: Any) -> Evaluation:
+        found = super().evaluate(plan, feeds, **more)
         return replace(found, facts=replace(found.engine or EngineFacts(), **self.more))
 
 

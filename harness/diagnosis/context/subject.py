@@ -154,8 +154,8 @@ class Subject:
     @cached_property
     def fingerprint(self) -> Mapping[str, Any]:
         """What the numbers are made with: the host's versions, and the engine's."""
-        told = getattr(self.candidate, "fingerprint", None)
-        return {**host_fingerprint(), **(asdict(told()) if callable(told) else {})}
+        engine = self.candidate.fingerprint()
+        return {**host_fingerprint(), **({} if engine is None else asdict(engine))}
 
 
 def _stable(fingerprint: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.backends import Evaluation, Observation, ObservedEngine, Plan
+from harness.backends import Candidate, Evaluation, Observation, ObservedEngine, Plan, Timing
 from harness.diagnosis.context import Examination, Examiner, Subject, layer_from_record, layer_to_record
 from harness.diagnosis.results import Evidence, Stage
 from harness.errors import CandidateError, UsageError
@@ -103,7 +103,7 @@ def _marks(subject: Subject, islands: frozenset[str]) -> frozenset[str]:
     return frozenset(model.float_tensors) - written
 
 
-class _Watched:
+class _Watched(Candidate):
     """The candidate, charged for what it builds and remembered for what it returned."""
 
     def __init__(self, examiner: Examiner) -> None:
@@ -111,7 +111,9 @@ class _Watched:
         self.evaluations: list[Evaluation] = []
         self._examiner = examiner
 
-    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
+    def evaluate(
+        self, plan: Plan, feeds: Mapping[str, np.ndarray], *, timing: Timing | None = None
+    ) -> Evaluation:
         evaluation = self._examiner.evaluate(plan, feeds, phase=PHASE)
         self.evaluations.append(evaluation)
         return evaluation

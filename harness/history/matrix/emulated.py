@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.backends import Evaluation, Observation, Plan
+from harness.backends import Candidate, Evaluation, Observation, Plan, Timing
 from harness.errors import UsageError
 from harness.history.types import UNIT_ROUNDOFF
 from harness.tensors import Precision
@@ -98,7 +98,7 @@ class EmulatedRelease:
         return self.precision or asked
 
 
-class EmulatedBuild:
+class EmulatedBuild(Candidate):
     """One build of an emulated release: a candidate. Every build of the same number computes the same.
 
     Args:
@@ -114,7 +114,9 @@ class EmulatedBuild:
         self.rebuild = rebuild
         self._runners: dict[tuple[Precision, tuple[str, ...]], GraphRunner] = {}
 
-    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
+    def evaluate(
+        self, plan: Plan, feeds: Mapping[str, np.ndarray], *, timing: Timing | None = None
+    ) -> Evaluation:
         """See Candidate.evaluate; islands are not supported.
 
         Raises:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.backends import Candidate, Evaluation, Observation, Plan
+from harness.backends import Candidate, Evaluation, Observation, Plan, Timing
 from harness.case import Case, RunSpec
 from harness.environments import Environment, select
 from harness.errors import CandidateError
@@ -99,7 +99,7 @@ class RecordingCandidates(Candidates):
         super().check(tuple(name for name in names if not is_emulated(name)))
 
 
-class _Recorder:
+class _Recorder(Candidate):
     """A candidate whose tensors are kept in a recording."""
 
     def __init__(self, candidate: Candidate, build: Build, recording: Recording) -> None:
@@ -108,13 +108,15 @@ class _Recorder:
         self._build = build
         self._recording = recording
 
-    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
+    def evaluate(
+        self, plan: Plan, feeds: Mapping[str, np.ndarray], *, timing: Timing | None = None
+    ) -> Evaluation:
         """See Candidate.evaluate."""
         if self._build.timing_cache is not None:
             options = plan.build.model_copy(update={"timing_cache": self._build.timing_cache})
             plan = replace(plan, build=options)
         try:
-            evaluation = self._candidate.evaluate(plan, feeds)
+            evaluation = self._candidate.evaluate(plan, feeds, timing=timing)
         except CandidateError as error:
             if error.environment is not None:
                 error.where = None  # every row names the release itself

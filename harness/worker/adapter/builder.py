@@ -207,7 +207,8 @@ class Builder:
         if not found:
             return None, ("{} says nothing of the kernels that it made".format(self._release),)
         target = request.options.get("compute_capability")
-        return KernelList(self._release.product, self._release.version, source, found, target), ()
+        gpu = None if target is None else str(target)
+        return KernelList(self._release.product, self._release.version, source, found, gpu), ()
 
     def _inspect(self, engine: Any) -> Tuple[Kernel, ...]:
         text = engine.create_engine_inspector().get_engine_information(self._trt.LayerInformationFormat.JSON)
