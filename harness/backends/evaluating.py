@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from harness.backends.requests import Asked
 from harness.backends.shapes import Profile
 from harness.model import Model
 from harness.tensors import dtype_of, is_integer
-from harness.worker.protocol import BuiltEngine, Fingerprint
+from harness.worker.protocol import BuildOption, BuiltEngine, Fingerprint
 
 
 class Evaluating:
@@ -73,7 +72,7 @@ class Evaluating:
         self._warnings.update(dict.fromkeys((*engine.facts.warnings, *warnings)))
 
     def result(
-        self, fingerprint: Fingerprint, build: Mapping[str, Any], profiles: Mapping[str, Profile]
+        self, fingerprint: Fingerprint, build: Mapping[str, BuildOption], profiles: Mapping[str, Profile]
     ) -> Evaluation:
         """What came of it.
 

@@ -14,7 +14,7 @@ from harness.environments import Environment
 from harness.errors import NothingSelectedError
 from harness.model import LOW_DTYPE, Model, extract, with_islands
 from harness.tensors import Precision, hash_feeds
-from harness.worker.protocol import BuildRequest, NodeHint
+from harness.worker.protocol import BuildOption, BuildRequest, NodeHint
 
 _KEPT_TYPED_MODELS = 8
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -26,6 +26,12 @@ class Asked:
 
     model: Model
     request: BuildRequest
+
+
+def plain_options(options: BuildOptions, *, only_set: bool = False) -> dict[str, BuildOption]:
+    """Build options as they travel, without pins; `only_set` leaves out those that are what they are by default."""
+    values = options.model_dump(mode="json", exclude_unset=only_set, exclude={"pins"})
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 class Requests:
@@ -124,7 +130,11 @@ class Requests:
             marks=marks,
             mark_dtype=plan.precision.storage_dtype if takes_dtype else None,
             profiles=self.shapes(model, feeds),
-            options=options.model_dump(mode="json", exclude_none=True, exclude={"typing", "pins"}),
+            options={
+                name: value
+                for name, value in plain_options(options).items()
+                if name != "typing" and value is not None
+            },
             calibration=self._calibration_files(plan.precision, typing, feeds),
             nodes=self._hints_of(model),
             tactics=plan.tactics,

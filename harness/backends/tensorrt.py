@@ -20,7 +20,7 @@ from harness.backends.engines import BuildRefused, EngineStore, Tensors
 from harness.backends.evaluating import Evaluating
 from harness.backends.marking import Marks, MarkSplitter
 from harness.backends.plan import Candidate, Evaluation, Observation, Plan, Timing
-from harness.backends.requests import Asked, Profile, Requests
+from harness.backends.requests import Asked, Profile, Requests, plain_options
 from harness.backends.session import check_feeds, chunks, tensor_sizes
 from harness.case import BuildOptions
 from harness.environments import Environment, Supervisor, shared_supervisor
@@ -159,7 +159,7 @@ class TensorRTCandidate(Candidate):
             self._carry_out(plan, feeds, run)
         except BuildRefused as refusal:
             raise refusal.error from refusal
-        options = self.build_options(plan).model_dump(mode="json", exclude_unset=True, exclude={"pins"})
+        options = plain_options(self.build_options(plan), only_set=True)
         return run.result(self.fingerprint(), options, self.requests.shapes(self.model, feeds))
 
     def close(self) -> None:

@@ -169,7 +169,7 @@ def test_the_plan_reaches_the_worker_and_overrides_the_environment(supervisor: S
     options = request.options
     assert (options["workspace_mib"], options["tactic_sources"], options["tf32"]) == (
         128,
-        ["jit_convolutions"],
+        ("jit_convolutions",),
         True,
     )
     assert request.nodes[1] == protocol.NodeHint("sq", "Mul", ("sq",))

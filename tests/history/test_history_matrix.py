@@ -231,10 +231,10 @@ def test_a_surprise_ends_one_run_and_not_the_night(tiny_cases, drift, monkeypatc
 
     evaluate = EmulatedBuild.evaluate
 
-    def fail(self: EmulatedBuild, *arguments: Any) -> Any:
+    def fail(self: EmulatedBuild, *arguments: Any, **more: Any) -> Any:
         if self.model.name == "clean" and self.name == NEW:
             raise MemoryError("no room")
-        return evaluate(self, *arguments)
+        return evaluate(self, *arguments, **more)
 
     monkeypatch.setattr(EmulatedBuild, "evaluate", fail)
     report = drift(tiny_cases("clean", "failing"), OLD, NEW, repeats=2)

@@ -170,7 +170,7 @@ def test_a_build_is_recorded_with_what_it_was_made_with(make: Make, tmp_path: Pa
     found = record_of(candidate.evaluate(plan, X), plan, MODEL.sha256)
     assert found is not None
     assert found.fingerprint.tensorrt == "8.6.0"
-    assert found.build == {"tactic_sources": ["jit_convolutions"], "timing_cache": False}
+    assert found.build == {"tactic_sources": ("jit_convolutions",), "timing_cache": False}
     assert (found.typing, found.precision, found.model) == ("weak", Precision.FP16, MODEL.sha256)
     assert found.alternatives
     found.save(tmp_path / "record.json")
