@@ -339,6 +339,10 @@ class Case(CaseBody):
         ranges = [match.string[match.end() :] for match in found if match and match[1] == product]
         return all(version_in_range(version, item) for item in ranges)
 
+    def __repr__(self) -> str:
+        """`Case(mlp: fp32, fp16)`."""
+        return f"Case({self.name}: {', '.join(run.precision for run in self.runs)})"
+
     def select_runs(self, precisions: Iterable[Precision] = ()) -> tuple[RunSpec, ...]:
         """The runs at one of `precisions`, in the case's order; all of them if none is named."""
         wanted = frozenset(precisions)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.judge import LayerResult, OutputResult, RunResult, jsonable
 from harness.tensors import Precision
+from harness.text import shorten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,6 +251,10 @@ class Diagnosis:
     cured: tuple[OutputResult, ...] = ()
     beside: tuple[str, ...] = ()
     own_types: bool = False
+
+    def __repr__(self) -> str:
+        """`Diagnosis(mlp::fp16: precision, At b7_sq (Mul), …)`."""
+        return f"Diagnosis({self.case}::{self.precision}: {self.verdict}, {shorten(self.summary, 120)})"
 
     @property
     def outputs_after(self) -> tuple[OutputResult, ...]:

@@ -205,7 +205,7 @@ class _Run:
             repeats=self.repeats,
             own_roundings=own.facts,
             warnings=tuple(dict.fromkeys(warnings)),
-            golden=None if golden is None else golden.state.value,
+            golden=None if golden is None else golden.state,
         )
 
     def release(self) -> str | None:

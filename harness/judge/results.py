@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.backends import EmulatorFacts
 from harness.comparison import NONFINITE, GateResult, Metrics
 from harness.errors import NothingSelectedError
+from harness.golden import GoldenState
 from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, to_json
 from harness.text import number, plural, shorten
 from harness.worker.protocol import EngineFacts
@@ -177,8 +178,8 @@ class RunResult:
         warnings: what the person should know although it changes no verdict (a changed golden reference, …).
         case_path: the case file, or the model itself where there is none.
         inputs: what `--input` gave to such a model: `x:[1,3,224,224]`.
-        golden: what the golden reference says of the fresh one: `same`, `rounding`, `changed`, `missing`; None
-            where none is kept. A changed one fails the run, whatever the candidate computes.
+        golden: what the golden reference says of the fresh one; None where none is kept. A changed one fails the
+            run, whatever the candidate computes.
         mistake: an `error` that is a mistake in the case, its model or its inputs, not of the candidate.
         repeats: what several builds came to; None where the engine was built once. In JSON one of the facts.
         own_roundings: what the model's own roundings do to it; None if it has none. In JSON one of the facts.
@@ -200,7 +201,7 @@ class RunResult:
     warnings: tuple[str, ...] = ()
     case_path: str | None = None
     inputs: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
-    golden: str | None = None
+    golden: GoldenState | None = None
     mistake: bool = False
     repeats: Repeats | None = field(default=None, metadata=NEVER)
     own_roundings: OwnRoundings | None = field(default=None, metadata=NEVER)
@@ -269,15 +270,12 @@ class RunReport:
 
     def _repr_html_(self) -> str:
         """A table of the runs, for notebooks."""
-        cells = [
-            (result.id, result.candidate, result.verdict, _worst_error(result), result.reason)
-            for result in self.results[:MOST_ROWS]
-        ]
-        rows = [("run", "candidate", "verdict", "nrmse", "reason"), *cells]
-        table = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows
+        shown = self.results[:MOST_ROWS]
+        table = _row("th", "run", "candidate", "verdict", "nrmse", "reason") + "".join(
+            _row("td", result.id, result.candidate, result.verdict, _worst_error(result), result.reason)
+            for result in shown
         )
-        left = len(self.results) - len(cells)
+        left = len(self.results) - len(shown)
         more = f"<p>and {plural(left, 'more run')}</p>" if left else ""
         return f"<p>{html.escape(repr(self))}</p><table>{table}</table>{more}"
 
@@ -327,6 +325,10 @@ class RunReport:
 
 
 jsonable = to_json
+
+
+def _row(tag: str, *cells: str) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
 def _worst_error(result: RunResult) -> str:

@@ -287,6 +287,7 @@ def test_a_result_says_what_was_judged(write_case) -> None:
 def test_a_report_is_short_in_a_console_and_a_table_in_a_notebook(write_case) -> None:
     report = run(write_case(600.0, name="a<b"), precisions=["fp16"])
     assert repr(report) == "RunReport(1 run: 1 fail)"
+    assert repr(load_case(write_case())) == "Case(norm: fp32, tf32, fp16, bf16)"
     (result,) = report.results
     assert repr(result).startswith("RunResult(a<b::fp16: fail, y: ")
     assert len(repr(result)) < 200
