@@ -167,7 +167,8 @@ class EngineStore:
 
     def _ask(self, request: protocol.BuildRequest) -> protocol.BuildReply | protocol.Error:
         try:
-            return self.supervisor.ask(request)
+            reply: protocol.BuildReply | protocol.Error = self.supervisor.ask(request)
+            return reply
         except WorkerCrashedError as error:
             raise BuildRefused("crashed", error) from error
         except WorkerTimeoutError as error:

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, overload
 
 import numpy as np
 
@@ -25,6 +25,10 @@ T = TypeVar("T")
 class _Prepared(cached_property[T]):
     """A cached property that is tried once: where making it fails, it raises the same error again."""
 
+    @overload
+    def __get__(self, bench: None, owner: type[Any] | None = None) -> Self: ...
+    @overload
+    def __get__(self, bench: object, owner: type[Any] | None = None) -> T: ...
     def __get__(self, bench: Any, owner: type[Any] | None = None) -> Any:
         if bench is None or self.attrname not in bench.failures:
             try:

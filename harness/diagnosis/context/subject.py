@@ -196,7 +196,7 @@ def _excess(gate: GateResult) -> float:
     if math.isnan(gate.value):
         return math.inf
     if gate.metric == "sqnr_db":
-        return 10.0 ** ((gate.limit - gate.value) / 20)
+        return float(10.0 ** ((gate.limit - gate.value) / 20))
     value, limit = gate.value, gate.limit
     if gate.metric in LOWER_BOUNDED:
         value, limit = 1 - value, 1 - limit

@@ -113,9 +113,8 @@ def tensors_table(report: DriftReport, most: int) -> Table:
 def unmeasured_layers(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which rows of a judgement are layers whose noise is unknown although their errors are finite."""
     errors = frame["old"].to_numpy(dtype=float)
-    return (
-        (frame["kind"] == RowKind.LAYER).to_numpy() & frame["noise"].isna().to_numpy() & np.isfinite(errors)
-    )
+    is_layer, is_unknown = (frame["kind"] == RowKind.LAYER).to_numpy(), frame["noise"].isna().to_numpy()
+    return np.asarray(is_layer & is_unknown & np.isfinite(errors), dtype=np.bool_)
 
 
 def structure_table(runs: Sequence[RunDrift], most: int) -> Table:
