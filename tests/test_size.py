@@ -33,6 +33,8 @@ LOOSE_TYPES = {
     "diagnosis.Diagnosis.fingerprint",
     "diagnosis.Diagnosis.recipes",
     "diagnosis.Evidence.facts",
+    "diagnosis.Examination.from_record(record)",
+    "diagnosis.Examination.to_record",
     "diagnosis.Notebook.keep(value)",
     "diagnosis.Notebook.recall",
     "diagnosis.Repro.signature",
