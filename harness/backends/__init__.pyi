@@ -17,4 +17,3 @@ from .session import tensor_sizes as tensor_sizes
 from .shapes import Profile as Profile
 from .shapes import shape_ranges as shape_ranges
 from .tensorrt import TensorRTCandidate as TensorRTCandidate
-from .tensorrt import Tensors as Tensors

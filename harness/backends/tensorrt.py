@@ -20,8 +20,9 @@ from harness.backends.engines import BuildRefused, EngineStore, Tensors
 from harness.backends.evaluating import Evaluating
 from harness.backends.marking import Marks, MarkSplitter
 from harness.backends.plan import Candidate, Evaluation, Observation, Plan, Timing
-from harness.backends.requests import Asked, Profile, Requests, plain_options
+from harness.backends.requests import Asked, Requests, plain_options
 from harness.backends.session import check_feeds, chunks, tensor_sizes
+from harness.backends.shapes import Profile
 from harness.case import BuildOptions
 from harness.environments import Environment, Supervisor, shared_supervisor
 from harness.model import LOW_DTYPE, Model
