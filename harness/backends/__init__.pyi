@@ -1,5 +1,6 @@
 from .double import DoubleReference as DoubleReference
 from .emulator import Emulator as Emulator
+from .engines import Tensors as Tensors
 from .partial import Computed as Computed
 from .partial import run_as_far_as_possible as run_as_far_as_possible
 from .plan import Candidate as Candidate
