@@ -14,6 +14,7 @@ from rich.text import Text
 
 from harness.diagnosis import Held
 from harness.explore.answers import Explanation, LayerRow, LayerTable, TensorRow
+from harness.explore.commands import Order
 from harness.model import NodeInfo
 from harness.report import layer_legend
 from harness.text import number, percent, shorten
@@ -22,8 +23,9 @@ FLUSHED = 0.01
 """A tensor underflows when this share of its elements becomes 0."""
 
 LONGEST_NAME, SHORT_NAME, LONGEST_OP = 28, 12, 14
-NUMBERS = ("#", "accumulated", "introduced", "headroom")
-HEADERS = ("#", "node", "op", "accumulated", "introduced", "headroom", "")
+MAX = "× max"
+NUMBERS = ("#", "accumulated", "introduced", MAX)
+HEADERS = ("#", "node", "op", "accumulated", "introduced", MAX, "")
 
 
 def render_layers(answer: LayerTable) -> RenderableType:
@@ -35,7 +37,9 @@ def render_layers(answer: LayerTable) -> RenderableType:
         text = f"{len(answer.rows)} of {answer.matching} layers{where}; `layers *` shows all of them"
         lines.append(Text(text, style="dim"))
     if answer.order is not None:
-        lines.append(Text(layer_legend([answer.order]), style="dim"))
+        lines.append(
+            Text(layer_legend([MAX if answer.order is Order.HEADROOM else answer.order]), style="dim")
+        )
     return Group(*lines)
 
 

@@ -19,8 +19,8 @@ _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<
 LAYER_NUMBERS = {
     "accumulated": "error (nrmse) of a layer fed the candidate's own tensors",
     "introduced": "error of the layer alone, fed the reference's tensors",
-    "headroom": "its largest value in the FP32 reference over the largest number of the dtype under test; "
-    "beyond 1 it overflows, unless it is kept in FP32",
+    "× max": "its largest value in the FP32 reference as a multiple of the largest number of the dtype under test; "
+    "above 1 it overflows, unless it is kept in FP32",
 }
 """What the numbers of a layer are, wherever they are shown."""
 
@@ -67,14 +67,14 @@ def title(result: RunResult) -> str:
 
 def made_with(fingerprint: Mapping[str, Any]) -> dict[str, str]:
     """What numbers were made with, a line a fact; an environment is one: `TensorRT 8.6.0, NVIDIA H200, driver 580`."""
-    told = {}
+    texts = {}
     for key, value in fingerprint.items():
         if key == "environments":
             for name, facts in value.items():
-                told[str(name)] = _environment(facts)
+                texts[str(name)] = _environment(facts)
         elif value is not None:
-            told[str(key)] = str(value)
-    return told
+            texts[str(key)] = str(value)
+    return texts
 
 
 def _environment(facts: Mapping[str, Any]) -> str:
@@ -98,7 +98,7 @@ def is_plain(console: Console) -> bool:
 
 
 def layer_legend(names: Iterable[str] = LAYER_NUMBERS) -> str:
-    """What the numbers called `names` are, in one line: `headroom: its largest value …`."""
+    """What the numbers called `names` are, in one line: `× max: its largest value …`."""
     return ". ".join(f"{name}: {LAYER_NUMBERS[name]}" for name in names) + "."
 
 

@@ -219,7 +219,7 @@ def test_nightly_runs_of_one_release_are_compared_with_those_before(tiny_cases, 
         assert (status, expected in out) == (0, True)
     status, out, _ = harness("history", "show", "--last", "30", "--html", "night.html")
     assert status == 0
-    assert "held against the run before" in out
+    assert "compared with the run before" in out
     assert "Night by night" in Path("night.html").read_text()
     status, _, errors = harness("history", "show")
     assert (status, "compare it with earlier ones: --last 30" in errors) == (2, True)
@@ -301,8 +301,8 @@ def test_a_stray_file_in_the_history_prevents_no_report(tiny_cases, harness) -> 
 @pytest.mark.parametrize(
     ("expires", "status", "said"),
     [
-        (None, 1, "drifted to the worse"),
-        ("2999-12-31", 0, "but for 1 waived run"),
+        (None, 1, "regressed"),
+        ("2999-12-31", 0, "except for 1 waived run"),
         ("2026-01-01", 1, "expired"),
     ],
 )

@@ -107,7 +107,7 @@ def test_a_step_is_told_with_its_night(tmp_path: Path) -> None:
     assert report.runs[0].status is Status.PASS, "the newest night is like those before it"
     assert f"; y, sample 0: 1.9e-3 since {one.night(step)}, 1.2e-3 before" in report.runs[0].reason
     assert (report.rises, report.creeping, report.exit_code) == (1, 0, 0)
-    assert answer(report) == "Nothing moved beyond noise on trt; 1 output has risen in an earlier night."
+    assert answer(report) == "Nothing moved beyond noise on trt; 1 output rose in an earlier night."
     assert tone_of(report) == "calm"
 
 

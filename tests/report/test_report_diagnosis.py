@@ -123,7 +123,7 @@ def test_a_fusion_names_both_sides(diagnosis: Diagnosis) -> None:
     )
     text = printed(fusion)
     assert "between conv and relu, add, at tensor t" in text
-    assert "passes when the layers are kept apart" in text
+    assert "passes when the layers are not fused" in text
     assert "perturbed" in text
 
 
@@ -143,7 +143,7 @@ def test_the_pictures_and_outputs_say_what_is_cured(diagnosis: Diagnosis) -> Non
     shown = Page(page).text
     assert "Before: at fp16" in shown
     assert "After, on the emulator: 2 nodes in FP32, the others at fp16" in shown
-    assert "headroom its largest value in the FP32 reference over the largest number" in shown
+    assert "× max its largest value in the FP32 reference as a multiple of the largest number" in shown
     assert "Error growth: rmsnorm-overflow at fp16, 2 nodes in FP32" in shown
     cells = r'<td class="number failed">0\.6</td><td class="number">2e-4</td><td class="number">0</td>'
     assert re.search(cells, page), "only what fails is red"

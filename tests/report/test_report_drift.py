@@ -64,7 +64,7 @@ def test_the_statuses_of_the_mixed_report(report: DriftReport) -> None:
 
 def test_the_answer_is_one_sentence(report: DriftReport) -> None:
     assert answer(report) == (
-        "2 of 7 runs drifted to the worse on new, 1 of them a new failure; 1 of 7 runs could not be judged."
+        "2 of 7 runs regressed on new, 1 of them a new failure; 1 of 7 runs could not be judged."
     )
 
 
@@ -72,8 +72,8 @@ def test_the_answer_is_one_sentence(report: DriftReport) -> None:
     ("factors", "expected"),
     [
         ([1.0], "Nothing moved beyond noise on new."),
-        ([0.3, 1.0], "Nothing drifted to the worse on new, 1 run to the better."),
-        ([3.0, 1.0], "1 of 2 runs drifted to the worse on new."),
+        ([0.3, 1.0], "Nothing regressed on new, and 1 run improved."),
+        ([3.0, 1.0], "1 of 2 runs regressed on new."),
     ],
 )
 def test_answers(factors: list[float], expected: str) -> None:
@@ -89,7 +89,7 @@ def test_what_could_be_judged_is_said_beside_what_could_not() -> None:
     assert "What could not be judged" in page
     assert "What moved" not in page
     both = drift_report(run_rows("worse", "fp16", PAIR, factor=3.0), broken)
-    assert answer(both) == "1 of 2 runs drifted to the worse on new; 1 of 2 runs could not be judged."
+    assert answer(both) == "1 of 2 runs regressed on new; 1 of 2 runs could not be judged."
     assert "What moved, and what could not be judged" in Page(drift_page(both)).text
 
 
@@ -116,7 +116,7 @@ def test_only_releases_that_drifted_are_named() -> None:
     report = drift_report(
         run_rows("a", "fp16", three, factor=3.0), run_rows("b", "fp16", three), releases=three
     )
-    assert answer(report) == "1 of 4 runs drifted to the worse on new."
+    assert answer(report) == "1 of 4 runs regressed on new."
 
 
 def lost_build(factor: float, **facts: object) -> DriftReport:
@@ -133,9 +133,7 @@ def lost_build(factor: float, **facts: object) -> DriftReport:
 
 def test_a_drift_in_the_builds_that_could_be_judged_is_told_beside_those_that_failed() -> None:
     worse = lost_build(50.0, failing=True)
-    assert (
-        answer(worse) == "1 of 1 run drifted to the worse on new, a new failure; builds of 1 of 1 run failed."
-    )
+    assert answer(worse) == "1 of 1 run regressed on new, a new failure; builds of 1 of 1 run failed."
     assert summary(worse).startswith("1 case, 1 run: 1 ERROR (1 NEW FAILURE in other builds); ")
     calm = lost_build(1.0)
     assert answer(calm) == "Nothing moved beyond noise on new; builds of 1 of 1 run failed."
@@ -160,14 +158,14 @@ def test_a_baseline_of_another_model_is_said_to_be_that() -> None:
 
 def test_a_waived_drift_is_said(report: DriftReport) -> None:
     only = drift_report(run_rows("waived", "fp16", PAIR, factor=3.0))
-    assert answer(only) == "Nothing drifted to the worse on new but for 1 waived run."
+    assert answer(only) == "Nothing regressed on new, except for 1 waived run."
     assert only.exit_code == 0
 
 
 def test_the_summary_counts_runs_and_tensors(report: DriftReport) -> None:
     assert summary(report, 18) == (
         "6 cases, 7 runs: 2 within noise, 1 better, 1 WORSE, 1 NEW FAILURE, 1 waived, 1 ERROR; "
-        "150 tensors held against old, 3 builds each, 18 s"
+        "150 tensors compared with old, 3 builds each, 18 s"
     )
 
 
@@ -182,7 +180,7 @@ def test_the_console_tells_what_moved_where_it_starts_and_what_to_do(report: Dri
     assert "fusion vanished of add, conv: add + conv (3 of 3 builds) → add; conv" in text
     assert "waived until 2999-12-31: known in 10.13" in " ".join(text.split())
     assert "segmentation fault in the builder" in text
-    assert text.rstrip().splitlines()[-3].startswith("2 of 7 runs drifted")
+    assert text.rstrip().splitlines()[-3].startswith("2 of 7 runs regressed")
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
@@ -271,7 +269,7 @@ def test_annotations_escape_what_would_end_them(report: DriftReport) -> None:
 
 def test_the_page_begins_with_the_answer_in_words(page: str) -> None:
     reader = Page(page)
-    assert "2 of 7 runs drifted to the worse on new, 1 of them a new failure" in reader.text[:300]
+    assert "2 of 7 runs regressed on new, 1 of them a new failure" in reader.text[:300]
     assert "older old: TensorRT 10.0 on H200" in reader.text
 
 
@@ -332,7 +330,7 @@ def test_three_releases_share_a_page() -> None:
     reader = Page(drift_page(report))
     assert "case fp16 · b fp16 · c" in reader.text
     assert "| fp16 | `c` |" in drift_markdown(report)
-    assert "1 of 4 runs drifted to the worse on c." in reader.text
+    assert "1 of 4 runs regressed on c." in reader.text
 
 
 def test_a_page_of_nothing_but_errors_or_of_a_single_build() -> None:

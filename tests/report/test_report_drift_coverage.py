@@ -1,4 +1,4 @@
-"""What reports say of runs that were held against nothing, and of what the older side had besides."""
+"""What reports say of runs that were compared with nothing, and of what the older side had besides."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_the_answer_counts_what_fails_on_both(report: DriftReport) -> None:
     wrong = failing_rows("wrong", expected=False)
     assert answer(drift_report(wrong)) == f"{calm}; 1 run fails on both releases."
     newer = failing_rows("wrong", expected=False, on=("new",))
-    assert answer(drift_report(newer)) == f"{calm}; 1 run fails on the newer without a drift."
+    assert answer(drift_report(newer)) == f"{calm}; 1 run fails on the newer release without a regression."
 
 
 def test_what_fails_is_not_painted_as_healthy(report: DriftReport) -> None:
@@ -86,7 +86,7 @@ def test_the_page_says_it_in_tiles_cells_and_cards(report: DriftReport) -> None:
     assert '<span class="verdict bad">≈ within noise · fails on both</span>' in text
     assert '<span class="verdict calm">≈ within noise · fails on both, as expected</span>' in text
     assert '<b class="verdict quiet">3</b> within noise' in text, "green is for what is healthy"
-    assert "What fails without a drift" in page
+    assert "What fails without a regression" in page
     assert "What fails on both releases, as expected" in page
     assert "planted at fp16 : fails as expected: y overflows" in page
     assert "fails on old in 3 of 3 builds, on new in 3 of 3 builds: y: rmse 1e-3, limit 2e-4" in page

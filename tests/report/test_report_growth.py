@@ -102,7 +102,7 @@ def test_only_what_overflows_in_this_run_is_said_to(make_result, make_layer, ove
         for axes in error_growth(make_result(layers=tuple(layers))).axes
         for text in axes.texts
     ]
-    assert f"headroom: largest reference value over the largest float16; {said}" in texts
+    assert f"× max: largest reference value over the largest float16; {said}" in texts
 
 
 def test_headroom_is_left_out_where_nothing_comes_near_the_limit(make_result, make_layer) -> None:

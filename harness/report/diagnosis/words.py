@@ -30,7 +30,7 @@ MEANINGS = {
     Verdict.TACTIC: "right or wrong by the kernels that the builder chooses",
     Verdict.NONDETERMINISTIC: "the same network does not give the same outcome twice",
     Verdict.REFERENCE: "the FP32 reference itself is not sound",
-    Verdict.UNRESOLVED: "what was shown does not say what it is",
+    Verdict.UNRESOLVED: "the evidence does not decide what it is",
 }
 
 
@@ -111,7 +111,7 @@ def _proof(diagnosis: Diagnosis) -> list[str]:
     if diagnosis.confirmed and diagnosis.islands:
         lines.append(f"{candidate} passes with these nodes in FP32")
     elif diagnosis.confirmed and diagnosis.separations:
-        lines.append("the engine passes when the layers are kept apart")
+        lines.append("the engine passes when the layers are not fused")
     elif diagnosis.confirmed:
         lines.append(
             f"{candidate} passes in FP32 without TF32" if diagnosis.verdict is Verdict.TF32 else "shown alone"
@@ -121,5 +121,7 @@ def _proof(diagnosis: Diagnosis) -> list[str]:
     elif diagnosis.minimal_on == "emulator":
         lines.append("each of them was left out once on the emulator, and it failed there")
     if diagnosis.faithful is False:
-        lines.append("observing the engine changed it: what was seen inside is perturbed")
+        lines.append(
+            "observation perturbed the engine: what was seen inside may differ from the deployed one"
+        )
     return lines

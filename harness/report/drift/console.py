@@ -39,7 +39,7 @@ def print_drift(
         _print_run(console, run, plain, several=len(report.newer) > 1)
         console.print()
     if len(remarkable) > MOST_EXPLAINED:
-        console.print(Text(f"and {len(remarkable) - MOST_EXPLAINED} runs more: see --html or --json\n"))
+        console.print(Text(f"and {len(remarkable) - MOST_EXPLAINED} more runs: see --html or --json\n"))
     _print_steps(console, report, plain)
     console.print(Text(run_line(report), style="dim"), soft_wrap=True)
     if changes := changes_line(report, plain=plain):
@@ -59,8 +59,8 @@ def _print_steps(console: Console, report: DriftReport, plain: bool) -> None:
     creeping = [(one, one.creep) for one in report.series if one.creep is not None]
     for one, creep in sorted(creeping, key=lambda item: item[1].ratio, reverse=True)[:MOST_EXPLAINED]:
         where = f"{one.case} at {one.precision}, {one.tensor} [{one.sample}]"
-        told = f" {where}: {ratio(creep.ratio)} over {creep.nights} nights"
-        console.print(Text.assemble(("creep", "yellow"), told), soft_wrap=True)
+        text = f" {where}: {ratio(creep.ratio)} over {creep.nights} nights"
+        console.print(Text.assemble(("creep", "yellow"), text), soft_wrap=True)
     stepped = [one for one in report.series if one.creep is None]
     found = [(one.night(step), one, step) for one in stepped for step in one.steps or ()]
     arrow = "->" if plain else "→"

@@ -39,7 +39,7 @@ def drift_markdown(report: DriftReport, *, seconds: float | None = None) -> str:
     lines.append("|---|---|---|" + ("---|" if several else "") + "---|---|")
     lines += [_row(run, several) for run in ordered[:MOST_ROWS]]
     if len(ordered) > MOST_ROWS:
-        lines.append(f"\nand {len(ordered) - MOST_ROWS} runs more")
+        lines.append(f"\nand {len(ordered) - MOST_ROWS} more runs")
     lines.append("")
     for run in [run for run in ordered if is_remarkable(run)][:MOST_EXPLAINED]:
         lines += _explained(run)
@@ -81,7 +81,7 @@ def _engines(report: DriftReport, runs: Sequence[RunDrift]) -> list[str]:
     moved = [row for row in quantities.rows if row[0].tone != "quiet"][:MOST_ENGINE_ROWS]
     lines = _table("Latency, size, build time", quantities.columns, moved)
     lines += _table("Structure", changes.columns, changes.rows)
-    return [*lines, f"and {changes.omitted} changes more", ""] if changes.omitted else lines
+    return [*lines, f"and {changes.omitted} more changes", ""] if changes.omitted else lines
 
 
 def _table(heading: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
@@ -116,13 +116,13 @@ def annotation(run: RunDrift) -> str:
     properties = {"title": f"{look.word.capitalize()}: {run.case} at {run.precision} on {run.new}"}
     if run.case_path is not None:
         properties = {"file": run.case_path, "line": str(line_of(run)), **properties}
-    told = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
+    texts = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
     message = "\n".join(part for part in (run.reason, run.command and f"go on with: {run.command}") if part)
-    return f"::{_LEVELS[run.status]} {told}::{_message(message)}"
+    return f"::{_LEVELS[run.status]} {texts}::{_message(message)}"
 
 
 def line_of(run: RunDrift) -> int:
-    """The line of the case file that asks for the run's precision; 1 if that cannot be told."""
+    """The line of the case file that asks for the run's precision; 1 if that is not known."""
     path = Path(run.case_path or "")
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         return 1

@@ -49,8 +49,8 @@ def engines_line(report: DriftReport) -> str:
 
     Quantities are counted in runs, a change of precision in nodes, and fusions and tactics by themselves.
     """
-    told = [*_quantities(report), *_structures(report)]
-    parts = [", ".join(told)] if told else []
+    texts = [*_quantities(report), *_structures(report)]
+    parts = [", ".join(texts)] if texts else []
     if why := not_compared(report):
         parts.append(why)
     return f"engines: {'; '.join(parts)}" if parts else ""
@@ -64,11 +64,11 @@ def not_compared(report: DriftReport) -> str:
         if old != new and run.verdict is not None:
             lacking.setdefault(run.new if old else run.old, []).append(run)
     compared = any(all(run.structured) for run in report.runs)
-    told = []
+    texts = []
     for name, runs in lacking.items():
         some = f" of {plural(len(runs), 'run')}" if compared else ""
-        told.append(f"layers{some} not compared, {shorten(name, 60)} keeps no structure")
-    return "; ".join(told)
+        texts.append(f"layers{some} not compared, {shorten(name, 60)} keeps no structure")
+    return "; ".join(texts)
 
 
 def _moved(report: DriftReport) -> pd.DataFrame:
@@ -99,7 +99,7 @@ MOST_NAMED = 8
 
 
 def is_idle(run: RunDrift) -> bool:
-    """Whether a run was held against nothing, and neither failed nor had a waiver."""
+    """Whether a run was compared with nothing, and neither failed nor had a waiver."""
     return run.verdict is None and run.status in (Status.PASS, Status.SKIP)
 
 
@@ -109,10 +109,10 @@ def coverage_text(report: DriftReport) -> str:
     The first night of a history and a report that compares nothing at all say so by themselves.
     """
     idle, total = sum(map(is_idle, report.runs)), len(report.runs)
-    told = [f"{idle} of {plural(total, 'run')} not compared"] if 0 < idle < total else []
+    texts = [f"{idle} of {plural(total, 'run')} not compared"] if 0 < idle < total else []
     if report.missing:
-        told.append(f"{missing_text(report)} missing")
-    return ", ".join(told)
+        texts.append(f"{missing_text(report)} missing")
+    return ", ".join(texts)
 
 
 def missing_text(report: DriftReport) -> str:
@@ -164,5 +164,5 @@ def run_line(report: DriftReport) -> str:
 def changes_line(report: DriftReport, *, plain: bool = False) -> str:
     """`Changed since the night before: driver 550 → 580, TensorRT 8.6.0 → 8.6.1`; empty if nothing did."""
     arrow = "->" if plain else "→"
-    told = ", ".join(f"{change.what} {change.before} {arrow} {change.now}" for change in report.changed)
-    return told and f"Changed since the night before: {told}"
+    text = ", ".join(f"{change.what} {change.before} {arrow} {change.now}" for change in report.changed)
+    return text and f"Changed since the night before: {text}"

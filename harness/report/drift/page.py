@@ -150,7 +150,7 @@ def _groups(
     expected = [run for run in ordered if run not in remarkable and fails(run)]
     groups = [
         (_heading(moved), moved),
-        ("What fails without a drift", failing),
+        ("What fails without a regression", failing),
         ("Builds of one release that differ in precision", differing),
         (f"What fails {both_sides(report)}, as expected", expected[: MOST_SECTIONS - len(remarkable)]),
     ]

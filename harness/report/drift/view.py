@@ -78,7 +78,7 @@ def explain(run: RunDrift) -> DriftExplanation:
     if False in run.faithful:
         sides = [name for name, known in zip((run.old, run.new), run.faithful, strict=True) if known is False]
         statements.append(
-            Statement("perturbed", f"observing changed {' and '.join(sides)}; those layers are no proof")
+            Statement("perturbed", f"observation changed {' and '.join(sides)}: do not rely on those layers")
         )
     statements += [
         Statement("" if place else "engine", _change(change))
@@ -111,12 +111,12 @@ def first_origin(run: RunDrift) -> str:
 
 def _numbers(worst: TensorDrift) -> str:
     """What the verdict of a tensor rests on."""
-    told = f"{place_text(worst)}: {change_text(worst)}"
+    text = f"{place_text(worst)}: {change_text(worst)}"
     if math.isinf(worst.old) and math.isinf(worst.new):
         finite = worst.zero_reference and worst.gate != NONFINITE.metric
-        return told if finite else f"{told}, not finite on either side"
+        return text if finite else f"{text}, not finite on either side"
     floor = "" if math.isinf(worst.floor) else f"; floor {number(worst.floor)}"
-    return f"{told}; {noise_text(worst.noise)}{floor}"
+    return f"{text}; {noise_text(worst.noise)}{floor}"
 
 
 def _gate(run: RunDrift) -> str:
@@ -129,9 +129,9 @@ def _gate(run: RunDrift) -> str:
 def _builds(run: RunDrift) -> list[Statement]:
     """Each build's error, why builds fail, and the precisions that they compute in where these differ."""
     sides = ((run.old, run.builds.old), (run.new, run.builds.new))
-    told = [f"{name}: {errors}" for name, builds in sides if (errors := builds_text(builds))]
+    texts = [f"{name}: {errors}" for name, builds in sides if (errors := builds_text(builds))]
     of_output = "" if run.worst is None or run.worst.sample >= 0 else "the worst output: "
-    statements = [Statement("builds", f"{of_output}{'; '.join(told)}")] if told else []
+    statements = [Statement("builds", f"{of_output}{'; '.join(texts)}")] if texts else []
     if fails(run):
         counted = [f"{name} in {failing_text(builds)}" for name, builds in sides if builds]
         expected = ", as expected" if run.builds.expected and not run.builds.reason else ""
@@ -142,12 +142,12 @@ def _builds(run: RunDrift) -> list[Statement]:
 
 def _precisions(run: RunDrift) -> list[Statement]:
     """How many layers each build computes in which precision."""
-    told = []
+    texts = []
     for name, builds in ((run.old, run.builds.old), (run.new, run.builds.new)):
         known = [f"build {build.number}: {layers_text(build)}" for build in builds if build.layers]
         if known:
-            told.append(f"layers of {name}: {'; '.join(known[:MOST_BUILDS])}")
-    return [Statement("" if place else "precision", text) for place, text in enumerate([*told, DIFFERING])]
+            texts.append(f"layers of {name}: {'; '.join(known[:MOST_BUILDS])}")
+    return [Statement("" if place else "precision", text) for place, text in enumerate([*texts, DIFFERING])]
 
 
 def _change(change: StructureChange) -> str:
@@ -167,7 +167,7 @@ def _origins(run: RunDrift) -> list[Statement]:
     if run.verdict not in WORSENED:
         return []
     if not run.origins:
-        why = "no observed layer drifted to the worse" if "layer" in run.counts else "no layer was observed"
+        why = "no observed layer regressed" if "layer" in run.counts else "no layer was observed"
         return [Statement("starts at", f"not known: {why}")]
     shown = [_origin(origin) for origin in run.origins[:MOST_ORIGINS]]
     statements = [Statement("" if place else "starts at", text) for place, text in enumerate(shown)]

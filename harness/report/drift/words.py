@@ -59,7 +59,7 @@ def look_of(run: RunDrift) -> Look:
 
 
 def fails(run: RunDrift) -> bool:
-    """Whether a run fails on the newer release and its verdict does not say so: most failures are no drift."""
+    """Whether a run fails on the newer release and its verdict does not say so: most failures are no regression."""
     new = run.builds.fails_on in (FailsOn.NEWER, FailsOn.BOTH)
     return new and run.verdict is not DriftVerdict.NEW_FAILURE and _shows_verdict(run)
 
@@ -71,16 +71,16 @@ def remarks(run: RunDrift, *, brief: bool = False) -> tuple[str, ...]:
         run: the run.
         brief: in as few words as a terminal has room for: `xfail on both`.
     """
-    told = []
+    texts = []
     if fails(run):
         where = "on both" if run.builds.fails_on is FailsOn.BOTH else "on the newer"
         if run.builds.expected:
-            told.append(f"xfail {where}" if brief else f"fails {where}, as expected")
+            texts.append(f"xfail {where}" if brief else f"fails {where}, as expected")
         else:
-            told.append(f"fails {where}")
+            texts.append(f"fails {where}")
     if run.builds.differ and _shows_verdict(run):
-        told.append("builds differ" if brief else "builds differ in precision")
-    return tuple(told)
+        texts.append("builds differ" if brief else "builds differ in precision")
+    return tuple(texts)
 
 
 def verdict_text(run: RunDrift, *, plain: bool = False, brief: bool = False) -> str:
@@ -114,21 +114,21 @@ def answer(report: DriftReport) -> str:
     drifted = [run for run in report.runs if run.verdict in WORSENED and run.status is not Status.XFAIL]
     stale = [run for run in report.runs if is_stale(run)]
     stopped = [run for run in report.runs if run.status in (Status.ERROR, Status.MISTAKE)]
-    told = []
+    texts = []
     if drifted:
-        told.append(_drifted(report, drifted))
+        texts.append(_drifted(report, drifted))
     elif not (stopped or stale) or statuses(report.runs)[Status.XFAIL] or any(map(_judged, report.runs)):
-        told.append(_calm(report, _where(report, report.runs)))
+        texts.append(_calm(report, _where(report, report.runs)))
     if stale:
-        told.append(_stale(report, stale))
-    told += _stopped(report, stopped, told)
-    told += filter(None, [coverage_text(report)])
-    told += _failing(report)
+        texts.append(_stale(report, stale))
+    texts += _stopped(report, stopped, texts)
+    texts += filter(None, [coverage_text(report)])
+    texts += _failing(report)
     if rises := report.rises:
-        told.append(f"{plural(rises, 'output')} {'has' if rises == 1 else 'have'} risen in an earlier night")
+        texts.append(f"{plural(rises, 'output')} rose in an earlier night")
     if creeping := report.creeping:
-        told.append(f"{plural(creeping, 'output')} {'creeps' if creeping == 1 else 'creep'} over the nights")
-    return f"{'; '.join(told)}."
+        texts.append(f"{plural(creeping, 'output')} {'creeps' if creeping == 1 else 'creep'} over the nights")
+    return f"{'; '.join(texts)}."
 
 
 def _stopped_on(report: DriftReport) -> str:
@@ -159,11 +159,11 @@ def both_sides(report: DriftReport) -> str:
 
 def _failing(report: DriftReport) -> list[str]:
     """Which runs fail without a drift: what a drift report would otherwise pass over."""
-    told = []
+    texts = []
     total, expected = standing_failures(report)
     if total:
         some = "as expected" if expected == total else f"{expected} of them as expected" if expected else ""
-        told.append(
+        texts.append(
             f"{plural(total, 'run')} {'fails' if total == 1 else 'fail'} {both_sides(report)}"
             + (f", {some}" if some else "")
         )
@@ -172,10 +172,10 @@ def _failing(report: DriftReport) -> list[str]:
         for run in report.runs
     )
     if newer:
-        told.append(
-            f"{plural(newer, 'run')} {'fails' if newer == 1 else 'fail'} on the newer without a drift"
+        texts.append(
+            f"{plural(newer, 'run')} {'fails' if newer == 1 else 'fail'} on the newer release without a regression"
         )
-    return told
+    return texts
 
 
 def _where(report: DriftReport, runs: Sequence[RunDrift]) -> str:
@@ -186,17 +186,17 @@ def _where(report: DriftReport, runs: Sequence[RunDrift]) -> str:
 
 def _stale(report: DriftReport, stale: Sequence[RunDrift]) -> str:
     states = {run.baseline.state for run in stale if run.baseline is not None}
-    told = baseline_text(states.pop()) if len(states) == 1 else "their baselines are of other models or cases"
-    return f"{len(stale)} of {plural(len(report.runs), 'run')} not compared: {told}"
+    text = baseline_text(states.pop()) if len(states) == 1 else "their baselines are of other models or cases"
+    return f"{len(stale)} of {plural(len(report.runs), 'run')} not compared: {text}"
 
 
-def _stopped(report: DriftReport, stopped: Sequence[RunDrift], told: Sequence[str]) -> Iterator[str]:
+def _stopped(report: DriftReport, stopped: Sequence[RunDrift], texts: Sequence[str]) -> Iterator[str]:
     """How many runs could not be judged, and how many in some of their builds only."""
     lost = [run for run in stopped if not _judged(run)]
     total = plural(len(report.runs), "run")
     if lost:
         yield f"{len(lost)} of {total} could not be judged" + (
-            "" if told else f" {_stopped_on(report) or _where(report, lost)}"
+            "" if texts else f" {_stopped_on(report) or _where(report, lost)}"
         )
     if partly := len(stopped) - len(lost):
         yield f"builds of {partly} of {total} failed"
@@ -208,7 +208,7 @@ def _drifted(report: DriftReport, failed: Sequence[RunDrift]) -> str:
     all_new = ", a new failure" if new == 1 else ", all of them new failures"
     some_new = f", {new} of them {'a new failure' if new == 1 else 'new failures'}"
     fresh = "" if not new else all_new if new == len(failed) else some_new
-    return f"{len(failed)} of {plural(len(report.runs), 'run')} drifted to the worse {where}{fresh}"
+    return f"{len(failed)} of {plural(len(report.runs), 'run')} regressed {where}{fresh}"
 
 
 def _judged(run: RunDrift) -> bool:
@@ -216,18 +216,19 @@ def _judged(run: RunDrift) -> bool:
 
 
 def _calm(report: DriftReport, where: str) -> str:
-    """What is said where nothing that could be judged drifted to the worse."""
+    """The answer where nothing that could be judged regressed."""
     compared = [run for run in report.runs if _judged(run)]
     nothing = "No error" if engines_moved(report) else "Nothing"
+    no_regression = f"{'Accuracy did not regress' if engines_moved(report) else 'Nothing regressed'} {where}"
     moved = [run for run in compared if run.verdict in (DriftVerdict.BETTER, DriftVerdict.FIXED)]
     if waived := statuses(report.runs)[Status.XFAIL]:
-        return f"{nothing} drifted to the worse {where} but for {plural(waived, 'waived run')}"
+        return f"{no_regression}, except for {plural(waived, 'waived run')}"
     if moved:
-        return f"{nothing} drifted to the worse {where}, {plural(len(moved), 'run')} to the better"
+        return f"{no_regression}, and {plural(len(moved), 'run')} improved"
     if not compared:
         if report.first_night:
             gpu = " on this GPU" if any(change.what is Fact.GPU for change in report.changed) else ""
-            return f"The first run {where}{gpu} in this history: later ones will be held against it"
+            return f"The first run {where}{gpu} in this history: later ones will be compared with it"
         why = next((run.reason for run in report.runs if run.reason), "there are no runs")
         return f"Nothing could be compared: {why}"
     if all(run.verdict is DriftVerdict.SAME for run in compared):
@@ -263,6 +264,6 @@ def summary(report: DriftReport, seconds: float | None = None) -> str:
     cases = len({run.case for run in report.runs})
     text = f"{plural(cases, 'case')}, {plural(len(report.runs), 'run')}: {', '.join(parts) or 'nothing'}"
     if len(report.tensors):
-        text += f"; {len(report.tensors):,} tensors held against {short(report.old)}"
+        text += f"; {len(report.tensors):,} tensors compared with {short(report.old)}"
     text += f", {plural(report.repeats, 'build')} each"
     return text if seconds is None else f"{text}, {duration(seconds)}"

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Okabe and Ito's palette: told apart by readers with any of the common colour deficiencies.
+# Okabe and Ito's palette: distinguished by readers with any of the common colour deficiencies.
 BLUE, ORANGE, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#6B7280"
 INK, FAINT, PALE = "#1F2937", "#E5E7EB", "#C7CDD6"
 DASHES = (0, (5, 3))

@@ -62,7 +62,7 @@ def error_growth(result: RunResult, *, note: str = "") -> Figure:
         draw_headroom(lowest, layers, result.precision.storage_dtype)
         main.tick_params(labelbottom=False)
     label_layers(lowest, layers, named=layout.named)
-    perturbed = " (perturbed by the observation)" if result.faithful is False else ""
+    perturbed = " (perturbed by observation)" if result.faithful is False else ""
     heading = f"Error growth: {title(result)}{f', {note}' if note else ''}{perturbed}"
     figure.text(LEFT / WIDTH, 1 - 0.14 / layout.height, heading, size=12, weight="bold", color=INK, va="top")
     main.legend(
@@ -103,5 +103,5 @@ def _render(result: RunResult, kind: str, note: str) -> bytes:
 
 
 def _own(result: RunResult, note: str) -> str:
-    """What tells a picture from the others of its page, on which one run may stand before and after its cure."""
+    """What distinguishes a picture from others of its page, where one run may stand before and after its cure."""
     return f"{result.id} {note}" if note else result.id

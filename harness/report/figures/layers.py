@@ -1,4 +1,4 @@
-"""The axes of the error-growth picture: errors, origins, headroom."""
+"""The axes of the error-growth picture: errors, origins, largest values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FEW = 150  # layers that get a mark each
-MOST_HEADROOM = 1e4  # and headrooms beyond this one at the top
+MOST_HEADROOM = 1e4  # and multiples of the largest number beyond this one at the top
 
 
 def draw_errors(axes: Axes, layers: Sequence[LayerResult]) -> Scale:
@@ -191,7 +191,7 @@ def draw_headroom(axes: Axes, layers: Sequence[LayerResult], dtype: str) -> None
         ticks[MOST_HEADROOM] = "beyond 1e4"
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
-    note = f"headroom: largest reference value over the largest {dtype}"
+    note = f"× max: largest reference value over the largest {dtype}"
     note += f"; beyond 1 in {_overflowing(len(over), len(broken))}" if over else ""
     axes.text(0, 1.04, note, transform=axes.transAxes, size=8.5, color=INK)
     plain_axes(axes)

@@ -58,7 +58,7 @@ def growth_figure(report: DriftReport, run: RunDrift) -> Figure:
     """Error of each layer in the older and the newer releases, with the older one's noise band, origins ringed.
 
     Under it the layers × releases heatmap: the darker, the larger the error, red where it is not finite; and the
-    change of each newer release: red to the worse, blue to the better, full colour from ten times on.
+    change of each newer release: red where it regressed, blue where it improved, full colour from ten times on.
     """
     from matplotlib.figure import Figure
 
@@ -154,7 +154,7 @@ def _draw_growth(axes: Axes, report: DriftReport, run: RunDrift, table: pd.DataF
             axes,
             worse,
             [0.012] * len(worse),
-            label=f"drifted to the worse ({len(worse)})",
+            label=f"regressed ({len(worse)})",
             transform=axes.get_xaxis_transform(),
             color=VERMILION,
             marker="|",

@@ -160,12 +160,12 @@ def outputs_table(outputs: Sequence[OutputResult]) -> Table:
 
 
 def layers_table(layers: Sequence[LayerResult]) -> Table:
-    """The observed tensors in order: accumulated and introduced error, headroom, and what is remarkable."""
+    """The observed tensors in order: accumulated and introduced error, largest value, and what is remarkable."""
     table = _small_table()
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("node", overflow="fold")
     table.add_column("op", overflow="fold")
-    for name in ("accumulated", "introduced", "headroom"):
+    for name in ("accumulated", "introduced", "× max"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for layer in layers:
@@ -248,18 +248,18 @@ def _print_warnings(console: Console, report: RunReport, details: bool) -> None:
     explained = attention(report)
     if details:
         explained = tuple(result for result in report.results if LOOKS[result.verdict].tone in EXPLAINED)
-    told = [
+    texts = [
         (warning, result.case)
         for result in report.results
         if not any(result is other for other in explained)
         for warning in result.warnings
     ]
-    _print_shared(console, "warning", shared(told))
+    _print_shared(console, "warning", shared(texts))
 
 
-def _print_shared(console: Console, label: str, told: Mapping[str, str]) -> None:
-    """Each text of `told` behind the cases that it is told of."""
-    for text, cases in told.items():
+def _print_shared(console: Console, label: str, texts: Mapping[str, str]) -> None:
+    """Each text of `texts` behind the cases that it is shown for."""
+    for text, cases in texts.items():
         console.print(Text.assemble((label, "yellow"), f" {cases}: {text}"), soft_wrap=True)
 
 

@@ -100,8 +100,8 @@ def run_markdown(report: RunReport, *, seconds: float | None = None) -> str:
         origin = f"`{code(row.origins[0].node)}` ({row.origins[0].op})" if row.origins else ""
         lines.append(f"| {' | '.join([escape(row.case), escape(row.candidate), *cells, origin])} |")
     lines.append("")
-    if told := skips(report):
-        lines += [*(f"- skipped {escape(cases)}: {escape(why)}" for why, cases in told.items()), ""]
+    if texts := skips(report):
+        lines += [*(f"- skipped {escape(cases)}: {escape(why)}" for why, cases in texts.items()), ""]
     for result, *others in alike(attention(report)):
         explanation = explain(result, *others)
         lines += [f"### {LOOKS[result.verdict].glyph} {escape(explanation.headline)}", ""]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MOST_ORIGINS = 4  # named in a text; the layer table and the JSON hold all of them
 NONFINITE = "nonfinite"  # the gate on elements that are not finite where the reference is
 WITHOUT_NUMBER = {SHAPE: "another shape", COMPUTED: "not computed"}
-"""Gates that tell all by failing."""
+"""Gates without a number: that they fail says everything."""
 MOST_CASES = 3  # that share a text
 MOST_ALIKE = 60  # runs named that share an error
 MOST_EVIDENCE = 12  # last lines of an error's evidence
@@ -102,13 +102,13 @@ def matrix(report: RunReport) -> Matrix:
 def attention(report: RunReport) -> tuple[RunResult, ...]:
     """The runs that need words: what came out unexpectedly, gravest first.
 
-    A mistake in a case or its model stops all runs of the case alike; it is told once.
+    A mistake in a case or its model stops all runs of the case alike; it is shown once.
     """
     unexpected = [result for result in report.results if result.verdict in UNEXPECTED]
-    told: dict[object, RunResult] = {}
+    texts: dict[object, RunResult] = {}
     for result in gravest_first(unexpected):
-        told.setdefault((result.case_path, result.reason) if result.mistake else id(result), result)
-    return tuple(told.values())
+        texts.setdefault((result.case_path, result.reason) if result.mistake else id(result), result)
+    return tuple(texts.values())
 
 
 def gravest_first(results: Iterable[RunResult]) -> list[RunResult]:
@@ -136,10 +136,10 @@ def skips(report: RunReport) -> dict[str, str]:
     return shared((result.reason, result.case) for result in report.results if result.verdict is Verdict.SKIP)
 
 
-def shared(told: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Each text once, with the cases that it is told of: `told` holds pairs of text and case."""
+def shared(texts: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Each text once, with its cases: `texts` holds pairs of text and case."""
     named: dict[str, dict[str, None]] = {}
-    for text, case in told:
+    for text, case in texts:
         named.setdefault(text, {})[case] = None
     return {text: names(cases, MOST_CASES) for text, cases in named.items()}
 
@@ -181,7 +181,7 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
         statements.append(Statement("", f"and {len(origins) - MOST_ORIGINS} more origins: {rest}{more}"))
     if result.faithful is False:
         statements.append(
-            Statement("perturbed", "observing changed this engine's outputs; its layers are no proof")
+            Statement("perturbed", "observation changed this engine's outputs: do not rely on its layers")
         )
     statements += [Statement("warning", warning) for warning in result.warnings]
     evidence = result.evidence[-MOST_EVIDENCE:]
