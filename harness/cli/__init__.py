@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         if with_traceback:
             print_exc()
-        print(f"error: not enough memory: {error}\n  try: smaller shapes", file=sys.stderr)
+        print(f"error: not enough memory: {error}\n  hint: try smaller shapes", file=sys.stderr)
         return 2
     except Exception as error:
         if with_traceback:
@@ -244,7 +244,7 @@ def print_error(error: HarnessError) -> None:
     where = "" if error.where is None else f"{error.where}: "
     print(f"error: {where}{error.message}", file=sys.stderr)
     if error.hint is not None:
-        print(f"  try: {error.hint}", file=sys.stderr)
+        print(f"  hint: {error.hint}", file=sys.stderr)
     if isinstance(error, CandidateError):
         for line in error.evidence:
             print(f"  | {line}", file=sys.stderr)

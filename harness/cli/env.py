@@ -185,7 +185,7 @@ def _print_checks(checks: Sequence[EnvironmentCheck]) -> None:
         for problem in item.problems:
             print(f"{item.environment.name}: {problem}", file=sys.stderr)
         if item.hint is not None:
-            print(f"  try: {item.hint}", file=sys.stderr)
+            print(f"  hint: {item.hint}", file=sys.stderr)
         for line in item.evidence:
             print(f"  | {line}", file=sys.stderr)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from harness.errors import UsageError
+from harness.text import suggestion
 
 ENGINE = "--engine"
 BY = "by"
@@ -113,14 +114,18 @@ class Spec:
         usage: with its arguments.
         help: one line.
         details: what else `help NAME` says; one paragraph.
-        read: makes the command from its words.
+        make: makes the command from its words.
+        least: how many words it needs.
+        most: how many words it takes; None: any number.
     """
 
     name: str
     usage: str
     help: str
     details: str
-    read: Callable[[tuple[str, ...]], Command]
+    make: Callable[[tuple[str, ...]], Command]
+    least: int = 0
+    most: int | None = None
 
 
 def parse(line: str) -> Command | None:
@@ -133,12 +138,23 @@ def parse(line: str) -> Command | None:
     if not words:
         return None
     name, *rest = words
-    name = ALIASES.get(name, name)
+    spec = _spec(ALIASES.get(name, name))
+    if len(rest) < spec.least:
+        raise UsageError(f"`{spec.name}` needs {spec.usage.split()[1]}", hint=f"`{spec.usage}`")
+    if spec.most is not None and len(rest) > spec.most:
+        raise _unexpected(spec.name, rest[spec.most])
+    return spec.make(tuple(rest))
+
+
+def _spec(name: str) -> Spec:
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name.casefold(), COMMANDS, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else "`help` lists the commands"
+        hint = suggestion(name, COMMANDS) or "`help` lists the commands"
         raise UsageError(f"there is no command `{name}`", hint=hint)
-    return COMMANDS[name].read(tuple(rest))
+    return COMMANDS[name]
+
+
+def _unexpected(name: str, word: str) -> UsageError:
+    return UsageError(f"`{name}` does not take `{word}`", hint=f"`{COMMANDS[name].usage}`")
 
 
 def _split(line: str) -> list[str]:
@@ -172,55 +188,17 @@ def _read_layers(words: tuple[str, ...]) -> Layers:
 def _read_try(words: tuple[str, ...]) -> Try:
     for word in words:
         if word != ENGINE:
-            raise UsageError(f"`try` does not take `{word}`", hint=f"`try`, or `try {ENGINE}`")
+            raise _unexpected("try", word)
     return Try(engine=bool(words))
 
 
 def _read_help(words: tuple[str, ...]) -> Help:
-    topic = _optional("help")(words)
-    if topic is not None and topic not in COMMANDS:
-        return Help(_known(topic))
-    return Help(topic)
+    return Help(*(_spec(word).name for word in words))
 
 
-def _known(topic: str) -> str:
-    near = difflib.get_close_matches(topic.casefold(), COMMANDS, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else "`help` lists the commands"
-    raise UsageError(f"there is no command `{topic}`", hint=hint)
-
-
-def _one(name: str, what: str) -> Callable[[tuple[str, ...]], str]:
-    def read(words: tuple[str, ...]) -> str:
-        if len(words) != 1:
-            message = f"`{name}` takes {what}" + (f", not {len(words)}" if words else "")
-            raise UsageError(message, hint=f"`{COMMANDS[name].usage}`")
-        return words[0]
-
-    return read
-
-
-def _optional(name: str) -> Callable[[tuple[str, ...]], str | None]:
-    def read(words: tuple[str, ...]) -> str | None:
-        if len(words) > 1:
-            raise UsageError(f"`{name}` takes at most one argument", hint=f"`{COMMANDS[name].usage}`")
-        return words[0] if words else None
-
-    return read
-
-
-def _none(name: str, command: Command) -> Callable[[tuple[str, ...]], Command]:
-    def read(words: tuple[str, ...]) -> Command:
-        if words:
-            raise UsageError(f"`{name}` takes no argument, not `{words[0]}`")
-        return command
-
-    return read
-
-
-def _read_lower(words: tuple[str, ...]) -> Lower:
-    if not words:
-        raise UsageError("`lower` takes a pattern", hint="`lower *` lowers everything again")
-    return Lower(words)
+def _from_words(command: Callable[..., Command]) -> Callable[[tuple[str, ...]], Command]:
+    """Make a command that has an argument for each word."""
+    return lambda words: command(*words)
 
 
 PATTERNS = (
@@ -245,7 +223,9 @@ def _specs() -> Iterable[Spec]:
         "why NODE",
         "explain a node: ranges, errors, its effect alone",
         "NODE is the name of a node or of a tensor that it writes.",
-        lambda words: Why(_one("why", "one node or tensor")(words)),
+        _from_words(Why),
+        least=1,
+        most=1,
     )
     yield Spec(
         "keep",
@@ -258,8 +238,9 @@ def _specs() -> Iterable[Spec]:
         "lower",
         "lower PATTERN…",
         "lower kept nodes again",
-        f"{PATTERNS} `undo` takes it back.",
-        _read_lower,
+        f"`lower *` lowers everything. {PATTERNS} `undo` takes it back.",
+        Lower,
+        least=1,
     )
     yield Spec(
         "try",
@@ -268,6 +249,7 @@ def _specs() -> Iterable[Spec]:
         f"The emulator answers in milliseconds. `try {ENGINE}` builds the engine in the environment of `--env` and "
         "runs it. Both go into the journal that `harness diagnose --resume` continues from.",
         _read_try,
+        most=1,
     )
     yield Spec(
         "bisect",
@@ -282,21 +264,24 @@ def _specs() -> Iterable[Spec]:
         "plot [FILE]",
         "draw how the error grows with what is kept now",
         "FILE is a .png or .svg. Default: a new .png in the folder of this session.",
-        lambda words: Plot(_optional("plot")(words)),
+        _from_words(Plot),
+        most=1,
     )
     yield Spec(
         "undo",
         "undo",
         "take back the last keep, lower or bisect",
         "Repeat it to take back more.",
-        _none("undo", Undo()),
+        _from_words(Undo),
+        most=0,
     )
     yield Spec(
         "history",
         "history",
         "list what was tried, and the results",
         "What an earlier session or a diagnosis evaluated takes one line.",
-        _none("history", History()),
+        _from_words(History),
+        most=0,
     )
     yield Spec(
         "export",
@@ -304,10 +289,11 @@ def _specs() -> Iterable[Spec]:
         "write recipes that keep the nodes in FP32",
         "For trtexec, polygraphy and AutoCast, with the list of layers and a typed ONNX model. Default DIR: the folder "
         "of this session.",
-        lambda words: Export(_optional("export")(words)),
+        _from_words(Export),
+        most=1,
     )
-    yield Spec("help", "help [COMMAND]", "list the commands, or explain one", "", _read_help)
-    yield Spec("quit", "quit", "leave; so does Ctrl-D", "", _none("quit", Quit()))
+    yield Spec("help", "help [COMMAND]", "list the commands, or explain one", "", _read_help, most=1)
+    yield Spec("quit", "quit", "leave; so does Ctrl-D", "", _from_words(Quit), most=0)
 
 
 COMMANDS: dict[str, Spec] = {spec.name: spec for spec in _specs()}

@@ -14,7 +14,7 @@ from harness.judge.lanes import Progress, Run, carry_out
 from harness.judge.names import check_names_of
 from harness.judge.results import MadeWith, RunReport, RunResult
 from harness.tensors import Precision, host_fingerprint
-from harness.text import suggestion
+from harness.text import sentence, suggestion
 
 MODEL_RUNS = (Precision.FP32, Precision.FP16)
 Target = Path | str | Case
@@ -112,8 +112,9 @@ def select_cases(
         if not cases:
             raise NothingSelectedError("no case file there", hint="case files end in .case.yaml")
         known = sorted({tag for case in cases for tag in case.tags})
-        near = next(filter(None, (suggestion(tag, known) for tag in tags)), "")
-        hint = f"{near} The tags are {', '.join(known)}".lstrip() if known else "no case has any tag"
+        near = next(filter(None, (suggestion(tag, known) for tag in tags)), None)
+        hint = f"the tags are {', '.join(known)}" if known else "no case has any tag"
+        hint = hint if near is None else f"{near} {sentence(hint)}"
         raise NothingSelectedError(f"no case has the tag {' or '.join(tags)}", hint=hint)
     return chosen
 

@@ -118,7 +118,7 @@ def test_the_json_of_a_check_is_all_that_is_on_stdout(cli: Cli, python: str) -> 
         (("remove", "x"), 2, "no environment is called 'x'"),
     ],
 )
-def test_mistakes_are_told_and_change_nothing(
+def test_mistakes_are_reported_and_change_nothing(
     cli: Cli, place: Path, arguments: tuple[str, ...], status: int, said: str
 ) -> None:
     found, out, err = cli("env", *arguments)
@@ -158,7 +158,7 @@ def test_the_doctor_says_what_works_and_what_to_do(
     assert "BROKEN" in err
 
 
-def test_a_run_that_kills_its_worker_is_an_error_with_evidence_and_the_rest_goes_on(
+def test_a_run_that_kills_its_worker_is_an_error_with_evidence_and_the_others_still_run(
     cli: Cli, place: Path, tiny_cases: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engines = Path(__file__).parents[1] / "backends" / "cpu_engine.py"

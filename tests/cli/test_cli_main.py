@@ -111,7 +111,7 @@ def command(monkeypatch):
         (
             UsageError("is odd", where="a.yaml:3:1", hint="make it even"),
             2,
-            "error: a.yaml:3:1: is odd\n  try: make it even\n",
+            "error: a.yaml:3:1: is odd\n  hint: make it even\n",
         ),
         (NothingSelectedError("nothing matches"), 5, "error: nothing matches\n"),
         (BudgetExhaustedError("spent"), 4, "error: spent\n"),

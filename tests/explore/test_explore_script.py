@@ -71,7 +71,7 @@ def test_a_mistake_ends_the_script_and_names_its_line(run) -> None:
     status, out, err = run("layers\n\nkep square\ntry\n")
     assert status == 2
     assert "error: line 3: there is no command `kep`" in err
-    assert "try: did you mean `keep`?" in err
+    assert "hint: did you mean `keep`?" in err
     assert "fp16 › try" not in out
 
 
