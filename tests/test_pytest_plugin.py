@@ -456,7 +456,7 @@ def test_case_files_in_a_folder_of_tests_are_collected_beside_them(pytester, cas
     pytester.runpytest("cases").assert_outcomes(passed=4)
 
 
-def test_the_plugin_is_loaded_in_every_project_and_so_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_the_plugin_imports_nothing_heavy(tmp_path: Path) -> None:
     script = """
 import json, sys, pytest
 
@@ -477,7 +477,7 @@ sys.exit(pytest.main(["-q", "-s", "-p", "no:cacheprovider", "test_it.py"], plugi
     assert not {name for name in modules if name.startswith("harness.")} - {"harness.pytest_plugin"}
 
 
-def test_what_the_plugin_repeats_to_stay_light_is_what_the_rooms_say() -> None:
+def test_constants_that_the_plugin_repeats_equal_those_of_the_packages() -> None:
     from harness.case import CASE_SUFFIX
     from harness.environments import RESERVED
 
@@ -501,7 +501,7 @@ def test_what_the_plugin_repeats_to_stay_light_is_what_the_rooms_say() -> None:
         (None, "2,3", [], None),
     ],
 )
-def test_an_xdist_worker_gets_one_entry_of_the_callers_own_list(worker, listed, installed, chosen) -> None:
+def test_an_xdist_worker_gets_one_gpu_of_the_callers_list(worker, listed, installed, chosen) -> None:
     variables = {}
     if worker is not None:
         variables["PYTEST_XDIST_WORKER"] = worker

@@ -26,29 +26,17 @@ from harness.text import command
 
 app = typer.Typer(add_completion=False)
 
-LIMITS = "Limits"
+_limits = partial(typer.Option, rich_help_panel="Limits")
 
 Environment = Annotated[
     str | None, typer.Option("--env", "-e", metavar="NAME", help="Diagnose the engine of this environment.")
 ]
-MaxBuilds = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Build at most N engines. Default: 64.", rich_help_panel=LIMITS),
-]
+MaxBuilds = Annotated[int | None, _limits(metavar="N", help="Build at most N engines. Default: 64.")]
 MaxSeconds = Annotated[
-    float | None,
-    typer.Option(
-        metavar="S", help="Stop after S seconds. --resume starts the clock again.", rich_help_panel=LIMITS
-    ),
+    float | None, _limits(metavar="S", help="Stop after S seconds. --resume starts the clock again.")
 ]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Continue where an earlier diagnosis stopped.", rich_help_panel=LIMITS),
-]
-Prove = Annotated[
-    bool,
-    typer.Option("--prove", help="Confirm each culprit with a build of its own.", rich_help_panel=LIMITS),
-]
+Resume = Annotated[bool, _limits("--resume", help="Continue where an earlier diagnosis stopped.")]
+Prove = Annotated[bool, _limits("--prove", help="Confirm each culprit with a build of its own.")]
 OutFolder = Annotated[
     Path | None,
     path_option(

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-BUILDS, JUDGEMENT, HISTORY = "Builds", "Judgement", "History and baselines"
+HISTORY = "History and baselines"
+_builds = partial(typer.Option, rich_help_panel="Builds")
+_judgement = partial(typer.Option, rich_help_panel="Judgement")
+_history = partial(typer.Option, rich_help_panel=HISTORY)
 
 Releases = Annotated[
     list[str],
@@ -44,71 +47,50 @@ Releases = Annotated[
         help="Compare this environment; name the older one first. emulator:fp16 and the like stand in for one.",
     ),
 ]
-Repeats = Annotated[
-    int,
-    typer.Option("--repeats", "-k", metavar="K", help="Build each engine K times.", rich_help_panel=BUILDS),
-]
+Repeats = Annotated[int, _builds("--repeats", "-k", metavar="K", help="Build each engine K times.")]
 Layers = Annotated[
     LayerBuilds,
-    typer.Option(
+    _builds(
         metavar="auto|all|first|none",
         help="In which builds to observe layers; each takes a further build. auto: the first of an engine.",
-        rich_help_panel=BUILDS,
         parser=choice(LayerBuilds, "--layers"),
     ),
 ]
 TimingCache = Annotated[
     CacheUse,
-    typer.Option(
+    _builds(
         metavar="both|with|without",
         help="Which builds use the timing cache. both: the first with it, the others without.",
-        rich_help_panel=BUILDS,
         parser=choice(CacheUse, "--timing-cache"),
     ),
 ]
 RunLimit = Annotated[
     float | None,
-    typer.Option(
+    _builds(
         metavar="SECONDS",
         help="Limit for a case at one precision on one release: no build takes longer, and none starts later.",
-        rich_help_panel=BUILDS,
     ),
 ]
 MinEffect = Annotated[
-    float,
-    typer.Option(
-        metavar="SHARE",
-        help="Ignore changes below this share of the error.",
-        rich_help_panel=JUDGEMENT,
-    ),
+    float, _judgement(metavar="SHARE", help="Ignore changes below this share of the error.")
 ]
-Confidence = Annotated[
-    float,
-    typer.Option(
-        metavar="P", help="Set the two-sided confidence of the noise band.", rich_help_panel=JUDGEMENT
-    ),
-]
+Confidence = Annotated[float, _judgement(metavar="P", help="Set the two-sided confidence of the noise band.")]
 HistoryFolder = Annotated[
     Path, path_option("--history", metavar="DIR", help="Where to keep the run.", panel=HISTORY)
 ]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue an interrupted run.", rich_help_panel=HISTORY)
-]
+Resume = Annotated[bool, _history("--resume", help="Continue an interrupted run.")]
 ComparedWith = Annotated[
     Against,
-    typer.Option(
+    _history(
         metavar="golden|history",
         help="What to compare a single release with.",
-        rich_help_panel=HISTORY,
         parser=choice(Against, "--against"),
     ),
 ]
 BaselineUpdate = Annotated[
     bool,
-    typer.Option(
-        "--baseline-update",
-        help="Write the baselines of a single release that are missing or have drifted.",
-        rich_help_panel=HISTORY,
+    _history(
+        "--baseline-update", help="Write the baselines of a single release that are missing or have drifted."
     ),
 ]
 Tables = Annotated[

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-GOLDEN = "Golden references"
+_golden = partial(typer.Option, rich_help_panel="Golden references")
 MOST_LAYERS = 8
 """Layers that changed between builds, shown without --details."""
 
@@ -76,15 +76,9 @@ Plot = Annotated[
     ),
 ]
 GoldenUpdate = Annotated[
-    bool,
-    typer.Option(
-        "--golden-update", help="Rewrite golden references that are missing or fail.", rich_help_panel=GOLDEN
-    ),
+    bool, _golden("--golden-update", help="Rewrite golden references that are missing or fail.")
 ]
-GoldenPrune = Annotated[
-    bool,
-    typer.Option("--golden-prune", help="Delete golden references that no case has.", rich_help_panel=GOLDEN),
-]
+GoldenPrune = Annotated[bool, _golden("--golden-prune", help="Delete golden references that no case has.")]
 
 
 @app.command()

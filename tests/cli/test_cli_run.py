@@ -69,7 +69,7 @@ def test_quiet_prints_the_summary_alone_when_all_is_well(tiny_cases, capsys) -> 
     assert errors == ""
 
 
-def test_a_skip_says_why_and_quiet_does_where_nothing_else_was_judged(tiny_cases, capsys) -> None:
+def test_a_skip_says_why_even_in_quiet_if_nothing_else_was_judged(tiny_cases, capsys) -> None:
     why = "skipped skipped: needs a_package_that_is_nowhere, which is not installed"
     tiny_cases("clean", "skipped")
     assert why in run(capsys, "cases")[1].splitlines()
@@ -88,7 +88,7 @@ def test_a_failure_names_tensor_metric_origin_and_next_command(tiny_cases, capsy
     assert "cases/failing.case.yaml --precision fp16" in out
 
 
-def test_a_mistake_in_one_case_lets_the_others_go_on(tiny_cases, capsys) -> None:
+def test_a_mistake_in_one_case_does_not_stop_the_others(tiny_cases, capsys) -> None:
     tiny_cases("clean", "mistaken")
     status, out, errors = run(capsys, "cases")
     assert status == 2

@@ -39,7 +39,7 @@ def with_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_small) -> 
     supervisor.close()
 
 
-def test_an_engine_is_built_once_a_configuration_and_then_remembered(with_worker: Session, capsys) -> None:
+def test_an_engine_is_built_once_for_a_configuration_and_then_recalled(with_worker: Session, capsys) -> None:
     shell = Shell(with_worker, Console(width=80), lambda: nullcontext(lambda event: None))
     assert with_worker.welcome().environment == "trt86"
     assert shell.run_script(["try --engine", "keep b1_*", "bisect", "try --engine", "try --engine"]) == 0

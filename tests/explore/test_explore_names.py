@@ -35,7 +35,7 @@ def test_patterns_add_up_in_the_order_of_the_graph(names: Names) -> None:
     assert len(names.all_of(["b1_*"])) == 11
 
 
-def test_an_unknown_name_asks_for_the_nearest(names: Names) -> None:
+def test_an_unknown_name_suggests_the_nearest(names: Names) -> None:
     with pytest.raises(NothingSelectedError, match="did you mean `b1_sq`") as caught:
         names.all_of(["b1_sqq"])
     assert caught.value.exit_code == 5
@@ -45,7 +45,7 @@ def test_an_unknown_name_asks_for_the_nearest(names: Names) -> None:
         names.all_of(["something else altogether"])
 
 
-def test_several_nodes_are_no_one_node(names: Names) -> None:
+def test_a_glob_of_several_nodes_is_not_one_node(names: Names) -> None:
     with pytest.raises(UsageError, match="matches 11 nodes") as caught:
         names.node("b1_*")
     assert "b1_scale" in str(caught.value.hint)
@@ -64,26 +64,26 @@ def test_blocks_are_globs_that_match_just_the_block(names: Names) -> None:
     assert names.patterns["b1_*"] == names.all_of(["b1_*"])
 
 
-def test_a_command_is_completed_with_the_space_that_must_follow(names: Names) -> None:
+def test_a_completed_command_ends_with_a_space_if_words_follow(names: Names) -> None:
     assert offered(names, "la") == ["layers "]
     assert offered(names, "un") == ["undo"]
     assert set(offered(names, "")) >= {"layers ", "why ", "keep ", "undo", "quit"}
 
 
-def test_blocks_come_first_then_what_begins_then_what_holds_the_word(names: Names) -> None:
+def test_blocks_come_first_then_prefixes_then_substrings(names: Names) -> None:
     found = offered(names, "keep b1")
     assert found[:3] == ["b1_*", "b1_scale", "b1_sq"]
     assert offered(names, "why mean") == ["b0_mean", "b1_mean", "b2_mean"]
     assert next(complete("keep b1", names, NOTHING)) == Candidate("b1_*", 2, "11 nodes")
 
 
-def test_behind_a_glob_stands_what_it_matches(names: Names) -> None:
+def test_a_glob_offers_what_it_matches(names: Names) -> None:
     found = list(complete("bisect b?_sq", names, NOTHING))
     assert [candidate.text for candidate in found] == ["b?_sq", "b0_sq", "b1_sq", "b2_sq"]
     assert found[0].about == "3 nodes"
 
 
-def test_lower_offers_what_is_kept_alone(names: Names) -> None:
+def test_lower_offers_only_kept_nodes(names: Names) -> None:
     assert offered(names, "lower ", frozenset({"b1_sq"})) == ["b1_*", "b1_sq"]
     assert offered(names, "lower ") == []
 
@@ -111,5 +111,5 @@ def test_layers_offers_its_order_too(names: Names) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "/a/b.c", "two words", "it's", 'it\'s "sq"', "a\\b", "#3", "x;y"])
-def test_a_name_can_be_typed_as_it_is_quoted(name: str) -> None:
+def test_a_quoted_name_can_be_typed(name: str) -> None:
     assert parse(f"why {quoted(name)}") == Why(name)

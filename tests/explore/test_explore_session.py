@@ -46,7 +46,7 @@ def test_keep_try_lower_and_undo(session: Session) -> None:
         session.undo()
 
 
-def test_keeping_what_is_kept_is_no_step(session: Session) -> None:
+def test_keeping_kept_nodes_changes_nothing(session: Session) -> None:
     session.keep(["b1_sq"])
     again = session.keep(["b1_sq"])
     assert (again.added, again.removed) == ((), ())
@@ -150,7 +150,7 @@ def test_why_shows_the_ranges_and_the_effect_of_the_node_alone(session: Session)
     assert sound.alone < 1
 
 
-def test_why_says_the_same_as_a_diagnosis(session: Session) -> None:
+def test_why_gives_the_reason_that_a_diagnosis_gives(session: Session) -> None:
     diagnosis = _diagnose(Lab(session.subject), Options(), None)
     assert session.why("b1_sq").reason == diagnosis.origins[0].why
 
@@ -326,7 +326,7 @@ def test_a_diagnosis_continues_from_engines_built_by_hand(open_small) -> None:
     assert diagnosis.cost.builds == by_hand.lab.cost.builds + len(subject.candidate.plans)
 
 
-def test_the_journal_is_free_between_commands_and_an_error_says_when_it_is_not(session: Session) -> None:
+def test_the_journal_is_locked_only_during_a_command(session: Session) -> None:
     session.keep(ISLAND)
     path = session.notebook.folder / "islands.journal"
     with Journal.resume(path, island_problem(session.subject)), pytest.raises(JournalError, match="another"):
