@@ -49,7 +49,7 @@ def add(
         typer.Option(
             metavar="COMMAND",
             help="The quoted command that starts its Python in a container. {gpu} is replaced by the GPU's number, "
-            "{scratch}, {worker} and {polygraphy} by folders to mount under the same paths.",
+            "{scratch} and {worker} by folders to mount under the same paths.",
         ),
     ] = None,
     gpu: Annotated[

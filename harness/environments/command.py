@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,12 +18,6 @@ _HOST_ONLY = (
 )
 
 
-def polygraphy_folder() -> Path | None:
-    """The host's polygraphy, lent to environments that have none: it is pure Python."""
-    spec = importlib.util.find_spec("polygraphy")
-    return None if spec is None or spec.origin is None else Path(spec.origin).parent
-
-
 def start_command(
     environment: Environment, scratch: Path, address: Path, adapter: Path | None = None
 ) -> list[str]:
@@ -36,19 +29,15 @@ def start_command(
         address: the Unix socket.
         adapter: a file with another adapter than the one for TensorRT.
     """
-    polygraphy = polygraphy_folder()
     places = {
         "{gpu}": str(environment.gpu),
         "{scratch}": str(scratch.parent),
         "{worker}": str(WORKER_FOLDER),
-        "{polygraphy}": str(polygraphy or ""),
     }
     command = [_fill(part, places) for part in environment.command]
     command += [str(WORKER_FOLDER / "main.py"), "--connect", str(address)]
     if adapter is not None:
         command += ["--adapter", str(adapter)]
-    if polygraphy is not None:
-        command += ["--lend", f"polygraphy={polygraphy}"]
     return command
 
 

@@ -7,10 +7,10 @@
     build = { tactic_sources = ["jit_convolutions"] }
     limits = { start = 120, build = 1800, inference = 300 }     # seconds
 
-A container gets three folders under their own paths, and its user must be allowed to use them:
+A container gets two folders under their own paths, and its user must be allowed to use them:
 
     command = ["docker", "run", "--rm", "--init", "--gpus", "device={gpu}", "-v", "{scratch}:{scratch}",
-               "-v", "{worker}:{worker}:ro", "-v", "{polygraphy}:{polygraphy}:ro", "IMAGE", "python3"]
+               "-v", "{worker}:{worker}:ro", "IMAGE", "python3"]
 
 The file is searched for from the working folder upwards; `$HARNESS_CONFIG` names another one.
 """
@@ -81,8 +81,8 @@ class Environment:
 
     Args:
         name: what commands and reports call it.
-        command: what starts its Python. `{gpu}` in it stands for the GPU's number; `{scratch}`, `{worker}`
-            and `{polygraphy}` for the folders that a container must mount under the same paths.
+        command: what starts its Python. `{gpu}` in it stands for the GPU's number; `{scratch}` and `{worker}`
+            for the folders that a container must mount under the same paths.
         gpu: which GPU, counted in the CUDA_VISIBLE_DEVICES of whoever starts harness.
         variables: environment variables that are set for it, sorted pairs.
         build: build options where neither the case nor the plan says otherwise.

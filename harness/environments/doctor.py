@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
 
 from harness.environments.check import EnvironmentCheck, check_all
 from harness.environments.config import find_config, load
@@ -79,12 +78,6 @@ def _packages() -> Iterator[Finding]:
     except Exception as error:  # whatever a broken installation raises
         advice = "install it again: pip install --force-reinstall onnxruntime"
         yield Finding("onnxruntime", Status.BROKEN, f"ONNX Runtime cannot be imported: {error}", advice)
-    try:
-        found = f"polygraphy {version('polygraphy')}, lent to environments that have none"
-        yield Finding("polygraphy", Status.OK, found)
-    except PackageNotFoundError:
-        message = "polygraphy is not installed, so it cannot be lent to environments"
-        yield Finding("polygraphy", Status.WARNING, message, "pip install polygraphy")
 
 
 def _gpus() -> Iterator[Finding]:

@@ -26,8 +26,6 @@ def install(
 ) -> Path:
     """Install `requirement` and NumPy into a new venv and return its interpreter.
 
-    polygraphy is not installed: workers are lent the host's.
-
     Args:
         name: name of the environment and of its folder.
         requirement: what to install, such as `tensorrt==10.13.3.9` or `tensorrt-cu12`.

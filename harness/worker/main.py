@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from types import ModuleType
-from typing import Any, List, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 PACKAGE = "harness_worker"
 FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -35,7 +35,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     importlib.import_module(PACKAGE + ".protocol").use_socket(options.connect, channel.connect)
     importlib.import_module(PACKAGE + ".lifeline").hold(options.connect)
-    lend(options.lend)
     importlib.import_module(PACKAGE + ".preload").preload()
     server = importlib.import_module(package.__name__ + ".server")
     server.Server(channel, _adapter_factory(options.adapter), _log).run(options.adapter or "tensorrt")
@@ -49,9 +48,6 @@ def _parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="harness worker", description="Serve one TensorRT release and GPU.")
     parser.add_argument("--connect", required=True, metavar="SOCKET", help="Unix socket of the host")
     parser.add_argument("--adapter", metavar="FILE.py", help="an adapter instead of the one for TensorRT")
-    parser.add_argument(
-        "--lend", action="append", default=[], metavar="NAME=FOLDER", help="a package to lend"
-    )
     return parser.parse_args(arguments)
 
 
@@ -66,14 +62,6 @@ def load_package(name: str, folder: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
-
-
-def lend(packages: List[str]) -> None:
-    """Make the host's packages importable that this environment does not have: pure Python, one by one."""
-    for item in packages:
-        name, _, folder = item.partition("=")
-        if importlib.util.find_spec(name) is None:
-            load_package(name, folder)
 
 
 def _adapter_factory(path: Optional[str]) -> Any:

@@ -58,7 +58,6 @@ def test_the_doctor_needs_nothing_but_harness(monkeypatch: pytest.MonkeyPatch) -
     assert {name: finding.status for name, finding in found.items()} == {
         "python": Status.OK,
         "onnxruntime": Status.OK,
-        "polygraphy": Status.OK,
         "gpu": Status.WARNING,
         "scratch": Status.OK,
         "cache": Status.OK,

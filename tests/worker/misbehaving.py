@@ -118,7 +118,6 @@ class Misbehaving:
             total_bytes=2 * 10**9,
             builder_ok=True,
             capabilities=("fp16", "weak"),
-            packages={"polygraphy": __import__("polygraphy").__version__},
         )
 
     def build(self, request):
