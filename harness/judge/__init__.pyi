@@ -15,7 +15,7 @@ from .layers import is_faithful as is_faithful
 from .layers import measure_layers as measure_layers
 from .names import check_names as check_names
 from .names import check_names_of as check_names_of
-from .outputs import OutputGates as OutputGates
+from .outputs import TensorGates as TensorGates
 from .own_roundings import Overflow as Overflow
 from .own_roundings import OwnRoundings as OwnRoundings
 from .own_roundings import find_overflows as find_overflows

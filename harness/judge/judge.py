@@ -18,7 +18,7 @@ from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, Candidates, nothing_to_round
 from harness.judge.layers import beyond_own_limits, is_faithful, measure_layers, observation_for
 from harness.judge.names import check_names
-from harness.judge.outputs import OutputGates
+from harness.judge.outputs import TensorGates
 from harness.judge.reference import empty_outputs
 from harness.judge.results import (
     Cause,
@@ -269,7 +269,7 @@ class _Run:
     def outputs(
         self, expected: list[dict[str, np.ndarray]], actual: list[Mapping[str, np.ndarray]]
     ) -> tuple[OutputResult, ...]:
-        judged = OutputGates(self.bench.model, self.bench.case.tolerances, self.precision)
+        judged = TensorGates(self.bench.model, self.bench.case.tolerances, self.precision)
         results: list[OutputResult] = []
         for sample, feeds in enumerate(self.bench.feeds):
             baseline = None if self.emulated else self.bench.emulator.attempt(feeds, self.precision)

@@ -9,10 +9,12 @@ import numpy as np
 
 from harness.backends import Candidate, Computed, Emulator, Observation, ObservedEngine, Plan
 from harness.case import Tolerance
-from harness.comparison import Accumulator, Metrics, check, find_origins, gates_for, options_for
+from harness.comparison import Accumulator, Metrics, find_origins
+from harness.judge.outputs import TensorGates
 from harness.judge.results import LayerResult
 from harness.judge.workbench import Workbench
 from harness.tensors import Precision
+from harness.text import names
 
 COPIES = (
     6  # reference, candidate, emulator, and the introduced error's pair of each tensor, with their inputs
@@ -50,7 +52,7 @@ def measure_layers(
     Returns:
         The layers in topological order, and for each sample the engines that were observed.
     """
-    sums = LayerSums()
+    sums, rules = LayerSums(), TensorGates(bench.model, tolerances, plan.precision)
     engines: list[tuple[ObservedEngine, ...]] = []
     for feeds in bench.feeds if samples is None else [bench.feeds[sample] for sample in samples]:
         observed: dict[str, np.ndarray] = {}
@@ -60,10 +62,10 @@ def measure_layers(
             observed, failures = dict(evaluation.tensors), evaluation.failures
             engines.append(evaluation.observed)
         for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
-            _measure_chunk(bench, plan, feeds, chunk, Computed(observed, failures), sums, tolerances)
+            _measure_chunk(bench, plan, feeds, chunk, Computed(observed, failures), sums, rules)
             for name in chunk:
                 observed.pop(name, None)
-    return _results(bench, plan.precision, tolerances, sums, candidate is bench.emulator), engines
+    return _results(rules, sums, emulated=candidate is bench.emulator), engines
 
 
 def _measure_chunk(
@@ -73,7 +75,7 @@ def _measure_chunk(
     chunk: tuple[str, ...],
     observed: Computed,
     sums: LayerSums,
-    tolerances: tuple[Tolerance, ...],
+    rules: TensorGates,
 ) -> None:
     reference = bench.reference.run(feeds, chunk)
     emulated = bench.emulator.attempt(
@@ -85,7 +87,8 @@ def _measure_chunk(
 
     def sum_of(to: Sums, name: str) -> Accumulator:
         if name not in to:
-            to[name] = _accumulator(bench, plan.precision, tolerances, name)
+            options = rules.options(name, is_output=False)
+            to[name] = Accumulator(dtype=plan.precision.storage_dtype, options=options)
         return to[name]
 
     for name in chunk:
@@ -111,39 +114,17 @@ def _introduced(
     return {name: (low[name], exact[name]) for name in chunk if name in low}
 
 
-def _accumulator(
-    bench: Workbench, precision: Precision, tolerances: tuple[Tolerance, ...], name: str
-) -> Accumulator:
-    node = bench.model.producer(name)
-    options = options_for(
-        tolerances, precision=precision, tensor=name, node=node.name if node else None, is_output=False
-    )
-    return Accumulator(dtype=precision.storage_dtype, options=options)
-
-
-def _results(
-    bench: Workbench, precision: Precision, tolerances: tuple[Tolerance, ...], sums: LayerSums, emulated: bool
-) -> tuple[LayerResult, ...]:
+def _results(rules: TensorGates, sums: LayerSums, *, emulated: bool) -> tuple[LayerResult, ...]:
     """The layers with their gates; an engine is compared with the emulator at the same precision."""
-    model = bench.model
+    model = rules.model
     measured = sums.emulator if emulated else sums.candidate
     metrics = {name: sum_.result() for name, sum_ in measured.items()}
     baseline: dict[str, Metrics | None] = {
         name: None if emulated else sums.emulator[name].result() for name in metrics
     }
-    gates = {}
-    for name, found in metrics.items():
-        node = model.producer(name)
-        limits = gates_for(
-            tolerances,
-            precision=precision,
-            tensor=name,
-            node=node.name if node else None,
-            is_output=False,
-            metrics_of_emulator=baseline[name],
-            reference_rms=found.reference_rms,
-        )
-        gates[name] = check(found, limits)
+    gates = {
+        name: rules.check(name, found, baseline[name], is_output=False) for name, found in metrics.items()
+    }
     failed = {name: not all(gate.passed for gate in found) for name, found in gates.items()}
     origins = set(find_origins(tuple(metrics), failed, model.predecessors))
     # An error that crossed its gate before must not hide an overflow: the FP32 values themselves do not fit there.
@@ -188,9 +169,8 @@ def beyond_own_limits(
     ]
     if not beyond:
         return None
-    names = ", ".join(beyond[:MOST_NAMED]) + (", …" if len(beyond) > MOST_NAMED else "")
-    verb = "is" if len(beyond) == 1 else "are"
-    return f"{names} {verb} beyond what the case lets these layers err by, although every output passes"
+    subject = f"{names(beyond, MOST_NAMED)} {'is' if len(beyond) == 1 else 'are'}"
+    return f"{subject} beyond the limits that the case gives these layers, although every output passes"
 
 
 def observation_for(candidate: Candidate, wanted: Observation | None) -> Observation:

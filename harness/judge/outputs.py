@@ -1,4 +1,4 @@
-"""The outputs of one sample and their gates."""
+"""Tensors and their gates: those of the outputs of one sample, and of layers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from harness.backends import Computed
 from harness.case import Tolerance
 from harness.comparison import (
     UNMASKED,
+    CompareOptions,
     GateResult,
     Metrics,
     check,
@@ -26,8 +27,8 @@ from harness.tensors import Precision
 
 
 @dataclass(frozen=True)
-class OutputGates:
-    """How the outputs of a model are judged.
+class TensorGates:
+    """The gates of a case at one precision, tensor by tensor.
 
     Args:
         model: the model.
@@ -38,6 +39,43 @@ class OutputGates:
     model: Model
     tolerances: tuple[Tolerance, ...]
     precision: Precision
+
+    def options(self, tensor: str, *, is_output: bool) -> CompareOptions:
+        """What the metrics of a tensor need of the rules."""
+        node = self._node(tensor)
+        return options_for(
+            self.tolerances, precision=self.precision, tensor=tensor, node=node, is_output=is_output
+        )
+
+    def check(
+        self,
+        tensor: str,
+        metrics: Metrics,
+        baseline: Metrics | None,
+        *,
+        is_output: bool,
+        exact: bool = False,
+    ) -> tuple[GateResult, ...]:
+        """The gates of a tensor, and what met them.
+
+        Args:
+            tensor: its name.
+            metrics: the candidate's.
+            baseline: the emulator's, which an engine is compared with; None judges the emulator itself.
+            is_output: whether it is an output of the model.
+            exact: whether it holds integers or bools.
+        """
+        gates = gates_for(
+            self.tolerances,
+            precision=self.precision,
+            tensor=tensor,
+            node=self._node(tensor),
+            is_output=is_output,
+            metrics_of_emulator=baseline,
+            reference_rms=metrics.reference_rms,
+            exact=exact,
+        )
+        return check(metrics, gates)
 
     def judge(
         self,
@@ -64,32 +102,16 @@ class OutputGates:
     ) -> OutputResult:
         baseline = None if emulated is None else self._compare(name, emulated, reference)
         metrics = self._compare(name, actual, reference)
-        gates = self._gates(name, metrics, baseline, exact=reference.dtype.kind in "biu")
+        exact = reference.dtype.kind in "biu"
+        gates = self.check(name, metrics, baseline, is_output=True, exact=exact)
         return OutputResult(name, sample, metrics, gates + self._unmasked(name, reference, actual, emulated))
 
     def _compare(self, name: str, computed: Computed, reference: np.ndarray) -> Metrics:
-        options = options_for(
-            self.tolerances, precision=self.precision, tensor=name, node=self._node(name), is_output=True
-        )
+        options = self.options(name, is_output=True)
         dtype = self.precision.storage_dtype
         if name in computed.failures:
             return not_computed(reference, computed.failures[name], dtype=dtype, options=options)
         return compare(computed.tensors[name], reference, dtype=dtype, options=options)
-
-    def _gates(
-        self, name: str, metrics: Metrics, baseline: Metrics | None, *, exact: bool
-    ) -> tuple[GateResult, ...]:
-        gates = gates_for(
-            self.tolerances,
-            precision=self.precision,
-            tensor=name,
-            node=self._node(name),
-            is_output=True,
-            metrics_of_emulator=baseline,
-            reference_rms=metrics.reference_rms,
-            exact=exact,
-        )
-        return check(metrics, gates)
 
     def _unmasked(
         self, name: str, reference: np.ndarray, actual: Computed, emulated: Computed | None
@@ -110,7 +132,7 @@ class OutputGates:
 
         metrics = over(actual)
         assert metrics is not None
-        gates = self._gates(name, metrics, None if emulated is None else over(emulated), exact=False)
+        gates = self.check(name, metrics, None if emulated is None else over(emulated), is_output=True)
         return tuple(
             replace(gate, metric=UNMASKED + gate.metric) for gate in gates if gate.metric in ("nrmse", "rmse")
         )

@@ -9,7 +9,7 @@ from onnx import helper
 
 from harness.backends import Computed
 from harness.case import Tolerance
-from harness.judge import OutputGates
+from harness.judge import TensorGates
 from harness.model import load_model
 from harness.tensors import Precision
 
@@ -30,7 +30,7 @@ def gates(
     def off(by: float) -> Computed:
         return Computed({"y": np.where(MASK, reference, reference * np.float32(by))})
 
-    judged = OutputGates(MODEL, tolerances, Precision.FP16)
+    judged = TensorGates(MODEL, tolerances, Precision.FP16)
     (output,) = judged.judge(0, {"y": reference}, off(factor), None if emulated is None else off(emulated))
     return {gate.metric: gate.passed for gate in output.gates if gate.metric != "nonfinite"}
 
@@ -60,7 +60,7 @@ def test_limits_of_the_case_hold_there_too_and_those_on_other_metrics_are_checke
 
 
 def test_an_output_of_another_shape_fails_for_that_alone() -> None:
-    judged = OutputGates(MODEL, (), Precision.FP16)
+    judged = TensorGates(MODEL, (), Precision.FP16)
     (output,) = judged.judge(0, {"y": REFERENCE}, Computed({"y": REFERENCE[:2]}), None)
     assert not output.passed
     assert not any(gate.metric.startswith("unmasked") for gate in output.gates)

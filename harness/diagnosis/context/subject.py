@@ -15,7 +15,7 @@ import numpy as np
 from harness.backends import Candidate, Computed, Observation, Plan
 from harness.case import BuildOptions, Case, ModelSource, Tolerance
 from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE, GateResult
-from harness.judge import OutputGates, OutputResult, Tensors, Workbench
+from harness.judge import OutputResult, TensorGates, Tensors, Workbench
 from harness.model import Model
 from harness.tensors import Precision, hash_feeds, host_fingerprint
 
@@ -113,7 +113,7 @@ class Subject:
         """
         absolute = as_emulator or self.emulated
         emulated = None if absolute else self._emulation(plan.precision, sample)
-        judged = OutputGates(self.model, self.bench.case.tolerances, plan.precision)
+        judged = TensorGates(self.model, self.bench.case.tolerances, plan.precision)
         return self.decidable(
             judged.judge(sample, self.bench.expected[sample], Computed(tensors, failures or {}), emulated)
         )
