@@ -224,7 +224,7 @@ def test_a_run_that_passes_has_no_origin_anywhere() -> None:
 def test_layers_beyond_limits_of_their_own_are_a_warning_of_a_run_that_passes() -> None:
     (result,) = run(overflowing()).results
     assert result.warnings == (
-        "mean is beyond what the case lets these layers err by, although every output passes",
+        "mean is beyond the limits that the case gives these layers, although every output passes",
     )
 
 
