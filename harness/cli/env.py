@@ -42,7 +42,9 @@ def add(
     ] = None,
     install: Annotated[
         str | None,
-        typer.Option(metavar="tensorrt==X", help="Make a venv and install this TensorRT in it."),
+        typer.Option(
+            metavar="tensorrt==X", help="Make a venv and install this in it: tensorrt or tensorrt-rtx."
+        ),
     ] = None,
     command: Annotated[
         str | None,
@@ -169,17 +171,23 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _print_checks(checks: Sequence[EnvironmentCheck]) -> None:
-    columns = ("name", "TensorRT", "CUDA", "driver", "GPU", "capability", "free memory", "builder")
+    columns = ("name", "release", "CUDA", "driver", "GPU", "capability", "free memory", "can do")
     rows = []
     for item in checks:
         probe = item.probe
         if probe is None:
-            rows.append((item.environment.name, *["–"] * 6, "no"))
+            rows.append((item.environment.name, *["–"] * 6, item.ability))
             continue
         free = "–" if probe.free_bytes is None else f"{probe.free_bytes / 2**30:.1f} GiB"
-        facts = (probe.tensorrt, probe.cuda, probe.driver, probe.gpu, probe.compute_capability)
+        facts = (
+            f"{probe.product} {probe.tensorrt}",
+            probe.cuda,
+            probe.driver,
+            probe.gpu,
+            probe.compute_capability,
+        )
         row = (item.environment.name, *(fact or "–" for fact in facts), free)
-        rows.append((*row, "yes" if probe.builder_ok else "no"))
+        rows.append((*row, item.ability))
     _print_table(columns, rows)
     for item in checks:
         for problem in item.problems:

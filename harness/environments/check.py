@@ -13,7 +13,7 @@ from harness.environments.config import Environment
 from harness.environments.process import end_all
 from harness.environments.supervisor import Supervisor
 from harness.errors import CandidateError, HarnessError
-from harness.worker.protocol import ProbeReply
+from harness.worker.protocol import Probe, ProbeReply
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,15 @@ class EnvironmentCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether engines can be built and run."""
+        """Whether models can be built here; `ability` says whether engines also run."""
         return self.probe is not None and not self.problems
+
+    @property
+    def ability(self) -> str:
+        """What the environment can do, in a few words."""
+        if self.probe is None or not self.probe.builder_ok:
+            return "nothing"
+        return "builds and runs" if self.probe.cannot_run is None else f"builds here; {self.probe.cannot_run}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
@@ -50,6 +57,7 @@ class EnvironmentCheck:
             "command": list(self.environment.command),
             "gpu_index": self.environment.gpu,
             "passed": self.passed,
+            "ability": self.ability,
             **{key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()},
             "problems": list(self.problems),
             "hint": self.hint,
@@ -61,7 +69,7 @@ def check_environment(environment: Environment, *, adapter: Path | None = None) 
     """Probe `environment` in a worker of its own, which is ended again. Raises nothing that a probe can."""
     supervisor = Supervisor(environment, adapter=adapter, keep_cache=False)
     try:
-        probe = supervisor.probe()
+        probe = supervisor.call(Probe(load=True))
     except HarnessError as error:
         evidence = error.evidence if isinstance(error, CandidateError) else ()
         return EnvironmentCheck(environment, None, (error.message,), error.hint, evidence)

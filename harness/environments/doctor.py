@@ -19,6 +19,8 @@ from harness.errors import HarnessError
 from harness.tensors import host_fingerprint
 
 _GIB = 1 << 30
+#: A release that installs and compiles on every machine.
+RTX_TO_INSTALL = "tensorrt-rtx==1.7.1.116"
 _GPU_FIELDS = ("name", "driver_version", "memory.free", "memory.total")
 
 
@@ -81,7 +83,9 @@ def _packages() -> Iterator[Finding]:
 
 
 def _gpus() -> Iterator[Finding]:
-    no_gpu = "no engines can be built on this machine; the emulator, which is the default, needs no GPU"
+    no_gpu = (
+        "no engines can be run on this machine; the emulator, which is the default, needs no GPU"
+    )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         message = f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU: {no_gpu}"
@@ -152,7 +156,10 @@ def _environments(probe: bool) -> Iterator[Finding]:
         return
     if not known:
         message = f"{path} has no environments" if path else "no harness.toml here or above"
-        advice = "to judge TensorRT engines: harness env add NAME --python PATH"
+        advice = (
+            "to judge TensorRT engines: harness env add NAME --python PATH; to ask a real compiler, on any machine: "
+            f"harness env add rtx --install {RTX_TO_INSTALL}"
+        )
         yield Finding("harness.toml", Status.OK, f"{message}: only the emulator can be used", advice)
         return
     yield Finding("harness.toml", Status.OK, f"{path}, environments: {', '.join(known)}")
@@ -166,10 +173,12 @@ def _environment(check: EnvironmentCheck) -> Finding:
     if check.probe is None:
         return Finding(area, Status.BROKEN, check.problems[0], check.hint)
     probe = check.probe
-    message = f"TensorRT {probe.tensorrt}, CUDA {probe.cuda or 'unknown'}, {probe.gpu or 'no GPU'}"
+    message = f"{probe.product} {probe.tensorrt}"
+    if probe.gpu is not None or not probe.builder_ok:
+        message += f", CUDA {probe.cuda or 'unknown'}, {probe.gpu or 'no GPU'}"
     if check.problems:
         return Finding(area, Status.BROKEN, f"{message}: {'; '.join(check.problems)}", check.hint)
-    return Finding(area, Status.OK, f"{message}: engines can be built")
+    return Finding(area, Status.OK, f"{message}: {check.ability}")
 
 
 def _mib(text: str) -> str:

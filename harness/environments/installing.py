@@ -1,7 +1,8 @@
-"""Make an environment from a TensorRT release: a venv of its own, filled by pip."""
+"""Make an environment from a release of TensorRT or TensorRT for RTX: a venv of its own, filled by pip."""
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,12 @@ from harness.errors import CandidateError, EnvironmentConfigError
 
 #: Before TensorRT 10 the bindings were built for NumPy 1.
 _FIRST_WITH_NUMPY_2 = "10"
+_RTX = "tensorrt-rtx"
+#: CUDA of the driver → flavour of TensorRT for RTX and the CUDA runtime, which it does not bring.
+_RTX_FLAVOURS = {
+    12: (f"{_RTX}-cu12", "nvidia-cuda-runtime-cu12"),
+    13: (f"{_RTX}-cu13", "nvidia-cuda-runtime"),
+}
 
 
 def environments_folder() -> Path:
@@ -26,6 +33,9 @@ def install(
 ) -> Path:
     """Install `requirement` and NumPy into a new venv and return its interpreter.
 
+    `tensorrt-rtx` becomes its flavour for the CUDA of the driver, with CUDA's runtime; without a driver it stays what
+    it is, CUDA 13.
+
     Args:
         name: name of the environment and of its folder.
         requirement: what to install, such as `tensorrt==10.13.3.9` or `tensorrt-cu12`.
@@ -37,7 +47,7 @@ def install(
         EnvironmentConfigError: `requirement` is not a TensorRT package, or the folder is there already.
         CandidateError: the venv or the installation failed; nothing is left of it.
     """
-    wanted = [_checked(requirement), _numpy_for(requirement)]
+    wanted = [*_for_driver(_checked(requirement), driver_cuda()), _numpy_for(requirement)]
     folder = environments_folder() / name
     if folder.exists():
         raise EnvironmentConfigError(
@@ -79,10 +89,33 @@ def _checked(requirement: str) -> str:
     return requirement
 
 
+def driver_cuda() -> int | None:
+    """The newest major version of CUDA that the driver takes; None without a driver."""
+    found = ctypes.c_int()
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(found))
+    except (OSError, AttributeError):
+        return None
+    return None if failed else found.value // 1000
+
+
+def _for_driver(requirement: str, cuda: int | None) -> list[str]:
+    """What to ask pip for: the flavour of `tensorrt-rtx` for a driver of CUDA `cuda`, and CUDA's runtime."""
+    from packaging.requirements import Requirement
+
+    parsed = Requirement(requirement)
+    if parsed.name.lower().replace("_", "-") != _RTX or cuda is None:
+        return [requirement]
+    flavour, runtime = _RTX_FLAVOURS[min(max(_RTX_FLAVOURS), max(min(_RTX_FLAVOURS), cuda))]
+    return [f"{flavour}{parsed.specifier}", runtime]
+
+
 def _numpy_for(requirement: str) -> str:
     from packaging.requirements import Requirement
     from packaging.version import Version
 
+    if Requirement(requirement).name.lower().replace("_", "-").startswith(_RTX):
+        return "numpy"
     pinned = [item.version for item in Requirement(requirement).specifier if item.operator == "=="]
     old = any(Version(version.rstrip(".*")) < Version(_FIRST_WITH_NUMPY_2) for version in pinned)
     return "numpy<2" if old else "numpy"

@@ -77,7 +77,8 @@ def test_an_environment_is_added_listed_checked_and_removed(cli: Cli, python: st
     status, out, err = cli("env", "check")
     assert (status, err) == (0, "")
     assert out.splitlines()[1].split() == [
-        *("trt-8.6", "8.6.0", "12.0", "580.159", "No", "GPU", "at", "all", "9.0", "0.9", "GiB", "yes"),
+        *("trt-8.6", "TensorRT", "8.6.0", "12.0", "580.159", "No", "GPU", "at", "all", "9.0", "0.9", "GiB"),
+        *("builds", "and", "runs"),
     ]
 
     status, out, _ = cli("env", "remove", "trt-8.6")
@@ -94,6 +95,39 @@ def test_a_check_of_a_python_without_tensorrt_fails_with_its_reason(cli: Cli, pl
     assert out.splitlines()[1].split()[0] == "bare"
     (told,) = json.loads((place / "check.json").read_text())["environments"]
     assert (told["passed"], told["hint"] is not None) == (False, True)
+
+
+def test_a_compiler_without_a_gpu_builds_and_says_that_it_runs_nothing(cli: Cli, place: Path) -> None:
+    """With the real adapter on the double of a release that needs no GPU."""
+    doubled = MISBEHAVING.with_name("doubled.py")
+    wrapper = place / "python-rtx"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} "$@" --adapter {doubled}\n')
+    wrapper.chmod(0o755)
+    cli("env", "add", "rtx", "--python", str(wrapper), "--set", "RELEASE=1.7.1.116", "--set", "GPU=none")
+    status, out, err = cli("env", "check", "--json", str(place / "check.json"))
+    assert (status, err) == (0, "")
+    assert "TensorRT for RTX 1.7.1.116" in out
+    assert "builds here; no GPU: cannot run" in out
+    (told,) = json.loads((place / "check.json").read_text())["environments"]
+    assert (told["passed"], told["product"], told["tensorrt"]) == (True, "TensorRT for RTX", "1.7.1.116")
+    assert "TensorRT for RTX 1.7.1.116: builds here; no GPU: cannot run" in cli("doctor")[1]
+    cli("env", "remove", "rtx")
+    cli(
+        "env",
+        "add",
+        "rtx",
+        "--python",
+        str(wrapper),
+        "--set",
+        "RELEASE=1.7.1.116",
+        "--set",
+        "GPU=UNSUPPORTED_CC",
+    )
+    assert "builds here; refuses this GPU: compute capability 9.0" in cli("env", "check")[1]
+
+
+def test_where_no_environment_is_the_doctor_offers_a_compiler(cli: Cli) -> None:
+    assert "harness env add rtx --install tensorrt-rtx==1.7.1.116" in cli("doctor")[1]
 
 
 def test_the_json_of_a_check_is_all_that_is_on_stdout(cli: Cli, python: str) -> None:
@@ -141,7 +175,7 @@ def test_the_doctor_says_what_works_and_what_to_do(
     cli("env", "add", "good", "--python", python)
     status, out, _ = cli("doctor")
     assert status == 0
-    assert "TensorRT 8.6.0, CUDA 12.0, No GPU at all: engines can be built" in out
+    assert "TensorRT 8.6.0, CUDA 12.0, No GPU at all: builds and runs" in out
 
     (place / "python").symlink_to("/bin/sh")
     cli("env", "add", "bad", "--python", "./python")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.environments import install, uninstall
+from harness.environments import install, installing, uninstall
 from harness.environments.installing import environments_folder
 from harness.errors import CandidateError, EnvironmentConfigError
 
@@ -45,6 +45,27 @@ def test_a_release_is_installed_into_a_venv_of_its_own_and_uninstalled(wheels: P
     assert uninstall(["/usr/bin/python3"]) is None
     assert uninstall([str(python)]) == environments_folder() / "trt-8.6"
     assert list(environments_folder().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("requirement", "cuda", "asked"),
+    [
+        ("tensorrt-rtx==1.7.1.116", None, ["tensorrt-rtx==1.7.1.116", "numpy"]),
+        ("tensorrt-rtx==1.7.1.116", 13, ["tensorrt-rtx-cu13==1.7.1.116", "nvidia-cuda-runtime", "numpy"]),
+        ("tensorrt_rtx", 14, ["tensorrt-rtx-cu13", "nvidia-cuda-runtime", "numpy"]),
+        ("tensorrt-rtx>=1.5", 12, ["tensorrt-rtx-cu12>=1.5", "nvidia-cuda-runtime-cu12", "numpy"]),
+        ("tensorrt-rtx-cu12==1.4.0.76", 13, ["tensorrt-rtx-cu12==1.4.0.76", "numpy"]),
+        ("tensorrt==8.6.1", 12, ["tensorrt==8.6.1", "numpy<2"]),
+    ],
+)
+def test_tensorrt_for_rtx_is_installed_in_the_flavour_of_the_driver(
+    requirement: str, cuda: int | None, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(installing, "driver_cuda", lambda: cuda)
+    monkeypatch.setattr(installing, "_run", lambda command, what, tell: commands.append(list(command)))
+    install("rtx", requirement)
+    assert commands[-1][-len(asked) - 1 :] == ["install", *asked]
 
 
 def test_an_installation_that_fails_leaves_nothing_and_tells_why(tmp_path: Path) -> None:

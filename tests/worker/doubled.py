@@ -5,6 +5,7 @@ SEED      of that noise
 WRONG     LAYER=TACTIC: an engine whose layer has this tactic computes nonsense; LAYER=TACTIC@HALF: if it
           writes this type
 DEAF      a layer that does not take what is forced
+GPU       `none`, or why the GPU takes no engine: UNSUPPORTED_CC
 """
 
 import os
@@ -31,4 +32,9 @@ def create_adapter(log):
     world.wrong = lambda layer: (
         layer.name == name and layer.tactic_id == int(tactic) and dtype in ("", layer.outputs[0][1])
     )
+    kind = os.environ.get("GPU")
+    if kind == "none":
+        world.gpu, gpu.absent = False, 100
+    else:
+        world.refuses = kind
     return Adapter(trt, log, Cuda(gpu))
