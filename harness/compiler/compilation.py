@@ -28,6 +28,7 @@ from harness.worker.protocol import (
     CompileFailure,
     CompileReply,
     CompileReport,
+    Error,
     KernelList,
     NodeHint,
     ProbeReply,
@@ -184,15 +185,20 @@ def _ask(supervisor: Supervisor, model: Model, request: BuildRequest, probe: Pro
     path = save_model(graph, folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', model.name)[:60]}.onnx")
     request = replace(request, model_path=str(path), nodes=node_hints(graph))
     try:
-        reply = supervisor.call(Compile(request))
-        assert isinstance(reply, CompileReply)
-        return reply.report
+        reply = supervisor.ask(Compile(request))
     except WorkerCrashedError as error:
         return _failed("crashed", error, request, probe)
     except WorkerTimeoutError as error:
         return _failed("timed_out", error, request, probe)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if isinstance(reply, Error):
+        refusal = supervisor.refusal(Compile(request), reply)
+        if reply.kind == "out_of_memory":
+            return _failed(reply.kind, refusal, request, probe)
+        raise refusal
+    assert isinstance(reply, CompileReply)
+    return reply.report
 
 
 def _failed(kind: str, error: CandidateError, request: BuildRequest, probe: ProbeReply) -> CompileReport:

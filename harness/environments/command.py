@@ -38,6 +38,8 @@ def start_command(
     command += [str(WORKER_FOLDER / "main.py"), "--connect", str(address)]
     if adapter is not None:
         command += ["--adapter", str(adapter)]
+    if environment.limits.memory_gib is not None:
+        command += ["--memory", str(int(environment.limits.memory_gib * (1 << 30)))]
     return command
 
 

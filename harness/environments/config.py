@@ -5,7 +5,7 @@
     gpu = 0                                 # counted in the caller's own CUDA_VISIBLE_DEVICES
     variables = { LD_LIBRARY_PATH = "/opt/cuda/lib64" }
     build = { tactic_sources = ["jit_convolutions"] }
-    limits = { start = 120, build = 1800, inference = 300 }     # seconds
+    limits = { build = 1800, inference = 300, compile = 300, idle = 600, memory_gib = 8 }     # seconds but the last
 
 A container gets two folders under their own paths, and its user must be allowed to use them:
 
@@ -48,7 +48,7 @@ class _Strict(BaseModel):
 
 
 class Limits(_Strict):
-    """How many seconds a worker may take before it is ended.
+    """How many seconds a worker may take before it is ended, and how much memory it may have.
 
     The first build of a process loads every kernel library: 44 to 86 seconds for a model of 132 nodes on an
     H200 with TensorRT 8.5 and 8.6, and minutes when several processes do so at once.
@@ -62,6 +62,10 @@ class Limits(_Strict):
     """One inference with its repetitions."""
     compile: _Seconds = 300.0
     """One build that is only looked at; 0.2 to 4 s for models of up to 200 nodes on two cores without a GPU."""
+    idle: _Seconds = 600.0
+    """How long a worker without a GPU is kept when nobody asks it anything; starting another takes half a second."""
+    memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Memory of the host that the worker may have, in GiB; by default all."""
 
 
 class _Table(_Strict):

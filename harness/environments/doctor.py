@@ -83,9 +83,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _gpus() -> Iterator[Finding]:
-    no_gpu = (
-        "no engines can be run on this machine; the emulator, which is the default, needs no GPU"
-    )
+    no_gpu = "no engines can be run on this machine; the emulator, which is the default, needs no GPU"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         message = f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU: {no_gpu}"

@@ -48,6 +48,7 @@ class Supervisor:
         self._failed_starts: list[CandidateError] = []
         self._failed_ahead: CandidateError | None = None
         self._aborted = False
+        self._idle: threading.Timer | None = None
 
     @property
     def running(self) -> bool:
@@ -123,6 +124,7 @@ class Supervisor:
         with self._guard:
             worker = self.worker()
             reply = worker.request(message, self._limit(message) if seconds is None else seconds)
+            self._end_when_idle()
             if isinstance(reply, protocol.Error) and reply.fatal:
                 worker.kill()
             elif isinstance(reply, protocol.BuildReply):
@@ -161,6 +163,9 @@ class Supervisor:
                 self._process.close()
                 self._process = None
             self._aborted = False
+            if self._idle is not None:
+                self._idle.cancel()
+                self._idle = None
 
     def abort(self) -> None:
         """Kill the worker in the middle of whatever it does, and start no other, until `close`.
@@ -177,6 +182,23 @@ class Supervisor:
     @property
     def _running(self) -> WorkerProcess | None:
         return self._process if self._process is not None and self._process.alive else None
+
+    def _end_when_idle(self) -> None:
+        """End a worker without a GPU some time after this request; the request after that starts another."""
+        if self._idle is not None:
+            self._idle.cancel()
+        if self._probe is None or self._probe.gpu is not None:
+            return  # starting a worker on a GPU takes long, and its engines would be lost
+
+        def end() -> None:
+            with self._guard:
+                if self._idle is timer:
+                    self.close()
+
+        timer = threading.Timer(self.environment.limits.idle, end)
+        timer.daemon = True
+        self._idle = timer
+        timer.start()
 
     def _start(self) -> WorkerProcess:
         if self._process is not None:

@@ -29,6 +29,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if options.memory is not None:
+        # Of private, writable memory: the address space that drivers reserve, and do not use, is not counted.
+        resource.setrlimit(resource.RLIMIT_DATA, (options.memory, options.memory))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whether to stop is the host's to decide
 
     package = load_package(PACKAGE, FOLDER)
@@ -48,6 +51,7 @@ def _parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="harness worker", description="Serve one TensorRT release and GPU.")
     parser.add_argument("--connect", required=True, metavar="SOCKET", help="Unix socket of the host")
     parser.add_argument("--adapter", metavar="FILE.py", help="an adapter instead of the one for TensorRT")
+    parser.add_argument("--memory", type=int, metavar="BYTES", help="the most memory to have")
     return parser.parse_args(arguments)
 
 

@@ -26,6 +26,8 @@ class Compiler:
             ctypes.CDLL(None).abort()
         if name == "hang":
             time.sleep(3600)
+        if name == "large":
+            bytearray(1 << 31)
         said = {}
         if name == "refused":
             said["refused"] = (protocol.RefusedNode(2, "det", "Det", "UNSUPPORTED_NODE", "false"),)

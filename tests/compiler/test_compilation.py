@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from harness.errors import BuildFailedError, NothingSelectedError, UnsupportedBy
 from harness.model import Model, load_model
 from harness.tensors import Precision
 
+LIMITS = Limits(compile=2.0, idle=1.0, memory_gib=1.0)
 ADAPTER = Path(__file__).with_name("fake_compiler.py")
 
 
@@ -38,9 +40,7 @@ class Asking:
     def __init__(self, folder: Path) -> None:
         self.count = folder / "asked"
         variables = (("COUNT", str(self.count)),)
-        self.environment = Environment(
-            "rtx", (sys.executable,), variables=variables, limits=Limits(compile=2.0)
-        )
+        self.environment = Environment("rtx", (sys.executable,), variables=variables, limits=LIMITS)
         self.supervisor = Supervisor(self.environment, adapter=ADAPTER, keep_cache=False)
         self.cache = ReportCache(folder / "cache")
 
@@ -93,7 +93,9 @@ def test_a_damaged_report_is_asked_for_again(ask: Asking) -> None:
     assert ask.builds == 5
 
 
-@pytest.mark.parametrize(("name", "kind"), [("abort", "crashed"), ("hang", "timed_out")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("abort", "crashed"), ("hang", "timed_out"), ("large", "out_of_memory")]
+)
 def test_a_builder_that_takes_its_process_with_it_fails_that_model_alone(
     ask: Asking, name: str, kind: str
 ) -> None:
@@ -101,10 +103,20 @@ def test_a_builder_that_takes_its_process_with_it_fails_that_model_alone(
     assert not report.built
     assert report.failure is not None
     assert report.failure.kind == kind
-    assert f"compiling {name} at fp16" in report.failure.message
+    assert f"compiling {name} at fp16" in " ".join((report.failure.message, *report.failure.evidence))
     assert ask(compile_model, named("m")).built
     assert not ask(compile_model, named(name)).built
     assert ask.builds == 3, "what a machine did to a build is not kept"
+
+
+def test_a_worker_without_a_gpu_ends_when_nobody_asks_it_anything(ask: Asking) -> None:
+    ask(compile_model, named("m"))
+    assert ask.supervisor.running
+    deadline = time.monotonic() + 20
+    while ask.supervisor.running and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not ask.supervisor.running
+    assert ask(compile_model, named("other")).built, "and another is started"
 
 
 def test_no_kernels_is_an_error_that_says_why(ask: Asking) -> None:
