@@ -206,7 +206,8 @@ class Builder:
             return None, (told.format(self._release, unreadable.line),)
         if not found:
             return None, ("{} says nothing of the kernels that it made".format(self._release),)
-        target = request.options.get("compute_capability")
+        option = request.options.get("compute_capability")
+        target = None if option is None else str(option)
         gpu = None if target is None else str(target)
         return KernelList(self._release.product, self._release.version, source, found, gpu), ()
 

@@ -26,8 +26,12 @@ class ParserRefusal(Fault):
     """The parser does not take the model: `refused` is what it said, by node."""
 
     def __init__(self, refused: Tuple[RefusedNode, ...], message: str, evidence: Sequence[str]) -> None:
-        unsupported = any(node.code.startswith("UNSUPPORTED") for node in refused)
-        super().__init__("unsupported" if unsupported else "build_failed", message, evidence=evidence)
+        kind = "build_failed"
+        if any(node.code.startswith("UNSUPPORTED") for node in refused):
+            kind = "unsupported"
+        elif any(node.code == "MEM_ALLOC_FAILED" or "bad_alloc" in node.message for node in refused):
+            kind, refused = "out_of_memory", ()
+        super().__init__(kind, message, evidence=evidence)
         self.refused = refused
 
 
