@@ -21,7 +21,7 @@ from harness.diagnosis import (
 )
 from harness.explore.answers import Explanation, LayerRow, LayerTable, TensorRow
 from harness.explore.commands import Order
-from harness.judge import COPIES, LayerResult, RunResult, Verdict, describe_failure, measure_layers
+from harness.judge import COPIES, LayerResult, RunResult, Verdict, describe_outputs, measure_layers
 from harness.model import NodeInfo
 
 MOST_ROWS = 16
@@ -87,7 +87,7 @@ class Measurements:
             precision=self.subject.precision,
             candidate=self.subject.candidate.name,
             verdict=Verdict.PASS if passed else Verdict.FAIL,
-            reason="all gates hold" if passed else describe_failure(outputs),
+            reason=describe_outputs(outputs),
             outputs=outputs,
             layers=tuple(
                 replace(layer, introduced=None) if layer.node in kept else layer

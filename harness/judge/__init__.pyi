@@ -6,6 +6,7 @@ from .judge import Judge as Judge
 from .judge import JudgeOptions as JudgeOptions
 from .judge import Stage as Stage
 from .judge import describe_failure as describe_failure
+from .judge import describe_outputs as describe_outputs
 from .judge import rms_limit as rms_limit
 from .lanes import Progress as Progress
 from .lanes import ProgressEvent as ProgressEvent

@@ -22,6 +22,7 @@ from harness.judge.outputs import TensorGates
 from harness.judge.reference import empty_outputs
 from harness.judge.results import (
     Cause,
+    Judged,
     LayerResult,
     OutputResult,
     RunError,
@@ -31,6 +32,7 @@ from harness.judge.results import (
 )
 from harness.judge.workbench import Workbench
 from harness.tensors import Precision
+from harness.text import names
 from harness.worker.protocol import TENSORRT_RTX, EngineFacts
 
 if TYPE_CHECKING:
@@ -350,7 +352,7 @@ def _verdict(
         reason = f"passes, although the case expects it to fail: {spec.reason}"
         return Verdict.XPASS, Cause.UNEXPECTED_PASS, reason
     if passed:
-        return Verdict.PASS, Cause.GATES_HOLD, "all gates hold"
+        return Verdict.PASS, Cause.GATES_HOLD, describe_outputs(outputs)
     if not expects_failure:
         return Verdict.FAIL, Cause.GATE_FAILED, describe_failure(outputs)
     if observed and spec.origin and set(origins) != set(spec.origin):
@@ -358,6 +360,16 @@ def _verdict(
         reason = f"fails as expected, but the error starts at {found}, not {', '.join(spec.origin)}"
         return Verdict.FAIL, Cause.OTHER_ORIGIN, reason
     return Verdict.XFAIL, Cause.EXPECTED, f"fails as expected: {spec.reason}"
+
+
+def describe_outputs(outputs: tuple[OutputResult, ...]) -> str:
+    """One line: the first gate that failed, or that all hold, and of which outputs the values were not judged."""
+    if not all(output.passed for output in outputs):
+        return describe_failure(outputs)
+    finite = dict.fromkeys(output.tensor for output in outputs if output.judged is Judged.FINITENESS)
+    if not finite:
+        return "all gates hold"
+    return f"all gates hold; of {names(finite)} only finiteness was judged, not the values"
 
 
 def describe_failure(outputs: tuple[OutputResult, ...]) -> str:
