@@ -14,6 +14,7 @@ import pytest
 from page_reader import Page
 from rich.console import Console
 
+from harness.comparison import GateResult
 from harness.diagnosis import (
     Cost,
     Diagnosis,
@@ -111,6 +112,18 @@ def test_an_error_that_many_nodes_share_is_not_said_to_be_that_of_a_few(diagnosi
     many = dataclasses.replace(diagnosis, culprits=tuple(f"n{place}" for place in range(40)))
     assert "what   the precision is too low for 40 nodes taken together" in printed(many)
     assert "a few nodes" not in markdown(many) + html_page(many)
+
+
+def test_a_cure_whose_values_were_not_judged_is_not_said_to_pass(diagnosis: Diagnosis) -> None:
+    assert diagnosis.after is not None
+    first, *others = diagnosis.after.outputs
+    finite = dataclasses.replace(first, gates=(GateResult("nonfinite", 0.0, 0.0, True),))
+    only = dataclasses.replace(diagnosis.after, outputs=(finite,))
+    text = printed(dataclasses.replace(diagnosis, after=only))
+    assert "the unobserved engine gives finite outputs with these nodes in FP32" in text
+    partly = dataclasses.replace(diagnosis.after, outputs=(finite, *others))
+    text = printed(dataclasses.replace(diagnosis, after=partly))
+    assert "passes, as far as its outputs could be judged, with these nodes in FP32" in text
 
 
 def test_a_fusion_names_both_sides(diagnosis: Diagnosis) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.diagnosis import A_FEW, NOBODY, Diagnosis, Verdict
+from harness.judge import Judged
 from harness.report.words import Look, Statement
 from harness.text import duration, names, number, plural
 
@@ -105,16 +106,30 @@ def accumulates(diagnosis: Diagnosis) -> bool:
     return any(origin.why.startswith(NOBODY) for origin in diagnosis.origins)
 
 
+def _passes(diagnosis: Diagnosis) -> str:
+    """What the outputs with the cure do, as far as they were judged."""
+    judged = {output.judged for output in diagnosis.outputs_after}
+    if Judged.FINITENESS not in judged:
+        return "passes"
+    return (
+        "passes, as far as its outputs could be judged,"
+        if Judged.VALUES in judged
+        else "gives finite outputs"
+    )
+
+
 def _proof(diagnosis: Diagnosis) -> list[str]:
     candidate = "the emulator" if diagnosis.candidate == "emulator" else "the unobserved engine"
     lines = []
     if diagnosis.confirmed and diagnosis.islands:
-        lines.append(f"{candidate} passes with these nodes in FP32")
+        lines.append(f"{candidate} {_passes(diagnosis)} with these nodes in FP32")
     elif diagnosis.confirmed and diagnosis.separations:
         lines.append("the engine passes when the layers are not fused")
     elif diagnosis.confirmed:
         lines.append(
-            f"{candidate} passes in FP32 without TF32" if diagnosis.verdict is Verdict.TF32 else "shown alone"
+            f"{candidate} {_passes(diagnosis)} in FP32 without TF32"
+            if diagnosis.verdict is Verdict.TF32
+            else "shown alone"
         )
     if diagnosis.minimal:
         lines.append("each of them was left out once, and it failed")

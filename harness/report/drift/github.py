@@ -1,4 +1,11 @@
-"""The drift report as Markdown, for a job summary or a pull request: the worst rows first, never over 1 MiB."""
+"""The drift report for GitHub: Markdown for a job summary or a pull request, and annotations of case files.
+
+An annotation is a line on stdout that marks a line of a case file in a pull request:
+
+    ::error file=cases/x.case.yaml,line=6,title=Drift worse at fp16::b7_sq (Pow): error 3.1e-4 → 1.2e-2 …
+
+The escapes are those of the workflow commands of GitHub Actions. GitHub shows ten of each kind for a step.
+"""
 
 from __future__ import annotations
 

@@ -1,18 +1,15 @@
-"""What changed in the engines, in one line: latency, size, build time, fusions, precisions, tactics."""
+"""Lines of a drift report: what changed in the engines, what the comparison does not cover, and which run it is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from harness.history import Change, DriftReport, RunDrift, Trend
-from harness.text import plural, ratio, shorten
+from harness.history import Change, DriftReport, RunDrift, Status, Trend
+from harness.text import names, plural, ratio, shorten
 
 if TYPE_CHECKING:
     import pandas as pd
-
-from harness.history import Status
-from harness.text import names
 
 # By quantity of an engine, what more and less of it is called.
 _TRENDS = {

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.history import DriftReport
-from harness.report.figures.layout import LEFT, WIDTH
+from harness.report.figures.layout import LEFT, MOST_NAMES, NAME_LENGTH, WIDTH
+from harness.text import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 # Okabe and Ito's palette: distinguished by readers with any of the common colour deficiencies.
 BLUE, ORANGE, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#6B7280"
@@ -130,13 +122,76 @@ def log_ticks(scale: Scale, values: Iterable[float]) -> dict[float, str]:
     return ticks
 
 
-def draw_legend(figure: Figure, axes: Axes, top: float, *, left: float = LEFT / WIDTH - 0.008) -> None:
+def prepare_errors(axes: Axes, scale: Scale, count: int, *, room: float = 2.0) -> None:
+    """A logarithmic axis of errors over `count` places; `room` is a factor below its floor and above its ceiling."""
+    axes.set_yscale("log")
+    axes.set_ylim(scale.floor / room, scale.ceiling * room)
+    axes.set_xlim(-0.6, count - 0.4)
+    draw_grid(axes, "y")
+    plain_axes(axes)
+
+
+def draw_grid(axes: Axes, axis: Literal["x", "y"]) -> None:
+    """Faint lines across `axis`, behind everything."""
+    axes.grid(axis=axis, color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def label_errors(axes: Axes, ticks: Mapping[float, str]) -> None:
+    """Ticks of an axis of errors, and its name."""
+    axes.set_yticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
+    axes.set_ylabel("nrmse over the FP32 reference", color=INK)
+    axes.yaxis.set_label_coords(-0.072, 0.5)
+
+
+def label_layers(
+    axes: Axes, names: Sequence[str], *, numbers: str, number: Callable[[int], object] = int
+) -> None:
+    """Name the layers under the axes while their names fit, else number them.
+
+    Args:
+        axes: the lowest axes.
+        names: of the layers.
+        numbers: what the numbers are.
+        number: the number of the layer at a place.
+    """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    if len(names) <= MOST_NAMES:
+        short = [shorten(name, NAME_LENGTH) for name in names]
+        axes.set_xticks(range(len(short)), short, rotation=45, ha="right", rotation_mode="anchor", size=7.5)
+        return
+
+    def text(place: float, _: object) -> str:
+        return str(number(int(place))) if 0 <= place < len(names) and place == int(place) else ""
+
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(text))
+    axes.set_xlabel(f"{numbers}, in the order of the graph ({len(names)} tensors)", color=INK)
+
+
+def draw_rings(axes: Axes, places: Sequence[int], heights: Sequence[float], label: str) -> None:
+    """A ring around each origin."""
+    looks: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": VERMILION, "markeredgewidth": 1.8}
+    draw_marks(axes, places, heights, label=label, marker="o", markersize=11, zorder=7, **looks)
+
+
+def draw_title(figure: Figure, text: str, *, left: float = LEFT / WIDTH) -> None:
+    """The title of a picture, at its top."""
+    top = 1 - 0.14 / figure.get_size_inches()[1]
+    figure.text(left, top, text, size=12, weight="bold", color=INK, va="top")
+
+
+def draw_legend(
+    figure: Figure, axes: Axes, top: float, *, left: float = LEFT / WIDTH - 0.008, columns: int = 4
+) -> None:
     """The legend of `axes` in one or two lines at `top` (a fraction of the figure)."""
     axes.legend(
         loc="upper left",
         bbox_to_anchor=(left, top),
         bbox_transform=figure.transFigure,
-        ncols=4,
+        ncols=columns,
         frameon=False,
         fontsize=8.5,
         borderpad=0,

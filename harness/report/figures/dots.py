@@ -13,7 +13,9 @@ from harness.report.figures.canvas import (
     INK,
     Scale,
     colour_of,
+    draw_grid,
     draw_legend,
+    draw_title,
     log_ticks,
     plain_axes,
 )
@@ -72,16 +74,13 @@ def outputs_figure(report: DriftReport, runs: Sequence[RunDrift]) -> Figure:
         list(places),
         [shorten(f"{row['case']} {row['precision']}: {row['tensor']} [{row['sample']}]", 42) for row in rows],
     )
-    axes.grid(axis="x", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
+    draw_grid(axes, "x")
     axes.set_xlabel("nrmse over the FP32 reference; the bar is the older release's noise band", color=INK)
     plain_axes(axes)
     ticks = log_ticks(scale, values)
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
-    figure.text(
-        0.01, 1 - 0.14 / height, "Outputs, build by build", size=12, weight="bold", color=INK, va="top"
-    )
+    draw_title(figure, "Outputs, build by build", left=0.01)
     draw_legend(figure, axes, 1 - 0.36 / height, left=0.003)
     return figure
 
@@ -198,8 +197,7 @@ def _draw_ratios(
     axes.set_xlim(low / 1.15, high * 1.15)
     axes.set_ylim(len(keys) - 0.4, -0.6)
     axes.set_yticks([])
-    axes.grid(axis="x", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
+    draw_grid(axes, "x")
     plain_axes(axes)
     _ratio_ticks(axes, low, high)
 

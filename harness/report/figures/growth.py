@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.judge import RunResult
-from harness.report.figures.canvas import INK, inline, render
+from harness.report.figures.canvas import draw_legend, draw_title, inline, label_layers, render
 from harness.report.figures.layers import (
     draw_errors,
     draw_failures,
     draw_headroom,
     draw_origins,
-    label_layers,
 )
-from harness.report.figures.layout import HEADROOM_HEIGHT, LEFT, MAIN_HEIGHT, TITLE_HEIGHT, WIDTH, Layout
+from harness.report.figures.layout import HEADROOM_HEIGHT, MAIN_HEIGHT, TITLE_HEIGHT, WIDTH, Layout
 from harness.report.words import title
 from harness.tensors import write_bytes
 
@@ -61,22 +60,12 @@ def error_growth(result: RunResult, *, note: str = "") -> Figure:
         lowest = figure.add_axes(layout.box(layout.foot, HEADROOM_HEIGHT), sharex=main)
         draw_headroom(lowest, layers, result.precision.storage_dtype)
         main.tick_params(labelbottom=False)
-    label_layers(lowest, layers, named=layout.named)
+    names = [layer.node for layer in layers]
+    label_layers(lowest, names, numbers="node", number=lambda place: layers[place].index)
     perturbed = " (perturbed by observation)" if result.faithful is False else ""
     heading = f"Error growth: {title(result)}{f', {note}' if note else ''}{perturbed}"
-    figure.text(LEFT / WIDTH, 1 - 0.14 / layout.height, heading, size=12, weight="bold", color=INK, va="top")
-    main.legend(
-        loc="upper left",
-        bbox_to_anchor=(LEFT / WIDTH - 0.008, 1 - (TITLE_HEIGHT - 0.02) / layout.height),
-        bbox_transform=figure.transFigure,
-        ncols=6,
-        frameon=False,
-        fontsize=8.5,
-        borderpad=0,
-        columnspacing=1.4,
-        handletextpad=0.5,
-        labelcolor=INK,
-    )
+    draw_title(figure, heading)
+    draw_legend(figure, main, 1 - (TITLE_HEIGHT - 0.02) / layout.height, columns=6)
     return figure
 
 

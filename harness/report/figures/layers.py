@@ -10,7 +10,6 @@ from harness.judge import LayerResult
 from harness.report.figures.canvas import (
     BLUE,
     DASHES,
-    FAINT,
     GREY,
     INK,
     MOST_VECTORS,
@@ -20,10 +19,13 @@ from harness.report.figures.canvas import (
     VERMILION,
     Scale,
     draw_marks,
+    draw_rings,
+    label_errors,
     plain_axes,
+    prepare_errors,
 )
-from harness.report.figures.layout import AXIS, LABEL_HEIGHT, NAME_LENGTH, OriginLabel
-from harness.text import plural, shorten
+from harness.report.figures.layout import AXIS, LABEL_HEIGHT, OriginLabel
+from harness.text import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,11 +43,7 @@ def draw_errors(axes: Axes, layers: Sequence[LayerResult]) -> Scale:
     scale = Scale.over([*every, *limits])
     places = range(len(layers))
     few = len(layers) <= FEW
-    axes.set_yscale("log")
-    axes.set_ylim(scale.floor / 2, scale.ceiling * 2)
-    axes.set_xlim(-0.6, len(layers) - 0.4)
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
+    prepare_errors(axes, scale, len(layers))
     heights = [scale.height(value) for value in accumulated]
     axes.plot(places, heights, color=BLUE, linewidth=1.6 if few else 1.1, label="accumulated", zorder=3)
     if few:
@@ -76,10 +74,7 @@ def draw_errors(axes: Axes, layers: Sequence[LayerResult]) -> Scale:
         )
     foot = "equal" if any(value == 0 for value in every) else ""
     foot = "nearly equal" if any(value is not None and 0 < value < scale.floor for value in every) else foot
-    label_errors(axes, scale, foot=foot, broken=any(_broken(value) for value in every))
-    axes.set_ylabel("nrmse over the FP32 reference", color=INK)
-    axes.yaxis.set_label_coords(-0.072, 0.5)
-    plain_axes(axes)
+    label_errors(axes, _decades(scale, foot=foot, broken=any(_broken(value) for value in every)))
     return scale
 
 
@@ -131,18 +126,7 @@ def draw_origins(
     if not origins:
         return
     heights = {place: scale.height(layers[place].metrics.error) for place in origins}
-    draw_marks(
-        axes,
-        origins,
-        list(heights.values()),
-        label=f"origin ({len(origins)})",
-        marker="o",
-        markersize=11,
-        markerfacecolor="none",
-        markeredgecolor=VERMILION,
-        markeredgewidth=1.8,
-        zorder=7,
-    )
+    draw_rings(axes, origins, list(heights.values()), f"origin ({len(origins)})")
     figure: Any = axes.figure
     for label in labels:
         up = ScaledTranslation(0, LABEL_HEIGHT * (label.row + 0.55), figure.dpi_scale_trans)
@@ -204,24 +188,7 @@ def _overflowing(over: int, broken: int) -> str:
     return f"{plural(over, 'tensor')}, {which} {verb}{'' if broken else ' here'}"
 
 
-def label_layers(axes: Axes, layers: Sequence[LayerResult], *, named: bool) -> None:
-    """Name the layers under the axes, or number them by node."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    if named:
-        names = [shorten(layer.node, NAME_LENGTH) for layer in layers]
-        axes.set_xticks(range(len(layers)), names, rotation=45, ha="right", rotation_mode="anchor", size=7.5)
-        return
-
-    def node_number(place: float, _: object) -> str:
-        return str(layers[int(place)].index) if 0 <= place < len(layers) and place == int(place) else ""
-
-    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(node_number))
-    axes.set_xlabel(f"node, in the order of the graph ({len(layers)} tensors)", color=INK)
-
-
-def label_errors(axes: Axes, scale: Scale, *, foot: str, broken: bool) -> None:
+def _decades(scale: Scale, *, foot: str, broken: bool) -> dict[float, str]:
     """Decades, few enough to read, and names for the foot, if something stands there, and for what is not finite."""
     low, high = math.ceil(math.log10(scale.floor * 2)), math.floor(math.log10(scale.ceiling / 2))
     step = max(1, math.ceil((high - low + 1) / 7))
@@ -230,8 +197,7 @@ def label_errors(axes: Axes, scale: Scale, *, foot: str, broken: bool) -> None:
         ticks[scale.floor] = foot
     if broken:
         ticks[scale.ceiling] = "not finite"
-    axes.set_yticks(list(ticks), list(ticks.values()))
-    axes.minorticks_off()
+    return ticks
 
 
 def _broken(value: float | None) -> bool:

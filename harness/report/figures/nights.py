@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.history import Series
-from harness.report.figures.canvas import BLUE, FAINT, INK, VERMILION, Scale, log_ticks, plain_axes
+from harness.report.figures.canvas import (
+    BLUE,
+    INK,
+    VERMILION,
+    Scale,
+    log_ticks,
+    plain_axes,
+    prepare_errors,
+)
 from harness.report.figures.layout import LEFT, RIGHT, WIDTH
 from harness.text import number, shorten
 
@@ -56,11 +64,7 @@ def series_figure(series: Sequence[Series]) -> Figure:
 def _draw(axes: Axes, one: Series) -> None:
     scale = Scale.over(one.errors)
     nights = range(len(one.errors))
-    axes.set_yscale("log")
-    axes.set_ylim(scale.floor / 1.5, scale.ceiling * 1.5)
-    axes.set_xlim(-0.6, len(one.errors) - 0.4)
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
+    prepare_errors(axes, scale, len(one.errors), room=1.5)
     heights = [scale.height(error) for error in one.errors]
     axes.plot(nights, heights, color=BLUE, marker="o", markersize=2.6, linewidth=0.9)
     for step in one.steps or ():

@@ -12,7 +12,6 @@ import numpy as np
 from harness.history import WORSENED, DriftReport, RowKind, RunDrift
 from harness.report.figures.canvas import (
     BLUE,
-    FAINT,
     INK,
     MOST_VECTORS,
     VERMILION,
@@ -20,8 +19,12 @@ from harness.report.figures.canvas import (
     colour_of,
     draw_legend,
     draw_marks,
+    draw_rings,
+    draw_title,
+    label_errors,
+    label_layers,
     log_ticks,
-    plain_axes,
+    prepare_errors,
 )
 from harness.report.figures.layout import LEFT, MOST_NAMES, NAME_LENGTH, RIGHT, WIDTH
 from harness.report.words import short
@@ -77,17 +80,9 @@ def growth_figure(report: DriftReport, run: RunDrift) -> Figure:
     main = figure.add_axes(box(foot + rows * STRIP + GAP, MAIN), sharex=strip)
     _draw_growth(main, report, run, table)
     colours = _draw_heatmap(strip, report, table)
-    _label_layers(strip, table, named=named)
+    label_layers(strip, list(map(str, table.index)), numbers="layer")
     main.tick_params(labelbottom=False)
-    figure.text(
-        LEFT / WIDTH,
-        1 - 0.14 / height,
-        f"Error growth and heatmap: {shorten(f'{run.case} at {run.precision}', MOST_TITLE)}",
-        size=12,
-        weight="bold",
-        color=INK,
-        va="top",
-    )
+    draw_title(figure, f"Error growth and heatmap: {shorten(f'{run.case} at {run.precision}', MOST_TITLE)}")
     draw_legend(figure, main, 1 - 0.36 / height)
     _draw_keys(figure, colours)
     return figure
@@ -127,11 +122,7 @@ def _draw_growth(axes: Axes, report: DriftReport, run: RunDrift, table: pd.DataF
     few = len(table) <= FEW
     values = [float(value) for value in table.to_numpy().ravel() if not math.isnan(value)]
     scale = Scale.over(values)
-    axes.set_yscale("log")
-    axes.set_ylim(scale.floor / 2, scale.ceiling * 2)
-    axes.set_xlim(-0.6, len(table) - 0.4)
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
+    prepare_errors(axes, scale, len(table))
     noise = judged["noise"].reindex(table.index).to_numpy(dtype=float)
     if report.old in table and np.isfinite(noise).any():
         middle_line = table[report.old].to_numpy(dtype=float)
@@ -162,12 +153,7 @@ def _draw_growth(axes: Axes, report: DriftReport, run: RunDrift, table: pd.DataF
             rasterized=len(table) > MOST_VECTORS,
         )
     _ring_origins(axes, run, table, scale)
-    ticks = log_ticks(scale, values)
-    axes.set_yticks(list(ticks), list(ticks.values()))
-    axes.minorticks_off()
-    axes.set_ylabel("nrmse over the FP32 reference", color=INK)
-    axes.yaxis.set_label_coords(-0.072, 0.5)
-    plain_axes(axes)
+    label_errors(axes, log_ticks(scale, values))
 
 
 def _ring_origins(axes: Axes, run: RunDrift, table: pd.DataFrame, scale: Scale) -> None:
@@ -176,18 +162,7 @@ def _ring_origins(axes: Axes, run: RunDrift, table: pd.DataFrame, scale: Scale) 
     if not rings or run.new not in table:
         return
     heights = [scale.height(_or_none(table[run.new].iloc[place])) for place, _ in rings]
-    draw_marks(
-        axes,
-        [place for place, _ in rings],
-        heights,
-        label="origin",
-        marker="o",
-        markersize=11,
-        markerfacecolor="none",
-        markeredgecolor=VERMILION,
-        markeredgewidth=1.8,
-        zorder=7,
-    )
+    draw_rings(axes, [place for place, _ in rings], heights, "origin")
     for row, (place, origin) in enumerate(rings[:MOST_NAMED]):
         late = place > 0.7 * len(table)
         spot: dict[str, Any] = {
@@ -299,17 +274,6 @@ def _draw_keys(figure: Figure, keys: Sequence[Key]) -> None:
         right -= KEY_GAP
         figure.text(right / WIDTH, line, f"{key.name} {key.low}", ha="right", **text)
         right -= CHARACTER * (len(key.name) + 1 + len(key.low)) + 3 * KEY_GAP
-
-
-def _label_layers(axes: Axes, table: pd.DataFrame, *, named: bool) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    if named:
-        names = [shorten(str(name), NAME_LENGTH) for name in table.index]
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", size=7.5)
-        return
-    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
-    axes.set_xlabel(f"layer, in the order of the graph ({len(table)} tensors)", color=INK)
 
 
 def _or_none(value: float) -> float | None:

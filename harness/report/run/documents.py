@@ -8,11 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.judge import RunReport, RunResult, Verdict
-from harness.text import number
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
-
 from harness.report.figures import error_growth_svg
 from harness.report.pages import render_page, trusted
 from harness.report.run.view import (
@@ -29,6 +24,10 @@ from harness.report.run.view import (
 )
 from harness.report.run.words import LOOKS, answer, summary
 from harness.report.words import code, escape, fit, layer_legend, made_with, title
+from harness.text import number
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 MOST_DETAILED = 24  # pages of more runs show layers and pictures only of what did not plainly pass
 
