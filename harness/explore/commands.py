@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,7 +20,7 @@ class Order(StrEnum):
 
     INTRODUCED = "introduced"
     ACCUMULATED = "accumulated"
-    HEADROOM = "headroom"
+    MAX = "max"
 
 
 @dataclass(frozen=True)
@@ -207,18 +207,18 @@ PATTERNS = (
 )
 
 
-def _specs() -> Iterable[Spec]:
-    yield Spec(
+_SPECS = (
+    Spec(
         "layers",
-        "layers [PATTERN…] [by introduced|accumulated|headroom]",
+        "layers [PATTERN…] [by introduced|accumulated|max]",
         "show layers and their errors, with what is kept now",
         "Accumulated: the error of the layer, fed what the layers before it computed. Introduced: its error when it "
-        "is fed what the reference computed. Headroom: its largest value in the reference over the largest number "
-        "of the precision; beyond 1 it overflows unless it is kept in FP32. Without a pattern it shows the layers "
-        f"around the origin, or the first of the order; `layers *` shows all. {PATTERNS}",
+        "is fed what the reference computed. × max: its largest value in the reference as a multiple of the "
+        "largest number of the precision; beyond 1 it overflows unless it is kept in FP32. Without a pattern it shows "
+        f"the layers around the origin, or the first of the order; `layers *` shows all. {PATTERNS}",
         _read_layers,
-    )
-    yield Spec(
+    ),
+    Spec(
         "why",
         "why NODE",
         "explain a node: ranges, errors, its effect alone",
@@ -226,23 +226,23 @@ def _specs() -> Iterable[Spec]:
         _from_words(Why),
         least=1,
         most=1,
-    )
-    yield Spec(
+    ),
+    Spec(
         "keep",
         "keep [PATTERN…]",
         "keep nodes in FP32; without a pattern, list them",
         f"{PATTERNS} `undo` takes it back.",
         Keep,
-    )
-    yield Spec(
+    ),
+    Spec(
         "lower",
         "lower PATTERN…",
         "lower kept nodes again",
         f"`lower *` lowers everything. {PATTERNS} `undo` takes it back.",
         Lower,
         least=1,
-    )
-    yield Spec(
+    ),
+    Spec(
         "try",
         f"try [{ENGINE}]",
         "evaluate what is kept: on the emulator, or built",
@@ -250,40 +250,40 @@ def _specs() -> Iterable[Spec]:
         "runs it. Both go into the journal that `harness diagnose --resume` continues from.",
         _read_try,
         most=1,
-    )
-    yield Spec(
+    ),
+    Spec(
         "bisect",
         "bisect [PATTERN…]",
         "find the fewest nodes that pass, and keep them",
         "With patterns it searches among what matches, and what else is kept stays. Without, it searches among what is "
         f"kept if that passes, else among all nodes. {PATTERNS}",
         Bisect,
-    )
-    yield Spec(
+    ),
+    Spec(
         "plot",
         "plot [FILE]",
         "draw how the error grows with what is kept now",
         "FILE is a .png or .svg. Default: a new .png in the folder of this session.",
         _from_words(Plot),
         most=1,
-    )
-    yield Spec(
+    ),
+    Spec(
         "undo",
         "undo",
         "take back the last keep, lower or bisect",
         "Repeat it to take back more.",
         _from_words(Undo),
         most=0,
-    )
-    yield Spec(
+    ),
+    Spec(
         "history",
         "history",
         "list what was tried, and the results",
         "What an earlier session or a diagnosis evaluated takes one line.",
         _from_words(History),
         most=0,
-    )
-    yield Spec(
+    ),
+    Spec(
         "export",
         "export [DIR]",
         "write recipes that keep the nodes in FP32",
@@ -291,10 +291,9 @@ def _specs() -> Iterable[Spec]:
         "of this session.",
         _from_words(Export),
         most=1,
-    )
-    yield Spec("help", "help [COMMAND]", "list the commands, or explain one", "", _read_help, most=1)
-    yield Spec("quit", "quit", "leave; so does Ctrl-D", "", _from_words(Quit), most=0)
-
-
-COMMANDS: dict[str, Spec] = {spec.name: spec for spec in _specs()}
+    ),
+    Spec("help", "help [COMMAND]", "list the commands, or explain one", "", _read_help, most=1),
+    Spec("quit", "quit", "leave; so does Ctrl-D", "", _from_words(Quit), most=0),
+)
+COMMANDS: dict[str, Spec] = {spec.name: spec for spec in _SPECS}
 ALIASES = {"?": "help", "exit": "quit", "q": "quit"}

@@ -64,7 +64,7 @@ def _arguments(
         return
     elif command in ("layers", "keep", "bisect"):
         if command == "layers" and BY.startswith(word):
-            yield f"{BY} ", "introduced, accumulated or headroom"
+            yield f"{BY} ", "introduced, accumulated or max"
         yield from _patterns(word, names, lambda name: True)
     elif command == "lower":
         yield from _patterns(word, names, kept.__contains__)

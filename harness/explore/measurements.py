@@ -149,7 +149,7 @@ def _window(layers: Sequence[LayerResult], kept: frozenset[str]) -> tuple[int, s
 
 
 def _key(layer: LayerResult, order: Order) -> float:
-    if order is Order.HEADROOM:
+    if order is Order.MAX:
         return layer.metrics.headroom
     if order is Order.ACCUMULATED:
         return layer.metrics.error

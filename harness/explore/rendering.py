@@ -30,7 +30,7 @@ from harness.explore.tables import LONGEST_NAME, make_grid, render_explanation, 
 from harness.judge import EMULATOR
 from harness.report import NONFINITE
 from harness.search import Outcome, SearchVerdict
-from harness.text import duration, names, number, plural, shorten
+from harness.text import duration, multiple, names, number, plural, shorten
 
 LOOKS = {
     Outcome.PASS: ("PASS", "bold green"),
@@ -169,13 +169,13 @@ def _standing(start: TryResult) -> Text:
     evaluation = start.evaluation
     output = "" if start.worst is None else f" {shorten(start.worst[0].tensor, LONGEST_NAME)}:"
     beyond = badness(evaluation.outputs)
-    times = f", {number(beyond)} times the limit" if 1 < beyond < math.inf else ""
+    times = f", {multiple(beyond)} the limit" if 1 < beyond < math.inf else ""
     return Text.assemble(LOOKS[evaluation.outcome], f"{output} {measured(start)}{times}")
 
 
 def _suggestions(answer: Welcome) -> RenderableType:
     if answer.start.passed:
-        tips = [("layers by headroom", "what is nearest to overflowing"), ("plot", "how the error grows")]
+        tips = [("layers by max", "what is nearest to overflowing"), ("plot", "how the error grows")]
         if answer.environment is not None:
             tips.insert(0, ("try --engine", "does the engine pass, too?"))
     else:

@@ -17,7 +17,7 @@ from harness.explore.answers import Explanation, LayerRow, LayerTable, TensorRow
 from harness.explore.commands import Order
 from harness.model import NodeInfo
 from harness.report import layer_legend
-from harness.text import number, percent, shorten
+from harness.text import multiple, number, percent, shorten
 
 FLUSHED = 0.01
 """A tensor underflows when this share of its elements becomes 0."""
@@ -37,9 +37,7 @@ def render_layers(answer: LayerTable) -> RenderableType:
         text = f"{len(answer.rows)} of {answer.matching} layers{where}; `layers *` shows all of them"
         lines.append(Text(text, style="dim"))
     if answer.order is not None:
-        lines.append(
-            Text(layer_legend([MAX if answer.order is Order.HEADROOM else answer.order]), style="dim")
-        )
+        lines.append(Text(layer_legend([MAX if answer.order is Order.MAX else answer.order]), style="dim"))
     return Group(*lines)
 
 
@@ -134,7 +132,7 @@ def _errors(answer: Explanation) -> str:
 
 def _alone(effect: float) -> str:
     if effect > 1:
-        beyond = "beyond any limit" if math.isinf(effect) else f"{number(effect)} times the limit"
+        beyond = "beyond any limit" if math.isinf(effect) else f"{multiple(effect)} the limit"
         return f"with only this node lowered it fails: {beyond}"
     return f"with only this node lowered it passes: {_share(effect)} of the limit"
 
@@ -168,9 +166,9 @@ def _add_range(table: Table, label: str, shown: TensorRow, preposition: str) -> 
 
 
 def _share(share: float) -> str:
-    """`8.7 %`, `498 x`."""
+    """`8.7 %`, `498×`."""
     if share >= 1:
-        return f"{number(share)} x"
+        return multiple(share)
     return f"{100 * share:.2g} %" if share >= 1e-3 or not share else "< 0.1 %"
 
 

@@ -34,7 +34,7 @@ from harness.explore.commands import (
         ("layers", Layers()),
         ("layers b7_* up", Layers(("b7_*", "up"))),
         ("layers by introduced", Layers((), Order.INTRODUCED)),
-        ("layers b7_* by headroom", Layers(("b7_*",), Order.HEADROOM)),
+        ("layers b7_* by max", Layers(("b7_*",), Order.MAX)),
         ("why b7_sq", Why("b7_sq")),
         ("keep", Keep()),
         ("keep a b", Keep(("a", "b"))),

@@ -91,8 +91,8 @@ def test_lower_offers_only_kept_nodes(names: Names) -> None:
 @pytest.mark.parametrize(
     ("before", "expected"),
     [
-        ("layers by ", ["introduced", "accumulated", "headroom"]),
-        ("layers b1_* by h", ["headroom"]),
+        ("layers by ", ["introduced", "accumulated", "max"]),
+        ("layers b1_* by m", ["max"]),
         ("layers by introduced ", []),
         ("try ", ["--engine"]),
         ("try --engine ", []),

@@ -30,7 +30,7 @@ def test_everything_fits_80_columns(session: Session) -> None:
     answers = [
         session.welcome(),
         session.layers(),
-        session.layers(["*"], Order.HEADROOM),
+        session.layers(["*"], Order.MAX),
         session.why("b1_sq"),
     ]
     answers += [
@@ -53,7 +53,7 @@ def test_the_first_screen_says_what_fails_and_what_to_type(session: Session) -> 
     text = "\n".join(lines)
     assert "rmsnorm at fp16 · 33 nodes · 2 samples" in lines[0]
     assert "FAIL b2_add: nrmse" in text
-    assert "times the limit" in text
+    assert "× the limit" in text
     assert "origin    b1_sq (Pow)" in text
     for command in ("why b1_sq", "keep b1_*", "bisect", "help"):
         assert command in text
@@ -146,7 +146,7 @@ def test_why_shows_the_ranges_beside_the_largest_number(session: Session) -> Non
     assert "from b1_scale" in text
     assert "a constant" in text
     assert "overflow" in text.splitlines()[-1]
-    assert " x  to b1_mean" in text
+    assert "×  to b1_mean" in text
 
 
 def test_commands_of_an_export_can_be_pasted(session: Session, tmp_path) -> None:

@@ -109,7 +109,7 @@ def test_layers_are_sorted_the_largest_first(session: Session, order: Order) -> 
     keys = {
         Order.INTRODUCED: lambda row: row.result.introduced.nrmse,
         Order.ACCUMULATED: lambda row: row.result.metrics.nrmse,
-        Order.HEADROOM: lambda row: row.result.metrics.headroom,
+        Order.MAX: lambda row: row.result.metrics.headroom,
     }
     rows = session.layers(["*"], order).rows
     values = [math.inf if math.isnan(keys[order](row)) else keys[order](row) for row in rows]
