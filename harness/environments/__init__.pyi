@@ -1,5 +1,3 @@
-from .check import EnvironmentCheck as EnvironmentCheck
-from .check import check_all as check_all
 from .config import RESERVED as RESERVED
 from .config import Environment as Environment
 from .config import Limits as Limits
@@ -7,8 +5,10 @@ from .config import check_name as check_name
 from .config import find_config as find_config
 from .config import load as load
 from .config import select as select
+from .doctor import EnvironmentCheck as EnvironmentCheck
 from .doctor import Finding as Finding
 from .doctor import Status as Status
+from .doctor import check_all as check_all
 from .doctor import examine as examine
 from .edit import add_environment as add_environment
 from .edit import remove_environment as remove_environment

@@ -17,8 +17,8 @@ from harness.environments import (
     remove_environment,
     select,
 )
+from harness.environments.command import gpu_variables
 from harness.environments.config import parse
-from harness.environments.devices import gpu_variables
 from harness.errors import EnvironmentConfigError
 
 WHOLE = """

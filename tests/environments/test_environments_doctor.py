@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.environments import Environment, Finding, Status, check_all, examine
-from harness.environments.check import check_environment
+from harness.environments.doctor import check_environment
 
 MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"
 

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from harness.environments import Environment, Supervisor, close_shared, shared_supervisor
-from harness.environments.folders import cache_folder, data_folder
-from harness.environments.logtail import LogTail
-from harness.environments.scratch import ScratchFolder, scratch_root, sweep
-from harness.environments.timing_cache import TimingCacheFile
+from harness.environments.folders import ScratchFolder, cache_folder, data_folder, scratch_root, sweep
+from harness.environments.process import LogTail
+from harness.environments.supervisor import TimingCacheFile
 from harness.errors import CandidateError, EnvironmentConfigError
 from harness.worker import protocol
 
@@ -118,7 +117,7 @@ def test_the_folder_of_a_living_owner_is_not_swept(scratch: Path) -> None:
     (folder.path / "tensors").write_text("mine")
     assert sweep(scratch) == []
     code = (
-        "import sys; from pathlib import Path; from harness.environments.scratch import sweep;"
+        "import sys; from pathlib import Path; from harness.environments.folders import sweep;"
         "print(sweep(Path(sys.argv[1])))"
     )
     other = subprocess.run(
@@ -164,9 +163,9 @@ def test_a_scratch_folder_may_lie_deeper_than_a_socket_has_room_for(
 
 def test_scratch_is_in_memory_unless_that_is_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("HARNESS_SCRATCH")
-    monkeypatch.setattr("harness.environments.scratch.SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr("harness.environments.folders.SHARED_MEMORY", tmp_path)
     assert scratch_root() == tmp_path / f"harness-{os.getuid()}"
-    monkeypatch.setattr("harness.environments.scratch.ENOUGH_BYTES", 1 << 60)
+    monkeypatch.setattr("harness.environments.folders.ENOUGH_BYTES", 1 << 60)
     assert tmp_path not in scratch_root().parents
 
 
