@@ -65,7 +65,7 @@ class Record:
     def refresh(self) -> None:
         """Read what others have written."""
         with self.notebook.journal(self.name, self.problem) as journal:
-            self.known |= {record.treated: record.trial for record in journal.records}
+            self.known |= {record.treated: record.evaluation for record in journal.records}
 
     def add(self, kept: frozenset[str], evaluation: Evaluation) -> None:
         """Write an evaluation to disk; one with the outcome that is known already is not repeated.

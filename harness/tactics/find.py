@@ -24,13 +24,13 @@ from dataclasses import dataclass, replace
 from harness.search import (
     Budget,
     Direction,
+    Evaluation,
     Journal,
     Options,
     Outcome,
     Problem,
     Progress,
     Result,
-    Trial,
     search,
 )
 from harness.tactics.configurations import Configurations, listed, what
@@ -183,7 +183,7 @@ class _Search:
         tried = self.configurations
         problem = Problem(units=tuple(unit.layer for unit in tried.units), identity=self._identity())
         tried.seen[problem.everything] = cured
-        known = {frozenset[str](): _as_trial(self.pair.bad), problem.everything: _as_trial(cured)}
+        known = {frozenset[str](): _as_evaluation(self.pair.bad), problem.everything: _as_evaluation(cured)}
         with nullcontext() if self.options.journal is None else self.options.journal(problem) as journal:
             return search(
                 problem,
@@ -205,7 +205,7 @@ class _Search:
     def _conclude(self, answer: TacticSearchResult, result: Result) -> TacticSearchResult:
         tried = self.configurations
         tried.limit = self.limit
-        tried.trail += [f"   {step.text}" for step in result.trail if step.outcome is None]
+        tried.trail += [f"   {step.text}" for step in result.log if step.outcome is None]
         everything = tried.everything
         kept = frozenset(result.culprits)
         if not result.answered or kept == everything:
@@ -253,7 +253,9 @@ class _Search:
                     return done, f"{what(treated, self.configurations.units)}: {expected}, then {outcome}"
         return spare + self.options.confirm, None
 
-    def _unanswered(self, answer: TacticSearchResult, result: Result, replayed: Trial) -> TacticSearchResult:
+    def _unanswered(
+        self, answer: TacticSearchResult, result: Result, replayed: Evaluation
+    ) -> TacticSearchResult:
         reason = replayed.note if result.answered else _reason(result, replayed)
         if self.configurations.not_taken:
             return self._not_reproducible(answer, reason)
@@ -284,17 +286,17 @@ class _Search:
         )
 
 
-def _as_trial(sample: Sample) -> Trial:
+def _as_evaluation(sample: Sample) -> Evaluation:
     margin = None if sample.badness is None else 1.0 - sample.badness
-    return Trial(sample.outcome, sample.badness, margin, sample.seconds)
+    return Evaluation(sample.outcome, sample.badness, margin, sample.seconds)
 
 
 def _proof(forced: str, sample: Sample | None, expected: Outcome) -> Proof:
-    # A resumed search has its trials from the journal, and no samples of them.
+    # A resumed search has its evaluations from the journal, and no samples of them.
     return Proof(forced, expected) if sample is None else Proof(forced, sample.outcome, sample.badness)
 
 
-def _reason(result: Result, replayed: Trial) -> str:
-    last = next((step.text for step in reversed(result.trail)), "")
+def _reason(result: Result, replayed: Evaluation) -> str:
+    last = next((step.text for step in reversed(result.log)), "")
     said = f"the search ended with {result.verdict!s}: {last}"
     return f"{said}; {replayed.note}" if replayed.note else said

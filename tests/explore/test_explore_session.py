@@ -275,7 +275,7 @@ def test_a_folder_that_is_a_file_is_an_error(session: Session, tmp_path: Path) -
 def journal_of(session: Session, name: str = "islands") -> dict[frozenset[str], Outcome]:
     path = session.notebook.folder / f"{name}.journal"
     with Journal.resume(path, island_problem(session.lab.subject)) as journal:
-        return {record.treated: record.trial.outcome for record in journal.records}
+        return {record.treated: record.evaluation.outcome for record in journal.records}
 
 
 def test_every_configuration_is_in_the_journal_of_a_diagnosis(session: Session) -> None:
