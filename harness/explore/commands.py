@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -180,8 +179,7 @@ def _read_layers(words: tuple[str, ...]) -> Layers:
     keys = ", ".join(Order)
     if len(key) != 1:
         raise UsageError(f"`by` takes one word: {keys}", hint=f"`{COMMANDS['layers'].usage}`")
-    near = difflib.get_close_matches(key[0].casefold(), list(Order), n=1, cutoff=0.4)
-    hint = f"did you mean `{near[0]}`?" if near else f"one of {keys}"
+    hint = suggestion(key[0], Order) or f"choose from {keys}"
     raise UsageError(f"layers cannot be sorted by `{key[0]}`", hint=hint)
 
 

@@ -151,6 +151,11 @@ def test_a_new_case_runs_with_the_command_that_is_shown(shape: list[int | str], 
     assert (status, "error" in errors) == (1, False)
 
 
+def test_a_hint_quotes_what_was_typed(tiny_cases, harness) -> None:
+    _, _, errors = harness("run", tiny_cases("clean"), "--env", "my env")
+    assert "`harness env add 'my env' --python PATH`" in errors
+
+
 def test_a_new_case_without_a_shape_says_what_to_set(harness) -> None:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
