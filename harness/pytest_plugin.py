@@ -28,7 +28,7 @@ RESERVED_MARKS = frozenset({"filterwarnings", "parametrize", "skip", "skipif", "
 
 
 class HarnessWarning(pytest.PytestWarning):
-    """What a person should know of a run although it changes no verdict."""
+    """A warning of a run, which changes no verdict."""
 
 
 class RunFailed(Exception):
@@ -73,7 +73,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the mark `gpu`, and refuse what cannot be meant.
+    """Register the mark `gpu`, and refuse options that make no sense.
 
     Raises:
         UsageError: an environment is unknown, or golden references would be rewritten where CI is set.
@@ -172,7 +172,7 @@ class RunItem(pytest.Function):
             self.add_marker(pytest.mark.xdist_group(f"{case.name}-{candidate}"))
 
     def judge(self, judge: Judge) -> None:
-        """Run, and tell pytest how it came out."""
+        """Run, and report the outcome to pytest."""
         from harness.judge import Verdict
 
         result = judge.run(self.case, self.spec, self.candidate)

@@ -144,7 +144,8 @@ def export(
         names = frame["case"].astype(str)
         frame = frame[names.map(lambda name: fnmatchcase(name, case))]
         if frame.empty:
-            raise NothingSelectedError(f"no case in the history matches {case!r}", where=folder)
+            hint = f"the cases are {', '.join(sorted(names.unique()))}"
+            raise NothingSelectedError(f"no case in the history matches {case!r}", where=folder, hint=hint)
     write_table(frame[columns] if columns else frame, out)
     print(f"{len(frame)} rows of {folder} in {out}", file=sys.stderr)
 

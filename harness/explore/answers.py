@@ -22,7 +22,7 @@ class TryResult:
         candidate: `emulator`, or the environment of the engine.
         kept: the nodes that were in FP32, in topological order.
         nodes: how many nodes the precision lowers.
-        evaluation: what it came to.
+        evaluation: its outcome and outputs.
         recalled: an earlier session or a diagnosis evaluated it.
     """
 
@@ -127,7 +127,7 @@ class KeptNodes:
     Args:
         kept: all of them, in topological order.
         nodes: how many nodes the precision lowers.
-        changed: a command was to change them; otherwise it only asked.
+        changed: the command was `keep`, `lower` or `undo`, not a question.
         added: nodes that were not in FP32 before.
         removed: nodes that were.
         outcome: that of this configuration, if it was evaluated before.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.completion import Completer
 
 MOST = 400
-"""Of more candidates only the first are offered: nobody looks through them."""
+"""How many candidates are offered: a longer list is of no use."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Shell:
 
         Raises:
             EOFError: it asks to leave.
-            HarnessError: it is mistaken, or what it asks for failed.
+            HarnessError: the line is not a command, or the command failed.
             KeyboardInterrupt: it was cancelled; what is kept is as it was.
         """
         command = parse(line)
@@ -98,7 +98,7 @@ class Shell:
                 return session.results()
             case commands.Export(folder):
                 return session.export(folder)
-        raise AssertionError(f"{command} is carried out elsewhere")
+        raise AssertionError(f"{command} has no answer")
 
     def show(self, answer: Answer) -> None:
         """Print an answer."""
@@ -117,7 +117,7 @@ class Shell:
             The exit status: 0 if what was evaluated last passes, 1 if it fails.
 
         Raises:
-            HarnessError: a line is mistaken, an engine could not be judged, or a search found no answer.
+            HarnessError: a line is not a command, an engine could not be judged, or a search found no answer.
         """
         for number, line in enumerate(lines, start=1):
             if not line.strip() or line.lstrip().startswith("#"):
@@ -222,7 +222,7 @@ class _OnDemand:
 
 
 def _check(answer: Answer | None, number: int) -> None:
-    """End a script where what was asked for could not be answered.
+    """End a script at a command without an answer.
 
     Raises:
         CandidateError: there was no engine to judge.
