@@ -43,7 +43,6 @@ LOOSE_TYPES = {
     "environments.add_environment(build)",
     "history.DriftReport.fingerprint",
     "history.RunInfo.fingerprint",
-    "tactics.Variation.build",
     "text.command(words)",
     "worker.protocol.Choice.place",
     "worker.protocol.Choice.variant",

@@ -1,7 +1,6 @@
 from .accumulator import Accumulator as Accumulator
 from .accumulator import compare as compare
 from .accumulator import not_computed as not_computed
-from .fill import find_fill as find_fill
 from .gates import COMPUTED as COMPUTED
 from .gates import DEFAULT_GATES as DEFAULT_GATES
 from .gates import EQUAL as EQUAL
@@ -12,6 +11,7 @@ from .gates import UNMASKED as UNMASKED
 from .gates import Gate as Gate
 from .gates import GateResult as GateResult
 from .gates import check as check
+from .gates import find_fill as find_fill
 from .gates import gates_for as gates_for
 from .gates import options_for as options_for
 from .metrics import CompareOptions as CompareOptions

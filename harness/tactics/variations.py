@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
 
 from harness.backends import Plan
 from harness.case import BuildOptions
@@ -36,13 +35,13 @@ class Variation:
     Args:
         name: for people, and unique in a series.
         axis: what is varied.
-        build: build options to change, by name.
+        build: the build options to change: those that are set.
         orders: what to force and to forbid.
     """
 
     name: str
     axis: Axis
-    build: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    build: BuildOptions = field(default_factory=BuildOptions)
     orders: TacticOrders = field(default_factory=TacticOrders)
 
     def of(self, plan: Plan, *, alternatives: int = 0) -> Plan:
@@ -54,8 +53,8 @@ class Variation:
         """
         # What is to be chosen anew must not be answered from the timings of another build; nor is what is to be
         # forced, or it would not be on offer.
-        changes = {"timing_cache": False, **self.build}
-        options = BuildOptions.model_validate({**plan.build.model_dump(exclude_unset=True), **changes})
+        own, changes = (each.model_dump(exclude_unset=True) for each in (plan.build, self.build))
+        options = BuildOptions.model_validate({**own, "timing_cache": False, **changes})
         orders = replace(self.orders, alternatives=max(alternatives, self.orders.alternatives))
         return replace(plan, build=options, tactics=orders)
 
@@ -80,7 +79,7 @@ def sources(probe: ProbeReply, enabled: Sequence[str] | None = None) -> tuple[Va
         Variation(
             f"without {name}",
             Axis.SOURCE,
-            {"tactic_sources": tuple(other for other in names if other != name)},
+            BuildOptions(tactic_sources=tuple(other for other in names if other != name)),
         )
         for name in names
     )
@@ -96,19 +95,19 @@ def axes(probe: ProbeReply, plan: Plan) -> tuple[Variation, ...]:
     found = []
     if "optimization_level" in capabilities:
         found += [
-            Variation(f"optimization level {level}", Axis.LEVEL, {"optimization_level": level})
+            Variation(f"optimization level {level}", Axis.LEVEL, BuildOptions(optimization_level=level))
             for level in range(6)
             if level != build.optimization_level
         ]
     for value in (True, False):
         word = "with" if value else "without"
         if build.tf32 is not value:
-            found.append(Variation(f"{word} tf32", Axis.TF32, {"tf32": value}))
+            found.append(Variation(f"{word} tf32", Axis.TF32, BuildOptions(tf32=value)))
     found.append(
         Variation(
             "without sparsity" if build.sparsity else "with sparsity",
             Axis.SPARSITY,
-            {"sparsity": not build.sparsity},
+            BuildOptions(sparsity=not build.sparsity),
         )
     )
     for name in sorted(capabilities):
@@ -118,13 +117,14 @@ def axes(probe: ProbeReply, plan: Plan) -> tuple[Variation, ...]:
                 Variation(
                     f"{sign}{feature.lower()}",
                     Axis.PREVIEW,
-                    {"preview_features": (f"{sign}{feature.lower()}",)},
+                    BuildOptions(preview_features=(f"{sign}{feature.lower()}",)),
                 )
                 for sign in "+-"
             ]
     for knob, values in probe.build_routes.items():
         found += [
-            Variation(f"{knob}={value}", Axis.ROUTE, {"build_route": f"{knob}={value}"}) for value in values
+            Variation(f"{knob}={value}", Axis.ROUTE, BuildOptions(build_route=f"{knob}={value}"))
+            for value in values
         ]
     return tuple(found)
 

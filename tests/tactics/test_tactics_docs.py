@@ -30,7 +30,7 @@ def described() -> dict[str, list[str]]:
     """Each release with the row that speaks of it."""
     found = {}
     for first, *cells in rows():
-        start, _, end = first.partition(" to ")
+        start, _, end = first.removeprefix("TensorRT for RTX ").partition(" to ")
         for release in RELEASES[RELEASES.index(start) : RELEASES.index(end or start) + 1]:
             found[release] = cells
     return found

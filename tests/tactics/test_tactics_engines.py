@@ -412,7 +412,7 @@ class TestAxes:
     def test_a_build_that_fails_is_unresolved(self, make: Make) -> None:
         build = varied(make("8.6.0"))
         (broken,) = noise(1)
-        sample = build(replace(broken, build={"build_route": "-fuse=off"}))
+        sample = build(replace(broken, build=BuildOptions(build_route="-fuse=off")))
         assert sample.outcome == "unresolved"
         assert "11.1 or later" in sample.note
         again = from_json(Sample, json.loads(json.dumps(sample.to_dict())))
