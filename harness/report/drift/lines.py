@@ -108,15 +108,15 @@ def coverage_text(report: DriftReport) -> str:
     idle, total = sum(map(is_idle, report.runs)), len(report.runs)
     texts = [f"{idle} of {plural(total, 'run')} not compared"] if 0 < idle < total else []
     if report.missing:
-        texts.append(f"{missing_text(report)} missing")
+        texts.append(f"{plural(*missing_count(report))} of the older side missing")
     return ", ".join(texts)
 
 
-def missing_text(report: DriftReport) -> str:
-    """`1 case of the older side`: cases that are gone; runs, where a case is there at another precision."""
+def missing_count(report: DriftReport) -> tuple[int, str]:
+    """How many cases of the older side are gone, or runs, where a case is there at another precision; and which."""
     cases = {case for case, _ in report.missing}
     whole = not cases & {run.case for run in report.runs}
-    return f"{plural(len(cases), 'case') if whole else plural(len(report.missing), 'run')} of the older side"
+    return (len(cases), "case") if whole else (len(report.missing), "run")
 
 
 def has_lost(report: DriftReport) -> bool:

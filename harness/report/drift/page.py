@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from harness.report.drift.lines import (
     coverage_lines,
     engines_line,
     is_idle,
-    missing_text,
+    missing_count,
     not_compared,
     run_line,
 )
@@ -26,7 +26,7 @@ from harness.report.drift.tables import (
     tensors_table,
     unmeasured_layers,
 )
-from harness.report.drift.view import explain, has_moved, has_stopped, is_remarkable
+from harness.report.drift.view import DriftExplanation, explain, has_moved, has_stopped, is_remarkable
 from harness.report.drift.words import (
     DRIFT_LOOKS,
     STALE,
@@ -37,25 +37,23 @@ from harness.report.drift.words import (
     is_stale,
     look_of,
     remarks,
+    run_title,
     standing_failures,
     summary,
-    title,
     tone_of,
 )
 from harness.report.figures import (
     engines_figure,
     growth_figure,
-    inline,
     outputs_figure,
-    render,
     series_figure,
+    svg,
 )
 from harness.report.pages import render_page, trusted
-from harness.report.words import Look, Statement, made_with, short
+from harness.report.words import made_with
 
 if TYPE_CHECKING:
     from markupsafe import Markup
-    from matplotlib.figure import Figure
 
 MOST_SECTIONS = 40  # runs that get words
 MOST_PICTURES = 8  # of those, how many get the picture of their layers
@@ -71,11 +69,7 @@ class _Section:
     anchor: str
     run: RunDrift
     reason: str
-    look: Look
-    remarks: tuple[str, ...]
-    title: str
-    statements: tuple[Statement, ...]
-    command: str
+    explanation: DriftExplanation
     picture: Markup | None
     opened: bool
 
@@ -104,8 +98,7 @@ def drift_page(
     groups = _groups(report, remarkable[:MOST_SECTIONS], ordered)
     shown = [run for _, runs in groups for run in runs]
     anchors = {run.id: f"run-{place}" for place, run in enumerate(shown)}
-    sections = _sections(report, shown, anchors)
-    engines = report.engines
+    sections = tuple(_sections(report, shown, anchors))
     return render_page(
         "drift.html.j2",
         made,
@@ -118,6 +111,9 @@ def drift_page(
         run_line=run_line(report),
         changes=changes_line(report),
         tone=tone_of(report),
+        look_of=look_of,
+        remarks=remarks,
+        title_of=lambda run: run_title(run, report.newer),
         facts=_facts(report),
         tiles=_tiles(report),
         matrix=matrix_table(report, anchors),
@@ -125,17 +121,21 @@ def drift_page(
             (heading, [section for section in sections if section.run in runs]) for heading, runs in groups
         ],
         unshown=max(len(remarkable) - MOST_SECTIONS, 0),
-        outputs_picture=_picture(report, "outputs", ordered) if len(report.tensors) else None,
+        outputs_picture=trusted(svg(partial(outputs_figure, report, ordered), "outputs"))
+        if len(report.tensors)
+        else None,
         tensors=tensors_table(report, MOST_TENSORS),
         unmeasured=bool(unmeasured_layers(report.tensors).any()),
         structure=structure_table(ordered, MOST_CHANGES),
         has_structure=any(all(run.structured) for run in report.runs),
         not_compared=not_compared(report),
         engines=engines_table(report),
-        engines_picture=_picture(report, "engines", ordered) if len(engines) else None,
+        engines_picture=_engines_picture(report, ordered) if len(report.engines) else None,
         series=report.series,
         steps=steps_table(report.series),
-        series_picture=_series_picture(report),
+        series_picture=trusted(svg(partial(series_figure, report.series), "series"))
+        if report.series
+        else None,
         fingerprint={key: value for key, value in made_with(report.fingerprint).items() if value},
     )
 
@@ -165,31 +165,16 @@ def _heading(runs: Sequence[RunDrift]) -> str:
     return "What could not be judged"
 
 
-def _sections(report: DriftReport, runs: Sequence[RunDrift], anchors: dict[str, str]) -> tuple[_Section, ...]:
-    sections = []
+def _sections(report: DriftReport, runs: Sequence[RunDrift], anchors: dict[str, str]) -> Iterator[_Section]:
     pictures = 0
     for place, run in enumerate(runs):
         picture = None
         if pictures < MOST_PICTURES and RowKind.LAYER in run.counts and _is_drawn(run, runs):
-            picture = trusted(_svg(partial(growth_figure, report, run), f"growth-{run.id}"))
+            picture = trusted(svg(partial(growth_figure, report, run), f"growth-{run.id}"))
             pictures += 1
-        explanation = explain(run)
-        several = f" on {short(run.new)}" if len(report.newer) > 1 else ""
-        sections.append(
-            _Section(
-                anchor=anchors[run.id],
-                run=run,
-                reason=run.builds.reason if _only_counted(run) else run.reason,
-                look=look_of(run),
-                remarks=remarks(run),
-                title=title(run) + several,
-                statements=explanation.statements,
-                command=explanation.command,
-                picture=picture,
-                opened=place < MOST_OPEN and not _only_counted(run),
-            )
-        )
-    return tuple(sections)
+        reason = run.builds.reason if _only_counted(run) else run.reason
+        opened = place < MOST_OPEN and not _only_counted(run)
+        yield _Section(anchors[run.id], run, reason, explain(run), picture, opened)
 
 
 def _is_drawn(run: RunDrift, shown: Sequence[RunDrift]) -> bool:
@@ -202,26 +187,12 @@ def _only_counted(run: RunDrift) -> bool:
     return fails(run) and not is_remarkable(run)
 
 
-def _picture(report: DriftReport, kind: str, runs: Sequence[RunDrift]) -> Markup:
-    if kind == "outputs":
-        return trusted(_svg(lambda: outputs_figure(report, runs), kind))
+def _engines_picture(report: DriftReport, runs: Sequence[RunDrift]) -> Markup:
     order = {(run.case, run.precision.value): place for place, run in enumerate(runs)}
-    places = [
-        order.get((case, precision), len(order))
-        for case, precision in zip(report.engines["case"], report.engines["precision"], strict=True)
-    ]
+    keys = zip(report.engines["case"], report.engines["precision"], strict=True)
+    places = [order.get(key, len(order)) for key in keys]
     engines = report.engines.assign(_place=places).sort_values("_place", kind="stable")
-    return trusted(_svg(lambda: engines_figure(report, engines), kind))
-
-
-def _series_picture(report: DriftReport) -> Markup | None:
-    if not report.series:
-        return None
-    return trusted(_svg(lambda: series_figure(report.series), "series"))
-
-
-def _svg(make: Callable[[], Figure], name: str) -> str:
-    return inline(render(make, "svg", salt=name), prefix=name)
+    return trusted(svg(partial(engines_figure, report, engines), "engines"))
 
 
 def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
@@ -238,8 +209,10 @@ def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
     idle = sum(is_idle(run) and run.status is Status.PASS for run in report.runs)
     tiles.append(_Tile(idle, "not compared", "calm"))
     if report.missing:
-        amount, _, what = missing_text(report).partition(" ")
-        tiles.append(_Tile(int(amount.replace(",", "")), f"{what} missing", "calm"))
+        amount, what = missing_count(report)
+        tiles.append(
+            _Tile(amount, f"{what if amount == 1 else what + 's'} of the older side missing", "calm")
+        )
     total, expected = standing_failures(report)
     side = both_sides(report)
     tiles.append(_Tile(total - expected, f"fail {side}", "bad"))

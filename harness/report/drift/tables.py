@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE
 from harness.history import SEVERITY, DriftReport, DriftVerdict, RowKind, RunDrift, Series, Trend
-from harness.report.drift.words import DRIFT_LOOKS, look_of, title, verdict_text
+from harness.report.drift.words import DRIFT_LOOKS, look_of, run_title, verdict_text
 from harness.report.words import short
 from harness.text import gate, number, ratio
 
@@ -27,9 +27,14 @@ class Cell:
     """One cell: what it says, what it is sorted by, its class and the anchor that it leads to."""
 
     text: str
-    order: str | float = ""
+    key: str | float | None = None
     tone: str = ""
     link: str = ""
+
+    @property
+    def order(self) -> str | float:
+        """What it is sorted by: its text, if nothing else."""
+        return self.text if self.key is None else self.key
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,9 @@ def matrix_table(report: DriftReport, anchors: dict[str, str]) -> Table:
     wide = wide.loc[sorted(dict.fromkeys(frame["case"]), key=lambda case: case not in bad)]
     rows = []
     for case, runs in wide.iterrows():
-        cells = [Cell(str(case), str(case))]
+        cells = [Cell(str(case))]
         for run in runs:
-            cells.append(Cell("") if not isinstance(run, RunDrift) else _verdict_cell(run, anchors))
+            cells.append(Cell("", "") if not isinstance(run, RunDrift) else _verdict_cell(run, anchors))
         rows.append(tuple(cells))
     return Table(("case", *columns), frozenset(), tuple(rows))
 
@@ -89,17 +94,17 @@ def tensors_table(report: DriftReport, most: int) -> Table:
         rows.append(
             (
                 Cell(f"{look.glyph} {look.word}", look.severity, _tone(row)),
-                Cell(str(row["case"]), str(row["case"])),
-                Cell(str(row["precision"]), str(row["precision"])),
+                Cell(str(row["case"])),
+                Cell(str(row["precision"])),
                 *release,
                 Cell(f"{row['tensor']}{sample}", str(row["tensor"])),
-                Cell(_text(row["op"]), _text(row["op"])),
-                Cell(str(row["kind"]), str(row["kind"])),
+                Cell(_text(row["op"])),
+                Cell(str(row["kind"])),
                 _number(row["old"]),
                 _number(row["new"]),
                 Cell(change_text(row["old"], row["new"]), _sortable(row["change"])),
                 _number(row["error_limit"]),
-                Cell(gate_text(row), gate_text(row)),
+                Cell(gate_text(row)),
                 Cell(gates_held(row), float(row["new_passed"])),
                 _number(row["noise"], unknown="not measured"),
                 _number(row["floor"]),
@@ -119,17 +124,16 @@ def unmeasured_layers(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]
 
 def structure_table(runs: Sequence[RunDrift], most: int) -> Table:
     """What changed in the engines."""
-    several = len({run.new for run in runs}) > 1
+    releases = {run.new for run in runs}
     rows = []
     for run in runs:
         for change in run.structure:
-            name = f"{title(run)} on {short(run.new)}" if several else title(run)
             nodes = ", ".join(change.nodes[:8]) + (" …" if len(change.nodes) > 8 else "")
             rows.append(
                 (
-                    Cell(change.change.value, change.change.value),
-                    Cell(name, name),
-                    Cell(nodes, nodes),
+                    Cell(change.change.value),
+                    Cell(run_title(run, releases)),
+                    Cell(nodes),
                     Cell(f"{change.old} ({change.old_builds})", change.old),
                     Cell(f"{change.new} ({change.new_builds})", change.new),
                 )
@@ -156,9 +160,9 @@ def engines_table(report: DriftReport) -> Table:
         rows.append(
             (
                 Cell(trend.value, float(order[trend]), tones[trend]),
-                Cell(row["quantity"], row["quantity"]),
-                Cell(row["case"], row["case"]),
-                Cell(row["precision"], row["precision"]),
+                Cell(row["quantity"]),
+                Cell(row["case"]),
+                Cell(row["precision"]),
                 *([Cell(short(row["release"]), row["release"])] if several else []),
                 _quantity(row["old"], row["unit"]),
                 _quantity(row["new"], row["unit"]),
@@ -265,9 +269,9 @@ def steps_table(series: Sequence[Series]) -> Table:
         ratio = step.after / step.before if step.before else math.inf
         rows.append(
             (
-                Cell(one.night(step), one.night(step)),
-                Cell(one.case, one.case),
-                Cell(str(one.precision), str(one.precision)),
+                Cell(one.night(step)),
+                Cell(one.case),
+                Cell(str(one.precision)),
                 Cell(f"{one.tensor} [{one.sample}]", one.tensor),
                 Cell(number(step.before), min(step.before, 1e300)),
                 Cell(number(step.after), min(step.after, 1e300)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from harness.history import (
@@ -99,6 +99,11 @@ def _shows_verdict(run: RunDrift) -> bool:
 def title(run: RunDrift) -> str:
     """`case at fp16`."""
     return f"{run.case} at {run.precision}"
+
+
+def run_title(run: RunDrift, newer: Collection[str]) -> str:
+    """`case at fp16`, with the newer release where there are several."""
+    return f"{title(run)} on {short(run.new)}" if len(newer) > 1 else title(run)
 
 
 def ratio_text(run: RunDrift) -> str:

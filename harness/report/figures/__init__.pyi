@@ -1,5 +1,4 @@
-from .canvas import inline as inline
-from .canvas import render as render
+from .canvas import svg as svg
 from .dots import engines_figure as engines_figure
 from .dots import outputs_figure as outputs_figure
 from .growth import error_growth_svg as error_growth_svg

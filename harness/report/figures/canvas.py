@@ -84,13 +84,13 @@ def render(make: Callable[[], Figure], kind: str, *, salt: str) -> bytes:
     return stream.getvalue()
 
 
-def inline(svg: bytes, *, prefix: str) -> str:
-    """An SVG file as an element for a page; `prefix` makes its ids its own, so that several share a page."""
-    text = svg.decode("utf-8")
+def svg(make: Callable[[], Figure], name: str) -> str:
+    """The figure as an element for a page; `name` makes its ids its own, so that several share a page."""
+    text = render(make, "svg", salt=name).decode("utf-8")
     opening, body = text[text.index("<svg") :].split(">", 1)
     # A page decides how wide a picture is; the view box keeps its shape.
     element = re.sub(r' (?:width|height)="[^"]*"', "", opening) + ">" + body
-    own = re.sub(r"[^A-Za-z0-9]+", "-", prefix) + "-"
+    own = re.sub(r"[^A-Za-z0-9]+", "-", name) + "-"
     return re.sub(r'(\bid="|url\(#|href="#)', lambda match: match[1] + own, element)
 
 

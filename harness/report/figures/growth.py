@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.judge import RunResult
-from harness.report.figures.canvas import draw_legend, draw_title, inline, label_layers, render
+from harness.report.figures.canvas import draw_legend, draw_title, label_layers, render, svg
 from harness.report.figures.layers import (
     draw_errors,
     draw_failures,
@@ -78,17 +78,14 @@ def save_error_growth(result: RunResult, path: str | Path, *, note: str = "") ->
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise UsageError("cannot draw this kind of file", where=path, hint="name a .png or a .svg")
-    write_bytes(path, _render(result, path.suffix.lower().removeprefix("."), note))
+    kind = path.suffix.lower().removeprefix(".")
+    write_bytes(path, render(lambda: error_growth(result, note=note), kind, salt=_own(result, note)))
     return path
 
 
 def error_growth_svg(result: RunResult, *, note: str = "") -> str:
     """The picture as an `<svg>` element for a page; its ids are its own, so that several share a page."""
-    return inline(_render(result, "svg", note), prefix=_own(result, note))
-
-
-def _render(result: RunResult, kind: str, note: str) -> bytes:
-    return render(lambda: error_growth(result, note=note), kind, salt=_own(result, note))
+    return svg(lambda: error_growth(result, note=note), _own(result, note))
 
 
 def _own(result: RunResult, note: str) -> str:
