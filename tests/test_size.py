@@ -24,7 +24,6 @@ LONG_FUNCTIONS = {
 
 CROWDED_FOLDERS = {
     "diagnosis.stages": 17,
-    "worker.adapter": 27,
 }
 """Package: modules, without its `__init__`."""
 

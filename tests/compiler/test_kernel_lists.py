@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.worker.adapter import inspector, kernels
+from harness.worker.adapter.inspection import inspector, kernels
 from harness.worker.protocol import Kernel, KernelTensor
 
 DATA = Path(__file__).with_name("data")
 
 
 def read(name: str) -> tuple[Kernel, ...]:
-    return kernels.from_log((DATA / f"{name}.log").read_text())
+    return kernels.kernels_of_log((DATA / f"{name}.log").read_text())
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_the_log_and_the_inspector_read_alike() -> None:
         "Constants: [], Outputs: [ { Name: b, Dimensions: [48,64], Datatype: BFloat16 }], TacticName: , "
         "StreamId: 0, Metadata: [ONNX Layer: out_matmul]\x1f[ONNX Layer: out]"
     )
-    (told,) = kernels.from_inspector(inspector.parse(json.dumps({"Layers": [entry]})))
-    (logged,) = kernels.from_log(f"Layers:\n{line}\n\nI/O Tensors:\n")
+    (told,) = kernels.kernels_of_inspector(inspector.parse_inspector(json.dumps({"Layers": [entry]})))
+    (logged,) = kernels.kernels_of_log(f"Layers:\n{line}\n\nI/O Tensors:\n")
     assert (
         told
         == logged
@@ -120,7 +120,7 @@ def test_a_line_of_another_form_is_named_and_nothing_is_guessed(cut: str, put: s
     text = (DATA / "attention-fp16-1.6.1.120.log").read_text()
     assert cut in text
     with pytest.raises(kernels.Unreadable) as caught:
-        kernels.from_log(text.replace(cut, put, 1))
+        kernels.kernels_of_log(text.replace(cut, put, 1))
     assert caught.value.line in text.replace(cut, put, 1)
 
 

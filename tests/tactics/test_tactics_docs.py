@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "tests" / "worker" / "contract"))
 import trt_double  # noqa: E402
 
 from harness.worker.adapter.release import Release  # noqa: E402
-from harness.worker.adapter.tactics import mechanism_of  # noqa: E402
+from harness.worker.adapter.tactics.tactics import mechanism_of  # noqa: E402
 
 RELEASES = trt_double.releases()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from simulated import LINEAR, VECTORS, choice
 
-from harness.worker.adapter.tactics_selector import Selection, make_selector
+from harness.worker.adapter.tactics.selector import Selection, make_selector
 from harness.worker.protocol import TacticOrders
 
 ALIKE = [replace(choice(0, 0), tactic=f"0x{number:016x}") for number in range(20)]

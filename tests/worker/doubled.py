@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent / "contract"))
 import trt_double
 from cuda_double import CudaDouble
 from harness_worker.adapter import Adapter
-from harness_worker.adapter.cuda import Cuda
+from harness_worker.adapter.runtime import Cuda
 
 
 def create_adapter(log):

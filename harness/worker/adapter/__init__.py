@@ -8,14 +8,12 @@ offers what is asked in `release` alone, by name; every name is held against the
 |---|---|
 | `adapter` | the requests of the worker: probe, build, infer, release |
 | `release` | what a release offers, and which typing a precision gets |
-| `weak`, `strong` | the two typing strategies |
-| `network`, `nodemap` | parsing ONNX, and from ONNX nodes to layers |
-| `marks` | observation: marked outputs and debug tensors |
-| `options`, `profiles`, `cache`, `calibration` | the builder's configuration |
-| `inspector`, `kernels`, `realised` | what was built, and whether it is what was asked for |
-| `tactics`, `tactics_selector`, `tactics_cache`, `tactics_log` | tactics: told, forced, forbidden |
-| `cuda`, `execution`, `listeners`, `timing` | running an engine |
-| `device`, `log`, `dtypes` | the GPU, TensorRT's log, data types |
+| `network` | parsing ONNX, and from ONNX nodes to layers |
+| `building` | the two typing strategies, marks and debug tensors, the builder's configuration |
+| `inspection` | what was built, and whether it is what was asked for |
+| `tactics` | tactics: read, forced, forbidden |
+| `runtime` | running and timing an engine |
+| `cache`, `device`, `log`, `dtypes` | the timing cache, the GPU, TensorRT's log, data types |
 """
 
 from .adapter import Adapter, create_adapter

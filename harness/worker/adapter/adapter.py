@@ -23,14 +23,14 @@ from ..protocol import (
     TensorFileError,
     read_tensor_file,
 )
-from . import device, inspector, realised, timing
-from .builder import Builder, Built
+from . import device
+from .building import Builder, Built
 from .cache import TimingCache
-from .cuda import Cuda, load_cudart
-from .execution import Execution
+from .inspection import check_realised, layers_of, parse_inspector
 from .log import Log, make_logger
 from .network import ParserRefusal
 from .release import PRODUCTS, Release
+from .runtime import Cuda, Execution, load_cudart, measure_latency, measure_layers
 
 #: Faults of the model or of this build of it, and not of what was asked for.
 _COMPILE_FAILURES = ("build_failed", "unsupported", "out_of_memory")
@@ -96,7 +96,7 @@ class Adapter:
         try:
             layers = self._inspect(built, execution, request)
             relaxed = None if built.relaxed is None else built.relaxed.name
-            precision, warnings = realised.check(
+            precision, warnings = check_realised(
                 layers, request, built.typing, self.release_info.version, relaxed
             )
             tactics = None if built.tactics is None else built.tactics.report(built.nodes, layers)
@@ -182,8 +182,8 @@ class Adapter:
             execution.write_outputs(request.outputs_path)
             latency = None
             if request.repeats:
-                latency = timing.measure(execution, cuda, warmup=request.warmup, repeats=request.repeats)
-            layer_ms = timing.measure_layers(self._trt, execution, cuda) if request.profile else {}
+                latency = measure_latency(execution, cuda, warmup=request.warmup, repeats=request.repeats)
+            layer_ms = measure_layers(self._trt, execution, cuda) if request.profile else {}
         except Fault as fault:
             fault.evidence += self.log.errors(start)
             raise
@@ -239,7 +239,7 @@ class Adapter:
         seen.execution_context = execution.context
         text = seen.get_engine_information(self._trt.LayerInformationFormat.JSON)
         producers = {tensor: node.name for node in request.nodes for tensor in node.outputs}
-        return inspector.layers(inspector.parse(text), built.nodes, producers)
+        return layers_of(parse_inspector(text), built.nodes, producers)
 
 
 def _marks_last(outputs: Sequence[str], marks: Sequence[str]) -> Tuple[str, ...]:

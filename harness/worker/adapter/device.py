@@ -6,8 +6,8 @@ import re
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..protocol import Fault, ProbeReply
-from .cuda import Cuda, load_cudart
 from .release import Release
+from .runtime import Cuda, load_cudart
 
 
 def probe(

@@ -10,7 +10,7 @@ from cuda_double import CudaDouble
 
 from harness.worker import protocol
 from harness.worker.adapter import Adapter
-from harness.worker.adapter.cuda import Cuda
+from harness.worker.adapter.runtime import Cuda
 from harness.worker.protocol import BuildReply, BuildRequest, Compile, CompileReport, InferReply, InferRequest
 
 _STORAGE = {"bool": np.bool_, "int64": np.int64, "float32": np.float32}

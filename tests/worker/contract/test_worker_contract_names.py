@@ -18,7 +18,7 @@ import harness.worker
 from harness.worker.adapter import release as release_module
 from harness.worker.adapter.release import FEATURES, PRECISIONS, Release
 
-SOURCES = sorted((Path(harness.worker.__file__).parent / "adapter").glob("*.py"))
+SOURCES = sorted((Path(harness.worker.__file__).parent / "adapter").rglob("*.py"))
 RELEASES = tuple(name for name in trt_double.releases() if not trt_core.is_rtx(name))
 RTX = tuple(name for name in trt_double.releases() if trt_core.is_rtx(name))
 
@@ -213,7 +213,7 @@ def test_a_wrong_name_in_the_adapter_is_met(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`STRICT_TYPES` ended with 8.6: an adapter that sets it works there, and nowhere after."""
-    from harness.worker.adapter.weak import Weak
+    from harness.worker.adapter.building.strategies import Weak
 
     def configure(self: Weak, config: Any, request: Any, graph: Any) -> None:
         config.set_flag(self._trt.BuilderFlag.STRICT_TYPES)

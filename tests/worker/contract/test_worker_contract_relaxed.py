@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from contract_rig import Rig, feed
 
-from harness.worker.adapter import realised
+from harness.worker.adapter.inspection import realised
 from harness.worker.adapter.release import FEATURES, Release
 from harness.worker.protocol import BuildReply, BuildRequest, Fault, LayerInfo, TacticOrders
 
@@ -164,7 +164,7 @@ def test_layers_that_an_island_shares_are_looked_at_in_relaxed_engines_alone() -
     request = BuildRequest("m", "fp16", islands=("a",))
 
     def check(layer: LayerInfo, relaxed: str | None) -> tuple[Any, int]:
-        found, warnings = realised.check([layer], request, "weak", "8.6.0", relaxed)
+        found, warnings = realised.check_realised([layer], request, "weak", "8.6.0", relaxed)
         return found.islands_ok, sum("may not have stayed in FP32" in each for each in warnings)
 
     assert check(shared("fp16", "float16", "float16"), None) == (None, 0)

@@ -10,7 +10,7 @@ from contract_rig import Rig, feed
 
 from harness.worker.adapter.device import build_routes
 from harness.worker.adapter.release import Release
-from harness.worker.adapter.tactics_log import TuningLog
+from harness.worker.adapter.tactics.tuning_log import TuningLog
 from harness.worker.protocol import BuildReply, Choice, Fault, TacticOrders, TacticReport, hexadecimal
 
 SELECTOR, BOTH, CACHE = "8.6.0", "10.13.3.9", "11.4.0.106"

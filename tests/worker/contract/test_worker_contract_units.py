@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.worker.adapter import cuda as cuda_module
-from harness.worker.adapter import dtypes, inspector, realised
-from harness.worker.adapter.cuda import load_cudart
+from harness.worker.adapter import dtypes
+from harness.worker.adapter.inspection import inspector, realised
 from harness.worker.adapter.log import Log, severity_name
-from harness.worker.adapter.nodemap import NodeMap, names_in_metadata
+from harness.worker.adapter.network import NodeMap, names_in_metadata
+from harness.worker.adapter.runtime import cuda as cuda_module
+from harness.worker.adapter.runtime import load_cudart
 from harness.worker.protocol import BuildRequest, Fault, LayerInfo, Tensor
 
 NODES = NodeMap(
@@ -53,7 +54,7 @@ def test_fused_members_are_read_off_a_name(name: str, members: tuple[str, ...]) 
 )
 def test_types_are_read_in_the_words_of_every_release(tensor: dict[str, str], dtype: str | None) -> None:
     document = {"Layers": [{"Name": "a", "LayerType": "CaskConvolution", "Inputs": [tensor]}]}
-    (layer,) = inspector.layers(document, NODES, {})
+    (layer,) = inspector.layers_of(document, NODES, {})
     assert layer.input_dtypes == (() if dtype is None else (dtype,))
 
 
@@ -63,9 +64,9 @@ def test_raw_control_characters_do_not_spoil_a_document() -> None:
     )
     with pytest.raises(ValueError, match="control character"):
         json.loads(text)
-    document = inspector.parse(text)
-    assert inspector.layers(document, NODES, {})[0].onnx_nodes == ("a", "b")
-    assert inspector.parse("no JSON") == {}
+    document = inspector.parse_inspector(text)
+    assert inspector.layers_of(document, NODES, {})[0].onnx_nodes == ("a", "b")
+    assert inspector.parse_inspector("no JSON") == {}
 
 
 def test_nodes_come_from_metadata_first_then_members_then_tensors() -> None:
@@ -75,7 +76,7 @@ def test_nodes_come_from_metadata_first_then_members_then_tensors() -> None:
         {"Name": "__myl_1", "Outputs": [{"Name": "t"}]},
         {"Name": "__myl_2", "Outputs": [{"Name": "internal"}]},
     ]
-    found = inspector.layers({"Layers": entries}, NODES, {"t": "b"})
+    found = inspector.layers_of({"Layers": entries}, NODES, {"t": "b"})
     assert [layer.onnx_nodes for layer in found] == [("/x/Conv", "/x/Relu"), ("/x/Conv", "a"), ("b",), ()]
 
 
@@ -103,7 +104,7 @@ def test_weights_decide_the_precision_and_a_tactic_may_tell_tf32() -> None:
             "TacticValue": "0x000f",
         },
     ]
-    found = inspector.layers({"Layers": entries}, NODES, {})
+    found = inspector.layers_of({"Layers": entries}, NODES, {})
     assert [layer.precision for layer in found] == ["fp16", "fp16", "tf32", None, None]
     assert [layer.tactic for layer in found] == [
         None,
@@ -116,14 +117,19 @@ def test_weights_decide_the_precision_and_a_tactic_may_tell_tf32() -> None:
 
 def test_tf32_kernels_in_an_fp32_engine_are_warned_of() -> None:
     layers = [LayerInfo("c", "gemm", ("c",), "tf32")]
-    _, warnings = realised.check(layers, BuildRequest("m", "fp32"), "weak", "8.6.0")
+    _, warnings = realised.check_realised(layers, BuildRequest("m", "fp32"), "weak", "8.6.0")
     assert warnings == ("TF32 is off, yet TensorRT chose TF32 kernels for c",)
-    assert realised.check(layers, BuildRequest("m", "fp32", options={"tf32": True}), "weak", "8.6.0")[1] == ()
+    assert (
+        realised.check_realised(layers, BuildRequest("m", "fp32", options={"tf32": True}), "weak", "8.6.0")[1]
+        == ()
+    )
 
 
 def test_a_compiled_kernel_may_hold_the_cast_out_of_an_island() -> None:
     layer = LayerInfo("__myl_Sqrt_myl0_1", "kgen", ("a",), "fp32", ("float32",), ("float16",))
-    found, warnings = realised.check([layer], BuildRequest("m", "tf32", islands=("a",)), "weak", "10.3.0")
+    found, warnings = realised.check_realised(
+        [layer], BuildRequest("m", "tf32", islands=("a",)), "weak", "10.3.0"
+    )
     assert found.islands_ok is False
     assert warnings == ("a may not have stayed in FP32",)
 

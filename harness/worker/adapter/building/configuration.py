@@ -1,9 +1,11 @@
-"""The build options of a case, as calls on the builder's configuration."""
+"""The builder's configuration: the build options of a case, the shapes of dynamic inputs, and INT8 calibration."""
 
-from typing import Any, Mapping
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from ..protocol import Fault
-from .release import Release
+from ...protocol import BuildRequest, Fault, Tensor, read_tensor_file
+from .. import dtypes
+from ..release import Release
+from ..runtime import Buffer, Cuda
 
 _MIB = 1 << 20
 #: Every option known; `typing`, `pin_precision` and `timing_cache` are seen to elsewhere.
@@ -24,7 +26,9 @@ KNOWN = frozenset(
 )
 
 
-def apply(trt: Any, release: Release, config: Any, options: Mapping[str, Any], precision: str) -> None:
+def apply_options(
+    trt: Any, release: Release, config: Any, options: Mapping[str, Any], precision: str
+) -> None:
     """Set what `options` ask for. None and False are TensorRT's defaults.
 
     TF32 is TensorRT's own default for FP32, and the commonest false alarm: here it is off unless asked for.
@@ -121,3 +125,101 @@ def _hardware_compatibility(trt: Any, release: Release, config: Any, level: str)
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     else:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
+
+
+def make_profile(builder: Any, network: Any, request: BuildRequest) -> Optional[Any]:
+    """A profile for the inputs with dynamic axes; None if there are none.
+
+    Raises:
+        Fault: `bad_request`: an input without a range, or a range that does not fit; `unsupported`: an input
+            whose values, not whose shape, must be known.
+    """
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    unknown = sorted(set(request.profiles) - {tensor.name for tensor in inputs})
+    if unknown:
+        raise Fault("bad_request", "the model has no input {}".format(", ".join(map(repr, unknown))))
+    dynamic = [tensor for tensor in inputs if any(extent < 0 for extent in tensor.shape)]
+    for tensor in inputs:
+        if tensor.is_shape_tensor and tensor not in dynamic:
+            raise Fault(
+                "unsupported",
+                "input {!r} decides shapes by its values: make it a constant of the model".format(
+                    tensor.name
+                ),
+            )
+    if not dynamic:
+        return None
+    profile = builder.create_optimization_profile()
+    for tensor in dynamic:
+        if tensor.name not in request.profiles:
+            raise Fault(
+                "bad_request",
+                "input {!r} has dynamic axes {}: give it min, opt and max shapes".format(
+                    tensor.name, tuple(tensor.shape)
+                ),
+            )
+        minimum, optimum, maximum = request.profiles[tensor.name]
+        try:
+            profile.set_shape(tensor.name, minimum, optimum, maximum)
+        except (ValueError, RuntimeError) as error:
+            raise Fault(
+                "bad_request",
+                "input {!r} of shape {} cannot range over {}, {}, {}: {}".format(
+                    tensor.name, tuple(tensor.shape), minimum, optimum, maximum, error
+                ),
+            ) from error
+    return profile
+
+
+def make_calibrator(trt: Any, cuda: Cuda, paths: Sequence[str], wanted: Dict[str, str]) -> Any:
+    """A `trt.IInt8EntropyCalibrator2` that gives TensorRT one file a batch.
+
+    What goes wrong is kept in its `errors`; TensorRT only sees that there are no more batches.
+
+    Args:
+        trt: the `tensorrt` module.
+        cuda: the GPU.
+        paths: tensor files, each with all inputs.
+        wanted: dtype of each input.
+    """
+
+    class Calibrator(trt.IInt8EntropyCalibrator2):
+        def __init__(self) -> None:
+            trt.IInt8EntropyCalibrator2.__init__(self)
+            self.errors: List[str] = []
+            self._waiting = list(paths)
+            self._buffers: Dict[str, Buffer] = {}
+
+        def get_batch_size(self) -> int:
+            return 1  # the batch axis is part of the shapes
+
+        def get_batch(self, names: Sequence[str]) -> Optional[List[int]]:
+            if not self._waiting:
+                return None
+            path = self._waiting.pop(0)
+            try:
+                return self._upload(read_tensor_file(path), names)
+            except Exception as error:
+                self.errors.append("calibration file {}: {}".format(path, error))
+                return None
+
+        def _upload(self, tensors: Dict[str, Tensor], names: Sequence[str]) -> List[int]:
+            addresses = []
+            for name in names:
+                array = dtypes.fit(tensors[name], wanted[name], name)
+                buffer = self._buffers.setdefault(name, Buffer(cuda))
+                cuda.upload(buffer.reserve(array.nbytes), array)
+                addresses.append(buffer.address)
+            return addresses
+
+        def read_calibration_cache(self) -> Optional[bytes]:
+            return None  # of another set of batches, perhaps
+
+        def write_calibration_cache(self, cache: Any) -> None:
+            return
+
+        def close(self) -> None:
+            for buffer in self._buffers.values():
+                buffer.free()
+
+    return Calibrator()

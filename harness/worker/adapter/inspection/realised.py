@@ -10,8 +10,8 @@ for the engine is what a user would deploy. An island that did not stay in FP32 
 from collections import Counter
 from typing import FrozenSet, List, Optional, Sequence, Tuple
 
-from ..protocol import BuildRequest, Fault, LayerInfo, RealisedPrecision
-from . import inspector
+from ...protocol import BuildRequest, Fault, LayerInfo, RealisedPrecision
+from .inspector import is_opaque
 
 #: Engine layers that move data and compute nothing.
 _MOVERS = frozenset(
@@ -24,7 +24,7 @@ _MOVERS = frozenset(
 _LOWERED = ("fp16", "bf16", "fp8", "int8")
 
 
-def check(
+def check_realised(
     layers: Sequence[LayerInfo],
     request: BuildRequest,
     typing: str,
@@ -49,7 +49,7 @@ def check(
             not stayed in FP32.
     """
     islands = frozenset(request.islands)
-    opaque = [layer for layer in layers if inspector.is_opaque(layer.name, layer.kind)]
+    opaque = [layer for layer in layers if is_opaque(layer.name, layer.kind)]
     compute = [layer for layer in layers if _computes(layer)]
     counts = Counter(str(layer.precision) for layer in compute)
     asserted, islands_ok = False, None

@@ -14,9 +14,9 @@ not guessed at: then there is no list.
 import re
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ..protocol import Kernel, KernelTensor
-from . import inspector
-from .nodemap import names_in_metadata
+from ...protocol import Kernel, KernelTensor
+from ..network import names_in_metadata
+from .inspector import dtype_of
 
 _HEAD = "Layers:"
 _LIST = r"\[(?P<{}>| ?\{{ .*? \}})\]"
@@ -63,10 +63,10 @@ class KernelLog:
         Raises:
             Unreadable: a line of the list cannot be read.
         """
-        return () if self._text is None else from_log(self._text)
+        return () if self._text is None else kernels_of_log(self._text)
 
 
-def from_log(text: str) -> Tuple[Kernel, ...]:
+def kernels_of_log(text: str) -> Tuple[Kernel, ...]:
     """The kernels in a message of the builder's log.
 
     Raises:
@@ -78,7 +78,7 @@ def from_log(text: str) -> Tuple[Kernel, ...]:
     return tuple(_kernel(_entry(line), line) for line in lines)
 
 
-def from_inspector(document: Mapping[str, Any]) -> Tuple[Kernel, ...]:
+def kernels_of_inspector(document: Mapping[str, Any]) -> Tuple[Kernel, ...]:
     """The kernels in the inspector's JSON; empty if it has names alone.
 
     Raises:
@@ -139,4 +139,4 @@ def _kernel(entry: Mapping[str, Any], source: str) -> Kernel:
 
 def _tensor(entry: Mapping[str, Any]) -> KernelTensor:
     shape = tuple(int(size) for size in entry.get("Dimensions", ()))
-    return KernelTensor(str(entry["Name"]), inspector.dtype_of(entry), shape)
+    return KernelTensor(str(entry["Name"]), dtype_of(entry), shape)

@@ -8,7 +8,7 @@ layers that is fused may be built otherwise, so every order is held against the 
 from collections import OrderedDict
 from typing import Any, Dict, List, Sequence, Set, Tuple
 
-from ..protocol import (
+from ...protocol import (
     NOT_ASKED,
     NOT_OFFERED,
     NOT_TAKEN,
@@ -19,8 +19,8 @@ from ..protocol import (
     TensorForm,
     hexadecimal,
 )
-from . import dtypes
-from .release import Release
+from .. import dtypes
+from ..release import Release
 
 Place = Tuple[Any, ...]
 Variant = Tuple[Any, ...]

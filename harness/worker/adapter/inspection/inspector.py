@@ -10,8 +10,8 @@ import json
 import re
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from ..protocol import LayerInfo
-from .nodemap import NodeMap, names_in_metadata
+from ...protocol import LayerInfo
+from ..network import NodeMap, names_in_metadata
 
 #: In prose or alone, most special first: `BFloat16` holds `Float`.
 _TYPES: Tuple[Tuple[str, str], ...] = (
@@ -41,7 +41,7 @@ _NO_TACTIC = re.compile(r"0x0*|0*")
 _TF32_KERNEL = re.compile(r"tf32", re.IGNORECASE)
 
 
-def parse(text: str) -> Dict[str, Any]:
+def parse_inspector(text: str) -> Dict[str, Any]:
     """The inspector's JSON; an empty one if there is none to read."""
     try:
         # 8.6 separates metadata by U+001E, raw: strict JSON has no control characters in strings.
@@ -51,7 +51,7 @@ def parse(text: str) -> Dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def layers(
+def layers_of(
     document: Mapping[str, Any], nodes: NodeMap, producers: Mapping[str, str]
 ) -> Tuple[LayerInfo, ...]:
     """The layers of an engine.

@@ -1,15 +1,24 @@
-"""Weak typing (8.5 to 10.16): the graph is FP32, and flags allow the builder to compute in something lower.
+"""The two typing strategies, and what to ask for less of where a weakly typed network cannot be built.
 
-An island is layers whose precision and output types are FP32, and the flag that makes the builder obey. Which of
-the other layers use the precision is the builder's choice, unless `pin_precision` asks for it at each of them.
+Weak (8.5 to 10.16): the graph is FP32, and flags allow the builder to compute in something lower. An island is layers
+whose precision and output types are FP32, and the flag that makes the builder obey. Which of the other layers use the
+precision is the builder's choice, unless `pin_precision` asks for it at each of them.
+
+Strong (10.0 and later, the only kind from 11 on): the types in the graph decide, no flag does. The host hands over a
+graph with Casts, islands included. What is left to do here is to make sure of it.
+
+An island in FP32 between layers that are all pinned to FP16, and a builder that must obey, leave no implementation
+for what TensorRT fuses across the border. Measured on an H200 with TensorRT 8.6.0: `No supported formats for
+b0_up + b0_relu`, where the island has b0_up and the ReLU that is fused into it is pinned to FP16. Such builds fail
+within two seconds, so trying again costs little; a build that succeeds is never touched.
 """
 
-from typing import Any, Dict, FrozenSet, Iterable, List, Set, Tuple
+import re
+from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
-from ..protocol import BuildRequest, Fault
-from . import dtypes
-from .network import Graph, Layer
-from .nodemap import NodeMap
+from ...protocol import BuildRequest, Fault
+from .. import dtypes
+from ..network import Graph, Layer, NodeMap
 
 #: No precision is set on these: they compute nothing in floating point, or TensorRT refuses it. A Cast's output
 #: type is its meaning; Q/DQ layers have theirs.
@@ -204,3 +213,116 @@ def _constants_of(graph: Graph, pinned: Set[int]) -> List[Layer]:
     return [
         layer for layer in found if not any(graph.tensors[name].is_shape_tensor for name in layer.outputs)
     ]
+
+
+#: precision → the type that some tensor of the graph must have.
+_CARRIED = {"fp16": "HALF", "bf16": "BF16"}
+
+
+class Strong:
+    """The checks of strong typing."""
+
+    name = "strong"
+
+    def check(self, graph: Graph, request: BuildRequest) -> None:
+        """Refuse a graph that does not carry the precision asked for: its engine would be FP32, and say nothing.
+
+        Raises:
+            Fault: `unsupported` or `bad_request`.
+        """
+        found = {tensor.dtype.name for tensor in graph.tensors.values()}
+        wanted = _CARRIED.get(request.precision)
+        if wanted is not None and wanted not in found:
+            raise Fault(
+                "bad_request",
+                "a strongly typed network takes its precision from the graph, and this one has no {} tensor: "
+                "give the model as a typed graph".format(wanted),
+            )
+        quantized = any(layer.kind in ("QUANTIZE", "DEQUANTIZE") for layer in graph.layers)
+        if request.precision in ("fp8", "int8") and not quantized:
+            raise Fault(
+                "unsupported",
+                "{} under strong typing needs a model with Q/DQ nodes, this one has none".format(
+                    request.precision
+                ),
+            )
+        if request.calibration:
+            raise Fault(
+                "unsupported", "strong typing takes no calibration data: quantize the model with Q/DQ nodes"
+            )
+
+    def configure(self, config: Any, request: BuildRequest, graph: Graph) -> None:
+        """Nothing: precision flags are errors here."""
+
+    def keep_islands(self, graph: Graph, nodes: NodeMap, request: BuildRequest) -> Dict[str, Tuple[str, ...]]:
+        """Check that the graph carries the islands: what their layers write is FP32.
+
+        Raises:
+            Fault: `bad_request`: a node of them writes something lower.
+        """
+        kept: Dict[str, Tuple[str, ...]] = {}
+        for node in request.islands:
+            layers = [graph.layers[index] for index in nodes.layers_of.get(node, ())]
+            for layer in layers:
+                for name in layer.outputs:
+                    dtype = graph.tensors[name].dtype
+                    if dtypes.is_float(dtype) and dtype.name != "FLOAT":
+                        raise Fault(
+                            "bad_request",
+                            "node {!r} is to stay in FP32, but the graph has {} for its tensor {!r}: put Casts "
+                            "around it".format(node, dtype.name, name),
+                        )
+            kept[node] = tuple(layer.name for layer in layers)
+        return kept
+
+    def type_mark(self, tensor: Any, dtype: str) -> None:
+        """Nothing: a marked tensor has its type by construction."""
+
+
+_NO_IMPLEMENTATION = re.compile(
+    r"could not find any implementation|no supported formats|no implementation", re.IGNORECASE
+)
+
+
+class Relaxed(NamedTuple):
+    """What was given up.
+
+    Args:
+        name: for `BuildReply.realised`.
+        told: what it means, for a person.
+    """
+
+    name: str
+    told: str
+
+
+def relaxing_helps(errors: Sequence[str]) -> bool:
+    """Whether a build failed for want of an implementation, which asking for less may cure."""
+    return any(_NO_IMPLEMENTATION.search(error) for error in errors)
+
+
+def relaxation_steps(typing: Weak, graph: Graph, config: Any, request: BuildRequest) -> Iterator[Relaxed]:
+    """Ask for less, step by step: each is in force on the network and its configuration once it is drawn.
+
+    Args:
+        typing: what pinned the layers of the network.
+        graph: the network.
+        config: the `trt.IBuilderConfig`.
+        request: what was asked for. Nothing is relaxed without islands in a pinned network; nor where tactics are
+            recorded or ordered, for these belong to the network that was asked for.
+    """
+    if not request.islands or not request.options.get("pin_precision") or request.tactics is not None:
+        return
+    freed = typing.free_neighbours(graph)
+    if freed:
+        shown = ", ".join(freed[:5]) + (" and {} more".format(len(freed) - 5) if len(freed) > 5 else "")
+        yield Relaxed(
+            "neighbours_free",
+            "the layers around the island are not pinned to {} ({})".format(request.precision, shown),
+        )
+    if typing.is_pinning(request):
+        typing.prefer(config)
+        text = "the precisions are preferred, not obeyed: TensorRT may compute in another one"
+        if freed:
+            text = "the layers around the island are not pinned to {}, and {}".format(request.precision, text)
+        yield Relaxed("preferred", text)

@@ -17,8 +17,8 @@ import re
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
 
-from ..protocol import hexadecimal
-from .nodemap import names_in_metadata
+from ...protocol import hexadecimal
+from ..network import names_in_metadata
 
 _OPERATOR = re.compile(r"Autotuning op (?P<name>.+?) ?\(key: ?(?P<key>0x[0-9a-fA-F]+)\)(?P<rest>.*)$")
 _TABLE = re.compile(r"Sorted table of all evaluated tactics")

@@ -7,12 +7,11 @@ overflow of 2.98 falls to 3e-5 when every tensor is marked so. With the dtype un
 from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, List, Optional, Set, Tuple, Union
 
-from ..protocol import BuildRequest, Fault
-from . import dtypes
-from .network import Graph
-from .release import Release
-from .strong import Strong
-from .weak import Weak
+from ...protocol import BuildRequest, Fault
+from .. import dtypes
+from ..network import Graph
+from ..release import Release
+from .strategies import Strong, Weak
 
 Typing = Union[Weak, Strong]
 
@@ -39,7 +38,7 @@ class Marked:
     debug: Optional[str] = None
 
 
-def observe(
+def mark_tensors(
     network: Any,
     graph: Graph,
     request: BuildRequest,

@@ -13,10 +13,10 @@ import math
 import re
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
-from ..protocol import NOT_ASKED, NOT_TAKEN, NOTHING_ELSE, Choice, Fault, Miss, TacticOrders, hexadecimal
-from .cache import write_atomically
-from .log import Log
-from .tactics_log import Operator, TuningLog
+from ...protocol import NOT_ASKED, NOT_TAKEN, NOTHING_ELSE, Choice, Fault, Miss, TacticOrders, hexadecimal
+from ..cache import write_atomically
+from ..log import Log
+from .tuning_log import Operator, TuningLog
 
 #: `TimingCacheValue.kINVALID_TACTIC_HASH`: what a query for an unknown key returns.
 _INVALID = 0xFFFFFFFFFFFFFFFF

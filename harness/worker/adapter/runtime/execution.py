@@ -1,12 +1,17 @@
-"""Running an engine: inputs in, tensors out, all of them linear in memory and on one stream."""
+"""Running an engine: inputs in, tensors out, all of them linear in memory and on one stream; and how long that takes.
 
+TensorRT calls back with debug tensors, with outputs whose size is not known before, and with the times of layers. An
+exception in a callback is swallowed or ends the process: each collects its errors instead.
+"""
+
+import ctypes
 import math
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from ..protocol import STORAGE, Fault, Tensor, TensorSpec, create_tensor_file
-from . import dtypes, listeners
+from ...protocol import STORAGE, Fault, Latency, Tensor, TensorSpec, create_tensor_file
+from .. import dtypes
 from .cuda import Buffer, Cuda
 
 
@@ -31,7 +36,7 @@ class Execution:
         self._allocators: Dict[str, Any] = {}
         self._listener: Optional[Any] = None
         if debug is not None:
-            self._listener = listeners.make_debug_listener(trt, cuda)
+            self._listener = make_debug_listener(trt, cuda)
         self.context = self._new_context()
 
     def _new_context(self) -> Any:
@@ -130,7 +135,7 @@ class Execution:
         if any(extent < 0 for extent in shape):
             # How large it is depends on the data: TensorRT asks for memory when it knows.
             if name not in self._allocators:
-                self._allocators[name] = listeners.make_output_allocator(self._trt, self._buffers[name])
+                self._allocators[name] = make_output_allocator(self._trt, self._buffers[name])
             self._buffers[name].reserve(0)
             if not self.context.set_output_allocator(name, self._allocators[name]):
                 raise Fault("internal", "TensorRT would not take an allocator for {!r}".format(name))
@@ -224,3 +229,119 @@ def _io(trt: Any, engine: Any) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = tuple(name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
     return inputs, tuple(name for name in names if name not in inputs)
+
+
+def make_debug_listener(trt: Any, cuda: Cuda) -> Any:
+    """A `trt.IDebugListener` that copies each debug tensor into its `tensors`."""
+
+    class DebugListener(trt.IDebugListener):
+        def __init__(self) -> None:
+            trt.IDebugListener.__init__(self)
+            self.tensors: Dict[str, Tensor] = {}
+            self.errors: List[str] = []
+
+        def process_debug_tensor(
+            self, addr: int, location: Any, dtype: Any, shape: Any, name: str, stream: int
+        ) -> bool:
+            try:
+                self.tensors[name] = self._copy(int(addr), location, dtype, tuple(shape), name, int(stream))
+            except Exception as error:
+                self.errors.append("debug tensor {!r}: {}".format(name, error))
+            return True
+
+        def _copy(
+            self, address: int, location: Any, dtype: Any, shape: Tuple[int, ...], name: str, stream: int
+        ) -> Tensor:
+            ours = dtypes.name_of(dtype, name)
+            array = np.empty(shape, STORAGE[ours])
+            if location == trt.TensorLocation.HOST:
+                ctypes.memmove(array.ctypes.data, address, array.nbytes)
+            else:
+                cuda.download(array, address, stream)
+            return Tensor(array, ours)
+
+    return DebugListener()
+
+
+def make_output_allocator(trt: Any, buffer: Buffer) -> Any:
+    """A `trt.IOutputAllocator` for one output whose shape depends on data; `shape` is known after a run."""
+
+    class OutputAllocator(trt.IOutputAllocator):
+        def __init__(self) -> None:
+            trt.IOutputAllocator.__init__(self)
+            self.shape: Tuple[int, ...] = ()
+            self.errors: List[str] = []
+
+        def reallocate_output(self, tensor_name: str, memory: Any, size: int, alignment: int) -> Any:
+            try:
+                return buffer.reserve(int(size))
+            except Exception as error:
+                self.errors.append("output {!r}: {}".format(tensor_name, error))
+                return None
+
+        def reallocate_output_async(
+            self, tensor_name: str, memory: Any, size: int, alignment: int, stream: int
+        ) -> Any:
+            return self.reallocate_output(tensor_name, memory, size, alignment)
+
+        def notify_shape(self, tensor_name: str, shape: Any) -> None:
+            self.shape = tuple(shape)
+
+    return OutputAllocator()
+
+
+def make_profiler(trt: Any) -> Any:
+    """A `trt.IProfiler` that keeps the milliseconds of each layer and run in its `times`."""
+
+    class Profiler(trt.IProfiler):
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.times: Dict[str, List[float]] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.times.setdefault(layer_name, []).append(float(ms))
+
+    return Profiler()
+
+
+_PROFILED_RUNS = 5
+
+
+def measure_latency(execution: Execution, cuda: Cuda, *, warmup: int, repeats: int) -> Latency:
+    """Median and 99th percentile of `repeats` inferences on the GPU, without copies, in milliseconds.
+
+    The tensors must be bound. The host waits for each one, so that no inference queues behind another.
+    """
+    for _ in range(warmup):
+        execution.enqueue()
+    cuda.synchronize()
+    start, stop = cuda.event(), cuda.event()
+    times = np.empty(repeats)
+    try:
+        for index in range(repeats):
+            cuda.record(start)
+            execution.enqueue()
+            cuda.record(stop)
+            times[index] = cuda.elapsed_ms(start, stop)
+    finally:
+        cuda.destroy_event(start)
+        cuda.destroy_event(stop)
+    return Latency(float(np.median(times)), float(np.percentile(times, 99)), repeats)
+
+
+def measure_layers(trt: Any, execution: Execution, cuda: Cuda) -> Dict[str, float]:
+    """Median milliseconds of each engine layer, in a context of its own: a profiler slows what it watches.
+
+    Raises:
+        Fault: `out_of_memory`, `cuda_error`.
+    """
+    profiler = make_profiler(trt)
+    execution.renew()
+    execution.context.profiler = profiler
+    try:
+        for _ in range(_PROFILED_RUNS):
+            execution.enqueue()
+            cuda.synchronize()
+    finally:
+        execution.renew()
+    return {name: float(np.median(times)) for name, times in profiler.times.items()}

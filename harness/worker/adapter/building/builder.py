@@ -6,19 +6,18 @@ import time
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from ..protocol import BuildRequest, Fault, Kernel, KernelList
-from . import calibration, dtypes, inspector, kernels, marks, network, nodemap, options, profiles, relaxation
-from .cache import TimingCache, write_atomically
-from .cuda import Cuda
-from .log import Log
-from .network import Graph
-from .nodemap import NodeMap
-from .relaxation import Relaxed
-from .release import Release
-from .strong import Strong
-from .tactics import Tactics
-from .tactics_cache import Shelf
-from .weak import Weak, island_tensors
+from ...protocol import BuildRequest, Fault, Kernel, KernelList
+from .. import dtypes
+from ..cache import TimingCache, write_atomically
+from ..inspection import KernelLog, Unreadable, kernels_of_inspector, parse_inspector
+from ..log import Log
+from ..network import Graph, NodeMap, map_nodes, network_flags, parse_network
+from ..release import Release
+from ..runtime import Cuda
+from ..tactics import Shelf, Tactics
+from .configuration import apply_options, make_calibrator, make_profile
+from .marks import Marked, Typing, mark_tensors
+from .strategies import Relaxed, Strong, Weak, island_tensors, relaxation_steps, relaxing_helps
 
 _OUT_OF_MEMORY = re.compile(
     r"out ?of ?memory|insufficient memory|could not be allocated|cudaErrorMemoryAllocation", re.IGNORECASE
@@ -49,7 +48,7 @@ class Built:
     typing: str
     seconds: float
     nbytes: int
-    marked: marks.Marked
+    marked: Marked
     nodes: NodeMap
     pinned: Dict[str, Tuple[str, ...]]
     cache_good: bool
@@ -88,9 +87,9 @@ class _Ready:
     definition: Any
     graph: Graph
     nodes: NodeMap
-    typing: marks.Typing
+    typing: Typing
     pinned: Dict[str, Tuple[str, ...]]
-    marked: marks.Marked
+    marked: Marked
     config: Any
     profile: Optional[Any]
     start: int  # in the log
@@ -176,7 +175,7 @@ class Builder:
             Fault: as `build`.
         """
         ready = self._prepare(request)
-        log = kernels.KernelLog()
+        log = KernelLog()
         self._log.verbose_listeners.append(log.add)
         began = time.perf_counter()
         try:
@@ -192,7 +191,7 @@ class Builder:
         )
 
     def _list(
-        self, serialized: Any, log: kernels.KernelLog, request: BuildRequest
+        self, serialized: Any, log: KernelLog, request: BuildRequest
     ) -> Tuple[Optional[KernelList], Tuple[str, ...]]:
         """The kernels: the inspector's, or the log's where the engine cannot be loaded."""
         engine = None if self._cuda is None else self._load(serialized)
@@ -201,7 +200,7 @@ class Builder:
                 source, found = "log", log.kernels()
             else:
                 source, found = "inspector", self._inspect(engine)
-        except kernels.Unreadable as unreadable:
+        except Unreadable as unreadable:
             told = "a line of the kernel list of {} has a form that is not known, so there is no list: {}"
             return None, (told.format(self._release, unreadable.line),)
         if not found:
@@ -213,7 +212,7 @@ class Builder:
 
     def _inspect(self, engine: Any) -> Tuple[Kernel, ...]:
         text = engine.create_engine_inspector().get_engine_information(self._trt.LayerInformationFormat.JSON)
-        return kernels.from_inspector(inspector.parse(text))
+        return kernels_of_inspector(parse_inspector(text))
 
     def _prepare(self, request: BuildRequest) -> _Ready:
         trt, release = self._trt, self._release
@@ -222,22 +221,22 @@ class Builder:
         typing = self._typing(request)
         start = self._log.mark()
         builder = self.make_builder()
-        definition = builder.create_network(network.network_flags(trt, release, typing.name))
+        definition = builder.create_network(network_flags(trt, release, typing.name))
         began = time.perf_counter()
-        parser = network.parse(
+        parser = parse_network(
             trt, release, definition, self._logger, request.model_path, request.nodes, self._log
         )
         parse_seconds = time.perf_counter() - began
         graph = Graph(definition)
-        nodes = nodemap.map_nodes(graph, request.nodes, metadata=release.offers("layer_metadata"))
+        nodes = map_nodes(graph, request.nodes, metadata=release.offers("layer_metadata"))
         typing.check(graph, request)
         pinned = typing.keep_islands(graph, nodes, request)
         enclave = island_tensors(graph, nodes, request.islands)
-        marked = marks.observe(definition, graph, request, release, typing, enclave)
+        marked = mark_tensors(definition, graph, request, release, typing, enclave)
         config = builder.create_builder_config()
-        options.apply(trt, release, config, request.options, request.precision)
+        apply_options(trt, release, config, request.options, request.precision)
         typing.configure(config, request, graph)
-        profile = profiles.make_profile(builder, definition, request)
+        profile = make_profile(builder, definition, request)
         if profile is not None and config.add_optimization_profile(profile) < 0:
             raise Fault("bad_request", "TensorRT refuses the shapes", evidence=self._log.errors(start))
         return _Ready(
@@ -276,7 +275,7 @@ class Builder:
         """Let go of the runtime."""
         self._runtime = None
 
-    def _typing(self, request: BuildRequest) -> marks.Typing:
+    def _typing(self, request: BuildRequest) -> Typing:
         name = self._release.typing_for(request.precision, request.typing)
         return Weak(self._trt) if name == "weak" else Strong()
 
@@ -289,7 +288,7 @@ class Builder:
         assert self._cuda is not None
         inputs = [definition.get_input(index) for index in range(definition.num_inputs)]
         wanted = {tensor.name: dtypes.name_of(tensor.dtype, tensor.name) for tensor in inputs}
-        calibrator = calibration.make_calibrator(self._trt, self._cuda, request.calibration, wanted)
+        calibrator = make_calibrator(self._trt, self._cuda, request.calibration, wanted)
         config.int8_calibrator = calibrator
         if profile is not None and not config.set_calibration_profile(profile):
             raise Fault("bad_request", "TensorRT refuses the shapes for calibration")
@@ -322,11 +321,11 @@ class Builder:
 
     @staticmethod
     def _relaxations(
-        typing: marks.Typing, graph: Graph, config: Any, request: BuildRequest, failure: Fault
+        typing: Typing, graph: Graph, config: Any, request: BuildRequest, failure: Fault
     ) -> Iterable[Relaxed]:
         if failure.kind == "out_of_memory" or not isinstance(typing, Weak):
             return ()
-        return relaxation.steps(typing, graph, config, request) if relaxation.helps(failure.evidence) else ()
+        return relaxation_steps(typing, graph, config, request) if relaxing_helps(failure.evidence) else ()
 
     def _try_again(
         self, builder: Any, definition: Any, config: Any, steps: Iterable[Relaxed], failure: Fault
@@ -389,9 +388,7 @@ def _blamed(graph: Graph, names: Sequence[str], errors: Sequence[str]) -> Tuple[
     return tuple(name for name in names if named(name) or named(graph.layers[graph.producers[name]].name))
 
 
-def _warnings(
-    pinned: Dict[str, Tuple[str, ...]], marked: marks.Marked, relaxed: Optional[Relaxed]
-) -> List[str]:
+def _warnings(pinned: Dict[str, Tuple[str, ...]], marked: Marked, relaxed: Optional[Relaxed]) -> List[str]:
     found: List[str] = []
     if relaxed is not None:
         found.append("as it was asked for, this engine could not be built: {}".format(relaxed.told))

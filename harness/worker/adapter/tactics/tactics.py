@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from ..protocol import (
+from ...protocol import (
     CACHE,
     MECHANISMS,
     SELECTOR,
@@ -15,13 +15,12 @@ from ..protocol import (
     TacticReport,
     hexadecimal,
 )
-from . import inspector
-from .log import Log
-from .network import Graph
-from .nodemap import NodeMap
-from .release import Release
-from .tactics_cache import EditedCache, Shelf
-from .tactics_selector import Selection, make_selector
+from ..inspection import members_of
+from ..log import Log
+from ..network import Graph, NodeMap
+from ..release import Release
+from .edited_cache import EditedCache, Shelf
+from .selector import Selection, make_selector
 
 
 class Tactics:
@@ -211,7 +210,7 @@ def _agrees(choice: Choice, layer: LayerInfo) -> Optional[bool]:
 
 
 def _with_origin(choice: Choice, nodes: NodeMap, layer: Optional[LayerInfo]) -> Choice:
-    members: Tuple[str, ...] = inspector.members_of(choice.layer, nodes.nodes_of)
+    members: Tuple[str, ...] = members_of(choice.layer, nodes.nodes_of)
     origins = [node for member in members for node in nodes.nodes_of.get(member, ())]
     if layer is not None:
         origins += layer.onnx_nodes

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any, Dict, Iterator, List, Optional
 
-from ..protocol import Fault
+from ...protocol import Fault
 
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
 _OUT_OF_MEMORY = 2
