@@ -18,7 +18,6 @@ LINES = 46_000
 """Of all modules of harness together, docstrings included; 900 of them compile models without a GPU."""
 
 LONG_FUNCTIONS = {
-    "history.judgement.judge_tensors": 97,
 }
 """Package and function: lines."""
 
@@ -40,8 +39,6 @@ LOOSE_TYPES = {
     "environments.Supervisor.ask",
     "environments.Supervisor.call",
     "environments.add_environment(build)",
-    "history.DriftReport.fingerprint",
-    "history.RunInfo.fingerprint",
     "text.command(words)",
     "worker.protocol.Choice.place",
     "worker.protocol.Choice.variant",

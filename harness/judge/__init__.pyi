@@ -24,6 +24,7 @@ from .reference import Tensors as Tensors
 from .results import Cause as Cause
 from .results import Judged as Judged
 from .results import LayerResult as LayerResult
+from .results import MadeWith as MadeWith
 from .results import OutputResult as OutputResult
 from .results import RunError as RunError
 from .results import RunReport as RunReport

@@ -32,6 +32,7 @@ from harness.history.judgement.wording import (
     incomparable_text,
     series_text,
 )
+from harness.history.store import environments_in
 from harness.history.types import (
     SEVERITY,
     UNMOVED,
@@ -44,6 +45,7 @@ from harness.history.types import (
     RowKind,
     Status,
 )
+from harness.judge import MadeWith
 from harness.tensors import Precision, to_json
 from harness.text import plural
 
@@ -208,7 +210,7 @@ class DriftReport:
     tensors: pd.DataFrame
     engines: pd.DataFrame
     records: pd.DataFrame
-    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: MadeWith = field(default_factory=dict)
     floors: Floors = field(default_factory=Floors)
     repeats: int = 1
     time: datetime.datetime | None = None
@@ -251,6 +253,11 @@ class DriftReport:
     def newer(self) -> tuple[str, ...]:
         """The releases that are compared with the older one."""
         return self.releases[1:]
+
+    @property
+    def environments(self) -> Mapping[str, Mapping[str, str | None]]:
+        """By release, what its engines were made with."""
+        return environments_in(self.fingerprint)
 
     def worst_first(self) -> tuple[RunDrift, ...]:
         """The runs, the gravest first."""

@@ -6,7 +6,7 @@ time that it takes to read them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,10 +119,8 @@ def judge_tensors(
     bands = _Bands.of(groups, error, old, new, floors.confidence)
     if nights:
         bands = bands.of_nights(groups, error, old, codes_of(frame["run"]), floors.confidence)
-    old_mean, new_mean, settled, noise = bands.old, bands.new, bands.settled, bands.noise
-    with np.errstate(invalid="ignore"):
-        change = np.where(np.isinf(old_mean) & np.isinf(new_mean), 0.0, new_mean - old_mean)
-        floor = np.maximum(floors.relative * old_mean, _absolute(frame, groups, floors))
+    change = bands.change
+    floor = np.maximum(floors.relative * bands.old, _absolute(frame, groups, floors))
     alike = _builds_alike(frame, groups, old, new)
     equal, usual = groups.count(new & (alike > 0)), groups.count(new & (2 * alike > before[groups.code]))
     passed = frame["passed"].eq(True).to_numpy(dtype=bool)
@@ -131,15 +129,11 @@ def judge_tensors(
     held = old_passed >= before * (1 - OUTLYING if nights else 1)
     failed = (2 * old_passed < before) if nights else (old_passed < before)
 
-    # Infinite: most builds overflow on one side, and most do not on the other.
-    effect = (np.abs(change) > floor) | np.isinf(change)
-    moved = _beyond(change, noise, floor) | np.isinf(change)
+    effect = _beyond(change, np.zeros_like(floor), floor)
+    moved = _beyond(change, bands.noise, floor)
     if nights:  # one build of three that chose other tactics moves the mean of a night, and is no other level
-        with np.errstate(invalid="ignore"):
-            stays = np.abs(error - old_mean[groups.code]) <= np.fmax(noise, floor)[groups.code]
-        moved &= 2 * groups.count(new & stays) <= after
-    broken = (_beyond(change, settled, floor) | np.isinf(change)) & held
-    broken &= (change > 0) & (new_passed < after)
+        moved &= 2 * groups.count(new & bands.within(groups, error, floor)) <= after
+    broken = _beyond(change, bands.settled, floor) & held & (change > 0) & (new_passed < after)
     gates = _gates(frame, groups, passed, new)
     # Of a gate on another metric the error says nothing: it has broken where it held before and holds in no build.
     elsewhere = pd.notna(gates["gate"]) & np.isnan(gates["error_limit"])
@@ -150,30 +144,21 @@ def judge_tensors(
     # Bits that few older builds have are no proof that nothing changed: those of one bad build come back. And if
     # bits with which every older build held its gates break one now, it is the gate that is another.
     same = (usual == after) | ((equal == after) & ~effect & (~broken | (old_passed == before)))
-    verdict = np.select(
-        [
-            same & (after > 0),
-            broken,
-            ~moved,
-            change > 0,
-            failed & (new_passed == after),
-        ],
-        [
-            DriftVerdict.SAME.value,
-            DriftVerdict.NEW_FAILURE.value,
-            DriftVerdict.WITHIN_NOISE.value,
-            DriftVerdict.WORSE.value,
-            DriftVerdict.FIXED.value,
-        ],
-        DriftVerdict.BETTER.value,
-    )
-    described = _described(frame, groups, new)
-    judged = described.assign(
-        verdict=pd.Categorical(verdict, categories=[item.value for item in DriftVerdict]),
-        old=old_mean,
-        new=new_mean,
+    judged = _described(frame, groups, new).assign(
+        verdict=_choose(
+            {
+                DriftVerdict.SAME: same & (after > 0),
+                DriftVerdict.NEW_FAILURE: broken,
+                DriftVerdict.WITHIN_NOISE: ~moved,
+                DriftVerdict.WORSE: change > 0,
+                DriftVerdict.FIXED: failed & (new_passed == after),
+            },
+            DriftVerdict.BETTER,
+        ),
+        old=bands.old,
+        new=bands.new,
         change=change,
-        noise=noise,
+        noise=bands.noise,
         floor=floor,
         old_builds=before,
         new_builds=after,
@@ -185,6 +170,12 @@ def judge_tensors(
     )
     judged = judged[(before > 0) & (after > 0)].sort_values("_place", kind="stable")
     return judged[list(JUDGED)].reset_index(drop=True)
+
+
+def _choose(conditions: Mapping[DriftVerdict, np.ndarray], otherwise: DriftVerdict) -> pd.Categorical:
+    """For each tensor the first verdict whose condition holds."""
+    verdicts = np.select(list(conditions.values()), [item.value for item in conditions], otherwise.value)
+    return pd.Categorical(verdicts, categories=[item.value for item in DriftVerdict])
 
 
 def empty_judgement() -> pd.DataFrame:
@@ -257,6 +248,18 @@ class _Bands:
             noise = np.fmax(settled, pooled_half_width(*both, confidence))
         return cls(before.mean, after.mean, settled, noise)
 
+    @property
+    def change(self) -> np.ndarray:
+        """How far the newer side lies above the older one; none where both are infinite."""
+        with np.errstate(invalid="ignore"):
+            return np.where(np.isinf(self.old) & np.isinf(self.new), 0.0, self.new - self.old)
+
+    def within(self, groups: _Groups, error: np.ndarray, floor: np.ndarray) -> np.ndarray:
+        """Which rows lie within the band, or closer to the older side than an effect."""
+        with np.errstate(invalid="ignore"):
+            distance = np.abs(error - self.old[groups.code])
+        return np.asarray(distance <= np.fmax(self.noise, floor)[groups.code])
+
     def of_nights(
         self,
         groups: _Groups,
@@ -279,8 +282,12 @@ class _Bands:
 
 
 def _beyond(change: np.ndarray, noise: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """Whether a change is more than noise, where that is known, and more than no effect."""
-    return np.asarray((np.abs(change) > np.nan_to_num(noise, nan=0.0)) & (np.abs(change) > floor))
+    """Whether a change is more than noise, where that is known, and more than no effect.
+
+    An infinite one is: most builds overflow on one side, and most do not on the other.
+    """
+    size = np.abs(change)
+    return np.asarray(((size > np.nan_to_num(noise, nan=0.0)) & (size > floor)) | np.isinf(change))
 
 
 def _absolute(frame: pd.DataFrame, groups: _Groups, floors: Floors) -> np.ndarray:

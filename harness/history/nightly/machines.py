@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.history.judgement import Fact, FactChange
 from harness.history.matrix import is_emulated
-from harness.history.store import RunInfo, read_runs
+from harness.history.store import RunInfo, environments_in, read_runs
 
 _COLUMNS = {
     Fact.GPU: "gpu",
@@ -53,7 +53,7 @@ def machine_of(info: RunInfo, release: str) -> Machine:
 
     Nothing is known where no engine could be built.
     """
-    engine = info.fingerprint.get("environments", {}).get(release)
+    engine = environments_in(info.fingerprint).get(release)
     if engine is None and not is_emulated(release):
         return _machine_in_rows(info, release)
     host = {name: info.fingerprint.get(key) for name, key in _IN_FINGERPRINT.items()}

@@ -17,14 +17,15 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import HistoryError
 from harness.history.store.schema import METADATA_KEY, NAMES, SCHEMA, Row, arrow_schema
 from harness.history.types import CacheUse, LayerBuilds
-from harness.tensors import UNLESS_DEFAULT, Precision, atomic_path, from_json, to_json, write_text
+from harness.judge import MadeWith
+from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, atomic_path, from_json, to_json, write_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 SUFFIX, PARTS = ".parquet", ".parts"
 PLAN = "plan.json"
-_COMPRESSION = "zstd"
+_COMPRESSION, _TIME = "zstd", "%Y%m%dT%H%M%S"
 
 
 class HistoryWarning(UserWarning):
@@ -76,46 +77,49 @@ class CaseHashes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Footer(MatrixPlan):
-    """The metadata of one file: the plan and what came of it. `hashes` are those of a part."""
-
-    schema: str
-    run: str
-    finished: bool
-    fingerprint: Mapping[str, Any]
-    hashes: CaseHashes | None = field(default=None, metadata=UNLESS_DEFAULT)
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """One run of the history, as far as its metadata says.
+class RunInfo(MatrixPlan):
+    """One run of the history, as far as its metadata says: its plan, and what came of it.
 
     Args:
         run: its id, which is the stem of its file.
         path: its file, or the folder of its parts.
-        started: when it began, UTC.
-        releases: the environments and emulated releases, the oldest first.
-        repeats: builds of each engine.
-        cases: names of the cases.
         finished: whether it came to its end.
         fingerprint: what it ran on.
-        command: how it was started.
+        hashes: of a part what it was made from.
+        schema: of its files.
     """
 
     run: str
-    path: Path
-    started: datetime.datetime
-    releases: tuple[str, ...]
-    repeats: int
-    cases: tuple[str, ...]
+    path: Path = field(default=Path(), metadata=NEVER)
     finished: bool
-    fingerprint: Mapping[str, Any] = field(default_factory=dict)
-    command: str = ""
+    fingerprint: MadeWith
+    hashes: CaseHashes | None = field(default=None, metadata=UNLESS_DEFAULT)
+    schema: str
+
+    @property
+    def started(self) -> datetime.datetime:
+        """When it began, UTC."""
+        return datetime.datetime.strptime(self.run[:15], _TIME).replace(tzinfo=datetime.UTC)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The Parquet files that hold it."""
         return (self.path,) if self.finished else tuple(sorted(self.path.glob(f"*{SUFFIX}")))
+
+
+def _info(
+    plan: MatrixPlan, path: Path, fingerprint: MadeWith | None = None, hashes: CaseHashes | None = None
+) -> RunInfo:
+    """The metadata of a part or of a run that is not finished; with a fingerprint, those of a finished run."""
+    return RunInfo(
+        **vars(plan),
+        schema=SCHEMA,
+        run=path.stem,
+        path=path,
+        finished=fingerprint is not None,
+        fingerprint=fingerprint or {},
+        hashes=hashes,
+    )
 
 
 class RunWriter:
@@ -132,7 +136,7 @@ class RunWriter:
 
     def __init__(self, folder: Path, plan: MatrixPlan, *, run: str | None = None) -> None:
         now = datetime.datetime.now(datetime.UTC)
-        self.run = run or f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(3)}"
+        self.run = run or f"{now:{_TIME}}{now.microsecond // 1000:03d}Z-{secrets.token_hex(3)}"
         self.folder = folder
         self.parts = folder / f"{self.run}{PARTS}"
         self.plan = plan
@@ -173,7 +177,7 @@ class RunWriter:
 
         columns = {name: [getattr(row, name) for row in rows] for name in NAMES}
         table = pa.Table.from_pydict(columns, schema=arrow_schema())
-        _write(table, self.parts / f"{part}{SUFFIX}", _footer_of(self.plan, self.run, hashes=hashes))
+        _write(table, self.parts / f"{part}{SUFFIX}", _info(self.plan, self.parts, hashes=hashes))
 
     def hashes(self, part: str) -> CaseHashes:
         """What a part was made from, as `write` was given it.
@@ -181,16 +185,16 @@ class RunWriter:
         Raises:
             HistoryError: its file is damaged.
         """
-        return _footer(self.parts / f"{part}{SUFFIX}").hashes or CaseHashes()
+        return _metadata(self.parts / f"{part}{SUFFIX}").hashes or CaseHashes()
 
-    def finish(self, fingerprint: Mapping[str, Any]) -> Path:
+    def finish(self, fingerprint: MadeWith) -> Path:
         """Make one file of the parts, and return it."""
         import pyarrow as pa
 
         tables = [_read(path) for path in sorted(self.parts.glob(f"*{SUFFIX}"))]
         target = self.folder / f"{self.run}{SUFFIX}"
-        footer = _footer_of(self.plan, self.run, fingerprint)
-        _write(pa.concat_tables(tables).unify_dictionaries(), target, footer)
+        info = _info(self.plan, target, fingerprint)
+        _write(pa.concat_tables(tables).unify_dictionaries(), target, info)
         shutil.rmtree(self.parts, ignore_errors=True)
         return target
 
@@ -205,22 +209,6 @@ class RunWriter:
                 where=self.parts,
                 hint="give the same cases, releases and options, or leave out --resume",
             )
-
-
-def _footer_of(
-    plan: MatrixPlan,
-    run: str,
-    fingerprint: Mapping[str, Any] | None = None,
-    hashes: CaseHashes | None = None,
-) -> _Footer:
-    return _Footer(
-        **vars(plan),
-        schema=SCHEMA,
-        run=run,
-        finished=fingerprint is not None,
-        fingerprint=fingerprint or {},
-        hashes=hashes,
-    )
 
 
 def list_runs(folder: Path, *, unfinished: bool = True) -> list[RunInfo]:
@@ -340,17 +328,17 @@ def read_info(path: Path) -> RunInfo:
     Raises:
         HistoryError: it is damaged, is no file of the history, or has a schema that this version does not read.
     """
-    footer = _footer(path)
-    if footer.schema != SCHEMA:
+    info = _metadata(path)
+    if info.schema != SCHEMA:
         raise HistoryError(
-            f"has the schema {footer.schema}, and this version of harness reads {SCHEMA}",
+            f"has the schema {info.schema}, and this version of harness reads {SCHEMA}",
             where=path,
             hint="read it with the version that wrote it, or move it to another folder",
         )
-    return _run_info(footer, path)
+    return info
 
 
-def _footer(path: Path) -> _Footer:
+def _metadata(path: Path) -> RunInfo:
     """The metadata of a file.
 
     Raises:
@@ -360,7 +348,10 @@ def _footer(path: Path) -> _Footer:
     from pyarrow.parquet import read_schema
 
     try:
-        return from_json(_Footer, json.loads((read_schema(path).metadata or {})[METADATA_KEY]))
+        document = json.loads((read_schema(path).metadata or {})[METADATA_KEY])
+        info = replace(from_json(RunInfo, document), path=path)
+        info.started  # noqa: B018 - raises ValueError where `run` is no id
+        return info
     except (OSError, ArrowException, KeyError, ValueError) as error:
         raise _foreign(path, error) from error
 
@@ -385,24 +376,11 @@ def _warn(error: HistoryError) -> None:
 
 def _unfinished(parts: Path) -> RunInfo | None:
     try:
-        return _run_info(_footer_of(read_plan(parts), parts.stem), parts)
+        info = _info(read_plan(parts), parts)
+        info.started  # noqa: B018 - raises ValueError where the folder is one of something else
+        return info
     except (OSError, ValueError):
         return None  # begun, or finished, at this moment; or a folder of something else
-
-
-def _run_info(footer: _Footer, path: Path) -> RunInfo:
-    started = datetime.datetime.strptime(footer.run[:15], "%Y%m%dT%H%M%S").replace(tzinfo=datetime.UTC)
-    return RunInfo(
-        run=footer.run,
-        path=path,
-        started=started,
-        releases=footer.releases,
-        repeats=footer.repeats,
-        cases=tuple(footer.cases),
-        finished=footer.finished,
-        fingerprint=footer.fingerprint,
-        command=footer.command,
-    )
 
 
 def _read(path: Path, columns: Sequence[str] = NAMES) -> pa.Table:
@@ -419,10 +397,10 @@ def _read(path: Path, columns: Sequence[str] = NAMES) -> pa.Table:
         raise HistoryError(f"cannot be read: {error}", where=path) from error
 
 
-def _write(table: pa.Table, path: Path, footer: _Footer) -> None:
+def _write(table: pa.Table, path: Path, info: RunInfo) -> None:
     from pyarrow.parquet import write_table
 
-    described = table.replace_schema_metadata({METADATA_KEY: json.dumps(to_json(footer), ensure_ascii=False)})
+    described = table.replace_schema_metadata({METADATA_KEY: json.dumps(to_json(info), ensure_ascii=False)})
     with atomic_path(path) as temporary:
         write_table(described, temporary, compression=_COMPRESSION)
 

@@ -21,7 +21,7 @@ from harness.comparison import NONFINITE, GateResult, Metrics, compare
 from harness.history.store.engines import BuiltLayer, write_layers
 from harness.history.store.schema import MISTAKE, Row
 from harness.history.types import RowKind
-from harness.judge import OutputResult, RunResult, Verdict, Workbench
+from harness.judge import MadeWith, OutputResult, RunResult, Verdict, Workbench
 from harness.tensors import hash_array, host_fingerprint
 from harness.worker.protocol import EngineFacts, LayerInfo
 
@@ -135,7 +135,7 @@ def fingerprint_columns(result: RunResult) -> dict[str, Any]:
     return {**columns, **{name: host[key] for key, name in _HOST_COLUMNS.items()}}
 
 
-def fingerprint_in(records: pd.DataFrame) -> dict[str, Any]:
+def fingerprint_in(records: pd.DataFrame) -> MadeWith:
     """What the numbers of `records` were made with: what `fingerprint_columns` wrote, put together again.
 
     Args:
@@ -153,8 +153,15 @@ def fingerprint_in(records: pd.DataFrame) -> dict[str, Any]:
         }
         for _, row in engines.iterrows()
     }
-    host = {key: known(records.iloc[0], name) for key, name in _HOST_COLUMNS.items()} if len(records) else {}
+    first = {key: known(records.iloc[0], name) for key, name in _HOST_COLUMNS.items()} if len(records) else {}
+    host = {key: value for key, value in first.items() if value is not None}
     return {**host, **({"environments": environments} if environments else {})}
+
+
+def environments_in(fingerprint: MadeWith) -> Mapping[str, Mapping[str, str | None]]:
+    """By release, what its engines were made with."""
+    found = fingerprint.get("environments", {})
+    return {} if isinstance(found, str) else found
 
 
 def _engine(common: Row, result: RunResult, bench: Workbench) -> Row:

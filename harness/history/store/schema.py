@@ -45,99 +45,88 @@ class Column:
     meaning: str
 
 
+Text = str | None
+Number = float | None
+Integer = int | None
+Flag = bool | None
+Texts = tuple[str, ...] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One row of the history. What is None is null in the file."""
 
+    # fmt: off
     # What was run.
-    run: Annotated[str | None, "the invocation: name of its file, which begins with the time in UTC"] = None
+    run: Annotated[Text, "the invocation: name of its file, which begins with the time in UTC"] = None
     time: Annotated[datetime.datetime | None, "when the build was judged, UTC"] = None
-    case: Annotated[str | None, "name of the case"] = None
-    case_path: Annotated[str | None, "the case file, or the model itself"] = None
-    inputs: Annotated[
-        str | None, "shapes that such a model was given with `--input`: a JSON list of what that takes"
-    ] = None
-    case_sha256: Annotated[
-        str | None, "SHA-256 of what the case asks: model, inputs, samples, seed, build options"
-    ] = None
-    model_sha256: Annotated[str | None, "SHA-256 of the model"] = None
-    seed: Annotated[int | None, "seed of the inputs"] = None
-    precision: Annotated[str | None, "the precision asked for"] = None
-    release: Annotated[str | None, "the environment, or the emulated release"] = None
-    build: Annotated[int | None, "number of the build of this engine in this run, from 0"] = None
-    timing_cache: Annotated[bool | None, "whether the build used the timing cache; null on the emulator"] = (
+    case: Annotated[Text, "name of the case"] = None
+    case_path: Annotated[Text, "the case file, or the model itself"] = None
+    inputs: Annotated[Text, "shapes that such a model was given with `--input`: a JSON list of what that takes"] = None
+    case_sha256: Annotated[Text, "SHA-256 of what the case asks: model, inputs, samples, seed, build options"] = None
+    model_sha256: Annotated[Text, "SHA-256 of the model"] = None
+    seed: Annotated[Integer, "seed of the inputs"] = None
+    precision: Annotated[Text, "the precision asked for"] = None
+    release: Annotated[Text, "the environment, or the emulated release"] = None
+    build: Annotated[Integer, "number of the build of this engine in this run, from 0"] = None
+    timing_cache: Annotated[Flag, "whether the build used the timing cache; null on the emulator"] = (
         None
     )
     # What the row is about.
     kind: Annotated[RowKind | None, "`output`, `layer` or `engine`"] = None
-    tensor: Annotated[str | None, "ONNX name of the tensor; null on engine rows"] = None
-    sample: Annotated[int | None, "number of the sample; -1 where all samples are measured together"] = None
-    index: Annotated[int | None, "place of the node in topological order; -1 on engine rows"] = None
-    node: Annotated[str | None, "ONNX node that writes the tensor"] = None
-    op: Annotated[str | None, "its operator type"] = None
-    reads: Annotated[
-        tuple[str, ...] | None, "the nearest observed tensors that it was computed from (layer rows)"
-    ] = None
+    tensor: Annotated[Text, "ONNX name of the tensor; null on engine rows"] = None
+    sample: Annotated[Integer, "number of the sample; -1 where all samples are measured together"] = None
+    index: Annotated[Integer, "place of the node in topological order; -1 on engine rows"] = None
+    node: Annotated[Text, "ONNX node that writes the tensor"] = None
+    op: Annotated[Text, "its operator type"] = None
+    reads: Annotated[Texts, "the nearest observed tensors that it was computed from (layer rows)"] = None
     # What was measured over the FP32 reference; see harness.comparison.Metrics.
     error: Annotated[
-        float | None, "nrmse; infinite where the reference is all zero, or finite where an element is not"
+        Number, "nrmse; infinite where the reference is all zero, or finite where an element is not"
     ] = None
-    rmse: Annotated[float | None, "root mean square error"] = None
-    max_abs: Annotated[float | None, "largest absolute error"] = None
-    cosine: Annotated[float | None, "cosine similarity"] = None
-    p99_ulp: Annotated[float | None, "99th percentile of the distance in units in the last place"] = None
-    max_ulp: Annotated[float | None, "largest such distance"] = None
-    topk_agreement: Annotated[
-        float | None, "share of the reference's largest elements kept; null where senseless"
-    ] = None
-    nonfinite: Annotated[int | None, "elements that are not finite as the reference is"] = None
-    overflow: Annotated[int | None, "elements that overflowed"] = None
+    rmse: Annotated[Number, "root mean square error"] = None
+    max_abs: Annotated[Number, "largest absolute error"] = None
+    cosine: Annotated[Number, "cosine similarity"] = None
+    p99_ulp: Annotated[Number, "99th percentile of the distance in units in the last place"] = None
+    max_ulp: Annotated[Number, "largest such distance"] = None
+    topk_agreement: Annotated[Number, "share of the reference's largest elements kept; null where senseless"] = None
+    nonfinite: Annotated[Integer, "elements that are not finite as the reference is"] = None
+    overflow: Annotated[Integer, "elements that overflowed"] = None
     headroom: Annotated[
-        float | None,
+        Number,
         "largest reference value over the largest number of the dtype: beyond 1 it overflows, unless kept in FP32",
     ] = None
-    reference_rms: Annotated[float | None, "root mean square of the reference"] = None
-    count: Annotated[int | None, "elements compared"] = None
-    introduced: Annotated[
-        float | None, "nrmse of the emulated node alone, fed the reference's tensors (layers)"
-    ] = None
-    gate: Annotated[str | None, "the gate that fails, or the first on a metric: `nrmse`, `rmse`, …"] = None
-    limit: Annotated[float | None, "its limit"] = None
-    passed: Annotated[bool | None, "tensors: every gate holds; engines: every output passed"] = None
-    origin: Annotated[
-        bool | None, "the tensor fails while all that it was computed from pass (layer rows)"
-    ] = None
+    reference_rms: Annotated[Number, "root mean square of the reference"] = None
+    count: Annotated[Integer, "elements compared"] = None
+    introduced: Annotated[Number, "nrmse of the emulated node alone, fed the reference's tensors (layers)"] = None
+    gate: Annotated[Text, "the gate that fails, or the first on a metric: `nrmse`, `rmse`, …"] = None
+    limit: Annotated[Number, "its limit"] = None
+    passed: Annotated[Flag, "tensors: every gate holds; engines: every output passed"] = None
+    origin: Annotated[Flag, "the tensor fails while all that it was computed from pass (layer rows)"] = None
     hash: Annotated[
-        str | None, "first 16 digits of the SHA-256 of the values, shape and dtype: equal means equal bits"
+        Text, "first 16 digits of the SHA-256 of the values, shape and dtype: equal means equal bits"
     ] = None
-    distance: Annotated[
-        float | None, "rms difference from build 0 of the run's first release, over reference_rms"
-    ] = None
+    distance: Annotated[Number, "rms difference from build 0 of the run's first release, over reference_rms"] = None
     # What is known of the engine.
-    verdict: Annotated[
-        str | None, "as `harness run` gives it, or `mistake` for a wrong case (engine rows)"
-    ] = None
-    reason: Annotated[str | None, "why, in one line (engine rows)"] = None
-    faithful: Annotated[
-        bool | None, "whether observing left the outputs alone; null where nothing was observed"
-    ] = None
-    build_seconds: Annotated[float | None, "seconds to build the unobserved engine"] = None
-    engine_bytes: Annotated[int | None, "size of the serialized engine"] = None
-    latency_ms: Annotated[float | None, "median of the timed inferences, milliseconds"] = None
-    latency_p99_ms: Annotated[float | None, "their 99th percentile"] = None
-    typing: Annotated[str | None, "`weak` or `strong`"] = None
-    structure: Annotated[
-        str | None, "JSON: the engine's layers, with nodes, operators, precision and tactic"
-    ] = None
+    verdict: Annotated[Text, "as `harness run` gives it, or `mistake` for a wrong case (engine rows)"] = None
+    reason: Annotated[Text, "why, in one line (engine rows)"] = None
+    faithful: Annotated[Flag, "whether observing left the outputs alone; null where nothing was observed"] = None
+    build_seconds: Annotated[Number, "seconds to build the unobserved engine"] = None
+    engine_bytes: Annotated[Integer, "size of the serialized engine"] = None
+    latency_ms: Annotated[Number, "median of the timed inferences, milliseconds"] = None
+    latency_p99_ms: Annotated[Number, "their 99th percentile"] = None
+    typing: Annotated[Text, "`weak` or `strong`"] = None
+    structure: Annotated[Text, "JSON: the engine's layers, with nodes, operators, precision and tactic"] = None
     # What it ran on.
-    tensorrt: Annotated[str | None, "version of TensorRT; null on the emulator"] = None
-    cuda: Annotated[str | None, "version of CUDA"] = None
-    driver: Annotated[str | None, "version of the driver"] = None
-    gpu: Annotated[str | None, "name of the GPU"] = None
-    compute_capability: Annotated[str | None, "such as 9.0"] = None
-    onnxruntime: Annotated[str | None, "version of ONNX Runtime, which computes the reference"] = None
-    harness: Annotated[str | None, "version of harness"] = None
-    host_cpu: Annotated[str | None, "the processor"] = None
+    tensorrt: Annotated[Text, "version of TensorRT; null on the emulator"] = None
+    cuda: Annotated[Text, "version of CUDA"] = None
+    driver: Annotated[Text, "version of the driver"] = None
+    gpu: Annotated[Text, "name of the GPU"] = None
+    compute_capability: Annotated[Text, "such as 9.0"] = None
+    onnxruntime: Annotated[Text, "version of ONNX Runtime, which computes the reference"] = None
+    harness: Annotated[Text, "version of harness"] = None
+    host_cpu: Annotated[Text, "the processor"] = None
+    # fmt: on
 
 
 def _columns() -> Iterator[Column]:

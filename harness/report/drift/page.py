@@ -223,7 +223,7 @@ def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
 def _facts(report: DriftReport) -> dict[str, str]:
     """By release: `, TensorRT 8.6.0 on NVIDIA H200`."""
     found = {}
-    for name, facts in dict(report.fingerprint.get("environments", {})).items():
+    for name, facts in report.environments.items():
         if facts.get("tensorrt"):
             gpu = f" on {facts['gpu']}" if facts.get("gpu") else ""
             found[name] = f": TensorRT {facts['tensorrt']}{gpu}"
