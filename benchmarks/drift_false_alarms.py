@@ -173,7 +173,7 @@ def found(old: pd.DataFrame, new: pd.DataFrame) -> dict[str, Any]:
     after = np.repeat([False, True], [len(old), len(new)])
     compared = compare_pair(both, Pair("old", "new", ~after, after, distances=False), floors=Floors())
     (run,) = compared.runs
-    worse = int(compared.tensors["verdict"].isin([DriftVerdict.WORSE, DriftVerdict.NEW_FAILURE]).sum())
+    worse = int(compared.tensors["verdict"].isin([DriftVerdict.REGRESSED, DriftVerdict.NEW_FAILURE]).sum())
     return {"origins": [origin.node for origin in run.origins], "worse": worse}
 
 

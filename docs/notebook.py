@@ -61,7 +61,7 @@ tensors["verdict"].value_counts()
 # The numbers behind the verdicts: errors of both releases, the noise band of the older one's rebuilds, the floor.
 
 # %%
-moved = tensors[tensors["verdict"].isin(["drift worse", "new failure"])]
+moved = tensors[tensors["verdict"].isin(["regressed", "new failure"])]
 moved.sort_values("change", ascending=False)[["node", "op", "verdict", "old", "new", "noise", "floor"]].head()
 
 # %% [markdown]

@@ -1,6 +1,6 @@
 """Run records, noise floors and drift: whether a new release changes the answer, and by more than noise.
 
-pandas and pyarrow are imported when something here is first asked for.
+pandas and pyarrow are imported when something here is first used.
 """
 
 import lazy_loader

@@ -26,8 +26,8 @@ from .matrix.options import DriftOptions as DriftOptions
 from .nightly.series import nightly_report as nightly_report
 from .store.files import HistoryWarning as HistoryWarning
 from .store.files import RunInfo as RunInfo
+from .types import REGRESSIONS as REGRESSIONS
 from .types import SEVERITY as SEVERITY
-from .types import WORSENED as WORSENED
 from .types import Against as Against
 from .types import CacheUse as CacheUse
 from .types import DriftVerdict as DriftVerdict

@@ -56,19 +56,19 @@ def drift(
         targets: case files, folders of them, .onnx files, or cases.
         environments: names from harness.toml or emulated releases (`emulator:fp16,seed=1`), the older one first.
             A single one is compared with what `against` says.
-        precisions: only these; by default those that each case asks for.
+        precisions: only these; by default those of each case.
         tags: only cases with one of these tags.
         inputs: shapes for the inputs of .onnx files.
         options: builds of each engine, what is observed, what counts as a difference.
         history: where the run is kept.
-        resume: go on with the newest interrupted run of the same matrix.
+        resume: continue the newest interrupted run of the same matrix.
         against: what a single release is compared with: its golden baselines, or its last runs in the history.
         baseline_update: write the baselines of a single release that are missing, or that it drifted from.
         progress: called for every build.
 
     Raises:
         CaseFileError: case files hold mistakes, or name what their models do not have; nothing was run.
-        EnvironmentConfigError: a release is no environment; nothing was run.
+        EnvironmentConfigError: no environment has the name of a release; nothing was run.
         NothingSelectedError: the selection is empty.
         UsageError: no release is named, or one twice, or several are to update baselines, or a `plant=` names a
             node that no case has.

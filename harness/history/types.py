@@ -53,14 +53,14 @@ class DriftVerdict(StrEnum):
 
     SAME = "same"
     WITHIN_NOISE = "within noise"
-    BETTER = "drift better"
+    IMPROVED = "improved"
     FIXED = "fixed"
-    WORSE = "drift worse"
+    REGRESSED = "regressed"
     NEW_FAILURE = "new failure"
 
 
 SEVERITY = {verdict: place for place, verdict in enumerate(DriftVerdict)}
-WORSENED = (DriftVerdict.WORSE, DriftVerdict.NEW_FAILURE)
+REGRESSIONS = (DriftVerdict.REGRESSED, DriftVerdict.NEW_FAILURE)
 UNMOVED = (DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE)
 
 

@@ -103,7 +103,7 @@ def test_json_on_stdout_stands_alone(tiny_cases, harness) -> None:
         (["drift", "cases", "-e", OLD, "-e", OLD], "named twice"),
         (["drift", "cases", "-e", "emulator:fp17"], "is not a precision"),
         (["drift", "cases", "-e", "trt-8.6", "-e", OLD], "trt-8.6"),
-        (["drift", "cases", "-e", OLD, "-e", NEW, "--repeats", "0"], "once or more"),
+        (["drift", "cases", "-e", OLD, "-e", NEW, "--repeats", "0"], "at least once"),
         (["drift", "cases", "-e", OLD, "-e", NEW, "--html", "cases"], "is a folder"),
         (["drift", "cases", "-e", OLD, "-e", NEW, "--table", "x.xlsx"], "name a .csv or a .parquet"),
         (["drift", "cases", "-e", OLD, "-e", NEW, "--min-effect", "-1"], "0 or more"),
@@ -283,7 +283,7 @@ def test_a_stray_file_in_the_history_prevents_no_report(tiny_cases, harness) -> 
     stray.parent.mkdir(parents=True)
     stray.touch()
     status, _, errors = drift(harness, "--html", "d.html", "--json", "d.json")
-    assert (status, "passed over" in errors) == (0, False), "no other file is looked at"
+    assert (status, "skipped" in errors) == (0, False), "no other file is looked at"
     assert Path("d.html").stat().st_size > 20_000
     (tonight,) = (path for path in stray.parent.glob("*.parquet") if path != stray)
     assert harness("history", "show", tonight)[0] == 0
@@ -291,7 +291,7 @@ def test_a_stray_file_in_the_history_prevents_no_report(tiny_cases, harness) -> 
         status, _, errors = harness("history", *command)
         assert status == 0
         if command != ["show", "--last", 1]:
-            assert errors.count(f"warning: {stray}: is no file of the history: ") == 1
+            assert errors.count(f"warning: {stray}: is not a file of the history: ") == 1
     (stray.parent / "20990101T000000000Z-aaaaaa.parquet").touch()
     status, _, errors = harness("history", "show", "--last", 30)
     assert status == 0

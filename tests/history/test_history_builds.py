@@ -169,7 +169,7 @@ def tensor(old: float, new: float, sample: int = 0, **changes: Any) -> TensorDri
         "tensor": "y",
         "node": "y",
         "op": "Add",
-        "verdict": DriftVerdict.BETTER,
+        "verdict": DriftVerdict.IMPROVED,
         "noise": 1e-5,
         "floor": 1e-4,
         "old_passed": BuildCount(3, 3),
@@ -182,7 +182,7 @@ def tensor(old: float, new: float, sample: int = 0, **changes: Any) -> TensorDri
 def test_the_numbers_of_a_run_are_those_of_its_worst_sample() -> None:
     further, larger = tensor(3.5e-4, 2.2e-7, 0), tensor(3.6e-4, 3.6e-7, 1)
     assert worst_of([further, larger]) is larger, "as the lines of progress tell the largest error of all"
-    graver = tensor(1e-5, 2e-4, 2, verdict=DriftVerdict.WORSE)
+    graver = tensor(1e-5, 2e-4, 2, verdict=DriftVerdict.REGRESSED)
     assert worst_of([further, larger, graver]) is graver
     run = compare(
         engine_rows("old"), engine_rows("new"),

@@ -39,14 +39,14 @@ def verdict(old: dict[str, Any], new: dict[str, Any], floors: Floors | None = No
         ({"errors": [1e-3, 1e-3, 9e-3], "hashes": "aab"}, {"errors": [9e-3] * 3, "hashes": "bbb"}, "within noise"),
         ({"errors": [1e-3, 1e-3, 9e-3], "hashes": "aab"}, {"errors": [1e-3] * 3, "hashes": "aaa"}, "same"),
         ({"errors": [1e-3] * 20 + [9e-3], "hashes": "a" * 20 + "b"}, {"errors": [9e-3] * 3, "hashes": "bbb"},
-         "drift worse"),
+         "regressed"),
         ({"errors": NOISY}, {"errors": [1.02e-3, 0.98e-3, 1e-3]}, "within noise"),
-        ({"errors": NOISY}, {"errors": [2e-3, 2e-3, 2e-3]}, "drift worse"),
-        ({"errors": NOISY}, {"errors": [0.5e-3] * 3}, "drift better"),
+        ({"errors": NOISY}, {"errors": [2e-3, 2e-3, 2e-3]}, "regressed"),
+        ({"errors": NOISY}, {"errors": [0.5e-3] * 3}, "improved"),
         ({"errors": NOISY}, {"errors": [2e-2] * 3, "passed": NO}, "new failure"),
-        ({"errors": NOISY, "passed": [True, False, True]}, {"errors": [2e-2] * 3, "passed": NO}, "drift worse"),
+        ({"errors": NOISY, "passed": [True, False, True]}, {"errors": [2e-2] * 3, "passed": NO}, "regressed"),
         ({"errors": [2e-2, 2.1e-2, 2.05e-2], "passed": NO}, {"errors": NOISY, "passed": YES}, "fixed"),
-        ({"errors": [2e-2, 2.1e-2, 2.05e-2], "passed": NO}, {"errors": NOISY, "passed": NO}, "drift better"),
+        ({"errors": [2e-2, 2.1e-2, 2.05e-2], "passed": NO}, {"errors": NOISY, "passed": NO}, "improved"),
         # the same gates, missed by a hair: no drift, although a gate fails
         ({"errors": NOISY}, {"errors": [1.02e-3] * 3, "passed": NO}, "within noise"),
         # beyond the floor, but the older release is as noisy
@@ -55,7 +55,7 @@ def verdict(old: dict[str, Any], new: dict[str, Any], floors: Floors | None = No
         ({"errors": [1e-3] * 3}, {"errors": [1.0001e-3] * 3}, "within noise"),
         # below the floor of the precision, whatever the ratio
         ({"errors": [1e-6] * 3}, {"errors": [1e-5] * 3}, "within noise"),
-        ({"errors": [0.0] * 3}, {"errors": [1e-3] * 3}, "drift worse"),
+        ({"errors": [0.0] * 3}, {"errors": [1e-3] * 3}, "regressed"),
         # overflow: in most builds or in few, where no older build does
         ({"errors": NOISY}, {"errors": [math.inf] * 3, "passed": NO}, "new failure"),
         ({"errors": NOISY}, {"errors": [math.inf, math.nan, 1e-3], "passed": [False, False, True]}, "new failure"),
@@ -68,12 +68,12 @@ def verdict(old: dict[str, Any], new: dict[str, Any], floors: Floors | None = No
         ({"errors": [math.inf, 1e-3, 1e-3], "passed": [False, True, True]},
          {"errors": [1e-3, math.inf, 1.01e-3], "passed": [True, False, True]}, "within noise"),
         # less error: a gate that goes by it cannot have broken
-        ({"errors": NOISY}, {"errors": [0.5e-3] * 3, "passed": NO}, "drift better"),
+        ({"errors": NOISY}, {"errors": [0.5e-3] * 3, "passed": NO}, "improved"),
         # without their hashes nobody knows whether the bits are the same
         ({"errors": NOISY, "hashes": [None] * 3}, {"errors": NOISY, "hashes": [None] * 3}, "within noise"),
         # one build tells nothing of the noise: the floor decides alone
         ({"errors": [1e-3]}, {"errors": [1.2e-3]}, "within noise"),
-        ({"errors": [1e-3]}, {"errors": [1.3e-3]}, "drift worse"),
+        ({"errors": [1e-3]}, {"errors": [1.3e-3]}, "regressed"),
         # two builds say next to nothing
         ({"errors": [1e-3, 1.1e-3]}, {"errors": [4e-3, 4e-3]}, "within noise"),
     ],
@@ -127,7 +127,7 @@ def test_a_release_whose_builds_differ_is_not_worse_for_one_of_them() -> None:
     same, once = {"errors": [4.236e-4] * 3}, {"errors": [4.237e-4, 9.106e-4, 4.237e-4]}
     assert verdict(same, once) == "within noise"
     assert verdict(once, same) == "within noise"
-    assert verdict(same, {"errors": [9.1e-4, 9.2e-4, 9.0e-4]}) == "drift worse"
+    assert verdict(same, {"errors": [9.1e-4, 9.2e-4, 9.0e-4]}) == "regressed"
 
 
 def test_a_gate_that_breaks_now_and_then_does_not_hide_behind_the_scatter() -> None:
@@ -140,12 +140,12 @@ def test_a_gate_that_breaks_now_and_then_does_not_hide_behind_the_scatter() -> N
 def test_builds_of_the_newer_release_alone_tell_some_of_the_noise() -> None:
     old, new = {"errors": [1e-3]}, {"errors": [1.1e-3, 1.6e-3, 2.4e-3]}
     assert verdict(old, new) == "within noise"
-    assert verdict(old, {"errors": [1.7e-3, 1.7e-3, 1.71e-3]}) == "drift worse"
+    assert verdict(old, {"errors": [1.7e-3, 1.7e-3, 1.71e-3]}) == "regressed"
 
 
 def test_a_larger_floor_lets_more_pass() -> None:
     old, new = {"errors": NOISY}, {"errors": [1.5e-3] * 3}
-    assert verdict(old, new) == "drift worse"
+    assert verdict(old, new) == "regressed"
     assert verdict(old, new, Floors(relative=0.6)) == "within noise"
 
 
@@ -222,7 +222,7 @@ def test_neither_the_order_of_rows_nor_the_kind_of_columns_matters(old, new, ord
 @settings(max_examples=40, deadline=None)
 @given(old=st.lists(errors, min_size=1, max_size=4), new=st.lists(errors, min_size=1, max_size=4))
 def test_what_is_worse_one_way_is_not_worse_the_other_way(old, new) -> None:
-    worse = {DriftVerdict.WORSE, DriftVerdict.NEW_FAILURE}
+    worse = {DriftVerdict.REGRESSED, DriftVerdict.NEW_FAILURE}
     forth = verdict({"errors": old}, {"errors": new})
     back = verdict({"errors": new}, {"errors": old})
     assert not (forth in worse and back in worse)

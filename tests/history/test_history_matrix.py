@@ -69,7 +69,7 @@ def test_a_planted_fault_is_found_at_its_node_and_has_nothing_to_go_on_with(tiny
     report = drift(tiny_cases("clean"), OLD, f"{NEW},plant=square@bf16")
     (run,) = report.runs
     assert (run.status, report.exit_code) == (Status.FAIL, 1)
-    assert run.verdict in (DriftVerdict.WORSE, DriftVerdict.NEW_FAILURE)
+    assert run.verdict in (DriftVerdict.REGRESSED, DriftVerdict.NEW_FAILURE)
     assert [origin.node for origin in run.origins] == ["square"]
     assert run.command == "", "the plain emulator has no such fault"
     assert [change.nodes for change in run.structure] == [("square",)]
@@ -105,7 +105,7 @@ def test_the_shapes_of_a_bare_model_are_kept_for_the_command(tmp_path: Path) -> 
 def test_releases_may_be_precisions(tiny_cases, drift) -> None:
     report = drift(tiny_cases("clean", "expected"), "emulator:fp16", "emulator:bf16", repeats=1)
     verdicts = {run.case: run.verdict for run in report.runs}
-    assert verdicts["clean"] in (DriftVerdict.WORSE, DriftVerdict.NEW_FAILURE)
+    assert verdicts["clean"] in (DriftVerdict.REGRESSED, DriftVerdict.NEW_FAILURE)
     assert verdicts["expected"] is DriftVerdict.FIXED, "BF16 does not overflow"
     assert {run.precision for run in report.runs} == {Precision.FP16}
 
@@ -402,7 +402,7 @@ def test_what_one_build_shows_of_layers_is_no_drift_where_the_outputs_are_calm(t
     folder = tiny_cases("clean")
     report = drift(folder, OLD, f"{NEW},plant=square@bf16", **calm)
     (run,) = report.runs
-    assert run.verdict in (DriftVerdict.WORSE, DriftVerdict.NEW_FAILURE), "the outputs moved"
+    assert run.verdict in (DriftVerdict.REGRESSED, DriftVerdict.NEW_FAILURE), "the outputs moved"
     assert [origin.node for origin in run.origins] == ["square"], "one build suffices to say where"
     frame = report.records
     outputs = frame["kind"] == "output"
@@ -412,7 +412,7 @@ def test_what_one_build_shows_of_layers_is_no_drift_where_the_outputs_are_calm(t
         OLD, report.newer[0], frame["release"].eq(OLD).to_numpy(), frame["release"].ne(OLD).to_numpy()
     )
     (run,) = compare_pair(frame, pair, floors=Floors(), repeats=3).runs
-    assert DriftVerdict.WORSE in run.counts["layer"] or DriftVerdict.NEW_FAILURE in run.counts["layer"]
+    assert DriftVerdict.REGRESSED in run.counts["layer"] or DriftVerdict.NEW_FAILURE in run.counts["layer"]
     assert (run.status, run.verdict) == (Status.PASS, DriftVerdict.WITHIN_NOISE)
 
 

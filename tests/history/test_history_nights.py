@@ -151,7 +151,7 @@ def test_a_lasting_step_is_an_alarm_on_more_than_its_first_night() -> None:
     for count in (1, 2, 3):
         before = [*calm[count - 1 :], *risen[: count - 1]]
         row = judged(*before, risen[count])
-        assert (row["verdict"], row["old"], row["new"]) == ("drift worse", 1e-3, pytest.approx(5e-3)), count
+        assert (row["verdict"], row["old"], row["new"]) == ("regressed", 1e-3, pytest.approx(5e-3)), count
     assert judged(*risen[:9], risen[9])["verdict"] == "same", "the level that it has settled at"
 
 
@@ -162,9 +162,7 @@ def test_one_bad_build_weeks_ago_hides_no_failure() -> None:
     assert judged(*before, failing)["verdict"] == "new failure"
     run = compared(*before, failing)
     assert run.builds.fails_on is FailsOn.NEWER, "one of 90 builds does not excuse all of tonight's"
-    assert judged(*before, night(30, [0.5e-3] * BUILDS))["verdict"] == "drift better", (
-        "there was nothing to fix"
-    )
+    assert judged(*before, night(30, [0.5e-3] * BUILDS))["verdict"] == "improved", "there was nothing to fix"
 
 
 def test_a_gate_that_held_in_nearly_all_builds_before_breaks() -> None:
@@ -186,4 +184,4 @@ def test_what_most_earlier_builds_fail_fails_as_before() -> None:
 def test_against_a_single_night_its_builds_tell_of_the_noise() -> None:
     row = judged(night(0, [1e-3, 1.1e-3, 0.9e-3]), night(1, [1.5e-3] * BUILDS))
     assert (row["verdict"], math.isfinite(row["noise"])) == ("within noise", True)
-    assert judged(night(0, [1e-3]), night(1, [1.5e-3]))["verdict"] == "drift worse"
+    assert judged(night(0, [1e-3]), night(1, [1.5e-3]))["verdict"] == "regressed"

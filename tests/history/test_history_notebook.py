@@ -26,7 +26,7 @@ def test_the_notebook_runs_and_shows_what_it_says(monkeypatch, tmp_path: Path, c
     assert [layer.node for layer in shown["fp16"].origins] == ["b7_sq"]
     assert set(shown["layers"].loc[shown["layers"]["culprit"], "node"]) >= {"b7_sq"}
     (run,) = shown["drifted"].runs
-    assert run.verdict is DriftVerdict.WORSE
+    assert run.verdict is DriftVerdict.REGRESSED
     assert [origin.node for origin in run.origins] == ["b3_up"]
     assert {"b3_up"} <= set(shown["moved"]["node"])
     assert len(shown["rows"]) > 700

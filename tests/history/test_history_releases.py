@@ -59,13 +59,13 @@ def test_the_gravest_of_what_kept_builds_from_being_judged_decides(verdicts: tup
 def test_a_layer_beyond_its_gate_is_worse_and_fails_no_run_by_itself() -> None:
     failing = layer("new", [5e-2] * 3, passed=[False] * 3)
     run = compared(built("old"), built("new"), layer("old", CALM), failing)
-    assert (run.verdict, run.counts["layer"]) == (DriftVerdict.WORSE, {DriftVerdict.NEW_FAILURE: 1})
+    assert (run.verdict, run.counts["layer"]) == (DriftVerdict.REGRESSED, {DriftVerdict.NEW_FAILURE: 1})
 
 
 def test_a_layer_that_no_longer_overflows_is_better_without_a_noise_band() -> None:
     overflowing = layer("old", [math.inf], passed=[False])
     run = compared(built("old"), built("new"), overflowing, layer("new", [1e-3], passed=[False]))
-    assert run.verdict is DriftVerdict.BETTER
+    assert run.verdict is DriftVerdict.IMPROVED
     assert run.worst is not None
     assert (run.worst.tensor, math.isnan(run.worst.noise)) == ("t", True)
 

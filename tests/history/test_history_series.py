@@ -89,7 +89,7 @@ def test_a_fault_is_told_on_the_night_that_it_comes(tmp_path: Path) -> None:
     nights(tmp_path, [*noisy(30), 2e-3])
     report = nightly_report(tmp_path)
     (run,) = report.runs
-    assert (run.status, run.verdict) == (Status.FAIL, DriftVerdict.WORSE)
+    assert (run.status, run.verdict) == (Status.FAIL, DriftVerdict.REGRESSED)
     assert [origin.node for origin in run.origins] == ["t0"]
     assert run.command.endswith("--precision fp16 --env trt")
     assert all(one.steps == () for one in report.series), "one night is no step"
@@ -197,7 +197,7 @@ def test_nights_on_another_gpu_are_left_out(tmp_path: Path, footer: bool) -> Non
         write_night(tmp_path, night, 3e-3 if slow else 1e-3, facts=A100 if slow else H200, footer=footer)
     write_night(tmp_path, 12, 3e-3, facts=H200, footer=footer)
     report = nightly_report(tmp_path, last=5)
-    assert (report.old, report.runs[0].verdict) == ("the 5 runs before", DriftVerdict.WORSE)
+    assert (report.old, report.runs[0].verdict) == ("the 5 runs before", DriftVerdict.REGRESSED)
     assert set(report.tensors["old_builds"]) == {5}
     assert report.changed == ()
     assert len(report.series[0].runs) == 6

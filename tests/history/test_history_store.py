@@ -218,9 +218,9 @@ def damage(folder: Path, how: str) -> Path:
 
 
 DAMAGES = {
-    "cut": "is no file of the history",
-    "empty": "is no file of the history",
-    "foreign": "is no file of the history",
+    "cut": "is not a file of the history",
+    "empty": "is not a file of the history",
+    "foreign": "is not a file of the history",
     "newer": "has the schema harness.history/2, and this version of harness reads harness.history/1",
     "lacking": "lacks the column 'p99_ulp'",
 }

@@ -53,10 +53,10 @@ def test_the_statuses_of_the_mixed_report(report: DriftReport) -> None:
     assert statuses == {
         ("calm", "fp16"): (Status.PASS, DriftVerdict.WITHIN_NOISE),
         ("calm", "bf16"): (Status.PASS, DriftVerdict.WITHIN_NOISE),
-        ("worse", "fp16"): (Status.FAIL, DriftVerdict.WORSE),
+        ("worse", "fp16"): (Status.FAIL, DriftVerdict.REGRESSED),
         ("failing", "fp16"): (Status.FAIL, DriftVerdict.NEW_FAILURE),
-        ("better", "fp16"): (Status.PASS, DriftVerdict.BETTER),
-        ("waived-drift", "fp16"): (Status.XFAIL, DriftVerdict.WORSE),
+        ("better", "fp16"): (Status.PASS, DriftVerdict.IMPROVED),
+        ("waived-drift", "fp16"): (Status.XFAIL, DriftVerdict.REGRESSED),
         ("broken", "fp16"): (Status.ERROR, None),
     }
     assert report.exit_code == 3
@@ -164,7 +164,7 @@ def test_a_waived_drift_is_said(report: DriftReport) -> None:
 
 def test_the_summary_counts_runs_and_tensors(report: DriftReport) -> None:
     assert summary(report, 18) == (
-        "6 cases, 7 runs: 2 within noise, 1 better, 1 WORSE, 1 NEW FAILURE, 1 waived, 1 ERROR; "
+        "6 cases, 7 runs: 2 within noise, 1 improved, 1 REGRESSED, 1 NEW FAILURE, 1 waived, 1 ERROR; "
         "150 tensors compared with old, 3 builds each, 18 s"
     )
 
@@ -292,7 +292,7 @@ def test_the_tables_hold_the_numbers(page: str) -> None:
     text = Page(page).text
     assert "fusion vanished worse at fp16 add, conv add + conv (3 of 3) add; conv (3 of 3)" in text
     assert "more latency calm fp16 1 ms 1.2 ms ×1.2" in text
-    assert "▲ WORSE worse fp16 y [0] MatMul output 1e-3 3e-3 ×3" in text
+    assert "▲ REGRESSED worse fp16 y [0] MatMul output 1e-3 3e-3 ×3" in text
     assert "3/3 → 0/3" in text
 
 

@@ -159,6 +159,6 @@ def test_layers_without_a_noise_band_are_no_alarm_in_the_table() -> None:
         row for release in PAIR for row in tensor_rows(release, CALM, case="worse", precision="fp16")
     ]
     text = drift_page(drift_report(quiet))
-    assert '<span class="verdict calm">▲ WORSE</span>' in text
-    assert '<span class="verdict bad">▲ WORSE</span>' not in text
+    assert '<span class="verdict calm">▲ REGRESSED</span>' in text
+    assert '<span class="verdict bad">▲ REGRESSED</span>' not in text
     assert "have no noise band" in Page(text).text

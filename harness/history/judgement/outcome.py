@@ -99,7 +99,7 @@ def failed_releases(errors: Sequence[RunError]) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class FewerBuilds:
-    """An engine that was built less often than was asked for.
+    """An engine that was built less often than requested.
 
     Args:
         release: the release.

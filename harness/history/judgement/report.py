@@ -34,9 +34,9 @@ from harness.history.judgement.wording import (
 )
 from harness.history.store import environments_in
 from harness.history.types import (
+    REGRESSIONS,
     SEVERITY,
     UNMOVED,
-    WORSENED,
     BuildCount,
     CaseRun,
     DriftVerdict,
@@ -64,7 +64,7 @@ class RunDrift:
     Args:
         case: name of the case.
         case_path: the case file; None for a bare model.
-        precision: the precision asked for.
+        precision: the precision under test.
         old: the older release.
         new: the newer release.
         status: what it means for the exit status.
@@ -82,11 +82,11 @@ class RunDrift:
         command: the command that continues from here; empty if there is none.
         errors: why builds could not be judged.
         builds: what came of each build that could be judged.
-        fewer: engines that were built less often than was asked for.
+        fewer: engines that were built less often than requested.
         unjudged_before: how many builds of earlier nights could not be judged; None of anything else.
         incomparable: why it is compared with nothing; None if it is, or if there are errors.
         baseline: what is known of its baseline; None if it has no place for one, or is compared with something else.
-        series: its outputs whose level rose in an earlier night and still holds, or creeps.
+        series: its outputs whose level rose in an earlier night and has not fallen since, or creeps.
     """
 
     case: str
@@ -136,7 +136,7 @@ class RunDrift:
             yield comparison_text(self.verdict, self.worst, self.counts)
         elif self.incomparable is not None:
             yield incomparable_text(self.incomparable)
-        if self.waived is not None and (self.errors or self.verdict in WORSENED):
+        if self.waived is not None and (self.errors or self.verdict in REGRESSIONS):
             yield str(self.waived)
         yield from map(fewer_text, self.fewer)
         if self.unjudged_before is not None:
@@ -156,8 +156,8 @@ class RunDrift:
     @property
     def outcome(self) -> str:
         """The verdict; the status where there is none, or where it is not a pass or a failure."""
-        telling = self.verdict is not None and self.status in (Status.PASS, Status.FAIL)
-        return str(self.verdict if telling else self.status)
+        judged = self.verdict is not None and self.status in (Status.PASS, Status.FAIL)
+        return str(self.verdict if judged else self.status)
 
     @property
     def id(self) -> str:
@@ -241,7 +241,7 @@ class DriftReport:
 
     @property
     def rises(self) -> int:
-        """In how many series of nights the level rose and still holds; those that creep are not among them."""
+        """In how many series of nights the level rose and has not fallen since; without those that creep."""
         return sum(one.rise is not None for one in self.series)
 
     @property

@@ -32,9 +32,9 @@ from harness.history.judgement.tensors import JUDGED, KEY, empty_judgement, judg
 from harness.history.matrix import EmulatedRelease, is_emulated
 from harness.history.store import BuiltLayer, EngineRow, engine_rows
 from harness.history.types import (
+    REGRESSIONS,
     SEVERITY,
     UNMOVED,
-    WORSENED,
     BuildCount,
     CaseRun,
     DriftVerdict,
@@ -54,7 +54,7 @@ Waivers = Mapping[str, Sequence[Waiver]]
 
 Engines = Sequence[EngineRow]
 Tensors = Mapping[RowKind, Sequence[TensorDrift]]
-_OF_LAYERS = {DriftVerdict.NEW_FAILURE: DriftVerdict.WORSE, DriftVerdict.FIXED: DriftVerdict.BETTER}
+_OF_LAYERS = {DriftVerdict.NEW_FAILURE: DriftVerdict.REGRESSED, DriftVerdict.FIXED: DriftVerdict.IMPROVED}
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def compare_pair(
         records: rows of the history.
         pair: which are compared.
         floors: what counts as a difference.
-        repeats: how many builds of each engine were asked for; a run that has fewer says so.
+        repeats: how many builds of each engine were requested; a run that has fewer says so.
         waivers: by case.
         today: the day that decides whether a waiver has expired; by default today.
     """
@@ -164,7 +164,7 @@ class _Reader:
             today=self.today,
         )
         excused = waived is not None and not waived.expired
-        status = Status.PASS if verdict not in WORSENED else Status.XFAIL if excused else Status.FAIL
+        status = Status.PASS if verdict not in REGRESSIONS else Status.XFAIL if excused else Status.FAIL
         status = gravest(status, *(error.status for error in errors))
         if status is Status.ERROR and excused:
             status = Status.XFAIL
@@ -181,7 +181,7 @@ class _Reader:
             verdict=verdict,
             counts=_counts(tensors),
             worst=worst,
-            origins=self._origins(key, tensors) if verdict in WORSENED else (),
+            origins=self._origins(key, tensors) if verdict in REGRESSIONS else (),
             faithful=(_faithful(before), _faithful(after)),
             waived=waived,
             structure=tuple(compare_structures(older, newer)),
@@ -197,7 +197,7 @@ class _Reader:
     def _suspect(self, verdict: DriftVerdict | None, errors: Sequence[RunError]) -> str:
         """The release that is worth a diagnosis: the newer one, unless nothing but the older one failed."""
         older = failed_releases(errors) == {self.pair.old}
-        return self.pair.old if older and verdict not in WORSENED else self.pair.new
+        return self.pair.old if older and verdict not in REGRESSIONS else self.pair.new
 
     def _builds(self, key: CaseRun, before: Engines, after: Engines, tensors: Tensors) -> Builds:
         """What came of each build, with its error in the output and sample whose numbers stand for the run."""
@@ -208,7 +208,7 @@ class _Reader:
         return builds_of(older, newer, *outputs, place, nights=self.pair.nights)
 
     def _fewer(self, before: Engines, after: Engines) -> Iterator[FewerBuilds]:
-        """Which engines were built less often than was asked for. Why is not known of those of another run."""
+        """Which engines were built less often than requested. Why is not known of those of another run."""
         for release, rows in ((self.pair.old, before), (self.pair.new, after)):
             if self.repeats is not None and 0 < len(rows) < self.repeats:
                 same_run = rows is after or self.pair.distances
@@ -257,7 +257,7 @@ class _Reader:
 
     def _origins(self, key: CaseRun, tensors: Tensors) -> tuple[TensorDrift, ...]:
         layers = {drift.tensor: drift for drift in tensors[RowKind.LAYER]}
-        failed = {name: drift.verdict in WORSENED for name, drift in layers.items()}
+        failed = {name: drift.verdict in REGRESSIONS for name, drift in layers.items()}
         if not any(failed.values()):
             return ()
         return tuple(layers[name] for name in find_origins(tuple(layers), failed, self._reads.get(key, {})))
@@ -372,7 +372,7 @@ def continuation(target: str, inputs: Sequence[str], precision: Precision, relea
     Args:
         target: the case file, or a bare model.
         inputs: the shapes that such a model was given.
-        precision: what was asked for.
+        precision: the precision under test.
         release: the newer release.
     """
     words = ["harness", "diagnose", *target_words(target, inputs), "--precision"]

@@ -2,7 +2,7 @@
 
 Binary segmentation: the likeliest place of a step is sought in the whole series, and if the step is real, in the
 parts before and after it (as in L. Yu. Vostrikova, "Detecting 'disorder' in multidimensional random processes",
-Soviet Mathematics Doklady 24, 1981). For each place the nights before it are held against those after it with the
+Soviet Mathematics Doklady 24, 1981). For each place the nights before it are compared with those after it by the
 Mann-Whitney statistic, standardized and corrected for ties; the largest over all places is the statistic of the
 series (D. M. Hawkins and Q. Deng, "A nonparametric change-point control chart", Journal of Quality Technology 42,
 2010). Ranks know no scale and no distribution, so what chance alone makes of it is the same for every series of a
@@ -73,7 +73,7 @@ class Series:
 
     Args:
         case: name of the case.
-        precision: the precision asked for.
+        precision: the precision under test.
         release: the environment.
         tensor: ONNX name of the output.
         sample: number of the sample.
@@ -102,13 +102,13 @@ class Series:
 
     @property
     def rise(self) -> Step | None:
-        """The last step, if it is one to the worse whose level still holds; None where the level creeps."""
+        """The last step, if it is one up whose level still lasts; None where the level creeps."""
         last = self.steps[-1] if self.steps else None
         if last is None or last.after <= last.before or self.creep is not None:
             return None
         tonight = self.errors[-1]
-        holds = tonight > math.sqrt(last.before * last.after) or not math.isfinite(tonight)
-        return last if holds else None
+        lasts = tonight > math.sqrt(last.before * last.after) or not math.isfinite(tonight)
+        return last if lasts else None
 
 
 def find_creep(values: np.ndarray, steps: Sequence[Step]) -> Creep | None:

@@ -24,14 +24,14 @@ KEY = ("case", "precision", "kind", "tensor", "sample")
 #: The columns of a judgement; what they mean.
 JUDGED = {
     "case": "name of the case",
-    "precision": "the precision asked for",
+    "precision": "the precision under test",
     "kind": "`output` or `layer`",
     "tensor": "ONNX name of the tensor",
     "sample": "number of the sample; -1 for all together",
     "index": "place of the node in topological order",
     "node": "ONNX node that writes the tensor",
     "op": "its operator type",
-    "verdict": "`same`, `within noise`, `drift better`, `fixed`, `drift worse`, `new failure`",
+    "verdict": "`same`, `within noise`, `improved`, `fixed`, `regressed`, `new failure`",
     "old": "mean error (nrmse over the FP32 reference) of the older release's builds that are finite; infinite "
     "where most are not. Of earlier nights, the median of these means",
     "new": "mean error of the newer release, likewise",
@@ -135,14 +135,14 @@ def judge_tensors(
         moved &= 2 * groups.count(new & bands.within(groups, error, floor)) <= after
     broken = _beyond(change, bands.settled, floor) & held & (change > 0) & (new_passed < after)
     gates = _gates(frame, groups, passed, new)
-    # Of a gate on another metric the error says nothing: it has broken where it held before and holds in no build.
+    # The error says nothing of a gate on another metric: it has broken if it held before and holds in no build now.
     elsewhere = pd.notna(gates["gate"]) & np.isnan(gates["error_limit"])
     broken |= elsewhere & held & (before > 0) & (new_passed == 0)
     # The level of finite builds says nothing of one that overflows, where none did before.
     overflows = (groups.count(new & np.isinf(error)) > 0) & (groups.count(old & np.isinf(error)) == 0)
     broken |= overflows & held & (before > 0) & (new_passed < after)
-    # Bits that few older builds have are no proof that nothing changed: those of one bad build come back. And if
-    # bits with which every older build held its gates break one now, it is the gate that is another.
+    # Bits that few older builds have do not prove that nothing changed: those of one bad build come back. And if the
+    # bits with which every older build passed fail a gate now, the gate has changed.
     same = (usual == after) | ((equal == after) & ~effect & (~broken | (old_passed == before)))
     judged = _described(frame, groups, new).assign(
         verdict=_choose(
@@ -150,10 +150,10 @@ def judge_tensors(
                 DriftVerdict.SAME: same & (after > 0),
                 DriftVerdict.NEW_FAILURE: broken,
                 DriftVerdict.WITHIN_NOISE: ~moved,
-                DriftVerdict.WORSE: change > 0,
+                DriftVerdict.REGRESSED: change > 0,
                 DriftVerdict.FIXED: failed & (new_passed == after),
             },
-            DriftVerdict.BETTER,
+            DriftVerdict.IMPROVED,
         ),
         old=bands.old,
         new=bands.new,
@@ -227,7 +227,7 @@ class _Bands:
     Args:
         old: level of the older side.
         new: level of the newer side.
-        settled: half the width of the band that the older side alone tells of.
+        settled: half the width of the band from the older side alone.
         noise: that of the band of the verdict.
     """
 
@@ -301,11 +301,11 @@ def _builds_alike(frame: pd.DataFrame, groups: _Groups, old: np.ndarray, new: np
     pairs = groups.code.astype(np.int64) * width + codes
     known = frame["hash"].notna().to_numpy()
     alike = np.zeros(len(frame), dtype=np.int64)
-    asked, which = np.unique(pairs[new], return_inverse=True)
-    places = np.searchsorted(asked, pairs[old])
-    found = np.zeros(len(asked) + 1, dtype=np.int64)
-    hit = np.append(asked, -1)[places] == pairs[old]
-    found[: len(asked)] = np.bincount(places[hit], minlength=len(asked))
+    wanted, which = np.unique(pairs[new], return_inverse=True)
+    places = np.searchsorted(wanted, pairs[old])
+    found = np.zeros(len(wanted) + 1, dtype=np.int64)
+    hit = np.append(wanted, -1)[places] == pairs[old]
+    found[: len(wanted)] = np.bincount(places[hit], minlength=len(wanted))
     alike[new] = found[which]
     return np.where(known, alike, 0)
 

@@ -2,8 +2,8 @@
 
 A release is written `emulator[:PRECISION][,noise=N][,seed=S][,plant=NODE[@PRECISION]]`:
 
-    emulator                            rounds at whatever precision is asked for
-    emulator:bf16                       rounds to BF16 whatever is asked for, as a release that changed its mind
+    emulator                            rounds at the precision under test
+    emulator:bf16                       rounds to BF16 at every precision, as a release that ignores the request
     emulator:fp16,noise=0.2,seed=1      rebuilds differ, as those of a real builder do
     emulator:fp16,plant=b3_up@bf16      one node rounds to BF16: a fault that came with the release
 
@@ -53,10 +53,10 @@ class EmulatedRelease:
 
     Args:
         name: as it is written on the command line; reports call it that.
-        precision: what it rounds to; None is whatever is asked for.
+        precision: what it rounds to; None: the precision under test.
         noise: how far a rebuild disturbs results before they are rounded, in units of the unit roundoff.
         seed: of the noise: releases that differ in nothing else are rebuilds of each other.
-        planted: name of the node that rounds otherwise; None is none. A model without such a node has no fault.
+        planted: name of the node that rounds otherwise; None: no node does. A model without such a node has no fault.
         planted_precision: what the planted node's results are rounded to besides.
     """
 
@@ -93,9 +93,9 @@ class EmulatedRelease:
                 values[key] = _number(text, part, value, int if key == "seed" else float)
         return cls(text, **values)
 
-    def rounds_to(self, asked: Precision) -> Precision:
-        """The precision that it rounds to when `asked` is asked for."""
-        return self.precision or asked
+    def rounds_to(self, precision: Precision) -> Precision:
+        """What it rounds to when `precision` is under test."""
+        return self.precision or precision
 
 
 class EmulatedBuild(Candidate):

@@ -133,7 +133,7 @@ class _Recorder(Candidate):
 
 @dataclass(frozen=True)
 class Lane:
-    """Releases that are built one after the other, in their order, and who judges them."""
+    """Releases that are built one after the other, in their order, and the judge of them."""
 
     releases: tuple[str, ...]
     judge: Judge
@@ -145,9 +145,9 @@ class Lane:
         """Judge one build: the result, what it computed, and how many seconds it took."""
         self.candidates.begin(build)
         self.judge.options = replace(self.judge.options, layers=layers)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         result = self.judge.run(case, spec, release, stage)
-        return result, self.candidates.recording, time.perf_counter() - begun
+        return result, self.candidates.recording, time.perf_counter() - start
 
 
 @contextmanager
@@ -157,7 +157,7 @@ def opened_lanes(
     """The lanes of `releases`, the one with the first release first; leaving the context ends all workers.
 
     Raises:
-        EnvironmentConfigError: a release is no environment.
+        EnvironmentConfigError: no environment has the name of a release.
         UsageError: the name of an emulated release means nothing.
     """
     known = RecordingCandidates()

@@ -24,11 +24,11 @@ class DriftOptions:
         repeats: builds of each engine.
         layers: in which of them layers are observed.
         timing_cache: which of them use the timing cache; `both` is the first with, the others without it: with the
-            cache a rebuild repeats the tactics of the one before, and tells little of the noise.
+            cache a rebuild repeats the tactics of the one before, and shows little of the noise.
         floors: what counts as a difference.
         memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
-        run_limit: seconds for one case at one precision on one release. Once they are over no further build is
-            begun; and a single build that takes longer is ended, as an error.
+        run_limit: seconds for one case at one precision on one release. Once they are over no further build
+            starts; and a single build that takes longer is stopped, as an error.
 
     Raises:
         UsageError: `repeats` is less than 1, or `run_limit` is not more than 0.
@@ -43,7 +43,7 @@ class DriftOptions:
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
-            raise UsageError(f"an engine is built once or more, not {self.repeats} times")
+            raise UsageError(f"an engine is built at least once, not {self.repeats} times")
         if self.run_limit is not None and not self.run_limit > 0:
             raise UsageError(f"a time limit is more than 0 seconds, not {self.run_limit:g}")
 
@@ -68,10 +68,10 @@ class DriftOptions:
 def select_specs(
     cases: Sequence[Case], releases: Sequence[str], precisions: Sequence[Precision]
 ) -> list[tuple[Case, RunSpec]]:
-    """Which runs of the cases are asked for.
+    """The runs of the cases.
 
     By default those of each case. Where all releases are emulated ones that round at a precision of their own, it
-    is the first one's precision alone: they would do the same whatever is asked.
+    is the first one's precision alone: they would do the same at every precision.
 
     Raises:
         NothingSelectedError: no case runs at any of `precisions`.
@@ -89,7 +89,7 @@ def select_specs(
 
 
 def check_releases(releases: Sequence[str]) -> None:
-    """Raise UsageError if a release is named twice: its builds could not be told apart."""
+    """Raise UsageError if a release is named twice: its builds could not be distinguished."""
     for name in releases:
         if releases.count(name) > 1:
             hint = "give the two different seeds" if is_emulated(name) else "name another environment"

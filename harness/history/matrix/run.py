@@ -1,8 +1,8 @@
 """The matrix: cases × precisions × releases, each engine built several times, every part kept as soon as it is there.
 
-One part is one case at one precision on all releases. An interrupted run loses the part that it was at, and goes on
-there when it is resumed. A release whose engine fails leaves a row that says so, and the matrix goes on. Releases on
-different GPUs are built side by side.
+One part is one case at one precision on all releases. An interrupted run loses the part that it was at, and
+continues there when it is resumed. A release whose engine fails leaves a row that says so, and the matrix continues.
+Releases on different GPUs are built side by side.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ def run_matrix(
         releases: environments and emulated releases, the older one first.
         options: how.
         history: the folder of the history.
-        resume: go on with the newest interrupted run of the same matrix.
-        progress: told of every build.
+        resume: continue the newest interrupted run of the same matrix.
+        progress: called for every build.
 
     Raises:
-        EnvironmentConfigError: a release is no environment; nothing was run.
+        EnvironmentConfigError: no environment has the name of a release; nothing was run.
         HistoryError: there is nothing to resume, the interrupted run was another one, or a model or inputs changed
             since.
     """
@@ -162,7 +162,7 @@ class _Matrix:
             return {release: self.builds(lane, case, spec, release, first) for release in lane.releases}
         finally:
             if self.releases[0] in lane.releases and not first.done():
-                first.set_result(None)  # nobody may wait for what does not come
+                first.set_result(None)  # so that no lane waits for ever
 
     def builds(
         self, lane: Lane, case: Case, spec: RunSpec, release: str, first: Future[Recording | None]
@@ -181,7 +181,7 @@ class _Matrix:
                 self.remember(result)
                 if result.verdict in (Verdict.ERROR, Verdict.SKIP):
                     self.skip(1)
-                    break  # the others would fail alike, and may take as long to do so
+                    break  # the others would fail in the same way, and may take as long
         return rows
 
     def skip(self, built: int) -> None:
@@ -195,7 +195,7 @@ class _Matrix:
         """Judge one build."""
         label = f"{release} build {build.number + 1}" if self.options.repeats > 1 else release
 
-        def tell(kind: Any, stage: str = "", result: RunResult | None = None) -> None:
+        def notify(kind: Any, stage: str = "", result: RunResult | None = None) -> None:
             with self.guard:
                 if self.stopped.is_set():
                     raise _Stopped
@@ -206,19 +206,19 @@ class _Matrix:
                 )
                 self.done += kind == "done"
 
-        tell("start")
+        notify("start")
         layers = self.options.observes(release, build)
         seconds = 0.0
         recording = Recording()
         try:
             result, recording, seconds = lane.build(
-                case, spec, release, build, layers=layers, stage=lambda stage: tell("stage", stage)
+                case, spec, release, build, layers=layers, stage=lambda stage: notify("stage", stage)
             )
         except _Stopped:
             raise
-        except Exception as error:  # a night must not end with its first surprise
-            result = _surprise(case, spec, release, error)
-        tell("done", result=replace(result, candidate=label).with_timing("total", seconds))
+        except Exception as error:  # one bug must not end a night
+            result = _unexpected(case, spec, release, error)
+        notify("done", result=replace(result, candidate=label).with_timing("total", seconds))
         return result, recording
 
     def rows(
@@ -263,8 +263,8 @@ def _command() -> str:
     return command(Path(sys.argv[0]).name, *sys.argv[1:]) if sys.argv else ""
 
 
-def _surprise(case: Case, spec: RunSpec, release: str, error: Exception) -> RunResult:
-    """The result of a build that raised what nobody expects: a bug, here or in a library."""
+def _unexpected(case: Case, spec: RunSpec, release: str, error: Exception) -> RunResult:
+    """The result of a build that raised an unexpected error: a bug, here or in a library."""
     return RunResult(
         case=case.name,
         precision=spec.precision,

@@ -63,7 +63,7 @@ def nightly_report(
     Args:
         folder: the history.
         newest: the run that is judged; by default the newest of the release. Others may write runs into the folder
-            while it goes on, so who has just written one names it.
+            meanwhile, so a caller who has just written one names it.
         release: the environment; by default the last one of the run.
         last: how many runs before it; of those that share a case with it and ran on a GPU of the same kind.
         floors: what counts as a difference; by default with NIGHTLY_CONFIDENCE.
@@ -119,7 +119,7 @@ def nightly_report(
 
 
 def with_series(runs: Sequence[RunDrift], series: Sequence[Series]) -> tuple[RunDrift, ...]:
-    """The runs, with those of their outputs whose level rose in an earlier night and still holds, or creeps.
+    """The runs, with those of their outputs whose level rose in an earlier night and has not fallen since, or creeps.
 
     A step is news for a few nights, and then what a night is like; what is said here stays as long as it is seen.
     """

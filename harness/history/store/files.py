@@ -128,7 +128,7 @@ class RunWriter:
     Args:
         folder: the history.
         plan: what is to be run.
-        run: id of an interrupted run to go on with; None begins one.
+        run: id of an interrupted run to continue; None starts one.
 
     Raises:
         HistoryError: another process writes this run, or the plan is another one.
@@ -155,7 +155,7 @@ class RunWriter:
             raise HistoryError(
                 "another process is writing this run",
                 where=self.parts,
-                hint="wait, or begin a run of its own",
+                hint="wait, or leave out --resume to start a new run",
             ) from None
         if not (self.parts / PLAN).exists():
             write_text(self.parts / PLAN, json.dumps(to_json(self.plan), indent=1) + "\n")
@@ -233,7 +233,7 @@ def list_newest(
     before: RunInfo | None = None,
     accept: Callable[[RunInfo], bool] = lambda info: True,
 ) -> list[RunInfo]:
-    """The newest `count` finished runs that hold `release`, the oldest of them first; few other footers are read.
+    """The newest `count` finished runs of `release`, the oldest of them first; few other footers are read.
 
     Warns of files that cannot be read.
 
@@ -242,7 +242,7 @@ def list_newest(
         count: how many.
         release: an environment or emulated release; None takes any.
         before: only runs that began before this one and share a case with it.
-        accept: asked last whether a run counts.
+        accept: whether a run counts; called last.
     """
     chosen: list[RunInfo] = []
     for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
@@ -323,10 +323,10 @@ def _files_of(info: RunInfo) -> tuple[Path, ...]:
 
 
 def read_info(path: Path) -> RunInfo:
-    """What the footer of one file of the history tells.
+    """What the footer of one file of the history says.
 
     Raises:
-        HistoryError: it is damaged, is no file of the history, or has a schema that this version does not read.
+        HistoryError: it is damaged, is not a file of the history, or has a schema that this version does not read.
     """
     info = _metadata(path)
     if info.schema != SCHEMA:
@@ -342,7 +342,7 @@ def _metadata(path: Path) -> RunInfo:
     """The metadata of a file.
 
     Raises:
-        HistoryError: it is damaged, or is no file of the history.
+        HistoryError: it is damaged, or is not a file of the history.
     """
     from pyarrow import ArrowException
     from pyarrow.parquet import read_schema
@@ -357,7 +357,9 @@ def _metadata(path: Path) -> RunInfo:
 
 
 def _foreign(path: Path, error: Exception) -> HistoryError:
-    return HistoryError(f"is no file of the history: {error}", where=path, hint="move it to another folder")
+    return HistoryError(
+        f"is not a file of the history: {error}", where=path, hint="move it to another folder"
+    )
 
 
 def _info_if_sound(path: Path) -> RunInfo | None:
@@ -380,7 +382,7 @@ def _unfinished(parts: Path) -> RunInfo | None:
         info.started  # noqa: B018 - raises ValueError where the folder is one of something else
         return info
     except (OSError, ValueError):
-        return None  # begun, or finished, at this moment; or a folder of something else
+        return None  # it starts or ends at this moment; or a folder of something else
 
 
 def _read(path: Path, columns: Sequence[str] = NAMES) -> pa.Table:

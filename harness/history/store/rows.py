@@ -88,7 +88,7 @@ def _distance(mine: Sequence[Tensors], others: Sequence[Tensors], tensor: str) -
 
 
 def hash_case(case: Case, *, whole: bool = False) -> str:
-    """SHA-256 of the question that a case asks: model, inputs, samples, seed, build options; `whole`: of it all."""
+    """SHA-256 of what decides the numbers of a case: model, inputs, samples, seed, build options; `whole`: of all."""
     document = case.model_dump(mode="json", exclude={"path"} if whole else set(_BESIDES))
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 

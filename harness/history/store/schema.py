@@ -63,10 +63,12 @@ class Row:
     case: Annotated[Text, "name of the case"] = None
     case_path: Annotated[Text, "the case file, or the model itself"] = None
     inputs: Annotated[Text, "shapes that such a model was given with `--input`: a JSON list of what that takes"] = None
-    case_sha256: Annotated[Text, "SHA-256 of what the case asks: model, inputs, samples, seed, build options"] = None
+    case_sha256: Annotated[
+        Text, "SHA-256 of what decides the numbers: model, inputs, samples, seed, build options"
+    ] = None
     model_sha256: Annotated[Text, "SHA-256 of the model"] = None
     seed: Annotated[Integer, "seed of the inputs"] = None
-    precision: Annotated[Text, "the precision asked for"] = None
+    precision: Annotated[Text, "the precision under test"] = None
     release: Annotated[Text, "the environment, or the emulated release"] = None
     build: Annotated[Integer, "number of the build of this engine in this run, from 0"] = None
     timing_cache: Annotated[Flag, "whether the build used the timing cache; null on the emulator"] = (

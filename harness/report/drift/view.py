@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.comparison import NONFINITE
 from harness.history import (
     MOST_BUILDS,
-    WORSENED,
+    REGRESSIONS,
     DriftVerdict,
     RunDrift,
     RunError,
@@ -88,7 +88,9 @@ def explain(run: RunDrift) -> DriftExplanation:
         statements.append(Statement("", f"and {plural(len(run.structure) - MOST_CHANGES, 'more change')}"))
     for error in run.errors[:MOST_ERRORS]:
         statements += _error(error)
-    wanted = run.verdict in WORSENED or run.status is Status.ERROR or (fails(run) and run.fails_unexpectedly)
+    wanted = (
+        run.verdict in REGRESSIONS or run.status is Status.ERROR or (fails(run) and run.fails_unexpectedly)
+    )
     command = run.command if wanted else ""
     return DriftExplanation(tuple(statements), command)
 
@@ -164,7 +166,7 @@ def _counts(found: Mapping[DriftVerdict, int]) -> str:
 
 
 def _origins(run: RunDrift) -> list[Statement]:
-    if run.verdict not in WORSENED:
+    if run.verdict not in REGRESSIONS:
         return []
     if not run.origins:
         why = "no observed layer regressed" if "layer" in run.counts else "no layer was observed"

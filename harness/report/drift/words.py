@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from harness.history import (
-    WORSENED,
+    REGRESSIONS,
     DriftReport,
     DriftVerdict,
     Fact,
@@ -24,9 +24,9 @@ from harness.text import duration, plural, ratio
 DRIFT_LOOKS = {
     DriftVerdict.SAME: Look("=", "=", "same", "dim", "quiet", 0),
     DriftVerdict.WITHIN_NOISE: Look("≈", "~", "within noise", "green", "good", 1),
-    DriftVerdict.BETTER: Look("▽", "v", "better", "green", "good", 2),
+    DriftVerdict.IMPROVED: Look("▽", "v", "improved", "green", "good", 2),
     DriftVerdict.FIXED: Look("✓", "+", "fixed", "bold green", "good", 3),
-    DriftVerdict.WORSE: Look("▲", "^", "WORSE", "bold red", "bad", 4),
+    DriftVerdict.REGRESSED: Look("▲", "^", "REGRESSED", "bold red", "bad", 4),
     DriftVerdict.NEW_FAILURE: Look("✗", "X", "NEW FAILURE", "bold red", "bad", 5),
 }
 STATUS_LOOKS = {
@@ -116,7 +116,7 @@ def ratio_text(run: RunDrift) -> str:
 
 def answer(report: DriftReport) -> str:
     """The whole report in one sentence, for the top of a page."""
-    drifted = [run for run in report.runs if run.verdict in WORSENED and run.status is not Status.XFAIL]
+    drifted = [run for run in report.runs if run.verdict in REGRESSIONS and run.status is not Status.XFAIL]
     stale = [run for run in report.runs if is_stale(run)]
     stopped = [run for run in report.runs if run.status in (Status.ERROR, Status.MISTAKE)]
     texts = []
@@ -225,7 +225,7 @@ def _calm(report: DriftReport, where: str) -> str:
     compared = [run for run in report.runs if _judged(run)]
     nothing = "No error" if engines_moved(report) else "Nothing"
     no_regression = f"{'Accuracy did not regress' if engines_moved(report) else 'Nothing regressed'} {where}"
-    moved = [run for run in compared if run.verdict in (DriftVerdict.BETTER, DriftVerdict.FIXED)]
+    moved = [run for run in compared if run.verdict in (DriftVerdict.IMPROVED, DriftVerdict.FIXED)]
     if waived := statuses(report.runs)[Status.XFAIL]:
         return f"{no_regression}, except for {plural(waived, 'waived run')}"
     if moved:
@@ -247,13 +247,13 @@ def _of_those_worse(report: DriftReport, status: Status) -> str:
         return ""
     found = [run.verdict for run in report.runs if run.status is status]
     worse = [
-        f"{found.count(verdict)} {DRIFT_LOOKS[verdict].word}" for verdict in WORSENED if verdict in found
+        f"{found.count(verdict)} {DRIFT_LOOKS[verdict].word}" for verdict in REGRESSIONS if verdict in found
     ]
     return f" ({', '.join(worse)} in other builds)" if worse else ""
 
 
 def summary(report: DriftReport, seconds: float | None = None) -> str:
-    """One line: `18 cases, 36 runs: 30 same, 4 within noise, 2 WORSE; 4,312 tensors in 3 builds each, 4 min`."""
+    """One line: `18 cases, 36 runs: 30 same, 4 within noise, 2 REGRESSED; 4,312 tensors in 3 builds each, 4 min`."""
     parts = []
     for verdict, look in DRIFT_LOOKS.items():
         runs = [run for run in report.runs if run.verdict is verdict and run.status not in STATUS_LOOKS]

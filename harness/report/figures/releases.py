@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.history import WORSENED, DriftReport, RowKind, RunDrift
+from harness.history import REGRESSIONS, DriftReport, RowKind, RunDrift
 from harness.report.figures.canvas import (
     BLUE,
     INK,
@@ -138,7 +138,9 @@ def _draw_growth(axes: Axes, report: DriftReport, run: RunDrift, table: pd.DataF
             places, heights, marker="o" if few else None, markersize=2.8, label=short(release, 44), **line
         )
     worse = [
-        place for place, verdict in enumerate(judged["verdict"].reindex(table.index)) if verdict in WORSENED
+        place
+        for place, verdict in enumerate(judged["verdict"].reindex(table.index))
+        if verdict in REGRESSIONS
     ]
     if worse:
         draw_marks(
