@@ -251,7 +251,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_built(tiny_cases, dr
     ]:  # fmt: skip
         with pytest.raises(error):
             drift(folder, *releases)
-    with pytest.raises(UsageError, match="once or more"):
+    with pytest.raises(UsageError, match="at least once"):
         drift(folder, OLD, NEW, repeats=0)
     with pytest.raises(NothingSelectedError):
         drift(folder, OLD, NEW, precisions=["fp8"])

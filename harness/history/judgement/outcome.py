@@ -158,6 +158,7 @@ class Fact(StrEnum):
     COMPUTE_CAPABILITY = "compute capability"
     DRIVER = "driver"
     CUDA = "CUDA"
+    PRODUCT = "product"
     TENSORRT = "TensorRT"
     ONNXRUNTIME = "ONNX Runtime"
     HARNESS = "harness"

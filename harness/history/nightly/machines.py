@@ -14,6 +14,7 @@ _COLUMNS = {
     Fact.COMPUTE_CAPABILITY: "compute_capability",
     Fact.DRIVER: "driver",
     Fact.CUDA: "cuda",
+    Fact.PRODUCT: "product",
     Fact.TENSORRT: "tensorrt",
     Fact.ONNXRUNTIME: "onnxruntime",
     Fact.HARNESS: "harness",
@@ -30,6 +31,7 @@ class Machine:
     compute_capability: str | None = None
     driver: str | None = None
     cuda: str | None = None
+    product: str | None = None
     tensorrt: str | None = None
     onnxruntime: str | None = None
     harness: str | None = None

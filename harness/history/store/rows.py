@@ -28,7 +28,7 @@ from harness.worker.protocol import EngineFacts, LayerInfo
 if TYPE_CHECKING:
     import pandas as pd
 
-_ENGINE_FACTS = ("tensorrt", "cuda", "driver", "gpu", "compute_capability")
+_ENGINE_FACTS = ("product", "tensorrt", "cuda", "driver", "gpu", "compute_capability")
 _HOST_COLUMNS = {"harness": "harness", "onnxruntime": "onnxruntime", "cpu": "host_cpu"}
 """Columns by their key in the fingerprint of the host."""
 

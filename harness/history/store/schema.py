@@ -120,7 +120,8 @@ class Row:
     typing: Annotated[Text, "`weak` or `strong`"] = None
     structure: Annotated[Text, "JSON: the engine's layers, with nodes, operators, precision and tactic"] = None
     # What it ran on.
-    tensorrt: Annotated[Text, "version of TensorRT; null on the emulator"] = None
+    product: Annotated[Text, "`TensorRT` or `TensorRT for RTX`; null on the emulator"] = None
+    tensorrt: Annotated[Text, "version of the product; null on the emulator"] = None
     cuda: Annotated[Text, "version of CUDA"] = None
     driver: Annotated[Text, "version of the driver"] = None
     gpu: Annotated[Text, "name of the GPU"] = None
