@@ -113,8 +113,7 @@ def judge_tensors(
     """
     frame, old, new = frame[old | new], old[old | new], new[old | new]
     groups = _Groups.of(frame)
-    error = frame["error"].to_numpy(dtype=np.float64, na_value=np.nan)
-    error = np.where(np.isnan(error), np.inf, error)
+    error = frame["error"].to_numpy(dtype=np.float64, na_value=np.inf)
     before, after = groups.count(old), groups.count(new)
     bands = _Bands.of(groups, error, old, new, floors.confidence)
     if nights:
@@ -128,7 +127,6 @@ def judge_tensors(
     # Of many nights, a few bad builds are no reason to expect a failure, nor its end to be a fix.
     held = old_passed >= before * (1 - OUTLYING if nights else 1)
     failed = (2 * old_passed < before) if nights else (old_passed < before)
-
     effect = _beyond(change, np.zeros_like(floor), floor)
     moved = _beyond(change, bands.noise, floor)
     if nights:  # one build of three that chose other tactics moves the mean of a night, and is no other level
