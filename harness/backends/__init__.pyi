@@ -1,8 +1,5 @@
-from .double import DoubleReference as DoubleReference
 from .emulator import Emulator as Emulator
 from .engines import Tensors as Tensors
-from .partial import Computed as Computed
-from .partial import run_as_far_as_possible as run_as_far_as_possible
 from .plan import Candidate as Candidate
 from .plan import EmulatorFacts as EmulatorFacts
 from .plan import Evaluation as Evaluation
@@ -10,11 +7,14 @@ from .plan import Observation as Observation
 from .plan import ObservedEngine as ObservedEngine
 from .plan import Plan as Plan
 from .plan import Timing as Timing
+from .reference import DoubleReference as DoubleReference
 from .reference import Reference as Reference
+from .requests import Profile as Profile
+from .requests import shape_ranges as shape_ranges
+from .session import Computed as Computed
 from .session import GraphRunner as GraphRunner
 from .session import check_feeds as check_feeds
 from .session import chunks as chunks
+from .session import run_as_far_as_possible as run_as_far_as_possible
 from .session import tensor_sizes as tensor_sizes
-from .shapes import Profile as Profile
-from .shapes import shape_ranges as shape_ranges
 from .tensorrt import TensorRTCandidate as TensorRTCandidate

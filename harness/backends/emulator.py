@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from harness.backends.partial import Computed, run_as_far_as_possible
 from harness.backends.plan import Candidate, EmulatorFacts, Evaluation, Observation, Plan, Timing
-from harness.backends.session import GraphRunner
+from harness.backends.session import Computed, GraphRunner, run_as_far_as_possible
 from harness.errors import NodeFailedError
 from harness.model import LOWERED, Model, lower, round_array, shadow, units_of
 from harness.tensors import Precision

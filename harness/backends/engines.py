@@ -48,7 +48,7 @@ class Engine:
 
 
 class EngineStore:
-    """Engines by what was asked for.
+    """Engines by their requests.
 
     Args:
         supervisor: the worker; when it is replaced, its engines are gone and are built again.
@@ -96,7 +96,7 @@ class EngineStore:
         """
         untimed = engine.facts.latency is None and timing.repeats > 0
         with self._files_for_inference() as (inputs, outputs):
-            with _told_if_full(inputs.parent):
+            with _reporting_full_disk(inputs.parent):
                 protocol.write_tensor_file(
                     str(inputs), {name: to_wire(name, array) for name, array in feeds.items()}
                 )
@@ -129,7 +129,7 @@ class EngineStore:
     def write_tensors(self, name: str, tensors: Tensors) -> Path:
         """A tensor file in the worker's folder, called `name`; written once in the life of a worker."""
         self._renew()
-        with _told_if_full(self.supervisor.worker().folder):
+        with _reporting_full_disk(self.supervisor.worker().folder):
             path = self._folder() / name
             if not path.exists():
                 protocol.write_tensor_file(
@@ -154,7 +154,7 @@ class EngineStore:
             self._generation = self.supervisor.generation
 
     def _build(self, model: Model, request: protocol.BuildRequest) -> Engine:
-        with _told_if_full(self.supervisor.worker().folder):
+        with _reporting_full_disk(self.supervisor.worker().folder):
             request = replace(request, model_path=str(self._model_file(model)))
         reply = self._ask(request)
         if isinstance(reply, protocol.Error) and reply.kind == "out_of_memory" and self._engines:
@@ -220,7 +220,7 @@ def to_wire(name: str, array: np.ndarray) -> protocol.Tensor:
     """
     kind = dtype_name(array.dtype)
     if kind not in protocol.STORAGE:
-        raise InputDataError(f"input {name!r} is {kind}, which TensorRT takes from nobody")
+        raise InputDataError(f"input {name!r} is {kind}, which TensorRT does not take as an input")
     native = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
     return protocol.Tensor(native.view(protocol.STORAGE[kind]), kind)
 
@@ -231,7 +231,7 @@ def from_wire(tensor: protocol.Tensor) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _told_if_full(folder: Path) -> Iterator[None]:
+def _reporting_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

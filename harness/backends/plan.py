@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from harness.model import Model
 
 
+Marks = tuple[str, ...]
+
+
 class Observation(StrEnum):
     """How intermediate tensors are read."""
 
@@ -52,7 +55,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class ObservedEngine:
-    """One engine that was built to be observed, so that it can be told whether observing changed it.
+    """One engine that was built to be observed, to see whether observing changed it.
 
     Args:
         marks: the tensors that it gave.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from harness.backends.engines import EngineStore, Tensors
-from harness.backends.marking import Marks
-from harness.backends.plan import Observation, Plan
-from harness.backends.shapes import Profile, shape_ranges
+from harness.backends.plan import Marks, Observation, Plan
 from harness.case import BuildOptions
 from harness.environments import Environment
 from harness.errors import NothingSelectedError
@@ -16,12 +16,34 @@ from harness.model import LOW_DTYPE, Model, extract, with_islands
 from harness.tensors import Precision, hash_feeds
 from harness.worker.protocol import BuildOption, BuildRequest, NodeHint
 
+Shape = tuple[int, ...]
+Profile = tuple[Shape, Shape, Shape]
+
+
+def shape_ranges(
+    model: Model, feeds: Mapping[str, np.ndarray], profiles: Mapping[str, Profile]
+) -> dict[str, Profile]:
+    """The (minimum, optimum, maximum) shape of each input with a dynamic axis: the given one, or what it is fed.
+
+    Args:
+        model: the model.
+        feeds: its inputs.
+        profiles: what is given, by input.
+    """
+    shapes = {}
+    for info in model.inputs:
+        if info.shape is None or not all(isinstance(size, int) for size in info.shape):
+            fed = tuple(np.shape(feeds[info.name]))
+            shapes[info.name] = profiles.get(info.name, (fed, fed, fed))
+    return shapes
+
+
 _KEPT_TYPED_MODELS = 8
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 @dataclass(frozen=True)
-class Asked:
+class EngineRequest:
     """A graph and what to build from it; the path of the graph's file is filled in when it is built."""
 
     model: Model
@@ -66,20 +88,20 @@ class Requests:
         self._prefixes: dict[tuple[str, str], Model] = {}
         self._hints: dict[str, tuple[NodeHint, ...]] = {}
 
-    def unobserved(self, plan: Plan, feeds: Tensors) -> Asked:
+    def unobserved(self, plan: Plan, feeds: Tensors) -> EngineRequest:
         """The engine that a user would deploy."""
         return self._ask(plan, feeds, Observation.NONE, ())
 
-    def marked(self, plan: Plan, feeds: Tensors, marks: Marks) -> Asked:
+    def marked(self, plan: Plan, feeds: Tensors, marks: Marks) -> EngineRequest:
         """The engine that gives `marks` beside its outputs."""
         return self._ask(plan, feeds, Observation.TYPED, marks)
 
-    def debug(self, plan: Plan, feeds: Tensors) -> Asked:
+    def debug(self, plan: Plan, feeds: Tensors) -> EngineRequest:
         """The engine that gives debug tensors: those of the plan, or all there are."""
         marks = self.marks(plan) if plan.marks else ()
         return self._ask(plan, feeds, Observation.DEBUG, marks)
 
-    def prefix(self, plan: Plan, feeds: Tensors, tensor: str) -> Asked:
+    def prefix(self, plan: Plan, feeds: Tensors, tensor: str) -> EngineRequest:
         """The engine of the graph cut at `tensor`."""
         return self._ask(plan, feeds, Observation.PREFIX, (tensor,))
 
@@ -98,8 +120,8 @@ class Requests:
 
     def options(self, plan: Plan) -> BuildOptions:
         """The environment's build options, overridden by what the plan sets."""
-        asked = self._environment.build.model_copy(update=plan.build.model_dump(exclude_unset=True))
-        return asked.model_copy(update={"pin_precision": False}) if plan.casts else asked
+        options = self._environment.build.model_copy(update=plan.build.model_dump(exclude_unset=True))
+        return options.model_copy(update={"pin_precision": False}) if plan.casts else options
 
     def shapes(self, model: Model, feeds: Tensors) -> dict[str, Profile]:
         """See `shape_ranges`."""
@@ -111,7 +133,7 @@ class Requests:
         self._prefixes.clear()
         self._hints.clear()
 
-    def _ask(self, plan: Plan, feeds: Tensors, observation: Observation, marks: Marks) -> Asked:
+    def _ask(self, plan: Plan, feeds: Tensors, observation: Observation, marks: Marks) -> EngineRequest:
         options = self.options(plan)
         typing = self._typing(plan.precision, options)
         model = self.model
@@ -139,7 +161,7 @@ class Requests:
             nodes=self._hints_of(model),
             tactics=plan.tactics,
         )
-        return Asked(model, request)
+        return EngineRequest(model, request)
 
     def _typing(self, precision: Precision, options: BuildOptions) -> str:
         """`weak`, `strong`, or `auto` where the graph is the same for both."""

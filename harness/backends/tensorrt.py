@@ -17,12 +17,10 @@ from typing import Any
 import numpy as np
 
 from harness.backends.engines import BuildRefused, EngineStore, Tensors
-from harness.backends.evaluating import Evaluating
-from harness.backends.marking import Marks, MarkSplitter
-from harness.backends.plan import Candidate, Evaluation, Observation, Plan, Timing
-from harness.backends.requests import Asked, Requests, plain_options
+from harness.backends.evaluating import Evaluating, MarkSplitter
+from harness.backends.plan import Candidate, Evaluation, Marks, Observation, Plan, Timing
+from harness.backends.requests import EngineRequest, Profile, Requests, plain_options
 from harness.backends.session import check_feeds, chunks, tensor_sizes
-from harness.backends.shapes import Profile
 from harness.case import BuildOptions
 from harness.environments import Environment, Supervisor, shared_supervisor
 from harness.model import LOW_DTYPE, Model
@@ -180,7 +178,7 @@ class TensorRTCandidate(Candidate):
         if not marks:
             return
 
-        def ask(group: Marks) -> Asked:
+        def ask(group: Marks) -> EngineRequest:
             if plan.observation is Observation.PREFIX:
                 return self.requests.prefix(plan, feeds, group[0])
             return self.requests.marked(plan, feeds, group)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.backends.engines import BuildRefused
-from harness.backends.marking import Marks, MarkSplitter
+from harness.backends.evaluating import Marks, MarkSplitter
 from harness.errors import BuildFailedError, CandidateError, UnsupportedByReleaseError
 
 NAMES = tuple(f"t{number}" for number in range(24))
