@@ -29,13 +29,14 @@ def shorten(text: str, width: int) -> str:
     if len(text) <= width:
         return text
     room = width - 1
-    for pattern in (_PARTS, _WORDS):
+    # The end says most of a name: it gets more than half of the room, and all but a little if it must.
+    for pattern, share in ((_PARTS, 0.6), (_PARTS, 0.9), (_WORDS, 0.6), (_WORDS, 0.4)):
         words = re.findall(pattern, text)
-        head = _as_many(words, room // 2)
-        tail = _as_many(words[::-1], room - sum(map(len, head)))[::-1]
+        tail = _as_many(words[::-1], int(share * room))[::-1]
         head = _as_many(words, room - sum(map(len, tail)))
+        tail = _as_many(words[::-1], room - sum(map(len, head)))[::-1]
         start, end = "".join(head), "".join(tail)
-        if start and end and len(start) + len(end) >= room // 2:
+        if any(map(str.isalnum, start)) and end and len(start) + len(end) >= room // 2:
             return f"{start}…{end}"
     return f"{text[: room // 2]}…{text[len(text) - (room - room // 2) :]}"
 

@@ -189,3 +189,19 @@ def test_what_numbers_were_made_with_is_a_line_a_fact() -> None:
         "harness": "0.1.0",
         "trt": "TensorRT 8.6.0, NVIDIA H200, driver 580.1",
     }
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_the_name_of_an_origin_is_shortened_rather_than_folded(
+    make_report, make_result, make_layer, width: int
+) -> None:
+    node = "/model/layers.0/self_attn/q_proj/MatMul_quantized"
+    runs = [
+        make_result(Verdict.FAIL, precision=precision, layers=(make_layer(0, 0.6, origin=True, node=node),))
+        for precision in (Precision.FP32, Precision.TF32, Precision.FP16, Precision.BF16)
+    ]
+    rows = printed(make_report(*runs), width=width).splitlines()[2:5]
+    folded = [line for line in rows if "zed" in line]
+    assert len(folded) == 1
+    assert "…" in folded[0], "the name stands in one line"
+    assert max(map(len, rows)) <= width

@@ -46,6 +46,8 @@ def test_a_shortened_name_fits_and_keeps_both_ends(text: str, width: int) -> Non
         ("/model/layers.0/self_attn/q_proj/MatMul", 30, "/model/layers.0…/q_proj/MatMul"),
         ("/model/layers.0/self_attn/q_proj/MatMul", 24, "/model/…/q_proj/MatMul"),
         ("/model/layers.0/self_attn/q_proj/MatMul", 20, "/model/…/MatMul"),
+        ("/model/layers.0/self_attn/q_proj/MatMul_quantized", 20, "/model/…_quantized"),
+        ("encoder-with-long-name", 16, "encoder-…-name"),
         ("node_linear_of_encoder", 16, "node_…of_encoder"),
         ("short", 10, "short"),
         ("averyveryverylongnameofone", 9, "aver…fone"),

@@ -33,6 +33,7 @@ MOST_OUTPUTS = 8  # rows of a failure's short table
 PAD = 2  # spaces between columns
 STACKED = 9  # columns of the terminal that a verdict over its number takes
 SHORT_NAME = 16  # names are never cut shorter than this
+LEAST_NAME = 8  # but for that of an origin in a very narrow terminal, which would be folded instead
 
 
 def print_report(
@@ -94,6 +95,9 @@ def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
         spare = width - named - STACKED * len(verdicts) - min(_widest(origins), SHORT_NAME)
         longest = max(SHORT_NAME, _widest(cases) - PAD + min(spare, 0))
         cases = [Text(shorten(row.case, longest)) for row in arranged.rows]
+        named = _widest(cases) + (_widest(candidates) if candidates else 0)
+        room = width - named - STACKED * len(verdicts)
+        origins = [_first_origin(row, min(max(room, LEAST_NAME), 32)) for row in arranged.rows]
     for place in range(1, len(cases)):
         if arranged.rows[place].case == arranged.rows[place - 1].case:
             cases[place] = Text("")  # named once, above
@@ -235,12 +239,13 @@ def _worst_output(row: Row) -> Text:
     return Text("" if worst is None else shorten(worst.tensor, 32))
 
 
-def _first_origin(row: Row) -> Text:
+def _first_origin(row: Row, longest: int = 32) -> Text:
     if not row.origins:
         return Text("")
     first = row.origins[0]
     more = f" +{len(row.origins) - 1}" if len(row.origins) > 1 else ""
-    return Text(f"{shorten(first.node, 32)} ({first.op}){more}", style=LOOKS[row.gravest.verdict].style)
+    name = shorten(first.node, longest)
+    return Text(f"{name} ({first.op}){more}", style=LOOKS[row.gravest.verdict].style)
 
 
 def _print_warnings(console: Console, report: RunReport, details: bool) -> None:
