@@ -252,7 +252,9 @@ def test_annotations_name_file_and_line_and_keep_to_one_line(
         "::notice",
     ]
     (worse,) = [line for line in lines if "worse.case.yaml" in line]
-    assert worse.startswith("::error file=cases/worse.case.yaml,line=4,title=Regressed%3A worse at fp16 on new::")
+    assert worse.startswith(
+        "::error file=cases/worse.case.yaml,line=4,title=Regressed%3A worse at fp16 on new::"
+    )
     assert "%0Ago on with: harness diagnose" in worse
     assert all("\n" not in line for line in lines)
 
