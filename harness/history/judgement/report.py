@@ -47,7 +47,7 @@ from harness.history.types import (
 )
 from harness.judge import MadeWith
 from harness.tensors import Precision, to_json
-from harness.text import plural
+from harness.text import plural, shorten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ MOST_SHOWN = 20
 """Runs that a notebook shows of a report."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunDrift:
     """One case at one precision, between the older release and a newer one.
 
@@ -111,6 +111,10 @@ class RunDrift:
     incomparable: Incomparable | None = None
     baseline: BaselineNote | None = None
     series: tuple[Series, ...] = ()
+
+    def __repr__(self) -> str:
+        """`RunDrift(mlp::fp16::new: regressed, y: error 1e-3 → 3e-3)`."""
+        return f"RunDrift({self.id}: {self.outcome}, {shorten(self.reason, 120)})"
 
     @property
     def reason(self) -> str:
@@ -272,9 +276,10 @@ class DriftReport:
         return self.tensors.copy()
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{amount} {outcome}" for outcome, amount in self._outcomes().items())
-        runs = f"{plural(len(self.runs), 'run')}: {found}" if found else "no runs"
-        return f"<DriftReport {self.run}, {' → '.join(self.releases)}, {runs}>"
+        """`DriftReport(old → new, 12 runs: 1 regressed, 11 same)`."""
+        counts = ", ".join(f"{amount} {outcome}" for outcome, amount in self._outcomes().items())
+        runs = f"{plural(len(self.runs), 'run')}{': ' if counts else ''}{counts}"
+        return f"DriftReport({' → '.join(self.releases)}, {runs})"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the summary, and the gravest runs."""
@@ -289,7 +294,7 @@ class DriftReport:
         ]
         rest = len(self.runs) - len(rows)
         return (
-            f"<p>{escape(repr(self)[1:-1])}</p><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+            f"<p>{escape(repr(self))}</p><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
             + (f"<p>and {plural(rest, 'more run')}</p>" if rest else "")
         )
 
