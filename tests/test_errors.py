@@ -1,0 +1,49 @@
+"""The exception tree: what its errors say, and the data that they carry."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from harness import errors
+from harness.errors import CandidateError, HarnessError, JournalError, Place, WorkerCrashedError
+
+CLASSES = [
+    value
+    for value in vars(errors).values()
+    if inspect.isclass(value) and issubclass(value, Exception) and value.__module__ == errors.__name__
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        (Place(Path("x.yaml")), "x.yaml"),
+        (Place(Path("x.yaml"), 3), "x.yaml:3"),
+        (Place(Path("x.yaml"), 3, 5), "x.yaml:3:5"),
+    ],
+)
+def test_a_place_is_a_file_its_line_and_its_column(place: Place, text: str) -> None:
+    error = JournalError("is damaged", where=place, hint="delete it")
+    assert (error.where, error.place) == (text, place)
+    assert str(error) == f"{text}: is damaged (delete it)"
+
+
+def test_a_file_is_a_place_and_a_case_is_none() -> None:
+    assert JournalError("x", where=Path("a")).place == Place(Path("a"))
+    assert JournalError("x", where="case mlp").place is None
+
+
+def test_the_error_of_an_environment_has_its_name_and_says_it() -> None:
+    error = WorkerCrashedError("the worker was killed", signal=9, environment="trt-8.6", evidence=["Killed"])
+    assert (error.environment, error.signal, error.evidence) == ("trt-8.6", 9, ("Killed",))
+    assert str(error) == "environment trt-8.6: the worker was killed"
+    assert str(CandidateError("x", environment="a", where="the plan")) == "the plan: x"
+
+
+@pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
+def test_every_error_is_one_of_the_tree_and_has_an_exit_status(error: type[Exception]) -> None:
+    assert issubclass(error, HarnessError)
+    assert error.exit_code in {2, 3, 4, 5}
