@@ -46,4 +46,4 @@ def test_the_error_of_an_environment_has_its_name_and_says_it() -> None:
 @pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
 def test_every_error_is_one_of_the_tree_and_has_an_exit_status(error: type[Exception]) -> None:
     assert issubclass(error, HarnessError)
-    assert error.exit_code in {2, 3, 4, 5}
+    assert error.exit_code > 1  # 1 says that something was judged and fails
