@@ -14,10 +14,11 @@ from test_tree import PACKAGE, modules
 
 FUNCTION_LINES = 80
 MODULES_IN_A_FOLDER = 15
-LINES = 46_000
+LINES = 45_600
 """Of all modules of harness together, docstrings included; 900 of them compile models without a GPU."""
 
-LONG_FUNCTIONS = {}
+LONG_FUNCTIONS = {
+}
 """Package and function: lines."""
 
 CROWDED_FOLDERS = {
