@@ -63,7 +63,7 @@ class Limits(_Strict):
     compile: _Seconds = 300.0
     """One build that is only looked at; 0.2 to 4 s for models of up to 200 nodes on two cores without a GPU."""
     idle: _Seconds = 600.0
-    """How long a worker without a GPU is kept when nobody asks it anything; starting another takes half a second."""
+    """How long a worker without a GPU is kept without a request; starting another takes half a second."""
     memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Memory of the host that the worker may have, in GiB; by default all."""
 

@@ -20,7 +20,7 @@ from harness.environments.folders import ENOUGH_BYTES, SHARED_MEMORY, cache_fold
 from harness.environments.process import end_all
 from harness.environments.supervisor import Supervisor
 from harness.errors import CandidateError, HarnessError
-from harness.tensors import host_fingerprint
+from harness.tensors import host_fingerprint, to_json
 from harness.worker.protocol import Probe, ProbeReply
 
 
@@ -56,21 +56,17 @@ class EnvironmentCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
-        probe = self.probe
-        facts = (
-            {} if probe is None else {key: value for key, value in vars(probe).items() if key != "problems"}
-        )
-        return {
+        environment = {
             "name": self.environment.name,
-            "command": list(self.environment.command),
+            "command": self.environment.command,
             "gpu_index": self.environment.gpu,
             "passed": self.passed,
             "ability": self.ability,
-            **{key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()},
-            "problems": list(self.problems),
-            "hint": self.hint,
-            "evidence": list(self.evidence),
         }
+        probe = {} if self.probe is None else vars(self.probe)
+        found = {"problems": self.problems, "hint": self.hint, "evidence": self.evidence}
+        document: dict[str, Any] = to_json({**environment, **probe, **found})
+        return document
 
 
 def check_environment(environment: Environment, *, adapter: Path | None = None) -> EnvironmentCheck:

@@ -19,7 +19,7 @@ from pathlib import Path
 from harness.errors import EnvironmentConfigError
 
 SHARED_MEMORY = Path("/dev/shm")
-#: Containers get 64 MiB of shared memory unless they are told otherwise: too little for tensors.
+#: Containers get 64 MiB of shared memory unless configured otherwise: too little for tensors.
 ENOUGH_BYTES = 1 << 30
 
 

@@ -20,7 +20,7 @@ from harness.worker import protocol
 
 
 class TimingCacheFile:
-    """The timing cache between runs: one file a release and GPU, since no cache carries over to another.
+    """The timing cache between runs: one file for each release and GPU, since no cache carries over to another.
 
     A worker sees only its scratch folder, so the file is copied in and out. Some releases refuse every cache that
     comes from a file (8.5 and 8.6: "Myelin error from unknown graph … The timing cache will not be used!"). Then
@@ -110,7 +110,7 @@ class Supervisor:
     def start_ahead(self) -> None:
         """Start the worker in the background: importing TensorRT takes seconds that the caller can use.
 
-        Whoever asks next waits for it, and is told if it did not start.
+        The next request waits for it, and fails if it did not start.
         """
         if self.running:
             return
@@ -201,7 +201,7 @@ class Supervisor:
         return failures.refused(self.environment, failures.describe(message), error, log)
 
     def take_warnings(self) -> tuple[str, ...]:
-        """What the person should know and has not been told."""
+        """Warnings that nobody has taken yet."""
         with self._guard:
             warnings, self._warnings = tuple(self._warnings), []
             return warnings

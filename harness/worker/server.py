@@ -109,14 +109,14 @@ class Server:
         handlers: Dict[Type[Any], Callable[[Any], protocol.Reply]] = {
             protocol.Ping: lambda _: protocol.Done(),
             protocol.Shutdown: self._shut_down,
-            protocol.Probe: lambda asked: self.adapter.probe(asked),
-            protocol.BuildRequest: lambda asked: self.adapter.build(asked),
-            protocol.Compile: lambda asked: self.adapter.compile(asked),
-            protocol.InferRequest: lambda asked: self.adapter.infer(asked),
+            protocol.Probe: lambda request: self.adapter.probe(request),
+            protocol.BuildRequest: lambda request: self.adapter.build(request),
+            protocol.Compile: lambda request: self.adapter.compile(request),
+            protocol.InferRequest: lambda request: self.adapter.infer(request),
             protocol.Release: self._release,
             protocol.SaveCache: self._save_cache,
-            protocol.LoadCache: lambda asked: protocol.Done(
-                cache_refused=not self.adapter.load_timing_cache(asked.path)
+            protocol.LoadCache: lambda request: protocol.Done(
+                cache_refused=not self.adapter.load_timing_cache(request.path)
             ),
         }
         handler = handlers.get(type(request))

@@ -2,7 +2,7 @@
 
 Plain TensorRT calls and no loaders of polygraphy: those swallow the AttributeError of a flag that a release
 does not have, and the point here is that what a release cannot do is an error that says so. Which release
-offers what is asked in `release` alone, by name; every name is held against the contract data of 24 releases.
+offers what is asked in `release` alone, by name; every name is checked against the contract data of 24 releases.
 
 | module | what |
 |---|---|
@@ -11,7 +11,7 @@ offers what is asked in `release` alone, by name; every name is held against the
 | `network` | parsing ONNX, and from ONNX nodes to layers |
 | `building` | the two typing strategies, marks and debug tensors, the builder's configuration |
 | `inspection` | what was built, and whether it is what was asked for |
-| `tactics` | tactics: read, forced, forbidden |
+| `tactics` | tactics: recorded, forced, forbidden |
 | `runtime` | running and timing an engine |
 | `cache`, `device`, `log`, `dtypes` | the timing cache, the GPU, TensorRT's log, data types |
 """

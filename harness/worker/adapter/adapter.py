@@ -102,7 +102,7 @@ class Adapter:
             tactics = None if built.tactics is None else built.tactics.report(built.nodes, layers)
             if not layers:
                 warnings += (
-                    "the engine inspector tells nothing of this engine: no precision could be checked",
+                    "the engine inspector reports nothing of this engine: no precision could be checked",
                 )
         except BaseException:
             execution.close()
@@ -233,7 +233,7 @@ class Adapter:
 
     def _inspect(self, built: Built, execution: Execution, request: BuildRequest) -> Tuple[LayerInfo, ...]:
         if request.profiles:
-            # With open shapes the inspector has no formats to tell.
+            # With open shapes the inspector has no formats to report.
             execution.set_shapes({name: ranges[1] for name, ranges in request.profiles.items()})
         seen = built.engine.create_engine_inspector()
         seen.execution_context = execution.context

@@ -132,7 +132,7 @@ def _gpu_facts(cuda: Cuda) -> Dict[str, Any]:
 
 
 def driver_version() -> Optional[str]:
-    """Of the kernel driver, such as `580.159.03`; None where neither NVML nor /proc tells."""
+    """Of the kernel driver, such as `580.159.03`; None where neither NVML nor /proc has it."""
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
         buffer = ctypes.create_string_buffer(96)

@@ -25,7 +25,7 @@ class Log:
         self._write = write
         self._lines: Deque[Line] = deque(maxlen=_KEPT)
         self._count = 0
-        #: Each gets every message, VERBOSE ones too: candidate tactics are told nowhere else.
+        #: Each gets every message, VERBOSE ones too: candidate tactics are listed nowhere else.
         self.verbose_listeners: List[Callable[[str], None]] = []
 
     def add(self, severity: str, text: str) -> None:

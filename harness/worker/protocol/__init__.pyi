@@ -9,8 +9,6 @@ from .facts import LayerInfo as LayerInfo
 from .facts import PinnedTactics as PinnedTactics
 from .facts import RealisedPrecision as RealisedPrecision
 from .facts import Shape as Shape
-from .faults import KINDS as KINDS
-from .faults import Fault as Fault
 from .kernels import PACKAGE_OF as PACKAGE_OF
 from .kernels import TENSORRT as TENSORRT
 from .kernels import TENSORRT_RTX as TENSORRT_RTX
@@ -20,6 +18,7 @@ from .kernels import Kernel as Kernel
 from .kernels import KernelList as KernelList
 from .kernels import KernelTensor as KernelTensor
 from .kernels import RefusedNode as RefusedNode
+from .messages import KINDS as KINDS
 from .messages import PROTOCOL as PROTOCOL
 from .messages import REPLIES as REPLIES
 from .messages import BuildReply as BuildReply
@@ -28,6 +27,7 @@ from .messages import Compile as Compile
 from .messages import CompileReply as CompileReply
 from .messages import Done as Done
 from .messages import Error as Error
+from .messages import Fault as Fault
 from .messages import Hello as Hello
 from .messages import InferReply as InferReply
 from .messages import InferRequest as InferRequest

@@ -35,17 +35,17 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One layer of a built engine, as far as the inspector tells.
+    """One layer of a built engine, as far as the inspector reports.
 
     Args:
         name: the engine's name of the layer.
         kind: the layer's type in the engine (`CaskConvolution`, …).
         onnx_nodes: names of the ONNX nodes that it computes, most certain first; empty if unknown.
-        precision: the precision that it computes in (`fp32`, `fp16`, …); None if the release does not tell.
+        precision: the precision that it computes in (`fp32`, `fp16`, …); None if the release does not report it.
         input_dtypes: dtypes of its inputs (`float16`, …).
         output_dtypes: dtypes of its outputs.
         tactic: name of the tactic chosen, or its hexadecimal id where it has no name.
-        tactic_id: hexadecimal id of the tactic chosen; None if the release does not tell.
+        tactic_id: hexadecimal id of the tactic chosen; None if the release does not report it.
         fused_members: names of the network layers that were fused into it.
         outputs: names of the tensors that it writes.
     """
@@ -73,14 +73,14 @@ class Latency:
 
 @dataclass(frozen=True)
 class RealisedPrecision:
-    """Whether an engine computes in the precision that was asked for, as far as the inspector tells.
+    """Whether an engine computes in the precision that was asked for, as far as the inspector reports.
 
     Args:
-        precision: of most layers that compute; None if no layer tells one.
+        precision: of most layers that compute; None if no layer reports one.
         counts: layers by precision.
         opaque: how many layers hide what is inside of them.
         asserted: whether layers were seen to compute in the precision asked for.
-        islands_ok: whether the islands stayed in FP32; None if there are none, or no layer tells.
+        islands_ok: whether the islands stayed in FP32; None if there are none, or no layer reports it.
         relaxed: what was given up so that islands in a pinned network could be built: None, `neighbours_free` or
             `preferred`.
         islands: by node of an island, the network layers that were pinned for it.

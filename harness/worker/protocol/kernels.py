@@ -92,7 +92,7 @@ class CompileFailure:
     """Why a model that was parsed was not built.
 
     Args:
-        kind: one of `faults.KINDS`; or `crashed` or `timed_out`, for a builder that took its process with it.
+        kind: one of KINDS; or `crashed` or `timed_out`, for a builder that took its process with it.
         message: one sentence.
         evidence: the builder's own errors.
     """

@@ -10,7 +10,7 @@ Paths are absolute and the same on both sides: a container must mount them where
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Tuple, Type, Union
+from typing import Any, Dict, Iterable, Optional, Tuple, Type, Union
 
 from .codec import MessageError, from_plain
 from .facts import BuildOption, EngineFacts, Latency, Shape
@@ -75,8 +75,8 @@ class ProbeReply:
     Args:
         tensorrt: full version of the product, `8.6.0` or `10.13.3.9`; of TensorRT for RTX, `1.7.1.116`.
         product: TENSORRT or TENSORRT_RTX.
-        cuda: version of the CUDA runtime, `12.2`; None if it cannot be told.
-        driver: version of the driver, `580.159`, or of the CUDA that it supports; None if it cannot be told.
+        cuda: version of the CUDA runtime, `12.2`; None if unknown.
+        driver: version of the driver, `580.159`, or of the CUDA that it supports; None if unknown.
         gpu: name of the GPU that the worker sees first; None without a GPU.
         compute_capability: `9.0`.
         free_bytes: free memory of the GPU now.
@@ -149,7 +149,7 @@ class BuildRequest:
         calibration: tensor files for INT8 calibration, one a batch; each holds all inputs.
         nodes: the nodes of the model in topological order.
         engine_path: where to write the serialized engine; None writes none.
-        tactics: what to do about tactics; None leaves them to TensorRT and tells only what the inspector does.
+        tactics: what to do about tactics; None leaves them to TensorRT and reports only what the inspector does.
     """
 
     model_path: str
@@ -264,7 +264,7 @@ class Error:
     """The request failed.
 
     Args:
-        kind: one of `faults.KINDS`.
+        kind: one of KINDS.
         message: one sentence that says what failed and, where it is known, what to try.
         evidence: lines that support it: TensorRT's errors, the end of the traceback.
         fatal: the worker cannot be trusted any more (a sticky CUDA error): replace it.
@@ -323,3 +323,48 @@ def message_from_json(document: Any) -> Any:
     if name not in _TYPES:
         raise MessageError("no message is called {!r}".format(name))
     return from_plain(_TYPES[name], fields)
+
+
+#: kind: what it means, and what the host does.
+KINDS = {
+    "environment": "TensorRT cannot be loaded here, or there is no GPU; fatal",
+    "unsupported": "the release cannot do what is asked; the worker goes on",
+    "build_failed": "the builder returned no engine; the worker goes on",
+    "marks_failed": "the build failed because of its marks; the host splits them and asks again",
+    "out_of_memory": "memory of the GPU or of the machine ran out; the host makes smaller builds",
+    "cuda_error": "a CUDA call failed; fatal: the worker is replaced",
+    "disk_full": "a tensor file or an engine could not be written; the worker goes on",
+    "bad_request": "the request names what does not exist: a tensor, an engine, a file",
+    "internal": "a defect of the adapter; the worker is replaced",
+}
+
+
+class Fault(Exception):
+    """Raised by an adapter; the worker answers with `Error`.
+
+    Args:
+        kind: one of KINDS.
+        message: one sentence that says what failed and what to try.
+        evidence: lines that support it, such as TensorRT's own errors.
+        fatal: the worker cannot be trusted any more; always so for `environment`,
+            `cuda_error` and `internal`.
+        marks: for `marks_failed`, the names that are to blame, if known.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        evidence: Iterable[str] = (),
+        fatal: bool = False,
+        marks: Iterable[str] = (),
+    ) -> None:
+        super().__init__(message)
+        if kind not in KINDS:
+            raise ValueError("{!r} is no kind of fault, these are: {}".format(kind, ", ".join(KINDS)))
+        self.kind = kind
+        self.message = message
+        self.evidence: Tuple[str, ...] = tuple(evidence)
+        self.fatal = fatal or kind in ("environment", "cuda_error", "internal")
+        self.marks: Tuple[str, ...] = tuple(marks)

@@ -1,4 +1,4 @@
-"""Tactics in messages: what a builder chose for each layer, and what it is told to choose or to avoid.
+"""Tactics in messages: what a builder chose for each layer, and what it is ordered to choose or to avoid.
 
 A tactic is known by its place and its variant. The place is the layer with the shapes of its tensors, for unnamed
 layers repeat; with the editable timing cache it is the cache's key of the operator. The variant is the
@@ -9,7 +9,7 @@ bits, and many readers of JSON keep 53.
 from dataclasses import dataclass
 from typing import Any, Optional, Tuple
 
-#: How choices are told and made: `IAlgorithmSelector` (8.5 to 10.16), or the editable timing cache (from 10.8 on).
+#: How choices are read and made: `IAlgorithmSelector` (8.5 to 10.16), or the editable timing cache (from 10.8 on).
 SELECTOR, CACHE = "selector", "cache"
 MECHANISMS = ("auto", SELECTOR, CACHE)
 
@@ -21,9 +21,9 @@ class TensorForm:
     Args:
         dtype: `float16`, …
         strides: by axis, in elements or vectors of elements.
-        vectorized_dim: the axis that is stored in vectors, -1 if none is; None on releases that do not tell (8.5).
+        vectorized_dim: the axis that is stored in vectors, -1 if none is; None on releases that do not report it (8.5).
         components: elements of a vector; None likewise.
-        layout: TensorRT's name of the format (`LINEAR`, `CHW32`); None on releases that do not tell (10 and later).
+        layout: TensorRT's name of the format (`LINEAR`, `CHW32`); None where it is not reported (10 and later).
     """
 
     dtype: str
@@ -42,11 +42,11 @@ class Choice:
         tactic: hexadecimal id of the tactic, or the tactic's hash in the editable timing cache.
         implementation: hexadecimal id of the implementation; None with the editable timing cache.
         key: the timing cache's key of the operator; None with an algorithm selector.
-        shapes: of the inputs, then of the outputs, at the optimum of the profile; empty if they are not told.
+        shapes: of the inputs, then of the outputs, at the optimum of the profile; empty if unknown.
         inputs: the form of each input; empty with the editable timing cache.
         outputs: likewise.
-        kernel: name of the kernel, where it is told.
-        milliseconds: what the builder measured; None where it did not, or does not tell.
+        kernel: name of the kernel, where it is known.
+        milliseconds: what the builder measured; None where it did not, or does not say.
         members: the network layers that were fused into the layer.
         onnx_nodes: names of the ONNX nodes that it computes.
     """
@@ -76,14 +76,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class TacticOrders:
-    """What a build does about tactics, beside telling them.
+    """What a build does about tactics, beside reporting them.
 
     Args:
         force: choices to make.
         forbid: choices to avoid.
         mechanism: `selector`, `cache`, or `auto`: the cache where the release can edit it.
-        alternatives: how many of the choices that were offered and not taken to tell a layer.
-        number: tells builds that are alike in everything else apart; they are built anew.
+        alternatives: how many of the choices that were offered and not taken to report for each layer.
+        number: makes builds that are alike in everything else different, so that each is built anew.
         cache_path: a timing cache to start from, with the mechanism `cache`; None starts from an empty one.
         save_cache_path: where to write the timing cache after the build; None writes none.
         strict: with the mechanism `cache`, an operator that is not in the cache is an error of the build.
@@ -123,13 +123,13 @@ class Miss:
 
 @dataclass(frozen=True)
 class LayerType:
-    """What a network layer was told to compute in, in TensorRT's words (`HALF`).
+    """What a network layer was set to compute in, in TensorRT's words (`HALF`).
 
     Args:
         index: position in the network.
         layer: its name.
-        precision: None if it was told none.
-        outputs: of each output, None if it was told none.
+        precision: None if it was set to none.
+        outputs: of each output, None if it was set to none.
     """
 
     index: int
@@ -145,16 +145,16 @@ class TacticReport:
     Args:
         mechanism: `selector` or `cache`.
         choices: one a tuned layer, in TensorRT's order.
-        alternatives: what was offered and not taken, as many a layer as were asked for.
+        alternatives: what was offered and not taken, as many for each layer as were asked for.
         offered: how many implementations were offered, over all layers.
         misses: the orders that were not carried out.
-        confirmed: how many choices the engine inspector tells likewise.
-        contradicted: layers of which the inspector tells another tactic.
+        confirmed: how many choices the engine inspector confirms.
+        contradicted: layers for which the inspector reports another tactic.
         builds: how often the network was built for this: more than once where the timing cache had no entry for a
             forced choice, or a forbidden one came up first.
-        problems: what went wrong while tactics were told.
+        problems: what went wrong while tactics were recorded.
         flags: names of the builder flags that were set; those of the timing cache left out.
-        layer_types: the layers that were told what to compute in.
+        layer_types: the layers whose precision or output types were set.
     """
 
     mechanism: str

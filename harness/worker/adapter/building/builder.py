@@ -201,8 +201,8 @@ class Builder:
             else:
                 source, found = "inspector", self._inspect(engine)
         except Unreadable as unreadable:
-            told = "a line of the kernel list of {} has a form that is not known, so there is no list: {}"
-            return None, (told.format(self._release, unreadable.line),)
+            warning = "a line of the kernel list of {} has a form that is not known, so there is no list: {}"
+            return None, (warning.format(self._release, unreadable.line),)
         if not found:
             return None, ("{} says nothing of the kernels that it made".format(self._release),)
         option = request.options.get("compute_capability")
@@ -338,8 +338,8 @@ class Builder:
         for relaxed in steps:
             serialized = builder.build_serialized_network(definition, config)
             if serialized is not None:
-                told = "{}; what failed: {}".format(relaxed.told, failure.evidence[-1])
-                return serialized, relaxed._replace(told=told)
+                warning = "{}; what failed: {}".format(relaxed.warning, failure.evidence[-1])
+                return serialized, relaxed._replace(warning=warning)
             if self._cuda is not None:
                 self._cuda.check_health()
         raise failure
@@ -391,7 +391,7 @@ def _blamed(graph: Graph, names: Sequence[str], errors: Sequence[str]) -> Tuple[
 def _warnings(pinned: Dict[str, Tuple[str, ...]], marked: Marked, relaxed: Optional[Relaxed]) -> List[str]:
     found: List[str] = []
     if relaxed is not None:
-        found.append("as it was asked for, this engine could not be built: {}".format(relaxed.told))
+        found.append("as it was asked for, this engine could not be built: {}".format(relaxed.warning))
     empty = [name for name, layers in pinned.items() if not layers]
     if empty:
         found.append(

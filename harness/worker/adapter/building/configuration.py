@@ -39,7 +39,7 @@ def apply_options(
     unknown = sorted(set(options) - KNOWN)
     if unknown:
         raise Fault("bad_request", "there is no build option {}".format(", ".join(map(repr, unknown))))
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the inspector tells names only
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the inspector reports names only
     tf32 = options.get("tf32")
     if (precision == "tf32") if tf32 is None else tf32:
         config.set_flag(trt.BuilderFlag.TF32)

@@ -74,7 +74,7 @@ class Weak:
         """Set the flags of the precision, of what the graph is quantized to, and the one that makes islands hold."""
         trt = self._trt
         if request.precision not in ("fp8", "int8") and _is_quantized(graph):
-            # Whatever is asked for between Q/DQ pairs, TensorRT must be told that there are some.
+            # Whatever is asked for between Q/DQ pairs, TensorRT must know that there are some.
             quantized_to = {
                 graph.tensors[name].dtype.name for layer in graph.layers for name in layer.outputs
             }
@@ -289,11 +289,11 @@ class Relaxed(NamedTuple):
 
     Args:
         name: for `BuildReply.realised`.
-        told: what it means, for a person.
+        warning: what it means, for a person.
     """
 
     name: str
-    told: str
+    warning: str
 
 
 def relaxing_helps(errors: Sequence[str]) -> bool:

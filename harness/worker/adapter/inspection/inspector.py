@@ -1,9 +1,9 @@
-"""What the engine inspector tells of a built engine, in the forms of all releases.
+"""What the engine inspector reports of a built engine, in the forms of all releases.
 
 A tensor's type is prose under `Format/Datatype` (`Row major linear FP16 format` in 8.x, `Half` in 10.x) or stands
 alone under `Datatype`; the document of 8.6 holds raw control characters. Layers are objects, or names alone if the
 engine was built with less than DETAILED verbosity. The list of inputs and outputs, `Bindings` up to 10.x and
-`I/O Tensors` from 11 on, is not read: the engine itself tells them in one form.
+`I/O Tensors` from 11 on, is not read: the engine itself has them in one form.
 """
 
 import json
@@ -91,7 +91,7 @@ def _layer(entry: Any, nodes: NodeMap, producers: Mapping[str, str]) -> LayerInf
 
 
 def is_opaque(name: str, kind: Optional[Any]) -> bool:
-    """Whether a layer is a compiled region whose inner precision is not told."""
+    """Whether a layer is a compiled region whose inner precision is not reported."""
     return str(kind).lower() == "myelin" or "ForeignNode[" in name
 
 

@@ -1,4 +1,4 @@
-"""Whether the engine that was built is the one that was asked for, as far as the inspector tells.
+"""Whether the engine that was built is the one that was asked for, as far as the inspector reports.
 
 An engine that fell back to FP32 answers every FP16 question with "all is well". Under strong typing the graph
 prescribes the precision: an engine whose visible layers all stayed in FP32 is an error. Under weak typing the
@@ -34,7 +34,7 @@ def check_realised(
     """Compare the layers of an engine with what was asked for.
 
     Args:
-        layers: what the inspector tells.
+        layers: what the inspector reports.
         request: what was asked for.
         typing: `weak` or `strong`, as it was built.
         version: the TensorRT release, for messages.

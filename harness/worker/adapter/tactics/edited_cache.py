@@ -1,6 +1,6 @@
 """Tactics by the editable timing cache (10.8 and later): what the cache says of an operator is what is built.
 
-A build with an empty cache tunes every operator, tells the candidates in its log, and leaves its choices in the
+A build with an empty cache tunes every operator, lists the candidates in its log, and leaves its choices in the
 cache. A build whose cache holds an entry takes it without tuning. So a choice is forced by writing it into the cache
 beforehand, and was honoured if it is still there afterwards: an operator that was tuned again holds the fastest.
 
@@ -155,7 +155,7 @@ class EditedCache:
         return tuple(found)
 
     def _other_than_forbidden(self, key: str) -> Optional[Choice]:
-        """The fastest candidate that is not forbidden, as far as the log tells candidates."""
+        """The fastest candidate that is not forbidden, as far as the log lists candidates."""
         for operator in self.tuning.operators:
             if operator.key == key:
                 for each in operator.candidates:

@@ -148,7 +148,7 @@ def make_selector(trt: Any, release: Release, selection: Selection) -> Any:
                 try:
                     taken.append(_choice(release, context, *_layer(context), each, timed=True))
                 except Exception as error:
-                    self._note("told the choice of", context, error)
+                    self._note("recording the choice of", context, error)
             selection.report(taken)
 
         def _note(self, doing: str, context: Any, error: Exception) -> None:
@@ -201,12 +201,12 @@ def _choice(
 
 
 def _form(release: Release, info: Any) -> TensorForm:
-    told = release.offers("algorithm_vectors")
+    known = release.offers("algorithm_vectors")
     return TensorForm(
         dtype=dtypes.NAMES.get(info.dtype.name, info.dtype.name.lower()),
         strides=tuple(int(stride) for stride in info.strides),
-        vectorized_dim=int(info.vectorized_dim) if told else None,
-        components=int(info.components_per_element) if told else None,
+        vectorized_dim=int(info.vectorized_dim) if known else None,
+        components=int(info.components_per_element) if known else None,
         layout=str(info.tensor_format.name) if release.offers("algorithm_layouts") else None,
     )
 

@@ -1,4 +1,4 @@
-"""Tactics of one build: told, forced, forbidden, and held against the engine that came of it."""
+"""Tactics of one build: recorded, forced, forbidden, and compared with the engine that was built."""
 
 from dataclasses import replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -33,7 +33,7 @@ class Tactics:
         log: TensorRT's log.
         orders: what is asked for.
         shelf: the timing cache entries of earlier builds.
-        graph: the network, with all that its layers are told.
+        graph: the network, with all that is set on its layers.
 
     Raises:
         Fault: `unsupported`: the release lacks the mechanism; `bad_request`: orders that make no sense.
@@ -75,7 +75,7 @@ class Tactics:
             self._cache.close()
 
     def report(self, nodes: NodeMap, layers: Sequence[LayerInfo]) -> TacticReport:
-        """What was chosen, with the origins of each layer, beside what the inspector tells of the engine.
+        """What was chosen, with the origins of each layer, compared with what the inspector reports.
 
         Args:
             nodes: ONNX nodes by network layer.
@@ -83,7 +83,7 @@ class Tactics:
         """
         if self._cache is not None:
             self._cache.save()
-            told = TacticReport(
+            report = TacticReport(
                 CACHE,
                 self._cache.taken(),
                 self._cache.alternatives(),
@@ -94,7 +94,7 @@ class Tactics:
         else:
             assert self._selection is not None
             assert self._selector is not None
-            told = TacticReport(
+            report = TacticReport(
                 SELECTOR,
                 self._selection.taken,
                 self._selection.alternatives(),
@@ -102,7 +102,7 @@ class Tactics:
                 self._selection.misses(),
                 problems=tuple(self._selector.problems),
             )
-        return _checked(replace(told, flags=self._flags, layer_types=self._types), nodes, layers)
+        return _checked(replace(report, flags=self._flags, layer_types=self._types), nodes, layers)
 
 
 def mechanism_of(release: Release, asked: str) -> str:
@@ -160,12 +160,12 @@ def _refuse_keys(orders: TacticOrders) -> None:
         )
 
 
-def _checked(told: TacticReport, nodes: NodeMap, layers: Sequence[LayerInfo]) -> TacticReport:
+def _checked(report: TacticReport, nodes: NodeMap, layers: Sequence[LayerInfo]) -> TacticReport:
     """With members and origins, and what the inspector says of the same layers."""
     choices: List[Choice] = []
     confirmed, contradicted = 0, []
     by_name = _by_name(layers)
-    for choice in told.choices:
+    for choice in report.choices:
         layer = _layer_of(choice, by_name)
         if layer is not None:
             agrees = _agrees(choice, layer)
@@ -174,9 +174,9 @@ def _checked(told: TacticReport, nodes: NodeMap, layers: Sequence[LayerInfo]) ->
                 contradicted.append(choice.layer)
         choices.append(_with_origin(choice, nodes, layer))
     return replace(
-        told,
+        report,
         choices=tuple(choices),
-        alternatives=tuple(_with_origin(choice, nodes, None) for choice in told.alternatives),
+        alternatives=tuple(_with_origin(choice, nodes, None) for choice in report.alternatives),
         confirmed=confirmed,
         contradicted=tuple(contradicted),
     )
@@ -198,7 +198,7 @@ def _layer_of(choice: Choice, layers: Dict[str, LayerInfo]) -> Optional[LayerInf
 
 
 def _agrees(choice: Choice, layer: LayerInfo) -> Optional[bool]:
-    """Whether the inspector tells the same tactic; None if it tells none that could be compared."""
+    """Whether the inspector reports the same tactic; None if it reports none that could be compared."""
     if choice.kernel is not None and layer.tactic is not None and layer.tactic_id != layer.tactic:
         return choice.kernel == layer.tactic
     if choice.implementation is not None and layer.tactic_id is not None:

@@ -1,4 +1,4 @@
-"""The tables of candidates that the builder writes to its VERBOSE log while it tunes: no API tells them.
+"""The tables of candidates that the builder writes to its VERBOSE log while it tunes: no API returns them.
 
 With the editable timing cache, each operator that is tuned leaves a block:
 
