@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.backends import Emulator, Reference, check_feeds, chunks, tensor_sizes
 from harness.case import CASE_SUFFIX, Case, make_feeds, resolve_model
-from harness.errors import HarnessError
+from harness.errors import GoldenError, HarnessError
 from harness.golden import GoldenStatus, GoldenStore, Provenance
 from harness.judge.own_roundings import OwnRoundings, find_overflows, look_at_own_roundings
 from harness.judge.reference import check_finite, check_not_empty, check_reproducible
@@ -137,7 +137,13 @@ class Workbench:
             if root is not None and (update or root.is_dir()):
                 store = GoldenStore(root)
                 provenance = Provenance.here(self.model.sha256, self.feeds)
-                found = (store.update if update else store.check)(self.case.name, provenance, self.expected)
+                try:
+                    found = (store.update if update else store.check)(
+                        self.case.name, provenance, self.expected
+                    )
+                except GoldenError as error:
+                    self.failures["golden"] = error
+                    raise
             self._golden = (found,)
         return self._golden[0]
 

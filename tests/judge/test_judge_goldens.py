@@ -109,7 +109,7 @@ def test_ci_refuses_to_rewrite_and_to_remove(case: Path, monkeypatch: pytest.Mon
     assert root is not None
     shutil.copytree(root / "norm", root / "gone")
     monkeypatch.setenv("CI", "true")
-    (result, _) = run(case, options=UPDATE).results
+    (result,) = run(case, options=UPDATE).results
     assert result.mistake
     assert "where CI is set" in result.reason
     with pytest.raises(GoldenError, match="not removed where CI is set"):
