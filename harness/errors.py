@@ -253,6 +253,27 @@ class BudgetExhaustedError(HarnessError, RuntimeError):
     exit_code = 4
 
 
+class StageError(HarnessError, RuntimeError):
+    """A stage of a diagnosis ran without what it requires, or broke what it ensures: a fault of harness itself.
+
+    Args:
+        stage: name of the stage.
+        which: `requires` or `ensures`.
+        broken: the conditions that do not hold, in words.
+    """
+
+    exit_code = 70
+
+    def __init__(self, stage: str, which: str, broken: Sequence[str]) -> None:
+        super().__init__(
+            f"stage {stage!r} of the diagnosis {which} {' and '.join(broken)}, which does not hold",
+            hint="please report it with the command and the case",
+        )
+        self.stage = stage
+        self.which = which
+        self.broken = tuple(broken)
+
+
 class JournalError(HarnessError, ValueError):
     """The journal of a search belongs to another problem, is damaged, or is being written by someone else."""
 

@@ -14,26 +14,16 @@ from test_tree import PACKAGE, modules
 
 FUNCTION_LINES = 80
 MODULES_IN_A_FOLDER = 15
-LINES = 45_600
+LINES = 45_720
 """Of all modules of harness together, docstrings included; 900 of them compile models without a GPU."""
 
 LONG_FUNCTIONS: dict[str, int] = {}
 """Package and function: lines."""
 
-CROWDED_FOLDERS = {
-    "diagnosis.stages": 17,
-}
+CROWDED_FOLDERS = {}
 """Package: modules, without its `__init__`."""
 
 LOOSE_TYPES = {
-    "diagnosis.Diagnosis.fingerprint",
-    "diagnosis.Diagnosis.recipes",
-    "diagnosis.Evidence.facts",
-    "diagnosis.Examination.from_record(record)",
-    "diagnosis.Examination.to_record",
-    "diagnosis.Notebook.keep(value)",
-    "diagnosis.Notebook.recall",
-    "diagnosis.Repro.signature",
     "diagnosis.Subject.fingerprint",
     "environments.Supervisor.ask",
     "environments.Supervisor.call",

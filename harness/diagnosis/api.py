@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,24 +14,26 @@ from harness.backends import Candidate, Observation
 from harness.case import BuildOptions, Case, Tolerance
 from harness.diagnosis.context import (
     JOURNAL,
+    Context,
+    DiagnosisBudget,
+    DiagnosisJournal,
     EngineFor,
-    Lab,
-    Limits,
-    Notebook,
+    Findings,
+    Options,
     Progress,
+    Seen,
     Subject,
+    choose_case,
+    choose_precision,
+    emulate,
     islands_of,
     journal_folder,
     make_bench,
 )
-from harness.diagnosis.explain import advise, summarise
-from harness.diagnosis.handover import HandedOver, hand_over
-from harness.diagnosis.on_emulator import examine_on_emulator
-from harness.diagnosis.on_engine import examine_on_engine
-from harness.diagnosis.results import Diagnosis, Evidence, Origin, Stage, Verdict
-from harness.diagnosis.stages import Findings, Gates, check_gates, emulate, explain_reference
-from harness.diagnosis.target import one_case, precision_of
-from harness.errors import BudgetExhaustedError, NothingSelectedError, UnsoundReferenceError, UsageError
+from harness.diagnosis.explain import advise
+from harness.diagnosis.pipeline import run_stages, start
+from harness.diagnosis.results import CANDIDATE, Diagnosis, Origin, Stage
+from harness.errors import NothingSelectedError, UnsoundReferenceError, UsageError
 from harness.judge import (
     EMULATOR,
     Judge,
@@ -52,23 +53,6 @@ from harness.model import Model
 from harness.tensors import Precision, write_text
 
 DEFAULT_BUILDS = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to diagnose.
-
-    Args:
-        prove: on an engine, spend a build a culprit on the proof that it is needed. Without it the emulator's
-            proof stands in, where the emulator explains the fault.
-        growth: measure every layer, before and with the culprits in FP32, for the table and the picture of how the
-            error grows. What was observed of an engine is there in any case.
-        timed: measure what the island costs in latency, on an engine that can be timed.
-    """
-
-    prove: bool = False
-    growth: bool = False
-    timed: bool = True
 
 
 def diagnose(
@@ -98,21 +82,21 @@ def diagnose(
         resume: go on with the journal of an earlier diagnosis.
         journal: folder of the journals; by default `out`/journal, else a folder in `.harness/diagnosis`.
         out: folder for recipes, the typed model and the repro.
-        progress: told of every step.
+        progress: gets every step.
         options: how to diagnose.
         judge: use its workers and workbench, and leave it open, instead of making one.
 
     Raises:
-        UsageError: the target is not one case, or a limit makes no sense.
+        UsageError: the target is not one case, or the budget makes no sense.
         NothingSelectedError: a package that the case requires is missing, or the precision rounds nothing.
         ModelError, InputDataError, CaseFileError: the case cannot be run.
         CandidateError: the engine that fails cannot be built or run.
         JournalError: the journal belongs to another diagnosis, or is in use.
     """
-    asked = None if precision is None else Precision(precision)
-    case = one_case(target, inputs, asked, purpose="a diagnosis")
-    chosen = precision_of(case, asked)
-    limits = Limits(DEFAULT_BUILDS if max_builds is None else max_builds, max_seconds)
+    wanted = None if precision is None else Precision(precision)
+    case = choose_case(target, inputs, wanted, purpose="a diagnosis")
+    chosen = choose_precision(case, wanted)
+    budget = DiagnosisBudget(DEFAULT_BUILDS if max_builds is None else max_builds, max_seconds)
     with _judging(judge) as own:
         bench = own.bench(case)
         if missing := bench.missing_packages():
@@ -122,17 +106,16 @@ def diagnose(
         nothing = nothing_to_round(bench.model, chosen) if candidate is bench.emulator else None
         if nothing and not _overflows_itself(bench):
             raise NothingSelectedError(nothing, where=case.name)
-        _start_ahead(candidate)
-        with suppress(UnsoundReferenceError):  # the first stage says so
+        candidate.start_ahead()
+        with suppress(UnsoundReferenceError):  # the first stage reports it
             _ = bench.expected  # while the worker starts
-        subject = Subject(bench, chosen, candidate, _engine_factory(candidate))
+        subject = Subject(bench, chosen, candidate, candidate.engine_for)
         folder = Path(journal) if journal is not None else None
         if folder is None:
             folder = Path(out) / JOURNAL if out is not None else journal_folder(subject)
-        notebook = Notebook(folder, subject, resume=resume)
-        lab = Lab(subject, limits, notebook, progress)
-        with _untimed(candidate):
-            return _diagnose(lab, options or Options(), None if out is None else Path(out))
+        kept = DiagnosisJournal(folder, subject, resume=resume)
+        context = Context(subject, budget, kept, progress, None if out is None else Path(out))
+        return investigate(context, options or Options())
 
 
 def diagnose_model(
@@ -144,7 +127,7 @@ def diagnose_model(
     engine_for: EngineFor | None = None,
     tolerances: Sequence[Tolerance] = (),
     build: BuildOptions | None = None,
-    limits: Limits | None = None,
+    budget: DiagnosisBudget | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
     options: Options | None = None,
@@ -159,9 +142,9 @@ def diagnose_model(
         engine_for: makes such engines for parts of the model.
         tolerances: gates in place of the default ones.
         build: options of the builder.
-        limits: what may be spent.
+        budget: what may be spent.
         out: folder for recipes, the typed model and the repro.
-        progress: told of every step.
+        progress: gets every step.
         options: how to diagnose.
     """
     if not feeds:
@@ -169,7 +152,7 @@ def diagnose_model(
     bench = make_bench(model, feeds, tolerances=tolerances, build=build)
     try:
         subject = Subject(bench, precision, candidate or bench.emulator, engine_for)
-        return _diagnose(Lab(subject, limits or Limits(), progress=progress), options or Options(), out)
+        return investigate(Context(subject, budget, progress=progress, out=out), options or Options())
     finally:
         bench.close()
 
@@ -183,22 +166,6 @@ def _judging(judge: Judge | None) -> Iterator[Judge]:
         yield own
 
 
-@contextmanager
-def _untimed(candidate: Candidate) -> Iterator[None]:
-    """Engines are not timed on the way: only the two whose latency is asked for are, at the end."""
-    timed: Any = candidate
-    if not hasattr(timed, "timing"):
-        yield
-        return
-    from harness.backends import Timing
-
-    before, timed.timing = timed.timing, Timing()
-    try:
-        yield
-    finally:
-        timed.timing = before
-
-
 def _overflows_itself(bench: Workbench) -> bool:
     """Whether the model's own float16 or bfloat16 overflows, which is a fault at any precision."""
     if not bench.model.own_tensors:
@@ -209,42 +176,12 @@ def _overflows_itself(bench: Workbench) -> bool:
         return True
 
 
-def _start_ahead(candidate: Candidate) -> None:
-    supervisor = getattr(candidate, "supervisor", None)
-    if supervisor is not None:
-        supervisor.start_ahead()
-
-
-def _engine_factory(candidate: Candidate) -> Callable[[Model], Candidate] | None:
-    """Engines for parts of the model in the environment of `candidate`; None for the emulator."""
-    supervisor = getattr(candidate, "supervisor", None)
-    if supervisor is None:
-        return None
-    from harness.backends import TensorRTCandidate
-
-    return lambda model: TensorRTCandidate(supervisor.environment, model, supervisor=supervisor)
-
-
-def _diagnose(lab: Lab, options: Options, out: Path | None) -> Diagnosis:
-    lab.tell(Stage.GATES, "run the reference and the unobserved candidate")
-    try:
-        gates = check_gates(lab.examiner)
-    except BudgetExhaustedError as error:
-        stopped = Evidence(Stage.GATES, f"stopped: {error.message}")
-        gates = Gates(Verdict.UNRESOLVED, evidence=(stopped,))
-    if gates.verdict is Verdict.REFERENCE:
-        found = explain_reference(lab.subject, gates)
-    elif gates.verdict is not None:
-        found = Findings(gates.verdict, gates.evidence)
-    elif lab.subject.emulated:
-        found = examine_on_emulator(lab, gates)
-    else:
-        found = examine_on_engine(lab, gates, prove=options.prove, timed=options.timed)
-    summary = summarise(lab, found)
-    handed = hand_over(lab, found, summary, out)
-    diagnosis = _put_together(lab, gates, found, summary, handed, options)
-    if out is not None:
-        write_text(out / "diagnosis.json", document(diagnosis) + "\n")
+def investigate(context: Context, options: Options) -> Diagnosis:
+    """Run the stages, and put what they have shown together."""
+    seen = run_stages(start(context, options), context)
+    diagnosis = _put_together(context, seen)
+    if context.out is not None:
+        write_text(context.out / "diagnosis.json", document(diagnosis) + "\n")
     return diagnosis
 
 
@@ -253,71 +190,70 @@ def document(diagnosis: Diagnosis) -> str:
     return json.dumps(diagnosis.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def _put_together(
-    lab: Lab, gates: Gates, found: Findings, summary: str, handed: HandedOver, options: Options
-) -> Diagnosis:
-    subject = lab.subject
-    case = subject.bench.case
-    after = _after(lab, found, growth=options.growth)
-    evidence: tuple[Evidence, ...] = (*found.evidence, *handed.evidence)
+def _put_together(context: Context, seen: Seen) -> Diagnosis:
+    subject, found, handed = context.subject, seen.findings, seen.handover
+    assert found is not None
+    assert handed is not None
+    case, gates = subject.bench.case, seen.gates
+    after = _after(context, found, growth=seen.options.growth)
     return Diagnosis(
         case=case.name,
         precision=subject.precision,
         candidate=subject.candidate.name,
         verdict=found.verdict,
-        summary=summary,
+        summary=seen.summary,
         origins=found.origins,
         culprits=found.culprits,
         confirmed=found.confirmed,
-        minimal=found.minimal_on == "candidate",
+        minimal=found.minimal_on == CANDIDATE,
         minimal_on=found.minimal_on,
-        faithful=found.faithful,
+        faithful=None if seen.observed is None else seen.observed.faithful,
         islands=islands_of(subject.model, found.island),
         separations=found.separations,
-        cost=lab.cost,
-        evidence=evidence,
-        advice=advise(lab, found, dict(handed.recipes), written=handed.written),
+        cost=context.cost,
+        evidence=seen.evidence,
+        advice=advise(context, seen),
         recipes=handed.recipes,
-        price=found.price,
+        price=seen.price,
         repro=handed.repro,
-        before=_before(lab, gates, found, growth=options.growth),
+        before=_before(context, seen, found),
         after=after,
         case_path=None if case.path is None else str(case.path),
-        journal=None if lab.notebook is None else str(lab.notebook.folder),
+        journal=None if context.journal.folder is None else str(context.journal.folder),
         fingerprint=subject.fingerprint,
         casts=found.casts,
-        cured=_cured(lab, found),
-        beside=gates.beside,
-        own_types=bool(gates.own_overflows),
+        cured=_cured(context, found),
+        beside=() if gates is None else gates.beside,
+        own_types=gates is not None and bool(gates.own_overflows),
     )
 
 
-def _cured(lab: Lab, found: Findings) -> tuple[OutputResult, ...]:
+def _cured(context: Context, found: Findings) -> tuple[OutputResult, ...]:
     """The outputs of the engine that was seen to pass with the island."""
-    subject = lab.subject
+    subject = context.subject
     if subject.emulated or not found.island or not found.confirmed:
         return ()
-    return lab.examiner.passed.get(subject.plan(frozenset(found.island), casts=found.casts), ())
+    return context.evaluator.passed.get(subject.plan(frozenset(found.island), casts=found.casts), ())
 
 
-def _before(lab: Lab, gates: Gates, found: Findings, *, growth: bool) -> RunResult | None:
-    if gates.baseline is None:
+def _before(context: Context, seen: Seen, found: Findings) -> RunResult | None:
+    if seen.gates is None or seen.gates.baseline is None:
         return None
-    layers = found.layers
-    if growth and not layers and found.prognosis is not None:
-        lab.tell(Stage.HAND_OVER, "measure the layers")
-        layers = found.prognosis.layers
-    passed = gates.baseline.passed
+    layers = () if seen.prediction is None else seen.failing_layers
+    if seen.options.growth and not layers and seen.prediction is not None:
+        context.report(Stage.HAND_OVER, "measure the layers")
+        layers = seen.prediction.layers
+    passed = seen.baseline.passed
     return RunResult(
-        case=lab.subject.bench.case.name,
-        precision=lab.subject.precision,
-        candidate=lab.subject.candidate.name,
+        case=context.subject.bench.case.name,
+        precision=context.subject.precision,
+        candidate=context.subject.candidate.name,
         verdict=RunVerdict.PASS if passed else RunVerdict.FAIL,
-        reason="all gates hold" if passed else describe_failure(gates.baseline.outputs),
-        outputs=gates.outputs,
+        reason="all gates hold" if passed else describe_failure(seen.baseline.outputs),
+        outputs=seen.gates.outputs,
         layers=_pointing(layers, found.origins),
-        faithful=found.faithful,
-        warnings=lab.subject.bench.own_roundings.warnings,
+        faithful=None if seen.observed is None else seen.observed.faithful,
+        warnings=context.subject.bench.own_roundings.warnings,
     )
 
 
@@ -330,15 +266,15 @@ def _pointing(layers: tuple[LayerResult, ...], origins: tuple[Origin, ...]) -> t
     return tuple(replace(layer, origin=layer.node in starts) for layer in layers)
 
 
-def _after(lab: Lab, found: Findings, *, growth: bool) -> RunResult | None:
+def _after(context: Context, found: Findings, *, growth: bool) -> RunResult | None:
     """The emulator with the island in FP32, layer by layer if that is asked for."""
-    subject = lab.emulated
+    subject = context.emulated
     if not found.island or not found.confirmed:
         return None
     outputs, trial = emulate(subject, frozenset(found.island))
     layers: tuple[LayerResult, ...] = ()
     if growth:
-        lab.tell(Stage.HAND_OVER, "measure the layers again, cured")
+        context.report(Stage.HAND_OVER, "measure the layers again, cured")
         plan = subject.plan(frozenset(found.island), observation=Observation.TYPED)
         measured, _ = measure_layers(subject.bench, subject.candidate, plan, subject.bench.case.tolerances)
         # What the island would introduce if it were lowered does not belong into the picture of the cure.

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from harness.judge import LayerResult, OutputResult, RunResult, jsonable
-from harness.tensors import Precision
+from harness.judge import LayerResult, OutputResult, RunResult
+from harness.tensors import NEVER, Precision, to_json
 from harness.text import shorten
 
 if TYPE_CHECKING:
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 DIAGNOSIS_SCHEMA = "harness.diagnosis/1"
 
-FILES = frozenset({"layer_list", "typed_model", "pins"})
-"""Recipes that are files to read or to build from, not commands to run."""
-
 A_FEW = 12
 """More nodes than these that must go back to FP32 are needed together, rather than each for itself."""
 
-NOBODY = "no single node is to blame"
-"""How the reason begins for an error that accumulates; its origins are then where gates begin to fail."""
+EMULATOR, CANDIDATE = "emulator", "candidate"
+"""On what something was shown: on the emulator that stands for an engine, or on the candidate itself."""
+
+Fact: TypeAlias = "str | int | float | bool | Sequence[Fact] | Mapping[str, Fact] | None"
+"""A number, a name or a list of them, behind a sentence."""
 
 
-class Verdict(StrEnum):
+class DiagnosisVerdict(StrEnum):
     """What kind of fault it is.
 
     `conversion`: the candidate is wrong in FP32 without TF32 already. `tf32`: it is right without TF32.
     `precision`: returning some nodes to FP32 cures it. `fusion`: separating layers cures it, at the same
     precision. `tactic`: builds that differ in their tactics differ in the outcome. `nondeterministic`: the same
-    build differs in the outcome. `reference`: there is nothing to be held against. `none`: nothing is wrong.
+    build differs in the outcome. `reference`: the reference itself is unsound. `none`: nothing is wrong.
     `unresolved`: what was shown does not decide between these.
     """
 
@@ -59,23 +59,70 @@ class Stage(StrEnum):
     HAND_OVER = "hand over"
 
 
+class EvidenceKind(StrEnum):
+    """What a piece of evidence is about."""
+
+    REFERENCE = "reference"
+    OWN_ROUNDINGS = "own roundings"
+    BASELINE = "baseline"
+    STABILITY = "stability"
+    SET_ASIDE = "set aside"
+    EMULATOR = "emulator"
+    OUTLIERS = "outliers"
+    SEARCH = "search"
+    ISLAND = "island"
+    REGIONS = "regions"
+    CASTS = "casts"
+    FP32 = "fp32"
+    OBSERVED = "observed"
+    NOT_OBSERVED = "not observed"
+    STARTS = "starts"
+    REPETITION = "repetition"
+    TACTICS = "tactics"
+    DIVERGENCE = "divergence"
+    ALONE = "alone"
+    MARKS = "marks"
+    DECISION = "decision"
+    STOPPED = "stopped"
+    TYPED_MODEL = "typed model"
+    REPEATED_NAMES = "repeated names"
+    REPRO = "repro"
+    PINS = "pins"
+
+
+class Recipe(StrEnum):
+    """What can be handed over: a command by tool, or the path of a file."""
+
+    TRTEXEC = "trtexec"
+    POLYGRAPHY = "polygraphy"
+    STRONGLY_TYPED = "trtexec_strongly_typed"
+    AUTOCAST = "autocast"
+    BUILD_PINNED = "build_pinned"
+    LAYER_LIST = "layer_list"
+    TYPED_MODEL = "typed_model"
+    PINS = "pins"
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file to read or to build from, not a command to run."""
+        return self in (Recipe.LAYER_LIST, Recipe.TYPED_MODEL, Recipe.PINS)
+
+
 @dataclass(frozen=True)
 class Evidence:
     """One thing that was shown, or tried in vain.
 
     Args:
         stage: which stage found it.
+        kind: what it is about.
         text: one sentence for a person.
         facts: the numbers behind it, plain types.
     """
 
     stage: Stage
+    kind: EvidenceKind
     text: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """`stage`, `text` and `facts`."""
-        return {"stage": self.stage.value, "text": self.text, "facts": jsonable(self.facts)}
+    facts: Mapping[str, Fact] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +135,8 @@ class Origin:
         tensor: the tensor that it writes.
         why: what happens there, in physical terms.
         introduced: nrmse of the node lowered alone on the reference's tensors; None where it was not measured.
+        accumulates: no single node is at fault; this is where the gates begin to fail.
+        draws: the node draws random numbers, other ones in each run.
     """
 
     node: str
@@ -95,16 +144,8 @@ class Origin:
     tensor: str
     why: str
     introduced: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields; a number that is not finite is a string."""
-        return {
-            "node": self.node,
-            "op": self.op,
-            "tensor": self.tensor,
-            "why": self.why,
-            "introduced": jsonable(self.introduced),
-        }
+    accumulates: bool = False
+    draws: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,15 +164,6 @@ class Cost:
     seconds: float = 0.0
     stages: Mapping[Stage, float] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """`builds`, `emulations`, `seconds`, and `stages`."""
-        return {
-            "builds": self.builds,
-            "emulations": self.emulations,
-            "seconds": round(self.seconds, 4),
-            "stages": {stage.value: round(seconds, 4) for stage, seconds in self.stages.items()},
-        }
-
 
 @dataclass(frozen=True)
 class Price:
@@ -140,14 +172,12 @@ class Price:
     before_ms: float
     after_ms: float
 
+    ALSO_IN_JSON: ClassVar = ("ratio",)
+
     @property
     def ratio(self) -> float:
         """The cured engine's latency over the faulty one's."""
         return self.after_ms / self.before_ms if self.before_ms else float("nan")
-
-    def to_dict(self) -> dict[str, Any]:
-        """`before_ms`, `after_ms` and `ratio`."""
-        return {"before_ms": self.before_ms, "after_ms": self.after_ms, "ratio": jsonable(self.ratio)}
 
 
 @dataclass(frozen=True)
@@ -163,10 +193,6 @@ class Separation:
     tensor: str
     producer: str
     readers: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields."""
-        return {"tensor": self.tensor, "producer": self.producer, "readers": list(self.readers)}
 
 
 @dataclass(frozen=True)
@@ -184,7 +210,7 @@ class Repro:
     folder: Path
     nodes: int
     shows: bool
-    signature: Mapping[str, Any] = field(default_factory=dict)
+    signature: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     note: str = ""
 
 
@@ -226,7 +252,7 @@ class Diagnosis:
     case: str
     precision: Precision
     candidate: str
-    verdict: Verdict
+    verdict: DiagnosisVerdict
     summary: str
     origins: tuple[Origin, ...] = ()
     culprits: tuple[str, ...] = ()
@@ -239,16 +265,16 @@ class Diagnosis:
     cost: Cost = field(default_factory=Cost)
     evidence: tuple[Evidence, ...] = ()
     advice: tuple[str, ...] = ()
-    recipes: Mapping[str, Any] = field(default_factory=dict)
+    recipes: Mapping[Recipe, str] = field(default_factory=dict)
     price: Price | None = None
-    repro: Repro | None = None
-    before: RunResult | None = None
-    after: RunResult | None = None
+    repro: Repro | None = field(default=None, metadata=NEVER)
+    before: RunResult | None = field(default=None, metadata=NEVER)
+    after: RunResult | None = field(default=None, metadata=NEVER)
     case_path: str | None = None
     journal: str | None = None
-    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: Mapping[str, Fact] = field(default_factory=dict)
     casts: bool = False
-    cured: tuple[OutputResult, ...] = ()
+    cured: tuple[OutputResult, ...] = field(default=(), metadata=NEVER)
     beside: tuple[str, ...] = ()
     own_types: bool = False
 
@@ -269,7 +295,7 @@ class Diagnosis:
     @property
     def exit_code(self) -> int:
         """Exit status: 0 nothing is wrong, 4 unexplained, else 1: a fault was found."""
-        return {Verdict.NONE: 0, Verdict.UNRESOLVED: 4}.get(self.verdict, 1)
+        return {DiagnosisVerdict.NONE: 0, DiagnosisVerdict.UNRESOLVED: 4}.get(self.verdict, 1)
 
     @property
     def layers(self) -> tuple[LayerResult, ...]:
@@ -282,33 +308,12 @@ class Diagnosis:
             "schema": DIAGNOSIS_SCHEMA,
             "case": self.case,
             "case_path": self.case_path,
-            "precision": self.precision.value,
-            "candidate": self.candidate,
-            "verdict": self.verdict.value,
-            "summary": self.summary,
-            "beside": list(self.beside),
-            "own_types": self.own_types,
-            "origins": [origin.to_dict() for origin in self.origins],
-            "culprits": list(self.culprits),
-            "islands": [list(island) for island in self.islands],
-            "separations": [separation.to_dict() for separation in self.separations],
-            "confirmed": self.confirmed,
-            "minimal": self.minimal,
-            "minimal_on": self.minimal_on,
-            "casts": self.casts,
-            "faithful": self.faithful,
-            "cost": self.cost.to_dict(),
-            "price": None if self.price is None else self.price.to_dict(),
-            "evidence": [evidence.to_dict() for evidence in self.evidence],
-            "advice": list(self.advice),
-            "recipes": jsonable(self.recipes),
+            **to_json(self),
             "repro": None if self.repro is None else str(self.repro.folder),
             "repro_shows": None if self.repro is None else self.repro.shows,
             "outputs": _outputs(self.before, self.outputs_after),
             "after_on": self.after_on if self.outputs_after else None,
-            "layers": self._layer_rows(),
-            "journal": self.journal,
-            "fingerprint": jsonable(self.fingerprint),
+            "layers": to_json(self._layer_rows()),
         }
 
     def to_frame(self) -> pd.DataFrame:
@@ -316,14 +321,14 @@ class Diagnosis:
         import pandas as pd
 
         columns = ["index", "node", "op", "tensor", "accumulated", "introduced", "cured", "headroom"]
-        rows = self._layer_rows(spell=False)
+        rows = self._layer_rows()
         return pd.DataFrame(rows, columns=[*columns, "diverged", "origin", "culprit"])
 
-    def _layer_rows(self, *, spell: bool = True) -> list[dict[str, Any]]:
+    def _layer_rows(self) -> list[dict[str, Any]]:
         cured = {layer.tensor: layer.metrics.nrmse for layer in (self.after.layers if self.after else ())}
         origins = {origin.tensor for origin in self.origins}
         culprits = set(self.culprits)
-        rows = [
+        return [
             {
                 "index": layer.index,
                 "node": layer.node,
@@ -339,7 +344,6 @@ class Diagnosis:
             }
             for layer in self.layers
         ]
-        return jsonable(rows) if spell else rows
 
 
 def _outputs(before: RunResult | None, after: Sequence[OutputResult]) -> list[dict[str, Any]]:
@@ -357,9 +361,9 @@ def _outputs(before: RunResult | None, after: Sequence[OutputResult]) -> list[di
 def _numbers(output: OutputResult) -> dict[str, Any]:
     metrics = output.metrics
     return {
-        "nrmse": jsonable(metrics.nrmse),
-        "max_abs": jsonable(metrics.max_abs),
+        "nrmse": to_json(metrics.nrmse),
+        "max_abs": to_json(metrics.max_abs),
         "nonfinite": metrics.nonfinite,
         "passed": output.passed,
-        "gates": [jsonable(gate.to_dict()) for gate in output.gates],
+        "gates": to_json(output.gates),
     }

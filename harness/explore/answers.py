@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.comparison import GateResult
-from harness.diagnosis import Examination as JudgedEvaluation
-from harness.diagnosis import Held, badness
+from harness.diagnosis import JudgedEvaluation, TensorRange, badness
 from harness.explore.commands import Order
 from harness.judge import LayerResult, OutputResult
 from harness.model import NodeInfo
@@ -55,7 +54,7 @@ class LayerRow:
     """
 
     result: LayerResult
-    range: Held
+    range: TensorRange
     kept: bool
 
 
@@ -86,7 +85,7 @@ class TensorRow:
         share: its largest magnitude over the largest number of the precision.
     """
 
-    range: Held
+    range: TensorRange
     neighbours: tuple[NodeInfo, ...]
     share: float
 

@@ -9,13 +9,14 @@ from functools import cached_property
 from harness.diagnosis import (
     BASELINE,
     CURE_PHASE,
-    PHASE,
+    GATES_PHASE,
+    Context,
+    DiagnosisJournal,
     Effects,
-    Examiner,
-    Lab,
-    Notebook,
-    Prognosis,
-    Searching,
+    Evaluator,
+    JudgedEvaluation,
+    Prediction,
+    SearchSetup,
     Stage,
     Subject,
     confirm,
@@ -23,10 +24,8 @@ from harness.diagnosis import (
     emulate,
     find_groups,
     inherited,
-    island_key,
     island_problem,
 )
-from harness.diagnosis import Examination as JudgedEvaluation
 from harness.explore.answers import JournalSummary, TryResult
 from harness.judge import OutputResult
 from harness.search import Evaluation, Outcome, Problem, Result, search
@@ -49,7 +48,7 @@ class Record:
         JournalError: the journal belongs to another problem, is damaged, or another process is writing to it.
     """
 
-    def __init__(self, notebook: Notebook, subject: Subject, name: str) -> None:
+    def __init__(self, notebook: DiagnosisJournal, subject: Subject, name: str) -> None:
         self.notebook = notebook
         self.subject = subject
         self.name = name
@@ -64,7 +63,8 @@ class Record:
 
     def refresh(self) -> None:
         """Read what others have written."""
-        with self.notebook.journal(self.name, self.problem) as journal:
+        with self.notebook.of_search(self.name, self.problem) as journal:
+            assert journal is not None
             self.known |= {record.treated: record.evaluation for record in journal.records}
 
     def add(self, kept: frozenset[str], evaluation: Evaluation) -> None:
@@ -79,7 +79,8 @@ class Record:
             return
         known = self.known.get(kept)
         if known is None or known.outcome is not evaluation.outcome:
-            with self.notebook.journal(self.name, self.problem) as journal:
+            with self.notebook.of_search(self.name, self.problem) as journal:
+                assert journal is not None
                 journal.append(kept, evaluation)
         self.known[kept] = evaluation
 
@@ -107,7 +108,7 @@ class Evaluations:
         prognosis: the emulator with everything lowered.
     """
 
-    def __init__(self, lab: Lab, notebook: Notebook, prognosis: Prognosis) -> None:
+    def __init__(self, lab: Context, notebook: DiagnosisJournal, prognosis: Prediction) -> None:
         self._lab = lab
         self.subject = lab.emulated
         self.prognosis = prognosis
@@ -142,15 +143,14 @@ class Evaluations:
 
         The journal keeps it as a diagnosis keeps its own steps: with nothing in FP32 it is the baseline.
         """
-        evaluator = self._lab.examiner
-        recalled = record.notebook.recall(island_key(tuple(kept)) if kept else BASELINE) is not None
-        self._lab.tell(Stage.CURE, f"build with {len(kept)} nodes in FP32")
+        evaluator = self._lab.evaluator
+        self._lab.report(Stage.CURE, f"build with {len(kept)} nodes in FP32")
         if kept:
             judged = confirm(evaluator, tuple(kept))
         else:
-            judged = evaluator.examine(record.subject.plan(), phase=PHASE, key=BASELINE, thorough=True)
+            judged = evaluator.evaluate(record.subject.plan(), phase=GATES_PHASE, key=BASELINE, thorough=True)
         record.add(kept, judged.trial)
-        return record.result(kept, judged, recalled=recalled)
+        return record.result(kept, judged, recalled=judged.recalled)
 
     def bisect(self, units: Sequence[str], fixed: frozenset[str]) -> Result:
         """The fewest of `units` that pass together with `fixed`, on the emulator.
@@ -166,7 +166,7 @@ class Evaluations:
             kept = fixed | treated
             known = self.emulator.known.get(kept)
             if known is None:
-                known = evaluator.examine(self.subject.plan(kept), phase=CURE_PHASE).trial
+                known = evaluator.evaluate(self.subject.plan(kept), phase=CURE_PHASE).trial
                 self.emulator.add(kept, known)
             return known
 
@@ -178,16 +178,16 @@ class Evaluations:
             groups=find_groups(model, units),
             scores=self._scores(units) if helps else None,
         )
-        return search(problem, oracle, on_progress=self._lab.watcher("search the island"))
+        return search(problem, oracle, on_progress=self._lab.follow("search the island"))
 
     def _scores(self, units: Sequence[str]) -> dict[str, float]:
-        self._lab.tell(Stage.CURE, f"lower {len(units)} nodes one at a time")
+        self._lab.report(Stage.CURE, f"lower {len(units)} nodes one at a time")
         return self.effects.scores(units, inherited(self.subject.model, self.prognosis.introduced, units))
 
     def _bisect_everything(self) -> Result:
         record = self.emulator
-        searching = Searching(record.notebook, record.name, self._lab.watcher("search the island"))
-        self._lab.tell(Stage.CURE, "lower suspects one at a time")
+        searching = SearchSetup(record.notebook, record.name, self._lab.follow("search the island"))
+        self._lab.report(Stage.CURE, "lower suspects one at a time")
         try:
             cure = cure_on_emulator(self._evaluator(), self.prognosis, self.effects, searching)
         finally:
@@ -195,7 +195,7 @@ class Evaluations:
         assert cure.result is not None, "cure_on_emulator always searches"
         return cure.result
 
-    def _evaluator(self) -> Examiner:
-        evaluator = self._lab.emulations
+    def _evaluator(self) -> Evaluator:
+        evaluator = self._lab.emulator
         evaluator.failing_sample = self.prognosis.failing_sample
         return evaluator

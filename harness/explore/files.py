@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from harness.diagnosis import Findings, Lab, Notebook, Subject, Verdict, hand_over
+from harness.diagnosis import Context, DiagnosisJournal, DiagnosisVerdict, Findings, Subject, write_handover
 from harness.errors import JournalError, UsageError
 from harness.explore.answers import ExportedFiles, Picture, TryResult
 from harness.judge import RunResult
@@ -20,15 +20,15 @@ NO_COMMANDS = ("layer_list", "typed_model")
 """Recipes that are files."""
 
 
-def open_journal(folder: Path, subject: Subject) -> tuple[Notebook, str]:
+def open_journal(folder: Path, subject: Subject) -> tuple[DiagnosisJournal, str]:
     """The journal in `folder`, to continue; one of another model or input is replaced, and a note says so."""
     note = ""
     try:
-        return Notebook(folder, subject, resume=True), note
+        return DiagnosisJournal(folder, subject, resume=True), note
     except JournalError as error:
         note = f"{error.message}; a new one was begun"
-    Notebook(folder, subject, resume=False)
-    return Notebook(folder, subject, resume=True), note
+    DiagnosisJournal(folder, subject, resume=False)
+    return DiagnosisJournal(folder, subject, resume=True), note
 
 
 def default_folder(subject: Subject) -> Path:
@@ -58,7 +58,7 @@ def draw(result: RunResult, folder: Path, path: str | None, *, note: str = "") -
         return Picture(save_error_growth(result, target, note=note))
 
 
-def export(lab: Lab, result: TryResult, folder: Path) -> ExportedFiles:
+def export(lab: Context, result: TryResult, folder: Path) -> ExportedFiles:
     """Write the files that a diagnosis hands over for an island, without the repro, and the commands in one file.
 
     Args:
@@ -70,9 +70,11 @@ def export(lab: Lab, result: TryResult, folder: Path) -> ExportedFiles:
         UsageError: the folder cannot be written to.
     """
     # By hand it was shown that this island passes, not what kind of fault it cures.
-    found = Findings(Verdict.UNRESOLVED, culprits=result.kept, island=result.kept, confirmed=result.passed)
+    found = Findings(
+        DiagnosisVerdict.UNRESOLVED, culprits=result.kept, island=result.kept, confirmed=result.passed
+    )
     with _writing(folder):
-        handed = hand_over(lab, found, "", folder)
+        handed = write_handover(lab, found, "", folder)
         commands = {tool: text for tool, text in handed.recipes.items() if tool not in NO_COMMANDS}
         write_text(folder / RECIPES, "".join(f"# {tool}\n{text}\n\n" for tool, text in commands.items()))
         files = tuple(sorted(path.name for path in folder.iterdir() if path.is_file()))

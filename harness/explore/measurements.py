@@ -9,11 +9,11 @@ from functools import cached_property
 from harness.backends import Observation
 from harness.diagnosis import (
     FORMATS,
+    Context,
     Effects,
-    Held,
-    Lab,
-    Prognosis,
+    Prediction,
     Stage,
+    TensorRange,
     emulate,
     explain_nodes,
     tensors_around,
@@ -39,7 +39,7 @@ class Measurements:
         lab: whose model it is; its progress follows everything that takes time.
     """
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Context) -> None:
         self._lab = lab
         self.subject = lab.emulated
         self._layers: dict[frozenset[str], tuple[LayerResult, ...]] = {}
@@ -47,22 +47,22 @@ class Measurements:
     def layers(self, kept: frozenset[str]) -> tuple[LayerResult, ...]:
         """Every float tensor in topological order, over all samples, with `kept` in FP32."""
         if kept not in self._layers:
-            self._lab.tell(Stage.PREDICT, "measure the layers")
+            self._lab.report(Stage.PREDICT, "measure the layers")
             bench = self.subject.bench
             plan = self.subject.plan(kept, observation=Observation.TYPED)
             self._layers[kept], _ = measure_layers(bench, bench.emulator, plan, bench.case.tolerances)
         return self._layers[kept]
 
     @cached_property
-    def ranges(self) -> dict[str, Held]:
+    def ranges(self) -> dict[str, TensorRange]:
         """The values of every float tensor in FP32, over all samples."""
-        self._lab.tell(Stage.PREDICT, "measure what the tensors hold")
+        self._lab.report(Stage.PREDICT, "measure what the tensors hold")
         bench = self.subject.bench
         found = {}
         for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
             runs = [bench.reference.run(feeds, chunk) for feeds in bench.feeds]
             for name in chunk:
-                found[name] = Held.of(name, [run[name] for run in runs], self.subject.precision)
+                found[name] = TensorRange.of(name, [run[name] for run in runs], self.subject.precision)
         return found
 
     def table(self, nodes: frozenset[str] | None, order: Order | None, kept: frozenset[str]) -> LayerTable:
@@ -97,7 +97,7 @@ class Measurements:
         )
 
     def explain(
-        self, node: NodeInfo, kept: frozenset[str], prognosis: Prognosis, effects: Effects
+        self, node: NodeInfo, kept: frozenset[str], prognosis: Prediction, effects: Effects
     ) -> Explanation:
         """Everything that is known of `node`.
 
@@ -114,9 +114,9 @@ class Measurements:
             return Explanation(node, len(model.nodes), False, False, reason)
         introduced = prognosis.introduced.get(node.name)
         usual = usual_error(prognosis.introduced)
-        around = tensors_around(subject, [node], precision).occurrence(node, introduced, usual)
+        around = tensors_around(subject, [node], precision).measured(node, introduced, usual)
 
-        def row(held: Held, neighbours: tuple[NodeInfo, ...]) -> TensorRow:
+        def row(held: TensorRange, neighbours: tuple[NodeInfo, ...]) -> TensorRow:
             return TensorRow(held, neighbours, held.largest / limit)
 
         producers = {held.name: model.producer(held.name) for held in around.inputs}

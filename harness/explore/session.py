@@ -11,17 +11,17 @@ from pathlib import Path
 from harness.case import Case
 from harness.diagnosis import (
     JOURNAL,
-    Lab,
-    Notebook,
-    Prognosis,
+    Context,
+    DiagnosisJournal,
+    Prediction,
     Progress,
     Stage,
     Subject,
+    choose_case,
+    choose_precision,
     emulate,
     explain_nodes,
     journal_folder,
-    one_case,
-    precision_of,
 )
 from harness.errors import NothingSelectedError, UsageError
 from harness.explore.answers import (
@@ -74,18 +74,18 @@ def open_session(
         JournalError: a journal is damaged or in use.
     """
     wanted = None if precision is None else Precision(precision)
-    case = one_case(target, inputs, wanted, purpose="a session")
+    case = choose_case(target, inputs, wanted, purpose="a session")
     with Judge() as judge:
         bench = judge.bench(case)
         if missing := bench.missing_packages():
             raise NothingSelectedError(f"needs {', '.join(missing)}, which is not installed", where=case.name)
         check_names(case, bench.model)
         candidate = judge.candidates.get(environment or EMULATOR, bench)
-        subject = Subject(bench, precision_of(case, wanted), candidate)
+        subject = Subject(bench, choose_precision(case, wanted), candidate)
         notebook, note = open_journal(
             journal_folder(subject) if out is None else Path(out) / JOURNAL, subject
         )
-        lab = Lab(subject, notebook=notebook, progress=progress)
+        lab = Context(subject, journal=notebook, progress=progress)
         yield Session(lab, notebook, default_folder(subject) if out is None else Path(out), note=note)
 
 
@@ -105,7 +105,7 @@ class Session:
         JournalError: a journal cannot be continued.
     """
 
-    def __init__(self, lab: Lab, notebook: Notebook, out: Path, *, note: str = "") -> None:
+    def __init__(self, lab: Context, notebook: DiagnosisJournal, out: Path, *, note: str = "") -> None:
         self.lab = lab
         self.subject = lab.emulated
         if not self.subject.units:
@@ -124,9 +124,9 @@ class Session:
         self.notebook = notebook
         self._before: list[frozenset[str]] = []
         """What was kept before each change, the oldest first."""
-        lab.tell(Stage.GATES, "run the reference and the emulator")
+        lab.report(Stage.GATES, "run the reference and the emulator")
         outputs, trial = emulate(self.subject)
-        self.prognosis = Prognosis(outputs, trial, self.measurements.layers(frozenset()), ())
+        self.prognosis = Prediction(outputs, trial, self.measurements.layers(frozenset()), ())
         self.evaluations = Evaluations(lab, notebook, self.prognosis)
         self.start = self.latest = self.evaluations.judge(frozenset(), outputs)
 

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.diagnosis import Held
+from harness.diagnosis import TensorRange
 from harness.explore.answers import Explanation, LayerRow, LayerTable, TensorRow
 from harness.explore.commands import Order
 from harness.model import NodeInfo
@@ -181,7 +181,7 @@ def _other(nodes: Sequence[NodeInfo], preposition: str, *, constant: bool) -> st
     return first if len(nodes) == 1 else f"{first} and {len(nodes) - 1} more"
 
 
-def _lost(held: Held) -> Iterable[str]:
+def _lost(held: TensorRange) -> Iterable[str]:
     if held.overflowing:
         yield f"{percent(held.overflowing)} overflow"
     if held.flushed:

@@ -42,7 +42,7 @@ from harness.tactics.units import Unit, is_suspect, units_of
 RESERVE = 1
 """Builds that a search leaves for forcing the bad build's own choices."""
 
-JournalOf = Callable[[Problem], AbstractContextManager[Journal]]
+JournalOf = Callable[[Problem], AbstractContextManager[Journal | None]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,9 +124,9 @@ def test_an_onnx_file_is_diagnosed_with_the_shapes_given(capsys, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ((CASES,), 2, "a diagnosis is of one"),
+        ((CASES,), 2, "a diagnosis needs one"),
         (("missing.case.yaml",), 2, "missing.case.yaml"),
-        ((OVERFLOW, "--max-builds", "0"), 2, "leaves nothing"),
+        ((OVERFLOW, "--max-builds", "0"), 2, "is not enough"),
         ((OVERFLOW, "--env", "nowhere"), 2, "nowhere"),
         ((OVERFLOW, "--json", "."), 2, "is a folder"),
         ((OVERFLOW, "--precision", "fp17"), 2, "fp17"),
@@ -160,7 +160,7 @@ def test_ctrl_c_and_sigterm_leave_a_journal_and_say_how_to_continue(
     assert process.wait() == status, rest
     assert "continue with: harness diagnose" in rest
     assert rest.rstrip().endswith(word)
-    assert list((tmp_path / ".harness" / "diagnose").glob("resnet50-fp16-emulator/notebook.jsonl"))
+    assert list((tmp_path / ".harness" / "diagnose").glob("resnet50-fp16-emulator/diagnosis.jsonl"))
 
 
 def test_too_small_a_limit_ends_with_4(capsys) -> None:

@@ -39,7 +39,7 @@ def diagnosed() -> Diagnosis:
 def test_nodes_that_fail_alone_without_standing_out_are_not_where_it_starts() -> None:
     diagnosis = diagnosed()
     assert len(diagnosis.culprits) > A_FEW
-    assert diagnosis.origins[0].why.startswith("no single node is to blame")
+    assert diagnosis.origins[0].why.startswith("no single node is at fault")
     assert "fail alone" in diagnosis.origins[0].why
     words = {statement.label: statement.text for statement in statements(diagnosis)}
     assert words["what"] == f"the precision is too low for {len(diagnosis.culprits)} nodes taken together"

@@ -7,6 +7,7 @@ import json
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +19,20 @@ from onnx import helper
 import harness.diagnosis
 from harness.case import Tolerance, load_case
 from harness.diagnosis import (
+    Context,
+    DiagnosisBudget,
+    DiagnosisVerdict,
     Findings,
-    Lab,
-    Limits,
     Options,
     ProgressEvent,
     Stage,
     Subject,
-    Verdict,
     diagnose,
     diagnose_model,
 )
-from harness.diagnosis.context import make_bench
+from harness.diagnosis.context import Handover, make_bench
 from harness.diagnosis.explain import advise
+from harness.diagnosis.pipeline import start
 from harness.errors import UsageError
 from harness.judge import Judge
 from harness.model import Model, load_model, save_model
@@ -50,7 +52,7 @@ def test_neither_tables_nor_pictures_are_imported_before_they_are_needed() -> No
 
 def test_a_case_that_passes_costs_one_evaluation(tmp_path: Path) -> None:
     found = diagnose(case_path("rmsnorm-mlp"), precision="fp16", journal=tmp_path)
-    assert found.verdict is Verdict.NONE
+    assert found.verdict is DiagnosisVerdict.NONE
     assert found.exit_code == 0
     assert found.culprits == ()
     assert found.cost.emulations == len(load_case(case_path("rmsnorm-mlp")).runs) / 2  # two samples
@@ -65,7 +67,7 @@ def test_the_bundled_faults_start_where_their_cases_say(name: str, tmp_path: Pat
     case = load_case(case_path(name))
     found = diagnose(case, precision=Precision.FP16, journal=tmp_path)
     (spec,) = case.select_runs([Precision.FP16])
-    assert found.verdict is Verdict.PRECISION
+    assert found.verdict is DiagnosisVerdict.PRECISION
     assert tuple(each.node for each in found.origins) == spec.origin
     assert found.culprits[0] == spec.origin[0]
     assert 2 <= len(found.culprits) <= 5
@@ -109,7 +111,7 @@ def test_tf32_that_is_too_coarse_is_tf32_on_the_emulator(tmp_path: Path) -> None
     model = rmsnorm()
     tight = [Tolerance(nrmse=1e-4)]
     found = diagnose_model(model, feeds(model), Precision.TF32, tolerances=tight, out=tmp_path)
-    assert found.verdict is Verdict.TF32
+    assert found.verdict is DiagnosisVerdict.TF32
     assert found.confirmed
     assert set(found.culprits) <= model.product_nodes
     assert "noTF32" in found.recipes["trtexec"]
@@ -122,10 +124,10 @@ def test_an_error_that_accumulates_blames_nobody_alone() -> None:
     assert whole.before is not None
     error = max(output.metrics.nrmse for output in whole.before.outputs)
     found = diagnose_model(model, samples, Precision.FP16, tolerances=[Tolerance(nrmse=error * 0.7)])
-    assert found.verdict is Verdict.PRECISION
+    assert found.verdict is DiagnosisVerdict.PRECISION
     assert len(found.culprits) > 2
     assert found.minimal
-    assert all("no single node is to blame" in origin.why for origin in found.origins)
+    assert all("no single node is at fault" in origin.why for origin in found.origins)
     assert "add up" in found.summary
 
 
@@ -135,7 +137,7 @@ def test_all_samples_must_pass_with_the_island() -> None:
     samples = feeds(model, samples=2)
     samples[1] = {name: value * np.float32(30.0) for name, value in samples[1].items()}
     found = diagnose_model(model, samples, Precision.FP16)
-    assert found.verdict is Verdict.PRECISION
+    assert found.verdict is DiagnosisVerdict.PRECISION
     assert found.before is not None
     assert [output.passed for output in found.before.outputs] == [True, False]
     assert found.after is not None
@@ -164,10 +166,10 @@ def masked(scale: float) -> Model:
 
 def test_infinities_that_do_no_harm_are_no_culprits() -> None:
     sound = masked(1.0)
-    assert diagnose_model(sound, feeds(sound), Precision.FP16).verdict is Verdict.NONE
+    assert diagnose_model(sound, feeds(sound), Precision.FP16).verdict is DiagnosisVerdict.NONE
     faulty = masked(2000.0)
     found = diagnose_model(faulty, feeds(faulty), Precision.FP16)
-    assert found.verdict is Verdict.PRECISION
+    assert found.verdict is DiagnosisVerdict.PRECISION
     assert found.culprits == ("sq", "mean", "sqrt")
     assert [origin.node for origin in found.origins] == ["sq"]
 
@@ -197,8 +199,8 @@ def test_a_model_without_inputs_data_is_refused() -> None:
 
 def test_a_limit_of_seconds_ends_in_what_is_known() -> None:
     model = rmsnorm(scale=600.0)
-    found = diagnose_model(model, feeds(model), Precision.FP16, limits=Limits(seconds=1e-9))
-    assert found.verdict is Verdict.UNRESOLVED
+    found = diagnose_model(model, feeds(model), Precision.FP16, budget=DiagnosisBudget(seconds=1e-9))
+    assert found.verdict is DiagnosisVerdict.UNRESOLVED
     assert found.exit_code == 4
     assert "stopped" in found.evidence[-1].text
 
@@ -215,7 +217,7 @@ def test_the_command_that_goes_on_names_limit_target_shapes_and_folder(tmp_path:
     stopped = harness.diagnose(
         overflowing(tmp_path), precision="fp16", inputs=shapes, max_seconds=1e-6, out=out
     )
-    assert stopped.verdict is Verdict.UNRESOLVED
+    assert stopped.verdict is DiagnosisVerdict.UNRESOLVED
     assert "it reached its limit of 1e-06 s (--max-seconds)" in stopped.summary
     words = shlex.split(stopped.advice[-1])
     assert words[:3] == ["harness", "diagnose", str(tmp_path / "my model.onnx")]
@@ -232,6 +234,11 @@ def test_the_command_that_goes_on_names_limit_target_shapes_and_folder(tmp_path:
 def test_without_a_limit_reached_an_unresolved_fault_is_gone_on_with_by_hand() -> None:
     model = rmsnorm()
     bench = make_bench(model, feeds(model))
-    lab = Lab(Subject(bench, Precision.FP16, bench.emulator))
-    (told,) = advise(lab, Findings(Verdict.UNRESOLVED), {}, written=False)
+    context = Context(Subject(bench, Precision.FP16, bench.emulator))
+    seen = replace(
+        start(context, Options()),
+        findings=Findings(DiagnosisVerdict.UNRESOLVED),
+        handover=Handover(written=False),
+    )
+    (told,) = advise(context, seen)
     assert told == "harness explore rmsnorm --precision fp16"

@@ -16,12 +16,20 @@ from onnx import TensorProto, helper
 
 from harness.case import Tolerance
 from harness.comparison import GateResult
-from harness.diagnosis import Effects, Examiner, Limits, Subject, Verdict, badness, explain_nodes, inherited
+from harness.diagnosis import (
+    DiagnosisBudget,
+    DiagnosisVerdict,
+    Effects,
+    Evaluator,
+    Subject,
+    badness,
+    explain_nodes,
+    inherited,
+)
 from harness.diagnosis.context import (
-    Examination,
+    JudgedEvaluation,
     Spending,
-    layer_from_record,
-    layer_to_record,
+    introduced_errors,
     make_bench,
     nearby,
     outliers,
@@ -30,19 +38,18 @@ from harness.diagnosis.context.effects import _shared_out
 from harness.diagnosis.explain import find_origins_of
 from harness.diagnosis.stages import (
     RESERVE,
-    Shown,
+    Symptoms,
     check_gates,
     decide,
-    introduced_errors,
     next_share,
     predict,
 )
 from harness.diagnosis.stages.repeats import _judge
 from harness.errors import BudgetExhaustedError, UsageError
-from harness.judge import OutputResult, jsonable
+from harness.judge import LayerResult, OutputResult
 from harness.model import load_model
 from harness.search import Outcome, Trial
-from harness.tensors import Precision
+from harness.tensors import Precision, from_json, to_json
 
 FP16 = Precision.FP16
 
@@ -50,24 +57,39 @@ FP16 = Precision.FP16
 @pytest.mark.parametrize(
     ("shown", "verdict"),
     [
-        (Shown(FP16, repeats=Verdict.TACTIC, island_cures=True), Verdict.TACTIC),
-        (Shown(FP16, repeats=Verdict.NONDETERMINISTIC, strict_passes=False), Verdict.NONDETERMINISTIC),
-        (Shown(FP16, strict_passes=False, emulator_fails=True), Verdict.CONVERSION),
-        (Shown(Precision.FP32, strict_passes=False), Verdict.CONVERSION),
-        (Shown(Precision.FP32, strict_passes=True), Verdict.TF32),
-        (Shown(Precision.TF32, strict_passes=True), Verdict.TF32),
-        (Shown(Precision.TF32, emulator_fails=True, island_cures=True), Verdict.TF32),
-        (Shown(Precision.TF32, island_cures=True), Verdict.UNRESOLVED),
-        (Shown(FP16, strict_passes=True, observed_passes=True, marks_cure=True), Verdict.FUSION),
-        (Shown(FP16, strict_passes=True, emulator_fails=True, island_cures=True), Verdict.PRECISION),
-        (Shown(FP16, strict_passes=True, observed_passes=False, island_cures=True), Verdict.PRECISION),
-        (Shown(FP16, strict_passes=True, observed_passes=True, island_cures=True), Verdict.UNRESOLVED),
-        (Shown(FP16, strict_passes=True, island_cures=True), Verdict.UNRESOLVED),
-        (Shown(FP16, strict_passes=True, emulator_fails=True, island_cures=False), Verdict.UNRESOLVED),
-        (Shown(FP16), Verdict.UNRESOLVED),
+        (Symptoms(FP16, repeats=DiagnosisVerdict.TACTIC, island_cures=True), DiagnosisVerdict.TACTIC),
+        (
+            Symptoms(FP16, repeats=DiagnosisVerdict.NONDETERMINISTIC, strict_passes=False),
+            DiagnosisVerdict.NONDETERMINISTIC,
+        ),
+        (Symptoms(FP16, strict_passes=False, emulator_fails=True), DiagnosisVerdict.CONVERSION),
+        (Symptoms(Precision.FP32, strict_passes=False), DiagnosisVerdict.CONVERSION),
+        (Symptoms(Precision.FP32, strict_passes=True), DiagnosisVerdict.TF32),
+        (Symptoms(Precision.TF32, strict_passes=True), DiagnosisVerdict.TF32),
+        (Symptoms(Precision.TF32, emulator_fails=True, island_cures=True), DiagnosisVerdict.TF32),
+        (Symptoms(Precision.TF32, island_cures=True), DiagnosisVerdict.UNRESOLVED),
+        (Symptoms(FP16, strict_passes=True, observed_passes=True, marks_cure=True), DiagnosisVerdict.FUSION),
+        (
+            Symptoms(FP16, strict_passes=True, emulator_fails=True, island_cures=True),
+            DiagnosisVerdict.PRECISION,
+        ),
+        (
+            Symptoms(FP16, strict_passes=True, observed_passes=False, island_cures=True),
+            DiagnosisVerdict.PRECISION,
+        ),
+        (
+            Symptoms(FP16, strict_passes=True, observed_passes=True, island_cures=True),
+            DiagnosisVerdict.UNRESOLVED,
+        ),
+        (Symptoms(FP16, strict_passes=True, island_cures=True), DiagnosisVerdict.UNRESOLVED),
+        (
+            Symptoms(FP16, strict_passes=True, emulator_fails=True, island_cures=False),
+            DiagnosisVerdict.UNRESOLVED,
+        ),
+        (Symptoms(FP16), DiagnosisVerdict.UNRESOLVED),
     ],
 )
-def test_the_table(shown: Shown, verdict: Verdict) -> None:
+def test_the_table(shown: Symptoms, verdict: DiagnosisVerdict) -> None:
     found, evidence = decide(shown)
     assert found is verdict
     assert evidence.text
@@ -77,18 +99,18 @@ def test_nothing_is_guessed() -> None:
     """No verdict without the one thing that shows it, whatever else is known or not."""
     values = (None, True, False)
     for strict, emulator, observed, marks, island in itertools.product(values, repeat=5):
-        shown = Shown(FP16, None, strict, emulator, observed, marks, island)
+        shown = Symptoms(FP16, None, strict, emulator, observed, marks, island)
         verdict, _ = decide(shown)
-        if verdict is Verdict.CONVERSION:
+        if verdict is DiagnosisVerdict.CONVERSION:
             assert strict is False
-        elif verdict is Verdict.FUSION:
+        elif verdict is DiagnosisVerdict.FUSION:
             assert observed
             assert marks
-        elif verdict is Verdict.PRECISION:
+        elif verdict is DiagnosisVerdict.PRECISION:
             assert island
             assert emulator or observed is False
         else:
-            assert verdict is Verdict.UNRESOLVED
+            assert verdict is DiagnosisVerdict.UNRESOLVED
 
 
 def subject(scale: float = 1.0, samples: int = 1) -> Subject:
@@ -98,25 +120,25 @@ def subject(scale: float = 1.0, samples: int = 1) -> Subject:
 
 
 def test_stages_refuse_what_they_cannot_work_with() -> None:
-    from harness.diagnosis import Searching, cure_on_emulator
+    from harness.diagnosis import SearchSetup, cure_on_emulator
     from harness.diagnosis.stages import cure_on_engine, observe
 
     sound = subject()
-    examiner = Examiner(sound, Spending())
-    gates = check_gates(examiner)
-    assert gates.verdict is Verdict.NONE
+    evaluator = Evaluator(sound, Spending())
+    gates = check_gates(evaluator)
+    assert gates.verdict is DiagnosisVerdict.NONE
     with pytest.raises(UsageError, match="predict requires gates without a verdict"):
         predict(sound, gates)
     assert gates.baseline is not None
     with pytest.raises(UsageError, match="observe requires an engine"):
-        observe(examiner, gates.baseline)
+        observe(evaluator, gates.baseline)
     with pytest.raises(UsageError, match="requires an engine"):
-        cure_on_engine(examiner, {}, [], {}, Searching(), prove=True)
+        cure_on_engine(evaluator, {}, [], {}, SearchSetup(), prove=True)
     faulty = subject(600.0)
-    prognosis = predict(faulty, check_gates(Examiner(faulty, Spending())))
+    prediction = predict(faulty, check_gates(Evaluator(faulty, Spending())))
     engine = Subject(faulty.bench, FP16, sound.candidate)
     with pytest.raises(UsageError, match="requires the emulator"):
-        cure_on_emulator(Examiner(engine, Spending()), prognosis, Effects(faulty, 0), Searching())
+        cure_on_emulator(Evaluator(engine, Spending()), prediction, Effects(faulty, 0), SearchSetup())
 
 
 def test_the_effect_of_a_node_is_what_lowering_it_alone_does() -> None:
@@ -172,17 +194,17 @@ def test_badness_is_the_worst_gate_in_multiples_of_its_limit() -> None:
 
 def test_records_come_back_as_they_were() -> None:
     faulty = subject(600.0, samples=2)
-    examiner = Examiner(faulty, Spending())
-    gates = check_gates(examiner)
+    evaluator = Evaluator(faulty, Spending())
+    gates = check_gates(evaluator)
     assert gates.baseline is not None
-    record = json.loads(json.dumps(jsonable(gates.baseline.to_record()), allow_nan=False))
-    found = Examination.from_record(record)
+    record = json.loads(json.dumps(to_json(gates.baseline), allow_nan=False))
+    found = from_json(JudgedEvaluation, record)
     assert found.outputs == gates.baseline.outputs
     assert found.outcome is Outcome.FAIL
     assert found.trial == gates.baseline.trial
     for layer in predict(faulty, gates).layers:
-        again = layer_from_record(json.loads(json.dumps(layer_to_record(layer), allow_nan=False)))
-        np.testing.assert_equal(jsonable(layer_to_record(again)), jsonable(layer_to_record(layer)))
+        again = from_json(LayerResult, json.loads(json.dumps(to_json(layer), allow_nan=False)))
+        np.testing.assert_equal(to_json(again), to_json(layer))
 
 
 def test_the_introduced_errors_are_those_of_the_layers() -> None:
@@ -192,9 +214,9 @@ def test_the_introduced_errors_are_those_of_the_layers() -> None:
         faulty = subject(scale)
         if scale == 1.0:
             faulty.bench.case = faulty.bench.case.model_copy(update={"tolerances": (Tolerance(nrmse=1e-5),)})
-        prognosis = predict(faulty, check_gates(Examiner(faulty, Spending())))
-        expected = introduced_by_node(prognosis.layers)
-        assert prognosis.introduced == pytest.approx(expected, rel=1e-6)
+        prediction = predict(faulty, check_gates(Evaluator(faulty, Spending())))
+        expected = introduced_by_node(prediction.layers)
+        assert prediction.introduced == pytest.approx(expected, rel=1e-6)
         assert any(map(math.isinf, expected.values())) == (scale == 600.0)
 
 
@@ -209,10 +231,10 @@ def origins_behind(effects: dict[str, float], crossing: str = "") -> list[str]:
     """The origins behind the nodes of `effects`, on an engine of which one tensor crosses its gate."""
     faulty = subject()
     faulty.bench.case = faulty.bench.case.model_copy(update={"tolerances": (Tolerance(nrmse=1e-5),)})
-    prognosis = predict(faulty, check_gates(Examiner(faulty, Spending())))
-    assert not set(outliers(prognosis.introduced)) & set(effects)
-    layers = [replace(layer, origin=layer.node == crossing) for layer in prognosis.layers]
-    found = find_origins_of(faulty, prognosis, tuple(effects), Measured(effects), layers)
+    prediction = predict(faulty, check_gates(Evaluator(faulty, Spending())))
+    assert not set(outliers(prediction.introduced)) & set(effects)
+    layers = [replace(layer, origin=layer.node == crossing) for layer in prediction.layers]
+    found = find_origins_of(faulty, prediction, tuple(effects), Measured(effects), layers)
     return [origin.node for origin in found]
 
 
@@ -230,18 +252,18 @@ def test_an_island_that_fails_alone_starts_where_its_tensor_crosses_its_gate() -
 
 def test_a_power_of_two_is_told_as_squares() -> None:
     faulty = subject(600.0)
-    prognosis = predict(faulty, check_gates(Examiner(faulty, Spending())))
-    (origin,) = explain_nodes(faulty, prognosis, ["b1_sq"])
+    prediction = predict(faulty, check_gates(Evaluator(faulty, Spending())))
+    (origin,) = explain_nodes(faulty, prediction, ["b1_sq"])
     assert origin.why.startswith("squares of values up to ")
 
 
 def test_the_sample_that_failed_is_looked_at_first() -> None:
     faulty = subject(600.0, samples=3)
-    examiner = Examiner(faulty, Spending())
-    examiner.failing_sample = 2
-    found = examiner.examine(faulty.plan(), phase="test")
+    evaluator = Evaluator(faulty, Spending())
+    evaluator.failing_sample = 2
+    found = evaluator.evaluate(faulty.plan(), phase="test")
     assert [output.sample for output in found.outputs] == [2]
-    cured = examiner.examine(faulty.plan(frozenset(faulty.units)), phase="test")
+    cured = evaluator.evaluate(faulty.plan(frozenset(faulty.units)), phase="test")
     assert [output.sample for output in cured.outputs] == [0, 1, 2]
 
 
@@ -251,10 +273,10 @@ def test_one_sample_that_fails_is_enough_wherever_it_stands() -> None:
     nothing = {name: np.zeros_like(value) for name, value in large.items()}
     for samples, fails in (([large, nothing], 0), ([nothing, large], 1)):
         bench = make_bench(model, samples)
-        examiner = Examiner(Subject(bench, FP16, bench.emulator), Spending())
-        found = examiner.examine(examiner.subject.plan(), phase="test", thorough=True)
+        evaluator = Evaluator(Subject(bench, FP16, bench.emulator), Spending())
+        found = evaluator.evaluate(evaluator.subject.plan(), phase="test", thorough=True)
         assert [output.sample for output in found.outputs if not output.passed] == [fails]
-        assert (found.outcome, examiner.failing_sample) == (Outcome.FAIL, fails)
+        assert (found.outcome, evaluator.failing_sample) == (Outcome.FAIL, fails)
 
 
 def test_what_neighbours_do_together_is_shared_out_by_squares() -> None:
@@ -271,15 +293,15 @@ def test_a_margin_follows_what_the_last_one_left_and_by_how_much_it_missed() -> 
 def test_a_tactic_that_failing_builds_chose_too_is_not_named() -> None:
     chosen = [(Outcome.FAIL, "a", "y"), (Outcome.PASS, "a", "x"), (Outcome.PASS, "b", "x")]
     builds = [
-        Examination(outcome, tactics=(("conv", conv), ("root", root))) for outcome, conv, root in chosen
+        JudgedEvaluation(outcome, tactics=(("conv", conv), ("root", root))) for outcome, conv, root in chosen
     ]
     found = _judge(builds)
-    assert (found.verdict, found.passes, found.fails) == (Verdict.TACTIC, 2, 1)
+    assert (found.verdict, found.passes, found.fails) == (DiagnosisVerdict.TACTIC, 2, 1)
     assert found.evidence[0].facts["differing"] == {"root": ["passes with x", "fails with y"]}
 
 
 def test_a_phase_may_spend_what_the_others_left() -> None:
-    spending = Spending(Limits(builds=5))
+    spending = Spending(DiagnosisBudget(builds=5))
     spending.charge("gates", 1)
     spending.charge("search", 2)
     assert spending.builds == 3

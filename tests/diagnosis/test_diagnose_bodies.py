@@ -15,9 +15,9 @@ from graphs import graph_model
 from models import feeds
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.diagnosis import Diagnosis, Held, Subject, diagnose_model
+from harness.diagnosis import Diagnosis, Subject, TensorRange, diagnose_model
 from harness.diagnosis.context import make_bench
-from harness.diagnosis.explain import Occurrence, open_body, why
+from harness.diagnosis.explain import MeasuredNode, open_body, why
 from harness.diagnosis.handover import own_file
 from harness.model import Model, inner_nodes, load_model, repeated_names
 from harness.tensors import Precision
@@ -242,7 +242,7 @@ def test_the_first_iteration_in_which_it_goes_wrong_is_told(op: str) -> None:
 
 
 def test_a_body_that_nothing_stands_out_in_has_what_was_measured() -> None:
-    node = Occurrence("If", (), Held("y", 1.0, 1.0, 1.0), introduced=3e-4, usual=3e-4)
+    node = MeasuredNode("If", (), TensorRange("y", 1.0, 1.0, 1.0), introduced=3e-4, usual=3e-4)
     assert why(node, Precision.FP16) == (
         "rounding in its body to FP16's 11 bits introduces an error of 3e-4 (nrmse) here"
     )

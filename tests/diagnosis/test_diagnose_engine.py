@@ -13,7 +13,7 @@ from models import ISLAND, feeds, rmsnorm
 
 from harness.backends import Observation
 from harness.case import BuildOptions, Tolerance
-from harness.diagnosis import Diagnosis, Limits, Options, Verdict, diagnose_model
+from harness.diagnosis import Diagnosis, DiagnosisBudget, DiagnosisVerdict, Options, diagnose_model
 from harness.errors import CandidateError
 from harness.report import diagnosis_markdown as markdown
 from harness.report import diagnosis_page as html_page
@@ -36,7 +36,7 @@ def texts(diagnosis: Diagnosis) -> str:
 def test_an_engine_that_passes_is_none_after_one_build() -> None:
     engine = FakeEngine(rmsnorm(), "b1_up", never)
     diagnosis = run(engine)
-    assert diagnosis.verdict is Verdict.NONE
+    assert diagnosis.verdict is DiagnosisVerdict.NONE
     assert diagnosis.exit_code == 0
     assert engine.builds == diagnosis.cost.builds == 1
     assert diagnosis.culprits == ()
@@ -45,7 +45,7 @@ def test_an_engine_that_passes_is_none_after_one_build() -> None:
 def test_a_fault_that_the_emulator_foresees_takes_three_builds() -> None:
     engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", never)
     diagnosis = run(engine)
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert diagnosis.culprits == ISLAND
     assert diagnosis.confirmed
     assert not diagnosis.minimal  # nobody left them out on the engine,
@@ -94,7 +94,7 @@ def test_the_engine_has_the_last_word_over_the_emulator() -> None:
     # The engine computes a node wrongly at FP16 that the emulator finds nothing wrong with, besides the overflow.
     engine = FakeEngine(rmsnorm(scale=600.0), "b2_gain", when_lowered("b2_gain"))
     diagnosis = run(engine)
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert set(diagnosis.culprits) == {*ISLAND, "b2_gain"}
     assert diagnosis.confirmed
     assert diagnosis.cost.builds == engine.builds
@@ -108,7 +108,7 @@ def test_an_island_that_the_engine_fuses_with_its_neighbours_is_widened() -> Non
 
     engine = FakeEngine(rmsnorm(scale=600.0), "b1_gain", wrong)
     diagnosis = run(engine)
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert set(diagnosis.culprits) >= {*ISLAND, "b1_norm", "b1_gain"}
     assert len(diagnosis.culprits) <= 8
     assert diagnosis.confirmed
@@ -129,11 +129,11 @@ def test_an_engine_that_does_not_heed_the_island_is_told_from_one_that_does() ->
     model = rmsnorm(scale=600.0)
     engine = Deaf(model, "b1_sq", wrong, rounds=False)
     diagnosis = run(engine)
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert diagnosis.culprits == ("b0_relu",)
     assert diagnosis.confirmed
     assert [origin.node for origin in diagnosis.origins] == ["b1_sq"]
-    assert "asked to keep b1_sq, b1_mean, b1_addeps, b1_sqrt in FP32" in texts(diagnosis)
+    assert "with b1_sq, b1_mean, b1_addeps, b1_sqrt kept in FP32" in texts(diagnosis)
     assert "although the error does not start there" in diagnosis.summary
 
 
@@ -158,7 +158,7 @@ def test_a_large_island_is_pruned_on_the_engine() -> None:
 
     engine = FakeEngine(rmsnorm(scale=600.0), "b2_relu", wrong)
     diagnosis = run(engine)
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert diagnosis.confirmed
     assert set(diagnosis.culprits) == {*ISLAND, *hidden}
     assert diagnosis.minimal
@@ -168,7 +168,7 @@ def test_a_large_island_is_pruned_on_the_engine() -> None:
 def test_a_fault_of_the_engine_alone_is_found_by_what_was_observed() -> None:
     engine = FakeEngine(rmsnorm(), "b1_up", when_lowered("b1_up"))
     diagnosis = run(engine)
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert diagnosis.culprits == ("b1_up",)
     assert diagnosis.confirmed
     assert diagnosis.minimal
@@ -183,7 +183,7 @@ def test_a_fault_of_the_engine_alone_is_found_by_what_was_observed() -> None:
 def test_a_fault_of_two_fused_layers_is_cured_by_one_mark() -> None:
     engine = FakeEngine(rmsnorm(), "b1_up", when_fused("b1_up", "b1_up"))
     diagnosis = run(engine)
-    assert diagnosis.verdict is Verdict.FUSION
+    assert diagnosis.verdict is DiagnosisVerdict.FUSION
     assert [each.tensor for each in diagnosis.separations] == ["b1_up"]
     assert diagnosis.culprits == ("b1_up", "b1_relu")
     assert diagnosis.confirmed
@@ -195,7 +195,7 @@ def test_a_fault_of_two_fused_layers_is_cured_by_one_mark() -> None:
 def test_wrong_in_fp32_is_a_conversion_and_the_first_tensor_is_named() -> None:
     engine = FakeEngine(rmsnorm(), "b1_down", lambda build: True)
     diagnosis = run(engine)
-    assert diagnosis.verdict is Verdict.CONVERSION
+    assert diagnosis.verdict is DiagnosisVerdict.CONVERSION
     assert [origin.node for origin in diagnosis.origins] == ["b1_down"]
     assert not diagnosis.confirmed  # nobody built it alone
     assert engine.builds == 3
@@ -205,7 +205,7 @@ def test_a_wrong_conversion_is_confirmed_by_its_node_alone() -> None:
     model = rmsnorm()
     engine = FakeEngine(model, "b1_down", lambda build: True)
     diagnosis = run(engine, engine_for=lambda part: FakeEngine(part, "b1_down", lambda build: True))
-    assert diagnosis.verdict is Verdict.CONVERSION
+    assert diagnosis.verdict is DiagnosisVerdict.CONVERSION
     assert diagnosis.culprits == ("b1_down",)
     assert diagnosis.confirmed
     assert diagnosis.cost.builds == 4
@@ -219,7 +219,7 @@ def test_a_wrong_conversion_is_found_by_prefixes_where_marks_break_the_build() -
         breaks=lambda plan: plan.observation is Observation.TYPED,
     )
     diagnosis = run(engine)
-    assert diagnosis.verdict is Verdict.CONVERSION
+    assert diagnosis.verdict is DiagnosisVerdict.CONVERSION
     assert [origin.node for origin in diagnosis.origins] == ["b1_down"]
     assert "could not be observed" in texts(diagnosis)
 
@@ -228,7 +228,7 @@ def test_right_without_tf32_is_tf32(tmp_path: Path) -> None:
     build = BuildOptions(tf32=True)
     engine = FakeEngine(rmsnorm(), "b1_up", lambda build: bool(build.plan.build.tf32))
     diagnosis = run(engine, Precision.FP32, build=build, out=tmp_path)
-    assert diagnosis.verdict is Verdict.TF32
+    assert diagnosis.verdict is DiagnosisVerdict.TF32
     assert diagnosis.confirmed
     assert "noTF32" in diagnosis.recipes["trtexec"]
 
@@ -244,7 +244,7 @@ def test_builds_that_differ_with_their_tactics_follow_the_tactic() -> None:
         tactics=tactic,
     )
     diagnosis = run(engine)
-    assert diagnosis.verdict is Verdict.TACTIC
+    assert diagnosis.verdict is DiagnosisVerdict.TACTIC
     assert diagnosis.culprits == ()
     assert all(plan.observation is Observation.NONE for plan in engine.plans), "nothing slow was built for it"
     facts = next(each.facts for each in diagnosis.evidence if "differing" in each.facts)
@@ -260,7 +260,7 @@ def test_builds_that_differ_without_a_reason_are_nondeterministic(tactics) -> No
         tactics=tactics,
     )
     diagnosis = run(engine)
-    assert diagnosis.verdict is Verdict.NONDETERMINISTIC
+    assert diagnosis.verdict is DiagnosisVerdict.NONDETERMINISTIC
     assert diagnosis.culprits == ()
     facts = next(
         each.facts for each in diagnosis.evidence if "passes" in each.facts and "fails" in each.facts
@@ -279,7 +279,7 @@ def test_an_engine_that_differs_from_run_to_run_is_nondeterministic() -> None:
 
     engine = FakeEngine(rmsnorm(), "b1_up", wrong)
     diagnosis = run(engine)
-    assert diagnosis.verdict is Verdict.NONDETERMINISTIC
+    assert diagnosis.verdict is DiagnosisVerdict.NONDETERMINISTIC
     assert diagnosis.culprits == ()
 
 
@@ -297,14 +297,18 @@ def test_a_flaky_engine_never_gets_a_made_up_culprit() -> None:
         diagnosis = run(FakeEngine(rmsnorm(blocks=2), "b1_up", wrong))
         assert diagnosis.culprits == (), seed
         verdicts.append(diagnosis.verdict)
-    assert set(verdicts) <= {Verdict.NONE, Verdict.NONDETERMINISTIC, Verdict.UNRESOLVED}
-    assert Verdict.NONDETERMINISTIC in verdicts
+    assert set(verdicts) <= {
+        DiagnosisVerdict.NONE,
+        DiagnosisVerdict.NONDETERMINISTIC,
+        DiagnosisVerdict.UNRESOLVED,
+    }
+    assert DiagnosisVerdict.NONDETERMINISTIC in verdicts
 
 
 def test_a_budget_that_is_too_small_says_what_is_known_and_how_to_go_on() -> None:
     engine = FakeEngine(rmsnorm(), "b1_up", when_lowered("b1_up"))
-    diagnosis = run(engine, limits=Limits(builds=4))
-    assert diagnosis.verdict is Verdict.UNRESOLVED
+    diagnosis = run(engine, budget=DiagnosisBudget(builds=4))
+    assert diagnosis.verdict is DiagnosisVerdict.UNRESOLVED
     assert diagnosis.exit_code == 4
     assert engine.builds <= 4
     assert diagnosis.culprits == ()
@@ -314,8 +318,8 @@ def test_a_budget_that_is_too_small_says_what_is_known_and_how_to_go_on() -> Non
 
 def test_an_answer_within_the_budget_stands_although_it_was_not_observed() -> None:
     engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", never)
-    diagnosis = run(engine, limits=Limits(builds=2))
-    assert diagnosis.verdict is Verdict.PRECISION
+    diagnosis = run(engine, budget=DiagnosisBudget(builds=2))
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert diagnosis.culprits == ISLAND
     assert diagnosis.confirmed
     assert diagnosis.faithful is None
@@ -330,8 +334,8 @@ def test_a_fault_that_nothing_cures_is_unresolved() -> None:
         lambda build: build.plan.precision is Precision.FP16 and build.plan.observation is Observation.NONE,
         breaks=lambda plan: plan.observation is Observation.TYPED and bool(plan.marks),
     )
-    diagnosis = run(engine, limits=Limits(builds=40))
-    assert diagnosis.verdict in (Verdict.UNRESOLVED, Verdict.PRECISION)
+    diagnosis = run(engine, budget=DiagnosisBudget(builds=40))
+    assert diagnosis.verdict in (DiagnosisVerdict.UNRESOLVED, DiagnosisVerdict.PRECISION)
     assert engine.builds <= 40
 
 
@@ -371,7 +375,7 @@ def test_an_accumulated_error_takes_four_builds_where_the_engine_rounds_rougher(
     engine = Rougher(rmsnorm(), "b1_up", never)
     engine.factor = factor
     diagnosis = run(engine, tolerances=GATE)
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert diagnosis.confirmed
     assert len(diagnosis.culprits) >= 2
     assert engine.builds == diagnosis.cost.builds == (3 if factor < 1 else 4)

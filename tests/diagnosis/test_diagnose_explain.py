@@ -7,89 +7,87 @@ import dataclasses
 import numpy as np
 import pytest
 
-from harness.diagnosis import FORMATS, Held
-from harness.diagnosis.explain import Decision, Occurrence, accumulation, why
+from harness.diagnosis import FORMATS, TensorRange
+from harness.diagnosis.explain import Decision, MeasuredNode, accumulation, why
 from harness.tensors import Precision
 from harness.text import magnitudes
 
 FP16 = Precision.FP16
 
 
-def held(name: str, *values: float, precision: Precision = FP16, constant: bool = False) -> Held:
-    return Held.of(name, [np.array(values, dtype=np.float32)], precision, constant=constant)
+def held(name: str, *values: float, precision: Precision = FP16, constant: bool = False) -> TensorRange:
+    return TensorRange.of(name, [np.array(values, dtype=np.float32)], precision, constant=constant)
 
 
-def occurrence(op: str, inputs: list[Held], output: Held, **changes: object) -> Occurrence:
-    return Occurrence(op, tuple(inputs), output, **changes)  # type: ignore[arg-type]
+def measured(op: str, inputs: list[TensorRange], output: TensorRange, **changes: object) -> MeasuredNode:
+    return MeasuredNode(op, tuple(inputs), output, **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("node", "text"),
     [
         (
-            occurrence(
+            measured(
                 "Pow", [held("x", 3100.0), held("two", 2.0, constant=True)], held("y", 9.61e6), exponent=2.0
             ),
             "squares of values up to 3100 reach 9.6e6, beyond 65504, the largest FP16 value",
         ),
         (
-            occurrence("Mul", [held("x", 300.0), held("x", 300.0)], held("y", 9e4)),
+            measured("Mul", [held("x", 300.0), held("x", 300.0)], held("y", 9e4)),
             "squares of values up to 300 reach 90000, beyond 65504, the largest FP16 value",
         ),
         (
-            occurrence("Mul", [held("x", 300.0), held("z", 400.0)], held("y", 1.2e5)),
+            measured("Mul", [held("x", 300.0), held("z", 400.0)], held("y", 1.2e5)),
             "products of values up to 300 and 400 reach 1.2e5, beyond 65504, the largest FP16 value",
         ),
         (
-            occurrence("MatMul", [held("x", 300.0), held("w", 40.0)], held("y", 1.2e5)),
+            measured("MatMul", [held("x", 300.0), held("w", 40.0)], held("y", 1.2e5)),
             "sums of products of values up to 300 and 40 reach 1.2e5, beyond 65504, the largest FP16 value",
         ),
         (
-            occurrence("Exp", [held("x", 12.5)], held("y", 268337.0)),
+            measured("Exp", [held("x", 12.5)], held("y", 268337.0)),
             "exp of values up to 12.5 reaches 2.7e5, beyond 65504, the largest FP16 value",
         ),
         (
-            occurrence("Add", [held("x", 41000.0), held("z", 41000.0)], held("y", 82000.0)),
+            measured("Add", [held("x", 41000.0), held("z", 41000.0)], held("y", 82000.0)),
             "sums of values up to 41000 and 41000 reach 82000, beyond 65504, the largest FP16 value",
         ),
         (
-            occurrence("ReduceSum", [held("x", 50.0)], held("y", 1e5)),
+            measured("ReduceSum", [held("x", 50.0)], held("y", 1e5)),
             "sums of values up to 50 reach 1e5, beyond 65504, the largest FP16 value",
         ),
         (
-            occurrence("ReduceMean", [held("sq", 9.6e6)], held("y", 7e4)),
+            measured("ReduceMean", [held("sq", 9.6e6)], held("y", 7e4)),
             "it reads sq, whose values reach 9.6e6, beyond 65504, the largest FP16 value",
         ),
         (
-            occurrence("Where", [held("mask", -3.4e38, constant=True)], held("y", 1.0)),
+            measured("Where", [held("mask", -3.4e38, constant=True)], held("y", 1.0)),
             "its constant mask holds -3.4e38, beyond -65504, the lowest FP16 value, and becomes infinite",
         ),
         (
-            occurrence(
-                "Add", [held("mean", 0.0, 0.5), held("eps", 1e-8, constant=True)], held("y", 1e-8, 0.5)
-            ),
+            measured("Add", [held("mean", 0.0, 0.5), held("eps", 1e-8, constant=True)], held("y", 1e-8, 0.5)),
             "its constant eps, 1e-8, becomes 0 in FP16, whose smallest number is 6e-8",
         ),
         (
-            occurrence("Pow", [held("x", 5e-5), held("two", 2.0)], held("y", 2.5e-9), exponent=2.0),
+            measured("Pow", [held("x", 5e-5), held("two", 2.0)], held("y", 2.5e-9), exponent=2.0),
             "squares of values of about 5e-5 are about 2.5e-9: all of them become 0 in FP16, whose smallest number "
             "is 6e-8",
         ),
         (
-            occurrence("Sigmoid", [held("x", -20.0)], held("y", 2e-9, 0.5)),
+            measured("Sigmoid", [held("x", -20.0)], held("y", 2e-9, 0.5)),
             "50 % of its values, which go down to 2e-9, become 0 in FP16, whose smallest number is 6e-8",
         ),
         (
-            occurrence("Div", [held("x", 1.0), held("root", 1e-9, 1.0)], held("y", 1.0)),
+            measured("Div", [held("x", 1.0), held("root", 1e-9, 1.0)], held("y", 1.0)),
             "it divides by root, whose values go down to 1e-9 and become 0 in FP16, whose smallest number is 6e-8",
         ),
         (
-            occurrence("Pow", [held("var", 1e-9, 1.0), held("e", -0.5)], held("y", 3e4, 1.0), exponent=-0.5),
+            measured("Pow", [held("var", 1e-9, 1.0), held("e", -0.5)], held("y", 3e4, 1.0), exponent=-0.5),
             "it divides by a power of var, whose values go down to 1e-9 and become 0 in FP16, whose smallest number "
             "is 6e-8",
         ),
         (
-            occurrence(
+            measured(
                 "MatMul",
                 [held("x", 1.0), held("w", 1e-8, 2e-8, 4e-8, constant=True)],
                 held("y", 4e-8, 1e-8),
@@ -98,26 +96,24 @@ def occurrence(op: str, inputs: list[Held], output: Held, **changes: object) -> 
             "67 % of its constant w, whose values reach 4e-8, become 0 in FP16, whose smallest number is 6e-8",
         ),
         (
-            occurrence("Softmax", [held("logits", 12000.0, -3.0)], held("y", 1.0, 0.5)),
+            measured("Softmax", [held("logits", 12000.0, -3.0)], held("y", 1.0, 0.5)),
             "its inputs reach 12000, where FP16 has steps of 8: softmax makes each of them a factor of 3e3",
         ),
         (
-            occurrence("Sin", [held("angle", 3000.0)], held("y", 0.5)),
+            measured("Sin", [held("angle", 3000.0)], held("y", 0.5)),
             "its angles reach 3000, where FP16 has steps of 2 radians",
         ),
         (
-            occurrence("Sub", [held("x", 3001.0, 3000.0), held("z", 3000.5, 3000.0)], held("y", 0.5, 0.1)),
+            measured("Sub", [held("x", 3001.0, 3000.0), held("z", 3000.5, 3000.0)], held("y", 0.5, 0.1)),
             "values of about 3e3 cancel down to 0.361: at their size FP16 has steps of 2, and that is what is left of "
             "the difference",
         ),
         (
-            occurrence(
-                "Softmax", [held("logits", 5000.0, 4999.0)], held("y", 0.7, 0.3, 1e-9), introduced=0.5
-            ),
+            measured("Softmax", [held("logits", 5000.0, 4999.0)], held("y", 0.7, 0.3, 1e-9), introduced=0.5),
             "its inputs reach 5000, where FP16 has steps of 4: softmax makes each of them a factor of 54.6",
         ),
         (
-            occurrence(
+            measured(
                 "Add",
                 [held("x", 10.0, 11.0), held("ten", 10.0, constant=True)],
                 held("scores", 20.0, 21.0),
@@ -129,7 +125,7 @@ def occurrence(op: str, inputs: list[Held], output: Held, **changes: object) -> 
             "change",
         ),
         (
-            occurrence(
+            measured(
                 "CumSum",
                 [held("ones", 1.0)],
                 held("count", 2500.0),
@@ -139,7 +135,7 @@ def occurrence(op: str, inputs: list[Held], output: Held, **changes: object) -> 
             "place (Cast) reads whole numbers up to 2500, where FP16 has steps of 2: 10 % of its answers change",
         ),
         (
-            occurrence(
+            measured(
                 "Mul",
                 [held("x", 2.0)],
                 held("y", 2.0),
@@ -149,54 +145,52 @@ def occurrence(op: str, inputs: list[Held], output: Held, **changes: object) -> 
             "kept (NonZero) decides by what this node writes: in FP16, 50 % of its answers change",
         ),
         (
-            occurrence(
-                "Loop", [held("x", 2.0)], held("y", 1e6), inside="in its body, at a (Add), it is wrong"
-            ),
+            measured("Loop", [held("x", 2.0)], held("y", 1e6), inside="in its body, at a (Add), it is wrong"),
             "in its body, at a (Add), it is wrong",
         ),
         (
-            occurrence("Tanh", [held("x", 2.0)], held("y", 1.0), introduced=3e-4, usual=3e-4, alone=1.3),
+            measured("Tanh", [held("x", 2.0)], held("y", 1.0), introduced=3e-4, usual=3e-4, alone=1.3),
             "rounding to FP16's 11 bits introduces an error of 3e-4 (nrmse) here; lowered alone it fails the "
             "outputs, at 1.3 times the limit",
         ),
         (
-            occurrence("Conv", [held("x", 1.0), held("w", 1.0)], held("y", 1.0), introduced=4e-3, usual=4e-4),
+            measured("Conv", [held("x", 1.0), held("w", 1.0)], held("y", 1.0), introduced=4e-3, usual=4e-4),
             "rounding to FP16's 11 bits introduces an error of 4e-3 (nrmse) here, 10 times that of a usual node",
         ),
         (
-            occurrence("Conv", [held("x", 1.0)], held("y", 1.0), introduced=4e-4, usual=4e-4),
+            measured("Conv", [held("x", 1.0)], held("y", 1.0), introduced=4e-4, usual=4e-4),
             "rounding to FP16's 11 bits introduces an error of 4e-4 (nrmse) here",
         ),
         (
-            occurrence("Conv", [held("x", 9e9)], held("y", 9e9), introduced=4e-4, observed=0.5),
+            measured("Conv", [held("x", 9e9)], held("y", 9e9), introduced=4e-4, observed=0.5),
             "the engine errs by 0.5 (nrmse) here, where rounding to FP16 explains 4e-4",
         ),
     ],
 )
-def test_each_thing_that_can_happen_to_numbers_is_told(node: Occurrence, text: str) -> None:
+def test_each_thing_that_can_happen_to_numbers_is_told(node: MeasuredNode, text: str) -> None:
     assert why(node, FP16) == text
 
 
 def test_the_format_under_test_decides() -> None:
     inputs = [held("x", 300.0, precision=Precision.FP8), held("z", 4.0, precision=Precision.FP8)]
-    node = occurrence("Mul", inputs, held("y", 1200.0, precision=Precision.FP8))
+    node = measured("Mul", inputs, held("y", 1200.0, precision=Precision.FP8))
     assert why(node, Precision.FP8).endswith("reach 1200, beyond 448, the largest FP8 (E4M3) value")
-    assert "BF16" in why(occurrence("Mul", [], held("y", 1.0), introduced=1e-2), Precision.BF16)
+    assert "BF16" in why(measured("Mul", [], held("y", 1.0), introduced=1e-2), Precision.BF16)
 
 
 def test_what_a_tensor_holds_is_measured_over_finite_values_of_all_samples() -> None:
     arrays = [np.array([0.0, -1e5, np.inf]), np.array([1e-9, 2.0])]
-    found = Held.of("x", [array.astype(np.float32) for array in arrays], FP16)
+    found = TensorRange.of("x", [array.astype(np.float32) for array in arrays], FP16)
     assert found.largest == pytest.approx(1e5)
     assert found.smallest == pytest.approx(1e-9)
     assert found.overflowing == 0.25
     assert found.flushed == pytest.approx(1 / 3)
-    assert Held.of("x", [], FP16).largest == 0.0
+    assert TensorRange.of("x", [], FP16).largest == 0.0
 
 
 def test_an_accumulation_blames_nobody_alone() -> None:
     text = accumulation(12, {"a": 0.3, "b": 0.4}, FP16)
-    assert text.startswith("no single node is to blame")
+    assert text.startswith("no single node is at fault")
     assert "b has the largest share, 64 %" in text
     assert "12 of them in FP32" in text
     assert "alone" not in text
@@ -226,11 +220,11 @@ def test_steps_are_those_of_the_format(precision: Precision) -> None:
 
 
 def test_what_is_not_finite_in_a_body_is_no_rounding() -> None:
-    node = occurrence("If", [], held("y", 1.0), introduced=float("inf"), usual=1e-4)
+    node = measured("If", [], held("y", 1.0), introduced=float("inf"), usual=1e-4)
     assert why(node, Precision.FP16) == (
         "what it computes in FP16 is not finite, although what it writes would fit: something in its body does not"
     )
-    node = occurrence("Add", [], held("y", 1.0), introduced=float("inf"), usual=1e-4)
+    node = measured("Add", [], held("y", 1.0), introduced=float("inf"), usual=1e-4)
     assert "nrmse" not in why(node, Precision.FP16)
 
 
@@ -238,29 +232,27 @@ def test_what_is_not_finite_in_a_body_is_no_rounding() -> None:
     "node",
     [
         # Most of the values become 0, but not those that the error is measured over.
-        occurrence("Sigmoid", [held("x", -20.0)], held("y", 2e-9, 0.5), introduced=3e-4),
+        measured("Sigmoid", [held("x", -20.0)], held("y", 2e-9, 0.5), introduced=3e-4),
         # The weights hold a few that vanish.
-        occurrence("Conv", [held("w", 1e-9, 0.1, constant=True)], held("y", 1.0), introduced=3e-4),
+        measured("Conv", [held("w", 1e-9, 0.1, constant=True)], held("y", 1.0), introduced=3e-4),
         # What is added vanishes, and all else is a million times as large.
-        occurrence(
-            "Add", [held("x", 1.0), held("eps", 1e-9, constant=True)], held("y", 1.0), introduced=3e-4
-        ),
+        measured("Add", [held("x", 1.0), held("eps", 1e-9, constant=True)], held("y", 1.0), introduced=3e-4),
         # The logits that are coarse are masked; the others are not.
-        occurrence("Softmax", [held("logits", -1e4, 2.0)], held("y", 0.0, 1.0), introduced=3e-4),
+        measured("Softmax", [held("logits", -1e4, 2.0)], held("y", 0.0, 1.0), introduced=3e-4),
         # The operands have no digits that are lost.
-        occurrence(
+        measured(
             "Sub", [held("x", 2048.0), held("z", 2047.0)], held("y", 1.0, 0.3), introduced=0.1, usual=0.1
         ),
         # Nothing divides by the values that become 0: all are finite.
-        occurrence("Div", [held("x", 1.0), held("root", 1e-9, 1.0)], held("y", 1.0), introduced=3e-4),
+        measured("Div", [held("x", 1.0), held("root", 1e-9, 1.0)], held("y", 1.0), introduced=3e-4),
     ],
 )
-def test_what_is_true_of_a_tensor_but_does_not_account_for_the_error_is_no_reason(node: Occurrence) -> None:
+def test_what_is_true_of_a_tensor_but_does_not_account_for_the_error_is_no_reason(node: MeasuredNode) -> None:
     assert why(node, FP16).startswith("rounding to FP16's 11 bits introduces an error of ")
 
 
 def test_where_fp32_itself_loses_digits_that_is_all_that_was_measured() -> None:
-    node = occurrence("Log", [held("p", 1.0, 0.9)], held("y", 1e-7, 0.1))
+    node = measured("Log", [held("p", 1.0, 0.9)], held("y", 1e-7, 0.1))
     assert why(node, Precision.FP32) == (
         "FP32 and FP64 part here, and agree on what it reads to within the limit of FP32"
     )
@@ -270,9 +262,7 @@ def test_numbers_that_look_alike_get_the_digits_that_tell_them_apart() -> None:
     largest = float(np.finfo(np.float32).max)
     assert magnitudes(largest, FORMATS[Precision.BF16].largest) == ("3.40e38", "3.39e38")
     assert magnitudes(1e9, 65504.0) == ("1e9", "65504")
-    node = occurrence(
-        "Mul", [held("mask", -largest, precision=Precision.BF16, constant=True)], held("y", 1.0)
-    )
+    node = measured("Mul", [held("mask", -largest, precision=Precision.BF16, constant=True)], held("y", 1.0))
     assert "-3.40e38, beyond -3.39e38, the lowest BF16 value" in why(node, Precision.BF16)
 
 
@@ -285,20 +275,20 @@ def test_below_the_smallest_normal_number_steps_stay(precision: Precision) -> No
 
 def test_what_counts_of_the_inputs_of_a_softmax_is_the_largest_of_each_row() -> None:
     logits = np.float32([[-1e4, 2.0], [-1e4, -5.0]])
-    assert Held.of("x", [logits], FP16).peak == 5.0
-    assert Held.of("x", [logits], FP16, axis=0).peak == 1e4
-    assert Held.of("x", [logits.T], FP16, axis=0).peak == 5.0
-    assert Held.of("x", [np.float32(7.0)], FP16).peak == 7.0
+    assert TensorRange.of("x", [logits], FP16).peak == 5.0
+    assert TensorRange.of("x", [logits], FP16, axis=0).peak == 1e4
+    assert TensorRange.of("x", [logits.T], FP16, axis=0).peak == 5.0
+    assert TensorRange.of("x", [np.float32(7.0)], FP16).peak == 7.0
 
 
 @pytest.mark.parametrize(
     "node",
     [
-        occurrence("Add", [held("x", 1.0), held("w", 1e-9, 0.5, constant=True)], held("y", 1.5)),
-        occurrence("Relu", [held("x", 1.0)], held("y", 1e-9, *[1.0] * 150)),
-        occurrence("Sub", [held("x", 15.0), held("z", 14.0)], held("y", 1.0)),
+        measured("Add", [held("x", 1.0), held("w", 1e-9, 0.5, constant=True)], held("y", 1.5)),
+        measured("Relu", [held("x", 1.0)], held("y", 1e-9, *[1.0] * 150)),
+        measured("Sub", [held("x", 15.0), held("z", 14.0)], held("y", 1.0)),
     ],
 )
-def test_what_is_too_little_to_matter_is_no_reason(node: Occurrence) -> None:
+def test_what_is_too_little_to_matter_is_no_reason(node: MeasuredNode) -> None:
     told = why(dataclasses.replace(node, introduced=2e-4, usual=1e-4), FP16)
     assert told == "rounding to FP16's 11 bits introduces an error of 2e-4 (nrmse) here"

@@ -21,11 +21,11 @@ from models import ISLAND, feeds, rmsnorm
 from onnx import TensorProto, helper, numpy_helper
 
 from harness.case import Tolerance
-from harness.diagnosis import Diagnosis, Subject, Verdict, diagnose_model
+from harness.diagnosis import Diagnosis, DiagnosisVerdict, Subject, diagnose_model
 from harness.diagnosis.context import Part, cut, make_bench
 from harness.diagnosis.handover import (
     Files,
-    Ticket,
+    ReproInfo,
     emulated_model,
     fails_emulated,
     holds,
@@ -190,7 +190,7 @@ def test_recipes_of_dynamic_inputs_carry_the_shapes_of_the_case(tmp_path: Path) 
     diagnosis = diagnose_model(
         load_model(dynamic_model()), [{"x 1": np.ones((4, 8), np.float32)}], Precision.FP16, out=out
     )
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     for tool in ("trtexec", "trtexec_strongly_typed"):
         arguments = shlex.split(diagnosis.recipes[tool])
         assert [word for word in arguments if "Shapes" in word] == [
@@ -297,7 +297,7 @@ def test_a_repro_that_does_not_show_the_fault_says_so(tmp_path: Path) -> None:
     from harness.diagnosis.context import cut
 
     part = cut(Subject(bench, Precision.FP16, bench.emulator), ["b1_sq"], 0)
-    ticket = Ticket("sound", Precision.FP16, "nothing", emulated=True, limits={"b1_sq": 1e-2})
+    ticket = ReproInfo("sound", Precision.FP16, "nothing", emulated=True, limits={"b1_sq": 1e-2})
     signature = {"b1_sq": {"nonfinite": 5, "nrmse": 0.1}}
     repro = write_repro(tmp_path / "repro", part, ticket, signature)
     assert not repro.shows
@@ -310,7 +310,7 @@ def test_a_repro_that_fails_in_another_way_says_so(tmp_path: Path) -> None:
     from harness.diagnosis.context import cut
 
     part = cut(Subject(bench, Precision.FP16, bench.emulator), ["b1_sq"], 0)
-    ticket = Ticket("other", Precision.FP16, "something", emulated=True, limits={"b1_sq": 1e-2})
+    ticket = ReproInfo("other", Precision.FP16, "something", emulated=True, limits={"b1_sq": 1e-2})
     repro = write_repro(tmp_path / "repro", part, ticket, {"b1_sq": {"nonfinite": 0, "nrmse": 0.1}})
     assert not repro.shows
     assert "in another way" in repro.note
@@ -381,7 +381,7 @@ def test_what_goes_wrong_with_the_repro_never_costs_the_diagnosis(
     monkeypatch.setattr("harness.diagnosis.handover.files.write_repro", fail)
     model = rmsnorm(scale=600.0)
     diagnosis = diagnose_model(model, feeds(model), Precision.FP16, out=tmp_path)
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert diagnosis.repro is None
     assert any("there is no repro: ZeroDivisionError: nobody" in each.text for each in diagnosis.evidence)
     assert (tmp_path / "diagnosis.json").is_file()
@@ -477,7 +477,7 @@ def test_a_fault_of_an_engine_alone_gets_a_repro_that_its_engine_was_seen_to_fai
     diagnosis = diagnose_model(
         model, feeds(model), Precision.FP16, candidate=engine, engine_for=engine_for, out=tmp_path / "out"
     )
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert diagnosis.repro is not None
     assert not diagnosis.repro.shows  # nobody could run it without the GPU
     assert "on an engine only" in diagnosis.repro.note
@@ -500,7 +500,7 @@ def test_without_engines_for_parts_a_fusion_has_no_repro_and_says_so(tmp_path: P
     model = rmsnorm()
     engine = FakeEngine(model, "b1_up", when_fused("b1_up", "b1_up"))
     diagnosis = diagnose_model(model, feeds(model), Precision.FP16, candidate=engine, out=tmp_path)
-    assert diagnosis.verdict is Verdict.FUSION
+    assert diagnosis.verdict is DiagnosisVerdict.FUSION
     assert diagnosis.repro is None
     assert diagnosis.recipes == {}
     assert any("there is no repro" in each.text for each in diagnosis.evidence)

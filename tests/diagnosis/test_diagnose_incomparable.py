@@ -12,11 +12,12 @@ import pytest
 from graphs import halved_until_small, looked_up, looked_up_in_a_loop, masked_logits, picked_elements
 
 from harness.case import Tolerance
-from harness.diagnosis import Subject, Verdict, diagnose_model
-from harness.diagnosis.context import cut, make_bench, output_from_record, output_to_record
+from harness.diagnosis import DiagnosisVerdict, Subject, diagnose_model
+from harness.diagnosis.context import cut, make_bench
 from harness.diagnosis.handover import nrmse_limits
+from harness.judge import OutputResult
 from harness.model import load_model
-from harness.tensors import Precision
+from harness.tensors import Precision, from_json, to_json
 
 RNG = np.random.default_rng(2)
 
@@ -36,7 +37,7 @@ def test_they_are_cured_explained_and_reproduced(
 ) -> None:
     feeds = [{"x": RNG.standard_normal(size).astype(np.float32)}]
     found = diagnose_model(load_model(proto), feeds, Precision.FP16, out=tmp_path)
-    assert found.verdict is Verdict.PRECISION
+    assert found.verdict is DiagnosisVerdict.PRECISION
     assert set(island) <= set(found.culprits)
     assert [origin.node for origin in found.origins] == list(island)
     assert found.confirmed
@@ -44,7 +45,7 @@ def test_they_are_cured_explained_and_reproduced(
     assert found.before is not None
     assert found.before.reason.startswith(told)
     for output in found.before.outputs:
-        assert repr(output_from_record(output_to_record(output))) == repr(output)
+        assert to_json(from_json(OutputResult, to_json(output))) == to_json(output)
     assert found.repro is not None
     assert found.repro.shows
     done = subprocess.run(
@@ -56,7 +57,7 @@ def test_they_are_cured_explained_and_reproduced(
 def test_a_fault_beside_infinities_that_the_model_means_is_found(tmp_path: Path) -> None:
     feeds = [{"x": RNG.standard_normal((4, 8)).astype(np.float32)}]
     found = diagnose_model(load_model(masked_logits(scale=1000.0)), feeds, Precision.FP16, out=tmp_path)
-    assert found.verdict is Verdict.PRECISION
+    assert found.verdict is DiagnosisVerdict.PRECISION
     assert [origin.node for origin in found.origins] == ["sq"]
     assert found.before is not None
     assert found.before.outputs[0].metrics.reference_nonfinite == 16

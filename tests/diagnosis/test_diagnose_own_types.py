@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from harness.backends import DoubleReference, Reference
 from harness.backends.session import create_session
 from harness.comparison import compare
-from harness.diagnosis import Subject, Verdict, diagnose, diagnose_model
+from harness.diagnosis import DiagnosisVerdict, Subject, diagnose, diagnose_model
 from harness.diagnosis.context import cut, make_bench
 from harness.diagnosis.handover import emulated_model
 from harness.model import Model, load_model, with_islands
@@ -34,13 +34,13 @@ def nrmse(model: Model, x: np.ndarray, expected: np.ndarray) -> float:
 def test_a_file_whose_own_float16_overflows_is_itself_to_blame(tmp_path: Path, precision: Precision) -> None:
     model = load_model(own_norm(500.0), name="own")
     diagnosis = diagnose_model(model, [{"x": X}], precision, out=tmp_path)
-    assert (diagnosis.verdict, diagnosis.exit_code) == (Verdict.REFERENCE, 1)
+    assert (diagnosis.verdict, diagnosis.exit_code) == (DiagnosisVerdict.REFERENCE, 1)
     (origin,) = diagnosis.origins
     assert (origin.node, origin.op, origin.tensor) == ("sq", "Mul", "sq")
     assert origin.why.startswith("the file itself computes in float16 here, and values up to ")
     assert diagnosis.culprits == ()
     assert not diagnosis.recipes
-    assert diagnosis.summary.startswith("The model's own types are to blame, at any precision.")
+    assert diagnosis.summary.startswith("The model's own types are at fault, at any precision.")
     assert diagnosis.advice[0].startswith("change the file: ")
     assert "around sq." in diagnosis.advice[0]
     assert meaning(diagnosis) == "values do not fit into the types that the file itself writes down"
@@ -50,7 +50,7 @@ def test_a_file_whose_own_float16_overflows_is_itself_to_blame(tmp_path: Path, p
 def test_a_file_whose_own_float16_makes_the_output_infinite_is_to_blame_as_well() -> None:
     model = load_model(own_norm(500.0, returned="wide"), name="own")
     diagnosis = diagnose_model(model, [{"x": X}], Precision.FP16)
-    assert diagnosis.verdict is Verdict.REFERENCE
+    assert diagnosis.verdict is DiagnosisVerdict.REFERENCE
     assert [origin.node for origin in diagnosis.origins] == ["sq"]
     assert diagnosis.advice[0].startswith("change the file: ")
 
@@ -68,7 +68,7 @@ def test_a_file_of_float16_throughout_is_to_blame_although_there_is_nothing_to_l
     fill = "{shape: [4, 64], fill: {kind: uniform, low: 500, high: 1000}}"
     case.write_text(f"model: {{path: half.onnx}}\ninputs: {{x: {fill}}}\nruns: [fp16]\n")
     diagnosis = diagnose(case, journal=tmp_path / "journal")
-    assert diagnosis.verdict is Verdict.REFERENCE
+    assert diagnosis.verdict is DiagnosisVerdict.REFERENCE
     assert [origin.node for origin in diagnosis.origins] == ["sq"]
 
 
@@ -81,7 +81,7 @@ def test_an_overflow_of_the_files_own_that_no_output_notices_is_only_evidence() 
     ]
     proto = graph_model(nodes, inputs={"x": [4, 64]}, outputs={"y": [4, 64]}, weights={"most": np.float16(8)})
     diagnosis = diagnose_model(load_model(proto, name="own"), [{"x": 8 * X}], Precision.FP16)
-    assert diagnosis.verdict is Verdict.NONE
+    assert diagnosis.verdict is DiagnosisVerdict.NONE
     assert diagnosis.before is not None
     assert diagnosis.before.warnings == ()
     assert diagnosis.evidence[0].text.startswith("exp (Exp) overflows the model's own float16: ")
@@ -114,7 +114,7 @@ def mixed() -> Model:
 def test_a_fault_of_the_fp32_part_is_cured_by_an_island_in_the_typed_model(tmp_path: Path) -> None:
     model, x = mixed(), X.astype(np.float16)
     diagnosis = diagnose_model(model, [{"x": x}], Precision.FP16, out=tmp_path)
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert diagnosis.culprits == ("sq", "mean", "root")
     assert diagnosis.repro is not None
     assert diagnosis.repro.shows

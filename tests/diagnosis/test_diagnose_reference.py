@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from harness.backends import DoubleReference, Reference
 from harness.case import Tolerance, load_case, make_feeds, resolve_model
-from harness.diagnosis import Subject, Verdict, diagnose_model, document
+from harness.diagnosis import DiagnosisVerdict, Subject, diagnose_model, document
 from harness.diagnosis.context import make_bench
 from harness.diagnosis.stages import check_stability
 from harness.model import Model, load_model
@@ -98,7 +98,7 @@ def test_a_reference_is_unstable_if_one_sample_is_whichever() -> None:
 
 def test_an_unstable_reference_is_no_reference() -> None:
     diagnosis = diagnose_model(unstable(), [{"x": X}], Precision.BF16)
-    assert diagnosis.verdict is Verdict.REFERENCE
+    assert diagnosis.verdict is DiagnosisVerdict.REFERENCE
     assert diagnosis.exit_code == 1
     assert diagnosis.culprits == ()
     assert [origin.node for origin in diagnosis.origins] == ["unshift"]
@@ -129,7 +129,7 @@ SAMPLE = {"x": np.random.default_rng(4).standard_normal((4, 16)).astype(np.float
 
 def test_an_output_that_the_reference_cannot_decide_does_not_hide_the_others() -> None:
     diagnosis = diagnose_model(doubtful_and_sound(shift=6e4), [SAMPLE], Precision.FP16)
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert [origin.node for origin in diagnosis.origins] == ["sq"]
     assert diagnosis.culprits == ("sq", "mean", "root")
     assert diagnosis.confirmed
@@ -152,14 +152,14 @@ def test_an_engine_is_held_to_what_the_reference_decides() -> None:
     model = doubtful_and_sound(shift=6e4)
     candidate = FakeEngine(model, "norm", lambda build: False)
     diagnosis = diagnose_model(model, [SAMPLE], Precision.FP16, candidate=candidate)
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert diagnosis.culprits == ("sq", "mean", "root")
     assert [output.tensor for output in diagnosis.cured] == ["b"]
 
 
 def test_what_is_not_finite_needs_no_stable_reference() -> None:
     diagnosis = diagnose_model(doubtful_and_sound(shift=3e5), [SAMPLE], Precision.FP16)
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert [origin.node for origin in diagnosis.origins] == ["far", "sq"]
     assert diagnosis.culprits == ("far", "back", "sq", "mean", "root")
     assert diagnosis.before is not None
@@ -177,7 +177,7 @@ def test_small_elements_that_are_lost_are_blamed_on_the_node_that_loses_them() -
     model = load_model(graph_model(nodes, inputs={"x": [8]}, outputs={"y": [8]}, weights=weights))
     x = np.array([-19, -18.5, -3, -2, 0, 1, 2, 3], dtype=np.float32)
     diagnosis = diagnose_model(model, [{"x": x}], Precision.BF16, tolerances=[Tolerance(nrmse=1e-6)])
-    assert diagnosis.verdict is Verdict.REFERENCE
+    assert diagnosis.verdict is DiagnosisVerdict.REFERENCE
     assert [origin.node for origin in diagnosis.origins] == ["p"]
     assert diagnosis.origins[0].why.startswith("ONNX Runtime's FP32 kernel gives 0 where FP64 gives ")
 
@@ -189,7 +189,7 @@ def test_a_reference_that_is_not_finite_is_no_reference() -> None:
     ]
     model = load_model(graph_model(nodes, inputs={"x": [8]}, outputs={"y": [8]}), name="log")
     diagnosis = diagnose_model(model, [{"x": X}], Precision.FP16)
-    assert diagnosis.verdict is Verdict.REFERENCE
+    assert diagnosis.verdict is DiagnosisVerdict.REFERENCE
     assert [origin.node for origin in diagnosis.origins] == ["log"]
     assert "not finite" in diagnosis.origins[0].why
     assert diagnosis.before is None
@@ -202,7 +202,7 @@ def test_a_reference_that_is_drawn_anew_is_no_reference() -> None:
     ]
     model = load_model(graph_model(nodes, inputs={"x": [8]}, outputs={"y": [8]}), name="drawn")
     diagnosis = diagnose_model(model, [{"x": X}], Precision.FP16)
-    assert (diagnosis.verdict, diagnosis.exit_code) == (Verdict.REFERENCE, 1)
+    assert (diagnosis.verdict, diagnosis.exit_code) == (DiagnosisVerdict.REFERENCE, 1)
     assert [(origin.node, origin.why) for origin in diagnosis.origins] == [
         ("draw", "it draws random numbers, other ones in each run")
     ]
@@ -211,13 +211,13 @@ def test_a_reference_that_is_drawn_anew_is_no_reference() -> None:
 
 
 def test_without_double_precision_the_inputs_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.diagnosis.stages import stability
+    from harness.diagnosis.stages import gates
     from harness.errors import ModelError
 
     def refuse(model: Model) -> DoubleReference:
         raise ModelError("no kernel")
 
-    monkeypatch.setattr(stability, "DoubleReference", refuse)
+    monkeypatch.setattr(gates, "DoubleReference", refuse)
     bench = make_bench(load_model(norm_chain()), [{"x": np.ones((2, 16), dtype=np.float32)}])
     found = check_stability(Subject(bench, Precision.FP16, bench.emulator))
     assert found.stable
@@ -229,13 +229,13 @@ def test_without_double_precision_the_inputs_are_moved(monkeypatch: pytest.Monke
 def test_a_reference_that_fails_with_its_inputs_moved_says_nothing_of_stability(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from harness.diagnosis.stages import stability
+    from harness.diagnosis.stages import gates
     from harness.errors import ModelError
 
     def refuse(model: Model) -> DoubleReference:
         raise ModelError("no kernel")
 
-    monkeypatch.setattr(stability, "DoubleReference", refuse)
+    monkeypatch.setattr(gates, "DoubleReference", refuse)
     nodes = [
         helper.make_node("Ceil", ["x"], ["whole"], name="whole"),
         helper.make_node("Cast", ["whole"], ["index"], name="index", to=TensorProto.INT64),
@@ -250,13 +250,13 @@ def test_a_reference_that_fails_with_its_inputs_moved_says_nothing_of_stability(
 
 
 def test_without_float_inputs_nothing_is_said_of_stability(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.diagnosis.stages import stability
+    from harness.diagnosis.stages import gates
     from harness.errors import ModelError
 
     def refuse(model: Model) -> DoubleReference:
         raise ModelError("no kernel")
 
-    monkeypatch.setattr(stability, "DoubleReference", refuse)
+    monkeypatch.setattr(gates, "DoubleReference", refuse)
     nodes = [helper.make_node("Cast", ["x"], ["y"], name="cast", to=TensorProto.FLOAT)]
     proto = graph_model(nodes, inputs={"x": [2]}, outputs={"y": [2]}, dtypes={"x": TensorProto.INT64})
     bench = make_bench(load_model(proto), [{"x": np.array([1, 2], dtype=np.int64)}])

@@ -16,9 +16,9 @@ from engines import FakeEngine, Rougher, when_lowered
 from models import case_path, feeds, rmsnorm
 
 from harness.case import Tolerance
-from harness.diagnosis import Lab, Limits, Notebook, Options, Subject, diagnose
-from harness.diagnosis.api import _diagnose
-from harness.diagnosis.context import Spending, examiner, make_bench
+from harness.diagnosis import Context, DiagnosisBudget, DiagnosisJournal, Options, Subject, diagnose
+from harness.diagnosis.api import investigate
+from harness.diagnosis.context import Spending, evaluator, make_bench
 from harness.errors import JournalError
 from harness.tensors import Precision
 
@@ -39,12 +39,12 @@ HERE = Path(__file__).parent
 def test_an_island_of_hundreds_of_nodes_has_files_of_its_own(tmp_path: Path) -> None:
     model = rmsnorm()
     bench = make_bench(model, feeds(model))
-    notebook = Notebook(tmp_path, Subject(bench, Precision.FP16, bench.emulator), resume=False)
+    journal = DiagnosisJournal(tmp_path, Subject(bench, Precision.FP16, bench.emulator), resume=False)
     keys = [f"island {' '.join(f'block_{number}_node' for number in range(count))}" for count in (300, 301)]
     for value, key in enumerate(keys):
-        notebook.keep_tensors(key, [{"y": np.full(3, value, np.float32)}])
+        journal.keep_tensors(key, [{"y": np.full(3, value, np.float32)}])
     for value, key in enumerate(keys):
-        (sample,) = notebook.recall_tensors(key) or []
+        (sample,) = journal.recall_tensors(key) or []
         assert sample["y"].tolist() == [value] * 3
     bench.close()
 
@@ -79,13 +79,13 @@ class RoughMortal(MortalMixin, Rougher):
 GATE = (Tolerance(precision="fp16", nrmse=3e-4),)  # missed by half, and by no node alone
 
 
-def once(engine: FakeEngine, folder: Path, *, resume: bool, limits: Limits | None = None) -> dict:  # type: ignore[type-arg]
+def once(engine: FakeEngine, folder: Path, *, resume: bool, budget: DiagnosisBudget | None = None) -> dict:  # type: ignore[type-arg]
     tolerances = GATE if isinstance(engine, RoughMortal) else ()
     bench = make_bench(engine.model, feeds(engine.model), tolerances=tolerances)
     subject = Subject(bench, Precision.FP16, engine)
-    lab = Lab(subject, limits or Limits(), Notebook(folder, subject, resume=resume))
+    context = Context(subject, budget, DiagnosisJournal(folder, subject, resume=resume))
     try:
-        return _diagnose(lab, Options(), None).to_dict()
+        return investigate(context, Options()).to_dict()
     finally:
         bench.close()
 
@@ -122,15 +122,15 @@ def test_what_an_earlier_process_built_is_charged(tmp_path: Path) -> None:
         once(first, tmp_path, resume=False)
     written = first.builds - 1  # the one under way died before anybody could write it down
     second = make("unforeseen")
-    answer = once(second, tmp_path, resume=True, limits=Limits(builds=4))
+    answer = once(second, tmp_path, resume=True, budget=DiagnosisBudget(builds=4))
     assert answer["verdict"] == "unresolved"
     assert written + second.builds == answer["cost"]["builds"] == 4
 
 
 def test_a_diagnosis_that_stopped_at_its_limit_goes_on_with_more(tmp_path: Path) -> None:
-    stopped = once(make("unforeseen"), tmp_path, resume=False, limits=Limits(builds=3))
+    stopped = once(make("unforeseen"), tmp_path, resume=False, budget=DiagnosisBudget(builds=3))
     assert stopped["verdict"] == "unresolved"
-    answer = once(make("unforeseen"), tmp_path, resume=True, limits=Limits(builds=12))
+    answer = once(make("unforeseen"), tmp_path, resume=True, budget=DiagnosisBudget(builds=12))
     assert answer["verdict"] == "precision"
     assert answer["culprits"] == ["b1_up"]
 
@@ -139,14 +139,14 @@ def test_each_resumption_has_its_seconds_again(tmp_path: Path, monkeypatch: pyte
     """An evaluation takes ten seconds; the trials of earlier processes do not take them again."""
     clock = SimpleNamespace(perf_counter=lambda: 10.0 * engine.evaluations)
     monkeypatch.setattr(Spending, "seconds", property(lambda spending: clock.perf_counter()))
-    monkeypatch.setattr(examiner, "time", clock)
+    monkeypatch.setattr(evaluator, "time", clock)
     engine = make("unforeseen")
     expected = once(engine, tmp_path / "whole", resume=False)
     rounds, stages = 0, set()
     answer = {"verdict": "unresolved"}
     while answer["verdict"] == "unresolved" and rounds < 20:
         engine = make("unforeseen")
-        answer = once(engine, tmp_path / "parts", resume=rounds > 0, limits=Limits(seconds=15.0))
+        answer = once(engine, tmp_path / "parts", resume=rounds > 0, budget=DiagnosisBudget(seconds=15.0))
         rounds += 1
         if answer["verdict"] == "unresolved":
             assert engine.evaluations == 2
@@ -170,17 +170,17 @@ def test_a_journal_of_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     once(make("foreseen"), tmp_path, resume=False)
-    notebook = tmp_path / "notebook.jsonl"
-    whole = notebook.read_bytes()
-    notebook.write_bytes(whole + b'{"key": "baseline", "val')
+    journal = tmp_path / "diagnosis.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"key": "baseline", "val')
     engine = make("foreseen")
     once(engine, tmp_path, resume=True)
     assert engine.builds == 0
-    assert notebook.read_bytes().startswith(whole)
+    assert journal.read_bytes().startswith(whole)
 
 
 def test_a_search_by_hand_is_taken_over(tmp_path: Path) -> None:
-    """Trials that somebody wrote to the journal of the islands, without a notebook, are not made again."""
+    """Evaluations in the journal of the islands are not repeated, although there is no journal of a diagnosis."""
     from harness.diagnosis import island_problem
     from harness.search import Journal, Outcome, Trial
 
@@ -231,6 +231,6 @@ def test_the_process_killed_at_any_step_on_the_emulator_goes_on(tmp_path: Path) 
         answer = diagnose(case, precision="fp16", journal=folder, resume=True).to_dict()
         assert {key: answer[key] for key in ANSWER} == {key: expected[key] for key in ANSWER}, step
         assert (
-            json.loads((folder / "notebook.jsonl").read_text().splitlines()[0])["schema"]
-            == "harness.notebook/1"
+            json.loads((folder / "diagnosis.jsonl").read_text().splitlines()[0])["schema"]
+            == "harness.diagnosis-journal/1"
         )

@@ -14,10 +14,20 @@ from engines import Build, FakeEngine, when_fused
 from models import ISLAND, feeds, rmsnorm
 
 from harness.backends import Evaluation, Plan
-from harness.diagnosis import Diagnosis, Lab, Limits, Notebook, Options, Subject, Verdict, diagnose_model
-from harness.diagnosis.api import _diagnose
-from harness.diagnosis.context import make_bench, opaque_layers, shortened
-from harness.diagnosis.stages import FIRST, GivenUp, Patience, block_hints, cure_with_casts
+from harness.diagnosis import (
+    Context,
+    Diagnosis,
+    DiagnosisBudget,
+    DiagnosisJournal,
+    DiagnosisVerdict,
+    EvidenceKind,
+    Options,
+    Subject,
+    diagnose_model,
+)
+from harness.diagnosis.api import investigate
+from harness.diagnosis.context import make_bench, region_evidence, regions_around
+from harness.diagnosis.stages import FEWEST_BUILDS, SearchGivenUp, SearchWatch, block_hints, cure_with_casts
 from harness.search import Outcome, Problem, Progress, Strategy, Trial
 from harness.tensors import Precision
 from harness.worker.protocol import EngineFacts, LayerInfo, RealisedPrecision
@@ -73,14 +83,14 @@ def test_an_island_inside_of_an_opaque_layer_is_explained_in_plain_words() -> No
     model = rmsnorm(scale=600.0)
     engine = Telling(model, "b1_sq", unless(frozenset(node.name for node in model.nodes)), rounds=False)
     engine.more = OPAQUE
-    diagnosis = run(engine, limits=Limits(builds=12))
-    (told,) = [each for each in diagnosis.evidence if "opaque" in each.facts]
-    assert told.facts["opaque"] == [REGION]
+    diagnosis = run(engine, budget=DiagnosisBudget(builds=12))
+    (told,) = [each for each in diagnosis.evidence if each.kind is EvidenceKind.REGIONS]
+    assert told.facts["regions"] == (REGION,)
     assert f"{REGION}, which TensorRT 8.6.0 compiles as a whole" in told.text
-    assert "cannot be told what precision to use on this release" in told.text
+    assert "this release does not obey precisions inside" in told.text
     assert "typed.onnx" in told.text
     assert "whole subgraph in FP32" in told.text
-    assert diagnosis.verdict is Verdict.UNRESOLVED
+    assert diagnosis.verdict is DiagnosisVerdict.UNRESOLVED
     assert any("typed.onnx" in line for line in diagnosis.advice)
     whole = run(engine)
     assert len(whole.culprits) == len(model.nodes)
@@ -103,7 +113,7 @@ def test_casts_hold_an_island_where_nothing_is_obeyed(tmp_path: Path) -> None:
     needed = frozenset({"b1_sq", "b1_mean", "b1_addeps", "b1_sqrt", "b1_norm", "b1_gain"})
     engine = obeying_casts(needed)
     diagnosis = run(engine, out=tmp_path / "out")
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert diagnosis.confirmed
     assert set(diagnosis.culprits) == needed
     assert "between Casts in the graph, cures it" in diagnosis.summary
@@ -127,19 +137,19 @@ def test_casts_hold_an_island_where_nothing_is_obeyed(tmp_path: Path) -> None:
 def test_what_casts_hold_is_cut_down_from_both_ends(start: int, needed: int, core: set[str]) -> None:
     units = [str(number) for number in range(8)]
     wanted = frozenset(units[start : start + needed])
-    examiner = SimpleNamespace(
+    evaluator = SimpleNamespace(
         subject=SimpleNamespace(units=units, plan=lambda island, casts: island),
-        examine=lambda island, phase, key: SimpleNamespace(
+        evaluate=lambda island, phase, key: SimpleNamespace(
             trial=Trial(Outcome.PASS if island >= wanted else Outcome.FAIL)
         ),
     )
-    found = cure_with_casts(examiner, core, [frozenset(units[:2]), frozenset(units)])  # type: ignore[arg-type]
+    found = cure_with_casts(evaluator, core, [frozenset(units[:2]), frozenset(units)])  # type: ignore[arg-type]
     places = sorted(units.index(unit) for unit in wanted | core)
     if core | set(units[:2]) >= wanted:  # the first part cures
         assert wanted | core <= set(found.island) <= core | set(units[:2])
     else:
         assert found.island == tuple(units[places[0] : places[-1] + 1])
-    assert len(found.evidence[0].facts["trail"]) <= 2 + 2 * 3
+    assert len(found.evidence[0].facts["log"]) <= 2 + 2 * 3
 
 
 @pytest.mark.parametrize(
@@ -152,32 +162,35 @@ def test_what_casts_hold_is_cut_down_from_both_ends(start: int, needed: int, cor
     ],
 )
 def test_only_what_is_not_told_of_a_weakly_typed_engine_is_opaque(change: dict[str, Any], held: bool) -> None:
-    found = opaque_layers(EngineFacts(**{**OPAQUE, **change}), ISLAND, rmsnorm())
+    found = regions_around(EngineFacts(**{**OPAQUE, **change}), ISLAND, rmsnorm())
     assert found == ((REGION,) if held else ())
 
 
 def test_an_island_beside_the_opaque_layer_is_not_in_it() -> None:
     region = LayerInfo(REGION, "Myelin", ("b2_norm", "b2_add"))
     facts = EngineFacts(**{**OPAQUE, "layers": (COPY, region)})
-    assert opaque_layers(facts, ISLAND, rmsnorm()) == ()
-    assert opaque_layers(facts, (*ISLAND, "b2_up"), rmsnorm()) == (REGION,)
+    assert regions_around(facts, ISLAND, rmsnorm()) == ()
+    assert regions_around(facts, (*ISLAND, "b2_up"), rmsnorm()) == (REGION,)
     seen = LayerInfo("b2_up", onnx_nodes=("b2_up",), precision="fp32")
-    assert opaque_layers(replace(facts, layers=(COPY, region, seen)), ("b2_up",), rmsnorm()) == ()
+    assert regions_around(replace(facts, layers=(COPY, region, seen)), ("b2_up",), rmsnorm()) == ()
 
 
 def test_long_names_of_layers_are_shortened_in_the_middle() -> None:
-    assert shortened(REGION) == REGION
+    assert REGION in region_evidence((REGION,), None).text
     long = "{ForeignNode[" + 100 * "a" + "..." + 100 * "z" + "]}"
-    assert len(shortened(long)) <= 81
-    assert shortened(long).startswith("{ForeignNode[aaa")
-    assert shortened(long).endswith("zzz]}")
+    text = region_evidence((long,), None).text
+    assert long not in text
+    name = text.removeprefix("the island lies in ").partition(", which")[0]
+    assert len(name) <= 81
+    assert name.startswith("{ForeignNode[aaa")
+    assert name.endswith("zzz]}")
 
 
 def test_an_engine_that_was_built_relaxed_is_not_taken_for_the_strict_one(tmp_path: Path) -> None:
     engine = Telling(rmsnorm(scale=600.0), "b1_up", lambda build: False)
     engine.more = {"realised": RealisedPrecision(relaxed="preferred", asserted=True)}
     diagnosis = run(engine, out=tmp_path)
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     text = "passes (built with less than was asked for: precisions are preferred, not obeyed)"
     assert text in texts(diagnosis)
     engine.more = {"realised": RealisedPrecision(relaxed="preferred")}
@@ -201,7 +214,7 @@ def test_a_search_for_marks_that_cannot_be_built_is_given_up() -> None:
         when_fused("b1_up", "b1_up"),
         breaks=lambda plan: bool(plan.marks),
     )
-    diagnosis = run(engine, limits=Limits(builds=64))
+    diagnosis = run(engine, budget=DiagnosisBudget(builds=64))
     assert "the search for a mark that cures was given up" in texts(diagnosis)
     assert diagnosis.cost.builds <= 40
 
@@ -210,7 +223,7 @@ def test_a_search_for_marks_that_cannot_be_built_is_given_up() -> None:
 def test_a_fault_that_takes_a_whole_block_is_found_by_blocks(needed: frozenset[str]) -> None:
     engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", unless(needed))
     diagnosis = run(engine)
-    assert diagnosis.verdict is Verdict.PRECISION
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
     assert diagnosis.confirmed
     assert set(diagnosis.culprits) == needed
     tried = [plan.islands for plan in engine.plans]
@@ -248,9 +261,9 @@ def no_islands(plan: Plan) -> bool:
 def kept(engine: FakeEngine, folder: Path, *, resume: bool) -> Diagnosis:
     bench = make_bench(engine.model, feeds(engine.model))
     subject = Subject(bench, Precision.FP16, engine)
-    lab = Lab(subject, Limits(builds=64), Notebook(folder, subject, resume=resume))
+    context = Context(subject, DiagnosisBudget(builds=64), DiagnosisJournal(folder, subject, resume=resume))
     try:
-        return _diagnose(lab, Options(), None)
+        return investigate(context, Options())
     finally:
         bench.close()
 
@@ -258,10 +271,10 @@ def kept(engine: FakeEngine, folder: Path, *, resume: bool) -> Diagnosis:
 def test_a_search_that_cannot_build_what_it_asks_for_is_given_up(tmp_path: Path) -> None:
     engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", lambda build: False, breaks=no_islands)
     diagnosis = kept(engine, tmp_path, resume=False)
-    assert diagnosis.verdict is Verdict.UNRESOLVED
+    assert diagnosis.verdict is DiagnosisVerdict.UNRESOLVED
     assert diagnosis.exit_code == 4
-    assert FIRST <= diagnosis.cost.builds <= 24
-    assert f"{FIRST} of {FIRST} engines could not be built; the last one" in diagnosis.summary
+    assert FEWEST_BUILDS <= diagnosis.cost.builds <= 24
+    assert f"{FEWEST_BUILDS} of {FEWEST_BUILDS} engines could not be built; the last one" in diagnosis.summary
     assert "no implementation" in diagnosis.summary
     assert "the search on the engine was given up" in texts(diagnosis)
     again = FakeEngine(rmsnorm(scale=600.0), "b1_up", lambda build: False, breaks=no_islands)
@@ -273,19 +286,19 @@ def test_a_search_that_cannot_build_what_it_asks_for_is_given_up(tmp_path: Path)
 def test_a_search_goes_on_while_half_of_it_can_be_judged() -> None:
     problem = Problem(("a", "b"))
 
-    def hear(outcomes: str) -> Patience:
-        patience = Patience()
-        watch = patience.watching(problem, None)
+    def hear(outcomes: str) -> SearchWatch:
+        watch = SearchWatch()
+        listen = watch.watching(problem, None)
         for number, letter in enumerate(outcomes, start=1):
             outcome = {"p": Outcome.PASS, "f": Outcome.FAIL, "u": Outcome.UNRESOLVED}[letter]
             trial = Trial(outcome, note=f"build {number}")
-            watch(Progress(Strategy.RANKED, number, 2, None, frozenset("a"), trial, False))
-        return patience
+            listen(Progress(Strategy.RANKED, number, 2, None, frozenset("a"), trial, False))
+        return watch
 
     assert hear("uuuuuuffffff").reason == ""
-    assert hear("u" * (FIRST - 1)).reason == ""
-    with pytest.raises(GivenUp):
+    assert hear("u" * (FEWEST_BUILDS - 1)).reason == ""
+    with pytest.raises(SearchGivenUp):
         hear("uuuuuuufffff")
-    with pytest.raises(GivenUp):
+    with pytest.raises(SearchGivenUp):
         hear("uuuuuuffffffu")
     assert hear("pf").result(problem).best == ("a",)

@@ -10,7 +10,7 @@ import pytest
 from models import ISLAND, feeds, rmsnorm
 
 from harness.backends import TensorRTCandidate
-from harness.diagnosis import Diagnosis, Verdict, diagnose_model
+from harness.diagnosis import Diagnosis, DiagnosisVerdict, diagnose_model
 from harness.environments import Environment, Supervisor
 from harness.tensors import Precision
 
@@ -43,7 +43,7 @@ def run(counter: Path, **variables: str) -> Diagnosis:
 def test_a_worker_killed_at_work_changes_nothing_in_the_answer(tmp_path: Path) -> None:
     counter = tmp_path / "messages"
     expected = run(counter)
-    assert expected.verdict is Verdict.PRECISION
+    assert expected.verdict is DiagnosisVerdict.PRECISION
     assert expected.culprits == ISLAND
     assert expected.confirmed
     assert expected.faithful is True

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "diagnosis"))  # its model
 from models import feeds, rmsnorm
 
 from harness.backends import Candidate
-from harness.diagnosis import Lab, Notebook, Subject
+from harness.diagnosis import Context, DiagnosisJournal, Subject
 from harness.diagnosis.context import make_bench
 from harness.explore import Session
 from harness.judge import Workbench
@@ -46,8 +46,8 @@ def open_small(tmp_path: Path, benches: dict[float, Workbench]) -> Open:
         model = rmsnorm(scale=scale)
         bench = benches.setdefault(scale, make_bench(model, feeds(model, samples=2)))
         subject = Subject(bench, precision, bench.emulator if engine is None else engine(model))
-        notebook = Notebook(folder, subject, resume=True)
-        return Session(Lab(subject, notebook=notebook), notebook, tmp_path / "out")
+        notebook = DiagnosisJournal(folder, subject, resume=True)
+        return Session(Context(subject, journal=notebook), notebook, tmp_path / "out")
 
     return open_
 

@@ -9,7 +9,7 @@ import pytest
 from models import ISLAND
 from rich.console import Console
 
-from harness.diagnosis import Examination as JudgedEvaluation
+from harness.diagnosis import JudgedEvaluation
 from harness.errors import NothingSelectedError
 from harness.explore import Session
 from harness.explore.answers import TryResult

@@ -78,7 +78,7 @@ def test_a_mistake_ends_the_script_and_names_its_line(run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ((CASES,), 2, "a session is of one"),
+        ((CASES,), 2, "a session needs one"),
         (("missing.case.yaml",), 2, "missing.case.yaml"),
         ((CASES / "rmsnorm-mlp.case.yaml", "-p", "fp32"), 2, "choose fp16"),
         ((CASES / "rmsnorm-mlp.case.yaml", "--env", "nowhere"), 2, "nowhere"),

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import ISLAND
 
-from harness.diagnosis import Lab, Notebook, Options, badness, island_problem
-from harness.diagnosis.api import _diagnose
+from harness.diagnosis import Context, DiagnosisJournal, Options, badness, island_problem
+from harness.diagnosis.api import investigate
 from harness.errors import JournalError, NothingSelectedError, UsageError
 from harness.explore import Session
 from harness.explore.commands import Order
@@ -151,7 +151,7 @@ def test_why_shows_the_ranges_and_the_effect_of_the_node_alone(session: Session)
 
 
 def test_why_gives_the_reason_that_a_diagnosis_gives(session: Session) -> None:
-    diagnosis = _diagnose(Lab(session.subject), Options(), None)
+    diagnosis = investigate(Context(session.subject), Options())
     assert session.why("b1_sq").reason == diagnosis.origins[0].why
 
 
@@ -301,7 +301,7 @@ def test_another_session_continues_where_the_first_ended(open_small) -> None:
 
 def test_what_a_diagnosis_evaluated_is_known(open_small, tmp_path: Path) -> None:
     first = open_small()
-    _diagnose(Lab(first.subject, notebook=first.notebook), Options(), None)
+    investigate(Context(first.subject, journal=first.notebook), Options())
     assert open_small().welcome().earlier[0].best == ISLAND
 
 
@@ -317,8 +317,8 @@ def test_a_diagnosis_continues_from_engines_built_by_hand(open_small) -> None:
 
     later = open_small(engine=engine)
     subject = later.lab.subject
-    notebook = Notebook(later.notebook.folder, subject, resume=True)
-    diagnosis = _diagnose(Lab(subject, notebook=notebook), Options(timed=False), None)
+    notebook = DiagnosisJournal(later.notebook.folder, subject, resume=True)
+    diagnosis = investigate(Context(subject, journal=notebook), Options(timed=False))
     assert diagnosis.culprits == ISLAND
     assert diagnosis.confirmed
     unobserved = [plan for plan in subject.candidate.plans if plan.observation == "none"]

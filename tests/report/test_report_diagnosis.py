@@ -18,13 +18,15 @@ from harness.comparison import GateResult
 from harness.diagnosis import (
     Cost,
     Diagnosis,
+    DiagnosisVerdict,
     Evidence,
+    EvidenceKind,
     Origin,
     Price,
+    Recipe,
     Repro,
     Separation,
     Stage,
-    Verdict,
 )
 from harness.diagnosis.explain import accumulation
 from harness.report import diagnosis_markdown as markdown
@@ -45,7 +47,7 @@ def diagnosis(make_result, make_layers) -> Diagnosis:  # type: ignore[no-untyped
         case="rmsnorm-overflow",
         precision=Precision.FP16,
         candidate="trt-8.6",
-        verdict=Verdict.PRECISION,
+        verdict=DiagnosisVerdict.PRECISION,
         summary=f"At b7_sq (Pow), {WHY}. FP32 at 2 nodes cures it.",
         origins=(Origin("b7_sq", "Pow", "b7_sq", WHY, float("inf")),),
         culprits=("b7_sq", "b7_mean"),
@@ -55,9 +57,12 @@ def diagnosis(make_result, make_layers) -> Diagnosis:  # type: ignore[no-untyped
         faithful=True,
         cost=Cost(3, 22, 31.4),
         price=Price(1.0, 1.25),
-        evidence=(Evidence(Stage.GATES, "the unobserved candidate fails"), Evidence(Stage.CURE, "it passes")),
+        evidence=(
+            Evidence(Stage.GATES, EvidenceKind.BASELINE, "the unobserved candidate fails"),
+            Evidence(Stage.CURE, EvidenceKind.ISLAND, "it passes"),
+        ),
         advice=("trtexec --onnx=m.onnx --layerPrecisions=b7_sq:fp32",),
-        recipes={"trtexec": "trtexec --onnx=m.onnx --layerPrecisions=b7_sq:fp32"},
+        recipes={Recipe.TRTEXEC: "trtexec --onnx=m.onnx --layerPrecisions=b7_sq:fp32"},
         repro=Repro(Path("/tmp/d/repro"), 1, True, note="run in a clean process, it shows the same fault"),
         before=make_result(RunVerdict.FAIL),
         after=make_result(layers=make_layers(24)),
@@ -98,8 +103,8 @@ def test_commands_are_never_wrapped(diagnosis: Diagnosis) -> None:
     assert long in printed(dataclasses.replace(diagnosis, advice=(long,)))
 
 
-@pytest.mark.parametrize("verdict", list(Verdict))
-def test_every_verdict_has_its_words(diagnosis: Diagnosis, verdict: Verdict) -> None:
+@pytest.mark.parametrize("verdict", list(DiagnosisVerdict))
+def test_every_verdict_has_its_words(diagnosis: Diagnosis, verdict: DiagnosisVerdict) -> None:
     plain = Diagnosis("case", Precision.FP16, "emulator", verdict, "said")
     assert heading(plain) == f"case at fp16: {verdict}"
     assert statements(plain)[0].label == "what"
@@ -129,7 +134,7 @@ def test_a_cure_whose_values_were_not_judged_is_not_said_to_pass(diagnosis: Diag
 def test_a_fusion_names_both_sides(diagnosis: Diagnosis) -> None:
     fusion = dataclasses.replace(
         diagnosis,
-        verdict=Verdict.FUSION,
+        verdict=DiagnosisVerdict.FUSION,
         separations=(Separation("t", "conv", ("relu", "add")),),
         islands=(),
         faithful=False,
@@ -168,7 +173,7 @@ def test_lines_of_a_command_break_between_its_words_only(diagnosis: Diagnosis, t
         "trtexec",
         *(f"--layer-of-a-network-{number}=b{number}_sq:fp32,b{number}_up:fp32" for number in range(8)),
     ]
-    page = html_page(dataclasses.replace(diagnosis, recipes={"trtexec": " ".join(words)}))
+    page = html_page(dataclasses.replace(diagnosis, recipes={Recipe.TRTEXEC: " ".join(words)}))
     # What a browser lays out in one line has one rectangle; each word must.
     script = """<script>
       const words = [...document.querySelectorAll("pre span")];
@@ -195,7 +200,7 @@ def test_lines_of_a_command_break_between_its_words_only(diagnosis: Diagnosis, t
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser")
 def test_nothing_is_cut_on_a_phone(diagnosis: Diagnosis, tmp_path: Path) -> None:
     layers = ",".join(f"/model/layers.{number}/self_attn/q_proj/MatMul:fp32" for number in range(40))
-    long = dataclasses.replace(diagnosis, recipes={"trtexec": f"trtexec --layerPrecisions={layers}"})
+    long = dataclasses.replace(diagnosis, recipes={Recipe.TRTEXEC: f"trtexec --layerPrecisions={layers}"})
     script = """<script>addEventListener("load", () => {
       const cut = [...document.querySelectorAll("pre, .picture")].filter(box => box.scrollWidth > box.clientWidth);
       const wide = [...document.querySelectorAll("svg")].map(picture => picture.getBoundingClientRect().width);
@@ -268,8 +273,8 @@ def test_names_from_models_are_text_and_nothing_else(diagnosis: Diagnosis) -> No
         summary=name,
         origins=(Origin(name, name, name, name),),
         islands=((name,),),
-        evidence=(Evidence(Stage.GATES, name),),
-        recipes={"trtexec": name},
+        evidence=(Evidence(Stage.GATES, EvidenceKind.BASELINE, name),),
+        recipes={Recipe.TRTEXEC: name},
         advice=(name,),
     )
     assert "<script>alert" not in html_page(hostile)
@@ -317,13 +322,15 @@ def test_what_belongs_together_is_one_item_of_the_report_for_a_bug(diagnosis: Di
 def test_commands_for_different_tools_are_alternatives(diagnosis: Diagnosis) -> None:
     both = dataclasses.replace(diagnosis, advice=("trtexec …", "polygraphy …"))
     assert "  do     trtexec …\n  or     polygraphy …\n" in printed(both)
-    steps = dataclasses.replace(both, verdict=Verdict.UNRESOLVED, advice=("known so far", "harness …"))
+    steps = dataclasses.replace(
+        both, verdict=DiagnosisVerdict.UNRESOLVED, advice=("known so far", "harness …")
+    )
     assert "  do     known so far\n         harness …\n" in printed(steps)
 
 
 def test_an_error_that_accumulates_starts_nowhere(diagnosis: Diagnosis) -> None:
     why = accumulation(9, {"b1_up": 0.5}, Precision.FP16)
-    origins = tuple(Origin(node, "MatMul", node, why) for node in ("b1_up", "b2_up"))
+    origins = tuple(Origin(node, "MatMul", node, why, accumulates=True) for node in ("b1_up", "b2_up"))
     shown = dataclasses.replace(diagnosis, origins=origins)
     text, page = printed(shown), html_page(shown)
     assert "gates begin to fail at b1_up (MatMul), b2_up (MatMul)" in text

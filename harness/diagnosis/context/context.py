@@ -1,45 +1,81 @@
-"""What the stages of one diagnosis share: who is examined, with what, and who is told."""
+"""What the stages of one diagnosis share: the subject, its evaluators, what may be spent, and who follows progress."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from harness import search
-from harness.diagnosis.context.budget import Limits, Spending
+from harness.diagnosis.context.budget import DiagnosisBudget, Spending
 from harness.diagnosis.context.effects import Effects
-from harness.diagnosis.context.examiner import Examiner
-from harness.diagnosis.context.journal import Notebook
-from harness.diagnosis.context.progress import Progress, ProgressEvent
+from harness.diagnosis.context.evaluator import Evaluator
+from harness.diagnosis.context.journal import DiagnosisJournal
 from harness.diagnosis.context.subject import Subject
 from harness.diagnosis.results import Cost, Stage
 
+MOST_NAMED = 8
+"""Larger sets of nodes are not named to whoever follows progress."""
 
-@dataclass
-class Lab:
-    """One diagnosis under way.
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """What a progress display needs to know.
+
+    Args:
+        stage: the stage that is under way.
+        text: what it does right now.
+        emulations: evaluations of the emulator so far.
+        builds: engines so far, those of a resumed diagnosis included.
+        suspects: how many nodes are suspected; None where that is not known yet.
+        suspected: names of some of them, the most suspected first.
+        remaining: an estimate of the evaluations still to come in this stage; None where that is not known.
+    """
+
+    stage: Stage
+    text: str
+    emulations: int = 0
+    builds: int = 0
+    suspects: int | None = None
+    suspected: tuple[str, ...] = ()
+    remaining: int | None = None
+
+
+Progress = Callable[[ProgressEvent], None]
+
+
+class Context:
+    """One diagnosis under way: services, no findings.
 
     Args:
         subject: what is diagnosed.
-        limits: what may be spent.
-        notebook: what is kept on disk; None keeps nothing.
-        progress: told of every step; None: nobody watches.
+        budget: what may be spent; by default without limits.
+        journal: what is kept on disk; by default nothing.
+        progress: gets every step; None: nobody follows.
+        out: folder for what is handed over; None writes nothing.
     """
 
-    subject: Subject
-    limits: Limits = field(default_factory=Limits)
-    notebook: Notebook | None = None
-    progress: Progress | None = None
-    stage: Stage = Stage.GATES
-
-    def __post_init__(self) -> None:
-        self.spending = Spending(self.limits)
-        if self.notebook is not None:
-            self.spending.restore(self.notebook.spent)
+    def __init__(
+        self,
+        subject: Subject,
+        budget: DiagnosisBudget | None = None,
+        journal: DiagnosisJournal | None = None,
+        progress: Progress | None = None,
+        out: Path | None = None,
+    ) -> None:
+        self.subject = subject
+        self.budget = budget or DiagnosisBudget()
+        self.journal = journal or DiagnosisJournal()
+        self.progress = progress
+        self.out = out
+        self.stage = Stage.GATES
+        self.spending = Spending(self.budget)
+        self.spending.restore(self.journal.spent)
+        self.evaluator = Evaluator(self.subject, self.spending, self.journal)
         self._emulations = self.subject.bench.emulator.evaluations
-        self.examiner = Examiner(self.subject, self.spending, self.notebook)
+        self._effects: dict[int, Effects] = {}
         self._stages: dict[Stage, float] = {}
         self._since = self.spending.started
 
@@ -47,39 +83,40 @@ class Lab:
     def emulated(self) -> Subject:
         """The same subject on the emulator."""
         subject = self.subject
-        return (
-            subject
-            if subject.emulated
-            else Subject(
-                subject.bench, subject.precision, subject.bench.emulator, undecided=subject.undecided
-            )
-        )
+        if subject.emulated:
+            return subject
+        return Subject(subject.bench, subject.precision, subject.bench.emulator, undecided=subject.undecided)
 
     @cached_property
-    def emulations(self) -> Examiner:
-        """An examiner of the emulator; it charges no engines."""
+    def emulator(self) -> Evaluator:
+        """Evaluates plans on the emulator; it charges no engines."""
         if self.subject.emulated:
-            return self.examiner
-        spending = Spending(Limits(seconds=self.limits.seconds), self.spending.started)
-        return Examiner(self.emulated, spending, self.notebook)
+            return self.evaluator
+        spending = Spending(DiagnosisBudget(seconds=self.budget.seconds), self.spending.started)
+        return Evaluator(self.emulated, spending, self.journal)
 
     def effects(self, sample: int) -> Effects:
         """The effects of nodes alone, on the emulator, for one sample."""
-        return Effects(
-            self.subject, sample, self.notebook, lambda: self.tell(Stage.CURE, "lower suspects one at a time")
-        )
+        if sample not in self._effects:
+
+            def report() -> None:
+                self.report(Stage.CURE, "lower suspects one at a time")
+
+            self._effects[sample] = Effects(self.subject, sample, self.journal, report)
+        return self._effects[sample]
 
     @property
     def cost(self) -> Cost:
         """What was spent so far."""
         emulations = self.subject.bench.emulator.evaluations - self._emulations
         self._clock()
-        return Cost(self.spending.builds, emulations, self.spending.seconds, dict(self._stages))
+        stages = {stage: round(seconds, 4) for stage, seconds in self._stages.items()}
+        return Cost(self.spending.builds, emulations, round(self.spending.seconds, 4), stages)
 
-    def tell(
+    def report(
         self, stage: Stage, text: str, *, suspected: tuple[str, ...] = (), suspects: int | None = None
     ) -> None:
-        """Tell whoever watches."""
+        """Say what is done now to whoever follows progress."""
         self._clock()
         self.stage = stage
         if self.progress is not None:
@@ -87,23 +124,23 @@ class Lab:
             self.progress(ProgressEvent(stage, text, cost.emulations, cost.builds, suspects, suspected))
 
     def _clock(self) -> None:
-        """Count the time since it was last looked at to the stage that is under way."""
+        """Count the time since the last call to the stage that is under way."""
         now = time.perf_counter()
         self._stages[self.stage] = self._stages.get(self.stage, 0.0) + now - self._since
         self._since = now
 
-    def watcher(self, text: str) -> Callable[[search.Progress], None]:
-        """What a search tells, as events of the cure."""
+    def follow(self, text: str) -> Callable[[search.Progress], None]:
+        """Turns the steps of a search into events of the cure."""
 
         def on_progress(step: search.Progress) -> None:
             if self.progress is None:
                 return
             cost = self.cost
-            names = tuple(sorted(step.treated)) if len(step.treated) <= 8 else ()
+            nodes = tuple(sorted(step.treated)) if len(step.treated) <= MOST_NAMED else ()
             label = f"{text}: {step.strategy}, {step.trial.outcome}"
             self.progress(
                 ProgressEvent(
-                    Stage.CURE, label, cost.emulations, cost.builds, step.suspects, names, step.remaining
+                    Stage.CURE, label, cost.emulations, cost.builds, step.suspects, nodes, step.remaining
                 )
             )
 

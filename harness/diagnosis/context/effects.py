@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from harness.diagnosis.context.journal import Notebook
+from harness.diagnosis.context.journal import DiagnosisJournal
 from harness.diagnosis.context.subject import Subject, badness
-from harness.judge import jsonable
 
 MOST_RUNS = 256
 """With more nodes than this, neighbours are lowered together first, and apart only where that matters."""
@@ -21,7 +20,7 @@ class Effects:
     Args:
         subject: the model; its emulator is used, whatever the candidate is.
         sample: the sample that fails.
-        notebook: keeps what was measured; None keeps nothing.
+        journal: keeps what was measured.
         on_run: told after each run.
     """
 
@@ -29,12 +28,12 @@ class Effects:
         self,
         subject: Subject,
         sample: int,
-        notebook: Notebook | None = None,
+        journal: DiagnosisJournal | None = None,
         on_run: Callable[[], None] | None = None,
     ) -> None:
         self._subject = subject
         self._sample = sample
-        self._notebook = notebook
+        self._journal = journal or DiagnosisJournal()
         self._on_run = on_run or (lambda: None)
         self._known: dict[frozenset[str], float] = {}
 
@@ -48,10 +47,10 @@ class Effects:
         lowered = frozenset(nodes)
         if lowered not in self._known:
             key = f"effect {self._sample} {' '.join(sorted(lowered))}"
-            found = None if self._notebook is None else self._notebook.recall(key)
-            self._known[lowered] = float(self._measure(lowered) if found is None else found)
-            if found is None and self._notebook is not None:
-                self._notebook.keep(key, jsonable(self._known[lowered]), sync=False)
+            found = self._journal.recall(key, float)
+            self._known[lowered] = self._measure(lowered) if found is None else found
+            if found is None:
+                self._journal.keep(key, self._known[lowered], sync=False)
         return self._known[lowered]
 
     def _measure(self, lowered: frozenset[str]) -> float:

@@ -1,8 +1,8 @@
-"""What a diagnosis keeps on disk, so that a stopped one goes on where it was.
+"""What a diagnosis keeps on disk, so that a stopped one resumes where it was.
 
-A folder holds one journal for each search (see `harness.search.Journal`) and `notebook.jsonl`, one line an entry:
+A folder holds one journal for each search (see `harness.search.Journal`) and `diagnosis.jsonl`, one entry a line:
 
-    {"schema": "harness.notebook/1", "subject": "3f…"}
+    {"schema": "harness.diagnosis-journal/1", "subject": "3f…"}
     {"spent": {"phase": "gates", "builds": 1}}
     {"key": "baseline", "value": {…}}
 
@@ -17,43 +17,46 @@ import json
 import os
 import re
 from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from harness.diagnosis.context.subject import Subject
 from harness.errors import JournalError
 from harness.search import Journal, Problem
-from harness.tensors import load_tensors, save_tensors, write_text
+from harness.tensors import from_json, load_tensors, save_tensors, to_json, write_text
 
-SCHEMA = "harness.notebook/1"
-FILE = "notebook.jsonl"
+SCHEMA = "harness.diagnosis-journal/1"
+FILE = "diagnosis.jsonl"
 LONGEST_NAME = 80
 """Characters of a key that its file is named after; file systems take 255 bytes, `.tmp` and all."""
 DEFAULT_ROOT = Path(".harness") / "diagnose"
-
-
 JOURNAL = "journal"
-"""The folder of the journals in one that a person named."""
+"""The folder of the journals inside a folder that the user named."""
+START_AGAIN = "leave out --resume to start again"
+
+T = TypeVar("T")
 
 
-def journal_folder(subject: Subject, root: Path | None = None) -> Path:
-    """Where the journals of a subject are kept: one folder for a case, precision and candidate.
+def journal_folder(subject: Subject, root: Path = DEFAULT_ROOT) -> Path:
+    """Where the journals of a subject are kept: one folder for each case, precision and candidate.
 
     Args:
         subject: what is diagnosed.
-        root: the folder around it; by default `.harness/diagnosis` in the working folder.
+        root: the folder around it; by default `.harness/diagnose` in the working folder.
     """
     label = f"{subject.bench.case.name}-{subject.precision}-{subject.candidate.name}"
-    return (root or DEFAULT_ROOT) / re.sub(r"[^\w.-]+", "_", label)
+    return root / re.sub(r"[^\w.-]+", "_", label)
 
 
-class Notebook:
+class DiagnosisJournal:
     """The journals and records of one diagnosis.
 
     Args:
-        folder: where they are; made if it is missing.
+        folder: where they are; made if it is missing. None keeps nothing.
         subject: whose they are.
         resume: go on with what is there; otherwise it is replaced.
 
@@ -61,28 +64,34 @@ class Notebook:
         JournalError: with `resume`, the folder belongs to another model, input, precision or candidate.
     """
 
-    def __init__(self, folder: Path, subject: Subject, *, resume: bool) -> None:
+    def __init__(
+        self, folder: Path | None = None, subject: Subject | None = None, *, resume: bool = False
+    ) -> None:
         self.folder = folder
-        self.resumed = False
         self.spent: dict[str, int] = defaultdict(int)
         self._resume = resume
-        self._values: dict[str, Any] = {}
+        self._values: dict[str, object] = {}
+        if folder is None or subject is None:
+            self.folder = None
+            return
         self._path = folder / FILE
         folder.mkdir(parents=True, exist_ok=True)
         if resume and self._path.exists():
             self._read(subject.identity)
         else:
-            # Resumed without a notebook, there may be the journal of somebody who searched by hand.
+            # When resuming without this file, the journals of a search by hand may be there.
             for old in () if resume else folder.glob("*.journal"):
                 old.unlink(missing_ok=True)
             write_text(self._path, json.dumps({"schema": SCHEMA, "subject": subject.identity}) + "\n")
 
-    def journal(self, name: str, problem: Problem) -> Journal:
-        """The journal of one search. Close it.
+    def of_search(self, name: str, problem: Problem) -> AbstractContextManager[Journal | None]:
+        """The journal of one search, to be entered and left; None where nothing is kept.
 
         Raises:
             JournalError: it belongs to another problem, or another process is writing to it.
         """
+        if self.folder is None:
+            return nullcontext()
         path = self.folder / f"{name}.journal"
         return Journal.resume(path, problem) if self._resume else Journal.create(path, problem)
 
@@ -90,35 +99,45 @@ class Notebook:
         """Write down what was spent."""
         self._append({"spent": {"phase": phase, "builds": builds}})
 
-    def recall(self, key: str) -> Any | None:
-        """What was kept under `key`; None if nothing was."""
-        return self._values.get(key)
+    def holds(self, key: str) -> bool:
+        """Whether something was kept under `key`."""
+        return key in self._values
 
-    def keep(self, key: str, value: Any, *, sync: bool = True) -> None:
-        """Keep plain JSON data under `key`; without `sync` it survives the process, but not the machine."""
-        self._values[key] = value
-        self._append({"key": key, "value": value}, sync=sync)
+    def recall(self, key: str, kind: type[T]) -> T | None:
+        """The `kind` that was kept under `key`; None if nothing was."""
+        return from_json(kind, self._values[key]) if key in self._values else None
+
+    def keep(self, key: str, value: T, *, sync: bool = True) -> None:
+        """Keep a dataclass or a plain value under `key`; without `sync` it survives the process, not the machine."""
+        if self.folder is not None:
+            self._values[key] = to_json(value)
+            self._append({"key": key, "value": self._values[key]}, sync=sync)
 
     def recall_tensors(self, key: str) -> list[dict[str, np.ndarray]] | None:
         """What `keep_tensors` kept, or None."""
-        count = self.recall(f"{key}:samples")
+        count = self.recall(f"{key}:samples", int)
         if count is None:
             return None
         return [dict(load_tensors(self._tensor_file(key, sample))) for sample in range(count)]
 
     def keep_tensors(self, key: str, samples: list[dict[str, np.ndarray]]) -> None:
         """Keep named tensors, sample by sample."""
+        if self.folder is None:
+            return
         for sample, tensors in enumerate(samples):
             save_tensors(self._tensor_file(key, sample), tensors)
         self.keep(f"{key}:samples", len(samples))
 
     def _tensor_file(self, key: str, sample: int) -> Path:
+        assert self.folder is not None
         name = re.sub(r"[^A-Za-z0-9.-]+", "_", key)
         if len(name) > LONGEST_NAME:  # an island may have hundreds of nodes
             name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         return self.folder / f"{name}.{sample}.safetensors"
 
-    def _append(self, line: dict[str, Any], *, sync: bool = True) -> None:
+    def _append(self, line: Mapping[str, object], *, sync: bool = True) -> None:
+        if self.folder is None:
+            return
         data = json.dumps(line, allow_nan=False).encode() + b"\n"
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         try:
@@ -131,27 +150,19 @@ class Notebook:
     def _read(self, identity: str) -> None:
         data = self._path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
-        lines = whole.splitlines()
         try:
-            entries = [json.loads(line) for line in lines]
+            entries = [json.loads(line) for line in whole.splitlines()]
         except ValueError as error:
-            raise JournalError(
-                f"this is not the notebook of a diagnosis: {error}",
-                where=self._path,
-                hint="leave out --resume to start again",
-            ) from error
+            message = f"this is not the journal of a diagnosis: {error}"
+            raise JournalError(message, where=self._path, hint=START_AGAIN) from error
         if not entries or entries[0].get("schema") != SCHEMA:
-            raise JournalError(
-                "this is not the notebook of a diagnosis",
-                where=self._path,
-                hint="leave out --resume to start again",
-            )
+            raise JournalError("this is not the journal of a diagnosis", where=self._path, hint=START_AGAIN)
         if entries[0].get("subject") != identity:
             raise JournalError(
                 "this journal belongs to another diagnosis: the model, the inputs, the tolerances, the precision or "
-                "the candidate changed since",
+                "the candidate have changed since",
                 where=self._path,
-                hint="leave out --resume to start again",
+                hint=START_AGAIN,
             )
         for entry in entries[1:]:
             if "spent" in entry:
@@ -162,4 +173,3 @@ class Notebook:
             with self._path.open("rb+") as file:
                 file.truncate(len(whole))
                 os.fsync(file.fileno())
-        self.resumed = True

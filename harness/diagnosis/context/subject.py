@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,15 @@ import numpy as np
 from harness.backends import Candidate, Computed, Observation, Plan
 from harness.case import BuildOptions, Case, ModelSource, Tolerance
 from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE, GateResult
-from harness.judge import OutputResult, TensorGates, Tensors, Workbench
+from harness.errors import UsageError
+from harness.judge import OutputResult, TensorGates, Tensors, Workbench, select_cases
 from harness.model import Model
 from harness.tensors import Precision, hash_feeds, host_fingerprint
+from harness.text import names
 
 MEMORY_BUDGET = 1 << 30
 DECIDED_ANYWAY = frozenset({SHAPE, COMPUTED, NONFINITE.metric})
-"""Gates that the reference's own rounding does not touch, where it is finite and of the same shape in FP64, too."""
+"""GateCheck that the reference's own rounding does not touch, where it is finite and of the same shape in FP64, too."""
 EngineFor = Callable[[Model], Candidate]
 
 
@@ -157,6 +160,12 @@ class Subject:
         engine = self.candidate.fingerprint()
         return {**host_fingerprint(), **({} if engine is None else asdict(engine))}
 
+    @property
+    def release(self) -> str | None:
+        """The full version of TensorRT; None where there is none."""
+        version = self.fingerprint.get("tensorrt")
+        return None if version is None else str(version)
+
 
 def _stable(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     """What of a fingerprint decides numbers: not what an environment is called, nor which kernel Linux runs."""
@@ -203,3 +212,34 @@ def _excess(gate: GateResult) -> float:
     if limit > 0:
         return value / limit
     return 0.0 if gate.passed else math.inf
+
+
+def choose_case(
+    target: Case | Path | str,
+    inputs: Mapping[str, Sequence[int]] | None,
+    precision: Precision | None,
+    *,
+    purpose: str,
+) -> Case:
+    """The one case that `target` is; `inputs` gives shapes to an .onnx file, `purpose` names what needs it.
+
+    Raises:
+        UsageError: it is none, or several.
+    """
+    cases = select_cases(target, inputs=inputs, precisions=() if precision is None else (precision,))
+    if len(cases) != 1:
+        listed = names((case.name for case in cases), 4)
+        raise UsageError(
+            f"there are {len(cases)} cases; {purpose} needs one",
+            where=str(target),
+            hint=f"name one of {listed}",
+        )
+    return cases[0]
+
+
+def choose_precision(case: Case, precision: Precision | None) -> Precision:
+    """The given precision; else the only one of the case beside FP32, or FP16."""
+    if precision is not None:
+        return precision
+    lower = [run.precision for run in case.runs if run.precision is not Precision.FP32]
+    return lower[0] if len(lower) == 1 else Precision.FP16

@@ -1,8 +1,8 @@
 from .bodies import open_body as open_body
 from .decisions import decision_of as decision_of
-from .occurrence import Decision as Decision
-from .occurrence import Held as Held
-from .occurrence import Occurrence as Occurrence
+from .measured import Decision as Decision
+from .measured import MeasuredNode as MeasuredNode
+from .measured import TensorRange as TensorRange
 from .origins import explain_nodes as explain_nodes
 from .origins import find_origins_of as find_origins_of
 from .origins import tensors_around as tensors_around

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from harness.diagnosis.context import Subject
-from harness.diagnosis.explain.occurrence import Decision
+from harness.diagnosis.explain.measured import Decision
 from harness.model import TRANSPARENT, Model, NodeInfo
 
 COMPARISONS = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"})
@@ -17,7 +17,7 @@ RANKINGS = frozenset({"ArgMax", "ArgMin", "TopK"})
 STEPS = frozenset({"Floor", "Ceil", "Round", "Sign", "NonZero", "NonMaxSuppression", "Unique"})
 
 MOST_READERS = 4
-"""So many are asked, the first in the graph: each costs a session of the reference and one of the emulator."""
+"""So many are tested, the first in the graph: each costs a session of the reference and one of the emulator."""
 
 
 def decision_of(subject: Subject, node: NodeInfo, sample: int) -> Decision | None:
@@ -63,14 +63,13 @@ def _measured(subject: Subject, node: NodeInfo, reader: NodeInfo, sample: int) -
     if not other.any():
         return None
     changed = float(np.mean(other))
-    magnitude, apart, whole = _told_apart(proto, exact, other)
+    magnitude, apart, whole = _differences(proto, exact, other)
     return Decision(reader.name, reader.op, changed, magnitude, apart, whole)
 
 
-Told = tuple[float, float | None, bool]
-
-
-def _told_apart(proto: onnx.NodeProto, exact: Mapping[str, np.ndarray], other: np.ndarray) -> Told:
+def _differences(
+    proto: onnx.NodeProto, exact: Mapping[str, np.ndarray], other: np.ndarray
+) -> tuple[float, float | None, bool]:
     """Typical magnitude where answers change, how far apart values are there, and whether they are whole numbers."""
     values = exact[proto.input[0]].astype(np.float64)
     if proto.op_type in COMPARISONS:
@@ -82,12 +81,12 @@ def _told_apart(proto: onnx.NodeProto, exact: Mapping[str, np.ndarray], other: n
     return _typical(values[other]), None, bool((values == np.round(values)).all())
 
 
-def _compared(left: np.ndarray, right: np.ndarray, other: np.ndarray) -> Told:
+def _compared(left: np.ndarray, right: np.ndarray, other: np.ndarray) -> tuple[float, float | None, bool]:
     left, right = np.broadcast_arrays(left, right)
     return _typical(left[other]), float(np.median(np.abs(left - right)[other])), False
 
 
-def _ranked(proto: onnx.NodeProto, values: np.ndarray, other: np.ndarray) -> Told:
+def _ranked(proto: onnx.NodeProto, values: np.ndarray, other: np.ndarray) -> tuple[float, float | None, bool]:
     """The distance from each value to the next smaller one along the axis, near where answers change."""
     attributes = {each.name: each.i for each in proto.attribute}
     axis = attributes.get("axis", -1 if proto.op_type == "TopK" else 0)

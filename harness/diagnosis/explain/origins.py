@@ -8,13 +8,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.diagnosis.context import FORMATS, OUTLYING, Effects, Subject, islands_of, outliers, usual_error
+from harness.diagnosis.context import (
+    FORMATS,
+    OUTLYING,
+    Effects,
+    Prediction,
+    Subject,
+    introduced_errors,
+    islands_of,
+    outliers,
+    usual_error,
+)
 from harness.diagnosis.explain.bodies import open_body
 from harness.diagnosis.explain.decisions import decision_of
-from harness.diagnosis.explain.occurrence import Held, Occurrence
+from harness.diagnosis.explain.measured import MeasuredNode, TensorRange
 from harness.diagnosis.explain.reasons import WITH_BODIES, accumulation, why
 from harness.diagnosis.results import A_FEW, Origin
-from harness.diagnosis.stages import Prognosis, introduced_errors
 from harness.errors import HarnessError
 from harness.judge import LayerResult
 from harness.model import Model, NodeInfo
@@ -22,12 +31,12 @@ from harness.tensors import Precision
 
 IN_BODY = "in its body, at"
 MOST_ISLANDS = 64
-"""Of more islands only the first ones are asked whether they fail alone; so many are an accumulation anyway."""
+"""Of more islands only the first ones are tested alone; so many are an accumulation anyway."""
 
 
 def find_origins_of(
     subject: Subject,
-    prognosis: Prognosis,
+    prediction: Prediction,
     culprits: Sequence[str],
     effects: Effects,
     layers: Sequence[LayerResult] = (),
@@ -40,16 +49,16 @@ def find_origins_of(
 
     Args:
         subject: what is diagnosed.
-        prognosis: what the emulator says.
+        prediction: what the emulator says.
         culprits: the nodes that must go back to FP32.
         effects: of nodes lowered alone, on the emulator.
-        layers: what was observed of the candidate; by default the prognosis.
+        layers: what was observed of the candidate; by default the prediction.
     """
     model = subject.model
-    outlying = set(outliers(prognosis.introduced))
+    outlying = set(outliers(prediction.introduced))
 
     def crossings() -> list[str]:
-        return [layer.node for layer in (layers or prognosis.layers) if layer.origin]
+        return [layer.node for layer in (layers or prediction.layers) if layer.origin]
 
     islands = islands_of(model, culprits)
     guilty = [
@@ -59,12 +68,19 @@ def find_origins_of(
     ]
     if guilty and (len(culprits) <= A_FEW or outlying.intersection(culprits)):
         first = [_first(island, outlying, crossings) for island in guilty]
-        return explain_nodes(subject, prognosis, first, alone=effects.known)
+        return explain_nodes(subject, prediction, first, alone=effects.known)
     shares = {node: effect for node, effect in effects.known.items() if node in set(culprits)}
     reason = accumulation(len(culprits), shares, subject.precision)
     places = crossings() or [max(culprits, key=lambda node: shares.get(node, 0.0))]
     return tuple(
-        Origin(node.name, node.op, _tensor(model, node), reason, prognosis.introduced.get(node.name))
+        Origin(
+            node.name,
+            node.op,
+            _tensor(model, node),
+            reason,
+            prediction.introduced.get(node.name),
+            accumulates=True,
+        )
         for node in map(model.node, dict.fromkeys(places))
     )
 
@@ -80,7 +96,7 @@ def _first(island: Sequence[str], outlying: set[str], crossings: Callable[[], li
 
 def explain_nodes(
     subject: Subject,
-    prognosis: Prognosis,
+    prediction: Prediction,
     nodes: Iterable[str],
     observed: Mapping[str, float] | None = None,
     *,
@@ -90,40 +106,40 @@ def explain_nodes(
 
     Args:
         subject: what is diagnosed.
-        prognosis: what the emulator says.
+        prediction: what the emulator says.
         nodes: names of the nodes.
         observed: by node, the nrmse of an engine that errs there although the emulator does not.
         alone: by node, what lowering it alone does to the outputs, in multiples of the limit of the worst gate.
     """
     model = subject.model
     infos = [model.node(node) for node in dict.fromkeys(nodes)]
-    sample = prognosis.failing_sample
-    occurrences = _occurrences(
-        subject, infos, prognosis.introduced, usual_error(prognosis.introduced), sample
+    sample = prediction.failing_sample
+    measurements = _measurements(
+        subject, infos, prediction.introduced, usual_error(prediction.introduced), sample
     )
     origins = []
-    for info, occurrence in zip(infos, occurrences, strict=True):
-        occurrence = replace(
-            occurrence, observed=(observed or {}).get(info.name), alone=(alone or {}).get(info.name)
+    for info, measured in zip(infos, measurements, strict=True):
+        measured = replace(
+            measured, observed=(observed or {}).get(info.name), alone=(alone or {}).get(info.name)
         )
-        reason = why(occurrence, subject.precision)
-        origins.append(Origin(info.name, info.op, _tensor(model, info), reason, occurrence.introduced))
+        reason = why(measured, subject.precision)
+        origins.append(Origin(info.name, info.op, _tensor(model, info), reason, measured.introduced))
     return tuple(origins)
 
 
-def _occurrences(
+def _measurements(
     subject: Subject, infos: Sequence[NodeInfo], introduced: Mapping[str, float], usual: float, sample: int
-) -> Iterator[Occurrence]:
+) -> Iterator[MeasuredNode]:
     """What is measured of each node of `infos`: around it, in its body, and at what decides by what it writes."""
     tensors = tensors_around(subject, infos, subject.precision)
     for info in infos:
         error = introduced.get(info.name)
-        occurrence = tensors.occurrence(info, error, usual)
+        measured = tensors.measured(info, error, usual)
         if info.op in WITH_BODIES:
-            occurrence = replace(occurrence, inside=_inside(subject, info.name, usual, sample))
+            measured = replace(measured, inside=_inside(subject, info.name, usual, sample))
         if error is not None and error <= OUTLYING * usual:
-            occurrence = replace(occurrence, decision=decision_of(subject, info, sample))
-        yield occurrence
+            measured = replace(measured, decision=decision_of(subject, info, sample))
+        yield measured
 
 
 def _inside(subject: Subject, node: str, usual: float, sample: int) -> str | None:
@@ -145,13 +161,11 @@ def _inside(subject: Subject, node: str, usual: float, sample: int) -> str | Non
             found = next((name for name in body.units if errors.get(name, 0.0) > OUTLYING * usual), None)
             if found is not None:
                 info = body.model.node(found)
-                body.bench.feeds = [
-                    body.bench.feeds[iteration]
-                ]  # what later ones hold is not where it starts
-                (occurrence,) = _occurrences(body, [info], errors, usual, 0)
-                reason = why(occurrence, subject.precision)
-                return reason if occurrence.inside else f"{IN_BODY} {info.name} ({info.op}), {reason}"
-    except HarnessError:  # a body that does not run by itself has no more to tell
+                body.bench.feeds = [body.bench.feeds[iteration]]  # later ones are not where it starts
+                (measured,) = _measurements(body, [info], errors, usual, 0)
+                reason = why(measured, subject.precision)
+                return reason if measured.inside else f"{IN_BODY} {info.name} ({info.op}), {reason}"
+    except HarnessError:  # a body that does not run by itself shows no more
         return None
     finally:
         body.bench.close()
@@ -194,7 +208,7 @@ class TensorsAround:
         """The first float tensor that a node writes."""
         return _tensor(self._model, node)
 
-    def occurrence(self, node: NodeInfo, introduced: float | None, usual: float) -> Occurrence:
+    def measured(self, node: NodeInfo, introduced: float | None, usual: float) -> MeasuredNode:
         """The node with what its float tensors hold.
 
         Args:
@@ -205,21 +219,21 @@ class TensorsAround:
         proto = next(each for each in self._model.skeleton.graph.node if each.name == node.name)
         inputs = [name for name in proto.input if name in self._arrays or name in self._constants]
         axis = next((each.i for each in proto.attribute if each.name == "axis"), -1)
-        return Occurrence(
+        return MeasuredNode(
             op=node.op,
-            inputs=tuple(self._held(name, axis) for name in inputs),
-            output=self._held(_tensor(self._model, node)),
+            inputs=tuple(self._range(name, axis) for name in inputs),
+            output=self._range(_tensor(self._model, node)),
             introduced=introduced,
             usual=usual or None,
             exponent=self._exponent(node.op, inputs),
         )
 
-    def _held(self, name: str, axis: int = -1) -> Held:
+    def _range(self, name: str, axis: int = -1) -> TensorRange:
         if name in self._constants:
-            return Held.of(name, [self._constants[name]], self._precision, constant=True, axis=axis)
+            return TensorRange.of(name, [self._constants[name]], self._precision, constant=True, axis=axis)
         producer = self._model.producer(name)
         constant = producer is not None and producer.op == "Constant"
-        return Held.of(name, self._arrays.get(name, []), self._precision, constant=constant, axis=axis)
+        return TensorRange.of(name, self._arrays.get(name, []), self._precision, constant=constant, axis=axis)
 
     def _exponent(self, op: str, inputs: Sequence[str]) -> float | None:
         if op != "Pow" or len(inputs) != 2:

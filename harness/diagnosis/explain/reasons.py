@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from harness.diagnosis.context import FORMATS, NumberFormat
-from harness.diagnosis.explain.occurrence import Held, Occurrence
-from harness.diagnosis.results import NOBODY
+from harness.diagnosis.explain.measured import MeasuredNode, TensorRange
 from harness.tensors import Precision
 from harness.text import magnitude, magnitudes, percent
 
@@ -37,51 +36,51 @@ OFF = 0.01
 """Below this nrmse, steps of an input are not why exp or an angle is off."""
 
 
-def why(occurrence: Occurrence, precision: Precision) -> str:
+def why(measured: MeasuredNode, precision: Precision) -> str:
     """What happens at the node, in one clause without a capital letter or a full stop."""
     kind = FORMATS[precision]
     for template in _TEMPLATES:
-        text = template(occurrence, kind)
+        text = template(measured, kind)
         if text is not None:
             return text
-    return _rounded(occurrence, kind)
+    return _rounded(measured, kind)
 
 
-def _accounts(error: float, node: Occurrence) -> bool:
+def _accounts(error: float, node: MeasuredNode) -> bool:
     """Whether `error`, an nrmse, is a good part of what the node introduces, as far as that is known."""
     if node.introduced is None:
         return True
     return math.isfinite(node.introduced) and error >= ACCOUNTED * node.introduced
 
 
-def _beyond(held: Held, kind: NumberFormat) -> tuple[str, str]:
+def _beyond(tensor: TensorRange, kind: NumberFormat) -> tuple[str, str]:
     """The largest value, and what it is beyond: `-1e9`, `-65504, the lowest FP16 value`."""
-    bound = math.copysign(kind.largest, held.extreme)
-    value, limit = magnitudes(held.extreme, bound)
+    bound = math.copysign(kind.largest, tensor.extreme)
+    value, limit = magnitudes(tensor.extreme, bound)
     return value, f"{limit}, the {'largest' if bound > 0 else 'lowest'} {kind.name} value"
 
 
-def _reads_too_large(node: Occurrence, kind: NumberFormat) -> str | None:
-    for held in node.inputs:
-        if held.overflowing and not held.constant:
-            value, bound = _beyond(held, kind)
-            return f"it reads {held.name}, whose values reach {value}, beyond {bound}"
+def _reads_too_large(node: MeasuredNode, kind: NumberFormat) -> str | None:
+    for tensor in node.inputs:
+        if tensor.overflowing and not tensor.constant:
+            value, bound = _beyond(tensor, kind)
+            return f"it reads {tensor.name}, whose values reach {value}, beyond {bound}"
     return None
 
 
-def _constant_overflows(node: Occurrence, kind: NumberFormat) -> str | None:
-    for held in node.inputs:
-        if held.constant and held.overflowing:
-            value, bound = _beyond(held, kind)
-            return f"its constant {held.name} holds {value}, beyond {bound}, and becomes infinite"
+def _constant_overflows(node: MeasuredNode, kind: NumberFormat) -> str | None:
+    for tensor in node.inputs:
+        if tensor.constant and tensor.overflowing:
+            value, bound = _beyond(tensor, kind)
+            return f"its constant {tensor.name} holds {value}, beyond {bound}, and becomes infinite"
     return None
 
 
-def _in_its_body(node: Occurrence, kind: NumberFormat) -> str | None:
+def _in_its_body(node: MeasuredNode, kind: NumberFormat) -> str | None:
     return node.inside
 
 
-def _overflows(node: Occurrence, kind: NumberFormat) -> str | None:
+def _overflows(node: MeasuredNode, kind: NumberFormat) -> str | None:
     if not node.output.overflowing:
         return None
     value, bound = magnitudes(
@@ -90,9 +89,9 @@ def _overflows(node: Occurrence, kind: NumberFormat) -> str | None:
     return f"{_subject(node)} {value}, beyond {bound}, the largest {kind.name} value"
 
 
-def _subject(node: Occurrence) -> str:
+def _subject(node: MeasuredNode) -> str:
     """Whose values reach what, with the verb."""
-    sizes = [magnitude(held.largest) for held in node.inputs]
+    sizes = [magnitude(tensor.largest) for tensor in node.inputs]
     if not sizes:
         return "its values reach"
     if node.squares:
@@ -119,7 +118,7 @@ def _subject(node: Occurrence) -> str:
     return f"from values up to {sizes[0]} its output reaches"
 
 
-def _divisor_vanishes(node: Occurrence, kind: NumberFormat) -> str | None:
+def _divisor_vanishes(node: MeasuredNode, kind: NumberFormat) -> str | None:
     verb, divisor = _divides(node)
     if (
         divisor is None
@@ -133,7 +132,7 @@ def _divisor_vanishes(node: Occurrence, kind: NumberFormat) -> str | None:
     )
 
 
-def _divides(node: Occurrence) -> tuple[str, Held | None]:
+def _divides(node: MeasuredNode) -> tuple[str, TensorRange | None]:
     """What the node does that no 0 may be in the way of, and to which of its inputs."""
     if node.inputs and node.op in ("Div", "Reciprocal"):
         return "divides by", node.inputs[-1]
@@ -144,29 +143,27 @@ def _divides(node: Occurrence) -> tuple[str, Held | None]:
     return "", None
 
 
-def _constant_vanishes(node: Occurrence, kind: NumberFormat) -> str | None:
-    for held in node.inputs:
-        if not (held.constant and held.flushed):
+def _constant_vanishes(node: MeasuredNode, kind: NumberFormat) -> str | None:
+    for tensor in node.inputs:
+        if not (tensor.constant and tensor.flushed):
             continue
-        smallest = f"become{'s' if held.flushed == 1 else ''} 0 in {kind.name}, whose smallest number is"
-        if held.flushed == 1 and _counts(held, node, kind):
+        smallest = f"become{'s' if tensor.flushed == 1 else ''} 0 in {kind.name}, whose smallest number is"
+        if tensor.flushed == 1 and _counts(tensor, node, kind):
+            return f"its constant {tensor.name}, {magnitude(tensor.largest)}, {smallest} {magnitude(kind.smallest)}"
+        if tensor.flushed < 1 and _accounts(tensor.underflow, node):
             return (
-                f"its constant {held.name}, {magnitude(held.largest)}, {smallest} {magnitude(kind.smallest)}"
-            )
-        if held.flushed < 1 and _accounts(held.underflow, node):
-            return (
-                f"{percent(held.flushed)} of its constant {held.name}, whose values reach {magnitude(held.largest)}, "
-                f"{smallest} {magnitude(kind.smallest)}"
+                f"{percent(tensor.flushed)} of its constant {tensor.name}, whose values reach "
+                f"{magnitude(tensor.largest)}, {smallest} {magnitude(kind.smallest)}"
             )
     return None
 
 
-def _counts(held: Held, node: Occurrence, kind: NumberFormat) -> bool:
+def _counts(tensor: TensorRange, node: MeasuredNode, kind: NumberFormat) -> bool:
     """Whether a constant that is added, or bounds what passes, makes a difference to anything that is written."""
-    return node.op not in (*ADDITIONS, *BOUNDS) or held.largest >= kind.rounding * node.output.smallest
+    return node.op not in (*ADDITIONS, *BOUNDS) or tensor.largest >= kind.rounding * node.output.smallest
 
 
-def _too_coarse(node: Occurrence, kind: NumberFormat) -> str | None:
+def _too_coarse(node: MeasuredNode, kind: NumberFormat) -> str | None:
     if not node.inputs or not (node.op in STEEP or node.op in PERIODIC):
         return None
     if node.introduced is not None and not OFF <= node.introduced < math.inf:
@@ -186,7 +183,7 @@ def _too_coarse(node: Occurrence, kind: NumberFormat) -> str | None:
     )
 
 
-def _underflows(node: Occurrence, kind: NumberFormat) -> str | None:
+def _underflows(node: MeasuredNode, kind: NumberFormat) -> str | None:
     if node.output.flushed < 0.01 or not _accounts(node.output.underflow, node):
         return None
     vanish = f"become 0 in {kind.name}, whose smallest number is {magnitude(kind.smallest)}"
@@ -197,11 +194,11 @@ def _underflows(node: Occurrence, kind: NumberFormat) -> str | None:
     return f"{share} of its values, which go down to {magnitude(node.output.smallest)}, {vanish}"
 
 
-def _cancels(node: Occurrence, kind: NumberFormat) -> str | None:
+def _cancels(node: MeasuredNode, kind: NumberFormat) -> str | None:
     if node.op not in ADDITIONS or len(node.inputs) < 2 or not node.output.typical:
         return None
-    size = max(held.typical for held in node.inputs)
-    left = math.hypot(*(held.rounding for held in node.inputs)) / node.output.typical
+    size = max(tensor.typical for tensor in node.inputs)
+    left = math.hypot(*(tensor.rounding for tensor in node.inputs)) / node.output.typical
     if size < CANCELLED * node.output.typical or not _accounts(left, node):
         return None
     return (
@@ -210,8 +207,8 @@ def _cancels(node: Occurrence, kind: NumberFormat) -> str | None:
     )
 
 
-def _decides(node: Occurrence, kind: NumberFormat) -> str | None:
-    """Not the size of the error counts, but what is told apart by it."""
+def _decides(node: MeasuredNode, kind: NumberFormat) -> str | None:
+    """What matters is not the size of the error, but what is distinguished by it."""
     found = node.decision
     if found is None:
         return None
@@ -230,7 +227,7 @@ def _decides(node: Occurrence, kind: NumberFormat) -> str | None:
     )
 
 
-def _rounded(node: Occurrence, kind: NumberFormat) -> str:
+def _rounded(node: MeasuredNode, kind: NumberFormat) -> str:
     """Where no template is true: what was measured, and nothing else."""
     if node.introduced is None and kind is FORMATS[Precision.FP32]:
         return "FP32 and FP64 part here, and agree on what it reads to within the limit of FP32"
@@ -256,7 +253,7 @@ def _by(badness: float) -> str:
     return f", at {magnitude(badness)} times the limit" if math.isfinite(badness) else ""
 
 
-def _beyond_rounding(node: Occurrence, kind: NumberFormat) -> str | None:
+def _beyond_rounding(node: MeasuredNode, kind: NumberFormat) -> str | None:
     if node.observed is None:
         return None
     text = f"the engine errs by {magnitude(node.observed)} (nrmse) here"
@@ -265,7 +262,7 @@ def _beyond_rounding(node: Occurrence, kind: NumberFormat) -> str | None:
     return f"{text}, where rounding to {kind.name} explains {magnitude(node.introduced)}"
 
 
-_TEMPLATES: tuple[Callable[[Occurrence, NumberFormat], str | None], ...] = (
+_TEMPLATES: tuple[Callable[[MeasuredNode, NumberFormat], str | None], ...] = (
     _beyond_rounding,
     _reads_too_large,
     _constant_overflows,
@@ -281,7 +278,7 @@ _TEMPLATES: tuple[Callable[[Occurrence, NumberFormat], str | None], ...] = (
 
 
 def accumulation(nodes: int, effects: Mapping[str, float], precision: Precision) -> str:
-    """Why it fails where no node is to blame: many small errors add up.
+    """Why it fails where no node is at fault: many small errors add up.
 
     Args:
         nodes: how many nodes must go back to FP32.
@@ -290,7 +287,7 @@ def accumulation(nodes: int, effects: Mapping[str, float], precision: Precision)
         precision: the precision under test.
     """
     kind = FORMATS[precision]
-    text = f"{NOBODY}: the rounding errors of many nodes at {kind.name}'s {kind.bits} bits add up"
+    text = f"no single node is at fault: the rounding errors of many nodes at {kind.name}'s {kind.bits} bits add up"
     total = float(np.sqrt(sum(effect * effect for effect in effects.values())))
     if effects and np.isfinite(total) and total > 0:
         name = max(effects, key=lambda node: effects[node])

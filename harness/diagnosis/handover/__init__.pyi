@@ -1,10 +1,10 @@
-from .files import HandedOver as HandedOver
 from .files import hand_over as hand_over
+from .files import write_handover as write_handover
 from .recipes import Files as Files
 from .recipes import keep_fp32 as keep_fp32
 from .recipes import own_file as own_file
 from .recipes import polygraphy_script as polygraphy_script
-from .repro import Ticket as Ticket
+from .repro import ReproInfo as ReproInfo
 from .repro import emulated_model as emulated_model
 from .repro import write_repro as write_repro
 from .shrinking import fails_emulated as fails_emulated

@@ -16,6 +16,7 @@ from typing import Any
 import onnx
 
 from harness.backends import Profile
+from harness.diagnosis.results import Recipe
 from harness.model import Model, inner_nodes, named_nodes
 from harness.tensors import Precision
 from harness.text import command
@@ -26,7 +27,7 @@ WEAK_FLAGS = {
     Precision.TF32: "",
     Precision.INT8: "--int8",
 }
-UNSPEAKABLE = re.compile(r"[,'*]")  # what trtexec takes for its own in names of layers and inputs
+NOT_FOR_TRTEXEC = re.compile(r"[,'*]")  # what trtexec takes for its own in names of layers and inputs
 ISLANDS_SCHEMA = "harness.islands/1"
 
 
@@ -68,21 +69,21 @@ class Files:
         return words
 
 
-def without_tf32(files: Files) -> dict[str, str]:
+def without_tf32(files: Files) -> dict[Recipe, str]:
     """A command for each tool that builds in FP32 without TF32."""
     if files.model is None:
         return {}
     polygraphy = ["polygraphy", "convert", files.model, "--convert-to", "trt", "-o", "model.plan"]
-    recipes = {"polygraphy": command(*polygraphy, *files.for_polygraphy)}
-    if not any(map(UNSPEAKABLE.search, files.shapes)):
+    recipes = {Recipe.POLYGRAPHY: command(*polygraphy, *files.for_polygraphy)}
+    if not any(map(NOT_FOR_TRTEXEC.search, files.shapes)):
         trtexec = ["trtexec", f"--onnx={files.model}", *files.for_trtexec, "--noTF32"]
-        recipes = {"trtexec": command(*trtexec), **recipes}
+        recipes = {Recipe.TRTEXEC: command(*trtexec), **recipes}
     return recipes
 
 
 def keep_fp32(
     model: Model, precision: Precision, island: Sequence[str], files: Files, *, constraints: str = "obey"
-) -> dict[str, str]:
+) -> dict[Recipe, str]:
     """A command for each tool that keeps `island` in FP32; tools that cannot are left out.
 
     Args:
@@ -92,20 +93,20 @@ def keep_fp32(
         files: what the commands name.
         constraints: `obey`, or `prefer` where TensorRT refuses to obey.
     """
-    recipes: dict[str, str] = {}
+    recipes: dict[Recipe, str] = {}
     flag = WEAK_FLAGS.get(precision)
-    speakable = not any(map(UNSPEAKABLE.search, files.shapes))
+    spellable = not any(map(NOT_FOR_TRTEXEC.search, files.shapes))
     layers = layers_of(model, island)
     if flag and layers and files.model is not None:
-        if speakable and not any(map(UNSPEAKABLE.search, layers)):
-            recipes["trtexec"] = _trtexec(flag, layers, files, constraints)
+        if spellable and not any(map(NOT_FOR_TRTEXEC.search, layers)):
+            recipes[Recipe.TRTEXEC] = _trtexec(flag, layers, files, constraints)
         if files.script is not None and not any(name.startswith("-") for name in layers):
-            recipes["polygraphy"] = _polygraphy(flag, list(layers), files, constraints)
-    if files.typed is not None and speakable:
+            recipes[Recipe.POLYGRAPHY] = _polygraphy(flag, list(layers), files, constraints)
+    if files.typed is not None and spellable:
         typed = ["trtexec", f"--onnx={files.typed}", *files.for_trtexec, "--stronglyTyped"]
-        recipes["trtexec_strongly_typed"] = command(*typed)
+        recipes[Recipe.STRONGLY_TYPED] = command(*typed)
     if precision in (Precision.FP16, Precision.BF16) and island and files.model is not None:
-        recipes["autocast"] = _autocast(precision, island, files.model)
+        recipes[Recipe.AUTOCAST] = _autocast(precision, island, files.model)
     return recipes
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -34,16 +34,19 @@ from harness.model import (
     units_of,
     with_islands,
 )
-from harness.tensors import Precision
+from harness.tensors import Precision, to_json
 
 SCRIPT = files("harness.scripts") / "repro.py"
+Signature: TypeAlias = Mapping[str, Mapping[str, float]]
+"""By output, `nonfinite`, `nrmse` and what else was measured."""
+
 SECONDS = 300.0
 SAME = 2.0
 """A repro shows the same fault if its error is within this factor of what was measured here."""
 
 
 @dataclass(frozen=True)
-class Ticket:
+class ReproInfo:
     """What the folder is to say about itself.
 
     Args:
@@ -61,13 +64,13 @@ class Ticket:
     limits: Mapping[str, float]
 
 
-def write_repro(folder: Path, part: Part, ticket: Ticket, signature: Mapping[str, Any]) -> Repro:
+def write_repro(folder: Path, part: Part, info: ReproInfo, signature: Signature) -> Repro:
     """Write the folder, run it in a clean process, and say whether it shows the same fault.
 
     Args:
         folder: where it goes; what is there is replaced.
         part: the failing part.
-        ticket: what it says about itself.
+        info: what it says about itself.
         signature: what was measured of it here, by output: `nonfinite` and `nrmse`.
 
     Raises:
@@ -77,9 +80,9 @@ def write_repro(folder: Path, part: Part, ticket: Ticket, signature: Mapping[str
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
         made = Path(name) / "repro"
         made.mkdir()
-        _write(made, part, ticket, signature)
+        _write(made, part, info, signature)
         shows, note, found = (
-            _verify(made, signature) if ticket.emulated else (False, _ENGINE_ONLY, dict(signature))
+            _verify(made, signature) if info.emulated else (False, _ENGINE_ONLY, dict(signature))
         )
         if folder.exists():
             shutil.move(folder, Path(name) / "old")
@@ -90,25 +93,25 @@ def write_repro(folder: Path, part: Part, ticket: Ticket, signature: Mapping[str
 _ENGINE_ONLY = "it shows on an engine only: run repro.py --tensorrt on the machine with the GPU"
 
 
-def _write(folder: Path, part: Part, ticket: Ticket, signature: Mapping[str, Any]) -> None:
+def _write(folder: Path, part: Part, info: ReproInfo, signature: Signature) -> None:
     save_model(part.model, folder / "model.onnx")
-    if ticket.emulated:
-        proto = emulated_model(part.model, ticket.precision, list(part.expected))
+    if info.emulated:
+        proto = emulated_model(part.model, info.precision, list(part.expected))
         (folder / "emulated.onnx").write_bytes(proto.SerializeToString(deterministic=True))
-    if ticket.precision in LOW_DTYPE:
-        save_model(with_islands(part.model, ticket.precision), folder / "typed.onnx")
+    if info.precision in LOW_DTYPE:
+        save_model(with_islands(part.model, info.precision), folder / "typed.onnx")
     _save_arrays(folder / "inputs.npz", part.feeds)
     _save_arrays(folder / "expected.npz", part.expected)
     about = {
-        "case": ticket.case,
-        "what": ticket.what,
-        "precision": ticket.precision.value,
-        "emulated": ticket.emulated,
-        "limits": dict(ticket.limits),
+        "case": info.case,
+        "what": info.what,
+        "precision": info.precision.value,
+        "emulated": info.emulated,
+        "limits": dict(info.limits),
         "inputs": list(part.feeds),
         "outputs": list(part.expected),
         "nodes": [node.name for node in part.model.nodes],
-        "signature": signature,
+        "signature": to_json(signature),
     }
     (folder / "repro.json").write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (folder / "repro.py").write_bytes(SCRIPT.read_bytes())
@@ -149,7 +152,7 @@ def emulated_model(model: Model, precision: Precision, outputs: list[str]) -> on
     return proto
 
 
-def _verify(folder: Path, signature: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+def _verify(folder: Path, signature: Signature) -> tuple[bool, str, Signature]:
     """Run the script as somebody else would, and compare what it shows with what was measured here."""
     folder = folder.resolve()
     command = [sys.executable, "-I", str(folder / "repro.py"), "--json"]
@@ -177,27 +180,23 @@ def _read(printed: str) -> dict[str, dict[str, float]] | None:
     try:
         rows = json.loads(printed)["outputs"]
         return {
-            name: {key: _number(value) for key, value in row.items() if key != "shape"}
+            name: {key: float(value) for key, value in row.items() if key != "shape"}
             for name, row in rows.items()
         }
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
-def _same(found: Mapping[str, Mapping[str, float]], signature: Mapping[str, Mapping[str, Any]]) -> bool:
+def _same(found: Signature, signature: Signature) -> bool:
     """The same outputs are not finite, and the other errors are of the same order."""
     for name, expected in signature.items():
         row = found.get(name)
         if row is None or bool(row["nonfinite"]) != bool(expected["nonfinite"]):
             return False
-        mine, theirs = _number(expected["nrmse"]), row["nrmse"]
+        mine, theirs = expected["nrmse"], row["nrmse"]
         # Where elements are not finite, the two sides count the others differently.
         if expected["nonfinite"] or not (math.isfinite(mine) and mine > 0):
             continue
         if not mine / SAME <= theirs <= mine * SAME:
             return False
     return True
-
-
-def _number(value: Any) -> float:
-    return float(value)

@@ -24,7 +24,7 @@ Fails = Callable[[Part], bool]
 
 
 @dataclass(frozen=True)
-class Shrunk:
+class FailingPart:
     """A part that fails.
 
     Args:
@@ -38,7 +38,7 @@ class Shrunk:
 
 def shrink(
     subject: Subject, core: Sequence[str], sample: int, fails: Fails, *, most: int | None = None
-) -> Shrunk | None:
+) -> FailingPart | None:
     """The smallest failing part around `core`; None if no part of the model fails by itself.
 
     Args:
@@ -67,7 +67,9 @@ def shrink(
     return None
 
 
-def _shrunk(nodes: tuple[str, ...], part: Part, attempt: Callable[[Sequence[str]], Part | None]) -> Shrunk:
+def _shrunk(
+    nodes: tuple[str, ...], part: Part, attempt: Callable[[Sequence[str]], Part | None]
+) -> FailingPart:
     changed = len(nodes) <= MOST_SHRUNK
     while changed:
         changed = False
@@ -77,7 +79,7 @@ def _shrunk(nodes: tuple[str, ...], part: Part, attempt: Callable[[Sequence[str]
             if found is not None:
                 nodes, part, changed = smaller, found, True
                 break
-    return Shrunk(part, nodes)
+    return FailingPart(part, nodes)
 
 
 def _growing(subject: Subject, core: Sequence[str]) -> Iterator[tuple[str, ...]]:

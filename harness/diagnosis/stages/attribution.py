@@ -1,31 +1,31 @@
-"""Stage 5, attribute: from what was shown to the kind of fault, by a table.
-
-Requires: what the stages before have shown; what was not asked is None.
-Ensures: a verdict other than `unresolved` follows from what was shown, without a guess.
-Evidence: the row of the table that applied.
-
-| shown | verdict |
-|---|---|
-| repetitions differ, and follow their tactics | tactic |
-| repetitions differ otherwise | nondeterministic |
-| FP32 without TF32 fails | conversion |
-| FP32 passes, and the precision under test is TF32, or FP32 that may use it | tf32 |
-| gone when observed at the same precision, and single marks cure | fusion |
-| an island in FP32 cures, and the fault was there without fusion: on the emulator or when observed | precision |
-| anything else | unresolved |
-"""
+"""Stage 5, attribute: from what was shown to the kind of fault, by a table."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from harness.diagnosis.results import Evidence, Stage, Verdict
+from harness.diagnosis.context import Divergence, Effects, Findings, Seen, Subject
+from harness.diagnosis.explain import explain_nodes, find_origins_of
+from harness.diagnosis.results import (
+    CANDIDATE,
+    EMULATOR,
+    DiagnosisVerdict,
+    Evidence,
+    EvidenceKind,
+    Origin,
+    Stage,
+)
+from harness.diagnosis.stages.priors import error_of
+from harness.diagnosis.stages.tactics import why_wrong
+from harness.search import Outcome
 from harness.tensors import Precision
+from harness.text import names
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What was shown; None: it was not asked, or could not be told.
+class Symptoms:
+    """What was shown; None: it was not tested, or could not be decided.
 
     Args:
         precision: the precision under test.
@@ -38,7 +38,7 @@ class Shown:
     """
 
     precision: Precision
-    repeats: Verdict | None = None
+    repeats: DiagnosisVerdict | None = None
     strict_passes: bool | None = None
     emulator_fails: bool | None = None
     observed_passes: bool | None = None
@@ -46,35 +46,211 @@ class Shown:
     island_cures: bool | None = None
 
 
-def decide(shown: Shown) -> tuple[Verdict, Evidence]:
+def decide(symptoms: Symptoms) -> tuple[DiagnosisVerdict, Evidence]:
     """The verdict, and the reason for it."""
-    verdict, text = _row(shown)
-    facts = {name: getattr(shown, name) for name in vars(shown) if getattr(shown, name) is not None}
-    return verdict, Evidence(Stage.ATTRIBUTE, text, facts)
+    verdict, text = _row(symptoms)
+    facts = {name: getattr(symptoms, name) for name in vars(symptoms) if getattr(symptoms, name) is not None}
+    return verdict, Evidence(Stage.ATTRIBUTE, EvidenceKind.DECISION, text, facts)
 
 
-def _row(shown: Shown) -> tuple[Verdict, str]:
-    if shown.repeats is Verdict.TACTIC:
-        return Verdict.TACTIC, "the outcome changes with the tactics, and with nothing else"
+def _row(shown: Symptoms) -> tuple[DiagnosisVerdict, str]:
+    if shown.repeats is DiagnosisVerdict.TACTIC:
+        return DiagnosisVerdict.TACTIC, "the outcome changes with the tactics, and with nothing else"
     if shown.repeats is not None:
-        return Verdict.NONDETERMINISTIC, "the same network does not give the same outcome twice"
+        return DiagnosisVerdict.NONDETERMINISTIC, "the same network does not give the same outcome twice"
     if shown.strict_passes is False:
-        return Verdict.CONVERSION, "it is wrong in FP32 without TF32 already"
+        return DiagnosisVerdict.CONVERSION, "it is wrong in FP32 without TF32 already"
     if shown.strict_passes and shown.precision in (Precision.FP32, Precision.TF32):
-        return Verdict.TF32, "it is right in FP32 without TF32"
+        return DiagnosisVerdict.TF32, "it is right in FP32 without TF32"
     if shown.precision is Precision.TF32 and shown.emulator_fails and shown.island_cures:
-        return Verdict.TF32, "rounding the operands of products to TF32 is enough to break it"
+        return DiagnosisVerdict.TF32, "rounding the operands of products to TF32 is enough to break it"
     if shown.observed_passes and shown.marks_cure:
-        return Verdict.FUSION, "at the same precision it is right when the layers are kept apart"
+        return DiagnosisVerdict.FUSION, "at the same precision it is right when the layers are kept apart"
     without_fusion = shown.emulator_fails or shown.observed_passes is False
     if shown.island_cures and without_fusion:
         where = (
             "on the emulator, which fuses nothing" if shown.emulator_fails else "when every tensor is kept"
         )
-        return Verdict.PRECISION, f"FP32 at a few nodes cures it, and it fails {where}"
+        return DiagnosisVerdict.PRECISION, f"FP32 at a few nodes cures it, and it fails {where}"
     if shown.island_cures:
         return (
-            Verdict.UNRESOLVED,
+            DiagnosisVerdict.UNRESOLVED,
             "FP32 at a few nodes cures it, but whether by precision or by fusion was not shown",
         )
-    return Verdict.UNRESOLVED, "nothing that was tried cures it"
+    return DiagnosisVerdict.UNRESOLVED, "nothing that was tried cures it"
+
+
+def conclude(seen: Seen, subject: Subject, effects: Effects) -> tuple[Findings, tuple[Evidence, ...]]:
+    """What follows from what was seen of an engine, and the reason for it."""
+    strict = None if seen.strict is None else _PASSES.get(seen.strict.outcome)
+    separations = seen.separated.separations if seen.separated is not None else ()
+    observed = seen.observed
+    looked = observed is not None and bool(observed.layers) and not seen.behind
+    verdict, reason = decide(
+        Symptoms(
+            precision=seen.precision,
+            repeats=seen.unstable,
+            strict_passes=True if seen.cured and strict is None else strict,
+            emulator_fails=seen.predicted.fails,
+            observed_passes=observed.passes if looked and observed is not None else None,
+            marks_cure=bool(separations) if seen.separated is not None else None,
+            island_cures=True if seen.cured else None if seen.cure is None else False,
+        )
+    )
+    found = Findings(verdict, separations=separations)
+    conclusion = _Conclusion(seen, subject, effects)
+    if verdict is DiagnosisVerdict.CONVERSION:
+        found = conclusion.conversion(found)
+    elif verdict is DiagnosisVerdict.TF32:
+        found = conclusion.tf32(found)
+    elif verdict is DiagnosisVerdict.FUSION:
+        found = conclusion.fusion(found)
+    elif verdict is DiagnosisVerdict.TACTIC:
+        found = conclusion.tactic(found)
+    elif verdict is not DiagnosisVerdict.NONDETERMINISTIC:
+        found = conclusion.island(found)
+        if conclusion.elsewhere(found):
+            return conclusion.explain_elsewhere(found), (reason, conclusion.elsewhere_evidence(found))
+    return found, (reason,)
+
+
+_PASSES = {Outcome.PASS: True, Outcome.FAIL: False}
+
+
+@dataclass(frozen=True)
+class _Conclusion:
+    """Findings for each verdict on an engine: culprits, origins with their reasons, and what confirms them."""
+
+    seen: Seen
+    subject: Subject
+    effects: Effects
+
+    def island(self, found: Findings) -> Findings:
+        """With the island that cures; without one, with what is suspected."""
+        cure = self.seen.cure
+        if cure is None or not cure.found:
+            best = cure.best if cure is not None else None
+            return replace(found, origins=self._explained(), suspects=best or self.seen.starts, cure=cure)
+        return replace(
+            found,
+            culprits=cure.island,
+            island=cure.island,
+            confirmed=True,
+            minimal_on=cure.minimal_on,
+            origins=self._origins_of(cure.island),
+            cure=cure,
+        )
+
+    def elsewhere(self, found: Findings) -> bool:
+        """Whether the island that cures holds nothing of where the error starts: the engine is then built otherwise.
+
+        Seen on an H200 with TensorRT 8.6.0: attention logits overflow in FP16 although their product and scale are
+        kept in FP32, inside of one fused region; FP32 at three other nodes of that region cures.
+        """
+        prior = self.seen.prior
+        return (
+            bool(found.island)
+            and self.seen.behind
+            and prior is not None
+            and not set(found.island).intersection(prior.island)
+        )
+
+    def elsewhere_evidence(self, found: Findings) -> Evidence:
+        """What such an island means."""
+        assert self.seen.prior is not None
+        tried = self.seen.prior.island
+        text = (
+            f"with {names(tried)} kept in FP32, where the emulator says that the error starts, the engine still fails; "
+            f"FP32 at {names(found.island)} cures it, because it changes how the engine is built"
+        )
+        facts = {"tried": list(tried), "cures": list(found.island)}
+        return Evidence(Stage.ATTRIBUTE, EvidenceKind.ISLAND, text, facts)
+
+    def explain_elsewhere(self, found: Findings) -> Findings:
+        """With the emulator's origins."""
+        nodes = [layer.node for layer in self.seen.predicted.origins]
+        return replace(found, origins=explain_nodes(self.subject, self.seen.predicted, nodes))
+
+    def fusion(self, found: Findings) -> Findings:
+        """With the nodes on both sides of each tensor that must not be fused away."""
+        nodes = {node for each in found.separations for node in (each.producer, *each.readers)}
+        minimal = self.seen.separated is not None and self.seen.separated.minimal
+        starts = [each.producer for each in found.separations]
+        return replace(
+            found,
+            culprits=self._ordered(nodes),
+            confirmed=True,
+            minimal_on=CANDIDATE if minimal else None,
+            origins=self._because(
+                starts, "computed together with what reads it, it is wrong; apart from it, it is right"
+            ),
+        )
+
+    def tactic(self, found: Findings) -> Findings:
+        """With the nodes of the layers whose tactic was proved wrong, and the choices of a build that passes."""
+        result = (
+            None if self.seen.tactics is None or not self.seen.tactics.found else self.seen.tactics.findings
+        )
+        if result is None:
+            return found
+        nodes = {node.name for node in self.subject.model.nodes}
+        culprits = self._ordered(nodes.intersection(result.onnx_nodes))
+        origins = tuple(
+            replace(origin, why=why_wrong(result, origin.node) or origin.why)
+            for origin in explain_nodes(self.subject, self.seen.predicted, culprits)
+        )
+        return replace(
+            found,
+            culprits=culprits,
+            confirmed=True,
+            minimal_on=CANDIDATE if result.minimal else None,
+            origins=origins,
+            pins=result.cured,
+        )
+
+    def conversion(self, found: Findings) -> Findings:
+        """With the nodes where FP32 first differs."""
+        wrong = self.seen.divergence or Divergence()
+        return replace(
+            found,
+            culprits=wrong.culprits,
+            confirmed=bool(wrong.culprits) and wrong.culprits == wrong.nodes,
+            origins=self._because(
+                wrong.nodes, "in FP32 the engine computes something else than the ONNX node says"
+            ),
+            suspects=wrong.nodes,
+        )
+
+    def tf32(self, found: Findings) -> Findings:
+        """With the emulator's island, if TF32 breaks the emulator too."""
+        prior = self.seen.prior
+        island = prior.island if prior is not None else ()
+        return replace(
+            found,
+            culprits=island,
+            confirmed=True,
+            minimal_on=EMULATOR if prior is not None and prior.minimal_on else None,
+            origins=self._origins_of(island) if island else self._explained(),
+            cure=prior,
+        )
+
+    def _ordered(self, nodes: Iterable[str]) -> tuple[str, ...]:
+        return tuple(sorted(nodes, key=lambda name: self.subject.model.node(name).index))
+
+    def _because(self, nodes: Iterable[str], why: str) -> tuple[Origin, ...]:
+        found = explain_nodes(self.subject, self.seen.predicted, nodes)
+        return tuple(replace(origin, why=why) for origin in found)
+
+    def _origins_of(self, island: Sequence[str]) -> tuple[Origin, ...]:
+        if not self.seen.predicted.fails:
+            starts = [node for node in self.seen.starts if node in set(island)]
+            return self._explained(starts or island[:1])
+        return find_origins_of(
+            self.subject, self.seen.predicted, island, self.effects, self.seen.failing_layers
+        )
+
+    def _explained(self, nodes: Sequence[str] = ()) -> tuple[Origin, ...]:
+        """`nodes`, or where the error starts, with the reason; where rounding is none, with what was observed."""
+        layers = () if self.seen.predicted.fails else self.seen.failing_layers
+        errors = {layer.node: error_of(layer) for layer in layers if layer.origin}
+        return explain_nodes(self.subject, self.seen.predicted, nodes or self.seen.starts, errors)

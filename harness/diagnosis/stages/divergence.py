@@ -8,15 +8,14 @@ node that is wrong by itself is a culprit, one that is not stays a suspicion.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from harness.backends import Observation
 from harness.comparison import check, compare, gates_for
-from harness.diagnosis.context import Examination, Examiner, cut
-from harness.diagnosis.results import Evidence, Stage
-from harness.diagnosis.stages.observation import Observed, observe
+from harness.diagnosis.context import Divergence, EngineObservation, Evaluator, JudgedEvaluation, cut
+from harness.diagnosis.results import Evidence, EvidenceKind, Stage
+from harness.diagnosis.stages.observation import observation_evidence, observe
 from harness.errors import BudgetExhaustedError, CandidateError, ModelError
 from harness.model import NodeInfo
 from harness.tensors import Precision
@@ -24,126 +23,110 @@ from harness.tensors import Precision
 PHASE = "convert"
 
 
-@dataclass(frozen=True)
-class Diverged:
-    """Where an FP32 engine first differs.
-
-    Args:
-        nodes: the nodes where it does, in topological order; empty if that could not be found.
-        culprits: those of them that are wrong alone, too.
-        observed: the observed FP32 engine; None if there was none.
-        evidence: what was shown.
-    """
-
-    nodes: tuple[str, ...]
-    culprits: tuple[str, ...]
-    observed: Observed | None
-    evidence: tuple[Evidence, ...]
-
-
-def find_divergence(examiner: Examiner, strict: Examination) -> Diverged:
+def find_divergence(evaluator: Evaluator, strict: JudgedEvaluation) -> Divergence:
     """Find the first tensor that differs in FP32, and try its node alone.
 
     Args:
-        examiner: of a subject whose candidate is an engine.
-        strict: the unobserved FP32 engine, which fails; its outputs of all samples.
+        evaluator: of a subject whose candidate is an engine.
+        strict: the unobserved FP32 engine, which fails, with its outputs of all samples.
     """
     evidence: list[Evidence] = []
-    observed: Observed | None = None
+    observed: EngineObservation | None = None
     nodes: tuple[str, ...] = ()
     try:
-        observed = observe(examiner, strict, precision=Precision.FP32)
-        evidence += observed.evidence
+        observed = observe(evaluator, strict, precision=Precision.FP32)
+        evidence += observation_evidence(observed, Precision.FP32)
         if observed.passes:
-            return Diverged((), (), observed, tuple(evidence))
+            return Divergence((), (), observed, tuple(evidence))
         if observed.faithful:
             nodes = tuple(dict.fromkeys(layer.node for layer in observed.origins))
         if not nodes:
-            first = _first_failing_prefix(examiner)
+            first = _first_failing_prefix(evaluator)
             nodes = () if first is None else (first.name,)
             if first is not None:
                 text = f"the graph cut behind {first.name} is wrong, and right when it is cut before"
-                evidence.append(Evidence(Stage.ATTRIBUTE, text, {"node": first.name}))
-        culprits = tuple(node for node in nodes if _wrong_alone(examiner, node, evidence))
+                evidence.append(
+                    Evidence(Stage.ATTRIBUTE, EvidenceKind.DIVERGENCE, text, {"node": first.name})
+                )
+        culprits = tuple(node for node in nodes if _wrong_alone(evaluator, node, evidence))
     except BudgetExhaustedError as error:
-        evidence.append(
-            Evidence(Stage.ATTRIBUTE, f"the search for the first difference stopped: {error.message}")
-        )
+        text = f"the search for the first difference stopped: {error.message}"
+        evidence.append(Evidence(Stage.ATTRIBUTE, EvidenceKind.STOPPED, text))
         culprits = ()
-    return Diverged(nodes, culprits, observed, tuple(evidence))
+    return Divergence(nodes, culprits, observed, tuple(evidence))
 
 
-def _first_failing_prefix(examiner: Examiner) -> NodeInfo | None:
+def _first_failing_prefix(evaluator: Evaluator) -> NodeInfo | None:
     """The node of the first tensor, in the order of execution, whose prefix engine is wrong at it."""
-    model = examiner.subject.model
+    model = evaluator.subject.model
     order = model.float_tensors
     low, high = -1, len(order) - 1
-    if not order or not _prefix_fails(examiner, order[high]):
+    if not order or not _prefix_fails(evaluator, order[high]):
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        if _prefix_fails(examiner, order[middle]):
+        if _prefix_fails(evaluator, order[middle]):
             high = middle
         else:
             low = middle
     return model.producer(order[high])
 
 
-def _prefix_fails(examiner: Examiner, tensor: str) -> bool:
+def _prefix_fails(evaluator: Evaluator, tensor: str) -> bool:
     """Whether the engine of the graph cut at `tensor` gives another tensor than the reference."""
-    subject = examiner.subject
+    subject = evaluator.subject
     key = f"prefix {tensor}"
-    kept = None if examiner.notebook is None else examiner.notebook.recall(key)
-    if kept is not None:
-        return bool(kept)
-    examiner.spending.check()
+    if (kept := evaluator.journal.recall(key, bool)) is not None:
+        return kept
+    evaluator.spending.check()
     plan = subject.plan(precision=Precision.FP32, observation=Observation.PREFIX, marks=frozenset({tensor}))
-    sample = examiner.failing_sample
+    sample = evaluator.failing_sample
     feeds = subject.bench.feeds[sample]
     expected = subject.bench.reference.run(feeds, [tensor])
     try:
-        evaluation = examiner.evaluate(plan, feeds, phase=PHASE)
-        fails = not _holds(examiner, {tensor: evaluation.tensors[tensor]}, expected)
+        evaluation = evaluator.run(plan, feeds, phase=PHASE)
+        fails = not _holds(evaluator, {tensor: evaluation.tensors[tensor]}, expected)
     except (CandidateError, KeyError):
-        fails = False  # a prefix that cannot be built convicts nobody
-    if examiner.notebook is not None:
-        examiner.notebook.keep(key, fails)
+        fails = False  # a prefix that cannot be built shows nothing
+    evaluator.journal.keep(key, fails)
     return fails
 
 
-def _wrong_alone(examiner: Examiner, name: str, evidence: list[Evidence]) -> bool:
+def _wrong_alone(evaluator: Evaluator, name: str, evidence: list[Evidence]) -> bool:
     """Whether an FP32 engine of this node alone, fed the reference's tensors, is wrong."""
-    subject = examiner.subject
+    subject = evaluator.subject
     if subject.engine_for is None:
         return False
     key = f"alone {name}"
-    kept = None if examiner.notebook is None else examiner.notebook.recall(key)
+    kept = evaluator.journal.recall(key, bool)
     if kept is None:
-        examiner.spending.check()
+        evaluator.spending.check()
         try:
-            part = cut(subject, [name], examiner.failing_sample)
+            part = cut(subject, [name], evaluator.failing_sample)
             candidate = subject.engine_for(part.model)
             try:
                 plan = subject.plan(precision=Precision.FP32)
                 evaluation = candidate.evaluate(plan, part.feeds)
             finally:
                 candidate.close()
-            examiner.charge(PHASE, evaluation.builds)
-            kept = not _holds(examiner, evaluation.tensors, part.expected)
+            evaluator.charge(PHASE, evaluation.builds)
+            kept = not _holds(evaluator, evaluation.tensors, part.expected)
         except (CandidateError, ModelError) as error:
-            evidence.append(Evidence(Stage.ATTRIBUTE, f"{name} could not be tried alone: {error}"))
+            text = f"{name} could not be tried alone: {error}"
+            evidence.append(Evidence(Stage.ATTRIBUTE, EvidenceKind.ALONE, text))
             return False
-        if examiner.notebook is not None:
-            examiner.notebook.keep(key, kept)
+        evaluator.journal.keep(key, kept)
     verb = "is wrong, too" if kept else "is right"
     text = f"{name} alone, in FP32 and fed the reference's tensors, {verb}"
-    evidence.append(Evidence(Stage.ATTRIBUTE, text, {"node": name, "wrong": kept}))
-    return bool(kept)
+    evidence.append(Evidence(Stage.ATTRIBUTE, EvidenceKind.ALONE, text, {"node": name, "wrong": kept}))
+    return kept
 
 
-def _holds(examiner: Examiner, tensors: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> bool:
+def _holds(
+    evaluator: Evaluator, tensors: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> bool:
     """Whether tensors of an FP32 engine pass the gates of intermediate tensors."""
-    subject = examiner.subject
+    subject = evaluator.subject
     for name, reference in expected.items():
         dtype = "float32" if reference.dtype.kind == "f" else None
         metrics = compare(np.asarray(tensors[name]), reference, dtype=dtype)

@@ -1,148 +1,258 @@
-"""Stage 1, gates first: is there something to hold against, and is there a fault at all?
+"""Stage 1, gates first: is the reference sound, and is there a fault at all?
 
-Requires: inputs that fit the model.
-Ensures: without a verdict, the reference is finite, reproducible and stable as far as the subject is judged, and the
-unobserved candidate, as a user would deploy it, fails a gate that the reference decides; its outputs are kept for all
-samples. Outputs that it does not decide are set aside in the subject. With a verdict (`none`, `reference`), there is
-nothing to search for.
-Evidence: the outputs of the unobserved candidate with their gates; the reference's own error beside them.
-
-Whether the candidate passes in FP32 is not asked here: an island that cures proves it for nothing.
+Whether the candidate passes in FP32 is not tested here: an island that cures shows it without a build.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.diagnosis.context import Examination, Examiner, Subject, Undecided
-from harness.diagnosis.results import Evidence, Stage, Verdict
-from harness.diagnosis.stages.stability import Stability, check_stability
-from harness.errors import CandidateError, ReferenceNotFiniteError, ReferenceNotReproducibleError
+import numpy as np
+
+from harness.backends import DoubleReference
+from harness.diagnosis.context import (
+    BASELINE,
+    DECIDED_ANYWAY,
+    GATES_PHASE,
+    Evaluator,
+    GateCheck,
+    JudgedEvaluation,
+    Subject,
+    Undecided,
+    badness,
+)
+from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Fact, Stage
+from harness.errors import (
+    CandidateError,
+    ModelError,
+    NodeFailedError,
+    ReferenceNotFiniteError,
+    ReferenceNotReproducibleError,
+)
 from harness.judge import OutputResult, Overflow, OwnRoundings, describe_failure, find_overflows
 from harness.search import Outcome
 from harness.text import magnitude
 
-PHASE, BASELINE = "gates", "baseline"
+SHARE = 0.5
+"""An FP32 reference whose own error takes more than this share of a gate cannot decide that gate."""
+
+SEED = 20
 
 
 @dataclass(frozen=True)
-class Gates:
-    """What the first stage found.
+class Stability:
+    """How far another evaluation of the same model in higher or other precision is from the reference.
 
     Args:
-        verdict: `none`, `reference`, or `unresolved` for want of budget, which end the diagnosis; None to go on.
-        baseline: the unobserved candidate; None if it was not reached.
-        stability: the reference's own error; None if it was not asked for.
-        reference_fault: the tensor where the reference stops being finite.
-        own_overflows: where the model's own float16 or bfloat16 overflows so that the outputs are wrong.
-        drawing: the nodes that draw the random numbers by which the reference differs from run to run.
-        evidence: what was shown.
-        outputs: all outputs of the unobserved candidate, also those that the baseline lacks as undecided.
-        beside: a sentence on each output that is not decided, where the others are.
+        method: what it was evaluated with.
+        share: the reference's error as a share of the tightest gate; None if nothing could be said.
+        outputs: the outputs of that evaluation, with the gates of the run.
     """
 
-    verdict: Verdict | None
-    baseline: Examination | None = None
-    stability: Stability | None = None
-    reference_fault: str | None = None
-    own_overflows: tuple[Overflow, ...] = ()
-    drawing: tuple[str, ...] = ()
-    evidence: tuple[Evidence, ...] = ()
+    method: str
+    share: float | None
     outputs: tuple[OutputResult, ...] = ()
-    beside: tuple[str, ...] = ()
+
+    @property
+    def stable(self) -> bool:
+        """Whether the reference can judge the candidate; true where nothing could be said."""
+        return self.share is None or self.share <= SHARE
+
+    def undecided(self, failing: Sequence[OutputResult]) -> dict[str, Undecided]:
+        """The outputs that the reference cannot decide, by name.
+
+        Args:
+            failing: the outputs of the candidate that fail. Where one is not finite, not of the right shape or not
+                computed, and the reference is finite and the same in both evaluations, that much is decided.
+        """
+        found: dict[str, Undecided] = {}
+        for name in dict.fromkeys(output.tensor for output in self.outputs):
+            others = [output for output in self.outputs if output.tensor == name]
+            share = badness(others)
+            if share <= SHARE:
+                continue
+            sound = all(_passes_anyway(output) for output in others)
+            wrong = any(output.tensor == name and not _passes_anyway(output) for output in failing)
+            found[name] = Undecided(share, finite=sound and wrong)
+        return found
 
 
-def check_gates(examiner: Examiner) -> Gates:
+def _passes_anyway(output: OutputResult) -> bool:
+    return all(gate.passed for gate in output.gates if gate.metric in DECIDED_ANYWAY)
+
+
+def check_stability(subject: Subject) -> Stability:
+    """Evaluate the model in FP64, or, where ONNX Runtime cannot, with inputs moved by half an FP32 step."""
+    try:
+        double = DoubleReference(subject.model)
+        others = [dict(double.run(feeds).tensors) for feeds in subject.bench.feeds]
+        kept = ", ".join(double.fp32_ops)
+        method = f"FP64 ({kept} in FP32, channels reversed where they add)" if kept else "FP64"
+    except ModelError as error:
+        try:
+            moved = _moved(subject)
+        except NodeFailedError as failed:
+            text = f"nothing: no FP64 ({error.message}), and with inputs moved a little {failed.failure}"
+            return Stability(text, None)
+        if moved is None:
+            return Stability(f"nothing: no FP64 ({error.message}), and no float input to move", None)
+        others = moved
+        method = "inputs moved by up to half an FP32 step, for want of FP64"
+    outputs = tuple(
+        output for sample, tensors in enumerate(others) for output in _held(subject, tensors, sample)
+    )
+    return Stability(method, badness(outputs), outputs)
+
+
+def _moved(subject: Subject) -> list[dict[str, np.ndarray]] | None:
+    rng = np.random.default_rng(SEED)
+    if not any(array.dtype == np.float32 for array in subject.bench.feeds[0].values()):
+        return None
+    half = np.float64(2.0**-24)
+    return [
+        subject.bench.reference.run(
+            {
+                name: (array * (1 + half * rng.uniform(-1, 1, array.shape))).astype(np.float32)
+                if array.dtype == np.float32
+                else array
+                for name, array in feeds.items()
+            }
+        )
+        for feeds in subject.bench.feeds
+    ]
+
+
+def _held(subject: Subject, tensors: Mapping[str, np.ndarray], sample: int) -> list[OutputResult]:
+    """The other evaluation as if it were the candidate, against the gates of the run."""
+    narrowed = {
+        name: value.astype(np.float32) if value.dtype == np.float64 else value
+        for name, value in tensors.items()
+    }
+    return list(subject.judge(narrowed, sample, subject.plan()))
+
+
+def check_gates(evaluator: Evaluator) -> GateCheck:
     """Run the first stage.
 
     Raises:
         CandidateError: the unobserved candidate cannot be built or run.
         ModelError: the model cannot be run in FP32.
     """
-    subject = examiner.subject
-    try:
-        expected = subject.bench.expected
-    except ReferenceNotFiniteError as error:
-        where = f"from {error.first_tensor} on: {error.count} elements of {error.tensor}"
-        text = f"the FP32 reference is not finite {where}"
-        facts = {"tensor": error.tensor, "first_tensor": error.first_tensor, "count": error.count}
-        evidence = Evidence(Stage.GATES, text, facts)
-        overflows = tuple(each for each in find_overflows(subject.bench) if each.tensor == error.first_tensor)
-        return Gates(
-            Verdict.REFERENCE,
-            reference_fault=error.first_tensor,
-            own_overflows=overflows,
-            evidence=(evidence, *_told(overflows)),
-        )
-    except ReferenceNotReproducibleError as error:
-        text = f"the FP32 reference is not reproducible: {error.tensor} differs when the same inputs are run again"
-        evidence = Evidence(Stage.GATES, text, {"tensor": error.tensor, "drawing": list(error.nodes)})
-        return Gates(Verdict.REFERENCE, drawing=error.nodes, evidence=(evidence,))
-    assert expected, "a case has at least one sample"
+    subject = evaluator.subject
+    unsound = _unsound_reference(subject)
+    if unsound is not None:
+        return unsound
     own = subject.bench.own_roundings
-    if own.overflows and not _holds_without(subject, own):
-        text = (
-            f"the reference is not sound: the model's {own.subject} overflows, and the same model in FP32 gives other "
-            "outputs, beyond what the gates let pass"
-        )
-        evidence = Evidence(Stage.GATES, text, {"cost": own.cost})
-        return Gates(
-            Verdict.REFERENCE, own_overflows=own.overflows, evidence=(*_told(own.overflows), evidence)
-        )
-    told = tuple(
-        Evidence(Stage.GATES, text) for text in dict.fromkeys((*map(str, own.overflows), *own.warnings))
+    warnings = tuple(
+        _evidence(EvidenceKind.OWN_ROUNDINGS, text)
+        for text in dict.fromkeys((*map(str, own.overflows), *own.warnings))
     )
-    baseline = examiner.examine(subject.plan(), phase=PHASE, key=BASELINE, thorough=True)
+    baseline = evaluator.evaluate(subject.plan(), phase=GATES_PHASE, key=BASELINE, thorough=True)
     if baseline.outcome is Outcome.UNRESOLVED:
         raise CandidateError(
-            f"the candidate cannot be diagnosed, it cannot be run: {baseline.note}",
+            f"the candidate cannot be run, and so not diagnosed: {baseline.note}",
             where=subject.bench.case.name,
             evidence=baseline.evidence,
         )
     if baseline.passed:
-        evidence = Evidence(Stage.GATES, "the unobserved candidate passes every gate", {"passed": True})
-        return Gates(Verdict.NONE, baseline, evidence=(*told, evidence), outputs=baseline.outputs)
-    failed = Evidence(
-        Stage.GATES,
+        passed = _evidence(EvidenceKind.BASELINE, "the unobserved candidate passes every gate", passed=True)
+        return GateCheck(
+            DiagnosisVerdict.NONE, baseline, evidence=(*warnings, passed), outputs=baseline.outputs
+        )
+    failed = _evidence(
+        EvidenceKind.BASELINE,
         f"the unobserved candidate fails: {describe_failure(baseline.outputs)}",
-        {"passed": False, "badness": baseline.trial.badness},
+        passed=False,
+        badness=baseline.badness,
     )
     stability = check_stability(subject)
-    shown = (*told, failed, _stability_evidence(stability))
+    gates = GateCheck(
+        None, baseline, evidence=(*warnings, failed, _stability_evidence(stability)), outputs=baseline.outputs
+    )
     undecided = stability.undecided([output for output in baseline.outputs if not output.passed])
-    if not undecided:
-        return Gates(None, baseline, stability, evidence=shown, outputs=baseline.outputs)
-    return _set_aside(examiner, Gates(None, baseline, stability, evidence=shown), undecided)
+    return _set_aside(evaluator, gates, baseline, undecided) if undecided else gates
 
 
-def _set_aside(examiner: Examiner, gates: Gates, undecided: Mapping[str, Undecided]) -> Gates:
+def _unsound_reference(subject: Subject) -> GateCheck | None:
+    """The verdict `reference`, where it is not finite, not reproducible, or overflows in its own types."""
+    try:
+        expected = subject.bench.expected
+    except ReferenceNotFiniteError as error:
+        evidence = _evidence(
+            EvidenceKind.REFERENCE,
+            f"the FP32 reference is not finite from {error.first_tensor} on: {error.count} elements of {error.tensor}",
+            tensor=error.tensor,
+            first_tensor=error.first_tensor,
+            count=error.count,
+        )
+        overflows = tuple(each for each in find_overflows(subject.bench) if each.tensor == error.first_tensor)
+        return GateCheck(
+            DiagnosisVerdict.REFERENCE,
+            reference_fault=error.first_tensor,
+            own_overflows=overflows,
+            evidence=(evidence, *_overflow_evidence(overflows)),
+        )
+    except ReferenceNotReproducibleError as error:
+        evidence = _evidence(
+            EvidenceKind.REFERENCE,
+            f"the FP32 reference is not reproducible: {error.tensor} differs when the same inputs are run again",
+            tensor=error.tensor,
+            drawing=list(error.nodes),
+        )
+        return GateCheck(DiagnosisVerdict.REFERENCE, drawing=error.nodes, evidence=(evidence,))
+    assert expected, "a case has at least one sample"
+    own = subject.bench.own_roundings
+    if not own.overflows or _passes_unrounded(subject, own):
+        return None
+    evidence = _evidence(
+        EvidenceKind.REFERENCE,
+        f"the reference is not sound: the model's {own.subject} overflows, and the same model in FP32 gives other "
+        "outputs, beyond what the gates let pass",
+        cost=own.cost,
+    )
+    return GateCheck(
+        DiagnosisVerdict.REFERENCE,
+        own_overflows=own.overflows,
+        evidence=(*_overflow_evidence(own.overflows), evidence),
+    )
+
+
+def _evidence(kind: EvidenceKind, text: str, **facts: Fact) -> Evidence:
+    return Evidence(Stage.GATES, kind, text, facts)
+
+
+def _set_aside(
+    evaluator: Evaluator, gates: GateCheck, baseline: JudgedEvaluation, undecided: Mapping[str, Undecided]
+) -> GateCheck:
     """Go on with the outputs that the reference decides, if one of them fails."""
-    assert gates.baseline is not None
-    subject, outputs = examiner.subject, gates.baseline.outputs
+    subject, outputs = evaluator.subject, baseline.outputs
     subject.undecided.update(undecided)
     left = subject.decidable(outputs)
     failing = [output.sample for output in left if not output.passed]
     if not failing:
         subject.undecided.clear()
-        return replace(gates, verdict=Verdict.REFERENCE, outputs=outputs)
-    examiner.failing_sample = failing[0]
+        return replace(gates, verdict=DiagnosisVerdict.REFERENCE)
+    evaluator.failing_sample = failing[0]
     tensors = tuple(
         {name: value for name, value in sample.items() if name not in undecided or undecided[name].finite}
-        for sample in gates.baseline.tensors
+        for sample in baseline.tensors
     )
-    beside = tuple(_sentence(name, doubt) for name, doubt in undecided.items())
-    told = tuple(
-        Evidence(Stage.GATES, sentence, {"tensor": name, "share": doubt.share, "finite": doubt.finite})
-        for sentence, (name, doubt) in zip(beside, undecided.items(), strict=True)
+    beside = {name: _undecided_sentence(name, doubt) for name, doubt in undecided.items()}
+    set_aside = tuple(
+        _evidence(EvidenceKind.SET_ASIDE, beside[name], tensor=name, share=doubt.share, finite=doubt.finite)
+        for name, doubt in undecided.items()
     )
-    baseline = replace(gates.baseline, outputs=left, tensors=tensors)
-    evidence = (*gates.evidence, *told)
-    return replace(gates, baseline=baseline, evidence=evidence, outputs=outputs, beside=beside)
+    return replace(
+        gates,
+        baseline=replace(baseline, outputs=left, tensors=tensors),
+        evidence=(*gates.evidence, *set_aside),
+        beside=tuple(beside.values()),
+    )
 
 
-def _sentence(name: str, doubt: Undecided) -> str:
+def _undecided_sentence(name: str, doubt: Undecided) -> str:
     """`A was not judged: the error of the FP32 reference itself is 12 times what the gates let pass`."""
     times = "beyond all" if math.isinf(doubt.share) else f"{magnitude(doubt.share)} times what"
     why = f"the error of the FP32 reference itself is {times} the gates let pass"
@@ -151,13 +261,14 @@ def _sentence(name: str, doubt: Undecided) -> str:
     return f"{name} was not judged: {why}"
 
 
-def _told(overflows: Iterable[Overflow]) -> tuple[Evidence, ...]:
+def _overflow_evidence(overflows: Iterable[Overflow]) -> tuple[Evidence, ...]:
     return tuple(
-        Evidence(Stage.GATES, str(each), {"node": each.node, "elements": each.elements}) for each in overflows
+        _evidence(EvidenceKind.OWN_ROUNDINGS, str(each), node=each.node, elements=each.elements)
+        for each in overflows
     )
 
 
-def _holds_without(subject: Subject, own: OwnRoundings) -> bool:
+def _passes_unrounded(subject: Subject, own: OwnRoundings) -> bool:
     """Whether the model without its own roundings passes the gates of the run; true where that is not known."""
     return all(
         output.passed
@@ -167,12 +278,12 @@ def _holds_without(subject: Subject, own: OwnRoundings) -> bool:
 
 
 def _stability_evidence(stability: Stability) -> Evidence:
-    facts = {"method": stability.method, "share": stability.share}
     if stability.share is None:
-        return Evidence(Stage.GATES, f"the reference's own error is unknown: {stability.method}", facts)
-    word = "stable" if stability.stable else "not stable"
-    text = (
-        f"the FP32 reference is {word}: {stability.method} differs from it by {magnitude(stability.share)} of what the "
-        "gates let pass"
-    )
-    return Evidence(Stage.GATES, text, facts)
+        text = f"the reference's own error is unknown: {stability.method}"
+    else:
+        word = "stable" if stability.stable else "not stable"
+        text = (
+            f"the FP32 reference is {word}: {stability.method} differs from it by {magnitude(stability.share)} of what "
+            "the gates let pass"
+        )
+    return _evidence(EvidenceKind.STABILITY, text, method=stability.method, share=stability.share)

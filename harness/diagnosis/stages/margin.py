@@ -1,22 +1,15 @@
 """Stage 4 on an engine, where an error accumulates: the island that leaves the emulator some margin.
 
-Requires: an island that cures the emulator, of which no node alone fails by much; an engine that fails with it, by a
-small factor.
-Ensures: an island that is handed on leaves the emulator that factor below its limit, and was searched for on the
-emulator alone: it costs no build to find.
-
 An engine's rounding is not the emulator's, but the shares of the nodes are much the same. What is just enough there
 is just too little here in half of all cases, and a search on the engine would spend a build on each step of it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
-from harness.diagnosis.context import Effects, Examiner, inherited
-from harness.diagnosis.stages.cure import CURE_PHASE, island_problem
-from harness.diagnosis.stages.prediction import Prognosis
+from harness.diagnosis.context import Effects, Evaluator, Prediction, inherited
+from harness.diagnosis.stages.search import CURE_PHASE, island_problem
 from harness.search import Options, Outcome, Trial, search
 
 MOST_TRIES = 3
@@ -26,7 +19,7 @@ FARTHEST = 4.0
 """What misses its limit by a larger factor does so for another reason than roundings that add up."""
 
 RESERVE = 0.9
-"""The margin asked for beyond what the last engine missed by: no two builds round alike."""
+"""The margin to add to what the last engine missed by: no two builds round alike."""
 
 
 def accumulates(island: tuple[str, ...], effects: Effects) -> bool:
@@ -34,10 +27,9 @@ def accumulates(island: tuple[str, ...], effects: Effects) -> bool:
     return len(island) > 1 and all(effects.of([node]) <= FARTHEST for node in island)
 
 
-def left_on(emulations: Examiner, island: Iterable[str]) -> float:
+def left_on(emulator: Evaluator, island: Iterable[str]) -> float:
     """The share of its limit that the emulator has with `island` in FP32."""
-    badness = emulations.examine(emulations.subject.plan(frozenset(island)), phase=CURE_PHASE).trial.badness
-    return math.inf if badness is None else badness
+    return emulator.evaluate(emulator.subject.plan(frozenset(island)), phase=CURE_PHASE).badness
 
 
 def next_share(share: float, trial: Trial) -> float | None:
@@ -53,25 +45,25 @@ def next_share(share: float, trial: Trial) -> float | None:
 
 
 def island_with_margin(
-    emulations: Examiner, prognosis: Prognosis, effects: Effects, share: float
+    emulator: Evaluator, prediction: Prediction, effects: Effects, share: float
 ) -> tuple[tuple[str, ...], float] | None:
     """The island with which the emulator has at most `share` of its limit left, and what it has; None: there is none.
 
     Args:
-        emulations: examines the emulator.
-        prognosis: that of a failing emulator.
+        emulator: evaluates on the emulator.
+        prediction: that of a failing emulator.
         effects: of nodes lowered alone.
         share: of the limit of the worst gate.
     """
-    subject = emulations.subject
+    subject = emulator.subject
     left: dict[frozenset[str], float] = {}
 
     def oracle(treated: frozenset[str]) -> Trial:
-        left[treated] = left_on(emulations, treated)
+        left[treated] = left_on(emulator, treated)
         outcome = Outcome.PASS if left[treated] <= share else Outcome.FAIL
         return Trial(outcome, left[treated], share - left[treated])
 
-    suspicion = inherited(subject.model, prognosis.introduced, subject.units)
+    suspicion = inherited(subject.model, prediction.introduced, subject.units)
     problem = island_problem(subject, scores=effects.scores(subject.units, suspicion))
     found = search(problem, oracle, options=Options())
     island = found.culprits if found.answered else ()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 
-from harness.diagnosis.context import Subject, find_groups
-from harness.diagnosis.stages.prediction import Prognosis
+from harness.diagnosis.context import Prediction, Subject, find_groups
 from harness.judge import LayerResult
 from harness.model import Model
 
@@ -74,16 +73,16 @@ def _influenced(model: Model, nodes: Collection[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def node_scores(subject: Subject, prognosis: Prognosis, layers: Sequence[LayerResult]) -> dict[str, float]:
+def node_scores(subject: Subject, prediction: Prediction, layers: Sequence[LayerResult]) -> dict[str, float]:
     """How much each node is suspected: the error that it adds on the engine, beside what it introduces anyway.
 
     Args:
         subject: what is diagnosed.
-        prognosis: what the emulator says.
+        prediction: what the emulator says.
         layers: what was observed of the engine; may be empty.
     """
     units = set(subject.units)
-    scores = {node: min(error, 1.0) for node, error in prognosis.introduced.items() if node in units}
+    scores = {node: min(error, 1.0) for node, error in prediction.introduced.items() if node in units}
     errors = {layer.tensor: error_of(layer) for layer in layers}
     for layer in layers:
         if not layer.diverged or layer.node not in units:

@@ -1,22 +1,23 @@
-"""A reference that nothing can be held against: where it stops being finite, reproducible or stable."""
+"""A reference that cannot judge a candidate: where it stops being finite, reproducible or stable."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from harness.backends import DoubleReference
 from harness.comparison import DEFAULT_GATES, compare, find_origins
-from harness.diagnosis.context import Subject
+from harness.diagnosis.context import Findings, GateCheck, Subject
 from harness.diagnosis.explain import tensors_around, why
-from harness.diagnosis.results import Evidence, Origin, Stage, Verdict
-from harness.diagnosis.stages.findings import Findings
-from harness.diagnosis.stages.gates import Gates
+from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Origin, Stage
 from harness.errors import ModelError
 from harness.judge import Overflow
 from harness.tensors import Precision
 from harness.text import magnitude
+
+REFERENCE = DiagnosisVerdict.REFERENCE
 
 LOST = 0.1
 """An element that is off by this share of itself has lost its digits."""
@@ -31,29 +32,24 @@ def own_types(overflow: Overflow) -> str:
     return f"the file itself computes in {overflow.dtype} here, and values up to {largest} do not fit"
 
 
-def explain_reference(subject: Subject, gates: Gates) -> Findings:
-    """The origins of an unsound reference."""
+def explain_reference(subject: Subject, gates: GateCheck) -> tuple[Findings, tuple[Evidence, ...]]:
+    """The origins of an unsound reference, and what more was shown."""
     if gates.own_overflows:
         reasons = {each.node: own_types(each) for each in gates.own_overflows}
-        origins = _origins(subject, list(reasons), reasons)
-        return Findings(Verdict.REFERENCE, gates.evidence, origins=origins, own_types=True)
+        return Findings(REFERENCE, origins=_origins(subject, reasons, reasons), own_types=True), ()
     if gates.reference_fault is not None:
         nodes = [node.name for node in [subject.model.producer(gates.reference_fault)] if node is not None]
         reasons = dict.fromkeys(nodes, "its output is not finite in FP32 already")
-        return Findings(Verdict.REFERENCE, gates.evidence, origins=_origins(subject, nodes, reasons))
+        return Findings(REFERENCE, origins=_origins(subject, nodes, reasons)), ()
     if gates.drawing:
-        reasons = dict.fromkeys(gates.drawing, DRAWS)
-        return Findings(
-            Verdict.REFERENCE, gates.evidence, origins=_origins(subject, list(gates.drawing), reasons)
-        )
+        origins = _origins(subject, gates.drawing, dict.fromkeys(gates.drawing, DRAWS))
+        return Findings(REFERENCE, origins=tuple(replace(origin, draws=True) for origin in origins)), ()
     try:
         reasons = _unstable_nodes(subject)
     except ModelError as error:
-        told = Evidence(
-            Stage.GATES, f"where the reference loses its digits could not be found: {error.message}"
-        )
-        return Findings(Verdict.REFERENCE, (*gates.evidence, told))
-    return Findings(Verdict.REFERENCE, gates.evidence, origins=_origins(subject, list(reasons), reasons))
+        text = f"where the reference loses its digits could not be found: {error.message}"
+        return Findings(REFERENCE), (Evidence(Stage.GATES, EvidenceKind.REFERENCE, text),)
+    return Findings(REFERENCE, origins=_origins(subject, reasons, reasons)), ()
 
 
 def _unstable_nodes(subject: Subject) -> dict[str, str]:
@@ -63,7 +59,7 @@ def _unstable_nodes(subject: Subject) -> dict[str, str]:
     element of a tensor that does not agree, elements that have lost their digits are followed back to the first.
 
     Returns:
-        By node, what is wrong there; empty where its numbers are to tell.
+        By node, what is wrong there; empty where its numbers say it.
     """
     model, bound = subject.model, DEFAULT_GATES[Precision.FP32].bound
     tensors = model.float_tensors
@@ -120,7 +116,7 @@ def _relative(exact: float, held: float) -> float:
     return abs(float(exact) - float(held)) / max(abs(float(exact)), abs(float(held)))
 
 
-def _origins(subject: Subject, nodes: list[str], reasons: dict[str, str]) -> tuple[Origin, ...]:
+def _origins(subject: Subject, nodes: Iterable[str], reasons: Mapping[str, str]) -> tuple[Origin, ...]:
     infos = [subject.model.node(name) for name in nodes]
     around = tensors_around(subject, infos, Precision.FP32)
     return tuple(
@@ -128,7 +124,7 @@ def _origins(subject: Subject, nodes: list[str], reasons: dict[str, str]) -> tup
             info.name,
             info.op,
             around.output_of(info),
-            reasons.get(info.name) or why(around.occurrence(info, None, 0.0), Precision.FP32),
+            reasons.get(info.name) or why(around.measured(info, None, 0.0), Precision.FP32),
         )
         for info in infos
     )

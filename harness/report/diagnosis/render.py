@@ -6,7 +6,7 @@ import datetime
 import re
 from typing import TYPE_CHECKING, Any
 
-from harness.diagnosis import FILES, Diagnosis, Verdict
+from harness.diagnosis import Diagnosis, DiagnosisVerdict, Recipe
 from harness.judge import jsonable
 from harness.report.diagnosis.words import accumulates, heading, look, statements
 from harness.report.figures import error_growth_svg
@@ -37,7 +37,7 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis, *, details: bool = F
         grid.add_row(f"  {statement.label}", Text(statement.text))
     console.print(grid)
     # One cure for each tool: whoever has trtexec needs no polygraphy.
-    next_label = "or" if diagnosis.verdict in (Verdict.PRECISION, Verdict.TF32) else ""
+    next_label = "or" if diagnosis.verdict in (DiagnosisVerdict.PRECISION, DiagnosisVerdict.TF32) else ""
     for place, line in enumerate(diagnosis.advice):
         # Not in the table: a command that is wrapped cannot be pasted.
         label = f"  {next_label if place else 'do':7}"
@@ -73,11 +73,11 @@ def diagnosis_markdown(diagnosis: Diagnosis) -> str:
 
 
 def _commands(diagnosis: Diagnosis) -> dict[str, str]:
-    return {tool: recipe for tool, recipe in diagnosis.recipes.items() if tool not in FILES}
+    return {tool: recipe for tool, recipe in diagnosis.recipes.items() if not Recipe(tool).is_file}
 
 
 def _files(diagnosis: Diagnosis) -> dict[str, str]:
-    return {tool: recipe for tool, recipe in diagnosis.recipes.items() if tool in FILES}
+    return {tool: recipe for tool, recipe in diagnosis.recipes.items() if Recipe(tool).is_file}
 
 
 def _spoken(tool: str) -> str:

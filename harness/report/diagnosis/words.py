@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.diagnosis import A_FEW, NOBODY, Diagnosis, Verdict
+from harness.diagnosis import A_FEW, Diagnosis, DiagnosisVerdict
 from harness.judge import Judged
 from harness.report.words import Look, Statement
 from harness.text import duration, names, number, plural
@@ -14,8 +14,8 @@ MOST_NODES = 8
 
 
 LOOKS = {
-    Verdict.NONE: Look("✓", "+", "none", "green", "good", 0),
-    Verdict.UNRESOLVED: Look("●", "?", "UNRESOLVED", "bold yellow", "calm", 2),
+    DiagnosisVerdict.NONE: Look("✓", "+", "none", "green", "good", 0),
+    DiagnosisVerdict.UNRESOLVED: Look("●", "?", "UNRESOLVED", "bold yellow", "calm", 2),
 }
 
 
@@ -23,15 +23,15 @@ _FAULT = Look("✗", "X", "FAULT", "bold red", "bad", 4)
 
 
 MEANINGS = {
-    Verdict.NONE: "nothing is wrong",
-    Verdict.PRECISION: "the precision is too low for a few nodes",
-    Verdict.TF32: "TF32 is too low a precision for products of this model",
-    Verdict.CONVERSION: "the engine does not compute what the model says, in FP32 already",
-    Verdict.FUSION: "layers that are right one by one are wrong when they are fused",
-    Verdict.TACTIC: "right or wrong by the kernels that the builder chooses",
-    Verdict.NONDETERMINISTIC: "the same network does not give the same outcome twice",
-    Verdict.REFERENCE: "the FP32 reference itself is not sound",
-    Verdict.UNRESOLVED: "the evidence does not decide what it is",
+    DiagnosisVerdict.NONE: "nothing is wrong",
+    DiagnosisVerdict.PRECISION: "the precision is too low for a few nodes",
+    DiagnosisVerdict.TF32: "TF32 is too low a precision for products of this model",
+    DiagnosisVerdict.CONVERSION: "the engine does not compute what the model says, in FP32 already",
+    DiagnosisVerdict.FUSION: "layers that are right one by one are wrong when they are fused",
+    DiagnosisVerdict.TACTIC: "right or wrong by the kernels that the builder chooses",
+    DiagnosisVerdict.NONDETERMINISTIC: "the same network does not give the same outcome twice",
+    DiagnosisVerdict.REFERENCE: "the FP32 reference itself is not sound",
+    DiagnosisVerdict.UNRESOLVED: "the evidence does not decide what it is",
 }
 
 
@@ -43,7 +43,7 @@ def look(diagnosis: Diagnosis) -> Look:
 def meaning(diagnosis: Diagnosis) -> str:
     """The verdict in words."""
     many = len(diagnosis.culprits)
-    if diagnosis.verdict is Verdict.PRECISION and many > A_FEW:
+    if diagnosis.verdict is DiagnosisVerdict.PRECISION and many > A_FEW:
         return f"the precision is too low for {many} nodes taken together"
     if diagnosis.own_types:
         return "values do not fit into the types that the file itself writes down"
@@ -59,7 +59,7 @@ def heading(diagnosis: Diagnosis) -> str:
 def statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
     """What, where, why, how it was shown, and what it cost, in the order in which a person asks."""
     found = [Statement("what", meaning(diagnosis))]
-    if diagnosis.before is not None and diagnosis.verdict is not Verdict.NONE:
+    if diagnosis.before is not None and diagnosis.verdict is not DiagnosisVerdict.NONE:
         found.append(Statement("", diagnosis.before.reason))
     found += [Statement("beside", sentence) for sentence in diagnosis.beside]
     found += [Statement("where" if not place else "", text) for place, text in enumerate(_places(diagnosis))]
@@ -103,7 +103,7 @@ def _places(diagnosis: Diagnosis) -> list[str]:
 
 def accumulates(diagnosis: Diagnosis) -> bool:
     """Whether the error is the sum of many roundings, to which no node adds much."""
-    return any(origin.why.startswith(NOBODY) for origin in diagnosis.origins)
+    return any(origin.accumulates for origin in diagnosis.origins)
 
 
 def _passes(diagnosis: Diagnosis) -> str:
@@ -128,7 +128,7 @@ def _proof(diagnosis: Diagnosis) -> list[str]:
     elif diagnosis.confirmed:
         lines.append(
             f"{candidate} {_passes(diagnosis)} in FP32 without TF32"
-            if diagnosis.verdict is Verdict.TF32
+            if diagnosis.verdict is DiagnosisVerdict.TF32
             else "shown alone"
         )
     if diagnosis.minimal:

@@ -1,4 +1,4 @@
-"""What is measured of a node before it is asked why it goes wrong: what its tensors hold, and what rounding does."""
+"""What is measured of a node, to explain why it goes wrong: what its tensors hold, and what rounding does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.tensors import Precision
 
 
 @dataclass(frozen=True)
-class Held:
+class TensorRange:
     """What one tensor holds in FP32, and what becomes of it in a format. Over finite elements.
 
     Args:
@@ -51,7 +51,7 @@ class Held:
         *,
         constant: bool = False,
         axis: int = -1,
-    ) -> Held:
+    ) -> TensorRange:
         """Measure one tensor over all samples.
 
         Args:
@@ -121,7 +121,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Occurrence:
+class MeasuredNode:
     """A node with what its float tensors hold.
 
     Args:
@@ -138,8 +138,8 @@ class Occurrence:
     """
 
     op: str
-    inputs: tuple[Held, ...]
-    output: Held
+    inputs: tuple[TensorRange, ...]
+    output: TensorRange
     introduced: float | None = None
     usual: float | None = None
     exponent: float | None = None

@@ -1,0 +1,70 @@
+"""What arithmetic alone does: outputs of the emulator with its own gates, and the error that each node introduces."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from harness.diagnosis.context.evaluator import JudgedEvaluation
+from harness.diagnosis.context.subject import Subject
+from harness.judge import COPIES, OutputResult
+from harness.search import Outcome, Trial
+
+
+def introduced_errors(subject: Subject, sample: int) -> dict[str, float]:
+    """By node, the nrmse of what it writes when it is lowered alone on the reference's tensors; infinite where it
+    is not finite. What `measure_layers` measures in full, without all the other metrics."""
+    bench, emulator = subject.bench, subject.bench.emulator
+    units = set(subject.units)
+    found: dict[str, float] = {}
+    for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
+        producers = (bench.model.producer(name) for name in chunk)
+        nodes = list(
+            dict.fromkeys(node.name for node in producers if node is not None and node.name in units)
+        )
+        if not nodes:
+            continue
+        exact, low = emulator.introduced(bench.feeds[sample], subject.precision, nodes)
+        failing = set(nodes) - {node.name for node in map(bench.model.producer, low) if node is not None}
+        found |= dict.fromkeys(failing, math.inf)
+        for name, value in low.items():
+            writer = bench.model.producer(name)
+            assert writer is not None
+            found[writer.name] = max(found.get(writer.name, 0.0), _nrmse(value, exact[name]))
+    return found
+
+
+@np.errstate(invalid="ignore")  # infinities are subtracted from each other
+def _nrmse(value: np.ndarray, reference: np.ndarray) -> float:
+    if value.shape != reference.shape:
+        return math.inf
+    exact = reference.astype(np.float64).reshape(-1)
+    apart = value.astype(np.float64).reshape(-1) - exact
+    squares, power = float(apart @ apart), float(exact @ exact)
+    if math.isfinite(squares) and power > 0:
+        return math.sqrt(squares / power)
+    # Where both sides are infinite alike, the difference is NaN: such elements are compared for equality instead.
+    with np.errstate(invalid="ignore"):
+        difference = np.where(value == reference, 0.0, value.astype(np.float64) - reference)
+    if not np.isfinite(difference).all():
+        return math.inf
+    error = float(np.sqrt(np.mean(difference * difference))) if difference.size else 0.0
+    finite = reference[np.isfinite(reference)].astype(np.float64)
+    scale = float(np.sqrt(np.mean(finite * finite))) if finite.size else 0.0
+    return error / scale if scale else (math.inf if error else 0.0)
+
+
+def emulate(
+    subject: Subject, islands: frozenset[str] = frozenset()
+) -> tuple[tuple[OutputResult, ...], Trial]:
+    """The emulator's outputs of all samples with `islands` in FP32, with the emulator's own gates."""
+    plan = subject.plan(islands)
+    outputs: tuple[OutputResult, ...] = ()
+    for sample, feeds in enumerate(subject.bench.feeds):
+        evaluation = subject.bench.emulator.evaluate(plan, feeds)
+        outputs += subject.judge(
+            evaluation.tensors, sample, plan, as_emulator=True, failures=evaluation.failures
+        )
+    passed = all(output.passed for output in outputs)
+    return outputs, JudgedEvaluation(Outcome.PASS if passed else Outcome.FAIL, outputs).trial

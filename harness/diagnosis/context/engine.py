@@ -1,0 +1,126 @@
+"""What an engine reported of itself, as far as a diagnosis reads it: tactics, relaxations, compiled regions.
+
+TensorRT may compile a whole subgraph as one layer and report no precision inside. Measured on an H200 with TensorRT
+8.6.0: the whole of a two-layer attention model is one such layer, `{ForeignNode[l0_ln1_mean...final]}`. An island of
+two nodes inside it builds, and the fault stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.diagnosis.results import Evidence, EvidenceKind, Stage
+from harness.model import Model
+from harness.text import names, shorten
+from harness.worker.protocol import EngineFacts, LayerInfo
+
+LONGEST_NAME = 80
+
+REMEDY = (
+    "build a strongly typed model, in which Casts hold the island (typed.onnx), with TensorRT 10 or later, or keep the "
+    "whole subgraph in FP32"
+)
+"""What to do about an island inside a compiled region."""
+
+
+class Relaxation(StrEnum):
+    """What was given up so that an engine could be built, as the worker names it."""
+
+    NEIGHBOURS_FREE = "neighbours_free"
+    PREFERRED = "preferred"
+
+
+_RELAXED = {
+    Relaxation.NEIGHBOURS_FREE: "the layers around the island are not pinned",
+    Relaxation.PREFERRED: "precisions are preferred, not obeyed",
+}
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """An engine that was built with less than was asked for.
+
+    Args:
+        what: what was given up.
+        unseen: no layer is seen to compute in the precision under test. Where the builder may choose, it may choose
+            FP32 throughout, and then an island cures nothing.
+    """
+
+    what: Relaxation
+    unseen: bool = False
+
+    def __str__(self) -> str:
+        words = _RELAXED[self.what]
+        return (
+            f"{words}, and no layer is seen to compute in the precision under test" if self.unseen else words
+        )
+
+
+def relaxed_note(relaxed: Relaxed | None) -> str:
+    """What to add to a statement on an engine that was built relaxed; empty if it was not."""
+    return "" if relaxed is None else f" (built with less than was asked for: {relaxed})"
+
+
+def relaxed_in(facts: EngineFacts) -> Relaxed | None:
+    """What was given up so that an engine could be built; None if nothing was."""
+    name = facts.realised.relaxed
+    return None if not name else Relaxed(Relaxation(name), unseen=not facts.realised.asserted)
+
+
+def tactics_of(facts: EngineFacts) -> tuple[tuple[str, str], ...]:
+    """Name and tactic of each engine layer, where the candidate reports them."""
+    return tuple((layer.name, layer.tactic) for layer in facts.layers if layer.tactic is not None)
+
+
+def layers_by_node(facts: EngineFacts) -> dict[str, tuple[str, ...]]:
+    """By ONNX node, the names of the engine layers that compute it."""
+    found: dict[str, tuple[str, ...]] = {}
+    for layer in facts.layers:
+        for node in layer.onnx_nodes:
+            found[node] = (*found.get(node, ()), layer.name)
+    return found
+
+
+def regions_around(facts: EngineFacts, island: Collection[str], model: Model) -> tuple[str, ...]:
+    """Names of the compiled regions in which nodes of `island` lie; empty if there are none, or precisions are known.
+
+    Args:
+        facts: of an engine that was built with `island` in FP32.
+        island: names of nodes.
+        model: the model.
+    """
+    known = facts.realised.islands_ok is not None or not facts.realised.opaque
+    if not island or known or facts.typing == "strong":
+        return ()
+    regions = [layer for layer in facts.layers if _is_region(layer)]
+    visible = {node for layer in facts.layers if layer.precision is not None for node in layer.onnx_nodes}
+    hidden = set(island) - visible
+    return tuple(dict.fromkeys(layer.name for layer in regions if _may_hold(layer, hidden, model)))
+
+
+def region_evidence(regions: Collection[str], release: str | None) -> Evidence:
+    """What it means that an island lies in `regions`, and what to do about it."""
+    listed = names((shorten(name, LONGEST_NAME) for name in regions), separator=" and ")
+    version = f"TensorRT {release}" if release else "TensorRT"
+    text = (
+        f"the island lies in {listed}, which {version} compiles as a whole: this release does not obey precisions "
+        f"inside, and does not report whether the island stayed in FP32; {REMEDY}"
+    )
+    return Evidence(Stage.CURE, EvidenceKind.REGIONS, text, {"regions": tuple(regions)})
+
+
+def _is_region(layer: LayerInfo) -> bool:
+    if layer.name.startswith("Reformatting CopyNode"):  # such a copy is named after the region that it feeds
+        return False
+    return "ForeignNode[" in layer.name or str(layer.kind).lower() == "myelin"
+
+
+def _may_hold(layer: LayerInfo, nodes: set[str], model: Model) -> bool:
+    """Whether one of `nodes` lies between the first and the last node of a region, which are all that it names."""
+    places = {node.name: node.index for node in model.nodes}
+    ends = [places[name] for name in layer.onnx_nodes if name in places]
+    if len(ends) < 2:
+        return bool(nodes)
+    return any(min(ends) <= places[name] <= max(ends) for name in nodes if name in places)

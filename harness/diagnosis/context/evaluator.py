@@ -1,0 +1,246 @@
+"""Evaluating plans: to an outcome, with what it cost and what is known of the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from harness.backends import Evaluation, Plan, Timing
+from harness.comparison import GateResult
+from harness.diagnosis.context.budget import Spending
+from harness.diagnosis.context.engine import Relaxed, layers_by_node, regions_around, relaxed_in, tactics_of
+from harness.diagnosis.context.journal import DiagnosisJournal
+from harness.diagnosis.context.subject import Subject, badness
+from harness.errors import CandidateError, WorkerCrashedError
+from harness.judge import OutputResult
+from harness.search import Outcome, Trial
+from harness.tensors import NEVER
+from harness.worker.protocol import EngineFacts
+
+GATES_PHASE, BASELINE = "gates", "baseline"
+"""What the first engine is charged to, and the key under which the journal keeps it."""
+
+
+@dataclass(frozen=True)
+class JudgedEvaluation:
+    """What an evaluation of one plan came to.
+
+    Args:
+        outcome: pass or fail; unresolved if there was no engine to judge.
+        outputs: the outputs with their gates, of the samples that were judged.
+        seconds: wall time.
+        builds: engines that were built for it.
+        note: why it is unresolved.
+        tactics: name of each engine layer and its tactic, as far as they are known.
+        evidence: the last lines of a log, if something failed.
+        tensors: the outputs by sample, if they were to be kept.
+        regions: the compiled regions in which the island lies, where nothing reports its precision.
+        relaxed: what was given up so that it could be built; None if it is what was asked for.
+        engine_layers: by ONNX node, the names of the engine layers that compute it.
+        recalled: it was not evaluated now: the journal had it.
+    """
+
+    outcome: Outcome
+    outputs: tuple[OutputResult, ...] = ()
+    seconds: float = 0.0
+    builds: int = 0
+    note: str = ""
+    tactics: tuple[tuple[str, str], ...] = ()
+    evidence: tuple[str, ...] = ()
+    tensors: tuple[Mapping[str, np.ndarray], ...] = field(default=(), compare=False, metadata=NEVER)
+    regions: tuple[str, ...] = ()
+    relaxed: Relaxed | None = None
+    engine_layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    recalled: bool = field(default=False, metadata=NEVER)
+
+    __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # arrays, which no document has
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds."""
+        return self.outcome is Outcome.PASS
+
+    @property
+    def badness(self) -> float:
+        """How far the worst gate is beyond its limit, as a multiple of the limit: up to 1 passes."""
+        return badness(self.outputs)
+
+    @property
+    def worst(self) -> tuple[OutputResult, GateResult] | None:
+        """The gate that is furthest beyond its limit, or nearest to it, with its output; None without gates."""
+        pairs = [(output, gate) for output in self.outputs for gate in output.gates]
+        return max(pairs, key=lambda pair: badness([replace(pair[0], gates=(pair[1],))]), default=None)
+
+    @property
+    def trial(self) -> Trial:
+        """The same as a search sees it; a badness of 1 is the limit."""
+        if self.outcome is Outcome.UNRESOLVED:
+            return Trial(self.outcome, seconds=self.seconds, note=self.note)
+        note = self.note or ("" if self.relaxed is None else str(self.relaxed))
+        return Trial(self.outcome, self.badness, 1.0 - self.badness, self.seconds, note)
+
+
+class Evaluator:
+    """Evaluates plans of one subject within its budget.
+
+    Args:
+        subject: what is diagnosed.
+        spending: what is charged.
+        journal: keeps what was spent, and steps by their key.
+    """
+
+    def __init__(self, subject: Subject, spending: Spending, journal: DiagnosisJournal | None = None) -> None:
+        self.subject = subject
+        self.spending = spending
+        self.journal = journal or DiagnosisJournal()
+        self.failing_sample = 0
+        """The first sample whose outputs failed: the one to look at first from then on."""
+        self.passed: dict[Plan, tuple[OutputResult, ...]] = {}
+        """What plans that passed came to, all samples."""
+        self._relaxed: dict[Plan, Relaxed] = {}
+        self.at_hand: set[str] = set()
+        """Keys of what was evaluated by this process: these engines need not be built again."""
+
+    def evaluate(
+        self, plan: Plan, *, phase: str, key: str | None = None, thorough: bool = False
+    ) -> JudgedEvaluation:
+        """Evaluate `plan` on the candidate, sample by sample, until one fails.
+
+        Args:
+            plan: what to evaluate.
+            phase: what the engines are charged to.
+            key: under which name the journal keeps it; None where a journal of a search does.
+            thorough: judge all samples, and keep their outputs.
+
+        Raises:
+            BudgetExhaustedError: it needs an evaluation, and the budget is spent.
+        """
+        kept = self._recall(key, thorough)
+        if kept is not None:
+            self._note(plan, kept)
+            return kept
+        self.spending.check()
+        builds = self.spending.builds
+        start = time.perf_counter()
+        try:
+            judged = self._evaluate(plan, phase, thorough)
+        except CandidateError as error:
+            judged = JudgedEvaluation(Outcome.UNRESOLVED, note=str(error), evidence=error.evidence)
+        judged = replace(judged, seconds=time.perf_counter() - start, builds=self.spending.builds - builds)
+        self._note(plan, judged)
+        self._keep(key, judged)
+        if key is not None:
+            self.at_hand.add(key)
+        return judged
+
+    def rebuild(self, plan: Plan, *, phase: str, key: str | None = None) -> JudgedEvaluation:
+        """Build and judge `plan` anew, with its tactics timed anew: the timing cache would repeat the choice.
+
+        Raises:
+            BudgetExhaustedError: the budget is spent.
+        """
+        self.subject.candidate.close()  # it would answer with the engine that it holds
+        build = plan.build.model_copy(update={"timing_cache": False})
+        return self.evaluate(replace(plan, build=build), phase=phase, key=key)
+
+    def run(
+        self, plan: Plan, feeds: Mapping[str, np.ndarray], *, phase: str, timing: Timing | None = None
+    ) -> Evaluation:
+        """One evaluation of the candidate, charged. A build that failed counts as one.
+
+        Engines are not timed on the way: only the two whose latency is compared, at the end.
+        A worker that died may have been killed by someone else: it gets a second chance.
+
+        Raises:
+            CandidateError: the build, the inference or the worker failed.
+        """
+        for attempt in (1, 2):
+            try:
+                evaluation = self.subject.candidate.evaluate(plan, feeds, timing=timing or Timing())
+            except CandidateError as error:
+                self.charge(phase, 1)
+                if attempt == 2 or not isinstance(error, WorkerCrashedError):
+                    raise
+            else:
+                self.charge(phase, evaluation.builds)
+                return evaluation
+        raise AssertionError("unreachable")
+
+    def _evaluate(self, plan: Plan, phase: str, thorough: bool) -> JudgedEvaluation:
+        outputs: list[OutputResult] = []
+        tensors: list[Mapping[str, np.ndarray]] = []
+        facts = EngineFacts()
+        for sample in self._order(thorough):
+            evaluation = self.run(plan, self.subject.bench.feeds[sample], phase=phase)
+            facts = evaluation.engine or EngineFacts()
+            judged = self.subject.judge(evaluation.tensors, sample, plan, failures=evaluation.failures)
+            outputs += judged
+            if thorough:
+                names = [output.tensor for output in judged if output.tensor in evaluation.tensors]
+                tensors.append({name: np.array(evaluation.tensors[name]) for name in names})
+            elif not all(output.passed for output in judged):
+                break
+        passed = all(output.passed for output in outputs)
+        return JudgedEvaluation(
+            Outcome.PASS if passed else Outcome.FAIL,
+            tuple(sorted(outputs, key=lambda output: output.sample)),
+            tactics=tactics_of(facts),
+            tensors=tuple(tensors),
+            regions=regions_around(facts, plan.islands, self.subject.model),
+            relaxed=relaxed_in(facts),
+            engine_layers=layers_by_node(facts),
+        )
+
+    def _note(self, plan: Plan, judged: JudgedEvaluation) -> None:
+        if judged.passed:
+            self.passed[plan] = judged.outputs
+            if judged.relaxed is not None:
+                self._relaxed[plan] = judged.relaxed
+                self.journal.keep(_relaxed_key(plan), judged.relaxed)
+        failing = [output.sample for output in judged.outputs if not output.passed]
+        if failing:
+            self.failing_sample = failing[0]
+
+    def _order(self, thorough: bool) -> list[int]:
+        """The sample that failed before first: where it fails again, the others need not be judged."""
+        samples = list(range(len(self.subject.bench.feeds)))
+        if not thorough and self.failing_sample in samples:
+            samples.remove(self.failing_sample)
+            samples.insert(0, self.failing_sample)
+        return samples
+
+    def charge(self, phase: str, builds: int) -> None:
+        """Count engines that were built for `phase`, in memory and on disk."""
+        if builds and not self.subject.emulated:
+            self.spending.charge(phase, builds)
+            self.journal.charge(phase, builds)
+
+    def relaxed(self, plan: Plan) -> Relaxed | None:
+        """What was given up to build the engine of `plan`, which passed in this diagnosis or in one that it resumes."""
+        return self.journal.recall(_relaxed_key(plan), Relaxed) or self._relaxed.get(plan)
+
+    def _recall(self, key: str | None, thorough: bool) -> JudgedEvaluation | None:
+        found = None if key is None else self.journal.recall(key, JudgedEvaluation)
+        if key is None or found is None:
+            return None
+        if not thorough or found.outcome is Outcome.UNRESOLVED:
+            return replace(found, recalled=True)
+        tensors = self.journal.recall_tensors(key)
+        return None if tensors is None else replace(found, tensors=tuple(tensors), recalled=True)
+
+    def _keep(self, key: str | None, judged: JudgedEvaluation) -> None:
+        # The emulator is asked again sooner than a file is written, and what failed to build may build next time.
+        if key is None or self.subject.emulated or judged.outcome is Outcome.UNRESOLVED:
+            return
+        if judged.tensors:
+            self.journal.keep_tensors(key, [dict(sample) for sample in judged.tensors])
+        self.journal.keep(key, judged)
+
+
+def _relaxed_key(plan: Plan) -> str:
+    held = " between casts" if plan.casts else ""
+    return f"relaxed{held} {' '.join(sorted(plan.islands))}"

@@ -1,0 +1,400 @@
+"""What the stages have shown so far: one frozen record for each stage, and `Seen`, which holds them all.
+
+A stage gets the `Seen` of those before it and returns a new one. Nothing is changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from harness.diagnosis.context.budget import Options
+from harness.diagnosis.context.engine import Relaxed
+from harness.diagnosis.context.evaluator import JudgedEvaluation
+from harness.diagnosis.context.suspects import introduced_by_node
+from harness.diagnosis.results import (
+    DiagnosisVerdict,
+    Evidence,
+    EvidenceKind,
+    Origin,
+    Price,
+    Recipe,
+    Repro,
+    Separation,
+    Stage,
+)
+from harness.judge import LayerResult, OutputResult, Overflow
+from harness.search import Outcome, Result, SearchVerdict, Trial
+from harness.tactics import TacticRecord, TacticSearchResult, TacticVerdict
+from harness.tensors import Precision
+
+Layers = tuple[LayerResult, ...]
+
+
+@dataclass(frozen=True)
+class GateCheck:
+    """What the first stage found.
+
+    Args:
+        verdict: `none`, `reference`, or `unresolved` for want of budget, which end the diagnosis; None to go on.
+        baseline: the unobserved candidate; None if it was not reached.
+        reference_fault: the tensor where the reference stops being finite.
+        own_overflows: where the model's own float16 or bfloat16 overflows so that the outputs are wrong.
+        drawing: the nodes that draw the random numbers by which the reference differs from run to run.
+        evidence: what was shown.
+        outputs: all outputs of the unobserved candidate, also those that the baseline lacks as undecided.
+        beside: a sentence on each output that is not decided, where the others are.
+    """
+
+    verdict: DiagnosisVerdict | None
+    baseline: JudgedEvaluation | None = None
+    reference_fault: str | None = None
+    own_overflows: tuple[Overflow, ...] = ()
+    drawing: tuple[str, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    outputs: tuple[OutputResult, ...] = ()
+    beside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the emulator says.
+
+    Args:
+        outputs: its outputs with everything lowered, with its gates.
+        trial: the same as a search sees it.
+        measured: every float tensor in the first sample that fails; or what measures them when they are needed.
+        evidence: what was shown.
+        errors: by node, the nrmse that it introduces; None takes it from the layers.
+    """
+
+    outputs: tuple[OutputResult, ...]
+    trial: Trial
+    measured: Layers | Callable[[], Layers]
+    evidence: tuple[Evidence, ...] = ()
+    errors: Mapping[str, float] | None = None
+
+    @property
+    def fails(self) -> bool:
+        """Whether the emulator fails too: the precision's arithmetic alone explains a fault."""
+        return self.trial.outcome is Outcome.FAIL
+
+    @property
+    def failing_sample(self) -> int:
+        """The first sample that fails; 0 if none does."""
+        return next((output.sample for output in self.outputs if not output.passed), 0)
+
+    @cached_property
+    def layers(self) -> Layers:
+        """Every float tensor in the first sample that fails, in topological order."""
+        return self.measured() if callable(self.measured) else self.measured
+
+    @cached_property
+    def introduced(self) -> dict[str, float]:
+        """By node, the nrmse that it introduces."""
+        return introduced_by_node(self.layers) if self.errors is None else dict(self.errors)
+
+    @property
+    def origins(self) -> Layers:
+        """The tensors where the emulator's error starts."""
+        return tuple(layer for layer in self.layers if layer.origin)
+
+
+@dataclass(frozen=True)
+class Cure:
+    """What a search for an island came to.
+
+    Args:
+        island: the nodes, in topological order; empty if none was found.
+        confirmed_on: what was seen to pass with them: `emulator`, `candidate`, or None.
+        minimal_on: on what each of them was seen to be needed; None if that was not shown.
+        best: the smallest set that was seen to cure, whether or not the search ended.
+        verdict: how the search ended; None if there was no need for one.
+        evidence: what was shown.
+        given_up: why the search was given up; empty if it was not.
+        relaxed: what was given up so that the engine which passes could be built.
+        casts: the island is held by Casts in the graph.
+        result: the search itself; None if there was no need for one.
+    """
+
+    island: tuple[str, ...] = ()
+    confirmed_on: str | None = None
+    minimal_on: str | None = None
+    best: tuple[str, ...] | None = None
+    verdict: SearchVerdict | None = None
+    evidence: tuple[Evidence, ...] = ()
+    given_up: str = ""
+    relaxed: Relaxed | None = None
+    casts: bool = False
+    result: Result | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def found(self) -> bool:
+        """Whether there is an island."""
+        return self.confirmed_on is not None
+
+
+@dataclass(frozen=True)
+class EngineObservation:
+    """What was seen of an engine's tensors.
+
+    Args:
+        layers: the observed tensors, in topological order; empty if none could be.
+        faithful: whether the observed engine's outputs equal the unobserved one's; None if nothing was observed.
+        passes: whether the observed engine's outputs pass their gates: observing it cured the fault.
+        skipped: by tensor, why it was not observed.
+        failure: why nothing could be observed; empty if something was.
+        log: the last lines of a log, if it failed.
+    """
+
+    layers: Layers = ()
+    faithful: bool | None = None
+    passes: bool = False
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    failure: str = ""
+    log: tuple[str, ...] = ()
+
+    @property
+    def origins(self) -> Layers:
+        """The tensors where the error starts."""
+        return tuple(layer for layer in self.layers if layer.origin)
+
+
+@dataclass(frozen=True)
+class SeparationSearch:
+    """What the search for marks came to.
+
+    Args:
+        separations: the tensors whose marks cure together; empty if none were found.
+        minimal: each of the marks was seen to be needed.
+        verdict: how the search ended.
+        evidence: what was shown.
+    """
+
+    separations: tuple[Separation, ...]
+    minimal: bool
+    verdict: SearchVerdict
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """What came of repeating the unobserved engine.
+
+    Args:
+        verdict: `nondeterministic` or `tactic`; None if every repetition failed like the first.
+        passes: how many builds passed.
+        fails: how many builds failed.
+        evidence: what was shown.
+        rebuilt: whether engines were built again; False where one engine differs from run to run.
+    """
+
+    verdict: DiagnosisVerdict | None
+    passes: int
+    fails: int
+    evidence: tuple[Evidence, ...]
+    rebuilt: bool = True
+
+
+@dataclass(frozen=True)
+class TacticSearch:
+    """What came of building with other tactics.
+
+    Args:
+        findings: of the search; None if the candidate reports no tactics.
+        evidence: what was shown.
+    """
+
+    findings: TacticSearchResult | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def found(self) -> bool:
+        """Whether a culprit was named and proved."""
+        return self.findings is not None and self.findings.verdict is TacticVerdict.FOUND
+
+    @property
+    def unproved(self) -> bool:
+        """Whether outcomes differed, and forced choices did not bring them back."""
+        return self.findings is not None and self.findings.verdict is TacticVerdict.NOT_REPRODUCIBLE
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where an FP32 engine first differs.
+
+    Args:
+        nodes: the nodes where it does, in topological order; empty if that could not be found.
+        culprits: those of them that are wrong alone, too.
+        observed: the observed FP32 engine; None if there was none.
+        evidence: what was shown.
+    """
+
+    nodes: tuple[str, ...] = ()
+    culprits: tuple[str, ...] = ()
+    observed: EngineObservation | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the stages come to, before it is put into words.
+
+    Args:
+        verdict: what kind of fault it is.
+        culprits: the nodes at fault, in topological order.
+        island: the nodes that are kept in FP32 to cure it; the culprits, but for faults that FP32 does not cure.
+        confirmed: the unobserved candidate was seen to pass with the island, or the separations, or in FP32.
+        minimal_on: on what each culprit was seen to be needed.
+        origins: where the error starts.
+        separations: the tensors that must not be fused away.
+        suspects: for an unresolved fault: the smallest set that is known to cure, or what is suspected most.
+        cure: the search behind the island; None if there was none.
+        own_types: the model's own float16 or bfloat16 is at fault, for an unsound reference.
+        pins: the tactics of a build that passes, for a fault of a tactic.
+    """
+
+    verdict: DiagnosisVerdict
+    culprits: tuple[str, ...] = ()
+    island: tuple[str, ...] = ()
+    confirmed: bool = False
+    minimal_on: str | None = None
+    origins: tuple[Origin, ...] = ()
+    separations: tuple[Separation, ...] = ()
+    suspects: tuple[str, ...] = ()
+    cure: Cure | None = None
+    own_types: bool = False
+    pins: TacticRecord | None = None
+
+    @property
+    def casts(self) -> bool:
+        """Whether the island cures where Casts hold it in the graph."""
+        return self.cure is not None and self.cure.casts and bool(self.island)
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What was handed over.
+
+    Args:
+        recipes: commands by tool, and paths of files.
+        repro: the repro folder; None if there is none.
+        evidence: what the files came to when they were run.
+        written: whether there was a folder to write to.
+    """
+
+    recipes: Mapping[Recipe, str] = field(default_factory=dict)
+    repro: Repro | None = None
+    evidence: tuple[Evidence, ...] = ()
+    written: bool = True
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything that the stages have shown; None where a stage did not run.
+
+    Args:
+        precision: the precision under test.
+        emulated: whether the candidate is the emulator itself.
+        options: how to diagnose.
+        gates: whether there is a fault at all.
+        prediction: what the emulator says.
+        prior: the emulator's island, where the candidate is an engine.
+        tried: the unobserved engine with the emulator's island.
+        cure: the island that the candidate was seen to pass with, or the search that found none.
+        price: what the island costs in latency.
+        strict: the unobserved engine in FP32 without TF32.
+        repetition: the unobserved engine, run and built again.
+        tactics: the tactics that decide, as far as that was searched.
+        unstable: `tactic` or `nondeterministic`, if repetitions differ.
+        divergence: where an FP32 engine first differs.
+        observed: the engine's own tensors.
+        separated: the search for marks that cure.
+        known: what islands came to on the unobserved candidate.
+        stopped: the message of the budget that ended the stages; empty if they were not ended.
+        findings: what it all comes to.
+        summary: the answer in one or two sentences.
+        handover: the files and commands.
+        evidence: what was shown, in its order.
+    """
+
+    precision: Precision
+    emulated: bool
+    options: Options = field(default_factory=Options)
+    gates: GateCheck | None = None
+    prediction: Prediction | None = None
+    prior: Cure | None = None
+    tried: JudgedEvaluation | None = None
+    cure: Cure | None = None
+    price: Price | None = None
+    strict: JudgedEvaluation | None = None
+    repetition: Repetition | None = None
+    tactics: TacticSearch | None = None
+    unstable: DiagnosisVerdict | None = None
+    divergence: Divergence | None = None
+    observed: EngineObservation | None = None
+    separated: SeparationSearch | None = None
+    known: Mapping[frozenset[str], Trial] = field(default_factory=dict)
+    stopped: str = ""
+    findings: Findings | None = None
+    summary: str = ""
+    handover: Handover | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+    def adding(self, *evidence: Evidence) -> Seen:
+        """The same with more evidence."""
+        return replace(self, evidence=(*self.evidence, *evidence))
+
+    def stop(self, stage: Stage, message: str) -> Seen:
+        """The same, ended by the budget: of the stages that follow, only those that spend nothing run."""
+        told = Evidence(stage, EvidenceKind.STOPPED, f"stopped: {message}")
+        return replace(self.adding(told), stopped=message)
+
+    # What the stages before have left; each raises AssertionError where `requires` of a stage was not asked for.
+
+    @property
+    def baseline(self) -> JudgedEvaluation:
+        """The unobserved candidate, which fails."""
+        assert self.gates is not None, "the gates were not checked"
+        assert self.gates.baseline is not None, "the candidate was not evaluated"
+        return self.gates.baseline
+
+    @property
+    def predicted(self) -> Prediction:
+        """What the emulator says."""
+        assert self.prediction is not None, "the emulator was not asked"
+        return self.prediction
+
+    @property
+    def cured(self) -> bool:
+        """Whether an island cures the unobserved candidate."""
+        return self.cure is not None and self.cure.found
+
+    @property
+    def behind(self) -> bool:
+        """Whether the engine fails with the emulator's island, too: there is a fault behind the known one."""
+        return self.tried is not None and self.tried.outcome is Outcome.FAIL
+
+    @property
+    def strict_fails(self) -> bool:
+        """Whether the engine fails in FP32 without TF32."""
+        return self.strict is not None and self.strict.outcome is Outcome.FAIL
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """Where the error starts: on the engine, or if that was not seen, on the emulator."""
+        layers = self.observed.origins if self.observed is not None else ()
+        return tuple(layer.node for layer in layers or self.predicted.origins)
+
+    @property
+    def layers(self) -> Layers:
+        """The layers of the engine as it was observed, with an island or without."""
+        return self.observed.layers if self.observed is not None else ()
+
+    @property
+    def failing_layers(self) -> Layers:
+        """The layers of the engine that fails; nothing if it was observed with an island, or cured by observing."""
+        if self.observed is None or self.observed.passes or self.behind:
+            return ()
+        return self.observed.layers

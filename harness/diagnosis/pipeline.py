@@ -1,0 +1,327 @@
+"""The stages of a diagnosis, in their order: when each one runs, what it requires, and what it ensures.
+
+The table is the whole plan. A stage reads a frozen `Seen` and returns another; what it requires is checked before it
+runs, what it ensures after, and a breach names the stage. A spent budget ends the stages that spend: those that put
+together and hand over run all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.diagnosis import steps
+from harness.diagnosis.context import Context, Findings, Options, Seen
+from harness.diagnosis.handover import hand_over
+from harness.diagnosis.results import DiagnosisVerdict, Stage
+from harness.errors import BudgetExhaustedError, StageError
+from harness.tensors import Precision
+
+Conditions = Iterable[tuple[bool, str]]
+"""What must hold, in words, and whether it does."""
+
+
+@dataclass(frozen=True)
+class PipelineStage:
+    """One row of the table.
+
+    Args:
+        name: what a breach names.
+        stage: under which heading progress and evidence show it.
+        run: from what was seen to what is seen with it.
+        applies: whether there is something to do.
+        requires: of what was seen before.
+        ensures: of what was seen before and after.
+        leaves: the field of `Seen` that is there afterwards.
+        spends: whether it evaluates anything, and so ends with the budget.
+    """
+
+    name: str
+    stage: Stage
+    run: Callable[[Seen, Context], Seen]
+    applies: Callable[[Seen], bool]
+    requires: Callable[[Seen], Conditions] = lambda seen: ()
+    ensures: Callable[[Seen, Seen], Conditions] = lambda before, after: ()
+    leaves: str = "evidence"
+    spends: bool = True
+
+
+def run_stages(seen: Seen, context: Context, stages: Sequence[PipelineStage] | None = None) -> Seen:
+    """Run the stages that apply, one after the other.
+
+    Args:
+        seen: what is known before the first.
+        context: what they share.
+        stages: the table; `PIPELINE` by default.
+
+    Raises:
+        StageError: a stage was run without what it requires, or broke what it ensures.
+    """
+    for stage in PIPELINE if stages is None else stages:
+        if (stage.spends and seen.stopped) or not stage.applies(seen):
+            continue
+        _check(stage, "requires", stage.requires(seen))
+        try:
+            after = stage.run(seen, context)
+        except BudgetExhaustedError as error:
+            seen = seen.stop(stage.stage, error.message)
+            continue
+        kept = after.evidence[: len(seen.evidence)] == seen.evidence
+        _check(stage, "ensures", [(kept, "the evidence of the stages before")])
+        if not after.stopped:
+            _check(stage, "ensures", [(getattr(after, stage.leaves) is not None, stage.leaves)])
+            _check(stage, "ensures", stage.ensures(seen, after))
+        seen = after
+    return seen
+
+
+def _check(stage: PipelineStage, which: str, conditions: Conditions) -> None:
+    broken = [text for holds, text in conditions if not holds]
+    if broken:
+        raise StageError(stage.name, which, broken)
+
+
+def start(context: Context, options: Options) -> Seen:
+    """What is known before the first stage."""
+    return Seen(context.subject.precision, context.subject.emulated, options)
+
+
+def _fails(seen: Seen) -> bool:
+    return seen.gates is not None and seen.gates.verdict is None
+
+
+def _on_engine(seen: Seen) -> bool:
+    return _fails(seen) and not seen.emulated
+
+
+def _lowered(seen: Seen) -> bool:
+    """Whether an engine is under test at a precision of which FP32 islands are a cure."""
+    return _on_engine(seen) and seen.precision not in (Precision.FP32, Precision.TF32)
+
+
+def _unexplained(seen: Seen) -> bool:
+    """Whether a lowered engine fails that repeats itself and is not wrong in FP32, and no island is known to cure."""
+    return (
+        _lowered(seen)
+        and seen.strict is not None
+        and not (seen.cured or seen.strict_fails or seen.unstable is not None)
+    )
+
+
+def _wrong_in_fp32(seen: Seen) -> bool:
+    return _on_engine(seen) and seen.strict_fails and seen.unstable is None
+
+
+def _needs_repetition(seen: Seen) -> bool:
+    if not _on_engine(seen) or seen.cured or seen.strict is None:
+        return False
+    if seen.strict_fails:
+        return seen.strict is seen.baseline
+    # A few more builds like the first one; with all tensors marked, one may take minutes.
+    return _lowered(seen) and not seen.predicted.fails
+
+
+def _to_observe(seen: Seen) -> bool:
+    if not _on_engine(seen) or seen.observed is not None:
+        return False
+    if _lowered(seen):
+        return seen.cured or _unexplained(seen)
+    return _right_in_fp32(seen)
+
+
+def _cured_by_observing(seen: Seen) -> bool:
+    if seen.observed is None or not seen.observed.passes:
+        return False
+    return _wrong_in_fp32(seen) or (_unexplained(seen) and not seen.behind)
+
+
+def _separated(seen: Seen) -> bool:
+    return seen.separated is not None and bool(seen.separated.separations)
+
+
+def _right_in_fp32(seen: Seen) -> bool:
+    return _on_engine(seen) and seen.strict is not None and seen.strict.passed
+
+
+def _has_verdict(seen: Seen) -> bool:
+    return seen.gates is not None and seen.gates.verdict is not None
+
+
+def _island_is_whole(before: Seen, after: Seen) -> Conditions:
+    yield not after.cured or bool(after.cure and after.cure.island), "an island that has nodes"
+    yield before.cured <= after.cured, "that an island which cures is not lost"
+
+
+def _what_is_confirmed_cures(_: Seen, after: Seen) -> Conditions:
+    found = after.findings or Findings(DiagnosisVerdict.UNRESOLVED)
+    # FP32 throughout cures TF32 without naming a node.
+    named = bool(found.culprits) or _right_in_fp32(after)
+    yield named or not found.confirmed, "that what is confirmed names a cure"
+
+
+def _written(seen: Seen) -> bool:
+    recipes = {} if seen.handover is None else seen.handover.recipes
+    return all(Path(path).exists() for recipe, path in recipes.items() if recipe.is_file)
+
+
+PIPELINE: tuple[PipelineStage, ...] = (
+    PipelineStage(
+        "gates",
+        Stage.GATES,
+        steps.check,
+        applies=lambda seen: True,
+        requires=lambda seen: [(seen.gates is None, "to be the first stage")],
+        ensures=lambda _, after: [
+            (_has_verdict(after) or not after.baseline.passed, "a verdict, or a failure")
+        ],
+        leaves="gates",
+    ),
+    PipelineStage(
+        "predict",
+        Stage.PREDICT,
+        steps.ask_emulator,
+        applies=_fails,
+        requires=lambda seen: [(not seen.baseline.passed, "a candidate that fails")],
+        ensures=lambda _, after: [
+            (after.predicted.fails or not after.emulated, "that the emulator fails again")
+        ],
+        leaves="prediction",
+    ),
+    PipelineStage(
+        "island of the emulator",
+        Stage.CURE,
+        steps.cure_emulator,
+        applies=lambda seen: _fails(seen) and seen.emulated,
+        requires=lambda seen: [(seen.predicted.fails, "an emulator that fails")],
+        ensures=_island_is_whole,
+        leaves="cure",
+    ),
+    PipelineStage(
+        "prior",
+        Stage.CURE,
+        steps.find_prior,
+        applies=lambda seen: _lowered(seen) and seen.predicted.fails,
+        leaves="prior",
+    ),
+    PipelineStage(
+        "confirm the prior",
+        Stage.CURE,
+        steps.try_prior,
+        applies=lambda seen: _lowered(seen) and seen.prior is not None and seen.prior.found,
+        ensures=lambda before, after: [
+            (
+                after.tried is not None and after.tried.passed == after.cured,
+                "a cure if and only if it passes",
+            ),
+            (len(after.known) > len(before.known), "that the island is not built again"),
+        ],
+        leaves="tried",
+    ),
+    PipelineStage(
+        "margins",
+        Stage.CURE,
+        steps.try_margins,
+        applies=lambda seen: _lowered(seen) and seen.behind and not seen.cured,
+        requires=lambda seen: [(seen.prior is not None, "the emulator's island")],
+        ensures=_island_is_whole,
+    ),
+    PipelineStage(
+        "price",
+        Stage.CURE,
+        steps.time_island,
+        applies=lambda seen: _lowered(seen) and seen.cured and seen.options.timed,
+    ),
+    PipelineStage(
+        "proof",
+        Stage.CURE,
+        steps.search_engine,
+        applies=lambda seen: _lowered(seen) and seen.cured and seen.options.prove,
+        ensures=_island_is_whole,
+    ),
+    PipelineStage(
+        "fp32",
+        Stage.GATES,
+        steps.build_fp32,
+        applies=lambda seen: _on_engine(seen) and not seen.cured,
+        leaves="strict",
+    ),
+    PipelineStage(
+        "repetition", Stage.ATTRIBUTE, steps.repeat_engine, applies=_needs_repetition, leaves="repetition"
+    ),
+    PipelineStage(
+        "tactics",
+        Stage.ATTRIBUTE,
+        steps.vary_tactics,
+        applies=lambda seen: seen.repetition is not None and seen.repetition.rebuilt,
+        leaves="tactics",
+    ),
+    PipelineStage(
+        "divergence",
+        Stage.ATTRIBUTE,
+        steps.trace_fp32,
+        applies=_wrong_in_fp32,
+        requires=lambda seen: [
+            (seen.strict is not None and bool(seen.strict.tensors), "its outputs in FP32")
+        ],
+        leaves="divergence",
+    ),
+    PipelineStage(
+        "observe",
+        Stage.OBSERVE,
+        steps.observe_engine,
+        applies=_to_observe,
+        requires=lambda seen: [(bool(seen.baseline.tensors), "the outputs of the unobserved engine")],
+        ensures=lambda _, after: [
+            (after.observed is not None or after.cured, "what the engine computes inside")
+        ],
+    ),
+    PipelineStage(
+        "marks", Stage.ATTRIBUTE, steps.search_marks, applies=_cured_by_observing, leaves="separated"
+    ),
+    PipelineStage(
+        "casts",
+        Stage.CURE,
+        steps.try_casts,
+        applies=lambda seen: _unexplained(seen) and seen.behind and bool(seen.tried and seen.tried.regions),
+        requires=lambda seen: [(seen.prior is not None, "the emulator's island")],
+        ensures=_island_is_whole,
+    ),
+    PipelineStage(
+        "island of the engine",
+        Stage.CURE,
+        steps.search_engine,
+        applies=lambda seen: _unexplained(seen) and not _separated(seen),
+        ensures=_island_is_whole,
+        leaves="cure",
+    ),
+    PipelineStage(
+        "tf32 on the emulator",
+        Stage.CURE,
+        steps.find_prior,
+        applies=lambda seen: (
+            seen.precision is Precision.TF32 and _right_in_fp32(seen) and seen.predicted.fails
+        ),
+        leaves="prior",
+    ),
+    PipelineStage(
+        "attribute",
+        Stage.ATTRIBUTE,
+        steps.attribute,
+        applies=lambda seen: True,
+        ensures=_what_is_confirmed_cures,
+        leaves="findings",
+        spends=False,
+    ),
+    PipelineStage(
+        "hand over",
+        Stage.HAND_OVER,
+        hand_over,
+        applies=lambda seen: True,
+        requires=lambda seen: [(seen.findings is not None, "findings")],
+        ensures=lambda _, after: [(_written(after), "that every file which is handed over is there")],
+        leaves="handover",
+        spends=False,
+    ),
+)
+"""In the order that builds the fewest engines."""

@@ -1,0 +1,365 @@
+"""Each stage as a step: from what was seen so far to what is seen with it. `harness.diagnosis.pipeline` orders them.
+
+On an engine the emulator's island is tried at once: one build that passes shows that the precision is at fault, that
+FP32 is enough, and what cures. Only where it does not pass are FP32, repetitions, marks and a search on the engine
+paid for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harness.diagnosis.context import Context, Cure, Findings, Seen, outliers, region_evidence, relaxed_note
+from harness.diagnosis.explain import explain_nodes, find_origins_of
+from harness.diagnosis.results import CANDIDATE, DiagnosisVerdict, Evidence, EvidenceKind, Fact, Stage
+from harness.diagnosis.stages import (
+    MOST_TRIES,
+    SearchSetup,
+    Symptoms,
+    accumulates,
+    block_hints,
+    check_gates,
+    conclude,
+    confirm,
+    cure_on_emulator,
+    cure_on_engine,
+    cure_with_casts,
+    decide,
+    explain_reference,
+    find_divergence,
+    island_hints,
+    island_with_margin,
+    left_on,
+    measure_price,
+    next_share,
+    node_scores,
+    observation_evidence,
+    observe,
+    predict,
+    repeat,
+    search_tactics,
+    separate,
+)
+from harness.errors import BudgetExhaustedError
+from harness.search import Outcome, SearchVerdict, Trial
+from harness.tensors import Precision
+from harness.text import percent, plural
+
+REPEATS = 2
+"""How often each configuration is built that an answer rests on which the emulator does not support."""
+
+MOST_UNPROVED = 8
+"""An island of an engine that has more nodes, and was not shown to be minimal, is pruned with further builds."""
+
+MOST_PRUNING = 24
+"""How many builds pruning may cost: an error that accumulates needs most of its island anyway."""
+
+_PASSES = {Outcome.PASS: "passes", Outcome.FAIL: "does not pass"}
+
+
+def check(seen: Seen, context: Context) -> Seen:
+    """Judge the reference and the unobserved candidate."""
+    context.report(Stage.GATES, "run the reference and the unobserved candidate")
+    gates = check_gates(context.evaluator)
+    known = {} if gates.baseline is None else {frozenset[str](): gates.baseline.trial}
+    return replace(seen, gates=gates, known=known).adding(*gates.evidence)
+
+
+def ask_emulator(seen: Seen, context: Context) -> Seen:
+    """Measure what arithmetic alone does."""
+    assert seen.gates is not None
+    text = "measure what each node introduces" if seen.emulated else "evaluate the emulator"
+    context.report(Stage.PREDICT, text)
+    prediction = predict(context.subject, seen.gates)
+    return replace(seen, prediction=prediction).adding(*prediction.evidence)
+
+
+def cure_emulator(seen: Seen, context: Context) -> Seen:
+    """Search the island on the emulator, which is the candidate."""
+    prediction = seen.predicted
+    context.report(Stage.CURE, "try the suspects", suspected=outliers(prediction.introduced))
+    setup = SearchSetup(context.journal, on_progress=context.follow("search the island"))
+    effects = context.effects(prediction.failing_sample)
+    cure = cure_on_emulator(context.evaluator, prediction, effects, setup)
+    return replace(seen, cure=cure).adding(*cure.evidence)
+
+
+def find_prior(seen: Seen, context: Context) -> Seen:
+    """Search the minimal island on the emulator, which stands for the engine."""
+    context.report(Stage.CURE, "search the island on the emulator", suspected=seen.starts)
+    setup = _setup(context, "emulator", "search the island on the emulator")
+    effects = context.effects(seen.predicted.failing_sample)
+    prior = cure_on_emulator(context.emulator, seen.predicted, effects, setup)
+    return replace(seen, prior=prior).adding(*prior.evidence)
+
+
+def try_prior(seen: Seen, context: Context) -> Seen:
+    """Build the unobserved engine with the emulator's island: one build."""
+    prior = seen.prior
+    assert prior is not None
+    island = prior.island
+    context.report(Stage.CURE, f"build with {plural(len(island), 'node')} in FP32", suspected=island)
+    tried = confirm(context.evaluator, island)
+    trial = tried.trial
+    reason = relaxed_note(tried.relaxed) or (f": {trial.note}" if trial.note else "")
+    word = _PASSES.get(trial.outcome, "cannot be built")
+    text = f"with the emulator's island in FP32 the unobserved engine {word}{reason}"
+    facts: dict[str, Fact] = {"island": list(island), "outcome": trial.outcome, "note": trial.note}
+    seen = replace(seen, tried=tried, known={**seen.known, frozenset(island): trial}).adding(
+        Evidence(Stage.CURE, EvidenceKind.ISLAND, text, facts)
+    )
+    if tried.passed:
+        return replace(seen, cure=replace(prior, confirmed_on=CANDIDATE, relaxed=tried.relaxed))
+    if tried.regions:
+        return seen.adding(region_evidence(tried.regions, context.subject.release))
+    return seen
+
+
+def try_margins(seen: Seen, context: Context) -> Seen:
+    """Where the error accumulates: build islands that leave the emulator some margin, one build each."""
+    prior = seen.prior
+    assert prior is not None
+    assert seen.tried is not None
+    emulator, effects = context.emulator, context.effects(seen.predicted.failing_sample)
+    if not accumulates(prior.island, effects):
+        return seen
+    trial, share = seen.tried.trial, left_on(emulator, prior.island)
+    for _ in range(MOST_TRIES):
+        wanted = next_share(share, trial)
+        if wanted is None:
+            return seen
+        context.report(Stage.CURE, "search an island with some margin on the emulator")
+        found = island_with_margin(emulator, seen.predicted, effects, wanted)
+        if found is None or frozenset(found[0]) in seen.known:
+            return seen
+        island, share = found
+        context.report(Stage.CURE, f"build with {plural(len(island), 'node')} in FP32", suspected=island)
+        try:
+            tried = confirm(context.evaluator, island)
+        except BudgetExhaustedError as error:
+            return seen.stop(Stage.CURE, error.message)
+        trial = tried.trial
+        text = (
+            f"with {len(island)} nodes in FP32, which leave the emulator {percent(share)} of its limit, the unobserved "
+            f"engine {'passes' if tried.passed else 'does not pass'}{relaxed_note(tried.relaxed)}"
+        )
+        facts: dict[str, Fact] = {"island": list(island), "outcome": trial.outcome, "share": share}
+        seen = replace(seen, known={**seen.known, frozenset(island): trial}).adding(
+            Evidence(Stage.CURE, EvidenceKind.ISLAND, text, facts)
+        )
+        if tried.passed:
+            # Fewer may do: each of them is needed for the margin, which is more than the gate asks for.
+            cure = replace(
+                prior, island=island, confirmed_on=CANDIDATE, minimal_on=None, relaxed=tried.relaxed
+            )
+            return replace(seen, cure=cure)
+    return seen
+
+
+def time_island(seen: Seen, context: Context) -> Seen:
+    """Measure what the island costs in latency."""
+    assert seen.cure is not None
+    return replace(seen, price=measure_price(context.evaluator, seen.cure.island))
+
+
+def build_fp32(seen: Seen, context: Context) -> Seen:
+    """FP32 without TF32 on the unobserved engine: one build, unless that is what failed."""
+    context.report(Stage.GATES, "build in FP32")
+    build = context.subject.bench.case.build
+    if seen.precision is Precision.FP32 and not build.tf32:
+        strict = seen.baseline
+    else:
+        plan = context.subject.plan(precision=Precision.FP32, build=build.model_copy(update={"tf32": False}))
+        strict = context.evaluator.evaluate(plan, phase="gates", key="strict", thorough=True)
+    word = {Outcome.PASS: "passes", Outcome.FAIL: "fails"}.get(strict.outcome, "cannot be built")
+    text = f"in FP32 without TF32 the unobserved engine {word}"
+    known = dict(seen.known)
+    if strict.passed:
+        known[frozenset(context.subject.units)] = strict.trial
+    return replace(seen, strict=strict, known=known).adding(
+        Evidence(Stage.GATES, EvidenceKind.FP32, text, {"outcome": strict.outcome})
+    )
+
+
+def repeat_engine(seen: Seen, context: Context) -> Seen:
+    """The emulator does not explain the fault: does the engine repeat itself?"""
+    context.report(Stage.ATTRIBUTE, "build it again")
+    found = repeat(context.evaluator, seen.baseline)
+    return replace(seen, repetition=found, unstable=found.verdict).adding(*found.evidence)
+
+
+def vary_tactics(seen: Seen, context: Context) -> Seen:
+    """Does the outcome follow the tactics, and which?"""
+    assert seen.repetition is not None
+    found = search_tactics(context, repeats=seen.repetition.verdict)
+    unstable = seen.unstable
+    if found.found:
+        unstable = DiagnosisVerdict.TACTIC
+    elif found.unproved and seen.repetition.verdict is DiagnosisVerdict.TACTIC:
+        # It went with the tactics, and did not come back when they were forced: that is no proof.
+        unstable = DiagnosisVerdict.NONDETERMINISTIC
+    return replace(seen, tactics=found, unstable=unstable).adding(*found.evidence)
+
+
+def trace_fp32(seen: Seen, context: Context) -> Seen:
+    """Find the first tensor that differs in FP32."""
+    assert seen.strict is not None
+    context.report(Stage.ATTRIBUTE, "find the first tensor that differs in FP32")
+    found = find_divergence(context.evaluator, seen.strict)
+    return replace(seen, divergence=found, observed=found.observed).adding(*found.evidence)
+
+
+def observe_engine(seen: Seen, context: Context) -> Seen:
+    """Observe the engine: one build, more where the marks must be split.
+
+    Where the emulator's island was not enough, the engine is observed with that island: otherwise the known fault
+    would hide the other one.
+    """
+    context.report(Stage.OBSERVE, "build with every tensor marked", suspected=seen.starts)
+    engine, islands = seen.baseline, frozenset[str]()
+    if seen.behind and seen.prior is not None and seen.tried is not None:
+        engine, islands = seen.tried, frozenset(seen.prior.island)
+    try:
+        observed = observe(context.evaluator, engine, islands=islands)
+    except BudgetExhaustedError as error:
+        if not seen.cured:
+            raise
+        text = f"the engine was not observed: {error.message}"
+        return seen.adding(Evidence(Stage.OBSERVE, EvidenceKind.NOT_OBSERVED, text))
+    return replace(seen, observed=observed).adding(*observation_evidence(observed, seen.precision))
+
+
+def search_marks(seen: Seen, context: Context) -> Seen:
+    """The fault is gone when every tensor is observed: which marks cure?"""
+    assert seen.observed is not None
+    context.report(Stage.ATTRIBUTE, "search the tensors that must not be fused away")
+    setup = _setup(context, "marks", "search the marks")
+    fails, precision = seen.baseline, None
+    if seen.strict_fails and seen.strict is not None:
+        fails, precision = seen.strict, Precision.FP32
+    found = separate(context.evaluator, fails, seen.observed, setup, precision=precision)
+    return replace(seen, separated=found).adding(*found.evidence)
+
+
+def try_casts(seen: Seen, context: Context) -> Seen:
+    """The island lies where precisions are not obeyed: write it into the graph, with more and more around it."""
+    assert seen.prior is not None
+    around = island_hints(context.subject, seen.starts, seen.prior.island, ())[-1:]
+    parts = [*around, *block_hints(context.subject, seen.prior.island, around)]
+
+    def on_build(count: int) -> None:
+        text = f"build with {plural(count, 'node')} in FP32, between Casts in the graph"
+        context.report(Stage.CURE, text)
+
+    found = cure_with_casts(context.evaluator, seen.prior.island, parts, on_build)
+    return replace(seen, cure=found if found.found else seen.cure).adding(*found.evidence)
+
+
+def search_engine(seen: Seen, context: Context) -> Seen:
+    """Search the island on the engine itself, with all that is known as a prior."""
+    context.report(Stage.CURE, "search the island on the engine", suspected=seen.starts)
+    subject, prediction = context.subject, seen.predicted
+    if seen.cure is not None and seen.cure.found:
+        hints = [frozenset(seen.cure.island)]
+    else:
+        prior = seen.prior.island if seen.prior is not None else ()
+        hints = island_hints(subject, seen.starts, prior, seen.known)
+        origins = [layer.node for layer in prediction.origins] or seen.starts
+        hints += block_hints(subject, origins, {*seen.known, *hints})
+    found = cure_on_engine(
+        context.evaluator,
+        node_scores(subject, prediction, seen.layers),
+        hints,
+        seen.known,
+        _setup(context, "islands", "search the island on the engine"),
+        prove=seen.options.prove or not prediction.fails,
+        repeats=1 if prediction.fails else REPEATS,
+    )
+    cure = found if found.found or not seen.cured else seen.cure
+    unstable = DiagnosisVerdict.NONDETERMINISTIC if found.verdict is SearchVerdict.FLAKY else seen.unstable
+    after = replace(seen, cure=cure, unstable=unstable).adding(*found.evidence)
+    # Only FP32 throughout cures, and the island that should cure lies where nothing is obeyed: no part of it will.
+    hopeless = seen.tried is not None and seen.tried.regions and len(found.island) == len(subject.units)
+    if found.found and found.minimal_on is None and len(found.island) > MOST_UNPROVED and not hopeless:
+        return _prune(after, context, found)
+    return after
+
+
+def _prune(seen: Seen, context: Context, found: Cure) -> Seen:
+    """A large island that was not shown to be needed as a whole: leave out what is not needed."""
+    text = "leave out what the island does not need"
+    context.report(Stage.CURE, text, suspected=found.island)
+    pruned = cure_on_engine(
+        context.evaluator,
+        node_scores(context.subject, seen.predicted, seen.layers),
+        [frozenset(found.island)],
+        {**seen.known, frozenset(found.island): Trial(Outcome.PASS)},
+        _setup(context, "minimal", text),
+        prove=True,
+        phase="minimal",
+        most=MOST_PRUNING,
+    )
+    smaller = pruned.island or pruned.best
+    cure = seen.cure
+    if smaller is not None and len(smaller) <= len(found.island):
+        cure = replace(pruned, island=tuple(smaller), confirmed_on=CANDIDATE)
+    return replace(seen, cure=cure).adding(*pruned.evidence)
+
+
+def attribute(seen: Seen, context: Context) -> Seen:
+    """From what was shown to the kind of fault, its culprits and its origins."""
+    gates = seen.gates
+    if gates is None:
+        found, evidence = Findings(DiagnosisVerdict.UNRESOLVED), tuple[Evidence, ...]()
+    elif gates.verdict is DiagnosisVerdict.REFERENCE:
+        found, evidence = explain_reference(context.subject, gates)
+    elif gates.verdict is not None or seen.prediction is None:
+        found, evidence = Findings(gates.verdict or DiagnosisVerdict.UNRESOLVED), ()
+    elif seen.emulated:
+        found, evidence = _conclude_on_emulator(seen, context)
+    else:
+        context.report(Stage.ATTRIBUTE, "put together what was shown")
+        effects = context.effects(seen.prediction.failing_sample)
+        found, evidence = conclude(seen, context.subject, effects)
+    return replace(seen, findings=found).adding(*evidence)
+
+
+def _conclude_on_emulator(seen: Seen, context: Context) -> tuple[Findings, tuple[Evidence, ...]]:
+    subject, prediction, cure = context.subject, seen.predicted, seen.cure or Cure()
+    if not cure.found:
+        starts = [layer.node for layer in prediction.origins]
+        flaky = cure.verdict is SearchVerdict.FLAKY
+        verdict = SearchVerdict.BUDGET if seen.stopped else cure.verdict
+        found = Findings(
+            DiagnosisVerdict.NONDETERMINISTIC if flaky else DiagnosisVerdict.UNRESOLVED,
+            origins=explain_nodes(subject, prediction, starts),
+            suspects=cure.best or tuple(starts),
+            cure=cure,
+        )
+        text = _UNANSWERED.get(verdict, _UNJUDGED) if verdict is not None else _UNJUDGED
+        return found, (Evidence(Stage.ATTRIBUTE, EvidenceKind.DECISION, text),)
+    context.report(Stage.ATTRIBUTE, "explain where it starts", suspected=cure.island)
+    verdict_of, reason = decide(Symptoms(subject.precision, emulator_fails=True, island_cures=True))
+    effects = context.effects(prediction.failing_sample)
+    found = Findings(
+        verdict_of,
+        culprits=cure.island,
+        island=cure.island,
+        confirmed=True,
+        minimal_on=None if cure.minimal_on is None else CANDIDATE,  # the emulator is the candidate here
+        origins=find_origins_of(subject, prediction, cure.island, effects),
+        cure=cure,
+    )
+    return found, (reason,)
+
+
+_UNJUDGED = "the search could not judge what it had to"
+_UNANSWERED = {
+    SearchVerdict.BUDGET: "the budget was spent before the search ended",
+    SearchVerdict.LOST: "the fault stays with every node in FP32: the gates ask for more than FP32 gives",
+    SearchVerdict.FLAKY: "the same evaluation does not give the same outcome twice",
+}
+
+
+def _setup(context: Context, name: str, text: str) -> SearchSetup:
+    return SearchSetup(context.journal, name, context.follow(text))
