@@ -2,7 +2,7 @@
 
     python -m benchmarks.drift_false_alarms [--plants 100] [--write]
 
-**A/A.** Emulated releases that differ in nothing but the seed of their rebuild noise are held against each other,
+**A/A.** Emulated releases that differ in nothing but the seed of their rebuild noise are compared,
 at several sizes of noise and numbers of builds. Every output and layer is a comparison; a verdict other than `same`
 and `within noise` is a false alarm. Besides, a simulation of the hardest case: errors that are normal with a
 deviation of 30 % and 100 %, so that the effect-size floor protects nobody and the noise band stands alone. And once

@@ -3,11 +3,11 @@
     python -m benchmarks.drift_rebuilds [--parquet reports/sample/drift.parquet] [--engines FILE] [--write]
 
 Reads what is kept. Every output and layer is a comparison; a verdict other than `same` and `within noise` is a false
-alarm. benchmarks.drift_false_alarms asks the same of emulated releases.
+alarm. benchmarks.drift_false_alarms measures the same for emulated releases.
 
 - From runs of `harness drift` over two environments that are one release (benchmarks/results/rebuilds/*.parquet, made
   with `--layers all`): what it says of them, as it says it.
-- From a run over two releases, each build of a release is held against its other builds, and a build of another
+- From a run over two releases, each build of a release is compared with its other builds, and a build of another
   process (benchmarks.engines) against all of them.
 """
 
@@ -36,9 +36,9 @@ def rebuilds(path: Path, engines: Path) -> dict[str, Any]:
     """Real engines of one release against each other.
 
     Args:
-        path: a history; each build of a release in it is held against the release's other builds.
+        path: a history; each build of a release in it is compared with the release's other builds.
         engines: result of benchmarks.engines; the worst output of each of its FP16 runs, built in another process, is
-            held against the worst outputs of all builds of the same case and release in the history.
+            compared with the worst outputs of all builds of the same case and release in the history.
     """
     history = harness.load_history(path)
     rows = history[history["kind"].isin(["output", "layer"])]
@@ -127,12 +127,12 @@ def _runs_of(engines: Path, worst: pd.DataFrame) -> pd.DataFrame:
 def _counted(judged: list[pd.DataFrame]) -> dict[str, Any]:
     verdicts = Counter(str(verdict) for frame in judged for verdict in frame["verdict"])
     alarms = pd.concat([frame[~frame["verdict"].isin(CALM)] for frame in judged])
-    told = alarms[["case", "tensor", "verdict", "old", "new"]].astype(str).to_dict("records")
+    found = alarms[["case", "tensor", "verdict", "old", "new"]].astype(str).to_dict("records")
     return {
         "comparisons": verdicts.total(),
         "same": verdicts[DriftVerdict.SAME.value],
         "alarms": len(alarms),
-        "alarmed": told,
+        "alarmed": found,
     }
 
 

@@ -71,7 +71,7 @@ def test_a_baseline_is_written_on_purpose_and_holds_what_it_comes_from(tiny_case
     assert {len(tensor["errors"]) for tensor in document["tensors"]} == {3}
 
 
-def test_a_release_is_held_against_its_baseline(tiny_cases, drift, path: Path) -> None:
+def test_a_release_is_compared_with_its_baseline(tiny_cases, drift, path: Path) -> None:
     tiny_cases("clean")
     drift(CALM, baseline_update=True)
     report = drift(CALM)

@@ -56,7 +56,7 @@ def side(
 # --- where a run fails --------------------------------------------------------------------------------------
 
 
-def test_a_run_that_fails_on_both_releases_is_no_drift_and_is_known_to_fail() -> None:
+def test_a_run_that_fails_on_both_releases_does_not_drift_and_is_known_to_fail() -> None:
     run = compare(side("old", NOISY, NO), side("new", NOISY, NO))
     assert run.verdict is DriftVerdict.WITHIN_NOISE
     assert run.builds.fails_on is FailsOn.BOTH
@@ -68,7 +68,7 @@ def test_an_overflow_on_both_releases_is_known_to_fail() -> None:
     assert (run.verdict, run.builds.fails_on) == (DriftVerdict.WITHIN_NOISE, FailsOn.BOTH)
 
 
-def test_a_failure_that_the_case_expects_is_told_from_one_that_it_does_not() -> None:
+def test_expected_failures_differ_from_unexpected_ones() -> None:
     planted = {"verdict": "xfail", "reason": "fails as expected: planted"}
     expected = compare(side("old", NOISY, NO, **planted), side("new", NOISY, NO, **planted))
     assert (expected.builds.fails_on, expected.builds.expected) == (FailsOn.BOTH, True)
@@ -92,7 +92,7 @@ def test_what_fails_for_another_reason_than_its_gates_fails() -> None:
     assert (run.builds.fails_on, run.builds.reason) == (FailsOn.NEWER, golden["reason"])
 
 
-def test_gates_tell_where_the_verdict_of_a_build_is_not_known() -> None:
+def test_gates_decide_where_the_verdict_of_a_build_is_unknown() -> None:
     baseline = side("old", NOISY, NO, verdict="pass", reason=None)
     planted = {"verdict": "xfail", "reason": "fails as expected: planted"}
     run = compare(baseline, side("new", NOISY, NO, **planted))
@@ -104,7 +104,7 @@ def test_builds_that_could_not_be_judged_fail_nothing() -> None:
     assert (run.builds.new, run.builds.fails_on) == ((), FailsOn.NONE)
 
 
-def test_real_runs_tell_expected_failures_from_others(tiny_cases, tmp_path: Path) -> None:
+def test_real_runs_separate_expected_failures_from_others(tiny_cases, tmp_path: Path) -> None:
     report = harness.drift(
         tiny_cases("clean", "expected", "failing"),
         environments=["emulator:fp16,noise=0.2,seed=1", "emulator:fp16,noise=0.2,seed=2"],
@@ -181,7 +181,7 @@ def tensor(old: float, new: float, sample: int = 0, **changes: Any) -> TensorDri
 
 def test_the_numbers_of_a_run_are_those_of_its_worst_sample() -> None:
     further, larger = tensor(3.5e-4, 2.2e-7, 0), tensor(3.6e-4, 3.6e-7, 1)
-    assert worst_of([further, larger]) is larger, "as the lines of progress tell the largest error of all"
+    assert worst_of([further, larger]) is larger, "as the lines of progress name the largest error of all"
     graver = tensor(1e-5, 2e-4, 2, verdict=DriftVerdict.REGRESSED)
     assert worst_of([further, larger, graver]) is graver
     run = compare(
@@ -212,7 +212,7 @@ def engines(*structures: str | None) -> list[EngineRow]:
 FP16, FP32 = (structure(**dict.fromkeys("abcdefgh", name)) for name in ("fp16", "fp32"))
 
 
-def test_builds_of_one_release_that_compute_in_different_precisions_are_told() -> None:
+def test_builds_of_one_release_in_different_precisions_are_reported() -> None:
     old, new = side("old", NOISY, structure=FP32), side("new", NOISY, structure=FP16)
     old[2]["structure"] = FP16
     run = compare(old, new)
@@ -222,7 +222,7 @@ def test_builds_of_one_release_that_compute_in_different_precisions_are_told() -
     assert not alike.builds.differ, "another precision on the newer release is a change of structure"
 
 
-def test_a_few_nodes_in_another_precision_are_no_other_engine() -> None:
+def test_a_few_nodes_in_another_precision_do_not_make_another_engine() -> None:
     one = structure(**{**dict.fromkeys("abcdefgh", "fp16"), "h": "fp32"})
     assert differing_share(engines(FP16, one, FP16)) == 1 / 8
     assert not Builds(old_differing=1 / 8).differ
@@ -241,7 +241,7 @@ def test_no_noise_and_unknown_noise_are_said_in_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gate", "told"),
+    ("gate", "text"),
     [
         ({"gate": "nrmse", "limit": 0.01, "error_limit": 0.01}, "gate nrmse ≤ 0.01"),
         ({"gate": "rmse", "limit": 2e-4, "error_limit": 1.8e-3}, "gate rmse ≤ 2e-4 (error ≤ 1.8e-3)"),
@@ -253,10 +253,10 @@ def test_no_noise_and_unknown_noise_are_said_in_words() -> None:
         ({}, "gates"),
     ],
 )
-def test_a_gate_is_named_with_its_limit(gate: dict[str, Any], told: str) -> None:
-    assert gate_text(tensor(1e-3, 1e-3, **gate)) == told.removeprefix("gate").strip("s:, ")
+def test_a_gate_is_named_with_its_limit(gate: dict[str, Any], text: str) -> None:
+    assert gate_text(tensor(1e-3, 1e-3, **gate)) == text.removeprefix("gate").strip("s:, ")
     failed = tensor(1e-3, 2e-2, verdict=DriftVerdict.NEW_FAILURE, new_passed=BuildCount(0, 3), **gate)
-    assert f"{told} held in 3 of 3 builds, now in 0 of 3" in tensor_text(failed)
+    assert f"{text} held in 3 of 3 builds, now in 0 of 3" in tensor_text(failed)
 
 
 def test_a_place_names_the_sample_where_it_is_measured_by_itself() -> None:
@@ -264,7 +264,7 @@ def test_a_place_names_the_sample_where_it_is_measured_by_itself() -> None:
     assert place_text(tensor(1, 1, -1, node="n")) == "y of node n (Add)"
 
 
-def test_builds_are_told_one_by_one_or_by_their_range() -> None:
+def test_errors_of_builds_are_listed_or_given_as_a_range() -> None:
     def builds(*errors: float) -> list[BuildOutcome]:
         return [BuildOutcome(number, failed=False, error=error) for number, error in enumerate(errors)]
 

@@ -45,7 +45,7 @@ def test_what_means_nothing_is_refused_with_the_syntax(text: str) -> None:
         EmulatedRelease.parse(text)
 
 
-def test_environments_are_told_from_emulated_releases() -> None:
+def test_environments_are_not_taken_for_emulated_releases() -> None:
     assert is_emulated("emulator")
     assert is_emulated("emulator:bf16,seed=1")
     assert not is_emulated("emulator-8.6")
@@ -60,7 +60,7 @@ def test_without_noise_it_is_the_emulator(bench: Workbench) -> None:
         np.testing.assert_array_equal(found[name], values)
 
 
-def test_a_precision_of_its_own_is_kept_whatever_is_asked(bench: Workbench) -> None:
+def test_a_release_keeps_its_own_precision(bench: Workbench) -> None:
     asked = Plan(Precision.BF16, observation=Observation.TYPED)
     np.testing.assert_array_equal(
         tensors(bench, "emulator:fp16", plan=asked)["y"], tensors(bench, "emulator:fp16")["y"]
@@ -91,7 +91,7 @@ def test_an_overflow_stays_an_overflow_under_noise(tmp_path) -> None:
             np.testing.assert_array_equal(np.isnan(values), np.isnan(calm[name]), err_msg=name)
 
 
-def test_a_plant_changes_its_node_and_what_follows_alone(bench: Workbench) -> None:
+def test_a_planted_fault_changes_only_its_node_and_what_follows(bench: Workbench) -> None:
     calm, planted = tensors(bench, "emulator:fp16"), tensors(bench, "emulator:fp16,plant=square@bf16")
     changed = {name for name, values in calm.items() if (values != planted[name]).any()}
     assert changed == {"square", "root", "y"}
@@ -99,7 +99,7 @@ def test_a_plant_changes_its_node_and_what_follows_alone(bench: Workbench) -> No
     assert not as_bf16.any(), "its values are BF16 values"
 
 
-def test_a_plant_that_a_model_lacks_does_nothing(bench: Workbench) -> None:
+def test_a_planted_fault_at_a_node_that_a_model_lacks_does_nothing(bench: Workbench) -> None:
     np.testing.assert_array_equal(
         tensors(bench, "emulator:fp16,plant=nowhere")["y"], tensors(bench, "emulator:fp16")["y"]
     )

@@ -60,7 +60,7 @@ def test_two_builds_that_fail_alike_are_the_same(drift, proto: onnx.ModelProto) 
 
 
 @pytest.mark.parametrize("gate", ["rmse", "nonfinite"])
-def test_a_reference_that_is_all_zero_is_not_told_as_values_that_are_not_finite(gate: str) -> None:
+def test_an_all_zero_reference_is_not_reported_as_values_that_are_not_finite(gate: str) -> None:
     facts: dict[str, object] = {"reference_rms": 0.0, "gate": gate, "limit": 1e-3}
     rows = [tensor_rows(name, [math.inf] * 3, **facts) for name in ("old", "new")]
     records = frame(engine_rows("old"), engine_rows("new"), *rows)
@@ -68,10 +68,10 @@ def test_a_reference_that_is_all_zero_is_not_told_as_values_that_are_not_finite(
     (run,) = compare_pair(records, pair, floors=Floors()).runs
     assert run.worst is not None
     assert run.worst.zero_reference
-    told = {statement.label: statement.text for statement in explain(run).statements}["numbers"]
+    text = {statement.label: statement.text for statement in explain(run).statements}["numbers"]
     if gate == "rmse":
-        assert told.endswith(
+        assert text.endswith(
             "error inf → inf (the reference is all zero: errors relative to it are infinite)"
         )
     else:
-        assert told.endswith("error inf → inf, not finite on either side")
+        assert text.endswith("error inf → inf, not finite on either side")

@@ -71,7 +71,7 @@ def verdict(old: dict[str, Any], new: dict[str, Any], floors: Floors | None = No
         ({"errors": NOISY}, {"errors": [0.5e-3] * 3, "passed": NO}, "improved"),
         # without their hashes nobody knows whether the bits are the same
         ({"errors": NOISY, "hashes": [None] * 3}, {"errors": NOISY, "hashes": [None] * 3}, "within noise"),
-        # one build tells nothing of the noise: the floor decides alone
+        # one build shows nothing of the noise: the floor decides alone
         ({"errors": [1e-3]}, {"errors": [1.2e-3]}, "within noise"),
         ({"errors": [1e-3]}, {"errors": [1.3e-3]}, "regressed"),
         # two builds say next to nothing
@@ -137,7 +137,7 @@ def test_a_gate_that_breaks_now_and_then_does_not_hide_behind_the_scatter() -> N
     assert verdict(old, {**flaky, "passed": [True, True, True]}) == "within noise"
 
 
-def test_builds_of_the_newer_release_alone_tell_some_of_the_noise() -> None:
+def test_builds_of_the_newer_release_alone_show_some_of_the_noise() -> None:
     old, new = {"errors": [1e-3]}, {"errors": [1.1e-3, 1.6e-3, 2.4e-3]}
     assert verdict(old, new) == "within noise"
     assert verdict(old, {"errors": [1.7e-3, 1.7e-3, 1.71e-3]}) == "regressed"
@@ -154,16 +154,16 @@ def test_the_gate_is_one_that_fails_and_that_of_the_newer_release() -> None:
         columns = {"gate": gate, "limit": limit, "reference_rms": 4.0}
         return tensor_rows(release, [1e-3], passed=[passed], **columns)
 
-    def told(*rows: list[dict[str, Any]]) -> list[Any]:
+    def gate_of(*rows: list[dict[str, Any]]) -> list[Any]:
         row = judge(frame(*rows)).iloc[0]
         return [row["gate"], row["limit"], row["error_limit"]]
 
     old, failing = gated("old", "nrmse", 0.02, True), gated("new", "max_abs", 0.5, False)
-    assert told(old, gated("new", None, None, True)) == ["nrmse", 0.02, 0.02]
-    assert told(old, gated("new", "rmse", 0.1, True)) == ["rmse", 0.1, 0.1 / 4]
+    assert gate_of(old, gated("new", None, None, True)) == ["nrmse", 0.02, 0.02]
+    assert gate_of(old, gated("new", "rmse", 0.1, True)) == ["rmse", 0.1, 0.1 / 4]
     for builds in ([gated("new", "rmse", 0.1, True), failing], [failing, gated("new", "rmse", 0.1, True)]):
-        assert told(old, *builds) == ["max_abs", 0.5, pytest.approx(math.nan, nan_ok=True)]
-        assert told(*builds, gated("old", "nrmse", 0.02, False))[0] == "max_abs"
+        assert gate_of(old, *builds) == ["max_abs", 0.5, pytest.approx(math.nan, nan_ok=True)]
+        assert gate_of(*builds, gated("old", "nrmse", 0.02, False))[0] == "max_abs"
 
 
 def test_distances_of_two_runs_are_not_compared() -> None:
@@ -176,7 +176,7 @@ def test_a_tensor_that_only_one_side_has_is_not_judged() -> None:
     assert list(judge(table)["tensor"]) == ["y"]
 
 
-def test_tensors_of_one_name_are_told_apart_by_kind_sample_precision_and_case() -> None:
+def test_tensors_of_one_name_are_distinguished_by_kind_sample_precision_and_case() -> None:
     kinds = [{}, {"kind": "layer"}, {"sample": 1}, {"precision": "bf16"}, {"case": "other"}]
     rows = [
         tensor_rows(release, [error * (place + 1)] * 3, **changes)

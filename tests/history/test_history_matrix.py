@@ -65,7 +65,7 @@ def test_equal_releases_have_the_same_bits(tiny_cases, drift) -> None:
     assert "same bits" in report.runs[0].reason
 
 
-def test_a_planted_fault_is_found_at_its_node_and_has_nothing_to_go_on_with(tiny_cases, drift) -> None:
+def test_a_planted_fault_is_found_at_its_node_and_offers_no_command(tiny_cases, drift) -> None:
     report = drift(tiny_cases("clean"), OLD, f"{NEW},plant=square@bf16")
     (run,) = report.runs
     assert (run.status, report.exit_code) == (Status.FAIL, 1)
@@ -110,7 +110,7 @@ def test_releases_may_be_precisions(tiny_cases, drift) -> None:
     assert {run.precision for run in report.runs} == {Precision.FP16}
 
 
-def test_several_newer_releases_are_held_against_the_first(tiny_cases, drift) -> None:
+def test_several_newer_releases_are_compared_with_the_first(tiny_cases, drift) -> None:
     report = drift(tiny_cases("clean"), OLD, NEW, f"{NEW},plant=square@bf16", repeats=3)
     assert [(run.old, run.new, run.status) for run in report.runs] == [
         (OLD, NEW, Status.PASS),
@@ -243,7 +243,7 @@ def test_a_surprise_ends_one_run_and_not_the_night(tiny_cases, drift, monkeypatc
     assert report.exit_code == 3
 
 
-def test_what_cannot_be_meant_is_refused_before_anything_is_built(tiny_cases, drift, tmp_path: Path) -> None:
+def test_senseless_requests_are_refused_before_anything_is_built(tiny_cases, drift, tmp_path: Path) -> None:
     folder = tiny_cases("clean")
     for releases, error in [
         ((OLD, OLD), UsageError), ((OLD, "trt-9.9"), EnvironmentConfigError), ((), UsageError),
@@ -258,7 +258,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_built(tiny_cases, dr
     assert not (tmp_path / "h").exists()
 
 
-def test_which_runs_are_asked_for(tiny_cases) -> None:
+def test_which_runs_are_selected(tiny_cases) -> None:
     cases = select_cases(tiny_cases("clean"))
 
     def asked(*releases: str, precisions: tuple[Precision, ...] = ()) -> list[str]:
@@ -302,7 +302,7 @@ def engine_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Requests(list[Any]):
-    """Build requests with the names of their environments; `watch` is told of each before it is made."""
+    """Build requests with the names of their environments; `watch` sees each before it is made."""
 
     watch: Callable[[Any], None] = staticmethod(lambda request: None)
 
@@ -396,7 +396,7 @@ def test_emulated_releases_are_observed_in_every_build() -> None:
     assert [options.observes("emulator:fp16", build) for build in (first, second)] == [True, True]
 
 
-def test_what_one_build_shows_of_layers_is_no_drift_where_the_outputs_are_calm(tiny_cases, drift) -> None:
+def test_layers_observed_in_one_build_do_not_drift_while_the_outputs_are_calm(tiny_cases, drift) -> None:
     """`square` is a layer of which the only observed build is far off, while all rebuilds agree on the output."""
     calm = {"repeats": 3, "layers": LayerBuilds.FIRST}
     folder = tiny_cases("clean")

@@ -112,7 +112,7 @@ def test_half_as_much_error_more_is_found_in_noisy_builds() -> None:
     assert alarms(shaken(0.0, 0.1, tonight=1.5)) >= 0.95
 
 
-def test_one_build_that_chose_other_tactics_is_no_drift_of_the_night() -> None:
+def test_one_build_with_other_tactics_does_not_make_the_night_drift() -> None:
     def errors(stream: np.random.Generator, number: int) -> np.ndarray:
         return np.where(stream.random((1000, BUILDS)) < 0.03, 9.1e-4, 4.2e-4)
 
@@ -181,7 +181,7 @@ def test_what_most_earlier_builds_fail_fails_as_before() -> None:
     assert compared(*failing).builds.fails_on is FailsOn.BOTH
 
 
-def test_against_a_single_night_its_builds_tell_of_the_noise() -> None:
+def test_the_builds_of_a_single_earlier_night_show_the_noise() -> None:
     row = judged(night(0, [1e-3, 1.1e-3, 0.9e-3]), night(1, [1.5e-3] * BUILDS))
     assert (row["verdict"], math.isfinite(row["noise"])) == ("within noise", True)
     assert judged(night(0, [1e-3]), night(1, [1.5e-3]))["verdict"] == "regressed"

@@ -34,10 +34,10 @@ def layer(release: str, errors: list[float], **changes: Any) -> Rows:
     return tensor_rows(release, errors, tensor="t", kind="layer", **changes)
 
 
-def test_only_engines_that_were_built_less_often_than_asked_for_are_told() -> None:
+def test_only_engines_with_fewer_builds_than_requested_are_reported() -> None:
     assert "builds within" not in compared(built("old"), built("new"), repeats=3).reason
-    told = compared(built("old"), built("new", 2), repeats=3).reason
-    assert told.endswith("; new: 2 of 3 builds within the time limit")
+    text = compared(built("old"), built("new", 2), repeats=3).reason
+    assert text.endswith("; new: 2 of 3 builds within the time limit")
 
 
 def test_an_expired_waiver_lets_no_engine_pass_that_cannot_be_built() -> None:

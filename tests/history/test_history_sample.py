@@ -68,7 +68,7 @@ def level(errors: pd.Series) -> float:
 
 
 def trace(folder: Path) -> int:
-    """Hold every number of the page's tables against the Parquet; return how many rows there were."""
+    """Compare every number of the page's tables with the Parquet; return how many rows there were."""
     history = harness.load_history(folder / "drift.parquet")
     page = Tables((folder / "drift.html").read_text(encoding="utf-8"))
     old, *newer = json.loads((folder / "drift.json").read_text())["releases"]
@@ -91,7 +91,7 @@ def trace(folder: Path) -> int:
 
 
 def trace_run(run: dict[str, Any], rows: pd.DataFrame) -> None:
-    """Hold what is said of each build against the Parquet: whether it fails, its error, its precisions."""
+    """Compare what is said of each build with the Parquet: whether it fails, its error, its precisions."""
     failing = {}
     for side in ("old", "new"):
         mine = rows[rows["release"] == run[side]]
@@ -108,9 +108,9 @@ def trace_run(run: dict[str, Any], rows: pd.DataFrame) -> None:
             )
         worst, outputs = run["worst"], mine[mine["kind"] == "output"]
         if worst is not None and worst["sample"] >= 0 and len(outputs):
-            told = outputs[(outputs["tensor"] == worst["tensor"]) & (outputs["sample"] == worst["sample"])]
+            shown = outputs[(outputs["tensor"] == worst["tensor"]) & (outputs["sample"] == worst["sample"])]
             assert [float(build["error"]) for build in run["builds"][side]] == pytest.approx(
-                told["error"].tolist()
+                shown["error"].tolist()
             )
     names = {(False, False): "none", (True, False): "older", (False, True): "newer", (True, True): "both"}
     assert run["fails_on"] == names[len(failing["old"]) > 0, len(failing["new"]) > 0], run
@@ -196,7 +196,7 @@ def test_the_kept_sample_says_what_fails_and_which_builds_differ() -> None:
 
 
 @pytest.mark.skipif(not (KEPT / "drift.parquet").exists(), reason="no sample is kept")
-def test_the_kept_sample_tells_the_largest_error_of_the_outputs_as_progress_does() -> None:
+def test_the_kept_sample_names_the_largest_error_of_the_outputs_as_progress_does() -> None:
     history = harness.load_history(KEPT / "drift.parquet", columns=["case", "release", "kind", "error"])
     outputs = history[(history["kind"] == "output") & (history["case"] == "lstm")]
     largest = outputs.groupby("release", observed=True)["error"].max()

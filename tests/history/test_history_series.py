@@ -85,7 +85,7 @@ def test_a_night_like_the_others_does_not_drift(tmp_path: Path) -> None:
     assert all(one.steps == () for one in report.series)
 
 
-def test_a_fault_is_told_on_the_night_that_it_comes(tmp_path: Path) -> None:
+def test_a_fault_is_reported_on_its_first_night(tmp_path: Path) -> None:
     nights(tmp_path, [*noisy(30), 2e-3])
     report = nightly_report(tmp_path)
     (run,) = report.runs
@@ -95,7 +95,7 @@ def test_a_fault_is_told_on_the_night_that_it_comes(tmp_path: Path) -> None:
     assert all(one.steps == () for one in report.series), "one night is no step"
 
 
-def test_a_step_is_told_with_its_night(tmp_path: Path) -> None:
+def test_a_step_is_reported_with_its_night(tmp_path: Path) -> None:
     nights(tmp_path, [*noisy(25), *noisy(15, 1.6e-3)])
     report = nightly_report(tmp_path, last=39)
     (one,) = report.series
@@ -111,7 +111,7 @@ def test_a_step_is_told_with_its_night(tmp_path: Path) -> None:
     assert tone_of(report) == "calm"
 
 
-def test_a_level_that_creeps_is_told_though_no_night_moves(tmp_path: Path) -> None:
+def test_a_creeping_level_is_reported_although_no_night_moves(tmp_path: Path) -> None:
     nights(tmp_path, [error * 1.8 ** (night / 30) for night, error in enumerate(noisy(31))])
     report = nightly_report(tmp_path)
     assert (report.rises, report.creeping, report.exit_code) == (0, 1, 0)
@@ -162,7 +162,7 @@ def test_a_run_is_reported_though_another_job_ended_after_it(tiny_cases, tmp_pat
     assert report.old == "the run before"
 
 
-def test_a_given_night_is_held_against_those_before_it_alone(tmp_path: Path) -> None:
+def test_a_given_night_is_compared_only_with_those_before_it(tmp_path: Path) -> None:
     nights(tmp_path, [*noisy(8), 1.0, 1.0])
     tonight = list_newest(tmp_path, 3)[0]
     report = nightly_report(tmp_path, newest=tonight)
@@ -203,7 +203,7 @@ def test_nights_on_another_gpu_are_left_out(tmp_path: Path, footer: bool) -> Non
     assert len(report.series[0].runs) == 6
 
 
-def test_a_night_that_does_not_tell_its_gpu_is_held_against_all(tmp_path: Path) -> None:
+def test_a_night_without_a_known_gpu_is_compared_with_all(tmp_path: Path) -> None:
     nights(tmp_path, noisy(5), facts=H200)
     write_night(tmp_path, 5, 1e-3, verdict="error", reason="segmentation fault")
     assert nightly_report(tmp_path).old == "the 5 runs before"
@@ -224,7 +224,7 @@ def test_the_first_night_on_another_gpu_is_a_first_night_and_says_so(tmp_path: P
 
 
 @pytest.mark.parametrize("footer", [True, False])
-def test_what_changed_since_the_night_before_is_told(tmp_path: Path, footer: bool) -> None:
+def test_changes_since_the_night_before_are_reported(tmp_path: Path, footer: bool) -> None:
     nights(tmp_path, noisy(5), facts=H200, footer=footer)
     write_night(tmp_path, 5, 2e-3, facts={**H200, "driver": "580", "tensorrt": "8.6.1"}, footer=footer)
     report = nightly_report(tmp_path)
@@ -235,7 +235,7 @@ def test_what_changed_since_the_night_before_is_told(tmp_path: Path, footer: boo
     )
     assert report.to_dict()["changed"][0] == {"what": "driver", "before": "550", "now": "580"}
     write_night(tmp_path, 6, 2e-3, facts={**H200, "driver": "580", "tensorrt": "8.6.1"}, footer=footer)
-    assert nightly_report(tmp_path).changed == (), "it is told on the night that it came"
+    assert nightly_report(tmp_path).changed == (), "it is reported on the night that it came"
 
 
 def test_the_first_night_has_nothing_before_it(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_an_engine_that_could_not_be_built_tonight_is_an_error(tmp_path: Path) -
     assert "segmentation fault" in report.runs[0].reason
 
 
-def test_steps_are_told_from_the_fewest_nights_on_that_can_show_one(tmp_path: Path) -> None:
+def test_steps_are_reported_as_soon_as_there_are_enough_nights(tmp_path: Path) -> None:
     nights(tmp_path, [*noisy(10), *noisy(MIN_NIGHTS - 11, 1.6e-3)])
     assert [one.steps for one in nightly_report(tmp_path).series] == [None]
     write_night(tmp_path, MIN_NIGHTS - 1, 1.6e-3)
@@ -296,12 +296,12 @@ def test_the_mean_of_a_nights_builds_is_its_point(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("errors", "expected"), [([1e-3, math.inf, 3e-3], 2e-3), ([1e-3, math.inf, math.nan], math.inf)]
 )
-def test_one_build_that_overflows_is_no_night_that_does(errors: list[float], expected: float) -> None:
+def test_one_overflowing_build_does_not_make_the_night_overflow(errors: list[float], expected: float) -> None:
     (one,) = series_of(pd.DataFrame(tensor_rows("trt", errors)), Floors())
     assert one.errors == pytest.approx((expected,))
 
 
-def test_a_single_release_can_be_held_against_its_earlier_nights(tiny_cases, tmp_path: Path) -> None:
+def test_a_single_release_can_be_compared_with_its_earlier_nights(tiny_cases, tmp_path: Path) -> None:
     folder = tiny_cases("clean")
 
     def night(release: str):
@@ -325,7 +325,7 @@ def built(*groups: str) -> str:
     return json.dumps(layers)
 
 
-def test_a_fusion_that_is_gone_tonight_is_told_against_the_last_night_that_was_judged(tmp_path: Path) -> None:
+def test_a_vanished_fusion_is_compared_with_the_last_night_that_was_judged(tmp_path: Path) -> None:
     errors = noisy(4)
     write_night(tmp_path, 0, errors[0], structure=built("t0", "t1", "y"))
     write_night(tmp_path, 1, errors[1], structure=built("t0+t1", "y"))
@@ -368,7 +368,7 @@ def write_cases(folder: Path, night: int, cases: dict[str, str], skipped: tuple[
         writer.finish({})
 
 
-def test_what_the_last_night_had_and_tonight_has_not_is_told(tmp_path: Path) -> None:
+def test_runs_of_the_last_night_that_are_missing_tonight_are_reported(tmp_path: Path) -> None:
     write_cases(tmp_path, 0, {"calm": "m", "older": "m"})
     write_cases(tmp_path, 1, {"calm": "m", "gone": "m", "idle": "m", "changed": "m", "off": "m"}, ("off",))
     write_cases(tmp_path, 2, {"calm": "m", "idle": "m", "changed": "n", "added": "m"}, ("idle",))

@@ -59,7 +59,7 @@ def test_exactly_constant_levels_and_infinite_ones() -> None:
     assert steps([1e-3] * 400) == ()
 
 
-def test_a_step_below_the_floor_is_none_however_certain() -> None:
+def test_a_step_below_the_floor_does_not_count_however_certain() -> None:
     values = [1e-3] * 30 + [1.1e-3] * 30
     assert steps(values) == ()
     assert [step.place for step in steps(values, relative=0.05)] == [30]
@@ -72,7 +72,7 @@ def test_fewer_nights_raise_no_alarm() -> None:
     assert len(steps([*values, 1.0])) == 1
 
 
-def test_one_bad_night_is_no_step() -> None:
+def test_one_bad_night_is_not_a_step() -> None:
     values = 1e-3 * (1 + 0.05 * STREAM.standard_normal(60))
     values[40] = 1.0
     values[59] = 1.0
@@ -103,7 +103,7 @@ def shaken(values):
 
 
 @pytest.mark.parametrize(("ratio", "nights"), [(10, 120), (1.8, 31), (3, 60), (0.1, 120)])
-def test_a_level_that_creeps_is_no_step(ratio: float, nights: int) -> None:
+def test_a_creeping_level_is_not_a_step(ratio: float, nights: int) -> None:
     one = series(shaken(1e-3 * ratio ** (np.arange(nights) / (nights - 1))))
     assert one.steps, "it has steps, at places that mean nothing"
     assert one.creep is not None
@@ -114,7 +114,7 @@ def test_a_level_that_creeps_is_no_step(ratio: float, nights: int) -> None:
 
 
 @pytest.mark.parametrize("nights", [(25, 6), (15, 16), (6, 25), (30, 30)])
-def test_a_step_to_the_worse_is_told_for_as_long_as_its_level_holds(nights: tuple[int, int]) -> None:
+def test_a_step_up_is_reported_for_as_long_as_its_level_lasts(nights: tuple[int, int]) -> None:
     values = shaken(np.repeat([1e-3, 2e-3], nights))
     one = series(values)
     assert (one.creep, one.rise) == (None, one.steps[0])
@@ -123,7 +123,7 @@ def test_a_step_to_the_worse_is_told_for_as_long_as_its_level_holds(nights: tupl
     assert series([*values, 1e-3]).rise is None, "tonight it is gone"
 
 
-def test_a_step_to_the_better_and_one_there_and_back_are_not_told() -> None:
+def test_a_step_down_and_one_up_and_down_are_not_reported() -> None:
     for levels in ([2e-3, 1e-3], [1e-3, 2e-3, 0.5e-3]):
         one = series(shaken(np.repeat(levels, 20)))
         assert (bool(one.steps), one.rise, one.creep, series_text(one)) == (True, None, None, "")

@@ -113,7 +113,7 @@ def test_a_file_alone_can_be_loaded(tmp_path: Path) -> None:
     assert list(harness.load_history(file)["case"]) == ["a"]
 
 
-def test_where_there_is_no_history(tmp_path: Path) -> None:
+def test_a_missing_history_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HistoryError, match="holds no history"):
         harness.load_history(tmp_path / "nowhere")
 
@@ -175,7 +175,7 @@ def test_of_several_interrupted_jobs_the_newest_of_the_same_plan_is_resumed(tmp_
         pass
 
 
-def test_a_part_says_what_it_was_made_from(tmp_path: Path) -> None:
+def test_a_part_keeps_the_hashes_of_what_it_was_made_from(tmp_path: Path) -> None:
     with RunWriter(tmp_path, PLAN) as writer:
         writer.write("a", [row("a")], CaseHashes(model="abc"))
         writer.write("b", [row("b")])
@@ -234,9 +234,9 @@ def test_a_damaged_file_is_an_error_by_itself_and_skipped_among_others(
     path = damage(tmp_path, how)
     with pytest.raises(HistoryError, match=f"{path.name}: .*{message}"):
         harness.load_history(path)
-    with pytest.warns(HistoryWarning, match=f"{path.name}: .*{message}.*: skipped") as told:
+    with pytest.warns(HistoryWarning, match=f"{path.name}: .*{message}.*: skipped") as warned:
         assert list(harness.load_history(tmp_path)["case"]) == ["kept"]
-    assert len(told) == 1
+    assert len(warned) == 1
 
 
 def test_a_file_that_another_tool_wrote_again_has_the_types_of_the_others(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_file_is_read_without_a_look_at_its_neighbours(tmp_path: Path) -> None
     assert interrupt(tmp_path) == interrupted(tmp_path, PLAN)
 
 
-def test_a_folder_of_something_else_is_no_interrupted_run(tmp_path: Path) -> None:
+def test_another_folder_is_not_taken_for_an_interrupted_run(tmp_path: Path) -> None:
     (tmp_path / "spare.parts").mkdir()
     (tmp_path / "spare.parts" / "plan.json").write_text("[]")
     assert list_runs(tmp_path) == []

@@ -35,7 +35,7 @@ def changes(old: list[Engine], new: list[Engine]) -> list[tuple[Change, str, str
     return [(item.change, item.old, item.new) for item in compare_structures(old, new)]
 
 
-def test_the_same_structure_is_no_change() -> None:
+def test_the_same_structure_has_not_changed() -> None:
     assert compare_structures([FUSED] * 3, [FUSED] * 3) == []
 
 
@@ -57,7 +57,7 @@ def test_a_fusion_that_lost_a_member() -> None:
     assert changes([FUSED], [new]) == [(Change.FUSION_CHANGED, "add1 + conv1 + relu1", "add1 + conv1")]
 
 
-def test_what_rebuilding_does_too_is_no_change() -> None:
+def test_what_rebuilding_also_does_does_not_count_as_a_change() -> None:
     assert compare_structures([FUSED, APART, FUSED], [APART, APART, APART]) == []
     assert compare_structures([APART, APART, APART], [FUSED, APART, FUSED]) == []
 
@@ -106,7 +106,7 @@ def test_a_quantized_convolution_that_lost_its_add() -> None:
     assert "fused with" in left[0].old
 
 
-def test_what_only_some_builds_do_with_quantizers_is_no_change() -> None:
+def test_what_only_some_builds_do_with_quantizers_does_not_count_as_a_change() -> None:
     fused = engine(layer("dq1", "conv1", "add1", "q1", precision="int8"))
     apart = engine(layer("dq1", "conv1", precision="int8"), layer("add1", precision="int8"), layer("q1"))
     found = compare_structures([fused] * 3, [apart, fused, apart])
