@@ -25,21 +25,13 @@ CROWDED_FOLDERS = {}
 
 LOOSE_TYPES = {
     "diagnosis.Subject.fingerprint",
-    "environments.Supervisor.ask",
-    "environments.Supervisor.call",
     "environments.add_environment(build)",
     "text.command(words)",
     "worker.protocol.Choice.place",
     "worker.protocol.Choice.variant",
-    "worker.protocol.FrameReader.feed",
-    "worker.protocol.from_plain",
     "worker.protocol.from_plain(document)",
-    "worker.protocol.from_plain(kind)",
-    "worker.protocol.message_from_json",
     "worker.protocol.message_from_json(document)",
     "worker.protocol.message_to_json",
-    "worker.protocol.use_socket",
-    "worker.protocol.use_socket(act)",
 }
 """Package and name: an attribute, a parameter or what is returned has a type with `Any` or `object` in it."""
 

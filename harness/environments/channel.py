@@ -9,7 +9,6 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from harness.worker import protocol
 
@@ -71,7 +70,7 @@ class Channel:
         except OSError:
             raise ChannelClosed from None
 
-    def receive(self, number: int, deadline: float) -> Any:
+    def receive(self, number: int, deadline: float) -> protocol.Message:
         """The message with the id `number`: nothing else may come.
 
         Raises:

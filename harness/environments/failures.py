@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.environments.config import Environment
 from harness.errors import (
@@ -32,7 +33,7 @@ _FAULT_HINTS = {
 }
 
 
-def describe(message: protocol.Request) -> str:
+def describe(message: protocol.Answered[Any]) -> str:
     """One line that says what is asked."""
     if isinstance(message, protocol.Compile):
         return f"compiling {Path(message.build.model_path).stem} at {message.build.precision}"

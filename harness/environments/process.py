@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from harness.environments import failures
 from harness.environments.channel import Channel, ChannelClosed, ChannelLate, Listener, left
@@ -29,6 +29,7 @@ from harness.environments.config import Environment
 from harness.environments.folders import ScratchFolder
 from harness.errors import CandidateError, WorkerCrashedError
 from harness.worker import protocol
+from harness.worker.protocol import Answered
 
 _KEPT_BYTES = 128 * 1024
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -71,6 +72,7 @@ def _printable(character: str) -> bool:
     return character.isprintable() or character == "\t"
 
 
+R = TypeVar("R")
 _GRACE_SECONDS = 1.0  # between asking a process to end and ending it
 _SHUTDOWN_SECONDS = 10.0
 _living: weakref.WeakSet[WorkerProcess] = weakref.WeakSet()
@@ -120,7 +122,7 @@ class WorkerProcess:
         """The last lines that the worker printed."""
         return () if self._log is None else self._log.lines(count)
 
-    def request(self, message: protocol.Request, seconds: float) -> Any:
+    def request(self, message: Answered[R], seconds: float) -> R | protocol.Error:
         """Send `message` and wait for its reply, which may be a `protocol.Error`.
 
         Whatever is raised, KeyboardInterrupt too, the worker has been ended by then.
@@ -139,7 +141,7 @@ class WorkerProcess:
             reply = self._channel.receive(self._number, deadline)
             if not isinstance(reply, (protocol.REPLIES[type(message)], protocol.Error)):
                 raise protocol.WireError(f"{type(reply).__name__} does not answer {type(message).__name__}")
-        return reply
+        return cast("R | protocol.Error", reply)
 
     def close(self, seconds: float = _SHUTDOWN_SECONDS) -> None:
         """Let the worker free what it holds and exit, and see to it. Calling it twice is allowed."""

@@ -8,7 +8,7 @@ import re
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.environments import failures
 from harness.environments.config import Environment
@@ -17,6 +17,7 @@ from harness.environments.process import WorkerProcess
 from harness.errors import CandidateError
 from harness.tensors import atomic_path
 from harness.worker import protocol
+from harness.worker.protocol import Answered
 
 
 class TimingCacheFile:
@@ -67,6 +68,7 @@ class TimingCacheFile:
         )
 
 
+R = TypeVar("R")
 _PROBE = protocol.Probe()
 #: After so many failures to start, one after the other, the last one is all that is said.
 _STARTS = 2
@@ -160,8 +162,8 @@ class Supervisor:
             self.generation += 1
             return self._process
 
-    def ask(self, message: protocol.Request, seconds: float | None = None) -> Any:
-        """The reply to `message`: of the type that `protocol.REPLIES` names, or a `protocol.Error`.
+    def ask(self, message: Answered[R], seconds: float | None = None) -> R | protocol.Error:
+        """The reply to `message`, or an `Error`.
 
         A worker that says that it cannot be trusted any more is ended here; the next call gets another.
 
@@ -183,7 +185,7 @@ class Supervisor:
                 self._after_build(worker, reply)
             return reply
 
-    def call(self, message: protocol.Request, seconds: float | None = None) -> Any:
+    def call(self, message: Answered[R], seconds: float | None = None) -> R:
         """As `ask`, but an `Error` is raised.
 
         Raises:
@@ -195,7 +197,7 @@ class Supervisor:
                 raise self.refusal(message, reply)
             return reply
 
-    def refusal(self, message: protocol.Request, error: protocol.Error) -> CandidateError:
+    def refusal(self, message: Answered[R], error: protocol.Error) -> CandidateError:
         """The exception that says what `error` says, with the last lines of the log."""
         log = () if self._process is None else self._process.log(15)
         return failures.refused(self.environment, failures.describe(message), error, log)
@@ -267,7 +269,7 @@ class Supervisor:
             raise
         return worker
 
-    def _checked(self, worker: WorkerProcess, message: protocol.Request, seconds: float) -> Any:
+    def _checked(self, worker: WorkerProcess, message: Answered[R], seconds: float) -> R:
         reply = worker.request(message, seconds)
         if isinstance(reply, protocol.Error):
             raise failures.refused(self.environment, failures.describe(message), reply, worker.log(15))
@@ -302,7 +304,7 @@ class Supervisor:
                 self._cache.store(copy)
         copy.unlink(missing_ok=True)
 
-    def _limit(self, message: protocol.Request) -> float:
+    def _limit(self, message: Answered[Any]) -> float:
         limits = self.environment.limits
         if isinstance(message, protocol.BuildRequest):
             return limits.build

@@ -129,6 +129,9 @@ def test_json_of_a_message_is_plain() -> None:
 
 def test_every_request_has_a_reply() -> None:
     assert set(protocol.REPLIES) == set(typing.get_args(protocol.Request))
+    for kind, reply in protocol.REPLIES.items():
+        (named,) = typing.get_args(kind.__orig_bases__[0])
+        assert named.__forward_arg__ == reply.__name__
     assert set(protocol.REPLIES.values()) < set(typing.get_args(protocol.Reply))
     assert {kind.__name__ for kind in MESSAGES} == set(messages._TYPES)
 

@@ -21,6 +21,7 @@ from .kernels import RefusedNode as RefusedNode
 from .messages import KINDS as KINDS
 from .messages import PROTOCOL as PROTOCOL
 from .messages import REPLIES as REPLIES
+from .messages import Answered as Answered
 from .messages import BuildReply as BuildReply
 from .messages import BuildRequest as BuildRequest
 from .messages import Compile as Compile

@@ -2,20 +2,23 @@
 
 import dataclasses
 import typing
-from typing import Any, List, Tuple, Type, Union
+from typing import Any, List, Tuple, Type, TypeVar, Union
+
+T = TypeVar("T")
 
 
 class MessageError(ValueError):
     """A message does not have the form that its type promises."""
 
 
-def from_plain(kind: Type[Any], document: Any) -> Any:
+def from_plain(kind: Type[T], document: Any) -> T:
     """The `kind`, a frozen dataclass, whose `dataclasses.asdict` is `document`.
 
     Raises:
         MessageError: a field is missing, unknown or of the wrong type.
     """
-    return _build(kind, document, kind.__name__)
+    built: T = _build(kind, document, kind.__name__)
+    return built
 
 
 def _build(kind: Type[Any], values: Any, where: str) -> Any:

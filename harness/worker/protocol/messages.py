@@ -10,7 +10,7 @@ Paths are absolute and the same on both sides: a container must mount them where
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, Optional, Tuple, Type, Union
+from typing import Any, Dict, Generic, Iterable, Optional, Tuple, Type, TypeVar, Union
 
 from .codec import MessageError, from_plain
 from .facts import BuildOption, EngineFacts, Latency, Shape
@@ -19,6 +19,13 @@ from .tactics import TacticOrders
 
 #: Raised by one whenever a message changes. Host and worker must agree exactly.
 PROTOCOL = 3
+
+
+R = TypeVar("R")
+
+
+class Answered(Generic[R]):
+    """A request that a reply of type `R` answers when it does not fail."""
 
 
 # --- the worker introduces itself ---------------------------------------------------------------------------
@@ -40,7 +47,7 @@ class Hello:
 
 
 @dataclass(frozen=True)
-class Ping:
+class Ping(Answered["Done"]):
     """Answered by `Done` at once."""
 
 
@@ -53,12 +60,12 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Shutdown:
+class Shutdown(Answered["Done"]):
     """Answered by `Done`; then the worker frees what it holds and exits with status 0."""
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(Answered["ProbeReply"]):
     """Ask what this environment is and can do.
 
     Args:
@@ -128,7 +135,7 @@ class NodeHint:
 
 
 @dataclass(frozen=True)
-class BuildRequest:
+class BuildRequest(Answered["BuildReply"]):
     """Build one engine and keep it.
 
     Args:
@@ -187,7 +194,7 @@ class BuildReply:
 
 
 @dataclass(frozen=True)
-class Compile:
+class Compile(Answered["CompileReply"]):
     """Parse and build, and say what became of the model: `build` is what would be asked for if it were to be run."""
 
     build: BuildRequest
@@ -201,7 +208,7 @@ class CompileReply:
 
 
 @dataclass(frozen=True)
-class InferRequest:
+class InferRequest(Answered["InferReply"]):
     """Run an engine once to read its tensors, and `repeats` times more to time it.
 
     Args:
@@ -239,21 +246,21 @@ class InferReply:
 
 
 @dataclass(frozen=True)
-class Release:
+class Release(Answered["Done"]):
     """Free an engine. Answered by `Done`, also when there is no such engine."""
 
     engine_id: str
 
 
 @dataclass(frozen=True)
-class SaveCache:
+class SaveCache(Answered["Done"]):
     """Write the timing cache to `path`, atomically. Answered by `Done`."""
 
     path: str
 
 
 @dataclass(frozen=True)
-class LoadCache:
+class LoadCache(Answered["Done"]):
     """Take the timing cache from `path`. One that is refused is no error: see `Done`."""
 
     path: str
@@ -280,7 +287,7 @@ class Error:
 
 Request = Union[Ping, Shutdown, Probe, BuildRequest, Compile, InferRequest, Release, SaveCache, LoadCache]
 Reply = Union[Hello, Done, ProbeReply, BuildReply, CompileReply, InferReply, Error]
-Message = Union[Request, Reply]
+Message = Union[Answered[Any], Reply]
 
 #: What answers what, when it does not fail.
 REPLIES: Dict[Type[Any], Type[Any]] = {
@@ -306,10 +313,10 @@ def message_to_json(message: Message) -> Dict[str, Any]:
     name = type(message).__name__
     if name not in _TYPES:
         raise MessageError("{!r} is no message".format(name))
-    return {"type": name, **dataclasses.asdict(message)}
+    return {"type": name, **dataclasses.asdict(message)}  # type: ignore[arg-type]  # each of _TYPES is a dataclass
 
 
-def message_from_json(document: Any) -> Any:
+def message_from_json(document: Any) -> Message:
     """The message of a JSON object.
 
     Raises:
@@ -322,7 +329,8 @@ def message_from_json(document: Any) -> Any:
     name = fields.pop("type", None)
     if name not in _TYPES:
         raise MessageError("no message is called {!r}".format(name))
-    return from_plain(_TYPES[name], fields)
+    message: Message = from_plain(_TYPES[name], fields)
+    return message
 
 
 #: kind: what it means, and what the host does.

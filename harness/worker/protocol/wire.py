@@ -9,7 +9,7 @@ import json
 import os
 import struct
 import zlib
-from typing import Any, Callable, List, Tuple
+from typing import Callable, List, Tuple
 
 from . import messages
 
@@ -41,14 +41,14 @@ class FrameReader:
     def __init__(self) -> None:
         self._pending = bytearray()
 
-    def feed(self, data: bytes) -> List[Tuple[int, Any]]:
+    def feed(self, data: bytes) -> List[Tuple[int, messages.Message]]:
         """Take `data` and return the (id, message) pairs that are whole now.
 
         Raises:
             WireError: a wrong magic, version, checksum or length, or a payload that is no message.
         """
         self._pending += data
-        found: List[Tuple[int, Any]] = []
+        found: List[Tuple[int, messages.Message]] = []
         while len(self._pending) >= _HEADER.size:
             magic, protocol, length, checksum = _HEADER.unpack_from(self._pending)
             if magic != MAGIC:
@@ -70,7 +70,7 @@ class FrameReader:
         return found
 
 
-def _decode(payload: bytes) -> Tuple[int, Any]:
+def _decode(payload: bytes) -> Tuple[int, messages.Message]:
     try:
         document = json.loads(payload.decode())
         number = document["id"]
@@ -85,12 +85,13 @@ def _decode(payload: bytes) -> Tuple[int, Any]:
 _LONGEST_SOCKET_PATH = 107  # the kernel takes no more bytes
 
 
-def use_socket(path: str, act: Callable[[str], Any]) -> Any:
+def use_socket(path: str, act: Callable[[str], None]) -> None:
     """Call `act` (a socket's `bind` or `connect`) with `path`, spelled so that it fits whatever its length."""
     if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
-        return act(path)
+        act(path)
+        return
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return act("/proc/self/fd/{}/{}".format(folder, os.path.basename(path)))
+        act("/proc/self/fd/{}/{}".format(folder, os.path.basename(path)))
     finally:
         os.close(folder)
