@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from harness.comparison import GateResult
-from harness.diagnosis import JudgedEvaluation, TensorRange, badness
+from harness.diagnosis import JudgedEvaluation, TensorRange
 from harness.explore.commands import Order
-from harness.judge import LayerResult, OutputResult
+from harness.judge import LayerResult
 from harness.model import NodeInfo
 from harness.search import Outcome, SearchVerdict
 
@@ -22,25 +21,17 @@ class TryResult:
         kept: the nodes that were in FP32, in topological order.
         nodes: how many nodes the precision lowers.
         evaluation: its outcome and outputs.
-        recalled: an earlier session or a diagnosis evaluated it.
     """
 
     candidate: str
     kept: tuple[str, ...]
     nodes: int
     evaluation: JudgedEvaluation
-    recalled: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether every gate holds."""
         return self.evaluation.passed
-
-    @property
-    def worst(self) -> tuple[OutputResult, GateResult] | None:
-        """The gate that is furthest beyond its limit, or nearest to it, with its output; None without gates."""
-        pairs = [(output, gate) for output in self.evaluation.outputs for gate in output.gates]
-        return max(pairs, key=lambda pair: badness([replace(pair[0], gates=(pair[1],))]), default=None)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ from harness.diagnosis import (
     GATES_PHASE,
     Context,
     DiagnosisJournal,
-    Effects,
-    Evaluator,
     JudgedEvaluation,
     Prediction,
     SearchSetup,
@@ -40,7 +38,7 @@ class Record:
     The journal is open only while something is evaluated, so that a diagnosis may use it in between.
 
     Args:
-        notebook: holds the journal.
+        journal: holds the journal of the search.
         subject: the model on the candidate that evaluates.
         name: name of the journal.
 
@@ -48,8 +46,8 @@ class Record:
         JournalError: the journal belongs to another problem, is damaged, or another process is writing to it.
     """
 
-    def __init__(self, notebook: DiagnosisJournal, subject: Subject, name: str) -> None:
-        self.notebook = notebook
+    def __init__(self, journal: DiagnosisJournal, subject: Subject, name: str) -> None:
+        self.journal = journal
         self.subject = subject
         self.name = name
         self.known: dict[frozenset[str], Evaluation] = {}
@@ -63,9 +61,9 @@ class Record:
 
     def refresh(self) -> None:
         """Read what others have written."""
-        with self.notebook.of_search(self.name, self.problem) as journal:
-            assert journal is not None
-            self.known |= {record.treated: record.evaluation for record in journal.records}
+        with self.journal.of_search(self.name, self.problem) as search_journal:
+            assert search_journal is not None
+            self.known |= {record.treated: record.evaluation for record in search_journal.records}
 
     def add(self, kept: frozenset[str], evaluation: Evaluation) -> None:
         """Write an evaluation to disk; one with the outcome that is known already is not repeated.
@@ -79,18 +77,16 @@ class Record:
             return
         known = self.known.get(kept)
         if known is None or known.outcome is not evaluation.outcome:
-            with self.notebook.of_search(self.name, self.problem) as journal:
-                assert journal is not None
-                journal.append(kept, evaluation)
+            with self.journal.of_search(self.name, self.problem) as search_journal:
+                assert search_journal is not None
+                search_journal.append(kept, evaluation)
         self.known[kept] = evaluation
 
-    def result(
-        self, kept: frozenset[str], evaluation: JudgedEvaluation, *, recalled: bool = False
-    ) -> TryResult:
+    def result(self, kept: frozenset[str], evaluation: JudgedEvaluation) -> TryResult:
         """The answer for a configuration."""
         units = self.subject.units
         nodes = tuple(name for name in units if name in kept)
-        return TryResult(self.subject.candidate.name, nodes, len(units), evaluation, recalled)
+        return TryResult(self.subject.candidate.name, nodes, len(units), evaluation)
 
     def _summary(self) -> JournalSummary:
         passing = [kept for kept, trial in self.known.items() if trial.outcome is Outcome.PASS]
@@ -103,19 +99,18 @@ class Evaluations:
     """Evaluates configurations of one model, each a set of nodes that are kept in FP32.
 
     Args:
-        lab: what is explored; its progress follows everything that takes time.
-        notebook: holds the journals.
-        prognosis: the emulator with everything lowered.
+        context: what is explored; its progress follows everything that takes time.
+        prediction: the emulator with everything lowered.
     """
 
-    def __init__(self, lab: Context, notebook: DiagnosisJournal, prognosis: Prediction) -> None:
-        self._lab = lab
-        self.subject = lab.emulated
-        self.prognosis = prognosis
-        self.emulator = Record(notebook, self.subject, OF_CANDIDATE if lab.subject.emulated else OF_EMULATOR)
-        self.engine = None if lab.subject.emulated else Record(notebook, lab.subject, OF_CANDIDATE)
-        self.effects: Effects = lab.effects(prognosis.failing_sample)
-        """Of nodes lowered alone."""
+    def __init__(self, context: Context, prediction: Prediction) -> None:
+        self._context = context
+        self.subject = context.emulated
+        self.prediction = prediction
+        only, journal = context.subject.emulated, context.journal
+        self.emulator = Record(journal, self.subject, OF_CANDIDATE if only else OF_EMULATOR)
+        self.engine = None if only else Record(journal, context.subject, OF_CANDIDATE)
+        context.emulator.failing_sample = prediction.failing_sample
 
     @property
     def earlier(self) -> tuple[JournalSummary, ...]:
@@ -143,14 +138,14 @@ class Evaluations:
 
         The journal keeps it as a diagnosis keeps its own steps: with nothing in FP32 it is the baseline.
         """
-        evaluator = self._lab.evaluator
-        self._lab.report(Stage.CURE, f"build with {len(kept)} nodes in FP32")
+        evaluator = self._context.evaluator
+        self._context.report(Stage.CURE, f"build with {len(kept)} nodes in FP32")
         if kept:
             judged = confirm(evaluator, tuple(kept))
         else:
             judged = evaluator.evaluate(record.subject.plan(), phase=GATES_PHASE, key=BASELINE, thorough=True)
         record.add(kept, judged.trial)
-        return record.result(kept, judged, recalled=judged.recalled)
+        return record.result(kept, judged)
 
     def bisect(self, units: Sequence[str], fixed: frozenset[str]) -> Result:
         """The fewest of `units` that pass together with `fixed`, on the emulator.
@@ -158,15 +153,15 @@ class Evaluations:
         Among all nodes it is the search of a diagnosis. Otherwise every unit is lowered alone, and the ranking is
         searched; each configuration goes to the journal as what it is in the whole model.
         """
-        if not fixed and set(units) == set(self.subject.units) and self.prognosis.fails:
+        if not fixed and set(units) == set(self.subject.units) and self.prediction.fails:
             return self._bisect_everything()
-        evaluator = self._evaluator()
 
         def oracle(treated: frozenset[str]) -> Evaluation:
             kept = fixed | treated
             known = self.emulator.known.get(kept)
             if known is None:
-                known = evaluator.evaluate(self.subject.plan(kept), phase=CURE_PHASE).trial
+                plan = self.subject.plan(kept)
+                known = self._context.emulator.evaluate(plan, phase=CURE_PHASE).trial
                 self.emulator.add(kept, known)
             return known
 
@@ -178,24 +173,21 @@ class Evaluations:
             groups=find_groups(model, units),
             scores=self._scores(units) if helps else None,
         )
-        return search(problem, oracle, on_progress=self._lab.follow("search the island"))
+        return search(problem, oracle, on_progress=self._context.follow("search the island"))
 
     def _scores(self, units: Sequence[str]) -> dict[str, float]:
-        self._lab.report(Stage.CURE, f"lower {len(units)} nodes one at a time")
-        return self.effects.scores(units, inherited(self.subject.model, self.prognosis.introduced, units))
+        self._context.report(Stage.CURE, f"lower {len(units)} nodes one at a time")
+        errors = inherited(self.subject.model, self.prediction.introduced, units)
+        return self._context.effects(self.prediction.failing_sample).scores(units, errors)
 
     def _bisect_everything(self) -> Result:
-        record = self.emulator
-        searching = SearchSetup(record.notebook, record.name, self._lab.follow("search the island"))
-        self._lab.report(Stage.CURE, "lower suspects one at a time")
+        context, record = self._context, self.emulator
+        setup = SearchSetup(record.journal, record.name, context.follow("search the island"))
+        context.report(Stage.CURE, "lower suspects one at a time")
+        effects = context.effects(self.prediction.failing_sample)
         try:
-            cure = cure_on_emulator(self._evaluator(), self.prognosis, self.effects, searching)
+            cure = cure_on_emulator(context.emulator, self.prediction, effects, setup)
         finally:
             record.refresh()
         assert cure.result is not None, "cure_on_emulator always searches"
         return cure.result
-
-    def _evaluator(self) -> Evaluator:
-        evaluator = self._lab.emulator
-        evaluator.failing_sample = self.prognosis.failing_sample
-        return evaluator

@@ -58,11 +58,11 @@ def draw(result: RunResult, folder: Path, path: str | None, *, note: str = "") -
         return Picture(save_error_growth(result, target, note=note))
 
 
-def export(lab: Context, result: TryResult, folder: Path) -> ExportedFiles:
+def export(context: Context, result: TryResult, folder: Path) -> ExportedFiles:
     """Write the files that a diagnosis hands over for an island, without the repro, and the commands in one file.
 
     Args:
-        lab: whose model it is.
+        context: whose model it is.
         result: the island, evaluated.
         folder: where to.
 
@@ -74,7 +74,7 @@ def export(lab: Context, result: TryResult, folder: Path) -> ExportedFiles:
         DiagnosisVerdict.UNRESOLVED, culprits=result.kept, island=result.kept, confirmed=result.passed
     )
     with _writing(folder):
-        handed = write_handover(lab, found, "", folder)
+        handed = write_handover(context, found, "", folder)
         commands = {tool: text for tool, text in handed.recipes.items() if tool not in NO_COMMANDS}
         write_text(folder / RECIPES, "".join(f"# {tool}\n{text}\n\n" for tool, text in commands.items()))
         files = tuple(sorted(path.name for path in folder.iterdir() if path.is_file()))

@@ -10,7 +10,6 @@ from harness.backends import Observation
 from harness.diagnosis import (
     FORMATS,
     Context,
-    Effects,
     Prediction,
     Stage,
     TensorRange,
@@ -36,18 +35,18 @@ class Measurements:
     """Measurements of one model on the emulator.
 
     Args:
-        lab: whose model it is; its progress follows everything that takes time.
+        context: whose model it is; its progress follows everything that takes time.
     """
 
-    def __init__(self, lab: Context) -> None:
-        self._lab = lab
-        self.subject = lab.emulated
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.subject = context.emulated
         self._layers: dict[frozenset[str], tuple[LayerResult, ...]] = {}
 
     def layers(self, kept: frozenset[str]) -> tuple[LayerResult, ...]:
         """Every float tensor in topological order, over all samples, with `kept` in FP32."""
         if kept not in self._layers:
-            self._lab.report(Stage.PREDICT, "measure the layers")
+            self._context.report(Stage.PREDICT, "measure the layers")
             bench = self.subject.bench
             plan = self.subject.plan(kept, observation=Observation.TYPED)
             self._layers[kept], _ = measure_layers(bench, bench.emulator, plan, bench.case.tolerances)
@@ -56,7 +55,7 @@ class Measurements:
     @cached_property
     def ranges(self) -> dict[str, TensorRange]:
         """The values of every float tensor in FP32, over all samples."""
-        self._lab.report(Stage.PREDICT, "measure what the tensors hold")
+        self._context.report(Stage.PREDICT, "measure what the tensors hold")
         bench = self.subject.bench
         found = {}
         for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
@@ -96,31 +95,28 @@ class Measurements:
             case_path=None if case.path is None else str(case.path),
         )
 
-    def explain(
-        self, node: NodeInfo, kept: frozenset[str], prognosis: Prediction, effects: Effects
-    ) -> Explanation:
+    def explain(self, node: NodeInfo, kept: frozenset[str], prediction: Prediction) -> Explanation:
         """Everything that is known of `node`.
 
         Args:
             node: the node.
             kept: names of the nodes that are in FP32.
-            prognosis: the emulator with everything lowered.
-            effects: of nodes lowered alone.
+            prediction: the emulator with everything lowered.
         """
         subject, precision = self.subject, self.subject.precision
         model, limit = subject.model, FORMATS[precision].largest
         if node.name not in subject.units:
             reason = NOT_LOWERED.format(precision=precision)
             return Explanation(node, len(model.nodes), False, False, reason)
-        introduced = prognosis.introduced.get(node.name)
-        usual = usual_error(prognosis.introduced)
+        introduced = prediction.introduced.get(node.name)
+        usual = usual_error(prediction.introduced)
         around = tensors_around(subject, [node], precision).measured(node, introduced, usual)
 
-        def row(held: TensorRange, neighbours: tuple[NodeInfo, ...]) -> TensorRow:
-            return TensorRow(held, neighbours, held.largest / limit)
+        def row(values: TensorRange, neighbours: tuple[NodeInfo, ...]) -> TensorRow:
+            return TensorRow(values, neighbours, values.largest / limit)
 
-        producers = {held.name: model.producer(held.name) for held in around.inputs}
-        inputs = {held.name: held for held in around.inputs}  # a node may read a tensor twice
+        inputs = {values.name: values for values in around.inputs}  # a node may read a tensor twice
+        producers = {name: model.producer(name) for name in inputs}
         readers = tuple(each for each in model.nodes if around.output.name in each.inputs)
         measured = [layer for layer in self.layers(kept) if layer.node == node.name]
         return Explanation(
@@ -128,13 +124,13 @@ class Measurements:
             nodes=len(model.nodes),
             lowered=True,
             kept=node.name in kept,
-            reason=explain_nodes(subject, prognosis, [node.name])[0].why,
+            reason=explain_nodes(subject, prediction, [node.name])[0].why,
             layer=max(measured, key=lambda layer: layer.metrics.nrmse, default=None),
             usual=usual,
-            alone=effects.of([node.name]),
+            alone=self._context.effects(prediction.failing_sample).of([node.name]),
             reads=tuple(
-                row(held, () if (producer := producers[name]) is None else (producer,))
-                for name, held in inputs.items()
+                row(values, () if (producer := producers[name]) is None else (producer,))
+                for name, values in inputs.items()
             ),
             writes=(row(around.output, readers),),
         )

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.diagnosis import LONGEST_COMMAND, badness
+from harness.diagnosis import LONGEST_COMMAND
 from harness.errors import HarnessError
 from harness.explore.answers import (
     BisectResult,
@@ -57,18 +57,18 @@ def _(answer: TryResult) -> RenderableType:
     where = "" if answer.candidate == EMULATOR else f" on {answer.candidate}"
     kept = f"with {len(answer.kept)} of {plural(answer.nodes, 'node')} in FP32"
     several = len({output.tensor for output in evaluation.outputs}) > 1
-    named = f"{answer.worst[0].tensor}:" if several and answer.worst is not None else ""
+    named = f"{evaluation.worst[0].tensor}:" if several and evaluation.worst is not None else ""
     parts = [part for part in (named, measured(answer), kept) if part]
-    took = "remembered" if answer.recalled else brief(evaluation.seconds)
+    took = "remembered" if evaluation.recalled else brief(evaluation.seconds)
     line = Text.assemble(LOOKS[evaluation.outcome], f"{where} {' '.join(parts)}", (f" · {took}", "dim"))
     return Group(line, *(Text(f"  | {text}", style="dim") for text in evaluation.evidence))
 
 
 def measured(answer: TryResult) -> str:
     """`nrmse 3.1e-3 (limit 0.01)`, `12 of 64 elements not finite`, or why there is no number."""
-    if answer.worst is None:
+    if answer.evaluation.worst is None:
         return answer.evaluation.note
-    output, gate = answer.worst
+    output, gate = answer.evaluation.worst
     metrics = output.metrics
     if metrics.incomparable:
         text = metrics.incomparable
@@ -167,8 +167,8 @@ def _(answer: Welcome) -> RenderableType:
 
 def _standing(start: TryResult) -> Text:
     evaluation = start.evaluation
-    output = "" if start.worst is None else f" {shorten(start.worst[0].tensor, LONGEST_NAME)}:"
-    beyond = badness(evaluation.outputs)
+    output = "" if evaluation.worst is None else f" {shorten(evaluation.worst[0].tensor, LONGEST_NAME)}:"
+    beyond = evaluation.badness
     times = f", {multiple(beyond)} the limit" if 1 < beyond < math.inf else ""
     return Text.assemble(LOOKS[evaluation.outcome], f"{output} {measured(start)}{times}")
 

@@ -12,7 +12,6 @@ from harness.case import Case
 from harness.diagnosis import (
     JOURNAL,
     Context,
-    DiagnosisJournal,
     Prediction,
     Progress,
     Stage,
@@ -82,11 +81,10 @@ def open_session(
         check_names(case, bench.model)
         candidate = judge.candidates.get(environment or EMULATOR, bench)
         subject = Subject(bench, choose_precision(case, wanted), candidate)
-        notebook, note = open_journal(
-            journal_folder(subject) if out is None else Path(out) / JOURNAL, subject
-        )
-        lab = Context(subject, journal=notebook, progress=progress)
-        yield Session(lab, notebook, default_folder(subject) if out is None else Path(out), note=note)
+        folder = journal_folder(subject) if out is None else Path(out) / JOURNAL
+        journal, note = open_journal(folder, subject)
+        context = Context(subject, journal=journal, progress=progress)
+        yield Session(context, default_folder(subject) if out is None else Path(out), note=note)
 
 
 class Session:
@@ -95,8 +93,7 @@ class Session:
     Whatever a command raises, KeyboardInterrupt too, what is kept stays as it was before the command.
 
     Args:
-        lab: what is explored; its progress follows everything that takes time.
-        notebook: keeps what is tried.
+        context: what is explored; its journal keeps what is tried, its progress follows what takes time.
         out: the folder for pictures and exports.
         note: what happened to an earlier journal, if something did.
 
@@ -105,9 +102,9 @@ class Session:
         JournalError: a journal cannot be continued.
     """
 
-    def __init__(self, lab: Context, notebook: DiagnosisJournal, out: Path, *, note: str = "") -> None:
-        self.lab = lab
-        self.subject = lab.emulated
+    def __init__(self, context: Context, out: Path, *, note: str = "") -> None:
+        self.context = context
+        self.subject = context.emulated
         if not self.subject.units:
             raise UsageError(
                 f"at {self.subject.precision} the emulator lowers no node of this model: there is nothing to bisect",
@@ -120,14 +117,13 @@ class Session:
         """The nodes in FP32."""
         self.tried: list[TryResult | BisectResult] = []
         self.names = Names(self.subject.model, self.subject.units)
-        self.measurements = Measurements(lab)
-        self.notebook = notebook
+        self.measurements = Measurements(context)
         self._before: list[frozenset[str]] = []
         """What was kept before each change, the oldest first."""
-        lab.report(Stage.GATES, "run the reference and the emulator")
+        context.report(Stage.GATES, "run the reference and the emulator")
         outputs, trial = emulate(self.subject)
-        self.prognosis = Prediction(outputs, trial, self.measurements.layers(frozenset()), ())
-        self.evaluations = Evaluations(lab, notebook, self.prognosis)
+        self.prediction = Prediction(outputs, trial, self.measurements.layers(frozenset()), ())
+        self.evaluations = Evaluations(context, self.prediction)
         self.start = self.latest = self.evaluations.judge(frozenset(), outputs)
 
     @property
@@ -147,7 +143,7 @@ class Session:
     def welcome(self) -> Welcome:
         """What fails, by how much, where it starts, and what to do."""
         layers = self.measurements.layers(frozenset())
-        origins = self.prognosis.origins
+        origins = self.prediction.origins
         engine = self.evaluations.engine
         return Welcome(
             case=self.subject.bench.case.name,
@@ -155,7 +151,7 @@ class Session:
             samples=len(self.subject.bench.feeds),
             start=self.start,
             origins=origins,
-            reason=explain_nodes(self.subject, self.prognosis, [origins[0].node])[0].why if origins else "",
+            reason=explain_nodes(self.subject, self.prediction, [origins[0].node])[0].why if origins else "",
             diverged=sum(layer.diverged for layer in layers),
             layers=len(layers),
             suggested=self._suggested(origins),
@@ -180,7 +176,7 @@ class Session:
             NothingSelectedError: there is no such node or tensor.
         """
         node = self.names.node(name)
-        return self.measurements.explain(node, self.kept, self.prognosis, self.evaluations.effects)
+        return self.measurements.explain(node, self.kept, self.prediction)
 
     def results(self) -> Results:
         """What was tried."""
@@ -302,7 +298,7 @@ class Session:
                 "nothing is kept in FP32 yet: there is nothing to export", hint="`keep` or `bisect` first"
             )
         result = self.evaluations.emulate(self.kept)
-        return export(self.lab, result, self.out if folder is None else typed_path(folder))
+        return export(self.context, result, self.out if folder is None else typed_path(folder))
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

@@ -65,11 +65,11 @@ class Shell:
             self.console.print(render(command))
             return None
         with _OnDemand(self._progress) as progress:
-            self.session.lab.progress = progress
+            self.session.context.progress = progress
             try:
                 answer = self._answer(command)
             finally:
-                self.session.lab.progress = None
+                self.session.context.progress = None
         self.show(answer)
         return answer
 

@@ -152,16 +152,16 @@ def _ranges(answer: Explanation) -> RenderableType:
 
 
 def _add_range(table: Table, label: str, shown: TensorRow, preposition: str) -> None:
-    held = shown.range
-    remarks = [_other(shown.neighbours, preposition, constant=held.constant), *_lost(held)]
+    values = shown.range
+    remarks = [_other(shown.neighbours, preposition, constant=values.constant), *_lost(values)]
     table.add_row(
         label,
-        Text(shorten(held.name, LONGEST_NAME)),
-        number(held.typical),
-        number(held.largest),
+        Text(shorten(values.name, LONGEST_NAME)),
+        number(values.typical),
+        number(values.largest),
         _share(shown.share),
         Text(", ".join(filter(None, remarks))),
-        style="red" if held.overflowing else "",
+        style="red" if values.overflowing else "",
     )
 
 
@@ -181,11 +181,11 @@ def _other(nodes: Sequence[NodeInfo], preposition: str, *, constant: bool) -> st
     return first if len(nodes) == 1 else f"{first} and {len(nodes) - 1} more"
 
 
-def _lost(held: TensorRange) -> Iterable[str]:
-    if held.overflowing:
-        yield f"{percent(held.overflowing)} overflow"
-    if held.flushed:
-        yield f"{percent(held.flushed)} become 0"
+def _lost(values: TensorRange) -> Iterable[str]:
+    if values.overflowing:
+        yield f"{percent(values.overflowing)} overflow"
+    if values.flushed:
+        yield f"{percent(values.flushed)} become 0"
 
 
 def make_grid(style: str = "dim") -> Table:

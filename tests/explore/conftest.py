@@ -46,8 +46,8 @@ def open_small(tmp_path: Path, benches: dict[float, Workbench]) -> Open:
         model = rmsnorm(scale=scale)
         bench = benches.setdefault(scale, make_bench(model, feeds(model, samples=2)))
         subject = Subject(bench, precision, bench.emulator if engine is None else engine(model))
-        notebook = DiagnosisJournal(folder, subject, resume=True)
-        return Session(Context(subject, journal=notebook), notebook, tmp_path / "out")
+        journal = DiagnosisJournal(folder, subject, resume=True)
+        return Session(Context(subject, journal=journal), tmp_path / "out")
 
     return open_
 

@@ -47,7 +47,7 @@ def test_an_engine_is_built_once_for_a_configuration_and_then_recalled(with_work
     assert "FAIL on trt86" in printed
     assert "PASS on trt86" in printed
     assert printed.count("remembered") == 1
-    assert with_worker.lab.cost.builds == 2
+    assert with_worker.context.cost.builds == 2
     assert with_worker.kept == set(ISLAND)
     engine = with_worker.evaluations.engine
     assert engine is not None

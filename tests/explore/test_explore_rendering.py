@@ -69,8 +69,8 @@ def test_try_is_one_line(session: Session) -> None:
 
 
 def test_what_is_not_finite_is_counted(session: Session) -> None:
-    assert session.start.worst is not None
-    output, _ = session.start.worst
+    assert session.start.evaluation.worst is not None
+    output, _ = session.start.evaluation.worst
     output = replace(output, metrics=replace(output.metrics, nonfinite=12, count=64))
     evaluation = replace(session.start.evaluation, outputs=(output,))
     text = shown(replace(session.start, evaluation=evaluation))

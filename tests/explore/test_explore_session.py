@@ -58,8 +58,8 @@ def test_try_says_by_how_much_and_how_long_it_took(session: Session) -> None:
     session.keep(ISLAND)
     result = session.evaluate()
     assert result.kept == ISLAND
-    assert result.worst is not None
-    gate = result.worst[1]
+    assert result.evaluation.worst is not None
+    gate = result.evaluation.worst[1]
     assert (gate.metric, gate.limit) == ("nrmse", 1e-2)
     assert 0 < gate.value < 1e-2
     assert result.evaluation.seconds > 0
@@ -273,8 +273,8 @@ def test_a_folder_that_is_a_file_is_an_error(session: Session, tmp_path: Path) -
 
 
 def journal_of(session: Session, name: str = "islands") -> dict[frozenset[str], Outcome]:
-    path = session.notebook.folder / f"{name}.journal"
-    with Journal.resume(path, island_problem(session.lab.subject)) as journal:
+    path = session.context.journal.folder / f"{name}.journal"
+    with Journal.resume(path, island_problem(session.context.subject)) as journal:
         return {record.treated: record.evaluation.outcome for record in journal.records}
 
 
@@ -301,7 +301,7 @@ def test_another_session_continues_where_the_first_ended(open_small) -> None:
 
 def test_what_a_diagnosis_evaluated_is_known(open_small, tmp_path: Path) -> None:
     first = open_small()
-    investigate(Context(first.subject, journal=first.notebook), Options())
+    investigate(Context(first.subject, journal=first.context.journal), Options())
     assert open_small().welcome().earlier[0].best == ISLAND
 
 
@@ -313,22 +313,22 @@ def test_a_diagnosis_continues_from_engines_built_by_hand(open_small) -> None:
     assert not by_hand.evaluate(engine=True).passed
     by_hand.keep(ISLAND)
     assert by_hand.evaluate(engine=True).passed
-    assert by_hand.evaluate(engine=True).recalled
+    assert by_hand.evaluate(engine=True).evaluation.recalled
 
     later = open_small(engine=engine)
-    subject = later.lab.subject
-    notebook = DiagnosisJournal(later.notebook.folder, subject, resume=True)
-    diagnosis = investigate(Context(subject, journal=notebook), Options(timed=False))
+    subject = later.context.subject
+    journal = DiagnosisJournal(later.context.journal.folder, subject, resume=True)
+    diagnosis = investigate(Context(subject, journal=journal), Options(timed=False))
     assert diagnosis.culprits == ISLAND
     assert diagnosis.confirmed
     unobserved = [plan for plan in subject.candidate.plans if plan.observation == "none"]
     assert unobserved == []
-    assert diagnosis.cost.builds == by_hand.lab.cost.builds + len(subject.candidate.plans)
+    assert diagnosis.cost.builds == by_hand.context.cost.builds + len(subject.candidate.plans)
 
 
 def test_the_journal_is_locked_only_during_a_command(session: Session) -> None:
     session.keep(ISLAND)
-    path = session.notebook.folder / "islands.journal"
+    path = session.context.journal.folder / "islands.journal"
     with Journal.resume(path, island_problem(session.subject)), pytest.raises(JournalError, match="another"):
         session.evaluate()
     assert session.evaluate().passed
