@@ -5,8 +5,8 @@
         print(session.evaluate().passed)
 
 `commands` turns a line into a command and `names` turns patterns into nodes; `session` does what a command says, with
-`evaluations`, `measurements` and `files`, and returns one of the `answers`; `rendering` and `tables` show it;
-`completion` knows what may follow; `shell` joins them for a terminal or a pipe.
+`measurements`, `files` and the `ByHand` of a diagnosis, and returns one of the `answers`; `rendering` and `tables` show
+it; `completion` knows what may follow; `shell` joins them for a terminal or a pipe.
 
 A configuration is the set of nodes that are kept in FP32. Every configuration that is tried goes into the journal of
 `harness diagnose`, under the same problem: `diagnose --resume` does not evaluate again what was tried by hand, and what

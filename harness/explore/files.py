@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from harness.diagnosis import Context, DiagnosisJournal, DiagnosisVerdict, Findings, Subject, write_handover
+from harness.diagnosis import ByHand, DiagnosisJournal, Subject
 from harness.errors import JournalError, UsageError
 from harness.explore.answers import ExportedFiles, Picture, TryResult
 from harness.judge import RunResult
@@ -58,23 +58,19 @@ def draw(result: RunResult, folder: Path, path: str | None, *, note: str = "") -
         return Picture(save_error_growth(result, target, note=note))
 
 
-def export(context: Context, result: TryResult, folder: Path) -> ExportedFiles:
-    """Write the files that a diagnosis hands over for an island, without the repro, and the commands in one file.
+def export(by_hand: ByHand, result: TryResult, folder: Path) -> ExportedFiles:
+    """Write the files that a diagnosis hands over for an island, and all commands in one file.
 
     Args:
-        context: whose model it is.
+        by_hand: makes the files.
         result: the island, evaluated.
         folder: where to.
 
     Raises:
         UsageError: the folder cannot be written to.
     """
-    # By hand it was shown that this island passes, not what kind of fault it cures.
-    found = Findings(
-        DiagnosisVerdict.UNRESOLVED, culprits=result.kept, island=result.kept, confirmed=result.passed
-    )
     with _writing(folder):
-        handed = write_handover(context, found, "", folder)
+        handed = by_hand.write_recipes(result.kept, folder, passes=result.passed)
         commands = {tool: text for tool, text in handed.recipes.items() if tool not in NO_COMMANDS}
         write_text(folder / RECIPES, "".join(f"# {tool}\n{text}\n\n" for tool, text in commands.items()))
         files = tuple(sorted(path.name for path in folder.iterdir() if path.is_file()))

@@ -11,15 +11,14 @@ from pathlib import Path
 from harness.case import Case
 from harness.diagnosis import (
     JOURNAL,
+    ByHand,
     Context,
-    Prediction,
+    JudgedEvaluation,
+    KnownIslands,
     Progress,
-    Stage,
     Subject,
     choose_case,
     choose_precision,
-    emulate,
-    explain_nodes,
     journal_folder,
 )
 from harness.errors import NothingSelectedError, UsageError
@@ -27,6 +26,7 @@ from harness.explore.answers import (
     BisectResult,
     Explanation,
     ExportedFiles,
+    JournalSummary,
     KeptNodes,
     LayerTable,
     Picture,
@@ -35,9 +35,8 @@ from harness.explore.answers import (
     Welcome,
 )
 from harness.explore.commands import Order
-from harness.explore.evaluations import Evaluations
 from harness.explore.files import default_folder, draw, export, open_journal
-from harness.explore.measurements import Measurements
+from harness.explore.measurements import explain, run_result, tabulate
 from harness.explore.names import Names
 from harness.judge import EMULATOR, Judge, LayerResult, check_names
 from harness.search import Outcome
@@ -117,14 +116,12 @@ class Session:
         """The nodes in FP32."""
         self.tried: list[TryResult | BisectResult] = []
         self.names = Names(self.subject.model, self.subject.units)
-        self.measurements = Measurements(context)
         self._before: list[frozenset[str]] = []
         """What was kept before each change, the oldest first."""
-        context.report(Stage.GATES, "run the reference and the emulator")
-        outputs, trial = emulate(self.subject)
-        self.prediction = Prediction(outputs, trial, self.measurements.layers(frozenset()), ())
-        self.evaluations = Evaluations(context, self.prediction)
-        self.start = self.latest = self.evaluations.judge(frozenset(), outputs)
+        self.by_hand = ByHand(context)
+        self.earlier = tuple(_summary(known) for known in self._journals() if known.evaluations)
+        """What the journals held when the session began."""
+        self.start = self.latest = self._result(frozenset(), self.by_hand.start)
 
     @property
     def passes(self) -> bool:
@@ -135,28 +132,28 @@ class Session:
         """The emulator's outcome for what is kept now, if it was evaluated."""
         if not self.kept:
             return self.start.evaluation.outcome
-        evaluation = self.evaluations.emulator.known.get(self.kept)
+        evaluation = self.by_hand.on_emulator.evaluations.get(self.kept)
         return None if evaluation is None else evaluation.outcome
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
     def welcome(self) -> Welcome:
         """What fails, by how much, where it starts, and what to do."""
-        layers = self.measurements.layers(frozenset())
-        origins = self.prediction.origins
-        engine = self.evaluations.engine
+        layers = self.by_hand.layers(frozenset())
+        origins = self.by_hand.prediction.origins
+        engine = self.by_hand.on_engine
         return Welcome(
             case=self.subject.bench.case.name,
             precision=self.subject.precision,
             samples=len(self.subject.bench.feeds),
             start=self.start,
             origins=origins,
-            reason=explain_nodes(self.subject, self.prediction, [origins[0].node])[0].why if origins else "",
+            reason=self.by_hand.why(origins[0].node) if origins else "",
             diverged=sum(layer.diverged for layer in layers),
             layers=len(layers),
             suggested=self._suggested(origins),
             environment=None if engine is None else engine.subject.candidate.name,
-            earlier=self.evaluations.earlier,
+            earlier=self.earlier,
             note=self.note,
         )
 
@@ -167,7 +164,7 @@ class Session:
             NothingSelectedError: a pattern matches nothing.
         """
         nodes = frozenset(self._units(patterns)) if patterns else None
-        return self.measurements.table(nodes, order, self.kept)
+        return tabulate(self.by_hand, nodes, order, self.kept)
 
     def why(self, name: str) -> Explanation:
         """What happens at a node.
@@ -175,12 +172,11 @@ class Session:
         Raises:
             NothingSelectedError: there is no such node or tensor.
         """
-        node = self.names.node(name)
-        return self.measurements.explain(node, self.kept, self.prediction)
+        return explain(self.by_hand, self.names.node(name), self.kept)
 
     def results(self) -> Results:
         """What was tried."""
-        return Results(self.evaluations.earlier, tuple(self.tried))
+        return Results(self.earlier, tuple(self.tried))
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
@@ -226,13 +222,14 @@ class Session:
             JournalError: another process is writing to the journal.
         """
         if not engine:
-            result = self.evaluations.emulate(self.kept)
-        elif self.evaluations.engine is None:
+            result = self._emulate(self.kept)
+        elif self.by_hand.on_engine is None:
             raise UsageError(
                 "there is nowhere to build an engine", hint="start with `harness explore … --env NAME`"
             )
         else:
-            result = self.evaluations.build(self.kept, self.evaluations.engine)
+            known = self.by_hand.on_engine
+            result = self._result(self.kept, self.by_hand.build(self.kept, known), known)
         self.tried.append(result)
         self.latest = result
         return result
@@ -250,18 +247,18 @@ class Session:
         """
         if self.start.passed:
             on_engine = "`harness diagnose … --env` searches on the engine itself"
-            hint = None if self.evaluations.engine is None else on_engine
+            hint = None if self.by_hand.on_engine is None else on_engine
             raise UsageError("nothing fails on the emulator: there is nothing to bisect", hint=hint)
         emulator = self.subject.bench.emulator
         started, before = time.perf_counter(), emulator.evaluations
         units, fixed = self._searched(patterns)
-        found = self.evaluations.bisect(units, fixed)
+        found = self.by_hand.bisect(units, fixed)
         evaluations, seconds = emulator.evaluations - before, time.perf_counter() - started
         answer = BisectResult(
             found.verdict, len(units), found.culprits, len(fixed), found.minimal, evaluations, seconds
         )
         if answer.answered:
-            self.latest = self.evaluations.emulate(fixed.union(found.culprits))
+            self.latest = self._emulate(fixed.union(found.culprits))
             answer = replace(answer, result=self.latest)
             self._change(frozenset(self.latest.kept))
         self.tried.append(answer)
@@ -272,7 +269,7 @@ class Session:
         if patterns:
             units = self._units(patterns)
             return units, self.kept.difference(units)
-        if self.kept and self.evaluations.emulate(self.kept).passed:
+        if self.kept and self._emulate(self.kept).passed:
             return self._ordered(self.kept), frozenset()
         return self.subject.units, frozenset()
 
@@ -285,7 +282,7 @@ class Session:
             UsageError: the file is neither a .png nor a .svg, or cannot be written.
         """
         note = f"{plural(len(self.kept), 'node')} in FP32" if self.kept else ""
-        return draw(self.measurements.run_result(self.kept), self.out, path, note=note)
+        return draw(run_result(self.by_hand, self.kept), self.out, path, note=note)
 
     def export(self, folder: str | None = None) -> ExportedFiles:
         """Write the recipes that keep the nodes in FP32, the list of layers, and a typed model.
@@ -297,10 +294,24 @@ class Session:
             raise UsageError(
                 "nothing is kept in FP32 yet: there is nothing to export", hint="`keep` or `bisect` first"
             )
-        result = self.evaluations.emulate(self.kept)
-        return export(self.context, result, self.out if folder is None else typed_path(folder))
+        result = self._emulate(self.kept)
+        return export(self.by_hand, result, self.out if folder is None else typed_path(folder))
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _emulate(self, kept: frozenset[str]) -> TryResult:
+        return self._result(kept, self.by_hand.evaluate(kept))
+
+    def _result(
+        self, kept: frozenset[str], evaluation: JudgedEvaluation, known: KnownIslands | None = None
+    ) -> TryResult:
+        candidate = (known or self.by_hand.on_emulator).subject.candidate.name
+        return TryResult(candidate, self._ordered(kept), len(self.subject.units), evaluation)
+
+    def _journals(self) -> Iterator[KnownIslands]:
+        yield self.by_hand.on_emulator
+        if self.by_hand.on_engine is not None:
+            yield self.by_hand.on_engine
 
     def _change(self, kept: frozenset[str]) -> KeptNodes:
         """Keep exactly `kept`. What is so already is no change, so that each `undo` changes something."""
@@ -331,3 +342,7 @@ class Session:
             return ""
         node = origins[0].node
         return next((glob for glob, block in self.names.patterns.items() if node in block), node)
+
+
+def _summary(known: KnownIslands) -> JournalSummary:
+    return JournalSummary(known.subject.candidate.name, len(known.evaluations), known.smallest)

@@ -49,8 +49,8 @@ def test_an_engine_is_built_once_for_a_configuration_and_then_recalled(with_work
     assert printed.count("remembered") == 1
     assert with_worker.context.cost.builds == 2
     assert with_worker.kept == set(ISLAND)
-    engine = with_worker.evaluations.engine
+    engine = with_worker.by_hand.on_engine
     assert engine is not None
-    assert set(engine.known) == {frozenset(), frozenset(ISLAND)}
+    assert set(engine.evaluations) == {frozenset(), frozenset(ISLAND)}
     past = with_worker.results()
     assert [tried.candidate for tried in past.tried if hasattr(tried, "candidate")] == ["trt86"] * 3
