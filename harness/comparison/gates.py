@@ -18,8 +18,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -94,10 +93,6 @@ class Gate:
         passed = value >= self.limit if self.metric in LOWER_BOUNDED else value <= self.limit
         return GateResult(self.metric, self.limit, value, passed)
 
-    def to_dict(self) -> dict[str, Any]:
-        """`metric` and `limit`."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class GateResult:
@@ -107,10 +102,6 @@ class GateResult:
     limit: float
     value: float
     passed: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """`metric`, `limit`, `value` and `passed`."""
-        return asdict(self)
 
 
 def check(metrics: Metrics, gates: Iterable[Gate]) -> tuple[GateResult, ...]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from harness.errors import UsageError
 from harness.tensors import UNLESS_DEFAULT
@@ -119,16 +118,6 @@ class Metrics:
         if self.failure is not None:
             return f"not computed: {self.failure}"
         return None if self.shape is None else f"shape {self.shape} instead of {self.reference_shape}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The metrics by name; numbers as they are, infinities included. What is incomparable is named if it is."""
-        values = asdict(self)
-        return {
-            name: value for name, value in values.items() if value is not None or name not in _IF_INCOMPARABLE
-        }
-
-
-_IF_INCOMPARABLE = frozenset({"shape", "reference_shape", "failure"})
 
 
 def as_incomparable(

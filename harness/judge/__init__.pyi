@@ -30,7 +30,6 @@ from .results import RunError as RunError
 from .results import RunReport as RunReport
 from .results import RunResult as RunResult
 from .results import Verdict as Verdict
-from .results import jsonable as jsonable
 from .results import without_origins as without_origins
 from .suite import Target as Target
 from .suite import fingerprint_of as fingerprint_of

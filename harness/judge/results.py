@@ -324,9 +324,6 @@ class RunReport:
         return pd.DataFrame(rows, columns=columns)
 
 
-jsonable = to_json
-
-
 def _row(tag: str, *cells: str) -> str:
     return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 

@@ -23,7 +23,7 @@ from harness.comparison import (
 )
 from harness.comparison.gates import UPPER_BOUNDED
 from harness.errors import UsageError
-from harness.tensors import Precision
+from harness.tensors import Precision, to_json
 
 FP16 = Precision.FP16
 REFERENCE = np.linspace(-1, 1, 1001, dtype=np.float32)
@@ -72,8 +72,8 @@ class TestGate:
     def test_results_keep_the_order_and_are_plain(self) -> None:
         results = check(metrics(0.0), [Gate("nonfinite", 0), Gate("nrmse", 1e-2)])
         assert results[1] == GateResult("nrmse", 1e-2, 0.0, passed=True)
-        assert results[0].to_dict() == {"metric": "nonfinite", "limit": 0, "value": 0.0, "passed": True}
-        assert Gate("nrmse", 1).to_dict() == {"metric": "nrmse", "limit": 1}
+        assert to_json(results[0]) == {"metric": "nonfinite", "limit": 0, "value": 0.0, "passed": True}
+        assert to_json(Gate("nrmse", 1)) == {"metric": "nrmse", "limit": 1}
 
     def test_unknown_metrics_and_nan_limits_are_refused(self) -> None:
         with pytest.raises(UsageError, match="did you mean 'nrmse'"):

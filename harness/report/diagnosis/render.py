@@ -7,11 +7,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from harness.diagnosis import Diagnosis, DiagnosisVerdict, Recipe
-from harness.judge import jsonable
 from harness.report.diagnosis.words import accumulates, heading, look, statements
 from harness.report.figures import error_growth_svg
 from harness.report.pages import render_page, trusted
 from harness.report.words import LAYER_NUMBERS, escape, is_plain
+from harness.tensors import to_json
 from harness.text import number, plural
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def diagnosis_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = Non
         legend=LAYER_NUMBERS,
         repro=None if diagnosis.repro is None else f"{diagnosis.repro.folder}/repro.py",
         outputs=output_rows(diagnosis),
-        fingerprint=jsonable(diagnosis.fingerprint),
+        fingerprint=to_json(diagnosis.fingerprint),
     )
 
 
