@@ -73,7 +73,7 @@ class TensorRTCandidate(Candidate):
             calibration=calibration,
             plain_marks=plain_marks,
         )
-        self.timing = timing or Timing()
+        self._timing = timing or Timing()
         self._mark_budget = mark_budget
         self._groups: dict[tuple[Plan, str], tuple[tuple[Marks, ...], Mapping[str, str]]] = {}
 
@@ -153,7 +153,7 @@ class TensorRTCandidate(Candidate):
         """
         check_feeds(self.model, feeds)
         self.model.check_nodes(sorted(plan.islands))
-        run = Evaluating(self.model, self.store, feeds, timing or self.timing)
+        run = Evaluating(self.model, self.store, feeds, timing or self._timing)
         try:
             self._carry_out(plan, feeds, run)
         except BuildRefused as refusal:

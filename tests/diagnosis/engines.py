@@ -67,7 +67,6 @@ class FakeEngine(Candidate):
     breaks: Callable[[Plan], bool] = lambda plan: False
     crashes: frozenset[int] = frozenset()
     name: str = "fake"
-    timing: object = None
     builds: int = 0
     evaluations: int = 0
     plans: list[Plan] = field(default_factory=list)
@@ -108,7 +107,7 @@ class FakeEngine(Candidate):
             build_seconds=0.1,
             engine_bytes=1,
             layers=(LayerInfo(f"layer {self.node}", onnx_nodes=(self.node,), tactic=tactic),),
-            latency=Latency(median, median, 1) if timing or self.timing else None,
+            latency=Latency(median, median, 1) if timing is not None and timing.repeats else None,
         )
         return Evaluation(tensors, facts, watched)
 
