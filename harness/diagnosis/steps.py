@@ -41,7 +41,7 @@ from harness.diagnosis.stages import (
     separate,
 )
 from harness.errors import BudgetExhaustedError
-from harness.search import Outcome, SearchVerdict, Trial
+from harness.search import Evaluation, Outcome, SearchVerdict
 from harness.tensors import Precision
 from harness.text import percent, plural
 
@@ -293,7 +293,7 @@ def _prune(seen: Seen, context: Context, found: Cure) -> Seen:
         context.evaluator,
         node_scores(context.subject, seen.predicted, seen.layers),
         [frozenset(found.island)],
-        {**seen.known, frozenset(found.island): Trial(Outcome.PASS)},
+        {**seen.known, frozenset(found.island): Evaluation(Outcome.PASS)},
         _setup(context, "minimal", text),
         prove=True,
         phase="minimal",

@@ -15,5 +15,3 @@ from .types import SearchVerdict as SearchVerdict
 from .types import Step as Step
 from .types import Strategy as Strategy
 from .types import Tally as Tally
-from .types import Trial as Trial
-from .types import Verdict as Verdict

@@ -37,11 +37,6 @@ class Record:
     treated: frozenset[str]
     evaluation: Evaluation
 
-    @property
-    def trial(self) -> Evaluation:
-        """The former name of `evaluation`."""
-        return self.evaluation
-
 
 class Journal:
     """An append-only file of evaluations of one problem. Make one with `create` or `resume`, and close it.

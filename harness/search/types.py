@@ -41,8 +41,6 @@ class Evaluation:
     note: str = ""
 
 
-Trial = Evaluation
-
 Oracle = Callable[[frozenset[str]], Evaluation]
 """Evaluates the configuration in which exactly these units are treated (for example kept in FP32).
 
@@ -89,9 +87,6 @@ class SearchVerdict(StrEnum):
     FLAKY = "flaky"
     BUDGET = "budget"
     UNRESOLVED = "unresolved"
-
-
-Verdict = SearchVerdict
 
 
 @dataclass(frozen=True)
@@ -155,11 +150,6 @@ class Progress:
     evaluation: Evaluation
     replayed: bool
 
-    @property
-    def trial(self) -> Evaluation:
-        """The former name of `evaluation`."""
-        return self.evaluation
-
 
 @dataclass(frozen=True)
 class Assumption:
@@ -205,11 +195,6 @@ class Tally:
         """All of them."""
         return self.passes + self.fails + self.unresolved
 
-    @property
-    def trials(self) -> int:
-        """The former name of `evaluations`."""
-        return self.evaluations
-
 
 @dataclass(frozen=True)
 class Result:
@@ -248,8 +233,3 @@ class Result:
     def answered(self) -> bool:
         """Whether `culprits` is a verified answer."""
         return self.verdict is SearchVerdict.FOUND
-
-    @property
-    def trail(self) -> tuple[Step, ...]:
-        """The former name of `log`."""
-        return self.log

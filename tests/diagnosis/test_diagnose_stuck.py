@@ -28,7 +28,8 @@ from harness.diagnosis import (
 from harness.diagnosis.api import investigate
 from harness.diagnosis.context import make_bench, region_evidence, regions_around
 from harness.diagnosis.stages import FEWEST_BUILDS, SearchGivenUp, SearchWatch, block_hints, cure_with_casts
-from harness.search import Outcome, Problem, Progress, Strategy, Trial
+from harness.search import Evaluation as SearchEvaluation
+from harness.search import Outcome, Problem, Progress, Strategy
 from harness.tensors import Precision
 from harness.worker.protocol import EngineFacts, LayerInfo, RealisedPrecision
 
@@ -140,7 +141,7 @@ def test_what_casts_hold_is_cut_down_from_both_ends(start: int, needed: int, cor
     evaluator = SimpleNamespace(
         subject=SimpleNamespace(units=units, plan=lambda island, casts: island),
         evaluate=lambda island, phase, key: SimpleNamespace(
-            trial=Trial(Outcome.PASS if island >= wanted else Outcome.FAIL)
+            trial=SearchEvaluation(Outcome.PASS if island >= wanted else Outcome.FAIL)
         ),
     )
     found = cure_with_casts(evaluator, core, [frozenset(units[:2]), frozenset(units)])  # type: ignore[arg-type]
@@ -291,7 +292,7 @@ def test_a_search_goes_on_while_half_of_it_can_be_judged() -> None:
         listen = watch.watching(problem, None)
         for number, letter in enumerate(outcomes, start=1):
             outcome = {"p": Outcome.PASS, "f": Outcome.FAIL, "u": Outcome.UNRESOLVED}[letter]
-            trial = Trial(outcome, note=f"build {number}")
+            trial = SearchEvaluation(outcome, note=f"build {number}")
             listen(Progress(Strategy.RANKED, number, 2, None, frozenset("a"), trial, False))
         return watch
 

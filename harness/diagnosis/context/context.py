@@ -137,7 +137,7 @@ class Context:
                 return
             cost = self.cost
             nodes = tuple(sorted(step.treated)) if len(step.treated) <= MOST_NAMED else ()
-            label = f"{text}: {step.strategy}, {step.trial.outcome}"
+            label = f"{text}: {step.strategy}, {step.evaluation.outcome}"
             self.progress(
                 ProgressEvent(
                     Stage.CURE, label, cost.emulations, cost.builds, step.suspects, nodes, step.remaining

@@ -9,7 +9,7 @@ import numpy as np
 from harness.diagnosis.context.evaluator import JudgedEvaluation
 from harness.diagnosis.context.subject import Subject
 from harness.judge import COPIES, OutputResult
-from harness.search import Outcome, Trial
+from harness.search import Evaluation, Outcome
 
 
 def introduced_errors(subject: Subject, sample: int) -> dict[str, float]:
@@ -57,7 +57,7 @@ def _nrmse(value: np.ndarray, reference: np.ndarray) -> float:
 
 def emulate(
     subject: Subject, islands: frozenset[str] = frozenset()
-) -> tuple[tuple[OutputResult, ...], Trial]:
+) -> tuple[tuple[OutputResult, ...], Evaluation]:
     """The emulator's outputs of all samples with `islands` in FP32, with the emulator's own gates."""
     plan = subject.plan(islands)
     outputs: tuple[OutputResult, ...] = ()

@@ -17,7 +17,8 @@ from harness.diagnosis.context.journal import DiagnosisJournal
 from harness.diagnosis.context.subject import Subject, badness
 from harness.errors import CandidateError, WorkerCrashedError
 from harness.judge import OutputResult
-from harness.search import Outcome, Trial
+from harness.search import Evaluation as SearchEvaluation
+from harness.search import Outcome
 from harness.tensors import NEVER
 from harness.worker.protocol import EngineFacts
 
@@ -76,12 +77,12 @@ class JudgedEvaluation:
         return max(pairs, key=lambda pair: badness([replace(pair[0], gates=(pair[1],))]), default=None)
 
     @property
-    def trial(self) -> Trial:
+    def trial(self) -> SearchEvaluation:
         """The same as a search sees it; a badness of 1 is the limit."""
         if self.outcome is Outcome.UNRESOLVED:
-            return Trial(self.outcome, seconds=self.seconds, note=self.note)
+            return SearchEvaluation(self.outcome, seconds=self.seconds, note=self.note)
         note = self.note or ("" if self.relaxed is None else str(self.relaxed))
-        return Trial(self.outcome, self.badness, 1.0 - self.badness, self.seconds, note)
+        return SearchEvaluation(self.outcome, self.badness, 1.0 - self.badness, self.seconds, note)
 
 
 class Evaluator:

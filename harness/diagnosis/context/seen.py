@@ -25,7 +25,7 @@ from harness.diagnosis.results import (
     Stage,
 )
 from harness.judge import LayerResult, OutputResult, Overflow
-from harness.search import Outcome, Result, SearchVerdict, Trial
+from harness.search import Evaluation, Outcome, Result, SearchVerdict
 from harness.tactics import TacticRecord, TacticSearchResult, TacticVerdict
 from harness.tensors import Precision
 
@@ -70,7 +70,7 @@ class Prediction:
     """
 
     outputs: tuple[OutputResult, ...]
-    trial: Trial
+    trial: Evaluation
     measured: Layers | Callable[[], Layers]
     evidence: tuple[Evidence, ...] = ()
     errors: Mapping[str, float] | None = None
@@ -335,7 +335,7 @@ class Seen:
     divergence: Divergence | None = None
     observed: EngineObservation | None = None
     separated: SeparationSearch | None = None
-    known: Mapping[frozenset[str], Trial] = field(default_factory=dict)
+    known: Mapping[frozenset[str], Evaluation] = field(default_factory=dict)
     stopped: str = ""
     findings: Findings | None = None
     summary: str = ""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from harness.diagnosis.context import Cure, Evaluator
 from harness.diagnosis.results import CANDIDATE, Evidence, EvidenceKind, Stage
-from harness.search import Outcome, Trial
+from harness.search import Evaluation, Outcome
 
 PHASE = "casts"
 Nodes = tuple[str, ...]
@@ -83,5 +83,5 @@ def _described(island: Sequence[str]) -> str:
     return ", ".join(island) if len(island) <= 4 else f"{len(island)} nodes ({island[0]} … {island[-1]})"
 
 
-def _said(trial: Trial) -> str:
+def _said(trial: Evaluation) -> str:
     return f"{trial.outcome} ({trial.note})" if trial.note else str(trial.outcome)

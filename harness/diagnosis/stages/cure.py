@@ -37,7 +37,7 @@ from harness.diagnosis.stages.search import (
     search_islands,
 )
 from harness.errors import CandidateError, UsageError
-from harness.search import Options, Outcome, Result, SearchVerdict, Trial
+from harness.search import Evaluation, Options, Outcome, Result, SearchVerdict
 from harness.text import names, plural
 
 MOST_SUSPECTS = 64
@@ -60,7 +60,7 @@ def cure_on_emulator(
     if not subject.emulated or not prediction.fails:
         raise UsageError("cure_on_emulator requires the emulator, and that it fails")
     evaluator.failing_sample = prediction.failing_sample
-    known: dict[frozenset[str], Trial] = {frozenset(): prediction.trial}
+    known: dict[frozenset[str], Evaluation] = {frozenset(): prediction.trial}
     suspicion = inherited(subject.model, prediction.introduced, subject.units)
     # What outliers read from is rarely at fault: without it each search starts with that many nodes less.
     own, theirs = frozenset(outliers(prediction.introduced)), frozenset(outliers(suspicion))
@@ -81,7 +81,7 @@ def cure_on_emulator(
 
 
 def _passing(
-    evaluator: Evaluator, known: dict[frozenset[str], Trial], hints: Sequence[frozenset[str]]
+    evaluator: Evaluator, known: dict[frozenset[str], Evaluation], hints: Sequence[frozenset[str]]
 ) -> frozenset[str] | None:
     """The first of `hints` that cures; what they came to is added to `known`."""
     for hint in hints:
@@ -184,9 +184,7 @@ def _cure_of(result: Result, where: str) -> Cure:
     elif result.tally is not None:
         again = result.tally
         facts |= {"passes": again.passes, "fails": again.fails}
-        text = (
-            f"the same configuration passed {again.passes} and failed {again.fails} of {again.trials} times"
-        )
+        text = f"the same configuration passed {again.passes} and failed {again.fails} of {again.evaluations} times"
     else:
         reason = result.log[-1].text if result.verdict is SearchVerdict.BUDGET else result.verdict
         text = f"the search on the {where} ended without an answer: {reason}"

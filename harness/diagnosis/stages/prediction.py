@@ -7,7 +7,7 @@ from harness.diagnosis.context import GateCheck, Prediction, Subject, emulate, i
 from harness.diagnosis.results import Evidence, EvidenceKind, Stage
 from harness.errors import UsageError
 from harness.judge import LayerResult, OutputResult, describe_failure, measure_layers
-from harness.search import Outcome, Trial
+from harness.search import Evaluation, Outcome
 from harness.text import names
 
 
@@ -35,7 +35,7 @@ def predict(subject: Subject, gates: GateCheck) -> Prediction:
 
 
 def _evidence(
-    subject: Subject, trial: Trial, outputs: tuple[OutputResult, ...], errors: dict[str, float]
+    subject: Subject, trial: Evaluation, outputs: tuple[OutputResult, ...], errors: dict[str, float]
 ) -> list[Evidence]:
     found = []
     if not subject.emulated:

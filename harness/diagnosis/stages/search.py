@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from harness.diagnosis.context import DiagnosisJournal, Evaluator, Subject, find_groups
 from harness.search import (
     Budget,
+    Evaluation,
     Options,
     Outcome,
     Problem,
@@ -20,12 +21,11 @@ from harness.search import (
     Result,
     SearchVerdict,
     Step,
-    Trial,
     search,
 )
 
 CURE_PHASE = "search"
-Known = Mapping[frozenset[str], Trial]
+Known = Mapping[frozenset[str], Evaluation]
 
 FEWEST_BUILDS = 12
 """Builds before a search may be given up."""
@@ -81,10 +81,10 @@ class SearchWatch:
 
     def _add(self, problem: Problem, step: Progress) -> None:
         self.evaluations += 1
-        outcome = step.trial.outcome
+        outcome = step.evaluation.outcome
         if outcome is Outcome.UNRESOLVED:
             self.unresolved += 1
-            self.last = step.trial.note or self.last
+            self.last = step.evaluation.note or self.last
         elif outcome is Outcome.PASS and (self.best is None or len(step.treated) < len(self.best)):
             self.best = step.treated
         text = f"treat {problem.describe(step.treated)}"
@@ -173,7 +173,7 @@ def search_islands(
     built = set(known)
     left = dict(at_hand or {})
 
-    def oracle(treated: frozenset[str]) -> Trial:
+    def oracle(treated: frozenset[str]) -> Evaluation:
         if treated in left:
             return left.pop(treated)
         if treated in built and not subject.emulated:

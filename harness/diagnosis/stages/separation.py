@@ -11,7 +11,7 @@ from harness.backends import Observation
 from harness.diagnosis.context import EngineObservation, Evaluator, JudgedEvaluation, SeparationSearch
 from harness.diagnosis.results import Evidence, EvidenceKind, Separation, Stage
 from harness.diagnosis.stages.search import SearchGivenUp, SearchSetup, SearchWatch
-from harness.search import Budget, Options, Outcome, Problem, Trial, search
+from harness.search import Budget, Evaluation, Options, Outcome, Problem, search
 from harness.tensors import Precision
 from harness.text import names
 
@@ -45,12 +45,12 @@ def separate(
     problem = Problem(units=tensors, identity=f"{subject.identity} marks {label}")
     known = {
         frozenset[str](): baseline.trial,
-        frozenset(tensors): Trial(Outcome.PASS, note="all tensors observed"),
+        frozenset(tensors): Evaluation(Outcome.PASS, note="all tensors observed"),
     }
 
     built: set[frozenset[str]] = set(known)
 
-    def oracle(treated: frozenset[str]) -> Trial:
+    def oracle(treated: frozenset[str]) -> Evaluation:
         kind = Observation.TYPED if treated else Observation.NONE  # no marks at all means every tensor
         plan = subject.plan(precision=precision, observation=kind, marks=treated)
         if treated in built:
