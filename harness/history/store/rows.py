@@ -10,7 +10,7 @@ import datetime
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -227,7 +227,7 @@ def _layers(
 ) -> Iterator[Row]:
     if not result.layers:  # nor need there be a model
         return
-    nearest = _Nearest(bench.model.predecessors, frozenset(layer.tensor for layer in result.layers))
+    observed = frozenset(layer.tensor for layer in result.layers)
     for layer in result.layers:
         distance = None if first is None else recording.layer_distance(first, layer.tensor)
         row = replace(
@@ -238,7 +238,7 @@ def _layers(
             index=layer.index,
             node=layer.node,
             op=layer.op,
-            reads=nearest.behind(layer.tensor),
+            reads=_nearest(layer.tensor, bench.model.predecessors, observed),
             hash=recording.layer_hash(layer.tensor),
             distance=_relative(distance, layer.metrics),
             introduced=None if layer.introduced is None else layer.introduced.error,
@@ -247,25 +247,21 @@ def _layers(
         yield _measured(row, layer.metrics, layer.gates)
 
 
-class _Nearest:
+def _nearest(
+    tensor: str, predecessors: Mapping[str, tuple[str, ...]], observed: Collection[str]
+) -> tuple[str, ...]:
     """The nearest observed tensors that a tensor was computed from, through those that were not observed."""
-
-    def __init__(self, predecessors: Mapping[str, tuple[str, ...]], observed: frozenset[str]) -> None:
-        self._predecessors = predecessors
-        self._observed = observed
-
-    def behind(self, tensor: str) -> tuple[str, ...]:
-        found: dict[str, None] = {}
-        seen: set[str] = set()
-        waiting = list(self._predecessors.get(tensor, ()))
-        while waiting:
-            name = waiting.pop()
-            if name in self._observed:
-                found[name] = None
-            elif name not in seen:
-                seen.add(name)
-                waiting += self._predecessors.get(name, ())
-        return tuple(sorted(found))
+    found: set[str] = set()
+    seen: set[str] = set()
+    waiting = list(predecessors.get(tensor, ()))
+    while waiting:
+        name = waiting.pop()
+        if name in observed:
+            found.add(name)
+        elif name not in seen:
+            seen.add(name)
+            waiting += predecessors.get(name, ())
+    return tuple(sorted(found))
 
 
 def _measured(row: Row, metrics: Metrics, gates: tuple[GateResult, ...]) -> Row:
