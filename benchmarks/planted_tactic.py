@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.backends import Evaluation, Observation, Plan, TensorRTCandidate
+from harness.backends import Evaluation, Observation, Plan, TensorRTCandidate, Timing
 from harness.judge import Candidates, Workbench
 from harness.tactics import TacticRecord, brief, record_of
 from harness.tactics.samples import ALTERNATIVES
@@ -61,11 +61,11 @@ def plant_in(candidate: TensorRTCandidate, plant: Plant) -> TensorRTCandidate:
     """Let those engines of `candidate` be wrong that were built with the planted choice."""
     evaluate = candidate.evaluate
 
-    def planted(plan: Plan, feeds: Mapping[str, np.ndarray]) -> Evaluation:
+    def planted(plan: Plan, feeds: Mapping[str, np.ndarray], *, timing: Timing | None = None) -> Evaluation:
         # One number of alternatives for all, so that what is asked for twice is built once.
         orders = plan.tactics or TacticOrders()
         recorded = replace(plan, tactics=replace(orders, alternatives=max(ALTERNATIVES, orders.alternatives)))
-        evaluation = evaluate(recorded, feeds)
+        evaluation = evaluate(recorded, feeds, timing=timing)
         record = record_of(evaluation, recorded, "")
         if record is None or plan.observation is not Observation.NONE:
             return evaluation
