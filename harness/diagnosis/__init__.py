@@ -5,10 +5,10 @@
     diagnosis = diagnose("cases/rmsnorm-overflow.case.yaml", precision="fp16")
     print(diagnosis.summary, diagnosis.culprits)
 
-Six stages, a module each, each with what it requires and ensures, each leaving evidence: gates, predict, observe,
-cure, attribute, hand_over. `on_emulator` and `on_engine` put them in the order that costs least. An engine is
-diagnosed with the emulator's answer as the prior; the unobserved engine has the last word. What was not shown is
-`unresolved`: it never guesses.
+`pipeline` is the ordered table of stages, each with what it requires and ensures; `steps` is what each of them does,
+with `stages/`. `context/` is what they share, and `Seen` what they have shown; `explain/` says why, and `handover/`
+writes what there is to act on. An engine is diagnosed with the emulator's answer as the prior; the unobserved engine
+has the last word. What was not shown is `unresolved`: it never guesses.
 
 Units of a search are the nodes of the ONNX graph that the precision lowers; a culprit is a node whose return to
 FP32 is needed for the unobserved candidate to pass. A tensor is rounded by the node that writes it and by the nodes
