@@ -64,6 +64,13 @@ TimingCache = Annotated[
         parser=choice(CacheUse, "--timing-cache"),
     ),
 ]
+Structure = Annotated[
+    bool,
+    _builds(
+        "--structure",
+        help="Compile only, which TensorRT for RTX does without a GPU: what builds, which kernels, which precision.",
+    ),
+]
 RunLimit = Annotated[
     float | None,
     _builds(
@@ -123,6 +130,7 @@ def drift(
     layers: Layers = LayerBuilds.AUTO,
     timing_cache: TimingCache = CacheUse.BOTH,
     run_limit: RunLimit = None,
+    structure: Structure = False,
     min_effect: MinEffect = 0.25,
     confidence: Confidence = 0.99,
     history: HistoryFolder = Path("reports/history"),
@@ -160,6 +168,7 @@ def drift(
                     layers=layers,
                     timing_cache=timing_cache,
                     run_limit=run_limit,
+                    structure=structure,
                     floors=Floors(relative=min_effect, confidence=confidence),
                 ),
                 history=history,

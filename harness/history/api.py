@@ -85,6 +85,8 @@ def drift(
     wanted = tuple(Precision(precision) for precision in one_or_more(precisions))
     cases = select_cases(targets, inputs=inputs, tags=tags, precisions=wanted)
     options = options or DriftOptions()
+    if options.structure:
+        options = replace(options, repeats=1)  # a compiler repeats itself to the bit
     specs = select_specs(cases, environments, wanted)
     check_planted(environments, cases)
     with Judge() as judge:

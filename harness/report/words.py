@@ -78,7 +78,8 @@ def made_with(fingerprint: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _environment(facts: Mapping[str, Any]) -> str:
-    words = {"tensorrt": "TensorRT {}", "gpu": "{}", "compute_capability": "compute capability {}"}
+    product = facts.get("product") or "TensorRT"
+    words = {"tensorrt": f"{product} {{}}", "gpu": "{}", "compute_capability": "compute capability {}"}
     words |= {"cuda": "CUDA {}", "driver": "driver {}"}
     return ", ".join(text.format(facts[key]) for key, text in words.items() if facts.get(key) is not None)
 

@@ -77,7 +77,7 @@ def test_the_log_and_the_inspector_read_alike() -> None:
         "Inputs": [
             {"Name": "a", "Dimensions": [48, 64], "Datatype": "Half", "Format": "Row major linear format"}
         ],
-        "Constants": [],
+        "Constants": [{"Name": "w", "Dimensions": [64, 64], "Datatype": "Half"}],
         "Outputs": [{"Name": "b", "Dimensions": [48, 64], "Datatype": "BFloat16"}],
         "TacticName": "",
         "StreamId": 0,
@@ -86,7 +86,8 @@ def test_the_log_and_the_inspector_read_alike() -> None:
     line = (
         "Name: __myl_FcAdd_myl0_6, LayerType: runtime_fusion, Inputs: [ { Name: a, Dimensions: [48,64], "
         "Strides: [64,1], StrideOrder: [1,0], Datatype: Half, Format: (Linear) Row major linear format }], "
-        "Constants: [], Outputs: [ { Name: b, Dimensions: [48,64], Datatype: BFloat16 }], TacticName: , "
+        "Constants: [ { Name: w, Dimensions: [64,64], Datatype: Half }], "
+        "Outputs: [ { Name: b, Dimensions: [48,64], Datatype: BFloat16 }], TacticName: , "
         "StreamId: 0, Metadata: [ONNX Layer: out_matmul]\x1f[ONNX Layer: out]"
     )
     (told,) = kernels.kernels_of_inspector(inspector.parse_inspector(json.dumps({"Layers": [entry]})))
@@ -100,6 +101,7 @@ def test_the_log_and_the_inspector_read_alike() -> None:
             ("out_matmul", "out"),
             (KernelTensor("a", "float16", (48, 64)),),
             (KernelTensor("b", "bfloat16", (48, 64)),),
+            ("float16",),
             ("Fc", "Add"),
         )
     )

@@ -5,6 +5,8 @@ SEED      of that noise
 WRONG     LAYER=TACTIC: an engine whose layer has this tactic computes nonsense; LAYER=TACTIC@HALF: if it
           writes this type
 DEAF      a layer that does not take what is forced
+FALLBACK  every layer stays in FP32
+FAIL      what the builder says when it builds nothing
 GPU       `none`, or why the GPU takes no engine: UNSUPPORTED_CC
 """
 
@@ -32,6 +34,9 @@ def create_adapter(log):
     world.wrong = lambda layer: (
         layer.name == name and layer.tactic_id == int(tactic) and dtype in ("", layer.outputs[0][1])
     )
+    world.fallback = "FALLBACK" in os.environ
+    if "FAIL" in os.environ:
+        world.break_build = lambda network: os.environ["FAIL"]
     kind = os.environ.get("GPU")
     if kind == "none":
         world.gpu, gpu.absent = False, 100

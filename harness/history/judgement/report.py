@@ -27,6 +27,7 @@ from harness.history.judgement.structure import StructureChange
 from harness.history.judgement.wording import (
     baseline_text,
     comparison_text,
+    compiled_text,
     error_text,
     fewer_text,
     incomparable_text,
@@ -79,6 +80,7 @@ class RunDrift:
         waived: the waiver that speaks of it.
         structure: what changed in the engine.
         structured: whether the layers of any engine are known, of the older and of the newer side.
+        compiled: whether nothing was run: the verdict is of what the compilers made of the model.
         command: the command that continues from here; empty if there is none.
         errors: why builds could not be judged.
         builds: what came of each build that could be judged.
@@ -103,6 +105,7 @@ class RunDrift:
     waived: Waived | None = None
     structure: tuple[StructureChange, ...] = ()
     structured: tuple[bool, bool] = (False, False)
+    compiled: bool = False
     command: str = ""
     errors: tuple[RunError, ...] = ()
     builds: Builds = field(default_factory=Builds)
@@ -134,9 +137,11 @@ class RunDrift:
 
     def _compared(self) -> Iterator[str]:
         """What the comparison found, or why there is none."""
+        if self.compiled:
+            yield compiled_text(self.verdict, self.new, self.structure)
         if self.errors:
             yield error_text(self.errors[-1], everywhere=self.fails_everywhere)
-        if self.verdict is not None:
+        if self.verdict is not None and not self.compiled:
             yield comparison_text(self.verdict, self.worst, self.counts)
         elif self.incomparable is not None:
             yield incomparable_text(self.incomparable)
@@ -352,6 +357,7 @@ def _run(run: RunDrift) -> dict[str, Any]:
             for change in run.structure
         ],
         "structured": run.structured,
+        "compiled": run.compiled,
         "command": run.command,
         "errors": [str(error) for error in run.errors],
         "fails_on": run.builds.fails_on,

@@ -27,7 +27,7 @@ from harness.history.judgement.outcome import (
     worst_of,
 )
 from harness.history.judgement.report import RunDrift
-from harness.history.judgement.structure import compare_structures
+from harness.history.judgement.structure import compare_structures, judge_compiled
 from harness.history.judgement.tensors import JUDGED, KEY, empty_judgement, judge_tensors, worst_verdict
 from harness.history.matrix import EmulatedRelease, is_emulated
 from harness.history.store import BuiltLayer, EngineRow, engine_rows
@@ -156,6 +156,11 @@ class _Reader:
         tensors = self._tensors(key)
         verdict, worst = _verdict(tensors)
         errors = _errors(self.pair, before, after)
+        older, newer = _structures(before), _structures(after)
+        structure = tuple(compare_structures(older, newer))
+        compiled = any(row.compiled for row in before) and any(row.compiled for row in after)
+        if compiled:
+            verdict = judge_compiled(_built(before), _built(after), structure)
         waived = find_waiver(
             self.waivers.get(case, ()),
             precision=precision,
@@ -165,12 +170,14 @@ class _Reader:
         )
         excused = waived is not None and not waived.expired
         status = Status.PASS if verdict not in REGRESSIONS else Status.XFAIL if excused else Status.FAIL
-        status = gravest(status, *(error.status for error in errors))
+        if not compiled:
+            status = gravest(status, *(error.status for error in errors))
+        elif verdict is None:
+            status = Status.SKIP
         if status is Status.ERROR and excused:
             status = Status.XFAIL
         path = next((row.case_path for row in rows if row.case_path is not None), None)
         inputs = next((row.inputs for row in rows if row.inputs), ())
-        older, newer = _structures(before), _structures(after)
         return RunDrift(
             case=case,
             case_path=path,
@@ -184,9 +191,12 @@ class _Reader:
             origins=self._origins(key, tensors) if verdict in REGRESSIONS else (),
             faithful=(_faithful(before), _faithful(after)),
             waived=waived,
-            structure=tuple(compare_structures(older, newer)),
+            structure=structure,
             structured=(bool(older), bool(newer)),
-            command=continuation(path or case, inputs, precision, self._suspect(verdict, errors)),
+            compiled=compiled,
+            command=""
+            if compiled
+            else continuation(path or case, inputs, precision, self._suspect(verdict, errors)),
             errors=errors,
             builds=self._builds(key, before, after, tensors),
             fewer=() if errors else tuple(self._fewer(before, after)),
@@ -357,6 +367,10 @@ def _tensor(row: Any, *, zero_reference: bool) -> TensorDrift:
 def _faithful(rows: Engines) -> bool | None:
     known = [row.faithful for row in rows if row.faithful is not None]
     return all(known) if known else None
+
+
+def _built(rows: Engines) -> bool:
+    return any(row.unjudged is None for row in rows)
 
 
 def _structures(rows: Engines) -> list[tuple[BuiltLayer, ...]]:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from harness.history.store import BuiltLayer
-from harness.history.types import BuildCount
+from harness.history.types import BuildCount, DriftVerdict
 from harness.text import names
 
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+_WIDTHS = {"fp4": 4, "int4": 4, "fp8": 8, "int8": 8, "bf16": 16, "fp16": 16, "tf32": 19, "fp32": 32}
 _MOST_NODES = 6  # of a fusion that are named in a text
 
 
@@ -52,6 +53,13 @@ class StructureChange:
     new: str
     old_builds: BuildCount
     new_builds: BuildCount
+
+    @property
+    def loses_precision(self) -> bool:
+        """Whether nodes are computed in a wider precision than before: what was asked for is no longer done."""
+        if self.change is not Change.PRECISION:
+            return False
+        return self.old in _WIDTHS and self.new in _WIDTHS and _WIDTHS[self.old] < _WIDTHS[self.new]
 
 
 @dataclass
@@ -103,6 +111,17 @@ def compare_structures(
     changes += [*_fusions(before, after), *_tactics(before, after)]
     order = list(Change)
     return sorted(changes, key=lambda change: order.index(change.change))
+
+
+def judge_compiled(
+    old_built: bool, new_built: bool, changes: Sequence[StructureChange]
+) -> DriftVerdict | None:
+    """The verdict of what was compiled and not run; None if neither release builds it."""
+    if not new_built:
+        return DriftVerdict.NEW_FAILURE if old_built else None
+    if not old_built:
+        return DriftVerdict.FIXED
+    return DriftVerdict.REGRESSED if any(change.loses_precision for change in changes) else DriftVerdict.SAME
 
 
 def precisions_by_node(layers: Sequence[BuiltLayer]) -> dict[str, str]:

@@ -15,8 +15,9 @@ from harness.history.judgement.outcome import (
     TensorDrift,
 )
 from harness.history.judgement.steps import Series
+from harness.history.judgement.structure import StructureChange
 from harness.history.types import DriftVerdict, RowKind
-from harness.text import gate, number, plural, ratio
+from harness.text import gate, names, number, plural, ratio
 
 MOST_BUILDS = 6  # whose errors are named one by one
 _NOUNS = {RowKind.OUTPUT: "output", RowKind.LAYER: "layer"}
@@ -51,6 +52,20 @@ def comparison_text(
     outputs = counts.get(RowKind.OUTPUT, {})
     calm = worst.verdict not in outputs
     return ("no output, but " if calm and outputs else "") + tensor_text(worst)
+
+
+def compiled_text(verdict: DriftVerdict | None, release: str, changes: Sequence[StructureChange]) -> str:
+    """One line for a run that was compiled only."""
+    if verdict is None:
+        return "neither release builds it"
+    if verdict is DriftVerdict.NEW_FAILURE:
+        return f"{release} no longer builds it"
+    if verdict is DriftVerdict.FIXED:
+        return f"{release} builds it now"
+    lost = [node for change in changes if change.loses_precision for node in change.nodes]
+    if lost:
+        return f"{names(lost, 4)} lost the precision asked for"
+    return f"{plural(len(changes), 'change')} of kernels" if changes else "the same kernels"
 
 
 def tensor_text(drift: TensorDrift) -> str:

@@ -20,6 +20,7 @@ from harness.backends import Candidate, Evaluation, Observation, Plan, Timing
 from harness.case import Case, RunSpec
 from harness.environments import Environment, select
 from harness.errors import CandidateError
+from harness.history.matrix.compiled import compile_case
 from harness.history.matrix.emulated import EmulatedBuild, EmulatedRelease, is_emulated
 from harness.history.store import Recording
 from harness.judge import Candidates, Cause, Judge, JudgeOptions, RunResult, Stage, Workbench
@@ -148,6 +149,13 @@ class Lane:
         start = time.perf_counter()
         result = self.judge.run(case, spec, release, stage)
         return result, self.candidates.recording, time.perf_counter() - start
+
+    def compile(self, case: Case, spec: RunSpec, release: str) -> tuple[RunResult, float]:
+        """Compile only: the result, whose layers are the kernels, and how many seconds it took."""
+        begun = time.perf_counter()
+        environment = select(release, self.candidates.environments)
+        result = compile_case(self.candidates, case, spec, environment, self.judge.bench(case))
+        return result, time.perf_counter() - begun
 
 
 @contextmanager

@@ -27,6 +27,7 @@ class DriftOptions:
             cache a rebuild repeats the tactics of the one before, and shows little of the noise.
         floors: what counts as a difference.
         memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
+        structure: compile models once, and run nothing: kernels are compared, and no GPU is needed.
         run_limit: seconds for one case at one precision on one release. Once they are over no further build
             starts; and a single build that takes longer is stopped, as an error.
 
@@ -40,6 +41,7 @@ class DriftOptions:
     floors: Floors = field(default_factory=Floors)
     memory_budget: int = 1 << 30
     run_limit: float | None = None
+    structure: bool = False
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -88,8 +90,19 @@ def select_specs(
     return specs
 
 
-def check_releases(releases: Sequence[str]) -> None:
-    """Raise UsageError if a release is named twice: its builds could not be distinguished."""
+def check_releases(releases: Sequence[str], *, structure: bool = False) -> None:
+    """Raise UsageError if a release is named twice: its builds could not be distinguished.
+
+    With `structure`, also if it is an emulated one, or alone.
+    """
+    if structure and (emulated := [name for name in releases if is_emulated(name)]):
+        raise UsageError(
+            f"{emulated[0]} compiles nothing", where="--env", hint="name environments: harness env list"
+        )
+    if structure and len(releases) < 2:
+        raise UsageError(
+            "kernels of one release have nothing to be compared with", hint="--env OLD --env NEW"
+        )
     for name in releases:
         if releases.count(name) > 1:
             hint = "give the two different seeds" if is_emulated(name) else "name another environment"

@@ -22,6 +22,7 @@ from typing import Any
 
 from harness.case import Case, RunSpec
 from harness.errors import HarnessError, HistoryError
+from harness.history.matrix.compiled import as_compiled
 from harness.history.matrix.lanes import Build, Lane, opened_lanes
 from harness.history.matrix.options import DriftOptions, check_releases
 from harness.history.store import (
@@ -74,7 +75,7 @@ def run_matrix(
         HistoryError: there is nothing to resume, the interrupted run was another one, or a model or inputs changed
             since.
     """
-    check_releases(releases)
+    check_releases(releases, structure=options.structure)
     with opened_lanes(releases, memory_budget=options.memory_budget, run_limit=options.run_limit) as lanes:
         plan = MatrixPlan(
             releases=tuple(releases),
@@ -83,6 +84,7 @@ def run_matrix(
             precisions=tuple(sorted({spec.precision for _, spec in specs})),
             layers=options.layers,
             timing_cache=options.timing_cache,
+            structure=options.structure,
             command=_command(),
         )
         with opened(history, plan, resume=resume) as writer:
@@ -211,9 +213,13 @@ class _Matrix:
         seconds = 0.0
         recording = Recording()
         try:
-            result, recording, seconds = lane.build(
-                case, spec, release, build, layers=layers, stage=lambda stage: notify("stage", stage)
-            )
+            if self.options.structure:
+                notify("stage", "compile")
+                result, seconds = lane.compile(case, spec, release)
+            else:
+                result, recording, seconds = lane.build(
+                    case, spec, release, build, layers=layers, stage=lambda stage: notify("stage", stage)
+                )
         except _Stopped:
             raise
         except Exception as error:  # one bug must not end a night
@@ -244,7 +250,8 @@ class _Matrix:
             build=build.number,
             timing_cache=build.timing_cache,
         )
-        return rows_of(result, bench, recording, first, common)
+        rows = rows_of(result, bench, recording, first, common)
+        return as_compiled(rows, result) if self.options.structure else rows
 
     def first_results(self) -> list[RunResult]:
         """One result a release, in their order."""

@@ -17,6 +17,8 @@ from .rows import environments_in as environments_in
 from .rows import fingerprint_in as fingerprint_in
 from .rows import hash_case as hash_case
 from .rows import rows_of as rows_of
+from .schema import COMPILED as COMPILED
 from .schema import NAMES as NAMES
 from .schema import NEEDED as NEEDED
+from .schema import NOT_BUILT as NOT_BUILT
 from .schema import Row as Row

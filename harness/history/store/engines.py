@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.history.store.schema import MISTAKE
+from harness.history.store.schema import COMPILED, MISTAKE, NOT_BUILT
 from harness.history.types import CaseRun, Status
 from harness.judge import Verdict
 from harness.tensors import UNLESS_DEFAULT, from_json, to_json
@@ -15,7 +15,12 @@ from harness.tensors import UNLESS_DEFAULT, from_json, to_json
 if TYPE_CHECKING:
     import pandas as pd
 
-UNJUDGED = {Verdict.ERROR.value: Status.ERROR, Verdict.SKIP.value: Status.SKIP, MISTAKE: Status.MISTAKE}
+UNJUDGED = {
+    Verdict.ERROR.value: Status.ERROR,
+    Verdict.SKIP.value: Status.SKIP,
+    MISTAKE: Status.MISTAKE,
+    NOT_BUILT: Status.FAIL,
+}
 """The verdicts of engine rows whose builds could not be judged, and the status that each comes to."""
 
 _COLUMNS = (
@@ -88,6 +93,11 @@ class EngineRow:
     tensorrt: str | None = None
     faithful: bool | None = None
     layers: tuple[BuiltLayer, ...] | None = None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it was compiled, or could not be, and nothing was run."""
+        return self.verdict in (COMPILED, NOT_BUILT)
 
     @property
     def unjudged(self) -> Status | None:

@@ -51,6 +51,7 @@ class MatrixPlan:
         precisions: the precisions under test.
         layers: in which builds layers are observed.
         timing_cache: which builds use the timing cache.
+        structure: whether models are compiled only.
         command: how the process was started, which may differ.
     """
 
@@ -60,6 +61,7 @@ class MatrixPlan:
     precisions: tuple[Precision, ...] = ()
     layers: LayerBuilds = LayerBuilds.AUTO
     timing_cache: CacheUse = CacheUse.BOTH
+    structure: bool = False
     command: str = ""
 
     def differences(self, other: MatrixPlan) -> list[str]:

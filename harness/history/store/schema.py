@@ -23,6 +23,8 @@ METADATA_KEY = b"harness.history"
 
 MISTAKE = "mistake"
 """The verdict of an engine row whose case, model or inputs are wrong."""
+COMPILED, NOT_BUILT = "compiled", "not built"
+"""The verdicts of engine rows of what was compiled and not run."""
 
 
 class ColumnKind(StrEnum):
@@ -110,7 +112,9 @@ class Row:
     ] = None
     distance: Annotated[Number, "rms difference from build 0 of the run's first release, over reference_rms"] = None
     # What is known of the engine.
-    verdict: Annotated[Text, "as `harness run` gives it, or `mistake` for a wrong case (engine rows)"] = None
+    verdict: Annotated[
+        Text, "as `harness run` gives it, or `mistake` for a wrong case; `compiled`, `not built`: nothing ran (engine rows)"
+    ] = None
     reason: Annotated[Text, "why, in one line (engine rows)"] = None
     faithful: Annotated[Flag, "whether observing left the outputs alone; null where nothing was observed"] = None
     build_seconds: Annotated[Number, "seconds to build the unobserved engine"] = None

@@ -226,5 +226,5 @@ def _facts(report: DriftReport) -> dict[str, str]:
     for name, facts in report.environments.items():
         if facts.get("tensorrt"):
             gpu = f" on {facts['gpu']}" if facts.get("gpu") else ""
-            found[name] = f": TensorRT {facts['tensorrt']}{gpu}"
+            found[name] = f": {facts.get('product') or 'TensorRT'} {facts['tensorrt']}{gpu}"
     return found

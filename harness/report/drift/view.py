@@ -10,6 +10,7 @@ from harness.comparison import NONFINITE
 from harness.history import (
     MOST_BUILDS,
     REGRESSIONS,
+    Change,
     DriftVerdict,
     RunDrift,
     RunError,
@@ -64,6 +65,7 @@ def is_remarkable(run: RunDrift) -> bool:
     What fails on both releases as it is expected to needs none: it is counted.
     """
     moved = run.status in (Status.FAIL, Status.XFAIL) or has_stopped(run) or has_moved(run)
+    moved = moved or (run.compiled and bool(run.structure))
     return moved or run.builds.differ or (fails(run) and run.fails_unexpectedly)
 
 
@@ -81,7 +83,7 @@ def explain(run: RunDrift) -> DriftExplanation:
             Statement("perturbed", f"observation changed {' and '.join(sides)}: do not rely on those layers")
         )
     statements += [
-        Statement("" if place else "engine", _change(change))
+        Statement("" if place else "engine", _change(change, compiled=run.compiled))
         for place, change in enumerate(run.structure[:MOST_CHANGES])
     ]
     if len(run.structure) > MOST_CHANGES:
@@ -152,11 +154,14 @@ def _precisions(run: RunDrift) -> list[Statement]:
     return [Statement("" if place else "precision", text) for place, text in enumerate([*texts, DIFFERING])]
 
 
-def _change(change: StructureChange) -> str:
+def _change(change: StructureChange, *, compiled: bool) -> str:
     nodes = ", ".join(change.nodes[:MOST_NODES])
     if len(change.nodes) > MOST_NODES:
         nodes = f"{plural(len(change.nodes), 'node')} ({nodes}, …)"
     old, new = shorten(change.old, MOST_LETTERS), shorten(change.new, MOST_LETTERS)
+    if compiled:  # once; and a compiler names what it generates after what that does
+        kind = "code" if change.change is Change.TACTIC else change.change.value
+        return f"{kind} of {nodes}: {old} → {new}"
     return f"{change.change.value} of {nodes}: {old} ({change.old_builds} builds) → {new}"
 
 
@@ -166,7 +171,7 @@ def _counts(found: Mapping[DriftVerdict, int]) -> str:
 
 
 def _origins(run: RunDrift) -> list[Statement]:
-    if run.verdict not in REGRESSIONS:
+    if run.verdict not in REGRESSIONS or run.compiled:
         return []
     if not run.origins:
         why = "no observed layer regressed" if "layer" in run.counts else "no layer was observed"

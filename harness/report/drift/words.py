@@ -36,6 +36,7 @@ STATUS_LOOKS = {
     Status.MISTAKE: Look("‼", "!", "MISTAKE", "bold red", "bad", 7),
 }
 STALE = Look("‼", "!", "STALE BASELINE", "bold red", "bad", 5)
+_OTHER_KERNELS = Look("≈", "~", "other kernels", "yellow", "calm", 1)
 _UNKNOWN = Look("?", "?", "not compared", "yellow", "calm", 1)
 
 
@@ -51,6 +52,8 @@ def look_of(run: RunDrift) -> Look:
     if is_stale(run):
         return STALE
     look = _UNKNOWN if run.verdict is None else DRIFT_LOOKS[run.verdict]
+    if run.compiled and run.verdict is DriftVerdict.SAME and run.structure:
+        return _OTHER_KERNELS
     if look.tone == "bad":
         return look
     if fails(run) and run.fails_unexpectedly:
@@ -223,8 +226,9 @@ def _judged(run: RunDrift) -> bool:
 def _calm(report: DriftReport, where: str) -> str:
     """The answer where nothing that could be judged regressed."""
     compared = [run for run in report.runs if _judged(run)]
-    nothing = "No error" if engines_moved(report) else "Nothing"
-    no_regression = f"{'Accuracy did not regress' if engines_moved(report) else 'Nothing regressed'} {where}"
+    accuracy = engines_moved(report) and not any(run.compiled for run in report.runs)
+    nothing = "No error" if accuracy else "Nothing"
+    no_regression = f"{'Accuracy did not regress' if accuracy else 'Nothing regressed'} {where}"
     moved = [run for run in compared if run.verdict in (DriftVerdict.IMPROVED, DriftVerdict.FIXED)]
     if waived := statuses(report.runs)[Status.XFAIL]:
         return f"{no_regression}, except for {plural(waived, 'waived run')}"
@@ -236,6 +240,8 @@ def _calm(report: DriftReport, where: str) -> str:
             return f"The first run {where}{gpu} in this history: later ones will be compared with it"
         why = next((run.reason for run in report.runs if run.reason), "there are no runs")
         return f"Nothing could be compared: {why}"
+    if any(run.compiled for run in compared):
+        return f"{no_regression}, {'where kernels changed' if engines_moved(report) else 'and kernels are the same'}"
     if all(run.verdict is DriftVerdict.SAME for run in compared):
         return f"{nothing} moved {where}: all values have the same bits"
     return f"{nothing} moved beyond noise {where}"

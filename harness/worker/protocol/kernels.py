@@ -35,6 +35,7 @@ class Kernel:
         onnx_nodes: names of the ONNX nodes that it computes, in TensorRT's order; one node may be in several kernels.
         inputs: what it reads, constants left out.
         outputs: what it writes.
+        constants: dtypes of the constants that it reads; empty if the release does not name them.
         operations: what generated code does, in order, in the compiler's abbreviations: `Mean`, `Sub`, `Cast`, …;
             empty of other kinds.
         tactic: name of the tactic or of the generated code; None if there is none.
@@ -45,6 +46,7 @@ class Kernel:
     onnx_nodes: Tuple[str, ...] = ()
     inputs: Tuple[KernelTensor, ...] = ()
     outputs: Tuple[KernelTensor, ...] = ()
+    constants: Tuple[str, ...] = ()
     operations: Tuple[str, ...] = ()
     tactic: Optional[str] = None
 

@@ -96,8 +96,8 @@ def _entry(line: str) -> Dict[str, Any]:
     if found is None:
         raise Unreadable(line)
     entry: Dict[str, Any] = found.groupdict()
-    for key in ("Inputs", "Outputs"):
-        entry[key] = _tensors(found.group(key).strip(), line)
+    for key in ("Inputs", "Constants", "Outputs"):
+        entry[key] = _tensors((found.group(key) or "").strip(), line)
     return entry
 
 
@@ -120,6 +120,7 @@ def _kernel(entry: Mapping[str, Any], source: str) -> Kernel:
     try:
         name, kind = str(entry["Name"]), str(entry["LayerType"])
         reads, writes = (tuple(map(_tensor, entry[key])) for key in ("Inputs", "Outputs"))
+        constants = [dtype_of(tensor) for tensor in entry.get("Constants", ())]
     except (KeyError, TypeError, ValueError) as error:
         raise Unreadable(source) from error
     generated = _GENERATED.match(name)
@@ -132,6 +133,7 @@ def _kernel(entry: Mapping[str, Any], source: str) -> Kernel:
         tuple(dict.fromkeys(nodes)),
         reads,
         writes,
+        tuple(sorted({dtype for dtype in constants if dtype is not None})),
         () if generated is None else tuple(re.findall("[A-Z][a-z0-9]*", generated.group("operations"))),
         str(entry.get("TacticName", "")) or None,
     )

@@ -1,0 +1,109 @@
+"""What a release's compiler makes of a case: kernels in place of tensors, and no GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harness.backends import shape_ranges
+from harness.case import Case, RunSpec
+from harness.compiler import compile_model
+from harness.environments import Environment
+from harness.errors import HarnessError, ModelError
+from harness.history.store import COMPILED, NOT_BUILT, Row
+from harness.judge import Candidates, RunResult, Verdict, Workbench, profiles_of
+from harness.worker.protocol import CompileReport, EngineFacts, Fingerprint, Kernel, LayerInfo
+
+#: dtype → precision, the lowest first.
+_PRECISIONS = {
+    "float4_e2m1fn": "fp4",
+    "int4": "int4",
+    "float8_e4m3fn": "fp8",
+    "int8": "int8",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "float32": "fp32",
+}
+
+
+def compile_case(
+    candidates: Candidates, case: Case, spec: RunSpec, environment: Environment, bench: Workbench
+) -> RunResult:
+    """The result of compiling `case` in `environment`: its engine's layers are the kernels.
+
+    Raises:
+        CandidateError: the environment cannot be used.
+    """
+    result = RunResult(
+        case=case.name,
+        precision=spec.precision,
+        candidate=environment.name,
+        verdict=Verdict.PASS,
+        reason="",
+        case_path=case.model.path if case.path is None else str(case.path),
+        inputs=case.shape_arguments,
+    )
+    if lacking := candidates.lacking(environment.name, case, spec):
+        return replace(result, verdict=Verdict.SKIP, reason=lacking[1])
+    try:
+        model, profiles = bench.model, shape_ranges(bench.model, bench.feeds[0], profiles_of(case))
+    except HarnessError as error:
+        return replace(result, verdict=Verdict.ERROR, reason=str(error), mistake=True)
+    try:
+        report = compile_model(model, spec.precision, environment, profiles=profiles, options=case.build)
+    except ModelError as error:  # the precision cannot be written into its graph
+        return replace(result, verdict=Verdict.SKIP, reason=str(error))
+    return replace(
+        result,
+        verdict=Verdict.PASS if report.built else Verdict.ERROR,
+        reason=_reason(report),
+        evidence=() if report.failure is None else report.failure.evidence,
+        warnings=report.warnings,
+        facts=EngineFacts(
+            fingerprint=Fingerprint(environment.name, report.release, product=report.product),
+            typing=report.typing,
+            engine_bytes=report.engine_bytes or None,
+            layers=_layers(report, {node.name for node in model.nodes}),
+            warnings=report.warnings,
+        ),
+    )
+
+
+def as_compiled(rows: list[Row], result: RunResult) -> list[Row]:
+    """The engine row of a compilation says so: it was built or not, and nothing was judged."""
+    if result.verdict is Verdict.SKIP or result.mistake or result.engine is None:
+        return rows
+    (row,) = rows
+    built = result.verdict is Verdict.PASS
+    return [replace(row, verdict=COMPILED if built else NOT_BUILT, passed=None)]
+
+
+def _reason(report: CompileReport) -> str:
+    if report.failure is not None:
+        return report.failure.message
+    if not report.refused:
+        return ""
+    first, *rest = report.refused
+    more = f", and {len(rest)} more" if rest else ""
+    return f"{report.product} {report.release} refuses {first.name or 'the model'} ({first.op}): {first.message}{more}"
+
+
+def _layers(report: CompileReport, nodes: set[str]) -> tuple[LayerInfo, ...]:
+    """The kernels as layers, without the Casts that the typed graph has beside the model's nodes."""
+    kernels = () if report.kernels is None else report.kernels.kernels
+    return tuple(
+        LayerInfo(
+            name=kernel.name,
+            kind=kernel.kind,
+            onnx_nodes=tuple(node for node in kernel.onnx_nodes if node in nodes),
+            precision=_precision(kernel),
+            tactic="".join(kernel.operations) or kernel.kind,
+            outputs=tuple(tensor.name for tensor in kernel.outputs),
+        )
+        for kernel in kernels
+    )
+
+
+def _precision(kernel: Kernel) -> str | None:
+    """The lowest precision that a kernel reads or writes; what it rounds to inside is not said."""
+    border = {tensor.dtype for tensor in (*kernel.inputs, *kernel.outputs)} | set(kernel.constants)
+    return next((precision for dtype, precision in _PRECISIONS.items() if dtype in border), None)

@@ -1,0 +1,130 @@
+"""Drift of structure: what compilers make of models, without a GPU and without tensors.
+
+The real adapter runs on the double of TensorRT for RTX; `tests/compiler` asks the real builder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from harness.cli import main
+from harness.history import DriftOptions, DriftVerdict, Status, drift
+
+DOUBLED = Path(__file__).parents[1] / "worker" / "doubled.py"
+
+
+@pytest.fixture
+def model(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A product and what follows it, beside a harness.toml of compilers."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path_factory.mktemp("s")))
+    monkeypatch.chdir(tmp_path)
+    wrapper = tmp_path / "python-rtx"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} "$@" --adapter {DOUBLED}\n')
+    wrapper.chmod(0o755)
+    for name, variables in {
+        "old": ["RELEASE=1.4.0.76"],
+        "new": ["RELEASE=1.7.1.116"],
+        "wide": ["RELEASE=1.6.1.120", "FALLBACK=1"],
+        "broken": ["RELEASE=1.5.0.114", "FAIL=Myelin error: no code for relu"],
+    }.items():
+        settings = [word for variable in ["GPU=none", *variables] for word in ("--set", variable)]
+        assert main(["env", "add", name, "--python", str(wrapper), *settings]) == 0
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 8]) for name in ("x", "y")]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"], "product"),
+        helper.make_node("Relu", ["p"], ["r"], "relu"),
+        helper.make_node("Sqrt", ["r"], ["y"], "root"),
+    ]
+    weight = numpy_helper.from_array(np.eye(8, dtype=np.float32), "w")
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], [weight])
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def compared(model: Path, old: str, new: str):
+    return drift(model, environments=[old, new], precisions="fp16", options=DriftOptions(structure=True))
+
+
+def test_the_same_kernels_are_no_drift(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = compared(model, "old", "new")
+    (run,) = report.runs
+    assert (run.status, run.verdict, run.structure) == (Status.PASS, DriftVerdict.SAME, ())
+    assert (report.exit_code, run.reason) == (0, "the same kernels")
+    engines = report.records[report.records["kind"] == "engine"]
+    assert list(engines["product"]) == ["TensorRT for RTX"] * 2
+    assert list(engines["verdict"]) == ["compiled"] * 2
+    capsys.readouterr()
+    assert main(["drift", str(model), "-p", "fp16", "--structure", "--env", "old", "--env", "new"]) == 0
+    assert "Nothing regressed on new, and kernels are the same." in capsys.readouterr().out
+
+
+def test_a_lost_precision_is_a_regression_of_the_nodes_that_lost_it(model: Path) -> None:
+    report = compared(model, "new", "wide")
+    (run,) = report.runs
+    assert (report.exit_code, run.verdict) == (1, DriftVerdict.REGRESSED)
+    assert run.reason == "product, relu, root lost the precision asked for"
+    (back,) = compared(model, "wide", "new").runs
+    assert (back.status, back.verdict) == (Status.PASS, DriftVerdict.SAME)
+    assert [change.old for change in back.structure] == ["fp32"]
+
+
+def test_what_can_no_longer_be_built_fails_and_what_can_be_built_now_is_fixed(model: Path) -> None:
+    report = compared(model, "new", "broken")
+    (run,) = report.runs
+    assert (report.exit_code, run.status, run.verdict) == (1, Status.FAIL, DriftVerdict.NEW_FAILURE)
+    assert run.reason.startswith(
+        "broken no longer builds it; broken: TensorRT for RTX 1.5.0.114 returned no engine"
+    )
+    report = compared(model, "broken", "new")
+    (run,) = report.runs
+    assert (report.exit_code, run.verdict) == (0, DriftVerdict.FIXED)
+    assert run.reason.startswith("new builds it now; broken: ")
+
+
+def test_every_report_can_be_written(model: Path, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"d.{name}" for name in ("json", "html", "md", "parquet")}
+    status = main(
+        [
+            *(
+                "drift",
+                str(model),
+                "-p",
+                "fp16",
+                "-p",
+                "fp32",
+                "--structure",
+                "--env",
+                "new",
+                "--env",
+                "broken",
+            ),
+            *("--json", str(files["json"]), "--html", str(files["html"]), "--markdown", str(files["md"])),
+            *("--table", str(files["parquet"])),
+        ]
+    )
+    assert status == 1
+    document = json.loads(files["json"].read_text())
+    assert [(run["verdict"], run["compiled"]) for run in document["runs"]] == [("new failure", True)] * 2
+    assert "TensorRT for RTX 1.5.0.114" in files["html"].read_text()
+    assert "NEW FAILURE" in files["md"].read_text()
+    assert len(pd.read_parquet(files["parquet"])) == 0
+
+
+def test_what_compiles_nothing_is_refused(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for names, said in (
+        (["emulator:fp16", "new"], "emulator:fp16 compiles nothing"),
+        (["new"], "--env OLD --env NEW"),
+    ):
+        words = [word for name in names for word in ("--env", name)]
+        assert main(["drift", str(model), "--structure", *words]) == 2
+        assert said in capsys.readouterr().err
