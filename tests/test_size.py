@@ -14,8 +14,8 @@ from test_tree import PACKAGE, modules
 
 FUNCTION_LINES = 80
 MODULES_IN_A_FOLDER = 15
-LINES = 45_720
-"""Of all modules of harness together, docstrings included; 900 of them compile models without a GPU."""
+LINES = 45_900
+"""Of all modules of harness together, docstrings included; 1,100 of them compile models without a GPU."""
 
 LONG_FUNCTIONS: dict[str, int] = {}
 """Package and function: lines."""
