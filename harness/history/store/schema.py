@@ -113,7 +113,8 @@ class Row:
     distance: Annotated[Number, "rms difference from build 0 of the run's first release, over reference_rms"] = None
     # What is known of the engine.
     verdict: Annotated[
-        Text, "as `harness run` gives it; `mistake` for a wrong case; `compiled`, `not built`: nothing ran (engine rows)"
+        Text,
+        "as `harness run` gives it; `mistake` for a wrong case; `compiled`, `not built`: nothing ran (engine rows)",
     ] = None
     reason: Annotated[Text, "why, in one line (engine rows)"] = None
     faithful: Annotated[Flag, "whether observing left the outputs alone; null where nothing was observed"] = None
