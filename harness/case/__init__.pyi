@@ -12,7 +12,6 @@ from .loading import check_cases as check_cases
 from .loading import load_case as load_case
 from .loading import load_cases as load_cases
 from .loading import one_or_more as one_or_more
-from .scalars import version_in_range as version_in_range
 from .schema import CASE_SUFFIX as CASE_SUFFIX
 from .schema import BuildOptions as BuildOptions
 from .schema import Case as Case

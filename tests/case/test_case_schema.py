@@ -17,8 +17,8 @@ from harness.case import (
     Tolerance,
     Waiver,
     merge_tolerances,
-    version_in_range,
 )
+from harness.case.scalars import version_in_range
 from harness.tensors import Precision
 
 

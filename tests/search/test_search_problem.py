@@ -7,18 +7,8 @@ import re
 
 import pytest
 
-import harness.search
 from harness.errors import UsageError
 from harness.search import Budget, Group, Options, Problem
-
-
-def test_the_public_surface_is_what_the_other_rooms_rely_on():
-    assert set(harness.search.__all__) == {
-        *("search", "Problem", "Group", "Oracle", "Evaluation", "Outcome", "Progress"),
-        *("Options", "Direction", "Strategy", "Budget", "Journal"),
-        *("Result", "SearchVerdict", "Assumption", "Step", "Tally"),
-    }
-    assert all(hasattr(harness.search, name) for name in harness.search.__all__)
 
 
 @pytest.mark.parametrize(
