@@ -269,6 +269,14 @@ def test_an_expected_failure_is_a_failure_under_runxfail(pytester, cases) -> Non
     pytester.runpytest("cases", "--runxfail").assert_outcomes(passed=2, failed=1)
 
 
+def test_a_failure_that_is_expected_elsewhere_is_none_here(pytester, cases) -> None:
+    file = cases("expected") / "expected.case.yaml"
+    text = file.read_text()
+    for where, counts in (("emulator", {"xfailed": 1}), ("tensorrt<9", {"failed": 1})):
+        file.write_text(text.replace("expect: fail", f"expect: fail, where: {where}"))
+        pytester.runpytest("cases").assert_outcomes(passed=1, **counts)
+
+
 def test_junit_has_the_reason_and_the_numbers(pytester, cases) -> None:
     cases("failing", "clean")
     pytester.runpytest("cases", "--junitxml=junit.xml")

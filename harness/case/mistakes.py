@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from harness.case.document import Document, Location, Unreadable
 from harness.case.inputs import FILL_KINDS
 from harness.case.scalars import MISTAKE, PATTERNS, describe
-from harness.case.schema import CaseBody
+from harness.case.schema import CaseBody, RunSpec
 from harness.errors import Mistake
 from harness.text import suggestion
 
@@ -106,6 +106,8 @@ def _unknown_key(key: str, model: type[BaseModel] | None) -> str:
         return "unknown key"
     if model is CaseBody and key == "name":
         return "unknown key; the name of a case is the name of its file"
+    if model is RunSpec and key == "tensorrt":
+        return "unknown key; say where the failure is expected, such as `where: tensorrt>=10.3`"
     near = suggestion(key, model.model_fields)
     return "unknown key" + (f", {near}" if near else f"; known are {', '.join(model.model_fields)}")
 

@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -31,7 +32,6 @@ from harness.case.scalars import (
     Frozen,
     Sha256,
     Text,
-    VersionRange,
     examples,
     mistake,
     one_or_list,
@@ -42,6 +42,7 @@ from harness.case.scalars import (
 from harness.case.tolerances import Tolerance
 from harness.case.waivers import Waiver
 from harness.tensors import Precision
+from harness.text import suggestion
 
 CASE_SUFFIX = ".case.yaml"
 
@@ -75,6 +76,33 @@ Requirement = Annotated[
     AfterValidator(_release_range),
 ]
 
+
+EMULATOR, EMULATOR_WITH_KERNELS = "emulator", "emulator+kernels"
+_PLACES = (EMULATOR, EMULATOR_WITH_KERNELS, "tensorrt", "tensorrt-rtx")
+
+
+def _place(value: str) -> str:
+    name, releases = _place_parts(value)
+    if name not in _PLACES:
+        near = suggestion(name, _PLACES)
+        raise mistake(f"{value!r} is not one of {', '.join(_PLACES)}" + (f", {near}" if near else ""))
+    if releases and name.startswith(EMULATOR):
+        raise mistake(f"the emulator has no releases; write {name!r}")
+    version_range(releases)
+    return value
+
+
+def _place_parts(value: str) -> tuple[str, str]:
+    name = re.split(r"[\s<>=!~]", value, maxsplit=1)[0]
+    return name, value[len(name) :].strip()
+
+
+Place = Annotated[
+    Text,
+    AfterValidator(_place),
+    WithJsonSchema({"type": "string", "pattern": r"^(emulator(\+kernels)?|tensorrt(-rtx)?(\s*[<>=!~].*)?)$"}),
+]
+"""A candidate that a failure is expected on: `emulator`, `emulator+kernels`, or a product with a range of releases."""
 
 MODEL_SOURCES = ("path", "url", "builder", "torch")
 
@@ -137,13 +165,13 @@ class RunSpec(Frozen):
     """The arithmetic under test."""
     expect: Literal["pass", "fail"] = "pass"
     """`fail` is an expected failure: the run is xfail while it fails, and a pass is a failure (xpass)."""
+    where: Annotated[tuple[Place, ...], one_or_list(Place)] = ()
+    """The candidates on which the failure is expected: `emulator`, `emulator+kernels` (with a kernel list), and
+    releases, such as `tensorrt<9` and `tensorrt-rtx>=1.5`. On others the run must pass. By default everywhere."""
     reason: Text | None = Field(default=None, validate_default=True)
     """Why the run fails; needed with `expect: fail`."""
     origin: Annotated[tuple[Text, ...], one_or_list(Text)] = ()
     """Names of the nodes where the error starts; if given, the failing run must have exactly these."""
-    tensorrt: VersionRange | None = None
-    """TensorRT releases in which the failure is expected, such as `>=10.3,<10.13`; on others, and on the
-    emulator, the run must then pass. By default the failure is expected everywhere."""
 
     @field_validator("reason")
     @classmethod
@@ -152,18 +180,27 @@ class RunSpec(Frozen):
             raise mistake("missing: an expected failure needs a reason")
         return value
 
-    @field_validator("origin", "tensorrt")
+    @field_validator("where", "origin")
     @classmethod
     def _only_with_failure(cls, value: Any, info: ValidationInfo) -> Any:
         if value and info.data.get("expect") == "pass":
             raise mistake("belongs to an expected failure; add `expect: fail` and a reason")
         return value
 
-    def expects_failure(self, tensorrt: str | None = None) -> bool:
-        """Whether this run is expected to fail on the TensorRT release `tensorrt`; None is the emulator."""
-        if self.expect == "pass" or self.tensorrt is None:
+    def expects_failure(self, candidate: str = EMULATOR, release: str | None = None) -> bool:
+        """Whether this run is expected to fail.
+
+        Args:
+            candidate: `emulator`, `emulator+kernels`, `tensorrt` or `tensorrt-rtx`.
+            release: the release of a product.
+        """
+        if self.expect == "pass" or not self.where:
             return self.expect == "fail"
-        return tensorrt is not None and version_in_range(tensorrt, self.tensorrt)
+        return any(
+            name == candidate
+            and (not releases or (release is not None and version_in_range(release, releases)))
+            for name, releases in map(_place_parts, self.where)
+        )
 
 
 class TacticSource(StrEnum):

@@ -33,7 +33,7 @@ from harness.judge.results import (
 from harness.judge.workbench import Workbench
 from harness.tensors import Precision
 from harness.text import names
-from harness.worker.protocol import TENSORRT_RTX, EngineFacts
+from harness.worker.protocol import PACKAGE_OF, TENSORRT, TENSORRT_RTX, EngineFacts
 
 if TYPE_CHECKING:
     from harness.tactics import Repeats
@@ -171,7 +171,7 @@ class _Run:
         outputs = self.timed("compare", lambda: self.outputs(expected, actual))
         outputs, counted = self.worst_build(expected, outputs)
         passed = all(output.passed for output in outputs)
-        expects_failure = self.spec.expects_failure(self.release())
+        expects_failure = self.expects_failure()
         layers: tuple[LayerResult, ...] = ()
         faithful = None
         if self.options.layers:
@@ -214,6 +214,13 @@ class _Run:
         """The TensorRT release of the candidate; None for the emulator, and for TensorRT for RTX."""
         fingerprint = None if self.engine is None else self.engine.fingerprint
         return None if fingerprint is None or fingerprint.product == TENSORRT_RTX else fingerprint.tensorrt
+
+    def expects_failure(self) -> bool:
+        """Whether the case expects this candidate to fail; releases that are emulated count as the emulator."""
+        fingerprint = None if self.engine is None else self.engine.fingerprint
+        if fingerprint is None or fingerprint.tensorrt is None:
+            return self.spec.expects_failure()
+        return self.spec.expects_failure(PACKAGE_OF[fingerprint.product or TENSORRT], fingerprint.tensorrt)
 
     def waived(self, candidate: str) -> Waived | None:
         """The waiver of the case that speaks of this run."""

@@ -49,7 +49,7 @@ inputs:
   yes: {shape: [2, 8], min: [1, 8], max: [4, 8]}
 runs:
   - fp32
-  - {precision: fp16, expect: fail, reason: overflow, origin: [sq], tensorrt: ">=8.6"}
+  - {precision: fp16, expect: fail, reason: overflow, origin: [sq], where: tensorrt>=8.6}
 tolerances:
   - {precision: fp16, output: "y*", nrmse: 1e-3, relative: {factor: 2, floor: 1e-9}}
 build: {workspace_mib: 4096, optimization_level: 5, tactic_sources: [cublas], typing: strong}
@@ -69,6 +69,7 @@ waivers:
     assert case.inputs["0"].fill == IntegersFill(low=0, high=10)
     assert case.runs[1].precision is Precision.FP16
     assert case.runs[1].origin == ("sq",)
+    assert case.runs[1].where == ("tensorrt>=8.6",)
     assert case.tolerances[0].gates() == {"nrmse": 0.001}
     assert case.tolerances[0].relative.factor == 2
     assert case.requires == ("onnxscript",)
@@ -134,7 +135,7 @@ inputs:
 runs:
   - fp61
   - {precision: fp16, expect: fial}
-  - {precision: bf16, expect: fail, tensorrt: 10x}
+  - {precision: bf16, expect: fail, where: [tensort>=8, emulator>=1, tensorrt>=10x], tensorrt: "9"}
   - precision: fp32
     origin: [a]
 sampels: 3
@@ -159,6 +160,7 @@ zebra: 1
 def test_every_mistake_is_reported_at_once_at_its_place(write):
     fills = "uniform, normal, integers, constant, file"
     precisions = "fp32, tf32, fp16, bf16, fp8, int8"
+    places = "emulator, emulator+kernels, tensorrt, tensorrt-rtx"
     expected = f"""\
 2:12: model.builder: must be `module:function`, such as `models:mlp`, not the text 'models-mlp'
 3:3: model.arg: unknown key, did you mean `args`?
@@ -178,7 +180,10 @@ def test_every_mistake_is_reported_at_once_at_its_place(write):
 18:5: runs[0]: 'fp61' is not one of {precisions}, did you mean `fp16`?
 19:31: runs[1].expect: 'fial' is not one of pass, fail, did you mean `fail`?
 20:5: runs[2].reason: missing: an expected failure needs a reason
-20:47: runs[2].tensorrt: '10x' is not a version range; write one such as '>=10.3,<11'
+20:45: runs[2].where[0]: 'tensort>=8' is not one of {places}, did you mean `tensorrt`?
+20:57: runs[2].where[1]: the emulator has no releases; write 'emulator'
+20:70: runs[2].where[2]: '>=10x' is not a version range; write one such as '>=10.3,<11'
+20:86: runs[2].tensorrt: unknown key; say where the failure is expected, such as `where: tensorrt>=10.3`
 22:13: runs[3].origin: belongs to an expected failure; add `expect: fail` and a reason
 23:1: sampels: unknown key, did you mean `samples`?
 24:10: samples: must be a whole number, not true

@@ -91,22 +91,35 @@ def test_runs_are_selected_in_the_order_of_the_case():
     assert [run.precision.value for run in picked] == ["bf16", "fp16"]
 
 
+RTX, TENSORRT = "tensorrt-rtx", "tensorrt"
+
+
 @pytest.mark.parametrize(
-    ("tensorrt", "release", "expected"),
+    ("where", "candidate", "release", "expected"),
     [
-        (None, None, True),
-        (None, "8.6.0", True),
-        (">=10.3,<11", None, False),  # a failure of some releases is none of the emulator
-        (">=10.3,<11", "10.13.3.9", True),
-        (">=10.3,<11", "10.14.1.48.post1", True),
-        (">=10.3,<11", "11.0.0.114", False),
-        (">=10.3,<11", "8.6.0", False),
+        ((), "emulator", None, True),
+        ((), TENSORRT, "8.6.0", True),
+        ((), RTX, "1.6.1.120", True),
+        # A failure of some releases is none of the emulator.
+        (("tensorrt>=10.3,<11",), "emulator", None, False),
+        (("tensorrt>=10.3,<11",), TENSORRT, "10.13.3.9", True),
+        (("tensorrt>=10.3,<11",), TENSORRT, "10.14.1.48.post1", True),
+        (("tensorrt >=10.3,<11",), TENSORRT, "11.0.0.114", False),
+        (("tensorrt>=10.3,<11",), TENSORRT, "8.6.0", False),
+        (("tensorrt<2",), RTX, "1.6.1.120", False),  # numbers of the other product
+        (("emulator", "tensorrt-rtx>=1.5"), "emulator", None, True),
+        (("emulator", "tensorrt-rtx>=1.5"), RTX, "1.4.0.76", False),
+        (("emulator", "tensorrt-rtx>=1.5"), RTX, "1.5.0.114", True),
+        (("tensorrt", "emulator+kernels"), TENSORRT, "11.0.0.114", True),
+        (("tensorrt", "emulator+kernels"), "emulator", None, False),
+        (("tensorrt", "emulator+kernels"), "emulator+kernels", None, True),
+        (("emulator",), "emulator+kernels", None, False),
     ],
 )
-def test_an_expected_failure_is_limited_to_its_releases(tensorrt, release, expected):
-    run = RunSpec(precision=Precision.FP16, expect="fail", reason="overflow", tensorrt=tensorrt)
-    assert run.expects_failure(release) is expected
-    assert RunSpec(precision=Precision.FP16).expects_failure(release) is False
+def test_an_expected_failure_is_limited_to_where_it_holds(where, candidate, release, expected):
+    run = RunSpec(precision=Precision.FP16, expect="fail", where=where, reason="overflow")
+    assert run.expects_failure(candidate, release) is expected
+    assert RunSpec(precision=Precision.FP16).expects_failure(candidate, release) is False
 
 
 def test_pre_releases_lie_in_a_range():

@@ -272,3 +272,15 @@ def test_errors_of_builds_are_listed_or_given_as_a_range() -> None:
     assert builds_text(builds(1e-3, 1e-3, 1e-3)) == "1e-3 in each of 3"
     assert builds_text(builds(*(1e-3 * n for n in range(1, 10)))) == "1e-3 to 9e-3 in 9"
     assert builds_text([]) == ""
+
+
+def test_a_failure_that_the_case_expects_elsewhere_is_unexpected(tiny_cases, tmp_path: Path) -> None:
+    (path,) = Path(tiny_cases("expected")).glob("*.case.yaml")
+    text = path.read_text()
+    for where, expected in (("emulator", True), ("tensorrt", False)):
+        path.write_text(text.replace("expect: fail", f"expect: fail, where: {where}"))
+        report = harness.drift(
+            path, environments=["emulator:fp16", "emulator:fp16,seed=2"], history=tmp_path / where
+        )
+        found = {run.case: run.builds.expected for run in report.runs if run.builds.fails_on is FailsOn.BOTH}
+        assert found == {"expected": expected}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ import pytest
 from graphs import graph_model, norm_chain
 
 import harness
-from harness.backends import Plan
-from harness.case import Case, load_case
+from harness.backends import Candidate, Evaluation, Plan, Timing
+from harness.case import Case, RunSpec, load_case
 from harness.comparison import GateResult, compare
 from harness.errors import CaseFileError, EnvironmentConfigError, NothingSelectedError, UsageError
 from harness.judge import (
+    Candidates,
     Cause,
     Judge,
     Judged,
@@ -25,6 +27,7 @@ from harness.judge import (
     OutputResult,
     ProgressEvent,
     Verdict,
+    Workbench,
     describe_outputs,
     is_faithful,
     measure_layers,
@@ -32,6 +35,7 @@ from harness.judge import (
     run,
 )
 from harness.tensors import Precision
+from harness.worker.protocol import EngineFacts, Fingerprint
 
 CASE = """
     model: {path: m.onnx}
@@ -125,14 +129,65 @@ def test_the_tightest_gate_limits_the_error_of_an_output() -> None:
         ),
         (1.0, "{precision: fp16, expect: fail, reason: squares overflow}", "xpass", "passes, although"),
         (600.0, "{precision: fp16, expect: fail, reason: r, origin: mean}", "fail", "starts at sq, not mean"),
-        (600.0, '{precision: fp16, expect: fail, reason: r, tensorrt: ">=10"}', "fail", "nrmse"),
+        (600.0, "{precision: fp16, expect: fail, where: tensorrt>=10, reason: r}", "fail", "nrmse"),
+        (600.0, "{precision: fp16, expect: fail, where: [tensorrt, emulator], reason: r}", "xfail", "r"),
+        (1.0, "{precision: fp16, expect: fail, where: tensorrt-rtx, reason: r}", "pass", "hold"),
     ],
 )
 def test_expected_failures(write_case, scale: float, run_line: str, verdict: str, reason: str) -> None:
     report = run(write_case(scale, run_line), precisions=["fp16"])
     assert verdicts(report) == {"fp16": verdict}
     assert reason in report.results[0].reason
-    assert report.exit_code == (0 if verdict == "xfail" else 1)
+    assert report.exit_code == (0 if verdict in ("xfail", "pass") else 1)
+
+
+class Engines(Candidates):
+    """The emulator, called an engine of one release."""
+
+    def __init__(self, product: str | None, release: str | None) -> None:
+        super().__init__()
+        self.fingerprint = Fingerprint("env", release, product=product)
+
+    def get(self, name: str, bench: Workbench) -> Candidate:
+        emulator, fingerprint = bench.emulator, self.fingerprint
+
+        class Engine(Candidate):
+            name = "env"
+
+            def evaluate(self, plan: Plan, feeds, *, timing: Timing | None = None) -> Evaluation:
+                return replace(emulator.evaluate(plan, feeds), facts=EngineFacts(fingerprint))
+
+        return Engine()
+
+    def lacking(self, name: str, case: Case, spec: RunSpec) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("product", "release", "verdict"),
+    [
+        ("TensorRT", "8.6.0", "xfail"),
+        ("TensorRT", "10.1.0", "fail"),
+        ("TensorRT for RTX", "1.4.0.76", "fail"),
+        ("TensorRT for RTX", "1.6.1.120", "xfail"),
+        (None, None, "xfail"),  # an emulated release
+    ],
+)
+def test_an_engine_fails_as_expected_where_the_case_says_so(write_case, product, release, verdict) -> None:
+    where = "[emulator, tensorrt<9, tensorrt-rtx>=1.5]"
+    case = load_case(write_case(600.0, f"{{precision: fp16, expect: fail, where: {where}, reason: r}}"))
+    (spec,) = case.select_runs([Precision.FP16])
+    with Judge(JudgeOptions(layers=False), Engines(product, release)) as judge:
+        assert judge.run(case, spec, "env").verdict == verdict
+        assert Judge().run(case, spec).verdict == "xfail"
+
+
+def test_an_engine_may_pass_where_no_failure_is_expected(write_case) -> None:
+    case = load_case(write_case(1.0, "{precision: fp16, expect: fail, where: emulator, reason: r}"))
+    (spec,) = case.select_runs([Precision.FP16])
+    with Judge(JudgeOptions(layers=False), Engines("TensorRT", "8.6.0")) as judge:
+        assert judge.run(case, spec, "env").verdict == "pass"
+        assert Judge().run(case, spec).verdict == "xpass"
 
 
 def test_explicit_tolerances_replace_the_default_gates(write_case) -> None:

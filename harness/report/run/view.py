@@ -170,7 +170,11 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
         statements.append(Statement("output", _output(result.worst)))
     if result.verdict is Verdict.XPASS:
         statements.append(
-            Statement("then", "if the fault is gone for good, take `expect: fail` out of the case")
+            Statement(
+                "then",
+                "if the fault is gone for good, take `expect: fail` out of the case; if it is gone here alone, "
+                "list in `where` what it is still expected on",
+            )
         )
     origins = result.origins
     for layer in origins[:MOST_ORIGINS]:
