@@ -86,6 +86,7 @@ class EvidenceKind(StrEnum):
     STOPPED = "stopped"
     TYPED_MODEL = "typed model"
     REPEATED_NAMES = "repeated names"
+    AUTOCAST = "autocast"
     REPRO = "repro"
     PINS = "pins"
 
@@ -96,6 +97,7 @@ class Recipe(StrEnum):
     TRTEXEC = "trtexec"
     POLYGRAPHY = "polygraphy"
     STRONGLY_TYPED = "trtexec_strongly_typed"
+    TENSORRT_RTX = "tensorrt_rtx"
     AUTOCAST = "autocast"
     BUILD_PINNED = "build_pinned"
     LAYER_LIST = "layer_list"
@@ -106,6 +108,11 @@ class Recipe(StrEnum):
     def is_file(self) -> bool:
         """Whether it is a file to read or to build from, not a command to run."""
         return self in (Recipe.LAYER_LIST, Recipe.TYPED_MODEL, Recipe.PINS)
+
+    @property
+    def builds(self) -> bool:
+        """Whether it is a command that builds the cured engine."""
+        return self in (Recipe.TENSORRT_RTX, Recipe.STRONGLY_TYPED, Recipe.TRTEXEC, Recipe.POLYGRAPHY)
 
 
 @dataclass(frozen=True)

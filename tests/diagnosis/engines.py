@@ -57,6 +57,9 @@ class FakeEngine(Candidate):
         tactics: by build, the tactic of its only layer.
         breaks: plans that cannot be built.
         crashes: numbers of the evaluations in which the worker dies.
+        product: what it is built with; None is TensorRT, as of a worker that does not say.
+        release: the version of it.
+        typing: `weak` or `strong`.
     """
 
     model: Model
@@ -66,6 +69,9 @@ class FakeEngine(Candidate):
     tactics: Callable[[Build], str] | None = None
     breaks: Callable[[Plan], bool] = lambda plan: False
     crashes: frozenset[int] = frozenset()
+    product: str | None = None
+    release: str = "8.6.0"
+    typing: str = "weak"
     name: str = "fake"
     builds: int = 0
     evaluations: int = 0
@@ -76,7 +82,7 @@ class FakeEngine(Candidate):
         self._emulator = Emulator(falsifiable(self.model, self.node))
 
     def fingerprint(self) -> Fingerprint:
-        return Fingerprint(self.name, "8.6.0")
+        return Fingerprint(self.name, self.release, product=self.product)
 
     def evaluate(
         self, plan: Plan, feeds: Mapping[str, np.ndarray], *, timing: Timing | None = None
@@ -102,7 +108,7 @@ class FakeEngine(Candidate):
         median = 1.0 + 0.1 * len(plan.islands)
         facts = EngineFacts(
             fingerprint=self.fingerprint(),
-            typing="weak",
+            typing=self.typing,
             builds=int(made),
             build_seconds=0.1,
             engine_bytes=1,

@@ -43,6 +43,7 @@ class JudgedEvaluation:
         relaxed: what was given up so that it could be built; None if it is what was asked for.
         engine_layers: by ONNX node, the names of the engine layers that compute it.
         recalled: it was not evaluated now: the journal had it.
+        typing: `weak` or `strong`, as the engine was built; None if it does not say.
     """
 
     outcome: Outcome
@@ -57,6 +58,7 @@ class JudgedEvaluation:
     relaxed: Relaxed | None = None
     engine_layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     recalled: bool = field(default=False, metadata=NEVER)
+    typing: str | None = None
 
     __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # arrays, which no document has
 
@@ -194,6 +196,7 @@ class Evaluator:
             regions=regions_around(facts, plan.islands, self.subject.model),
             relaxed=relaxed_in(facts),
             engine_layers=layers_by_node(facts),
+            typing=facts.typing,
         )
 
     def _note(self, plan: Plan, judged: JudgedEvaluation) -> None:

@@ -161,8 +161,14 @@ class Subject:
         return {**host_fingerprint(), **({} if engine is None else asdict(engine))}
 
     @property
+    def product(self) -> str | None:
+        """What the engine is built with, as the worker names it; None where nothing says so."""
+        product = self.fingerprint.get("product")
+        return None if product is None else str(product)
+
+    @property
     def release(self) -> str | None:
-        """The full version of TensorRT; None where there is none."""
+        """The full version of that product; None where there is none."""
         version = self.fingerprint.get("tensorrt")
         return None if version is None else str(version)
 

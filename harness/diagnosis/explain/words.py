@@ -91,7 +91,7 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
     if verdict is DiagnosisVerdict.CONVERSION:
         return ("report it with the repro; until then, express the node by other operators",)
     recipes = handed.recipes
-    commands = [recipes[tool] for tool in (Recipe.TRTEXEC, Recipe.POLYGRAPHY) if tool in recipes]
+    commands = [text for tool, text in recipes.items() if tool.builds]
     if any(len(each) > LONGEST_COMMAND for each in commands):
         listed = recipes.get(Recipe.LAYER_LIST)
         commands = [] if listed is None else [f"{listed} lists the nodes"]

@@ -1,9 +1,12 @@
+from .autocast import autocast_obstacle as autocast_obstacle
 from .files import hand_over as hand_over
 from .files import write_handover as write_handover
 from .recipes import Files as Files
+from .recipes import ReleaseInUse as ReleaseInUse
 from .recipes import keep_fp32 as keep_fp32
 from .recipes import own_file as own_file
 from .recipes import polygraphy_script as polygraphy_script
+from .recipes import without_tf32 as without_tf32
 from .repro import ReproInfo as ReproInfo
 from .repro import emulated_model as emulated_model
 from .repro import write_repro as write_repro

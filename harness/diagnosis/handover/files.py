@@ -23,8 +23,10 @@ from harness.diagnosis.context import (
     islands_of,
 )
 from harness.diagnosis.explain import summarise
+from harness.diagnosis.handover.autocast import autocast_obstacle
 from harness.diagnosis.handover.recipes import (
     Files,
+    ReleaseInUse,
     keep_fp32,
     layer_list,
     layers_of,
@@ -58,7 +60,8 @@ def hand_over(seen: Seen, context: Context) -> Seen:
         if seen.emulated or seen.gates is None or seen.gates.baseline is None
         else seen.baseline.engine_layers
     )
-    handover = write_handover(context, seen.findings, summary, context.out, layers)
+    typing = None if seen.gates is None or seen.gates.baseline is None else seen.baseline.typing
+    handover = write_handover(context, seen.findings, summary, context.out, layers, typing=typing)
     return replace(seen, summary=summary, handover=handover).adding(*handover.evidence)
 
 
@@ -68,6 +71,8 @@ def write_handover(
     summary: str,
     out: Path | None,
     engine_layers: Mapping[str, tuple[str, ...]] | None = None,
+    *,
+    typing: str | None = None,
 ) -> Handover:
     """Write what there is to act on to `out`; without a folder, only make the commands.
 
@@ -77,19 +82,22 @@ def write_handover(
         summary: what the repro says of itself.
         out: the folder.
         engine_layers: by ONNX node, the layers of the failing engine that compute it.
+        typing: `weak` or `strong`, as that engine was built; None if that is not known.
     """
     subject = context.subject
     model, island = subject.model, found.island
     wanted = bool(island) or found.verdict is DiagnosisVerdict.TF32
+    release = ReleaseInUse(subject.product, subject.release, typing)
     if out is None:  # commands that name files which are there
         path = own_file(model, island)
         files = Files(None if path is None else str(path), shapes=_shapes(subject))
-        return Handover(_commands(subject, found, files) if wanted else {}, written=False)
+        recipes = _commands(subject, found, files, release) if wanted else {}
+        return Handover(recipes, evidence=_autocast_evidence(subject, found), written=False)
     context.report(Stage.HAND_OVER, "write the recipes", suspected=found.culprits)
     evidence: list[Evidence] = []
-    recipes: dict[Recipe, str] = {}
+    recipes = {}
     if wanted:
-        recipes = _write_recipes(subject, found, out, engine_layers or {}, evidence)
+        recipes = _write_recipes(subject, found, out, engine_layers or {}, evidence, release)
     if found.pins is not None:
         recipes = _write_pins(context, found.pins, out / "pins", evidence)
     repro = None
@@ -128,14 +136,24 @@ def _write_pins(
     return {Recipe.PINS: str(path), Recipe.BUILD_PINNED: build}
 
 
-def _commands(subject: Subject, found: Findings, files: Files) -> dict[Recipe, str]:
+def _commands(subject: Subject, found: Findings, files: Files, release: ReleaseInUse) -> dict[Recipe, str]:
     if found.verdict is DiagnosisVerdict.TF32:
-        return without_tf32(files)
+        return without_tf32(files, release)
     if found.casts:
         files = replace(files, model=files.typed)
     relaxed = None if found.cure is None else found.cure.relaxed
     constraints = "prefer" if relaxed is not None and relaxed.what is Relaxation.PREFERRED else "obey"
-    return keep_fp32(subject.model, subject.precision, found.island, files, constraints=constraints)
+    return keep_fp32(
+        subject.model, subject.precision, found.island, files, release=release, constraints=constraints
+    )
+
+
+def _autocast_evidence(subject: Subject, found: Findings) -> tuple[Evidence, ...]:
+    """Why there is no recipe for AutoCast, where there would be one."""
+    if not _can_be_typed(subject, found):
+        return ()
+    obstacle = autocast_obstacle(subject.model, subject.precision, found.island)
+    return (_evidence(EvidenceKind.AUTOCAST, f"AutoCast does not apply: {obstacle}"),) if obstacle else ()
 
 
 def _shapes(subject: Subject) -> dict[str, Profile]:
@@ -152,6 +170,7 @@ def _write_recipes(
     out: Path,
     engine_layers: Mapping[str, tuple[str, ...]],
     evidence: list[Evidence],
+    release: ReleaseInUse,
 ) -> dict[Recipe, str]:
     model, island = subject.model, found.island
     out.mkdir(parents=True, exist_ok=True)
@@ -166,7 +185,8 @@ def _write_recipes(
         evidence.append(_try_typed(subject, graph))
     script, listed = out / "keep_fp32.py", out / "layers.json"
     files = Files(str(path), None if typed is None else str(typed), str(script), _shapes(subject))
-    recipes = _commands(subject, found, files)
+    recipes = _commands(subject, found, files, release)
+    evidence += _autocast_evidence(subject, found)
     if Recipe.POLYGRAPHY in recipes and island:
         write_text(script, polygraphy_script(layers_of(model, island)))
     repeated = repeated_names(model, layers_of(model, island))

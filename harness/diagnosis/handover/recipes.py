@@ -1,4 +1,7 @@
-"""How to keep nodes in FP32, by tool: ready to paste.
+"""How to keep nodes in FP32, by tool: ready to paste, the one that fits the release first.
+
+Where typing is strong, the graph says the precision: a typed model, and a command without a flag. Where it is weak,
+the flags of trtexec and polygraphy do. Without a release, as on the emulator, the typed model comes first.
 
 trtexec and polygraphy go by the names of layers. TensorRT's parser names a layer after its node, and there is none of
 an If, Loop or Scan: it names what is in their bodies. So these two get the nodes in the bodies, and AutoCast, which
@@ -16,10 +19,12 @@ from typing import Any
 import onnx
 
 from harness.backends import Profile
+from harness.diagnosis.handover.autocast import autocast, autocast_obstacle
 from harness.diagnosis.results import Recipe
 from harness.model import Model, inner_nodes, named_nodes
 from harness.tensors import Precision
 from harness.text import command
+from harness.worker.protocol import TENSORRT_RTX
 
 WEAK_FLAGS = {
     Precision.FP16: "--fp16",
@@ -29,6 +34,49 @@ WEAK_FLAGS = {
 }
 NOT_FOR_TRTEXEC = re.compile(r"[,'*]")  # what trtexec takes for its own in names of layers and inputs
 ISLANDS_SCHEMA = "harness.islands/1"
+NO_TF32 = "NVIDIA_TF32_OVERRIDE=0"
+"""In the environment of a process: its libraries compute FP32 as FP32."""
+
+
+@dataclass(frozen=True)
+class ReleaseInUse:
+    """What the engine under test was built with, as far as its recipes depend on it; nothing is known of an emulator.
+
+    Args:
+        product: TENSORRT or TENSORRT_RTX; None is TensorRT where there is a version.
+        version: its full version; None if there is no release.
+        typing: `weak` or `strong`, as the engine was built; None takes what the release has first.
+    """
+
+    product: str | None = None
+    version: str | None = None
+    typing: str | None = None
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The version as numbers."""
+        return tuple(int(each) for each in re.findall(r"\d+", self.version or ""))
+
+    @property
+    def rtx(self) -> bool:
+        """Whether it is TensorRT for RTX."""
+        return self.product == TENSORRT_RTX
+
+    @property
+    def strong(self) -> bool:
+        """Whether the graph alone says the precision, and flags are refused or unknown."""
+        always = self.rtx or (self.version is not None and self.numbers >= (11,))
+        return always or self.typing == "strong"
+
+    @property
+    def takes_typed(self) -> bool:
+        """Whether it can be told to take the precision from the graph."""
+        return self.rtx or self.version is None or self.numbers >= (10,)
+
+    @property
+    def obeys_no_tf32(self) -> bool:
+        """Whether TF32 can be turned off: of TensorRT for RTX before 1.5, no context can be made then."""
+        return not self.rtx or self.numbers >= (1, 5)
 
 
 @dataclass(frozen=True)
@@ -69,44 +117,77 @@ class Files:
         return words
 
 
-def without_tf32(files: Files) -> dict[Recipe, str]:
-    """A command for each tool that builds in FP32 without TF32."""
-    if files.model is None:
+def without_tf32(files: Files, release: ReleaseInUse = ReleaseInUse()) -> dict[Recipe, str]:
+    """A command for each tool that builds in FP32 without TF32; none where the release cannot do without."""
+    spellable = not any(map(NOT_FOR_TRTEXEC.search, files.shapes))
+    if files.model is None or not release.obeys_no_tf32:
         return {}
+    if release.rtx:
+        words = ["tensorrt_rtx", f"--onnx={files.model}", *files.for_trtexec]
+        return {Recipe.TENSORRT_RTX: f"{NO_TF32} {command(*words)}"} if spellable else {}
     polygraphy = ["polygraphy", "convert", files.model, "--convert-to", "trt", "-o", "model.plan"]
     recipes = {Recipe.POLYGRAPHY: command(*polygraphy, *files.for_polygraphy)}
-    if not any(map(NOT_FOR_TRTEXEC.search, files.shapes)):
+    if spellable:
         trtexec = ["trtexec", f"--onnx={files.model}", *files.for_trtexec, "--noTF32"]
         recipes = {Recipe.TRTEXEC: command(*trtexec), **recipes}
     return recipes
 
 
 def keep_fp32(
-    model: Model, precision: Precision, island: Sequence[str], files: Files, *, constraints: str = "obey"
+    model: Model,
+    precision: Precision,
+    island: Sequence[str],
+    files: Files,
+    *,
+    release: ReleaseInUse = ReleaseInUse(),
+    constraints: str = "obey",
 ) -> dict[Recipe, str]:
-    """A command for each tool that keeps `island` in FP32; tools that cannot are left out.
+    """A command for each tool that keeps `island` in FP32, what fits `release` best first; tools that cannot are left
+    out.
 
     Args:
         model: the model as it is.
         precision: of all other nodes.
         island: names of the nodes.
         files: what the commands name.
+        release: what the engine was built with.
         constraints: `obey`, or `prefer` where TensorRT refuses to obey.
     """
+    typed = _typed(files, release)
+    flags = {} if release.strong else _flags(model, precision, island, files, constraints)
+    recipes = {**typed, **flags} if release.strong or release.version is None else {**flags, **typed}
+    castable = precision in (Precision.FP16, Precision.BF16) and bool(island)
+    if castable and files.model is not None and not autocast_obstacle(model, precision, island):
+        recipes[Recipe.AUTOCAST] = autocast(precision, island, files.model)
+    return recipes
+
+
+def _typed(files: Files, release: ReleaseInUse) -> dict[Recipe, str]:
+    """The command that builds from the typed model."""
+    unspellable = any(map(NOT_FOR_TRTEXEC.search, files.shapes))
+    if files.typed is None or unspellable or not release.takes_typed:
+        return {}
+    arguments = [f"--onnx={files.typed}", *files.for_trtexec]
+    if release.rtx:
+        return {Recipe.TENSORRT_RTX: command("tensorrt_rtx", *arguments)}
+    known_to_be_strong = release.version is not None and release.numbers >= (11,)
+    asked = [] if known_to_be_strong else ["--stronglyTyped"]
+    return {Recipe.STRONGLY_TYPED: command("trtexec", *arguments, *asked)}
+
+
+def _flags(
+    model: Model, precision: Precision, island: Sequence[str], files: Files, constraints: str
+) -> dict[Recipe, str]:
+    """The commands that say the precision of each layer by flags."""
     recipes: dict[Recipe, str] = {}
     flag = WEAK_FLAGS.get(precision)
-    spellable = not any(map(NOT_FOR_TRTEXEC.search, files.shapes))
     layers = layers_of(model, island)
-    if flag and layers and files.model is not None:
-        if spellable and not any(map(NOT_FOR_TRTEXEC.search, layers)):
-            recipes[Recipe.TRTEXEC] = _trtexec(flag, layers, files, constraints)
-        if files.script is not None and not any(name.startswith("-") for name in layers):
-            recipes[Recipe.POLYGRAPHY] = _polygraphy(flag, list(layers), files, constraints)
-    if files.typed is not None and spellable:
-        typed = ["trtexec", f"--onnx={files.typed}", *files.for_trtexec, "--stronglyTyped"]
-        recipes[Recipe.STRONGLY_TYPED] = command(*typed)
-    if precision in (Precision.FP16, Precision.BF16) and island and files.model is not None:
-        recipes[Recipe.AUTOCAST] = _autocast(precision, island, files.model)
+    if not flag or not layers or files.model is None:
+        return recipes
+    if not any(map(NOT_FOR_TRTEXEC.search, (*files.shapes, *layers))):
+        recipes[Recipe.TRTEXEC] = _trtexec(flag, layers, files, constraints)
+    if files.script is not None and not any(name.startswith("-") for name in layers):
+        recipes[Recipe.POLYGRAPHY] = _polygraphy(flag, list(layers), files, constraints)
     return recipes
 
 
@@ -156,13 +237,6 @@ def _polygraphy(flag: str, layers: Sequence[str], files: Files, constraints: str
     # polygraphy has no argument for the types of layer outputs: without them an island may still hand on FP16.
     arguments += ["--trt-network-postprocess-script", files.script]
     arguments += ["--layer-precisions", *(f"{name}:float32" for name in layers)]
-    return command(*arguments)
-
-
-def _autocast(precision: Precision, island: Sequence[str], path: str) -> str:
-    arguments = ["python", "-m", "modelopt.onnx.autocast", "--onnx_path", path]
-    arguments += ["--low_precision_type", precision.value]
-    arguments += ["--nodes_to_exclude", *(f"^{re.escape(name)}$" for name in island)]
     return command(*arguments)
 
 
