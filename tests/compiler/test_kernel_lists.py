@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.worker.adapter.inspection import inspector, kernels
-from harness.worker.protocol import Kernel, KernelTensor
+from harness.worker.protocol import Kernel, KernelList, KernelTensor, from_plain
 
 DATA = Path(__file__).with_name("data")
 
@@ -68,6 +68,14 @@ def test_nodes_of_a_branch_have_their_own_names() -> None:
 def test_open_sizes_and_narrow_types_are_read() -> None:
     assert read("dynamic-batch-fp16-1.7.1.116")[1].inputs[0].shape == (-1, 3, 16, 16)
     assert read("quantised-conv-fp16-1.7.1.116")[1].inputs[0].dtype == "int8"
+
+
+def test_a_build_without_a_gpu_lists_the_kernels_that_the_inspector_names_on_one() -> None:
+    """The same release and model on an H200, read from the inspector there: as many kernels as the log is cut to."""
+    kept = json.loads((DATA / "attention-fp16-1.6.1.120-h200.json").read_text())
+    listed = from_plain(KernelList, kept)
+    assert listed.source == "inspector"
+    assert listed.kernels == read("attention-fp16-1.6.1.120")
 
 
 def test_the_log_and_the_inspector_read_alike() -> None:

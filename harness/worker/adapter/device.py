@@ -77,17 +77,23 @@ def refusal(trt: Any, release: Release, logger: Any, builder: Any, facts: Dict[s
     serialized = builder.build_serialized_network(network, builder.create_builder_config())
     if serialized is None:
         return "builds nothing for this GPU"
-    validity, bits = trt.Runtime(logger).get_engine_validity(serialized)
-    if validity != trt.EngineValidity.INVALID:
+    runtime = trt.Runtime(logger)
+    if runtime.deserialize_cuda_engine(serialized) is not None:
         return None
-    reasons = [
-        name
-        for name, member in trt.EngineInvalidityDiagnostics.__members__.items()
-        if int(bits) & int(member)
-    ]
-    if "UNSUPPORTED_CC" in reasons:
+    why = reasons(trt, runtime, serialized)
+    if "unsupported cc" in why:
         return "refuses this GPU: compute capability {}".format(facts.get("compute_capability"))
-    return "refuses this GPU: {}".format(", ".join(reasons).lower().replace("_", " ") or "no reason given")
+    return "refuses this GPU: {}".format(", ".join(why) or "no reason given")
+
+
+def reasons(trt: Any, runtime: Any, serialized: Any) -> Tuple[str, ...]:
+    """What the runtime has against an engine that it did not load: `unsupported cc`, `old cuda driver`, …
+
+    Not whether it loads it: on an H200, 1.6 calls engines invalid that it loads and runs.
+    """
+    _, bits = runtime.get_engine_validity(serialized)
+    members = trt.EngineInvalidityDiagnostics.__members__.items()
+    return tuple(name.lower().replace("_", " ") for name, member in members if int(bits) & int(member))
 
 
 def _sources(trt: Any, release: Release, bits: int) -> Tuple[str, ...]:

@@ -56,7 +56,7 @@ FEATURES: Dict[str, Tuple[str, ...]] = {
         "IBuilderConfig.num_compute_capabilities",
         "IBuilderConfig.set_compute_capability",
     ),
-    "engine_validity": ("Runtime.get_engine_validity", "EngineValidity"),
+    "engine_validity": ("Runtime.get_engine_validity", "EngineInvalidityDiagnostics"),
     "hardware_compatibility:ampere_plus": ("HardwareCompatibilityLevel.AMPERE_PLUS",),
     "hardware_compatibility:same_compute_capability": ("HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY",),
 }

@@ -330,6 +330,10 @@ def test_a_gpu_that_takes_no_engine_is_found_by_a_build(rig: Rig) -> None:
         return
     rig.world.refuses = "UNSUPPORTED_CC"
     assert rig.adapter.probe(Probe(load=True)).cannot_run == "refuses this GPU: compute capability 9.0"
+    with pytest.raises(
+        Fault, match=r"could not load it \(unsupported cc\): use a release that supports this GPU"
+    ):
+        rig.build("typed-fp16", "fp16")
     rig.world.refuses = "OLD_CUDA_DRIVER"
     assert rig.adapter.probe(Probe(load=True)).cannot_run == "refuses this GPU: old cuda driver"
 

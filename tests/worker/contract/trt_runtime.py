@@ -63,16 +63,14 @@ class Runtime:
         self._world.callback(logger, "ILogger")
 
     def deserialize_cuda_engine(self: Any, serialized_engine: Any) -> Any:
-        if not self._world.gpu:
+        if not self._world.gpu or self._world.refuses is not None:
             self._world.say("ERROR", "IRuntime::deserializeCudaEngine: Error Code 1: Cuda Runtime")
             return None
         return self._world.make("ICudaEngine", plan=self._world.plans[bytes(serialized_engine)])
 
     def get_engine_validity(self: Any, buffer: Any) -> tuple[Any, int]:
         assert bytes(buffer) in self._world.plans
-        trt, reason = self._world.trt, self._world.refuses
-        if reason is None:
-            return trt.EngineValidity.VALID, 0
+        trt, reason = self._world.trt, self._world.refuses or "UNSUPPORTED_CC"  # as 1.6 says of what it loads
         return trt.EngineValidity.INVALID, int(trt.EngineInvalidityDiagnostics.__members__[reason])
 
 

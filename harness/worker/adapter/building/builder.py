@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from ...protocol import BuildRequest, Fault, Kernel, KernelList
-from .. import dtypes
+from .. import device, dtypes
 from ..cache import TimingCache, write_atomically
 from ..inspection import KernelLog, Unreadable, kernels_of_inspector, parse_inspector
 from ..log import Log
@@ -359,10 +359,16 @@ class Builder:
             memory = any(_OUT_OF_MEMORY.search(error) for error in errors)
             raise Fault(
                 "out_of_memory" if memory else "build_failed",
-                "{} built an engine and could not load it".format(self._release),
+                "{} built an engine and could not load it{}".format(self._release, self._why(serialized)),
                 evidence=errors,
             )
         return engine
+
+    def _why(self, serialized: Any) -> str:
+        if not self._release.offers("engine_validity"):
+            return ""
+        why = device.reasons(self._trt, self._runtime, serialized)
+        return " ({}): use a release that supports this GPU".format(", ".join(why)) if why else ""
 
 
 def _serialize(builder: Any, definition: Any, config: Any, tactics: Optional[Tactics]) -> Any:
