@@ -7,6 +7,7 @@ from .plan import Observation as Observation
 from .plan import ObservedEngine as ObservedEngine
 from .plan import Plan as Plan
 from .plan import Timing as Timing
+from .plan import judged_as as judged_as
 from .reference import DoubleReference as DoubleReference
 from .reference import Reference as Reference
 from .requests import Profile as Profile

@@ -25,6 +25,8 @@ Tensors = Mapping[str, np.ndarray]
 
 _KEPT_MODEL_FILES = 3
 _MOST_ENGINES = 512
+#: What freeing other engines may cure.
+_LACKS_MEMORY = ("out_of_memory", "no_context")
 _numbers = itertools.count()
 
 
@@ -157,7 +159,7 @@ class EngineStore:
         with _reporting_full_disk(self.supervisor.worker().folder):
             request = replace(request, model_path=str(self._model_file(model)))
         reply = self._ask(request)
-        if isinstance(reply, protocol.Error) and reply.kind == "out_of_memory" and self._engines:
+        if isinstance(reply, protocol.Error) and reply.kind in _LACKS_MEMORY and self._engines:
             self._release_all()
             reply = self._ask(request)
         if isinstance(reply, protocol.Error):

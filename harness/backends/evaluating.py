@@ -26,7 +26,9 @@ from harness.worker.protocol import BuildOption, BuiltEngine, Fingerprint
 Made = TypeVar("Made")
 
 #: What a smaller group of marks may cure. The rest (a mistake in the request, a release that cannot) stays.
-_CURABLE = frozenset({"marks_failed", "build_failed", "out_of_memory", "disk_full", "crashed", "timed_out"})
+_CURABLE = frozenset(
+    {"marks_failed", "build_failed", "no_context", "out_of_memory", "disk_full", "crashed", "timed_out"}
+)
 #: These cost a worker, and with it a cold build, each.
 _COSTLY = frozenset({"crashed", "timed_out", "cuda_error"})
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.case import BuildOptions
 from harness.tensors import Precision
-from harness.worker.protocol import EngineFacts, Fingerprint, ProbeReply, TacticOrders
+from harness.worker.protocol import TF32_STAYS, EngineFacts, Fingerprint, ProbeReply, TacticOrders
 
 if TYPE_CHECKING:
     from harness.model import Model
@@ -94,10 +94,20 @@ class Evaluation:
         """What is known of the engine; None if there was none."""
         return self.facts if isinstance(self.facts, EngineFacts) else None
 
+    def judged_as(self, precision: Precision) -> Precision:
+        """The precision whose gates it is held to: TF32 where FP32 was asked for and TF32 cannot be turned off."""
+        return judged_as(precision, self.engine)
+
     @property
     def builds(self) -> int:
         """How many engines were built for it."""
         return 0 if self.engine is None else self.engine.builds
+
+
+def judged_as(precision: Precision, engine: EngineFacts | None) -> Precision:
+    """See `Evaluation.judged_as`."""
+    stays = engine is not None and engine.realised.tf32 == TF32_STAYS
+    return Precision.TF32 if precision is Precision.FP32 and stays else precision
 
 
 @dataclass(frozen=True)

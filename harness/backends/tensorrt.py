@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -24,11 +25,22 @@ from harness.backends.session import check_feeds, chunks, tensor_sizes
 from harness.case import BuildOptions
 from harness.environments import Environment, Supervisor, shared_supervisor
 from harness.model import LOW_DTYPE, Model
-from harness.tensors import hash_feeds
-from harness.worker.protocol import Fingerprint, ProbeReply, TacticOrders
+from harness.tensors import Precision, hash_feeds
+from harness.worker.protocol import (
+    TENSORRT_RTX,
+    TF32_STAYS,
+    EngineFacts,
+    Fingerprint,
+    ProbeReply,
+    TacticOrders,
+)
 
 #: Marked tensors lie on the GPU and in the scratch folder at once: a quarter of what is free there.
 _SHARE = 4
+#: Read once, when the process starts; TensorRT for RTX obeys no flag of the builder.
+TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
+#: How a release says that no engine runs without TF32: 1.4 of TensorRT for RTX makes no execution context.
+_RUNS_NOT = frozenset({"no_context", "cuda_error", "crashed"})
 
 
 class TensorRTCandidate(Candidate):
@@ -74,6 +86,9 @@ class TensorRTCandidate(Candidate):
             plain_marks=plain_marks,
         )
         self._timing = timing or Timing()
+        self._without_tf32: TensorRTCandidate | None = None
+        self._runs_without_tf32: bool | None = None  # None: nobody tried yet
+        self._profiles = profiles
         self._mark_budget = mark_budget
         self._groups: dict[tuple[Plan, str], tuple[tuple[Marks, ...], Mapping[str, str]]] = {}
 
@@ -153,18 +168,73 @@ class TensorRTCandidate(Candidate):
         """
         check_feeds(self.model, feeds)
         self.model.check_nodes(sorted(plan.islands))
-        run = Evaluating(self.model, self.store, feeds, timing or self._timing)
+        evaluate = self._evaluate_without_tf32 if self._takes_variable(plan) else self._evaluate
         try:
-            self._carry_out(plan, feeds, run)
+            return evaluate(plan, feeds, timing or self._timing)
         except BuildRefused as refusal:
             raise refusal.error from refusal
-        options = plain_options(self.build_options(plan), only_set=True)
-        return run.result(self.fingerprint(), options, self.requests.shapes(self.model, feeds))
 
     def close(self) -> None:
         """Free the engines. The worker stays: other models use it. Calling it twice is allowed."""
         self.store.close()
         self.requests.forget()
+        if self._without_tf32 is not None:
+            self._without_tf32.close()
+
+    def _evaluate(
+        self, plan: Plan, feeds: Tensors, timing: Timing, *, unobserved: bool = False
+    ) -> Evaluation:
+        """Carry out `plan`; `unobserved` builds that engine first, in any case."""
+        run = Evaluating(self.model, self.store, feeds, timing)
+        if unobserved:
+            run.build(self.requests.unobserved(plan, feeds))
+        self._carry_out(plan, feeds, run)
+        options = plain_options(self.build_options(plan), only_set=True)
+        return run.result(self.fingerprint(), options, self.requests.shapes(self.model, feeds))
+
+    def _takes_variable(self, plan: Plan) -> bool:
+        """Whether TF32 is to be off, and only a variable of the process turns it off.
+
+        FP32 products in the islands of a lower precision run as the product runs them, unless the options say else.
+        """
+        tf32 = self.build_options(plan).tf32
+        off = plan.precision is Precision.FP32 if tf32 is None else not tf32
+        given = dict(self.supervisor.environment.variables)
+        is_chosen = TF32_VARIABLE in given or os.environ.get(TF32_VARIABLE) == "0"
+        return off and not is_chosen and self.probe().product == TENSORRT_RTX
+
+    def _evaluate_without_tf32(self, plan: Plan, feeds: Tensors, timing: Timing) -> Evaluation:
+        """Carry out `plan` in a worker without TF32; where no engine runs in it, in this one, which is noted."""
+        if self._without_tf32 is None:
+            self._without_tf32 = self._make_without_tf32()
+        if self._runs_without_tf32 is not False:
+            try:
+                untried = self._runs_without_tf32 is None
+                found = self._without_tf32._evaluate(plan, feeds, timing, unobserved=untried)
+            except BuildRefused as refusal:
+                if self._runs_without_tf32 or refusal.kind not in _RUNS_NOT:
+                    raise
+            else:
+                self._runs_without_tf32 = True
+                return found
+        found = self._evaluate(plan, feeds, timing)
+        self._runs_without_tf32 = False
+        assert isinstance(found.facts, EngineFacts)
+        realised = replace(found.facts.realised, tf32=TF32_STAYS)
+        return replace(found, facts=replace(found.facts, realised=realised))
+
+    def _make_without_tf32(self) -> TensorRTCandidate:
+        supervisor = self.supervisor.with_variables(**{TF32_VARIABLE: "0"})
+        return TensorRTCandidate(
+            supervisor.environment,
+            self.model,
+            supervisor=supervisor,
+            profiles=self._profiles,
+            calibration=self.requests.calibration,
+            timing=self._timing,
+            mark_budget=self._mark_budget,
+            plain_marks=self.requests.plain_marks,
+        )
 
     def _carry_out(self, plan: Plan, feeds: Tensors, run: Evaluating) -> None:
         unobserved = self.requests.unobserved(plan, feeds)

@@ -29,6 +29,7 @@ _FAULT_CLASSES: dict[str, type[CandidateError]] = {
 }
 _FAULT_HINTS = {
     "environment": "`harness env check` and `harness doctor` say more",
+    "no_context": "free memory of the GPU; the log says more",
     "out_of_memory": "observe fewer tensors at once, or free memory of the GPU",
 }
 

@@ -7,6 +7,7 @@ import contextlib
 import re
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,6 +104,21 @@ class Supervisor:
         self._failed_ahead: CandidateError | None = None
         self._aborted = False
         self._idle: threading.Timer | None = None
+        self._variants: dict[tuple[tuple[str, str], ...], Supervisor] = {}
+
+    def with_variables(self, **variables: str) -> Supervisor:
+        """The worker of the same environment that is started with these variables, too; it ends when this one does.
+
+        What a library reads once, when a process starts, takes a process each way.
+        """
+        merged = tuple(sorted({**dict(self.environment.variables), **variables}.items()))
+        with self._guard:
+            if merged not in self._variants:
+                changed = replace(self.environment, variables=merged)
+                self._variants[merged] = Supervisor(
+                    changed, adapter=self._adapter, keep_cache=self._keep_cache
+                )
+            return self._variants[merged]
 
     @property
     def running(self) -> bool:
@@ -211,6 +227,8 @@ class Supervisor:
     def close(self) -> None:
         """Keep the timing cache and end the worker. The next request would start another."""
         with self._guard:
+            for variant in self._variants.values():
+                variant.close()
             if self._running is not None:
                 self._save_cache(self._running)
             if self._process is not None:
@@ -227,6 +245,8 @@ class Supervisor:
         A thread that waits for its reply fails at once, and so does whatever it asks next.
         """
         self._aborted = True
+        for variant in list(self._variants.values()):
+            variant.abort()
         process = self._process  # the guard is held by the thread that waits
         if process is not None:
             process.kill()

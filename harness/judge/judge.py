@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
-from harness.backends import Candidate, Computed, EmulatorFacts, Observation, Plan
+from harness.backends import Candidate, Computed, EmulatorFacts, Observation, Plan, judged_as
 from harness.case import Case, RunSpec, Waived, find_waiver
 from harness.comparison import COMPUTED, SHAPE
 from harness.errors import CandidateError, CaseFileError, HarnessError
@@ -157,6 +157,11 @@ class _Run:
         return self.spec.precision
 
     @property
+    def judged_as(self) -> Precision:
+        """The precision whose gates the candidate is held to."""
+        return judged_as(self.precision, self.engine)
+
+    @property
     def emulated(self) -> bool:
         return self.candidate is self.bench.emulator
 
@@ -177,7 +182,7 @@ class _Run:
         if self.options.layers:
             layers, faithful = self.timed("layers", lambda: self.layers(expected, actual, outputs))
             layers = without_origins(layers) if passed else layers
-        beyond = beyond_own_limits(layers, self.bench.case.tolerances, self.precision) if passed else None
+        beyond = beyond_own_limits(layers, self.bench.case.tolerances, self.judged_as) if passed else None
         origins = tuple(layer.node for layer in layers if layer.origin)
         verdict, cause, reason = _verdict(self.spec, expects_failure, passed, outputs, origins, bool(layers))
         reason = f"{counted}: {reason}" if counted else reason
@@ -185,6 +190,10 @@ class _Run:
         engine = self.engine
         warnings = [*(engine.warnings if engine else ()), *empty_outputs(expected), *own.warnings]
         warnings += [] if beyond is None else [beyond]
+        if self.judged_as is not self.precision:
+            warnings.append(
+                f"{blank.candidate} runs no engine with TF32 turned off: judged by the gates of {self.judged_as}"
+            )
         if golden is not None and golden.message is not None and not self.options.golden_update:
             if golden.state is GoldenState.CHANGED:
                 verdict, cause, reason = Verdict.FAIL, Cause.GOLDEN_CHANGED, golden.message
@@ -204,6 +213,7 @@ class _Run:
             faithful=faithful,
             timings=self.timings,
             facts=self.facts,
+            judged_as=None if self.judged_as is self.precision else self.judged_as,
             repeats=self.repeats,
             own_roundings=own.facts,
             warnings=tuple(dict.fromkeys(warnings)),
@@ -278,10 +288,10 @@ class _Run:
     def outputs(
         self, expected: list[dict[str, np.ndarray]], actual: list[Mapping[str, np.ndarray]]
     ) -> tuple[OutputResult, ...]:
-        judged = TensorGates(self.bench.model, self.bench.case.tolerances, self.precision)
+        judged = TensorGates(self.bench.model, self.bench.case.tolerances, self.judged_as)
         results: list[OutputResult] = []
         for sample, feeds in enumerate(self.bench.feeds):
-            baseline = None if self.emulated else self.bench.emulator.attempt(feeds, self.precision)
+            baseline = None if self.emulated else self.bench.emulator.attempt(feeds, self.judged_as)
             computed = Computed(actual[sample], self.failures[sample] if self.failures else {})
             results += judged.judge(sample, expected[sample], computed, baseline)
         return tuple(results)
@@ -296,7 +306,11 @@ class _Run:
         if observation is Observation.NONE:
             return (), None
         layers, engines = measure_layers(
-            self.bench, self.candidate, self.plan(observation), self.bench.case.tolerances
+            self.bench,
+            self.candidate,
+            self.plan(observation),
+            self.bench.case.tolerances,
+            judged_as=self.judged_as,
         )
         if self.emulated:
             return layers, None

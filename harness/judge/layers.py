@@ -39,6 +39,7 @@ def measure_layers(
     tolerances: tuple[Tolerance, ...],
     *,
     samples: Sequence[int] | None = None,
+    judged_as: Precision | None = None,
 ) -> tuple[tuple[LayerResult, ...], list[tuple[ObservedEngine, ...]]]:
     """Observe `candidate` under `plan` and compare every float tensor with the FP32 reference.
 
@@ -48,11 +49,13 @@ def measure_layers(
         plan: how.
         tolerances: the case's rules.
         samples: positions of the samples to measure; None: all.
+        judged_as: the precision that the emulator beside it has, and whose gates hold; by default that of `plan`.
 
     Returns:
         The layers in topological order, and for each sample the engines that were observed.
     """
-    sums, rules = LayerSums(), TensorGates(bench.model, tolerances, plan.precision)
+    precision = judged_as or plan.precision
+    sums, rules = LayerSums(), TensorGates(bench.model, tolerances, precision)
     engines: list[tuple[ObservedEngine, ...]] = []
     for feeds in bench.feeds if samples is None else [bench.feeds[sample] for sample in samples]:
         observed: dict[str, np.ndarray] = {}
@@ -62,7 +65,7 @@ def measure_layers(
             observed, failures = dict(evaluation.tensors), evaluation.failures
             engines.append(evaluation.observed)
         for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
-            _measure_chunk(bench, plan, feeds, chunk, Computed(observed, failures), sums, rules)
+            _measure_chunk(bench, plan.islands, feeds, chunk, Computed(observed, failures), sums, rules)
             for name in chunk:
                 observed.pop(name, None)
     return _results(rules, sums, emulated=candidate is bench.emulator), engines
@@ -70,25 +73,25 @@ def measure_layers(
 
 def _measure_chunk(
     bench: Workbench,
-    plan: Plan,
+    islands: frozenset[str],
     feeds: Mapping[str, np.ndarray],
     chunk: tuple[str, ...],
     observed: Computed,
     sums: LayerSums,
     rules: TensorGates,
 ) -> None:
-    reference = bench.reference.run(feeds, chunk)
+    reference, precision = bench.reference.run(feeds, chunk), rules.precision
     emulated = bench.emulator.attempt(
         feeds,
-        plan.precision,
-        lowered=[name for name in bench.emulator.units(plan.precision) if name not in plan.islands],
+        precision,
+        lowered=[name for name in bench.emulator.units(precision) if name not in islands],
         tensors=chunk,
     )
 
     def sum_of(to: Sums, name: str) -> Accumulator:
         if name not in to:
             options = rules.options(name, is_output=False)
-            to[name] = Accumulator(dtype=plan.precision.storage_dtype, options=options)
+            to[name] = Accumulator(dtype=precision.storage_dtype, options=options)
         return to[name]
 
     for name in chunk:
@@ -98,7 +101,7 @@ def _measure_chunk(
             elif name in computed.tensors:
                 sum_of(to, name).update(np.asarray(computed.tensors[name]), reference[name])
     del emulated
-    for name, (low, exact) in _introduced(bench.emulator, plan.precision, feeds, chunk).items():
+    for name, (low, exact) in _introduced(bench.emulator, precision, feeds, chunk).items():
         sum_of(sums.introduced, name).update(low, exact)
 
 

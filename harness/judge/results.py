@@ -181,6 +181,7 @@ class RunResult:
         golden: what the golden reference says of the fresh one; None where none is kept. A changed one fails the
             run, whatever the candidate computes.
         mistake: an `error` that is a mistake in the case, its model or its inputs, not of the candidate.
+        judged_as: the precision whose gates it was held to, where it is not `precision`: TF32 that stays on.
         repeats: what several builds came to; None where the engine was built once. In JSON one of the facts.
         own_roundings: what the model's own roundings do to it; None if it has none. In JSON one of the facts.
     """
@@ -203,6 +204,7 @@ class RunResult:
     inputs: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     golden: GoldenState | None = None
     mistake: bool = False
+    judged_as: Precision | None = field(default=None, metadata=UNLESS_DEFAULT)
     repeats: Repeats | None = field(default=None, metadata=NEVER)
     own_roundings: OwnRoundings | None = field(default=None, metadata=NEVER)
 

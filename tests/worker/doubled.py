@@ -4,6 +4,7 @@ NOISE     how far measured times of tactics are off, as a share
 SEED      of that noise
 WRONG     LAYER=TACTIC: an engine whose layer has this tactic computes nonsense; LAYER=TACTIC@HALF: if it
           writes this type
+TF32      products of FP32 are computed in TF32 where nothing turns it off
 DEAF      a layer that does not take what is forced
 FALLBACK  every layer stays in FP32
 FAIL      what the builder says when it builds nothing
@@ -29,6 +30,7 @@ def create_adapter(log):
     world.noise = float(os.environ.get("NOISE", "0"))
     world.random.seed(int(os.environ.get("SEED", "0")))
     world.deaf = set(filter(None, [os.environ.get("DEAF")]))
+    world.tf32 = "TF32" in os.environ
     name, _, rest = os.environ.get("WRONG", "").partition("=")
     tactic, _, dtype = rest.partition("@")
     world.wrong = lambda layer: (

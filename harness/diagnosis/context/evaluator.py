@@ -180,7 +180,8 @@ class Evaluator:
         for sample in self._order(thorough):
             evaluation = self.run(plan, self.subject.bench.feeds[sample], phase=phase)
             facts = evaluation.engine or EngineFacts()
-            judged = self.subject.judge(evaluation.tensors, sample, plan, failures=evaluation.failures)
+            gated = replace(plan, precision=evaluation.judged_as(plan.precision))
+            judged = self.subject.judge(evaluation.tensors, sample, gated, failures=evaluation.failures)
             outputs += judged
             if thorough:
                 names = [output.tensor for output in judged if output.tensor in evaluation.tensors]

@@ -230,7 +230,8 @@ def _cell(result: RunResult | None, plain: bool) -> list[Text]:
     parts = [Text(f"{look.mark(plain=plain)} {look.word}", style=look.style)]
     worst = worst_error(result)
     if worst is not None and result.verdict is not Verdict.ERROR:
-        parts.append(Text(number(worst), style=look.style if look.tone == "bad" else "dim"))
+        gates = "" if result.judged_as is None else f" as {result.judged_as}"
+        parts.append(Text(number(worst) + gates, style=look.style if look.tone == "bad" else "dim"))
     return parts
 
 

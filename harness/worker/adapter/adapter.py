@@ -92,7 +92,11 @@ class Adapter:
         """
         start = self.log.mark()
         built = self._get_builder().build(request)
-        execution = Execution(self._trt, built.engine, self._get_cuda(), built.marked.debug)
+        try:
+            execution = Execution(self._trt, built.engine, self._get_cuda(), built.marked.debug)
+        except Fault as fault:
+            fault.evidence += self.log.errors(start)
+            raise
         try:
             layers = self._inspect(built, execution, request)
             relaxed = None if built.relaxed is None else built.relaxed.name
@@ -117,7 +121,12 @@ class Adapter:
                 build_seconds=built.seconds,
                 engine_bytes=built.nbytes,
                 layers=layers,
-                realised=replace(precision, islands=dict(built.pinned), debug=built.marked.debug),
+                realised=replace(
+                    precision,
+                    islands=dict(built.pinned),
+                    debug=built.marked.debug,
+                    tf32=self.release_info.tf32(request.options, request.precision),
+                ),
                 tactics=tactics,
                 skipped_marks=dict(built.marked.skipped or {}),
                 warnings=(*built.warnings, *warnings),

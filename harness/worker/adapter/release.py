@@ -5,10 +5,11 @@ what is not offered is a `Fault` that names an alternative; nothing is skipped s
 `hasattr(trt.BuilderFlag, "FP16")` where the flag is set yields an FP32 engine on 11, and no word about it.)
 """
 
+import os
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, List, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Tuple
 
-from ..protocol import TENSORRT, TENSORRT_RTX, Fault
+from ..protocol import TENSORRT, TENSORRT_RTX, TF32_OFF, TF32_ON, Fault
 
 #: feature → the names that make it; all must be there.
 FEATURES: Dict[str, Tuple[str, ...]] = {
@@ -105,6 +106,12 @@ _ALTERNATIVES = {
     "weak": "use strong typing: a graph with Casts",
     "strong": "use weak typing, or TensorRT 10 or later",
 }
+
+
+def asks_for_tf32(options: Mapping[str, Any], precision: str) -> bool:
+    """Whether layers in FP32 may use TF32: TensorRT's default, and the commonest false alarm, so only if asked for."""
+    tf32 = options.get("tf32")
+    return precision == "tf32" if tf32 is None else bool(tf32)
 
 
 def has(trt: Any, name: str) -> bool:
@@ -215,6 +222,12 @@ class Release:
             raise self.refusal("{} typing".format(typing), typing)
         suffix = "" if typing == "auto" else " under {} typing".format(typing)
         raise self.refusal("precision {}{}".format(precision, suffix), precision)
+
+    def tf32(self, options: Mapping[str, Any], precision: str) -> str:
+        """Whether products of FP32 are computed in TF32; TensorRT for RTX reads a variable, whatever its flag says."""
+        if self.product == TENSORRT_RTX:
+            return TF32_OFF if os.environ.get("NVIDIA_TF32_OVERRIDE") == "0" else TF32_ON
+        return TF32_ON if asks_for_tf32(options, precision) else TF32_OFF
 
     def capabilities(self) -> Tuple[str, ...]:
         """What a probe reports: features, precisions, tactic sources and preview features, sorted."""

@@ -71,6 +71,10 @@ class Latency:
     n: int
 
 
+#: Whether products of FP32 are computed in TF32: by choice, not, or as there is no engine that runs without.
+TF32_ON, TF32_OFF, TF32_STAYS = "on", "off", "cannot_be_turned_off"
+
+
 @dataclass(frozen=True)
 class RealisedPrecision:
     """Whether an engine computes in the precision that was asked for, as far as the inspector reports.
@@ -85,6 +89,7 @@ class RealisedPrecision:
             `preferred`.
         islands: by node of an island, the network layers that were pinned for it.
         debug: how debug tensors were asked for: None, `marked` (by name, which blocks fusions) or `unfused`.
+        tf32: TF32_ON, TF32_OFF or TF32_STAYS; None if nobody says.
     """
 
     precision: Optional[str] = None
@@ -95,6 +100,7 @@ class RealisedPrecision:
     relaxed: Optional[str] = None
     islands: Dict[str, Tuple[str, ...]] = field(default_factory=dict)
     debug: Optional[str] = None
+    tf32: Optional[str] = field(default=None, metadata={"json": "unless default"})
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from contract_rig import Rig, feed
 
 from harness.worker.adapter.release import Release
-from harness.worker.protocol import Fault, Probe, RealisedPrecision
+from harness.worker.protocol import TF32_OFF, TF32_ON, Fault, Probe, RealisedPrecision
 
 
 @pytest.fixture
@@ -176,7 +176,9 @@ def test_the_inspector_tells_what_was_built(rig: Rig) -> None:
     assert fused.fused_members == ("conv1", "relu1") == fused.onnx_nodes
     assert (fused.kind, fused.precision, fused.outputs) == ("CaskConvolution", "fp32", ("a1",))
     assert fused.tactic == "sm80_float_4"
-    assert reply.facts.realised == RealisedPrecision("fp32", {"fp32": 2}, asserted=True)
+    assert reply.facts.realised == RealisedPrecision(
+        "fp32", {"fp32": 2}, asserted=True, tf32=TF32_ON if rig.world.rtx else TF32_OFF
+    )
 
 
 def test_open_shapes_are_run_at_any_shape_in_their_range(rig: Rig, models: dict[str, Path]) -> None:

@@ -4,6 +4,7 @@ A class in here, in `trt_network` or in `trt_runtime` acts out the class of its 
 underscore is its own. `bases` are what the generated class derives from beside.
 """
 
+import os
 import random
 from collections.abc import Callable
 from typing import Any
@@ -77,8 +78,15 @@ class World:
         self.deaf: set[str] = set()
         #: Whether a layer computes nonsense with the kernel that it has.
         self.wrong: Callable[[Any], bool] = lambda layer: False
+        #: Whether products of FP32 are computed in TF32 unless a variable says otherwise, and what runs then.
+        self.tf32 = False
         self.names_only = False
         self.opaque = False
+
+    @property
+    def without_tf32(self) -> bool:
+        """Whether TensorRT for RTX was started without TF32."""
+        return self.rtx and os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
 
     def make(self, owner: str, **state: Any) -> Any:
         """An object of a class that has no constructor."""

@@ -27,6 +27,10 @@ _NUMPY = {
 }
 
 
+#: What products in TF32 are off by.
+TF32_ERROR = 4e-4
+
+
 def host_memory(world: Any, content: bytes) -> Any:
     """An `IHostMemory`: bytes, as far as Python can tell."""
     return world.trt.IHostMemory.__new__(world.trt.IHostMemory, content)
@@ -103,6 +107,9 @@ class ICudaEngine:
         return self._plan.profile[name]
 
     def create_execution_context(self: Any) -> Any:
+        if self._world.without_tf32 and self._world.version.startswith("1.4."):
+            self._world.say("ERROR", "IExecutionContext: Error Code 1: cuDNN graph compilation failed")
+            return None
         # Up to 8.6 a profile belongs to one context at a time; what the next one runs ends in a crash.
         contexts = self._world.contexts.setdefault(id(self._plan), weakref.WeakSet())
         profile = not (self._world.major < 10 and self._plan.profile and len(contexts))
@@ -278,6 +285,8 @@ class IExecutionContext:
         wrong = sum(self._world.wrong(layer) for layer in self._plan.layers)
         for name, value in _evaluate(self._plan, wanted, feeds).items():
             value = value + wrong if wrong and value.dtype.kind == "f" else value
+            if self._world.tf32 and not self._world.without_tf32 and value.dtype == np.float32:
+                value = value * np.float32(1 + TF32_ERROR)
             self._write(name, value.astype(_NUMPY[self._plan.outputs[name][0]]))
         if self._debugging:
             self._emit_debug_tensors(feeds, stream_handle)

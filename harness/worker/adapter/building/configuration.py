@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from ...protocol import BuildRequest, Fault, Tensor, read_tensor_file
 from .. import dtypes
-from ..release import Release
+from ..release import Release, asks_for_tf32
 from ..runtime import Buffer, Cuda
 
 _MIB = 1 << 20
@@ -31,8 +31,6 @@ def apply_options(
 ) -> None:
     """Set what `options` ask for. None and False are TensorRT's defaults.
 
-    TF32 is TensorRT's own default for FP32, and the commonest false alarm: here it is off unless asked for.
-
     Raises:
         Fault: `unsupported`: this release has no such option; `bad_request`: there is none of that name.
     """
@@ -40,8 +38,7 @@ def apply_options(
     if unknown:
         raise Fault("bad_request", "there is no build option {}".format(", ".join(map(repr, unknown))))
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the inspector reports names only
-    tf32 = options.get("tf32")
-    if (precision == "tf32") if tf32 is None else tf32:
+    if asks_for_tf32(options, precision):
         config.set_flag(trt.BuilderFlag.TF32)
     else:
         config.clear_flag(trt.BuilderFlag.TF32)

@@ -25,7 +25,7 @@ class Execution:
         debug: None, `marked` or `unfused`: which debug tensors the engine has.
 
     Raises:
-        Fault: `out_of_memory`: no execution context could be made.
+        Fault: `no_context`: no execution context could be made; `cuda_error`, `out_of_memory`.
     """
 
     def __init__(self, trt: Any, engine: Any, cuda: Cuda, debug: Optional[str] = None) -> None:
@@ -44,7 +44,7 @@ class Execution:
         if context is None:
             self._cuda.check_health()
             raise Fault(
-                "out_of_memory",
+                "no_context",
                 "TensorRT made no execution context: its log says why, often too little GPU memory",
             )
         if self._listener is not None and not context.set_debug_listener(self._listener):
@@ -58,7 +58,7 @@ class Execution:
         second one of an engine with dynamic shapes ends in a segmentation fault.
 
         Raises:
-            Fault: `out_of_memory`.
+            Fault: `no_context`.
         """
         shapes = {name: tuple(self.context.get_tensor_shape(name)) for name in self.inputs}
         self.context = None
@@ -333,7 +333,7 @@ def measure_layers(trt: Any, execution: Execution, cuda: Cuda) -> Dict[str, floa
     """Median milliseconds of each engine layer, in a context of its own: a profiler slows what it watches.
 
     Raises:
-        Fault: `out_of_memory`, `cuda_error`.
+        Fault: `no_context`, `out_of_memory`, `cuda_error`.
     """
     profiler = make_profiler(trt)
     execution.renew()

@@ -1,0 +1,119 @@
+"""TF32 of TensorRT for RTX, which a variable of the worker turns off, and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graphs import norm_chain
+
+from harness.backends import Observation, Plan, Reference, TensorRTCandidate
+from harness.case import BuildOptions
+from harness.environments import Environment, Supervisor
+from harness.errors import CandidateError, UnsupportedByReleaseError
+from harness.model import load_model
+from harness.tensors import Precision
+from harness.worker.protocol import TF32_OFF, TF32_ON, TF32_STAYS
+
+ADAPTER = Path(__file__).parents[1] / "worker" / "doubled.py"
+X = np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32)
+FP32, TF32, FP16 = (Plan(precision) for precision in (Precision.FP32, Precision.TF32, Precision.FP16))
+Make = Callable[..., TensorRTCandidate]
+
+
+@pytest.fixture
+def make(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Makes a candidate of a release, whose environment has these variables."""
+    monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path_factory.mktemp("s")))
+    for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE"):
+        monkeypatch.delenv(name, raising=False)
+    made: list[Supervisor] = []
+
+    def candidate(release: str, **variables: str) -> TensorRTCandidate:
+        given = tuple(sorted({"RELEASE": release, "TF32": "1", **variables}.items()))
+        environment = Environment("rtx", (sys.executable,), variables=given)
+        made.append(Supervisor(environment, adapter=ADAPTER, keep_cache=False))
+        return TensorRTCandidate(environment, load_model(norm_chain()), supervisor=made[-1])
+
+    yield candidate
+    for supervisor in made:
+        supervisor.close()
+
+
+def error(candidate: TensorRTCandidate, plan: Plan) -> tuple[float, str | None]:
+    """How far the output is off, relative to its size, and what the engine says of TF32."""
+    expected = Reference(candidate.model).run({"x": X})["y"]
+    evaluation = candidate.evaluate(plan, {"x": X})
+    off = float(np.abs(evaluation.tensors["y"] - expected).max() / np.abs(expected).max())
+    assert evaluation.engine is not None
+    return off, evaluation.engine.realised.tf32
+
+
+@pytest.mark.parametrize("release", ["1.5.0.114", "1.6.1.120"])
+def test_fp32_runs_in_a_worker_without_tf32(make: Make, release: str) -> None:
+    candidate = make(release)
+    off, said = error(candidate, FP32)
+    assert (off < 1e-5, said) == (True, TF32_OFF)
+    off, said = error(candidate, TF32)
+    assert (1e-4 < off < 1e-3, said) == (True, TF32_ON)
+    assert error(candidate, FP16)[1] == TF32_ON, "FP32 products in islands run as the product runs them"
+
+
+def test_each_worker_stays_while_the_other_is_asked(make: Make) -> None:
+    candidate = make("1.6.1.120")
+    evaluations = [candidate.evaluate(plan, {"x": X}) for plan in (FP32, TF32, FP32, FP16, FP32)]
+    assert [evaluation.builds for evaluation in evaluations] == [1, 1, 0, 1, 0]
+    assert candidate.supervisor.generation == 1
+    assert candidate.supervisor.with_variables(NVIDIA_TF32_OVERRIDE="0").generation == 1
+
+
+def test_an_option_decides_at_other_precisions(make: Make) -> None:
+    candidate = make("1.6.1.120")
+    assert error(candidate, replace(FP32, build=BuildOptions(tf32=True)))[1] == TF32_ON
+    assert error(candidate, replace(FP16, build=BuildOptions(tf32=False)))[1] == TF32_OFF
+
+
+@pytest.mark.parametrize("observation", [Observation.NONE, Observation.TYPED, Observation.PREFIX])
+def test_where_no_engine_runs_without_tf32_the_evaluation_says_so(
+    make: Make, observation: Observation
+) -> None:
+    candidate = make("1.4.0.76")
+    off, said = error(candidate, replace(FP32, observation=observation))
+    assert (1e-4 < off < 1e-3, said) == (True, TF32_STAYS)
+    evaluation = candidate.evaluate(FP32, {"x": X})
+    assert evaluation.judged_as(Precision.FP32) is Precision.TF32
+    assert evaluation.judged_as(Precision.FP16) is Precision.FP16
+
+
+def test_a_failing_build_is_no_reason_to_go_back_to_tf32(make: Make) -> None:
+    candidate = make("1.6.1.120")
+    plan = replace(FP32, build=BuildOptions(preview_features=("+no_such_feature",)))
+    with pytest.raises(UnsupportedByReleaseError, match="preview feature"):
+        candidate.evaluate(plan, {"x": X})
+    assert error(candidate, FP32)[1] == TF32_OFF
+
+
+def test_a_variable_that_the_user_set_is_left_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    forced = make("1.6.1.120", NVIDIA_TF32_OVERRIDE="1")
+    assert error(forced, FP32)[1] == TF32_ON
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    everywhere = make("1.6.1.120")
+    assert [error(everywhere, plan)[1] for plan in (FP32, FP16)] == [TF32_OFF, TF32_OFF]
+
+
+def test_tensorrt_takes_a_flag_and_one_worker(make: Make) -> None:
+    candidate = make("10.13.3.9")
+    assert error(candidate, FP32)[1] == TF32_OFF
+    assert error(candidate, TF32)[1] == TF32_ON
+    assert candidate._without_tf32 is None
+
+
+def test_no_context_in_either_worker_is_an_error(make: Make) -> None:
+    candidate = make("1.4.0.76", NVIDIA_TF32_OVERRIDE="0")
+    with pytest.raises(CandidateError, match="no execution context") as caught:
+        candidate.evaluate(FP32, {"x": X})
+    assert any("cuDNN graph compilation" in line for line in caught.value.evidence)
