@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from .graph import Graph
+from .graph import Graph, seeded_uniform
 from .layers import ACTIVATIONS, batch_norm, conv, linear
 
 _RELU_GAIN = math.sqrt(2.0)
@@ -97,6 +97,30 @@ def upsample(graph: Graph, x: str, name: str) -> str:
     return graph.node(
         "Resize", name, x, "", scales, mode="linear", coordinate_transformation_mode="half_pixel"
     )
+
+
+def grid_sample(*, seed: int = 0, channels: int = 8, image: int = 16) -> onnx.ModelProto:
+    """A spatial transformer: features sampled between the pixels by a fixed grid, linearly, and convolved to a mask.
+
+    Opset 20 gave the modes of GridSample their names of today. The grid holds multiples of 1/64, which every
+    precision represents: what it samples is far from the nearest pixel, and the same in all of them.
+    """
+    graph = Graph("grid_sample", seed=seed, opset=20)
+    x = conv_bn_act(graph, graph.input("image", [2, 3, image, image]), "stem", 3, channels)
+    offsets = seeded_uniform(seed, "grid", [2, image, image, 2], 0.08)
+    rows, columns = np.meshgrid(*[(2 * np.arange(image) + 1) / image - 1] * 2, indexing="ij")
+    grid = np.round((np.stack([columns, rows], axis=-1) + offsets) * 64) / 64
+    sampled = graph.node(
+        "GridSample",
+        "sample",
+        x,
+        graph.constant("grid", grid),
+        mode="linear",
+        padding_mode="border",
+        align_corners=0,
+    )
+    hidden = conv_bn_act(graph, sampled, "refine", channels, channels)
+    return graph.model({conv(graph, hidden, "mask", channels, 2, kernel=1): [2, 2, image, image]})
 
 
 def densenet(

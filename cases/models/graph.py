@@ -37,7 +37,7 @@ class Graph:
     Args:
         name: name of the graph.
         seed: seed of every weight.
-        opset: opset of the default domain, 17 at most.
+        opset: opset of the default domain; above 17, TensorRT 8 does not read the model.
     """
 
     def __init__(self, name: str, *, seed: int = 0, opset: int = DEFAULT_OPSET) -> None:
@@ -87,10 +87,11 @@ class Graph:
     def model(self, outputs: Mapping[str, Sequence[int | str]]) -> onnx.ModelProto:
         """The finished model with these float outputs."""
         infos = [helper.make_tensor_value_info(t, FLOAT, list(shape)) for t, shape in outputs.items()]
+        opset = helper.make_opsetid("", self.opset)
         return helper.make_model(
             self._graph(self.name, infos),
-            opset_imports=[helper.make_opsetid("", self.opset)],
-            ir_version=IR_VERSION,
+            opset_imports=[opset],
+            ir_version=max(IR_VERSION, helper.find_min_ir_version_for([opset], ignore_unknown=True)),
             producer_name="harness-cases",
         )
 

@@ -67,10 +67,11 @@ def test_model_passes_the_full_check(path):
 
 
 @each_case
-def test_model_is_one_that_tensorrt_8_5_reads(path):
-    model = _model(path)
+def test_model_is_one_that_tensorrt_8_5_reads_or_its_case_requires_a_newer_one(path):
+    model, case = _model(path), load_case(path)
     assert model.ir_version <= 9
-    assert [(entry.domain, entry.version <= 17) for entry in model.opset_import] == [("", True)]
+    newest = 17 if case.allows_release("8.6.0") else 20
+    assert [(entry.domain, entry.version <= newest) for entry in model.opset_import] == [("", True)]
 
 
 @each_case
@@ -156,6 +157,27 @@ def test_clean_twin_differs_in_constants_only(function, harmless, fault):
     clean, faulty = (getattr(models, function)(**args) for args in (harmless, fault))
     assert clean.graph.node == faulty.graph.node
     assert clean.graph.initializer != faulty.graph.initializer
+
+
+def test_grid_sample_tells_linear_from_nearest_at_opset_20():
+    import onnxruntime
+
+    model = models.grid_sample()
+    assert model.opset_import[0].version == 20
+    (sample,) = [node for node in model.graph.node if node.op_type == "GridSample"]
+    (mode,) = [attribute for attribute in sample.attribute if attribute.name == "mode"]
+    assert mode.s == b"linear"
+    (grid,) = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name == sample.input[1]]
+    assert np.array_equal(grid * 64, np.round(grid * 64)), "TF32, FP16 and bfloat16 hold the same grid"
+    image = seeded_uniform(0, "image", (2, 3, 16, 16), 1.0)
+
+    def run() -> np.ndarray:
+        return onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"image": image})[0]
+
+    linear = run()
+    mode.s = b"nearest"
+    nearest = run()
+    assert np.sqrt(np.mean((nearest - linear) ** 2) / np.mean(linear**2)) > 0.5
 
 
 def test_rmsnorm_mlp_has_132_nodes_at_opset_13():
