@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+_DESCRIPTOR = re.compile(r"/proc/(?:self|thread-self|\d+)(?:/task/\d+)?/fd/\d+")
+_LINKS = 40
+"""Links that are followed, as many as Linux follows."""
 
 
 def typed_path(path: str | Path) -> Path:
@@ -18,9 +24,21 @@ def typed_path(path: str | Path) -> Path:
 
 
 def is_node(path: str | Path) -> bool:
-    """Whether `path` is there and is a device, a FIFO or a socket, which must never be replaced by a file."""
+    """Whether `path` is a device, a FIFO, a socket or an open file's descriptor: a file must never replace it."""
     path = Path(path)
-    return path.exists() and not path.is_file() and not path.is_dir()
+    return path.exists() and not path.is_dir() and (not path.is_file() or _descriptor(path) is not None)
+
+
+def _descriptor(path: Path) -> Path | None:
+    """The open file in /proc that `path` leads to, as /dev/stdout does; what a shell appends to is then a file."""
+    for _ in range(_LINKS):
+        path = Path(os.path.realpath(path.parent), path.name)
+        if _DESCRIPTOR.fullmatch(str(path)):
+            return path
+        if not path.is_symlink():
+            break
+        path = path.parent / os.readlink(path)
+    return None
 
 
 @contextlib.contextmanager
@@ -29,8 +47,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     The parent folder is made if it is missing. The data reach the disk (fsync) before the rename, so a crash
     leaves the old file or the new one. When the block raises, the temporary file is removed and `path` is as
-    it was. A symbolic link stays: the file that it names is replaced. A device, FIFO or socket stays, too: the
-    data are written through it, and a FIFO waits for its reader.
+    it was. A symbolic link stays: the file that it names is replaced, by one with its permissions. A device, FIFO
+    or socket stays, too: the data are written through it, and a FIFO waits for its reader. What is written to the
+    descriptor of an open file, such as /dev/stdout, follows what was written before.
 
     Raises:
         OSError: the folder, the device or the FIFO cannot be written to.
@@ -48,6 +67,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         _sync(temporary)
+        if target.exists():
+            shutil.copymode(target, temporary)  # a private report stays private
         os.replace(temporary, target)
         _sync(target.parent)
     except BaseException:
@@ -62,9 +83,18 @@ def _written_through(node: Path) -> Iterator[Path]:
         temporary = Path(folder, node.name)
         temporary.touch()
         yield temporary
-        # No O_CREAT: were the node removed meanwhile, no file must take its place.
-        with temporary.open("rb") as source, open(os.open(node, os.O_WRONLY), "wb") as file:
+        with temporary.open("rb") as source, open(_opened(node), "wb") as file:
             shutil.copyfileobj(source, file)
+
+
+def _opened(node: Path) -> int:
+    """A descriptor that writes to `node`; of this process's own descriptors a copy, which has their position."""
+    found = _descriptor(node)
+    if found is not None and found.parent == Path(os.path.realpath("/proc/self/fd")):
+        sys.stdout.flush()
+        return os.dup(int(found.name))
+    # No O_CREAT: were the node removed meanwhile, no file must take its place.
+    return os.open(node, os.O_WRONLY | os.O_APPEND)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -140,3 +140,34 @@ def test_a_device_stays_a_device(tmp_path: Path) -> None:
     write_text(device, "new")
     assert stat.S_ISCHR(device.lstat().st_mode)
     assert os.listdir(tmp_path) == ["null"]
+
+
+def test_an_open_file_is_written_on_rather_than_replaced(tmp_path: Path) -> None:
+    log, link = tmp_path / "log", tmp_path / "stdout"
+    log.write_text("before ")
+    with log.open("ab", buffering=0) as file:  # as a shell opens `>> log`
+        link.symlink_to(f"/proc/self/fd/{file.fileno()}")  # as /dev/stdout is
+        if not link.exists():
+            pytest.skip("this system has no /proc")
+        write_text(link, "new")
+        file.write(b" after")
+    assert log.read_text() == "before new after"
+
+
+def test_an_open_file_is_written_where_it_stands(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb", buffering=0) as file:
+        file.write(b"before ")
+        path = Path("/proc/self/fd", str(file.fileno()))
+        if not path.exists():
+            pytest.skip("this system has no /proc")
+        write_text(path, "new")
+        file.write(b" after")
+    assert log.read_text() == "before new after"
+
+
+def test_a_private_file_stays_private(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.touch(0o600)
+    write_text(path, "new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
