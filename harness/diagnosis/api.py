@@ -28,6 +28,7 @@ from harness.diagnosis.context import (
     emulate,
     islands_of,
     journal_folder,
+    locked,
     make_bench,
 )
 from harness.diagnosis.explain import advise
@@ -113,9 +114,10 @@ def diagnose(
         folder = Path(journal) if journal is not None else None
         if folder is None:
             folder = Path(out) / JOURNAL if out is not None else journal_folder(subject)
-        kept = DiagnosisJournal(folder, subject, resume=resume)
-        context = Context(subject, budget, kept, progress, None if out is None else Path(out))
-        return investigate(context, options or Options())
+        with locked(folder):
+            kept = DiagnosisJournal(folder, subject, resume=resume)
+            context = Context(subject, budget, kept, progress, None if out is None else Path(out))
+            return investigate(context, options or Options())
 
 
 def diagnose_model(

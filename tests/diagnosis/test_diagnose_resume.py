@@ -168,6 +168,22 @@ def test_a_journal_of_another_model_is_refused(tmp_path: Path) -> None:
     once(make("unforeseen"), tmp_path, resume=False)  # without --resume it is replaced
 
 
+def test_a_second_diagnosis_in_one_folder_is_refused_and_leaves_the_first_alone(tmp_path: Path) -> None:
+    refused = []
+
+    def second(*_: object) -> None:
+        if not refused:
+            with pytest.raises(JournalError, match="another diagnosis is writing to this folder") as caught:
+                diagnose(case_path("rmsnorm-overflow"), precision="fp16", journal=tmp_path / "j")
+            refused.append(caught.value.hint)
+
+    first = diagnose(case_path("rmsnorm-overflow"), precision="fp16", journal=tmp_path / "j", progress=second)
+    assert refused == ["wait for it to end, or write elsewhere with --out"]
+    assert (tmp_path / "j" / "islands.journal").exists()
+    again = diagnose(case_path("rmsnorm-overflow"), precision="fp16", journal=tmp_path / "j", resume=True)
+    assert (again.verdict, again.culprits) == (first.verdict, first.culprits)
+
+
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     once(make("foreseen"), tmp_path, resume=False)
     journal = tmp_path / "diagnosis.jsonl"

@@ -22,6 +22,7 @@ from .groups import find_groups as find_groups
 from .journal import JOURNAL as JOURNAL
 from .journal import DiagnosisJournal as DiagnosisJournal
 from .journal import journal_folder as journal_folder
+from .journal import locked as locked
 from .parts import Part as Part
 from .parts import cut as cut
 from .seen import Cure as Cure

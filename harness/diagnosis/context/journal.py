@@ -17,12 +17,13 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from harness.diagnosis.context.subject import Subject
 from harness.errors import JournalError
@@ -50,6 +51,26 @@ def journal_folder(subject: Subject, root: Path = DEFAULT_ROOT) -> Path:
     """
     label = f"{subject.bench.case.name}-{subject.precision}-{subject.candidate.name}"
     return root / re.sub(r"[^\w.-]+", "_", label)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other diagnoses out of `folder`; the lock dies with its process.
+
+    Raises:
+        JournalError: another diagnosis is writing there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{FILE}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        hint = "wait for it to end, or write elsewhere with --out"
+        raise JournalError("another diagnosis is writing to this folder", where=folder, hint=hint) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class DiagnosisJournal:
