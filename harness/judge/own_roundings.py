@@ -111,7 +111,7 @@ class OwnRoundings:
         """What the roundings cost, in words; empty where that is not known."""
         if self.cost is None:
             return ""
-        verb = "cost" if self.subject.endswith("nodes") else "costs"
+        verb = "cost" if self.quantized or len(self.dtypes) > 1 else "costs"
         return f"the model's {self.subject} {verb} nrmse {number(self.cost)} against the same model without"
 
     @property

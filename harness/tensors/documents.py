@@ -51,10 +51,18 @@ def from_json(kind: type[T], document: object) -> T:
     """The `kind`, a dataclass, of which `document` is the JSON. What it has besides the fields is ignored.
 
     Raises:
-        ValueError: a field is missing, or of the wrong type.
+        ValueError: a field is missing, or of the wrong type; says where in the document the first such field stands.
     """
+    from pydantic import ValidationError
+
     adapter: TypeAdapter[T] = _adapter(cast("Any", kind))
-    return adapter.validate_python(document)
+    try:
+        return adapter.validate_python(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
+        place = f"{steps.removeprefix('.')}: " if steps else ""
+        raise ValueError(f"{place}{first['msg'][0].lower()}{first['msg'][1:]}") from error
 
 
 def _document(value: Any) -> dict[str, Any]:

@@ -195,6 +195,23 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     assert journal.read_bytes().startswith(whole)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[1]", "2: this line of the journal is damaged"),
+        ('{"spent": {}}', "2: this line of the journal is damaged"),
+        ('{"key": "baseline", "value": {"spoilt": 1}}', "the entry 'baseline' is damaged: .*field required"),
+    ],
+)
+def test_a_damaged_entry_is_one_error(tmp_path: Path, line: str, message: str) -> None:
+    once(make("foreseen"), tmp_path, resume=False)
+    journal = tmp_path / "diagnosis.jsonl"
+    header = journal.read_text().splitlines()[0]
+    journal.write_text(f"{header}\n{line}\n")
+    with pytest.raises(JournalError, match=message):
+        once(make("foreseen"), tmp_path, resume=True)
+
+
 def test_a_search_by_hand_is_taken_over(tmp_path: Path) -> None:
     """Evaluations in the journal of the islands are not repeated, although there is no journal of a diagnosis."""
     from harness.diagnosis import island_problem

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from harness.diagnosis.context import make_bench
 from harness.judge import RunResult, Verdict, Workbench, run
+from harness.judge.own_roundings import OwnRoundings
 from harness.model import load_model
 from harness.tensors import to_json
 
@@ -168,3 +169,19 @@ def test_a_reference_that_the_models_own_types_make_infinite_says_so() -> None:
         in result.reason
     )
     assert "has to be changed" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "quantized", "words"),
+    [
+        ({"float16"}, False, "own float16 costs"),
+        ({"float16", "bfloat16"}, False, "own float16 and own bfloat16 cost"),
+        ({"float16"}, True, "own float16 and Q/DQ nodes cost"),
+        (set(), True, "Q/DQ nodes cost"),
+    ],
+)
+def test_the_cost_of_roundings_has_a_verb_in_their_number(
+    dtypes: set[str], quantized: bool, words: str
+) -> None:
+    roundings = OwnRoundings(cost=0.5, dtypes=frozenset(dtypes), quantized=quantized)
+    assert f"the model's {words} nrmse 0.5 " in roundings.price

@@ -71,6 +71,37 @@ def test_numbers_of_numpy_paths_and_numbers_that_json_lacks_become_plain() -> No
     assert type(to_json(np.float64(0.5))) is float
 
 
+WHOLE = {"kind": "the first", "precision": "fp16"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"kind": "the first"}, "precision: field required"),
+        (
+            WHOLE | {"parts": [{"value": 1}, {"value": "much"}]},
+            "parts[1].value: input should be a valid number",
+        ),
+        (
+            WHOLE | {"parts": [{"value": 1, "shape": [2, None]}]},
+            "parts[0].shape[1]: input should be a valid integer",
+        ),
+        (WHOLE | {"parts": "much"}, "parts: input should be a valid tuple"),
+        (WHOLE | {"precision": "fp61"}, "precision: input should be 'fp32'"),
+        ([], "input should be a dictionary"),
+    ],
+)
+def test_a_damaged_document_is_one_line_that_says_where(broken: object, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        from_json(Whole, broken)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert from_json(Whole, WHOLE | {"later": 1}) == Whole(Kind.ONE, Precision.FP16)
+
+
 @pytest.mark.parametrize("broken", [{}, {"value": "much"}, {"value": 1.0, "shape": ["a"]}, [], None])
 def test_a_document_of_another_form_is_refused(broken: object) -> None:
     with pytest.raises(ValueError):

@@ -26,7 +26,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from harness.diagnosis.context.subject import Subject
-from harness.errors import JournalError
+from harness.errors import JournalError, Place
 from harness.search import Journal, Problem
 from harness.tensors import from_json, load_tensors, save_tensors, to_json, write_text
 
@@ -125,8 +125,19 @@ class DiagnosisJournal:
         return key in self._values
 
     def recall(self, key: str, kind: type[T]) -> T | None:
-        """The `kind` that was kept under `key`; None if nothing was."""
-        return from_json(kind, self._values[key]) if key in self._values else None
+        """The `kind` that was kept under `key`; None if nothing was.
+
+        Raises:
+            JournalError: the entry is damaged.
+        """
+        if key not in self._values:
+            return None
+        try:
+            return from_json(kind, self._values[key])
+        except ValueError as error:
+            raise JournalError(
+                f"the entry {key!r} is damaged: {error}", where=self._path, hint=START_AGAIN
+            ) from error
 
     def keep(self, key: str, value: T, *, sync: bool = True) -> None:
         """Keep a dataclass or a plain value under `key`; without `sync` it survives the process, not the machine."""
@@ -176,7 +187,7 @@ class DiagnosisJournal:
         except ValueError as error:
             message = f"this is not the journal of a diagnosis: {error}"
             raise JournalError(message, where=self._path, hint=START_AGAIN) from error
-        if not entries or entries[0].get("schema") != SCHEMA:
+        if not entries or not isinstance(entries[0], dict) or entries[0].get("schema") != SCHEMA:
             raise JournalError("this is not the journal of a diagnosis", where=self._path, hint=START_AGAIN)
         if entries[0].get("subject") != identity:
             raise JournalError(
@@ -185,11 +196,16 @@ class DiagnosisJournal:
                 where=self._path,
                 hint=START_AGAIN,
             )
-        for entry in entries[1:]:
-            if "spent" in entry:
-                self.spent[entry["spent"]["phase"]] += entry["spent"]["builds"]
-            else:
-                self._values[entry["key"]] = entry["value"]
+        for number, entry in enumerate(entries[1:], start=2):
+            try:
+                if "spent" in entry:
+                    self.spent[entry["spent"]["phase"]] += entry["spent"]["builds"]
+                else:
+                    self._values[entry["key"]] = entry["value"]
+            except (LookupError, TypeError) as error:
+                raise JournalError(
+                    "this line of the journal is damaged", where=Place(self._path, number), hint=START_AGAIN
+                ) from error
         if len(whole) < len(data):
             with self._path.open("rb+") as file:
                 file.truncate(len(whole))
