@@ -11,7 +11,7 @@ from harness.backends.engines import EngineStore, Tensors
 from harness.backends.plan import Marks, Observation, Plan
 from harness.case import BuildOptions
 from harness.environments import Environment
-from harness.errors import NothingSelectedError
+from harness.errors import ModelError, NothingSelectedError, UnsupportedByReleaseError
 from harness.model import LOW_DTYPE, Model, extract, with_islands
 from harness.tensors import Precision, hash_feeds
 from harness.worker.protocol import BuildOption, BuildRequest, NodeHint
@@ -176,7 +176,14 @@ class Requests:
         if key not in self._typed:
             if len(self._typed) >= _KEPT_TYPED_MODELS:  # a search tries hundreds of islands
                 del self._typed[next(iter(self._typed))]
-            self._typed[key] = with_islands(self.model, precision, islands)
+            try:
+                self._typed[key] = with_islands(self.model, precision, islands)
+            except ModelError as error:  # no mistake of the case: other candidates judge it at this precision
+                raise UnsupportedByReleaseError(
+                    f"there is no typed graph of {self.model.name} at {precision}: {error.message}",
+                    environment=self._environment.name,
+                    hint=error.hint,
+                ) from error
         return self._typed[key]
 
     def _prefix(self, model: Model, tensor: str) -> Model:

@@ -15,6 +15,7 @@ from harness.environments import Environment, Supervisor, shared_supervisor
 from harness.errors import (
     BuildFailedError,
     CandidateError,
+    ModelError,
     UnsupportedByReleaseError,
     WorkerCrashedError,
     WorkerTimeoutError,
@@ -180,7 +181,11 @@ def _key(model: Model, request: BuildRequest, probe: ProbeReply, environment: En
 def _ask(supervisor: Supervisor, model: Model, request: BuildRequest, probe: ProbeReply) -> CompileReport:
     graph = model
     if request.typing == "strong" and request.precision in LOW_DTYPE:
-        graph = with_islands(model, Precision(request.precision), request.islands)
+        try:
+            graph = with_islands(model, Precision(request.precision), request.islands)
+        except ModelError as error:
+            failure = CompileFailure("unsupported", f"there is no typed graph: {error.message}")
+            return CompileReport(probe.product, probe.tensorrt, request.typing, failure=failure)
     folder = supervisor.worker().folder / f"compile-{graph.sha256[:16]}"
     path = save_model(graph, folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', model.name)[:60]}.onnx")
     request = replace(request, model_path=str(path), nodes=node_hints(graph))

@@ -17,11 +17,13 @@ from harness.errors import ModelError
 from harness.model.analysis import STEERING_INPUTS
 from harness.model.lowering import units_of
 from harness.model.model import Model
-from harness.model.names import bodies_of
+from harness.model.names import bodies_of, name_nodes
 from harness.model.rounding import round_array
 from harness.tensors import Precision
 
 Shape = Sequence[int | str | None]
+_BFLOAT16 = 13
+"""The first operator set that has it."""
 LOW_DTYPE = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
 
 
@@ -83,20 +85,49 @@ def with_islands(model: Model, precision: Precision, islands: Collection[str] = 
 
     Raises:
         NothingSelectedError: an island is no node of the model.
-        ModelError: the precision's dtype does not exist in the model's opset.
+        ModelError: the precision's dtype does not exist in the model's opset, and it cannot be converted.
     """
     model.check_nodes(sorted(islands))
     if precision not in LOW_DTYPE:
         return model
-    if precision is Precision.BF16 and model.opset < 13:
-        raise ModelError(
-            f"opset {model.opset} has no bfloat16", where=model.name, hint="export at opset 13 or newer"
-        )
+    if precision is Precision.BF16 and model.opset < _BFLOAT16:
+        model = at_opset(model, _BFLOAT16)
+        islands = frozenset(islands) & {node.name for node in model.nodes}
     copy = model.ir.clone()
     chosen = {node.name for node in units_of(model, precision)} - set(islands)
     _Typing(model, copy, LOW_DTYPE[precision], precision).apply(chosen)
     digest = hashlib.sha256(f"{model.sha256} {precision} {sorted(islands)}".encode()).hexdigest()
     return Model(copy, name=f"{model.name}-{precision}", sha256=digest)
+
+
+def at_opset(model: Model, version: int) -> Model:
+    """`model` in a newer ONNX operator set. Its nodes and tensors keep their names, those that are added get some.
+
+    Only the skeleton goes through onnx's converter, which holds a model in memory several times.
+
+    Raises:
+        ModelError: onnx cannot convert it.
+    """
+    from onnx import version_converter
+
+    try:
+        converted = ir.from_proto(version_converter.convert_version(model.skeleton, version))
+    except (
+        Exception
+    ) as error:  # whatever the converter raises, RuntimeError for an operator that it does not know
+        raise ModelError(
+            f"opset {model.opset} cannot be converted to {version}: {str(error).splitlines()[0]}",
+            where=model.name,
+            hint=f"export it at opset {version} or newer",
+        ) from error
+    graph = converted.graph
+    for value in [value for value in graph.inputs if value.name in model.weights]:
+        graph.inputs.remove(value)
+        value.const_value = model.weights[str(value.name)]
+        graph.register_initializer(value)
+    name_nodes(converted, model.name)
+    digest = hashlib.sha256(f"{model.sha256} opset {version}".encode()).hexdigest()
+    return Model(converted, name=model.name, sha256=digest)
 
 
 class _Typing:

@@ -22,7 +22,9 @@ from harness.errors import (
     BuildFailedError,
     CandidateError,
     InputDataError,
+    ModelError,
     NothingSelectedError,
+    UnsupportedByReleaseError,
     WorkerCrashedError,
 )
 from harness.model import load_model
@@ -431,3 +433,16 @@ def test_the_key_depends_on_all_that_the_evaluation_depends_on(supervisor: Super
     ]
     assert renamed.key(FP16, {"x": X}) == candidate.key(FP16, {"x": X.copy()}) == key
     assert len({key, *others}) == len(others) + 1
+
+
+def test_a_model_without_a_typed_graph_is_what_the_release_cannot_do(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise ModelError("opset 9 cannot be converted to 13", where="chain", hint="export it anew")
+
+    monkeypatch.setattr("harness.backends.requests.with_islands", refuse)
+    candidate = make(CAPABILITIES="bf16")
+    with pytest.raises(UnsupportedByReleaseError, match=r"no typed graph of .* at bf16: opset 9") as caught:
+        candidate.evaluate(Plan(Precision.BF16), {"x": X})
+    assert caught.value.hint == "export it anew"

@@ -59,8 +59,6 @@ def report_of(compiler, case: Case, precision: Precision) -> tuple[Model, Compil
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16], ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_every_bundled_case_is_parsed_built_and_listed(compiler, name: str, precision: Precision) -> None:
-    if (name, precision) == ("resnet50", Precision.BF16):
-        pytest.skip("opset 9 has no bfloat16")
     model, report = report_of(compiler, CASES[name], precision)
     assert report.product == "TensorRT for RTX"
     assert report.refused == ()
