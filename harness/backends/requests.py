@@ -10,6 +10,7 @@ import numpy as np
 from harness.backends.engines import EngineStore, Tensors
 from harness.backends.plan import Marks, Observation, Plan
 from harness.case import BuildOptions
+from harness.compiler import node_hints
 from harness.environments import Environment
 from harness.errors import ModelError, NothingSelectedError, UnsupportedByReleaseError
 from harness.model import LOW_DTYPE, Model, extract, with_islands
@@ -206,8 +207,5 @@ class Requests:
 
     def _hints_of(self, model: Model) -> tuple[NodeHint, ...]:
         if model.sha256 not in self._hints:
-            self._hints[model.sha256] = tuple(
-                NodeHint(node.name, node.op, tuple(name for name in node.outputs if name), node.lowerable)
-                for node in model.nodes
-            )
+            self._hints[model.sha256] = node_hints(model)
         return self._hints[model.sha256]

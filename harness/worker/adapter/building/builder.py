@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from ...protocol import BuildRequest, Fault, Kernel, KernelList
+from ...protocol import TENSORRT_RTX, BuildRequest, Fault, Kernel, KernelList
 from .. import device, dtypes
 from ..cache import TimingCache, write_atomically
 from ..inspection import KernelLog, Unreadable, kernels_of_inspector, parse_inspector
@@ -122,11 +122,10 @@ class Builder:
         Raises:
             Fault: `unsupported`, `bad_request`, `build_failed`, `marks_failed`, `out_of_memory`, `cuda_error`.
         """
+        if self._cuda is None and self._release.product == TENSORRT_RTX:
+            told = "{} can compile here, and run nothing: there is no GPU"
+            raise Fault("environment", told.format(self._release))
         ready = self._prepare(request)
-        if self._cuda is None:
-            raise Fault(
-                "environment", "{} can compile here, and run nothing: there is no GPU".format(self._release)
-            )
         config = ready.config
         calibrator = self._calibrate(ready.definition, config, request, ready.profile)
         tactics = None
