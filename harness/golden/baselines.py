@@ -77,6 +77,7 @@ class BaselineProvenance(_Frozen):
     gpu: str | None
     onnxruntime: str | None
     harness: str | None
+    product: str | None = None
 
 
 class BaselineChange(_Frozen):

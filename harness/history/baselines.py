@@ -21,6 +21,7 @@ from harness.history.judgement import (
 from harness.history.store import NAMES, Row
 from harness.history.types import UNMOVED, CaseRun, RowKind, Status, gravest
 from harness.judge import Verdict
+from harness.worker.protocol import TENSORRT
 
 BASELINE = "baseline"
 N = TypeVar("N", int, float)
@@ -78,7 +79,7 @@ def baseline_rows(found: Iterable[Found]) -> pd.DataFrame:
 def describe(found: Sequence[Found]) -> str:
     """The name of the older side: `baseline of TensorRT 8.6.0, 2026-01-31`."""
     known = [item.baseline.provenance for item in found if item.baseline is not None]
-    releases = sorted({f"TensorRT {p.tensorrt}" if p.tensorrt else p.release for p in known})
+    releases = sorted({f"{p.product or TENSORRT} {p.tensorrt}" if p.tensorrt else p.release for p in known})
     dates = sorted({p.date for p in known})
     if not known:
         return BASELINE
@@ -178,6 +179,7 @@ def _rows(baseline: Baseline) -> Iterator[Row]:
         release=BASELINE,
         run=source.run,
         tensorrt=source.tensorrt,
+        product=source.product,
         model_sha256=baseline.model_sha256,
         case_sha256=baseline.case_sha256,
     )
@@ -233,7 +235,10 @@ def _baseline(rows: pd.DataFrame, command: str) -> Baseline | None:
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             command=command,
             run=str(first["run"]),
-            **{name: _text(first[name]) for name in ("release", "tensorrt", "cuda", "driver", "gpu")},
+            **{
+                name: _text(first[name])
+                for name in ("release", "product", "tensorrt", "cuda", "driver", "gpu")
+            },
             onnxruntime=_text(first["onnxruntime"]),
             harness=_text(first["harness"]),
         ),

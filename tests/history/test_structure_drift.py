@@ -91,6 +91,14 @@ def test_what_can_no_longer_be_built_fails_and_what_can_be_built_now_is_fixed(mo
     assert run.reason.startswith("new builds it now; broken: ")
 
 
+def test_a_waiver_excuses_what_it_covers_and_ranges_of_tensorrt_cover_no_other_product(model: Path) -> None:
+    case = model.with_name("m.case.yaml")
+    waiver = "{reason: known, expires: 2999-12-31, "
+    for condition, code in (("tensorrt: '>=1'", 1), ("environment: broken", 0)):
+        case.write_text(f"model: {{path: m.onnx}}\nruns: [fp16]\nwaivers: [{waiver}{condition}}}]\n")
+        assert compared(case, "new", "broken").exit_code == code
+
+
 def test_every_report_can_be_written(model: Path, tmp_path: Path) -> None:
     files = {name: tmp_path / f"d.{name}" for name in ("json", "html", "md", "parquet")}
     status = main(

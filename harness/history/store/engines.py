@@ -11,6 +11,7 @@ from harness.history.store.schema import COMPILED, MISTAKE, NOT_BUILT
 from harness.history.types import CaseRun, Status
 from harness.judge import Verdict
 from harness.tensors import UNLESS_DEFAULT, from_json, to_json
+from harness.worker.protocol import TENSORRT_RTX
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,7 @@ UNJUDGED = {
 
 _COLUMNS = (
     *("case", "precision", "run", "build", "verdict", "reason"),
-    *("case_path", "inputs", "tensorrt", "faithful", "structure"),
+    *("case_path", "inputs", "tensorrt", "product", "faithful", "structure"),
 )
 
 
@@ -78,7 +79,7 @@ class EngineRow:
         evidence: what supports an error: the last lines of its log.
         case_path: the case file, or the model itself.
         inputs: the shapes that such a model was given.
-        tensorrt: version of TensorRT; None on the emulator.
+        tensorrt: version of TensorRT, which ranges of waivers are of; None on the emulator and for TensorRT for RTX.
         faithful: whether observing left the outputs alone; None if nothing was observed.
         layers: the layers of the engine; None if they are not known.
     """
@@ -118,9 +119,20 @@ def engine_rows(rows: pd.DataFrame) -> dict[CaseRun, list[EngineRow]]:
         else [None] * len(rows)
         for name in _COLUMNS
     ]
-    for case, precision, run, build, verdict, reason, path, inputs, tensorrt, faithful, structure in zip(
-        *columns, strict=True
-    ):
+    for (
+        case,
+        precision,
+        run,
+        build,
+        verdict,
+        reason,
+        path,
+        inputs,
+        tensorrt,
+        product,
+        faithful,
+        structure,
+    ) in zip(*columns, strict=True):
         first, *evidence = (reason or "").split("\n")  # as `rows_of` joins them
         row = EngineRow(
             run=run,
@@ -130,7 +142,7 @@ def engine_rows(rows: pd.DataFrame) -> dict[CaseRun, list[EngineRow]]:
             evidence=tuple(evidence),
             case_path=path,
             inputs=() if inputs is None else tuple(json.loads(inputs)),
-            tensorrt=tensorrt,
+            tensorrt=None if product == TENSORRT_RTX else tensorrt,
             faithful=None if faithful is None else bool(faithful),
             layers=None if structure is None else read_layers(structure),
         )
