@@ -56,7 +56,7 @@ class UsageError(HarnessError, ValueError):
 
 @dataclass(frozen=True, order=True)
 class Mistake:
-    """One mistake in a declarative file. `line` and `column` count from 1."""
+    """One mistake in a declarative file. `line` and `column` count from 1; `line` is 0 for the file as a whole."""
 
     path: Path
     line: int
@@ -66,7 +66,8 @@ class Mistake:
 
     def __str__(self) -> str:
         key = f"{self.key}: " if self.key else ""
-        return f"{self.path}:{self.line}:{self.column}: {key}{self.message}"
+        place = f"{self.path}:{self.line}:{self.column}" if self.line else f"{self.path}"
+        return f"{place}: {key}{self.message}"
 
 
 class CaseFileError(HarnessError, ValueError):

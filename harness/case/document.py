@@ -85,7 +85,7 @@ def _read_text(document: Document) -> str | None:
         raw = path.read_bytes()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        document.mistakes.append(Mistake(path, 1, 1, "", f"cannot be read: {reason}"))
+        document.mistakes.append(Mistake(path, 0, 0, "", f"cannot be read: {reason}"))
         return None
     try:
         return raw.decode("utf-8-sig")

@@ -80,7 +80,7 @@ def _load_all(paths: str | Path | Iterable[str | Path], *, look_for_files: bool)
         name = case_name(file)
         if name in named:
             mistakes.append(
-                Mistake(file, 1, 1, "", f"a case named {name!r} is also in {named[name]}; rename one")
+                Mistake(file, 0, 0, "", f"a case named {name!r} is also in {named[name]}; rename one")
             )
         named.setdefault(name, file)
         if case is not None:
@@ -106,9 +106,9 @@ def _find(targets: Sequence[Path]) -> tuple[list[Path], list[Mistake]]:
             for file in _walk(target):
                 files.setdefault(file.resolve(), file)
         elif not target.exists():
-            mistakes.append(Mistake(target, 1, 1, "", f"no such file or folder{_near_file(target)}"))
+            mistakes.append(Mistake(target, 0, 0, "", f"no such file or folder{_near_file(target)}"))
         elif target.suffix not in (".yaml", ".yml"):
-            mistakes.append(Mistake(target, 1, 1, "", f"not a case file; its name must end in {CASE_SUFFIX}"))
+            mistakes.append(Mistake(target, 0, 0, "", f"not a case file; its name must end in {CASE_SUFFIX}"))
         else:
             files.setdefault(target.resolve(), target)
     return list(files.values()), mistakes
@@ -122,7 +122,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _read(path: Path) -> tuple[Case | None, Document, list[Mistake]]:
     if not path.exists():
-        mistake = Mistake(path, 1, 1, "", f"no such file{_near_file(path)}")
+        mistake = Mistake(path, 0, 0, "", f"no such file{_near_file(path)}")
         return None, Document(path), [mistake]
     document = read_document(path)
     mistakes = list(document.mistakes)

@@ -105,7 +105,9 @@ def _integers(low: int, high: int) -> str:
 
 
 def _quote(text: str) -> str:
-    return text if _PLAIN.fullmatch(text) and text.lower() not in _SPECIAL else json.dumps(text)
+    if _PLAIN.fullmatch(text) and text.lower() not in _SPECIAL:
+        return text
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 _SPECIAL = ("true", "false", "null", "y", "n", "yes", "no", "on", "off")

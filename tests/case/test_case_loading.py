@@ -219,8 +219,8 @@ def test_mistakes_of_all_files_are_reported_together(write):
     assert str(caught.value).splitlines() == [
         "cases/a.case.yaml:2:1: sed: unknown key, did you mean `seed`?",
         "cases/deep/b.case.yaml:1:8: model: must be a mapping of keys, not 3",
-        "cases/notes.txt:1:1: no such file or folder",
-        "nowhere.case.yaml:1:1: no such file or folder",
+        "cases/notes.txt: no such file or folder",
+        "nowhere.case.yaml: no such file or folder",
     ]
     assert [(m.line, m.key) for m in caught.value.mistakes][:2] == [(2, "sed"), (1, "model")]
 
@@ -307,7 +307,7 @@ def test_a_number_of_files_that_is_not_the_number_of_samples_is_refused(write):
 def test_a_missing_file_names_its_nearest_neighbour(write):
     write(MODEL, "mobilenet.case.yaml")
     assert mistakes("moblenet.case.yaml") == [
-        "moblenet.case.yaml:1:1: no such file, did you mean `mobilenet.case.yaml`?"
+        "moblenet.case.yaml: no such file, did you mean `mobilenet.case.yaml`?"
     ]
 
 
@@ -315,7 +315,7 @@ def test_a_missing_file_names_its_nearest_neighbour(write):
 def test_an_unreadable_file_is_a_mistake(write):
     path = write(MODEL)
     path.chmod(0)
-    assert mistakes(path) == ["x.case.yaml:1:1: cannot be read: permission denied"]
+    assert mistakes(path) == ["x.case.yaml: cannot be read: permission denied"]
 
 
 def test_a_folder_named_as_a_case_is_walked_and_sorted(write):

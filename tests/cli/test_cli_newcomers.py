@@ -78,6 +78,17 @@ def test_a_tilde_is_the_home_folder_in_every_path(home: Path, harness) -> None:
     assert {path.name for path in home.iterdir()} >= set(names)
 
 
+def test_a_new_case_spells_the_name_of_its_model_as_it_is(harness) -> None:
+    save_model(Path("modèle 😀.onnx"), [2])
+    assert harness("case", "new", "modèle 😀.onnx")[0] == 0
+    assert 'path: "modèle 😀.onnx"' in Path("modèle 😀.case.yaml").read_text("utf-8")
+    assert harness("run", "modèle 😀.case.yaml", "-p", "fp32")[0] == 0
+
+
+def test_a_missing_target_has_no_line(harness) -> None:
+    assert harness("run", "nowhere.case.yaml")[2].strip() == "nowhere.case.yaml: no such file or folder"
+
+
 def test_a_tilde_is_the_home_folder_at_the_prompt_of_explore(home: Path, harness, monkeypatch) -> None:
     save_model(Path("m.onnx"), [2])
     monkeypatch.setattr(sys, "stdin", io.StringIO("keep square\nplot ~/growth.png\nexport ~/exported\n"))
