@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -288,6 +289,18 @@ class Diagnosis:
     def __repr__(self) -> str:
         """`Diagnosis(mlp::fp16: precision, At b7_sq (Mul), …)`."""
         return f"Diagnosis({self.case}::{self.precision}: {self.verdict}, {shorten(self.summary, 120)})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the summary, where it starts, and what to do."""
+        rows = [
+            ("what", f"{self.case} at {self.precision} on {self.candidate}: {self.verdict}"),
+            ("summary", self.summary),
+            *(("starts at", f"{origin.node} ({origin.op})") for origin in self.origins),
+            ("back to FP32", ", ".join(self.culprits)),
+            *(("do", advice) for advice in self.advice),
+        ]
+        cells = "".join(f"<tr><th>{key}</th><td>{html.escape(text)}</td></tr>" for key, text in rows if text)
+        return f"<table>{cells}</table>"
 
     @property
     def outputs_after(self) -> tuple[OutputResult, ...]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +258,13 @@ def test_the_typed_model_is_valid_and_cures(handed: tuple[Diagnosis, Path]) -> N
     values = session.run(None, feeds(rmsnorm())[0])[0]
     assert np.isfinite(values).all()
     assert any("the typed model runs in ONNX Runtime" in each.text for each in diagnosis.evidence)
+
+
+def test_a_notebook_shows_what_is_wrong_and_what_to_do(handed: tuple[Diagnosis, Path]) -> None:
+    diagnosis, _ = handed
+    shown = html.unescape(diagnosis._repr_html_())
+    assert all(text in shown for text in (diagnosis.summary, *diagnosis.culprits, *diagnosis.advice))
+    assert "<script>" not in replace(diagnosis, summary="<script>")._repr_html_()
 
 
 def test_the_repro_is_the_one_node_where_it_starts(handed: tuple[Diagnosis, Path]) -> None:
