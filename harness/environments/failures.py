@@ -110,11 +110,13 @@ def not_started(environment: Environment, error: OSError) -> CandidateError:
 def refused(environment: Environment, what: str, error: protocol.Error, log: Sequence[str]) -> CandidateError:
     """The worker replied that it could not do it."""
     kind = _FAULT_CLASSES.get(error.kind, CandidateError)
+    # Of what fails every request alike, reports show one: the evidence names none of them.
+    request = () if error.kind == "environment" else (f"request: {what}", f"kind: {error.kind}")
     return kind(
         error.message,
         environment=environment.name,
         hint=_FAULT_HINTS.get(error.kind),
-        evidence=(f"request: {what}", f"kind: {error.kind}", *error.evidence, *log),
+        evidence=(*request, *error.evidence, *log),
     )
 
 

@@ -13,8 +13,10 @@ from rich.text import Text
 
 from harness.judge import LayerResult, OutputResult, RunReport, RunResult, Verdict
 from harness.report.run.view import (
+    Explanation,
     Matrix,
     Row,
+    alike,
     attention,
     explain,
     flags,
@@ -25,7 +27,7 @@ from harness.report.run.view import (
     worst_error,
 )
 from harness.report.run.words import LOOKS, UNEXPECTED, summary
-from harness.report.words import is_plain, layer_legend, title
+from harness.report.words import is_plain, layer_legend
 from harness.text import number, shorten
 
 EXPLAINED = ("bad", "calm")  # tones of runs that get an explanation
@@ -59,9 +61,10 @@ def print_report(
     if not brief:
         console.print(matrix_table(matrix(report), width=console.width, plain=plain))
         console.print()
-    for result in report.results if details else attention(report):
+    groups = [(result,) for result in report.results] if details else alike(attention(report))
+    for result, *others in groups:
         if not result.mistake:
-            print_run(console, result, details=details)
+            print_run(console, result, *others, details=details)
             console.print()
     _print_warnings(console, report, details)
     idle = all(result.verdict is Verdict.SKIP for result in report.results)
@@ -121,14 +124,20 @@ def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
     return table
 
 
-def print_run(console: Console, result: RunResult, *, details: bool = False) -> None:
-    """Print what is wrong with one run, where, and the command that goes deeper; with `details` all numbers."""
+def print_run(console: Console, result: RunResult, *others: RunResult, details: bool = False) -> None:
+    """Print what is wrong with a run, where, and the command that goes deeper; with `details` all its numbers.
+
+    `others` are runs that ended with the same error.
+    """
     look = LOOKS[result.verdict]
     glyph = look.mark(plain=is_plain(console))
-    reason = f": {result.reason}" if result.reason else ""
-    console.print(Text.assemble((f"{glyph} {look.word}", look.style), " ", (title(result), "bold"), reason))
+    explanation = explain(result, *others)
+    reason = f": {explanation.reason}" if explanation.reason else ""
+    console.print(
+        Text.assemble((f"{glyph} {look.word}", look.style), " ", (explanation.subject, "bold"), reason)
+    )
     if look.tone in EXPLAINED:
-        _print_explanation(console, result, indent=2)
+        _print_explanation(console, explanation, indent=2)
     if not details:
         return
     if result.outputs:
@@ -200,12 +209,11 @@ def failure_text(result: RunResult, *, width: int) -> str:
         console.print()
     else:
         console.print(Text(result.reason))
-    _print_explanation(console, result)
+    _print_explanation(console, explain(result))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
-def _print_explanation(console: Console, result: RunResult, *, indent: int = 0) -> None:
-    explanation = explain(result)
+def _print_explanation(console: Console, explanation: Explanation, *, indent: int = 0) -> None:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")

@@ -123,8 +123,9 @@ class Builder:
             Fault: `unsupported`, `bad_request`, `build_failed`, `marks_failed`, `out_of_memory`, `cuda_error`.
         """
         if self._cuda is None and self._release.product == TENSORRT_RTX:
-            told = "{} can compile here, and run nothing: there is no GPU"
-            raise Fault("environment", told.format(self._release))
+            raise Fault(
+                "environment", "{} can compile here but not run: there is no GPU".format(self._release)
+            )
         ready = self._prepare(request)
         config = ready.config
         calibrator = self._calibrate(ready.definition, config, request, ready.profile)
