@@ -215,6 +215,7 @@ def _doing(event: RunEvent) -> str:
 
 
 def _ended(result: RunResult) -> str:
+    from harness.judge import Verdict
     from harness.report import LOOKS, title, worst_error
 
     worst = worst_error(result)
@@ -222,7 +223,9 @@ def _ended(result: RunResult) -> str:
     seconds = result.timings.get("total")
     took = "" if seconds is None else f" ({duration(seconds)})"
     perturbed = ", perturbed by observation" if result.faithful is False else ""
-    return f"{title(result)}: {LOOKS[result.verdict].word}{error}{perturbed}{took}"
+    compiled = result.verdict is Verdict.PASS and not result.outputs  # nothing ran that could pass
+    word = "compiled" if compiled else LOOKS[result.verdict].word
+    return f"{title(result)}: {word}{error}{perturbed}{took}"
 
 
 def _stage_continues(event: StageEvent, seconds: float) -> str:

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from harness.cli import main
 from harness.history import DriftOptions, DriftVerdict, Status, drift
+from harness.report.drift.words import summary
 
 DOUBLED = Path(__file__).parents[1] / "worker" / "doubled.py"
 
@@ -65,7 +66,9 @@ def test_the_same_kernels_are_no_drift(model: Path, capsys: pytest.CaptureFixtur
     assert list(engines["verdict"]) == ["compiled"] * 2
     capsys.readouterr()
     assert main(["drift", str(model), "-p", "fp16", "--structure", "--env", "old", "--env", "new"]) == 0
-    assert "Nothing regressed on new, and kernels are the same." in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "Nothing regressed on new, and kernels are the same." in shown.out
+    assert "m at fp16 on old: compiled" in shown.err
 
 
 def test_a_lost_precision_is_a_regression_of_the_nodes_that_lost_it(model: Path) -> None:
@@ -73,7 +76,9 @@ def test_a_lost_precision_is_a_regression_of_the_nodes_that_lost_it(model: Path)
     (run,) = report.runs
     assert (report.exit_code, run.verdict) == (1, DriftVerdict.REGRESSED)
     assert run.reason == "product, relu, root lost the precision asked for"
-    (back,) = compared(model, "wide", "new").runs
+    improved = compared(model, "wide", "new")
+    assert "1 run: 1 with other kernels" in summary(improved)
+    (back,) = improved.runs
     assert (back.status, back.verdict) == (Status.PASS, DriftVerdict.SAME)
     assert [change.old for change in back.structure] == ["fp32"]
 
@@ -136,3 +141,13 @@ def test_what_compiles_nothing_is_refused(model: Path, capsys: pytest.CaptureFix
         words = [word for name in names for word in ("--env", name)]
         assert main(["drift", str(model), "--structure", *words]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_running_without_a_gpu_is_explained_once_for_all_runs(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(model), "-p", "fp32", "-p", "fp16", "--env", "new"]) == 3
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("can compile here but not run: there is no GPU") == 1
+    assert "2 runs" in shown
+    assert "evidence" not in shown

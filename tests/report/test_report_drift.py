@@ -177,7 +177,7 @@ def test_the_console_tells_what_moved_where_it_starts_and_what_to_do(report: Dri
     assert "✗ NEW FAILURE failing at fp16: y (MatMul), sample 0: error 1e-3 → inf" in text
     assert "starts at  node b2_t10 (MatMul)" in text
     assert "go on  harness diagnose cases/failing.case.yaml --precision fp16 --env new" in text
-    assert "fusion vanished of add, conv: add + conv (3 of 3 builds) → add; conv" in text
+    assert "fusion of add, conv vanished: add + conv (3 of 3 builds) → add; conv" in text
     assert "waived until 2999-12-31: known in 10.13" in " ".join(text.split())
     assert "segmentation fault in the builder" in text
     assert text.rstrip().splitlines()[-3].startswith("2 of 7 runs regressed")

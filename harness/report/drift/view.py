@@ -37,6 +37,15 @@ MOST_ERRORS = 4
 MOST_EVIDENCE = 3
 DIFFERING = "the noise band spans these precisions: a release that only chooses another one more often stays within it"
 _KNOWN = ("request:", "kind:")  # evidence that the title of a run says already
+_CHANGES = {
+    Change.QDQ_UNFUSED: "convolution no longer fused with its add: {}",
+    Change.QDQ_LEFT: "Q/DQ left over at {}",
+    Change.PRECISION: "precision of {}",
+    Change.FUSION_VANISHED: "fusion of {} vanished",
+    Change.FUSION_APPEARED: "fusion of {} appeared",
+    Change.FUSION_CHANGED: "fusion of {} changed",
+    Change.TACTIC: "tactic of {}",
+}
 MOST_NODES = 4
 MOST_LETTERS = 90  # of how a change was and is; the table of the page holds all of them
 
@@ -160,9 +169,9 @@ def _change(change: StructureChange, *, compiled: bool) -> str:
         nodes = f"{plural(len(change.nodes), 'node')} ({nodes}, …)"
     old, new = shorten(change.old, MOST_LETTERS), shorten(change.new, MOST_LETTERS)
     if compiled:  # once; and a compiler names what it generates after what that does
-        kind = "code" if change.change is Change.TACTIC else change.change.value
-        return f"{kind} of {nodes}: {old} → {new}"
-    return f"{change.change.value} of {nodes}: {old} ({change.old_builds} builds) → {new}"
+        what = "generated code of {}" if change.change is Change.TACTIC else _CHANGES[change.change]
+        return f"{what.format(nodes)}: {old} → {new}"
+    return f"{_CHANGES[change.change].format(nodes)}: {old} ({change.old_builds} builds) → {new}"
 
 
 def _counts(found: Mapping[DriftVerdict, int]) -> str:

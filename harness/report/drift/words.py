@@ -52,13 +52,18 @@ def look_of(run: RunDrift) -> Look:
     if is_stale(run):
         return STALE
     look = _UNKNOWN if run.verdict is None else DRIFT_LOOKS[run.verdict]
-    if run.compiled and run.verdict is DriftVerdict.SAME and run.structure:
+    if _has_other_kernels(run):
         return _OTHER_KERNELS
     if look.tone == "bad":
         return look
     if fails(run) and run.fails_unexpectedly:
         return replace(look, style="bold red", tone="bad")
     return replace(look, style="yellow", tone="calm") if remarks(run) else look
+
+
+def _has_other_kernels(run: RunDrift) -> bool:
+    """Whether a run that was compiled only has other kernels, and lost nothing by them."""
+    return run.compiled and run.verdict is DriftVerdict.SAME and bool(run.structure)
 
 
 def fails(run: RunDrift) -> bool:
@@ -263,8 +268,11 @@ def summary(report: DriftReport, seconds: float | None = None) -> str:
     parts = []
     for verdict, look in DRIFT_LOOKS.items():
         runs = [run for run in report.runs if run.verdict is verdict and run.status not in STATUS_LOOKS]
-        if runs:
-            parts.append(f"{len(runs)} {look.word}")
+        other = sum(map(_has_other_kernels, runs))
+        if len(runs) > other:
+            parts.append(f"{len(runs) - other} {look.word}")
+        if other:
+            parts.append(f"{other} with {_OTHER_KERNELS.word}")
     for status, look in STATUS_LOOKS.items():
         if amount := statuses(report.runs)[status]:
             parts.append(f"{amount} {look.word}{_of_those_worse(report, status)}")
