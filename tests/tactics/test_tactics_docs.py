@@ -47,7 +47,7 @@ def test_a_row_of_the_table_is_what_the_release_offers(release: str) -> None:
     mechanism = "editable timing cache" if mechanism_of(offers, "auto") == "cache" else "algorithm selector"
     if selector and cache:
         mechanism += ", algorithm selector on request"
-    formats = ["strides"] if selector else ["not told"]
+    formats = ["strides"] if selector else ["not reported"]
     formats += ["layout"] if offers.offers("algorithm_layouts") else []
     formats += ["vectors"] if offers.offers("algorithm_vectors") else []
     features = ("editable_timing_cache", "error_on_timing_cache_miss", "optimization_level", "build_routes")
