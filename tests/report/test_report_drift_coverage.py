@@ -35,7 +35,7 @@ def test_lost_coverage_is_told_in_the_answer_with_the_reasons_below() -> None:
     assert lines == [
         told,
         "not compared idle at fp16: new: needs tensorrt>=10 (judged on old only)",
-        "not compared added at fp16: there is nothing to compare with",
+        "not compared added at fp16: there is no older result to compare with",
         "missing gone at fp16, gone at bf16",
     ]
     markdown = drift_markdown(report)

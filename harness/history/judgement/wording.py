@@ -27,7 +27,7 @@ _DEMANDS = {
     COMPUTED: "that it can be computed",
 }
 _INCOMPARABLE = {
-    Incomparable.NOTHING_BEFORE: "there is nothing to compare with",
+    Incomparable.NOTHING_BEFORE: "there is no older result to compare with",
     Incomparable.NOT_IN_RUN_BEFORE: "it was not in the run before",
     Incomparable.MODEL_CHANGED: "the model is another one than in the run before",
     Incomparable.CASE_CHANGED: "the case is another one than in the run before",

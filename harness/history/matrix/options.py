@@ -27,7 +27,7 @@ class DriftOptions:
             cache a rebuild repeats the tactics of the one before, and shows little of the noise.
         floors: what counts as a difference.
         memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
-        structure: compile models once, and run nothing: kernels are compared, and no GPU is needed.
+        structure: compile models once and do not run them: kernels are compared, and no GPU is needed.
         run_limit: seconds for one case at one precision on one release. Once they are over no further build
             starts; and a single build that takes longer is stopped, as an error.
 
