@@ -35,7 +35,8 @@ def test_an_output_of_another_shape_is_a_failure_that_names_both() -> None:
     assert expected is not None
     assert shape < expected
     assert result.reason == f"picked: shape {shape} instead of {expected}"
-    assert output.gates[0].to_dict() == {"metric": "shape", "limit": 0.0, "value": np.inf, "passed": False}
+    gate = output.gates[0]
+    assert (gate.metric, gate.limit, gate.value, gate.passed) == ("shape", 0.0, np.inf, False)
     assert judged(picked_elements(), "fp32").verdict is Verdict.PASS
 
 
