@@ -18,14 +18,18 @@ STATISTICS = {
     "mean": np.linspace(1, 3, CHANNELS, dtype=np.float32),
     "var": np.linspace(4, 6, CHANNELS, dtype=np.float32),
 }
-SOURCES = ["inputs", "weights", "constants", "tensors", "body"]
+SOURCES = ["inputs", "weights", "constants", "tensors", "body", "old"]
 
 
 def training_model(source: str) -> Model:
-    """BatchNormalization in training mode whose running statistics come from `source` and have other readers."""
-    normalize = helper.make_node(
-        "BatchNormalization", ["x", "s", "b", "m", "v"], ["y", "new_m", "new_v"], name="bn", training_mode=1
-    )
+    """BatchNormalization in training mode whose running statistics come from `source` and have other readers.
+
+    Those of `old` are inputs, too; before opset 14 the mode is shown by the outputs.
+    """
+    old = source == "old"
+    written = ["y", "new_m", "new_v", *(["saved_m", "saved_v"] if old else [])]
+    mode = {} if old else {"training_mode": 1}
+    normalize = helper.make_node("BatchNormalization", ["x", "s", "b", "m", "v"], written, name="bn", **mode)
     nodes = [helper.make_node("Identity", [name], [name[0]], name=f"read_{name}") for name in STATISTICS]
     if source == "constants":
         nodes = [
@@ -57,7 +61,7 @@ def training_model(source: str) -> Model:
         helper.make_node("Add", ["new_m", "m"], ["sum_m"], name="sum_m"),  # reads m after it was overwritten
         helper.make_node("Add", ["new_v", "v"], ["sum_v"], name="sum_v"),
     ]
-    fed = {name: [CHANNELS] for name in STATISTICS} if source in ("inputs", "tensors", "body") else {}
+    fed = {name: [CHANNELS] for name in STATISTICS} if source in ("inputs", "tensors", "body", "old") else {}
     weights = {"s": np.ones(CHANNELS, np.float32), "b": np.zeros(CHANNELS, np.float32)}
     return load_model(
         graph_model(
@@ -65,6 +69,7 @@ def training_model(source: str) -> Model:
             inputs={"x": X.shape, **fed},
             outputs={"y": X.shape, "sum_m": [CHANNELS], "sum_v": [CHANNELS]},
             weights=weights | (STATISTICS if source == "weights" else {}),
+            opset=9 if old else 17,
         )
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from harness.diagnosis import Context, Options, Stage, Subject
 from harness.diagnosis.context import Seen, make_bench
 from harness.diagnosis.pipeline import PIPELINE, PipelineStage, run_stages, start
 from harness.errors import BudgetExhaustedError, StageError
+from harness.search import Outcome
 from harness.tensors import Precision
 
 
@@ -52,6 +54,43 @@ def test_a_stage_that_breaks_what_it_ensures_is_named(context: Context, name: st
     with pytest.raises(StageError) as caught:
         run_stages(start(context, Options()), context, table)
     assert caught.value.stage == name
+
+
+def no_island(seen: Seen) -> Seen:
+    assert seen.cure is not None
+    return replace(seen, cure=replace(seen.cure, island=()))
+
+
+def no_culprits(seen: Seen) -> Seen:
+    assert seen.findings is not None
+    return replace(seen, findings=replace(seen.findings, culprits=()))
+
+
+def no_failure(seen: Seen) -> Seen:
+    passed = replace(seen.predicted.trial, outcome=Outcome.PASS)
+    return replace(seen, prediction=replace(seen.predicted, trial=passed))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "broken"),
+    [
+        ("predict", no_failure, "that the emulator fails again"),
+        ("island of the emulator", no_island, "an island that has nodes"),
+        ("attribute", no_culprits, "that what is confirmed names a cure"),
+    ],
+)
+def test_what_a_stage_says_is_checked(
+    context: Context, name: str, spoil: Callable[[Seen], Seen], broken: str
+) -> None:
+    table = [
+        replace(each, run=lambda seen, context, run=each.run: spoil(run(seen, context)))
+        if each.name == name
+        else each
+        for each in PIPELINE
+    ]
+    with pytest.raises(StageError) as caught:
+        run_stages(start(context, Options()), context, table)
+    assert (caught.value.stage, caught.value.which, caught.value.broken) == (name, "ensures", (broken,))
 
 
 def test_a_stage_never_takes_evidence_away(context: Context) -> None:

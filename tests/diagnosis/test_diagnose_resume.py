@@ -193,6 +193,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     once(engine, tmp_path, resume=True)
     assert engine.builds == 0
     assert journal.read_bytes().startswith(whole)
+    assert all(json.loads(line) for line in journal.read_bytes().splitlines())
 
 
 @pytest.mark.parametrize(

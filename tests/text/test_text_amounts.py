@@ -23,6 +23,8 @@ from harness.text import duration, magnitude, magnitudes, multiple, number, perc
         (131.0, "131"),
         (2.03e5, "2e5"),
         (9999.4, "9999"),
+        (12345.0, "1.2e4"),
+        (0.0099, "9.9e-3"),
         (-0.5, "-0.5"),
         (math.inf, "inf"),
         (-math.inf, "-inf"),

@@ -70,6 +70,8 @@ def test_a_sentence_has_a_capital_letter_and_a_full_stop() -> None:
 
 def test_a_suggestion_is_the_nearest_name_whatever_its_case_and_dashes() -> None:
     assert suggestion("Opt-Level", ["op_level", "opt_level"]) == "did you mean `opt_level`?"
+    assert suggestion("OPT_LEVEL", ["opt_level"]) == "did you mean `opt_level`?"
+    assert suggestion("a-b-c-d", ["a_b_c_d"]) == "did you mean `a_b_c_d`?"
     assert suggestion("zzz", ["opt_level"]) is None
 
 
