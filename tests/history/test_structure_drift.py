@@ -76,6 +76,11 @@ def test_a_lost_precision_is_a_regression_of_the_nodes_that_lost_it(model: Path)
     (run,) = report.runs
     assert (report.exit_code, run.verdict) == (1, DriftVerdict.REGRESSED)
     assert run.reason == "product, relu, root lost the precision asked for"
+    page = model.with_suffix(".html")
+    words = ["--structure", "-p", "fp16", "--env", "wide", "--env", "new", "--html", str(page)]
+    assert main(["drift", str(model), *words]) == 0
+    assert "Other kernels" in page.read_text()
+    assert "differ in precision</h2>" not in page.read_text()
     improved = compared(model, "wide", "new")
     assert "1 run: 1 with other kernels" in summary(improved)
     (back,) = improved.runs

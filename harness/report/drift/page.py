@@ -147,11 +147,13 @@ def _groups(
     moved = [run for run in remarkable if has_moved(run) or has_stopped(run) or run.status is not Status.PASS]
     failing = [run for run in remarkable if run not in moved and fails(run) and run.fails_unexpectedly]
     differing = [run for run in remarkable if run not in moved and run not in failing]
+    compiled = [run for run in differing if run.compiled]
     expected = [run for run in ordered if run not in remarkable and fails(run)]
     groups = [
         (_heading(moved), moved),
         ("What fails without a regression", failing),
-        ("Builds of one release that differ in precision", differing),
+        ("Other kernels", compiled),
+        ("Builds of one release that differ in precision", [run for run in differing if not run.compiled]),
         (f"What fails {both_sides(report)}, as expected", expected[: MOST_SECTIONS - len(remarkable)]),
     ]
     found = [(heading, runs) for heading, runs in groups if runs]
