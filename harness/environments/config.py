@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from harness.case import BuildOptions
 from harness.errors import EnvironmentConfigError
-from harness.text import command
+from harness.text import command, suggestion
 
 CONFIG_NAME = "harness.toml"
 CONFIG_VARIABLE = "HARNESS_CONFIG"
@@ -152,7 +152,9 @@ def select(name: str, environments: Mapping[str, Environment] | None = None) -> 
 
 def unknown_environment(name: str, known: Mapping[str, Environment]) -> EnvironmentConfigError:
     """The error that says that `name` is not in `known`, and which name may be meant."""
-    if not known:
+    if near := suggestion(name, ["emulator"]):
+        hint = near
+    elif not known:
         hint = f"`{command('harness', 'env', 'add', name, '--python', 'PATH')}` makes it"
     elif close := get_close_matches(name, known, n=1, cutoff=0.5):
         hint = f"did you mean {close[0]!r}? There are: {', '.join(known)}"

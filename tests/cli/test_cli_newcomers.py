@@ -203,3 +203,10 @@ def test_every_command_that_is_shown_for_a_model_keeps_its_shapes_and_its_quotes
         assert name in words, command
         assert words[words.index("--input") + 1] == shape, command
     assert "interrupted" not in json.loads(Path("r.json").read_text())
+
+
+def test_a_misspelt_emulator_and_its_precision_are_answered_with_the_nearest_name(harness) -> None:
+    save_model(Path("m.onnx"), [2])
+    assert "did you mean `emulator`?" in harness("run", "m.onnx", "--env", "emulater")[2]
+    error = harness("drift", "m.onnx", "-e", "emulator:fp32", "-e", "emulator:fp61")[2]
+    assert "did you mean `fp16`? Or choose from fp32, tf32" in error

@@ -27,6 +27,7 @@ from harness.backends import Candidate, Evaluation, Observation, Plan, Timing
 from harness.errors import UsageError
 from harness.history.types import UNIT_ROUNDOFF
 from harness.tensors import Precision
+from harness.text import suggestion
 from harness.worker.protocol import EngineFacts, Fingerprint, LayerInfo
 
 if TYPE_CHECKING:
@@ -230,7 +231,9 @@ def _precision(text: str, name: str) -> Precision:
     try:
         return Precision(name)
     except ValueError:
-        raise _wrong(text, f"{name!r} is not a precision; choose from {', '.join(Precision)}") from None
+        near = suggestion(name, Precision)
+        choices = f"choose from {', '.join(Precision)}"
+        raise _wrong(text, f"{name!r} is not a precision; {f'{near} Or ' if near else ''}{choices}") from None
 
 
 def _number(text: str, part: str, value: str, kind: type[int] | type[float]) -> int | float:
