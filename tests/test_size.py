@@ -10,9 +10,9 @@ from test_tree import PACKAGE, modules
 
 FUNCTION_LINES = 80
 MODULES_IN_A_FOLDER = 15
-LINES = 46_500
+LINES = 47_000
 """Of all modules of harness together, docstrings included; 1,100 of them compile models without a GPU,
-300 run TensorRT for RTX as it is."""
+700 run TensorRT for RTX as it is."""
 
 LOOSE_TYPES = {
     "diagnosis.Subject.fingerprint": "goes into JSON documents as it is",

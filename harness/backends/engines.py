@@ -31,13 +31,19 @@ _numbers = itertools.count()
 
 
 class BuildRefused(Exception):
-    """An engine was not built. `kind` is one of the worker's kinds of fault, or `crashed` or `timed_out`."""
+    """An engine was not built. `kind` is one of the worker's kinds of fault, or `crashed` or `timed_out`.
 
-    def __init__(self, kind: str, error: CandidateError, marks: Sequence[str] = ()) -> None:
+    `marks` are those to blame, `nodes` those that the parser refuses.
+    """
+
+    def __init__(
+        self, kind: str, error: CandidateError, marks: Sequence[str] = (), nodes: Sequence[str] = ()
+    ) -> None:
         super().__init__(str(error))
         self.kind = kind
         self.error = error
         self.marks = tuple(marks)
+        self.nodes = tuple(nodes)
 
 
 @dataclass
@@ -163,7 +169,7 @@ class EngineStore:
             self._release_all()
             reply = self._ask(request)
         if isinstance(reply, protocol.Error):
-            raise BuildRefused(reply.kind, self.supervisor.refusal(request, reply), reply.marks)
+            raise BuildRefused(reply.kind, self.supervisor.refusal(request, reply), reply.marks, reply.nodes)
         self.builds += 1
         return Engine(reply.engine_id, reply.facts, self._generation)
 

@@ -62,6 +62,7 @@ class MarkSplitter(Generic[Made]):
         """Each group that could be made, with what was made for it.
 
         Raises:
+            BuildRefused: the parser refuses nodes.
             CandidateError: it fails without marks, or in a way that fewer marks do not cure.
         """
         waiting = deque(tuple(group) for group in groups)
@@ -75,6 +76,8 @@ class MarkSplitter(Generic[Made]):
             yield marks, made
 
     def _split(self, marks: Marks, refusal: BuildRefused) -> list[Marks]:
+        if refusal.nodes:
+            raise refusal  # the graph is to blame, whatever is marked
         if refusal.kind not in _CURABLE | _COSTLY:
             raise refusal.error
         self._count(refusal)

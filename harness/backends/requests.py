@@ -13,7 +13,7 @@ from harness.case import BuildOptions
 from harness.compiler import node_hints
 from harness.environments import Environment
 from harness.errors import ModelError, NothingSelectedError, UnsupportedByReleaseError
-from harness.model import LOW_DTYPE, Model, extract, with_islands
+from harness.model import LOW_DTYPE, Model, extract, kept_for, with_islands
 from harness.tensors import Precision, hash_feeds
 from harness.worker.protocol import BuildOption, BuildRequest, NodeHint
 
@@ -88,6 +88,22 @@ class Requests:
         self._typed: dict[tuple[Precision, frozenset[str]], Model] = {}
         self._prefixes: dict[tuple[str, str], Model] = {}
         self._hints: dict[str, tuple[NodeHint, ...]] = {}
+        self.kept: dict[Precision, frozenset[str]] = {}
+        """By precision, the nodes that stay in FP32 because the parser refuses them otherwise."""
+
+    def keep(self, plan: Plan, refused: Sequence[str]) -> bool:
+        """Keep in FP32 what the parser refuses; False if that changes nothing."""
+        if not self._is_typed(plan):
+            return False
+        before = self.kept.get(plan.precision, frozenset())
+        self.kept[plan.precision] = before | kept_for(self.model, refused)
+        return self.kept[plan.precision] != before
+
+    def kept_under(self, plan: Plan) -> frozenset[str]:
+        """The nodes that stay in FP32 under `plan`, though it does not ask for it."""
+        return (
+            self.kept.get(plan.precision, frozenset()) - plan.islands if self._is_typed(plan) else frozenset()
+        )
 
     def unobserved(self, plan: Plan, feeds: Tensors) -> EngineRequest:
         """The engine that a user would deploy."""
@@ -138,8 +154,8 @@ class Requests:
         options = self.options(plan)
         typing = self._typing(plan.precision, options)
         model = self.model
-        if (typing == "strong" or plan.casts) and plan.precision in LOW_DTYPE:
-            model = self._typed_model(plan.precision, plan.islands)
+        if self._is_typed(plan):
+            model = self._typed_model(plan.precision, plan.islands | self.kept_under(plan))
         if observation is Observation.PREFIX:  # cut after typing: the tensor keeps the dtype under test
             model = self._prefix(model, marks[0])
         islands = plan.islands & {node.name for node in model.nodes}
@@ -171,6 +187,11 @@ class Requests:
         if precision not in LOW_DTYPE:
             return "auto"
         return "weak" if "weak" in self._store.supervisor.probe().capabilities else "strong"
+
+    def _is_typed(self, plan: Plan) -> bool:
+        """Whether the graph says the precision."""
+        strong = self._typing(plan.precision, self.options(plan)) == "strong"
+        return (strong or plan.casts) and plan.precision in LOW_DTYPE
 
     def _typed_model(self, precision: Precision, islands: frozenset[str]) -> Model:
         key = (precision, islands)

@@ -26,6 +26,7 @@ from harness.case import BuildOptions
 from harness.environments import Environment, Supervisor, shared_supervisor
 from harness.model import LOW_DTYPE, Model
 from harness.tensors import Precision, hash_feeds
+from harness.text import names
 from harness.worker.protocol import (
     TENSORRT_RTX,
     TF32_STAYS,
@@ -169,10 +170,12 @@ class TensorRTCandidate(Candidate):
         check_feeds(self.model, feeds)
         self.model.check_nodes(sorted(plan.islands))
         evaluate = self._evaluate_without_tf32 if self._takes_variable(plan) else self._evaluate
-        try:
-            return evaluate(plan, feeds, timing or self._timing)
-        except BuildRefused as refusal:
-            raise refusal.error from refusal
+        while True:
+            try:
+                return self._with_kept(plan, evaluate(plan, feeds, timing or self._timing))
+            except BuildRefused as refusal:
+                if not self.requests.keep(plan, refusal.nodes):
+                    raise refusal.error from refusal
 
     def close(self) -> None:
         """Free the engines. The worker stays: other models use it. Calling it twice is allowed."""
@@ -191,6 +194,20 @@ class TensorRTCandidate(Candidate):
         self._carry_out(plan, feeds, run)
         options = plain_options(self.build_options(plan), only_set=True)
         return run.result(self.fingerprint(), options, self.requests.shapes(self.model, feeds))
+
+    def _with_kept(self, plan: Plan, evaluation: Evaluation) -> Evaluation:
+        """Say which nodes stayed in FP32 because the parser refuses them."""
+        kept = tuple(node.name for node in self.model.nodes if node.name in self.requests.kept_under(plan))
+        facts = evaluation.facts
+        if not kept or not isinstance(facts, EngineFacts):
+            return evaluation
+        probe = self.probe()
+        parser = f"the parser of {probe.product} {probe.tensorrt}"
+        warning = f"{parser} does not take {names(kept)} at {plan.precision}: kept in FP32"
+        realised = replace(facts.realised, kept=kept)
+        return replace(
+            evaluation, facts=replace(facts, realised=realised, warnings=(*facts.warnings, warning))
+        )
 
     def _takes_variable(self, plan: Plan) -> bool:
         """Whether TF32 is to be off, and only a variable of the process turns it off.
@@ -225,7 +242,7 @@ class TensorRTCandidate(Candidate):
 
     def _make_without_tf32(self) -> TensorRTCandidate:
         supervisor = self.supervisor.with_variables(**{TF32_VARIABLE: "0"})
-        return TensorRTCandidate(
+        made = TensorRTCandidate(
             supervisor.environment,
             self.model,
             supervisor=supervisor,
@@ -235,6 +252,8 @@ class TensorRTCandidate(Candidate):
             mark_budget=self._mark_budget,
             plain_marks=self.requests.plain_marks,
         )
+        made.requests.kept = self.requests.kept
+        return made
 
     def _carry_out(self, plan: Plan, feeds: Tensors, run: Evaluating) -> None:
         unobserved = self.requests.unobserved(plan, feeds)

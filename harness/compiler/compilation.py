@@ -20,8 +20,9 @@ from harness.errors import (
     WorkerCrashedError,
     WorkerTimeoutError,
 )
-from harness.model import LOW_DTYPE, Model, save_model, with_islands
+from harness.model import LOW_DTYPE, Model, kept_for, save_model, with_islands
 from harness.tensors import Precision
+from harness.text import names
 from harness.worker.protocol import (
     TENSORRT_RTX,
     BuildRequest,
@@ -37,7 +38,7 @@ from harness.worker.protocol import (
 )
 
 #: Raised whenever reports come to say something else of the same build.
-_FORMAT = 1
+_FORMAT = 2
 
 Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
@@ -81,7 +82,7 @@ def compile_model(
     key = _key(model, request, probe, environment)
     report = cache.get(key)
     if report is None:
-        report = _ask(supervisor, model, request, probe)
+        report = _compile(supervisor, model, request, probe)
         cache.put(key, report)
     return report
 
@@ -178,11 +179,38 @@ def _key(model: Model, request: BuildRequest, probe: ProbeReply, environment: En
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _ask(supervisor: Supervisor, model: Model, request: BuildRequest, probe: ProbeReply) -> CompileReport:
+def _compile(supervisor: Supervisor, model: Model, request: BuildRequest, probe: ProbeReply) -> CompileReport:
+    """The report, with what the parser refuses at the precision kept in FP32, and a warning that says so."""
+    report = _ask(supervisor, model, request, probe)
+    kept: frozenset[str] = frozenset()
+    while _is_typed(request) and report.refused:
+        more = kept_for(model, [node.name for node in report.refused]) - kept - set(request.islands)
+        if not more:
+            return report
+        kept |= more
+        report = _ask(supervisor, model, request, probe, kept)
+    if not kept:
+        return report
+    listed = tuple(node.name for node in model.nodes if node.name in kept)
+    warning = f"the parser does not take {names(listed)} at {request.precision}: kept in FP32"
+    return replace(report, kept=listed, warnings=(*report.warnings, warning))
+
+
+def _is_typed(request: BuildRequest) -> bool:
+    return request.typing == "strong" and request.precision in LOW_DTYPE
+
+
+def _ask(
+    supervisor: Supervisor,
+    model: Model,
+    request: BuildRequest,
+    probe: ProbeReply,
+    kept: frozenset[str] = frozenset(),
+) -> CompileReport:
     graph = model
-    if request.typing == "strong" and request.precision in LOW_DTYPE:
+    if _is_typed(request):
         try:
-            graph = with_islands(model, Precision(request.precision), request.islands)
+            graph = with_islands(model, Precision(request.precision), kept.union(request.islands))
         except ModelError as error:
             failure = CompileFailure("unsupported", f"there is no typed graph: {error.message}")
             return CompileReport(probe.product, probe.tensorrt, request.typing, failure=failure)

@@ -6,6 +6,7 @@ from .analysis import infer as infer
 from .analysis import outer_reads as outer_reads
 from .derived import LOW_DTYPE as LOW_DTYPE
 from .derived import extract as extract
+from .derived import kept_for as kept_for
 from .derived import with_islands as with_islands
 from .load import load_model as load_model
 from .load import save_model as save_model

@@ -100,6 +100,31 @@ def with_islands(model: Model, precision: Precision, islands: Collection[str] = 
     return Model(copy, name=f"{model.name}-{precision}", sha256=digest)
 
 
+_MOVERS = frozenset(
+    {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Expand", "Concat"}
+)
+_RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+
+
+def kept_for(model: Model, refused: Collection[str]) -> frozenset[str]:
+    """The nodes to keep in FP32 where a parser refuses `refused` in a lower precision; others are left out.
+
+    With them, what computes the data of a recurrent one: a Cast right in front of it is drawn into the loop, and then
+    TensorRT for RTX 1.4 to 1.7 find no shapes (`Mismatched number of elements in reshape op`).
+    """
+    lowerable = {node.name for node in model.lowerable}
+    kept = {name for name in refused if name in lowerable}
+    for name in sorted(kept):
+        node = model.node(name)
+        waiting = list(node.inputs[:1]) if node.op in _RECURRENT else []
+        while waiting:
+            writer = model.producer(waiting.pop())
+            if writer is not None and writer.name in lowerable and writer.name not in kept:
+                kept.add(writer.name)
+                waiting += writer.inputs if writer.op in _MOVERS else ()
+    return frozenset(kept)
+
+
 def at_opset(model: Model, version: int) -> Model:
     """`model` in a newer ONNX operator set. Its nodes and tensors keep their names, those that are added get some.
 

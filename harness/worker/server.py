@@ -91,7 +91,9 @@ class Server:
         try:
             return self._carry_out(request)
         except protocol.Fault as fault:
-            return protocol.Error(fault.kind, fault.message, fault.evidence, fault.fatal, fault.marks)
+            return protocol.Error(
+                fault.kind, fault.message, fault.evidence, fault.fatal, fault.marks, fault.nodes
+            )
         except MemoryError:
             return protocol.Error("out_of_memory", "the worker ran out of memory", _trace(), fatal=True)
         except OSError as error:

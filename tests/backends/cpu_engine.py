@@ -9,6 +9,7 @@ the environment make it fail:
     ENGINES_LIMIT             how many engines leave room to run one
     UNMARKABLE                names of tensors that lie inside a loop
     CRASH_MODELS              names of models whose build kills the worker
+    REFUSED, REFUSED_LOW      names of nodes that the parser never takes, or takes in FP32 alone
     CAPABILITIES, FREE_BYTES  what the probe reports
 """
 
@@ -29,6 +30,14 @@ def create_adapter(log):
 
 def _names(variable):
     return set(filter(None, os.environ.get(variable, "").split(",")))
+
+
+def _is_low(model, name):
+    """Whether a node writes something lower than FP32."""
+    values = onnx.shape_inference.infer_shapes(model).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*values.value_info, *values.output)}
+    node = next(node for node in model.graph.node if node.name == name)
+    return kinds[node.output[0]] != onnx.TensorProto.FLOAT
 
 
 class CpuEngines:
@@ -59,6 +68,11 @@ class CpuEngines:
         if len(marks) > int(os.environ.get("MARKS_LIMIT", 10**6)):
             raise Fault("out_of_memory", "too many marks")
         model = onnx.load(request.model_path)
+        refused = [node.name for node in model.graph.node if node.name in _names("REFUSED_LOW")]
+        refused = [name for name in refused if _is_low(model, name)]
+        refused += [node.name for node in model.graph.node if node.name in _names("REFUSED")]
+        if refused:
+            raise Fault("build_failed", "cannot parse", nodes=refused)
         names = [value.name for value in model.graph.output]
         skipped = dict.fromkeys(marks & _names("UNMARKABLE"), "it lies inside a loop")
         for name in request.marks:

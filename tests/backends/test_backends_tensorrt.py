@@ -446,3 +446,34 @@ def test_a_model_without_a_typed_graph_is_what_the_release_cannot_do(
     with pytest.raises(UnsupportedByReleaseError, match=r"no typed graph of .* at bf16: opset 9") as caught:
         candidate.evaluate(Plan(Precision.BF16), {"x": X})
     assert caught.value.hint == "export it anew"
+
+
+@pytest.mark.parametrize("observation", [Observation.NONE, Observation.TYPED, Observation.PREFIX])
+def test_nodes_that_the_parser_refuses_stay_in_fp32_and_are_named(
+    make: Make, observation: Observation
+) -> None:
+    candidate = make(CAPABILITIES="fp16", REFUSED_LOW="mean,sq")
+    plan = replace(FP16, observation=observation)
+    evaluation = candidate.evaluate(plan, {"x": X})
+    assert evaluation.engine is not None
+    assert evaluation.engine.realised.kept == ("sq", "mean")
+    assert (
+        "the parser of TensorRT 8.6.0 does not take sq, mean at fp16: kept in FP32"
+        in evaluation.engine.warnings
+    )
+    assert evaluation.engine.skipped_marks == {}
+    asked = len(ASKED)
+    again = candidate.evaluate(replace(plan, islands=frozenset({"mean"})), {"x": X})
+    assert again.engine is not None
+    assert again.engine.realised.kept == ("sq",), "mean is asked for"
+    assert len(ASKED) - asked == again.builds, "nothing was refused again"
+
+
+def test_a_node_that_is_refused_in_fp32_too_is_an_error(make: Make) -> None:
+    candidate = make(CAPABILITIES="fp16", REFUSED="sq")
+    for plan in (FP16, TYPED, Plan(Precision.FP32)):
+        with pytest.raises(BuildFailedError, match="cannot parse"):
+            candidate.evaluate(plan, {"x": X})
+    assert [request.precision for request in ASKED] == ["fp16", "fp16", "fp16", "fp32"], (
+        "kept once, for all plans"
+    )

@@ -144,3 +144,34 @@ def test_a_list_is_of_the_target_that_is_asked_for(compiler) -> None:
     report = compiler(compile_model, model, options=BuildOptions(compute_capability="sm90"))
     assert report.failure is not None
     assert "cannot build for compute capability sm90: it has current, sm120" in report.failure.message
+
+
+def recurrent(op: str, gates: int) -> Model:
+    """A product, a ReLU, a recurrent node and a product; the ReLU and the last product have names of their own."""
+    random = np.random.default_rng(1)
+    shapes = {"m": (8, 8), "W": (1, 8 * gates, 8), "R": (1, 8 * gates, 8), "B": (1, 16 * gates)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "m"], ["h"], "first"),
+        helper.make_node("Relu", ["h"], ["r"], "relu"),
+        helper.make_node(op, ["r", "W", "R", "B"], ["s"], "rec", hidden_size=8),
+        helper.make_node("MatMul", ["s", "m"], ["y"], "last"),
+    ]
+    weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return model_of(nodes, inputs={"x": [4, 2, 8]}, outputs=["y"], **weights)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16], ids=str)
+@pytest.mark.parametrize(("op", "gates"), [("GRU", 3), ("LSTM", 4), ("RNN", 1)])
+def test_what_is_refused_at_a_precision_stays_in_fp32(
+    compiler, op: str, gates: int, precision: Precision
+) -> None:
+    report = compiler(compile_model, recurrent(op, gates), precision)
+    assert (report.refused, report.failure) == ((), None)
+    assert report.kept in ((), ("relu", "rec"))
+    if (op, precision) == ("GRU", Precision.BF16):
+        assert report.kept
+    if report.kept:
+        assert f"the parser does not take relu, rec at {precision}: kept in FP32" in report.warnings
+    assert report.kernels is not None
+    dtypes = {tensor.dtype for kernel in report.kernels.kernels for tensor in kernel.outputs}
+    assert precision.storage_dtype in dtypes

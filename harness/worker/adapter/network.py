@@ -39,7 +39,7 @@ class ParserRefusal(Fault):
             kind = "unsupported"
         elif any(node.code == "MEM_ALLOC_FAILED" or "bad_alloc" in node.message for node in refused):
             kind, refused = "out_of_memory", ()
-        super().__init__(kind, message, evidence=evidence)
+        super().__init__(kind, message, evidence=evidence, nodes=[node.name for node in refused if node.name])
         self.refused = refused
 
 

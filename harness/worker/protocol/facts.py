@@ -90,6 +90,7 @@ class RealisedPrecision:
         islands: by node of an island, the network layers that were pinned for it.
         debug: how debug tensors were asked for: None, `marked` (by name, which blocks fusions) or `unfused`.
         tf32: TF32_ON, TF32_OFF or TF32_STAYS; None if nobody says.
+        kept: nodes in FP32 that nobody asked for: the parser refuses them, or what they write, in the precision.
     """
 
     precision: Optional[str] = None
@@ -101,6 +102,7 @@ class RealisedPrecision:
     islands: Dict[str, Tuple[str, ...]] = field(default_factory=dict)
     debug: Optional[str] = None
     tf32: Optional[str] = field(default=None, metadata={"json": "unless default"})
+    kept: Tuple[str, ...] = field(default=(), metadata={"json": "unless default"})
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ class CompileReport:
         parse_seconds: to parse.
         build_seconds: to build.
         warnings: what the person should know.
+        kept: nodes in FP32 that nobody asked for: the parser refuses them, or what they write, in the precision.
     """
 
     product: str
@@ -131,6 +132,7 @@ class CompileReport:
     parse_seconds: float = 0.0
     build_seconds: float = 0.0
     warnings: Tuple[str, ...] = ()
+    kept: Tuple[str, ...] = ()
 
     @property
     def built(self) -> bool:

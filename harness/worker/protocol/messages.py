@@ -276,6 +276,7 @@ class Error:
         evidence: lines that support it: TensorRT's errors, the end of the traceback.
         fatal: the worker cannot be trusted any more (a sticky CUDA error): replace it.
         marks: for `marks_failed`, the marks that are to blame as far as that is known; else empty.
+        nodes: the nodes that the parser refuses, as far as it names them; empty where it took them all.
     """
 
     kind: str
@@ -283,6 +284,7 @@ class Error:
     evidence: Tuple[str, ...] = ()
     fatal: bool = False
     marks: Tuple[str, ...] = ()
+    nodes: Tuple[str, ...] = ()
 
 
 Request = Union[Ping, Shutdown, Probe, BuildRequest, Compile, InferRequest, Release, SaveCache, LoadCache]
@@ -358,6 +360,7 @@ class Fault(Exception):
         fatal: the worker cannot be trusted any more; always so for `environment`,
             `cuda_error` and `internal`.
         marks: for `marks_failed`, the names that are to blame, if known.
+        nodes: the nodes that the parser refuses, if it names them.
     """
 
     def __init__(
@@ -368,6 +371,7 @@ class Fault(Exception):
         evidence: Iterable[str] = (),
         fatal: bool = False,
         marks: Iterable[str] = (),
+        nodes: Iterable[str] = (),
     ) -> None:
         super().__init__(message)
         if kind not in KINDS:
@@ -377,3 +381,4 @@ class Fault(Exception):
         self.evidence: Tuple[str, ...] = tuple(evidence)
         self.fatal = fatal or kind in ("environment", "cuda_error", "internal")
         self.marks: Tuple[str, ...] = tuple(marks)
+        self.nodes: Tuple[str, ...] = tuple(nodes)

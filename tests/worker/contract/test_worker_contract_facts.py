@@ -152,6 +152,10 @@ def _evaluations(
         debug = replace(plan, observation=Observation.DEBUG)
         yield candidate("mixed").evaluate(debug, feed("mixed")).facts
     plain, feeds = candidate("conv"), feed("conv")
+    if "strong" in supervisor.probe().capabilities:
+        typed, strong = candidate("conv"), Plan(Precision.FP16, build=BuildOptions(typing="strong"))
+        assert typed.requests.keep(strong, ["conv1"]), "as if the parser had refused it"
+        yield typed.evaluate(strong, feeds).facts
     recorded = replace(plan, tactics=TacticOrders())
     record = record_of(plain.evaluate(recorded, feeds), recorded, plain.model.sha256)
     assert record is not None

@@ -297,6 +297,9 @@ def test_what_becomes_of_a_model_is_said_without_keeping_an_engine(rig: Rig, mod
     rig.world.names_only = True
     assert "says nothing of the kernels" in rig.compile(model, "fp16", **fields).warnings[0]
     (node,) = rig.compile("unsupported", "fp32").refused
+    with pytest.raises(Fault) as caught:
+        rig.build("unsupported", "fp32")
+    assert caught.value.nodes == ((node.name,) if node.name else ())
     assert (node.index, node.op, node.code) == (1, "Det", "UNSUPPORTED_NODE")
     rig.world.break_build = lambda network: "Error Code 10: no implementation for node conv1"
     failed = rig.compile(model, "fp16")

@@ -193,3 +193,12 @@ def test_a_machine_without_a_cuda_runtime_is_told_what_to_install(monkeypatch: p
         load_cudart()
     assert caught.value.kind == "environment"
     assert "libcudart.so.nowhere" in caught.value.evidence[0]
+
+
+def test_low_types_of_the_file_itself_are_no_fallback() -> None:
+    request = BuildRequest("m.onnx", "bf16")
+    own = [LayerInfo("a", "gemm", ("a",), "fp16"), LayerInfo("b", "kgen", ("b",), "fp32")]
+    found, warnings = realised.check_realised(own, request, "strong", "1.6.1.120")
+    assert (found.asserted, warnings) == (False, ())
+    with pytest.raises(Fault, match="silent fallback: bf16 was asked for"):
+        realised.check_realised(own[1:], request, "strong", "1.6.1.120")

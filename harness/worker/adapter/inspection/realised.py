@@ -59,9 +59,11 @@ def check_realised(
         asserted = any(layer.precision == request.precision for layer in free)
         if free and not asserted and not opaque:
             # Of a cut model so little may be left that FP32 is all it is worth.
-            if typing == "strong" and request.observation != "prefix":
+            # Another low precision in a strongly typed engine is the file's own: its graph says so.
+            if typing != "strong" or request.observation == "prefix":
+                warnings.append(_chosen(free, request.precision, version))
+            elif all(layer.precision in ("fp32", "tf32") for layer in free):
                 raise _fallback(free, request.precision, version)
-            warnings.append(_chosen(free, request.precision, version))
     elif request.precision == "fp32":
         asserted = bool(compute) and not opaque
         warnings += _tf32_warning(compute, request)
