@@ -1,3 +1,7 @@
+from .accumulation import DEPTH as DEPTH
+from .accumulation import accumulate_in_fp16 as accumulate_in_fp16
+from .accumulation import accumulation_error as accumulation_error
+from .accumulation import with_noise as with_noise
 from .analysis import bodies as bodies
 from .analysis import element_type as element_type
 from .analysis import graph_dtypes as graph_dtypes
