@@ -117,7 +117,7 @@ def _needs_repetition(seen: Seen) -> bool:
     if not _on_engine(seen) or seen.cured or seen.strict is None:
         return False
     if seen.strict_fails:
-        return seen.strict is seen.baseline
+        return seen.strict_is_baseline
     # A few more builds like the first one; with all tensors marked, one may take minutes.
     return _lowered(seen) and not seen.predicted.fails
 

@@ -31,7 +31,8 @@ Fact: TypeAlias = "str | int | float | bool | Sequence[Fact] | Mapping[str, Fact
 class DiagnosisVerdict(StrEnum):
     """What kind of fault it is.
 
-    `conversion`: the candidate is wrong in FP32 without TF32 already. `tf32`: it is right without TF32.
+    `conversion`: the candidate is wrong in FP32 without TF32 already, or, where it cannot do without, by more than the
+    emulated TF32. `tf32`: it is right without TF32, or, where it cannot do without, as right as the emulated TF32.
     `precision`: returning some nodes to FP32 cures it. `fusion`: separating layers cures it, at the same
     precision. `tactic`: builds that differ in their tactics differ in the outcome. `nondeterministic`: the same
     build differs in the outcome. `reference`: the reference itself is unsound. `none`: nothing is wrong.

@@ -27,6 +27,7 @@ from harness.diagnosis.stages import (
     decide,
     explain_reference,
     find_divergence,
+    held_to_tf32,
     island_hints,
     island_with_margin,
     left_on,
@@ -173,6 +174,8 @@ def build_fp32(seen: Seen, context: Context) -> Seen:
         strict = context.evaluator.evaluate(plan, phase="gates", key="strict", thorough=True)
     word = {Outcome.PASS: "passes", Outcome.FAIL: "fails"}.get(strict.outcome, "cannot be built")
     text = f"in FP32 without TF32 the unobserved engine {word}"
+    if strict.in_tf32 and strict.outcome is Outcome.FAIL:
+        strict, text = held_to_tf32(context.subject, strict)
     known = dict(seen.known)
     if strict.passed:
         known[frozenset(context.subject.units)] = strict.trial
@@ -236,7 +239,7 @@ def search_marks(seen: Seen, context: Context) -> Seen:
     setup = _setup(context, "marks", "search the marks")
     fails, precision = seen.baseline, None
     if seen.strict_fails and seen.strict is not None:
-        fails, precision = seen.strict, Precision.FP32
+        fails, precision = seen.strict, seen.strict_as
     found = separate(context.evaluator, fails, seen.observed, setup, precision=precision)
     return replace(seen, separated=found).adding(*found.evidence)
 

@@ -2,7 +2,7 @@
 
 Source: measured on an H200. TensorRT for RTX 1.4 and 1.6 and TensorRT 8.6.0 err on products of K terms of Gaussian
 values by 3.34e-4, 1.19e-3 and 3.32e-3 (nrmse) for K = 64, 1024 and 8192, and partial sums of 512,000 that cancel
-overflow. A model gives the same to three digits: add up 16 products exactly, add that to the accumulator, round to FP16.
+overflow. A model gives the same to three digits: add up 16 products exactly, add that to the accumulator, round it.
 16 is the depth of one instruction of the tensor core; 8 and 32 are far off. It holds of convolutions, too: 4.6e-4 and
 1.76e-3 for 144 and 2,304 terms, where 4.75e-4 and 1.78e-3 were seen. A product of one row is added up in FP32, and so
 are the parts of one that is split along K.

@@ -16,7 +16,17 @@ from harness.backends import Candidate, Emulator, Evaluation, Observation, Obser
 from harness.errors import BuildFailedError, WorkerCrashedError
 from harness.model import Model, load_model
 from harness.tensors import Precision
-from harness.worker.protocol import EngineFacts, Fingerprint, Latency, LayerInfo
+from harness.worker.protocol import (
+    TENSORRT_RTX,
+    TF32_OFF,
+    TF32_ON,
+    TF32_STAYS,
+    EngineFacts,
+    Fingerprint,
+    Latency,
+    LayerInfo,
+    RealisedPrecision,
+)
 
 SWITCH = "falsified"
 
@@ -144,6 +154,52 @@ class Rougher(FakeEngine):
         nothing = replace(build.plan, islands=frozenset(self._emulator.units(build.plan.precision)))
         exact = super()._run(Build(build.number, nothing), feeds)
         return {name: exact[name] + self.factor * (value - exact[name]) for name, value in low.items()}
+
+
+@dataclass
+class InTf32(FakeEngine):
+    """An engine of TensorRT for RTX: products of FP32 are in TF32, and GridSample takes the nearest if `nearest`.
+
+    `tf32` is what the worker says of that; `off` computes FP32 as FP32 unless TF32 is asked for.
+    """
+
+    tf32: str = TF32_STAYS
+    nearest: bool = False
+    product: str | None = TENSORRT_RTX
+    release: str = "1.4.0.76"
+    typing: str = "strong"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nearest:
+            self._emulator = Emulator(falsifiable(sampling_nearest(self.model), self.node))
+
+    def evaluate(
+        self, plan: Plan, feeds: Mapping[str, np.ndarray], *, timing: Timing | None = None
+    ) -> Evaluation:
+        found = super().evaluate(plan, feeds, timing=timing)
+        assert isinstance(found.facts, EngineFacts)
+        says = TF32_ON if self._rounds(plan) and self.tf32 == TF32_OFF else self.tf32
+        return replace(found, facts=replace(found.facts, realised=RealisedPrecision(tf32=says)))
+
+    def _rounds(self, plan: Plan) -> bool:
+        return self.tf32 != TF32_OFF or bool(plan.build.tf32) or plan.precision is Precision.TF32
+
+    def _run(self, build: Build, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if build.plan.precision is Precision.FP32 and self._rounds(build.plan):
+            build = Build(build.number, replace(build.plan, precision=Precision.TF32))
+        return super()._run(build, feeds)
+
+
+def sampling_nearest(model: Model) -> Model:
+    """`model` whose GridSample nodes take the nearest element, whatever their mode says."""
+    import onnx_ir as ir
+
+    copy = model.ir.clone()
+    for node in copy.graph:
+        if node.op_type == "GridSample":
+            node.attributes["mode"] = ir.AttrString("mode", "nearest")
+    return load_model(copy, name=model.name)
 
 
 def falsifiable(model: Model, node: str) -> Model:

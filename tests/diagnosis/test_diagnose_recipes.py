@@ -15,7 +15,8 @@ from models import ISLAND, feeds, rmsnorm
 from onnx import helper
 
 from harness.diagnosis import Diagnosis, diagnose_model
-from harness.diagnosis.handover import Files, ReleaseInUse, autocast_obstacle, keep_fp32, without_tf32
+from harness.diagnosis.context import ReleaseInUse
+from harness.diagnosis.handover import Files, autocast_obstacle, keep_fp32, without_tf32
 from harness.model import Model, load_model
 from harness.tensors import Precision
 from harness.worker.protocol import TENSORRT, TENSORRT_RTX

@@ -7,8 +7,10 @@ from .context import ProgressEvent as ProgressEvent
 from .effects import Effects as Effects
 from .emulation import emulate as emulate
 from .emulation import introduced_errors as introduced_errors
+from .engine import NO_TF32 as NO_TF32
 from .engine import REMEDY as REMEDY
 from .engine import Relaxation as Relaxation
+from .engine import ReleaseInUse as ReleaseInUse
 from .engine import region_evidence as region_evidence
 from .engine import regions_around as regions_around
 from .engine import relaxed_note as relaxed_note

@@ -7,6 +7,7 @@ two nodes inside it builds, and the fault stays.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +15,7 @@ from enum import StrEnum
 from harness.diagnosis.results import Evidence, EvidenceKind, Stage
 from harness.model import Model
 from harness.text import names, shorten
-from harness.worker.protocol import EngineFacts, LayerInfo
+from harness.worker.protocol import TENSORRT_RTX, EngineFacts, LayerInfo
 
 LONGEST_NAME = 80
 
@@ -124,3 +125,48 @@ def _may_hold(layer: LayerInfo, nodes: set[str], model: Model) -> bool:
     if len(ends) < 2:
         return bool(nodes)
     return any(min(ends) <= places[name] <= max(ends) for name in nodes if name in places)
+
+
+NO_TF32 = "NVIDIA_TF32_OVERRIDE=0"
+"""In the environment of a process: its libraries compute FP32 as FP32."""
+
+
+@dataclass(frozen=True)
+class ReleaseInUse:
+    """What the engine under test was built with, as far as its recipes depend on it; nothing is known of an emulator.
+
+    Args:
+        product: TENSORRT or TENSORRT_RTX; None is TensorRT where there is a version.
+        version: its full version; None if there is no release.
+        typing: `weak` or `strong`, as the engine was built; None takes what the release has first.
+    """
+
+    product: str | None = None
+    version: str | None = None
+    typing: str | None = None
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The version as numbers."""
+        return tuple(int(each) for each in re.findall(r"\d+", self.version or ""))
+
+    @property
+    def rtx(self) -> bool:
+        """Whether it is TensorRT for RTX."""
+        return self.product == TENSORRT_RTX
+
+    @property
+    def strong(self) -> bool:
+        """Whether the graph alone says the precision, and flags are refused or unknown."""
+        always = self.rtx or (self.version is not None and self.numbers >= (11,))
+        return always or self.typing == "strong"
+
+    @property
+    def takes_typed(self) -> bool:
+        """Whether it can be told to take the precision from the graph."""
+        return self.rtx or self.version is None or self.numbers >= (10,)
+
+    @property
+    def obeys_no_tf32(self) -> bool:
+        """Whether TF32 can be turned off: of TensorRT for RTX before 1.5, no context can be made then."""
+        return not self.rtx or self.numbers >= (1, 5)

@@ -19,8 +19,8 @@ from harness.errors import CandidateError, WorkerCrashedError
 from harness.judge import OutputResult
 from harness.search import Evaluation as SearchEvaluation
 from harness.search import Outcome
-from harness.tensors import NEVER
-from harness.worker.protocol import EngineFacts
+from harness.tensors import NEVER, Precision
+from harness.worker.protocol import TF32_OFF, EngineFacts
 
 GATES_PHASE, BASELINE = "gates", "baseline"
 """What the first engine is charged to, and the key under which the journal keeps it."""
@@ -44,6 +44,8 @@ class JudgedEvaluation:
         engine_layers: by ONNX node, the names of the engine layers that compute it.
         recalled: it was not evaluated now: the journal had it.
         typing: `weak` or `strong`, as the engine was built; None if it does not say.
+        tf32: whether products of FP32 were computed in TF32, as the worker names it; None if nobody says.
+        judged_as: the precision whose gates the outputs were held to, if it is not the one that was asked for.
     """
 
     outcome: Outcome
@@ -59,6 +61,8 @@ class JudgedEvaluation:
     engine_layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     recalled: bool = field(default=False, metadata=NEVER)
     typing: str | None = None
+    tf32: str | None = None
+    judged_as: Precision | None = None
 
     __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # arrays, which no document has
 
@@ -77,6 +81,11 @@ class JudgedEvaluation:
         """The gate that is furthest beyond its limit, or nearest to it, with its output; None without gates."""
         pairs = [(output, gate) for output in self.outputs for gate in output.gates]
         return max(pairs, key=lambda pair: badness([replace(pair[0], gates=(pair[1],))]), default=None)
+
+    @property
+    def in_tf32(self) -> bool:
+        """Whether its products of FP32 are known to be computed in TF32."""
+        return self.tf32 not in (None, TF32_OFF)
 
     @property
     def trial(self) -> SearchEvaluation:
@@ -180,8 +189,7 @@ class Evaluator:
         for sample in self._order(thorough):
             evaluation = self.run(plan, self.subject.bench.feeds[sample], phase=phase)
             facts = evaluation.engine or EngineFacts()
-            gated = replace(plan, precision=evaluation.judged_as(plan.precision))
-            judged = self.subject.judge(evaluation.tensors, sample, gated, failures=evaluation.failures)
+            judged = self.subject.judge(evaluation.tensors, sample, plan, failures=evaluation.failures)
             outputs += judged
             if thorough:
                 names = [output.tensor for output in judged if output.tensor in evaluation.tensors]
@@ -198,6 +206,7 @@ class Evaluator:
             relaxed=relaxed_in(facts),
             engine_layers=layers_by_node(facts),
             typing=facts.typing,
+            tf32=facts.realised.tf32,
         )
 
     def _note(self, plan: Plan, judged: JudgedEvaluation) -> None:

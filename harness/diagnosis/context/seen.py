@@ -253,6 +253,7 @@ class Findings:
         cure: the search behind the island; None if there was none.
         own_types: the model's own float16 or bfloat16 is at fault, for an unsound reference.
         pins: the tactics of a build that passes, for a fault of a tactic.
+        fp32_as: the precision that stands for FP32 on the engine: TF32 where it cannot do without.
     """
 
     verdict: DiagnosisVerdict
@@ -266,6 +267,7 @@ class Findings:
     cure: Cure | None = None
     own_types: bool = False
     pins: TacticRecord | None = None
+    fp32_as: Precision = Precision.FP32
 
     @property
     def casts(self) -> bool:
@@ -304,7 +306,8 @@ class Seen:
         tried: the unobserved engine with the emulator's island.
         cure: the island that the candidate was seen to pass with, or the search that found none.
         price: what the island costs in latency.
-        strict: the unobserved engine in FP32 without TF32.
+        strict: the unobserved engine in FP32 without TF32; where it computes in TF32 all the same, it passes if it errs
+            no more than the emulated TF32.
         repetition: the unobserved engine, run and built again.
         tactics: the tactics that decide, as far as that was searched.
         unstable: `tactic` or `nondeterministic`, if repetitions differ.
@@ -377,8 +380,18 @@ class Seen:
         return self.tried is not None and self.tried.outcome is Outcome.FAIL
 
     @property
+    def strict_as(self) -> Precision:
+        """The precision whose gates hold for the engine in FP32: TF32 where its products are computed in TF32."""
+        return (self.strict and self.strict.judged_as) or Precision.FP32
+
+    @property
+    def strict_is_baseline(self) -> bool:
+        """Whether the engine under test is the one in FP32 itself."""
+        return self.strict is not None and self.strict.tensors is self.baseline.tensors
+
+    @property
     def strict_fails(self) -> bool:
-        """Whether the engine fails in FP32 without TF32."""
+        """Whether the engine fails in FP32 without TF32; where it cannot do without, beyond the emulated TF32."""
         return self.strict is not None and self.strict.outcome is Outcome.FAIL
 
     @property

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from harness.diagnosis.context import JOURNAL, REMEDY, Context, Findings, Handover, Seen, journal_folder
+from collections.abc import Mapping
+
+from harness.diagnosis.context import (
+    JOURNAL,
+    NO_TF32,
+    REMEDY,
+    Context,
+    Findings,
+    Handover,
+    ReleaseInUse,
+    Seen,
+    journal_folder,
+)
 from harness.diagnosis.results import CANDIDATE, DiagnosisVerdict, EvidenceKind, Recipe
 from harness.text import command, names, plural, sentence, target_words
+from harness.worker.protocol import TENSORRT_RTX
 
 LONGEST_COMMAND = 2000
 """Longer commands are left to the files: nobody reads them on a terminal."""
@@ -29,10 +42,16 @@ def summarise(context: Context, found: Findings) -> str:
         DiagnosisVerdict.NONDETERMINISTIC: f"{at} does not give the same outcome twice.",
         DiagnosisVerdict.TACTIC: f"{at} is right or wrong depending on the tactics that the builder chooses. {cause}",
         DiagnosisVerdict.CONVERSION: f"Already in FP32 {where} computes something else than the ONNX model. {cause}",
-        DiagnosisVerdict.TF32: f"TF32 is not precise enough here: without it, {where} is right. {cause}",
+        DiagnosisVerdict.TF32: f"TF32 is not precise enough here: {_without_tf32(found, where)}. {cause}",
         DiagnosisVerdict.PRECISION: f"{cause} {_remedy(found)}",
     }
     return texts[verdict].strip() if verdict in texts else f"{at} {_unresolved(context, found)}"
+
+
+def _without_tf32(found: Findings, where: str) -> str:
+    if found.confirmed:
+        return f"without it, {where} is right"
+    return f"{where} computes FP32 in TF32, too, and errs no more than the emulated TF32"
 
 
 def _unresolved(context: Context, found: Findings) -> str:
@@ -91,6 +110,8 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
     if verdict is DiagnosisVerdict.CONVERSION:
         return ("report it with the repro; until then, express the node by other operators",)
     recipes = handed.recipes
+    if verdict is DiagnosisVerdict.TF32 and context.subject.product == TENSORRT_RTX:
+        return _leave_tf32(context, recipes)
     commands = [text for tool, text in recipes.items() if tool.builds]
     if any(len(each) > LONGEST_COMMAND for each in commands):
         listed = recipes.get(Recipe.LAYER_LIST)
@@ -99,6 +120,18 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
         files = "more recipes, a typed model and a repro" if commands else "recipes and a repro"
         commands.append(f"for {files}: {again(context)} --out DIR")
     return tuple(commands)
+
+
+def _leave_tf32(context: Context, recipes: Mapping[Recipe, str]) -> tuple[str, ...]:
+    """TensorRT for RTX reads a variable when the process starts, and no flag of the builder."""
+    variable = f"{NO_TF32} in the environment of the process that runs the engine"
+    if Recipe.TENSORRT_RTX in recipes:
+        return recipes[Recipe.TENSORRT_RTX], f"set {variable}: no flag of the builder turns TF32 off"
+    if not ReleaseInUse(context.subject.product, context.subject.release).obeys_no_tf32:
+        return (
+            f"use TensorRT for RTX 1.5 or later, with {variable}: {context.subject.release} runs nothing then",
+        )
+    return (f"set {variable}: no flag of the builder turns TF32 off",)
 
 
 def _mend_reference(found: Findings) -> str:

@@ -2,7 +2,6 @@ from .autocast import autocast_obstacle as autocast_obstacle
 from .files import hand_over as hand_over
 from .files import write_handover as write_handover
 from .recipes import Files as Files
-from .recipes import ReleaseInUse as ReleaseInUse
 from .recipes import keep_fp32 as keep_fp32
 from .recipes import own_file as own_file
 from .recipes import polygraphy_script as polygraphy_script

@@ -18,6 +18,7 @@ from harness.diagnosis.context import (
     Handover,
     Part,
     Relaxation,
+    ReleaseInUse,
     Seen,
     Subject,
     islands_of,
@@ -26,7 +27,6 @@ from harness.diagnosis.explain import summarise
 from harness.diagnosis.handover.autocast import autocast_obstacle
 from harness.diagnosis.handover.recipes import (
     Files,
-    ReleaseInUse,
     keep_fp32,
     layer_list,
     layers_of,
@@ -238,7 +238,7 @@ def _write_repro(
     subject = context.subject
     sample = context.evaluator.failing_sample
     emulated = found.verdict in (DiagnosisVerdict.PRECISION, DiagnosisVerdict.TF32)
-    precision = Precision.FP32 if found.verdict is DiagnosisVerdict.CONVERSION else subject.precision
+    precision = found.fp32_as if found.verdict is DiagnosisVerdict.CONVERSION else subject.precision
     core = _core(subject, found)
     shrunk = None
     if emulated:

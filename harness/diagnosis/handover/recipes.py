@@ -19,12 +19,12 @@ from typing import Any
 import onnx
 
 from harness.backends import Profile
+from harness.diagnosis.context import NO_TF32, ReleaseInUse
 from harness.diagnosis.handover.autocast import autocast, autocast_obstacle
 from harness.diagnosis.results import Recipe
 from harness.model import Model, inner_nodes, named_nodes
 from harness.tensors import Precision
 from harness.text import command
-from harness.worker.protocol import TENSORRT_RTX
 
 WEAK_FLAGS = {
     Precision.FP16: "--fp16",
@@ -34,49 +34,6 @@ WEAK_FLAGS = {
 }
 NOT_FOR_TRTEXEC = re.compile(r"[,'*]")  # what trtexec takes for its own in names of layers and inputs
 ISLANDS_SCHEMA = "harness.islands/1"
-NO_TF32 = "NVIDIA_TF32_OVERRIDE=0"
-"""In the environment of a process: its libraries compute FP32 as FP32."""
-
-
-@dataclass(frozen=True)
-class ReleaseInUse:
-    """What the engine under test was built with, as far as its recipes depend on it; nothing is known of an emulator.
-
-    Args:
-        product: TENSORRT or TENSORRT_RTX; None is TensorRT where there is a version.
-        version: its full version; None if there is no release.
-        typing: `weak` or `strong`, as the engine was built; None takes what the release has first.
-    """
-
-    product: str | None = None
-    version: str | None = None
-    typing: str | None = None
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """The version as numbers."""
-        return tuple(int(each) for each in re.findall(r"\d+", self.version or ""))
-
-    @property
-    def rtx(self) -> bool:
-        """Whether it is TensorRT for RTX."""
-        return self.product == TENSORRT_RTX
-
-    @property
-    def strong(self) -> bool:
-        """Whether the graph alone says the precision, and flags are refused or unknown."""
-        always = self.rtx or (self.version is not None and self.numbers >= (11,))
-        return always or self.typing == "strong"
-
-    @property
-    def takes_typed(self) -> bool:
-        """Whether it can be told to take the precision from the graph."""
-        return self.rtx or self.version is None or self.numbers >= (10,)
-
-    @property
-    def obeys_no_tf32(self) -> bool:
-        """Whether TF32 can be turned off: of TensorRT for RTX before 1.5, no context can be made then."""
-        return not self.rtx or self.numbers >= (1, 5)
 
 
 @dataclass(frozen=True)

@@ -32,3 +32,4 @@ from .search import island_key as island_key
 from .search import island_problem as island_problem
 from .separation import separate as separate
 from .tactics import search_tactics as search_tactics
+from .tf32 import held_to_tf32 as held_to_tf32

@@ -35,6 +35,8 @@ class Symptoms:
         observed_passes: the engine passes when all its tensors are observed.
         marks_cure: marks of single tensors cure.
         island_cures: the unobserved candidate passes with an island in FP32.
+        in_tf32: the engine in FP32 computes in TF32; then `strict_passes` says that it errs no more than the emulated
+            TF32.
     """
 
     precision: Precision
@@ -44,6 +46,7 @@ class Symptoms:
     observed_passes: bool | None = None
     marks_cure: bool | None = None
     island_cures: bool | None = None
+    in_tf32: bool | None = None
 
 
 def decide(symptoms: Symptoms) -> tuple[DiagnosisVerdict, Evidence]:
@@ -59,7 +62,13 @@ def _row(shown: Symptoms) -> tuple[DiagnosisVerdict, str]:
     if shown.repeats is not None:
         return DiagnosisVerdict.NONDETERMINISTIC, "the same network does not give the same outcome twice"
     if shown.strict_passes is False:
-        return DiagnosisVerdict.CONVERSION, "it is wrong in FP32 without TF32 already"
+        beyond = "it is wrong in FP32 already, by more than TF32 explains"
+        return (
+            DiagnosisVerdict.CONVERSION,
+            beyond if shown.in_tf32 else "it is wrong in FP32 without TF32 already",
+        )
+    if shown.strict_passes and shown.in_tf32 and shown.precision in (Precision.FP32, Precision.TF32):
+        return DiagnosisVerdict.TF32, "it errs no more than the emulated TF32, and computes FP32 in TF32"
     if shown.strict_passes and shown.precision in (Precision.FP32, Precision.TF32):
         return DiagnosisVerdict.TF32, "it is right in FP32 without TF32"
     if shown.precision is Precision.TF32 and shown.emulator_fails and shown.island_cures:
@@ -95,9 +104,10 @@ def conclude(seen: Seen, subject: Subject, effects: Effects) -> tuple[Findings, 
             observed_passes=observed.passes if looked and observed is not None else None,
             marks_cure=bool(separations) if seen.separated is not None else None,
             island_cures=True if seen.cured else None if seen.cure is None else False,
+            in_tf32=True if seen.strict_as is Precision.TF32 else None,
         )
     )
-    found = Findings(verdict, separations=separations)
+    found = Findings(verdict, separations=separations, fp32_as=seen.strict_as)
     conclusion = _Conclusion(seen, subject, effects)
     if verdict is DiagnosisVerdict.CONVERSION:
         found = conclusion.conversion(found)
@@ -216,23 +226,31 @@ class _Conclusion:
             culprits=wrong.culprits,
             confirmed=bool(wrong.culprits) and wrong.culprits == wrong.nodes,
             origins=self._because(
-                wrong.nodes, "in FP32 the engine computes something else than the ONNX node says"
+                wrong.nodes,
+                "in FP32 the engine computes something else than the ONNX node says"
+                + (", beyond what TF32 explains" if found.fp32_as is Precision.TF32 else ""),
             ),
             suspects=wrong.nodes,
         )
 
     def tf32(self, found: Findings) -> Findings:
-        """With the emulator's island, if TF32 breaks the emulator too."""
+        """With the emulator's island, if TF32 breaks the emulator too; confirmed if it passes without TF32."""
         prior = self.seen.prior
         island = prior.island if prior is not None else ()
         return replace(
             found,
             culprits=island,
-            confirmed=True,
+            confirmed=self.seen.strict_as is not Precision.TF32,
             minimal_on=EMULATOR if prior is not None and prior.minimal_on else None,
-            origins=self._origins_of(island) if island else self._explained(),
+            origins=self._origins_of(island) if island else self._rounded_to_tf32(),
             cure=prior,
         )
+
+    def _rounded_to_tf32(self) -> tuple[Origin, ...]:
+        """Where the engine's error starts, which FP32's numbers do not explain."""
+        if self.seen.precision is not Precision.FP32:
+            return self._explained()
+        return self._because(self.seen.starts, "what it multiplies is rounded to TF32's 11 bits")
 
     def _ordered(self, nodes: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(nodes, key=lambda name: self.subject.model.node(name).index))

@@ -6,6 +6,7 @@ Tensors are marked with the dtype under test: a mark in FP32 makes the builder c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +27,7 @@ def observe(
     *,
     precision: Precision | None = None,
     islands: frozenset[str] = frozenset(),
+    judged_as: Precision | None = None,
 ) -> EngineObservation:
     """Observe the engine, typed.
 
@@ -34,6 +36,7 @@ def observe(
         baseline: the unobserved engine, with its outputs of all samples.
         precision: another precision than the one under test.
         islands: nodes that are in FP32 in that engine.
+        judged_as: the precision whose gates hold, if it is another one.
 
     Raises:
         BudgetExhaustedError: the budget is spent.
@@ -44,16 +47,20 @@ def observe(
     plan = subject.plan(
         islands, precision=precision, observation=Observation.TYPED, marks=_marks(subject, islands)
     )
+    gates = judged_as or plan.precision
     key = f"observed {plan.precision} {' '.join(sorted(islands))}"
+    key += f" as {gates}" if gates is not plan.precision else ""
     if (kept := evaluator.journal.recall(key, EngineObservation)) is not None:
         return kept
     evaluator.spending.check()
     watched = _Watched(evaluator)
     try:
-        layers, _ = measure_layers(subject.bench, watched, plan, subject.bench.case.tolerances)
+        layers, _ = measure_layers(
+            subject.bench, watched, plan, subject.bench.case.tolerances, judged_as=gates
+        )
     except CandidateError as error:
         return EngineObservation(failure=str(error), log=error.evidence)
-    observed = _observed(evaluator, baseline, plan, layers, watched.evaluations)
+    observed = _observed(evaluator, baseline, replace(plan, precision=gates), layers, watched.evaluations)
     evaluator.journal.keep(key, observed)
     return observed
 
