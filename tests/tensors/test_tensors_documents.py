@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.diagnosis.context.engine import Relaxed
+from harness.diagnosis.context.evaluator import JudgedEvaluation
+from harness.diagnosis.context.seen import EngineObservation
+from harness.diagnosis.results import Price
+from harness.history.store.engines import BuiltLayer
+from harness.history.store.files import MatrixPlan
+from harness.tactics.samples import Sample
 from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, from_json, to_json
 
 
@@ -54,6 +62,35 @@ WHOLES = st.builds(
 def test_what_is_written_is_read_again(whole: Whole) -> None:
     text = json.dumps(to_json(whole), allow_nan=False)
     assert from_json(Whole, json.loads(text)) == whole
+
+
+def alike(one: object, other: object) -> bool:
+    """Whether two values are equal; NaN equals NaN, and what no document has does not count."""
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or (math.isnan(one) and math.isnan(other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    if type(one) is not type(other):
+        return False
+    if is_dataclass(one):
+        kept = [each.name for each in fields(one) if each.metadata != NEVER]
+        return all(alike(getattr(one, name), getattr(other, name)) for name in kept)
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return one == other
+
+
+KEPT = [BuiltLayer, EngineObservation, JudgedEvaluation, MatrixPlan, Price, Relaxed, Sample]
+
+
+@pytest.mark.parametrize("kind", KEPT, ids=lambda kind: kind.__name__)
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_what_journals_and_histories_keep_is_read_again(kind: type, data: st.DataObject) -> None:
+    """With infinities, NaN, None, empty tuples and enums wherever the types allow them."""
+    value = data.draw(st.from_type(kind))
+    read = from_json(kind, json.loads(json.dumps(to_json(value), allow_nan=False)))
+    assert alike(read, value), read
 
 
 def test_a_document_has_fields_and_named_properties() -> None:
