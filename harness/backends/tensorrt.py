@@ -23,7 +23,7 @@ from harness.backends.plan import Candidate, Evaluation, Marks, Observation, Pla
 from harness.backends.requests import EngineRequest, Profile, Requests, plain_options
 from harness.backends.session import check_feeds, chunks, tensor_sizes
 from harness.case import BuildOptions
-from harness.environments import Environment, Supervisor, shared_supervisor
+from harness.environments import TF32_VARIABLE, Environment, Supervisor, shared_supervisor
 from harness.model import LOW_DTYPE, Model
 from harness.tensors import Precision, hash_feeds
 from harness.text import names
@@ -38,8 +38,6 @@ from harness.worker.protocol import (
 
 #: Marked tensors lie on the GPU and in the scratch folder at once: a quarter of what is free there.
 _SHARE = 4
-#: Read once, when the process starts; TensorRT for RTX obeys no flag of the builder.
-TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
 #: How a release says that no engine runs without TF32: 1.4 of TensorRT for RTX makes no execution context.
 _RUNS_NOT = frozenset({"no_context", "cuda_error", "crashed"})
 

@@ -1,4 +1,5 @@
 from .config import RESERVED as RESERVED
+from .config import TF32_VARIABLE as TF32_VARIABLE
 from .config import Environment as Environment
 from .config import Limits as Limits
 from .config import check_name as check_name

@@ -38,6 +38,8 @@ CONFIG_VARIABLE = "HARNESS_CONFIG"
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: The name that the candidate without TensorRT has everywhere.
 RESERVED = "emulator"
+#: Read once, when a process starts; TensorRT for RTX obeys no flag of the builder.
+TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
 
 _Text = Annotated[str, StringConstraints(min_length=1, strict=True)]
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -53,8 +53,8 @@ def describe(message: protocol.Answered[Any]) -> str:
         "Probe": "the probe",
         "InferRequest": "an inference",
         "Release": "the release of an engine",
-        "SaveCache": "saving the timing cache",
-        "LoadCache": "loading the timing cache",
+        "SaveCache": "saving a cache",
+        "LoadCache": "loading a cache",
     }[type(message).__name__]
 
 

@@ -1,9 +1,10 @@
-"""A worker that is always there: started when it is first needed, and replaced when it fails; its timing cache."""
+"""A worker that is always there: started when it is first needed, and replaced when it fails; its caches."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import re
 import shutil
 import threading
@@ -12,28 +13,39 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.environments import failures
-from harness.environments.config import Environment
+from harness.environments.command import start_variables
+from harness.environments.config import TF32_VARIABLE, Environment
 from harness.environments.folders import cache_folder
 from harness.environments.process import WorkerProcess
-from harness.errors import CandidateError
+from harness.errors import CandidateError, WorkerCrashedError
 from harness.tensors import atomic_path
 from harness.worker import protocol
 from harness.worker.protocol import Answered
 
 
-class TimingCacheFile:
-    """The timing cache between runs: one file for each release and GPU, since no cache carries over to another.
+class CacheFile:
+    """A cache between runs: one file for each release and GPU, since no cache carries over to another.
 
-    A worker sees only its scratch folder, so the file is copied in and out. Some releases refuse every cache that
-    comes from a file (8.5 and 8.6: "Myelin error from unknown graph … The timing cache will not be used!"). Then
-    the file is dropped, once and for all, and a note beside it says so; within one worker the cache still works.
+    A worker sees only its scratch folder, so the file is copied in and out. Some releases refuse every timing cache
+    that comes from a file (8.5 and 8.6: "Myelin error from unknown graph … The timing cache will not be used!"). Then
+    the file is dropped, once and for all, and a note beside it says so; within one worker the cache still works. A
+    cache of kernels is refused when the driver changed, say: it is dropped, and the next one is kept.
     Reading and writing never fails a run: a cache is only a saving.
+
+    Args:
+        kind: TIMING or RUNTIME.
+        probe: what the environment is.
+        variant: what else its content depends on.
+        folder: where the file is; by default harness's own.
     """
 
-    def __init__(self, probe: protocol.ProbeReply, folder: Path | None = None) -> None:
-        parts = (probe.tensorrt, probe.gpu or "no-gpu", probe.compute_capability or "")
+    def __init__(
+        self, kind: str, probe: protocol.ProbeReply, variant: str = "", folder: Path | None = None
+    ) -> None:
+        parts = (probe.tensorrt, probe.gpu or "no-gpu", probe.compute_capability or "", variant)
         name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part) for part in parts if part)
-        folder = cache_folder() / "timing" if folder is None else folder
+        folder = cache_folder() / kind if folder is None else folder
+        self.kind = kind
         self.path = folder / f"{name}.cache"
         self._refusal = folder / f"{name}.refused"
 
@@ -44,7 +56,7 @@ class TimingCacheFile:
 
     def fetch(self, folder: Path) -> Path | None:
         """A copy in `folder`; None if there is nothing to copy."""
-        target = folder / "timing.cache"
+        target = folder / f"{self.kind}.cache"
         if not self.wanted:
             return None
         try:
@@ -59,9 +71,14 @@ class TimingCacheFile:
             shutil.copyfile(source, target)
 
     def drop(self) -> str:
-        """Remove the file, remember that it was refused, and return the warning."""
+        """Remove the file, remember a timing cache that was refused, and return the warning."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
+        if self.kind == protocol.RUNTIME:
+            return (
+                f"{self.path} is dropped, for its compiled kernels are of no use here: they are compiled anew"
+            )
+        with contextlib.suppress(OSError):
             self._refusal.write_text(f"TensorRT refused {self.path.name}. Delete this note to try again.\n")
         return (
             f"TensorRT refuses the timing cache {self.path}, which is dropped: the first build of each "
@@ -83,7 +100,7 @@ class Supervisor:
     Args:
         environment: what to start.
         adapter: a file with another adapter than the one for TensorRT.
-        keep_cache: whether the timing cache is kept in a file between workers.
+        keep_cache: whether caches are kept in files between workers.
     """
 
     def __init__(
@@ -97,8 +114,9 @@ class Supervisor:
         self._guard = threading.RLock()
         self._process: WorkerProcess | None = None
         self._probe: protocol.ProbeReply | None = None
-        self._cache: TimingCacheFile | None = None
+        self._caches: dict[str, CacheFile] = {}
         self._unsaved_seconds = 0.0
+        self._has_built = False
         self._warnings: list[str] = []
         self._failed_starts: list[CandidateError] = []
         self._failed_ahead: CandidateError | None = None
@@ -193,7 +211,11 @@ class Supervisor:
         """
         with self._guard:
             worker = self.worker()
-            reply = worker.request(message, self._limit(message) if seconds is None else seconds)
+            try:
+                reply = worker.request(message, self._limit(message) if seconds is None else seconds)
+            except WorkerCrashedError:
+                self._drop_suspect(message)
+                raise
             self._end_when_idle()
             if isinstance(reply, protocol.Error) and reply.fatal:
                 worker.kill()
@@ -225,12 +247,12 @@ class Supervisor:
             return warnings
 
     def close(self) -> None:
-        """Keep the timing cache and end the worker. The next request would start another."""
+        """Keep the caches and end the worker. The next request would start another."""
         with self._guard:
             for variant in self._variants.values():
                 variant.close()
             if self._running is not None:
-                self._save_cache(self._running)
+                self._save_caches(self._running)
             if self._process is not None:
                 self._process.close()
                 self._process = None
@@ -280,10 +302,11 @@ class Supervisor:
         worker = WorkerProcess(self.environment, adapter=self._adapter)
         try:
             self._probe = self._checked(worker, _PROBE, self.environment.limits.start)
-            self._unsaved_seconds = 0.0
+            self._unsaved_seconds, self._has_built = 0.0, False
             if self._keep_cache:
-                self._cache = TimingCacheFile(self._probe)
-                self._load_cache(worker, self._cache)
+                self._caches = self._cache_files(self._probe)
+                for cache in self._caches.values():
+                    self._load_cache(worker, cache)
         except BaseException:
             worker.kill()
             raise
@@ -295,34 +318,52 @@ class Supervisor:
             raise failures.refused(self.environment, failures.describe(message), reply, worker.log(15))
         return reply
 
-    def _load_cache(self, worker: WorkerProcess, cache: TimingCacheFile) -> None:
+    def _load_cache(self, worker: WorkerProcess, cache: CacheFile) -> None:
         copy = cache.fetch(worker.folder)
         if copy is None:
             return
-        reply = worker.request(protocol.LoadCache(str(copy)), _CACHE_SECONDS)
+        reply = worker.request(protocol.LoadCache(str(copy), cache.kind), _CACHE_SECONDS)
         copy.unlink(missing_ok=True)
         if isinstance(reply, protocol.Error) or reply.cache_refused:
             self._warnings.append(cache.drop())
 
+    def _cache_files(self, probe: protocol.ProbeReply) -> dict[str, CacheFile]:
+        """The caches of this worker; what is compiled without TF32 is of no use to others, nor theirs to it."""
+        override = start_variables(self.environment, os.environ).get(TF32_VARIABLE)
+        variant = "" if override is None else f"tf32_{override}"
+        kinds = [protocol.TIMING, *([protocol.RUNTIME] if "runtime_cache" in probe.capabilities else [])]
+        return {kind: CacheFile(kind, probe, variant) for kind in kinds}
+
     def _after_build(self, worker: WorkerProcess, reply: protocol.BuildReply) -> None:
-        if self._cache is None:
-            return
-        if reply.cache_refused and self._cache.wanted:
-            self._warnings.append(self._cache.drop())
+        self._has_built = True
+        refused = {protocol.TIMING: reply.cache_refused, protocol.RUNTIME: reply.runtime_cache_refused}
+        self._warnings += [
+            cache.drop() for kind, cache in self._caches.items() if refused[kind] and cache.wanted
+        ]
         self._unsaved_seconds += reply.facts.build_seconds or 0.0
         if self._unsaved_seconds >= _SAVE_AFTER_BUILD_SECONDS:
-            self._save_cache(worker)
+            self._save_caches(worker)
 
-    def _save_cache(self, worker: WorkerProcess) -> None:
-        if self._cache is None or not self._unsaved_seconds or not self._cache.wanted:
+    def _drop_suspect(self, message: Answered[Any]) -> None:
+        """Drop compiled kernels with which a worker crashed before it made any engine: the next would, too."""
+        cache = self._caches.get(protocol.RUNTIME)
+        suspect = isinstance(message, protocol.BuildRequest) and not self._has_built
+        if cache is not None and suspect and cache.path.exists():
+            self._warnings.append(cache.drop())
+
+    def _save_caches(self, worker: WorkerProcess) -> None:
+        if not self._unsaved_seconds:
             return
         self._unsaved_seconds = 0.0
         copy = worker.folder / "saved.cache"
-        with contextlib.suppress(CandidateError):
-            reply = worker.request(protocol.SaveCache(str(copy)), _CACHE_SECONDS)
-            if isinstance(reply, protocol.Done) and copy.exists():
-                self._cache.store(copy)
-        copy.unlink(missing_ok=True)
+        for kind, cache in self._caches.items():
+            if not cache.wanted:
+                continue
+            with contextlib.suppress(CandidateError):
+                reply = worker.request(protocol.SaveCache(str(copy), kind), _CACHE_SECONDS)
+                if isinstance(reply, protocol.Done) and copy.exists():
+                    cache.store(copy)
+            copy.unlink(missing_ok=True)
 
     def _limit(self, message: Answered[Any]) -> float:
         limits = self.environment.limits

@@ -41,6 +41,12 @@ class Adapter(Protocol):
     def load_timing_cache(self, path: str) -> bool:
         """Take a timing cache; False if TensorRT refuses it."""
 
+    def save_runtime_cache(self, path: str) -> None:
+        """Write the cache of compiled kernels, atomically; asked only of those with the capability."""
+
+    def load_runtime_cache(self, path: str) -> None:
+        """Take a cache of compiled kernels."""
+
     def close(self) -> None:
         """Free everything."""
 
@@ -117,9 +123,7 @@ class Server:
             protocol.InferRequest: lambda request: self.adapter.infer(request),
             protocol.Release: self._release,
             protocol.SaveCache: self._save_cache,
-            protocol.LoadCache: lambda request: protocol.Done(
-                cache_refused=not self.adapter.load_timing_cache(request.path)
-            ),
+            protocol.LoadCache: self._load_cache,
         }
         handler = handlers.get(type(request))
         if handler is None:
@@ -147,8 +151,17 @@ class Server:
         return protocol.Done()
 
     def _save_cache(self, request: protocol.SaveCache) -> protocol.Reply:
-        self.adapter.save_timing_cache(request.path)
+        if request.kind == protocol.RUNTIME:
+            self.adapter.save_runtime_cache(request.path)
+        else:
+            self.adapter.save_timing_cache(request.path)
         return protocol.Done()
+
+    def _load_cache(self, request: protocol.LoadCache) -> protocol.Reply:
+        if request.kind == protocol.RUNTIME:
+            self.adapter.load_runtime_cache(request.path)
+            return protocol.Done()
+        return protocol.Done(cache_refused=not self.adapter.load_timing_cache(request.path))
 
     def _shut_down(self, _request: protocol.Shutdown) -> protocol.Reply:
         if self._adapter is not None:

@@ -14,7 +14,7 @@ from graphs import norm_chain
 from harness.backends import Observation, Plan, Reference, TensorRTCandidate
 from harness.case import BuildOptions
 from harness.environments import Environment, Supervisor
-from harness.errors import CandidateError, UnsupportedByReleaseError
+from harness.errors import CandidateError, UnsupportedByReleaseError, WorkerCrashedError
 from harness.model import load_model
 from harness.tensors import Precision
 from harness.worker.protocol import TF32_OFF, TF32_ON, TF32_STAYS
@@ -117,3 +117,50 @@ def test_no_context_in_either_worker_is_an_error(make: Make) -> None:
     with pytest.raises(CandidateError, match="no execution context") as caught:
         candidate.evaluate(FP32, {"x": X})
     assert any("cuDNN graph compilation" in line for line in caught.value.evidence)
+
+
+def test_compiled_kernels_are_kept_in_a_file_for_each_way(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def warnings_of_a_run() -> list[str]:
+        environment = make("1.6.1.120").supervisor.environment
+        supervisor = Supervisor(environment, adapter=ADAPTER)
+        candidate = TensorRTCandidate(environment, load_model(norm_chain()), supervisor=supervisor)
+        found = [
+            line for plan in (FP32, FP16, FP32) for line in candidate.evaluate(plan, {"x": X}).facts.warnings
+        ]
+        supervisor.close()
+        return [line for line in found if "compiled kernels" in line]
+
+    assert warnings_of_a_run() == []
+    names = sorted(path.name for path in (tmp_path / "harness" / "runtime").iterdir())
+    assert len(names) == 2
+    assert [name.endswith("-tf32_0.cache") for name in names] == [True, False]
+    assert warnings_of_a_run() == []
+    stale = tmp_path / "harness" / "runtime" / names[0]
+    stale.write_bytes(b"of another driver")
+    (warning,) = warnings_of_a_run()
+    assert str(stale) in warning
+    assert stale.read_bytes().startswith(b"kernels 1.6.1.120"), "the next one is kept"
+    assert warnings_of_a_run() == []
+
+
+def test_kernels_with_which_a_new_worker_crashes_are_dropped(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    environment = make("1.6.1.120", CRASH="1").supervisor.environment
+    supervisor = Supervisor(environment, adapter=ADAPTER)
+    supervisor.probe()
+    (folder := tmp_path / "harness" / "runtime").mkdir(parents=True)
+    candidate = TensorRTCandidate(environment, load_model(norm_chain()), supervisor=supervisor)
+    supervisor.close()
+    kept = supervisor._caches["runtime"].path
+    kept.write_bytes(b"kernels 1.6.1.120\nof a worker that is no more")
+    with pytest.raises(WorkerCrashedError):
+        candidate.evaluate(FP16, {"x": X})
+    assert list(folder.iterdir()) == []
+    assert any(str(kept) in warning for warning in candidate.evaluate(FP16, {"x": X}).facts.warnings)
+    supervisor.close()

@@ -16,7 +16,7 @@ import pytest
 from harness.environments import Environment, Supervisor, close_shared, shared_supervisor
 from harness.environments.folders import ScratchFolder, cache_folder, data_folder, scratch_root, sweep
 from harness.environments.process import LogTail
-from harness.environments.supervisor import TimingCacheFile
+from harness.environments.supervisor import CacheFile
 from harness.errors import CandidateError, EnvironmentConfigError
 from harness.worker import protocol
 
@@ -24,8 +24,8 @@ MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"
 Build = Callable[..., protocol.BuildRequest]
 
 
-def cache_file(supervisor: Supervisor) -> TimingCacheFile:
-    return TimingCacheFile(supervisor.probe())
+def cache_file(supervisor: Supervisor) -> CacheFile:
+    return CacheFile(protocol.TIMING, supervisor.probe())
 
 
 def test_the_timing_cache_outlives_the_worker(environment: Environment, build: Build) -> None:

@@ -5,12 +5,14 @@ SEED      of that noise
 WRONG     LAYER=TACTIC: an engine whose layer has this tactic computes nonsense; LAYER=TACTIC@HALF: if it
           writes this type
 TF32      products of FP32 are computed in TF32 where nothing turns it off
+CRASH     the worker dies where it makes an execution context with compiled kernels from a file
 DEAF      a layer that does not take what is forced
 FALLBACK  every layer stays in FP32
 FAIL      what the builder says when it builds nothing
 GPU       `none`, or why the GPU takes no engine: UNSUPPORTED_CC
 """
 
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -31,6 +33,8 @@ def create_adapter(log):
     world.random.seed(int(os.environ.get("SEED", "0")))
     world.deaf = set(filter(None, [os.environ.get("DEAF")]))
     world.tf32 = "TF32" in os.environ
+    if "CRASH" in os.environ:
+        world.compile_kernels = lambda plan, cache: cache._kernels and ctypes.string_at(0)
     name, _, rest = os.environ.get("WRONG", "").partition("=")
     tactic, _, dtype = rest.partition("@")
     world.wrong = lambda layer: (

@@ -25,7 +25,7 @@ from ..protocol import (
 )
 from . import device
 from .building import Builder, Built
-from .cache import TimingCache
+from .cache import RuntimeCache, TimingCache
 from .inspection import check_realised, layers_of, parse_inspector
 from .log import Log, make_logger
 from .network import ParserRefusal
@@ -70,6 +70,7 @@ class Adapter:
         self.log = Log(log)
         self._logger = make_logger(trt, self.log)
         self._cache = TimingCache(self.log)
+        self._runtime_cache = RuntimeCache(self.release_info)
         self._builder: Optional[Builder] = None
         self._first_builder: Any = None
         self._engines: Dict[str, Execution] = {}
@@ -93,7 +94,8 @@ class Adapter:
         start = self.log.mark()
         built = self._get_builder().build(request)
         try:
-            execution = Execution(self._trt, built.engine, self._get_cuda(), built.marked.debug)
+            config = self._runtime_cache.configure(built.engine)
+            execution = Execution(self._trt, built.engine, self._get_cuda(), built.marked.debug, config)
         except Fault as fault:
             fault.evidence += self.log.errors(start)
             raise
@@ -133,6 +135,7 @@ class Adapter:
             ),
             log_tail=self.log.tail(start),
             cache_refused=not built.cache_good,
+            runtime_cache_refused=self._runtime_cache.take_refusal(),
         )
 
     def compile(self, request: Compile) -> CompileReply:
@@ -213,10 +216,19 @@ class Adapter:
         config = self._get_builder().make_builder().create_builder_config()
         return self._cache.load(config, path)
 
+    def save_runtime_cache(self, path: str) -> None:
+        """Write the cache of compiled kernels, atomically."""
+        self._runtime_cache.save(path)
+
+    def load_runtime_cache(self, path: str) -> None:
+        """Take a cache of compiled kernels; the first build says whether it is refused."""
+        self._runtime_cache.load(path)
+
     def close(self) -> None:
         """Free everything, engines first."""
         for engine_id in list(self._engines):
             self.release(engine_id)
+        self._runtime_cache.close()
         self._cache.close()
         if self._builder is not None:
             self._builder.close()

@@ -35,6 +35,13 @@ FEATURES: Dict[str, Tuple[str, ...]] = {
         "IExecutionContext.unfused_tensors_debug_state",
     ),
     "timing_cache": ("ITimingCache", "IBuilderConfig.create_timing_cache"),
+    "runtime_cache": (
+        "IRuntimeCache.serialize",
+        "IRuntimeCache.deserialize",
+        "ICudaEngine.create_runtime_config",
+        "IRuntimeConfig.create_runtime_cache",
+        "IRuntimeConfig.set_runtime_cache",
+    ),
     "editable_timing_cache": (
         "BuilderFlag.EDITABLE_TIMING_CACHE",
         "ITimingCache.queryKeys",

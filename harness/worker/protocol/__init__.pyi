@@ -24,6 +24,8 @@ from .kernels import RefusedNode as RefusedNode
 from .messages import KINDS as KINDS
 from .messages import PROTOCOL as PROTOCOL
 from .messages import REPLIES as REPLIES
+from .messages import RUNTIME as RUNTIME
+from .messages import TIMING as TIMING
 from .messages import Answered as Answered
 from .messages import BuildReply as BuildReply
 from .messages import BuildRequest as BuildRequest

@@ -184,6 +184,7 @@ class BuildReply:
         facts: what is known of the engine.
         log_tail: the last lines of TensorRT's own log.
         cache_refused: TensorRT refused the timing cache that `LoadCache` gave; it goes on with an empty one.
+        runtime_cache_refused: likewise of compiled kernels.
     """
 
     engine_id: str
@@ -191,6 +192,7 @@ class BuildReply:
     facts: EngineFacts
     log_tail: Tuple[str, ...] = ()
     cache_refused: bool = False
+    runtime_cache_refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -252,18 +254,24 @@ class Release(Answered["Done"]):
     engine_id: str
 
 
+#: What caches hold: how long tactics took, and, with the capability `runtime_cache`, compiled kernels.
+TIMING, RUNTIME = "timing", "runtime"
+
+
 @dataclass(frozen=True)
 class SaveCache(Answered["Done"]):
-    """Write the timing cache to `path`, atomically. Answered by `Done`."""
+    """Write a cache to `path`, atomically. Answered by `Done`."""
 
     path: str
+    kind: str = TIMING
 
 
 @dataclass(frozen=True)
 class LoadCache(Answered["Done"]):
-    """Take the timing cache from `path`. One that is refused is no error: see `Done`."""
+    """Take a cache from `path`. One that is refused is no error: see `Done`, and of kernels `BuildReply`."""
 
     path: str
+    kind: str = TIMING
 
 
 @dataclass(frozen=True)

@@ -255,3 +255,21 @@ def test_the_end_of_the_log_comes_with_every_engine(weak: Rig) -> None:
     weak.world.break_build = lambda network: weak.world.say("WARNING", "half of it was zero")
     assert weak.build("conv").log_tail == ("WARNING: half of it was zero",)
     assert weak.lines == ["[TensorRT warning] half of it was zero"]
+
+
+@pytest.mark.parametrize("content", [b"kernels of another release", b"\xff\x00", b""])
+@pytest.mark.parametrize("release", ["1.4.0.76", "1.6.1.120"])
+def test_kernels_that_are_of_no_use_are_refused_once(
+    models: dict[str, Path], tmp_path: Path, release: str, content: bytes
+) -> None:
+    path = tmp_path / "runtime.cache"
+    path.write_bytes(content)
+    rig = Rig(release, models, tmp_path)
+    rig.adapter.load_runtime_cache(str(path))
+    assert [rig.build("conv").runtime_cache_refused for _ in range(2)] == [bool(content), False]
+    assert rig.world.compiled == 1
+    rig.adapter.save_runtime_cache(str(path))
+    other = Rig(release, models, tmp_path)
+    other.adapter.load_runtime_cache(str(path))
+    assert not other.build("conv").runtime_cache_refused
+    assert other.world.compiled == 0

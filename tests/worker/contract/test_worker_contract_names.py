@@ -44,6 +44,7 @@ OFFERED = {
     "debug_tensors": {*since("10.0.1"), *RTX},
     "unfused_debug_tensors": {*since("10.12.0.36"), *RTX},
     "timing_cache": ALL,
+    "runtime_cache": {*RTX},
     "editable_timing_cache": {*since("10.8.0.43"), *RTX},
     "error_on_timing_cache_miss": {*since("10.0.1"), *RTX},
     "algorithm_selector": TO_10,

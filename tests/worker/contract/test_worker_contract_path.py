@@ -354,3 +354,17 @@ def test_everything_is_given_back(rig: Rig) -> None:
     assert not rig.gpu.blocks
     assert not rig.gpu.streams
     assert not rig.gpu.events
+
+
+def test_compiled_kernels_serve_every_engine_and_a_file(rig: Rig, tmp_path: Path) -> None:
+    path = tmp_path / "runtime.cache"
+    rig.adapter.load_runtime_cache(str(path))
+    rig.adapter.save_runtime_cache(str(path))
+    assert not path.exists(), "there was no engine yet"
+    offered = Release.of(rig.trt).offers("runtime_cache")
+    assert offered == rig.world.rtx
+    for _ in range(2):
+        assert not rig.build("conv").runtime_cache_refused
+    assert rig.world.compiled == int(offered)
+    rig.adapter.save_runtime_cache(str(path))
+    assert path.exists() == offered

@@ -78,10 +78,18 @@ class World:
         self.deaf: set[str] = set()
         #: Whether a layer computes nonsense with the kernel that it has.
         self.wrong: Callable[[Any], bool] = lambda layer: False
+        #: How often kernels were compiled for an execution context, and not found in a cache.
+        self.compiled = 0
         #: Whether products of FP32 are computed in TF32 unless a variable says otherwise, and what runs then.
         self.tf32 = False
         self.names_only = False
         self.opaque = False
+
+    def compile_kernels(self, plan: trt_compile.Plan, cache: Any) -> None:
+        """Compile what the cache does not have."""
+        kernels = {f"{layer.name} {layer.outputs}" for layer in plan.layers}
+        self.compiled += not kernels <= cache._kernels
+        cache._kernels |= kernels
 
     @property
     def without_tf32(self) -> bool:

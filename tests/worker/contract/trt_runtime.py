@@ -106,7 +106,12 @@ class ICudaEngine:
     def get_tensor_profile_shape(self: Any, name: str, profile_index: int) -> Any:
         return self._plan.profile[name]
 
-    def create_execution_context(self: Any) -> Any:
+    def create_runtime_config(self: Any) -> Any:
+        return self._world.make("IRuntimeConfig", cache=None)
+
+    def create_execution_context(self: Any, runtime_config: Any = None) -> Any:
+        if runtime_config is not None and runtime_config._cache is not None:
+            self._world.compile_kernels(self._plan, runtime_config._cache)
         if self._world.without_tf32 and self._world.version.startswith("1.4."):
             self._world.say("ERROR", "IExecutionContext: Error Code 1: cuDNN graph compilation failed")
             return None
@@ -130,6 +135,32 @@ class ICudaEngine:
 
     def create_engine_inspector(self: Any) -> Any:
         return self._world.make("EngineInspector", plan=self._plan, context=None)
+
+
+class IRuntimeConfig:
+    def create_runtime_cache(self: Any) -> Any:
+        return self._world.make("IRuntimeCache", kernels=set())
+
+    def set_runtime_cache(self: Any, cache: Any = None) -> bool:
+        assert type(cache) is self._world.trt.IRuntimeCache
+        self._cache = cache
+        return True
+
+    def get_runtime_cache(self: Any) -> Any:
+        return self._cache
+
+
+class IRuntimeCache:
+    def serialize(self: Any) -> Any:
+        lines = [f"kernels {self._world.version}", *sorted(self._kernels)]
+        return host_memory(self._world, "\n".join(lines).encode())
+
+    def deserialize(self: Any, blob: Any) -> bool:
+        head, *kernels = bytes(blob).decode().split("\n")
+        if head != f"kernels {self._world.version}":
+            return False
+        self._kernels.update(kernels)
+        return True
 
 
 class EngineInspector:

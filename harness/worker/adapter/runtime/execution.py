@@ -23,13 +23,21 @@ class Execution:
         engine: a `trt.ICudaEngine`.
         cuda: the GPU.
         debug: None, `marked` or `unfused`: which debug tensors the engine has.
+        config: the `trt.IRuntimeConfig` of its contexts, if they have one.
 
     Raises:
         Fault: `no_context`: no execution context could be made; `cuda_error`, `out_of_memory`.
     """
 
-    def __init__(self, trt: Any, engine: Any, cuda: Cuda, debug: Optional[str] = None) -> None:
-        self._trt, self._engine, self._cuda, self._debug = trt, engine, cuda, debug
+    def __init__(
+        self,
+        trt: Any,
+        engine: Any,
+        cuda: Cuda,
+        debug: Optional[str] = None,
+        config: Optional[Any] = None,
+    ) -> None:
+        self._trt, self._engine, self._cuda, self._debug, self._config = trt, engine, cuda, debug, config
         self.inputs, self.outputs = _io(trt, engine)
         self._buffers = {name: Buffer(cuda) for name in (*self.inputs, *self.outputs)}
         self._host: Dict[str, Any] = {}
@@ -40,7 +48,8 @@ class Execution:
         self.context = self._new_context()
 
     def _new_context(self) -> Any:
-        context = self._engine.create_execution_context()
+        given = {} if self._config is None else {"runtime_config": self._config}
+        context = self._engine.create_execution_context(**given)
         if context is None:
             self._cuda.check_health()
             raise Fault(
@@ -218,6 +227,7 @@ class Execution:
     def close(self) -> None:
         """Free the context, then its memory."""
         self.context = None
+        self._config = None
         self._listener = None
         self._allocators.clear()
         for buffer in self._buffers.values():
