@@ -16,8 +16,10 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from harness.backends.engines import BuildRefused, Engine, EngineStore, Tensors
+from harness.backends.joining import as_shaped, onnx_names
 from harness.backends.plan import Evaluation, Marks, ObservedEngine, Timing
 from harness.backends.requests import EngineRequest, Profile
+from harness.backends.session import tensor_shapes
 from harness.errors import CandidateError
 from harness.model import Model
 from harness.tensors import dtype_of, is_integer
@@ -121,7 +123,9 @@ class Evaluating:
         self._store = store
         self._feeds = feeds
         self._timing = timing
+        self._model = model
         self._outputs = {info.name: info for info in model.outputs}
+        self._shapes: Mapping[str, tuple[int | str | None, ...]] | None = None
         self._known = frozenset(model.dtypes) | frozenset(self._outputs)
         self._tensors: dict[str, np.ndarray] = {}
         self._observed: list[ObservedEngine] = []
@@ -145,12 +149,16 @@ class Evaluating:
             CandidateError: it does not run.
         """
         marks = wanted.request.marks
+        debug = wanted.request.observation == "debug"
+        names = onnx_names(engine.facts.layers, self._model) if debug else {}
         feeds = {info.name: self._feeds[info.name] for info in wanted.model.inputs}
         tensors, warnings = self._store.run(engine, feeds, self._timing)
         outputs = {name: self._as_declared(name, tensors[name]) for name in self._outputs if name in tensors}
         for name, value in tensors.items():
             if name in self._known:
                 self._tensors.setdefault(name, outputs.get(name, value))
+            elif name in names and (shaped := self._as_shaped(names[name], value)) is not None:
+                self._tensors.setdefault(names[name], shaped)
             else:
                 self._internal.add(name)
         if wanted.request.observation != "none":
@@ -183,9 +191,15 @@ class Evaluating:
             engines=tuple(engines),
             skipped_marks=dict(self.skipped),
             internal_tensors=len(self._internal),
+            internal_names=tuple(sorted(self._internal)),
             warnings=(*self._store.supervisor.take_warnings(), *self._warnings),
         )
         return Evaluation(self._tensors, facts, tuple(self._observed))
+
+    def _as_shaped(self, tensor: str, value: np.ndarray) -> np.ndarray | None:
+        if self._shapes is None:
+            self._shapes = tensor_shapes(self._model, self._feeds)
+        return as_shaped(value, self._shapes.get(tensor))
 
     def _as_declared(self, name: str, value: np.ndarray) -> np.ndarray:
         """TensorRT 8 and 9 compute INT64 in INT32, and give it back as that."""

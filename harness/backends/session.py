@@ -187,11 +187,18 @@ def chunks(tensors: Sequence[str], sizes: Mapping[str, int], budget: int) -> Ite
 
 def tensor_sizes(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
     """Bytes of each tensor of the main graph when the model is fed `feeds`; unknown shapes are left out."""
+    return _sizes(model, tensor_shapes(model, feeds))
+
+
+def tensor_shapes(
+    model: Model, feeds: Mapping[str, np.ndarray]
+) -> Mapping[str, tuple[int | str | None, ...]]:
+    """The shape of each tensor of the main graph when the model is fed `feeds`, as far as inference tells."""
     from harness.model import graph_shapes, infer
 
     declared = {info.name: info.shape for info in model.inputs}
     if all(array.shape == declared.get(name) for name, array in feeds.items()):
-        return _sizes(model, model.shapes)
+        return model.shapes
     proto = onnx.ModelProto()
     proto.CopyFrom(model.skeleton)
     for value in proto.graph.input:
@@ -199,7 +206,7 @@ def tensor_sizes(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, int
             dims = value.type.tensor_type.shape.dim
             for dim, size in zip(dims, feeds[value.name].shape, strict=False):
                 dim.dim_value = size
-    return _sizes(model, graph_shapes(infer(proto).graph))
+    return graph_shapes(infer(proto).graph)
 
 
 def _sizes(model: Model, shapes: Mapping[str, tuple[int | str | None, ...]]) -> dict[str, int]:

@@ -25,7 +25,9 @@ from .results import Cause as Cause
 from .results import Judged as Judged
 from .results import LayerResult as LayerResult
 from .results import MadeWith as MadeWith
+from .results import Observed as Observed
 from .results import OutputResult as OutputResult
+from .results import Region as Region
 from .results import RunError as RunError
 from .results import RunReport as RunReport
 from .results import RunResult as RunResult

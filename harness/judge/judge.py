@@ -20,11 +20,14 @@ from harness.judge.layers import beyond_own_limits, is_faithful, measure_layers,
 from harness.judge.names import check_names
 from harness.judge.outputs import TensorGates
 from harness.judge.reference import empty_outputs
+from harness.judge.regions import find_regions, observed_of
 from harness.judge.results import (
     Cause,
     Judged,
     LayerResult,
+    Observed,
     OutputResult,
+    Region,
     RunError,
     RunResult,
     Verdict,
@@ -179,12 +182,13 @@ class _Run:
         expects_failure = self.expects_failure()
         layers: tuple[LayerResult, ...] = ()
         faithful = None
+        regions: tuple[Region, ...] = ()
         if self.options.layers:
             layers, faithful = self.timed("layers", lambda: self.layers(expected, actual, outputs))
+            regions = () if passed else find_regions(layers, self.bench.model, self.engine)
             layers = without_origins(layers) if passed else layers
         beyond = beyond_own_limits(layers, self.bench.case.tolerances, self.judged_as) if passed else None
-        origins = tuple(layer.node for layer in layers if layer.origin)
-        verdict, cause, reason = _verdict(self.spec, expects_failure, passed, outputs, origins, bool(layers))
+        verdict, cause, reason = _verdict(self.spec, expects_failure, passed, outputs, layers, regions)
         reason = f"{counted}: {reason}" if counted else reason
         own = self.timed("reference", lambda: self.bench.own_roundings)
         engine = self.engine
@@ -210,6 +214,8 @@ class _Run:
             reason=reason,
             outputs=outputs,
             layers=layers,
+            regions=regions,
+            observed=self.observed(layers),
             faithful=faithful,
             timings=self.timings,
             facts=self.facts,
@@ -231,6 +237,13 @@ class _Run:
         if fingerprint is None or fingerprint.tensorrt is None:
             return self.spec.expects_failure()
         return self.spec.expects_failure(PACKAGE_OF[fingerprint.product or TENSORRT], fingerprint.tensorrt)
+
+    def observed(self, layers: tuple[LayerResult, ...]) -> Observed | None:
+        """What was observed of an engine."""
+        how = observation_for(self.candidate, self.options.observation)
+        if self.emulated or not self.options.layers or how is Observation.NONE:
+            return None
+        return observed_of(how, layers, self.bench.model)
 
     def waived(self, candidate: str) -> Waived | None:
         """The waiver of the case that speaks of this run."""
@@ -366,8 +379,8 @@ def _verdict(
     expects_failure: bool,
     passed: bool,
     outputs: tuple[OutputResult, ...],
-    origins: tuple[str, ...],
-    observed: bool,
+    layers: tuple[LayerResult, ...],
+    regions: tuple[Region, ...],
 ) -> tuple[Verdict, Cause, str]:
     if passed and expects_failure:
         reason = f"passes, although the case expects it to fail: {spec.reason}"
@@ -376,11 +389,26 @@ def _verdict(
         return Verdict.PASS, Cause.GATES_HOLD, describe_outputs(outputs)
     if not expects_failure:
         return Verdict.FAIL, Cause.GATE_FAILED, describe_failure(outputs)
-    if observed and spec.origin and set(origins) != set(spec.origin):
-        found = ", ".join(origins) or "nowhere that was observed"
+    origins = {layer.node: None for layer in layers if layer.origin}
+    if layers and spec.origin and not _starts_as_expected(set(origins), regions, set(spec.origin)):
+        starts = [
+            *origins,
+            *(f"one of the {len(region.nodes)} nodes up to {region.tensor}" for region in regions),
+        ]
+        found = ", ".join(starts) or "nowhere that was observed"
         reason = f"fails as expected, but the error starts at {found}, not {', '.join(spec.origin)}"
         return Verdict.FAIL, Cause.OTHER_ORIGIN, reason
     return Verdict.XFAIL, Cause.EXPECTED, f"fails as expected: {spec.reason}"
+
+
+def _starts_as_expected(origins: set[str], regions: tuple[Region, ...], expected: set[str]) -> bool:
+    """Whether every origin is expected, and every region holds one that is, and none is elsewhere."""
+    inside = {node for region in regions for node in region.nodes}
+    return (
+        origins <= expected
+        and expected <= origins | inside
+        and all(not expected.isdisjoint(region.nodes) for region in regions)
+    )
 
 
 def describe_outputs(outputs: tuple[OutputResult, ...]) -> str:

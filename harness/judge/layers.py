@@ -9,8 +9,9 @@ import numpy as np
 
 from harness.backends import Candidate, Computed, Emulator, Observation, ObservedEngine, Plan
 from harness.case import Tolerance
-from harness.comparison import Accumulator, Metrics, find_origins
+from harness.comparison import Accumulator, Metrics
 from harness.judge.outputs import TensorGates
+from harness.judge.regions import mark_origins
 from harness.judge.results import LayerResult
 from harness.judge.workbench import Workbench
 from harness.tensors import Precision
@@ -128,15 +129,6 @@ def _results(rules: TensorGates, sums: LayerSums, *, emulated: bool) -> tuple[La
     gates = {
         name: rules.check(name, found, baseline[name], is_output=False) for name, found in metrics.items()
     }
-    failed = {name: not all(gate.passed for gate in found) for name, found in gates.items()}
-    origins = set(find_origins(tuple(metrics), failed, model.predecessors))
-    # An error that crossed its gate before must not hide an overflow: the FP32 values themselves do not fit there.
-    broken = {name: found.nonfinite > 0 for name, found in metrics.items()}
-    origins |= {
-        name
-        for name in find_origins(tuple(metrics), broken, model.predecessors)
-        if metrics[name].headroom > 1
-    }
     layers = []
     for name, found in metrics.items():
         node = model.producer(name)
@@ -151,10 +143,10 @@ def _results(rules: TensorGates, sums: LayerSums, *, emulated: bool) -> tuple[La
                 metrics=found,
                 introduced=None if alone is None else alone.result(),
                 gates=gates[name],
-                origin=name in origins,
+                origin=False,
             )
         )
-    return tuple(layers)
+    return mark_origins(layers, model)
 
 
 def beyond_own_limits(

@@ -132,7 +132,8 @@ class LayerResult:
         introduced: error of this node alone, fed the reference's tensors; None where it was not measured.
         gates: the gates of the accumulated error.
         origin: the tensor fails its gates while every tensor it was computed from passes; or it is not finite
-            while all of those are, and its FP32 values do not fit. Where the outputs pass, nothing starts anywhere.
+            while all of those are, and its FP32 values do not fit. All of those were observed: else there is a
+            region. Where the outputs pass, nothing starts anywhere.
     """
 
     index: int
@@ -152,6 +153,38 @@ class LayerResult:
         return not all(gate.passed for gate in self.gates)
 
 
+@dataclass(frozen=True)
+class Region:
+    """Nodes among which an error starts: what was observed tells no more.
+
+    Args:
+        tensor: the observed tensor at which the error shows.
+        between: the nearest tensors behind it that were observed, all of them right, and inputs of the model.
+        nodes: the nodes from there to the tensor, in topological order.
+        kernels: what the engine runs for them, by its own names; empty if it does not say.
+    """
+
+    tensor: str
+    between: tuple[str, ...]
+    nodes: tuple[str, ...]
+    kernels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was observed of an engine.
+
+    Args:
+        how: `typed`, `debug` or `prefix`.
+        tensors: how many tensors were observed; `layers` names them.
+        not_observed: the tensors of the model that are compared where they are observed, and were not.
+    """
+
+    how: str
+    tensors: int
+    not_observed: tuple[str, ...] = ()
+
+
 def without_origins(layers: Iterable[LayerResult]) -> tuple[LayerResult, ...]:
     """The layers of a run whose outputs pass: some may be beyond their gates, but no failure starts there."""
     return tuple(replace(layer, origin=False) if layer.origin else layer for layer in layers)
@@ -169,6 +202,8 @@ class RunResult:
         reason: one line for a person: why this verdict.
         outputs: the model's outputs, sample by sample.
         layers: the observed tensors in topological order; empty when nothing was observed.
+        regions: where the error starts, too: among nodes that were not all observed.
+        observed: what was observed of an engine; None for the emulator, and where nothing was to be.
         faithful: whether the observed engine's outputs equal the unobserved one's; None if not applicable.
         timings: seconds by stage: `reference`, `candidate`, `compare`, `build`, …
         facts: what is known of the candidate beside its tensors; None if it was not evaluated.
@@ -193,6 +228,8 @@ class RunResult:
     reason: str
     outputs: tuple[OutputResult, ...] = ()
     layers: tuple[LayerResult, ...] = ()
+    regions: tuple[Region, ...] = field(default=(), metadata=UNLESS_DEFAULT)
+    observed: Observed | None = field(default=None, metadata=UNLESS_DEFAULT)
     faithful: bool | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     facts: EngineFacts | EmulatorFacts | None = None

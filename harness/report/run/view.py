@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, SHAPE
-from harness.judge import LayerResult, OutputResult, RunError, RunReport, RunResult, Verdict
+from harness.judge import LayerResult, OutputResult, Region, RunError, RunReport, RunResult, Verdict
 from harness.report.run.words import LOOKS, UNEXPECTED, changed_golden, next_command
 from harness.report.words import Statement, title
 from harness.tensors import Precision
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.comparison import GateResult, Metrics
 
 MOST_ORIGINS = 4  # named in a text; the layer table and the JSON hold all of them
+MOST_NODES = 8  # of a region, likewise
 NONFINITE = "nonfinite"  # the gate on elements that are not finite where the reference is
 WITHOUT_NUMBER = {SHAPE: "another shape", COMPUTED: "not computed"}
 """Gates without a number: that they fail says everything."""
@@ -183,6 +184,9 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
         rest = ", ".join(layer.node for layer in origins[MOST_ORIGINS : 3 * MOST_ORIGINS])
         more = " …" if len(origins) > 3 * MOST_ORIGINS else ""
         statements.append(Statement("", f"and {len(origins) - MOST_ORIGINS} more origins: {rest}{more}"))
+    statements += [Statement("region", _region(region)) for region in result.regions[:MOST_ORIGINS]]
+    if len(result.regions) > MOST_ORIGINS:
+        statements.append(Statement("", f"and {plural(len(result.regions) - MOST_ORIGINS, 'more region')}"))
     if result.faithful is False:
         statements.append(
             Statement("perturbed", "observation changed this engine's outputs: do not rely on its layers")
@@ -195,6 +199,16 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
     # What runs that share an error are about is listed below: it is another file in each.
     reason = _without_place(result.error) if others and result.error is not None else result.reason
     return Explanation(subject, reason, tuple(statements), next_command(result))
+
+
+def _region(region: Region) -> str:
+    """`the error starts between b6_add and b7_gain, among b7_sq, b7_mean, b7_gain; kernel __myl_…`."""
+    behind = names(region.between)
+    where = f"between {behind} and {region.tensor}" if behind else f"before {region.tensor}"
+    among = names(region.nodes, MOST_NODES)
+    label = "kernel" if len(region.kernels) == 1 else "kernels"
+    kernels = f"; {label} {names(region.kernels, MOST_ORIGINS)}" if region.kernels else ""
+    return f"the error starts {where}, among {among}{kernels}"
 
 
 def _without_place(error: RunError) -> str:

@@ -48,6 +48,8 @@ class LayerInfo:
         tactic_id: hexadecimal id of the tactic chosen; None if the release does not report it.
         fused_members: names of the network layers that were fused into it.
         outputs: names of the tensors that it writes.
+        inputs: names of the tensors that it reads.
+        linear_outputs: those of its outputs that lie in memory as their shape says, last axis first.
     """
 
     name: str
@@ -60,6 +62,8 @@ class LayerInfo:
     fused_members: Tuple[str, ...] = ()
     outputs: Tuple[str, ...] = ()
     tactic_id: Optional[str] = None
+    inputs: Tuple[str, ...] = field(default=(), metadata={"json": "never"})
+    linear_outputs: Tuple[str, ...] = field(default=(), metadata={"json": "never"})
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,7 @@ class EngineFacts:
         engines: all engines of the evaluation.
         skipped_marks: by tensor, why it was not observed.
         internal_tensors: how many debug tensors have no ONNX name.
+        internal_names: the engine's names of them.
         warnings: what the person should know.
         pins: the pins that it was built with; None without.
     """
@@ -163,5 +168,6 @@ class EngineFacts:
     engines: Tuple[BuiltEngine, ...] = ()
     skipped_marks: Dict[str, str] = field(default_factory=dict)
     internal_tensors: int = 0
+    internal_names: Tuple[str, ...] = field(default=(), metadata={"json": "unless default"})
     warnings: Tuple[str, ...] = ()
     pins: Optional[PinnedTactics] = field(default=None, metadata={"json": "unless default"})

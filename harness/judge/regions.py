@@ -1,0 +1,94 @@
+"""Where the error starts: at a node, or, where not everything behind it was observed, in a region of nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from harness.backends import Observation
+from harness.comparison import find_origins
+from harness.judge.results import LayerResult, Observed, Region
+from harness.model import Model
+from harness.worker.protocol import EngineFacts
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A tensor that fails while the nearest observed tensors behind it pass.
+
+    `through` are the tensors between, none of which was observed; `certain` is whether none of them is compared.
+    """
+
+    tensor: str
+    through: tuple[str, ...]
+    certain: bool
+
+
+def mark_origins(layers: Sequence[LayerResult], model: Model) -> tuple[LayerResult, ...]:
+    """`layers` with the origins among them: those where everything that the tensor was computed from was observed."""
+    certain = {start.tensor for start in _starts(layers, model) if start.certain}
+    return tuple(replace(layer, origin=layer.tensor in certain) for layer in layers)
+
+
+def find_regions(
+    layers: Sequence[LayerResult], model: Model, engine: EngineFacts | None
+) -> tuple[Region, ...]:
+    """The regions in which an error starts at a node that the observation cannot tell.
+
+    Args:
+        layers: what was observed.
+        model: the model.
+        engine: names the kernels of a region.
+    """
+    return tuple(_region(start, model, engine) for start in _starts(layers, model) if not start.certain)
+
+
+def observed_of(how: Observation, layers: Sequence[LayerResult], model: Model) -> Observed:
+    """What was observed of an engine and what was not."""
+    seen = {layer.tensor for layer in layers}
+    return Observed(how.value, len(seen), tuple(name for name in model.float_tensors if name not in seen))
+
+
+def _starts(layers: Sequence[LayerResult], model: Model) -> list[_Start]:
+    order = tuple(layer.tensor for layer in layers)
+    failed = {layer.tensor: layer.diverged for layer in layers}
+    found = set(find_origins(order, failed, model.predecessors))
+    # An error that crossed its gate before must not hide an overflow: the FP32 values themselves do not fit there.
+    broken = {layer.tensor: layer.metrics.nonfinite > 0 for layer in layers}
+    overflown = {layer.tensor for layer in layers if layer.metrics.headroom > 1}
+    found |= overflown & set(find_origins(order, broken, model.predecessors))
+    compared = frozenset(model.float_tensors)
+    starts = []
+    for tensor in order:
+        if tensor in found:
+            through = _unobserved_behind(tensor, model, failed)
+            starts.append(_Start(tensor, through, compared.isdisjoint(through)))
+    return starts
+
+
+def _unobserved_behind(tensor: str, model: Model, observed: Collection[str]) -> tuple[str, ...]:
+    """The tensors that `tensor` was computed from, back to the nearest observed ones, which are left out."""
+    found: dict[str, None] = {}
+    stack = [tensor]
+    while stack:
+        for name in model.predecessors.get(stack.pop(), ()):
+            if name not in observed and name not in found:
+                found[name] = None
+                stack.append(name)
+    return tuple(found)
+
+
+def _region(start: _Start, model: Model, engine: EngineFacts | None) -> Region:
+    producers = [model.producer(name) for name in (start.tensor, *start.through)]
+    nodes = sorted(
+        {node.name: node for node in producers if node is not None}.values(), key=lambda n: n.index
+    )
+    written = {name for node in nodes for name in node.outputs}
+    fed = {*model.feed_names(), *model.predecessors}
+    reads = dict.fromkeys(
+        name for node in nodes for name in node.inputs if name in fed and name not in written
+    )
+    names = tuple(node.name for node in nodes)
+    layers = () if engine is None else engine.layers
+    kernels = (layer.name for layer in layers if not set(names).isdisjoint(layer.onnx_nodes))
+    return Region(start.tensor, tuple(reads), names, tuple(kernels))

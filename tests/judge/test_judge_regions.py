@@ -1,0 +1,147 @@
+"""Where an error starts when not everything was observed: a region with its nodes and kernels, never a guess."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from graphs import norm_chain
+
+from harness.backends import Candidate, Evaluation, Observation, Plan, Timing
+from harness.case import Case, InputSpec, ModelSource, RunSpec, UniformFill
+from harness.judge import Candidates, Judge, JudgeOptions, Observed, RunResult, Verdict, Workbench
+from harness.report import failure_text
+from harness.tensors import Precision
+from harness.worker.protocol import EngineFacts, LayerInfo
+
+
+class Partly(Candidates):
+    """The emulator, called an engine that shows some tensors only."""
+
+    def __init__(self, seen: set[str]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def get(self, name: str, bench: Workbench) -> Candidate:
+        emulator, seen, model = bench.emulator, self.seen, bench.model
+        layers = (
+            LayerInfo("kernel 1", onnx_nodes=("scaled", "sq", "mean")),
+            LayerInfo("kernel 2", onnx_nodes=("root", "norm")),
+        )
+
+        class Engine(Candidate):
+            name = "env"
+
+            def evaluate(self, plan: Plan, feeds, *, timing: Timing | None = None) -> Evaluation:
+                lowered = emulator.units(plan.precision)
+                found = emulator.attempt(feeds, plan.precision, lowered=lowered, tensors=model.float_tensors)
+                outputs = {info.name for info in model.outputs}
+                tensors = {
+                    name: np.asarray(value)
+                    for name, value in found.tensors.items()
+                    if name in outputs or (plan.observation is not Observation.NONE and name in seen)
+                }
+                return Evaluation(tensors, EngineFacts(layers=layers))
+
+        return Engine()
+
+    def lacking(self, name: str, case: Case, spec: RunSpec) -> None:
+        return None
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    path = tmp_path / "m.onnx"
+    onnx.save(norm_chain(600.0), path)
+    return Case(
+        name="m",
+        model=ModelSource(path=str(path)),
+        inputs={"x": InputSpec(shape=(5, 16), fill=UniformFill(low=0.5, high=1.0))},
+    )
+
+
+def judged(case: Case, seen: set[str], **expectation) -> RunResult:
+    spec = RunSpec(precision=Precision.FP16, **expectation)
+    with Judge(JudgeOptions(observation=Observation.DEBUG), Partly(seen)) as judge:
+        return judge.run(case, spec, "env")
+
+
+BETWEEN = ("scaled", "sq", "mean", "root", "norm", "proj", "relu", "y")
+
+
+def test_a_region_is_named_where_only_the_output_was_observed(case: Case) -> None:
+    result = judged(case, set())
+    assert (result.verdict, result.origins) == (Verdict.FAIL, ())
+    (region,) = result.regions
+    assert (region.tensor, region.between, region.nodes) == ("y", ("x",), BETWEEN)
+    assert region.kernels == ("kernel 1", "kernel 2")
+    assert result.observed == Observed("debug", 1, BETWEEN[:-1])
+
+
+def test_a_region_ends_at_the_nearest_observed_tensors(case: Case) -> None:
+    result = judged(case, {"scaled", "norm", "relu"})
+    (region,) = result.regions
+    assert (region.tensor, region.between) == ("norm", ("scaled",))
+    assert region.nodes == ("sq", "mean", "root", "norm")
+    assert [layer.tensor for layer in result.layers if layer.diverged] == ["norm", "relu", "y"]
+    text = failure_text(result, width=300)
+    assert "region" in text
+    assert (
+        "the error starts between scaled and norm, among sq, mean, root, norm; kernels kernel 1, kernel 2"
+        in text
+    )
+
+
+def test_an_origin_is_claimed_where_everything_behind_it_was_observed(case: Case) -> None:
+    result = judged(case, {"scaled", "sq", "relu"})
+    assert ([layer.node for layer in result.origins], result.regions) == (["sq"], ())
+    result = judged(case, set(BETWEEN))
+    assert ([layer.node for layer in result.origins], result.regions) == (["sq"], ())
+    assert result.observed == Observed("debug", 8)
+
+
+@pytest.mark.parametrize(
+    ("seen", "origin", "verdict"),
+    [
+        ({"scaled", "norm"}, "sq", "xfail"),  # one of the nodes of the region
+        ({"scaled", "norm"}, "root", "xfail"),
+        ({"scaled", "norm"}, "scaled", "fail"),
+        ({"scaled", "norm"}, "proj", "fail"),
+        ({"scaled", "norm"}, ("sq", "proj"), "fail"),
+        ({"scaled", "sq"}, "sq", "xfail"),
+        ({"scaled", "sq"}, "mean", "fail"),
+    ],
+)
+def test_an_expected_origin_may_lie_in_the_region(case: Case, seen, origin, verdict: str) -> None:
+    expected = (origin,) if isinstance(origin, str) else origin
+    result = judged(case, seen, expect="fail", reason="r", origin=expected)
+    assert result.verdict == verdict
+    if verdict == "fail" and "sq" not in seen:
+        assert "starts at one of the 4 nodes up to norm, not" in result.reason
+
+
+def test_json_says_what_was_observed_and_where_the_error_starts(case: Case) -> None:
+    document = json.loads(json.dumps(judged(case, {"scaled", "norm"}).to_dict()))
+    assert document["regions"] == [
+        {
+            "tensor": "norm",
+            "between": ["scaled"],
+            "nodes": ["sq", "mean", "root", "norm"],
+            "kernels": ["kernel 1", "kernel 2"],
+        }
+    ]
+    unseen = ["sq", "mean", "root", "proj", "relu"]
+    assert document["observed"] == {"how": "debug", "tensors": 3, "not_observed": unseen}
+    plain = Judge().run(case, RunSpec(precision=Precision.FP16)).to_dict()
+    assert "regions" not in plain
+    assert "observed" not in plain
+
+
+def test_nothing_starts_anywhere_where_the_outputs_pass(case: Case) -> None:
+    with Judge(JudgeOptions(observation=Observation.DEBUG), Partly({"norm"})) as judge:
+        result = judge.run(case, RunSpec(precision=Precision.BF16), "env")
+    assert (result.verdict, result.origins, result.regions) == (Verdict.PASS, (), ())
+    assert result.observed is not None
