@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,12 +49,26 @@ Environments = Annotated[
     list[str] | None,
     typer.Option("--env", "-e", metavar="NAME", help="Judge engines of this environment. Repeatable."),
 ]
-Observe = Annotated[
-    Observation | None,
+
+
+class Observe(StrEnum):
+    """How to observe engines, as it is typed: `auto`, or an Observation."""
+
+    AUTO = "auto"
+    NONE = Observation.NONE.value
+    TYPED = Observation.TYPED.value
+    DEBUG = Observation.DEBUG.value
+    PREFIX = Observation.PREFIX.value
+
+
+ObserveOption = Annotated[
+    Observe,
     typer.Option(
+        "--observe",
         metavar="HOW",
-        help="How to read intermediate tensors: typed, debug or prefix; none judges the outputs alone.",
-        parser=choice(Observation, "--observe"),
+        help="How to read intermediate tensors of engines: debug (between kernels, which moves nothing), typed or "
+        "prefix; auto is debug where the release has it, else typed; none judges the outputs alone.",
+        parser=choice(Observe, "--observe"),
     ),
 ]
 RepeatCount = Annotated[
@@ -86,7 +101,7 @@ def run(
     targets: Targets,
     precisions: Precisions = None,
     environments: Environments = None,
-    observe: Observe = None,
+    observe: ObserveOption = Observe.AUTO,
     repeats: RepeatCount = 1,
     inputs: Shapes = None,
     tags: Tags = None,
@@ -141,8 +156,8 @@ def run(
                 precisions=wanted,
                 environments=names,
                 options=JudgeOptions(
-                    layers=observe is not Observation.NONE,
-                    observation=observe,
+                    layers=observe is not Observe.NONE,
+                    observation=None if observe is Observe.AUTO else Observation(observe),
                     golden_update=golden_update,
                     repeats=repeats,
                 ),

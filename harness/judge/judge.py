@@ -51,7 +51,7 @@ class JudgeOptions:
 
     Args:
         layers: whether intermediate tensors are observed; False judges the outputs alone.
-        observation: how; None is typed.
+        observation: how; None is debug where the release has tensors between its kernels, else typed.
         memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
         golden_update: rewrite golden references that are missing or differ; refused when CI is set.
         repeats: how often an engine is built, each time tuned anew. All of them must pass, and the fact `repeats`

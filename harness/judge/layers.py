@@ -169,8 +169,20 @@ def beyond_own_limits(
 
 
 def observation_for(candidate: Candidate, wanted: Observation | None) -> Observation:
-    """How to look at the layers: as wanted, else typed; the emulator knows one way only."""
-    return Observation.TYPED if wanted is None or candidate.name == "emulator" else wanted
+    """How to look at the layers: as wanted; else by debug tensors where the release has those between its kernels.
+
+    They move no output. Without them, and for the emulator, it is typed.
+
+    Raises:
+        CandidateError: the worker does not start.
+    """
+    if candidate.name == "emulator":
+        return Observation.TYPED
+    if wanted is not None:
+        return wanted
+    probe = candidate.probe()
+    between_kernels = probe is not None and "unfused_debug_tensors" in probe.capabilities
+    return Observation.DEBUG if between_kernels else Observation.TYPED
 
 
 SAME_FAULT = (

@@ -13,9 +13,10 @@ from graphs import norm_chain
 from harness.backends import Candidate, Evaluation, Observation, Plan, Timing
 from harness.case import Case, InputSpec, ModelSource, RunSpec, UniformFill
 from harness.judge import Candidates, Judge, JudgeOptions, Observed, RunResult, Verdict, Workbench
+from harness.judge.layers import observation_for
 from harness.report import failure_text
 from harness.tensors import Precision
-from harness.worker.protocol import EngineFacts, LayerInfo
+from harness.worker.protocol import EngineFacts, LayerInfo, ProbeReply
 
 
 class Partly(Candidates):
@@ -145,3 +146,26 @@ def test_nothing_starts_anywhere_where_the_outputs_pass(case: Case) -> None:
         result = judge.run(case, RunSpec(precision=Precision.BF16), "env")
     assert (result.verdict, result.origins, result.regions) == (Verdict.PASS, (), ())
     assert result.observed is not None
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "wanted", "how"),
+    [
+        (("debug_tensors", "unfused_debug_tensors"), None, "debug"),
+        (("debug_tensors", "unfused_debug_tensors"), Observation.TYPED, "typed"),
+        (("debug_tensors",), None, "typed"),  # marks by name block fusions
+        (None, None, "typed"),
+        ((), Observation.PREFIX, "prefix"),
+    ],
+)
+def test_engines_are_observed_by_what_their_release_has(capabilities, wanted, how: str) -> None:
+    class Engine(Candidate):
+        name = "env"
+
+        def evaluate(self, plan: Plan, feeds, *, timing: Timing | None = None) -> Evaluation:
+            raise NotImplementedError
+
+        def probe(self) -> ProbeReply | None:
+            return None if capabilities is None else ProbeReply("1.6.1.120", capabilities=capabilities)
+
+    assert observation_for(Engine(), wanted) == how

@@ -45,6 +45,7 @@ UNREAD = {
     "LayerInfo.tactic_id": IN_JSON,
     "Latency.n": IN_JSON,
     "EngineFacts.internal_tensors": IN_JSON,
+    "EngineFacts.internal_names": IN_JSON,
     "PinnedTactics.file": IN_JSON,
     "Choice.members": IN_PINS,
     "Choice.milliseconds": IN_PINS,

@@ -202,3 +202,26 @@ def test_low_types_of_the_file_itself_are_no_fallback() -> None:
     assert (found.asserted, warnings) == (False, ())
     with pytest.raises(Fault, match="silent fallback: bf16 was asked for"):
         realised.check_realised(own[1:], request, "strong", "1.6.1.120")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "linear"),
+    [
+        ({"Dimensions": [64, 256], "Strides": [256, 1], "Format": "(Linear) Row major linear format"}, True),
+        (
+            {"Dimensions": [1, 8, 16, 16], "Strides": [2048, 1, 128, 8], "Format": "(NHWC) Channel major"},
+            False,
+        ),
+        ({"Dimensions": [1, 8, 1, 1], "Strides": [8, 1, 8, 8], "Format": "(NHWC) Channel major"}, True),
+        ({"Dimensions": [4, 24, 16], "Strides": [512, 16, 1]}, False),  # padded
+        ({"Dimensions": [-1, 16], "Strides": [16, 1]}, False),
+        ({"Dimensions": [64, 256], "Format/Datatype": "Half"}, True),
+        ({"Dimensions": [2, 64, 256], "Format/Datatype": "Half"}, False),  # 1.4 does not say
+        ({"Dimensions": [2, 64, 256], "Format/Datatype": "Row major linear FP16 format"}, True),
+        ({"Dimensions": [2, 64], "Format/Datatype": "Channel major FP16 format where C % 4 == 0"}, False),
+        ({"Format": "Row major linear (kLINEAR)"}, True),
+        ({}, False),
+    ],
+)
+def test_the_order_of_a_tensor_in_memory(tensor: dict[str, object], linear: bool) -> None:
+    assert inspector.is_linear(tensor) is linear

@@ -145,17 +145,17 @@ def is_linear(tensor: Mapping[str, Any]) -> bool:
     A release that says nothing of strides or formats stores matrices so, and tensors of more axes as it likes.
     """
     sizes, strides = tensor.get("Dimensions"), tensor.get("Strides")
-    if not isinstance(sizes, list):
-        return False
-    if isinstance(strides, list) and len(strides) == len(sizes):
+    if isinstance(sizes, list) and isinstance(strides, list) and len(strides) == len(sizes):
         wanted = 1
         for size, stride in zip(reversed(sizes), reversed(strides)):
             if size < 0 or (size > 1 and stride != wanted):
                 return False
             wanted *= size
         return True
-    text = " ".join(str(tensor.get(key, "")) for key in ("Format/Datatype", "Format"))
-    return "row major linear" in text.lower() or ("format" not in text.lower() and len(sizes) <= 2)
+    text = " ".join(str(tensor.get(key, "")) for key in ("Format/Datatype", "Format")).lower()
+    return "row major linear" in text or (
+        isinstance(sizes, list) and len(sizes) <= 2 and not re.search("format|major", text)
+    )
 
 
 def _dtypes(value: Any) -> Tuple[str, ...]:
