@@ -105,7 +105,7 @@ def _unexplained(seen: Seen) -> bool:
     return (
         _lowered(seen)
         and seen.strict is not None
-        and not (seen.cured or seen.strict_fails or seen.unstable is not None)
+        and not (seen.cured or seen.strict_fails or seen.accumulates or seen.unstable is not None)
     )
 
 
@@ -119,7 +119,13 @@ def _needs_repetition(seen: Seen) -> bool:
     if seen.strict_fails:
         return seen.strict_is_baseline
     # A few more builds like the first one; with all tensors marked, one may take minutes.
-    return _lowered(seen) and not seen.predicted.fails
+    return _lowered(seen) and not seen.predicted.fails and not seen.accumulates
+
+
+def _may_accumulate(seen: Seen) -> bool:
+    """Whether an engine at FP16 is right in FP32, and fails where an emulator passes that adds up in FP32."""
+    fp16 = _lowered(seen) and seen.precision is Precision.FP16
+    return fp16 and not seen.predicted.fails and _right_in_fp32(seen)
 
 
 def _to_observe(seen: Seen) -> bool:
@@ -245,6 +251,20 @@ PIPELINE: tuple[PipelineStage, ...] = (
         steps.build_fp32,
         applies=lambda seen: _on_engine(seen) and not seen.cured,
         leaves="strict",
+    ),
+    PipelineStage(
+        "accumulation",
+        Stage.ATTRIBUTE,
+        steps.estimate_sums,
+        applies=_may_accumulate,
+        requires=lambda seen: [(not seen.predicted.fails, "an emulator that passes")],
+    ),
+    PipelineStage(
+        "sums in fp32",
+        Stage.CURE,
+        steps.try_products,
+        applies=lambda seen: seen.accumulates,
+        leaves="tried",
     ),
     PipelineStage(
         "repetition", Stage.ATTRIBUTE, steps.repeat_engine, applies=_needs_repetition, leaves="repetition"

@@ -79,6 +79,7 @@ class EvidenceKind(StrEnum):
     OBSERVED = "observed"
     NOT_OBSERVED = "not observed"
     STARTS = "starts"
+    ACCUMULATION = "accumulation"
     REPETITION = "repetition"
     TACTICS = "tactics"
     DIVERGENCE = "divergence"

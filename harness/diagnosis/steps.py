@@ -17,6 +17,7 @@ from harness.diagnosis.stages import (
     SearchSetup,
     Symptoms,
     accumulates,
+    accumulation_evidence,
     block_hints,
     check_gates,
     conclude,
@@ -25,6 +26,7 @@ from harness.diagnosis.stages import (
     cure_on_engine,
     cure_with_casts,
     decide,
+    estimate_accumulation,
     explain_reference,
     find_divergence,
     held_to_tf32,
@@ -182,6 +184,32 @@ def build_fp32(seen: Seen, context: Context) -> Seen:
     return replace(seen, strict=strict, known=known).adding(
         Evidence(Stage.GATES, EvidenceKind.FP32, text, {"outcome": strict.outcome})
     )
+
+
+def estimate_sums(seen: Seen, context: Context) -> Seen:
+    """The emulator adds up in FP32: does the engine err because it adds up in FP16?"""
+    context.report(Stage.ATTRIBUTE, "estimate what FP16 accumulation adds")
+    found = estimate_accumulation(context.subject, seen.predicted, seen.baseline)
+    if found is None:
+        return seen
+    return replace(seen, accumulation=found).adding(accumulation_evidence(found))
+
+
+def try_products(seen: Seen, context: Context) -> Seen:
+    """Build the engine with these products in FP32: one build."""
+    assert seen.accumulation is not None
+    island = seen.accumulation.nodes
+    context.report(Stage.CURE, f"build with {plural(len(island), 'product')} in FP32", suspected=island)
+    tried = confirm(context.evaluator, island)
+    text = f"with {plural(len(island), 'product')} in FP32 the unobserved engine "
+    text += _PASSES.get(tried.outcome, "cannot be built") + relaxed_note(tried.relaxed)
+    facts: dict[str, Fact] = {"island": list(island), "outcome": tried.outcome, "note": tried.note}
+    seen = replace(seen, tried=tried, known={**seen.known, frozenset(island): tried.trial}).adding(
+        Evidence(Stage.CURE, EvidenceKind.ISLAND, text, facts)
+    )
+    price = measure_price(context.evaluator, island) if tried.passed and seen.options.timed else None
+    cure = Cure(island, CANDIDATE if tried.passed else None, relaxed=tried.relaxed)
+    return replace(seen, cure=cure, price=price)
 
 
 def repeat_engine(seen: Seen, context: Context) -> Seen:

@@ -1,6 +1,8 @@
 from .accumulation import DEPTH as DEPTH
+from .accumulation import PRODUCTS as PRODUCTS
 from .accumulation import accumulate_in_fp16 as accumulate_in_fp16
 from .accumulation import accumulation_error as accumulation_error
+from .accumulation import sampled_product as sampled_product
 from .accumulation import with_noise as with_noise
 from .analysis import bodies as bodies
 from .analysis import element_type as element_type

@@ -27,6 +27,7 @@ from .journal import journal_folder as journal_folder
 from .journal import locked as locked
 from .parts import Part as Part
 from .parts import cut as cut
+from .seen import Accumulation as Accumulation
 from .seen import Cure as Cure
 from .seen import Divergence as Divergence
 from .seen import EngineObservation as EngineObservation

@@ -221,6 +221,27 @@ class TacticSearch:
 
 
 @dataclass(frozen=True)
+class Accumulation:
+    """What FP16 products that accumulate in FP16 do to the outputs, by an estimate.
+
+    Args:
+        nodes: the products that add most of it, in topological order; those that overflow, if some do.
+        explains: whether the engine errs no more than that, give or take.
+        estimated: nrmse of the worst output, by the estimate.
+        seen: nrmse of the worst output of the engine.
+        emulated: that of the emulator, which accumulates in FP32.
+        overflows: the products of which partial sums overflow although their result does not.
+    """
+
+    nodes: tuple[str, ...]
+    explains: bool
+    estimated: float
+    seen: float
+    emulated: float
+    overflows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Divergence:
     """Where an FP32 engine first differs.
 
@@ -254,6 +275,7 @@ class Findings:
         own_types: the model's own float16 or bfloat16 is at fault, for an unsound reference.
         pins: the tactics of a build that passes, for a fault of a tactic.
         fp32_as: the precision that stands for FP32 on the engine: TF32 where it cannot do without.
+        accumulates: FP16 products that accumulate in FP16 are at fault.
     """
 
     verdict: DiagnosisVerdict
@@ -268,6 +290,7 @@ class Findings:
     own_types: bool = False
     pins: TacticRecord | None = None
     fp32_as: Precision = Precision.FP32
+    accumulates: bool = False
 
     @property
     def casts(self) -> bool:
@@ -311,6 +334,7 @@ class Seen:
         repetition: the unobserved engine, run and built again.
         tactics: the tactics that decide, as far as that was searched.
         unstable: `tactic` or `nondeterministic`, if repetitions differ.
+        accumulation: what FP16 accumulation adds, where the emulator passes.
         divergence: where an FP32 engine first differs.
         observed: the engine's own tensors.
         separated: the search for marks that cure.
@@ -335,6 +359,7 @@ class Seen:
     repetition: Repetition | None = None
     tactics: TacticSearch | None = None
     unstable: DiagnosisVerdict | None = None
+    accumulation: Accumulation | None = None
     divergence: Divergence | None = None
     observed: EngineObservation | None = None
     separated: SeparationSearch | None = None
@@ -393,6 +418,11 @@ class Seen:
     def strict_fails(self) -> bool:
         """Whether the engine fails in FP32 without TF32; where it cannot do without, beyond the emulated TF32."""
         return self.strict is not None and self.strict.outcome is Outcome.FAIL
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether FP16 accumulation explains what the emulator does not."""
+        return self.accumulation is not None and self.accumulation.explains
 
     @property
     def starts(self) -> tuple[str, ...]:

@@ -299,3 +299,20 @@ def accumulation(nodes: int, effects: Mapping[str, float], precision: Precision)
             text += f"; {failing} of them {fail} alone ({name} at {magnitude(effects[name])} times the limit), although"
             text += " none introduces an error that stands out: the nodes behind amplify it"
     return f"{text}; {nodes} of them in FP32 bring it under the limit"
+
+
+def accumulated_in_fp16(estimated: float, seen: float, *, overflows: bool) -> str:
+    """Why products fail that the emulator finds nothing wrong with, which adds up in FP32.
+
+    Args:
+        estimated: nrmse of the worst output, if products accumulate in FP16.
+        seen: that of the engine.
+        overflows: partial sums overflow.
+    """
+    text = "FP16 products accumulate in FP16"
+    if overflows:
+        return f"{text}: partial sums are beyond 65504, the largest FP16 value, although their result is not"
+    return (
+        f"{text}: that makes the error of the outputs {magnitude(estimated)} (nrmse), and the engine's is "
+        f"{magnitude(seen)}"
+    )

@@ -1,3 +1,6 @@
+from .arithmetic import accumulation_evidence as accumulation_evidence
+from .arithmetic import estimate_accumulation as estimate_accumulation
+from .arithmetic import held_to_tf32 as held_to_tf32
 from .attribution import Symptoms as Symptoms
 from .attribution import conclude as conclude
 from .attribution import decide as decide
@@ -32,4 +35,3 @@ from .search import island_key as island_key
 from .search import island_problem as island_problem
 from .separation import separate as separate
 from .tactics import search_tactics as search_tactics
-from .tf32 import held_to_tf32 as held_to_tf32

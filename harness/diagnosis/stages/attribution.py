@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from harness.diagnosis.context import Divergence, Effects, Findings, Seen, Subject
-from harness.diagnosis.explain import explain_nodes, find_origins_of
+from harness.diagnosis.explain import accumulated_in_fp16, explain_nodes, find_origins_of
 from harness.diagnosis.results import (
     CANDIDATE,
     EMULATOR,
@@ -37,6 +37,7 @@ class Symptoms:
         island_cures: the unobserved candidate passes with an island in FP32.
         in_tf32: the engine in FP32 computes in TF32; then `strict_passes` says that it errs no more than the emulated
             TF32.
+        accumulates: FP16 accumulation explains what the emulator does not.
     """
 
     precision: Precision
@@ -47,6 +48,7 @@ class Symptoms:
     marks_cure: bool | None = None
     island_cures: bool | None = None
     in_tf32: bool | None = None
+    accumulates: bool | None = None
 
 
 def decide(symptoms: Symptoms) -> tuple[DiagnosisVerdict, Evidence]:
@@ -73,6 +75,8 @@ def _row(shown: Symptoms) -> tuple[DiagnosisVerdict, str]:
         return DiagnosisVerdict.TF32, "it is right in FP32 without TF32"
     if shown.precision is Precision.TF32 and shown.emulator_fails and shown.island_cures:
         return DiagnosisVerdict.TF32, "rounding the operands of products to TF32 is enough to break it"
+    if shown.accumulates:
+        return DiagnosisVerdict.PRECISION, "that FP16 products accumulate in FP16 is enough to break it"
     if shown.observed_passes and shown.marks_cure:
         return DiagnosisVerdict.FUSION, "at the same precision it is right when the layers are kept apart"
     without_fusion = shown.emulator_fails or shown.observed_passes is False
@@ -105,6 +109,7 @@ def conclude(seen: Seen, subject: Subject, effects: Effects) -> tuple[Findings, 
             marks_cure=bool(separations) if seen.separated is not None else None,
             island_cures=True if seen.cured else None if seen.cure is None else False,
             in_tf32=True if seen.strict_as is Precision.TF32 else None,
+            accumulates=True if seen.accumulates else None,
         )
     )
     found = Findings(verdict, separations=separations, fp32_as=seen.strict_as)
@@ -117,6 +122,8 @@ def conclude(seen: Seen, subject: Subject, effects: Effects) -> tuple[Findings, 
         found = conclusion.fusion(found)
     elif verdict is DiagnosisVerdict.TACTIC:
         found = conclusion.tactic(found)
+    elif seen.accumulates and verdict is DiagnosisVerdict.PRECISION:
+        found = conclusion.accumulation(found)
     elif verdict is not DiagnosisVerdict.NONDETERMINISTIC:
         found = conclusion.island(found)
         if conclusion.elsewhere(found):
@@ -149,6 +156,21 @@ class _Conclusion:
             minimal_on=cure.minimal_on,
             origins=self._origins_of(cure.island),
             cure=cure,
+        )
+
+    def accumulation(self, found: Findings) -> Findings:
+        """With the products that accumulate; confirmed if the engine was seen to pass with them in FP32."""
+        shown, cure = self.seen.accumulation, self.seen.cure
+        assert shown is not None
+        why = accumulated_in_fp16(shown.estimated, shown.seen, overflows=bool(shown.overflows))
+        return replace(
+            found,
+            culprits=shown.nodes,
+            island=shown.nodes,
+            confirmed=cure is not None and cure.found,
+            origins=self._because(shown.nodes, why),
+            cure=cure,
+            accumulates=True,
         )
 
     def elsewhere(self, found: Findings) -> bool:

@@ -1,0 +1,199 @@
+"""FP16 products that accumulate in FP16: the emulator passes, the engine does not, and it is no conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pytest
+from engines import Build, FakeEngine
+from graphs import graph_model
+from models import feeds, rmsnorm
+from onnx import helper
+
+from harness.backends import Observation
+from harness.case import Tolerance
+from harness.diagnosis import Diagnosis, DiagnosisVerdict, Subject, diagnose_model
+from harness.diagnosis.context import make_bench
+from harness.diagnosis.stages.arithmetic import product_errors
+from harness.model import Model, accumulate_in_fp16, load_model, sampled_product
+from harness.tensors import Precision
+
+
+@cache
+def wide(blocks: int = 2, width: int = 64, inner: int = 2048, rows: int = 32) -> Model:
+    """Products of many terms, with a residual around each pair."""
+    rng = np.random.default_rng(1)
+    nodes, weights, tensor = [], {}, "x"
+    for block in range(blocks):
+        up, down, act, total = (f"b{block}_{name}" for name in ("up", "down", "act", "add"))
+        weights[f"{up}_w"] = (rng.standard_normal((width, inner)) / np.sqrt(width)).astype(np.float32)
+        weights[f"{down}_w"] = (rng.standard_normal((inner, width)) / np.sqrt(inner)).astype(np.float32)
+        nodes += [
+            helper.make_node("MatMul", [tensor, f"{up}_w"], [up], name=up),
+            helper.make_node("Tanh", [up], [act], name=act),
+            helper.make_node("MatMul", [act, f"{down}_w"], [down], name=down),
+            helper.make_node("Add", [tensor, down], [total], name=total),
+        ]
+        tensor = total
+    shapes = {"x": [rows, width]}
+    return load_model(graph_model(nodes, inputs=shapes, outputs={tensor: [rows, width]}, weights=weights))
+
+
+GATE = (Tolerance(precision="fp16", nrmse=6e-4),)  # between the emulator's error and the engine's
+
+
+@dataclass
+class Accumulating(FakeEngine):
+    """Computes `wide` product by product as tensor cores do; `obeys` says whether islands are."""
+
+    typing: str = "strong"
+    obeys: bool = True
+    factor: float = 1.0
+
+    def _run(self, build: Build, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        plan = build.plan
+        if plan.precision is not Precision.FP16:
+            return super()._run(build, feeds)
+        islands = plan.islands if self.obeys else frozenset()
+        values = {"x": feeds["x"].astype(np.float16).astype(np.float64)}
+        for node in self.model.skeleton.graph.node:
+            left = values[node.input[0]]
+            if node.op_type == "MatMul":
+                right = self.model.weight(node.input[1]).astype(np.float16)
+                sums = left @ right.astype(np.float64)
+                if node.name not in islands:
+                    sums += self.factor * (accumulate_in_fp16(left, right) - sums)
+            else:
+                sums = np.tanh(left) if node.op_type == "Tanh" else left + values[node.input[1]]
+            values[node.output[0]] = sums.astype(np.float16).astype(np.float64)
+        names = {info.name for info in self.model.outputs}
+        if plan.observation is not Observation.NONE:
+            names |= set(self.model.float_tensors)
+        return {name: value.astype(np.float32) for name, value in values.items() if name in names}
+
+
+def run(engine: FakeEngine, **options: object) -> Diagnosis:
+    return diagnose_model(
+        engine.model,
+        feeds(engine.model),
+        Precision.FP16,
+        candidate=engine,
+        tolerances=GATE,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def never(build: Build) -> bool:
+    return False
+
+
+def texts(diagnosis: Diagnosis) -> str:
+    return "\n".join([diagnosis.summary, *diagnosis.advice, *(each.text for each in diagnosis.evidence)])
+
+
+def test_products_that_accumulate_are_precision_with_casts_as_the_cure() -> None:
+    engine = Accumulating(wide(), "b0_up", never)
+    diagnosis = run(engine)
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
+    assert diagnosis.culprits == ("b0_down", "b1_down")  # of many terms; the others add up 64
+    assert diagnosis.confirmed
+    assert diagnosis.origins[0].why.startswith(
+        "FP16 products accumulate in FP16: that makes the error of the outputs"
+    )
+    assert diagnosis.advice[0].startswith("put Casts to FP32 around these products")
+    assert diagnosis.price is not None
+    assert engine.builds == 4  # unobserved, in FP32, with the products in FP32, observed
+
+
+def test_where_the_engine_fuses_the_casts_away_it_is_precision_and_not_confirmed() -> None:
+    engine = Accumulating(wide(), "b0_up", never, obeys=False)
+    diagnosis = run(engine)
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
+    assert not diagnosis.confirmed
+    assert "should cure it" in diagnosis.summary
+    assert engine.builds == 3
+
+
+def test_an_error_beyond_the_estimate_is_not_explained_by_it() -> None:
+    engine = Accumulating(wide(), "b0_up", never, factor=4.0)
+    diagnosis = run(engine)
+    assert "does not explain the engine" in texts(diagnosis)
+    assert not any("accumulate in FP16" in origin.why for origin in diagnosis.origins)
+
+
+def test_a_fault_of_another_kind_is_not_explained_either() -> None:
+    model = rmsnorm()
+    engine = FakeEngine(
+        model,
+        "b1_up",
+        lambda build: build.plan.precision is Precision.FP16 and "b1_up" not in build.plan.islands,
+    )
+    diagnosis = diagnose_model(model, feeds(model), Precision.FP16, candidate=engine)
+    assert diagnosis.culprits == ("b1_up",)
+    assert not any("accumulate in FP16" in origin.why for origin in diagnosis.origins)
+
+
+def test_partial_sums_that_overflow_are_named() -> None:
+    terms = 64
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
+    w = np.concatenate([np.full((terms // 2, 4), 500), np.full((terms // 2, 4), -500)]).astype(np.float32)
+    model = load_model(graph_model(nodes, inputs={"x": [8, terms]}, outputs={"y": [8, 4]}, weights={"w": w}))
+    x = np.full((8, terms), 500, np.float32)
+    x[:, 0] += 1
+
+    class Overflowing(FakeEngine):
+        def _run(self, build, sample):  # type: ignore[no-untyped-def]
+            found = super()._run(build, sample)
+            lowered = build.plan.precision is Precision.FP16 and "product" not in build.plan.islands
+            return {name: value * np.float32(np.inf) for name, value in found.items()} if lowered else found
+
+    engine = Overflowing(model, "product", never, typing="strong")
+    diagnosis = diagnose_model(model, [{"x": x}], Precision.FP16, candidate=engine)
+    assert diagnosis.verdict is DiagnosisVerdict.PRECISION
+    assert diagnosis.culprits == ("product",)
+    assert "partial sums are beyond 65504" in diagnosis.origins[0].why
+
+
+@pytest.mark.parametrize(
+    ("op", "left", "right", "attributes"),
+    [
+        ("MatMul", (5, 40), (40, 7), {}),
+        ("MatMul", (2, 3, 5, 40), (40, 7), {}),
+        ("MatMul", (2, 3, 5, 40), (3, 40, 7), {}),
+        ("Gemm", (40, 5), (7, 40), {"transA": 1, "transB": 1}),
+        ("Conv", (2, 4, 9, 9), (6, 4, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+        ("Conv", (1, 4, 9, 9), (6, 2, 3, 3), {"group": 2, "dilations": [2, 2]}),
+        ("Conv", (1, 3, 20), (5, 3, 4), {"auto_pad": "SAME_UPPER"}),
+    ],
+)
+def test_sampled_products_are_those_of_the_node(op, left, right, attributes) -> None:  # type: ignore[no-untyped-def]
+    import onnxruntime
+
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal(left).astype(np.float32), rng.standard_normal(right).astype(np.float32)
+    node = helper.make_node(op, ["a", "b"], ["y"], name="product", **attributes)
+    shape = [f"d{axis}" for axis in range(max(len(left), len(right)))]
+    proto = graph_model([node], inputs={"a": list(left), "b": list(right)}, outputs={"y": shape})
+    (whole,) = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"a": a, "b": b})
+    pairs = list(sampled_product(node, a, b))
+    assert pairs
+    for rows, columns in pairs:
+        for value in (rows.astype(np.float64) @ columns).ravel():
+            assert np.abs(whole - value).min() < 1e-4 * max(1, abs(value))
+
+
+def test_a_product_of_one_row_is_added_up_in_fp32() -> None:
+    node = helper.make_node("MatMul", ["a", "b"], ["y"])
+    assert not list(sampled_product(node, np.ones((1, 40)), np.ones((40, 7))))
+
+
+def test_what_the_accumulator_errs_by_grows_with_the_terms() -> None:
+    model = wide()
+    bench = make_bench(model, feeds(model))
+    errors = product_errors(Subject(bench, Precision.FP16, bench.emulator), 0)
+    assert set(errors) == {"b0_up", "b0_down", "b1_up", "b1_down"}
+    assert errors["b0_down"][0] / errors["b0_down"][1] == pytest.approx(1.66e-3, rel=0.1)  # 2,048 terms
+    bench.close()
