@@ -250,7 +250,7 @@ def _worst_output(row: Row) -> Text:
 
 def _first_origin(row: Row, longest: int = 32) -> Text:
     if not row.origins:
-        return Text("")
+        return Text(row.region, style=LOOKS[row.gravest.verdict].style)
     first = row.origins[0]
     more = f" +{len(row.origins) - 1}" if len(row.origins) > 1 else ""
     name = shorten(first.node, longest)

@@ -96,7 +96,7 @@ def run_markdown(report: RunReport, *, seconds: float | None = None) -> str:
     lines.append("|---|---|" + "---|" * len(arranged.precisions) + "---|")
     for row in sorted(arranged.rows, key=lambda row: -row.severity):
         cells = [_cell(row.runs.get(precision)) for precision in arranged.precisions]
-        origin = f"`{code(row.origins[0].node)}` ({row.origins[0].op})" if row.origins else ""
+        origin = f"`{code(row.origins[0].node)}` ({row.origins[0].op})" if row.origins else escape(row.region)
         lines.append(f"| {' | '.join([escape(row.case), escape(row.candidate), *cells, origin])} |")
     lines.append("")
     if texts := skips(report):

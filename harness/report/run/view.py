@@ -53,6 +53,13 @@ class Row:
             (run for run in self.runs.values() if run.origins), key=_gravity, default=self.gravest
         ).origins
 
+    @property
+    def region(self) -> str:
+        """`6 nodes to b7_gain`: the first region of the gravest run that has one; empty without."""
+        found = max((run for run in self.runs.values() if run.regions), key=_gravity, default=self.gravest)
+        first = found.regions[:1]
+        return "".join(f"{plural(len(region.nodes), 'node')} to {region.tensor}" for region in first)
+
 
 @dataclass(frozen=True)
 class Matrix:
