@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from graphs import graph_model
 from onnx import helper
 
 from cases import models
+from harness.backends import Timing
+from harness.backends.engines import Engine
+from harness.backends.evaluating import Evaluating
 from harness.backends.joining import as_shaped, onnx_names
+from harness.backends.requests import EngineRequest
 from harness.model import load_model
-from harness.worker.protocol import LayerInfo
+from harness.worker.protocol import BuildRequest, EngineFacts, Fingerprint, LayerInfo
 
 
 def kernel(name: str, nodes: str, inputs: str, outputs: str, *, linear: bool = True) -> LayerInfo:
@@ -119,3 +126,28 @@ def test_axes_may_be_joined_or_parted_and_not_moved(shape, wanted, fits: bool) -
     assert (found is not None) is fits
     if found is not None:
         np.testing.assert_array_equal(found.ravel(), value.ravel())
+
+
+@pytest.mark.parametrize("name", ["t_myl0", "t"])
+def test_an_evaluation_has_debug_tensors_by_their_onnx_names(name: str) -> None:
+    model = load_model(CHAIN)
+    feeds = {"x": np.ones((2, 3), np.float32)}
+    layers = (kernel("k", "n_a", "x", "t_myl0"), kernel("l", "n_b n_c n_y", "t_myl0", "y"))
+    computed = {
+        "y": np.zeros((2, 3), np.float32),
+        name: np.full((6,), 7, np.float16),  # without its axes
+        "other": np.ones(3, np.float16),
+    }
+    store: Any = SimpleNamespace(
+        builds=0,
+        run=lambda engine, feeds, timing: (computed, ()),
+        supervisor=SimpleNamespace(take_warnings=lambda: ()),
+    )
+    run = Evaluating(model, store, feeds, Timing())
+    request = BuildRequest("", "fp16", observation="debug")
+    run.read(Engine("e", EngineFacts(layers=layers), 0), EngineRequest(model, request))
+    evaluation = run.result(Fingerprint("env"), {}, {})
+    assert set(evaluation.tensors) == {"y", "a"}
+    np.testing.assert_array_equal(evaluation.tensors["a"], np.full((2, 3), 7, np.float16))
+    assert evaluation.engine is not None
+    assert evaluation.engine.internal_names == ("other",)
