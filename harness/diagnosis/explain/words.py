@@ -125,8 +125,8 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
 
 
 _WIDE_SUMS = (
-    "put Casts to FP32 around these products: they are then added up in FP32, by TensorRT for RTX 1.6 at the speed of "
-    "FP16; 1.4 fuses the Casts around a MatMul away"
+    "put Casts to FP32 around these products, and keep their weights in FP16: they are then added up in FP32, by "
+    "TensorRT for RTX 1.6 at the speed of FP16; 1.4 fuses the Casts around a MatMul away"
 )
 
 
