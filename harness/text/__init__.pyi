@@ -1,4 +1,5 @@
 from .amounts import duration as duration
+from .amounts import is_multiple as is_multiple
 from .amounts import magnitude as magnitude
 from .amounts import magnitudes as magnitudes
 from .amounts import multiple as multiple

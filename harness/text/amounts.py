@@ -60,9 +60,14 @@ def multiple(value: float) -> str:
 
 def ratio(value: float) -> str:
     """What something changed by: `×2.1`; `1,600 times smaller`, where nobody reads a multiple."""
-    if 0 < value < _PLAIN_RATIOS[0]:
+    if not is_multiple(value):
         return f"{_two_digits(1 / value)} times smaller"
     return f"×{_two_digits(value)}" if _PLAIN_RATIOS[1] <= value < math.inf else f"×{number(value)}"
+
+
+def is_multiple(value: float) -> bool:
+    """Whether `ratio` writes a multiple, `×2.1`, rather than how many times smaller."""
+    return not 0 < value < _PLAIN_RATIOS[0]
 
 
 def percent(share: float) -> str:

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.text import duration, magnitude, magnitudes, multiple, number, percent, plural, ratio
+from harness.text import (
+    duration,
+    is_multiple,
+    magnitude,
+    magnitudes,
+    multiple,
+    number,
+    percent,
+    plural,
+    ratio,
+)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +99,7 @@ def test_a_multiple_that_is_not_1_does_not_read_1(value: float, text: str) -> No
 )
 def test_a_ratio_far_below_1_is_told_the_other_way_round(value: float, text: str) -> None:
     assert ratio(value) == text
+    assert is_multiple(value) == ("smaller" not in text)
 
 
 @pytest.mark.parametrize(

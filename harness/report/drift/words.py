@@ -19,7 +19,7 @@ from harness.history import (
 )
 from harness.report.drift.lines import coverage_text, engines_moved, has_lost
 from harness.report.words import Look, short
-from harness.text import duration, plural, ratio
+from harness.text import duration, is_multiple, plural, ratio
 
 DRIFT_LOOKS = {
     DriftVerdict.SAME: Look("=", "=", "same", "dim", "quiet", 0),
@@ -94,9 +94,9 @@ def remarks(run: RunDrift, *, brief: bool = False) -> tuple[str, ...]:
 def verdict_text(run: RunDrift, *, plain: bool = False, brief: bool = False) -> str:
     """`≈ within noise · fails on both`: glyph, verdict, ratio and remarks."""
     look = look_of(run)
-    ratio = ratio_text(run)
-    verdict = f"{look.mark(plain=plain)} {look.word}"
-    verdict += f" {ratio}" if ratio.startswith("×") else f", {ratio}" if ratio else ""
+    verdict, change = f"{look.mark(plain=plain)} {look.word}", _ratio(run)
+    if change is not None:
+        verdict += f"{' ' if is_multiple(change) else ', '}{ratio(change)}"
     return (" - " if plain else " · ").join([verdict, *remarks(run, brief=brief)])
 
 
@@ -116,10 +116,15 @@ def run_title(run: RunDrift, newer: Collection[str]) -> str:
 
 def ratio_text(run: RunDrift) -> str:
     """`×2.1`: how the error of what the verdict rests on changed; empty where that says nothing."""
+    change = _ratio(run)
+    return "" if change is None else ratio(change)
+
+
+def _ratio(run: RunDrift) -> float | None:
     worst = run.worst
     if worst is None or run.verdict in (None, DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE):
-        return ""
-    return ratio(worst.ratio) if math.isfinite(worst.old) and worst.old else ""
+        return None
+    return worst.ratio if math.isfinite(worst.old) and worst.old else None
 
 
 def answer(report: DriftReport) -> str:
