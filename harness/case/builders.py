@@ -26,9 +26,9 @@ from harness.case.schema import Case
 from harness.errors import BuilderError, HarnessError, Place
 from harness.text import suggestion
 
-STANDARD = "belongs to Python's standard library, so it builds no models"
 OWN = "name a function of your own, in a module beside the case file"
 
+_HARNESS = __name__.partition(".")[0]
 _lock = threading.RLock()  # sys.meta_path and sys.modules belong to the whole process
 
 
@@ -41,7 +41,7 @@ class UserFunction:
 
     Raises:
         BuilderError: on entering, the module or the function cannot be found, the module raised, or the function is
-            one of Python's standard library: `os:system` would run a command that a case file holds.
+            one of Python's standard library or of harness: `os:system` would run a command that a case file holds.
     """
 
     def __init__(self, name: str, case: Case) -> None:
@@ -57,12 +57,12 @@ class UserFunction:
             # stdout belongs to the document that a command prints, not to what a builder says meanwhile.
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
             module_name, _, attribute = self.name.partition(":")
-            if is_standard(module_name, self._case.folder):
+            if owner := owner_of(module_name, self._case.folder):
                 # It is not even imported: some modules act when they are.
-                raise self._refusal(f"{module_name!r} {STANDARD}")
+                raise self._refusal(f"{module_name!r} {owner}")
             self._function = self._find(self._import(module_name), attribute)
-            if is_standard(home := _home(self._function), self._case.folder):
-                raise self._refusal(f"{attribute!r} is {home}'s, which {STANDARD}")
+            if owner := owner_of(home := _home(self._function), self._case.folder):
+                raise self._refusal(f"{attribute!r} is {home}'s, which {owner}")
             self._stack = stack.pop_all()
         return self
 
@@ -248,12 +248,16 @@ def modules_in(folder: Path) -> list[str]:
     return sorted([*packages, *(path.stem for path in folder.glob("*.py"))])
 
 
-def is_standard(module: str, folder: Path) -> bool:
-    """Whether a module is Python's own or this program, and not one of `folder`, the case's."""
+def owner_of(module: str, folder: Path) -> str:
+    """Whose a module is that builds no models: Python's own or harness; empty if neither, or if `folder` has it."""
     top = _package(module)
     if top in modules_in(folder):
-        return False
-    return top == "__main__" or top in sys.stdlib_module_names or _lies_in_standard_library(top)
+        return ""
+    if top == _HARNESS:
+        return "belongs to harness, so it builds no models"
+    if top == "__main__" or top in sys.stdlib_module_names or _lies_in_standard_library(top):
+        return "belongs to Python's standard library, so it builds no models"
+    return ""
 
 
 def _package(module: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from harness.case.builders import OWN, STANDARD, is_standard
+from harness.case.builders import OWN, owner_of
 from harness.case.document import Document, Location, read_document
 from harness.case.inputs import FileFill
 from harness.case.mistakes import explain
@@ -49,7 +49,8 @@ def check_cases(paths: str | Path | Iterable[str | Path]) -> list[Case]:
     """Read cases as `load_cases` does, and see that the model and input files they name are there.
 
     Raises:
-        CaseFileError: as `load_cases`, or a file is missing, or a builder is one of Python's standard library.
+        CaseFileError: as `load_cases`, or a file is missing, or a builder is one of Python's standard library or of
+            harness.
         NothingSelectedError: as `load_cases`.
     """
     return _load_all(paths, look_for_files=True)
@@ -174,9 +175,9 @@ def _missing_files(case: Case, document: Document) -> list[Mistake]:
 
 def _refused_builders(case: Case, document: Document) -> list[Mistake]:
     return [
-        document.mistake(("model", key), f"{module!r} {STANDARD}; {OWN}")
+        document.mistake(("model", key), f"{module!r} {owner}; {OWN}")
         for key, function in (("builder", case.model.builder), ("torch", case.model.torch))
-        if function is not None and is_standard(module := function.partition(":")[0], case.folder)
+        if function is not None and (owner := owner_of(module := function.partition(":")[0], case.folder))
     ]
 
 

@@ -448,6 +448,19 @@ def test_a_check_refuses_builders_of_the_standard_library_at_their_line(write, k
     assert check_cases([path])
 
 
+@pytest.mark.parametrize("key", ["builder", "torch"])
+@pytest.mark.parametrize(
+    ("function", "module"), [("harness:run", "harness"), ("harness.cli:app", "harness.cli")]
+)
+def test_a_check_refuses_builders_of_harness_at_their_line(write, key, function, module):
+    with pytest.raises(CaseFileError) as caught:
+        check_cases([write(f"description: x\nmodel:\n  {key}: {function}\n")])
+    assert str(caught.value) == (
+        f"x.case.yaml:3:{len(key) + 5}: model.{key}: {module!r} belongs to harness, so it builds no models; "
+        "name a function of your own, in a module beside the case file"
+    )
+
+
 @pytest.mark.parametrize("load", [load_cases, check_cases])
 @pytest.mark.parametrize("as_path", [str, Path])
 def test_one_path_need_not_be_in_a_list(tmp_path, monkeypatch, load, as_path):

@@ -298,6 +298,8 @@ import pathlib
 from os import system
 from subprocess import Popen
 
+from harness.tensors import write_text
+
 partial = functools.partial(os.system, "touch done")
 nested = functools.partial(functools.partial(os.system), "touch done")
 cached = functools.lru_cache(os.system)
@@ -320,6 +322,9 @@ caller = __import__("operator").methodcaller("touch")
         ("importlib.util:find_spec", "'importlib.util' belongs to"),
         ("test.support:run_unittest", "'test.support' belongs to"),  # no name of sys.stdlib_module_names
         ("__main__:main", "'__main__' belongs to"),
+        ("harness:run", "'harness' belongs to harness"),
+        ("harness.tensors:write_text", "'harness.tensors' belongs to harness"),
+        ("reexports:write_text", "'write_text' is harness."),
         ("reexports:system", "'system' is posix's"),
         ("reexports:Popen", "'Popen' is subprocess's"),
         ("reexports:partial", "'partial' is posix's"),
