@@ -86,7 +86,8 @@ def _shape(case: Case, info: TensorLike, spec: InputSpec) -> Shape:
     shape = spec.concrete_shape
     if shape is not None:
         if difference := _mismatch(info, shape):
-            raise _wrong(case, info, f"the case gives {difference}")
+            giver = "the case" if case.path is not None or case.model.path is None else "--input"
+            raise _wrong(case, info, f"{giver} gives {difference}")
         return shape
     if info.shape is None:
         raise _wrong(case, info, "its rank is unknown", hint=_how_to_give_a_shape(case, info))

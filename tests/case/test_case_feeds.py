@@ -48,6 +48,12 @@ def test_without_a_case_file_a_shape_is_given_on_the_command_line() -> None:
         assert caught.value.hint == f"give a shape, such as --input '{tried}'"
 
 
+def test_a_wrong_shape_from_the_command_line_is_blamed_on_it() -> None:
+    bare = case({"x": [5, 16]}).model_copy(update={"path": None})
+    with pytest.raises(InputDataError, match=r"--input gives shape \[5, 16\]; the model wants \[n, 8\]"):
+        make_feeds(bare, (Info(shape=("n", 8)),))
+
+
 # Seeds
 
 
