@@ -80,9 +80,18 @@ def remove_environment(name: str, *, path: Path | None = None) -> Environment:
 
     path = path or find_config()
     if path is None:
-        raise unknown_environment(name, {})
+        raise EnvironmentConfigError(
+            f"no environment is called {name!r}",
+            hint=f"there is no {CONFIG_NAME} in this folder or above it, so there is nothing to remove",
+        )
     with _changing(path) as text:
         known = parse(text, path)
+        if not known:
+            raise EnvironmentConfigError(
+                f"no environment is called {name!r}",
+                where=path,
+                hint="it has no environments, so there is nothing to remove",
+            )
         if name not in known:
             raise unknown_environment(name, known)
         document = tomlkit.parse(text)

@@ -271,6 +271,12 @@ def test_an_environment_is_removed_and_the_rest_of_the_file_stays_as_it_is() -> 
 def test_edits_that_cannot_be_made_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EnvironmentConfigError, match="no environment is called"):
         remove_environment("x")
+    for hint in ("there is no harness.toml", "it has no environments"):
+        with pytest.raises(EnvironmentConfigError) as caught:
+            remove_environment("x")
+        assert hint in (caught.value.hint or "")
+        assert "env add" not in (caught.value.hint or "")
+        written("")
     path = written(WHOLE)
     with pytest.raises(EnvironmentConfigError, match="harness env remove trt-8_6"):
         add_environment("trt-8_6", python="sh")
