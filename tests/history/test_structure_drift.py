@@ -134,6 +134,7 @@ def test_every_report_can_be_written(model: Path, tmp_path: Path) -> None:
     document = json.loads(files["json"].read_text())
     assert [(run["verdict"], run["compiled"]) for run in document["runs"]] == [("new failure", True)] * 2
     assert "TensorRT for RTX 1.5.0.114" in files["html"].read_text()
+    assert "| verdict | case | precision |\n" in files["md"].read_text(), "nothing ran that has errors"
     assert "NEW FAILURE" in files["md"].read_text()
     assert len(pd.read_parquet(files["parquet"])) == 0
 

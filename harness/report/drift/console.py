@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.history import DriftReport, RunDrift
-from harness.report.drift.lines import changes_line, coverage_lines, engines_line, run_line
+from harness.report.drift.lines import changes_line, coverage_lines, engines_line, only_compiled, run_line
 from harness.report.drift.view import explain, first_origin, is_remarkable
 from harness.report.drift.words import answer, look_of, remarks, summary, title, tone_of, verdict_text
 from harness.report.words import is_plain, short
@@ -71,17 +71,18 @@ def _print_steps(console: Console, report: DriftReport, plain: bool) -> None:
 
 
 def _table(report: DriftReport, width: int, plain: bool) -> Table:
-    several = len(report.newer) > 1
+    several, measured = len(report.newer) > 1, not only_compiled(report)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
     table.add_column("case", no_wrap=True)
     table.add_column("precision", no_wrap=True)
     if several:
         table.add_column("release", no_wrap=True)
     table.add_column("drift", no_wrap=True)
-    table.add_column("error", no_wrap=True)
-    if width >= WIDE:
-        table.add_column("tensor", overflow="fold")
-    table.add_column("starts at", overflow="fold")
+    if measured:
+        table.add_column("error", no_wrap=True)
+        if width >= WIDE:
+            table.add_column("tensor", overflow="fold")
+        table.add_column("starts at", overflow="fold")
     previous = None
     for run in report.runs:
         look, worst = look_of(run), run.worst
@@ -90,12 +91,14 @@ def _table(report: DriftReport, width: int, plain: bool) -> Table:
         previous = run.case
         if several:
             row.append(short(run.new, 20))
-        arrow = "->" if plain else "→"
-        errors = "" if worst is None else f"{number(worst.old)} {arrow} {number(worst.new)}"
-        cells: list[str | Text] = [*row, Text(verdict, style=look.style), errors]
-        if width >= WIDE:
-            cells.append("" if worst is None else shorten(worst.tensor, 28))
-        table.add_row(*cells, Text(shorten(first_origin(run), 32), style=look.style))
+        cells: list[str | Text] = [*row, Text(verdict, style=look.style)]
+        if measured:
+            arrow = "->" if plain else "→"
+            cells.append("" if worst is None else f"{number(worst.old)} {arrow} {number(worst.new)}")
+            if width >= WIDE:
+                cells.append("" if worst is None else shorten(worst.tensor, 28))
+            cells.append(Text(shorten(first_origin(run), 32), style=look.style))
+        table.add_row(*cells)
     return table
 
 

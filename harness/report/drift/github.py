@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.case import read_document
 from harness.history import DriftReport, RunDrift, Status
-from harness.report.drift.lines import changes_line, coverage_lines, engines_line, run_line
+from harness.report.drift.lines import changes_line, coverage_lines, engines_line, only_compiled, run_line
 from harness.report.drift.tables import Cell, engines_table, structure_table
 from harness.report.drift.view import explain, first_origin, is_remarkable
 from harness.report.drift.words import answer, look_of, ratio_text, remarks, summary, title
@@ -31,7 +31,7 @@ MOST_LETTERS = 120  # of a cell
 def drift_markdown(report: DriftReport, *, seconds: float | None = None) -> str:
     """The report as GitHub-flavoured Markdown."""
     ordered = report.worst_first()
-    several = len(report.newer) > 1
+    several, measured = len(report.newer) > 1, not only_compiled(report)
     lines = [f"## {escape(answer(report))}", ""]
     lines += [f"- {label}: {escape(text)}" for label, text in coverage_lines(report)]
     lines += [""] if lines[-1] else []
@@ -42,9 +42,11 @@ def drift_markdown(report: DriftReport, *, seconds: float | None = None) -> str:
     if changes := changes_line(report):
         lines += [escape(changes), ""]
     lines.append(f"`{code(report.old)}` → " + ", ".join(f"`{code(name)}`" for name in report.newer))
-    lines += ["", f"| verdict | case | precision |{' release |' if several else ''} error | starts at |"]
-    lines.append("|---|---|---|" + ("---|" if several else "") + "---|---|")
-    lines += [_row(run, several) for run in ordered[:MOST_ROWS]]
+    columns = ["verdict", "case", "precision"]
+    columns += ["release"] if several else []
+    columns += ["error", "starts at"] if measured else []
+    lines += ["", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += [_row(run, several=several, measured=measured) for run in ordered[:MOST_ROWS]]
     if len(ordered) > MOST_ROWS:
         lines.append(f"\nand {len(ordered) - MOST_ROWS} more runs")
     lines.append("")
@@ -59,12 +61,14 @@ def drift_markdown(report: DriftReport, *, seconds: float | None = None) -> str:
     return fit("\n".join(lines), f"<details><summary>What this ran on</summary>\n\n{facts}\n</details>\n")
 
 
-def _row(run: RunDrift, several: bool) -> str:
+def _row(run: RunDrift, *, several: bool, measured: bool) -> str:
     look = look_of(run)
     word = " · ".join((f"{look.glyph} {look.word}", *remarks(run)))
     cells = [f"**{word}**" if look.tone == "bad" else word, escape(run.case), str(run.precision)]
     if several:
         cells.append(f"`{code(short(run.new))}`")
+    if not measured:
+        return f"| {' | '.join(cells)} |"
     worst = run.worst
     error = "" if worst is None else f"{number(worst.old)} → {number(worst.new)}"
     error = ", ".join(part for part in (error, ratio_text(run)) if part)

@@ -125,6 +125,11 @@ def has_lost(report: DriftReport) -> bool:
     return bool(report.missing) or any(run.builds.old or not run.errors for run in idle)
 
 
+def only_compiled(report: DriftReport) -> bool:
+    """Whether models were compiled and nothing was run: there are no errors, and no places where they start."""
+    return any(run.compiled for run in report.runs) and all(run.worst is None for run in report.runs)
+
+
 def coverage_lines(report: DriftReport) -> list[tuple[str, str]]:
     """Which runs were not compared and why, and which are missing: labels and texts."""
     lines = []
