@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple, TypeVar
 
@@ -22,8 +22,8 @@ class ProgressEvent:
 
     Args:
         kind: `start` and `done` of a run, and `stage` in between.
-        index: position of the run, from 0.
-        total: how many runs there are.
+        index: position of the run, from 0, among those that are judged.
+        total: how many runs there are, without those of cases that turned out not to be judged at all.
         case: name of the case.
         precision: the precision under test.
         candidate: `emulator` or an environment.
@@ -67,10 +67,17 @@ def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[Ru
     reporting, stopped = threading.Lock(), threading.Event()
     results: dict[int, RunResult] = {}
     unusable: set[int] = set()  # cases of which no run can be judged: one result says so
+    begun: set[int] = set()
+    left_out: set[int] = set()  # runs that an unusable case spares
 
     def report(event: ProgressEvent) -> None:
         with reporting:
-            progress(event)
+            begun.add(event.index)
+            if event.result is not None and event.result.cause is Cause.CASE:
+                case = runs[event.index].case
+                left_out.update(i for i, run in enumerate(runs) if run.case is case and i not in begun)
+            before = sum(i < event.index for i in left_out)
+            progress(replace(event, index=event.index - before, total=len(runs) - len(left_out)))
 
     def work(lane: tuple[str, ...], own: Judge) -> None:
         try:

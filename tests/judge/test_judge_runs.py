@@ -300,7 +300,19 @@ def test_a_model_that_is_missing_is_one_error_and_not_one_a_precision(write_case
     assert error.error is not None
     assert error.error.kind == "ModelError"
     assert error.error.message in error.reason
-    assert sum(event.kind == "done" for event in events) == 5
+    done = [(event.index, event.total) for event in events if event.kind == "done"]
+    assert done == [(0, 6), (1, 6), (2, 6), (3, 6), (4, 5)], "runs that cannot be judged are not counted"
+
+
+def test_progress_counts_on_without_the_runs_that_an_unusable_case_spares(write_case, tmp_path: Path) -> None:
+    good, bad = write_case(), tmp_path / "bad.case.yaml"
+    bad.write_text("model: {path: missing.onnx}\nruns: [fp32, fp16]\n")
+    events: list[ProgressEvent] = []
+    run([bad, good], precisions=["fp32", "fp16"], progress=events.append)
+    counted = [(event.kind, event.index, event.total) for event in events if event.kind != "stage"]
+    assert counted == [
+        ("start", 0, 4), ("done", 0, 3), ("start", 1, 3), ("done", 1, 3), ("start", 2, 3), ("done", 2, 3)
+    ]  # fmt: skip
 
 
 def test_inputs_that_do_not_fit_are_one_error(write_case) -> None:
