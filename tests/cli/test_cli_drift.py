@@ -9,10 +9,13 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from onnx import TensorProto
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from harness.cli import main
 from harness.cli.history import doubt_age
@@ -331,6 +334,29 @@ def test_comparing_nothing_is_not_a_success(tiny_cases, harness) -> None:
     assert "needs a_package_that_is_nowhere" in out
     tiny_cases("clean")
     assert drift(harness, repeats=1)[0] == 0, "one case was compared"
+
+
+def test_a_single_release_without_anything_older_says_what_to_try(
+    tiny_cases, harness, tmp_path: Path
+) -> None:
+    tiny_cases("clean")
+    status, out, _ = harness("drift", "cases", "-e", OLD, "-k", 1)
+    text = " ".join(out.split())
+    assert status == 5
+    assert "try a second --env; --against golden with --baseline-update, which writes baselines; or" in text
+    assert "or --against history, which compares with earlier runs" in text
+    x, y = (make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "xy")
+    model = tmp_path / "bare.onnx"
+    graph = make_graph([make_node("Relu", ["x"], ["y"])], "bare", [x], [y])
+    onnx.save(make_model(graph, ir_version=9, opset_imports=[make_opsetid("", 17)]), model)
+    status, out, _ = harness("drift", model, "-e", OLD, "-k", 1)
+    assert status == 5
+    assert "try a second --env; or --against history" in " ".join(out.split()), (
+        "it has no place for baselines"
+    )
+    for words in (("--against", "history"), ("-e", NEW), ("--baseline-update",)):
+        status, out, _ = harness("drift", "cases", "-e", OLD, "-k", 1, *words)
+        assert (status, "try a second" in out) == (0, False), words
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,8 @@ def only_compiled(report: DriftReport) -> bool:
 
 
 def coverage_lines(report: DriftReport) -> list[tuple[str, str]]:
-    """Which runs were not compared and why, and which are missing: labels and texts."""
-    lines = []
+    """Which runs were not compared and why, which are missing, what to try: labels and texts."""
+    lines = [("try", _older_side(report))] if _lacks_older_side(report) else []
     by_reason: dict[str, list[str]] = {}
     for run in report.runs:
         if is_idle(run) and not report.first_night:
@@ -144,6 +144,26 @@ def coverage_lines(report: DriftReport) -> list[tuple[str, str]]:
             ("missing", names([f"{case} at {precision}" for case, precision in report.missing], MOST_NAMED))
         )
     return lines
+
+
+def _lacks_older_side(report: DriftReport) -> bool:
+    """Whether a single release was judged, and no run of it has anything older to be compared with."""
+    older = bool((report.records["side"] == report.old).any())
+    judged = any(run.builds.new for run in report.runs)
+    return (
+        judged
+        and not older
+        and not report.written
+        and not report.first_night
+        and all(map(is_idle, report.runs))
+    )
+
+
+def _older_side(report: DriftReport) -> str:
+    """What gives a single release something to be compared with; a bare .onnx file has no place for baselines."""
+    place = any(run.baseline is not None for run in report.runs)
+    baseline = "--against golden with --baseline-update, which writes baselines; " if place else ""
+    return f"a second --env; {baseline}or --against history, which compares with earlier runs"
 
 
 def _why(run: RunDrift) -> str:
