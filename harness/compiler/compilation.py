@@ -241,5 +241,5 @@ def _failed(kind: str, error: CandidateError, request: BuildRequest, probe: Prob
 
 def _sentence(node: RefusedNode) -> str:
     name = f"node {node.index}" if node.index >= 0 else "the model"
-    told = ", ".join(part for part in (repr(node.name) if node.name else "", node.op) if part)
-    return f"{name}{f' ({told})' if told else ''}: {node.code}: {node.message}"
+    known = ", ".join(part for part in (repr(node.name) if node.name else "", node.op) if part)
+    return f"{name}{f' ({known})' if known else ''}: {node.code}: {node.message}"

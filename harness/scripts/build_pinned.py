@@ -71,17 +71,17 @@ def build(trt, model, pins, folder):
         for index in range(onnx.num_errors):
             print(onnx.get_error(index).desc(), file=sys.stderr)
         return None, []
-    for told in pins["layer_types"]:
-        layer = network.get_layer(told["index"])
-        if layer.name != told["layer"]:
+    for typed in pins["layer_types"]:
+        layer = network.get_layer(typed["index"])
+        if layer.name != typed["layer"]:
             print(
-                "the model is not the one that was pinned: {} is {}".format(told["layer"], layer.name),
+                "the model is not the one that was pinned: {} is {}".format(typed["layer"], layer.name),
                 file=sys.stderr,
             )
             return None, []
-        if told["precision"] is not None:
-            layer.precision = getattr(trt.DataType, told["precision"])
-        for index, dtype in enumerate(told["outputs"]):
+        if typed["precision"] is not None:
+            layer.precision = getattr(trt.DataType, typed["precision"])
+        for index, dtype in enumerate(typed["outputs"]):
             if dtype is not None:
                 layer.set_output_type(index, getattr(trt.DataType, dtype))
     config = builder.create_builder_config()

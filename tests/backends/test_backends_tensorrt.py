@@ -207,7 +207,7 @@ def test_plain_marks_leave_the_dtype_as_it_is(supervisor: Supervisor) -> None:
     assert evaluation.tensors["sq"].dtype == np.float32
 
 
-def test_marks_are_split_under_the_memory_budget_and_each_engine_is_told(supervisor: Supervisor) -> None:
+def test_marks_are_split_under_the_memory_budget_and_each_engine_is_reported(supervisor: Supervisor) -> None:
     budget = 2 * (5 * 16 * 2)  # two tensors of 5 × 16 in FP16
     candidate = TensorRTCandidate(
         environment(), load_model(norm_chain()), supervisor=supervisor, mark_budget=budget
@@ -255,7 +255,7 @@ def test_marks_that_break_a_build_are_split_off_and_skipped_with_a_reason(
     assert set(again.facts.skipped_marks) == missing
 
 
-def test_unmarkable_tensors_are_told(make: Make) -> None:
+def test_unmarkable_tensors_are_reported(make: Make) -> None:
     evaluation = make(UNMARKABLE="sq").evaluate(TYPED, {"x": X})
     assert "sq" not in evaluation.tensors
     assert evaluation.facts.skipped_marks == {"sq": "it lies inside a loop"}
@@ -387,7 +387,7 @@ def test_a_crash_without_marks_is_raised(make: Make) -> None:
         candidate.evaluate(TYPED, {"x": X})
 
 
-def test_a_full_scratch_folder_is_told_before_anything_is_asked(
+def test_a_full_scratch_folder_is_reported_before_anything_is_asked(
     candidate: TensorRTCandidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     candidate.evaluate(FP16, {"x": X})

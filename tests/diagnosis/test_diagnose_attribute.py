@@ -250,7 +250,7 @@ def test_an_island_that_fails_alone_starts_where_its_tensor_crosses_its_gate() -
     assert origins_behind(island, crossing="b0_up") == ["b1_gain"]
 
 
-def test_a_power_of_two_is_told_as_squares() -> None:
+def test_a_power_of_two_is_written_as_squares() -> None:
     faulty = subject(600.0)
     prediction = predict(faulty, check_gates(Evaluator(faulty, Spending())))
     (origin,) = explain_nodes(faulty, prediction, ["b1_sq"])

@@ -150,7 +150,7 @@ def test_bodies_within_bodies_count_and_what_computes_no_float_does_not() -> Non
     assert inner_nodes(model, "tanh") == ()
 
 
-def test_names_that_stand_twice_are_told_because_no_tool_tells_them_apart(tmp_path: Path) -> None:
+def test_names_that_stand_twice_are_reported_because_no_tool_tells_them_apart(tmp_path: Path) -> None:
     proto = norm_in_a_branch()
     for attribute in proto.graph.node[3].attribute:
         attribute.g.node[0].name = "scale"
@@ -231,7 +231,7 @@ def growing(op: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("op", ["Loop", "Scan"])
-def test_the_first_iteration_in_which_it_goes_wrong_is_told(op: str) -> None:
+def test_the_first_iteration_in_which_it_goes_wrong_is_reported(op: str) -> None:
     model = load_model(growing(op))
     (origin,) = diagnose_model(model, feeds(model), Precision.FP16).origins
     assert origin.node == "loop"

@@ -59,7 +59,7 @@ CLOSE = 1e-3 * np.random.default_rng(1).standard_normal((8, 32))
         (helper.make_node("Greater", ["h", "ten"], ["y"], name="decide"), {}),
     ],
 )
-def test_values_that_are_told_apart_by_less_than_a_step_are_found(
+def test_values_that_are_distinguished_by_less_than_a_step_are_found(
     node: onnx.NodeProto, weights: dict[str, np.ndarray]
 ) -> None:
     found = found_in(decided(node, weights=weights), CLOSE)
@@ -85,7 +85,7 @@ def test_where_as_many_are_chosen_as_there_are_the_share_counts() -> None:
     assert (found.op, found.apart, found.changed) == ("NonZero", None, 1.0)
 
 
-def test_whole_numbers_beyond_what_the_format_counts_are_told() -> None:
+def test_whole_numbers_beyond_what_the_format_counts_are_reported() -> None:
     nodes = [
         helper.make_node("CumSum", ["x", "axis"], ["count"], name="count"),
         helper.make_node("Cast", ["count"], ["y"], name="place", to=TensorProto.INT64),

@@ -115,7 +115,7 @@ def test_an_island_that_the_engine_fuses_with_its_neighbours_is_widened() -> Non
     assert engine.builds <= 7
 
 
-def test_an_engine_that_does_not_heed_the_island_is_told_from_one_that_does() -> None:
+def test_an_engine_that_does_not_heed_the_island_is_distinguished_from_one_that_does() -> None:
     # The product stays in FP16 whatever is asked, unless the builder is put off its fusion somewhere else.
     def wrong(build: Build) -> bool:
         plan = build.plan

@@ -167,7 +167,7 @@ def measured(op: str, inputs: list[TensorRange], output: TensorRange, **changes:
         ),
     ],
 )
-def test_each_thing_that_can_happen_to_numbers_is_told(node: MeasuredNode, text: str) -> None:
+def test_each_thing_that_can_happen_to_numbers_is_reported(node: MeasuredNode, text: str) -> None:
     assert why(node, FP16) == text
 
 

@@ -95,7 +95,7 @@ def test_large_models_are_grouped_in_little_time() -> None:
     assert np.unique([len(group.units) for group in groups]).tolist() == [5]
 
 
-def test_culprits_are_told_by_connected_islands() -> None:
+def test_culprits_are_reported_by_connected_islands() -> None:
     model = rmsnorm()
     assert islands_of(model, ["b2_up", "b1_sqrt", "b1_sq", "b1_mean", "b1_addeps", "b0_scale"]) == (
         ("b0_scale",),

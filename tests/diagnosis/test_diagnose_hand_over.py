@@ -441,7 +441,7 @@ def test_a_part_that_cannot_be_built_is_passed_over() -> None:
     assert (tried[:3], len(shrunk.nodes)) == ([1, 1, 2], 2)
 
 
-def test_an_output_in_a_part_is_held_against_the_gates_of_outputs() -> None:
+def test_an_output_in_a_part_is_compared_with_the_gates_of_outputs() -> None:
     model = rmsnorm()
     (output,) = (info.name for info in model.outputs)
     last = model.producer(output)
@@ -495,7 +495,7 @@ def test_a_fault_of_an_engine_alone_gets_a_repro_that_its_engine_was_seen_to_fai
     assert about["emulated"] is False
 
 
-def test_the_repro_is_held_against_the_tolerances_of_the_case(tmp_path: Path) -> None:
+def test_the_repro_is_compared_with_the_tolerances_of_the_case(tmp_path: Path) -> None:
     model = rmsnorm()
     tight = [Tolerance(nrmse=1e-4)]
     diagnosis = diagnose_model(model, feeds(model), Precision.FP16, tolerances=tight, out=tmp_path)

@@ -162,7 +162,9 @@ def test_what_casts_hold_is_cut_down_from_both_ends(start: int, needed: int, cor
         ({"realised": RealisedPrecision(opaque=1, islands_ok=True)}, False),
     ],
 )
-def test_only_what_is_not_told_of_a_weakly_typed_engine_is_opaque(change: dict[str, Any], held: bool) -> None:
+def test_only_what_is_not_known_of_a_weakly_typed_engine_is_opaque(
+    change: dict[str, Any], held: bool
+) -> None:
     found = regions_around(EngineFacts(**{**OPAQUE, **change}), ISLAND, rmsnorm())
     assert found == ((REGION,) if held else ())
 

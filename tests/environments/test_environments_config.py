@@ -109,7 +109,7 @@ def test_the_file_is_searched_for_upwards_and_a_variable_names_another(
         load()
 
 
-def test_all_mistakes_are_told_at_once_with_line_and_what_was_meant() -> None:
+def test_all_mistakes_are_reported_at_once_with_line_and_what_was_meant() -> None:
     path = written(
         """[environment.a]
 python = "x"
@@ -168,7 +168,7 @@ variables = { A = 1 }
         ("[environments]\na = 3", "valid dictionary"),
     ],
 )
-def test_what_is_no_file_of_ours_is_told(text: str, said: str) -> None:
+def test_what_is_no_file_of_ours_is_reported(text: str, said: str) -> None:
     written(text)
     with pytest.raises(EnvironmentConfigError, match=said):
         load()

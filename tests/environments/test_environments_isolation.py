@@ -147,13 +147,13 @@ def test_what_is_printed_to_stdout_never_reaches_the_channel(supervisor: Supervi
     assert expected <= set(supervisor.worker().log())
 
 
-def test_a_program_that_is_no_python_is_told_with_its_output(environment: Environment) -> None:
+def test_a_program_that_is_no_python_is_reported_with_its_output(environment: Environment) -> None:
     with pytest.raises(WorkerCrashedError, match="exited with status 3 during its start") as caught:
         WorkerProcess(replace(environment, command=("/bin/sh", "-c", "echo no license; exit 3")))
     assert "no license" in caught.value.evidence
 
 
-def test_a_program_that_is_not_there_is_told_with_what_to_correct(environment: Environment) -> None:
+def test_a_program_that_is_not_there_is_reported_with_what_to_correct(environment: Environment) -> None:
     with pytest.raises(CandidateError, match="correct `python` or `command`") as caught:
         WorkerProcess(replace(environment, command=("/nowhere/python",)))
     assert "/nowhere/python" in caught.value.message

@@ -141,7 +141,7 @@ def test_the_folder_of_a_dead_owner_is_swept(scratch: Path) -> None:
     assert sweep(scratch) == [scratch / "w2-alive"]
 
 
-def test_a_scratch_folder_that_cannot_be_used_is_told(
+def test_a_scratch_folder_that_cannot_be_used_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()

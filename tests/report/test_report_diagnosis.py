@@ -76,7 +76,7 @@ def printed(diagnosis: Diagnosis, **options: bool) -> str:
     return stream.getvalue()
 
 
-def test_a_person_is_told_what_where_why_how_it_was_shown_and_what_to_do(diagnosis: Diagnosis) -> None:
+def test_the_report_says_what_where_why_how_it_was_shown_and_what_to_do(diagnosis: Diagnosis) -> None:
     lines = [re.sub(r"\s+", " ", line).strip() for line in printed(diagnosis).splitlines()]
     assert lines == [
         "✗ rmsnorm-overflow at fp16 on trt-8.6: precision",

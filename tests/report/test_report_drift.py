@@ -93,7 +93,7 @@ def test_what_could_be_judged_is_said_beside_what_could_not() -> None:
     assert "What moved, and what could not be judged" in Page(drift_page(both)).text
 
 
-def test_an_error_of_both_releases_is_told_from_one_that_came_with_the_newer() -> None:
+def test_an_error_of_both_releases_is_distinguished_from_one_that_came_with_the_newer() -> None:
     log = "no engine for it\nrequest: a build\nno engine\nsegmentation fault"
     facts = {"case": "broken", "precision": "fp16", "verdict": "error"}
     rows = [engine_rows(name, reason=log, **facts) for name in PAIR]
@@ -131,7 +131,7 @@ def lost_build(factor: float, **facts: object) -> DriftReport:
     return drift_report(rows)
 
 
-def test_a_drift_in_the_builds_that_could_be_judged_is_told_beside_those_that_failed() -> None:
+def test_a_drift_in_the_builds_that_could_be_judged_is_reported_beside_those_that_failed() -> None:
     worse = lost_build(50.0, failing=True)
     assert answer(worse) == "1 of 1 run regressed on new, a new failure; builds of 1 of 1 run failed."
     assert summary(worse).startswith("1 case, 1 run: 1 ERROR (1 NEW FAILURE in other builds); ")

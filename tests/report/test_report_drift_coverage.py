@@ -27,7 +27,7 @@ def lost() -> DriftReport:
     return replace(report, missing=(("gone", "fp16"), ("gone", "bf16")))
 
 
-def test_lost_coverage_is_told_in_the_answer_with_the_reasons_below() -> None:
+def test_lost_coverage_is_said_in_the_answer_with_the_reasons_below() -> None:
     report = lost()
     told = "Nothing moved beyond noise on new; 2 of 3 runs not compared, 1 case of the older side missing."
     assert (answer(report), tone_of(report), report.exit_code) == (told, "calm", 0)
@@ -50,7 +50,7 @@ def test_a_precision_that_is_gone_is_a_missing_run() -> None:
     assert answer(report) == "Nothing moved beyond noise on new; 1 run of the older side missing."
 
 
-def test_what_both_releases_skip_is_told_and_is_no_loss() -> None:
+def test_what_both_releases_skip_is_reported_and_is_no_loss() -> None:
     skips = [engine_rows(name, 1, case="idle", precision="fp16", **SKIPPED) for name in PAIR]
     report = drift_report(run_rows("calm", "fp16", PAIR), *skips)
     assert answer(report) == "Nothing moved beyond noise on new; 1 of 2 runs not compared."

@@ -48,7 +48,7 @@ def rebuilt(**facts: tuple[float, float]) -> DriftReport:
     return drift_report(*rows)
 
 
-def test_what_moved_besides_errors_is_told_in_a_line_after_the_answer() -> None:
+def test_what_moved_besides_errors_is_said_in_a_line_after_the_answer() -> None:
     report = rebuilt(latency_ms=(1.0, 3.0), engine_bytes=(100_000, 300_000), build_seconds=(5.0, 25.0))
     told = "engines: 1 slower (×3), 1 larger (×3), 1 slower to build (×5), 1 fusion gone"
     assert answer(report) == "No error moved on new: all values have the same bits."
@@ -64,7 +64,7 @@ def test_what_moved_besides_errors_is_told_in_a_line_after_the_answer() -> None:
     assert report.exit_code == 0, "the exit status is that of the errors"
 
 
-def test_the_largest_of_several_changes_is_told_and_what_became_less_by_its_share() -> None:
+def test_the_largest_of_several_changes_is_reported_and_what_became_less_by_its_share() -> None:
     parts = [
         rebuilt(latency_ms=(1.0, new)).records.assign(case=case) for case, new in (("a", 2.0), ("b", 4.0))
     ]

@@ -46,7 +46,7 @@ def test_the_colours_of_the_heatmap_have_keys_with_numbers() -> None:
     assert sum(axes.get_label().startswith("key ") for axes in figure.axes) == 2
 
 
-def test_what_is_not_finite_is_told_apart() -> None:
+def test_what_is_not_finite_is_distinguished() -> None:
     shown = texts(picture(math.inf))
     assert any(text.endswith("(red: not finite)") for text in shown)
     assert not any(text.endswith("(red: not finite)") for text in texts(picture(2.0)))

@@ -55,7 +55,7 @@ def test_only_what_is_unexpected_asks_for_attention_gravest_first(make_report, m
     assert [result.verdict for result in attention(report)] == [Verdict.ERROR, Verdict.FAIL, Verdict.XPASS]
 
 
-def test_a_mistake_that_stops_all_runs_of_a_case_is_told_once(make_report, make_result) -> None:
+def test_a_mistake_that_stops_all_runs_of_a_case_is_reported_once(make_report, make_result) -> None:
     runs = [
         make_result(Verdict.ERROR, mistake=True, reason="no such file", precision=precision)
         for precision in Precision

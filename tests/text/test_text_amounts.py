@@ -97,7 +97,7 @@ def test_a_multiple_that_is_not_1_does_not_read_1(value: float, text: str) -> No
         (0, "×0"),
     ],
 )
-def test_a_ratio_far_below_1_is_told_the_other_way_round(value: float, text: str) -> None:
+def test_a_ratio_far_below_1_is_written_the_other_way_round(value: float, text: str) -> None:
     assert ratio(value) == text
     assert is_multiple(value) == ("smaller" not in text)
 

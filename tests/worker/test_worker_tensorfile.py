@@ -143,7 +143,7 @@ def test_no_part_of_a_file_is_taken_for_a_whole_one(
         b'{"tensors": [{"name": "x", "dtype": "int8", "shape": [-1], "offset": 0}]}',
     ],
 )
-def test_a_damaged_header_is_told(tmp_path: Path, header: bytes) -> None:
+def test_a_damaged_header_is_reported(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "t"
     path.write_bytes(b"HTF1" + len(header).to_bytes(4, "little") + header)
     with pytest.raises(TensorFileError, match=r"damaged header"):

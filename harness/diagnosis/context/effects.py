@@ -21,7 +21,7 @@ class Effects:
         subject: the model; its emulator is used, whatever the candidate is.
         sample: the sample that fails.
         journal: keeps what was measured.
-        on_run: told after each run.
+        on_run: called after each run.
     """
 
     def __init__(

@@ -163,7 +163,7 @@ class ReleaseInUse:
 
     @property
     def takes_typed(self) -> bool:
-        """Whether it can be told to take the precision from the graph."""
+        """Whether it can be made to take the precision from the graph."""
         return self.rtx or self.version is None or self.numbers >= (10,)
 
     @property

@@ -376,8 +376,8 @@ class Seen:
 
     def stop(self, stage: Stage, message: str) -> Seen:
         """The same, ended by the budget: of the stages that follow, only those that spend nothing run."""
-        told = Evidence(stage, EvidenceKind.STOPPED, f"stopped: {message}")
-        return replace(self.adding(told), stopped=message)
+        why = Evidence(stage, EvidenceKind.STOPPED, f"stopped: {message}")
+        return replace(self.adding(why), stopped=message)
 
     # What the stages before have left; each raises AssertionError where `requires` of a stage was not asked for.
 

@@ -91,7 +91,7 @@ def test_marks_that_break_a_build_are_blamed(rig: Rig) -> None:
     assert fault_of(rig, "conv").kind == "build_failed"
 
 
-def test_memory_that_runs_out_is_told_from_other_failures(rig: Rig) -> None:
+def test_memory_that_runs_out_is_distinguished_from_other_failures(rig: Rig) -> None:
     rig.world.break_build = lambda network: "[resize] Error Code 2: OutOfMemory (no further information)"
     assert fault_of(rig, "conv", observation="typed", marks=("c1",)).kind == "out_of_memory"
     rig.world.break_build = lambda network: None
@@ -128,7 +128,7 @@ def test_without_a_gpu_a_probe_says_so_and_a_build_fails(rig: Rig) -> None:
     assert "CUDA initialization failure with error: 100" in fault.evidence
 
 
-def test_a_builder_that_prefers_fp32_throughout_is_told_of(weak: Rig) -> None:
+def test_a_builder_that_prefers_fp32_throughout_is_reported(weak: Rig) -> None:
     weak.world.fallback = True
     reply = weak.build("conv", "fp16")
     assert reply.facts.realised.asserted is False

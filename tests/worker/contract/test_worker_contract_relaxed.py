@@ -94,7 +94,7 @@ def test_then_precisions_are_preferred_in_place_of_obeyed(rig: Rig) -> None:
     assert "conv1 + relu1" in rig.world.config._cache._entries, "the one timing cache is in use"
 
 
-def test_the_first_failure_is_told_where_nothing_helps(rig: Rig) -> None:
+def test_the_first_failure_is_reported_where_nothing_helps(rig: Rig) -> None:
     said = iter([NO_FORMATS, "the second: no implementation", "the third: no implementation"])
     rig.world.break_build = lambda network: next(said)
     with pytest.raises(Fault, match="No supported formats for conv1") as caught:

@@ -161,7 +161,7 @@ def test_a_layer_that_does_not_obey_is_named_with_what_it_took(sample: Rig) -> N
     assert (miss.order, miss.choice.layer, miss.why) == ("forbid", FIRST, "not taken")
 
 
-def test_what_was_never_offered_and_what_never_came_up_are_told_apart(
+def test_what_was_never_offered_and_what_never_came_up_are_distinguished(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
     rig = Rig(SELECTOR, models, tmp_path)
@@ -177,7 +177,7 @@ def test_what_was_never_offered_and_what_never_came_up_are_told_apart(
     assert misses[1].taken is not None
 
 
-def test_a_layer_of_which_everything_is_forbidden_is_built_and_told(sample: Rig) -> None:
+def test_a_layer_of_which_everything_is_forbidden_is_built_and_reported(sample: Rig) -> None:
     recorded = build(sample, alternatives=9)
     everything = [of(recorded, FIRST), *others(recorded, FIRST)]
     misses = build(sample, forbid=tuple(everything)).misses
@@ -323,7 +323,7 @@ class TestTheEditableCache:
             build(rig, force=(replace(first, tactic=hexadecimal(12345)),))
         assert caught.value.kind == "build_failed"
 
-    def test_a_key_that_never_comes_up_is_told(self, models: dict[str, Path], tmp_path: Path) -> None:
+    def test_a_key_that_never_comes_up_is_reported(self, models: dict[str, Path], tmp_path: Path) -> None:
         rig = Rig(CACHE, models, tmp_path)
         first = of(build(rig), FIRST)
         (miss,) = build(rig, force=(replace(first, key="0x" + "ab" * 16),)).misses

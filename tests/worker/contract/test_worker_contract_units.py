@@ -187,7 +187,7 @@ class TestLog:
         assert severity_name(Named()) == severity_name(Plain()) == "WARNING"
 
 
-def test_a_machine_without_a_cuda_runtime_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_cuda_runtime_is_reported_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_module, "_candidates", lambda: iter(["libcudart.so.nowhere"]))
     with pytest.raises(Fault, match="install nvidia-cuda-runtime") as caught:
         load_cudart()
