@@ -35,7 +35,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Score:
-    """One answer held against the truth.
+    """One answer compared with the truth.
 
     Args:
         name: of the specification.

@@ -1,4 +1,4 @@
-"""The ground truth held against the emulator: does what was planted fail, and does only that cure it?"""
+"""The ground truth compared with the emulator: does what was planted fail, and does only that cure it?"""
 
 from __future__ import annotations
 

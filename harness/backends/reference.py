@@ -28,7 +28,7 @@ class Reference:
     Args:
         model: the model.
         own: whether the roundings that the model brings itself (its own float16 and bfloat16 tensors, its Q/DQ pairs)
-            are kept, as they are in what candidates are held against. Without them the model must have some.
+            are kept, as they are in what candidates are compared with. Without them the model must have some.
     """
 
     name = "reference"

@@ -1,4 +1,4 @@
-"""What is kept of one release held against itself on a GPU: the judgement of today says of it what was recorded."""
+"""What is kept of one release compared with itself on a GPU: the judgement of today says of it what was recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nothing can be held against: references that are not finite, or not stable."""
+"""What nothing can be compared with: references that are not finite, or not stable."""
 
 from __future__ import annotations
 

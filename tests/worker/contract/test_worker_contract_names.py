@@ -1,4 +1,4 @@
-"""Which TensorRT names the adapter uses, held against what 24 releases of TensorRT and 4 of TensorRT for RTX have."""
+"""Which TensorRT names the adapter uses, compared with what 24 releases of TensorRT and 4 of TensorRT for RTX have."""
 
 import ast
 import inspect

@@ -2,7 +2,7 @@
 
 TensorRT asks for each layer that it tunes which of the implementations it offers may be taken, and takes the fastest
 of those; when all are chosen it reports them. It answers for what was allowed, not for what was meant: a group of
-layers that is fused may be built otherwise, so every order is held against the report.
+layers that is fused may be built otherwise, so every order is compared with the report.
 """
 
 from collections import OrderedDict
