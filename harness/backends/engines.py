@@ -31,7 +31,7 @@ _numbers = itertools.count()
 
 
 class BuildRefused(Exception):
-    """An engine was not built. `kind` is one of the worker's kinds of fault, or `crashed` or `timed_out`.
+    """An engine was not built, or runs nothing. `kind` is one of the worker's faults, `crashed` or `timed_out`.
 
     `marks` are those to blame, `nodes` those that the parser refuses.
     """
@@ -99,6 +99,7 @@ class EngineStore:
         The arrays are memory maps of a file that is deleted already: they need no copy and leave nothing.
 
         Raises:
+            BuildRefused: TensorRT does not start the inference.
             CandidateError: the inference or the worker failed.
             InputDataError: an input cannot be handed over.
         """
@@ -121,7 +122,8 @@ class EngineStore:
                 self._release_all(but=engine)
                 reply = self.supervisor.ask(request)
             if isinstance(reply, protocol.Error):
-                raise self.supervisor.refusal(request, reply)
+                refusal = self.supervisor.refusal(request, reply)
+                raise BuildRefused(reply.kind, refusal) if reply.kind == "not_started" else refusal
             tensors = {
                 name: from_wire(tensor)
                 for name, tensor in protocol.read_tensor_file(reply.outputs_path).items()

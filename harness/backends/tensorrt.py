@@ -38,8 +38,9 @@ from harness.worker.protocol import (
 
 #: Marked tensors lie on the GPU and in the scratch folder at once: a quarter of what is free there.
 _SHARE = 4
-#: How a release says that no engine runs without TF32: 1.4 of TensorRT for RTX makes no execution context.
-_RUNS_NOT = frozenset({"no_context", "cuda_error", "crashed"})
+#: How a release says that no engine runs without TF32: 1.4 of TensorRT for RTX makes no execution context, or starts no
+#: inference in it.
+_RUNS_NOT = frozenset({"no_context", "not_started", "cuda_error", "crashed"})
 
 
 class TensorRTCandidate(Candidate):

@@ -78,10 +78,11 @@ def test_an_option_decides_at_other_precisions(make: Make) -> None:
 
 
 @pytest.mark.parametrize("observation", [Observation.NONE, Observation.TYPED, Observation.PREFIX])
+@pytest.mark.parametrize("variables", [{}, {"STARTS_NOTHING": "1"}], ids=["no context", "no inference"])
 def test_where_no_engine_runs_without_tf32_the_evaluation_says_so(
-    make: Make, observation: Observation
+    make: Make, observation: Observation, variables: dict[str, str]
 ) -> None:
-    candidate = make("1.4.0.76")
+    candidate = make("1.4.0.76", **variables)
     off, said = error(candidate, replace(FP32, observation=observation))
     assert (1e-4 < off < 1e-3, said) == (True, TF32_STAYS)
     evaluation = candidate.evaluate(FP32, {"x": X})

@@ -33,6 +33,7 @@ def create_adapter(log):
     world.random.seed(int(os.environ.get("SEED", "0")))
     world.deaf = set(filter(None, [os.environ.get("DEAF")]))
     world.tf32 = "TF32" in os.environ
+    world.starts_nothing = "STARTS_NOTHING" in os.environ
     if "CRASH" in os.environ:
         world.compile_kernels = lambda plan, cache: cache._kernels and ctypes.string_at(0)
     name, _, rest = os.environ.get("WRONG", "").partition("=")

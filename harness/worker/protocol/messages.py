@@ -350,6 +350,7 @@ KINDS = {
     "build_failed": "the builder returned no engine; the worker goes on",
     "marks_failed": "the build failed because of its marks; the host splits them and asks again",
     "no_context": "an engine was built, and nothing can be run in it; the worker goes on",
+    "not_started": "TensorRT did not start an inference, though CUDA reports no error; the worker goes on",
     "out_of_memory": "memory of the GPU or of the machine ran out; the host makes smaller builds",
     "cuda_error": "a CUDA call failed; fatal: the worker is replaced",
     "disk_full": "a tensor file or an engine could not be written; the worker goes on",

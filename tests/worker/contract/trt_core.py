@@ -82,6 +82,7 @@ class World:
         self.compiled = 0
         #: Whether products of FP32 are computed in TF32 unless a variable says otherwise, and what runs then.
         self.tf32 = False
+        self.starts_nothing = False  # without TF32, as 1.4 with some products: seen on an H200
         self.names_only = False
         self.opaque = False
 

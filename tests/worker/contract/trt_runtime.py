@@ -112,7 +112,11 @@ class ICudaEngine:
     def create_execution_context(self: Any, runtime_config: Any = None) -> Any:
         if runtime_config is not None and runtime_config._cache is not None:
             self._world.compile_kernels(self._plan, runtime_config._cache)
-        if self._world.without_tf32 and self._world.version.startswith("1.4."):
+        if (
+            self._world.without_tf32
+            and self._world.version.startswith("1.4.")
+            and not self._world.starts_nothing
+        ):
             self._world.say("ERROR", "IExecutionContext: Error Code 1: cuDNN graph compilation failed")
             return None
         # Up to 8.6 a profile belongs to one context at a time; what the next one runs ends in a crash.
@@ -308,6 +312,9 @@ class IExecutionContext:
         assert self._has_profile, "segmentation fault: another context has the optimization profile"
         assert memory is None or stream_handle in memory.streams, "no such stream"
         if memory is not None and memory.broken:
+            return False
+        if self._world.without_tf32 and self._world.starts_nothing:
+            self._world.say("ERROR", "IExecutionContext::enqueueV3: Error Code 1: Myelin (cudnn_graph.cpp)")
             return False
         feeds = {}
         for name, (dtype, _) in self._plan.inputs.items():

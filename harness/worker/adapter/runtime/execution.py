@@ -172,11 +172,11 @@ class Execution:
         """Start one inference.
 
         Raises:
-            Fault: `cuda_error` or `out_of_memory`, or `internal` where CUDA has nothing to say.
+            Fault: `cuda_error` or `out_of_memory`, or `not_started` where CUDA has nothing to say.
         """
         if not self.context.execute_async_v3(self._cuda.stream):
             self._cuda.check_health()
-            raise Fault("internal", "TensorRT could not start the inference")
+            raise Fault("not_started", "TensorRT could not start the inference")
 
     def run(self) -> Tuple[str, ...]:
         """One inference that fills the outputs and the debug tensors; what went wrong with the latter is returned.
