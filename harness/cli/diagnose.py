@@ -92,20 +92,20 @@ def diagnose(
                 progress=progress,
                 options=Options(prove=prove, growth=bool(outputs.pages or outputs.json)),
             )
-    except KeyboardInterrupt:
+        from harness.report import diagnosis_markdown, diagnosis_page, print_diagnosis
+
+        console = outputs.console
+        print_diagnosis(console, diagnosis, details=details)
+        outputs.write(
+            document=diagnosis.to_dict,
+            page=partial(diagnosis_page, diagnosis),
+            summary=partial(diagnosis_markdown, diagnosis),
+        )
+        if out is not None:
+            console.print(f"  files  {out}: {', '.join(outputs.written_to_folder())}", soft_wrap=True)
+    except KeyboardInterrupt:  # while it writes reports, too: the journal has everything
         print(f"continue with: {_resuming_command()}", file=sys.stderr)
         raise
-    from harness.report import diagnosis_markdown, diagnosis_page, print_diagnosis
-
-    console = outputs.console
-    print_diagnosis(console, diagnosis, details=details)
-    outputs.write(
-        document=diagnosis.to_dict,
-        page=partial(diagnosis_page, diagnosis),
-        summary=partial(diagnosis_markdown, diagnosis),
-    )
-    if out is not None:
-        console.print(f"  files  {out}: {', '.join(outputs.written_to_folder())}", soft_wrap=True)
     raise typer.Exit(diagnosis.exit_code)
 
 

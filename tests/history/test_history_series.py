@@ -314,7 +314,7 @@ def test_a_single_release_can_be_compared_with_its_earlier_nights(tiny_cases, tm
             options=DriftOptions(repeats=1),
         )
 
-    assert "nothing to compare" in night("emulator:fp16").runs[0].reason
+    assert "no older result to compare with" in night("emulator:fp16").runs[0].reason
     assert night("emulator:fp16").runs[0].verdict is DriftVerdict.SAME
     assert night("emulator:fp16").old == "the 2 runs before"
 
