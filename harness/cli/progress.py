@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -94,7 +95,7 @@ class _Reminders:
                         print(each.text(now - each.since), file=self._stream, flush=True)
 
 
-class _Progress:
+class _Progress(ABC):
     """Shows steps as they happen, from entering to leaving the context.
 
     Args:
@@ -112,8 +113,9 @@ class _Progress:
             self._task = self._live.add_task("", total=None, spent="")
         self._reminders = None if self._stream is None else _Reminders(self._stream, first_reminder)
 
+    @abstractmethod
     def _columns(self) -> tuple[ProgressColumn, ...]:
-        raise NotImplementedError
+        """The columns of the live line."""
 
     def __enter__(self) -> Self:
         for display in (self._live, self._reminders):

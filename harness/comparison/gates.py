@@ -221,7 +221,7 @@ ALIKE = 1e-3
 """A fill differs from the largest element by no more than this share: a mask that is added leaves the sums so."""
 
 ABOVE = 16.0
-"""It is so many times as large as all that is no fill."""
+"""A fill is at least this many times as large as every other element."""
 
 SIZE = 100.0
 """It is at least so large: what saturates at 1, as probabilities do, was computed, and is no mask."""

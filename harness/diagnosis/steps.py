@@ -227,7 +227,7 @@ def vary_tactics(seen: Seen, context: Context) -> Seen:
     if found.found:
         unstable = DiagnosisVerdict.TACTIC
     elif found.unproved and seen.repetition.verdict is DiagnosisVerdict.TACTIC:
-        # It went with the tactics, and did not come back when they were forced: that is no proof.
+        # The fault followed the tactics, but forcing them did not bring it back: that proves nothing.
         unstable = DiagnosisVerdict.NONDETERMINISTIC
     return replace(seen, tactics=found, unstable=unstable).adding(*found.evidence)
 

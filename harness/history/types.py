@@ -122,7 +122,7 @@ FLOORS: Mapping[Precision, float] = {
     precision: 16 * roundoff if precision is Precision.FP32 else roundoff / 10
     for precision, roundoff in UNIT_ROUNDOFF.items()
 }
-"""By precision, the change of nrmse that is no effect, however certain it is."""
+"""By precision, the largest change of nrmse that is too small to matter, however certain it is."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class TensorDrift:
         old: mean error (nrmse) in the older release.
         new: mean error in the newer one.
         noise: half the width of the noise band; NaN where it is unknown.
-        floor: the change that is no effect.
+        floor: the largest change that is too small to matter.
         old_passed: builds of the older release in which every gate holds.
         new_passed: likewise of the newer release.
         gate: metric of its gate: one that fails, or else the first; None if unknown.

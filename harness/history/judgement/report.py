@@ -234,7 +234,7 @@ class DriftReport:
     def exit_code(self) -> int:
         """0 nothing regressed, 1 a regression, 2 a mistake in a case, 3 a build or a worker failed.
 
-        5 if not one run could be compared: that is no regression, and no success either. The first night of a history
+        5 if no run could be compared, which is neither a regression nor a success. The first night of a history
         and the first baselines have nothing to be compared with, and are 0.
         """
         statuses = {run.status for run in self.runs}

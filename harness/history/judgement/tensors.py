@@ -37,7 +37,7 @@ JUDGED = {
     "new": "mean error of the newer release, likewise",
     "change": "new - old",
     "noise": "half the width of the noise band around `old`; NaN where both releases have a single build",
-    "floor": "the change that is no effect",
+    "floor": "the largest change that is too small to matter",
     "old_builds": "builds of the older release",
     "new_builds": "builds of the newer release",
     "equal_builds": "builds of the newer release with the bits of a build of the older one",
