@@ -16,7 +16,7 @@ class Fingerprint:
 
     Args:
         environment: the name of the environment.
-        tensorrt: full version of the product, `8.6.0`; None for the emulator and the reference.
+        tensorrt: full version of the product, `8.6.0`; None for an emulated release.
         product: TENSORRT or TENSORRT_RTX; None likewise.
         cuda: version of the CUDA runtime.
         driver: version of the driver.
@@ -136,7 +136,7 @@ class EngineFacts:
         fingerprint: what it was built and run with; None as long as the host has not added it.
         build: the build options that came to apply, as in a case file.
         profiles: by input with a dynamic axis, (minimum, optimum, maximum) shape.
-        typing: `weak` or `strong`; None for the emulator and the reference.
+        typing: `weak` or `strong`; None for an emulated release.
         builds: how many engines were built now, and were not there already.
         build_seconds: from the parsed network to the engine, over all engines.
         engine_bytes: size of the serialized engine.
