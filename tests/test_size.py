@@ -10,7 +10,7 @@ from test_tree import PACKAGE, modules
 
 FUNCTION_LINES = 80
 MODULES_IN_A_FOLDER = 15
-LINES = 47_800
+LINES = 70_000
 """Of all modules of harness together, docstrings included; 1,100 of them compile models without a GPU,
 700 run TensorRT for RTX as it is."""
 
