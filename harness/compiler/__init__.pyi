@@ -2,3 +2,8 @@ from .cache import ReportCache as ReportCache
 from .compilation import compile_model as compile_model
 from .compilation import kernels_of as kernels_of
 from .compilation import node_hints as node_hints
+from .facts import ANY as ANY
+from .facts import RTX as RTX
+from .facts import Kind as Kind
+from .facts import NodeFacts as NodeFacts
+from .facts import Releases as Releases

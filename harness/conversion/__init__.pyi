@@ -1,0 +1,5 @@
+from .findings import CheckResult as CheckResult
+from .findings import EnvironmentResult as EnvironmentResult
+from .findings import Finding as Finding
+from .findings import FoundBy as FoundBy
+from .findings import Outcome as Outcome

@@ -1,0 +1,114 @@
+"""What `check` finds: findings by environment. Plain data; the report makes the words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.compiler import Kind, NodeFacts, Releases
+from harness.tensors import Precision
+from harness.worker.protocol import CompileReport
+
+
+class FoundBy(StrEnum):
+    """Who says so."""
+
+    RULE = "rule"
+    PARSER = "parser"
+    BUILDER = "builder"
+    KERNELS = "kernels"
+
+
+class Outcome(StrEnum):
+    """What an environment makes of a model."""
+
+    BUILT = "built"
+    REFUSED = "refused"
+    NOT_BUILT = "not built"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know about a model, or about one node of it.
+
+    Args:
+        code: stable, of the rule that explains it (`topk-k-above-3840`), or `refused`, `not-built`, `crashed`,
+            `timed-out` or `out-of-memory` where none does.
+        kind: what becomes of the node.
+        found_by: who says so.
+        node: None: the model as a whole.
+        environment: whose parser or builder says so; None of a rule alone.
+        said: the parser's or the builder's own words; empty of a rule alone.
+        evidence: the builder's errors, or the last lines of its log.
+        explanation: ours; empty where nothing is known beyond what was said.
+        advice: what to do; empty where nothing is known.
+        releases: of which it holds; empty: of that environment's, as far as is known.
+        source: where the rule is from.
+    """
+
+    code: str
+    kind: Kind
+    found_by: FoundBy
+    node: NodeFacts | None = None
+    environment: str | None = None
+    said: str = ""
+    evidence: tuple[str, ...] = ()
+    explanation: str = ""
+    advice: str = ""
+    releases: tuple[Releases, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class EnvironmentResult:
+    """What one environment makes of the model.
+
+    Args:
+        environment: its name.
+        product: `TensorRT` or `TensorRT for RTX`.
+        release: its version.
+        outcome: whether it builds.
+        findings: what stands in the way, and what is silently different there, the worst first.
+        report: what the compiler said.
+    """
+
+    environment: str
+    product: str
+    release: str
+    outcome: Outcome
+    findings: tuple[Finding, ...]
+    report: CompileReport
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What was found of one model at one precision.
+
+    Args:
+        target: what was asked for, as it was given.
+        case: the name of the case, or of the file.
+        precision: the precision of the typed graph; None: the file as it is written.
+        sha256: hash of the model.
+        nodes: how many it has.
+        findings: what the rules alone say, of every release; the worst first.
+        environments: what each environment that was asked makes of it.
+    """
+
+    target: str
+    case: str
+    precision: Precision | None
+    sha256: str
+    nodes: int
+    findings: tuple[Finding, ...] = ()
+    environments: tuple[EnvironmentResult, ...] = ()
+
+    @property
+    def fails(self) -> bool:
+        """Whether an environment that was asked refuses or silently differs; without one, whether a rule says so."""
+        asked: Iterable[Finding] = (
+            (finding for result in self.environments for finding in result.findings)
+            if self.environments
+            else self.findings
+        )
+        return any(finding.kind.is_failure for finding in asked)
