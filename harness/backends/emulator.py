@@ -13,7 +13,7 @@ import numpy as np
 from harness.backends.plan import Candidate, EmulatorFacts, Evaluation, Observation, Plan, Timing
 from harness.backends.session import Computed, GraphRunner, run_as_far_as_possible
 from harness.errors import NodeFailedError
-from harness.model import LOWERED, Model, lower, round_array, shadow, units_of
+from harness.model import LOWERED, Model, lower, round_array, shadow, truncated_convolutions, units_of
 from harness.tensors import Precision
 
 SMALL_ISLAND = 64
@@ -31,12 +31,15 @@ class Emulator(Candidate):
 
     Args:
         model: the model.
+        as_kernels: round what convolutions read in TF32 as measured kernels do, which is what an engine is compared
+            with, and not as TF32 is defined.
     """
 
     name = "emulator"
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, as_kernels: bool = False) -> None:
         self.model = model
+        self._as_kernels = as_kernels
         self._runners: dict[tuple[Precision, tuple[str, ...]], dict[frozenset[str], GraphRunner]] = {}
         self._shadows: dict[tuple[Precision, tuple[str, ...]], GraphRunner] = {}
         self._weights: dict[Precision, dict[str, np.ndarray]] = {}
@@ -107,7 +110,9 @@ class Emulator(Candidate):
         made = sum(0 < len(switched) < len(units) for switched in runners)
         small = made < MOST_SMALL and len(island) <= SMALL_ISLAND
         switched = island if small or not island else units
-        graph = lower(self.model, precision, wanted, switched=switched)
+        kernels = self._as_kernels and precision is Precision.TF32
+        truncated = truncated_convolutions(self.model) if kernels else frozenset[str]()
+        graph = lower(self.model, precision, wanted, switched=switched, truncated=truncated)
         runners[switched] = GraphRunner(self.model, graph, precision, self._cache(precision))
         return runners[switched]
 

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 
 from harness.errors import InputDataError, ModelError, NodeFailedError
-from harness.model import LOWERED, MASK, LoweredGraph, Model, bodies, round_array
+from harness.model import LOWERED, MASK, LoweredGraph, Model, WeightFeed, bodies, round_array
 from harness.tensors import Precision
 
 DEFAULT_BUDGET = 1 << 30
@@ -153,7 +153,7 @@ class GraphRunner:
         values = {name: value for name, value in feeds.items() if name in self.takes}
         for weight in self.graph.weights:
             low = weight.reader is not None and weight.reader in chosen
-            values[weight.feed] = self._weight(weight.weight, low)
+            values[weight.feed] = self._weight(weight, low)
         if MASK in self.takes:
             values[MASK] = self.graph.mask(chosen)
         try:
@@ -162,11 +162,11 @@ class GraphRunner:
             raise _run_error(error, self.model.name) from error
         return dict(zip(self.graph.outputs, arrays, strict=True))
 
-    def _weight(self, name: str, low: bool) -> np.ndarray:
-        key = name if low else f"{name}::raw"
+    def _weight(self, feed: WeightFeed, low: bool) -> np.ndarray:
+        key = f"{feed.weight}::{'raw' if not low else 'cut' if feed.toward_zero else 'rounded'}"
         if key not in self.rounded:
-            raw = self.model.weight(name)
-            self.rounded[key] = round_array(raw, self.precision) if low else raw
+            raw = self.model.weight(feed.weight)
+            self.rounded[key] = round_array(raw, self.precision, toward_zero=feed.toward_zero) if low else raw
         return self.rounded[key]
 
 

@@ -304,7 +304,8 @@ class _Run:
         judged = TensorGates(self.bench.model, self.bench.case.tolerances, self.judged_as)
         results: list[OutputResult] = []
         for sample, feeds in enumerate(self.bench.feeds):
-            baseline = None if self.emulated else self.bench.emulator.attempt(feeds, self.judged_as)
+            beside = None if self.emulated else self.bench.beside_engine(self.judged_as)
+            baseline = None if beside is None else beside.attempt(feeds, self.judged_as)
             computed = Computed(actual[sample], self.failures[sample] if self.failures else {})
             results += judged.judge(sample, expected[sample], computed, baseline)
         return tuple(results)

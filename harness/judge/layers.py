@@ -66,7 +66,9 @@ def measure_layers(
             observed, failures = dict(evaluation.tensors), evaluation.failures
             engines.append(evaluation.observed)
         for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
-            _measure_chunk(bench, plan.islands, feeds, chunk, Computed(observed, failures), sums, rules)
+            beside = bench.emulator if candidate is bench.emulator else bench.beside_engine(precision)
+            computed = Computed(observed, failures)
+            _measure_chunk(bench, beside, plan.islands, feeds, chunk, computed, sums, rules)
             for name in chunk:
                 observed.pop(name, None)
     return _results(rules, sums, emulated=candidate is bench.emulator), engines
@@ -74,6 +76,7 @@ def measure_layers(
 
 def _measure_chunk(
     bench: Workbench,
+    beside: Emulator,
     islands: frozenset[str],
     feeds: Mapping[str, np.ndarray],
     chunk: tuple[str, ...],
@@ -82,10 +85,10 @@ def _measure_chunk(
     rules: TensorGates,
 ) -> None:
     reference, precision = bench.reference.run(feeds, chunk), rules.precision
-    emulated = bench.emulator.attempt(
+    emulated = beside.attempt(
         feeds,
         precision,
-        lowered=[name for name in bench.emulator.units(precision) if name not in islands],
+        lowered=[name for name in beside.units(precision) if name not in islands],
         tensors=chunk,
     )
 

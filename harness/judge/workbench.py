@@ -17,6 +17,7 @@ from harness.golden import GoldenStatus, GoldenStore, Provenance
 from harness.judge.own_roundings import OwnRoundings, find_overflows, look_at_own_roundings
 from harness.judge.reference import check_finite, check_not_empty, check_reproducible
 from harness.model import Model, load_model
+from harness.tensors import Precision
 
 CASES_FOLDER = "cases"
 T = TypeVar("T")
@@ -92,6 +93,14 @@ class Workbench:
         """The emulator, shared by all precisions."""
         return Emulator(self.model)
 
+    @cached_property
+    def _as_kernels(self) -> Emulator:
+        return Emulator(self.model, as_kernels=True)
+
+    def beside_engine(self, precision: Precision) -> Emulator:
+        """The emulator that an engine is compared with: its TF32 is that of measured kernels."""
+        return self._as_kernels if precision is Precision.TF32 else self.emulator
+
     @_Prepared
     def expected(self) -> list[dict[str, np.ndarray]]:
         """The reference's outputs, sample by sample.
@@ -161,7 +170,7 @@ class Workbench:
 
     def close(self) -> None:
         """Free the sessions."""
-        for made in ("reference", "emulator"):
+        for made in ("reference", "emulator", "_as_kernels"):
             if made in self.__dict__:
                 getattr(self, made).close()
 

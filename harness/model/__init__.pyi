@@ -20,9 +20,11 @@ from .lowering import LOWERED as LOWERED
 from .lowering import MASK as MASK
 from .lowering import TRANSPARENT as TRANSPARENT
 from .lowering import LoweredGraph as LoweredGraph
+from .lowering import WeightFeed as WeightFeed
 from .lowering import lower as lower
 from .lowering import needed_nodes as needed_nodes
 from .lowering import shadow as shadow
+from .lowering import truncated_convolutions as truncated_convolutions
 from .lowering import units_of as units_of
 from .model import Model as Model
 from .model import NodeInfo as NodeInfo

@@ -5,6 +5,9 @@ which has no type in ONNX, Veltkamp's splitting: with `c = (2**s + 1) * x`, `c -
 nearest with `s` bits fewer (T. J. Dekker, "A floating-point technique for extending the available precision",
 Numerische Mathematik 18, 1971). It passes values beyond 2**100 on unrounded and does not know subnormals. Values
 beyond the range of a type become infinities.
+
+Tensor cores ignore the last 13 bits of what they are given as TF32. Some kernels round to nearest before, others leave
+it at that: `toward_zero`. That errs twice as much, and always to the same side.
 """
 
 from __future__ import annotations
@@ -33,9 +36,15 @@ CAST_TYPE = {
 }
 
 
-def round_array(values: np.ndarray, precision: Precision) -> np.ndarray:
-    """Float32 `values` rounded to nearest even at `precision`, as float32; overflow becomes infinity."""
+def round_array(values: np.ndarray, precision: Precision, *, toward_zero: bool = False) -> np.ndarray:
+    """Float32 `values` rounded to nearest even at `precision`, as float32; overflow becomes infinity.
+
+    Only TF32 can be rounded `toward_zero`.
+    """
     values = np.asarray(values, dtype=np.float32)
+    if toward_zero:
+        cut = values.view(np.uint32) & np.uint32(-(1 << 24 - SIGNIFICAND_BITS[precision]) & 0xFFFFFFFF)
+        return np.where(np.isnan(values), values, cut.view(np.float32))
     if precision in (Precision.FP32, Precision.INT8):
         return values
     with np.errstate(over="ignore", invalid="ignore"):
@@ -103,8 +112,13 @@ class Emitter:
         return key
 
 
-def rounder(precision: Precision, opset: int) -> Callable[[Emitter, str], str]:
-    """A function that emits the rounding of a tensor to `precision` and returns the rounded tensor's name."""
+def rounder(precision: Precision, opset: int, *, toward_zero: bool = False) -> Callable[[Emitter, str], str]:
+    """A function that emits the rounding of a tensor to `precision` and returns the rounded tensor's name.
+
+    Only TF32 can be rounded `toward_zero`.
+    """
+    if toward_zero:
+        return lambda emit, name: _toward_zero(emit, name, SIGNIFICAND_BITS[precision])
     if precision in CAST_TYPE and opset >= CAST_TYPE[precision][1]:
         kind = CAST_TYPE[precision][0]
         return _fp8_cast if precision is Precision.FP8 else lambda emit, name: _cast(emit, name, kind)
@@ -131,6 +145,17 @@ def _veltkamp(emit: Emitter, name: str, bits: int) -> str:
     return emit.add(
         "Where", _within(emit, name, _scalar(emit, "veltkamp_limit", VELTKAMP_LIMIT)), split, name
     )
+
+
+def _toward_zero(emit: Emitter, name: str, bits: int) -> str:
+    """What is rounded to nearest, and one step back where that was away from zero.
+
+    That step is at least half and less than one of what 2**-bits of the value is, so that it rounds to one.
+    """
+    nearest = _veltkamp(emit, name, bits)
+    less = emit.add("Mul", nearest, _scalar(emit, f"below_one{bits}", 1 - 2.0**-bits))
+    away = emit.add("Less", emit.add("Abs", name), emit.add("Abs", nearest))
+    return emit.add("Where", away, _veltkamp(emit, less, bits), nearest)
 
 
 def _overflow_fp8(emit: Emitter, name: str, rounded: str) -> str:

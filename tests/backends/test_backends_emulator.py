@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from graphs import branch_and_loop, graph_model, norm_chain
@@ -269,3 +271,46 @@ def test_an_operator_that_onnx_runtime_lacks_is_named() -> None:
     model = load_model(helper.make_model(graph, opset_imports=opsets, ir_version=8))
     with pytest.raises(ModelError, match="Frobnicate"):
         Reference(model).run({"x": X})
+
+
+KEPT = Path(__file__).parent / "data" / "tf32_convolutions.npz"
+"""What an H200 computed with TensorRT for RTX, 1.4 and 1.6 alike: x, w and y of convolutions with 3 × 3 kernels."""
+
+
+@pytest.mark.parametrize(("kept", "cuts"), [("k3_3", True), ("k3_16", True), ("k3_64", False)])
+@pytest.mark.parametrize("switched", [False, True])
+def test_tf32_beside_an_engine_is_what_a_gpu_computed(kept: str, cuts: bool, switched: bool) -> None:
+    with np.load(KEPT) as arrays:
+        x, w, y = (arrays[f"{kept}.{name}"] for name in "xwy")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["x", "w"], ["z"], name="other", pads=[1, 1, 1, 1]),
+    ]
+    shapes = {"y": list(y.shape), "z": list(y.shape)}
+    model = load_model(graph_model(nodes, inputs={"x": list(x.shape)}, outputs=shapes, weights={"w": w}))
+    lowered = ["conv"] if switched else None
+
+    def error(emulator: Emulator) -> float:
+        found = emulator.run({"x": x}, Precision.TF32, lowered=lowered)["y"]
+        return float(np.linalg.norm(found - y) / np.linalg.norm(y))
+
+    assert error(Emulator(model, as_kernels=True)) < 3e-6
+    assert (error(Emulator(model)) > 5e-4) is cuts
+    if cuts and switched:  # what is not lowered is exact
+        exact = Reference(model).run({"x": x})["z"]
+        found = Emulator(model, as_kernels=True).run({"x": x}, Precision.TF32, lowered=lowered)["z"]
+        np.testing.assert_array_equal(found, exact)
+
+
+def test_only_tf32_rounds_toward_zero_beside_an_engine() -> None:
+    with np.load(KEPT) as arrays:
+        x, w = arrays["k3_16.x"], arrays["k3_16.w"]
+    node = helper.make_node("Conv", ["x", "w"], ["y"], name="conv", pads=[1, 1, 1, 1])
+    model = load_model(
+        graph_model([node], inputs={"x": list(x.shape)}, outputs={"y": [1, 2, 16, 16]}, weights={"w": w})
+    )
+    plain, beside = (
+        emulator.run({"x": x}, Precision.FP16)["y"]
+        for emulator in (Emulator(model), Emulator(model, as_kernels=True))
+    )
+    np.testing.assert_array_equal(plain, beside)

@@ -160,19 +160,22 @@ class Rougher(FakeEngine):
 class InTf32(FakeEngine):
     """An engine of TensorRT for RTX: products of FP32 are in TF32, and GridSample takes the nearest if `nearest`.
 
-    `tf32` is what the worker says of that; `off` computes FP32 as FP32 unless TF32 is asked for.
+    `tf32` is what the worker says of that; `off` computes FP32 as FP32 unless TF32 is asked for. `cuts`: its narrow
+    convolutions round toward zero, as those of engines were measured to.
     """
 
     tf32: str = TF32_STAYS
     nearest: bool = False
+    cuts: bool = False
     product: str | None = TENSORRT_RTX
     release: str = "1.4.0.76"
     typing: str = "strong"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.nearest:
-            self._emulator = Emulator(falsifiable(sampling_nearest(self.model), self.node))
+        if self.nearest or self.cuts:
+            model = sampling_nearest(self.model) if self.nearest else self.model
+            self._emulator = Emulator(falsifiable(model, self.node), as_kernels=self.cuts)
 
     def evaluate(
         self, plan: Plan, feeds: Mapping[str, np.ndarray], *, timing: Timing | None = None

@@ -13,11 +13,14 @@ from models import ISLAND, feeds, rmsnorm
 from onnx import helper
 
 from harness.backends import Observation, Plan
-from harness.case import BuildOptions, Tolerance
+from harness.case import BuildOptions, Tolerance, load_case
 from harness.diagnosis import Diagnosis, DiagnosisVerdict, diagnose_model
+from harness.judge import Workbench
 from harness.model import Model, load_model
 from harness.tensors import Precision
 from harness.worker.protocol import TENSORRT_RTX, TF32_OFF, TF32_ON, TF32_STAYS
+
+CASES = Path(__file__).parents[2] / "cases"
 
 
 def never(build: Build) -> bool:
@@ -77,6 +80,27 @@ def test_what_the_emulated_tf32_explains_is_tf32_and_no_conversion(says: str) ->
     assert "11 bits" in diagnosis.origins[0].why
     assert "errs no more than the emulated TF32" in texts(diagnosis)
     assert diagnosis.cost.builds <= 2
+
+
+@pytest.mark.parametrize("case", ["conv-residual", "conv-overflow"])
+def test_convolutions_that_round_toward_zero_are_tf32_and_no_conversion(case: str) -> None:
+    bench = Workbench(load_case(CASES / f"{case}.case.yaml"), memory_budget=1 << 30)
+    emulated = bench.emulator.run(bench.feeds[0], Precision.TF32)["logits"]
+    engine = InTf32(bench.model, "stem_conv", never, cuts=True)
+    seen = engine.evaluate(Plan(Precision.FP32), bench.feeds[0]).tensors["logits"]
+    exact = bench.expected[0]["logits"]
+    assert np.linalg.norm(seen - exact) > 4 * np.linalg.norm(emulated - exact)
+    diagnosis = diagnose_model(bench.model, bench.feeds, Precision.FP32, candidate=engine)
+    assert diagnosis.verdict is DiagnosisVerdict.TF32
+
+
+def test_a_wrong_conversion_beside_convolutions_that_round_toward_zero_is_found() -> None:
+    engine = InTf32(warped(), "c0", never, nearest=True, cuts=True)
+    diagnosis = run(
+        engine, engine_for=lambda part: InTf32(part, part.nodes[0].name, never, nearest=True, cuts=True)
+    )
+    assert diagnosis.verdict is DiagnosisVerdict.CONVERSION
+    assert diagnosis.culprits == ("sample",)
 
 
 def test_where_it_cannot_be_turned_off_the_cure_is_another_release() -> None:

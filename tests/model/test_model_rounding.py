@@ -41,9 +41,11 @@ EDGES = np.array(
 )
 
 
-def in_graph(values: np.ndarray, precision: Precision, opset: int) -> np.ndarray:
+def in_graph(
+    values: np.ndarray, precision: Precision, opset: int, *, toward_zero: bool = False
+) -> np.ndarray:
     emit = Emitter()
-    out = rounder(precision, opset)(emit, "x")
+    out = rounder(precision, opset, toward_zero=toward_zero)(emit, "x")
     graph = helper.make_graph(
         emit.nodes,
         "g",
@@ -114,3 +116,17 @@ def test_the_emitted_nodes_use_the_opset_they_are_for() -> None:
         TensorProto.BFLOAT16,
         TensorProto.FLOAT,
     ]
+
+
+@given(st.lists(st.floats(-(2.0**99), 2.0**99, width=32, allow_subnormal=False), min_size=1))
+@settings(max_examples=50, deadline=None)
+def test_toward_zero_is_the_nearest_tf32_that_is_no_larger(values: list[float]) -> None:
+    given = np.array([*values, 1.0, -1.0, 2 - 2.0**-23, -(2 - 2.0**-23), 0.0], dtype=np.float32)
+    given = given[(given == 0) | (np.abs(given) > 2.0**-99)]
+    found = round_array(given, Precision.TF32, toward_zero=True)
+    np.testing.assert_array_equal(in_graph(given, Precision.TF32, 17, toward_zero=True), found)
+    np.testing.assert_array_equal(round_array(found, Precision.TF32), found)  # it is a TF32
+    assert (np.abs(found) <= np.abs(given)).all()
+    step = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(found), 2.0**-100))) - 10)
+    assert (np.abs(given) < np.abs(found) + step).all()
+    assert (np.sign(found) == np.sign(given)).all()

@@ -137,7 +137,9 @@ class Subject:
         """The emulator's outputs with everything lowered: what an engine may err by."""
         key = (precision, sample)
         if key not in self._emulated:
-            self._emulated[key] = self.bench.emulator.attempt(self.bench.feeds[sample], precision)
+            self._emulated[key] = self.bench.beside_engine(precision).attempt(
+                self.bench.feeds[sample], precision
+            )
         return self._emulated[key]
 
     @cached_property

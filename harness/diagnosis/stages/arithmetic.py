@@ -53,7 +53,8 @@ def held_to_tf32(subject: Subject, strict: JudgedEvaluation) -> tuple[JudgedEval
     explained = True
     for sample, tensors in enumerate(strict.tensors):
         judged = subject.judge(tensors, sample, plan, failures=_missing(subject, sample, tensors))
-        found = subject.bench.emulator.attempt(subject.bench.feeds[sample], Precision.TF32)
+        emulator = subject.bench.beside_engine(Precision.TF32)
+        found = emulator.attempt(subject.bench.feeds[sample], Precision.TF32)
         emulated = subject.judge(found.tensors, sample, plan, failures=found.failures)
         for output, beside in zip(judged, emulated, strict=True):
             explained &= output.passed or badness([output]) <= FACTOR * badness([beside])

@@ -88,7 +88,7 @@ def _prefix_fails(evaluator: Evaluator, tensor: str, judged_as: Precision) -> bo
     expected = subject.bench.reference.run(feeds, [tensor])
     emulated = expected
     if judged_as is not Precision.FP32:
-        emulated = subject.bench.emulator.run(feeds, judged_as, tensors=[tensor])
+        emulated = subject.bench.beside_engine(judged_as).run(feeds, judged_as, tensors=[tensor])
     try:
         evaluation = evaluator.run(plan, feeds, phase=PHASE)
         fails = not _holds(evaluator, {tensor: evaluation.tensors[tensor]}, expected, emulated, judged_as)
@@ -118,7 +118,7 @@ def _wrong_alone(evaluator: Evaluator, name: str, judged_as: Precision, evidence
             evaluator.charge(PHASE, evaluation.builds)
             emulated = part.expected
             if judged_as is not Precision.FP32:
-                emulated = Emulator(part.model).run(part.feeds, judged_as)
+                emulated = Emulator(part.model, as_kernels=True).run(part.feeds, judged_as)
             kept = not _holds(evaluator, evaluation.tensors, part.expected, emulated, judged_as)
         except (CandidateError, ModelError) as error:
             text = f"{name} could not be tried alone: {error}"
