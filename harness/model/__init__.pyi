@@ -11,6 +11,7 @@ from .analysis import graph_shapes as graph_shapes
 from .analysis import infer as infer
 from .analysis import outer_reads as outer_reads
 from .derived import LOW_DTYPE as LOW_DTYPE
+from .derived import at_opset as at_opset
 from .derived import extract as extract
 from .derived import kept_for as kept_for
 from .derived import with_islands as with_islands

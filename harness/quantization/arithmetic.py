@@ -1,0 +1,73 @@
+"""Quantising and dequantising arrays as QuantizeLinear and DequantizeLinear do, in any granularity."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+from harness.quantization.types import Scale
+from harness.tensors import dtype_of, is_float
+
+
+def limits(dtype: str) -> tuple[float, float]:
+    """The smallest and the largest value of a quantised type."""
+    kind = dtype_of(dtype)
+    found = ml_dtypes.finfo(kind) if is_float(kind) else ml_dtypes.iinfo(kind)
+    return float(found.min), float(found.max)
+
+
+def largest_of(dtype: str) -> float:
+    """What a symmetric scale divides the largest magnitude by: 127, 448, 7 or 6."""
+    return limits(dtype)[1]
+
+
+def spread(values: np.ndarray, scale: Scale, shape: tuple[int, ...]) -> np.ndarray:
+    """`values`, in the shape of `scale.values`, in one that broadcasts to `shape`."""
+    if values.size == 1:
+        return values.reshape(())
+    axis = (scale.axis or 0) % len(shape)
+    if values.ndim == 1:
+        return values.reshape([-1 if place == axis else 1 for place in range(len(shape))])
+    return np.take(np.repeat(values, scale.block_size or 1, axis=axis), np.arange(shape[axis]), axis=axis)
+
+
+def steps(values: np.ndarray, scale: Scale, dtype: str) -> np.ndarray:
+    """`values` over their scale, plus the zero point, neither rounded nor clipped."""
+    with np.errstate(all="ignore"):
+        found = values / spread(scale.values, scale, values.shape)
+        if scale.zero_point is not None:
+            found = found + spread(scale.zero_point, scale, values.shape)
+    return np.asarray(found, dtype=np.float32)
+
+
+def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Steps as the type holds them: to nearest even, saturating; float32. NaN of an integer type is 0."""
+    least, most = limits(dtype)
+    kind = dtype_of(dtype)
+    with np.errstate(all="ignore"):
+        if is_float(kind):
+            return np.asarray(np.clip(values, least, most).astype(kind), dtype=np.float32)
+        return np.asarray(np.nan_to_num(np.clip(np.rint(values), least, most)), dtype=np.float32)
+
+
+def dequantized(values: np.ndarray, scale: Scale, dtype: str) -> np.ndarray:
+    """`values`, float32, quantised and dequantised."""
+    found = rounded(steps(values, scale, dtype), dtype)
+    with np.errstate(all="ignore"):
+        if scale.zero_point is not None:
+            found = found - spread(scale.zero_point, scale, values.shape)
+        return np.asarray(found * spread(scale.values, scale, values.shape), dtype=np.float32)
+
+
+def nrmse(candidate: np.ndarray, reference: np.ndarray) -> float:
+    """RMS of the difference over the RMS of `reference`; inf where something is not finite."""
+    with np.errstate(all="ignore"):
+        error = float(np.square(np.subtract(candidate, reference, dtype=np.float64)).sum())
+        return ratio(error, float(np.square(reference, dtype=np.float64).sum()))
+
+
+def ratio(error: float, signal: float) -> float:
+    """Root of `error` over `signal`, both sums of squares; 0 of 0 is 0."""
+    if not np.isfinite(error):
+        return float("inf")
+    return float(np.sqrt(error / signal)) if signal else (float("inf") if error else 0.0)

@@ -1,0 +1,320 @@
+"""From a Q/DQ model that lost accuracy to the pairs at fault, better scales for them, and what to leave in float."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import numpy as np
+
+from harness.backends import Reference
+from harness.errors import ModelError, UsageError
+from harness.model import Model, at_opset
+from harness.quantization.editing import with_scales, without
+from harness.quantization.histograms import Observed, observe
+from harness.quantization.pairs import find_pairs, float_weights
+from harness.quantization.ranking import (
+    INFERENCES,
+    Candidate,
+    Outputs,
+    Ranking,
+    Samples,
+    best_of,
+    candidates,
+    rank,
+)
+from harness.quantization.switched import Setting, SwitchedModel
+from harness.quantization.types import Kind, QdqPair, Repair
+from harness.search import Evaluation, Options, Outcome, Problem, search
+from harness.tensors import NEVER
+
+SLACK = 1.5
+"""A model whose error is within so many times that with the best scales has no pair at fault."""
+LEAST = 1e-4
+"""An nrmse that nobody looks into."""
+_PER_AXIS = 13
+
+
+class QuantizationVerdict(StrEnum):
+    """What a quantised model suffers from.
+
+    `sound`: nothing that another scale would mend. `scales`: pairs whose scales are at fault. `format`: its error is
+    beyond the limit also with the best scales: what hurts has to stay in float.
+    """
+
+    SOUND = "sound"
+    SCALES = "scales"
+    FORMAT = "format"
+
+
+@dataclass(frozen=True)
+class QuantizationDiagnosis:
+    """What the pairs of a model do, which are at fault, and what helps. Errors are nrmse of the worst output.
+
+    Args:
+        model: its name.
+        verdict: see `QuantizationVerdict`.
+        pairs: how many.
+        before: the error as it is.
+        best: the error with the best scale that was found for each pair.
+        limit: what the error should be.
+        ranking: the pairs, the costliest first.
+        faulty: the smallest set of pairs whose scales have to change.
+        repairs: their new scales.
+        swapped: pairs that have each other's scales.
+        repaired: the error with `repairs`.
+        taken_out: the smallest set of pairs that, in float, brings the error below the limit.
+        without: the error without them.
+        excluded: the nodes that read them: what to exclude when it is quantised again.
+        minimal: no pair of `faulty` and `taken_out` can be left out; each was tried.
+        unseen_before: `before` on samples that nothing was chosen on; None if there are none.
+        unseen_repaired: `repaired` on those.
+        unseen_without: `without` on those.
+        samples: how many were searched on.
+        unseen: how many were not.
+        inferences: how often a sample went through the model.
+        repaired_model: the model with `repairs`.
+        reduced_model: the model without `taken_out`.
+    """
+
+    model: str
+    verdict: QuantizationVerdict
+    pairs: int
+    before: float
+    best: float
+    limit: float
+    ranking: Ranking
+    faulty: tuple[str, ...] = ()
+    repairs: tuple[Repair, ...] = ()
+    swapped: tuple[tuple[str, str], ...] = ()
+    repaired: float | None = None
+    taken_out: tuple[str, ...] = ()
+    without: float | None = None
+    excluded: tuple[str, ...] = ()
+    minimal: bool = True
+    unseen_before: float | None = None
+    unseen_repaired: float | None = None
+    unseen_without: float | None = None
+    samples: int = 0
+    unseen: int = 0
+    inferences: int = 0
+    repaired_model: Model | None = field(default=None, repr=False, metadata=NEVER)
+    reduced_model: Model | None = field(default=None, repr=False, metadata=NEVER)
+    observed: Observed | None = field(default=None, repr=False, metadata=NEVER)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if nothing is at fault, else 1."""
+        return int(self.verdict is not QuantizationVerdict.SOUND)
+
+
+def diagnose_pairs(
+    model: Model,
+    samples: Samples,
+    *,
+    reference: Model | None = None,
+    unseen: Samples | None = None,
+    limit: float | None = None,
+    inferences: int = INFERENCES,
+) -> QuantizationDiagnosis:
+    """Find which Q/DQ pairs hurt, why, and what helps.
+
+    Args:
+        model: the quantised model.
+        samples: what to feed it. Where `unseen` is None, the second half is kept to confirm the answer on.
+        reference: the float model it was made from; by default the model with its pairs switched off, whose stored
+            weights are what they dequantise to.
+        unseen: other samples, to confirm the answer on.
+        limit: nrmse that the worst output may have; by default 1.5 times that with the best scales.
+        inferences: how many pairs are measured alone.
+
+    Raises:
+        ModelError: the model has no Q/DQ pairs, or no float output, or does not run.
+        InputDataError: a sample does not fit the model.
+        UsageError: there is no sample.
+    """
+    if not samples:
+        raise UsageError("no samples to look at the pairs with", where=model.name)
+    if model.opset < _PER_AXIS:
+        model = at_opset(model, _PER_AXIS)
+    pairs = find_pairs(model)
+    if not pairs:
+        raise ModelError(
+            "has no Q/DQ pairs with constant scales",
+            where=model.name,
+            hint="quantise it: harness quantize MODEL --data FILE.npz --out Q.onnx",
+        )
+    if not any(info.dtype.startswith(("float", "bfloat")) for info in model.outputs):
+        raise ModelError("has no float output whose error could be measured", where=model.name)
+    if unseen is None:
+        half = (len(samples) + 1) // 2
+        samples, unseen = samples[:half], samples[half:]
+    return _Diagnosing(model, reference, pairs, samples, unseen, limit, inferences).run()
+
+
+class _Diagnosing:
+    def __init__(
+        self,
+        model: Model,
+        reference: Model | None,
+        pairs: Sequence[QdqPair],
+        samples: Samples,
+        unseen: Samples,
+        limit: float | None,
+        inferences: int,
+    ) -> None:
+        self.model, self.pairs, self.limit, self.inferences = model, pairs, limit, inferences
+        self.weights = float_weights(model, pairs, reference)
+        self.switched = SwitchedModel(model, pairs, self.weights)
+        self.outputs = self._outputs(reference, samples)
+        self.unseen = self._outputs(reference, unseen)
+
+    def _outputs(self, reference: Model | None, samples: Samples) -> Outputs:
+        if reference is None:
+            return Outputs(self.switched, samples)
+        runs = Reference(reference)
+        try:
+            return Outputs(self.switched, samples, [runs.run(feeds) for feeds in samples])
+        finally:
+            runs.close()
+
+    def run(self) -> QuantizationDiagnosis:
+        observed = observe(self.switched, self.outputs.samples)
+        tried = {pair.name: candidates(pair, observed) for pair in self.pairs}
+        ranking = rank(self.outputs, observed, tried, inferences=self.inferences)
+        best = {pair.name: best_of(pair, tried[pair.name]) for pair in self.pairs}
+        settings = Setting(scales={name: each.scale for name, each in best.items()})
+        before, healthy = self.outputs.error(Setting()), self.outputs.error(settings)
+        limit = max(SLACK * healthy, LEAST) if self.limit is None else self.limit
+        found = QuantizationDiagnosis(
+            model=self.model.name,
+            verdict=QuantizationVerdict.SOUND,
+            pairs=len(self.pairs),
+            before=before,
+            best=healthy,
+            limit=limit,
+            ranking=ranking,
+            samples=len(self.outputs.samples),
+            unseen=len(self.unseen.samples),
+            observed=observed,
+        )
+        if before > limit:
+            found = self._repair(found, best, tried)
+            found = self._take_out(found)
+        if self.unseen.samples:
+            found = replace(found, unseen_before=self.unseen.error(Setting()))
+        self.switched.close()
+        return replace(found, inferences=self.switched.inferences)
+
+    def _repair(
+        self,
+        found: QuantizationDiagnosis,
+        best: Mapping[str, Candidate],
+        tried: Mapping[str, Sequence[Candidate]],
+    ) -> QuantizationDiagnosis:
+        """The smallest set of pairs whose scales have to change, and the best scale for each."""
+        within = found.limit if found.best <= found.limit else max(SLACK * found.best, LEAST)
+        if found.before <= within:
+            return replace(found, verdict=QuantizationVerdict.FORMAT)
+
+        def repaired(names: frozenset[str]) -> Setting:
+            return Setting(scales={name: best[name].scale for name in names})
+
+        costs = {each.pair: each for each in found.ranking.pairs}
+        scores = {
+            pair.name: costs[pair.name].estimate * _excess(costs[pair.name].introduced, best[pair.name].error)
+            for pair in self.pairs
+        }
+        faulty, minimal = self._search(repaired, within, scores)
+        chosen = {name: best[name] for name in faulty}
+        for name in faulty:  # the tensor's error chose so far; the outputs have the last word
+            chosen[name] = self._best_for_outputs(name, chosen, tried[name])
+        scales = {name: each.scale for name, each in chosen.items()}
+        return replace(
+            found,
+            verdict=QuantizationVerdict.SCALES if found.best <= found.limit else QuantizationVerdict.FORMAT,
+            faulty=faulty,
+            minimal=minimal,
+            repairs=tuple(
+                Repair(name, each.method, each.granularity, costs[name].introduced, each.error, each.scale)
+                for name, each in chosen.items()
+            ),
+            swapped=_swapped([pair for pair in self.pairs if pair.name in faulty], chosen),
+            repaired=self.outputs.error(Setting(scales=scales)),
+            unseen_repaired=self.unseen.error(Setting(scales=scales)) if self.unseen.samples else None,
+            repaired_model=with_scales(self.model, self.pairs, scales, self.weights),
+        )
+
+    def _best_for_outputs(
+        self, name: str, chosen: Mapping[str, Candidate], tried: Sequence[Candidate]
+    ) -> Candidate:
+        now = chosen[name]
+        others = {other: each.scale for other, each in chosen.items() if other != name}
+        fitting = [
+            each for each in tried if each.granularity == now.granularity and each.error <= 4 * now.error
+        ]
+        return min(fitting, key=lambda each: self.outputs.error(Setting(scales={**others, name: each.scale})))
+
+    def _take_out(self, found: QuantizationDiagnosis) -> QuantizationDiagnosis:
+        """The smallest set of pairs that has to stay in float; with the new scales where these are not enough."""
+        beyond = found.verdict is QuantizationVerdict.FORMAT
+        scales = {repair.pair: repair.scale for repair in found.repairs} if beyond else {}
+        scores = {each.pair: each.estimate for each in found.ranking.pairs}
+        hints = (frozenset(found.faulty),) if found.faulty and not beyond else ()
+        taken, minimal = self._search(
+            lambda names: Setting(off=names, scales=scales), found.limit, scores, hints
+        )
+        nodes = {reader.node for pair in self.pairs if pair.name in taken for reader in pair.readers}
+        setting = Setting(off=frozenset(taken), scales=scales)
+        model = with_scales(self.model, self.pairs, scales, self.weights) if scales else self.model
+        return replace(
+            found,
+            taken_out=taken,
+            minimal=found.minimal and minimal,
+            without=self.outputs.error(setting),
+            unseen_without=self.unseen.error(setting) if self.unseen.samples else None,
+            excluded=tuple(node.name for node in self.model.nodes if node.name in nodes),
+            reduced_model=without(model, self.pairs, taken, self.weights),
+        )
+
+    def _search(
+        self,
+        setting: Callable[[frozenset[str]], Setting],
+        limit: float,
+        scores: Mapping[str, float],
+        hints: tuple[frozenset[str], ...] = (),
+    ) -> tuple[tuple[str, ...], bool]:
+        """The smallest set of pairs whose treatment brings the error below `limit`; all of them if none does."""
+
+        def oracle(names: frozenset[str]) -> Evaluation:
+            error = self.outputs.error(setting(names))
+            return Evaluation(Outcome.PASS if error <= limit else Outcome.FAIL, error, limit - error)
+
+        units = tuple(pair.name for pair in self.pairs)
+        known = {name: score for name, score in scores.items() if not math.isnan(score)}
+        result = search(Problem(units, scores=known, hints=hints), oracle, options=Options())
+        return (result.culprits, result.minimal) if result.answered else (result.best or units, False)
+
+
+def _excess(error: float, best: float) -> float:
+    """The share of what a pair introduces that its best scale would not."""
+    return 1.0 if math.isinf(error) else max(1.0 - best / error, 0.0) if error else 0.0
+
+
+def _swapped(pairs: Sequence[QdqPair], chosen: Mapping[str, Candidate]) -> tuple[tuple[str, str], ...]:
+    """Pairs whose scales would be right for each other, within a quarter, and are far from right where they are."""
+    found = []
+    for place, first in enumerate(pairs):
+        for other in pairs[place + 1 :]:
+            wanted = [np.median(chosen[pair.name].scale.values) for pair in (first, other)]
+            have = [np.median(pair.scale.values) for pair in (other, first)]
+            near = all(0.8 < a / b < 1.25 for a, b in zip(have, wanted, strict=True))
+            if (
+                first.kind is other.kind is Kind.ACTIVATION
+                and near
+                and not 0.8 < wanted[0] / wanted[1] < 1.25
+            ):
+                found.append((first.name, other.name))
+    return tuple(found)

@@ -1,0 +1,225 @@
+"""What is known of a tensor over all samples: its histogram, its largest values, and those of its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from harness.backends import chunks, tensor_sizes
+from harness.quantization.arithmetic import limits, ratio, rounded, spread, steps
+from harness.quantization.switched import Setting, SwitchedModel
+from harness.quantization.types import Kind, QdqPair, Scale
+from harness.tensors import NEVER
+
+BINS = 2048
+BUDGET = 256 << 20
+"""Bytes of tensors that are held at once."""
+KEPT = 1 << 16
+"""About so many values of an activation are kept, to try scales on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """The magnitudes of a tensor.
+
+    Args:
+        counts: elements in each of 2,048 bins of equal width, from 0.
+        width: of a bin.
+        largest: the largest magnitude, exactly.
+        lowest: the smallest value.
+        highest: the largest value.
+        elements: all that are finite.
+        nonfinite: those that are not.
+        channels: the largest magnitude of each channel; empty where the tensor has no axis of channels.
+    """
+
+    counts: np.ndarray = field(repr=False)
+    width: float
+    largest: float
+    lowest: float
+    highest: float
+    elements: int
+    nonfinite: int = 0
+    channels: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
+
+    @property
+    def centres(self) -> np.ndarray:
+        """The middle of each bin."""
+        return (np.arange(BINS) + 0.5) * self.width
+
+    @property
+    def edges(self) -> np.ndarray:
+        """The 2,049 edges of the bins."""
+        return np.arange(BINS + 1) * self.width
+
+    @property
+    def channel_ratio(self) -> float:
+        """The largest magnitude of a channel over the smallest that is not 0; 1 of a single channel."""
+        found = self.channels[self.channels > 0]
+        return float(found.max() / found.min()) if found.size else 1.0
+
+
+def histogram_of(values: np.ndarray, axis: int | None = None) -> Histogram:
+    """The histogram of one array, with `axis` as that of its channels."""
+    finite = np.isfinite(values)
+    kept = values if finite.all() else np.where(finite, values, np.float32(0))
+    sizes = np.abs(kept)
+    largest = float(sizes.max(initial=0.0))
+    width = largest / BINS if largest > 0 else 1.0 / BINS
+    places = np.minimum((sizes.reshape(-1) / np.float32(width)).astype(np.int64), BINS - 1)
+    counts = np.bincount(places, minlength=BINS)
+    bad = values.size - int(np.count_nonzero(finite))
+    counts[0] -= bad
+    channels = np.zeros(0)
+    if axis is not None and values.ndim > 1:
+        others = tuple(place for place in range(values.ndim) if place != axis % values.ndim)
+        channels = sizes.max(axis=others, initial=0.0).astype(np.float64)
+    low, high = float(kept.min(initial=0.0)), float(kept.max(initial=0.0))
+    return Histogram(counts, width, largest, low, high, values.size - bad, bad, channels)
+
+
+def merged(first: Histogram | None, other: Histogram) -> Histogram:
+    """Both together; bins of the smaller range fall into those of the larger one."""
+    if first is None:
+        return other
+    wide, narrow = (first, other) if first.width >= other.width else (other, first)
+    counts = wide.counts.copy()
+    places = np.minimum((narrow.centres / wide.width).astype(np.int64), BINS - 1)
+    np.add.at(counts, places, narrow.counts)
+    same = first.channels.shape == other.channels.shape
+    return Histogram(
+        counts,
+        wide.width,
+        max(first.largest, other.largest),
+        min(first.lowest, other.lowest),
+        max(first.highest, other.highest),
+        first.elements + other.elements,
+        first.nonfinite + other.nonfinite,
+        np.maximum(first.channels, other.channels) if same else np.zeros(0),
+    )
+
+
+@dataclass(frozen=True)
+class Introduced:
+    """What quantising a tensor does to it, as sums over its elements; those of several samples add up.
+
+    Args:
+        signal: of the squares of the values.
+        error: of the squares of the errors.
+        beyond: that of the elements that the scale cannot hold.
+        zeroed: that of the elements that become 0.
+        elements: all.
+        saturated: how many the scale cannot hold.
+        vanished: how many become 0 and were not.
+        nonzero: how many were not 0.
+    """
+
+    signal: float = 0.0
+    error: float = 0.0
+    beyond: float = 0.0
+    zeroed: float = 0.0
+    elements: int = 0
+    saturated: int = 0
+    vanished: int = 0
+    nonzero: int = 0
+
+    def __add__(self, other: Introduced) -> Introduced:
+        mine, theirs = vars(self), vars(other)
+        return Introduced(**{name: mine[name] + theirs[name] for name in mine})
+
+    @property
+    def nrmse(self) -> float:
+        """RMS of the error over that of the values; inf where values are lost."""
+        return ratio(self.error, self.signal)
+
+
+def introduced(values: np.ndarray, scale: Scale, dtype: str) -> Introduced:
+    """What a scale does to `values`, float32."""
+    least, most = limits(dtype)
+    found = steps(values, scale, dtype)
+    zero = 0.0 if scale.zero_point is None else spread(scale.zero_point, scale, values.shape)
+    with np.errstate(all="ignore"):
+        back = (rounded(found, dtype) - zero) * spread(scale.values, scale, values.shape)
+        error = np.square(back - values, dtype=np.float64)
+        half = 0.5 if np.issubdtype(type(least), np.floating) else 0.0
+    # With the smallest value as its zero point a pair clips what is negative, as a ReLU does: that is meant.
+    meant = bool(np.all(np.asarray(zero) == least))
+    beyond = (found > most + half) | (found < least - half if not meant else False)
+    gone = (back == 0) & (values != 0) & ~((values < 0) & meant)
+    if meant:
+        error = np.where(values < 0, 0.0, error)
+    return Introduced(
+        float(np.square(values, dtype=np.float64).sum()),
+        float(error.sum()),
+        float(error[beyond].sum()),
+        float(error[gone].sum()),
+        values.size,
+        int(np.count_nonzero(beyond)),
+        int(np.count_nonzero(gone)),
+        int(np.count_nonzero(values)),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """The tensors of all pairs over all samples.
+
+    Args:
+        histograms: by name of the pair.
+        introduced: what the scales of the file do, by name of the pair.
+        kept: a share of the values of each activation, and the weights, by name of the pair: to try scales on.
+    """
+
+    histograms: Mapping[str, Histogram]
+    introduced: Mapping[str, Introduced]
+    kept: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, metadata=NEVER)
+
+
+def observe(switched: SwitchedModel, samples: Sequence[Mapping[str, np.ndarray]]) -> Observed:
+    """Look at what each pair reads when no pair quantises, over all samples.
+
+    Raises:
+        ModelError: ONNX Runtime does not accept the model.
+        InputDataError: a sample does not fit it.
+    """
+    histograms: dict[str, Histogram] = {}
+    errors: dict[str, Introduced] = {}
+    kept: dict[str, np.ndarray] = {}
+    for pair, values in _tensors(switched, samples):
+        axis = pair.channel_axis if pair.kind is Kind.WEIGHT else _activation_axis(switched, pair)
+        histograms[pair.name] = merged(histograms.get(pair.name), histogram_of(values, axis))
+        errors[pair.name] = errors.get(pair.name, Introduced()) + introduced(values, pair.scale, pair.dtype)
+        if pair.name not in kept:
+            kept[pair.name] = values if pair.kind is Kind.WEIGHT else _share(values)
+    return Observed(histograms, errors, kept)
+
+
+def _share(values: np.ndarray) -> np.ndarray:
+    flat = values.reshape(-1)
+    return flat[:: max(1, flat.size // KEPT)].copy()
+
+
+def _tensors(
+    switched: SwitchedModel, samples: Sequence[Mapping[str, np.ndarray]]
+) -> Iterator[tuple[QdqPair, np.ndarray]]:
+    for pair in switched.pairs:
+        if pair.kind is Kind.WEIGHT:
+            yield pair, switched.weights[pair.name]
+    computed = {pair.tensor: pair for pair in switched.pairs if pair.kind is Kind.ACTIVATION}
+    off = Setting(off=frozenset(pair.name for pair in switched.pairs))
+    for feeds in samples:
+        sizes = tensor_sizes(switched.model, feeds)
+        read = {name: np.asarray(feeds[name]) for name in computed if name in feeds}
+        for name, values in read.items():
+            yield computed[name], values.astype(np.float32)
+        for chunk in chunks([name for name in computed if name not in read], sizes, BUDGET):
+            found = switched.run(feeds, off, chunk)
+            for name in chunk:
+                yield computed[name], found[name].astype(np.float32)
+
+
+def _activation_axis(switched: SwitchedModel, pair: QdqPair) -> int | None:
+    ops = {switched.model.node(reader.node).op for reader in pair.readers}
+    return 1 if "Conv" in ops else -1 if ops & {"MatMul", "Gemm"} else None

@@ -1,0 +1,251 @@
+"""One session for every choice of pairs and scales: a Q/DQ model with switched roundings, whose scales are fed.
+
+Each activation pair is `If(switch, dequantised, raw)` with its scale and zero point as inputs of the graph; one that
+several nodes read has a switch for each of them, too. Weights are fed: raw, or quantised and dequantised outside of the
+graph. So neither another scale, nor another granularity, nor another set of pairs costs a new session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from harness.backends import GraphRunner
+from harness.model import MASK, Emitter, LoweredGraph, Model, WeightFeed, element_type, needed_nodes, owner
+from harness.quantization.arithmetic import dequantized, limits
+from harness.quantization.types import Kind, QdqPair, Reader, Scale
+from harness.tensors import Precision
+
+SCALE, ZERO = "harness::scale", "harness::zero"
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Which pairs quantise, and with which scales.
+
+    Args:
+        off: names of pairs that pass their tensor on as it is.
+        floats: names of nodes that read everything in float.
+        scales: other scales than those of the file, by name of the pair.
+    """
+
+    off: frozenset[str] = frozenset()
+    floats: frozenset[str] = frozenset()
+    scales: Mapping[str, Scale] = field(default_factory=dict)
+
+    def quantizes(self, pair: QdqPair, reader: Reader | None = None) -> bool:
+        """Whether the pair quantises for a reader; None: for any of its readers."""
+        if pair.name in self.off:
+            return False
+        readers = pair.readers if reader is None else (reader,)
+        return not readers or any(each.node not in self.floats for each in readers)
+
+
+class SwitchedModel:
+    """A Q/DQ model that is run with any of its pairs, and any scales.
+
+    Args:
+        model: the model.
+        pairs: its pairs, see `find_pairs`.
+        weights: the float values of the weight pairs, see `float_weights`.
+    """
+
+    def __init__(self, model: Model, pairs: Sequence[QdqPair], weights: Mapping[str, np.ndarray]) -> None:
+        self.model, self.pairs, self.weights = model, tuple(pairs), weights
+        self.inferences = 0
+        """How often a sample went through the model so far."""
+        self._runners: dict[tuple[str, ...], GraphRunner] = {}
+        self._graphs: dict[tuple[str, ...], _Graph] = {}
+        self._quantized: dict[tuple[str, int], tuple[Scale, np.ndarray]] = {}
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], setting: Setting, tensors: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """`tensors`, by default the model's outputs, by name.
+
+        Raises:
+            ModelError: ONNX Runtime does not accept the graph, or a node failed.
+            InputDataError: the feeds do not fit.
+        """
+        wanted = tuple(info.name for info in self.model.outputs) if tensors is None else tuple(tensors)
+        if wanted not in self._runners:
+            graph = _Graph(self.model, self.pairs)
+            self._graphs[wanted] = graph
+            self._runners[wanted] = GraphRunner(
+                self.model, graph.lowered(wanted, self.weights), Precision.FP32, {}
+            )
+        graph = self._graphs[wanted]
+        on = [
+            switch
+            for pair in self.pairs
+            for switch, reader in graph.switches_of(pair)
+            if setting.quantizes(pair, reader)
+        ]
+        self.inferences += 1
+        return self._runners[wanted].run({**feeds, **self._fed(graph, setting)}, on)
+
+    def quantized_weight(self, pair: QdqPair, scale: Scale) -> np.ndarray:
+        """The weight of a pair, quantised and dequantised."""
+        key = (pair.name, id(scale))
+        if key not in self._quantized:
+            self._quantized[key] = (scale, dequantized(self.weights[pair.name], scale, pair.dtype))
+        return self._quantized[key][1]
+
+    def _fed(self, graph: _Graph, setting: Setting) -> dict[str, np.ndarray]:
+        feeds: dict[str, np.ndarray] = {}
+        for index, pair in enumerate(self.pairs):
+            scale = setting.scales.get(pair.name, pair.scale)
+            if pair.kind is Kind.WEIGHT:
+                raw, low = self.weights[pair.name], None
+                for name, readers in graph.fed[pair.name]:
+                    if pair.name in setting.off or (
+                        readers and all(r.node in setting.floats for r in readers)
+                    ):
+                        feeds[name] = raw
+                    else:
+                        low = self.quantized_weight(pair, scale) if low is None else low
+                        feeds[name] = low
+            else:
+                zero = np.zeros_like(scale.values) if scale.zero_point is None else scale.zero_point
+                feeds[f"{SCALE}{index}"], feeds[f"{ZERO}{index}"] = scale.values, zero
+        return feeds
+
+    def close(self) -> None:
+        """Free the sessions and the quantised weights."""
+        self._runners.clear()
+        self._quantized.clear()
+
+
+class _Graph:
+    def __init__(self, model: Model, pairs: Sequence[QdqPair]) -> None:
+        self.model, self.pairs = model, pairs
+        self.emit = Emitter(prefix="harness::qdq")
+        self.switches: list[str] = []
+        self.members: list[frozenset[str]] = []
+        self.fed: dict[str, list[tuple[str, tuple[Reader, ...]]]] = {}
+        self.renamed: dict[tuple[str, int], str] = {}
+        self.inputs = {node.name: dict(enumerate(node.input)) for node in model.evaluated.graph.node}
+
+    def switches_of(self, pair: QdqPair) -> Iterable[tuple[str, Reader | None]]:
+        """The switches of an activation pair, and which reader each is for."""
+        if pair.kind is Kind.ACTIVATION:
+            if len({reader.node for reader in pair.readers}) > 1:
+                for reader in pair.readers:
+                    yield f"{pair.name}>{reader.node}:{reader.position}", reader
+            yield pair.name, None
+
+    def lowered(self, wanted: tuple[str, ...], weights: Mapping[str, np.ndarray]) -> LoweredGraph:
+        source = self.model.evaluated
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+        needed = needed_nodes(self.model, wanted)
+        quantizers = {pair.quantizer: index for index, pair in enumerate(self.pairs) if pair.quantizer}
+        dequantizers = {name: index for index, pair in enumerate(self.pairs) for name in pair.dequantizers}
+        reads: dict[int, onnx.NodeProto] = {}
+        inputs: list[onnx.ValueInfoProto] = []
+        for node in source.graph.node:
+            if owner(node.name) not in needed:
+                continue
+            if node.name in quantizers:
+                reads[quantizers[node.name]] = node
+            elif node.name in dequantizers:
+                index = dequantizers[node.name]
+                pair = self.pairs[index]
+                if pair.kind is Kind.WEIGHT:
+                    name = node.output[0]
+                    shape = weights[pair.name].shape
+                    inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+                    readers = tuple(r for r in pair.readers if self._reads(r, name)) or pair.readers
+                    self.fed.setdefault(pair.name, []).append((name, readers))
+                else:
+                    inputs += self._activation(index, reads[index], node)
+            else:
+                new = onnx.NodeProto()
+                new.CopyFrom(node)
+                for position in range(len(new.input)):
+                    new.input[position] = self.renamed.get((node.name, position), new.input[position])
+                self.emit.nodes.append(new)
+        for pair in self.pairs:
+            self.fed.setdefault(pair.name, [])
+        outputs = {name: self.emit.add("Identity", name) for name in wanted}
+        return self._assemble(proto, inputs, outputs)
+
+    def _reads(self, reader: Reader, name: str) -> bool:
+        return self.inputs.get(reader.node, {}).get(reader.position) == name
+
+    def _activation(
+        self, index: int, quantizer: onnx.NodeProto, dequantizer: onnx.NodeProto
+    ) -> list[onnx.ValueInfoProto]:
+        """Emit one pair, switched; returns the inputs that feed its scale."""
+        pair = self.pairs[index]
+        raw, written = quantizer.input[0], dequantizer.output[0]
+        scale, zero = f"{SCALE}{index}", f"{ZERO}{index}"
+        axis = {} if pair.scale.axis is None else {"axis": pair.scale.axis}
+        typed, low, steps = f"{written}::zero", f"{written}::low", f"{written}::steps"
+        inner = [
+            helper.make_node("Cast", [zero], [typed], f"{typed}/Cast", to=element_type(pair.dtype)),
+            helper.make_node("QuantizeLinear", [raw, scale, typed], [steps], f"{steps}/Q", **axis),
+            helper.make_node("DequantizeLinear", [steps, scale, typed], [low], f"{low}/DQ", **axis),
+        ]
+        least = limits(pair.dtype)[0]
+        clips = (
+            least == 0.0 if pair.scale.zero_point is None else bool((pair.scale.zero_point == least).all())
+        )
+        keep = "Relu" if clips else "Identity"
+        several = [(switch, reader) for switch, reader in self.switches_of(pair) if reader is not None]
+        self._select(
+            frozenset({pair.name, *(switch for switch, _ in several)}), inner, low, raw, keep, written
+        )
+        for switch, reader in several:
+            if reader is not None and self._reads(reader, written):
+                name, value = self.emit.fresh(), self.emit.fresh()
+                copy = [helper.make_node("Identity", [written], [value], f"{value}/Identity")]
+                self._select(frozenset({switch}), copy, value, raw, keep, name)
+                self.renamed[reader.node, reader.position] = name
+        if dequantizer.name != pair.dequantizers[0]:
+            return []
+        return [
+            helper.make_tensor_value_info(scale, TensorProto.FLOAT, None),
+            helper.make_tensor_value_info(zero, TensorProto.FLOAT, None),
+        ]
+
+    def _select(
+        self, members: frozenset[str], nodes: list[onnx.NodeProto], low: str, raw: str, keep: str, output: str
+    ) -> None:
+        number = len(self.members)
+        self.members.append(members)
+        other = f"{output}/raw{number}"
+        plain = [helper.make_node(keep, [raw], [other], f"{other}/{keep}")]
+        branches = {
+            "then_branch": helper.make_graph(nodes, low, [], [_float(low)]),
+            "else_branch": helper.make_graph(plain, other, [], [_float(other)]),
+        }
+        self.emit.add("If", f"harness::switch{number}", output=output, **branches)
+
+    def _assemble(
+        self, proto: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], outputs: dict[str, str]
+    ) -> LoweredGraph:
+        graph = proto.graph
+        del graph.node[:], graph.output[:], graph.value_info[:]
+        count = len(self.members)
+        if count:
+            graph.input.append(helper.make_tensor_value_info(MASK, TensorProto.BOOL, [count]))
+            names = [f"harness::switch{number}" for number in range(count)]
+            ones = self.emit.constant("ones", np.ones(count, dtype=np.int64))
+            graph.node.append(
+                helper.make_node("Split", [MASK, ones], names, "harness::switches/Split", axis=0)
+            )
+        graph.node.extend(self.emit.nodes)
+        graph.input.extend(inputs)
+        graph.initializer.extend(self.emit.constants.values())
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs.values())
+        weights = tuple(WeightFeed(name, name, None) for name in self.model.weights)
+        return LoweredGraph(proto, (), tuple(self.members), weights, outputs)
+
+
+def _float(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)

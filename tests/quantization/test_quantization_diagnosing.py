@@ -1,0 +1,212 @@
+"""Faults planted in scales: found alone, explained, and repaired."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from cases.models.quantised import quantised_conv
+from harness.backends import Reference
+from harness.errors import ModelError, UsageError
+from harness.model import Model, load_model
+from harness.quantization import (
+    Kind,
+    QuantizationVerdict,
+    Reason,
+    Scale,
+    Setting,
+    SwitchedModel,
+    diagnose_pairs,
+    find_pairs,
+    float_weights,
+    with_scales,
+)
+
+
+@pytest.fixture(scope="module")
+def conv() -> Model:
+    return load_model(quantised_conv())
+
+
+def images(count: int = 4) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [{"image": rng.uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)} for _ in range(count)]
+
+
+def rescaled(model: Model, **factors: float) -> Model:
+    pairs = find_pairs(model)
+    scales = {p.name: Scale(p.scale.values * np.float32(factors[p.name])) for p in pairs if p.name in factors}
+    return with_scales(model, pairs, scales, float_weights(model, pairs))
+
+
+def test_switches_give_the_model_as_it_is_and_without_its_pairs(conv):
+    pairs = find_pairs(conv)
+    switched = SwitchedModel(conv, pairs, float_weights(conv, pairs))
+    feeds = images(1)[0]
+    off = Setting(off=frozenset(pair.name for pair in pairs))
+    for setting, own in ((Setting(), True), (off, False)):
+        expected = Reference(conv, own=own).run(feeds)["logits"]
+        np.testing.assert_array_equal(switched.run(feeds, setting)["logits"], expected)
+    only = Setting(floats=frozenset({"conv1"}))  # its weight and what it reads, nothing else
+    both = Setting(off=frozenset({"conv1_weight", "pool0"}))
+    np.testing.assert_array_equal(switched.run(feeds, only)["logits"], switched.run(feeds, both)["logits"])
+
+
+@pytest.mark.parametrize(
+    ("factor", "reason"), [(1 / 20, Reason.SATURATION), (40.0, Reason.VANISHING)], ids=["clipped", "vanished"]
+)
+def test_a_planted_scale_is_found_alone_and_repaired(conv, factor, reason):
+    found = diagnose_pairs(rescaled(conv, relu1=factor), images())
+    assert found.verdict is QuantizationVerdict.SCALES
+    assert found.before > 0.6
+    assert found.faulty == found.taken_out == ("relu1",)
+    assert found.excluded == ("conv2",)
+    assert found.minimal
+    assert found.ranking.pairs[0].pair == "relu1"
+    assert found.ranking.pairs[0].reason is reason
+    assert found.repairs[0].after <= 0.01
+    assert found.repaired < 1.3 * found.best
+    assert found.unseen_repaired < 0.02 < 0.5 < found.unseen_before
+    for model, error in ((found.repaired_model, found.repaired), (found.reduced_model, found.without)):
+        assert _error(model, conv, images()[:2]) == pytest.approx(error, rel=1e-3)
+
+
+def test_scales_that_were_swapped_are_named_with_each_other(conv):
+    pairs = {pair.name: pair for pair in find_pairs(conv)}
+    ratio = float(pairs["relu1"].scale.values / pairs["image"].scale.values)
+    found = diagnose_pairs(rescaled(conv, image=ratio, relu1=1 / ratio), images())
+    assert set(found.faulty) <= {"image", "relu1"}
+    assert found.faulty
+
+
+def test_a_model_that_is_calibrated_well_is_sound(conv):
+    found = diagnose_pairs(conv, images())
+    assert found.verdict is QuantizationVerdict.SOUND
+    assert found.exit_code == 0
+    assert len(found.ranking.pairs) == found.pairs == 9
+    assert found.inferences <= 60
+
+
+def test_where_the_format_is_too_coarse_the_costliest_pairs_are_left_in_float(conv):
+    found = diagnose_pairs(conv, images(), limit=0.006)
+    assert found.verdict is QuantizationVerdict.FORMAT
+    assert found.without <= 0.006 < found.best
+    assert 0 < len(found.taken_out) < found.pairs
+
+
+def product(weight: np.ndarray, scale: np.ndarray, axis: int, *, rescale: np.ndarray | None = None) -> Model:
+    """x · Q/DQ(weight), each column multiplied by `rescale`."""
+    width = weight.shape[0]
+    initializers = {
+        "w": weight,
+        "scale": scale.astype(np.float32),
+        "zero": np.zeros(scale.shape, np.int8),
+        "back": np.ones(weight.shape[1], np.float32) if rescale is None else rescale,
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["w", "scale", "zero"], ["wq"], "q", axis=axis),
+        helper.make_node("DequantizeLinear", ["wq", "scale", "zero"], ["wd"], "dq", axis=axis),
+        helper.make_node("MatMul", ["x", "wd"], ["y"], "product"),
+        helper.make_node("Mul", ["y", "back"], ["z"], "rescale"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [8, width])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [8, weight.shape[1]])],
+        [numpy_helper.from_array(value, name) for name, value in initializers.items()],
+    )
+    return load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9))
+
+
+def rows(width: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(1)
+    return [{"x": rng.standard_normal((8, width)).astype(np.float32)} for _ in range(4)]
+
+
+def uneven(width: int) -> np.ndarray:
+    """A weight whose columns differ by 1,000 times."""
+    weight = np.random.default_rng(2).standard_normal((width, width)).astype(np.float32)
+    return weight * np.logspace(-3, 0, width, dtype=np.float32)
+
+
+def test_one_scale_for_channels_of_different_sizes_becomes_one_a_channel():
+    weight = uneven(32)
+    whole = np.abs(weight).max() / 127
+    back = 1 / np.abs(weight).max(axis=0)
+    found = diagnose_pairs(product(weight, np.array(whole), 1, rescale=back), rows(32))
+    assert found.faulty == ("w",)
+    assert found.ranking["w"].reason is Reason.GRANULARITY
+    assert found.ranking["w"].channel_ratio > 100
+    assert found.repairs[0].granularity == "channel"
+    assert found.repaired < 0.02 < 0.2 < found.before
+
+
+def test_scales_along_the_wrong_axis_are_told_and_turned():
+    weight = uneven(32)
+    scales = np.abs(weight).max(axis=0) / 127
+    found = diagnose_pairs(product(weight, scales, 0), rows(32))
+    assert found.ranking["w"].reason is Reason.AXIS
+    assert found.repairs[0].scale.axis == 1
+    assert found.repaired < 0.02 < found.before
+
+
+def test_stored_weights_are_compared_with_those_of_the_reference():
+    weight = np.random.default_rng(3).standard_normal((16, 16)).astype(np.float32)
+    clipped = np.float32(np.abs(weight).max() / 127 / 8)
+    stored = np.clip(np.rint(weight / clipped), -128, 127).astype(np.int8)
+    graph = helper.make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["w_quantized", "s"], ["wd"], "dq"),
+            helper.make_node("MatMul", ["x", "wd"], ["y"], "product"),
+        ],
+        "stored",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [8, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8, 16])],
+        [numpy_helper.from_array(stored, "w_quantized"), numpy_helper.from_array(clipped, "s")],
+    )
+    model = load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9))
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "product")],
+        "float",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [8, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8, 16])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    reference = load_model(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9)
+    )
+    found = diagnose_pairs(model, rows(16), reference=reference)
+    assert found.ranking["w_quantized"].kind is Kind.WEIGHT
+    assert found.ranking["w_quantized"].reason is Reason.SATURATION
+    assert found.repaired < 0.02 < 0.3 < found.before
+    assert _error(found.repaired_model, reference, rows(16)[:2]) == pytest.approx(found.repaired, rel=1e-3)
+    assert diagnose_pairs(model, rows(16)).verdict is QuantizationVerdict.SOUND  # nothing to compare it with
+
+
+def _error(model: Model, reference: Model, samples: list[dict[str, np.ndarray]]) -> float:
+    error = signal = 0.0
+    for feeds in samples:
+        own = not reference.quantized
+        expected = next(iter(Reference(reference, own=own).run(feeds).values())).astype(np.float64)
+        error += np.square(next(iter(Reference(model).run(feeds).values())) - expected).sum()
+        signal += np.square(expected).sum()
+    return float(np.sqrt(error / signal))
+
+
+def test_a_model_without_pairs_and_no_samples_are_refused(conv):
+    with pytest.raises(ModelError, match="no Q/DQ pairs"):
+        diagnose_pairs(load_model(quantised_conv_without_pairs()), rows(4))
+    with pytest.raises(UsageError, match="no samples"):
+        diagnose_pairs(conv, [])
+
+
+def quantised_conv_without_pairs():
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"], "relu")],
+        "float",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [8, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8, 4])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9)
