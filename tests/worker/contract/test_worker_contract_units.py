@@ -204,6 +204,12 @@ def test_low_types_of_the_file_itself_are_no_fallback() -> None:
         realised.check_realised(own[1:], request, "strong", "1.6.1.120")
 
 
+def test_one_kernel_between_fp32_tensors_may_hold_the_casts_and_is_no_fallback() -> None:
+    kernel = LayerInfo("__myl_CastMulDivCast_myl0_0", "kgen", ("a",), "fp32", ("float32",), ("float32",))
+    found, warnings = realised.check_realised([kernel], BuildRequest("m.onnx", "fp16"), "strong", "1.6.1.120")
+    assert (found.asserted, warnings) == (False, ())
+
+
 @pytest.mark.parametrize(
     ("tensor", "linear"),
     [

@@ -1,0 +1,145 @@
+"""What engines make of the sweep and of the models of the score, on a GPU: one file of lines a process.
+
+Run: python -m benchmarks.emulation.measure --env NAME --part 0/4 --out FOLDER [--seconds 240] [--only sweep|models]
+Several parts and environments run side by side, as making a context is work of the CPU. `--collect FOLDER` joins the
+lines into benchmarks/results/emulation_engines.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.emulation.models import catalogue
+from benchmarks.emulation.sweep import sweep
+from benchmarks.record import record
+from harness.backends import Plan, Reference, TensorRTCandidate
+from harness.comparison import compare
+from harness.environments import Supervisor, select
+from harness.errors import HarnessError
+from harness.model import Model, load_model
+from harness.tensors import Precision
+
+PRECISIONS = (Precision.FP16, Precision.BF16)
+KEPT = 1 << 15
+"""So many elements of an output are kept beside its metrics."""
+
+Feeds = dict[str, np.ndarray]
+
+
+def main() -> int:
+    """Measure a part, or join parts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env")
+    parser.add_argument("--part", default="0/1")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seconds", type=float, default=240.0)
+    parser.add_argument("--only", choices=("sweep", "models"))
+    parser.add_argument("--names", type=Path, help="a file with the names of those to measure, one a line")
+    parser.add_argument("--collect", type=Path)
+    options = parser.parse_args()
+    if options.collect:
+        rows = [json.loads(line) for file in sorted(options.collect.glob("*.jsonl")) for line in file.open()]
+        rows.sort(key=lambda row: (row["what"], row["name"], row["precision"], row["release"]))
+        print(record("emulation_engines", {"rows": [_without_layers(row) for row in rows]}))
+        return 0
+    number, parts = map(int, options.part.split("/"))
+    options.out.mkdir(parents=True, exist_ok=True)
+    stem = options.out / f"{options.env}-{options.only or 'all'}-{number}"
+    until, arrays = time.monotonic() + options.seconds, {}
+    names = set(options.names.read_text().split()) if options.names else None
+    supervisor = Supervisor(select(options.env))
+    with stem.with_name(f"{stem.name}.jsonl").open("a") as file:
+        for place, (what, name, precision, source) in enumerate(_work(options.only)):
+            if place % parts != number or (names is not None and name not in names):
+                continue
+            if time.monotonic() > until:
+                break
+            row = {"what": what, "name": name, "precision": precision.value, "environment": options.env}
+            try:
+                model, feeds = source()
+                found, kept = _measured(supervisor, model, feeds, precision)
+                row |= found
+                arrays |= {f"{name}/{precision}/{tensor}": value for tensor, value in kept.items()}
+            except HarnessError as error:
+                row |= {"release": supervisor.probe().tensorrt, "error": str(error).splitlines()[0][:300]}
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+    np.savez_compressed(stem.with_name(f"{stem.name}.npz"), **arrays)
+    supervisor.close()
+    return 0
+
+
+def _without_layers(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in ("layers", "environment", "seconds")}
+
+
+def _work(only: str | None) -> Iterator[tuple[str, str, Precision, Any]]:
+    if only != "models":
+        for place, product in enumerate(sweep()):
+            for precision in PRECISIONS if place % 8 == 0 else PRECISIONS[:1]:
+
+                def made(product=product) -> tuple[Model, Feeds]:
+                    proto, feeds = product.model()
+                    return load_model(proto, name=product.name), feeds
+
+                yield "product", product.name, precision, made
+    if only != "sweep":
+        for precision in PRECISIONS:
+            for entry in catalogue():
+                yield "model", entry.name, precision, lambda entry=entry: entry.made
+
+
+def _measured(
+    supervisor: Supervisor, model: Model, feeds: Feeds, precision: Precision
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    start = time.perf_counter()
+    candidate = TensorRTCandidate(supervisor.environment, model, supervisor=supervisor)
+    evaluation = candidate.evaluate(Plan(precision), feeds)
+    candidate.close()
+    seconds, expected, engine = time.perf_counter() - start, Reference(model).run(feeds), evaluation.engine
+    assert engine is not None
+    outputs, kept = {}, {}
+    for name, reference in expected.items():
+        value = np.asarray(evaluation.tensors[name])
+        metrics = asdict(compare(value, reference, dtype=precision.storage_dtype))
+        chosen = (
+            "rmse",
+            "nrmse",
+            "reference_rms",
+            "nonfinite",
+            "nan_count",
+            "inf_count",
+            "count",
+            "mismatch_fraction",
+        )
+        outputs[name] = {key: _plain(metrics[key]) for key in chosen}
+        kept[name] = value.reshape(-1)[:KEPT].astype(
+            np.float16 if precision is Precision.FP16 else np.float32
+        )
+    layers = [[layer.name, layer.kind, list(layer.onnx_nodes), layer.tactic] for layer in engine.layers]
+    release = supervisor.probe().tensorrt
+    kept_nodes = list(engine.realised.kept)
+    return {
+        "release": release,
+        "outputs": outputs,
+        "kept": kept_nodes,
+        "layers": layers,
+        "seconds": round(seconds, 2),
+    }, kept
+
+
+def _plain(value: Any) -> Any:
+    return value if not isinstance(value, float) or np.isfinite(value) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
