@@ -1,5 +1,14 @@
+from .as_it_is import FILE as FILE
+from .as_it_is import FileAsItIs as FileAsItIs
+from .as_it_is import precision_of as precision_of
 from .emulator import Emulator as Emulator
 from .engines import Tensors as Tensors
+from .other_reference import SAVED as SAVED
+from .other_reference import Answers as Answers
+from .other_reference import OtherFile as OtherFile
+from .other_reference import OtherReference as OtherReference
+from .other_reference import SavedCandidate as SavedCandidate
+from .other_reference import SavedTensors as SavedTensors
 from .plan import Candidate as Candidate
 from .plan import EmulatorFacts as EmulatorFacts
 from .plan import Evaluation as Evaluation

@@ -1,3 +1,4 @@
+from .arrays import read_samples as read_samples
 from .document import Location as Location
 from .document import read_document as read_document
 from .feeds import make_feeds as make_feeds
@@ -16,8 +17,10 @@ from .schema import CASE_SUFFIX as CASE_SUFFIX
 from .schema import BuildOptions as BuildOptions
 from .schema import Case as Case
 from .schema import ModelSource as ModelSource
+from .schema import ReferenceSource as ReferenceSource
 from .schema import RunSpec as RunSpec
 from .schema import TacticSource as TacticSource
+from .source import call_torch as call_torch
 from .source import resolve_model as resolve_model
 from .tolerances import Limits as Limits
 from .tolerances import Relative as Relative

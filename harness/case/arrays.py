@@ -1,14 +1,17 @@
-"""Arrays in the files that people keep them in: `.npy`, `.npz`, `.safetensors`, TensorProto `.pb`."""
+"""Arrays in files: `.npy`, `.npz`, `.safetensors`, `.pb` (an ONNX TensorProto), and the `.json` of polygraphy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from harness.errors import HarnessError, InputDataError
 from harness.text import suggestion
+
+T = TypeVar("T")
 
 
 def read_array(path: Path, *, key: str | None, name: str) -> np.ndarray:
@@ -22,25 +25,72 @@ def read_array(path: Path, *, key: str | None, name: str) -> np.ndarray:
     Raises:
         InputDataError: the file is missing, unreadable or of another kind, or has no such array.
     """
-    if not path.is_file():
-        siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise InputDataError("no such file", where=path, hint=suggestion(path.name, siblings))
-    read = _READERS.get(path.suffix)
-    if read is None:
-        known = ", ".join(_READERS)
-        raise InputDataError(f"cannot read {path.suffix or 'such'} files", where=path, hint=f"use {known}")
-    try:
-        arrays = read(path)
-    except HarnessError as error:
-        raise InputDataError(error.message, where=path, hint=error.hint) from error
-    except Exception as error:  # damaged files make these readers raise nearly anything
-        reason = str(error).strip() or type(error).__name__
-        raise InputDataError(f"not a readable {path.suffix} file: {reason}", where=path) from error
+    arrays = _read(path, _READERS.get(path.suffix))
     if isinstance(arrays, np.ndarray):
         if key is not None:
             raise InputDataError("`key` is for files of several arrays", where=path)
         return arrays
     return _choose(arrays, path, key, name)
+
+
+def read_samples(path: Path) -> list[dict[str, np.ndarray]]:
+    """Arrays by name, sample by sample: of an `.npz` or `.safetensors` file one sample.
+
+    A `.json` file is one that polygraphy wrote: inputs (`--save-inputs`, `data to-input`), or the results of one runner
+    (`--save-outputs`).
+
+    Raises:
+        InputDataError: the file is missing, unreadable or of another kind.
+    """
+    if path.suffix == ".json":
+        return _read(path, _read_polygraphy)
+    arrays = _read(path, _READERS.get(path.suffix))
+    if not isinstance(arrays, dict):
+        raise InputDataError(
+            "holds one array without a name", where=path, hint="use .npz, .safetensors or polygraphy's .json"
+        )
+    return [arrays]
+
+
+def _read_polygraphy(path: Path) -> list[dict[str, np.ndarray]]:
+    from polygraphy.comparator import RunResults
+    from polygraphy.json import load_json
+
+    found = load_json(str(path))
+    if isinstance(found, RunResults):
+        runners = list(found.keys())
+        if len(runners) != 1:
+            raise InputDataError(
+                f"holds the results of {len(runners)} runners", hint="save those of one runner alone"
+            )
+        found = found[0][1]
+    samples = found if isinstance(found, list) else [found]
+    return [{str(name): _numpy(value) for name, value in sample.items()} for sample in samples]
+
+
+def _numpy(value: Any) -> np.ndarray:
+    """One array of polygraphy's: bfloat16 and float8 it keeps as tensors of PyTorch, which NumPy cannot read."""
+    if hasattr(value, "load"):  # its own LazyArray
+        value = value.load()
+    if isinstance(value, np.ndarray):
+        return _plain(value)
+    raise InputDataError(f"holds a {type(value).__name__}, not an array")
+
+
+def _read(path: Path, read: Callable[[Path], T] | None) -> T:
+    if not path.is_file():
+        siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise InputDataError("no such file", where=path, hint=suggestion(path.name, siblings))
+    if read is None:
+        known = ", ".join(_READERS)
+        raise InputDataError(f"cannot read {path.suffix or 'such'} files", where=path, hint=f"use {known}")
+    try:
+        return read(path)
+    except HarnessError as error:
+        raise InputDataError(error.message, where=path, hint=error.hint) from error
+    except Exception as error:  # damaged files make these readers raise nearly anything
+        reason = str(error).strip() or type(error).__name__
+        raise InputDataError(f"not a readable {path.suffix} file: {reason}", where=path) from error
 
 
 def _choose(arrays: dict[str, np.ndarray], path: Path, key: str | None, name: str) -> np.ndarray:

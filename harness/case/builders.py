@@ -81,7 +81,7 @@ class UserFunction:
         except HarnessError:
             raise
         except (Exception, SystemExit) as error:
-            raise self._blame(error, "raised") from error
+            raise self.blame(error, "raised") from error
 
     def error(self, message: str, *, hint: str | None = None) -> BuilderError:
         """A BuilderError that points at the definition of the function."""
@@ -115,9 +115,9 @@ class UserFunction:
                     where=self._where,
                     hint=near or places,
                 ) from None
-            raise self._blame(error, "cannot be imported:") from error
+            raise self.blame(error, "cannot be imported:") from error
         except (Exception, SystemExit) as error:
-            raise self._blame(error, "cannot be imported:") from error
+            raise self.blame(error, "cannot be imported:") from error
 
     def _find(self, module: ModuleType, attribute: str) -> Callable[..., Any]:
         found: Callable[..., Any] | None = getattr(module, attribute, None)
@@ -156,7 +156,8 @@ class UserFunction:
                 hint=f"its signature is {self.name.partition(':')[2]}{signature}",
             ) from None
 
-    def _blame(self, error: BaseException, verb: str) -> BuilderError:
+    def blame(self, error: BaseException, verb: str) -> BuilderError:
+        """A BuilderError for what was raised, at the innermost line of the function's own module."""
         message = (
             f"builder {self.name} {verb} {type(error).__name__}: {str(error).strip() or 'without a message'}"
         )

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from harness.case.arrays import read_array
+from harness.case.arrays import read_array, read_samples
 from harness.case.fills import default_fill, generate, generator
 from harness.case.inputs import FileFill, InputSpec, Shape
 from harness.case.schema import Case
 from harness.errors import InputDataError
 from harness.tensors import dtype_of
-from harness.text import suggestion
+from harness.text import plural, suggestion
 
 
 class TensorLike(Protocol):
@@ -50,16 +50,53 @@ def make_feeds(case: Case, inputs: Sequence[TensorLike]) -> list[dict[str, np.nd
                 where=_where(case),
                 hint=suggestion(name, known) or f"its inputs are {', '.join(known) or 'none'}",
             )
-    return [_sample(case, inputs, sample) for sample in range(case.samples)]
+    recorded = _recorded(case, inputs)
+    if case.samples is not None and 0 < len(recorded) < case.samples:
+        raise InputDataError(
+            f"{plural(case.samples, 'sample')} asked for, and the data hold {len(recorded)}",
+            where=_where(case),
+            hint="ask for fewer, or leave `samples` out",
+        )
+    wanted = case.samples or len(recorded) or 1
+    return [_sample(case, inputs, sample, recorded) for sample in range(wanted)]
 
 
-def _sample(case: Case, inputs: Sequence[TensorLike], sample: int) -> dict[str, np.ndarray]:
+Recorded = Sequence[tuple[Path, Mapping[str, np.ndarray]]]
+
+
+def _recorded(case: Case, inputs: Sequence[TensorLike]) -> Recorded:
+    """What the files of `data` hold, sample by sample, with the file that each comes from."""
+    return [
+        (path, sample)
+        for path in map(case.resolve, case.data)
+        for held in read_samples(path)
+        for sample in _apart(held, inputs)
+    ]
+
+
+def _apart(held: Mapping[str, np.ndarray], inputs: Sequence[TensorLike]) -> list[Mapping[str, np.ndarray]]:
+    """The samples that lie behind each other on an axis of their own, in front of those of the model."""
+    fed = {info.name: info for info in inputs if info.name in held}
+    ranks = {None if info.shape is None else held[name].ndim - len(info.shape) for name, info in fed.items()}
+    lengths = {held[name].shape[:1] for name in fed}
+    if ranks != {1} or len(lengths) != 1:
+        return [held]
+    return [{name: held[name][place] for name in fed} for place in range(lengths.pop()[0])]
+
+
+def _sample(
+    case: Case, inputs: Sequence[TensorLike], sample: int, recorded: Recorded
+) -> dict[str, np.ndarray]:
     symbols: dict[str, tuple[int, str]] = {}
     feed = {}
     for info in inputs:
         spec = case.inputs.get(info.name, InputSpec())
         dtype = _dtype(case, info, spec)
-        if isinstance(spec.fill, FileFill):
+        if recorded and (info.name in recorded[sample][1] or spec.fill is None):
+            path, held = recorded[sample]
+            array = _fitting(info, _held(info, path, held), path, dtype)
+            _check_file_shape(case, info, spec, array.shape, path)
+        elif isinstance(spec.fill, FileFill):
             array = _from_file(case, info, spec.fill, sample, dtype)
             _check_file_shape(case, info, spec, array.shape, case.resolve(_file_of(spec.fill, sample)))
         else:
@@ -160,6 +197,17 @@ def _from_file(case: Case, info: TensorLike, fill: FileFill, sample: int, dtype:
         array = read_array(path, key=fill.key, name=info.name)
     except InputDataError as error:
         raise InputDataError(f"input {info.name!r}: {error.message}", where=path, hint=error.hint) from error
+    return _fitting(info, array, path, dtype)
+
+
+def _held(info: TensorLike, path: Path, held: Mapping[str, np.ndarray]) -> np.ndarray:
+    if info.name in held:
+        return held[info.name]
+    near = suggestion(info.name, held) or f"it holds {', '.join(held) or 'nothing'}"
+    raise InputDataError(f"no data for input {info.name!r}", where=path, hint=near)
+
+
+def _fitting(info: TensorLike, array: np.ndarray, path: Path, dtype: np.dtype) -> np.ndarray:
     if array.dtype != dtype:
         raise InputDataError(
             f"input {info.name!r}: the file holds dtype {array.dtype.name}, the model wants {dtype.name}",

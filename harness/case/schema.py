@@ -154,6 +154,37 @@ class ModelSource(Frozen):
         return self
 
 
+REFERENCE_SOURCES = ("path", "outputs", "torch")
+
+
+class ReferenceSource(Frozen):
+    """What candidates are compared with in place of the model in FP32: one of `path`, `outputs` and `torch`."""
+
+    model_config = examples(
+        {"path": "float.onnx"}, {"outputs": "golden.npz"}, {"torch": "models:encoder", "args": {"depth": 2}}
+    )
+
+    path: Text | None = None
+    """Another ONNX file, relative to the case file, such as the one that this was converted from."""
+    outputs: Annotated[tuple[Text, ...], one_or_list(Text)] = ()
+    """Saved outputs by name, relative to the case file: `.npz`, `.safetensors`, or results of polygraphy (`.json`);
+    a file for each sample, or one that holds all."""
+    torch: Function | None = None
+    """`module:function` that returns a torch.nn.Module and a tuple of example inputs; it is run as it is."""
+    args: dict[str, JsonValue] | None = None
+    """Keyword arguments of the `torch` function."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [key for key in REFERENCE_SOURCES if getattr(self, key)]
+        if len(given) != 1:
+            found = " and ".join(f"`{key}`" for key in given) or "none of them"
+            raise mistake(f"needs exactly one of `path`, `outputs` and `torch`, has {found}")
+        if self.args is not None and given[0] != "torch":
+            raise mistake(f"belong to `torch`, not to `{given[0]}`", at=("args",))
+        return self
+
+
 class RunSpec(Frozen):
     """One run of a case. In a file, a precision alone is a run that must pass."""
 
@@ -292,8 +323,13 @@ class CaseBody(Frozen):
     """One line for a person: what this case watches."""
     model: ModelSource
     """The model under test."""
-    samples: Annotated[int, Field(strict=True, ge=1)] = 1
-    """How many sets of inputs to judge."""
+    reference: ReferenceSource | None = None
+    """What candidates are compared with; by default the model itself in FP32."""
+    data: Annotated[tuple[Text, ...], one_or_list(Text)] = ()
+    """Files of inputs by name, relative to the case file: `.npz`, `.safetensors`, or inputs that polygraphy saved
+    (`.json`). An array with one axis more than the model wants, or a list in `.json`, holds several samples."""
+    samples: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """How many sets of inputs to judge; by default 1, or as many as `data` holds."""
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
     """Seed of the fills and of exported PyTorch weights."""
     inputs: dict[str, Input] = Field(default_factory=dict)
@@ -319,8 +355,9 @@ class CaseBody(Frozen):
         samples = info.data.get("samples")
         for name, spec in inputs.items():
             files = spec.fill.path if isinstance(spec.fill, FileFill) else ()
-            if samples is not None and len(files) > 1 and len(files) != samples:
-                raise mistake(f"lists {len(files)} files for {samples} samples", at=(name, "fill", "path"))
+            wanted = 1 if samples is None and not info.data.get("data") else samples
+            if wanted is not None and len(files) > 1 and len(files) != wanted:
+                raise mistake(f"lists {len(files)} files for {wanted} samples", at=(name, "fill", "path"))
         return inputs
 
     @field_validator("runs")
@@ -339,6 +376,8 @@ class Case(CaseBody):
     """Name of the case: the file's name without `.case.yaml`."""
     path: Path | None = None
     """The case file; None for a case made in memory."""
+    given: tuple[str, ...] = ()
+    """The options of a command that gave it data or a reference which no file says."""
 
     @property
     def folder(self) -> Path:

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -20,7 +20,9 @@ from harness.text import suggestion
 if TYPE_CHECKING:
     import http.client
 
+    import numpy as np
     import onnx
+    from pydantic import JsonValue
 
 _BLOCK = 1 << 20
 _SILENCE = 60.0  # seconds without a byte
@@ -68,30 +70,72 @@ def _build(case: Case, name: str) -> onnx.ModelProto:
 
 
 def _export(case: Case, name: str) -> onnx.ModelProto:
-    try:
-        import torch
-    except ImportError as error:
-        raise _needs_torch(case, error) from error
-    with UserFunction(name, case) as function, torch.random.fork_rng(devices=[]), _quiet():
-        torch.manual_seed(case.seed)
-        returned = function(**_arguments(case))
-        if not _is_exportable(returned, torch.nn.Module):
-            raise function.error(
-                f"returned {_kind(returned)} instead of a torch.nn.Module and a tuple of example inputs",
-                hint="return module, (input, …) or module, (input, …), {argument of torch.onnx.export: …}",
-            )
-        module, examples, *rest = returned
-        options = {"verbose": False, **(rest[0] if rest else {}), "dynamo": True}
+    with _torch_module(case, name, _arguments(case)) as (function, torch, module, examples, given):
+        options = {"verbose": False, **given, "dynamo": True}
         if case.model.opset is not None:
             options["opset_version"] = case.model.opset
         try:
-            program = torch.onnx.export(module.eval(), examples, **options)
+            program = torch.onnx.export(module, examples, **options)
         except ImportError as error:  # onnxscript, which the exporter is built on
             raise _needs_torch(case, error) from error
         except Exception as error:
             reason = f"torch.onnx.export raised {type(error).__name__}: {_first_line(error)}"
             raise function.error(reason) from error
         return _at_opset(function, _to_proto(function, program), case.model.opset)
+
+
+@contextlib.contextmanager
+def _torch_module(case: Case, name: str, arguments: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """The function, PyTorch, the module in evaluation mode, its example inputs, and the arguments of the export."""
+    try:
+        import torch
+    except ImportError as error:
+        raise _needs_torch(case, error) from error
+    with UserFunction(name, case) as function, torch.random.fork_rng(devices=[]), _quiet():
+        torch.manual_seed(case.seed)
+        returned = function(**arguments)
+        if not _is_exportable(returned, torch.nn.Module):
+            raise function.error(
+                f"returned {_kind(returned)} instead of a torch.nn.Module and a tuple of example inputs",
+                hint="return module, (input, …) or module, (input, …), {argument of torch.onnx.export: …}",
+            )
+        module, examples, *rest = returned
+        yield function, torch, module.eval(), examples, dict(rest[0]) if rest else {}
+
+
+def call_torch(
+    case: Case, name: str, arguments: Mapping[str, JsonValue], samples: Sequence[Sequence[np.ndarray]]
+) -> list[list[np.ndarray]]:
+    """What the PyTorch module that the function `name` returns computes by itself, without an export.
+
+    Args:
+        case: the case that names it.
+        name: `module:function`.
+        arguments: its keyword arguments.
+        samples: the inputs of each sample, in the order of the module's arguments.
+
+    Returns:
+        For each sample the tensors that the module returned, in the order in which they are nested.
+
+    Raises:
+        BuilderError: the function cannot be called or returns something else, or the module raised.
+        MissingDependencyError: PyTorch is not installed.
+    """
+    with _torch_module(case, name, dict(arguments)) as (function, torch, module, examples, given):
+        names = list(given.get("kwargs") or {})
+        found = []
+        for arrays in samples:
+            tensors = [torch.from_numpy(array.copy()) for array in arrays]
+            try:
+                with torch.no_grad():
+                    returned = module(
+                        *tensors[: len(examples)], **dict(zip(names, tensors[len(examples) :], strict=False))
+                    )
+            except Exception as error:
+                raise function.blame(error, "returned a module that raised") from error
+            leaves = torch.utils._pytree.tree_leaves(returned)
+            found.append([leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)])
+        return found
 
 
 def _is_exportable(returned: Any, module_class: type) -> bool:

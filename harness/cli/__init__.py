@@ -67,6 +67,9 @@ def _plain_help(command: Any) -> None:
 
 COMMANDS = {
     "run": LazyCommand("harness.cli.run", "Judge cases or ONNX models: a verdict for every run and tensor."),
+    "compare": LazyCommand(
+        "harness.cli.compare", "Judge one ONNX file by another, or by saved outputs, layer by layer."
+    ),
     "diagnose": LazyCommand(
         "harness.cli.diagnose", "Find the culprits of a failing case, and what cures it."
     ),

@@ -11,11 +11,15 @@ import typer
 
 from harness.cli.options import (
     REPORTS,
+    Data,
     HtmlFile,
     JsonFile,
     MarkdownFile,
     OnePrecision,
     OneTarget,
+    OtherReference,
+    Samples,
+    Seed,
     Shapes,
     parse_shapes,
     path_option,
@@ -54,6 +58,10 @@ def diagnose(
     precision: OnePrecision = None,
     environment: Environment = None,
     inputs: Shapes = None,
+    data: Data = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    reference: OtherReference = None,
     max_builds: MaxBuilds = None,
     max_seconds: MaxSeconds = None,
     resume: Resume = False,
@@ -74,6 +82,7 @@ def diagnose(
     """
     from harness.diagnosis import Options
     from harness.diagnosis import diagnose as find
+    from harness.judge import Given
 
     outputs = Outputs(json_file, html_file, markdown_file, folder=out)
     outputs.check()
@@ -85,6 +94,7 @@ def diagnose(
                 precision=precision,
                 environment=environment,
                 inputs=shapes,
+                given=Given(tuple(data or ()), samples, seed, reference),
                 max_builds=max_builds,
                 max_seconds=max_seconds,
                 resume=resume,

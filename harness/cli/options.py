@@ -84,6 +84,25 @@ Shapes = Annotated[
         help="Set the shape of an input of an .onnx file, as in 'x:[1,3,224,224]'. Repeatable.",
     ),
 ]
+Data = Annotated[
+    list[Path] | None,
+    path_option(
+        "--data",
+        help="Feed an .onnx file what this file holds by name: .npz, .safetensors, or .json of polygraphy. Repeatable.",
+    ),
+]
+Samples = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Judge an .onnx file with N sets of inputs.")
+]
+Seed = Annotated[int | None, typer.Option(min=0, metavar="S", help="Seed of the inputs of an .onnx file.")]
+OtherReference = Annotated[
+    Path | None,
+    path_option(
+        "--reference",
+        help="Compare with this instead of the model itself in FP32: an .onnx file, or saved outputs (.npz, "
+        ".safetensors, .json of polygraphy).",
+    ),
+]
 Tags = Annotated[
     list[str] | None,
     typer.Option("--tag", "-t", metavar="TAG", help="Only use cases with this tag. Repeatable."),

@@ -16,10 +16,14 @@ import typer
 from harness.backends import Observation
 from harness.cli.options import (
     REPORTS,
+    Data,
     HtmlFile,
     JsonFile,
     MarkdownFile,
+    OtherReference,
     Precisions,
+    Samples,
+    Seed,
     Shapes,
     Tags,
     Targets,
@@ -104,6 +108,10 @@ def run(
     observe: ObserveOption = Observe.AUTO,
     repeats: RepeatCount = 1,
     inputs: Shapes = None,
+    data: Data = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    reference: OtherReference = None,
     tags: Tags = None,
     details: Details = False,
     quiet: Quiet = False,
@@ -119,7 +127,7 @@ def run(
     Without --env the candidate is the emulator, which needs no GPU.
     """
     from harness.golden import refuse_in_ci
-    from harness.judge import JudgeOptions, RunReport, fingerprint_of, prune_goldens, select_cases
+    from harness.judge import Given, JudgeOptions, RunReport, fingerprint_of, prune_goldens, select_cases
     from harness.judge import run as judge
 
     outputs = Outputs(json_file, html_file, markdown_file, plot=plot)
@@ -130,7 +138,9 @@ def run(
     check_environments(names)
     if repeats > 1 and not names:
         raise UsageError("--repeats builds engines, but the emulator builds none", hint="add --env NAME")
-    cases = select_cases(targets, inputs=parse_shapes(inputs), tags=tags or (), precisions=wanted)
+    given = Given(tuple(data or ()), samples, seed, reference)
+    shapes = parse_shapes(inputs)
+    cases = select_cases(targets, inputs=shapes, given=given, tags=tags or (), precisions=wanted)
     outputs.check_plot(sum(len(case.select_runs(wanted)) for case in cases) * max(len(names), 1))
 
     for folder in prune_goldens(cases) if golden_prune else ():

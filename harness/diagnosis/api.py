@@ -37,6 +37,7 @@ from harness.diagnosis.results import CANDIDATE, Diagnosis, Origin, Stage
 from harness.errors import NothingSelectedError, UnsoundReferenceError, UsageError
 from harness.judge import (
     EMULATOR,
+    Given,
     Judge,
     JudgeOptions,
     LayerResult,
@@ -62,6 +63,7 @@ def diagnose(
     precision: Precision | str | None = None,
     environment: str | None = None,
     inputs: Mapping[str, Sequence[int]] | None = None,
+    given: Given | None = None,
     max_builds: int | None = None,
     max_seconds: float | None = None,
     resume: bool = False,
@@ -78,6 +80,7 @@ def diagnose(
         precision: the precision under test; by default the only one of the case beside fp32, or fp16.
         environment: name of an environment of harness.toml; None is the emulator.
         inputs: shapes for the inputs of an .onnx file.
+        given: its data, samples and seed, and another reference than the model itself.
         max_builds: how many engines may be built, those of a resumed diagnosis included; None: 64.
         max_seconds: how long this process may take; what a resumed diagnosis took is not counted.
         resume: go on with the journal of an earlier diagnosis.
@@ -95,7 +98,7 @@ def diagnose(
         JournalError: the journal belongs to another diagnosis, or is in use.
     """
     wanted = None if precision is None else Precision(precision)
-    case = choose_case(target, inputs, wanted, purpose="a diagnosis")
+    case = choose_case(target, inputs, wanted, given=given, purpose="a diagnosis")
     chosen = choose_precision(case, wanted)
     budget = DiagnosisBudget(DEFAULT_BUILDS if max_builds is None else max_builds, max_seconds)
     with _judging(judge) as own:

@@ -22,6 +22,7 @@ from .own_roundings import OwnRoundings as OwnRoundings
 from .own_roundings import find_overflows as find_overflows
 from .reference import Tensors as Tensors
 from .results import Cause as Cause
+from .results import ComparedWith as ComparedWith
 from .results import Judged as Judged
 from .results import LayerResult as LayerResult
 from .results import MadeWith as MadeWith
@@ -33,7 +34,9 @@ from .results import RunReport as RunReport
 from .results import RunResult as RunResult
 from .results import Verdict as Verdict
 from .results import without_origins as without_origins
+from .suite import Given as Given
 from .suite import Target as Target
+from .suite import compare as compare
 from .suite import fingerprint_of as fingerprint_of
 from .suite import nothing_at as nothing_at
 from .suite import run as run

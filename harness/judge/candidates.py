@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.backends import Candidate
+from harness.backends import FILE, SAVED, Candidate
 from harness.case import Case, RunSpec
 from harness.judge.results import Cause
 from harness.judge.workbench import Workbench
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 EMULATOR = "emulator"
+WITHOUT_ENGINE = (EMULATOR, FILE, SAVED)
 TIMED_INFERENCES = 50
 
 
@@ -50,25 +51,29 @@ class Candidates:
         Raises:
             EnvironmentConfigError: no environment has this name.
         """
-        if name == EMULATOR:
-            return bench.emulator
+        if name in WITHOUT_ENGINE and name not in self._open:
+            return bench.file if name == FILE else bench.emulator
         if name not in self._open:
             self._open[name] = self._engine(name, bench)
         return self._open[name]
+
+    def offer(self, name: str, candidate: Candidate) -> None:
+        """Let `get` return `candidate` for `name`, for the model at hand."""
+        self._open[name] = candidate
 
     def check(self, names: tuple[str, ...]) -> None:
         """Raise EnvironmentConfigError for the first name that is neither the emulator nor an environment."""
         from harness.environments import select
 
         for name in names:
-            if name != EMULATOR:
+            if name not in WITHOUT_ENGINE:
                 select(name, self.environments)
 
     def lanes(self, names: Iterable[str]) -> list[tuple[str, ...]]:
         """`names` by what they keep busy: those on the same GPU together, the emulator by itself."""
         by_device: dict[object, list[str]] = {}
         for name in names:
-            device = EMULATOR if name == EMULATOR else self.environments[name].gpu
+            device = EMULATOR if name in WITHOUT_ENGINE else self.environments[name].gpu
             by_device.setdefault(device, []).append(name)
         return [tuple(lane) for lane in by_device.values()]
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
-from harness.backends import Candidate, Computed, EmulatorFacts, Observation, Plan, judged_as
+from harness.backends import Candidate, Computed, Emulator, EmulatorFacts, Observation, Plan, judged_as
 from harness.case import Case, RunSpec, Waived, find_waiver
 from harness.comparison import COMPUTED, SHAPE
 from harness.errors import CandidateError, CaseFileError, HarnessError
 from harness.golden import GoldenState
-from harness.judge.candidates import EMULATOR, Candidates, nothing_to_round
+from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
 from harness.judge.layers import beyond_own_limits, is_faithful, measure_layers, observation_for
 from harness.judge.names import check_names
 from harness.judge.outputs import TensorGates
@@ -121,6 +121,7 @@ class Judge:
             reason="",
             case_path=case.model.path if case.path is None else str(case.path),
             inputs=case.shape_arguments,
+            given=case.given,
         )
         bench = self.bench(case)
         if missing := bench.missing_packages():
@@ -133,7 +134,9 @@ class Judge:
                 why = nothing_to_round(bench.model, spec.precision)
                 if why:
                     return _skipped(replace(blank, cause=Cause.NOTHING_TO_ROUND, reason=why), bench)
-            elif lacking := self.candidates.lacking(candidate, case, spec):
+            elif candidate not in WITHOUT_ENGINE and (
+                lacking := self.candidates.lacking(candidate, case, spec)
+            ):
                 return replace(blank, cause=lacking[0], reason=lacking[1])
             return _Run(bench, spec, made, self.options, stage).judge(blank)
         except HarnessError as error:
@@ -166,7 +169,7 @@ class _Run:
 
     @property
     def emulated(self) -> bool:
-        return self.candidate is self.bench.emulator
+        return isinstance(self.candidate, Emulator)
 
     @property
     def engine(self) -> EngineFacts | None:
@@ -185,15 +188,17 @@ class _Run:
         regions: tuple[Region, ...] = ()
         if self.options.layers:
             layers, faithful = self.timed("layers", lambda: self.layers(expected, actual, outputs))
-            regions = () if passed else find_regions(layers, self.bench.model, self.engine)
+            seen = self.bench.shows_layers(self.candidate)
+            regions = () if passed or not seen else find_regions(layers, self.bench.model, self.engine)
             layers = without_origins(layers) if passed else layers
         beyond = beyond_own_limits(layers, self.bench.case.tolerances, self.judged_as) if passed else None
         verdict, cause, reason = _verdict(self.spec, expects_failure, passed, outputs, layers, regions)
         reason = f"{counted}: {reason}" if counted else reason
         own = self.timed("reference", lambda: self.bench.own_roundings)
         engine = self.engine
-        warnings = [*(engine.warnings if engine else ()), *empty_outputs(expected), *own.warnings]
-        warnings += [] if beyond is None else [beyond]
+        warnings = [*(engine.warnings if engine else ()), *empty_outputs(expected)]
+        warnings += own.warnings if self.bench.case.reference is None else ()
+        warnings += [each for each in (beyond, self.bench.other_inputs(self.candidate)) if each]
         if self.judged_as is not self.precision:
             warnings.append(
                 f"{blank.candidate} runs no engine with TF32 turned off: judged by the gates of {self.judged_as}"
@@ -203,6 +208,8 @@ class _Run:
                 verdict, cause, reason = Verdict.FAIL, Cause.GOLDEN_CHANGED, golden.message
             elif golden.state is GoldenState.MISSING:  # another processor rounds differently: no news
                 warnings.append(golden.message)
+        if verdict is Verdict.PASS and (fault := self.bench.export_fault):
+            verdict, cause, reason = Verdict.FAIL, Cause.EXPORT, fault
         if verdict is Verdict.FAIL and (waived := self.waived(blank.candidate)):
             verdict = Verdict.FAIL if waived.expired else Verdict.XFAIL
             cause = Cause.WAIVER_EXPIRED if waived.expired else Cause.WAIVED
@@ -222,6 +229,7 @@ class _Run:
             judged_as=None if self.judged_as is self.precision else self.judged_as,
             repeats=self.repeats,
             own_roundings=own.facts,
+            compared_with=self.bench.compared_with(self.candidate, self.judged_as),
             warnings=tuple(dict.fromkeys(warnings)),
             golden=None if golden is None else golden.state,
         )

@@ -56,22 +56,23 @@ def measure_layers(
         The layers in topological order, and for each sample the engines that were observed.
     """
     precision = judged_as or plan.precision
+    emulated = isinstance(candidate, Emulator)
+    beside = candidate if isinstance(candidate, Emulator) else bench.beside_engine(precision)
     sums, rules = LayerSums(), TensorGates(bench.model, tolerances, precision)
     engines: list[tuple[ObservedEngine, ...]] = []
     for feeds in bench.feeds if samples is None else [bench.feeds[sample] for sample in samples]:
         observed: dict[str, np.ndarray] = {}
         failures: Mapping[str, str] = {}
-        if candidate is not bench.emulator:
+        if not emulated:
             evaluation = candidate.evaluate(plan, feeds)
             observed, failures = dict(evaluation.tensors), evaluation.failures
             engines.append(evaluation.observed)
-        for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
-            beside = bench.emulator if candidate is bench.emulator else bench.beside_engine(precision)
+        for chunk in bench.tensor_chunks(bench.layers_of(candidate), copies=COPIES):
             computed = Computed(observed, failures)
             _measure_chunk(bench, beside, plan.islands, feeds, chunk, computed, sums, rules)
             for name in chunk:
                 observed.pop(name, None)
-    return _results(rules, sums, emulated=candidate is bench.emulator), engines
+    return _results(rules, sums, bench.counterparts, emulated=emulated), engines
 
 
 def _measure_chunk(
@@ -105,7 +106,7 @@ def _measure_chunk(
             elif name in computed.tensors:
                 sum_of(to, name).update(np.asarray(computed.tensors[name]), reference[name])
     del emulated
-    for name, (low, exact) in _introduced(bench.emulator, precision, feeds, chunk).items():
+    for name, (low, exact) in _introduced(beside, precision, feeds, chunk).items():
         sum_of(sums.introduced, name).update(low, exact)
 
 
@@ -121,7 +122,9 @@ def _introduced(
     return {name: (low[name], exact[name]) for name in chunk if name in low}
 
 
-def _results(rules: TensorGates, sums: LayerSums, *, emulated: bool) -> tuple[LayerResult, ...]:
+def _results(
+    rules: TensorGates, sums: LayerSums, counterparts: Mapping[str, str], *, emulated: bool
+) -> tuple[LayerResult, ...]:
     """The layers with their gates; an engine is compared with the emulator at the same precision."""
     model = rules.model
     measured = sums.emulator if emulated else sums.candidate
@@ -147,6 +150,7 @@ def _results(rules: TensorGates, sums: LayerSums, *, emulated: bool) -> tuple[La
                 introduced=None if alone is None else alone.result(),
                 gates=gates[name],
                 origin=False,
+                counterpart=counterparts.get(name),
             )
         )
     return mark_origins(layers, model)
@@ -179,7 +183,7 @@ def observation_for(candidate: Candidate, wanted: Observation | None) -> Observa
     Raises:
         CandidateError: the worker does not start.
     """
-    if candidate.name == "emulator":
+    if isinstance(candidate, Emulator):
         return Observation.TYPED
     if wanted is not None:
         return wanted

@@ -163,9 +163,7 @@ def find_overflows(bench: Bench) -> tuple[Overflow, ...]:
     elements, sizes, largest = dict.fromkeys(before, 0), dict.fromkeys(before, 0), dict.fromkeys(before, 0.0)
     for feeds in bench.feeds:
         for chunk in bench.tensor_chunks(tuple(before), copies=COPIES):
-            found = bench.reference.run(
-                feeds, tuple(dict.fromkeys([*chunk, *(before[name] for name in chunk)]))
-            )
+            found = bench.itself.run(feeds, tuple(dict.fromkeys([*chunk, *(before[name] for name in chunk)])))
             for name in chunk:
                 wide, own = found[before[name]], found[name]
                 finite = np.isfinite(wide)
@@ -185,7 +183,7 @@ def find_overflows(bench: Bench) -> tuple[Overflow, ...]:
 
 def _cost(bench: Bench) -> tuple[float | None, tuple[Tensors, ...]]:
     """The nrmse of the worst output over the model without its own roundings, and that model's outputs."""
-    expected = bench.expected
+    expected = bench.own_outputs
     if bench.model.unrounded is None:
         return None, ()
     reference = Reference(bench.model, own=False)
@@ -237,7 +235,7 @@ def _saturations(bench: Bench) -> tuple[Saturation, ...]:
 
 
 def _read(bench: Bench, feeds: Tensors, names: Iterable[str]) -> dict[str, np.ndarray]:
-    return bench.reference.run(feeds, tuple(dict.fromkeys(names)))
+    return bench.itself.run(feeds, tuple(dict.fromkeys(names)))
 
 
 def _beyond(node: onnx.NodeProto, values: Sequence[np.ndarray | None]) -> int:

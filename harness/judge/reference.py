@@ -50,6 +50,14 @@ class Bench(Protocol):
         """The FP32 reference."""
 
     @property
+    def itself(self) -> Reference:
+        """The model in FP32, whatever the case is compared with."""
+
+    @property
+    def own_outputs(self) -> Sequence[Tensors]:
+        """Its outputs, sample by sample."""
+
+    @property
     def expected(self) -> Sequence[Tensors]:
         """The reference's outputs, sample by sample."""
 

@@ -15,7 +15,7 @@ from harness.comparison import NONFINITE, GateResult, Metrics
 from harness.errors import NothingSelectedError
 from harness.golden import GoldenState
 from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, to_json
-from harness.text import number, plural, shorten
+from harness.text import names, number, plural, shorten
 from harness.worker.protocol import EngineFacts
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 RUN_SCHEMA = "harness.run/1"
 MadeWith = Mapping[str, str | Mapping[str, Mapping[str, str | None]]]
 """Releases and machines that numbers were made with; under `environments` those of each environment."""
+MOST_WEIGHTS = 4
 MOST_ROWS = 100
 """Runs that a notebook shows of a report."""
 
@@ -53,6 +54,7 @@ class Cause(StrEnum):
     WAIVED = "waived"
     WAIVER_EXPIRED = "waiver expired"
     GOLDEN_CHANGED = "golden reference changed"
+    EXPORT = "export differs from the PyTorch module"
     PACKAGE = "package missing"
     RELEASE = "release not allowed"
     PRECISION = "precision not offered"
@@ -131,6 +133,7 @@ class LayerResult:
         metrics: accumulated error: the candidate fed its own intermediate tensors.
         introduced: error of this node alone, fed the reference's tensors; None where it was not measured.
         gates: the gates of the accumulated error.
+        counterpart: the tensor of the reference that it was compared with, where that has another name.
         origin: the tensor fails its gates while every tensor it was computed from passes; or it is not finite
             while all of those are, and its FP32 values do not fit. All of those were observed: else there is a
             region. Where the outputs pass, nothing starts anywhere.
@@ -144,6 +147,7 @@ class LayerResult:
     introduced: Metrics | None
     gates: tuple[GateResult, ...]
     origin: bool
+    counterpart: str | None = field(default=None, metadata=UNLESS_DEFAULT)
 
     ALSO_IN_JSON: ClassVar = ("diverged",)
 
@@ -151,6 +155,38 @@ class LayerResult:
     def diverged(self) -> bool:
         """Whether a gate fails."""
         return not all(gate.passed for gate in self.gates)
+
+
+@dataclass(frozen=True)
+class ComparedWith:
+    """What candidates were compared with in place of their own model in FP32.
+
+    Args:
+        reference: the file, or the function that returns a PyTorch module.
+        by_name: how many of the compared tensors have a counterpart of the same name.
+        by_position: how many have one at the same place in the graph, under another name.
+        unpaired: the float tensors of the model without a counterpart, in topological order: not compared.
+        weights: by name of a weight of both files that differs beyond the bound on nrmse: by how much.
+    """
+
+    reference: str
+    by_name: int
+    by_position: int
+    unpaired: tuple[str, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """`float.onnx: 12 tensors paired, 9 by name and 3 by position in the graph; 2 have no counterpart`."""
+        counts = ((self.by_name, "name"), (self.by_position, "position in the graph"))
+        pairs = " and ".join(f"{count} by {how}" for count, how in counts if count)
+        how = f"{plural(self.by_name + self.by_position, 'tensor')} paired, {pairs}"
+        verb = "has" if len(self.unpaired) == 1 else "have"
+        rest = f"; {len(self.unpaired)} {verb} no counterpart" if self.unpaired else ""
+        moved = names(
+            (f"{name} (nrmse {number(error)})" for name, error in self.weights.items()), MOST_WEIGHTS
+        )
+        weights = f"; other values in weight {moved}" if moved else ""
+        return f"{self.reference}: {how}{rest}{weights}"
 
 
 @dataclass(frozen=True)
@@ -213,6 +249,8 @@ class RunResult:
         warnings: what the person should know although it changes no verdict (a changed golden reference, …).
         case_path: the case file, or the model itself where there is none.
         inputs: what `--input` gave to such a model: `x:[1,3,224,224]`.
+        given: the other options of the command that say what is fed and compared with: `--seed 3`, word by word.
+        compared_with: what stands in for the model as the reference; None for the model itself in FP32.
         golden: what the golden reference says of the fresh one; None where none is kept. A changed one fails the
             run, whatever the candidate computes.
         mistake: an `error` that is a mistake in the case, its model or its inputs, not of the candidate.
@@ -239,6 +277,8 @@ class RunResult:
     warnings: tuple[str, ...] = ()
     case_path: str | None = None
     inputs: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
+    given: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
+    compared_with: ComparedWith | None = field(default=None, metadata=UNLESS_DEFAULT)
     golden: GoldenState | None = None
     mistake: bool = False
     judged_as: Precision | None = field(default=None, metadata=UNLESS_DEFAULT)

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from harness.case import Case, InputSpec, ModelSource, RunSpec, load_cases, one_or_more
+from harness.backends import FILE, SAVED, SavedCandidate, SavedTensors, precision_of
+from harness.case import (
+    Case,
+    InputSpec,
+    ModelSource,
+    ReferenceSource,
+    RunSpec,
+    load_cases,
+    one_or_more,
+    read_samples,
+)
 from harness.errors import NothingSelectedError, UsageError
 from harness.judge.candidates import EMULATOR
 from harness.judge.judge import Judge, JudgeOptions
@@ -20,12 +30,47 @@ MODEL_RUNS = (Precision.FP32, Precision.FP16)
 Target = Path | str | Case
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a command or a call says beside its targets.
+
+    Args:
+        data: files of inputs for .onnx files: `.npz`, `.safetensors`, or polygraphy's `.json`.
+        samples: how many sets of inputs an .onnx file is judged with.
+        seed: seed of the fills of .onnx files.
+        reference: what every target is compared with: an .onnx file, or saved outputs.
+    """
+
+    data: Sequence[Path | str] = ()
+    samples: int | None = None
+    seed: int | None = None
+    reference: Path | str | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The options of a command that say the same."""
+        pairs = [("--samples", self.samples), ("--seed", self.seed), ("--reference", self.reference)]
+        data = [word for path in self.data for word in ("--data", str(path))]
+        return (*data, *(word for name, value in pairs if value is not None for word in (name, str(value))))
+
+    def compared(self, case: Case) -> Case:
+        """`case`, compared with `reference`."""
+        if self.reference is None:
+            return case
+        path = str(Path(self.reference).absolute())
+        onnx = path.endswith(".onnx")
+        source = ReferenceSource(path=path) if onnx else ReferenceSource(outputs=(path,))
+        words = case.given or replace(self, data=(), samples=None, seed=None).words
+        return case.model_copy(update={"reference": source, "given": words})
+
+
 def run(
     targets: Sequence[Target] | Target,
     *,
     precisions: Sequence[Precision | str] | Precision | str = (),
     environments: Sequence[str] | str = (),
     inputs: Mapping[str, Sequence[int]] | None = None,
+    given: Given | None = None,
     tags: Sequence[str] | str = (),
     options: JudgeOptions | None = None,
     progress: Progress | None = None,
@@ -40,6 +85,7 @@ def run(
         precisions: only these; by default those that each case asks for.
         environments: names from harness.toml; by default the emulator.
         inputs: shapes for the inputs of .onnx files.
+        given: their data, samples and seed, and another reference than the model itself.
         tags: only cases with one of these tags.
         options: how to judge.
         progress: called at every step.
@@ -52,7 +98,7 @@ def run(
     """
     wanted = tuple(Precision(precision) for precision in one_or_more(precisions))
     environments = one_or_more(environments)
-    cases = select_cases(targets, inputs=inputs, tags=tags, precisions=wanted)
+    cases = select_cases(targets, inputs=inputs, given=given, tags=tags, precisions=wanted)
     runs = [
         Run(case, candidate, spec)
         for case in cases
@@ -82,10 +128,61 @@ def fingerprint_of(results: Sequence[RunResult]) -> MadeWith:
     return {**host_fingerprint(), **({"environments": engines} if engines else {})}
 
 
+def compare(
+    reference: Path | str,
+    candidate: Path | str,
+    *,
+    precision: Precision | str | None = None,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    given: Given | None = None,
+    options: JudgeOptions | None = None,
+    progress: Progress | None = None,
+) -> RunReport:
+    """Judge one ONNX file by another, or a file by saved outputs, or saved outputs by a file.
+
+    Args:
+        reference: what is taken to be right: an .onnx file, or saved outputs.
+        candidate: what is judged, likewise; one of the two must be an .onnx file. A file runs as it is written,
+            with its own float16 tensors and Q/DQ nodes.
+        precision: whose gates hold; by default those of the narrowest type in the candidate, fp32 for saved outputs.
+        inputs: shapes for the inputs.
+        given: data, samples and seed of the inputs.
+        options: how to judge.
+        progress: called at every step.
+
+    Raises:
+        UsageError: neither is an .onnx file, or the two do not fit each other.
+        ModelError, InputDataError: one cannot be read or run.
+    """
+    judged: Path = Path(candidate)
+    saved: Path | None = None
+    if judged.suffix != ".onnx":
+        judged, saved = Path(reference), judged
+    if judged.suffix != ".onnx":
+        raise UsageError(
+            "neither is an .onnx file", hint="compare saved outputs with the file they came from"
+        )
+    given = given or Given()
+    if saved is None:
+        given = replace(given, reference=reference)
+    wanted = None if precision is None else Precision(precision)
+    case = given.compared(case_of_model(judged, inputs or {}, (wanted or Precision.FP32,), given))
+    with Judge(options) as judge:
+        if saved is not None:
+            bench = judge.bench(case)
+            tensors = SavedTensors(bench.model, bench.feeds, read_samples(saved), str(saved))
+            judge.candidates.offer(SAVED, SavedCandidate(tensors))
+        elif wanted is None:
+            spec = RunSpec(precision=precision_of(judge.bench(case).model))
+            case = case.model_copy(update={"runs": (spec,)})
+        return run(case, environments=SAVED if saved else FILE, progress=progress, judge=judge)
+
+
 def select_cases(
     targets: Sequence[Target] | Target,
     *,
     inputs: Mapping[str, Sequence[int]] | None = None,
+    given: Given | None = None,
     tags: Sequence[str] | str = (),
     precisions: Sequence[Precision] = (),
 ) -> list[Case]:
@@ -100,14 +197,16 @@ def select_cases(
     tags = one_or_more(tags)
     files = [Path(target) for target in listed if not isinstance(target, Case)]
     models = [path for path in files if path.suffix == ".onnx"]
-    if inputs and not models:
-        raise UsageError("`--input` gives shapes to an .onnx file; a case file has its own inputs")
+    given = given or Given()
+    option = next(iter([*(["--input"] if inputs else []), *replace(given, reference=None).words]), None)
+    if option and not models:
+        raise UsageError(f"`{option}` is for an .onnx file; a case file has its own inputs")
     cases = [target for target in listed if isinstance(target, Case)]
     cases += (
         load_cases([path for path in files if path.suffix != ".onnx"]) if len(models) < len(files) else []
     )
-    cases += [case_of_model(path, inputs or {}, precisions) for path in models]
-    chosen = [case for case in cases if not tags or set(tags) & set(case.tags)]
+    cases += [case_of_model(path, inputs or {}, precisions, given) for path in models]
+    chosen = [given.compared(case) for case in cases if not tags or set(tags) & set(case.tags)]
     if not chosen:
         if not cases:
             raise NothingSelectedError("no case file there", hint="case files end in .case.yaml")
@@ -130,12 +229,20 @@ def nothing_at(precisions: Sequence[Precision], cases: Sequence[Case]) -> Nothin
 
 
 def case_of_model(
-    path: Path, inputs: Mapping[str, Sequence[int]], precisions: Sequence[Precision] = ()
+    path: Path,
+    inputs: Mapping[str, Sequence[int]],
+    precisions: Sequence[Precision] = (),
+    given: Given | None = None,
 ) -> Case:
     """A case for a bare .onnx file: seeded inputs, default gates, FP32 and FP16 unless `precisions` says else."""
+    given = given or Given()
     return Case(
         name=path.stem,
         model=ModelSource(path=str(path)),
+        data=tuple(map(str, given.data)),
+        samples=given.samples,
+        seed=given.seed or 0,
+        given=given.words,
         inputs={name: InputSpec(shape=tuple(shape)) for name, shape in inputs.items()},
         runs=tuple(RunSpec(precision=precision) for precision in precisions or MODEL_RUNS),
     )

@@ -3,23 +3,53 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
 
-from harness.backends import Emulator, Reference, check_feeds, chunks, tensor_sizes
-from harness.case import CASE_SUFFIX, Case, make_feeds, resolve_model
+from harness.backends import (
+    Candidate,
+    Emulator,
+    FileAsItIs,
+    OtherFile,
+    OtherReference,
+    Reference,
+    SavedCandidate,
+    SavedTensors,
+    check_feeds,
+    chunks,
+    tensor_sizes,
+)
+from harness.case import (
+    CASE_SUFFIX,
+    Case,
+    FileFill,
+    ModelSource,
+    call_torch,
+    make_feeds,
+    read_samples,
+    resolve_model,
+)
+from harness.comparison import DEFAULT_GATES, compare
 from harness.errors import GoldenError, HarnessError
 from harness.golden import GoldenStatus, GoldenStore, Provenance
 from harness.judge.own_roundings import OwnRoundings, find_overflows, look_at_own_roundings
 from harness.judge.reference import check_finite, check_not_empty, check_reproducible
-from harness.model import Model, load_model
+from harness.judge.results import ComparedWith
+from harness.model import Model, PairedBy, load_model
 from harness.tensors import Precision
+from harness.text import number
+
+if TYPE_CHECKING:
+    from onnx_ir import TensorProtocol
+    from pydantic import JsonValue
 
 CASES_FOLDER = "cases"
+FLOATS = ("float32", "float16", "bfloat16")
 T = TypeVar("T")
 
 
@@ -84,9 +114,79 @@ class Workbench:
         return feeds
 
     @cached_property
-    def reference(self) -> Reference:
-        """The FP32 reference."""
+    def itself(self) -> Reference:
+        """The model in FP32."""
         return Reference(self.model)
+
+    @_Prepared
+    def reference(self) -> Reference:
+        """What candidates are compared with: the model in FP32, or what the case names in its place.
+
+        Raises:
+            ModelError, InputDataError, UsageError: that cannot be had, or does not fit the model.
+        """
+        source = self.case.reference
+        if source is None:
+            return self.itself
+        if source.path is not None:
+            return OtherReference(self.model, OtherFile(self.model, self.other.model))
+        if source.torch is not None:
+            saved, where = self._eager(source.torch, source.args or {}), None
+        else:
+            files = [self.case.resolve(path) for path in source.outputs]
+            saved, where = [sample for file in files for sample in read_samples(file)], str(files[0])
+        return OtherReference(self.model, SavedTensors(self.model, self.feeds, saved, where))
+
+    @_Prepared
+    def other(self) -> Workbench:
+        """The workbench of the file that the case names as its reference, with the same inputs.
+
+        Raises:
+            ModelError: see `model`.
+        """
+        assert self.case.reference is not None
+        assert self.case.reference.path is not None
+        path = self.case.resolve(self.case.reference.path)
+        bench = Workbench(
+            Case(name=path.stem, model=ModelSource(path=str(path))), memory_budget=self.memory_budget
+        )
+        pairing = OtherFile(self.model, bench.model)
+        bench.feeds = [pairing.feeds(feeds) for feeds in self.feeds]
+        return bench
+
+    @cached_property
+    def file(self) -> FileAsItIs:
+        """The file as a candidate, for `harness compare`."""
+        return FileAsItIs(self.model)
+
+    @cached_property
+    def export_fault(self) -> str | None:
+        """How an exported model differs from its PyTorch module; None if it does not, or was not exported."""
+        source = self.case.model
+        if source.torch is None or self.case.reference is not None:
+            return None
+        bound = DEFAULT_GATES[Precision.FP32].floor
+        for values, eager in zip(self.expected, self._eager(source.torch, source.args or {}), strict=True):
+            for name, value in values.items():
+                if name not in eager or value.dtype.kind != "f":
+                    continue
+                metrics = compare(value, eager[name], dtype="float32")
+                if metrics.incomparable or not metrics.error <= bound:
+                    how = metrics.incomparable or f"nrmse {number(metrics.error)}"
+                    return (
+                        f"the export does not compute what the PyTorch module does: output {name!r} has {how}"
+                    )
+        return None
+
+    def _eager(self, name: str, arguments: Mapping[str, JsonValue]) -> list[dict[str, np.ndarray]]:
+        """What the PyTorch module computes by itself, under the names of the model's outputs."""
+        order = [info.name for info in self.model.inputs]
+        inputs = [[feeds[name] for name in order] for feeds in self.feeds]
+        outputs = [info.name for info in self.model.outputs]
+        return [
+            dict(zip(outputs, values, strict=False))
+            for values in call_torch(self.case, name, arguments, inputs)
+        ]
 
     @cached_property
     def emulator(self) -> Emulator:
@@ -115,10 +215,16 @@ class Workbench:
             return next((str(each) for each in find_overflows(self) if each.tensor == tensor), None)
 
         outputs = []
+        answers = self.reference.answers if isinstance(self.reference, OtherReference) else None
+        if isinstance(answers, OtherFile):
+            _ = self.other.expected  # is it sound?
         for feeds in self.feeds:
             values = self.reference.run(feeds)
-            check_reproducible(self, feeds, values)
-            check_finite(self, feeds, values, own)
+            if answers is None:
+                check_reproducible(self, feeds, values)
+                check_finite(self, feeds, values, own)
+            else:
+                values = {name: value for name, value in values.items() if name in answers.tensors}
             outputs.append(values)
         check_not_empty(outputs, self.feeds, self.where)
         return outputs
@@ -156,6 +262,84 @@ class Workbench:
             self._golden = (found,)
         return self._golden[0]
 
+    @cached_property
+    def own_outputs(self) -> list[dict[str, np.ndarray]]:
+        """The outputs of the model itself in FP32, sample by sample."""
+        if self.case.reference is None:
+            return self.expected
+        return [self.itself.run(feeds) for feeds in self.feeds]
+
+    @property
+    def counterparts(self) -> Mapping[str, str]:
+        """By tensor: its counterpart in the file that is compared with, where that has another name."""
+        answers = self.reference.answers if isinstance(self.reference, OtherReference) else None
+        pairs = answers.pairing.tensors if isinstance(answers, OtherFile) else {}
+        return {name: other for name, (other, _) in pairs.items() if other != name}
+
+    def _weights(self, precision: Precision) -> dict[str, float]:
+        """The weights of one name that differ from those of the reference by more than the precision may."""
+        if self.case.reference is None or self.case.reference.path is None:
+            return {}
+        found, bound = {}, DEFAULT_GATES[precision].bound
+        mine, its = (_floats(model) for model in (self.model, self.other.model))
+        for name in mine.keys() & its.keys():
+            if mine[name].shape == its[name].shape:
+                error = compare(mine[name].numpy(), its[name].numpy(), dtype="float32").error
+                if error > bound:
+                    found[name] = error
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    def compared_with(self, candidate: Candidate, precision: Precision) -> ComparedWith | None:
+        """What the layers of `candidate` are compared with, and how they were paired; None for the model itself."""
+        source, reference = self.case.reference, self.reference
+        if source is None or not isinstance(reference, OtherReference):
+            return None
+        written = {*self._layers(candidate), *(info.name for info in self.model.outputs)}
+        how = Counter(
+            reference.answers.tensors[name] for name in written if name in reference.answers.tensors
+        )
+        return ComparedWith(
+            source.torch or ", ".join(map(_short, [source.path] if source.path else source.outputs)),
+            how[PairedBy.NAME],
+            how[PairedBy.POSITION],
+            tuple(name for name in self._layers(candidate) if name not in reference.answers.tensors),
+            self._weights(precision),
+        )
+
+    def shows_layers(self, candidate: Candidate) -> bool:
+        """Whether more than outputs can be compared: of saved tensors there often are no others."""
+        saved = [candidate.saved] if isinstance(candidate, SavedCandidate) else []
+        answers = self.reference.answers if isinstance(self.reference, OtherReference) else None
+        outputs = {info.name for info in self.model.outputs}
+        saved += [answers] if isinstance(answers, SavedTensors) else []
+        return all(outputs < set(tensors.tensors) for tensors in saved)
+
+    def other_inputs(self, candidate: Candidate) -> str | None:
+        """A warning where saved tensors are compared, and nothing says what inputs they come from."""
+        case = self.case
+        saved = isinstance(candidate, SavedCandidate) or bool(case.reference and case.reference.outputs)
+        if not saved or case.data or any(isinstance(spec.fill, FileFill) for spec in case.inputs.values()):
+            return None
+        return (
+            f"the inputs were drawn with seed {case.seed}: what was saved must come from the same ones; "
+            "--data FILE feeds those that it came from"
+        )
+
+    def layers_of(self, candidate: Candidate) -> tuple[str, ...]:
+        """The tensors to compare layer by layer: those that have a counterpart in the reference."""
+        tensors = self._layers(candidate)
+        if isinstance(self.reference, OtherReference):
+            return tuple(name for name in tensors if name in self.reference.answers.tensors)
+        return tensors
+
+    def _layers(self, candidate: Candidate) -> tuple[str, ...]:
+        model, tensors = self.model, self.model.float_tensors
+        named = self.case.reference is not None and self.case.reference.path is not None
+        if candidate is self.file or (named and candidate is self.emulator):
+            written = (name for node in model.nodes if node.name in model.data_nodes for name in node.outputs)
+            tensors = tuple(name for name in written if model.dtypes.get(name) in FLOATS)
+        return tensors
+
     def tensor_chunks(self, tensors: Sequence[str], *, copies: int) -> list[tuple[str, ...]]:
         """`tensors` in chunks of which `copies` of each tensor fit the memory budget together."""
         return list(chunks(tensors, self._sizes, self.memory_budget // copies))
@@ -170,13 +354,29 @@ class Workbench:
 
     def close(self) -> None:
         """Free the sessions."""
-        for made in ("reference", "emulator", "_as_kernels"):
+        for made in ("reference", "itself", "other", "emulator", "file", "_as_kernels"):
             if made in self.__dict__:
                 getattr(self, made).close()
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
         return tensor_sizes(self.model, self.feeds[0])
+
+
+def _floats(model: Model) -> dict[str, TensorProtocol]:
+    """The weights of a model that hold floats."""
+    values = ((name, value.const_value) for name, value in model.ir.graph.initializers.items())
+    return {
+        name: tensor
+        for name, tensor in values
+        if tensor is not None and tensor.dtype.is_floating_point() and tensor.size
+    }
+
+
+def _short(path: str) -> str:
+    """`path` seen from the working folder, where it lies below it."""
+    found = Path(path)
+    return str(found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found)
 
 
 def golden_root(case: Case) -> Path | None:

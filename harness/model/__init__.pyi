@@ -37,6 +37,9 @@ from .own_roundings import bounds as bounds
 from .own_roundings import is_widened as is_widened
 from .own_roundings import owner as owner
 from .own_roundings import spread as spread
+from .pairing import PairedBy as PairedBy
+from .pairing import Pairing as Pairing
+from .pairing import pair_tensors as pair_tensors
 from .rounding import Emitter as Emitter
 from .rounding import round_array as round_array
 from .rounding import rounder as rounder

@@ -170,9 +170,14 @@ class Model:
         return analysis.quantizes(self.skeleton.graph)
 
     @cached_property
+    def data_nodes(self) -> frozenset[str]:
+        """Names of the nodes that compute from what is in the inputs, and not only from their sizes."""
+        return analysis.data_nodes(self.skeleton, self.feed_names())
+
+    @cached_property
     def nodes(self) -> tuple[NodeInfo, ...]:
         """The nodes of the main graph in topological order."""
-        data = analysis.data_nodes(self.skeleton, self.feed_names())
+        data = self.data_nodes
         sized = sized_nodes(self.inferred.graph, self.dtypes, self.shapes, data, self.feed_names())
         at_run_time = data | sized  # the others are folded
         found = []

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.backends import FILE, SAVED
 from harness.judge import RunResult
 from harness.text import shorten
 
@@ -61,7 +62,8 @@ def title(result: RunResult) -> str:
     """`case at fp16`, with the candidate unless it is the emulator; the case alone if that is mistaken."""
     if result.mistake:
         return result.case
-    where = "" if result.candidate == "emulator" else f" on {result.candidate}"
+    known = {"emulator": "", FILE: "", SAVED: ", saved outputs"}
+    where = known.get(result.candidate, f" on {result.candidate}")
     return f"{result.case} at {result.precision}{where}"
 
 

@@ -201,8 +201,8 @@ def test_every_mistake_is_reported_at_once_at_its_place(write):
 35:26: waivers[1].expires: '2026-13-45' cannot be read as !!timestamp: month must be in 1..12
 36:14: description: must be text, not 3; put it in quotes
 37:11: requires: must be a list, not a mapping of keys
-38:1: zebra: unknown key; known are description, model, samples, seed, inputs, runs, tolerances, build, tags,\
- requires, waivers
+38:1: zebra: unknown key; known are description, model, reference, data, samples, seed, inputs, runs, tolerances, \
+build, tags, requires, waivers
 """
     found = [
         line for line in mistakes(write(EVERY_MISTAKE)) if ": 'float23'" not in line and "cudn" not in line

@@ -17,7 +17,7 @@ from harness.backends import Candidate, Computed, Observation, Plan
 from harness.case import BuildOptions, Case, ModelSource, Tolerance
 from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE, GateResult
 from harness.errors import UsageError
-from harness.judge import OutputResult, TensorGates, Tensors, Workbench, select_cases
+from harness.judge import Given, OutputResult, TensorGates, Tensors, Workbench, select_cases
 from harness.model import Model
 from harness.tensors import Precision, hash_feeds, host_fingerprint
 from harness.text import names
@@ -152,6 +152,11 @@ class Subject:
             "feeds": [hash_feeds(feeds) for feeds in self.bench.feeds],
             "tolerances": [rule.model_dump(mode="json") for rule in case.tolerances],
             "build": None if self.emulated else case.build.model_dump(mode="json"),
+            **(
+                {}
+                if case.reference is None
+                else {"expected": [hash_feeds(each) for each in self.bench.expected]}
+            ),
             "candidate": _stable(self.fingerprint),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -227,14 +232,17 @@ def choose_case(
     inputs: Mapping[str, Sequence[int]] | None,
     precision: Precision | None,
     *,
+    given: Given | None = None,
     purpose: str,
 ) -> Case:
-    """The one case that `target` is; `inputs` gives shapes to an .onnx file, `purpose` names what needs it.
+    """The one case that `target` is; `inputs` gives shapes to an .onnx file, `given` the rest; `purpose` needs it.
 
     Raises:
         UsageError: it is none, or several.
     """
-    cases = select_cases(target, inputs=inputs, precisions=() if precision is None else (precision,))
+    cases = select_cases(
+        target, inputs=inputs, given=given, precisions=() if precision is None else (precision,)
+    )
     if len(cases) != 1:
         listed = names((case.name for case in cases), 4)
         raise UsageError(

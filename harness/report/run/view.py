@@ -194,6 +194,8 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
     statements += [Statement("region", _region(region)) for region in result.regions[:MOST_ORIGINS]]
     if len(result.regions) > MOST_ORIGINS:
         statements.append(Statement("", f"and {plural(len(result.regions) - MOST_ORIGINS, 'more region')}"))
+    if result.compared_with is not None:
+        statements.append(Statement("reference", str(result.compared_with)))
     if result.faithful is False:
         statements.append(
             Statement("perturbed", "observation changed this engine's outputs: do not rely on its layers")
@@ -292,6 +294,7 @@ def _origin(layer: LayerResult, precision: Precision) -> str:
     if layer.introduced is not None and math.isfinite(layer.introduced.error):
         parts.append(f"alone it introduces nrmse {number(layer.introduced.error)}")
     tensor = "" if layer.tensor == layer.node else f", tensor {layer.tensor}"
+    tensor += f", {layer.counterpart} in the reference" if layer.counterpart else ""
     return f"node {layer.node} ({layer.op}){tensor}: {'; '.join(parts)}"
 
 

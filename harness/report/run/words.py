@@ -6,6 +6,7 @@ from collections import Counter
 from functools import cache
 from importlib.util import find_spec
 
+from harness.backends import FILE, SAVED
 from harness.judge import RunReport, RunResult, Verdict
 from harness.report.words import Look
 from harness.text import command, duration, plural, sentence, target_words
@@ -69,7 +70,9 @@ def next_command(result: RunResult) -> str:
     """The command that goes deeper into `result`, ready to paste into a shell; empty where none says more."""
     if result.mistake:
         return ""
-    target = target_words(result.case_path or result.case, result.inputs)
+    target = [*target_words(result.case_path or result.case, result.inputs), *result.given]
+    if result.candidate in (FILE, SAVED):
+        return _compare_command(result, target)
     if changed_golden(result):
         return command("harness", "run", *target, "--golden-update")
     target += ["--precision", result.precision.value]
@@ -78,6 +81,15 @@ def next_command(result: RunResult) -> str:
     if result.verdict is not Verdict.ERROR and _diagnoses():
         return command("harness", "diagnose", *target)
     return command("harness", "run", *target, "--details")
+
+
+def _compare_command(result: RunResult, target: list[str]) -> str:
+    """`harness compare` with details; empty for saved outputs, of which there are none."""
+    if result.candidate == SAVED or result.compared_with is None:
+        return ""
+    option = target.index("--reference")
+    others = [*target[1:option], *target[option + 2 :]]
+    return command("harness", "compare", target[option + 1], target[0], *others, "--details")
 
 
 def changed_golden(result: RunResult) -> bool:
