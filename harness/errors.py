@@ -6,6 +6,7 @@ that failed is 3, a search that ran out of budget is 4, an empty selection is 5.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,6 +253,24 @@ class BudgetExhaustedError(HarnessError, RuntimeError):
     """A search stopped at its budget with its question unanswered."""
 
     exit_code = 4
+
+
+class InternalError(HarnessError, RuntimeError):
+    """A fault of harness itself; `evidence` is the traceback of what was raised, a line each."""
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, evidence: Sequence[str] = ()) -> None:
+        super().__init__(
+            message, hint="this is a bug in harness: report it with the output of `harness doctor`"
+        )
+        self.evidence = tuple(evidence)
+
+    @classmethod
+    def of(cls, error: Exception) -> InternalError:
+        """What is said of an exception that nobody expected."""
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        return cls(f"internal error: {type(error).__name__}: {error}", evidence=lines)
 
 
 class StageError(HarnessError, RuntimeError):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import os
 import re
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 
 import ml_dtypes
 import numpy as np
@@ -16,8 +19,12 @@ import onnxruntime as ort
 from harness.errors import InputDataError, ModelError, NodeFailedError
 from harness.model import LOWERED, MASK, LoweredGraph, Model, WeightFeed, bodies, round_array
 from harness.tensors import Precision
+from harness.text import duration
 
 DEFAULT_BUDGET = 1 << 30
+TIME_LIMIT = "HARNESS_TIME_LIMIT"
+STOPPING = 5.0
+"""Seconds that ONNX Runtime gets to end an inference that nobody waits for any more."""
 _FAILED_NODE = re.compile(r"while running (?P<op>\w+) node\. Name:'(?P<node>[^']*)'")
 _NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 UNKNOWN_BYTES = 1 << 20  # assumed for a tensor whose shape inference could not find
@@ -119,6 +126,48 @@ def to_runtime(values: np.ndarray) -> np.ndarray | ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(values.view(np.uint16), onnx.TensorProto.BFLOAT16)
 
 
+def time_limit() -> float:
+    """Seconds that one inference of ONNX Runtime may take."""
+    given = os.environ.get(TIME_LIMIT, "")
+    return float(given) if given.isdecimal() and int(given) else 3600.0
+
+
+def infer(
+    session: ort.InferenceSession, outputs: Sequence[str], feeds: Mapping[str, np.ndarray | ort.OrtValue]
+) -> list[np.ndarray]:
+    """Run `session`, in a thread of its own: the caller's stays free for signals, which ONNX Runtime does not see.
+
+    Where the caller is interrupted, or after `time_limit`, ONNX Runtime is told to stop, which it does after the node
+    that it is at; a single node that takes longer than STOPPING seconds is left to itself.
+
+    Raises:
+        TimeoutError: it took longer than `time_limit`.
+        Exception: whatever ONNX Runtime raises.
+    """
+    options = ort.RunOptions()
+    results: SimpleQueue[list[np.ndarray] | BaseException] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put(session.run(outputs, feeds, options))
+        except BaseException as error:
+            results.put(error)
+
+    threading.Thread(target=run, name="inference", daemon=True).start()
+    try:
+        found = results.get(timeout=time_limit())
+    except BaseException as reason:
+        options.terminate = True
+        with suppress(Empty):
+            results.get(timeout=STOPPING)
+        if isinstance(reason, Empty):
+            raise TimeoutError from None
+        raise
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
 class GraphRunner:
     """One session of a lowered graph, with the weights it is fed.
 
@@ -156,10 +205,24 @@ class GraphRunner:
             values[weight.feed] = self._weight(weight, low)
         if MASK in self.takes:
             values[MASK] = self.graph.mask(chosen)
+        fed = {name: to_runtime(value) for name, value in values.items()}
         try:
-            arrays = self.session.run(self.names, {name: to_runtime(value) for name, value in values.items()})
+            arrays = infer(self.session, self.names, fed)
+        except TimeoutError as error:
+            raise ModelError(
+                f"an inference of ONNX Runtime took more than {duration(time_limit())}",
+                where=self.model.name,
+                hint=f"if it may take that long, set {TIME_LIMIT} to more seconds",
+            ) from error
         except Exception as error:
             raise _run_error(error, self.model.name) from error
+        for name, array in zip(self.graph.outputs, arrays, strict=True):
+            if not isinstance(array, np.ndarray):
+                raise ModelError(
+                    f"output {name!r} is a sequence or optional; harness compares tensors",
+                    where=self.model.name,
+                    hint="let the model return its tensors",
+                )
         return dict(zip(self.graph.outputs, arrays, strict=True))
 
     def _weight(self, feed: WeightFeed, low: bool) -> np.ndarray:

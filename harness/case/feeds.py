@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,8 +14,11 @@ from harness.case.fills import default_fill, generate, generator
 from harness.case.inputs import FileFill, InputSpec, Shape
 from harness.case.schema import Case
 from harness.errors import InputDataError
-from harness.tensors import dtype_of
-from harness.text import plural, suggestion
+from harness.tensors import dtype_of, memory_limit
+from harness.text import percent, plural, size, suggestion
+
+SHARE_OF_INPUTS = 0.25
+"""Of the memory: the rest is for the tensors of the reference and of the candidate."""
 
 
 class TensorLike(Protocol):
@@ -58,6 +62,7 @@ def make_feeds(case: Case, inputs: Sequence[TensorLike]) -> list[dict[str, np.nd
             hint="ask for fewer, or leave `samples` out",
         )
     wanted = case.samples or len(recorded) or 1
+    _check_size(case, inputs, wanted, recorded[0][1] if recorded else {})
     return [_sample(case, inputs, sample, recorded) for sample in range(wanted)]
 
 
@@ -82,6 +87,25 @@ def _apart(held: Mapping[str, np.ndarray], inputs: Sequence[TensorLike]) -> list
     if ranks != {1} or len(lengths) != 1:
         return [held]
     return [{name: held[name][place] for name in fed} for place in range(lengths.pop()[0])]
+
+
+def _check_size(
+    case: Case, inputs: Sequence[TensorLike], samples: int, recorded: Mapping[str, np.ndarray]
+) -> None:
+    """Refuse generated data that cannot be held, before any of it is made."""
+    nbytes = 0
+    for info in inputs:
+        spec = case.inputs.get(info.name, InputSpec())
+        if info.name not in recorded and not isinstance(spec.fill, FileFill):
+            nbytes += math.prod(_shape(case, info, spec)) * _dtype(case, info, spec).itemsize
+    if nbytes * samples > memory_limit() * SHARE_OF_INPUTS:
+        of_samples = f" of {samples:,} samples" if samples > 1 else ""
+        raise InputDataError(
+            f"the inputs{of_samples} would take {size(nbytes * samples)}, more than "
+            f"{percent(SHARE_OF_INPUTS)} of the {size(memory_limit())} that this machine has",
+            where=_where(case),
+            hint="make the inputs smaller, or ask for fewer samples",
+        )
 
 
 def _sample(

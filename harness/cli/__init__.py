@@ -164,6 +164,19 @@ def _handle_sigterm(context: typer.Context) -> None:
         context.call_on_close(lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
+def _limit_memory() -> None:
+    """Let what needs more memory than there is fail in this process, before the system kills it or another one."""
+    from harness.tensors import memory_limit
+
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_limit(), hard))
+
+
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
     """Until the context ends, each warning of harness itself is one line on stderr, printed once."""
@@ -201,6 +214,7 @@ def _root(
 ) -> None:
     """Check whether a TensorRT engine computes what its ONNX model says, and find where it goes wrong."""
     context.with_resource(_plain_warnings())
+    _limit_memory()
     if context.invoked_subcommand in RESUMABLE:
         _handle_sigterm(context)
 

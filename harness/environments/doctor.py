@@ -21,6 +21,7 @@ from harness.environments.process import end_all
 from harness.environments.supervisor import Supervisor
 from harness.errors import CandidateError, HarnessError
 from harness.tensors import host_fingerprint, to_json
+from harness.text import size
 from harness.worker.protocol import Probe, ProbeReply
 
 
@@ -202,7 +203,7 @@ def _scratch() -> Finding:
         message = f"scratch folder {root} cannot be written to: no engine can be run"
         return Finding("scratch", Status.BROKEN, message, "set HARNESS_SCRATCH to a folder of yours")
     free = shutil.disk_usage(place).free
-    message = f"scratch folder {root}, {_size(free)} free"
+    message = f"scratch folder {root}, {size(free)} free"
     if free < ENOUGH_BYTES:
         advice = "free some space, or set HARNESS_SCRATCH to a larger folder"
         return Finding(
@@ -219,7 +220,7 @@ def _cache() -> Finding:
     place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
     free = shutil.disk_usage(place).free
-    message = f"cache folder {folder}, {_size(used)} used, {_size(free)} free"
+    message = f"cache folder {folder}, {size(used)} used, {size(free)} free"
     if not os.access(place, os.W_OK):
         advice = "set XDG_CACHE_HOME to a folder of yours"
         return Finding(
@@ -265,8 +266,4 @@ def _environment(check: EnvironmentCheck) -> Finding:
 
 
 def _mib(text: str) -> str:
-    return _size(int(text) * (1 << 20)) if text.isdigit() else text
-
-
-def _size(count: int) -> str:
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / (1 << 20):.0f} MiB"
+    return size(int(text) * (1 << 20)) if text.isdigit() else text

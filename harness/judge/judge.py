@@ -13,7 +13,7 @@ import numpy as np
 from harness.backends import Candidate, Computed, Emulator, EmulatorFacts, Observation, Plan, judged_as
 from harness.case import Case, RunSpec, Waived, find_waiver
 from harness.comparison import COMPUTED, SHAPE
-from harness.errors import CandidateError, CaseFileError, HarnessError
+from harness.errors import CandidateError, CaseFileError, HarnessError, InternalError, ModelError
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
 from harness.judge.layers import beyond_own_limits, is_faithful, measure_layers, observation_for
@@ -141,6 +141,11 @@ class Judge:
             return _Run(bench, spec, made, self.options, stage).judge(blank)
         except HarnessError as error:
             return _failed(blank, error, bench)
+        except MemoryError as error:
+            short = ModelError(f"not enough memory: {error}", where=bench.where, hint="try smaller shapes")
+            return _failed(blank, short, bench)
+        except Exception as error:  # the other runs must not be lost
+            return _failed(blank, InternalError.of(error), bench)
 
 
 @dataclass
@@ -359,11 +364,19 @@ def _failed(blank: RunResult, error: HarnessError, bench: Workbench) -> RunResul
     return replace(
         blank,
         verdict=Verdict.ERROR,
-        cause=Cause.CANDIDATE if of_candidate else Cause.CASE if of_case else Cause.RUN,
+        cause=(
+            Cause.INTERNAL
+            if isinstance(error, InternalError)
+            else Cause.CANDIDATE
+            if of_candidate
+            else Cause.CASE
+            if of_case
+            else Cause.RUN
+        ),
         reason=str(error),
         error=details,
-        evidence=error.evidence if isinstance(error, CandidateError) else (),
-        mistake=not of_candidate,
+        evidence=error.evidence if isinstance(error, CandidateError | InternalError) else (),
+        mistake=not isinstance(error, CandidateError | InternalError),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.backends import EmulatorFacts
 from harness.comparison import NONFINITE, GateResult, Metrics
-from harness.errors import NothingSelectedError
+from harness.errors import InternalError, NothingSelectedError
 from harness.golden import GoldenState
 from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, to_json
 from harness.text import names, number, plural, shorten
@@ -63,6 +63,8 @@ class Cause(StrEnum):
     """The model, the inputs or the reference of the case cannot be had, whatever the precision and the candidate."""
     RUN = "run cannot be judged"
     CANDIDATE = "candidate failed"
+    INTERNAL = "internal error"
+    """A fault of harness itself."""
 
 
 class Judged(StrEnum):
@@ -362,8 +364,10 @@ class RunReport:
     def exit_code(self) -> int:
         """Exit status: 0 as expected, 1 a failure or an unexpected pass, 2 a mistake in a case, 3 a failed build.
 
-        5 if every run was skipped: nothing was judged, which is no success.
+        5 if every run was skipped: nothing was judged, which is no success. 70 for a fault of harness itself.
         """
+        if any(result.cause is Cause.INTERNAL for result in self.results):
+            return InternalError.exit_code
         if any(result.mistake for result in self.results):
             return 2
         verdicts = {result.verdict for result in self.results}

@@ -236,7 +236,10 @@ def _runtime_dtypes(proto: onnx.ModelProto, names: Iterable[str]) -> dict[str, s
         return {}
     names_of = {"float": "float32", "double": "float64"}
     kinds = {
-        value.name: value.type.removeprefix("tensor(").removesuffix(")") for value in session.get_outputs()
+        value.name: value.type.removeprefix("tensor(").removesuffix(")")
+        if value.type.startswith("tensor(")
+        else value.type
+        for value in session.get_outputs()
     }
     return {name: names_of.get(kind, kind) for name, kind in kinds.items()}
 

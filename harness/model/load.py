@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -15,8 +14,11 @@ import onnx_ir.passes.common as common_passes
 
 from harness.errors import ModelError
 from harness.model.analysis import embedded
+from harness.model.external import check_external_data, external_tensors
 from harness.model.model import Model, hash_proto
 from harness.model.names import inline_functions, name_nodes
+from harness.model.soundness import check_calls, check_declared, cycle
+from harness.text import names
 
 EXTERNAL_OVER = 1 << 30  # models with more bytes of weights are saved with external data beside them
 
@@ -30,14 +32,16 @@ def load_model(source: Path | str | onnx.ModelProto | ir.Model, *, name: str | N
 
     Raises:
         ModelError: the file is missing, truncated or not ONNX, its external data is missing, too short or
-            outside the model's folder, or a node name stands twice.
+            outside the model's folder, its graph or its functions call themselves or are too large, an input or
+            output has no type that a tensor can have, or a node name stands twice.
     """
     if isinstance(source, onnx.ModelProto):
         return _wrap(_from_proto(source, name or "model"), name or "model", hash_proto(source), None)
     if isinstance(source, ir.Model):
         return _wrap(source, name or "model", hash_proto(ir.to_proto(source)), None)
     path = Path(source)
-    return _wrap(_from_file(path), name or path.stem, _hash_file(path), path)
+    model, sha256 = _from_file(path)
+    return _wrap(model, name or path.stem, sha256, path)
 
 
 def save_model(model: Model, path: Path | str) -> Path:
@@ -59,32 +63,49 @@ def save_model(model: Model, path: Path | str) -> Path:
 
 
 def _wrap(model: ir.Model, name: str, sha256: str, path: Path | None) -> Model:
+    where = path or name
     if model.functions:
+        check_calls(model, where)
         model = inline_functions(model)
-    common_passes.TopologicalSortPass()(model)
+    try:
+        common_passes.TopologicalSortPass()(model)
+    except ValueError as error:
+        raise ModelError(
+            f"the graph has a cycle: {names(cycle(model), separator=' → ')}", where=where
+        ) from error
     name_nodes(model, name)
     return Model(model, name=name, sha256=sha256, path=path)
 
 
-def _from_file(path: Path) -> ir.Model:
+def _from_file(path: Path) -> tuple[ir.Model, str]:
+    """The model in the file, and the hash of the file and its external data."""
     if not path.exists():
         raise ModelError("no such model file", where=path, hint=_nearby(path))
     if path.is_dir():
         raise ModelError("is a folder, not an ONNX file", where=path)
+    if not path.is_file():
+        raise ModelError("is not a regular file, and a model is read more than once", where=path)
+    content = path.read_bytes()
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(path.read_bytes())
+        proto.ParseFromString(content)
     except Exception as error:
         raise ModelError(
             "not an ONNX model, or cut short", where=path, hint="export or download it again"
         ) from error
-    _check_external_data(proto, path)
-    model = _from_proto(proto, str(path))
+    tensors = external_tensors(proto, path)
+    check_external_data(tensors, path)
+    model = _from_proto(proto, path)
     ir.external_data.set_base_dir(model.graph, path.parent.resolve())
-    return model
+    digest = hashlib.sha256(content)
+    for location in sorted({tensor.location for tensor in tensors}):
+        with (path.parent / location).open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    return model, digest.hexdigest()
 
 
-def _from_proto(proto: onnx.ModelProto, where: str) -> ir.Model:
+def _from_proto(proto: onnx.ModelProto, where: Path | str) -> ir.Model:
     if not proto.graph.node and not proto.graph.output:
         raise ModelError("not an ONNX model: it has no graph", where=where)
     if not proto.graph.output:
@@ -95,53 +116,13 @@ def _from_proto(proto: onnx.ModelProto, where: str) -> ir.Model:
         )
     try:
         model: ir.Model = ir.from_proto(proto)
-        return model
     except Exception as error:
         raise ModelError(f"the graph is malformed: {error}", where=where) from error
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        check_declared(value, where)
+    return model
 
 
 def _nearby(path: Path) -> str:
     others = sorted(file.name for file in path.parent.glob("*.onnx")) if path.parent.is_dir() else []
     return f"this folder holds {', '.join(others[:5])}" if others else "check the path"
-
-
-def external_files(proto: onnx.ModelProto) -> Iterator[tuple[str, dict[str, str]]]:
-    """Name of each external tensor of the main graph, and its entries (`location`, `offset`, `length`)."""
-    for tensor in proto.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            yield tensor.name, {entry.key: entry.value for entry in tensor.external_data}
-
-
-def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
-    folder = path.parent.resolve()
-    for name, entry in external_files(proto):
-        location = entry.get("location", "")
-        file = (folder / location).resolve()
-        if not file.is_relative_to(folder):
-            raise ModelError(
-                f"external data of tensor {name!r} points outside the model's folder: {location}", where=path
-            )
-        if not file.is_file():
-            raise ModelError(
-                f"external data of tensor {name!r} is missing: {location}",
-                where=path,
-                hint="copy the data file beside the model",
-            )
-        needed = int(entry.get("offset", 0)) + int(entry.get("length", 0))
-        if file.stat().st_size < needed:
-            raise ModelError(
-                f"external data of tensor {name!r} is cut short: {location} has {file.stat().st_size} bytes, "
-                f"{needed} are needed",
-                where=path,
-            )
-
-
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    proto = onnx.load(path, load_external_data=False)
-    data = {entry.get("location", "") for _, entry in external_files(proto)}
-    for file in [path, *(path.parent / location for location in sorted(data))]:
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

@@ -34,6 +34,8 @@ from harness.tensors import Precision
 MASK = "harness::edges"
 LOWERED = "::lowered"
 MIN_OPSET = 9
+OWN_OPSET = 13
+"""Of the nodes that are added to a model which imports other domains than ONNX's alone."""
 # One float input, values unchanged or rounding commutes with the operator: f(round(x)) == round(f(x)).
 TRANSPARENT = frozenset(
     {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Relu", "Neg", "Abs", "Slice"}
@@ -137,9 +139,9 @@ def lower(
         truncated: names of nodes that round what they read toward zero, which only TF32 knows.
 
     Raises:
-        ModelError: the model's opset is older than 9.
+        ModelError: the model's opset is older than 9, and it has nodes to lower.
     """
-    if model.opset < MIN_OPSET:
+    if 0 < model.opset < MIN_OPSET and units_of(model, precision):
         raise ModelError(
             f"opset {model.opset} is too old to be emulated",
             where=model.name,
@@ -180,10 +182,9 @@ class _Lowering:
 
     def __post_init__(self) -> None:
         self.units = {node.name for node in units_of(self.model, self.precision)}
-        self.round = rounder(self.precision, self.model.opset)
-        self.truncate = (
-            rounder(self.precision, self.model.opset, toward_zero=True) if self.truncated else None
-        )
+        self.opset = self.model.opset or OWN_OPSET
+        self.round = rounder(self.precision, self.opset)
+        self.truncate = rounder(self.precision, self.opset, toward_zero=True) if self.truncated else None
         self.dtypes = self.model.dtypes
         self.tf32 = self.precision is Precision.TF32
         self.embedded = {tensor.name: tensor for tensor in self.model.inferred.graph.initializer}
@@ -349,6 +350,8 @@ class _Lowering:
         graph.node.extend(self.emit.nodes)
         graph.initializer.extend(self.emit.constants.values())
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        if not self.model.opset:
+            proto.opset_import.append(helper.make_opsetid("", self.opset))
         return proto
 
     def switches(self, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -359,7 +362,7 @@ class _Lowering:
         graph.input.append(helper.make_tensor_value_info(MASK, TensorProto.BOOL, [count]))
         names = [f"harness::edge{index}" for index in range(count)]
         split = helper.make_node("Split", [MASK], names, name="harness::edges/Split", axis=0)
-        if self.model.opset >= 13:
+        if self.opset >= 13:
             split.input.append(self.emit.constant("ones", np.ones(count, dtype=np.int64)))
         else:
             split.attribute.append(helper.make_attribute("split", [1] * count))

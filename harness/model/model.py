@@ -273,7 +273,14 @@ def _info(value: ir.Value) -> TensorInfo:
     shape: tuple[int | str | None, ...] | None = None
     if value.shape is not None:
         shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
-    dtype = "float32" if value.dtype is None else str(np.dtype(value.dtype.numpy()))
-    if value.dtype is not None and value.dtype == ir.DataType.BFLOAT16:
-        dtype = "bfloat16"
-    return TensorInfo(str(value.name), dtype, shape)
+    return TensorInfo(str(value.name), _dtype_name(value), shape)
+
+
+def _dtype_name(value: ir.Value) -> str:
+    dtype = value.dtype
+    if dtype is None:
+        return "float32"
+    name = "string" if dtype == ir.DataType.STRING else dtype.numpy().name
+    if isinstance(value.type, ir.SequenceType):
+        return f"seq({name})"
+    return f"optional({name})" if isinstance(value.type, ir.OptionalType) else name

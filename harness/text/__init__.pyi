@@ -7,6 +7,7 @@ from .amounts import number as number
 from .amounts import percent as percent
 from .amounts import plural as plural
 from .amounts import ratio as ratio
+from .amounts import size as size
 from .phrases import command as command
 from .phrases import gate as gate
 from .phrases import names as names

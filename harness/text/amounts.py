@@ -82,6 +82,11 @@ def plural(amount: int, noun: str, nouns: str | None = None) -> str:
     return f"{amount} {noun if amount == 1 else nouns or noun + 's'}"
 
 
+def size(nbytes: int) -> str:
+    """`512 MiB`, `19.9 GiB`."""
+    return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / 2**20:.0f} MiB"
+
+
 def duration(seconds: float) -> str:
     """`0.8 s`, `18 s`, `2 min 5 s`, `1 h 2 min`."""
     if seconds < 9.95:

@@ -29,9 +29,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    if options.memory is not None:
-        # Of private, writable memory: the address space that drivers reserve, and do not use, is not counted.
-        resource.setrlimit(resource.RLIMIT_DATA, (options.memory, options.memory))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    # Of private, writable memory: the address space that drivers reserve, and do not use, is not counted.
+    limit = hard if options.memory is None else options.memory
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whether to stop is the host's to decide
 
     package = load_package(PACKAGE, FOLDER)

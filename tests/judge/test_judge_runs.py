@@ -291,6 +291,26 @@ def test_one_broken_case_does_not_stop_the_others(write_case, tmp_path: Path) ->
     assert "missing.onnx" in report.results[0].reason
 
 
+def test_a_fault_of_harness_itself_does_not_stop_the_others(write_case, monkeypatch) -> None:
+    judge = Judge()
+    make = judge.candidates.get
+
+    def get(name: str, bench) -> Candidate:
+        if bench.case.name == "broken":
+            raise ZeroDivisionError("of our own making")
+        return make(name, bench)
+
+    monkeypatch.setattr(judge.candidates, "get", get)
+    paths = [write_case(name=name) for name in ("broken", "sound")]
+    with judge:
+        report = harness.run(paths, precisions="fp16", judge=judge)
+    broken, sound = report.results
+    assert (broken.verdict, broken.cause, sound.verdict) == ("error", "internal error", "pass")
+    assert "ZeroDivisionError: of our own making" in broken.reason
+    assert any("raise ZeroDivisionError" in line for line in broken.evidence)
+    assert report.exit_code == 70
+
+
 def test_a_model_that_is_missing_is_one_error_and_not_one_a_precision(write_case, tmp_path: Path) -> None:
     events: list[ProgressEvent] = []
     report = run([tmp_path / "missing.onnx", write_case()], progress=events.append)

@@ -1,0 +1,75 @@
+"""What a model must not have, so that loading it ends and every tensor can exist."""
+
+from __future__ import annotations
+
+import graphlib
+from collections import Counter
+from pathlib import Path
+
+import onnx_ir as ir
+
+from harness.errors import ModelError
+
+MOST_NODES = 1_000_000
+"""Of a model once its functions are inlined."""
+MOST_AXES = 64
+"""Of an array of NumPy."""
+
+
+def check_declared(value: ir.Value, where: Path | str) -> None:
+    """Check the type of an input or output of a graph; sizes below 0, as some exporters write them, become unknown.
+
+    Raises:
+        ModelError: it has no dtype, or more axes than an array can have.
+    """
+    if value.dtype is not None and value.dtype == ir.DataType.UNDEFINED:
+        raise ModelError(f"tensor {value.name!r} has no dtype", where=where, hint="export the model again")
+    if value.shape is None:
+        return
+    if len(value.shape) > MOST_AXES:
+        raise ModelError(
+            f"tensor {value.name!r} has {len(value.shape)} axes, more than {MOST_AXES}", where=where
+        )
+    if any(isinstance(size, int) and size < 0 for size in value.shape):
+        value.shape = ir.Shape([None if isinstance(size, int) and size < 0 else size for size in value.shape])
+
+
+def check_calls(model: ir.Model, where: Path | str) -> None:
+    """Check that the local functions of `model` can be inlined.
+
+    Raises:
+        ModelError: a function calls itself, or inlining makes more than MOST_NODES nodes.
+    """
+    called = {
+        identifier: Counter(node.op_identifier() for node in ir.traversal.RecursiveGraphIterator(function))
+        for identifier, function in model.functions.items()
+    }
+    sorter = graphlib.TopologicalSorter({name: called.keys() & calls for name, calls in called.items()})
+    try:
+        order = tuple(sorter.static_order())
+    except graphlib.CycleError as error:
+        chain = " → ".join(name for _, name, _ in error.args[1])
+        raise ModelError(f"a function calls itself: {chain}", where=where) from error
+    sizes: dict[ir.OperatorIdentifier, int] = {}
+    for name in order:
+        sizes[name] = sum(sizes.get(callee, 1) * times for callee, times in called[name].items())
+    nodes = sum(
+        sizes.get(node.op_identifier(), 1) for node in ir.traversal.RecursiveGraphIterator(model.graph)
+    )
+    if nodes > MOST_NODES:
+        raise ModelError(
+            f"with its functions inlined the model has {nodes:,} nodes, more than {MOST_NODES:,}", where=where
+        )
+
+
+def cycle(model: ir.Model) -> tuple[str, ...]:
+    """First outputs of nodes that wait for each other, in the first graph or body of `model` that has such nodes."""
+    for graph in model.graphs():
+        waits = {
+            node: {value.producer() for value in node.inputs if value is not None} - {None} for node in graph
+        }
+        try:
+            graphlib.TopologicalSorter(waits).prepare()
+        except graphlib.CycleError as error:
+            return tuple(str(node.outputs[0].name) for node in error.args[1])
+    return ()
