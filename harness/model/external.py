@@ -109,7 +109,8 @@ def _nbytes(tensor: onnx.TensorProto, where: Path) -> int:
         dtype = ir.DataType(tensor.data_type)
         if any(size < 0 for size in tensor.dims):
             raise ValueError(f"negative dimensions {list(tensor.dims)}")
-        return int(math.ceil(math.prod(tensor.dims) * dtype.itemsize))
+        nbytes: int = -(-math.prod(tensor.dims) * dtype.bitwidth // 8)
+        return nbytes
     except (ValueError, TypeError) as error:  # no such dtype, or one whose elements have no size
         raise ModelError(f"tensor {tensor.name!r} is malformed: {error}", where=where) from error
 
