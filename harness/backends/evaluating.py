@@ -8,8 +8,9 @@ halving finds one breaking tensor among n in about 2·log2(n) builds.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -150,16 +151,14 @@ class Evaluating:
         """
         marks = wanted.request.marks
         debug = wanted.request.observation == "debug"
-        names = onnx_names(engine.facts.layers, self._model) if debug else {}
+        names = onnx_names(engine.facts.kernels, self._model, self._known_shapes()) if debug else {}
         feeds = {info.name: self._feeds[info.name] for info in wanted.model.inputs}
         tensors, warnings = self._store.run(engine, feeds, self._timing)
         outputs = {name: self._as_declared(name, tensors[name]) for name in self._outputs if name in tensors}
         for name, value in tensors.items():
             if name in self._known:
                 self._tensors.setdefault(name, outputs.get(name, value))
-            elif name in names and (shaped := self._as_shaped(names[name], value)) is not None:
-                self._tensors.setdefault(names[name], shaped)
-            else:
+            elif not self._take(names.get(name, ()), value):
                 self._internal.add(name)
         if wanted.request.observation != "none":
             self._observed.append(ObservedEngine(frozenset(marks), outputs))
@@ -196,10 +195,25 @@ class Evaluating:
         )
         return Evaluation(self._tensors, facts, tuple(self._observed))
 
-    def _as_shaped(self, tensor: str, value: np.ndarray) -> np.ndarray | None:
+    def _take(self, tensors: Sequence[str], value: np.ndarray) -> bool:
+        """Keep `value` as the first of `tensors`, and, in other shapes, as those that are the same; False if it is not.
+
+        An engine may give the output of the model that way, too: then it is there already.
+        """
+        shapes = self._known_shapes()
+        shaped = as_shaped(value, shapes.get(tensors[0])) if tensors else None
+        if shaped is None:
+            return False
+        for name in tensors:
+            sizes = [size for size in shapes.get(name, ()) if isinstance(size, int)]
+            if name not in self._outputs and math.prod(sizes) == shaped.size:
+                self._tensors.setdefault(name, shaped.reshape(sizes))
+        return True
+
+    def _known_shapes(self) -> Mapping[str, tuple[int | str | None, ...]]:
         if self._shapes is None:
             self._shapes = tensor_shapes(self._model, self._feeds)
-        return as_shaped(value, self._shapes.get(tensor))
+        return self._shapes
 
     def _as_declared(self, name: str, value: np.ndarray) -> np.ndarray:
         """TensorRT 8 and 9 compute INT64 in INT32, and give it back as that."""

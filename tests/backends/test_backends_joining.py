@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,19 +18,41 @@ from harness.backends.engines import Engine
 from harness.backends.evaluating import Evaluating
 from harness.backends.joining import as_shaped, onnx_names
 from harness.backends.requests import EngineRequest
-from harness.model import load_model
-from harness.worker.protocol import BuildRequest, EngineFacts, Fingerprint, LayerInfo
+from harness.case import load_case, resolve_model
+from harness.judge import Workbench
+from harness.model import Model, load_model
+from harness.worker.adapter.inspection import kernels_of_inspector, parse_inspector
+from harness.worker.protocol import (
+    TENSORRT_RTX,
+    BuildRequest,
+    EngineFacts,
+    Fingerprint,
+    Kernel,
+    KernelList,
+    KernelTensor,
+)
+
+DATA = Path(__file__).with_name("data")
 
 
-def kernel(name: str, nodes: str, inputs: str, outputs: str, *, linear: bool = True) -> LayerInfo:
-    written = tuple(outputs.split())
-    return LayerInfo(
-        name,
-        onnx_nodes=tuple(nodes.split()),
-        inputs=tuple(inputs.split()),
-        outputs=written,
-        linear_outputs=written if linear else (),
+def kernel(name: str, nodes: str, inputs: str, outputs: str, *, shape: tuple[int, ...] = (-1,)) -> Kernel:
+    reads, writes = (
+        tuple(KernelTensor(each, shape=shape) for each in text.split()) for text in (inputs, outputs)
     )
+    return Kernel(name, "kgen", tuple(nodes.split()), reads, writes)
+
+
+def names(kernels: Sequence[Kernel], model: Model) -> dict[str, tuple[str, ...]]:
+    """The ONNX names by the engine's; those without what the inspector appends are left out."""
+    listed = KernelList(TENSORRT_RTX, "1.6.1.120", "inspector", tuple(kernels))
+    found = onnx_names(listed, model, model.shapes)
+    written = {tensor.name for each in kernels for tensor in each.outputs}
+    return {name: tensors for name, tensors in found.items() if name in written}
+
+
+def kept(name: str) -> tuple[Kernel, ...]:
+    """The kernels that an H200 had, as the inspector named them."""
+    return kernels_of_inspector(parse_inspector((DATA / f"{name}.json").read_text()))
 
 
 #: The first kernels of rmsnorm-overflow at FP16, as TensorRT for RTX 1.6.1.120 lists them.
@@ -63,15 +87,63 @@ RMSNORM = (
 
 
 def test_the_borders_of_real_kernels_have_the_names_of_their_nodes() -> None:
-    found = onnx_names(RMSNORM, load_model(models.rmsnorm_mlp(scale=600.0)))
+    model = load_model(models.rmsnorm_mlp(scale=600.0))
     wanted = {
-        "b0_relu.1_3_myl0": "b0_gain",  # its name is no hint: the ReLU is in the next kernel
-        "__myln_k_arg__bb1_4_myl0": "b0_relu",
-        "__myln_k_arg__bb1_5_myl0": "b0_add",
-        "b1_relu.1_6_myl0": "b1_gain",
-        "__myln_k_arg__bb1_7_myl0": "b1_relu",
+        "b0_relu.1_3_myl0": ("b0_gain",),  # its name is no hint: the ReLU is in the next kernel
+        "__myln_k_arg__bb1_4_myl0": ("b0_relu",),
+        "__myln_k_arg__bb1_5_myl0": ("b0_add", "b1_scale"),  # multiplied by 1
+        "b1_relu.1_6_myl0": ("b1_gain",),
+        "__myln_k_arg__bb1_7_myl0": ("b1_relu",),
     }
-    assert found == wanted | {name.removesuffix("_myl0"): tensor for name, tensor in wanted.items()}
+    assert names(RMSNORM, model) == wanted
+    listed = KernelList(TENSORRT_RTX, "1.6.1.120", "inspector", RMSNORM)
+    short = {name.removesuffix("_myl0"): tensors for name, tensors in wanted.items()}
+    assert onnx_names(listed, model, {}) == wanted | short
+
+
+def test_the_tensors_between_convolutions_are_what_the_model_computes() -> None:
+    bench = Workbench(load_case(DATA.parents[2] / "cases/conv-residual.case.yaml"), memory_budget=1 << 30)
+    found = names(kept("conv-residual-fp16-1.4.0.76"), bench.model)
+    assert len(found) == 14
+    assert found["__myln_k_arg__bb1_3_myl0"] == ("stem_relu",)
+    # Multiplied by 1, and flattened: no kernel names these nodes.
+    assert found["__myln_k_arg__bb1_4_myl0"] == ("b0_1_relu", "b0_1_scale")
+    assert found["pool.1_myl0"] == ("pool", "flatten")
+    with np.load(DATA / "conv-residual-fp16-1.4.0.76.npz") as seen:
+        reference = bench.reference.run(bench.feeds[0], ["b0_1_relu", "pool"])
+        for engine, onnx in (("__myln_k_arg__bb1_4_myl0", "b0_1_relu"), ("pool.1_myl0", "pool")):
+            exact = reference[onnx]  # in the order of its shape, though it lies in memory by channels last
+            assert np.linalg.norm(seen[engine] - exact) < 2e-3 * np.linalg.norm(exact)
+
+
+def test_what_a_later_kernel_makes_of_an_earlier_node_leaves_no_name() -> None:
+    """The scale of the attention moved behind the transposition, into the fused attention."""
+    case = load_case(DATA.parents[2] / "cases/whisper-encoder.case.yaml")
+    kernels = kept("whisper-encoder-fp16-1.4.0.76")
+    attention = next(each for each in kernels if "mul_18" in each.onnx_nodes)
+    found = names(kernels, load_model(resolve_model(case)))
+    assert [found.get(each.name) for each in attention.inputs] == [None, ("transpose_3",), ("transpose_2",)]
+
+
+def test_kernels_that_name_nothing_compute_what_no_other_names() -> None:
+    model = load_model(CHAIN)
+    first, rest = kernel("k", "", "x", "t"), kernel("l", "n_b n_c n_y", "t", "y")
+    assert names([first, rest], model) == {"t": ("a",)}
+    last = kernel("l", "n_y", "t u", "y")
+    hidden = [kernel("k", "n_a", "x", "t"), kernel("m", "", "t", "u"), last]
+    assert names(hidden, model) == {"t": ("a",)}  # and u is b or c
+
+
+def test_the_last_kernel_of_a_node_writes_it() -> None:
+    padded = kernel("p", "n_a", "x", "t", shape=(2, 4))
+    assert names(
+        [
+            padded,
+            kernel("k", "n_a", "t", "u", shape=(2, 3)),
+            kernel("l", "n_b n_c n_y", "u", "y", shape=(2, 3)),
+        ],
+        load_model(CHAIN),
+    ) == {"u": ("a",)}
 
 
 CHAIN = graph_model(
@@ -89,11 +161,11 @@ CHAIN = graph_model(
 @pytest.mark.parametrize(
     ("layers", "found"),
     [
-        ([kernel("k", "n_a", "x", "t"), kernel("l", "n_b n_c n_y", "t", "y")], {"t": "a"}),
+        ([kernel("k", "n_a", "x", "t"), kernel("l", "n_b n_c n_y", "t", "y")], {"t": ("a",)}),
         # Two are possible: what the second kernel reads may be either.
         ([kernel("k", "n_a n_b n_c", "x", "t u"), kernel("l", "n_y", "t u", "y")], {}),
-        # Another order in memory.
-        ([kernel("k", "n_a", "x", "t", linear=False), kernel("l", "n_b n_c n_y", "t", "y")], {}),
+        # Another size.
+        ([kernel("k", "n_a", "x", "t", shape=(2, 4)), kernel("l", "n_b n_c n_y", "t", "y")], {}),
         # A node spread over kernels writes parts.
         ([kernel("k", "n_a", "x", "t"), kernel("l", "n_a n_b n_c n_y", "t", "y")], {}),
         # Nobody reads it.
@@ -102,8 +174,8 @@ CHAIN = graph_model(
         ([kernel("k", "n_a", "x", "t u"), kernel("l", "n_b n_c n_y", "t u", "y")], {}),
     ],
 )
-def test_a_tensor_has_no_name_where_there_is_doubt(layers: list[LayerInfo], found: dict[str, str]) -> None:
-    assert onnx_names(layers, load_model(CHAIN)) == found
+def test_a_tensor_has_no_name_where_there_is_doubt(layers: list[Kernel], found: dict[str, str]) -> None:
+    assert names(layers, load_model(CHAIN)) == found
 
 
 @pytest.mark.parametrize(
@@ -145,7 +217,8 @@ def test_an_evaluation_has_debug_tensors_by_their_onnx_names(name: str) -> None:
     )
     run = Evaluating(model, store, feeds, Timing())
     request = BuildRequest("", "fp16", observation="debug")
-    run.read(Engine("e", EngineFacts(layers=layers), 0), EngineRequest(model, request))
+    kernels = KernelList(TENSORRT_RTX, "1.6.1.120", "inspector", layers)
+    run.read(Engine("e", EngineFacts(kernels=kernels), 0), EngineRequest(model, request))
     evaluation = run.result(Fingerprint("env"), {}, {})
     assert set(evaluation.tensors) == {"y", "a"}
     np.testing.assert_array_equal(evaluation.tensors["a"], np.full((2, 3), 7, np.float16))

@@ -16,6 +16,7 @@ from ..protocol import (
     Fault,
     InferReply,
     InferRequest,
+    KernelList,
     LayerInfo,
     Probe,
     ProbeReply,
@@ -26,7 +27,7 @@ from ..protocol import (
 from . import device
 from .building import Builder, Built
 from .cache import RuntimeCache, TimingCache
-from .inspection import check_realised, layers_of, parse_inspector
+from .inspection import check_realised, layers_of, list_kernels, parse_inspector
 from .log import Log, make_logger
 from .network import ParserRefusal
 from .release import PRODUCTS, Release
@@ -100,7 +101,7 @@ class Adapter:
             fault.evidence += self.log.errors(start)
             raise
         try:
-            layers = self._inspect(built, execution, request)
+            layers, kernels = self._inspect(built, execution, request)
             relaxed = None if built.relaxed is None else built.relaxed.name
             precision, warnings = check_realised(
                 layers, request, built.typing, self.release_info.version, relaxed
@@ -123,6 +124,7 @@ class Adapter:
                 build_seconds=built.seconds,
                 engine_bytes=built.nbytes,
                 layers=layers,
+                kernels=kernels,
                 realised=replace(
                     precision,
                     islands=dict(built.pinned),
@@ -252,15 +254,19 @@ class Adapter:
             self._builder = Builder(self._trt, self.release_info, self._logger, self.log, self._cache, cuda)
         return self._builder
 
-    def _inspect(self, built: Built, execution: Execution, request: BuildRequest) -> Tuple[LayerInfo, ...]:
+    def _inspect(
+        self, built: Built, execution: Execution, request: BuildRequest
+    ) -> Tuple[Tuple[LayerInfo, ...], Optional[KernelList]]:
         if request.profiles:
             # With open shapes the inspector has no formats to report.
             execution.set_shapes({name: ranges[1] for name, ranges in request.profiles.items()})
         seen = built.engine.create_engine_inspector()
         seen.execution_context = execution.context
         text = seen.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        document = parse_inspector(text)
         producers = {tensor: node.name for node in request.nodes for tensor in node.outputs}
-        return layers_of(parse_inspector(text), built.nodes, producers)
+        layers = layers_of(document, built.nodes, producers)
+        return layers, list_kernels(document, self.release_info, request.options)
 
 
 def _marks_last(outputs: Sequence[str], marks: Sequence[str]) -> Tuple[str, ...]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Dict, Optional, Tuple, Union
 
+from .kernels import KernelList
 from .tactics import TacticReport
 
 Shape = Tuple[int, ...]
@@ -48,8 +49,6 @@ class LayerInfo:
         tactic_id: hexadecimal id of the tactic chosen; None if the release does not report it.
         fused_members: names of the network layers that were fused into it.
         outputs: names of the tensors that it writes.
-        inputs: names of the tensors that it reads.
-        linear_outputs: those of its outputs that lie in memory as their shape says, last axis first.
     """
 
     name: str
@@ -62,8 +61,6 @@ class LayerInfo:
     fused_members: Tuple[str, ...] = ()
     outputs: Tuple[str, ...] = ()
     tactic_id: Optional[str] = None
-    inputs: Tuple[str, ...] = field(default=(), metadata={"json": "never"})
-    linear_outputs: Tuple[str, ...] = field(default=(), metadata={"json": "never"})
 
 
 @dataclass(frozen=True)
@@ -141,6 +138,7 @@ class EngineFacts:
         build_seconds: from the parsed network to the engine, over all engines.
         engine_bytes: size of the serialized engine.
         layers: its layers; empty if the release has no inspector.
+        kernels: its kernels with the tensors between them, from the inspector; None if it does not say.
         realised: whether it computes in the precision that was asked for.
         tactics: what was chosen for each layer; None unless the plan has orders.
         latency: None if it was not timed.
@@ -161,6 +159,7 @@ class EngineFacts:
     build_seconds: Optional[float] = None
     engine_bytes: Optional[int] = None
     layers: Tuple[LayerInfo, ...] = ()
+    kernels: Optional[KernelList] = field(default=None, metadata={"json": "unless default"})
     realised: RealisedPrecision = RealisedPrecision()
     tactics: Optional[TacticReport] = None
     latency: Optional[Latency] = None

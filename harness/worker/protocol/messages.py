@@ -18,7 +18,7 @@ from .kernels import TENSORRT, CompileReport
 from .tactics import TacticOrders
 
 #: Raised by one whenever a message changes. Host and worker must agree exactly.
-PROTOCOL = 4
+PROTOCOL = 5
 
 
 R = TypeVar("R")

@@ -208,26 +208,3 @@ def test_one_kernel_between_fp32_tensors_may_hold_the_casts_and_is_no_fallback()
     kernel = LayerInfo("__myl_CastMulDivCast_myl0_0", "kgen", ("a",), "fp32", ("float32",), ("float32",))
     found, warnings = realised.check_realised([kernel], BuildRequest("m.onnx", "fp16"), "strong", "1.6.1.120")
     assert (found.asserted, warnings) == (False, ())
-
-
-@pytest.mark.parametrize(
-    ("tensor", "linear"),
-    [
-        ({"Dimensions": [64, 256], "Strides": [256, 1], "Format": "(Linear) Row major linear format"}, True),
-        (
-            {"Dimensions": [1, 8, 16, 16], "Strides": [2048, 1, 128, 8], "Format": "(NHWC) Channel major"},
-            False,
-        ),
-        ({"Dimensions": [1, 8, 1, 1], "Strides": [8, 1, 8, 8], "Format": "(NHWC) Channel major"}, True),
-        ({"Dimensions": [4, 24, 16], "Strides": [512, 16, 1]}, False),  # padded
-        ({"Dimensions": [-1, 16], "Strides": [16, 1]}, False),
-        ({"Dimensions": [64, 256], "Format/Datatype": "Half"}, True),
-        ({"Dimensions": [2, 64, 256], "Format/Datatype": "Half"}, False),  # 1.4 does not say
-        ({"Dimensions": [2, 64, 256], "Format/Datatype": "Row major linear FP16 format"}, True),
-        ({"Dimensions": [2, 64], "Format/Datatype": "Channel major FP16 format where C % 4 == 0"}, False),
-        ({"Format": "Row major linear (kLINEAR)"}, True),
-        ({}, False),
-    ],
-)
-def test_the_order_of_a_tensor_in_memory(tensor: dict[str, object], linear: bool) -> None:
-    assert inspector.is_linear(tensor) is linear

@@ -73,7 +73,7 @@ def _layer(entry: Any, nodes: NodeMap, producers: Mapping[str, str]) -> LayerInf
     name = str(entry.get("Name", ""))
     kind = entry.get("LayerType")
     reads, writes = _dtypes(entry.get("Inputs")), _dtypes(entry.get("Outputs"))
-    inputs, outputs = (_names(entry.get(key)) for key in ("Inputs", "Outputs"))
+    outputs = _names(entry.get("Outputs"))
     members = members_of(name, nodes.nodes_of)
     tactic = _tactic(entry, "TacticName", "TacticValue")
     return LayerInfo(
@@ -86,10 +86,6 @@ def _layer(entry: Any, nodes: NodeMap, producers: Mapping[str, str]) -> LayerInf
         tactic=tactic,
         fused_members=members,
         outputs=outputs,
-        inputs=inputs,
-        linear_outputs=tuple(
-            name for name, tensor in zip(outputs, _tensors(entry.get("Outputs"))) if is_linear(tensor)
-        ),
         tactic_id=_tactic(entry, "TacticValue"),
     )
 
@@ -137,25 +133,6 @@ def _tensors(value: Any) -> List[Dict[str, Any]]:
 
 def _names(value: Any) -> Tuple[str, ...]:
     return tuple(str(tensor.get("Name", "")) for tensor in _tensors(value))
-
-
-def is_linear(tensor: Mapping[str, Any]) -> bool:
-    """Whether a tensor of the inspector is known to lie in memory as its shape says.
-
-    A release that says nothing of strides or formats stores matrices so, and tensors of more axes as it likes.
-    """
-    sizes, strides = tensor.get("Dimensions"), tensor.get("Strides")
-    if isinstance(sizes, list) and isinstance(strides, list) and len(strides) == len(sizes):
-        wanted = 1
-        for size, stride in zip(reversed(sizes), reversed(strides)):
-            if size < 0 or (size > 1 and stride != wanted):
-                return False
-            wanted *= size
-        return True
-    text = " ".join(str(tensor.get(key, "")) for key in ("Format/Datatype", "Format")).lower()
-    return "row major linear" in text or (
-        isinstance(sizes, list) and len(sizes) <= 2 and not re.search("format|major", text)
-    )
 
 
 def _dtypes(value: Any) -> Tuple[str, ...]:

@@ -14,8 +14,9 @@ not guessed at: then there is no list.
 import re
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ...protocol import Kernel, KernelTensor
+from ...protocol import Kernel, KernelList, KernelTensor
 from ..network import names_in_metadata
+from ..release import Release
 from .inspector import dtype_of
 
 _HEAD = "Layers:"
@@ -88,6 +89,28 @@ def kernels_of_inspector(document: Mapping[str, Any]) -> Tuple[Kernel, ...]:
     if not all(isinstance(entry, dict) for entry in entries):
         return ()
     return tuple(_kernel(entry, str(entry)) for entry in entries)
+
+
+def list_kernels(
+    document: Mapping[str, Any], release: Release, options: Mapping[str, Any]
+) -> Optional[KernelList]:
+    """The kernels in the inspector's JSON as what they are of; None if it names none, or not in the known form.
+
+    Args:
+        document: from `parse_inspector`.
+        release: what built the engine.
+        options: what it was built with.
+    """
+    try:
+        found = kernels_of_inspector(document)
+    except Unreadable:
+        return None
+    if not found:
+        return None
+    target = options.get("compute_capability")
+    return KernelList(
+        release.product, release.version, "inspector", found, None if target is None else str(target)
+    )
 
 
 def _entry(line: str) -> Dict[str, Any]:
