@@ -241,17 +241,17 @@ def trace_fp32(seen: Seen, context: Context) -> Seen:
 
 
 def observe_engine(seen: Seen, context: Context) -> Seen:
-    """Observe the engine: one build, more where the marks must be split.
+    """Observe the engine: one build, more where the marks must be split, or something inside of kernels is to be found.
 
     Where the emulator's island was not enough, the engine is observed with that island: otherwise the known fault
     would hide the other one.
     """
-    context.report(Stage.OBSERVE, "build with every tensor marked", suspected=seen.starts)
+    context.report(Stage.OBSERVE, "observe the tensors of the engine", suspected=seen.starts)
     engine, islands = seen.baseline, frozenset[str]()
     if seen.behind and seen.prior is not None and seen.tried is not None:
         engine, islands = seen.tried, frozenset(seen.prior.island)
     try:
-        observed = observe(context.evaluator, engine, islands=islands)
+        observed = observe(context.evaluator, engine, islands=islands, inside=not seen.cured)
     except BudgetExhaustedError as error:
         if not seen.cured:
             raise

@@ -14,6 +14,7 @@ from .lanes import side_by_side as side_by_side
 from .layers import COPIES as COPIES
 from .layers import is_faithful as is_faithful
 from .layers import measure_layers as measure_layers
+from .layers import observation_for as observation_for
 from .names import check_names as check_names
 from .names import check_names_of as check_names_of
 from .outputs import TensorGates as TensorGates
@@ -21,6 +22,8 @@ from .own_roundings import Overflow as Overflow
 from .own_roundings import OwnRoundings as OwnRoundings
 from .own_roundings import find_overflows as find_overflows
 from .reference import Tensors as Tensors
+from .regions import find_regions as find_regions
+from .regions import mark_origins as mark_origins
 from .results import Cause as Cause
 from .results import ComparedWith as ComparedWith
 from .results import Judged as Judged

@@ -25,6 +25,7 @@ from harness.worker.protocol import (
     Fingerprint,
     Latency,
     LayerInfo,
+    ProbeReply,
     RealisedPrecision,
 )
 
@@ -70,6 +71,7 @@ class FakeEngine(Candidate):
         product: what it is built with; None is TensorRT, as of a worker that does not say.
         release: the version of it.
         typing: `weak` or `strong`.
+        between: the debug tensors that it has between its kernels; None: it has no debug tensors.
     """
 
     model: Model
@@ -82,6 +84,7 @@ class FakeEngine(Candidate):
     product: str | None = None
     release: str = "8.6.0"
     typing: str = "weak"
+    between: frozenset[str] | None = None
     name: str = "fake"
     builds: int = 0
     evaluations: int = 0
@@ -93,6 +96,11 @@ class FakeEngine(Candidate):
 
     def fingerprint(self) -> Fingerprint:
         return Fingerprint(self.name, self.release, product=self.product)
+
+    def probe(self) -> ProbeReply | None:
+        if self.between is None:
+            return None
+        return ProbeReply(self.release, builder_ok=True, capabilities=("unfused_debug_tensors",))
 
     def evaluate(
         self, plan: Plan, feeds: Mapping[str, np.ndarray], *, timing: Timing | None = None
@@ -134,7 +142,8 @@ class FakeEngine(Candidate):
         plan = build.plan
         names = [info.name for info in self.model.outputs]
         if plan.observation is not Observation.NONE:
-            names += sorted((plan.marks or frozenset(self.model.float_tensors)) - set(names))
+            seen = self.between if plan.observation is Observation.DEBUG else plan.marks
+            names += sorted((seen or frozenset(self.model.float_tensors)) - set(names))
         lowered = set(self._emulator.units(plan.precision)) - plan.islands - {SWITCH}
         switch = np.float32(1.0 if self.wrong(build) else 0.0)
         feeds = {**feeds, SWITCH: np.asarray(switch)}

@@ -24,7 +24,7 @@ from harness.diagnosis.results import (
     Separation,
     Stage,
 )
-from harness.judge import LayerResult, OutputResult, Overflow
+from harness.judge import LayerResult, OutputResult, Overflow, Region
 from harness.search import Evaluation, Outcome, Result, SearchVerdict
 from harness.tactics import TacticRecord, TacticSearchResult, TacticVerdict
 from harness.tensors import Precision
@@ -146,6 +146,9 @@ class EngineObservation:
         skipped: by tensor, why it was not observed.
         failure: why nothing could be observed; empty if something was.
         log: the last lines of a log, if it failed.
+        marks: the tensors that were marked in an engine of their own, to look inside regions; empty where all were
+            marked, or none.
+        regions: where the error starts at a node that was not told.
     """
 
     layers: Layers = ()
@@ -154,6 +157,8 @@ class EngineObservation:
     skipped: Mapping[str, str] = field(default_factory=dict)
     failure: str = ""
     log: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    regions: tuple[Region, ...] = ()
 
     @property
     def origins(self) -> Layers:

@@ -1,6 +1,8 @@
 """Stage 3, observe: the intermediate tensors of the engine itself, and whether looking changed it.
 
-Tensors are marked with the dtype under test: a mark in FP32 makes the builder compute in FP32, and cures.
+Between the kernels by debug tensors where a release has them, which move nothing; inside of the kernels in which the
+error starts, and where there are no debug tensors, by marks. Marks have the dtype under test: a mark in FP32 makes the
+builder compute in FP32, and cures.
 """
 
 from __future__ import annotations
@@ -12,9 +14,17 @@ import numpy as np
 
 from harness.backends import Candidate, Evaluation, Observation, ObservedEngine, Plan, Timing
 from harness.diagnosis.context import EngineObservation, Evaluator, JudgedEvaluation, Subject
-from harness.diagnosis.results import Evidence, EvidenceKind, Stage
+from harness.diagnosis.results import Evidence, EvidenceKind, Fact, Stage
 from harness.errors import CandidateError, UsageError
-from harness.judge import LayerResult, is_faithful, measure_layers, rms_limit
+from harness.judge import (
+    LayerResult,
+    find_regions,
+    is_faithful,
+    mark_origins,
+    measure_layers,
+    observation_for,
+    rms_limit,
+)
 from harness.tensors import Precision
 from harness.text import names, plural
 
@@ -28,8 +38,9 @@ def observe(
     precision: Precision | None = None,
     islands: frozenset[str] = frozenset(),
     judged_as: Precision | None = None,
+    inside: bool = True,
 ) -> EngineObservation:
-    """Observe the engine, typed.
+    """Observe the engine.
 
     Args:
         evaluator: of a subject whose candidate is an engine.
@@ -37,6 +48,7 @@ def observe(
         precision: another precision than the one under test.
         islands: nodes that are in FP32 in that engine.
         judged_as: the precision whose gates hold, if it is another one.
+        inside: whether to look inside of the kernels where the error starts, which takes an engine of its own.
 
     Raises:
         BudgetExhaustedError: the budget is spent.
@@ -44,25 +56,69 @@ def observe(
     subject = evaluator.subject
     if subject.emulated or not baseline.tensors:
         raise UsageError("observe requires an engine, and the outputs of the unobserved one")
-    plan = subject.plan(
-        islands, precision=precision, observation=Observation.TYPED, marks=_marks(subject, islands)
-    )
+    how = observation_for(subject.candidate, None)
+    marks = frozenset[str]() if how is Observation.DEBUG else _marks(subject, islands)
+    plan = subject.plan(islands, precision=precision, observation=how, marks=marks)
     gates = judged_as or plan.precision
     key = f"observed {plan.precision} {' '.join(sorted(islands))}"
     key += f" as {gates}" if gates is not plan.precision else ""
+    key += "" if inside or how is not Observation.DEBUG else " between kernels"
     if (kept := evaluator.journal.recall(key, EngineObservation)) is not None:
         return kept
     evaluator.spending.check()
+    observed = _observe_as(evaluator, baseline, plan, gates)
+    if how is Observation.DEBUG and inside and not observed.failure:
+        observed = _look_inside(evaluator, baseline, plan, gates, observed)
+    if not observed.failure:
+        evaluator.journal.keep(key, observed)
+    return observed
+
+
+def _observe_as(
+    evaluator: Evaluator, baseline: JudgedEvaluation, plan: Plan, gates: Precision
+) -> EngineObservation:
+    bench = evaluator.subject.bench
     watched = _Watched(evaluator)
     try:
-        layers, _ = measure_layers(
-            subject.bench, watched, plan, subject.bench.case.tolerances, judged_as=gates
-        )
+        layers, _ = measure_layers(bench, watched, plan, bench.case.tolerances, judged_as=gates)
     except CandidateError as error:
         return EngineObservation(failure=str(error), log=error.evidence)
     observed = _observed(evaluator, baseline, replace(plan, precision=gates), layers, watched.evaluations)
-    evaluator.journal.keep(key, observed)
-    return observed
+    regions = find_regions(layers, bench.model, watched.evaluations[-1].engine)
+    return replace(observed, regions=regions)
+
+
+def _look_inside(
+    evaluator: Evaluator,
+    baseline: JudgedEvaluation,
+    plan: Plan,
+    gates: Precision,
+    between: EngineObservation,
+) -> EngineObservation:
+    """`between` kernels, with the tensors inside of the regions where the error starts; without where marks move it."""
+    model = evaluator.subject.model
+    kept = {name for node in plan.islands for name in model.node(node).outputs}
+    known = {layer.tensor for layer in between.layers} | {info.name for info in model.outputs} | kept
+    written = {
+        name for region in between.regions for node in region.nodes for name in model.node(node).outputs
+    }
+    wanted = tuple(name for name in model.float_tensors if name in written and name not in known)
+    if not wanted:
+        return between
+    marked = replace(plan, observation=Observation.TYPED, marks=frozenset(wanted))
+    found = _observe_as(evaluator, baseline, marked, gates)
+    if found.failure or not (found.faithful or found.passes):
+        return between
+    seen = {layer.tensor for layer in between.layers}
+    layers = [*between.layers, *(layer for layer in found.layers if layer.tensor not in seen)]
+    layers.sort(key=lambda layer: model.float_tensors.index(layer.tensor))
+    merged = mark_origins(layers, model)
+    # Kernels go by what is known of them when nothing is marked.
+    regions = tuple(
+        next((each for each in between.regions if each.tensor == region.tensor), region)
+        for region in find_regions(merged, model, None)
+    )
+    return replace(found, layers=merged, marks=wanted, regions=regions)
 
 
 def _marks(subject: Subject, islands: frozenset[str]) -> frozenset[str]:
@@ -141,6 +197,10 @@ def observation_evidence(observed: EngineObservation, precision: Precision) -> t
     if origins and not observed.passes:
         text = f"on the engine the error starts at {names(origins)}"
         found.append(Evidence(Stage.OBSERVE, EvidenceKind.STARTS, text, {"origins": origins}))
+    for region in () if observed.passes else observed.regions:
+        text = f"on the engine the error starts at one of the {len(region.nodes)} nodes up to {region.tensor}"
+        inside: dict[str, Fact] = {"nodes": list(region.nodes), "kernels": list(region.kernels)}
+        found.append(Evidence(Stage.OBSERVE, EvidenceKind.STARTS, text, inside))
     if observed.skipped:
         text = f"{plural(len(observed.skipped), 'tensor')} could not be observed"
         found.append(Evidence(Stage.OBSERVE, EvidenceKind.NOT_OBSERVED, text, {"skipped": observed.skipped}))

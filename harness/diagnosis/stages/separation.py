@@ -40,7 +40,8 @@ def separate(
     subject = evaluator.subject
     skipped = set(observed.skipped or ())
     final = {info.name for info in subject.model.outputs}
-    tensors = tuple(name for name in subject.model.float_tensors if name not in skipped and name not in final)
+    marked = observed.marks or subject.model.float_tensors
+    tensors = tuple(name for name in marked if name not in skipped and name not in final)
     label = precision or subject.precision
     problem = Problem(units=tensors, identity=f"{subject.identity} marks {label}")
     known = {
