@@ -1,0 +1,246 @@
+"""Do the rules alone foretell what a compiler refuses? The single-operator models of the onnx suite, half held out.
+
+Each model of `onnx.backend.test` is asked about as it is, and, where it has several inputs, once more with every input
+after the first as a constant, as most of them are in real models. The half whose names a hash holds out was not looked
+at when rules were written. The compiler's answers are kept, so that a test can ask the rules again without it.
+
+Run: python -m benchmarks.check_rules ask PYTHON… (each with a release of TensorRT for RTX; adds what is not there yet)
+     python -m benchmarks.check_rules score [--write] [--wrong written|held-out]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from benchmarks.record import RESULTS, record
+from harness.compiler import Kind, ReportCache, compile_model, match_rules
+from harness.environments import Environment, Limits, Supervisor
+from harness.errors import HarnessError
+from harness.model import Model, load_model
+from harness.tensors import Precision, write_bytes
+from harness.worker.protocol import TENSORRT_RTX, CompileReport
+
+ANSWERS = RESULTS / "check_rules_answers.json.gz"
+CONSTANT = "/constant"
+HALVES = ("written", "held-out")
+
+
+@dataclass(frozen=True)
+class Single:
+    """A model of one operator, or of the function that stands for it."""
+
+    name: str
+    proto: onnx.ModelProto
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether nobody looked at it when rules were written; both variants of a model fall together."""
+        return hashlib.sha256(self.name.removesuffix(CONSTANT).encode()).digest()[0] % 2 == 1
+
+
+def suite() -> Iterator[Single]:
+    """The models of the suite, each as it is and with constants."""
+    from onnx.backend.test.loader import load_model_tests
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        tests = load_model_tests(kind="node")
+    for test in tests:
+        proto, fed = test.model, test.data_sets[0][0]
+        arrays = {
+            value.name: np.asarray(array)
+            for value, array in zip(proto.graph.input, fed, strict=False)
+            if value.type.HasField("tensor_type") and array is not None and not isinstance(array, list | dict)
+        }
+        shapes = {name: array.shape for name, array in arrays.items()}
+        yield Single(test.name, proto, shapes)
+        constant = with_constants(proto, arrays)
+        if constant is not None:
+            yield Single(test.name + CONSTANT, constant, shapes)
+
+
+def with_constants(proto: onnx.ModelProto, arrays: dict[str, np.ndarray]) -> onnx.ModelProto | None:
+    """`proto` with every input after the first as an initializer; None if there is none, or it is no tensor."""
+    rest = list(proto.graph.input)[1:]
+    if not rest or any(value.name not in arrays for value in rest):
+        return None
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    for value in rest:
+        kind = value.type.tensor_type.elem_type
+        array = arrays[value.name]
+        if kind == onnx.TensorProto.STRING:
+            return None
+        try:
+            wanted = onnx.helper.tensor_dtype_to_np_dtype(kind)
+            made.graph.initializer.append(
+                onnx.numpy_helper.from_array(array.astype(wanted, copy=False), value.name)
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+    del made.graph.input[1:]
+    return made
+
+
+def load(single: Single) -> Model | None:
+    """The model as harness loads it; None if it does not."""
+    try:
+        return load_model(single.proto, name=single.name)
+    except HarnessError:
+        return None
+
+
+def answer(report: CompileReport) -> list[Any]:
+    """What is kept of a report: the outcome, and who refused what in which words."""
+    if report.refused:
+        return ["refused", [[node.name, node.code, node.message] for node in report.refused]]
+    if report.failure is not None:
+        return [report.failure.kind, report.failure.message[:300]]
+    return ["built"]
+
+
+def ask(pythons: list[str]) -> None:
+    """Ask each release about each model that it was not asked about."""
+    known = read_answers()
+    for python in pythons:
+        environment = Environment("compiler", (python,), limits=Limits(compile=120))
+        supervisor = Supervisor(environment, keep_cache=False)
+        release = supervisor.probe().tensorrt
+        answers = known.setdefault(release, {})
+        cache = ReportCache(Path("/nonexistent"))
+        for number, single in enumerate(suite()):
+            if single.name in answers or (model := load(single)) is None:
+                continue
+            dynamic = {
+                info.name: (single.shapes[info.name],) * 3
+                for info in model.inputs
+                if info.name in single.shapes
+                and not all(isinstance(size, int) for size in info.shape or (None,))
+            }
+            try:
+                report = compile_model(
+                    model,
+                    Precision.FP32,
+                    environment,
+                    profiles=dynamic,
+                    supervisor=supervisor,
+                    cache=cache,
+                )
+                answers[single.name] = answer(report)
+            except HarnessError as error:
+                answers[single.name] = ["error", error.message[:300]]
+            if number % 200 == 0:
+                print(release, number, flush=True)
+                write_answers(known)
+        supervisor.close()
+        write_answers(known)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How often the rules of a release are right about a half of the models."""
+
+    models: int
+    refused: int
+    foretold: int
+    false_alarms: int
+
+    @property
+    def recall(self) -> float:
+        """The share of what is refused, or not built, that a rule says so of."""
+        return self.foretold / max(self.refused, 1)
+
+    @property
+    def precision(self) -> float:
+        """The share of what rules say so of that is."""
+        return self.foretold / max(self.foretold + self.false_alarms, 1)
+
+
+def score(
+    models: list[Single], answers: dict[str, list[Any]], release: str
+) -> tuple[Score, dict[str, list[str]]]:
+    """The score, and for each model that the rules are wrong about the codes of those that hold.
+
+    Not scored: models whose inputs decide shapes by their values, which harness asks no compiler about.
+    """
+    refused = foretold = alarms = count = 0
+    wrong: dict[str, list[str]] = {}
+    for single in models:
+        said = answers.get(single.name, ["error"])[0]
+        model = None if said in ("error", "unsupported") else load(single)
+        if model is None:
+            continue
+        count += 1
+        codes = [
+            match.rule.code
+            for match in match_rules(model)
+            if match.rule.kind in (Kind.REFUSED, Kind.NOT_BUILT) and match.rule.include(TENSORRT_RTX, release)
+        ]
+        fails = said != "built"
+        refused += fails
+        foretold += fails and bool(codes)
+        alarms += not fails and bool(codes)
+        if fails != bool(codes):
+            wrong[single.name] = codes
+    return Score(count, refused, foretold, alarms), wrong
+
+
+def read_answers() -> dict[str, dict[str, list[Any]]]:
+    """By release, by model: what `answer` made of the report."""
+    if not ANSWERS.exists():
+        return {}
+    found: dict[str, dict[str, list[Any]]] = json.loads(gzip.decompress(ANSWERS.read_bytes()))
+    return found
+
+
+def write_answers(answers: dict[str, dict[str, list[Any]]]) -> None:
+    """Keep the answers, the same bytes for the same ones."""
+    write_bytes(ANSWERS, gzip.compress(json.dumps(answers, sort_keys=True).encode(), mtime=0))
+
+
+def main() -> int:
+    """Ask, or score."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    asking = commands.add_parser("ask")
+    asking.add_argument("pythons", nargs="+", metavar="PYTHON")
+    scoring = commands.add_parser("score")
+    scoring.add_argument("--write", action="store_true")
+    scoring.add_argument("--wrong", choices=HALVES)
+    arguments = parser.parse_args()
+    if arguments.command == "ask":
+        ask(arguments.pythons)
+        return 0
+    halves: dict[str, list[Single]] = {half: [] for half in HALVES}
+    for single in suite():
+        halves[HALVES[single.held_out]].append(single)
+    rows = []
+    for release, answers in read_answers().items():
+        for half, models in halves.items():
+            found, wrong = score(models, answers, release)
+            row = {"release": release, "half": half, **asdict(found)}
+            rows.append({**row, "recall": round(found.recall, 4), "precision": round(found.precision, 4)})
+            print(rows[-1], flush=True)
+            if half == arguments.wrong:
+                for name, codes in wrong.items():
+                    print("  ", name, codes or "missed:", *answers[name][:2])
+    if arguments.write:
+        record("check_rules", {"halves": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

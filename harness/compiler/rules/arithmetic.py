@@ -1,0 +1,65 @@
+"""Elementwise operators, and Range."""
+
+from harness.compiler.facts import Kind
+from harness.compiler.rules.types import MEASURED, Rule
+from harness.compiler.rules.view import NodeView
+
+_HALF = ("float16", "bfloat16")
+_FLOATS = ("float32", "float64", *_HALF)
+
+
+def _float_mod(node: NodeView) -> bool:
+    return node.dtype(0) in _FLOATS and node.attribute("fmod") in (None, 0)
+
+
+def _computed_float_range(node: NodeView) -> bool:
+    return node.dtype(0) == "float32" and not all(map(node.is_constant, range(3)))
+
+
+RULES = (
+    Rule(
+        "mod-float",
+        Kind.REFUSED,
+        ("Mod",),
+        _float_mod,
+        "Mod of floats needs fmod = 1",
+        MEASURED,
+        "write it as x - y * Floor(x / y)",
+    ),
+    Rule(
+        "clip-int8",
+        Kind.REFUSED,
+        ("Clip",),
+        lambda node: node.dtype(0) == "int8",
+        "int8 is not clipped",
+        MEASURED,
+        "cast to int32 before, and back behind",
+    ),
+    Rule(
+        "celu-half",
+        Kind.REFUSED,
+        ("Celu",),
+        lambda node: node.dtype(0) in _HALF,
+        "Celu is taken in float32 only",
+        MEASURED,
+        "write it as Elu, or cast to float32 before and back behind",
+    ),
+    Rule(
+        "range-half",
+        Kind.REFUSED,
+        ("Range",),
+        lambda node: node.output_dtype() in _HALF,
+        "Range is taken in int32, int64 and float32 only",
+        MEASURED,
+        "take a Range in float32 and cast it",
+    ),
+    Rule(
+        "range-computed",
+        Kind.REFUSED,
+        ("Range",),
+        _computed_float_range,
+        "the borders of a Range in float32 must be constants",
+        MEASURED,
+        "take a Range of integers, and scale it",
+    ),
+)

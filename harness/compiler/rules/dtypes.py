@@ -1,0 +1,107 @@
+"""Tensors of types that no engine has, or only in places."""
+
+from collections.abc import Iterator
+
+from harness.compiler.facts import ANY, Kind
+from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule
+from harness.compiler.rules.view import NodeView, dtype_of
+
+_NEVER = frozenset(
+    {"int16", "uint16", "uint32", "uint64", "uint4", "int2", "uint2", "string", "complex64", "complex128"}
+    | {"float8_e5m2", "float8_e5m2fnuz", "float8_e4m3fnuz", "float8_e8m0fnu"}
+)
+_QUANTIZED = frozenset({"int4", "float8_e4m3fn", "float4_e2m1fn"})
+_CASTS = frozenset({"Cast", "CastLike"})
+_QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_PASSING = frozenset({"Identity", "Shape", "Size"})
+
+
+def _dtypes(node: NodeView) -> Iterator[str]:
+    yield from map(dtype_of, node.node.inputs)
+    yield from map(dtype_of, node.node.outputs)
+
+
+def _never(node: NodeView) -> bool:
+    return any(dtype in _NEVER for dtype in _dtypes(node))
+
+
+def _uint8(node: NodeView) -> bool:
+    """Beyond a Cast between the border of the graph and the rest."""
+    if node.op in _QDQ or "uint8" not in _dtypes(node):
+        return False
+    if node.op not in (*_CASTS, *_PASSING):
+        return True
+    graph = node.graph.ir.graph
+    reads = [value for value in node.node.inputs if dtype_of(value) == "uint8"]
+    writes = [value for value in node.node.outputs if dtype_of(value) == "uint8"]
+    return any(value not in graph.inputs for value in reads) or any(
+        value not in graph.outputs for value in writes
+    )
+
+
+def _quantized(node: NodeView) -> bool:
+    return node.op in _CASTS and any(dtype in _QUANTIZED for dtype in _dtypes(node))
+
+
+def _int8_constant(node: NodeView) -> bool:
+    return node.op not in _QDQ and any(
+        dtype_of(value) == "int8" and value in node.graph.fixed
+        for value in node.node.inputs
+        if value is not None
+    )
+
+
+def _double(node: NodeView) -> bool:
+    return "float64" in map(dtype_of, node.node.outputs)
+
+
+RULES = (
+    Rule(
+        "dtype",
+        Kind.REFUSED,
+        (),
+        _never,
+        "an engine has no tensors of this type",
+        MEASURED_AND_DOCUMENTED,
+        "export with int32, int64, float32, float16 or bfloat16 in its place",
+        ALSO_TENSORRT,
+    ),
+    Rule(
+        "uint8",
+        Kind.REFUSED,
+        (),
+        _uint8,
+        "uint8 is taken only where a Cast reads an input of the model, or writes an output",
+        MEASURED_AND_DOCUMENTED,
+        "cast to int32 behind the input, and back before the output",
+        ALSO_TENSORRT,
+    ),
+    Rule(
+        "quantized-cast",
+        Kind.NOT_BUILT,
+        (),
+        _quantized,
+        "FP8, FP4 and INT4 tensors are taken between QuantizeLinear and DequantizeLinear only, and not by a Cast",
+        MEASURED,
+        "quantize and dequantize with a scale instead",
+    ),
+    Rule(
+        "int8-constant",
+        Kind.NOT_BUILT,
+        (),
+        _int8_constant,
+        "a constant of type int8 is taken only by DequantizeLinear",
+        MEASURED,
+        "store it as int32",
+    ),
+    Rule(
+        "double",
+        Kind.DIFFERENT,
+        (),
+        _double,
+        "float64 is computed in float32, and what does not fit is clamped to the largest float32",
+        f"{MEASURED} (25 models built with float32 outputs); onnx-tensorrt 10.1, docs/operators.md",
+        "export in float32, so that the reference computes what the engine does",
+        ANY,
+    ),
+)

@@ -1,0 +1,101 @@
+"""Scatter, gather, top K, one-hot, slices and the like: what is selected, and where it is written."""
+
+from harness.compiler.facts import RTX, Kind, Releases
+from harness.compiler.rules.types import (
+    ALSO_TENSORRT,
+    DOCUMENTED,
+    MEASURED,
+    MEASURED_AND_DOCUMENTED,
+    Rule,
+)
+from harness.compiler.rules.view import NodeView
+from harness.worker.protocol import TENSORRT
+
+MOST_TOP = 3840
+
+
+def _reduces(node: NodeView) -> bool:
+    return node.attribute("reduction") not in (None, "none")
+
+
+def _many(node: NodeView) -> bool:
+    wanted = node.constant(1)
+    return wanted is not None and wanted.size == 1 and int(wanted.reshape(())) > MOST_TOP
+
+
+def _is_open(node: NodeView, position: int) -> bool:
+    shape = node.shape(position)
+    return shape is None or None in shape
+
+
+RULES = (
+    Rule(
+        "topk-limit",
+        Kind.NOT_BUILT,
+        ("TopK",),
+        _many,
+        f"K is limited to {MOST_TOP}",
+        f"{MEASURED_AND_DOCUMENTED}; NVIDIA/TensorRT issues 4390 and 4244",
+        "take the top K of parts of the axis, and the top K of these",
+        (RTX, Releases(TENSORRT)),
+    ),
+    Rule(
+        "scatter-reduction",
+        Kind.REFUSED,
+        ("ScatterND", "ScatterElements"),
+        _reduces,
+        "the parser takes no reduction but none",
+        MEASURED,
+        "write the reduction with a one-hot product or with masks",
+    ),
+    Rule(
+        "scatternd-reduction",
+        Kind.REFUSED,
+        ("ScatterND",),
+        _reduces,
+        "the parser takes no reduction but none",
+        DOCUMENTED,
+        "write the reduction with a one-hot product or with masks",
+        (Releases(TENSORRT, "10.0", "10.1"),),
+    ),
+    Rule(
+        "scatter-reduction-ignored",
+        Kind.DIFFERENT,
+        ("ScatterND", "ScatterElements"),
+        _reduces,
+        "the reduction is ignored: what is written last replaces what was there",
+        "onnx-tensorrt, docs/Changelog.md: `reduction` of ScatterElements came with 10.0, and was not read before",
+        "write the reduction with a one-hot product or with masks",
+        (Releases(TENSORRT, last="9.3"),),
+    ),
+    Rule(
+        "onehot-depth",
+        Kind.REFUSED,
+        ("OneHot",),
+        lambda node: not node.is_constant(1),
+        "the depth must be a constant",
+        MEASURED_AND_DOCUMENTED,
+        "make the depth an initializer",
+        ALSO_TENSORRT,
+    ),
+    Rule(
+        "eyelike-shape",
+        Kind.REFUSED,
+        ("EyeLike",),
+        lambda node: _is_open(node, 0),
+        "the size must be known when the engine is built",
+        MEASURED_AND_DOCUMENTED,
+        "export with static shapes, or make the matrix a constant",
+        ALSO_TENSORRT,
+    ),
+    Rule(
+        "cumsum-axis",
+        Kind.REFUSED,
+        ("CumSum",),
+        lambda node: not node.is_constant(1),
+        "the axis must be a constant",
+        DOCUMENTED,
+        "make the axis an initializer",
+        ALSO_TENSORRT,
+    ),
+)

@@ -1,0 +1,92 @@
+"""QuantizeLinear and DequantizeLinear."""
+
+import numpy as np
+
+from harness.compiler.facts import Kind
+from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule
+from harness.compiler.rules.view import NodeView
+
+_QDQ = ("QuantizeLinear", "DequantizeLinear")
+
+
+def _shifted(node: NodeView) -> bool:
+    point = node.constant(2)
+    return point is not None and bool(np.any(point.astype(np.float32) != 0))
+
+
+def _open_point(node: NodeView) -> bool:
+    return node.value(2) is not None and not node.is_constant(2)
+
+
+def _narrow(node: NodeView) -> str:
+    return node.dtype(0) if node.op == "DequantizeLinear" else node.output_dtype()
+
+
+def _odd(node: NodeView) -> bool:
+    shape = node.shape(0) or ()
+    size = 1
+    for each in shape:
+        size *= each or 2
+    return _narrow(node) in ("int4", "float4_e2m1fn") and size % 2 == 1
+
+
+def _to_uint8(node: NodeView) -> bool:
+    return node.op == "QuantizeLinear" and node.output_dtype() == "uint8" and not _shifted(node)
+
+
+def _from_quantize(node: NodeView) -> bool:
+    value = node.value(0)
+    producer = None if value is None else value.producer()
+    return producer is not None and producer.op_type == "QuantizeLinear"
+
+
+RULES = (
+    Rule(
+        "zero-point",
+        Kind.REFUSED,
+        _QDQ,
+        _shifted,
+        "zero points must be 0",
+        MEASURED_AND_DOCUMENTED,
+        "quantize symmetrically",
+        ALSO_TENSORRT,
+    ),
+    Rule(
+        "zero-point-computed",
+        Kind.NOT_BUILT,
+        _QDQ,
+        _open_point,
+        "the zero point must be a constant",
+        MEASURED_AND_DOCUMENTED,
+        "quantize with constant scales: calibrate in place of DynamicQuantizeLinear",
+        ALSO_TENSORRT,
+    ),
+    Rule(
+        "dequantize-uint8",
+        Kind.REFUSED,
+        ("DequantizeLinear",),
+        lambda node: node.dtype(0) == "uint8" and not _from_quantize(node),
+        "uint8 is not dequantized",
+        MEASURED_AND_DOCUMENTED,
+        "quantize to int8, symmetrically",
+        ALSO_TENSORRT,
+    ),
+    Rule(
+        "quantize-uint8",
+        Kind.DIFFERENT,
+        ("QuantizeLinear",),
+        _to_uint8,
+        "uint8 with a zero point of 0 becomes INT8, which ends at 127: what lies above saturates",
+        MEASURED,
+        "quantize to int8, with twice the scale",
+    ),
+    Rule(
+        "quantize-odd",
+        Kind.REFUSED,
+        _QDQ,
+        _odd,
+        "types of 4 bits need an even number of elements",
+        MEASURED,
+        "pad the axis to an even size",
+    ),
+)

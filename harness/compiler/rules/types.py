@@ -1,0 +1,61 @@
+"""What a rule is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.compiler.facts import RTX, Kind, NodeFacts, Releases
+from harness.compiler.rules.view import NodeView
+from harness.worker.protocol import TENSORRT
+
+MEASURED = (
+    "measured: TensorRT for RTX 1.4.0.76, 1.6.1.120 and 1.7.1.116 on the operator models of onnx 1.23.2"
+)
+DOCUMENTED = "onnx-tensorrt 10.1, docs/operators.md"
+MEASURED_AND_DOCUMENTED = f"{MEASURED}; {DOCUMENTED}"
+
+ALSO_TENSORRT = (RTX, Releases(TENSORRT, last="10.1"))
+"""Measured on TensorRT for RTX, and documented of TensorRT up to the release whose document is cited."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One thing that is known of an operator, or of tensors that any operator reads and writes.
+
+    Args:
+        code: stable, and a finding's.
+        kind: what becomes of a node that it holds of.
+        ops: the operators of ONNX that it is about; empty: any, of any domain.
+        when: whether it holds of a node of those.
+        explanation: one sentence, without a final full stop.
+        source: how it is known.
+        advice: what to do, one sentence without a final full stop.
+        releases: of which it holds.
+    """
+
+    code: str
+    kind: Kind
+    ops: tuple[str, ...]
+    when: Callable[[NodeView], bool]
+    explanation: str
+    source: str = MEASURED
+    advice: str = ""
+    releases: tuple[Releases, ...] = (RTX,)
+
+    def include(self, product: str, release: str) -> bool:
+        """Whether it holds of a release."""
+        return any(each.include(product, release) for each in self.releases)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A rule that holds of a node."""
+
+    rule: Rule
+    node: NodeFacts
+
+
+def always(_: NodeView) -> bool:
+    """The rule holds of every node of its operators."""
+    return True
