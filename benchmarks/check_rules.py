@@ -13,19 +13,24 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import importlib
 import json
+import pkgutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.backend.test.case.node as node_tests
+from onnx.backend.test.case.test_case import TestCase
 
 from benchmarks.record import RESULTS, record
-from harness.compiler import Kind, ReportCache, compile_model, match_rules
+from harness.compiler import Kind, Match, ReportCache, compile_model, match_rules
 from harness.environments import Environment, Limits, Supervisor
 from harness.errors import HarnessError
 from harness.model import Model, load_model
@@ -35,6 +40,8 @@ from harness.worker.protocol import TENSORRT_RTX, CompileReport
 ANSWERS = RESULTS / "check_rules_answers.json.gz"
 CONSTANT = "/constant"
 HALVES = ("written", "held-out")
+STOPS = (Kind.REFUSED, Kind.NOT_BUILT)
+NOT_SCORED = ("error", "unsupported", "no_gpu", "timed_out")
 
 
 @dataclass(frozen=True)
@@ -53,23 +60,38 @@ class Single:
 
 def suite() -> Iterator[Single]:
     """The models of the suite, each as it is and with constants."""
-    from onnx.backend.test.loader import load_model_tests
+    return singles(sorted(module.name for module in pkgutil.iter_modules(node_tests.__path__)))
 
+
+def singles(families: Iterable[str]) -> Iterator[Single]:
+    """Those of some modules of the suite, which makes its models while it is imported."""
+    for family in families:
+        for test in _cases_of(family):
+            yield from _variants(test)
+
+
+@cache
+def _cases_of(family: str) -> tuple[TestCase, ...]:
+    made = node_tests._NodeTestCases
+    before = len(made)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        tests = load_model_tests(kind="node")
-    for test in tests:
-        proto, fed = test.model, test.data_sets[0][0]
-        arrays = {
-            value.name: np.asarray(array)
-            for value, array in zip(proto.graph.input, fed, strict=False)
-            if value.type.HasField("tensor_type") and array is not None and not isinstance(array, list | dict)
-        }
-        shapes = {name: array.shape for name, array in arrays.items()}
-        yield Single(test.name, proto, shapes)
-        constant = with_constants(proto, arrays)
-        if constant is not None:
-            yield Single(test.name + CONSTANT, constant, shapes)
+        importlib.import_module(f"{node_tests.__name__}.{family}")
+    return tuple(made[before:])
+
+
+def _variants(test: TestCase) -> Iterator[Single]:
+    proto, fed = test.model, test.data_sets[0][0]
+    arrays = {
+        value.name: np.asarray(array)
+        for value, array in zip(proto.graph.input, fed, strict=False)
+        if value.type.HasField("tensor_type") and array is not None and not isinstance(array, list | dict)
+    }
+    shapes = {name: array.shape for name, array in arrays.items()}
+    yield Single(test.name, proto, shapes)
+    constant = with_constants(proto, arrays)
+    if constant is not None:
+        yield Single(test.name + CONSTANT, constant, shapes)
 
 
 def with_constants(proto: onnx.ModelProto, arrays: dict[str, np.ndarray]) -> onnx.ModelProto | None:
@@ -169,33 +191,38 @@ class Score:
         return self.foretold / max(self.foretold + self.false_alarms, 1)
 
 
+def foretell(models: Iterable[Single]) -> dict[str, tuple[Match, ...]]:
+    """By model that harness loads: the rules that hold of it and say that something does not build."""
+    found = {}
+    for single in models:
+        if (model := load(single)) is not None:
+            matches = match_rules(model)
+            found[single.name] = tuple(each for each in matches if each.rule.kind in STOPS)
+    return found
+
+
 def score(
-    models: list[Single], answers: dict[str, list[Any]], release: str
+    foretold: dict[str, tuple[Match, ...]], answers: dict[str, list[Any]], release: str
 ) -> tuple[Score, dict[str, list[str]]]:
     """The score, and for each model that the rules are wrong about the codes of those that hold.
 
     Not scored: models whose inputs decide shapes by their values, which harness asks no compiler about.
     """
-    refused = foretold = alarms = count = 0
+    refused = right = alarms = count = 0
     wrong: dict[str, list[str]] = {}
-    for single in models:
-        said = answers.get(single.name, ["error"])[0]
-        model = None if said in ("error", "unsupported") else load(single)
-        if model is None:
+    for name, matches in foretold.items():
+        said = answers.get(name, ["error"])[0]
+        if said in NOT_SCORED:
             continue
         count += 1
-        codes = [
-            match.rule.code
-            for match in match_rules(model)
-            if match.rule.kind in (Kind.REFUSED, Kind.NOT_BUILT) and match.rule.include(TENSORRT_RTX, release)
-        ]
+        codes = [each.rule.code for each in matches if each.rule.include(TENSORRT_RTX, release)]
         fails = said != "built"
         refused += fails
-        foretold += fails and bool(codes)
+        right += fails and bool(codes)
         alarms += not fails and bool(codes)
         if fails != bool(codes):
-            wrong[single.name] = codes
-    return Score(count, refused, foretold, alarms), wrong
+            wrong[name] = codes
+    return Score(count, refused, right, alarms), wrong
 
 
 def read_answers() -> dict[str, dict[str, list[Any]]]:
@@ -224,13 +251,14 @@ def main() -> int:
     if arguments.command == "ask":
         ask(arguments.pythons)
         return 0
-    halves: dict[str, list[Single]] = {half: [] for half in HALVES}
-    for single in suite():
-        halves[HALVES[single.held_out]].append(single)
+    models = list(suite())
+    halves = {
+        half: foretell(single for single in models if HALVES[single.held_out] == half) for half in HALVES
+    }
     rows = []
     for release, answers in read_answers().items():
-        for half, models in halves.items():
-            found, wrong = score(models, answers, release)
+        for half, foretold in halves.items():
+            found, wrong = score(foretold, answers, release)
             row = {"release": release, "half": half, **asdict(found)}
             rows.append({**row, "recall": round(found.recall, 4), "precision": round(found.precision, 4)})
             print(rows[-1], flush=True)

@@ -1,6 +1,8 @@
 from .case import Case as Case
 from .case import load_case as load_case
 from .case import load_cases as load_cases
+from .conversion import CheckReport as CheckReport
+from .conversion import check as check
 from .diagnosis import Diagnosis as Diagnosis
 from .diagnosis import diagnose as diagnose
 from .errors import HarnessError as HarnessError

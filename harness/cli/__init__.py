@@ -70,6 +70,9 @@ COMMANDS = {
     "compare": LazyCommand(
         "harness.cli.compare", "Judge one ONNX file by another, or by saved outputs, layer by layer."
     ),
+    "check": LazyCommand(
+        "harness.cli.check", "Say whether models convert, which nodes do not, and what is silently different."
+    ),
     "diagnose": LazyCommand(
         "harness.cli.diagnose", "Find the culprits of a failing case, and what cures it."
     ),

@@ -190,6 +190,19 @@ class StageProgress(_Progress):
             self._live.update(self._task, description=f"[{event.stage}] {event.text}", spent=spent(event))
 
 
+class CheckProgress(_Progress):
+    """Shows what is being checked: a live line, or a line for what takes long."""
+
+    def _columns(self) -> tuple[ProgressColumn, ...]:
+        return SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+
+    def __call__(self, text: str) -> None:
+        """Show a step."""
+        self._remind("check", lambda seconds: f"{text}, {duration(seconds)} so far", restart=True)
+        if self._live is not None:
+            self._live.update(self._task, description=text)
+
+
 P = TypeVar("P", bound=_Progress)
 
 

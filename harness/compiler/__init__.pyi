@@ -8,6 +8,7 @@ from .facts import Kind as Kind
 from .facts import NodeFacts as NodeFacts
 from .facts import Releases as Releases
 from .rules import RULES as RULES
+from .rules import GraphView as GraphView
 from .rules import Match as Match
 from .rules import Rule as Rule
 from .rules import match_rules as match_rules

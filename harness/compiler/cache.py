@@ -15,7 +15,7 @@ from harness.environments import cache_folder
 from harness.tensors import write_text
 from harness.worker.protocol import CompileReport, MessageError, from_plain
 
-_OF_THE_MACHINE = ("crashed", "timed_out", "out_of_memory")
+_OF_THE_MACHINE = ("crashed", "timed_out", "out_of_memory", "no_gpu")
 
 
 class ReportCache:

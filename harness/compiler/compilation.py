@@ -38,7 +38,7 @@ from harness.worker.protocol import (
 )
 
 #: Raised whenever reports come to say something else of the same build.
-_FORMAT = 2
+_FORMAT = 3
 
 Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 

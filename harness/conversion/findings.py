@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
-from harness.compiler import Kind, NodeFacts, Releases
-from harness.tensors import Precision
+from harness.compiler import Kind, NodeFacts, Releases, Rule
+from harness.tensors import Precision, to_json
 from harness.worker.protocol import CompileReport
 
 
@@ -26,6 +27,8 @@ class Outcome(StrEnum):
     BUILT = "built"
     REFUSED = "refused"
     NOT_BUILT = "not built"
+    UNKNOWN = "not known"
+    """The compiler could not be asked: it needs a GPU, or values of inputs that decide shapes."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Finding:
         advice: what to do; empty where nothing is known.
         releases: of which it holds; empty: of that environment's, as far as is known.
         source: where the rule is from.
+        alone: whether the builder fails on the node by itself, too; None: it was not, or could not be, asked.
     """
 
     code: str
@@ -58,6 +62,18 @@ class Finding:
     advice: str = ""
     releases: tuple[Releases, ...] = ()
     source: str = ""
+    alone: bool | None = None
+
+    def explained_by(self, rule: Rule) -> Finding:
+        """The finding with what a rule knows of it."""
+        return replace(
+            self,
+            code=rule.code,
+            explanation=rule.explanation,
+            advice=rule.advice,
+            releases=rule.releases,
+            source=rule.source,
+        )
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,7 @@ class EnvironmentResult:
         outcome: whether it builds.
         findings: what stands in the way, and what is silently different there, the worst first.
         report: what the compiler said.
+        complete: whether all that no finding is about was seen to build.
     """
 
     environment: str
@@ -79,6 +96,7 @@ class EnvironmentResult:
     outcome: Outcome
     findings: tuple[Finding, ...]
     report: CompileReport
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,3 +130,25 @@ class CheckResult:
             else self.findings
         )
         return any(finding.kind.is_failure for finding in asked)
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What was found of all models.
+
+    Args:
+        fingerprint: this host.
+        results: one a model.
+    """
+
+    fingerprint: Mapping[str, str]
+    results: tuple[CheckResult, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a model fails, else 0."""
+        return int(any(result.fails for result in self.results))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document; docs/json.md describes it."""
+        return {"schema": "harness.check/1", **to_json(self)}

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from harness.compiler.facts import ANY, Kind
+from harness.compiler.facts import ANY, Kind, Releases
 from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule
 from harness.compiler.rules.view import NodeView, dtype_of
+from harness.worker.protocol import TENSORRT_RTX
 
 _NEVER = frozenset(
     {"int16", "uint16", "uint32", "uint64", "uint4", "int2", "uint2", "string", "complex64", "complex128"}
@@ -51,6 +52,10 @@ def _int8_constant(node: NodeView) -> bool:
     )
 
 
+def _int8_arithmetic(node: NodeView) -> bool:
+    return node.op not in (*_QDQ, *_CASTS, *_PASSING) and "int8" in map(dtype_of, node.node.inputs)
+
+
 def _double(node: NodeView) -> bool:
     return "float64" in map(dtype_of, node.node.outputs)
 
@@ -93,6 +98,16 @@ RULES = (
         "a constant of type int8 is taken only by DequantizeLinear",
         MEASURED,
         "store it as int32",
+    ),
+    Rule(
+        "int8-arithmetic",
+        Kind.NOT_BUILT,
+        (),
+        _int8_arithmetic,
+        "int8 is computed with only between QuantizeLinear and DequantizeLinear",
+        MEASURED,
+        "cast to int32 before, and back behind",
+        (Releases(TENSORRT_RTX, last="1.4"),),
     ),
     Rule(
         "double",

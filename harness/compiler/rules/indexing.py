@@ -64,9 +64,9 @@ RULES = (
         ("ScatterND", "ScatterElements"),
         _reduces,
         "the reduction is ignored: what is written last replaces what was there",
-        "onnx-tensorrt, docs/Changelog.md: `reduction` of ScatterElements came with 10.0, and was not read before",
+        "onnx-tensorrt 8.6 and 9.3, builtin_op_importers.cpp: the attribute is not read",
         "write the reduction with a one-hot product or with masks",
-        (Releases(TENSORRT, last="9.3"),),
+        (Releases(TENSORRT, "8.2", "9.3"),),
     ),
     Rule(
         "onehot-depth",

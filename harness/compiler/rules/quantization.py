@@ -77,8 +77,9 @@ RULES = (
         ("QuantizeLinear",),
         _to_uint8,
         "uint8 with a zero point of 0 becomes INT8, which ends at 127: what lies above saturates",
-        MEASURED,
+        f"{MEASURED}: it is built; onnx-tensorrt 10.1, onnxOpImporters.cpp: UINT8 zero points default to INT8",
         "quantize to int8, with twice the scale",
+        ALSO_TENSORRT,
     ),
     Rule(
         "quantize-odd",

@@ -16,6 +16,7 @@ from harness.compiler.rules import (
     quantization,
     resizing,
     shapes,
+    versions,
 )
 from harness.compiler.rules.types import Match, Rule
 from harness.compiler.rules.view import GraphView, NodeView
@@ -33,12 +34,16 @@ RULES: tuple[Rule, ...] = (
     *shapes.RULES,
     *arithmetic.RULES,
     *quantization.RULES,
+    *versions.RULES,
 )
 
 
-def match_rules(model: Model) -> tuple[Match, ...]:
-    """The rules that hold of nodes of `model`, of any release, in the order of its nodes."""
-    return tuple(Match(rule, view.facts()) for view in GraphView(model).nodes for rule in _holding(view))
+def match_rules(model: Model | GraphView) -> tuple[Match, ...]:
+    """The rules that hold of `model` and of its nodes, of any release, in the order of the nodes."""
+    graph = GraphView(model) if isinstance(model, Model) else model
+    of_model = (Match(rule, None) for rule in RULES if rule.of_model is not None and rule.of_model(graph))
+    of_nodes = (Match(rule, view.facts()) for view in graph.nodes for rule in _holding(view))
+    return (*of_model, *of_nodes)
 
 
 _ANY = tuple(rule for rule in RULES if not rule.ops)
@@ -49,4 +54,4 @@ _BY_OP: dict[str, tuple[Rule, ...]] = {
 
 def _holding(node: NodeView) -> Iterator[Rule]:
     own = () if node.domain else _BY_OP.get(node.op, ())
-    return (rule for rule in (*own, *_ANY) if rule.when(node))
+    return (rule for rule in (*own, *_ANY) if rule.when is not None and rule.when(node))

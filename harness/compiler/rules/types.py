@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.compiler.facts import RTX, Kind, NodeFacts, Releases
-from harness.compiler.rules.view import NodeView
+from harness.compiler.rules.view import GraphView, NodeView
 from harness.worker.protocol import TENSORRT
 
 MEASURED = (
@@ -27,21 +27,23 @@ class Rule:
         code: stable, and a finding's.
         kind: what becomes of a node that it holds of.
         ops: the operators of ONNX that it is about; empty: any, of any domain.
-        when: whether it holds of a node of those.
+        when: whether it holds of a node of those; None: it is about the model as a whole.
         explanation: one sentence, without a final full stop.
         source: how it is known.
         advice: what to do, one sentence without a final full stop.
         releases: of which it holds.
+        of_model: whether it holds of a model as a whole, where that is what it is about.
     """
 
     code: str
     kind: Kind
     ops: tuple[str, ...]
-    when: Callable[[NodeView], bool]
+    when: Callable[[NodeView], bool] | None
     explanation: str
     source: str = MEASURED
     advice: str = ""
     releases: tuple[Releases, ...] = (RTX,)
+    of_model: Callable[[GraphView], bool] | None = None
 
     def include(self, product: str, release: str) -> bool:
         """Whether it holds of a release."""
@@ -50,10 +52,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Match:
-    """A rule that holds of a node."""
+    """A rule that holds of a node; None: of the model as a whole."""
 
     rule: Rule
-    node: NodeFacts
+    node: NodeFacts | None
 
 
 def always(_: NodeView) -> bool:

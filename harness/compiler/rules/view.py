@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from harness.compiler.facts import NodeFacts
-from harness.model import Model, TensorInfo
+from harness.model import PRODUCTS, Model, TensorInfo
 
 _DRAWING = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"}
@@ -129,7 +129,6 @@ class GraphView:
 
     def __init__(self, model: Model) -> None:
         self._weights = frozenset(model.weights)
-        self._dtypes = model.dtypes
         self.ir = ir.from_proto(model.inferred)
         self.opset = model.opset
 
@@ -141,6 +140,19 @@ class GraphView:
             for index, node in enumerate(self.ir.graph)
             for inner in _with_bodies(node)
         )
+
+    def node(self, name: str) -> NodeView | None:
+        """The first node of that name, in a body, too; None if there is none."""
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> dict[str, NodeView]:
+        return {str(view.node.name): view for view in reversed(self.nodes)}
+
+    @property
+    def has_products(self) -> bool:
+        """Whether a node multiplies matrices or convolves in float32."""
+        return any(view.op in PRODUCTS and view.dtype(0) == "float32" for view in self.nodes)
 
     @cached_property
     def returned(self) -> frozenset[ir.Value]:

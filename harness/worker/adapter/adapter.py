@@ -34,7 +34,7 @@ from .release import PRODUCTS, Release
 from .runtime import Cuda, Execution, load_cudart, measure_latency, measure_layers
 
 #: Faults of the model or of this build of it, and not of what was asked for.
-_COMPILE_FAILURES = ("build_failed", "unsupported", "out_of_memory")
+_COMPILE_FAILURES = ("build_failed", "no_gpu", "unsupported", "out_of_memory")
 
 
 def create_adapter(log: Callable[[str], None]) -> "Adapter":
@@ -157,7 +157,7 @@ class Adapter:
         except Fault as fault:
             if fault.kind not in _COMPILE_FAILURES:
                 raise
-            failure = CompileFailure(fault.kind, fault.message, fault.evidence)
+            failure = CompileFailure(fault.kind, fault.message, fault.evidence, fault.nodes)
         else:
             return CompileReply(
                 CompileReport(

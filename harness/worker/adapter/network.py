@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence, Set, Tuple
 
 from ..protocol import Fault, NodeHint, RefusedNode
-from .log import Log
+from .log import WORDLESS, Log
 from .release import Release
 
 
@@ -134,7 +134,9 @@ def _refused(error: Any, release: Release, nodes: Sequence[NodeHint]) -> Refused
         name, op = error.node_name(), error.node_operator()
     elif 0 <= index < len(nodes):
         name, op = nodes[index].name, nodes[index].op
-    return RefusedNode(index, name, op, _code(error), str(error.desc()))
+    lines = str(error.desc()).splitlines()
+    said = "\n".join(line for line in lines if not WORDLESS.search(line))
+    return RefusedNode(index, name, op, _code(error), said or "\n".join(lines))
 
 
 def _describe(node: RefusedNode) -> str:

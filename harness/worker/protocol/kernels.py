@@ -97,11 +97,13 @@ class CompileFailure:
         kind: one of KINDS; or `crashed` or `timed_out`, for a builder that took its process with it.
         message: one sentence.
         evidence: the builder's own errors.
+        nodes: the ONNX nodes that these name, or whose layers they name.
     """
 
     kind: str
     message: str
     evidence: Tuple[str, ...] = ()
+    nodes: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -348,6 +348,7 @@ KINDS = {
     "environment": "TensorRT cannot be loaded here, or there is no GPU; fatal",
     "unsupported": "the release cannot do what is asked; the worker goes on",
     "build_failed": "the builder returned no engine; the worker goes on",
+    "no_gpu": "the builder looked for a GPU, and there is none; the worker goes on",
     "marks_failed": "the build failed because of its marks; the host splits them and asks again",
     "no_context": "an engine was built, and nothing can be run in it; the worker goes on",
     "not_started": "TensorRT did not start an inference, though CUDA reports no error; the worker goes on",
@@ -369,7 +370,7 @@ class Fault(Exception):
         fatal: the worker cannot be trusted any more; always so for `environment`,
             `cuda_error` and `internal`.
         marks: for `marks_failed`, the names that are to blame, if known.
-        nodes: the nodes that the parser refuses, if it names them.
+        nodes: the nodes that the parser refuses, or that the errors of a build name.
     """
 
     def __init__(

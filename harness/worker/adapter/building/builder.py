@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from ...protocol import TENSORRT_RTX, BuildRequest, Fault, Kernel, KernelList
+from ...protocol import TENSORRT_RTX, BuildRequest, Fault, Kernel, KernelList, NodeHint
 from .. import device, dtypes
 from ..cache import TimingCache, write_atomically
 from ..inspection import KernelLog, Unreadable, kernels_of_inspector, parse_inspector
-from ..log import Log
+from ..log import WORDLESS, Log
 from ..network import Graph, NodeMap, map_nodes, network_flags, parse_network
 from ..release import Release
 from ..runtime import Cuda
@@ -22,8 +22,8 @@ from .strategies import Relaxed, Strong, Weak, island_tensors, relaxation_steps,
 _OUT_OF_MEMORY = re.compile(
     r"out ?of ?memory|insufficient memory|could not be allocated|cudaErrorMemoryAllocation", re.IGNORECASE
 )
-#: An error without a word on what was wrong: TensorRT for RTX 1.4 ends each failed build with it where there is no GPU.
-_EMPTY = re.compile(r"catchCudaError")
+#: A call of the CUDA runtime that failed: TensorRT for RTX 1.4 to 1.6 ask the GPU at hand when they quantize to INT8.
+_CUDA_RUNTIME = re.compile(r"Error Code 1: Cuda Runtime \(In (?!catchCudaError)")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,9 @@ class Builder:
         finally:
             self._log.verbose_listeners.remove(log.add)
         if serialized is None:
-            raise self._failure(ready)
+            failure = self._failure(ready)
+            failure.nodes = _named_nodes(ready, request.nodes, failure.evidence)
+            raise failure
         seconds = time.perf_counter() - began
         listed, warnings = self._list(serialized, log, request)
         return Compiled(
@@ -300,12 +302,13 @@ class Builder:
         Raises:
             Fault: `cuda_error`: there is no use in going on.
         """
-        errors = self._log.errors(ready.start)
+        every = self._log.errors(ready.start)
+        errors = tuple(error for error in every if not WORDLESS.search(error)) or every
         if any(_OUT_OF_MEMORY.search(error) for error in errors):
             return Fault("out_of_memory", "the build ran out of memory", evidence=errors)
         if self._cuda is not None:
             self._cuda.check_health()
-        last = next((error for error in reversed(errors) if not _EMPTY.search(error)), "it gave no reason")
+        last = errors[-1] if errors else "it gave no reason"
         if ready.marked.marks or ready.marked.debug:
             return Fault(
                 "marks_failed",
@@ -313,6 +316,9 @@ class Builder:
                 evidence=errors,
                 marks=_blamed(ready.graph, ready.marked.marks, errors),
             )
+        if self._cuda is None and _CUDA_RUNTIME.search(last):
+            message = "{} needs a GPU to build this, and there is none: {}"
+            return Fault("no_gpu", message.format(self._release, last), evidence=errors)
         return Fault(
             "build_failed",
             "{} returned no engine: {}".format(self._release, last),
@@ -384,14 +390,29 @@ def _serialize(builder: Any, definition: Any, config: Any, tactics: Optional[Tac
     return serialized
 
 
+def _is_named(name: str, text: str) -> bool:
+    """Whether `text` has `name` as a whole word."""
+    return (
+        name in text and re.search(r"(?<![\w./:]){}(?![\w/:]|\.\w)".format(re.escape(name)), text) is not None
+    )
+
+
 def _blamed(graph: Graph, names: Sequence[str], errors: Sequence[str]) -> Tuple[str, ...]:
-    """The marks that the errors name, or whose layer they name, as whole words."""
+    """The marks that the errors name, or whose layer they name."""
     text = "\n".join(errors)
+    return tuple(
+        name
+        for name in names
+        if _is_named(name, text) or _is_named(graph.layers[graph.producers[name]].name, text)
+    )
 
-    def named(name: str) -> bool:
-        return re.search(r"(?<![\w./:]){}(?![\w/:]|\.\w)".format(re.escape(name)), text) is not None
 
-    return tuple(name for name in names if named(name) or named(graph.layers[graph.producers[name]].name))
+def _named_nodes(ready: _Ready, nodes: Sequence[NodeHint], errors: Sequence[str]) -> Tuple[str, ...]:
+    """The ONNX nodes that the errors name, or whose layers they name; the parser adds a number to some names."""
+    text = "\n".join(errors)
+    layers = (layer for layer in ready.nodes.nodes_of if _is_named(layer, text))
+    owners = {node for layer in layers for node in ready.nodes.nodes_of[layer]}
+    return tuple(node.name for node in nodes if node.name in owners or _is_named(node.name, text))
 
 
 def _warnings(pinned: Dict[str, Tuple[str, ...]], marked: Marked, relaxed: Optional[Relaxed]) -> List[str]:

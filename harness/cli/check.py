@@ -1,0 +1,91 @@
+"""`harness check`: will it convert, and what becomes of each node."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import (
+    HtmlFile,
+    JsonFile,
+    MarkdownFile,
+    Shapes,
+    Tags,
+    Targets,
+    check_environments,
+    choice,
+    parse_shapes,
+)
+from harness.cli.outputs import Outputs
+from harness.cli.progress import CheckProgress, make_progress
+from harness.tensors import Precision
+
+app = typer.Typer(add_completion=False)
+
+Environments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env", "-e", metavar="NAME", help="Ask the compiler of this environment. Repeatable, side by side."
+    ),
+]
+OnePrecision = Annotated[
+    Precision | None,
+    typer.Option(
+        "--precision",
+        "-p",
+        metavar="P",
+        help="Ask about the typed graph at this precision. Default: the file as it is written.",
+        parser=choice(Precision, "--precision"),
+    ),
+]
+Details = Annotated[
+    bool, typer.Option("--details", "-v", help="Show shapes, attributes, releases and sources.")
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show only models that do not convert, and the answer.")
+]
+
+
+@app.command()
+def check(
+    targets: Targets,
+    precision: OnePrecision = None,
+    environments: Environments = None,
+    inputs: Shapes = None,
+    tags: Tags = None,
+    details: Details = False,
+    quiet: Quiet = False,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
+    markdown_file: MarkdownFile = None,
+) -> None:
+    """Say whether models convert: which nodes are refused, why, on which release, and what is silently different.
+
+    TensorRT for RTX is asked without a GPU. Without --env, rules alone speak.
+
+    Exit status: 0 nothing fails; 1 a named environment refuses, fails or silently differs (without one: a rule says
+    so); 2 a mistake in the command or a case; 3 a compiler could not be started.
+    """
+    from harness.conversion import check as examine
+    from harness.report import check_markdown, check_page, print_check
+
+    outputs = Outputs(json_file, html_file, markdown_file)
+    outputs.check()
+    names = tuple(environments or ())
+    check_environments(names)
+    with make_progress(CheckProgress, quiet=quiet) as progress:
+        report = examine(
+            targets,
+            precision=precision,
+            environments=names,
+            inputs=parse_shapes(inputs),
+            tags=tags or (),
+            progress=progress,
+        )
+    print_check(outputs.console, report, details=details, brief=quiet)
+    outputs.write(
+        document=report.to_dict, page=partial(check_page, report), summary=partial(check_markdown, report)
+    )
+    raise typer.Exit(report.exit_code)

@@ -1,0 +1,95 @@
+"""Operator sets and releases, TF32, and what dynamic sizes cost: advice on a model as a whole."""
+
+from harness.compiler.facts import RTX, Kind, Releases
+from harness.compiler.rules.types import Rule
+from harness.compiler.rules.view import GraphView, NodeView
+from harness.worker.protocol import TENSORRT
+
+_OPSETS = "onnx-tensorrt {}, docs/operators.md"
+#: The newest operator set that a release's document names, by the last release of that document.
+_LIMITS = ((13, "8.0", "8.2"), (17, "8.4", "8.6"), (19, "9.0", "9.3"), (20, "10.0", "10.1"))
+
+
+def _above(opset: int, first: str, last: str) -> Rule:
+    return Rule(
+        f"opset-{opset}",
+        Kind.RISKY,
+        (),
+        None,
+        f"operator sets after {opset} are not documented for these releases",
+        _OPSETS.format(last),
+        f"export at opset {opset} or older for them; newer operators are refused by name",
+        (Releases(TENSORRT, first, last),),
+        of_model=lambda graph: graph.opset > opset,
+    )
+
+
+def _opens(graph: GraphView) -> tuple[bool, bool]:
+    """Whether the first axis of an input is open, and whether another one is."""
+    shapes = [value.shape for value in graph.ir.graph.inputs if value.shape is not None]
+    first = any(len(shape) and not isinstance(shape[0], int) for shape in shapes)
+    return first, any(not isinstance(size, int) for shape in shapes for size in tuple(shape)[1:])
+
+
+def _decomposed_norm(node: NodeView) -> bool:
+    """A Div by Sqrt(ReduceMean(square) + epsilon): the end of a layer normalization that is written out."""
+    value = node.value(1)
+    for op in ("Sqrt", "Add", "ReduceMean"):
+        writer = None if value is None else value.producer()
+        if writer is None or writer.op_type != op:
+            return False
+        value = writer.inputs[0]
+    squared = None if value is None else value.producer()
+    return squared is not None and squared.op_type in ("Pow", "Mul")
+
+
+def _is_baked(node: NodeView) -> bool:
+    shape, sizes = node.shape(0), node.constant(1)
+    return shape is not None and None in shape and sizes is not None and bool((sizes > 0).all())
+
+
+RULES = (
+    *(_above(*limit) for limit in _LIMITS),
+    Rule(
+        "layernorm-decomposed",
+        Kind.IMPROVABLE,
+        ("Div",),
+        _decomposed_norm,
+        "a normalization that is written out squares in the precision under test, and overflows there first",
+        "measured on an H200 with TensorRT for RTX 1.4 and 1.6: LayerNormalization computes inside in FP32",
+        "export at opset 17 or later, where it is one operator (TensorRT from 8.6)",
+        (RTX, Releases(TENSORRT, "8.6")),
+    ),
+    Rule(
+        "tf32",
+        Kind.RISKY,
+        (),
+        None,
+        "products of FP32 are computed in TF32, unless it is turned off: a relative error of 3e-4",
+        "measured on an H200: nrmse 2.9e-4 on TensorRT for RTX 1.4 to 1.6, where the builder's flag is ignored",
+        "set NVIDIA_TF32_OVERRIDE=0 in the environment of the process (with TensorRT, clear the flag TF32)",
+        (RTX, Releases(TENSORRT, "8.0")),
+        of_model=lambda graph: graph.has_products,
+    ),
+    Rule(
+        "dynamic-axes",
+        Kind.IMPROVABLE,
+        (),
+        None,
+        "the batch and another axis are dynamic at once: an engine is tuned for one size of both",
+        "NVIDIA TensorRT developer guide, Working with Dynamic Shapes",
+        "fix all axes but the batch, or keep one engine a size",
+        (RTX, Releases(TENSORRT)),
+        of_model=lambda graph: all(_opens(graph)),
+    ),
+    Rule(
+        "baked-size",
+        Kind.RISKY,
+        ("Reshape",),
+        _is_baked,
+        "the sizes are constants though the input has an open one: it builds for one size only",
+        "measured: TensorRT for RTX 1.4.0.76 and 1.7.1.116 refuse other sizes (reshape changes volume)",
+        "take the open size from the input (0 or -1), or Flatten",
+        (RTX, Releases(TENSORRT)),
+    ),
+)

@@ -1,0 +1,212 @@
+"""`check`: what rules and compilers say of models, and findings made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.backends import shape_ranges
+from harness.case import Case, make_feeds, one_or_more, resolve_model
+from harness.compiler import GraphView, Kind, Match, NodeFacts, ReportCache, compile_model, match_rules
+from harness.conversion.examination import Blamed, Examination, outcome_of
+from harness.conversion.findings import (
+    CheckReport,
+    CheckResult,
+    EnvironmentResult,
+    Finding,
+    FoundBy,
+    Outcome,
+)
+from harness.conversion.parts import Parts
+from harness.environments import Environment, load, select
+from harness.judge import Target, profiles_of, select_cases
+from harness.model import Model, TensorInfo, load_model
+from harness.tensors import Precision, host_fingerprint
+from harness.worker.protocol import CompileReport
+
+Progress = Callable[[str], None]
+Profiles = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+_RANKS = {kind: rank for rank, kind in enumerate(Kind)}
+#: The code of a finding that no rule explains, by the kind of the failure; parsers only refuse.
+_CODES = {
+    "crashed": "crashed",
+    "timed_out": "timed-out",
+    "out_of_memory": "out-of-memory",
+    "unsupported": "not-asked",
+    "no_gpu": "needs-gpu",
+}
+_KINDS = {Outcome.REFUSED: Kind.REFUSED, Outcome.NOT_BUILT: Kind.NOT_BUILT, Outcome.UNKNOWN: Kind.RISKY}
+
+
+def check(
+    targets: Sequence[Target] | Target,
+    *,
+    precision: Precision | str | None = None,
+    environments: Sequence[str] | str = (),
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    tags: Sequence[str] | str = (),
+    progress: Progress | None = None,
+    cache: ReportCache | None = None,
+) -> CheckReport:
+    """Will models convert, which nodes do not, and what is silently computed otherwise.
+
+    Args:
+        targets: case files, folders of them, .onnx files, or cases.
+        precision: of the typed graph that is asked about; None: the file as it is written.
+        environments: names from harness.toml whose compilers are asked; without one, rules alone speak.
+        inputs: shapes for the inputs of .onnx files.
+        tags: only cases with one of these tags.
+        progress: called with what goes on.
+        cache: where compilers' reports are kept; by default harness's cache folder.
+
+    Raises:
+        CaseFileError, ModelError, NothingSelectedError: as `run`.
+        EnvironmentConfigError: an environment is not in harness.toml.
+        CandidateError: the worker of an environment does not start.
+    """
+    wanted = None if precision is None else Precision(precision)
+    known = load()
+    asked = [select(name, known) for name in one_or_more(environments)]
+    tell = progress or (lambda _: None)
+    results = []
+    for case in select_cases(targets, inputs=inputs, tags=tags):
+        tell(case.name)
+        model = load_model(resolve_model(case), name=case.name)
+        subject = Subject.of(case, model, wanted, is_asked=bool(asked))
+        compilers = []
+        for environment in asked:
+            tell(f"{case.name} on {environment.name}")
+            compilers.append(subject.in_environment(environment, cache))
+        results.append(
+            CheckResult(
+                str(case.path or case.model.path or case.name),
+                case.name,
+                wanted,
+                model.sha256,
+                len(model.nodes),
+                worst_first(map(_of_rule, subject.matches)),
+                tuple(compilers),
+            )
+        )
+    return CheckReport(host_fingerprint(), tuple(results))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model and what is needed to ask about it."""
+
+    case: Case
+    model: Model
+    precision: Precision | None
+    profiles: Profiles
+    graph: GraphView
+    matches: tuple[Match, ...]
+
+    @classmethod
+    def of(cls, case: Case, model: Model, precision: Precision | None, *, is_asked: bool) -> Subject:
+        """The model of a case, with its shapes if a compiler is asked."""
+        is_open = any(
+            not all(isinstance(size, int) for size in info.shape or (None,)) for info in model.inputs
+        )
+        feeds = make_feeds(case, model.inputs)[0] if is_open else {}
+        profiles = shape_ranges(model, feeds, profiles_of(case)) if is_open else {}
+        graph = GraphView(model)
+        return cls(case, model, precision, profiles, graph, match_rules(graph))
+
+    def ask(self, environment: Environment, cache: ReportCache | None) -> Callable[[Model], CompileReport]:
+        """What asks the compiler of `environment` about a part of the model."""
+
+        def asking(model: Model) -> CompileReport:
+            is_whole = model is self.model
+            return compile_model(
+                model,
+                self.precision or Precision.FP32,
+                environment,
+                profiles=self.profiles if is_whole else _closed(model, self.profiles),
+                cache=cache,
+            )
+
+        return asking
+
+    def in_environment(self, environment: Environment, cache: ReportCache | None) -> EnvironmentResult:
+        """What the compiler of `environment` makes of the model."""
+        ask = self.ask(environment, cache)
+        report = ask(self.model)
+        holding = [match for match in self.matches if match.rule.include(report.product, report.release)]
+        suspects = [match.node.name for match in holding if match.node and match.rule.kind is Kind.REFUSED]
+        fed = {name: ranges[1] for name, ranges in self.profiles.items()}
+        parts = Parts(self.model, fed, lambda: make_feeds(self.case, self.model.inputs)[0])
+        examination = Examination(
+            parts, ask, dict.fromkeys(parts.owners[name] for name in suspects if name in parts.owners)
+        )
+        examination.run(report)
+        found = [self._finding(blamed, holding, environment.name) for blamed in examination.blamed]
+        found += [_of_rule(match, environment.name) for match in holding if match.rule.kind not in _STOPS]
+        found += [self._kept(name, environment.name) for name in report.kept]
+        return EnvironmentResult(
+            environment.name,
+            report.product,
+            report.release,
+            outcome_of(report),
+            worst_first(found),
+            report,
+            examination.complete,
+        )
+
+    def _finding(self, blamed: Blamed, holding: Sequence[Match], environment: str) -> Finding:
+        name = blamed.inner or blamed.node
+        match = next(
+            (each for each in holding if each.node and each.node.name == name and each.rule.kind in _STOPS),
+            None,
+        )
+        failure = blamed.failure
+        found = Finding(
+            "refused" if failure is None else _CODES.get(failure.kind, "not-built"),
+            _KINDS[blamed.outcome],
+            FoundBy.PARSER if blamed.outcome is Outcome.REFUSED else FoundBy.BUILDER,
+            None if name is None else self._facts(name),
+            environment,
+            blamed.said,
+            () if failure is None else failure.evidence,
+            alone=blamed.alone,
+        )
+        return found if match is None else found.explained_by(match.rule)
+
+    def _kept(self, name: str, environment: str) -> Finding:
+        return Finding(
+            "kept-in-fp32",
+            Kind.RISKY,
+            FoundBy.PARSER,
+            self._facts(name),
+            environment,
+            explanation=f"the parser does not take it, or what it writes, at {self.precision}: it stays in FP32",
+        )
+
+    def _facts(self, name: str) -> NodeFacts | None:
+        view = self.graph.node(name)
+        return None if view is None else view.facts()
+
+
+_STOPS = (Kind.REFUSED, Kind.NOT_BUILT)
+
+
+def _closed(model: Model, profiles: Profiles) -> Profiles:
+    """Profiles of the inputs of a part that are open, as the whole has them."""
+    names = {info.name for info in model.inputs if _is_open(info)}
+    return {name: ranges for name, ranges in profiles.items() if name in names}
+
+
+def _is_open(info: TensorInfo) -> bool:
+    return not all(isinstance(size, int) for size in info.shape or (None,))
+
+
+def _of_rule(match: Match, environment: str | None = None) -> Finding:
+    found = Finding(match.rule.code, match.rule.kind, FoundBy.RULE, match.node, environment)
+    return found.explained_by(match.rule)
+
+
+def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Findings by kind, and of one kind in the order of the nodes."""
+    return tuple(
+        sorted(findings, key=lambda each: (_RANKS[each.kind], -1 if each.node is None else each.node.index))
+    )

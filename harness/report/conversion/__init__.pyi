@@ -1,0 +1,3 @@
+from .console import print_check as print_check
+from .documents import check_markdown as check_markdown
+from .documents import check_page as check_page

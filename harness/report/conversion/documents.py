@@ -1,0 +1,93 @@
+"""The report of `check` as a page and as Markdown."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+
+from harness.conversion import CheckReport, CheckResult
+from harness.report.conversion.view import (
+    LOOKS,
+    advice,
+    answer,
+    headline,
+    look_of,
+    outcome_text,
+    rows,
+    statements,
+    subject,
+)
+from harness.report.pages import render_page
+from harness.report.words import escape, fit, made_with
+
+
+def check_page(report: CheckReport, *, made: datetime.datetime | None = None) -> str:
+    """The report as an HTML page.
+
+    Args:
+        report: what was found.
+        made: when the page was made; now by default.
+    """
+    return render_page(
+        "check.html.j2",
+        made,
+        answer=answer(report),
+        advice=advice(report),
+        bad=report.exit_code != 0,
+        results=report.results,
+        environments=_environments(report),
+        subject=subject,
+        look_of=look_of,
+        outcome_text=outcome_text,
+        rows=rows,
+        looks=LOOKS,
+        headline=headline,
+        statements=statements,
+        fingerprint=made_with(report.fingerprint),
+    )
+
+
+def _environments(report: CheckReport) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(each.environment for result in report.results for each in result.environments))
+
+
+def check_markdown(report: CheckReport) -> str:
+    """The report as GitHub-flavoured Markdown, never longer than a job summary may be."""
+    lines = [f"## {escape(answer(report))}", ""]
+    if hint := advice(report):
+        lines += [hint, ""]
+    lines += list(_table(report))
+    for result in report.results:
+        if found := rows(result):
+            lines += [f"### {escape(subject(result))}", ""]
+            for row in found:
+                look = LOOKS[row.finding.kind]
+                lines.append(f"- {look.glyph} **{look.word}** `{row.finding.code}` {escape(headline(row))}")
+                lines += [f"  - {each.label}: {escape(each.text)}" for each in statements(row)]
+            lines.append("")
+    facts = "".join(
+        f"- {escape(key)}: {escape(value)}\n" for key, value in made_with(report.fingerprint).items()
+    )
+    return fit("\n".join(lines), f"<details><summary>What this ran on</summary>\n\n{facts}\n</details>\n")
+
+
+def _table(report: CheckReport) -> Iterator[str]:
+    """Models by environments; without any, the outcome by the rules."""
+    columns = _environments(report) or ("rules",)
+    yield f"| model | {' | '.join(map(escape, columns))} |"
+    yield "|---" * (len(columns) + 1) + "|"
+    for result in report.results:
+        yield f"| {escape(result.case)} | {' | '.join(_cells(result, columns))} |"
+    yield ""
+
+
+def _cells(result: CheckResult, columns: tuple[str, ...]) -> Iterator[str]:
+    if not result.environments:
+        look = look_of(result)
+        yield f"{look.glyph} {look.word}"
+        return
+    by_name = {each.environment: each for each in result.environments}
+    for column in columns:
+        environment = by_name.get(column)
+        shown = None if environment is None else look_of(result, environment)
+        yield "" if shown is None else f"{shown.glyph} {shown.word}"

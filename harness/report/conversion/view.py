@@ -1,0 +1,212 @@
+"""What a report of `check` shows, and in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from harness.compiler import Kind, NodeFacts, Releases
+from harness.conversion import CheckReport, CheckResult, EnvironmentResult, Finding, FoundBy, Outcome
+from harness.model import TensorInfo
+from harness.report.words import Look, Statement
+from harness.text import command, duration, names, plural
+
+HOW_TO_ASK = command("harness", "env", "add", "rtx", "--install", "tensorrt-rtx==1.7.1.116")
+MOST_EVIDENCE = 6  # lines
+
+LOOKS = {
+    Kind.REFUSED: Look("✗", "x", "REFUSED", "bold red", "bad", 5),
+    Kind.NOT_BUILT: Look("✗", "x", "NOT BUILT", "bold red", "bad", 4),
+    Kind.DIFFERENT: Look("‼", "!", "DIFFERENT", "bold red", "bad", 3),
+    Kind.RISKY: Look("●", "*", "risky", "yellow", "calm", 2),
+    Kind.IMPROVABLE: Look("○", "o", "improvable", "cyan", "quiet", 1),
+}
+OUTCOMES = {
+    Outcome.BUILT: Look("✓", "+", "builds", "green", "good", 0),
+    Outcome.REFUSED: LOOKS[Kind.REFUSED],
+    Outcome.NOT_BUILT: LOOKS[Kind.NOT_BUILT],
+    Outcome.UNKNOWN: Look("●", "*", "not known", "yellow", "calm", 2),
+}
+_UNEXPLAINED = {
+    Kind.REFUSED: "the parser does not take it",
+    Kind.NOT_BUILT: "the builder makes no engine of it",
+    Kind.DIFFERENT: "it computes something else",
+    Kind.RISKY: "the compiler could not be asked",
+    Kind.IMPROVABLE: "it could be better",
+}
+_SAYS = {FoundBy.PARSER: "parser", FoundBy.BUILDER: "builder", FoundBy.KERNELS: "kernels"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finding, wherever it was made.
+
+    Args:
+        finding: the first of those that are alike.
+        environments: where it was made; empty of a rule alone.
+        spared: the environments that were asked and do not have it.
+    """
+
+    finding: Finding
+    environments: tuple[str, ...]
+    spared: tuple[EnvironmentResult, ...]
+
+
+def rows(result: CheckResult) -> tuple[Row, ...]:
+    """The findings of a model, the same ones of several environments as one, the worst first."""
+    if not result.environments:
+        return tuple(Row(finding, (), ()) for finding in result.findings)
+    found: dict[tuple[str, str, Kind], list[tuple[str, Finding]]] = {}
+    for environment in result.environments:
+        for finding in environment.findings:
+            key = (finding.code, finding.node.name if finding.node else "", finding.kind)
+            found.setdefault(key, []).append((environment.environment, finding))
+    made = []
+    for alike in found.values():
+        where = tuple(dict.fromkeys(name for name, _ in alike))
+        spared = tuple(each for each in result.environments if each.environment not in where)
+        made.append(Row(alike[0][1], where, spared))
+    return tuple(sorted(made, key=lambda row: -LOOKS[row.finding.kind].severity))
+
+
+def headline(row: Row) -> str:
+    """`top_scores (TopK): K is limited to 3840`."""
+    finding = row.finding
+    what = finding.explanation or finding.said.splitlines()[0] if finding.said or finding.explanation else ""
+    if finding.node is None:
+        return what
+    return (
+        f"{finding.node.name} ({finding.node.op}): {what}"
+        if what
+        else f"{finding.node.name} ({finding.node.op})"
+    )
+
+
+def statements(row: Row) -> Iterator[Statement]:
+    """What is known of a finding, a line each."""
+    finding = row.finding
+    if row.environments and row.spared:
+        yield Statement("where", where(row))
+    if finding.node is not None:
+        yield from _of_node(finding.node)
+    if finding.said and finding.found_by in _SAYS:
+        yield Statement(_SAYS[finding.found_by], " ".join(finding.said.split()))
+    if finding.alone is False:
+        yield Statement("alone", "by itself it builds: it fails together with what stands before it")
+    for line in finding.evidence[-MOST_EVIDENCE:]:
+        if line not in finding.said:
+            yield Statement("log", " ".join(line.split()))
+    if finding.advice:
+        yield Statement("try", finding.advice)
+    if finding.releases:
+        yield Statement("holds of", names(map(range_text, finding.releases)))
+    if finding.source:
+        yield Statement("source", finding.source)
+
+
+def where(row: Row) -> str:
+    """`rtx-1.4; rtx-1.7 builds it`."""
+    built = [each.environment for each in row.spared if each.outcome is Outcome.BUILT]
+    others = [each.environment for each in row.spared if each.outcome is not Outcome.BUILT]
+    text = names(row.environments)
+    if built:
+        verb = "builds" if len(built) == 1 else "build"
+        text += f"; {names(built)} {verb} the model without it"
+    if others:
+        text += f"; not on {names(others)}"
+    return text
+
+
+def _of_node(node: NodeFacts) -> Iterator[Statement]:
+    if node.inputs:
+        yield Statement("reads", names(map(tensor_text, node.inputs)))
+    if node.outputs:
+        yield Statement("writes", names(map(tensor_text, node.outputs)))
+    if node.attributes:
+        yield Statement("attributes", names(f"{key}={text}" for key, text in node.attributes.items()))
+
+
+def tensor_text(tensor: TensorInfo) -> str:
+    """`x float32[1, 6400]`."""
+    if tensor.shape is None:
+        return f"{tensor.name} {tensor.dtype}".strip()
+    sizes = ", ".join("?" if size is None else str(size) for size in tensor.shape)
+    return f"{tensor.name} {tensor.dtype}[{sizes}]"
+
+
+def range_text(releases: Releases) -> str:
+    """`TensorRT 8.6 to 10.1`."""
+    if releases.first is None and releases.last is None:
+        return releases.product
+    if releases.first is None:
+        return f"{releases.product} to {releases.last}"
+    if releases.last is None:
+        return f"{releases.product} from {releases.first}"
+    return f"{releases.product} {releases.first} to {releases.last}"
+
+
+def outcome_text(result: EnvironmentResult) -> str:
+    """`builds: 12 kernels in 0.8 s`, or how many nodes stand in the way."""
+    report = result.report
+    if result.outcome is Outcome.BUILT:
+        kernels = "" if report.kernels is None else f": {plural(len(report.kernels.kernels), 'kernel')}"
+        different = sum(finding.kind is Kind.DIFFERENT for finding in result.findings)
+        text = f"builds{kernels}, compiled in {duration(report.parse_seconds + report.build_seconds)}"
+        return f"{text}; {plural(different, 'node')} computed otherwise" if different else text
+    stopped = sum(finding.kind in (Kind.REFUSED, Kind.NOT_BUILT) for finding in result.findings)
+    rest = "" if result.complete else ", and what is left was not seen to build"
+    if result.outcome is Outcome.UNKNOWN:
+        return "could not be asked"
+    verb = "refuses" if result.outcome is Outcome.REFUSED else "does not build"
+    return f"{verb} {plural(stopped, 'node')}{rest}"
+
+
+def look_of(result: CheckResult, environment: EnvironmentResult | None = None) -> Look:
+    """How the outcome of a model is shown: in an environment, or as far as rules know."""
+    if environment is not None:
+        if environment.outcome is Outcome.BUILT and _has(environment.findings, Kind.DIFFERENT):
+            return LOOKS[Kind.DIFFERENT]
+        return OUTCOMES[environment.outcome]
+    worst = max(
+        (LOOKS[finding.kind] for finding in result.findings), key=lambda look: look.severity, default=None
+    )
+    return worst or Look("✓", "+", "nothing known against it", "green", "good", 0)
+
+
+def _has(findings: Iterable[Finding], *kinds: Kind) -> bool:
+    return any(finding.kind in kinds for finding in findings)
+
+
+def answer(report: CheckReport) -> str:
+    """The answer in one line."""
+    results = report.results
+    count = plural(len(results), "model")
+    if not any(result.environments for result in results):
+        stopped = sum(_has(result.findings, Kind.REFUSED, Kind.NOT_BUILT) for result in results)
+        different = sum(_has(result.findings, Kind.DIFFERENT) for result in results)
+        if not stopped + different:
+            return f"By the rules, nothing speaks against {count}"
+        return (
+            f"By the rules, of {count} {stopped} will not build, and {different} will compute something else"
+        )
+    texts = []
+    for name in dict.fromkeys(each.environment for result in results for each in result.environments):
+        here = [each for result in results for each in result.environments if each.environment == name]
+        built = sum(each.outcome is Outcome.BUILT for each in here)
+        wrong = sum(each.outcome is Outcome.BUILT and _has(each.findings, Kind.DIFFERENT) for each in here)
+        text = f"{name} builds {built} of {len(here)}"
+        texts.append(f"{text}, {wrong} of them silently different" if wrong else text)
+    return "; ".join(texts)
+
+
+def advice(report: CheckReport) -> str:
+    """How to ask the compiler, where none was asked; else empty."""
+    if any(result.environments for result in report.results):
+        return ""
+    return f"Rules alone. The compiler itself needs no GPU: `{HOW_TO_ASK}`, then add `--env rtx`."
+
+
+def subject(result: CheckResult) -> str:
+    """`unet at fp16, 40 nodes`."""
+    precision = "as written" if result.precision is None else f"at {result.precision}"
+    return f"{result.case}, {plural(result.nodes, 'node')}, {precision}"

@@ -1,0 +1,124 @@
+"""`check` with the real compiler, which needs no GPU, and without one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from harness import check
+from harness.compiler import Kind
+from harness.conversion import FoundBy, Outcome
+from harness.environments import close_shared
+
+F = TensorProto.FLOAT
+
+
+@pytest.fixture(autouse=True)
+def _end_workers():
+    yield
+    close_shared()
+
+
+def save(path: Path, nodes: list[onnx.NodeProto], inputs, outputs, opset: int = 17, **constants) -> Path:
+    infos = [helper.make_tensor_value_info(*each) for each in inputs]
+    results = [helper.make_tensor_value_info(*each) for each in outputs]
+    arrays = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", infos, results, arrays)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), path)
+    return path
+
+
+def planted(path: Path) -> Path:
+    """Three nodes that no release takes, each in another way: no operator, a wrong volume, and a limit of a build."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], "relu"),
+        helper.make_node("Det", ["r"], ["d"], "det"),
+        helper.make_node("Exp", ["d"], ["e"], "exp"),
+        helper.make_node("Reshape", ["x", "flat"], ["f"], "flatten"),
+        helper.make_node("TopK", ["f", "k"], ["v", "i"], "top"),
+        helper.make_node("Neg", ["v"], ["n"], "neg"),
+        helper.make_node("Compress", ["n", "keep"], ["c"], "compress", axis=0),
+        helper.make_node("Abs", ["c"], ["y"], "abs"),
+    ]
+    return save(
+        path,
+        nodes,
+        [("x", F, [2000, 2, 2])],
+        [("e", F, [2000]), ("y", F, ["kept"])],
+        flat=np.array([8000]),
+        k=np.array([4000]),
+        keep=np.arange(4000) % 2 == 0,
+    )
+
+
+def test_rules_alone_name_the_nodes_and_say_why(tmp_path: Path) -> None:
+    (result,) = check(planted(tmp_path / "m.onnx")).results
+    stops = [each for each in result.findings if each.kind.is_failure]
+    assert [(each.code, each.node and each.node.name) for each in stops] == [
+        ("operator", "det"),
+        ("operator", "compress"),
+        ("topk-limit", "top"),
+    ]
+    assert {each.found_by for each in stops} == {FoundBy.RULE}
+    assert result.fails
+    assert result.environments == ()
+
+
+def test_every_planted_node_is_named_and_nothing_else(rtx: str) -> None:
+    report = check(planted(Path("m.onnx")), environments=rtx)
+    (environment,) = report.results[0].environments
+    assert (environment.outcome, environment.complete) == (Outcome.REFUSED, True)
+    stops = [each for each in environment.findings if each.kind.is_failure]
+    assert [(each.code, each.node and each.node.name, each.kind, each.found_by) for each in stops] == [
+        ("operator", "det", Kind.REFUSED, FoundBy.PARSER),
+        ("operator", "compress", Kind.REFUSED, FoundBy.PARSER),
+        ("topk-limit", "top", Kind.NOT_BUILT, FoundBy.BUILDER),
+    ]
+    assert "K exceeds the maximum value allowed" in stops[2].said
+    assert stops[2].alone is True
+    assert [(info.name, info.dtype, info.shape) for info in stops[2].node.inputs] == [
+        ("f", "float32", (8000,)),
+        ("k", "int64", (1,)),
+    ]
+    assert report.exit_code == 1
+    document = json.loads(json.dumps(report.to_dict()))
+    assert document["schema"] == "harness.check/1"
+    assert document["results"][0]["environments"][0]["findings"][0]["code"] == "operator"
+
+
+def test_a_model_that_builds_has_its_kernels_and_what_is_silent_there(rtx: str) -> None:
+    node = helper.make_node("Exp", ["x"], ["y"], "exp")
+    path = save(Path("m.onnx"), [node], [("x", TensorProto.DOUBLE, [4])], [("y", TensorProto.DOUBLE, [4])])
+    report = check(path, environments=[rtx])
+    (environment,) = report.results[0].environments
+    assert environment.outcome is Outcome.BUILT
+    assert environment.report.kernels is not None
+    assert [(each.code, each.kind) for each in environment.findings] == [("double", Kind.DIFFERENT)]
+    assert report.exit_code == 1
+
+
+def test_what_no_rule_explains_has_the_parsers_words(rtx: str) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Reshape", ["r", "s"], ["y"], "reshape"),
+    ]
+    path = save(Path("m.onnx"), nodes, [("x", F, ["n", 6])], [("y", F, None)], s=np.array([2, 3]))
+    (result,) = check(path, environments=rtx, inputs={"x": [2, 6]}).results
+    (finding,) = (each for each in result.environments[0].findings if each.kind.is_failure)
+    assert (finding.code, finding.node and finding.node.name) == ("refused", "reshape")
+    assert "reshape changes volume" in finding.said
+    assert "baked-size" in {each.code for each in result.findings}
+
+
+def test_an_input_that_decides_shapes_is_not_called_a_fault(rtx: str) -> None:
+    node = helper.make_node("Expand", ["x", "s"], ["y"], "expand")
+    path = save(Path("m.onnx"), [node], [("x", F, [1]), ("s", TensorProto.INT64, [2])], [("y", F, None)])
+    (result,) = check(path, environments=rtx).results
+    assert result.environments[0].outcome is Outcome.UNKNOWN
+    assert [each.code for each in result.environments[0].findings] == ["not-asked"]
+    assert not result.fails
