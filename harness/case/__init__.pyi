@@ -2,11 +2,14 @@ from .arrays import read_samples as read_samples
 from .document import Location as Location
 from .document import read_document as read_document
 from .feeds import make_feeds as make_feeds
+from .fills import DrawnFill as DrawnFill
 from .inputs import ConstantFill as ConstantFill
 from .inputs import FileFill as FileFill
 from .inputs import InputSpec as InputSpec
 from .inputs import IntegersFill as IntegersFill
+from .inputs import MaskFill as MaskFill
 from .inputs import NormalFill as NormalFill
+from .inputs import PositionsFill as PositionsFill
 from .inputs import UniformFill as UniformFill
 from .loading import case_name as case_name
 from .loading import check_cases as check_cases

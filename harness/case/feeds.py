@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from harness.case.arrays import read_array, read_samples
-from harness.case.fills import default_fill, generate, generator
+from harness.case.fills import DrawnFill, default_fill, generate, generator
 from harness.case.inputs import FileFill, InputSpec, Shape
 from harness.case.schema import Case
 from harness.errors import InputDataError
@@ -32,7 +32,9 @@ class TensorLike(Protocol):
     def shape(self) -> tuple[int | str | None, ...] | None: ...  # noqa: D102
 
 
-def make_feeds(case: Case, inputs: Sequence[TensorLike]) -> list[dict[str, np.ndarray]]:
+def make_feeds(
+    case: Case, inputs: Sequence[TensorLike], fills: Mapping[str, DrawnFill] | None = None
+) -> list[dict[str, np.ndarray]]:
     """The data for every sample of `case`: one array an input, in its dtype, C-contiguous.
 
     Each array depends on the seed, the number of the sample, the name of the input and its own description
@@ -41,6 +43,7 @@ def make_feeds(case: Case, inputs: Sequence[TensorLike]) -> list[dict[str, np.nd
     Args:
         case: describes the inputs.
         inputs: the inputs of its model.
+        fills: by input, what fills it where the case does not say.
 
     Raises:
         InputDataError: the case names an input that the model lacks, leaves a dynamic axis open, or gives
@@ -63,7 +66,7 @@ def make_feeds(case: Case, inputs: Sequence[TensorLike]) -> list[dict[str, np.nd
         )
     wanted = case.samples or len(recorded) or 1
     _check_size(case, inputs, wanted, recorded[0][1] if recorded else {})
-    return [_sample(case, inputs, sample, recorded) for sample in range(wanted)]
+    return [_sample(case, inputs, sample, recorded, fills or {}) for sample in range(wanted)]
 
 
 Recorded = Sequence[tuple[Path, Mapping[str, np.ndarray]]]
@@ -109,7 +112,11 @@ def _check_size(
 
 
 def _sample(
-    case: Case, inputs: Sequence[TensorLike], sample: int, recorded: Recorded
+    case: Case,
+    inputs: Sequence[TensorLike],
+    sample: int,
+    recorded: Recorded,
+    fills: Mapping[str, DrawnFill],
 ) -> dict[str, np.ndarray]:
     symbols: dict[str, tuple[int, str]] = {}
     feed = {}
@@ -124,7 +131,8 @@ def _sample(
             array = _from_file(case, info, spec.fill, sample, dtype)
             _check_file_shape(case, info, spec, array.shape, case.resolve(_file_of(spec.fill, sample)))
         else:
-            array = _generate(case, info, spec, sample, dtype)
+            fill = spec.fill or fills.get(info.name) or default_fill(dtype)
+            array = _generate(case, info, spec, fill, sample, dtype)
         _check_range(case, info, spec, array.shape)
         _check_symbols(case, info, array.shape, symbols)
         feed[info.name] = np.ascontiguousarray(array).reshape(array.shape)  # keeps a scalar a scalar
@@ -245,12 +253,13 @@ def _file_of(fill: FileFill, sample: int) -> str:
     return fill.path[0] if len(fill.path) == 1 else fill.path[sample]
 
 
-def _generate(case: Case, info: TensorLike, spec: InputSpec, sample: int, dtype: np.dtype) -> np.ndarray:
-    assert not isinstance(spec.fill, FileFill)
+def _generate(
+    case: Case, info: TensorLike, spec: InputSpec, fill: DrawnFill, sample: int, dtype: np.dtype
+) -> np.ndarray:
     shape = _shape(case, info, spec)
     random = generator(case.seed, sample, info.name)
     try:
-        return generate(spec.fill or default_fill(dtype), shape, dtype, random)
+        return generate(fill, shape, dtype, random)
     except InputDataError as error:
         raise _wrong(case, info, error.message, hint=error.hint) from None
 

@@ -7,11 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from harness.case.inputs import ConstantFill, IntegersFill, NormalFill, Shape, UniformFill
+from harness.case.inputs import (
+    ConstantFill,
+    IntegersFill,
+    MaskFill,
+    NormalFill,
+    PositionsFill,
+    Shape,
+    UniformFill,
+)
 from harness.errors import InputDataError
 from harness.tensors import is_float, is_integer
 
-DrawnFill = UniformFill | NormalFill | IntegersFill | ConstantFill
+DrawnFill = UniformFill | NormalFill | IntegersFill | PositionsFill | MaskFill | ConstantFill
 
 
 def generator(seed: int, sample: int, name: str) -> np.random.Generator:
@@ -41,6 +49,10 @@ def generate(fill: DrawnFill, shape: Shape, dtype: np.dtype, random: np.random.G
         return _constant(fill.value, shape, dtype)
     if isinstance(fill, IntegersFill):
         return _integers(fill, shape, dtype, random)
+    if isinstance(fill, PositionsFill):
+        return _positions(fill, shape, dtype)
+    if isinstance(fill, MaskFill):
+        return _mask(fill, shape, dtype)
     if not is_float(dtype):
         raise InputDataError(f"`{fill.kind}` fills floats, this input is {dtype.name}", hint="use `integers`")
     return _floats(fill, shape, dtype, random)
@@ -75,6 +87,22 @@ def _integers(fill: IntegersFill, shape: Shape, dtype: np.dtype, random: np.rand
     wide = np.uint64 if dtype == np.uint64 else np.int64
     drawn = np.asarray(random.integers(low, high, shape, wide, endpoint=True))
     return _cast(drawn.astype(np.float64), dtype) if is_float(dtype) else drawn.astype(dtype)
+
+
+def _positions(fill: PositionsFill, shape: Shape, dtype: np.dtype) -> np.ndarray:
+    row = np.arange(shape[-1] if shape else 1) % (fill.high or np.iinfo(np.int64).max)
+    largest = int(row.max(initial=0))
+    if not is_float(dtype) and largest > (1 if dtype.kind == "b" else _limits(dtype)[1]):
+        raise InputDataError(f"positions up to {largest} do not fit {dtype.name}")
+    return np.broadcast_to(row if shape else row[0], shape).astype(dtype)
+
+
+def _mask(fill: MaskFill, shape: Shape, dtype: np.dtype) -> np.ndarray:
+    mask = np.ones(shape, dtype)
+    if shape and mask.size:
+        kept = max(shape[-1] - max(round(fill.padded * shape[-1]), bool(fill.padded)), 1)
+        (mask[-1] if len(shape) > 1 else mask)[..., kept:] = 0
+    return mask
 
 
 def _constant(value: bool | int | float, shape: Shape, dtype: np.dtype) -> np.ndarray:

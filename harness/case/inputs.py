@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from harness.case.scalars import Bool, Float, Frozen, Int, Text, describe, examples, mistake, one_or_list
 
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 Dim = Annotated[int, Field(strict=True, ge=0)]
 Shape = tuple[Dim, ...]
 DType = Literal[
@@ -71,6 +72,22 @@ class IntegersFill(Frozen):
         return _above_low(high, info)
 
 
+class PositionsFill(Frozen):
+    """Whole numbers that count up along the last axis from 0, in every row alike."""
+
+    kind: Literal["positions"] = "positions"
+    high: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Where counting starts anew, itself not counted: the rows of the table that they select from."""
+
+
+class MaskFill(Frozen):
+    """Ones, and zeros at the end of the last axis in the last row: a batch whose last row is padded."""
+
+    kind: Literal["mask"] = "mask"
+    padded: Fraction = 0.25
+    """The share of the last row that is padded."""
+
+
 def _number(value: Any) -> Any:
     # One message of our own in place of one for each member of the union.
     if not isinstance(value, (bool, int, float)):
@@ -97,7 +114,7 @@ class FileFill(Frozen):
     one."""
 
 
-_AnyFill = UniformFill | NormalFill | IntegersFill | ConstantFill | FileFill
+_AnyFill = UniformFill | NormalFill | IntegersFill | PositionsFill | MaskFill | ConstantFill | FileFill
 
 
 FILL_KINDS = tuple(model.model_fields["kind"].default for model in get_args(_AnyFill))
@@ -116,7 +133,10 @@ Fill = Annotated[
     Field(discriminator="kind"),
     BeforeValidator(
         _expand_fill,
-        json_schema_input_type=Literal["uniform", "normal", "integers"] | float | bool | _AnyFill,
+        json_schema_input_type=Literal["uniform", "normal", "integers", "positions", "mask"]
+        | float
+        | bool
+        | _AnyFill,
     ),
 ]
 
@@ -136,9 +156,9 @@ class InputSpec(Frozen):
     dtype: DType | None = None
     """The dtype that the model must have for this input; another one is a mistake, never a cast."""
     fill: Fill | None = None
-    """`normal`, `uniform`, `integers`, a number, or a mapping with `kind`. By default `normal` for floats,
-    all values for booleans and 8-bit integers, and 0 or 1 for wider integers: valid as index, mask and token
-    type."""
+    """`normal`, `uniform`, `integers`, `positions`, `mask`, a number, or a mapping with `kind`. By default `normal`
+    for floats; for integers and booleans what the graph does with them: rows of the table that they select from,
+    positions, or a mask. Where it does not show, all values for booleans and 8-bit integers, else 0 or 1."""
     min: Shape | None = None
     """Smallest shape that the engine must accept."""
     opt: Shape | None = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.case.feeds import TensorLike
+from harness.case.fills import DrawnFill
 from harness.case.schema import MODEL_SOURCES, CaseBody
 
 SCHEMA_FILE = "case.schema.json"
@@ -17,13 +18,16 @@ _BATCH = (1, 1, 8)  # min, opt and max that are guessed for a dynamic first axis
 _LENGTH = (1, 16, 64)  # … and for any other
 
 
-def case_template(inputs: Sequence[TensorLike], *, model: str, schema: str) -> str:
+def case_template(
+    inputs: Sequence[TensorLike], *, model: str, schema: str, fills: Mapping[str, DrawnFill] | None = None
+) -> str:
     """The text of a case file.
 
     Args:
         inputs: the inputs of the model.
         model: path of the model, as the case file should say it.
         schema: path of the JSON schema, seen from the case file.
+        fills: by input, what its use in the graph asks for.
     """
     lines = [
         f"# yaml-language-server: $schema={schema}",
@@ -37,7 +41,7 @@ def case_template(inputs: Sequence[TensorLike], *, model: str, schema: str) -> s
         lines.append("inputs:")
         sizes: dict[str, tuple[int, int, int]] = {}
         for info in inputs:
-            lines += _input(info, sizes)
+            lines += _input(info, sizes, (fills or {}).get(info.name))
         lines.append("")
     lines += [
         "samples: 1  # sets of inputs to judge",
@@ -57,7 +61,7 @@ def case_template(inputs: Sequence[TensorLike], *, model: str, schema: str) -> s
     return "\n".join(lines) + "\n"
 
 
-def _input(info: TensorLike, sizes: dict[str, tuple[int, int, int]]) -> list[str]:
+def _input(info: TensorLike, sizes: dict[str, tuple[int, int, int]], fill: DrawnFill | None) -> list[str]:
     lines = [f"  {_quote(info.name)}:", f"    dtype: {info.dtype}"]
     if info.shape is None:
         lines.append("    shape: []  # SET THIS: the model does not say how many axes there are")
@@ -77,7 +81,7 @@ def _input(info: TensorLike, sizes: dict[str, tuple[int, int, int]]) -> list[str
             axes = ("axes " if len(dynamic) > 1 else "axis ") + ", ".join(dynamic)
             lines[-1] += f"  # dynamic: {axes}; these sizes and the ranges below are guesses, set them"
             lines += [f"    min: {list(smallest)}", f"    opt: {list(likely)}", f"    max: {list(largest)}"]
-    lines.append(f"    {_fill(info.dtype)}")
+    lines.append(f"    {_fill(info.dtype, fill)}")
     return lines
 
 
@@ -89,12 +93,16 @@ def _sizes(axis: int, dim: int | str | None, sizes: dict[str, tuple[int, int, in
     return sizes.setdefault(dim, guess) if dim else guess
 
 
-def _fill(dtype: str) -> str:
+def _fill(dtype: str, guessed: DrawnFill | None) -> str:
+    if guessed is not None:
+        given = guessed.model_dump(exclude_unset=True, exclude_none=True)
+        entries = ", ".join(f"{name}: {value}" for name, value in {"kind": guessed.kind, **given}.items())
+        return f"fill: {{{entries}}}" if given else f"fill: {guessed.kind}"
     if "float" in dtype:
         return "fill: normal  # or uniform, a number, {kind: file, path: data.npy}"
     if dtype in ("bool", "int8", "uint8"):
         return "fill: integers" if dtype == "bool" else f"fill: {_integers(*_EIGHT_BITS[dtype])}"
-    return f"fill: {_integers(0, 2)}  # for token ids, `high` is the size of the vocabulary"
+    return f"fill: {_integers(0, 2)}  # SET THIS: the graph does not show what these numbers are"
 
 
 _EIGHT_BITS = {"int8": (-128, 128), "uint8": (0, 256)}

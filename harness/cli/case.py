@@ -26,7 +26,7 @@ def new(
     """Write a case file for MODEL, with its inputs filled in."""
     from harness.case import CASE_SUFFIX, case_name, case_template
     from harness.errors import UsageError
-    from harness.model import load_model
+    from harness.model import guess_fills, load_model
     from harness.tensors import write_text
 
     target = out or model.with_name(model.stem + CASE_SUFFIX)
@@ -34,8 +34,11 @@ def new(
         raise UsageError(f"a case file's name must end in {CASE_SUFFIX}", where=target)
     if target.exists() and not force:
         raise UsageError("the file exists already", where=target, hint="--force overwrites it")
-    inputs = load_model(model).inputs
-    text = case_template(inputs, model=_seen_from(target.parent, model), schema=_schema_for(target.parent))
+    loaded = load_model(model)
+    inputs, fills = loaded.inputs, guess_fills(loaded)
+    text = case_template(
+        inputs, fills=fills, model=_seen_from(target.parent, model), schema=_schema_for(target.parent)
+    )
     write_text(target, text)
     typer.echo(f"{target}: case {case_name(target)!r} with {plural(len(inputs), 'input')}")
     unranked = [info.name for info in inputs if info.shape is None]

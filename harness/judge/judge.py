@@ -16,6 +16,7 @@ from harness.comparison import COMPUTED, SHAPE
 from harness.errors import CandidateError, CaseFileError, HarnessError, InternalError, ModelError
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
+from harness.judge.checks import idle_inputs
 from harness.judge.layers import beyond_own_limits, is_faithful, measure_layers, observation_for
 from harness.judge.names import check_names
 from harness.judge.outputs import TensorGates
@@ -203,6 +204,7 @@ class _Run:
         engine = self.engine
         warnings = [*(engine.warnings if engine else ()), *empty_outputs(expected)]
         warnings += own.warnings if self.bench.case.reference is None else ()
+        warnings += idle_inputs(self.bench)
         warnings += [each for each in (beyond, self.bench.other_inputs(self.candidate)) if each]
         if self.judged_as is not self.precision:
             warnings.append(

@@ -40,7 +40,7 @@ from harness.golden import GoldenStatus, GoldenStore, Provenance
 from harness.judge.own_roundings import OwnRoundings, find_overflows, look_at_own_roundings
 from harness.judge.reference import check_finite, check_not_empty, check_reproducible
 from harness.judge.results import ComparedWith
-from harness.model import Model, PairedBy, load_model
+from harness.model import Model, PairedBy, guess_fills, load_model
 from harness.tensors import Precision
 from harness.text import number
 
@@ -108,7 +108,7 @@ class Workbench:
         Raises:
             InputDataError: they do not fit the model.
         """
-        feeds = make_feeds(self.case, self.model.inputs)
+        feeds = make_feeds(self.case, self.model.inputs, guess_fills(self.model))
         for sample in feeds:
             check_feeds(self.model, sample)
         return feeds

@@ -158,7 +158,7 @@ zebra: 1
 
 
 def test_every_mistake_is_reported_at_once_at_its_place(write):
-    fills = "uniform, normal, integers, constant, file"
+    fills = "uniform, normal, integers, positions, mask, constant, file"
     precisions = "fp32, tf32, fp16, bf16, fp8, int8"
     places = "emulator, emulator+kernels, tensorrt, tensorrt-rtx"
     expected = f"""\

@@ -1,0 +1,1 @@
+from .inputs import idle_inputs as idle_inputs
