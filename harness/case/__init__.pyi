@@ -29,6 +29,7 @@ from .tolerances import Limits as Limits
 from .tolerances import Relative as Relative
 from .tolerances import Tolerance as Tolerance
 from .tolerances import merge_tolerances as merge_tolerances
+from .tolerances import parse_slice as parse_slice
 from .waivers import Waived as Waived
 from .waivers import Waiver as Waiver
 from .waivers import find_waiver as find_waiver

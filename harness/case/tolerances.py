@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from types import EllipsisType
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from harness.case.scalars import Frozen, Int, Text, examples, mistake, one_or_list
 from harness.tensors import Precision
@@ -14,6 +16,39 @@ from harness.tensors import Precision
 NonNegative = Annotated[float, Field(strict=True, ge=0)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 Globs = Annotated[tuple[Text, ...], one_or_list(Text)]
+
+
+_NUMBER = r"\s*(-?\d+)?\s*"
+_PLACE = re.compile(rf"\s*(?P<index>-?\d+)\s*|{_NUMBER}:{_NUMBER}(?::{_NUMBER})?|\s*\.\.\.\s*")
+
+
+def parse_slice(text: str) -> tuple[int | slice | EllipsisType, ...]:
+    """`[:, 4:, 0]` as what indexes an array; also without brackets.
+
+    Raises:
+        ValueError: it is no slice.
+    """
+    places: list[int | slice | EllipsisType] = []
+    for each in text.strip().removeprefix("[").removesuffix("]").split(","):
+        found = _PLACE.fullmatch(each)
+        if found is None:
+            raise ValueError(f"{each.strip()!r} is no slice of an axis; write `[:, 4:, :]`, or `[..., 0]`")
+        if found["index"] is not None:
+            places.append(int(found["index"]))
+        elif ":" not in each:
+            places.append(...)
+        else:
+            bounds = found.group(2, 3, 4)
+            places.append(slice(*(None if bound is None else int(bound) for bound in bounds)))
+    return tuple(places)
+
+
+def _checked_slice(text: str) -> str:
+    try:
+        parse_slice(text)
+    except ValueError as error:
+        raise mistake(str(error)) from error
+    return text
 
 
 class Relative(Frozen):
@@ -38,6 +73,8 @@ class Limits(Frozen):
     """Root of the mean squared error."""
     nrmse: NonNegative | None = None
     """rmse over the root mean square of the reference."""
+    slice_nrmse: NonNegative | None = None
+    """nrmse of the worst slice (one index of one axis); by default the limit on nrmse."""
     cosine: Annotated[float, Field(strict=True, ge=-1, le=1)] | None = None
     """Smallest cosine similarity. Blind to a common factor: never use it alone."""
     sqnr_db: Annotated[float, Field(strict=True)] | None = None
@@ -89,16 +126,26 @@ class Tolerance(Limits):
     """Globs over the names of the model's outputs."""
     layer: Globs = ()
     """Globs over the names of nodes, or of the tensors that they write."""
+    slice: Annotated[Text, AfterValidator(_checked_slice)] | None = None
+    """A part of the outputs, as NumPy writes it: `[:, 4:, :]`. The limits hold there, besides those of the whole."""
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Self:
         if not any(getattr(self, name) is not None for name in Limits.model_fields):
             raise mistake("a tolerance without a limit; add one, such as `nrmse: 1e-2`")
+        if self.slice is not None and (self.layer or not self.output):
+            raise mistake("`slice` is of outputs: name them with `output`, and no `layer`")
         return self
 
+    def is_for(self, precision: Precision, output: str) -> bool:
+        """Whether the rule, which has a slice, is for an output at `precision`."""
+        return (not self.precision or precision in self.precision) and any(
+            fnmatchcase(output, glob) for glob in self.output
+        )
+
     def matches(self, precision: Precision, *, tensor: str, node: str | None, is_output: bool) -> bool:
-        """Whether the rule is for `tensor`, written by `node`, at `precision`."""
-        if self.precision and precision not in self.precision:
+        """Whether the rule is for the whole of `tensor`, written by `node`, at `precision`."""
+        if self.slice is not None or (self.precision and precision not in self.precision):
             return False
         if not self.output and not self.layer:
             return True

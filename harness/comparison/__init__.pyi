@@ -4,6 +4,7 @@ from .accumulator import not_computed as not_computed
 from .gates import COMPUTED as COMPUTED
 from .gates import DEFAULT_GATES as DEFAULT_GATES
 from .gates import EQUAL as EQUAL
+from .gates import GATE_OF as GATE_OF
 from .gates import LOWER_BOUNDED as LOWER_BOUNDED
 from .gates import NONFINITE as NONFINITE
 from .gates import SHAPE as SHAPE
@@ -11,9 +12,12 @@ from .gates import UNMASKED as UNMASKED
 from .gates import Gate as Gate
 from .gates import GateResult as GateResult
 from .gates import check as check
+from .gates import excess as excess
 from .gates import find_fill as find_fill
 from .gates import gates_for as gates_for
 from .gates import options_for as options_for
+from .gates import slice_limit as slice_limit
 from .metrics import CompareOptions as CompareOptions
 from .metrics import Metrics as Metrics
 from .origins import find_origins as find_origins
+from .slices import Slice as Slice

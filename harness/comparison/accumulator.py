@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.comparison.kernel import TILE, TileKernel
 from harness.comparison.metrics import CompareOptions, Metrics, as_incomparable
+from harness.comparison.slices import Layout, SliceSums
 from harness.comparison.tally import Tally, combined, metrics_of
 from harness.comparison.topk import count_piece_hits
 from harness.comparison.ulp import Storage, UlpHistogram, as_integers, storage_of
@@ -52,7 +53,7 @@ def compare(
         return as_incomparable(metrics, shape=candidate.shape, reference_shape=reference.shape)
     total, ulps = _measure(candidate, reference, storage, options, alone=True)
     worst = _worst_of(total, candidate.shape)
-    return metrics_of(total, ulps, storage, None if worst is None else worst[1])
+    return metrics_of(total, ulps, storage, None if worst is None else worst[1], options.slice_floor)
 
 
 def not_computed(
@@ -167,7 +168,9 @@ class Accumulator:
         if self._storage is None or self._ulps is None:
             raise UsageError("no sample was compared")
         worst = None if self._worst is None else self._worst[1]
-        metrics = metrics_of(combined(self._tallies), self._ulps, self._storage, worst)
+        metrics = metrics_of(
+            combined(self._tallies), self._ulps, self._storage, worst, self.options.slice_floor
+        )
         if self._failure is not None:
             return as_incomparable(metrics, failure=self._failure)
         if self._shapes is not None:
@@ -223,6 +226,10 @@ def _measure(
     candidate: Array, reference: Array, storage: Storage, options: CompareOptions, *, alone: bool
 ) -> tuple[Tally, UlpHistogram]:
     columns = candidate.shape[-1] if candidate.ndim else 0
+    layout = (
+        Layout.of(candidate.shape, TILE) if storage.is_float and options.slice_floor is not None else None
+    )
+    slices = SliceSums.of(layout) if layout is not None and layout.axes and candidate.size else None
     wide = not storage.is_float or np.float64 in (candidate.dtype, reference.dtype, storage.dtype)
     kernel = TileKernel(
         storage,
@@ -231,12 +238,14 @@ def _measure(
         size=min(candidate.size, TILE),
         columns=columns,
         total=candidate.size if alone else None,
+        slices=slices,
     )
     pair = TiledArray(candidate), TiledArray(reference)
-    tally = Tally()
+    tally = Tally(slices=slices)
+    row = slices.layout.columns if slices is not None else columns if kernel.topk else 0
     dropped = 0
     with np.errstate(all="ignore"):  # overflow, 0 / 0 and NaN are what is measured
-        for number, (start, stop) in enumerate(tiles(candidate.size, columns if kernel.topk else 0, TILE), 1):
+        for number, (start, stop) in enumerate(tiles(candidate.size, row, TILE), 1):
             kernel.measure(tally, pair[0][start:stop], pair[1][start:stop], start)
             if number % _TILES_PER_DROP == 0:
                 for array in pair:

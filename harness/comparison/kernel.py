@@ -17,6 +17,7 @@ import numpy as np
 
 from harness.comparison import topk, ulp
 from harness.comparison.metrics import CompareOptions
+from harness.comparison.slices import SliceSums
 from harness.comparison.tally import Tally
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -65,6 +66,7 @@ class TileKernel:
         size: the most elements that a tile has; each costs 21 bytes of scratch memory, 33 with float64.
         columns: length of the tensor's last axis; 0 for a tensor without axes.
         total: the number of elements to come, if nothing will be merged with them.
+        slices: sums over slices to add to; tiles are then of whole rows of their layout.
     """
 
     def __init__(
@@ -76,10 +78,12 @@ class TileKernel:
         size: int,
         columns: int,
         total: int | None,
+        slices: SliceSums | None = None,
     ) -> None:
         self.storage = storage
         self.options = options
         self.columns = columns
+        self.slices = slices
         self.topk = options.topk if storage.is_float and columns > options.topk else 0
         self.ulps = ulp.UlpHistogram(exact=storage.is_float and storage.dtype.itemsize <= 2, total=total)
         self._work = work
@@ -123,7 +127,7 @@ class TileKernel:
             c, r = candidate.astype(np.float64), reference.astype(np.float64)
             scratch = _Scratch(*(np.empty_like(c) for _ in range(3)))
             extent = _first_look(c, r, scratch)
-        _add_errors(tally, c, r, scratch, extent, start)
+        _add_errors(tally, c, r, scratch, extent, start, self.slices)
         if extent.largest > self.options.atol:
             tally.mismatches += self._count_beyond_tolerance(scratch)
         self._measure_ulps(tally, candidate, reference)
@@ -184,13 +188,25 @@ def _first_look(c: Array, r: Array, scratch: _Scratch) -> _Extent:
     return _Extent(rd, place, float(scratch.d[place]), float(np.maximum.reduce(scratch.r)))
 
 
-def _add_errors(tally: Tally, c: Array, r: Array, scratch: _Scratch, extent: _Extent, start: int) -> None:
+def _add_errors(
+    tally: Tally,
+    c: Array,
+    r: Array,
+    scratch: _Scratch,
+    extent: _Extent,
+    start: int,
+    slices: SliceSums | None = None,
+) -> None:
     """Add the sums over c, r and d = c - r, and the largest errors.
 
     c² and c·r follow from the others: c·r = r² + r·d and c² = r² + 2 r·d + d². Unless d is large beside r the
     cosine then is more accurate than from c itself: the rounding of r² and r·d cancels out of it.
     """
-    rr, dd = _dot(scratch.r, scratch.r), _dot(scratch.d, scratch.d)
+    if slices is None:
+        dd, rr = _dot(scratch.d, scratch.d), _dot(scratch.r, scratch.r)
+    else:
+        dd = slices.add(np.multiply(scratch.d, scratch.d, out=scratch.spare), 0, start)
+        rr = slices.add(np.multiply(scratch.r, scratch.r, out=scratch.spare), 1, start)
     tally.rr += rr
     tally.dd += dd
     tally.abs_d += _sum(scratch.d)
@@ -252,6 +268,9 @@ def _count_nonfinite(
     tally.nan_count += int(np.count_nonzero(c_nan))
     tally.inf_count += int(np.count_nonzero(c_infinite))
     tally.overflow_count += int(np.count_nonzero(overflow))
+    if overflow.any():
+        tally.overflow_low = min(tally.overflow_low, float(r[overflow].min()))
+        tally.overflow_high = max(tally.overflow_high, float(r[overflow].max()))
     tally.nan_both += int(np.count_nonzero(both_nan))
     tally.equal_nonfinite += int(np.count_nonzero(equal))
     tally.reference_nonfinite += int(np.count_nonzero(~r_finite))

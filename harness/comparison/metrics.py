@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from harness.comparison.slices import Slice
 from harness.errors import UsageError
 from harness.tensors import UNLESS_DEFAULT
+
+ALIKE = 1e-3
+"""The elements of a fill differ by no more than this share: a mask that is added leaves the sums so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +21,8 @@ class CompareOptions:
         atol: absolute part of the tolerance behind `mismatch_fraction`.
         rtol: relative part: an element mismatches when |candidate - reference| > atol + rtol * |reference|.
         topk: how many of the largest elements along the last axis `topk_agreement` looks at; 0 turns it off.
+        slice_floor: a slice counts as at least this share of the root mean square of the whole tensor, so that what a
+            rounding leaves of a channel of nothing is no error; None measures no slices.
 
     Raises:
         UsageError: a value is out of range.
@@ -25,6 +31,7 @@ class CompareOptions:
     atol: float = 1e-5
     rtol: float = 1e-5
     topk: int = 1
+    slice_floor: float | None = None
 
     def __post_init__(self) -> None:
         if not (self.atol >= 0 and self.rtol >= 0):
@@ -78,6 +85,11 @@ class Metrics:
         shape: the candidate's shape where it is not that of the reference; None where they agree.
         reference_shape: the reference's shape there. With several samples, of the first one that differs.
         failure: why the candidate could not compute the tensor; None where it did.
+        overflow_low: smallest value of the reference where the candidate overflows; 0 where it does not.
+        overflow_high: largest one.
+        slice_nrmse: nrmse of the worst slice; 0 where none errs, or none was measured.
+        worst_slice: the slice (one index of one axis) that errs most beside its own size; None where no slice was
+            measured, or none errs. Elements that are not finite on one side are left out of it.
     """
 
     count: int
@@ -106,6 +118,16 @@ class Metrics:
     shape: tuple[int, ...] | None = field(default=None, metadata=UNLESS_DEFAULT)
     reference_shape: tuple[int, ...] | None = field(default=None, metadata=UNLESS_DEFAULT)
     failure: str | None = field(default=None, metadata=UNLESS_DEFAULT)
+    overflow_low: float = field(default=0.0, metadata=UNLESS_DEFAULT)
+    overflow_high: float = field(default=0.0, metadata=UNLESS_DEFAULT)
+    slice_nrmse: float = field(default=0.0, metadata=UNLESS_DEFAULT)
+    worst_slice: Slice | None = field(default=None, metadata=UNLESS_DEFAULT)
+
+    @property
+    def overflows_as_mask(self) -> bool:
+        """Whether nothing is wrong but that the fill of a mask, −1e9 say, became −∞: several elements, all alike."""
+        alike = self.overflow_low < 0 and self.overflow_high <= (1 - ALIKE) * self.overflow_low
+        return alike and 1 < self.overflow_count == self.nonfinite
 
     @property
     def error(self) -> float:
@@ -153,4 +175,6 @@ def as_incomparable(
         shape=shape,
         reference_shape=reference_shape,
         failure=failure,
+        slice_nrmse=math.inf,
+        worst_slice=None,
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from harness.comparison.metrics import Metrics
+from harness.comparison.slices import Slice, SliceSums
 from harness.comparison.topk import RowPiece
 from harness.comparison.ulp import Storage, UlpHistogram
 
@@ -36,6 +37,8 @@ class Tally:
     inf_count: int = 0
     overflow_count: int = 0
     subnormal_count: int = 0
+    overflow_low: float = math.inf
+    overflow_high: float = -math.inf
     nonfinite: int = 0
     nan_both: int = 0
     equal_nonfinite: int = 0
@@ -43,6 +46,7 @@ class Tally:
     topk_hits: int = 0
     topk_places: int = 0
     pieces: list[RowPiece] = field(default_factory=list)
+    slices: SliceSums | None = None
 
     def see_worst(self, error: float, index: int) -> None:
         """Take an element's |d| into account; of equal ones the first seen stays."""
@@ -81,14 +85,32 @@ def combined(tallies: Sequence[Tally]) -> Tally:
         setattr(total, name, sum(getattr(tally, name) for tally in tallies))
     for name in _LARGEST:
         setattr(total, name, max((getattr(tally, name) for tally in tallies), default=0.0))
+    total.overflow_low = min((tally.overflow_low for tally in tallies), default=math.inf)
+    total.overflow_high = max((tally.overflow_high for tally in tallies), default=-math.inf)
     for tally in tallies:
         if tally.worst is not None:
             total.see_worst(tally.max_abs, tally.worst)
+    total.slices = _merged([tally.slices for tally in tallies])
+    return total
+
+
+def _merged(sums: Sequence[SliceSums | None]) -> SliceSums | None:
+    """The sums over the slices of all samples; None where their shapes differ."""
+    known = [each for each in sums if each is not None]
+    if not known or len(known) < len(sums) or any(each.layout != known[0].layout for each in known):
+        return None
+    total = SliceSums.of(known[0].layout)
+    for each in known:
+        total.merge(each)
     return total
 
 
 def metrics_of(
-    total: Tally, ulps: UlpHistogram, storage: Storage, worst_index: tuple[int, ...] | None
+    total: Tally,
+    ulps: UlpHistogram,
+    storage: Storage,
+    worst_index: tuple[int, ...] | None,
+    slice_floor: float | None = None,
 ) -> Metrics:
     """The metrics of a tensor from its totals. The formulas stand in the docstring of Metrics."""
     broken = total.nonfinite > 0
@@ -96,6 +118,7 @@ def metrics_of(
     finite_references = total.count - total.reference_nonfinite
     rmse = math.inf if broken else _root_mean(total.dd, compared)
     reference_rms = _root_mean(total.rr, finite_references)
+    worst_slice = _worst_slice(total, slice_floor, reference_rms)
     return Metrics(
         count=total.count,
         max_abs=math.inf if broken else total.max_abs,
@@ -120,7 +143,18 @@ def metrics_of(
         reference_max=total.reference_max,
         headroom=total.reference_max / storage.largest,
         worst_index=worst_index,
+        overflow_low=total.overflow_low if total.overflow_count else 0.0,
+        overflow_high=total.overflow_high if total.overflow_count else 0.0,
+        slice_nrmse=0.0 if worst_slice is None else worst_slice.nrmse,
+        worst_slice=worst_slice,
     )
+
+
+def _worst_slice(total: Tally, floor: float | None, reference_rms: float) -> Slice | None:
+    if total.slices is None or floor is None:
+        return None
+    samples = total.count // max(math.prod(total.slices.layout.shape), 1)
+    return total.slices.worst(samples, floor, reference_rms)
 
 
 def _sum(values: Iterable[float]) -> float:

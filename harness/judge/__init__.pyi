@@ -15,6 +15,9 @@ from .layers import COPIES as COPIES
 from .layers import is_faithful as is_faithful
 from .layers import measure_layers as measure_layers
 from .layers import observation_for as observation_for
+from .losses import HiddenFault as HiddenFault
+from .losses import Hiding as Hiding
+from .losses import Loss as Loss
 from .names import check_names as check_names
 from .names import check_names_of as check_names_of
 from .outputs import TensorGates as TensorGates
@@ -31,6 +34,7 @@ from .results import LayerResult as LayerResult
 from .results import MadeWith as MadeWith
 from .results import Observed as Observed
 from .results import OutputResult as OutputResult
+from .results import PartResult as PartResult
 from .results import Region as Region
 from .results import RunError as RunError
 from .results import RunReport as RunReport

@@ -17,7 +17,9 @@ from harness.errors import CandidateError, CaseFileError, HarnessError, Internal
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
 from harness.judge.checks import idle_inputs
+from harness.judge.hidden import find_hidden
 from harness.judge.layers import beyond_own_limits, is_faithful, measure_layers, observation_for
+from harness.judge.losses import HiddenFault
 from harness.judge.names import check_names
 from harness.judge.outputs import TensorGates
 from harness.judge.reference import empty_outputs
@@ -192,10 +194,12 @@ class _Run:
         layers: tuple[LayerResult, ...] = ()
         faithful = None
         regions: tuple[Region, ...] = ()
+        hidden: tuple[HiddenFault, ...] = ()
         if self.options.layers:
             layers, faithful = self.timed("layers", lambda: self.layers(expected, actual, outputs))
             seen = self.bench.shows_layers(self.candidate)
             regions = () if passed or not seen else find_regions(layers, self.bench.model, self.engine)
+            hidden = find_hidden(layers, self.bench.model, self.judged_as) if passed and seen else ()
             layers = without_origins(layers) if passed else layers
         beyond = beyond_own_limits(layers, self.bench.case.tolerances, self.judged_as) if passed else None
         verdict, cause, reason = _verdict(self.spec, expects_failure, passed, outputs, layers, regions)
@@ -229,6 +233,7 @@ class _Run:
             outputs=outputs,
             layers=layers,
             regions=regions,
+            hidden=hidden,
             observed=self.observed(layers),
             faithful=faithful,
             timings=self.timings,
@@ -322,7 +327,7 @@ class _Run:
             beside = None if self.emulated else self.bench.beside_engine(self.judged_as)
             baseline = None if beside is None else beside.attempt(feeds, self.judged_as)
             computed = Computed(actual[sample], self.failures[sample] if self.failures else {})
-            results += judged.judge(sample, expected[sample], computed, baseline)
+            results += judged.judge(sample, expected[sample], computed, baseline, self.bench.parts(sample))
         return tuple(results)
 
     def layers(
@@ -453,4 +458,4 @@ def describe_failure(outputs: tuple[OutputResult, ...]) -> str:
         return f"{output.tensor}: {output.metrics.incomparable}"
     if gate.metric == "nonfinite":
         return f"{output.tensor}: {gate.value:.0f} of {output.metrics.count} elements are not finite"
-    return f"{output.tensor}: {gate.metric} {gate.value:.3g}, limit {gate.limit:.3g}"
+    return f"{output.tensor}: {gate.subject} {gate.value:.3g}, limit {gate.limit:.3g}"

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from harness.case import Case, Location, read_document
+from harness.case import Case, Location, parse_slice, read_document
 from harness.errors import CaseFileError, HarnessError, Mistake, UsageError
 from harness.judge.workbench import Workbench
 from harness.model import Model
-from harness.text import suggestion
+from harness.text import plural, suggestion
 
 Wrong = tuple[Location, str]
 
@@ -81,6 +81,16 @@ def _wrong_names(case: Case, model: Model) -> Iterator[Wrong]:
                             f"{glob!r} matches only what is not compared: constants, shapes and integers"
                         )
                     yield (*at, position) if len(globs) > 1 else at, message + _near(glob, known)
+        ranks = {info.name: len(info.shape) for info in model.outputs if info.shape is not None}
+        for name in (
+            name for name in ranks if rule.slice and any(fnmatchcase(name, glob) for glob in rule.output)
+        ):
+            count = sum(each is not ... for each in parse_slice(rule.slice or ""))
+            if count > ranks[name]:
+                yield (
+                    ("tolerances", place, "slice"),
+                    f"{name} has {plural(ranks[name], 'axis', 'axes')}, not {count}",
+                )
     for place, run in enumerate(case.runs):
         for name in run.origin:
             if name not in nodes:

@@ -2,28 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from harness.backends import Computed
-from harness.case import Tolerance
+from harness.case import Tolerance, parse_slice
 from harness.comparison import (
+    DEFAULT_GATES,
+    GATE_OF,
+    NONFINITE,
     UNMASKED,
     CompareOptions,
+    Gate,
     GateResult,
     Metrics,
     check,
     compare,
+    excess,
     find_fill,
     gates_for,
     not_computed,
     options_for,
+    slice_limit,
 )
-from harness.judge.results import OutputResult
-from harness.model import Model
+from harness.judge.results import OutputResult, PartResult
+from harness.model import Model, Part
 from harness.tensors import Precision
+
+Take = Callable[[np.ndarray], np.ndarray]
+SIZES = ("nrmse", "rmse", "slice_nrmse")
+"""The gates that hold for parts, too."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """An output and its reference; `emulated` as in `TensorGates.judge`."""
+
+    tensor: str
+    reference: np.ndarray
+    actual: Computed
+    emulated: Computed | None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the output was computed, and in the shape of the reference."""
+        value = self.actual.tensors.get(self.tensor)
+        return (
+            self.tensor not in self.actual.failures
+            and value is not None
+            and value.shape == self.reference.shape
+        )
 
 
 @dataclass(frozen=True)
@@ -42,10 +73,32 @@ class TensorGates:
 
     def options(self, tensor: str, *, is_output: bool) -> CompareOptions:
         """What the metrics of a tensor need of the rules."""
-        node = self._node(tensor)
-        return options_for(
-            self.tolerances, precision=self.precision, tensor=tensor, node=node, is_output=is_output
+        options = options_for(
+            self.tolerances,
+            precision=self.precision,
+            tensor=tensor,
+            node=self._node(tensor),
+            is_output=is_output,
         )
+        limit = self._slice_limit(tensor, is_output=is_output, emulated=True)
+        return replace(options, slice_floor=self._slice_floor / limit) if limit else options
+
+    def _slice_limit(self, tensor: str, *, is_output: bool, emulated: bool) -> float | None:
+        return slice_limit(
+            self.tolerances,
+            precision=self.precision,
+            tensor=tensor,
+            node=self._node(tensor),
+            is_output=is_output,
+            emulated=emulated,
+        )
+
+    @cached_property
+    def _slice_floor(self) -> float:
+        """What rounding may leave of a slice: that of the precision, or of the model's own types if that is more."""
+        own = {GATE_OF[self.model.dtypes[name]] for name in self.model.own_tensors}
+        own |= {Precision.INT8} if self.model.quantized else set()
+        return max(DEFAULT_GATES[each].slice_floor for each in (self.precision, *own))
 
     def check(
         self,
@@ -75,6 +128,10 @@ class TensorGates:
             reference_rms=metrics.reference_rms,
             exact=exact,
         )
+        named = any(gate.metric == "slice_nrmse" for gate in gates)
+        limit = self._slice_limit(tensor, is_output=is_output, emulated=baseline is None)
+        if metrics.worst_slice is not None and limit is not None and not named:
+            gates = (*gates, Gate("slice_nrmse", limit))
         return check(metrics, gates)
 
     def judge(
@@ -83,6 +140,7 @@ class TensorGates:
         expected: Mapping[str, np.ndarray],
         actual: Computed,
         emulated: Computed | None,
+        parts: Mapping[str, tuple[Part, ...]] | None = None,
     ) -> tuple[OutputResult, ...]:
         """Check the outputs of one sample against their gates.
 
@@ -92,19 +150,33 @@ class TensorGates:
             actual: the candidate's; what could not be computed fails.
             emulated: the emulator's with everything lowered, which an engine is compared with; None judges the
                 emulator itself.
+            parts: by output, the tensors that were joined in it.
         """
         return tuple(
-            self._output(name, sample, reference, actual, emulated) for name, reference in expected.items()
+            self._output(name, sample, reference, actual, emulated, (parts or {}).get(name, ()))
+            for name, reference in expected.items()
         )
 
     def _output(
-        self, name: str, sample: int, reference: np.ndarray, actual: Computed, emulated: Computed | None
+        self,
+        name: str,
+        sample: int,
+        reference: np.ndarray,
+        actual: Computed,
+        emulated: Computed | None,
+        parts: Sequence[Part],
     ) -> OutputResult:
         baseline = None if emulated is None else self._compare(name, emulated, reference)
         metrics = self._compare(name, actual, reference)
         exact = reference.dtype.kind in "biu"
         gates = self.check(name, metrics, baseline, is_output=True, exact=exact)
-        return OutputResult(name, sample, metrics, gates + self._unmasked(name, reference, actual, emulated))
+        pair = _Pair(name, reference, actual, emulated)
+        if not pair.comparable:
+            return OutputResult(name, sample, metrics, gates)
+        judged = [self._part(pair, part) for part in parts]
+        gates += self._unmasked(pair) + self._slices(pair)
+        gates += max((part.gates for part in judged), key=excess, default=())
+        return OutputResult(name, sample, metrics, gates, tuple(part for part in judged if part.gates))
 
     def _compare(self, name: str, computed: Computed, reference: np.ndarray) -> Metrics:
         options = self.options(name, is_output=True)
@@ -113,29 +185,50 @@ class TensorGates:
             return not_computed(reference, computed.failures[name], dtype=dtype, options=options)
         return compare(computed.tensors[name], reference, dtype=dtype, options=options)
 
-    def _unmasked(
-        self, name: str, reference: np.ndarray, actual: Computed, emulated: Computed | None
-    ) -> tuple[GateResult, ...]:
+    def _unmasked(self, pair: _Pair) -> tuple[GateResult, ...]:
         """The gates on the size of the error once more, over what a fill value leaves."""
-        if name in actual.failures or actual.tensors[name].shape != reference.shape:
-            return ()
-        fill = find_fill(reference)
+        fill = find_fill(pair.reference)
         if fill is None:
             return ()
-        left = ~fill
-
-        def over(computed: Computed) -> Metrics | None:
-            value = computed.tensors.get(name)
-            if value is None or value.shape != reference.shape:
-                return None
-            return compare(value[left], reference[left], dtype=self.precision.storage_dtype)
-
-        metrics = over(actual)
-        assert metrics is not None
-        gates = self.check(name, metrics, None if emulated is None else over(emulated), is_output=True)
+        _, gates = self._again(pair, lambda values: values[~fill])
         return tuple(
             replace(gate, metric=UNMASKED + gate.metric) for gate in gates if gate.metric in ("nrmse", "rmse")
         )
+
+    def _part(self, pair: _Pair, part: Part) -> PartResult:
+        """A tensor that was joined in an output, by the gates on the size of the error of that output."""
+        metrics, gates = self._again(pair, part.of)
+        gates = tuple(replace(gate, part=part.tensor) for gate in gates if gate.metric in SIZES)
+        return PartResult(part.tensor, metrics, gates)
+
+    def _slices(self, pair: _Pair) -> tuple[GateResult, ...]:
+        """The gates of the slices that the case names."""
+        found: list[GateResult] = []
+        for rule in self.tolerances:
+            if rule.slice is None or not rule.is_for(self.precision, pair.tensor):
+                continue
+            taken = parse_slice(rule.slice)
+            limits = replace(self, tolerances=(rule.model_copy(update={"slice": None}),))
+            _, gates = limits._again(pair, lambda values, taken=taken: values[taken])  # type: ignore[misc]
+            found += (replace(gate, slice=rule.slice) for gate in gates if gate.metric != NONFINITE.metric)
+        return tuple(found)
+
+    def _again(self, pair: _Pair, take: Take) -> tuple[Metrics, tuple[GateResult, ...]]:
+        """What `take` leaves of an output, compared and judged as the output is."""
+        options, dtype = self.options(pair.tensor, is_output=True), self.precision.storage_dtype
+        reference = take(pair.reference)
+
+        def over(computed: Computed) -> Metrics | None:
+            value = computed.tensors.get(pair.tensor)
+            if value is None or value.shape != pair.reference.shape:
+                return None
+            return compare(take(value), reference, dtype=dtype, options=options)
+
+        metrics = over(pair.actual)
+        assert metrics is not None, "it is comparable"
+        baseline = None if pair.emulated is None else over(pair.emulated)
+        exact = reference.dtype.kind in "biu"
+        return metrics, self.check(pair.tensor, metrics, baseline, is_output=True, exact=exact)
 
     def _node(self, name: str) -> str | None:
         node = self.model.producer(name)

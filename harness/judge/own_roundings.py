@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from harness.backends import Reference
-from harness.comparison import DEFAULT_GATES, compare
+from harness.comparison import DEFAULT_GATES, GATE_OF, compare
 from harness.errors import ModelError
 from harness.judge.reference import Bench, Tensors
 from harness.model import bounds, spread
@@ -25,7 +25,6 @@ SATURATED = 0.01
 COSTLY = 0.1
 """with a warning where the outputs err by more than this nrmse, or by nobody knows how much."""
 MOST_NAMED = 3
-GATE_OF = {"float16": Precision.FP16, "bfloat16": Precision.BF16}
 
 
 @dataclass(frozen=True)

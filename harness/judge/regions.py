@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.backends import Observation
@@ -51,19 +51,27 @@ def observed_of(how: Observation, layers: Sequence[LayerResult], model: Model) -
 
 def _starts(layers: Sequence[LayerResult], model: Model) -> list[_Start]:
     order = tuple(layer.tensor for layer in layers)
-    failed = {layer.tensor: layer.diverged for layer in layers}
-    found = set(find_origins(order, failed, model.predecessors))
-    # An error that crossed its gate before must not hide an overflow: the FP32 values themselves do not fit there.
-    broken = {layer.tensor: layer.metrics.nonfinite > 0 for layer in layers}
-    overflown = {layer.tensor for layer in layers if layer.metrics.headroom > 1}
-    found |= overflown & set(find_origins(order, broken, model.predecessors))
+    fails = {layer.tensor: layer.diverged for layer in layers}
+    # The fill of a mask that becomes −∞ is meant, and hides as much as it did: it counts where nothing else fails.
+    meant = {layer.tensor for layer in layers if layer.metrics.overflows_as_mask}
+    found = _origins_of(layers, {name: fails[name] and name not in meant for name in order}, model)
+    found = found or _origins_of(layers, fails, model)
     compared = frozenset(model.float_tensors)
     starts = []
     for tensor in order:
         if tensor in found:
-            through = _unobserved_behind(tensor, model, failed)
+            through = _unobserved_behind(tensor, model, fails)
             starts.append(_Start(tensor, through, compared.isdisjoint(through)))
     return starts
+
+
+def _origins_of(layers: Sequence[LayerResult], failed: Mapping[str, bool], model: Model) -> set[str]:
+    order = tuple(failed)
+    found = set(find_origins(order, failed, model.predecessors))
+    # An error that crossed its gate before must not hide an overflow: the FP32 values themselves do not fit there.
+    broken = {layer.tensor: failed[layer.tensor] and layer.metrics.nonfinite > 0 for layer in layers}
+    overflown = {layer.tensor for layer in layers if layer.metrics.headroom > 1}
+    return found | (overflown & set(find_origins(order, broken, model.predecessors)))
 
 
 def _unobserved_behind(tensor: str, model: Model, observed: Collection[str]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from harness.worker.protocol import EngineFacts
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.judge.losses import HiddenFault
     from harness.judge.own_roundings import OwnRoundings
     from harness.tactics import Repeats
 
@@ -96,15 +97,54 @@ class RunError:
 
 
 @dataclass(frozen=True)
+class PartResult:
+    """A tensor that was joined in an output, judged by itself.
+
+    Args:
+        tensor: its name, as the Concat that joins it reads it.
+        metrics: its metrics, in the shape that it had.
+        gates: those on the size of its error.
+    """
+
+    tensor: str
+    metrics: Metrics
+    gates: tuple[GateResult, ...]
+
+    ALSO_IN_JSON: ClassVar = ("passed",)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds."""
+        return all(gate.passed for gate in self.gates)
+
+
+@dataclass(frozen=True)
 class OutputResult:
-    """One output of the model in one sample: its metrics over the FP32 reference, and its gates."""
+    """One output of the model in one sample.
+
+    Args:
+        tensor: its name.
+        sample: position of the sample.
+        metrics: its metrics over the FP32 reference.
+        gates: its gates, and those of the worst of its parts.
+        parts: the tensors that were joined in it, each judged by itself.
+    """
 
     tensor: str
     sample: int
     metrics: Metrics
     gates: tuple[GateResult, ...]
+    parts: tuple[PartResult, ...] = field(default=(), metadata=UNLESS_DEFAULT)
 
     ALSO_IN_JSON: ClassVar = ("judged",)
+
+    @property
+    def error(self) -> float:
+        """nrmse of the whole, or of what fails in it; infinite as soon as one element is not finite."""
+        failed = [gate for gate in self.gates if not gate.passed and "nrmse" in gate.metric]
+        whole = {gate.part for gate in failed if gate.slice is None}
+        shown = (gate.value for gate in failed if gate.slice is None or gate.part not in whole)
+        return max(self.metrics.error, *shown, 0.0)
 
     @property
     def judged(self) -> Judged:
@@ -241,6 +281,7 @@ class RunResult:
         outputs: the model's outputs, sample by sample.
         layers: the observed tensors in topological order; empty when nothing was observed.
         regions: where the error starts, too: among nodes that were not all observed.
+        hidden: where something is lost behind outputs that pass, as far as layers were observed.
         observed: what was observed of an engine; None for the emulator, and where nothing was to be.
         faithful: whether the observed engine's outputs equal the unobserved one's; None if not applicable.
         timings: seconds by stage: `reference`, `candidate`, `compare`, `build`, …
@@ -269,6 +310,7 @@ class RunResult:
     outputs: tuple[OutputResult, ...] = ()
     layers: tuple[LayerResult, ...] = ()
     regions: tuple[Region, ...] = field(default=(), metadata=UNLESS_DEFAULT)
+    hidden: tuple[HiddenFault, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     observed: Observed | None = field(default=None, metadata=UNLESS_DEFAULT)
     faithful: bool | None = None
     timings: Mapping[str, float] = field(default_factory=dict)

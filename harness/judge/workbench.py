@@ -40,7 +40,7 @@ from harness.golden import GoldenStatus, GoldenStore, Provenance
 from harness.judge.own_roundings import OwnRoundings, find_overflows, look_at_own_roundings
 from harness.judge.reference import check_finite, check_not_empty, check_reproducible
 from harness.judge.results import ComparedWith
-from harness.model import Model, PairedBy, guess_fills, load_model
+from harness.model import Model, PairedBy, Part, guess_fills, load_model, parts_of
 from harness.tensors import Precision
 from harness.text import number
 
@@ -85,6 +85,7 @@ class Workbench:
         self.case = case
         self.memory_budget = memory_budget
         self.failures: dict[str, HarnessError] = {}
+        self._parts: dict[int, dict[str, tuple[Part, ...]]] = {}
         self._golden: tuple[GoldenStatus | None] | None = None
 
     @property
@@ -237,6 +238,18 @@ class Workbench:
             UnsoundReferenceError: see `expected`.
         """
         return look_at_own_roundings(self)
+
+    def parts(self, sample: int) -> dict[str, tuple[Part, ...]]:
+        """By output of a sample, the tensors that were joined in it; outputs that are computed are left out."""
+        if sample not in self._parts:
+            feeds = self.feeds[sample]
+
+            def read(tensors: Sequence[str]) -> dict[str, np.ndarray]:
+                return {**feeds, **self.itself.run(feeds, [name for name in tensors if name not in feeds])}
+
+            found = {info.name: parts_of(self.model, info.name, read) for info in self.model.outputs}
+            self._parts[sample] = {name: parts for name, parts in found.items() if parts}
+        return self._parts[sample]
 
     def golden(self, *, update: bool) -> GoldenStatus | None:
         """What the golden reference says of this one before any rewriting; None where no golden references are kept.

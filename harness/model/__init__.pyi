@@ -40,6 +40,8 @@ from .own_roundings import spread as spread
 from .pairing import PairedBy as PairedBy
 from .pairing import Pairing as Pairing
 from .pairing import pair_tensors as pair_tensors
+from .parts import Part as Part
+from .parts import parts_of as parts_of
 from .roles import guess_fills as guess_fills
 from .rounding import Emitter as Emitter
 from .rounding import round_array as round_array

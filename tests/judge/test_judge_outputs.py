@@ -32,7 +32,8 @@ def gates(
 
     judged = TensorGates(MODEL, tolerances, Precision.FP16)
     (output,) = judged.judge(0, {"y": reference}, off(factor), None if emulated is None else off(emulated))
-    return {gate.metric: gate.passed for gate in output.gates if gate.metric != "nonfinite"}
+    others = ("nonfinite", "slice_nrmse")
+    return {gate.metric: gate.passed for gate in output.gates if gate.metric not in others}
 
 
 def test_an_error_behind_a_mask_fails() -> None:

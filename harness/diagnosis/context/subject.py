@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ import numpy as np
 
 from harness.backends import Candidate, Computed, Observation, Plan
 from harness.case import BuildOptions, Case, ModelSource, Tolerance
-from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE, GateResult
+from harness.comparison import COMPUTED, NONFINITE, SHAPE, excess
 from harness.errors import UsageError
 from harness.judge import Given, OutputResult, TensorGates, Tensors, Workbench, select_cases
 from harness.model import Model
@@ -118,7 +117,13 @@ class Subject:
         emulated = None if absolute else self._emulation(plan.precision, sample)
         judged = TensorGates(self.model, self.bench.case.tolerances, plan.precision)
         return self.decidable(
-            judged.judge(sample, self.bench.expected[sample], Computed(tensors, failures or {}), emulated)
+            judged.judge(
+                sample,
+                self.bench.expected[sample],
+                Computed(tensors, failures or {}),
+                emulated,
+                self.bench.parts(sample),
+            )
         )
 
     def decidable(self, outputs: Sequence[OutputResult]) -> tuple[OutputResult, ...]:
@@ -211,20 +216,7 @@ def make_bench(
 
 def badness(outputs: Sequence[OutputResult]) -> float:
     """How far the worst gate is beyond its limit, as a multiple of the limit: up to 1 passes."""
-    return max((_excess(gate) for output in outputs for gate in output.gates), default=0.0)
-
-
-def _excess(gate: GateResult) -> float:
-    if math.isnan(gate.value):
-        return math.inf
-    if gate.metric == "sqnr_db":
-        return float(10.0 ** ((gate.limit - gate.value) / 20))
-    value, limit = gate.value, gate.limit
-    if gate.metric in LOWER_BOUNDED:
-        value, limit = 1 - value, 1 - limit
-    if limit > 0:
-        return value / limit
-    return 0.0 if gate.passed else math.inf
+    return max((excess(output.gates) for output in outputs), default=0.0)
 
 
 def choose_case(

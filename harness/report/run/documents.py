@@ -22,7 +22,7 @@ from harness.report.run.view import (
     skips,
     worst_error,
 )
-from harness.report.run.words import LOOKS, answer, summary
+from harness.report.run.words import LOOKS, answer, hidden_faults, summary
 from harness.report.words import code, escape, fit, layer_legend, made_with, title
 from harness.text import number
 
@@ -74,6 +74,7 @@ def run_page(
         title_of=title,
         gates_text=gates_text,
         flags=flags,
+        hidden_faults=hidden_faults,
         Verdict=Verdict,
         layer_legend=layer_legend(),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, SHAPE
 from harness.judge import LayerResult, OutputResult, Region, RunError, RunReport, RunResult, Verdict
-from harness.report.run.words import LOOKS, UNEXPECTED, changed_golden, next_command
+from harness.report.run.words import LOOKS, UNEXPECTED, changed_golden, hidden_faults, next_command
 from harness.report.words import Statement, title
 from harness.tensors import Precision
 from harness.text import gate as in_words
@@ -154,7 +154,7 @@ def shared(texts: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def worst_error(result: RunResult) -> float | None:
     """The largest nrmse of the outputs; infinite where an element is not finite; None without outputs."""
-    return max((output.metrics.error for output in result.outputs), default=None)
+    return max((output.error for output in result.outputs), default=None)
 
 
 def explain(result: RunResult, *others: RunResult) -> Explanation:
@@ -190,12 +190,15 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
     if len(origins) > MOST_ORIGINS:
         rest = ", ".join(layer.node for layer in origins[MOST_ORIGINS : 3 * MOST_ORIGINS])
         more = " …" if len(origins) > 3 * MOST_ORIGINS else ""
-        statements.append(Statement("", f"and {len(origins) - MOST_ORIGINS} more origins: {rest}{more}"))
+        count = plural(len(origins) - MOST_ORIGINS, "more origin")
+        statements.append(Statement("", f"and {count}: {rest}{more}"))
     statements += [Statement("region", _region(region)) for region in result.regions[:MOST_ORIGINS]]
     if len(result.regions) > MOST_ORIGINS:
         statements.append(Statement("", f"and {plural(len(result.regions) - MOST_ORIGINS, 'more region')}"))
     if result.compared_with is not None:
         statements.append(Statement("reference", str(result.compared_with)))
+    if text := hidden_faults(result):
+        statements.append(Statement("hidden", text))
     if result.faithful is False:
         statements.append(
             Statement("perturbed", "observation changed this engine's outputs: do not rely on its layers")
@@ -250,12 +253,14 @@ def gate_text(gate: GateResult) -> str:
         return f"{number(gate.value)} not finite"
     if gate.metric in WITHOUT_NUMBER:
         return WITHOUT_NUMBER[gate.metric]
-    return in_words(gate.metric, gate.limit, gate.value, at_least=gate.metric in LOWER_BOUNDED)
+    return in_words(gate.subject, gate.limit, gate.value, at_least=gate.metric in LOWER_BOUNDED)
 
 
 def gates_text(gates: Sequence[GateResult]) -> str:
-    """The gates that fail; of gates that all hold, the first on a metric."""
+    """The gates that fail, slices only of what does not fail as a whole; of gates that all hold, the first one."""
     chosen = [gate for gate in gates if not gate.passed]
+    whole = {gate.part for gate in chosen if gate.slice is None}
+    chosen = [gate for gate in chosen if gate.slice is None or gate.part not in whole]
     chosen = chosen or [gate for gate in gates if gate.metric != NONFINITE][:1]
     return ", ".join(gate_text(gate) for gate in chosen)
 

@@ -7,9 +7,9 @@ from functools import cache
 from importlib.util import find_spec
 
 from harness.backends import FILE, SAVED
-from harness.judge import RunReport, RunResult, Verdict
+from harness.judge import HiddenFault, Hiding, Loss, RunReport, RunResult, Verdict
 from harness.report.words import Look
-from harness.text import command, duration, plural, sentence, target_words
+from harness.text import command, duration, magnitude, number, plural, sentence, target_words
 
 LOOKS = {
     Verdict.PASS: Look("✓", "+", "pass", "green", "good", 0),
@@ -95,6 +95,38 @@ def _compare_command(result: RunResult, target: list[str]) -> str:
 def changed_golden(result: RunResult) -> bool:
     """Whether the run fails because the reference is not the golden one any more, not for its candidate."""
     return result.verdict is Verdict.FAIL and result.golden == "changed"
+
+
+def hidden_faults(result: RunResult) -> str:
+    """What is lost behind outputs that pass, where, and why they do not show it; empty if nothing is."""
+    if not result.hidden:
+        return ""
+    first, *others = result.hidden
+    more = f"; and {plural(len(others), 'more place')} behind outputs that pass" if others else ""
+    return f"{_lost(first)}; no output shows it, because {_hides(first)}{more}"
+
+
+def _lost(fault: HiddenFault) -> str:
+    where = f"{fault.node} ({fault.op})"
+    if fault.loss is Loss.LOST:
+        return f"{where} loses all that it says (nrmse {number(fault.nrmse)})"
+    verb = "overflow" if fault.overflows else "are not finite"
+    reach = f"; the reference reaches {magnitude(fault.reaches)}" if fault.overflows else ""
+    return f"at {where}, {fault.elements} of {plural(fault.size, 'element')} {verb}{reach}"
+
+
+def _hides(fault: HiddenFault) -> str:
+    by = f"{fault.by} ({fault.by_op})"
+    if fault.how is Hiding.ADDED and fault.times is not None and fault.times >= 2:
+        return f"{by} adds it to numbers that are {magnitude(fault.times)} times as large"
+    return {
+        Hiding.ADDED: f"{by} adds little of it to other numbers",
+        Hiding.CHOSEN: f"{by} takes other values in its place",
+        Hiding.SATURATED: f"{by} gives nearly the same for it",
+        Hiding.SCALED: f"{by} multiplies it by numbers near 0",
+        Hiding.TAKEN: f"{by} takes little of it",
+        Hiding.UNUSED: "no output is computed from it",
+    }[fault.how]
 
 
 @cache

@@ -1,0 +1,146 @@
+"""How often a clean model gets an alarm: a gate on a part or a slice, a hidden fault, a ruined file, a selection.
+
+Every model is judged as a user would have it judged, `harness run MODEL`, at FP16 and bfloat16 on the emulator. One
+that fails a gate on a whole tensor is not clean: it is counted apart, by name.
+
+Run: python -m benchmarks.false_alarms [--quick] [--only SOURCE] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from benchmarks.clean import collect
+from benchmarks.record import record
+from harness.judge import RunResult, Verdict, run
+
+PRECISIONS = ("fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was said of one model at one precision.
+
+    Args:
+        source: where the model comes from.
+        name: what it is called there.
+        precision: the precision.
+        judged: `clean`, `not clean`, `skipped` or `error`.
+        alarms: what was said that is no fault.
+        layers: how many layers were compared, and how many only a slice is beyond the gate of.
+    """
+
+    source: str
+    name: str
+    precision: str
+    judged: str
+    alarms: tuple[str, ...] = ()
+    layers: tuple[int, int] = (0, 0)
+
+
+def judge(clean: collect.Clean, folder: Path) -> Iterator[Found]:
+    made = clean.make()
+    if isinstance(made, onnx.ModelProto):
+        path = folder / "model.onnx"
+        onnx.save(made, path)
+    else:
+        path = made
+    for result in run([path], precisions=PRECISIONS).results:
+        yield look_at(clean, result)
+
+
+def look_at(clean: collect.Clean, result: RunResult) -> Found:
+    found = Found(clean.source, clean.name, result.precision.value, "clean")
+    if result.verdict in (Verdict.SKIP, Verdict.ERROR):
+        word = "skipped" if result.verdict is Verdict.SKIP else "error"
+        return Found(found.source, found.name, found.precision, word, (result.reason,))
+    failed = [gate for output in result.outputs for gate in output.gates if not gate.passed]
+    if any(gate.part is None and gate.metric != "slice_nrmse" for gate in failed):
+        return Found(found.source, found.name, found.precision, "not clean", (result.reason,))
+    alarms = [result.reason] if result.verdict is not Verdict.PASS else []
+    alarms += [str(each) for each in getattr(result, "hidden", ())]
+    sliced = sum(
+        layer.diverged and all(gate.passed or gate.metric == "slice_nrmse" for gate in layer.gates)
+        for layer in result.layers
+    )
+    return Found(
+        found.source, found.name, found.precision, "clean", tuple(alarms), (len(result.layers), sliced)
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a few of each source")
+    parser.add_argument("--only", help="one source")
+    parser.add_argument("--out", type=Path, help="where to write the result instead of benchmarks/results")
+    options = parser.parse_args()
+    sources: dict[str, Callable[[], Iterator[collect.Clean]]] = {
+        "bundled cases": collect.bundled,
+        "clean twins": lambda: collect.twins(200 if options.quick else 2000),
+        "onnx wheel": collect.onnx_wheel,
+        "onnxscript": collect.onnxscript_models,
+        "generators": lambda: collect.generated(2 if options.quick else 12),
+        "torch exports": collect.exported,
+    }
+    found: list[Found] = []
+    told = started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        for source in [options.only] if options.only else sources:
+            for clean in sources[source]():
+                try:
+                    found += judge(clean, Path(folder))
+                except Exception:  # a model that cannot be made or loaded says nothing of alarms
+                    error = traceback.format_exc().strip().splitlines()[-1]
+                    found.append(Found(clean.source, clean.name, "-", "error", (error,)))
+                if time.monotonic() - told > 20:
+                    told = time.monotonic()
+                    print(f"{told - started:.0f} s: {clean.source} {clean.name}", file=sys.stderr, flush=True)
+    for each in found:
+        if each.alarms or each.layers[1]:
+            print(f"{each.judged}: {each.source} {each.name} {each.precision} {each.layers}: {each.alarms}")
+    path = record("false_alarms", numbers(found), out=options.out)
+    alarms = sum(each.judged == "clean" and bool(each.alarms) for each in found)
+    print(f"{alarms} alarms in {sum(each.judged == 'clean' for each in found)} runs; written to {path}")
+    return int(alarms > 0)
+
+
+def numbers(found: list[Found]) -> dict[str, Any]:
+    """By source: models and runs that are clean, what was said of them, and what was not counted."""
+    rows: dict[str, Any] = {}
+    for source in dict.fromkeys(each.source for each in found):
+        of_it = [each for each in found if each.source == source]
+        clean = [each for each in of_it if each.judged == "clean"]
+        rows[source] = {
+            "models": len({each.name for each in clean}),
+            "runs": len(clean),
+            "alarms": [f"{e.name} {e.precision}: {text}" for e in clean for text in e.alarms],
+            "layers": sum(each.layers[0] for each in clean),
+            "layers of which only a slice is beyond": sum(each.layers[1] for each in clean),
+            "others": dict(Counter(each.judged for each in of_it if each.judged != "clean")),
+            "not clean": sorted({f"{e.name} {e.precision}" for e in of_it if e.judged == "not clean"}),
+        }
+    clean = [each for each in found if each.judged == "clean"]
+    return {
+        "precisions": list(PRECISIONS),
+        "models": len({(each.source, each.name) for each in clean}),
+        "runs": len(clean),
+        "alarms": sum(bool(each.alarms) for each in clean),
+        "sources": rows,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Sums over the slices of a tensor, taken in the pass that takes those over all of it.
+
+A slice is one index of one axis: a channel, a class, a coordinate of a box, a head, a row of a batch. An error over a
+whole tensor says nothing of a slice whose numbers are small beside the others. The tensor is seen as a matrix: its
+trailing axes, together at least `LEAST_ROW` elements long, are the columns, all others the rows. Two sums over a
+tile, one along each direction, then serve every axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+LEAST_ROW = 64
+MOST_SLICES = 4096
+"""A longer axis has no slices: positions of a sound, words of a vocabulary."""
+LEAST_ELEMENTS = 8
+"""A slice of fewer elements says more of chance than of the tensor."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A slice of a tensor: the one that errs most, beside its own size.
+
+    Args:
+        axis: the axis.
+        index: the place on it.
+        rank: how many axes the tensor has.
+        size: how many elements the slice has.
+        rmse: root of the mean squared error over them.
+        reference_rms: root mean square of the reference over them.
+        nrmse: rmse over what counts as the size of the slice: `reference_rms`, or a share of that of the whole tensor
+            where the slice is smaller (see `CompareOptions.slice_floor`).
+    """
+
+    axis: int
+    index: int
+    rank: int
+    size: int
+    rmse: float
+    reference_rms: float
+    nrmse: float
+
+    def __str__(self) -> str:
+        """`[:, 4, :]`."""
+        return f"[{', '.join(str(self.index) if axis == self.axis else ':' for axis in range(self.rank))}]"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor is seen as a matrix.
+
+    Args:
+        shape: its shape.
+        outer: how many axes make up the rows.
+        columns: elements of a row.
+    """
+
+    shape: tuple[int, ...]
+    outer: int
+    columns: int
+
+    @classmethod
+    def of(cls, shape: Sequence[int], most: int) -> Layout:
+        """The layout of a tensor of which `most` elements fit into a tile."""
+        outer, columns = len(shape), 1
+        while outer and columns < LEAST_ROW and (columns == 1 or columns * shape[outer - 1] <= most):
+            outer -= 1
+            columns *= shape[outer]
+        return cls(tuple(shape), outer, columns)
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes that have slices."""
+        size = math.prod(self.shape)
+        return tuple(
+            axis
+            for axis, length in enumerate(self.shape)
+            if 1 < length <= MOST_SLICES and size >= length * LEAST_ELEMENTS
+        )
+
+
+@dataclass(slots=True)
+class SliceSums:
+    """Sums of d² and r² over the slices of each axis; d is the error, r the reference.
+
+    Args:
+        layout: of the tensor, the same for all that are added up.
+        rows: by axis among the rows, sums [length, 2].
+        columns: sums over each column, [columns, 2].
+    """
+
+    layout: Layout
+    rows: dict[int, Array] = field(default_factory=dict)
+    columns: Array | None = None
+    _ones: Array = field(default_factory=lambda: np.ones(0))
+
+    @classmethod
+    def of(cls, layout: Layout) -> SliceSums:
+        """No sums yet."""
+        axes = layout.axes
+        rows = {axis: np.zeros((layout.shape[axis], 2)) for axis in axes if axis < layout.outer}
+        inner = any(axis >= layout.outer for axis in axes)
+        return cls(layout, rows, np.zeros((layout.columns, 2)) if inner else None)
+
+    def add(self, squares: Array, which: int, start: int) -> float:
+        """Add a tile of d² (`which` 0) or r² (1), and return its sum.
+
+        Args:
+            squares: 1-D, of whole rows, or of a piece of one row.
+            which: what they are of.
+            start: flat index of the first in the tensor.
+        """
+        width = min(squares.size, self.layout.columns)
+        matrix = squares.reshape(-1, width)
+        if self._ones.size != width or self._ones.dtype != squares.dtype:
+            self._ones = np.ones(width, squares.dtype)
+        sums = np.vecdot(matrix, self._ones)
+        if self.columns is not None:
+            self.columns[:, which] += np.add.reduce(matrix, axis=0)
+        if self.rows:
+            first = start // self.layout.columns
+            places = np.arange(first, first + len(sums))
+            for axis, totals in self.rows.items():
+                stride = math.prod(self.layout.shape[axis + 1 : self.layout.outer])
+                index = places // stride % self.layout.shape[axis]
+                totals[:, which] += np.bincount(index, sums, len(totals))
+        return float(np.add.reduce(sums, dtype=np.float64))
+
+    def merge(self, other: SliceSums) -> None:
+        """Add all sums of `other`, which has the same layout."""
+        for axis, totals in other.rows.items():
+            self.rows[axis] = self.rows[axis] + totals
+        if self.columns is not None and other.columns is not None:
+            self.columns = self.columns + other.columns
+
+    def by_axis(self, axis: int) -> Array:
+        """Sums [length, 2] over the slices of one axis."""
+        if axis < self.layout.outer:
+            return self.rows[axis]
+        assert self.columns is not None
+        inner = self.layout.shape[self.layout.outer :]
+        others = tuple(place for place in range(len(inner)) if place != axis - self.layout.outer)
+        sums: Array = self.columns.reshape(*inner, 2).sum(axis=others)
+        return sums
+
+    def worst(self, samples: int, floor: float, reference_rms: float) -> Slice | None:
+        """The slice with the largest nrmse; None where no slice errs.
+
+        Args:
+            samples: how many tensors were added up.
+            floor: see `CompareOptions.slice_floor`.
+            reference_rms: root mean square of the whole reference.
+        """
+        shape, found = self.layout.shape, None
+        for axis in self.layout.axes:
+            count = math.prod(shape) // shape[axis] * samples
+            rmse, rms = np.sqrt(self.by_axis(axis) / count).T
+            size = np.maximum(rms, floor * reference_rms)
+            with np.errstate(all="ignore"):
+                nrmse = np.where(rmse > 0, rmse / size, 0.0)
+            index = int(np.argmax(nrmse))
+            if nrmse[index] > (0.0 if found is None else found.nrmse):
+                numbers = (float(rmse[index]), float(rms[index]), float(nrmse[index]))
+                found = Slice(axis, index, len(shape), count, *numbers)
+        return found
