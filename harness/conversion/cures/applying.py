@@ -1,0 +1,116 @@
+"""Cures applied to a model: a new model, never the old one changed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from harness.conversion.cures.cure import Applied, Cure, Transformed, rewrite_rules
+from harness.conversion.cures.opsets import convert_opset
+from harness.model import Model, load_model
+
+#: The rules write operators of this opset and later ones; an older model is converted first.
+OLDEST = 13
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A model that a cure made of another.
+
+    Args:
+        cure: the cure.
+        nodes: names of the nodes that it replaced.
+        model: the new model.
+        batch: the one batch that the old model takes, where the new one takes any.
+    """
+
+    cure: Cure
+    nodes: tuple[str, ...]
+    model: Model
+    batch: int | None = None
+
+
+def apply(cure: Cure, model: Model, refused: frozenset[str] | None = None) -> Rewrite | None:
+    """`model` rewritten by `cure`; None where it does not apply.
+
+    Args:
+        cure: the cure.
+        model: stays as it is.
+        refused: names of the nodes that a compiler refuses; None: nobody knows.
+    """
+    if not _concerns(cure, model):
+        return None
+    wanted = max(OLDEST, cure.opset)
+    if model.opset < wanted:
+        converted = convert_opset(model, wanted)
+        if converted is None:
+            return None
+        model = converted
+    if cure.transform is not None:
+        found = cure.transform(model, refused)
+    else:
+        found = _with_patterns(cure, model, refused if cure.where_refused else None)
+    if found is None:
+        return None
+    inlined = load_model(found.graph, name=model.name).ir  # a transform may leave calls of local functions
+    graph = cleaned(inlined)
+    for new, old in zip(graph.graph.outputs, model.ir.graph.outputs, strict=True):
+        new.shape, new.type = old.shape, old.type  # inference would write down what is declared free
+    return Rewrite(cure, found.nodes, load_model(graph, name=model.name), found.batch)
+
+
+def with_shapes(model: Model) -> ir.Model:
+    """A copy of the graph in which ONNX's inference wrote what it knows of shapes and dtypes."""
+    graph = model.ir.clone()
+    with _quietly():
+        common_passes.ShapeInferencePass()(graph)
+    return graph
+
+
+def cleaned(graph: ir.Model) -> ir.Model:
+    """`graph` without what nothing reads, its Shape nodes of known shapes folded, every name once."""
+    import onnxscript.optimizer
+
+    with _quietly():
+        common_passes.ShapeInferencePass()(graph)
+        onnxscript.optimizer.fold_constants_ir(graph)
+        common_passes.RemoveUnusedNodesPass()(graph)
+        common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+        common_passes.NameFixPass()(graph)
+    return graph
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """What these libraries cannot infer or fold they leave as it is, which is no warning to a user."""
+    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _with_patterns(cure: Cure, model: Model, only: frozenset[str] | None) -> Transformed | None:
+    from onnxscript.rewriter import RewriteRuleSet
+
+    graph = with_shapes(model)
+    applied = Applied()
+    RewriteRuleSet(rewrite_rules(cure, model.opset, only, applied)).apply_to_model(graph)
+    return Transformed(graph, tuple(applied.nodes)) if applied.nodes else None
+
+
+def _concerns(cure: Cure, model: Model) -> bool:
+    """Whether the model has an operator that `cure` replaces; cures of no operator concern every model."""
+    if not cure.operators:
+        return True
+    every = ir.traversal.RecursiveGraphIterator(model.ir.graph)
+    return any(node.op_type in cure.operators for node in every)

@@ -1,0 +1,294 @@
+"""The proof of a rewrite: the same answers as the original, on several inputs and shapes, in ONNX Runtime."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from harness.backends import Reference
+from harness.errors import HarnessError
+from harness.model import Model, TensorInfo
+from harness.tensors import dtype_of, is_float
+
+Feeds = Mapping[str, np.ndarray]
+Run = Callable[[Feeds], Mapping[str, np.ndarray]]
+
+#: Normalised root mean square of the difference that is rounding: 2⁻²³, 2⁻¹⁰ and 2⁻⁷ with what sums of them add.
+NOISE = {"float64": 1e-5, "float32": 1e-5, "float16": 3e-3, "bfloat16": 2e-2}
+#: And the largest difference, over the largest value.
+LARGEST = 10.0
+_SIZES = ((2, 3, 5), (1, 4, 2), (3, 2, 7), (8, 6, 4))
+_RANGES = ((0, 2), (0, 1), (-3, 4), (0, 100))
+_AMPLIFIED = 8.0
+_EXTREMES = (1.0, 8.0, 1e-3)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Whether a rewritten model answers as the original does.
+
+    Args:
+        holds: whether it does on everything that was tried, and that was enough.
+        samples: how many inputs both ran on.
+        shapes: how many different sets of input shapes were among them.
+        error: the worst difference of a float output: root mean square over that of the original.
+        by: what ran the models: `ONNX Runtime`, or `ONNX's reference evaluator` where that lacks an operator.
+        why_not: what stands against it; empty where it holds.
+    """
+
+    holds: bool
+    samples: int
+    shapes: int
+    error: float
+    by: str
+    why_not: str = ""
+
+
+RUNTIME, EVALUATOR = "ONNX Runtime", "ONNX's reference evaluator"
+
+
+def same_interface(original: Model, rewritten: Model) -> bool:
+    """Whether names, order, dtypes and shapes of inputs and outputs are the same."""
+    return original.inputs == rewritten.inputs and original.outputs == rewritten.outputs
+
+
+def prove(
+    original: Model,
+    rewritten: Model,
+    feeds: Sequence[Feeds] = (),
+    *,
+    batch: int | None = None,
+    where_finite: bool = False,
+    seed: int = 0,
+) -> Proof:
+    """Run both models on `feeds`, and on drawn inputs of several shapes, and compare what they return.
+
+    Args:
+        original: the model as it was.
+        rewritten: the model that shall answer the same.
+        feeds: inputs to try first, such as those of a case.
+        batch: the one that the original is right at: there both must agree, and at others each row of the new model
+            must be what it is in a batch of its own.
+        where_finite: whether values are left out that are not finite in the original.
+        seed: of the drawn inputs.
+    """
+    if not same_interface(original, rewritten):
+        return Proof(False, 0, 0, 0.0, RUNTIME, "its inputs or outputs are not those of the original")
+    run, by = _runner(original, feeds, seed)
+    if run is None:
+        return Proof(False, 0, 0, 0.0, by, f"the original cannot be run: {by}")
+    again: Run = Reference(rewritten).run if by == RUNTIME else _Evaluator(rewritten).run
+    trial = _Trial(original, run, again, where_finite)
+    for sample in _samples(original, feeds, seed, batch):
+        if batch is not None and _batch_of(original, sample) != batch:
+            why_not = _differing_rows(original, again, sample)
+        else:
+            why_not = trial.differs(sample)
+        if why_not:
+            return trial.proof(by, why_not)
+    return trial.proof(by, "" if trial.samples else "no input could be found that the original takes")
+
+
+@dataclass
+class _Trial:
+    """Both models on one input after the other."""
+
+    original: Model
+    run: Run
+    again: Run
+    where_finite: bool
+    samples: int = 0
+    error: float = 0.0
+    shapes: set[tuple[tuple[int, ...], ...]] = field(default_factory=set)
+
+    def differs(self, sample: Feeds) -> str:
+        """What is wrong with the new model's answer; empty if nothing is, or the original does not take the input."""
+        try:
+            wanted = self.run(sample)
+        except Exception:
+            return ""  # these values or shapes are none that the model takes
+        try:
+            got = self.again(sample)
+        except Exception as reason:
+            return f"it cannot be run: {_line(reason)}"
+        self.samples += 1
+        self.shapes.add(tuple(array.shape for array in sample.values()))
+        for info in self.original.outputs:
+            values, others = np.asarray(wanted[info.name]), np.asarray(got[info.name])
+            if self.where_finite and values.shape == others.shape and is_float(values.dtype):
+                others = np.where(np.isfinite(values.astype(np.float64)), others, values)
+            difference, why_not = _compare(info, values, others)
+            self.error = max(self.error, difference if np.isfinite(difference) else 0.0)
+            allowed = _AMPLIFIED * _sensitivity(self.run, sample, values, info) if why_not else 0.0
+            if why_not and not (np.isfinite(difference) and difference <= allowed):
+                return why_not
+        return ""
+
+    def proof(self, by: str, why_not: str) -> Proof:
+        return Proof(not why_not, self.samples, len(self.shapes), self.error, by, why_not)
+
+
+def _batch_of(model: Model, sample: Feeds) -> int:
+    """The size of the first free axis that comes first."""
+    for info in model.inputs:
+        if info.shape and not isinstance(info.shape[0], int):
+            return int(sample[info.name].shape[0])
+    return 0
+
+
+def _differing_rows(original: Model, run: Run, sample: Feeds) -> str:
+    """Whether a row is something else in a batch than by itself; empty if none is."""
+    batch = _batch_of(original, sample)
+    free = {info.name for info in original.inputs if info.shape and not isinstance(info.shape[0], int)}
+    try:
+        together = run(sample)
+        first = run({name: array[:1] if name in free else array for name, array in sample.items()})
+    except Exception as reason:
+        return f"it cannot be run with a batch of {batch}: {_line(reason)}"
+    for info in original.outputs:
+        _, why_not = _compare(info, first[info.name], together[info.name][:1])
+        if why_not:
+            return f"a row depends on the others of its batch: {why_not}"
+    return ""
+
+
+class _Evaluator:
+    """ONNX's own evaluator in NumPy, of a model that ONNX Runtime cannot run."""
+
+    def __init__(self, model: Model) -> None:
+        import onnx_ir as ir
+        from onnx.reference import ReferenceEvaluator
+
+        self._session = ReferenceEvaluator(ir.to_proto(model.ir))
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """The outputs by name."""
+        with np.errstate(all="ignore"):
+            outputs = self._session.run(None, dict(feeds))
+        return dict(zip(self._session.output_names, map(np.asarray, outputs), strict=True))
+
+
+def _runner(original: Model, feeds: Sequence[Feeds], seed: int) -> tuple[Run | None, str]:
+    """What runs the original, and its name; None and the reason where nothing does."""
+    reasons = []
+    for make, by in ((Reference, RUNTIME), (_Evaluator, EVALUATOR)):
+        try:
+            run = make(original).run
+        except Exception as reason:
+            reasons.append(_line(reason))
+            continue
+        for sample in _samples(original, feeds, seed):
+            try:
+                run(sample)
+            except Exception as reason:
+                reasons.append(_line(reason))
+                continue
+            return run, by
+    return None, reasons[0] if reasons else "it has no inputs that can be drawn"
+
+
+def _samples(model: Model, feeds: Sequence[Feeds], seed: int, batch: int | None = None) -> Iterator[Feeds]:
+    yield from feeds
+    if any(info.shape is None for info in model.inputs):
+        return
+    dynamic = any(not isinstance(size, int) for info in model.inputs for size in info.shape or ())
+    rounds: Sequence[Sequence[int]] = _SIZES if dynamic else _SIZES[:1]
+    if batch is not None:
+        rounds = ((batch, 3, 5), *_SIZES)
+    for count, (sizes, limits, scale) in enumerate(
+        itertools.product(rounds, _RANGES, _EXTREMES[: 1 if dynamic else None])
+    ):
+        symbols: dict[str, int] = {}
+        try:
+            yield {
+                info.name: _draw(info, _shape(info, sizes, symbols), limits, scale, seed + count)
+                for info in model.inputs
+            }
+        except HarnessError:
+            return
+
+
+def _shape(info: TensorInfo, sizes: Sequence[int], symbols: dict[str, int]) -> tuple[int, ...]:
+    shape = []
+    for axis, size in enumerate(info.shape or ()):
+        if not isinstance(size, int):
+            name = size or f"{info.name}/{axis}"
+            size = symbols.setdefault(name, sizes[len(symbols) % len(sizes)])
+        shape.append(size)
+    return tuple(shape)
+
+
+def _draw(
+    info: TensorInfo, shape: tuple[int, ...], limits: tuple[int, int], scale: float, seed: int
+) -> np.ndarray:
+    random = np.random.default_rng([seed, *info.name.encode()])
+    dtype = dtype_of(info.dtype)
+    if dtype.kind == "b":
+        return random.random(shape) < {(0, 1): 0.0, (0, 100): 1.0}.get(limits, 0.5)
+    if is_float(dtype):
+        return (random.standard_normal(shape) * scale).astype(dtype)
+    low, high = limits
+    if dtype.itemsize == 1 and dtype.kind in "iu":
+        bounds = np.iinfo(dtype)
+        low, high = (
+            (int(bounds.min), int(bounds.max) + 1) if limits == _RANGES[0] else (max(low, bounds.min), high)
+        )
+    return random.integers(max(low, 0) if dtype.kind == "u" else low, high, shape).astype(dtype)
+
+
+def _compare(info: TensorInfo, wanted: np.ndarray, got: np.ndarray) -> tuple[float, str]:
+    """How far they are apart, and what is wrong with that; empty where it is rounding."""
+    wanted, got = np.asarray(wanted), np.asarray(got)
+    if wanted.shape != got.shape:
+        return np.inf, f"output {info.name!r} has shape {list(got.shape)} instead of {list(wanted.shape)}"
+    if not is_float(wanted.dtype):
+        wrong = int(np.count_nonzero(wanted != got))
+        if wrong:
+            return np.inf, f"{wrong} of {wanted.size} values of output {info.name!r} differ"
+        return 0.0, ""
+    a, b = wanted.astype(np.float64), got.astype(np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(
+        a[~finite], b[~finite], equal_nan=True
+    ):
+        return np.inf, f"output {info.name!r} is not finite in other places"
+    if not finite.any():
+        return 0.0, ""
+    a, b = a[finite], b[finite]
+    scale, largest = np.sqrt(np.mean(a * a)), np.max(np.abs(a))
+    if scale == 0:
+        return (np.inf, f"output {info.name!r} is not 0") if np.any(b) else (0.0, "")
+    error, worst = float(np.sqrt(np.mean((a - b) ** 2)) / scale), float(np.max(np.abs(a - b)) / largest)
+    noise = NOISE.get(info.dtype, NOISE["float32"])
+    too_far = error > noise or worst > LARGEST * noise
+    return error, f"output {info.name!r} differs by {error:.2g}, rounding is {noise:g}" if too_far else ""
+
+
+def _sensitivity(run: Run, sample: Feeds, wanted: np.ndarray, info: TensorInfo) -> float:
+    """How far the output moves where every float input moves by half a unit in the last place: 0 if it has none.
+
+    An answer that cancels, or saturates behind large values, moves by more than rounding adds to it in one place.
+    """
+    nudged, moved = {}, False
+    for name, array in sample.items():
+        if is_float(array.dtype):
+            signs = np.random.default_rng(0).choice([-1.0, 1.0], array.shape)
+            unit = np.finfo(array.dtype).eps if array.dtype.kind == "f" else 2.0**-7
+            array, moved = (
+                (array.astype(np.float64) * (1 + signs * float(unit) / 2)).astype(array.dtype),
+                True,
+            )
+        nudged[name] = array
+    if not moved:
+        return 0.0
+    try:
+        return _compare(info, wanted, run(nudged)[info.name])[0]
+    except Exception:
+        return 0.0
+
+
+def _line(reason: Exception) -> str:
+    return str(reason).strip().splitlines()[0][:300] if str(reason).strip() else type(reason).__name__

@@ -1,0 +1,161 @@
+"""Rewrites of a whole graph: constants folded, an older opset, no float64, a batch that is free."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from harness.conversion.cures.applying import cleaned, with_shapes
+from harness.conversion.cures.building import constant_of
+from harness.conversion.cures.cure import Transformed
+from harness.conversion.cures.opsets import with_weights
+from harness.model import Model
+
+_OLD_MODES = {"linear": "bilinear", "cubic": "bicubic"}
+_LAST_OPSET_OF_OLD_MODES = 19
+
+
+def folded(model: Model, refused: frozenset[str] | None) -> Transformed | None:
+    """What does not depend on the inputs computed, branches that are never taken and what nothing reads left out."""
+    graph = with_shapes(model)
+    common_passes.RemoveUnusedNodesPass()(graph)
+    read = {node.name for node in graph.graph}
+    graph = cleaned(graph)
+    left = {node.name for node in graph.graph}
+    gone = tuple(
+        node.name
+        for node in model.nodes
+        if node.name not in read or (node.name not in left and node.op not in ("Constant", "Identity"))
+    )
+    return Transformed(graph, gone) if gone else None
+
+
+def older_grid_sample(model: Model, refused: frozenset[str] | None) -> Transformed | None:
+    """The file at opset 19, whose GridSample calls its modes bilinear and bicubic."""
+    if model.opset <= _LAST_OPSET_OF_OLD_MODES:
+        return None
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.skeleton)
+    found = []
+    for node in proto.graph.node:
+        for attribute in node.attribute if node.op_type == "GridSample" else ():
+            if attribute.name == "mode" and attribute.s.decode() in _OLD_MODES:
+                attribute.s = _OLD_MODES[attribute.s.decode()].encode()
+                found.append(node.name)
+        if node.op_type == "GridSample" and not any(each.name == "mode" for each in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("mode", "bilinear"))
+            found.append(node.name)
+    for opset in proto.opset_import:
+        if not opset.domain:
+            opset.version = _LAST_OPSET_OF_OLD_MODES
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception:
+        return None  # another node needs the newer opset
+    return Transformed(with_weights(proto, model), tuple(found)) if found else None
+
+
+def without_float64(model: Model, refused: frozenset[str] | None) -> Transformed | None:
+    """Every float64 tensor between the inputs and the outputs in float32."""
+    graph = with_shapes(model)
+    double, single = ir.DataType.DOUBLE, ir.DataType.FLOAT
+    values = [value for node in graph.graph for value in node.outputs]
+    if any(value.dtype == double for value in (*graph.graph.inputs, *graph.graph.outputs)):
+        return None
+    found = [str(value.producer().name) for value in values if value.dtype == double]  # type: ignore[union-attr]
+    if not found:
+        return None
+    for value in graph.graph.initializers.values():
+        if value.const_value is not None and value.const_value.dtype == double:
+            value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
+            value.dtype = single
+    for node in ir.traversal.RecursiveGraphIterator(graph.graph):
+        for name, attribute in list(node.attributes.items()):
+            if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == double:
+                array = attribute.as_tensor().numpy().astype(np.float32)
+                node.attributes[name] = ir.AttrTensor(name, ir.tensor(array))
+            if name in ("to", "dtype", "output_dtype") and attribute.value == int(double):
+                node.attributes[name] = ir.AttrInt64(name, int(single))
+        for value in node.outputs:
+            if value.dtype == double:
+                value.dtype = single
+    return Transformed(graph, tuple(found))
+
+
+def free_batch(model: Model, refused: frozenset[str] | None) -> Transformed | None:
+    """The batch from the shape of the input where an export wrote down the number that it was traced with."""
+    graph = with_shapes(model)
+    weights = {value.name for value in graph.graph.initializers.values()}
+    inputs = [value for value in graph.graph.inputs if value.name not in weights]
+    leading = [value for value in inputs if value.shape and not isinstance(value.shape[0], int)]
+    if not leading:
+        return None
+    symbol = _first(leading[0])
+    found = {batch: names for batch in _batches(graph) if (names := _baked(graph, symbol, batch))}
+    if len(found) != 1:
+        return None
+    (batch, nodes) = found.popitem()
+    size = ir.node("Shape", [leading[0]], name="batch_shape")
+    zero = ir.node("Constant", [], {"value": ir.tensor(np.array([0], np.int64))}, name="batch_axis")
+    first = ir.node("Gather", [size.outputs[0], zero.outputs[0]], {"axis": 0}, name="batch")
+    graph.graph.insert_before(graph.graph[0], [size, zero, first])
+    for node in nodes:
+        _free(graph, node, first.outputs[0])
+    for node in graph.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None  # inferred anew: they were of the one batch
+    return Transformed(graph, tuple(str(node.name) for node in nodes), batch)
+
+
+def _batches(graph: ir.Model) -> set[int]:
+    """The numbers that stand where a shape begins and could be a batch."""
+    found = set()
+    for node in graph.graph:
+        shape = constant_of(node, 1) if node.op_type in ("Reshape", "Tile", "Expand") else None
+        if shape is not None and shape.ndim == 1 and shape.size > 1 and shape[0] > 0:
+            found.add(int(shape[0]))
+    return found
+
+
+def _baked(graph: ir.Model, symbol: int | str | None, batch: int) -> list[ir.Node]:
+    """The nodes whose shape begins with `batch`: a Reshape of data with a free batch, or constants repeated."""
+    found = []
+    for node in graph.graph:
+        shape = constant_of(node, 1) if node.op_type in ("Reshape", "Tile", "Expand") else None
+        if shape is None or shape.ndim != 1 or shape.size < 2 or int(shape[0]) != batch:
+            continue
+        data = node.inputs[0]
+        assert data is not None
+        first = _first(data)
+        if node.op_type == "Reshape":
+            if first == symbol:
+                found.append(node)
+        elif batch > 1 and first == 1 and ir.convenience.get_const_tensor(data) is not None:
+            found.append(node)
+    return found
+
+
+def _first(value: ir.Value) -> int | str | None:
+    """The size of the first axis: a number, its name, or None where it has neither."""
+    size = value.shape[0] if value.shape is not None and len(value.shape) else None
+    return size if isinstance(size, int) or size is None else size.value
+
+
+def _free(graph: ir.Model, node: ir.Node, batch: ir.Value) -> None:
+    shape = constant_of(node, 1)
+    assert shape is not None
+    if node.op_type == "Reshape":
+        free = [-1 if -1 not in shape[1:] else 0, *map(int, shape[1:])]
+        value = ir.node(
+            "Constant", [], {"value": ir.tensor(np.array(free, np.int64))}, name=f"{node.name}/shape"
+        )
+        graph.graph.insert_before(node, value)
+        node.replace_input_with(1, value.outputs[0])
+        return
+    rest = ir.node("Constant", [], {"value": ir.tensor(shape[1:].astype(np.int64))}, name=f"{node.name}/rest")
+    joined = ir.node("Concat", [batch, rest.outputs[0]], {"axis": 0}, name=f"{node.name}/shape")
+    graph.graph.insert_before(node, [rest, joined])
+    node.replace_input_with(1, joined.outputs[0])

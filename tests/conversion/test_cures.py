@@ -1,0 +1,41 @@
+"""Each cure on a model that it rewrites and on one that it leaves alone, with the proof, and the real compiler."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from cure_examples import NEGATIVE, POSITIVE, Example
+
+from harness.conversion.cures import CURES, Cure, apply, prove
+
+BY_CODE = {cure.code: cure for cure in CURES}
+EXAMPLES = [(code, number) for code, examples in POSITIVE.items() for number in range(len(examples))]
+PYTHON = os.environ.get("HARNESS_RTX_PYTHON")
+
+
+def rewritten(cure: Cure, example: Example):
+    model = example.model()
+    return model, apply(cure, model, example.refusals(model))
+
+
+def test_every_cure_has_an_example_of_both_kinds_and_says_what_it_needs_and_where_it_is_from():
+    assert set(POSITIVE) == set(NEGATIVE) == set(BY_CODE)
+    assert all(cure.does and cure.needs and cure.source for cure in CURES)
+
+
+@pytest.mark.parametrize(("code", "number"), EXAMPLES)
+def test_a_cure_answers_as_the_original_on_several_inputs_and_shapes(code, number):
+    model, rewrite = rewritten(BY_CODE[code], POSITIVE[code][number])
+    assert rewrite is not None
+    assert rewrite.nodes
+    proof = prove(model, rewrite.model, batch=rewrite.batch, where_finite=rewrite.cure.where_finite)
+    assert proof.holds, proof.why_not
+    assert proof.samples >= 2
+    assert (rewrite.model.inputs, rewrite.model.outputs) == (model.inputs, model.outputs)
+
+
+@pytest.mark.parametrize("code", NEGATIVE)
+def test_a_cure_leaves_alone_what_it_does_not_cure(code):
+    _, rewrite = rewritten(BY_CODE[code], NEGATIVE[code])
+    assert rewrite is None

@@ -1,0 +1,83 @@
+"""What a proof refuses: a rewrite that is wrong in one place, in one shape, or in its interface."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cure_examples import Example
+
+from harness.conversion.cures import prove
+
+RELU = Example("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
+
+
+@pytest.mark.parametrize(
+    ("graph", "constants", "why"),
+    [
+        ("g (float[N,4] x) => (float[N,4] y) { y = Abs(x) }", {}, "differs by"),
+        ("g (float[N,4] x) => (float[N,4] y) { y = LeakyRelu<alpha = 0.0005>(x) }", {}, "differs by"),
+        ("g (float[N,4] x) => (float[N,4] z) { z = Relu(x) }", {}, "inputs or outputs"),
+        ("g (float[N,M] x) => (float[N,M] y) { y = Relu(x) }", {}, "inputs or outputs"),
+        (
+            "g (float[N,4] x) => (float[N,4] y) { r = Relu(x) y = Reshape(r, s) }",
+            {"s": np.array([2, 4])},
+            "cannot be run",
+        ),
+        (
+            "g (float[N,4] x) => (float[N,4] y) { r = Relu(x) y = Div(r, z) }",
+            {"z": np.float32(0)},
+            "not finite",
+        ),
+    ],
+)
+def test_a_wrong_rewrite_is_not_proved(graph, constants, why):
+    proof = prove(RELU.model(), Example(graph, constants).model())
+    assert not proof.holds
+    assert why in proof.why_not
+
+
+def test_rounding_that_sums_amplify_is_no_difference():
+    plain = Example("g (float[N,64] x) => (float[N,1] y) { y = ReduceSum(x, ax) }", {"ax": np.array([1])})
+    split = Example(
+        "g (float[N,64] x) => (float[N,1] y) { a, b = Split<axis = 1, num_outputs = 2>(x) "
+        "s = ReduceSum(a, ax) t = ReduceSum(b, ax) y = Add(s, t) }",
+        {"ax": np.array([1])},
+    )
+    proof = prove(plain.model(), split.model())
+    assert proof.holds, proof.why_not
+    assert proof.shapes >= 3
+
+
+def test_integers_must_be_equal():
+    plain = Example("g (int32[N,4] x) => (int32[N,4] y) { y = Identity(x) }")
+    other = Example("g (int32[N,4] x) => (int32[N,4] y) { y = Abs(x) }")
+    assert "values of output 'y' differ" in prove(plain.model(), other.model()).why_not
+
+
+def test_what_is_not_finite_in_the_original_may_be_left_out():
+    plain = Example("g (float[N,4] x) => (float[N,4] y) { l = Log(x) y = Relu(l) }")
+    other = Example("g (float[N,4] x) => (float[N,4] y) { a = Abs(x) l = Log(a) y = Relu(l) }")
+    assert not prove(plain.model(), other.model()).holds
+    assert prove(plain.model(), other.model(), where_finite=True).holds
+
+
+def test_a_batch_that_mixes_its_rows_is_not_freed():
+    baked = Example("g (float[N,4] x) => (float[N,4] y) { y = Reshape(x, s) }", {"s": np.array([2, 4])})
+    mixes = Example(
+        "g (float[N,4] x) => (float[N,4] y) { m = ReduceMean(x, ax) d = Sub(m, m) y = Add(x, d) }",
+        {"ax": np.array([0])},
+    )
+    wrong = Example(
+        "g (float[N,4] x) => (float[N,4] y) { s = Shape(x) n = Gather(s, z) f = Cast<to = 1>(n) t = Sub(f, two) "
+        "y = Add(x, t) }",
+        {"z": np.array(0), "two": np.float32(2)},
+    )
+    assert prove(baked.model(), mixes.model(), batch=2).holds
+    assert "depends on the others" in prove(baked.model(), wrong.model(), batch=2).why_not
+
+
+def test_a_model_that_nothing_runs_proves_nothing():
+    strings = Example("g (string[N,4] x) => (string[N,4] y) { y = Identity(x) }")
+    proof = prove(strings.model(), strings.model())
+    assert not proof.holds
+    assert proof.samples == 0
