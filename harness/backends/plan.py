@@ -95,7 +95,8 @@ class Evaluation:
         return self.facts if isinstance(self.facts, EngineFacts) else None
 
     def judged_as(self, precision: Precision) -> Precision:
-        """The precision whose gates it is held to: TF32 where FP32 was asked for and TF32 cannot be turned off."""
+        """The precision whose gates it is held to: that of the file where it has no FP32 to compute in another one, and
+        TF32 where FP32 was asked for and TF32 cannot be turned off."""
         return judged_as(precision, self.engine)
 
     @property
@@ -106,6 +107,8 @@ class Evaluation:
 
 def judged_as(precision: Precision, engine: EngineFacts | None) -> Precision:
     """See `Evaluation.judged_as`."""
+    if engine is not None and engine.realised.own is not None:
+        return Precision(engine.realised.own)
     stays = engine is not None and engine.realised.tf32 == TF32_STAYS
     return Precision.TF32 if precision is Precision.FP32 and stays else precision
 

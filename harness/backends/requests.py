@@ -13,7 +13,7 @@ from harness.case import BuildOptions
 from harness.compiler import node_hints
 from harness.environments import Environment
 from harness.errors import ModelError, NothingSelectedError, UnsupportedByReleaseError
-from harness.model import LOW_DTYPE, Model, extract, kept_for, with_islands
+from harness.model import LOW_DTYPE, Model, extract, kept_for, units_of, with_islands
 from harness.tensors import Precision, hash_feeds
 from harness.worker.protocol import BuildOption, BuildRequest, NodeHint
 
@@ -105,6 +105,14 @@ class Requests:
             self.kept.get(plan.precision, frozenset()) - plan.islands if self._is_typed(plan) else frozenset()
         )
 
+    def own_precision(self, plan: Plan) -> Precision | None:
+        """The precision of a file that has nothing in FP32 for `plan` to compute in another one; None if it has."""
+        if not self._is_typed(plan) or units_of(self.model, plan.precision):
+            return None
+        present = {self.model.dtypes.get(name) for name in self.model.own_tensors}
+        own = next((each for each, dtype in LOW_DTYPE.items() if dtype.numpy().name in present), None)
+        return None if own is plan.precision else own
+
     def unobserved(self, plan: Plan, feeds: Tensors) -> EngineRequest:
         """The engine that a user would deploy."""
         return self._ask(plan, feeds, Observation.NONE, ())
@@ -153,8 +161,8 @@ class Requests:
     def _ask(self, plan: Plan, feeds: Tensors, observation: Observation, marks: Marks) -> EngineRequest:
         options = self.options(plan)
         typing = self._typing(plan.precision, options)
-        model = self.model
-        if self._is_typed(plan):
+        model, own = self.model, self.own_precision(plan)
+        if self._is_typed(plan) and own is None:
             model = self._typed_model(plan.precision, plan.islands | self.kept_under(plan))
         if observation is Observation.PREFIX:  # cut after typing: the tensor keeps the dtype under test
             model = self._prefix(model, marks[0])
@@ -162,7 +170,7 @@ class Requests:
         takes_dtype = bool(marks) and observation is not Observation.DEBUG and not self.plain_marks
         request = BuildRequest(
             model_path="",
-            precision=plan.precision.value,
+            precision=(own or plan.precision).value,
             typing=typing,
             islands=tuple(sorted(islands)),
             observation=observation.value,

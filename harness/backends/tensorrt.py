@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -41,6 +42,8 @@ _SHARE = 4
 #: How a release says that no engine runs without TF32: 1.4 of TensorRT for RTX makes no execution context, or starts no
 #: inference in it.
 _RUNS_NOT = frozenset({"no_context", "not_started", "cuda_error", "crashed"})
+#: Workers without TF32 in which no engine with matrix products has run: others with such kernels are not tried there.
+_NO_PRODUCTS: WeakSet[Supervisor] = WeakSet()
 
 
 class TensorRTCandidate(Candidate):
@@ -171,7 +174,7 @@ class TensorRTCandidate(Candidate):
         evaluate = self._evaluate_without_tf32 if self._takes_variable(plan) else self._evaluate
         while True:
             try:
-                return self._with_kept(plan, evaluate(plan, feeds, timing or self._timing))
+                return self._as_realised(plan, evaluate(plan, feeds, timing or self._timing))
             except BuildRefused as refusal:
                 if not self.requests.keep(plan, refusal.nodes):
                     raise refusal.error from refusal
@@ -194,10 +197,12 @@ class TensorRTCandidate(Candidate):
         options = plain_options(self.build_options(plan), only_set=True)
         return run.result(self.fingerprint(), options, self.requests.shapes(self.model, feeds))
 
-    def _with_kept(self, plan: Plan, evaluation: Evaluation) -> Evaluation:
-        """Say which nodes stayed in FP32 because the parser refuses them."""
+    def _as_realised(self, plan: Plan, evaluation: Evaluation) -> Evaluation:
+        """Say what is not as it was asked for: a file of another precision, and nodes that the parser refuses in it."""
         kept = tuple(node.name for node in self.model.nodes if node.name in self.requests.kept_under(plan))
-        facts = evaluation.facts
+        facts, own = evaluation.facts, self.requests.own_precision(plan)
+        if isinstance(facts, EngineFacts) and own is not None:
+            return replace(evaluation, facts=replace(facts, realised=replace(facts.realised, own=own.value)))
         if not kept or not isinstance(facts, EngineFacts):
             return evaluation
         probe = self.probe()
@@ -223,6 +228,10 @@ class TensorRTCandidate(Candidate):
         """Carry out `plan` in a worker without TF32; where no engine runs in it, in this one, which is noted."""
         if self._without_tf32 is None:
             self._without_tf32 = self._make_without_tf32()
+        variant = self._without_tf32.supervisor
+        if self._runs_without_tf32 is None and variant in _NO_PRODUCTS:
+            with_tf32 = self._evaluate(plan, feeds, timing)  # which is needed, and tells the kernels
+            self._runs_without_tf32 = False if _has_products(with_tf32) else None
         if self._runs_without_tf32 is not False:
             try:
                 untried = self._runs_without_tf32 is None
@@ -235,6 +244,8 @@ class TensorRTCandidate(Candidate):
                 return found
         found = self._evaluate(plan, feeds, timing)
         self._runs_without_tf32 = False
+        if _has_products(found):
+            _NO_PRODUCTS.add(variant)
         assert isinstance(found.facts, EngineFacts)
         realised = replace(found.facts.realised, tf32=TF32_STAYS)
         return replace(found, facts=replace(found.facts, realised=realised))
@@ -299,6 +310,17 @@ class TensorRTCandidate(Candidate):
             in_scratch = shutil.disk_usage(self.supervisor.worker().folder).free
             budget = min(in_scratch, in_scratch if on_gpu is None else on_gpu) // _SHARE
         return tuple(chunks(marks, sizes, budget))
+
+
+def _has_products(evaluation: Evaluation) -> bool:
+    """Whether kernels of the engine compute matrix products, which a worker without TF32 may not run.
+
+    Seen on an H200 with TensorRT for RTX 1.4: products of two rows and more do not run, convolutions do.
+    """
+    kernels = None if evaluation.engine is None else evaluation.engine.kernels
+    return kernels is not None and any(
+        "gemm" in kernel.kind or "Fc" in kernel.operations for kernel in kernels.kernels
+    )
 
 
 def _without_paths(orders: TacticOrders | None) -> dict[str, Any] | None:

@@ -211,9 +211,7 @@ class _Run:
         warnings += idle_inputs(self.bench)
         warnings += [each for each in (beyond, self.bench.other_inputs(self.candidate)) if each]
         if self.judged_as is not self.precision:
-            warnings.append(
-                f"{blank.candidate} runs no engine with TF32 turned off: judged by the gates of {self.judged_as}"
-            )
+            warnings.append(self.why_judged_otherwise(blank))
         if golden is not None and golden.message is not None and not self.options.golden_update:
             if golden.state is GoldenState.CHANGED:
                 verdict, cause, reason = Verdict.FAIL, Cause.GOLDEN_CHANGED, golden.message
@@ -245,6 +243,15 @@ class _Run:
             warnings=tuple(dict.fromkeys(warnings)),
             golden=None if golden is None else golden.state,
         )
+
+    def why_judged_otherwise(self, blank: RunResult) -> str:
+        """Why the gates are not those of the precision that was asked for."""
+        why = f"{blank.candidate} runs no engine with TF32 turned off"
+        if self.engine is not None and self.engine.realised.own is not None:
+            why = (
+                f"{blank.case} is in {self.judged_as} throughout, and {self.precision} changes nothing of it"
+            )
+        return f"{why}: judged by the gates of {self.judged_as}"
 
     def release(self) -> str | None:
         """The TensorRT release of the candidate; None for the emulator, and for TensorRT for RTX."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import norm_chain
+from graphs import graph_model, norm_chain
+from onnx import TensorProto, helper, numpy_helper
 
 from harness.backends import Observation, Plan, Reference, TensorRTCandidate
 from harness.case import BuildOptions
@@ -88,6 +89,47 @@ def test_where_no_engine_runs_without_tf32_the_evaluation_says_so(
     evaluation = candidate.evaluate(FP32, {"x": X})
     assert evaluation.judged_as(Precision.FP32) is Precision.TF32
     assert evaluation.judged_as(Precision.FP16) is Precision.FP16
+
+
+def test_an_environment_that_runs_no_products_without_tf32_is_asked_once(make: Make) -> None:
+    first = make("1.4.0.76")
+    assert error(first, FP32)[1] == TF32_STAYS
+    without = first.supervisor.with_variables(NVIDIA_TF32_OVERRIDE="0")
+    asked: list[str] = []
+    ask = without.ask
+    without.ask = lambda message, *rest: asked.append(type(message).__name__) or ask(message, *rest)  # type: ignore[method-assign]
+    other = TensorRTCandidate(
+        first.supervisor.environment, load_model(norm_chain(2.0)), supervisor=first.supervisor
+    )
+    assert error(other, FP32)[1] == TF32_STAYS
+    assert asked == []
+    node = helper.make_node("Relu", ["x"], ["y"], name="relu")
+    plain = load_model(graph_model([node], inputs={"x": [5, 16]}, outputs={"y": [5, 16]}))
+    none = TensorRTCandidate(first.supervisor.environment, plain, supervisor=first.supervisor)
+    assert error(none, FP32)[1] == TF32_STAYS  # the double runs nothing at all without TF32
+    assert "BuildRequest" in asked, "what has no products may run"
+
+
+def test_a_file_in_fp16_throughout_is_judged_as_that_at_bf16(make: Make) -> None:
+    weight = numpy_helper.from_array(np.eye(16, dtype=np.float16), "w")
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="product"),
+        helper.make_node("Relu", ["h"], ["y"], name="relu"),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT16, [5, 16]) for name in "xy")
+    graph = helper.make_graph(nodes, "half", [x], [y], [weight])
+    model = load_model(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), name="half"
+    )
+    supervisor = make("1.6.1.120").supervisor
+    candidate = TensorRTCandidate(supervisor.environment, model, supervisor=supervisor)
+    evaluation = candidate.evaluate(Plan(Precision.BF16), {"x": X.astype(np.float16)})
+    assert evaluation.engine is not None
+    assert (evaluation.engine.realised.own, evaluation.engine.realised.precision) == ("fp16", "fp16")
+    assert evaluation.judged_as(Precision.BF16) is Precision.FP16
+    evaluation = candidate.evaluate(FP16, {"x": X.astype(np.float16)})
+    assert evaluation.judged_as(Precision.FP16) is Precision.FP16
+    assert candidate.requests.own_precision(FP16) is None
 
 
 def test_a_failing_build_is_no_reason_to_go_back_to_tf32(make: Make) -> None:

@@ -92,6 +92,7 @@ class RealisedPrecision:
         debug: how debug tensors were asked for: None, `marked` (by name, which blocks fusions) or `unfused`.
         tf32: TF32_ON, TF32_OFF or TF32_STAYS; None if nobody says.
         kept: nodes in FP32 that nobody asked for: the parser refuses them, or what they write, in the precision.
+        own: the precision of the file, where it has no FP32 for the one that was asked for; None where it has.
     """
 
     precision: Optional[str] = None
@@ -104,6 +105,7 @@ class RealisedPrecision:
     debug: Optional[str] = None
     tf32: Optional[str] = field(default=None, metadata={"json": "unless default"})
     kept: Tuple[str, ...] = field(default=(), metadata={"json": "unless default"})
+    own: Optional[str] = field(default=None, metadata={"json": "unless default"})
 
 
 @dataclass(frozen=True)

@@ -215,10 +215,14 @@ def _opaque(plan: Plan, world: Any) -> dict[str, Any]:
     }
 
 
+#: What TensorRT for RTX calls kernels of these layers.
+_RTX_KINDS = {"MatrixMultiply": "gemm", "Convolution": "correlation"}
+
+
 def _entry(layer: EngineLayer, world: Any, shaped: bool) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "Name": layer.name,
-        "LayerType": layer.kind,
+        "LayerType": _RTX_KINDS.get(layer.kind, layer.kind) if world.rtx else layer.kind,
         "Inputs": [_tensor(tensor, world, shaped) for tensor in layer.inputs],
         "Outputs": [_tensor(tensor, world, shaped) for tensor in layer.outputs],
         "TacticValue": f"0x{layer.tactic_id & 0xFFFFFFFFFFFFFFFF:016x}",
