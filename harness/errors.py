@@ -6,6 +6,7 @@ that failed is 3, a search that ran out of budget is 4, an empty selection is 5.
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -302,3 +303,25 @@ class NothingSelectedError(HarnessError, LookupError):
     """A selection of cases, runs or nodes matched nothing."""
 
     exit_code = 5
+
+
+_HINTS = {
+    errno.ENOSPC: "free some space, or write to another disk",
+    errno.EDQUOT: "free some space, or write to another disk",
+    errno.EROFS: "write to another folder",
+    errno.EACCES: "check the permissions of the path",
+    errno.EPERM: "check the permissions of the path",
+    errno.ENAMETOOLONG: "use shorter names",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "check the path",
+    errno.EIO: "check the disk",
+}
+
+
+def of_system(error: OSError) -> HarnessError | None:
+    """What is said of an error of the system that no code can help, such as a full disk; None for others."""
+    if error.errno not in _HINTS:
+        return None
+    name = "" if error.filename is None else str(error.filename)
+    where = name if len(name) <= 200 else f"{name[:60]}…{name[-60:]}"
+    return HarnessError(error.strerror or str(error), where=where or None, hint=_HINTS[error.errno])

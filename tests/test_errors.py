@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 from pathlib import Path
 
@@ -47,3 +48,26 @@ def test_the_error_of_an_environment_has_its_name_and_says_it() -> None:
 def test_every_error_is_one_of_the_tree_and_has_an_exit_status(error: type[Exception]) -> None:
     assert issubclass(error, HarnessError)
     assert error.exit_code > 1  # 1 says that something was judged and fails
+
+
+def test_an_error_of_the_system_says_what_to_do() -> None:
+    full = errors.of_system(OSError(errno.ENOSPC, "No space left on device", "/data/x.json"))
+    assert full is not None
+    assert (full.where, full.exit_code, full.hint) == (
+        "/data/x.json",
+        2,
+        "free some space, or write to another disk",
+    )
+    long = errors.of_system(OSError(errno.ENAMETOOLONG, "File name too long", "a" * 5000))
+    assert long is not None
+    assert len(str(long)) < 300
+    assert errors.of_system(OSError(errno.EBADF, "Bad file descriptor")) is None
+
+
+def test_an_internal_error_keeps_its_traceback() -> None:
+    try:
+        raise ZeroDivisionError("of our own making")
+    except ZeroDivisionError as error:
+        found = errors.InternalError.of(error)
+    assert found.message == "internal error: ZeroDivisionError: of our own making"
+    assert any("test_errors.py" in line for line in found.evidence)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from harness.case.builders import UserFunction
 from harness.case.schema import Case
 from harness.errors import ChecksumError, HarnessError, MissingDependencyError, ModelError
 from harness.tensors import atomic_path, hash_file
-from harness.text import suggestion
+from harness.text import duration, size, suggestion
 
 if TYPE_CHECKING:
     import http.client
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 20
 _SILENCE = 60.0  # seconds without a byte
+_LONGEST = 3600.0  # seconds that a download may take
+_LARGEST = 32 << 30  # bytes that it may have
 
 
 def resolve_model(case: Case) -> Path | onnx.ModelProto:
@@ -259,21 +262,28 @@ def _has_checksum(path: Path, sha256: str) -> bool:
 def _fetch(url: str, target: Path, sha256: str) -> None:
     import urllib.request
 
+    for left_over in target.parent.glob(f".{target.name}.*.tmp"):  # of a process that was killed
+        left_over.unlink(missing_ok=True)
     request = urllib.request.Request(url, headers={"User-Agent": "harness"})
     with (
         urllib.request.urlopen(request, timeout=_SILENCE) as response,
         atomic_path(target) as temporary,
         temporary.open("wb") as file,
     ):
-        actual = _copy(response, file)
+        actual = _copy(response, file, url)
         if actual != sha256:
             raise ChecksumError(url, expected=sha256, actual=actual)
 
 
-def _copy(response: http.client.HTTPResponse, file: BinaryIO) -> str:
+def _copy(response: http.client.HTTPResponse, file: BinaryIO, url: str) -> str:
     """Copy the response to `file`; its SHA-256."""
-    digest = hashlib.sha256()
+    digest, copied, begun = hashlib.sha256(), 0, time.monotonic()
     while block := response.read(_BLOCK):
+        copied += len(block)
+        if copied > _LARGEST:
+            raise _failed(url, f"it has more than {size(_LARGEST)}")
+        if time.monotonic() - begun > _LONGEST:
+            raise _failed(url, f"after {duration(_LONGEST)} only {size(copied)} have come")
         digest.update(block)
         file.write(block)
     return digest.hexdigest()

@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from traceback import print_exc
@@ -24,7 +24,7 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from harness.errors import CandidateError, CaseFileError, HarnessError
+from harness.errors import CandidateError, CaseFileError, HarnessError, of_system
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h: none of the statuses that a verdict or a mistake has
 HELP = ["-h", "--help"]
@@ -242,17 +242,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_exc()
         print(f"error: not enough memory: {error}\n  hint: try smaller shapes", file=sys.stderr)
         return 2
+    except OSError as error:
+        if with_traceback:
+            print_exc()
+        known = of_system(error)
+        if known is None:
+            return _internal_error(error)
+        with suppress(OSError):  # stderr may be on the same full disk
+            print_error(known)
+        return known.exit_code
     except Exception as error:
         if with_traceback:
             print_exc()
-        print(
-            f"internal error: {type(error).__name__}: {error}\n"
-            "This is a bug in harness. Run the command again with --traceback and report what it prints, "
-            "together with the output of `harness doctor`.",
-            file=sys.stderr,
-        )
-        return INTERNAL_ERROR
+        return _internal_error(error)
     return 0
+
+
+def _internal_error(error: Exception) -> int:
+    print(
+        f"internal error: {type(error).__name__}: {error}\n"
+        "This is a bug in harness. Run the command again with --traceback and report what it prints, "
+        "together with the output of `harness doctor`.",
+        file=sys.stderr,
+    )
+    return INTERNAL_ERROR
 
 
 def print_error(error: HarnessError) -> None:

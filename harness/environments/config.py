@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -128,16 +129,36 @@ def load(path: Path | None = None) -> Mapping[str, Environment]:
     """The environments of `path`, or of the file in force, in the file's order; none if there is no file.
 
     Raises:
-        EnvironmentConfigError: the file cannot be read, or holds mistakes; all of them are named.
+        EnvironmentConfigError: the file cannot be read, another user can write it, or it holds mistakes; all of
+            them are named.
     """
     path = find_config() if path is None else path
     if path is None:
         return {}
+    if not os.environ.get(CONFIG_VARIABLE):
+        _check_owner(path)
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise EnvironmentConfigError(f"cannot be read: {error}", where=path) from error
     return parse(text, path)
+
+
+def _check_owner(path: Path) -> None:
+    """Refuse a file that another user can write: the commands in it run as the user who starts harness."""
+    found = path.stat()
+    user = os.geteuid()
+    group_of_one = found.st_gid == os.getegid() == user  # a private group, as most systems make one a user
+    foreign = found.st_uid not in (user, 0)
+    writable = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not group_of_one)
+    if foreign or writable:
+        why = "belongs to another user" if foreign else "can be written by other users"
+        raise EnvironmentConfigError(
+            f"{why}, and the commands in it would run as you",
+            where=path,
+            hint=f"check what is in it, then {'chown' if foreign else 'chmod go-w'} it, "
+            f"or set {CONFIG_VARIABLE} to its path",
+        )
 
 
 def select(name: str, environments: Mapping[str, Environment] | None = None) -> Environment:

@@ -13,7 +13,7 @@ import numpy as np
 from harness.backends import Candidate, Computed, Emulator, EmulatorFacts, Observation, Plan, judged_as
 from harness.case import Case, RunSpec, Waived, find_waiver
 from harness.comparison import COMPUTED, SHAPE
-from harness.errors import CandidateError, CaseFileError, HarnessError, InternalError, ModelError
+from harness.errors import CandidateError, CaseFileError, HarnessError, InternalError, ModelError, of_system
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
 from harness.judge.checks import idle_inputs
@@ -148,7 +148,8 @@ class Judge:
             short = ModelError(f"not enough memory: {error}", where=bench.where, hint="try smaller shapes")
             return _failed(blank, short, bench)
         except Exception as error:  # the other runs must not be lost
-            return _failed(blank, InternalError.of(error), bench)
+            known = of_system(error) if isinstance(error, OSError) else None
+            return _failed(blank, known or InternalError.of(error), bench)
 
 
 @dataclass

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from harness.errors import ModelError
+
 # Operators whose float outputs are not arithmetic on run-time data, or that are precision boundaries themselves.
 NEVER_LOWERED = frozenset(
     {"Constant", "ConstantOfShape", "Shape", "Size", "Range", "EyeLike", "QuantizeLinear", "DequantizeLinear"}
@@ -40,8 +42,18 @@ DRAWING_OPS = frozenset(
 
 
 def skeleton(model: ir.Model, weights: frozenset[str]) -> onnx.ModelProto:
-    """`model` as a protobuf with `weights` turned into plain graph inputs, so that no data is in it."""
-    proto = ir.to_proto(_without_weights(model, weights))
+    """`model` as a protobuf with `weights` turned into plain graph inputs, so that no data is in it.
+
+    Raises:
+        ModelError: it cannot be written, as names in it are no text, or dtypes no dtypes.
+    """
+    try:
+        proto = ir.to_proto(_without_weights(model, weights))
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ModelError(f"the graph is malformed: {cause}", where=model.graph.name) from error
     graph = proto.graph
     declared = {value.name for value in graph.input}
     for name in sorted(weights - declared):

@@ -86,6 +86,8 @@ def check_external_data(tensors: Iterable[ExternalTensor], path: Path) -> None:
 def _external_tensor(tensor: onnx.TensorProto, where: Path) -> ExternalTensor:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     data = f"external data of tensor {tensor.name!r}"
+    if not all(isinstance(text, str) for entry in entries.items() for text in entry):
+        raise ModelError(f"{data} is described by bytes that are no text", where=where)
     location = entries.get("location", "")
     if not location or "\0" in location:
         raise ModelError(f"{data} names no file: {location!r}", where=where)

@@ -193,6 +193,26 @@ def test_a_download_that_is_cut_short_leaves_nothing(make, server):
     assert cached() == []
 
 
+def test_a_download_that_never_ends_is_given_up(make, server, monkeypatch):
+    monkeypatch.setattr("harness.case.source._LARGEST", len(PAYLOAD) - 1)
+    with pytest.raises(ModelError, match="it has more than 0 MiB"):
+        resolve_model(make(url=server.url, sha256=DIGEST))
+    monkeypatch.setattr("harness.case.source._LARGEST", 1 << 30)
+    monkeypatch.setattr("harness.case.source._LONGEST", -1.0)
+    with pytest.raises(ModelError, match="only 0 MiB have come"):
+        resolve_model(make(url=server.url, sha256=DIGEST))
+    assert cached() == []
+
+
+def test_what_a_killed_download_left_is_removed_by_the_next(make, server):
+    case = make(url=server.url, sha256=DIGEST)
+    target = resolve_model(case)
+    target.unlink()
+    (left_over := target.with_name(f".{target.name}.0123.tmp")).write_bytes(PAYLOAD[:3])
+    resolve_model(case)
+    assert not left_over.exists()
+
+
 def test_an_address_without_a_model_is_one_message(make, server):
     with pytest.raises(ModelError, match="cannot be downloaded: Not Found"):
         resolve_model(make(url=server.url + "x", sha256=DIGEST))

@@ -109,6 +109,24 @@ def test_the_file_is_searched_for_upwards_and_a_variable_names_another(
         load()
 
 
+def test_a_file_that_another_user_can_write_is_refused_unless_a_variable_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(WHOLE)
+    path.chmod(0o646)
+    with pytest.raises(EnvironmentConfigError, match=r"other users.*chmod go-w it, or set HARNESS_CONFIG"):
+        load()
+    monkeypatch.setenv("HARNESS_CONFIG", str(path))
+    assert load()
+    monkeypatch.delenv("HARNESS_CONFIG")
+    path.chmod(0o644)
+    assert load()
+    monkeypatch.setattr("os.geteuid", lambda: path.stat().st_uid + 1)
+    if path.stat().st_uid != 0:  # what root wrote, root may run
+        with pytest.raises(EnvironmentConfigError, match="belongs to another user"):
+            load()
+
+
 def test_all_mistakes_are_reported_at_once_with_line_and_what_was_meant() -> None:
     path = written(
         """[environment.a]
