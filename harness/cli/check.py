@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,7 +22,7 @@ from harness.cli.options import (
 )
 from harness.cli.outputs import Outputs
 from harness.cli.progress import CheckProgress, make_progress
-from harness.tensors import Precision
+from harness.tensors import Precision, typed_path
 
 app = typer.Typer(add_completion=False)
 
@@ -40,6 +42,15 @@ OnePrecision = Annotated[
         parser=choice(Precision, "--precision"),
     ),
 ]
+FixFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--fix",
+        metavar="OUT.onnx",
+        help="Rewrite what has a cure, and write the model if each rewrite in it is proved.",
+        parser=typed_path,
+    ),
+]
 Details = Annotated[
     bool, typer.Option("--details", "-v", help="Show shapes, attributes, releases and sources.")
 ]
@@ -55,6 +66,7 @@ def check(
     environments: Environments = None,
     inputs: Shapes = None,
     tags: Tags = None,
+    fix_file: FixFile = None,
     details: Details = False,
     quiet: Quiet = False,
     json_file: JsonFile = None,
@@ -66,9 +78,11 @@ def check(
     TensorRT for RTX is asked without a GPU. Without --env, rules alone speak.
 
     Exit status: 0 nothing fails; 1 a named environment refuses, fails or silently differs (without one: a rule says
-    so); 2 a mistake in the command or a case; 3 a compiler could not be started.
+    so); 2 a mistake in the command or a case; 3 a compiler could not be started. With --fix: 0 written, and built by
+    each named environment; 1 nothing written, or not built.
     """
     from harness.conversion import check as examine
+    from harness.conversion import fix_case
     from harness.report import check_markdown, check_page, print_check
 
     outputs = Outputs(json_file, html_file, markdown_file)
@@ -84,6 +98,17 @@ def check(
             tags=tags or (),
             progress=progress,
         )
+        if fix_file is not None:
+            fixed = fix_case(
+                targets,
+                fix_file,
+                precision=precision,
+                environments=names,
+                inputs=parse_shapes(inputs),
+                tags=tags or (),
+                progress=progress,
+            )
+            report = replace(report, fix=fixed)
     print_check(outputs.console, report, details=details, brief=quiet)
     outputs.write(
         document=report.to_dict, page=partial(check_page, report), summary=partial(check_markdown, report)

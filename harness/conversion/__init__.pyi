@@ -1,7 +1,13 @@
 from .checking import check as check
+from .cures import AppliedCure as AppliedCure
+from .cures import LeftOut as LeftOut
+from .cures import Proof as Proof
 from .findings import CheckReport as CheckReport
 from .findings import CheckResult as CheckResult
+from .findings import CuredIn as CuredIn
 from .findings import EnvironmentResult as EnvironmentResult
 from .findings import Finding as Finding
+from .findings import FixResult as FixResult
 from .findings import FoundBy as FoundBy
 from .findings import Outcome as Outcome
+from .fixing import fix_case as fix_case

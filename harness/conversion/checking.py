@@ -141,7 +141,7 @@ class Subject:
         )
         examination.run(report)
         found = [self._finding(blamed, holding, environment.name) for blamed in examination.blamed]
-        found += [_of_rule(match, environment.name) for match in holding if match.rule.kind not in _STOPS]
+        found += [_of_rule(match, environment.name) for match in holding if match.rule.kind not in STOPS]
         found += [self._kept(name, environment.name) for name in report.kept]
         return EnvironmentResult(
             environment.name,
@@ -156,7 +156,7 @@ class Subject:
     def _finding(self, blamed: Blamed, holding: Sequence[Match], environment: str) -> Finding:
         name = blamed.inner or blamed.node
         match = next(
-            (each for each in holding if each.node and each.node.name == name and each.rule.kind in _STOPS),
+            (each for each in holding if each.node and each.node.name == name and each.rule.kind in STOPS),
             None,
         )
         failure = blamed.failure
@@ -187,7 +187,8 @@ class Subject:
         return None if view is None else view.facts()
 
 
-_STOPS = (Kind.REFUSED, Kind.NOT_BUILT)
+#: Kinds of findings that leave no engine.
+STOPS = (Kind.REFUSED, Kind.NOT_BUILT)
 
 
 def _closed(model: Model, profiles: Profiles) -> Profiles:

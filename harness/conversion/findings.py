@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from harness.compiler import Kind, NodeFacts, Releases, Rule
+from harness.conversion.cures import AppliedCure, LeftOut
 from harness.tensors import Precision, to_json
 from harness.worker.protocol import CompileReport
 
@@ -133,20 +134,65 @@ class CheckResult:
 
 
 @dataclass(frozen=True)
+class CuredIn:
+    """What one environment makes of the model that cures made.
+
+    Args:
+        environment: its name.
+        product: `TensorRT` or `TensorRT for RTX`.
+        release: its version.
+        outcome: whether it builds.
+    """
+
+    environment: str
+    product: str
+    release: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class FixResult:
+    """What cures made of a model.
+
+    Args:
+        case: the name of the case, or of the file.
+        file: what was written; None if no cure stays.
+        applied: the cures that stay, in the order in which they were applied.
+        left_out: those that applied, and could not be proved or are not taken.
+        environments: what each environment makes of the new model.
+    """
+
+    case: str
+    file: str | None
+    applied: tuple[AppliedCure, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    environments: tuple[CuredIn, ...] = ()
+
+    @property
+    def fails(self) -> bool:
+        """Whether nothing was written, or an environment does not build what was."""
+        return self.file is None or any(each.outcome is not Outcome.BUILT for each in self.environments)
+
+
+@dataclass(frozen=True)
 class CheckReport:
     """What was found of all models.
 
     Args:
         fingerprint: this host.
         results: one a model.
+        fix: what cures made of the model, if that was asked for.
     """
 
     fingerprint: Mapping[str, str]
     results: tuple[CheckResult, ...]
+    fix: FixResult | None = None
 
     @property
     def exit_code(self) -> int:
-        """1 if a model fails, else 0."""
+        """1 if a model fails, else 0; with cures asked for, 1 if they do not help."""
+        if self.fix is not None:
+            return int(self.fix.fails)
         return int(any(result.fails for result in self.results))
 
     def to_dict(self) -> dict[str, Any]:

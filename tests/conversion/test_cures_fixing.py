@@ -36,7 +36,7 @@ def test_cures_follow_each_other():
         },
     ).model()
     fixed = fix(model)
-    assert [each.cure.code for each in fixed.applied] == ["layer-normalisation", "layer-normalisation-bias"]
+    assert [each.code for each in fixed.applied] == ["layer-normalisation", "layer-normalisation-bias"]
     assert [node.op for node in fixed.model.nodes] == ["LayerNormalization"]
     assert all(each.proof.holds and not each.taken_by for each in fixed.applied)
 
@@ -49,7 +49,7 @@ def test_a_cure_that_is_not_proved_is_left_out_and_nothing_is_written(tmp_path):
     ).model()
     fixed = fix(guarded)
     assert not fixed.applied
-    assert [each.cure.code for each in fixed.left_out] == ["safe-mask"]
+    assert [each.code for each in fixed.left_out] == ["safe-mask"]
     assert "'y'" in fixed.left_out[0].why
     assert fixed.model is guarded
     assert write_fixed(fixed, tmp_path / "out.onnx") is None
@@ -82,6 +82,6 @@ def test_the_compiler_takes_what_it_refused(code, tmp_path):
     }
     fixed = fix(model, [environment], profiles=profiles, cache=ReportCache(tmp_path))
     close_shared()
-    assert fixed.applied[0].cure.code == code
+    assert fixed.applied[0].code == code
     assert fixed.applied[0].taken_by == ("rtx",)
     assert fixed.reports["rtx"].built

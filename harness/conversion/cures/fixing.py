@@ -26,13 +26,17 @@ class AppliedCure:
     """A cure that stays.
 
     Args:
-        cure: the cure.
+        code: of the cure.
+        does: what it wrote instead.
+        source: where it is from.
         nodes: names of the nodes that it replaced.
         proof: how its answers were compared with those before.
         taken_by: names of the environments whose compiler took it.
     """
 
-    cure: Cure
+    code: str
+    does: str
+    source: str
     nodes: tuple[str, ...]
     proof: Proof
     taken_by: tuple[str, ...] = ()
@@ -43,12 +47,14 @@ class LeftOut:
     """A cure that applied and does not stay.
 
     Args:
-        cure: the cure.
+        code: of the cure.
+        does: what it would write instead.
         nodes: names of the nodes that it would replace.
         why: one clause without a full stop.
     """
 
-    cure: Cure
+    code: str
+    does: str
     nodes: tuple[str, ...]
     why: str
 
@@ -127,10 +133,10 @@ def fix(
             after = compilers.reports(rewrite.model) if proof.holds else {}
             why = proof.why_not or _not_taken(model, rewrite.model, reports, after)
             if why:
-                left_out[cure.code, rewrite.nodes] = LeftOut(cure, rewrite.nodes, why)
+                left_out[cure.code, rewrite.nodes] = LeftOut(cure.code, cure.does, rewrite.nodes, why)
                 continue
             model, reports = rewrite.model, after
-            applied.append(AppliedCure(cure, rewrite.nodes, proof, tuple(after)))
+            applied.append(AppliedCure(cure.code, cure.does, cure.source, rewrite.nodes, proof, tuple(after)))
         if model is before:
             break
     return Fixed(model, tuple(applied), tuple(left_out.values()), reports)

@@ -36,6 +36,8 @@ class Proof:
         shapes: how many different sets of input shapes were among them.
         error: the worst difference of a float output: root mean square over that of the original.
         by: what ran the models: `ONNX Runtime`, or `ONNX's reference evaluator` where that lacks an operator.
+        batches: where the original takes one batch only: how many others the new model ran with, each row the same as
+            by itself.
         why_not: what stands against it; empty where it holds.
     """
 
@@ -44,6 +46,7 @@ class Proof:
     shapes: int
     error: float
     by: str
+    batches: int = 0
     why_not: str = ""
 
 
@@ -76,15 +79,16 @@ def prove(
         seed: of the drawn inputs.
     """
     if not same_interface(original, rewritten):
-        return Proof(False, 0, 0, 0.0, RUNTIME, "its inputs or outputs are not those of the original")
+        return Proof(False, 0, 0, 0.0, RUNTIME, why_not="its inputs or outputs are not those of the original")
     run, by = _runner(original, feeds, seed)
     if run is None:
-        return Proof(False, 0, 0, 0.0, by, f"the original cannot be run: {by}")
+        return Proof(False, 0, 0, 0.0, by, why_not=f"the original cannot be run: {by}")
     again: Run = Reference(rewritten).run if by == RUNTIME else _Evaluator(rewritten).run
     trial = _Trial(original, run, again, where_finite)
     for sample in _samples(original, feeds, seed, batch):
         if batch is not None and _batch_of(original, sample) != batch:
             why_not = _differing_rows(original, again, sample)
+            trial.batches.add(_batch_of(original, sample))
         else:
             why_not = trial.differs(sample)
         if why_not:
@@ -103,6 +107,7 @@ class _Trial:
     samples: int = 0
     error: float = 0.0
     shapes: set[tuple[tuple[int, ...], ...]] = field(default_factory=set)
+    batches: set[int] = field(default_factory=set)
 
     def differs(self, sample: Feeds) -> str:
         """What is wrong with the new model's answer; empty if nothing is, or the original does not take the input."""
@@ -128,7 +133,7 @@ class _Trial:
         return ""
 
     def proof(self, by: str, why_not: str) -> Proof:
-        return Proof(not why_not, self.samples, len(self.shapes), self.error, by, why_not)
+        return Proof(not why_not, self.samples, len(self.shapes), self.error, by, len(self.batches), why_not)
 
 
 def _batch_of(model: Model, sample: Feeds) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.conversion import CheckReport, CheckResult
+from harness.conversion import CheckReport, CheckResult, FixResult
+from harness.report.conversion.cures import cure_rows, fix_answer
 from harness.report.conversion.view import (
     LOOKS,
     advice,
@@ -19,7 +22,7 @@ from harness.report.conversion.view import (
     statements,
     subject,
 )
-from harness.report.words import is_plain
+from harness.report.words import Statement, is_plain
 
 MOST_FINDINGS = 20
 _DETAILS = frozenset({"where", "parser", "builder", "kernels", "log", "alone", "try"})
@@ -39,11 +42,31 @@ def print_check(console: Console, report: CheckReport, *, details: bool = False,
     for result in report.results:
         if not (brief and not result.fails):
             _print_result(console, result, plain, details=details)
-    console.print(
-        Text(answer(report), style="bold red" if report.exit_code else "bold green"), soft_wrap=True
-    )
+    bad = any(result.fails for result in report.results)
+    console.print(Text(answer(report), style="bold red" if bad else "bold green"), soft_wrap=True)
     if hint := advice(report):
         console.print(Text(hint, style="dim"), soft_wrap=True)
+    if report.fix is not None:
+        console.print()
+        _print_fix(console, report.fix, plain, details=details)
+
+
+def _print_fix(console: Console, fix: FixResult, plain: bool, *, details: bool) -> None:
+    for row in cure_rows(fix):
+        words = f"{row.look.mark(plain=plain)} {row.look.word} {row.code}"
+        console.print(Text.assemble("  ", (words, row.look.style), f" {row.nodes}"), soft_wrap=True)
+        _print_statements(console, [each for each in row.statements if details or each.label != "source"])
+    style = "bold red" if fix.fails else "bold green"
+    console.print(Text(fix_answer(fix), style=style), soft_wrap=True)
+
+
+def _print_statements(console: Console, shown: Iterable[Statement]) -> None:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for statement in shown:
+        grid.add_row(statement.label, Text(statement.text))
+    console.print(Padding(grid, (0, 0, 0, 6)))
 
 
 def _print_result(console: Console, result: CheckResult, plain: bool, *, details: bool) -> None:
@@ -64,13 +87,9 @@ def _print_result(console: Console, result: CheckResult, plain: bool, *, details
         look = LOOKS[row.finding.kind]
         words = (look.mark(plain=plain), " ", look.word, " ", row.finding.code)
         console.print(Text.assemble("  ", ("".join(words), look.style), " ", headline(row)), soft_wrap=True)
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        grid.add_column(style="dim", no_wrap=True)
-        grid.add_column(overflow="fold")
-        for statement in statements(row):
-            if details or statement.label in shown_labels:
-                grid.add_row(statement.label, Text(statement.text))
-        console.print(Padding(grid, (0, 0, 0, 6)))
+        _print_statements(
+            console, [each for each in statements(row) if details or each.label in shown_labels]
+        )
     if len(found) > len(shown):
         console.print(Text(f"  and {len(found) - len(shown)} more: --details shows them", style="dim"))
     console.print()

@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Iterator
 
 from harness.conversion import CheckReport, CheckResult
+from harness.report.conversion.cures import cure_rows, fix_answer
 from harness.report.conversion.view import (
     LOOKS,
     advice,
@@ -33,7 +34,10 @@ def check_page(report: CheckReport, *, made: datetime.datetime | None = None) ->
         made,
         answer=answer(report),
         advice=advice(report),
-        bad=report.exit_code != 0,
+        bad=any(result.fails for result in report.results),
+        fix=report.fix,
+        fix_answer=fix_answer,
+        cure_rows=cure_rows,
         results=report.results,
         environments=_environments(report),
         subject=subject,
@@ -65,6 +69,12 @@ def check_markdown(report: CheckReport) -> str:
                 lines.append(f"- {look.glyph} **{look.word}** `{row.finding.code}` {escape(headline(row))}")
                 lines += [f"  - {each.label}: {escape(each.text)}" for each in statements(row)]
             lines.append("")
+    if report.fix is not None:
+        lines += [f"### {escape(fix_answer(report.fix))}", ""]
+        for cure in cure_rows(report.fix):
+            lines.append(f"- {cure.look.glyph} **{cure.look.word}** `{cure.code}` {escape(cure.nodes)}")
+            lines += [f"  - {each.label}: {escape(each.text)}" for each in cure.statements]
+        lines.append("")
     facts = "".join(
         f"- {escape(key)}: {escape(value)}\n" for key, value in made_with(report.fingerprint).items()
     )

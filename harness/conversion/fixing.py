@@ -1,0 +1,85 @@
+"""`check --fix`: the cures of one model, and the file of what they make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.case import make_feeds, one_or_more, resolve_model
+from harness.compiler import ReportCache
+from harness.conversion.checking import STOPS, Progress, Subject
+from harness.conversion.cures import fix, write_fixed
+from harness.conversion.examination import outcome_of
+from harness.conversion.findings import CuredIn, FixResult
+from harness.environments import load, select
+from harness.errors import HarnessError, UsageError
+from harness.judge import Target, select_cases
+from harness.model import load_model
+from harness.tensors import Precision
+from harness.text import names
+
+
+def fix_case(
+    targets: Sequence[Target] | Target,
+    path: Path,
+    *,
+    precision: Precision | str | None = None,
+    environments: Sequence[str] | str = (),
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    tags: Sequence[str] | str = (),
+    progress: Progress | None = None,
+    cache: ReportCache | None = None,
+) -> FixResult:
+    """Apply each cure that is proved to one model, and write what comes of it to `path` if a cure stays.
+
+    Args:
+        targets: one case, or one .onnx file.
+        path: the new .onnx file.
+        precision: at which compilers are asked; None: the file as it is written.
+        environments: names from harness.toml whose compilers must take what a cure writes; without one, a cure is
+            proved by its answers alone.
+        inputs: shapes for the inputs of an .onnx file.
+        tags: only cases with one of these tags.
+        progress: called with what goes on.
+        cache: where compilers' reports are kept; by default harness's cache folder.
+
+    Raises:
+        UsageError: there is more than one model, or `path` is the model itself.
+        CaseFileError, ModelError, NothingSelectedError, EnvironmentConfigError, CandidateError: as `check`.
+    """
+    known = load()
+    asked = [select(name, known) for name in one_or_more(environments)]
+    cases = select_cases(targets, inputs=inputs, tags=tags)
+    if len(cases) > 1:
+        raise UsageError(
+            f"one model is fixed at a time, and these are {len(cases)}: {names([case.name for case in cases])}"
+        )
+    (case,) = cases
+    model = load_model(resolve_model(case), name=case.name)
+    if model.path is not None and path.exists() and model.path.samefile(path):
+        raise UsageError("the model is not written over", where=path, hint="name another file")
+    tell = progress or (lambda _: None)
+    tell(f"cures of {case.name}")
+    wanted = None if precision is None else Precision(precision)
+    subject = Subject.of(case, model, wanted, is_asked=bool(asked))
+    try:
+        feeds = make_feeds(case, model.inputs)
+    except HarnessError:
+        feeds = []  # a shape that is open: the proofs draw inputs of their own
+    stopped = {match.node.name for match in subject.matches if match.node and match.rule.kind in STOPS}
+    fixed = fix(
+        model,
+        asked,
+        feeds=feeds,
+        profiles=subject.profiles,
+        refused=frozenset(stopped),
+        precision=wanted or Precision.FP32,
+        cache=cache,
+    )
+    written = write_fixed(fixed, path)
+    builds = [
+        CuredIn(name, report.product, report.release, outcome_of(report))
+        for name, report in fixed.reports.items()
+    ]
+    file = None if written is None else str(written)
+    return FixResult(case.name, file, fixed.applied, fixed.left_out, tuple(builds))

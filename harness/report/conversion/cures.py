@@ -1,0 +1,74 @@
+"""What `check --fix` shows of cures, and in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from harness.conversion import AppliedCure, FixResult, LeftOut, Outcome
+from harness.report.words import Look, Statement
+from harness.text import names, number, plural
+
+PROVED = Look("✓", "+", "proved", "bold green", "good", 0)
+LEFT_OUT = Look("–", "-", "left out", "yellow", "calm", 1)
+MOST_NODES = 6
+
+
+@dataclass(frozen=True)
+class CureRow:
+    """One cure, as it is shown: `topk-beyond-limit: top_scores`, and what there is to say."""
+
+    look: Look
+    code: str
+    nodes: str
+    statements: tuple[Statement, ...]
+
+
+def cure_rows(fix: FixResult) -> tuple[CureRow, ...]:
+    """The cures that stay, and those that were left out."""
+    asked = bool(fix.environments)
+    stay = [
+        CureRow(PROVED, cure.code, _nodes(cure.nodes), tuple(_applied(cure, asked))) for cure in fix.applied
+    ]
+    out = [CureRow(LEFT_OUT, cure.code, _nodes(cure.nodes), tuple(_left_out(cure))) for cure in fix.left_out]
+    return (*stay, *out)
+
+
+def fix_answer(fix: FixResult) -> str:
+    """`Wrote out.onnx with 2 cures; rtx builds it`, or why nothing was written."""
+    if fix.file is None:
+        why = f"{plural(len(fix.left_out), 'cure')} left out" if fix.left_out else "no cure applies"
+        return f"Nothing was written: {why}"
+    text = f"Wrote {fix.file} with {plural(len(fix.applied), 'cure')}"
+    built = [each.environment for each in fix.environments if each.outcome is Outcome.BUILT]
+    others = [each.environment for each in fix.environments if each.outcome is not Outcome.BUILT]
+    if not fix.environments:
+        return f"{text}, proved on the reference alone: no compiler was asked"
+    parts = [f"{names(built)} {'builds' if len(built) == 1 else 'build'} it"] if built else []
+    parts += [f"{names(others)} still {'does' if len(others) == 1 else 'do'} not build it"] if others else []
+    return "; ".join([text, *parts])
+
+
+def _nodes(found: tuple[str, ...]) -> str:
+    return names(list(found)) if len(found) <= MOST_NODES else f"{names(list(found[:MOST_NODES]))} and more"
+
+
+def _applied(cure: AppliedCure, asked: bool) -> Iterator[Statement]:
+    proof = cure.proof
+    yield Statement("does", cure.does)
+    ran = f"{plural(proof.samples, 'input')} of {plural(proof.shapes, 'shape')} in {proof.by}"
+    same = "the same answers" if proof.error == 0 else f"answers within {number(proof.error)}"
+    rows = (
+        f"; each row by itself in {plural(proof.batches, 'other batch', 'other batches')}"
+        if proof.batches
+        else ""
+    )
+    yield Statement("proof", f"{same} on {ran}{rows}")
+    if asked:
+        yield Statement("taken by", names(list(cure.taken_by)))
+    yield Statement("source", cure.source)
+
+
+def _left_out(cure: LeftOut) -> Iterator[Statement]:
+    yield Statement("would do", cure.does)
+    yield Statement("why not", cure.why)
