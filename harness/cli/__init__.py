@@ -76,6 +76,9 @@ COMMANDS = {
     "diagnose": LazyCommand(
         "harness.cli.diagnose", "Find the culprits of a failing case, and what cures it."
     ),
+    "quantize": LazyCommand(
+        "harness.cli.quantize", "Calibrate a model, place its Q/DQ nodes, and keep what hurts in float."
+    ),
     "explore": LazyCommand("harness.cli.explore", "Bisect a failure by hand, at a prompt."),
     "drift": LazyCommand(
         "harness.cli.drift", "Compare releases: what changed, where it starts, and whether it is noise."

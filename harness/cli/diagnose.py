@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,9 @@ from harness.cli.options import (
 from harness.cli.outputs import Outputs
 from harness.cli.progress import StageProgress, make_progress
 from harness.text import command
+
+if TYPE_CHECKING:
+    from harness.quantization import Subject
 
 app = typer.Typer(add_completion=False)
 
@@ -75,7 +78,8 @@ def diagnose(
 ) -> None:
     """Find what is wrong with a failing case: the kind of fault, where it starts, why, and what cures it.
 
-    Without --env the candidate is the emulator, which needs no GPU.
+    Without --env the candidate is the emulator, which needs no GPU. Of a file with Q/DQ nodes and a --reference in
+    float, it says which pairs hurt, why, and which scales are better.
 
     Exit status: 0 nothing is wrong; 1 a fault was found; 3 a build or a worker failed; 4 unexplained within the
     limits.
@@ -83,10 +87,15 @@ def diagnose(
     from harness.diagnosis import Options
     from harness.diagnosis import diagnose as find
     from harness.judge import Given
+    from harness.quantization import find_quantized
 
     outputs = Outputs(json_file, html_file, markdown_file, folder=out)
     outputs.check()
     shapes = parse_shapes(inputs)
+    given = Given(tuple(data or ()), samples, seed, reference)
+    subject = find_quantized(target, given=given, inputs=shapes)
+    if subject is not None:
+        raise typer.Exit(_diagnose_pairs(subject, environment, outputs, details=details))
     try:
         with make_progress(StageProgress, quiet=quiet) as progress:
             diagnosis = find(
@@ -94,7 +103,7 @@ def diagnose(
                 precision=precision,
                 environment=environment,
                 inputs=shapes,
-                given=Given(tuple(data or ()), samples, seed, reference),
+                given=given,
                 max_builds=max_builds,
                 max_seconds=max_seconds,
                 resume=resume,
@@ -117,6 +126,27 @@ def diagnose(
         print(f"continue with: {_resuming_command()}", file=sys.stderr)
         raise
     raise typer.Exit(diagnosis.exit_code)
+
+
+def _diagnose_pairs(subject: Subject, environment: str | None, outputs: Outputs, *, details: bool) -> int:
+    """Find the Q/DQ pairs at fault of a quantised model; returns the exit status."""
+    from harness.model import save_model
+    from harness.quantization import diagnose_quantized
+    from harness.report import pairs_markdown, pairs_page, print_pairs
+
+    found = diagnose_quantized(subject, environment=environment)
+    print_pairs(outputs.console, found, details=details)
+    outputs.write(
+        document=found.to_dict, page=partial(pairs_page, found), summary=partial(pairs_markdown, found)
+    )
+    if outputs.folder is not None:
+        for name, model in (("repaired", found.repaired_model), ("reduced", found.reduced_model)):
+            if model is not None:
+                save_model(model, outputs.folder / f"{name}.onnx")
+        outputs.console.print(
+            f"  files  {outputs.folder}: {', '.join(outputs.written_to_folder())}", soft_wrap=True
+        )
+    return found.exit_code
 
 
 def _resuming_command() -> str:

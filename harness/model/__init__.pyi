@@ -33,6 +33,8 @@ from .model import TensorInfo as TensorInfo
 from .names import inner_nodes as inner_nodes
 from .names import named_nodes as named_nodes
 from .names import repeated_names as repeated_names
+from .own_roundings import Constants as Constants
+from .own_roundings import along as along
 from .own_roundings import bounds as bounds
 from .own_roundings import is_widened as is_widened
 from .own_roundings import owner as owner

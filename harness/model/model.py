@@ -120,13 +120,16 @@ class Model:
 
     @cached_property
     def evaluated(self) -> onnx.ModelProto:
-        """`inferred` with the model's own float16 and bfloat16 roundings as Casts. Do not change it."""
-        return own_roundings.written_out(self.inferred, self.dtypes)
+        """`inferred` as ONNX Runtime runs it, with the model's own float16 and bfloat16 roundings as Casts. Do not
+        change it."""
+        return own_roundings.written_out(own_roundings.runnable(self.inferred, self.ir), self.dtypes)
 
     @cached_property
     def unrounded(self) -> onnx.ModelProto | None:
         """`inferred` without roundings of the model's own (see `own_roundings.left_out`); None if it has none."""
-        return own_roundings.left_out(self.inferred, self.dtypes, self.zero_points)
+        return own_roundings.left_out(
+            own_roundings.runnable(self.inferred, self.ir), self.dtypes, self.zero_points
+        )
 
     @cached_property
     def own_tensors(self) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""Roundings that a model brings itself: float16 and bfloat16 tensors, and Q/DQ pairs.
+"""Roundings that a model brings itself: float16 and bfloat16 tensors, Q/DQ pairs, and weights stored quantised.
 
 ONNX Runtime's CPU provider computes runs of float16 nodes in FP32 and removes the casts that it put between them, so
 that a square which overflows float16 stays finite; bfloat16 it hardly computes at all. `written_out` makes what the
@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from harness.model.analysis import bodies, graph_dtypes
 from harness.tensors import is_float
@@ -208,10 +208,95 @@ def spread(quantizer: onnx.NodeProto, values: np.ndarray, like: np.ndarray) -> n
         like: what is quantised.
     """
     numbers = {attribute.name: attribute.i for attribute in quantizer.attribute}
-    axis, block = numbers.get("axis", 1), numbers.get("block_size", 0)
+    return along(values, like.shape, numbers.get("axis", 1), numbers.get("block_size", 0))
+
+
+_READ = frozenset({"DequantizeLinear", "Identity", "Cast", "Transpose", "Reshape"})
+
+
+class Constants:
+    """The constant tensors of the main graph of a model, by name, computed when they are asked for."""
+
+    def __init__(self, model: ir.Model) -> None:
+        written = (value for node in model.graph for value in node.outputs)
+        self._values = {str(value.name): value for value in (*model.graph.initializers.values(), *written)}
+        self._known: dict[str, np.ndarray | None] = {}
+
+    def get(self, name: str) -> np.ndarray | None:
+        """The value of `name`, in its own dtype; None where it is not constant."""
+        if name not in self._known:
+            value = self._values.get(name)
+            self._known[name] = None if value is None else self._compute(value)
+        return self._known[name]
+
+    def _compute(self, value: ir.Value) -> np.ndarray | None:
+        tensor = ir.convenience.get_const_tensor(value)
+        if tensor is not None:
+            return np.asarray(tensor.numpy())
+        node = value.producer()
+        if node is None or node.op_type not in _READ:
+            return None
+        read = [None if each is None else self.get(str(each.name)) for each in node.inputs]
+        first = read[0]
+        if first is None or any(each is None for each in read[1:]):
+            return None
+        if node.op_type == "Cast":
+            return np.asarray(first.astype(ir.DataType(node.attributes["to"].as_int()).numpy()))
+        if node.op_type == "Transpose":
+            return np.transpose(
+                first, node.attributes["perm"].as_ints() if "perm" in node.attributes else None
+            )
+        if node.op_type == "Reshape":
+            return first.reshape([int(size) for size in np.asarray(read[1])])
+        return first if node.op_type == "Identity" else _dequantized(node, read)
+
+
+def _dequantized(node: ir.Node, read: list[np.ndarray | None]) -> np.ndarray:
+    stored, scale = np.asarray(read[0], np.float32), np.asarray(read[1], np.float32)
+    zero = np.zeros_like(scale) if len(read) < 3 else np.asarray(read[2], np.float32)
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+    block = node.attributes["block_size"].as_int() if "block_size" in node.attributes else 0
+    return np.asarray(
+        (stored - along(zero, stored.shape, axis, block)) * along(scale, stored.shape, axis, block),
+        np.float32,
+    )
+
+
+def along(values: np.ndarray, shape: tuple[int, ...], axis: int, block_size: int) -> np.ndarray:
+    """Scales or zero points in a shape that broadcasts to that of the tensor.
+
+    Args:
+        values: one value, one along `axis`, or one for each block along it.
+        shape: of the tensor.
+        axis: of the QuantizeLinear or DequantizeLinear.
+        block_size: elements that share a value; 0: one.
+    """
     if values.size == 1:
         return values.reshape(())
     if values.ndim == 1:
-        return values.reshape([-1 if place == axis % like.ndim else 1 for place in range(like.ndim)])
-    repeated = np.repeat(values, block or 1, axis=axis)
-    return np.take(repeated, np.arange(like.shape[axis]), axis=axis)
+        return values.reshape([-1 if place == axis % len(shape) else 1 for place in range(len(shape))])
+    return np.take(np.repeat(values, block_size or 1, axis=axis), np.arange(shape[axis]), axis=axis)
+
+
+def runnable(proto: onnx.ModelProto, model: ir.Model) -> onnx.ModelProto:
+    """`proto` with stored FP4 weights as float32: ONNX Runtime's CPU provider has no DequantizeLinear for FP4."""
+    constants = Constants(model)
+    float4 = int(onnx.TensorProto.FLOAT4E2M1)
+    stored = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == float4}
+    if not stored:
+        return proto
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    kept = [
+        node for node in proto.graph.node if node.op_type != "DequantizeLinear" or node.input[0] not in stored
+    ]
+    for node in proto.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
+            values = constants.get(node.output[0])
+            if values is None:  # its scale is computed: ONNX Runtime says what is wrong
+                kept.append(node)
+            else:
+                made.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+    del made.graph.node[:]
+    made.graph.node.extend(kept)
+    return made

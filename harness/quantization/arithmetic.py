@@ -5,8 +5,11 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 
+from harness.model import along
 from harness.quantization.types import Scale
 from harness.tensors import dtype_of, is_float
+
+FP4 = "float4_e2m1fn"
 
 
 def limits(dtype: str) -> tuple[float, float]:
@@ -21,14 +24,15 @@ def largest_of(dtype: str) -> float:
     return limits(dtype)[1]
 
 
+def two_levels(scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales of blocks of FP4 as NVFP4 has them: one in FP32 for all, and for each block what FP8 holds over it."""
+    whole = np.array(np.abs(scales).max(initial=0.0) / 448.0 or 1.0, np.float32)
+    return whole, rounded(scales / whole, "float8_e4m3fn")
+
+
 def spread(values: np.ndarray, scale: Scale, shape: tuple[int, ...]) -> np.ndarray:
     """`values`, in the shape of `scale.values`, in one that broadcasts to `shape`."""
-    if values.size == 1:
-        return values.reshape(())
-    axis = (scale.axis or 0) % len(shape)
-    if values.ndim == 1:
-        return values.reshape([-1 if place == axis else 1 for place in range(len(shape))])
-    return np.take(np.repeat(values, scale.block_size or 1, axis=axis), np.arange(shape[axis]), axis=axis)
+    return along(values, shape, scale.axis or 0, scale.block_size)
 
 
 def steps(values: np.ndarray, scale: Scale, dtype: str) -> np.ndarray:

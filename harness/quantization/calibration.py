@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.quantization.arithmetic import dequantized, largest_of, limits, nrmse
+from harness.quantization.arithmetic import FP4, dequantized, largest_of, limits, nrmse, two_levels
 from harness.quantization.histograms import BINS, Histogram
 from harness.quantization.types import Kind, Method, QdqPair, Scale
 
@@ -133,14 +133,17 @@ def weight_scale(
         shape = (values.shape[axis],)
     sizes = np.abs(grouped).max(axis=1, initial=0.0)
     zero = np.ceil(largest_of(dtype) / 2) if limits(dtype)[0] == 0 else 0.0
-    whole = largest_of(dtype) - zero
+    top = largest_of(dtype) - zero
     if method is not Method.MAX:
-        sizes = sizes * _best_clips(grouped, sizes / whole, zero, dtype)
-    scales = _usable((sizes / whole).astype(np.float32)).reshape(shape)
+        sizes = sizes * _best_clips(grouped, sizes / top, zero, dtype)
+    scales = _usable((sizes / top).astype(np.float32)).reshape(shape)
+    if dtype == FP4:
+        whole, parts = two_levels(scales)
+        scales = _usable(whole * parts)
     if block_size and axis is not None:
         scales = np.moveaxis(scales, -1, axis)
     zeros = np.full(scales.shape, zero, np.float32) if zero else None
-    return Scale(np.ascontiguousarray(scales), zeros, axis, block_size)
+    return Scale(np.array(scales, order="C"), zeros, axis, block_size)
 
 
 def _best_clips(grouped: np.ndarray, scales: np.ndarray, zero: float, dtype: str) -> np.ndarray:

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
 from harness.backends import Reference
 from harness.errors import ModelError, UsageError
 from harness.model import Model, at_opset
+from harness.quantization.arithmetic import largest_of
 from harness.quantization.editing import with_scales, without
 from harness.quantization.histograms import Observed, observe
 from harness.quantization.pairs import find_pairs, float_weights
@@ -26,9 +28,9 @@ from harness.quantization.ranking import (
     rank,
 )
 from harness.quantization.switched import Setting, SwitchedModel
-from harness.quantization.types import Kind, QdqPair, Repair
+from harness.quantization.types import EngineErrors, Kind, QdqPair, Repair
 from harness.search import Evaluation, Options, Outcome, Problem, search
-from harness.tensors import NEVER
+from harness.tensors import NEVER, to_json
 
 SLACK = 1.5
 """A model whose error is within so many times that with the best scales has no pair at fault."""
@@ -75,8 +77,11 @@ class QuantizationDiagnosis:
         samples: how many were searched on.
         unseen: how many were not.
         inferences: how often a sample went through the model.
+        engine: what an engine says of the same models; None if none was asked.
         repaired_model: the model with `repairs`.
         reduced_model: the model without `taken_out`.
+        observed: the tensors of the pairs.
+        largest_steps: how many steps of its scale each pair can hold, by its name: 127, 448, …
     """
 
     model: str
@@ -100,9 +105,15 @@ class QuantizationDiagnosis:
     samples: int = 0
     unseen: int = 0
     inferences: int = 0
+    engine: EngineErrors | None = None
     repaired_model: Model | None = field(default=None, repr=False, metadata=NEVER)
     reduced_model: Model | None = field(default=None, repr=False, metadata=NEVER)
     observed: Observed | None = field(default=None, repr=False, metadata=NEVER)
+    largest_steps: Mapping[str, float] = field(default_factory=dict, repr=False, metadata=NEVER)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document of the diagnosis."""
+        return {"schema": "harness.pairs/1", **to_json(self)}
 
     @property
     def exit_code(self) -> int:
@@ -199,6 +210,7 @@ class _Diagnosing:
             samples=len(self.outputs.samples),
             unseen=len(self.unseen.samples),
             observed=observed,
+            largest_steps={pair.name: largest_of(pair.dtype) for pair in self.pairs},
         )
         if before > limit:
             found = self._repair(found, best, tried)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from harness.model import Model
-from harness.quantization.arithmetic import rounded, steps
+from harness.quantization.arithmetic import FP4, rounded, steps, two_levels
 from harness.quantization.types import QdqPair, Reader, Scale
 from harness.tensors import dtype_of
 
@@ -33,12 +33,12 @@ def with_scales(
             continue
         scale = scales[pair.name]
         names = [name for name in (pair.quantizer, *pair.dequantizers) if name]
-        made = _constants(copy.graph, pair.name, scale, pair.dtype)
+        made = _constants(copy.graph, pair.name, scale, pair.dtype, nodes[names[0]])
         for name in names:
             node = nodes[name]
-            node.resize_inputs(3)
-            node.replace_input_with(1, made[0])
-            node.replace_input_with(2, made[1])
+            node.resize_inputs(len(made) + 1)
+            for position, constant in enumerate(made, start=1):
+                node.replace_input_with(position, constant)
             _set_axis(node, scale)
         if not pair.quantizer:
             stored = rounded(steps(weights[pair.name], scale, pair.dtype), pair.dtype).astype(
@@ -112,16 +112,32 @@ def _float_constant(graph: ir.Graph, pair: QdqPair, values: np.ndarray) -> ir.Va
 
 def add_constant(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
     """Add an initializer."""
-    value = ir.Value(name=name, const_value=ir.Tensor(np.ascontiguousarray(values), name=name))
+    value = ir.Value(name=name, const_value=ir.Tensor(np.array(values, order="C"), name=name))
     value.dtype, value.shape = ir.DataType.from_numpy(values.dtype), ir.Shape(values.shape)
     graph.register_initializer(value)
     return value
 
 
-def _constants(graph: ir.Graph, name: str, scale: Scale, dtype: str) -> tuple[ir.Value, ir.Value]:
+def _constants(
+    graph: ir.Graph, name: str, scale: Scale, dtype: str, before: ir.Node | None = None
+) -> tuple[ir.Value, ...]:
+    """Scale and zero point as constants; of FP4 a scale that is FP8 itself, dequantised before a node, and no zero."""
     zero = np.zeros_like(scale.values) if scale.zero_point is None else scale.zero_point
     taken = graph.initializers
     name = next(each for each in (f"{name}{'_' * i}" for i in count()) if f"{each}_scale" not in taken)
+    if dtype == FP4:
+        assert before is not None
+        whole, parts = two_levels(scale.values)
+        kind = dtype_of("float8_e4m3fn")
+        read = (
+            add_constant(graph, f"{name}_scale", parts.astype(kind)),
+            add_constant(graph, f"{name}_scale_of_scales", whole),
+        )
+        node = ir.node("DequantizeLinear", read, name=f"{name}_scale_DequantizeLinear")
+        node.outputs[0].name = f"{name}_scale_DequantizeLinear_Output"
+        node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, ir.Shape(parts.shape)
+        graph.insert_before(before, node)
+        return (node.outputs[0],)
     return (
         add_constant(graph, f"{name}_scale", scale.values.astype(np.float32)),
         add_constant(graph, f"{name}_zero_point", zero.astype(dtype_of(dtype))),
@@ -167,7 +183,7 @@ def insert_stored(
         dtype_of(dtype)
     )
     quantized = add_constant(graph, f"{name}_quantized", stored)
-    scales = add_constant(graph, f"{name}_scale", scale.values.astype(np.float32))
+    scales = _constants(graph, name, scale, dtype, readers[0][0])[0]
     node = ir.node("DequantizeLinear", [quantized, scales], name=f"{name}_DequantizeLinear")
     node.outputs[0].name = f"{name}_DequantizeLinear_Output"
     node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, value.shape
@@ -178,12 +194,11 @@ def insert_stored(
 
 
 def _finished(model: Model, made: ir.Model, key: Sequence[str], scales: Mapping[str, Scale]) -> Model:
-    for name in [n for n, value in made.graph.initializers.items() if not value.uses()]:
-        if (
-            made.graph.initializers[name] not in made.graph.outputs
-            and made.graph.initializers[name] not in made.graph.inputs
-        ):
-            del made.graph.initializers[name]
+    graph = made.graph
+    _remove_unread(graph, [node for node in graph if node.op_type == "DequantizeLinear"])  # scales, too
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and value not in graph.outputs and value not in graph.inputs:
+            del graph.initializers[name]
     digest = hashlib.sha256(" ".join((model.sha256, *key)).encode())
     for name in sorted(scales):
         digest.update(scales[name].values.tobytes())

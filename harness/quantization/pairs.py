@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from harness.model import Model
+from harness.model import Constants, Model
 from harness.quantization.arithmetic import spread
-from harness.quantization.constants import Constants, scale_of
 from harness.quantization.types import Kind, QdqPair, Reader, Scale
 from harness.tensors import dtype_name
 
@@ -19,7 +18,7 @@ _UNITS = ("int8", "uint8", "float8_e4m3fn", "float8_e5m2", "int4", "uint4", "flo
 
 def find_pairs(model: Model) -> tuple[QdqPair, ...]:
     """The Q/DQ pairs of the main graph, in topological order. A pair with a scale that is computed is left out."""
-    constants = Constants(model)
+    constants = Constants(model.ir)
     found: list[QdqPair] = []
     taken: set[str] = set()
     for node in model.ir.graph:
@@ -64,6 +63,9 @@ def _pair(
     source = quantizer.inputs[0] if quantizer is not None else value
     assert source is not None
     constant = quantizer is None or constants.get(str(source.name)) is not None
+    uses = [use for node in dequantizers for use in node.outputs[0].uses()]
+    if uses and all(reader.op_type == "DequantizeLinear" and place == 1 for reader, place in uses):
+        return None  # a scale that is quantised itself
     readers = tuple(
         Reader(str(reader.name), place) for node in dequantizers for reader, place in node.outputs[0].uses()
     )
@@ -77,6 +79,19 @@ def _pair(
         dequantizers=tuple(str(node.name) for node in dequantizers),
         readers=readers,
         channel_axis=_channel_axis(dequantizers) if constant else None,
+    )
+
+
+def scale_of(node: ir.Node, values: np.ndarray, zero_point: np.ndarray | None) -> Scale:
+    """The scale of a QuantizeLinear or DequantizeLinear that reads these values."""
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+    block = node.attributes["block_size"].as_int() if "block_size" in node.attributes else 0
+    zero = None if zero_point is None else np.asarray(zero_point, np.float32)
+    return Scale(
+        np.asarray(values, np.float32),
+        zero if zero is not None and zero.any() else None,
+        axis if values.size > 1 else None,
+        block,
     )
 
 
@@ -116,8 +131,8 @@ def float_weights(
     What the file stores quantised comes from `reference`: the constant of the same name, or the one that the node of
     the same name reads at the same place. Where it has none, it is the dequantised value, and the pair costs nothing.
     """
-    constants = Constants(model)
-    others = None if reference is None else Constants(reference)
+    constants = Constants(model.ir)
+    others = None if reference is None else Constants(reference.ir)
     nodes = {} if reference is None else {str(node.name): node for node in reference.ir.graph}
     found = {}
     for pair in pairs:

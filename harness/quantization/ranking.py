@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +14,10 @@ from harness.quantization.calibration import error_of, scale_for
 from harness.quantization.histograms import Introduced, Observed
 from harness.quantization.switched import Setting, SwitchedModel
 from harness.quantization.types import Kind, Method, PairError, QdqPair, Reason, Scale
-from harness.tensors import NEVER
+from harness.tensors import NEVER, to_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 INFERENCES = 48
 """So many pairs are measured alone, those that introduce most; the others are estimated from them."""
@@ -59,6 +63,12 @@ class Ranking:
     def __getitem__(self, name: str) -> PairError:
         return next(each for each in self.pairs if each.pair == name)
 
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each pair, the costliest first, with the fields of `PairError`."""
+        import pandas as pd
+
+        return pd.DataFrame([to_json(each) for each in self.pairs])
+
 
 class Outputs:
     """The error of a switched model over a reference, over a few samples.
@@ -81,19 +91,27 @@ class Outputs:
 
     def error(self, setting: Setting, *, samples: int | None = None) -> float:
         """nrmse of the worst output over all samples, or over the first few."""
-        errors: dict[str, float] = {}
-        signals: dict[str, float] = {}
-        for feeds, expected in list(zip(self.samples, self.expected, strict=True))[:samples]:
-            for name, values in self.switched.run(feeds, setting).items():
-                if values.dtype.kind != "f" or not values.size:
-                    continue
-                wanted = expected[name].astype(np.float64)
-                kept = np.isfinite(wanted)  # infinities that are meant, such as masked logits
-                with np.errstate(all="ignore"):
-                    error = np.square(np.where(kept, values - wanted, 0.0)).sum()
-                errors[name] = errors.get(name, 0.0) + float(error)
-                signals[name] = signals.get(name, 0.0) + float(np.square(wanted[kept]).sum())
-        return max((ratio(errors[name], signals[name]) for name in errors), default=0.0)
+        chosen = self.samples[:samples]
+        return worst_error([self.switched.run(feeds, setting) for feeds in chosen], self.expected[:samples])
+
+
+def worst_error(
+    outputs: Sequence[Mapping[str, np.ndarray]], expected: Sequence[Mapping[str, np.ndarray]]
+) -> float:
+    """nrmse of the worst float output, over all samples; inf where one is not finite."""
+    errors: dict[str, float] = {}
+    signals: dict[str, float] = {}
+    for found, right in zip(outputs, expected, strict=True):
+        for name, values in right.items():
+            if values.dtype.kind != "f" or not values.size:
+                continue
+            wanted = values.astype(np.float64)
+            kept = np.isfinite(wanted)  # infinities that are meant, such as masked logits
+            with np.errstate(all="ignore"):
+                error = np.square(np.where(kept, found[name] - wanted, 0.0)).sum()
+            errors[name] = errors.get(name, 0.0) + float(error)
+            signals[name] = signals.get(name, 0.0) + float(np.square(wanted[kept]).sum())
+    return max((ratio(errors[name], signals[name]) for name in errors), default=0.0)
 
 
 def candidates(pair: QdqPair, observed: Observed) -> tuple[Candidate, ...]:

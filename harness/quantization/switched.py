@@ -146,7 +146,7 @@ class _Graph:
         quantizers = {pair.quantizer: index for index, pair in enumerate(self.pairs) if pair.quantizer}
         dequantizers = {name: index for index, pair in enumerate(self.pairs) for name in pair.dequantizers}
         reads: dict[int, onnx.NodeProto] = {}
-        inputs: list[onnx.ValueInfoProto] = []
+        inputs = self._weights(source, weights)
         for node in source.graph.node:
             if owner(node.name) not in needed:
                 continue
@@ -154,14 +154,7 @@ class _Graph:
                 reads[quantizers[node.name]] = node
             elif node.name in dequantizers:
                 index = dequantizers[node.name]
-                pair = self.pairs[index]
-                if pair.kind is Kind.WEIGHT:
-                    name = node.output[0]
-                    shape = weights[pair.name].shape
-                    inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-                    readers = tuple(r for r in pair.readers if self._reads(r, name)) or pair.readers
-                    self.fed.setdefault(pair.name, []).append((name, readers))
-                else:
+                if self.pairs[index].kind is Kind.ACTIVATION:
                     inputs += self._activation(index, reads[index], node)
             else:
                 new = onnx.NodeProto()
@@ -169,10 +162,31 @@ class _Graph:
                 for position in range(len(new.input)):
                     new.input[position] = self.renamed.get((node.name, position), new.input[position])
                 self.emit.nodes.append(new)
-        for pair in self.pairs:
-            self.fed.setdefault(pair.name, [])
+        fed = {value.name for value in inputs}
+        for tensor in [tensor for tensor in proto.graph.initializer if tensor.name in fed]:
+            proto.graph.initializer.remove(tensor)
         outputs = {name: self.emit.add("Identity", name) for name in wanted}
         return self._assemble(proto, inputs, outputs)
+
+    def _weights(
+        self, source: onnx.ModelProto, weights: Mapping[str, np.ndarray]
+    ) -> list[onnx.ValueInfoProto]:
+        """The inputs that take the dequantised weights, in place of the nodes that write them."""
+        written = {
+            node.name: node.output[0] for proto in (self.model.skeleton, source) for node in proto.graph.node
+        }
+        inputs = []
+        for pair in self.pairs:
+            self.fed[pair.name] = []
+            for name in (written[each] for each in pair.dequantizers if pair.kind is Kind.WEIGHT):
+                inputs.append(
+                    helper.make_tensor_value_info(name, TensorProto.FLOAT, weights[pair.name].shape)
+                )
+                readers = (
+                    tuple(reader for reader in pair.readers if self._reads(reader, name)) or pair.readers
+                )
+                self.fed[pair.name].append((name, readers))
+        return inputs
 
     def _reads(self, reader: Reader, name: str) -> bool:
         return self.inputs.get(reader.node, {}).get(reader.position) == name

@@ -200,3 +200,22 @@ class Repair:
     def text(self) -> str:
         """The new scale, as far as it fits a line."""
         return f"{self.scale.smallest:.6g}" if self.scale.per_tensor else f"{self.scale.values.size} values"
+
+
+@dataclass(frozen=True)
+class EngineErrors:
+    """The errors of a model on an engine: as it is, with new scales, and with pairs taken out.
+
+    Args:
+        environment: its name.
+        before: nrmse of the worst output; None where there is no engine.
+        repaired: with the repaired scales.
+        without: with the pairs taken out.
+        failure: why there is none; empty if there is.
+    """
+
+    environment: str
+    before: float | None = None
+    repaired: float | None = None
+    without: float | None = None
+    failure: str = ""

@@ -9,6 +9,11 @@ from .drift import drift_markdown as drift_markdown
 from .drift import drift_page as drift_page
 from .drift import print_drift as print_drift
 from .figures import save_error_growth as save_error_growth
+from .quantization import pairs_markdown as pairs_markdown
+from .quantization import pairs_page as pairs_page
+from .quantization import print_pairs as print_pairs
+from .quantization import print_quantization as print_quantization
+from .quantization import quantization_page as quantization_page
 from .run import LOOKS as LOOKS
 from .run import NONFINITE as NONFINITE
 from .run import attention as attention

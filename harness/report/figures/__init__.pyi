@@ -4,4 +4,6 @@ from .dots import outputs_figure as outputs_figure
 from .growth import error_growth_svg as error_growth_svg
 from .growth import save_error_growth as save_error_growth
 from .nights import series_figure as series_figure
+from .quantization import histogram_svg as histogram_svg
+from .quantization import mixed_curve_svg as mixed_curve_svg
 from .releases import growth_figure as growth_figure

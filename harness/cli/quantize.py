@@ -1,0 +1,148 @@
+"""`harness quantize`: from a float model and data to a Q/DQ model."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import (
+    REPORTS,
+    Data,
+    HtmlFile,
+    JsonFile,
+    OneTarget,
+    Samples,
+    Seed,
+    Shapes,
+    choice,
+    parse_shapes,
+    path_option,
+)
+from harness.cli.outputs import Outputs
+from harness.quantization import Format, Method
+
+app = typer.Typer(add_completion=False)
+
+Out = Annotated[Path, path_option("--out", "-o", help="Write the Q/DQ model.")]
+FormatOption = Annotated[
+    Format,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="F",
+        help=f"Quantise to one of {', '.join(Format)}; int4 and nvfp4 quantise weights only.",
+        parser=choice(Format, "--format"),
+    ),
+]
+MethodOption = Annotated[
+    Method | None,
+    typer.Option(
+        "--method",
+        metavar="M",
+        help=f"Choose scales by one of {', '.join(Method)}. Default: the one with the least error.",
+        parser=choice(Method, "--method"),
+    ),
+]
+KeepFloat = Annotated[
+    str | None,
+    typer.Option("--keep-float", metavar="N%", help="Keep the costliest N % of the multiply-adds in float."),
+]
+Limit = Annotated[
+    float | None,
+    typer.Option("--limit", metavar="E", help="Keep as little in float as takes the error (nrmse) to E."),
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", metavar="NODE", help="Keep this node in float. Repeatable.")
+]
+Cache = Annotated[
+    Path | None,
+    path_option("--cache", help="Take the scales of a calibration cache of TensorRT 10 or earlier."),
+]
+WriteCache = Annotated[
+    Path | None, path_option("--write-cache", help="Write the scales as such a cache, too.", panel=REPORTS)
+]
+Environment = Annotated[
+    str | None,
+    typer.Option(
+        "--env", "-e", metavar="NAME", help="Show what the compiler of this environment makes of it."
+    ),
+]
+Details = Annotated[bool, typer.Option("--details", "-v", help="Show all tensors.")]
+
+
+@app.command()
+def quantize(
+    target: OneTarget,
+    out: Out,
+    data: Data = None,
+    format: FormatOption = Format.INT8,
+    method: MethodOption = None,
+    keep_float: KeepFloat = None,
+    limit: Limit = None,
+    exclude: Exclude = None,
+    cache: Cache = None,
+    write_cache: WriteCache = None,
+    environment: Environment = None,
+    inputs: Shapes = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    details: Details = False,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
+) -> None:
+    """Calibrate a float model and put Q/DQ pairs where TensorRT wants them.
+
+    All methods are tried, and shown side by side. The error is that of the worst output over the float model, and is
+    measured: also that of each point of the curve.
+
+    Exit status: 0 the model was written; 2 a mistake, or an error that cannot be had.
+    """
+    from harness.judge import Given
+    from harness.model import save_model
+    from harness.quantization import find_subject, kernels_of_quantized, quantize_subject, read_cache
+    from harness.quantization import write_cache as write
+    from harness.report import print_quantization, quantization_page
+
+    outputs = Outputs(json_file, html_file)
+    outputs.check()
+    subject = find_subject(target, given=Given(tuple(data or ()), samples, seed), inputs=parse_shapes(inputs))
+    found = quantize_subject(
+        subject,
+        format=format,
+        method=method,
+        exclude=tuple(exclude or ()),
+        keep_float=None if keep_float is None else _share(keep_float),
+        limit=limit,
+        scales=None if cache is None else read_cache(cache),
+    )
+    save_model(found.quantized, out)
+    if write_cache is not None:
+        write(write_cache, found.quantized)
+    kernels = None
+    if environment is not None:
+        kernels = kernels_of_quantized(found.quantized, environment, subject.samples()[0])
+    console = outputs.console
+    print_quantization(console, found, kernels=kernels, details=details)
+    console.print(f"  wrote  {out}", soft_wrap=True, markup=False, highlight=False)
+    outputs.write(
+        document=found.to_dict,
+        page=partial(quantization_page, found, kernels=kernels),
+        summary=lambda: "",
+    )
+
+
+def _share(text: str) -> float:
+    """`5%` or `5` as 0.05.
+
+    Raises:
+        UsageError: it is no percentage.
+    """
+    from harness.errors import UsageError
+
+    try:
+        return float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        raise UsageError(f"--keep-float {text!r} is not a percentage", hint="write it as 10%") from None

@@ -1,0 +1,152 @@
+"""Quantising and diagnosing what a command line or a call names: files and cases, with their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from harness.backends import Reference
+from harness.case import Case, make_feeds, resolve_model
+from harness.compiler import kernels_of
+from harness.environments import select
+from harness.errors import UsageError
+from harness.judge import Given, select_cases
+from harness.model import Model, load_model
+from harness.quantization.diagnosing import QuantizationDiagnosis, diagnose_pairs
+from harness.quantization.engines import QuantizedKernels, measure_on_engine, read_kernels
+from harness.quantization.quantizing import Quantization, quantize
+from harness.quantization.types import Format, Method, Scale
+from harness.tensors import Precision
+from harness.text import names
+
+SAMPLES = 4
+"""Sets of inputs where neither a case nor a file says how many: half to search on, half to confirm."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is quantised or diagnosed.
+
+    Args:
+        case: with everything that was said of it.
+        model: its model.
+        reference: the other ONNX file that it is compared with; None if there is none.
+    """
+
+    case: Case
+    model: Model
+    reference: Model | None
+
+    def samples(self) -> list[dict[str, np.ndarray]]:
+        """Its inputs; four sets where nothing says how many."""
+        case = self.case
+        if case.samples is None and not case.data:
+            case = case.model_copy(update={"samples": SAMPLES})
+        return make_feeds(case, self.model.inputs)
+
+
+def find_subject(
+    target: Case | Path | str,
+    *,
+    given: Given | None = None,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+) -> Subject:
+    """The one case that `target` is, and its models.
+
+    Raises:
+        UsageError: it is none, or several.
+        ModelError: a model cannot be loaded.
+    """
+    cases = select_cases(target, inputs=inputs, given=given)
+    if len(cases) != 1:
+        listed = names((case.name for case in cases), 4)
+        raise UsageError(f"there are {len(cases)} cases", where=str(target), hint=f"name one of {listed}")
+    case = cases[0]
+    model = load_model(resolve_model(case), name=case.name)
+    other = None if case.reference is None else case.reference.path
+    return Subject(case, model, None if other is None else load_model(case.resolve(other)))
+
+
+def find_quantized(
+    target: Case | Path | str,
+    *,
+    given: Given | None = None,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+) -> Subject | None:
+    """The subject that `target` is, if it has Q/DQ nodes and is compared with another ONNX file; else None.
+
+    Raises:
+        HarnessError: see `find_subject`.
+    """
+    cases = select_cases(target, inputs=inputs, given=given)
+    if len(cases) != 1 or cases[0].reference is None or cases[0].reference.path is None:
+        return None
+    subject = find_subject(cases[0])
+    return subject if subject.model.quantized else None
+
+
+def diagnose_quantized(
+    subject: Subject, *, limit: float | None = None, environment: str | None = None
+) -> QuantizationDiagnosis:
+    """Find which Q/DQ pairs of a model hurt; see `diagnose_pairs`.
+
+    Args:
+        subject: the quantised model.
+        limit: nrmse that its worst output may have.
+        environment: where to confirm the answer on an engine, too.
+
+    Raises:
+        HarnessError: see `diagnose_pairs`; no environment has this name.
+    """
+    engine = None if environment is None else select(environment)
+    samples = subject.samples()
+    found = diagnose_pairs(subject.model, samples, reference=subject.reference, limit=limit)
+    if engine is None:
+        return found
+    reference = Reference(subject.reference or subject.model, own=subject.reference is not None)
+    models = {"before": subject.model, "repaired": found.repaired_model, "without": found.reduced_model}
+    unseen = samples[-found.unseen :] if found.unseen else samples
+    expected = [reference.run(feeds) for feeds in unseen]
+    built = {name: model for name, model in models.items() if model is not None}
+    return replace(found, engine=measure_on_engine(built, engine, unseen, expected))
+
+
+def quantize_subject(
+    subject: Subject,
+    *,
+    format: Format = Format.INT8,
+    method: Method | None = None,
+    exclude: Sequence[str] = (),
+    keep_float: float | None = None,
+    limit: float | None = None,
+    scales: Mapping[str, Scale] | None = None,
+) -> Quantization:
+    """Calibrate the model of a subject on its inputs, and quantise it; see `quantize`.
+
+    Raises:
+        HarnessError: see `quantize`.
+    """
+    return quantize(
+        subject.model,
+        subject.samples(),
+        format=format,
+        method=method,
+        exclude=exclude,
+        keep_float=keep_float,
+        limit=limit,
+        scales=scales,
+    )
+
+
+def kernels_of_quantized(
+    model: Model, environment: str, feeds: Mapping[str, np.ndarray], precision: Precision = Precision.FP16
+) -> QuantizedKernels:
+    """What the compiler of an environment makes of a quantised model; no GPU is needed where the release needs none.
+
+    Raises:
+        CandidateError: it cannot be built.
+    """
+    return read_kernels(model, kernels_of(model, precision, select(environment)), feeds)

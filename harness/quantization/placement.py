@@ -1,0 +1,182 @@
+"""Where Q/DQ pairs go, as TensorRT wants them: before what products read, and before the residual input of an Add.
+
+One pair a tensor serves all that want it. A product's other neighbours (bias, activation, the addition of a residual)
+stay float between a DequantizeLinear and the next QuantizeLinear, which TensorRT fuses into the product's kernel: so
+the sum of a residual block needs a pair on the branch that the product does not make, and none between product and sum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from harness.errors import ModelError
+from harness.model import Constants, Model, at_opset
+from harness.quantization.editing import insert_pair, insert_stored
+from harness.quantization.pairs import channel_axis
+from harness.quantization.types import Format, Kind, Reader, Scale
+
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor that gets a pair.
+
+    Args:
+        tensor: its name.
+        kind: weight or activation.
+        readers: what reads it quantised.
+        channel_axis: of a weight, the axis of its output channels; of one in blocks, the one that is summed over.
+    """
+
+    tensor: str
+    kind: Kind
+    readers: tuple[Reader, ...]
+    channel_axis: int | None = None
+
+
+def place(model: Model, format: Format, *, exclude: Collection[str] = ()) -> tuple[Place, ...]:
+    """Where pairs go in a float model, in the order in which tensors are read.
+
+    Args:
+        model: the model.
+        format: what tensors are quantised to; INT4 and NVFP4 are for the weights of matrix products alone.
+        exclude: names of nodes that stay in float.
+
+    Raises:
+        ModelError: nothing can be quantised.
+        NothingSelectedError: `exclude` names a node that the model does not have.
+    """
+    model.check_nodes(sorted(exclude))
+    constants = Constants(model.ir)
+    wanted: dict[str, list[tuple[Reader, int | None]]] = {}
+    for node in model.ir.graph:
+        if node.name in exclude or node.domain not in ("", "ai.onnx"):
+            continue
+        inputs = (
+            _block_weight(node, constants) if format.block_size else _inputs(model, node, constants, format)
+        )
+        for position, axis in inputs:
+            value = node.inputs[position]
+            assert value is not None
+            wanted.setdefault(str(value.name), []).append((Reader(str(node.name), position), axis))
+    if not wanted:
+        raise ModelError(f"holds nothing that {format} would quantise", where=model.name)
+    return tuple(
+        Place(
+            name,
+            Kind.WEIGHT if constants.get(name) is not None else Kind.ACTIVATION,
+            tuple(reader for reader, _ in readers),
+            next((axis for _, axis in readers if axis is not None), None),
+        )
+        for name, readers in wanted.items()
+    )
+
+
+def _inputs(
+    model: Model, node: ir.Node, constants: Constants, format: Format
+) -> Iterator[tuple[int, int | None]]:
+    """Positions of the inputs that get a pair, and the axis of the channels."""
+    if node.op_type in PRODUCTS and _is_float(model, node.inputs[0]) and _is_float(model, node.inputs[1]):
+        if format is Format.FP8 and node.op_type == "ConvTranspose":
+            return
+        for position in (0, 1):
+            value = node.inputs[position]
+            assert value is not None
+            yield (
+                position,
+                channel_axis(node, position) if constants.get(str(value.name)) is not None else None,
+            )
+    elif node.op_type == "Add" and format is Format.INT8:
+        residual = _residual(model, node, constants)
+        if residual is not None:
+            yield residual, None
+
+
+def _block_weight(node: ir.Node, constants: Constants) -> Iterator[tuple[int, int | None]]:
+    value = node.inputs[1] if node.op_type in ("MatMul", "Gemm") else None
+    weight = None if value is None else constants.get(str(value.name))
+    if value is not None and weight is not None and weight.ndim == 2 and value.is_initializer():
+        yield 1, 1 if channel_axis(node, 1) == 0 else 0
+
+
+def _is_float(model: Model, value: ir.Value | None) -> bool:
+    return value is not None and model.dtypes.get(str(value.name)) == "float32"
+
+
+def _residual(model: Model, node: ir.Node, constants: Constants) -> int | None:
+    """Which input of an Add is the one that the product in front of it does not compute; None if there is no product.
+
+    Of two products, the later one adds the other's result.
+    """
+    if any(value is None or constants.get(str(value.name)) is not None for value in node.inputs):
+        return None
+    makers = [_product_behind(value) for value in node.inputs]
+    known = [(-1 if maker is None else model.node(str(maker.name)).index) for maker in makers]
+    return None if max(known) < 0 else known.index(min(known))
+
+
+def product_of_sum(model: Model) -> dict[str, str]:
+    """For each Add that a convolution in front of it computes in its kernel: that convolution."""
+    constants = Constants(model.ir)
+    found = {}
+    for node in model.ir.graph:
+        position = _residual(model, node, constants) if node.op_type == "Add" else None
+        maker = None if position is None else _product_behind(node.inputs[1 - position])
+        if maker is not None:
+            found[str(node.name)] = str(maker.name)
+    return found
+
+
+def _product_behind(value: ir.Value | None) -> ir.Node | None:
+    """The convolution whose kernel could compute `value`: nothing else reads what is between."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type in ("Conv", "ConvTranspose"):
+            return node
+        if node.op_type not in ("BatchNormalization",) or len(value.uses()) > 1:
+            return None
+        value = node.inputs[0]
+    return None
+
+
+def with_pairs(model: Model, format: Format, places: Collection[Place], scales: Mapping[str, Scale]) -> Model:
+    """`model` with Q/DQ pairs at `places`; weights in blocks are stored quantised.
+
+    Args:
+        model: the float model; it is converted to a newer operator set where the format needs one.
+        format: what tensors are quantised to.
+        places: where; see `place`.
+        scales: by name of the tensor.
+
+    Raises:
+        ModelError: the model cannot be converted to the operator set that the format needs.
+    """
+    if model.opset < format.opset:
+        model = at_opset(model, format.opset)
+    copy = model.ir.clone()
+    nodes = {str(node.name): node for node in copy.graph}
+    for each in places:
+        readers = [(nodes[reader.node], reader.position) for reader in each.readers if reader.node in nodes]
+        if not readers:
+            continue
+        value = readers[0][0].inputs[readers[0][1]]
+        assert value is not None
+        insert = insert_stored if format.block_size else insert_pair
+        insert(copy.graph, value, readers, scales[each.tensor], format.dtype)
+    digest = hashlib.sha256(f"{model.sha256} {format}".encode())
+    for each in places:
+        digest.update(
+            f"{each.tensor} {each.readers}".encode()
+            + np.ascontiguousarray(scales[each.tensor].values).tobytes()
+        )
+    copy.ir_version = max(copy.ir_version, _IR_OF[format])
+    return Model(copy, name=f"{model.name}-{format}", sha256=digest.hexdigest())
+
+
+_IR_OF = {Format.INT8: 7, Format.FP8: 9, Format.INT4: 10, Format.NVFP4: 11}
+"""The first version of ONNX files that has the type."""

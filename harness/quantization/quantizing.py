@@ -1,0 +1,306 @@
+"""From a float model and samples to a Q/DQ model: calibrate, compare methods, place, and keep what hurts in float."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.errors import UsageError
+from harness.model import Constants, Model
+from harness.quantization.arithmetic import largest_of
+from harness.quantization.calibration import Curve, curve, error_of, scale_for, threshold, weight_scale
+from harness.quantization.editing import with_scales, without
+from harness.quantization.histograms import Histogram, Observed, observe
+from harness.quantization.mixed import Mixing, Point
+from harness.quantization.pairs import find_pairs, float_weights
+from harness.quantization.placement import Place, place, with_pairs
+from harness.quantization.ranking import Outputs, Ranking, Samples, candidates, rank
+from harness.quantization.switched import Setting, SwitchedModel
+from harness.quantization.types import Format, Kind, Method, QdqPair, Scale
+from harness.tensors import NEVER, to_json
+from harness.text import names
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """A method, and the error of the whole model with its scales (nrmse of the worst output).
+
+    Args:
+        method: which.
+        error: on the samples that it was calibrated with.
+        unseen: on others; None if there are none.
+    """
+
+    method: Method
+    error: float
+    unseen: float | None = None
+
+
+@dataclass(frozen=True)
+class TensorCalibration:
+    """One tensor, and what each method makes of it.
+
+    Args:
+        tensor: its name.
+        kind: weight or activation.
+        largest: its largest magnitude.
+        thresholds: the magnitude beyond which each method clips; of a weight, that of its largest channel.
+        errors: nrmse of the tensor with each.
+        histogram: its magnitudes.
+        divergence: what `entropy` compares; None of a weight.
+        squared: what `mse` compares; None of a weight.
+    """
+
+    tensor: str
+    kind: Kind
+    largest: float
+    thresholds: Mapping[Method, float]
+    errors: Mapping[Method, float]
+    histogram: Histogram | None = field(default=None, repr=False, compare=False, metadata=NEVER)
+    divergence: Curve | None = field(default=None, repr=False, compare=False, metadata=NEVER)
+    squared: Curve | None = field(default=None, repr=False, compare=False, metadata=NEVER)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """A model that was quantised. Errors are nrmse of the worst output over the float model.
+
+    Args:
+        model: name of the float model.
+        format: what tensors are quantised to.
+        method: what gave the scales.
+        methods: all that were tried, on the whole model with nothing kept in float.
+        tensors: the calibration of each tensor.
+        ranking: what each pair costs, with the chosen scales.
+        curve: error against share of quantised multiply-adds, from everything quantised to nothing.
+        chosen: the model that was made.
+        samples: how many were calibrated with.
+        unseen: how many were kept to measure on.
+        quantized: the Q/DQ model.
+    """
+
+    model: str
+    format: Format
+    method: Method
+    methods: tuple[MethodResult, ...]
+    tensors: tuple[TensorCalibration, ...]
+    ranking: Ranking
+    curve: tuple[Point, ...]
+    chosen: Point
+    samples: int
+    unseen: int
+    quantized: Model = field(repr=False, compare=False, metadata=NEVER)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document of what was made."""
+        return {"schema": "harness.quantization/1", **to_json(self)}
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each tensor and method: `tensor`, `kind`, `largest`, `method`, `threshold`, `error`."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    "tensor": each.tensor,
+                    "kind": each.kind.value,
+                    "largest": each.largest,
+                    "method": method.value,
+                    "threshold": each.thresholds[method],
+                    "error": each.errors[method],
+                }
+                for each in self.tensors
+                for method in each.errors
+            ]
+        )
+
+    def curve_frame(self) -> pd.DataFrame:
+        """A row for each point of the curve: `share`, `error`, `unseen`, `floats` (how many nodes)."""
+        import pandas as pd
+
+        return pd.DataFrame([{**vars(point), "floats": len(point.floats)} for point in self.curve])
+
+
+def quantize(
+    model: Model,
+    samples: Samples,
+    *,
+    format: Format = Format.INT8,
+    method: Method | None = None,
+    exclude: Collection[str] = (),
+    keep_float: float | None = None,
+    limit: float | None = None,
+    unseen: Samples | None = None,
+    scales: Mapping[str, Scale] | None = None,
+) -> Quantization:
+    """Calibrate a float model and put Q/DQ pairs where TensorRT wants them.
+
+    Args:
+        model: the float model.
+        samples: what to calibrate with. Where `unseen` is None, one in four is kept to measure on.
+        format: what tensors are quantised to; INT4 and NVFP4 quantise weights of matrix products alone.
+        method: how scales are chosen; None: the one with the least error.
+        exclude: names of nodes that stay in float.
+        keep_float: share of the multiply-adds, 0 to 1, that may stay in float: those that hurt most.
+        limit: nrmse that the worst output may have; as few products stay in float as that takes.
+        unseen: other samples, to measure on.
+        scales: those of some activations, by name, that are taken as they are: from a calibration cache, say.
+
+    Raises:
+        ModelError: nothing in the model can be quantised, or it does not run.
+        InputDataError: a sample does not fit.
+        NothingSelectedError: `exclude` names a node that the model does not have.
+        UsageError: there is no sample, the model is quantised already, or no choice is within `limit`.
+    """
+    if not samples:
+        raise UsageError("no samples to calibrate with", where=model.name)
+    if keep_float is not None and not 0 <= keep_float <= 1:
+        raise UsageError(f"a share of {keep_float:g} makes no sense", hint="give one from 0 to 1")
+    if model.quantized:
+        raise UsageError(
+            "is quantised already",
+            where=model.name,
+            hint="start from the float model, or see what its pairs do: harness diagnose",
+        )
+    if unseen is None:
+        unseen = samples[3::4]
+        samples = [feeds for index, feeds in enumerate(samples) if index % 4 != 3]
+    places = place(model, format, exclude=exclude)
+    if scales and not any(each.tensor in scales for each in places):
+        raise UsageError(
+            "none of the scales given is of a tensor that is quantised",
+            where=model.name,
+            hint=f"they are of {names(scales)}, and the tensors are {names(each.tensor for each in places)}",
+        )
+    work = _Quantizing(model, samples, unseen, format, places, scales or {})
+    return work.run(method, keep_float, limit)
+
+
+class _Quantizing:
+    def __init__(
+        self,
+        model: Model,
+        samples: Samples,
+        unseen: Samples,
+        format: Format,
+        places: Sequence[Place],
+        given: Mapping[str, Scale],
+    ) -> None:
+        self.name, self.format, self.given = model.name, format, given
+        constants = Constants(model.ir)
+        first = {each.tensor: _first_scale(each, constants, format) for each in places}
+        self.model = with_pairs(model, format, places, first | dict(given))
+        self.pairs = find_pairs(self.model)
+        self.weights = float_weights(self.model, self.pairs, model)
+        self.switched = SwitchedModel(self.model, self.pairs, self.weights)
+        self.outputs, self.unseen = Outputs(self.switched, samples), Outputs(self.switched, unseen)
+
+    def run(self, method: Method | None, keep_float: float | None, limit: float | None) -> Quantization:
+        observed = observe(self.switched, self.outputs.samples)
+        scales = {each: self._scales(observed, each) for each in Method}
+        methods = tuple(
+            MethodResult(each, self.outputs.error(Setting(scales=found)), self._unseen(Setting(scales=found)))
+            for each, found in scales.items()
+        )
+        chosen = min(methods, key=lambda each: each.error).method if method is None else method
+        self.model = with_scales(self.model, self.pairs, scales[chosen], self.weights)
+        self.pairs = tuple(replace(pair, scale=scales[chosen][pair.name]) for pair in self.pairs)
+        self.switched.pairs = self.pairs
+        observed = observe(self.switched, self.outputs.samples)
+        tried = {pair.name: candidates(pair, observed) for pair in self.pairs}
+        ranking = rank(self.outputs, observed, tried)
+        mixing = Mixing(self.model, self.pairs, ranking, self.outputs.samples[0])
+        points = tuple(self._point(mixing, floats) for floats in mixing.points())
+        floats = self._floats(mixing, keep_float, limit)
+        made = without(self.model, self.pairs, (), self.weights, floats=mixing.with_sums(floats))
+        found = Quantization(
+            model=self.name,
+            format=self.format,
+            method=chosen,
+            methods=methods,
+            tensors=tuple(self._calibration(pair, observed, scales) for pair in self.pairs),
+            ranking=ranking,
+            curve=points,
+            chosen=self._point(mixing, floats),
+            samples=len(self.outputs.samples),
+            unseen=len(self.unseen.samples),
+            quantized=made,
+        )
+        self.switched.close()
+        return found
+
+    def _scales(self, observed: Observed, method: Method) -> dict[str, Scale]:
+        found = {}
+        for pair in self.pairs:
+            histogram, values = observed.histograms[pair.name], observed.kept[pair.name]
+            # Clipping channels of weights by what squared errors say pays at few bits only.
+            own = Method.MAX if pair.kind is Kind.WEIGHT and method is not Method.MSE else method
+            found[pair.name] = self.given.get(pair.tensor) or scale_for(pair, histogram, values, own)
+        return found
+
+    def _unseen(self, setting: Setting) -> float | None:
+        return self.unseen.error(setting) if self.unseen.samples else None
+
+    def _point(self, mixing: Mixing, floats: Sequence[str]) -> Point:
+        setting = Setting(floats=frozenset(mixing.with_sums(floats)))
+        return Point(mixing.share(floats), self.outputs.error(setting), self._unseen(setting), tuple(floats))
+
+    def _floats(self, mixing: Mixing, keep_float: float | None, limit: float | None) -> tuple[str, ...]:
+        if limit is not None:
+            found = mixing.within(
+                limit, lambda names: self.outputs.error(Setting(floats=frozenset(mixing.with_sums(names))))
+            )
+            if found is None:
+                raise UsageError(
+                    f"an error of {limit:g} cannot be had", where=self.name, hint="give a larger --limit"
+                )
+            return found
+        return mixing.keeping(keep_float) if keep_float else ()
+
+    def _calibration(
+        self, pair: QdqPair, observed: Observed, scales: Mapping[Method, Mapping[str, Scale]]
+    ) -> TensorCalibration:
+        histogram, values = observed.histograms[pair.name], observed.kept[pair.name]
+        activation = pair.kind is Kind.ACTIVATION
+        most = largest_of(pair.dtype)
+        return TensorCalibration(
+            pair.tensor,
+            pair.kind,
+            histogram.largest,
+            {
+                method: threshold(histogram, method, pair.dtype)
+                if activation
+                else found[pair.name].largest * most
+                for method, found in scales.items()
+            },
+            {method: error_of(values, found[pair.name], pair.dtype) for method, found in scales.items()},
+            histogram,
+            curve(histogram, Method.ENTROPY, pair.dtype) if activation else None,
+            curve(histogram, Method.MSE, pair.dtype) if activation else None,
+        )
+
+
+def _first_scale(each: Place, constants: Constants, format: Format) -> Scale:
+    """A scale to place a pair with, until it is calibrated: that of a weight has its granularity."""
+    if each.kind is Kind.ACTIVATION:
+        return Scale(np.array(1.0, np.float32))
+    values = constants.get(each.tensor)
+    assert values is not None
+    size = _block_size(values, each, format)
+    return weight_scale(
+        values.astype(np.float32), format.dtype, Method.MAX, axis=each.channel_axis, block_size=size
+    )
+
+
+def _block_size(values: np.ndarray, each: Place, format: Format) -> int:
+    """That of the format, halved until it divides the axis."""
+    size = format.block_size
+    while size > 1 and values.shape[each.channel_axis or 0] % size:
+        size //= 2
+    return size

@@ -1,0 +1,102 @@
+"""Pairs and quantised models on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.quantization import Quantization, QuantizationDiagnosis, QuantizedKernels
+from harness.report.quantization.words import LOOKS, exclusions, heading, kernels_text, statements
+from harness.report.words import Statement, is_plain
+from harness.text import names, number, percent, plural, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+ROWS = 12
+
+
+def print_pairs(console: Console, found: QuantizationDiagnosis, *, details: bool = False) -> None:
+    """Print the answer, the costliest pairs (with `details` all), and what to tell each tool."""
+    from rich.text import Text
+
+    seen = LOOKS[found.verdict]
+    console.print(Text(f"{seen.mark(plain=is_plain(console))} {heading(found)}", seen.style), soft_wrap=True)
+    _print_statements(console, statements(found))
+    table = _table("pair", "kind", "introduced", "alone", "best", "reason")
+    for pair in found.ranking.pairs[: None if details else ROWS]:
+        alone = number(pair.estimate) if pair.alone is not None else f"about {number(pair.estimate)}"
+        table.add_row(
+            shorten(pair.pair, 40), pair.kind, number(pair.introduced), alone, number(pair.best), pair.reason
+        )
+    console.print(table)
+    left = found.pairs - ROWS
+    if not details and left > 0:
+        console.print(Text(f"  {plural(left, 'more pair')}: --details", "dim"))
+    if found.taken_out:
+        for place, (tool, line) in enumerate(exclusions(found.excluded, found.taken_out).items()):
+            console.print(
+                Text.assemble(
+                    (f"  {'or' if place else 'do':7}", "dim"), (f"{tool}: ", "dim"), (line, "cyan")
+                ),
+                soft_wrap=True,
+            )
+
+
+def print_quantization(
+    console: Console, found: Quantization, *, kernels: QuantizedKernels | None = None, details: bool = False
+) -> None:
+    """Print the methods side by side, the curve, and what was made."""
+    from rich.text import Text
+
+    chosen = found.chosen
+    share = f"{percent(chosen.share)} of the multiply-adds"
+    title = f"{found.model} in {found.format}: {share}, nrmse {number(chosen.error)}"
+    console.print(Text(title), soft_wrap=True)
+    table = _table("method", "error", "unseen")
+    for each in found.methods:
+        mark = " *" if each.method is found.method else ""
+        table.add_row(f"{each.method}{mark}", number(each.error), number(each.unseen))
+    console.print(table)
+    table = _table("quantised", "error", "unseen", "in float")
+    for point in found.curve:
+        table.add_row(percent(point.share), number(point.error), number(point.unseen), str(len(point.floats)))
+    console.print(table)
+    table = _table("tensor", "kind", "largest", *(f"{method.method}" for method in found.methods))
+    worst = sorted(found.tensors, key=lambda each: -each.errors[found.method])
+    for tensor in worst[: None if details else ROWS]:
+        errors = (number(tensor.errors[method.method]) for method in found.methods)
+        table.add_row(shorten(tensor.tensor, 40), tensor.kind, number(tensor.largest), *errors)
+    console.print(table)
+    lines = [Statement("float", names(chosen.floats, 6))] if chosen.floats else []
+    if kernels is not None:
+        lines.append(Statement("kernels", kernels_text(kernels, found.format)))
+    kept = f"{plural(found.unseen, 'sample')} kept apart" if found.unseen else "no sample was kept apart"
+    lines.append(Statement("data", f"calibrated with {plural(found.samples, 'sample')}; {kept}"))
+    _print_statements(console, lines)
+
+
+def _print_statements(console: Console, lines: Sequence[Statement]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for line in lines:
+        grid.add_row(f"  {line.label}", Text(line.text))
+    console.print(grid)
+
+
+def _table(*columns: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=True)
+    for place, name in enumerate(columns):
+        table.add_column(
+            name, justify="left" if place == 0 or name in ("kind", "reason") else "right", no_wrap=True
+        )
+    return table

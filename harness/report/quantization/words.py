@@ -1,0 +1,181 @@
+"""Quantisation in words: verdicts, why a pair costs what it costs, and what to do about it in each tool."""
+
+from __future__ import annotations
+
+from harness.quantization import (
+    Format,
+    Kind,
+    PairError,
+    QuantizationDiagnosis,
+    QuantizationVerdict,
+    QuantizedKernels,
+    Reason,
+)
+from harness.report.words import Look, Statement
+from harness.text import command, names, number, percent, plural
+
+LOOKS = {
+    QuantizationVerdict.SOUND: Look("✓", "+", "sound", "green", "good", 0),
+    QuantizationVerdict.SCALES: Look("✗", "X", "SCALES", "bold red", "bad", 4),
+    QuantizationVerdict.FORMAT: Look("✗", "X", "FORMAT", "bold red", "bad", 4),
+}
+UNEVEN = 30.0
+"""Largest channel over the smallest, from which on rebalancing channels is worth naming."""
+MOST = 6
+
+
+def heading(found: QuantizationDiagnosis) -> str:
+    """`model: scales`."""
+    return f"{found.model}: {found.verdict}"
+
+
+def meaning(found: QuantizationDiagnosis) -> str:
+    """The verdict in words."""
+    if found.verdict is QuantizationVerdict.SOUND:
+        return f"no scale of the {plural(found.pairs, 'Q/DQ pair')} is at fault"
+    if found.verdict is QuantizationVerdict.SCALES:
+        count = len(found.faulty)
+        return (
+            f"the scale of {plural(count, 'Q/DQ pair')} is wrong"
+            if count == 1
+            else (f"the scales of {count} Q/DQ pairs are wrong")
+        )
+    return "better scales are not enough: some of the work has to stay in float"
+
+
+def why(pair: PairError) -> str:
+    """What makes a pair cost what it costs."""
+    what = f"{pair.tensor} ({pair.kind})"
+    texts = {
+        Reason.SATURATION: f"{what} reaches {number(pair.largest)}, and its scale of {number(pair.scale)} cuts off "
+        f"{percent(pair.saturated)} of the elements",
+        Reason.VANISHING: f"the scale of {what}, {number(pair.scale)}, is so large that {percent(pair.vanished)} of "
+        "the elements round to 0",
+        Reason.GRANULARITY: f"the channels of {what} differ by {number(pair.channel_ratio)} times and share one scale",
+        Reason.AXIS: f"the scales of {what} lie along the wrong axis",
+        Reason.BROKEN: f"a scale of {what} is {number(pair.scale)}",
+        Reason.COARSE: f"the scale of {what} is larger than it need be: nrmse {number(pair.introduced)}, and "
+        f"{number(pair.best)} with the best one",
+        Reason.RANGE: f"a few values of {what} are far larger than the rest (up to {number(pair.largest)}), and no "
+        "scale serves both",
+        Reason.FORMAT: f"{what} needs more bits: its scale is as good as can be",
+    }
+    return texts[pair.reason]
+
+
+def advice(pair: PairError) -> str:
+    """What else to do about a pair than another scale; empty if there is nothing."""
+    if (
+        pair.kind is Kind.ACTIVATION
+        and pair.channel_ratio > UNEVEN
+        and pair.reason in (Reason.RANGE, Reason.FORMAT)
+    ):
+        return (
+            f"the channels of {pair.tensor} differ by {number(pair.channel_ratio)} times: move the difference into the "
+            "weights behind it before calibrating (SmoothQuant)"
+        )
+    return ""
+
+
+def exclusions(
+    nodes: tuple[str, ...], tensors: tuple[str, ...], format: Format = Format.INT8
+) -> dict[str, str]:
+    """How each tool is told to leave nodes in float."""
+    listed = ", ".join(repr(name) for name in nodes)
+    return {
+        "ModelOpt": command(
+            "python",
+            "-m",
+            "modelopt.onnx.quantization",
+            "--onnx_path",
+            "float.onnx",
+            "--quantize_mode",
+            format,
+            "--nodes_to_exclude",
+            *nodes,
+        ),
+        "ONNX Runtime": f"quantize_static(…, nodes_to_exclude=[{listed}])",
+        "AIMET": "for name in "
+        + f"[{', '.join(map(repr, tensors))}]: sim.qc_quantize_op_dict[name].enabled = False",
+        "harness": command(
+            "harness",
+            "quantize",
+            "float.onnx",
+            "--data",
+            "data.npz",
+            "--out",
+            "mixed.onnx",
+            *(word for name in nodes for word in ("--exclude", name)),
+        ),
+    }
+
+
+def statements(found: QuantizationDiagnosis) -> tuple[Statement, ...]:
+    """What, which, why, how it was shown, and what to do."""
+    lines = [
+        Statement("what", meaning(found)),
+        Statement(
+            "error",
+            f"nrmse {number(found.before)} over the float model; {number(found.best)} with the best scale for "
+            f"each pair; the limit is {number(found.limit)}",
+        ),
+    ]
+    named = [found.ranking[name] for name in (found.faulty or found.taken_out)[:MOST]]
+    shown = named or list(found.ranking.pairs[:3])
+    lines += [Statement("why" if not place else "", why(pair)) for place, pair in enumerate(shown)]
+    lines += [
+        Statement("swapped", f"{first} and {other} have each other's scales")
+        for first, other in found.swapped
+    ]
+    for place, repair in enumerate(found.repairs[:MOST]):
+        unit = "a scale for each channel" if repair.granularity == "channel" else f"scale {repair.text}"
+        lines.append(
+            Statement(
+                "scale" if not place else "",
+                f"{repair.pair}: {unit} ({repair.method}) takes its nrmse from {number(repair.before)} to "
+                f"{number(repair.after)}",
+            )
+        )
+    if found.repaired is not None and found.repairs:
+        lines.append(Statement("repaired", _errors(found.repaired, found.unseen_repaired)))
+    if found.without is not None and found.taken_out:
+        minimal = ", and none of them can be left out" if found.minimal and len(found.taken_out) > 1 else ""
+        lines.append(
+            Statement(
+                "in float",
+                f"{names(found.taken_out, MOST)}{minimal}: {_errors(found.without, found.unseen_without)}",
+            )
+        )
+    lines += _on_engine(found)
+    lines += [Statement("beside", text) for pair in found.ranking.pairs[:MOST] if (text := advice(pair))]
+    lines.append(
+        Statement("cost", f"{plural(found.inferences, 'inference')} over {plural(found.samples, 'sample')}")
+    )
+    return tuple(lines)
+
+
+def _errors(error: float, unseen: float | None) -> str:
+    known = f"nrmse {number(error)}"
+    return known if unseen is None else f"{known}; {number(unseen)} on inputs that nothing was chosen on"
+
+
+def _on_engine(found: QuantizationDiagnosis) -> list[Statement]:
+    engine = found.engine
+    if engine is None:
+        return []
+    if engine.failure:
+        return [Statement("engine", f"{engine.environment} cannot say: {engine.failure}")]
+    known = {"as it is": engine.before, "repaired": engine.repaired, "in float": engine.without}
+    text = ", ".join(f"{label} {number(error)}" for label, error in known.items() if error is not None)
+    return [Statement("engine", f"nrmse on {engine.environment}: {text}")]
+
+
+def kernels_text(kernels: QuantizedKernels, format: Format) -> str:
+    """What the kernels of a quantised model are, in one line."""
+    count = f"{plural(kernels.kernels, 'kernel')}, {plural(len(kernels.products), 'product')} in {format}"
+    text = f"{kernels.release}: {count}"
+    if kernels.in_float:
+        text += f"; {names(kernels.in_float, MOST)} computed in float behind Q/DQ kernels of their own: leave these out"
+    if kernels.rounding:
+        text += f"; {plural(len(kernels.rounding), 'kernel does', 'kernels do')} nothing but round"
+    return text

@@ -1,0 +1,86 @@
+"""`harness quantize`, and `harness diagnose` of a quantised file: what a person reads, and what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from cases.models.convolutional import conv_residual
+from harness.cli import main
+from harness.model import load_model, save_model
+from harness.quantization import Scale, find_pairs, float_weights, with_scales
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    onnx.save(conv_residual(blocks=1), "float.onnx")
+    rng = np.random.default_rng(0)
+    np.savez("data.npz", image=rng.standard_normal((4, 2, 3, 16, 16)).astype(np.float32))
+
+
+def harness(capsys, *words: str) -> tuple[int, str, str]:
+    status = main(list(words))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_a_model_is_quantised_clipped_diagnosed_and_repaired(capsys):
+    files = ("--json", "q.json", "--html", "q.html", "--write-cache", "c.cache")
+    status, out, _ = harness(
+        capsys, "quantize", "float.onnx", "--data", "data.npz", "--out", "q.onnx", *files
+    )
+    assert status == 0
+    assert all(method in out for method in ("max", "entropy", "percentile", "mse"))
+    assert "float in int8: all of the multiply-adds" in out
+    document = json.loads(Path("q.json").read_text())
+    assert document["schema"] == "harness.quantization/1"
+    assert document["chosen"]["error"] < 0.02
+    page = Path("q.html").read_text()
+    assert "KL divergence" in page
+    assert "Error against share" in page
+    assert Path("c.cache").read_text().startswith("TRT-")
+
+    model = load_model("q.onnx")
+    pairs = find_pairs(model)
+    clipped = {p.name: Scale(p.scale.values / 20) for p in pairs if p.name == "stem_relu"}
+    save_model(with_scales(model, pairs, clipped, float_weights(model, pairs)), "clipped.onnx")
+    words = ("clipped.onnx", "--reference", "float.onnx", "--data", "data.npz")
+    status, out, _ = harness(capsys, "diagnose", *words, "--json", "-", "--out", "found", "--quiet")
+    document = json.loads(out)
+    assert status == 1
+    assert document["verdict"] == "scales"
+    assert document["faulty"] == ["stem_relu"]
+    assert document["repaired"] < 0.02
+    assert {"repaired.onnx", "reduced.onnx", "diagnosis.html"} <= {
+        path.name for path in Path("found").iterdir()
+    }
+    status, out, _ = harness(capsys, "diagnose", *words)
+    assert "the scale of 1 Q/DQ pair is wrong" in out
+    assert "--nodes_to_exclude b0_1_conv b0_add" in out
+    assert "nodes_to_exclude=['b0_1_conv', 'b0_add']" in out
+    assert "stem_relu (activation) reaches" in out
+    status, out, _ = harness(
+        capsys, "diagnose", "found/repaired.onnx", "--reference", "float.onnx", "--data", "data.npz"
+    )
+    assert status == 0
+    assert "no scale of the" in out
+
+
+def test_a_share_is_kept_in_float_and_nonsense_is_refused(capsys):
+    words = ("quantize", "float.onnx", "--data", "data.npz", "--out", "q.onnx", "--method", "max")
+    status, out, _ = harness(capsys, *words, "--keep-float", "40%")
+    assert status == 0
+    assert " of the multiply-adds" in out
+    assert "all of the multiply-adds" not in out
+    status, _, err = harness(capsys, *words, "--keep-float", "much")
+    assert status == 2
+    assert "is not a percentage" in err
+    status, _, err = harness(capsys, *words, "--method", "minmax")
+    assert status == 2
+    assert "max, entropy, percentile, mse" in err

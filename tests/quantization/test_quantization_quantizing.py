@@ -1,0 +1,165 @@
+"""From a float model to a Q/DQ model: methods, placement, mixed models, caches, and the errors that are claimed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cases.models.convolutional import conv_residual
+from cases.models.transformer import attention_encoder
+from harness.backends import Reference
+from harness.errors import InputDataError, ModelError, UsageError
+from harness.model import Model, load_model
+from harness.quantization import (
+    Format,
+    Kind,
+    Method,
+    find_pairs,
+    multiply_adds,
+    place,
+    quantize,
+    read_cache,
+    write_cache,
+)
+
+
+@pytest.fixture(scope="module")
+def residual() -> Model:
+    return load_model(conv_residual(blocks=2), name="residual")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Model:
+    return load_model(attention_encoder(layers=1), name="encoder")
+
+
+def images(count: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [{"image": rng.standard_normal((2, 3, 16, 16)).astype(np.float32)} for _ in range(count)]
+
+
+def tokens(count: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [{"tokens": rng.standard_normal((2, 24, 64)).astype(np.float32)} for _ in range(count)]
+
+
+def error(model: Model, reference: Model, samples: list[dict[str, np.ndarray]]) -> float:
+    """nrmse of the only output."""
+    wrong = right = 0.0
+    for feeds in samples:
+        expected = next(iter(Reference(reference).run(feeds).values())).astype(np.float64)
+        wrong += np.square(next(iter(Reference(model).run(feeds).values())) - expected).sum()
+        right += np.square(expected).sum()
+    return float(np.sqrt(wrong / right))
+
+
+def test_pairs_stand_before_products_and_before_the_branch_that_a_sum_does_not_compute(residual):
+    places = {
+        each.tensor: {(r.node, r.position) for r in each.readers} for each in place(residual, Format.INT8)
+    }
+    assert places["stem_relu"] == {("b0_1_conv", 0), ("b0_add", 0)}
+    assert places["b0_1_conv_weight"] == {("b0_1_conv", 1)}
+    assert "b0_2_conv" not in places  # what the sum adds in the kernel of its product
+    assert "b0_2_bn" not in places
+    assert {"image", "flatten", "logits_weight"} <= places.keys()
+
+
+def test_the_quantised_file_has_the_error_that_is_claimed_and_every_scale_is_symmetric(residual):
+    samples = images(5)
+    found = quantize(residual, samples)
+    searched, unseen = [s for i, s in enumerate(samples) if i % 4 != 3], samples[3::4]
+    assert found.samples == 4
+    assert found.unseen == 1
+    assert error(found.quantized, residual, searched) == pytest.approx(found.chosen.error, rel=1e-3)
+    assert error(found.quantized, residual, unseen) == pytest.approx(found.chosen.unseen, rel=1e-3)
+    assert found.chosen.error == min(each.error for each in found.methods) < 0.02
+    assert found.chosen.share == 1
+    for pair in find_pairs(found.quantized):
+        assert pair.scale.zero_point is None
+        assert pair.scale.per_tensor is (pair.kind is Kind.ACTIVATION)
+    assert len(found.to_frame()) == 4 * len(found.tensors)
+
+
+@pytest.mark.parametrize("format", [Format.FP8, Format.INT4, Format.NVFP4])
+def test_the_other_formats_run_with_the_error_that_is_claimed(encoder, format):
+    samples = tokens(2)
+    found = quantize(encoder, samples, format=format, unseen=[])
+    assert error(found.quantized, encoder, samples) == pytest.approx(found.chosen.error, rel=1e-3)
+    bound = {Format.FP8: 0.06, Format.INT4: 0.1, Format.NVFP4: 0.15}[format]
+    assert 0.01 < found.chosen.error < bound
+    weight = next(pair for pair in find_pairs(found.quantized) if pair.kind is Kind.WEIGHT)
+    assert weight.dtype == format.dtype
+    if format is Format.NVFP4:  # what a block is scaled by fits into FP8, over one scale for all
+        whole = weight.scale.values.max() / 448
+        fp8 = weight.scale.values / whole
+        np.testing.assert_allclose(fp8, fp8.astype("float8_e4m3fn").astype(np.float32), rtol=1e-6)
+
+
+def test_less_in_float_as_the_curve_goes_on_and_each_point_is_measured(residual):
+    samples = images(2)
+    found = quantize(residual, samples, unseen=[])
+    shares = [point.share for point in found.curve]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == 1
+    assert shares[-1] == found.curve[-1].error == 0
+    half = quantize(residual, samples, unseen=[], keep_float=0.5, method=found.method)
+    assert 0.5 <= half.chosen.share < 0.75
+    assert error(half.quantized, residual, samples) == pytest.approx(half.chosen.error, rel=1e-3)
+    assert half.chosen.error < 0.7 * found.chosen.error
+    kept = {pair.tensor for pair in find_pairs(half.quantized)}
+    assert all(f"{node}_weight" not in kept for node in half.chosen.floats)
+    limit = (found.chosen.error + half.chosen.error) / 2
+    within = quantize(residual, samples, unseen=[], limit=limit, method=found.method)
+    assert within.chosen.error <= limit
+    assert within.chosen.share >= half.chosen.share
+
+
+def test_a_sum_reads_its_residual_in_float_where_its_product_does(residual):
+    found = quantize(residual, images(2), unseen=[], exclude=["b0_2_conv"])
+    readers = {r.node for pair in find_pairs(found.quantized) for r in pair.readers}
+    assert "b0_2_conv" not in readers
+    assert "b1_2_conv" in readers
+
+
+def test_multiply_adds_are_counted(residual):
+    counted = multiply_adds(residual, images(1)[0])
+    assert counted["b0_1_conv"] == 2 * 16 * 16 * 16 * 16 * 9
+    assert counted["logits_matmul"] == 2 * 16 * 10
+
+
+def test_a_calibration_cache_is_written_and_gives_the_same_scales(residual, tmp_path):
+    found = quantize(residual, images(2), unseen=[], method=Method.ENTROPY)
+    file = tmp_path / "calibration.cache"
+    write_cache(file, found.quantized)
+    lines = file.read_text().splitlines()
+    assert lines[0] == "TRT-8600-EntropyCalibration2"
+    scales = read_cache(file)
+    again = quantize(residual, images(2), unseen=[], method=Method.MAX, scales=scales)
+    for pair in find_pairs(again.quantized):
+        if pair.kind is Kind.ACTIVATION:
+            assert pair.scale.values == scales[pair.tensor].values
+    with pytest.raises(UsageError, match="none of the scales"):
+        quantize(residual, images(2), scales={"elsewhere": scales["image"]})
+
+
+def test_a_cache_of_tensorrt_is_read_and_a_broken_one_is_refused(tmp_path):
+    file = tmp_path / "c.cache"
+    file.write_text("TRT-8601-EntropyCalibration2\ninput: 3c010a14\nconv: out: 3f800000\n")
+    scales = read_cache(file)
+    assert float(scales["input"].values) == pytest.approx(0.00787594)
+    assert float(scales["conv: out"].values) == 1.0
+    for text, match in (("input: 3c010a14\n", "no calibration cache"), ("TRT-1\ninput 3c\n", "c.cache:2")):
+        file.write_text(text)
+        with pytest.raises(InputDataError, match=match):
+            read_cache(file)
+
+
+def test_what_cannot_be_quantised_is_refused(residual):
+    with pytest.raises(UsageError, match="no samples"):
+        quantize(residual, [])
+    with pytest.raises(UsageError, match="cannot be had"):
+        quantize(residual, images(2), limit=-1.0)
+    with pytest.raises(UsageError, match="quantised already"):
+        quantize(quantize(residual, images(2)).quantized, images(2))
+    with pytest.raises(ModelError, match="holds nothing"):
+        place(residual, Format.INT4, exclude=["logits_matmul"])
