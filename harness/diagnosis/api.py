@@ -108,7 +108,7 @@ def diagnose(
         check_names(case, bench.model)
         candidate = own.candidates.get(environment or EMULATOR, bench)
         nothing = nothing_to_round(bench.model, chosen) if candidate is bench.emulator else None
-        if nothing and not _overflows_itself(bench):
+        if nothing and not _is_ruined(bench):
             raise NothingSelectedError(nothing, where=case.name)
         candidate.start_ahead()
         with suppress(UnsoundReferenceError):  # the first stage reports it
@@ -171,12 +171,12 @@ def _judging(judge: Judge | None) -> Iterator[Judge]:
         yield own
 
 
-def _overflows_itself(bench: Workbench) -> bool:
-    """Whether the model's own float16 or bfloat16 overflows, which is a fault at any precision."""
-    if not bench.model.own_tensors:
+def _is_ruined(bench: Workbench) -> bool:
+    """Whether roundings of the model's own make its outputs wrong, which is a fault at any precision."""
+    if not bench.model.own_tensors and not bench.model.quantized:
         return False
     try:
-        return bool(bench.own_roundings.overflows)
+        return bool(bench.own_roundings.fault)
     except UnsoundReferenceError:
         return True
 
@@ -229,7 +229,7 @@ def _put_together(context: Context, seen: Seen) -> Diagnosis:
         casts=found.casts,
         cured=_cured(context, found),
         beside=() if gates is None else gates.beside,
-        own_types=gates is not None and bool(gates.own_overflows),
+        own_types=gates is not None and gates.own is not None and bool(gates.own.dtypes),
     )
 
 

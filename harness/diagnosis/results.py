@@ -35,7 +35,8 @@ class DiagnosisVerdict(StrEnum):
     emulated TF32. `tf32`: it is right without TF32, or, where it cannot do without, as right as the emulated TF32.
     `precision`: returning some nodes to FP32 cures it. `fusion`: separating layers cures it, at the same
     precision. `tactic`: builds that differ in their tactics differ in the outcome. `nondeterministic`: the same
-    build differs in the outcome. `reference`: the reference itself is unsound. `none`: nothing is wrong.
+    build differs in the outcome. `reference`: the reference itself is unsound. `file`: FP16, bfloat16 or Q/DQ pairs
+    that the file itself has make its outputs wrong. `none`: nothing is wrong.
     `unresolved`: what was shown does not decide between these.
     """
 
@@ -46,6 +47,7 @@ class DiagnosisVerdict(StrEnum):
     TACTIC = "tactic"
     NONDETERMINISTIC = "nondeterministic"
     REFERENCE = "reference"
+    FILE = "file"
     NONE = "none"
     UNRESOLVED = "unresolved"
 
@@ -256,7 +258,7 @@ class Diagnosis:
         casts: the culprits cure where Casts hold them in the graph: build from the typed model.
         cured: the outputs of the unobserved engine with the culprits in FP32; empty where they are not known.
         beside: a sentence on each output that the reference does not decide, where the others are diagnosed.
-        own_types: for `reference`: the model's own float16 or bfloat16 overflows.
+        own_types: for `file`: the model's own float16 or bfloat16 is at fault.
     """
 
     case: str

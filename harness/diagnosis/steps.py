@@ -342,7 +342,7 @@ def attribute(seen: Seen, context: Context) -> Seen:
     gates = seen.gates
     if gates is None:
         found, evidence = Findings(DiagnosisVerdict.UNRESOLVED), tuple[Evidence, ...]()
-    elif gates.verdict is DiagnosisVerdict.REFERENCE:
+    elif gates.verdict in (DiagnosisVerdict.REFERENCE, DiagnosisVerdict.FILE):
         found, evidence = explain_reference(context.subject, gates)
     elif gates.verdict is not None or seen.prediction is None:
         found, evidence = Findings(gates.verdict or DiagnosisVerdict.UNRESOLVED), ()

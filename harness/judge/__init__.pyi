@@ -18,11 +18,14 @@ from .layers import observation_for as observation_for
 from .losses import HiddenFault as HiddenFault
 from .losses import Hiding as Hiding
 from .losses import Loss as Loss
+from .losses import Overflow as Overflow
+from .losses import OwnRoundings as OwnRoundings
+from .losses import Saturation as Saturation
+from .losses import Vanishing as Vanishing
 from .names import check_names as check_names
 from .names import check_names_of as check_names_of
 from .outputs import TensorGates as TensorGates
-from .own_roundings import Overflow as Overflow
-from .own_roundings import OwnRoundings as OwnRoundings
+from .own_roundings import as_float32 as as_float32
 from .own_roundings import find_overflows as find_overflows
 from .reference import Tensors as Tensors
 from .regions import find_regions as find_regions

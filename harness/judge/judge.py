@@ -220,6 +220,9 @@ class _Run:
                 warnings.append(golden.message)
         if verdict is Verdict.PASS and (fault := self.bench.export_fault):
             verdict, cause, reason = Verdict.FAIL, Cause.EXPORT, fault
+        if verdict in (Verdict.PASS, Verdict.XPASS) and own.fault and self.bench.case.reference is None:
+            expected_too = verdict is Verdict.XPASS
+            verdict, cause, reason = Verdict.XFAIL if expected_too else Verdict.FAIL, Cause.FILE, own.fault
         if verdict is Verdict.FAIL and (waived := self.waived(blank.candidate)):
             verdict = Verdict.FAIL if waived.expired else Verdict.XFAIL
             cause = Cause.WAIVER_EXPIRED if waived.expired else Cause.WAIVED
@@ -400,8 +403,10 @@ def _skipped(skipped: RunResult, bench: Workbench) -> RunResult:
     if not bench.model.quantized and not bench.model.own_tensors:
         return skipped
     own = bench.own_roundings
-    reason = "; ".join(filter(None, (skipped.reason, own.price)))
-    return replace(skipped, reason=reason, warnings=own.warnings, own_roundings=own.facts)
+    skipped = replace(skipped, warnings=own.warnings, own_roundings=own.facts)
+    if own.fault and bench.case.reference is None:
+        return replace(skipped, verdict=Verdict.FAIL, cause=Cause.FILE, reason=own.fault)
+    return replace(skipped, reason="; ".join(filter(None, (skipped.reason, own.price))))
 
 
 def rms_limit(output: OutputResult) -> float:

@@ -1,9 +1,22 @@
-"""What is lost behind outputs that pass: its kinds, and why nothing is seen of it."""
+"""What is lost, and where: by roundings that a model brings itself, and behind outputs that pass."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+
+import numpy as np
+
+from harness.comparison import DEFAULT_GATES, GATE_OF, GateResult
+from harness.tensors import NEVER, UNLESS_DEFAULT, Precision
+from harness.text import number, plural
+
+Tensors = Mapping[str, np.ndarray]
+COSTLY = 0.1
+"""Saturation is a warning where the outputs err by more than this nrmse, or by nobody knows how much."""
+MOST_NAMED = 3
 
 
 class Loss(StrEnum):
@@ -65,3 +78,180 @@ class HiddenFault:
     by_op: str
     how: Hiding
     times: float | None = None
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """A float16 or bfloat16 tensor of the model that FP32 values do not fit into.
+
+    Args:
+        tensor: its name.
+        node: the node that writes it.
+        op: the operator of that node.
+        dtype: `float16` or `bfloat16`.
+        elements: how many elements overflow, over all samples.
+        size: of how many.
+        largest: the largest magnitude that was to be rounded.
+    """
+
+    tensor: str
+    node: str
+    op: str
+    dtype: str
+    elements: int
+    size: int
+    largest: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.node} ({self.op}) overflows the model's own {self.dtype}: {self.elements} of {self.size} elements "
+            f"of {self.tensor}, which reach {number(self.largest)}"
+        )
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """A QuantizeLinear whose scale is too small for what it reads.
+
+    Args:
+        node: its name.
+        share: of its elements, over all samples, those beyond what it can keep.
+        scale: its scale; the smallest of several.
+        largest: the largest magnitude that it reads.
+        slice: the channel that it is about: `[:, 3]`; None where it is all of it.
+    """
+
+    node: str
+    share: float
+    scale: float
+    largest: float
+    slice: str | None = field(default=None, metadata=UNLESS_DEFAULT)
+
+    @property
+    def what(self) -> str:
+        """What it does, without who: `saturates 12% of its elements: …`."""
+        of = "its elements" if self.slice is None else f"the elements of {self.slice}"
+        reach = f"its scale is {number(self.scale)}, and they reach {number(self.largest)}"
+        return f"saturates {self.share:.0%} of {of}: {reach}"
+
+    def __str__(self) -> str:
+        return f"{self.node} (QuantizeLinear) {self.what}"
+
+
+@dataclass(frozen=True)
+class Vanishing:
+    """A QuantizeLinear whose scale is too large for a part of what it reads.
+
+    Args:
+        node: its name.
+        part: the tensor that was joined in what it reads, or the channel: `scores`, `[:, 3]`.
+        elements: how many elements of that it makes 0 of, in the sample with the most.
+        size: of how many that are not 0.
+        scale: its scale there; the smallest of several.
+        largest: the largest magnitude of that part.
+    """
+
+    node: str
+    part: str
+    elements: int
+    size: int
+    scale: float
+    largest: float
+
+    @property
+    def what(self) -> str:
+        """What it does, without who: `rounds 1600 of 1600 elements of scores to 0: …`."""
+        reach = f"its scale is {number(self.scale)}, and they reach {number(self.largest)}"
+        return f"rounds {self.elements} of {plural(self.size, 'element')} of {self.part} to 0: {reach}"
+
+    def __str__(self) -> str:
+        return f"{self.node} (QuantizeLinear) {self.what}"
+
+
+@dataclass(frozen=True)
+class OwnRoundings:
+    """What a model's own roundings do to it on the inputs of a case.
+
+    Args:
+        overflows: where the model's float16 or bfloat16 overflows, in topological order.
+        saturations: the QuantizeLinear nodes that saturate too much, the worst first.
+        vanishings: what QuantizeLinear nodes make 0 of, the most elements first.
+        cost: nrmse of the worst output over the same model without any of these roundings; None if unknown.
+        dtypes: those of the model's own float16 and bfloat16 tensors.
+        quantized: whether it has Q/DQ pairs.
+        output: the output that the roundings make wrong, beyond the gates of their own type; None if there is none.
+        gate: the gate that fails there.
+        unrounded: the outputs of the model without these roundings, sample by sample; empty if unknown.
+    """
+
+    overflows: tuple[Overflow, ...] = ()
+    saturations: tuple[Saturation, ...] = ()
+    vanishings: tuple[Vanishing, ...] = field(default=(), metadata=UNLESS_DEFAULT)
+    cost: float | None = None
+    dtypes: frozenset[str] = field(default=frozenset(), metadata=NEVER)
+    quantized: bool = field(default=False, metadata=NEVER)
+    output: str | None = field(default=None, metadata=UNLESS_DEFAULT)
+    gate: GateResult | None = field(default=None, metadata=UNLESS_DEFAULT)
+    unrounded: tuple[Tensors, ...] = field(default=(), repr=False, metadata=NEVER)
+
+    @property
+    def subject(self) -> str:
+        """What brings the roundings, in words."""
+        kinds = [f"own {dtype}" for dtype in GATE_OF if dtype in self.dtypes]
+        return " and ".join([*kinds, *(["Q/DQ nodes"] if self.quantized else [])])
+
+    @property
+    def price(self) -> str:
+        """What the roundings cost, in words; empty where that is not known."""
+        if self.cost is None:
+            return ""
+        verb = "cost" if self.quantized or len(self.dtypes) > 1 else "costs"
+        return f"the model's {self.subject} {verb} nrmse {number(self.cost)} against the same model without"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know: overflow and saturation that the outputs notice, and a cost beyond the gates."""
+        found = []
+        ruined = self.cost is None or self.gate is not None
+        if ruined or not (self.cost or 0.0) <= min(map(_bound_of, self.dtypes), default=math.inf):
+            found += _first(self.overflows, "overflow")
+        if ruined or not (self.cost or 0.0) <= COSTLY:
+            found += _first(self.vanishings, "QuantizeLinear")
+            found += _first(self.saturations, "QuantizeLinear")
+        return tuple(found)
+
+    @property
+    def fault(self) -> str:
+        """Why the file itself is at fault, in words; empty where it is not."""
+        if self.gate is None:
+            return ""
+        verb = "make" if self.quantized or len(self.dtypes) > 1 else "makes"
+        return (
+            f"the file itself: its {self.subject} {verb} {self.output} wrong: {self.gate.subject} "
+            f"{self.gate.value:.3g} against the same model without, limit {self.gate.limit:.3g}"
+        )
+
+    @property
+    def facts(self) -> OwnRoundings | None:
+        """What a result keeps of it, without tensors; None for a model without roundings of its own."""
+        known = self.cost is not None or self.overflows or self.saturations or self.vanishings
+        return replace(self, unrounded=()) if known else None
+
+    @property
+    def precision(self) -> Precision:
+        """The precision whose gates hold for what the roundings cost; of several, the coarsest."""
+        kinds = [*(GATE_OF[dtype] for dtype in self.dtypes), *([Precision.INT8] if self.quantized else [])]
+        return max(kinds, key=lambda kind: DEFAULT_GATES[kind].bound, default=Precision.FP32)
+
+
+def _bound_of(dtype: str) -> float:
+    """The default bound on nrmse at the precision that is called `dtype` in ONNX."""
+    return DEFAULT_GATES[GATE_OF[dtype]].bound
+
+
+def _first(found: Sequence[Overflow | Saturation | Vanishing], noun: str) -> list[str]:
+    shown = [str(each) for each in found[:MOST_NAMED]]
+    more = len(found) - len(shown)
+    if more:
+        shown[-1] += f"; and {plural(more, f'more {noun}', f'more {noun} nodes')}"
+    return shown

@@ -5,141 +5,27 @@ The reference keeps them, as an engine of that file does, so that no run can fai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
 
-from harness.backends import Reference
-from harness.comparison import DEFAULT_GATES, GATE_OF, compare
+from harness.backends import Computed, Reference
+from harness.comparison import GateResult, compare
 from harness.errors import ModelError
+from harness.judge.losses import Overflow, OwnRoundings, Saturation, Vanishing
+from harness.judge.outputs import TensorGates
 from harness.judge.reference import Bench, Tensors
-from harness.model import bounds, spread
-from harness.tensors import NEVER, Precision
-from harness.text import number, plural
+from harness.model import Part, bounds, spread
 
 COPIES = 4  # a tensor, its rounded self, and what is computed of them
 SATURATED = 0.01
 """A QuantizeLinear that saturates more than this share of its elements is reported,"""
-COSTLY = 0.1
-"""with a warning where the outputs err by more than this nrmse, or by nobody knows how much."""
-MOST_NAMED = 3
-
-
-@dataclass(frozen=True)
-class Overflow:
-    """A float16 or bfloat16 tensor of the model that FP32 values do not fit into.
-
-    Args:
-        tensor: its name.
-        node: the node that writes it.
-        op: the operator of that node.
-        dtype: `float16` or `bfloat16`.
-        elements: how many elements overflow, over all samples.
-        size: of how many.
-        largest: the largest magnitude that was to be rounded.
-    """
-
-    tensor: str
-    node: str
-    op: str
-    dtype: str
-    elements: int
-    size: int
-    largest: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.node} ({self.op}) overflows the model's own {self.dtype}: {self.elements} of {self.size} elements "
-            f"of {self.tensor}, which reach {number(self.largest)}"
-        )
-
-
-@dataclass(frozen=True)
-class Saturation:
-    """A QuantizeLinear whose scale is too small for what it reads.
-
-    Args:
-        node: its name.
-        share: of its elements, over all samples, those beyond what it can keep.
-        scale: its scale; the smallest of several.
-        largest: the largest magnitude that it reads.
-    """
-
-    node: str
-    share: float
-    scale: float
-    largest: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.node} (QuantizeLinear) saturates {self.share:.0%} of its elements: its scale is "
-            f"{number(self.scale)}, and they reach {number(self.largest)}"
-        )
-
-
-@dataclass(frozen=True)
-class OwnRoundings:
-    """What a model's own roundings do to it on the inputs of a case.
-
-    Args:
-        overflows: where the model's float16 or bfloat16 overflows, in topological order.
-        saturations: the QuantizeLinear nodes that saturate too much, the worst first.
-        cost: nrmse of the worst output over the same model without any of these roundings; None if unknown.
-        dtypes: those of the model's own float16 and bfloat16 tensors.
-        quantized: whether it has Q/DQ pairs.
-        unrounded: the outputs of the model without these roundings, sample by sample; empty if unknown.
-    """
-
-    overflows: tuple[Overflow, ...] = ()
-    saturations: tuple[Saturation, ...] = ()
-    cost: float | None = None
-    dtypes: frozenset[str] = field(default=frozenset(), metadata=NEVER)
-    quantized: bool = field(default=False, metadata=NEVER)
-    unrounded: tuple[Tensors, ...] = field(default=(), repr=False, metadata=NEVER)
-
-    @property
-    def subject(self) -> str:
-        """What brings the roundings, in words."""
-        kinds = [f"own {dtype}" for dtype in GATE_OF if dtype in self.dtypes]
-        return " and ".join([*kinds, *(["Q/DQ nodes"] if self.quantized else [])])
-
-    @property
-    def price(self) -> str:
-        """What the roundings cost, in words; empty where that is not known."""
-        if self.cost is None:
-            return ""
-        verb = "cost" if self.quantized or len(self.dtypes) > 1 else "costs"
-        return f"the model's {self.subject} {verb} nrmse {number(self.cost)} against the same model without"
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What a person should know: overflow and saturation that the outputs notice, and a cost beyond the gates."""
-        found = []
-        if self.cost is None or not self.cost <= min(map(_bound_of, self.dtypes), default=np.inf):
-            found += _first(self.overflows, "overflow")
-        if self.cost is None or not self.cost <= COSTLY:
-            found += _first(self.saturations, "QuantizeLinear")
-        if self.cost is not None and not self.cost <= self._bound:
-            found.append(f"{self.price}: the reference has that error, too, and no run fails for it")
-        return tuple(found)
-
-    @property
-    def facts(self) -> OwnRoundings | None:
-        """What a result keeps of it, without tensors; None for a model without roundings of its own."""
-        known = self.cost is not None or self.overflows or self.saturations
-        return replace(self, unrounded=()) if known else None
-
-    @property
-    def _bound(self) -> float:
-        quantized = [DEFAULT_GATES[Precision.INT8].bound] if self.quantized else []
-        return max([*map(_bound_of, self.dtypes), *quantized], default=np.inf)
-
-
-def _bound_of(dtype: str) -> float:
-    """The default bound on nrmse at the precision that is called `dtype` in ONNX."""
-    return DEFAULT_GATES[GATE_OF[dtype]].bound
+SATURATED_SLICE = 0.5
+"""or, on a channel, more than this one."""
+VANISHED = 0.99
+"""And one that makes 0 of at least this share of the elements of a channel, or of a tensor that was joined in it."""
 
 
 def look_at_own_roundings(bench: Bench) -> OwnRoundings:
@@ -153,7 +39,33 @@ def look_at_own_roundings(bench: Bench) -> OwnRoundings:
         return OwnRoundings()
     cost, unrounded = _cost(bench)
     dtypes = frozenset(model.dtypes[name] for name in model.own_tensors)
-    return OwnRoundings(find_overflows(bench), _saturations(bench), cost, dtypes, model.quantized, unrounded)
+    saturations, vanishings = _quantizers(bench)
+    found = OwnRoundings(
+        find_overflows(bench),
+        saturations,
+        vanishings,
+        cost,
+        dtypes,
+        model.quantized,
+        unrounded=unrounded,
+    )
+    return _judged(bench, found)
+
+
+def _judged(bench: Bench, own: OwnRoundings) -> OwnRoundings:
+    """`own` with the output that is worst, if it is beyond the gates of the type that rounds."""
+    gates = TensorGates(bench.model, (), own.precision)
+    failing: list[tuple[str, GateResult]] = []
+    for sample, without in enumerate(own.unrounded):
+        exact = {name: as_float32(value) for name, value in without.items() if value.dtype.kind == "f"}
+        actual = {name: as_float32(bench.expected[sample][name]) for name in exact}
+        for output in gates.judge(sample, exact, Computed(actual), None, bench.parts(sample)):
+            if output.metrics.count and output.metrics.shape is None:
+                failing += [(output.tensor, gate) for gate in output.gates if not gate.passed]
+    if not failing:
+        return own
+    worst, gate = max(failing, key=lambda each: (each[1].slice is None, each[1].excess))
+    return replace(own, output=worst, gate=gate)
 
 
 def find_overflows(bench: Bench) -> tuple[Overflow, ...]:
@@ -206,52 +118,124 @@ def as_float32(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) if values.dtype.kind == "f" else values
 
 
-def _saturations(bench: Bench) -> tuple[Saturation, ...]:
+def _quantizers(bench: Bench) -> tuple[tuple[Saturation, ...], tuple[Vanishing, ...]]:
+    """What QuantizeLinear nodes cannot keep, and what they make 0 of, over all samples: the worst first."""
     model = bench.model
     quantizers = {
         node.output[0]: node for node in model.inferred.graph.node if node.op_type == "QuantizeLinear"
     }
-    beyond, sizes = dict.fromkeys(quantizers, 0), dict.fromkeys(quantizers, 0)
-    largest, scales = dict.fromkeys(quantizers, 0.0), dict.fromkeys(quantizers, 0.0)
-    for feeds in bench.feeds:
+    watched = {name: _Watched(node) for name, node in quantizers.items()}
+    for sample, feeds in enumerate(bench.feeds):
         for chunk in bench.tensor_chunks(tuple(quantizers), copies=8 * COPIES):
             nodes = [quantizers[name] for name in chunk]
             found = _read(bench, feeds, [name for node in nodes for name in node.input if name])
             for name, node in zip(chunk, nodes, strict=True):
-                values = [found[read] if read else None for read in node.input]
-                assert values[0] is not None
-                assert values[1] is not None
-                beyond[name] += _beyond(node, values)
-                sizes[name] += values[0].size
-                largest[name] = max(largest[name], float(np.abs(values[0]).max(initial=0.0)))
-                scales[name] = float(np.abs(values[1]).min(initial=np.inf))
-    found_all = [
-        Saturation(quantizers[name].name, beyond[name] / sizes[name], scales[name], largest[name])
-        for name in quantizers
-        if sizes[name] and beyond[name] > SATURATED * sizes[name]
-    ]
-    return tuple(sorted(found_all, key=lambda each: -each.share))
+                watched[name].see([found[read] if read else None for read in node.input])
+                if watched[name].vanish:
+                    watched[name].name_parts(bench.parts_of(node.input[0], sample))
+    saturated = [each for node in watched.values() for each in node.saturations()]
+    vanished = [each for node in watched.values() for each in node.vanishings()]
+    return (
+        tuple(sorted(saturated, key=lambda each: -each.share)),
+        tuple(sorted(vanished, key=lambda each: -each.elements)),
+    )
+
+
+class _Watched:
+    """One QuantizeLinear: what it saturates and what it makes 0 of, by channel and over all samples."""
+
+    def __init__(self, node: onnx.NodeProto) -> None:
+        self.node = node
+        self.axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        self.beyond = self.size = 0
+        self.largest = self.scale = 0.0
+        self.channels: np.ndarray | None = None
+        """By channel: elements, those beyond, those that are not 0, those that become 0, the largest magnitude."""
+        self.vanish = False
+        self.parts: dict[str, Vanishing] = {}
+        self._values: np.ndarray = np.zeros(0)
+        self._zeros: np.ndarray = np.zeros(0)
+        self._rank = 0
+
+    def see(self, values: Sequence[np.ndarray | None]) -> None:
+        """Add one sample of what the node reads."""
+        x, scale = np.asarray(values[0], dtype=np.float32), np.asarray(values[1], dtype=np.float32)
+        beyond, zeros = _lost(self.node, x, scale, values[2] if len(values) > 2 else None)
+        self.beyond += int(np.count_nonzero(beyond))
+        self.size += x.size
+        self.largest = max(self.largest, float(np.abs(x).max(initial=0.0)))
+        self.scale = float(np.abs(scale).min(initial=np.inf))
+        self._values, self._zeros, self._rank = x, zeros, x.ndim
+        if x.ndim < 2 or not x.size:
+            some, none = int(np.count_nonzero(x)), int(np.count_nonzero(zeros))
+            self.vanish = none > 0 and none >= VANISHED * some
+            return
+        axis = self.axis % x.ndim
+        own, over, small = (
+            np.moveaxis(each, axis, 0).reshape(x.shape[axis], -1) for each in (x, beyond, zeros)
+        )
+        counts = np.stack([np.full(len(own), own.shape[1]), over.sum(1), (own != 0).sum(1), small.sum(1)], 1)
+        largest = np.abs(own).max(1)[:, None]
+        found = np.concatenate([counts, largest], axis=1)
+        if self.channels is not None and len(self.channels) == len(found):
+            found[:, :4] += self.channels[:, :4]
+            found[:, 4] = np.maximum(found[:, 4], self.channels[:, 4])
+        self.channels = found
+        self.vanish = bool((found[:, 3] >= VANISHED * np.maximum(found[:, 2], 1)).any())
+
+    def name_parts(self, parts: Sequence[Part]) -> None:
+        """See which of the tensors that were joined in what it reads became 0."""
+        for part in parts:
+            x, zeros = part.of(self._values), part.of(self._zeros)
+            some, none = int(np.count_nonzero(x)), int(np.count_nonzero(zeros))
+            if none and none >= VANISHED * some:
+                largest = float(np.abs(x).max())
+                self.parts[part.tensor] = Vanishing(
+                    self.node.name, part.tensor, none, some, self.scale, largest
+                )
+
+    def saturations(self) -> Iterator[Saturation]:
+        """Too much of it all, or of a channel."""
+        if self.size and self.beyond > SATURATED * self.size:
+            yield Saturation(self.node.name, self.beyond / self.size, self.scale, self.largest)
+            return
+        for index, (count, over, _, _, largest) in enumerate([] if self.channels is None else self.channels):
+            if over > SATURATED_SLICE * count:
+                yield Saturation(
+                    self.node.name, float(over / count), self.scale, float(largest), self._slice(index)
+                )
+
+    def vanishings(self) -> Iterator[Vanishing]:
+        """Tensors that were joined in what it reads, or else channels of it."""
+        if self.parts:
+            yield from self.parts.values()
+            return
+        for index, (_, _, some, none, largest) in enumerate([] if self.channels is None else self.channels):
+            if none and none >= VANISHED * some:
+                place = self._slice(index)
+                yield Vanishing(self.node.name, place, int(none), int(some), self.scale, float(largest))
+
+    def _slice(self, index: int) -> str:
+        places = [str(index) if axis == self.axis % self._rank else ":" for axis in range(self._rank)]
+        return f"[{', '.join(places)}]"
 
 
 def _read(bench: Bench, feeds: Tensors, names: Iterable[str]) -> dict[str, np.ndarray]:
     return bench.itself.run(feeds, tuple(dict.fromkeys(names)))
 
 
-def _beyond(node: onnx.NodeProto, values: Sequence[np.ndarray | None]) -> int:
-    """How many elements a QuantizeLinear cannot keep; negative ones that it clips at 0, as a ReLU does, count not."""
-    x, scale = np.asarray(values[0], dtype=np.float32), np.asarray(values[1], dtype=np.float32)
-    zero = values[2] if len(values) > 2 else None
+def _lost(
+    node: onnx.NodeProto, x: np.ndarray, scale: np.ndarray, zero: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which elements a QuantizeLinear cannot keep, and of which it makes 0.
+
+    Negative ones that it clips at 0, as a ReLU does, are kept.
+    """
     least, most = bounds(node, zero)
     offset = np.zeros(1, np.float32) if zero is None else zero.astype(np.float32)
     with np.errstate(all="ignore"):
-        steps = np.rint(x / spread(node, scale, x)) + spread(node, offset, x)
+        whole = np.rint(x / spread(node, scale, x))
+        steps = whole + spread(node, offset, x)
     relu = bool((offset == least).all())
-    return int(np.count_nonzero(steps > most)) + (0 if relu else int(np.count_nonzero(steps < least)))
-
-
-def _first(found: Sequence[Overflow | Saturation], noun: str) -> list[str]:
-    shown = [str(each) for each in found[:MOST_NAMED]]
-    more = len(found) - len(shown)
-    if more:
-        shown[-1] += f"; and {plural(more, f'more {noun}', f'more {noun} nodes')}"
-    return shown
+    beyond = steps > most
+    return beyond if relu else beyond | (steps < least), (whole == 0) & (x != 0)

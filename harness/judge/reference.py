@@ -18,7 +18,7 @@ import numpy as np
 
 from harness.backends import DoubleReference, Reference
 from harness.errors import InputDataError, ModelError, ReferenceNotFiniteError, ReferenceNotReproducibleError
-from harness.model import Model, needed_nodes
+from harness.model import Model, Part, needed_nodes
 
 CONSTANTS = frozenset({"Constant", "ConstantOfShape"})
 POLES = frozenset({"Log", "Div", "Reciprocal", "Atanh"})
@@ -60,6 +60,12 @@ class Bench(Protocol):
     @property
     def expected(self) -> Sequence[Tensors]:
         """The reference's outputs, sample by sample."""
+
+    def parts(self, sample: int) -> Mapping[str, tuple[Part, ...]]:
+        """By output, the tensors that were joined in it."""
+
+    def parts_of(self, tensor: str, sample: int) -> tuple[Part, ...]:
+        """The tensors that were joined in another one."""
 
     def tensor_chunks(self, tensors: Sequence[str], *, copies: int) -> Iterable[tuple[str, ...]]:
         """`tensors` in chunks that fit into memory."""

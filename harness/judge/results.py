@@ -21,8 +21,7 @@ from harness.worker.protocol import EngineFacts
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.judge.losses import HiddenFault
-    from harness.judge.own_roundings import OwnRoundings
+    from harness.judge.losses import HiddenFault, OwnRoundings
     from harness.tactics import Repeats
 
 RUN_SCHEMA = "harness.run/1"
@@ -54,6 +53,8 @@ class Cause(StrEnum):
     UNEXPECTED_PASS = "passes unexpectedly"
     WAIVED = "waived"
     WAIVER_EXPIRED = "waiver expired"
+    FILE = "file itself"
+    """Roundings that the model brings itself make its outputs wrong."""
     GOLDEN_CHANGED = "golden reference changed"
     EXPORT = "export differs from the PyTorch module"
     PACKAGE = "package missing"

@@ -37,7 +37,8 @@ from harness.case import (
 from harness.comparison import DEFAULT_GATES, compare
 from harness.errors import GoldenError, HarnessError
 from harness.golden import GoldenStatus, GoldenStore, Provenance
-from harness.judge.own_roundings import OwnRoundings, find_overflows, look_at_own_roundings
+from harness.judge.losses import OwnRoundings
+from harness.judge.own_roundings import find_overflows, look_at_own_roundings
 from harness.judge.reference import check_finite, check_not_empty, check_reproducible
 from harness.judge.results import ComparedWith
 from harness.model import Model, PairedBy, Part, guess_fills, load_model, parts_of
@@ -242,14 +243,18 @@ class Workbench:
     def parts(self, sample: int) -> dict[str, tuple[Part, ...]]:
         """By output of a sample, the tensors that were joined in it; outputs that are computed are left out."""
         if sample not in self._parts:
-            feeds = self.feeds[sample]
-
-            def read(tensors: Sequence[str]) -> dict[str, np.ndarray]:
-                return {**feeds, **self.itself.run(feeds, [name for name in tensors if name not in feeds])}
-
-            found = {info.name: parts_of(self.model, info.name, read) for info in self.model.outputs}
+            found = {info.name: self.parts_of(info.name, sample) for info in self.model.outputs}
             self._parts[sample] = {name: parts for name, parts in found.items() if parts}
         return self._parts[sample]
+
+    def parts_of(self, tensor: str, sample: int) -> tuple[Part, ...]:
+        """The tensors that were joined in `tensor`; none if it is computed."""
+        feeds = self.feeds[sample]
+
+        def read(tensors: Sequence[str]) -> dict[str, np.ndarray]:
+            return {**feeds, **self.itself.run(feeds, [name for name in tensors if name not in feeds])}
+
+        return parts_of(self.model, tensor, read)
 
     def golden(self, *, update: bool) -> GoldenStatus | None:
         """What the golden reference says of this one before any rewriting; None where no golden references are kept.

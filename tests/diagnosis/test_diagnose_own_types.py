@@ -34,23 +34,24 @@ def nrmse(model: Model, x: np.ndarray, expected: np.ndarray) -> float:
 def test_a_file_whose_own_float16_overflows_is_itself_to_blame(tmp_path: Path, precision: Precision) -> None:
     model = load_model(own_norm(500.0), name="own")
     diagnosis = diagnose_model(model, [{"x": X}], precision, out=tmp_path)
-    assert (diagnosis.verdict, diagnosis.exit_code) == (DiagnosisVerdict.REFERENCE, 1)
+    assert (diagnosis.verdict, diagnosis.exit_code) == (DiagnosisVerdict.FILE, 1)
     (origin,) = diagnosis.origins
     assert (origin.node, origin.op, origin.tensor) == ("sq", "Mul", "sq")
     assert origin.why.startswith("the file itself computes in float16 here, and values up to ")
     assert diagnosis.culprits == ()
     assert not diagnosis.recipes
-    assert diagnosis.summary.startswith("The model's own types are at fault, at any precision.")
+    summary = "The file itself is at fault, at any precision: its own float16 makes y wrong: "
+    assert diagnosis.summary.startswith(summary)
     assert diagnosis.advice[0].startswith("change the file: ")
     assert "around sq." in diagnosis.advice[0]
-    assert meaning(diagnosis) == "values do not fit into the types that the file itself writes down"
+    assert meaning(diagnosis) == "roundings that the file itself writes down make its outputs wrong"
     assert diagnosis.to_dict()["own_types"]
 
 
 def test_a_file_whose_own_float16_makes_the_output_infinite_is_to_blame_as_well() -> None:
     model = load_model(own_norm(500.0, returned="wide"), name="own")
     diagnosis = diagnose_model(model, [{"x": X}], Precision.FP16)
-    assert diagnosis.verdict is DiagnosisVerdict.REFERENCE
+    assert diagnosis.verdict is DiagnosisVerdict.FILE
     assert [origin.node for origin in diagnosis.origins] == ["sq"]
     assert diagnosis.advice[0].startswith("change the file: ")
 
@@ -68,7 +69,7 @@ def test_a_file_of_float16_throughout_is_to_blame_although_there_is_nothing_to_l
     fill = "{shape: [4, 64], fill: {kind: uniform, low: 500, high: 1000}}"
     case.write_text(f"model: {{path: half.onnx}}\ninputs: {{x: {fill}}}\nruns: [fp16]\n")
     diagnosis = diagnose(case, journal=tmp_path / "journal")
-    assert diagnosis.verdict is DiagnosisVerdict.REFERENCE
+    assert diagnosis.verdict is DiagnosisVerdict.FILE
     assert [origin.node for origin in diagnosis.origins] == ["sq"]
 
 

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from graphs import graph_model, norm_chain, own_norm
 from onnx import TensorProto, helper
+from report_models import detection_head
 
 from harness.diagnosis.context import make_bench
-from harness.judge import RunResult, Verdict, Workbench, run
-from harness.judge.own_roundings import OwnRoundings
+from harness.judge import Cause, OwnRoundings, RunResult, Verdict, Workbench, run
 from harness.model import load_model
 from harness.tensors import to_json
 
@@ -57,15 +57,15 @@ def judged(proto: onnx.ModelProto, precision: str) -> RunResult:
     return run("m.onnx", precisions=[precision]).results[0]
 
 
-def test_an_overflow_of_the_models_own_float16_is_reported_although_the_run_passes() -> None:
+def test_an_overflow_of_the_models_own_float16_is_reported_and_the_file_is_at_fault() -> None:
     own = workbench(own_norm(500.0)).own_roundings
     (overflow,) = own.overflows
     assert (overflow.node, overflow.dtype, overflow.size) == ("sq", "float16", 256)
     assert overflow.elements == np.count_nonzero(np.abs(X * 500) > np.sqrt(65520))
     assert own.cost == pytest.approx(1.0), "what is divided by infinity is 0"
-    first, second = own.warnings
-    assert first.startswith("sq (Mul) overflows the model's own float16: ")
-    assert second.startswith("the model's own float16 costs nrmse 1 ")
+    (warning,) = own.warnings
+    assert warning.startswith("sq (Mul) overflows the model's own float16: ")
+    assert own.fault.startswith("the file itself: its own float16 makes y wrong: nrmse 1 ")
 
 
 def test_float16_of_the_model_that_fits_is_not_reported() -> None:
@@ -124,17 +124,24 @@ def test_the_cost_of_quantisation_is_reported_where_it_is_beyond_the_gate_of_int
     fine = workbench(quantised(0.03, np.int8(0))).own_roundings
     assert 0 < fine.cost < 0.05
     assert fine.warnings == ()
+    assert fine.fault == ""
     coarse = workbench(quantised(1.5, np.int8(0))).own_roundings
     assert coarse.saturations == ()
-    (warning,) = coarse.warnings
-    assert warning.startswith("the model's Q/DQ nodes cost nrmse 0.")
+    assert coarse.fault.startswith("the file itself: its Q/DQ nodes make y wrong: nrmse 0.")
 
 
 def test_int8_on_the_emulator_judges_nothing_of_a_quantised_model_and_says_what_it_costs() -> None:
-    result = judged(quantised(0.0005, np.int8(0)), "int8")
+    result = judged(quantised(0.03, np.int8(0)), "int8")
     assert result.verdict is Verdict.SKIP
     assert "the INT8 of this model is its own Q/DQ nodes, and the reference has them, too" in result.reason
-    assert "the model's Q/DQ nodes cost nrmse 0.9" in result.reason
+    assert "the model's Q/DQ nodes cost nrmse 9.3e-3" in result.reason
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16", "fp32"])
+def test_a_file_that_its_own_quantisation_ruins_fails_at_every_precision(precision: str) -> None:
+    result = judged(quantised(0.0005, np.int8(0)), precision)
+    assert (result.verdict, result.cause) == (Verdict.FAIL, Cause.FILE)
+    assert result.reason.startswith("the file itself: its Q/DQ nodes make y wrong: nrmse 0.9")
     assert "saturates" in result.warnings[0]
     assert result.to_dict()["facts"]["own_roundings"]["saturations"][0]["node"] == "quantize"
 
@@ -155,10 +162,21 @@ def test_a_model_of_float16_throughout_is_skipped_with_what_its_types_cost() -> 
     assert judged(proto, "fp32").verdict is Verdict.PASS
 
 
-def test_other_precisions_of_a_quantised_model_are_judged_and_warned_of() -> None:
-    result = judged(quantised(0.0005, np.int8(0)), "fp16")
-    assert result.verdict is Verdict.PASS
-    assert "saturates" in result.warnings[0]
+def test_a_quantizer_that_makes_0_of_what_was_joined_is_named_with_the_part() -> None:
+    result = judged(detection_head(quantised=True), "int8")
+    assert result.cause is Cause.FILE
+    assert result.reason.startswith("the file itself: its Q/DQ nodes make output0 wrong: nrmse of scores 1 ")
+    (warning,) = result.warnings
+    assert warning.startswith(
+        "head_q (QuantizeLinear) rounds 1600 of 1600 elements of scores to 0: its scale is 5.04"
+    )
+
+
+def test_a_quantizer_is_watched_channel_by_channel() -> None:
+    x = (X * np.where(np.arange(64) == 0, 1e-4, 1)).astype(np.float32)
+    own = workbench(quantised(np.full(64, 0.03), np.zeros(64, np.int8), relu=False), x).own_roundings
+    assert [(each.part, each.elements, each.size) for each in own.vanishings] == [("[:, 0]", 4, 4)]
+    assert own.warnings == (), "the outputs hardly notice one channel of 64"
 
 
 def test_a_reference_that_the_models_own_types_make_infinite_says_so() -> None:

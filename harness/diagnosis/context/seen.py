@@ -24,7 +24,7 @@ from harness.diagnosis.results import (
     Separation,
     Stage,
 )
-from harness.judge import LayerResult, OutputResult, Overflow, Region
+from harness.judge import LayerResult, OutputResult, OwnRoundings, Region
 from harness.search import Evaluation, Outcome, Result, SearchVerdict
 from harness.tactics import TacticRecord, TacticSearchResult, TacticVerdict
 from harness.tensors import Precision
@@ -37,10 +37,10 @@ class GateCheck:
     """What the first stage found.
 
     Args:
-        verdict: `none`, `reference`, or `unresolved` for want of budget, which end the diagnosis; None to go on.
+        verdict: `none`, `reference`, `file`, or `unresolved` for want of budget, which end the diagnosis; None: go on.
         baseline: the unobserved candidate; None if it was not reached.
         reference_fault: the tensor where the reference stops being finite.
-        own_overflows: where the model's own float16 or bfloat16 overflows so that the outputs are wrong.
+        own: for `file`, what the model's own roundings do to it; without an output where that is not finite.
         drawing: the nodes that draw the random numbers by which the reference differs from run to run.
         evidence: what was shown.
         outputs: all outputs of the unobserved candidate, also those that the baseline lacks as undecided.
@@ -50,7 +50,7 @@ class GateCheck:
     verdict: DiagnosisVerdict | None
     baseline: JudgedEvaluation | None = None
     reference_fault: str | None = None
-    own_overflows: tuple[Overflow, ...] = ()
+    own: OwnRoundings | None = None
     drawing: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     outputs: tuple[OutputResult, ...] = ()
@@ -277,7 +277,7 @@ class Findings:
         separations: the tensors that must not be fused away.
         suspects: for an unresolved fault: the smallest set that is known to cure, or what is suspected most.
         cure: the search behind the island; None if there was none.
-        own_types: the model's own float16 or bfloat16 is at fault, for an unsound reference.
+        own: for `file`, what the model's own roundings do to it.
         pins: the tactics of a build that passes, for a fault of a tactic.
         fp32_as: the precision that stands for FP32 on the engine: TF32 where it cannot do without.
         accumulates: FP16 products that accumulate in FP16 are at fault.
@@ -292,7 +292,7 @@ class Findings:
     separations: tuple[Separation, ...] = ()
     suspects: tuple[str, ...] = ()
     cure: Cure | None = None
-    own_types: bool = False
+    own: OwnRoundings | None = None
     pins: TacticRecord | None = None
     fp32_as: Precision = Precision.FP32
     accumulates: bool = False

@@ -16,6 +16,7 @@ from harness.diagnosis.context import (
     journal_folder,
 )
 from harness.diagnosis.results import CANDIDATE, DiagnosisVerdict, EvidenceKind, Recipe
+from harness.judge import OwnRoundings
 from harness.text import command, names, plural, sentence, target_words
 from harness.worker.protocol import TENSORRT_RTX
 
@@ -26,8 +27,8 @@ LONGEST_COMMAND = 2000
 def summarise(context: Context, found: Findings) -> str:
     """The answer in one or two sentences."""
     subject, verdict = context.subject, found.verdict
-    if found.own_types:
-        return f"The model's own types are at fault, at any precision. {_cause(found)}"
+    if found.own is not None:
+        return f"The file itself is at fault, at any precision{_what_it_costs(found.own)}. {_cause(found)}".strip()
     where = "the emulator" if subject.emulated else f"the engine on {subject.candidate.name}"
     cause = _cause(found)
     at = f"At {subject.precision}, {where}"
@@ -46,6 +47,10 @@ def summarise(context: Context, found: Findings) -> str:
         DiagnosisVerdict.PRECISION: f"{cause} {_remedy(found)}",
     }
     return texts[verdict].strip() if verdict in texts else f"{at} {_unresolved(context, found)}"
+
+
+def _what_it_costs(own: OwnRoundings) -> str:
+    return own.fault.removeprefix("the file itself") if own.fault else ""
 
 
 def _without_tf32(found: Findings, where: str) -> str:
@@ -98,7 +103,7 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
     verdict = found.verdict
     if verdict is DiagnosisVerdict.UNRESOLVED:
         return _go_on(context, seen, found)
-    if verdict is DiagnosisVerdict.REFERENCE:
+    if verdict in (DiagnosisVerdict.REFERENCE, DiagnosisVerdict.FILE):
         return (_mend_reference(found),)
     if verdict is DiagnosisVerdict.TACTIC:
         return _pin(context, found, handed)
@@ -145,7 +150,13 @@ def _leave_tf32(context: Context, recipes: Mapping[Recipe, str]) -> tuple[str, .
 def _mend_reference(found: Findings) -> str:
     if any(origin.draws for origin in found.origins):
         return "make what is drawn an input of the model, or feed 0 to what scales it"
-    if found.own_types:
+    if found.own is not None and not found.own.dtypes:
+        return (
+            f"change the file: leave {names(origin.node for origin in found.origins)} out of the quantisation, or give "
+            "each tensor that is joined there a scale of its own. No flag of a builder cures a scale that the file "
+            "itself writes down"
+        )
+    if found.own is not None:
         return (
             f"change the file: export it in FP32, or put Casts to FP32 around "
             f"{names(origin.node for origin in found.origins)}. No flag of a builder and no island is a cure for types "

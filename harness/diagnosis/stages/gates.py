@@ -183,7 +183,7 @@ def check_gates(evaluator: Evaluator) -> GateCheck:
 
 
 def _unsound_reference(subject: Subject) -> GateCheck | None:
-    """The verdict `reference`, where it is not finite, not reproducible, or overflows in its own types."""
+    """The verdict `reference`, where it is not finite or not reproducible, or `file`, where the file is wrong."""
     try:
         expected = subject.bench.expected
     except ReferenceNotFiniteError as error:
@@ -195,10 +195,11 @@ def _unsound_reference(subject: Subject) -> GateCheck | None:
             count=error.count,
         )
         overflows = tuple(each for each in find_overflows(subject.bench) if each.tensor == error.first_tensor)
+        own = OwnRoundings(overflows=overflows, dtypes=frozenset(each.dtype for each in overflows))
         return GateCheck(
-            DiagnosisVerdict.REFERENCE,
+            DiagnosisVerdict.FILE if overflows else DiagnosisVerdict.REFERENCE,
             reference_fault=error.first_tensor,
-            own_overflows=overflows,
+            own=own if overflows else None,
             evidence=(evidence, *_overflow_evidence(overflows)),
         )
     except ReferenceNotReproducibleError as error:
@@ -211,18 +212,18 @@ def _unsound_reference(subject: Subject) -> GateCheck | None:
         return GateCheck(DiagnosisVerdict.REFERENCE, drawing=error.nodes, evidence=(evidence,))
     assert expected, "a case has at least one sample"
     own = subject.bench.own_roundings
-    if not own.overflows or _passes_unrounded(subject, own):
+    if not own.fault or subject.bench.case.reference is not None:
         return None
-    evidence = _evidence(
-        EvidenceKind.REFERENCE,
-        f"the reference is not sound: the model's {own.subject} overflows, and the same model in FP32 gives other "
-        "outputs, beyond what the gates let pass",
-        cost=own.cost,
-    )
+    evidence = _evidence(EvidenceKind.OWN_ROUNDINGS, own.fault, cost=own.cost, output=own.output)
+    told = [str(each) for each in (*own.vanishings, *own.saturations)]
     return GateCheck(
-        DiagnosisVerdict.REFERENCE,
-        own_overflows=own.overflows,
-        evidence=(*_overflow_evidence(own.overflows), evidence),
+        DiagnosisVerdict.FILE,
+        own=own,
+        evidence=(
+            *_overflow_evidence(own.overflows),
+            *(_evidence(EvidenceKind.OWN_ROUNDINGS, text) for text in told),
+            evidence,
+        ),
     )
 
 
@@ -272,15 +273,6 @@ def _overflow_evidence(overflows: Iterable[Overflow]) -> tuple[Evidence, ...]:
     return tuple(
         _evidence(EvidenceKind.OWN_ROUNDINGS, str(each), node=each.node, elements=each.elements)
         for each in overflows
-    )
-
-
-def _passes_unrounded(subject: Subject, own: OwnRoundings) -> bool:
-    """Whether the model without its own roundings passes the gates of the run; true where that is not known."""
-    return all(
-        output.passed
-        for sample, tensors in enumerate(own.unrounded)
-        for output in subject.judge(tensors, sample, subject.plan(), as_emulator=True)
     )
 
 

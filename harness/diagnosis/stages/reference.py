@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.backends import DoubleReference
+from harness.backends import DoubleReference, Reference
 from harness.comparison import DEFAULT_GATES, compare, find_origins
 from harness.diagnosis.context import Findings, GateCheck, Subject
 from harness.diagnosis.explain import tensors_around, why
 from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Origin, Stage
 from harness.errors import ModelError
-from harness.judge import Overflow
+from harness.judge import Overflow, OwnRoundings, as_float32
+from harness.model import Model
 from harness.tensors import Precision
 from harness.text import magnitude
 
@@ -34,9 +35,9 @@ def own_types(overflow: Overflow) -> str:
 
 def explain_reference(subject: Subject, gates: GateCheck) -> tuple[Findings, tuple[Evidence, ...]]:
     """The origins of an unsound reference, and what more was shown."""
-    if gates.own_overflows:
-        reasons = {each.node: own_types(each) for each in gates.own_overflows}
-        return Findings(REFERENCE, origins=_origins(subject, reasons, reasons), own_types=True), ()
+    if gates.own is not None:
+        reasons = _file_reasons(subject, gates.own)
+        return Findings(DiagnosisVerdict.FILE, origins=_origins(subject, reasons, reasons), own=gates.own), ()
     if gates.reference_fault is not None:
         nodes = [node.name for node in [subject.model.producer(gates.reference_fault)] if node is not None]
         reasons = dict.fromkeys(nodes, "its output is not finite in FP32 already")
@@ -50,6 +51,50 @@ def explain_reference(subject: Subject, gates: GateCheck) -> tuple[Findings, tup
         text = f"where the reference loses its digits could not be found: {error.message}"
         return Findings(REFERENCE), (Evidence(Stage.GATES, EvidenceKind.REFERENCE, text),)
     return Findings(REFERENCE, origins=_origins(subject, reasons, reasons)), ()
+
+
+def _file_reasons(subject: Subject, own: OwnRoundings) -> dict[str, str]:
+    """By node, in topological order, what the file's own roundings do there.
+
+    What overflows, vanishes or saturates comes first; else the tensors that fail the gate of their own type against
+    the same model without, while those behind them pass.
+    """
+    reasons = {each.node: own_types(each) for each in own.overflows}
+    for node, text in [
+        *((each.node, each.what) for each in own.vanishings),
+        *((each.node, each.what) for each in own.saturations),
+    ]:
+        reasons.setdefault(node, f"it {text}")
+    return reasons or _file_origins(subject, own)
+
+
+def _file_origins(subject: Subject, own: OwnRoundings) -> dict[str, str]:
+    model, bound = subject.model, DEFAULT_GATES[own.precision].bound
+    tensors = [name for node in model.nodes for name in node.outputs if _is_float(model, name)]
+    without = Reference(model, own=False)
+    errors = dict.fromkeys(tensors, 0.0)
+    try:
+        for feeds in subject.bench.feeds:
+            exact, kept = without.run(feeds, tensors), subject.bench.itself.run(feeds, tensors)
+            for name in tensors:
+                found = compare(as_float32(kept[name]), as_float32(exact[name]), dtype="float32")
+                errors[name] = max(errors[name], found.error)
+    finally:
+        without.close()
+    failed = {name: not error <= bound for name, error in errors.items()}
+    reasons = {}
+    for name in find_origins(tensors, failed, model.predecessors):
+        node = model.producer(name)
+        if node is not None:
+            kind = own.subject.removeprefix("own ")
+            reasons[node.name] = (
+                f"its {kind} makes {name} err by {magnitude(errors[name])} (nrmse) against the same model without"
+            )
+    return reasons
+
+
+def _is_float(model: Model, tensor: str) -> bool:
+    return model.dtypes.get(tensor) in ("float32", "float16", "bfloat16")
 
 
 def _unstable_nodes(subject: Subject) -> dict[str, str]:

@@ -31,6 +31,7 @@ MEANINGS = {
     DiagnosisVerdict.TACTIC: "right or wrong by the kernels that the builder chooses",
     DiagnosisVerdict.NONDETERMINISTIC: "the same network does not give the same outcome twice",
     DiagnosisVerdict.REFERENCE: "the FP32 reference itself is not sound",
+    DiagnosisVerdict.FILE: "roundings that the file itself writes down make its outputs wrong",
     DiagnosisVerdict.UNRESOLVED: "the evidence does not decide what it is",
 }
 
@@ -45,8 +46,6 @@ def meaning(diagnosis: Diagnosis) -> str:
     many = len(diagnosis.culprits)
     if diagnosis.verdict is DiagnosisVerdict.PRECISION and many > A_FEW:
         return f"the precision is too low for {many} nodes taken together"
-    if diagnosis.own_types:
-        return "values do not fit into the types that the file itself writes down"
     return MEANINGS[diagnosis.verdict]
 
 
