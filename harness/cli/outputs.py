@@ -37,6 +37,7 @@ class Outputs:
         markdown: a summary or a bug report.
         tables: .csv and .parquet files.
         plot: one picture, or a folder of pictures.
+        tensors: a file for the outputs of candidates.
         folder: a folder that gets a page and a bug report, too, beside what others write there.
     """
 
@@ -45,6 +46,7 @@ class Outputs:
     markdown: Path | None = None
     tables: tuple[Path, ...] = ()
     plot: Path | None = None
+    tensors: Path | None = None
     folder: Path | None = None
     _before: dict[str, int] = field(init=False)
     _kept: float = field(init=False, default_factory=time.monotonic)
@@ -92,7 +94,7 @@ class Outputs:
             UsageError: a file cannot be written, or has a format that is not supported.
         """
         check_folder(self.folder)
-        _check_files(self.json, *self.pages, *self.summaries, *self.tables)
+        _check_files(self.json, self.tensors, *self.pages, *self.summaries, *self.tables)
         for table in self.tables:
             if table.suffix not in TABLES:
                 raise UsageError("is not a table format", where=table, hint="name a .csv or a .parquet file")
@@ -146,6 +148,7 @@ class Outputs:
         summary: Callable[[], str],
         table: Callable[[], pd.DataFrame] | None = None,
         draw: Callable[[Path], None] | None = None,
+        save: Callable[[Path], None] | None = None,
     ) -> None:
         """Write every file, each at once or not at all. An argument is called only if its file was named.
 
@@ -155,6 +158,7 @@ class Outputs:
             summary: makes the Markdown.
             table: makes the rows of tables.
             draw: draws to the picture or the folder of pictures.
+            save: writes the file of tensors.
 
         Raises:
             UsageError: a file cannot be written.
@@ -171,6 +175,8 @@ class Outputs:
                     write_table(table(), file)
             if draw is not None and self.plot is not None:
                 draw(self.plot)
+            if save is not None and self.tensors is not None:
+                save(self.tensors)
 
     def written_to_folder(self) -> list[str]:
         """Names of what is new or changed in `folder`, which others may use, too."""

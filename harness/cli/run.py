@@ -94,6 +94,14 @@ Plot = Annotated[
         panel=REPORTS,
     ),
 ]
+SaveOutputs = Annotated[
+    Path | None,
+    path_option(
+        "--save-outputs",
+        help="Write what the candidates computed as results of polygraphy (.json), for it and for harness compare.",
+        panel=REPORTS,
+    ),
+]
 GoldenUpdate = Annotated[
     bool, _golden("--golden-update", help="Rewrite golden references that are missing or fail.")
 ]
@@ -119,6 +127,7 @@ def run(
     html_file: HtmlFile = None,
     markdown_file: MarkdownFile = None,
     plot: Plot = None,
+    save_outputs: SaveOutputs = None,
     golden_update: GoldenUpdate = False,
     golden_prune: GoldenPrune = False,
 ) -> None:
@@ -130,7 +139,7 @@ def run(
     from harness.judge import Given, JudgeOptions, RunReport, fingerprint_of, prune_goldens, select_cases
     from harness.judge import run as judge
 
-    outputs = Outputs(json_file, html_file, markdown_file, plot=plot)
+    outputs = Outputs(json_file, html_file, markdown_file, plot=plot, tensors=save_outputs)
     outputs.check()
     if golden_update or golden_prune:
         refuse_in_ci("rewritten" if golden_update else "removed")
@@ -169,6 +178,7 @@ def run(
                     layers=observe is not Observe.NONE,
                     observation=None if observe is Observe.AUTO else Observation(observe),
                     golden_update=golden_update,
+                    keep_outputs=save_outputs is not None,
                     repeats=repeats,
                 ),
                 progress=follow,
@@ -216,6 +226,7 @@ def write_report(outputs: Outputs, report: RunReport, seconds: float) -> None:
         page=partial(run_page, report, seconds=seconds),
         summary=partial(run_markdown, report, seconds=seconds),
         draw=draw,
+        save=report.save_outputs,
     )
 
 

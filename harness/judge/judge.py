@@ -57,6 +57,7 @@ class JudgeOptions:
         observation: how; None is debug where the release has tensors between its kernels, else typed.
         memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
         golden_update: rewrite golden references that are missing or differ; refused when CI is set.
+        keep_outputs: keep the candidate's outputs in each result, as `RunResult.values`.
         repeats: how often an engine is built, each time tuned anew. All of them must pass, and the fact `repeats`
             says which layers changed tactic and how far the outputs moved. The emulator is not repeated.
     """
@@ -65,6 +66,7 @@ class JudgeOptions:
     observation: Observation | None = None
     memory_budget: int = 1 << 30
     golden_update: bool = False
+    keep_outputs: bool = False
     repeats: int = 1
 
 
@@ -243,6 +245,7 @@ class _Run:
             judged_as=None if self.judged_as is self.precision else self.judged_as,
             repeats=self.repeats,
             own_roundings=own.facts,
+            values=tuple(actual) if self.options.keep_outputs else (),
             compared_with=self.bench.compared_with(self.candidate, self.judged_as),
             warnings=tuple(dict.fromkeys(warnings)),
             golden=None if golden is None else golden.state,

@@ -14,11 +14,14 @@ from harness.backends import EmulatorFacts
 from harness.comparison import NONFINITE, GateResult, Metrics
 from harness.errors import InternalError, NothingSelectedError
 from harness.golden import GoldenState
-from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, to_json
+from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, atomic_path, to_json
 from harness.text import names, number, plural, shorten
 from harness.worker.protocol import EngineFacts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
     import pandas as pd
 
     from harness.judge.losses import HiddenFault, OwnRoundings
@@ -300,6 +303,7 @@ class RunResult:
         mistake: an `error` that is a mistake in the case, its model or its inputs, not of the candidate.
         judged_as: the precision whose gates it was held to, where it is not `precision`: TF32 that stays on.
         repeats: what several builds came to; None where the engine was built once. In JSON one of the facts.
+        values: the candidate's outputs by name, sample by sample, where they were to be kept. Not in JSON.
         own_roundings: what the model's own roundings do to it; None if it has none. In JSON one of the facts.
     """
 
@@ -329,6 +333,7 @@ class RunResult:
     judged_as: Precision | None = field(default=None, metadata=UNLESS_DEFAULT)
     repeats: Repeats | None = field(default=None, metadata=NEVER)
     own_roundings: OwnRoundings | None = field(default=None, metadata=NEVER)
+    values: tuple[Mapping[str, np.ndarray], ...] = field(default=(), compare=False, metadata=NEVER)
 
     ALSO_IN_JSON: ClassVar = ("judged",)
 
@@ -424,6 +429,23 @@ class RunReport:
         """The document of schema `harness.run/1`."""
         results = [result.to_dict() for result in self.results]
         return {"schema": RUN_SCHEMA, **to_json(replace(self, results=())), "results": results}
+
+    def save_outputs(self, path: Path) -> None:
+        """Write the candidates' outputs as results of polygraphy: a runner each, named after the run.
+
+        Raises:
+            NothingSelectedError: no run has outputs that were kept.
+        """
+        from polygraphy.comparator import RunResults
+
+        results = RunResults()
+        for result in self.results:
+            if result.values:
+                results.add([dict(sample) for sample in result.values], runner_name=result.id)
+        if not list(results.keys()):
+            raise NothingSelectedError("no run has outputs to save")
+        with atomic_path(path) as temporary:
+            results.save(str(temporary))
 
     def to_frame(self) -> pd.DataFrame:
         """One row a run and output: case, precision, candidate, verdict, reason, tensor, sample, and all Metrics.

@@ -131,3 +131,20 @@ def test_diagnose_goes_by_another_reference(capsys) -> None:
     status, out, _ = harness(capsys, "diagnose", "large.onnx", "--reference", "large.onnx", "-p", "fp16")
     assert status == 1
     assert "scale" in out
+
+
+def test_what_a_run_computed_is_saved_for_polygraphy_and_compared_again(capsys) -> None:
+    status, _, _ = harness(
+        capsys, "run", "two.onnx", "-p", "fp16", "--samples", "2", "--save-outputs", "out.json"
+    )
+    assert status == 0
+    saved = RunResults.load("out.json")
+    assert list(saved.keys()) == ["two::fp16"]
+    assert [list(sample) for sample in saved["two::fp16"]] == [["y"], ["y"]]
+    words = ("out.json", "--samples", "2", "-p", "fp16")
+    assert harness(capsys, "compare", "two.onnx", *words)[0] == 0
+    assert harness(capsys, "compare", "three.onnx", *words)[0] == 1
+    harness(capsys, "run", "two.onnx", "three.onnx", "-p", "fp16", "--save-outputs", "both.json")
+    status, _, errors = harness(capsys, "compare", "two.onnx", "both.json")
+    assert status == 2
+    assert "both.json: holds the results of 2 runners" in errors
