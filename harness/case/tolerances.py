@@ -61,7 +61,7 @@ class Relative(Frozen):
 
 
 class Limits(Frozen):
-    """Limits on metrics. Upper limits, but for cosine, sqnr_db and topk_agreement, which are lower limits."""
+    """Limits on metrics. Upper limits, but for cosine, sqnr_db, psnr_db and topk_agreement, which are lower limits."""
 
     max_abs: NonNegative | None = None
     """Largest absolute error."""
@@ -79,6 +79,12 @@ class Limits(Frozen):
     """Smallest cosine similarity. Blind to a common factor: never use it alone."""
     sqnr_db: Annotated[float, Field(strict=True)] | None = None
     """Smallest signal-to-quantisation-noise ratio, in dB."""
+    psnr_db: Annotated[float, Field(strict=True)] | None = None
+    """Smallest peak-signal-to-noise ratio, in dB: for images."""
+    abs_quantile: NonNegative | None = None
+    """Largest value of a quantile of the absolute error."""
+    quantile: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
+    """Which quantile `abs_quantile` limits; 0.99 by default."""
     max_ulp: NonNegative | None = None
     """Largest distance in units in the last place of the candidate's dtype."""
     p99_ulp: NonNegative | None = None
@@ -107,7 +113,7 @@ class Limits(Frozen):
 
 
 _LIMITS = frozenset(Limits.model_fields)
-_PARAMETERS = ("atol", "rtol", "topk", "relative")
+_PARAMETERS = ("atol", "rtol", "topk", "quantile", "relative")
 _GATED = tuple(name for name in Limits.model_fields if name not in _PARAMETERS)
 
 

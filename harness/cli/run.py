@@ -40,7 +40,7 @@ from harness.text import plural
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.judge import ProgressEvent, RunReport
+    from harness.judge import JudgeOptions, ProgressEvent, RunReport
     from harness.tactics import Repeats
 
 app = typer.Typer(add_completion=False)
@@ -136,7 +136,7 @@ def run(
     Without --env the candidate is the emulator, which needs no GPU.
     """
     from harness.golden import refuse_in_ci
-    from harness.judge import Given, JudgeOptions, RunReport, fingerprint_of, prune_goldens, select_cases
+    from harness.judge import Given, RunReport, fingerprint_of, prune_goldens, select_cases
     from harness.judge import run as judge
 
     outputs = Outputs(json_file, html_file, markdown_file, plot=plot, tensors=save_outputs)
@@ -147,8 +147,7 @@ def run(
     check_environments(names)
     if repeats > 1 and not names:
         raise UsageError("--repeats builds engines, but the emulator builds none", hint="add --env NAME")
-    given = Given(tuple(data or ()), samples, seed, reference)
-    shapes = parse_shapes(inputs)
+    given, shapes = Given(tuple(data or ()), samples, seed, reference), parse_shapes(inputs)
     cases = select_cases(targets, inputs=shapes, given=given, tags=tags or (), precisions=wanted)
     outputs.check_plot(sum(len(case.select_runs(wanted)) for case in cases) * max(len(names), 1))
 
@@ -174,13 +173,7 @@ def run(
                 cases,
                 precisions=wanted,
                 environments=names,
-                options=JudgeOptions(
-                    layers=observe is not Observe.NONE,
-                    observation=None if observe is Observe.AUTO else Observation(observe),
-                    golden_update=golden_update,
-                    keep_outputs=save_outputs is not None,
-                    repeats=repeats,
-                ),
+                options=_options(observe, repeats, golden_update, save_outputs is not None),
                 progress=follow,
             )
     except KeyboardInterrupt:
@@ -191,6 +184,18 @@ def run(
     show(report, seconds=seconds)
     write_report(outputs, report, seconds)
     raise typer.Exit(report.exit_code)
+
+
+def _options(observe: Observe, repeats: int, golden_update: bool, keep_outputs: bool) -> JudgeOptions:
+    from harness.judge import JudgeOptions
+
+    return JudgeOptions(
+        layers=observe is not Observe.NONE,
+        observation=None if observe is Observe.AUTO else Observation(observe),
+        golden_update=golden_update,
+        keep_outputs=keep_outputs,
+        repeats=repeats,
+    )
 
 
 def show_report(

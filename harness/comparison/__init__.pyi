@@ -17,6 +17,8 @@ from .gates import find_fill as find_fill
 from .gates import gates_for as gates_for
 from .gates import options_for as options_for
 from .gates import slice_limit as slice_limit
+from .heat import ErrorMap as ErrorMap
+from .heat import map_error as map_error
 from .metrics import CompareOptions as CompareOptions
 from .metrics import Metrics as Metrics
 from .origins import find_origins as find_origins

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from harness.comparison.kernel import TILE, TileKernel
 from harness.comparison.metrics import CompareOptions, Metrics, as_incomparable
+from harness.comparison.quantile import ErrorHistogram
 from harness.comparison.slices import Layout, SliceSums
 from harness.comparison.tally import Tally, combined, metrics_of
 from harness.comparison.topk import count_piece_hits
@@ -53,7 +55,12 @@ def compare(
         return as_incomparable(metrics, shape=candidate.shape, reference_shape=reference.shape)
     total, ulps = _measure(candidate, reference, storage, options, alone=True)
     worst = _worst_of(total, candidate.shape)
-    return metrics_of(total, ulps, storage, None if worst is None else worst[1], options.slice_floor)
+    metrics = metrics_of(total, ulps, storage, None if worst is None else worst[1], options.slice_floor)
+    if options.quantile is None:
+        return metrics
+    errors = ErrorHistogram()
+    errors.add(candidate, reference)
+    return replace(metrics, abs_quantile=errors.at(options.quantile))
 
 
 def not_computed(
@@ -100,6 +107,7 @@ class Accumulator:
         self._worst: tuple[float, tuple[int, ...]] | None = None
         self._shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
         self._failure: str | None = None
+        self._errors = None if self.options.quantile is None else ErrorHistogram()
 
     def update(self, candidate: Array, reference: Array) -> None:
         """Add one sample; one of another shape than its reference makes the whole incomparable.
@@ -119,6 +127,8 @@ class Accumulator:
             self._shapes = self._shapes or (candidate.shape, reference.shape)
         else:
             total, ulps = _measure(candidate, reference, storage, self.options, alone=False)
+            if self._errors is not None:
+                self._errors.add(candidate, reference)
         self._adopt(storage, ulps)
         self._tallies.append(total)
         self._see_worst(_worst_of(total, reference.shape))
@@ -157,6 +167,8 @@ class Accumulator:
         self._shapes = self._shapes or other._shapes
         self._failure = self._failure or other._failure
         self._tallies += other._tallies
+        if self._errors is not None and other._errors is not None:
+            self._errors.merge(other._errors)
         self._see_worst(other._worst)
 
     def result(self) -> Metrics:
@@ -171,6 +183,8 @@ class Accumulator:
         metrics = metrics_of(
             combined(self._tallies), self._ulps, self._storage, worst, self.options.slice_floor
         )
+        if self._errors is not None and self.options.quantile is not None:
+            metrics = replace(metrics, abs_quantile=self._errors.at(self.options.quantile))
         if self._failure is not None:
             return as_incomparable(metrics, failure=self._failure)
         if self._shapes is not None:

@@ -27,7 +27,7 @@ from harness.comparison.metrics import ALIKE, CompareOptions, Metrics
 from harness.errors import UsageError
 from harness.tensors import UNLESS_DEFAULT, Precision
 
-LOWER_BOUNDED = frozenset({"cosine", "sqnr_db", "topk_agreement"})
+LOWER_BOUNDED = frozenset({"cosine", "sqnr_db", "psnr_db", "topk_agreement"})
 """The metrics that are better when larger: a gate on them is a lower limit."""
 
 UPPER_BOUNDED = frozenset(
@@ -37,6 +37,7 @@ UPPER_BOUNDED = frozenset(
         "max_rel",
         "rmse",
         "nrmse",
+        "abs_quantile",
         "max_ulp",
         "p99_ulp",
         "mismatch_fraction",
@@ -122,7 +123,7 @@ class GateResult:
         """The value as a multiple of the limit: up to 1 passes."""
         if math.isnan(self.value):
             return math.inf
-        if self.metric == "sqnr_db":
+        if self.metric in ("sqnr_db", "psnr_db"):
             return float(10.0 ** ((self.limit - self.value) / 20))
         value, limit = self.value, self.limit
         if self.metric in LOWER_BOUNDED:
@@ -175,6 +176,8 @@ DEFAULT_GATES: Mapping[Precision, DefaultGate] = {
 }
 GATE_OF: Mapping[str, Precision] = {"float16": Precision.FP16, "bfloat16": Precision.BF16}
 """The precision whose gates hold for a float16 or bfloat16 tensor of a model's own."""
+DEFAULT_QUANTILE = 0.99
+"""The quantile that `abs_quantile` limits where the case names none."""
 NONFINITE = Gate("nonfinite", 0)
 EQUAL = Gate("mismatch_fraction", 0)
 
@@ -222,7 +225,7 @@ def options_for(
     node: str | None = None,
     is_output: bool,
 ) -> CompareOptions:
-    """What the metrics of one tensor need of the case's rules: `atol`, `rtol` and `topk`.
+    """What the metrics of one tensor need of the case's rules: `atol`, `rtol`, `quantile` and `topk`.
 
     Where a rule gives only one of `atol` and `rtol`, the other is 0.
     """
@@ -232,6 +235,8 @@ def options_for(
         return chosen
     if limits.atol is not None or limits.rtol is not None:
         chosen = replace(chosen, atol=limits.atol or 0.0, rtol=limits.rtol or 0.0)
+    if limits.abs_quantile is not None:
+        chosen = replace(chosen, quantile=limits.quantile or DEFAULT_QUANTILE)
     return chosen if limits.topk is None else replace(chosen, topk=limits.topk)
 
 

@@ -128,6 +128,7 @@ def metrics_of(
         nrmse=_ratio(rmse, reference_rms),
         cosine=math.nan if broken else _cosine(total),
         sqnr_db=-math.inf if broken else _decibels(total.rr, total.dd),
+        psnr_db=-math.inf if broken else _decibels(total.reference_max**2, rmse**2),
         max_ulp=math.inf if broken else float(ulps.largest),
         p99_ulp=ulps.p99(infinite=total.nonfinite),
         mismatch_fraction=total.mismatches / max(total.count, 1),

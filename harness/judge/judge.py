@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.backends import Candidate, Computed, Emulator, EmulatorFacts, Observation, Plan, judged_as
 from harness.case import Case, RunSpec, Waived, find_waiver
-from harness.comparison import COMPUTED, SHAPE
+from harness.comparison import COMPUTED, SHAPE, ErrorMap, map_error
 from harness.errors import CandidateError, CaseFileError, HarnessError, InternalError, ModelError, of_system
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
@@ -35,6 +35,7 @@ from harness.judge.results import (
     RunResult,
     Verdict,
     without_origins,
+    worst_of,
 )
 from harness.judge.workbench import Workbench
 from harness.tensors import Precision
@@ -245,6 +246,7 @@ class _Run:
             judged_as=None if self.judged_as is self.precision else self.judged_as,
             repeats=self.repeats,
             own_roundings=own.facts,
+            error_map=None if passed or self.later else self.error_map(expected, actual, outputs),
             values=tuple(actual) if self.options.keep_outputs else (),
             compared_with=self.bench.compared_with(self.candidate, self.judged_as),
             warnings=tuple(dict.fromkeys(warnings)),
@@ -343,6 +345,19 @@ class _Run:
             computed = Computed(actual[sample], self.failures[sample] if self.failures else {})
             results += judged.judge(sample, expected[sample], computed, baseline, self.bench.parts(sample))
         return tuple(results)
+
+    def error_map(
+        self,
+        expected: list[dict[str, np.ndarray]],
+        actual: list[Mapping[str, np.ndarray]],
+        outputs: tuple[OutputResult, ...],
+    ) -> ErrorMap | None:
+        """Where in the worst output the error sits."""
+        worst = worst_of(outputs)
+        if worst is None or worst.tensor not in actual[worst.sample]:
+            return None
+        pair = actual[worst.sample][worst.tensor], expected[worst.sample][worst.tensor]
+        return map_error(*pair, tensor=worst.tensor, sample=worst.sample)
 
     def layers(
         self,

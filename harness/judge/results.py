@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.backends import EmulatorFacts
-from harness.comparison import NONFINITE, GateResult, Metrics
+from harness.comparison import NONFINITE, ErrorMap, GateResult, Metrics
 from harness.errors import InternalError, NothingSelectedError
 from harness.golden import GoldenState
 from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, atomic_path, to_json
@@ -304,6 +304,7 @@ class RunResult:
         judged_as: the precision whose gates it was held to, where it is not `precision`: TF32 that stays on.
         repeats: what several builds came to; None where the engine was built once. In JSON one of the facts.
         values: the candidate's outputs by name, sample by sample, where they were to be kept. Not in JSON.
+        error_map: where in the worst output the error sits; None where the outputs pass.
         own_roundings: what the model's own roundings do to it; None if it has none. In JSON one of the facts.
     """
 
@@ -333,6 +334,7 @@ class RunResult:
     judged_as: Precision | None = field(default=None, metadata=UNLESS_DEFAULT)
     repeats: Repeats | None = field(default=None, metadata=NEVER)
     own_roundings: OwnRoundings | None = field(default=None, metadata=NEVER)
+    error_map: ErrorMap | None = field(default=None, metadata=UNLESS_DEFAULT)
     values: tuple[Mapping[str, np.ndarray], ...] = field(default=(), compare=False, metadata=NEVER)
 
     ALSO_IN_JSON: ClassVar = ("judged",)
@@ -369,7 +371,7 @@ class RunResult:
     @property
     def worst(self) -> OutputResult | None:
         """The output that is furthest beyond (or nearest to) its gates."""
-        return max(self.outputs, key=_badness, default=None)
+        return worst_of(self.outputs)
 
     def with_timing(self, name: str, seconds: float) -> RunResult:
         """This result with one more timing."""
@@ -478,6 +480,11 @@ def _row(tag: str, *cells: str) -> str:
 
 def _worst_error(result: RunResult) -> str:
     return number(None if result.worst is None else result.worst.metrics.nrmse)
+
+
+def worst_of(outputs: Iterable[OutputResult]) -> OutputResult | None:
+    """The output that is furthest beyond (or nearest to) its gates."""
+    return max(outputs, key=_badness, default=None)
 
 
 def _badness(output: OutputResult) -> tuple[int, float]:

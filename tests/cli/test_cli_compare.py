@@ -61,7 +61,10 @@ def test_files_that_differ_name_the_node_and_the_weight(capsys) -> None:
     (result,) = json.loads(Path("c.json").read_text())["results"]
     assert result["candidate"] == "file"
     assert result["compared_with"]["reference"] == "two.onnx"
-    assert "other values in weight" in Path("c.html").read_text()
+    assert result["error_map"]["shape"] == [2, 8]
+    page = Path("c.html").read_text()
+    assert "other values in weight" in page
+    assert "Where the error sits in y, sample 0, of shape 2 × 8" in page
 
 
 def test_mistakes_are_said_in_one_line(capsys) -> None:

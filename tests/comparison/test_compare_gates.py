@@ -12,6 +12,7 @@ from harness.case import Limits, Tolerance
 from harness.comparison import (
     DEFAULT_GATES,
     LOWER_BOUNDED,
+    Accumulator,
     CompareOptions,
     Gate,
     GateResult,
@@ -19,6 +20,7 @@ from harness.comparison import (
     check,
     compare,
     gates_for,
+    map_error,
     options_for,
 )
 from harness.comparison.gates import UPPER_BOUNDED
@@ -85,7 +87,7 @@ class TestGate:
         assert {field.name for field in fields(Metrics)} >= UPPER_BOUNDED | LOWER_BOUNDED
 
     def test_every_limit_of_a_case_has_a_gate(self) -> None:
-        limits = set(Limits.model_fields) - {"atol", "rtol", "topk", "relative"}
+        limits = set(Limits.model_fields) - {"atol", "rtol", "topk", "quantile", "relative"}
         assert limits <= UPPER_BOUNDED | LOWER_BOUNDED
 
 
@@ -174,3 +176,70 @@ class TestTolerances:
         assert options(Tolerance(nrmse=1.0)) == CompareOptions()
         assert options(Tolerance(atol=1e-3)) == CompareOptions(atol=1e-3, rtol=0)
         assert options(Tolerance(rtol=1e-3), Tolerance(topk=5)) == CompareOptions(atol=0, rtol=1e-3, topk=5)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99, 1.0])
+def test_a_quantile_of_the_error_is_that_of_numpy_and_never_below(share: float) -> None:
+    rng = np.random.default_rng(2)
+    reference = rng.standard_normal((300, 40)).astype(np.float32)
+    candidate = reference + rng.standard_normal((300, 40)).astype(np.float32) ** 3
+    exact = np.quantile(np.abs(candidate.astype(np.float64) - reference), share, method="inverted_cdf")
+    options = CompareOptions(quantile=share)
+    whole = compare(candidate, reference, options=options).abs_quantile
+    assert exact <= whole <= 1.009 * exact
+    parts = Accumulator(options=options)
+    for rows in (slice(0, 100), slice(100, 300)):
+        parts.update(candidate[rows], reference[rows])
+    assert parts.result().abs_quantile == whole
+
+
+def test_an_element_that_is_not_finite_is_in_the_highest_quantiles_only() -> None:
+    reference = np.ones(100, np.float32)
+    candidate = reference.copy()
+    candidate[7] = np.inf
+    assert compare(candidate, reference, options=CompareOptions(quantile=0.99)).abs_quantile == 0
+    assert compare(candidate, reference, options=CompareOptions(quantile=1.0)).abs_quantile == math.inf
+    assert compare(candidate, reference).abs_quantile is None
+
+
+def test_the_peak_signal_to_noise_ratio_is_that_of_polygraphy() -> None:
+    from polygraphy.comparator import IterationResult, PsnrCompareFunc
+
+    rng = np.random.default_rng(3)
+    reference = rng.random((1, 3, 16, 16)).astype(np.float32)
+    candidate = reference + rng.standard_normal(reference.shape).astype(np.float32) / 50
+    compared = PsnrCompareFunc()(IterationResult({"y": reference}), IterationResult({"y": candidate}))
+    assert compare(candidate, reference).psnr_db == pytest.approx(compared["y"].psnr, rel=1e-5)
+    assert compare(reference, reference).psnr_db == math.inf
+
+
+def test_the_gates_of_images_and_quantiles_are_those_of_the_case() -> None:
+    rules = (Tolerance(psnr_db=40.0), Tolerance(abs_quantile=0.1, quantile=0.9))
+    gates = gates_for(rules, precision=Precision.FP16, tensor="y", is_output=True, reference_rms=1.0)
+    assert {(gate.metric, gate.limit) for gate in gates} == {
+        ("nonfinite", 0), ("psnr_db", 40.0), ("abs_quantile", 0.1)
+    }  # fmt: skip
+    options = options_for(rules, precision=Precision.FP16, tensor="y", is_output=True)
+    assert options.quantile == 0.9
+    reference = np.ones(10, np.float32)
+    metrics = compare(reference + np.float32(0.05), reference, options=options)
+    passed = {result.metric: result.passed for result in check(metrics, gates)}
+    assert passed == {"nonfinite": True, "psnr_db": False, "abs_quantile": True}
+
+
+def test_the_map_of_an_error_shows_its_place_in_the_last_two_axes() -> None:
+    reference = np.zeros((2, 100, 96), np.float32)
+    candidate = reference.copy()
+    candidate[1, 99, 0] = 3
+    candidate[0, 0, 95] = np.nan
+    found = map_error(candidate, reference, tensor="y", sample=0)
+    assert found is not None
+    cells = np.array(found.cells)
+    assert cells.shape == (24, 48)
+    assert cells[-1, 0] == 3
+    assert cells[0, -1] == np.inf
+    assert np.count_nonzero(cells) == 2
+    small = map_error(np.float32([1, 2]), np.float32([1, 4]), tensor="y", sample=0)
+    assert small is not None
+    assert small.cells == ((0.0, 2.0),)
+    assert map_error(np.zeros(3), np.zeros(4), tensor="y", sample=0) is None

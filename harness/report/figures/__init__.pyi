@@ -3,6 +3,7 @@ from .dots import engines_figure as engines_figure
 from .dots import outputs_figure as outputs_figure
 from .growth import error_growth_svg as error_growth_svg
 from .growth import save_error_growth as save_error_growth
+from .heat import error_map_svg as error_map_svg
 from .nights import series_figure as series_figure
 from .quantization import histogram_svg as histogram_svg
 from .quantization import mixed_curve_svg as mixed_curve_svg

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.judge import RunReport, RunResult, Verdict
-from harness.report.figures import error_growth_svg
+from harness.report.figures import error_growth_svg, error_map_svg
 from harness.report.pages import render_page, trusted
 from harness.report.run.view import (
     Explanation,
@@ -40,6 +40,7 @@ class _Section:
     result: RunResult
     explanation: Explanation
     picture: Markup | None
+    heat: Markup | None
     with_layers: bool
 
 
@@ -86,7 +87,9 @@ def _section(anchors: Mapping[int, str], runs: Sequence[RunResult], *, brief: bo
     detailed = bool(result.layers) and not (brief and result.verdict is Verdict.PASS)
     if detailed:
         picture = trusted(error_growth_svg(result))
-    return _Section(tuple(anchors[id(each)] for each in runs), result, explain(*runs), picture, detailed)
+    heat = None if result.error_map is None else trusted(error_map_svg(result.error_map, f"heat-{result.id}"))
+    names = tuple(anchors[id(each)] for each in runs)
+    return _Section(names, result, explain(*runs), picture, heat, detailed)
 
 
 def run_markdown(report: RunReport, *, seconds: float | None = None) -> str:
