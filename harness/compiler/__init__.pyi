@@ -7,6 +7,8 @@ from .facts import RTX as RTX
 from .facts import Kind as Kind
 from .facts import NodeFacts as NodeFacts
 from .facts import Releases as Releases
+from .known import KnownProblems as KnownProblems
+from .known import known_problems as known_problems
 from .rules import RULES as RULES
 from .rules import GraphView as GraphView
 from .rules import Match as Match

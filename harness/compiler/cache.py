@@ -15,7 +15,13 @@ from harness.environments import cache_folder
 from harness.tensors import write_text
 from harness.worker.protocol import CompileReport, MessageError, from_plain
 
+_SHARED = 32  # letters of a model's hash in the names of its reports
 _OF_THE_MACHINE = ("crashed", "timed_out", "out_of_memory", "no_gpu")
+
+
+def report_key(sha256: str, digest: str) -> str:
+    """The key of a report: which model, and what was asked of it."""
+    return f"{sha256[:_SHARED]}-{digest[:_SHARED]}"
 
 
 class ReportCache:
@@ -36,6 +42,14 @@ class ReportCache:
             return None
         assert isinstance(report, CompileReport)
         return report
+
+    def reports_of(self, sha256: str) -> tuple[CompileReport, ...]:
+        """All that is kept of the model with this hash, the oldest first."""
+        found = []
+        with contextlib.suppress(OSError):
+            paths = self._path(sha256).parent.glob(f"{sha256[:_SHARED]}-*.json")
+            found = [path.stem for path in sorted(paths, key=lambda path: path.stat().st_mtime)]
+        return tuple(report for report in map(self.get, found) if report is not None)
 
     def put(self, key: str, report: CompileReport) -> None:
         """Keep a report, unless it says something of the machine alone."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 
 from harness.case import BuildOptions
-from harness.compiler.cache import ReportCache
+from harness.compiler.cache import ReportCache, report_key
 from harness.environments import Environment, Supervisor, shared_supervisor
 from harness.errors import (
     BuildFailedError,
@@ -161,7 +161,7 @@ def _request(
 
 
 def _key(model: Model, request: BuildRequest, probe: ProbeReply, environment: Environment) -> str:
-    """SHA-256 over all that a report depends on.
+    """The model, and a hash of all that a report depends on.
 
     An engine of TensorRT is made for the GPU at hand; one of TensorRT for RTX only if that is asked for.
     """
@@ -176,7 +176,7 @@ def _key(model: Model, request: BuildRequest, probe: ProbeReply, environment: En
         machine,
         environment.variables,
     )
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return report_key(model.sha256, hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest())
 
 
 def _compile(supervisor: Supervisor, model: Model, request: BuildRequest, probe: ProbeReply) -> CompileReport:

@@ -45,6 +45,7 @@ from harness.judge import (
     RunResult,
     Workbench,
     check_names,
+    conversion_warning,
     describe_outputs,
     measure_layers,
     nothing_to_round,
@@ -258,8 +259,14 @@ def _before(context: Context, seen: Seen, found: Findings) -> RunResult | None:
         outputs=seen.gates.outputs,
         layers=_pointing(layers, found.origins),
         faithful=None if seen.observed is None else seen.observed.faithful,
-        warnings=context.subject.bench.own_roundings.warnings,
+        warnings=(*context.subject.bench.own_roundings.warnings, *_not_converting(context)),
     )
+
+
+def _not_converting(context: Context) -> tuple[str, ...]:
+    """That the model is known not to convert, or that its engine computes something else."""
+    warning = conversion_warning(context.subject.bench.model, context.subject.candidate.fingerprint())
+    return () if warning is None else (warning,)
 
 
 def _pointing(layers: tuple[LayerResult, ...], origins: tuple[Origin, ...]) -> tuple[LayerResult, ...]:

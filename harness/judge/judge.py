@@ -17,6 +17,7 @@ from harness.errors import CandidateError, CaseFileError, HarnessError, Internal
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
 from harness.judge.checks import idle_inputs
+from harness.judge.conversion import conversion_warning
 from harness.judge.hidden import find_hidden
 from harness.judge.layers import beyond_own_limits, is_faithful, measure_layers, observation_for
 from harness.judge.losses import HiddenFault
@@ -214,6 +215,8 @@ class _Run:
         warnings += own.warnings if self.bench.case.reference is None else ()
         warnings += idle_inputs(self.bench)
         warnings += [each for each in (beyond, self.bench.other_inputs(self.candidate)) if each]
+        if warning := conversion_warning(self.bench.model, None if engine is None else engine.fingerprint):
+            warnings.append(warning)
         if self.judged_as is not self.precision:
             warnings.append(self.why_judged_otherwise(blank))
         if golden is not None and golden.message is not None and not self.options.golden_update:

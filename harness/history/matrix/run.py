@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -39,11 +40,13 @@ from harness.history.store import (
     rows_of,
 )
 from harness.judge import (
+    ConversionWarning,
     Progress,
     ProgressEvent,
     RunResult,
     Verdict,
     Workbench,
+    conversion_warning,
     fingerprint_of,
     side_by_side,
 )
@@ -107,6 +110,8 @@ class _Matrix:
     progress: Progress
     results: list[RunResult] = field(default_factory=list)
     done: int = 0
+    told: set[str] = field(default_factory=set)
+    """The warnings that were given."""
     guard: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -243,6 +248,10 @@ class _Matrix:
             common = common_columns(case, bench, self.writer.run)
         except HarnessError:  # the model cannot be had, which the result says
             common = common_columns(case, None, self.writer.run)
+        else:
+            fingerprint = None if result.engine is None else result.engine.fingerprint
+            if warning := conversion_warning(bench.model, fingerprint):
+                self.tell(f"{case.name}: {warning}")
         common = replace(
             common,
             precision=spec.precision.value,
@@ -252,6 +261,14 @@ class _Matrix:
         )
         rows = rows_of(result, bench, recording, first, common)
         return as_compiled(rows, result) if self.options.structure else rows
+
+    def tell(self, warning: str) -> None:
+        """Give a warning, once."""
+        with self.guard:
+            if warning in self.told:
+                return
+            self.told.add(warning)
+        warnings.warn(warning, ConversionWarning, stacklevel=1)
 
     def first_results(self) -> list[RunResult]:
         """One result a release, in their order."""
