@@ -22,6 +22,7 @@ from harness.cli.options import (
 )
 from harness.cli.outputs import Outputs
 from harness.cli.progress import CheckProgress, make_progress
+from harness.errors import UsageError
 from harness.tensors import Precision, typed_path
 
 app = typer.Typer(add_completion=False)
@@ -51,6 +52,14 @@ FixFile = Annotated[
         parser=typed_path,
     ),
 ]
+Kernels = Annotated[
+    bool,
+    typer.Option(
+        "--list-kernels",
+        help="Show what became of each node: kernels and datatypes, a picture of them on the page, and what differs "
+        "between two environments or two models.",
+    ),
+]
 Details = Annotated[
     bool, typer.Option("--details", "-v", help="Show shapes, attributes, releases and sources.")
 ]
@@ -67,6 +76,7 @@ def check(
     inputs: Shapes = None,
     tags: Tags = None,
     fix_file: FixFile = None,
+    kernels: Kernels = False,
     details: Details = False,
     quiet: Quiet = False,
     json_file: JsonFile = None,
@@ -89,6 +99,8 @@ def check(
     outputs.check()
     names = tuple(environments or ())
     check_environments(names)
+    if kernels and not names:
+        raise UsageError("--list-kernels shows what a compiler made", hint="add --env NAME")
     with make_progress(CheckProgress, quiet=quiet) as progress:
         report = examine(
             targets,
@@ -109,8 +121,10 @@ def check(
                 progress=progress,
             )
             report = replace(report, fix=fixed)
-    print_check(outputs.console, report, details=details, brief=quiet)
+    print_check(outputs.console, report, details=details, brief=quiet, kernels=kernels)
     outputs.write(
-        document=report.to_dict, page=partial(check_page, report), summary=partial(check_markdown, report)
+        document=report.to_dict,
+        page=partial(check_page, report, kernels=kernels),
+        summary=partial(check_markdown, report),
     )
     raise typer.Exit(report.exit_code)

@@ -9,5 +9,11 @@ from .findings import EnvironmentResult as EnvironmentResult
 from .findings import Finding as Finding
 from .findings import FixResult as FixResult
 from .findings import FoundBy as FoundBy
+from .findings import NodeFate as NodeFate
 from .findings import Outcome as Outcome
 from .fixing import fix_case as fix_case
+from .kernels import Change as Change
+from .kernels import KernelChange as KernelChange
+from .kernels import Movement as Movement
+from .kernels import changes_between as changes_between
+from .kernels import movement as movement

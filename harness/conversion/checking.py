@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.backends import shape_ranges
 from harness.case import Case, make_feeds, one_or_more, resolve_model
-from harness.compiler import GraphView, Kind, Match, NodeFacts, ReportCache, compile_model, match_rules
+from harness.compiler import TF32, GraphView, Kind, Match, NodeFacts, ReportCache, compile_model, match_rules
 from harness.conversion.examination import Blamed, Examination, outcome_of
 from harness.conversion.findings import (
     CheckReport,
@@ -15,14 +15,17 @@ from harness.conversion.findings import (
     EnvironmentResult,
     Finding,
     FoundBy,
+    NodeFate,
     Outcome,
 )
+from harness.conversion.kernels import fates_of, kernel_findings
 from harness.conversion.parts import Parts
-from harness.environments import Environment, load, select
+from harness.environments import Environment, load, select, shared_supervisor
+from harness.errors import CandidateError
 from harness.judge import Target, profiles_of, select_cases
-from harness.model import Model, TensorInfo, load_model
+from harness.model import LOW_DTYPE, Model, TensorInfo, load_model
 from harness.tensors import Precision, host_fingerprint
-from harness.worker.protocol import CompileReport
+from harness.worker.protocol import CompileFailure, CompileReport
 
 Progress = Callable[[str], None]
 Profiles = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
@@ -111,20 +114,32 @@ class Subject:
         feeds = make_feeds(case, model.inputs)[0] if is_open else {}
         profiles = shape_ranges(model, feeds, profiles_of(case)) if is_open else {}
         graph = GraphView(model)
-        return cls(case, model, precision, profiles, graph, match_rules(graph))
+        matches = match_rules(graph)
+        if precision in LOW_DTYPE:
+            matches = tuple(match for match in matches if match.rule.code != TF32)
+        return cls(case, model, precision, profiles, graph, matches)
 
     def ask(self, environment: Environment, cache: ReportCache | None) -> Callable[[Model], CompileReport]:
-        """What asks the compiler of `environment` about a part of the model."""
+        """What asks the compiler of `environment` about a part of the model.
+
+        Raises:
+            CandidateError: its worker does not start.
+        """
+
+        probe = shared_supervisor(environment).probe()
 
         def asking(model: Model) -> CompileReport:
-            is_whole = model is self.model
-            return compile_model(
-                model,
-                self.precision or Precision.FP32,
-                environment,
-                profiles=self.profiles if is_whole else _closed(model, self.profiles),
-                cache=cache,
-            )
+            try:
+                return compile_model(
+                    model,
+                    self.precision or Precision.FP32,
+                    environment,
+                    profiles=self.profiles if model is self.model else _closed(model, self.profiles),
+                    cache=cache,
+                )
+            except CandidateError as error:  # what makes no sense of this part is no reason to stop
+                failure = CompileFailure("unsupported", error.message, error.evidence)
+                return CompileReport(probe.product, probe.tensorrt, "strong", failure=failure)
 
         return asking
 
@@ -143,6 +158,10 @@ class Subject:
         found = [self._finding(blamed, holding, environment.name) for blamed in examination.blamed]
         found += [_of_rule(match, environment.name) for match in holding if match.rule.kind not in STOPS]
         found += [self._kept(name, environment.name) for name in report.kept]
+        fates: tuple[NodeFate, ...] = ()
+        if report.kernels is not None:
+            fates = fates_of(self.model, report.kernels, self.precision)
+            found += kernel_findings(self.model, self.graph, report.kernels, fates, environment.name)
         return EnvironmentResult(
             environment.name,
             report.product,
@@ -151,6 +170,7 @@ class Subject:
             worst_first(found),
             report,
             examination.complete,
+            fates,
         )
 
     def _finding(self, blamed: Blamed, holding: Sequence[Match], environment: str) -> Finding:

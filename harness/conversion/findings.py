@@ -77,6 +77,43 @@ class Finding:
         )
 
 
+_WIDTHS = {
+    "float32": 32,
+    "float16": 16,
+    "bfloat16": 16,
+    "int8": 8,
+    "float8_e4m3fn": 8,
+    "int4": 4,
+    "float4_e2m1fn": 4,
+}
+"""Bits of the datatypes that arithmetic is done in."""
+
+
+@dataclass(frozen=True)
+class NodeFate:
+    """What became of one node.
+
+    Args:
+        node: its name.
+        op: operator type.
+        kernels: positions of its kernels in the list; empty if it was folded, or left nothing.
+        asked: the datatype that it was to be computed in, as far as the graph says.
+        built: the datatypes that its kernels read, or write if they read none; sorted.
+    """
+
+    node: str
+    op: str
+    kernels: tuple[int, ...]
+    asked: str | None
+    built: tuple[str, ...]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is computed in what was asked for, or in less; true where nothing was, or nothing is known."""
+        widths = [_WIDTHS[dtype] for dtype in self.built if dtype in _WIDTHS]
+        return self.asked is None or not widths or min(widths) <= _WIDTHS.get(self.asked, 64)
+
+
 @dataclass(frozen=True)
 class EnvironmentResult:
     """What one environment makes of the model.
@@ -89,6 +126,7 @@ class EnvironmentResult:
         findings: what stands in the way, and what is silently different there, the worst first.
         report: what the compiler said.
         complete: whether all that no finding is about was seen to build.
+        fates: what became of each node; empty if it was not built, or its kernels are not known.
     """
 
     environment: str
@@ -98,6 +136,7 @@ class EnvironmentResult:
     findings: tuple[Finding, ...]
     report: CompileReport
     complete: bool = True
+    fates: tuple[NodeFate, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from harness.compiler.facts import Kind
+from harness.compiler.facts import Kind, Releases
 from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule
-from harness.compiler.rules.view import NodeView
+from harness.compiler.rules.view import NodeView, dtype_of
+from harness.worker.protocol import TENSORRT_RTX
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 
@@ -28,6 +29,14 @@ def _odd(node: NodeView) -> bool:
     for each in shape:
         size *= each or 2
     return _narrow(node) in ("int4", "float4_e2m1fn") and size % 2 == 1
+
+
+def _dequantized_int8(node: NodeView, position: int) -> bool:
+    value = node.value(position)
+    writer = None if value is None else value.producer()
+    return (
+        writer is not None and writer.op_type == "DequantizeLinear" and dtype_of(writer.inputs[0]) == "int8"
+    )
 
 
 def _to_uint8(node: NodeView) -> bool:
@@ -80,6 +89,16 @@ RULES = (
         f"{MEASURED}: it is built; onnx-tensorrt 10.1, onnxOpImporters.cpp: UINT8 zero points default to INT8",
         "quantize to int8, with twice the scale",
         ALSO_TENSORRT,
+    ),
+    Rule(
+        "conv-int8",
+        Kind.NOT_BUILT,
+        ("Conv", "ConvTranspose"),
+        lambda node: all(_dequantized_int8(node, position) for position in (0, 1)),
+        "convolutions of INT8 are not built by these releases",
+        "measured: TensorRT for RTX 1.4.0.76, 1.5.0.114 and 1.6.1.120, on a CPU and on an H200 (Myelin)",
+        "take 1.7, quantize to FP8, or leave the convolution in float",
+        (Releases(TENSORRT_RTX, last="1.6"),),
     ),
     Rule(
         "quantize-odd",

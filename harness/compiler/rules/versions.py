@@ -5,6 +5,8 @@ from harness.compiler.rules.types import Rule
 from harness.compiler.rules.view import GraphView, NodeView
 from harness.worker.protocol import TENSORRT
 
+TF32 = "tf32"
+"""The code of a rule that holds of products in FP32 alone."""
 _OPSETS = "onnx-tensorrt {}, docs/operators.md"
 #: The newest operator set that a release's document names, by the last release of that document.
 _LIMITS = ((13, "8.0", "8.2"), (17, "8.4", "8.6"), (19, "9.0", "9.3"), (20, "10.0", "10.1"))
@@ -61,7 +63,7 @@ RULES = (
         (RTX, Releases(TENSORRT, "8.6")),
     ),
     Rule(
-        "tf32",
+        TF32,
         Kind.RISKY,
         (),
         None,

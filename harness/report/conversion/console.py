@@ -4,32 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.conversion import CheckReport, CheckResult, FixResult
+from harness.conversion import CheckReport, CheckResult, EnvironmentResult, FixResult
 from harness.report.conversion.cures import cure_rows, fix_answer
 from harness.report.conversion.view import (
     LOOKS,
+    MOST_CHANGES,
+    Comparison,
     advice,
     answer,
+    change_text,
+    comparisons,
     headline,
+    kernel_lines,
     look_of,
+    movement_text,
     outcome_text,
     rows,
     statements,
     subject,
 )
 from harness.report.words import Statement, is_plain
+from harness.text import plural
 
 MOST_FINDINGS = 20
 _DETAILS = frozenset({"where", "parser", "builder", "kernels", "log", "alone", "try"})
 """Statements that are shown without --details."""
 
 
-def print_check(console: Console, report: CheckReport, *, details: bool = False, brief: bool = False) -> None:
+def print_check(
+    console: Console,
+    report: CheckReport,
+    *,
+    details: bool = False,
+    brief: bool = False,
+    kernels: bool = False,
+) -> None:
     """Print what was found of each model, and the answer.
 
     Args:
@@ -37,11 +52,16 @@ def print_check(console: Console, report: CheckReport, *, details: bool = False,
         report: what was found.
         details: show shapes, attributes, releases and sources, and all findings.
         brief: leave out models that nothing stands against.
+        kernels: show what became of each node, and what differs between engines.
     """
     plain = is_plain(console)
     for result in report.results:
         if not (brief and not result.fails):
             _print_result(console, result, plain, details=details)
+            for environment in result.environments if kernels else ():
+                _print_kernels(console, result, environment)
+    for comparison in comparisons(report) if kernels else ():
+        _print_comparison(console, comparison, details=details)
     bad = any(result.fails for result in report.results)
     console.print(Text(answer(report), style="bold red" if bad else "bold green"), soft_wrap=True)
     if hint := advice(report):
@@ -92,4 +112,27 @@ def _print_result(console: Console, result: CheckResult, plain: bool, *, details
         )
     if len(found) > len(shown):
         console.print(Text(f"  and {len(found) - len(shown)} more: --details shows them", style="dim"))
+    console.print()
+
+
+def _print_kernels(console: Console, result: CheckResult, environment: EnvironmentResult) -> None:
+    if environment.report.kernels is None:
+        return
+    title = f"{result.case} on {environment.environment}: {movement_text(environment)}"
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+    for column in ("#", "kernel", "nodes", "reads", "writes"):
+        table.add_column(column, overflow="fold")
+    for row in kernel_lines(environment):
+        table.add_row(*row)
+    console.print(table)
+    console.print()
+
+
+def _print_comparison(console: Console, comparison: Comparison, *, details: bool) -> None:
+    changes = comparison.changes
+    title = f"{comparison.before} → {comparison.after}: {plural(len(changes), 'node')} became something else"
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    for change in changes if details else changes[:MOST_CHANGES]:
+        console.print(Text(f"  {change_text(change)}"), soft_wrap=True)
     console.print()

@@ -7,26 +7,42 @@ from collections.abc import Iterator
 
 from harness.conversion import CheckReport, CheckResult
 from harness.report.conversion.cures import cure_rows, fix_answer
+from harness.report.conversion.picture import picture_data
 from harness.report.conversion.view import (
     LOOKS,
     advice,
     answer,
+    change_text,
+    comparisons,
     headline,
     look_of,
+    movement_text,
     outcome_text,
     rows,
     statements,
     subject,
 )
-from harness.report.pages import render_page
+from harness.report.pages import render_page, trusted
 from harness.report.words import escape, fit, made_with
 
+COLOURS = {
+    "float32": "#f3b7a6",
+    "float16": "#a9d8a2",
+    "bfloat16": "#9ad6cf",
+    "int8": "#a8c4f2",
+    "float8_e4m3fn": "#cdb5ee",
+    "int4": "#d9d36a",
+    "other": "#d8dbe0",
+}
+"""The colour of a kernel, by the datatype that it computes in."""
 
-def check_page(report: CheckReport, *, made: datetime.datetime | None = None) -> str:
+
+def check_page(report: CheckReport, *, kernels: bool = False, made: datetime.datetime | None = None) -> str:
     """The report as an HTML page.
 
     Args:
         report: what was found.
+        kernels: draw the kernels of each engine.
         made: when the page was made; now by default.
     """
     return render_page(
@@ -48,6 +64,13 @@ def check_page(report: CheckReport, *, made: datetime.datetime | None = None) ->
         headline=headline,
         statements=statements,
         fingerprint=made_with(report.fingerprint),
+        scripts=("kernels.js",) if kernels else (),
+        kernels=kernels,
+        colours=COLOURS,
+        movement_text=movement_text,
+        picture=lambda environment: trusted(picture_data(environment)),
+        comparisons=list(comparisons(report)) if kernels else [],
+        change_text=change_text,
     )
 
 

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.compiler import Kind, NodeFacts, Releases
-from harness.conversion import CheckReport, CheckResult, EnvironmentResult, Finding, FoundBy, Outcome
+from harness.conversion import (
+    Change,
+    CheckReport,
+    CheckResult,
+    EnvironmentResult,
+    Finding,
+    FoundBy,
+    KernelChange,
+    Outcome,
+    changes_between,
+    movement,
+)
 from harness.model import TensorInfo
 from harness.report.words import Look, Statement
 from harness.text import command, duration, names, plural
@@ -45,17 +56,19 @@ class Row:
         finding: the first of those that are alike.
         environments: where it was made; empty of a rule alone.
         spared: the environments that were asked and do not have it.
+        others: further nodes of which the same is said; only where none of them stands in the way.
     """
 
     finding: Finding
     environments: tuple[str, ...]
     spared: tuple[EnvironmentResult, ...]
+    others: tuple[NodeFacts, ...] = ()
 
 
 def rows(result: CheckResult) -> tuple[Row, ...]:
-    """The findings of a model, the same ones of several environments as one, the worst first."""
+    """The findings of a model, the worst first: the same one of several environments, or of several nodes, once."""
     if not result.environments:
-        return tuple(Row(finding, (), ()) for finding in result.findings)
+        return _merged(Row(finding, (), ()) for finding in result.findings)
     found: dict[tuple[str, str, Kind], list[tuple[str, Finding]]] = {}
     for environment in result.environments:
         for finding in environment.findings:
@@ -66,20 +79,29 @@ def rows(result: CheckResult) -> tuple[Row, ...]:
         where = tuple(dict.fromkeys(name for name, _ in alike))
         spared = tuple(each for each in result.environments if each.environment not in where)
         made.append(Row(alike[0][1], where, spared))
+    return _merged(made)
+
+
+def _merged(found: Iterable[Row]) -> tuple[Row, ...]:
+    """Rows that say the same of several nodes as one, but for those that stand in the way."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for number, row in enumerate(found):
+        alike = (row.finding.code, row.finding.explanation, row.environments)
+        groups.setdefault((number,) if row.finding.kind.is_failure else alike, []).append(row)
+    made = [
+        replace(first, others=tuple(row.finding.node for row in rest if row.finding.node is not None))
+        for first, *rest in groups.values()
+    ]
     return tuple(sorted(made, key=lambda row: -LOOKS[row.finding.kind].severity))
 
 
 def headline(row: Row) -> str:
     """`top_scores (TopK): K is limited to 3840`."""
-    finding = row.finding
-    what = finding.explanation or finding.said.splitlines()[0] if finding.said or finding.explanation else ""
-    if finding.node is None:
-        return what
-    return (
-        f"{finding.node.name} ({finding.node.op}): {what}"
-        if what
-        else f"{finding.node.name} ({finding.node.op})"
-    )
+    what = row.finding.explanation or _UNEXPLAINED[row.finding.kind]
+    nodes = [node for node in (row.finding.node, *row.others) if node is not None]
+    ops = names(dict.fromkeys(node.op for node in nodes))
+    who = f"{names(node.name for node in nodes)} ({ops})" if nodes else "the model"
+    return f"{who}: {what}"
 
 
 def statements(row: Row) -> Iterator[Statement]:
@@ -210,3 +232,86 @@ def subject(result: CheckResult) -> str:
     """`unet at fp16, 40 nodes`."""
     precision = "as written" if result.precision is None else f"at {result.precision}"
     return f"{result.case}, {plural(result.nodes, 'node')}, {precision}"
+
+
+MOST_CHANGES = 40
+
+
+def kernel_lines(result: EnvironmentResult) -> Iterator[tuple[str, ...]]:
+    """A row for each kernel: number, kind, nodes, what it reads and writes."""
+    listed = result.report.kernels
+    for number, kernel in enumerate(() if listed is None else listed.kernels):
+        yield (
+            str(number),
+            kernel.kind,
+            names(kernel.onnx_nodes, 4) or "–",
+            names(dict.fromkeys(tensor.dtype or "?" for tensor in kernel.inputs)) or "–",
+            names(dict.fromkeys(tensor.dtype or "?" for tensor in kernel.outputs)) or "–",
+        )
+
+
+def movement_text(result: EnvironmentResult) -> str:
+    """`12 kernels; 2 only move or cast, 1 only quantizes`."""
+    listed = result.report.kernels
+    if listed is None:
+        return ""
+    found = movement(listed, result.fates)
+    parts = [plural(len(listed.kernels), "kernel")]
+    for count, what in (
+        (found.casts, "that only move or cast"),
+        (found.quantizers, "that only quantize or dequantize"),
+        (found.regions, "taken as a whole"),
+    ):
+        if count:
+            parts.append(f"{count} {what}")
+    folded = sum(not fate.kernels for fate in result.fates)
+    if folded:
+        parts.append(f"{plural(folded, 'node')} in none (folded, or without a trace)")
+    return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two engines, and the nodes that became something else."""
+
+    before: str
+    after: str
+    changes: tuple[KernelChange, ...]
+
+
+def comparisons(report: CheckReport) -> Iterator[Comparison]:
+    """The engines of one model in several environments, the first beside each other; or those of two models in one."""
+    for result in report.results:
+        listed = [each for each in result.environments if each.report.kernels is not None]
+        for other in listed[1:]:
+            yield _compare(result, listed[0], result, other)
+    if len(report.results) == 2 and all(len(result.environments) == 1 for result in report.results):
+        one, two = report.results
+        first, second = one.environments[0], two.environments[0]
+        if first.report.kernels is not None and second.report.kernels is not None:
+            yield _compare(one, first, two, second)
+
+
+def _compare(
+    one: CheckResult, first: EnvironmentResult, other: CheckResult, second: EnvironmentResult
+) -> Comparison:
+    assert first.report.kernels is not None
+    assert second.report.kernels is not None
+    changes = changes_between(first.report.kernels, second.report.kernels)
+    titles = [f"{result.case} on {each.environment}" for result, each in ((one, first), (other, second))]
+    return Comparison(titles[0], titles[1], changes)
+
+
+def change_text(change: KernelChange) -> str:
+    """`relu1: float32 → float16`."""
+    before, after = (
+        names(each, 12 if change.change is Change.CODE else 4) or "–"
+        for each in (change.before, change.after)
+    )
+    if change.change is Change.FUSION:
+        return f"{change.node}: fused with {before} → {after}"
+    if change.change is Change.CODE:
+        return f"{change.node}: its kernel does {before} → {after}"
+    if change.change is Change.MISSING:
+        return f"{change.node}: in a kernel of only one engine"
+    return f"{change.node}: {before} → {after}"

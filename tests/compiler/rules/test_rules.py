@@ -285,7 +285,25 @@ def branches(keeps: bool) -> Model:
     return graph_of([node], inputs=(("x", F, [2, 8]), ("c", B, [1])))
 
 
+def dequantized(weights: bool) -> Model:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["v"]),
+        helper.make_node("Conv", ["d", "v" if weights else "f"], ["y"]),
+    ]
+    arrays = {
+        "s": ONE,
+        "z": ZERO,
+        "w": np.ones((1, 1, 1, 1), np.int8),
+        "f": np.ones((1, 1, 1, 1), np.float32),
+    }
+    constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    return graph_of(nodes, *constants, inputs=(("x", F, [1, 1, 4, 4]),))
+
+
 CASES |= {
+    "conv-int8": (dequantized(True), dequantized(False)),
     "layernorm-decomposed": (norm("Mul"), norm("Exp")),
     "if-ranks": (branches(False), branches(True)),
 }

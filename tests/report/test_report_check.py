@@ -1,0 +1,180 @@
+"""The report of `harness check`: on the console, as Markdown, and as a page whose picture stays readable."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness.compiler import RTX, Kind, NodeFacts
+from harness.conversion import (
+    CheckReport,
+    CheckResult,
+    EnvironmentResult,
+    Finding,
+    FoundBy,
+    NodeFate,
+    Outcome,
+)
+from harness.model import TensorInfo
+from harness.report import check_markdown, check_page, print_check
+from harness.report.conversion.picture import block_of
+from harness.worker.protocol import TENSORRT_RTX, CompileReport, Kernel, KernelList, KernelTensor
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+TOP = NodeFacts(3, "top", "TopK", inputs=(TensorInfo("x", "float32", (1, "n")),))
+
+
+def finding(kind: Kind, node: NodeFacts | None = TOP, code: str = "topk-limit", **fields) -> Finding:
+    return Finding(
+        code,
+        kind,
+        FoundBy.BUILDER,
+        node,
+        explanation="K is limited",
+        advice="split it",
+        releases=(RTX,),
+        **fields,
+    )
+
+
+def engine(
+    name: str, *findings: Finding, outcome: Outcome = Outcome.BUILT, blocks: int = 0
+) -> EnvironmentResult:
+    kernels = tuple(
+        Kernel(
+            f"k{block}_{number}",
+            "gemm",
+            (f"/layers.{block}/<op>{number}",),
+            (KernelTensor(f"t{block}_{number - 1}", "float16", (2, 3)),),
+            (KernelTensor(f"t{block}_{number}", "float16" if number else "float32", (2, -1)),),
+        )
+        for block in range(blocks)
+        for number in range(10)
+    )
+    listed = KernelList(TENSORRT_RTX, "1.7.1.116", "log", kernels) if kernels else None
+    report = CompileReport(TENSORRT_RTX, "1.7.1.116", "strong", kernels=listed)
+    fates = tuple(NodeFate(kernel.onnx_nodes[0], "MatMul", (0,), None, ("float16",)) for kernel in kernels)
+    return EnvironmentResult(name, TENSORRT_RTX, "1.7.1.116", outcome, findings, report, True, fates)
+
+
+def report_of(*environments: EnvironmentResult, rules: tuple[Finding, ...] = ()) -> CheckReport:
+    return CheckReport({"python": "3"}, (CheckResult("m.onnx", "m", None, "0" * 64, 4, rules, environments),))
+
+
+STOPPED = engine(
+    "old", finding(Kind.NOT_BUILT, said="it | failed", evidence=("line",)), outcome=Outcome.NOT_BUILT
+)
+
+
+def printed(report: CheckReport, **options) -> str:
+    stream = io.StringIO()
+    print_check(Console(file=stream, width=100, highlight=False), report, **options)
+    return stream.getvalue()
+
+
+def test_two_releases_stand_side_by_side() -> None:
+    text = printed(report_of(STOPPED, engine("new")))
+    assert "old (TensorRT for RTX 1.7.1.116): does not build 1 node" in text
+    assert "NOT BUILT topk-limit top (TopK): K is limited" in text
+    assert "old; new builds the model without it" in text
+    assert "it | failed" in text
+    assert "x float32[1, n]" not in text
+    assert "x float32[1, n]" in printed(report_of(STOPPED), details=True)
+    assert text.rstrip().endswith("old builds 0 of 1; new builds 1 of 1")
+
+
+def test_without_an_environment_it_is_said_how_to_ask_a_compiler() -> None:
+    text = printed(report_of(rules=(finding(Kind.NOT_BUILT),)))
+    assert "By the rules, of 1 model 1 will not build" in text
+    assert "harness env add rtx --install tensorrt-rtx" in text
+    assert "no rule speaks against it" in printed(report_of())
+
+
+def test_the_same_is_said_once_of_several_nodes_unless_they_stand_in_the_way() -> None:
+    other = NodeFacts(5, "second", "TopK")
+    risky = [finding(Kind.RISKY, node) for node in (TOP, other)]
+    assert "top, second (TopK): K is limited" in printed(report_of(engine("new", *risky)))
+    stopping = [finding(Kind.REFUSED, node) for node in (TOP, other)]
+    text = printed(report_of(engine("old", *stopping, outcome=Outcome.REFUSED)))
+    assert "top (TopK)" in text
+    assert "second (TopK)" in text
+
+
+def test_markdown_has_a_table_and_escapes_what_compilers_say() -> None:
+    text = check_markdown(report_of(STOPPED, engine("new", finding(Kind.DIFFERENT))))
+    assert "| m | ✗ NOT BUILT | ‼ DIFFERENT |" in text
+    assert r"it \| failed" in text
+
+
+def test_kernels_and_what_differs_are_listed_if_asked_for() -> None:
+    report = report_of(engine("one", blocks=1), engine("two", blocks=2))
+    text = printed(report, kernels=True)
+    assert "m on one: 10 kernels" in text
+    assert re.search(r"0 +gemm +/layers.0/<op>0 +float16 +float32", text)
+    assert "m on one → m on two: 10 nodes became something else" in text
+    assert "gemm" not in printed(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("b7_sq", "b7"),
+        ("/model/layers.3/attn/MatMul", "/model/layers.3"),
+        ("Conv_12", None),
+        ("tokens", None),
+        ("l0_ln1_mean", "l0"),
+    ],
+)
+def test_blocks_are_named_after_the_beginning_of_names(name: str, block: str | None) -> None:
+    assert block_of(name) == block
+
+
+PROBE = """<script>addEventListener("load", () => {
+  const figure = document.querySelector(".kernels"), svg = figure.querySelector("svg");
+  const rows = () => svg.querySelectorAll(".row").length, seen = { folded: rows() };
+  const search = figure.querySelector("input");
+  search.value = "/layers.70/<op>4"; search.dispatchEvent(new Event("input"));
+  seen.found = figure.querySelector(".hits").textContent;
+  seen.opened = rows();
+  svg.querySelector(".kernel.hit").parentNode.dispatchEvent(new Event("click"));
+  seen.about = figure.querySelector(".about").textContent;
+  figure.querySelector(".unfold").click();
+  seen.unfolded = rows();
+  seen.edges = svg.querySelectorAll(".edge").length;
+  seen.wide = document.documentElement.scrollWidth <= innerWidth;
+  document.body.dataset.seen = JSON.stringify(seen);
+});</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_picture_of_a_thousand_kernels_folds_and_is_searched(tmp_path: Path) -> None:
+    page = check_page(report_of(engine("new", blocks=100)), kernels=True)
+    assert "<op>" not in page
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    (tmp_path / "page.html").write_text(text.replace("</body>", PROBE + "</body>"))
+    done = subprocess.run(
+        [
+            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+            *("--disable-background-networking", f"--user-data-dir={tmp_path / 'home'}"),
+            *("--dump-dom", "--virtual-time-budget=5000", (tmp_path / "page.html").as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    found = re.search(r'data-seen="([^"]*)"', done.stdout)
+    assert found, done.stdout[-500:]
+    seen = json.loads(found[1].replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">"))
+    assert (seen["folded"], seen["found"], seen["opened"], seen["unfolded"]) == (100, "1 found", 110, 1100)
+    assert "/layers.70/<op>4 (MatMul)" in seen["about"]
+    assert "t70_4 float16[2, ?]" in seen["about"]
+    assert seen["edges"] >= 900
+    assert seen["wide"]
