@@ -23,6 +23,7 @@ from .losses import Loss as Loss
 from .losses import Overflow as Overflow
 from .losses import OwnRoundings as OwnRoundings
 from .losses import Saturation as Saturation
+from .losses import Selection as Selection
 from .losses import Vanishing as Vanishing
 from .names import check_names as check_names
 from .names import check_names_of as check_names_of

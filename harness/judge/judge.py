@@ -20,7 +20,7 @@ from harness.judge.checks import idle_inputs
 from harness.judge.conversion import conversion_warning
 from harness.judge.hidden import find_hidden
 from harness.judge.layers import beyond_own_limits, is_faithful, measure_layers, observation_for
-from harness.judge.losses import HiddenFault
+from harness.judge.losses import HiddenFault, Selection
 from harness.judge.names import check_names
 from harness.judge.outputs import TensorGates
 from harness.judge.reference import empty_outputs
@@ -166,6 +166,8 @@ class _Run:
     timings: dict[str, float] = field(default_factory=dict)
     facts: EngineFacts | EmulatorFacts | None = None
     repeats: Repeats | None = None
+    selections: dict[Selection, None] = field(default_factory=dict)
+    """What was chosen otherwise for near ties, in order."""
     later: list[list[Mapping[str, np.ndarray]]] = field(default_factory=list)
     """The outputs of the builds after the first."""
     failures: list[Mapping[str, str]] = field(default_factory=list)
@@ -209,6 +211,7 @@ class _Run:
         beyond = beyond_own_limits(layers, self.bench.case.tolerances, self.judged_as) if passed else None
         verdict, cause, reason = _verdict(self.spec, expects_failure, passed, outputs, layers, regions)
         reason = f"{counted}: {reason}" if counted else reason
+        reason = "; ".join([reason, *(each.describe(self.judged_as) for each in self.selections)])
         own = self.timed("reference", lambda: self.bench.own_roundings)
         engine = self.engine
         warnings = [*(engine.warnings if engine else ()), *empty_outputs(expected)]
@@ -241,6 +244,7 @@ class _Run:
             outputs=outputs,
             layers=layers,
             regions=regions,
+            selections=tuple(self.selections),
             hidden=hidden,
             observed=self.observed(layers),
             faithful=faithful,
@@ -346,7 +350,15 @@ class _Run:
             beside = None if self.emulated else self.bench.beside_engine(self.judged_as)
             baseline = None if beside is None else beside.attempt(feeds, self.judged_as)
             computed = Computed(actual[sample], self.failures[sample] if self.failures else {})
-            results += judged.judge(sample, expected[sample], computed, baseline, self.bench.parts(sample))
+            found = judged.judge(sample, expected[sample], computed, baseline, self.bench.parts(sample))
+            chosen = None
+            if self.emulated and not all(output.passed for output in found):
+                chosen = self.bench.chosen(self.judged_as, sample)
+            if chosen is not None:
+                given = chosen.run(feeds)
+                found = judged.judge(sample, given, computed, baseline, self.bench.parts(sample))
+                self.selections.update(dict.fromkeys(chosen.selections))
+            results += found
         return tuple(results)
 
     def error_map(

@@ -60,32 +60,36 @@ def measure_layers(
     beside = candidate if isinstance(candidate, Emulator) else bench.beside_engine(precision)
     sums, rules = LayerSums(), TensorGates(bench.model, tolerances, precision)
     engines: list[tuple[ObservedEngine, ...]] = []
-    for feeds in bench.feeds if samples is None else [bench.feeds[sample] for sample in samples]:
+    for sample in range(len(bench.feeds)) if samples is None else samples:
+        feeds, run = bench.feeds[sample], bench.reference.run
         observed: dict[str, np.ndarray] = {}
         failures: Mapping[str, str] = {}
         if not emulated:
             evaluation = candidate.evaluate(plan, feeds)
             observed, failures = dict(evaluation.tensors), evaluation.failures
             engines.append(evaluation.observed)
+        elif candidate is bench.emulator:
+            lowered = [name for name in beside.units(precision) if name not in plan.islands]
+            chosen = bench.chosen(precision, sample, lowered)
+            run = run if chosen is None else chosen.run
         for chunk in bench.tensor_chunks(bench.layers_of(candidate), copies=COPIES):
             computed = Computed(observed, failures)
-            _measure_chunk(bench, beside, plan.islands, feeds, chunk, computed, sums, rules)
+            _measure_chunk(beside, plan.islands, feeds, run(feeds, chunk), computed, sums, rules)
             for name in chunk:
                 observed.pop(name, None)
     return _results(rules, sums, bench.counterparts, emulated=emulated), engines
 
 
 def _measure_chunk(
-    bench: Workbench,
     beside: Emulator,
     islands: frozenset[str],
     feeds: Mapping[str, np.ndarray],
-    chunk: tuple[str, ...],
+    reference: Mapping[str, np.ndarray],
     observed: Computed,
     sums: LayerSums,
     rules: TensorGates,
 ) -> None:
-    reference, precision = bench.reference.run(feeds, chunk), rules.precision
+    precision, chunk = rules.precision, tuple(reference)
     emulated = beside.attempt(
         feeds,
         precision,

@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.comparison import DEFAULT_GATES, GATE_OF, GateResult
 from harness.tensors import NEVER, UNLESS_DEFAULT, Precision
-from harness.text import number, plural
+from harness.text import magnitude, number, plural
 
 Tensors = Mapping[str, np.ndarray]
 COSTLY = 0.1
@@ -78,6 +78,51 @@ class HiddenFault:
     by_op: str
     how: Hiding
     times: float | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A node that chooses by numbers which are nearly equal, and chooses otherwise for their rounding.
+
+    What it chose is judged as a choice, and all that follows by what the reference computes from the same choice.
+
+    Args:
+        node: its name.
+        op: its operator: TopK, ArgMax, ArgMin, NonZero or NonMaxSuppression.
+        tensor: the integers that say what it chose.
+        changed: how many of them are others.
+        size: of how many.
+        others: how many of what it chose the reference does not choose; 0 where only the order changes.
+        gap: how far apart, in the reference, the numbers are that changed places, at most; None where nothing says so.
+        steps: the same in steps of the precision at their size.
+    """
+
+    node: str
+    op: str
+    tensor: str
+    changed: int
+    size: int
+    others: int
+    gap: float | None
+    steps: float | None
+
+    def describe(self, precision: Precision) -> str:
+        """`the order of near ties changes at top (TopK): the set is the same; gaps are below one FP16 step`."""
+        where = f"{self.node} ({self.op})"
+        if self.others == self.changed:
+            text = f"near ties change {self.changed} of {plural(self.size, 'answer')} of {where}"
+        else:
+            kept = (
+                "the set is the same"
+                if not self.others
+                else f"of {self.size} chosen, {self.others} are others"
+            )
+            text = f"the order of near ties changes at {where}; {kept}"
+        if self.steps is None:
+            return text
+        step = f"{str(precision).upper()} step"
+        gaps = f"below one {step}" if self.steps < 1 else f"at most {magnitude(self.steps)} {step}s"
+        return f"{text}; gaps are {gaps}"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from harness.judge.losses import HiddenFault, OwnRoundings
+    from harness.judge.losses import HiddenFault, OwnRoundings, Selection
     from harness.tactics import Repeats
 
 RUN_SCHEMA = "harness.run/1"
@@ -285,6 +285,7 @@ class RunResult:
         outputs: the model's outputs, sample by sample.
         layers: the observed tensors in topological order; empty when nothing was observed.
         regions: where the error starts, too: among nodes that were not all observed.
+        selections: nodes that choose otherwise for near ties, as the candidate does; what follows is judged by that.
         hidden: where something is lost behind outputs that pass, as far as layers were observed.
         observed: what was observed of an engine; None for the emulator, and where nothing was to be.
         faithful: whether the observed engine's outputs equal the unobserved one's; None if not applicable.
@@ -316,6 +317,7 @@ class RunResult:
     outputs: tuple[OutputResult, ...] = ()
     layers: tuple[LayerResult, ...] = ()
     regions: tuple[Region, ...] = field(default=(), metadata=UNLESS_DEFAULT)
+    selections: tuple[Selection, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     hidden: tuple[HiddenFault, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     observed: Observed | None = field(default=None, metadata=UNLESS_DEFAULT)
     faithful: bool | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.backends import (
     Candidate,
+    Computed,
     Emulator,
     FileAsItIs,
     OtherFile,
@@ -41,6 +42,7 @@ from harness.judge.losses import OwnRoundings
 from harness.judge.own_roundings import find_overflows, look_at_own_roundings
 from harness.judge.reference import check_finite, check_not_empty, check_reproducible
 from harness.judge.results import ComparedWith
+from harness.judge.selections import Chooser, Chosen, choosers, follow_choices
 from harness.model import Model, PairedBy, Part, guess_fills, load_model, parts_of
 from harness.tensors import Precision
 from harness.text import number
@@ -87,6 +89,8 @@ class Workbench:
         self.memory_budget = memory_budget
         self.failures: dict[str, HarnessError] = {}
         self._parts: dict[int, dict[str, tuple[Part, ...]]] = {}
+        self._chosen: dict[tuple[Precision, int, frozenset[str] | None], Chosen | None] = {}
+        self._given: dict[tuple[str, ...], Reference] = {}
         self._golden: tuple[GoldenStatus | None] | None = None
 
     @property
@@ -255,6 +259,33 @@ class Workbench:
             return {**feeds, **self.itself.run(feeds, [name for name in tensors if name not in feeds])}
 
         return parts_of(self.model, tensor, read)
+
+    def chosen(
+        self, precision: Precision, sample: int, lowered: Collection[str] | None = None
+    ) -> Chosen | None:
+        """What the emulator chooses otherwise than the reference for near ties; None where it does not.
+
+        Args:
+            precision: the precision that it emulates.
+            sample: position of the sample.
+            lowered: names of the nodes that are lowered; by default all.
+        """
+        key = (precision, sample, None if lowered is None else frozenset(lowered))
+        if key not in self._chosen:
+            tensors = [name for each in self._choosers for name in (each.tensor, *each.scores)]
+            found = None
+            if tensors and self.case.reference is None:
+                feeds = self.feeds[sample]
+                wanted = list(dict.fromkeys(name for name in tensors if name not in feeds))
+                computed = self.emulator.attempt(feeds, precision, lowered=lowered, tensors=wanted)
+                computed = Computed({**feeds, **computed.tensors}, computed.failures)
+                found = follow_choices(self, precision, feeds, computed, self._given)
+            self._chosen[key] = found
+        return self._chosen[key]
+
+    @cached_property
+    def _choosers(self) -> tuple[Chooser, ...]:
+        return choosers(self.model)
 
     def golden(self, *, update: bool) -> GoldenStatus | None:
         """What the golden reference says of this one before any rewriting; None where no golden references are kept.

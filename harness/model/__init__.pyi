@@ -14,6 +14,7 @@ from .derived import LOW_DTYPE as LOW_DTYPE
 from .derived import at_opset as at_opset
 from .derived import extract as extract
 from .derived import kept_for as kept_for
+from .derived import with_given as with_given
 from .derived import with_islands as with_islands
 from .load import load_model as load_model
 from .load import save_model as save_model

@@ -248,3 +248,49 @@ class _Typing:
         node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, value.shape
         self.graph.append(node)
         self.graph.outputs[position] = node.outputs[0]
+
+
+def with_given(model: Model, tensors: Sequence[str]) -> Model:
+    """`model` with some tensors as inputs in place of what their nodes compute.
+
+    Where one is the places that a TopK chooses, the values of that TopK are those at the given places.
+
+    Args:
+        model: the whole model.
+        tensors: names of tensors that nodes of the main graph write; they keep their names.
+    """
+    copy = model.ir.clone()
+    graph = copy.graph
+    written = {str(value.name): value for node in graph for value in node.outputs}
+    for name in tensors:
+        old = written[name]
+        node = old.producer()
+        assert node is not None, "a node writes it"
+        new = ir.Value(name=name, shape=old.shape, type=old.type)
+        if new.dtype is None:
+            new.dtype = ir.DataType.INT64
+        _replace_uses(graph, old, new)
+        old.name = f"{name}::chosen"
+        graph.inputs.append(new)
+        if node.op_type != "TopK":
+            continue
+        axis = node.attributes.get_int("axis", -1)
+        values = node.outputs[0]
+        gather = ir.node(
+            "GatherElements", [node.inputs[0], new], attributes={"axis": axis}, name=f"{name}::given"
+        )
+        gather.outputs[0].type, gather.outputs[0].shape = values.type, values.shape
+        graph.insert_after(node, gather)
+        kept, values.name = str(values.name), f"{values.name}::chosen"
+        gather.outputs[0].name = kept
+        _replace_uses(graph, values, gather.outputs[0])
+    digest = hashlib.sha256(f"{model.sha256} given {list(tensors)}".encode()).hexdigest()
+    return Model(copy, name=model.name, sha256=digest, path=model.path)
+
+
+def _replace_uses(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    for user, position in list(old.uses()):
+        user.replace_input_with(position, new)
+    for position, value in enumerate(graph.outputs):
+        if value is old:
+            graph.outputs[position] = new

@@ -26,7 +26,7 @@ from harness.report.run.view import (
     skips,
     worst_error,
 )
-from harness.report.run.words import LOOKS, UNEXPECTED, hidden_faults, summary
+from harness.report.run.words import LOOKS, UNEXPECTED, hidden_faults, near_ties, summary
 from harness.report.words import is_plain, layer_legend
 from harness.text import number, shorten
 
@@ -271,6 +271,8 @@ def _print_warnings(console: Console, report: RunReport, details: bool) -> None:
     _print_shared(console, "warning", shared(texts))
     told = [(text, result.case) for result in report.results if (text := hidden_faults(result))]
     _print_shared(console, "hidden", shared(told))
+    ties = [(text, result.case) for result in report.results if (text := near_ties(result))]
+    _print_shared(console, "near ties", shared(ties))
 
 
 def _print_shared(console: Console, label: str, texts: Mapping[str, str]) -> None:

@@ -22,7 +22,7 @@ from harness.report.run.view import (
     skips,
     worst_error,
 )
-from harness.report.run.words import LOOKS, answer, hidden_faults, summary
+from harness.report.run.words import LOOKS, answer, hidden_faults, near_ties, summary
 from harness.report.words import code, escape, fit, layer_legend, made_with, title
 from harness.text import number
 
@@ -76,6 +76,7 @@ def run_page(
         gates_text=gates_text,
         flags=flags,
         hidden_faults=hidden_faults,
+        near_ties=near_ties,
         Verdict=Verdict,
         layer_legend=layer_legend(),
     )

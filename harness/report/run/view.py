@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, SHAPE
 from harness.judge import LayerResult, OutputResult, Region, RunError, RunReport, RunResult, Verdict
-from harness.report.run.words import LOOKS, UNEXPECTED, changed_golden, hidden_faults, next_command
+from harness.report.run.words import LOOKS, UNEXPECTED, changed_golden, hidden_faults, near_ties, next_command
 from harness.report.words import Statement, title
 from harness.tensors import Precision
 from harness.text import gate as in_words
@@ -197,6 +197,8 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
         statements.append(Statement("", f"and {plural(len(result.regions) - MOST_ORIGINS, 'more region')}"))
     if result.compared_with is not None:
         statements.append(Statement("reference", str(result.compared_with)))
+    if text := near_ties(result):
+        statements.append(Statement("ties", text))
     if text := hidden_faults(result):
         statements.append(Statement("hidden", text))
     if result.faithful is False:

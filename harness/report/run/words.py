@@ -97,6 +97,12 @@ def changed_golden(result: RunResult) -> bool:
     return result.verdict is Verdict.FAIL and result.golden == "changed"
 
 
+def near_ties(result: RunResult) -> str:
+    """Which nodes choose otherwise for near ties; empty if none does."""
+    precision = result.judged_as or result.precision
+    return "; ".join(each.describe(precision) for each in result.selections)
+
+
 def hidden_faults(result: RunResult) -> str:
     """What is lost behind outputs that pass, where, and why they do not show it; empty if nothing is."""
     if not result.hidden:

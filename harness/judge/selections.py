@@ -1,0 +1,195 @@
+"""Nodes that choose by numbers: what a candidate chose otherwise for near ties, and what follows from its choice.
+
+Scores that are closer than their rounding have no order of their own. Where a candidate ranks them otherwise, and its
+scores pass their gates, nothing is wrong: what is computed from the choice is compared with what the reference computes
+from the same choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import helper
+
+from harness.backends import Computed, Reference
+from harness.comparison import DEFAULT_GATES
+from harness.judge.losses import Selection
+from harness.judge.outputs import TensorGates
+from harness.judge.reference import Bench, Tensors
+from harness.model import Model, NodeInfo, round_array, with_given
+from harness.tensors import Precision
+
+SELECTS = frozenset({"TopK", "ArgMax", "ArgMin", "NonZero", "NonMaxSuppression"})
+COMPARES = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
+_STEPS = {Precision.BF16: 2.0**-7, Precision.FP8: 2.0**-3, Precision.INT8: 2.0**-7, Precision.FP32: 2.0**-23}
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """A node that chooses.
+
+    Args:
+        node: the node.
+        tensor: the integers that it writes.
+        scores: the float tensors that it chooses by.
+        axis: the axis along which it does.
+    """
+
+    node: NodeInfo
+    tensor: str
+    scores: tuple[str, ...]
+    axis: int
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a candidate chose, and the reference that chooses the same.
+
+    Args:
+        selections: the nodes that chose otherwise.
+        reference: the model that is given the choices.
+        given: the choices by tensor.
+    """
+
+    selections: tuple[Selection, ...]
+    reference: Reference
+    given: Mapping[str, np.ndarray]
+
+    def run(self, feeds: Tensors, tensors: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """`tensors`, by default the outputs of the model, as the reference computes them from the choices."""
+        wanted = [info.name for info in self.reference.model.outputs] if tensors is None else list(tensors)
+        computed = [name for name in wanted if name not in self.given]
+        found = self.reference.run({**feeds, **self.given}, computed) if computed else {}
+        return {name: self.given[name] if name in self.given else found[name] for name in wanted}
+
+
+def choosers(model: Model) -> tuple[Chooser, ...]:
+    """The nodes that choose by float numbers, in topological order."""
+    return tuple(_choosers(model))
+
+
+def _choosers(model: Model) -> Iterator[Chooser]:
+    protos = model.skeleton.graph.node
+    for node in model.nodes:
+        if node.op not in SELECTS or node.domain:
+            continue
+        proto = protos[node.index]
+        attributes = {each.name: helper.get_attribute_value(each) for each in proto.attribute}
+        reads = list(proto.input[:2] if node.op == "NonMaxSuppression" else proto.input[:1])
+        behind = model.producer(reads[0])
+        if node.op == "NonZero" and behind is not None and behind.op in COMPARES:
+            reads = list(protos[behind.index].input)
+        scores = tuple(name for name in reads if model.dtypes.get(name) in ("float32", "float16", "bfloat16"))
+        if scores:
+            axis = attributes.get("axis", -1 if node.op == "TopK" else 0)
+            yield Chooser(node, proto.output[-1], scores, axis)
+
+
+def follow_choices(
+    bench: Bench,
+    precision: Precision,
+    feeds: Tensors,
+    computed: Computed,
+    references: dict[tuple[str, ...], Reference],
+) -> Chosen | None:
+    """What a candidate chose otherwise, if near ties are all that it is.
+
+    Args:
+        bench: the case.
+        precision: whose gates hold for the scores.
+        feeds: the inputs of one sample.
+        computed: the candidate's tensors: of each chooser the integers, and the scores.
+        references: those that were made before, by the tensors that they are given.
+
+    Returns:
+        None where it chose the same, or where its scores are wrong.
+    """
+    gates = TensorGates(bench.model, (), precision)
+    given: dict[str, np.ndarray] = {}
+    found: list[Selection] = []
+    current: Chosen | None = None
+    for chooser in choosers(bench.model):
+        other = computed.tensors.get(chooser.tensor)
+        if other is None or any(name not in computed.tensors for name in chooser.scores):
+            return None
+        run = bench.reference.run if current is None else current.run
+        exact = run(feeds, [chooser.tensor, *chooser.scores])
+        own = exact[chooser.tensor]
+        if other.shape == own.shape and np.array_equal(other, own):
+            continue
+        scores = {name: exact[name].astype(np.float32) for name in chooser.scores}
+        low = Computed({name: computed.tensors[name].astype(np.float32) for name in chooser.scores})
+        if not all(output.passed for output in gates.judge(0, scores, low, None)):
+            return None
+        selection = _selection(chooser, precision, other, own, scores)
+        if selection.gap is not None and selection.gap > _allowed(precision, scores):
+            return None
+        given[chooser.tensor] = other
+        found.append(selection)
+        key = tuple(given)
+        if key not in references:
+            references[key] = Reference(with_given(bench.model, key))
+        current = Chosen(tuple(found), references[key], dict(given))
+    return current
+
+
+def _allowed(precision: Precision, scores: Mapping[str, np.ndarray]) -> float:
+    """How far apart scores may be that change places: each may err by the bound."""
+    largest = max(float(np.sqrt(np.mean(np.square(each, dtype=np.float64)))) for each in scores.values())
+    return 2 * DEFAULT_GATES[precision].bound * largest
+
+
+def _selection(
+    chooser: Chooser,
+    precision: Precision,
+    other: np.ndarray,
+    own: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+) -> Selection:
+    op, gap, steps = chooser.node.op, None, None
+    values = [scores[name] for name in chooser.scores]
+    if op in ("TopK", "ArgMax", "ArgMin") and other.shape == own.shape:
+        gap, steps = _gaps(chooser, precision, other, own, values[0])
+        changed = int(np.count_nonzero(other != own))
+        others = changed if op != "TopK" else _others(other, own, chooser.axis)
+    else:
+        rows, theirs = ({tuple(row) for row in _rows(op, each)} for each in (own, other))
+        others = len(theirs - rows)
+        changed = len(rows ^ theirs) or int(np.count_nonzero(other != own))
+        if op == "NonZero" and len(values) == 2:
+            left, right = np.broadcast_arrays(*values)
+            places = tuple(np.array(sorted(rows ^ theirs), np.int64).reshape(-1, left.ndim).T)
+            apart = np.abs(left[places].astype(np.float64) - right[places])
+            if apart.size:
+                gap, steps = float(apart.max()), float((apart / _step(left[places], precision)).max())
+    return Selection(chooser.node.name, op, chooser.tensor, changed, own.size, others, gap, steps)
+
+
+def _others(other: np.ndarray, own: np.ndarray, axis: int) -> int:
+    """How many of what one TopK chose the other one did not, over all rows."""
+    rows = (np.moveaxis(each, axis, -1).reshape(-1, each.shape[axis]) for each in (other, own))
+    return sum(np.setdiff1d(mine, theirs).size for mine, theirs in zip(*rows, strict=True))
+
+
+def _rows(op: str, chosen: np.ndarray) -> np.ndarray:
+    return chosen.T if op == "NonZero" else chosen
+
+
+def _gaps(
+    chooser: Chooser, precision: Precision, other: np.ndarray, own: np.ndarray, values: np.ndarray
+) -> tuple[float, float]:
+    """How far apart the reference's scores are where places changed: the largest distance, and the most steps."""
+    if other.ndim < values.ndim:  # ArgMax without keepdims
+        other, own = (np.expand_dims(each, chooser.axis) for each in (other, own))
+    mine, theirs = (np.take_along_axis(values, each, axis=chooser.axis) for each in (own, other))
+    apart = np.abs(mine.astype(np.float64) - theirs)
+    return float(apart.max(initial=0.0)), float((apart / _step(mine, precision)).max(initial=0.0))
+
+
+def _step(values: np.ndarray, precision: Precision) -> np.ndarray:
+    """The distance from each value to the next one of the precision."""
+    sizes = np.maximum(np.abs(round_array(values.astype(np.float32), precision)).astype(np.float64), 2.0**-14)
+    steps: np.ndarray = _STEPS.get(precision, 2.0**-10) * 2.0 ** np.floor(np.log2(sizes))
+    return steps

@@ -1,0 +1,122 @@
+"""Nodes that choose by nearly equal numbers: their choice is judged as one, and what follows by the same choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from graphs import graph_model
+from onnx import TensorProto, helper
+from report_models import topk_head
+
+from harness.diagnosis import DiagnosisVerdict, diagnose
+from harness.judge import RunResult, Verdict, run
+from harness.tensors import Precision
+
+RNG = np.random.default_rng(0)
+INT64, FLOAT = TensorProto.INT64, TensorProto.FLOAT
+
+
+def judged(model: onnx.ModelProto, folder: Path, precision: str = "fp16") -> RunResult:
+    path = folder / "model.onnx"
+    onnx.save(model, path)
+    (result,) = run(path, precisions=[precision]).results
+    return result
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_ranking_that_changes_by_near_ties_fails_nothing_behind_it(tmp_path: Path, precision: str) -> None:
+    result = judged(topk_head(), tmp_path, precision)
+    assert result.verdict is Verdict.PASS
+    (selection,) = result.selections
+    assert (selection.node, selection.op, selection.tensor) == ("top_scores", "TopK", "top_index")
+    assert selection.changed > 1000
+    assert selection.others < 5
+    assert selection.steps is not None
+    assert selection.steps < 3
+    assert "the order of near ties changes at top_scores (TopK); " in result.reason
+    gathered = next(layer for layer in result.layers if layer.tensor == "sorted_tokens")
+    assert not gathered.diverged
+    assert result.to_dict()["selections"][0]["node"] == "top_scores"
+
+
+def test_a_few_boxes_with_the_same_set_say_so(tmp_path: Path) -> None:
+    result = judged(topk_head(tokens=640, k=640), tmp_path)
+    assert "the set is the same; gaps are" in result.reason
+
+
+def test_a_diagnosis_fits_no_island_to_near_ties(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(topk_head(), path)
+    found = diagnose(path, precision=Precision.FP16, journal=tmp_path / "journal")
+    assert (found.verdict, found.culprits) == (DiagnosisVerdict.NONE, ())
+
+
+def segmentation(gain: float = 1.0) -> onnx.ModelProto:
+    """Classes of pixels, as an output of its own: logits of two classes are nearly alike."""
+    w = (RNG.standard_normal((8, 4)) * gain).astype(np.float32)
+    w[:, 1] = w[:, 0] * (1 + 1e-4)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["logits"], name="logits"),
+        helper.make_node("ArgMax", ["logits"], ["classes"], name="classes", axis=-1, keepdims=0),
+    ]
+    return graph_model(
+        nodes,
+        inputs={"x": [400, 8]},
+        outputs={"classes": [400]},
+        weights={"w": w},
+        dtypes={"classes": INT64},
+    )
+
+
+def test_pixels_between_two_classes_may_change_sides(tmp_path: Path) -> None:
+    result = judged(segmentation(), tmp_path)
+    assert result.verdict is Verdict.PASS
+    (selection,) = result.selections
+    assert 0 < selection.changed == selection.others
+    assert selection.steps is not None
+    assert "near ties change" in result.reason
+    assert "of 400 answers of classes (ArgMax)" in result.reason
+
+
+def test_a_choice_by_scores_that_are_wrong_is_no_near_tie(tmp_path: Path) -> None:
+    result = judged(segmentation(gain=1e5), tmp_path)  # the logits overflow
+    assert result.verdict is Verdict.FAIL
+    assert result.selections == ()
+    assert [layer.node for layer in result.origins] == ["logits"]
+
+
+def test_a_threshold_that_near_ties_cross_changes_how_much_is_kept(tmp_path: Path) -> None:
+    w = RNG.standard_normal((8, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["score"], name="score"),
+        helper.make_node("Reshape", ["score", "flat"], ["scores"], name="scores"),
+        helper.make_node("Greater", ["scores", "half"], ["keep"], name="keep"),
+        helper.make_node("NonZero", ["keep"], ["where"], name="where"),
+        helper.make_node("Reshape", ["where", "flat"], ["index"], name="index"),
+        helper.make_node("Gather", ["x", "index"], ["y"], name="y", axis=0),
+    ]
+    model = graph_model(
+        nodes,
+        inputs={"x": [4000, 8]},
+        outputs={"y": ["n", 8]},
+        weights={"w": w, "flat": np.array([-1]), "half": np.float32(0.5)},
+    )
+    result = judged(model, tmp_path, "bf16")
+    assert result.verdict is Verdict.PASS
+    assert [(each.node, each.op) for each in result.selections] == [("where", "NonZero")]
+    assert result.selections[0].steps < 8
+
+
+def test_a_fault_behind_a_choice_is_found_all_the_same(tmp_path: Path) -> None:
+    model = topk_head(tokens=640, k=640)
+    nodes = model.graph.node
+    nodes[-1].output[0] = nodes[-1].name = "raw"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e5), "huge"))
+    nodes.append(helper.make_node("Mul", ["raw", "huge"], ["big"], name="big"))
+    nodes.append(helper.make_node("Div", ["big", "huge"], ["features"], name="features"))
+    result = judged(model, tmp_path)
+    assert result.verdict is Verdict.FAIL
+    assert [layer.node for layer in result.origins] == ["big"]
