@@ -16,9 +16,8 @@ from harness.comparison import COMPUTED, SHAPE, ErrorMap, map_error
 from harness.errors import CandidateError, CaseFileError, HarnessError, InternalError, ModelError, of_system
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
-from harness.judge.checks import idle_inputs
+from harness.judge.checks import find_hidden, idle_inputs
 from harness.judge.conversion import conversion_warning
-from harness.judge.hidden import find_hidden
 from harness.judge.layers import beyond_own_limits, is_faithful, measure_layers, observation_for
 from harness.judge.losses import HiddenFault, Selection
 from harness.judge.names import check_names

@@ -1,4 +1,4 @@
-"""What is checked of a case beside its outputs at one shape: whether its inputs prove anything."""
+"""What is checked of a run beside its outputs: whether its inputs prove anything, and what its outputs do not show."""
 
 import lazy_loader
 

@@ -1,1 +1,2 @@
+from .hidden import find_hidden as find_hidden
 from .inputs import idle_inputs as idle_inputs
