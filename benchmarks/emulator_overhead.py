@@ -23,7 +23,7 @@ from harness.tensors import Precision
 
 CASES = Path(__file__).parent.parent / "cases"
 MODELS = ("rmsnorm-mlp", "resnet50", "whisper-encoder")
-PRECISIONS = (Precision.FP16, Precision.BF16, Precision.TF32)
+PRECISIONS = (Precision.FP16, Precision.BF16, Precision.TF32, Precision.FP8)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -1,7 +1,7 @@
 """Rounding to a precision: as ONNX nodes inside a graph, and as arrays outside of one.
 
-FP16, BF16 and FP8 use ONNX's Cast to the type and back, where the opset has that type; otherwise, and for TF32,
-which has no type in ONNX, Veltkamp's splitting: with `c = (2**s + 1) * x`, `c - (c - x)` is `x` rounded to
+FP16 and BF16 use ONNX's Cast to the type and back, where the opset has that type; otherwise, and for FP8 and TF32,
+Veltkamp's splitting: with `c = (2**s + 1) * x`, `c - (c - x)` is `x` rounded to
 nearest with `s` bits fewer (T. J. Dekker, "A floating-point technique for extending the available precision",
 Numerische Mathematik 18, 1971). It passes values beyond 2**100 on unrounded and does not know subnormals. Values
 beyond the range of a type become infinities.
@@ -32,7 +32,6 @@ FP8_OVERFLOW = 464.0  # halfway between the largest E4M3 value and what would be
 CAST_TYPE = {
     Precision.FP16: (TensorProto.FLOAT16, 9),
     Precision.BF16: (TensorProto.BFLOAT16, 13),
-    Precision.FP8: (TensorProto.FLOAT8E4M3FN, 19),
 }
 
 
@@ -121,10 +120,10 @@ def rounder(precision: Precision, opset: int, *, toward_zero: bool = False) -> C
         return lambda emit, name: _toward_zero(emit, name, SIGNIFICAND_BITS[precision])
     if precision in CAST_TYPE and opset >= CAST_TYPE[precision][1]:
         kind = CAST_TYPE[precision][0]
-        return _fp8_cast if precision is Precision.FP8 else lambda emit, name: _cast(emit, name, kind)
+        return lambda emit, name: _cast(emit, name, kind)
     if precision in SIGNIFICAND_BITS:
         return lambda emit, name: _veltkamp(emit, name, SIGNIFICAND_BITS[precision])
-    return _fp8_arithmetic
+    return _fp8
 
 
 def _cast(emit: Emitter, name: str, kind: int) -> str:
@@ -140,11 +139,31 @@ def _within(emit: Emitter, name: str, limit: str) -> str:
 
 
 def _veltkamp(emit: Emitter, name: str, bits: int) -> str:
-    scaled = emit.add("Mul", name, _scalar(emit, f"veltkamp{bits}", 2 ** (24 - bits) + 1))
-    split = emit.add("Sub", scaled, emit.add("Sub", scaled, name))
+    split = _split(emit, name, bits)
     return emit.add(
         "Where", _within(emit, name, _scalar(emit, "veltkamp_limit", VELTKAMP_LIMIT)), split, name
     )
+
+
+def _split(emit: Emitter, name: str, bits: int) -> str:
+    scaled = emit.add("Mul", name, _scalar(emit, f"veltkamp{bits}", 2 ** (24 - bits) + 1))
+    return emit.add("Sub", scaled, emit.add("Sub", scaled, name))
+
+
+def _fp8(emit: Emitter, name: str) -> str:
+    """E4M3: four significant bits for normal values, multiples of 2**-9 below 2**-6, infinite from 464 on.
+
+    A number is rounded to multiples of 2**-9 where 1.5 · 2**14 is added and taken away again. ONNX Runtime's Cast to
+    the type converts one value after the other and takes twice as long, so it is not used where the opset has it.
+    """
+    shift = _scalar(emit, "fp8_shift", 1.5 * 2.0**14)
+    fixed = emit.add("Sub", emit.add("Add", name, shift), shift)
+    size = emit.add("Abs", name)
+    small = emit.add("Less", size, _scalar(emit, "fp8_normal", 2.0**-6))
+    rounded = emit.add("Where", small, fixed, _split(emit, name, 4))
+    infinite = emit.add("Mul", name, _scalar(emit, "infinity", np.inf))
+    fits = emit.add("Less", size, _scalar(emit, "fp8_overflow", FP8_OVERFLOW))
+    return emit.add("Where", fits, rounded, infinite)
 
 
 def _toward_zero(emit: Emitter, name: str, bits: int) -> str:
@@ -156,23 +175,3 @@ def _toward_zero(emit: Emitter, name: str, bits: int) -> str:
     less = emit.add("Mul", nearest, _scalar(emit, f"below_one{bits}", 1 - 2.0**-bits))
     away = emit.add("Less", emit.add("Abs", name), emit.add("Abs", nearest))
     return emit.add("Where", away, _veltkamp(emit, less, bits), nearest)
-
-
-def _overflow_fp8(emit: Emitter, name: str, rounded: str) -> str:
-    infinite = emit.add("Mul", name, _scalar(emit, "infinity", np.inf))
-    return emit.add(
-        "Where", _within(emit, name, _scalar(emit, "fp8_overflow", FP8_OVERFLOW)), rounded, infinite
-    )
-
-
-def _fp8_cast(emit: Emitter, name: str) -> str:
-    return _overflow_fp8(emit, name, _cast(emit, name, TensorProto.FLOAT8E4M3FN))
-
-
-def _fp8_arithmetic(emit: Emitter, name: str) -> str:
-    """E4M3 without its type: four significant bits for normal values, multiples of 2**-9 below 2**-6."""
-    normal = _veltkamp(emit, name, 4)
-    step = _scalar(emit, "fp8_step", 2.0**-9)
-    fixed = emit.add("Mul", emit.add("Round", emit.add("Div", name, step)), step)
-    rounded = emit.add("Where", _within(emit, name, _scalar(emit, "fp8_normal", 2.0**-6)), fixed, normal)
-    return _overflow_fp8(emit, name, rounded)

@@ -4,9 +4,9 @@ from .api import find_quantized as find_quantized
 from .api import find_subject as find_subject
 from .api import kernels_of_quantized as kernels_of_quantized
 from .api import quantize_subject as quantize_subject
-from .caches import read_cache as read_cache
-from .caches import write_cache as write_cache
 from .calibration import Curve as Curve
+from .calibration import read_cache as read_cache
+from .calibration import write_cache as write_cache
 from .diagnosing import QuantizationDiagnosis as QuantizationDiagnosis
 from .diagnosing import QuantizationVerdict as QuantizationVerdict
 from .diagnosing import diagnose_pairs as diagnose_pairs
@@ -14,9 +14,13 @@ from .editing import with_scales as with_scales
 from .editing import without as without
 from .engines import QuantizedKernels as QuantizedKernels
 from .engines import read_kernels as read_kernels
+from .findings import ScaleFault as ScaleFault
+from .findings import ScaleFinding as ScaleFinding
+from .findings import find_scale_faults as find_scale_faults
 from .histograms import Histogram as Histogram
 from .mixed import Point as Point
 from .mixed import multiply_adds as multiply_adds
+from .mixed import quantized_products as quantized_products
 from .pairs import find_pairs as find_pairs
 from .pairs import float_weights as float_weights
 from .placement import Place as Place

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.quantization.arithmetic import ratio
+from harness.quantization.arithmetic import limits, ratio
 from harness.quantization.calibration import error_of, scale_for
 from harness.quantization.histograms import Introduced, Observed
 from harness.quantization.switched import Setting, SwitchedModel
@@ -27,6 +27,9 @@ WORTH = 2.0
 """A scale for each channel is proposed where it divides the error by so much."""
 WIDE = 40.0
 """Largest magnitude over RMS, from which on a range is called wide. A normal distribution has 4 to 6."""
+
+FEW_LEVELS = 15
+"""Of types with no larger values, the scales of weights are worth a search."""
 
 Samples = Sequence[Mapping[str, np.ndarray]]
 
@@ -121,11 +124,18 @@ def candidates(pair: QdqPair, observed: Observed) -> tuple[Candidate, ...]:
     found = []
     wider = (False, True) if weight and pair.scale.per_tensor and pair.channel_axis is not None else (None,)
     for per_channel in wider:
-        for method in (Method.MAX, Method.MSE) if weight else tuple(Method):
+        for method in _methods(pair):
             scale = scale_for(pair, histogram, values, method, per_channel=per_channel)
             error = error_of(values, scale, pair.dtype, pair.channel_axis if weight else None)
             found.append(Candidate(scale, method, granularity(scale), error))
     return tuple(sorted(found, key=lambda each: each.error))
+
+
+def _methods(pair: QdqPair) -> tuple[Method, ...]:
+    if pair.kind is Kind.ACTIVATION:
+        return tuple(Method)
+    # With 8 bits, clipping channels of a weight gains less than it takes to try.
+    return (Method.MAX,) if limits(pair.dtype)[1] > FEW_LEVELS else (Method.MAX, Method.MSE)
 
 
 def best_of(pair: QdqPair, found: Sequence[Candidate]) -> Candidate:

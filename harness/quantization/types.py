@@ -86,6 +86,11 @@ class Scale:
     axis: int | None = None
     block_size: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("values", "zero_point"):
+            if getattr(self, name) is not None:  # what NumPy makes of arrays of rank 0 are scalars
+                object.__setattr__(self, name, np.asarray(getattr(self, name), np.float32))
+
     @property
     def per_tensor(self) -> bool:
         """Whether there is one for the whole tensor."""

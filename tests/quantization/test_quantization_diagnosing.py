@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from cases.models.graph import Graph
 from cases.models.quantised import quantised_conv
 from harness.backends import Reference
 from harness.errors import ModelError, UsageError
@@ -20,6 +21,7 @@ from harness.quantization import (
     diagnose_pairs,
     find_pairs,
     float_weights,
+    quantize,
     with_scales,
 )
 
@@ -72,12 +74,19 @@ def test_a_planted_scale_is_found_alone_and_repaired(conv, factor, reason):
         assert _error(model, conv, images()[:2]) == pytest.approx(error, rel=1e-3)
 
 
-def test_scales_that_were_swapped_are_named_with_each_other(conv):
-    pairs = {pair.name: pair for pair in find_pairs(conv)}
-    ratio = float(pairs["relu1"].scale.values / pairs["image"].scale.values)
-    found = diagnose_pairs(rescaled(conv, image=ratio, relu1=1 / ratio), images())
-    assert set(found.faulty) <= {"image", "relu1"}
-    assert found.faulty
+def test_scales_that_were_swapped_are_named_with_each_other():
+    graph = Graph("chain", seed=0)
+    x = graph.node("MatMul", "first", graph.input("x", [8, 32]), graph.weight("w0", [32, 32], 0.2))
+    large = graph.node("Mul", "large", x, graph.constant("twenty", 20.0))
+    model = graph.model({graph.node("MatMul", "second", large, graph.weight("w1", [32, 32], 0.2)): [8, 32]})
+    reference = load_model(model)
+    made = quantize(reference, rows(32), unseen=[]).quantized
+    pairs = {pair.name: pair for pair in find_pairs(made)}
+    ratio = float(pairs["large"].scale.values / pairs["x"].scale.values)
+    found = diagnose_pairs(rescaled(made, x=ratio, large=1 / ratio), rows(32), reference=reference)
+    assert set(found.faulty) == {"x", "large"}
+    assert found.swapped == (("x", "large"),)
+    assert found.repaired < 1.3 * found.best
 
 
 def test_a_model_that_is_calibrated_well_is_sound(conv):

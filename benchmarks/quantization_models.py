@@ -1,0 +1,142 @@
+"""Real graphs with seeded weights: what ranking their pairs costs, and how accurate they are quantised.
+
+Beside ONNX Runtime's static quantisation with its defaults (Q/DQ, calibrated by largest and smallest values on the same
+samples), at no smaller a share of multiply-adds that are quantised; errors are nrmse of the worst output over the float
+model, on samples that neither was calibrated with. Run: python -m benchmarks.quantization_models [--write]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+from benchmarks.record import record
+from harness.backends import Reference
+from harness.case import load_case, make_feeds, resolve_model
+from harness.model import Model, load_model, save_model
+from harness.quantization import (
+    SwitchedModel,
+    find_pairs,
+    float_weights,
+    multiply_adds,
+    quantize,
+    quantized_products,
+)
+from harness.quantization.histograms import observe
+from harness.quantization.ranking import Outputs, candidates, rank
+
+CASES = Path(__file__).parents[1] / "cases"
+Samples = list[dict[str, np.ndarray]]
+
+
+class Reader(CalibrationDataReader):
+    """Samples, one after the other."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = iter(samples)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next sample."""
+        return next(self.samples, None)
+
+
+def error(model: Model, reference: Model, samples: Samples) -> float:
+    """nrmse of the worst output."""
+    wrong: dict[str, float] = {}
+    right: dict[str, float] = {}
+    for feeds in samples:
+        found, expected = Reference(model).run(feeds), Reference(reference).run(feeds)
+        for name, values in expected.items():
+            wrong[name] = wrong.get(name, 0.0) + float(
+                np.square(found[name] - values, dtype=np.float64).sum()
+            )
+            right[name] = right.get(name, 0.0) + float(np.square(values, dtype=np.float64).sum())
+    return max(float(np.sqrt(wrong[name] / right[name])) for name in wrong)
+
+
+def share(model: Model, products: Mapping[str, int]) -> float:
+    """The share of the multiply-adds of the float model that a quantised one computes on quantised operands."""
+    found = quantized_products(find_pairs(model), products)
+    return sum(products[name] for name in found) / sum(products.values())
+
+
+def measure_ranking(model: Model, reference: Model, feeds: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What ranking the pairs of a model takes, from its file to reasons, in inferences of the float model."""
+    plain = Reference(reference)
+    plain.run(feeds)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        plain.run(feeds)
+        times.append(time.perf_counter() - start)
+    one = statistics.median(times)
+    start = time.perf_counter()
+    pairs = find_pairs(model)
+    switched = SwitchedModel(model, pairs, float_weights(model, pairs, reference))
+    outputs = Outputs(switched, [feeds], [plain.run(feeds)])
+    observed = observe(switched, [feeds])
+    ranking = rank(outputs, observed, {pair.name: candidates(pair, observed) for pair in pairs})
+    seconds = time.perf_counter() - start
+    return {
+        "pairs": len(pairs),
+        "ranking_inferences": switched.inferences + 1,
+        "measured_alone": sum(each.alone is not None for each in ranking.pairs),
+        "one_inference_seconds": round(one, 4),
+        "ranking_seconds_over_one_inference": round(seconds / one, 1),
+    }
+
+
+def measure(name: str) -> dict[str, Any]:
+    """One case."""
+    case = load_case(CASES / f"{name}.case.yaml").model_copy(update={"samples": 6})
+    model = load_model(resolve_model(case), name=name)
+    samples = make_feeds(case, model.inputs)
+    seen, unseen = samples[:4], samples[4:]
+    products = multiply_adds(model, samples[0])
+    with tempfile.TemporaryDirectory() as folder:
+        plain, out = Path(folder, "float.onnx"), Path(folder, "ort.onnx")
+        save_model(model, plain)
+        quantize_static(plain, out, Reader(seen), quant_format=QuantFormat.QDQ)
+        theirs = load_model(out)
+        theirs_share, theirs_error = share(theirs, products), error(theirs, model, unseen)
+        ranking = measure_ranking(theirs, model, samples[0])
+    made = quantize(model, seen, unseen=unseen, keep_float=max(0.0, 1 - theirs_share))
+    return {
+        **ranking,
+        "onnxruntime_default": {"share": round(theirs_share, 4), "error": theirs_error},
+        "harness": {
+            "share": round(made.chosen.share, 4),
+            "error": error(made.quantized, model, unseen),
+            "method": made.method.value,
+            "floats": list(made.chosen.floats),
+        },
+        "methods": {each.method.value: each.unseen for each in made.methods},
+        "curve": [[round(point.share, 4), point.unseen] for point in made.curve],
+    }
+
+
+def main() -> int:
+    """Measure each model."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=["resnet50", "whisper-encoder", "unet"])
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    models = {}
+    for name in options.names:
+        models[name] = measure(name)
+        print(name, models[name], flush=True)
+    if options.write:
+        record("quantization_models", {"models": models})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
