@@ -18,6 +18,7 @@ import pytest
 
 if TYPE_CHECKING:
     from harness.case import Case, RunSpec
+    from harness.conversion import CheckResult
     from harness.judge import Judge, RunResult
     from harness.tensors import Precision
 
@@ -59,6 +60,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         type=_precision,
         help="judge only this precision; may be repeated",
+    )
+    group.addoption(
+        "--harness-check",
+        action="store_true",
+        help="check whether the models convert, too: an item for each case and --harness-env, or by the rules alone",
     )
     group.addoption(
         "--golden-update",
@@ -131,8 +137,8 @@ class CaseFile(pytest.Module):
 
     obj = None  # there is no Python module behind it
 
-    def collect(self) -> Iterator[RunItem]:
-        """Yield an item for each candidate and precision.
+    def collect(self) -> Iterator[RunItem | CheckItem]:
+        """Yield an item for each candidate and precision, and for each check.
 
         Raises:
             CollectError: the file holds mistakes; the message names all of them.
@@ -150,6 +156,64 @@ class CaseFile(pytest.Module):
                 yield RunItem.from_parent(
                     self, name=name, callobj=_judge_run, case=case, spec=spec, candidate=candidate
                 )
+        if self.config.getoption("harness_check"):
+            names = [name for name in self.config.getoption("harness_env") if name != EMULATOR]
+            for environment in names or [None]:
+                name = "check" if environment is None else f"{environment}-check"
+                yield CheckItem.from_parent(
+                    self, name=name, callobj=_check_case, case=case, environment=environment
+                )
+
+
+class CheckFailed(Exception):
+    """A model that does not convert as its case expects; the message is the report."""
+
+
+CheckFailed.__module__ = "builtins"
+
+
+class CheckItem(pytest.Function):
+    """Whether the model of a case converts, by the compiler of an environment or by the rules."""
+
+    def __init__(self, *, case: Case, environment: str | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.case = case
+        self.environment = environment
+        self.extra_keyword_matches.update([case.name, "check", *case.tags])
+
+    def check(self) -> None:
+        """Check, and report the outcome to pytest."""
+        from harness.conversion import check
+        from harness.report import check_text
+
+        report = check(self.case, environments=() if self.environment is None else self.environment)
+        (result,) = report.results
+        self.user_properties += [("case", result.case), ("findings", ", ".join(_codes(result)))]
+        if result.fails:
+            raise CheckFailed(check_text(report))
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """The case file, and what the item is called in headlines."""
+        where = "by the rules" if self.environment is None else f"on {self.environment}"
+        return self.path, 0, f"check of {self.case.name} {where}"
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any) -> Any:
+        """A failed check as its report; an error of harness as its message."""
+        from harness.errors import HarnessError
+
+        if isinstance(excinfo.value, (CheckFailed, HarnessError)):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo)
+
+
+def _check_case(request: pytest.FixtureRequest) -> None:
+    request.node.check()
+
+
+def _codes(result: CheckResult) -> list[str]:
+    """The codes of what was found: in the environment, or by the rules."""
+    found = [finding for each in result.environments for finding in each.findings] or result.findings
+    return list(dict.fromkeys(finding.code for finding in found))
 
 
 class RunItem(pytest.Function):

@@ -542,3 +542,55 @@ def test_the_workers_of_this_project_are_pinned_before_anything_else(pytester) -
     # This test may itself run in a worker of xdist, and its own conftest.py must not take the new controller for one.
     pytester._monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     pytester.runpytest_subprocess("-n", "2").assert_outcomes(passed=4)
+
+
+CHECKED = """
+model: {path: m.onnx}
+runs: [fp32]
+"""
+
+
+def write_checked(pytester, expected: str = "") -> None:
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    node = helper.make_node("TopK", ["x", "k"], ["v", "i"], "top")
+    infos = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 5000])]
+    outputs = [helper.make_tensor_value_info("v", TensorProto.FLOAT, None)]
+    k = numpy_helper.from_array(np.array([4000]), "k")
+    graph = helper.make_graph([node], "g", infos, outputs, [k])
+    folder = pytester.path / "cases"
+    folder.mkdir()
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "m.onnx"
+    )
+    (folder / "large.case.yaml").write_text(CHECKED + expected)
+
+
+@pytest.mark.parametrize(
+    ("expected", "outcome", "said"),
+    [
+        ("", {"failed": 1}, "*NOT BUILT topk-limit top (TopK): K is limited to 3840"),
+        ("findings: [topk-limit]", {"passed": 1}, "*1 passed*"),
+        ("findings: [{code: topk-limit, node: top}]", {"passed": 1}, "*1 passed*"),
+        ("findings: [topk-limit, dtype]", {"failed": 1}, "*expected, and not found: dtype"),
+        (
+            "findings: [{code: topk-limit, node: other}]",
+            {"failed": 1},
+            "*expected, and not found: topk-limit",
+        ),
+    ],
+)
+def test_a_check_is_an_item_and_a_case_can_expect_a_finding(
+    pytester, cases, expected: str, outcome: dict[str, int], said: str
+) -> None:
+    write_checked(pytester, expected)
+    assert collected(pytester, "--harness-check", "cases") == [
+        "cases/large.case.yaml::fp32",
+        "cases/large.case.yaml::check",
+    ]
+    result = pytester.runpytest("--harness-check", "cases", "-k", "check")
+    result.assert_outcomes(deselected=1, **outcome)
+    result.stdout.fnmatch_lines([said])
+    assert "Traceback" not in result.stdout.str()

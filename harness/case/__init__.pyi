@@ -19,6 +19,7 @@ from .loading import one_or_more as one_or_more
 from .schema import CASE_SUFFIX as CASE_SUFFIX
 from .schema import BuildOptions as BuildOptions
 from .schema import Case as Case
+from .schema import ExpectedFinding as ExpectedFinding
 from .schema import ModelSource as ModelSource
 from .schema import ReferenceSource as ReferenceSource
 from .schema import RunSpec as RunSpec

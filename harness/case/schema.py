@@ -234,6 +234,29 @@ class RunSpec(Frozen):
         )
 
 
+class ExpectedFinding(Frozen):
+    """A finding of `harness check` that stands in the way and is expected. In a file, a code alone is expected
+    everywhere."""
+
+    model_config = examples({"code": "topk-limit", "node": "top_scores", "where": "tensorrt-rtx"})
+
+    code: Text
+    """The code of the finding."""
+    node: Text | None = None
+    """The node that it is about; by default any."""
+    where: Annotated[tuple[Place, ...], one_or_list(Place)] = ()
+    """The releases on which it is expected, such as `tensorrt-rtx<1.5`; by default all. Rules alone, without an
+    environment, speak of every release."""
+
+    def holds_of(self, product: str, release: str) -> bool:
+        """Whether it is expected of a release of `tensorrt` or `tensorrt-rtx`."""
+        places = map(_place_parts, self.where)
+        return not self.where or any(
+            name == product and (not releases or version_in_range(release, releases))
+            for name, releases in places
+        )
+
+
 class TacticSource(StrEnum):
     """Libraries that TensorRT may take kernels from. The last three end with TensorRT 10."""
 
@@ -293,6 +316,10 @@ class BuildOptions(Frozen):
     built with, and a run is an error when TensorRT does not take its choices."""
 
 
+def _expand_finding(value: Any) -> Any:
+    return {"code": value} if isinstance(value, str) else value
+
+
 def _expand_run(value: Any) -> Any:
     return {"precision": value} if isinstance(value, str) else value
 
@@ -302,6 +329,9 @@ def _expand_input(value: Any) -> Any:
 
 
 Run = Annotated[RunSpec, BeforeValidator(_expand_run, json_schema_input_type=Precision | RunSpec)]
+Finding = Annotated[
+    ExpectedFinding, BeforeValidator(_expand_finding, json_schema_input_type=str | ExpectedFinding)
+]
 Input = Annotated[InputSpec, BeforeValidator(_expand_input, json_schema_input_type=list[int] | InputSpec)]
 
 DEFAULT_RUNS = (RunSpec(precision=Precision.FP32), RunSpec(precision=Precision.FP16))
@@ -348,6 +378,9 @@ class CaseBody(Frozen):
     `tensorrt>=8.6` and `tensorrt-rtx>=1.5`. A range binds the product that it names, and never the emulator."""
     waivers: tuple[Waiver, ...] = ()
     """Known failures and drifts that are accepted until a day."""
+    findings: tuple[Finding, ...] = ()
+    """What `harness check` is expected to find: others that stand in the way fail it, and so do these if they are
+    gone."""
 
     @field_validator("inputs")
     @classmethod

@@ -19,8 +19,9 @@ from harness.cli.options import (
     check_environments,
     choice,
     parse_shapes,
+    path_option,
 )
-from harness.cli.outputs import Outputs
+from harness.cli.outputs import Outputs, check_folder
 from harness.cli.progress import CheckProgress, make_progress
 from harness.errors import UsageError
 from harness.tensors import Precision, typed_path
@@ -52,6 +53,14 @@ FixFile = Annotated[
         parser=typed_path,
     ),
 ]
+SplitFolder = Annotated[
+    Path | None,
+    path_option(
+        "--split",
+        metavar="DIR",
+        help="Write the largest parts that the compiler takes, and those that it does not, as ONNX files.",
+    ),
+]
 Kernels = Annotated[
     bool,
     typer.Option(
@@ -77,6 +86,7 @@ def check(
     tags: Tags = None,
     fix_file: FixFile = None,
     kernels: Kernels = False,
+    split: SplitFolder = None,
     details: Details = False,
     quiet: Quiet = False,
     json_file: JsonFile = None,
@@ -101,6 +111,9 @@ def check(
     check_environments(names)
     if kernels and not names:
         raise UsageError("--list-kernels shows what a compiler made", hint="add --env NAME")
+    if split is not None and not names:
+        raise UsageError("--split asks a compiler what it takes", hint="add --env NAME")
+    check_folder(split)
     with make_progress(CheckProgress, quiet=quiet) as progress:
         report = examine(
             targets,
@@ -108,6 +121,7 @@ def check(
             environments=names,
             inputs=parse_shapes(inputs),
             tags=tags or (),
+            split=split,
             progress=progress,
         )
         if fix_file is not None:

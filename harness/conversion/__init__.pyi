@@ -11,6 +11,7 @@ from .findings import FixResult as FixResult
 from .findings import FoundBy as FoundBy
 from .findings import NodeFate as NodeFate
 from .findings import Outcome as Outcome
+from .findings import SplitPart as SplitPart
 from .fixing import fix_case as fix_case
 from .kernels import Change as Change
 from .kernels import KernelChange as KernelChange

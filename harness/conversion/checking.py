@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.backends import shape_ranges
 from harness.case import Case, make_feeds, one_or_more, resolve_model
@@ -20,6 +21,8 @@ from harness.conversion.findings import (
 )
 from harness.conversion.kernels import fates_of, kernel_findings
 from harness.conversion.parts import Parts
+from harness.conversion.splitting import folder_for
+from harness.conversion.splitting import split as split_model
 from harness.environments import Environment, load, select, shared_supervisor
 from harness.errors import CandidateError
 from harness.judge import Target, profiles_of, select_cases
@@ -48,6 +51,7 @@ def check(
     environments: Sequence[str] | str = (),
     inputs: Mapping[str, Sequence[int]] | None = None,
     tags: Sequence[str] | str = (),
+    split: Path | None = None,
     progress: Progress | None = None,
     cache: ReportCache | None = None,
 ) -> CheckReport:
@@ -59,6 +63,8 @@ def check(
         environments: names from harness.toml whose compilers are asked; without one, rules alone speak.
         inputs: shapes for the inputs of .onnx files.
         tags: only cases with one of these tags.
+        split: write the largest parts that a compiler takes, and those that it does not, to this folder; where there
+            are several models or environments, to one in it for each.
         progress: called with what goes on.
         cache: where compilers' reports are kept; by default harness's cache folder.
 
@@ -72,14 +78,17 @@ def check(
     asked = [select(name, known) for name in one_or_more(environments)]
     tell = progress or (lambda _: None)
     results = []
-    for case in select_cases(targets, inputs=inputs, tags=tags):
+    cases = select_cases(targets, inputs=inputs, tags=tags)
+    for case in cases:
         tell(case.name)
         model = load_model(resolve_model(case), name=case.name)
         subject = Subject.of(case, model, wanted, is_asked=bool(asked))
         compilers = []
         for environment in asked:
             tell(f"{case.name} on {environment.name}")
-            compilers.append(subject.in_environment(environment, cache))
+            places = [case.name] * (len(cases) > 1) + [environment.name] * (len(asked) > 1)
+            folder = None if split is None else folder_for(split, *places)
+            compilers.append(subject.in_environment(environment, cache, folder))
         results.append(
             CheckResult(
                 str(case.path or case.model.path or case.name),
@@ -89,6 +98,7 @@ def check(
                 len(model.nodes),
                 worst_first(map(_of_rule, subject.matches)),
                 tuple(compilers),
+                case.findings,
             )
         )
     return CheckReport(host_fingerprint(), tuple(results))
@@ -108,11 +118,9 @@ class Subject:
     @classmethod
     def of(cls, case: Case, model: Model, precision: Precision | None, *, is_asked: bool) -> Subject:
         """The model of a case, with its shapes if a compiler is asked."""
-        is_open = any(
-            not all(isinstance(size, int) for size in info.shape or (None,)) for info in model.inputs
-        )
-        feeds = make_feeds(case, model.inputs)[0] if is_open else {}
-        profiles = shape_ranges(model, feeds, profiles_of(case)) if is_open else {}
+        profiles: Profiles = {}
+        if is_asked and any(map(_is_open, model.inputs)):
+            profiles = shape_ranges(model, make_feeds(case, model.inputs)[0], profiles_of(case))
         graph = GraphView(model)
         matches = match_rules(graph)
         if precision in LOW_DTYPE:
@@ -143,8 +151,10 @@ class Subject:
 
         return asking
 
-    def in_environment(self, environment: Environment, cache: ReportCache | None) -> EnvironmentResult:
-        """What the compiler of `environment` makes of the model."""
+    def in_environment(
+        self, environment: Environment, cache: ReportCache | None, folder: Path | None = None
+    ) -> EnvironmentResult:
+        """What the compiler of `environment` makes of the model; its parts are written to `folder`."""
         ask = self.ask(environment, cache)
         report = ask(self.model)
         holding = [match for match in self.matches if match.rule.include(report.product, report.release)]
@@ -171,6 +181,7 @@ class Subject:
             report,
             examination.complete,
             fates,
+            () if folder is None else split_model(parts, examination.bad, ask, folder),
         )
 
     def _finding(self, blamed: Blamed, holding: Sequence[Match], environment: str) -> Finding:

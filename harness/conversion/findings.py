@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
+from harness.case import ExpectedFinding
 from harness.compiler import Kind, NodeFacts, Releases, Rule
 from harness.conversion.cures import AppliedCure, LeftOut
 from harness.tensors import Precision, to_json
-from harness.worker.protocol import CompileReport
+from harness.worker.protocol import PACKAGE_OF, CompileReport
 
 
 class FoundBy(StrEnum):
@@ -115,6 +117,25 @@ class NodeFate:
 
 
 @dataclass(frozen=True)
+class SplitPart:
+    """A part of a model in a file of its own.
+
+    Args:
+        file: the ONNX file.
+        is_taken: whether the compiler takes it.
+        nodes: names of its nodes.
+        reads: names of its inputs.
+        writes: names of its outputs.
+    """
+
+    file: Path
+    is_taken: bool
+    nodes: tuple[str, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class EnvironmentResult:
     """What one environment makes of the model.
 
@@ -127,6 +148,7 @@ class EnvironmentResult:
         report: what the compiler said.
         complete: whether all that no finding is about was seen to build.
         fates: what became of each node; empty if it was not built, or its kernels are not known.
+        parts: the files that the model was split into, if that was asked for.
     """
 
     environment: str
@@ -137,6 +159,7 @@ class EnvironmentResult:
     report: CompileReport
     complete: bool = True
     fates: tuple[NodeFate, ...] = ()
+    parts: tuple[SplitPart, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,6 +174,7 @@ class CheckResult:
         nodes: how many it has.
         findings: what the rules alone say, of every release; the worst first.
         environments: what each environment that was asked makes of it.
+        expected: what the case expects to be found.
     """
 
     target: str
@@ -160,16 +184,48 @@ class CheckResult:
     nodes: int
     findings: tuple[Finding, ...] = ()
     environments: tuple[EnvironmentResult, ...] = ()
+    expected: tuple[ExpectedFinding, ...] = ()
 
     @property
     def fails(self) -> bool:
-        """Whether an environment that was asked refuses or silently differs; without one, whether a rule says so."""
-        asked: Iterable[Finding] = (
-            (finding for result in self.environments for finding in result.findings)
-            if self.environments
-            else self.findings
+        """Whether an environment that was asked refuses or silently differs; without one, whether a rule says so.
+
+        What the case expects is no failure, and what it expects and is not there is one.
+        """
+        asked: tuple[EnvironmentResult | None, ...] = self.environments or (None,)
+        return any(self.unexpected(each) or self.gone(each) for each in asked)
+
+    def unexpected(self, environment: EnvironmentResult | None = None) -> tuple[Finding, ...]:
+        """What stands in the way in an environment, or by the rules, and is not expected."""
+        expected = self.expected_in(environment)
+        found = self.findings if environment is None else environment.findings
+        return tuple(
+            finding
+            for finding in found
+            if finding.kind.is_failure and not any(is_of(each, finding) for each in expected)
         )
-        return any(finding.kind.is_failure for finding in asked)
+
+    def gone(self, environment: EnvironmentResult | None = None) -> tuple[ExpectedFinding, ...]:
+        """What is expected in an environment, or of the rules, and is not there."""
+        found = self.findings if environment is None else environment.findings
+        return tuple(
+            each
+            for each in self.expected_in(environment)
+            if not any(is_of(each, finding) for finding in found)
+        )
+
+    def expected_in(self, environment: EnvironmentResult | None = None) -> tuple[ExpectedFinding, ...]:
+        """What the case expects in an environment, or by the rules."""
+        if environment is None:
+            return self.expected
+        product = PACKAGE_OF[environment.product]
+        return tuple(each for each in self.expected if each.holds_of(product, environment.release))
+
+
+def is_of(expected: ExpectedFinding, finding: Finding) -> bool:
+    """Whether a finding is the one that is expected."""
+    node = None if finding.node is None else finding.node.name
+    return expected.code == finding.code and expected.node in (None, node)
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,15 @@ class Parts:
                     found.update(dict.fromkeys(merged, merged))
         return found
 
-    def of(self, nodes: Collection[str], label: str = "part") -> Model | None:
+    def of(self, nodes: Collection[str], label: str = "part", *, closed: bool = True) -> Model | None:
         """The part with `nodes`: what they read from elsewhere are its inputs, what others read its outputs.
 
-        None if it computes nothing that is read, or begins with a tensor of unknown rank.
+        None if it computes nothing that is read, or begins with a tensor of unknown size.
+
+        Args:
+            nodes: names of nodes.
+            label: ends the name of the part.
+            closed: give its inputs the shapes that they are fed with; otherwise open sizes stay open.
         """
         wanted = {name for node in nodes for name in self.pairs[node]}
         inside = [node for node in self.model.nodes if node.name in wanted]
@@ -91,11 +96,12 @@ class Parts:
             for name in node.outputs
             if name in results or name in read_elsewhere or not self._is_read(name)
         ]
-        shapes = {name: self._closed(name) for name in reads}
-        if not outputs or any(shape is None for shape in shapes.values()):
+        shapes = {name: self._closed(name) if closed else self.model.shapes.get(name) for name in reads}
+        if not outputs or (closed and None in shapes.values()):
             return None
+        known = self.shapes if closed else self.model.shapes
         declared: dict[str, Sequence[int | str | None]] = {
-            name: self.shapes[name] for name in outputs if name in self.shapes
+            name: known[name] for name in outputs if name in known
         }
         declared.update((name, shape) for name, shape in shapes.items() if shape is not None)
         try:

@@ -1,5 +1,6 @@
 from .conversion import check_markdown as check_markdown
 from .conversion import check_page as check_page
+from .conversion import check_text as check_text
 from .conversion import print_check as print_check
 from .diagnosis import diagnosis_markdown as diagnosis_markdown
 from .diagnosis import diagnosis_page as diagnosis_page

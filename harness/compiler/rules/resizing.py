@@ -10,7 +10,7 @@ _TRANSFORMATIONS = (
 )
 _GRID_NEAREST = (
     "NVIDIA/TensorRT issue 4646 and onnx-tensorrt pull request 1060; measured on an H200: nrmse 0.70 on TensorRT for "
-    "RTX 1.4.0.76, right on 1.6.1.120"
+    "RTX 1.4.0.76 and 1.5.0.114, right on 1.6.1.120"
 )
 
 
@@ -66,7 +66,7 @@ RULES = (
         "mode linear of opset 20 is read as nearest",
         _GRID_NEAREST,
         "export at opset 16 to 19, where the mode is called bilinear",
-        (Releases(TENSORRT_RTX, last="1.4"), Releases(TENSORRT, last="11.1")),
+        (Releases(TENSORRT_RTX, last="1.5"), Releases(TENSORRT, last="11.1")),
     ),
     Rule(
         "gridsample-cubic",
@@ -76,7 +76,7 @@ RULES = (
         "mode cubic of opset 20 is read as nearest",
         "NVIDIA/TensorRT issue 4646; onnx-tensorrt 8.6 to 10.1 compare with the names of opset 16 alone",
         "export at opset 16 to 19, where the mode is called bicubic",
-        (Releases(TENSORRT_RTX, last="1.4"), Releases(TENSORRT, last="11.1")),
+        (Releases(TENSORRT_RTX, last="1.5"), Releases(TENSORRT, last="11.1")),
     ),
     Rule(
         "gridsample-volume",

@@ -33,7 +33,7 @@ _HOST_COLUMNS = {"harness": "harness", "onnxruntime": "onnxruntime", "cpu": "hos
 """Columns by their key in the fingerprint of the host."""
 
 #: What a case says besides the question: another model, seed or build option is another question, these are not.
-_BESIDES = frozenset({"path", "description", "tags", "waivers", "requires", "runs", "tolerances"})
+_BESIDES = frozenset({"path", "description", "tags", "waivers", "requires", "runs", "tolerances", "findings"})
 
 
 HASH_DIGITS = 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 
 from rich.box import SIMPLE_HEAD
@@ -20,6 +21,7 @@ from harness.report.conversion.view import (
     answer,
     change_text,
     comparisons,
+    expectation_lines,
     headline,
     kernel_lines,
     look_of,
@@ -30,7 +32,7 @@ from harness.report.conversion.view import (
     subject,
 )
 from harness.report.words import Statement, is_plain
-from harness.text import plural
+from harness.text import names, plural
 
 MOST_FINDINGS = 20
 _DETAILS = frozenset({"where", "parser", "builder", "kernels", "log", "alone", "try"})
@@ -58,6 +60,8 @@ def print_check(
     for result in report.results:
         if not (brief and not result.fails):
             _print_result(console, result, plain, details=details)
+            for environment in result.environments:
+                _print_parts(console, environment, plain)
             for environment in result.environments if kernels else ():
                 _print_kernels(console, result, environment)
     for comparison in comparisons(report) if kernels else ():
@@ -69,6 +73,13 @@ def print_check(
     if report.fix is not None:
         console.print()
         _print_fix(console, report.fix, plain, details=details)
+
+
+def check_text(report: CheckReport, *, width: int = 100) -> str:
+    """What `print_check` prints, as text."""
+    stream = io.StringIO()
+    print_check(Console(file=stream, width=width, highlight=False), report)
+    return stream.getvalue()
 
 
 def _print_fix(console: Console, fix: FixResult, plain: bool, *, details: bool) -> None:
@@ -110,8 +121,21 @@ def _print_result(console: Console, result: CheckResult, plain: bool, *, details
         _print_statements(
             console, [each for each in statements(row) if details or each.label in shown_labels]
         )
+    for text in expectation_lines(result):
+        console.print(Text(f"  {text}", style="yellow"), soft_wrap=True)
     if len(found) > len(shown):
         console.print(Text(f"  and {len(found) - len(shown)} more: --details shows them", style="dim"))
+    console.print()
+
+
+def _print_parts(console: Console, environment: EnvironmentResult, plain: bool) -> None:
+    if not environment.parts:
+        return
+    console.print(Text(f"  parts on {environment.environment}, run in this order:"))
+    for part in environment.parts:
+        mark, style = ("+" if plain else "✓", "green") if part.is_taken else ("x" if plain else "✗", "red")
+        text = f" {part.file}: {plural(len(part.nodes), 'node')} ({names(part.nodes, 3)})"
+        console.print(Text.assemble("    ", (mark, style), text), soft_wrap=True)
     console.print()
 
 

@@ -126,6 +126,18 @@ def statements(row: Row) -> Iterator[Statement]:
         yield Statement("source", finding.source)
 
 
+def expectation_lines(result: CheckResult) -> Iterator[str]:
+    """What the case expects: a line for what is found, and one for what is gone, by environment."""
+    for environment in result.environments or (None,):
+        place = "" if environment is None else f" on {environment.environment}"
+        gone = result.gone(environment)
+        found = [each.code for each in result.expected_in(environment) if each not in gone]
+        if found:
+            yield f"expected{place}: {names(found)}"
+        if gone:
+            yield f"expected{place}, and not found: {names(each.code for each in gone)}"
+
+
 def where(row: Row) -> str:
     """`rtx-1.4; rtx-1.7 builds it`."""
     built = [each.environment for each in row.spared if each.outcome is Outcome.BUILT]
