@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -85,6 +86,7 @@ class Judge:
         self.options = options or JudgeOptions()
         self.candidates = candidates or Candidates()
         self._bench: Workbench | None = None
+        self._ahead: tuple[Workbench, threading.Thread] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -101,6 +103,7 @@ class Judge:
 
     def release(self) -> None:
         """Free sessions and engines; workers stay. Calling it twice is allowed."""
+        self._take_prepared(None)
         if self._bench is not None:
             self._bench.close()
             self._bench = None
@@ -112,8 +115,28 @@ class Judge:
             if self._bench is not None:
                 self._bench.close()
                 self.candidates.release_model()
-            self._bench = Workbench(case, memory_budget=self.options.memory_budget)
+            prepared = self._take_prepared(case)
+            self._bench = prepared or Workbench(case, memory_budget=self.options.memory_budget)
         return self._bench
+
+    def prepare(self, case: Case) -> None:
+        """Make the model, the inputs and the reference of the case after this one, while an engine is built and run."""
+        if self._ahead is None:
+            bench = Workbench(case, memory_budget=self.options.memory_budget)
+            thread = threading.Thread(target=bench.prepare, name=f"prepare {case.name}", daemon=True)
+            self._ahead = bench, thread
+            thread.start()
+
+    def _take_prepared(self, case: Case | None) -> Workbench | None:
+        """The workbench of `case` that was prepared; one of another case is freed."""
+        if self._ahead is None:
+            return None
+        (bench, thread), self._ahead = self._ahead, None
+        thread.join()
+        if bench.case is case:
+            return bench
+        bench.close()
+        return None
 
     def run(
         self, case: Case, spec: RunSpec, candidate: str = EMULATOR, stage: Stage = lambda name: None

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Literal, NamedTuple, TypeVar
 
 from harness.case import Case, RunSpec
+from harness.judge.candidates import EMULATOR
 from harness.judge.judge import Judge
 from harness.judge.results import Cause, RunResult
 from harness.tensors import Precision
@@ -84,7 +85,9 @@ def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[Ru
             for index, run in enumerate(runs):
                 if run.candidate not in lane or stopped.is_set() or id(run.case) in unusable:
                     continue
-                result = _judged(own, run, index, len(runs), report)
+                following = (each.case for each in runs[index:] if each.candidate in lane)
+                ahead = next((case for case in following if case is not run.case), None)
+                result = _judged(own, run, index, len(runs), report, ahead)
                 if result.cause is Cause.CASE:
                     if id(run.case) in unusable:  # another lane has said so meanwhile
                         continue
@@ -143,7 +146,10 @@ def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
         future.set_exception(error)
 
 
-def _judged(judge: Judge, run: Run, index: int, total: int, progress: Progress) -> RunResult:
+def _judged(
+    judge: Judge, run: Run, index: int, total: int, progress: Progress, ahead: Case | None
+) -> RunResult:
+    """The result of `run`; while its engine is built, the case `ahead` is prepared."""
     case, candidate, spec = run
 
     def report(
@@ -151,9 +157,14 @@ def _judged(judge: Judge, run: Run, index: int, total: int, progress: Progress) 
     ) -> None:
         progress(ProgressEvent(kind, index, total, case.name, spec.precision, candidate, stage, result))
 
+    def enter(stage: str) -> None:
+        report("stage", stage)
+        if stage == "candidate" and candidate != EMULATOR and ahead is not None:
+            judge.prepare(ahead)
+
     report("start")
     start = time.perf_counter()
-    result = judge.run(case, spec, candidate, lambda stage: report("stage", stage))
+    result = judge.run(case, spec, candidate, enter)
     result = result.with_timing("total", time.perf_counter() - start)
     report("done", result=result)
     return result

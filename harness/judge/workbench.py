@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -118,6 +119,12 @@ class Workbench:
         for sample in feeds:
             check_feeds(self.model, sample)
         return feeds
+
+    def prepare(self) -> None:
+        """Make the model, the inputs and the reference's outputs now; what cannot be had is said when it is needed."""
+        with contextlib.suppress(Exception):
+            if not self.missing_packages():
+                assert self.expected is not None
 
     @cached_property
     def itself(self) -> Reference:

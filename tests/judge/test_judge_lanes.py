@@ -11,7 +11,7 @@ import pytest
 
 from harness.backends import tensorrt
 from harness.environments import Environment, Supervisor
-from harness.judge import Candidates, JudgeOptions, ProgressEvent, Verdict, run
+from harness.judge import Candidates, JudgeOptions, ProgressEvent, Verdict, Workbench, run
 
 ADAPTER = Path(__file__).parents[1] / "worker" / "doubled.py"
 CONFIG = """
@@ -131,3 +131,28 @@ def test_lanes_are_gpus_and_the_emulator(supervisors) -> None:
     assert Candidates().lanes(["emulator", "old", "new"]) == [("emulator",), ("old",), ("new",)]
     configure(gpu=0)
     assert Candidates().lanes(["emulator", "old", "new"]) == [("emulator",), ("old", "new")]
+
+
+def test_the_next_case_is_prepared_while_an_engine_is_built(tiny_cases, supervisors, monkeypatch) -> None:
+    configure(gpu=0)
+    prepared: list[tuple[str, bool]] = []
+    prepare = Workbench.prepare
+
+    def watched(bench: Workbench) -> None:
+        prepare(bench)
+        ready = {"model", "feeds", "expected"} <= vars(bench).keys()
+        prepared.append((bench.case.name, ready))
+
+    monkeypatch.setattr(Workbench, "prepare", watched)
+    cases = tiny_cases("clean", "expected", "failing")
+    report = run(cases, environments=["old"])
+    assert prepared == [("expected", True), ("failing", True)]
+    prepared.clear()
+    alone = [
+        item for path in sorted(cases.glob("*.case.yaml")) for item in run(path, environments=["old"]).results
+    ]
+    assert prepared == [], "there is no next one"
+    verdicts = [(item.case, item.precision, item.verdict) for item in alone]
+    assert [(item.case, item.precision, item.verdict) for item in report.results] == verdicts
+    run(cases)
+    assert prepared == [], "on the emulator it would only take turns"
