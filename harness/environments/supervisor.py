@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +31,8 @@ class CacheFile:
     that comes from a file (8.5 and 8.6: "Myelin error from unknown graph … The timing cache will not be used!"). Then
     the file is dropped, once and for all, and a note beside it says so; within one worker the cache still works. A
     cache of kernels is refused when the driver changed, say: it is dropped, and the next one is kept.
-    Reading and writing never fails a run: a cache is only a saving.
+    Reading and writing never fails a run: a cache is only a saving. What another worker has kept since is not lost:
+    `news` is taken before this one's is stored, under `locked`.
 
     Args:
         kind: TIMING or RUNTIME.
@@ -48,6 +50,7 @@ class CacheFile:
         self.kind = kind
         self.path = folder / f"{name}.cache"
         self._refusal = folder / f"{name}.refused"
+        self._known: tuple[int, int] | None = None
 
     @property
     def wanted(self) -> bool:
@@ -60,15 +63,44 @@ class CacheFile:
         if not self.wanted:
             return None
         try:
+            known = self._stamp()
             shutil.copyfile(self.path, target)
         except OSError:
             return None
+        self._known = known
         return target
+
+    def news(self, folder: Path) -> Path | None:
+        """A copy in `folder` of what another worker has stored since this one read or wrote the file, if it has."""
+        with contextlib.suppress(OSError):
+            if self._stamp() != self._known:
+                return self.fetch(folder)
+        return None
 
     def store(self, source: Path) -> None:
         """Replace the file by a copy of `source`, atomically."""
-        with contextlib.suppress(OSError), atomic_path(self.path) as target:
-            shutil.copyfile(source, target)
+        with contextlib.suppress(OSError):
+            with atomic_path(self.path) as target:
+                shutil.copyfile(source, target)
+            self._known = self._stamp()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from reading and writing the file; after ten seconds, go on without."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path.with_suffix(".lock"))
+        with contextlib.suppress(OSError, Timeout):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=_LOCK_SECONDS)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _stamp(self) -> tuple[int, int]:
+        found = self.path.stat()
+        return found.st_ino, found.st_mtime_ns
 
     def drop(self) -> str:
         """Remove the file, remember a timing cache that was refused, and return the warning."""
@@ -92,6 +124,7 @@ _PROBE = protocol.Probe()
 _STARTS = 2
 _SAVE_AFTER_BUILD_SECONDS = 60.0
 _CACHE_SECONDS = 60.0
+_LOCK_SECONDS = 10.0
 
 
 class Supervisor:
@@ -359,7 +392,11 @@ class Supervisor:
         for kind, cache in self._caches.items():
             if not cache.wanted:
                 continue
-            with contextlib.suppress(CandidateError):
+            with contextlib.suppress(CandidateError), cache.locked():
+                if kind == protocol.RUNTIME and (news := cache.news(worker.folder)) is not None:
+                    worker.request(
+                        protocol.LoadCache(str(news), kind), _CACHE_SECONDS
+                    )  # it adds them to its own
                 reply = worker.request(protocol.SaveCache(str(copy), kind), _CACHE_SECONDS)
                 if isinstance(reply, protocol.Done) and copy.exists():
                     cache.store(copy)

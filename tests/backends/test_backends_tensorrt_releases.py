@@ -16,6 +16,7 @@ from harness.environments import Environment, Supervisor
 from harness.errors import UnsupportedByReleaseError
 from harness.model import load_model
 from harness.tensors import Precision
+from harness.worker.protocol import RUNTIME
 
 ADAPTER = Path(__file__).parents[1] / "worker" / "doubled.py"
 X = np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32)
@@ -115,3 +116,25 @@ def test_the_timing_cache_goes_through_a_file_of_the_supervisor(
         assert not [warning for warning in warnings if "timing cache" in warning]
         supervisor.close()
     assert len(list(tmp_path.rglob("*.cache"))) == 1
+
+
+def test_two_workers_that_end_keep_the_kernels_of_both(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path_factory.mktemp("s")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    environment = Environment("rtx", (sys.executable,), variables=(("RELEASE", "1.6.1.120"),))
+    supervisors = [Supervisor(environment, adapter=ADAPTER) for _ in range(2)]
+    plans = (FP16, replace(FP16, islands=frozenset({"sq"})))
+    for plan, supervisor in zip(plans, supervisors, strict=True):  # both are there before either ends
+        model = load_model(norm_chain(scale=600.0))
+        TensorRTCandidate(environment, model, supervisor=supervisor).evaluate(plan, {"x": X})
+
+    def kept() -> set[str]:
+        (file,) = (tmp_path / "harness" / RUNTIME).glob("*.cache")
+        return {*file.read_text().split("\n")}
+
+    supervisors[0].close()
+    first = kept()
+    supervisors[1].close()
+    assert kept() > first

@@ -115,12 +115,19 @@ class RuntimeCache:
         return config if config.set_runtime_cache(self._cache) else None
 
     def load(self, path: str) -> None:
-        """Take the cache from a file once the first engine is there; none is no refusal."""
+        """Take the cache from a file, once the first engine is there, in addition to what there is; none is no refusal.
+
+        That it is added, and nothing replaced, was seen on an H200 with TensorRT for RTX 1.4 and 1.6.
+        """
         try:
             with open(path, "rb") as file:
-                self._content = file.read()
+                content = file.read()
         except FileNotFoundError:
             return
+        if self._cache is None:
+            self._content = content
+        else:
+            self._take(content)
 
     def take_refusal(self) -> bool:
         """Whether the file was refused; said once."""

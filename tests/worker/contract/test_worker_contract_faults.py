@@ -257,6 +257,23 @@ def test_the_end_of_the_log_comes_with_every_engine(weak: Rig) -> None:
     assert weak.lines == ["[TensorRT warning] half of it was zero"]
 
 
+@pytest.mark.parametrize("release", ["1.4.0.76", "1.6.1.120"])
+def test_kernels_from_a_file_are_added_to_those_at_hand(
+    models: dict[str, Path], tmp_path: Path, release: str
+) -> None:
+    path = tmp_path / "runtime.cache"
+    first, second, third = (Rig(release, models, tmp_path) for _ in range(3))
+    first.build("conv")
+    first.adapter.save_runtime_cache(str(path))
+    second.build("mixed")
+    second.adapter.load_runtime_cache(str(path))
+    second.adapter.save_runtime_cache(str(path))
+    third.adapter.load_runtime_cache(str(path))
+    third.build("conv")
+    third.build("mixed")
+    assert [rig.world.compiled for rig in (first, second, third)] == [1, 1, 0]
+
+
 @pytest.mark.parametrize("content", [b"kernels of another release", b"\xff\x00", b""])
 @pytest.mark.parametrize("release", ["1.4.0.76", "1.6.1.120"])
 def test_kernels_that_are_of_no_use_are_refused_once(
