@@ -141,9 +141,10 @@ class Server:
             try:
                 self._adapter = self._make_adapter(self._log)
             except (ImportError, OSError) as error:
-                raise protocol.Fault(
-                    "environment", "TensorRT cannot be loaded: {}".format(error), evidence=_trace()
-                ) from error
+                message = "TensorRT cannot be loaded: {}".format(error)
+                if not isinstance(error, ModuleNotFoundError):
+                    message += ". Install the bindings and the libraries of one release, in an environment of their own"
+                raise protocol.Fault("environment", message, evidence=_trace()) from error
         return self._adapter
 
     def _release(self, request: protocol.Release) -> protocol.Reply:

@@ -97,6 +97,33 @@ def test_a_check_of_a_python_without_tensorrt_fails_with_its_reason(cli: Cli, pl
     assert (told["passed"], told["hint"] is not None) == (False, True)
 
 
+LIBRARY = "libtensorrt_rtx.so.1: cannot open shared object file: No such file or directory"
+
+
+def test_bindings_without_their_library_cost_their_runs_alone_and_say_what_to_do(
+    cli: Cli, place: Path, tiny_cases: Callable[..., Path]
+) -> None:
+    (place / "site" / "tensorrt_rtx").mkdir(parents=True)
+    (place / "site" / "tensorrt_rtx" / "__init__.py").write_text(f"raise ImportError({LIBRARY!r})\n")
+    engines = Path(__file__).parents[1] / "backends" / "cpu_engine.py"
+    wrapper = place / "python-cpu"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} "$@" --adapter {engines}\n')
+    wrapper.chmod(0o755)
+    cli("env", "add", "broken", "--python", sys.executable, "--set", f"PYTHONPATH={place / 'site'}")
+    cli("env", "add", "cpu", "--python", str(wrapper))
+    status, _, err = cli("env", "check", "broken")
+    assert status == 3
+    said = (
+        f"broken: TensorRT cannot be loaded: {LIBRARY}. Install the bindings and the libraries of one release"
+    )
+    assert err.count(said) == 1
+    words = ("run", str(tiny_cases("clean")), "--precision", "fp16", "--env", "broken", "--env", "cpu")
+    status, out, _ = cli(*words, "--json", "-")
+    broken, right = json.loads(out)["results"]
+    assert (status, broken["verdict"], right["verdict"]) == (3, "error", "pass")
+    assert LIBRARY in broken["reason"]
+
+
 def test_a_compiler_without_a_gpu_builds_and_says_that_it_runs_nothing(cli: Cli, place: Path) -> None:
     """With the real adapter on the double of a release that needs no GPU."""
     doubled = MISBEHAVING.with_name("doubled.py")

@@ -389,6 +389,14 @@ def test_observing_fewer_builds_saves_theirs(engine_case: Path, drift, workers, 
     assert judged.loc[judged["kind"] == "layer", "noise"].notna().all() == (observed != 1)
 
 
+def test_layers_are_observed_between_kernels_where_releases_have_such_tensors(
+    engine_case: Path, drift, workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAPABILITIES", "fp16,weak,unfused_debug_tensors")
+    drift(engine_case / "norm.case.yaml", "old", "new", repeats=1)
+    assert [request.observation for _, request in workers] == ["none", "debug"] * 2
+
+
 def test_emulated_releases_are_observed_in_every_build() -> None:
     options = DriftOptions()
     first, second = list(options.builds("trt-8.6"))[:2]

@@ -24,6 +24,7 @@ from harness.history.matrix.compiled import compile_case
 from harness.history.matrix.emulated import EmulatedBuild, EmulatedRelease, is_emulated
 from harness.history.store import Recording
 from harness.judge import Candidates, Cause, Judge, JudgeOptions, RunResult, Stage, Workbench
+from harness.worker.protocol import ProbeReply
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,10 @@ class _Recorder(Candidate):
         kept = self._recording.unobserved if unobserved else self._recording.observed
         kept.append(dict(evaluation.tensors))
         return evaluation
+
+    def probe(self) -> ProbeReply | None:
+        """See Candidate.probe; it decides how layers are observed."""
+        return self._candidate.probe()
 
     def close(self) -> None:
         """See Candidate.close."""

@@ -44,11 +44,13 @@ def create_adapter(log: Callable[[str], None]) -> "Adapter":
         log: gets the lines of TensorRT's log.
 
     Raises:
-        ImportError, OSError: TensorRT cannot be loaded.
+        ImportError, OSError: TensorRT cannot be loaded, or its library is of another release than the bindings.
     """
     for module in PRODUCTS.values():
         try:
-            return Adapter(importlib.import_module(module), log)
+            found = importlib.import_module(module)
+            device.check_library(found)
+            return Adapter(found, log)
         except ModuleNotFoundError as error:
             if error.name != module:
                 raise

@@ -9,6 +9,9 @@ from ..protocol import Fault, ProbeReply
 from .release import Release
 from .runtime import Cuda, load_cudart
 
+#: The library of a product, behind its folder; those beside it (the ONNX parser, plugins) have other names.
+_LIBRARY = re.compile(r" (?P<path>/.*/(?:libtensorrt_rtx|libnvinfer)\.so[^/\n]*)$")
+
 
 def probe(
     trt: Any, release: Release, logger: Any, cuda: Optional[Cuda], *, load: bool = False
@@ -66,6 +69,42 @@ def probe(
         **facts,
     )
     return reply, builder
+
+
+def check_library(trt: Any) -> None:
+    """See that the library that the bindings have loaded is of their release: with another one nothing is sure.
+
+    Bindings of TensorRT for RTX 1.6 load the library of 1.4, and then have no configuration to build with.
+
+    Raises:
+        ImportError: it is of another release.
+    """
+    major, minor, patch = (int(part) for part in re.findall(r"\d+", str(trt.__version__))[:3])
+    # TensorRT 8 counts in thousands, and so did the others before it.
+    wanted = (major * 10000 + minor * 100 + patch, major * 1000 + minor * 100 + patch)
+    for path in loaded_libraries():
+        try:
+            found = int(ctypes.CDLL(path).getInferLibVersion())
+        except (OSError, AttributeError):
+            continue
+        if found not in wanted:
+            base = 10000 if found >= 10000 else 1000
+            parts = (found // base, found % base // 100, found % 100)
+            raise ImportError(
+                "its Python bindings are of {}, and {} of {}".format(
+                    trt.__version__, path, ".".join(map(str, parts))
+                )
+            )
+
+
+def loaded_libraries() -> List[str]:
+    """Paths of TensorRT's own library in this process, of whichever product; empty where the system does not tell."""
+    try:
+        with open("/proc/self/maps") as maps:
+            found = {match.group("path") for match in map(_LIBRARY.search, maps) if match is not None}
+    except OSError:
+        return []
+    return sorted(path.rstrip() for path in found)
 
 
 def refusal(trt: Any, release: Release, logger: Any, builder: Any, facts: Dict[str, Any]) -> Optional[str]:

@@ -1,6 +1,7 @@
 """What goes wrong, and what is said: on the first release of each kind of API."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from contract_rig import Rig, feed
 from cuda_double import ILLEGAL_ADDRESS
 
+from harness.worker.adapter import device
 from harness.worker.protocol import BuildRequest, Fault
 
 WEAK, BOTH, STRONG = "8.6.0", "10.12.0.36", "11.0.0.114"
@@ -290,3 +292,36 @@ def test_kernels_that_are_of_no_use_are_refused_once(
     other.adapter.load_runtime_cache(str(path))
     assert not other.build("conv").runtime_cache_refused
     assert other.world.compiled == 0
+
+
+@pytest.mark.parametrize(
+    ("bindings", "library", "said"),
+    [
+        ("1.6.1.120", 10601, None),
+        ("8.6.0", 8600, None),
+        ("8.5.3.1", 8503, None),
+        ("10.13.3.9", 101303, None),
+        ("1.6.1.120", 10400, "its Python bindings are of 1.6.1.120, and /lib/libtensorrt_rtx.so.1 of 1.4.0"),
+        ("10.3.0", 8601, "its Python bindings are of 10.3.0, and /lib/libtensorrt_rtx.so.1 of 8.6.1"),
+    ],
+)
+def test_a_library_of_another_release_than_the_bindings_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, bindings: str, library: int, said: str | None
+) -> None:
+    loaded = SimpleNamespace(getInferLibVersion=lambda: library)
+    monkeypatch.setattr(device, "loaded_libraries", lambda: ["/lib/libtensorrt_rtx.so.1"])
+    monkeypatch.setattr(device, "ctypes", SimpleNamespace(CDLL=lambda path: loaded))
+    trt = SimpleNamespace(__version__=bindings)
+    if said is None:
+        device.check_library(trt)
+        return
+    with pytest.raises(ImportError) as caught:
+        device.check_library(trt)
+    assert str(caught.value) == said
+
+
+def test_a_driver_that_is_too_old_is_said_with_what_to_do(models: dict[str, Path], tmp_path: Path) -> None:
+    rig = Rig("8.6.0", models, tmp_path)
+    rig.gpu.absent = 35
+    problems = rig.adapter.probe().problems
+    assert any("too old for this CUDA runtime: update it, or install" in problem for problem in problems)

@@ -11,7 +11,7 @@ from ...protocol import Fault
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
 _OUT_OF_MEMORY = 2
 _NO_GPU = {
-    35: "there is no GPU driver, or it is too old for this CUDA runtime",
+    35: "there is no GPU driver, or it is too old for this CUDA runtime: update it, or install a release for its CUDA",
     100: "there is no GPU: is CUDA_VISIBLE_DEVICES right?",
 }
 _COMPUTE_MAJOR, _COMPUTE_MINOR = 75, 76
