@@ -33,6 +33,7 @@ from .own_roundings import find_overflows as find_overflows
 from .reference import Tensors as Tensors
 from .regions import find_regions as find_regions
 from .regions import mark_origins as mark_origins
+from .results import Baked as Baked
 from .results import Cause as Cause
 from .results import ComparedWith as ComparedWith
 from .results import Judged as Judged
@@ -45,6 +46,8 @@ from .results import Region as Region
 from .results import RunError as RunError
 from .results import RunReport as RunReport
 from .results import RunResult as RunResult
+from .results import ShapeFault as ShapeFault
+from .results import ShapeResult as ShapeResult
 from .results import Verdict as Verdict
 from .results import without_origins as without_origins
 from .suite import Given as Given

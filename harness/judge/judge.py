@@ -16,8 +16,8 @@ from harness.case import Case, RunSpec, Waived, find_waiver
 from harness.comparison import COMPUTED, SHAPE, ErrorMap, map_error
 from harness.errors import CandidateError, CaseFileError, HarnessError, InternalError, ModelError, of_system
 from harness.golden import GoldenState
-from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
-from harness.judge.checks import find_hidden, idle_inputs
+from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round, profiles_of
+from harness.judge.checks import check_shapes, find_hidden, idle_inputs
 from harness.judge.conversion import conversion_warning
 from harness.judge.layers import beyond_own_limits, is_faithful, measure_layers, observation_for
 from harness.judge.losses import HiddenFault, Selection
@@ -34,6 +34,7 @@ from harness.judge.results import (
     Region,
     RunError,
     RunResult,
+    ShapeResult,
     Verdict,
     without_origins,
     worst_of,
@@ -44,10 +45,13 @@ from harness.text import names
 from harness.worker.protocol import PACKAGE_OF, TENSORRT, TENSORRT_RTX, EngineFacts
 
 if TYPE_CHECKING:
+    from harness.golden import GoldenStatus
+    from harness.judge.losses import OwnRoundings
     from harness.tactics import Repeats
 
 Stage = Callable[[str], None]
 T = TypeVar("T")
+Decision = tuple[Verdict, Cause, str]
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class JudgeOptions:
         observation: how; None is debug where the release has tensors between its kernels, else typed.
         memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
         golden_update: rewrite golden references that are missing or differ; refused when CI is set.
+        shapes: whether the shapes of the profile are run, and batches against their rows.
         keep_outputs: keep the candidate's outputs in each result, as `RunResult.values`.
         repeats: how often an engine is built, each time tuned anew. All of them must pass, and the fact `repeats`
             says which layers changed tactic and how far the outputs moved. The emulator is not repeated.
@@ -68,6 +73,7 @@ class JudgeOptions:
     observation: Observation | None = None
     memory_budget: int = 1 << 30
     golden_update: bool = False
+    shapes: bool = True
     keep_outputs: bool = False
     repeats: int = 1
 
@@ -235,29 +241,10 @@ class _Run:
         reason = f"{counted}: {reason}" if counted else reason
         reason = "; ".join([reason, *(each.describe(self.judged_as) for each in self.selections)])
         own = self.timed("reference", lambda: self.bench.own_roundings)
-        engine = self.engine
-        warnings = [*(engine.warnings if engine else ()), *empty_outputs(expected)]
-        warnings += own.warnings if self.bench.case.reference is None else ()
-        warnings += idle_inputs(self.bench)
-        warnings += [each for each in (beyond, self.bench.other_inputs(self.candidate)) if each]
-        if warning := conversion_warning(self.bench.model, None if engine is None else engine.fingerprint):
-            warnings.append(warning)
-        if self.judged_as is not self.precision:
-            warnings.append(self.why_judged_otherwise(blank))
-        if golden is not None and golden.message is not None and not self.options.golden_update:
-            if golden.state is GoldenState.CHANGED:
-                verdict, cause, reason = Verdict.FAIL, Cause.GOLDEN_CHANGED, golden.message
-            elif golden.state is GoldenState.MISSING:  # another processor rounds differently: no news
-                warnings.append(golden.message)
-        if verdict is Verdict.PASS and (fault := self.bench.export_fault):
-            verdict, cause, reason = Verdict.FAIL, Cause.EXPORT, fault
-        if verdict in (Verdict.PASS, Verdict.XPASS) and own.fault and self.bench.case.reference is None:
-            expected_too = verdict is Verdict.XPASS
-            verdict, cause, reason = Verdict.XFAIL if expected_too else Verdict.FAIL, Cause.FILE, own.fault
-        if verdict is Verdict.FAIL and (waived := self.waived(blank.candidate)):
-            verdict = Verdict.FAIL if waived.expired else Verdict.XFAIL
-            cause = Cause.WAIVER_EXPIRED if waived.expired else Cause.WAIVED
-            reason = f"{reason}; {waived}"
+        shapes = self.timed("shapes", self.shapes) if self.options.shapes and passed else ()
+        decided = verdict, cause, reason
+        verdict, cause, reason = self.settled(decided, golden, own, shapes, blank)
+        warnings = self.warnings(expected, beyond, golden, own, shapes, blank)
         return replace(
             blank,
             verdict=verdict,
@@ -275,12 +262,72 @@ class _Run:
             judged_as=None if self.judged_as is self.precision else self.judged_as,
             repeats=self.repeats,
             own_roundings=own.facts,
+            shapes=tuple(each for each in shapes if each.fault or each.skipped),
             error_map=None if passed or self.later else self.error_map(expected, actual, outputs),
             values=tuple(actual) if self.options.keep_outputs else (),
             compared_with=self.bench.compared_with(self.candidate, self.judged_as),
             warnings=tuple(dict.fromkeys(warnings)),
             golden=None if golden is None else golden.state,
         )
+
+    def warnings(
+        self,
+        expected: list[dict[str, np.ndarray]],
+        beyond: str | None,
+        golden: GoldenStatus | None,
+        own: OwnRoundings,
+        shapes: tuple[ShapeResult, ...],
+        blank: RunResult,
+    ) -> list[str]:
+        """What the person should know although it changes no verdict."""
+        engine = self.engine
+        warnings = [*(engine.warnings if engine else ()), *empty_outputs(expected)]
+        warnings += own.warnings if self.bench.case.reference is None else ()
+        warnings += idle_inputs(self.bench)
+        converted = conversion_warning(self.bench.model, None if engine is None else engine.fingerprint)
+        others = (beyond, self.bench.other_inputs(self.candidate), converted)
+        warnings += [each for each in others if each]
+        declared = bool(profiles_of(self.bench.case))
+        warnings += [str(each) for each in shapes if each.skipped or (each.fault and not declared)]
+        if self.judged_as is not self.precision:
+            warnings.append(self.why_judged_otherwise(blank))
+        if golden is not None and golden.message is not None and not self.options.golden_update:
+            missing = golden.state is GoldenState.MISSING  # another processor rounds differently: no news
+            warnings += [golden.message] if missing else []
+        return warnings
+
+    def settled(
+        self,
+        decided: Decision,
+        golden: GoldenStatus | None,
+        own: OwnRoundings,
+        shapes: tuple[ShapeResult, ...],
+        blank: RunResult,
+    ) -> Decision:
+        """The verdict, its cause and its reason, after what decides beside the gates: that of the file comes first."""
+        verdict, cause, reason = decided
+        changed = (
+            golden is not None and golden.state is GoldenState.CHANGED and not self.options.golden_update
+        )
+        if changed and golden is not None and golden.message is not None:
+            verdict, cause, reason = Verdict.FAIL, Cause.GOLDEN_CHANGED, golden.message
+        if verdict is Verdict.PASS and (fault := self.bench.export_fault):
+            verdict, cause, reason = Verdict.FAIL, Cause.EXPORT, fault
+        wrong = next((each for each in shapes if each.fault), None)
+        if verdict is Verdict.PASS and wrong is not None and profiles_of(self.bench.case):
+            verdict, cause, reason = Verdict.FAIL, Cause.SHAPE, str(wrong)
+        if verdict in (Verdict.PASS, Verdict.XPASS) and own.fault and self.bench.case.reference is None:
+            expected_too = verdict is Verdict.XPASS
+            verdict, cause, reason = Verdict.XFAIL if expected_too else Verdict.FAIL, Cause.FILE, own.fault
+        if verdict is Verdict.FAIL and (waived := self.waived(blank.candidate)):
+            verdict = Verdict.FAIL if waived.expired else Verdict.XFAIL
+            cause = Cause.WAIVER_EXPIRED if waived.expired else Cause.WAIVED
+            reason = f"{reason}; {waived}"
+        return verdict, cause, reason
+
+    def shapes(self) -> tuple[ShapeResult, ...]:
+        """What other shapes give than that of the case."""
+        return check_shapes(self.bench, self.candidate, self.plan(Observation.NONE), self.judged_as)
 
     def why_judged_otherwise(self, blank: RunResult) -> str:
         """Why the gates are not those of the precision that was asked for."""

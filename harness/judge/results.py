@@ -59,6 +59,7 @@ class Cause(StrEnum):
     FILE = "file itself"
     """Roundings that the model brings itself make its outputs wrong."""
     GOLDEN_CHANGED = "golden reference changed"
+    SHAPE = "another shape fails"
     EXPORT = "export differs from the PyTorch module"
     PACKAGE = "package missing"
     RELEASE = "release not allowed"
@@ -272,6 +273,82 @@ def without_origins(layers: Iterable[LayerResult]) -> tuple[LayerResult, ...]:
     return tuple(replace(layer, origin=False) if layer.origin else layer for layer in layers)
 
 
+class ShapeFault(StrEnum):
+    """What is wrong with another shape than that of the case."""
+
+    REFUSED = "does not run"
+    GATE = "gate failed"
+    ROWS = "a batch is not its rows"
+    EQUAL_ROWS = "equal rows differ"
+
+
+@dataclass(frozen=True)
+class Baked:
+    """A node into which an export has written the batch.
+
+    Args:
+        node: its name.
+        op: its operator type.
+        constant: the shape or the repeats that it takes as a constant.
+        reads: the tensor that it changes.
+    """
+
+    node: str
+    op: str
+    constant: tuple[int, ...]
+    reads: str
+
+    def __str__(self) -> str:
+        """`rep_shape (Reshape to [8, 1, 1, 2])`."""
+        return f"{self.node} ({self.op} {'by' if self.op == 'Tile' else 'to'} {list(self.constant)})"
+
+
+@dataclass(frozen=True)
+class ShapeResult:
+    """Another shape of the inputs than that of the case.
+
+    Args:
+        which: `minimum`, `optimum`, `maximum` of the profile, `batch 4`, or `equal rows`.
+        inputs: the shapes by input.
+        fault: what is wrong; None where nothing is, or it was not run.
+        reason: what was seen, in a clause; or why it was not run.
+        baked: nodes into which the batch is written.
+        skipped: whether it was not run.
+    """
+
+    which: str
+    inputs: Mapping[str, tuple[int, ...]]
+    fault: ShapeFault | None = None
+    reason: str = ""
+    baked: tuple[Baked, ...] = ()
+    skipped: bool = False
+
+    def fail(self, fault: ShapeFault, reason: str, baked: tuple[Baked, ...]) -> ShapeResult:
+        """This shape, with what is wrong."""
+        return replace(self, fault=fault, reason=reason, baked=baked)
+
+    def skip(self, reason: str) -> ShapeResult:
+        """This shape, not run."""
+        return replace(self, reason=reason, skipped=True)
+
+    def blame(self, baked: tuple[Baked, ...]) -> ShapeResult:
+        """This shape, with the nodes behind its fault."""
+        return replace(self, baked=baked)
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.inputs.items())
+        where = f"at the {self.which}" if self.which.endswith("mum") else f"at {self.which}"
+        if self.skipped:
+            return f"not run {where} ({shapes}): {self.reason}"
+        if not self.baked:
+            return f"{where} ({shapes}) {self.reason}"
+        folds = all(each.constant[0] == 1 for each in self.baked)
+        cure = "flatten(1)" if folds else "-1, expand, or the size of the input"
+        baked = names(map(str, self.baked), 4)
+        return f"the batch is written into {baked}: export with {cure}; {where} ({shapes}) {self.reason}"
+
+
 @dataclass(frozen=True, repr=False)
 class RunResult:
     """One case at one precision on one candidate.
@@ -305,6 +382,7 @@ class RunResult:
         judged_as: the precision whose gates it was held to, where it is not `precision`: TF32 that stays on.
         repeats: what several builds came to; None where the engine was built once. In JSON one of the facts.
         values: the candidate's outputs by name, sample by sample, where they were to be kept. Not in JSON.
+        shapes: what other shapes gave than that of the case: those of its profile, and batches against their rows.
         error_map: where in the worst output the error sits; None where the outputs pass.
         own_roundings: what the model's own roundings do to it; None if it has none. In JSON one of the facts.
     """
@@ -336,6 +414,7 @@ class RunResult:
     judged_as: Precision | None = field(default=None, metadata=UNLESS_DEFAULT)
     repeats: Repeats | None = field(default=None, metadata=NEVER)
     own_roundings: OwnRoundings | None = field(default=None, metadata=NEVER)
+    shapes: tuple[ShapeResult, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     error_map: ErrorMap | None = field(default=None, metadata=UNLESS_DEFAULT)
     values: tuple[Mapping[str, np.ndarray], ...] = field(default=(), compare=False, metadata=NEVER)
 

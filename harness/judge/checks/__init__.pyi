@@ -1,2 +1,3 @@
 from .hidden import find_hidden as find_hidden
 from .inputs import idle_inputs as idle_inputs
+from .shapes import check_shapes as check_shapes

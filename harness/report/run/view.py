@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, SHAPE
-from harness.judge import LayerResult, OutputResult, Region, RunError, RunReport, RunResult, Verdict
+from harness.judge import Cause, LayerResult, OutputResult, Region, RunError, RunReport, RunResult, Verdict
 from harness.report.run.words import LOOKS, UNEXPECTED, changed_golden, hidden_faults, near_ties, next_command
 from harness.report.words import Statement, title
 from harness.tensors import Precision
@@ -174,6 +174,9 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
                 "then", "if the new answer is right, rewrite the golden reference and review its changes"
             )
         )
+    elif result.cause is Cause.SHAPE:
+        wrong = [each for each in result.shapes if each.fault]
+        statements += [Statement("shape", str(each)) for each in wrong[1:]]
     elif result.verdict is not Verdict.ERROR and result.worst is not None:
         statements.append(Statement("output", _output(result.worst)))
     if result.verdict is Verdict.XPASS:

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.util import find_spec
 
 from harness.backends import FILE, SAVED
-from harness.judge import HiddenFault, Hiding, Loss, RunReport, RunResult, Verdict
+from harness.judge import Cause, HiddenFault, Hiding, Loss, RunReport, RunResult, Verdict
 from harness.report.words import Look
 from harness.text import command, duration, magnitude, number, plural, sentence, target_words
 
@@ -68,7 +68,7 @@ def answer(report: RunReport) -> str:
 
 def next_command(result: RunResult) -> str:
     """The command that goes deeper into `result`, ready to paste into a shell; empty where none says more."""
-    if result.mistake:
+    if result.mistake or result.cause is Cause.SHAPE:
         return ""
     target = [*target_words(result.case_path or result.case, result.inputs), *result.given]
     if result.candidate in (FILE, SAVED):
