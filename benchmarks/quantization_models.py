@@ -21,7 +21,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from benchmarks.record import record
 from harness.backends import Reference
 from harness.case import load_case, make_feeds, resolve_model
-from harness.model import Model, load_model, save_model
+from harness.model import Model, at_opset, load_model, save_model
 from harness.quantization import (
     SwitchedModel,
     find_pairs,
@@ -106,6 +106,7 @@ def measure(name: str) -> dict[str, Any]:
         save_model(model, plain)
         quantize_static(plain, out, Reader(seen), quant_format=QuantFormat.QDQ)
         theirs = load_model(out)
+        theirs = at_opset(theirs, 13) if theirs.opset < 13 else theirs
         theirs_share, theirs_error = share(theirs, products), error(theirs, model, unseen)
         ranking = measure_ranking(theirs, model, samples[0])
     made = quantize(model, seen, unseen=unseen, keep_float=max(0.0, 1 - theirs_share))

@@ -23,8 +23,11 @@ from .mixed import multiply_adds as multiply_adds
 from .mixed import quantized_products as quantized_products
 from .pairs import find_pairs as find_pairs
 from .pairs import float_weights as float_weights
+from .placement import Misplaced as Misplaced
 from .placement import Place as Place
+from .placement import find_misplaced as find_misplaced
 from .placement import place as place
+from .placement import well_placed as well_placed
 from .placement import with_pairs as with_pairs
 from .quantizing import MethodResult as MethodResult
 from .quantizing import Quantization as Quantization

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ class QuantizedKernels:
         kernels: how many there are.
         products: the products whose operands are dequantised: those that a kernel computes on quantised operands.
         in_float: those that are computed in float after all.
-        rounding: kernels that do nothing but quantise, dequantise or cast tensors that are computed.
+        rounding: kernels that do nothing but quantise, dequantise or cast; those of the model's inputs left out.
     """
 
     release: str
@@ -64,7 +64,9 @@ def read_kernels(model: Model, kernels: KernelList, feeds: Mapping[str, np.ndarr
         len(kernels.kernels),
         tuple(name for name in wanted if name in low),
         tuple(name for name in wanted if name not in low),
-        tuple(kernel.name for kernel in kernels.kernels if _only_rounds(kernel, ops)),
+        tuple(
+            kernel.name for kernel in kernels.kernels if _only_rounds(kernel, ops, set(model.feed_names()))
+        ),
     )
 
 
@@ -76,9 +78,10 @@ def _computes_low(kernel: Kernel, node: str, weight_only: bool) -> bool:
     return bool(read & _LOW) or (weight_only and any(name != node for name in kernel.onnx_nodes))
 
 
-def _only_rounds(kernel: Kernel, ops: Mapping[str, str]) -> bool:
+def _only_rounds(kernel: Kernel, ops: Mapping[str, str], fed: Collection[str]) -> bool:
     known = [ops[name] for name in kernel.onnx_nodes if name in ops]
-    return bool(kernel.inputs) and bool(known) and _ROUNDING.issuperset(known)
+    computed = [tensor for tensor in kernel.inputs if tensor.name not in fed]
+    return bool(computed) and bool(known) and _ROUNDING.issuperset(known)
 
 
 def measure_on_engine(

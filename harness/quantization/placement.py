@@ -16,8 +16,8 @@ import onnx_ir as ir
 
 from harness.errors import ModelError
 from harness.model import Constants, Model, at_opset
-from harness.quantization.editing import insert_pair, insert_stored
-from harness.quantization.pairs import channel_axis
+from harness.quantization.editing import insert_pair, insert_stored, without
+from harness.quantization.pairs import channel_axis, find_pairs
 from harness.quantization.types import Format, Kind, Reader, Scale
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
@@ -180,3 +180,103 @@ def with_pairs(model: Model, format: Format, places: Collection[Place], scales: 
 
 _IR_OF = {Format.INT8: 7, Format.FP8: 9, Format.INT4: 10, Format.NVFP4: 11}
 """The first version of ONNX files that has the type."""
+
+
+@dataclass(frozen=True)
+class Misplaced:
+    """A pair where TensorRT has no use for it: it parts what would be one kernel.
+
+    Args:
+        pair: its name.
+        reader: a node that reads it, and computes in float.
+        moved_to: the tensor behind that reader that wants the pair instead, with the same scale; None: there is none.
+    """
+
+    pair: str
+    reader: str
+    moved_to: str | None = None
+
+
+_SAME_SCALE = frozenset(
+    {"Relu", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
+)
+"""What is behind them holds no value that was not there before."""
+
+
+def find_misplaced(model: Model) -> tuple[Misplaced, ...]:
+    """The activation pairs of a Q/DQ model that nothing reads which computes quantised, in the order of the graph."""
+    pairs = [pair for pair in find_pairs(model) if pair.kind is Kind.ACTIVATION and pair.readers]
+    constants = Constants(model.ir)
+    nodes = {str(node.name): node for node in model.ir.graph}
+    found = []
+    for pair in pairs:
+        if any(_wants(model, nodes[reader.node], reader.position, constants) for reader in pair.readers):
+            continue
+        reader = nodes[pair.readers[0].node]
+        found.append(Misplaced(pair.name, str(reader.name), _behind(model, reader, constants)))
+    return tuple(found)
+
+
+def _wants(model: Model, node: ir.Node, position: int, constants: Constants) -> bool:
+    if node.op_type in PRODUCTS:
+        return position < 2
+    if node.op_type != "Add" or any(value is None for value in node.inputs):
+        return False
+    raw = [_undone(value) for value in node.inputs]  # the sum as it was without pairs
+    makers = [None if constants.get(str(value.name)) is not None else _product_behind(value) for value in raw]
+    if any(constants.get(str(value.name)) is not None for value in raw) or not any(makers):
+        return False
+    known = [(-1 if maker is None else model.node(str(maker.name)).index) for maker in makers]
+    return known.index(min(known)) == position
+
+
+def _undone(value: ir.Value | None) -> ir.Value:
+    """What a pair in front of `value` quantises; itself if there is none."""
+    assert value is not None
+    node = value.producer()
+    if node is not None and node.op_type == "DequantizeLinear" and node.inputs[0] is not None:
+        quantizer = node.inputs[0].producer()
+        if (
+            quantizer is not None
+            and quantizer.op_type == "QuantizeLinear"
+            and quantizer.inputs[0] is not None
+        ):
+            return quantizer.inputs[0]
+    return value
+
+
+def _behind(model: Model, node: ir.Node, constants: Constants) -> str | None:
+    """The tensor behind a few nodes that a product reads in float."""
+    while node.op_type in _SAME_SCALE:
+        value = node.outputs[0]
+        for reader, position in value.uses():
+            if reader.op_type in PRODUCTS and _wants(model, reader, position, constants):
+                return str(value.name)
+        following = [reader for reader, _ in value.uses()]
+        if len(following) != 1:
+            return None
+        node = following[0]
+    return None
+
+
+def well_placed(model: Model) -> Model:
+    """`model` without its misplaced pairs; where a product behind one reads in float, the pair goes there."""
+    misplaced = find_misplaced(model)
+    if not misplaced:
+        return model
+    pairs = {pair.name: pair for pair in find_pairs(model)}
+    reduced = without(model, tuple(pairs.values()), [each.pair for each in misplaced], {})
+    nodes = list(reduced.ir.graph)
+    for each in misplaced:
+        readers = [
+            (node, position)
+            for node in nodes
+            for position, value in enumerate(node.inputs[:2])
+            if value is not None and value.name == each.moved_to and node.op_type in PRODUCTS
+        ]
+        if readers:
+            value = readers[0][0].inputs[readers[0][1]]
+            assert value is not None
+            insert_pair(reduced.ir.graph, value, readers, pairs[each.pair].scale, pairs[each.pair].dtype)
+    digest = hashlib.sha256(f"{model.sha256} well placed".encode()).hexdigest()
+    return Model(reduced.ir, name=model.name, sha256=digest)
