@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 
 from harness.case import BuildOptions
 from harness.compiler.cache import ReportCache, report_key
+from harness.compiler.probes import probe_of
 from harness.environments import Environment, Supervisor, shared_supervisor
 from harness.errors import (
     BuildFailedError,
@@ -74,7 +75,7 @@ def compile_model(
     """
     supervisor = supervisor or shared_supervisor(environment)
     cache = cache or ReportCache()
-    probe = supervisor.probe()
+    probe = probe_of(environment, supervisor)
     build = environment.build.model_copy(
         update={} if options is None else options.model_dump(exclude_unset=True)
     )

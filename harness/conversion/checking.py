@@ -8,7 +8,17 @@ from pathlib import Path
 
 from harness.backends import shape_ranges
 from harness.case import Case, make_feeds, one_or_more, resolve_model
-from harness.compiler import TF32, GraphView, Kind, Match, NodeFacts, ReportCache, compile_model, match_rules
+from harness.compiler import (
+    TF32,
+    GraphView,
+    Kind,
+    Match,
+    NodeFacts,
+    ReportCache,
+    compile_model,
+    match_rules,
+    probe_of,
+)
 from harness.conversion.examination import Blamed, Examination, outcome_of
 from harness.conversion.findings import (
     CheckReport,
@@ -134,7 +144,7 @@ class Subject:
             CandidateError: its worker does not start.
         """
 
-        probe = shared_supervisor(environment).probe()
+        probe = probe_of(environment, shared_supervisor(environment))
 
         def asking(model: Model) -> CompileReport:
             try:

@@ -202,7 +202,7 @@ def test_every_mistake_is_reported_at_once_at_its_place(write):
 36:14: description: must be text, not 3; put it in quotes
 37:11: requires: must be a list, not a mapping of keys
 38:1: zebra: unknown key; known are description, model, reference, data, samples, seed, inputs, runs, tolerances, \
-build, tags, requires, waivers
+build, tags, requires, waivers, findings
 """
     found = [
         line for line in mistakes(write(EVERY_MISTAKE)) if ": 'float23'" not in line and "cudn" not in line
