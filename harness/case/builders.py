@@ -83,11 +83,26 @@ class UserFunction:
         except (Exception, SystemExit) as error:
             raise self.blame(error, "raised") from error
 
-    def error(self, message: str, *, hint: str | None = None) -> BuilderError:
-        """A BuilderError that points at the definition of the function."""
+    def error(self, message: str, *, where: Place | None = None, hint: str | None = None) -> BuilderError:
+        """A BuilderError that points at `where`, by default at the definition of the function."""
         code = getattr(inspect.unwrap(self._function), "__code__", None)
-        where = Place(_short(code.co_filename), code.co_firstlineno) if code else self._where
-        return BuilderError(f"builder {self.name} {message}", where=where, hint=hint)
+        defined = Place(_short(code.co_filename), code.co_firstlineno) if code else self._where
+        return BuilderError(f"builder {self.name} {message}", where=where or defined, hint=hint)
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The files of the function's own module and its neighbours, while it is entered."""
+        own = (sys.modules.get(name) for name in self._own)
+        return frozenset(str(module.__file__) for module in own if module is not None and module.__file__)
+
+    @property
+    def _own(self) -> frozenset[str]:
+        return frozenset({*self._imports.loaded, self.name.partition(":")[0]})
+
+    @staticmethod
+    def short(path: str) -> Path:
+        """`path` as messages show it."""
+        return _short(path)
 
     @property
     def _where(self) -> Path | Place | str:
@@ -161,13 +176,13 @@ class UserFunction:
         message = (
             f"builder {self.name} {verb} {type(error).__name__}: {str(error).strip() or 'without a message'}"
         )
-        return BuilderError(message, where=self._line_of(error) or self._where)
+        return BuilderError(message, where=self.line_of(error) or self._where)
 
-    def _line_of(self, error: BaseException) -> Place | None:
+    def line_of(self, error: BaseException) -> Place | None:
         """The line of the innermost frame in the function's module or a neighbour of it."""
         if isinstance(error, SyntaxError) and error.filename:
             return Place(_short(error.filename), error.lineno)
-        own = {*self._imports.loaded, self.name.partition(":")[0]}
+        own = self._own
         found = None
         trace = error.__traceback__
         while trace is not None:

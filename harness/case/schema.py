@@ -131,6 +131,8 @@ class ModelSource(Frozen):
     """Keyword arguments of the `builder` or `torch` function."""
     opset: Annotated[int, Field(strict=True, ge=7, le=64)] | None = None
     """The opset to which `torch` exports; 17 is the newest that TensorRT 8.5 and 8.6 read."""
+    exporter: Literal["dynamo", "legacy"] | None = None
+    """Which exporter of PyTorch `torch` takes: `dynamo` by default, or the `legacy` one by TorchScript."""
 
     @field_validator("sha256")
     @classmethod
@@ -149,6 +151,8 @@ class ModelSource(Frozen):
             raise mistake(f"belong to `builder` or `torch`, not to `{given[0]}`", at=("args",))
         if self.opset is not None and given[0] != "torch":
             raise mistake(f"belongs to `torch`, not to `{given[0]}`", at=("opset",))
+        if self.exporter is not None and given[0] != "torch":
+            raise mistake(f"belongs to `torch`, not to `{given[0]}`", at=("exporter",))
         if self.sha256 is not None and given[0] not in ("path", "url"):
             raise mistake(f"belongs to `path` or `url`, not to `{given[0]}`", at=("sha256",))
         return self

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from harness.case.builders import UserFunction
+from harness.case.exporting import blame_export, export_module
 from harness.case.schema import Case
 from harness.errors import ChecksumError, HarnessError, MissingDependencyError, ModelError
 from harness.tensors import atomic_path, hash_file
@@ -74,16 +75,17 @@ def _build(case: Case, name: str) -> onnx.ModelProto:
 
 def _export(case: Case, name: str) -> onnx.ModelProto:
     with _torch_module(case, name, _arguments(case)) as (function, torch, module, examples, given):
-        options = {"verbose": False, **given, "dynamo": True}
+        options = {"verbose": False, **given}
+        options.pop("dynamo", None)
         if case.model.opset is not None:
             options["opset_version"] = case.model.opset
+        exporter = case.model.exporter or "dynamo"
         try:
-            program = torch.onnx.export(module, examples, **options)
+            program = export_module(torch, module, examples, options, exporter)
         except ImportError as error:  # onnxscript, which the exporter is built on
             raise _needs_torch(case, error) from error
         except Exception as error:
-            reason = f"torch.onnx.export raised {type(error).__name__}: {_first_line(error)}"
-            raise function.error(reason) from error
+            raise blame_export(function, error, exporter) from error
         return _at_opset(function, _to_proto(function, program), case.model.opset)
 
 
@@ -167,7 +169,7 @@ def _at_opset(function: UserFunction, model: onnx.ModelProto, opset: int | None)
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's remarks (torchvision is missing, an opset will be converted, …)."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.fx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -212,10 +214,6 @@ def _kind(value: Any) -> str:
         if value is None
         else f"a {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["without a message"])[0]
 
 
 def cache_folder() -> Path:

@@ -53,7 +53,12 @@ def path_argument(metavar: str, help: str) -> Any:
     return typer.Argument(metavar=metavar, help=help, parser=typed_path)
 
 
-Targets = Annotated[list[Path], path_argument("TARGET", "Case files, folders of case files, or .onnx files.")]
+Targets = Annotated[
+    list[Path],
+    path_argument(
+        "TARGET", "Case files, folders of case files, .onnx files, or `module:function` of PyTorch."
+    ),
+]
 OneTarget = Annotated[Path, path_argument("TARGET", "A case file or an .onnx file.")]
 Precisions = Annotated[
     list[Precision] | None,

@@ -20,6 +20,7 @@ from harness.compiler import (
     probe_of,
 )
 from harness.conversion.examination import Blamed, Examination, outcome_of
+from harness.conversion.exports import by_exporter, exported
 from harness.conversion.findings import (
     CheckReport,
     CheckResult,
@@ -88,10 +89,14 @@ def check(
     asked = [select(name, known) for name in one_or_more(environments)]
     tell = progress or (lambda _: None)
     results = []
-    cases = select_cases(targets, inputs=inputs, tags=tags)
+    cases = list(by_exporter(select_cases(targets, inputs=inputs, tags=tags)))
     for case in cases:
         tell(case.name)
-        model = load_model(resolve_model(case), name=case.name)
+        model, faults = exported(case) if case.model.torch else (load_case(case), ())
+        target = str(case.path or case.model.path or case.model.torch or case.name)
+        if model is None:
+            results.append(CheckResult(target, case.name, wanted, "", 0, faults))
+            continue
         subject = Subject.of(case, model, wanted, is_asked=bool(asked))
         compilers = []
         for environment in asked:
@@ -101,17 +106,26 @@ def check(
             compilers.append(subject.in_environment(environment, cache, folder))
         results.append(
             CheckResult(
-                str(case.path or case.model.path or case.name),
+                target,
                 case.name,
                 wanted,
                 model.sha256,
                 len(model.nodes),
-                worst_first(map(_of_rule, subject.matches)),
+                worst_first([*faults, *map(_of_rule, subject.matches)]),
                 tuple(compilers),
                 case.findings,
             )
         )
     return CheckReport(host_fingerprint(), tuple(results))
+
+
+def load_case(case: Case) -> Model:
+    """The model of a case.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    return load_model(resolve_model(case), name=case.name)
 
 
 @dataclass(frozen=True)

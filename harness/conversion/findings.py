@@ -22,6 +22,7 @@ class FoundBy(StrEnum):
     PARSER = "parser"
     BUILDER = "builder"
     KERNELS = "kernels"
+    EXPORTER = "exporter"
 
 
 class Outcome(StrEnum):
@@ -187,6 +188,11 @@ class CheckResult:
     expected: tuple[ExpectedFinding, ...] = ()
 
     @property
+    def exported(self) -> tuple[Finding, ...]:
+        """What is wrong with the export from PyTorch, whichever environment is asked."""
+        return tuple(each for each in self.findings if each.found_by is FoundBy.EXPORTER)
+
+    @property
     def fails(self) -> bool:
         """Whether an environment that was asked refuses or silently differs; without one, whether a rule says so.
 
@@ -198,7 +204,7 @@ class CheckResult:
     def unexpected(self, environment: EnvironmentResult | None = None) -> tuple[Finding, ...]:
         """What stands in the way in an environment, or by the rules, and is not expected."""
         expected = self.expected_in(environment)
-        found = self.findings if environment is None else environment.findings
+        found = self.findings if environment is None else (*self.exported, *environment.findings)
         return tuple(
             finding
             for finding in found
@@ -207,7 +213,7 @@ class CheckResult:
 
     def gone(self, environment: EnvironmentResult | None = None) -> tuple[ExpectedFinding, ...]:
         """What is expected in an environment, or of the rules, and is not there."""
-        found = self.findings if environment is None else environment.findings
+        found = self.findings if environment is None else (*self.exported, *environment.findings)
         return tuple(
             each
             for each in self.expected_in(environment)
@@ -285,10 +291,12 @@ class CheckReport:
 
     @property
     def exit_code(self) -> int:
-        """1 if a model fails, else 0; with cures asked for, 1 if they do not help."""
+        """1 if a model fails (each export of it), else 0; with cures asked for, 1 if they do not help."""
         if self.fix is not None:
             return int(self.fix.fails)
-        return int(any(result.fails for result in self.results))
+        targets = {result.target for result in self.results}
+        alike = ([each for each in self.results if each.target == target] for target in targets)
+        return int(any(all(each.fails for each in results) for results in alike))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document; docs/json.md describes it."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.case import make_feeds, one_or_more, resolve_model
+from harness.case import Case, make_feeds, one_or_more
 from harness.compiler import ReportCache
-from harness.conversion.checking import STOPS, Progress, Subject
+from harness.conversion.checking import STOPS, Progress, Subject, load_case
 from harness.conversion.cures import fix, write_fixed
 from harness.conversion.examination import outcome_of
-from harness.conversion.findings import CuredIn, FixResult
+from harness.conversion.exports import by_exporter, exported
+from harness.conversion.findings import CuredIn, Finding, FixResult
 from harness.environments import load, select
-from harness.errors import HarnessError, UsageError
+from harness.errors import BuilderError, HarnessError, UsageError
 from harness.judge import Target, select_cases
-from harness.model import load_model
+from harness.model import Model
 from harness.tensors import Precision
 from harness.text import names
 
@@ -46,6 +47,7 @@ def fix_case(
     Raises:
         UsageError: there is more than one model, or `path` is the model itself.
         CaseFileError, ModelError, NothingSelectedError, EnvironmentConfigError, CandidateError: as `check`.
+        BuilderError: no exporter of PyTorch makes a model of it that computes the same.
     """
     known = load()
     asked = [select(name, known) for name in one_or_more(environments)]
@@ -54,8 +56,7 @@ def fix_case(
         raise UsageError(
             f"one model is fixed at a time, and these are {len(cases)}: {names([case.name for case in cases])}"
         )
-    (case,) = cases
-    model = load_model(resolve_model(case), name=case.name)
+    case, model = _first(cases)
     if model.path is not None and path.exists() and model.path.samefile(path):
         raise UsageError("the model is not written over", where=path, hint="name another file")
     tell = progress or (lambda _: None)
@@ -83,3 +84,14 @@ def fix_case(
     ]
     file = None if written is None else str(written)
     return FixResult(case.name, file, fixed.applied, fixed.left_out, tuple(builds))
+
+
+def _first(cases: Sequence[Case]) -> tuple[Case, Model]:
+    """The case with its model, or of a PyTorch module the first export that computes the same."""
+    found: tuple[Finding, ...] = ()
+    for case in by_exporter(cases):
+        model, faults = exported(case) if case.model.torch else (load_case(case), ())
+        if model is not None and not faults:
+            return case, model
+        found += faults
+    raise BuilderError(found[0].said, hint=found[0].advice or None)

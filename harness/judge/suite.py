@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -195,17 +196,20 @@ def select_cases(
     """
     listed = [targets] if isinstance(targets, (str, Path, Case)) else list(targets)
     tags = one_or_more(tags)
-    files = [Path(target) for target in listed if not isinstance(target, Case)]
+    named = [target for target in listed if not isinstance(target, Case)]
+    functions = [str(target) for target in named if is_function(str(target))]
+    files = [Path(target) for target in named if str(target) not in functions]
     models = [path for path in files if path.suffix == ".onnx"]
     given = given or Given()
     option = next(iter([*(["--input"] if inputs else []), *replace(given, reference=None).words]), None)
-    if option and not models:
+    if option and not (models or functions):
         raise UsageError(f"`{option}` is for an .onnx file; a case file has its own inputs")
     cases = [target for target in listed if isinstance(target, Case)]
     cases += (
         load_cases([path for path in files if path.suffix != ".onnx"]) if len(models) < len(files) else []
     )
     cases += [case_of_model(path, inputs or {}, precisions, given) for path in models]
+    cases += [case_of_model(name, inputs or {}, precisions, given) for name in functions]
     chosen = [given.compared(case) for case in cases if not tags or set(tags) & set(case.tags)]
     if not chosen:
         if not cases:
@@ -228,17 +232,26 @@ def nothing_at(precisions: Sequence[Precision], cases: Sequence[Case]) -> Nothin
     )
 
 
+def is_function(target: str) -> bool:
+    """Whether a target names a function that returns a PyTorch module: `module:function`, and no file."""
+    return re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", target) is not None and not Path(target).exists()
+
+
 def case_of_model(
-    path: Path,
+    model: Path | str,
     inputs: Mapping[str, Sequence[int]],
     precisions: Sequence[Precision] = (),
     given: Given | None = None,
 ) -> Case:
-    """A case for a bare .onnx file: seeded inputs, default gates, FP32 and FP16 unless `precisions` says else."""
+    """A case for a bare .onnx file, or a function that returns a PyTorch module.
+
+    Seeded inputs, default gates, FP32 and FP16 unless `precisions` says else.
+    """
     given = given or Given()
+    is_path = isinstance(model, Path)
     return Case(
-        name=path.stem,
-        model=ModelSource(path=str(path)),
+        name=model.stem if isinstance(model, Path) else model.rpartition(":")[2],
+        model=ModelSource(path=str(model) if is_path else None, torch=None if is_path else str(model)),
         data=tuple(map(str, given.data)),
         samples=given.samples,
         seed=given.seed or 0,

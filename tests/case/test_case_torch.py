@@ -117,7 +117,7 @@ class TestExport:
             BuilderError, match=r"builder nets:cannot_be_exported torch\.onnx\.export raised"
         ) as caught:
             resolve_model(make(torch="nets:cannot_be_exported"))
-        assert caught.value.where == "nets.py:28"
+        assert caught.value.where == "nets.py:26"
         assert "\n" not in str(caught.value)
 
     def test_an_export_says_nothing_of_its_own(self, make, capfd):

@@ -25,7 +25,9 @@ class Example:
     refused: bool = False  # whether a compiler is said to refuse all its nodes
 
     def model(self) -> Model:
-        proto = parser.parse_model(f'<ir_version: 9, opset_import: ["" : {self.opset}]> {self.graph}')
+        proto = parser.parse_model(
+            f'<ir_version: 9, opset_import: ["" : {self.opset}, "ai.onnx.ml" : 1]> {self.graph}'
+        )
         for name, array in self.constants.items():
             proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
         onnx.checker.check_model(proto, full_check=True)
@@ -164,6 +166,14 @@ POSITIVE: dict[str, list[Example]] = {
         Example("g (uint8[N,4] a, uint8[N,4] b) => (uint8[N,4] y) { y = Add(a, b) }"),
         Example("g (uint8[N,4] a, uint8[N,4] b) => (bool[N,4] y) { y = Less(a, b) }"),
         Example("g (bool[N,4] a) => (bool[N,1] y) { y = ReduceMax(a, ax) }", {"ax": np.array([1])}, opset=20),
+    ],
+    "same-byte": [Example("g (int8[N,4] a) => (uint8[N,4] y) { y = BitCast<to = 2>(a) }", opset=26)],
+    "classic-features": [
+        Example("g (float[N,4] a) => (float[N,4] y) { y = ai.onnx.ml.Binarizer<threshold = 0.5>(a) }"),
+        Example(
+            "g (float[N,4] a) => (float[N,2] y) { y = ai.onnx.ml.ArrayFeatureExtractor(a, i) }",
+            {"i": np.array([0, 2])},
+        ),
     ],
     "floored-mod": [Example("g (float[N,4] a, float[4] b) => (float[N,4] y) { y = Mod(a, b) }", opset=28)],
     "determinant": [Example("g (float[N,3,3] a) => (float[N] y) { y = Det(a) }")],
@@ -353,6 +363,8 @@ NEGATIVE: dict[str, Example] = {
     "max-unpool": Example("g (float[N,3,9] x) => (float[N,3,P] y) { y = MaxPool<kernel_shape = [3]>(x) }"),
     "bitwise": Example("g (bool[N,4] a, bool[N,4] b) => (bool[N,4] y) { y = And(a, b) }"),
     "8-bit-arithmetic": Example("g (int32[N,4] a, int32[N,4] b) => (int32[N,4] y) { y = Add(a, b) }"),
+    "same-byte": Example("g (float[N,4] a) => (int32[N,4] y) { y = BitCast<to = 6>(a) }", opset=26),
+    "classic-features": Example("g (float[N,4] a) => (float[N,4] y) { y = Relu(a) }"),
     "floored-mod": Example("g (float[N,4] a, float[4] b) => (float[N,4] y) { y = Mod<fmod = 1>(a, b) }"),
     "determinant": Example("g (float[N,4,4] a) => (float[N] y) { y = Det(a) }"),
     "cumulative-product": Example(

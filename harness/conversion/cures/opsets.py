@@ -12,6 +12,10 @@ def convert_opset(model: Model, opset: int) -> Model | None:
     """`model` at a newer opset, by ONNX's own converter; None where that cannot do it."""
     from onnx import version_converter
 
+    if not model.opset:  # operators of other domains only
+        graph = model.ir.clone()
+        graph.opset_imports[""] = opset
+        return load_model(graph, name=model.name)
     try:
         proto = version_converter.convert_version(model.skeleton, opset)
         return load_model(with_weights(proto, model), name=model.name)

@@ -45,7 +45,12 @@ _UNEXPLAINED = {
     Kind.RISKY: "the compiler could not be asked",
     Kind.IMPROVABLE: "it could be better",
 }
-_SAYS = {FoundBy.PARSER: "parser", FoundBy.BUILDER: "builder", FoundBy.KERNELS: "kernels"}
+_SAYS = {
+    FoundBy.PARSER: "parser",
+    FoundBy.BUILDER: "builder",
+    FoundBy.KERNELS: "kernels",
+    FoundBy.EXPORTER: "export",
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def rows(result: CheckResult) -> tuple[Row, ...]:
         for finding in environment.findings:
             key = (finding.code, finding.node.name if finding.node else "", finding.kind)
             found.setdefault(key, []).append((environment.environment, finding))
-    made = []
+    made = [Row(finding, (), ()) for finding in result.exported]
     for alike in found.values():
         where = tuple(dict.fromkeys(name for name, _ in alike))
         spared = tuple(each for each in result.environments if each.environment not in where)

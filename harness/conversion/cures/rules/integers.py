@@ -168,3 +168,17 @@ def reduce_bool(ops: Ops, node: ir.Node) -> ir.Value | None:
     if node.op_type == "ReduceMax":  # of nothing: the lowest int32, which is false
         return ops.Greater(reduced, ops.constant(np.array(0, np.int32)))
     return ops.Cast(reduced, to=int(ir.DataType.BOOL))
+
+
+def same_byte(ops: Ops, node: ir.Node) -> ir.Value | None:
+    """The bits of a signed byte as an unsigned one, or the other way, by the number that they stand for."""
+    value, to = read(node, 0), ir.DataType(node.attributes.get_int("to", 0))
+    bytes_ = (*_BYTES, ir.DataType.BOOL)
+    if value.dtype not in bytes_ or to not in _BYTES:
+        return None
+    number = ops.Cast(value, to=int(ir.DataType.INT32))
+    wrapped = ops.Mod(number, ops.constant(np.array(256, np.int32)))
+    if to == ir.DataType.INT8:
+        most, turn = (ops.constant(np.array(each, np.int32)) for each in (127, 256))
+        wrapped = ops.Where(ops.Greater(wrapped, most), ops.Sub(wrapped, turn), wrapped)
+    return ops.Cast(wrapped, to=int(to))

@@ -43,3 +43,17 @@ def top_k(ops: Ops, node: ir.Node) -> list[ir.Value] | None:
             shape[axis] = part
             value = ops.ScatterElements(value, indices, ops.Expand(taken, ops.vector(shape)), axis=axis)
     return [ops.Concat(*parts, axis=axis) for parts in zip(*found, strict=True)]
+
+
+def extract_features(ops: Ops, node: ir.Node) -> ir.Value:
+    """A Gather along the last axis; one axis is a row."""
+    value, places = read(node, 0), ops.reshape(read(node, 1), [-1])
+    gathered = ops.Gather(value, places, axis=-1)
+    return ops.unsqueeze(gathered, 0) if rank(value) == 1 else gathered
+
+
+def binarize(ops: Ops, node: ir.Node) -> ir.Value:
+    """Whether each value is above the threshold, as a number."""
+    value = read(node, 0)
+    above = ops.Greater(value, ops.like(node.attributes.get_float("threshold", 0.0), value))
+    return ops.Cast(above, to=int(value.dtype or ir.DataType.FLOAT))

@@ -152,6 +152,27 @@ CURES: tuple[Cure, ...] = (
         ),
     ),
     Cure(
+        code="same-byte",
+        against=Against.REFUSED,
+        operators=("BitCast",),
+        does="computes the number that the bits stand for",
+        needs="8 bits",
+        source=SUITE,
+        patterns=(Pattern(integers.same_byte, "BitCast"),),
+    ),
+    Cure(
+        code="classic-features",
+        against=Against.REFUSED,
+        operators=("ArrayFeatureExtractor", "Binarizer"),
+        does="gathers, or compares",
+        needs="nothing",
+        source=SUITE,
+        patterns=(
+            Pattern(selection.extract_features, "ArrayFeatureExtractor", domain="ai.onnx.ml"),
+            Pattern(selection.binarize, "Binarizer", domain="ai.onnx.ml"),
+        ),
+    ),
+    Cure(
         code="floored-mod",
         against=Against.REFUSED,
         operators=("Mod",),
