@@ -14,6 +14,7 @@ from .editing import with_scales as with_scales
 from .editing import without as without
 from .engines import QuantizedKernels as QuantizedKernels
 from .engines import read_kernels as read_kernels
+from .findings import UNEVEN as UNEVEN
 from .findings import ScaleFault as ScaleFault
 from .findings import ScaleFinding as ScaleFinding
 from .findings import find_scale_faults as find_scale_faults

@@ -24,6 +24,12 @@ def largest_of(dtype: str) -> float:
     return limits(dtype)[1]
 
 
+def clips(scale: Scale, dtype: str) -> bool:
+    """Whether a pair keeps nothing below 0, as where exporters leave out the ReLU in front of one."""
+    least = limits(dtype)[0]
+    return least == 0.0 if scale.zero_point is None else bool((scale.zero_point == least).all())
+
+
 def two_levels(scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scales of blocks of FP4 as NVFP4 has them: one in FP32 for all, and for each block what FP8 holds over it."""
     whole = np.array(np.abs(scales).max(initial=0.0) / 448.0 or 1.0, np.float32)

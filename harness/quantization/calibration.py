@@ -22,7 +22,7 @@ import numpy as np
 
 from harness.errors import InputDataError
 from harness.model import Model
-from harness.quantization.arithmetic import FP4, dequantized, largest_of, limits, nrmse, two_levels
+from harness.quantization.arithmetic import FP4, clips, dequantized, largest_of, limits, nrmse, two_levels
 from harness.quantization.histograms import BINS, Histogram
 from harness.quantization.pairs import find_pairs
 from harness.quantization.types import Kind, Method, QdqPair, Scale
@@ -113,6 +113,9 @@ def _squared_errors(histogram: Histogram, dtype: str) -> np.ndarray:
 def activation_scale(pair: QdqPair, histogram: Histogram, method: Method) -> Scale:
     """A scale for a whole tensor; asymmetric where the pair has a zero point."""
     found = threshold(histogram, method, pair.dtype)
+    if pair.scale.zero_point is not None and clips(pair.scale, pair.dtype):
+        least, most = limits(pair.dtype)
+        return Scale(_usable(np.float32(found / (most - least))), pair.scale.zero_point)
     if pair.scale.zero_point is None:
         return Scale(_usable(np.float32(found / largest_of(pair.dtype))).reshape(()))
     least, most = limits(pair.dtype)

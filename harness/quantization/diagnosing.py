@@ -15,8 +15,10 @@ from harness.errors import ModelError, UsageError
 from harness.model import Model, at_opset
 from harness.quantization.arithmetic import largest_of
 from harness.quantization.editing import with_scales, without
+from harness.quantization.findings import ScaleFinding, find_scale_faults
 from harness.quantization.histograms import Observed, observe
 from harness.quantization.pairs import find_pairs, float_weights
+from harness.quantization.placement import Misplaced, find_misplaced
 from harness.quantization.ranking import (
     INFERENCES,
     Candidate,
@@ -78,6 +80,8 @@ class QuantizationDiagnosis:
         unseen: how many were not.
         inferences: how often a sample went through the model.
         engine: what an engine says of the same models; None if none was asked.
+        faults: what is wrong with scales at first sight.
+        misplaced: pairs that TensorRT has no use for where they are.
         repaired_model: the model with `repairs`.
         reduced_model: the model without `taken_out`.
         observed: the tensors of the pairs.
@@ -106,6 +110,8 @@ class QuantizationDiagnosis:
     unseen: int = 0
     inferences: int = 0
     engine: EngineErrors | None = None
+    faults: tuple[ScaleFinding, ...] = ()
+    misplaced: tuple[Misplaced, ...] = ()
     repaired_model: Model | None = field(default=None, repr=False, metadata=NEVER)
     reduced_model: Model | None = field(default=None, repr=False, metadata=NEVER)
     observed: Observed | None = field(default=None, repr=False, metadata=NEVER)
@@ -209,6 +215,8 @@ class _Diagnosing:
             ranking=ranking,
             samples=len(self.outputs.samples),
             unseen=len(self.unseen.samples),
+            faults=find_scale_faults(self.model),
+            misplaced=find_misplaced(self.model),
             observed=observed,
             largest_steps={pair.name: largest_of(pair.dtype) for pair in self.pairs},
         )

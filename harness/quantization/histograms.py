@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.backends import chunks, tensor_sizes
-from harness.quantization.arithmetic import limits, ratio, rounded, spread, steps
+from harness.quantization.arithmetic import clips, limits, ratio, rounded, spread, steps
 from harness.quantization.switched import Setting, SwitchedModel
 from harness.quantization.types import Kind, QdqPair, Scale
 from harness.tensors import NEVER
@@ -144,12 +144,8 @@ def introduced(values: np.ndarray, scale: Scale, dtype: str) -> Introduced:
         back = (rounded(found, dtype) - zero) * spread(scale.values, scale, values.shape)
         error = np.square(back - values, dtype=np.float64)
         half = 0.5 if np.issubdtype(type(least), np.floating) else 0.0
-    # With the smallest value as its zero point a pair clips what is negative, as a ReLU does: that is meant.
-    meant = bool(np.all(np.asarray(zero) == least))
-    beyond = (found > most + half) | (found < least - half if not meant else False)
-    gone = (back == 0) & (values != 0) & ~((values < 0) & meant)
-    if meant:
-        error = np.where(values < 0, 0.0, error)
+    beyond = (found > most + half) | (found < least - half)
+    gone = (back == 0) & (values != 0)
     return Introduced(
         float(np.square(values, dtype=np.float64).sum()),
         float(error.sum()),
@@ -207,17 +203,25 @@ def _tensors(
     for pair in switched.pairs:
         if pair.kind is Kind.WEIGHT:
             yield pair, switched.weights[pair.name]
-    computed = {pair.tensor: pair for pair in switched.pairs if pair.kind is Kind.ACTIVATION}
+    computed: dict[str, list[QdqPair]] = {}
+    for pair in switched.pairs:
+        if pair.kind is Kind.ACTIVATION:
+            computed.setdefault(pair.tensor, []).append(pair)
     off = Setting(off=frozenset(pair.name for pair in switched.pairs))
+
+    def read(name: str, values: np.ndarray) -> Iterator[tuple[QdqPair, np.ndarray]]:
+        for pair in computed[name]:
+            found = values.astype(np.float32)
+            yield pair, np.maximum(found, 0) if clips(pair.scale, pair.dtype) else found
+
     for feeds in samples:
         sizes = tensor_sizes(switched.model, feeds)
-        read = {name: np.asarray(feeds[name]) for name in computed if name in feeds}
-        for name, values in read.items():
-            yield computed[name], values.astype(np.float32)
-        for chunk in chunks([name for name in computed if name not in read], sizes, BUDGET):
+        for name in (name for name in computed if name in feeds):
+            yield from read(name, np.asarray(feeds[name]))
+        for chunk in chunks([name for name in computed if name not in feeds], sizes, BUDGET):
             found = switched.run(feeds, off, chunk)
             for name in chunk:
-                yield computed[name], found[name].astype(np.float32)
+                yield from read(name, found[name])
 
 
 def _activation_axis(switched: SwitchedModel, pair: QdqPair) -> int | None:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from harness.backends import GraphRunner
 from harness.model import MASK, Emitter, LoweredGraph, Model, WeightFeed, element_type, needed_nodes, owner
-from harness.quantization.arithmetic import dequantized, limits
+from harness.quantization.arithmetic import clips, dequantized
 from harness.quantization.types import Kind, QdqPair, Reader, Scale
 from harness.tensors import Precision
 
@@ -205,11 +205,7 @@ class _Graph:
             helper.make_node("QuantizeLinear", [raw, scale, typed], [steps], f"{steps}/Q", **axis),
             helper.make_node("DequantizeLinear", [steps, scale, typed], [low], f"{low}/DQ", **axis),
         ]
-        least = limits(pair.dtype)[0]
-        clips = (
-            least == 0.0 if pair.scale.zero_point is None else bool((pair.scale.zero_point == least).all())
-        )
-        keep = "Relu" if clips else "Identity"
+        keep = "Relu" if clips(pair.scale, pair.dtype) else "Identity"
         several = [(switch, reader) for switch, reader in self.switches_of(pair) if reader is not None]
         self._select(
             frozenset({pair.name, *(switch for switch, _ in several)}), inner, low, raw, keep, written

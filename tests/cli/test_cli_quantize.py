@@ -62,7 +62,7 @@ def test_a_model_is_quantised_clipped_diagnosed_and_repaired(capsys):
     }
     status, out, _ = harness(capsys, "diagnose", *words)
     assert "the scale of 1 Q/DQ pair is wrong" in out
-    assert "--nodes_to_exclude b0_1_conv b0_add" in out
+    assert "--nodes_to_exclude '^b0_1_conv$' '^b0_add$'" in out
     assert "nodes_to_exclude=['b0_1_conv', 'b0_add']" in out
     assert "stem_relu (activation) reaches" in out
     status, out, _ = harness(

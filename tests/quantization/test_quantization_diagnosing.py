@@ -16,6 +16,7 @@ from harness.quantization import (
     QuantizationVerdict,
     Reason,
     Scale,
+    ScaleFault,
     Setting,
     SwitchedModel,
     diagnose_pairs,
@@ -159,6 +160,35 @@ def test_scales_along_the_wrong_axis_are_told_and_turned():
     assert found.ranking["w"].reason is Reason.AXIS
     assert found.repairs[0].scale.axis == 1
     assert found.repaired < 0.02 < found.before
+
+
+@pytest.mark.parametrize("factor", [1.0, 1 / 20], ids=["calibrated", "clipped"])
+def test_a_relu_that_a_pair_stands_for_stays_with_a_new_scale(factor):
+    """ONNX Runtime leaves out a ReLU in front of a pair whose zero point is the least value."""
+    weight = np.random.default_rng(4).standard_normal((16, 16)).astype(np.float32)
+    values = {"w": weight, "s": np.float32(4 * factor / 255), "z": np.int8(-128)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"], "q"),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"], "dq"),
+        helper.make_node("MatMul", ["xd", "w"], ["y"], "product"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "relu",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [8, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8, 16])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+    )
+    model = load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9))
+    found = diagnose_pairs(model, rows(16))
+    assert found.best < 0.02
+    assert [each.fault for each in found.faults] == [ScaleFault.ZERO_POINT]
+    if factor == 1.0:
+        assert found.verdict is QuantizationVerdict.SOUND
+    else:
+        assert found.faulty == ("x",)
+        assert found.repaired < 0.02 < 0.3 < found.before
+        assert found.repairs[0].scale.zero_point == -128
 
 
 def test_stored_weights_are_compared_with_those_of_the_reference():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from harness.quantization import UNEVEN as UNEVEN_CHANNELS
 from harness.quantization import (
     Format,
     Kind,
@@ -10,6 +13,7 @@ from harness.quantization import (
     QuantizationVerdict,
     QuantizedKernels,
     Reason,
+    ScaleFault,
 )
 from harness.report.words import Look, Statement
 from harness.text import command, names, number, percent, plural
@@ -91,8 +95,8 @@ def exclusions(
             "float.onnx",
             "--quantize_mode",
             format,
-            "--nodes_to_exclude",
-            *nodes,
+            "--nodes_to_exclude",  # patterns that are matched with the start of a name
+            *(f"^{re.escape(name)}$" for name in nodes),
         ),
         "ONNX Runtime": f"quantize_static(…, nodes_to_exclude=[{listed}])",
         "AIMET": "for name in "
@@ -122,7 +126,8 @@ def statements(found: QuantizationDiagnosis) -> tuple[Statement, ...]:
     ]
     named = [found.ranking[name] for name in (found.faulty or found.taken_out)[:MOST]]
     shown = named or list(found.ranking.pairs[:3])
-    lines += [Statement("why" if not place else "", why(pair)) for place, pair in enumerate(shown)]
+    label = "why" if named else "most"
+    lines += [Statement(label if not place else "", why(pair)) for place, pair in enumerate(shown)]
     lines += [
         Statement("swapped", f"{first} and {other} have each other's scales")
         for first, other in found.swapped
@@ -147,11 +152,38 @@ def statements(found: QuantizationDiagnosis) -> tuple[Statement, ...]:
             )
         )
     lines += _on_engine(found)
+    lines += [Statement("beside", text) for text in _beside(found)]
     lines += [Statement("beside", text) for pair in found.ranking.pairs[:MOST] if (text := advice(pair))]
     lines.append(
         Statement("cost", f"{plural(found.inferences, 'inference')} over {plural(found.samples, 'sample')}")
     )
     return tuple(lines)
+
+
+_FAULTS = {
+    ScaleFault.ZERO: "a scale that is 0",
+    ScaleFault.SUBNORMAL: "a subnormal scale, which a GPU may take for 0",
+    ScaleFault.NOT_FINITE: "a scale that is not finite",
+    ScaleFault.NEGATIVE: "a negative scale",
+    ScaleFault.ZERO_POINT: "a zero point other than 0, which no release of TensorRT takes",
+    ScaleFault.UNSIGNED: "UINT8, which TensorRT takes as INT8 or not at all",
+    ScaleFault.UNEVEN: f"one scale for channels that differ by {UNEVEN_CHANNELS:.0f} times and more",
+    ScaleFault.AXIS: "scales that do not lie along the output channels",
+}
+
+
+def _beside(found: QuantizationDiagnosis) -> list[str]:
+    texts = []
+    for fault, text in _FAULTS.items():
+        pairs = [each.pair for each in found.faults if each.fault is fault]
+        if pairs:
+            texts.append(f"{names(pairs, MOST)} {'has' if len(pairs) == 1 else 'have'} {text}")
+    if found.misplaced:
+        listed = names((each.pair for each in found.misplaced), MOST)
+        texts.append(
+            f"no product reads {listed} quantised: TensorRT has no use for a pair there, and it parts kernels"
+        )
+    return texts
 
 
 def _errors(error: float, unseen: float | None) -> str:

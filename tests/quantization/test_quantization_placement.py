@@ -1,0 +1,84 @@
+"""Pairs that TensorRT has no use for, and what the compiler says of pairs that are placed well."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cases.models.convolutional import conv_residual
+from cases.models.transformer import attention_encoder
+from harness.compiler import ReportCache, kernels_of
+from harness.environments import Environment, Supervisor
+from harness.model import Model, load_model
+from harness.quantization import (
+    Format,
+    Scale,
+    find_misplaced,
+    find_pairs,
+    quantize,
+    read_kernels,
+    well_placed,
+    without,
+)
+from harness.quantization.editing import insert_pair
+from harness.tensors import Precision
+
+PYTHON = os.environ.get("HARNESS_RTX_PYTHON", "")
+
+
+@pytest.fixture(scope="module")
+def residual() -> Model:
+    model = load_model(conv_residual(blocks=1), name="residual")
+    feeds = {"image": np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)}
+    return quantize(model, [feeds], unseen=[]).quantized
+
+
+def planted(model: Model, tensor: str, reader: str) -> Model:
+    copy = model.ir.clone()
+    node = next(node for node in copy.graph if node.name == reader)
+    position = next(place for place, value in enumerate(node.inputs) if value.name == tensor)
+    insert_pair(copy.graph, node.inputs[position], [(node, position)], Scale(np.array(0.05)), "int8")
+    return load_model(copy, name=model.name)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "reader"), [("b0_2_conv", "b0_2_bn"), ("b0_2_bn", "b0_add"), ("b0_1_bn", "b0_1_relu")]
+)
+def test_a_pair_between_a_product_and_what_follows_it_is_named_and_taken_out(residual, tensor, reader):
+    assert find_misplaced(residual) == ()
+    bad = planted(residual, tensor, reader)
+    assert [(each.pair, each.reader) for each in find_misplaced(bad)] == [(tensor, reader)]
+    tensors = {pair.tensor for pair in find_pairs(well_placed(bad))}
+    assert tensors == {pair.tensor for pair in find_pairs(residual)}
+
+
+def test_a_pair_in_front_of_an_activation_is_moved_behind_it(residual):
+    pairs = find_pairs(residual)
+    unmoved = planted(without(residual, pairs, ["stem_relu"], {}), "stem_bn", "stem_relu")
+    assert [each.moved_to for each in find_misplaced(unmoved)] == ["stem_relu"]
+    moved = {pair.tensor: pair for pair in find_pairs(well_placed(unmoved))}
+    assert "stem_bn" not in moved
+    assert ("b0_1_conv", 0) in {(r.node, r.position) for r in moved["stem_relu"].readers}
+
+
+@pytest.mark.skipif(not PYTHON, reason="HARNESS_RTX_PYTHON names no Python with TensorRT for RTX")
+def test_the_compiler_multiplies_in_the_format_and_rounds_in_no_kernel_of_its_own(tmp_path: Path):
+    environment = Environment("compiler", (PYTHON,))
+    supervisor = Supervisor(environment, keep_cache=False)
+    model = load_model(attention_encoder(layers=1), name="encoder")
+    feeds = {"tokens": np.random.default_rng(0).standard_normal((2, 24, 64)).astype(np.float32)}
+    try:
+        for format in (Format.INT8, Format.FP8):
+            made = quantize(model, [feeds], unseen=[], format=format).quantized
+            listed = kernels_of(
+                made, Precision.FP16, environment, supervisor=supervisor, cache=ReportCache(tmp_path)
+            )
+            seen = read_kernels(made, listed, feeds)
+            assert len(seen.products) == 8
+            assert seen.in_float == ()
+            assert seen.rounding == ()
+    finally:
+        supervisor.close()
