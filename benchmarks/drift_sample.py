@@ -33,7 +33,7 @@ from harness.cli.progress import RunProgress
 from harness.errors import HarnessError, HistoryError, NothingSelectedError
 from harness.history import CacheUse, DriftOptions, LayerBuilds, RunInfo, drift, report_of, runs_at
 from harness.history.store.files import PARTS, RunWriter, interrupted, list_runs, read_plan
-from harness.judge import ProgressEvent
+from harness.judge import MadeWith, ProgressEvent
 from harness.tensors import Precision
 
 CASES = Path("cases")
@@ -106,7 +106,7 @@ def finish(history: Path) -> None:
     """
     name = interrupted(history)
     with RunWriter(history, read_plan(history / f"{name}{PARTS}"), run=name) as writer:
-        writer.finish({})
+        writer.finish(MadeWith())
 
 
 def write_sample(info: RunInfo, out: Path) -> list[Path]:

@@ -69,11 +69,11 @@ def cases(path: Path, command: str | None) -> dict[str, Any]:
     counts: dict[str, Any] = {}
     for name in dict.fromkeys(row["environment"] for row in rows):
         own = [row for row in rows if row["environment"] == name]
-        told = Counter(row["verdict"] for row in own)
+        verdicts = Counter(row["verdict"] for row in own)
         seen = [row for row in own if row["faithful"] is not None]
         counts[name] = {
             "runs": len(own),
-            **told,
+            **verdicts,
             "faithful": sum(row["faithful"] for row in seen),
             "observed": len(seen),
             "perturbed": [f"{row['case']} at {row['precision']}" for row in seen if not row["faithful"]],

@@ -32,7 +32,7 @@ from harness.diagnosis import Subject
 from harness.diagnosis.context import MEMORY_BUDGET
 from harness.environments import Environment
 from harness.judge import Judge, Workbench
-from harness.tensors import Precision
+from harness.tensors import Precision, to_json
 
 POLYGRAPHY = ["-c", "from polygraphy.tools import main; main()", "debug"]
 
@@ -343,7 +343,7 @@ def _warm_main(case: Path, environment: str, row: Path) -> None:
         start = time.perf_counter()
         diagnosis = diagnose(loaded, precision="fp16", environment=environment, judge=judge)
         numbers: dict[str, Any] = {"seconds": time.perf_counter() - start, **_row(diagnosis.to_dict())}
-        numbers["fingerprint"] = dict(diagnosis.fingerprint)
+        numbers["fingerprint"] = to_json(diagnosis.fingerprint)
     row.write_text(json.dumps(numbers, default=str))
 
 

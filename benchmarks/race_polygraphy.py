@@ -33,7 +33,7 @@ from cases.models.graph import Graph
 from cases.models.mlp import rmsnorm_block
 from harness.case import load_case, resolve_model
 from harness.environments import load, select
-from harness.tensors import host_fingerprint, write_text
+from harness.tensors import HostFingerprint, from_json, to_json, write_text
 
 CASES = Path(__file__).parent.parent / "cases"
 WIDTH, ROWS, BLOCKS = 256, 64, 12
@@ -127,7 +127,7 @@ def merged(folder: Path) -> dict[str, Any]:
     }
     found: dict[str, Any] = {"environments": environments, "table": table(ordered).splitlines()}
     for fingerprint in environments.values():  # of the machine that raced, not of the one that merges
-        found["fingerprint"] = {key: value for key, value in fingerprint.items() if key in host_fingerprint()}
+        found["fingerprint"] = to_json(from_json(HostFingerprint, fingerprint))
     return {**found, "models": ordered}
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness.tensors import host_fingerprint, write_text
+from harness.tensors import host_fingerprint, to_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -21,7 +21,7 @@ def record(name: str, numbers: dict[str, Any], *, out: Path | None = None) -> Pa
         "name": name,
         "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "fingerprint": dict(host_fingerprint()),
+        "fingerprint": to_json(host_fingerprint()),
         **numbers,
     }
     path.parent.mkdir(parents=True, exist_ok=True)

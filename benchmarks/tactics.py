@@ -127,10 +127,10 @@ class Desk:
         self.check_time()
         plan = variation.of(self.plan, alternatives=ALTERNATIVES)
         evaluation = self.candidate.evaluate(plan, self.bench.feeds[0])
-        told = record_of(evaluation, plan, self.bench.model.sha256)
-        assert told is not None, "the engine tells no tactics"
+        noted = record_of(evaluation, plan, self.bench.model.sha256)
+        assert noted is not None, "the engine reports no tactics"
         self.made += 1
-        return evaluation, told
+        return evaluation, noted
 
     def judge(self, tensors: Mapping[str, np.ndarray], sample: int = 0) -> float:
         """How far the worst gate is beyond its limit."""
@@ -144,24 +144,24 @@ class Desk:
         made = []
         for variation in noise(BUILDS):
             start = time.perf_counter()
-            evaluation, told = self.build(variation)
+            evaluation, noted = self.build(variation)
             seconds = time.perf_counter() - start
-            self.samples.append(self._sample(variation.name, evaluation, told, seconds))
-            builds.append(RepeatedBuild((dict(evaluation.tensors),), told, evaluation.engine))
+            self.samples.append(self._sample(variation.name, evaluation, noted, seconds))
+            builds.append(RepeatedBuild((dict(evaluation.tensors),), noted, evaluation.engine))
             made.append({"seconds": seconds, "build_seconds": evaluation.facts.build_seconds})
             if len(builds) == 1:
-                self.recorded, self.expected = told, dict(evaluation.tensors)
+                self.recorded, self.expected = noted, dict(evaluation.tensors)
                 self.kinds = {layer.name: str(layer.kind) for layer in evaluation.facts.layers}
-                first = self._told(told)
+                first = self._noted(noted)
             several = to_json(compare_builds(builds)) if len(builds) > 1 else None
             yield {**first, "repeats": several, "builds": made}
             if len(builds) >= self.as_many(BUILDS, 2):
                 return
 
-    def _told(self, told: TacticRecord) -> dict[str, Any]:
-        report, names = told.report, [choice.layer for choice in told.choices]
+    def _noted(self, noted: TacticRecord) -> dict[str, Any]:
+        report, names = noted.report, [choice.layer for choice in noted.choices]
         untold = [kind for name, kind in self.kinds.items() if name not in names]
-        alone = [choice for choice in told.choices if not alternatives(told, choice)]
+        alone = [choice for choice in noted.choices if not alternatives(noted, choice)]
         return {
             "mechanism": report.mechanism,
             "choices_exposed": len(report.choices),
@@ -181,19 +181,19 @@ class Desk:
         """Every recorded choice forced."""
         found = []
         for number in range(1, self.as_many(REPLAYS) + 1):
-            evaluation, told = self.build(_forced(f"replay {number}", self.recorded.choices, number=number))
-            missed = [miss for miss in told.report.misses if miss.order == "force"]
+            evaluation, noted = self.build(_forced(f"replay {number}", self.recorded.choices, number=number))
+            missed = [miss for miss in noted.report.misses if miss.order == "force"]
             found.append(
                 {
-                    "taken": sum(told.takes(choice) for choice in self.recorded.choices),
+                    "taken": sum(noted.takes(choice) for choice in self.recorded.choices),
                     "of": len(self.recorded.choices),
                     "missed": [{**self._row(miss.choice), "why": miss.why} for miss in missed],
                     "missed_kinds": dict(Counter(self._kind(miss.choice) for miss in missed)),
                     "new_layers": _few(
-                        {c.layer for c in told.choices} - {c.layer for c in self.recorded.choices}
+                        {c.layer for c in noted.choices} - {c.layer for c in self.recorded.choices}
                     ),
-                    "confirmed_by_inspector": told.report.confirmed,
-                    "contradicted_by_inspector": list(told.report.contradicted),
+                    "confirmed_by_inspector": noted.report.confirmed,
+                    "contradicted_by_inspector": list(noted.report.contradicted),
                     "outputs": self._distances(evaluation),
                     "build_seconds": evaluation.facts.build_seconds,
                 }
@@ -205,15 +205,15 @@ class Desk:
         found = []
         for number, choice in enumerate(_spread(choosy(self.recorded), self.as_many(FORBIDDEN)), start=100):
             orders = TacticOrders(forbid=(choice,), number=number)
-            evaluation, told = self.build(Variation(f"forbid {number}", Axis.FORCED, orders=orders))
-            now = told.by_place.get(choice.place, ())
+            evaluation, noted = self.build(Variation(f"forbid {number}", Axis.FORCED, orders=orders))
+            now = noted.by_place.get(choice.place, ())
             found.append(
                 {
                     **self._row(choice),
-                    "avoided": bool(now) and not told.takes(choice),
+                    "avoided": bool(now) and not noted.takes(choice),
                     "taken_instead": [brief([each]) for each in now],
-                    "why_not": [miss.why for miss in told.report.misses],
-                    "contradicted_by_inspector": list(told.report.contradicted),
+                    "why_not": [miss.why for miss in noted.report.misses],
+                    "contradicted_by_inspector": list(noted.report.contradicted),
                     "build_seconds": evaluation.facts.build_seconds,
                 }
             )
@@ -286,13 +286,13 @@ class Desk:
         for number, choice in enumerate(_spread(choosy(self.recorded), SWAPPED), start=200):
             other = alternatives(self.recorded, choice)[0]
             force = tuple(other if each is choice else each for each in self.recorded.choices)
-            evaluation, told = self.build(_forced(f"swap {number}", force, number=number))
+            evaluation, noted = self.build(_forced(f"swap {number}", force, number=number))
             found.append(
                 {
                     **self._row(choice),
                     "swapped_to": brief([other]),
-                    "honoured": told.takes(other),
-                    "others_kept": sum(told.takes(each) for each in force if each is not other),
+                    "honoured": noted.takes(other),
+                    "others_kept": sum(noted.takes(each) for each in force if each is not other),
                     "of_others": len(force) - 1,
                     "outputs": self._distances(evaluation),
                     "badness": self.judge(evaluation.tensors),
@@ -303,10 +303,10 @@ class Desk:
 
     # --- samples and rows -----------------------------------------------------------------------------------------
 
-    def _sample(self, name: str, evaluation: Evaluation, told: TacticRecord, seconds: float) -> Sample:
+    def _sample(self, name: str, evaluation: Evaluation, noted: TacticRecord, seconds: float) -> Sample:
         worst = self.judge(evaluation.tensors)
         outcome = Outcome.PASS if worst <= 1 else Outcome.FAIL
-        return Sample(name, Axis.NOISE, outcome, told, worst, seconds)
+        return Sample(name, Axis.NOISE, outcome, noted, worst, seconds)
 
     def _poisoned(self, sample: Sample, bad: Choice) -> Sample:
         """What a build would have come to, had the choice been bad then."""

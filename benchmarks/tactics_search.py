@@ -13,7 +13,7 @@ between formats. Kinds of networks:
 `chance`                   the outcome of every build is a coin; a name is wrong, and confirmations make it rare
 
 Of the kinds in which layers do not obey, `right` counts the planted layer named alone, or named together with layers
-that could not be told from it, which is said; an honest `not reproducible` names nobody.
+that could not be distinguished from it, which is said; an honest `not reproducible` names nobody.
 """
 
 from __future__ import annotations

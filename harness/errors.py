@@ -193,6 +193,8 @@ class CandidateError(HarnessError, RuntimeError):
         environment: name of the environment that it is about, unless `where` says more.
         where: as of `HarnessError`.
         hint: as of `HarnessError`.
+        request: what the worker was asked for, in words; None if that has nothing to do with it.
+        fault: the worker's code of what went wrong, such as `build_failed`; None if it could not give one.
         evidence: the last log lines, and what led to it.
     """
 
@@ -205,13 +207,22 @@ class CandidateError(HarnessError, RuntimeError):
         environment: str | None = None,
         where: str | Path | Place | None = None,
         hint: str | None = None,
+        request: str | None = None,
+        fault: str | None = None,
         evidence: Sequence[str] = (),
     ) -> None:
         if where is None and environment is not None:
             where = f"environment {environment}"
         super().__init__(message, where=where, hint=hint)
         self.environment = environment
+        self.request = request
+        self.fault = fault
         self.evidence = tuple(evidence)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What a terminal shows below the message: what was asked for, and the evidence."""
+        return (*([] if self.request is None else [f"request: {self.request}"]), *self.evidence)
 
 
 class UnsupportedByReleaseError(CandidateError):
@@ -236,9 +247,10 @@ class WorkerCrashedError(CandidateError):
         signal: int | None = None,
         environment: str | None = None,
         hint: str | None = None,
+        request: str | None = None,
         evidence: Sequence[str] = (),
     ) -> None:
-        super().__init__(message, environment=environment, hint=hint, evidence=evidence)
+        super().__init__(message, environment=environment, hint=hint, request=request, evidence=evidence)
         self.signal = signal
 
 

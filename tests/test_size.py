@@ -15,7 +15,6 @@ LINES = 70_000
 700 run TensorRT for RTX as it is."""
 
 LOOSE_TYPES = {
-    "diagnosis.Subject.fingerprint": "goes into JSON documents as it is",
     "environments.add_environment(build)": "build options, as a user gives them",
     "text.command(words)": "whatever has a text",
     "worker.protocol.Choice.place": "a layer with its shapes, or a key of the timing cache",
@@ -25,6 +24,26 @@ LOOSE_TYPES = {
     "worker.protocol.message_to_json": "a JSON document",
 }
 """Package and name of an attribute, a parameter or what is returned that has `Any` or `object` in its type: why."""
+
+TYPED_ROOMS = ("diagnosis", "judge", "history", "tactics", "report")
+"""Rooms that read what an engine, a run or a row is from fields, never from a dictionary by string."""
+
+DICTIONARIES = {
+    "diagnosis.context.journal": "writes lines of JSON",
+    "diagnosis.explain.bodies": "attributes of an ONNX node, whose names ONNX has",
+    "diagnosis.handover.recipes": "makes a JSON document",
+    "diagnosis.results": "makes a JSON document",
+    "history.judgement.report": "makes a JSON document",
+    "judge.results": "makes a JSON document",
+    "report.figures.growth": "options of matplotlib",
+    "report.figures.releases": "options of matplotlib",
+    "tactics.record": "makes a JSON document",
+    "tactics.samples": "makes a JSON document",
+}
+"""Module of a typed room that has dictionaries of anything by string: why. None reads what it is from them."""
+
+FACTS = {"facts", "fingerprint", "environment", "probe", "engine", "result", "record", "signature"}
+"""What facts are called where they are at hand."""
 
 JSON = {"to_dict", "from_dict", "to_json", "from_json"}
 """Functions that make and read JSON documents of users: `Any` is the type of those."""
@@ -112,6 +131,49 @@ def is_loose(annotation: ast.expr | None) -> bool:
     return annotation is not None and any(
         isinstance(node, ast.Name) and node.id in {"Any", "object"} for node in ast.walk(annotation)
     )
+
+
+def typed_modules() -> Iterator[tuple[str, ast.Module]]:
+    """The modules of typed rooms."""
+    for module, _, path in modules():
+        if module.split(".")[0] in TYPED_ROOMS:
+            yield module, ast.parse(path.read_text())
+
+
+def facts_by_string(tree: ast.Module) -> Iterator[int]:
+    """The lines that read `facts["…"]` or `facts.get("…")`, whatever the facts are called."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript):
+            read, key = node.value, node.slice
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+            read, key = node.func.value, node.args[0]
+        else:
+            continue
+        name = read.attr if isinstance(read, ast.Attribute) else read.id if isinstance(read, ast.Name) else ""
+        if name in FACTS and isinstance(key, ast.Constant) and isinstance(key.value, str):
+            yield node.lineno
+
+
+def has_dictionaries(tree: ast.Module) -> bool:
+    """Whether a module has an annotation `dict[str, Any]`, or the like."""
+    return any(
+        isinstance(node, ast.Subscript)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in {"dict", "Mapping"}
+        and isinstance(node.slice, ast.Tuple)
+        and is_loose(node.slice.elts[-1])
+        for node in ast.walk(tree)
+    )
+
+
+def test_facts_are_read_from_fields():
+    wrong = [f"{module}:{line}" for module, tree in typed_modules() for line in facts_by_string(tree)]
+    assert not wrong, "read a field of a frozen dataclass instead:\n" + "\n".join(wrong)
+
+
+def test_rows_are_typed():
+    found = {module for module, tree in typed_modules() if has_dictionaries(tree)}
+    assert found == set(DICTIONARIES), "give rows a dataclass, or say why there is none"
 
 
 def test_functions_fit_a_screen():

@@ -13,7 +13,7 @@ from typing import TextIO
 from benchmarks.faults.families import Family
 from benchmarks.faults.kinds import Kind
 from benchmarks.faults.score import Score
-from harness.tensors import host_fingerprint
+from harness.tensors import host_fingerprint, to_json
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("harness", "cases", "benchmarks/faults")
@@ -25,7 +25,7 @@ class OtherRunError(Exception):
 
 def state() -> str:
     """SHA-256 over what decides a score: the sources, the machine and the versions of what computes."""
-    digest = hashlib.sha256(json.dumps(host_fingerprint(), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(to_json(host_fingerprint()), sort_keys=True).encode())
     for folder in SOURCES:
         for path in sorted((ROOT / folder).rglob("*.py")):
             digest.update(path.relative_to(ROOT).as_posix().encode())

@@ -86,15 +86,15 @@ def _watch_parent() -> None:
 
 def _with_progress(results: Iterator[tuple[Spec, T]], done: int, total: int) -> Iterator[tuple[Spec, T]]:
     live = sys.stderr.isatty()
-    started = told = time.perf_counter()
+    started = reported = time.perf_counter()
     for count, (spec, result) in enumerate(results, start=1):
         now = time.perf_counter()
         left = (now - started) / count * (total - done - count)
         line = f"[{done + count}/{total}] {now - started:.0f} s, about {left:.0f} s to go: {spec.name}"
         if live:
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-        elif now - told > EVERY:
-            told = now
+        elif now - reported > EVERY:
+            reported = now
             print(line, file=sys.stderr, flush=True)
         yield spec, result
     if live:

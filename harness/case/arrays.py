@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from harness.errors import HarnessError, InputDataError
+from harness.tensors import load_tensors
 from harness.text import suggestion
 
 T = TypeVar("T")
@@ -108,8 +109,7 @@ def _choose(arrays: dict[str, np.ndarray], path: Path, key: str | None, name: st
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    array = np.load(path, allow_pickle=False)
-    return _plain(array)
+    return _plain(np.load(path, allow_pickle=False))
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -126,12 +126,6 @@ def _plain(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from harness.tensors import load_tensors
-
-    return load_tensors(path)
-
-
 def _read_proto(path: Path) -> np.ndarray:
     import onnx
     from onnx import numpy_helper
@@ -145,6 +139,6 @@ def _read_proto(path: Path) -> np.ndarray:
 _READERS: dict[str, Callable[[Path], np.ndarray | dict[str, np.ndarray]]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
-    ".safetensors": _read_safetensors,
+    ".safetensors": load_tensors,
     ".pb": _read_proto,
 }

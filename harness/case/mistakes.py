@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from operator import getitem
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -51,7 +53,7 @@ def _explain_one(detail: ErrorDetails, model: type[BaseModel], document: Documen
     if kind == "union_tag_not_found":
         return document.mistake((*location, "kind"), f"missing; one of {', '.join(FILL_KINDS)}")
     if kind == "union_tag_invalid":
-        if _is_mapping(location, document.data):
+        if isinstance(reduce(getitem, location, document.data), dict):
             location = (*location, "kind")
         return document.mistake(location, _not_among(context["tag"], _quoted(context["expected_tags"])))
     return document.mistake(location, _message(detail))
@@ -63,7 +65,11 @@ def _message(detail: ErrorDetails) -> str:
         return _not_among(value, _quoted(context["expected"]))
     for prefix, wanted in _WANTED:
         if kind.startswith(prefix):
-            quote = "; put it in quotes" if wanted == "text" and _is_plain(value) else ""
+            quote = (
+                "; put it in quotes"
+                if wanted == "text" and not isinstance(value, (dict, list, type(None)))
+                else ""
+            )
             return f"must be {wanted}, not {describe(value)}{quote}"
     special = _SPECIAL.get(kind)
     return special(value, context) if special else detail["msg"].removeprefix("Value error, ")
@@ -133,12 +139,6 @@ def _holds(data: Any, part: str | int) -> bool:
     return isinstance(data, dict) and part in data
 
 
-def _is_mapping(location: Location, data: Any) -> bool:
-    for part in location:
-        data = data[part]
-    return isinstance(data, dict)
-
-
 def _model_at(model: type[BaseModel], loc: Sequence[str | int]) -> type[BaseModel] | None:
     """The model whose keys stand at pydantic's `loc`, seen from `model`."""
     leaves: list[Any] = [model]
@@ -178,7 +178,3 @@ def _has_deeper(loc: Sequence[str | int], places: Iterable[Sequence[str | int]])
 
 def _quoted(text: str) -> list[str]:
     return re.findall(r"'([^']*)'", text)
-
-
-def _is_plain(value: Any) -> bool:
-    return value is not None and not isinstance(value, (dict, list))

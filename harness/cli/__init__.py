@@ -282,5 +282,5 @@ def print_error(error: HarnessError) -> None:
     if error.hint is not None:
         print(f"  hint: {error.hint}", file=sys.stderr)
     if isinstance(error, CandidateError):
-        for line in error.evidence:
+        for line in error.lines:
             print(f"  | {line}", file=sys.stderr)

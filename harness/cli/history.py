@@ -38,13 +38,10 @@ def _history() -> None:
 @app.command("list")
 def list_(folder: Folder = HISTORY) -> None:
     """List the runs, newest last."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from harness.history import runs_at
-    from harness.report import short
+    from harness.report import make_table, short
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+    table = make_table()
     for name in ("run", "releases", "cases", "builds", "state", "size"):
         table.add_column(name, no_wrap=name != "releases", justify="right" if name == "size" else "left")
     for info in runs_at(folder):

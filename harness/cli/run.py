@@ -177,7 +177,8 @@ def run(
                 progress=follow,
             )
     except KeyboardInterrupt:
-        show(RunReport({}, tuple(progress.done)), seconds=None)
+        done = tuple(progress.done)
+        show(RunReport(fingerprint_of(done), done), seconds=None)
         outputs.keep(partial_document, at_once=True)
         raise
     seconds = time.perf_counter() - start

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from harness.case import ExpectedFinding
 from harness.compiler import Kind, NodeFacts, Releases, Rule
 from harness.conversion.cures import AppliedCure, LeftOut
-from harness.tensors import Precision, to_json
+from harness.tensors import HostFingerprint, Precision, to_json
 from harness.worker.protocol import PACKAGE_OF, CompileReport
 
 
@@ -285,7 +284,7 @@ class CheckReport:
         fix: what cures made of the model, if that was asked for.
     """
 
-    fingerprint: Mapping[str, str]
+    fingerprint: HostFingerprint
     results: tuple[CheckResult, ...]
     fix: FixResult | None = None
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from harness.judge import LayerResult, OutputResult, RunResult
-from harness.tensors import NEVER, Precision, to_json
+from harness.comparison import GateResult
+from harness.judge import LayerResult, MadeWith, OutputResult, RunResult
+from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, to_json
 from harness.text import shorten
 
 if TYPE_CHECKING:
@@ -208,6 +209,21 @@ class Separation:
 
 
 @dataclass(frozen=True)
+class ReproOutput:
+    """What one output of a repro shows.
+
+    Args:
+        nonfinite: how many elements are not finite where the reference is.
+        nrmse: the error of the others.
+        max_abs: the largest error of the others; None where it was not measured.
+    """
+
+    nonfinite: int
+    nrmse: float
+    max_abs: float | None = field(default=None, metadata=UNLESS_DEFAULT)
+
+
+@dataclass(frozen=True)
 class Repro:
     """A folder that shows the fault by itself.
 
@@ -215,15 +231,67 @@ class Repro:
         folder: where it is.
         nodes: how many nodes the subgraph has.
         shows: whether it was run in a clean process and showed the same fault.
-        signature: what it showed: `nonfinite`, `nrmse`, `max_abs` by output.
+        signature: what it showed, by output.
         note: why it does not show the fault, or how far it is from the whole.
     """
 
     folder: Path
     nodes: int
     shows: bool
-    signature: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    signature: Mapping[str, ReproOutput] = field(default_factory=dict)
     note: str = ""
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer of the run that fails, as documents and tables have it.
+
+    Args:
+        index: position of its node in topological order.
+        node: name of the node.
+        op: its operator type.
+        tensor: the tensor that it writes.
+        accumulated: nrmse, the candidate fed its own tensors.
+        introduced: nrmse of the node alone, fed the reference's; None where it was not measured.
+        cured: nrmse with the culprits in FP32; None where it was not measured.
+        headroom: largest reference value over the largest number of the dtype.
+        diverged: whether a gate fails.
+        origin: whether the error starts here.
+        culprit: whether the node must go back to FP32.
+    """
+
+    index: int
+    node: str
+    op: str
+    tensor: str
+    accumulated: float
+    introduced: float | None
+    cured: float | None
+    headroom: float
+    diverged: bool
+    origin: bool
+    culprit: bool
+
+
+@dataclass(frozen=True)
+class OutputNumbers:
+    """What documents say of an output of one run."""
+
+    nrmse: float
+    max_abs: float
+    nonfinite: int
+    passed: bool
+    gates: tuple[GateResult, ...]
+
+
+@dataclass(frozen=True)
+class OutputRow:
+    """One output of the failing and of the cured run; None where it was not measured."""
+
+    tensor: str
+    sample: int
+    before: OutputNumbers | None = field(default=None, metadata=UNLESS_DEFAULT)
+    after: OutputNumbers | None = field(default=None, metadata=UNLESS_DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -284,7 +352,7 @@ class Diagnosis:
     after: RunResult | None = field(default=None, metadata=NEVER)
     case_path: str | None = None
     journal: str | None = None
-    fingerprint: Mapping[str, Fact] = field(default_factory=dict)
+    fingerprint: MadeWith = field(default_factory=MadeWith)
     casts: bool = False
     cured: tuple[OutputResult, ...] = field(default=(), metadata=NEVER)
     beside: tuple[str, ...] = ()
@@ -335,59 +403,50 @@ class Diagnosis:
             **to_json(self),
             "repro": None if self.repro is None else str(self.repro.folder),
             "repro_shows": None if self.repro is None else self.repro.shows,
-            "outputs": _outputs(self.before, self.outputs_after),
+            "outputs": to_json(_outputs(self.before, self.outputs_after)),
             "after_on": self.after_on if self.outputs_after else None,
             "layers": to_json(self._layer_rows()),
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a layer: index, node, op, tensor, accumulated, introduced, cured, headroom, origin, culprit."""
+        """One row a layer: the fields of LayerRow."""
         import pandas as pd
 
-        columns = ["index", "node", "op", "tensor", "accumulated", "introduced", "cured", "headroom"]
-        rows = self._layer_rows()
-        return pd.DataFrame(rows, columns=[*columns, "diverged", "origin", "culprit"])
+        columns = [column.name for column in fields(LayerRow)]
+        return pd.DataFrame(map(vars, self._layer_rows()), columns=columns)
 
-    def _layer_rows(self) -> list[dict[str, Any]]:
+    def _layer_rows(self) -> list[LayerRow]:
         cured = {layer.tensor: layer.metrics.nrmse for layer in (self.after.layers if self.after else ())}
         origins = {origin.tensor for origin in self.origins}
-        culprits = set(self.culprits)
         return [
-            {
-                "index": layer.index,
-                "node": layer.node,
-                "op": layer.op,
-                "tensor": layer.tensor,
-                "accumulated": layer.metrics.nrmse,
-                "introduced": None if layer.introduced is None else layer.introduced.nrmse,
-                "cured": cured.get(layer.tensor),
-                "headroom": layer.metrics.headroom,
-                "diverged": layer.diverged,
-                "origin": layer.tensor in origins,
-                "culprit": layer.node in culprits,
-            }
+            LayerRow(
+                layer.index,
+                layer.node,
+                layer.op,
+                layer.tensor,
+                accumulated=layer.metrics.nrmse,
+                introduced=None if layer.introduced is None else layer.introduced.nrmse,
+                cured=cured.get(layer.tensor),
+                headroom=layer.metrics.headroom,
+                diverged=layer.diverged,
+                origin=layer.tensor in origins,
+                culprit=layer.node in self.culprits,
+            )
             for layer in self.layers
         ]
 
 
-def _outputs(before: RunResult | None, after: Sequence[OutputResult]) -> list[dict[str, Any]]:
+def _outputs(before: RunResult | None, after: Sequence[OutputResult]) -> list[OutputRow]:
     """The outputs of the failing and of the cured run side by side."""
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for label, outputs in (("before", () if before is None else before.outputs), ("after", after)):
-        for output in outputs:
-            row = rows.setdefault(
-                (output.tensor, output.sample), {"tensor": output.tensor, "sample": output.sample}
-            )
-            row[label] = _numbers(output)
+    rows: dict[tuple[str, int], OutputRow] = {}
+    for output in () if before is None else before.outputs:
+        rows[output.tensor, output.sample] = OutputRow(output.tensor, output.sample, before=_numbers(output))
+    for output in after:
+        row = rows.get((output.tensor, output.sample), OutputRow(output.tensor, output.sample))
+        rows[output.tensor, output.sample] = replace(row, after=_numbers(output))
     return list(rows.values())
 
 
-def _numbers(output: OutputResult) -> dict[str, Any]:
+def _numbers(output: OutputResult) -> OutputNumbers:
     metrics = output.metrics
-    return {
-        "nrmse": to_json(metrics.nrmse),
-        "max_abs": to_json(metrics.max_abs),
-        "nonfinite": metrics.nonfinite,
-        "passed": output.passed,
-        "gates": to_json(output.gates),
-    }
+    return OutputNumbers(metrics.nrmse, metrics.max_abs, metrics.nonfinite, output.passed, output.gates)

@@ -76,7 +76,7 @@ def check_environment(environment: Environment, *, adapter: Path | None = None) 
     try:
         probe = supervisor.call(Probe(load=True))
     except HarnessError as error:
-        evidence = error.evidence if isinstance(error, CandidateError) else ()
+        evidence = error.lines if isinstance(error, CandidateError) else ()
         return EnvironmentCheck(environment, None, (error.message,), error.hint, evidence)
     finally:
         supervisor.close()
@@ -150,7 +150,7 @@ def examine(*, probe: bool = True) -> Iterator[Finding]:
 
 
 def _python() -> Finding:
-    found = f"Python {platform.python_version()} at {sys.executable}, harness {host_fingerprint()['harness']}"
+    found = f"Python {platform.python_version()} at {sys.executable}, harness {host_fingerprint().harness}"
     return Finding("python", Status.OK, found)
 
 

@@ -75,7 +75,8 @@ def crashed(environment: Environment, what: str, code: int | None, log: Sequence
         signal=number,
         environment=environment.name,
         hint=hint,
-        evidence=(f"request: {what}", *lines, *log),
+        request=what,
+        evidence=(*lines, *log),
     )
 
 
@@ -85,7 +86,8 @@ def timed_out(environment: Environment, what: str, seconds: float, log: Sequence
         f"the worker did not answer within {seconds:g} s during {what}, and was ended",
         environment=environment.name,
         hint=f"if it only needs longer, raise `limits` of {environment.name} in harness.toml",
-        evidence=(f"request: {what}", *log),
+        request=what,
+        evidence=log,
     )
 
 
@@ -94,7 +96,8 @@ def broke_protocol(environment: Environment, what: str, how: str, log: Sequence[
     return WorkerProtocolError(
         f"the worker broke the protocol during {what}: {how}",
         environment=environment.name,
-        evidence=(f"request: {what}", *log),
+        request=what,
+        evidence=log,
     )
 
 
@@ -110,13 +113,14 @@ def not_started(environment: Environment, error: OSError) -> CandidateError:
 def refused(environment: Environment, what: str, error: protocol.Error, log: Sequence[str]) -> CandidateError:
     """The worker replied that it could not do it."""
     kind = _FAULT_CLASSES.get(error.kind, CandidateError)
-    # Of what fails every request alike, reports show one: the evidence names none of them.
-    request = () if error.kind == "environment" else (f"request: {what}", f"kind: {error.kind}")
     return kind(
         error.message,
         environment=environment.name,
         hint=_FAULT_HINTS.get(error.kind),
-        evidence=(*request, *error.evidence, *log),
+        # Of what fails every request alike, reports show one: it names none of them.
+        request=None if error.kind == "environment" else what,
+        fault=error.kind,
+        evidence=(*error.evidence, *log),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -23,85 +22,18 @@ class Order(StrEnum):
 
 
 @dataclass(frozen=True)
-class Layers:
-    """Show layers: those that match, in the order of the graph or sorted."""
+class Command:
+    """A command as it was typed.
 
-    patterns: tuple[str, ...] = ()
-    order: Order | None = None
-
-
-@dataclass(frozen=True)
-class Why:
-    """Explain one node, named by itself or by a tensor that it writes."""
+    Args:
+        name: a key of COMMANDS.
+        words: its arguments: names, patterns, a path.
+        order: of `layers`, what to sort by; None is the order of the graph.
+    """
 
     name: str
-
-
-@dataclass(frozen=True)
-class Keep:
-    """Keep what matches in FP32; without patterns, say what is kept."""
-
-    patterns: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Lower:
-    """Lower what matches again."""
-
-    patterns: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Try:
-    """Evaluate what is kept: on the emulator, or on an engine."""
-
-    engine: bool = False
-
-
-@dataclass(frozen=True)
-class Bisect:
-    """Search the fewest nodes that pass, among those that match."""
-
-    patterns: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Draw how the error grows."""
-
-    path: str | None = None
-
-
-@dataclass(frozen=True)
-class Undo:
-    """Take back the last change of what is kept."""
-
-
-@dataclass(frozen=True)
-class History:
-    """Show what was tried."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write the recipes that keep the nodes in FP32."""
-
-    folder: str | None = None
-
-
-@dataclass(frozen=True)
-class Help:
-    """List the commands, or explain one."""
-
-    topic: str | None = None
-
-
-@dataclass(frozen=True)
-class Quit:
-    """Leave."""
-
-
-Command = Layers | Why | Keep | Lower | Try | Bisect | Plot | Undo | History | Export | Help | Quit
+    words: tuple[str, ...] = ()
+    order: Order | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +45,6 @@ class Spec:
         usage: with its arguments.
         help: one line.
         details: what else `help NAME` says; one paragraph.
-        make: makes the command from its words.
         least: how many words it needs.
         most: how many words it takes; None: any number.
     """
@@ -122,7 +53,6 @@ class Spec:
     usage: str
     help: str
     details: str
-    make: Callable[[tuple[str, ...]], Command]
     least: int = 0
     most: int | None = None
 
@@ -142,7 +72,11 @@ def parse(line: str) -> Command | None:
         raise UsageError(f"`{spec.name}` needs {spec.usage.split()[1]}", hint=f"`{spec.usage}`")
     if spec.most is not None and len(rest) > spec.most:
         raise _unexpected(spec.name, rest[spec.most])
-    return spec.make(tuple(rest))
+    if spec.name == "layers":
+        return _layers(tuple(rest))
+    if spec.name == "try" and rest not in ([], [ENGINE]):
+        raise _unexpected("try", rest[0])
+    return Command(spec.name, tuple(_spec(word).name if spec.name == "help" else word for word in rest))
 
 
 def _spec(name: str) -> Spec:
@@ -169,34 +103,18 @@ def _split(line: str) -> list[str]:
         raise UsageError("a quotation mark is not closed", hint="quote a name as 'a name'") from None
 
 
-def _read_layers(words: tuple[str, ...]) -> Layers:
+def _layers(words: tuple[str, ...]) -> Command:
     if BY not in words:
-        return Layers(words)
+        return Command("layers", words)
     place = len(words) - 1 - words[::-1].index(BY)
     key = words[place + 1 :]
     if len(key) == 1 and key[0] in set(Order):
-        return Layers(words[:place], Order(key[0]))
+        return Command("layers", words[:place], Order(key[0]))
     keys = ", ".join(Order)
     if len(key) != 1:
         raise UsageError(f"`by` takes one word: {keys}", hint=f"`{COMMANDS['layers'].usage}`")
     hint = suggestion(key[0], Order) or f"choose from {keys}"
     raise UsageError(f"layers cannot be sorted by `{key[0]}`", hint=hint)
-
-
-def _read_try(words: tuple[str, ...]) -> Try:
-    for word in words:
-        if word != ENGINE:
-            raise _unexpected("try", word)
-    return Try(engine=bool(words))
-
-
-def _read_help(words: tuple[str, ...]) -> Help:
-    return Help(*(_spec(word).name for word in words))
-
-
-def _from_words(command: Callable[..., Command]) -> Callable[[tuple[str, ...]], Command]:
-    """Make a command that has an argument for each word."""
-    return lambda words: command(*words)
 
 
 PATTERNS = (
@@ -214,14 +132,12 @@ _SPECS = (
         "is fed what the reference computed. × max: its largest value in the reference as a multiple of the "
         "largest number of the precision; beyond 1 it overflows unless it is kept in FP32. Without a pattern it shows "
         f"the layers around the origin, or the first of the order; `layers *` shows all. {PATTERNS}",
-        _read_layers,
     ),
     Spec(
         "why",
         "why NODE",
         "explain a node: ranges, errors, its effect alone",
         "NODE is the name of a node or of a tensor that it writes.",
-        _from_words(Why),
         least=1,
         most=1,
     ),
@@ -230,14 +146,12 @@ _SPECS = (
         "keep [PATTERN…]",
         "keep nodes in FP32; without a pattern, list them",
         f"{PATTERNS} `undo` takes it back.",
-        Keep,
     ),
     Spec(
         "lower",
         "lower PATTERN…",
         "lower kept nodes again",
         f"`lower *` lowers everything. {PATTERNS} `undo` takes it back.",
-        Lower,
         least=1,
     ),
     Spec(
@@ -246,7 +160,6 @@ _SPECS = (
         "evaluate what is kept: on the emulator, or built",
         f"The emulator answers in milliseconds. `try {ENGINE}` builds the engine in the environment of `--env` and "
         "runs it. Both go into the journal that `harness diagnose --resume` continues from.",
-        _read_try,
         most=1,
     ),
     Spec(
@@ -255,14 +168,12 @@ _SPECS = (
         "find the fewest nodes that pass, and keep them",
         "With patterns it searches among what matches, and what else is kept stays. Without, it searches among what is "
         f"kept if that passes, else among all nodes. {PATTERNS}",
-        Bisect,
     ),
     Spec(
         "plot",
         "plot [FILE]",
         "draw how the error grows with what is kept now",
         "FILE is a .png or .svg. Default: a new .png in the folder of this session.",
-        _from_words(Plot),
         most=1,
     ),
     Spec(
@@ -270,7 +181,6 @@ _SPECS = (
         "undo",
         "take back the last keep, lower or bisect",
         "Repeat it to take back more.",
-        _from_words(Undo),
         most=0,
     ),
     Spec(
@@ -278,7 +188,6 @@ _SPECS = (
         "history",
         "list what was tried, and the results",
         "What an earlier session or a diagnosis evaluated takes one line.",
-        _from_words(History),
         most=0,
     ),
     Spec(
@@ -287,11 +196,10 @@ _SPECS = (
         "write recipes that keep the nodes in FP32",
         "For trtexec, polygraphy and AutoCast, with the list of layers and a typed ONNX model. Default DIR: the folder "
         "of this session.",
-        _from_words(Export),
         most=1,
     ),
-    Spec("help", "help [COMMAND]", "list the commands, or explain one", "", _read_help, most=1),
-    Spec("quit", "quit", "leave; so does Ctrl-D", "", _from_words(Quit), most=0),
+    Spec("help", "help [COMMAND]", "list the commands, or explain one", "", most=1),
+    Spec("quit", "quit", "leave; so does Ctrl-D", "", most=0),
 )
 COMMANDS: dict[str, Spec] = {spec.name: spec for spec in _SPECS}
 ALIASES = {"?": "help", "exit": "quit", "q": "quit"}

@@ -24,11 +24,11 @@ from harness.explore.answers import (
     TryResult,
     Welcome,
 )
-from harness.explore.commands import COMMANDS, Help
+from harness.explore.commands import COMMANDS
 from harness.explore.names import quoted
-from harness.explore.tables import LONGEST_NAME, make_grid, render_explanation, render_layers
+from harness.explore.tables import LONGEST_NAME, render_explanation, render_layers
 from harness.judge import EMULATOR
-from harness.report import NONFINITE
+from harness.report import NONFINITE, make_grid
 from harness.search import Outcome, SearchVerdict
 from harness.text import duration, multiple, names, number, plural, shorten
 
@@ -242,10 +242,10 @@ def _(answer: ExportedFiles) -> RenderableType:
     return Group(*lines)
 
 
-@render.register
-def _(answer: Help) -> RenderableType:
-    if answer.topic is not None:
-        spec = COMMANDS[answer.topic]
+def render_help(name: str | None = None) -> RenderableType:
+    """The list of commands, or the one called `name` explained."""
+    if name is not None:
+        spec = COMMANDS[name]
         return Group(
             Text(spec.usage, style="cyan"), Text(f"{spec.help[0].upper()}{spec.help[1:]}. {spec.details}")
         )

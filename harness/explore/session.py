@@ -119,7 +119,11 @@ class Session:
         self._before: list[frozenset[str]] = []
         """What was kept before each change, the oldest first."""
         self.by_hand = ByHand(context)
-        self.earlier = tuple(_summary(known) for known in self._journals() if known.evaluations)
+        self.earlier = tuple(
+            JournalSummary(known.subject.candidate.name, len(known.evaluations), known.smallest)
+            for known in (self.by_hand.on_emulator, self.by_hand.on_engine)
+            if known is not None and known.evaluations
+        )
         """What the journals held when the session began."""
         self.start = self.latest = self._result(frozenset(), self.by_hand.start)
 
@@ -308,11 +312,6 @@ class Session:
         candidate = (known or self.by_hand.on_emulator).subject.candidate.name
         return TryResult(candidate, self._ordered(kept), len(self.subject.units), evaluation)
 
-    def _journals(self) -> Iterator[KnownIslands]:
-        yield self.by_hand.on_emulator
-        if self.by_hand.on_engine is not None:
-            yield self.by_hand.on_engine
-
     def _change(self, kept: frozenset[str]) -> KeptNodes:
         """Keep exactly `kept`. What is so already is no change, so that each `undo` changes something."""
         before = self.kept
@@ -342,7 +341,3 @@ class Session:
             return ""
         node = origins[0].node
         return next((glob for glob, block in self.names.patterns.items() if node in block), node)
-
-
-def _summary(known: KnownIslands) -> JournalSummary:
-    return JournalSummary(known.subject.candidate.name, len(known.evaluations), known.smallest)

@@ -13,10 +13,9 @@ from rich.text import Text
 
 from harness.diagnosis import Progress, ProgressEvent
 from harness.errors import BudgetExhaustedError, CandidateError, HarnessError
-from harness.explore import commands
 from harness.explore.answers import Answer, BisectResult, TryResult
-from harness.explore.commands import parse
-from harness.explore.rendering import render, render_error
+from harness.explore.commands import Command, parse
+from harness.explore.rendering import render, render_error, render_help
 from harness.explore.session import Session
 from harness.search import Outcome
 
@@ -59,10 +58,10 @@ class Shell:
         command = parse(line)
         if command is None:
             return None
-        if isinstance(command, commands.Quit):
+        if command.name == "quit":
             raise EOFError
-        if isinstance(command, commands.Help):
-            self.console.print(render(command))
+        if command.name == "help":
+            self.console.print(render_help(*command.words))
             return None
         with _OnDemand(self._progress) as progress:
             self.session.context.progress = progress
@@ -73,31 +72,29 @@ class Shell:
         self.show(answer)
         return answer
 
-    def _answer(self, command: commands.Command) -> Answer:
-        session = self.session
-        match command:
-            case commands.Layers(patterns, order):
-                return session.layers(patterns, order)
-            case commands.Why(name):
-                return session.why(name)
-            case commands.Keep(()):
-                return session.show_kept()
-            case commands.Keep(patterns):
-                return session.keep(patterns)
-            case commands.Lower(patterns):
-                return session.lower(patterns)
-            case commands.Try(engine):
-                return session.evaluate(engine=engine)
-            case commands.Bisect(patterns):
-                return session.bisect(patterns)
-            case commands.Plot(path):
-                return session.plot(path)
-            case commands.Undo():
+    def _answer(self, command: Command) -> Answer:
+        session, words = self.session, command.words
+        match command.name:
+            case "layers":
+                return session.layers(words, command.order)
+            case "why":
+                return session.why(*words)
+            case "keep":
+                return session.keep(words) if words else session.show_kept()
+            case "lower":
+                return session.lower(words)
+            case "try":
+                return session.evaluate(engine=bool(words))
+            case "bisect":
+                return session.bisect(words)
+            case "plot":
+                return session.plot(*words)
+            case "undo":
                 return session.undo()
-            case commands.History():
+            case "history":
                 return session.results()
-            case commands.Export(folder):
-                return session.export(folder)
+            case "export":
+                return session.export(*words)
         raise AssertionError(f"{command} has no answer")
 
     def show(self, answer: Answer) -> None:
@@ -154,7 +151,7 @@ class Shell:
             except HarnessError as error:
                 self.console.print(render_error(error))
                 if isinstance(error, CandidateError):
-                    for text in error.evidence:
+                    for text in error.lines:
                         self.console.print(Text(f"  | {text}", style="dim"))
 
     @property

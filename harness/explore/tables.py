@@ -16,7 +16,7 @@ from harness.diagnosis import TensorRange
 from harness.explore.answers import Explanation, LayerRow, LayerTable, TensorRow
 from harness.explore.commands import Order
 from harness.model import NodeInfo
-from harness.report import layer_legend
+from harness.report import layer_legend, make_grid, make_table
 from harness.text import multiple, number, percent, shorten
 
 FLUSHED = 0.01
@@ -57,7 +57,7 @@ class _LayersTable:
         gap = 2 if _room(columns, options.max_width, gap=2) >= longest else 1
         longest = max(min(longest, _room(columns, options.max_width, gap)), SHORT_NAME)
         columns["node"] = tuple(shorten(name, longest) for name in columns["node"])
-        table = _table(gap)
+        table = make_table(gap=gap, framed=False)
         for header in columns:
             justify: JustifyMethod = "right" if header in NUMBERS else "left"
             table.add_column(header, justify=justify, no_wrap=True)
@@ -138,7 +138,7 @@ def _alone(effect: float) -> str:
 
 
 def _ranges(answer: Explanation) -> RenderableType:
-    table = _table()
+    table = make_table(gap=2, framed=False)
     table.add_column("", style="dim", no_wrap=True)
     table.add_column("tensor", no_wrap=True)
     for name in ("typical", "largest", "of the max"):
@@ -186,15 +186,3 @@ def _lost(values: TensorRange) -> Iterable[str]:
         yield f"{percent(values.overflowing)} overflow"
     if values.flushed:
         yield f"{percent(values.flushed)} become 0"
-
-
-def make_grid(style: str = "dim") -> Table:
-    """Labels in `style`, and texts that are folded beside them."""
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style=style, no_wrap=True)
-    grid.add_column(overflow="fold")
-    return grid
-
-
-def _table(gap: int = 2) -> Table:
-    return Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim", show_edge=False)

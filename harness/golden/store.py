@@ -62,7 +62,7 @@ class Provenance:
         named = {
             f"{sample}/{name}": value for sample, feed in enumerate(feeds) for name, value in feed.items()
         }
-        return cls(model_sha256, hash_feeds(named), host["onnxruntime"], host["cpu"], host["harness"])
+        return cls(model_sha256, hash_feeds(named), host.onnxruntime, host.cpu, host.harness)
 
 
 class _Document(BaseModel):

@@ -2,6 +2,8 @@ from .api import drift as drift
 from .api import load_history as load_history
 from .api import report_of as report_of
 from .api import runs_at as runs_at
+from .judgement.engines import EngineDrift as EngineDrift
+from .judgement.engines import compared_engines as compared_engines
 from .judgement.outcome import Fact as Fact
 from .judgement.outcome import RunError as RunError
 from .judgement.outcome import TensorDrift as TensorDrift
@@ -11,6 +13,8 @@ from .judgement.report import statuses as statuses
 from .judgement.steps import Series as Series
 from .judgement.structure import Change as Change
 from .judgement.structure import StructureChange as StructureChange
+from .judgement.tensors import JudgedTensor as JudgedTensor
+from .judgement.tensors import judged_tensors as judged_tensors
 from .judgement.wording import MOST_BUILDS as MOST_BUILDS
 from .judgement.wording import baseline_text as baseline_text
 from .judgement.wording import builds_text as builds_text

@@ -199,7 +199,7 @@ def _report(
         tensors=merged.tensors,
         engines=merged.engines,
         records=records,
-        fingerprint=info.fingerprint or fingerprint_in(records),
+        fingerprint=info.fingerprint if info.finished else fingerprint_in(records),
         floors=floors,
         repeats=info.repeats,
         time=info.started,

@@ -474,13 +474,10 @@ def _failed(blank: RunResult, error: HarnessError, bench: Workbench) -> RunResul
     """A run that ended with an error."""
     of_candidate = isinstance(error, CandidateError)
     of_case = any(error is failure for failure in bench.failures.values()) or isinstance(error, CaseFileError)
-    details = RunError(
-        type(error).__name__,
-        error.message,
-        error.where,
-        error.hint,
-        (error.environment or blank.candidate) if isinstance(error, CandidateError) else None,
-    )
+    details = RunError(type(error).__name__, error.message, error.where, error.hint)
+    if isinstance(error, CandidateError):
+        environment = error.environment or blank.candidate
+        details = replace(details, environment=environment, request=error.request, fault=error.fault)
     return replace(
         blank,
         verdict=Verdict.ERROR,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,9 +13,17 @@ from harness.backends import EmulatorFacts
 from harness.comparison import NONFINITE, ErrorMap, GateResult, Metrics
 from harness.errors import InternalError, NothingSelectedError
 from harness.golden import GoldenState
-from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, atomic_path, to_json
-from harness.text import names, number, plural, shorten
-from harness.worker.protocol import EngineFacts
+from harness.tensors import (
+    NEVER,
+    UNLESS_DEFAULT,
+    HostFingerprint,
+    Precision,
+    atomic_path,
+    host_fingerprint,
+    to_json,
+)
+from harness.text import html_table, names, number, plural, shorten
+from harness.worker.protocol import EngineFacts, Fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +35,6 @@ if TYPE_CHECKING:
     from harness.tactics import Repeats
 
 RUN_SCHEMA = "harness.run/1"
-MadeWith = Mapping[str, str | Mapping[str, Mapping[str, str | None]]]
-"""Releases and machines that numbers were made with; under `environments` those of each environment."""
 MOST_WEIGHTS = 4
 MOST_ROWS = 100
 """Runs that a notebook shows of a report."""
@@ -83,6 +88,19 @@ class Judged(StrEnum):
 
 
 @dataclass(frozen=True)
+class MadeWith(HostFingerprint):
+    """What numbers were made with: the host that computed the reference, and by name the environments of engines."""
+
+    environments: Mapping[str, Fingerprint] = field(default_factory=dict, metadata=UNLESS_DEFAULT)
+
+    @classmethod
+    def here(cls, engines: Iterable[Fingerprint | None]) -> MadeWith:
+        """On this host, with the environments of `engines`; None is the emulator, which has none."""
+        known = {engine.environment: engine for engine in engines if engine is not None}
+        return cls(**vars(host_fingerprint()), environments=known)
+
+
+@dataclass(frozen=True)
 class RunError:
     """The error that a run ended with.
 
@@ -92,6 +110,8 @@ class RunError:
         where: file, case, tensor or environment that it is about.
         hint: what to try.
         environment: the environment whose build, inference or worker failed.
+        request: what the worker was asked for, in words.
+        fault: the worker's code of what went wrong, such as `build_failed`.
     """
 
     kind: str
@@ -99,6 +119,8 @@ class RunError:
     where: str | None = None
     hint: str | None = None
     environment: str | None = None
+    request: str | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -482,14 +504,12 @@ class RunReport:
 
     def _repr_html_(self) -> str:
         """A table of the runs, for notebooks."""
-        shown = self.results[:MOST_ROWS]
-        table = _row("th", "run", "candidate", "verdict", "nrmse", "reason") + "".join(
-            _row("td", result.id, result.candidate, result.verdict, _worst_error(result), result.reason)
-            for result in shown
-        )
-        left = len(self.results) - len(shown)
-        more = f"<p>and {plural(left, 'more run')}</p>" if left else ""
-        return f"<p>{html.escape(repr(self))}</p><table>{table}</table>{more}"
+        rows = [
+            (result.id, result.candidate, result.verdict, _worst_error(result), result.reason)
+            for result in self.results[:MOST_ROWS]
+        ]
+        columns = ("run", "candidate", "verdict", "nrmse", "reason")
+        return html_table(repr(self), columns, rows, len(self.results) - len(rows))
 
     @property
     def exit_code(self) -> int:
@@ -553,10 +573,6 @@ class RunReport:
             if not result.outputs:
                 rows.append(run)
         return pd.DataFrame(rows, columns=columns)
-
-
-def _row(tag: str, *cells: str) -> str:
-    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
 def _worst_error(result: RunResult) -> str:

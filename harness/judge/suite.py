@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.backends import FILE, SAVED, SavedCandidate, SavedTensors, precision_of
@@ -24,7 +24,7 @@ from harness.judge.judge import Judge, JudgeOptions
 from harness.judge.lanes import Progress, Run, carry_out
 from harness.judge.names import check_names_of
 from harness.judge.results import MadeWith, RunReport, RunResult
-from harness.tensors import Precision, host_fingerprint
+from harness.tensors import Precision
 from harness.text import sentence, suggestion
 
 MODEL_RUNS = (Precision.FP32, Precision.FP16)
@@ -121,12 +121,7 @@ def run(
 
 def fingerprint_of(results: Sequence[RunResult]) -> MadeWith:
     """What the numbers were made with: this host, and by name the environments that took part."""
-    engines = {
-        result.candidate: asdict(result.engine.fingerprint)
-        for result in results
-        if result.engine is not None and result.engine.fingerprint is not None
-    }
-    return {**host_fingerprint(), **({"environments": engines} if engines else {})}
+    return MadeWith.here(result.engine.fingerprint for result in results if result.engine is not None)
 
 
 def compare(

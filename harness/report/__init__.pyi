@@ -24,5 +24,7 @@ from .run import run_markdown as run_markdown
 from .run import run_page as run_page
 from .run import worst_error as worst_error
 from .words import layer_legend as layer_legend
+from .words import make_grid as make_grid
+from .words import make_table as make_table
 from .words import short as short
 from .words import title as title

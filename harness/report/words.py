@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from harness.backends import FILE, SAVED
-from harness.judge import RunResult
+from harness.judge import MadeWith, RunResult
+from harness.tensors import HostFingerprint
 from harness.text import shorten
+from harness.worker.protocol import TENSORRT, Fingerprint
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 MOST_BYTES = 1_000_000  # GitHub drops a job summary over 1 MiB whole
 
@@ -67,28 +70,56 @@ def title(result: RunResult) -> str:
     return f"{result.case} at {result.precision}{where}"
 
 
-def made_with(fingerprint: Mapping[str, Any]) -> dict[str, str]:
+def made_with(fingerprint: HostFingerprint) -> dict[str, str]:
     """What numbers were made with, a line a fact; an environment is one: `TensorRT 8.6.0, NVIDIA H200, driver 580`."""
-    texts = {}
-    for key, value in fingerprint.items():
-        if key == "environments":
-            for name, facts in value.items():
-                texts[str(name)] = _environment(facts)
-        elif value is not None:
-            texts[str(key)] = str(value)
-    return texts
+    host = {item.name: getattr(fingerprint, item.name) for item in fields(HostFingerprint)}
+    engines = fingerprint.environments if isinstance(fingerprint, MadeWith) else {}
+    environments = {name: _environment(engine) for name, engine in engines.items()}
+    return {name: text for name, text in {**host, **environments}.items() if text}
 
 
-def _environment(facts: Mapping[str, Any]) -> str:
-    product = facts.get("product") or "TensorRT"
-    words = {"tensorrt": f"{product} {{}}", "gpu": "{}", "compute_capability": "compute capability {}"}
-    words |= {"cuda": "CUDA {}", "driver": "driver {}"}
-    return ", ".join(text.format(facts[key]) for key, text in words.items() if facts.get(key) is not None)
+def _environment(engine: Fingerprint) -> str:
+    return ", ".join(
+        text.format(value)
+        for text, value in (
+            (f"{engine.product or TENSORRT} {{}}", engine.tensorrt),
+            ("{}", engine.gpu),
+            ("compute capability {}", engine.compute_capability),
+            ("CUDA {}", engine.cuda),
+            ("driver {}", engine.driver),
+        )
+        if value is not None
+    )
+
+
+def ran_on(facts: Mapping[str, str]) -> str:
+    """What numbers were made with, folded away at the end of a Markdown document."""
+    lines = "".join(f"- {escape(name)}: {escape(text)}\n" for name, text in facts.items())
+    return f"<details><summary>What this ran on</summary>\n\n{lines}\n</details>\n"
 
 
 def short(release: str, width: int = 36) -> str:
     """The name of a release in a table."""
     return shorten(release, width)
+
+
+def make_grid(style: str = "dim") -> Table:
+    """Labels in `style`, and texts that are folded beside them, on a terminal."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style=style, no_wrap=True)
+    grid.add_column(overflow="fold")
+    return grid
+
+
+def make_table(*, gap: int = 1, framed: bool = True) -> Table:
+    """An empty table on a terminal: with a line under its bold head, or if it is not `framed` with a faint head."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    box, style = (SIMPLE_HEAD, "bold") if framed else (None, "dim")
+    return Table(box=box, pad_edge=False, padding=(0, gap, 0, 0), header_style=style, show_edge=False)
 
 
 def is_plain(console: Console) -> bool:

@@ -13,6 +13,7 @@ from .files import is_node as is_node
 from .files import typed_path as typed_path
 from .files import write_bytes as write_bytes
 from .files import write_text as write_text
+from .fingerprint import HostFingerprint as HostFingerprint
 from .fingerprint import hash_array as hash_array
 from .fingerprint import hash_feeds as hash_feeds
 from .fingerprint import hash_file as hash_file

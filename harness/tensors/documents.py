@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import PurePath
@@ -69,9 +69,13 @@ def _document(value: Any) -> dict[str, Any]:
     found = {}
     for field in fields(value):
         item, rule = getattr(value, field.name), field.metadata.get("json")
-        if rule is None or (rule == UNLESS_DEFAULT["json"] and item != field.default):
+        if rule is None or (rule == UNLESS_DEFAULT["json"] and item != _default(field)):
             found[field.name] = to_json(item)
     return found | {name: to_json(getattr(value, name)) for name in getattr(value, "ALSO_IN_JSON", ())}
+
+
+def _default(field: Field[Any]) -> object:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 @cache

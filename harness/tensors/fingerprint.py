@@ -6,15 +6,34 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
+from harness.tensors.documents import UNLESS_DEFAULT
 from harness.tensors.dtypes import dtype_name
 
-PACKAGES = ("harness", "numpy", "onnx", "onnxruntime")
+
+@dataclass(frozen=True)
+class HostFingerprint:
+    """What computes the reference; empty where it is not known.
+
+    Args:
+        harness: version of harness; likewise `numpy`, `onnx`, `onnxruntime` and `python`.
+        cpu: name of the processor.
+        system: the operating system.
+    """
+
+    harness: str = field(default="", metadata=UNLESS_DEFAULT)
+    numpy: str = field(default="", metadata=UNLESS_DEFAULT)
+    onnx: str = field(default="", metadata=UNLESS_DEFAULT)
+    onnxruntime: str = field(default="", metadata=UNLESS_DEFAULT)
+    python: str = field(default="", metadata=UNLESS_DEFAULT)
+    cpu: str = field(default="", metadata=UNLESS_DEFAULT)
+    system: str = field(default="", metadata=UNLESS_DEFAULT)
 
 
 def hash_array(array: np.ndarray) -> str:
@@ -45,15 +64,13 @@ def hash_file(path: Path | str) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def host_fingerprint() -> dict[str, str]:
-    """What computes the reference: versions of packages and Python, the processor and the operating system."""
-    return dict(_host())
-
-
-@lru_cache(maxsize=1)
-def _host() -> Mapping[str, str]:
-    versions = {name: _version(name) for name in PACKAGES}
-    return {**versions, "python": platform.python_version(), "cpu": _cpu(), "system": platform.platform()}
+@cache
+def host_fingerprint() -> HostFingerprint:
+    """That of this machine and this process."""
+    versions = {name: _version(name) for name in ("harness", "numpy", "onnx", "onnxruntime")}
+    return HostFingerprint(
+        **versions, python=platform.python_version(), cpu=_cpu(), system=platform.platform()
+    )
 
 
 def _version(name: str) -> str:

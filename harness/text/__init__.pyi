@@ -10,6 +10,7 @@ from .amounts import ratio as ratio
 from .amounts import size as size
 from .phrases import command as command
 from .phrases import gate as gate
+from .phrases import html_table as html_table
 from .phrases import names as names
 from .phrases import sentence as sentence
 from .phrases import shorten as shorten

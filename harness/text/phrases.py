@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import html
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from harness.text.amounts import number
+from harness.text.amounts import number, plural
 
 _PARTS = r"[\w-]+|[^\w-]"  # of a path of names
 _WORDS = r"[^\W_]+|[\W_]"  # of a name
@@ -76,6 +77,17 @@ def target_words(target: str, shapes: Iterable[str]) -> list[str]:
 def sentence(text: str) -> str:
     """`text` with a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def html_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], omitted: int = 0) -> str:
+    """A table for a notebook; `omitted` rows were left out."""
+    lines = [
+        "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+        for tag, row in (("th", columns), *(("td", row) for row in rows))
+    ]
+    more = f"<p>and {plural(omitted, 'more run')}</p>" if omitted > 0 else ""
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<p>{html.escape(caption)}</p><table>{body}</table>{more}"
 
 
 def gate(metric: str, limit: float, value: float | None = None, *, at_least: bool = False) -> str:

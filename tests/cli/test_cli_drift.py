@@ -299,7 +299,7 @@ def test_a_stray_file_in_the_history_prevents_no_report(tiny_cases, harness) -> 
     (stray.parent / "20990101T000000000Z-aaaaaa.parquet").touch()
     status, _, errors = harness("history", "show", "--last", 30)
     assert status == 0
-    assert errors.count("warning: ") == 2, "each is told once"
+    assert errors.count("warning: ") == 2, "each is printed once"
     assert harness("history", "show", stray)[0] == 2
 
 

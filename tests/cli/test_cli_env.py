@@ -93,8 +93,8 @@ def test_a_check_of_a_python_without_tensorrt_fails_with_its_reason(cli: Cli, pl
     assert "bare: TensorRT cannot be loaded: No module named 'tensorrt'" in err
     assert "ModuleNotFoundError" in err
     assert out.splitlines()[1].split()[0] == "bare"
-    (told,) = json.loads((place / "check.json").read_text())["environments"]
-    assert (told["passed"], told["hint"] is not None) == (False, True)
+    (checked,) = json.loads((place / "check.json").read_text())["environments"]
+    assert (checked["passed"], checked["hint"] is not None) == (False, True)
 
 
 LIBRARY = "libtensorrt_rtx.so.1: cannot open shared object file: No such file or directory"
@@ -135,8 +135,12 @@ def test_a_compiler_without_a_gpu_builds_and_says_that_it_runs_nothing(cli: Cli,
     assert (status, err) == (0, "")
     assert "TensorRT for RTX 1.7.1.116" in out
     assert "builds here; no GPU: cannot run" in out
-    (told,) = json.loads((place / "check.json").read_text())["environments"]
-    assert (told["passed"], told["product"], told["tensorrt"]) == (True, "TensorRT for RTX", "1.7.1.116")
+    (checked,) = json.loads((place / "check.json").read_text())["environments"]
+    assert (checked["passed"], checked["product"], checked["tensorrt"]) == (
+        True,
+        "TensorRT for RTX",
+        "1.7.1.116",
+    )
     assert "TensorRT for RTX 1.7.1.116: builds here; no GPU: cannot run" in cli("doctor")[1]
     cli("env", "remove", "rtx")
     cli(

@@ -98,10 +98,10 @@ def test_the_log_and_the_inspector_read_alike() -> None:
         "Outputs: [ { Name: b, Dimensions: [48,64], Datatype: BFloat16 }], TacticName: , "
         "StreamId: 0, Metadata: [ONNX Layer: out_matmul]\x1f[ONNX Layer: out]"
     )
-    (told,) = kernels.kernels_of_inspector(inspector.parse_inspector(json.dumps({"Layers": [entry]})))
+    (read_back,) = kernels.kernels_of_inspector(inspector.parse_inspector(json.dumps({"Layers": [entry]})))
     (logged,) = kernels.kernels_of_log(f"Layers:\n{line}\n\nI/O Tensors:\n")
     assert (
-        told
+        read_back
         == logged
         == Kernel(
             "__myl_FcAdd_myl0_6",

@@ -240,5 +240,5 @@ def test_without_a_limit_reached_an_unresolved_fault_is_gone_on_with_by_hand() -
         findings=Findings(DiagnosisVerdict.UNRESOLVED),
         handover=Handover(written=False),
     )
-    (told,) = advise(context, seen)
-    assert told == "harness explore rmsnorm --precision fp16"
+    (next_command,) = advise(context, seen)
+    assert next_command == "harness explore rmsnorm --precision fp16"

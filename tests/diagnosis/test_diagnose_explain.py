@@ -290,5 +290,5 @@ def test_what_counts_of_the_inputs_of_a_softmax_is_the_largest_of_each_row() -> 
     ],
 )
 def test_what_is_too_little_to_matter_is_no_reason(node: MeasuredNode) -> None:
-    told = why(dataclasses.replace(node, introduced=2e-4, usual=1e-4), FP16)
-    assert told == "rounding to FP16's 11 bits introduces an error of 2e-4 (nrmse) here"
+    reason = why(dataclasses.replace(node, introduced=2e-4, usual=1e-4), FP16)
+    assert reason == "rounding to FP16's 11 bits introduces an error of 2e-4 (nrmse) here"

@@ -37,6 +37,7 @@ from harness.diagnosis.handover import (
     shrink,
     write_repro,
 )
+from harness.diagnosis.results import ReproOutput
 from harness.errors import CandidateError
 from harness.model import Model, load_model, round_array, save_model, with_islands
 from harness.tensors import Precision
@@ -307,7 +308,7 @@ def test_a_repro_that_does_not_show_the_fault_says_so(tmp_path: Path) -> None:
 
     part = cut(Subject(bench, Precision.FP16, bench.emulator), ["b1_sq"], 0)
     ticket = ReproInfo("sound", Precision.FP16, "nothing", emulated=True, limits={"b1_sq": 1e-2})
-    signature = {"b1_sq": {"nonfinite": 5, "nrmse": 0.1}}
+    signature = {"b1_sq": ReproOutput(5, 0.1)}
     repro = write_repro(tmp_path / "repro", part, ticket, signature)
     assert not repro.shows
     assert repro.note == "run in a clean process, it does not show the fault"
@@ -320,7 +321,7 @@ def test_a_repro_that_fails_in_another_way_says_so(tmp_path: Path) -> None:
 
     part = cut(Subject(bench, Precision.FP16, bench.emulator), ["b1_sq"], 0)
     ticket = ReproInfo("other", Precision.FP16, "something", emulated=True, limits={"b1_sq": 1e-2})
-    repro = write_repro(tmp_path / "repro", part, ticket, {"b1_sq": {"nonfinite": 0, "nrmse": 0.1}})
+    repro = write_repro(tmp_path / "repro", part, ticket, {"b1_sq": ReproOutput(0, 0.1)})
     assert not repro.shows
     assert "in another way" in repro.note
 

@@ -23,7 +23,7 @@ RNG = np.random.default_rng(2)
 
 
 @pytest.mark.parametrize(
-    ("proto", "size", "island", "told"),
+    ("proto", "size", "island", "beginning"),
     [
         (picked_elements(), 200, ("far",), "picked: shape ("),
         (picked_elements(summed=True), 200, ("far",), "number: nrmse "),
@@ -33,7 +33,7 @@ RNG = np.random.default_rng(2)
     ],
 )
 def test_they_are_cured_explained_and_reproduced(
-    proto: onnx.ModelProto, size: int, island: tuple[str, ...], told: str, tmp_path: Path
+    proto: onnx.ModelProto, size: int, island: tuple[str, ...], beginning: str, tmp_path: Path
 ) -> None:
     feeds = [{"x": RNG.standard_normal(size).astype(np.float32)}]
     found = diagnose_model(load_model(proto), feeds, Precision.FP16, out=tmp_path)
@@ -43,7 +43,7 @@ def test_they_are_cured_explained_and_reproduced(
     assert found.confirmed
     assert found.minimal
     assert found.before is not None
-    assert found.before.reason.startswith(told)
+    assert found.before.reason.startswith(beginning)
     for output in found.before.outputs:
         assert to_json(from_json(OutputResult, to_json(output))) == to_json(output)
     assert found.repro is not None

@@ -141,7 +141,7 @@ def test_an_output_that_the_reference_cannot_decide_does_not_hide_the_others() -
     assert diagnosis.before.reason.startswith("b: ")
     (sentence,) = diagnosis.beside
     assert sentence.startswith("a was not judged: the error of the FP32 reference itself is ")
-    assert [each.label for each in statements(diagnosis) if each.text == sentence] == ["beside"], "told once"
+    assert [each.label for each in statements(diagnosis) if each.text == sentence] == ["beside"], "said once"
     assert sentence in [evidence.text for evidence in diagnosis.evidence]
     assert diagnosis.after is not None
     assert [output.tensor for output in diagnosis.after.outputs] == ["b"]

@@ -85,12 +85,12 @@ def test_an_island_inside_of_an_opaque_layer_is_explained_in_plain_words() -> No
     engine = Telling(model, "b1_sq", unless(frozenset(node.name for node in model.nodes)), rounds=False)
     engine.more = OPAQUE
     diagnosis = run(engine, budget=DiagnosisBudget(builds=12))
-    (told,) = [each for each in diagnosis.evidence if each.kind is EvidenceKind.REGIONS]
-    assert told.facts["regions"] == (REGION,)
-    assert f"{REGION}, which TensorRT 8.6.0 compiles as a whole" in told.text
-    assert "this release does not obey precisions inside" in told.text
-    assert "typed.onnx" in told.text
-    assert "whole subgraph in FP32" in told.text
+    (about_regions,) = [each for each in diagnosis.evidence if each.kind is EvidenceKind.REGIONS]
+    assert about_regions.facts["regions"] == (REGION,)
+    assert f"{REGION}, which TensorRT 8.6.0 compiles as a whole" in about_regions.text
+    assert "this release does not obey precisions inside" in about_regions.text
+    assert "typed.onnx" in about_regions.text
+    assert "whole subgraph in FP32" in about_regions.text
     assert diagnosis.verdict is DiagnosisVerdict.UNRESOLVED
     assert any("typed.onnx" in line for line in diagnosis.advice)
     whole = run(engine)

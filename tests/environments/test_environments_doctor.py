@@ -20,10 +20,10 @@ MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"
 def test_a_check_tells_what_the_environment_is(environment: Environment) -> None:
     check = check_environment(environment, adapter=MISBEHAVING)
     assert check.passed
-    told = check.to_dict()
-    assert told["tensorrt"] == "8.6.0"
-    assert told["capabilities"] == ["fp16", "weak"]
-    assert told["name"] == "fake-8.6"
+    document = check.to_dict()
+    assert document["tensorrt"] == "8.6.0"
+    assert document["capabilities"] == ["fp16", "weak"]
+    assert document["name"] == "fake-8.6"
 
 
 def test_checks_of_several_environments_come_in_order_with_their_evidence(environment: Environment) -> None:

@@ -33,12 +33,12 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 def test_a_release_is_installed_into_a_venv_of_its_own_and_uninstalled(wheels: Path) -> None:
-    told: list[str] = []
-    python = install("trt-8.6", "tensorrt==8.6.1", tell=told.append)
+    printed: list[str] = []
+    python = install("trt-8.6", "tensorrt==8.6.1", tell=printed.append)
     code = "import numpy, tensorrt; print(tensorrt.__version__, numpy.__version__)"
     found = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "8.6.1 1.26.4\n"  # releases before 10 were built for NumPy 1
-    assert any("Successfully installed" in line for line in told)
+    assert any("Successfully installed" in line for line in printed)
 
     with pytest.raises(EnvironmentConfigError, match="installed here already"):
         install("trt-8.6", "tensorrt==8.6.1")

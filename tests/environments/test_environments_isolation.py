@@ -60,12 +60,12 @@ def test_a_failure_has_its_evidence_and_the_next_request_gets_another_worker(
     assert type(caught.value) is error
     if isinstance(caught.value, WorkerCrashedError):
         assert caught.value.signal == number
-    told = "\n".join((str(caught.value), *caught.value.evidence))
-    assert said in told
-    assert "toy at fp16" in told
-    assert "2 nodes in fp32 (n1, n2)" in told
-    assert "4 tensors observed (typed: t1, t2, t3, …)" in told
-    assert "environment fake-8.6" in told
+    text_of_error = "\n".join((str(caught.value), *caught.value.lines))
+    assert said in text_of_error
+    assert "toy at fp16" in text_of_error
+    assert "2 nodes in fp32 (n1, n2)" in text_of_error
+    assert "4 tensors observed (typed: t1, t2, t3, …)" in text_of_error
+    assert "environment fake-8.6" in text_of_error
 
     assert supervisor.call(build()).engine_id == "engine-0"
     assert supervisor.worker().hello.pid != first

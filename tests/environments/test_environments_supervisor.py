@@ -86,7 +86,7 @@ def test_a_worker_that_cannot_start_ahead_says_so_when_it_is_asked(environment: 
             thread.join()
     with pytest.raises(CandidateError, match="/nowhere/python"):
         lost.probe()
-    assert len(tries) == 1, "its failure is told, and not waited for again"
+    assert len(tries) == 1, "its failure is reported, and not waited for again"
     with pytest.raises(CandidateError, match="/nowhere/python"):
         lost.probe()
     assert len(tries) == 2

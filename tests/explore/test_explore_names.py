@@ -6,7 +6,7 @@ import pytest
 from models import rmsnorm
 
 from harness.errors import NothingSelectedError, UsageError
-from harness.explore.commands import Why, parse
+from harness.explore.commands import Command, parse
 from harness.explore.completion import Candidate, complete
 from harness.explore.names import Names, quoted
 
@@ -112,4 +112,4 @@ def test_layers_offers_its_order_too(names: Names) -> None:
 
 @pytest.mark.parametrize("name", ["plain", "/a/b.c", "two words", "it's", 'it\'s "sq"', "a\\b", "#3", "x;y"])
 def test_a_quoted_name_can_be_typed(name: str) -> None:
-    assert parse(f"why {quoted(name)}") == Why(name)
+    assert parse(f"why {quoted(name)}") == Command("why", (name,))

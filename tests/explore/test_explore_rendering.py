@@ -13,8 +13,8 @@ from harness.diagnosis import JudgedEvaluation
 from harness.errors import NothingSelectedError
 from harness.explore import Session
 from harness.explore.answers import TryResult
-from harness.explore.commands import COMMANDS, Help, Order
-from harness.explore.rendering import brief, render, render_error
+from harness.explore.commands import COMMANDS, Order
+from harness.explore.rendering import brief, render, render_error, render_help
 from harness.explore.tables import render_layers
 from harness.search import Outcome
 
@@ -40,7 +40,7 @@ def test_everything_fits_80_columns(session: Session) -> None:
         session.undo(),
         session.bisect(),
     ]
-    answers += [session.show_kept(), session.results(), Help(), *map(Help, COMMANDS)]
+    answers += [session.show_kept(), session.results(), render_help(), *map(render_help, COMMANDS)]
     for answer in answers:
         text = shown(answer)
         assert text

@@ -17,6 +17,7 @@ from harness.history import DriftOptions, DriftReport, DriftVerdict, Floors, Sta
 from harness.history.api import compare_with_baselines
 from harness.history.judgement.runs import compare_pair, pairs_of
 from harness.history.store.files import MatrixPlan, RunWriter, list_runs, read_runs
+from harness.judge import MadeWith
 from harness.tensors import Precision
 
 CALM, NOISY, FAULTY = "emulator:fp16", "emulator:fp16,noise=0.2,seed=7", "emulator:fp16,plant=square@bf16"
@@ -240,7 +241,7 @@ def with_failed_builds(tmp_path: Path, folder: Path, *failed: int, update: bool)
     plan = MatrixPlan(releases=(CALM,), repeats=3, cases={"clean": ""})
     with RunWriter(tmp_path / "h", plan) as writer:
         writer.write("clean", typed(rows))
-        writer.finish({})
+        writer.finish(MadeWith())
     newest = list_runs(tmp_path / "h")[-1]
     return compare_with_baselines(
         newest, [load_case(folder / "clean.case.yaml")], Floors(), {}, update=update

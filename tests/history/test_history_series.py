@@ -22,9 +22,11 @@ from harness.history.judgement.outcome import Fact, FactChange
 from harness.history.judgement.steps import MIN_NIGHTS
 from harness.history.nightly.series import series_of
 from harness.history.store.files import MatrixPlan, RunWriter, list_newest
+from harness.judge import MadeWith
 from harness.report import print_drift
 from harness.report.drift.lines import changes_line
 from harness.report.drift.words import answer, tone_of
+from harness.worker.protocol import Fingerprint
 
 STREAM = np.random.default_rng(3)
 
@@ -62,7 +64,8 @@ def write_night(
         writer.parts = folder / f"{run}.parts"
         writer.parts.mkdir()
         writer.write("net", typed(rows))
-        writer.finish({"environments": {release: facts}} if facts and footer else {})
+        environments = {release: Fingerprint(release, **facts)} if facts and footer else {}
+        writer.finish(MadeWith(environments=environments))
 
 
 def nights(folder: Path, errors: list[float], **options: Any) -> None:
@@ -180,7 +183,7 @@ def test_runs_without_a_case_of_the_night_do_not_count(tmp_path: Path) -> None:
             "other",
             typed([{**row, "error": None} for row in engine_rows("trt", 1, case="other", run=writer.run)]),
         )
-        writer.finish({})
+        writer.finish(MadeWith())
     write_night(tmp_path, 6, 1e-3)
     report = nightly_report(tmp_path, last=3)
     assert set(report.tensors["old_builds"]) == {3}
@@ -365,7 +368,7 @@ def write_cases(folder: Path, night: int, cases: dict[str, str], skipped: tuple[
             if case not in skipped:
                 rows += tensor_rows("trt", [1e-3], hashes=[f"{run}{case}"], **asked)
             writer.write(case, typed(rows))
-        writer.finish({})
+        writer.finish(MadeWith())
 
 
 def test_runs_of_the_last_night_that_are_missing_tonight_are_reported(tmp_path: Path) -> None:

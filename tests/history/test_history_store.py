@@ -30,6 +30,7 @@ from harness.history.store.files import (
 )
 from harness.history.store.schema import COLUMNS, METADATA_KEY, NAMES, NEEDED, Row, arrow_schema
 from harness.history.types import RowKind
+from harness.judge import MadeWith
 from harness.tensors import to_json
 
 PLAN = MatrixPlan(releases=("old", "new"), repeats=3, cases={"net": "abc"}, command="harness drift")
@@ -44,7 +45,7 @@ def write_run(folder: Path, *cases: str, plan: MatrixPlan = PLAN) -> str:
     with RunWriter(folder, plan) as writer:
         for case in cases:
             writer.write(case, [row(case)])
-        writer.finish({"onnxruntime": "1.20"})
+        writer.finish(MadeWith(onnxruntime="1.20"))
     return writer.run
 
 
@@ -61,7 +62,7 @@ def test_a_run_is_one_file_with_its_fingerprint(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [f"{run}.parquet"]
     (info,) = list_runs(tmp_path)
     assert (info.run, info.releases, info.repeats, info.finished) == (run, ("old", "new"), 3, True)
-    assert info.fingerprint == {"onnxruntime": "1.20"}
+    assert info.fingerprint == MadeWith(onnxruntime="1.20")
     assert info.command == "harness drift"
     frame = harness.load_history(tmp_path)
     assert list(frame.columns) == list(NAMES)
@@ -76,7 +77,7 @@ def test_every_value_survives(tmp_path: Path) -> None:
     }  # fmt: skip
     with RunWriter(tmp_path, PLAN) as writer:
         writer.write("one", [Row(**{column.name: values[column.kind] for column in COLUMNS}), Row()])
-        writer.finish({})
+        writer.finish(MadeWith())
     frame = harness.load_history(tmp_path)
     for column in COLUMNS:
         found = frame[column.name][0]
@@ -132,7 +133,7 @@ def test_a_resumed_run_goes_on_and_becomes_one_file(tmp_path: Path) -> None:
         assert again.run == run
         assert again.done() == {"a"}
         again.write("b", [row("b")])
-        again.finish({})
+        again.finish(MadeWith())
     assert [info.finished for info in list_runs(tmp_path)] == [True]
     assert list(harness.load_history(tmp_path)["case"]) == ["a", "b"]
     with pytest.raises(HistoryError, match="no interrupted run"):
@@ -268,7 +269,7 @@ def test_the_newest_runs_of_a_release_are_found_from_the_end(tmp_path: Path) -> 
             writer.parts = tmp_path / f"{writer.run}.parts"
             writer.parts.mkdir()
             writer.write("one", [row()])
-            writer.finish({})
+            writer.finish(MadeWith())
     assert [info.run[7] for info in list_newest(tmp_path, 2, release="a")] == ["1", "3"]
     assert [info.run[7] for info in list_newest(tmp_path, 1)] == ["4"]
 

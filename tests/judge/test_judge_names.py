@@ -1,4 +1,4 @@
-"""Names in cases that only the model can confirm: told with their place, before anything is run."""
+"""Names in cases that only the model can confirm: reported with their place, before anything is run."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_what_exists_and_is_not_compared_has_a_message_of_its_own(case) -> None:
     )
     del proto.graph.output[1]
     onnx.save(proto, "m.onnx")
-    (told,) = mistakes(case("tolerances: [{layer: count, nrmse: 1e-2}]\n"))
-    assert "'count' matches only what is not compared: constants, shapes and integers" in told
+    (message,) = mistakes(case("tolerances: [{layer: count, nrmse: 1e-2}]\n"))
+    assert "'count' matches only what is not compared: constants, shapes and integers" in message
 
 
 def test_an_origin_that_is_no_node_is_a_mistake(case) -> None:

@@ -1,4 +1,4 @@
-"""What is told of a model whose own float16 overflows, or whose own Q/DQ nodes saturate."""
+"""What is reported of a model whose own float16 overflows, or whose own Q/DQ nodes saturate."""
 
 from __future__ import annotations
 
@@ -114,10 +114,10 @@ def test_a_quantizer_that_saturates_is_reported_with_its_share(
     assert found.scale == pytest.approx(np.min(scale))
     reached = np.maximum(X, 0) if relu else np.abs(X)
     assert found.largest == reached.max()
-    told = [warning for warning in own.warnings if "saturates" in warning]
-    assert bool(told) == (own.cost > 0.1), "what the outputs hardly notice is only in the facts"
-    if told:
-        assert told[0].startswith(f"quantize (QuantizeLinear) saturates {share:.0%} of its elements")
+    saturating = [warning for warning in own.warnings if "saturates" in warning]
+    assert bool(saturating) == (own.cost > 0.1), "what the outputs hardly notice is only in the facts"
+    if saturating:
+        assert saturating[0].startswith(f"quantize (QuantizeLinear) saturates {share:.0%} of its elements")
 
 
 def test_the_cost_of_quantisation_is_reported_where_it_is_beyond_the_gate_of_int8() -> None:

@@ -12,7 +12,17 @@ from graphs import norm_chain
 
 from harness.backends import Candidate, Evaluation, Observation, Plan, Timing
 from harness.case import Case, InputSpec, ModelSource, RunSpec, UniformFill
-from harness.judge import Candidates, Judge, JudgeOptions, Observed, RunReport, RunResult, Verdict, Workbench
+from harness.judge import (
+    Candidates,
+    Judge,
+    JudgeOptions,
+    MadeWith,
+    Observed,
+    RunReport,
+    RunResult,
+    Verdict,
+    Workbench,
+)
 from harness.judge.layers import observation_for
 from harness.report import failure_text, run_markdown
 from harness.report.run.view import matrix
@@ -98,12 +108,12 @@ def test_a_region_ends_at_the_nearest_observed_tensors(case: Case) -> None:
 
 
 def test_tables_show_the_size_of_a_region(case: Case) -> None:
-    report = RunReport({}, (judged(case, {"scaled", "norm"}),))
+    report = RunReport(MadeWith(), (judged(case, {"scaled", "norm"}),))
     (row,) = matrix(report).rows
     assert row.region == "4 nodes to norm"
     assert "4 nodes to norm" in run_markdown(report)
     assert "region: the error starts between scaled and norm" in run_markdown(report)
-    (row,) = matrix(RunReport({}, (judged(case, set(BETWEEN)),))).rows
+    (row,) = matrix(RunReport(MadeWith(), (judged(case, set(BETWEEN)),))).rows
     assert (row.region, row.origins[0].node) == ("", "sq")
 
 

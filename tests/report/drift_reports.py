@@ -14,6 +14,8 @@ from history_rows import engine_rows, frame, tensor_rows
 from harness.case import Waiver
 from harness.history import DriftReport, Floors
 from harness.history.judgement.runs import compare_pair, merge, pairs_of
+from harness.judge import MadeWith
+from harness.worker.protocol import Fingerprint
 
 CALM = [1.00e-3, 1.01e-3, 0.99e-3]
 WAIVER = Waiver.model_validate({"reason": "known in 10.13", "expires": "2999-12-31"})
@@ -85,7 +87,7 @@ def drift_report(
             for pair in pairs_of(records, releases)
         ]
     )
-    facts = {name: {"tensorrt": f"10.{place}", "gpu": "H200"} for place, name in enumerate(releases)}
+    environments = {name: Fingerprint(name, f"10.{place}", gpu="H200") for place, name in enumerate(releases)}
     return DriftReport(
         run="20260131T020304512Z-1f9a3c",
         old=releases[0],
@@ -94,7 +96,7 @@ def drift_report(
         tensors=compared.tensors,
         engines=compared.engines,
         records=records.assign(side=records["release"]),
-        fingerprint={"onnxruntime": "1.20.0", "environments": facts},
+        fingerprint=MadeWith(onnxruntime="1.20.0", environments=environments),
         repeats=3,
         **changes,
     )

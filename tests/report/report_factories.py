@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from harness.comparison import GateResult, Metrics
-from harness.judge import LayerResult, OutputResult, RunReport, RunResult, Verdict
+from harness.judge import LayerResult, MadeWith, OutputResult, RunReport, RunResult, Verdict
 from harness.tensors import Precision
 
 GATE = 1e-2
@@ -117,4 +117,4 @@ def result(verdict: Verdict = Verdict.PASS, **changes: Any) -> RunResult:
 
 
 def report(*results: RunResult) -> RunReport:
-    return RunReport({"onnxruntime": "1.20.0", "python": "3.11.9", "seed": 0}, tuple(results))
+    return RunReport(MadeWith(onnxruntime="1.20.0", python="3.11.9"), tuple(results))

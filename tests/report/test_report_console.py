@@ -9,10 +9,11 @@ import re
 import pytest
 from rich.console import Console
 
-from harness.judge import Verdict
+from harness.judge import MadeWith, Verdict
 from harness.report import failure_text, print_report
 from harness.report.words import made_with
 from harness.tensors import Precision
+from harness.worker.protocol import Fingerprint
 
 ESCAPE = "\x1b["
 
@@ -184,8 +185,8 @@ def test_an_error_for_pytest_shows_its_evidence(make_result) -> None:
 
 
 def test_what_numbers_were_made_with_is_a_line_a_fact() -> None:
-    gpu = {"environment": "trt", "tensorrt": "8.6.0", "gpu": "NVIDIA H200", "cuda": None, "driver": "580.1"}
-    assert made_with({"harness": "0.1.0", "cpu": None, "environments": {"trt": gpu}}) == {
+    gpu = Fingerprint("trt", "8.6.0", gpu="NVIDIA H200", driver="580.1")
+    assert made_with(MadeWith("0.1.0", environments={"trt": gpu})) == {
         "harness": "0.1.0",
         "trt": "TensorRT 8.6.0, NVIDIA H200, driver 580.1",
     }

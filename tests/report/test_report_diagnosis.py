@@ -29,11 +29,13 @@ from harness.diagnosis import (
     Stage,
 )
 from harness.diagnosis.explain import accumulation
+from harness.judge import MadeWith
 from harness.report import diagnosis_markdown as markdown
 from harness.report import diagnosis_page as html_page
 from harness.report import print_diagnosis
 from harness.report.diagnosis.words import heading, statements
 from harness.tensors import Precision
+from harness.worker.protocol import Fingerprint
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WHY = "squares of values up to 3.1e3 reach 9.6e6, beyond 65504, the largest FP16 value"
@@ -66,7 +68,7 @@ def diagnosis(make_result, make_layers) -> Diagnosis:  # type: ignore[no-untyped
         repro=Repro(Path("/tmp/d/repro"), 1, True, note="run in a clean process, it shows the same fault"),
         before=make_result(RunVerdict.FAIL),
         after=make_result(layers=make_layers(24)),
-        fingerprint={"tensorrt": "8.6.0"},
+        fingerprint=MadeWith(environments={"old": Fingerprint("old", "8.6.0")}),
     )
 
 
@@ -167,6 +169,30 @@ def test_the_pictures_and_outputs_say_what_is_cured(diagnosis: Diagnosis) -> Non
     assert re.search(cells, page), "only what fails is red"
 
 
+def measured(page: str, numbers: str, folder: Path, width: int) -> list[int]:
+    """What a browser makes of the JavaScript expressions `numbers` in a window of `width` pixels that shows `page`."""
+    script = f"""<script>addEventListener("load", () => {{
+      parent.postMessage([{numbers}].map(Math.round).join(" "), "*");
+    }});</script></body>"""
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    (folder / "page.html").write_text(page.replace("</body>", script), encoding="utf-8")
+    # Headless windows are never narrower than 500 pixels; a frame is as narrow as one likes.
+    listen = "addEventListener('message', event => { document.title = event.data; });"
+    (folder / "frame.html").write_text(
+        f'<title>no</title><script>{listen}</script><iframe width="{width}" height="800" src="page.html"></iframe>'
+    )
+    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=5000"]
+    done = subprocess.run(
+        [str(CHROMIUM), *arguments, (folder / "frame.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    found = re.search(r"<title>(-?\d+(?: -?\d+)*)</title>", done.stdout)
+    assert found, done.stderr[-2000:]
+    return [int(number) for number in found[1].split()]
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser")
 def test_lines_of_a_command_break_between_its_words_only(diagnosis: Diagnosis, tmp_path: Path) -> None:
     words = [
@@ -175,23 +201,10 @@ def test_lines_of_a_command_break_between_its_words_only(diagnosis: Diagnosis, t
     ]
     page = html_page(dataclasses.replace(diagnosis, recipes={Recipe.TRTEXEC: " ".join(words)}))
     # What a browser lays out in one line has one rectangle; each word must.
-    script = """<script>
-      const words = [...document.querySelectorAll("pre span")];
-      const rows = new Set(words.map(word => word.getBoundingClientRect().top));
-      document.title = [words.length, Math.max(...words.map(word => word.getClientRects().length)), rows.size];
-    </script></body>"""
-    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page).replace("</body>", script)
-    (tmp_path / "page.html").write_text(page, encoding="utf-8")
-    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=700,900", "--dump-dom"]
-    done = subprocess.run(
-        [str(CHROMIUM), *arguments, (tmp_path / "page.html").as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    found = re.search(r"<title>(\d+),(\d+),(\d+)</title>", done.stdout)
-    assert found, done.stderr[-2000:]
-    count, pieces, rows = map(int, found.groups())
+    spans = '[...document.querySelectorAll("pre span")]'
+    numbers = f"""{spans}.length, Math.max(...{spans}.map(word => word.getClientRects().length)),
+      new Set({spans}.map(word => word.getBoundingClientRect().top)).size"""
+    count, pieces, rows = measured(page, numbers, tmp_path, 700)
     assert count == len(words) + 5, "with those of the advice and the repro"
     assert pieces == 1
     assert rows > 4, "the window is too wide to show anything"
@@ -201,28 +214,11 @@ def test_lines_of_a_command_break_between_its_words_only(diagnosis: Diagnosis, t
 def test_nothing_is_cut_on_a_phone(diagnosis: Diagnosis, tmp_path: Path) -> None:
     layers = ",".join(f"/model/layers.{number}/self_attn/q_proj/MatMul:fp32" for number in range(40))
     long = dataclasses.replace(diagnosis, recipes={Recipe.TRTEXEC: f"trtexec --layerPrecisions={layers}"})
-    script = """<script>addEventListener("load", () => {
-      const cut = [...document.querySelectorAll("pre, .picture")].filter(box => box.scrollWidth > box.clientWidth);
-      const wide = [...document.querySelectorAll("svg")].map(picture => picture.getBoundingClientRect().width);
-      const copies = document.querySelectorAll("pre .copy").length - document.querySelectorAll("pre").length;
-      parent.postMessage([cut.length, Math.round(Math.max(...wide)), copies].join(" "), "*");
-    });</script></body>"""
-    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html_page(long))
-    (tmp_path / "page.html").write_text(page.replace("</body>", script), encoding="utf-8")
-    listen = "addEventListener('message', event => { document.title = event.data; });"
-    (tmp_path / "frame.html").write_text(
-        f'<title>no</title><script>{listen}</script><iframe width="390" height="800" src="page.html"></iframe>'
-    )
-    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=5000"]
-    done = subprocess.run(
-        [str(CHROMIUM), *arguments, (tmp_path / "frame.html").as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    found = re.search(r"<title>(\d+) (\d+) (-?\d+)</title>", done.stdout)
-    assert found, done.stderr[-2000:]
-    cut, widest, copies = map(int, found.groups())
+    numbers = """
+      [...document.querySelectorAll("pre, .picture")].filter(box => box.scrollWidth > box.clientWidth).length,
+      Math.max(...[...document.querySelectorAll("svg")].map(picture => picture.getBoundingClientRect().width)),
+      document.querySelectorAll("pre .copy").length - document.querySelectorAll("pre").length"""
+    cut, widest, copies = measured(html_page(long), numbers, tmp_path, 390)
     assert cut == 0, "commands wrap, and pictures are as wide as the page"
     assert 200 < widest < 390
     assert copies == 0, "each command has its button"
@@ -231,28 +227,9 @@ def test_nothing_is_cut_on_a_phone(diagnosis: Diagnosis, tmp_path: Path) -> None
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser")
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_reason_has_room_on_any_screen(diagnosis: Diagnosis, tmp_path: Path, width: int) -> None:
-    script = """<script>addEventListener("load", () => {
-      const box = document.querySelector('td[data-label="why"]').getBoundingClientRect();
-      const root = document.documentElement;
-      parent.postMessage([root.scrollWidth, box.left, box.right, box.height].map(Math.round).join(" "), "*");
-    });</script></body>"""
-    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html_page(diagnosis))
-    (tmp_path / "page.html").write_text(page.replace("</body>", script), encoding="utf-8")
-    # Headless windows are never narrower than 500 pixels; a frame is as narrow as one likes.
-    listen = "addEventListener('message', event => { document.title = event.data; });"
-    (tmp_path / "frame.html").write_text(
-        f'<title>no</title><script>{listen}</script><iframe width="{width}" height="800" src="page.html"></iframe>'
-    )
-    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=5000"]
-    done = subprocess.run(
-        [str(CHROMIUM), *arguments, (tmp_path / "frame.html").as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    found = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", done.stdout)
-    assert found, done.stderr[-2000:]
-    wide, left, right, height = map(int, found.groups())
+    box = "document.querySelector('td[data-label=\"why\"]').getBoundingClientRect()"
+    numbers = f"document.documentElement.scrollWidth, {box}.left, {box}.right, {box}.height"
+    wide, left, right, height = measured(html_page(diagnosis), numbers, tmp_path, width)
     assert wide <= width
     assert 0 < left < right < width, "it is seen without scrolling"
     assert height < 120, "it is a few lines, and not a word a line"
@@ -287,7 +264,7 @@ def test_the_report_for_a_bug_holds_numbers_and_versions(diagnosis: Diagnosis) -
     text = markdown(diagnosis)
     assert text.startswith("## rmsnorm-overflow at fp16 on trt-8.6: precision\n")
     assert "| y | 0 | 0.6 | 2e-4 | 0 | 0 |" in text
-    assert "- tensorrt: 8.6.0" in text
+    assert "- old: TensorRT 8.6.0" in text
     assert "```sh\ntrtexec --onnx=m.onnx" in text
 
 

@@ -94,9 +94,10 @@ def test_what_could_be_judged_is_said_beside_what_could_not() -> None:
 
 
 def test_an_error_of_both_releases_is_distinguished_from_one_that_came_with_the_newer() -> None:
-    log = "no engine for it\nrequest: a build\nno engine\nsegmentation fault"
     facts = {"case": "broken", "precision": "fp16", "verdict": "error"}
-    rows = [engine_rows(name, reason=log, **facts) for name in PAIR]
+    facts |= {"reason": "no engine for it", "evidence": ["no engine", "segmentation fault"]}
+    rows = [engine_rows(name, **facts) for name in PAIR]
+    log = "no engine for it"
     everywhere, (newer,) = drift_report(*rows), drift_report(run_rows("b", "fp16", PAIR, error=log)).runs
     (run,) = everywhere.runs
     assert (run.reason, newer.reason) == ("on both releases, new: no engine for it", "new: no engine for it")
@@ -104,8 +105,8 @@ def test_an_error_of_both_releases_is_distinguished_from_one_that_came_with_the_
         *rows, run_rows("worse", "fp16", PAIR, factor=3.0), run_rows("b", "fp16", PAIR, error=log)
     )
     assert [run.case for run in mixed.worst_first()] == ["b", "worse", "broken"]
-    told = [(item.label, item.text) for item in explain(run).statements]
-    assert told == [
+    shown = [(item.label, item.text) for item in explain(run).statements]
+    assert shown == [
         ("error", "old: no engine for it"), ("", "segmentation fault"),
         ("error", "new: no engine for it"), ("", "segmentation fault"),
     ]  # fmt: skip
@@ -200,11 +201,11 @@ def test_console_markdown_and_page_say_which_run_it_is_and_of_when(report: Drift
 
 def test_console_markdown_and_page_say_what_the_night_before_did_not_run_on(report: DriftReport) -> None:
     driver = FactChange(Fact.DRIVER, "550", "580")
-    told = replace(report, changed=(driver, FactChange(Fact.ONNXRUNTIME, "1.20", "1.<21>")))
+    shown = replace(report, changed=(driver, FactChange(Fact.ONNXRUNTIME, "1.20", "1.<21>")))
     line = "Changed since the night before: driver 550 {0} 580, ONNX Runtime 1.20 {0} 1.{1}21{2}"
-    assert line.format("→", "<", ">") in console_text(told).splitlines()
-    assert escape(line.format("→", "<", ">")) in drift_markdown(told).splitlines()
-    assert f"<p>{line.format('→', '&lt;', '&gt;')}</p>" in drift_page(told)
+    assert line.format("→", "<", ">") in console_text(shown).splitlines()
+    assert escape(line.format("→", "<", ">")) in drift_markdown(shown).splitlines()
+    assert f"<p>{line.format('→', '&lt;', '&gt;')}</p>" in drift_page(shown)
     for text in (console_text(report), drift_markdown(report), drift_page(report)):
         assert "Changed since" not in text
 

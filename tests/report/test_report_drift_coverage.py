@@ -29,11 +29,13 @@ def lost() -> DriftReport:
 
 def test_lost_coverage_is_said_in_the_answer_with_the_reasons_below() -> None:
     report = lost()
-    told = "Nothing moved beyond noise on new; 2 of 3 runs not compared, 1 case of the older side missing."
-    assert (answer(report), tone_of(report), report.exit_code) == (told, "calm", 0)
+    sentence = (
+        "Nothing moved beyond noise on new; 2 of 3 runs not compared, 1 case of the older side missing."
+    )
+    assert (answer(report), tone_of(report), report.exit_code) == (sentence, "calm", 0)
     lines = console_text(report).rstrip().splitlines()[-5:-1]
     assert lines == [
-        told,
+        sentence,
         "not compared idle at fp16: new: needs tensorrt>=10 (judged on old only)",
         "not compared added at fp16: there is no older result to compare with",
         "missing gone at fp16, gone at bf16",

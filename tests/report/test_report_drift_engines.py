@@ -50,17 +50,17 @@ def rebuilt(**facts: tuple[float, float]) -> DriftReport:
 
 def test_what_moved_besides_errors_is_said_in_a_line_after_the_answer() -> None:
     report = rebuilt(latency_ms=(1.0, 3.0), engine_bytes=(100_000, 300_000), build_seconds=(5.0, 25.0))
-    told = "engines: 1 slower (×3), 1 larger (×3), 1 slower to build (×5), 1 fusion gone"
+    line_of_engines = "engines: 1 slower (×3), 1 larger (×3), 1 slower to build (×5), 1 fusion gone"
     assert answer(report) == "No error moved on new: all values have the same bits."
-    assert engines_line(report) == told
+    assert engines_line(report) == line_of_engines
     lines = console_text(report).rstrip().splitlines()
-    assert lines[-3:-1] == [answer(report), told]
+    assert lines[-3:-1] == [answer(report), line_of_engines]
     markdown = drift_markdown(report)
-    assert told in markdown
+    assert line_of_engines in markdown
     assert "### Structure" in markdown
     assert "| fusion vanished | net at fp16 | add, conv | add + conv (3 of 3) |" in markdown
-    assert told in Page(drift_page(report)).text
-    assert list(annotate(report)) == [f"::notice title=Engines of new::{told}"]
+    assert line_of_engines in Page(drift_page(report)).text
+    assert list(annotate(report)) == [f"::notice title=Engines of new::{line_of_engines}"]
     assert report.exit_code == 0, "the exit status is that of the errors"
 
 

@@ -96,18 +96,18 @@ def test_the_page_says_it_in_tiles_cells_and_cards(report: DriftReport) -> None:
 
 
 def test_the_terminal_and_the_markdown_say_it(report: DriftReport) -> None:
-    told = console_text(report)
-    assert "≈ within noise · xfail on both" in told
-    assert "≈ within noise · fails on both wrong at fp16: 1 output" in told
-    assert "harness diagnose cases/wrong.case.yaml --precision fp16 --env new" in told
-    assert "planted at fp16" not in told, "what fails as expected is counted, and in the table"
+    printed = console_text(report)
+    assert "≈ within noise · xfail on both" in printed
+    assert "≈ within noise · fails on both wrong at fp16: 1 output" in printed
+    assert "harness diagnose cases/wrong.case.yaml --precision fp16 --env new" in printed
+    assert "planted at fp16" not in printed, "what fails as expected is counted, and in the table"
     rows = [line for line in drift_markdown(report).splitlines() if line.startswith("| ")][1:4]
     assert [row.split(" | ")[:2] for row in rows] == [
         ["| **≈ within noise · fails on both**", "wrong"],
         ["| ≈ within noise", "calm"],
         ["| ≈ within noise · fails on both, as expected", "planted"],
     ]
-    assert told.rstrip().splitlines()[-2] == answer(report)
+    assert printed.rstrip().splitlines()[-2] == answer(report)
 
 
 def test_the_json_says_it(report: DriftReport) -> None:
@@ -124,13 +124,13 @@ def test_the_json_says_it(report: DriftReport) -> None:
 
 
 def test_gates_are_named_with_their_limits_where_the_numbers_are(report: DriftReport) -> None:
-    told = "at fp16: rmse ≤ 2e-4 (error ≤ 2e-3); held in 0 of 3 builds, now in 0 of 3"
+    printed = "at fp16: rmse ≤ 2e-4 (error ≤ 2e-3); held in 0 of 3 builds, now in 0 of 3"
     page = Page(drift_page(report)).text
-    assert told in page
+    assert printed in page
     assert "error limit gate gates held" in page
     assert "2e-3 rmse ≤ 2e-4 0/3 → 0/3" in page
-    assert told in console_text(report)
-    assert f"gate: {told}" in drift_markdown(report)
+    assert printed in console_text(report)
+    assert f"gate: {printed}" in drift_markdown(report)
 
 
 def test_builds_that_differ_in_precision_are_shown_build_by_build() -> None:
@@ -143,10 +143,10 @@ def test_builds_that_differ_in_precision_are_shown_build_by_build() -> None:
     report = drift_report(rows)
     (run,) = report.runs
     assert (verdict_text(run), look_of(run).tone) == ("≈ within noise · builds differ in precision", "calm")
-    for told in (Page(drift_page(report)).text, " ".join(console_text(report).split())):
-        assert "layers of old: build 0: fp16 ×4; build 1: fp32 ×4; build 2: fp32 ×4" in told
-        assert "layers of new: build 0: fp16 ×4" in told
-        assert "old: 1e-3, 1e-3, 9.9e-4" in told, "the error of each build"
+    for printed in (Page(drift_page(report)).text, " ".join(console_text(report).split())):
+        assert "layers of old: build 0: fp16 ×4; build 1: fp32 ×4; build 2: fp32 ×4" in printed
+        assert "layers of new: build 0: fp16 ×4" in printed
+        assert "old: 1e-3, 1e-3, 9.9e-4" in printed, "the error of each build"
 
 
 def test_layers_without_a_noise_band_are_no_alarm_in_the_table() -> None:

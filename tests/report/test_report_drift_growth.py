@@ -35,8 +35,8 @@ def test_the_colours_of_the_heatmap_have_keys_with_numbers() -> None:
     report = drifted(300.0)
     figure = growth_figure(report, report.runs[0])
     table = layer_table(report, report.runs[0]).to_numpy()
-    told = [re.fullmatch(r"error (.+)", text) for text in texts(figure)]
-    (low,) = [float(found[1]) for found in told if found]
+    ends = [re.fullmatch(r"error (.+)", text) for text in texts(figure)]
+    (low,) = [float(found[1]) for found in ends if found]
     assert low == pytest.approx(table.min(), rel=0.05)
     high = texts(figure)[
         texts(figure).index(next(text for text in texts(figure) if text.startswith("error"))) - 1

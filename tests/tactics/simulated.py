@@ -86,8 +86,8 @@ class SimulatedBuilder:
         }
         wrong = self.fails(chosen) != (self.random.random() < self.flips)
         forbidden = {(order.place, order.variant) for order in variation.orders.forbid}
-        told = self._told(chosen, {order.place: order for order in variation.orders.force}, forbidden)
-        record = TacticRecord(TacticReport("selector", tuple(told)), Precision.FP16)
+        reported = self._reported(chosen, {order.place: order for order in variation.orders.force}, forbidden)
+        record = TacticRecord(TacticReport("selector", tuple(reported)), Precision.FP16)
         outcome = Outcome.FAIL if wrong else Outcome.PASS
         return Sample(variation.name, variation.axis, outcome, record, badness=2.0 if wrong else 0.5)
 
@@ -102,8 +102,10 @@ class SimulatedBuilder:
     def _together(self, pair: tuple[int, int], forced: dict[int, int]) -> bool:
         return forced.get(pair[0]) == forced.get(pair[1])
 
-    def _told(self, chosen: dict[int, int], forced: dict[Any, Choice], forbidden: set[Any]) -> list[Choice]:
-        told: list[Choice] = []
+    def _reported(
+        self, chosen: dict[int, int], forced: dict[Any, Choice], forbidden: set[Any]
+    ) -> list[Choice]:
+        reported: list[Choice] = []
         before = LINEAR
         for layer, number in chosen.items():
             one = choice(layer, number)
@@ -112,7 +114,7 @@ class SimulatedBuilder:
                 natural = self.random.choice(
                     [each for each in copies if (each.place, each.variant) not in forbidden]
                 )
-                told.append(forced.get(natural.place, natural))
-            told.append(one)
+                reported.append(forced.get(natural.place, natural))
+            reported.append(one)
             before = one.outputs[0]
-        return told
+        return reported

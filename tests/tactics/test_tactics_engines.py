@@ -109,8 +109,8 @@ def test_a_wrong_kernel_is_found_forced_and_pinned_away(release: str, make: Make
     assert found.cured is not None
     assert found.not_taken == ()
 
-    told = pinned_cache(candidate, PLAN, X, found.cured)
-    cache = None if told is None else told[0]
+    cache_of_pins = pinned_cache(candidate, PLAN, X, found.cured)
+    cache = None if cache_of_pins is None else cache_of_pins[0]
     assert (cache is not None) == (release in ("10.13.3.9", "11.4.0.106"))
     path = export_pins(found.cured, tmp_path / "pins", model=MODEL, cache=cache)
     pinned = make(release, PinnedCandidate, pins=[load_pins(path)], NOISE=0.5, WRONG="root=1", SEED=7)
@@ -270,9 +270,9 @@ class TestTheScript:
     def pins(self, request: pytest.FixtureRequest, make: Make, tmp_path: Path) -> Path:
         candidate = make(request.param, NOISE=0.5, SEED=5)
         found = record(candidate)
-        told = pinned_cache(candidate, PLAN, X, found)
+        cache_of_pins = pinned_cache(candidate, PLAN, X, found)
         return export_pins(
-            found, tmp_path / "pins", model=MODEL, cache=None if told is None else told[0]
+            found, tmp_path / "pins", model=MODEL, cache=None if cache_of_pins is None else cache_of_pins[0]
         ).parent
 
     @staticmethod

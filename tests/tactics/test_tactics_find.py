@@ -120,7 +120,7 @@ def chosen_by(sample: Sample) -> dict[int, int]:
 
 @pytest.mark.parametrize("guilty", [True, False])
 def test_layers_that_take_no_orders_never_lead_to_a_wrong_name(guilty: bool) -> None:
-    """600 networks: a culprit that obeys is named, alone or with what could not be told from it, or nothing is."""
+    """600 networks: a culprit that obeys is named, alone or with what nothing distinguishes from it, or nothing is."""
     outcomes: Counter[TacticVerdict] = Counter()
     for seed in range(300):
         chance = random.Random(seed)

@@ -22,10 +22,10 @@ def test_half_of_the_alternatives_keep_the_formats() -> None:
     selection = Selection(TacticOrders(alternatives=8))
     selection.allow([*VECTORISED, *ALIKE])
     selection.report([ALIKE[3]])
-    told = selection.alternatives()
-    assert len(told) == 8
-    assert [each.inputs for each in told] == [(LINEAR,)] * 4 + [(VECTORS,)] * 4
-    assert ALIKE[3] not in told
+    reported = selection.alternatives()
+    assert len(reported) == 8
+    assert [each.inputs for each in reported] == [(LINEAR,)] * 4 + [(VECTORS,)] * 4
+    assert ALIKE[3] not in reported
 
 
 def test_alternatives_are_made_up_from_what_there_is() -> None:
@@ -33,9 +33,9 @@ def test_alternatives_are_made_up_from_what_there_is() -> None:
         selection = Selection(TacticOrders(alternatives=8))
         selection.allow(offered)
         selection.report([ALIKE[0]])
-        told = selection.alternatives()
-        assert len(told) == len(set(told)) == 8
-        assert sum(each.inputs == (LINEAR,) for each in told) == alike
+        reported = selection.alternatives()
+        assert len(reported) == len(set(reported)) == 8
+        assert sum(each.inputs == (LINEAR,) for each in reported) == alike
 
 
 def test_a_layer_that_comes_up_again_is_offered_once() -> None:

@@ -141,7 +141,7 @@ class Evaluator:
         try:
             judged = self._evaluate(plan, phase, thorough)
         except CandidateError as error:
-            judged = JudgedEvaluation(Outcome.UNRESOLVED, note=str(error), evidence=error.evidence)
+            judged = JudgedEvaluation(Outcome.UNRESOLVED, note=str(error), evidence=error.lines)
         judged = replace(judged, seconds=time.perf_counter() - start, builds=self.spending.builds - builds)
         self._note(plan, judged)
         self._keep(key, judged)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from harness.judge import Given, OutputResult, TensorGates, Tensors, Workbench, 
 from harness.model import Model
 from harness.tensors import Precision, hash_feeds, host_fingerprint
 from harness.text import names
+from harness.worker.protocol import Fingerprint
 
 MEMORY_BUDGET = 1 << 30
 DECIDED_ANYWAY = frozenset({SHAPE, COMPUTED, NONFINITE.metric})
@@ -161,34 +161,30 @@ class Subject:
                 if case.reference is None
                 else {"expected": [hash_feeds(each) for each in self.bench.expected]}
             ),
-            "candidate": _stable(self.fingerprint),
+            "candidate": self._made_with(),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @cached_property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """What the numbers are made with: the host's versions, and the engine's."""
-        engine = self.candidate.fingerprint()
-        return {**host_fingerprint(), **({} if engine is None else asdict(engine))}
+    def engine(self) -> Fingerprint | None:
+        """What its engines are made with; None for the emulator."""
+        return self.candidate.fingerprint()
 
     @property
     def product(self) -> str | None:
         """What the engine is built with, as the worker names it; None where nothing says so."""
-        product = self.fingerprint.get("product")
-        return None if product is None else str(product)
+        return None if self.engine is None else self.engine.product
 
     @property
     def release(self) -> str | None:
         """The full version of that product; None where there is none."""
-        version = self.fingerprint.get("tensorrt")
-        return None if version is None else str(version)
+        return None if self.engine is None else self.engine.tensorrt
 
-
-def _stable(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a fingerprint decides numbers: not what an environment is called, nor which kernel Linux runs."""
-    return {
-        key: value for key, value in fingerprint.items() if key not in ("environment", "system", "harness")
-    }
+    def _made_with(self) -> dict[str, str | None]:
+        """What decides numbers: not what an environment is called, nor which kernel Linux runs."""
+        engine = {} if self.engine is None else vars(self.engine)
+        facts = {**vars(host_fingerprint()), **engine}
+        return {name: facts[name] for name in facts.keys() - {"environment", "system", "harness"}}
 
 
 def make_bench(

@@ -36,12 +36,21 @@ from harness.diagnosis.handover.recipes import (
 )
 from harness.diagnosis.handover.repro import ReproInfo, write_repro
 from harness.diagnosis.handover.shrinking import Fails, fails_emulated, holds, nrmse_limits, shrink
-from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Fact, Recipe, Repro, Stage
+from harness.diagnosis.results import (
+    DiagnosisVerdict,
+    Evidence,
+    EvidenceKind,
+    Fact,
+    Recipe,
+    Repro,
+    ReproOutput,
+    Stage,
+)
 from harness.errors import BudgetExhaustedError, CandidateError, HarnessError
 from harness.judge import profiles_of
 from harness.model import LOW_DTYPE, Model, repeated_names, save_model, with_islands
 from harness.tactics import TacticRecord, export_pins, pinned_cache
-from harness.tensors import Precision, write_text
+from harness.tensors import Precision, to_json, write_text
 from harness.text import command, magnitude, plural
 
 PHASE = "repro"
@@ -261,7 +270,7 @@ def _write_repro(
             f"the repro has {plural(repro.nodes, 'node')}; {repro.note}",
             nodes=list(shrunk.nodes),
             shows=repro.shows,
-            signature=repro.signature,
+            signature=to_json(repro.signature),
             emulated=emulated,
         )
     )
@@ -302,7 +311,7 @@ def _fails_on_engine(context: Context, precision: Precision) -> Fails | None:
     return fails
 
 
-def _signature(subject: Subject, part: Part, precision: Precision) -> dict[str, dict[str, float]]:
+def _signature(subject: Subject, part: Part, precision: Precision) -> dict[str, ReproOutput]:
     """What the part shows here: by output, the elements that are not finite, and the error of the others."""
     emulator = Emulator(part.model)
     try:
@@ -315,5 +324,5 @@ def _signature(subject: Subject, part: Part, precision: Precision) -> dict[str, 
             metrics = not_computed(expected, values.failures[name])
         else:
             metrics = compare(values.tensors[name], expected, dtype=None)
-        found[name] = {"nonfinite": metrics.nonfinite, "nrmse": metrics.nrmse}
+        found[name] = ReproOutput(metrics.nonfinite, metrics.nrmse)
     return found

@@ -22,7 +22,7 @@ import onnx
 from onnx import numpy_helper
 
 from harness.diagnosis.context import Part
-from harness.diagnosis.results import Repro
+from harness.diagnosis.results import Repro, ReproOutput
 from harness.errors import ModelError
 from harness.model import (
     LOW_DTYPE,
@@ -34,11 +34,11 @@ from harness.model import (
     units_of,
     with_islands,
 )
-from harness.tensors import Precision, to_json
+from harness.tensors import Precision, from_json, to_json
 
 SCRIPT = files("harness.scripts") / "repro.py"
-Signature: TypeAlias = Mapping[str, Mapping[str, float]]
-"""By output, `nonfinite`, `nrmse` and what else was measured."""
+Signature: TypeAlias = Mapping[str, ReproOutput]
+"""What was measured, by output."""
 
 SECONDS = 300.0
 SAME = 2.0
@@ -71,7 +71,7 @@ def write_repro(folder: Path, part: Part, info: ReproInfo, signature: Signature)
         folder: where it goes; what is there is replaced.
         part: the failing part.
         info: what it says about itself.
-        signature: what was measured of it here, by output: `nonfinite` and `nrmse`.
+        signature: what was measured of it here.
 
     Raises:
         ModelError: the part cannot be saved.
@@ -175,14 +175,11 @@ def _verify(folder: Path, signature: Signature) -> tuple[bool, str, Signature]:
     return True, "run in a clean process, it shows the same fault", outputs
 
 
-def _read(printed: str) -> dict[str, dict[str, float]] | None:
+def _read(printed: str) -> Signature | None:
     """The numbers by output that the script printed; None if it printed something else."""
     try:
         rows = json.loads(printed)["outputs"]
-        return {
-            name: {key: float(value) for key, value in row.items() if key != "shape"}
-            for name, row in rows.items()
-        }
+        return {name: from_json(ReproOutput, row) for name, row in rows.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -191,12 +188,11 @@ def _same(found: Signature, signature: Signature) -> bool:
     """The same outputs are not finite, and the other errors are of the same order."""
     for name, expected in signature.items():
         row = found.get(name)
-        if row is None or bool(row["nonfinite"]) != bool(expected["nonfinite"]):
+        if row is None or bool(row.nonfinite) != bool(expected.nonfinite):
             return False
-        mine, theirs = expected["nrmse"], row["nrmse"]
         # Where elements are not finite, the two sides count the others differently.
-        if expected["nonfinite"] or not (math.isfinite(mine) and mine > 0):
+        if expected.nonfinite or not 0 < expected.nrmse < math.inf:
             continue
-        if not mine / SAME <= theirs <= mine * SAME:
+        if not expected.nrmse / SAME <= row.nrmse <= expected.nrmse * SAME:
             return False
     return True

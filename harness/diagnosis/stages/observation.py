@@ -82,7 +82,7 @@ def _observe_as(
     try:
         layers, _ = measure_layers(bench, watched, plan, bench.case.tolerances, judged_as=gates)
     except CandidateError as error:
-        return EngineObservation(failure=str(error), log=error.evidence)
+        return EngineObservation(failure=str(error), log=error.lines)
     observed = _observed(evaluator, baseline, replace(plan, precision=gates), layers, watched.evaluations)
     regions = find_regions(layers, bench.model, watched.evaluations[-1].engine)
     return replace(observed, regions=regions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,11 +27,43 @@ QUANTITIES = (
     Quantity("build_seconds", "build time", "s"),
 )
 
-#: The columns of a comparison of engines.
-ENGINE_COLUMNS = (
-    *("case", "precision", "quantity", "unit", "trend"),
-    *("old", "new", "ratio", "noise", "old_builds", "new_builds"),
-)
+
+class EngineDrift(NamedTuple):
+    """One row of a comparison of engines: a quantity of a newer release's engine.
+
+    Args:
+        release: the newer release.
+        case: name of the case.
+        precision: the precision under test.
+        quantity: what is compared.
+        unit: its unit.
+        trend: how it changed.
+        old: mean over the builds of the older release.
+        new: mean over the builds of the newer one.
+        ratio: new over old.
+        noise: half the width of the band around `old`, NaN where both releases have a single build.
+        old_builds: builds of the older release.
+        new_builds: builds of the newer release.
+    """
+
+    release: str
+    case: str
+    precision: str
+    quantity: str
+    unit: str
+    trend: Trend
+    old: float
+    new: float
+    ratio: float
+    noise: float
+    old_builds: int
+    new_builds: int
+
+
+def compared_engines(frame: pd.DataFrame) -> list[EngineDrift]:
+    """The rows of a comparison with `release`."""
+    rows = map(EngineDrift._make, frame[list(EngineDrift._fields)].itertuples(index=False, name=None))
+    return [row._replace(trend=Trend(row.trend)) for row in rows]
 
 
 def judge_engines(old: pd.DataFrame, new: pd.DataFrame, floors: Floors) -> pd.DataFrame:
@@ -42,8 +75,7 @@ def judge_engines(old: pd.DataFrame, new: pd.DataFrame, floors: Floors) -> pd.Da
         floors: what counts as a difference.
 
     Returns:
-        One row a case, precision and quantity that both have, with ENGINE_COLUMNS: means of the builds; `noise`
-        is half the width of the band around `old`, NaN where both releases have a single build.
+        One row a case, precision and quantity that both have: the fields of EngineDrift but for `release`.
     """
     shares = {"latency_ms": floors.latency, "engine_bytes": floors.size, "build_seconds": floors.build}
     frames = [
@@ -85,7 +117,7 @@ def _compare(
             "old_builds": both["count_old"],
             "new_builds": both["count_new"],
         }
-    )[list(ENGINE_COLUMNS)]
+    )[list(EngineDrift._fields[1:])]
 
 
 def _summary(rows: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from harness.history.judgement.noise import student
+from harness.history.judgement.noise import quantiles
 
 #: The share of nights, on either side, that is taken for outliers.
 OUTLYING = 0.1
@@ -96,11 +96,9 @@ class Nights:
 
     def half_width(self, confidence: float) -> np.ndarray:
         """Half the width of the band in which the next night lies; NaN where one night leaves it unknown."""
-        left = np.maximum(self.count - 2 * _outlying(self.count) - 1, 0)
-        counts, which = np.unique(left, return_inverse=True)
-        quantiles = np.array([student(int(count), confidence) if count else math.nan for count in counts])
+        left = self.count - 2 * _outlying(self.count) - 1
         spread = np.sqrt(math.pi / (2 * np.maximum(self.count, 1)) + 1)
-        return np.asarray(quantiles[which] * self.deviation * spread)
+        return np.asarray(quantiles(left, confidence) * self.deviation * spread)
 
 
 def _outlying(count: np.ndarray) -> np.ndarray:

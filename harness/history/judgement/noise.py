@@ -53,10 +53,8 @@ def half_width(
     Returns:
         NaN where a single build leaves the noise unknown.
     """
-    counts, which = np.unique(np.maximum(builds - 1, 0), return_inverse=True)
-    quantiles = np.array([student(int(count), confidence) if count else math.nan for count in counts])
     spread = np.sqrt(1 / np.maximum(builds, 1) + 1 / np.maximum(further, 1))
-    return np.asarray(quantiles[which] * np.where(builds > 1, deviation, math.nan) * spread)
+    return np.asarray(quantiles(builds - 1, confidence) * np.where(builds > 1, deviation, math.nan) * spread)
 
 
 def pooled_half_width(
@@ -82,10 +80,15 @@ def pooled_half_width(
     freedom = older + newer
     squares = older * np.where(older > 0, deviation, 0.0) ** 2
     squares += newer * np.where(newer > 0, further_deviation, 0.0) ** 2
-    counts, which = np.unique(freedom, return_inverse=True)
-    quantiles = np.array([student(int(count), confidence) if count else math.nan for count in counts])
     spread = np.sqrt(1 / np.maximum(builds, 1) + 1 / np.maximum(further, 1))
-    return np.asarray(quantiles[which] * np.sqrt(squares / np.maximum(freedom, 1)) * spread)
+    return np.asarray(quantiles(freedom, confidence) * np.sqrt(squares / np.maximum(freedom, 1)) * spread)
+
+
+def quantiles(freedom: np.ndarray, confidence: float) -> np.ndarray:
+    """`student` of each number of degrees of freedom; NaN where there are none."""
+    counts, which = np.unique(np.maximum(freedom, 0), return_inverse=True)
+    found = [student(int(count), confidence) if count else math.nan for count in counts]
+    return np.array(found, dtype=np.float64)[which]
 
 
 @lru_cache(maxsize=512)

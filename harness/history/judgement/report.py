@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from harness.case import Waived
@@ -33,7 +32,6 @@ from harness.history.judgement.wording import (
     incomparable_text,
     series_text,
 )
-from harness.history.store import environments_in
 from harness.history.types import (
     REGRESSIONS,
     SEVERITY,
@@ -48,7 +46,7 @@ from harness.history.types import (
 )
 from harness.judge import MadeWith
 from harness.tensors import Precision, to_json
-from harness.text import plural, shorten
+from harness.text import html_table, plural, shorten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,7 +217,7 @@ class DriftReport:
     tensors: pd.DataFrame
     engines: pd.DataFrame
     records: pd.DataFrame
-    fingerprint: MadeWith = field(default_factory=dict)
+    fingerprint: MadeWith = field(default_factory=MadeWith)
     floors: Floors = field(default_factory=Floors)
     repeats: int = 1
     time: datetime.datetime | None = None
@@ -263,11 +261,6 @@ class DriftReport:
         """The releases that are compared with the older one."""
         return self.releases[1:]
 
-    @property
-    def environments(self) -> Mapping[str, Mapping[str, str | None]]:
-        """By release, what its engines were made with."""
-        return environments_in(self.fingerprint)
-
     def worst_first(self) -> tuple[RunDrift, ...]:
         """The runs, the gravest first."""
         return tuple(sorted(self.runs, key=lambda run: run.severity, reverse=True))
@@ -293,15 +286,7 @@ class DriftReport:
             (run.case, run.precision.value, run.new, run.outcome, run.reason)
             for run in self.worst_first()[:MOST_SHOWN]
         ]
-        lines = [
-            "".join(f"<th>{name}</th>" for name in columns),
-            *("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows),
-        ]
-        rest = len(self.runs) - len(rows)
-        return (
-            f"<p>{escape(repr(self))}</p><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
-            + (f"<p>and {plural(rest, 'more run')}</p>" if rest else "")
-        )
+        return html_table(repr(self), columns, rows, len(self.runs) - len(rows))
 
     def _outcomes(self) -> dict[str, int]:
         """How many runs have each outcome, the gravest first."""
@@ -329,7 +314,11 @@ class DriftReport:
             "engines": self.engines.to_dict("records"),
             "moved": moved.to_dict("records"),
             "changed": self.changed,
-            "steps": [step for series in self.series for step in _steps(series)],
+            "steps": [
+                {**_key(one), "run": one.night(step), **to_json(step)}
+                for one in self.series
+                for step in one.steps or ()
+            ],
             "creeping": [{**_key(one), **to_json(one.creep)} for one in self.series if one.creep is not None],
         }
         plain: dict[str, Any] = to_json(document)
@@ -364,10 +353,6 @@ def _run(run: RunDrift) -> dict[str, Any]:
         "expected": run.builds.expected,
         "builds": {"old": run.builds.old, "new": run.builds.new, "differ": run.builds.differ},
     }
-
-
-def _steps(series: Series) -> list[dict[str, Any]]:
-    return [{**_key(series), "run": series.night(step), **to_json(step)} for step in series.steps or ()]
 
 
 def _key(series: Series) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from harness.case import Waiver, find_waiver, load_case
 from harness.comparison import find_origins
 from harness.errors import HarnessError
 from harness.history.judgement.builds import Builds, OutputRow, builds_of
-from harness.history.judgement.engines import ENGINE_COLUMNS, judge_engines
+from harness.history.judgement.engines import EngineDrift, judge_engines
 from harness.history.judgement.outcome import (
     FewerBuilds,
     Incomparable,
@@ -28,7 +28,14 @@ from harness.history.judgement.outcome import (
 )
 from harness.history.judgement.report import RunDrift
 from harness.history.judgement.structure import compare_structures, judge_compiled
-from harness.history.judgement.tensors import JUDGED, KEY, empty_judgement, judge_tensors, worst_verdict
+from harness.history.judgement.tensors import (
+    JUDGED,
+    KEY,
+    JudgedTensor,
+    judge_tensors,
+    judged_tensors,
+    worst_verdict,
+)
 from harness.history.matrix import EmulatedRelease, is_emulated
 from harness.history.store import BuiltLayer, EngineRow, engine_rows
 from harness.history.types import (
@@ -116,27 +123,28 @@ def compare_pair(
     tensors = ~engine
     sides = (pair.before[tensors], pair.after[tensors])
     judged = judge_tensors(records[tensors], *sides, floors, distances=pair.distances, nights=pair.nights)
+    judged.insert(0, "release", pair.new)
     before, after = records[engine & pair.before], records[engine & pair.after]
     reader = _Reader(pair, records, judged, waivers or {}, today or datetime.date.today(), repeats)
     older, newer = engine_rows(before), engine_rows(after)
     runs = tuple(reader.run(key, older.get(key, []), newer.get(key, [])) for key in {**older, **newer})
-    return Comparison(
-        runs,
-        judged.assign(release=pair.new)[["release", *JUDGED]],
-        judge_engines(before, after, floors).assign(release=pair.new)[["release", *ENGINE_COLUMNS]],
-    )
+    engines = judge_engines(before, after, floors)
+    engines.insert(0, "release", pair.new)
+    return Comparison(runs, judged, engines)
 
 
 def merge(comparisons: Sequence[Comparison]) -> Comparison:
     """Several comparisons with one older release as one."""
-    tensors = [item.tensors for item in comparisons if len(item.tensors)]
-    engines = [item.engines for item in comparisons if len(item.engines)]
-    no_engines = pd.DataFrame({name: [] for name in ("release", *ENGINE_COLUMNS)})
     return Comparison(
         tuple(run for item in comparisons for run in item.runs),
-        pd.concat(tensors, ignore_index=True) if tensors else empty_judgement().assign(release=[]),
-        pd.concat(engines, ignore_index=True) if engines else no_engines,
+        _joined([item.tensors for item in comparisons], ("release", *JUDGED)),
+        _joined([item.engines for item in comparisons], EngineDrift._fields),
     )
+
+
+def _joined(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    filled = [frame for frame in frames if len(frame)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame({name: [] for name in columns})
 
 
 @dataclass
@@ -153,7 +161,7 @@ class _Reader:
     def run(self, key: CaseRun, before: Engines, after: Engines) -> RunDrift:
         rows = after or before
         case, precision = key[0], Precision(key[1])
-        tensors = self._tensors(key)
+        tensors = self._tensors.get(key, {RowKind.OUTPUT: [], RowKind.LAYER: []})
         verdict, worst = _verdict(tensors)
         errors = _errors(self.pair, before, after)
         older, newer = _structures(before), _structures(after)
@@ -230,18 +238,14 @@ class _Reader:
         return BuildCount(missing, len(before)) if missing else None
 
     @cached_property
-    def _places(self) -> Mapping[CaseRun, Sequence[int]]:
-        """By run, which rows of the judged tensors are its own."""
-        keys = [self.judged["case"].astype(str), self.judged["precision"].astype(str)]
-        found: Any = self.judged.groupby(keys, sort=False).indices if len(self.judged) else {}
-        return dict(found)
-
-    def _tensors(self, key: CaseRun) -> Tensors:
-        found: dict[RowKind, list[TensorDrift]] = {RowKind.OUTPUT: [], RowKind.LAYER: []}
-        for row in self.judged.iloc[list(self._places.get(key, ()))].itertuples(index=False):
-            found[RowKind(str(row.kind))].append(
-                _tensor(row, zero_reference=_key(row) in self._zero_references)
-            )
+    def _tensors(self) -> Mapping[CaseRun, Tensors]:
+        """The tensors of each run."""
+        zero = self._zero_references
+        found: dict[CaseRun, dict[RowKind, list[TensorDrift]]] = {}
+        for row in judged_tensors(self.judged):
+            of_run = found.setdefault((row.case, row.precision), {RowKind.OUTPUT: [], RowKind.LAYER: []})
+            key = (row.case, row.precision, row.kind, row.tensor, row.sample)
+            of_run[row.kind].append(_tensor(row, zero_reference=key in zero))
         return found
 
     @cached_property
@@ -250,8 +254,7 @@ class _Reader:
         if "reference_rms" not in self.records:
             return set()
         zero = (self.records["reference_rms"] == 0.0).to_numpy(dtype=bool, na_value=False)
-        found = self.records.loc[zero, list(KEY)].drop_duplicates()
-        return {_key(row) for row in found.itertuples(index=False)}
+        return set(self.records.loc[zero, list(KEY)].itertuples(index=False, name=None))
 
     @cached_property
     def _outputs(self) -> dict[CaseRun, tuple[list[OutputRow], list[OutputRow]]]:
@@ -340,26 +343,22 @@ def _unjudged(rows: Engines) -> int:
     return sum(row.unjudged is not None for row in rows)
 
 
-def _key(row: Any) -> tuple[object, ...]:
-    return str(row.case), str(row.precision), str(row.kind), str(row.tensor), int(row.sample)
-
-
-def _tensor(row: Any, *, zero_reference: bool) -> TensorDrift:
+def _tensor(row: JudgedTensor, *, zero_reference: bool) -> TensorDrift:
     return TensorDrift(
-        tensor=str(row.tensor),
-        node=None if pd.isna(row.node) else str(row.node),
-        op=None if pd.isna(row.op) else str(row.op),
-        sample=int(row.sample),
-        verdict=DriftVerdict(row.verdict),
-        old=float(row.old),
-        new=float(row.new),
-        noise=float(row.noise),
-        floor=float(row.floor),
-        old_passed=BuildCount(int(row.old_passed), int(row.old_builds)),
-        new_passed=BuildCount(int(row.new_passed), int(row.new_builds)),
-        gate=row.gate if isinstance(row.gate, str) else None,
-        limit=float(row.limit),
-        error_limit=float(row.error_limit),
+        tensor=row.tensor,
+        node=row.node,
+        op=row.op,
+        sample=row.sample,
+        verdict=row.verdict,
+        old=row.old,
+        new=row.new,
+        noise=row.noise,
+        floor=row.floor,
+        old_passed=BuildCount(row.old_passed, row.old_builds),
+        new_passed=BuildCount(row.new_passed, row.new_builds),
+        gate=row.gate,
+        limit=row.limit,
+        error_limit=row.error_limit,
         zero_reference=zero_reference,
     )
 

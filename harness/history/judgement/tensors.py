@@ -6,49 +6,87 @@ time that it takes to read them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
 
 from harness.history.judgement.nights import OUTLYING, Nights, mean_of_builds
 from harness.history.judgement.noise import half_width, pooled_half_width
-from harness.history.types import SEVERITY, DriftVerdict, Floors
+from harness.history.types import SEVERITY, DriftVerdict, Floors, RowKind
 from harness.tensors import Precision
 
 KEY = ("case", "precision", "kind", "tensor", "sample")
 
 
-#: The columns of a judgement; what they mean.
-JUDGED = {
-    "case": "name of the case",
-    "precision": "the precision under test",
-    "kind": "`output` or `layer`",
-    "tensor": "ONNX name of the tensor",
-    "sample": "number of the sample; -1 for all together",
-    "index": "place of the node in topological order",
-    "node": "ONNX node that writes the tensor",
-    "op": "its operator type",
-    "verdict": "`same`, `within noise`, `improved`, `fixed`, `regressed`, `new failure`",
-    "old": "mean error (nrmse over the FP32 reference) of the older release's builds that are finite; infinite "
-    "where most are not. Of earlier nights, the median of these means",
-    "new": "mean error of the newer release, likewise",
-    "change": "new - old",
-    "noise": "half the width of the noise band around `old`; NaN where both releases have a single build",
-    "floor": "the largest change that is too small to matter",
-    "old_builds": "builds of the older release",
-    "new_builds": "builds of the newer release",
-    "equal_builds": "builds of the newer release with the bits of a build of the older one",
-    "old_passed": "builds of the older release in which every gate of the tensor holds",
-    "new_passed": "likewise of the newer release",
-    "gate": "the gate: one that fails, or else the first on a metric; of the newer release where that is known",
-    "limit": "its limit",
-    "error_limit": "the limit as an error (nrmse) like `old` and `new`; NaN for a gate on another metric",
-    "distance": "mean rms difference of the newer release from the older one's build 0, over the reference's rms",
-    "rebuild_distance": "likewise of the older release's other builds: what rebuilding alone does",
-}
+@dataclass(frozen=True)
+class JudgedTensor:
+    """One row of a judgement: an output or layer of a newer release, and what its columns mean."""
+
+    release: str
+    case: Annotated[str, "name of the case"]
+    precision: Annotated[str, "the precision under test"]
+    kind: Annotated[RowKind, "`output` or `layer`"]
+    tensor: Annotated[str, "ONNX name of the tensor"]
+    sample: Annotated[int, "number of the sample; -1 for all together"]
+    index: Annotated[int, "place of the node in topological order"]
+    node: Annotated[str | None, "ONNX node that writes the tensor"]
+    op: Annotated[str | None, "its operator type"]
+    verdict: Annotated[
+        DriftVerdict, "`same`, `within noise`, `improved`, `fixed`, `regressed`, `new failure`"
+    ]
+    old: Annotated[
+        float,
+        "mean error (nrmse over the FP32 reference) of the older release's builds that are finite; infinite "
+        "where most are not. Of earlier nights, the median of these means",
+    ]
+    new: Annotated[float, "mean error of the newer release, likewise"]
+    change: Annotated[float, "new - old"]
+    noise: Annotated[
+        float, "half the width of the noise band around `old`; NaN where both releases have a single build"
+    ]
+    floor: Annotated[float, "the largest change that is too small to matter"]
+    old_builds: Annotated[int, "builds of the older release"]
+    new_builds: Annotated[int, "builds of the newer release"]
+    equal_builds: Annotated[int, "builds of the newer release with the bits of a build of the older one"]
+    old_passed: Annotated[int, "builds of the older release in which every gate of the tensor holds"]
+    new_passed: Annotated[int, "likewise of the newer release"]
+    gate: Annotated[
+        str | None,
+        "the gate: one that fails, or else the first on a metric; of the newer release where that is known",
+    ]
+    limit: Annotated[float, "its limit"]
+    error_limit: Annotated[
+        float, "the limit as an error (nrmse) like `old` and `new`; NaN for a gate on another metric"
+    ]
+    distance: Annotated[
+        float,
+        "mean rms difference of the newer release from the older one's build 0, over the reference's rms",
+    ]
+    rebuild_distance: Annotated[
+        float, "likewise of the older release's other builds: what rebuilding alone does"
+    ]
+
+
+_HINTS = get_type_hints(JudgedTensor, include_extras=True)
+JUDGED: Mapping[str, str] = {name: get_args(_HINTS[name])[1] for name in _HINTS if name != "release"}
+"""The columns of a judgement, and what they mean; a report has `release` before them."""
+
+
+def judged_tensors(frame: pd.DataFrame) -> Iterator[JudgedTensor]:
+    """The rows of a judgement with `release`."""
+    for values in frame[["release", *JUDGED]].itertuples(index=False, name=None):
+        row = JudgedTensor(*values)
+        yield replace(
+            row,
+            kind=RowKind(row.kind),
+            node=None if pd.isna(row.node) else row.node,
+            op=None if pd.isna(row.op) else row.op,
+            verdict=DriftVerdict(row.verdict),
+            gate=None if pd.isna(row.gate) else row.gate,
+        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +118,7 @@ class _Groups:
         return np.bincount(self.code[rows], minlength=self.size)
 
 
-def codes_of(column: pd.Series[Any]) -> tuple[np.ndarray, int]:
+def codes_of(column: pd.Series) -> tuple[np.ndarray, int]:
     """Small whole numbers for the values of a column, and how many there are; missing values get one too."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.cat.codes.to_numpy().astype(np.int64) + 1, len(column.cat.categories) + 1
@@ -174,11 +212,6 @@ def _choose(conditions: Mapping[DriftVerdict, np.ndarray], otherwise: DriftVerdi
     """For each tensor the first verdict whose condition holds."""
     verdicts = np.select(list(conditions.values()), [item.value for item in conditions], otherwise.value)
     return pd.Categorical(verdicts, categories=[item.value for item in DriftVerdict])
-
-
-def empty_judgement() -> pd.DataFrame:
-    """A judgement of nothing."""
-    return pd.DataFrame({name: [] for name in JUDGED})
 
 
 def worst_verdict(verdicts: Sequence[str]) -> DriftVerdict | None:
@@ -319,7 +352,7 @@ def _described(frame: pd.DataFrame, groups: _Groups, new: np.ndarray) -> pd.Data
 
 def _gates(
     frame: pd.DataFrame, groups: _Groups, passed: np.ndarray, new: np.ndarray
-) -> dict[str, np.ndarray | pd.Series[Any]]:
+) -> dict[str, np.ndarray]:
     """The gate of each tensor: one that fails before one that holds, the newer release's before the older's."""
     nothing = np.full(groups.size, np.nan)
     if not {"gate", "limit", "reference_rms"} <= set(frame.columns):

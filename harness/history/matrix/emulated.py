@@ -18,8 +18,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from harness.backends import GraphRunner
     from harness.model import Emitter, Model
 
+N = TypeVar("N", int, float)
 PREFIX = "emulator"
 SYNTAX = "emulator[:PRECISION][,noise=N][,seed=S][,plant=NODE[@PRECISION]]"
 _COARSER = {Precision.FP32: Precision.TF32, Precision.TF32: Precision.BF16, Precision.FP16: Precision.BF16}
@@ -79,20 +80,20 @@ class EmulatedRelease:
         name, _, precision = head.partition(":")
         if name != PREFIX:
             raise _wrong(text, f"{head!r} is not an emulated release")
-        values: dict[str, Any] = {"precision": _precision(text, precision) if precision else None}
+        release = cls(text, _precision(text, precision) if precision else None)
         for part in parts:
             key, equals, value = part.partition("=")
             if key not in ("noise", "seed", "plant") or not equals or not value:
                 raise _wrong(text, f"{part!r} is not an option of an emulated release")
             if key == "plant":
                 node, _, coarse = value.rpartition("@") if "@" in value else (value, "", "")
-                values |= {
-                    "planted": node,
-                    "planted_precision": _precision(text, coarse) if coarse else None,
-                }
+                coarser = _precision(text, coarse) if coarse else None
+                release = replace(release, planted=node, planted_precision=coarser)
+            elif key == "seed":
+                release = replace(release, seed=_number(text, part, value, int))
             else:
-                values[key] = _number(text, part, value, int if key == "seed" else float)
-        return cls(text, **values)
+                release = replace(release, noise=_number(text, part, value, float))
+        return release
 
     def rounds_to(self, precision: Precision) -> Precision:
         """What it rounds to when `precision` is under test."""
@@ -236,7 +237,7 @@ def _precision(text: str, name: str) -> Precision:
         raise _wrong(text, f"{name!r} is not a precision; {f'{near} Or ' if near else ''}{choices}") from None
 
 
-def _number(text: str, part: str, value: str, kind: type[int] | type[float]) -> int | float:
+def _number(text: str, part: str, value: str, kind: type[N]) -> N:
     try:
         number = kind(value)
     except ValueError:

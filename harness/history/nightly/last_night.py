@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -49,14 +48,11 @@ def with_last_structures(frame: pd.DataFrame, before: Sequence[RunInfo], old: st
     rows = read_runs(
         [info for info in before if info.run in nights], (*_BUILD, "kind", "structure"), skip_damaged=True
     )
-    stored = rows.filter(_known(rows)).to_pylist()
-    known = {tuple(row[name] for name in _BUILD): row["structure"] for row in stored}
-    found = [known.get(key) for key in engines.itertuples(index=False, name=None)]
-    column: Any = frame["structure"].cat.add_categories(
-        list(dict.fromkeys(text for text in found if text and text not in frame["structure"].cat.categories))
-    )
-    column.loc[engines.index] = found
-    return frame.assign(structure=column)
+    stored = rows.filter(_known(rows)).select([*_BUILD, "structure"]).to_pandas().astype(object)
+    found = engines.astype(object).merge(stored, how="left", on=list(_BUILD))["structure"]
+    column = frame["structure"].astype(object)
+    column.loc[engines.index] = found.to_numpy()
+    return frame.assign(structure=column.astype("category"))
 
 
 def _known(rows: pa.Table) -> pa.ChunkedArray:

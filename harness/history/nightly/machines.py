@@ -7,47 +7,46 @@ from dataclasses import dataclass
 
 from harness.history.judgement import Fact, FactChange
 from harness.history.matrix import is_emulated
-from harness.history.store import RunInfo, environments_in, read_runs
-
-_COLUMNS = {
-    Fact.GPU: "gpu",
-    Fact.COMPUTE_CAPABILITY: "compute_capability",
-    Fact.DRIVER: "driver",
-    Fact.CUDA: "cuda",
-    Fact.PRODUCT: "product",
-    Fact.TENSORRT: "tensorrt",
-    Fact.ONNXRUNTIME: "onnxruntime",
-    Fact.HARNESS: "harness",
-    Fact.PROCESSOR: "host_cpu",
-}
-_IN_FINGERPRINT = {"onnxruntime": "onnxruntime", "harness": "harness", "host_cpu": "cpu"}
+from harness.history.store import MADE_WITH, RunInfo, fingerprint_in, read_runs
+from harness.tensors import HostFingerprint
+from harness.worker.protocol import Fingerprint
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What one release was computed on in one night, by the columns of the history. None: not known."""
+    """What one release was computed on in one night."""
 
-    gpu: str | None = None
-    compute_capability: str | None = None
-    driver: str | None = None
-    cuda: str | None = None
-    product: str | None = None
-    tensorrt: str | None = None
-    onnxruntime: str | None = None
-    harness: str | None = None
-    host_cpu: str | None = None
+    host: HostFingerprint
+    engine: Fingerprint
 
-    def may_have_gpu_of(self, other: Machine) -> bool:
-        """Whether both have GPUs of one kind, as far as both are known."""
-        kinds = ((self.gpu, other.gpu), (self.compute_capability, other.compute_capability))
-        return all(None in pair or pair[0] == pair[1] for pair in kinds)
+    @property
+    def facts(self) -> dict[Fact, str | None]:
+        """What is known; empty or None if it is not."""
+        host, engine = self.host, self.engine
+        return {
+            Fact.GPU: engine.gpu,
+            Fact.COMPUTE_CAPABILITY: engine.compute_capability,
+            Fact.DRIVER: engine.driver,
+            Fact.CUDA: engine.cuda,
+            Fact.PRODUCT: engine.product,
+            Fact.TENSORRT: engine.tensorrt,
+            Fact.ONNXRUNTIME: host.onnxruntime,
+            Fact.HARNESS: host.harness,
+            Fact.PROCESSOR: host.cpu,
+        }
 
     def changes_to(self, now: Machine) -> Iterator[FactChange]:
         """What differs now, of what is known of both."""
-        for fact, column in _COLUMNS.items():
-            old, new = getattr(self, column), getattr(now, column)
-            if old is not None and new is not None and old != new:
+        facts = now.facts
+        for fact, old in self.facts.items():
+            if old and (new := facts[fact]) and old != new:
                 yield FactChange(fact, old, new)
+
+    def may_have_gpu_of(self, other: Machine) -> bool:
+        """Whether both have GPUs of one kind, as far as both are known."""
+        return {Fact.GPU, Fact.COMPUTE_CAPABILITY}.isdisjoint(
+            change.what for change in self.changes_to(other)
+        )
 
 
 def machine_of(info: RunInfo, release: str) -> Machine:
@@ -55,18 +54,8 @@ def machine_of(info: RunInfo, release: str) -> Machine:
 
     Nothing is known where no engine could be built.
     """
-    engine = environments_in(info.fingerprint).get(release)
-    if engine is None and not is_emulated(release):
-        return _machine_in_rows(info, release)
-    host = {name: info.fingerprint.get(key) for name, key in _IN_FINGERPRINT.items()}
-    known = {**host, **(engine or {})}
-    return Machine(**{name: str(known[name]) for name in _COLUMNS.values() if known.get(name) is not None})
-
-
-def _machine_in_rows(info: RunInfo, release: str) -> Machine:
-    import pyarrow.compute as pc
-
-    table = read_runs([info], ("release", *_COLUMNS.values()), skip_damaged=True)
-    table = table.filter(pc.equal(table["release"], release))
-    known = {name: table[name].drop_null() for name in _COLUMNS.values()}
-    return Machine(**{name: str(values[0].as_py()) for name, values in known.items() if len(values)})
+    found = info.fingerprint
+    if release not in found.environments and not is_emulated(release):
+        rows = read_runs([info], ("release", *MADE_WITH), skip_damaged=True).to_pandas()
+        found = fingerprint_in(rows[rows["release"] == release])
+    return Machine(found, found.environments.get(release, Fingerprint(release)))

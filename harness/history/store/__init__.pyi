@@ -11,9 +11,9 @@ from .files import list_runs as list_runs
 from .files import opened as opened
 from .files import read_info as read_info
 from .files import read_runs as read_runs
+from .rows import MADE_WITH as MADE_WITH
 from .rows import Recording as Recording
 from .rows import common_columns as common_columns
-from .rows import environments_in as environments_in
 from .rows import fingerprint_in as fingerprint_in
 from .rows import hash_case as hash_case
 from .rows import rows_of as rows_of

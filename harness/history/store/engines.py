@@ -25,7 +25,7 @@ UNJUDGED = {
 """The verdicts of engine rows whose builds could not be judged, and the status that each comes to."""
 
 _COLUMNS = (
-    *("case", "precision", "run", "build", "verdict", "reason"),
+    *("case", "precision", "run", "build", "verdict", "reason", "evidence"),
     *("case_path", "inputs", "tensorrt", "product", "faithful", "structure"),
 )
 
@@ -126,6 +126,7 @@ def engine_rows(rows: pd.DataFrame) -> dict[CaseRun, list[EngineRow]]:
         build,
         verdict,
         reason,
+        evidence,
         path,
         inputs,
         tensorrt,
@@ -133,13 +134,12 @@ def engine_rows(rows: pd.DataFrame) -> dict[CaseRun, list[EngineRow]]:
         faithful,
         structure,
     ) in zip(*columns, strict=True):
-        first, *evidence = (reason or "").split("\n")  # as `rows_of` joins them
         row = EngineRow(
             run=run,
             build=int(build),
             verdict=verdict,
-            reason=first,
-            evidence=tuple(evidence),
+            reason=reason or "",
+            evidence=() if evidence is None else tuple(evidence),
             case_path=path,
             inputs=() if inputs is None else tuple(json.loads(inputs)),
             tensorrt=None if product == TENSORRT_RTX else tensorrt,

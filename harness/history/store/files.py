@@ -94,7 +94,7 @@ class RunInfo(MatrixPlan):
     run: str
     path: Path = field(default=Path(), metadata=NEVER)
     finished: bool
-    fingerprint: MadeWith
+    fingerprint: MadeWith = field(default_factory=MadeWith)
     hashes: CaseHashes | None = field(default=None, metadata=UNLESS_DEFAULT)
     schema: str
 
@@ -119,7 +119,7 @@ def _info(
         run=path.stem,
         path=path,
         finished=fingerprint is not None,
-        fingerprint=fingerprint or {},
+        fingerprint=fingerprint or MadeWith(),
         hashes=hashes,
     )
 

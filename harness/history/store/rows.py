@@ -11,8 +11,8 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,20 +23,22 @@ from harness.history.store.schema import MISTAKE, Row
 from harness.history.types import RowKind
 from harness.judge import MadeWith, OutputResult, RunResult, Verdict, Workbench
 from harness.tensors import hash_array, host_fingerprint
-from harness.worker.protocol import EngineFacts, LayerInfo
+from harness.worker.protocol import EngineFacts, Fingerprint, LayerInfo
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_ENGINE_FACTS = ("product", "tensorrt", "cuda", "driver", "gpu", "compute_capability")
-_HOST_COLUMNS = {"harness": "harness", "onnxruntime": "onnxruntime", "cpu": "host_cpu"}
-"""Columns by their key in the fingerprint of the host."""
+_OF_ENGINE = tuple(item.name for item in fields(Fingerprint))[1:]
+_OF_HOST = ("harness", "onnxruntime", "host_cpu")
+MADE_WITH = (*_OF_ENGINE, *_OF_HOST)
+"""The columns that say what the numbers of a row were made with."""
 
 #: What a case says besides the question: another model, seed or build option is another question, these are not.
 _BESIDES = frozenset({"path", "description", "tags", "waivers", "requires", "runs", "tolerances", "findings"})
 
 
 HASH_DIGITS = 16
+MOST_EVIDENCE = 4
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -105,7 +107,17 @@ def rows_of(
         first: the tensors of the first build of the first release; None if there is none to compare with.
         common: the columns that all rows share: run, release, build, …
     """
-    common = replace(common, **fingerprint_columns(result))
+    engine = None if result.engine is None else result.engine.fingerprint
+    if engine is not None:
+        common = replace(
+            common,
+            product=engine.product,
+            tensorrt=engine.tensorrt,
+            cuda=engine.cuda,
+            driver=engine.driver,
+            gpu=engine.gpu,
+            compute_capability=engine.compute_capability,
+        )
     return [
         _engine(common, result, bench),
         *(_output(common, output, bench, recording, first) for output in result.outputs),
@@ -115,6 +127,7 @@ def rows_of(
 
 def common_columns(case: Case, bench: Workbench | None, run: str) -> Row:
     """What the rows of one case share."""
+    host = host_fingerprint()
     return Row(
         run=run,
         time=datetime.datetime.now(datetime.UTC),
@@ -124,58 +137,48 @@ def common_columns(case: Case, bench: Workbench | None, run: str) -> Row:
         case_sha256=hash_case(case),
         model_sha256=None if bench is None else bench.model.sha256,
         seed=case.seed,
+        harness=host.harness,
+        onnxruntime=host.onnxruntime,
+        host_cpu=host.cpu,
     )
 
 
-def fingerprint_columns(result: RunResult) -> dict[str, Any]:
-    """What the numbers were made with."""
-    engine = None if result.engine is None else result.engine.fingerprint
-    host = host_fingerprint()
-    columns = {name: getattr(engine, name, None) for name in _ENGINE_FACTS}
-    return {**columns, **{name: host[key] for key, name in _HOST_COLUMNS.items()}}
-
-
 def fingerprint_in(records: pd.DataFrame) -> MadeWith:
-    """What the numbers of `records` were made with: what `fingerprint_columns` wrote, put together again.
+    """What the numbers of `records` were made with, put together again from their columns.
 
     Args:
-        records: rows of one run, with the columns of the history.
+        records: rows of one run, with `release` and MADE_WITH.
     """
-
-    def known(row: pd.Series[Any], name: str) -> str | None:
-        return row[name] if isinstance(row[name], str) else None
-
     engines = records[records["tensorrt"].notna()].drop_duplicates("release")
     environments = {
-        str(row["release"]): {
-            "environment": str(row["release"]),
-            **{name: known(row, name) for name in _ENGINE_FACTS},
-        }
-        for _, row in engines.iterrows()
+        str(release): Fingerprint(str(release), *found)
+        for release, *found in _texts(engines, "release", *_OF_ENGINE)
     }
-    first = {key: known(records.iloc[0], name) for key, name in _HOST_COLUMNS.items()} if len(records) else {}
-    host = {key: value for key, value in first.items() if value is not None}
-    return {**host, **({"environments": environments} if environments else {})}
+    for harness, onnxruntime, cpu in _texts(records.head(1), *_OF_HOST):
+        return MadeWith(
+            harness=harness or "", onnxruntime=onnxruntime or "", cpu=cpu or "", environments=environments
+        )
+    return MadeWith()
 
 
-def environments_in(fingerprint: MadeWith) -> Mapping[str, Mapping[str, str | None]]:
-    """By release, what its engines were made with."""
-    found = fingerprint.get("environments", {})
-    return {} if isinstance(found, str) else found
+def _texts(rows: pd.DataFrame, *columns: str) -> Iterator[list[str | None]]:
+    for values in rows[list(columns)].astype(object).itertuples(index=False, name=None):
+        yield [value if isinstance(value, str) else None for value in values]
 
 
 def _engine(common: Row, result: RunResult, bench: Workbench) -> Row:
     facts = result.engine or EngineFacts()
     latency = facts.latency
     judged = result.verdict not in (Verdict.ERROR, Verdict.SKIP)
-    evidence = "\n".join(result.evidence[-4:])
+    reason, *more = result.reason.splitlines() or [""]
     return replace(
         common,
         kind=RowKind.ENGINE,
         sample=-1,
         index=-1,
         verdict=MISTAKE if result.mistake else result.verdict.value,
-        reason=f"{result.reason}\n{evidence}".strip(),
+        reason=reason,
+        evidence=(*more, *result.evidence[-MOST_EVIDENCE:]),
         passed=all(output.passed for output in result.outputs) if judged else None,
         faithful=result.faithful,
         build_seconds=facts.build_seconds,

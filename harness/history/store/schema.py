@@ -117,6 +117,7 @@ class Row:
         "as `harness run` gives it; `mistake` for a wrong case; `compiled`, `not built`: nothing ran (engine rows)",
     ] = None
     reason: Annotated[Text, "why, in one line (engine rows)"] = None
+    evidence: Annotated[Texts, "the last lines of the log behind an error (engine rows)"] = None
     faithful: Annotated[Flag, "whether observing left the outputs alone; null where nothing was observed"] = None
     build_seconds: Annotated[Number, "seconds to build the unobserved engine"] = None
     engine_bytes: Annotated[Integer, "size of the serialized engine"] = None

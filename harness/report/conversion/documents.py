@@ -23,7 +23,7 @@ from harness.report.conversion.view import (
     subject,
 )
 from harness.report.pages import render_page, trusted
-from harness.report.words import escape, fit, made_with
+from harness.report.words import escape, fit, made_with, ran_on
 
 COLOURS = {
     "float32": "#f3b7a6",
@@ -98,10 +98,7 @@ def check_markdown(report: CheckReport) -> str:
             lines.append(f"- {cure.look.glyph} **{cure.look.word}** `{cure.code}` {escape(cure.nodes)}")
             lines += [f"  - {each.label}: {escape(each.text)}" for each in cure.statements]
         lines.append("")
-    facts = "".join(
-        f"- {escape(key)}: {escape(value)}\n" for key, value in made_with(report.fingerprint).items()
-    )
-    return fit("\n".join(lines), f"<details><summary>What this ran on</summary>\n\n{facts}\n</details>\n")
+    return fit("\n".join(lines), ran_on(made_with(report.fingerprint)))
 
 
 def _table(report: CheckReport) -> Iterator[str]:

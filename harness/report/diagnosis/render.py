@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.diagnosis import Diagnosis, DiagnosisVerdict, Recipe
 from harness.report.diagnosis.words import accumulates, heading, look, statements
 from harness.report.figures import error_growth_svg
 from harness.report.pages import render_page, trusted
-from harness.report.words import LAYER_NUMBERS, escape, is_plain
-from harness.tensors import to_json
+from harness.report.words import LAYER_NUMBERS, escape, is_plain, made_with, make_grid, ran_on
 from harness.text import number, plural
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.judge import RunResult
+    from harness.judge import OutputResult, RunResult
 
 
 def print_diagnosis(console: Console, diagnosis: Diagnosis, *, details: bool = False) -> None:
     """Print the answer, and with `details` all that it rests on."""
-    from rich.table import Table
     from rich.text import Text
 
     seen = look(diagnosis)
@@ -30,9 +28,7 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis, *, details: bool = F
         Text.assemble((f"{seen.mark(plain=is_plain(console))} {heading(diagnosis)}", seen.style)),
         soft_wrap=True,
     )
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+    grid = make_grid()
     for statement in statements(diagnosis):
         grid.add_row(f"  {statement.label}", Text(statement.text))
     console.print(grid)
@@ -67,9 +63,7 @@ def diagnosis_markdown(diagnosis: Diagnosis) -> str:
         lines += ["", "### Outputs", "", *_output_table(diagnosis)]
         if diagnosis.outputs_after:
             lines += ["", f"After: {escape(diagnosis.after_on)} with the culprits in FP32."]
-    facts = [f"- {escape(str(key))}: {escape(str(value))}" for key, value in diagnosis.fingerprint.items()]
-    lines += ["", "<details><summary>What this ran on</summary>", "", *facts, "", "</details>"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", ran_on(made_with(diagnosis.fingerprint))])
 
 
 def _commands(diagnosis: Diagnosis) -> dict[str, str]:
@@ -98,33 +92,22 @@ def _output_table(diagnosis: Diagnosis) -> list[str]:
         "| output | sample | nrmse before | nrmse after | not finite before | after |",
         "|---|---|---|---|---|---|",
     ]
-    for row in output_rows(diagnosis):
+    for output, cured in _outputs(diagnosis):
+        nrmse, nonfinite = (
+            ("–", "–") if cured is None else (number(cured.metrics.nrmse), cured.metrics.nonfinite)
+        )
         lines.append(
-            f"| {escape(row['tensor'])} | {row['sample']} | {row['nrmse']} | {row['cured']} | "
-            f"{row['nonfinite']} | {row['left']} |"
+            f"| {escape(output.tensor)} | {output.sample} | {number(output.metrics.nrmse)} | {nrmse} | "
+            f"{output.metrics.nonfinite} | {nonfinite} |"
         )
     return lines
 
 
-def output_rows(diagnosis: Diagnosis) -> list[dict[str, Any]]:
-    """The outputs before and after, as text."""
+def _outputs(diagnosis: Diagnosis) -> list[tuple[OutputResult, OutputResult | None]]:
+    """Each output before, and after where it was measured."""
     after = {(output.tensor, output.sample): output for output in diagnosis.outputs_after}
-    rows = []
-    for output in diagnosis.before.outputs if diagnosis.before is not None else ():
-        cured = after.get((output.tensor, output.sample))
-        rows.append(
-            {
-                "tensor": output.tensor,
-                "sample": output.sample,
-                "nrmse": number(output.metrics.nrmse),
-                "cured": "–" if cured is None else number(cured.metrics.nrmse),
-                "nonfinite": output.metrics.nonfinite,
-                "left": "–" if cured is None else cured.metrics.nonfinite,
-                "passed": output.passed,
-                "cured_passed": cured is None or cured.passed,
-            }
-        )
-    return rows
+    before = diagnosis.before.outputs if diagnosis.before is not None else ()
+    return [(output, after.get((output.tensor, output.sample))) for output in before]
 
 
 def diagnosis_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = None) -> str:
@@ -156,8 +139,8 @@ def diagnosis_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = Non
         pictures=pictures,
         legend=LAYER_NUMBERS,
         repro=None if diagnosis.repro is None else f"{diagnosis.repro.folder}/repro.py",
-        outputs=output_rows(diagnosis),
-        fingerprint=to_json(diagnosis.fingerprint),
+        outputs=_outputs(diagnosis),
+        fingerprint=made_with(diagnosis.fingerprint),
     )
 
 

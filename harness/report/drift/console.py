@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -12,7 +11,7 @@ from harness.history import DriftReport, RunDrift
 from harness.report.drift.lines import changes_line, coverage_lines, engines_line, only_compiled, run_line
 from harness.report.drift.view import explain, first_origin, is_remarkable
 from harness.report.drift.words import answer, look_of, remarks, summary, title, tone_of, verdict_text
-from harness.report.words import is_plain, short
+from harness.report.words import is_plain, make_grid, make_table, short
 from harness.text import number, ratio, shorten
 
 MOST_EXPLAINED = 10
@@ -72,7 +71,7 @@ def _print_steps(console: Console, report: DriftReport, plain: bool) -> None:
 
 def _table(report: DriftReport, width: int, plain: bool) -> Table:
     several, measured = len(report.newer) > 1, not only_compiled(report)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+    table = make_table()
     table.add_column("case", no_wrap=True)
     table.add_column("precision", no_wrap=True)
     if several:
@@ -108,9 +107,7 @@ def _print_run(console: Console, run: RunDrift, plain: bool, *, several: bool) -
     words = (f"{look.mark(plain=plain)} {look.word}", *remarks(run))
     verdict = (" - " if plain else " · ").join(words)
     console.print(Text.assemble((verdict, look.style), " ", (name, "bold"), f": {run.reason}"))
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+    grid = make_grid()
     for statement in explanation.statements:
         grid.add_row(statement.label, Text(statement.text))
     console.print(Padding(grid, (0, 0, 0, 2)))

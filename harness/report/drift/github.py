@@ -18,7 +18,7 @@ from harness.report.drift.lines import changes_line, coverage_lines, engines_lin
 from harness.report.drift.tables import Cell, engines_table, structure_table
 from harness.report.drift.view import explain, first_origin, is_remarkable
 from harness.report.drift.words import answer, look_of, ratio_text, remarks, summary, title
-from harness.report.words import code, escape, fit, made_with, short
+from harness.report.words import code, escape, fit, made_with, ran_on, short
 from harness.text import number, shorten
 
 MOST_EXPLAINED = 20
@@ -53,12 +53,7 @@ def drift_markdown(report: DriftReport, *, seconds: float | None = None) -> str:
     for run in [run for run in ordered if is_remarkable(run)][:MOST_EXPLAINED]:
         lines += _explained(run)
     lines += _engines(report, ordered)
-    facts = "".join(
-        f"- {escape(key)}: {escape(value)}\n"
-        for key, value in {"run": report.run, **made_with(report.fingerprint)}.items()
-        if value  # an emulated release has no facts
-    )
-    return fit("\n".join(lines), f"<details><summary>What this ran on</summary>\n\n{facts}\n</details>\n")
+    return fit("\n".join(lines), ran_on({"run": report.run, **made_with(report.fingerprint)}))
 
 
 def _row(run: RunDrift, *, several: bool, measured: bool) -> str:

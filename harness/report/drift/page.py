@@ -51,6 +51,7 @@ from harness.report.figures import (
 )
 from harness.report.pages import render_page, trusted
 from harness.report.words import made_with
+from harness.worker.protocol import TENSORRT
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -136,7 +137,7 @@ def drift_page(
         series_picture=trusted(svg(partial(series_figure, report.series), "series"))
         if report.series
         else None,
-        fingerprint={key: value for key, value in made_with(report.fingerprint).items() if value},
+        fingerprint=made_with(report.fingerprint),
     )
 
 
@@ -223,10 +224,9 @@ def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
 
 
 def _facts(report: DriftReport) -> dict[str, str]:
-    """By release: `, TensorRT 8.6.0 on NVIDIA H200`."""
-    found = {}
-    for name, facts in report.environments.items():
-        if facts.get("tensorrt"):
-            gpu = f" on {facts['gpu']}" if facts.get("gpu") else ""
-            found[name] = f": {facts.get('product') or 'TensorRT'} {facts['tensorrt']}{gpu}"
-    return found
+    """By release: `: TensorRT 8.6.0 on NVIDIA H200`."""
+    return {
+        name: f": {engine.product or TENSORRT} {engine.tensorrt}{f' on {engine.gpu}' if engine.gpu else ''}"
+        for name, engine in report.fingerprint.environments.items()
+        if engine.tensorrt is not None
+    }

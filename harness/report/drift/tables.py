@@ -5,19 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE
-from harness.history import SEVERITY, DriftReport, DriftVerdict, RowKind, RunDrift, Series, Trend
+from harness.history import (
+    SEVERITY,
+    DriftReport,
+    DriftVerdict,
+    JudgedTensor,
+    RowKind,
+    RunDrift,
+    Series,
+    Trend,
+    compared_engines,
+    judged_tensors,
+)
 from harness.report.drift.words import DRIFT_LOOKS, look_of, run_title, verdict_text
 from harness.report.words import short
 from harness.text import gate, number, ratio
 
 if TYPE_CHECKING:
     import pandas as pd
-
+    from numpy.typing import NDArray
 
 MOST_ROWS = 60  # that a page shows at full length
 
@@ -70,7 +81,11 @@ def matrix_table(report: DriftReport, anchors: dict[str, str]) -> Table:
     for case, runs in wide.iterrows():
         cells = [Cell(str(case))]
         for run in runs:
-            cells.append(Cell("", "") if not isinstance(run, RunDrift) else _verdict_cell(run, anchors))
+            if isinstance(run, RunDrift):
+                look, link = look_of(run), anchors.get(run.id, "")
+                cells.append(Cell(verdict_text(run), float(look.severity), look.tone, link))
+            else:
+                cells.append(Cell("", ""))
         rows.append(tuple(cells))
     return Table(("case", *columns), frozenset(), tuple(rows))
 
@@ -85,37 +100,36 @@ def tensors_table(report: DriftReport, most: int) -> Table:
         *("old error", "new error", "change", "error limit", "gate", "gates held"),
         *("noise ±", "floor", "rms apart"),
     )
-    chosen: list[Any] = frame.iloc[order[:most]].to_dict("records")
     rows = []
-    for row in chosen:
-        look = DRIFT_LOOKS[DriftVerdict(row["verdict"])]
-        sample = "" if row["sample"] < 0 else f" [{row['sample']}]"
-        release = [Cell(short(row["release"]), row["release"])] if several else []
+    for row in judged_tensors(frame.iloc[order[:most]]):
+        look = DRIFT_LOOKS[row.verdict]
+        sample = "" if row.sample < 0 else f" [{row.sample}]"
+        release = [Cell(short(row.release), row.release)] if several else []
         rows.append(
             (
                 Cell(f"{look.glyph} {look.word}", look.severity, _tone(row)),
-                Cell(str(row["case"])),
-                Cell(str(row["precision"])),
+                Cell(row.case),
+                Cell(row.precision),
                 *release,
-                Cell(f"{row['tensor']}{sample}", str(row["tensor"])),
-                Cell(_text(row["op"])),
-                Cell(str(row["kind"])),
-                _number(row["old"]),
-                _number(row["new"]),
-                Cell(change_text(row["old"], row["new"]), _sortable(row["change"])),
-                _number(row["error_limit"]),
+                Cell(f"{row.tensor}{sample}", row.tensor),
+                Cell(row.op or ""),
+                Cell(row.kind),
+                _number(row.old),
+                _number(row.new),
+                Cell(change_text(row.old, row.new), _sortable(row.change)),
+                _number(row.error_limit),
                 Cell(gate_text(row)),
-                Cell(gates_held(row), float(row["new_passed"])),
-                _number(row["noise"], unknown="not measured"),
-                _number(row["floor"]),
-                Cell(apart(row), _sortable(row["distance"])),
+                Cell(gates_held(row), float(row.new_passed)),
+                _number(row.noise, unknown="not measured"),
+                _number(row.floor),
+                Cell(apart(row), _sortable(row.distance)),
             )
         )
     numeric = frozenset({"old error", "new error", "change", "noise ±", "floor", "error limit", "rms apart"})
     return Table(columns, numeric, tuple(rows), max(len(frame) - most, 0))
 
 
-def unmeasured_layers(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def unmeasured_layers(frame: pd.DataFrame) -> NDArray[np.bool_]:
     """Which rows of a judgement are layers whose noise is unknown although their errors are finite."""
     errors = frame["old"].to_numpy(dtype=float)
     is_layer, is_unknown = (frame["kind"] == RowKind.LAYER).to_numpy(), frame["noise"].isna().to_numpy()
@@ -146,28 +160,24 @@ def engines_table(report: DriftReport) -> Table:
     """Latency, size and build time, those that changed beyond noise first."""
     tones = {Trend.MORE: "bad", Trend.LESS: "good", Trend.WITHIN_NOISE: "quiet", Trend.SAME: "quiet"}
     order = {Trend.MORE: 0, Trend.LESS: 1, Trend.WITHIN_NOISE: 2, Trend.SAME: 3}
-    frame = report.engines
     several = len(report.newer) > 1
     columns = (
         *("trend", "quantity", "case", "precision", *(["release"] if several else [])),
         *("older", "newer", "newer / older", "noise ±"),
     )
-    places = [order[Trend(trend)] for trend in frame["trend"]]
-    listed: list[Any] = frame.assign(_place=places).sort_values("_place", kind="stable").to_dict("records")
     rows = []
-    for row in listed:
-        trend = Trend(row["trend"])
+    for row in sorted(compared_engines(report.engines), key=lambda row: order[row.trend]):
         rows.append(
             (
-                Cell(trend.value, float(order[trend]), tones[trend]),
-                Cell(row["quantity"]),
-                Cell(row["case"]),
-                Cell(row["precision"]),
-                *([Cell(short(row["release"]), row["release"])] if several else []),
-                _quantity(row["old"], row["unit"]),
-                _quantity(row["new"], row["unit"]),
-                Cell(f"×{number(row['ratio'])}", _sortable(row["ratio"])),
-                _quantity(row["noise"], row["unit"]),
+                Cell(row.trend.value, float(order[row.trend]), tones[row.trend]),
+                Cell(row.quantity),
+                Cell(row.case),
+                Cell(row.precision),
+                *([Cell(short(row.release), row.release)] if several else []),
+                _quantity(row.old, row.unit),
+                _quantity(row.new, row.unit),
+                Cell(f"×{number(row.ratio)}", _sortable(row.ratio)),
+                _quantity(row.noise, row.unit),
             )
         )
     return Table(columns, frozenset({"older", "newer", "newer / older", "noise ±"}), tuple(rows))
@@ -182,49 +192,39 @@ def change_text(old: float, new: float) -> str:
     return ratio(new / old)
 
 
-def gate_text(row: dict[str, Any]) -> str:
+def gate_text(row: JudgedTensor) -> str:
     """`rmse ≤ 2e-4`: metric and limit of the gate; `finite` where elements are not."""
-    if not isinstance(row["gate"], str):
+    if row.gate is None:
         return "–"
-    if row["gate"] == NONFINITE.metric:
+    if row.gate == NONFINITE.metric:
         return "all finite"
-    if row["gate"] in (SHAPE, COMPUTED):
-        return "the same shape" if row["gate"] == SHAPE else "computed"
-    return gate(row["gate"], row["limit"], at_least=row["gate"] in LOWER_BOUNDED)
+    if row.gate in (SHAPE, COMPUTED):
+        return "the same shape" if row.gate == SHAPE else "computed"
+    return gate(row.gate, row.limit, at_least=row.gate in LOWER_BOUNDED)
 
 
-def gates_held(row: dict[str, Any]) -> str:
+def gates_held(row: JudgedTensor) -> str:
     """`3/3 → 0/3`: in how many builds every gate of the tensor holds."""
-    return f"{row['old_passed']}/{row['old_builds']} → {row['new_passed']}/{row['new_builds']}"
+    return f"{row.old_passed}/{row.old_builds} → {row.new_passed}/{row.new_builds}"
 
 
-def apart(row: dict[str, Any]) -> str:
+def apart(row: JudgedTensor) -> str:
     """`1.2e-3 (rebuilt 3e-4)`: how far the releases' values are apart, and those of rebuilds."""
-    if math.isnan(row["distance"]):
+    if math.isnan(row.distance):
         return "–"
-    rebuilt = row["rebuild_distance"]
-    return number(row["distance"]) + ("" if math.isnan(rebuilt) else f" (rebuilt {number(rebuilt)})")
+    rebuilt = row.rebuild_distance
+    return number(row.distance) + ("" if math.isnan(rebuilt) else f" (rebuilt {number(rebuilt)})")
 
 
-def _tone(row: dict[str, Any]) -> str:
+def _tone(row: JudgedTensor) -> str:
     """That of the verdict; but what fails is not painted as healthy, nor what is no alarm by itself as one."""
-    tone = DRIFT_LOOKS[DriftVerdict(row["verdict"])].tone
-    if (
-        tone == "bad"
-        and row["kind"] == RowKind.LAYER
-        and math.isnan(row["noise"])
-        and math.isfinite(row["old"])
-    ):
+    tone = DRIFT_LOOKS[row.verdict].tone
+    if tone == "bad" and row.kind == RowKind.LAYER and math.isnan(row.noise) and math.isfinite(row.old):
         return "calm"
-    return "calm" if tone in ("good", "quiet") and row["new_passed"] < row["new_builds"] else tone
+    return "calm" if tone in ("good", "quiet") and row.new_passed < row.new_builds else tone
 
 
-def _verdict_cell(run: RunDrift, anchors: dict[str, str]) -> Cell:
-    look = look_of(run)
-    return Cell(verdict_text(run), float(look.severity), look.tone, anchors.get(run.id, ""))
-
-
-def _gravest_first(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.intp]]:
+def _gravest_first(frame: pd.DataFrame) -> NDArray[np.intp]:
     """Places of the rows: verdict, outputs before layers, then how far the error moved against its floor.
 
     Layers whose noise is unknown come after what moved beyond a noise that is known, and before what did not move.
@@ -254,10 +254,6 @@ def _sortable(value: float) -> float:
     if math.isnan(value):
         return -1e300
     return max(min(value, 1e300), -1e300)
-
-
-def _text(value: object) -> str:
-    return "" if value is None or value != value else str(value)
 
 
 def steps_table(series: Sequence[Series]) -> Table:

@@ -36,7 +36,6 @@ MOST_CHANGES = 5
 MOST_ERRORS = 4
 MOST_EVIDENCE = 3
 DIFFERING = "the noise band spans these precisions: a release that only chooses another one more often stays within it"
-_KNOWN = ("request:", "kind:")  # evidence that the title of a run says already
 _CHANGES = {
     Change.QDQ_UNFUSED: "convolution no longer fused with its add: {}",
     Change.QDQ_LEFT: "Q/DQ left over at {}",
@@ -109,7 +108,7 @@ def explain(run: RunDrift) -> DriftExplanation:
 def _error(error: RunError) -> list[Statement]:
     """An error, and below it the lines of its evidence that say more than it does."""
     first = error.headline
-    more = [line for line in error.evidence if line.strip() not in first and not line.startswith(_KNOWN)]
+    more = [line for line in error.evidence if line.strip() not in first]
     return [Statement("error", first), *(Statement("", line) for line in more[:MOST_EVIDENCE])]
 
 
@@ -185,13 +184,11 @@ def _origins(run: RunDrift) -> list[Statement]:
     if not run.origins:
         why = "no observed layer regressed" if "layer" in run.counts else "no layer was observed"
         return [Statement("starts at", f"not known: {why}")]
-    shown = [_origin(origin) for origin in run.origins[:MOST_ORIGINS]]
-    statements = [Statement("" if place else "starts at", text) for place, text in enumerate(shown)]
+    statements = []
+    for place, origin in enumerate(run.origins[:MOST_ORIGINS]):
+        named = "node " if origin.node == origin.tensor else ""
+        statements.append(Statement("" if place else "starts at", f"{named}{tensor_text(origin)}"))
     if len(run.origins) > MOST_ORIGINS:
         rest = plural(len(run.origins) - MOST_ORIGINS, "further layer")
         statements.append(Statement("", f"and {rest}"))
     return statements
-
-
-def _origin(origin: TensorDrift) -> str:
-    return f"node {tensor_text(origin)}" if origin.node == origin.tensor else tensor_text(origin)

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from harness.history import DriftReport
 from harness.report.figures.layout import LEFT, MOST_NAMES, NAME_LENGTH, WIDTH
@@ -51,11 +51,6 @@ class Scale:
         if value is None:
             return math.nan
         return min(max(value, self.floor), self.ceiling) if math.isfinite(value) else self.ceiling
-
-
-def draw_marks(axes: Axes, places: Sequence[int], heights: Sequence[float], **looks: Any) -> None:
-    """Marks without a line between them."""
-    axes.plot(places, heights, linestyle="none", **looks)
 
 
 def plain_axes(axes: Axes) -> None:
@@ -173,8 +168,35 @@ def label_layers(
 
 def draw_rings(axes: Axes, places: Sequence[int], heights: Sequence[float], label: str) -> None:
     """A ring around each origin."""
-    looks: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": VERMILION, "markeredgewidth": 1.8}
-    draw_marks(axes, places, heights, label=label, marker="o", markersize=11, zorder=7, **looks)
+    axes.plot(
+        places,
+        heights,
+        label=label,
+        linestyle="none",
+        marker="o",
+        markersize=11,
+        markerfacecolor="none",
+        markeredgecolor=VERMILION,
+        markeredgewidth=1.8,
+        zorder=7,
+    )
+
+
+def draw_ticks(axes: Axes, places: Sequence[int], label: str, *, count: int, width: float = 1.0) -> None:
+    """A tick at the foot of the axes for each of `places` among `count` layers, with how many they are."""
+    axes.plot(
+        places,
+        [0.012] * len(places),
+        label=f"{label} ({len(places)})",
+        linestyle="none",
+        transform=axes.get_xaxis_transform(),
+        color=VERMILION,
+        marker="|",
+        markersize=6,
+        markeredgewidth=width,
+        zorder=3,
+        rasterized=count > MOST_VECTORS,
+    )
 
 
 def draw_title(figure: Figure, text: str, *, left: float = LEFT / WIDTH) -> None:

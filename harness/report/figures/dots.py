@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from harness.history import DriftReport, RowKind, RunDrift
+from harness.history import DriftReport, JudgedTensor, RowKind, RunDrift, compared_engines, judged_tensors
 from harness.report.figures.canvas import (
     FAINT,
     GREY,
@@ -52,9 +53,9 @@ def outputs_figure(report: DriftReport, runs: Sequence[RunDrift]) -> Figure:
     axes.set_xlim(scale.floor / 2, scale.ceiling * 2)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     bands = [
-        (place, scale.height(max(row["old"] - row["noise"], 0.0)), scale.height(row["old"] + row["noise"]))
+        (place, scale.height(max(row.old - row.noise, 0.0)), scale.height(row.old + row.noise))
         for place, row in zip(places, rows, strict=True)
-        if math.isfinite(row["old"] + row["noise"])
+        if math.isfinite(row.old + row.noise)
     ]
     _draw_bands(axes, bands)
     for release in report.releases:
@@ -72,7 +73,7 @@ def outputs_figure(report: DriftReport, runs: Sequence[RunDrift]) -> Figure:
         )
     axes.set_yticks(
         list(places),
-        [shorten(f"{row['case']} {row['precision']}: {row['tensor']} [{row['sample']}]", 42) for row in rows],
+        [shorten(f"{row.case} {row.precision}: {row.tensor} [{row.sample}]", 42) for row in rows],
     )
     draw_grid(axes, "x")
     axes.set_xlabel("nrmse over the FP32 reference; the bar is the older release's noise band", color=INK)
@@ -115,37 +116,36 @@ def engines_figure(report: DriftReport, engines: pd.DataFrame) -> Figure:
     return figure
 
 
-Row = dict[str, Any]
 Output = tuple[str, str, str, int]
 
 
-def _worst_outputs(outputs: pd.DataFrame, runs: Sequence[RunDrift]) -> list[Row]:
+def _worst_outputs(outputs: pd.DataFrame, runs: Sequence[RunDrift]) -> list[JudgedTensor]:
     """For each run the output that its numbers are of; where these are a layer's, the one with the largest error.
 
     An output that several newer releases share is one row, with the widest of their noise bands.
     """
-    by_run: dict[tuple[str, str, str], list[Row]] = {}
-    listed: list[Any] = outputs.to_dict("records")
-    for row in listed:
-        by_run.setdefault((row["release"], row["case"], row["precision"]), []).append(row)
-    found: dict[Output, Row] = {}
+    by_run: dict[tuple[str, str, str], list[JudgedTensor]] = {}
+    for row in judged_tensors(outputs):
+        by_run.setdefault((row.release, row.case, row.precision), []).append(row)
+    found: dict[Output, JudgedTensor] = {}
     for run in runs:
         rows = by_run.get((run.new, run.case, run.precision.value), [])
-        same = [row for row in rows if run.worst is not None and row["tensor"] == run.worst.tensor]
-        same = [row for row in same if run.worst is not None and row["sample"] == run.worst.sample]
+        if run.worst is not None:
+            worst = (run.worst.tensor, run.worst.sample)
+            rows = [row for row in rows if (row.tensor, row.sample) == worst] or rows
         if rows:
-            row = max(same or rows, key=lambda row: max(row["old"], row["new"]))
+            row = max(rows, key=lambda row: max(row.old, row.new))
             known = found.setdefault(_output(row), row)
-            if row["noise"] > known["noise"] or math.isnan(known["noise"]):
-                known["noise"] = row["noise"]
+            if row.noise > known.noise or math.isnan(known.noise):
+                found[_output(row)] = replace(known, noise=row.noise)
     return list(found.values())
 
 
-def _output(row: Row) -> Output:
-    return row["case"], row["precision"], row["tensor"], row["sample"]
+def _output(row: JudgedTensor) -> Output:
+    return row.case, row.precision, row.tensor, row.sample
 
 
-def _builds(report: DriftReport, rows: Sequence[Row]) -> list[dict[str, list[float]]]:
+def _builds(report: DriftReport, rows: Sequence[JudgedTensor]) -> list[dict[str, list[float]]]:
     """For each of `rows`, by release, the error of each build."""
     places = {_output(row): place for place, row in enumerate(rows)}
     found: list[dict[str, list[float]]] = [{} for _ in rows]
@@ -171,20 +171,18 @@ def _draw_ratios(
     order = {key: place for place, key in enumerate(keys)}
     axes.axvline(1.0, color=GREY, linewidth=1.0)
     axes.set_xscale("log")
-    rows: list[Any] = part.to_dict("records")
-    rows = [{**row, "place": order.get((row["case"], row["precision"]))} for row in rows]
-    rows = [row for row in rows if row["place"] is not None]
+    rows = [row for row in compared_engines(part) if (row.case, row.precision) in order]
     bands = [
-        (row["place"], max(1 - row["noise"] / row["old"], 0.05), 1 + row["noise"] / row["old"])
+        (order[row.case, row.precision], max(1 - row.noise / row.old, 0.05), 1 + row.noise / row.old)
         for row in rows
-        if row["noise"] > 0 and row["old"] > 0
+        if row.noise > 0 and row.old > 0
     ]
     _draw_bands(axes, bands)
     for release in report.newer:
-        chosen = [row for row in rows if row["release"] == release]
+        chosen = [row for row in rows if row.release == release]
         axes.plot(
-            [row["ratio"] for row in chosen],
-            [row["place"] for row in chosen],
+            [row.ratio for row in chosen],
+            [order[row.case, row.precision] for row in chosen],
             marker="D",
             markersize=4.4,
             color=colour_of(report, release),
@@ -192,8 +190,8 @@ def _draw_ratios(
             label=short(release, 44),
             zorder=3,
         )
-    low = min([0.9, *(row["ratio"] for row in rows)])
-    high = max([1.1, *(row["ratio"] for row in rows)])
+    low = min([0.9, *(row.ratio for row in rows)])
+    high = max([1.1, *(row.ratio for row in rows)])
     axes.set_xlim(low / 1.15, high * 1.15)
     axes.set_ylim(len(keys) - 0.4, -0.6)
     axes.set_yticks([])

@@ -13,13 +13,12 @@ from harness.history import REGRESSIONS, DriftReport, RowKind, RunDrift
 from harness.report.figures.canvas import (
     BLUE,
     INK,
-    MOST_VECTORS,
     VERMILION,
     Scale,
     colour_of,
     draw_legend,
-    draw_marks,
     draw_rings,
+    draw_ticks,
     draw_title,
     label_errors,
     label_layers,
@@ -133,9 +132,15 @@ def _draw_growth(axes: Axes, report: DriftReport, run: RunDrift, table: pd.DataF
     for release in table.columns:
         heights = [scale.height(_or_none(value)) for value in table[release]]
         colour = colour_of(report, release)
-        line: dict[str, Any] = {"color": colour, "linewidth": 1.5 if few else 1.0, "zorder": 3}
         axes.plot(
-            places, heights, marker="o" if few else None, markersize=2.8, label=short(release, 44), **line
+            places,
+            heights,
+            label=short(release, 44),
+            color=colour,
+            linewidth=1.5 if few else 1.0,
+            marker="o" if few else None,
+            markersize=2.8,
+            zorder=3,
         )
     worse = [
         place
@@ -143,17 +148,7 @@ def _draw_growth(axes: Axes, report: DriftReport, run: RunDrift, table: pd.DataF
         if verdict in REGRESSIONS
     ]
     if worse:
-        draw_marks(
-            axes,
-            worse,
-            [0.012] * len(worse),
-            label=f"regressed ({len(worse)})",
-            transform=axes.get_xaxis_transform(),
-            color=VERMILION,
-            marker="|",
-            markersize=6,
-            rasterized=len(table) > MOST_VECTORS,
-        )
+        draw_ticks(axes, worse, "regressed", count=len(table))
     _ring_origins(axes, run, table, scale)
     label_errors(axes, log_ticks(scale, values))
 
@@ -167,14 +162,12 @@ def _ring_origins(axes: Axes, run: RunDrift, table: pd.DataFrame, scale: Scale) 
     draw_rings(axes, [place for place, _ in rings], heights, "origin")
     for row, (place, origin) in enumerate(rings[:MOST_NAMED]):
         late = place > 0.7 * len(table)
-        spot: dict[str, Any] = {
-            "xy": (place, heights[row]),
-            "xytext": (place, 1.04 + 0.066 * (len(rings[:MOST_NAMED]) - 1 - row)),
-            "textcoords": axes.get_xaxis_transform(),
-            "annotation_clip": False,
-        }
         axes.annotate(
             shorten(f"{origin.node or origin.tensor} ({origin.op})", 44),
+            xy=(place, heights[row]),
+            xytext=(place, 1.04 + 0.066 * (len(rings[:MOST_NAMED]) - 1 - row)),
+            textcoords=axes.get_xaxis_transform(),
+            annotation_clip=False,
             ha="right" if late else "left",
             va="center",
             size=8.5,
@@ -187,7 +180,6 @@ def _ring_origins(axes: Axes, run: RunDrift, table: pd.DataFrame, scale: Scale) 
                 "shrinkB": 7,
                 "relpos": (0.97 if late else 0.03, 0.0),
             },
-            **spot,
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -27,7 +26,7 @@ from harness.report.run.view import (
     worst_error,
 )
 from harness.report.run.words import LOOKS, UNEXPECTED, hidden_faults, near_ties, summary
-from harness.report.words import is_plain, layer_legend
+from harness.report.words import is_plain, layer_legend, make_grid, make_table
 from harness.text import number, shorten
 
 EXPLAINED = ("bad", "calm")  # tones of runs that get an explanation
@@ -86,7 +85,8 @@ def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
     verdicts = [
         [_cell(row.runs.get(precision), plain) for row in arranged.rows] for precision in arranged.precisions
     ]
-    outputs = [_worst_output(row) for row in arranged.rows]
+    worst = (row.gravest.worst for row in arranged.rows)
+    outputs = [Text("" if output is None else shorten(output.tensor, 32)) for output in worst]
     origins = [_first_origin(row) for row in arranged.rows]
 
     one_line = [[Text(" ").join(cell) for cell in column] for column in verdicts]
@@ -105,7 +105,7 @@ def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
         if arranged.rows[place].case == arranged.rows[place - 1].case:
             cases[place] = Text("")  # named once, above
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+    table = make_table()
     columns = {"case": cases}
     if candidates:
         columns["candidate"] = candidates
@@ -152,7 +152,7 @@ def print_run(console: Console, result: RunResult, *others: RunResult, details: 
 
 def outputs_table(outputs: Sequence[OutputResult]) -> Table:
     """Outputs, sample by sample: main metrics and gates."""
-    table = _small_table()
+    table = make_table(gap=2, framed=False)
     for name in ("output", "sample"):
         table.add_column(name, overflow="fold")
     for name in ("nrmse", "max abs", "cosine", "not finite"):
@@ -174,7 +174,7 @@ def outputs_table(outputs: Sequence[OutputResult]) -> Table:
 
 def layers_table(layers: Sequence[LayerResult]) -> Table:
     """The observed tensors in order: accumulated and introduced error, largest value, and what is remarkable."""
-    table = _small_table()
+    table = make_table(gap=2, framed=False)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("node", overflow="fold")
     table.add_column("op", overflow="fold")
@@ -214,9 +214,7 @@ def failure_text(result: RunResult, *, width: int) -> str:
 
 
 def _print_explanation(console: Console, explanation: Explanation, *, indent: int = 0) -> None:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+    grid = make_grid()
     width = max(
         len(label) for label in ("deeper", *(statement.label for statement in explanation.statements))
     )
@@ -241,11 +239,6 @@ def _cell(result: RunResult | None, plain: bool) -> list[Text]:
         gates = "" if result.judged_as is None else f" as {result.judged_as}"
         parts.append(Text(number(worst) + gates, style=look.style if look.tone == "bad" else "dim"))
     return parts
-
-
-def _worst_output(row: Row) -> Text:
-    worst = row.gravest.worst
-    return Text("" if worst is None else shorten(worst.tensor, 32))
 
 
 def _first_origin(row: Row, longest: int = 32) -> Text:
@@ -284,7 +277,3 @@ def _print_shared(console: Console, label: str, texts: Mapping[str, str]) -> Non
 def _widest(column: Sequence[Text]) -> int:
     """How many columns of the terminal a column of the table takes, with the space behind it."""
     return max((len(cell) for cell in column), default=0) + PAD
-
-
-def _small_table() -> Table:
-    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)

@@ -23,7 +23,7 @@ from harness.report.run.view import (
     worst_error,
 )
 from harness.report.run.words import LOOKS, answer, hidden_faults, near_ties, summary
-from harness.report.words import code, escape, fit, layer_legend, made_with, title
+from harness.report.words import code, escape, fit, layer_legend, made_with, ran_on, title
 from harness.text import number
 
 if TYPE_CHECKING:
@@ -112,11 +112,7 @@ def run_markdown(report: RunReport, *, seconds: float | None = None) -> str:
         for statement in explanation.statements:
             lines.append(f"- {statement.label + ': ' if statement.label else ''}{escape(statement.text)}")
         lines += ["", "```sh", explanation.command, "```", ""] if explanation.command else [""]
-    facts = "".join(
-        f"- {escape(key)}: {escape(value)}\n" for key, value in made_with(report.fingerprint).items()
-    )
-    tail = f"<details><summary>What this ran on</summary>\n\n{facts}\n</details>\n"
-    return fit("\n".join(lines), tail)
+    return fit("\n".join(lines), ran_on(made_with(report.fingerprint)))
 
 
 def _cell(result: RunResult | None) -> str:

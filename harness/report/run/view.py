@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, SHAPE
-from harness.judge import Cause, LayerResult, OutputResult, Region, RunError, RunReport, RunResult, Verdict
+from harness.judge import Cause, LayerResult, OutputResult, Region, RunReport, RunResult, Verdict
 from harness.report.run.words import LOOKS, UNEXPECTED, changed_golden, hidden_faults, near_ties, next_command
 from harness.report.words import Statement, title
 from harness.tensors import Precision
@@ -115,7 +115,7 @@ def attention(report: RunReport) -> tuple[RunResult, ...]:
     unexpected = [result for result in report.results if result.verdict in UNEXPECTED]
     texts: dict[object, RunResult] = {}
     for result in gravest_first(unexpected):
-        texts.setdefault((result.case_path, result.reason) if result.mistake else id(result), result)
+        texts.setdefault((result.case_path, result.error) if result.mistake else id(result), result)
     return tuple(texts.values())
 
 
@@ -134,7 +134,7 @@ def alike(results: Iterable[RunResult]) -> tuple[tuple[RunResult, ...], ...]:
     groups: dict[object, list[RunResult]] = {}
     for result in results:
         error = result.error
-        same = error and (error.kind, error.message, error.hint, error.environment, result.evidence)
+        same = error and (replace(error, where=None), result.evidence)
         groups.setdefault(same or id(result), []).append(result)
     return tuple(map(tuple, groups.values()))
 
@@ -209,12 +209,16 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
             Statement("perturbed", "observation changed this engine's outputs: do not rely on its layers")
         )
     statements += [Statement("warning", warning) for warning in result.warnings]
+    if result.error is not None and result.error.request is not None:
+        statements.append(Statement("request", result.error.request))
     evidence = result.evidence[-MOST_EVIDENCE:]
     statements += [Statement("" if place else "evidence", line) for place, line in enumerate(evidence)]
     together = plural(1 + len(others), "case" if result.mistake else "run")
     subject = together if others else title(result)
     # What runs that share an error are about is listed below: it is another file in each.
-    reason = _without_place(result.error) if others and result.error is not None else result.reason
+    reason = result.reason
+    if others and (error := result.error) is not None:
+        reason = error.message if error.hint is None else f"{error.message} ({error.hint})"
     return Explanation(subject, reason, tuple(statements), next_command(result))
 
 
@@ -226,10 +230,6 @@ def _region(region: Region) -> str:
     label = "kernel" if len(region.kernels) == 1 else "kernels"
     kernels = f"; {label} {names(region.kernels, MOST_ORIGINS)}" if region.kernels else ""
     return f"the error starts {where}, among {among}{kernels}"
-
-
-def _without_place(error: RunError) -> str:
-    return error.message if error.hint is None else f"{error.message} ({error.hint})"
 
 
 def flags(layer: LayerResult) -> str:

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import re
+from dataclasses import replace
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..protocol import Fault, ProbeReply
@@ -30,10 +31,12 @@ def probe(
         its kernels loaded, and the builders of the builds that follow are made at once.
     """
     problems: List[str] = []
-    facts: Dict[str, Any] = {}
+    reply = ProbeReply(
+        release.version, product=release.product, capabilities=release.capabilities(), packages=_packages()
+    )
     no_gpu: Optional[str] = None
     try:
-        facts = _gpu_facts(Cuda(load_cudart()) if cuda is None else cuda)
+        reply = _with_gpu(reply, Cuda(load_cudart()) if cuda is None else cuda)
     except Fault as fault:
         no_gpu = fault.message
     builder: Any = None
@@ -53,22 +56,18 @@ def probe(
         )
     cannot_run: Optional[str] = "no GPU: cannot run"
     if no_gpu is None:
-        cannot_run = refusal(trt, release, logger, builder, facts) if load and builder is not None else None
+        cannot_run = refusal(trt, release, logger, builder, reply) if load and builder is not None else None
     elif builder is None or not release.offers("compute_capability"):
         problems.insert(0, no_gpu)
-    reply = ProbeReply(
-        tensorrt=release.version,
-        product=release.product,
+    found = replace(
+        reply,
         cannot_run=cannot_run,
         builder_ok=builder is not None,
-        capabilities=release.capabilities(),
         problems=tuple(problems),
-        packages=_packages(),
         tactic_sources=sources,
         build_routes=routes,
-        **facts,
     )
-    return reply, builder
+    return found, builder
 
 
 def check_library(trt: Any) -> None:
@@ -107,7 +106,7 @@ def loaded_libraries() -> List[str]:
     return sorted(path.rstrip() for path in found)
 
 
-def refusal(trt: Any, release: Release, logger: Any, builder: Any, facts: Dict[str, Any]) -> Optional[str]:
+def refusal(trt: Any, release: Release, logger: Any, builder: Any, gpu: ProbeReply) -> Optional[str]:
     """Why the GPU takes no engine of this release, found by building the smallest one; None if it takes it."""
     if not release.offers("engine_validity"):
         return None
@@ -121,7 +120,7 @@ def refusal(trt: Any, release: Release, logger: Any, builder: Any, facts: Dict[s
         return None
     why = reasons(trt, runtime, serialized)
     if "unsupported cc" in why:
-        return "refuses this GPU: compute capability {}".format(facts.get("compute_capability"))
+        return "refuses this GPU: compute capability {}".format(gpu.compute_capability)
     return "refuses this GPU: {}".format(", ".join(why) or "no reason given")
 
 
@@ -164,16 +163,17 @@ def _allowed(text: str) -> Tuple[str, ...]:
     return tuple(value.strip() for value in found.group(1).split("|") if value.strip())
 
 
-def _gpu_facts(cuda: Cuda) -> Dict[str, Any]:
+def _with_gpu(reply: ProbeReply, cuda: Cuda) -> ProbeReply:
     memory = cuda.memory()
-    return {
-        "cuda": cuda.runtime_version(),
-        "driver": driver_version() or cuda.driver_version(),
-        "gpu": cuda.gpu_name(),
-        "compute_capability": cuda.compute_capability(),
-        "free_bytes": memory["free"],
-        "total_bytes": memory["total"],
-    }
+    return replace(
+        reply,
+        cuda=cuda.runtime_version(),
+        driver=driver_version() or cuda.driver_version(),
+        gpu=cuda.gpu_name(),
+        compute_capability=cuda.compute_capability(),
+        free_bytes=memory["free"],
+        total_bytes=memory["total"],
+    )
 
 
 def driver_version() -> Optional[str]:

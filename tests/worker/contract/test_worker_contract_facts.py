@@ -109,10 +109,10 @@ def of_the_adapter(models: dict[str, Path], folder: Path, patch: pytest.MonkeyPa
     assert known is not None
     yield cached.build("conv", tactics=TacticOrders(forbid=known.choices)).facts
     rig = Rig("8.6.0", models, folder)
-    told = rig.build("conv", tactics=TacticOrders(alternatives=9)).facts
-    yield told
-    assert told.tactics is not None
-    impossible = replace(told.tactics.choices[0], tactic=hexadecimal(12345))
+    with_choices = rig.build("conv", tactics=TacticOrders(alternatives=9)).facts
+    yield with_choices
+    assert with_choices.tactics is not None
+    impossible = replace(with_choices.tactics.choices[0], tactic=hexadecimal(12345))
     yield rig.build("conv", tactics=TacticOrders(force=(impossible,))).facts
     patch.setattr(trt_runtime, "_entry", _another_tactic(trt_runtime._entry))
     yield rig.build("conv", tactics=TacticOrders()).facts

@@ -183,7 +183,7 @@ def test_the_inspector_tells_what_was_built(rig: Rig) -> None:
 
 def test_open_shapes_are_run_at_any_shape_in_their_range(rig: Rig, models: dict[str, Path]) -> None:
     reply = rig.build("dynamic")
-    assert reply.facts.realised.asserted, "formats are told only once the shapes are set"
+    assert reply.facts.realised.asserted, "formats are known only once the shapes are set"
     for rows in (1, 8, 3):
         tensors, _ = rig.infer(reply, feed("dynamic", rows))
         expected = reference(models["dynamic"], feed("dynamic", rows))["y"]

@@ -1,4 +1,4 @@
-"""Tactics on every release: told, forced, forbidden, and honest about what was not done."""
+"""Tactics on every release: reported, forced, forbidden, and honest about what was not done."""
 
 from dataclasses import replace
 from pathlib import Path

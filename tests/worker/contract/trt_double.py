@@ -41,7 +41,7 @@ def module_name(version: str) -> str:
 
 
 def kind_in(ranges: str, index: int) -> str | None:
-    """What a name is in the release at `index`: a kind, "" where none is told, None if it is not there."""
+    """What a name is in the release at `index`: a kind, "" where none is known, None if it is not there."""
     for run in ranges.split():
         span, _, kind = run.partition(":")
         first, _, last = span.partition("-")

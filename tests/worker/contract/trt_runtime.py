@@ -48,11 +48,11 @@ def kernel_log(plan: Plan) -> str:
     """What TensorRT for RTX says of the kernels that it built."""
 
     def tensors(values: list[tuple[str, str]]) -> str:
-        told = (
+        texts = (
             f"{{ Name: {name}, Dimensions: [], Datatype: {_WORDS.get(dtype, dtype)} }}"
             for name, dtype in values
         )
-        return f"[ {', '.join(told)}]" if values else "[]"
+        return f"[ {', '.join(texts)}]" if values else "[]"
 
     lines = (
         f"Name: {layer.name}, LayerType: {layer.kind}, Inputs: {tensors(layer.inputs)}, Constants: [], Outputs: "

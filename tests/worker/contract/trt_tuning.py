@@ -1,6 +1,6 @@
 """How the doubles behave: tuning. Each engine layer has a few candidates, is timed with noise, and takes the fastest.
 
-An algorithm selector is asked for each layer and told what was taken. With the editable timing cache, an operator
+An algorithm selector is asked for each layer, and learns what was taken. With the editable timing cache, an operator
 that the cache holds is not tuned; one that is leaves the documented table in the VERBOSE log.
 """
 
