@@ -37,6 +37,7 @@ DICTIONARIES = {
     "judge.results": "makes a JSON document",
     "report.figures.growth": "options of matplotlib",
     "report.figures.releases": "options of matplotlib",
+    "report.quantization.page": "values of a template",
     "tactics.record": "makes a JSON document",
     "tactics.samples": "makes a JSON document",
 }

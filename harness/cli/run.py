@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -158,14 +158,13 @@ def run(
     progress = make_progress(RunProgress, quiet=quiet)
     show = partial(show_report, outputs.console, details=details, brief=quiet)
 
-    def partial_document() -> dict[str, Any]:
-        done = tuple(progress.done)
-        return RunReport(fingerprint_of(done), done, interrupted=True).to_dict()
+    def so_far() -> RunReport:
+        return RunReport(fingerprint_of(progress.done), tuple(progress.done), interrupted=True)
 
     def follow(event: ProgressEvent) -> None:
         progress(event)
         if event.result is not None:
-            outputs.keep(partial_document)
+            outputs.keep(lambda: so_far().to_dict())
 
     try:
         with progress:
@@ -177,9 +176,8 @@ def run(
                 progress=follow,
             )
     except KeyboardInterrupt:
-        done = tuple(progress.done)
-        show(RunReport(fingerprint_of(done), done), seconds=None)
-        outputs.keep(partial_document, at_once=True)
+        show(so_far(), seconds=None)
+        outputs.keep(lambda: so_far().to_dict(), at_once=True)
         raise
     seconds = time.perf_counter() - start
     show(report, seconds=seconds)

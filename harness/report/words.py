@@ -113,6 +113,17 @@ def make_grid(style: str = "dim") -> Table:
     return grid
 
 
+def print_statements(console: Console, statements: Iterable[Statement], *, indent: int) -> None:
+    """Print labels, and texts folded beside them, `indent` columns from the left."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    grid = make_grid()
+    for statement in statements:
+        grid.add_row(statement.label, Text(statement.text))
+    console.print(Padding(grid, (0, 0, 0, indent), expand=False))
+
+
 def make_table(*, gap: int = 1, framed: bool = True) -> Table:
     """An empty table on a terminal: with a line under its bold head, or if it is not `framed` with a faint head."""
     from rich.box import SIMPLE_HEAD

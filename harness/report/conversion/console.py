@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from harness.conversion import CheckReport, CheckResult, EnvironmentResult, FixResult
@@ -31,7 +27,7 @@ from harness.report.conversion.view import (
     statements,
     subject,
 )
-from harness.report.words import Statement, is_plain
+from harness.report.words import is_plain, make_table, print_statements
 from harness.text import names, plural
 
 MOST_FINDINGS = 20
@@ -86,18 +82,10 @@ def _print_fix(console: Console, fix: FixResult, plain: bool, *, details: bool) 
     for row in cure_rows(fix):
         words = f"{row.look.mark(plain=plain)} {row.look.word} {row.code}"
         console.print(Text.assemble("  ", (words, row.look.style), f" {row.nodes}"), soft_wrap=True)
-        _print_statements(console, [each for each in row.statements if details or each.label != "source"])
+        lines = [each for each in row.statements if details or each.label != "source"]
+        print_statements(console, lines, indent=6)
     style = "bold red" if fix.fails else "bold green"
     console.print(Text(fix_answer(fix), style=style), soft_wrap=True)
-
-
-def _print_statements(console: Console, shown: Iterable[Statement]) -> None:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for statement in shown:
-        grid.add_row(statement.label, Text(statement.text))
-    console.print(Padding(grid, (0, 0, 0, 6)))
 
 
 def _print_result(console: Console, result: CheckResult, plain: bool, *, details: bool) -> None:
@@ -118,9 +106,8 @@ def _print_result(console: Console, result: CheckResult, plain: bool, *, details
         look = LOOKS[row.finding.kind]
         words = (look.mark(plain=plain), " ", look.word, " ", row.finding.code)
         console.print(Text.assemble("  ", ("".join(words), look.style), " ", headline(row)), soft_wrap=True)
-        _print_statements(
-            console, [each for each in statements(row) if details or each.label in shown_labels]
-        )
+        lines = [each for each in statements(row) if details or each.label in shown_labels]
+        print_statements(console, lines, indent=6)
     for text in expectation_lines(result):
         console.print(Text(f"  {text}", style="yellow"), soft_wrap=True)
     if len(found) > len(shown):
@@ -144,7 +131,7 @@ def _print_kernels(console: Console, result: CheckResult, environment: Environme
         return
     title = f"{result.case} on {environment.environment}: {movement_text(environment)}"
     console.print(Text(title, style="bold"), soft_wrap=True)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+    table = make_table()
     for column in ("#", "kernel", "nodes", "reads", "writes"):
         table.add_column(column, overflow="fold")
     for row in kernel_lines(environment):

@@ -10,7 +10,7 @@ from harness.diagnosis import Diagnosis, DiagnosisVerdict, Recipe
 from harness.report.diagnosis.words import accumulates, heading, look, statements
 from harness.report.figures import error_growth_svg
 from harness.report.pages import render_page, trusted
-from harness.report.words import LAYER_NUMBERS, escape, is_plain, made_with, make_grid, ran_on
+from harness.report.words import LAYER_NUMBERS, escape, is_plain, made_with, print_statements, ran_on
 from harness.text import number, plural
 
 if TYPE_CHECKING:
@@ -28,10 +28,7 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis, *, details: bool = F
         Text.assemble((f"{seen.mark(plain=is_plain(console))} {heading(diagnosis)}", seen.style)),
         soft_wrap=True,
     )
-    grid = make_grid()
-    for statement in statements(diagnosis):
-        grid.add_row(f"  {statement.label}", Text(statement.text))
-    console.print(grid)
+    print_statements(console, statements(diagnosis), indent=2)
     # One cure for each tool: whoever has trtexec needs no polygraphy.
     next_label = "or" if diagnosis.verdict in (DiagnosisVerdict.PRECISION, DiagnosisVerdict.TF32) else ""
     for place, line in enumerate(diagnosis.advice):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -11,7 +10,7 @@ from harness.history import DriftReport, RunDrift
 from harness.report.drift.lines import changes_line, coverage_lines, engines_line, only_compiled, run_line
 from harness.report.drift.view import explain, first_origin, is_remarkable
 from harness.report.drift.words import answer, look_of, remarks, summary, title, tone_of, verdict_text
-from harness.report.words import is_plain, make_grid, make_table, short
+from harness.report.words import is_plain, make_table, print_statements, short
 from harness.text import number, ratio, shorten
 
 MOST_EXPLAINED = 10
@@ -107,10 +106,7 @@ def _print_run(console: Console, run: RunDrift, plain: bool, *, several: bool) -
     words = (f"{look.mark(plain=plain)} {look.word}", *remarks(run))
     verdict = (" - " if plain else " · ").join(words)
     console.print(Text.assemble((verdict, look.style), " ", (name, "bold"), f": {run.reason}"))
-    grid = make_grid()
-    for statement in explanation.statements:
-        grid.add_row(statement.label, Text(statement.text))
-    console.print(Padding(grid, (0, 0, 0, 2)))
+    print_statements(console, explanation.statements, indent=2)
     if explanation.command:
         console.print(
             Text.assemble("  ", ("go on", "dim"), "  ", (explanation.command, "cyan")), soft_wrap=True

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 
 from harness.quantization import Quantization, QuantizationDiagnosis, QuantizedKernels
 from harness.report.quantization.words import LOOKS, exclusions, heading, kernels_text, statements
-from harness.report.words import Statement, is_plain
+from harness.report.words import Statement, is_plain, print_statements
 from harness.text import names, number, percent, plural, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rich.console import Console
     from rich.table import Table
 
@@ -24,7 +22,7 @@ def print_pairs(console: Console, found: QuantizationDiagnosis, *, details: bool
 
     seen = LOOKS[found.verdict]
     console.print(Text(f"{seen.mark(plain=is_plain(console))} {heading(found)}", seen.style), soft_wrap=True)
-    _print_statements(console, statements(found))
+    print_statements(console, statements(found), indent=2)
     table = _table("pair", "kind", "introduced", "alone", "best", "reason")
     for pair in found.ranking.pairs[: None if details else ROWS]:
         alone = number(pair.estimate) if pair.alone is not None else f"about {number(pair.estimate)}"
@@ -75,19 +73,7 @@ def print_quantization(
         lines.append(Statement("kernels", kernels_text(kernels, found.format)))
     kept = f"{plural(found.unseen, 'sample')} kept apart" if found.unseen else "no sample was kept apart"
     lines.append(Statement("data", f"calibrated with {plural(found.samples, 'sample')}; {kept}"))
-    _print_statements(console, lines)
-
-
-def _print_statements(console: Console, lines: Sequence[Statement]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for line in lines:
-        grid.add_row(f"  {line.label}", Text(line.text))
-    console.print(grid)
+    print_statements(console, lines, indent=2)
 
 
 def _table(*columns: str) -> Table:
