@@ -54,6 +54,11 @@ _PAIR = "g (float[N,4] x) => (float[N,4] y) { q = QuantizeLinear(x, s, z) d = De
 _QUANTIZE = "g (float[N,4] x) => (%s[N,4] y) { y = QuantizeLinear(x, s, z) }"
 _INTEGER = "g (uint8[N,4] x, uint8[4,3] w) => (int32[N,3] y) { y = MatMulInteger(x, w, xz, wz) }"
 _LARGE = RANDOM.normal(size=(1, 4, 8)).astype(F)
+_LOOP = (
+    "g (float[N,4] x) => (float[N,4] y, float[%s,N,4] t) { y, t = Loop(n, go, x) "
+    "<body = b (int64 i, bool g, float[N,4] s) => (bool h, float[N,4] u, float[N,4] r) "
+    "{ h = Identity(g) f = Cast<to = 1>(i) u = Add(s, f) r = Relu(u) }> }"
+)
 
 POSITIVE: dict[str, list[Example]] = {
     "baked-batch": [
@@ -106,6 +111,9 @@ POSITIVE: dict[str, list[Example]] = {
             refused=True,
         )
     ],
+    "unrolled-loop": [
+        Example(_LOOP % 3, {"n": np.array(3), "go": np.array(True)}, refused=True),
+    ],
     "scatter-with-reduction": [
         *(
             Example(
@@ -115,7 +123,7 @@ POSITIVE: dict[str, list[Example]] = {
             for kind in ("add", "mul", "max", "min")
         ),
         Example(
-            "g (float[4,N] x, int64[4,3] i, float[4,3] u) => (float[4,N] y) "
+            "g (float[M,N] x, int64[M,3] i, float[M,3] u) => (float[M,N] y) "
             '{ y = ScatterElements<axis = 1, reduction = "add">(x, i, u) }'
         ),
     ],
@@ -179,10 +187,15 @@ POSITIVE: dict[str, list[Example]] = {
     "determinant": [Example("g (float[N,3,3] a) => (float[N] y) { y = Det(a) }")],
     "cumulative-product": [
         Example(
+            "g (float[N,M] a) => (float[N,M] y) { y = CumProd<exclusive = 1>(a, ax) }",
+            {"ax": np.array(1)},
+            26,
+        ),
+        Example(
             "g (float[N,4,3] a) => (float[N,4,3] y) { y = CumProd<reverse = 1>(a, ax) }",
             {"ax": np.array(1)},
             26,
-        )
+        ),
     ],
     "celu-16-bits": [
         Example("g (float16[N,4] a) => (float16[N,4] y) { y = Celu<alpha = 2.0>(a) }", opset=28)
@@ -350,6 +363,7 @@ NEGATIVE: dict[str, Example] = {
         "g (float[N,4,8] x) => (float[N,4,8] y) { y = LayerNormalization(x, s) }", {"s": _weights(8)}
     ),
     "inline-refused-definition": Example("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }", refused=True),
+    "unrolled-loop": Example(_LOOP % 100, {"n": np.array(100), "go": np.array(True)}, refused=True),
     "scatter-with-reduction": Example(
         "g (float[N,8] x, int64[M,1] i, float[M,8] u) => (float[N,8] y) { y = ScatterND(x, i, u) }"
     ),
@@ -368,7 +382,7 @@ NEGATIVE: dict[str, Example] = {
     "floored-mod": Example("g (float[N,4] a, float[4] b) => (float[N,4] y) { y = Mod<fmod = 1>(a, b) }"),
     "determinant": Example("g (float[N,4,4] a) => (float[N] y) { y = Det(a) }"),
     "cumulative-product": Example(
-        "g (float[N,4,M] a) => (float[N,4,M] y) { y = CumProd(a, ax) }", {"ax": np.array(2)}, 26
+        "g (float[N,4,3] a, int64 ax) => (float[N,4,3] y) { y = CumProd(a, ax) }", opset=26
     ),
     "celu-16-bits": Example("g (float[N,4] a) => (float[N,4] y) { y = Celu(a) }"),
     "vector-times-stack": Example("g (float[4] a, float[4,3] b) => (float[3] y) { y = MatMul(a, b) }"),

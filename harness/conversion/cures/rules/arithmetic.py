@@ -8,6 +8,7 @@ import onnx_ir as ir
 from harness.conversion.cures.building import (
     Inapplicable,
     Ops,
+    Size,
     given,
     known_sizes,
     needed_constant,
@@ -56,13 +57,14 @@ def cumulative_product(ops: Ops, node: ir.Node) -> ir.Value:
     """Products of what a triangle lets through."""
     value = read(node, 0)
     axis = int(needed_constant(node, 1).reshape(-1)[0]) % rank(value)
-    size = known_sizes(value, axis)[0]
-    row, column = np.mgrid[:size, :size]
-    exclusive, reverse = (node.attributes.get_int(name, 0) for name in ("exclusive", "reverse"))
-    if reverse:
+    size = ops.dim(value, axis)
+    after: list[Size] = [1] * (rank(value) - axis - 1)
+    row, column = (ops.reshape(ops.upto(size), [*shape, *after]) for shape in ([size, 1], [1, size]))
+    if node.attributes.get_int("reverse", 0):
         row, column = column, row
-    triangle = column < row if exclusive else column <= row
-    mask = ops.constant(triangle.reshape(size, size, *[1] * (rank(value) - axis - 1)))
+    mask = ops.Less(column, row)
+    if not node.attributes.get_int("exclusive", 0):
+        mask = ops.Or(mask, ops.Equal(column, row))
     through = ops.Where(mask, ops.unsqueeze(value, axis), ops.like(1, value))
     return ops.reduce("Prod", through, axis + 1)
 

@@ -1,12 +1,15 @@
-"""Operators that ONNX itself defines by others: their definition instead of them."""
+"""Operators that stand for graphs: the definition that ONNX gives them, or the body of a Loop once a turn."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import onnx
 
 from harness.conversion.cures.cure import Transformed
 from harness.conversion.cures.opsets import with_weights
-from harness.model import Model
+from harness.model import Model, load_model
 
 #: Never taken by a release that could be asked.
 NEVER_TAKEN = frozenset(
@@ -25,9 +28,19 @@ _DOMAIN = "definition"
 
 
 def inline_never_taken(model: Model, refused: frozenset[str] | None) -> Transformed | None:
-    """Operators that no release takes, and LayerNormalization with more than one output."""
-    chosen = [node.name for node in model.skeleton.graph.node if _is_never_taken(node)]
-    return _inline(model, frozenset(chosen))
+    """Operators that no release takes, also in the definitions of others, and LayerNormalization with more outputs."""
+    found = _inline(model, _never_taken(model))
+    while found is not None:
+        inner = load_model(found.graph, name=model.name)
+        more = _inline(inner, _never_taken(inner))
+        if more is None:
+            return found
+        found = Transformed(more.graph, found.nodes)
+    return None
+
+
+def _never_taken(model: Model) -> frozenset[str]:
+    return frozenset(node.name for node in model.skeleton.graph.node if _is_never_taken(node))
 
 
 def inline_refused(model: Model, refused: frozenset[str] | None) -> Transformed | None:
@@ -130,3 +143,119 @@ def _fitting(body: onnx.FunctionProto, node: onnx.NodeProto, newest: int) -> onn
         if attribute.name in body.attribute:
             body.attribute.remove(attribute.name)
     return body
+
+
+#: Turns beyond which a Loop stays one.
+MOST_TURNS = 64
+
+
+def unrolled(model: Model, refused: frozenset[str] | None) -> Transformed | None:
+    """Loops that turn a constant number of times, written out turn by turn."""
+    if not refused:
+        return None
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.skeleton)
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    constants |= {
+        node.output[0]: attribute.t
+        for node in proto.graph.node
+        for attribute in node.attribute
+        if node.op_type == "Constant" and attribute.name == "value"
+    }
+    written: list[onnx.NodeProto] = []
+    found = []
+    for node in proto.graph.node:
+        turns = _turns(node, constants) if node.op_type == "Loop" and node.name in refused else None
+        if turns is None:
+            written.append(node)
+            continue
+        written += _turn_by_turn(node, turns)
+        found.append(node.name)
+    if not found:
+        return None
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in written]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
+    return Transformed(with_weights(proto, model), tuple(found))
+
+
+def _turns(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> int | None:
+    """How often a Loop turns; None where that is not known, or is not few times."""
+    (body,) = (attribute.g for attribute in node.attribute if attribute.name == "body")
+    count = constants.get(node.input[0])
+    start = node.input[1] if len(node.input) > 1 else ""
+    goes_on = not start or (start in constants and bool(onnx.numpy_helper.to_array(constants[start])))
+    origin = {name: inner for inner in body.node for name in inner.output}
+    stays, seen = body.output[0].name, body.input[1].name
+    while stays in origin and origin[stays].op_type == "Identity":
+        stays = origin[stays].input[0]
+    kept = {tensor.name: tensor for tensor in body.initializer}
+    always = stays == seen or (stays in kept and bool(onnx.numpy_helper.to_array(kept[stays])))
+    if count is None or not goes_on or not always:
+        return None
+    turns = int(onnx.numpy_helper.to_array(count).reshape(()))
+    return turns if 0 < turns <= MOST_TURNS else None
+
+
+def _turn_by_turn(node: onnx.NodeProto, turns: int) -> list[onnx.NodeProto]:
+    """The nodes of the body once a turn, what it carries handed on, what it collects joined."""
+    (body,) = (attribute.g for attribute in node.attribute if attribute.name == "body")
+    carried = list(node.input[2:])
+    collected: list[list[str]] = [[] for _ in body.output[1 + len(carried) :]]
+    written: list[onnx.NodeProto] = []
+    values = list(carried)
+    for turn in range(turns):
+        prefix = f"{node.name}/{turn}/"
+        number = onnx.numpy_helper.from_array(np.array(turn, np.int64), "number")
+        written.append(
+            onnx.helper.make_node("Constant", [], [f"{prefix}turn"], f"{prefix}turn", value=number)
+        )
+        names = dict(zip([value.name for value in body.input[2:]], values, strict=True))
+        names |= {body.input[0].name: f"{prefix}turn", body.input[1].name: f"{prefix}goes_on"}
+        yes = onnx.numpy_helper.from_array(np.array(True), "yes")
+        written.append(
+            onnx.helper.make_node("Constant", [], [f"{prefix}goes_on"], f"{prefix}goes_on", value=yes)
+        )
+        for tensor in body.initializer:
+            names[tensor.name] = f"{prefix}{tensor.name}"
+            written.append(
+                onnx.helper.make_node("Constant", [], [names[tensor.name]], names[tensor.name], value=tensor)
+            )
+        for inner in body.node:
+            names |= {name: f"{prefix}{name}" for name in inner.output if name}
+            written.append(_renamed(inner, names, prefix))
+        results = [names.get(value.name, value.name) for value in body.output[1:]]
+        values = results[: len(carried)]
+        for rows, result in zip(collected, results[len(carried) :], strict=True):
+            rows.append(f"{prefix}{result}/row")
+            axes = onnx.numpy_helper.from_array(np.array([0], np.int64), "axes")
+            written.append(
+                onnx.helper.make_node("Constant", [], [f"{rows[-1]}/axes"], f"{rows[-1]}/axes", value=axes)
+            )
+            written.append(
+                onnx.helper.make_node("Unsqueeze", [result, f"{rows[-1]}/axes"], [rows[-1]], rows[-1])
+            )
+    for output, value in zip(node.output, values, strict=False):
+        if output:
+            written.append(onnx.helper.make_node("Identity", [value], [output], f"{node.name}/{output}"))
+    for output, rows in zip(node.output[len(carried) :], collected, strict=False):
+        if output:
+            written.append(onnx.helper.make_node("Concat", rows, [output], f"{node.name}/{output}", axis=0))
+    return written
+
+
+def _renamed(node: onnx.NodeProto, names: Mapping[str, str], prefix: str) -> onnx.NodeProto:
+    """A copy of `node` that reads and writes the tensors of one turn, in its own bodies too."""
+    copy = onnx.NodeProto.FromString(node.SerializeToString())
+    copy.name = f"{prefix}{node.name}"
+    for field in (copy.input, copy.output):
+        for index, name in enumerate(field):
+            field[index] = names.get(name, name)
+    for attribute in copy.attribute:
+        if attribute.HasField("g"):
+            inside = [_renamed(inner, names, prefix) for inner in attribute.g.node]
+            del attribute.g.node[:]
+            attribute.g.node.extend(inside)
+            for value in attribute.g.output:
+                value.name = names.get(value.name, value.name)
+    return copy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import repeat
 
 import numpy as np
 import onnx_ir as ir
@@ -53,11 +54,7 @@ def scatter_elements(ops: Ops, node: ir.Node) -> ir.Value | None:
         return None
     data, indices, updates = (read(node, index) for index in range(3))
     axis = node.attributes.get_int("axis", 0) % rank(data)
-    if any(
-        own != other or own is None
-        for position, (own, other) in enumerate(zip(sizes(data), sizes(indices), strict=True))
-        if position != axis
-    ):
+    if not all(map(_same_size, range(rank(data)), repeat(axis), repeat(data), repeat(indices))):
         raise Inapplicable("the indices do not span the other axes of the data")
     size = ops.dim(data, axis)
     ones = [1] * (rank(data) + 1)
@@ -66,6 +63,16 @@ def scatter_elements(ops: Ops, node: ir.Node) -> ir.Value | None:
     hit = ops.Equal(ops.unsqueeze(positive, axis), places)
     masked = ops.Where(hit, ops.unsqueeze(updates, axis), _neutral(ops, reduction, data))
     return ops.op(_COMBINE[reduction], data, ops.reduce(_REDUCE[reduction], masked, axis + 1))
+
+
+def _same_size(position: int, axis: int, data: ir.Value, indices: ir.Value) -> bool:
+    """Whether both have one size at a position other than `axis`: a number, or a size of one name."""
+    if position == axis:
+        return True
+    assert data.shape is not None
+    assert indices.shape is not None
+    own, other = data.shape[position], indices.shape[position]
+    return own == other and (isinstance(own, int) or own.value is not None)
 
 
 def tensor_scatter(ops: Ops, node: ir.Node) -> ir.Value | None:
