@@ -60,7 +60,7 @@ def _watched(process: multiprocessing.process.BaseProcess, journal: Path, second
         now = journal.stat().st_size
         if now != size:
             size, since = now, time.monotonic()
-        elif time.monotonic() - since > seconds + 30 * (size == 0):  # imports come first
+        elif time.monotonic() - since > seconds + 600 * (size == 0):  # imports come first
             with contextlib.suppress(OSError):
                 process.kill()
             process.join()

@@ -1,0 +1,104 @@
+"""A disk that is full at any write: one message, nothing half-written, and what was there before stays."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+
+COMMANDS = {
+    "run": [
+        "run",
+        "cases",
+        "-q",
+        "--json",
+        "out/run.json",
+        "--html",
+        "out/run.html",
+        "--markdown",
+        "out/run.md",
+    ],
+    "golden": ["run", "cases", "-q", "--golden-update"],
+    "diagnose": ["diagnose", "cases/failing.case.yaml", "-p", "fp16", "--out", "out/diagnosis"],
+    "drift": [
+        "drift",
+        "cases",
+        "-e",
+        "emulator:fp32",
+        "-e",
+        "emulator:fp16",
+        "-p",
+        "fp16",
+        "-q",
+        "--html",
+        "out/drift.html",
+    ],
+}
+
+
+class Disk:
+    """Counts what reaches the disk; the write with the number `full` does not."""
+
+    def __init__(self) -> None:
+        self.writes = 0
+        self.full: int | None = None
+        self.sync = os.fsync
+
+    def fsync(self, descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            self.writes += 1
+            if self.writes - 1 == self.full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.sync(descriptor)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_full_disk_is_one_message_whichever_write_meets_it(
+    name: str, tiny_cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def start(folder: Path) -> None:
+        tiny_cases("failing", folder=folder / "cases")
+        monkeypatch.chdir(folder)
+
+    disk = Disk()
+    monkeypatch.setattr(os, "fsync", disk.fsync)
+    counted = tmp_path / "counted"
+    start(counted)
+    expected = main(COMMANDS[name])
+    assert expected in (0, 1)
+    writes = disk.writes
+    assert writes > 1
+    whole = files(counted)
+    for number in range(writes):
+        folder = tmp_path / f"full{number}"
+        start(folder)
+        disk.writes, disk.full = 0, number
+        status = main(COMMANDS[name])
+        disk.full = None
+        said = "\n".join(capsys.readouterr())
+        if status == expected:  # a diagnosis stands without its repro, and says why there is none
+            said += (folder / "out/diagnosis/diagnosis.json").read_text()
+        else:
+            assert status == 2, (number, status, said)
+        assert "internal error" not in said
+        assert "No space left on device" in said
+        for path, content in files(folder).items():
+            assert not path.endswith(".tmp"), (number, path)
+            if path.endswith(".json"):
+                json.loads(content)
+            if path.endswith(".html"):
+                assert content.rstrip().endswith(b"</html>")
+            assert path in whole or {"journal", "history"} & set(Path(path).parts), (number, path)
