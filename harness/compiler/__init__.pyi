@@ -16,3 +16,5 @@ from .rules import GraphView as GraphView
 from .rules import Match as Match
 from .rules import Rule as Rule
 from .rules import match_rules as match_rules
+from .warning import ConversionWarning as ConversionWarning
+from .warning import conversion_warning as conversion_warning

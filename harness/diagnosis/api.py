@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.backends import Candidate, Observation
 from harness.case import BuildOptions, Case, Tolerance
+from harness.compiler import conversion_warning
 from harness.diagnosis.context import (
     JOURNAL,
     Context,
@@ -46,7 +47,6 @@ from harness.judge import (
     RunResult,
     Workbench,
     check_names,
-    conversion_warning,
     describe_outputs,
     measure_layers,
     nothing_to_round,

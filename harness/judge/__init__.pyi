@@ -2,8 +2,6 @@ from .candidates import EMULATOR as EMULATOR
 from .candidates import Candidates as Candidates
 from .candidates import nothing_to_round as nothing_to_round
 from .candidates import profiles_of as profiles_of
-from .conversion import ConversionWarning as ConversionWarning
-from .conversion import conversion_warning as conversion_warning
 from .judge import Judge as Judge
 from .judge import JudgeOptions as JudgeOptions
 from .judge import Stage as Stage

@@ -14,11 +14,11 @@ import numpy as np
 from harness.backends import Candidate, Computed, Emulator, EmulatorFacts, Observation, Plan, judged_as
 from harness.case import Case, RunSpec, Waived, find_waiver
 from harness.comparison import COMPUTED, SHAPE, ErrorMap, map_error
+from harness.compiler import conversion_warning
 from harness.errors import CandidateError, CaseFileError, HarnessError, InternalError, ModelError, of_system
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round, profiles_of
 from harness.judge.checks import check_shapes, find_hidden, idle_inputs
-from harness.judge.conversion import conversion_warning
 from harness.judge.layers import beyond_own_limits, is_faithful, measure_layers, observation_for
 from harness.judge.losses import HiddenFault, Selection
 from harness.judge.names import check_names

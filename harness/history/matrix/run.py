@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.case import Case, RunSpec
+from harness.compiler import ConversionWarning, conversion_warning
 from harness.errors import HarnessError, HistoryError
 from harness.history.matrix.compiled import as_compiled
 from harness.history.matrix.lanes import Build, Lane, opened_lanes
@@ -40,13 +41,11 @@ from harness.history.store import (
     rows_of,
 )
 from harness.judge import (
-    ConversionWarning,
     Progress,
     ProgressEvent,
     RunResult,
     Verdict,
     Workbench,
-    conversion_warning,
     fingerprint_of,
     side_by_side,
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.compiler import Match, known_problems
+from harness.compiler.known import known_problems
+from harness.compiler.rules import Match
 from harness.model import Model
 from harness.text import names
 from harness.worker.protocol import Fingerprint

@@ -10,9 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import harness
-from harness.compiler import ReportCache, known_problems
+from harness.compiler import ConversionWarning, ReportCache, conversion_warning, known_problems
 from harness.compiler.cache import report_key
-from harness.judge import ConversionWarning, conversion_warning
 from harness.model import load_model
 from harness.worker.protocol import (
     TENSORRT_RTX,
