@@ -87,9 +87,24 @@ def _apart(held: Mapping[str, np.ndarray], inputs: Sequence[TensorLike]) -> list
     fed = {info.name: info for info in inputs if info.name in held}
     ranks = {None if info.shape is None else held[name].ndim - len(info.shape) for name, info in fed.items()}
     lengths = {held[name].shape[:1] for name in fed}
+    if ranks == {0}:
+        return _batches(held, fed)
     if ranks != {1} or len(lengths) != 1:
         return [held]
     return [{name: held[name][place] for name in fed} for place in range(lengths.pop()[0])]
+
+
+def _batches(held: Mapping[str, np.ndarray], fed: Mapping[str, TensorLike]) -> list[Mapping[str, np.ndarray]]:
+    """The samples of a model with a fixed batch that lie behind each other on the axis of its batch."""
+    sizes = {name: info.shape[0] for name, info in fed.items() if info.shape}
+    if len(sizes) != len(held) or not all(isinstance(size, int) and size for size in sizes.values()):
+        return [held]
+    counts = {divmod(len(held[name]), int(size or 1)) for name, size in sizes.items()}
+    count, rest = counts.pop()
+    if counts or rest or count < 2:
+        return [held]
+    parts = {name: np.split(held[name], count) for name in sizes}
+    return [{name: parts[name][place] for name in sizes} for place in range(count)]
 
 
 def _check_size(

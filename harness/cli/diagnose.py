@@ -42,6 +42,12 @@ MaxBuilds = Annotated[int | None, _limits(metavar="N", help="Build at most N eng
 MaxSeconds = Annotated[
     float | None, _limits(metavar="S", help="Stop after S seconds. --resume starts the clock again.")
 ]
+Limit = Annotated[
+    float | None,
+    _limits(
+        metavar="E", help="Of a file with Q/DQ nodes: nrmse that its outputs may have, over the reference."
+    ),
+]
 Resume = Annotated[bool, _limits("--resume", help="Continue where an earlier diagnosis stopped.")]
 Prove = Annotated[bool, _limits("--prove", help="Confirm each culprit with a build of its own.")]
 OutFolder = Annotated[
@@ -65,6 +71,7 @@ def diagnose(
     samples: Samples = None,
     seed: Seed = None,
     reference: OtherReference = None,
+    limit: Limit = None,
     max_builds: MaxBuilds = None,
     max_seconds: MaxSeconds = None,
     resume: Resume = False,
@@ -79,7 +86,7 @@ def diagnose(
     """Find what is wrong with a failing case: the kind of fault, where it starts, why, and what cures it.
 
     Without --env the candidate is the emulator, which needs no GPU. Of a file with Q/DQ nodes and a --reference in
-    float, it says which pairs hurt, why, and which scales are better.
+    float, or at -p int8, it says which pairs hurt, why, and which scales are better.
 
     Exit status: 0 nothing is wrong; 1 a fault was found; 3 a build or a worker failed; 4 unexplained within the
     limits.
@@ -93,9 +100,9 @@ def diagnose(
     outputs.check()
     shapes = parse_shapes(inputs)
     given = Given(tuple(data or ()), samples, seed, reference)
-    subject = find_quantized(target, given=given, inputs=shapes)
+    subject = find_quantized(target, given=given, inputs=shapes, precision=precision)
     if subject is not None:
-        raise typer.Exit(_diagnose_pairs(subject, environment, outputs, details=details))
+        raise typer.Exit(_diagnose_pairs(subject, environment, outputs, limit=limit, details=details))
     try:
         with make_progress(StageProgress, quiet=quiet) as progress:
             diagnosis = find(
@@ -128,13 +135,15 @@ def diagnose(
     raise typer.Exit(diagnosis.exit_code)
 
 
-def _diagnose_pairs(subject: Subject, environment: str | None, outputs: Outputs, *, details: bool) -> int:
+def _diagnose_pairs(
+    subject: Subject, environment: str | None, outputs: Outputs, *, limit: float | None, details: bool
+) -> int:
     """Find the Q/DQ pairs at fault of a quantised model; returns the exit status."""
     from harness.model import save_model
     from harness.quantization import diagnose_quantized
     from harness.report import pairs_markdown, pairs_page, print_pairs
 
-    found = diagnose_quantized(subject, environment=environment)
+    found = diagnose_quantized(subject, limit=limit, environment=environment)
     print_pairs(outputs.console, found, details=details)
     outputs.write(
         document=found.to_dict, page=partial(pairs_page, found), summary=partial(pairs_markdown, found)

@@ -32,6 +32,7 @@ from harness.conversion.findings import (
 )
 from harness.conversion.kernels import fates_of, kernel_findings
 from harness.conversion.parts import Parts
+from harness.conversion.scales import scale_findings
 from harness.conversion.splitting import folder_for
 from harness.conversion.splitting import split as split_model
 from harness.environments import Environment, load, select, shared_supervisor
@@ -111,7 +112,9 @@ def check(
                 wanted,
                 model.sha256,
                 len(model.nodes),
-                worst_first([*faults, *map(_of_rule, subject.matches)]),
+                worst_first(
+                    [*faults, *map(_of_rule, subject.matches), *scale_findings(model, subject.graph)]
+                ),
                 tuple(compilers),
                 case.findings,
             )
@@ -192,6 +195,7 @@ class Subject:
         found = [self._finding(blamed, holding, environment.name) for blamed in examination.blamed]
         found += [_of_rule(match, environment.name) for match in holding if match.rule.kind not in STOPS]
         found += [self._kept(name, environment.name) for name in report.kept]
+        found += scale_findings(self.model, self.graph, environment.name)
         fates: tuple[NodeFate, ...] = ()
         if report.kernels is not None:
             fates = fates_of(self.model, report.kernels, self.precision)

@@ -75,14 +75,21 @@ def find_quantized(
     *,
     given: Given | None = None,
     inputs: Mapping[str, Sequence[int]] | None = None,
+    precision: Precision | None = None,
 ) -> Subject | None:
-    """The subject that `target` is, if it has Q/DQ nodes and is compared with another ONNX file; else None.
+    """The subject that `target` is, if its Q/DQ pairs are asked about; else None.
+
+    They are if it has some and is compared with another ONNX file, or if the precision is INT8: then it is compared
+    with itself, its pairs left out.
 
     Raises:
         HarnessError: see `find_subject`.
     """
     cases = select_cases(target, inputs=inputs, given=given)
-    if len(cases) != 1 or cases[0].reference is None or cases[0].reference.path is None:
+    if len(cases) != 1:
+        return None
+    reference = cases[0].reference
+    if reference.path is None if reference is not None else precision is not Precision.INT8:
         return None
     subject = find_subject(cases[0])
     return subject if subject.model.quantized else None

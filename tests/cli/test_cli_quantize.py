@@ -84,3 +84,33 @@ def test_a_share_is_kept_in_float_and_nonsense_is_refused(capsys):
     status, _, err = harness(capsys, *words, "--method", "minmax")
     assert status == 2
     assert "max, entropy, percentile, mse" in err
+
+
+def test_a_case_without_a_float_original_is_compared_with_itself(capsys):
+    case = Path(__file__).parents[2] / "cases" / "quantised-conv.case.yaml"
+    status, out, _ = harness(capsys, "diagnose", str(case), "-p", "int8", "--limit", "0.2")
+    assert status == 0
+    assert "no scale of the 9 Q/DQ pairs is at fault" in out
+    assert "the limit is 0.2" in out
+
+
+def test_samples_behind_each_other_on_the_axis_of_a_fixed_batch_are_told_apart(capsys):
+    rng = np.random.default_rng(0)
+    np.savez("stacked.npz", image=rng.standard_normal((8, 3, 16, 16)).astype(np.float32))  # batches of 2
+    status, out, _ = harness(capsys, "quantize", "float.onnx", "--data", "stacked.npz", "--out", "q.onnx")
+    assert status == 0
+    assert "calibrated with 3 samples; 1 sample kept apart" in out
+
+
+def test_check_finds_scales_and_pairs_that_cannot_be_right(capsys):
+    harness(capsys, "quantize", "float.onnx", "--data", "data.npz", "--out", "q.onnx", "--method", "max")
+    model = load_model("q.onnx")
+    pairs = find_pairs(model)
+    zero = {"stem_relu": Scale(np.array(0.0))}
+    save_model(with_scales(model, pairs, zero, float_weights(model, pairs)), "zero.onnx")
+    status, out, _ = harness(capsys, "check", "zero.onnx", "--details")
+    assert status == 1
+    assert "scale-zero" in out
+    _, out, _ = harness(capsys, "check", "q.onnx", "--details")
+    assert "scale-" not in out
+    assert "misplaced-pair" not in out
