@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.case import ExpectedFinding
 from harness.compiler import Kind, NodeFacts, Releases, Rule
 from harness.conversion.cures import AppliedCure, LeftOut
-from harness.tensors import HostFingerprint, Precision, to_json
+from harness.tensors import NEVER, HostFingerprint, Precision, to_json
 from harness.worker.protocol import PACKAGE_OF, CompileReport
 
 
@@ -184,7 +184,9 @@ class CheckResult:
     nodes: int
     findings: tuple[Finding, ...] = ()
     environments: tuple[EnvironmentResult, ...] = ()
-    expected: tuple[ExpectedFinding, ...] = ()
+    expected: tuple[ExpectedFinding, ...] = field(default=(), metadata=NEVER)
+
+    ALSO_IN_JSON: ClassVar[tuple[str, ...]] = ("fails",)
 
     @property
     def exported(self) -> tuple[Finding, ...]:

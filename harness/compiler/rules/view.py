@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -194,9 +194,12 @@ def dtype_of(value: ir.Value | None) -> str:
     """The dtype of a value, in NumPy's name for it; empty if it is unknown, or no tensor."""
     if value is None or value.dtype is None or not isinstance(value.type, ir.TensorType):
         return ""
-    if value.dtype == ir.DataType.STRING:
-        return "string"
-    return str(value.dtype.numpy())
+    return _name(value.dtype)
+
+
+@cache
+def _name(dtype: ir.DataType) -> str:
+    return "string" if dtype == ir.DataType.STRING else str(dtype.numpy())
 
 
 def shape_of(value: ir.Value | None) -> tuple[int | None, ...] | None:
