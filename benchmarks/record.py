@@ -13,17 +13,32 @@ from harness.tensors import host_fingerprint, to_json, write_text
 RESULTS = Path(__file__).parent / "results"
 
 
-def record(name: str, numbers: dict[str, Any], *, out: Path | None = None) -> Path:
-    """Write `numbers` to `<name>.json` in benchmarks/results, or to `out`, and return the path."""
+def record(
+    name: str,
+    numbers: dict[str, Any],
+    *,
+    out: Path | None = None,
+    module: str | None = None,
+    indent: int | None = 2,
+) -> Path:
+    """Write `numbers` to `<name>.json` in benchmarks/results, or to `out`, and return the path.
+
+    Args:
+        name: of the benchmark.
+        numbers: what it found.
+        out: the file, where it is another one.
+        module: below benchmarks, where it is not called like the benchmark.
+        indent: of the JSON; None for large results.
+    """
     path = out or RESULTS / f"{name}.json"
     document = {
         "schema": "harness.benchmark/1",
         "name": name,
-        "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", f"benchmarks.{module or name}", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "fingerprint": to_json(host_fingerprint()),
         **numbers,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(document, indent=2) + "\n")
+    write_text(path, json.dumps(document, indent=indent) + "\n")
     return path

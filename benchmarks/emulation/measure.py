@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from harness.model import Model, load_model
 from harness.tensors import Precision
 
 PRECISIONS = (Precision.FP16, Precision.BF16)
+METRICS = ("rmse", "nrmse", "reference_rms", "nonfinite")
+_KEPT = re.compile(r"_mha_|^__myl_(?:Fc(?:Relu|Tran|Resh|Move)*Cast_|.*(?:Exp|MulAdd))")
+_GRAPH = re.compile(r"_myl\d+.*")
 KEPT = 1 << 15
 """So many elements of an output are kept beside its metrics."""
 
@@ -47,9 +51,9 @@ def main() -> int:
     parser.add_argument("--collect", type=Path)
     options = parser.parse_args()
     if options.collect:
-        rows = [json.loads(line) for file in sorted(options.collect.glob("*.jsonl")) for line in file.open()]
-        rows.sort(key=lambda row: (row["what"], row["name"], row["precision"], row["release"]))
-        print(record("emulation_engines", {"rows": [_without_layers(row) for row in rows]}))
+        lines = [json.loads(line) for file in sorted(options.collect.glob("*.jsonl")) for line in file.open()]
+        numbers = collected(row for row in lines if row["what"] == "model")
+        print(record("emulation_engines", numbers, module="emulation.measure", indent=None))
         return 0
     number, parts = map(int, options.part.split("/"))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -78,8 +82,47 @@ def main() -> int:
     return 0
 
 
-def _without_layers(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in ("layers", "environment", "seconds")}
+def collected(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is kept of engines: each output's error, once for all releases that gave the same, and the kernels that the
+    emulator has rules for, each list of them once."""
+    lists: dict[str, int] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for line in sorted(
+        lines, key=lambda line: (line["name"], line["precision"], line["release"], "error" in line)
+    ):
+        about = {"name": line["name"], "precision": line["precision"]}
+        if "error" in line:
+            about["error"] = line["error"]
+        else:
+            kernels = [
+                [_GRAPH.sub("", name), nodes]
+                for name, _, nodes, *_ in line["layers"]
+                if _is_kept(name, line["release"])
+            ]
+            about["kernels"] = lists.setdefault(json.dumps(kernels), len(lists))
+            about["kept"] = line["kept"]
+            about["outputs"] = {
+                name: [_short(metrics[key]) for key in METRICS] for name, metrics in line["outputs"].items()
+            }
+        row = rows.setdefault(json.dumps(about), {**about, "releases": []})
+        if line["release"] not in row["releases"]:
+            row["releases"].append(line["release"])
+    built = [row for row in rows.values() if "outputs" in row]
+    done = {(row["name"], row["precision"], release) for row in built for release in row["releases"]}
+    for row in rows.values():
+        if "error" in row:  # unless a later try went well
+            left = (each for each in row["releases"] if (row["name"], row["precision"], each) not in done)
+            row["releases"] = list(left)
+    kept = [row for row in rows.values() if row["releases"]]
+    return {"metrics": METRICS, "kernels": [json.loads(each) for each in lists], "rows": kept}
+
+
+def _is_kept(kernel: str, release: str) -> bool:
+    return bool(_KEPT.search(kernel)) or ("Div" in kernel and release < "1.6")
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def _work(only: str | None) -> Iterator[tuple[str, str, Precision, Any]]:

@@ -1,6 +1,7 @@
 from .as_it_is import FILE as FILE
 from .as_it_is import FileAsItIs as FileAsItIs
 from .as_it_is import precision_of as precision_of
+from .assumed import Assumed as Assumed
 from .emulator import Emulator as Emulator
 from .engines import Tensors as Tensors
 from .other_reference import SAVED as SAVED

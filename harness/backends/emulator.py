@@ -10,11 +10,24 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from harness.backends.assumed import Assumed
 from harness.backends.plan import Candidate, EmulatorFacts, Evaluation, Observation, Plan, Timing
+from harness.backends.requests import Profile
 from harness.backends.session import Computed, GraphRunner, run_as_far_as_possible
 from harness.errors import NodeFailedError
-from harness.model import LOWERED, Model, lower, round_array, shadow, truncated_convolutions, units_of
+from harness.model import (
+    LOWERED,
+    Arithmetic,
+    Model,
+    lower,
+    round_array,
+    shadow,
+    truncated_convolutions,
+    units_of,
+)
 from harness.tensors import Precision
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 SMALL_ISLAND = 64
 """Islands of up to so many nodes may get a session of their own."""
@@ -33,15 +46,27 @@ class Emulator(Candidate):
         model: the model.
         as_kernels: round what convolutions read in TF32 as measured kernels do, which is what an engine is compared
             with, and not as TF32 is defined.
+        assumed: what is assumed of the engine that it stands for.
+        profiles: (minimum, optimum, maximum) shape of the inputs that have one, for the compiler.
     """
 
     name = "emulator"
 
-    def __init__(self, model: Model, *, as_kernels: bool = False) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        as_kernels: bool = False,
+        assumed: Assumed | None = None,
+        profiles: Mapping[str, Profile] | None = None,
+    ) -> None:
         self.model = model
+        self.assumed = assumed or Assumed()
+        self._profiles = profiles or {}
         self._as_kernels = as_kernels
-        self._runners: dict[tuple[Precision, tuple[str, ...]], dict[frozenset[str], GraphRunner]] = {}
-        self._shadows: dict[tuple[Precision, tuple[str, ...]], GraphRunner] = {}
+        self._arithmetic: dict[tuple[Precision, Shapes], Arithmetic] = {}
+        self._runners: dict[tuple[Precision, Shapes, tuple[str, ...]], dict[frozenset[str], GraphRunner]] = {}
+        self._shadows: dict[tuple[Precision, Shapes, tuple[str, ...]], GraphRunner] = {}
         self._weights: dict[Precision, dict[str, np.ndarray]] = {}
         self.evaluations = 0
 
@@ -70,7 +95,7 @@ class Emulator(Candidate):
         wanted = self._wanted(tensors)
         units = frozenset(self.units(precision))
         chosen = units if lowered is None else frozenset(lowered)
-        runner = self._runner(precision, wanted, units, units - chosen)
+        runner = self._runner(precision, wanted, feeds, units, units - chosen)
         self.evaluations += 1
         return runner.run(feeds, chosen)
 
@@ -99,11 +124,33 @@ class Emulator(Candidate):
     def _wanted(self, tensors: Sequence[str] | None) -> tuple[str, ...]:
         return tuple(info.name for info in self.model.outputs) if tensors is None else tuple(tensors)
 
+    def arithmetic(self, precision: Precision, feeds: Mapping[str, np.ndarray]) -> Arithmetic:
+        """What is done otherwise than by the plain emulator, for inputs of these shapes.
+
+        Raises:
+            CandidateError: the compiler whose kernels are assumed cannot be asked, or cannot build the model.
+        """
+        key = (precision, self._shapes(feeds))
+        if key not in self._arithmetic:
+            self._arithmetic[key] = self.assumed.arithmetic(self.model, precision, feeds, self._profiles)
+        return self._arithmetic[key]
+
+    def _shapes(self, feeds: Mapping[str, np.ndarray]) -> Shapes:
+        """What sessions depend on; nothing where nothing is assumed."""
+        if self.assumed == Assumed():
+            return ()
+        return tuple((name, np.shape(feeds[name])) for name in sorted(feeds))
+
     def _runner(
-        self, precision: Precision, wanted: tuple[str, ...], units: frozenset[str], island: frozenset[str]
+        self,
+        precision: Precision,
+        wanted: tuple[str, ...],
+        feeds: Mapping[str, np.ndarray],
+        units: frozenset[str],
+        island: frozenset[str],
     ) -> GraphRunner:
         """One that can keep `island` in FP32; of several, that which switches the fewest nodes."""
-        runners = self._runners.setdefault((precision, wanted), {})
+        runners = self._runners.setdefault((precision, self._shapes(feeds), wanted), {})
         fitting = [switched for switched in runners if island <= switched]
         if fitting:
             return runners[min(fitting, key=len)]
@@ -112,7 +159,14 @@ class Emulator(Candidate):
         switched = island if small or not island else units
         kernels = self._as_kernels and precision is Precision.TF32
         truncated = truncated_convolutions(self.model) if kernels else frozenset[str]()
-        graph = lower(self.model, precision, wanted, switched=switched, truncated=truncated)
+        graph = lower(
+            self.model,
+            precision,
+            wanted,
+            switched=switched,
+            truncated=truncated,
+            arithmetic=self.arithmetic(precision, feeds),
+        )
         runners[switched] = GraphRunner(self.model, graph, precision, self._cache(precision))
         return runners[switched]
 
@@ -126,9 +180,9 @@ class Emulator(Candidate):
             without those of nodes that fail.
         """
         chosen = tuple(nodes)
-        key = (precision, chosen)
+        key = (precision, self._shapes(feeds), chosen)
         if key not in self._shadows:
-            graph = shadow(self.model, precision, chosen)
+            graph = shadow(self.model, precision, chosen, self.arithmetic(precision, feeds))
             self._shadows[key] = GraphRunner(self.model, graph, precision, self._cache(precision))
         try:
             found = self._shadows[key].run(feeds, chosen)
@@ -155,7 +209,8 @@ class Emulator(Candidate):
             tensors += [name for name in self.model.float_tensors if name in marks and name not in outputs]
         lowered = [name for name in self.units(plan.precision) if name not in plan.islands]
         found = self.attempt(feeds, plan.precision, lowered=lowered, tensors=tensors)
-        return Evaluation(found.tensors, facts=EmulatorFacts(len(lowered)), failures=found.failures)
+        facts = EmulatorFacts(len(lowered), self.assumed.kernels, self.assumed.accumulate)
+        return Evaluation(found.tensors, facts=facts, failures=found.failures)
 
     def close(self) -> None:
         """Free the sessions and the rounded weights."""

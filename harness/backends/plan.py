@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from harness.case import BuildOptions
-from harness.tensors import Precision
+from harness.tensors import Accumulate, Precision
 from harness.worker.protocol import TF32_STAYS, EngineFacts, Fingerprint, ProbeReply, TacticOrders
 
 if TYPE_CHECKING:
@@ -68,9 +68,17 @@ class ObservedEngine:
 
 @dataclass(frozen=True)
 class EmulatorFacts:
-    """What is known of an emulated candidate: how many nodes were lowered."""
+    """What is known of an emulated candidate.
+
+    Args:
+        lowered: how many nodes were lowered.
+        kernels: the environment whose kernels were assumed, or `none`.
+        accumulate: what products of FP16 were added up in.
+    """
 
     lowered: int
+    kernels: str = "none"
+    accumulate: Accumulate = Accumulate.FP32
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from .loading import load_case as load_case
 from .loading import load_cases as load_cases
 from .loading import one_or_more as one_or_more
 from .schema import CASE_SUFFIX as CASE_SUFFIX
+from .schema import EMULATOR_WITH_KERNELS as EMULATOR_WITH_KERNELS
 from .schema import BuildOptions as BuildOptions
 from .schema import Case as Case
 from .schema import ExpectedFinding as ExpectedFinding

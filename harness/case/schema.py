@@ -41,7 +41,7 @@ from harness.case.scalars import (
 )
 from harness.case.tolerances import Tolerance
 from harness.case.waivers import Waiver
-from harness.tensors import Precision
+from harness.tensors import Accumulate, Precision
 from harness.text import suggestion
 
 CASE_SUFFIX = ".case.yaml"
@@ -375,6 +375,9 @@ class CaseBody(Frozen):
     """Limits in place of the default gates. All rules that match a tensor are merged, the later one wins."""
     build: BuildOptions = BuildOptions()
     """Options of the TensorRT builder."""
+    accumulate: Accumulate = Accumulate.AUTO
+    """What the emulator adds up products of FP16 in: fp16 as tensor cores do, in blocks of 16, or fp32; auto is as the
+    product and the release beside it do, and fp32 where the emulator stands for none."""
     tags: Annotated[tuple[Tag, ...], one_or_list(Tag)] = ()
     """Words to select cases by; markers in pytest."""
     requires: Annotated[tuple[Requirement, ...], one_or_list(Requirement)] = ()

@@ -67,6 +67,10 @@ def add(
             "--tactic-source", metavar="SOURCE", help="Only use tactics of this source. Repeatable."
         ),
     ] = None,
+    emulated: Annotated[
+        bool,
+        typer.Option("--emulated", help="Let the emulator assume the kernels of this TensorRT for RTX."),
+    ] = False,
 ) -> None:
     """Add an environment to harness.toml: a Python that has TensorRT, or a release to install."""
     from harness.environments import add_environment, check_name, load
@@ -88,10 +92,20 @@ def add(
         report = partial(print, file=sys.stderr)
         python = str(install_release(name, install, python=python, tell=report))
     environment = add_environment(
-        name, python=python, command=None if command is None else shlex.split(command), **settings
+        name,
+        python=python,
+        command=None if command is None else shlex.split(command),
+        emulated=emulated,
+        **settings,
     )
     typer.echo(f"{environment.source}: added {name!r}")
     typer.echo(f"Check it: {shell_command('harness', 'env', 'check', name)}")
+    if emulated:
+        typer.echo("The emulator assumes its kernels from now on; --kernels none does without.")
+    else:
+        typer.echo(
+            "TensorRT for RTX tells its kernels without a GPU: --emulated lets the emulator assume them."
+        )
 
 
 @app.command("list")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from harness.errors import HarnessError, UsageError
-from harness.tensors import Precision, typed_path
+from harness.tensors import Accumulate, Precision, typed_path
 from harness.text import suggestion
 
 REPORTS = "Reports"
@@ -106,6 +106,24 @@ OtherReference = Annotated[
         "--reference",
         help="Compare with this instead of the model itself in FP32: an .onnx file, or saved outputs (.npz, "
         ".safetensors, .json of polygraphy).",
+    ),
+]
+Kernels = Annotated[
+    str | None,
+    typer.Option(
+        "--kernels",
+        metavar="NAME",
+        help="Let the emulator assume the kernels of this environment's compiler, or none. Default: the engine's own "
+        "with --env; else what harness.toml names.",
+    ),
+]
+AccumulateOption = Annotated[
+    Accumulate | None,
+    typer.Option(
+        "--accumulate",
+        metavar="HOW",
+        help="What the emulator adds up FP16 products in: fp16, fp32, or auto, as the product and the release do.",
+        parser=choice(Accumulate, "--accumulate"),
     ),
 ]
 Tags = Annotated[

@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,11 @@ import typer
 from harness.backends import Observation
 from harness.cli.options import (
     REPORTS,
+    AccumulateOption,
     Data,
     HtmlFile,
     JsonFile,
+    Kernels,
     MarkdownFile,
     OtherReference,
     Precisions,
@@ -121,6 +124,8 @@ def run(
     seed: Seed = None,
     reference: OtherReference = None,
     tags: Tags = None,
+    kernels: Kernels = None,
+    accumulate: AccumulateOption = None,
     details: Details = False,
     quiet: Quiet = False,
     json_file: JsonFile = None,
@@ -144,7 +149,7 @@ def run(
     if golden_update or golden_prune:
         refuse_in_ci("rewritten" if golden_update else "removed")
     wanted, names = tuple(precisions or ()), tuple(environments or ())
-    check_environments(names)
+    check_environments((*names, *(() if kernels in (None, "none") else (kernels,))))
     if repeats > 1 and not names:
         raise UsageError("--repeats builds engines, but the emulator builds none", hint="add --env NAME")
     given, shapes = Given(tuple(data or ()), samples, seed, reference), parse_shapes(inputs)
@@ -172,7 +177,11 @@ def run(
                 cases,
                 precisions=wanted,
                 environments=names,
-                options=_options(observe, repeats, golden_update, save_outputs is not None),
+                options=replace(
+                    _options(observe, repeats, golden_update, save_outputs is not None),
+                    kernels=kernels,
+                    accumulate=accumulate,
+                ),
                 progress=follow,
             )
     except KeyboardInterrupt:

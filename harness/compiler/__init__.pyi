@@ -18,3 +18,5 @@ from .rules import Rule as Rule
 from .rules import match_rules as match_rules
 from .warning import ConversionWarning as ConversionWarning
 from .warning import conversion_warning as conversion_warning
+from .within import Within as Within
+from .within import within_kernels as within_kernels

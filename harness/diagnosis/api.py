@@ -54,7 +54,7 @@ from harness.judge import (
 )
 from harness.judge import Verdict as RunVerdict
 from harness.model import Model
-from harness.tensors import Precision, write_text
+from harness.tensors import Accumulate, Precision, write_text
 
 DEFAULT_BUILDS = 64
 
@@ -66,6 +66,8 @@ def diagnose(
     environment: str | None = None,
     inputs: Mapping[str, Sequence[int]] | None = None,
     given: Given | None = None,
+    kernels: str | None = None,
+    accumulate: Accumulate | None = None,
     max_builds: int | None = None,
     max_seconds: float | None = None,
     resume: bool = False,
@@ -83,6 +85,8 @@ def diagnose(
         environment: name of an environment of harness.toml; None is the emulator.
         inputs: shapes for the inputs of an .onnx file.
         given: its data, samples and seed, and another reference than the model itself.
+        kernels: the environment whose kernels the emulator assumes, or `none`: see JudgeOptions.
+        accumulate: what the emulator adds up products of FP16 in, likewise.
         max_builds: how many engines may be built, those of a resumed diagnosis included; None: 64.
         max_seconds: how long this process may take; what a resumed diagnosis took is not counted.
         resume: go on with the journal of an earlier diagnosis.
@@ -103,11 +107,12 @@ def diagnose(
     case = choose_case(target, inputs, wanted, given=given, purpose="a diagnosis")
     chosen = choose_precision(case, wanted)
     budget = DiagnosisBudget(DEFAULT_BUILDS if max_builds is None else max_builds, max_seconds)
-    with _judging(judge) as own:
+    with _judging(judge, JudgeOptions(kernels=kernels, accumulate=accumulate)) as own:
         bench = own.bench(case)
         if missing := bench.missing_packages():
             raise NothingSelectedError(f"needs {', '.join(missing)}, which is not installed", where=case.name)
         check_names(case, bench.model)
+        own.assume(bench, environment or EMULATOR)
         candidate = own.candidates.get(environment or EMULATOR, bench)
         nothing = nothing_to_round(bench.model, chosen) if candidate is bench.emulator else None
         if nothing and not _is_ruined(bench):
@@ -165,11 +170,11 @@ def diagnose_model(
 
 
 @contextmanager
-def _judging(judge: Judge | None) -> Iterator[Judge]:
+def _judging(judge: Judge | None, options: JudgeOptions) -> Iterator[Judge]:
     if judge is not None:
         yield judge
         return
-    with Judge(JudgeOptions()) as own:
+    with Judge(options) as own:
         yield own
 
 

@@ -1,5 +1,8 @@
 """harness.toml: the environments that engines are built in, one table each.
 
+    [emulator]
+    kernels = "rtx-1.7"                     # the environment whose kernels the emulator assumes
+
     [environments.trt-8_6]
     python = "/opt/trt-8.6/bin/python"      # or command = ["docker", "run", …, "python3"]
     gpu = 0                                 # counted in the caller's own CUDA_VISIBLE_DEVICES
@@ -69,6 +72,12 @@ class Limits(_Strict):
     """How long a worker without a GPU is kept without a request; starting another takes half a second."""
     memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Memory of the host that the worker may have, in GiB; by default all."""
+
+
+class _Emulator(_Strict):
+    """The table of the emulator, as written."""
+
+    kernels: _Text | None = None
 
 
 class _Table(_Strict):
@@ -161,6 +170,26 @@ def _check_owner(path: Path) -> None:
         )
 
 
+def emulated_kernels(path: Path | None = None) -> str | None:
+    """The environment whose kernels the emulator assumes, as `path` or the file in force names it; None if none.
+
+    Raises:
+        EnvironmentConfigError: the file cannot be read, holds mistakes, or names no environment of its own.
+    """
+    path = find_config() if path is None else path
+    environments = load(path)
+    if path is None:
+        return None
+    text = path.read_text()
+    try:
+        name = _Emulator.model_validate(tomllib.loads(text).get("emulator", {})).kernels
+    except ValidationError as error:
+        raise EnvironmentConfigError(
+            "\n".join(describe(error, _Emulator, text, path, ("emulator",)))
+        ) from error
+    return None if name is None else select(name, environments).name
+
+
 def select(name: str, environments: Mapping[str, Environment] | None = None) -> Environment:
     """The environment called `name`; `environments` default to those of the file in force.
 
@@ -197,8 +226,8 @@ def parse(text: str, path: Path) -> Mapping[str, Environment]:
     except tomllib.TOMLDecodeError as error:
         raise EnvironmentConfigError(f"not TOML: {error}", where=path) from error
     mistakes: list[str] = []
-    for key in document.keys() - {"environments"}:
-        mistakes.append(place(text, path, (key,)) + unknown("key", key, ["environments"]))
+    for key in document.keys() - {"environments", "emulator"}:
+        mistakes.append(place(text, path, (key,)) + unknown("key", key, ["environments", "emulator"]))
     tables = document.get("environments", {})
     if not isinstance(tables, dict):
         raise EnvironmentConfigError("`environments` must be tables, `[environments.NAME]`", where=path)

@@ -30,6 +30,7 @@ def add_environment(
     gpu: int = 0,
     variables: Mapping[str, str] | None = None,
     build: Mapping[str, Any] | None = None,
+    emulated: bool = False,
     path: Path | None = None,
 ) -> Environment:
     """Add a table to the file in force, or to a new harness.toml in the working folder.
@@ -41,6 +42,7 @@ def add_environment(
         gpu: see Environment.
         variables: see Environment.
         build: build options, as in a case file.
+        emulated: let the emulator assume its kernels.
         path: the file to change instead.
 
     Raises:
@@ -65,6 +67,8 @@ def add_environment(
         if "environments" not in document:
             document["environments"] = tomlkit.table(is_super_table=True)
         document["environments"][name] = table
+        if emulated:
+            document.setdefault("emulator", tomlkit.table())["kernels"] = name
         changed = tomlkit.dumps(document)
         _check_program(parse(changed, path)[name])
         return _write(path, changed)[name]
@@ -96,6 +100,8 @@ def remove_environment(name: str, *, path: Path | None = None) -> Environment:
             raise unknown_environment(name, known)
         document = tomlkit.parse(text)
         del document["environments"][name]
+        if document.get("emulator", {}).get("kernels") == name:
+            del document["emulator"]
         _write(path, tomlkit.dumps(document))
         return known[name]
 

@@ -1,7 +1,6 @@
 from .candidates import EMULATOR as EMULATOR
 from .candidates import Candidates as Candidates
 from .candidates import nothing_to_round as nothing_to_round
-from .candidates import profiles_of as profiles_of
 from .judge import Judge as Judge
 from .judge import JudgeOptions as JudgeOptions
 from .judge import Stage as Stage
@@ -34,6 +33,7 @@ from .regions import mark_origins as mark_origins
 from .results import Baked as Baked
 from .results import Cause as Cause
 from .results import ComparedWith as ComparedWith
+from .results import Emulation as Emulation
 from .results import Judged as Judged
 from .results import LayerResult as LayerResult
 from .results import MadeWith as MadeWith
@@ -57,4 +57,5 @@ from .suite import run as run
 from .suite import select_cases as select_cases
 from .workbench import Workbench as Workbench
 from .workbench import golden_root as golden_root
+from .workbench import profiles_of as profiles_of
 from .workbench import prune_goldens as prune_goldens

@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.backends import FILE, SAVED, Candidate
+from harness.backends import FILE, SAVED, Assumed, Candidate
 from harness.case import Case, RunSpec
 from harness.judge.results import Cause
-from harness.judge.workbench import Workbench
+from harness.judge.workbench import Workbench, profiles_of
 from harness.model import Model, units_of
-from harness.tensors import Precision
-from harness.worker.protocol import PACKAGE_OF
+from harness.tensors import Accumulate, Precision
+from harness.worker.protocol import PACKAGE_OF, TENSORRT_RTX
 
 if TYPE_CHECKING:
     from harness.backends import TensorRTCandidate
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 EMULATOR = "emulator"
+NO_KERNELS = "none"
 WITHOUT_ENGINE = (EMULATOR, FILE, SAVED)
 TIMED_INFERENCES = 50
 
@@ -45,6 +46,13 @@ class Candidates:
 
         return load(self._config)
 
+    @cached_property
+    def emulated_kernels(self) -> str | None:
+        """The environment whose kernels the emulator assumes where nobody says else, as harness.toml names it."""
+        from harness.environments import emulated_kernels
+
+        return emulated_kernels(self._config)
+
     def get(self, name: str, bench: Workbench) -> Candidate:
         """The candidate `name` for the model of `bench`.
 
@@ -68,6 +76,46 @@ class Candidates:
         for name in names:
             if name not in WITHOUT_ENGINE:
                 select(name, self.environments)
+
+    def check_kernels(self, kernels: str | None) -> None:
+        """Raise EnvironmentConfigError where the kernels to assume are of no environment.
+
+        Args:
+            kernels: as JudgeOptions has them; None is what harness.toml names.
+        """
+        kernels = kernels or self.emulated_kernels or NO_KERNELS
+        if kernels != NO_KERNELS:
+            self.check((kernels,))
+
+    def assumed(
+        self, name: str, case: Case, *, kernels: str | None = None, accumulate: Accumulate | None = None
+    ) -> Assumed:
+        """What the emulator assumes, as the candidate `name` or beside it.
+
+        Args:
+            name: the candidate.
+            case: the case, which may say how products are added up.
+            kernels: the environment whose kernels are assumed, or `none`; None is the environment itself for an engine
+                of TensorRT for RTX, and for the emulator what harness.toml names.
+            accumulate: what products of FP16 are added up in, whatever the case says.
+
+        Raises:
+            EnvironmentConfigError: no environment has the name.
+            CandidateError: the worker does not start.
+        """
+        from harness.environments import select, shared_supervisor
+
+        own, is_engine = None, name not in WITHOUT_ENGINE and name in self.environments
+        if is_engine:
+            environment = select(name, self.environments)
+            of_rtx = shared_supervisor(environment).probe().product == TENSORRT_RTX
+            own = environment.name if of_rtx else NO_KERNELS
+        chosen = kernels or own or self.emulated_kernels or NO_KERNELS
+        compiler = None if chosen == NO_KERNELS else select(chosen, self.environments)
+        how = accumulate or case.accumulate
+        if how is Accumulate.AUTO:
+            how = Accumulate.FP16 if is_engine or compiler is not None else Accumulate.FP32
+        return Assumed(how, compiler, optional=kernels is None and is_engine)
 
     def lanes(self, names: Iterable[str]) -> list[tuple[str, ...]]:
         """`names` by what they keep busy: those on the same GPU together, the emulator by itself."""
@@ -134,16 +182,6 @@ class Candidates:
             from harness.environments import close_shared
 
             close_shared()
-
-
-def profiles_of(case: Case) -> dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
-    """The optimization profile of a case: by input, its (minimum, optimum, maximum) shape where they are given."""
-    profiles = {}
-    for name, spec in case.inputs.items():
-        opt = spec.opt or spec.concrete_shape
-        if spec.min is not None and spec.max is not None and opt is not None:
-            profiles[name] = (spec.min, opt, spec.max)
-    return profiles
 
 
 _WHY = {

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import numpy as np
 
 from harness.backends import Candidate, Computed, Emulator, EmulatorFacts, Observation, Plan, judged_as
-from harness.case import Case, RunSpec, Waived, find_waiver
+from harness.case import EMULATOR_WITH_KERNELS, Case, RunSpec, Waived, find_waiver
 from harness.comparison import COMPUTED, SHAPE, ErrorMap, map_error
 from harness.compiler import conversion_warning
 from harness.errors import CandidateError, CaseFileError, HarnessError, InternalError, ModelError, of_system
 from harness.golden import GoldenState
-from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round, profiles_of
-from harness.judge.checks import check_shapes, find_hidden, idle_inputs
+from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
+from harness.judge.checks import check_shapes, cost_of_sums, find_hidden, idle_inputs
 from harness.judge.layers import beyond_own_limits, is_faithful, measure_layers, observation_for
 from harness.judge.losses import HiddenFault, Selection
 from harness.judge.names import check_names
@@ -27,6 +27,7 @@ from harness.judge.reference import empty_outputs
 from harness.judge.regions import find_regions, observed_of
 from harness.judge.results import (
     Cause,
+    Emulation,
     Judged,
     LayerResult,
     Observed,
@@ -39,8 +40,8 @@ from harness.judge.results import (
     without_origins,
     worst_of,
 )
-from harness.judge.workbench import Workbench
-from harness.tensors import Precision
+from harness.judge.workbench import Workbench, profiles_of
+from harness.tensors import Accumulate, Precision
 from harness.text import names
 from harness.worker.protocol import PACKAGE_OF, TENSORRT, TENSORRT_RTX, EngineFacts
 
@@ -67,6 +68,9 @@ class JudgeOptions:
         keep_outputs: keep the candidate's outputs in each result, as `RunResult.values`.
         repeats: how often an engine is built, each time tuned anew. All of them must pass, and the fact `repeats`
             says which layers changed tactic and how far the outputs moved. The emulator is not repeated.
+        kernels: the environment whose kernels the emulator assumes, or `none`; None is the engine's own beside an
+            engine, and what harness.toml names for the emulator itself.
+        accumulate: what the emulator adds up products of FP16 in; None is as the case says.
     """
 
     layers: bool = True
@@ -76,6 +80,8 @@ class JudgeOptions:
     shapes: bool = True
     keep_outputs: bool = False
     repeats: int = 1
+    kernels: str | None = None
+    accumulate: Accumulate | None = None
 
 
 class Judge:
@@ -144,6 +150,17 @@ class Judge:
         bench.close()
         return None
 
+    def assume(self, bench: Workbench, candidate: str) -> None:
+        """Let the emulator of `bench` assume what fits `candidate`, and the options.
+
+        Raises:
+            EnvironmentConfigError: there is no such environment.
+            CandidateError: its worker does not start.
+        """
+        bench.assumed = self.candidates.assumed(
+            candidate, bench.case, kernels=self.options.kernels, accumulate=self.options.accumulate
+        )
+
     def run(
         self, case: Case, spec: RunSpec, candidate: str = EMULATOR, stage: Stage = lambda name: None
     ) -> RunResult:
@@ -164,6 +181,7 @@ class Judge:
             return replace(blank, cause=Cause.PACKAGE, reason=reason)
         try:
             check_names(case, bench.model)
+            self.assume(bench, candidate)
             made = self.candidates.get(candidate, bench)
             if made is bench.emulator:
                 why = nothing_to_round(bench.model, spec.precision)
@@ -245,6 +263,8 @@ class _Run:
         decided = verdict, cause, reason
         verdict, cause, reason = self.settled(decided, golden, own, shapes, blank)
         warnings = self.warnings(expected, beyond, golden, own, shapes, blank)
+        cost = self.timed("compare", lambda: cost_of_sums(self.bench, self.precision, outputs))
+        warnings += [] if cost is None else [cost]
         return replace(
             blank,
             verdict=verdict,
@@ -260,6 +280,7 @@ class _Run:
             timings=self.timings,
             facts=self.facts,
             judged_as=None if self.judged_as is self.precision else self.judged_as,
+            emulation=Emulation(self.bench.assumed.kernels, self.bench.assumed.accumulate),
             repeats=self.repeats,
             own_roundings=own.facts,
             shapes=tuple(each for each in shapes if each.fault or each.skipped),
@@ -346,6 +367,8 @@ class _Run:
     def expects_failure(self) -> bool:
         """Whether the case expects this candidate to fail; releases that are emulated count as the emulator."""
         fingerprint = None if self.engine is None else self.engine.fingerprint
+        if self.emulated and self.bench.assumed.compiler is not None:
+            return self.spec.expects_failure(EMULATOR_WITH_KERNELS)
         if fingerprint is None or fingerprint.tensorrt is None:
             return self.spec.expects_failure()
         return self.spec.expects_failure(PACKAGE_OF[fingerprint.product or TENSORRT], fingerprint.tensorrt)

@@ -16,6 +16,7 @@ from harness.golden import GoldenState
 from harness.tensors import (
     NEVER,
     UNLESS_DEFAULT,
+    Accumulate,
     HostFingerprint,
     Precision,
     atomic_path,
@@ -227,6 +228,24 @@ class LayerResult:
 
 
 @dataclass(frozen=True)
+class Emulation:
+    """What the emulator assumed of engines, as the candidate or beside one.
+
+    Args:
+        kernels: the environment whose kernels it assumed, or `none`.
+        accumulate: what products of FP16 were added up in.
+    """
+
+    kernels: str = "none"
+    accumulate: Accumulate = Accumulate.FP32
+
+    def __str__(self) -> str:
+        """`kernels of rtx-1.7, FP16 sums`; empty where nothing is assumed."""
+        kernels = "" if self.kernels == "none" else f"kernels of {self.kernels}"
+        return ", ".join(filter(None, (kernels, "FP16 sums" if self.accumulate is Accumulate.FP16 else "")))
+
+
+@dataclass(frozen=True)
 class ComparedWith:
     """What candidates were compared with in place of their own model in FP32.
 
@@ -401,6 +420,7 @@ class RunResult:
         golden: what the golden reference says of the fresh one; None where none is kept. A changed one fails the
             run, whatever the candidate computes.
         mistake: an `error` that is a mistake in the case, its model or its inputs, not of the candidate.
+        emulation: what the emulator assumed of engines.
         judged_as: the precision whose gates it was held to, where it is not `precision`: TF32 that stays on.
         repeats: what several builds came to; None where the engine was built once. In JSON one of the facts.
         values: the candidate's outputs by name, sample by sample, where they were to be kept. Not in JSON.
@@ -434,6 +454,7 @@ class RunResult:
     golden: GoldenState | None = None
     mistake: bool = False
     judged_as: Precision | None = field(default=None, metadata=UNLESS_DEFAULT)
+    emulation: Emulation = field(default=Emulation(), metadata=UNLESS_DEFAULT)
     repeats: Repeats | None = field(default=None, metadata=NEVER)
     own_roundings: OwnRoundings | None = field(default=None, metadata=NEVER)
     shapes: tuple[ShapeResult, ...] = field(default=(), metadata=UNLESS_DEFAULT)

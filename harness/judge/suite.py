@@ -111,6 +111,7 @@ def run(
     own = judge or Judge(options)
     try:
         own.candidates.check(environments)
+        own.candidates.check_kernels(own.options.kernels)
         check_names_of(cases, own.bench)
         results = carry_out(own, runs, progress or (lambda event: None))
     finally:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import numpy as np
 
 from harness.backends import (
+    Assumed,
     Candidate,
     Computed,
     Emulator,
@@ -82,6 +83,7 @@ class Workbench:
         memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
 
     Attributes:
+        assumed: what the emulator assumes of engines, from now on.
         failures: by attribute, why a part of the case cannot be had: no run of it can be judged.
     """
 
@@ -92,6 +94,8 @@ class Workbench:
         self._parts: dict[int, dict[str, tuple[Part, ...]]] = {}
         self._chosen: dict[tuple[Precision, int, frozenset[str] | None], Chosen | None] = {}
         self._given: dict[tuple[str, ...], Reference] = {}
+        self.assumed = Assumed()
+        self._emulators: dict[tuple[Assumed, bool], Emulator] = {}
         self._golden: tuple[GoldenStatus | None] | None = None
 
     @property
@@ -201,18 +205,23 @@ class Workbench:
             for values in call_torch(self.case, name, arguments, inputs)
         ]
 
-    @cached_property
+    @property
     def emulator(self) -> Emulator:
-        """The emulator, shared by all precisions."""
-        return Emulator(self.model)
+        """The emulator, shared by all precisions, with what is assumed at the moment."""
+        return self.emulator_with(self.assumed)
 
-    @cached_property
-    def _as_kernels(self) -> Emulator:
-        return Emulator(self.model, as_kernels=True)
+    def emulator_with(self, assumed: Assumed, *, as_kernels: bool = False) -> Emulator:
+        """The emulator that assumes this of engines; kept for whoever asks again."""
+        key = (assumed, as_kernels)
+        if key not in self._emulators:
+            self._emulators[key] = Emulator(
+                self.model, as_kernels=as_kernels, assumed=assumed, profiles=profiles_of(self.case)
+            )
+        return self._emulators[key]
 
     def beside_engine(self, precision: Precision) -> Emulator:
         """The emulator that an engine is compared with: its TF32 is that of measured kernels."""
-        return self._as_kernels if precision is Precision.TF32 else self.emulator
+        return self.emulator_with(self.assumed, as_kernels=precision is Precision.TF32)
 
     @_Prepared
     def expected(self) -> list[dict[str, np.ndarray]]:
@@ -410,9 +419,12 @@ class Workbench:
 
     def close(self) -> None:
         """Free the sessions."""
-        for made in ("reference", "itself", "other", "emulator", "file", "_as_kernels"):
+        for made in ("reference", "itself", "other", "file"):
             if made in self.__dict__:
                 getattr(self, made).close()
+        for emulator in self._emulators.values():
+            emulator.close()
+        self._emulators.clear()
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
@@ -459,3 +471,13 @@ def prune_goldens(cases: Iterable[Case]) -> list[Path]:
             files = case.path.parent.glob(f"**/*{CASE_SUFFIX}")
             known.setdefault(root, set()).update(file.name.removesuffix(CASE_SUFFIX) for file in files)
     return [root / name for root, names in sorted(known.items()) for name in GoldenStore(root).prune(names)]
+
+
+def profiles_of(case: Case) -> dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
+    """The optimization profile of a case: by input, its (minimum, optimum, maximum) shape where they are given."""
+    profiles = {}
+    for name, spec in case.inputs.items():
+        opt = spec.opt or spec.concrete_shape
+        if spec.min is not None and spec.max is not None and opt is not None:
+            profiles[name] = (spec.min, opt, spec.max)
+    return profiles

@@ -1,9 +1,3 @@
-from .accumulation import DEPTH as DEPTH
-from .accumulation import PRODUCTS as PRODUCTS
-from .accumulation import accumulate_in_fp16 as accumulate_in_fp16
-from .accumulation import accumulation_error as accumulation_error
-from .accumulation import sampled_product as sampled_product
-from .accumulation import with_noise as with_noise
 from .analysis import bodies as bodies
 from .analysis import element_type as element_type
 from .analysis import graph_dtypes as graph_dtypes
@@ -49,3 +43,15 @@ from .roles import guess_fills as guess_fills
 from .rounding import Emitter as Emitter
 from .rounding import round_array as round_array
 from .rounding import rounder as rounder
+from .sums import DEPTH as DEPTH
+from .sums import PLAIN as PLAIN
+from .sums import PRODUCTS as PRODUCTS
+from .sums import STEPPED as STEPPED
+from .sums import Arithmetic as Arithmetic
+from .sums import Summation as Summation
+from .sums import accumulate_in_fp16 as accumulate_in_fp16
+from .sums import accumulation_error as accumulation_error
+from .sums import fp16_sums as fp16_sums
+from .sums import sampled_product as sampled_product
+from .sums import splits_of as splits_of
+from .sums import with_noise as with_noise

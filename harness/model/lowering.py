@@ -29,6 +29,7 @@ from harness.model import analysis
 from harness.model.model import Model, NodeInfo
 from harness.model.own_roundings import owner
 from harness.model.rounding import Emitter, round_array, rounder
+from harness.model.sums import PLAIN, Arithmetic
 from harness.tensors import Precision
 
 MASK = "harness::edges"
@@ -124,6 +125,7 @@ def lower(
     after: AfterNode | None = None,
     own: bool = True,
     truncated: frozenset[str] = frozenset(),
+    arithmetic: Arithmetic = PLAIN,
 ) -> LoweredGraph:
     """The fake-cast graph of `model` at `precision`, with `observed` tensors (and nothing else) as outputs.
 
@@ -137,6 +139,7 @@ def lower(
             and emit nodes that write the old names, which come before the rounding.
         own: whether the roundings that the model brings itself are kept; without them the model must have some.
         truncated: names of nodes that round what they read toward zero, which only TF32 knows.
+        arithmetic: what kernels do otherwise.
 
     Raises:
         ModelError: the model's opset is older than 9, and it has nodes to lower.
@@ -148,12 +151,21 @@ def lower(
             hint="convert it with onnx.version_converter to opset 13",
         )
     names = None if switched is True else switched or frozenset()
-    return _Lowering(model, precision, switched=names, after=after, own=own, truncated=truncated).graph(
-        observed
+    how = _Lowering(
+        model,
+        precision,
+        switched=names,
+        after=after,
+        own=own,
+        truncated=truncated,
+        arithmetic=arithmetic,
     )
+    return how.graph(observed)
 
 
-def shadow(model: Model, precision: Precision, nodes: Sequence[str]) -> LoweredGraph:
+def shadow(
+    model: Model, precision: Precision, nodes: Sequence[str], arithmetic: Arithmetic = PLAIN
+) -> LoweredGraph:
     """A graph that runs `nodes` twice: in FP32, and lowered alone on the FP32 tensors: the introduced error.
 
     Returns:
@@ -161,7 +173,7 @@ def shadow(model: Model, precision: Precision, nodes: Sequence[str]) -> LoweredG
         under `t` and the lowered one, not yet rounded itself, under `t` + LOWERED; that of a TRANSPARENT operator
         is the reference, and left out.
     """
-    return _Shadow(model, precision, switched=frozenset()).graph(nodes)
+    return _Shadow(model, precision, switched=frozenset(), arithmetic=arithmetic).graph(nodes)
 
 
 @dataclass
@@ -179,6 +191,7 @@ class _Lowering:
     after: AfterNode | None = None
     own: bool = True
     truncated: frozenset[str] = frozenset()
+    arithmetic: Arithmetic = PLAIN
 
     def __post_init__(self) -> None:
         self.units = {node.name for node in units_of(self.model, self.precision)}
@@ -228,13 +241,37 @@ class _Lowering:
                 new.input[position] = self.read(name, reader)
         for body in analysis.bodies(new):
             self.body(body, switch)
-        self.emit.nodes.append(new)
+        self.add(new, switch)
         if self.after is not None:
             self.after(self.emit, new)
         if not self.tf32:
             for name in node.output:
                 if name and self.dtypes.get(name) == "float32":
                     self.pending[name] = owed | switch
+
+    def add(self, node: onnx.NodeProto, switch: frozenset[str]) -> None:
+        """Append `node`; where kernels compute it otherwise if it is lowered, both ways behind its switch."""
+        name = next(iter(switch), "")
+        if not self.arithmetic.changes(name):
+            self.emit.nodes.append(node)
+            return
+        output = node.output[0]
+        rank = len(self.model.shapes.get(self.model.node(name).outputs[0], ()))
+        if self.switched is not None and not switch <= self.switched:
+            result = self.arithmetic.emit(self.emit, node, name, self.model.opset, self.round, rank)
+            self.emit.add("Identity", result, output=output)
+            return
+        index = self.edges.setdefault(switch, len(self.edges))
+        low = Emitter(prefix=f"{output}/low", constants=self.emit.constants)
+        result = self.arithmetic.emit(low, node, name, self.model.opset, self.round, rank)
+        node.output[0] = f"{output}/fp32"
+        self.emit.add(
+            "If",
+            f"harness::edge{index}",
+            output=output,
+            then_branch=_branch(low.nodes, result),
+            else_branch=_branch([node], node.output[0]),
+        )
 
     def transparent(self, node: onnx.NodeProto) -> bool:
         """Whether the roundings of a node's input and output are one."""
@@ -245,7 +282,7 @@ class _Lowering:
         if name in self.model.weights:
             is_float = self.dtypes.get(name) == "float32"
             return self.weight(name, next(iter(reader), None) if is_float else None)
-        if self.dtypes.get(name) != "float32":
+        if self.dtypes.get(name) != "float32" or name in self.arithmetic.unrounded:
             return name
         key = self.pending.get(name, frozenset()) | reader
         if not key:
@@ -413,7 +450,6 @@ class _Shadow(_Lowering):
                 new.input[position] = self.read(name, switch)
         for body in analysis.bodies(new):
             self.body(body, switch)
-        self.emit.nodes.append(new)
         outputs = {}
         for position, name in enumerate(node.output):
             if not name:
@@ -421,6 +457,7 @@ class _Shadow(_Lowering):
             new.output[position] = name + LOWERED
             if self.dtypes.get(name) == "float32":
                 outputs[new.output[position]] = new.output[position]
+        self.add(new, switch)
         return outputs
 
 

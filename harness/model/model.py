@@ -210,6 +210,11 @@ class Model:
         )
 
     @cached_property
+    def ir_nodes(self) -> Mapping[str, ir.Node]:
+        """The nodes of the main graph by name. Do not change them."""
+        return {str(node.name): node for node in self.ir.graph}
+
+    @cached_property
     def _by_name(self) -> Mapping[str, NodeInfo]:
         return {node.name: node for node in self.nodes}
 

@@ -19,4 +19,5 @@ from .fingerprint import hash_feeds as hash_feeds
 from .fingerprint import hash_file as hash_file
 from .fingerprint import host_fingerprint as host_fingerprint
 from .memory import memory_limit as memory_limit
+from .precision import Accumulate as Accumulate
 from .precision import Precision as Precision

@@ -5,6 +5,14 @@ from __future__ import annotations
 from enum import StrEnum
 
 
+class Accumulate(StrEnum):
+    """What products of FP16 are added up in: `auto` is as the product and the release do."""
+
+    AUTO = "auto"
+    FP16 = "fp16"
+    FP32 = "fp32"
+
+
 class Precision(StrEnum):
     """The arithmetic of a candidate. The value is how case files and commands spell it."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.backends import Candidate, Computed, Observation, Plan
+from harness.backends import Assumed, Candidate, Computed, Observation, Plan
 from harness.case import BuildOptions, Case, ModelSource, Tolerance
 from harness.comparison import COMPUTED, NONFINITE, SHAPE, excess
 from harness.errors import UsageError
@@ -149,12 +149,13 @@ class Subject:
     @cached_property
     def identity(self) -> str:
         """SHA-256 over what decides the outcome of an evaluation: of two subjects alike, one journal serves both."""
-        case = self.bench.case
+        case, assumed = self.bench.case, self.bench.assumed
         parts = {
             "model": self.model.sha256,
             "precision": self.precision.value,
             "feeds": [hash_feeds(feeds) for feeds in self.bench.feeds],
             "tolerances": [rule.model_dump(mode="json") for rule in case.tolerances],
+            **({} if assumed == Assumed() else {"assumed": [assumed.kernels, assumed.accumulate.value]}),
             "build": None if self.emulated else case.build.model_dump(mode="json"),
             **(
                 {}

@@ -1,3 +1,4 @@
 from .hidden import find_hidden as find_hidden
 from .inputs import idle_inputs as idle_inputs
 from .shapes import check_shapes as check_shapes
+from .sums import cost_of_sums as cost_of_sums

@@ -19,11 +19,10 @@ from harness.backends import Candidate, Computed, Plan, tensor_sizes
 from harness.case import Case, FileFill, InputSpec, make_feeds
 from harness.comparison import DEFAULT_GATES, compare
 from harness.errors import CandidateError, HarnessError, NodeFailedError
-from harness.judge.candidates import profiles_of
 from harness.judge.checks.baked import find_baked
 from harness.judge.outputs import TensorGates
 from harness.judge.results import Baked, ShapeFault, ShapeResult
-from harness.judge.workbench import Workbench
+from harness.judge.workbench import Workbench, profiles_of
 from harness.model import guess_fills
 from harness.tensors import Precision
 from harness.text import gate, number, size

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.comparison import COMPUTED, LOWER_BOUNDED, SHAPE
-from harness.judge import Cause, LayerResult, OutputResult, Region, RunReport, RunResult, Verdict
+from harness.judge import EMULATOR, Cause, LayerResult, OutputResult, Region, RunReport, RunResult, Verdict
 from harness.report.run.words import LOOKS, UNEXPECTED, changed_golden, hidden_faults, near_ties, next_command
 from harness.report.words import Statement, title
 from harness.tensors import Precision
@@ -99,12 +99,18 @@ def matrix(report: RunReport) -> Matrix:
     """Arrange the runs of `report`; rows stay in the order of the runs, precisions go from wide to narrow."""
     rows: dict[tuple[str | None, str, str], dict[Precision, RunResult]] = {}
     for result in report.results:
-        rows.setdefault((result.case_path, result.case, result.candidate), {})[result.precision] = result
+        rows.setdefault((result.case_path, result.case, _called(result)), {})[result.precision] = result
     present = {result.precision for result in report.results}
     return Matrix(
         tuple(precision for precision in Precision if precision in present),
         tuple(Row(case, candidate, runs) for (_, case, candidate), runs in rows.items()),
     )
+
+
+def _called(result: RunResult) -> str:
+    """The candidate; the emulator with what it assumes."""
+    assumed = str(result.emulation) if result.candidate == EMULATOR else ""
+    return f"{result.candidate} ({assumed})" if assumed else result.candidate
 
 
 def attention(report: RunReport) -> tuple[RunResult, ...]:

@@ -78,6 +78,8 @@ def next_command(result: RunResult) -> str:
     target += ["--precision", result.precision.value]
     if result.candidate != "emulator":
         target += ["--env", result.candidate]
+    elif result.emulation.kernels != "none":
+        target += ["--kernels", result.emulation.kernels]
     if result.verdict is not Verdict.ERROR and _diagnoses():
         return command("harness", "diagnose", *target)
     return command("harness", "run", *target, "--details")

@@ -20,9 +20,7 @@ import onnx_ir as ir
 from onnx import helper
 
 from harness.model.model import Model
-
-DEPTH = 16
-"""So many products are added exactly."""
+from harness.model.sums.emitting import DEPTH, TILE, window_pads
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
 BATCHES, ROWS, COLUMNS = 4, 32, 64
@@ -33,23 +31,34 @@ Matrices = tuple[np.ndarray, np.ndarray]
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def accumulate_in_fp16(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def accumulate_in_fp16(left: np.ndarray, right: np.ndarray, *, parts: int = 1) -> np.ndarray:
     """The product of two matrices as an FP16 accumulator gives it.
 
     Args:
         left: (rows, terms), values of FP16.
         right: (terms, columns), likewise.
+        parts: into how many parts of whole tiles the terms are split, a power of two. Their sums are added in FP16,
+            those of the first half to those of the second, until one is left.
 
     Returns:
         (rows, columns) of float64 that hold FP16 values; not finite where the accumulator overflowed.
     """
-    sums = np.zeros((left.shape[0], right.shape[1]))
-    for first in range(0, left.shape[1], DEPTH):
-        terms = slice(first, first + DEPTH)
-        # 16 products of FP16 values: float64 holds their sum exactly unless they differ by more than 2**30.
-        exact = left[:, terms].astype(np.float64) @ right[terms].astype(np.float64)
-        sums = (sums + exact).astype(np.float16).astype(np.float64)
-    return sums
+    length = TILE * math.ceil(left.shape[1] / TILE / parts) if parts > 1 else left.shape[1]
+    sums = np.zeros((parts, left.shape[0], right.shape[1]))
+    for part in range(parts):
+        for first in range(part * length, min((part + 1) * length, left.shape[1]), DEPTH):
+            terms = slice(first, first + DEPTH)
+            # 16 products of FP16 values: float64 holds their sum exactly unless they differ by more than 2**30.
+            exact = left[:, terms].astype(np.float64) @ right[terms].astype(np.float64)
+            sums[part] = _rounded(sums[part] + exact)
+    while len(sums) > 1:
+        sums = _rounded(sums[: len(sums) // 2] + sums[len(sums) // 2 :])
+    result: np.ndarray = sums[0]
+    return result
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float16).astype(np.float64)
 
 
 def accumulation_error(left: np.ndarray, right: np.ndarray) -> tuple[float, float]:
@@ -161,16 +170,8 @@ def _convolved(
     axes = len(kernel)
     strides = list(attributes.get("strides", [1] * axes))  # type: ignore[call-overload]
     dilations = list(attributes.get("dilations", [1] * axes))  # type: ignore[call-overload]
-    pads = list(attributes.get("pads", [0] * 2 * axes))  # type: ignore[call-overload]
+    pads = window_pads(attributes, sizes, kernel)
     reach = [step * (size - 1) + 1 for step, size in zip(dilations, kernel, strict=True)]
-    same = attributes.get("auto_pad", b"NOTSET")
-    if same in (b"SAME_UPPER", b"SAME_LOWER"):
-        lacking = [
-            max((-(-size // step) - 1) * step + extent - size, 0)
-            for size, step, extent in zip(sizes, strides, reach, strict=True)
-        ]
-        less, more = [each // 2 for each in lacking], [each - each // 2 for each in lacking]
-        pads = less + more if same == b"SAME_UPPER" else more + less
     outputs = [
         (size + pads[axis] + pads[axis + axes] - reach[axis]) // strides[axis] + 1
         for axis, size in enumerate(sizes)

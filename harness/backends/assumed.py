@@ -1,0 +1,75 @@
+"""What the emulator assumes of the engine that it stands for: a compiler's kernels, and how products are added up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.backends.requests import Profile, shape_ranges
+from harness.backends.session import tensor_shapes
+from harness.errors import BuildFailedError, UnsupportedByReleaseError
+from harness.model import PLAIN, Arithmetic, Model, fp16_sums
+from harness.tensors import Accumulate, Precision
+
+if TYPE_CHECKING:
+    from harness.environments import Environment
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What is assumed of an engine; by default nothing: each tensor is rounded, and products are added up in FP32.
+
+    Args:
+        accumulate: what products of FP16 are added up in, FP16 or FP32. Those of BF16 and TF32 are in FP32.
+        compiler: the environment whose compiler lists the kernels; None assumes none.
+        optional: go without kernels where the compiler cannot build the model, instead of raising.
+    """
+
+    accumulate: Accumulate = Accumulate.FP32
+    compiler: Environment | None = None
+    optional: bool = False
+
+    @property
+    def kernels(self) -> str:
+        """The name of the environment whose kernels are assumed, or `none`."""
+        return "none" if self.compiler is None else self.compiler.name
+
+    def arithmetic(
+        self,
+        model: Model,
+        precision: Precision,
+        feeds: Mapping[str, np.ndarray],
+        profiles: Mapping[str, Profile],
+        islands: frozenset[str] = frozenset(),
+    ) -> Arithmetic:
+        """What an engine of `model` at `precision` does otherwise than the plain emulator.
+
+        Args:
+            model: the model.
+            precision: the precision.
+            feeds: the inputs, for their shapes.
+            profiles: (minimum, optimum, maximum) shape of the inputs that have one.
+            islands: nodes in FP32, which change what is fused.
+
+        Raises:
+            CandidateError: the compiler cannot be asked, or cannot build the model.
+        """
+        from harness.compiler import kernels_of, within_kernels
+
+        if precision not in (Precision.FP16, Precision.BF16) or self == Assumed():
+            return PLAIN
+        in_fp16 = self.accumulate is Accumulate.FP16 and precision is Precision.FP16
+        sums = fp16_sums(model, tensor_shapes(model, feeds)) if in_fp16 else {}
+        if self.compiler is None:
+            return Arithmetic(sums)
+        ranges = shape_ranges(model, feeds, profiles)
+        try:
+            kernels = kernels_of(model, precision, self.compiler, islands=islands, profiles=ranges)
+        except (BuildFailedError, UnsupportedByReleaseError):
+            if self.optional:
+                return Arithmetic(sums)
+            raise
+        return within_kernels(kernels, model, precision).arithmetic(sums)

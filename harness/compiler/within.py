@@ -1,0 +1,119 @@
+"""What stays within the kernels of an engine: tensors that none rounds, and products that are added up in FP32.
+
+Measured on an H200 with TensorRT for RTX 1.4.0.76, 1.5.0.114 and 1.6.1.120: generated code rounds each tensor as the
+graph says, though it does not leave the kernel, and a product is rounded before what is fused behind it. A division is
+a multiplication by the reciprocal before 1.6, and a Softmax that is not in attention consists of its primitives. There
+are two exceptions:
+
+- A product that is only converted to FP32, as the output of a model is, gives its FP32 sum and is never FP16.
+- In fused attention, scales that differ by head, and all scales if the queries or keys are scaled within, are taken
+  together and go before the product, so that raw logits beyond 65504 are not there. One scale behind the product
+  stays behind it, and such logits overflow. In BF16 nothing is rounded there but the weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.model import Arithmetic, Model, NodeInfo, Summation
+from harness.tensors import Precision
+from harness.worker.protocol import Kernel, KernelList
+
+_ATTENTION = "_mha_"
+_MOVES = frozenset({"Relu", "Tran", "Resh", "Move"})
+RECIPROCALS_BEFORE = (1, 6)
+"""The release since which a division is one."""
+
+_SCALES = frozenset({"Mul", "Div"})
+_PRODUCTS = frozenset({"MatMul", "Gemm"})
+
+
+@dataclass(frozen=True)
+class Within:
+    """What stays within kernels.
+
+    Args:
+        unrounded: tensors that no kernel rounds.
+        fp32: nodes whose product is added up in FP32.
+        steps: nodes that are computed in several steps, by whether each of these is rounded.
+    """
+
+    unrounded: frozenset[str]
+    fp32: frozenset[str]
+    steps: Mapping[str, bool] = field(default_factory=dict)
+
+    def arithmetic(self, sums: Mapping[str, Summation]) -> Arithmetic:
+        """With products that are added up as `sums` says, where they are not in FP32 after all."""
+        left = {node: how for node, how in sums.items() if node not in self.fp32}
+        return Arithmetic(left, self.unrounded, self.steps)
+
+
+def within_kernels(kernels: KernelList, model: Model, precision: Precision) -> Within:
+    """What stays within the kernels that a compiler made of `model` at `precision`."""
+    known = {node.name: node for node in model.nodes}
+    unrounded: set[str] = set()
+    fp32: set[str] = set()
+    steps: dict[str, bool] = {}
+    for kernel in kernels.kernels:
+        nodes = [known[name] for name in kernel.onnx_nodes if name in known]
+        found = [node for node in nodes if node.op in _PRODUCTS]
+        if _ATTENTION in kernel.name:
+            found = [] if (logits := _free_logits(nodes, model)) is None else [logits]
+            kept = found if precision is Precision.FP16 else [node for node in nodes if node.op != "Softmax"]
+            unrounded |= {name for node in kept for name in node.outputs if _is_read_by(name, nodes)}
+        elif _is_converted(kernel):
+            unrounded |= {name for node in nodes for name in node.outputs}
+        else:
+            found = []
+            steps |= _steps(kernel, nodes, kernels.release)
+        fp32 |= {node.name for node in found}
+    return Within(frozenset(unrounded), frozenset(fp32), steps)
+
+
+def _steps(kernel: Kernel, nodes: Sequence[NodeInfo], release: str) -> dict[str, bool]:
+    """The nodes that generated code computes in several steps. It contracts a multiplication and an addition, unless
+    they are fused behind a product."""
+    contracts = operations_of(kernel)[:1] not in (("Corr",), ("Fc",))
+    known = {"BatchNormalization": not contracts, "Softmax": True, "LogSoftmax": True}
+    if tuple(map(int, release.split(".")[:2])) < RECIPROCALS_BEFORE:
+        known["Div"] = True
+    return {node.name: known[node.op] for node in nodes if node.op in known and node.lowerable}
+
+
+def _is_read_by(tensor: str, nodes: Sequence[NodeInfo]) -> bool:
+    return any(tensor in node.inputs for node in nodes)
+
+
+def operations_of(kernel: Kernel) -> tuple[str, ...]:
+    """What generated code does, as its name says where a release does not list it."""
+    match = re.match(r"__myl_((?:[A-Z][a-z0-9]*)+)", kernel.name)
+    return kernel.operations or (tuple(re.findall("[A-Z][a-z0-9]*", match[1])) if match else ())
+
+
+def _is_converted(kernel: Kernel) -> bool:
+    operations = operations_of(kernel)
+    return operations[:1] == ("Fc",) and operations[-1:] == ("Cast",) and _MOVES.issuperset(operations[1:-1])
+
+
+def _free_logits(nodes: Sequence[NodeInfo], model: Model) -> NodeInfo | None:
+    """The product of queries and keys whose scale goes before it; None if it stays behind."""
+    products = [node for node in nodes if node.op in _PRODUCTS]
+    first = min(products, key=lambda node: node.index, default=None)
+    if first is None:
+        return None
+    scales = [node for node in nodes if node.op in _SCALES]
+    by_head = any(_elements(node, model) > 1 for node in scales)
+    before = any(node.index < first.index for node in scales)
+    behind = any(first.outputs[0] in node.inputs for node in scales)
+    return first if behind and (by_head or before) else None
+
+
+def _elements(node: NodeInfo, model: Model) -> int:
+    """How many elements the constant that a node scales by has; 0 without one."""
+    constants = (model.ir.graph.initializers.get(name) for name in node.inputs)
+    sizes = [
+        value.const_value.size for value in constants if value is not None and value.const_value is not None
+    ]
+    return max(map(int, sizes), default=0)

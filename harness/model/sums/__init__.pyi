@@ -1,0 +1,12 @@
+from .emitting import DEPTH as DEPTH
+from .emitting import PLAIN as PLAIN
+from .emitting import STEPPED as STEPPED
+from .emitting import Arithmetic as Arithmetic
+from .emitting import Summation as Summation
+from .estimate import PRODUCTS as PRODUCTS
+from .estimate import accumulate_in_fp16 as accumulate_in_fp16
+from .estimate import accumulation_error as accumulation_error
+from .estimate import sampled_product as sampled_product
+from .estimate import with_noise as with_noise
+from .rules import fp16_sums as fp16_sums
+from .rules import splits_of as splits_of

@@ -1,0 +1,313 @@
+"""Products that are added up in FP16, as ONNX nodes: exact sums of 16, each added to an accumulator that is rounded.
+
+A Scan runs over the blocks, so that one block of an operand is a view and no more than the accumulator is kept. The sum
+of a block is FP32, which holds 16 products of FP16 values but for the last bit: of the elements of a product of 1,024
+Gaussian terms 0.25 % come out one step of FP16 from what exact sums would give, where a rounding was nearly a tie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from harness.model.rounding import Emitter
+
+DEPTH = 16
+"""So many products are added exactly: the depth of one instruction of a tensor core."""
+
+TILE = 32
+"""What a part of the terms is a multiple of, and how many channels of a convolution are read before the next tap."""
+
+Shape = tuple[int, ...]
+Round = Callable[[Emitter, str], str]
+
+
+@dataclass(frozen=True)
+class Summation:
+    """How a product is added up.
+
+    Args:
+        parts: into how many parts the terms are split; their sums are added in FP16, the first to that in the middle,
+            until one is left. A power of two.
+        rounds_products: each product of two numbers is rounded, and they are added in FP32: generated code for one row.
+        reads: shapes of its first two inputs.
+        writes: shape of its output.
+    """
+
+    reads: tuple[Shape, Shape]
+    writes: Shape
+    parts: int = 1
+    rounds_products: bool = False
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What kernels do otherwise than a graph of which each tensor is rounded once and products are added up in FP32.
+
+    Args:
+        sums: by node, how a product is added up where that is not in FP32.
+        unrounded: tensors that no kernel rounds, as they never leave one.
+        steps: nodes that are computed in several steps, by whether each of these is rounded: see `emit_steps`.
+    """
+
+    sums: Mapping[str, Summation] = field(default_factory=dict)
+    unrounded: frozenset[str] = frozenset()
+    steps: Mapping[str, bool] = field(default_factory=dict)
+
+    def changes(self, node: str) -> bool:
+        """Whether a node is computed otherwise when it is lowered."""
+        return node in self.sums or node in self.steps
+
+    def emit(
+        self, emit: Emitter, node: onnx.NodeProto, name: str, opset: int, round: Round, rank: int
+    ) -> str:
+        """Emit a node that is computed otherwise; the name of its result, which is not rounded yet.
+
+        Args:
+            emit: where to.
+            node: the node, with the names that it reads.
+            name: its name in the model.
+            opset: of the graph.
+            round: emits a rounding to the precision.
+            rank: how many axes it writes.
+        """
+        if name in self.sums:
+            return emit_sum(emit, node, self.sums[name], opset)
+        between = round if self.steps[name] else lambda emit, tensor: tensor
+        return emit_steps(emit, node, opset, round, between, rank)
+
+
+PLAIN = Arithmetic()
+STEPPED = frozenset({"BatchNormalization", "Softmax", "LogSoftmax", "Div"})
+"""The operators that `emit_steps` knows."""
+
+
+def emit_steps(
+    emit: Emitter, node: onnx.NodeProto, opset: int, round: Round, between: Round, rank: int
+) -> str:
+    """Emit a node as several: a BatchNormalization as a multiplication and an addition of constants that are rounded, a
+    Softmax as its primitives, a LogSoftmax as the logarithm of one, a Div as a multiplication by the reciprocal.
+
+    Args:
+        emit: where to.
+        node: the node, with the names that it reads.
+        opset: of the graph.
+        round: emits a rounding to the precision.
+        between: emits that of what one step hands to the next.
+        rank: how many axes the node writes.
+    """
+    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    if node.op_type == "Div":
+        one = emit.constant("one", np.array(1.0, np.float32))
+        return emit.add("Mul", node.input[0], between(emit, emit.add("Div", one, node.input[1])))
+    if node.op_type == "BatchNormalization":
+        image, gain, offset, mean, variance = node.input[:5]
+        epsilon = emit.constant("epsilon", np.array(attributes.get("epsilon", 1e-5), np.float32))
+        factor = emit.add("Div", gain, emit.add("Sqrt", emit.add("Add", variance, epsilon)))
+        shift = emit.add("Sub", offset, emit.add("Mul", mean, factor))
+        shape = emit.constant(f"channels{rank}", np.array([-1, *[1] * (rank - 2)], np.int64))
+        factor, shift = (emit.add("Reshape", round(emit, each), shape) for each in (factor, shift))
+        return emit.add("Add", between(emit, emit.add("Mul", image, factor)), shift)
+    first = int(attributes.get("axis", -1 if opset >= 13 else 1)) % rank
+    axes = [first] if opset >= 13 else list(range(first, rank))
+    given = emit.constant("axes" + "_".join(map(str, axes)), np.array(axes, np.int64))
+
+    def reduced(op: str, name: str, since: int) -> str:
+        return emit.add(op, name, given) if opset >= since else emit.add(op, name, axes=axes)
+
+    less = between(emit, emit.add("Sub", node.input[0], reduced("ReduceMax", node.input[0], 18)))
+    powers = between(emit, emit.add("Exp", less))
+    shares = emit.add("Div", powers, between(emit, reduced("ReduceSum", powers, 13)))
+    return shares if node.op_type == "Softmax" else emit.add("Log", between(emit, shares))
+
+
+def emit_sum(emit: Emitter, node: onnx.NodeProto, how: Summation, opset: int) -> str:
+    """Emit a MatMul, Gemm or Conv that is added up as `how` says; the name of its result, of FP32 type.
+
+    Args:
+        emit: where to.
+        node: the product, with the names that it reads.
+        how: how it is added up.
+        opset: of the graph.
+    """
+    return _Sum(emit, node, how, opset).emitted()
+
+
+def round_to_fp16(emit: Emitter, name: str) -> str:
+    """`name` as FP16 holds it."""
+    return emit.cast(emit.cast(name, TensorProto.FLOAT16), TensorProto.FLOAT)
+
+
+class _Sum:
+    def __init__(self, emit: Emitter, node: onnx.NodeProto, how: Summation, opset: int) -> None:
+        self.emit, self.node, self.how, self.opset = emit, node, how, opset
+        self.attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+
+    def emitted(self) -> str:
+        left, right = self.node.input[:2]
+        if self.node.op_type == "Conv":
+            made = self.convolution(left, right)
+        else:
+            made = self.matrices(left, right, *self.how.reads)
+        made = self.shaped(made, self.how.writes)
+        bias = self.node.input[2] if len(self.node.input) > 2 else ""
+        if self.node.op_type == "Gemm":
+            made = self.scaled(made, "alpha")
+            bias = self.scaled(bias, "beta") if bias else bias
+        elif bias:
+            bias = self.shaped(bias, (-1, *[1] * (len(self.how.writes) - 2)))
+        return self.emit.add("Add", made, bias) if bias else made
+
+    def scaled(self, name: str, attribute: str) -> str:
+        factor = float(self.attributes.get(attribute, 1.0))
+        if factor == 1.0:
+            return name
+        return self.emit.add(
+            "Mul", name, self.emit.constant(f"factor{factor!r}", np.array(factor, np.float32))
+        )
+
+    def matrices(self, left: str, right: str, rows: Shape, columns: Shape) -> str:
+        for side in ("transA", "transB") if self.node.op_type == "Gemm" else ():
+            if self.attributes.get(side) and side == "transA":
+                left, rows = self.emit.add("Transpose", left, perm=[1, 0]), rows[::-1]
+            elif self.attributes.get(side):
+                right, columns = self.emit.add("Transpose", right, perm=[1, 0]), columns[::-1]
+        rows = rows if len(rows) > 1 else (1, *rows)
+        if len(columns) == 2:  # one product, whatever the rows are called
+            rows = (math.prod(rows[:-1]), rows[-1])
+        if self.how.rounds_products:
+            return self.one_row(left, right, rows[-1])
+        terms, parts = rows[-1], self.how.parts
+        length = TILE * math.ceil(terms / TILE / parts) if parts > 1 else DEPTH * math.ceil(terms / DEPTH)
+        blocks, lacking = length // DEPTH, parts * length - terms
+        batch = len(self.how.writes) - 2 if len(columns) > 2 else 0
+        ones = [1] * (batch + 2 - len(rows)), [1] * (batch + 2 - len(columns))
+        left = self.padded(self.shaped(left, (*ones[0], *rows)), batch + 1, batch + 2, lacking)
+        right = self.padded(self.shaped(right, (*ones[1], *columns)), batch, batch + 2, lacking)
+        axes = list(range(batch))
+        left = self.shaped(left, (*ones[0], *rows[:-1], parts, blocks, DEPTH))
+        left = self.emit.add("Transpose", left, perm=[batch + 2, batch + 1, *axes, batch, batch + 3])
+        right = self.shaped(right, (*ones[1], *columns[:-2], parts, blocks, DEPTH, columns[-1]))
+        right = self.emit.add("Transpose", right, perm=[batch + 1, batch, *axes, batch + 2, batch + 3])
+        around = self.how.writes[:-2] if batch else ()
+        return self.joined(self.scanned(left, right, (parts, *around, rows[-2], columns[-1])))
+
+    def one_row(self, left: str, right: str, terms: int) -> str:
+        products = self.emit.add("Mul", self.shaped(left, (terms, 1)), right)
+        ones = self.emit.constant(f"ones{terms}", np.ones((1, terms), np.float32))
+        return self.emit.add("MatMul", ones, round_to_fp16(self.emit, products))
+
+    def joined(self, sums: str) -> str:
+        """The sums of the parts, added in FP16: each of the first half to one of the second."""
+        count = self.how.parts
+        while count > 1:
+            count //= 2
+            halves = (self.part(sums, 0, first, first + count) for first in (0, count))
+            sums = round_to_fp16(self.emit, self.emit.add("Add", *halves))
+        return sums
+
+    def convolution(self, image: str, filters: str) -> str:
+        (batch, channels, *sizes), weights = self.how.reads
+        groups, width, count = int(self.attributes.get("group", 1)), weights[1], math.prod(weights[2:])
+        tile = DEPTH if width <= DEPTH else TILE
+        tiles, steps, lacking = math.ceil(width / tile), tile // DEPTH, -width % tile
+        axes, blocks, pixels = (
+            len(sizes),
+            math.ceil(width / tile) * count * (tile // DEPTH),
+            math.prod(self.how.writes[2:]),
+        )
+        image = self.shaped(image, (batch, groups, channels // groups, *sizes))
+        pads = window_pads(self.attributes, sizes, weights[2:])
+        image = self.pad(image, [0, 0, 0, *pads[:axes]], [0, 0, lacking, *pads[axes:]])
+        taps = [self.tap(image, place, axes) for place in np.ndindex(*weights[2:])]
+        apart = [self.shaped(tap, (batch, groups, tiles, 1, steps, DEPTH, pixels)) for tap in taps]
+        windows = apart[0] if len(apart) == 1 else self.emit.add("Concat", *apart, axis=3)
+        windows = self.shaped(windows, (batch, groups, blocks, DEPTH, pixels))
+        windows = self.emit.add("Transpose", windows, perm=[2, 0, 1, 3, 4])
+        each = weights[0] // groups
+        filters = self.padded(self.shaped(filters, (groups, each, width, count)), 2, 4, lacking)
+        filters = self.shaped(filters, (groups, each, tiles, steps, DEPTH, count))
+        filters = self.emit.add("Transpose", filters, perm=[2, 5, 3, 0, 1, 4])
+        filters = self.shaped(filters, (blocks, 1, groups, each, DEPTH))
+        return self.scanned(filters, windows, (batch, groups, each, pixels))
+
+    def tap(self, image: str, place: Sequence[int], axes: int) -> str:
+        strides, dilations = (
+            window_numbers(self.attributes, name, axes) for name in ("strides", "dilations")
+        )
+        starts = [step * where for step, where in zip(dilations, place, strict=True)]
+        ends = [
+            s + (size - 1) * t + 1 for s, size, t in zip(starts, self.how.writes[2:], strides, strict=True)
+        ]
+        for axis, (start, end, stride) in enumerate(zip(starts, ends, strides, strict=True)):
+            image = self.part(image, axis + 3, start, end, stride)
+        return image
+
+    def scanned(self, left: str, right: str, shape: Shape) -> str:
+        """The blocks of both sides multiplied and added up."""
+        zero = helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0])
+        start = self.emit.add("ConstantOfShape", self.integers(shape), value=zero)
+        prefix = self.emit.fresh()
+        body = Emitter(prefix=f"{prefix}/block")
+        names = [f"{prefix}/{name}" for name in ("sum", "left", "right")]
+        added = body.add("Add", names[0], body.add("MatMul", names[1], names[2]))
+        done = round_to_fp16(body, added)
+        values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (*names, done)]
+        graph = helper.make_graph(body.nodes, prefix, values[:3], values[3:])
+        return self.emit.add("Scan", start, left, right, body=graph, num_scan_inputs=2)
+
+    def integers(self, values: Sequence[int]) -> str:
+        return self.emit.constant("integers" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def shaped(self, name: str, shape: Sequence[int]) -> str:
+        return self.emit.add("Reshape", name, self.integers(shape))
+
+    def padded(self, name: str, axis: int, rank: int, count: int) -> str:
+        return self.pad(name, [0] * rank, [count * (place == axis) for place in range(rank)])
+
+    def pad(self, name: str, before: Sequence[int], after: Sequence[int]) -> str:
+        if not any((*before, *after)):
+            return name
+        if self.opset < 11:
+            return self.emit.add("Pad", name, pads=[*before, *after])
+        return self.emit.add("Pad", name, self.integers([*before, *after]))
+
+    def part(self, name: str, axis: int, start: int, end: int, stride: int = 1) -> str:
+        if self.opset < 10:
+            kept = self.emit.constant(f"range{start}_{end}_{stride}", np.arange(start, end, stride))
+            return self.emit.add("Gather", name, kept, axis=axis)
+        return self.emit.add("Slice", name, *(self.integers([value]) for value in (start, end, axis, stride)))
+
+
+def window_pads(attributes: Mapping[str, object], sizes: Sequence[int], kernel: Sequence[int]) -> list[int]:
+    """The pads of a convolution, those before each axis first.
+
+    Args:
+        attributes: of the node.
+        sizes: of the axes of its image.
+        kernel: of its window.
+    """
+    axes = len(kernel)
+    strides, dilations = (window_numbers(attributes, name, axes) for name in ("strides", "dilations"))
+    same = attributes.get("auto_pad", "NOTSET")
+    same = same.decode() if isinstance(same, bytes) else same
+    if same not in ("SAME_UPPER", "SAME_LOWER"):
+        return [0] * 2 * axes if same == "VALID" else window_numbers(attributes, "pads", 2 * axes, 0)
+    reach = [step * (size - 1) + 1 for step, size in zip(dilations, kernel, strict=True)]
+    lacking = [
+        max((-(-size // step) - 1) * step + extent - size, 0)
+        for size, step, extent in zip(sizes, strides, reach, strict=True)
+    ]
+    less, more = [each // 2 for each in lacking], [each - each // 2 for each in lacking]
+    return less + more if same == "SAME_UPPER" else more + less
+
+
+def window_numbers(attributes: Mapping[str, object], name: str, count: int, otherwise: int = 1) -> list[int]:
+    """An attribute of a convolution that has one number an axis."""
+    found = attributes.get(name)
+    return [int(each) for each in found] if isinstance(found, Sequence) else [otherwise] * count

@@ -1,0 +1,111 @@
+"""Which products are added up in FP16, and in how many parts: measured on engines, and looked up here.
+
+`rules.json` beside this module is written by `python -m benchmarks.kernel_rules`, which says how. Every product
+of its sweep came out of three releases of TensorRT for RTX bit by bit as these rules say.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from harness.model.model import Model, NodeInfo
+from harness.model.sums.emitting import DEPTH, Shape, Summation, window_numbers, window_pads
+
+Shapes = Mapping[str, tuple[int | str | None, ...]]
+SUMMED = frozenset({"MatMul", "Gemm", "Conv"})
+
+ROUNDED_TERMS, ROUNDED_COLUMNS, ALWAYS_ROUNDED = 4096, 256, 64
+"""One row times up to so many terms by so many columns is generated code that rounds each product of two numbers and
+adds in FP32, as it is with up to ALWAYS_ROUNDED terms; beyond, one row is added up in FP32."""
+
+
+@cache
+def measured_parts() -> tuple[tuple[tuple[int, int, int, int], int], ...]:
+    """(batch, rows, terms, columns) of each matrix product that was measured, and into how many parts it was split."""
+    rows = json.loads(Path(__file__).with_name("rules.json").read_text())["parts"]
+    return tuple(((int(b), int(m), int(k), int(n)), int(parts)) for b, m, k, n, parts in rows)
+
+
+@cache
+def splits_of(batch: int, rows: int, terms: int, columns: int) -> int:
+    """Into how many parts the terms of a matrix product are split: as many as in the nearest one that was measured."""
+    wanted = [math.log2(size) for size in (batch, rows, terms, columns)]
+
+    def distance(size: Sequence[int]) -> float:
+        return sum((math.log2(each) - log) ** 2 for each, log in zip(size, wanted, strict=True))
+
+    _, parts = min(measured_parts(), key=lambda row: distance(row[0]))
+    return max(1, min(parts, 1 << max(terms // 512, 1).bit_length() - 1))
+
+
+def fp16_sums(model: Model, shapes: Shapes) -> dict[str, Summation]:
+    """How each product of the main graph is added up by kernels that compute in FP16.
+
+    Left out is what they add up in FP32: one row of many terms or columns, a convolution of one channel a group or
+    transposed, recurrent layers, and what lies in bodies; and a product whose shapes are not known.
+
+    Args:
+        model: the model.
+        shapes: of its tensors, for the inputs at hand.
+    """
+    found = {}
+    for node in model.lowerable:
+        if node.op in SUMMED and not node.domain:
+            how = _summation(model, node, shapes)
+            if how is not None:
+                found[node.name] = how
+    return found
+
+
+def _summation(model: Model, node: NodeInfo, shapes: Shapes) -> Summation | None:
+    inner = model.ir_nodes[node.name]
+    read = [str(value.name) for value in inner.inputs[:2] if value is not None]
+    left, right = (_known(shapes.get(name)) for name in read)
+    if left is None or right is None or len(right) < 2 or not math.prod((*left, *right)):
+        return None
+    attributes = {name: each.value for name, each in inner.attributes.items()}
+    if node.op == "Conv":
+        wide = len(left) > 2 and right[1] > 1 and right[1] * math.prod(right[2:]) > DEPTH
+        return Summation((left, right), _convolved(left, right, attributes)) if wide else None
+    gemm = node.op == "Gemm"
+    rows, terms = (
+        left[::-1] if gemm and attributes.get("transA") else (left[-2] if len(left) > 1 else 1, left[-1])
+    )
+    columns = right[-2 if gemm and attributes.get("transB") else -1]
+    around = np.broadcast_shapes(left[:-2], right[:-2])
+    out = (*around, *((rows,) if len(left) > 1 else ()), columns)
+    if len(right) == 2:
+        rows, around = math.prod(left) // terms, ()
+    if rows == 1 and not around:
+        small = terms <= ALWAYS_ROUNDED or (terms <= ROUNDED_TERMS and columns <= ROUNDED_COLUMNS)
+        plain = small and not (attributes.get("transA") or attributes.get("transB"))
+        return Summation((left, right), out, rounds_products=True) if plain else None
+    if terms <= DEPTH:
+        return None
+    return Summation((left, right), out, parts=splits_of(math.prod(around), rows, terms, columns))
+
+
+def _convolved(image: Shape, filters: Shape, attributes: Mapping[str, object]) -> Shape:
+    """The shape of what a convolution writes."""
+    axes = len(filters) - 2
+    strides, dilations = (window_numbers(attributes, name, axes) for name in ("strides", "dilations"))
+    pads = window_pads(attributes, image[2:], filters[2:])
+    sizes = (
+        (size + pads[axis] + pads[axis + axes] - dilations[axis] * (filters[axis + 2] - 1) - 1)
+        // strides[axis]
+        + 1
+        for axis, size in enumerate(image[2:])
+    )
+    return image[0], filters[0], *sizes
+
+
+def _known(shape: tuple[int | str | None, ...] | None) -> Shape | None:
+    if shape is None or not all(isinstance(size, int) for size in shape):
+        return None
+    return tuple(int(size or 0) for size in shape)

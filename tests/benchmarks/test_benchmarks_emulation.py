@@ -1,0 +1,75 @@
+"""The emulator with FP16 sums gives the bits of real engines, and the score counts what it says."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.emulation import sweep
+from benchmarks.emulation.models import catalogue
+from benchmarks.emulation.score import summarize
+from harness.backends import Assumed, Emulator
+from harness.model import load_model
+from harness.tensors import Accumulate, Precision
+
+ENGINES = np.load(Path(__file__).parent / "data" / "engine_products.npz")
+"""What TensorRT for RTX 1.6.1.120 gave on an H200, at FP16: the first elements."""
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+PRODUCTS = {product.name: product for product in sweep.sweep()}
+FUSED = "last-1x16x1024x64"
+
+
+@pytest.mark.parametrize("name", sorted(set(ENGINES.files) - {FUSED}))
+def test_fp16_sums_have_the_bits_of_an_engine(name: str) -> None:
+    given = ENGINES[name].astype(np.float32)
+    proto, feeds = PRODUCTS[name].model()
+    model = load_model(proto, name=name)
+    output = model.outputs[0].name
+    low, plain = (
+        Emulator(model, assumed=Assumed(how)).run(feeds, Precision.FP16)[output].reshape(-1)[: given.size]
+        for how in (Accumulate.FP16, Accumulate.FP32)
+    )
+    assert np.mean(low == given) >= 0.98
+    if PRODUCTS[name].rows > 1 and PRODUCTS[name].terms > 64:
+        assert np.mean(plain == given) < 0.6
+
+
+def test_each_product_of_the_sweep_has_a_rule() -> None:
+    kept = json.loads((RESULTS / "kernel_rules.json").read_text())
+    assert {row["name"] for row in kept["products"]} == set(PRODUCTS)
+    decided = [row for row in kept["products"] if "rule" in row]
+    assert sum(row["same_bits"] >= 0.98 for row in decided) >= 0.9 * len(decided) > 200
+
+
+def test_the_models_of_the_score_are_fixed() -> None:
+    entries = list(catalogue())
+    assert len({entry.name for entry in entries}) == len(entries) >= 200
+    assert Counter(entry.group for entry in entries)["further"] >= 60
+    assert sum(entry.stressing for entry in entries) >= len(entries) / 2
+
+
+def test_the_score_counts_verdicts_and_errors_that_are_near() -> None:
+    def row(agrees: bool, ratio: float | None) -> dict[str, object]:
+        each = ("plain", "kernels", "sums", "both")
+        return {
+            "name": f"m{agrees}{ratio}",
+            "precision": "fp16",
+            "stressing": True,
+            "agrees": dict.fromkeys(each, agrees),
+            "fails by its gate": dict.fromkeys(each, not agrees),
+            "ratio": dict.fromkeys(each, ratio),
+        }
+
+    found = summarize([row(True, 1.1), row(True, 0.5), row(False, None)])["all fp16"]
+    assert found["runs"] == 3
+    assert found["both"] == {
+        "verdicts agree": 2,
+        "engines that fail alone": 1,
+        "median ratio": 0.8,
+        "errors": 2,
+        "within 1.15": 1,
+    }

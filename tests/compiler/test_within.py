@@ -1,0 +1,77 @@
+"""What stays within kernels: tensors that none rounds, products in FP32, and nodes in several steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from benchmarks.emulation.probes import PROBES
+from cases.models.graph import Graph
+from harness.compiler import Within, within_kernels
+from harness.model import Model, load_model
+from harness.tensors import Precision
+from harness.worker.protocol import TENSORRT_RTX, Kernel, KernelList
+
+
+def kernels(*listed: Kernel, release: str = "1.6.1.120") -> KernelList:
+    return KernelList(TENSORRT_RTX, release, "inspector", listed)
+
+
+def attention(scales: np.ndarray) -> Model:
+    graph = Graph("attention", opset=17)
+    q, k, v = (graph.input(name, [1, 2, 4, 8]) for name in "qkv")
+    logits = graph.node("MatMul", "qk", q, graph.node("Transpose", "turned", k, perm=[0, 1, 3, 2]))
+    scaled = graph.node("Mul", "scaled", logits, graph.constant("scales", scales))
+    weights = graph.node("Softmax", "softmax", scaled, axis=-1)
+    return load_model(graph.model({graph.node("MatMul", "av", weights, v): [1, 2, 4, 8]}))
+
+
+FUSED = Kernel("_gemm_mha_v2_myl0_3", "kgen", ("av", "softmax", "scaled", "qk"))
+
+
+def test_scales_by_head_go_before_the_product_of_fused_attention() -> None:
+    model = attention(np.full((1, 2, 1, 1), 0.1))
+    found = within_kernels(kernels(FUSED), model, Precision.FP16)
+    assert found == Within(frozenset({"qk"}), frozenset({"qk"}))
+
+
+def test_one_scale_stays_behind_it_and_raw_logits_are_rounded() -> None:
+    found = within_kernels(kernels(FUSED), attention(np.float32(0.1)), Precision.FP16)
+    assert found == Within(frozenset(), frozenset())
+
+
+def test_in_bf16_fused_attention_rounds_the_weights_alone() -> None:
+    found = within_kernels(kernels(FUSED), attention(np.float32(0.1)), Precision.BF16)
+    assert found.unrounded == {"qk", "scaled"}
+
+
+@pytest.mark.parametrize(
+    ("name", "wide"),
+    [("__myl_FcCast_myl0_1", True), ("__myl_FcReluCast_myl0_1", True), ("__myl_FcAddCast_myl0_1", False)],
+)
+def test_a_product_that_is_only_converted_is_never_rounded(name: str, wide: bool) -> None:
+    graph = Graph("last")
+    made = graph.node("MatMul", "product", graph.input("x", [4, 64]), graph.weight("w", (64, 8), 0.1))
+    kernel = Kernel(name, "runtime_fusion", ("product", "product::output"))
+    found = within_kernels(kernels(kernel), load_model(graph.model({made: [4, 8]})), Precision.FP16)
+    assert (found.unrounded, found.fp32) == ((frozenset({"product"}),) * 2 if wide else (frozenset(),) * 2)
+
+
+def of(op: str, proto: onnx.ModelProto, name: str, release: str) -> dict[str, bool]:
+    model = load_model(proto)
+    nodes = tuple(node.name for node in model.nodes)
+    kernel = Kernel(name, "kgen", nodes)
+    return dict(within_kernels(kernels(kernel, release=release), model, Precision.FP16).steps)
+
+
+def test_divisions_are_reciprocals_before_1_6() -> None:
+    proto, _ = PROBES["div-small"]()
+    assert of("Div", proto, "__myl_DivMul_myl0_0", "1.5.0.114") == {"div0": True}
+    assert of("Div", proto, "__myl_CastDivCastMul_myl0_0", "1.6.1.120") == {}
+
+
+def test_generated_code_contracts_a_batch_norm_and_a_fused_epilogue_does_not() -> None:
+    proto, _ = PROBES["image-batch-1"]()
+    assert of("BatchNormalization", proto, "__myl_MulAdd_myl0_0", "1.6.1.120") == {"bn": False}
+    assert of("BatchNormalization", proto, "__myl_CorrMulAdd_myl0_0", "1.6.1.120") == {"bn": True}

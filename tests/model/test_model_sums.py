@@ -1,0 +1,205 @@
+"""FP16 sums as ONNX graphs, against a NumPy model whose sums of blocks are FP64."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from graphs import graph_model
+from onnx import helper
+
+from harness.backends import GraphRunner
+from harness.model import (
+    Arithmetic,
+    Model,
+    accumulate_in_fp16,
+    fp16_sums,
+    load_model,
+    lower,
+    round_array,
+    splits_of,
+)
+from harness.tensors import Precision
+
+
+def values(*shape: int, steps: int = 32) -> np.ndarray:
+    """Multiples of 1/8, of which FP32 holds every sum of 16 products exactly."""
+    rng = np.random.default_rng(sum(shape))
+    return (rng.integers(-steps, steps, shape) / 8).astype(np.float32)
+
+
+def axes_of(array: np.ndarray) -> list[str]:
+    return [f"axis{number}" for number in range(array.ndim)]
+
+
+def product(op: str, left: np.ndarray, right: np.ndarray, opset: int = 13, **attributes: object) -> Model:
+    node = helper.make_node(op, ["x", "w"], ["y"], name="product", **attributes)
+    return load_model(
+        graph_model(
+            [node],
+            inputs={"x": list(left.shape)},
+            outputs={"y": axes_of(left)},
+            weights={"w": right},
+            opset=opset,
+        )
+    )
+
+
+def emulated(model: Model, x: np.ndarray, *, lowered: bool = True, switched: bool = False) -> np.ndarray:
+    arithmetic = Arithmetic(fp16_sums(model, model.shapes))
+    assert "product" in arithmetic.sums
+    graph = lower(model, Precision.FP16, ["y"], switched=switched, arithmetic=arithmetic)
+    chosen = graph.units if lowered else ()
+    return GraphRunner(model, graph, Precision.FP16, {}).run({"x": x}, chosen)["y"]
+
+
+@pytest.mark.parametrize("opset", [9, 13, 17])
+def test_a_product_is_the_model_in_numpy_to_the_last_bit(opset: int) -> None:
+    left, right = values(24, 100), values(100, 33)
+    assert (emulated(product("MatMul", left, right, opset), left) == accumulate_in_fp16(left, right)).all()
+
+
+def test_gaussian_values_are_one_step_off_at_most_and_hardly_ever() -> None:
+    rng = np.random.default_rng(3)
+    left, right = (
+        rng.standard_normal(shape).astype(np.float16).astype(np.float32) for shape in ((64, 1024), (1024, 96))
+    )
+    wanted, found = accumulate_in_fp16(left, right), emulated(product("MatMul", left, right), left)
+    assert np.mean(found != wanted) < 0.005
+    assert np.abs(found - wanted).max() <= 2 * np.spacing(np.float16(np.abs(wanted).max()))
+
+
+def test_the_sums_of_parts_are_added_in_fp16() -> None:
+    left, right = values(8, 4096, steps=9), values(4096, 64, steps=9)
+    assert splits_of(1, 8, 4096, 64) == 8
+    found = emulated(product("MatMul", left, right), left)
+    assert (found == accumulate_in_fp16(left, right, parts=8)).all()
+    assert (found != accumulate_in_fp16(left, right)).mean() > 0.3
+
+
+def test_batches_and_transposed_operands_are_added_up_alike() -> None:
+    left, right = values(2, 3, 24, 40), values(2, 3, 40, 16)
+    wanted = np.array(
+        [
+            [accumulate_in_fp16(*pair) for pair in zip(*both, strict=True)]
+            for both in zip(left, right, strict=True)
+        ]
+    )
+    assert (emulated(product("MatMul", left, right), left) == wanted).all()
+    turned = emulated(
+        product("Gemm", left[0, 0].T, right[0, 0].T, transA=1, transB=1, alpha=0.5), left[0, 0].T
+    )
+    assert (turned == round_array(0.5 * wanted[0, 0], Precision.FP16)).all()
+
+
+def test_partial_sums_overflow_where_the_result_does_not() -> None:
+    left = np.ones((64, 1024), np.float32)
+    right = np.where(np.arange(1024) < 512, 1000.0, -1000.0).astype(np.float32)[:, None] * np.ones(
+        (1, 32), np.float32
+    )
+    assert (left @ right == 0).all()
+    assert not np.isfinite(emulated(product("MatMul", left, right), left)).any()
+
+
+def test_one_row_by_few_columns_rounds_each_product_and_one_by_many_nothing() -> None:
+    left, right = values(1, 64), values(64, 48)
+    products = round_array(left.T * right, Precision.FP16)
+    wanted = round_array(products.sum(axis=0, keepdims=True), Precision.FP16)
+    assert (emulated(product("MatMul", left, right), left) == wanted).all()
+    many = product("MatMul", values(1, 512), values(512, 512))
+    assert fp16_sums(many, many.shapes) == {}
+
+
+def convolved(image: np.ndarray, filters: np.ndarray, stride: int) -> np.ndarray:
+    """Tiles of 32 channels, their taps one after the other."""
+    padded = np.pad(image, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    size = (image.shape[2] - 1) // stride + 1
+    tile = 32 if image.shape[1] > 16 else 16
+    rows, columns = [], []
+    for first in range(0, image.shape[1], tile):
+        channels = slice(first, first + tile)
+        for a, b in np.ndindex(3, 3):
+            window = padded[0, channels, a::stride, b::stride][:, :size, :size].reshape(-1, size * size)
+            lacking = ((0, tile - len(window)), (0, 0))
+            columns.append(np.pad(window, lacking))
+            rows.append(np.pad(filters[:, channels, a, b], lacking[::-1]))
+    return accumulate_in_fp16(np.concatenate(rows, 1), np.concatenate(columns, 0)).reshape(1, -1, size, size)
+
+
+@pytest.mark.parametrize(("channels", "stride", "opset"), [(4, 1, 9), (40, 1, 13), (64, 2, 13), (64, 2, 9)])
+def test_a_convolution_adds_up_tiles_of_channels_tap_by_tap(channels: int, stride: int, opset: int) -> None:
+    image, filters = values(1, channels, 7, 7), values(8, channels, 3, 3)
+    options = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [stride] * 2}
+    model = product("Conv", image, filters, opset, **options)
+    assert (emulated(model, image) == convolved(image, filters, stride)).all()
+
+
+@pytest.mark.parametrize(("same", "groups"), [("SAME_UPPER", 1), ("SAME_LOWER", 2), ("VALID", 1)])
+def test_pads_and_groups_are_those_of_the_convolution(same: str, groups: int) -> None:
+    image, filters = values(2, 8, 6, 5), values(4, 8 // groups, 3, 2)
+    model = product("Conv", image, filters, auto_pad=same, group=groups, strides=[2, 1], kernel_shape=[3, 2])
+    exact = emulated(model, image, lowered=False, switched=True)
+    assert np.abs(emulated(model, image) - exact).max() <= 4 * np.spacing(np.float16(np.abs(exact).max()))
+
+
+def test_an_island_is_added_up_in_fp32_in_the_same_session() -> None:
+    left, right = values(16, 1024), values(1024, 16)
+    model = product("MatMul", left, right)
+    arithmetic = Arithmetic(fp16_sums(model, model.shapes))
+    graph = lower(model, Precision.FP16, ["y"], arithmetic=arithmetic)
+    runner = GraphRunner(model, graph, Precision.FP16, {})
+    kept, low = (runner.run({"x": left}, chosen)["y"] for chosen in ((), ("product",)))
+    assert np.allclose(kept, left @ right, rtol=1e-6)
+    assert (low == accumulate_in_fp16(left, right)).all()
+
+
+def test_unknown_shapes_and_depthwise_convolutions_stay_in_fp32() -> None:
+    image, filters = values(1, 8, 6, 6), values(8, 1, 3, 3)
+    assert (
+        fp16_sums(product("Conv", image, filters, group=8), product("Conv", image, filters, group=8).shapes)
+        == {}
+    )
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    dynamic = load_model(
+        graph_model([node], inputs={"x": ["n", 64]}, outputs={"y": ["m", "k"]}, weights={"w": values(64, 8)})
+    )
+    assert fp16_sums(dynamic, dynamic.shapes) == {}
+    known = {**dynamic.shapes, "x": (4, 64)}
+    assert set(fp16_sums(dynamic, known)) == {"product"}
+
+
+def stepped(
+    node: onnx.NodeProto, x: np.ndarray, weights: dict[str, np.ndarray], *, rounds: bool = True
+) -> np.ndarray:
+    model = load_model(
+        graph_model([node], inputs={"x": list(x.shape)}, outputs={"y": axes_of(x)}, weights=weights, opset=13)
+    )
+    graph = lower(model, Precision.FP16, ["y"], switched=False, arithmetic=Arithmetic(steps={"step": rounds}))
+    return GraphRunner(model, graph, Precision.FP16, {}).run({"x": x}, graph.units)["y"]
+
+
+def test_a_log_softmax_is_the_logarithm_of_a_probability_that_underflows() -> None:
+    x = np.array([[0.0, -30.0]], np.float32)
+    node = helper.make_node("LogSoftmax", ["x"], ["y"], name="step", axis=-1)
+    assert np.isneginf(stepped(node, x, {})[0, 1])
+
+
+def test_a_division_by_the_smallest_numbers_overflows_where_it_is_a_reciprocal() -> None:
+    node = helper.make_node("Div", ["x", "w"], ["y"], name="step")
+    small = np.full((1, 4), 3e-6, np.float32)
+    assert np.isinf(stepped(node, np.full((1, 4), 1e-4, np.float32), {"w": small})).all()
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+def test_a_batch_norm_is_a_multiplication_and_an_addition(rounds: bool) -> None:
+    x = values(1, 4, 3, 3)
+    gain, offset, mean, variance = (abs(values(4)) + each for each in (0.3, 0.1, 0.2, 1.7))
+    weights = dict(zip("gomv", (gain, offset, mean, variance), strict=True))
+    node = helper.make_node("BatchNormalization", ["x", *"gomv"], ["y"], name="step", epsilon=1e-5)
+    low = {name: round_array(value, Precision.FP16) for name, value in weights.items()}
+    factor = low["g"] / np.sqrt(variance + 1e-5)
+    shift = round_array(low["o"] - mean * factor, Precision.FP16).reshape(1, 4, 1, 1)
+    scaled = round_array(x, Precision.FP16) * round_array(factor, Precision.FP16).reshape(1, 4, 1, 1)
+    scaled = round_array(scaled, Precision.FP16) if rounds else scaled
+    wanted = round_array(scaled + shift, Precision.FP16)
+    assert np.mean(stepped(node, x, weights, rounds=rounds) == wanted) > 0.95
