@@ -96,7 +96,7 @@ def main() -> int:
         "torch exports": collect.exported,
     }
     found: list[Found] = []
-    told = started = time.monotonic()
+    reported = started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         for source in [options.only] if options.only else sources:
             for clean in sources[source]():
@@ -105,9 +105,13 @@ def main() -> int:
                 except Exception:  # a model that cannot be made or loaded says nothing of alarms
                     error = traceback.format_exc().strip().splitlines()[-1]
                     found.append(Found(clean.source, clean.name, "-", "error", (error,)))
-                if time.monotonic() - told > 20:
-                    told = time.monotonic()
-                    print(f"{told - started:.0f} s: {clean.source} {clean.name}", file=sys.stderr, flush=True)
+                if time.monotonic() - reported > 20:
+                    reported = time.monotonic()
+                    print(
+                        f"{reported - started:.0f} s: {clean.source} {clean.name}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
     for each in found:
         if each.alarms or each.layers[1]:
             print(f"{each.judged}: {each.source} {each.name} {each.precision} {each.layers}: {each.alarms}")

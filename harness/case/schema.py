@@ -1,7 +1,7 @@
 """The schema of a case file: one model, its inputs, its runs and their tolerances.
 
 Pure pydantic: importing this module imports neither NumPy nor ONNX. Everything is frozen; scalars are strict
-(the text `"3"` is no number, `true` is no 1). What one field means to another is checked by the validator of
+(the text `"3"` is not a number, nor `true` 1). What one field means to another is checked by the validator of
 the later field, so that the mistake stands at its own key and other mistakes of the same mapping are still
 reported beside it.
 """

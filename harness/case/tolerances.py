@@ -26,13 +26,13 @@ def parse_slice(text: str) -> tuple[int | slice | EllipsisType, ...]:
     """`[:, 4:, 0]` as what indexes an array; also without brackets.
 
     Raises:
-        ValueError: it is no slice.
+        ValueError: it is not a slice.
     """
     places: list[int | slice | EllipsisType] = []
     for each in text.strip().removeprefix("[").removesuffix("]").split(","):
         found = _PLACE.fullmatch(each)
         if found is None:
-            raise ValueError(f"{each.strip()!r} is no slice of an axis; write `[:, 4:, :]`, or `[..., 0]`")
+            raise ValueError(f"{each.strip()!r} is not a slice of an axis; write `[:, 4:, :]`, or `[..., 0]`")
         if found["index"] is not None:
             places.append(int(found["index"]))
         elif ":" not in each:

@@ -138,7 +138,7 @@ def _share(text: str) -> float:
     """`5%` or `5` as 0.05.
 
     Raises:
-        UsageError: it is no percentage.
+        UsageError: it is not a percentage.
     """
     from harness.errors import UsageError
 

@@ -83,7 +83,7 @@ def _checked(requirement: str) -> str:
     try:
         parsed = Requirement(requirement)
     except InvalidRequirement as error:
-        raise EnvironmentConfigError(f"{requirement!r} is no requirement: {error}", hint=hint) from None
+        raise EnvironmentConfigError(f"{requirement!r} is not a requirement: {error}", hint=hint) from None
     if not parsed.name.lower().startswith("tensorrt"):
         raise EnvironmentConfigError(f"{parsed.name!r} is not a TensorRT package", hint=hint)
     return requirement

@@ -130,7 +130,7 @@ class WorkerProcess:
         Raises:
             WorkerCrashedError: the process died.
             WorkerTimeoutError: it did not reply within `seconds`.
-            WorkerProtocolError: what it sent is no reply to this request.
+            WorkerProtocolError: what it sent is not a reply to this request.
         """
         self._number += 1
         what = failures.describe(message)
@@ -186,7 +186,7 @@ class WorkerProcess:
                 listener.close()
             hello = self._channel.receive(0, deadline)
             if not isinstance(hello, protocol.Hello):
-                raise protocol.WireError(f"{type(hello).__name__} is no introduction")
+                raise protocol.WireError(f"{type(hello).__name__} is not an introduction")
         return hello
 
     def _spawn(self, command: Sequence[str]) -> None:

@@ -177,7 +177,7 @@ class ExportedFiles:
         files: names of the files.
         commands: by tool, ready to paste.
         evidence: how the files fared when they were tried.
-        result: the configuration on the emulator; the recipes of one that fails are no cure.
+        result: the configuration on the emulator; if it fails, the recipes cure nothing.
     """
 
     folder: Path

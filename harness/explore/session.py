@@ -313,7 +313,7 @@ class Session:
         return TryResult(candidate, self._ordered(kept), len(self.subject.units), evaluation)
 
     def _change(self, kept: frozenset[str]) -> KeptNodes:
-        """Keep exactly `kept`. What is so already is no change, so that each `undo` changes something."""
+        """Keep exactly `kept`. Only what differs is a change, so that each `undo` changes something."""
         before = self.kept
         if kept != before:
             self._before.append(before)

@@ -154,7 +154,7 @@ class _Search:
         return Stop(SearchVerdict.FLAKY, f"treating {what} does not give the same outcome twice", treated)
 
     def _narrow(self) -> Narrowed:
-        """For both directions: a cure first; if it is no cause, a cause beside it, and what of the two is needed."""
+        """For both directions: a cure first; if it is not a cause, a cause beside it, and what both need."""
         if self.options.direction is not Direction.BOTH:
             return narrow(self.predicate, prove=self.options.prove)
         cure = narrow(Predicate(self.session, self.log, Direction.CURE), prove=False)

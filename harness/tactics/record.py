@@ -74,16 +74,16 @@ class TacticRecord:
         """The record that `to_dict` wrote.
 
         Raises:
-            UsageError: it is no such document; `where` is the file that it comes from.
+            UsageError: it is not such a document; `where` is the file that it comes from.
         """
         rest = dict(document) if isinstance(document, Mapping) else {}
         if rest.pop("schema", None) != TACTICS_SCHEMA:
-            raise UsageError(f"is no record of tactics: its schema is not {TACTICS_SCHEMA!r}", where=where)
+            raise UsageError(f"is not a record of tactics: its schema is not {TACTICS_SCHEMA!r}", where=where)
         try:
             own = {item.name: rest.pop(item.name) for item in fields(cls) if item.name != "report"}
             return from_json(cls, {**own, "report": from_plain(TacticReport, rest)})
         except (KeyError, ValueError) as error:
-            raise UsageError(f"is no record of tactics: {error}", where=where) from error
+            raise UsageError(f"is not a record of tactics: {error}", where=where) from error
 
     def save(self, path: Path) -> None:
         """Write it as JSON, atomically."""

@@ -76,7 +76,7 @@ class Unit:
 
 
 def reformatted_layer(name: str) -> str | None:
-    """The layer for which a copy reformats a tensor, by the name of the copy; None if it is no such copy.
+    """The layer for which a copy reformats a tensor, by the name of the copy; None if it is not such a copy.
 
     Of a copy of the network's own inputs and outputs it is the tensor.
     """

@@ -127,7 +127,7 @@ class Server:
         }
         handler = handlers.get(type(request))
         if handler is None:
-            raise protocol.Fault("bad_request", "{} is no request".format(type(request).__name__))
+            raise protocol.Fault("bad_request", "{} is not a request".format(type(request).__name__))
         return handler(request)
 
     @property

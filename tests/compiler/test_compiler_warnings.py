@@ -1,4 +1,4 @@
-"""A model that is known not to convert is told of in one line, by rules and by what compilers said earlier."""
+"""A model that is known not to convert is reported in one line, by rules and by what compilers said earlier."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_the_limits_of_the_whole_stay_where_a_slice_has_its_own(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("{output: y, slice: '[x]', nrmse: 0.1}", "'x' is no slice of an axis"),
+        ("{output: y, slice: '[x]', nrmse: 0.1}", "'x' is not a slice of an axis"),
         ("{layer: y, slice: '[0]', nrmse: 0.1}", "`slice` is of outputs"),
         ("{slice: '[0]', nrmse: 0.1}", "`slice` is of outputs"),
         ("{output: output0, slice: '[0, 0, 0, 0]', nrmse: 0.1}", "has 3 axes"),

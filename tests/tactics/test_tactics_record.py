@@ -96,7 +96,7 @@ def test_a_record_survives_json(report: TacticReport, precision: Precision, buil
     ],
 )
 def test_what_is_no_record_is_refused(broken: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="is no record of tactics"):
+    with pytest.raises(UsageError, match="is not a record of tactics"):
         TacticRecord.from_dict({**record().to_dict(), **broken}, where="pins.json")
 
 

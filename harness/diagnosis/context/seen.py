@@ -148,7 +148,7 @@ class EngineObservation:
         log: the last lines of a log, if it failed.
         marks: the tensors that were marked in an engine of their own, to look inside regions; empty where all were
             marked, or none.
-        regions: where the error starts at a node that was not told.
+        regions: where the error starts at a node that the observation does not name.
     """
 
     layers: Layers = ()

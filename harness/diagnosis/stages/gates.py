@@ -215,13 +215,13 @@ def _unsound_reference(subject: Subject) -> GateCheck | None:
     if not own.fault or subject.bench.case.reference is not None:
         return None
     evidence = _evidence(EvidenceKind.OWN_ROUNDINGS, own.fault, cost=own.cost, output=own.output)
-    told = [str(each) for each in (*own.vanishings, *own.saturations)]
+    lost = [str(each) for each in (*own.vanishings, *own.saturations)]
     return GateCheck(
         DiagnosisVerdict.FILE,
         own=own,
         evidence=(
             *_overflow_evidence(own.overflows),
-            *(_evidence(EvidenceKind.OWN_ROUNDINGS, text) for text in told),
+            *(_evidence(EvidenceKind.OWN_ROUNDINGS, text) for text in lost),
             evidence,
         ),
     )

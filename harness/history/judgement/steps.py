@@ -30,7 +30,7 @@ from harness.tensors import Precision
 MIN_NIGHTS = 20
 MIN_SIDE = 5
 SIGNIFICANCE = 1e-3
-#: So many steps one way are no steps, but a level that creeps.
+#: So many steps in one direction are a level that creeps.
 CREEPING_STEPS = 3
 _BETTER = 0.9  # of the mean absolute residual of the levels: what a line must leave less than
 _PERMUTATIONS = 4000

@@ -167,7 +167,7 @@ def judge_tensors(
     failed = (2 * old_passed < before) if nights else (old_passed < before)
     effect = _beyond(change, np.zeros_like(floor), floor)
     moved = _beyond(change, bands.noise, floor)
-    if nights:  # one build of three that chose other tactics moves the mean of a night, and is no other level
+    if nights:  # one build of three that chose other tactics moves the mean of a night, and not its level
         moved &= 2 * groups.count(new & bands.within(groups, error, floor)) <= after
     broken = _beyond(change, bands.settled, floor) & held & (change > 0) & (new_passed < after)
     gates = _gates(frame, groups, passed, new)

@@ -109,7 +109,7 @@ class _Matrix:
     progress: Progress
     results: list[RunResult] = field(default_factory=list)
     done: int = 0
-    told: set[str] = field(default_factory=set)
+    warned: set[str] = field(default_factory=set)
     """The warnings that were given."""
     guard: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -264,9 +264,9 @@ class _Matrix:
     def tell(self, warning: str) -> None:
         """Give a warning, once."""
         with self.guard:
-            if warning in self.told:
+            if warning in self.warned:
                 return
-            self.told.add(warning)
+            self.warned.add(warning)
         warnings.warn(warning, ConversionWarning, stacklevel=1)
 
     def first_results(self) -> list[RunResult]:

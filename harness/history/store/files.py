@@ -352,7 +352,7 @@ def _metadata(path: Path) -> RunInfo:
     try:
         document = json.loads((read_schema(path).metadata or {})[METADATA_KEY])
         info = replace(from_json(RunInfo, document), path=path)
-        info.started  # noqa: B018 - raises ValueError where `run` is no id
+        info.started  # noqa: B018 - raises ValueError where `run` is not an id
         return info
     except (OSError, ArrowException, KeyError, ValueError) as error:
         raise _foreign(path, error) from error

@@ -217,7 +217,7 @@ def apart(row: JudgedTensor) -> str:
 
 
 def _tone(row: JudgedTensor) -> str:
-    """That of the verdict; but what fails is not painted as healthy, nor what is no alarm by itself as one."""
+    """That of the verdict; but what fails never looks healthy, nor does what proves nothing by itself look alarming."""
     tone = DRIFT_LOOKS[row.verdict].tone
     if tone == "bad" and row.kind == RowKind.LAYER and math.isnan(row.noise) and math.isfinite(row.old):
         return "calm"

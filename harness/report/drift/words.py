@@ -67,7 +67,7 @@ def _has_other_kernels(run: RunDrift) -> bool:
 
 
 def fails(run: RunDrift) -> bool:
-    """Whether a run fails on the newer release and its verdict does not say so: most failures are no regression."""
+    """Whether a run fails on the newer release and its verdict does not say so: most failures are not regressions."""
     new = run.builds.fails_on in (FailsOn.NEWER, FailsOn.BOTH)
     return new and run.verdict is not DriftVerdict.NEW_FAILURE and _shows_verdict(run)
 

@@ -84,7 +84,7 @@ def advice(pair: PairError) -> str:
 def exclusions(
     nodes: tuple[str, ...], tensors: tuple[str, ...], format: Format = Format.INT8
 ) -> dict[str, str]:
-    """How each tool is told to leave nodes in float."""
+    """How to make each tool leave nodes in float."""
     listed = ", ".join(repr(name) for name in nodes)
     return {
         "ModelOpt": command(

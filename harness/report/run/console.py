@@ -47,7 +47,7 @@ def print_report(
 ) -> None:
     """Print the matrix of verdicts, what went wrong and where, and the summary line.
 
-    Mistakes in a case are left to whoever called: they are no finding about a candidate.
+    Mistakes in a case are left to the caller: they say nothing about a candidate.
 
     Args:
         console: where to print; its width decides how much the table holds.
@@ -262,8 +262,8 @@ def _print_warnings(console: Console, report: RunReport, details: bool) -> None:
         for warning in result.warnings
     ]
     _print_shared(console, "warning", shared(texts))
-    told = [(text, result.case) for result in report.results if (text := hidden_faults(result))]
-    _print_shared(console, "hidden", shared(told))
+    hidden = [(text, result.case) for result in report.results if (text := hidden_faults(result))]
+    _print_shared(console, "hidden", shared(hidden))
     ties = [(text, result.case) for result in report.results if (text := near_ties(result))]
     _print_shared(console, "near ties", shared(ties))
 

@@ -322,7 +322,7 @@ def message_to_json(message: Message) -> Dict[str, Any]:
     """The JSON object of `message`: its fields, and its type under `type`."""
     name = type(message).__name__
     if name not in _TYPES:
-        raise MessageError("{!r} is no message".format(name))
+        raise MessageError("{!r} is not a message".format(name))
     return {"type": name, **dataclasses.asdict(message)}  # type: ignore[arg-type]  # each of _TYPES is a dataclass
 
 
@@ -385,7 +385,7 @@ class Fault(Exception):
     ) -> None:
         super().__init__(message)
         if kind not in KINDS:
-            raise ValueError("{!r} is no kind of fault, these are: {}".format(kind, ", ".join(KINDS)))
+            raise ValueError("{!r} is not a kind of fault; these are: {}".format(kind, ", ".join(KINDS)))
         self.kind = kind
         self.message = message
         self.evidence: Tuple[str, ...] = tuple(evidence)

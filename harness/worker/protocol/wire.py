@@ -45,7 +45,7 @@ class FrameReader:
         """Take `data` and return the (id, message) pairs that are whole now.
 
         Raises:
-            WireError: a wrong magic, version, checksum or length, or a payload that is no message.
+            WireError: a wrong magic, version, checksum or length, or a payload that is not a message.
         """
         self._pending += data
         found: List[Tuple[int, messages.Message]] = []
