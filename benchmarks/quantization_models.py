@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
@@ -94,7 +95,33 @@ def measure_ranking(model: Model, reference: Model, feeds: dict[str, np.ndarray]
     }
 
 
-def measure(name: str) -> dict[str, Any]:
+MODELOPT = """
+import sys
+import numpy as np
+from modelopt.onnx.quantization import quantize
+held = dict(np.load(sys.argv[2]))
+quantize(
+    sys.argv[1], quantize_mode="int8", calibration_data=held, calibration_eps=["cpu"], output_path=sys.argv[3],
+    high_precision_dtype="fp32",
+)
+"""
+
+
+def measure_modelopt(
+    python: str, model: Model, seen: Samples, unseen: Samples, products: Mapping[str, int], folder: Path
+) -> dict[str, Any]:
+    """ModelOpt's INT8 with its defaults, calibrated on the same samples on a CPU; `failure` where it has none."""
+    data, out = folder / "seen.npz", folder / "modelopt.onnx"
+    np.savez(data, **{name: np.concatenate([feeds[name] for feeds in seen]) for name in seen[0]})
+    command = [python, "-c", MODELOPT, str(folder / "float.onnx"), str(data), str(out)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not out.exists():
+        return {"failure": ended.stderr.strip().splitlines()[-1][:200]}
+    theirs = load_model(out)
+    return {"share": round(share(theirs, products), 4), "error": error(theirs, model, unseen)}
+
+
+def measure(name: str, python: str | None) -> dict[str, Any]:
     """One case."""
     case = load_case(CASES / f"{name}.case.yaml").model_copy(update={"samples": 6})
     model = load_model(resolve_model(case), name=name)
@@ -109,15 +136,26 @@ def measure(name: str) -> dict[str, Any]:
         theirs = at_opset(theirs, 13) if theirs.opset < 13 else theirs
         theirs_share, theirs_error = share(theirs, products), error(theirs, model, unseen)
         ranking = measure_ranking(theirs, model, samples[0])
-    made = quantize(model, seen, unseen=unseen, keep_float=max(0.0, 1 - theirs_share))
+        modelopt = (
+            {} if python is None else measure_modelopt(python, model, seen, unseen, products, Path(folder))
+        )
+    made = quantize(model, seen, unseen=unseen)
+
+    def at(least: float) -> dict[str, Any]:
+        """The point of the curve with the least error of those that quantise as much."""
+        point = min((p for p in made.curve if p.share >= least - 1e-3), key=lambda p: p.unseen or 0.0)
+        return {"share": round(point.share, 4), "error": point.unseen}
+
     return {
         **ranking,
         "onnxruntime_default": {"share": round(theirs_share, 4), "error": theirs_error},
+        "harness_at_that_share": at(theirs_share),
+        **({"modelopt_default": modelopt} if modelopt else {}),
+        **({"harness_at_modelopts_share": at(modelopt["share"])} if "share" in modelopt else {}),
         "harness": {
             "share": round(made.chosen.share, 4),
             "error": error(made.quantized, model, unseen),
             "method": made.method.value,
-            "floats": list(made.chosen.floats),
         },
         "methods": {each.method.value: each.unseen for each in made.methods},
         "curve": [[round(point.share, 4), point.unseen] for point in made.curve],
@@ -128,11 +166,14 @@ def main() -> int:
     """Measure each model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=["resnet50", "whisper-encoder", "unet"])
+    parser.add_argument(
+        "--modelopt", metavar="PYTHON", help="compare with ModelOpt, too, installed for this Python"
+    )
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     models = {}
     for name in options.names:
-        models[name] = measure(name)
+        models[name] = measure(name, options.modelopt)
         print(name, models[name], flush=True)
     if options.write:
         record("quantization_models", {"models": models})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -109,6 +110,8 @@ def quantize(
     outputs = Outputs(json_file, html_file)
     outputs.check()
     subject = find_subject(target, given=Given(tuple(data or ()), samples, seed), inputs=parse_shapes(inputs))
+    if subject.drawn:
+        print("warning: the inputs are drawn at random; calibrate on your own with --data", file=sys.stderr)
     found = quantize_subject(
         subject,
         format=format,

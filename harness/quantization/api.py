@@ -40,6 +40,11 @@ class Subject:
     model: Model
     reference: Model | None
 
+    @property
+    def drawn(self) -> bool:
+        """Whether nobody said what the inputs are like, so that they are drawn at random."""
+        return self.case.path is None and not self.case.data
+
     def samples(self) -> list[dict[str, np.ndarray]]:
         """Its inputs; four sets where nothing says how many."""
         case = self.case

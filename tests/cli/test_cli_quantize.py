@@ -74,10 +74,13 @@ def test_a_model_is_quantised_clipped_diagnosed_and_repaired(capsys):
 
 def test_a_share_is_kept_in_float_and_nonsense_is_refused(capsys):
     words = ("quantize", "float.onnx", "--data", "data.npz", "--out", "q.onnx", "--method", "max")
-    status, out, _ = harness(capsys, *words, "--keep-float", "40%")
+    status, out, err = harness(capsys, *words, "--keep-float", "40%")
     assert status == 0
+    assert not err
     assert " of the multiply-adds" in out
     assert "all of the multiply-adds" not in out
+    _, _, err = harness(capsys, "quantize", "float.onnx", "--out", "q.onnx", "--method", "max")
+    assert "drawn at random" in err
     status, _, err = harness(capsys, *words, "--keep-float", "much")
     assert status == 2
     assert "is not a percentage" in err
