@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from harness.compiler.cache import ReportCache
 from harness.compiler.facts import Kind
 from harness.compiler.rules import Match, match_rules
 from harness.model import Model
 from harness.worker.protocol import CompileReport
+
+_MATCHES: WeakKeyDictionary[Model, tuple[Match, ...]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,11 @@ def known_problems(
         release: product and version of the one release that counts; None: any.
         cache: where the reports of compilers are kept; by default harness's cache folder.
     """
+    if model not in _MATCHES:  # the runs of a case share their model
+        _MATCHES[model] = match_rules(model)
     matches = [
         each
-        for each in match_rules(model)
+        for each in _MATCHES[model]
         if each.rule.kind.is_failure and (release is None or each.rule.include(*release))
     ]
     return KnownProblems(

@@ -25,6 +25,7 @@ from harness.conversion import (
 from harness.model import TensorInfo
 from harness.report import check_markdown, check_page, print_check
 from harness.report.conversion.picture import block_of
+from harness.tensors import host_fingerprint
 from harness.worker.protocol import TENSORRT_RTX, CompileReport, Kernel, KernelList, KernelTensor
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -65,7 +66,9 @@ def engine(
 
 
 def report_of(*environments: EnvironmentResult, rules: tuple[Finding, ...] = ()) -> CheckReport:
-    return CheckReport({"python": "3"}, (CheckResult("m.onnx", "m", None, "0" * 64, 4, rules, environments),))
+    return CheckReport(
+        host_fingerprint(), (CheckResult("m.onnx", "m", None, "0" * 64, 4, rules, environments),)
+    )
 
 
 STOPPED = engine(

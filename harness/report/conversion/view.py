@@ -225,9 +225,10 @@ def answer(report: CheckReport) -> str:
         different = sum(_has(result.findings, Kind.DIFFERENT) for result in results)
         if not stopped + different:
             return f"By the rules, nothing speaks against {count}"
-        return (
+        text = (
             f"By the rules, of {count} {stopped} will not build, and {different} will compute something else"
         )
+        return text + as_expected(report)
     texts = []
     for name in dict.fromkeys(each.environment for result in results for each in result.environments):
         here = [each for result in results for each in result.environments if each.environment == name]
@@ -235,7 +236,18 @@ def answer(report: CheckReport) -> str:
         wrong = sum(each.outcome is Outcome.BUILT and _has(each.findings, Kind.DIFFERENT) for each in here)
         text = f"{name} builds {built} of {len(here)}"
         texts.append(f"{text}, {wrong} of them silently different" if wrong else text)
-    return "; ".join(texts)
+    return "; ".join(texts) + as_expected(report)
+
+
+def as_expected(report: CheckReport) -> str:
+    """That everything that stands in the way was expected to; empty where nothing does, or not all was."""
+    stopping = any(
+        finding.kind.is_failure
+        for result in report.results
+        for each in result.environments or (result,)
+        for finding in each.findings
+    )
+    return ", as expected" if stopping and not any(result.fails for result in report.results) else ""
 
 
 def advice(report: CheckReport) -> str:
