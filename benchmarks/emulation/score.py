@@ -56,7 +56,11 @@ def main() -> int:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--rows", type=Path, default=RESULTS / "emulation_engines.json")
+    parser.add_argument("--plot", type=Path, help="draw what is kept, instead")
     options = parser.parse_args()
+    if options.plot:
+        draw(json.loads((RESULTS / "emulation_score.json").read_text())["runs"], options.plot)
+        return 0
     rows = list(engine_rows(json.loads(options.rows.read_text())))
     scores: list[dict[str, Any]] = []
     for entry in catalogue():
@@ -203,6 +207,34 @@ def summarize(scores: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                 for variant in VARIANTS
             }
     return found
+
+
+def draw(runs: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Each run's error on the engine over the emulated one, plain and with both, at FP16."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "harness"
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 4.2), sharex=True, sharey=True)
+    for panel, variant, title in zip(
+        panels, ("plain", "both"), ("plain", "kernels and FP16 sums"), strict=True
+    ):
+        known = [
+            row
+            for row in runs
+            if row["precision"] == "fp16" and row["ratio"][variant] and row["engine"] != "inf"
+        ]
+        engine = [row["engine"] for row in known]
+        panel.scatter([row["engine"] / row["ratio"][variant] for row in known], engine, s=6, alpha=0.5)
+        panel.plot([1e-7, 2], [1e-7, 2], linewidth=0.8, color="grey")
+        panel.set(
+            xscale="log", yscale="log", xlim=(1e-5, 2), ylim=(1e-5, 2), title=title, xlabel="emulated nrmse"
+        )
+    panels[0].set_ylabel("nrmse of the engine")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
 
 
 def _median(ratios: Iterable[float | None]) -> float | None:
