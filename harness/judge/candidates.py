@@ -117,6 +117,15 @@ class Candidates:
             how = Accumulate.FP16 if is_engine or compiler is not None else Accumulate.FP32
         return Assumed(how, compiler, optional=kernels is None and is_engine)
 
+    def start_ahead(self, names: Iterable[str]) -> None:
+        """Start the workers that are asked first, in the background: models and references are made meanwhile."""
+        from harness.environments import select, shared_supervisor
+
+        engines = [name for name in names if name != EMULATOR]
+        known = [name for name in engines if name in self.environments]
+        for lane in self.lanes(known) if known else ():
+            shared_supervisor(select(lane[0], self.environments)).start_ahead()
+
     def lanes(self, names: Iterable[str]) -> list[tuple[str, ...]]:
         """`names` by what they keep busy: those on the same GPU together, the emulator by itself."""
         by_device: dict[object, list[str]] = {}

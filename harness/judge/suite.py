@@ -112,6 +112,7 @@ def run(
     try:
         own.candidates.check(environments)
         own.candidates.check_kernels(own.options.kernels)
+        own.candidates.start_ahead(environments)
         check_names_of(cases, own.bench)
         results = carry_out(own, runs, progress or (lambda event: None))
     finally:

@@ -156,3 +156,18 @@ def test_the_next_case_is_prepared_while_an_engine_is_built(tiny_cases, supervis
     assert [(item.case, item.precision, item.verdict) for item in report.results] == verdicts
     run(cases)
     assert prepared == [], "on the emulator it would only take turns"
+
+
+def test_workers_start_while_the_models_are_made(tiny_cases, supervisors, monkeypatch) -> None:
+    configure(gpu=0)
+    started: list[str] = []
+    start_ahead = Supervisor.start_ahead
+
+    def watched(supervisor: Supervisor) -> None:
+        started.append(supervisor.environment.name)
+        start_ahead(supervisor)
+
+    monkeypatch.setattr(Supervisor, "start_ahead", watched)
+    report = run(tiny_cases("clean"), environments=["old", "new"])
+    assert started == ["old"], "of those that take turns the first"
+    assert {item.verdict for item in report.results} == {Verdict.PASS, Verdict.SKIP}, "8.6 has no bf16"
