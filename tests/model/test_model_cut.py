@@ -86,6 +86,15 @@ def test_a_typed_graph_stores_low_precision_weights(tmp_path: Path) -> None:
     assert "w" not in kinds
 
 
+def test_the_weights_of_an_island_stay_as_they_are(tmp_path: Path) -> None:
+    model = load_model(norm_chain(3.0))
+    typed = with_islands(model, Precision.FP16, {"proj"})
+    weights = typed.ir.graph.initializers
+    read = {name: value for name, value in weights.items() if name.startswith("w")}
+    assert [(name, value.const_value.dtype.name) for name, value in read.items()] == [("w", "FLOAT")]
+    np.testing.assert_array_equal(read["w"].const_value.numpy(), model.weight("w"))
+
+
 def test_a_typed_bf16_graph_loads_in_onnx_runtime(tmp_path: Path) -> None:
     typed = with_islands(load_model(norm_chain()), Precision.BF16, ["proj"])
     onnx.checker.check_model(save_model(typed, tmp_path / "t.onnx"), full_check=True)
