@@ -7,7 +7,7 @@ tensor has no ONNX name where two are possible, or where it has another size.
 
 Debug tensors have the order of their shape, however they lie in memory: TensorRT for RTX gives those between
 convolutions, which lie there by channels last, with channels second. (On an H200 with 1.4 and 1.6, all 342 tensors of
-four axes in 11 models agreed with the reference so, but for those at and behind a GridSample that 1.4 computes wrongly.)
+four axes in 11 models agreed with the reference so, but for those from a GridSample on that 1.4 computes wrongly.)
 """
 
 from __future__ import annotations

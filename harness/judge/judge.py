@@ -132,8 +132,12 @@ class Judge:
         return self._bench
 
     def prepare(self, case: Case) -> None:
-        """Make the model, the inputs and the reference of the case after this one, while an engine is built and run."""
-        if self._ahead is None:
+        """Make the model, the inputs and the reference of the case after this one, while an engine is built and run.
+
+        Not beside a model whose weights alone are beyond the memory budget: two of them need not fit.
+        """
+        weights = () if self._bench is None else self._bench.model.weights.values()
+        if self._ahead is None and sum(each.nbytes for each in weights) <= self.options.memory_budget:
             bench = Workbench(case, memory_budget=self.options.memory_budget)
             thread = threading.Thread(target=bench.prepare, name=f"prepare {case.name}", daemon=True)
             self._ahead = bench, thread
