@@ -6,18 +6,20 @@ list is cured if `fix` proves a rewrite, also on the suite's own data, and the c
 again with the first axis as a batch of any size, wherever the original runs with several.
 
 Run: python -m benchmarks.cures list PYTHON [--write] (what is refused, and whether it could have a cure)
-     python -m benchmarks.cures cure PYTHON… [--write] [--only REGEX]
+     python -m benchmarks.cures cure PYTHON… [--write] [--only REGEX] [--rows FILE] (goes on where FILE ends)
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,17 +213,29 @@ def _attempt_open(single: Single, environments: list[Environment]) -> bool | Non
     return bool(fixed.applied) and all(report.built for report in fixed.reports.values())
 
 
+def read_rows(path: Path | None) -> dict[str, dict[str, Any]]:
+    """What an earlier run saw of each model."""
+    if path is None or not path.exists():
+        return {}
+    rows = map(json.loads, path.read_text().splitlines())
+    return {row["name"]: row for row in rows}
+
+
 def main() -> int:
     """List what is refused, or cure it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["list", "cure"])
     parser.add_argument("pythons", nargs="+", metavar="PYTHON")
     parser.add_argument("--only", metavar="REGEX")
+    parser.add_argument(
+        "--rows", metavar="FILE", type=Path, help="what was seen so far: each model is cured once"
+    )
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     environments = [
         Environment(f"compiler-{number}", (python,)) for number, python in enumerate(arguments.pythons)
     ]
+    kept = read_rows(arguments.rows)
     reasons: Counter[str] = Counter()
     operators: Counter[str] = Counter()
     rows, releases, listed = [], {}, []
@@ -234,10 +248,14 @@ def main() -> int:
         operators[single.node.op_type] += 1
         if arguments.what == "list":
             continue
-        row = attempt(single, environments)
+        row = kept.get(single.name) or attempt(single, environments)
         rows.append(row)
-        print(row, flush=True)
-        releases |= row.pop("releases")
+        if single.name not in kept:
+            print(row, flush=True)
+            if arguments.rows is not None:
+                with arguments.rows.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+        releases |= row["releases"]
     close_shared()
     cured = [row for row in rows if row["cured"]]
     opened_rows = [row for row in cured if row["open"] is not None]
@@ -250,7 +268,9 @@ def main() -> int:
         "ratio": round(len(cured) / len(rows), 4) if rows else None,
         "open_batch": {"run": len(opened_rows), "cured": sum(bool(row["open"]) for row in opened_rows)},
         "operators": dict(sorted(operators.items())),
-        "not_cured": [row for row in rows if not row["cured"]],
+        "not_cured": [
+            {key: row[key] for key in ("name", "operator", "left_out")} for row in rows if not row["cured"]
+        ],
         "not_cured_open": [row["name"] for row in opened_rows if not row["open"]],
         "by_cure": dict(Counter(code for row in cured for code in row["cures"]).most_common()),
     }

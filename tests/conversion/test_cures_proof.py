@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cure_examples import Example
 
-from harness.conversion.cures import prove
+from harness.conversion.cures import fix, prove
 
 RELU = Example("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
 
@@ -81,3 +81,10 @@ def test_a_model_that_nothing_runs_proves_nothing():
     proof = prove(strings.model(), strings.model())
     assert not proof.holds
     assert proof.samples == 0
+
+
+def test_a_first_size_that_is_declared_is_meant():
+    meant = Example("g (float[N,4,8] x) => (float[1,M] y) { y = Reshape(x, s) }", {"s": np.array([1, -1])})
+    fixed = fix(meant.model())
+    assert not fixed.applied
+    assert "is declared as [1, 'M']" in fixed.left_out[0].why

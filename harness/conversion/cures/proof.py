@@ -154,6 +154,12 @@ def _differing_rows(original: Model, run: Run, sample: Feeds) -> str:
     except Exception as reason:
         return f"it cannot be run with a batch of {batch}: {_line(reason)}"
     for info in original.outputs:
+        declared = list(info.shape or together[info.name].shape)
+        if not all(
+            size in (found, None) or isinstance(size, str)
+            for size, found in zip(declared, together[info.name].shape, strict=True)
+        ):
+            return f"output {info.name!r} is declared as {declared}, which is right for the original"
         _, why_not = _compare(info, first[info.name], together[info.name][:1])
         if why_not:
             return f"a row depends on the others of its batch: {why_not}"
