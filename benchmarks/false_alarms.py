@@ -3,7 +3,7 @@
 Every model is judged as a user would have it judged, `harness run MODEL`, at FP16 and bfloat16 on the emulator. One
 that fails a gate on a whole tensor is not clean: it is counted apart, by name.
 
-Run: python -m benchmarks.false_alarms [--quick] [--only SOURCE] [--out FILE]
+Run: python -m benchmarks.false_alarms [--quick] [--nodes N] [--only SOURCE] [--out FILE]
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def look_at(clean: collect.Clean, result: RunResult) -> Found:
     if any(gate.part is None and gate.metric != "slice_nrmse" for gate in failed):
         return Found(found.source, found.name, found.precision, "not clean", (result.reason,))
     alarms = [result.reason] if result.verdict is not Verdict.PASS else []
-    alarms += [str(each) for each in getattr(result, "hidden", ())]
+    alarms += [f"hidden at {each.node}: {each.how}" for each in result.hidden]
     sliced = sum(
         layer.diverged and all(gate.passed or gate.metric == "slice_nrmse" for gate in layer.gates)
         for layer in result.layers
@@ -84,12 +84,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="a few of each source")
+    parser.add_argument("--nodes", type=int, default=2000, help="the largest clean twins (2000)")
     parser.add_argument("--only", help="one source")
     parser.add_argument("--out", type=Path, help="where to write the result instead of benchmarks/results")
     options = parser.parse_args()
     sources: dict[str, Callable[[], Iterator[collect.Clean]]] = {
         "bundled cases": collect.bundled,
-        "clean twins": lambda: collect.twins(200 if options.quick else 2000),
+        "clean twins": lambda: collect.twins(100 if options.quick else options.nodes),
         "onnx wheel": collect.onnx_wheel,
         "onnxscript": collect.onnxscript_models,
         "generators": lambda: collect.generated(2 if options.quick else 12),

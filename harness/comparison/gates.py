@@ -157,7 +157,7 @@ class DefaultGate:
     """One row of the table: `bound` for the emulator, `factor` and `floor` for engines.
 
     `slice_floor` is what any slice may err by, beside the rms of the whole tensor: eight steps of the
-    precision. The worst slice of 500 clean models needs 4.7 (`benchmarks.false_alarms`).
+    precision. The worst slice of 400 clean models needs 4.7 (`benchmarks.false_alarms`).
     """
 
     bound: float

@@ -24,6 +24,7 @@ from harness.diagnosis.context import (
     Progress,
     Seen,
     Subject,
+    Unseen,
     choose_case,
     choose_precision,
     emulate,
@@ -45,6 +46,7 @@ from harness.judge import (
     MadeWith,
     OutputResult,
     RunResult,
+    Selection,
     Workbench,
     check_names,
     describe_outputs,
@@ -208,6 +210,7 @@ def _put_together(context: Context, seen: Seen) -> Diagnosis:
     assert handed is not None
     case, gates = subject.bench.case, seen.gates
     after = _after(context, found, growth=seen.options.growth)
+    unseen = seen.unseen or Unseen(0, 0, ())
     return Diagnosis(
         case=case.name,
         precision=subject.precision,
@@ -236,8 +239,27 @@ def _put_together(context: Context, seen: Seen) -> Diagnosis:
         casts=found.casts,
         cured=_cured(context, found),
         beside=() if gates is None else gates.beside,
+        fresh_samples=unseen.samples,
+        fresh_passed=unseen.before if unseen.fitted else unseen.passed,
+        widened=0 if unseen.fitted else unseen.widened,
+        wider=unseen.island if unseen.fitted and unseen.passed == unseen.samples else (),
+        hidden=() if seen.hidden is None else seen.hidden.faults,
+        hidden_island=() if seen.hidden is None else seen.hidden.island,
+        selections=_selections(subject),
         own_types=gates is not None and gates.own is not None and bool(gates.own.dtypes),
     )
+
+
+def _selections(subject: Subject) -> tuple[Selection, ...]:
+    """What the emulator, under test, chooses otherwise for near ties."""
+    if not subject.emulated:
+        return ()
+    lowered = list(subject.units)
+    chosen = [
+        subject.bench.known_choice(subject.precision, sample, lowered)
+        for sample in range(len(subject.bench.feeds))
+    ]
+    return tuple(dict.fromkeys(each for one in chosen if one is not None for each in one.selections))
 
 
 def _cured(context: Context, found: Findings) -> tuple[OutputResult, ...]:

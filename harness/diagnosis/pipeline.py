@@ -91,6 +91,10 @@ def _fails(seen: Seen) -> bool:
     return seen.gates is not None and seen.gates.verdict is None
 
 
+def _nothing_is_wrong(seen: Seen) -> bool:
+    return seen.gates is not None and seen.gates.verdict is DiagnosisVerdict.NONE
+
+
 def _on_engine(seen: Seen) -> bool:
     return _fails(seen) and not seen.emulated
 
@@ -202,6 +206,20 @@ PIPELINE: tuple[PipelineStage, ...] = (
         requires=lambda seen: [(seen.predicted.fails, "an emulator that fails")],
         ensures=_island_is_whole,
         leaves="cure",
+    ),
+    PipelineStage(
+        "fresh inputs",
+        Stage.CURE,
+        steps.try_fresh,
+        applies=lambda seen: _fails(seen) and seen.emulated and seen.cured,
+        ensures=_island_is_whole,
+    ),
+    PipelineStage(
+        "hidden",
+        Stage.ATTRIBUTE,
+        steps.look_for_hidden,
+        applies=lambda seen: seen.emulated and (seen.cured or _nothing_is_wrong(seen)),
+        leaves="hidden",
     ),
     PipelineStage(
         "prior",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from harness.comparison import GateResult
-from harness.judge import LayerResult, MadeWith, OutputResult, RunResult
+from harness.judge import HiddenFault, LayerResult, MadeWith, OutputResult, RunResult, Selection
 from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, to_json
 from harness.text import shorten
 
@@ -76,6 +76,8 @@ class EvidenceKind(StrEnum):
     OUTLIERS = "outliers"
     SEARCH = "search"
     ISLAND = "island"
+    UNSEEN = "unseen inputs"
+    HIDDEN = "hidden"
     REGIONS = "regions"
     CASTS = "casts"
     FP32 = "fp32"
@@ -138,6 +140,15 @@ class Evidence:
     facts: Mapping[str, Fact] = field(default_factory=dict)
 
 
+class Mend(StrEnum):
+    """What else mends an origin than FP32 there."""
+
+    CONSTANT = "constant"
+    """A constant that the format does not hold: clamp it."""
+    NORM = "norm"
+    """A norm in primitives: export it as one operator, which computes in FP32."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """A node where the error starts.
@@ -150,6 +161,7 @@ class Origin:
         introduced: nrmse of the node lowered alone on the reference's tensors; None where it was not measured.
         accumulates: no single node is at fault; this is where the gates begin to fail.
         draws: the node draws random numbers, other ones in each run.
+        mend: what else mends it than FP32 there; None if nothing that is known.
     """
 
     node: str
@@ -159,6 +171,7 @@ class Origin:
     introduced: float | None = None
     accumulates: bool = False
     draws: bool = False
+    mend: Mend | None = field(default=None, metadata=UNLESS_DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -326,6 +339,13 @@ class Diagnosis:
         casts: the culprits cure where Casts hold them in the graph: build from the typed model.
         cured: the outputs of the unobserved engine with the culprits in FP32; empty where they are not known.
         beside: a sentence on each output that the reference does not decide, where the others are diagnosed.
+        fresh_samples: how many inputs that the search has not seen the island was tried on; 0 if there were none.
+        fresh_passed: on how many of them it cures.
+        widened: by how many nodes it was widened for them.
+        wider: where many small errors add up and the island is fitted to its sample: one that cures on all of them.
+        hidden: what is lost behind outputs that pass, with the culprits in FP32.
+        hidden_island: with these nodes in FP32, the culprits among them, nothing is lost; empty if that was not shown.
+        selections: nodes that choose otherwise for near ties, which is no fault.
         own_types: for `file`: the model's own float16 or bfloat16 is at fault.
     """
 
@@ -357,6 +377,13 @@ class Diagnosis:
     cured: tuple[OutputResult, ...] = field(default=(), metadata=NEVER)
     beside: tuple[str, ...] = ()
     own_types: bool = False
+    fresh_samples: int = field(default=0, metadata=UNLESS_DEFAULT)
+    fresh_passed: int = field(default=0, metadata=UNLESS_DEFAULT)
+    widened: int = field(default=0, metadata=UNLESS_DEFAULT)
+    wider: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
+    hidden: tuple[HiddenFault, ...] = field(default=(), metadata=UNLESS_DEFAULT)
+    hidden_island: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
+    selections: tuple[Selection, ...] = field(default=(), metadata=UNLESS_DEFAULT)
 
     def __repr__(self) -> str:
         """`Diagnosis(mlp::fp16: precision, At b7_sq (Mul), …)`."""

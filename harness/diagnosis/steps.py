@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.diagnosis.context import Context, Cure, Findings, Seen, outliers, region_evidence, relaxed_note
+from harness.diagnosis.context import (
+    Context,
+    Cure,
+    Findings,
+    GateCheck,
+    Seen,
+    Subject,
+    outliers,
+    region_evidence,
+    relaxed_note,
+)
 from harness.diagnosis.explain import explain_nodes, find_origins_of
 from harness.diagnosis.results import CANDIDATE, DiagnosisVerdict, Evidence, EvidenceKind, Fact, Stage
 from harness.diagnosis.stages import (
@@ -33,6 +43,7 @@ from harness.diagnosis.stages import (
     island_hints,
     island_with_margin,
     left_on,
+    look_behind,
     measure_price,
     next_share,
     node_scores,
@@ -42,6 +53,7 @@ from harness.diagnosis.stages import (
     repeat,
     search_tactics,
     separate,
+    try_unseen,
 )
 from harness.errors import BudgetExhaustedError
 from harness.search import Evaluation, Outcome, SearchVerdict
@@ -85,6 +97,59 @@ def cure_emulator(seen: Seen, context: Context) -> Seen:
     effects = context.effects(prediction.failing_sample)
     cure = cure_on_emulator(context.evaluator, prediction, effects, setup)
     return replace(seen, cure=cure).adding(*cure.evidence)
+
+
+def try_fresh(seen: Seen, context: Context) -> Seen:
+    """Try the island on inputs that the search has not seen; widen it where it fails there."""
+    assert seen.cure is not None
+    context.report(Stage.CURE, "try the island on fresh inputs", suspected=seen.cure.island)
+    adds_up = accumulates(seen.cure.island, context.effects(seen.predicted.failing_sample))
+    found = try_unseen(context.subject, seen.cure.island, _search_again)
+    if found is None:
+        text = "the island was not tried on other inputs: those of the case come from files"
+        return seen.adding(Evidence(Stage.CURE, EvidenceKind.UNSEEN, text))
+    text = f"on {found.passed} of {plural(found.samples, 'fresh sample')} the emulator passes with the island"
+    if found.widened and adds_up:
+        # Where many small errors add up, each sample needs others of them: what all need is offered beside it.
+        text = f"on {found.before} of {plural(found.samples, 'fresh sample')} the emulator passes with the island"
+        more = plural(found.widened, "more node")
+        text += f", which is fitted to its sample; with {more} it passes on {found.passed}"
+    elif found.widened:
+        text += f", widened by {plural(found.widened, 'node')}"
+    facts: dict[str, Fact] = {"samples": found.samples, "passed": found.passed, "widened": found.widened}
+    cure = seen.cure
+    if found.widened and not adds_up:
+        cure = replace(cure, island=found.island, minimal_on=None)
+    return replace(seen, cure=cure, unseen=replace(found, fitted=adds_up and found.widened > 0)).adding(
+        Evidence(Stage.CURE, EvidenceKind.UNSEEN, text, facts)
+    )
+
+
+def _search_again(subject: Subject, island: tuple[str, ...]) -> tuple[str, ...]:
+    """An island that cures on other inputs; nothing if none is found."""
+    context = Context(subject)
+    baseline = context.evaluator.evaluate(subject.plan(), phase="gates", key="baseline", thorough=True)
+    if baseline.passed:
+        return ()
+    prediction = predict(subject, GateCheck(None, baseline, outputs=baseline.outputs))
+    return cure_on_emulator(context.evaluator, prediction, context.effects(0), SearchSetup()).island
+
+
+def look_for_hidden(seen: Seen, context: Context) -> Seen:
+    """What is lost behind outputs that pass, with the island that cures, or without any."""
+    context.report(Stage.ATTRIBUTE, "look behind outputs that pass")
+    island = seen.cure.island if seen.cure is not None else ()
+    found = look_behind(context.subject, island)
+    evidence = [
+        Evidence(
+            Stage.ATTRIBUTE,
+            EvidenceKind.HIDDEN,
+            f"{fault.node} ({fault.op}) {'overflows' if fault.overflows else 'is lost'} behind outputs that pass",
+            {"node": fault.node, "hidden by": fault.by},
+        )
+        for fault in found.faults
+    ]
+    return replace(seen, hidden=found).adding(*evidence)
 
 
 def find_prior(seen: Seen, context: Context) -> Seen:

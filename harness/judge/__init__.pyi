@@ -1,6 +1,7 @@
 from .candidates import EMULATOR as EMULATOR
 from .candidates import Candidates as Candidates
 from .candidates import nothing_to_round as nothing_to_round
+from .checks import find_hidden as find_hidden
 from .judge import Judge as Judge
 from .judge import JudgeOptions as JudgeOptions
 from .judge import Stage as Stage

@@ -91,7 +91,7 @@ def check_finite(bench: Bench, feeds: Tensors, outputs: Tensors, own: Callable[[
     }
     if not broken:
         return
-    entries, first = _entries(bench, feeds, broken)
+    entries, first, first_nan = _entries(bench, feeds, broken)
     overflowing = [name for name in entries if not _may_be_infinite(model, name)]
     wide = {} if overflowing else _in_double(model, feeds, tuple(broken))
     for name, value in broken.items():
@@ -99,23 +99,29 @@ def check_finite(bench: Bench, feeds: Tensors, outputs: Tensors, own: Callable[[
         if name in wide:
             wrong &= wide[name] != value  # NaN is equal to nothing
         if wrong.any():
-            start = next(iter([*overflowing, *entries]), None) or first or name
+            # NaN is never meant; infinities before it, as those of a mask, may be.
+            nan = first_nan if np.isnan(value).any() else None
+            start = next(iter(overflowing), None) or nan or next(iter(entries), None) or first or name
             count = int(wrong.sum())
             raise ReferenceNotFiniteError(
                 bench.where, tensor=name, first_tensor=start, count=count, own=own(start)
             )
 
 
-def _entries(bench: Bench, feeds: Tensors, outputs: Iterable[str]) -> tuple[list[str], str | None]:
-    """The tensors that are not finite although all that their node reads is; and the first that is not finite."""
+def _entries(
+    bench: Bench, feeds: Tensors, outputs: Iterable[str]
+) -> tuple[list[str], str | None, str | None]:
+    """The tensors that are not finite although all that their node reads is; the first that is not, and that is NaN."""
     model = bench.model
     needed = needed_nodes(model, outputs)
     written = [name for node in model.nodes if node.name in needed for name in node.outputs]
     tensors = [name for name in written if model.dtypes.get(name) == "float32" or name in model.own_tensors]
     broken: dict[str, None] = {}
+    nan: str | None = None
     for chunk in bench.tensor_chunks(tensors, copies=1):
         values = bench.reference.run(feeds, chunk)
         broken |= dict.fromkeys(name for name in chunk if not np.isfinite(values[name]).all())
+        nan = nan or next((name for name in chunk if np.isnan(values[name]).any()), None)
 
     def finite(name: str) -> bool:
         known = feeds[name] if name in feeds else _initializer(model, name)
@@ -128,7 +134,7 @@ def _entries(bench: Bench, feeds: Tensors, outputs: Iterable[str]) -> tuple[list
         node = model.producer(name)
         if node is not None and all(finite(read) for read in node.inputs):
             entries.append(name)
-    return entries, next(iter(broken), None)
+    return entries, next(iter(broken), None), nan
 
 
 def _initializer(model: Model, name: str) -> np.ndarray | None:

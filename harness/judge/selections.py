@@ -22,6 +22,8 @@ from harness.model import Model, NodeInfo, round_array, with_given
 from harness.tensors import Precision
 
 SELECTS = frozenset({"TopK", "ArgMax", "ArgMin", "NonZero", "NonMaxSuppression"})
+MOST_OTHERS = 0.1
+"""The share of what is chosen that near ties may change."""
 COMPARES = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 _STEPS = {Precision.BF16: 2.0**-7, Precision.FP8: 2.0**-3, Precision.INT8: 2.0**-7, Precision.FP32: 2.0**-23}
 
@@ -124,8 +126,9 @@ def follow_choices(
         if not all(output.passed for output in gates.judge(0, scores, low, None)):
             return None
         selection = _selection(chooser, precision, other, own, scores)
-        if selection.gap is not None and selection.gap > _allowed(precision, scores):
-            return None
+        far = selection.gap is not None and selection.gap > _allowed(precision, scores)
+        if far or selection.others > max(1, MOST_OTHERS * selection.size):
+            return None  # where most answers change, the scores have lost what tells them apart
         given[chooser.tensor] = other
         found.append(selection)
         key = tuple(given)

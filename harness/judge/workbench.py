@@ -84,6 +84,7 @@ class Workbench:
 
     Attributes:
         assumed: what the emulator assumes of engines, from now on.
+        given: whether the inputs are arrays that somebody had at hand, and not what the case describes.
         failures: by attribute, why a part of the case cannot be had: no run of it can be judged.
     """
 
@@ -91,6 +92,7 @@ class Workbench:
         self.case = case
         self.memory_budget = memory_budget
         self.failures: dict[str, HarnessError] = {}
+        self.given = False
         self._parts: dict[int, dict[str, tuple[Part, ...]]] = {}
         self._chosen: dict[tuple[Precision, int, frozenset[str] | None], Chosen | None] = {}
         self._given: dict[tuple[str, ...], Reference] = {}
@@ -298,6 +300,10 @@ class Workbench:
                 found = follow_choices(self, precision, feeds, computed, self._given)
             self._chosen[key] = found
         return self._chosen[key]
+
+    def known_choice(self, precision: Precision, sample: int, lowered: Collection[str]) -> Chosen | None:
+        """What `chosen` has found before; None where it was not asked."""
+        return self._chosen.get((precision, sample, frozenset(lowered)))
 
     @cached_property
     def _choosers(self) -> tuple[Chooser, ...]:

@@ -57,7 +57,7 @@ def test_a_diagnosis_fits_no_island_to_near_ties(tmp_path: Path) -> None:
 def segmentation(gain: float = 1.0) -> onnx.ModelProto:
     """Classes of pixels, as an output of its own: logits of two classes are nearly alike."""
     w = (RNG.standard_normal((8, 4)) * gain).astype(np.float32)
-    w[:, 1] = w[:, 0] * (1 + 1e-4)
+    w[:, 1] = w[:, 0] * np.float32(1 + 1.5e-3)
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["logits"], name="logits"),
         helper.make_node("ArgMax", ["logits"], ["classes"], name="classes", axis=-1, keepdims=0),

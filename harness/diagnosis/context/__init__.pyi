@@ -34,11 +34,13 @@ from .seen import EngineObservation as EngineObservation
 from .seen import Findings as Findings
 from .seen import GateCheck as GateCheck
 from .seen import Handover as Handover
+from .seen import HiddenSearch as HiddenSearch
 from .seen import Prediction as Prediction
 from .seen import Repetition as Repetition
 from .seen import Seen as Seen
 from .seen import SeparationSearch as SeparationSearch
 from .seen import TacticSearch as TacticSearch
+from .seen import Unseen as Unseen
 from .subject import DECIDED_ANYWAY as DECIDED_ANYWAY
 from .subject import MEMORY_BUDGET as MEMORY_BUDGET
 from .subject import EngineFor as EngineFor

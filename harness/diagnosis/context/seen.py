@@ -24,7 +24,7 @@ from harness.diagnosis.results import (
     Separation,
     Stage,
 )
-from harness.judge import LayerResult, OutputResult, OwnRoundings, Region
+from harness.judge import HiddenFault, LayerResult, OutputResult, OwnRoundings, Region
 from harness.search import Evaluation, Outcome, Result, SearchVerdict
 from harness.tactics import TacticRecord, TacticSearchResult, TacticVerdict
 from harness.tensors import Precision
@@ -264,6 +264,40 @@ class Divergence:
 
 
 @dataclass(frozen=True)
+class HiddenSearch:
+    """What is lost behind outputs that pass.
+
+    Args:
+        faults: where, in topological order.
+        island: with these nodes in FP32, those of the cure among them, nothing is lost; empty if that was not shown.
+    """
+
+    faults: tuple[HiddenFault, ...] = ()
+    island: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """What became of an island on inputs that the search has not seen.
+
+    Args:
+        samples: how many there were.
+        passed: on how many it cures.
+        island: the island, widened by what some of them need.
+        widened: by how many nodes.
+        before: on how many the island cures that the search has found.
+        fitted: the island that was found stays, as many small errors add up; the wider one is offered beside it.
+    """
+
+    samples: int
+    passed: int
+    island: tuple[str, ...]
+    widened: int = 0
+    before: int = 0
+    fitted: bool = False
+
+
+@dataclass(frozen=True)
 class Findings:
     """What the stages come to, before it is put into words.
 
@@ -343,6 +377,8 @@ class Seen:
         divergence: where an FP32 engine first differs.
         observed: the engine's own tensors.
         separated: the search for marks that cure.
+        unseen: what became of the island on inputs that the search has not seen; None if there were none.
+        hidden: what is lost behind outputs that pass; None if that was not looked for.
         known: what islands came to on the unobserved candidate.
         stopped: the message of the budget that ended the stages; empty if they were not ended.
         findings: what it all comes to.
@@ -368,6 +404,8 @@ class Seen:
     divergence: Divergence | None = None
     observed: EngineObservation | None = None
     separated: SeparationSearch | None = None
+    unseen: Unseen | None = None
+    hidden: HiddenSearch | None = None
     known: Mapping[frozenset[str], Evaluation] = field(default_factory=dict)
     stopped: str = ""
     findings: Findings | None = None

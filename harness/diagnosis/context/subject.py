@@ -207,6 +207,7 @@ def make_bench(
     bench = Workbench(case, memory_budget=memory_budget)
     bench.model = model
     bench.feeds = [dict(sample) for sample in feeds]
+    bench.given = True
     return bench
 
 

@@ -22,8 +22,8 @@ from harness.diagnosis.context import (
 from harness.diagnosis.explain.bodies import open_body
 from harness.diagnosis.explain.decisions import decision_of
 from harness.diagnosis.explain.measured import MeasuredNode, TensorRange
-from harness.diagnosis.explain.reasons import WITH_BODIES, accumulation, why
-from harness.diagnosis.results import A_FEW, Origin
+from harness.diagnosis.explain.reasons import WITH_BODIES, accumulation, loses_a_constant, own_fault, why
+from harness.diagnosis.results import A_FEW, Mend, Origin
 from harness.errors import HarnessError
 from harness.judge import LayerResult
 from harness.model import Model, NodeInfo
@@ -68,7 +68,10 @@ def find_origins_of(
     ]
     if guilty and (len(culprits) <= A_FEW or outlying.intersection(culprits)):
         first = [_first(island, outlying, crossings) for island in guilty]
-        return explain_nodes(subject, prediction, first, alone=effects.known)
+        faults = _faults_of_their_own(subject, prediction, guilty, effects) if len(culprits) <= MANY else {}
+        return _with_reasons(
+            subject, explain_nodes(subject, prediction, [*first, *faults], alone=effects.known), faults
+        )
     shares = {node: effect for node, effect in effects.known.items() if node in set(culprits)}
     reason = accumulation(len(culprits), shares, subject.precision)
     places = crossings() or [max(culprits, key=lambda node: shares.get(node, 0.0))]
@@ -83,6 +86,67 @@ def find_origins_of(
         )
         for node in map(model.node, dict.fromkeys(places))
     )
+
+
+MANY = 4 * A_FEW
+"""In larger islands only the first node of each is explained."""
+
+
+def _faults_of_their_own(
+    subject: Subject, prediction: Prediction, islands: Sequence[Sequence[str]], effects: Effects
+) -> dict[str, str]:
+    """Nodes of `islands` that are faults whatever goes wrong before them, and what each one is.
+
+    A node that divides by what another one of them made 0 is none.
+    """
+    model, usual = subject.model, usual_error(prediction.introduced)
+    infos = [model.node(node) for island in islands for node in island]
+    around = tensors_around(subject, infos, subject.precision)
+    found: dict[str, str] = {}
+    for info in sorted(infos, key=lambda node: node.index):
+        measured = around.measured(info, prediction.introduced.get(info.name), usual)
+        reason = own_fault(measured, subject.precision)
+        behind = {node.name for node in map(model.producer, info.inputs) if node is not None}
+        consequence = info.op in DIVIDES and not behind.isdisjoint(found) and not measured.output.overflowing
+        if reason is not None and not consequence and effects.of([info.name]) > 1.0:
+            found[info.name] = reason
+    return found
+
+
+def _with_reasons(
+    subject: Subject, origins: Sequence[Origin], faults: Mapping[str, str]
+) -> tuple[Origin, ...]:
+    """`origins` in the order of the graph, with the reasons that are known and what else mends them."""
+    model = subject.model
+    infos = [model.node(origin.node) for origin in origins]
+    around = tensors_around(subject, infos, subject.precision)
+    found = []
+    for origin, info in zip(origins, infos, strict=True):
+        mend = None
+        if loses_a_constant(around.measured(info, origin.introduced, 0.0), subject.precision):
+            mend = Mend.CONSTANT
+        elif _is_of_a_norm(model, info):
+            mend = Mend.NORM
+        found.append(replace(origin, why=faults.get(origin.node, origin.why), mend=mend))
+    return tuple(sorted(found, key=lambda origin: model.node(origin.node).index))
+
+
+def _is_of_a_norm(model: Model, node: NodeInfo) -> bool:
+    """Whether a node writes squares of which a mean is taken, and a root of that: a norm in primitives."""
+    if node.op not in ("Mul", "Pow", "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"):
+        return False
+    reached, steps = {name for name in node.outputs if name}, []
+    for each in model.nodes[node.index + 1 : node.index + 1 + NEAR]:
+        if reached.intersection(each.inputs):
+            steps.append(each.op)
+            reached.update(name for name in each.outputs if name)
+    mean = node.op.startswith("Reduce") or any(op in ("ReduceMean", "ReduceSum") for op in steps)
+    return mean and any(op in ("Sqrt", "Rsqrt", "Pow", "Reciprocal") for op in steps)
+
+
+DIVIDES = frozenset({"Div", "Reciprocal"})
+NEAR = 6
+"""A norm in primitives has so few nodes behind its squares."""
 
 
 def _first(island: Sequence[str], outlying: set[str], crossings: Callable[[], list[str]]) -> str:

@@ -33,7 +33,9 @@ ACCOUNTED = 0.3
 """Share of the error of a node that a template must account for."""
 
 OFF = 0.01
-"""Below this nrmse, steps of an input are not why exp or an angle is off."""
+"""Below this nrmse, steps of an input are not why exp or an angle is off, unless it is `APART` times what is usual."""
+
+APART = 8.0
 
 
 def why(measured: MeasuredNode, precision: Precision) -> str:
@@ -44,6 +46,26 @@ def why(measured: MeasuredNode, precision: Precision) -> str:
         if text is not None:
             return text
     return _rounded(measured, kind)
+
+
+def own_fault(measured: MeasuredNode, precision: Precision) -> str | None:
+    """What goes wrong at a node whatever goes wrong before it, as `why` says it; None if nothing does.
+
+    It overflows though nothing that it reads does, a constant or a divisor of it vanishes, or an angle or an exponent
+    is too coarse.
+    """
+    kind = FORMATS[precision]
+    templates = [_constant_overflows, _divisor_vanishes, _constant_vanishes, _too_coarse]
+    if not any(tensor.overflowing for tensor in measured.inputs):
+        templates.insert(1, _overflows)
+    found = (template(measured, kind) for template in templates)
+    return next((text for text in found if text is not None), None)
+
+
+def loses_a_constant(measured: MeasuredNode, precision: Precision) -> bool:
+    """Whether a constant that the node reads is not one that the format holds, and matters."""
+    kind = FORMATS[precision]
+    return (_constant_overflows(measured, kind) or _constant_vanishes(measured, kind)) is not None
 
 
 def _accounts(error: float, node: MeasuredNode) -> bool:
@@ -166,7 +188,8 @@ def _counts(tensor: TensorRange, node: MeasuredNode, kind: NumberFormat) -> bool
 def _too_coarse(node: MeasuredNode, kind: NumberFormat) -> str | None:
     if not node.inputs or not (node.op in STEEP or node.op in PERIODIC):
         return None
-    if node.introduced is not None and not OFF <= node.introduced < math.inf:
+    off = min(OFF, APART * node.usual) if node.usual else OFF
+    if node.introduced is not None and not off <= node.introduced < math.inf:
         return None
     reach = node.inputs[0].largest if node.op in PERIODIC else node.inputs[0].peak
     step = kind.step(reach)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.diagnosis.context import (
+    FORMATS,
     JOURNAL,
     NO_TF32,
     REMEDY,
@@ -15,9 +16,9 @@ from harness.diagnosis.context import (
     Seen,
     journal_folder,
 )
-from harness.diagnosis.results import CANDIDATE, DiagnosisVerdict, EvidenceKind, Recipe
+from harness.diagnosis.results import CANDIDATE, DiagnosisVerdict, EvidenceKind, Mend, Recipe
 from harness.judge import OwnRoundings
-from harness.text import command, names, plural, sentence, target_words
+from harness.text import command, magnitude, names, plural, sentence, target_words
 from harness.worker.protocol import TENSORRT_RTX
 
 LONGEST_COMMAND = 2000
@@ -123,6 +124,7 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
         commands = [] if listed is None else [f"{listed} lists the nodes"]
     if found.accumulates:
         commands.insert(0, _WIDE_SUMS)
+    commands += _mends(context, found)
     if not handed.written and (found.island or verdict is DiagnosisVerdict.TF32):
         files = "more recipes, a typed model and a repro" if commands else "recipes and a repro"
         commands.append(f"for {files}: {again(context)} --out DIR")
@@ -145,6 +147,23 @@ def _leave_tf32(context: Context, recipes: Mapping[Recipe, str]) -> tuple[str, .
             f"use TensorRT for RTX 1.5 or later, with {variable}: {context.subject.release} runs nothing then",
         )
     return (f"set {variable}: no flag of the builder turns TF32 off",)
+
+
+def _mends(context: Context, found: Findings) -> list[str]:
+    """What else mends the origins than FP32 there."""
+    smallest = FORMATS[context.subject.precision].smallest
+    advice = []
+    constants = [origin.node for origin in found.origins if origin.mend is Mend.CONSTANT]
+    if constants:
+        advice.append(
+            f"clamp the constant of {names(constants)} to what the format holds: from {magnitude(smallest)} on"
+        )
+    norms = [origin.node for origin in found.origins if origin.mend is Mend.NORM]
+    if norms:
+        advice.append(
+            f"export the norm at {names(norms)} as LayerNormalization, opset 17 or later: TensorRT computes it in FP32"
+        )
+    return advice
 
 
 def _mend_reference(found: Findings) -> str:

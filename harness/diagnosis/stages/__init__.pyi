@@ -5,6 +5,8 @@ from .attribution import Symptoms as Symptoms
 from .attribution import conclude as conclude
 from .attribution import decide as decide
 from .casts import cure_with_casts as cure_with_casts
+from .checks import look_behind as look_behind
+from .checks import try_unseen as try_unseen
 from .cure import confirm as confirm
 from .cure import cure_on_emulator as cure_on_emulator
 from .cure import cure_on_engine as cure_on_engine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from harness.errors import ModelError
 from harness.judge import Overflow, OwnRoundings, as_float32
 from harness.model import Model
 from harness.tensors import Precision
-from harness.text import magnitude
+from harness.text import magnitude, plural
 
 REFERENCE = DiagnosisVerdict.REFERENCE
 
@@ -40,7 +40,7 @@ def explain_reference(subject: Subject, gates: GateCheck) -> tuple[Findings, tup
         return Findings(DiagnosisVerdict.FILE, origins=_origins(subject, reasons, reasons), own=gates.own), ()
     if gates.reference_fault is not None:
         nodes = [node.name for node in [subject.model.producer(gates.reference_fault)] if node is not None]
-        reasons = dict.fromkeys(nodes, "its output is not finite in FP32 already")
+        reasons = dict.fromkeys(nodes, how_it_came(subject, gates.reference_fault))
         return Findings(REFERENCE, origins=_origins(subject, nodes, reasons)), ()
     if gates.drawing:
         origins = _origins(subject, gates.drawing, dict.fromkeys(gates.drawing, DRAWS))
@@ -51,6 +51,49 @@ def explain_reference(subject: Subject, gates: GateCheck) -> tuple[Findings, tup
         text = f"where the reference loses its digits could not be found: {error.message}"
         return Findings(REFERENCE), (Evidence(Stage.GATES, EvidenceKind.REFERENCE, text),)
     return Findings(REFERENCE, origins=_origins(subject, reasons, reasons)), ()
+
+
+def how_it_came(subject: Subject, tensor: str) -> str:
+    """How the first value that is not finite came about in FP32, from what its node reads there."""
+    node = subject.model.producer(tensor)
+    plain = "its output is not finite in FP32 already"
+    if node is None:
+        return plain
+    for feeds in subject.bench.feeds:
+        inputs = subject.model.skeleton.graph.node[node.index].input
+        reads = [name for name in inputs if _is_float(subject.model, name)]
+        wanted = [name for name in dict.fromkeys((*reads, tensor)) if name not in feeds]
+        found = {**feeds, **subject.bench.itself.run(feeds, wanted)}
+        values = np.asarray(found[tensor], dtype=np.float64)
+        if not np.isnan(values).any():
+            continue
+        return (
+            _nan_of(node.op, [np.asarray(found[name], dtype=np.float64) for name in reads], values) or plain
+        )
+    return plain
+
+
+def _nan_of(op: str, reads: Sequence[np.ndarray], values: np.ndarray) -> str | None:
+    """Which of the sums and products that are no number made a NaN, in words; None if it was read, or not seen."""
+    if any(np.isnan(each).any() for each in reads):
+        return None
+    infinite = [np.isinf(each) for each in reads]
+    if op in ("Softmax", "LogSoftmax") and bool((reads[0] == -np.inf).all(axis=-1).any()):
+        rows = int((reads[0] == -np.inf).all(axis=-1).sum())
+        return (
+            f"{plural(rows, 'row')} of what it reads {'is' if rows == 1 else 'are'} −∞ throughout, masked in every "
+            "place: their softmax is 0/0"
+        )
+    if op in ("Div", "Reciprocal") and len(reads) > 1:
+        zero = bool(((reads[0] == 0) & (reads[1] == 0)).any()) if reads[0].shape == reads[1].shape else True
+        return "it divides 0 by 0" if zero and not infinite[0].any() else "it divides ∞ by ∞"
+    if op in ("Add", "Sub", "Sum") and any(each.any() for each in infinite):
+        return "it takes ∞ from ∞"
+    if op in ("Mul", "MatMul", "Gemm", "Conv", "Einsum") and any(each.any() for each in infinite):
+        return "it multiplies 0 by ∞, or takes ∞ from ∞"
+    if op in ("Sqrt", "Log") and bool((reads[0] < 0).any()):
+        return f"it takes the {'root' if op == 'Sqrt' else 'logarithm'} of numbers below 0"
+    return None
 
 
 def _file_reasons(subject: Subject, own: OwnRoundings) -> dict[str, str]:

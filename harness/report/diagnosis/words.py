@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.diagnosis import A_FEW, Diagnosis, DiagnosisVerdict
-from harness.judge import Judged
+from harness.judge import Hiding, Judged
 from harness.report.words import Look, Statement
 from harness.text import duration, names, number, plural
 
@@ -67,6 +67,9 @@ def statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
         Statement("why" if not place else "", reason) for place, reason in enumerate(reasons[:MOST_ORIGINS])
     ]
     found += [Statement("proof" if not place else "", text) for place, text in enumerate(_proof(diagnosis))]
+    if text := _hidden(diagnosis):
+        found.append(Statement("hidden", text))
+    found += [Statement("ties", each.describe(diagnosis.precision)) for each in diagnosis.selections]
     if diagnosis.price is not None:
         price = diagnosis.price
         text = f"{number(price.before_ms)} ms before, {number(price.after_ms)} ms after ({number(price.ratio)} times)"
@@ -89,6 +92,8 @@ def cost(diagnosis: Diagnosis) -> str:
 def _places(diagnosis: Diagnosis) -> list[str]:
     origins = names([f"{origin.node} ({origin.op})" for origin in diagnosis.origins], MOST_ORIGINS)
     verb = "gates begin to fail at" if accumulates(diagnosis) else "it starts at"
+    if diagnosis.hidden and verb == "it starts at":
+        verb = "it shows at"
     lines = [f"{verb} {origins}"] if origins else []
     for separation in diagnosis.separations:
         readers = ", ".join(separation.readers) or "the output"
@@ -117,6 +122,44 @@ def _passes(diagnosis: Diagnosis) -> str:
     )
 
 
+def _on_fresh_samples(diagnosis: Diagnosis) -> str:
+    count = f"{diagnosis.fresh_passed} of {plural(diagnosis.fresh_samples, 'fresh sample')}"
+    if diagnosis.fresh_passed < diagnosis.fresh_samples:
+        wider = (
+            f"; FP32 at {plural(len(diagnosis.wider), 'node')} passes on all of them"
+            if diagnosis.wider
+            else ""
+        )
+        return f"the island is fitted to its sample: it passes on {count}{wider}"
+    wider = f", widened by {plural(diagnosis.widened, 'node')} for them" if diagnosis.widened else ""
+    return f"it passes on {count}, too{wider}"
+
+
+def _hidden(diagnosis: Diagnosis) -> str:
+    """`4 more places overflow the same way, hidden by the residual: b0_sq, …; FP32 at 15 nodes mends them all`."""
+    if not diagnosis.hidden:
+        return ""
+    faults = diagnosis.hidden
+    overflows = all(fault.overflows for fault in faults)
+    more = " more" if diagnosis.origins else ""
+    places = f"{len(faults)}{more} {'place' if len(faults) == 1 else 'places'}"
+    verb = (
+        ("overflows" if overflows else "is lost")
+        if len(faults) == 1
+        else ("overflow" if overflows else "are lost")
+    )
+    same = " the same way" if overflows and diagnosis.origins else ""
+    added = all(fault.how is Hiding.ADDED for fault in faults)
+    by = "by the residual" if added else "behind outputs that pass"
+    text = (
+        f"{places} {verb}{same}, hidden {by}: {names([f'{f.node} ({f.op})' for f in faults], MOST_ORIGINS)}"
+    )
+    if diagnosis.hidden_island:
+        text += f"; FP32 at {plural(len(diagnosis.hidden_island), 'node')} mends them all: "
+        text += names(diagnosis.hidden_island, 2 * MOST_NODES)
+    return text
+
+
 def _proof(diagnosis: Diagnosis) -> list[str]:
     candidate = "the emulator" if diagnosis.candidate == "emulator" else "the unobserved engine"
     lines = []
@@ -134,6 +177,8 @@ def _proof(diagnosis: Diagnosis) -> list[str]:
         lines.append("each of them was left out once, and it failed")
     elif diagnosis.minimal_on == "emulator":
         lines.append("each of them was left out once on the emulator, and it failed there")
+    if diagnosis.fresh_samples:
+        lines.append(_on_fresh_samples(diagnosis))
     if diagnosis.faithful is False:
         lines.append(
             "observation perturbed the engine: what was seen inside may differ from the deployed one"

@@ -1,0 +1,109 @@
+"""Stage 4 goes on: does the island cure on inputs that the search has not seen?
+
+An island that is found on one sample may be fitted to it: where rounding errors add up, the next one may need another
+node. The emulator tries it on fresh inputs; where it fails, the search is made anew on the sample that fails, and what
+cures that joins the island.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from harness.case import make_feeds
+from harness.diagnosis.context import Subject, Unseen
+from harness.errors import HarnessError
+from harness.judge import Workbench
+from harness.model import guess_fills
+
+SEEDS = 5
+"""Fresh samples."""
+
+MOST_WIDENINGS = 3
+"""So often the island is widened by what one of them needs."""
+
+FAR = 7919
+"""Between the seeds of a case and fresh ones."""
+
+Widen = Callable[[Subject, tuple[str, ...]], tuple[str, ...]]
+"""A subject of fresh inputs on which an island fails, and the island: one that cures there, or nothing."""
+
+
+def try_unseen(subject: Subject, island: tuple[str, ...], widen: Widen) -> Unseen | None:
+    """Whether `island` cures on fresh inputs, on the emulator, and a wider one that does if it does not.
+
+    Args:
+        subject: what is diagnosed.
+        island: it passes on the inputs of the subject.
+        widen: searches on a sample that fails.
+
+    Returns:
+        None where there are no other inputs: those of the case come from files.
+    """
+    fresh = [each for each in (_fresh(subject, seed) for seed in range(1, SEEDS + 1)) if each is not None]
+    if not fresh:
+        return None
+    wider, before = island, sum(_passes(each, island) for each in fresh)
+    for _ in range(MOST_WIDENINGS + 1):
+        failing = [each for each in fresh if not _passes(each, wider)]
+        if not failing or len(wider) == len(subject.units):
+            break
+        found = widen(failing[0], wider)
+        if not found or set(found) <= set(wider):
+            break
+        chosen = set(found) | set(wider)
+        wider = tuple(name for name in subject.units if name in chosen)
+    if wider != island and not _passes(subject, wider):  # it must still cure what it was found for
+        wider = island
+    holds = sum(_passes(each, wider) for each in fresh)
+    return Unseen(len(fresh), holds, wider, len(wider) - len(island), before)
+
+
+def _passes(subject: Subject, island: tuple[str, ...]) -> bool:
+    emulator, plan = subject.bench.emulator, subject.plan(frozenset(island))
+    lowered = [name for name in emulator.units(subject.precision) if name not in plan.islands]
+    for sample, feeds in enumerate(subject.bench.feeds):
+        computed = emulator.attempt(feeds, subject.precision, lowered=lowered)
+        outputs = subject.judge(computed.tensors, sample, plan, as_emulator=True, failures=computed.failures)
+        if not all(output.passed for output in outputs):
+            return False
+    return True
+
+
+def _fresh(subject: Subject, number: int) -> Subject | None:
+    """The same subject on other inputs, with the sessions of this one; None where there are none that are sound."""
+    bench = subject.bench
+    feeds = _other_feeds(bench, number) if bench.case.reference is None else None
+    if feeds is None:
+        return None
+    other = Workbench(bench.case, memory_budget=bench.memory_budget)
+    other.model, other.feeds = bench.model, [feeds]
+    for made in ("reference", "itself", "emulator"):
+        other.__dict__[made] = getattr(bench, made)
+    try:
+        _ = other.expected
+    except HarnessError:  # a reference that is not finite there judges nothing
+        return None
+    return Subject(other, subject.precision, other.emulator, undecided=subject.undecided)
+
+
+def _other_feeds(bench: Workbench, number: int) -> dict[str, np.ndarray] | None:
+    """One sample of other inputs: drawn with another seed, or, where arrays were given, from their own elements."""
+    own = bench.feeds[0]
+    if bench.given:
+        rng = np.random.default_rng([FAR, number])
+        drawn = {
+            name: rng.choice(value.reshape(-1), value.shape).astype(value.dtype)
+            if value.dtype.kind == "f" and value.size > 1
+            else value
+            for name, value in own.items()
+        }
+    else:
+        case = bench.case.model_copy(update={"seed": bench.case.seed + FAR * number, "samples": 1})
+        try:
+            drawn = make_feeds(case, bench.model.inputs, guess_fills(bench.model))[0]
+        except HarnessError:
+            return None
+    same = all(np.array_equal(value, own[name]) for name, value in drawn.items())
+    return None if same else drawn

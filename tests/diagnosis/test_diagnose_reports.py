@@ -1,0 +1,182 @@
+"""Small models of public reports: every reason is named, what is hidden is listed, and cures hold on fresh inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from graphs import graph_model
+from onnx import helper
+from report_models import detection_head, keep_mask, linear_attention, masked_attention, residual_norms
+
+from harness.diagnosis import Diagnosis, DiagnosisVerdict, diagnose, diagnose_model
+from harness.diagnosis.results import Mend
+from harness.judge import Hiding
+from harness.model import load_model
+from harness.report.diagnosis.words import statements
+from harness.tensors import Precision
+
+
+def diagnosed(model: onnx.ModelProto, folder: Path, precision: str = "fp16", inputs: str = "") -> Diagnosis:
+    onnx.save(model, folder / "model.onnx")
+    np.save(folder / "keep.npy", keep_mask())
+    case = folder / "model.case.yaml"
+    case.write_text(f"model: {{path: model.onnx}}\nruns: [{precision}]\n{inputs}")
+    return diagnose(case, precision=precision, journal=folder / "journal")
+
+
+def told(diagnosis: Diagnosis, label: str) -> str:
+    """What the report says under a label."""
+    return " | ".join(each.text for each in statements(diagnosis) if each.label == label)
+
+
+def test_an_overflow_and_an_epsilon_behind_one_island_are_two_reasons(tmp_path: Path) -> None:
+    found = diagnosed(linear_attention(), tmp_path)
+    assert found.verdict is DiagnosisVerdict.PRECISION
+    reasons = {origin.node: origin.why for origin in found.origins}
+    assert list(reasons) == ["vk", "den_eps"]
+    assert reasons["vk"].startswith("sums of products of values up to ")
+    assert reasons["den_eps"].startswith("its constant eps, 1e-15, becomes 0 in FP16")
+    assert found.origins[1].mend is Mend.CONSTANT
+    assert any(advice.startswith("clamp the constant of den_eps") for advice in found.advice)
+    assert (found.fresh_samples, found.fresh_passed) == (5, 5)
+
+
+def test_an_epsilon_alone_is_named_with_the_division_by_it(tmp_path: Path) -> None:
+    found = diagnosed(linear_attention(1.4, 0.9), tmp_path)
+    assert [origin.node for origin in found.origins] == ["den_eps", "att_out"]
+    assert set(found.culprits) == {"den_eps", "att_out"}
+
+
+def test_places_that_a_residual_hides_are_listed_with_the_island_that_mends_them(tmp_path: Path) -> None:
+    found = diagnosed(residual_norms(last=1.0), tmp_path)
+    assert [origin.node for origin in found.origins] == ["b4_sq"]
+    assert [(fault.node, fault.how) for fault in found.hidden] == [
+        (f"b{k}_sq", Hiding.ADDED) for k in range(4)
+    ]
+    assert set(found.culprits) < set(found.hidden_island)
+    text = told(found, "hidden")
+    assert text.startswith(
+        "4 more places overflow the same way, hidden by the residual: b0_sq (Mul), b1_sq (Mul), "
+    )
+    assert f"FP32 at {len(found.hidden_island)} nodes mends them all" in text
+    assert told(found, "where").startswith("it shows at b4_sq (Mul)")
+    assert any("export the norm at b4_sq as LayerNormalization" in advice for advice in found.advice)
+
+
+def test_where_nothing_is_wrong_what_is_hidden_is_said_all_the_same(tmp_path: Path) -> None:
+    found = diagnosed(residual_norms(), tmp_path)
+    assert found.verdict is DiagnosisVerdict.NONE
+    assert told(found, "hidden").startswith("5 places overflow, hidden by the residual: b0_sq (Mul), ")
+    assert len(found.hidden_island) >= 15
+
+
+KEEP = "inputs:\n  keep: {fill: {kind: file, path: keep.npy}}\n"
+
+
+def test_a_guard_of_nan_hides_no_overflow_and_a_mask_is_no_origin(tmp_path: Path) -> None:
+    found = diagnosed(masked_attention(), tmp_path, inputs=KEEP)
+    assert [origin.node for origin in found.origins] == ["big_qs"]
+    assert found.fresh_passed == found.fresh_samples > 0
+
+
+def test_the_first_nan_of_a_reference_is_named_and_how_it_came(tmp_path: Path) -> None:
+    found = diagnosed(masked_attention(guarded=False), tmp_path, inputs=KEEP)
+    assert found.verdict is DiagnosisVerdict.REFERENCE
+    (origin,) = found.origins
+    assert origin.node == "small_softmax"
+    assert origin.why.startswith("4 rows of what it reads are −∞ throughout, masked in every place")
+
+
+@pytest.mark.parametrize(
+    ("op", "reads", "why"),
+    [
+        ("Mul", ("zero", "inf"), "it multiplies 0 by ∞, or takes ∞ from ∞"),
+        ("Sub", ("inf", "inf"), "it takes ∞ from ∞"),
+        ("Div", ("zero", "zero"), "it divides 0 by 0"),
+        ("Sqrt", ("minus",), "it takes the root of numbers below 0"),
+    ],
+)
+def test_nan_is_explained_by_how_it_came(tmp_path: Path, op: str, reads: tuple[str, ...], why: str) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "nothing"], ["zero"], name="zero"),
+        helper.make_node("Div", ["one", "zero"], ["inf"], name="inf"),
+        helper.make_node("Sub", ["zero", "one"], ["minus"], name="minus"),
+        helper.make_node(op, list(reads), ["nan"], name="nan"),
+        helper.make_node("Add", ["x", "nan"], ["y"], name="y"),
+    ]
+    weights = {"nothing": np.float32(0), "one": np.float32(1)}
+    proto = graph_model(nodes, inputs={"x": [4, 8]}, outputs={"y": [4, 8]}, weights=weights)
+    x = np.abs(np.random.default_rng(0).standard_normal((4, 8))).astype(np.float32)
+    found = diagnose_model(load_model(proto, name="nan"), [{"x": x}], Precision.FP16)
+    assert found.verdict is DiagnosisVerdict.REFERENCE
+    assert [(origin.node, origin.why) for origin in found.origins] == [("nan", why)]
+
+
+def test_a_quantiser_that_makes_0_of_all_scores_is_a_fault_of_the_file(tmp_path: Path) -> None:
+    found = diagnosed(detection_head(quantised=True), tmp_path, "int8")
+    assert (found.verdict, found.exit_code) == (DiagnosisVerdict.FILE, 1)
+    (origin,) = found.origins
+    assert origin.node == "head_q"
+    assert origin.why.startswith("it rounds 1600 of 1600 elements of scores to 0: its scale is 5.04")
+    assert found.summary.startswith(
+        "The file itself is at fault, at any precision: its Q/DQ nodes make output0 wrong"
+    )
+    assert found.advice[0].startswith("change the file: leave head_q out of the quantisation")
+
+
+def test_a_file_of_fp16_without_an_overflow_starts_where_its_rounding_does(tmp_path: Path) -> None:
+    half = onnx.TensorProto.FLOAT16
+    nodes = [
+        helper.make_node("Add", ["x", "large"], ["shift"], name="shift"),
+        helper.make_node("Sub", ["shift", "large"], ["y"], name="y"),
+    ]
+    model = graph_model(
+        nodes,
+        inputs={"x": [4, 64]},
+        outputs={"y": [4, 64]},
+        weights={"large": np.float16(3001)},
+        dtypes={"x": half, "y": half},
+    )
+    found = diagnosed(model, tmp_path)
+    assert found.verdict is DiagnosisVerdict.FILE
+    assert [origin.node for origin in found.origins] == ["y"]
+    assert "against the same model without" in found.origins[0].why
+
+
+def test_an_island_that_a_fresh_sample_needs_more_of_is_widened(tmp_path: Path) -> None:
+    """The second product overflows for some inputs only, and not for those that the search has seen."""
+    nodes = [
+        helper.make_node("Mul", ["x", "huge"], ["a"], name="a"),
+        helper.make_node("Div", ["a", "huge"], ["b"], name="b"),
+        helper.make_node("ReduceMax", ["x"], ["top"], name="top", keepdims=1),
+        helper.make_node("Mul", ["top", "near"], ["c"], name="c"),
+        helper.make_node("Div", ["c", "near"], ["d"], name="d"),
+        helper.make_node("Add", ["b", "d"], ["y"], name="y"),
+    ]
+    near = np.float32(
+        65504 / 1.75
+    )  # the largest of 64 normal numbers is 1.56 with this seed, and above with four others
+    model = graph_model(
+        nodes,
+        inputs={"x": [1, 64]},
+        outputs={"y": [1, 64]},
+        weights={"huge": np.float32(1e6), "near": near},
+    )
+    found = diagnosed(model, tmp_path, inputs="seed: 0\n")
+    assert found.culprits == ("a", "b", "c", "d")
+    assert found.widened == 2
+    assert found.fresh_passed == found.fresh_samples == 5
+    assert "it passes on 5 of 5 fresh samples, too, widened by 2 nodes for them" in told(found, "")
+
+
+def test_inputs_of_files_are_not_called_fresh(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((8, 32)).astype(np.float32))
+    found = diagnosed(
+        residual_norms(last=1.0), tmp_path, inputs="inputs:\n  x: {fill: {kind: file, path: x.npy}}\n"
+    )
+    assert found.fresh_samples == 0
+    texts = [each.text for each in found.evidence]
+    assert "the island was not tried on other inputs: those of the case come from files" in texts
