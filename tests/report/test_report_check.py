@@ -91,6 +91,7 @@ def test_two_releases_stand_side_by_side() -> None:
     assert "x float32[1, n]" not in text
     assert "x float32[1, n]" in printed(report_of(STOPPED), details=True)
     assert text.rstrip().endswith("old builds 0 of 1; new builds 1 of 1")
+    assert "new; no engine on old" in printed(report_of(STOPPED, engine("new", finding(Kind.RISKY))))
 
 
 def test_without_an_environment_it_is_said_how_to_ask_a_compiler() -> None:

@@ -152,7 +152,7 @@ def where(row: Row) -> str:
         verb = "builds" if len(built) == 1 else "build"
         text += f"; {names(built)} {verb} the model without it"
     if others:
-        text += f"; not on {names(others)}"
+        text += f"; no engine on {names(others)}"
     return text
 
 
