@@ -14,6 +14,7 @@ from graphs import graph_model
 from models import feeds, rmsnorm
 from onnx import TensorProto, helper
 
+from harness.backends import Assumed
 from harness.case import Tolerance
 from harness.comparison import GateResult
 from harness.diagnosis import (
@@ -49,7 +50,7 @@ from harness.errors import BudgetExhaustedError, UsageError
 from harness.judge import LayerResult, OutputResult
 from harness.model import load_model
 from harness.search import Evaluation, Outcome
-from harness.tensors import Precision, from_json, to_json
+from harness.tensors import Accumulate, Precision, from_json, to_json
 
 FP16 = Precision.FP16
 
@@ -330,3 +331,21 @@ def test_infinities_that_are_meant_raise_no_warning() -> None:
         warnings.simplefilter("error")
         errors = introduced_errors(Subject(bench, Precision.FP16, bench.emulator), 0)
     assert 0 < errors["masked"] < 1e-3
+
+
+def test_partial_sums_that_overflow_are_told_though_the_result_fits() -> None:
+    rows = np.ones((64, 1024), np.float32)
+    weights = np.where(np.arange(1024) < 512, 1000.0, -1000.0).astype(np.float32)[:, None] * np.ones((1, 8))
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["product"], name="product"),
+        helper.make_node("Add", ["product", "one"], ["y"], name="y"),
+    ]
+    constants = {"w": weights.astype(np.float32), "one": np.float32(1.0)}
+    proto = graph_model(nodes, inputs={"x": [64, 1024]}, outputs={"y": [64, 8]}, weights=constants)
+    bench = make_bench(load_model(proto), [{"x": rows}])
+    bench.assumed = Assumed(Accumulate.FP16)
+    subject = Subject(bench, FP16, bench.emulator)
+    prediction = predict(subject, check_gates(Evaluator(subject, Spending())))
+    (origin,) = explain_nodes(subject, prediction, ["product"])
+    assert origin.why.startswith("partial sums reach 5.1e5, beyond 65504, though the result is 0 at most")
+    assert "Casts to FP32 around the product" in origin.why

@@ -135,6 +135,7 @@ class MeasuredNode:
         inside: why it goes wrong in its body, with the place; None for a node without one, or if nothing stands out.
         decision: what decides by what it writes, if answers change.
         alone: with this node alone lowered, the worst gate of the model's outputs as a multiple of its limit.
+        partial: the largest partial sum of a product that is not finite lowered alone; None of others.
     """
 
     op: str
@@ -147,6 +148,7 @@ class MeasuredNode:
     inside: str | None = None
     decision: Decision | None = None
     alone: float | None = None
+    partial: float | None = None
 
     @property
     def squares(self) -> bool:

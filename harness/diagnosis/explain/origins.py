@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import onnx
 
 from harness.diagnosis.context import (
     FORMATS,
@@ -26,7 +27,7 @@ from harness.diagnosis.explain.reasons import WITH_BODIES, accumulation, loses_a
 from harness.diagnosis.results import A_FEW, Mend, Origin
 from harness.errors import HarnessError
 from harness.judge import LayerResult
-from harness.model import Model, NodeInfo
+from harness.model import PRODUCTS, Model, NodeInfo, largest_partial_sum, sampled_product
 from harness.tensors import Precision
 
 IN_BODY = "in its body, at"
@@ -290,7 +291,21 @@ class TensorsAround:
             introduced=introduced,
             usual=usual or None,
             exponent=self._exponent(node.op, inputs),
+            partial=None if introduced is None or math.isfinite(introduced) else self._partial(proto),
         )
+
+    def _partial(self, proto: onnx.NodeProto) -> float | None:
+        """The largest partial sum of a product, on a part of its rows and columns."""
+        if proto.op_type not in PRODUCTS:
+            return None
+        read = [self._constants.get(name) for name in proto.input[:2]]
+        left, right = (
+            self._arrays[name][0] if constant is None and name in self._arrays else constant
+            for name, constant in zip(proto.input[:2], read, strict=True)
+        )
+        if left is None or right is None:
+            return None
+        return max((largest_partial_sum(*pair) for pair in sampled_product(proto, left, right)), default=None)
 
     def _range(self, name: str, axis: int = -1) -> TensorRange:
         if name in self._constants:

@@ -111,6 +111,17 @@ def _overflows(node: MeasuredNode, kind: NumberFormat) -> str | None:
     return f"{_subject(node)} {value}, beyond {bound}, the largest {kind.name} value"
 
 
+def _partial_sums_overflow(node: MeasuredNode, kind: NumberFormat) -> str | None:
+    if node.partial is None or node.partial <= kind.largest or node.output.overflowing:
+        return None
+    reach, bound = magnitudes(node.partial, kind.largest)
+    result = magnitude(node.output.largest)
+    return (
+        f"partial sums reach {reach}, beyond {bound}, though the result is {result} at most: tensor cores add up "
+        f"{kind.name} products in {kind.name}, and in FP32 at the same speed with Casts to FP32 around the product"
+    )
+
+
 def _subject(node: MeasuredNode) -> str:
     """Whose values reach what, with the verb."""
     sizes = [magnitude(tensor.largest) for tensor in node.inputs]
@@ -291,6 +302,7 @@ _TEMPLATES: tuple[Callable[[MeasuredNode, NumberFormat], str | None], ...] = (
     _constant_overflows,
     _in_its_body,
     _overflows,
+    _partial_sums_overflow,
     _divisor_vanishes,
     _constant_vanishes,
     _too_coarse,

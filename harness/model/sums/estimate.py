@@ -85,6 +85,21 @@ def accumulation_error(left: np.ndarray, right: np.ndarray) -> tuple[float, floa
     return float(np.sqrt(max(beyond, 0.0))), _rms(exact[sound])
 
 
+def largest_partial_sum(left: np.ndarray, right: np.ndarray) -> float:
+    """The largest magnitude that sums of 16, 32, 48, … terms of a product reach.
+
+    Args:
+        left: (rows, terms).
+        right: (terms, columns).
+    """
+    sums, largest = np.zeros((left.shape[0], right.shape[1])), 0.0
+    for first in range(0, left.shape[1], DEPTH):
+        terms = slice(first, first + DEPTH)
+        sums += left[:, terms].astype(np.float64) @ right[terms].astype(np.float64)
+        largest = max(largest, float(np.abs(sums).max(initial=0.0)))
+    return largest
+
+
 def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
 
