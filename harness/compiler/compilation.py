@@ -236,7 +236,7 @@ def _ask(
 
 
 def _failed(kind: str, error: CandidateError, request: BuildRequest, probe: ProbeReply) -> CompileReport:
-    failure = CompileFailure(kind, error.message, error.evidence)
+    failure = CompileFailure(kind, error.message, error.lines)
     return CompileReport(probe.product, probe.tensorrt, request.typing, failure=failure)
 
 

@@ -173,7 +173,7 @@ class Subject:
                     cache=cache,
                 )
             except CandidateError as error:  # what makes no sense of this part is no reason to stop
-                failure = CompileFailure("unsupported", error.message, error.evidence)
+                failure = CompileFailure("unsupported", error.message, error.lines)
                 return CompileReport(probe.product, probe.tensorrt, "strong", failure=failure)
 
         return asking
