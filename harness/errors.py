@@ -98,7 +98,7 @@ class ChecksumError(ModelError):
 
 
 class BuilderError(ModelError):
-    """A model builder of a case could not be found, raised, or returned something else than a model."""
+    """A function that a case names could not be found or called, raised, did not return, or returned something else."""
 
 
 class InputDataError(HarnessError, ValueError):

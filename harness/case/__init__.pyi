@@ -3,6 +3,11 @@ from .document import Location as Location
 from .document import read_document as read_document
 from .feeds import make_feeds as make_feeds
 from .fills import DrawnFill as DrawnFill
+from .functions import CONFIG_NAME as CONFIG_NAME
+from .functions import FunctionSettings as FunctionSettings
+from .functions import UserFunction as UserFunction
+from .functions import find_config as find_config
+from .functions import read_config as read_config
 from .inputs import ConstantFill as ConstantFill
 from .inputs import FileFill as FileFill
 from .inputs import InputSpec as InputSpec
@@ -21,6 +26,7 @@ from .schema import EMULATOR_WITH_KERNELS as EMULATOR_WITH_KERNELS
 from .schema import BuildOptions as BuildOptions
 from .schema import Case as Case
 from .schema import ExpectedFinding as ExpectedFinding
+from .schema import Metric as Metric
 from .schema import ModelSource as ModelSource
 from .schema import ReferenceSource as ReferenceSource
 from .schema import RunSpec as RunSpec

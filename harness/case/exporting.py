@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from harness.case.builders import UserFunction
+from harness.case.functions import UserFunction
 from harness.errors import BuilderError, Place
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from harness.case.builders import OWN, owner_of
 from harness.case.document import Document, Location, read_document
+from harness.case.functions import OWN, owner_of
 from harness.case.inputs import FileFill
 from harness.case.mistakes import explain
 from harness.case.scalars import describe
@@ -162,6 +162,14 @@ def _missing_files(case: Case, document: Document) -> list[Mistake]:
     if case.model.path is not None and not case.resolve(case.model.path).is_file():
         near = _near_file(case.resolve(case.model.path))
         mistakes.append(document.mistake(("model", "path"), f"no such file: {case.model.path}{near}"))
+    source = case.reference
+    named: list[tuple[Location, str]] = [(("data", place), path) for place, path in enumerate(case.data)]
+    if source is not None:
+        named += [(("reference", "path"), source.path)] if source.path else []
+        named += [(("reference", "outputs", place), path) for place, path in enumerate(source.outputs)]
+    for where, path in named:
+        if not case.resolve(path).is_file():
+            mistakes.append(document.mistake(where, f"no such file: {path}{_near_file(case.resolve(path))}"))
     for name, spec in case.inputs.items():
         files = spec.fill.path if isinstance(spec.fill, FileFill) else ()
         for index, file in enumerate(files):
@@ -174,9 +182,15 @@ def _missing_files(case: Case, document: Document) -> list[Mistake]:
 
 
 def _refused_builders(case: Case, document: Document) -> list[Mistake]:
+    named: list[tuple[Location, str | None]] = [
+        (("model", "builder"), case.model.builder),
+        (("model", "torch"), case.model.torch),
+        (("reference", "torch"), case.reference.torch if case.reference else None),
+        *((("metric",), metric.function) for metric in case.metric),
+    ]
     return [
-        document.mistake(("model", key), f"{module!r} {owner}; {OWN}")
-        for key, function in (("builder", case.model.builder), ("torch", case.model.torch))
+        document.mistake(at, f"{module!r} {owner}; {OWN}")
+        for at, function in named
         if function is not None and (owner := owner_of(module := function.partition(":")[0], case.folder))
     ]
 

@@ -189,6 +189,27 @@ class ReferenceSource(Frozen):
         return self
 
 
+class Metric(Frozen):
+    """A metric of the user's own, over the outputs of all samples. In a file, `module:function` alone may not drop."""
+
+    model_config = examples({"function": "scoring:top1", "max_drop": 0.01})
+
+    function: Function
+    """`module:function` that takes `reference` and `candidate`, for each sample a dict of outputs by name, and returns
+    one number. It is called with the reference in both places, too, for what the candidate is compared with."""
+    max_drop: Annotated[float, Field(strict=True, ge=0)] = 0.0
+    """How much worse than the reference the candidate may be."""
+    better: Literal["higher", "lower"] = "higher"
+    """Whether a higher or a lower score is better: `lower` for a word error rate."""
+    args: dict[str, JsonValue] | None = None
+    """Further keyword arguments."""
+
+
+def _expand_metric(value: Any) -> Any:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [{"function": each} if isinstance(each, str) else each for each in values]
+
+
 class RunSpec(Frozen):
     """One run of a case. In a file, a precision alone is a run that must pass."""
 
@@ -373,6 +394,11 @@ class CaseBody(Frozen):
     """The precisions to judge; by default fp32 and fp16."""
     tolerances: tuple[Tolerance, ...] = ()
     """Limits in place of the default gates. All rules that match a tensor are merged, the later one wins."""
+    metric: Annotated[
+        tuple[Metric, ...],
+        BeforeValidator(_expand_metric, json_schema_input_type=Function | Metric | list[Function | Metric]),
+    ] = ()
+    """Metrics of the user's own, with a limit on their drop; one or a list."""
     build: BuildOptions = BuildOptions()
     """Options of the TensorRT builder."""
     accumulate: Accumulate = Accumulate.AUTO

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from harness.case.builders import UserFunction
 from harness.case.exporting import blame_export, export_module
+from harness.case.functions import UserFunction
 from harness.case.schema import Case
 from harness.errors import ChecksumError, HarnessError, MissingDependencyError, ModelError
 from harness.tensors import atomic_path, hash_file
@@ -81,9 +81,11 @@ def _export(case: Case, name: str) -> onnx.ModelProto:
             options["opset_version"] = case.model.opset
         exporter = case.model.exporter or "dynamo"
         try:
-            program = export_module(torch, module, examples, options, exporter)
+            program = function.within_limit(lambda: export_module(torch, module, examples, options, exporter))
         except ImportError as error:  # onnxscript, which the exporter is built on
             raise _needs_torch(case, error) from error
+        except HarnessError:
+            raise
         except Exception as error:
             raise blame_export(function, error, exporter) from error
         return _at_opset(function, _to_proto(function, program), case.model.opset)
@@ -131,13 +133,13 @@ def call_torch(
         found = []
         for arrays in samples:
             tensors = [torch.from_numpy(array.copy()) for array in arrays]
-            try:
+            named = dict(zip(names, tensors[len(examples) :], strict=False))
+
+            def forward(tensors: Any = tensors[: len(examples)], named: Any = named) -> Any:
                 with torch.no_grad():
-                    returned = module(
-                        *tensors[: len(examples)], **dict(zip(names, tensors[len(examples) :], strict=False))
-                    )
-            except Exception as error:
-                raise function.blame(error, "returned a module that raised") from error
+                    return module(*tensors, **named)
+
+            returned = function.run(forward, "returned a module that raised")
             leaves = torch.utils._pytree.tree_leaves(returned)
             found.append([leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)])
         return found

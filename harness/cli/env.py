@@ -111,7 +111,8 @@ def add(
 @app.command("list")
 def list_(json_file: JsonFile = None) -> None:
     """List the environments of harness.toml."""
-    from harness.environments import find_config, load
+    from harness.case import find_config
+    from harness.environments import load
 
     environments = load()
     if json_file is not None:

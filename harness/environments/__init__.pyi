@@ -4,7 +4,6 @@ from .config import Environment as Environment
 from .config import Limits as Limits
 from .config import check_name as check_name
 from .config import emulated_kernels as emulated_kernels
-from .config import find_config as find_config
 from .config import load as load
 from .config import select as select
 from .doctor import EnvironmentCheck as EnvironmentCheck

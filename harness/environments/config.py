@@ -10,6 +10,10 @@
     build = { tactic_sources = ["jit_convolutions"] }
     limits = { build = 1800, inference = 300, compile = 300, idle = 600, memory_gib = 8 }     # seconds but the last
 
+    [functions]
+    packages = ["our_models"]               # installed packages whose functions cases may name
+    seconds = 600                           # how long one call of a user's function may take
+
 A container gets two folders under their own paths, and its user must be allowed to use them:
 
     command = ["docker", "run", "--rm", "--init", "--gpus", "device={gpu}", "-v", "{scratch}:{scratch}",
@@ -23,7 +27,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,12 +36,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from harness.case import BuildOptions
+from harness.case import BuildOptions, FunctionSettings, find_config, read_config
 from harness.errors import EnvironmentConfigError
 from harness.text import command, suggestion
 
-CONFIG_NAME = "harness.toml"
-CONFIG_VARIABLE = "HARNESS_CONFIG"
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: The name that the candidate without TensorRT has everywhere.
 RESERVED = "emulator"
@@ -115,25 +116,6 @@ class Environment:
     source: Path | None = None
 
 
-def find_config(start: Path | None = None) -> Path | None:
-    """The file in force: `$HARNESS_CONFIG`, or the first harness.toml from `start` upwards.
-
-    Raises:
-        EnvironmentConfigError: `$HARNESS_CONFIG` names no file.
-    """
-    given = os.environ.get(CONFIG_VARIABLE)
-    if given:
-        path = Path(given).expanduser().absolute()
-        if not path.is_file():
-            raise EnvironmentConfigError(
-                "no such file", where=path, hint=f"correct or unset {CONFIG_VARIABLE}"
-            )
-        return path
-    folder = (Path.cwd() if start is None else start).absolute()
-    candidates = (parent / CONFIG_NAME for parent in (folder, *folder.parents))
-    return next((path for path in candidates if path.is_file()), None)
-
-
 def load(path: Path | None = None) -> Mapping[str, Environment]:
     """The environments of `path`, or of the file in force, in the file's order; none if there is no file.
 
@@ -144,30 +126,7 @@ def load(path: Path | None = None) -> Mapping[str, Environment]:
     path = find_config() if path is None else path
     if path is None:
         return {}
-    if not os.environ.get(CONFIG_VARIABLE):
-        _check_owner(path)
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise EnvironmentConfigError(f"cannot be read: {error}", where=path) from error
-    return parse(text, path)
-
-
-def _check_owner(path: Path) -> None:
-    """Refuse a file that another user can write: the commands in it run as the user who starts harness."""
-    found = path.stat()
-    user = os.geteuid()
-    group_of_one = found.st_gid == os.getegid() == user  # a private group, as most systems make one a user
-    foreign = found.st_uid not in (user, 0)
-    writable = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not group_of_one)
-    if foreign or writable:
-        why = "belongs to another user" if foreign else "can be written by other users"
-        raise EnvironmentConfigError(
-            f"{why}, and the commands in it would run as you",
-            where=path,
-            hint=f"check what is in it, then {'chown' if foreign else 'chmod go-w'} it, "
-            f"or set {CONFIG_VARIABLE} to its path",
-        )
+    return parse(read_config(path), path)
 
 
 def emulated_kernels(path: Path | None = None) -> str | None:
@@ -226,8 +185,13 @@ def parse(text: str, path: Path) -> Mapping[str, Environment]:
     except tomllib.TOMLDecodeError as error:
         raise EnvironmentConfigError(f"not TOML: {error}", where=path) from error
     mistakes: list[str] = []
-    for key in document.keys() - {"environments", "emulator"}:
-        mistakes.append(place(text, path, (key,)) + unknown("key", key, ["environments", "emulator"]))
+    known = ["environments", "emulator", "functions"]
+    for key in document.keys() - set(known):
+        mistakes.append(place(text, path, (key,)) + unknown("key", key, known))
+    try:
+        FunctionSettings.model_validate(document.get("functions", {}))
+    except ValidationError as error:
+        mistakes += describe(error, FunctionSettings, text, path, ("functions",))
     tables = document.get("environments", {})
     if not isinstance(tables, dict):
         raise EnvironmentConfigError("`environments` must be tables, `[environments.NAME]`", where=path)

@@ -15,7 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from harness.environments.config import Environment, find_config, load
+from harness.case import find_config
+from harness.environments.config import Environment, load
 from harness.environments.folders import ENOUGH_BYTES, SHARED_MEMORY, cache_folder, scratch_root
 from harness.environments.process import end_all
 from harness.environments.supervisor import Supervisor

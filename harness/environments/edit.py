@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.case import CONFIG_NAME, find_config
 from harness.environments.config import (
-    CONFIG_NAME,
     Environment,
     check_name,
-    find_config,
     parse,
     unknown_environment,
 )

@@ -45,6 +45,7 @@ from .results import Region as Region
 from .results import RunError as RunError
 from .results import RunReport as RunReport
 from .results import RunResult as RunResult
+from .results import Score as Score
 from .results import ShapeFault as ShapeFault
 from .results import ShapeResult as ShapeResult
 from .results import Verdict as Verdict

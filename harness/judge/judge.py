@@ -18,7 +18,7 @@ from harness.compiler import conversion_warning
 from harness.errors import CandidateError, CaseFileError, HarnessError, InternalError, ModelError, of_system
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
-from harness.judge.checks import check_shapes, cost_of_sums, find_hidden, idle_inputs
+from harness.judge.checks import check_shapes, cost_of_sums, find_hidden, idle_inputs, take_scores
 from harness.judge.layers import beyond_own_limits, is_faithful, measure_layers, observation_for
 from harness.judge.losses import HiddenFault, Selection
 from harness.judge.names import check_names
@@ -264,6 +264,12 @@ class _Run:
         reason = "; ".join([reason, *(each.describe(self.judged_as) for each in self.selections)])
         own = self.timed("reference", lambda: self.bench.own_roundings)
         shapes = self.timed("shapes", self.shapes) if self.options.shapes and passed else ()
+        scores = tuple(take_scores(self.bench.case, expected, actual)) if not self.unfinished else ()
+        dropped = next((each for each in scores if not each.passed), None)
+        if verdict is Verdict.PASS and dropped is not None:
+            verdict, cause, reason = Verdict.FAIL, Cause.SCORE, str(dropped)
+        elif verdict is Verdict.PASS:
+            reason = "; ".join([reason, *map(str, scores)])
         decided = verdict, cause, reason
         verdict, cause, reason = self.settled(decided, golden, own, shapes, blank)
         warnings = self.warnings(expected, beyond, golden, own, shapes, blank)
@@ -287,6 +293,7 @@ class _Run:
             emulation=Emulation(self.bench.assumed.kernels, self.bench.assumed.accumulate),
             repeats=self.repeats,
             own_roundings=own.facts,
+            scores=scores,
             shapes=tuple(each for each in shapes if each.fault or each.skipped),
             error_map=None if passed or self.later else self.error_map(expected, actual, outputs),
             values=tuple(actual) if self.options.keep_outputs else (),
@@ -353,6 +360,11 @@ class _Run:
     def shapes(self) -> tuple[ShapeResult, ...]:
         """What other shapes give than that of the case."""
         return check_shapes(self.bench, self.candidate, self.plan(Observation.NONE), self.judged_as)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether an output could not be computed."""
+        return any(self.failures)
 
     def why_judged_otherwise(self, blank: RunResult) -> str:
         """Why the gates are not those of the precision that was asked for."""

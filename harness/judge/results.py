@@ -65,6 +65,7 @@ class Cause(StrEnum):
     FILE = "file itself"
     """Roundings that the model brings itself make its outputs wrong."""
     GOLDEN_CHANGED = "golden reference changed"
+    SCORE = "metric dropped"
     SHAPE = "another shape fails"
     EXPORT = "export differs from the PyTorch module"
     PACKAGE = "package missing"
@@ -324,6 +325,46 @@ class ShapeFault(StrEnum):
 
 
 @dataclass(frozen=True)
+class Score:
+    """What a metric of the user's own says.
+
+    Args:
+        metric: `module:function`.
+        reference: the score of the reference.
+        candidate: the score of the candidate.
+        max_drop: how much worse the candidate may be.
+        higher: whether a higher score is better.
+    """
+
+    metric: str
+    reference: float
+    candidate: float
+    max_drop: float
+    higher: bool = True
+
+    ALSO_IN_JSON: ClassVar = ("drop", "passed")
+
+    @property
+    def drop(self) -> float:
+        """How much worse the candidate is than the reference."""
+        worse = self.reference - self.candidate
+        return worse if self.higher else -worse
+
+    @property
+    def passed(self) -> bool:
+        """Whether the drop is within its limit."""
+        return self.drop <= self.max_drop
+
+    def __str__(self) -> str:
+        """`scoring:top1 drops by 0.03, from 0.92 to 0.89, limit 0.01`."""
+        verb = "drops" if self.higher else "rises"
+        moved = f"{verb} by {number(self.drop)}, from" if self.drop > 0 else "is"
+        was = f"{number(self.reference)} to {number(self.candidate)}"
+        was = was if self.drop > 0 else f"{number(self.candidate)}, of the reference {number(self.reference)}"
+        return f"{self.metric} {moved} {was}, limit {number(self.max_drop)}"
+
+
+@dataclass(frozen=True)
 class Baked:
     """A node into which an export has written the batch.
 
@@ -424,6 +465,7 @@ class RunResult:
         judged_as: the precision whose gates it was held to, where it is not `precision`: TF32 that stays on.
         repeats: what several builds came to; None where the engine was built once. In JSON one of the facts.
         values: the candidate's outputs by name, sample by sample, where they were to be kept. Not in JSON.
+        scores: what metrics of the user's own say.
         shapes: what other shapes gave than that of the case: those of its profile, and batches against their rows.
         error_map: where in the worst output the error sits; None where the outputs pass.
         own_roundings: what the model's own roundings do to it; None if it has none. In JSON one of the facts.
@@ -457,6 +499,7 @@ class RunResult:
     emulation: Emulation = field(default=Emulation(), metadata=UNLESS_DEFAULT)
     repeats: Repeats | None = field(default=None, metadata=NEVER)
     own_roundings: OwnRoundings | None = field(default=None, metadata=NEVER)
+    scores: tuple[Score, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     shapes: tuple[ShapeResult, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     error_map: ErrorMap | None = field(default=None, metadata=UNLESS_DEFAULT)
     values: tuple[Mapping[str, np.ndarray], ...] = field(default=(), compare=False, metadata=NEVER)

@@ -202,7 +202,7 @@ def test_every_mistake_is_reported_at_once_at_its_place(write):
 36:14: description: must be text, not 3; put it in quotes
 37:11: requires: must be a list, not a mapping of keys
 38:1: zebra: unknown key; known are description, model, reference, data, samples, seed, inputs, runs, tolerances, \
-build, tags, requires, waivers, findings
+metric, build, accumulate, tags, requires, waivers, findings
 """
     found = [
         line for line in mistakes(write(EVERY_MISTAKE)) if ": 'float23'" not in line and "cudn" not in line
@@ -472,3 +472,13 @@ def test_one_path_need_not_be_in_a_list(tmp_path, monkeypatch, load, as_path):
     for name in ("cases/", "cases/a.case.yaml"):
         assert [case.name for case in load(as_path(name))] == ["a"]
     assert [case.name for case in load(path for path in ["cases"])] == ["a"]
+
+
+def test_files_of_a_reference_and_of_data_and_functions_of_metrics_are_checked(tmp_path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"")
+    (tmp_path / "x.case.yaml").write_text(
+        "model: {path: m.onnx}\nreference: {path: float.onnx}\ndata: [a.npz]\nmetric: os:system\n"
+    )
+    with pytest.raises(CaseFileError) as caught:
+        check_cases(tmp_path)
+    assert [mistake.key for mistake in caught.value.mistakes] == ["reference.path", "data[0]", "metric"]

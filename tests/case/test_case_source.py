@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from harness.case import Case, resolve_model
-from harness.case.builders import UserFunction
+from harness.case.functions import UserFunction
 from harness.errors import BuilderError, ChecksumError, ModelError
 
 MODELS = """\
@@ -305,6 +305,11 @@ def test_an_installed_module_can_build(make, monkeypatch, tmp_path):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "installed_builders.py").write_text(MODELS)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    with pytest.raises(BuilderError, match="an installed package, and only those"):
+        resolve_model(make(builder="installed_builders:scaled"))
+    (tmp_path / "harness.toml").write_text('[functions]\npackages = ["installed_builders"]\n')
+    (tmp_path / "harness.toml").chmod(0o644)
+    monkeypatch.setenv("HARNESS_CONFIG", str(tmp_path / "harness.toml"))
     assert weights(resolve_model(make(builder="installed_builders:scaled")))[0] == 2.0
     with pytest.raises(BuilderError) as caught:
         resolve_model(make(builder="installed_builders:broken"))

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.case import BuildOptions
+from harness.case import BuildOptions, find_config
 from harness.environments import (
     Limits,
     add_environment,
     check_name,
-    find_config,
     load,
     remove_environment,
     select,

@@ -180,6 +180,8 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
                 "then", "if the new answer is right, rewrite the golden reference and review its changes"
             )
         )
+    elif result.cause is Cause.SCORE:
+        statements += [Statement("metric", str(score)) for score in result.scores if not score.passed][1:]
     elif result.cause is Cause.SHAPE:
         wrong = [each for each in result.shapes if each.fault]
         statements += [Statement("shape", str(each)) for each in wrong[1:]]

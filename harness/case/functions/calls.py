@@ -8,6 +8,7 @@ taken out of `sys.modules` again, so that two folders of cases may each have the
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import importlib.util
@@ -15,17 +16,21 @@ import inspect
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from importlib.abc import MetaPathFinder
 from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType
-from typing import Any, Self
+from types import CodeType, FrameType, ModuleType
+from typing import Any, Self, TypeVar
 
+from harness.case.functions.settings import CONFIG_NAME, function_settings
 from harness.case.schema import Case
 from harness.errors import BuilderError, HarnessError, Place
-from harness.text import suggestion
+from harness.text import duration, suggestion
 
+T = TypeVar("T")
 OWN = "name a function of your own, in a module beside the case file"
 
 _HARNESS = __name__.partition(".")[0]
@@ -38,15 +43,19 @@ class UserFunction:
     Args:
         name: `module:function`.
         case: the case that names it.
+        kind: what it is to the case: `builder`, `metric`, `ops`.
 
     Raises:
-        BuilderError: on entering, the module or the function cannot be found, the module raised, or the function is
-            one of Python's standard library or of harness: `os:system` would run a command that a case file holds.
+        BuilderError: on entering, the module or the function cannot be found, the module raised or did not come to
+            an end, or the function is one of Python's standard library or of harness (`os:system` would run a command
+            that a case file holds), or of an installed package that harness.toml does not name.
     """
 
-    def __init__(self, name: str, case: Case) -> None:
+    def __init__(self, name: str, case: Case, kind: str = "builder") -> None:
         self.name = name
         self._case = case
+        self._kind = kind
+        self._settings = function_settings()
         self._imports = _FolderImports(case.folder, name.partition(":")[0])
         self._stack = contextlib.ExitStack()
         self._function: Callable[..., Any]
@@ -60,7 +69,10 @@ class UserFunction:
             if owner := owner_of(module_name, self._case.folder):
                 # It is not even imported: some modules act when they are.
                 raise self._refusal(f"{module_name!r} {owner}")
-            self._function = self._find(self._import(module_name), attribute)
+            if foreign := not_allowed(module_name, self._case.folder, self._settings.packages):
+                raise self._refusal(foreign, hint=f"allow it in {CONFIG_NAME}: [functions] packages = […]")
+            module = self.within_limit(lambda: self._import(module_name))
+            self._function = self._find(module, attribute)
             if owner := owner_of(home := _home(self._function), self._case.folder):
                 raise self._refusal(f"{attribute!r} is {home}'s, which {owner}")
             self._stack = stack.pop_all()
@@ -76,18 +88,54 @@ class UserFunction:
             BuilderError: it does not take these arguments, or it raised.
         """
         self._check_arguments(arguments)
+        return self.run(lambda: self._function(**arguments))
+
+    def run(self, work: Callable[[], T], verb: str = "raised") -> T:
+        """What `work` returns, which calls the function or what it has returned.
+
+        Raises:
+            BuilderError: it raised, or did not return within the limit.
+        """
         try:
-            return self._function(**arguments)
+            return self.within_limit(work)
         except HarnessError:
             raise
         except (Exception, SystemExit) as error:
-            raise self.blame(error, "raised") from error
+            raise self.blame(error, verb) from error
+
+    def within_limit(self, work: Callable[[], T]) -> T:
+        """What `work` returns or raises; BuilderError where it takes longer than harness.toml allows.
+
+        A thread of its own can be left behind, and is told to end at its next step in Python.
+        """
+        done: Future[T] = Future()
+
+        def carry_out() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+
+        thread = threading.Thread(target=carry_out, daemon=True)
+        thread.start()
+        try:
+            return done.result(self._settings.seconds)
+        except TimeoutError:
+            if done.done():
+                raise
+            where = self._line_in(_frames(thread.ident)) or self._where
+            _end(thread.ident)
+            raise BuilderError(
+                f"{self._kind} {self.name} did not return within {duration(self._settings.seconds)}",
+                where=where,
+                hint=f"it was here; `seconds` in [functions] of {CONFIG_NAME} allows more",
+            ) from None
 
     def error(self, message: str, *, where: Place | None = None, hint: str | None = None) -> BuilderError:
         """A BuilderError that points at `where`, by default at the definition of the function."""
         code = getattr(inspect.unwrap(self._function), "__code__", None)
         defined = Place(_short(code.co_filename), code.co_firstlineno) if code else self._where
-        return BuilderError(f"builder {self.name} {message}", where=where or defined, hint=hint)
+        return BuilderError(f"{self._kind} {self.name} {message}", where=where or defined, hint=hint)
 
     @property
     def files(self) -> frozenset[str]:
@@ -108,15 +156,16 @@ class UserFunction:
     def _where(self) -> Path | Place | str:
         return self._case.path or self._case.name
 
-    def _refusal(self, reason: str) -> BuilderError:
+    def _refusal(self, reason: str, *, hint: str = OWN) -> BuilderError:
         from harness.case.document import read_document
 
         where = self._where
         if self._case.path is not None:
             key = "torch" if self._case.model.torch is not None else "builder"
-            line, _ = read_document(self._case.path).position(("model", key))
+            place = ("model", key) if self._kind == "builder" else (self._kind,)
+            line, _ = read_document(self._case.path).position(place)
             where = Place(self._case.path, line)
-        return BuilderError(f"builder {self.name}: {reason}", where=where, hint=OWN)
+        return BuilderError(f"{self._kind} {self.name}: {reason}", where=where, hint=hint)
 
     def _import(self, name: str) -> ModuleType:
         try:
@@ -126,7 +175,7 @@ class UserFunction:
                 near = suggestion(name, modules_in(self._case.folder))
                 places = f"it is looked up in {self._case.folder.resolve()}, then among installed packages"
                 raise BuilderError(
-                    f"builder {self.name}: there is no module {error.name!r}",
+                    f"{self._kind} {self.name}: there is no module {error.name!r}",
                     where=self._where,
                     hint=near or places,
                 ) from None
@@ -140,7 +189,7 @@ class UserFunction:
             return found
         where = _short(module.__file__) if module.__file__ else self._where
         if found is not None:
-            raise BuilderError(f"builder {self.name}: {attribute!r} is not a function", where=where)
+            raise BuilderError(f"{self._kind} {self.name}: {attribute!r} is not a function", where=where)
         own = [
             name
             for name, value in vars(module).items()
@@ -150,7 +199,7 @@ class UserFunction:
         ]
         hint = suggestion(attribute, own) or f"it defines {', '.join(own) or 'no function'}"
         raise BuilderError(
-            f"builder {self.name}: module {module.__name__!r} has no function {attribute!r}",
+            f"{self._kind} {self.name}: module {module.__name__!r} has no function {attribute!r}",
             where=where,
             hint=hint,
         )
@@ -166,30 +215,41 @@ class UserFunction:
             unknown = [name for name in arguments if name not in signature.parameters]
             near = suggestion(unknown[0], signature.parameters) if unknown else None
             raise BuilderError(
-                f"builder {self.name}: {error}" + (f", {near}" if near else ""),
+                f"{self._kind} {self.name}: {error}" + (f", {near}" if near else ""),
                 where=self._where,
                 hint=f"its signature is {self.name.partition(':')[2]}{signature}",
             ) from None
 
     def blame(self, error: BaseException, verb: str) -> BuilderError:
         """A BuilderError for what was raised, at the innermost line of the function's own module."""
-        message = (
-            f"builder {self.name} {verb} {type(error).__name__}: {str(error).strip() or 'without a message'}"
-        )
+        message = f"{self._kind} {self.name} {verb} {type(error).__name__}: {str(error).strip() or 'without a message'}"
         return BuilderError(message, where=self.line_of(error) or self._where)
 
     def line_of(self, error: BaseException) -> Place | None:
         """The line of the innermost frame in the function's module or a neighbour of it."""
         if isinstance(error, SyntaxError) and error.filename:
             return Place(_short(error.filename), error.lineno)
+        return self._line_in(traceback.walk_tb(error.__traceback__))
+
+    def _line_in(self, frames: Iterable[tuple[FrameType, int]]) -> Place | None:
+        """The last of `frames`, which go inwards, that is the function's own module or a neighbour of it."""
         own = self._own
         found = None
-        trace = error.__traceback__
-        while trace is not None:
-            if trace.tb_frame.f_globals.get("__name__") in own:
-                found = Place(_short(trace.tb_frame.f_code.co_filename), trace.tb_lineno)
-            trace = trace.tb_next
+        for frame, line in frames:
+            if frame.f_globals.get("__name__") in own:
+                found = Place(_short(frame.f_code.co_filename), line)
         return found
+
+
+def _frames(thread: int | None) -> list[tuple[FrameType, int]]:
+    """The frames of a running thread, the innermost last."""
+    frame = sys._current_frames().get(thread or 0)
+    return [] if frame is None else list(traceback.walk_stack(frame))[::-1]
+
+
+def _end(thread: int | None) -> None:
+    """Raise SystemExit in a running thread at its next step in Python."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread or 0), ctypes.py_object(SystemExit))
 
 
 class _FromSource(SourceFileLoader):
@@ -274,6 +334,22 @@ def owner_of(module: str, folder: Path) -> str:
     if top == "__main__" or top in sys.stdlib_module_names or _lies_in_standard_library(top):
         return "belongs to Python's standard library, so it builds no models"
     return ""
+
+
+def not_allowed(module: str, folder: Path, packages: Iterable[str]) -> str:
+    """Why a module may not be called: it is installed, and nobody allowed it; empty if it may be, or is not there."""
+    top = _package(module)
+    if top in modules_in(folder) or top in packages:
+        return ""
+    try:
+        installed = importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        installed = True
+    return (
+        f"{top!r} is an installed package, and only those that {CONFIG_NAME} names may be called"
+        if installed
+        else ""
+    )
 
 
 def _package(module: str) -> str:
