@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout  # here, as nothing can be imported that starts threads at exit
+
 from harness.environments import failures
 from harness.environments.command import start_variables
 from harness.environments.config import TF32_VARIABLE, Environment
@@ -87,8 +89,6 @@ class CacheFile:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from reading and writing the file; after ten seconds, go on without."""
-        from filelock import FileLock, Timeout
-
         lock = FileLock(self.path.with_suffix(".lock"))
         with contextlib.suppress(OSError, Timeout):
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -93,10 +93,10 @@ def units_of(model: Model, precision: Precision) -> tuple[NodeInfo, ...]:
 TRUNCATED_CHANNELS = 16
 """Convolutions of up to so many input channels (in a group) cut off what does not fit into TF32, wider ones round it.
 
-Measured on an H200 with TensorRT for RTX 1.4.0.76 and 1.6.1.120, bit for bit alike: of 42 convolutions those of 3, 8
-and 16 channels agree with operands rounded toward zero to 4e-7, those of 24 to 128 with operands rounded to nearest to
-3e-6, and each is off by 8e-4 the other way. Only 1 × 1 kernels of 8 and 16 channels do both, by what is around them.
-(benchmarks/results/tf32_convolutions.json)
+Measured on an H200 with TensorRT for RTX 1.4.0.76 and 1.6.1.120, bit for bit alike: convolutions of 3, 8, 15 and 16
+channels agree with operands rounded toward zero to 9e-7, those of 17 to 128 with operands rounded to nearest to 1e-5,
+and each is off by 8e-4 the other way. Only 1 × 1 kernels of up to 16 channels do both, by what is around them.
+(benchmarks/results/tf32_convolutions.json, tf32_channels.json)
 """
 
 
