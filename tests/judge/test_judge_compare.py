@@ -131,6 +131,15 @@ def test_a_run_is_compared_with_the_other_file_too(files: Path) -> None:
     assert only(run("half.onnx", precisions="fp32", inputs=SHAPE)).verdict is Verdict.ERROR  # no reference
 
 
+def test_a_diagnosis_says_that_a_converted_file_is_at_fault(files: Path) -> None:
+    onnx.save(float_model(1000.0), "float.onnx")
+    onnx.save(in_fp16(float_model(1000.0)), "half.onnx")
+    given = Given(reference="float.onnx")
+    diagnosis = harness.diagnose("half.onnx", precision="fp16", inputs=SHAPE, given=given)
+    assert diagnosis.verdict.value == "file"
+    assert [origin.node for origin in diagnosis.origins] == ["square_half"]
+
+
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
 def test_a_quantised_file_passes_and_one_bad_scale_is_named(form: str, files: Path) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
