@@ -21,7 +21,8 @@ def diagnose(
     started = time.perf_counter()
     found = diagnose_model(load_model(model, name=model.graph.name), feeds, precision)
     seconds = time.perf_counter() - started
-    searches = [each.facts["evaluations"] for each in found.evidence if each.stage is Stage.CURE]
+    cures = [each.facts for each in found.evidence if each.stage is Stage.CURE]
+    searches = [facts["evaluations"] for facts in cures if "evaluations" in facts]
     return Answer(
         verdict=found.verdict.value,
         culprits=frozenset(found.culprits),
