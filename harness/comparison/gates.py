@@ -251,14 +251,15 @@ def slice_limit(
 ) -> float | None:
     """The limit on the nrmse of the worst slice: its own, else that on the whole tensor, else the default one.
 
-    An engine may err by `factor` times the default, and `floor`. None where a case limits something else than nrmse.
+    A slice has few elements, and errs by chance more than the whole: it may by `factor` times the default, an engine by
+    `floor` besides. None where a case limits something else than nrmse.
     The arguments are those of `gates_for`; `emulated` is whether the emulator itself is judged.
     """
     limits = merge_tolerances(tolerances, precision, tensor=tensor, node=node, is_output=is_output)
     if limits is not None and limits.gates():
         return limits.nrmse if limits.slice_nrmse is None else limits.slice_nrmse
     row = DEFAULT_GATES[precision]
-    return row.bound if emulated else row.factor * row.bound + row.floor
+    return row.factor * row.bound + (0.0 if emulated else row.floor)
 
 
 def default_gate(precision: Precision, emulated: Metrics | None, reference_rms: float) -> Gate:

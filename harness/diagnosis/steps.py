@@ -23,6 +23,7 @@ from harness.diagnosis.context import (
 from harness.diagnosis.explain import explain_nodes, find_origins_of
 from harness.diagnosis.results import CANDIDATE, DiagnosisVerdict, Evidence, EvidenceKind, Fact, Stage
 from harness.diagnosis.stages import (
+    FARTHEST,
     MOST_TRIES,
     SearchSetup,
     Symptoms,
@@ -103,11 +104,11 @@ def try_fresh(seen: Seen, context: Context) -> Seen:
     """Try the island on inputs that the search has not seen; widen it where it fails there."""
     assert seen.cure is not None
     context.report(Stage.CURE, "try the island on fresh inputs", suspected=seen.cure.island)
-    adds_up = accumulates(seen.cure.island, context.effects(seen.predicted.failing_sample))
     found = try_unseen(context.subject, seen.cure.island, _search_again)
     if found is None:
         text = "the island was not tried on other inputs: those of the case come from files"
         return seen.adding(Evidence(Stage.CURE, EvidenceKind.UNSEEN, text))
+    adds_up = found.worst <= FARTHEST  # what misses its limit by more than that is another fault
     text = f"on {found.passed} of {plural(found.samples, 'fresh sample')} the emulator passes with the island"
     if found.widened and adds_up:
         # Where many small errors add up, each sample needs others of them: what all need is offered beside it.

@@ -286,6 +286,7 @@ class Unseen:
         island: the island, widened by what some of them need.
         widened: by how many nodes.
         before: on how many the island cures that the search has found.
+        worst: its worst gate there, as a multiple of the limit.
         fitted: the island that was found stays, as many small errors add up; the wider one is offered beside it.
     """
 
@@ -294,6 +295,7 @@ class Unseen:
     island: tuple[str, ...]
     widened: int = 0
     before: int = 0
+    worst: float = 0.0
     fitted: bool = False
 
 

@@ -14,6 +14,7 @@ from .cure import measure_price as measure_price
 from .divergence import find_divergence as find_divergence
 from .gates import check_gates as check_gates
 from .gates import check_stability as check_stability
+from .margin import FARTHEST as FARTHEST
 from .margin import MOST_TRIES as MOST_TRIES
 from .margin import RESERVE as RESERVE
 from .margin import accumulates as accumulates

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from harness.case import make_feeds
-from harness.diagnosis.context import Subject, Unseen
+from harness.diagnosis.context import Subject, Unseen, badness
 from harness.errors import HarnessError
 from harness.judge import Workbench
 from harness.model import guess_fills
@@ -45,6 +45,7 @@ def try_unseen(subject: Subject, island: tuple[str, ...], widen: Widen) -> Unsee
     if not fresh:
         return None
     wider, before = island, sum(_passes(each, island) for each in fresh)
+    worst = max(_badness(each, island) for each in fresh)
     for _ in range(MOST_WIDENINGS + 1):
         failing = [each for each in fresh if not _passes(each, wider)]
         if not failing or len(wider) == len(subject.units):
@@ -57,18 +58,22 @@ def try_unseen(subject: Subject, island: tuple[str, ...], widen: Widen) -> Unsee
     if wider != island and not _passes(subject, wider):  # it must still cure what it was found for
         wider = island
     holds = sum(_passes(each, wider) for each in fresh)
-    return Unseen(len(fresh), holds, wider, len(wider) - len(island), before)
+    return Unseen(len(fresh), holds, wider, len(wider) - len(island), before, worst)
 
 
 def _passes(subject: Subject, island: tuple[str, ...]) -> bool:
-    emulator, plan = subject.bench.emulator, subject.plan(frozenset(island))
+    return _badness(subject, island) <= 1.0
+
+
+def _badness(subject: Subject, island: tuple[str, ...]) -> float:
+    """The worst gate with `island` in FP32 as a multiple of its limit."""
+    emulator, plan, worst = subject.bench.emulator, subject.plan(frozenset(island)), 0.0
     lowered = [name for name in emulator.units(subject.precision) if name not in plan.islands]
     for sample, feeds in enumerate(subject.bench.feeds):
         computed = emulator.attempt(feeds, subject.precision, lowered=lowered)
         outputs = subject.judge(computed.tensors, sample, plan, as_emulator=True, failures=computed.failures)
-        if not all(output.passed for output in outputs):
-            return False
-    return True
+        worst = max(worst, badness(outputs))
+    return worst
 
 
 def _fresh(subject: Subject, number: int) -> Subject | None:
