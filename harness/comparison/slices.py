@@ -20,7 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 LEAST_ROW = 64
 MOST_SLICES = 4096
 """A longer axis has no slices: positions of a sound, words of a vocabulary."""
-LEAST_ELEMENTS = 8
+LEAST_ELEMENTS = 32
 """A slice of fewer elements says more of chance than of the tensor."""
 
 
