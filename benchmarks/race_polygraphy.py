@@ -114,11 +114,13 @@ def merged(folder: Path) -> dict[str, Any]:
     """All results of `folder`, by model and contender."""
     models: dict[str, dict[str, Any]] = {}
     environments: dict[str, Any] = {}
+    fingerprint: dict[str, Any] | None = None
     for path in sorted(folder.glob("*.json")):
         document = json.loads(path.read_text())
         row = document["row"]
         if "fingerprint" in row:
-            environments[document["env"]] = row.pop("fingerprint")
+            fingerprint = row.pop("fingerprint")
+            environments |= fingerprint.pop("environments")
         models.setdefault(document["model"], {})[document["contender"]] = {"limit": document["limit"], **row}
     ordered = {
         name: {who: models[name][who] for who in CONTENDERS if who in models[name]}
@@ -126,7 +128,7 @@ def merged(folder: Path) -> dict[str, Any]:
         if name in models
     }
     found: dict[str, Any] = {"environments": environments, "table": table(ordered).splitlines()}
-    for fingerprint in environments.values():  # of the machine that raced, not of the one that merges
+    if fingerprint is not None:  # of the machine that raced, not of the one that merges
         found["fingerprint"] = to_json(from_json(HostFingerprint, fingerprint))
     return {**found, "models": ordered}
 

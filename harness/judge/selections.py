@@ -159,7 +159,9 @@ def _selection(
         others = changed if op != "TopK" else _others(other, own, chooser.axis)
     else:
         rows, theirs = ({tuple(row) for row in _rows(op, each)} for each in (own, other))
-        others = len(theirs - rows)
+        others = max(
+            len(theirs - rows), len(rows - theirs)
+        )  # where fewer are chosen, what is left out counts
         changed = len(rows ^ theirs) or int(np.count_nonzero(other != own))
         if op == "NonZero" and len(values) == 2:
             left, right = np.broadcast_arrays(*values)

@@ -42,7 +42,7 @@ def test_commands_are_printed_before_their_answers(run) -> None:
     place = lines.index("fp16 › keep square root")
     assert lines[place + 1].startswith("2 nodes back to FP32: square, root")
     assert lines[place + 2] == "fp16 › try"
-    assert lines[place + 3].startswith("PASS slice_nrmse ")
+    assert lines[place + 3].startswith("PASS nrmse ")
     assert "a cure by hand" not in out
 
 

@@ -60,7 +60,7 @@ def test_try_says_by_how_much_and_how_long_it_took(session: Session) -> None:
     assert result.kept == ISLAND
     assert result.evaluation.worst is not None
     gate = result.evaluation.worst[1]
-    assert (gate.metric, gate.limit) == ("slice_nrmse", 1e-2)
+    assert (gate.metric, gate.limit) == ("nrmse", 1e-2)
     assert 0 < gate.value < 1e-2
     assert result.evaluation.seconds > 0
 

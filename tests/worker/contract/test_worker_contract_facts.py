@@ -10,8 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from contract_rig import Rig, feed
+from onnx import TensorProto, helper
 
 import harness
 from harness.backends import Observation, Plan, TensorRTCandidate, Timing
@@ -47,7 +50,6 @@ UNREAD = {
     "EngineFacts.internal_tensors": IN_JSON,
     "EngineFacts.internal_names": IN_JSON,
     "PinnedTactics.file": IN_JSON,
-    "Choice.members": IN_PINS,
     "Choice.milliseconds": IN_PINS,
     "TacticReport.contradicted": IN_PINS,
     "TacticReport.offered": IN_PINS,
@@ -138,6 +140,15 @@ def of_candidates(folder: Path, models: dict[str, Path]) -> Iterator[Any]:
             supervisor.close()
 
 
+def half_throughout() -> onnx.ModelProto:
+    """A file that has no FP32 to make anything else of."""
+    value = helper.make_tensor_value_info
+    nodes = [helper.make_node("Relu", ["x"], ["y"], name="relu")]
+    inputs, outputs = ([value(name, TensorProto.FLOAT16, (1, 4))] for name in "xy")
+    graph = helper.make_graph(nodes, "half", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
 def _evaluations(
     environment: Environment, supervisor: Supervisor, models: dict[str, Path], folder: Path
 ) -> Iterator[Any]:
@@ -157,6 +168,9 @@ def _evaluations(
         typed, strong = candidate("conv"), Plan(Precision.FP16, build=BuildOptions(typing="strong"))
         assert typed.requests.keep(strong, ["conv1"]), "as if the parser had refused it"
         yield typed.evaluate(strong, feeds).facts
+        half = TensorRTCandidate(environment, load_model(half_throughout()), supervisor=supervisor)
+        bf16 = Plan(Precision.BF16, build=BuildOptions(typing="strong"))
+        yield half.evaluate(bf16, {"x": np.ones((1, 4), np.float16)}).facts
     recorded = replace(plan, tactics=TacticOrders())
     record = record_of(plain.evaluate(recorded, feeds), recorded, plain.model.sha256)
     assert record is not None
