@@ -49,12 +49,10 @@ UNREAD = {
     "Latency.n": IN_JSON,
     "EngineFacts.internal_tensors": IN_JSON,
     "EngineFacts.internal_names": IN_JSON,
-    "PinnedTactics.file": IN_JSON,
     "Choice.milliseconds": IN_PINS,
     "TacticReport.contradicted": IN_PINS,
     "TacticReport.offered": IN_PINS,
     "TensorForm.components": IN_PINS,
-    "TensorForm.layout": IN_PINS,
     "TensorForm.vectorized_dim": IN_PINS,
 }
 """Fields that only the worker or a user reads, each with the reason."""
