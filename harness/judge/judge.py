@@ -256,7 +256,9 @@ class _Run:
             layers, faithful = self.timed("layers", lambda: self.layers(expected, actual, outputs))
             seen = self.bench.shows_layers(self.candidate)
             regions = () if passed or not seen else find_regions(layers, self.bench.model, self.engine)
-            hidden = find_hidden(layers, self.bench.model, self.judged_as) if passed and seen else ()
+            if passed and seen:
+                model, emulated = self.bench.model, self.emulated
+                hidden = find_hidden(layers, model, self.judged_as, overflows_alone=not emulated)
             layers = without_origins(layers) if passed else layers
         beyond = beyond_own_limits(layers, self.bench.case.tolerances, self.judged_as) if passed else None
         verdict, cause, reason = _verdict(self.spec, expects_failure, passed, outputs, layers, regions)

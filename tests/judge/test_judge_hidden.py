@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from onnx import helper
 from report_models import residual_norms
 from rich.console import Console
 
-from harness.judge import Hiding, Loss, RunReport, Verdict, run
+from harness.judge import Hiding, Loss, RunReport, Verdict, find_hidden, run
+from harness.model import load_model
 from harness.report.run import print_report, run_page
+from harness.tensors import Precision
 
 
 def report_of(model: onnx.ModelProto, folder: Path, precision: str = "fp16") -> RunReport:
@@ -135,3 +138,25 @@ def test_such_a_mask_is_no_origin_beside_one(tmp_path: Path) -> None:
     (result,) = report_of(model, tmp_path).results
     assert result.verdict is Verdict.FAIL
     assert [layer.node for layer in result.origins] == ["big"]
+
+
+def test_what_was_not_observed_between_hides_no_reader(tmp_path: Path) -> None:
+    (result,) = report_of(residual_norms(), tmp_path).results
+    model = load_model(tmp_path / "model.onnx")
+    ends = ("b0_sq", "b0_add")
+    few = [layer for layer in result.layers if layer.tensor in ends]
+    assert len(few) == 2
+    assert [each.by for each in find_hidden(few, model, Precision.FP16)] == ["b0_add"]
+
+
+def test_of_an_engine_only_overflows_count(tmp_path: Path) -> None:
+    (result,) = report_of(through(*CASES[Hiding.CHOSEN]), tmp_path).results
+    model = load_model(tmp_path / "model.onnx")
+    finite = {"nonfinite": 0, "nan_count": 0, "inf_count": 0, "overflow_count": 0, "nrmse": 0.8}
+    lost = [
+        replace(layer, metrics=replace(layer.metrics, **finite)) if layer.tensor == "big" else layer
+        for layer in result.layers
+    ]
+    assert [each.loss for each in find_hidden(lost, model, Precision.FP16)] == [Loss.LOST]
+    assert find_hidden(lost, model, Precision.FP16, overflows_alone=True) == ()
+    assert len(find_hidden(result.layers, model, Precision.FP16, overflows_alone=True)) == 1
