@@ -41,7 +41,10 @@ def test_an_overflow_and_an_epsilon_behind_one_island_are_two_reasons(tmp_path: 
     assert reasons["den_eps"].startswith("its constant eps, 1e-15, becomes 0 in FP16")
     assert found.origins[1].mend is Mend.CONSTANT
     assert any(advice.startswith("clamp the constant of den_eps") for advice in found.advice)
-    assert (found.fresh_samples, found.fresh_passed) == (5, 5)
+    assert found.fresh_samples == 5
+    assert found.fresh_passed < 5
+    assert "the island is fitted to its sample" in told(found, "proof")
+    assert "9 nodes passes on all of them" in told(found, "proof")
 
 
 def test_an_epsilon_alone_is_named_with_the_division_by_it(tmp_path: Path) -> None:
