@@ -27,7 +27,8 @@ from pathlib import Path
 
 import tomlkit
 
-from harness.environments import find_config, load, select
+from harness.case import find_config
+from harness.environments import load, select
 from harness.tensors import write_text
 
 PYTHON = [sys.executable, "-m"]

@@ -44,7 +44,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("s")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_SCRATCH", str(folder))
-        patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         yield folder / "harness"
     assert list((folder / "harness").glob("*")) == []

@@ -190,7 +190,8 @@ def test_the_reason_names_what_goes_wrong_in_a_branch_within_a_loop() -> None:
     proto.graph.node[1].input[0] = "once"
     proto.graph.initializer.append(numpy_helper.from_array(np.int64(1), "once"))
     model = load_model(proto)
-    (origin,) = diagnose_model(model, feeds(model), Precision.FP16).origins
+    origin, logarithm = diagnose_model(model, feeds(model), Precision.FP16).origins
+    assert logarithm.why.startswith("it takes the logarithm of looped, whose values go down to ")
     assert origin.why.startswith("in its body, at as_it_is (Exp), exp of values up to ")
 
 

@@ -111,14 +111,16 @@ def diagnosed_on_rtx(out: Path | None) -> Diagnosis:
 def test_an_engine_of_tensorrt_for_rtx_is_built_from_the_typed_model(tmp_path: Path) -> None:
     diagnosis = diagnosed_on_rtx(tmp_path)
     assert diagnosis.culprits == ISLAND
-    assert diagnosis.advice == (f"tensorrt_rtx --onnx={tmp_path / 'typed.onnx'}",)
+    command, change = diagnosis.advice
+    assert command == f"tensorrt_rtx --onnx={tmp_path / 'typed.onnx'}"
+    assert change.startswith("export the norm at b1_sq as LayerNormalization")
     assert set(diagnosis.recipes) == {"tensorrt_rtx", "autocast", "layer_list", "typed_model"}
 
 
 def test_without_a_folder_it_says_where_its_recipes_come_from() -> None:
     diagnosis = diagnosed_on_rtx(None)
     assert not diagnosis.recipes.keys() & {"trtexec", "polygraphy"}
-    assert diagnosis.advice[0].startswith("for recipes and a repro: harness diagnose")
+    assert diagnosis.advice[-1].startswith("for more recipes, a typed model and a repro: harness diagnose")
 
 
 @pytest.mark.parametrize("release", ["1.5.0.114", "1.6.1.120", "1.7.1.116"])

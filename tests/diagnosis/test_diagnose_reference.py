@@ -160,7 +160,7 @@ def test_an_engine_is_held_to_what_the_reference_decides() -> None:
 def test_what_is_not_finite_needs_no_stable_reference() -> None:
     diagnosis = diagnose_model(doubtful_and_sound(shift=3e5), [SAMPLE], Precision.FP16)
     assert diagnosis.verdict is DiagnosisVerdict.PRECISION
-    assert [origin.node for origin in diagnosis.origins] == ["far", "sq"]
+    assert [origin.node for origin in diagnosis.origins] == ["far", "back", "sq"]
     assert diagnosis.culprits == ("far", "back", "sq", "mean", "root")
     assert diagnosis.before is not None
     (sentence,) = diagnosis.beside
@@ -191,7 +191,7 @@ def test_a_reference_that_is_not_finite_is_no_reference() -> None:
     diagnosis = diagnose_model(model, [{"x": X}], Precision.FP16)
     assert diagnosis.verdict is DiagnosisVerdict.REFERENCE
     assert [origin.node for origin in diagnosis.origins] == ["log"]
-    assert "not finite" in diagnosis.origins[0].why
+    assert diagnosis.origins[0].why == "it takes the logarithm of numbers below 0"
     assert diagnosis.before is None
 
 

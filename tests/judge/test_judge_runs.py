@@ -231,7 +231,7 @@ def test_without_layers_only_the_outputs_are_judged(write_case) -> None:
 def test_layers_of_the_emulator_are_compared_with_bounds_and_not_with_itself(write_case) -> None:
     (result,) = run(write_case(), precisions=["fp16"]).results
     gates = {tuple(gate.metric for gate in layer.gates) for layer in result.layers}
-    assert gates == {("nonfinite", "nrmse"), ("nonfinite", "nrmse", "slice_nrmse")}
+    assert gates == {("nonfinite", "nrmse")}, "its slices are too small to be judged"
 
 
 def test_layers_whose_nodes_are_in_fp32_do_not_err(write_case) -> None:

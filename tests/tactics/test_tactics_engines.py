@@ -237,8 +237,8 @@ class TestPins:
     def test_that_cannot_be_read_are_named(self, tmp_path: Path) -> None:
         for text, says in (
             ("{", "cannot be read"),
-            ("{}", "no record of tactics"),
-            ("[]", "no record of tactics"),
+            ("{}", "is not a record of tactics"),
+            ("[]", "is not a record of tactics"),
         ):
             (tmp_path / "pins.json").write_text(text)
             with pytest.raises(UsageError, match=says):

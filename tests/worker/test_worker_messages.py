@@ -140,5 +140,5 @@ def test_a_fault_knows_whether_the_worker_can_be_trusted() -> None:
     assert protocol.Fault("cuda_error", "x").fatal
     assert not protocol.Fault("build_failed", "x").fatal
     assert protocol.Fault("build_failed", "x", fatal=True).fatal
-    with pytest.raises(ValueError, match="no kind of fault"):
+    with pytest.raises(ValueError, match="is not a kind of fault"):
         protocol.Fault("bad_luck", "x")

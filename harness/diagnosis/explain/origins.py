@@ -128,7 +128,9 @@ def _with_reasons(
             mend = Mend.CONSTANT
         elif _is_of_a_norm(model, info):
             mend = Mend.NORM
-        found.append(replace(origin, why=faults.get(origin.node, origin.why), mend=mend))
+        # What goes wrong in a body says more than that its output is wrong.
+        reason = origin.why if info.op in WITH_BODIES else faults.get(origin.node, origin.why)
+        found.append(replace(origin, why=reason, mend=mend))
     return tuple(sorted(found, key=lambda origin: model.node(origin.node).index))
 
 
