@@ -234,9 +234,9 @@ def reason_of(pair: QdqPair, observed: Observed, cost: float, best: float, chann
     Args:
         pair: the pair.
         observed: its tensor.
-        cost: what it introduces.
-        best: what the best scale of its granularity would.
-        channel: what the best scale a channel would; None where that is no choice.
+        cost: the error that it introduces.
+        best: the error with the best scale of its granularity.
+        channel: the error with the best scale for each channel; None where scales cannot differ by channel.
     """
     values, histogram = pair.scale.values, observed.histograms[pair.name]
     sums: Introduced = observed.introduced[pair.name]
