@@ -1,0 +1,85 @@
+"""Other shapes than that of the case, and the nodes that hold them back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from harness.text import names
+
+
+class ShapeFault(StrEnum):
+    """What is wrong with another shape than that of the case."""
+
+    REFUSED = "does not run"
+    GATE = "gate failed"
+    ROWS = "a batch is not its rows"
+    EQUAL_ROWS = "equal rows differ"
+
+
+@dataclass(frozen=True)
+class Baked:
+    """A node into which an export has written the batch.
+
+    Args:
+        node: its name.
+        op: its operator type.
+        constant: the shape or the repeats that it takes as a constant.
+        reads: the tensor that it changes.
+    """
+
+    node: str
+    op: str
+    constant: tuple[int, ...]
+    reads: str
+
+    def __str__(self) -> str:
+        """`rep_shape (Reshape to [8, 1, 1, 2])`."""
+        return f"{self.node} ({self.op} {'by' if self.op == 'Tile' else 'to'} {list(self.constant)})"
+
+
+@dataclass(frozen=True)
+class ShapeResult:
+    """Another shape of the inputs than that of the case.
+
+    Args:
+        which: `minimum`, `optimum`, `maximum` of the profile, `batch 4`, or `equal rows`.
+        inputs: the shapes by input.
+        fault: what is wrong; None where nothing is, or it was not run.
+        reason: what was seen, in a clause; or why it was not run.
+        baked: nodes into which the batch is written.
+        skipped: whether it was not run.
+    """
+
+    which: str
+    inputs: Mapping[str, tuple[int, ...]]
+    fault: ShapeFault | None = None
+    reason: str = ""
+    baked: tuple[Baked, ...] = ()
+    skipped: bool = False
+
+    def fail(self, fault: ShapeFault, reason: str, baked: tuple[Baked, ...]) -> ShapeResult:
+        """This shape, with what is wrong."""
+        return replace(self, fault=fault, reason=reason, baked=baked)
+
+    def skip(self, reason: str) -> ShapeResult:
+        """This shape, not run."""
+        return replace(self, reason=reason, skipped=True)
+
+    def blame(self, baked: tuple[Baked, ...]) -> ShapeResult:
+        """This shape, with the nodes behind its fault."""
+        return replace(self, baked=baked)
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.inputs.items())
+        where = f"at the {self.which}" if self.which.endswith("mum") else f"at {self.which}"
+        if self.skipped:
+            return f"not run {where} ({shapes}): {self.reason}"
+        if not self.baked:
+            return f"{where} ({shapes}) {self.reason}"
+        folds = all(each.constant[0] == 1 for each in self.baked)
+        cure = "flatten(1)" if folds else "-1, expand, or the size of the input"
+        baked = names(map(str, self.baked), 4)
+        return f"the batch is written into {baked}: export with {cure}; {where} ({shapes}) {self.reason}"

@@ -1,0 +1,77 @@
+"""The words of verdicts: what a run came to, what decided it, what was judged, which error ended it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """The verdict of one run."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    ERROR = "error"
+    SKIP = "skip"
+    XFAIL = "xfail"
+    XPASS = "xpass"
+
+
+class Cause(StrEnum):
+    """What decided the verdict of a run; `RunResult.reason` says it in a sentence."""
+
+    GATES_HOLD = "gates hold"
+    GATE_FAILED = "gate failed"
+    EXPECTED = "fails as expected"
+    OTHER_ORIGIN = "starts elsewhere than expected"
+    UNEXPECTED_PASS = "passes unexpectedly"
+    WAIVED = "waived"
+    WAIVER_EXPIRED = "waiver expired"
+    FILE = "file itself"
+    """Roundings that the model brings itself make its outputs wrong."""
+    GOLDEN_CHANGED = "golden reference changed"
+    SCORE = "metric dropped"
+    SHAPE = "another shape fails"
+    EXPORT = "export differs from the PyTorch module"
+    PACKAGE = "package missing"
+    RELEASE = "release not allowed"
+    PRECISION = "precision not offered"
+    NOTHING_TO_ROUND = "nothing to round"
+    CASE = "case cannot be judged"
+    """The model, the inputs or the reference of the case cannot be had, whatever the precision and the candidate."""
+    RUN = "run cannot be judged"
+    CANDIDATE = "candidate failed"
+    INTERNAL = "internal error"
+    """A fault of harness itself."""
+
+
+class Judged(StrEnum):
+    """What was judged of an output, or at least of every output."""
+
+    VALUES = "values"
+    FINITENESS = "finiteness"
+    """Only whether every element is finite."""
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class RunError:
+    """The error that a run ended with.
+
+    Args:
+        kind: name of its class in harness.errors.
+        message: what is wrong, without where and what to try.
+        where: file, case, tensor or environment that it is about.
+        hint: what to try.
+        environment: the environment whose build, inference or worker failed.
+        request: what the worker was asked for, in words.
+        fault: the worker's code of what went wrong, such as `build_failed`.
+    """
+
+    kind: str
+    message: str
+    where: str | None = None
+    hint: str | None = None
+    environment: str | None = None
+    request: str | None = None
+    fault: str | None = None
