@@ -2,12 +2,9 @@ from .candidates import EMULATOR as EMULATOR
 from .candidates import Candidates as Candidates
 from .candidates import nothing_to_round as nothing_to_round
 from .checks import find_hidden as find_hidden
+from .decision import describe_failure as describe_failure
+from .decision import describe_outputs as describe_outputs
 from .judge import Judge as Judge
-from .judge import JudgeOptions as JudgeOptions
-from .judge import Stage as Stage
-from .judge import describe_failure as describe_failure
-from .judge import describe_outputs as describe_outputs
-from .judge import rms_limit as rms_limit
 from .lanes import Progress as Progress
 from .lanes import ProgressEvent as ProgressEvent
 from .lanes import side_by_side as side_by_side
@@ -23,6 +20,9 @@ from .losses import OwnRoundings as OwnRoundings
 from .losses import Saturation as Saturation
 from .losses import Selection as Selection
 from .losses import Vanishing as Vanishing
+from .measurement import JudgeOptions as JudgeOptions
+from .measurement import Stage as Stage
+from .measurement import rms_limit as rms_limit
 from .names import check_names as check_names
 from .names import check_names_of as check_names_of
 from .outputs import TensorGates as TensorGates

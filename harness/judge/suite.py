@@ -20,8 +20,9 @@ from harness.case import (
 )
 from harness.errors import NothingSelectedError, UsageError
 from harness.judge.candidates import EMULATOR
-from harness.judge.judge import Judge, JudgeOptions
+from harness.judge.judge import Judge
 from harness.judge.lanes import Progress, Run, carry_out
+from harness.judge.measurement import JudgeOptions
 from harness.judge.names import check_names_of
 from harness.judge.results import MadeWith, RunReport, RunResult
 from harness.tensors import Precision

@@ -1,0 +1,241 @@
+"""From what was found in a run to its verdict, and what a person should know beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from harness.case import EMULATOR_WITH_KERNELS, RunSpec, Waived, find_waiver
+from harness.comparison import COMPUTED, SHAPE
+from harness.compiler import conversion_warning
+from harness.golden import GoldenState
+from harness.judge.candidates import EMULATOR
+from harness.judge.checks import idle_inputs
+from harness.judge.layers import beyond_own_limits
+from harness.judge.measurement import Findings
+from harness.judge.reference import empty_outputs
+from harness.judge.results import Cause, Judged, OutputResult, Region, Verdict
+from harness.judge.workbench import Workbench, profiles_of
+from harness.text import names
+from harness.worker.protocol import PACKAGE_OF, TENSORRT, TENSORRT_RTX
+
+
+class Decision(NamedTuple):
+    """A verdict, what decided it, and a sentence that says so."""
+
+    verdict: Verdict
+    cause: Cause
+    reason: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A run whose verdict is to be decided.
+
+    Args:
+        bench: the case.
+        spec: what the case expects of this precision.
+        candidate: `emulator` or the name of an environment.
+        found: what was found.
+        golden_update: whether a golden reference that differs was rewritten, and so decides nothing.
+    """
+
+    bench: Workbench
+    spec: RunSpec
+    candidate: str
+    found: Findings
+    golden_update: bool = False
+
+    @property
+    def own_fault(self) -> str | None:
+        """What the model's own roundings ruin; None where another reference judges the file."""
+        return self.found.own.fault if self.bench.case.reference is None else None
+
+    @property
+    def expects_failure(self) -> bool:
+        """Whether the case expects this candidate to fail; releases that are emulated count as the emulator."""
+        engine = self.found.engine
+        if self.candidate == EMULATOR and self.bench.assumed.compiler is not None:
+            return self.spec.expects_failure(EMULATOR_WITH_KERNELS)
+        fingerprint = None if engine is None else engine.fingerprint
+        if fingerprint is None or fingerprint.tensorrt is None:
+            return self.spec.expects_failure()
+        return self.spec.expects_failure(PACKAGE_OF[fingerprint.product or TENSORRT], fingerprint.tensorrt)
+
+    @property
+    def waived(self) -> Waived | None:
+        """The waiver of the case that speaks of this run."""
+        fingerprint = None if self.found.engine is None else self.found.engine.fingerprint
+        of_rtx = fingerprint is None or fingerprint.product == TENSORRT_RTX
+        release = None if fingerprint is None or of_rtx else fingerprint.tensorrt
+        return find_waiver(
+            self.bench.case.waivers,
+            precision=self.spec.precision,
+            tensorrt=release,
+            release=self.candidate,
+        )
+
+
+def decide(question: Question) -> Decision:
+    """The verdict of a run: that of its gates, unless one of OVERRULING says otherwise."""
+    decision = by_gates(question)
+    for overrule in OVERRULING:
+        decision = overrule(question, decision)
+    return decision
+
+
+def by_gates(question: Question) -> Decision:
+    """What the gates of the outputs say, and whether the case expects it."""
+    found, spec = question.found, question.spec
+    decision = _by_gates(found, spec, question.expects_failure)
+    counted = f"{found.counted}: {decision.reason}" if found.counted else decision.reason
+    chosen = (each.describe(found.judged_as) for each in found.selections)
+    return decision._replace(reason="; ".join([counted, *chosen]))
+
+
+def _by_gates(found: Findings, spec: RunSpec, expects_failure: bool) -> Decision:
+    if found.passed and expects_failure:
+        reason = f"passes, although the case expects it to fail: {spec.reason}"
+        return Decision(Verdict.XPASS, Cause.UNEXPECTED_PASS, reason)
+    if found.passed:
+        return Decision(Verdict.PASS, Cause.GATES_HOLD, describe_outputs(found.outputs))
+    if not expects_failure:
+        return Decision(Verdict.FAIL, Cause.GATE_FAILED, describe_failure(found.outputs))
+    origins = {layer.node: None for layer in found.layers if layer.origin}
+    regions = found.regions
+    if found.layers and spec.origin and not _starts_as_expected(set(origins), regions, set(spec.origin)):
+        around = (f"one of the {len(region.nodes)} nodes up to {region.tensor}" for region in regions)
+        starts = ", ".join([*origins, *around]) or "nowhere that was observed"
+        reason = f"fails as expected, but the error starts at {starts}, not {', '.join(spec.origin)}"
+        return Decision(Verdict.FAIL, Cause.OTHER_ORIGIN, reason)
+    return Decision(Verdict.XFAIL, Cause.EXPECTED, f"fails as expected: {spec.reason}")
+
+
+def _starts_as_expected(origins: set[str], regions: tuple[Region, ...], expected: set[str]) -> bool:
+    """Whether every origin is expected, and every region holds one that is, and none is elsewhere."""
+    inside = {node for region in regions for node in region.nodes}
+    return (
+        origins <= expected
+        and expected <= origins | inside
+        and all(not expected.isdisjoint(region.nodes) for region in regions)
+    )
+
+
+def by_scores(question: Question, decision: Decision) -> Decision:
+    """A metric of the user's own that drops fails a run that passes."""
+    if decision.verdict is not Verdict.PASS:
+        return decision
+    scores = question.found.scores
+    dropped = next((each for each in scores if not each.passed), None)
+    if dropped is not None:
+        return Decision(Verdict.FAIL, Cause.SCORE, str(dropped))
+    return decision._replace(reason="; ".join([decision.reason, *map(str, scores)]))
+
+
+def by_golden(question: Question, decision: Decision) -> Decision:
+    """A reference that is no longer the golden one fails the run, whatever the candidate computes."""
+    golden = question.found.golden
+    if golden is None or golden.state is not GoldenState.CHANGED or question.golden_update:
+        return decision
+    return (
+        decision if golden.message is None else Decision(Verdict.FAIL, Cause.GOLDEN_CHANGED, golden.message)
+    )
+
+
+def by_export(question: Question, decision: Decision) -> Decision:
+    """An exported file that is not its PyTorch module fails."""
+    if decision.verdict is Verdict.PASS and (fault := question.bench.export_fault):
+        return Decision(Verdict.FAIL, Cause.EXPORT, fault)
+    return decision
+
+
+def by_shapes(question: Question, decision: Decision) -> Decision:
+    """Another shape of a declared profile that is wrong fails a run that passes."""
+    wrong = next((each for each in question.found.shapes if each.fault), None)
+    if decision.verdict is Verdict.PASS and wrong is not None and profiles_of(question.bench.case):
+        return Decision(Verdict.FAIL, Cause.SHAPE, str(wrong))
+    return decision
+
+
+def by_file(question: Question, decision: Decision) -> Decision:
+    """A file whose own roundings ruin it does not pass."""
+    fault = question.own_fault
+    if not fault or decision.verdict not in (Verdict.PASS, Verdict.XPASS):
+        return decision
+    expected = decision.verdict is Verdict.XPASS
+    return Decision(Verdict.XFAIL if expected else Verdict.FAIL, Cause.FILE, fault)
+
+
+def by_waiver(question: Question, decision: Decision) -> Decision:
+    """A waiver lets a failure be, until it expires."""
+    if decision.verdict is not Verdict.FAIL or (waived := question.waived) is None:
+        return decision
+    reason = f"{decision.reason}; {waived}"
+    if waived.expired:
+        return Decision(Verdict.FAIL, Cause.WAIVER_EXPIRED, reason)
+    return Decision(Verdict.XFAIL, Cause.WAIVED, reason)
+
+
+OVERRULING: tuple[Callable[[Question, Decision], Decision], ...] = (
+    by_scores,
+    by_golden,
+    by_export,
+    by_shapes,
+    by_file,
+    by_waiver,
+)
+"""What may overrule the gates, in this order: each sees what those before it decided."""
+
+
+def warnings_of(question: Question) -> tuple[str, ...]:
+    """What the person should know although it changes no verdict, each once."""
+    bench, found = question.bench, question.found
+    engine = found.engine
+    warnings = [*(engine.warnings if engine else ()), *empty_outputs(bench.expected)]
+    warnings += found.own.warnings if bench.case.reference is None else ()
+    warnings += idle_inputs(bench)
+    beyond = beyond_own_limits(found.layers, bench.case.tolerances, found.judged_as) if found.passed else None
+    converted = conversion_warning(bench.model, None if engine is None else engine.fingerprint)
+    warnings += [each for each in (beyond, found.other_inputs, converted) if each]
+    declared = bool(profiles_of(bench.case))
+    warnings += [str(each) for each in found.shapes if each.skipped or (each.fault and not declared)]
+    if found.judged_as is not question.spec.precision:
+        warnings.append(_why_judged_otherwise(question))
+    golden = found.golden
+    if golden is not None and golden.message is not None and not question.golden_update:
+        missing = golden.state is GoldenState.MISSING  # another processor rounds differently: no news
+        warnings += [golden.message] if missing else []
+    warnings += [] if found.cost_of_sums is None else [found.cost_of_sums]
+    return tuple(dict.fromkeys(warnings))
+
+
+def _why_judged_otherwise(question: Question) -> str:
+    """Why the gates are not those of the precision that was asked for."""
+    judged_as = question.found.judged_as
+    engine, case = question.found.engine, question.bench.case.name
+    why = f"{question.candidate} runs no engine with TF32 turned off"
+    if engine is not None and engine.realised.own is not None:
+        why = f"{case} is in {judged_as} throughout, and {question.spec.precision} changes nothing of it"
+    return f"{why}: judged by the gates of {judged_as}"
+
+
+def describe_outputs(outputs: tuple[OutputResult, ...]) -> str:
+    """One line: the first gate that failed, or that all hold, and of which outputs the values were not judged."""
+    if not all(output.passed for output in outputs):
+        return describe_failure(outputs)
+    finite = dict.fromkeys(output.tensor for output in outputs if output.judged is Judged.FINITENESS)
+    if not finite:
+        return "all gates hold"
+    return f"all gates hold; of {names(finite)} only finiteness was judged, not the values"
+
+
+def describe_failure(outputs: tuple[OutputResult, ...]) -> str:
+    """One line: the first gate that failed."""
+    failed = [(output, gate) for output in outputs for gate in output.gates if not gate.passed]
+    output, gate = failed[0]
+    if gate.metric in (SHAPE, COMPUTED):
+        return f"{output.tensor}: {output.metrics.incomparable}"
+    if gate.metric == "nonfinite":
+        return f"{output.tensor}: {gate.value:.0f} of {output.metrics.count} elements are not finite"
+    return f"{output.tensor}: {gate.subject} {gate.value:.3g}, limit {gate.limit:.3g}"

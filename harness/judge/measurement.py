@@ -1,0 +1,335 @@
+"""Measuring one run: the candidate beside the reference, its layers, other shapes, and the user's own metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from harness.backends import Candidate, Computed, Emulator, EmulatorFacts, Observation, Plan, judged_as
+from harness.case import RunSpec
+from harness.comparison import ErrorMap, map_error
+from harness.judge.checks import check_shapes, cost_of_sums, find_hidden, take_scores
+from harness.judge.layers import is_faithful, measure_layers, observation_for
+from harness.judge.losses import HiddenFault, Selection
+from harness.judge.outputs import TensorGates
+from harness.judge.regions import find_regions, observed_of
+from harness.judge.results import (
+    ComparedWith,
+    LayerResult,
+    Observed,
+    OutputResult,
+    Region,
+    Score,
+    ShapeResult,
+    without_origins,
+    worst_of,
+)
+from harness.judge.workbench import Workbench
+from harness.tensors import Accumulate, Precision
+from harness.worker.protocol import EngineFacts
+
+if TYPE_CHECKING:
+    from harness.golden import GoldenStatus
+    from harness.judge.losses import OwnRoundings
+    from harness.tactics import Repeats
+
+Stage = Callable[[str], None]
+Samples = list[Mapping[str, np.ndarray]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """How to judge.
+
+    Args:
+        layers: whether intermediate tensors are observed; False judges the outputs alone.
+        observation: how; None is debug where the release has tensors between its kernels, else typed.
+        memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
+        golden_update: rewrite golden references that are missing or differ; refused when CI is set.
+        shapes: whether the shapes of the profile are run, and batches against their rows.
+        keep_outputs: keep the candidate's outputs in each result, as `RunResult.values`.
+        repeats: how often an engine is built, each time tuned anew. All of them must pass, and the fact `repeats`
+            says which layers changed tactic and how far the outputs moved. The emulator is not repeated.
+        kernels: the environment whose kernels the emulator assumes, or `none`; None is the engine's own beside an
+            engine, and what harness.toml names for the emulator itself.
+        accumulate: what the emulator adds up products of FP16 in; None is as the case says.
+    """
+
+    layers: bool = True
+    observation: Observation | None = None
+    memory_budget: int = 1 << 30
+    golden_update: bool = False
+    shapes: bool = True
+    keep_outputs: bool = False
+    repeats: int = 1
+    kernels: str | None = None
+    accumulate: Accumulate | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found in one run, before anything is decided.
+
+    Args:
+        outputs: the outputs as judged; of several builds those of the first that fails.
+        counted: how many of several builds fail; empty for one build.
+        layers, faithful, regions, selections, hidden, observed, shapes, scores, error_map: see RunResult.
+        own: what the model's own roundings do to it.
+        golden: what the golden reference says; None where none is kept.
+        facts: what is known of the candidate.
+        judged_as: the precision whose gates were held.
+        repeats: what several builds came to.
+        compared_with: what stands in for the model as the reference.
+        values: the candidate's outputs, where they are to be kept.
+        other_inputs: a warning where the reference was fed otherwise than the candidate.
+        cost_of_sums: a warning where FP16 sums are most of the error.
+    """
+
+    outputs: tuple[OutputResult, ...]
+    counted: str
+    layers: tuple[LayerResult, ...]
+    faithful: bool | None
+    regions: tuple[Region, ...]
+    selections: tuple[Selection, ...]
+    hidden: tuple[HiddenFault, ...]
+    observed: Observed | None
+    shapes: tuple[ShapeResult, ...]
+    scores: tuple[Score, ...]
+    error_map: ErrorMap | None
+    own: OwnRoundings
+    golden: GoldenStatus | None
+    facts: EngineFacts | EmulatorFacts | None
+    judged_as: Precision
+    repeats: Repeats | None
+    compared_with: ComparedWith | None
+    values: tuple[Mapping[str, np.ndarray], ...]
+    other_inputs: str | None
+    cost_of_sums: str | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate of every output holds."""
+        return all(output.passed for output in self.outputs)
+
+    @property
+    def engine(self) -> EngineFacts | None:
+        """What is known of the engine; None of the emulator."""
+        return self.facts if isinstance(self.facts, EngineFacts) else None
+
+
+@dataclass
+class Measurement:
+    """Measures one run.
+
+    Args:
+        bench: the case.
+        spec: the precision, and what the case expects of it.
+        candidate: what is judged.
+        options: how to judge.
+        stage: called with the name of each stage as it starts.
+        timings: seconds by stage, as far as it got.
+    """
+
+    bench: Workbench
+    spec: RunSpec
+    candidate: Candidate
+    options: JudgeOptions
+    stage: Stage
+    timings: dict[str, float] = field(default_factory=dict)
+    _facts: EngineFacts | EmulatorFacts | None = None
+    _repeats: Repeats | None = None
+    _selections: dict[Selection, None] = field(default_factory=dict)
+    """What was chosen otherwise for near ties, in order."""
+    _later: list[Samples] = field(default_factory=list)
+    """The outputs of the builds after the first."""
+    _failures: list[Mapping[str, str]] = field(default_factory=list)
+    """Sample by sample, the outputs that could not be computed, with the reason."""
+
+    def take(self) -> Findings:
+        """Run reference and candidate, and compare all there is to compare."""
+        expected = self._timed("reference", lambda: self.bench.expected)
+        golden = self.bench.golden(update=self.options.golden_update)
+        actual = self._timed("candidate", self._unobserved)
+        first = self._timed("compare", lambda: self._judge_outputs(expected, actual))
+        outputs, counted = self._worst_build(expected, first)
+        passed = all(output.passed for output in outputs)
+        layers: tuple[LayerResult, ...] = ()
+        faithful = None
+        if self.options.layers:
+            layers, faithful = self._timed("layers", lambda: self._layers(expected, actual, outputs))
+        regions, hidden = self._look_behind(layers, passed)
+        own = self._timed("reference", lambda: self.bench.own_roundings)
+        shapes = self._timed("shapes", self._shapes) if self.options.shapes and passed else ()
+        unfinished = any(self._failures)
+        scores = () if unfinished else tuple(take_scores(self.bench.case, expected, actual))
+        cost = self._timed("compare", lambda: cost_of_sums(self.bench, self.spec.precision, outputs))
+        return Findings(
+            outputs=outputs,
+            counted=counted,
+            layers=without_origins(layers) if passed else layers,
+            faithful=faithful,
+            regions=regions,
+            selections=tuple(self._selections),
+            hidden=hidden,
+            observed=self._observed(layers),
+            shapes=shapes,
+            scores=scores,
+            error_map=None if passed or self._later else _error_map(expected, actual, outputs),
+            own=own,
+            golden=golden,
+            facts=self._facts,
+            judged_as=self._judged_as,
+            repeats=self._repeats,
+            compared_with=self.bench.compared_with(self.candidate, self._judged_as),
+            values=tuple(actual) if self.options.keep_outputs else (),
+            other_inputs=self.bench.other_inputs(self.candidate),
+            cost_of_sums=cost,
+        )
+
+    @property
+    def _judged_as(self) -> Precision:
+        """The precision whose gates the candidate is held to."""
+        return judged_as(self.spec.precision, self._engine)
+
+    @property
+    def _emulated(self) -> bool:
+        return isinstance(self.candidate, Emulator)
+
+    @property
+    def _engine(self) -> EngineFacts | None:
+        return self._facts if isinstance(self._facts, EngineFacts) else None
+
+    def _timed(self, name: str, work: Callable[[], T]) -> T:
+        self.stage(name)
+        start = time.perf_counter()
+        result = work()
+        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+        return result
+
+    def _plan(self, observation: Observation) -> Plan:
+        return Plan(self.spec.precision, observation=observation, build=self.bench.case.build)
+
+    def _unobserved(self) -> Samples:
+        if self.options.repeats > 1 and not self._emulated:
+            return self._repeated()
+        outputs: Samples = []
+        for feeds in self.bench.feeds:
+            evaluation = self.candidate.evaluate(self._plan(Observation.NONE), feeds)
+            self._facts = evaluation.facts
+            outputs.append({name: np.array(value) for name, value in evaluation.tensors.items()})
+            self._failures.append(evaluation.failures)
+        return outputs
+
+    def _repeated(self) -> Samples:
+        """Build the unobserved engine several times: the outputs of the first."""
+        from harness.tactics import build_repeatedly, compare_builds
+
+        plan, model = self._plan(Observation.NONE), self.bench.model.sha256
+        evaluate, feeds = self.candidate.evaluate, self.bench.feeds
+        builds = list(build_repeatedly(evaluate, plan, feeds, model, self.options.repeats))
+        self._facts = builds[0].facts
+        self._repeats = compare_builds(builds)
+        self._later = [list(build.outputs) for build in builds[1:]]
+        return list(builds[0].outputs)
+
+    def _worst_build(
+        self, expected: list[dict[str, np.ndarray]], first: tuple[OutputResult, ...]
+    ) -> tuple[tuple[OutputResult, ...], str]:
+        """The outputs of the first build that fails, or of the first one; and how many of several builds fail."""
+        judged = [first, *(self._judge_outputs(expected, actual) for actual in self._later)]
+        failing = [outputs for outputs in judged if not all(output.passed for output in outputs)]
+        if not self._later:
+            return first, ""
+        assert self._repeats is not None
+        self._repeats = replace(self._repeats, passes=len(judged) - len(failing))
+        if not failing:
+            return first, f"{len(judged)} builds"
+        return failing[0], f"{len(failing)} of {len(judged)} builds"
+
+    def _judge_outputs(
+        self, expected: list[dict[str, np.ndarray]], actual: Samples
+    ) -> tuple[OutputResult, ...]:
+        judged = TensorGates(self.bench.model, self.bench.case.tolerances, self._judged_as)
+        results: list[OutputResult] = []
+        for sample, feeds in enumerate(self.bench.feeds):
+            beside = None if self._emulated else self.bench.beside_engine(self._judged_as)
+            baseline = None if beside is None else beside.attempt(feeds, self._judged_as)
+            computed = Computed(actual[sample], self._failures[sample] if self._failures else {})
+            found = judged.judge(sample, expected[sample], computed, baseline, self.bench.parts(sample))
+            chosen = None
+            if self._emulated and not all(output.passed for output in found):
+                chosen = self.bench.chosen(self._judged_as, sample)
+            if chosen is not None:
+                given = chosen.run(feeds)
+                found = judged.judge(sample, given, computed, baseline, self.bench.parts(sample))
+                self._selections.update(dict.fromkeys(chosen.selections))
+            results += found
+        return tuple(results)
+
+    def _layers(
+        self, expected: list[dict[str, np.ndarray]], actual: Samples, outputs: tuple[OutputResult, ...]
+    ) -> tuple[tuple[LayerResult, ...], bool | None]:
+        observation = observation_for(self.candidate, self.options.observation)
+        if observation is Observation.NONE:
+            return (), None
+        layers, engines = measure_layers(
+            self.bench,
+            self.candidate,
+            self._plan(observation),
+            self.bench.case.tolerances,
+            judged_as=self._judged_as,
+        )
+        if self._emulated:
+            return layers, None
+        limits = {output.tensor: rms_limit(output) for output in outputs}
+        faithful = all(
+            is_faithful(engine.outputs, plain, reference, limits)
+            for observed, plain, reference in zip(engines, actual, expected, strict=True)
+            for engine in observed
+        )
+        return layers, faithful if any(engines) else None
+
+    def _look_behind(
+        self, layers: tuple[LayerResult, ...], passed: bool
+    ) -> tuple[tuple[Region, ...], tuple[HiddenFault, ...]]:
+        """Where among unobserved nodes a failure starts; and what is lost behind outputs that pass."""
+        if not self.options.layers or not self.bench.shows_layers(self.candidate):
+            return (), ()
+        model = self.bench.model
+        if passed:
+            return (), find_hidden(layers, model, self._judged_as, overflows_alone=not self._emulated)
+        return find_regions(layers, model, self._engine), ()
+
+    def _observed(self, layers: tuple[LayerResult, ...]) -> Observed | None:
+        """What was observed of an engine."""
+        how = observation_for(self.candidate, self.options.observation)
+        if self._emulated or not self.options.layers or how is Observation.NONE:
+            return None
+        return observed_of(how, layers, self.bench.model)
+
+    def _shapes(self) -> tuple[ShapeResult, ...]:
+        """What other shapes give than that of the case."""
+        return check_shapes(self.bench, self.candidate, self._plan(Observation.NONE), self._judged_as)
+
+
+def _error_map(
+    expected: list[dict[str, np.ndarray]], actual: Samples, outputs: tuple[OutputResult, ...]
+) -> ErrorMap | None:
+    """Where in the worst output the error sits."""
+    worst = worst_of(outputs)
+    if worst is None or worst.tensor not in actual[worst.sample]:
+        return None
+    pair = actual[worst.sample][worst.tensor], expected[worst.sample][worst.tensor]
+    return map_error(*pair, tensor=worst.tensor, sample=worst.sample)
+
+
+def rms_limit(output: OutputResult) -> float:
+    """The root mean square error that the gates of `output` let pass; 0 where none limits it."""
+    limits = [gate.limit for gate in output.gates if gate.metric == "rmse"]
+    limits += [gate.limit * output.metrics.reference_rms for gate in output.gates if gate.metric == "nrmse"]
+    return min(limits, default=0.0)
