@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from browser import browse, needs_browser, with_script
 from rich.console import Console
 
 from harness.compiler import RTX, Kind, NodeFacts
@@ -28,7 +27,6 @@ from harness.report.conversion.picture import block_of
 from harness.tensors import host_fingerprint
 from harness.worker.protocol import TENSORRT_RTX, CompileReport, Kernel, KernelList, KernelTensor
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TOP = NodeFacts(3, "top", "TopK", inputs=(TensorInfo("x", "float32", (1, "n")),))
 
 
@@ -157,23 +155,12 @@ PROBE = """<script>addEventListener("load", () => {
 });</script>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@needs_browser
 def test_the_picture_of_a_thousand_kernels_folds_and_is_searched(tmp_path: Path) -> None:
     page = check_page(report_of(engine("new", blocks=100)), kernels=True)
     assert "<op>" not in page
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-    (tmp_path / "page.html").write_text(text.replace("</body>", PROBE + "</body>"))
-    done = subprocess.run(
-        [
-            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-            *("--disable-background-networking", f"--user-data-dir={tmp_path / 'home'}"),
-            *("--dump-dom", "--virtual-time-budget=5000", (tmp_path / "page.html").as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=True,
-    )
+    (tmp_path / "page.html").write_text(with_script(page, PROBE))
+    done = browse(tmp_path / "page.html", tmp_path / "home")
     found = re.search(r'data-seen="([^"]*)"', done.stdout)
     assert found, done.stdout[-500:]
     seen = json.loads(found[1].replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">"))

@@ -6,11 +6,10 @@ import dataclasses
 import datetime
 import io
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from browser import browse_framed, needs_browser, with_script
 from page_reader import Page
 from rich.console import Console
 
@@ -37,7 +36,6 @@ from harness.report.diagnosis.words import heading, statements
 from harness.tensors import Precision
 from harness.worker.protocol import Fingerprint
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WHY = "squares of values up to 3.1e3 reach 9.6e6, beyond 65504, the largest FP16 value"
 
 
@@ -173,27 +171,11 @@ def measured(page: str, numbers: str, folder: Path, width: int) -> list[int]:
     """What a browser makes of the JavaScript expressions `numbers` in a window of `width` pixels that shows `page`."""
     script = f"""<script>addEventListener("load", () => {{
       parent.postMessage([{numbers}].map(Math.round).join(" "), "*");
-    }});</script></body>"""
-    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-    (folder / "page.html").write_text(page.replace("</body>", script), encoding="utf-8")
-    # Headless windows are never narrower than 500 pixels; a frame is as narrow as one likes.
-    listen = "addEventListener('message', event => { document.title = event.data; });"
-    (folder / "frame.html").write_text(
-        f'<title>no</title><script>{listen}</script><iframe width="{width}" height="800" src="page.html"></iframe>'
-    )
-    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=5000"]
-    done = subprocess.run(
-        [str(CHROMIUM), *arguments, (folder / "frame.html").as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    found = re.search(r"<title>(-?\d+(?: -?\d+)*)</title>", done.stdout)
-    assert found, done.stderr[-2000:]
-    return [int(number) for number in found[1].split()]
+    }});</script>"""
+    return [int(number) for number in browse_framed(with_script(page, script), folder, width).split()]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser")
+@needs_browser
 def test_lines_of_a_command_break_between_its_words_only(diagnosis: Diagnosis, tmp_path: Path) -> None:
     words = [
         "trtexec",
@@ -210,7 +192,7 @@ def test_lines_of_a_command_break_between_its_words_only(diagnosis: Diagnosis, t
     assert rows > 4, "the window is too wide to show anything"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser")
+@needs_browser
 def test_nothing_is_cut_on_a_phone(diagnosis: Diagnosis, tmp_path: Path) -> None:
     layers = ",".join(f"/model/layers.{number}/self_attn/q_proj/MatMul:fp32" for number in range(40))
     long = dataclasses.replace(diagnosis, recipes={Recipe.TRTEXEC: f"trtexec --layerPrecisions={layers}"})
@@ -224,7 +206,7 @@ def test_nothing_is_cut_on_a_phone(diagnosis: Diagnosis, tmp_path: Path) -> None
     assert copies == 0, "each command has its button"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser")
+@needs_browser
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_reason_has_room_on_any_screen(diagnosis: Diagnosis, tmp_path: Path, width: int) -> None:
     box = "document.querySelector('td[data-label=\"why\"]').getBoundingClientRect()"

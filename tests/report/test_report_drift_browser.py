@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import browse, browse_framed, needs_browser, with_script
 from drift_reports import mixed
 
 from harness.report import drift_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+pytestmark = needs_browser
 
 #: Runs after the page's own script and hands on what it sees; the policy of the page would not let it in.
 PROBE = """
@@ -51,41 +49,12 @@ addEventListener("load", () => {
 });
 </script>
 """
-LISTEN = (
-    '<script>addEventListener("message", event => { document.body.dataset.seen = event.data; });</script>'
-)
 
 
 def look(tmp_path: Path, width: int) -> dict[str, Any]:
-    assert CHROMIUM is not None
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", drift_page(mixed()))
-    (tmp_path / "page.html").write_text(text.replace("</body>", PROBE + "</body>"))
-    # Headless windows are never narrower than 500 pixels; a frame is as narrow as one likes.
-    (tmp_path / "frame.html").write_text(
-        f'<body><iframe width="{width}" height="800" src="page.html"></iframe>{LISTEN}</body>'
-    )
-    done = run_browser(tmp_path / "frame.html", tmp_path, "--dump-dom", "--virtual-time-budget=5000")
-    found = re.search(r'data-seen="([^"]*)"', done.stdout)
-    assert found, done.stdout[-500:]
-    seen: dict[str, Any] = json.loads(found[1].replace("&quot;", '"'))
+    page = with_script(drift_page(mixed()), PROBE)
+    seen: dict[str, Any] = json.loads(browse_framed(page, tmp_path, width))
     return seen
-
-
-def run_browser(page: Path, tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    assert CHROMIUM is not None
-    return subprocess.run(
-        [
-            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *("--hide-scrollbars", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'home'}"),
-            *options,
-            page.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=True,
-    )
 
 
 @pytest.mark.parametrize("width", [390, 1200])
@@ -119,7 +88,7 @@ def test_a_matrix_of_many_cases_is_shown_at_full_length() -> None:
 
 def test_the_policy_of_the_page_lets_its_own_script_in(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(drift_page(mixed()))
-    done = run_browser(tmp_path / "page.html", tmp_path, "--dump-dom", "--virtual-time-budget=5000")
+    done = browse(tmp_path / "page.html", tmp_path / "home")
     assert '<div id="searching">' in done.stdout, "the script has unhidden the search"
     assert "Content Security Policy" not in done.stderr
     assert "Refused" not in done.stderr

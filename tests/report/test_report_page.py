@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from browser import browse_framed, needs_browser, with_script
 from page_reader import Page
 
 from harness.judge import RunError, Verdict
 from harness.report import run_page as html_page
 from harness.report.run.documents import MOST_DETAILED
 from harness.tensors import Precision
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture
@@ -137,38 +134,11 @@ def test_long_names_break_at_their_separators_only(make_report, make_result, mak
     assert name in Page(text).text
 
 
-def in_browser(page: Path, *options: str, home: Path) -> str:
-    """Load `page` in a browser without a window, and return what it prints."""
-    assert CHROMIUM is not None
-    done = subprocess.run(
-        [
-            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *("--hide-scrollbars", f"--user-data-dir={home}", *options, page.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=True,
-    )
-    return done.stdout
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@needs_browser
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_lays_the_page_out_without_scrolling_sideways(mixed, width: int, tmp_path: Path) -> None:
-    measured = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html_page(mixed))
-    # Headless windows are never narrower than 500 pixels; a frame is as narrow as one likes.
-    (tmp_path / "page.html").write_text(measured.replace("</body>", MEASURE + "</body>"))
-    (tmp_path / "frame.html").write_text(
-        f'<body><iframe id="frame" width="{width}" height="800" src="page.html"></iframe>{LISTEN}</body>'
-    )
-    dom = in_browser(
-        tmp_path / "frame.html", "--dump-dom", "--virtual-time-budget=5000", home=tmp_path / "home"
-    )
-    found = re.search(r'data-measured="(\d+) (\d+) (\d+) (\d+) (\d+)"', dom)
-    assert found, dom[-500:]
-    scroll_width, client_width, picture_height, verdicts, copies = map(int, found.groups())
+    numbers = browse_framed(with_script(html_page(mixed), MEASURE), tmp_path, width).split()
+    scroll_width, client_width, picture_height, verdicts, copies = map(int, numbers)
     assert client_width == width
     assert scroll_width <= width, "tables and pictures scroll in their own boxes"
     assert picture_height > 150, "the picture of the failure is visible"
@@ -185,10 +155,5 @@ addEventListener("load", () => {
   const picture = Math.round(document.querySelector("svg").getBoundingClientRect().height);
   parent.postMessage([root.scrollWidth, root.clientWidth, picture, visible.length, copies].join(" "), "*");
 });
-</script>
-"""
-LISTEN = """
-<script>
-addEventListener("message", event => { document.body.dataset.measured = event.data; });
 </script>
 """
