@@ -14,4 +14,18 @@ package below, that file lists what the package offers. A name is imported when 
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_import, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    if name != "__version__":
+        return _import(name)
+    from importlib.metadata import (
+        PackageNotFoundError,
+        version,
+    )  # it takes longer than the rest of this module
+
+    try:
+        return version(__name__)
+    except PackageNotFoundError as error:
+        raise AttributeError(f"{__name__} is not installed, so its version is not known") from error

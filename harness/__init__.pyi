@@ -18,3 +18,5 @@ from .judge import Verdict as Verdict
 from .judge import compare as compare
 from .judge import run as run
 from .tensors import Precision as Precision
+
+__version__: str

@@ -6,4 +6,8 @@ they are (memory-mapped external data is never copied into a protobuf unless it 
 
 import lazy_loader
 
+from harness.model.deferral import defer_sympy
+
+defer_sympy()
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

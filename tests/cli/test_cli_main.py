@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import harness
 from harness import cli
 from harness.cli import BROKEN_PIPE, COMMANDS, INTERNAL_ERROR, INTERRUPTED, TERMINATED, main, outputs
 from harness.errors import (
@@ -72,6 +73,12 @@ def test_a_command_does_not_load_its_neighbours() -> None:
     assert not {"harness.cli.env", "harness.cli.case", "harness.cli.doctor"} & modules
 
 
+def test_a_run_does_not_import_sympy_which_onnx_ir_has_for_sums_of_symbolic_sizes() -> None:
+    assert "sympy.core" not in imported_by("import harness.judge.judge, harness.backends.tensorrt")
+    code = "import harness.model.load, onnx_ir\nassert str(onnx_ir.SymbolicDim('N') + 1) == 'N + 1'"
+    assert "sympy.core" in imported_by(code)
+
+
 def test_without_arguments_the_help_is_shown_as_a_mistake() -> None:
     assert main([]) == 2
 
@@ -81,6 +88,17 @@ def test_the_version_is_that_of_the_package(capsys) -> None:
 
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"harness {version('harness')}\n"
+    assert harness.__version__ == version("harness")
+
+
+def test_a_copy_that_is_not_installed_has_no_version(monkeypatch) -> None:
+    from importlib import metadata
+
+    def no_version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", no_version)
+    assert getattr(harness, "__version__", None) is None
 
 
 def test_a_misspelt_command_gets_a_suggestion(capsys) -> None:
