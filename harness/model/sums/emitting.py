@@ -7,6 +7,7 @@ Gaussian terms 0.25 % come out one step of FP16 from what exact sums would give,
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -190,10 +191,18 @@ class _Sum:
         left = self.padded(self.shaped(left, (*ones[0], *rows)), batch + 1, batch + 2, lacking)
         right = self.padded(self.shaped(right, (*ones[1], *columns)), batch, batch + 2, lacking)
         axes = list(range(batch))
-        left = self.shaped(left, (*ones[0], *rows[:-1], parts, blocks, DEPTH))
-        left = self.emit.add("Transpose", left, perm=[batch + 2, batch + 1, *axes, batch, batch + 3])
-        right = self.shaped(right, (*ones[1], *columns[:-2], parts, blocks, DEPTH, columns[-1]))
-        right = self.emit.add("Transpose", right, perm=[batch + 1, batch, *axes, batch + 2, batch + 3])
+        left = self.turned(
+            left,
+            (*ones[0], *rows[:-1], parts, blocks, DEPTH),
+            (batch + 2, batch + 1, *axes, batch, batch + 3),
+            (blocks, parts, *ones[0], *rows[:-1], DEPTH),
+        )
+        right = self.turned(
+            right,
+            (*ones[1], *columns[:-2], parts, blocks, DEPTH, columns[-1]),
+            (batch + 1, batch, *axes, batch + 2, batch + 3),
+            (blocks, parts, *ones[1], *columns[:-2], DEPTH, columns[-1]),
+        )
         around = self.how.writes[:-2] if batch else ()
         return self.joined(self.scanned(left, right, (parts, *around, rows[-2], columns[-1])))
 
@@ -216,37 +225,61 @@ class _Sum:
         groups, width, count = int(self.attributes.get("group", 1)), weights[1], math.prod(weights[2:])
         tile = DEPTH if width <= DEPTH else TILE
         tiles, steps, lacking = math.ceil(width / tile), tile // DEPTH, -width % tile
-        axes, blocks, pixels = (
-            len(sizes),
-            math.ceil(width / tile) * count * (tile // DEPTH),
-            math.prod(self.how.writes[2:]),
-        )
+        axes, blocks, pixels = len(sizes), tiles * count * steps, math.prod(self.how.writes[2:])
         image = self.shaped(image, (batch, groups, channels // groups, *sizes))
         pads = window_pads(self.attributes, sizes, weights[2:])
         image = self.pad(image, [0, 0, 0, *pads[:axes]], [0, 0, lacking, *pads[axes:]])
-        taps = [self.tap(image, place, axes) for place in np.ndindex(*weights[2:])]
+        padded = [size + pads[axis] + pads[axis + axes] for axis, size in enumerate(sizes)]
+        taps = self.taps(image, padded)
         apart = [self.shaped(tap, (batch, groups, tiles, 1, steps, DEPTH, pixels)) for tap in taps]
         windows = apart[0] if len(apart) == 1 else self.emit.add("Concat", *apart, axis=3)
-        windows = self.shaped(windows, (batch, groups, blocks, DEPTH, pixels))
-        windows = self.emit.add("Transpose", windows, perm=[2, 0, 1, 3, 4])
+        windows = self.turned(
+            windows,
+            (batch, groups, blocks, DEPTH, pixels),
+            (2, 0, 1, 3, 4),
+            (blocks, batch, groups, DEPTH, pixels),
+        )
         each = weights[0] // groups
         filters = self.padded(self.shaped(filters, (groups, each, width, count)), 2, 4, lacking)
-        filters = self.shaped(filters, (groups, each, tiles, steps, DEPTH, count))
-        filters = self.emit.add("Transpose", filters, perm=[2, 5, 3, 0, 1, 4])
-        filters = self.shaped(filters, (blocks, 1, groups, each, DEPTH))
+        filters = self.turned(
+            filters,
+            (groups, each, tiles, steps, DEPTH, count),
+            (2, 5, 3, 0, 1, 4),
+            (blocks, 1, groups, each, DEPTH),
+        )
         return self.scanned(filters, windows, (batch, groups, each, pixels))
 
-    def tap(self, image: str, place: Sequence[int], axes: int) -> str:
+    def taps(self, image: str, sizes: Sequence[int]) -> list[str]:
+        """What each place of the window sees: an image of the size of the result. The last axis is cut first, once for
+        all places that have it in common: there values lie apart, and rows do not."""
+        kernel, axes = self.how.reads[1][2:], len(sizes)
         strides, dilations = (
             window_numbers(self.attributes, name, axes) for name in ("strides", "dilations")
         )
-        starts = [step * where for step, where in zip(dilations, place, strict=True)]
-        ends = [
-            s + (size - 1) * t + 1 for s, size, t in zip(starts, self.how.writes[2:], strides, strict=True)
-        ]
-        for axis, (start, end, stride) in enumerate(zip(starts, ends, strides, strict=True)):
-            image = self.part(image, axis + 3, start, end, stride)
-        return image
+        cut: dict[tuple[int, ...], str] = {(): image}
+        for axis in reversed(range(axes)):
+            start_of, stride, count = dilations[axis], strides[axis], self.how.writes[axis + 2]
+            longer: dict[tuple[int, ...], str] = {}
+            for place, (behind, name) in itertools.product(range(kernel[axis]), cut.items()):
+                start = start_of * place
+                end = start + (count - 1) * stride + 1
+                if (start, end, stride) != (0, sizes[axis], 1):
+                    name = self.part(name, axis + 3, start, end, stride)
+                longer[place, *behind] = name
+            cut = longer
+        return [cut[place] for place in np.ndindex(*kernel)]
+
+    def turned(self, name: str, shape: Shape, order: Shape, becomes: Shape) -> str:
+        """`name` seen as `shape`, its axes in another order, seen as `becomes`.
+
+        Axes of one element are left out: without them ONNX Runtime copies whole rows, or nothing need be copied at all.
+        """
+        wide = [axis for axis in range(len(shape)) if shape[axis] > 1]
+        moved = [wide.index(axis) for axis in order if shape[axis] > 1]
+        if moved != sorted(moved):
+            name = self.shaped(name, [shape[axis] for axis in wide])
+            name = self.emit.add("Transpose", name, perm=moved)
+        return self.shaped(name, becomes)
 
     def scanned(self, left: str, right: str, shape: Shape) -> str:
         """The blocks of both sides multiplied and added up."""
@@ -278,10 +311,14 @@ class _Sum:
         return self.emit.add("Pad", name, self.integers([*before, *after]))
 
     def part(self, name: str, axis: int, start: int, end: int, stride: int = 1) -> str:
-        if self.opset < 10:
-            kept = self.emit.constant(f"range{start}_{end}_{stride}", np.arange(start, end, stride))
-            return self.emit.add("Gather", name, kept, axis=axis)
-        return self.emit.add("Slice", name, *(self.integers([value]) for value in (start, end, axis, stride)))
+        if self.opset >= 10:
+            return self.emit.add(
+                "Slice", name, *(self.integers([value]) for value in (start, end, axis, stride))
+            )
+        if stride == 1:
+            return self.emit.add("Slice", name, starts=[start], ends=[end], axes=[axis])
+        kept = self.emit.constant(f"range{start}_{end}_{stride}", np.arange(start, end, stride))
+        return self.emit.add("Gather", name, kept, axis=axis)
 
 
 def window_pads(attributes: Mapping[str, object], sizes: Sequence[int], kernel: Sequence[int]) -> list[int]:
