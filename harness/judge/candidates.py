@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from harness.backends import FILE, SAVED, Assumed, Candidate
 from harness.case import Case, RunSpec
-from harness.judge.results import Cause
+from harness.errors import CandidateError
+from harness.judge.results import Cause, Emulation
 from harness.judge.workbench import Workbench, profiles_of
-from harness.model import Model, units_of
+from harness.model import Model, stands_in, units_of
 from harness.tensors import Accumulate, Precision
 from harness.worker.protocol import PACKAGE_OF, TENSORRT_RTX
 
@@ -116,6 +118,28 @@ class Candidates:
         if how is Accumulate.AUTO:
             how = Accumulate.FP16 if is_engine or compiler is not None else Accumulate.FP32
         return Assumed(how, compiler, optional=kernels is None and is_engine)
+
+    def emulation(self, name: str, assumed: Assumed) -> Emulation:
+        """What is assumed, in words, and whose rules are taken where the release of the candidate was not measured.
+
+        Args:
+            name: the candidate.
+            assumed: what the emulator assumes, as it or beside it.
+        """
+        from harness.compiler import probe_of
+        from harness.environments import shared_supervisor
+
+        if assumed == Assumed():
+            return Emulation()
+        environment = self.environments.get(name, assumed.compiler)
+        rules = None
+        if environment is not None:
+            with contextlib.suppress(
+                CandidateError
+            ):  # a run that needs the worker says that it does not start
+                probe = probe_of(environment, shared_supervisor(environment))
+                rules = stands_in(probe.product, probe.tensorrt)
+        return Emulation(assumed.kernels, assumed.accumulate, rules)
 
     def start_ahead(self, names: Iterable[str]) -> None:
         """Start the workers that are asked first, in the background: models and references are made meanwhile."""

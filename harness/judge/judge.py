@@ -14,7 +14,7 @@ from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothi
 from harness.judge.decision import Question, decide, warnings_of
 from harness.judge.measurement import JudgeOptions, Measurement, Stage
 from harness.judge.names import check_names
-from harness.judge.results import Cause, Emulation, RunError, RunResult, Verdict
+from harness.judge.results import Cause, RunError, RunResult, Verdict
 from harness.judge.workbench import Workbench
 
 
@@ -120,6 +120,7 @@ class Judge:
         try:
             check_names(case, bench.model)
             self.assume(bench, candidate)
+            blank = replace(blank, emulation=self.candidates.emulation(candidate, bench.assumed))
             made = self.candidates.get(candidate, bench)
             if made is bench.emulator:
                 why = nothing_to_round(bench.model, spec.precision)
@@ -161,7 +162,6 @@ class Judge:
             timings=measurement.timings,
             facts=found.facts,
             judged_as=None if found.judged_as is spec.precision else found.judged_as,
-            emulation=Emulation(bench.assumed.kernels, bench.assumed.accumulate),
             repeats=found.repeats,
             own_roundings=found.own.facts,
             scores=found.scores,

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from harness.case import Case, ModelSource, RunSpec, load_case
+from harness.compiler import probe_of
+from harness.environments import select, shared_supervisor
 from harness.errors import EnvironmentConfigError
 from harness.judge import Emulation, JudgeOptions, Verdict, run
+from harness.model import stands_in
 from harness.tensors import Accumulate, Precision
 
 CASES = Path(__file__).parents[2] / "cases"
@@ -59,6 +62,9 @@ def test_attention_overflow_fails_without_kernels_and_passes_with_them(
     monkeypatch.setenv("HARNESS_CONFIG", str(tmp_path / "harness.toml"))
     case = load_case(CASES / "attention-overflow.case.yaml")
     (assumed,) = run(case, precisions="fp16").results
-    assert (assumed.verdict, str(assumed.emulation)) == (Verdict.PASS, "kernels of rtx, FP16 sums")
+    probe = probe_of(environment := select("rtx"), shared_supervisor(environment))
+    stands_for = stands_in(probe.product, probe.tensorrt)
+    said = "kernels of rtx, FP16 sums" + (f" as on {stands_for}" if stands_for else "")
+    assert (assumed.verdict, str(assumed.emulation)) == (Verdict.PASS, said)
     (plain,) = run(case, precisions="fp16", options=JudgeOptions(kernels="none")).results
     assert plain.verdict is Verdict.XFAIL

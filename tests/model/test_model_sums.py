@@ -18,6 +18,7 @@ from harness.model import (
     lower,
     round_array,
     splits_of,
+    stands_in,
 )
 from harness.tensors import Precision
 
@@ -203,3 +204,12 @@ def test_a_batch_norm_is_a_multiplication_and_an_addition(rounds: bool) -> None:
     scaled = round_array(scaled, Precision.FP16) if rounds else scaled
     wanted = round_array(scaled + shift, Precision.FP16)
     assert np.mean(stepped(node, x, weights, rounds=rounds) == wanted) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("release", "taken"),
+    [("1.4.0.76", None), ("1.6.9.1", None), ("1.3.0.1", "1.4"), ("1.7.1.116", "1.6"), ("2.0.0.1", "1.6")],
+)
+def test_a_release_that_was_not_measured_takes_the_nearest(release: str, taken: str | None) -> None:
+    assert stands_in("TensorRT for RTX", release) == taken
+    assert stands_in("Another", release) is None

@@ -32,15 +32,25 @@ class Emulation:
     Args:
         kernels: the environment whose kernels it assumed, or `none`.
         accumulate: what products of FP16 were added up in.
+        rules: the release whose rules were taken, as the one at hand was not measured; None where it was.
     """
 
     kernels: str = "none"
     accumulate: Accumulate = Accumulate.FP32
+    rules: str | None = field(default=None, metadata=UNLESS_DEFAULT)
 
     def __str__(self) -> str:
-        """`kernels of rtx-1.7, FP16 sums`; empty where nothing is assumed."""
+        """`kernels of rtx-1.7, FP16 sums as on 1.6`; empty where nothing is assumed."""
         kernels = "" if self.kernels == "none" else f"kernels of {self.kernels}"
-        return ", ".join(filter(None, (kernels, "FP16 sums" if self.accumulate is Accumulate.FP16 else "")))
+        assumed = ", ".join(
+            filter(None, (kernels, "FP16 sums" if self.accumulate is Accumulate.FP16 else ""))
+        )
+        return " ".join(filter(None, (assumed, self.as_measured)))
+
+    @property
+    def as_measured(self) -> str:
+        """`as on 1.6`, where the release at hand was not measured; else empty."""
+        return f"as on {self.rules}" if self.rules else ""
 
 
 @dataclass(frozen=True)

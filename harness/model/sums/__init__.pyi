@@ -11,3 +11,4 @@ from .estimate import sampled_product as sampled_product
 from .estimate import with_noise as with_noise
 from .rules import fp16_sums as fp16_sums
 from .rules import splits_of as splits_of
+from .rules import stands_in as stands_in

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +26,38 @@ ROUNDED_TERMS, ROUNDED_COLUMNS, ALWAYS_ROUNDED = 4096, 256, 64
 adds in FP32, as it is with up to ALWAYS_ROUNDED terms; beyond, one row is added up in FP32."""
 
 
+def stands_in(product: str, release: str) -> str | None:
+    """The release whose rules are taken for one that was not measured, in short; None where it was.
+
+    That is the last one before it of the same product, or the first of all.
+
+    Args:
+        product: `TensorRT` or `TensorRT for RTX`.
+        release: its version.
+    """
+    measured = {_short(each): each for each in _rules()["releases"].get(product, ())}
+    wanted = _short(release)
+    if wanted in measured or not measured:
+        return None
+    older = [each for each in measured if each < wanted]
+    major, minor = max(older) if older else min(measured)
+    return f"{major}.{minor}"
+
+
+def _short(release: str) -> tuple[int, int]:
+    major, minor = release.split(".")[:2]
+    return int(major), int(minor)
+
+
+@cache
+def _rules() -> dict[str, Any]:
+    return dict(json.loads(Path(__file__).with_name("rules.json").read_text()))
+
+
 @cache
 def measured_parts() -> tuple[tuple[tuple[int, int, int, int], int], ...]:
     """(batch, rows, terms, columns) of each matrix product that was measured, and into how many parts it was split."""
-    rows = json.loads(Path(__file__).with_name("rules.json").read_text())["parts"]
-    return tuple(((int(b), int(m), int(k), int(n)), int(parts)) for b, m, k, n, parts in rows)
+    return tuple(((int(b), int(m), int(k), int(n)), int(parts)) for b, m, k, n, parts in _rules()["parts"])
 
 
 @cache

@@ -108,8 +108,9 @@ def matrix(report: RunReport) -> Matrix:
 
 
 def _called(result: RunResult) -> str:
-    """The candidate; the emulator with what it assumes."""
-    assumed = str(result.emulation) if result.candidate == EMULATOR else ""
+    """The candidate; the emulator with what it assumes, an engine with the release that is emulated for it."""
+    stands_in = f"emulated {result.emulation.as_measured}" if result.emulation.rules else ""
+    assumed = str(result.emulation) if result.candidate == EMULATOR else stands_in
     return f"{result.candidate} ({assumed})" if assumed else result.candidate
 
 
