@@ -66,7 +66,7 @@ class Emulator(Candidate):
         self._as_kernels = as_kernels
         self._arithmetic: dict[tuple[Precision, Shapes], Arithmetic] = {}
         self._runners: dict[tuple[Precision, Shapes, tuple[str, ...]], dict[frozenset[str], GraphRunner]] = {}
-        self._shadows: dict[tuple[Precision, Shapes, tuple[str, ...]], GraphRunner] = {}
+        self._shadows: dict[tuple[Precision, Shapes, tuple[str, ...]], GraphRunner | None] = {}
         self._weights: dict[Precision, dict[str, np.ndarray]] = {}
         self.evaluations = 0
 
@@ -171,26 +171,46 @@ class Emulator(Candidate):
         return runners[switched]
 
     def introduced(
-        self, feeds: Mapping[str, np.ndarray], precision: Precision, nodes: Sequence[str]
+        self,
+        feeds: Mapping[str, np.ndarray],
+        precision: Precision,
+        nodes: Sequence[str],
+        reference: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Feed the reference's tensors to each of `nodes`, lowered alone.
+
+        Args:
+            feeds: the model's inputs.
+            precision: what they are lowered to.
+            nodes: their names.
+            reference: tensors of the model in FP32 that are known; the others are computed.
 
         Returns:
             The FP32 reference and the lowered result of each float tensor that a lowered node of `nodes` writes;
             without those of nodes that fail.
         """
         chosen = tuple(nodes)
-        key = (precision, self._shapes(feeds), chosen)
+        plain = reference is not None and not self.model.own_tensors
+        given = {
+            name: value
+            for name, value in (reference.items() if plain and reference is not None else ())
+            if self.model.dtypes.get(name) == "float32"
+        }
+        key = (precision, self._shapes(feeds), (*chosen, "", *given))
         if key not in self._shadows:
-            graph = shadow(self.model, precision, chosen, self.arithmetic(precision, feeds))
-            self._shadows[key] = GraphRunner(self.model, graph, precision, self._cache(precision))
+            graph = shadow(self.model, precision, chosen, self.arithmetic(precision, feeds), frozenset(given))
+            runs = bool(graph.outputs)  # nothing does where all is given, and nodes only hand it on
+            self._shadows[key] = (
+                GraphRunner(self.model, graph, precision, self._cache(precision)) if runs else None
+            )
+        runner = self._shadows[key]
         try:
-            found = self._shadows[key].run(feeds, chosen)
+            found = given | (runner.run({**feeds, **given}, chosen) if runner else {})
         except NodeFailedError as error:
             left = [node for node in chosen if node != error.node]
             if len(left) == len(chosen):
                 raise
-            return self.introduced(feeds, precision, left) if left else ({}, {})
+            return self.introduced(feeds, precision, left, reference) if left else ({}, {})
         written = [name for node in map(self.model.node, chosen) for name in node.outputs if name in found]
         raw = {name: found.get(name + LOWERED, found[name]) for name in written}
         if precision is not Precision.TF32:  # which rounds what products read, and nothing that is written

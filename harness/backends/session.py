@@ -226,10 +226,12 @@ class GraphRunner:
         return dict(zip(self.graph.outputs, arrays, strict=True))
 
     def _weight(self, feed: WeightFeed, low: bool) -> np.ndarray:
-        key = f"{feed.weight}::{'raw' if not low else 'cut' if feed.toward_zero else 'rounded'}"
+        raw = self.model.weight(feed.weight)
+        if not low:
+            return raw
+        key = f"{feed.weight}::{'cut' if feed.toward_zero else 'rounded'}"
         if key not in self.rounded:
-            raw = self.model.weight(feed.weight)
-            self.rounded[key] = round_array(raw, self.precision, toward_zero=feed.toward_zero) if low else raw
+            self.rounded[key] = round_array(raw, self.precision, toward_zero=feed.toward_zero)
         return self.rounded[key]
 
 

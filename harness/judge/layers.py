@@ -61,7 +61,7 @@ def measure_layers(
     sums, rules = LayerSums(), TensorGates(bench.model, tolerances, precision)
     engines: list[tuple[ObservedEngine, ...]] = []
     for sample in range(len(bench.feeds)) if samples is None else samples:
-        feeds, run = bench.feeds[sample], bench.reference.run
+        feeds, chosen = bench.feeds[sample], None
         observed: dict[str, np.ndarray] = {}
         failures: Mapping[str, str] = {}
         wanted = bench.layers_of(candidate)
@@ -73,10 +73,15 @@ def measure_layers(
         elif candidate is bench.emulator:
             lowered = [name for name in beside.units(precision) if name not in plan.islands]
             chosen = bench.chosen(precision, sample, lowered)
-            run = run if chosen is None else chosen.run
+        own = chosen is None and bench.reference is bench.itself
         for chunk in bench.tensor_chunks(wanted, copies=COPIES):
             computed = Computed(observed, failures)
-            _measure_chunk(beside, plan.islands, feeds, run(feeds, chunk), computed, sums, rules)
+            reference = (
+                bench.reference_tensors(sample, chunk, copies=COPIES)
+                if chosen is None
+                else chosen.run(feeds, chunk)
+            )
+            _measure_chunk(beside, plan.islands, feeds, reference, computed, sums, rules, own=own)
             for name in chunk:
                 observed.pop(name, None)
     return _results(rules, sums, bench.counterparts, emulated=emulated), engines
@@ -90,14 +95,15 @@ def _measure_chunk(
     observed: Computed,
     sums: LayerSums,
     rules: TensorGates,
+    *,
+    own: bool,
 ) -> None:
+    """Add what one chunk shows to `sums`; `own`: whether the reference is the model itself."""
     precision, chunk = rules.precision, tuple(reference)
-    emulated = beside.attempt(
-        feeds,
-        precision,
-        lowered=[name for name in beside.units(precision) if name not in islands],
-        tensors=chunk,
-    )
+    lowered = [name for name in beside.units(precision) if name not in islands]
+    emulated = Computed(reference)
+    if lowered or not own:
+        emulated = beside.attempt(feeds, precision, lowered=lowered, tensors=chunk)
 
     def sum_of(to: Sums, name: str) -> Accumulator:
         if name not in to:
@@ -112,19 +118,24 @@ def _measure_chunk(
             elif name in computed.tensors:
                 sum_of(to, name).update(np.asarray(computed.tensors[name]), reference[name])
     del emulated
-    for name, (low, exact) in _introduced(beside, precision, feeds, chunk).items():
+    known = reference if own else None
+    for name, (low, exact) in _introduced(beside, precision, feeds, chunk, known).items():
         sum_of(sums.introduced, name).update(low, exact)
 
 
 def _introduced(
-    emulator: Emulator, precision: Precision, feeds: Mapping[str, np.ndarray], chunk: tuple[str, ...]
+    emulator: Emulator,
+    precision: Precision,
+    feeds: Mapping[str, np.ndarray],
+    chunk: tuple[str, ...],
+    reference: Mapping[str, np.ndarray] | None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     units = set(emulator.units(precision))
     producers = [emulator.model.producer(name) for name in chunk]
     nodes = list(dict.fromkeys(node.name for node in producers if node is not None and node.name in units))
     if not nodes:
         return {}
-    exact, low = emulator.introduced(feeds, precision, nodes)
+    exact, low = emulator.introduced(feeds, precision, nodes, reference)
     return {name: (low[name], exact[name]) for name in chunk if name in low}
 
 

@@ -96,6 +96,7 @@ class Workbench:
         self._parts: dict[int, dict[str, tuple[Part, ...]]] = {}
         self._chosen: dict[tuple[Precision, int, frozenset[str] | None], Chosen | None] = {}
         self._given: dict[tuple[str, ...], Reference] = {}
+        self._observed: dict[tuple[int, tuple[str, ...]], Mapping[str, np.ndarray]] = {}
         self.assumed = Assumed()
         self._emulators: dict[tuple[Assumed, bool], Emulator] = {}
         self._golden: tuple[GoldenStatus | None] | None = None
@@ -415,6 +416,19 @@ class Workbench:
         """`tensors` in chunks of which `copies` of each tensor fit the memory budget together."""
         return list(chunks(tensors, self._sizes, self.memory_budget // copies))
 
+    def reference_tensors(
+        self, sample: int, tensors: tuple[str, ...], *, copies: int
+    ) -> Mapping[str, np.ndarray]:
+        """What the reference computes inside; kept for the next precision as long as `copies` fit the memory budget."""
+        key = (sample, tensors)
+        if key not in self._observed:
+            values = self.reference.run(self.feeds[sample], tensors)
+            kept = (*self._observed.values(), values)
+            if sum(value.nbytes for each in kept for value in each.values()) > self.memory_budget // copies:
+                return values
+            self._observed[key] = values
+        return self._observed[key]
+
     def missing_packages(self) -> list[str]:
         """Packages that the case requires and that cannot be imported here."""
         return [
@@ -431,6 +445,7 @@ class Workbench:
         for emulator in self._emulators.values():
             emulator.close()
         self._emulators.clear()
+        self._observed.clear()
 
     @cached_property
     def _sizes(self) -> dict[str, int]:

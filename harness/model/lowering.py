@@ -165,16 +165,27 @@ def lower(
 
 
 def shadow(
-    model: Model, precision: Precision, nodes: Sequence[str], arithmetic: Arithmetic = PLAIN
+    model: Model,
+    precision: Precision,
+    nodes: Sequence[str],
+    arithmetic: Arithmetic = PLAIN,
+    given: frozenset[str] = frozenset(),
 ) -> LoweredGraph:
     """A graph that runs `nodes` twice: in FP32, and lowered alone on the FP32 tensors: the introduced error.
 
+    Args:
+        model: the model.
+        precision: what `nodes` are lowered to.
+        nodes: their names.
+        arithmetic: what kernels compute otherwise.
+        given: FP32 tensors, float32 in the model, that are fed instead of being computed once more.
+
     Returns:
         A graph without a mask whose `outputs` hold, for each float tensor `t` that `nodes` write, the reference
-        under `t` and the lowered one, not yet rounded itself, under `t` + LOWERED; that of a TRANSPARENT operator
-        is the reference, and left out.
+        under `t` unless it is given, and the lowered one, not yet rounded itself, under `t` + LOWERED; that of a
+        TRANSPARENT operator is the reference, and left out.
     """
-    return _Shadow(model, precision, switched=frozenset(), arithmetic=arithmetic).graph(nodes)
+    return _Shadow(model, precision, switched=frozenset(), arithmetic=arithmetic, given=given).graph(nodes)
 
 
 @dataclass
@@ -413,7 +424,10 @@ def _branch(nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
     )
 
 
+@dataclass
 class _Shadow(_Lowering):
+    given: frozenset[str] = frozenset()
+
     def graph(self, nodes: Sequence[str]) -> LoweredGraph:
         source = self.model.evaluated
         wanted = frozenset(nodes)
@@ -421,17 +435,24 @@ class _Shadow(_Lowering):
         observed = [
             name for node in chosen for name in node.outputs if name and self.dtypes.get(name) == "float32"
         ]
-        needed = needed_nodes(self.model, observed)
         alone = {node.name for node in chosen} & self.units
+        reads = {name for node in chosen if node.name in alone for name in node.inputs}
+        needed = needed_nodes(self.model, [*observed, *reads], self.given)
+        # A node may write what is given beside what is not: then it computes both.
+        computed = {name for node in needed for name in self.model.node(node).outputs}
+        given = self.given - computed
         outputs: dict[str, str] = {}
         for node in source.graph.node:
-            if owner(node.name) not in needed:
-                continue
-            self.plain(node)
+            if owner(node.name) in needed:
+                self.plain(node)
             if node.name in alone and not self.transparent(node):
                 outputs |= self.lowered(node)
-        outputs |= {name: name for name in observed}
+        outputs |= {name: name for name in observed if name not in given}
         proto = self.assemble(source, outputs.values())
+        taken = given & {name for node in proto.graph.node for name in analysis.node_reads(node)}
+        proto.graph.input.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(taken)
+        )
         return LoweredGraph(proto, (), (), tuple(self.weights.values()), outputs)
 
     def plain(self, node: onnx.NodeProto) -> None:
@@ -449,6 +470,8 @@ class _Shadow(_Lowering):
         for position, name in enumerate(node.input):
             if name and position in numeric:
                 new.input[position] = self.read(name, switch)
+            elif name in self.model.weights:
+                self.weight(name, None)
         for body in analysis.bodies(new):
             self.body(body, switch)
         outputs = {}
@@ -462,11 +485,12 @@ class _Shadow(_Lowering):
         return outputs
 
 
-def needed_nodes(model: Model, tensors: Iterable[str]) -> set[str]:
-    """Names of the nodes that `tensors` are computed from."""
+def needed_nodes(model: Model, tensors: Iterable[str], given: frozenset[str] = frozenset()) -> set[str]:
+    """Names of the nodes that `tensors` are computed from, where those of `given` are there already."""
     stack, needed = list(tensors), set()
     while stack:
-        node = model.producer(owner(stack.pop()))
+        name = owner(stack.pop())
+        node = None if name in given else model.producer(name)
         if node is not None and node.name not in needed:
             needed.add(node.name)
             stack += node.inputs

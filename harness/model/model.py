@@ -72,6 +72,7 @@ class Model:
         self.name = name
         self.sha256 = sha256
         self.path = path
+        self._read: dict[str, np.ndarray] = {}
 
     def __repr__(self) -> str:
         return f"<Model {self.name}: {len(self.nodes)} nodes, sha256 {self.sha256[:12]}>"
@@ -105,8 +106,10 @@ class Model:
         }
 
     def weight(self, name: str) -> np.ndarray:
-        """The values of one of `weights`; a memory map where the data is external."""
-        return np.ascontiguousarray(self.weights[name].numpy())
+        """The values of one of `weights`, read once for all sessions; a memory map where the data is external."""
+        if name not in self._read:
+            self._read[name] = np.ascontiguousarray(self.weights[name].numpy())
+        return self._read[name]
 
     @cached_property
     def skeleton(self) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from graphs import branch_and_loop, graph_model, norm_chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from harness.backends import Emulator, GraphRunner, Observation, Plan, Reference
 from harness.errors import ModelError, NothingSelectedError
@@ -209,6 +210,44 @@ def test_introduced_error_of_every_node_is_that_of_a_graph_in_which_it_alone_is_
         alone = emulator.run({"x": X}, precision, lowered=[writer.name], tensors=[name])
         np.testing.assert_array_equal(low[name], alone[name], err_msg=name)
         np.testing.assert_array_equal(exact[name], Reference(model).run({"x": X}, [name])[name])
+
+
+def split_and_topk() -> ModelProto:
+    """Nodes of several outputs, of which one may be known and the other not, and weights that are not rounded."""
+    nodes = [
+        helper.make_node("Split", ["x"], ["left", "right"], name="split", axis=1),
+        helper.make_node("TopK", ["left", "k"], ["top", "places"], name="topk"),
+        helper.make_node("GatherElements", ["right", "places"], ["taken"], name="taken", axis=1),
+        helper.make_node("Flatten", ["taken"], ["flat"], name="flat"),
+        helper.make_node("BatchNormalization", ["flat", "one", "one", "w", "one"], ["even"], name="even"),
+        helper.make_node("Mul", ["even", "top"], ["y"], name="y"),
+    ]
+    values = np.random.default_rng(3).standard_normal(600).astype(np.float32)
+    weights = {"k": np.array([4], np.int64), "one": np.ones(4, np.float32), "w": values[:4]}
+    return graph_model(nodes, inputs={"x": [5, 16]}, outputs={"y": [5, 4]}, weights=weights)
+
+
+@pytest.mark.parametrize("precision", [*LOW, Precision.TF32])
+@pytest.mark.parametrize("make", [norm_chain, split_and_topk, branch_and_loop])
+def test_introduced_error_does_not_depend_on_which_tensors_of_the_reference_are_known(
+    make: Callable[[], ModelProto], precision: Precision
+) -> None:
+    model = load_model(make())
+    feeds = {"x": np.random.default_rng(5).standard_normal((4 if make is branch_and_loop else 5, 16))}
+    feeds = {"x": feeds["x"].astype(np.float32)}
+    reference = Reference(model).run(feeds, model.float_tensors)
+    emulator = Emulator(model)
+    units = emulator.units(precision)
+    if not units:
+        return
+    exact, low = emulator.introduced(feeds, precision, units)
+    for left_out in ("", *reference, "all"):
+        known = {name: value for name, value in reference.items() if left_out not in (name, "all")}
+        again, once_more = emulator.introduced(feeds, precision, units, known)
+        assert list(once_more) == list(low)
+        for name in low:
+            np.testing.assert_array_equal(once_more[name], low[name], err_msg=f"{name} without {left_out}")
+            np.testing.assert_array_equal(again[name], exact[name])
 
 
 def test_introduced_error_of_a_loop_is_measured_inside_its_body() -> None:
