@@ -26,11 +26,13 @@ class Assumed:
         accumulate: what products of FP16 are added up in, FP16 or FP32. Those of BF16 and TF32 are in FP32.
         compiler: the environment whose compiler lists the kernels; None assumes none.
         optional: go without kernels where the compiler cannot build the model, instead of raising.
+        islands: nodes in FP32 with which the kernels are asked for, as they change what is fused.
     """
 
     accumulate: Accumulate = Accumulate.FP32
     compiler: Environment | None = None
     optional: bool = False
+    islands: frozenset[str] = frozenset()
 
     @property
     def kernels(self) -> str:
@@ -43,7 +45,6 @@ class Assumed:
         precision: Precision,
         feeds: Mapping[str, np.ndarray],
         profiles: Mapping[str, Profile],
-        islands: frozenset[str] = frozenset(),
     ) -> Arithmetic:
         """What an engine of `model` at `precision` does otherwise than the plain emulator.
 
@@ -52,7 +53,6 @@ class Assumed:
             precision: the precision.
             feeds: the inputs, for their shapes.
             profiles: (minimum, optimum, maximum) shape of the inputs that have one.
-            islands: nodes in FP32, which change what is fused.
 
         Raises:
             CandidateError: the compiler cannot be asked, or cannot build the model.
@@ -67,7 +67,7 @@ class Assumed:
             return Arithmetic(sums)
         ranges = shape_ranges(model, feeds, profiles)
         try:
-            kernels = kernels_of(model, precision, self.compiler, islands=islands, profiles=ranges)
+            kernels = kernels_of(model, precision, self.compiler, islands=self.islands, profiles=ranges)
         except (BuildFailedError, UnsupportedByReleaseError):
             if self.optional:
                 return Arithmetic(sums)

@@ -208,6 +208,17 @@ PIPELINE: tuple[PipelineStage, ...] = (
         leaves="cure",
     ),
     PipelineStage(
+        "kernels of the island",
+        Stage.CURE,
+        steps.ask_for_kernels,
+        applies=lambda seen: _fails(seen) and seen.emulated and seen.cured,
+        requires=lambda seen: [(bool(seen.cure and seen.cure.island), "an island that has nodes")],
+        ensures=lambda _, after: [
+            (not after.cured or bool(after.cure and after.cure.island), "an island that has nodes")
+        ],
+        leaves="cure",
+    ),
+    PipelineStage(
         "fresh inputs",
         Stage.CURE,
         steps.try_fresh,

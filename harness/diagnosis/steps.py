@@ -55,11 +55,12 @@ from harness.diagnosis.stages import (
     search_tactics,
     separate,
     try_unseen,
+    with_own_kernels,
 )
 from harness.errors import BudgetExhaustedError
 from harness.search import Evaluation, Outcome, SearchVerdict
 from harness.tensors import Precision
-from harness.text import percent, plural
+from harness.text import names, percent, plural
 
 REPEATS = 2
 """How often each configuration is built that an answer rests on which the emulator does not support."""
@@ -98,6 +99,30 @@ def cure_emulator(seen: Seen, context: Context) -> Seen:
     effects = context.effects(prediction.failing_sample)
     cure = cure_on_emulator(context.evaluator, prediction, effects, setup)
     return replace(seen, cure=cure).adding(*cure.evidence)
+
+
+def ask_for_kernels(seen: Seen, context: Context) -> Seen:
+    """Judge the island with the kernels that the compiler makes of the model with it."""
+    assert seen.cure is not None
+    context.report(Stage.CURE, "ask for the kernels with the island", suspected=seen.cure.island)
+    found = with_own_kernels(context.subject, seen.cure.island)
+    if found is None or not found.changed:
+        return seen
+    compiler = context.subject.bench.assumed.kernels
+    if found.passed is None:
+        text = f"{compiler} lists no kernels with the island: {found.reason}"
+    else:
+        outcome = "passes" if found.passed else "fails"
+        text = f"with the kernels that {compiler} makes of the island the emulator {outcome}"
+    if found.joined:
+        text += f" once what they are not fused with any more is in FP32, too: {names(found.joined)}"
+    cure = seen.cure
+    if found.passed is False:
+        cure = replace(cure, island=(), confirmed_on=None, minimal_on=None)
+    elif found.joined:
+        cure = replace(cure, island=found.island, minimal_on=None)
+    facts: dict[str, Fact] = {"joined": list(found.joined), "passed": found.passed}
+    return replace(seen, cure=cure).adding(Evidence(Stage.CURE, EvidenceKind.ISLAND, text, facts))
 
 
 def try_fresh(seen: Seen, context: Context) -> Seen:

@@ -7,6 +7,7 @@ from .attribution import decide as decide
 from .casts import cure_with_casts as cure_with_casts
 from .checks import look_behind as look_behind
 from .checks import try_unseen as try_unseen
+from .checks import with_own_kernels as with_own_kernels
 from .cure import confirm as confirm
 from .cure import cure_on_emulator as cure_on_emulator
 from .cure import cure_on_engine as cure_on_engine

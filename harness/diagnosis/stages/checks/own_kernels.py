@@ -1,0 +1,82 @@
+"""The last word on an emulated island: with the kernels that the compiler makes of the model with it.
+
+A search assumes one list of kernels, so that one session serves every island. But Casts around an island part what was
+fused: logits that fused attention never holds in FP16 overflow once its Softmax is in FP32. So the list is asked for
+again with the island that was found; where it fails with that, what lost its kernel joins the island, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from harness.backends import Emulator
+from harness.diagnosis.context import Subject
+from harness.errors import CandidateError
+from harness.model import Arithmetic
+
+
+@dataclass(frozen=True)
+class OwnKernels:
+    """What became of an island with its own kernels.
+
+    Args:
+        island: the nodes, in topological order: with those that joined it.
+        joined: those that joined it.
+        changed: whether the kernels are others than those that were assumed.
+        passed: whether the emulator passes with them; None if the compiler cannot build the model with the island.
+        reason: why it cannot; empty if it can.
+    """
+
+    island: tuple[str, ...]
+    joined: tuple[str, ...] = ()
+    changed: bool = False
+    passed: bool | None = None
+    reason: str = ""
+
+
+def with_own_kernels(subject: Subject, island: tuple[str, ...]) -> OwnKernels | None:
+    """Judge an island of the emulator with the kernels that are made of it; None where no kernels are assumed.
+
+    Args:
+        subject: its candidate is the emulator.
+        island: what was found with the kernels of the model without islands.
+    """
+    if subject.bench.assumed.compiler is None:
+        return None
+    feeds, precision = subject.bench.feeds[0], subject.precision
+    before = subject.bench.emulator.arithmetic(precision, feeds)
+    try:
+        after = _asked(subject, island).arithmetic(precision, feeds)
+        if before == after:
+            return OwnKernels(island, passed=True)
+        found = OwnKernels(island, changed=True, passed=_passes(subject, island))
+        joined = tuple(name for name in _lost(subject, before, after) if name not in island)
+        if found.passed or not joined:
+            return found
+        wider = tuple(name for name in subject.units if name in {*joined, *island})
+        return OwnKernels(wider, joined, changed=True, passed=_passes(subject, wider))
+    except CandidateError as error:
+        return OwnKernels(island, changed=True, reason=error.message)
+
+
+def _asked(subject: Subject, island: tuple[str, ...]) -> Emulator:
+    bench = subject.bench
+    return bench.emulator_with(replace(bench.assumed, islands=frozenset(island)))
+
+
+def _passes(subject: Subject, island: tuple[str, ...]) -> bool:
+    plan, emulator = subject.plan(frozenset(island)), _asked(subject, island)
+    for sample, feeds in enumerate(subject.bench.feeds):
+        found = emulator.evaluate(plan, feeds)
+        judged = subject.judge(found.tensors, sample, plan, failures=found.failures)
+        if not all(output.passed for output in judged):
+            return False
+    return True
+
+
+def _lost(subject: Subject, before: Arithmetic, after: Arithmetic) -> list[str]:
+    """The nodes that write or read what is rounded now, or add up in FP16 now, and did not before."""
+    rounded = before.unrounded - after.unrounded
+    found = {node.name for node in subject.model.nodes if rounded.intersection((*node.outputs, *node.inputs))}
+    found |= after.sums.keys() - before.sums.keys()
+    return [name for name in subject.units if name in found]
