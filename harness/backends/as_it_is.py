@@ -37,6 +37,7 @@ class FileAsItIs(Emulator):
         *,
         lowered: Iterable[str] | None = None,
         tensors: Sequence[str] | None = None,
+        fp32_sums: frozenset[str] = frozenset(),
     ) -> dict[str, np.ndarray]:
         """See Emulator.run."""
         return super().run(feeds, Precision.FP32, lowered=(), tensors=tensors)

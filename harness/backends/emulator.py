@@ -65,7 +65,9 @@ class Emulator(Candidate):
         self._profiles = profiles or {}
         self._as_kernels = as_kernels
         self._arithmetic: dict[tuple[Precision, Shapes], Arithmetic] = {}
-        self._runners: dict[tuple[Precision, Shapes, tuple[str, ...]], dict[frozenset[str], GraphRunner]] = {}
+        self._runners: dict[
+            tuple[Precision, Shapes, tuple[str, ...], frozenset[str]], dict[frozenset[str], GraphRunner]
+        ] = {}
         self._shadows: dict[tuple[Precision, Shapes, tuple[str, ...]], GraphRunner | None] = {}
         self._weights: dict[Precision, dict[str, np.ndarray]] = {}
         self.evaluations = 0
@@ -81,8 +83,11 @@ class Emulator(Candidate):
         *,
         lowered: Iterable[str] | None = None,
         tensors: Sequence[str] | None = None,
+        fp32_sums: frozenset[str] = frozenset(),
     ) -> dict[str, np.ndarray]:
         """`tensors` (by default the model's outputs) with the nodes `lowered` (by default all) at `precision`.
+
+        The products `fp32_sums` are added up in FP32, whatever is assumed.
 
         Returns:
             Tensors by name; float tensors are float32 that hold values of `precision`.
@@ -95,7 +100,7 @@ class Emulator(Candidate):
         wanted = self._wanted(tensors)
         units = frozenset(self.units(precision))
         chosen = units if lowered is None else frozenset(lowered)
-        runner = self._runner(precision, wanted, feeds, units, units - chosen)
+        runner = self._runner(precision, wanted, feeds, units, units - chosen, fp32_sums)
         self.evaluations += 1
         return runner.run(feeds, chosen)
 
@@ -106,6 +111,7 @@ class Emulator(Candidate):
         *,
         lowered: Iterable[str] | None = None,
         tensors: Sequence[str] | None = None,
+        fp32_sums: frozenset[str] = frozenset(),
     ) -> Computed:
         """As `run`, but where a node fails, which rounding can bring about, the rest is computed all the same.
 
@@ -118,7 +124,7 @@ class Emulator(Candidate):
         return run_as_far_as_possible(
             self.model,
             self._wanted(tensors),
-            lambda names: self.run(feeds, precision, lowered=lowered, tensors=names),
+            lambda names: self.run(feeds, precision, lowered=lowered, tensors=names, fp32_sums=fp32_sums),
         )
 
     def _wanted(self, tensors: Sequence[str] | None) -> tuple[str, ...]:
@@ -148,9 +154,10 @@ class Emulator(Candidate):
         feeds: Mapping[str, np.ndarray],
         units: frozenset[str],
         island: frozenset[str],
+        fp32_sums: frozenset[str],
     ) -> GraphRunner:
         """One that can keep `island` in FP32; of several, that which switches the fewest nodes."""
-        runners = self._runners.setdefault((precision, self._shapes(feeds), wanted), {})
+        runners = self._runners.setdefault((precision, self._shapes(feeds), wanted, fp32_sums), {})
         fitting = [switched for switched in runners if island <= switched]
         if fitting:
             return runners[min(fitting, key=len)]
@@ -165,7 +172,7 @@ class Emulator(Candidate):
             wanted,
             switched=switched,
             truncated=truncated,
-            arithmetic=self.arithmetic(precision, feeds),
+            arithmetic=self.arithmetic(precision, feeds).with_fp32_sums(fp32_sums),
         )
         runners[switched] = GraphRunner(self.model, graph, precision, self._cache(precision))
         return runners[switched]
@@ -228,7 +235,9 @@ class Emulator(Candidate):
             marks = plan.marks or frozenset(self.model.float_tensors)
             tensors += [name for name in self.model.float_tensors if name in marks and name not in outputs]
         lowered = [name for name in self.units(plan.precision) if name not in plan.islands]
-        found = self.attempt(feeds, plan.precision, lowered=lowered, tensors=tensors)
+        found = self.attempt(
+            feeds, plan.precision, lowered=lowered, tensors=tensors, fp32_sums=plan.fp32_sums
+        )
         facts = EmulatorFacts(len(lowered), self.assumed.kernels, self.assumed.accumulate)
         return Evaluation(found.tensors, facts=facts, failures=found.failures)
 

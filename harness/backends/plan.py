@@ -40,6 +40,8 @@ class Plan:
         marks: the intermediate tensors to observe; empty with an observation other than `none` means all.
         build: options of the TensorRT builder; the emulator ignores them.
         tactics: tactics to force and to forbid; None leaves them to TensorRT, and unrecorded. The emulator has none.
+        fp32_sums: names of products that are added up in FP32, by Casts around them in the graph. They read and write
+            what the precision rounds, so that they are no islands. Where flags say the precision, there are none.
         casts: hold the islands by Casts in the graph, too, where typing is weak: the graph itself then says the
             precision, and `pin_precision` is not asked for. Strong typing and the emulator do so anyway.
     """
@@ -51,6 +53,7 @@ class Plan:
     build: BuildOptions = field(default_factory=BuildOptions)
     tactics: TacticOrders | None = None
     casts: bool = False
+    fp32_sums: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class Requests:
         self._environment = environment
         self._store = store
         self._profiles = profiles
-        self._typed: dict[tuple[Precision, frozenset[str]], Model] = {}
+        self._typed: dict[tuple[Precision, frozenset[str], frozenset[str]], Model] = {}
         self._prefixes: dict[tuple[str, str], Model] = {}
         self._hints: dict[str, tuple[NodeHint, ...]] = {}
         self.kept: dict[Precision, frozenset[str]] = {}
@@ -163,7 +163,12 @@ class Requests:
         typing = self._typing(plan.precision, options)
         model, own = self.model, self.own_precision(plan)
         if self._is_typed(plan) and own is None:
-            model = self._typed_model(plan.precision, plan.islands | self.kept_under(plan))
+            model = self._typed_model(plan.precision, plan.islands | self.kept_under(plan), plan.fp32_sums)
+        elif plan.fp32_sums:
+            raise UnsupportedByReleaseError(
+                "Casts around a product do not make an engine add up in FP32 where flags say the precision",
+                environment=self._environment.name,
+            )
         if observation is Observation.PREFIX:  # cut after typing: the tensor keeps the dtype under test
             model = self._prefix(model, marks[0])
         islands = plan.islands & {node.name for node in model.nodes}
@@ -201,13 +206,13 @@ class Requests:
         strong = self._typing(plan.precision, self.options(plan)) == "strong"
         return (strong or plan.casts) and plan.precision in LOW_DTYPE
 
-    def _typed_model(self, precision: Precision, islands: frozenset[str]) -> Model:
-        key = (precision, islands)
+    def _typed_model(self, precision: Precision, islands: frozenset[str], fp32_sums: frozenset[str]) -> Model:
+        key = (precision, islands, fp32_sums)
         if key not in self._typed:
             if len(self._typed) >= _KEPT_TYPED_MODELS:  # a search tries hundreds of islands
                 del self._typed[next(iter(self._typed))]
             try:
-                self._typed[key] = with_islands(self.model, precision, islands)
+                self._typed[key] = with_islands(self.model, precision, islands, fp32_sums)
             except ModelError as error:  # no mistake of the case: other candidates judge it at this precision
                 raise UnsupportedByReleaseError(
                     f"there is no typed graph of {self.model.name} at {precision}: {error.message}",

@@ -149,6 +149,7 @@ class TensorRTCandidate(Candidate):
             "observation": plan.observation,
             "marks": sorted(plan.marks),
             **({"casts": True} if plan.casts else {}),
+            **({"fp32_sums": sorted(plan.fp32_sums)} if plan.fp32_sums else {}),
             "plain_marks": self.requests.plain_marks,
             "build": self.requests.options(plan).model_dump(mode="json", exclude={"pins"}),
             "tactics": _without_paths(plan.tactics),

@@ -246,6 +246,7 @@ def _put_together(context: Context, seen: Seen) -> Diagnosis:
         hidden=() if seen.hidden is None else seen.hidden.faults,
         hidden_island=() if seen.hidden is None else seen.hidden.island,
         selections=_selections(subject),
+        fp32_sums=found.fp32_sums,
         own_types=gates is not None and gates.own is not None and bool(gates.own.dtypes),
     )
 
@@ -265,9 +266,10 @@ def _selections(subject: Subject) -> tuple[Selection, ...]:
 def _cured(context: Context, found: Findings) -> tuple[OutputResult, ...]:
     """The outputs of the engine that was seen to pass with the island."""
     subject = context.subject
-    if subject.emulated or not found.island or not found.confirmed:
+    if subject.emulated or not (found.island or found.fp32_sums) or not found.confirmed:
         return ()
-    return context.evaluator.passed.get(subject.plan(frozenset(found.island), casts=found.casts), ())
+    plan = subject.plan(frozenset(found.island), casts=found.casts, fp32_sums=frozenset(found.fp32_sums))
+    return context.evaluator.passed.get(plan, ())
 
 
 def _before(context: Context, seen: Seen, found: Findings) -> RunResult | None:
@@ -307,15 +309,16 @@ def _pointing(layers: tuple[LayerResult, ...], origins: tuple[Origin, ...]) -> t
 
 
 def _after(context: Context, found: Findings, *, growth: bool) -> RunResult | None:
-    """The emulator with the island in FP32, layer by layer if that is asked for."""
+    """The emulator with the cure, layer by layer if that is asked for."""
     subject = context.emulated
-    if not found.island or not found.confirmed:
+    if not (found.island or found.fp32_sums) or not found.confirmed:
         return None
-    outputs, trial = emulate(subject, frozenset(found.island))
+    cured = subject.plan(frozenset(found.island), fp32_sums=frozenset(found.fp32_sums))
+    outputs, trial = emulate(subject, cured)
     layers: tuple[LayerResult, ...] = ()
     if growth:
         context.report(Stage.HAND_OVER, "measure the layers again, cured")
-        plan = subject.plan(frozenset(found.island), observation=Observation.TYPED)
+        plan = replace(cured, observation=Observation.TYPED)
         measured, _ = measure_layers(subject.bench, subject.candidate, plan, subject.bench.case.tolerances)
         # What the island would introduce if it were lowered does not belong into the picture of the cure.
         layers = tuple(

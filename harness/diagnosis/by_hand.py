@@ -173,7 +173,7 @@ class ByHand:
     def emulate(self, kept: frozenset[str]) -> JudgedEvaluation:
         """Evaluate all samples on the emulator."""
         started = time.perf_counter()
-        outputs, trial = emulate(self.subject, kept)
+        outputs, trial = emulate(self.subject, self.subject.plan(kept))
         return JudgedEvaluation(trial.outcome, outputs, time.perf_counter() - started)
 
     def build(self, kept: frozenset[str], known: KnownIslands) -> JudgedEvaluation:

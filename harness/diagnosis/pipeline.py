@@ -126,6 +126,12 @@ def _needs_repetition(seen: Seen) -> bool:
     return _lowered(seen) and not seen.predicted.fails and not seen.accumulates
 
 
+def _added_up_in_fp16(seen: Seen) -> bool:
+    """Whether Casts around products would make FP32 sums of FP16 ones: where the graph says the precision."""
+    typed = seen.emulated or (seen.baseline.typing == "strong" and _lowered(seen))
+    return typed and seen.precision is Precision.FP16 and seen.predicted.fails
+
+
 def _may_accumulate(seen: Seen) -> bool:
     """Whether an engine at FP16 is right in FP32, and fails where an emulator passes that adds up in FP32."""
     fp16 = _lowered(seen) and seen.precision is Precision.FP16
@@ -159,14 +165,15 @@ def _has_verdict(seen: Seen) -> bool:
 
 
 def _island_is_whole(before: Seen, after: Seen) -> Conditions:
-    yield not after.cured or bool(after.cure and after.cure.island), "an island that has nodes"
+    cure = after.cure
+    yield not after.cured or bool(cure and (cure.island or cure.fp32_sums)), "a cure that names nodes"
     yield before.cured <= after.cured, "that an island which cures is not lost"
 
 
 def _what_is_confirmed_cures(_: Seen, after: Seen) -> Conditions:
     found = after.findings or Findings(DiagnosisVerdict.UNRESOLVED)
     # FP32 throughout cures TF32 without naming a node.
-    named = bool(found.culprits) or _right_in_fp32(after)
+    named = bool(found.culprits or found.fp32_sums) or _right_in_fp32(after)
     yield named or not found.confirmed, "that what is confirmed names a cure"
 
 
@@ -199,10 +206,25 @@ PIPELINE: tuple[PipelineStage, ...] = (
         leaves="prediction",
     ),
     PipelineStage(
+        "sums on the emulator",
+        Stage.CURE,
+        steps.find_sums,
+        applies=lambda seen: _fails(seen) and _added_up_in_fp16(seen),
+        ensures=_island_is_whole,
+        leaves="sums",
+    ),
+    PipelineStage(
+        "Casts around products",
+        Stage.CURE,
+        steps.try_sums,
+        applies=lambda seen: _on_engine(seen) and seen.sums is not None and bool(seen.sums.products),
+        ensures=_island_is_whole,
+    ),
+    PipelineStage(
         "island of the emulator",
         Stage.CURE,
         steps.cure_emulator,
-        applies=lambda seen: _fails(seen) and seen.emulated,
+        applies=lambda seen: _fails(seen) and seen.emulated and not seen.cured,
         requires=lambda seen: [(seen.predicted.fails, "an emulator that fails")],
         ensures=_island_is_whole,
         leaves="cure",
@@ -229,14 +251,16 @@ PIPELINE: tuple[PipelineStage, ...] = (
         "hidden",
         Stage.ATTRIBUTE,
         steps.look_for_hidden,
-        applies=lambda seen: seen.emulated and (seen.cured or _nothing_is_wrong(seen)),
+        applies=lambda seen: (
+            seen.emulated and (seen.cured or _nothing_is_wrong(seen)) and not seen.cured_by_sums
+        ),
         leaves="hidden",
     ),
     PipelineStage(
         "prior",
         Stage.CURE,
         steps.find_prior,
-        applies=lambda seen: _lowered(seen) and seen.predicted.fails,
+        applies=lambda seen: _lowered(seen) and seen.predicted.fails and not seen.cured,
         leaves="prior",
     ),
     PipelineStage(
@@ -265,13 +289,13 @@ PIPELINE: tuple[PipelineStage, ...] = (
         "price",
         Stage.CURE,
         steps.time_island,
-        applies=lambda seen: _lowered(seen) and seen.cured and seen.options.timed,
+        applies=lambda seen: _lowered(seen) and seen.cured and not seen.cured_by_sums and seen.options.timed,
     ),
     PipelineStage(
         "proof",
         Stage.CURE,
         steps.search_engine,
-        applies=lambda seen: _lowered(seen) and seen.cured and seen.options.prove,
+        applies=lambda seen: _lowered(seen) and seen.cured and not seen.cured_by_sums and seen.options.prove,
         ensures=_island_is_whole,
     ),
     PipelineStage(
@@ -293,7 +317,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
         Stage.CURE,
         steps.try_products,
         applies=lambda seen: seen.accumulates,
-        leaves="tried",
+        leaves="cure",
     ),
     PipelineStage(
         "repetition", Stage.ATTRIBUTE, steps.repeat_engine, applies=_needs_repetition, leaves="repetition"

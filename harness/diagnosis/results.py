@@ -76,6 +76,8 @@ class EvidenceKind(StrEnum):
     OUTLIERS = "outliers"
     SEARCH = "search"
     ISLAND = "island"
+    FP32_SUMS = "fp32 sums"
+    OBEYED = "obeyed"
     UNSEEN = "unseen inputs"
     HIDDEN = "hidden"
     REGIONS = "regions"
@@ -346,6 +348,8 @@ class Diagnosis:
         hidden: what is lost behind outputs that pass, with the culprits in FP32.
         hidden_island: with these nodes in FP32, the culprits among them, nothing is lost; empty if that was not shown.
         selections: nodes that choose otherwise for near ties, which is no fault.
+        fp32_sums: in place of an island: the products that are added up in FP32, between Casts, which costs no latency
+            where the compiler makes one kernel of it.
         own_types: for `file`: the model's own float16 or bfloat16 is at fault.
     """
 
@@ -384,6 +388,7 @@ class Diagnosis:
     hidden: tuple[HiddenFault, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     hidden_island: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     selections: tuple[Selection, ...] = field(default=(), metadata=UNLESS_DEFAULT)
+    fp32_sums: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
 
     def __repr__(self) -> str:
         """`Diagnosis(mlp::fp16: precision, At b7_sq (Mul), …)`."""
@@ -396,6 +401,7 @@ class Diagnosis:
             ("summary", self.summary),
             *(("starts at", f"{origin.node} ({origin.op})") for origin in self.origins),
             ("back to FP32", ", ".join(self.culprits)),
+            ("added up in FP32", ", ".join(self.fp32_sums)),
             *(("do", advice) for advice in self.advice),
         ]
         cells = "".join(f"<tr><th>{key}</th><td>{html.escape(text)}</td></tr>" for key, text in rows if text)

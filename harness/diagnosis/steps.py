@@ -14,6 +14,8 @@ from harness.diagnosis.context import (
     Cure,
     Findings,
     GateCheck,
+    JudgedEvaluation,
+    Obedience,
     Seen,
     Subject,
     outliers,
@@ -21,7 +23,15 @@ from harness.diagnosis.context import (
     relaxed_note,
 )
 from harness.diagnosis.explain import explain_nodes, find_origins_of
-from harness.diagnosis.results import CANDIDATE, DiagnosisVerdict, Evidence, EvidenceKind, Fact, Stage
+from harness.diagnosis.results import (
+    CANDIDATE,
+    EMULATOR,
+    DiagnosisVerdict,
+    Evidence,
+    EvidenceKind,
+    Fact,
+    Stage,
+)
 from harness.diagnosis.stages import (
     FARTHEST,
     MOST_TRIES,
@@ -33,6 +43,7 @@ from harness.diagnosis.stages import (
     check_gates,
     conclude,
     confirm,
+    confirm_fp32_sums,
     cure_on_emulator,
     cure_on_engine,
     cure_with_casts,
@@ -40,8 +51,10 @@ from harness.diagnosis.stages import (
     estimate_accumulation,
     explain_reference,
     find_divergence,
+    find_fp32_sums,
     held_to_tf32,
     island_hints,
+    island_key,
     island_with_margin,
     left_on,
     look_behind,
@@ -54,6 +67,7 @@ from harness.diagnosis.stages import (
     repeat,
     search_tactics,
     separate,
+    sums_key,
     try_unseen,
     with_own_kernels,
 )
@@ -89,6 +103,54 @@ def ask_emulator(seen: Seen, context: Context) -> Seen:
     context.report(Stage.PREDICT, text)
     prediction = predict(context.subject, seen.gates)
     return replace(seen, prediction=prediction).adding(*prediction.evidence)
+
+
+def find_sums(seen: Seen, context: Context) -> Seen:
+    """Does the emulator pass that adds up in FP32? Then Casts around products cure, which cost nothing."""
+    context.report(Stage.CURE, "add up in FP32")
+    found = find_fp32_sums(context.emulator, seen.predicted)
+    seen = replace(seen, sums=found).adding(*found.evidence)
+    if seen.emulated and found.products:
+        return replace(seen, cure=Cure(confirmed_on=EMULATOR, fp32_sums=found.products))
+    return seen
+
+
+def try_sums(seen: Seen, context: Context) -> Seen:
+    """Build the unobserved engine with these products added up in FP32: one build."""
+    assert seen.sums is not None
+    return _try_fp32_sums(seen, context, seen.sums.products)
+
+
+def _try_fp32_sums(seen: Seen, context: Context, products: tuple[str, ...]) -> Seen:
+    count = plural(len(products), "product")
+    context.report(Stage.CURE, f"build with {count} between Casts to FP32", suspected=products)
+    tried = confirm_fp32_sums(context.evaluator, products)
+    text = f"with Casts to FP32 around {count} the unobserved engine {_became(tried)}"
+    facts: dict[str, Fact] = {"products": list(products), "outcome": tried.outcome, "note": tried.note}
+    seen = seen.adding(Evidence(Stage.CURE, EvidenceKind.FP32_SUMS, text, facts), *_obedience(tried))
+    if not tried.passed:
+        return seen
+    plan = context.subject.plan(fp32_sums=frozenset(products))
+    price = measure_price(context.evaluator, plan, sums_key(products)) if seen.options.timed else None
+    return replace(seen, cure=Cure(confirmed_on=CANDIDATE, fp32_sums=products), price=price)
+
+
+def _became(tried: JudgedEvaluation) -> str:
+    """What came of an engine: `passes`, `does not pass`, `cannot be judged: …`, with why."""
+    if tried.obeyed is Obedience.FUSED_AWAY and not tried.passed:
+        return f"tells nothing: {tried.note}"
+    word = _PASSES.get(tried.outcome, "cannot be built")
+    return word + (relaxed_note(tried.relaxed) or (f": {tried.note}" if tried.note else ""))
+
+
+def _obedience(tried: JudgedEvaluation) -> tuple[Evidence, ...]:
+    """Whether a strongly typed engine kept the Casts around what is in FP32."""
+    if tried.obeyed is None:
+        return ()
+    text = f"the Casts around what is in FP32 were {tried.obeyed}"
+    if tried.obeyed is Obedience.OPEN:
+        text = "whether the engine kept the Casts around what is in FP32 was not shown"
+    return (Evidence(Stage.CURE, EvidenceKind.OBEYED, text, {"casts": tried.obeyed.value}),)
 
 
 def cure_emulator(seen: Seen, context: Context) -> Seen:
@@ -129,12 +191,13 @@ def try_fresh(seen: Seen, context: Context) -> Seen:
     """Try the island on inputs that the search has not seen; widen it where it fails there."""
     assert seen.cure is not None
     context.report(Stage.CURE, "try the island on fresh inputs", suspected=seen.cure.island)
-    found = try_unseen(context.subject, seen.cure.island, _search_again)
+    what = "the cure by FP32 sums" if seen.cured_by_sums else "the island"
+    found = try_unseen(context.subject, seen.cure.island, _search_again, frozenset(seen.cure.fp32_sums))
     if found is None:
-        text = "the island was not tried on other inputs: those of the case come from files"
+        text = f"{what} was not tried on other inputs: those of the case come from files"
         return seen.adding(Evidence(Stage.CURE, EvidenceKind.UNSEEN, text))
     adds_up = found.worst <= FARTHEST  # what misses its limit by more than that is another fault
-    text = f"on {found.passed} of {plural(found.samples, 'fresh sample')} the emulator passes with the island"
+    text = f"on {found.passed} of {plural(found.samples, 'fresh sample')} the emulator passes with {what}"
     if found.widened and adds_up:
         # Where many small errors add up, each sample needs others of them: what all need is offered beside it.
         text = f"on {found.before} of {plural(found.samples, 'fresh sample')} the emulator passes with the island"
@@ -195,12 +258,10 @@ def try_prior(seen: Seen, context: Context) -> Seen:
     context.report(Stage.CURE, f"build with {plural(len(island), 'node')} in FP32", suspected=island)
     tried = confirm(context.evaluator, island)
     trial = tried.trial
-    reason = relaxed_note(tried.relaxed) or (f": {trial.note}" if trial.note else "")
-    word = _PASSES.get(trial.outcome, "cannot be built")
-    text = f"with the emulator's island in FP32 the unobserved engine {word}{reason}"
+    text = f"with the emulator's island in FP32 the unobserved engine {_became(tried)}"
     facts: dict[str, Fact] = {"island": list(island), "outcome": trial.outcome, "note": trial.note}
     seen = replace(seen, tried=tried, known={**seen.known, frozenset(island): trial}).adding(
-        Evidence(Stage.CURE, EvidenceKind.ISLAND, text, facts)
+        Evidence(Stage.CURE, EvidenceKind.ISLAND, text, facts), *_obedience(tried)
     )
     if tried.passed:
         return replace(seen, cure=replace(prior, confirmed_on=CANDIDATE, relaxed=tried.relaxed))
@@ -253,7 +314,9 @@ def try_margins(seen: Seen, context: Context) -> Seen:
 def time_island(seen: Seen, context: Context) -> Seen:
     """Measure what the island costs in latency."""
     assert seen.cure is not None
-    return replace(seen, price=measure_price(context.evaluator, seen.cure.island))
+    island = seen.cure.island
+    plan = context.subject.plan(frozenset(island), casts=seen.cure.casts)
+    return replace(seen, price=measure_price(context.evaluator, plan, island_key(island)))
 
 
 def build_fp32(seen: Seen, context: Context) -> Seen:
@@ -287,18 +350,23 @@ def estimate_sums(seen: Seen, context: Context) -> Seen:
 
 
 def try_products(seen: Seen, context: Context) -> Seen:
-    """Build the engine with these products in FP32: one build."""
+    """Build the engine with these products added up in FP32, or else in FP32 with all they read: one build each."""
     assert seen.accumulation is not None
     island = seen.accumulation.nodes
+    if seen.baseline.typing == "strong":
+        seen = _try_fp32_sums(seen, context, island)
+        if seen.cured:
+            return seen
     context.report(Stage.CURE, f"build with {plural(len(island), 'product')} in FP32", suspected=island)
     tried = confirm(context.evaluator, island)
-    text = f"with {plural(len(island), 'product')} in FP32 the unobserved engine "
-    text += _PASSES.get(tried.outcome, "cannot be built") + relaxed_note(tried.relaxed)
+    text = f"with {plural(len(island), 'product')} in FP32 the unobserved engine {_became(tried)}"
     facts: dict[str, Fact] = {"island": list(island), "outcome": tried.outcome, "note": tried.note}
     seen = replace(seen, tried=tried, known={**seen.known, frozenset(island): tried.trial}).adding(
-        Evidence(Stage.CURE, EvidenceKind.ISLAND, text, facts)
+        Evidence(Stage.CURE, EvidenceKind.ISLAND, text, facts), *_obedience(tried)
     )
-    price = measure_price(context.evaluator, island) if tried.passed and seen.options.timed else None
+    price = None
+    if tried.passed and seen.options.timed:
+        price = measure_price(context.evaluator, context.subject.plan(frozenset(island)), island_key(island))
     cure = Cure(island, CANDIDATE if tried.passed else None, relaxed=tried.relaxed)
     return replace(seen, cure=cure, price=price)
 
@@ -448,6 +516,8 @@ def attribute(seen: Seen, context: Context) -> Seen:
 
 def _conclude_on_emulator(seen: Seen, context: Context) -> tuple[Findings, tuple[Evidence, ...]]:
     subject, prediction, cure = context.subject, seen.predicted, seen.cure or Cure()
+    if seen.cured_by_sums:
+        return conclude(seen, subject, context.effects(prediction.failing_sample))
     if not cure.found:
         starts = [layer.node for layer in prediction.origins]
         flaky = cure.verdict is SearchVerdict.FLAKY

@@ -127,6 +127,14 @@ class Workbench:
             check_feeds(self.model, sample)
         return feeds
 
+    def with_feeds(self, feeds: Sequence[Mapping[str, np.ndarray]]) -> Workbench:
+        """The same case with other inputs, what is assumed of engines and the sessions of this one."""
+        other = Workbench(self.case, memory_budget=self.memory_budget)
+        other.model, other.feeds = self.model, [dict(sample) for sample in feeds]
+        other.itself, other.reference = self.itself, self.reference
+        other.assumed, other._emulators = self.assumed, self._emulators
+        return other
+
     def prepare(self) -> None:
         """Make the model, the inputs and the reference's outputs now; what cannot be had is said when it is needed."""
         with contextlib.suppress(Exception):

@@ -50,10 +50,8 @@ from .sums import STEPPED as STEPPED
 from .sums import Arithmetic as Arithmetic
 from .sums import Summation as Summation
 from .sums import accumulate_in_fp16 as accumulate_in_fp16
-from .sums import accumulation_error as accumulation_error
 from .sums import fp16_sums as fp16_sums
 from .sums import largest_partial_sum as largest_partial_sum
 from .sums import sampled_product as sampled_product
 from .sums import splits_of as splits_of
 from .sums import stands_in as stands_in
-from .sums import with_noise as with_noise

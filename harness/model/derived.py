@@ -77,17 +77,26 @@ def _declare(value: ir.Value, model: Model, shape: Shape | None) -> None:
 _ENUM_NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}
 
 
-def with_islands(model: Model, precision: Precision, islands: Collection[str] = ()) -> Model:
+def with_islands(
+    model: Model, precision: Precision, islands: Collection[str] = (), fp32_sums: Collection[str] = ()
+) -> Model:
     """`model` with `precision` written into its graph and the nodes named in `islands` kept in FP32.
 
     FP32 and TF32 have no type of their own in ONNX: the model comes back as it is. The same holds for FP8 and
     INT8, whose models carry their Q/DQ nodes already.
 
+    Args:
+        model: the model.
+        precision: the precision.
+        islands: names of nodes that stay in FP32, with their weights.
+        fp32_sums: names of products that stand between Casts: they read what is rounded, weights included, are added
+            up in FP32, and are rounded again. A compiler can make one kernel of it that costs what FP16 costs.
+
     Raises:
         NothingSelectedError: an island is no node of the model.
         ModelError: the precision's dtype does not exist in the model's opset, and it cannot be converted.
     """
-    model.check_nodes(sorted(islands))
+    model.check_nodes(sorted({*islands, *fp32_sums}))
     if precision not in LOW_DTYPE:
         return model
     if precision is Precision.BF16 and model.opset < _BFLOAT16:
@@ -95,8 +104,9 @@ def with_islands(model: Model, precision: Precision, islands: Collection[str] = 
         islands = frozenset(islands) & {node.name for node in model.nodes}
     copy = model.ir.clone()
     chosen = {node.name for node in units_of(model, precision)} - set(islands)
-    _Typing(model, copy, LOW_DTYPE[precision], precision).apply(chosen)
-    digest = hashlib.sha256(f"{model.sha256} {precision} {sorted(islands)}".encode()).hexdigest()
+    _Typing(model, copy, LOW_DTYPE[precision], precision).apply(chosen, chosen.intersection(fp32_sums))
+    between = f" {sorted(fp32_sums)}" if fp32_sums else ""
+    digest = hashlib.sha256(f"{model.sha256} {precision} {sorted(islands)}{between}".encode()).hexdigest()
     return Model(copy, name=f"{model.name}-{precision}", sha256=digest)
 
 
@@ -161,14 +171,16 @@ class _Typing:
         self.low_values: set[ir.Value] = set()  # tensors that now have the low dtype
         self.casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
-    def apply(self, chosen: set[str]) -> None:
-        outputs = list(self.graph.outputs)
+    def apply(self, chosen: set[str], between: set[str]) -> None:
+        """Lower the nodes `chosen`; those of them in `between` compute in FP32 between Casts."""
         for node in list(self.graph):
             if node.name in chosen and not any(True for _ in bodies_of(node)):
                 self._lower(node)
+                if node.name in between:
+                    self._put_between_casts(node)
             else:
                 self._raise_inputs(node)
-        for position, value in enumerate(outputs):
+        for position, value in enumerate(list(self.graph.outputs)):
             if value in self.low_values:
                 self._restore_output(position, value)
         for value in [value for value, _ in self.casts if value.is_initializer() and not value.uses()]:
@@ -192,6 +204,30 @@ class _Typing:
                 value.type = ir.TensorType(self.low)  # the type object is shared with the original
                 self.low_values.add(value)
 
+    def _put_between_casts(self, node: ir.Node) -> None:
+        """Let a lowered node read and write FP32, of the same values: what it writes is rounded by a Cast behind it."""
+        for position, value in enumerate(node.inputs):
+            if value is not None and value in self.low_values:
+                node.replace_input_with(position, self._as(value, ir.DataType.FLOAT, node))
+        for value in [value for value in node.outputs if value in self.low_values]:
+            name = str(value.name)
+            cast = ir.node(
+                "Cast", [value], attributes={"to": int(self.low)}, name=f"{name}::{self.precision}"
+            )
+            rounded = cast.outputs[0]
+            rounded.type, rounded.shape = ir.TensorType(self.low), value.shape
+            value.type = ir.TensorType(ir.DataType.FLOAT)
+            self.low_values.discard(value)
+            self.low_values.add(rounded)
+            for user, position in list(value.uses()):
+                if user is not cast:
+                    user.replace_input_with(position, rounded)
+            for position, output in enumerate(self.graph.outputs):
+                if output is value:
+                    self.graph.outputs[position] = rounded
+            value.name, rounded.name = f"{name}::fp32", name
+            self.graph.insert_after(node, cast)
+
     def _raise_inputs(self, node: ir.Node) -> None:
         for position, value in enumerate(node.inputs):
             if value is not None and value in self.low_values:
@@ -214,7 +250,7 @@ class _Typing:
         if (dtype == self.low) == (value in self.low_values):
             return value
         if (value, dtype) not in self.casts:
-            made = self._initializer(value) if value.is_initializer() else None
+            made = self._initializer(value) if value.is_initializer() and dtype == self.low else None
             self.casts[value, dtype] = made or self._cast(value, dtype, reader)
         return self.casts[value, dtype]
 

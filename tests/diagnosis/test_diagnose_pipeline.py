@@ -75,7 +75,7 @@ def no_failure(seen: Seen) -> Seen:
     ("name", "spoil", "broken"),
     [
         ("predict", no_failure, "that the emulator fails again"),
-        ("island of the emulator", no_island, "an island that has nodes"),
+        ("island of the emulator", no_island, "a cure that names nodes"),
         ("attribute", no_culprits, "that what is confirmed names a cure"),
     ],
 )

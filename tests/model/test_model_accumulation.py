@@ -6,14 +6,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from graphs import graph_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
 
-from harness.backends import Emulator, Reference
-from harness.model import DEPTH, accumulate_in_fp16, accumulation_error, load_model, with_noise
-from harness.tensors import Precision
+from harness.model import DEPTH, accumulate_in_fp16
 
 VALUES = st.floats(-64, 64, width=16)
 
@@ -27,8 +23,6 @@ def test_it_errs_as_engines_were_seen_to(terms: int, measured: float) -> None:
     error = accumulate_in_fp16(left, right) - exact
     nrmse = np.sqrt(np.mean(error**2) / np.mean(exact**2))
     assert nrmse == pytest.approx(measured, rel=0.04)
-    beyond, size = accumulation_error(left, right)
-    assert (beyond / size) ** 2 == pytest.approx(nrmse**2 - 2.1e-4**2, rel=0.06)
 
 
 @settings(max_examples=60, deadline=None)
@@ -48,29 +42,11 @@ def test_sixteen_products_are_added_exactly_and_then_rounded(pairs: list[tuple[f
 def test_short_sums_are_only_rounded(terms: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     left, right = rng.standard_normal((4, terms)), rng.standard_normal((terms, 4))
-    assert accumulation_error(left, right)[0] == 0
+    left, right = (each.astype(np.float16).astype(np.float64) for each in (left, right))
+    assert (accumulate_in_fp16(left, right) == (left @ right).astype(np.float16)).all()
 
 
 def test_partial_sums_overflow_where_the_result_does_not() -> None:
     left = np.full((1, 64), 500.0)
     right = np.concatenate([np.full((32, 1), 500.0), np.full((32, 1), -500.0)])
     assert not np.isfinite(accumulate_in_fp16(left.astype(np.float16), right.astype(np.float16))).any()
-    assert accumulation_error(left, right)[0] == np.inf
-
-
-def test_noise_is_what_it_is_asked_to_be_also_on_an_output() -> None:
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["p"], name="product"),
-        helper.make_node("Relu", ["p"], ["y"], name="relu"),
-    ]
-    weights = {"w": np.eye(64, dtype=np.float32)}
-    model = load_model(
-        graph_model(nodes, inputs={"x": [256, 64]}, outputs={"y": [256, 64], "p": [256, 64]}, weights=weights)
-    )
-    x = np.random.default_rng(0).standard_normal((256, 64)).astype(np.float32)
-    noisy = with_noise(model, {"product": 0.5})
-    first, again = (Emulator(noisy).run({"x": x}, Precision.FP32) for _ in range(2))
-    assert np.std(first["p"] - x) == pytest.approx(0.5, rel=0.02)
-    assert np.array_equal(first["p"], again["p"])
-    assert np.array_equal(first["y"], np.maximum(first["p"], 0))
-    assert np.array_equal(Reference(model).run({"x": x})["p"], x)

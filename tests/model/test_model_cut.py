@@ -76,6 +76,26 @@ def test_islands_decide_which_tensors_carry_which_dtype() -> None:
     assert sum(node.op == "Cast" for node in typed.nodes) == 4  # x in, scaled up, mean down, y back
 
 
+@pytest.mark.parametrize("shown", [("y",), ("y", "proj")])
+def test_a_product_between_casts_reads_and_writes_what_is_rounded(
+    tmp_path: Path, shown: tuple[str, ...]
+) -> None:
+    model = load_model(norm_chain())
+    if len(shown) > 1:  # what it writes is an output, too
+        model = extract(model, ["x"], list(shown))
+    path = save_model(with_islands(model, Precision.FP16, (), ["proj"]), tmp_path / "typed.onnx")
+    onnx.checker.check_model(path, full_check=True)
+    typed = load_model(path)
+    product = typed.node("proj")
+    assert [typed.dtypes[name] for name in (*product.inputs, *product.outputs)] == ["float32"] * 3
+    read = [typed.producer(name) for name in product.inputs]
+    assert [(node.op, typed.dtypes[node.inputs[0]]) for node in read if node] == [("Cast", "float16")] * 2
+    assert all(value.dtype == np.float32 for value in Reference(typed).run({"x": X}).values())
+    plain = load_model(save_model(with_islands(model, Precision.FP16), tmp_path / "plain.onnx"))
+    for name, value in Reference(plain).run({"x": X}).items():  # ONNX Runtime adds up in FP32 anyway
+        np.testing.assert_array_equal(Reference(typed).run({"x": X})[name], value)
+
+
 def test_a_typed_graph_stores_low_precision_weights(tmp_path: Path) -> None:
     typed = with_islands(load_model(norm_chain()), Precision.FP16)
     kinds = {

@@ -25,6 +25,9 @@ from .journal import JOURNAL as JOURNAL
 from .journal import DiagnosisJournal as DiagnosisJournal
 from .journal import journal_folder as journal_folder
 from .journal import locked as locked
+from .obedience import Obedience as Obedience
+from .obedience import obeyed_by_kernels as obeyed_by_kernels
+from .obedience import obeyed_by_numbers as obeyed_by_numbers
 from .parts import Part as Part
 from .parts import cut as cut
 from .seen import Accumulation as Accumulation
@@ -32,6 +35,7 @@ from .seen import Cure as Cure
 from .seen import Divergence as Divergence
 from .seen import EngineObservation as EngineObservation
 from .seen import Findings as Findings
+from .seen import FP32Sums as FP32Sums
 from .seen import GateCheck as GateCheck
 from .seen import Handover as Handover
 from .seen import HiddenSearch as HiddenSearch

@@ -6,16 +6,24 @@ import math
 
 import numpy as np
 
+from harness.backends import Emulator, Plan
 from harness.diagnosis.context.evaluator import JudgedEvaluation
 from harness.diagnosis.context.subject import Subject
 from harness.judge import COPIES, OutputResult
 from harness.search import Evaluation, Outcome
 
 
-def introduced_errors(subject: Subject, sample: int) -> dict[str, float]:
+def introduced_errors(subject: Subject, sample: int, emulator: Emulator | None = None) -> dict[str, float]:
     """By node, the nrmse of what it writes when it is lowered alone on the reference's tensors; infinite where it
-    is not finite. What `measure_layers` measures in full, without all the other metrics."""
-    bench, emulator = subject.bench, subject.bench.emulator
+    is not finite. What `measure_layers` measures in full, without all the other metrics.
+
+    Args:
+        subject: what is diagnosed.
+        sample: position of the sample.
+        emulator: that of the subject by default.
+    """
+    bench = subject.bench
+    emulator = emulator or bench.emulator
     units = set(subject.units)
     found: dict[str, float] = {}
     for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
@@ -55,11 +63,8 @@ def _nrmse(value: np.ndarray, reference: np.ndarray) -> float:
     return error / scale if scale else (math.inf if error else 0.0)
 
 
-def emulate(
-    subject: Subject, islands: frozenset[str] = frozenset()
-) -> tuple[tuple[OutputResult, ...], Evaluation]:
-    """The emulator's outputs of all samples with `islands` in FP32, with the emulator's own gates."""
-    plan = subject.plan(islands)
+def emulate(subject: Subject, plan: Plan) -> tuple[tuple[OutputResult, ...], Evaluation]:
+    """The emulator's outputs of all samples under `plan`, with the emulator's own gates."""
     outputs: tuple[OutputResult, ...] = ()
     for sample, feeds in enumerate(subject.bench.feeds):
         evaluation = subject.bench.emulator.evaluate(plan, feeds)

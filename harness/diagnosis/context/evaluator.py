@@ -14,12 +14,14 @@ from harness.comparison import GateResult
 from harness.diagnosis.context.budget import Spending
 from harness.diagnosis.context.engine import Relaxed, layers_by_node, regions_around, relaxed_in, tactics_of
 from harness.diagnosis.context.journal import DiagnosisJournal
+from harness.diagnosis.context.obedience import Obedience, obeyed_by_kernels, obeyed_by_numbers
 from harness.diagnosis.context.subject import Subject, badness
 from harness.errors import CandidateError, WorkerCrashedError
 from harness.judge import OutputResult
+from harness.model import LOW_DTYPE
 from harness.search import Evaluation as SearchEvaluation
 from harness.search import Outcome
-from harness.tensors import NEVER, Precision
+from harness.tensors import NEVER, Accumulate, Precision
 from harness.worker.protocol import TF32_OFF, EngineFacts
 
 GATES_PHASE, BASELINE = "gates", "baseline"
@@ -46,6 +48,8 @@ class JudgedEvaluation:
         typing: `weak` or `strong`, as the engine was built; None if it does not say.
         tf32: whether products of FP32 were computed in TF32, as the worker names it; None if nobody says.
         judged_as: the precision whose gates the outputs were held to, if it is not the one that was asked for.
+        obeyed: what became of the Casts around an island, or around products; None where there are none.
+        kernels: the ONNX nodes of each kernel that computes some.
     """
 
     outcome: Outcome
@@ -63,6 +67,8 @@ class JudgedEvaluation:
     typing: str | None = None
     tf32: str | None = None
     judged_as: Precision | None = None
+    obeyed: Obedience | None = None
+    kernels: tuple[tuple[str, ...], ...] = ()
 
     __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # arrays, which no document has
 
@@ -114,6 +120,9 @@ class Evaluator:
         self.passed: dict[Plan, tuple[OutputResult, ...]] = {}
         """What plans that passed came to, all samples."""
         self._relaxed: dict[Plan, Relaxed] = {}
+        self._unobserved: tuple[
+            Mapping[str, np.ndarray], ...
+        ] = ()  # outputs of all samples, without an island
         self.at_hand: set[str] = set()
         """Keys of what was evaluated by this process: these engines need not be built again."""
 
@@ -134,6 +143,7 @@ class Evaluator:
         kept = self._recall(key, thorough)
         if kept is not None:
             self._note(plan, kept)
+            self._remember(key, kept)
             return kept
         self.spending.check()
         builds = self.spending.builds
@@ -144,6 +154,7 @@ class Evaluator:
             judged = JudgedEvaluation(Outcome.UNRESOLVED, note=str(error), evidence=error.lines)
         judged = replace(judged, seconds=time.perf_counter() - start, builds=self.spending.builds - builds)
         self._note(plan, judged)
+        self._remember(key, judged)
         self._keep(key, judged)
         if key is not None:
             self.at_hand.add(key)
@@ -185,10 +196,12 @@ class Evaluator:
     def _evaluate(self, plan: Plan, phase: str, thorough: bool) -> JudgedEvaluation:
         outputs: list[OutputResult] = []
         tensors: list[Mapping[str, np.ndarray]] = []
-        facts = EngineFacts()
+        facts, obeyed = EngineFacts(), Obedience.OPEN
         for sample in self._order(thorough):
             evaluation = self.run(plan, self.subject.bench.feeds[sample], phase=phase)
             facts = evaluation.engine or EngineFacts()
+            if obeyed is Obedience.OPEN:
+                obeyed = self._obeyed(plan, facts, evaluation.tensors, sample)
             judged = self.subject.judge(evaluation.tensors, sample, plan, failures=evaluation.failures)
             outputs += judged
             if thorough:
@@ -197,9 +210,11 @@ class Evaluator:
             elif not all(output.passed for output in judged):
                 break
         passed = all(output.passed for output in outputs)
+        away = obeyed is Obedience.FUSED_AWAY and not passed
         return JudgedEvaluation(
-            Outcome.PASS if passed else Outcome.FAIL,
+            Outcome.PASS if passed else Outcome.UNRESOLVED if away else Outcome.FAIL,
             tuple(sorted(outputs, key=lambda output: output.sample)),
+            note=self.subject.fused_away(plan.islands | plan.fp32_sums) if away else "",
             tactics=tactics_of(facts),
             tensors=tuple(tensors),
             regions=regions_around(facts, plan.islands, self.subject.model),
@@ -207,7 +222,42 @@ class Evaluator:
             engine_layers=layers_by_node(facts),
             typing=facts.typing,
             tf32=facts.realised.tf32,
+            obeyed=obeyed if _holds_by_casts(plan, facts) else None,
+            kernels=_nodes_of_kernels(facts),
         )
+
+    def _obeyed(
+        self, plan: Plan, facts: EngineFacts, tensors: Mapping[str, np.ndarray], sample: int
+    ) -> Obedience:
+        """Whether the engine keeps the Casts of `plan`: by its kernels, and where they do not tell, by its outputs."""
+        if not _holds_by_casts(plan, facts):
+            return Obedience.OPEN
+        subject = self.subject
+        found = Obedience.OPEN
+        if not plan.fp32_sums:
+            found = obeyed_by_kernels(facts.kernels, subject.model, plan.islands)
+        if found is not Obedience.OPEN:
+            return found
+        bench = subject.bench
+        lowered = [name for name in subject.units if name not in plan.islands]
+        emulator, without = bench.emulator, subject.emulation(plan.precision, sample)
+        if plan.fp32_sums:  # engines add up in FP16 without, whatever is assumed
+            emulator = bench.emulator_with(replace(bench.assumed, accumulate=Accumulate.FP16))
+            without = emulator.attempt(bench.feeds[sample], plan.precision)
+        emulated = emulator.attempt(
+            bench.feeds[sample], plan.precision, lowered=lowered, fp32_sums=plan.fp32_sums
+        )
+        return obeyed_by_numbers(
+            {name: tensors[name] for name in bench.expected[sample] if name in tensors},
+            self._unobserved[sample] if sample < len(self._unobserved) else {},
+            bench.expected[sample],
+            emulated.tensors,
+            without.tensors,
+        )
+
+    def _remember(self, key: str | None, judged: JudgedEvaluation) -> None:
+        if key == BASELINE:
+            self._unobserved = judged.tensors
 
     def _note(self, plan: Plan, judged: JudgedEvaluation) -> None:
         if judged.passed:
@@ -253,6 +303,18 @@ class Evaluator:
         if judged.tensors:
             self.journal.keep_tensors(key, [dict(sample) for sample in judged.tensors])
         self.journal.keep(key, judged)
+
+
+def _holds_by_casts(plan: Plan, facts: EngineFacts) -> bool:
+    """Whether Casts in the graph are all that holds something in FP32."""
+    low = plan.precision in LOW_DTYPE
+    return low and facts.typing == "strong" and bool(plan.islands or plan.fp32_sums)
+
+
+def _nodes_of_kernels(facts: EngineFacts) -> tuple[tuple[str, ...], ...]:
+    """The ONNX nodes of each kernel of a strongly typed engine that computes some."""
+    kernels = facts.kernels.kernels if facts.kernels is not None and facts.typing == "strong" else ()
+    return tuple(kernel.onnx_nodes for kernel in kernels if kernel.onnx_nodes)
 
 
 def _relaxed_key(plan: Plan) -> str:

@@ -115,6 +115,7 @@ class Cure:
         given_up: why the search was given up; empty if it was not.
         relaxed: what was given up so that the engine which passes could be built.
         casts: the island is held by Casts in the graph.
+        fp32_sums: in place of an island: the products that are added up in FP32, in topological order.
         result: the search itself; None if there was no need for one.
     """
 
@@ -127,11 +128,12 @@ class Cure:
     given_up: str = ""
     relaxed: Relaxed | None = None
     casts: bool = False
+    fp32_sums: tuple[str, ...] = ()
     result: Result | None = field(default=None, compare=False, repr=False)
 
     @property
     def found(self) -> bool:
-        """Whether there is an island."""
+        """Whether something cures."""
         return self.confirmed_on is not None
 
 
@@ -226,6 +228,23 @@ class TacticSearch:
 
 
 @dataclass(frozen=True)
+class FP32Sums:
+    """What becomes of an emulator that adds up FP16 products in FP16 when it adds them up in FP32.
+
+    Args:
+        products: those with which it passes, in topological order; empty if it passes with none.
+        before: nrmse of the worst output with all in FP16; infinite where it is not finite.
+        after: with the products in FP32, or with all of them where none pass.
+        evidence: what was shown.
+    """
+
+    products: tuple[str, ...] = ()
+    before: float = 0.0
+    after: float = 0.0
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True)
 class Accumulation:
     """What FP16 products that accumulate in FP16 do to the outputs, by an estimate.
 
@@ -317,6 +336,7 @@ class Findings:
         pins: the tactics of a build that passes, for a fault of a tactic.
         fp32_as: the precision that stands for FP32 on the engine: TF32 where it cannot do without.
         accumulates: FP16 products that accumulate in FP16 are at fault.
+        fp32_sums: in place of an island: the products that are added up in FP32 to cure it.
     """
 
     verdict: DiagnosisVerdict
@@ -332,6 +352,7 @@ class Findings:
     pins: TacticRecord | None = None
     fp32_as: Precision = Precision.FP32
     accumulates: bool = False
+    fp32_sums: tuple[str, ...] = ()
 
     @property
     def casts(self) -> bool:
@@ -366,6 +387,7 @@ class Seen:
         options: how to diagnose.
         gates: whether there is a fault at all.
         prediction: what the emulator says.
+        sums: what adding up in FP32 does to an emulator that adds up in FP16.
         prior: the emulator's island, where the candidate is an engine.
         tried: the unobserved engine with the emulator's island.
         cure: the island that the candidate was seen to pass with, or the search that found none.
@@ -394,6 +416,7 @@ class Seen:
     options: Options = field(default_factory=Options)
     gates: GateCheck | None = None
     prediction: Prediction | None = None
+    sums: FP32Sums | None = None
     prior: Cure | None = None
     tried: JudgedEvaluation | None = None
     cure: Cure | None = None
@@ -443,6 +466,11 @@ class Seen:
     def cured(self) -> bool:
         """Whether an island cures the unobserved candidate."""
         return self.cure is not None and self.cure.found
+
+    @property
+    def cured_by_sums(self) -> bool:
+        """Whether products that are added up in FP32 cure the unobserved candidate, and no node went back to FP32."""
+        return self.cure is not None and self.cure.found and bool(self.cure.fp32_sums)
 
     @property
     def behind(self) -> bool:

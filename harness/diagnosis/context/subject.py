@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from harness.judge import Given, OutputResult, TensorGates, Tensors, Workbench, 
 from harness.model import Model
 from harness.tensors import Precision, hash_feeds, host_fingerprint
 from harness.text import names
-from harness.worker.protocol import Fingerprint
+from harness.worker.protocol import TENSORRT, Fingerprint
 
 MEMORY_BUDGET = 1 << 30
 DECIDED_ANYWAY = frozenset({SHAPE, COMPUTED, NONFINITE.metric})
@@ -84,6 +84,7 @@ class Subject:
         marks: frozenset[str] = frozenset(),
         build: BuildOptions | None = None,
         casts: bool = False,
+        fp32_sums: frozenset[str] = frozenset(),
     ) -> Plan:
         """An evaluation of this case; by default the one that a user would deploy."""
         return Plan(
@@ -93,6 +94,7 @@ class Subject:
             marks=marks,
             build=build or self.bench.case.build,
             casts=casts,
+            fp32_sums=fp32_sums,
         )
 
     def judge(
@@ -114,7 +116,7 @@ class Subject:
             failures: the outputs that could not be computed, with the reason; they fail.
         """
         absolute = as_emulator or self.emulated
-        emulated = None if absolute else self._emulation(plan.precision, sample)
+        emulated = None if absolute else self.emulation(plan.precision, sample)
         judged = TensorGates(self.model, self.bench.case.tolerances, plan.precision)
         computed, parts = Computed(tensors, failures or {}), self.bench.parts(sample)
         outputs = judged.judge(sample, self.bench.expected[sample], computed, emulated, parts)
@@ -137,7 +139,12 @@ class Subject:
                 found.append(replace(output, gates=gates))
         return tuple(found)
 
-    def _emulation(self, precision: Precision, sample: int) -> Computed:
+    def fused_away(self, nodes: Collection[str]) -> str:
+        """That the engine has left out the Casts around `nodes`, in words."""
+        ordered = [name for name in self.units if name in nodes]
+        return f"{self.product or TENSORRT} {self.release} fused the Casts around {names(ordered)} away"
+
+    def emulation(self, precision: Precision, sample: int) -> Computed:
         """The emulator's outputs with everything lowered: what an engine may err by."""
         key = (precision, sample)
         if key not in self._emulated:

@@ -8,6 +8,7 @@ from .origins import find_origins_of as find_origins_of
 from .origins import tensors_around as tensors_around
 from .reasons import accumulated_in_fp16 as accumulated_in_fp16
 from .reasons import accumulation as accumulation
+from .reasons import added_up_in_fp16 as added_up_in_fp16
 from .reasons import why as why
 from .words import LONGEST_COMMAND as LONGEST_COMMAND
 from .words import advise as advise

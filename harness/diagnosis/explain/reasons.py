@@ -351,3 +351,16 @@ def accumulated_in_fp16(estimated: float, seen: float, *, overflows: bool) -> st
         f"{text}: that makes the error of the outputs {magnitude(estimated)} (nrmse), and the engine's is "
         f"{magnitude(seen)}"
     )
+
+
+def added_up_in_fp16(before: float, after: float) -> str:
+    """Why products fail that are added up in FP16.
+
+    Args:
+        before: nrmse of the worst output with FP16 sums, on the emulator.
+        after: with FP32 sums.
+    """
+    return (
+        f"FP16 products are added up in FP16: that makes the error of the outputs {magnitude(before)} (nrmse), which "
+        f"is {magnitude(after)} with FP32 sums"
+    )

@@ -87,6 +87,11 @@ def _cause(found: Findings) -> str:
 
 def _remedy(found: Findings) -> str:
     verb = "cures" if found.confirmed else "should cure"
+    if found.fp32_sums:
+        verb = "cure" if found.confirmed else "should cure"
+        count = plural(len(found.fp32_sums), "product")
+        text = f"Casts to FP32 around {count} ({names(found.fp32_sums)}) {verb} it, with no node back in FP32"
+        return f"{text}: weights and tensors stay in FP16, and the sums are FP32."
     between = ", between Casts in the graph," if found.casts else ""
     text = f"FP32 at {plural(len(found.island), 'node')} ({names(found.island)}){between} {verb} it"
     starts = {origin.node for origin in found.origins}
@@ -122,10 +127,12 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
     if any(len(each) > LONGEST_COMMAND for each in commands):
         listed = recipes.get(Recipe.LAYER_LIST)
         commands = [] if listed is None else [f"{listed} lists the nodes"]
-    if found.accumulates:
+    if found.fp32_sums:
+        commands.append(_FREE)
+    elif found.accumulates:
         commands.insert(0, _WIDE_SUMS)
     commands += _mends(context, found)
-    if not handed.written and (found.island or verdict is DiagnosisVerdict.TF32):
+    if not handed.written and (found.island or found.fp32_sums or verdict is DiagnosisVerdict.TF32):
         files = "more recipes, a typed model and a repro" if commands else "recipes and a repro"
         commands.append(f"for {files}: {again(context)} --out DIR")
     return tuple(commands)
@@ -134,6 +141,12 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
 _WIDE_SUMS = (
     "put Casts to FP32 around these products, and keep their weights in FP16: they are then added up in FP32, by "
     "TensorRT for RTX 1.6 at the speed of FP16; 1.4 fuses the Casts around a MatMul away"
+)
+
+
+_FREE = (
+    "put Casts to FP32 around these products, and keep their weights in FP16, as typed.onnx has them: TensorRT for RTX "
+    "1.6 adds up in FP32 then, at the speed of FP16"
 )
 
 

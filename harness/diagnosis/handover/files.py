@@ -32,6 +32,7 @@ from harness.diagnosis.handover.recipes import (
     layers_of,
     own_file,
     polygraphy_script,
+    typed_commands,
     without_tf32,
 )
 from harness.diagnosis.handover.repro import ReproInfo, write_repro
@@ -95,7 +96,7 @@ def write_handover(
     """
     subject = context.subject
     model, island = subject.model, found.island
-    wanted = bool(island) or found.verdict is DiagnosisVerdict.TF32
+    wanted = bool(island or found.fp32_sums) or found.verdict is DiagnosisVerdict.TF32
     release = ReleaseInUse(subject.product, subject.release, typing)
     if out is None:  # commands that name files which are there
         path = own_file(model, island)
@@ -148,6 +149,8 @@ def _write_pins(
 def _commands(subject: Subject, found: Findings, files: Files, release: ReleaseInUse) -> dict[Recipe, str]:
     if found.verdict is DiagnosisVerdict.TF32:
         return without_tf32(files, release)
+    if found.fp32_sums:
+        return typed_commands(files, release)
     if found.casts:
         files = replace(files, model=files.typed)
     relaxed = None if found.cure is None else found.cure.relaxed
@@ -159,7 +162,7 @@ def _commands(subject: Subject, found: Findings, files: Files, release: ReleaseI
 
 def _autocast_evidence(subject: Subject, found: Findings) -> tuple[Evidence, ...]:
     """Why there is no recipe for AutoCast, where there would be one."""
-    if not _can_be_typed(subject, found):
+    if not _can_be_typed(subject, found) or found.fp32_sums:
         return ()
     obstacle = autocast_obstacle(subject.model, subject.precision, found.island)
     return (_evidence(EvidenceKind.AUTOCAST, f"AutoCast does not apply: {obstacle}"),) if obstacle else ()
@@ -170,7 +173,7 @@ def _shapes(subject: Subject) -> dict[str, Profile]:
 
 
 def _can_be_typed(subject: Subject, found: Findings) -> bool:
-    return subject.precision in LOW_DTYPE and bool(found.island)
+    return subject.precision in LOW_DTYPE and bool(found.island or found.fp32_sums)
 
 
 def _write_recipes(
@@ -189,7 +192,7 @@ def _write_recipes(
         save_model(model, path)
     typed = out / "typed.onnx" if _can_be_typed(subject, found) else None
     if typed is not None:
-        graph = with_islands(model, subject.precision, island)
+        graph = with_islands(model, subject.precision, island, found.fp32_sums)
         save_model(graph, typed)
         evidence.append(_try_typed(subject, graph))
     script, listed = out / "keep_fp32.py", out / "layers.json"
@@ -201,8 +204,8 @@ def _write_recipes(
     repeated = repeated_names(model, layers_of(model, island))
     if repeated and recipes.keys() & {Recipe.TRTEXEC, Recipe.POLYGRAPHY}:
         evidence.append(_repeated_evidence(repeated))
-    if island:
-        document = layer_list(model, subject.precision, island, engine_layers)
+    if island or found.fp32_sums:
+        document = layer_list(model, subject.precision, island, engine_layers, found.fp32_sums)
         write_text(listed, json.dumps(document, indent=1) + "\n")
         recipes[Recipe.LAYER_LIST] = str(listed)
     if typed is not None:

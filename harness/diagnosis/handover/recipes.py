@@ -110,7 +110,7 @@ def keep_fp32(
         release: what the engine was built with.
         constraints: `obey`, or `prefer` where TensorRT refuses to obey.
     """
-    typed = _typed(files, release)
+    typed = typed_commands(files, release)
     flags = {} if release.strong else _flags(model, precision, island, files, constraints)
     recipes = {**typed, **flags} if release.strong or release.version is None else {**flags, **typed}
     castable = precision in (Precision.FP16, Precision.BF16) and bool(island)
@@ -119,7 +119,7 @@ def keep_fp32(
     return recipes
 
 
-def _typed(files: Files, release: ReleaseInUse) -> dict[Recipe, str]:
+def typed_commands(files: Files, release: ReleaseInUse) -> dict[Recipe, str]:
     """The command that builds from the typed model."""
     unspellable = any(map(NOT_FOR_TRTEXEC.search, files.shapes))
     if files.typed is None or unspellable or not release.takes_typed:
@@ -228,7 +228,11 @@ def postprocess(network):
 
 
 def layer_list(
-    model: Model, precision: Precision, island: Sequence[str], engine_layers: Mapping[str, tuple[str, ...]]
+    model: Model,
+    precision: Precision,
+    island: Sequence[str],
+    engine_layers: Mapping[str, tuple[str, ...]],
+    fp32_sums: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The island as data: each node with its operator, its tensors, the nodes in its bodies that compute floats, and
     the engine layers that compute it."""
@@ -246,6 +250,7 @@ def layer_list(
             }
             for name in island
         ],
+        **({"fp32_sums": list(fp32_sums)} if fp32_sums else {}),
     }
 
 

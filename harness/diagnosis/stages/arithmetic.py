@@ -3,9 +3,8 @@
 TensorRT for RTX obeys no flag about TF32, and 1.4 runs nothing without. What the emulated TF32 explains there is no
 fault of the conversion.
 
-The emulator rounds what a product writes; tensor cores round each partial sum, too (`harness.model.accumulation`). What
-that adds is computed for a sample of rows and columns of each product, from the reference's tensors, and put into the
-graph as noise of that size: one evaluation of the emulator says what becomes of the outputs.
+Where the emulator was told to add up in FP32, tensor cores may round each partial sum all the same: one evaluation of
+an emulator that adds up in FP16 says what becomes of the outputs then.
 """
 
 from __future__ import annotations
@@ -16,15 +15,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.backends import Emulator, chunks
 from harness.comparison import DEFAULT_GATES
-from harness.diagnosis.context import Accumulation, JudgedEvaluation, Prediction, Subject, badness
+from harness.diagnosis.context import (
+    Accumulation,
+    JudgedEvaluation,
+    Prediction,
+    Subject,
+    badness,
+    introduced_errors,
+)
 from harness.diagnosis.results import Evidence, EvidenceKind, Fact, Stage
-from harness.errors import HarnessError
 from harness.judge import OutputResult
-from harness.model import PRODUCTS, accumulation_error, sampled_product, with_noise
 from harness.search import Outcome
-from harness.tensors import Precision
+from harness.tensors import Accumulate, Precision
 from harness.text import magnitude, plural
 from harness.worker.protocol import TF32_STAYS
 
@@ -34,8 +37,8 @@ FACTOR = DEFAULT_GATES[Precision.TF32].factor
 CLOSE = 1.5
 """An engine may err by so many times as much as the estimate."""
 
-MATTERS = 0.25
-"""A product is named if its own error is at least this share of the largest."""
+MATTERS = 0.5
+"""A product is named if it introduces at least this share of what the worst one does."""
 
 
 def held_to_tf32(subject: Subject, strict: JudgedEvaluation) -> tuple[JudgedEvaluation, str]:
@@ -75,26 +78,28 @@ def _missing(subject: Subject, sample: int, tensors: Mapping[str, np.ndarray]) -
 def estimate_accumulation(
     subject: Subject, prediction: Prediction, baseline: JudgedEvaluation
 ) -> Accumulation | None:
-    """What FP16 accumulation adds to the error of an engine; None if there is no product, or nothing to say.
+    """What FP16 accumulation adds to the error of an engine; None if nothing is added up in FP16, or it is assumed.
 
     Args:
         subject: whose engine it is; the precision is FP16.
         prediction: what the emulator says, which passes.
         baseline: the engine that fails.
     """
+    bench = subject.bench
     sample = next(output.sample for output in baseline.outputs if not output.passed)
-    try:
-        errors = product_errors(subject, sample)
-        if not any(error for error, _ in errors.values()):
-            return None
-        finite = {node: error for node, (error, _) in errors.items() if 0 < error < math.inf}
-        estimated = _emulated(subject, finite, sample)
-    except (HarnessError, MemoryError):  # an estimate is not worth a diagnosis
+    if bench.assumed.accumulate is Accumulate.FP16:
         return None
-    shares = {node: error / size if size else 0.0 for node, (error, size) in errors.items()}
-    least = MATTERS * max(shares.values())
-    nodes = tuple(node for node in subject.units if shares.get(node, 0.0) >= least and shares.get(node))
-    overflows = tuple(node for node in subject.units if errors.get(node, (0.0, 0.0))[0] == math.inf)
+    emulator = bench.emulator_with(replace(bench.assumed, accumulate=Accumulate.FP16))
+    summed = emulator.arithmetic(subject.precision, bench.feeds[sample]).sums
+    if not summed:
+        return None
+    found = emulator.attempt(bench.feeds[sample], subject.precision)
+    estimated = subject.judge(found.tensors, sample, subject.plan(), failures=found.failures)
+    errors = introduced_errors(subject, sample, emulator)
+    products = {node: errors.get(node, 0.0) for node in subject.units if node in summed}
+    overflows = tuple(node for node, error in products.items() if error == math.inf)
+    least = MATTERS * max(products.values())
+    nodes = tuple(node for node, error in products.items() if error >= least)
     failing = {output.tensor: output for output in baseline.outputs if output.sample == sample}
     explains = all(
         failing[output.tensor].passed or _explains(failing[output.tensor], output, bool(overflows))
@@ -138,58 +143,3 @@ def _explains(seen: OutputResult, estimated: OutputResult, overflows: bool) -> b
 def _worst(outputs: Iterable[OutputResult]) -> float:
     found = [output.metrics.nrmse for output in outputs]
     return max((value for value in found if not math.isnan(value)), default=0.0)
-
-
-def _emulated(subject: Subject, errors: Mapping[str, float], sample: int) -> tuple[OutputResult, ...]:
-    """The outputs of the emulator with noise of these sizes on what the products write."""
-    noisy = with_noise(subject.model, errors)
-    emulator = Emulator(noisy)
-    try:
-        found = emulator.attempt(subject.bench.feeds[sample], subject.precision, lowered=subject.units)
-    finally:
-        emulator.close()
-    return subject.judge(found.tensors, sample, subject.plan(), failures=found.failures)
-
-
-def product_errors(subject: Subject, sample: int) -> dict[str, tuple[float, float]]:
-    """By product that FP16 lowers: the rms of what its accumulator errs by, and of what it writes."""
-    model, feeds = subject.model, subject.bench.feeds[sample]
-    units = set(subject.units)
-    protos = {
-        node.name: node
-        for node in model.skeleton.graph.node
-        if node.op_type in PRODUCTS and node.name in units
-    }
-    constants = {
-        name: value.const_value
-        for name, value in model.ir.graph.initializers.items()
-        if value.const_value is not None
-    }
-    reads = {
-        name: [each for each in proto.input[:2] if each not in constants and each not in feeds]
-        for name, proto in protos.items()
-    }
-    sizes = {
-        name: sum(
-            4 * math.prod(int(size) for size in model.shapes.get(each, ()) if isinstance(size, int))
-            for each in names
-        )
-        for name, names in reads.items()
-    }
-    found: dict[str, tuple[float, float]] = {}
-    for group in chunks(tuple(protos), sizes, subject.bench.memory_budget):
-        wanted = list(dict.fromkeys(each for name in group for each in reads[name]))
-        values = dict(subject.bench.reference.run(feeds, wanted)) if wanted else {}
-        for name in group:
-            arrays = [
-                values[each] if each in values else feeds[each] if each in feeds else constants[each].numpy()
-                for each in protos[name].input[:2]
-            ]
-            errors = [accumulation_error(*pair) for pair in sampled_product(protos[name], *arrays)]
-            if errors:
-                found[name] = (_mean([error for error, _ in errors]), _mean([size for _, size in errors]))
-    return found
-
-
-def _mean(values: list[float]) -> float:
-    return math.sqrt(sum(value * value for value in values) / len(values))

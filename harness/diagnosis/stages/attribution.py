@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from harness.diagnosis.context import Divergence, Effects, Findings, Seen, Subject
-from harness.diagnosis.explain import accumulated_in_fp16, explain_nodes, find_origins_of
+from harness.diagnosis.explain import accumulated_in_fp16, added_up_in_fp16, explain_nodes, find_origins_of
 from harness.diagnosis.results import (
     CANDIDATE,
     EMULATOR,
@@ -109,7 +110,7 @@ def conclude(seen: Seen, subject: Subject, effects: Effects) -> tuple[Findings, 
             marks_cure=bool(separations) if seen.separated is not None else None,
             island_cures=True if seen.cured else None if seen.cure is None else False,
             in_tf32=True if seen.strict_as is Precision.TF32 else None,
-            accumulates=True if seen.accumulates else None,
+            accumulates=True if seen.accumulates or seen.cured_by_sums else None,
         )
     )
     found = Findings(verdict, separations=separations, fp32_as=seen.strict_as)
@@ -122,6 +123,8 @@ def conclude(seen: Seen, subject: Subject, effects: Effects) -> tuple[Findings, 
         found = conclusion.fusion(found)
     elif verdict is DiagnosisVerdict.TACTIC:
         found = conclusion.tactic(found)
+    elif seen.cured_by_sums and verdict is DiagnosisVerdict.PRECISION:
+        found = conclusion.fp32_sums(found)
     elif seen.accumulates and verdict is DiagnosisVerdict.PRECISION:
         found = conclusion.accumulation(found)
     elif verdict is not DiagnosisVerdict.NONDETERMINISTIC:
@@ -156,6 +159,24 @@ class _Conclusion:
             minimal_on=cure.minimal_on,
             origins=self._origins_of(cure.island),
             cure=cure,
+        )
+
+    def fp32_sums(self, found: Findings) -> Findings:
+        """With the products that are added up in FP32, and what they cost the outputs before."""
+        cure, sums, estimate = self.seen.cure, self.seen.sums, self.seen.accumulation
+        assert cure is not None
+        if sums is not None:
+            overflows = tuple(
+                node for node in cure.fp32_sums if math.isinf(self.seen.predicted.introduced.get(node, 0.0))
+            )
+            why = added_up_in_fp16(sums.before, sums.after)
+            origins = self._explained(overflows) if overflows else self._because(cure.fp32_sums, why)
+        else:
+            assert estimate is not None
+            why = accumulated_in_fp16(estimate.estimated, estimate.seen, overflows=bool(estimate.overflows))
+            origins = self._because(cure.fp32_sums, why)
+        return replace(
+            found, confirmed=True, origins=origins, cure=cure, accumulates=True, fp32_sums=cure.fp32_sums
         )
 
     def accumulation(self, found: Findings) -> Findings:

@@ -199,27 +199,31 @@ def _cure_of(result: Result, where: str) -> Cure:
     )
 
 
-def measure_price(evaluator: Evaluator, island: Sequence[str]) -> Price | None:
-    """Time the engine that fails and the one with `island` in FP32; None where the candidate cannot be timed.
+def measure_price(evaluator: Evaluator, cured: Plan, key: str) -> Price | None:
+    """Time the engine that fails and the one that passes; None where the candidate cannot be timed.
 
     The engines are those of the stages before: nothing is built for this. Where an earlier process built them,
     there is no price.
+
+    Args:
+        evaluator: has evaluated both.
+        cured: the plan that passes.
+        key: the key of its evaluation.
     """
-    subject = evaluator.subject
-    key = f"price {' '.join(sorted(island))}"
-    if (kept := evaluator.journal.recall(key, Price)) is not None:
+    subject, price_key = evaluator.subject, f"price {key}"
+    if (kept := evaluator.journal.recall(price_key, Price)) is not None:
         return kept
-    if not evaluator.at_hand.issuperset({BASELINE, island_key(island)}):
+    if not evaluator.at_hand.issuperset({BASELINE, key}):
         return None
     try:
         before = _median_ms(evaluator, subject.plan())
-        after = _median_ms(evaluator, subject.plan(frozenset(island)))
+        after = _median_ms(evaluator, cured)
     except CandidateError:
         return None
     if before is None or after is None:
         return None
     price = Price(before, after)
-    evaluator.journal.keep(key, price)
+    evaluator.journal.keep(price_key, price)
     return price
 
 

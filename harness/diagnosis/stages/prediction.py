@@ -23,7 +23,7 @@ def predict(subject: Subject, gates: GateCheck) -> Prediction:
     if subject.emulated:
         outputs, trial = gates.baseline.outputs, gates.baseline.trial
     else:
-        outputs, trial = emulate(subject)
+        outputs, trial = emulate(subject, subject.plan())
     failing = next(output.sample for output in gates.baseline.outputs if not output.passed)
     plan, bench = subject.plan(observation=Observation.TYPED), subject.bench
 

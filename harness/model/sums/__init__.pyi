@@ -5,10 +5,8 @@ from .emitting import Arithmetic as Arithmetic
 from .emitting import Summation as Summation
 from .estimate import PRODUCTS as PRODUCTS
 from .estimate import accumulate_in_fp16 as accumulate_in_fp16
-from .estimate import accumulation_error as accumulation_error
 from .estimate import largest_partial_sum as largest_partial_sum
 from .estimate import sampled_product as sampled_product
-from .estimate import with_noise as with_noise
 from .rules import fp16_sums as fp16_sums
 from .rules import splits_of as splits_of
 from .rules import stands_in as stands_in

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -63,6 +63,11 @@ class Arithmetic:
     def changes(self, node: str) -> bool:
         """Whether a node is computed otherwise when it is lowered."""
         return node in self.sums or node in self.steps
+
+    def with_fp32_sums(self, products: frozenset[str]) -> Arithmetic:
+        """The same with `products` added up in FP32."""
+        left = {node: how for node, how in self.sums.items() if node not in products}
+        return replace(self, sums=left) if len(left) < len(self.sums) else self
 
     def emit(
         self, emit: Emitter, node: onnx.NodeProto, name: str, opset: int, round: Round, rank: int

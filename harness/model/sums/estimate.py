@@ -10,16 +10,13 @@ are the parts of one that is split along K.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from onnx import helper
 
-from harness.model.model import Model
 from harness.model.sums.emitting import DEPTH, TILE, window_pads
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
@@ -61,30 +58,6 @@ def _rounded(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float16).astype(np.float64)
 
 
-def accumulation_error(left: np.ndarray, right: np.ndarray) -> tuple[float, float]:
-    """What an FP16 accumulator errs by beyond the rounding of the result.
-
-    Args:
-        left: (rows, terms); rounded to FP16 here.
-        right: (terms, columns); likewise.
-
-    Returns:
-        The rms of that error, infinite where the accumulator overflows and the result does not; and the rms of the
-        product.
-    """
-    with np.errstate(over="ignore"):
-        left, right = left.astype(np.float16), right.astype(np.float16)
-    exact = left.astype(np.float64) @ right.astype(np.float64)
-    sums = accumulate_in_fp16(left, right)
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded = exact.astype(np.float16).astype(np.float64)
-    sound = np.isfinite(rounded)
-    if not np.isfinite(sums[sound]).all():
-        return float("inf"), _rms(exact[sound])
-    beyond = _rms((sums - exact)[sound]) ** 2 - _rms((rounded - exact)[sound]) ** 2
-    return float(np.sqrt(max(beyond, 0.0))), _rms(exact[sound])
-
-
 def largest_partial_sum(left: np.ndarray, right: np.ndarray) -> float:
     """The largest magnitude that sums of 16, 32, 48, … terms of a product reach.
 
@@ -98,47 +71,6 @@ def largest_partial_sum(left: np.ndarray, right: np.ndarray) -> float:
         sums += left[:, terms].astype(np.float64) @ right[terms].astype(np.float64)
         largest = max(largest, float(np.abs(sums).max(initial=0.0)))
     return largest
-
-
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
-
-
-def with_noise(model: Model, scales: Mapping[str, float]) -> Model:
-    """`model` with Gaussian noise on what some nodes write, the same in each session that is made of it.
-
-    Args:
-        model: the model.
-        scales: by node, the standard deviation; of a node with several outputs, on the first.
-    """
-    copy = model.ir.clone()
-    for number, node in enumerate(list(copy.graph)):
-        scale = scales.get(str(node.name))
-        if scale:
-            _add_noise(copy.graph, node, scale, SEED + number)
-    digest = hashlib.sha256(f"{model.sha256} noise {sorted(scales.items())}".encode()).hexdigest()
-    return Model(copy, name=model.name, sha256=digest)
-
-
-def _add_noise(graph: ir.Graph, node: ir.Node, scale: float, seed: int) -> None:
-    value = node.outputs[0]
-    name = str(value.name)
-    value.name = f"{name}::exact"
-    noise = ir.node(
-        "RandomNormalLike", [value], {"scale": scale, "seed": float(seed)}, name=f"{node.name}::noise"
-    )
-    noise.outputs[0].name = f"{name}::noise"
-    noise.outputs[0].type, noise.outputs[0].shape = value.type, value.shape
-    added = ir.node("Add", [value, noise.outputs[0]], name=f"{node.name}::noisy")
-    noisy = added.outputs[0]
-    noisy.name, noisy.type, noisy.shape = name, value.type, value.shape
-    for user, position in list(value.uses()):
-        if user not in (noise, added):
-            user.replace_input_with(position, noisy)
-    for position, output in enumerate(graph.outputs):
-        if output is value:
-            graph.outputs[position] = noisy
-    graph.insert_after(node, [noise, added])
 
 
 def sampled_product(proto: onnx.NodeProto, left: np.ndarray, right: np.ndarray) -> Iterator[Matrices]:

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from harness.diagnosis import Diagnosis, DiagnosisVerdict, Recipe
-from harness.report.diagnosis.words import accumulates, heading, look, statements
+from harness.report.diagnosis.words import accumulates, cure_words, heading, look, statements
 from harness.report.figures import error_growth_svg
 from harness.report.pages import render_page, trusted
 from harness.report.words import LAYER_NUMBERS, escape, is_plain, made_with, print_statements, ran_on
@@ -59,7 +59,7 @@ def diagnosis_markdown(diagnosis: Diagnosis) -> str:
     if diagnosis.before is not None and diagnosis.before.outputs:
         lines += ["", "### Outputs", "", *_output_table(diagnosis)]
         if diagnosis.outputs_after:
-            lines += ["", f"After: {escape(diagnosis.after_on)} with the culprits in FP32."]
+            lines += ["", f"After: {escape(diagnosis.after_on)} with {cure_words(diagnosis)}."]
     return "\n".join([*lines, "", ran_on(made_with(diagnosis.fingerprint))])
 
 
@@ -131,6 +131,7 @@ def diagnosis_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = Non
         look=look(diagnosis),
         statements=statements(diagnosis),
         accumulates=accumulates(diagnosis),
+        cure=cure_words(diagnosis),
         commands=_commands(diagnosis),
         files=_files(diagnosis),
         pictures=pictures,
@@ -144,5 +145,7 @@ def diagnosis_page(diagnosis: Diagnosis, *, made: datetime.datetime | None = Non
 def _after(diagnosis: Diagnosis) -> tuple[str, RunResult | None, str]:
     """The run with the culprits in FP32, what it is (measured on the emulator, whatever was cured), and a note."""
     kept = f"{plural(sum(map(len, diagnosis.islands)), 'node')} in FP32"
+    if diagnosis.fp32_sums:
+        kept = cure_words(diagnosis)
     where = "" if diagnosis.candidate == "emulator" else ", on the emulator"
     return f"After{where}: {kept}, the others at {diagnosis.precision}", diagnosis.after, kept

@@ -44,6 +44,8 @@ def look(diagnosis: Diagnosis) -> Look:
 def meaning(diagnosis: Diagnosis) -> str:
     """The verdict in words."""
     many = len(diagnosis.culprits)
+    if diagnosis.fp32_sums:
+        return "adding up FP16 products in FP16 is not precise enough"
     if diagnosis.verdict is DiagnosisVerdict.PRECISION and many > A_FEW:
         return f"the precision is too low for {many} nodes taken together"
     return MEANINGS[diagnosis.verdict]
@@ -82,6 +84,13 @@ def statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
     return tuple(found)
 
 
+def cure_words(diagnosis: Diagnosis) -> str:
+    """`the culprits in FP32`, or `2 products added up in FP32`."""
+    if diagnosis.fp32_sums:
+        return f"{plural(len(diagnosis.fp32_sums), 'product')} added up in FP32"
+    return "the culprits in FP32"
+
+
 def cost(diagnosis: Diagnosis) -> str:
     """`3 builds, 22 emulations, 31 s`."""
     spent = diagnosis.cost
@@ -102,6 +111,9 @@ def _places(diagnosis: Diagnosis) -> list[str]:
         nodes = [node for island in diagnosis.islands for node in island]
         parts = f", in {len(diagnosis.islands)} places" if len(diagnosis.islands) > 1 else ""
         lines.append(f"back to FP32: {names(nodes, MOST_NODES)} ({plural(len(nodes), 'node')}{parts})")
+    if diagnosis.fp32_sums:
+        count = plural(len(diagnosis.fp32_sums), "product")
+        lines.append(f"added up in FP32, between Casts: {names(diagnosis.fp32_sums, MOST_NODES)} ({count})")
     return lines
 
 
@@ -130,7 +142,8 @@ def _on_fresh_samples(diagnosis: Diagnosis) -> str:
             if diagnosis.wider
             else ""
         )
-        return f"the island is fitted to its sample: it passes on {count}{wider}"
+        what = "the cure" if diagnosis.fp32_sums else "the island"
+        return f"{what} is fitted to its sample: it passes on {count}{wider}"
     wider = f", widened by {plural(diagnosis.widened, 'node')} for them" if diagnosis.widened else ""
     return f"it passes on {count}, too{wider}"
 
@@ -165,6 +178,8 @@ def _proof(diagnosis: Diagnosis) -> list[str]:
     lines = []
     if diagnosis.confirmed and diagnosis.islands:
         lines.append(f"{candidate} {_passes(diagnosis)} with these nodes in FP32")
+    elif diagnosis.confirmed and diagnosis.fp32_sums:
+        lines.append(f"{candidate} {_passes(diagnosis)} with these products added up in FP32")
     elif diagnosis.confirmed and diagnosis.separations:
         lines.append("the engine passes when the layers are not fused")
     elif diagnosis.confirmed:

@@ -30,13 +30,16 @@ Widen = Callable[[Subject, tuple[str, ...]], tuple[str, ...]]
 """A subject of fresh inputs on which an island fails, and the island: one that cures there, or nothing."""
 
 
-def try_unseen(subject: Subject, island: tuple[str, ...], widen: Widen) -> Unseen | None:
+def try_unseen(
+    subject: Subject, island: tuple[str, ...], widen: Widen, fp32_sums: frozenset[str] = frozenset()
+) -> Unseen | None:
     """Whether `island` cures on fresh inputs, on the emulator, and a wider one that does if it does not.
 
     Args:
         subject: what is diagnosed.
         island: it passes on the inputs of the subject.
         widen: searches on a sample that fails.
+        fp32_sums: the products that are added up in FP32 beside it; where there are some, nothing is widened.
 
     Returns:
         None where there are no other inputs: those of the case come from files.
@@ -44,16 +47,18 @@ def try_unseen(subject: Subject, island: tuple[str, ...], widen: Widen) -> Unsee
     fresh = [each for each in (_fresh(subject, seed) for seed in range(1, SEEDS + 1)) if each is not None]
     if not fresh:
         return None
-    wider, before = island, sum(_passes(each, island) for each in fresh)
-    worst = max(_badness(each, island) for each in fresh)
+    found = [_badness(each, island, fp32_sums) for each in fresh]
+    wider, before, worst = island, sum(each <= 1.0 for each in found), max(found)
+    if fp32_sums:
+        return Unseen(len(fresh), before, island, before=before, worst=worst)
     for _ in range(MOST_WIDENINGS + 1):
         failing = [each for each in fresh if not _passes(each, wider)]
         if not failing or len(wider) == len(subject.units):
             break
-        found = widen(failing[0], wider)
-        if not found or set(found) <= set(wider):
+        more = widen(failing[0], wider)
+        if not more or set(more) <= set(wider):
             break
-        chosen = set(found) | set(wider)
+        chosen = set(more) | set(wider)
         wider = tuple(name for name in subject.units if name in chosen)
     if wider != island and not _passes(subject, wider):  # it must still cure what it was found for
         wider = island
@@ -65,12 +70,13 @@ def _passes(subject: Subject, island: tuple[str, ...]) -> bool:
     return _badness(subject, island) <= 1.0
 
 
-def _badness(subject: Subject, island: tuple[str, ...]) -> float:
+def _badness(subject: Subject, island: tuple[str, ...], fp32_sums: frozenset[str] = frozenset()) -> float:
     """The worst gate with `island` in FP32 as a multiple of its limit."""
-    emulator, plan, worst = subject.bench.emulator, subject.plan(frozenset(island)), 0.0
+    emulator, worst = subject.bench.emulator, 0.0
+    plan = subject.plan(frozenset(island), fp32_sums=fp32_sums)
     lowered = [name for name in emulator.units(subject.precision) if name not in plan.islands]
     for sample, feeds in enumerate(subject.bench.feeds):
-        computed = emulator.attempt(feeds, subject.precision, lowered=lowered)
+        computed = emulator.attempt(feeds, subject.precision, lowered=lowered, fp32_sums=fp32_sums)
         outputs = subject.judge(computed.tensors, sample, plan, as_emulator=True, failures=computed.failures)
         worst = max(worst, badness(outputs))
     return worst
@@ -82,10 +88,7 @@ def _fresh(subject: Subject, number: int) -> Subject | None:
     feeds = _other_feeds(bench, number) if bench.case.reference is None else None
     if feeds is None:
         return None
-    other = Workbench(bench.case, memory_budget=bench.memory_budget)
-    other.model, other.feeds = bench.model, [feeds]
-    for made in ("reference", "itself", "emulator"):
-        other.__dict__[made] = getattr(bench, made)
+    other = bench.with_feeds([feeds])
     try:
         _ = other.expected
     except HarnessError:  # a reference that is not finite there judges nothing

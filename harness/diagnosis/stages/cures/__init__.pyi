@@ -1,0 +1,12 @@
+from .casts import cure_with_casts as cure_with_casts
+from .fp32_sums import confirm_fp32_sums as confirm_fp32_sums
+from .fp32_sums import find_fp32_sums as find_fp32_sums
+from .fp32_sums import sums_key as sums_key
+from .fp32_sums import worst_error as worst_error
+from .margin import FARTHEST as FARTHEST
+from .margin import MOST_TRIES as MOST_TRIES
+from .margin import RESERVE as RESERVE
+from .margin import accumulates as accumulates
+from .margin import island_with_margin as island_with_margin
+from .margin import left_on as left_on
+from .margin import next_share as next_share
