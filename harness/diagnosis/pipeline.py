@@ -233,7 +233,7 @@ PIPELINE: tuple[PipelineStage, ...] = (
         "kernels of the island",
         Stage.CURE,
         steps.ask_for_kernels,
-        applies=lambda seen: _fails(seen) and seen.emulated and seen.cured,
+        applies=lambda seen: _fails(seen) and seen.emulated and seen.cured and not seen.cured_by_sums,
         requires=lambda seen: [(bool(seen.cure and seen.cure.island), "an island that has nodes")],
         ensures=lambda _, after: [
             (not after.cured or bool(after.cure and after.cure.island), "an island that has nodes")
