@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from harness.backends.assumed import Assumed
+from harness.backends.partitioned import left_out
 from harness.backends.plan import Candidate, EmulatorFacts, Evaluation, Observation, Plan, Timing
 from harness.backends.requests import Profile
 from harness.backends.session import Computed, GraphRunner, run_as_far_as_possible
@@ -240,6 +241,11 @@ class Emulator(Candidate):
         )
         facts = EmulatorFacts(len(lowered), self.assumed.kernels, self.assumed.accumulate)
         return Evaluation(found.tensors, facts=facts, failures=found.failures)
+
+    @property
+    def without_kernel(self) -> frozenset[str]:
+        """The nodes that onnx.reference ran, as ONNX Runtime has no kernel for them."""
+        return left_out(runner.session for runners in self._runners.values() for runner in runners.values())
 
     def close(self) -> None:
         """Free the sessions and the rounded weights."""

@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.backends.session import GraphRunner, create_session, to_runtime
-from harness.errors import ModelError
+from harness.backends.partitioned import left_out
+from harness.backends.session import GraphRunner, create_session, infer
+from harness.errors import HarnessError, ModelError
 from harness.model import Model, bodies, graph_dtypes, is_widened, lower, needed_nodes, owner
 from harness.tensors import Precision
 
@@ -53,6 +54,11 @@ class Reference:
             graph = lower(self.model, Precision.FP32, wanted, own=self.own)
             self._runners[wanted] = GraphRunner(self.model, graph, Precision.FP32, self._weights)
         return self._runners[wanted].run(feeds)
+
+    @property
+    def without_kernel(self) -> frozenset[str]:
+        """The nodes that onnx.reference ran, as ONNX Runtime has no kernel for them."""
+        return left_out(runner.session for runner in self._runners.values())
 
     def close(self) -> None:
         """Free the sessions."""
@@ -112,7 +118,12 @@ class DoubleReference:
         for _ in range(_RETRIES):
             graph = _Widening(model, fp32_ops).graph(self._names)
             try:
-                self._session = create_session(graph.proto, where=model.name)
+                self._session = create_session(
+                    graph.proto,
+                    where=model.name,
+                    operators=model.operators,
+                    dtypes={} if model.operators else None,
+                )
             except ModelError as error:
                 missing = _MISSING.search(error.message)
                 if missing is None or missing[1] in fp32_ops:
@@ -134,9 +145,9 @@ class DoubleReference:
         values = {name: _widened(array) for name, array in feeds.items() if name in takes}
         values |= {name: _widened(self._model.weight(name)) for name in self._model.weights if name in takes}
         try:
-            arrays = self._session.run(
-                list(self._graph.outputs), {name: to_runtime(value) for name, value in values.items()}
-            )
+            arrays = infer(self._session, self._graph.outputs, values)
+        except HarnessError:
+            raise
         except Exception as error:
             text = str(error).strip().splitlines()[0]
             raise ModelError(

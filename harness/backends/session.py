@@ -6,7 +6,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -16,8 +16,19 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from harness.errors import InputDataError, ModelError, NodeFailedError
-from harness.model import LOWERED, MASK, LoweredGraph, Model, WeightFeed, bodies, round_array
+from harness.backends.partitioned import (
+    PartitionedSession,
+    Session,
+    first_line,
+    node_lists,
+    nodes_of,
+    not_accepted,
+    to_runtime,
+    without_kernel,
+)
+from harness.case import Operators
+from harness.errors import HarnessError, InputDataError, ModelError, NodeFailedError
+from harness.model import LOWERED, MASK, LoweredGraph, Model, WeightFeed, round_array
 from harness.tensors import Precision
 from harness.text import duration
 
@@ -47,28 +58,50 @@ def session_options() -> ort.SessionOptions:
     return options
 
 
-def create_session(proto: onnx.ModelProto, *, where: str) -> ort.InferenceSession:
+def create_session(
+    proto: onnx.ModelProto,
+    *,
+    where: str,
+    operators: Operators | None = None,
+    dtypes: Mapping[str, str] | None = None,
+) -> Session:
     """A CPU session of `proto`; running it changes neither what it is fed nor what it holds.
+
+    Args:
+        proto: the graph.
+        where: the model, for messages.
+        operators: the user's own.
+        dtypes: dtype name of each tensor, as far as it is known; with it, nodes that ONNX Runtime has no kernel for
+            run on onnx.reference, as far as that knows them.
 
     Raises:
         ModelError: ONNX Runtime does not accept the graph; the message names the operator if it is unsupported.
     """
-    try:
+
+    def make(graph: onnx.ModelProto) -> ort.InferenceSession:
+        options = session_options()
+        for library in () if operators is None else operators.libraries:
+            options.register_custom_ops_library(str(library))
         return ort.InferenceSession(
-            without_overwrites(proto).SerializeToString(),
-            session_options(),
-            providers=["CPUExecutionProvider"],
+            without_overwrites(graph).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
+
+    mine = frozenset[str]() if operators is None else nodes_of(proto, operators.classes)
+    try:
+        if not mine:
+            whole: Session = make(proto)
+            return whole
+        return PartitionedSession(proto, mine, operators, dtypes or {}, make, where)
+    except HarnessError:
+        raise
     except Exception as error:
-        text = _first_line(error)
-        hint = "check it with onnx.checker.check_model(model, full_check=True)"
-        if (
-            "not implemented" in text.lower()
-            or "no op registered" in text.lower()
-            or "not a registered" in text
-        ):
-            hint = "the operator is not one that ONNX Runtime's CPU provider has; replace it, or export another opset"
-        raise ModelError(f"ONNX Runtime does not accept the model: {text}", where=where, hint=hint) from error
+        text = first_line(error)
+        missing = frozenset() if dtypes is None else without_kernel(proto, text, dtypes)
+        if not missing:
+            raise not_accepted(text, where) from error
+        session = PartitionedSession(proto, frozenset(), operators, dtypes or {}, make, where)
+        session.leave_out(missing, text)
+        return session
 
 
 def without_overwrites(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -78,11 +111,11 @@ def without_overwrites(proto: onnx.ModelProto) -> onnx.ModelProto:
     buffers of its inputs 3 and 4, be they a caller's array, a weight, a constant of the session or a tensor that
     other nodes read. Concat of one tensor copies; Identity would share the buffer.
     """
-    if not any(_overwrites(node) for nodes in _node_lists(proto) for node in nodes):
+    if not any(_overwrites(node) for nodes in node_lists(proto) for node in nodes):
         return proto
     result = onnx.ModelProto()
     result.CopyFrom(proto)
-    for nodes in _node_lists(result):
+    for nodes in node_lists(result):
         kept: list[onnx.NodeProto] = []
         for node in nodes:
             if _overwrites(node):
@@ -106,35 +139,13 @@ def _overwrites(node: onnx.NodeProto) -> bool:
     return training or any(node.output[1:])
 
 
-def _node_lists(proto: onnx.ModelProto) -> Iterator[MutableSequence[onnx.NodeProto]]:
-    """The nodes of the graph, of its functions and of every body, innermost first."""
-
-    def inside(nodes: MutableSequence[onnx.NodeProto]) -> Iterator[MutableSequence[onnx.NodeProto]]:
-        for node in nodes:
-            for body in bodies(node):
-                yield from inside(body.node)
-        yield nodes
-
-    for owner in (proto.graph, *proto.functions):
-        yield from inside(owner.node)
-
-
-def to_runtime(values: np.ndarray) -> np.ndarray | ort.OrtValue:
-    """`values` as ONNX Runtime takes them: it does not know NumPy's bfloat16."""
-    if values.dtype != ml_dtypes.bfloat16:
-        return values
-    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(values.view(np.uint16), onnx.TensorProto.BFLOAT16)
-
-
 def time_limit() -> float:
     """Seconds that one inference of ONNX Runtime may take."""
     given = os.environ.get(TIME_LIMIT, "")
     return float(given) if given.isdecimal() and int(given) else 3600.0
 
 
-def infer(
-    session: ort.InferenceSession, outputs: Sequence[str], feeds: Mapping[str, np.ndarray | ort.OrtValue]
-) -> list[np.ndarray]:
+def infer(session: Session, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Run `session`, in a thread of its own: the caller's stays free for signals, which ONNX Runtime does not see.
 
     Where the caller is interrupted, or after `time_limit`, ONNX Runtime is told to stop, which it does after the node
@@ -149,7 +160,11 @@ def infer(
 
     def run() -> None:
         try:
-            results.put(session.run(outputs, feeds, options))
+            if isinstance(session, PartitionedSession):
+                results.put(session.run(outputs, feeds, options))
+            else:
+                fed = {name: to_runtime(value) for name, value in feeds.items()}
+                results.put(session.run(outputs, fed, options))
         except BaseException as error:
             results.put(error)
 
@@ -182,7 +197,9 @@ class GraphRunner:
         self, model: Model, graph: LoweredGraph, precision: Precision, rounded: dict[str, np.ndarray]
     ) -> None:
         self.model, self.graph, self.precision, self.rounded = model, graph, precision, rounded
-        self.session = create_session(graph.proto, where=model.name)
+        self.session = create_session(
+            graph.proto, where=model.name, operators=model.operators, dtypes=model.dtypes
+        )
         self.takes = {value.name for value in self.session.get_inputs()}
         self.names = list(graph.outputs.values())
 
@@ -205,15 +222,16 @@ class GraphRunner:
             values[weight.feed] = self._weight(weight, low)
         if MASK in self.takes:
             values[MASK] = self.graph.mask(chosen)
-        fed = {name: to_runtime(value) for name, value in values.items()}
         try:
-            arrays = infer(self.session, self.names, fed)
+            arrays = infer(self.session, self.names, values)
         except TimeoutError as error:
             raise ModelError(
                 f"an inference of ONNX Runtime took more than {duration(time_limit())}",
                 where=self.model.name,
                 hint=f"if it may take that long, set {TIME_LIMIT} to more seconds",
             ) from error
+        except HarnessError:
+            raise
         except Exception as error:
             raise _run_error(error, self.model.name) from error
         for name, array in zip(self.graph.outputs, arrays, strict=True):
@@ -316,7 +334,7 @@ def _itemsize(dtype: str) -> int:
 
 
 def _run_error(error: Exception, where: str) -> Exception:
-    text = _first_line(error)
+    text = first_line(error)
     if "INVALID_ARGUMENT" in text and (
         "Got invalid dimensions" in text or "Unexpected input data type" in text
     ):
@@ -329,11 +347,6 @@ def _run_error(error: Exception, where: str) -> Exception:
     return NodeFailedError(
         node=failed["node"].removesuffix(LOWERED), op=failed["op"], reason=reason, where=where
     )
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 @dataclass(frozen=True)

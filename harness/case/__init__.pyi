@@ -5,8 +5,10 @@ from .feeds import make_feeds as make_feeds
 from .fills import DrawnFill as DrawnFill
 from .functions import CONFIG_NAME as CONFIG_NAME
 from .functions import FunctionSettings as FunctionSettings
+from .functions import Operators as Operators
 from .functions import UserFunction as UserFunction
 from .functions import find_config as find_config
+from .functions import load_operators as load_operators
 from .functions import read_config as read_config
 from .inputs import ConstantFill as ConstantFill
 from .inputs import FileFill as FileFill

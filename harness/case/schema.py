@@ -380,6 +380,9 @@ class CaseBody(Frozen):
     """The model under test."""
     reference: ReferenceSource | None = None
     """What candidates are compared with; by default the model itself in FP32."""
+    ops: Function | None = None
+    """`module:function` that returns operators which ONNX Runtime lacks: classes derived from
+    onnx.reference.op_run.OpRun, paths of libraries that ONNX Runtime registers, or a list of both."""
     data: Annotated[tuple[Text, ...], one_or_list(Text)] = ()
     """Files of inputs by name, relative to the case file: `.npz`, `.safetensors`, or inputs that polygraphy saved
     (`.json`). An array with one axis more than the model wants, or a list in `.json`, holds several samples."""

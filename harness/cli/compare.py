@@ -14,6 +14,7 @@ from harness.cli.options import (
     JsonFile,
     MarkdownFile,
     OnePrecision,
+    Ops,
     Samples,
     Seed,
     Shapes,
@@ -38,6 +39,7 @@ def compare(
     data: Data = None,
     samples: Samples = None,
     seed: Seed = None,
+    ops: Ops = None,
     details: Details = False,
     quiet: Quiet = False,
     json_file: JsonFile = None,
@@ -64,7 +66,7 @@ def compare(
             candidate,
             precision=precision,
             inputs=parse_shapes(inputs),
-            given=Given(tuple(data or ()), samples, seed),
+            given=Given(tuple(data or ()), samples, seed, ops=ops),
             progress=progress,
         )
     seconds = time.perf_counter() - start

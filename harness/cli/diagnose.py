@@ -19,6 +19,7 @@ from harness.cli.options import (
     MarkdownFile,
     OnePrecision,
     OneTarget,
+    Ops,
     OtherReference,
     Samples,
     Seed,
@@ -72,6 +73,7 @@ def diagnose(
     data: Data = None,
     samples: Samples = None,
     seed: Seed = None,
+    ops: Ops = None,
     reference: OtherReference = None,
     limit: Limit = None,
     kernels: Kernels = None,
@@ -103,7 +105,7 @@ def diagnose(
     outputs = Outputs(json_file, html_file, markdown_file, folder=out)
     outputs.check()
     shapes = parse_shapes(inputs)
-    given = Given(tuple(data or ()), samples, seed, reference)
+    given = Given(tuple(data or ()), samples, seed, reference, ops)
     subject = find_quantized(target, given=given, inputs=shapes, precision=precision)
     if subject is not None:
         raise typer.Exit(_diagnose_pairs(subject, environment, outputs, limit=limit, details=details))

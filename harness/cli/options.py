@@ -100,6 +100,15 @@ Samples = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Judge an .onnx file with N sets of inputs.")
 ]
 Seed = Annotated[int | None, typer.Option(min=0, metavar="S", help="Seed of the inputs of an .onnx file.")]
+Ops = Annotated[
+    str | None,
+    typer.Option(
+        "--ops",
+        metavar="MODULE:FUNCTION",
+        help="How operators are computed that an .onnx file holds and ONNX Runtime lacks: a function that returns "
+        "classes of onnx.reference, or libraries of custom operators.",
+    ),
+]
 OtherReference = Annotated[
     Path | None,
     path_option(

@@ -15,6 +15,7 @@ from harness.cli.options import (
     HtmlFile,
     JsonFile,
     OneTarget,
+    Ops,
     Samples,
     Seed,
     Shapes,
@@ -90,6 +91,7 @@ def quantize(
     inputs: Shapes = None,
     samples: Samples = None,
     seed: Seed = None,
+    ops: Ops = None,
     details: Details = False,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
@@ -109,7 +111,9 @@ def quantize(
 
     outputs = Outputs(json_file, html_file)
     outputs.check()
-    subject = find_subject(target, given=Given(tuple(data or ()), samples, seed), inputs=parse_shapes(inputs))
+    subject = find_subject(
+        target, given=Given(tuple(data or ()), samples, seed, ops=ops), inputs=parse_shapes(inputs)
+    )
     if subject.drawn:
         print("warning: the inputs are drawn at random; calibrate on your own with --data", file=sys.stderr)
     found = quantize_subject(

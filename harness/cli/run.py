@@ -23,6 +23,7 @@ from harness.cli.options import (
     JsonFile,
     Kernels,
     MarkdownFile,
+    Ops,
     OtherReference,
     Precisions,
     Samples,
@@ -122,6 +123,7 @@ def run(
     data: Data = None,
     samples: Samples = None,
     seed: Seed = None,
+    ops: Ops = None,
     reference: OtherReference = None,
     tags: Tags = None,
     kernels: Kernels = None,
@@ -152,10 +154,9 @@ def run(
     check_environments((*names, *(() if kernels in (None, "none") else (kernels,))))
     if repeats > 1 and not names:
         raise UsageError("--repeats builds engines, but the emulator builds none", hint="add --env NAME")
-    given, shapes = Given(tuple(data or ()), samples, seed, reference), parse_shapes(inputs)
+    given, shapes = Given(tuple(data or ()), samples, seed, reference, ops), parse_shapes(inputs)
     cases = select_cases(targets, inputs=shapes, given=given, tags=tags or (), precisions=wanted)
     outputs.check_plot(sum(len(case.select_runs(wanted)) for case in cases) * max(len(names), 1))
-
     for folder in prune_goldens(cases) if golden_prune else ():
         print(f"deleted {folder}", file=sys.stderr)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.backends import shape_ranges
-from harness.case import Case, make_feeds, one_or_more, resolve_model
+from harness.case import Case, make_feeds, one_or_more
 from harness.compiler import (
     TF32,
     GraphView,
@@ -38,7 +38,7 @@ from harness.conversion.splitting import split as split_model
 from harness.environments import Environment, load, select, shared_supervisor
 from harness.errors import CandidateError
 from harness.judge import Target, profiles_of, select_cases
-from harness.model import LOW_DTYPE, Model, TensorInfo, load_model
+from harness.model import LOW_DTYPE, Model, TensorInfo, load_model_of
 from harness.tensors import Precision, host_fingerprint
 from harness.worker.protocol import CompileFailure, CompileReport
 
@@ -128,7 +128,7 @@ def load_case(case: Case) -> Model:
     Raises:
         ModelError: it cannot be had.
     """
-    return load_model(resolve_model(case), name=case.name)
+    return load_model_of(case)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from harness.comparison import COMPUTED, SHAPE
 from harness.compiler import conversion_warning
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR
-from harness.judge.checks import idle_inputs
+from harness.judge.checks import idle_inputs, slow_nodes
 from harness.judge.layers import beyond_own_limits
 from harness.judge.measurement import Findings
 from harness.judge.reference import empty_outputs
@@ -195,6 +195,7 @@ def warnings_of(question: Question) -> tuple[str, ...]:
     warnings = [*(engine.warnings if engine else ()), *empty_outputs(bench.expected)]
     warnings += found.own.warnings if bench.case.reference is None else ()
     warnings += idle_inputs(bench)
+    warnings += slow_nodes(bench)
     beyond = beyond_own_limits(found.layers, bench.case.tolerances, found.judged_as) if found.passed else None
     converted = conversion_warning(bench.model, None if engine is None else engine.fingerprint)
     warnings += [each for each in (beyond, found.other_inputs, converted) if each]

@@ -41,17 +41,20 @@ class Given:
         samples: how many sets of inputs an .onnx file is judged with.
         seed: seed of the fills of .onnx files.
         reference: what every target is compared with: an .onnx file, or saved outputs.
+        ops: `module:function` that returns operators which .onnx files hold and ONNX Runtime lacks.
     """
 
     data: Sequence[Path | str] = ()
     samples: int | None = None
     seed: int | None = None
     reference: Path | str | None = None
+    ops: str | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
         """The options of a command that say the same."""
         pairs = [("--samples", self.samples), ("--seed", self.seed), ("--reference", self.reference)]
+        pairs += [("--ops", self.ops)]
         data = [word for path in self.data for word in ("--data", str(path))]
         return (*data, *(word for name, value in pairs if value is not None for word in (name, str(value))))
 
@@ -62,7 +65,7 @@ class Given:
         path = str(Path(self.reference).absolute())
         onnx = path.endswith(".onnx")
         source = ReferenceSource(path=path) if onnx else ReferenceSource(outputs=(path,))
-        words = case.given or replace(self, data=(), samples=None, seed=None).words
+        words = case.given or replace(self, data=(), samples=None, seed=None, ops=None).words
         return case.model_copy(update={"reference": source, "given": words})
 
 
@@ -247,9 +250,12 @@ def case_of_model(
     """
     given = given or Given()
     is_path = isinstance(model, Path)
+    if given.ops is not None and not is_function(given.ops):
+        raise UsageError(f"--ops {given.ops}: is not `module:function`, such as `operators:all_of_them`")
     return Case(
         name=model.stem if isinstance(model, Path) else model.rpartition(":")[2],
         model=ModelSource(path=str(model) if is_path else None, torch=None if is_path else str(model)),
+        ops=given.ops,
         data=tuple(map(str, given.data)),
         samples=given.samples,
         seed=given.seed or 0,

@@ -35,7 +35,6 @@ from harness.case import (
     call_torch,
     make_feeds,
     read_samples,
-    resolve_model,
 )
 from harness.comparison import DEFAULT_GATES, compare
 from harness.errors import GoldenError, HarnessError
@@ -45,7 +44,7 @@ from harness.judge.own_roundings import find_overflows, look_at_own_roundings
 from harness.judge.reference import check_finite, check_not_empty, check_reproducible
 from harness.judge.results import ComparedWith
 from harness.judge.selections import Chooser, Chosen, choosers, follow_choices
-from harness.model import Model, PairedBy, Part, guess_fills, load_model, parts_of
+from harness.model import Model, PairedBy, Part, guess_fills, load_model, load_model_of, parts_of
 from harness.tensors import Precision
 from harness.text import number
 
@@ -111,9 +110,9 @@ class Workbench:
         """The model of the case.
 
         Raises:
-            ModelError: it cannot be had; see `resolve_model` and `load_model`.
+            ModelError: it cannot be had; see `load_model_of`.
         """
-        return load_model(resolve_model(self.case), name=self.case.name)
+        return load_model_of(self.case)
 
     @_Prepared
     def feeds(self) -> list[dict[str, np.ndarray]]:
@@ -178,6 +177,7 @@ class Workbench:
         bench = Workbench(
             Case(name=path.stem, model=ModelSource(path=str(path))), memory_budget=self.memory_budget
         )
+        bench.model = load_model(path, name=path.stem, operators=self.model.operators)
         pairing = OtherFile(self.model, bench.model)
         bench.feeds = [pairing.feeds(feeds) for feeds in self.feeds]
         return bench
@@ -436,6 +436,12 @@ class Workbench:
                 return values
             self._observed[key] = values
         return self._observed[key]
+
+    @property
+    def without_kernel(self) -> frozenset[str]:
+        """The nodes that NumPy has computed so far, as ONNX Runtime has no kernel for them."""
+        emulators = [*self._emulators.values(), *([self.file] if "file" in self.__dict__ else [])]
+        return self.itself.without_kernel.union(*(each.without_kernel for each in emulators))
 
     def missing_packages(self) -> list[str]:
         """Packages that the case requires and that cannot be imported here."""

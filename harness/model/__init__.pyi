@@ -3,6 +3,7 @@ from .analysis import element_type as element_type
 from .analysis import graph_dtypes as graph_dtypes
 from .analysis import graph_shapes as graph_shapes
 from .analysis import infer as infer
+from .analysis import node_reads as node_reads
 from .analysis import outer_reads as outer_reads
 from .derived import LOW_DTYPE as LOW_DTYPE
 from .derived import at_opset as at_opset
@@ -11,6 +12,7 @@ from .derived import kept_for as kept_for
 from .derived import with_given as with_given
 from .derived import with_islands as with_islands
 from .load import load_model as load_model
+from .load import load_model_of as load_model_of
 from .load import save_model as save_model
 from .lowering import LOWERED as LOWERED
 from .lowering import MASK as MASK

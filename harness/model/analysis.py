@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 
 import ml_dtypes  # noqa: F401 - NumPy knows bfloat16 and its like by name once it is imported
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import helper
 
 from harness.errors import ModelError
+from harness.tensors import is_float
 
 # Operators whose float outputs are not arithmetic on run-time data, or that are precision boundaries themselves.
 NEVER_LOWERED = frozenset(
@@ -184,12 +187,42 @@ def infer(proto: onnx.ModelProto) -> onnx.ModelProto:
         return proto
 
 
-def tensor_dtypes(inferred: onnx.ModelProto) -> dict[str, str]:
-    """Dtype name of each tensor of the main graph: as declared, else as ONNX Runtime infers it."""
+def assume_dtypes(inferred: onnx.ModelProto, kinds: Collection[tuple[str, str]]) -> onnx.ModelProto:
+    """`inferred` with dtypes behind nodes that only their user knows: that of the first float each reads.
+
+    What the model declares is believed, and whoever runs such a node says so if it writes another dtype.
+
+    Args:
+        inferred: the model, as far as ONNX inference comes.
+        kinds: domain and type of these operators.
+    """
+    for node in inferred.graph.node:
+        known = graph_dtypes(inferred.graph)
+        unknown = [name for name in node.output if name and name not in known]
+        if (node.domain, node.op_type) not in kinds or not unknown:
+            continue
+        read = [known[name] for name in node.input if known.get(name, "string") != "string"]
+        dtype = next((each for each in read if is_float(np.dtype(each))), read[0] if read else "float32")
+        more = onnx.ModelProto()
+        more.CopyFrom(inferred)
+        more.graph.value_info.extend(
+            helper.make_tensor_value_info(name, element_type(dtype), None) for name in unknown
+        )
+        inferred = infer(more)
+    return inferred
+
+
+def tensor_dtypes(inferred: onnx.ModelProto, libraries: Iterable[Path] = ()) -> dict[str, str]:
+    """Dtype name of each tensor of the main graph: as declared, else as ONNX Runtime infers it.
+
+    Args:
+        inferred: the model.
+        libraries: those that ONNX Runtime registers operators from.
+    """
     found = graph_dtypes(inferred.graph)
     written = [name for node in inferred.graph.node for name in node.output if name]
     if any(name not in found for name in written):
-        found |= _runtime_dtypes(inferred, [name for name in written if name not in found])
+        found |= _runtime_dtypes(inferred, [name for name in written if name not in found], libraries)
     return found
 
 
@@ -230,7 +263,9 @@ def element_type(name: str) -> int:
     return int(ir.DataType.from_numpy(np.dtype(name)))
 
 
-def _runtime_dtypes(proto: onnx.ModelProto, names: Iterable[str]) -> dict[str, str]:
+def _runtime_dtypes(
+    proto: onnx.ModelProto, names: Iterable[str], libraries: Iterable[Path]
+) -> dict[str, str]:
     import onnxruntime
 
     probe = onnx.ModelProto()
@@ -240,6 +275,8 @@ def _runtime_dtypes(proto: onnx.ModelProto, names: Iterable[str]) -> dict[str, s
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
+    for library in libraries:
+        options.register_custom_ops_library(str(library))
     try:
         session = onnxruntime.InferenceSession(
             probe.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -64,7 +64,7 @@ def extract(
     graph.name = label
     cut = ir.Model(graph, ir_version=model.ir.ir_version, producer_name="harness")
     digest = hashlib.sha256(f"{model.sha256} {sorted(inputs)} {list(outputs)}".encode()).hexdigest()
-    return Model(cut, name=label, sha256=digest)
+    return Model(cut, name=label, sha256=digest, operators=model.operators)
 
 
 def _declare(value: ir.Value, model: Model, shape: Shape | None) -> None:
@@ -107,7 +107,7 @@ def with_islands(
     _Typing(model, copy, LOW_DTYPE[precision], precision).apply(chosen, chosen.intersection(fp32_sums))
     between = f" {sorted(fp32_sums)}" if fp32_sums else ""
     digest = hashlib.sha256(f"{model.sha256} {precision} {sorted(islands)}{between}".encode()).hexdigest()
-    return Model(copy, name=f"{model.name}-{precision}", sha256=digest)
+    return Model(copy, name=f"{model.name}-{precision}", sha256=digest, operators=model.operators)
 
 
 _MOVERS = frozenset(
@@ -162,7 +162,7 @@ def at_opset(model: Model, version: int) -> Model:
         graph.register_initializer(value)
     name_nodes(converted, model.name)
     digest = hashlib.sha256(f"{model.sha256} opset {version}".encode()).hexdigest()
-    return Model(converted, name=model.name, sha256=digest)
+    return Model(converted, name=model.name, sha256=digest, operators=model.operators)
 
 
 class _Typing:
@@ -321,7 +321,7 @@ def with_given(model: Model, tensors: Sequence[str]) -> Model:
         gather.outputs[0].name = kept
         _replace_uses(graph, values, gather.outputs[0])
     digest = hashlib.sha256(f"{model.sha256} given {list(tensors)}".encode()).hexdigest()
-    return Model(copy, name=model.name, sha256=digest, path=model.path)
+    return Model(copy, name=model.name, sha256=digest, path=model.path, operators=model.operators)
 
 
 def _replace_uses(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from harness.case import Case, Operators, load_operators, resolve_model
 from harness.errors import ModelError
 from harness.model.analysis import embedded
 from harness.model.external import check_external_data, external_tensors
@@ -23,7 +24,12 @@ from harness.text import names
 EXTERNAL_OVER = 1 << 30  # models with more bytes of weights are saved with external data beside them
 
 
-def load_model(source: Path | str | onnx.ModelProto | ir.Model, *, name: str | None = None) -> Model:
+def load_model(
+    source: Path | str | onnx.ModelProto | ir.Model,
+    *,
+    name: str | None = None,
+    operators: Operators | None = None,
+) -> Model:
     """Load a model from a file, or wrap one that was built in memory.
 
     Local functions are inlined (`caller/node`), nodes are put in topological order, and nodes without a name get one:
@@ -36,12 +42,23 @@ def load_model(source: Path | str | onnx.ModelProto | ir.Model, *, name: str | N
             output has no type that a tensor can have, or a node name stands twice.
     """
     if isinstance(source, onnx.ModelProto):
-        return _wrap(_from_proto(source, name or "model"), name or "model", hash_proto(source), None)
+        return _wrap(
+            _from_proto(source, name or "model"), name or "model", hash_proto(source), None, operators
+        )
     if isinstance(source, ir.Model):
-        return _wrap(source, name or "model", hash_proto(ir.to_proto(source)), None)
+        return _wrap(source, name or "model", hash_proto(ir.to_proto(source)), None, operators)
     path = Path(source)
     model, sha256 = _from_file(path)
-    return _wrap(model, name or path.stem, sha256, path)
+    return _wrap(model, name or path.stem, sha256, path, operators)
+
+
+def load_model_of(case: Case) -> Model:
+    """The model of a case, with the operators that it brings.
+
+    Raises:
+        ModelError: it cannot be had; see `resolve_model`, `load_operators` and `load_model`.
+    """
+    return load_model(resolve_model(case), name=case.name, operators=load_operators(case))
 
 
 def save_model(model: Model, path: Path | str) -> Path:
@@ -62,7 +79,7 @@ def save_model(model: Model, path: Path | str) -> Path:
     return path
 
 
-def _wrap(model: ir.Model, name: str, sha256: str, path: Path | None) -> Model:
+def _wrap(model: ir.Model, name: str, sha256: str, path: Path | None, operators: Operators | None) -> Model:
     where = path or name
     if model.functions:
         check_calls(model, where)
@@ -74,7 +91,7 @@ def _wrap(model: ir.Model, name: str, sha256: str, path: Path | None) -> Model:
             f"the graph has a cycle: {names(cycle(model), separator=' → ')}", where=where
         ) from error
     name_nodes(model, name)
-    return Model(model, name=name, sha256=sha256, path=path)
+    return Model(model, name=name, sha256=sha256, path=path, operators=operators)
 
 
 def _from_file(path: Path) -> tuple[ir.Model, str]:

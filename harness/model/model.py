@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from harness.case import Operators
 from harness.errors import ModelError, NothingSelectedError
 from harness.model import analysis, own_roundings
 from harness.model.sizes import sized_nodes
@@ -65,10 +66,20 @@ class Model:
         name: what it is called in messages.
         sha256: hash of the file or of the serialized model, with its external data.
         path: the file it came from, if any.
+        operators: operators of the user's own that it may hold.
     """
 
-    def __init__(self, ir_model: ir.Model, *, name: str, sha256: str, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        ir_model: ir.Model,
+        *,
+        name: str,
+        sha256: str,
+        path: Path | None = None,
+        operators: Operators | None = None,
+    ) -> None:
         self.ir = ir_model
+        self.operators = operators
         self.name = name
         self.sha256 = sha256
         self.path = path
@@ -119,7 +130,8 @@ class Model:
     @cached_property
     def inferred(self) -> onnx.ModelProto:
         """`skeleton` with the shapes and dtypes that ONNX inference finds, in subgraphs too. Do not change it."""
-        return analysis.infer(self.skeleton)
+        inferred = analysis.infer(self.skeleton)
+        return analysis.assume_dtypes(inferred, self.operators.classes) if self.operators else inferred
 
     @cached_property
     def evaluated(self) -> onnx.ModelProto:
@@ -153,7 +165,7 @@ class Model:
     @cached_property
     def dtypes(self) -> Mapping[str, str]:
         """Dtype name of every tensor of the main graph that type inference knows."""
-        return analysis.tensor_dtypes(self.inferred)
+        return analysis.tensor_dtypes(self.inferred, self.operators.libraries if self.operators else ())
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int | str | None, ...]]:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from harness.backends import Reference
-from harness.case import Case, make_feeds, resolve_model
+from harness.case import Case, make_feeds
 from harness.compiler import kernels_of
 from harness.environments import select
 from harness.errors import UsageError
 from harness.judge import Given, select_cases
-from harness.model import Model, load_model
+from harness.model import Model, load_model, load_model_of
 from harness.quantization.diagnosing import QuantizationDiagnosis, diagnose_pairs
 from harness.quantization.engines import QuantizedKernels, measure_on_engine, read_kernels
 from harness.quantization.quantizing import Quantization, quantize
@@ -70,9 +70,11 @@ def find_subject(
         listed = names((case.name for case in cases), 4)
         raise UsageError(f"there are {len(cases)} cases", where=str(target), hint=f"name one of {listed}")
     case = cases[0]
-    model = load_model(resolve_model(case), name=case.name)
+    model = load_model_of(case)
     other = None if case.reference is None else case.reference.path
-    return Subject(case, model, None if other is None else load_model(case.resolve(other)))
+    return Subject(
+        case, model, None if other is None else load_model(case.resolve(other), operators=model.operators)
+    )
 
 
 def find_quantized(

@@ -201,7 +201,7 @@ def test_every_mistake_is_reported_at_once_at_its_place(write):
 35:26: waivers[1].expires: '2026-13-45' cannot be read as !!timestamp: month must be in 1..12
 36:14: description: must be text, not 3; put it in quotes
 37:11: requires: must be a list, not a mapping of keys
-38:1: zebra: unknown key; known are description, model, reference, data, samples, seed, inputs, runs, tolerances, \
+38:1: zebra: unknown key; known are description, model, reference, ops, data, samples, seed, inputs, runs, tolerances, \
 metric, build, accumulate, tags, requires, waivers, findings
 """
     found = [

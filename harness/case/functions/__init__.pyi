@@ -1,6 +1,8 @@
 from .calls import OWN as OWN
 from .calls import UserFunction as UserFunction
 from .calls import owner_of as owner_of
+from .operators import Operators as Operators
+from .operators import load_operators as load_operators
 from .settings import CONFIG_NAME as CONFIG_NAME
 from .settings import FunctionSettings as FunctionSettings
 from .settings import find_config as find_config

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from harness.case import Case, RunSpec, resolve_model
+from harness.case import Case, RunSpec
 from harness.errors import HarnessError, UsageError
 from harness.history.matrix.emulated import EmulatedRelease, is_emulated
 from harness.history.matrix.lanes import Build
 from harness.history.types import CacheUse, Floors, LayerBuilds
 from harness.judge import nothing_at
-from harness.model import load_model
+from harness.model import load_model_of
 from harness.tensors import Precision
 from harness.text import suggestion
 
@@ -134,7 +134,7 @@ def _float_nodes(cases: Sequence[Case]) -> dict[str, None]:
     found: dict[str, None] = {}
     for case in cases:
         try:
-            model = load_model(resolve_model(case), name=case.name)
+            model = load_model_of(case)
         except HarnessError:
             continue
         for node in model.nodes:

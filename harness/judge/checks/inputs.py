@@ -1,4 +1,4 @@
-"""Whether the inputs of a case can show a fault: integers that are only 0 and 1 seldom do."""
+"""Whether the inputs of a case can show a fault, and whether they cost more than they need to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from harness.case import Case, DrawnFill, FileFill, IntegersFill, PositionsFill
 from harness.judge.workbench import Workbench
 from harness.model import Model, guess_fills
+from harness.text import names
 
 SIZES = ("Shape", "Size")
 
@@ -27,6 +28,15 @@ def idle_inputs(bench: Workbench) -> Iterator[str]:
             why = _why(guessed.get(info.name), given=fill is not None)
             if why and max(feeds[info.name].size for feeds in bench.feeds) > 1:
                 yield f"input {info.name!r} is filled with 0 and 1, {why}; {_cure(case, model, info.name, guessed)}"
+
+
+def slow_nodes(bench: Workbench) -> Iterator[str]:
+    """A warning where ONNX Runtime has no kernel for a node, so that NumPy computes it."""
+    slow = bench.without_kernel
+    found = [f"{node.name} ({node.op})" for node in bench.model.nodes if node.name in slow]
+    if found:
+        verb, them = ("runs", "it") if len(found) == 1 else ("run", "them")
+        yield f"{names(found, 3)} {verb} on onnx.reference, slowly, as ONNX Runtime has no kernel for {them}"
 
 
 def _why(use: DrawnFill | None, *, given: bool) -> str:
