@@ -104,6 +104,11 @@ def _lowered(seen: Seen) -> bool:
     return _on_engine(seen) and seen.precision not in (Precision.FP32, Precision.TF32)
 
 
+def _has_prior(seen: Seen) -> bool:
+    """Whether an island cures the emulator, which stands for a lowered engine."""
+    return _lowered(seen) and seen.prior is not None and seen.prior.found and not seen.cured
+
+
 def _unexplained(seen: Seen) -> bool:
     """Whether a lowered engine fails that repeats itself and is not wrong in FP32, and no island is known to cure."""
     return (
@@ -264,10 +269,17 @@ PIPELINE: tuple[PipelineStage, ...] = (
         leaves="prior",
     ),
     PipelineStage(
+        "Casts in a compiled region",
+        Stage.CURE,
+        steps.try_casts,
+        applies=lambda seen: _has_prior(seen) and bool(seen.compiled),
+        ensures=_island_is_whole,
+    ),
+    PipelineStage(
         "confirm the prior",
         Stage.CURE,
         steps.try_prior,
-        applies=lambda seen: _lowered(seen) and seen.prior is not None and seen.prior.found,
+        applies=lambda seen: _has_prior(seen) and not seen.compiled,
         ensures=lambda before, after: [
             (
                 after.tried is not None and after.tried.passed == after.cured,

@@ -34,12 +34,14 @@ from harness.diagnosis.results import (
 )
 from harness.diagnosis.stages import (
     FARTHEST,
+    MOST_CUTS,
     MOST_TRIES,
     SearchSetup,
     Symptoms,
     accumulates,
     accumulation_evidence,
     block_hints,
+    casts_key,
     check_gates,
     conclude,
     confirm,
@@ -56,6 +58,7 @@ from harness.diagnosis.stages import (
     island_hints,
     island_key,
     island_with_margin,
+    kernel_hints,
     left_on,
     look_behind,
     measure_price,
@@ -67,6 +70,7 @@ from harness.diagnosis.stages import (
     repeat,
     search_tactics,
     separate,
+    span_of,
     sums_key,
     try_unseen,
     with_own_kernels,
@@ -316,7 +320,8 @@ def time_island(seen: Seen, context: Context) -> Seen:
     assert seen.cure is not None
     island = seen.cure.island
     plan = context.subject.plan(frozenset(island), casts=seen.cure.casts)
-    return replace(seen, price=measure_price(context.evaluator, plan, island_key(island)))
+    key = casts_key(island) if seen.cure.casts else island_key(island)
+    return replace(seen, price=measure_price(context.evaluator, plan, key))
 
 
 def build_fp32(seen: Seen, context: Context) -> Seen:
@@ -434,14 +439,19 @@ def search_marks(seen: Seen, context: Context) -> Seen:
 def try_casts(seen: Seen, context: Context) -> Seen:
     """The island lies where precisions are not obeyed: write it into the graph, with more and more around it."""
     assert seen.prior is not None
-    around = island_hints(context.subject, seen.starts, seen.prior.island, ())[-1:]
-    parts = [*around, *block_hints(context.subject, seen.prior.island, around)]
+    prior = seen.prior.island
+    if seen.tried is None:  # known from the engine that fails, and so not built in vain
+        seen = seen.adding(region_evidence(seen.compiled, context.subject.release))
+    starts = () if seen.observed is None else seen.starts
+    around = island_hints(context.subject, starts, prior, ())[-1:]
+    span = [span_of(context.subject, each) for each in around]
+    parts = list(dict.fromkeys([*span, *around, *block_hints(context.subject, prior, around)]))
 
     def on_build(count: int) -> None:
         text = f"build with {plural(count, 'node')} in FP32, between Casts in the graph"
         context.report(Stage.CURE, text)
 
-    found = cure_with_casts(context.evaluator, seen.prior.island, parts, on_build)
+    found = cure_with_casts(context.evaluator, prior, parts, on_build, MOST_CUTS)
     return replace(seen, cure=found if found.found else seen.cure).adding(*found.evidence)
 
 
@@ -453,7 +463,8 @@ def search_engine(seen: Seen, context: Context) -> Seen:
         hints = [frozenset(seen.cure.island)]
     else:
         prior = seen.prior.island if seen.prior is not None else ()
-        hints = island_hints(subject, seen.starts, prior, seen.known)
+        hints = kernel_hints(subject, [*seen.starts, *prior], seen.baseline.kernels, seen.known)
+        hints += island_hints(subject, seen.starts, prior, {*seen.known, *hints})
         origins = [layer.node for layer in prediction.origins] or seen.starts
         hints += block_hints(subject, origins, {*seen.known, *hints})
     found = cure_on_engine(
@@ -464,12 +475,14 @@ def search_engine(seen: Seen, context: Context) -> Seen:
         _setup(context, "islands", "search the island on the engine"),
         prove=seen.options.prove or not prediction.fails,
         repeats=1 if prediction.fails else REPEATS,
+        kernels=seen.baseline.kernels,
     )
     cure = found if found.found or not seen.cured else seen.cure
     unstable = DiagnosisVerdict.NONDETERMINISTIC if found.verdict is SearchVerdict.FLAKY else seen.unstable
     after = replace(seen, cure=cure, unstable=unstable).adding(*found.evidence)
     # Only FP32 throughout cures, and the island that should cure lies where nothing is obeyed: no part of it will.
-    hopeless = seen.tried is not None and seen.tried.regions and len(found.island) == len(subject.units)
+    in_region = seen.compiled or (seen.tried is not None and seen.tried.regions)
+    hopeless = bool(in_region) and len(found.island) == len(subject.units)
     if found.found and found.minimal_on is None and len(found.island) > MOST_UNPROVED and not hopeless:
         return _prune(after, context, found)
     return after
@@ -488,6 +501,7 @@ def _prune(seen: Seen, context: Context, found: Cure) -> Seen:
         prove=True,
         phase="minimal",
         most=MOST_PRUNING,
+        kernels=seen.baseline.kernels,
     )
     smaller = pruned.island or pruned.best
     cure = seen.cure

@@ -10,7 +10,7 @@ from models import rmsnorm
 from onnx import helper
 
 from harness.diagnosis import find_groups
-from harness.diagnosis.context import islands_of
+from harness.diagnosis.context import islands_of, kernel_groups
 from harness.model import Model, load_model
 from harness.search import Problem
 
@@ -26,6 +26,22 @@ def renamed(model: Model, name) -> Model:  # type: ignore[no-untyped-def]
 
 def units(model: Model) -> tuple[str, ...]:
     return tuple(node.name for node in model.lowerable)
+
+
+def test_kernels_are_groups_and_those_of_the_same_operators_of_one_kind() -> None:
+    model = rmsnorm(blocks=3)
+    fused = [[f"b{block}_{part}" for part in ("sq", "mean", "addeps", "sqrt", "norm")] for block in range(3)]
+    kernels = [["b0_up"], *fused, ["b2_norm", "b2_gain", "no_node"]]
+    groups = kernel_groups(model, kernels, units(model))
+    assert [group.units for group in groups] == [
+        ("b0_sq", "b0_mean", "b0_addeps", "b0_sqrt", "b0_norm"),
+        ("b1_sq", "b1_mean", "b1_addeps", "b1_sqrt", "b1_norm"),
+        ("b2_sq", "b2_mean", "b2_addeps", "b2_sqrt"),
+        ("b2_norm", "b2_gain"),  # what is in two kernels is written by the last
+    ]
+    assert groups[0].kind == groups[1].kind != groups[2].kind
+    Problem(units(model), groups=groups)  # disjoint, and of known units
+    assert kernel_groups(model, [], units(model)) == ()
 
 
 @pytest.mark.parametrize(

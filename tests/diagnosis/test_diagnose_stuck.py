@@ -26,12 +26,19 @@ from harness.diagnosis import (
     diagnose_model,
 )
 from harness.diagnosis.api import investigate
-from harness.diagnosis.context import make_bench, region_evidence, regions_around
+from harness.diagnosis.context import compiled_regions, make_bench, region_evidence, regions_around
 from harness.diagnosis.stages import FEWEST_BUILDS, SearchGivenUp, SearchWatch, block_hints, cure_with_casts
 from harness.search import Evaluation as SearchEvaluation
 from harness.search import Outcome, Problem, Progress, Strategy
 from harness.tensors import Precision
-from harness.worker.protocol import EngineFacts, LayerInfo, RealisedPrecision
+from harness.worker.protocol import (
+    TENSORRT_RTX,
+    EngineFacts,
+    Kernel,
+    KernelList,
+    LayerInfo,
+    RealisedPrecision,
+)
 
 REGION = "{ForeignNode[b0_norm...b2_add]}"
 
@@ -132,6 +139,30 @@ def test_casts_hold_an_island_where_nothing_is_obeyed(tmp_path: Path) -> None:
     assert resumed.cost.builds <= first.cost.builds + 1
 
 
+def test_an_island_in_a_compiled_region_is_not_built_without_casts() -> None:
+    engine = obeying_casts(frozenset({"b1_sq", "b1_mean", "b1_addeps", "b1_sqrt"}))
+    diagnosis = run(engine)
+    assert diagnosis.confirmed
+    low = [plan for plan in engine.plans if plan.precision is Precision.FP16 and plan.islands]
+    assert all(plan.casts for plan in low)
+    assert not any(plan.precision is Precision.FP32 for plan in engine.plans), "FP32 shows nothing more"
+    assert diagnosis.cost.builds <= 6
+    assert diagnosis.price is not None
+
+
+def test_a_search_on_an_engine_goes_by_its_kernels() -> None:
+    # Only the whole kernel between Casts cures, of which the emulator's island is a part.
+    fused = frozenset({"b1_sq", "b1_mean", "b1_addeps", "b1_sqrt", "b1_norm", "b1_gain", "b1_up"})
+    model = rmsnorm(scale=600.0)
+    engine = Telling(model, "b1_sq", unless(fused), rounds=False, typing="strong")
+    kernels = (Kernel("k0", "kgen", ("b0_up", "b0_add")), Kernel("k1", "kgen", tuple(sorted(fused))))
+    engine.more = {"typing": "strong", "kernels": KernelList(TENSORRT_RTX, "1.6.1.120", "inspector", kernels)}
+    diagnosis = run(engine)
+    assert fused <= set(diagnosis.culprits)
+    tried = [plan.islands for plan in engine.plans if plan.islands and plan.precision is Precision.FP16]
+    assert fused in tried[:3], "the kernel is tried before blocks are"
+
+
 @pytest.mark.parametrize("core", [{"3"}, {"2", "5"}])
 @pytest.mark.parametrize("needed", range(1, 9))
 @pytest.mark.parametrize("start", range(8))
@@ -140,7 +171,7 @@ def test_what_casts_hold_is_cut_down_from_both_ends(start: int, needed: int, cor
     wanted = frozenset(units[start : start + needed])
     evaluator = SimpleNamespace(
         subject=SimpleNamespace(units=units, plan=lambda island, casts: island),
-        evaluate=lambda island, phase, key: SimpleNamespace(
+        evaluate=lambda island, phase, key, thorough: SimpleNamespace(
             trial=SearchEvaluation(Outcome.PASS if island >= wanted else Outcome.FAIL)
         ),
     )
@@ -165,17 +196,20 @@ def test_what_casts_hold_is_cut_down_from_both_ends(start: int, needed: int, cor
 def test_only_what_is_not_known_of_a_weakly_typed_engine_is_opaque(
     change: dict[str, Any], held: bool
 ) -> None:
-    found = regions_around(EngineFacts(**{**OPAQUE, **change}), ISLAND, rmsnorm())
+    model = rmsnorm()
+    found = regions_around(compiled_regions(EngineFacts(**{**OPAQUE, **change}), model), ISLAND)
     assert found == ((REGION,) if held else ())
 
 
 def test_an_island_beside_the_opaque_layer_is_not_in_it() -> None:
     region = LayerInfo(REGION, "Myelin", ("b2_norm", "b2_add"))
     facts = EngineFacts(**{**OPAQUE, "layers": (COPY, region)})
-    assert regions_around(facts, ISLAND, rmsnorm()) == ()
-    assert regions_around(facts, (*ISLAND, "b2_up"), rmsnorm()) == (REGION,)
+    model = rmsnorm()
+    assert regions_around(compiled_regions(facts, model), ISLAND) == ()
+    assert regions_around(compiled_regions(facts, model), (*ISLAND, "b2_up")) == (REGION,)
     seen = LayerInfo("b2_up", onnx_nodes=("b2_up",), precision="fp32")
-    assert regions_around(replace(facts, layers=(COPY, region, seen)), ("b2_up",), rmsnorm()) == ()
+    visible = compiled_regions(replace(facts, layers=(COPY, region, seen)), model)
+    assert regions_around(visible, ("b2_up",)) == ()
 
 
 def test_long_names_of_layers_are_shortened_in_the_middle() -> None:

@@ -11,6 +11,7 @@ from .engine import NO_TF32 as NO_TF32
 from .engine import REMEDY as REMEDY
 from .engine import Relaxation as Relaxation
 from .engine import ReleaseInUse as ReleaseInUse
+from .engine import compiled_regions as compiled_regions
 from .engine import region_evidence as region_evidence
 from .engine import regions_around as regions_around
 from .engine import relaxed_note as relaxed_note
@@ -21,6 +22,7 @@ from .evaluator import JudgedEvaluation as JudgedEvaluation
 from .formats import FORMATS as FORMATS
 from .formats import NumberFormat as NumberFormat
 from .groups import find_groups as find_groups
+from .groups import kernel_groups as kernel_groups
 from .journal import JOURNAL as JOURNAL
 from .journal import DiagnosisJournal as DiagnosisJournal
 from .journal import journal_folder as journal_folder

@@ -8,7 +8,7 @@ two nodes inside it builds, and the fault stays.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -84,21 +84,20 @@ def layers_by_node(facts: EngineFacts) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def regions_around(facts: EngineFacts, island: Collection[str], model: Model) -> tuple[str, ...]:
-    """Names of the compiled regions in which nodes of `island` lie; empty if there are none, or precisions are known.
-
-    Args:
-        facts: of an engine that was built with `island` in FP32.
-        island: names of nodes.
-        model: the model.
-    """
+def compiled_regions(facts: EngineFacts, model: Model) -> dict[str, tuple[str, ...]]:
+    """By compiled region of a weakly typed engine, the nodes that may be inside; empty where precisions are known."""
     known = facts.realised.islands_ok is not None or not facts.realised.opaque
-    if not island or known or facts.typing == "strong":
-        return ()
-    regions = [layer for layer in facts.layers if _is_region(layer)]
+    if known or facts.typing == "strong":
+        return {}
     visible = {node for layer in facts.layers if layer.precision is not None for node in layer.onnx_nodes}
-    hidden = set(island) - visible
-    return tuple(dict.fromkeys(layer.name for layer in regions if _may_hold(layer, hidden, model)))
+    hidden = [node.name for node in model.nodes if node.name not in visible]
+    found = {layer.name: _within(layer, hidden, model) for layer in facts.layers if _is_region(layer)}
+    return {name: nodes for name, nodes in found.items() if nodes}
+
+
+def regions_around(regions: Mapping[str, Sequence[str]], island: Collection[str]) -> tuple[str, ...]:
+    """Names of the compiled regions in which nodes of `island` lie."""
+    return tuple(name for name, nodes in regions.items() if not set(island).isdisjoint(nodes))
 
 
 def region_evidence(regions: Collection[str], release: str | None) -> Evidence:
@@ -118,13 +117,13 @@ def _is_region(layer: LayerInfo) -> bool:
     return "ForeignNode[" in layer.name or str(layer.kind).lower() == "myelin"
 
 
-def _may_hold(layer: LayerInfo, nodes: set[str], model: Model) -> bool:
-    """Whether one of `nodes` lies between the first and the last node of a region, which are all that it names."""
+def _within(layer: LayerInfo, nodes: Sequence[str], model: Model) -> tuple[str, ...]:
+    """Those of `nodes` that lie between the first and the last node of a region, which are all that it names."""
     places = {node.name: node.index for node in model.nodes}
     ends = [places[name] for name in layer.onnx_nodes if name in places]
     if len(ends) < 2:
-        return bool(nodes)
-    return any(min(ends) <= places[name] <= max(ends) for name in nodes if name in places)
+        return tuple(nodes)
+    return tuple(name for name in nodes if min(ends) <= places[name] <= max(ends))
 
 
 NO_TF32 = "NVIDIA_TF32_OVERRIDE=0"

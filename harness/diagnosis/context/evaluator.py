@@ -12,7 +12,14 @@ import numpy as np
 from harness.backends import Evaluation, Plan, Timing
 from harness.comparison import GateResult
 from harness.diagnosis.context.budget import Spending
-from harness.diagnosis.context.engine import Relaxed, layers_by_node, regions_around, relaxed_in, tactics_of
+from harness.diagnosis.context.engine import (
+    Relaxed,
+    compiled_regions,
+    layers_by_node,
+    regions_around,
+    relaxed_in,
+    tactics_of,
+)
 from harness.diagnosis.context.journal import DiagnosisJournal
 from harness.diagnosis.context.obedience import Obedience, obeyed_by_kernels, obeyed_by_numbers
 from harness.diagnosis.context.subject import Subject, badness
@@ -50,6 +57,7 @@ class JudgedEvaluation:
         judged_as: the precision whose gates the outputs were held to, if it is not the one that was asked for.
         obeyed: what became of the Casts around an island, or around products; None where there are none.
         kernels: the ONNX nodes of each kernel that computes some.
+        compiled: by compiled region of which nothing reports a precision, the nodes that may be inside.
     """
 
     outcome: Outcome
@@ -69,6 +77,7 @@ class JudgedEvaluation:
     judged_as: Precision | None = None
     obeyed: Obedience | None = None
     kernels: tuple[tuple[str, ...], ...] = ()
+    compiled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # arrays, which no document has
 
@@ -210,6 +219,7 @@ class Evaluator:
             elif not all(output.passed for output in judged):
                 break
         passed = all(output.passed for output in outputs)
+        compiled = compiled_regions(facts, self.subject.model)
         away = obeyed is Obedience.FUSED_AWAY and not passed
         return JudgedEvaluation(
             Outcome.PASS if passed else Outcome.UNRESOLVED if away else Outcome.FAIL,
@@ -217,13 +227,14 @@ class Evaluator:
             note=self.subject.fused_away(plan.islands | plan.fp32_sums) if away else "",
             tactics=tactics_of(facts),
             tensors=tuple(tensors),
-            regions=regions_around(facts, plan.islands, self.subject.model),
+            regions=regions_around(compiled, plan.islands),
             relaxed=relaxed_in(facts),
             engine_layers=layers_by_node(facts),
             typing=facts.typing,
             tf32=facts.realised.tf32,
             obeyed=obeyed if _holds_by_casts(plan, facts) else None,
             kernels=_nodes_of_kernels(facts),
+            compiled=compiled,
         )
 
     def _obeyed(

@@ -35,6 +35,33 @@ def find_groups(model: Model, units: Sequence[str]) -> tuple[Group, ...]:
     return _by_name(nodes) or _by_structure(model, nodes)
 
 
+def kernel_groups(model: Model, kernels: Sequence[Sequence[str]], units: Sequence[str]) -> tuple[Group, ...]:
+    """The units of each kernel of an engine, as groups: what is fused is computed together, right or wrong.
+
+    A unit of several kernels belongs to the last of them, which writes what others read. Kernels of the same operators
+    are of one kind.
+
+    Args:
+        model: the model.
+        kernels: the nodes of each kernel, in the order in which they run.
+        units: names of nodes in topological order.
+    """
+    last = {node: place for place, nodes in enumerate(kernels) for node in nodes}
+    members: dict[int, list[str]] = defaultdict(list)
+    for unit in units:
+        if unit in last:
+            members[last[unit]].append(unit)
+    return tuple(
+        Group(
+            f"the kernel of {each[-1]}",
+            tuple(each),
+            kind=_kind("kernel", [model.node(name) for name in each]),
+        )
+        for each in members.values()
+        if len(each) >= FEWEST
+    )
+
+
 def _by_name(nodes: Sequence[NodeInfo]) -> tuple[Group, ...]:
     blocks: dict[str, list[NodeInfo]] = defaultdict(list)
     for node in nodes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from harness.diagnosis.context.budget import Options
-from harness.diagnosis.context.engine import Relaxed
+from harness.diagnosis.context.engine import Relaxed, regions_around
 from harness.diagnosis.context.evaluator import JudgedEvaluation
 from harness.diagnosis.context.suspects import introduced_by_node
 from harness.diagnosis.results import (
@@ -471,6 +471,12 @@ class Seen:
     def cured_by_sums(self) -> bool:
         """Whether products that are added up in FP32 cure the unobserved candidate, and no node went back to FP32."""
         return self.cure is not None and self.cure.found and bool(self.cure.fp32_sums)
+
+    @property
+    def compiled(self) -> tuple[str, ...]:
+        """The compiled regions of the engine that fails in which the emulator's island lies."""
+        island = () if self.prior is None or self.emulated else self.prior.island
+        return regions_around(self.baseline.compiled, island)
 
     @property
     def behind(self) -> bool:

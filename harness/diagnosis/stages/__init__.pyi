@@ -12,9 +12,11 @@ from .cure import cure_on_emulator as cure_on_emulator
 from .cure import cure_on_engine as cure_on_engine
 from .cure import measure_price as measure_price
 from .cures import FARTHEST as FARTHEST
+from .cures import MOST_CUTS as MOST_CUTS
 from .cures import MOST_TRIES as MOST_TRIES
 from .cures import RESERVE as RESERVE
 from .cures import accumulates as accumulates
+from .cures import casts_key as casts_key
 from .cures import confirm_fp32_sums as confirm_fp32_sums
 from .cures import cure_with_casts as cure_with_casts
 from .cures import find_fp32_sums as find_fp32_sums
@@ -31,7 +33,9 @@ from .observation import observe as observe
 from .prediction import predict as predict
 from .priors import block_hints as block_hints
 from .priors import island_hints as island_hints
+from .priors import kernel_hints as kernel_hints
 from .priors import node_scores as node_scores
+from .priors import span_of as span_of
 from .reference import explain_reference as explain_reference
 from .repeats import repeat as repeat
 from .search import CURE_PHASE as CURE_PHASE

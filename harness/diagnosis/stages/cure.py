@@ -114,6 +114,7 @@ def cure_on_engine(
     repeats: int = 1,
     phase: str = CURE_PHASE,
     most: int | None = None,
+    kernels: Sequence[Sequence[str]] = (),
 ) -> Cure:
     """The island on an engine that the emulator does not explain.
 
@@ -127,10 +128,11 @@ def cure_on_engine(
         repeats: builds of each configuration that the answer rests on.
         phase: what the engines are charged to.
         most: how many evaluations to spend at most, besides the budget.
+        kernels: the nodes of each kernel of the engine that fails; empty where they are not known.
     """
     if evaluator.subject.emulated:
         raise UsageError("cure_on_engine requires an engine, the candidate is the emulator")
-    problem = island_problem(evaluator.subject, scores=scores, hints=hints)
+    problem = island_problem(evaluator.subject, scores=scores, hints=hints, kernels=kernels)
     watch = SearchWatch()
     result = search_islands(
         evaluator,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 
-from harness.diagnosis.context import Prediction, Subject, find_groups
+from harness.diagnosis.context import Prediction, Subject, find_groups, kernel_groups
 from harness.judge import LayerResult
 from harness.model import Model
 
@@ -60,6 +60,35 @@ def block_hints(
     block = next((frozenset(group.units) for group in groups if start in group.units), frozenset[str]())
     wanted = [block, (block | _influenced(subject.model, block or {start})) & units]
     return [hint for hint in dict.fromkeys(wanted) if len(hint) > 1 and hint != units and hint not in known]
+
+
+def kernel_hints(
+    subject: Subject,
+    starts: Iterable[str],
+    kernels: Sequence[Sequence[str]],
+    known: Collection[frozenset[str]],
+) -> list[frozenset[str]]:
+    """The kernel in which the error starts, then that and the kernels that read it: parts of an engine as it is built.
+
+    Args:
+        subject: what is diagnosed.
+        starts: nodes where the error starts, or that cure an emulator.
+        kernels: the nodes of each kernel.
+        known: islands that were tried.
+    """
+    units = frozenset(subject.units)
+    groups = [frozenset(group.units) for group in kernel_groups(subject.model, kernels, subject.units)]
+    beginning = frozenset(starts) & units
+    hit = beginning.union(*(group for group in groups if group & beginning)) if groups else frozenset[str]()
+    behind = readers_of(subject.model, hit) & units
+    wider = hit.union(behind, *(group for group in groups if group & behind))
+    return [each for each in dict.fromkeys([hit, wider]) if each and each != units and each not in known]
+
+
+def span_of(subject: Subject, nodes: Collection[str]) -> frozenset[str]:
+    """All units from the first of `nodes` to the last."""
+    places = [place for place, unit in enumerate(subject.units) if unit in nodes]
+    return frozenset(subject.units[min(places) : max(places) + 1]) if places else frozenset()
 
 
 def _influenced(model: Model, nodes: Collection[str]) -> frozenset[str]:

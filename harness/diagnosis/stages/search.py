@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.diagnosis.context import DiagnosisJournal, Evaluator, Subject, find_groups
+from harness.diagnosis.context import DiagnosisJournal, Evaluator, Subject, find_groups, kernel_groups
 from harness.search import (
     Budget,
     Evaluation,
@@ -129,12 +129,21 @@ def island_problem(
     *,
     scores: Mapping[str, float] | None = None,
     hints: Sequence[frozenset[str]] = (),
+    kernels: Sequence[Sequence[str]] = (),
 ) -> Problem:
-    """The question which nodes must go back to FP32: the same for every search, by hand or not, on one subject."""
+    """The question which nodes must go back to FP32: the same for every search, by hand or not, on one subject.
+
+    Args:
+        subject: what is diagnosed.
+        scores: by node, how much it is suspected.
+        hints: islands to try first.
+        kernels: of the engine under test: its groups are what they compute; without them, blocks by name.
+    """
+    by_kernel = kernel_groups(subject.model, kernels, subject.units)
     return Problem(
         units=subject.units,
         identity=subject.identity,
-        groups=find_groups(subject.model, subject.units),
+        groups=by_kernel or find_groups(subject.model, subject.units),
         scores=scores,
         hints=tuple(hints),
     )

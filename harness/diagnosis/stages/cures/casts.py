@@ -15,6 +15,8 @@ from harness.diagnosis.results import CANDIDATE, Evidence, EvidenceKind, Stage
 from harness.search import Evaluation, Outcome
 
 PHASE = "casts"
+MOST_CUTS = 3
+"""So many builds may go into what can be left out of an island: each halves what is open."""
 Nodes = tuple[str, ...]
 
 
@@ -23,6 +25,7 @@ def cure_with_casts(
     core: Collection[str],
     parts: Sequence[frozenset[str]],
     on_build: Callable[[int], None] = lambda count: None,
+    most: int | None = None,
 ) -> Cure:
     """The smallest contiguous island around `core`, held by Casts, that cures; not `found` where none does.
 
@@ -32,28 +35,33 @@ def cure_with_casts(
             need not round what the graph rounds.
         parts: sets of nodes to try; the first that passes is cut down.
         on_build: gets the number of nodes that are built with next.
+        most: how many builds to spend at most on what can be left out; None: until nothing more can.
 
     Raises:
         BudgetExhaustedError: the budget is spent.
     """
     subject = evaluator.subject
     log: list[str] = []
+    tried = 0
+
+    def spent() -> bool:
+        return most is not None and len(log) - tried >= most
 
     def passes(island: Nodes) -> bool:
         on_build(len(island))
         plan = subject.plan(frozenset(island), casts=True)
-        key = f"casts {' '.join(sorted(island))}"
-        trial = evaluator.evaluate(plan, phase=PHASE, key=key).trial
+        trial = evaluator.evaluate(plan, phase=PHASE, key=casts_key(island), thorough=True).trial
         log.append(f"{_described(island)}: {_said(trial)}")
         return trial.outcome is Outcome.PASS
 
     for part in parts:
         island = tuple(unit for unit in subject.units if unit in part or unit in core)
         if passes(island):
+            tried = len(log)
             places = [place for place, unit in enumerate(island) if unit in core] or [len(island) - 1]
             behind = len(island) - 1 - max(places)
-            island = _cut(island, min(places), passes, lambda kept, cut: kept[cut:])
-            island = _cut(island, behind, passes, lambda kept, cut: kept[: len(kept) - cut])
+            island = _cut(island, min(places), passes, lambda kept, cut: kept[cut:], spent)
+            island = _cut(island, behind, passes, lambda kept, cut: kept[: len(kept) - cut], spent)
             count = len(island)
             text = f"with {count} nodes in FP32, between Casts in the graph, the unobserved engine passes"
             return Cure(island, CANDIDATE, casts=True, evidence=(_evidence(text, log),))
@@ -61,15 +69,24 @@ def cure_with_casts(
     return Cure(evidence=(_evidence(text, log),))
 
 
+def casts_key(island: Collection[str]) -> str:
+    """The key under which the journal keeps the evaluation of an island that Casts hold."""
+    return f"casts {' '.join(sorted(island))}"
+
+
 def _cut(
-    island: Nodes, most: int, passes: Callable[[Nodes], bool], without: Callable[[Nodes, int], Nodes]
+    island: Nodes,
+    most: int,
+    passes: Callable[[Nodes], bool],
+    without: Callable[[Nodes, int], Nodes],
+    spent: Callable[[], bool],
 ) -> Nodes:
-    """`island` without as many nodes at one end as can be left out, and at most `most`, by bisection.
+    """`island` without as many nodes at one end as can be left out, at most `most`, by bisection while builds are left.
 
     It assumes that an island which is too small stays so when it gets smaller; what it returns was seen to pass.
     """
     low, high = 0, most + 1
-    while high - low > 1:
+    while high - low > 1 and not spent():
         middle = (low + high) // 2
         low, high = (middle, high) if passes(without(island, middle)) else (low, middle)
     return without(island, low)
