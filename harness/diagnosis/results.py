@@ -145,8 +145,12 @@ class Evidence:
 class Mend(StrEnum):
     """What else mends an origin than FP32 there."""
 
-    CONSTANT = "constant"
-    """A constant that the format does not hold: clamp it."""
+    LARGE_CONSTANT = "large constant"
+    """A constant beyond the format that is added, or bounds or masks: clamp it."""
+    SMALL_CONSTANT = "small constant"
+    """One that vanishes in the format, likewise."""
+    FACTOR = "factor"
+    """A constant that scales, and that the format does not hold: merge it with the factors around it."""
     NORM = "norm"
     """A norm in primitives: export it as one operator, which computes in FP32."""
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from harness.diagnosis import FORMATS, TensorRange
+from harness.diagnosis import FORMATS, TensorRange, diagnose
 from harness.diagnosis.explain import Decision, MeasuredNode, accumulation, why
+from harness.diagnosis.explain.reasons import lost_constant
+from harness.diagnosis.results import Mend
 from harness.tensors import Precision
 from harness.text import magnitudes
 
@@ -249,6 +254,55 @@ def test_what_is_not_finite_in_a_body_is_no_rounding() -> None:
 )
 def test_what_is_true_of_a_tensor_but_does_not_account_for_the_error_is_no_reason(node: MeasuredNode) -> None:
     assert why(node, FP16).startswith("rounding to FP16's 11 bits introduces an error of ")
+
+
+def test_values_below_the_smallest_normal_number_lose_digits_where_they_are_written_first() -> None:
+    small = [4.1e-7, -8.7e-7, 1.13e-6]
+    assert why(measured("Mul", [held("x", 0.41, -0.87)], held("y", *small), introduced=0.02), FP16) == (
+        "values of about 8.6e-7 are written: each is below 6.1e-5, the smallest normal FP16 value, where steps are "
+        "6e-8 however small a value is"
+    )
+    behind = measured("ReduceMean", [held("y", *small)], held("m", 6.1e-7), introduced=0.02)
+    assert "smallest normal" not in why(behind, FP16), "what it reads had lost them already"
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "mend"),
+    [
+        ("Add", 1e-12, Mend.SMALL_CONSTANT),
+        ("Add", -1e9, Mend.LARGE_CONSTANT),
+        ("Mul", 1e6, Mend.FACTOR),
+        ("Div", 1e-9, Mend.FACTOR),
+        ("Mul", 1e-6, Mend.FACTOR),
+        ("Mul", 0.3, None),
+        ("Add", 1000.0, None),
+    ],
+)
+def test_what_mends_a_constant_follows_from_what_it_is_for(op: str, value: float, mend: Mend | None) -> None:
+    node = measured(op, [held("x", 0.0, 1.0), held("c", value, constant=True)], held("y", 1e-15, 1.0))
+    assert lost_constant(node, FP16) is mend
+
+
+def test_two_constants_that_undo_each_other_are_two_reasons_and_are_to_be_merged(tmp_path: Path) -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 64]) for name in "xy")
+    nodes = [
+        helper.make_node("Mul", ["x", "s"], ["d"], "down"),
+        helper.make_node("Mul", ["d", "t"], ["y"], "up"),
+    ]
+    constants = [
+        numpy_helper.from_array(np.float32(value), name) for name, value in (("s", 1e-6), ("t", 1e6))
+    ]
+    graph = helper.make_graph(nodes, "scales", [x], [y], constants)
+    onnx.save(
+        helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]),
+        tmp_path / "m.onnx",
+    )
+    found = diagnose(tmp_path / "m.onnx", precision="fp16", journal=tmp_path / "journal")
+    reasons = {origin.node: origin.why for origin in found.origins}
+    assert reasons["down"].startswith("its constant s, 1e-6, is below 6.1e-5, the smallest normal FP16 value")
+    assert reasons["up"].startswith("its constant t holds 1e6, beyond 65504")
+    advice = "merge the factor of down, up with those around it, so that FP16 holds what is left"
+    assert advice in found.advice
 
 
 def test_where_fp32_itself_loses_digits_that_is_all_that_was_measured() -> None:

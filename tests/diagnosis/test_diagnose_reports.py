@@ -39,7 +39,7 @@ def test_an_overflow_and_an_epsilon_behind_one_island_are_two_reasons(tmp_path: 
     assert list(reasons) == ["vk", "den_eps"]
     assert reasons["vk"].startswith("sums of products of values up to ")
     assert reasons["den_eps"].startswith("its constant eps, 1e-15, becomes 0 in FP16")
-    assert found.origins[1].mend is Mend.CONSTANT
+    assert found.origins[1].mend is Mend.SMALL_CONSTANT
     assert any(advice.startswith("clamp the constant of den_eps") for advice in found.advice)
     assert found.fresh_samples == 5
     assert found.fresh_passed < 5

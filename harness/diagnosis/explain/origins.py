@@ -23,7 +23,7 @@ from harness.diagnosis.context import (
 from harness.diagnosis.explain.bodies import open_body
 from harness.diagnosis.explain.decisions import decision_of
 from harness.diagnosis.explain.measured import MeasuredNode, TensorRange
-from harness.diagnosis.explain.reasons import WITH_BODIES, accumulation, loses_a_constant, own_fault, why
+from harness.diagnosis.explain.reasons import WITH_BODIES, accumulation, lost_constant, own_fault, why
 from harness.diagnosis.results import A_FEW, Mend, Origin
 from harness.errors import HarnessError
 from harness.judge import LayerResult
@@ -123,10 +123,8 @@ def _with_reasons(
     around = tensors_around(subject, infos, subject.precision)
     found = []
     for origin, info in zip(origins, infos, strict=True):
-        mend = None
-        if loses_a_constant(around.measured(info, origin.introduced, 0.0), subject.precision):
-            mend = Mend.CONSTANT
-        elif _is_of_a_norm(model, info):
+        mend = lost_constant(around.measured(info, origin.introduced, 0.0), subject.precision)
+        if mend is None and _is_of_a_norm(model, info):
             mend = Mend.NORM
         # What goes wrong in a body says more than that its output is wrong.
         reason = origin.why if info.op in WITH_BODIES else faults.get(origin.node, origin.why)

@@ -14,6 +14,7 @@ import numpy as np
 
 from harness.diagnosis.context import FORMATS, NumberFormat
 from harness.diagnosis.explain.measured import MeasuredNode, TensorRange
+from harness.diagnosis.results import Mend
 from harness.tensors import Precision
 from harness.text import magnitude, magnitudes, percent
 
@@ -22,6 +23,7 @@ STEEP = {"Exp": "exp", "Softmax": "softmax", "LogSoftmax": "softmax", "ReduceLog
 PERIODIC = frozenset({"Sin", "Cos", "Tan"})
 ADDITIONS = frozenset({"Add", "Sub", "Sum"})
 BOUNDS = frozenset({"Clip", "Max", "Min"})
+SCALES = PRODUCTS | {"Mul", "Div"}
 WITH_BODIES = frozenset({"If", "Loop", "Scan"})
 COARSE = 0.05
 """Steps of the input beyond which exp is off by more than 2.5 %, and an angle by more than a degree."""
@@ -51,21 +53,33 @@ def why(measured: MeasuredNode, precision: Precision) -> str:
 def own_fault(measured: MeasuredNode, precision: Precision) -> str | None:
     """What goes wrong at a node whatever goes wrong before it, as `why` says it; None if nothing does.
 
-    It overflows though nothing that it reads does, a constant or a divisor of it vanishes, or an angle or an exponent
-    is too coarse.
+    It overflows though nothing that it reads does, a constant or a divisor of it vanishes, an angle or an exponent is
+    too coarse, or what it writes is too small for a normal number.
     """
     kind = FORMATS[precision]
-    templates = [_constant_overflows, _divisor_vanishes, _constant_vanishes, _too_coarse]
+    templates = [
+        _constant_overflows,
+        _divisor_vanishes,
+        _constant_vanishes,
+        _constant_is_subnormal,
+        _too_coarse,
+        _is_subnormal,
+    ]
     if not any(tensor.overflowing for tensor in measured.inputs):
         templates.insert(1, _overflows)
     found = (template(measured, kind) for template in templates)
     return next((text for text in found if text is not None), None)
 
 
-def loses_a_constant(measured: MeasuredNode, precision: Precision) -> bool:
-    """Whether a constant that the node reads is not one that the format holds, and matters."""
+def lost_constant(measured: MeasuredNode, precision: Precision) -> Mend | None:
+    """What mends a constant that the node reads and the format does not hold; None where there is none that matters."""
     kind = FORMATS[precision]
-    return (_constant_overflows(measured, kind) or _constant_vanishes(measured, kind)) is not None
+    large = _constant_overflows(measured, kind) is not None
+    if not large and (_constant_vanishes(measured, kind) or _constant_is_subnormal(measured, kind)) is None:
+        return None
+    if measured.op in SCALES:
+        return Mend.FACTOR
+    return Mend.LARGE_CONSTANT if large else Mend.SMALL_CONSTANT
 
 
 def _accounts(error: float, node: MeasuredNode) -> bool:
@@ -228,6 +242,28 @@ def _underflows(node: MeasuredNode, kind: NumberFormat) -> str | None:
     return f"{share} of its values, which go down to {magnitude(node.output.smallest)}, {vanish}"
 
 
+def _constant_is_subnormal(node: MeasuredNode, kind: NumberFormat) -> str | None:
+    for tensor in node.inputs:
+        counts = tensor.underflow >= OFF and _counts(tensor, node, kind)
+        if tensor.constant and counts and _accounts(tensor.underflow, node):
+            return f"its constant {tensor.name}, {magnitude(tensor.largest)}, {_below_normal(tensor, kind)}"
+    return None
+
+
+def _is_subnormal(node: MeasuredNode, kind: NumberFormat) -> str | None:
+    reads_such = any(tensor.underflow >= OFF for tensor in node.inputs if not tensor.constant)
+    if reads_such or node.output.underflow < OFF or not _accounts(node.output.underflow, node):
+        return None
+    return f"values of about {magnitude(node.output.typical)} are written: each {_below_normal(node.output, kind)}"
+
+
+def _below_normal(tensor: TensorRange, kind: NumberFormat) -> str:
+    return (
+        f"is below {magnitude(kind.normal)}, the smallest normal {kind.name} value, where steps are "
+        f"{magnitude(kind.smallest)} however small a value is"
+    )
+
+
 def _cancels(node: MeasuredNode, kind: NumberFormat) -> str | None:
     if node.op not in ADDITIONS or len(node.inputs) < 2 or not node.output.typical:
         return None
@@ -309,6 +345,8 @@ _TEMPLATES: tuple[Callable[[MeasuredNode, NumberFormat], str | None], ...] = (
     _decides,
     _cancels,
     _underflows,
+    _constant_is_subnormal,
+    _is_subnormal,
 )
 
 

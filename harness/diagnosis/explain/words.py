@@ -164,19 +164,16 @@ def _leave_tf32(context: Context, recipes: Mapping[Recipe, str]) -> tuple[str, .
 
 def _mends(context: Context, found: Findings) -> list[str]:
     """What else mends the origins than FP32 there."""
-    smallest = FORMATS[context.subject.precision].smallest
-    advice = []
-    constants = [origin.node for origin in found.origins if origin.mend is Mend.CONSTANT]
-    if constants:
-        advice.append(
-            f"clamp the constant of {names(constants)} to what the format holds: from {magnitude(smallest)} on"
-        )
-    norms = [origin.node for origin in found.origins if origin.mend is Mend.NORM]
-    if norms:
-        advice.append(
-            f"export the norm at {names(norms)} as LayerNormalization, opset 17 or later: TensorRT computes it in FP32"
-        )
-    return advice
+    kind = FORMATS[context.subject.precision]
+    clamp = f"clamp the constant of {{}} to what {kind.name} holds"
+    ways = {
+        Mend.LARGE_CONSTANT: f"{clamp}: to {magnitude(kind.largest)} at most",
+        Mend.SMALL_CONSTANT: f"{clamp}: from {magnitude(kind.smallest)} on",
+        Mend.FACTOR: f"merge the factor of {{}} with those around it, so that {kind.name} holds what is left",
+        Mend.NORM: "export the norm at {} as LayerNormalization, opset 17 or later: TensorRT computes it in FP32",
+    }
+    nodes = {mend: [origin.node for origin in found.origins if origin.mend is mend] for mend in ways}
+    return [way.format(names(nodes[mend])) for mend, way in ways.items() if nodes[mend]]
 
 
 def _mend_reference(found: Findings) -> str:
