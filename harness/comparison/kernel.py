@@ -19,6 +19,7 @@ from harness.comparison import topk, ulp
 from harness.comparison.metrics import CompareOptions
 from harness.comparison.slices import SliceSums
 from harness.comparison.tally import Tally
+from harness.tensors import to_float32
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -111,8 +112,13 @@ class TileKernel:
             return self._buffers
         return _Scratch(*(buffer[:count] for buffer in self._buffers))
 
+    def _widened(self, values: Array) -> Array:
+        if values.dtype == np.float16 and self._work == np.float32:
+            return to_float32(values)
+        return values.astype(self._work, copy=False)
+
     def _measure_floats(self, tally: Tally, candidate: Array, reference: Array, start: int) -> None:
-        c, r = candidate.astype(self._work, copy=False), reference.astype(self._work, copy=False)
+        c, r = self._widened(candidate), self._widened(reference)
         scratch = self._scratch(c.size)
         extent = _first_look(c, r, scratch)
         finite = math.isfinite(extent.largest)

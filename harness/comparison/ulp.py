@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import InputDataError
-from harness.tensors import is_float, is_integer
+from harness.tensors import is_float, is_integer, to_float16
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -60,7 +60,9 @@ class Storage:
 
     def rounded(self, values: Array) -> Array:
         """Floats rounded to this dtype; beyond its range they become infinity or what stands for it."""
-        return values if values.dtype == self.dtype else values.astype(self.dtype)
+        if values.dtype == self.dtype:
+            return values
+        return to_float16(values) if self.dtype == np.float16 else values.astype(self.dtype)
 
     def count_subnormals(self, values: Array, scratch: Array, flags: Array) -> int:
         """How many floats of this dtype are subnormal: the magnitude of their code is small and not 0.

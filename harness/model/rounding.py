@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.tensors import Precision
+from harness.tensors import Precision, round_to_float16
 
 SIGNIFICAND_BITS = {Precision.TF32: 11, Precision.BF16: 8}
 VELTKAMP_LIMIT = (
@@ -48,7 +48,7 @@ def round_array(values: np.ndarray, precision: Precision, *, toward_zero: bool =
         return values
     with np.errstate(over="ignore", invalid="ignore"):
         if precision is Precision.FP16:
-            return values.astype(np.float16).astype(np.float32)
+            return round_to_float16(values)
         if precision is Precision.BF16:
             return values.astype(ml_dtypes.bfloat16).astype(np.float32)
         if precision is Precision.FP8:

@@ -18,6 +18,9 @@ from .fingerprint import hash_array as hash_array
 from .fingerprint import hash_feeds as hash_feeds
 from .fingerprint import hash_file as hash_file
 from .fingerprint import host_fingerprint as host_fingerprint
+from .halves import round_to_float16 as round_to_float16
+from .halves import to_float16 as to_float16
+from .halves import to_float32 as to_float32
 from .memory import memory_limit as memory_limit
 from .precision import Accumulate as Accumulate
 from .precision import Precision as Precision
