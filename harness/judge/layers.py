@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,7 +23,11 @@ COPIES = (
     6  # reference, candidate, emulator, and the introduced error's pair of each tensor, with their inputs
 )
 MOST_NAMED = 5
+LARGE = 1 << 16
+"""From so many elements on, comparing two tensors is worth a thread of its own."""
+THREADS = 4
 Sums = dict[str, Accumulator]
+_Pair = tuple[Accumulator, np.ndarray, np.ndarray]
 
 
 @dataclass
@@ -105,22 +111,42 @@ def _measure_chunk(
     if lowered or not own:
         emulated = beside.attempt(feeds, precision, lowered=lowered, tensors=chunk)
 
-    def sum_of(to: Sums, name: str) -> Accumulator:
-        if name not in to:
-            options = rules.options(name, is_output=False)
-            to[name] = Accumulator(dtype=precision.storage_dtype, options=options)
-        return to[name]
-
+    compared: list[_Pair] = []
     for name in chunk:
         for to, computed in ((sums.emulator, emulated), (sums.candidate, observed)):
             if name in computed.failures:
-                sum_of(to, name).fail(reference[name], computed.failures[name])
+                _sum_of(to, name, rules).fail(reference[name], computed.failures[name])
             elif name in computed.tensors:
-                sum_of(to, name).update(np.asarray(computed.tensors[name]), reference[name])
-    del emulated
+                pair = np.asarray(computed.tensors[name]), reference[name]
+                compared.append((_sum_of(to, name, rules), *pair))
+    _compare(compared)
+    del emulated, compared
     known = reference if own else None
-    for name, (low, exact) in _introduced(beside, precision, feeds, chunk, known).items():
-        sum_of(sums.introduced, name).update(low, exact)
+    introduced = _introduced(beside, precision, feeds, chunk, known)
+    _compare(
+        [(_sum_of(sums.introduced, name, rules, alone=True), *pair) for name, pair in introduced.items()]
+    )
+
+
+def _sum_of(to: Sums, name: str, rules: TensorGates, *, alone: bool = False) -> Accumulator:
+    """The accumulator of a tensor; `alone`: of what a node introduces, which is not judged by rows or slices."""
+    if name not in to:
+        options = rules.options(name, is_output=False)
+        options = replace(options, topk=0, slice_floor=None) if alone else options
+        to[name] = Accumulator(dtype=rules.precision.storage_dtype, options=options)
+    return to[name]
+
+
+def _compare(pairs: Sequence[_Pair]) -> None:
+    """Add each candidate and its reference to its accumulator: large ones in threads, as NumPy lets go of Python."""
+    large = [pair for pair in pairs if pair[1].size >= LARGE]
+    small = [pair for pair in pairs if pair[1].size < LARGE]
+    with ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as pool:
+        futures = [pool.submit(total.update, *pair) for total, *pair in large]
+        for total, *pair in small:
+            total.update(*pair)
+        for future in futures:
+            future.result()
 
 
 def _introduced(
