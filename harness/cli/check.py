@@ -65,8 +65,8 @@ Kernels = Annotated[
     bool,
     typer.Option(
         "--list-kernels",
-        help="Show what became of each node: kernels and datatypes, a picture of them on the page, and what differs "
-        "between two environments or two models.",
+        help="Show what became of each node: kernels and datatypes, times where there is a GPU, a picture of them "
+        "on the page, and what differs between two environments or two models.",
     ),
 ]
 Details = Annotated[
@@ -122,6 +122,7 @@ def check(
             inputs=parse_shapes(inputs),
             tags=tags or (),
             split=split,
+            times=kernels,
             progress=progress,
         )
         if fix_file is not None:

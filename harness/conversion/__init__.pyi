@@ -18,3 +18,4 @@ from .kernels import KernelChange as KernelChange
 from .kernels import Movement as Movement
 from .kernels import changes_between as changes_between
 from .kernels import movement as movement
+from .timing import KernelTimes as KernelTimes

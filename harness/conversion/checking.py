@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.backends import shape_ranges
@@ -35,6 +35,7 @@ from harness.conversion.parts import Parts
 from harness.conversion.scales import scale_findings
 from harness.conversion.splitting import folder_for
 from harness.conversion.splitting import split as split_model
+from harness.conversion.timing import TimedEngine, time_kernels
 from harness.environments import Environment, load, select, shared_supervisor
 from harness.errors import CandidateError
 from harness.judge import Target, profiles_of, select_cases
@@ -64,6 +65,7 @@ def check(
     inputs: Mapping[str, Sequence[int]] | None = None,
     tags: Sequence[str] | str = (),
     split: Path | None = None,
+    times: bool = False,
     progress: Progress | None = None,
     cache: ReportCache | None = None,
 ) -> CheckReport:
@@ -77,6 +79,7 @@ def check(
         tags: only cases with one of these tags.
         split: write the largest parts that a compiler takes, and those that it does not, to this folder; where there
             are several models or environments, to one in it for each.
+        times: time the kernels of each engine, where there is a GPU.
         progress: called with what goes on.
         cache: where compilers' reports are kept; by default harness's cache folder.
 
@@ -104,7 +107,7 @@ def check(
             tell(f"{case.name} on {environment.name}")
             places = [case.name] * (len(cases) > 1) + [environment.name] * (len(asked) > 1)
             folder = None if split is None else folder_for(split, *places)
-            compilers.append(subject.in_environment(environment, cache, folder))
+            compilers.append(subject.in_environment(environment, cache, folder, times=times))
         results.append(
             CheckResult(
                 target,
@@ -179,11 +182,19 @@ class Subject:
         return asking
 
     def in_environment(
-        self, environment: Environment, cache: ReportCache | None, folder: Path | None = None
+        self,
+        environment: Environment,
+        cache: ReportCache | None,
+        folder: Path | None = None,
+        *,
+        times: bool = False,
     ) -> EnvironmentResult:
         """What the compiler of `environment` makes of the model; its parts are written to `folder`."""
         ask = self.ask(environment, cache)
         report = ask(self.model)
+        engine = self._timed(environment) if times and report.built else TimedEngine()
+        if engine.kernels is not None:  # another build of TensorRT may have other kernels
+            report = replace(report, kernels=engine.kernels)
         holding = [match for match in self.matches if match.rule.include(report.product, report.release)]
         suspects = [match.node.name for match in holding if match.node and match.rule.kind is Kind.REFUSED]
         fed = {name: ranges[1] for name, ranges in self.profiles.items()}
@@ -210,7 +221,13 @@ class Subject:
             examination.complete,
             fates,
             () if folder is None else split_model(parts, examination.bad, ask, folder),
+            engine.times,
+            engine.why_not,
         )
+
+    def _timed(self, environment: Environment) -> TimedEngine:
+        feeds = make_feeds(self.case, self.model.inputs)[0]
+        return time_kernels(self.model, self.precision or Precision.FP32, environment, feeds, self.profiles)
 
     def _finding(self, blamed: Blamed, holding: Sequence[Match], environment: str) -> Finding:
         name = blamed.inner or blamed.node

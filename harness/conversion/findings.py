@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from harness.case import ExpectedFinding
 from harness.compiler import Kind, NodeFacts, Releases, Rule
 from harness.conversion.cures import AppliedCure, LeftOut
+from harness.conversion.timing import KernelTimes
 from harness.tensors import NEVER, HostFingerprint, Precision, to_json
 from harness.worker.protocol import PACKAGE_OF, CompileReport
 
@@ -149,6 +150,8 @@ class EnvironmentResult:
         complete: whether all that no finding is about was seen to build.
         fates: what became of each node; empty if it was not built, or its kernels are not known.
         parts: the files that the model was split into, if that was asked for.
+        times: of the kernels, if that was asked for and there is a GPU.
+        not_timed: why they were not timed, if that was asked for; empty if they were.
     """
 
     environment: str
@@ -160,6 +163,8 @@ class EnvironmentResult:
     complete: bool = True
     fates: tuple[NodeFate, ...] = ()
     parts: tuple[SplitPart, ...] = ()
+    times: KernelTimes | None = None
+    not_timed: str = ""
 
 
 @dataclass(frozen=True)

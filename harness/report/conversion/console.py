@@ -26,6 +26,7 @@ from harness.report.conversion.view import (
     rows,
     statements,
     subject,
+    times_text,
 )
 from harness.report.words import is_plain, make_table, print_statements
 from harness.text import names, plural
@@ -131,8 +132,11 @@ def _print_kernels(console: Console, result: CheckResult, environment: Environme
         return
     title = f"{result.case} on {environment.environment}: {movement_text(environment)}"
     console.print(Text(title, style="bold"), soft_wrap=True)
+    if text := times_text(environment):
+        console.print(Text(f"  {text}"), soft_wrap=True)
     table = make_table()
-    for column in ("#", "kernel", "nodes", "reads", "writes"):
+    timed = () if environment.times is None else ("time",)
+    for column in ("#", *timed, "kernel", "nodes", "reads", "writes"):
         table.add_column(column, overflow="fold")
     for row in kernel_lines(environment):
         table.add_row(*row)

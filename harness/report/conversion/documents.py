@@ -21,6 +21,7 @@ from harness.report.conversion.view import (
     rows,
     statements,
     subject,
+    times_text,
 )
 from harness.report.pages import render_page, trusted
 from harness.report.words import escape, fit, made_with, ran_on
@@ -68,6 +69,7 @@ def check_page(report: CheckReport, *, kernels: bool = False, made: datetime.dat
         kernels=kernels,
         colours=COLOURS,
         movement_text=movement_text,
+        times_text=times_text,
         picture=lambda environment: trusted(picture_data(environment)),
         comparisons=list(comparisons(report)) if kernels else [],
         change_text=change_text,

@@ -21,7 +21,7 @@ def picture_data(result: EnvironmentResult) -> str:
     kernels = () if listed is None else listed.kernels
     ops = {fate.node: fate.op for fate in result.fates}
     wrong = {fate.node for fate in result.fates if not fate.is_done}
-    blocks = list(_blocks(kernels))
+    blocks, times = list(_blocks(kernels)), result.times
     writers: dict[str, int] = {}
     edges = []
     for number, kernel in enumerate(kernels):
@@ -38,8 +38,9 @@ def picture_data(result: EnvironmentResult) -> str:
                 "reads": [_tensor(tensor.name, tensor.dtype, tensor.shape) for tensor in kernel.inputs],
                 "writes": [_tensor(tensor.name, tensor.dtype, tensor.shape) for tensor in kernel.outputs],
                 "wrong": bool(wrong.intersection(kernel.onnx_nodes)),
+                **({} if times is None else {"ms": times.kernel_ms[number]}),
             }
-            for kernel in kernels
+            for number, kernel in enumerate(kernels)
         ],
         "edges": sorted(map(list, {tuple(edge) for edge in edges if edge[0] != edge[1]})),
     }

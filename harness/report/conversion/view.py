@@ -14,13 +14,14 @@ from harness.conversion import (
     Finding,
     FoundBy,
     KernelChange,
+    KernelTimes,
     Outcome,
     changes_between,
     movement,
 )
 from harness.model import TensorInfo
 from harness.report.words import Look, Statement
-from harness.text import command, duration, names, plural
+from harness.text import command, duration, names, percent, plural
 
 HOW_TO_ASK = command("harness", "env", "add", "rtx", "--install", "tensorrt-rtx==1.7.1.116")
 MOST_EVIDENCE = 6  # lines
@@ -267,16 +268,41 @@ MOST_CHANGES = 40
 
 
 def kernel_lines(result: EnvironmentResult) -> Iterator[tuple[str, ...]]:
-    """A row for each kernel: number, kind, nodes, what it reads and writes."""
+    """A row for each kernel: number, time if it was measured, kind, nodes, what it reads and writes."""
     listed = result.report.kernels
     for number, kernel in enumerate(() if listed is None else listed.kernels):
         yield (
             str(number),
+            *([] if result.times is None else [time_text(result.times, number)]),
             kernel.kind,
             names(kernel.onnx_nodes, 4) or "–",
             names(dict.fromkeys(tensor.dtype or "?" for tensor in kernel.inputs)) or "–",
             names(dict.fromkeys(tensor.dtype or "?" for tensor in kernel.outputs)) or "–",
         )
+
+
+def time_text(times: KernelTimes, number: int) -> str:
+    """`0.012 ms (31 %)`: a kernel, and its share of all that were measured."""
+    ms = times.kernel_ms[number]
+    if ms is None:
+        return "–"
+    whole = times.all_kernels_ms
+    return f"{ms:.4f} ms ({percent(ms / whole)})" if whole else f"{ms:.4f} ms"
+
+
+def times_text(result: EnvironmentResult) -> str:
+    """`An inference takes 0.31 ms on a GPU; its kernels, timed one by one, 0.38 ms`; or why nothing was timed."""
+    times = result.times
+    if times is None:
+        return f"Not timed: {result.not_timed}" if result.not_timed else ""
+    whole = (
+        ""
+        if times.inference_ms is None
+        else f"An inference takes {times.inference_ms:.3f} ms on {times.gpu}; "
+    )
+    other = f", and {times.other_ms:.3f} ms of what is not in the list" if times.other_ms else ""
+    text = f"{whole}its kernels, timed one by one, {times.all_kernels_ms:.3f} ms{other}"
+    return text[0].upper() + text[1:]
 
 
 def movement_text(result: EnvironmentResult) -> str:

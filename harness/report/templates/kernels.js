@@ -1,7 +1,7 @@
 "use strict";
 // Draws the kernels of each engine: blocks that unfold, one row a kernel, lines for the tensors between them.
 (() => {
-  const NS = "http://www.w3.org/2000/svg", WIDTH = 360, HEIGHT = 26, GAP = 8, LEFT = 190, LANE = 9, LANES = 16;
+  const NS = "http://www.w3.org/2000/svg", WIDTH = 360, HEIGHT = 26, GAP = 8, LEFT = 190, LANE = 9, LANES = 16, TIMES = 150;
   const make = (name, attributes, parent, text) => {
     const element = document.createElementNS(NS, name);
     for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
@@ -17,6 +17,16 @@
     const hits = figure.querySelector(".hits");
     const open = new Set(data.kernels.length <= 60 ? data.blocks.keys() : []);
     let chosen = null, found = new Set();
+    const total = (first, last) => data.kernels.slice(first, last + 1).reduce((sum, kernel) => sum + (kernel.ms || 0), 0);
+    const all = total(0, data.kernels.length - 1), timed = all > 0;
+    const timeOf = (ms) => `${ms.toFixed(4)} ms, ${(100 * ms / all).toFixed(1)} %`;
+    const width = LEFT + WIDTH + 12 + (timed ? TIMES : 0);
+    const clock = (group, row, ms) => {
+      if (!timed || ms === undefined || ms === null) return;
+      const x = LEFT + WIDTH + 16;
+      make("rect", { class: "time", x, y: row.y + HEIGHT - 5, width: Math.max(1, (TIMES - 12) * ms / all), height: 4 }, group);
+      make("text", { x, y: row.y + 15 }, group, timeOf(ms));
+    };
 
     const titleOf = (kernel) => kernel.nodes.length ? kernel.nodes.map((node) => node[0]).join(", ") : kernel.name;
     const rows = () => data.blocks.flatMap(([name, first, last], block) => {
@@ -35,8 +45,8 @@
         if (row.kernel !== undefined) place.set(row.kernel, row);
         else if (!open.has(row.block)) for (let each = row.first; each <= row.last; each++) place.set(each, row);
       });
-      svg.setAttribute("viewBox", `0 0 ${LEFT + WIDTH + 12} ${list.length * (HEIGHT + GAP) + GAP}`);
-      svg.setAttribute("width", LEFT + WIDTH + 12);
+      svg.setAttribute("viewBox", `0 0 ${width} ${list.length * (HEIGHT + GAP) + GAP}`);
+      svg.setAttribute("width", width);
       const lines = make("g", { class: "edges" }, svg), seen = new Set(), lanes = [];
       for (const [from, to] of data.edges) {
         const one = place.get(from), other = place.get(to), key = `${one.y} ${other.y}`;
@@ -67,6 +77,7 @@
             make("rect", { class: `bar dtype-${dtype}`, x, y: row.y + HEIGHT - 5, width: part, height: 5 }, group);
             x += part;
           }
+          clock(group, row, total(row.first, row.last));
           make("text", { x: LEFT, y: row.y + 15 }, group, `${open.has(row.block) ? "▾" : "▸"} ${short(row.name, 34)}: ${row.last - row.first + 1} kernels`);
           group.addEventListener("click", () => { open.has(row.block) ? open.delete(row.block) : open.add(row.block); show(); });
         } else {
@@ -75,6 +86,7 @@
           make("rect", { class: kind, x: LEFT, y: row.y, width: WIDTH, height: HEIGHT, rx: 4 }, group);
           make("text", { x: LEFT + 8, y: row.y + 17 }, group, short(`${row.kernel} ${kernel.kind}  ${titleOf(kernel)}`, 46));
           make("title", {}, group, titleOf(kernel));
+          clock(group, row, kernel.ms);
           group.addEventListener("click", () => { chosen = row.kernel; show(); describe(kernel, row.kernel); });
         }
         group.addEventListener("keydown", (event) => { if (event.key === "Enter") group.dispatchEvent(new Event("click")); });
@@ -91,6 +103,7 @@
         about.append(term, text);
       };
       add("kernel", [`${number}: ${kernel.kind}`, kernel.name]);
+      if (timed) add("time", [kernel.ms === null ? "not measured" : timeOf(kernel.ms)]);
       add("nodes", kernel.nodes.map(([name, op]) => op ? `${name} (${op})` : name));
       add("reads", kernel.reads);
       add("writes", kernel.writes);
