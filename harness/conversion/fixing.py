@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from harness.case import Case, make_feeds, one_or_more
 from harness.compiler import ReportCache
 from harness.conversion.checking import STOPS, Progress, Subject, load_case
-from harness.conversion.cures import fix, write_fixed
+from harness.conversion.cures import CALIBRATED_ON, fix, write_fixed
 from harness.conversion.examination import outcome_of
 from harness.conversion.exports import by_exporter, exported
 from harness.conversion.findings import CuredIn, Finding, FixResult
@@ -63,10 +65,7 @@ def fix_case(
     tell(f"cures of {case.name}")
     wanted = None if precision is None else Precision(precision)
     subject = Subject.of(case, model, wanted, is_asked=bool(asked))
-    try:
-        feeds = make_feeds(case, model.inputs)
-    except HarnessError:
-        feeds = []  # a shape that is open: the proofs draw inputs of their own
+    feeds = _samples(case, model)
     stopped = {match.node.name for match in subject.matches if match.node and match.rule.kind in STOPS}
     fixed = fix(
         model,
@@ -74,6 +73,7 @@ def fix_case(
         feeds=feeds,
         profiles=subject.profiles,
         refused=frozenset(stopped),
+        given=bool(case.data),
         precision=wanted or Precision.FP32,
         cache=cache,
     )
@@ -84,6 +84,16 @@ def fix_case(
     ]
     file = None if written is None else str(written)
     return FixResult(case.name, file, fixed.applied, fixed.left_out, tuple(builds))
+
+
+def _samples(case: Case, model: Model) -> list[dict[str, np.ndarray]]:
+    """The inputs of the case; of a model that scales at run time enough of them to calibrate on."""
+    if not case.data and any(node.op == "DynamicQuantizeLinear" for node in model.nodes):
+        case = case.model_copy(update={"samples": max(case.samples or 1, CALIBRATED_ON)})
+    try:
+        return make_feeds(case, model.inputs)
+    except HarnessError:
+        return []  # a shape that is open: the proofs draw inputs of their own
 
 
 def _first(cases: Sequence[Case]) -> tuple[Case, Model]:

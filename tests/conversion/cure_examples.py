@@ -60,6 +60,13 @@ _LOOP = (
     "{ h = Identity(g) f = Cast<to = 1>(i) u = Add(s, f) r = Relu(u) }> }"
 )
 
+#: What ONNX Runtime's dynamic quantisation makes of a product with a weight.
+_DYNAMIC = (
+    "g (float[N,64] x) => (float[N,6] y) { q, d, t = DynamicQuantizeLinear(x) i = MatMulInteger(q, w, t, z) "
+    "c = Cast<to = 1>(i) m = Mul(d, %s) y = Mul(c, m) }"
+)
+_INTEGERS = RANDOM.integers(-127, 128, (64, 6)).astype(np.int8)
+
 POSITIVE: dict[str, list[Example]] = {
     "baked-batch": [
         Example(_BAKED, {"shape": np.array([1, -1])}),
@@ -241,6 +248,20 @@ POSITIVE: dict[str, list[Example]] = {
         Example(_PAIR, {"s": F(0.05), "z": np.uint8(128)}),
         Example(_PAIR, {"s": F(0.05), "z": np.uint8(100)}),
     ],
+    "static-quantisation": [
+        Example(_DYNAMIC % "s", {"w": _INTEGERS, "z": np.int8(0), "s": F(0.01)}),
+        Example(_DYNAMIC % "s", {"w": _INTEGERS.astype(np.uint8), "z": np.uint8(128), "s": F(0.01)}),
+        Example(
+            _DYNAMIC % "s",
+            {"w": _INTEGERS, "z": np.zeros(6, np.int8), "s": np.linspace(0.001, 0.1, 6).astype(F)},
+        ),
+        Example(
+            "g (float[N,2,6,6] x) => (float[N,3,6,6] y) { q, d, t = DynamicQuantizeLinear(x) "
+            "i = ConvInteger<pads = [1, 1, 1, 1]>(q, w, t, z) c = Cast<to = 1>(i) m = Mul(d, s) p = Mul(c, m) "
+            "y = Relu(p) }",
+            {"w": RANDOM.integers(0, 255, (3, 2, 3, 3)).astype(np.uint8), "z": np.uint8(120), "s": F(0.02)},
+        ),
+    ],
     "integer-products": [
         Example(_INTEGER, {"xz": np.uint8(7), "wz": np.uint8(9)}),
         Example(
@@ -401,6 +422,11 @@ NEGATIVE: dict[str, Example] = {
         "g (float[N,2,4,4] x, float[4] s) => (float[P,2,Q,R] y) { y = Resize(x, , s) }"
     ),
     "asymmetric-pair": Example(_PAIR, {"s": F(0.05), "z": np.int8(0)}),
+    "static-quantisation": Example(
+        "g (float[N,64] x) => (float[N,6] y, uint8[N,64] q) { q, d, t = DynamicQuantizeLinear(x) "
+        "i = MatMulInteger(q, w, t) c = Cast<to = 1>(i) y = Mul(c, d) }",
+        {"w": _INTEGERS},
+    ),
     "integer-products": Example("g (float[N,4] x, float[4,3] w) => (float[N,3] y) { y = MatMul(x, w) }"),
     "asymmetric-quantisation": Example(_QUANTIZE % "int8", {"s": F(0.05), "z": np.int8(0)}),
     "resize-mode": Example(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from cure_examples import NEGATIVE, POSITIVE, Example
+from onnxruntime.quantization import quantize_dynamic
 
+from cases.models.transformer import attention_encoder
 from harness.compiler import ReportCache
 from harness.conversion.cures import fix, write_fixed
 from harness.environments import Environment, close_shared
-from harness.model import load_model
+from harness.model import Model, load_model
 
 PYTHON = os.environ.get("HARNESS_RTX_PYTHON")
 #: Refused before and built after by TensorRT for RTX.
@@ -21,6 +26,7 @@ CURED = (
     "dilated-pool",
     "inline-definition",
     "fourier-transform",
+    "static-quantisation",
 )
 
 
@@ -67,6 +73,55 @@ def test_a_model_without_faults_stays_as_it_is():
     fixed = fix(NEGATIVE["constant-folding"].model())
     assert not fixed.applied
     assert not fixed.left_out
+
+
+def test_why_a_refused_node_has_no_cure_is_told():
+    large = Example("g (float[N,4,4] x) => (float[N] y) { y = Det(x) }").model()
+    fixed = fix(large, refused=frozenset(node.name for node in large.nodes))
+    assert [(each.code, each.why) for each in fixed.left_out] == [("determinant", "its matrices are 4 × 4")]
+    assert not fix(large, refused=frozenset()).left_out  # where nobody refuses it there is nothing to cure
+
+
+def test_what_onnx_cannot_convert_is_told_in_its_words():
+    old = Example(
+        "g (float[1,1,4,4] x) => (float[1,1,2,2] y) { n = BatchNormalization<spatial = 0>(x, a, b, a, a) "
+        "y, i = MaxPool<kernel_shape = [3, 3]>(n) j = Cast<to = 1>(i) k = ReduceMax<keepdims = 0>(j) y2 = Add(y, k) }",
+        {"a": np.ones((1, 4, 4), np.float32), "b": np.zeros((1, 4, 4), np.float32)},
+        opset=8,
+    ).model()
+    fixed = fix(old, refused=frozenset(node.name for node in old.nodes if node.op == "MaxPool"))
+    (why,) = (each.why for each in fixed.left_out if each.code == "dilated-pool")
+    assert why.startswith("ONNX's converter does not bring the model to opset ")
+    assert "Attribute spatial must have value 1" in why
+
+
+def dynamically_quantised(folder: Path) -> Model:
+    """An encoder as ONNX Runtime's dynamic quantisation writes it."""
+    onnx.save(attention_encoder(layers=1, width=64, heads=2, tokens=16), folder / "float.onnx")
+    quantize_dynamic(folder / "float.onnx", folder / "dynamic.onnx")
+    return load_model(folder / "dynamic.onnx")
+
+
+def test_what_onnx_runtime_quantised_dynamically_gets_static_scales_of_the_data(tmp_path):
+    model = dynamically_quantised(tmp_path)
+    tokens = np.random.default_rng(0).standard_normal((10, 2, 16, 64)).astype(np.float32)
+    fixed = fix(model, feeds=[{"tokens": each} for each in tokens], given=True)
+    first = fixed.applied[0]
+    assert first.code == "static-quantisation"
+    assert (first.proof.calibrated, first.proof.samples, first.proof.given) == (5, 5, True)
+    assert first.proof.before is not None
+    assert 0.5 * first.proof.before < first.proof.error < 3 * first.proof.before < 0.05
+    ops = Counter(node.op for node in fixed.model.nodes)
+    assert (ops["QuantizeLinear"], ops["MatMulInteger"], ops["DynamicQuantizeLinear"]) == (4, 0, 0)
+
+
+def test_scales_that_do_not_fit_other_inputs_are_left_out_for_those_at_run_time(tmp_path):
+    model = dynamically_quantised(tmp_path)
+    tokens = np.random.default_rng(0).standard_normal((10, 2, 16, 64)).astype(np.float32)
+    tokens[::2] *= 1e-3  # what is calibrated on
+    fixed = fix(model, feeds=[{"tokens": each} for each in tokens])
+    assert "ranges differ from input to input" in fixed.left_out[0].why
+    assert {"integer-products", "asymmetric-quantisation"} <= {each.code for each in fixed.applied}
 
 
 @pytest.mark.skipif(PYTHON is None, reason="HARNESS_RTX_PYTHON names no Python with TensorRT for RTX")

@@ -2,11 +2,13 @@ from .applying import Rewrite as Rewrite
 from .applying import apply as apply
 from .cure import Against as Against
 from .cure import Cure as Cure
+from .fixing import CALIBRATED_ON as CALIBRATED_ON
 from .fixing import AppliedCure as AppliedCure
 from .fixing import Fixed as Fixed
 from .fixing import LeftOut as LeftOut
 from .fixing import fix as fix
 from .fixing import propose_cures as propose_cures
+from .fixing import prove_rewrite as prove_rewrite
 from .fixing import write_fixed as write_fixed
 from .proof import Proof as Proof
 from .proof import prove as prove

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from harness.conversion.cures.cure import Applied, Cure, Transformed, rewrite_rules
+from harness.conversion.cures.building import Inapplicable
+from harness.conversion.cures.cure import Applied, Cure, Feeds, Transformed, rewrite_rules
 from harness.conversion.cures.opsets import convert_opset
 from harness.model import Model, load_model
 
@@ -27,41 +28,60 @@ class Rewrite:
         nodes: names of the nodes that it replaced.
         model: the new model.
         batch: the one batch that the old model takes, where the new one takes any.
+        plain: of a calibrated one: the model that both the old and the new one round.
+        calibrated: how many samples it was calibrated on.
+        unseen: the samples that it was not.
     """
 
     cure: Cure
     nodes: tuple[str, ...]
     model: Model
     batch: int | None = None
+    plain: Model | None = None
+    calibrated: int = 0
+    unseen: tuple[Feeds, ...] = ()
 
 
-def apply(cure: Cure, model: Model, refused: frozenset[str] | None = None) -> Rewrite | None:
+def apply(
+    cure: Cure, model: Model, refused: frozenset[str] | None = None, feeds: Sequence[Feeds] = ()
+) -> Rewrite | None:
     """`model` rewritten by `cure`; None where it does not apply.
 
     Args:
         cure: the cure.
         model: stays as it is.
         refused: names of the nodes that a compiler refuses; None: nobody knows.
+        feeds: samples of the inputs, to calibrate on.
+
+    Raises:
+        Inapplicable: it would apply to nodes that are refused, and cannot be; with the reason.
     """
     if not _concerns(cure, model):
         return None
     wanted = max(OLDEST, cure.opset)
     if model.opset < wanted:
-        converted = convert_opset(model, wanted)
-        if converted is None:
-            return None
-        model = converted
-    if cure.transform is not None:
+        model = convert_opset(model, wanted)
+    if cure.calibrate is not None:
+        found = cure.calibrate(model, feeds)
+    elif cure.transform is not None:
         found = cure.transform(model, refused)
     else:
-        found = _with_patterns(cure, model, refused if cure.where_refused else None)
+        found = _with_patterns(cure, model, refused)
     if found is None:
         return None
     inlined = load_model(found.graph, name=model.name).ir  # a transform may leave calls of local functions
     graph = cleaned(inlined)
     for new, old in zip(graph.graph.outputs, model.ir.graph.outputs, strict=True):
         new.shape, new.type = old.shape, old.type  # inference would write down what is declared free
-    return Rewrite(cure, found.nodes, load_model(graph, name=model.name), found.batch)
+    return Rewrite(
+        cure,
+        found.nodes,
+        load_model(graph, name=model.name),
+        found.batch,
+        None if found.plain is None else load_model(found.plain, name=model.name),
+        found.calibrated,
+        found.unseen,
+    )
 
 
 def with_shapes(model: Model) -> ir.Model:
@@ -99,13 +119,19 @@ def _quietly() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _with_patterns(cure: Cure, model: Model, only: frozenset[str] | None) -> Transformed | None:
+def _with_patterns(cure: Cure, model: Model, refused: frozenset[str] | None) -> Transformed | None:
     from onnxscript.rewriter import RewriteRuleSet
 
     graph = with_shapes(model)
     applied = Applied()
+    only = refused if cure.where_refused else None
     RewriteRuleSet(rewrite_rules(cure, model.opset, only, applied)).apply_to_model(graph)
-    return Transformed(graph, tuple(applied.nodes)) if applied.nodes else None
+    if not applied.nodes:
+        for reason in applied.reasons.values():
+            alike = (name for name, each in applied.reasons.items() if each == reason)
+            raise Inapplicable(reason, tuple(name for name in alike if name in (refused or ())))
+        return None
+    return Transformed(graph, tuple(applied.nodes))
 
 
 def _concerns(cure: Cure, model: Model) -> bool:

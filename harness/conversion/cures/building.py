@@ -193,4 +193,13 @@ def read(node: ir.Node, index: int) -> ir.Value:
 
 
 class Inapplicable(Exception):
-    """A cure does not apply to a node, for a reason."""
+    """A cure does not apply, for a reason.
+
+    Args:
+        reason: one clause.
+        nodes: names of the nodes that it does not apply to; empty: of those that it is for.
+    """
+
+    def __init__(self, reason: str, nodes: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.nodes = nodes

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 from harness.conversion.cures.building import Inapplicable, Ops
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from harness.model import Model
 
 Built = ir.Value | Sequence[ir.Value] | None
+Feeds = Mapping[str, np.ndarray]
 
 
 class Against(StrEnum):
@@ -61,6 +63,7 @@ class Cure:
         patterns: what it looks for, and what it writes.
         transform: instead of patterns: rewrites the whole graph, given the model and the nodes that are refused (None:
             unknown); None where it does not apply.
+        calibrate: instead of patterns: rewrites the whole graph, given the model and samples of its inputs.
         where_refused: whether it is applied only to nodes that a compiler refuses, since some like them are taken.
         opset: the first that has what it writes; an older model is converted.
         where_finite: whether it may give a number where the original gives none.
@@ -74,6 +77,7 @@ class Cure:
     source: str
     patterns: tuple[Pattern, ...] = ()
     transform: Callable[[Model, frozenset[str] | None], Transformed | None] | None = None
+    calibrate: Callable[[Model, Sequence[Feeds]], Transformed | None] | None = None
     where_refused: bool = False
     opset: int = 0
     where_finite: bool = False
@@ -87,11 +91,17 @@ class Transformed:
         graph: the new graph.
         nodes: names of the nodes that it replaced.
         batch: the one batch that the original takes, where the new graph takes any.
+        plain: of what is calibrated: the graph that both the original and the new one round.
+        calibrated: how many samples it was calibrated on.
+        unseen: the samples that it was not.
     """
 
     graph: ir.Model
     nodes: tuple[str, ...]
     batch: int | None = None
+    plain: ir.Model | None = None
+    calibrated: int = 0
+    unseen: tuple[Feeds, ...] = ()
 
 
 @dataclass

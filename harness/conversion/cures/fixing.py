@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.compiler import ReportCache, compile_model
 from harness.conversion.cures.applying import Rewrite, apply
-from harness.conversion.cures.cure import Cure
-from harness.conversion.cures.proof import Feeds, Proof, prove
+from harness.conversion.cures.building import Inapplicable
+from harness.conversion.cures.cure import Cure, Feeds
+from harness.conversion.cures.proof import Proof, draw, prove, prove_calibrated
 from harness.conversion.cures.rules import CURES
 from harness.environments import Environment
 from harness.errors import HarnessError
@@ -19,6 +20,8 @@ from harness.worker.protocol import CompileReport
 
 Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 _ROUNDS = 4
+CALIBRATED_ON = 16
+"""So many inputs are drawn where scales are calibrated: half for the scales, half for the proof."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def fix(
     feeds: Sequence[Feeds] = (),
     profiles: Mapping[str, Profile] | None = None,
     refused: frozenset[str] | None = None,
+    given: bool = False,
     precision: Precision = Precision.FP32,
     cache: ReportCache | None = None,
 ) -> Fixed:
@@ -112,6 +116,7 @@ def fix(
         feeds: inputs that the proofs try first.
         profiles: (minimum, optimum, maximum) shape of each input with a dynamic axis.
         refused: names of nodes that are known to be refused, where no environment is asked.
+        given: whether `feeds` are the user's data, and not generated.
         precision: at which the compilers are asked.
         cache: of the compilers' reports; by default harness's.
 
@@ -126,12 +131,15 @@ def fix(
         before = model
         for cure in CURES:
             blamed = _refused(model, reports) if environments else refused
-            rewrite = _rewritten(cure, model, blamed)
+            rewrite = _rewritten(cure, model, blamed, feeds)
             if rewrite is None or (cure.code, rewrite.nodes) in left_out:
                 continue
-            proof = prove(model, rewrite.model, feeds, batch=rewrite.batch, where_finite=cure.where_finite)
+            if isinstance(rewrite, LeftOut):
+                left_out[cure.code, rewrite.nodes] = rewrite
+                continue
+            proof = replace(prove_rewrite(model, rewrite, feeds), given=given and bool(rewrite.calibrated))
             after = compilers.reports(rewrite.model) if proof.holds else {}
-            why = proof.why_not or _not_taken(model, rewrite.model, reports, after)
+            why = proof.why_not or _not_taken(model, rewrite, reports, after)
             if why:
                 left_out[cure.code, rewrite.nodes] = LeftOut(cure.code, cure.does, rewrite.nodes, why)
                 continue
@@ -154,17 +162,36 @@ def propose_cures(model: Model, refused: frozenset[str] | None = None) -> tuple[
         model: stays as it is.
         refused: names of the nodes that a compiler refuses; None: nobody knows.
     """
-    rewrites = (_rewritten(cure, model, refused) for cure in CURES)
-    return tuple(rewrite for rewrite in rewrites if rewrite is not None)
+    rewrites = (_rewritten(cure, model, refused, ()) for cure in CURES)
+    return tuple(rewrite for rewrite in rewrites if isinstance(rewrite, Rewrite))
 
 
-def _rewritten(cure: Cure, model: Model, refused: frozenset[str] | None) -> Rewrite | None:
+def prove_rewrite(model: Model, rewrite: Rewrite, feeds: Sequence[Feeds] = ()) -> Proof:
+    """The proof of what a cure made of `model`; see `prove` and `prove_calibrated`."""
+    if rewrite.plain is not None:
+        return prove_calibrated(model, rewrite.model, rewrite.plain, rewrite.unseen, rewrite.calibrated)
+    return prove(model, rewrite.model, feeds, batch=rewrite.batch, where_finite=rewrite.cure.where_finite)
+
+
+def _rewritten(
+    cure: Cure, model: Model, refused: frozenset[str] | None, feeds: Sequence[Feeds]
+) -> Rewrite | LeftOut | None:
+    """What a cure makes of the model; or why it makes nothing of nodes that it is for and that need it."""
     if cure.where_refused and not refused:
         return None
+    if cure.calibrate is not None and not feeds:
+        feeds = draw(model, CALIBRATED_ON)
     try:
-        return apply(cure, model, refused)
-    except HarnessError:
-        return None  # the graph that came out is none
+        return apply(cure, model, refused, feeds)
+    except Inapplicable as reason:
+        why, nodes = str(reason), reason.nodes
+    except HarnessError as reason:  # the graph that came out is none
+        why, nodes = f"what it writes is no model: {reason.message}", ()
+    needing = {
+        node.name for node in model.nodes if node.op in cure.operators and node.name in (refused or ())
+    }
+    nodes = nodes or tuple(node.name for node in model.nodes if node.name in needing)
+    return LeftOut(cure.code, cure.does, nodes, why) if nodes else None
 
 
 def _refused(model: Model, reports: Mapping[str, CompileReport]) -> frozenset[str]:
@@ -176,7 +203,7 @@ def _refused(model: Model, reports: Mapping[str, CompileReport]) -> frozenset[st
 
 
 def _not_taken(
-    old: Model, new: Model, before: Mapping[str, CompileReport], after: Mapping[str, CompileReport]
+    old: Model, rewrite: Rewrite, before: Mapping[str, CompileReport], after: Mapping[str, CompileReport]
 ) -> str:
     """Which compiler does not take what was written; empty where all take it."""
     known = {node.name for node in old.nodes}
@@ -185,7 +212,11 @@ def _not_taken(
         made = [node for node in report.refused if node.name not in known]
         if made:
             return f"{compiler} refuses {made[0].op} in what it writes: {made[0].message}"
+        said = (
+            report.failure.message if report.failure else "".join(node.message for node in report.refused[:1])
+        )
         if before[name].built and not report.built:
-            said = report.failure.message if report.failure else report.refused[0].message
             return f"{compiler} built the model before: {said}"
+        if rewrite.calibrated and report.failure is not None:  # what needs no calibration comes behind it
+            return f"{compiler} does not build it: {said}"
     return ""

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.backends import Reference
-from harness.errors import HarnessError
+from harness.conversion.cures.cure import Feeds
+from harness.errors import HarnessError, ModelError
 from harness.model import Model, TensorInfo
 from harness.tensors import dtype_of, is_float
 
-Feeds = Mapping[str, np.ndarray]
 Run = Callable[[Feeds], Mapping[str, np.ndarray]]
 
 #: Normalised root mean square of the difference that is rounding: 2⁻²³, 2⁻¹⁰ and 2⁻⁷ with what sums of them add.
@@ -24,6 +24,21 @@ _SIZES = ((2, 3, 5), (1, 4, 2), (3, 2, 7), (8, 6, 4))
 _RANGES = ((0, 2), (0, 1), (-3, 4), (0, 100))
 _AMPLIFIED = 8.0
 _EXTREMES = (1.0, 8.0, 1e-3)
+CALIBRATED = 3.0
+"""So many times as much as scales at run time static ones may err."""
+LEAST = 1e-3
+"""An error that nobody looks into."""
+#: What ONNX's evaluator, NumPy in plain Python, raises of models and inputs that make no sense to it.
+_NO_SENSE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,9 @@ class Proof:
         batches: where the original takes one batch only: how many others the new model ran with, each row the same as
             by itself.
         why_not: what stands against it; empty where it holds.
+        calibrated: how many samples scales were taken from. Then `error` is that over the same products in float.
+        given: whether these were the user's data, and not generated.
+        before: the error of the original over the same products in float, which it rounds, too.
     """
 
     holds: bool
@@ -48,6 +66,9 @@ class Proof:
     by: str
     batches: int = 0
     why_not: str = ""
+    calibrated: int = 0
+    given: bool = False
+    before: float | None = None
 
 
 RUNTIME, EVALUATOR = "ONNX Runtime", "ONNX's reference evaluator"
@@ -93,7 +114,83 @@ def prove(
             why_not = trial.differs(sample)
         if why_not:
             return trial.proof(by, why_not)
-    return trial.proof(by, "" if trial.samples else "no input could be found that the original takes")
+    return trial.proof(by, "" if trial.samples else f"the original takes none of the inputs: {trial.refusal}")
+
+
+def prove_calibrated(
+    original: Model, rewritten: Model, plain: Model, unseen: Sequence[Feeds], calibrated: int
+) -> Proof:
+    """Whether static scales err about as little as those that the original takes anew from every input.
+
+    Symmetric steps of one range for all inputs are at most twice as long as asymmetric ones of the same range, and
+    inputs differ in theirs.
+
+    Args:
+        original: scales at run time.
+        rewritten: static scales.
+        plain: the same products in float.
+        unseen: inputs that the scales were not taken from.
+        calibrated: how many they were.
+    """
+    if not same_interface(original, rewritten):
+        return Proof(False, 0, 0, 0.0, RUNTIME, why_not="its inputs or outputs are not those of the original")
+    right = Reference(plain)
+    errors = [_error_over(Reference(each), right, unseen) for each in (original, rewritten)]
+    before, error = errors
+    allowed = max(CALIBRATED * before, LEAST)
+    why_not = (
+        ""
+        if error <= allowed
+        else f"static scales err by {error:.2g} on inputs that they were not taken from, and those at run time by "
+        f"{before:.2g}: ranges differ from input to input"
+    )
+    shapes = {tuple(array.shape for array in sample.values()) for sample in unseen}
+    return Proof(
+        not why_not,
+        len(unseen),
+        len(shapes),
+        error,
+        RUNTIME,
+        0,
+        why_not,
+        calibrated=calibrated,
+        before=before,
+    )
+
+
+def _error_over(candidate: Reference, right: Reference, samples: Sequence[Feeds]) -> float:
+    """Normalised root mean square of the worst float output, over all samples together."""
+    wrong: dict[str, float] = {}
+    whole: dict[str, float] = {}
+    for sample in samples:
+        found = candidate.run(sample)
+        for name, values in right.run(sample).items():
+            if is_float(values.dtype):
+                a, b = values.astype(np.float64), found[name].astype(np.float64)
+                wrong[name] = wrong.get(name, 0.0) + float(np.sum((a - b) ** 2))
+                whole[name] = whole.get(name, 0.0) + float(np.sum(a * a))
+    return max((float(np.sqrt(wrong[name] / (whole[name] or 1.0))) for name in wrong), default=np.inf)
+
+
+def draw(model: Model, count: int, seed: int = 0) -> Sequence[Feeds]:
+    """Inputs of several shapes where these are open, of normal floats; empty where none can be drawn."""
+    if any(info.shape is None for info in model.inputs):
+        return []
+    drawn = []
+    for place in range(count):
+        symbols: dict[str, int] = {}
+        sizes, limits = _SIZES[place % len(_SIZES)], _RANGES[place % len(_RANGES)]
+        drawn.append(
+            {
+                info.name: _draw(info, _shape(info, sizes, symbols), limits, 1.0, seed + place)
+                for info in model.inputs
+            }
+        )
+    return drawn
+
+
+def _is_dynamic(model: Model) -> bool:
+    return any(not isinstance(size, int) for info in model.inputs for size in info.shape or ())
 
 
 @dataclass
@@ -106,6 +203,7 @@ class _Trial:
     where_finite: bool
     samples: int = 0
     error: float = 0.0
+    refusal: str = ""
     shapes: set[tuple[tuple[int, ...], ...]] = field(default_factory=set)
     batches: set[int] = field(default_factory=set)
 
@@ -113,11 +211,12 @@ class _Trial:
         """What is wrong with the new model's answer; empty if nothing is, or the original does not take the input."""
         try:
             wanted = self.run(sample)
-        except Exception:
-            return ""  # these values or shapes are none that the model takes
+        except HarnessError as reason:  # these values or shapes are none that the model takes
+            self.refusal = _line(reason)
+            return ""
         try:
             got = self.again(sample)
-        except Exception as reason:
+        except HarnessError as reason:
             return f"it cannot be run: {_line(reason)}"
         self.samples += 1
         self.shapes.add(tuple(array.shape for array in sample.values()))
@@ -151,7 +250,7 @@ def _differing_rows(original: Model, run: Run, sample: Feeds) -> str:
     try:
         together = run(sample)
         first = run({name: array[:1] if name in free else array for name, array in sample.items()})
-    except Exception as reason:
+    except HarnessError as reason:
         return f"it cannot be run with a batch of {batch}: {_line(reason)}"
     for info in original.outputs:
         declared = list(info.shape or together[info.name].shape)
@@ -167,18 +266,32 @@ def _differing_rows(original: Model, run: Run, sample: Feeds) -> str:
 
 
 class _Evaluator:
-    """ONNX's own evaluator in NumPy, of a model that ONNX Runtime cannot run."""
+    """ONNX's own evaluator in NumPy, of a model that ONNX Runtime cannot run.
+
+    Raises:
+        ModelError: it lacks an operator of the model.
+    """
 
     def __init__(self, model: Model) -> None:
         import onnx_ir as ir
         from onnx.reference import ReferenceEvaluator
 
-        self._session = ReferenceEvaluator(ir.to_proto(model.ir))
+        try:
+            self._session = ReferenceEvaluator(ir.to_proto(model.ir))
+        except _NO_SENSE as reason:
+            raise ModelError(_line(reason)) from reason
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """The outputs by name."""
-        with np.errstate(all="ignore"):
-            outputs = self._session.run(None, dict(feeds))
+        """The outputs by name.
+
+        Raises:
+            ModelError: an operator takes no such values.
+        """
+        try:
+            with np.errstate(all="ignore"):
+                outputs = self._session.run(None, dict(feeds))
+        except _NO_SENSE as reason:
+            raise ModelError(_line(reason)) from reason
         return dict(zip(self._session.output_names, map(np.asarray, outputs), strict=True))
 
 
@@ -188,13 +301,13 @@ def _runner(original: Model, feeds: Sequence[Feeds], seed: int) -> tuple[Run | N
     for make, by in ((Reference, RUNTIME), (_Evaluator, EVALUATOR)):
         try:
             run = make(original).run
-        except Exception as reason:
+        except HarnessError as reason:
             reasons.append(_line(reason))
             continue
         for sample in _samples(original, feeds, seed):
             try:
                 run(sample)
-            except Exception as reason:
+            except HarnessError as reason:
                 reasons.append(_line(reason))
                 continue
             return run, by
@@ -205,7 +318,7 @@ def _samples(model: Model, feeds: Sequence[Feeds], seed: int, batch: int | None 
     yield from feeds
     if any(info.shape is None for info in model.inputs):
         return
-    dynamic = any(not isinstance(size, int) for info in model.inputs for size in info.shape or ())
+    dynamic = _is_dynamic(model)
     rounds: Sequence[Sequence[int]] = _SIZES if dynamic else _SIZES[:1]
     if batch is not None:
         rounds = ((batch, 3, 5), *_SIZES)
@@ -297,7 +410,7 @@ def _sensitivity(run: Run, sample: Feeds, wanted: np.ndarray, info: TensorInfo) 
         return 0.0
     try:
         return _compare(info, wanted, run(nudged)[info.name])[0]
-    except Exception:
+    except HarnessError:  # what is moved may be out of an operator's range: then rounding alone is allowed
         return 0.0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.conversion import AppliedCure, FixResult, LeftOut, Outcome
+from harness.conversion import AppliedCure, FixResult, LeftOut, Outcome, Proof
 from harness.report.words import Look, Statement
 from harness.text import names, number, plural
 
@@ -56,6 +56,23 @@ def _nodes(found: tuple[str, ...]) -> str:
 def _applied(cure: AppliedCure, asked: bool) -> Iterator[Statement]:
     proof = cure.proof
     yield Statement("does", cure.does)
+    if proof.before is not None:
+        kind = "of the data" if proof.given else "that were generated: give data of yours to calibrate on"
+        yield Statement("calibrated", f"on {plural(proof.calibrated, 'input')} {kind}")
+        yield Statement(
+            "proof",
+            f"errs by {number(proof.error)} of the same products in float, and the scales at run time by "
+            f"{number(proof.before)}, on {plural(proof.samples, 'other input')} in {proof.by}",
+        )
+    else:
+        yield Statement("proof", _equal(proof))
+    if asked:
+        yield Statement("taken by", names(list(cure.taken_by)))
+    yield Statement("source", cure.source)
+
+
+def _equal(proof: Proof) -> str:
+    """`the same answers on 12 inputs of 4 shapes in ONNX Runtime`."""
     ran = f"{plural(proof.samples, 'input')} of {plural(proof.shapes, 'shape')} in {proof.by}"
     same = "the same answers" if proof.error == 0 else f"answers within {number(proof.error)}"
     rows = (
@@ -63,10 +80,7 @@ def _applied(cure: AppliedCure, asked: bool) -> Iterator[Statement]:
         if proof.batches
         else ""
     )
-    yield Statement("proof", f"{same} on {ran}{rows}")
-    if asked:
-        yield Statement("taken by", names(list(cure.taken_by)))
-    yield Statement("source", cure.source)
+    return f"{same} on {ran}{rows}"
 
 
 def _left_out(cure: LeftOut) -> Iterator[Statement]:

@@ -8,9 +8,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from harness.conversion.cures.applying import cleaned, with_shapes
-from harness.conversion.cures.building import constant_of
+from harness.conversion.cures.building import Inapplicable, constant_of
 from harness.conversion.cures.cure import Transformed
-from harness.conversion.cures.opsets import with_weights
+from harness.conversion.cures.opsets import NOT_TAKEN, first_line, with_weights
 from harness.model import Model
 
 _OLD_MODES = {"linear": "bilinear", "cubic": "bicubic"}
@@ -50,11 +50,14 @@ def older_grid_sample(model: Model, refused: frozenset[str] | None) -> Transform
     for opset in proto.opset_import:
         if not opset.domain:
             opset.version = _LAST_OPSET_OF_OLD_MODES
+    if not found:
+        return None
     try:
         onnx.checker.check_model(proto, full_check=True)
-    except Exception:
-        return None  # another node needs the newer opset
-    return Transformed(with_weights(proto, model), tuple(found)) if found else None
+    except NOT_TAKEN as reason:
+        older = f"the model is none of opset {_LAST_OPSET_OF_OLD_MODES}"
+        raise Inapplicable(f"{older}: {first_line(reason)}", tuple(found)) from reason
+    return Transformed(with_weights(proto, model), tuple(found))
 
 
 def without_float64(model: Model, refused: frozenset[str] | None) -> Transformed | None:

@@ -67,6 +67,30 @@ def dynamic_quantize(ops: Ops, node: ir.Node) -> list[ir.Value]:
     return [ops.Cast(quantized, to=int(UINT8)), scale, ops.Cast(zero_point, to=int(UINT8))]
 
 
+def narrowed(ops: Ops, node: ir.Node) -> ir.Value | None:
+    """Whole numbers that are cast to 8 bits and back, and fit: an engine has no 8-bit integers in between."""
+    inner = read(node, 0).producer()
+    clip = None if inner is None or inner.op_type != "Cast" else read(inner, 0).producer()
+    if inner is None or clip is None or clip.op_type != "Clip":
+        return None
+    low, high = constant_of(clip, 1), constant_of(clip, 2)
+    between, to = (ir.DataType(each.attributes.get_int("to", 0)) for each in (inner, node))
+    if between not in (UINT8, INT8) or low is None or high is None or to.numpy() != low.dtype:
+        return None  # nodes that were just written have no dtypes yet, and constants have
+    limits = np.iinfo(between.numpy())
+    return read(inner, 0) if limits.min <= low and high <= limits.max and _is_whole(read(clip, 0)) else None
+
+
+def _is_whole(value: ir.Value) -> bool:
+    """Whether it was rounded, and whole numbers added since."""
+    node = value.producer()
+    if node is None:
+        return False
+    if node.op_type in ("Add", "Sub"):
+        return all(each is not None and _is_whole(each) for each in node.inputs)
+    return node.op_type == "Round" or (node.op_type == "Clip" and _is_whole(read(node, 0)))
+
+
 def quantize(ops: Ops, node: ir.Node) -> ir.Value | None:
     """Scaled, rounded, shifted and clipped in floats."""
     if not _is_asymmetric(node):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.conversion.cures.calibrating import static_scales
 from harness.conversion.cures.cure import Against, Cure, Pattern
 from harness.conversion.cures.rules import (
     arithmetic,
@@ -299,6 +300,15 @@ CURES: tuple[Cure, ...] = (
         ),
     ),
     Cure(
+        code="static-quantisation",
+        against=Against.REFUSED,
+        operators=("DynamicQuantizeLinear",),
+        does="takes the scales from samples of the inputs, and writes Q/DQ pairs of INT8",
+        needs="products as ONNX Runtime's dynamic quantisation writes them, with constant weights; two samples",
+        source="refused by every parser of TensorRT: NVIDIA/TensorRT issues 3963 and 4698",
+        calibrate=static_scales,
+    ),
+    Cure(
         code="integer-products",
         against=Against.REFUSED,
         operators=("MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"),
@@ -323,6 +333,7 @@ CURES: tuple[Cure, ...] = (
             Pattern(quantized.quantize, "QuantizeLinear"),
             Pattern(quantized.dequantize, "DequantizeLinear"),
             Pattern(quantized.dynamic_quantize, "DynamicQuantizeLinear", outputs=3),
+            Pattern(quantized.narrowed, "Cast"),
         ),
     ),
     Cure(

@@ -1,0 +1,197 @@
+"""Dynamically quantised products with static scales: what an engine computes in INT8 instead of scales at run time.
+
+ONNX Runtime's dynamic quantisation writes DynamicQuantizeLinear, MatMulInteger or ConvInteger, a Cast, and a Mul by
+both scales. Here the largest value of each input is taken from samples, and the product becomes one of Q/DQ pairs with
+symmetric INT8 scales. That is no equal rewrite: both are roundings of the same product of floats, so both are held
+against that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from harness.backends import Reference
+from harness.conversion.cures.building import Inapplicable, constant_of
+from harness.conversion.cures.cure import Feeds, Transformed
+from harness.model import Model
+
+_PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
+_STEPS = 127
+
+
+@dataclass(frozen=True)
+class _Product:
+    """One integer product and the nodes around it.
+
+    Args:
+        quantizer: the DynamicQuantizeLinear in front.
+        node: the product.
+        scaled: the Mul that makes floats of it.
+        weight: float32, as the integers and their scales say.
+        axis: of the weight, along which the outputs lie.
+    """
+
+    quantizer: ir.Node
+    node: ir.Node
+    scaled: ir.Node
+    weight: np.ndarray
+    axis: int
+
+
+def static_scales(model: Model, feeds: Sequence[Feeds]) -> Transformed | None:
+    """The graph with static scales, that with plain floats, and which samples the scales were not taken from.
+
+    Args:
+        model: stays as it is.
+        feeds: samples: every other one is calibrated on.
+
+    Raises:
+        Inapplicable: there are not two samples, or an input is 0 in all of them.
+    """
+    graph, plain = model.ir.clone(), model.ir.clone()
+    found, floats = _products(graph), _products(plain)
+    if not found:
+        return None
+    if len(feeds) < 2:
+        raise Inapplicable("there are not two samples, one to take scales from and one to prove them on")
+    seen, unseen = feeds[::2], feeds[1::2]
+    scales = _scales(model, found, seen)
+    pairs: dict[str, ir.Value] = {}
+    for product in found:
+        data = str(product.quantizer.inputs[0].name)  # type: ignore[union-attr]
+        if data not in pairs:
+            pairs[data] = _pair(graph, product.quantizer, scales[data])
+        _write(graph, product, pairs[data])
+    for product in floats:
+        _write(plain, product, None)
+    names = tuple(dict.fromkeys(str(each.quantizer.name) for each in found))
+    return Transformed(graph, names, plain=plain, unseen=tuple(unseen), calibrated=len(seen))
+
+
+def _products(graph: ir.Model) -> list[_Product]:
+    """The products behind every DynamicQuantizeLinear all of whose readers are such products."""
+    found = []
+    for quantizer in graph.graph:
+        if quantizer.op_type != "DynamicQuantizeLinear" or quantizer.outputs[0].is_graph_output():
+            continue
+        own = [_product(quantizer, use.node) for use in quantizer.outputs[0].uses()]
+        whole = [each for each in own if each is not None]
+        if whole and len(whole) == len(own):
+            found += whole
+    return found
+
+
+def _product(quantizer: ir.Node, node: ir.Node) -> _Product | None:
+    """The product that `node` is, if it reads what `quantizer` writes as dynamic quantisation has it."""
+    data, _, shift = quantizer.outputs
+    if node.op_type not in _PRODUCTS or node.inputs[0] is not data or _input(node, 2) is not shift:
+        return None
+    weight, zero = constant_of(node, 1), constant_of(node, 3)
+    cast = _only_reader(node.outputs[0], "Cast")
+    scaled = None if cast is None else _only_reader(cast.outputs[0], "Mul")
+    if weight is None or scaled is None or (_input(node, 3) is not None and zero is None):
+        return None
+    assert cast is not None
+    other = next((value for value in scaled.inputs if value is not cast.outputs[0]), None)
+    scale = _weight_scale(other, quantizer.outputs[1])
+    if scale is None or cast.attributes.get_int("to", 0) != int(ir.DataType.FLOAT):
+        return None
+    axis = 0 if node.op_type == "ConvInteger" else weight.ndim - 1
+    along = [-1 if each == axis else 1 for each in range(weight.ndim)]
+    parts = [np.asarray(each, np.float32).reshape(along) for each in (0 if zero is None else zero, scale)]
+    if any(part.size not in (1, weight.shape[axis]) for part in parts):
+        return None
+    return _Product(quantizer, node, scaled, (weight.astype(np.float32) - parts[0]) * parts[1], axis)
+
+
+def _weight_scale(value: ir.Value | None, dynamic: ir.Value) -> np.ndarray | None:
+    """The constant in `dynamic · constant`; 1 where it is `dynamic` alone, None where it is something else."""
+    if value is dynamic:
+        return np.ones((), np.float32)
+    node = None if value is None else value.producer()
+    if node is None or node.op_type != "Mul" or dynamic not in node.inputs:
+        return None
+    return constant_of(node, 1 if node.inputs[0] is dynamic else 0)
+
+
+def _input(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def _only_reader(value: ir.Value, operator: str) -> ir.Node | None:
+    readers = [use.node for use in value.uses()]
+    if len(readers) != 1 or value.is_graph_output() or readers[0].op_type != operator:
+        return None
+    return readers[0]
+
+
+def _scales(model: Model, products: Sequence[_Product], samples: Sequence[Feeds]) -> dict[str, np.ndarray]:
+    """By tensor: the scale at which no value of the samples saturates."""
+    names = list(dict.fromkeys(str(each.quantizer.inputs[0].name) for each in products))  # type: ignore[union-attr]
+    reference = Reference(model)
+    largest = dict.fromkeys(names, 0.0)
+    for sample in samples:
+        for name, values in reference.run(sample, names).items():
+            largest[name] = max(largest[name], float(np.abs(values).max(initial=0.0)))
+    reference.close()
+    for name, value in largest.items():
+        if not 0 < value < np.inf:
+            raise Inapplicable(f"{name!r} is {value:g} at most in the samples: there is no scale for it")
+    return {name: np.asarray(value / _STEPS, np.float32) for name, value in largest.items()}
+
+
+def _pair(graph: ir.Model, quantizer: ir.Node, scale: np.ndarray) -> ir.Value:
+    """What `quantizer` reads, quantised with a static scale and dequantised."""
+    name = str(quantizer.name)
+    step, zero = (
+        _constant(graph, scale, f"{name}/step"),
+        _constant(graph, np.zeros((), np.int8), f"{name}/zero"),
+    )
+    quantize = ir.node("QuantizeLinear", [quantizer.inputs[0], step, zero], name=f"{name}/quantize")
+    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], step, zero], name=f"{name}/dequantize")
+    graph.graph.insert_before(quantizer, [quantize, dequantize])
+    return dequantize.outputs[0]
+
+
+def _write(graph: ir.Model, product: _Product, data: ir.Value | None) -> None:
+    """Replace a product by that of `data` with a weight of Q/DQ; without `data` by one of floats."""
+    name, made = str(product.node.name), []
+    if data is None:
+        weight = _constant(graph, product.weight, f"{name}/weight")
+    else:
+        integers, steps = _symmetric(product)
+        parts = {"weight": integers, "weight_step": steps, "weight_zero": np.zeros(steps.shape, np.int8)}
+        constants = [_constant(graph, array, f"{name}/{part}") for part, array in parts.items()]
+        axis = {"axis": product.axis}
+        made.append(ir.node("DequantizeLinear", constants, axis, name=f"{name}/weight_dequantize"))
+        weight = made[0].outputs[0]
+    read = product.quantizer.inputs[0] if data is None else data
+    operator = _PRODUCTS[product.node.op_type]
+    made.append(ir.node(operator, [read, weight], dict(product.node.attributes), name=f"{name}/product"))
+    graph.graph.insert_before(product.scaled, made)
+    old, new = product.scaled.outputs[0], made[-1].outputs[0]
+    if old.is_graph_output():
+        product.scaled.replace_input_with(0, new)
+        product.scaled.replace_input_with(1, _constant(graph, np.ones((), np.float32), f"{name}/one"))
+    else:
+        ir.convenience.replace_all_uses_with(old, new)
+
+
+def _constant(graph: ir.Model, array: np.ndarray, name: str) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+    graph.graph.register_initializer(value)
+    return value
+
+
+def _symmetric(product: _Product) -> tuple[np.ndarray, np.ndarray]:
+    """The weight in INT8 with a scale for each output; exact where the integers were symmetric already."""
+    others = tuple(each for each in range(product.weight.ndim) if each != product.axis)
+    largest = np.abs(product.weight).max(axis=others)
+    steps = np.where(largest > 0, largest / _STEPS, 1).astype(np.float32)
+    along = [-1 if each == product.axis else 1 for each in range(product.weight.ndim)]
+    integers = np.rint(product.weight / steps.reshape(along)).clip(-_STEPS, _STEPS)
+    return integers.astype(np.int8), steps
