@@ -1,8 +1,9 @@
 """What `check` takes: ResNet-50 cold and from the cache, and a model of 2,000 nodes, sound and with planted faults.
 
 Run: python -m benchmarks.check_cost PYTHON [--write], PYTHON with a release of TensorRT for RTX. Each check is in a
-process of its own. `loading` is what loading the model takes there, and `cpu` what processors did, those of the worker
-included: on a busy machine it is what can be compared.
+process of its own. `imports` is what importing takes there, `loading` what loading the model does, `beyond` what the check
+takes beyond loading the model, which it does itself; and `cpu` what processors did, those of the worker included: on a
+busy machine it is what can be compared.
 """
 
 from __future__ import annotations
@@ -25,21 +26,27 @@ from benchmarks.record import record
 CASES = Path(__file__).parents[1] / "cases"
 BLOCKS, WIDTH = 181, 64
 TIMED = """
-import json, resource, sys, time
+import time
+began = time.perf_counter()
+import json, resource, sys
 import harness.conversion, harness.judge, harness.model, harness.case
 from harness.conversion import check
 from harness.judge import select_cases
 def cpu():
     both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in both)
+imported = None
 for _ in range(2):  # the first time imports what it takes
     start, used = time.perf_counter(), cpu()
+    imports, imports_cpu = (start - began, used) if imported is None else imported
+    imported = (imports, imports_cpu)
     (case,) = select_cases([sys.argv[1]])
     harness.model.load_model(harness.case.resolve_model(case), name=case.name).nodes
 loading, loading_cpu = time.perf_counter() - start, cpu() - used
 start, used = time.perf_counter(), cpu()
 report = check(sys.argv[1], environments="rtx")
 seconds = time.perf_counter() - start
+checked = cpu() - used
 from harness.environments import close_shared
 close_shared()
 (result,) = report.results
@@ -48,6 +55,10 @@ print(json.dumps({
     "nodes": result.nodes,
     "seconds": round(seconds, 3),
     "cpu_seconds": round(cpu() - used, 3),
+    "beyond_loading_seconds": round(seconds - loading, 3),
+    "beyond_loading_cpu_seconds": round(checked - loading_cpu, 3),
+    "imports_seconds": round(imports, 3),
+    "imports_cpu_seconds": round(imports_cpu, 3),
     "loading_seconds": round(loading, 3),
     "loading_cpu_seconds": round(loading_cpu, 3),
     "outcome": environment.outcome.value,

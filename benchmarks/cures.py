@@ -5,7 +5,9 @@ compiler refuses, `no_rewrite` names those that no rewrite can save, and why; th
 list is cured if `fix` proves a rewrite, also on the suite's own data, and the compiler builds it. `open_batch` asks
 again with the first axis as a batch of any size, wherever the original runs with several.
 
-Run: python -m benchmarks.cures list PYTHON [--write] (what is refused, and whether it could have a cure)
+Each release is asked by itself.
+
+Run: python -m benchmarks.cures list PYTHON… [--write] (what is refused, and whether it could have a cure)
      python -m benchmarks.cures cure PYTHON… [--write] [--only REGEX] [--rows FILE] (goes on where FILE ends)
 """
 
@@ -27,9 +29,9 @@ import onnx
 from onnx.backend.test.loader import load_model_tests
 
 from benchmarks.record import record
-from harness.compiler import compile_model
+from harness.compiler import compile_model, probe_of
 from harness.conversion.cures import fix, prove
-from harness.environments import Environment, close_shared
+from harness.environments import Environment, close_shared, shared_supervisor
 from harness.errors import HarnessError
 from harness.model import Model, load_model
 from harness.tensors import Precision
@@ -192,7 +194,6 @@ def attempt(single: Single, environments: list[Environment]) -> dict[str, Any]:
         "operator": single.node.op_type,
         "cured": cured,
         "cures": [each.code for each in fixed.applied],
-        "releases": {name: report.release for name, report in fixed.reports.items()},
         "left_out": [f"{each.code}: {each.why}"[:200] for each in fixed.left_out],
     }
     if cured:
@@ -213,54 +214,39 @@ def _attempt_open(single: Single, environments: list[Environment]) -> bool | Non
     return bool(fixed.applied) and all(report.built for report in fixed.reports.values())
 
 
-def read_rows(path: Path | None) -> dict[str, dict[str, Any]]:
+def read_rows(path: Path | None) -> list[dict[str, Any]]:
     """What an earlier run saw of each model."""
-    if path is None or not path.exists():
-        return {}
-    rows = map(json.loads, path.read_text().splitlines())
-    return {row["name"]: row for row in rows}
+    return [] if path is None or not path.exists() else list(map(json.loads, path.read_text().splitlines()))
 
 
-def main() -> int:
-    """List what is refused, or cure it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["list", "cure"])
-    parser.add_argument("pythons", nargs="+", metavar="PYTHON")
-    parser.add_argument("--only", metavar="REGEX")
-    parser.add_argument(
-        "--rows", metavar="FILE", type=Path, help="what was seen so far: each model is cured once"
-    )
-    parser.add_argument("--write", action="store_true")
-    arguments = parser.parse_args()
-    environments = [
-        Environment(f"compiler-{number}", (python,)) for number, python in enumerate(arguments.pythons)
-    ]
-    kept = read_rows(arguments.rows)
+def measure(python: str, what: str, only: str | None, file: Path | None) -> tuple[str, dict[str, Any]]:
+    """One release: its version, and what is refused and cured there."""
+    environment = Environment("compiler", (python,))
+    release = probe_of(environment, shared_supervisor(environment)).tensorrt
+    kept = {row["name"]: row for row in read_rows(file) if row["release"] == release}
     reasons: Counter[str] = Counter()
     operators: Counter[str] = Counter()
-    rows, releases, listed = [], {}, []
-    for single in refused(environments[0], arguments.only):
+    rows, listed = [], []
+    for single in refused(environment, only):
         reason = no_rewrite(single)
         if reason is not None:
             reasons[reason] += 1
             continue
         listed.append(single.name)
         operators[single.node.op_type] += 1
-        if arguments.what == "list":
+        if what == "list":
             continue
-        row = kept.get(single.name) or attempt(single, environments)
+        row = kept.get(single.name) or {"release": release, **attempt(single, [environment])}
         rows.append(row)
         if single.name not in kept:
             print(row, flush=True)
-            if arguments.rows is not None:
-                with arguments.rows.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-        releases |= row["releases"]
+            if file is not None:
+                with file.open("a") as opened_file:
+                    opened_file.write(json.dumps(row) + "\n")
     close_shared()
     cured = [row for row in rows if row["cured"]]
     opened_rows = [row for row in cured if row["open"] is not None]
-    numbers = {
-        "releases": sorted(releases.values()),
+    return release, {
         "refused": len(listed) + reasons.total(),
         "no_rewrite": dict(reasons),
         "listed": len(listed),
@@ -273,11 +259,29 @@ def main() -> int:
         ],
         "not_cured_open": [row["name"] for row in opened_rows if not row["open"]],
         "by_cure": dict(Counter(code for row in cured for code in row["cures"]).most_common()),
+        **({} if rows else {"names": listed}),
     }
-    print({name: value for name, value in numbers.items() if name not in ("operators", "not_cured")})
+
+
+def main() -> int:
+    """List what is refused, or cure it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["list", "cure"])
+    parser.add_argument("pythons", nargs="+", metavar="PYTHON")
+    parser.add_argument("--only", metavar="REGEX")
+    parser.add_argument(
+        "--rows", metavar="FILE", type=Path, help="what was seen so far: each model is cured once a release"
+    )
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    releases = {}
+    for python in arguments.pythons:
+        release, numbers = measure(python, arguments.what, arguments.only, arguments.rows)
+        releases[release] = numbers
+        long = ("operators", "not_cured", "names")
+        print(release, {name: value for name, value in numbers.items() if name not in long}, flush=True)
     if arguments.write:
-        name = "cures" if arguments.what == "cure" else "cures_list"
-        record(name, numbers if rows else {**numbers, "names": listed})
+        record("cures" if arguments.what == "cure" else "cures_list", {"releases": releases})
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Real graphs with seeded weights: what ranking their pairs costs, and how accurate they are quantised.
+"""Real graphs: what ranking their pairs costs, and how accurate they are quantised. All but `minilm` have seeded weights.
 
 Beside ONNX Runtime's static quantisation with its defaults (Q/DQ, calibrated by largest and smallest values on the same
 samples), at no smaller a share of multiply-adds that are quantised; errors are nrmse of the worst output over the float
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
+from benchmarks import minilm
 from benchmarks.record import record
 from harness.backends import Reference
 from harness.case import load_case, make_feeds, resolve_model
@@ -121,11 +122,18 @@ def measure_modelopt(
     return {"share": round(share(theirs, products), 4), "error": error(theirs, model, unseen)}
 
 
-def measure(name: str, python: str | None) -> dict[str, Any]:
-    """One case."""
+def subject(name: str) -> tuple[Model, Samples]:
+    """A case, or the trained encoder of `benchmarks.minilm`, with six samples."""
+    if name == "minilm":
+        return load_model(minilm.build(), name=name), minilm.samples()
     case = load_case(CASES / f"{name}.case.yaml").model_copy(update={"samples": 6})
     model = load_model(resolve_model(case), name=name)
-    samples = make_feeds(case, model.inputs)
+    return model, make_feeds(case, model.inputs)
+
+
+def measure(name: str, python: str | None) -> dict[str, Any]:
+    """One model."""
+    model, samples = subject(name)
     seen, unseen = samples[:4], samples[4:]
     products = multiply_adds(model, samples[0])
     with tempfile.TemporaryDirectory() as folder:
@@ -164,7 +172,7 @@ def measure(name: str, python: str | None) -> dict[str, Any]:
 def main() -> int:
     """Measure each model."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=["resnet50", "whisper-encoder", "unet"])
+    parser.add_argument("names", nargs="*", default=["resnet50", "whisper-encoder", "minilm", "unet"])
     parser.add_argument(
         "--modelopt", metavar="PYTHON", help="compare with ModelOpt, too, installed for this Python"
     )
