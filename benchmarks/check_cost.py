@@ -1,9 +1,9 @@
 """What `check` takes: ResNet-50 cold and from the cache, and a model of 2,000 nodes, sound and with planted faults.
 
 Run: python -m benchmarks.check_cost PYTHON [--write], PYTHON with a release of TensorRT for RTX. Each check is in a
-process of its own. `imports` is what importing takes there, `loading` what loading the model does, `beyond` what the check
-takes beyond loading the model, which it does itself; and `cpu` what processors did, those of the worker included: on a
-busy machine it is what can be compared.
+process of its own. `imports` is what importing takes there, `loading` what loading the model does, and `beyond_loading`
+what the check takes beyond that; `cpu` is what processors did, those of the worker included: on a busy machine it is
+what can be compared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Real graphs: what ranking their pairs costs, and how accurate they are quantised. All but `minilm` have seeded weights.
+"""Real graphs: what ranking their pairs costs, and how accurate they are quantised. Only `minilm` has trained weights.
 
 Beside ONNX Runtime's static quantisation with its defaults (Q/DQ, calibrated by largest and smallest values on the same
 samples), at no smaller a share of multiply-adds that are quantised; errors are nrmse of the worst output over the float

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pkgutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx.backend.test.case.node as node_tests
 from onnx import TensorProto, helper, numpy_helper
 from onnx.backend.test.case.test_case import TestCase
 
@@ -244,13 +246,20 @@ def run_examples(environments: list[str], out: Path, seconds: float) -> None:
             record("silent_rules", {"examples": rows}, out=out)
 
 
-def suite(release: str) -> Iterator[tuple[str, Model, Feeds, dict[str, np.ndarray]]]:
-    """The models of the onnx suite that a release was seen to build, with inputs and right answers."""
+def suite(
+    release: str, number: int = 0, parts: int = 1
+) -> Iterator[tuple[str, Model, Feeds, dict[str, np.ndarray]]]:
+    """The models of the onnx suite that a release was seen to build, with inputs and right answers.
+
+    Args:
+        release: of TensorRT for RTX.
+        number: of the part.
+        parts: of so many families of operators, one is in the part.
+    """
     answers = check_rules.read_answers()[release]
-    families = sorted(
-        {module.name for module in check_rules.pkgutil.iter_modules(check_rules.node_tests.__path__)}
-    )
-    for family in families:
+    families = sorted(module.name for module in pkgutil.iter_modules(node_tests.__path__))
+    np.random.default_rng(0).shuffle(families)
+    for family in families[number::parts]:
         for test in check_rules._cases_of(family):
             for single in check_rules._variants(test):
                 if answers.get(single.name, ["error"])[0] != "built":
@@ -284,9 +293,7 @@ def run_suite(env: str, part: str, seconds: float, out: Path) -> None:
     probe = shared_supervisor(select(env)).probe()
     out.mkdir(parents=True, exist_ok=True)
     with (out / f"suite-{env}-{number}.jsonl").open("w") as file:
-        for position, (name, model, feeds, expected) in enumerate(suite(probe.tensorrt)):
-            if position % parts != number:
-                continue
+        for name, model, feeds, expected in suite(probe.tensorrt, number, parts):
             if time.monotonic() > stop:
                 break
             try:

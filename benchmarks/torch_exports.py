@@ -1,7 +1,7 @@
 """Modules of PyTorch with seeded weights as both of its exporters write them, kept as ONNX files.
 
-Operators that exports bring and compilers refuse or take by their attributes, and small nets of the usual kinds. They are
-kept in benchmarks/results/torch_exports.zip, so that rules can be asked about them without PyTorch.
+Operators that exports bring and compilers refuse or take by their attributes, and small nets of the usual kinds. They
+are kept in benchmarks/results/torch_exports.zip, so that rules can be asked about them without PyTorch.
 
 Run: python -m benchmarks.torch_exports (PyTorch 2.13, onnxscript; nothing of harness)
 """
