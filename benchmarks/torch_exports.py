@@ -3,11 +3,12 @@
 Operators that exports bring and compilers refuse or take by their attributes, and small nets of the usual kinds. They
 are kept in benchmarks/results/torch_exports.zip, so that rules can be asked about them without PyTorch.
 
-Run: python -m benchmarks.torch_exports (PyTorch 2.13, onnxscript; nothing of harness)
+Run: python -m benchmarks.torch_exports FOLDER [--part 0/2] (PyTorch 2.13, onnxscript; nothing of harness)
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import sys
 import warnings
@@ -304,20 +305,32 @@ def kept() -> Iterator[tuple[str, bytes]]:
 
 
 def main() -> int:
-    """Export everything, with fixed sizes and with an open batch."""
+    """Export everything, with fixed sizes and with an open batch; goes on where it was stopped."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where each export is kept as it is made; empty: it failed")
+    parser.add_argument("--part", default="0/1", help="of several that run side by side")
+    options = parser.parse_args()
+    number, parts = map(int, options.part.split("/"))
     warnings.simplefilter("ignore")
-    made = {}
-    for name in modules():
-        for exporter in OPSETS:
-            for batch in (False, True):
-                if (file := export(name, exporter, batch)) is not None:
-                    made[f"torch/{name}/{exporter}{'/batch' if batch else ''}"] = file
-    with zipfile.ZipFile(KEPT, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, file in sorted(made.items()):
-            info = zipfile.ZipInfo(f"{name}.onnx", (1980, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, file)
-    print(len(made), "exports,", KEPT.stat().st_size, "bytes")
+    wanted = [(name, exporter, batch) for name in modules() for exporter in OPSETS for batch in (False, True)]
+    paths = {
+        (name, exporter, batch): options.folder / f"{name}/{exporter}{'/batch' * batch}.onnx"
+        for name, exporter, batch in wanted
+    }
+    for key in wanted[number::parts]:
+        if not paths[key].exists():
+            paths[key].parent.mkdir(parents=True, exist_ok=True)
+            paths[key].write_bytes(export(*key) or b"")
+    if all(path.exists() for path in paths.values()):
+        with zipfile.ZipFile(KEPT, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            for path in sorted(path for path in paths.values() if path.stat().st_size):
+                name = path.relative_to(options.folder).as_posix()
+                info = zipfile.ZipInfo(f"torch/{name}", (1980, 1, 1, 0, 0, 0))
+                info.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(info, path.read_bytes())
+        print(KEPT, KEPT.stat().st_size, "bytes")
     return 0
 
 

@@ -203,10 +203,11 @@ class Subject:
             parts, ask, dict.fromkeys(parts.owners[name] for name in suspects if name in parts.owners)
         )
         examination.run(report)
-        found = [self._finding(blamed, holding, environment.name) for blamed in examination.blamed]
+        scales = scale_findings(self.model, self.graph, environment.name)
+        found = [self._finding(blamed, holding, scales, environment.name) for blamed in examination.blamed]
         found += [_of_rule(match, environment.name) for match in holding if match.rule.kind not in STOPS]
         found += [self._kept(name, environment.name) for name in report.kept]
-        found += scale_findings(self.model, self.graph, environment.name)
+        found += [each for each in scales if each.kind not in STOPS]
         fates: tuple[NodeFate, ...] = ()
         if report.kernels is not None:
             fates = fates_of(self.model, report.kernels, self.precision)
@@ -229,7 +230,9 @@ class Subject:
         feeds = make_feeds(self.case, self.model.inputs)[0]
         return time_kernels(self.model, self.precision or Precision.FP32, environment, feeds, self.profiles)
 
-    def _finding(self, blamed: Blamed, holding: Sequence[Match], environment: str) -> Finding:
+    def _finding(
+        self, blamed: Blamed, holding: Sequence[Match], scales: Sequence[Finding], environment: str
+    ) -> Finding:
         name = blamed.inner or blamed.node
         match = next(
             (each for each in holding if each.node and each.node.name == name and each.rule.kind in STOPS),
@@ -246,7 +249,18 @@ class Subject:
             () if failure is None else failure.evidence,
             alone=blamed.alone,
         )
-        return found if match is None else found.explained_by(match.rule)
+        if match is not None:
+            return found.explained_by(match.rule)
+        for each in scales:
+            if each.kind in STOPS and each.node is not None and each.node.name == name:
+                return replace(
+                    found,
+                    code=each.code,
+                    explanation=each.explanation,
+                    advice=each.advice,
+                    source=each.source,
+                )
+        return found
 
     def _kept(self, name: str, environment: str) -> Finding:
         return Finding(

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from harness.compiler import GraphView, Kind
 from harness.conversion.findings import Finding, FoundBy
 from harness.model import Model
 from harness.quantization import ScaleFault, find_misplaced, find_scale_faults
 
+_MEASURED = "measured: TensorRT for RTX 1.4 to 1.7, and 1.4, 1.6 and TensorRT 8.6.0 on an H200"
+_POSITIVE = "parsers take positive scales only"
+
 # What rules say already: zero points, and UINT8.
 _SAID: dict[ScaleFault, tuple[Kind, str, str]] = {
-    ScaleFault.ZERO: (
-        Kind.DIFFERENT,
-        "a scale is 0: what it divides becomes infinite or NaN",
-        "calibrate again",
-    ),
+    ScaleFault.ZERO: (Kind.REFUSED, f"a scale is 0: {_POSITIVE}", "calibrate again"),
     ScaleFault.SUBNORMAL: (
         Kind.RISKY,
         "a scale is subnormal: GPUs may take it for 0",
         "calibrate again, or give what is 0 throughout a scale of 1",
     ),
-    ScaleFault.NOT_FINITE: (Kind.DIFFERENT, "a scale is not finite", "calibrate again"),
-    ScaleFault.NEGATIVE: (Kind.RISKY, "a scale is negative", "calibrate again"),
+    ScaleFault.NOT_FINITE: (
+        Kind.RISKY,
+        "a scale is infinite: what it dequantises is NaN, or 0 on TensorRT 8.6",
+        "calibrate again",
+    ),
+    ScaleFault.NEGATIVE: (Kind.REFUSED, f"a scale is negative: {_POSITIVE}", "calibrate again"),
     ScaleFault.UNEVEN: (
         Kind.RISKY,
         "one scale for a weight whose channels differ by 100 times and more: small channels round to 0",
@@ -32,6 +37,7 @@ _SAID: dict[ScaleFault, tuple[Kind, str, str]] = {
         "quantise it along the axis of the output channels",
     ),
 }
+_CODES_MEASURED = ("scale-zero", "scale-negative", "scale-not-finite")
 
 
 def scale_findings(model: Model, graph: GraphView, environment: str | None = None) -> list[Finding]:
@@ -42,16 +48,26 @@ def scale_findings(model: Model, graph: GraphView, environment: str | None = Non
     def finding(code: str, kind: Kind, name: str, explanation: str, advice: str) -> Finding:
         view = graph.node(name)
         facts = None if view is None else view.facts()
-        return Finding(code, kind, FoundBy.RULE, facts, environment, explanation=explanation, advice=advice)
-
-    found = [
-        finding(
-            f"scale-{each.fault.value.replace('_', '-')}", kind, each.node, f"{text} ({each.pair})", advice
+        source = _MEASURED if code in _CODES_MEASURED else ""
+        return Finding(
+            code,
+            kind,
+            FoundBy.RULE,
+            facts,
+            environment,
+            explanation=explanation,
+            advice=advice,
+            source=source,
         )
-        for each in find_scale_faults(model)
-        if each.fault in _SAID
-        for kind, text, advice in (_SAID[each.fault],)
-    ]
+
+    found = []
+    for each in find_scale_faults(model):
+        if each.fault in _SAID:
+            kind, text, advice = _SAID[each.fault]
+            if np.isnan(each.value):
+                kind, text = Kind.REFUSED, f"a scale is NaN: {_POSITIVE}"
+            code = f"scale-{each.fault.value.replace('_', '-')}"
+            found.append(finding(code, kind, each.node, f"{text} ({each.pair})", advice))
     for pair in find_misplaced(model):
         where = f"put the pair on {pair.moved_to}" if pair.moved_to else "take the pair out"
         found.append(

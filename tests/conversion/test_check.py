@@ -102,6 +102,31 @@ def test_a_model_that_builds_has_its_kernels_and_what_is_silent_there(rtx: str) 
     assert report.exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("scale", "code"), [(0.0, "scale-zero"), (-0.1, "scale-negative"), (np.nan, "scale-not-finite")]
+)
+def test_a_scale_that_parsers_refuse_is_told_once_as_what_it_is(rtx: str, scale: float, code: str) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], "quantize"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], "dequantize"),
+    ]
+    constants = {"s": np.asarray(scale, np.float32), "z": np.asarray(0, np.int8)}
+    path = save(Path("m.onnx"), nodes, [("x", F, [4])], [("y", F, [4])], **constants)
+    (result,) = check(path, environments=rtx).results
+    assert [(each.code, each.kind) for each in result.findings if each.kind.is_failure] == [
+        (code, Kind.REFUSED)
+    ]
+    first, *others = (each for each in result.environments[0].findings if each.kind.is_failure)
+    assert (first.code, first.kind, first.found_by, first.node and first.node.name) == (
+        code,
+        Kind.REFUSED,
+        FoundBy.PARSER,
+        "quantize",
+    )
+    assert "must all be positive" in first.said
+    assert code not in {each.code for each in others}
+
+
 def test_what_no_rule_explains_has_the_parsers_words(rtx: str) -> None:
     nodes = [
         helper.make_node("Relu", ["x"], ["r"]),

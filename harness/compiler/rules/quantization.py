@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from harness.compiler.facts import Kind, Releases
+from harness.compiler.facts import RTX, Kind, Releases
 from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule
 from harness.compiler.rules.view import NodeView, dtype_of
-from harness.worker.protocol import TENSORRT_RTX
+from harness.worker.protocol import TENSORRT, TENSORRT_RTX
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 
@@ -85,10 +85,21 @@ RULES = (
         Kind.DIFFERENT,
         ("QuantizeLinear",),
         _to_uint8,
-        "uint8 with a zero point of 0 becomes INT8, which ends at 127: what lies above saturates",
-        f"{MEASURED}: it is built; onnx-tensorrt 10.1, onnxOpImporters.cpp: UINT8 zero points default to INT8",
+        "uint8 with a zero point of 0 becomes INT8: what lies above 127 saturates there, and -3 is read as 253",
+        "measured on an H200: TensorRT for RTX 1.4.0.76, 1.5.0.114 and 1.6.1.120; onnx-tensorrt 10.1, "
+        "onnxOpImporters.cpp: UINT8 zero points default to INT8",
         "quantize to int8, with twice the scale",
-        ALSO_TENSORRT,
+        (RTX, Releases(TENSORRT, "9.0", "10.1")),
+    ),
+    Rule(
+        "quantize-uint8-8.6",
+        Kind.NOT_BUILT,
+        ("QuantizeLinear",),
+        _to_uint8,
+        "a tensor of uint8 comes from a Cast only",
+        "measured on an H200: TensorRT 8.6.0",
+        "quantize to int8, with twice the scale",
+        (Releases(TENSORRT, "8.5", "8.6"),),
     ),
     Rule(
         "conv-int8",

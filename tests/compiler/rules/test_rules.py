@@ -143,6 +143,10 @@ CASES = {
         single("QuantizeLinear", V, ONE, np.asarray(0, np.uint8), outputs=[U8]),
         single("QuantizeLinear", V, ONE, ZERO, outputs=[I8]),
     ),
+    "quantize-uint8-8.6": (
+        single("QuantizeLinear", V, ONE, np.asarray(0, np.uint8), outputs=[U8]),
+        single("QuantizeLinear", V, ONE, ZERO, outputs=[I8]),
+    ),
     "quantize-odd": (
         single("DequantizeLinear", (TensorProto.INT4, [5]), ONE, opset=21),
         single("DequantizeLinear", (TensorProto.INT4, [6]), ONE, opset=21),
