@@ -4,6 +4,7 @@ from .candidates import nothing_to_round as nothing_to_round
 from .checks import find_hidden as find_hidden
 from .decision import describe_failure as describe_failure
 from .decision import describe_outputs as describe_outputs
+from .decision import different as different
 from .judge import Judge as Judge
 from .lanes import Progress as Progress
 from .lanes import ProgressEvent as ProgressEvent

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.case import EMULATOR_WITH_KERNELS, RunSpec, Waived, find_waiver
-from harness.comparison import COMPUTED, SHAPE
+from harness.comparison import COMPUTED, EQUAL, SHAPE, Metrics
 from harness.compiler import conversion_warning
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR
@@ -17,7 +17,7 @@ from harness.judge.measurement import Findings
 from harness.judge.reference import empty_outputs
 from harness.judge.results import Cause, Judged, OutputResult, Region, Verdict
 from harness.judge.workbench import Workbench, profiles_of
-from harness.text import names
+from harness.text import names, plural
 from harness.worker.protocol import PACKAGE_OF, TENSORRT, TENSORRT_RTX
 
 
@@ -239,4 +239,12 @@ def describe_failure(outputs: tuple[OutputResult, ...]) -> str:
         return f"{output.tensor}: {output.metrics.incomparable}"
     if gate.metric == "nonfinite":
         return f"{output.tensor}: {gate.value:.0f} of {output.metrics.count} elements are not finite"
+    if gate.metric == EQUAL.metric and not gate.limit:
+        return f"{output.tensor}: {different(output.metrics)}"
     return f"{output.tensor}: {gate.subject} {gate.value:.3g}, limit {gate.limit:.3g}"
+
+
+def different(metrics: Metrics) -> str:
+    """`62 of 64 elements differ`."""
+    count = round(metrics.mismatch_fraction * metrics.count)
+    return f"{count} of {plural(metrics.count, 'element')} {'differs' if count == 1 else 'differ'}"

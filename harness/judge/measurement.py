@@ -162,7 +162,7 @@ class Measurement:
         faithful = None
         if self.options.layers:
             layers, faithful = self._timed("layers", lambda: self._layers(expected, actual, outputs))
-        regions, hidden = self._look_behind(layers, passed)
+        regions, hidden = self._look_behind(layers, outputs)
         own = self._timed("reference", lambda: self.bench.own_roundings)
         shapes = self._timed("shapes", self._shapes) if self.options.shapes and passed else ()
         unfinished = any(self._failures)
@@ -295,15 +295,15 @@ class Measurement:
         return layers, faithful if any(engines) else None
 
     def _look_behind(
-        self, layers: tuple[LayerResult, ...], passed: bool
+        self, layers: tuple[LayerResult, ...], outputs: tuple[OutputResult, ...]
     ) -> tuple[tuple[Region, ...], tuple[HiddenFault, ...]]:
         """Where among unobserved nodes a failure starts; and what is lost behind outputs that pass."""
         if not self.options.layers or not self.bench.shows_layers(self.candidate):
             return (), ()
         model = self.bench.model
-        if passed:
+        if all(output.passed for output in outputs):
             return (), find_hidden(layers, model, self._judged_as, overflows_alone=not self._emulated)
-        return find_regions(layers, model, self._engine), ()
+        return find_regions(layers, model, self._engine, outputs), ()
 
     def _observed(self, layers: tuple[LayerResult, ...]) -> Observed | None:
         """What was observed of an engine."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.backends import Observation
 from harness.comparison import find_origins
-from harness.judge.results import LayerResult, Observed, Region
+from harness.judge.results import LayerResult, Observed, OutputResult, Region
 from harness.model import Model
 from harness.worker.protocol import EngineFacts
 
@@ -31,7 +31,10 @@ def mark_origins(layers: Sequence[LayerResult], model: Model) -> tuple[LayerResu
 
 
 def find_regions(
-    layers: Sequence[LayerResult], model: Model, engine: EngineFacts | None
+    layers: Sequence[LayerResult],
+    model: Model,
+    engine: EngineFacts | None,
+    outputs: Sequence[OutputResult] = (),
 ) -> tuple[Region, ...]:
     """The regions in which an error starts at a node that the observation cannot tell.
 
@@ -39,8 +42,10 @@ def find_regions(
         layers: what was observed.
         model: the model.
         engine: names the kernels of a region.
+        outputs: the model's outputs as judged: indices, say, that are wrong although what decides them passes.
     """
-    return tuple(_region(start, model, engine) for start in _starts(layers, model) if not start.certain)
+    starts = [start for start in _starts(layers, model) if not start.certain]
+    return tuple(_region(start, model, engine) for start in (*starts, *_decided(layers, model, outputs)))
 
 
 def observed_of(how: Observation, layers: Sequence[LayerResult], model: Model) -> Observed:
@@ -63,6 +68,19 @@ def _starts(layers: Sequence[LayerResult], model: Model) -> list[_Start]:
             through = _unobserved_behind(tensor, model, fails)
             starts.append(_Start(tensor, through, compared.isdisjoint(through)))
     return starts
+
+
+def _decided(
+    layers: Sequence[LayerResult], model: Model, outputs: Sequence[OutputResult]
+) -> Iterator[_Start]:
+    """The outputs that are no layers, as they are not float, and fail while every layer behind them passes."""
+    fails = {layer.tensor: layer.diverged for layer in layers}
+    floats = frozenset(model.float_tensors)
+    for tensor in dict.fromkeys(output.tensor for output in outputs if not output.passed):
+        if layers and tensor not in fails and tensor not in floats:
+            found = find_origins((tensor,), {**fails, tensor: True}, model.predecessors)
+            through = _unobserved_behind(tensor, model, fails)
+            yield from (_Start(tensor, through, certain=False) for _ in found)
 
 
 def _origins_of(layers: Sequence[LayerResult], failed: Mapping[str, bool], model: Model) -> set[str]:

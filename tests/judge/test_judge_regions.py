@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 import pytest
 from graphs import norm_chain
+from onnx import TensorProto, helper, numpy_helper
 
+import harness
 from harness.backends import Candidate, Evaluation, Observation, Plan, Timing
 from harness.case import Case, InputSpec, ModelSource, RunSpec, UniformFill
 from harness.judge import (
@@ -190,3 +192,27 @@ def test_engines_are_observed_by_what_their_release_has(capabilities, wanted, ho
             return None if capabilities is None else ProbeReply("1.6.1.120", capabilities=capabilities)
 
     assert observation_for(Engine(), wanted) == how
+
+
+def test_an_index_that_is_wrong_although_what_decides_it_passes_is_a_region_of_its_node(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["logits"], "head"),
+        helper.make_node("ArgMax", ["logits"], ["best"], "argmax", axis=1, keepdims=0),
+    ]
+    values = (
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [64, 64]),
+        helper.make_tensor_value_info("best", TensorProto.INT64, [64]),
+    )
+    w = (1 + rng.normal(size=(64, 1000)) * 1e-4).astype(np.float32)
+    graph = helper.make_graph(nodes, "ties", [values[0]], [values[1]], [numpy_helper.from_array(w, "w")])
+    model = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)])
+    onnx.save(model, tmp_path / "m.onnx")
+    (result,) = harness.run(tmp_path / "m.onnx", precisions="fp16").results
+    assert result.verdict is Verdict.FAIL
+    assert result.reason == "best: 64 of 64 elements differ"
+    (region,) = result.regions
+    assert (region.tensor, region.between, region.nodes) == ("best", ("logits",), ("argmax",))
+    assert "best goes wrong at node argmax; logits passes" in failure_text(result, width=120)

@@ -189,8 +189,8 @@ def test_shapes_beyond_the_budget_are_said_and_not_run() -> None:
 class Uneven(FileAsItIs):
     """A candidate that gives the last of equal rows another value, as a kernel with a bad tail does."""
 
-    def run(self, feeds, precision, *, lowered=None, tensors=None):
-        found = super().run(feeds, precision, lowered=lowered, tensors=tensors)
+    def run(self, feeds, precision, **options):
+        found = super().run(feeds, precision, **options)
         x = feeds["x"]
         if len(x) > 1 and (x == x[:1]).all():
             found["y"][-1] += 1

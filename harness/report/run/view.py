@@ -7,8 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from harness.comparison import COMPUTED, LOWER_BOUNDED, SHAPE
-from harness.judge import EMULATOR, Cause, LayerResult, OutputResult, Region, RunReport, RunResult, Verdict
+from harness.comparison import COMPUTED, EQUAL, LOWER_BOUNDED, SHAPE
+from harness.judge import (
+    EMULATOR,
+    Cause,
+    LayerResult,
+    OutputResult,
+    Region,
+    RunReport,
+    RunResult,
+    Verdict,
+    different,
+)
 from harness.report.run.words import LOOKS, UNEXPECTED, changed_golden, hidden_faults, near_ties, next_command
 from harness.report.words import Statement, title
 from harness.tensors import Precision
@@ -55,10 +65,12 @@ class Row:
 
     @property
     def region(self) -> str:
-        """`6 nodes to b7_gain`: the first region of the gravest run that has one; empty without."""
+        """`6 nodes to b7_gain`, or the node: the first region of the gravest run that has one; empty without."""
         found = max((run for run in self.runs.values() if run.regions), key=_gravity, default=self.gravest)
-        first = found.regions[:1]
-        return "".join(f"{plural(len(region.nodes), 'node')} to {region.tensor}" for region in first)
+        region = next(iter(found.regions), None)
+        if region is None:
+            return ""
+        return region.nodes[0] if len(region.nodes) == 1 else f"{len(region.nodes)} nodes to {region.tensor}"
 
 
 @dataclass(frozen=True)
@@ -234,6 +246,9 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
 def _region(region: Region) -> str:
     """`the error starts between b6_add and b7_gain, among b7_sq, b7_mean, b7_gain; kernel __myl_…`."""
     behind = names(region.between)
+    if len(region.nodes) == 1:
+        rights = f"; {behind} {'passes' if len(region.between) == 1 else 'pass'}" if behind else ""
+        return f"{region.tensor} goes wrong at node {region.nodes[0]}{rights}"
     where = f"between {behind} and {region.tensor}" if behind else f"before {region.tensor}"
     among = names(region.nodes, MOST_NODES)
     label = "kernel" if len(region.kernels) == 1 else "kernels"
@@ -285,13 +300,16 @@ def _failing(metrics: Metrics, gates: Sequence[GateResult]) -> list[str]:
         return [metrics.incomparable]
     if metrics.nonfinite:
         return [f"{metrics.nonfinite} of {plural(metrics.count, 'element')} not finite"]
+    if any(gate.metric == EQUAL.metric and not gate.passed and not gate.limit for gate in gates):
+        return [different(metrics)]
     return [gates_text(gates) or f"nrmse {number(metrics.nrmse)}"]
 
 
 def _output(output: OutputResult) -> str:
     metrics = output.metrics
     parts = _failing(metrics, output.gates)
-    if not metrics.nonfinite and metrics.worst_index is not None:
+    unequal = any(gate.metric == EQUAL.metric for gate in output.gates)  # distances of indices mean nothing
+    if not metrics.nonfinite and metrics.worst_index is not None and not unequal:
         place = ", ".join(str(index) for index in metrics.worst_index)
         parts.append(f"largest error {number(metrics.max_abs)} at [{place}]")
     sample = f" (sample {output.sample})" if output.sample else ""
