@@ -165,7 +165,7 @@ def run(command: Sequence[str], folder: Path, limit: float, *, here: bool = Fals
 
 def cold(track: Track) -> dict[str, Any]:
     """`harness diagnose`, with a worker of its own, and no timing cache of earlier ones."""
-    work = _work(track, "harness-cold")
+    work = work_folder(track, "harness-cold")
     document = work / "diagnosis.json"
     command = [sys.executable, "-m", "harness", "diagnose", str(track.case), "--precision", "fp16"]
     command += ["--env", track.environment.name, "--out", str(work / "handed"), "--json", str(document)]
@@ -177,7 +177,7 @@ def cold(track: Track) -> dict[str, Any]:
 
 def warm(track: Track) -> dict[str, Any]:
     """The same with a worker that has judged the case before, and what is left of the error on the engine."""
-    work = _work(track, "harness-warm")
+    work = work_folder(track, "harness-warm")
     command = [sys.executable, "-m", "benchmarks.race_contenders", str(track.case), track.environment.name]
     ran = run([*command, str(work / "row.json")], work, track.limit, here=True)
     row = work / "row.json"
@@ -186,8 +186,8 @@ def warm(track: Track) -> dict[str, Any]:
 
 def precision(track: Track, direction: str) -> dict[str, Any]:
     """`polygraphy debug precision`, bisecting from the inputs or from the outputs."""
-    work = _work(track, f"polygraphy-{direction}")
-    _write_check(track, work)
+    work = work_folder(track, f"polygraphy-{direction}")
+    write_check(track, work)
     (work / "check.py").write_text(CHECK_ENGINE)
     python = list(track.environment.command)
     command = precision_command(
@@ -226,8 +226,8 @@ def reduce(track: Track) -> dict[str, Any]:
 
     if importlib.util.find_spec("onnx_graphsurgeon") is None:
         return {"skipped": "onnx_graphsurgeon is not installed beside harness"}
-    work = _work(track, "polygraphy-reduce")
-    bench = _bench(load_case(track.case))
+    work = work_folder(track, "polygraphy-reduce")
+    bench = bench_of(load_case(track.case))
     tensors = [*bench.model.float_tensors, *(info.name for info in bench.model.outputs)]
     values = {**bench.feeds[0], **bench.reference.run(bench.feeds[0], list(dict.fromkeys(tensors)))}
     np.savez(work / "tensors.npz", **values)
@@ -255,13 +255,15 @@ CONTENDERS: dict[str, Callable[[Track], dict[str, Any]]] = {
 }
 
 
-def _work(track: Track, name: str) -> Path:
+def work_folder(track: Track, name: str) -> Path:
+    """A folder of its own for a contender."""
     folder = track.folder / name
     folder.mkdir()
     return folder
 
 
-def _bench(case: Case) -> Workbench:
+def bench_of(case: Case) -> Workbench:
+    """The model of a case with its inputs and reference."""
     return Workbench(case, memory_budget=MEMORY_BUDGET)
 
 
@@ -278,8 +280,9 @@ def limits_of(bench: Workbench) -> dict[str, float]:
     return limits
 
 
-def _write_check(track: Track, work: Path) -> None:
-    bench = _bench(load_case(track.case))
+def write_check(track: Track, work: Path) -> None:
+    """The inputs, the reference and the limits of the gate, as files."""
+    bench = bench_of(load_case(track.case))
     np.savez(work / "inputs.npz", **bench.feeds[0])
     np.savez(work / "expected.npz", **bench.expected[0])
     (work / "limits.json").write_text(json.dumps(limits_of(bench)))
@@ -317,6 +320,9 @@ def _row(document: dict[str, Any]) -> dict[str, Any]:
         "stages": document["cost"]["stages"],
         "kept_in_fp32": len(document["culprits"]) if document["confirmed"] else None,
         "culprits": document["culprits"],
+        "fp32_sums": document.get("fp32_sums", []),
+        "price": document["price"],
+        "summary": document["summary"],
         "origins": [origin["node"] for origin in document["origins"]],
         "confirmed": document["confirmed"],
         "final_max_abs": max(
