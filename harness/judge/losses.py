@@ -94,7 +94,7 @@ class Selection:
         size: of how many.
         others: how many of what it chose the reference does not choose; 0 where only the order changes.
         gap: how far apart, in the reference, the numbers are that changed places, at most; None where nothing says so.
-        steps: the same in steps of the precision at their size.
+        steps: the same in steps of the precision at the size of the numbers, near 0 at that of all of them.
     """
 
     node: str
@@ -115,7 +115,7 @@ class Selection:
             kept = (
                 "the set is the same"
                 if not self.others
-                else f"of {self.size} chosen, {self.others} are others"
+                else f"{self.others} of {self.size} chosen {'is another' if self.others == 1 else 'are others'}"
             )
             text = f"the order of near ties changes at {where}; {kept}"
         if self.steps is None:

@@ -168,7 +168,7 @@ def _selection(
             places = tuple(np.array(sorted(rows ^ theirs), np.int64).reshape(-1, left.ndim).T)
             apart = np.abs(left[places].astype(np.float64) - right[places])
             if apart.size:
-                gap, steps = float(apart.max()), float((apart / _step(left[places], precision)).max())
+                gap, steps = float(apart.max()), float((apart / _step(left, precision)[places]).max())
     return Selection(chooser.node.name, op, chooser.tensor, changed, own.size, others, gap, steps)
 
 
@@ -190,11 +190,17 @@ def _gaps(
         other, own = (np.expand_dims(each, chooser.axis) for each in (other, own))
     mine, theirs = (np.take_along_axis(values, each, axis=chooser.axis) for each in (own, other))
     apart = np.abs(mine.astype(np.float64) - theirs)
-    return float(apart.max(initial=0.0)), float((apart / _step(mine, precision)).max(initial=0.0))
+    steps = np.take_along_axis(_step(values, precision), own, axis=chooser.axis)
+    return float(apart.max(initial=0.0)), float((apart / steps).max(initial=0.0))
 
 
 def _step(values: np.ndarray, precision: Precision) -> np.ndarray:
-    """The distance from each value to the next one of the precision."""
-    sizes = np.maximum(np.abs(round_array(values.astype(np.float32), precision)).astype(np.float64), 2.0**-14)
+    """The distance from each value to the next one of the precision, near 0 from the root mean square of all.
+
+    A score near 0 is what is left of larger numbers, and its own steps are finer than its error can be.
+    """
+    exact = np.abs(round_array(values.astype(np.float32), precision)).astype(np.float64)
+    size = float(np.sqrt(np.mean(np.square(exact)))) if exact.size else 0.0
+    sizes = np.maximum(exact, max(size, 2.0**-14))
     steps: np.ndarray = _STEPS.get(precision, 2.0**-10) * 2.0 ** np.floor(np.log2(sizes))
     return steps

@@ -79,7 +79,7 @@ class ShapeResult:
             return f"not run {where} ({shapes}): {self.reason}"
         if not self.baked:
             return f"{where} ({shapes}) {self.reason}"
-        folds = all(each.constant[0] == 1 for each in self.baked)
+        folds = all(each.constant[0] == 1 and len(each.constant) == 2 for each in self.baked)
         cure = "flatten(1)" if folds else "-1, expand, or the size of the input"
         baked = names(map(str, self.baked), 4)
         return f"the batch is written into {baked}: export with {cure}; {where} ({shapes}) {self.reason}"
