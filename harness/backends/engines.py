@@ -7,8 +7,10 @@ import errno
 import itertools
 import re
 import shutil
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,8 +57,19 @@ class Engine:
     generation: int
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A build under way: of which engine, in which life of the worker, and what comes of it."""
+
+    key: tuple[str, str]
+    generation: int
+    reply: Future[protocol.BuildReply | protocol.Error]
+
+
 class EngineStore:
     """Engines by their requests.
+
+    One thread uses it. A build that was begun goes on beside what that thread does.
 
     Args:
         supervisor: the worker; when it is replaced, its engines are gone and are built again.
@@ -72,6 +85,7 @@ class EngineStore:
         self._files: OrderedDict[str, Path] = OrderedDict()
         self._folder_name = f"engines-{next(_numbers)}"
         self._generation = -1
+        self._begun: _Begun | None = None
 
     def get(self, model: Model, request: protocol.BuildRequest) -> Engine:
         """The engine of `model` that `request` describes; its `model_path` is filled in here.
@@ -80,16 +94,35 @@ class EngineStore:
             BuildRefused: there is none.
             CandidateError: the worker does not start.
         """
+        key = _key(model, request)
+        begun = self._wait(key)
         self._renew()
-        key = (model.sha256, repr(replace(request, model_path="", nodes=())))  # the model has the nodes
+        reply = None if begun is None else self._adopt(begun, key)
         if key in self._engines:
             self._engines.move_to_end(key)
             return self._engines[key]
-        engine = self._build(model, request)
-        self._engines[key] = engine
-        while len(self._engines) > self._capacity:
-            self._release(next(iter(self._engines)))
-        return engine
+        return self._keep(key, self._build(model, request, reply))
+
+    def begin(self, model: Model, request: protocol.BuildRequest) -> None:
+        """Build an engine in the background; `get` waits for it. Nothing is begun while another build is under way.
+
+        Raises:
+            CandidateError: the worker does not start.
+        """
+        self._renew()
+        key = _key(model, request)
+        if key in self._engines or self._begun is not None:
+            return
+        located = self._located(model, request)
+        begun = self._begun = _Begun(key, self._generation, Future())
+
+        def build() -> None:
+            try:
+                begun.reply.set_result(self._ask(located))
+            except BaseException as error:  # `get` raises it
+                begun.reply.set_exception(error)
+
+        threading.Thread(target=build, name="build ahead", daemon=True).start()
 
     def run(
         self, engine: Engine, feeds: Tensors, timing: Timing
@@ -148,7 +181,9 @@ class EngineStore:
         return path
 
     def close(self) -> None:
-        """Free the engines and the model files. The worker stays."""
+        """Free the engines and the model files, when a build that was begun has ended. The worker stays."""
+        if (begun := self._wait()) is not None:
+            self._adopt(begun, ("", ""))
         if self._generation == self.supervisor.generation and self.supervisor.running:
             self._release_all()
             shutil.rmtree(self.supervisor.worker().folder / self._folder_name, ignore_errors=True)
@@ -163,10 +198,57 @@ class EngineStore:
             self._files.clear()
             self._generation = self.supervisor.generation
 
-    def _build(self, model: Model, request: protocol.BuildRequest) -> Engine:
+    def _wait(self, key: tuple[str, str] | None = None) -> _Begun | None:
+        """The build that was begun, when it has ended; None if there is none, or it failed and is not of `key`.
+
+        Raises:
+            BuildRefused: it is of `key`, and took its worker with it.
+        """
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return None
+        try:
+            begun.reply.result()
+        except BaseException:
+            ended = begun.reply.done()
+            if not ended:  # interrupted, and nobody will ask again
+                self.supervisor.abort()
+            if begun.key == key or not ended:
+                raise
+            return None
+        return begun
+
+    def _adopt(self, begun: _Begun, key: tuple[str, str]) -> protocol.BuildReply | protocol.Error | None:
+        """The reply to a build that was begun, if it is of `key`; an engine that nobody asked for yet is kept."""
+        reply = begun.reply.result()
+        if begun.generation != self._generation:
+            return None
+        if begun.key == key:  # what lacked memory beside other models' engines may have it now
+            return None if isinstance(reply, protocol.Error) and reply.kind in _LACKS_MEMORY else reply
+        if isinstance(reply, protocol.BuildReply):
+            self.builds += 1
+            self._keep(begun.key, Engine(reply.engine_id, reply.facts, begun.generation))
+        return None
+
+    def _keep(self, key: tuple[str, str], engine: Engine) -> Engine:
+        self._engines[key] = engine
+        while len(self._engines) > self._capacity:
+            self._release(next(iter(self._engines)))
+        return engine
+
+    def _located(self, model: Model, request: protocol.BuildRequest) -> protocol.BuildRequest:
         with _reporting_full_disk(self.supervisor.worker().folder):
-            request = replace(request, model_path=str(self._model_file(model)))
-        reply = self._ask(request)
+            return replace(request, model_path=str(self._model_file(model)))
+
+    def _build(
+        self,
+        model: Model,
+        request: protocol.BuildRequest,
+        reply: protocol.BuildReply | protocol.Error | None,
+    ) -> Engine:
+        """Build an engine, if `reply` is not what came of that already."""
+        request = self._located(model, request)
+        reply = reply or self._ask(request)
         if isinstance(reply, protocol.Error) and reply.kind in _LACKS_MEMORY and self._engines:
             self._release_all()
             reply = self._ask(request)
@@ -220,6 +302,10 @@ class EngineStore:
         finally:
             inputs.unlink(missing_ok=True)
             outputs.unlink(missing_ok=True)
+
+
+def _key(model: Model, request: protocol.BuildRequest) -> tuple[str, str]:
+    return (model.sha256, repr(replace(request, model_path="", nodes=())))  # the model has the nodes
 
 
 def to_wire(name: str, array: np.ndarray) -> protocol.Tensor:

@@ -163,6 +163,10 @@ class Candidate(Protocol):
         """Start in the background what the first evaluation would wait for."""
         return  # so that it is not abstract
 
+    def build_ahead(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> None:
+        """Begin in the background what `evaluate` would wait for, if anything; it raises what comes of it."""
+        return
+
     def probe(self) -> ProbeReply | None:
         """What its environment is and can do; None without one.
 

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 from weakref import WeakSet
@@ -25,6 +26,7 @@ from harness.backends.requests import EngineRequest, Profile, Requests, plain_op
 from harness.backends.session import check_feeds, chunks, tensor_sizes
 from harness.case import BuildOptions
 from harness.environments import TF32_VARIABLE, Environment, Supervisor, shared_supervisor
+from harness.errors import HarnessError
 from harness.model import LOW_DTYPE, Model
 from harness.tensors import Precision, hash_feeds
 from harness.text import names
@@ -98,6 +100,21 @@ class TensorRTCandidate(Candidate):
     def start_ahead(self) -> None:
         """Start the worker in the background."""
         self.supervisor.start_ahead()
+
+    def build_ahead(self, plan: Plan, feeds: Tensors) -> None:
+        """See Candidate.build_ahead. One engine of TensorRT for RTX: a build of TensorRT can take minutes.
+
+        The last one of a plan that is observed by debug tensors has them; marks are not split ahead.
+        """
+        ask = {Observation.NONE: self.requests.unobserved, Observation.DEBUG: self.requests.debug}
+        with suppress(HarnessError):
+            if (
+                plan.observation in ask
+                and self.probe().product == TENSORRT_RTX
+                and not self._takes_variable(plan)
+            ):
+                wanted = ask[plan.observation](plan, feeds)
+                self.store.begin(wanted.model, wanted.request)
 
     def probe(self) -> ProbeReply:
         """What the environment is and can do.

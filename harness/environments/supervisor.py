@@ -199,6 +199,9 @@ class Supervisor:
         Raises:
             CandidateError: the worker does not start, or cannot use TensorRT.
         """
+        known = self._probe
+        if known is not None and not fresh:  # also while another thread waits for a reply
+            return known
         with self._guard:
             if self._probe is None or (fresh and self._running is not None):
                 self._probe = self._checked(self.worker(), _PROBE, self.environment.limits.start)

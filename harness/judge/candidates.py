@@ -40,6 +40,7 @@ class Candidates:
     def __init__(self, config: Path | None = None) -> None:
         self._config = config
         self._open: dict[str, Candidate] = {}
+        self._ahead: dict[str, tuple[Workbench, Candidate]] = {}
 
     @cached_property
     def environments(self) -> Mapping[str, Environment]:
@@ -64,8 +65,18 @@ class Candidates:
         if name in WITHOUT_ENGINE and name not in self._open:
             return bench.file if name == FILE else bench.emulator
         if name not in self._open:
-            self._open[name] = self._engine(name, bench)
+            self._open[name] = self.prepare(name, bench)
+            del self._ahead[name]
         return self._open[name]
+
+    def prepare(self, name: str, bench: Workbench) -> Candidate:
+        """As `get`, for a model that is not at hand yet: `get` returns the same candidate when it is."""
+        prepared = self._ahead.get(name)
+        if prepared is not None and prepared[0] is not bench:
+            prepared[1].close()
+        if prepared is None or prepared[0] is not bench:
+            self._ahead[name] = bench, self._engine(name, bench)
+        return self._ahead[name][1]
 
     def offer(self, name: str, candidate: Candidate) -> None:
         """Let `get` return `candidate` for `name`, for the model at hand."""
@@ -211,6 +222,9 @@ class Candidates:
     def close(self) -> None:
         """Free the engines and end the workers. Calling it twice is allowed."""
         self.release_model()
+        for _, candidate in self._ahead.values():
+            candidate.close()
+        self._ahead.clear()
         if "environments" in self.__dict__:
             from harness.environments import close_shared
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from harness.backends import Candidate
+from harness.backends import Candidate, Plan
 from harness.case import Case, RunSpec
 from harness.errors import CandidateError, CaseFileError, HarnessError, InternalError, ModelError, of_system
 from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
 from harness.judge.decision import Question, decide, warnings_of
-from harness.judge.measurement import JudgeOptions, Measurement, Stage
+from harness.judge.measurement import Idle, JudgeOptions, Measurement, Stage
 from harness.judge.names import check_names
 from harness.judge.results import Cause, RunError, RunResult, Verdict
 from harness.judge.workbench import Workbench
@@ -77,6 +78,22 @@ class Judge:
             self._ahead = bench, thread
             thread.start()
 
+    def build_ahead(self, case: Case, spec: RunSpec, candidate: str) -> None:
+        """Begin the engine of the run after this one, while what this one observed is compared.
+
+        Not if its case is not prepared by now. What goes wrong here does so again when it is its turn.
+        """
+        if candidate in WITHOUT_ENGINE or self.options.repeats > 1:
+            return
+        bench, made = self._bench, self.candidates.get
+        if bench is None or bench.case is not case:
+            if self._ahead is None or self._ahead[0].case is not case or self._ahead[1].is_alive():
+                return
+            bench, made = self._ahead[0], self.candidates.prepare
+        with suppress(HarnessError):
+            if not bench.missing_packages() and self.candidates.lacking(candidate, case, spec) is None:
+                made(candidate, bench).build_ahead(Plan(spec.precision, build=case.build), bench.feeds[0])
+
     def _take_prepared(self, case: Case | None) -> Workbench | None:
         """The workbench of `case` that was prepared; one of another case is freed."""
         if self._ahead is None:
@@ -100,9 +117,22 @@ class Judge:
         )
 
     def run(
-        self, case: Case, spec: RunSpec, candidate: str = EMULATOR, stage: Stage = lambda name: None
+        self,
+        case: Case,
+        spec: RunSpec,
+        candidate: str = EMULATOR,
+        stage: Stage = lambda name: None,
+        idle: Idle = lambda: None,
     ) -> RunResult:
-        """Judge one run. Errors that harness knows become the verdict `error`; `stage` is called with what goes on."""
+        """Judge one run. Errors that harness knows become the verdict `error`.
+
+        Args:
+            case: the case.
+            spec: the run of it.
+            candidate: what is judged.
+            stage: called with what goes on.
+            idle: called when the candidate has been observed, and its worker has nothing to do.
+        """
         blank = RunResult(
             case=case.name,
             precision=spec.precision,
@@ -130,7 +160,7 @@ class Judge:
                 lacking := self.candidates.lacking(candidate, case, spec)
             ):
                 return replace(blank, cause=lacking[0], reason=lacking[1])
-            return self._judge(bench, spec, made, blank, stage)
+            return self._judge(bench, spec, made, blank, stage, idle)
         except HarnessError as error:
             return _failed(blank, error, bench)
         except MemoryError as error:
@@ -141,9 +171,15 @@ class Judge:
             return _failed(blank, known or InternalError.of(error), bench)
 
     def _judge(
-        self, bench: Workbench, spec: RunSpec, made: Candidate, blank: RunResult, stage: Stage
+        self,
+        bench: Workbench,
+        spec: RunSpec,
+        made: Candidate,
+        blank: RunResult,
+        stage: Stage,
+        idle: Idle,
     ) -> RunResult:
-        measurement = Measurement(bench, spec, made, self.options, stage)
+        measurement = Measurement(bench, spec, made, self.options, stage, idle)
         found = measurement.take()
         question = Question(bench, spec, blank.candidate, found, self.options.golden_update)
         verdict, cause, reason = decide(question)

@@ -87,7 +87,8 @@ def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[Ru
                     continue
                 following = (each.case for each in runs[index:] if each.candidate in lane)
                 ahead = next((case for case in following if case is not run.case), None)
-                result = _judged(own, run, index, len(runs), report, ahead)
+                then = next((each for each in runs[index + 1 :] if each.candidate in lane), None)
+                result = _judged(own, run, index, len(runs), report, ahead, then)
                 if result.cause is Cause.CASE:
                     if id(run.case) in unusable:  # another lane has said so meanwhile
                         continue
@@ -147,9 +148,15 @@ def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
 
 
 def _judged(
-    judge: Judge, run: Run, index: int, total: int, progress: Progress, ahead: Case | None
+    judge: Judge,
+    run: Run,
+    index: int,
+    total: int,
+    progress: Progress,
+    ahead: Case | None,
+    then: Run | None,
 ) -> RunResult:
-    """The result of `run`; while its engine is built, the case `ahead` is prepared."""
+    """The result of `run`; while its engine is built, the case `ahead` is prepared, and then the engine of `then`."""
     case, candidate, spec = run
 
     def report(
@@ -162,9 +169,13 @@ def _judged(
         if stage == "candidate" and candidate != EMULATOR and ahead is not None:
             judge.prepare(ahead)
 
+    def build_ahead() -> None:
+        if then is not None:
+            judge.build_ahead(then.case, then.spec, then.candidate)
+
     report("start")
     start = time.perf_counter()
-    result = judge.run(case, spec, candidate, enter)
+    result = judge.run(case, spec, candidate, enter, build_ahead)
     result = result.with_timing("total", time.perf_counter() - start)
     report("done", result=result)
     return result

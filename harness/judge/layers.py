@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -47,6 +47,7 @@ def measure_layers(
     *,
     samples: Sequence[int] | None = None,
     judged_as: Precision | None = None,
+    idle: Callable[[], None] = lambda: None,
 ) -> tuple[tuple[LayerResult, ...], list[tuple[ObservedEngine, ...]]]:
     """Observe `candidate` under `plan` and compare every float tensor that it gives with the FP32 reference.
 
@@ -57,6 +58,7 @@ def measure_layers(
         tolerances: the case's rules.
         samples: positions of the samples to measure; None: all.
         judged_as: the precision that the emulator beside it has, and whose gates hold; by default that of `plan`.
+        idle: called when the last sample has been observed.
 
     Returns:
         The layers in topological order, and for each sample the engines that were observed.
@@ -66,7 +68,8 @@ def measure_layers(
     beside = candidate if isinstance(candidate, Emulator) else bench.beside_engine(precision)
     sums, rules = LayerSums(), TensorGates(bench.model, tolerances, precision)
     engines: list[tuple[ObservedEngine, ...]] = []
-    for sample in range(len(bench.feeds)) if samples is None else samples:
+    samples = range(len(bench.feeds)) if samples is None else samples
+    for sample in samples:
         feeds, chosen = bench.feeds[sample], None
         observed: dict[str, np.ndarray] = {}
         failures: Mapping[str, str] = {}
@@ -75,6 +78,8 @@ def measure_layers(
             evaluation = candidate.evaluate(plan, feeds)
             observed, failures = dict(evaluation.tensors), evaluation.failures
             engines.append(evaluation.observed)
+            if sample == samples[-1]:
+                idle()
             wanted = tuple(name for name in wanted if name in observed or name in failures)
         elif candidate is bench.emulator:
             lowered = [name for name in beside.units(precision) if name not in plan.islands]

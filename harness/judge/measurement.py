@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from harness.tactics import Repeats
 
 Stage = Callable[[str], None]
+Idle = Callable[[], None]
 Samples = list[Mapping[str, np.ndarray]]
 T = TypeVar("T")
 
@@ -132,6 +133,7 @@ class Measurement:
         candidate: what is judged.
         options: how to judge.
         stage: called with the name of each stage as it starts.
+        idle: called when the candidate has been observed, and its worker has nothing to do.
         timings: seconds by stage, as far as it got.
     """
 
@@ -140,6 +142,7 @@ class Measurement:
     candidate: Candidate
     options: JudgeOptions
     stage: Stage
+    idle: Idle = lambda: None
     timings: dict[str, float] = field(default_factory=dict)
     _facts: EngineFacts | EmulatorFacts | None = None
     _repeats: Repeats | None = None
@@ -155,6 +158,7 @@ class Measurement:
         expected = self._timed("reference", lambda: self.bench.expected)
         golden = self.bench.golden(update=self.options.golden_update)
         actual = self._timed("candidate", self._unobserved)
+        self._build_ahead()
         first = self._timed("compare", lambda: self._judge_outputs(expected, actual))
         outputs, counted = self._worst_build(expected, first)
         passed = all(output.passed for output in outputs)
@@ -225,6 +229,12 @@ class Measurement:
             self._failures.append(evaluation.failures)
         return outputs
 
+    def _build_ahead(self) -> None:
+        """Begin the engine that is observed, while the outputs of the other one are judged."""
+        if self.options.layers and not self._emulated:
+            observation = observation_for(self.candidate, self.options.observation)
+            self.candidate.build_ahead(self._plan(observation), self.bench.feeds[0])
+
     def _repeated(self) -> Samples:
         """Build the unobserved engine several times: the outputs of the first."""
         from harness.tactics import build_repeatedly, compare_builds
@@ -283,6 +293,7 @@ class Measurement:
             self._plan(observation),
             self.bench.case.tolerances,
             judged_as=self._judged_as,
+            idle=self.idle,
         )
         if self._emulated:
             return layers, None

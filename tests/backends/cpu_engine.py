@@ -10,11 +10,13 @@ the environment make it fail:
     UNMARKABLE                names of tensors that lie inside a loop
     CRASH_MODELS              names of models whose build kills the worker
     REFUSED, REFUSED_LOW      names of nodes that the parser never takes, or takes in FP32 alone
-    CAPABILITIES, FREE_BYTES  what the probe reports
+    CAPABILITIES, FREE_BYTES, PRODUCT  what the probe reports
+    BUILT             a file that a build waits for
 """
 
 import ctypes
 import os
+import time
 
 import ml_dtypes
 import numpy as np
@@ -48,6 +50,7 @@ class CpuEngines:
     def probe(self, request):
         return protocol.ProbeReply(
             tensorrt="8.6.0",
+            product=os.environ.get("PRODUCT", protocol.TENSORRT),
             gpu="CPU",
             compute_capability="0.0",
             free_bytes=int(os.environ.get("FREE_BYTES", 10**9)),
@@ -67,6 +70,8 @@ class CpuEngines:
             raise Fault("marks_failed", "a mark breaks the build", marks=sorted(blamed))
         if len(marks) > int(os.environ.get("MARKS_LIMIT", 10**6)):
             raise Fault("out_of_memory", "too many marks")
+        while not os.path.exists(os.environ.get("BUILT", "/")):
+            time.sleep(0.01)
         model = onnx.load(request.model_path)
         refused = [node.name for node in model.graph.node if node.name in _names("REFUSED_LOW")]
         refused = [name for name in refused if _is_low(model, name)]

@@ -1,0 +1,124 @@
+"""Engines of TensorRT for RTX that are begun before they are needed, by a real worker."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graphs import norm_chain
+
+from harness.backends import Observation, Plan, TensorRTCandidate
+from harness.environments import Environment, Supervisor
+from harness.errors import CandidateError
+from harness.model import load_model
+from harness.tensors import Precision
+from harness.worker import protocol
+
+ADAPTER = Path(__file__).parent / "cpu_engine.py"
+X = {"x": np.random.default_rng(1).standard_normal((5, 16)).astype(np.float32)}
+FP16 = Plan(Precision.FP16)
+DEBUG = replace(FP16, observation=Observation.DEBUG)
+Make = Callable[..., TensorRTCandidate]
+CAPABILITIES = "fp16,strong,debug_tensors,unfused_debug_tensors"
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made: list[TensorRTCandidate] = []
+
+    def make_candidate(**variables: str) -> TensorRTCandidate:
+        given = {"CAPABILITIES": CAPABILITIES, "PRODUCT": protocol.TENSORRT_RTX} | variables
+        where = Environment("cpu", (sys.executable,), variables=tuple(sorted(given.items())))
+        supervisor = Supervisor(where, adapter=ADAPTER)
+        made.append(TensorRTCandidate(where, load_model(norm_chain()), supervisor=supervisor))
+        return made[-1]
+
+    yield make_candidate
+    for candidate in made:
+        candidate.close()
+        candidate.supervisor.close()
+    assert list((tmp_path / "harness").glob("*")) == []
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """By build that a worker was asked for: how it is observed, and in which thread it was asked for."""
+    builds: list[tuple[str, str]] = []
+    ask = Supervisor.ask
+
+    def record(self: Supervisor, message: protocol.Request, seconds: float | None = None) -> object:
+        if isinstance(message, protocol.BuildRequest):
+            builds.append((message.observation, threading.current_thread().name))
+        return ask(self, message, seconds)
+
+    monkeypatch.setattr(Supervisor, "ask", record)
+    return builds
+
+
+def test_an_engine_that_was_begun_is_not_built_again(make: Make, asked: list[tuple[str, str]]) -> None:
+    candidate = make()
+    candidate.build_ahead(FP16, X)
+    evaluation = candidate.evaluate(FP16, X)
+    assert evaluation.engine.builds == 1
+    assert asked == [("none", "build ahead")]
+    assert set(evaluation.tensors) == {"y"}
+
+
+def test_the_caller_goes_on_while_an_engine_is_built(
+    make: Make, asked: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    built = tmp_path / "built"
+    candidate = make(BUILT=str(built))
+    candidate.build_ahead(DEBUG, X)
+    assert candidate.fingerprint().product == protocol.TENSORRT_RTX  # known, and not asked for
+    built.touch()
+    assert set(candidate.evaluate(DEBUG, X).tensors) == {"y"}
+    assert [how for how, _ in asked] == ["debug"]
+
+
+def test_one_engine_is_begun_at_a_time_and_kept_until_it_is_asked_for(
+    make: Make, asked: list[tuple[str, str]]
+) -> None:
+    candidate = make()
+    candidate.build_ahead(DEBUG, X)
+    candidate.build_ahead(FP16, X)
+    first, observed = candidate.evaluate(FP16, X), candidate.evaluate(DEBUG, X)
+    assert asked == [("debug", "build ahead"), ("none", "MainThread")]
+    np.testing.assert_array_equal(first.tensors["y"], observed.tensors["y"])
+    assert first.engine.builds + observed.engine.builds == 2
+
+
+def test_what_goes_wrong_ahead_is_raised_by_the_evaluation(make: Make) -> None:
+    candidate = make(CRASH_MODELS="model", CAPABILITIES="fp16,weak")
+    candidate.build_ahead(FP16, X)
+    with pytest.raises(CandidateError, match="SIGSEGV"):
+        candidate.evaluate(FP16, X)
+
+
+def test_a_worker_that_was_replaced_builds_again(make: Make, asked: list[tuple[str, str]]) -> None:
+    candidate = make()
+    candidate.build_ahead(FP16, X)
+    candidate.supervisor.worker().kill()
+    assert set(candidate.evaluate(FP16, X).tensors) == {"y"}
+    assert len(asked) == 2
+
+
+def test_an_engine_that_nobody_asks_for_is_freed(make: Make) -> None:
+    candidate = make()
+    candidate.build_ahead(FP16, X)
+    candidate.close()
+    assert set(candidate.evaluate(FP16, X).tensors) == {"y"}
+
+
+def test_tensorrt_builds_nothing_ahead(make: Make, asked: list[tuple[str, str]]) -> None:
+    candidate = make(PRODUCT=protocol.TENSORRT)
+    candidate.build_ahead(FP16, X)
+    candidate.evaluate(FP16, X)
+    assert asked == [("none", "MainThread")]
