@@ -4,6 +4,7 @@ from .as_it_is import precision_of as precision_of
 from .assumed import Assumed as Assumed
 from .emulator import Emulator as Emulator
 from .engines import Tensors as Tensors
+from .joining import arrange as arrange
 from .other_reference import SAVED as SAVED
 from .other_reference import Answers as Answers
 from .other_reference import OtherFile as OtherFile

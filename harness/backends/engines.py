@@ -55,6 +55,8 @@ class Engine:
     id: str
     facts: protocol.EngineFacts
     generation: int
+    counted: bool = True
+    """Whether it is among the builds: one that was begun is when it is first asked for."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class EngineStore:
     def __init__(self, supervisor: Supervisor, *, capacity: int = 8) -> None:
         self.supervisor = supervisor
         self.builds = 0
-        """How many engines were built so far."""
+        """How many engines were built so far, of those that were asked for."""
         self._capacity = capacity
         self._engines: OrderedDict[tuple[str, str], Engine] = OrderedDict()
         self._files: OrderedDict[str, Path] = OrderedDict()
@@ -100,7 +102,10 @@ class EngineStore:
         reply = None if begun is None else self._adopt(begun, key)
         if key in self._engines:
             self._engines.move_to_end(key)
-            return self._engines[key]
+            engine = self._engines[key]
+            self.builds += not engine.counted
+            engine.counted = True
+            return engine
         return self._keep(key, self._build(model, request, reply))
 
     def begin(self, model: Model, request: protocol.BuildRequest) -> None:
@@ -226,8 +231,7 @@ class EngineStore:
         if begun.key == key:  # what lacked memory beside other models' engines may have it now
             return None if isinstance(reply, protocol.Error) and reply.kind in _LACKS_MEMORY else reply
         if isinstance(reply, protocol.BuildReply):
-            self.builds += 1
-            self._keep(begun.key, Engine(reply.engine_id, reply.facts, begun.generation))
+            self._keep(begun.key, Engine(reply.engine_id, reply.facts, begun.generation, counted=False))
         return None
 
     def _keep(self, key: tuple[str, str], engine: Engine) -> Engine:

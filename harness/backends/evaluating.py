@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from harness.backends.engines import BuildRefused, Engine, EngineStore, Tensors
-from harness.backends.joining import as_shaped, onnx_names
+from harness.backends.joining import as_shaped, joins_axes, onnx_names
 from harness.backends.plan import Evaluation, Marks, ObservedEngine, Timing
 from harness.backends.requests import EngineRequest, Profile
 from harness.backends.session import tensor_shapes
@@ -129,6 +129,7 @@ class Evaluating:
         self._shapes: Mapping[str, tuple[int | str | None, ...]] | None = None
         self._known = frozenset(model.dtypes) | frozenset(self._outputs)
         self._tensors: dict[str, np.ndarray] = {}
+        self._joined: dict[str, tuple[int, ...]] = {}
         self._observed: list[ObservedEngine] = []
         self._engines: list[tuple[Engine, Marks]] = []
         self._warnings: dict[str, None] = {}
@@ -193,7 +194,7 @@ class Evaluating:
             internal_names=tuple(sorted(self._internal)),
             warnings=(*self._store.supervisor.take_warnings(), *self._warnings),
         )
-        return Evaluation(self._tensors, facts, tuple(self._observed))
+        return Evaluation(self._tensors, facts, tuple(self._observed), joined=self._joined)
 
     def _take(self, tensors: Sequence[str], value: np.ndarray) -> bool:
         """Keep `value` as the first of `tensors`, and, in other shapes, as those that are the same; False if it is not.
@@ -207,6 +208,8 @@ class Evaluating:
         for name in tensors:
             sizes = [size for size in shapes.get(name, ()) if isinstance(size, int)]
             if name not in self._outputs and math.prod(sizes) == shaped.size:
+                if name not in self._tensors and joins_axes(value.shape, sizes):
+                    self._joined[name] = value.shape
                 self._tensors.setdefault(name, shaped.reshape(sizes))
         return True
 

@@ -93,12 +93,15 @@ class Evaluation:
         facts: what is known of the candidate beside its tensors.
         observed: the engines that the observed tensors come from; empty where observing changes nothing.
         failures: by name of a tensor that could not be computed, as a node failed: why, one clause.
+        joined: by name of a tensor whose axes the engine joined: the shape that it gave. In which order the joined axes
+            are is not known; see `arrange`.
     """
 
     tensors: Mapping[str, np.ndarray]
     facts: EngineFacts | EmulatorFacts
     observed: tuple[ObservedEngine, ...] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
+    joined: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def engine(self) -> EngineFacts | None:

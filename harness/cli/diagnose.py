@@ -26,6 +26,7 @@ from harness.cli.options import (
     Shapes,
     parse_shapes,
     path_option,
+    start_worker,
 )
 from harness.cli.outputs import Outputs
 from harness.cli.progress import StageProgress, make_progress
@@ -97,13 +98,15 @@ def diagnose(
     Exit status: 0 nothing is wrong; 1 a fault was found; 3 a build or a worker failed; 4 unexplained within the
     limits.
     """
+    outputs = Outputs(json_file, html_file, markdown_file, folder=out)
+    outputs.check()
+    start_worker([environment] if environment is not None else [])
+
     from harness.diagnosis import Options
     from harness.diagnosis import diagnose as find
     from harness.judge import Given
     from harness.quantization import find_quantized
 
-    outputs = Outputs(json_file, html_file, markdown_file, folder=out)
-    outputs.check()
     shapes = parse_shapes(inputs)
     given = Given(tuple(data or ()), samples, seed, reference, ops)
     subject = find_quantized(target, given=given, inputs=shapes, precision=precision)

@@ -165,6 +165,18 @@ def check_environments(names: Iterable[str]) -> None:
             select(name)
 
 
+def start_worker(names: Sequence[str]) -> None:
+    """Start the worker that is asked first, which takes a second, while the rest of harness is imported.
+
+    Raises:
+        EnvironmentConfigError: no environment has this name.
+    """
+    from harness.environments import RESERVED, select, shared_supervisor
+
+    for name in [name for name in names if name != RESERVED][:1]:
+        shared_supervisor(select(name)).start_ahead()
+
+
 def parse_shapes(texts: Sequence[str] | None) -> dict[str, list[int]]:
     """The shapes by input that `--input name:[1,3,224,224]` gives; the name may contain colons itself.
 

@@ -35,6 +35,7 @@ from harness.cli.options import (
     choice,
     parse_shapes,
     path_option,
+    start_worker,
 )
 from harness.cli.outputs import Outputs
 from harness.cli.progress import RunProgress, make_progress
@@ -142,24 +143,24 @@ def run(
 
     Without --env the candidate is the emulator, which needs no GPU.
     """
-    from harness.golden import refuse_in_ci
-    from harness.judge import Given, RunReport, fingerprint_of, prune_goldens, select_cases
-    from harness.judge import run as judge
-
     outputs = Outputs(json_file, html_file, markdown_file, plot=plot, tensors=save_outputs)
     outputs.check()
-    if golden_update or golden_prune:
-        refuse_in_ci("rewritten" if golden_update else "removed")
     wanted, names = tuple(precisions or ()), tuple(environments or ())
     check_environments((*names, *(() if kernels in (None, "none") else (kernels,))))
     if repeats > 1 and not names:
         raise UsageError("--repeats builds engines, but the emulator builds none", hint="add --env NAME")
+    start_worker(names)
+    from harness.golden import refuse_in_ci
+    from harness.judge import Given, RunReport, fingerprint_of, prune_goldens, select_cases
+    from harness.judge import run as judge
+
+    if golden_update or golden_prune:
+        refuse_in_ci("rewritten" if golden_update else "removed")
     given, shapes = Given(tuple(data or ()), samples, seed, reference, ops), parse_shapes(inputs)
     cases = select_cases(targets, inputs=shapes, given=given, tags=tags or (), precisions=wanted)
     outputs.check_plot(sum(len(case.select_runs(wanted)) for case in cases) * max(len(names), 1))
     for folder in prune_goldens(cases) if golden_prune else ():
         print(f"deleted {folder}", file=sys.stderr)
-
     start = time.perf_counter()
     progress = make_progress(RunProgress, quiet=quiet)
     show = partial(show_report, outputs.console, details=details, brief=quiet)

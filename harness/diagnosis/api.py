@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,15 +113,14 @@ def diagnose(
         bench = own.bench(case)
         if missing := bench.missing_packages():
             raise NothingSelectedError(f"needs {', '.join(missing)}, which is not installed", where=case.name)
+        own.candidates.start_ahead((environment or EMULATOR,))
         check_names(case, bench.model)
+        bench.prepare()  # while the worker starts; what is wrong with the reference is reported by the first stage
         own.assume(bench, environment or EMULATOR)
         candidate = own.candidates.get(environment or EMULATOR, bench)
         nothing = nothing_to_round(bench.model, chosen) if candidate is bench.emulator else None
         if nothing and not _is_ruined(bench):
             raise NothingSelectedError(nothing, where=case.name)
-        candidate.start_ahead()
-        with suppress(UnsoundReferenceError):  # the first stage reports it
-            _ = bench.expected  # while the worker starts
         subject = Subject(bench, chosen, candidate, candidate.engine_for)
         folder = Path(journal) if journal is not None else None
         if folder is None:

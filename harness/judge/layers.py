@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from harness.backends import Candidate, Computed, Emulator, Observation, ObservedEngine, Plan
+from harness.backends import Candidate, Computed, Emulator, Observation, ObservedEngine, Plan, arrange
 from harness.case import Tolerance
 from harness.comparison import Accumulator, Metrics
 from harness.judge.outputs import TensorGates
@@ -73,10 +73,12 @@ def measure_layers(
         feeds, chosen = bench.feeds[sample], None
         observed: dict[str, np.ndarray] = {}
         failures: Mapping[str, str] = {}
+        joined: Mapping[str, tuple[int, ...]] = {}
         wanted = bench.layers_of(candidate)
         if not emulated:
             evaluation = candidate.evaluate(plan, feeds)
             observed, failures = dict(evaluation.tensors), evaluation.failures
+            joined = evaluation.joined
             engines.append(evaluation.observed)
             if sample == samples[-1]:
                 idle()
@@ -92,10 +94,23 @@ def measure_layers(
                 if chosen is None
                 else chosen.run(feeds, chunk)
             )
+            _arrange(observed, reference, joined)
             _measure_chunk(beside, plan.islands, feeds, reference, computed, sums, rules, own=own)
             for name in chunk:
                 observed.pop(name, None)
     return _results(rules, sums, bench.counterparts, emulated=emulated), engines
+
+
+def _arrange(
+    observed: dict[str, np.ndarray],
+    reference: Mapping[str, np.ndarray],
+    joined: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Put what an engine gave with axes joined into the order of the reference; what has no known order is left out."""
+    for name in reference.keys() & joined.keys():
+        value = arrange(observed.pop(name), reference[name], joined[name])
+        if value is not None:
+            observed[name] = value
 
 
 def _measure_chunk(

@@ -313,7 +313,7 @@ class Measurement:
             return (), ()
         model = self.bench.model
         if all(output.passed for output in outputs):
-            return (), find_hidden(layers, model, self._judged_as, overflows_alone=not self._emulated)
+            return (), find_hidden(layers, model, self._judged_as)
         return find_regions(layers, model, self._engine, outputs), ()
 
     def _observed(self, layers: tuple[LayerResult, ...]) -> Observed | None:

@@ -13,10 +13,10 @@ from graphs import graph_model
 from onnx import helper
 
 from cases import models
-from harness.backends import Timing
+from harness.backends import Timing, arrange
 from harness.backends.engines import Engine
 from harness.backends.evaluating import Evaluating
-from harness.backends.joining import as_shaped, onnx_names
+from harness.backends.joining import as_shaped, joins_axes, onnx_names
 from harness.backends.requests import EngineRequest
 from harness.case import load_case, resolve_model
 from harness.judge import Workbench
@@ -224,3 +224,59 @@ def test_an_evaluation_has_debug_tensors_by_their_onnx_names(name: str) -> None:
     np.testing.assert_array_equal(evaluation.tensors["a"], np.full((2, 3), 7, np.float16))
     assert evaluation.engine is not None
     assert evaluation.engine.internal_names == ("other",)
+    assert evaluation.joined == {"a": (6,)}
+
+
+def half(*shape: int) -> tuple[np.ndarray, np.ndarray]:
+    """A tensor, and what an engine at FP16 computes for it."""
+    exact = np.random.default_rng(7).standard_normal(shape).astype(np.float32)
+    return exact, exact.astype(np.float16)
+
+
+@pytest.mark.parametrize(
+    ("shape", "order", "given"),
+    [
+        ((2, 24, 64), (1, 0, 2), (48, 64)),  # as RTX 1.4 and 1.6 carry tokens behind fused attention
+        ((2, 24, 64), (0, 1, 2), (48, 64)),
+        ((2, 4, 24, 16), (1, 0, 2, 3), (8, 24, 16)),
+        ((2, 3, 4, 5), (0, 2, 1, 3), (2, 12, 5)),
+    ],
+)
+def test_axes_that_a_kernel_joined_are_put_into_the_order_of_the_model(
+    shape: tuple[int, ...], order: tuple[int, ...], given: tuple[int, ...]
+) -> None:
+    exact, low = half(*shape)
+    inside = low.transpose(order).reshape(given)
+    assert joins_axes(given, shape)
+    np.testing.assert_array_equal(arrange(inside.reshape(shape), exact, given), low)
+
+
+def test_an_order_that_the_shape_of_the_engine_does_not_allow_is_not_tried() -> None:
+    exact, low = half(2, 24, 64)
+    swapped = low.transpose(0, 2, 1).reshape(2, 24, 64)
+    assert arrange(swapped, exact, (48, 64)) is None, "the values are there, and in no known order"
+
+
+def test_values_that_are_hardly_different_are_ordered_too() -> None:
+    exact = 3 + half(2, 24, 1)[0]
+    inside = exact.astype(np.float16).transpose(1, 0, 2).reshape(2, 24, 1)
+    np.testing.assert_array_equal(arrange(inside, exact, (48, 1)), exact.astype(np.float16))
+
+
+def test_what_is_wrong_in_every_order_stays_as_it_is() -> None:
+    exact, low = half(2, 24, 64)
+    for wrong in (np.zeros_like(low), 2 * low, np.full_like(low, np.inf), low + exact.std()):
+        assert arrange(wrong, exact, (48, 64)) is wrong
+
+
+def test_infinities_do_not_hide_the_order() -> None:
+    exact, low = half(2, 24, 64)
+    low = low.copy()
+    low[0, 3] = np.inf
+    inside = low.transpose(1, 0, 2).reshape(2, 24, 64)
+    np.testing.assert_array_equal(arrange(inside, exact, (48, 64)), low)
+
+
+@pytest.mark.parametrize("given", [(2, 24, 64), (1, 2, 24, 64), (2, 24, 8, 8)])
+def test_parted_axes_have_one_order(given: tuple[int, ...]) -> None:
+    assert not joins_axes(given, (2, 24, 64))

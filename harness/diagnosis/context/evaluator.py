@@ -31,6 +31,9 @@ from harness.search import Outcome
 from harness.tensors import NEVER, Accumulate, Precision
 from harness.worker.protocol import TF32_OFF, EngineFacts
 
+ENGINES_OF_A_CURE = 3
+"""The failing engine, that with an island, and the observed one: with fewer builds left, none is begun ahead."""
+
 GATES_PHASE, BASELINE = "gates", "baseline"
 """What the first engine is charged to, and the key under which the journal keeps it."""
 
@@ -168,6 +171,19 @@ class Evaluator:
         if key is not None:
             self.at_hand.add(key)
         return judged
+
+    def begin(self, plan: Plan, key: str | None = None) -> None:
+        """Begin the engine of `plan` in the background, unless the journal knows what came of it, or the budget ends.
+
+        Args:
+            plan: what is evaluated later.
+            key: under which name the journal keeps it.
+        """
+        known = key is not None and self._recall(key, thorough=True) is not None
+        builds = self.spending.budget.builds
+        if known or (builds is not None and builds - self.spending.builds < ENGINES_OF_A_CURE):
+            return
+        self.subject.candidate.build_ahead(plan, self.subject.bench.feeds[0])
 
     def rebuild(self, plan: Plan, *, phase: str, key: str | None = None) -> JudgedEvaluation:
         """Build and judge `plan` anew, with its tactics timed anew: the timing cache would repeat the choice.

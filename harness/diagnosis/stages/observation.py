@@ -25,6 +25,7 @@ from harness.judge import (
     observation_for,
     rms_limit,
 )
+from harness.model import LOW_DTYPE
 from harness.tensors import Precision
 from harness.text import names, plural
 
@@ -56,13 +57,9 @@ def observe(
     subject = evaluator.subject
     if subject.emulated or not baseline.tensors:
         raise UsageError("observe requires an engine, and the outputs of the unobserved one")
-    how = observation_for(subject.candidate, None)
-    marks = frozenset[str]() if how is Observation.DEBUG else _marks(subject, islands)
-    plan = subject.plan(islands, precision=precision, observation=how, marks=marks)
-    gates = judged_as or plan.precision
-    key = f"observed {plan.precision} {' '.join(sorted(islands))}"
-    key += f" as {gates}" if gates is not plan.precision else ""
-    key += "" if inside or how is not Observation.DEBUG else " between kernels"
+    plan = _plan(subject, islands, precision)
+    how, gates = plan.observation, judged_as or plan.precision
+    key = _key(plan, gates, inside=inside)
     if (kept := evaluator.journal.recall(key, EngineObservation)) is not None:
         return kept
     evaluator.spending.check()
@@ -72,6 +69,33 @@ def observe(
     if not observed.failure:
         evaluator.journal.keep(key, observed)
     return observed
+
+
+def begin_observing(evaluator: Evaluator) -> None:
+    """Begin the engine between whose kernels `observe` looks, while what arithmetic alone does is measured.
+
+    It is built in almost every diagnosis of a lowered engine: at the latest when an island has cured it.
+    """
+    subject = evaluator.subject
+    if subject.emulated or subject.precision not in LOW_DTYPE:
+        return
+    plan = _plan(subject, frozenset(), None)
+    keys = (_key(plan, plan.precision, inside=inside) for inside in (True, False))
+    if not any(evaluator.journal.recall(key, EngineObservation) for key in keys):
+        evaluator.begin(plan)
+
+
+def _key(plan: Plan, gates: Precision, *, inside: bool) -> str:
+    """Under which name the journal keeps an observation."""
+    key = f"observed {plan.precision} {' '.join(sorted(plan.islands))}"
+    key += f" as {gates}" if gates is not plan.precision else ""
+    return key + ("" if inside or plan.observation is not Observation.DEBUG else " between kernels")
+
+
+def _plan(subject: Subject, islands: frozenset[str], precision: Precision | None) -> Plan:
+    how = observation_for(subject.candidate, None)
+    marks = frozenset[str]() if how is Observation.DEBUG else _marks(subject, islands)
+    return subject.plan(islands, precision=precision, observation=how, marks=marks)
 
 
 def _observe_as(

@@ -26,9 +26,7 @@ _WAYS: Mapping[Hiding, frozenset[str]] = {
 }
 
 
-def find_hidden(
-    layers: Sequence[LayerResult], model: Model, precision: Precision, *, overflows_alone: bool = False
-) -> tuple[HiddenFault, ...]:
+def find_hidden(layers: Sequence[LayerResult], model: Model, precision: Precision) -> tuple[HiddenFault, ...]:
     """Where something is lost that no output shows, in topological order.
 
     What a step of the precision is larger than, where it is added, is no fault: a mean of numbers around 0.
@@ -37,8 +35,6 @@ def find_hidden(
         layers: of a run whose outputs pass, all of the emulator's, or what was observed of an engine's.
         model: the model.
         precision: the precision whose gates hold.
-        overflows_alone: leave out what is finite and lost: an engine may give the tensor of a kernel the name of one
-            node in it, and the values of another.
     """
     by_tensor = {layer.tensor: layer for layer in layers}
     losses = {name: _loss(layer.metrics) for name, layer in by_tensor.items()}
@@ -51,7 +47,7 @@ def find_hidden(
         loss = losses[tensor]
         assert loss is not None
         fault = _hidden(by_tensor[tensor], loss, by_tensor, lost, model)
-        if loss is Loss.OVERFLOW or (not overflows_alone and (fault.times is None or fault.times * step < 1)):
+        if loss is Loss.OVERFLOW or fault.times is None or fault.times * step < 1:
             found.append(fault)
     return tuple(found)
 
