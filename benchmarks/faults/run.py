@@ -12,19 +12,26 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from typing import TypeVar
 
-from benchmarks.faults.diagnosis import diagnose
+from benchmarks.faults.diagnosis import assumed, diagnose
 from benchmarks.faults.generate import generate
-from benchmarks.faults.planted import Spec
+from benchmarks.faults.planted import PlantedCase, Spec
 from benchmarks.faults.score import Answer, Score, score
-from benchmarks.faults.truth import optimum, verify
+from benchmarks.faults.truth import Emulation, optimum, verify
 
 T = TypeVar("T")
 EVERY = 15.0  # seconds between lines of progress where there is no terminal
 
 
-def judge(spec: Spec) -> Score:
-    """Generate one case, diagnose it, and score the answer. A diagnosis that raises scores as an error."""
+def judge(spec: Spec, kernels: str | None = None) -> Score:
+    """Generate one case, diagnose it, and score the answer. A diagnosis that raises scores as an error.
+
+    Args:
+        spec: which case.
+        kernels: the environment whose kernels the emulator assumes.
+    """
     case = generate(spec)
+    if kernels is not None:
+        return _judge_with(case, kernels)
     error = ""
     started = time.perf_counter()
     try:
@@ -33,6 +40,19 @@ def judge(spec: Spec) -> Score:
         error = f"{type(raised).__name__}: {raised}"
         answer = Answer("error", frozenset(), 0, None, time.perf_counter() - started)
     return score(case, answer, optimum=optimum(case) if case.places else None, error=error)
+
+
+def _judge_with(case: PlantedCase, kernels: str) -> Score:
+    """The score where the emulator assumes kernels: what was planted need not fail with them."""
+    assumption, started = assumed(kernels), time.perf_counter()
+    try:
+        answer = diagnose(case.model, [case.feeds], case.precision, kernels)
+        fails = not Emulation(case, assumption).passes(())
+        best = optimum(case, assumption) if case.places and fails else None
+    except Exception as raised:
+        answer = Answer("error", frozenset(), 0, None, time.perf_counter() - started)
+        return score(case, answer, error=f"{type(raised).__name__}: {raised}")
+    return score(case, answer, optimum=best, fails=fails)
 
 
 def problems(spec: Spec) -> list[str]:

@@ -24,6 +24,7 @@ class Answer:
         evaluations: evaluations of the emulator, all in all.
         search_evaluations: those of the search for the island, after the ranking; None if there was no search.
         seconds: from start to finish.
+        fp32_sums: products that are added up in FP32 in place of an island.
     """
 
     verdict: str
@@ -31,6 +32,7 @@ class Answer:
     evaluations: int
     search_evaluations: int | None
     seconds: float
+    fp32_sums: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,26 @@ def nearest_truth(clauses: Iterable[Clause], found: frozenset[str]) -> frozenset
     return frozenset().union(*(max(clause, key=lambda nodes: len(nodes & found)) for clause in clauses))
 
 
-def score(case: PlantedCase, answer: Answer, *, optimum: int | None = None, error: str = "") -> Score:
-    """Hold `answer` against the truth of `case`; `optimum` is that of an accumulated error."""
-    truth = nearest_truth(case.clauses, answer.culprits)
+def score(
+    case: PlantedCase,
+    answer: Answer,
+    *,
+    optimum: int | None = None,
+    error: str = "",
+    fails: bool | None = None,
+) -> Score:
+    """Hold `answer` against the truth of `case`.
+
+    Args:
+        case: the case.
+        answer: what the diagnosis said.
+        optimum: that of an accumulated error.
+        error: what the diagnosis raised.
+        fails: whether the emulator fails with what it assumes; None: as it was planted. Fused attention, say, holds
+            logits that were planted to overflow, and then there is nothing to find.
+    """
+    fails = not case.clean if fails is None else fails
+    truth = nearest_truth(case.clauses, answer.culprits) if fails else frozenset()
     right = len(truth & answer.culprits)
     is_set = not case.places
     return Score(
@@ -94,7 +113,7 @@ def score(case: PlantedCase, answer: Answer, *, optimum: int | None = None, erro
         faults=case.spec.faults,
         nodes=len(case.model.graph.node),
         verdict=answer.verdict,
-        verdict_right=answer.verdict == (CLEAN if case.clean else FAULTY),
+        verdict_right=answer.verdict == (FAULTY if fails else CLEAN),
         precision=(right / len(answer.culprits) if answer.culprits else 1.0) if is_set else None,
         recall=(right / len(truth) if truth else 1.0) if is_set else None,
         island=len(answer.culprits),

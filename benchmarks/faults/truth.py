@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from benchmarks.faults.planted import PlantedCase, Spec, build, count_blocks
-from harness.backends import Emulator, Reference
+from harness.backends import Assumed, Emulator, Reference
 from harness.comparison import DEFAULT_GATES
 from harness.model import load_model
 from harness.tensors import Precision
@@ -23,10 +23,10 @@ STRONGEST = 14.0
 class Emulation:
     """Evaluates islands of one planted case on the emulator."""
 
-    def __init__(self, case: PlantedCase) -> None:
+    def __init__(self, case: PlantedCase, assumed: Assumed = Assumed()) -> None:
         self.case = case
         self.model = load_model(case.model, name=case.spec.name)
-        self._emulator = Emulator(self.model)
+        self._emulator = Emulator(self.model, assumed=assumed)
         self._known: dict[frozenset[str], float] = {}
 
     @cached_property
@@ -108,14 +108,14 @@ def _verify_accumulated(emulation: Emulation) -> list[str]:
     return problems
 
 
-def optimum(case: PlantedCase) -> int:
+def optimum(case: PlantedCase, assumed: Assumed = Assumed()) -> int:
     """The size of the smallest island of an accumulated error, as far as it is known.
 
     The errors of the places are independent, so the places with the largest errors of their own are the fewest
     that cure; what turns out to be needless is left out again. Rounding being chaotic, the true optimum may still
     be smaller by a place.
     """
-    emulation = Emulation(case)
+    emulation = Emulation(case, assumed)
     ranked = sorted(case.places, key=lambda place: emulation.error(emulation.units - place), reverse=True)
     island: frozenset[str] = frozenset()
     for place in ranked:
