@@ -39,6 +39,7 @@ from harness.diagnosis.results import CANDIDATE, Diagnosis, Origin, Stage
 from harness.errors import NothingSelectedError, UnsoundReferenceError, UsageError
 from harness.judge import (
     EMULATOR,
+    Emulation,
     Given,
     Judge,
     JudgeOptions,
@@ -246,6 +247,7 @@ def _put_together(context: Context, seen: Seen) -> Diagnosis:
         hidden_island=() if seen.hidden is None else seen.hidden.island,
         selections=_selections(subject),
         fp32_sums=found.fp32_sums,
+        emulation=Emulation(subject.bench.assumed.kernels, subject.bench.assumed.accumulate),
         own_types=gates is not None and gates.own is not None and bool(gates.own.dtypes),
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from harness.comparison import GateResult
-from harness.judge import HiddenFault, LayerResult, MadeWith, OutputResult, RunResult, Selection
+from harness.judge import Emulation, HiddenFault, LayerResult, MadeWith, OutputResult, RunResult, Selection
 from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, to_json
 from harness.text import shorten
 
@@ -352,6 +352,7 @@ class Diagnosis:
         hidden: what is lost behind outputs that pass, with the culprits in FP32.
         hidden_island: with these nodes in FP32, the culprits among them, nothing is lost; empty if that was not shown.
         selections: nodes that choose otherwise for near ties, which is no fault.
+        emulation: what the emulator assumed of engines.
         fp32_sums: in place of an island: the products that are added up in FP32, between Casts, which costs no latency
             where the compiler makes one kernel of it.
         own_types: for `file`: the model's own float16 or bfloat16 is at fault.
@@ -393,6 +394,7 @@ class Diagnosis:
     hidden_island: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     selections: tuple[Selection, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     fp32_sums: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
+    emulation: Emulation = field(default=Emulation(), metadata=UNLESS_DEFAULT)
 
     def __repr__(self) -> str:
         """`Diagnosis(mlp::fp16: precision, At b7_sq (Mul), …)`."""

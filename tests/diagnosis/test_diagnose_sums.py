@@ -28,7 +28,7 @@ from harness.diagnosis import (
 from harness.judge import Judge
 from harness.model import Model, accumulate_in_fp16, load_model, sampled_product, save_model, splits_of
 from harness.report.diagnosis import diagnosis_markdown, diagnosis_page
-from harness.tensors import Precision
+from harness.tensors import Accumulate, Precision
 from harness.worker.protocol import TENSORRT_RTX
 
 
@@ -278,3 +278,15 @@ def test_sampled_products_are_those_of_the_node(op, left, right, attributes) -> 
 def test_a_product_of_one_row_is_added_up_in_fp32() -> None:
     node = helper.make_node("MatMul", ["a", "b"], ["y"])
     assert not list(sampled_product(node, np.ones((1, 40)), np.ones((40, 7))))
+
+
+def test_a_diagnosis_says_what_was_assumed_and_so_does_its_command(tmp_path: Path) -> None:
+    case = saved(tmp_path, wide())
+    assert diagnosis_markdown(diagnose(case, precision="fp16")).startswith(
+        "## wide at fp16 (FP16 sums): precision"
+    )
+    plain = diagnose(case, precision="fp16", accumulate=Accumulate.FP32)
+    assert diagnosis_markdown(plain).startswith("## wide at fp16: none")
+    case.write_text(case.read_text().replace("accumulate: fp16\n", ""))
+    asked = diagnose(case, precision="fp16", accumulate=Accumulate.FP16)
+    assert any(each.endswith("--precision fp16 --accumulate fp16 --out DIR") for each in asked.advice)

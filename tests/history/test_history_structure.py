@@ -9,9 +9,10 @@ import pytest
 
 from harness.history import Change, Floors
 from harness.history.judgement.engines import judge_engines
-from harness.history.judgement.structure import compare_structures
+from harness.history.judgement.structure import compare_structures, judge_compiled
+from harness.history.judgement.wording import compiled_text
 from harness.history.store.engines import BuiltLayer, read_layers, write_layers
-from harness.history.types import BuildCount
+from harness.history.types import BuildCount, DriftVerdict
 
 Engine = tuple[BuiltLayer, ...]
 
@@ -67,6 +68,27 @@ def test_a_precision_counts_if_no_build_had_it_before() -> None:
     fp16 = engine(layer("conv1"))
     assert changes([fp16] * 2, [fp32] * 2) == [(Change.PRECISION, "fp16", "fp32")]
     assert changes([fp16, fp32], [fp32] * 2) == []
+
+
+def test_casts_that_are_fused_away_are_a_kind_of_their_own_and_a_regression() -> None:
+    casts = {"to32": "Cast", "to16": "Cast", "norm": "ReduceMean"}
+    kept = engine(layer("to32", **casts), layer("norm", precision="fp32", **casts), layer("to16", **casts))
+    away = engine(layer("to32", "norm", "to16", **casts))
+    found = compare_structures([kept], [away])
+    assert [(item.change, item.nodes) for item in found if item.change is not Change.FUSION_APPEARED] == [
+        (Change.CASTS_FUSED, ("norm",))
+    ]
+    assert judge_compiled(True, True, found) is DriftVerdict.REGRESSED
+    assert compiled_text(DriftVerdict.REGRESSED, "1.4", found) == (
+        "the Casts around norm are fused away: FP32 is no longer kept there"
+    )
+    # Without Casts beside it, nothing asked for FP32: the builder chose another precision.
+    assert changes([engine(layer("norm", precision="fp32", **casts))], [engine(layer("norm", **casts))]) == [
+        (Change.PRECISION, "fp32", "fp16")
+    ]
+    back = compare_structures([away], [kept])
+    assert Change.CASTS_KEPT in [item.change for item in back]
+    assert judge_compiled(True, True, back) is DriftVerdict.SAME
 
 
 def test_each_release_counts_its_own_builds() -> None:

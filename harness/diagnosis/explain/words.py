@@ -18,6 +18,7 @@ from harness.diagnosis.context import (
 )
 from harness.diagnosis.results import CANDIDATE, DiagnosisVerdict, EvidenceKind, Mend, Recipe
 from harness.judge import OwnRoundings
+from harness.tensors import Accumulate
 from harness.text import command, magnitude, names, plural, sentence, target_words
 from harness.worker.protocol import TENSORRT_RTX
 
@@ -129,8 +130,8 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
         commands = [] if listed is None else [f"{listed} lists the nodes"]
     if found.fp32_sums:
         commands.append(_FREE)
-    elif found.accumulates:
-        commands.insert(0, _WIDE_SUMS)
+    elif found.accumulates and seen.baseline.typing != "strong":  # there they were tried
+        commands.insert(0, _FREE)
     commands += _mends(context, found)
     if not handed.written and (found.island or found.fp32_sums or verdict is DiagnosisVerdict.TF32):
         files = "more recipes, a typed model and a repro" if commands else "recipes and a repro"
@@ -138,15 +139,9 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
     return tuple(commands)
 
 
-_WIDE_SUMS = (
+_FREE = (
     "put Casts to FP32 around these products, and keep their weights in FP16: they are then added up in FP32, by "
     "TensorRT for RTX 1.6 at the speed of FP16; 1.4 fuses the Casts around a MatMul away"
-)
-
-
-_FREE = (
-    "put Casts to FP32 around these products, and keep their weights in FP16, as typed.onnx has them: TensorRT for RTX "
-    "1.6 adds up in FP32 then, at the speed of FP16"
 )
 
 
@@ -215,10 +210,22 @@ def again(context: Context, *, tool: str = "diagnose") -> str:
     words += ["--precision", subject.precision.value]
     if not subject.emulated:
         words += ["--env", subject.candidate.name]
+    words += _assumptions(context)
     folder = context.journal.folder
     if folder is not None and folder.name == JOURNAL and folder != journal_folder(subject):
         words += ["--out", str(folder.parent)]
     return command(*words)
+
+
+def _assumptions(context: Context) -> list[str]:
+    """The options that let the emulator assume what it did, where it would not by itself."""
+    subject = context.subject
+    assumed, wanted = subject.bench.assumed, subject.bench.case.accumulate
+    words = ["--kernels", assumed.kernels] if subject.emulated and assumed.compiler is not None else []
+    if wanted is Accumulate.AUTO:
+        in_fp16 = not subject.emulated or assumed.compiler is not None
+        wanted = Accumulate.FP16 if in_fp16 else Accumulate.FP32
+    return words if assumed.accumulate is wanted else [*words, "--accumulate", assumed.accumulate.value]
 
 
 def _stopped_by(context: Context) -> tuple[str, str] | None:

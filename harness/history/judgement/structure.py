@@ -27,6 +27,8 @@ class Change(StrEnum):
 
     QDQ_UNFUSED = "convolution no longer fused with its add"
     QDQ_LEFT = "Q/DQ left over"
+    CASTS_FUSED = "Casts fused away"
+    CASTS_KEPT = "Casts no longer fused away"
     PRECISION = "precision"
     FUSION_VANISHED = "fusion vanished"
     FUSION_APPEARED = "fusion appeared"
@@ -58,7 +60,7 @@ class StructureChange:
     def loses_precision(self) -> bool:
         """Whether nodes are computed in a wider precision than before: what was asked for is no longer done."""
         if self.change is not Change.PRECISION:
-            return False
+            return False  # Casts that were fused away have a kind of their own
         return self.old in _WIDTHS and self.new in _WIDTHS and _WIDTHS[self.old] < _WIDTHS[self.new]
 
 
@@ -121,7 +123,8 @@ def judge_compiled(
         return DriftVerdict.NEW_FAILURE if old_built else None
     if not old_built:
         return DriftVerdict.FIXED
-    return DriftVerdict.REGRESSED if any(change.loses_precision for change in changes) else DriftVerdict.SAME
+    worse = any(change.loses_precision or change.change is Change.CASTS_FUSED for change in changes)
+    return DriftVerdict.REGRESSED if worse else DriftVerdict.SAME
 
 
 def precisions_by_node(layers: Sequence[BuiltLayer]) -> dict[str, str]:
@@ -163,14 +166,30 @@ def _fusion(
 def _precisions(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:
     """Nodes that are computed in another precision; those that changed alike are one change."""
     before, after = _by_node(old), _by_node(new)
-    alike: dict[tuple[str, str, BuildCount, BuildCount], list[str]] = {}
+    alike: dict[tuple[Change, str, str, BuildCount, BuildCount], list[str]] = {}
     for node in before:
         if node in after and not set(before[node]) & set(after[node]):
             found = _all_names(before[node]), _all_names(after[node])
             counts = _share(before[node], len(old)), _share(after[node], len(new))
-            alike.setdefault((*found, *counts), []).append(node)
-    for (was, now, old_builds, new_builds), nodes in alike.items():
-        yield StructureChange(Change.PRECISION, tuple(nodes), was, now, old_builds, new_builds)
+            kind = Change.PRECISION
+            if _casts_fused(node, *found, new):
+                kind = Change.CASTS_FUSED
+            elif _casts_fused(node, found[1], found[0], old):
+                kind = Change.CASTS_KEPT
+            alike.setdefault((kind, *found, *counts), []).append(node)
+    for (kind, was, now, old_builds, new_builds), nodes in alike.items():
+        yield StructureChange(kind, tuple(nodes), was, now, old_builds, new_builds)
+
+
+def _casts_fused(node: str, kept: str, fused: str, engines: Sequence[_Engine]) -> bool:
+    """Whether a node is FP32 in other builds, as Casts in the model ask, and lower in `engines`, beside such a Cast."""
+    if kept not in ("fp32", "tf32") or fused not in ("fp16", "bf16"):
+        return False
+    return all(
+        engine.ops.get(node) != "Cast"
+        and any(engine.ops.get(other) == "Cast" for other in engine.fused_with(node))
+        for engine in engines
+    )
 
 
 def _tactics(old: list[_Engine], new: list[_Engine]) -> Iterator[StructureChange]:

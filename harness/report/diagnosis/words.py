@@ -52,8 +52,9 @@ def meaning(diagnosis: Diagnosis) -> str:
 
 
 def heading(diagnosis: Diagnosis) -> str:
-    """`rmsnorm-overflow at fp16: precision`, with the candidate unless it is the emulator."""
-    where = "" if diagnosis.candidate == "emulator" else f" on {diagnosis.candidate}"
+    """`rmsnorm-overflow at fp16: precision`, with the engine, or what the emulator assumed of one."""
+    assumed = f" ({diagnosis.emulation})" if str(diagnosis.emulation) else ""
+    where = assumed if diagnosis.candidate == "emulator" else f" on {diagnosis.candidate}"
     return f"{diagnosis.case} at {diagnosis.precision}{where}: {diagnosis.verdict}"
 
 

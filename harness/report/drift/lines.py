@@ -20,6 +20,8 @@ _TRENDS = {
 _CHANGES = {
     Change.QDQ_UNFUSED: "convolution no longer fused with its add",
     Change.QDQ_LEFT: "Q/DQ left over",
+    Change.CASTS_FUSED: "node whose Casts are fused away",
+    Change.CASTS_KEPT: "node whose Casts are kept now",
     Change.PRECISION: "node in another precision",
     Change.FUSION_VANISHED: "fusion gone",
     Change.FUSION_APPEARED: "new fusion",
@@ -28,12 +30,18 @@ _CHANGES = {
 }
 _PLURALS = {
     Change.QDQ_UNFUSED: "convolutions no longer fused with their adds",
+    Change.CASTS_FUSED: "nodes whose Casts are fused away",
+    Change.CASTS_KEPT: "nodes whose Casts are kept now",
     Change.PRECISION: "nodes in another precision",
     Change.FUSION_VANISHED: "fusions gone",
     Change.FUSION_APPEARED: "new fusions",
     Change.FUSION_CHANGED: "fusions changed",
     Change.TACTIC: "tactics changed",
 }
+
+
+_BY_NODE = frozenset({Change.CASTS_FUSED, Change.CASTS_KEPT, Change.PRECISION})
+"""Counted are the nodes, of others the changes."""
 
 
 def engines_moved(report: DriftReport) -> bool:
@@ -87,7 +95,7 @@ def _quantities(report: DriftReport) -> Iterator[str]:
 def _structures(report: DriftReport) -> Iterator[str]:
     for kind, word in _CHANGES.items():
         found = [change for run in report.runs for change in run.structure if change.change is kind]
-        amount = sum(len(change.nodes) for change in found) if kind is Change.PRECISION else len(found)
+        amount = sum(len(change.nodes) for change in found) if kind in _BY_NODE else len(found)
         if amount:
             yield f"{amount} {word if amount == 1 else _PLURALS.get(kind, word)}"
 

@@ -39,6 +39,8 @@ DIFFERING = "the noise band spans these precisions: a release that only chooses 
 _CHANGES = {
     Change.QDQ_UNFUSED: "convolution no longer fused with its add: {}",
     Change.QDQ_LEFT: "Q/DQ left over at {}",
+    Change.CASTS_FUSED: "Casts around {} fused away",
+    Change.CASTS_KEPT: "Casts around {} no longer fused away",
     Change.PRECISION: "precision of {}",
     Change.FUSION_VANISHED: "fusion of {} vanished",
     Change.FUSION_APPEARED: "fusion of {} appeared",
