@@ -39,7 +39,7 @@ from harness.environments import load, select
 from harness.model import save_model, with_islands
 from harness.tensors import HostFingerprint, Precision, from_json, to_json, write_text
 
-LEAST = 12.0  # seconds: a contender that has fewer left is not started
+LEAST = 6.0  # seconds: a contender that has fewer left is not started
 LIMIT = 60.0
 
 
