@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,6 +13,7 @@ import numpy as np
 from harness.backends import Candidate, Computed, Emulator, EmulatorFacts, Observation, Plan, judged_as
 from harness.case import RunSpec
 from harness.comparison import ErrorMap, map_error
+from harness.errors import HarnessError
 from harness.judge.checks import check_shapes, cost_of_sums, find_hidden, take_scores
 from harness.judge.layers import is_faithful, measure_layers, observation_for
 from harness.judge.losses import HiddenFault, Selection
@@ -221,6 +223,11 @@ class Measurement:
     def _unobserved(self) -> Samples:
         if self.options.repeats > 1 and not self._emulated:
             return self._repeated()
+        if not self._emulated:  # what its outputs are compared with is computed while the engine is built
+            self.candidate.build_ahead(self._plan(Observation.NONE), self.bench.feeds[0])
+            with suppress(HarnessError):
+                for sample in range(len(self.bench.feeds)):
+                    self.bench.emulated(self.spec.precision, sample)
         outputs: Samples = []
         for feeds in self.bench.feeds:
             evaluation = self.candidate.evaluate(self._plan(Observation.NONE), feeds)
@@ -267,8 +274,7 @@ class Measurement:
         judged = TensorGates(self.bench.model, self.bench.case.tolerances, self._judged_as)
         results: list[OutputResult] = []
         for sample, feeds in enumerate(self.bench.feeds):
-            beside = None if self._emulated else self.bench.beside_engine(self._judged_as)
-            baseline = None if beside is None else beside.attempt(feeds, self._judged_as)
+            baseline = None if self._emulated else self.bench.emulated(self._judged_as, sample)
             computed = Computed(actual[sample], self._failures[sample] if self._failures else {})
             found = judged.judge(sample, expected[sample], computed, baseline, self.bench.parts(sample))
             chosen = None

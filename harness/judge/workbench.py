@@ -98,6 +98,7 @@ class Workbench:
         self._observed: dict[tuple[int, tuple[str, ...]], Mapping[str, np.ndarray]] = {}
         self.assumed = Assumed()
         self._emulators: dict[tuple[Assumed, bool], Emulator] = {}
+        self._emulated: dict[tuple[Assumed, Precision, int], Computed] = {}
         self._golden: tuple[GoldenStatus | None] | None = None
 
     @property
@@ -229,6 +230,14 @@ class Workbench:
                 self.model, as_kernels=as_kernels, assumed=assumed, profiles=profiles_of(self.case)
             )
         return self._emulators[key]
+
+    def emulated(self, precision: Precision, sample: int) -> Computed:
+        """The outputs that an engine's are compared with: the emulator's. Kept for whoever asks again."""
+        key = (self.assumed, precision, sample)
+        if key not in self._emulated:
+            emulator = self.beside_engine(precision)
+            self._emulated[key] = emulator.attempt(self.feeds[sample], precision)
+        return self._emulated[key]
 
     def beside_engine(self, precision: Precision) -> Emulator:
         """The emulator that an engine is compared with: its TF32 is that of measured kernels."""

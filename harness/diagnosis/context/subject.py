@@ -58,7 +58,6 @@ class Subject:
     candidate: Candidate
     engine_for: EngineFor | None = None
     undecided: dict[str, Undecided] = field(default_factory=dict)
-    _emulated: dict[tuple[Precision, int], Computed] = field(default_factory=dict, repr=False)
 
     @property
     def model(self) -> Model:
@@ -146,12 +145,7 @@ class Subject:
 
     def emulation(self, precision: Precision, sample: int) -> Computed:
         """The emulator's outputs with everything lowered: what an engine may err by."""
-        key = (precision, sample)
-        if key not in self._emulated:
-            self._emulated[key] = self.bench.beside_engine(precision).attempt(
-                self.bench.feeds[sample], precision
-            )
-        return self._emulated[key]
+        return self.bench.emulated(precision, sample)
 
     @cached_property
     def identity(self) -> str:

@@ -37,9 +37,8 @@ def cost_of_sums(bench: Workbench, precision: Precision, outputs: Sequence[Outpu
         return None
     feeds, reference = bench.feeds[worst.sample], bench.expected[worst.sample][worst.tensor]
     plain = bench.emulator_with(replace(bench.assumed, accumulate=Accumulate.FP32))
-    found = [
-        emulator.attempt(feeds, precision).tensors.get(worst.tensor) for emulator in (bench.emulator, plain)
-    ]
+    both = bench.emulated(precision, worst.sample), plain.attempt(feeds, precision)
+    found = [computed.tensors.get(worst.tensor) for computed in both]
     low, high = (inf if value is None else compare(value, reference).nrmse for value in found)
     if not low > MUCH * high or worst.metrics.nrmse <= high:
         return None
