@@ -2,7 +2,8 @@
 
 import dataclasses
 import typing
-from typing import Any, List, Tuple, Type, TypeVar, Union
+from functools import lru_cache
+from typing import Any, Dict, FrozenSet, List, Tuple, Type, TypeVar, Union
 
 T = TypeVar("T")
 
@@ -24,27 +25,37 @@ def from_plain(kind: Type[T], document: Any) -> T:
 def _build(kind: Type[Any], values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise MessageError("{} must be an object, not {!r}".format(where, values))
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
+    hints, required = _fields(kind)
+    unknown = values.keys() - hints.keys()
     if unknown:
-        raise MessageError("{} has no field {}".format(where, ", ".join(unknown)))
-    missing = sorted(
+        raise MessageError("{} has no field {}".format(where, ", ".join(sorted(unknown))))
+    missing = required - values.keys()
+    if missing:
+        raise MessageError("{} lacks {}".format(where, ", ".join(sorted(missing))))
+    return kind(**{key: _value(hints[key], value, where + "." + key) for key, value in values.items()})
+
+
+@lru_cache(maxsize=None)
+def _fields(kind: Any) -> Tuple[Dict[str, Any], FrozenSet[str]]:
+    """The types of the fields of a dataclass, and which of them have no default."""
+    required = frozenset(
         item.name
         for item in dataclasses.fields(kind)
-        if item.name not in values
-        and item.default is dataclasses.MISSING
-        and item.default_factory is dataclasses.MISSING
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     )
-    if missing:
-        raise MessageError("{} lacks {}".format(where, ", ".join(missing)))
-    return kind(**{key: _value(hints[key], value, where + "." + key) for key, value in values.items()})
+    return typing.get_type_hints(kind), required
+
+
+@lru_cache(maxsize=None)
+def _parts(hint: Any) -> Tuple[Any, Tuple[Any, ...]]:
+    return typing.get_origin(hint), typing.get_args(hint)
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
     """`value` as `hint` wants it: JSON has no tuples, and an int may stand for a float."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
+    if type(value) is hint or hint is Any:
         return value
+    origin, arguments = _parts(hint)
     if origin is Union:
         return _union([each for each in arguments if each is not type(None)], value, where)
     if origin is tuple:
