@@ -22,7 +22,7 @@ def from_plain(kind: Type[T], document: Any) -> T:
     return built
 
 
-def _build(kind: Type[Any], values: Any, where: str) -> Any:
+def _build(kind: Any, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise MessageError("{} must be an object, not {!r}".format(where, values))
     hints, required = _fields(kind)
