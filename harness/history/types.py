@@ -49,7 +49,7 @@ class RowKind(StrEnum):
 
 
 class DriftVerdict(StrEnum):
-    """The verdict of one tensor between two releases; the gravest last."""
+    """The verdict of one tensor between two releases; the worst last."""
 
     SAME = "same"
     WITHIN_NOISE = "within noise"
@@ -65,7 +65,7 @@ UNMOVED = (DriftVerdict.SAME, DriftVerdict.WITHIN_NOISE)
 
 
 class Status(StrEnum):
-    """What the drift of a run means for the exit status, the gravest last."""
+    """What the drift of a run means for the exit status, the worst last."""
 
     PASS = "pass"
     SKIP = "skip"
@@ -75,8 +75,8 @@ class Status(StrEnum):
     MISTAKE = "mistake"
 
 
-def gravest(*statuses: Status) -> Status:
-    """The gravest of `statuses`."""
+def worst_status(*statuses: Status) -> Status:
+    """The worst of `statuses`."""
     return max(statuses, key=list(Status).index)
 
 

@@ -182,8 +182,8 @@ def tensor(old: float, new: float, sample: int = 0, **changes: Any) -> TensorDri
 def test_the_numbers_of_a_run_are_those_of_its_worst_sample() -> None:
     further, larger = tensor(3.5e-4, 2.2e-7, 0), tensor(3.6e-4, 3.6e-7, 1)
     assert worst_of([further, larger]) is larger, "as the lines of progress name the largest error of all"
-    graver = tensor(1e-5, 2e-4, 2, verdict=DriftVerdict.REGRESSED)
-    assert worst_of([further, larger, graver]) is graver
+    worse = tensor(1e-5, 2e-4, 2, verdict=DriftVerdict.REGRESSED)
+    assert worst_of([further, larger, worse]) is worse
     run = compare(
         engine_rows("old"), engine_rows("new"),
         *(tensor_rows("old", [level] * 3, sample=place) for place, level in enumerate((3.5e-4, 3.6e-4))),

@@ -51,7 +51,7 @@ class Cells(HTMLParser):
         self.cells.append(data)
 
 
-def test_a_notebook_shows_the_gravest_runs_and_no_markup_of_theirs() -> None:
+def test_a_notebook_shows_the_worst_runs_and_no_markup_of_theirs() -> None:
     rows = [run_rows(f"<b>{number}", "fp16", ("old", "new")) for number in range(22)]
     shown = Cells(drift_report(*rows, run_rows("worse", "fp16", ("old", "new"), factor=3.0))._repr_html_())
     assert set(shown.tags) == {"p", "table", "tr", "th", "td"}

@@ -49,7 +49,7 @@ def test_an_expired_waiver_lets_no_engine_pass_that_cannot_be_built() -> None:
 
 
 @pytest.mark.parametrize("verdicts", [("error", "skip", "pass"), ("skip", "error", "pass")])
-def test_the_gravest_of_what_kept_builds_from_being_judged_decides(verdicts: tuple[str, ...]) -> None:
+def test_the_worst_of_what_kept_builds_from_being_judged_decides(verdicts: tuple[str, ...]) -> None:
     engines = engine_rows("new")
     for row, verdict in zip(engines, verdicts, strict=True):
         row |= {"verdict": verdict, "reason": f"{verdict}: why"}

@@ -276,7 +276,7 @@ def test_the_page_begins_with_the_answer_in_words(page: str) -> None:
     assert "older old: TensorRT 10.0 on H200" in reader.text
 
 
-def test_the_gravest_run_comes_first_and_open(page: str) -> None:
+def test_the_worst_run_comes_first_and_open(page: str) -> None:
     cards = re.findall(r'<details class="card run" id="[^"]+"( open)?>\s*<summary>.*?<b>([^<]*)</b>', page)
     assert [title for _, title in cards][:3] == ["broken at fp16", "failing at fp16", "worse at fp16"]
     assert [bool(opened) for opened, _ in cards] == [True, True, True, False, False]
@@ -362,7 +362,7 @@ def test_what_was_infinite_has_no_multiples() -> None:
 def test_large_tables_are_cut_and_say_so() -> None:
     many = drift_report(*(run_rows(f"c{place}", "fp16", PAIR, factor=3.0) for place in range(20)))
     reader = Page(drift_page(many))
-    assert "The 400 gravest of 500; the CSV and the Parquet hold all of them." in reader.text
+    assert "The 400 worst of 500; the CSV and the Parquet hold all of them." in reader.text
 
 
 def test_json_has_no_numbers_that_json_lacks(report: DriftReport) -> None:

@@ -18,7 +18,7 @@ def test_the_answer_comes_first_and_the_fingerprint_last(make_report, make_resul
     assert lines[-1] == "</details>"
 
 
-def test_the_gravest_row_comes_first(make_report, make_result) -> None:
+def test_the_worst_row_comes_first(make_report, make_result) -> None:
     runs = [make_result(case=f"c{place}", case_path=f"c{place}") for place in range(3)]
     report = make_report(*runs, make_result(Verdict.FAIL, case="last", case_path="last"))
     rows = [line for line in markdown(report).splitlines() if line.startswith("| ")]

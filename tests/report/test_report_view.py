@@ -39,18 +39,18 @@ def test_cases_of_one_name_in_two_folders_keep_rows_of_their_own(make_report, ma
     assert len(matrix(report).rows) == 2
 
 
-def test_the_gravest_run_of_a_row_gives_its_origin(make_report, make_result) -> None:
+def test_the_worst_run_of_a_row_gives_its_origin(make_report, make_result) -> None:
     report = make_report(
         make_result(precision=Precision.FP32),
         make_result(Verdict.FAIL),
         make_result(precision=Precision.BF16),
     )
     (row,) = matrix(report).rows
-    assert row.gravest.verdict is Verdict.FAIL
+    assert row.worst_run.verdict is Verdict.FAIL
     assert [layer.node for layer in row.origins] == ["b7_sq"]
 
 
-def test_only_what_is_unexpected_asks_for_attention_gravest_first(make_report, make_result) -> None:
+def test_only_what_is_unexpected_asks_for_attention_worst_first(make_report, make_result) -> None:
     report = make_report(*[make_result(verdict) for verdict in Verdict])
     assert [result.verdict for result in attention(report)] == [Verdict.ERROR, Verdict.FAIL, Verdict.XPASS]
 

@@ -1,7 +1,7 @@
 """Why a node goes wrong at a precision, in physical terms, from what its tensors hold in FP32.
 
 Each template is one thing that can happen to numbers in a format: too large, too small, too close to each other,
-too coarse. They are tried in the order of their gravity; the first that fits what was measured is the answer. What is
+too coarse. They are tried in the order of their severity; the first that fits what was measured is the answer. What is
 true of a tensor need not be why the node errs: where the error of the node is known, a template must account for it.
 """
 

@@ -181,7 +181,7 @@ class FactChange:
 
 
 def worst_of(outputs: Sequence[TensorDrift]) -> TensorDrift | None:
-    """The output with the gravest verdict; of several outputs and samples, the one with the largest error.
+    """The output with the worst verdict; of several outputs and samples, the one with the largest error.
 
     `harness run` names the largest error of all outputs and samples: where they have one verdict, both name the same.
     """
@@ -191,5 +191,5 @@ def worst_of(outputs: Sequence[TensorDrift]) -> TensorDrift | None:
 
 
 def furthest_of(tensors: Sequence[TensorDrift]) -> TensorDrift | None:
-    """The tensor with the gravest verdict; of several, the one that moved furthest."""
+    """The tensor with the worst verdict; of several, the one that moved furthest."""
     return max(tensors, key=lambda tensor: (SEVERITY[tensor.verdict], tensor.size), default=None)

@@ -67,7 +67,7 @@ class RunDrift:
         old: the older release.
         new: the newer release.
         status: what it means for the exit status.
-        verdict: the gravest verdict of the outputs, or of the layers where no output moved; None if nothing could
+        verdict: the worst verdict of the outputs, or of the layers where no output moved; None if nothing could
             be compared.
         counts: how many outputs and layers have each verdict, by kind.
         worst: of the outputs with the verdict the one with the largest error, sample by sample; or else the layer
@@ -173,7 +173,7 @@ class RunDrift:
 
     @property
     def severity(self) -> tuple[int, bool, int, float]:
-        """What reports are sorted by: the larger, the graver.
+        """What reports are sorted by: the larger, the worse.
 
         What failed before, too, comes below what regressed and above what passes; what was skipped comes last.
         """
@@ -262,7 +262,7 @@ class DriftReport:
         return self.releases[1:]
 
     def worst_first(self) -> tuple[RunDrift, ...]:
-        """The runs, the gravest first."""
+        """The runs, the worst first."""
         return tuple(sorted(self.runs, key=lambda run: run.severity, reverse=True))
 
     def count(self, verdict: DriftVerdict) -> int:
@@ -280,7 +280,7 @@ class DriftReport:
         return f"DriftReport({' → '.join(self.releases)}, {runs})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the summary, and the gravest runs."""
+        """What a notebook shows: the summary, and the worst runs."""
         columns = ("case", "precision", "release", "outcome", "reason")
         rows = [
             (run.case, run.precision.value, run.new, run.outcome, run.reason)
@@ -289,7 +289,7 @@ class DriftReport:
         return html_table(repr(self), columns, rows, len(self.runs) - len(rows))
 
     def _outcomes(self) -> dict[str, int]:
-        """How many runs have each outcome, the gravest first."""
+        """How many runs have each outcome, the worst first."""
         found: dict[str, int] = {}
         for run in self.worst_first():
             found[run.outcome] = found.get(run.outcome, 0) + 1

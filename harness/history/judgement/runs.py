@@ -48,7 +48,7 @@ from harness.history.types import (
     Floors,
     RowKind,
     Status,
-    gravest,
+    worst_status,
 )
 from harness.tensors import Precision
 from harness.text import command, target_words
@@ -179,7 +179,7 @@ class _Reader:
         excused = waived is not None and not waived.expired
         status = Status.PASS if verdict not in REGRESSIONS else Status.XFAIL if excused else Status.FAIL
         if not compiled:
-            status = gravest(status, *(error.status for error in errors))
+            status = worst_status(status, *(error.status for error in errors))
         elif verdict is None:
             status = Status.SKIP
         if status is Status.ERROR and excused:

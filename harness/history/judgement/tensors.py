@@ -215,7 +215,7 @@ def _choose(conditions: Mapping[DriftVerdict, np.ndarray], otherwise: DriftVerdi
 
 
 def worst_verdict(verdicts: Sequence[str]) -> DriftVerdict | None:
-    """The gravest of `verdicts`; None if there are none."""
+    """The worst of `verdicts`; None if there are none."""
     return max((DriftVerdict(item) for item in verdicts), key=SEVERITY.__getitem__, default=None)
 
 

@@ -107,7 +107,7 @@ _LEVELS = {
 
 
 def annotate(report: DriftReport) -> Iterator[str]:
-    """One line for each run that a person must look at, the gravest first; and one for what the engines moved."""
+    """One line for each run that a person must look at, the worst first; and one for what the engines moved."""
     for run in report.worst_first():
         if run.status in _LEVELS:
             yield annotation(run)

@@ -199,7 +199,7 @@ def _engines_picture(report: DriftReport, runs: Sequence[RunDrift]) -> Markup:
 
 
 def _tiles(report: DriftReport) -> tuple[_Tile, ...]:
-    """How many runs have each verdict, the gravest first; and how many of them fail whatever their verdict."""
+    """How many runs have each verdict, the worst first; and how many of them fail whatever their verdict."""
     tiles = [
         _Tile(sum(run.status is status for run in report.runs), look.word, look.tone)
         for status, look in reversed(STATUS_LOOKS.items())

@@ -93,7 +93,7 @@ def matrix_table(report: DriftReport, anchors: dict[str, str]) -> Table:
 def tensors_table(report: DriftReport, most: int) -> Table:
     """The tensors, those that moved furthest first: verdict and the numbers behind it."""
     frame = report.tensors
-    order = _gravest_first(frame)
+    order = _worst_first(frame)
     several = len(report.newer) > 1
     columns = (
         *("verdict", "case", "precision", *(["release"] if several else []), "tensor", "op", "kind"),
@@ -224,7 +224,7 @@ def _tone(row: JudgedTensor) -> str:
     return "calm" if tone in ("good", "quiet") and row.new_passed < row.new_builds else tone
 
 
-def _gravest_first(frame: pd.DataFrame) -> NDArray[np.intp]:
+def _worst_first(frame: pd.DataFrame) -> NDArray[np.intp]:
     """Places of the rows: verdict, outputs before layers, then how far the error moved against its floor.
 
     Layers whose noise is unknown come after what moved beyond a noise that is known, and before what did not move.

@@ -85,7 +85,7 @@ def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
     verdicts = [
         [_cell(row.runs.get(precision), plain) for row in arranged.rows] for precision in arranged.precisions
     ]
-    worst = (row.gravest.worst for row in arranged.rows)
+    worst = (row.worst_run.worst for row in arranged.rows)
     outputs = [Text("" if output is None else shorten(output.tensor, 32)) for output in worst]
     origins = [_first_origin(row) for row in arranged.rows]
 
@@ -243,11 +243,11 @@ def _cell(result: RunResult | None, plain: bool) -> list[Text]:
 
 def _first_origin(row: Row, longest: int = 32) -> Text:
     if not row.origins:
-        return Text(row.region, style=LOOKS[row.gravest.verdict].style)
+        return Text(row.region, style=LOOKS[row.worst_run.verdict].style)
     first = row.origins[0]
     more = f" +{len(row.origins) - 1}" if len(row.origins) > 1 else ""
     name = shorten(first.node, longest)
-    return Text(f"{name} ({first.op}){more}", style=LOOKS[row.gravest.verdict].style)
+    return Text(f"{name} ({first.op}){more}", style=LOOKS[row.worst_run.verdict].style)
 
 
 def _print_warnings(console: Console, report: RunReport, details: bool) -> None:

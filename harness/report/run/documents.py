@@ -17,10 +17,10 @@ from harness.report.run.view import (
     explain,
     flags,
     gates_text,
-    gravest_first,
     matrix,
     skips,
     worst_error,
+    worst_first,
 )
 from harness.report.run.words import LOOKS, answer, hidden_faults, near_ties, summary
 from harness.report.words import code, escape, fit, layer_legend, made_with, ran_on, title
@@ -67,7 +67,7 @@ def run_page(
         anchors=anchors,
         sections=[
             _section(anchors, runs, brief=len(report.results) > MOST_DETAILED)
-            for runs in alike(gravest_first(report.results))
+            for runs in alike(worst_first(report.results))
         ],
         fingerprint=made_with(report.fingerprint),
         look=lambda result: LOOKS[result.verdict],
@@ -94,7 +94,7 @@ def _section(anchors: Mapping[int, str], runs: Sequence[RunResult], *, brief: bo
 
 
 def run_markdown(report: RunReport, *, seconds: float | None = None) -> str:
-    """The report as GitHub-flavoured Markdown, gravest rows first, never longer than a job summary may be."""
+    """The report as GitHub-flavoured Markdown, worst rows first, never longer than a job summary may be."""
     lines = [f"## {answer(report)}", "", summary(report, seconds), ""]
     arranged = matrix(report)
     lines.append("| case | candidate |" + "".join(f" {p.value} |" for p in arranged.precisions) + " origin |")

@@ -47,26 +47,32 @@ class Row:
     runs: dict[Precision, RunResult]
 
     @property
-    def gravest(self) -> RunResult:
+    def worst_run(self) -> RunResult:
         """The run to look at first: the most severe verdict, then the largest error."""
-        return max(self.runs.values(), key=_gravity)
+        return max(self.runs.values(), key=_severity_and_error)
 
     @property
     def severity(self) -> float:
-        """The severity of the gravest verdict."""
-        return severity(self.gravest)
+        """The severity of the worst verdict."""
+        return severity(self.worst_run)
 
     @property
     def origins(self) -> tuple[LayerResult, ...]:
-        """Where the error starts in the gravest run that knows it."""
+        """Where the error starts in the worst run that knows it."""
         return max(
-            (run for run in self.runs.values() if run.origins), key=_gravity, default=self.gravest
+            (run for run in self.runs.values() if run.origins),
+            key=_severity_and_error,
+            default=self.worst_run,
         ).origins
 
     @property
     def region(self) -> str:
-        """`6 nodes to b7_gain`, or the node: the first region of the gravest run that has one; empty without."""
-        found = max((run for run in self.runs.values() if run.regions), key=_gravity, default=self.gravest)
+        """`6 nodes to b7_gain`, or the node: the first region of the worst run that has one; empty without."""
+        found = max(
+            (run for run in self.runs.values() if run.regions),
+            key=_severity_and_error,
+            default=self.worst_run,
+        )
         region = next(iter(found.regions), None)
         if region is None:
             return ""
@@ -127,18 +133,18 @@ def _called(result: RunResult) -> str:
 
 
 def attention(report: RunReport) -> tuple[RunResult, ...]:
-    """The runs that need words: what came out unexpectedly, gravest first.
+    """The runs that need words: what came out unexpectedly, worst first.
 
     A mistake in a case or its model stops all runs of the case alike; it is shown once.
     """
     unexpected = [result for result in report.results if result.verdict in UNEXPECTED]
     texts: dict[object, RunResult] = {}
-    for result in gravest_first(unexpected):
+    for result in worst_first(unexpected):
         texts.setdefault((result.case_path, result.error) if result.mistake else id(result), result)
     return tuple(texts.values())
 
 
-def gravest_first(results: Iterable[RunResult]) -> list[RunResult]:
+def worst_first(results: Iterable[RunResult]) -> list[RunResult]:
     """The most severe verdicts first, as `severity` has them."""
     return sorted(results, key=severity, reverse=True)
 
@@ -335,5 +341,5 @@ def _origin(layer: LayerResult, precision: Precision) -> str:
     return f"node {layer.node} ({layer.op}){tensor}: {'; '.join(parts)}"
 
 
-def _gravity(result: RunResult) -> tuple[float, float]:
+def _severity_and_error(result: RunResult) -> tuple[float, float]:
     return severity(result), worst_error(result) or 0.0
