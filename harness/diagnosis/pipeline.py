@@ -109,6 +109,13 @@ def _has_prior(seen: Seen) -> bool:
     return _lowered(seen) and seen.prior is not None and seen.prior.found and not seen.cured
 
 
+def _parts_kernels(seen: Seen) -> bool:
+    """Whether the island that cures makes more kernels of the engine."""
+    if not seen.cured or seen.tried is None or not seen.tried.passed or not seen.baseline.kernels:
+        return False
+    return len(seen.tried.kernels) > len(seen.baseline.kernels)
+
+
 def _unexplained(seen: Seen) -> bool:
     """Whether a lowered engine fails that repeats itself and is not wrong in FP32, and no island is known to cure."""
     return (
@@ -302,6 +309,13 @@ PIPELINE: tuple[PipelineStage, ...] = (
         Stage.CURE,
         steps.time_island,
         applies=lambda seen: _lowered(seen) and seen.cured and not seen.cured_by_sums and seen.options.timed,
+    ),
+    PipelineStage(
+        "whole kernels",
+        Stage.CURE,
+        steps.try_whole_kernels,
+        applies=lambda seen: _lowered(seen) and _parts_kernels(seen),
+        ensures=_island_is_whole,
     ),
     PipelineStage(
         "proof",

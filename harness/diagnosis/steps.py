@@ -33,6 +33,7 @@ from harness.diagnosis.results import (
     Stage,
 )
 from harness.diagnosis.stages import (
+    CURE_PHASE,
     FARTHEST,
     MOST_CUTS,
     MOST_TRIES,
@@ -74,6 +75,7 @@ from harness.diagnosis.stages import (
     span_of,
     sums_key,
     try_unseen,
+    whole_kernels,
     with_own_kernels,
 )
 from harness.errors import BudgetExhaustedError
@@ -324,6 +326,39 @@ def time_island(seen: Seen, context: Context) -> Seen:
     plan = context.subject.plan(frozenset(island), casts=seen.cure.casts)
     key = casts_key(island) if seen.cure.casts else island_key(island)
     return replace(seen, price=measure_price(context.evaluator, plan, key))
+
+
+def try_whole_kernels(seen: Seen, context: Context) -> Seen:
+    """The island parts kernels: with all of their nodes in FP32 fewer may be left. One build; the faster one stays."""
+    assert seen.cure is not None
+    assert seen.tried is not None
+    subject, cure = context.subject, seen.cure
+    chosen = whole_kernels(subject, cure.island, seen.baseline.kernels)
+    island = tuple(unit for unit in subject.units if unit in chosen)
+    plan = subject.plan(frozenset(island))
+    if len(island) == len(cure.island) or not context.emulator.evaluate(plan, phase=CURE_PHASE).passed:
+        return seen
+    context.report(Stage.CURE, f"build with {plural(len(island), 'node')} in FP32", suspected=island)
+    try:
+        tried = confirm(context.evaluator, island)
+    except BudgetExhaustedError:
+        return seen  # what cures is known
+    price = None
+    if tried.passed and seen.options.timed:
+        price = measure_price(context.evaluator, plan, island_key(island))
+    fewer = len(tried.kernels) < len(seen.tried.kernels)
+    faster = fewer if price is None or seen.price is None else price.after_ms < seen.price.after_ms
+    taken = tried.passed and faster
+    before, after = len(seen.tried.kernels), len(tried.kernels)
+    text = (
+        f"the island parts kernels: {before} in place of {len(seen.baseline.kernels)}; with all their nodes in FP32 "
+        f"the engine has {after} and {_became(tried)}: {'taken' if taken else 'not taken'}"
+    )
+    facts: dict[str, Fact] = {"island": list(island), "kernels": [before, after], "taken": taken}
+    seen = seen.adding(Evidence(Stage.CURE, EvidenceKind.ISLAND, text, facts))
+    if not taken:
+        return seen
+    return replace(seen, cure=replace(cure, island=island, minimal_on=None), tried=tried, price=price)
 
 
 def build_fp32(seen: Seen, context: Context) -> Seen:

@@ -36,6 +36,7 @@ from harness.worker.protocol import (
     EngineFacts,
     Kernel,
     KernelList,
+    Latency,
     LayerInfo,
     RealisedPrecision,
 )
@@ -161,6 +162,55 @@ def test_a_search_on_an_engine_goes_by_its_kernels() -> None:
     assert fused <= set(diagnosis.culprits)
     tried = [plan.islands for plan in engine.plans if plan.islands and plan.precision is Precision.FP16]
     assert fused in tried[:3], "the kernel is tried before blocks are"
+
+
+class Parting(Telling):
+    """An engine of which the kernels are parted where only some of their nodes are in FP32; `slow` is by kernel."""
+
+    slow: tuple[float, float] = (
+        1.0,
+        1.0,
+    )  # milliseconds of an engine with parted kernels, and of one without
+
+    def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray], **more: Any) -> Evaluation:
+        found = super().evaluate(plan, feeds, **more)
+        assert found.engine is not None
+        fused = ("b1_sq", "b1_mean", "b1_addeps", "b1_sqrt", "b1_norm", "b1_gain")
+        low = tuple(node for node in fused if node not in plan.islands)
+        parted = 0 < len(low) < len(fused)
+        parts = [tuple(set(fused) - set(low)), low] if parted else [fused]
+        kernels = tuple(Kernel(f"k{number}", "kgen", part) for number, part in enumerate(parts))
+        median = self.slow[0 if parted else 1]
+        timed = found.engine.latency is not None
+        return replace(
+            found,
+            facts=replace(
+                found.engine,
+                typing="strong",
+                kernels=KernelList(TENSORRT_RTX, "1.6.1.120", "inspector", kernels),
+                latency=Latency(median, median, 1) if timed else None,
+            ),
+        )
+
+
+@pytest.mark.parametrize(("slow", "whole"), [((2.0, 1.5), True), ((1.5, 2.0), False)])
+def test_of_two_cures_the_faster_one_is_taken_where_an_island_parts_kernels(
+    slow: tuple[float, float], whole: bool
+) -> None:
+    needed = frozenset({"b1_sq", "b1_mean", "b1_addeps", "b1_sqrt"})
+    engine = Parting(rmsnorm(scale=600.0), "b1_sq", unless(needed), rounds=False)
+    engine.slow = slow
+    diagnosis = run(engine)
+    kernel = {*needed, "b1_norm", "b1_gain"}
+    assert set(diagnosis.culprits) == (kernel if whole else needed)
+    assert diagnosis.confirmed
+    assert diagnosis.price is not None
+    assert diagnosis.price.after_ms == min(slow)
+    assert (
+        "the island parts kernels: 2 in place of 1; with all their nodes in FP32 the engine has 1 and passes"
+        in texts(diagnosis)
+    )
+    assert texts(diagnosis).count("not taken") == (0 if whole else 1)
 
 
 @pytest.mark.parametrize("core", [{"3"}, {"2", "5"}])

@@ -77,12 +77,18 @@ def kernel_hints(
         known: islands that were tried.
     """
     units = frozenset(subject.units)
-    groups = [frozenset(group.units) for group in kernel_groups(subject.model, kernels, subject.units)]
     beginning = frozenset(starts) & units
-    hit = beginning.union(*(group for group in groups if group & beginning)) if groups else frozenset[str]()
-    behind = readers_of(subject.model, hit) & units
-    wider = hit.union(behind, *(group for group in groups if group & behind))
+    hit = whole_kernels(subject, beginning, kernels) if kernels else frozenset[str]()
+    wider = whole_kernels(subject, hit | readers_of(subject.model, hit) & units, kernels)
     return [each for each in dict.fromkeys([hit, wider]) if each and each != units and each not in known]
+
+
+def whole_kernels(
+    subject: Subject, nodes: Collection[str], kernels: Sequence[Sequence[str]]
+) -> frozenset[str]:
+    """`nodes` with all that is computed in the kernels that compute them."""
+    groups = [frozenset(group.units) for group in kernel_groups(subject.model, kernels, subject.units)]
+    return frozenset(nodes).union(*(group for group in groups if not group.isdisjoint(nodes)))
 
 
 def span_of(subject: Subject, nodes: Collection[str]) -> frozenset[str]:
