@@ -47,9 +47,19 @@ class HarnessError(Exception):
         """The file that it is about, and where in it; None if it is about something else."""
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """How it is pickled on its way from another process: as it is, whatever its class wants to be made of."""
+        return _restore, (type(self), self.args, dict(vars(self)))
+
     def __str__(self) -> str:
         text = self.message if self.where is None else f"{self.where}: {self.message}"
         return text if self.hint is None else f"{text} ({self.hint})"
+
+
+def _restore(kind: type[HarnessError], args: tuple[object, ...], state: dict[str, object]) -> HarnessError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(state)
+    return error
 
 
 class UsageError(HarnessError, ValueError):
@@ -260,6 +270,14 @@ class WorkerTimeoutError(CandidateError):
 
 class WorkerProtocolError(CandidateError):
     """The worker sent something that is not a message of this protocol version."""
+
+
+class SchedulerError(HarnessError, RuntimeError):
+    """The scheduler of a cluster cannot be reached, or its workers cannot do what is asked of them."""
+
+
+class UnitLostError(CandidateError):
+    """A unit of work was given to workers that died."""
 
 
 class BudgetExhaustedError(HarnessError, RuntimeError):

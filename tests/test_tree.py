@@ -27,7 +27,7 @@ FLOORS = (
     ("tactics",),
     ("golden",),
     ("search", "comparison", "backends"),
-    ("compiler",),
+    ("compiler", "cluster"),
     ("model", "environments"),
     ("worker.protocol",),
     ("case",),

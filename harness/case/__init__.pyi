@@ -4,6 +4,7 @@ from .document import read_document as read_document
 from .feeds import make_feeds as make_feeds
 from .fills import DrawnFill as DrawnFill
 from .functions import CONFIG_NAME as CONFIG_NAME
+from .functions import CONFIG_VARIABLE as CONFIG_VARIABLE
 from .functions import FunctionSettings as FunctionSettings
 from .functions import Operators as Operators
 from .functions import UserFunction as UserFunction

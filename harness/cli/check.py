@@ -13,6 +13,7 @@ from harness.cli.options import (
     HtmlFile,
     JsonFile,
     MarkdownFile,
+    Scheduler,
     Shapes,
     Tags,
     Targets,
@@ -92,6 +93,7 @@ def check(
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
     markdown_file: MarkdownFile = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Say whether models convert: which nodes are refused, why, on which release, and what is silently different.
 
@@ -108,7 +110,9 @@ def check(
     outputs = Outputs(json_file, html_file, markdown_file)
     outputs.check()
     names = tuple(environments or ())
-    check_environments(names)
+    check_environments(names, scheduler)
+    if scheduler is not None and fix_file is not None:
+        raise UsageError("--fix proves its rewrites on this machine", hint="leave out --scheduler")
     if kernels and not names:
         raise UsageError("--list-kernels shows what a compiler made", hint="add --env NAME")
     if split is not None and not names:
@@ -124,6 +128,7 @@ def check(
             split=split,
             times=kernels,
             progress=progress,
+            scheduler=scheduler,
         )
         if fix_file is not None:
             fixed = fix_case(

@@ -17,6 +17,7 @@ from harness.cli.options import (
     JsonFile,
     MarkdownFile,
     Precisions,
+    Scheduler,
     Shapes,
     Tags,
     Targets,
@@ -142,6 +143,7 @@ def drift(
     markdown_file: MarkdownFile = None,
     table_files: Tables = None,
     annotate: Annotate = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Compare releases: what changed, where it starts, and whether it is more than noise.
 
@@ -176,6 +178,7 @@ def drift(
                 against=against,
                 baseline_update=baseline_update,
                 progress=progress,
+                scheduler=scheduler,
             )
     except KeyboardInterrupt:
         print("the results so far are saved; continue with --resume", file=sys.stderr)

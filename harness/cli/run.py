@@ -27,6 +27,7 @@ from harness.cli.options import (
     OtherReference,
     Precisions,
     Samples,
+    Scheduler,
     Seed,
     Shapes,
     Tags,
@@ -138,6 +139,7 @@ def run(
     save_outputs: SaveOutputs = None,
     golden_update: GoldenUpdate = False,
     golden_prune: GoldenPrune = False,
+    scheduler: Scheduler = None,
 ) -> None:
     """Judge cases or ONNX models: a verdict for every run and every tensor.
 
@@ -146,10 +148,11 @@ def run(
     outputs = Outputs(json_file, html_file, markdown_file, plot=plot, tensors=save_outputs)
     outputs.check()
     wanted, names = tuple(precisions or ()), tuple(environments or ())
-    check_environments((*names, *(() if kernels in (None, "none") else (kernels,))))
+    check_environments((*names, *(() if kernels in (None, "none") else (kernels,))), scheduler)
     if repeats > 1 and not names:
         raise UsageError("--repeats builds engines, but the emulator builds none", hint="add --env NAME")
-    start_worker(names)
+    if scheduler is None:
+        start_worker(names)
     from harness.golden import refuse_in_ci
     from harness.judge import Given, RunReport, fingerprint_of, prune_goldens, select_cases
     from harness.judge import run as judge
@@ -161,6 +164,7 @@ def run(
     outputs.check_plot(sum(len(case.select_runs(wanted)) for case in cases) * max(len(names), 1))
     for folder in prune_goldens(cases) if golden_prune else ():
         print(f"deleted {folder}", file=sys.stderr)
+    options = _options(observe, repeats, golden_update, save_outputs is not None)
     start = time.perf_counter()
     progress = make_progress(RunProgress, quiet=quiet)
     show = partial(show_report, outputs.console, details=details, brief=quiet)
@@ -179,12 +183,9 @@ def run(
                 cases,
                 precisions=wanted,
                 environments=names,
-                options=replace(
-                    _options(observe, repeats, golden_update, save_outputs is not None),
-                    kernels=kernels,
-                    accumulate=accumulate,
-                ),
+                options=replace(options, kernels=kernels, accumulate=accumulate),
                 progress=follow,
+                scheduler=scheduler,
             )
     except KeyboardInterrupt:
         show(so_far(), seconds=None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from harness.backends import shape_ranges
 from harness.case import Case, make_feeds, one_or_more
+from harness.cluster import Stage, Unit, opened
 from harness.compiler import (
     TF32,
     GraphView,
@@ -36,9 +39,9 @@ from harness.conversion.scales import scale_findings
 from harness.conversion.splitting import folder_for
 from harness.conversion.splitting import split as split_model
 from harness.conversion.timing import TimedEngine, time_kernels
-from harness.environments import Environment, load, select, shared_supervisor
-from harness.errors import CandidateError
-from harness.judge import Target, profiles_of, select_cases
+from harness.environments import Environment, close_shared, load, select, shared_supervisor
+from harness.errors import CandidateError, UnitLostError
+from harness.judge import Target, files_of, profiles_of, select_cases
 from harness.model import LOW_DTYPE, Model, TensorInfo, load_model_of
 from harness.tensors import Precision, host_fingerprint
 from harness.worker.protocol import CompileFailure, CompileReport
@@ -68,6 +71,7 @@ def check(
     times: bool = False,
     progress: Progress | None = None,
     cache: ReportCache | None = None,
+    scheduler: str | None = None,
 ) -> CheckReport:
     """Will models convert, which nodes do not, and what is silently computed otherwise.
 
@@ -82,47 +86,172 @@ def check(
         times: time the kernels of each engine, where there is a GPU.
         progress: called with what goes on.
         cache: where compilers' reports are kept; by default harness's cache folder.
+        scheduler: address of a dask scheduler, whose workers ask their compilers.
 
     Raises:
+        SchedulerError: it does not answer, or its workers cannot do what is asked of them; nothing was asked.
         CaseFileError, ModelError, NothingSelectedError: as `run`.
         EnvironmentConfigError: an environment is not in harness.toml.
         CandidateError: the worker of an environment does not start.
     """
     wanted = None if precision is None else Precision(precision)
-    known = load()
-    asked = [select(name, known) for name in one_or_more(environments)]
-    tell = progress or (lambda _: None)
-    results = []
+    names = one_or_more(environments)
+    if scheduler is None:
+        known = load()
+        for name in names:
+            select(name, known)
     cases = list(by_exporter(select_cases(targets, inputs=inputs, tags=tags)))
+    units = []
     for case in cases:
-        tell(case.name)
+        for asked in names or (None,):
+            places = [case.name] * (len(cases) > 1) + [asked or ""] * (len(names) > 1)
+            folder = None if split is None or asked is None else folder_for(split, *places)
+            units.append(CheckUnit(case, wanted, asked, folder, times))
+    tell = progress or (lambda _: None)
+    if scheduler is None:
+        desk = CheckDesk(cache)
+        results = []
+        for unit in units:
+            tell(unit.title)
+            results.append(unit.carry_out(desk, tell))
+    else:
+        with opened(
+            scheduler, environments=names, files=[path for unit in units for path in unit.files]
+        ) as cluster:
+            futures = [cluster.submit(unit, partial(tell, unit.title)) for unit in units]
+            results = [_result_of(unit, future) for unit, future in zip(units, futures, strict=True)]
+    step = max(len(names), 1)
+    merged = (results[at : at + step] for at in range(0, len(results), step))
+    return CheckReport(host_fingerprint(), tuple(map(_merge, merged)))
+
+
+def _result_of(unit: CheckUnit, future: Future[CheckResult]) -> CheckResult:
+    """What came of a unit on a worker; where workers died of it, that is what is found."""
+    try:
+        return future.result()
+    except UnitLostError as error:
+        return unit.lost(error)
+
+
+def _merge(results: Sequence[CheckResult]) -> CheckResult:
+    """One result of those of one model in several environments."""
+    # One whose worker died knows nothing of the model.
+    first = max(results, key=lambda each: bool(each.sha256))
+    return replace(first, environments=tuple(each for one in results for each in one.environments))
+
+
+class CheckDesk:
+    """Keeps the model at hand: the other environments are asked about it, too."""
+
+    def __init__(self, cache: ReportCache | None = None) -> None:
+        self.cache = cache
+        self._known: tuple[Case, Subject | None, CheckResult] | None = None
+
+    def look_at(self, unit: CheckUnit) -> tuple[Subject | None, CheckResult]:
+        """The model of a unit, and what rules say of it; None where it cannot be exported."""
+        if self._known is None or self._known[0] != unit.case:
+            self._known = (unit.case, *unit.look())
+        return self._known[1:]
+
+    def close(self) -> None:
+        """End the workers that were asked."""
+        close_shared()
+
+
+@dataclass(frozen=True)
+class CheckUnit(Unit[CheckDesk, CheckResult]):
+    """One model and one environment, or rules alone.
+
+    Args:
+        case: with the model.
+        precision: of the typed graph; None: the file as it is written.
+        environment: whose compiler is asked; None: nobody.
+        split: where the parts go; None: nowhere.
+        times: whether kernels are timed, where there is a GPU.
+    """
+
+    case: Case
+    precision: Precision | None
+    environment: str | None
+    split: Path | None
+    times: bool = False
+
+    @property
+    def title(self) -> str:
+        """See Unit."""
+        return self.case.name if self.environment is None else f"{self.case.name} on {self.environment}"
+
+    @property
+    def subject(self) -> str:
+        """See Unit."""
+        return self.case.name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See Unit."""
+        return files_of(self.case)
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """See Unit."""
+        return () if self.environment is None else (self.environment,)
+
+    @property
+    def on_gpu(self) -> bool:
+        """See Unit."""
+        return self.times
+
+    @property
+    def desk(self) -> Hashable:
+        """See Unit."""
+        return (self.precision, self.environment is None)
+
+    @property
+    def target(self) -> str:
+        """What was asked for."""
+        case = self.case
+        return str(case.path or case.model.path or case.model.torch or case.name)
+
+    def open(self) -> CheckDesk:
+        """See Unit."""
+        return CheckDesk()
+
+    def look(self) -> tuple[Subject | None, CheckResult]:
+        """The model, and what rules say of it; None where it cannot be exported."""
+        case = self.case
         model, faults = exported(case) if case.model.torch else (load_case(case), ())
-        target = str(case.path or case.model.path or case.model.torch or case.name)
         if model is None:
-            results.append(CheckResult(target, case.name, wanted, "", 0, faults))
-            continue
-        subject = Subject.of(case, model, wanted, is_asked=bool(asked))
-        compilers = []
-        for environment in asked:
-            tell(f"{case.name} on {environment.name}")
-            places = [case.name] * (len(cases) > 1) + [environment.name] * (len(asked) > 1)
-            folder = None if split is None else folder_for(split, *places)
-            compilers.append(subject.in_environment(environment, cache, folder, times=times))
-        results.append(
-            CheckResult(
-                target,
-                case.name,
-                wanted,
-                model.sha256,
-                len(model.nodes),
-                worst_first(
-                    [*faults, *map(_of_rule, subject.matches), *scale_findings(model, subject.graph)]
-                ),
-                tuple(compilers),
-                case.findings,
-            )
+            return None, CheckResult(self.target, case.name, self.precision, "", 0, faults)
+        subject = Subject.of(case, model, self.precision, is_asked=self.environment is not None)
+        found = worst_first([*faults, *map(_of_rule, subject.matches), *scale_findings(model, subject.graph)])
+        return subject, CheckResult(
+            self.target,
+            case.name,
+            self.precision,
+            model.sha256,
+            len(model.nodes),
+            found,
+            expected=case.findings,
         )
-    return CheckReport(host_fingerprint(), tuple(results))
+
+    def carry_out(self, desk: CheckDesk, stage: Stage) -> CheckResult:
+        """See Unit."""
+        subject, result = desk.look_at(self)
+        if subject is None or self.environment is None:
+            return result
+        found = subject.in_environment(select(self.environment), desk.cache, self.split, times=self.times)
+        return replace(result, environments=(found,))
+
+    def lost(self, error: UnitLostError) -> CheckResult:
+        """What is found where the workers that asked died."""
+        result = CheckResult(self.target, self.case.name, self.precision, "", 0, expected=self.case.findings)
+        code, kind = "crashed", Kind.NOT_BUILT
+        finding = Finding(code, kind, FoundBy.BUILDER, environment=self.environment, said=error.message)
+        if self.environment is None:
+            return replace(result, findings=(finding,))
+        report = CompileReport("", "", "", failure=CompileFailure(code, error.message, error.lines))
+        outcome = EnvironmentResult(self.environment, "", "", outcome_of(report), (finding,), report)
+        return replace(result, environments=(outcome,))
 
 
 def load_case(case: Case) -> Model:

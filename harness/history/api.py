@@ -47,6 +47,7 @@ def drift(
     against: Against | str = Against.GOLDEN,
     baseline_update: bool = False,
     progress: Progress | None = None,
+    scheduler: str | None = None,
 ) -> DriftReport:
     """Build every case at every precision on every release, several times, and compare the newer with the first.
 
@@ -65,8 +66,10 @@ def drift(
         against: what a single release is compared with: its golden baselines, or its last runs in the history.
         baseline_update: write the baselines of a single release that are missing, or that it drifted from.
         progress: called for every build.
+        scheduler: address of a dask scheduler whose workers build.
 
     Raises:
+        SchedulerError: it does not answer, or its workers cannot do what is asked of them; nothing was run.
         CaseFileError: case files hold mistakes, or name what their models do not have; nothing was run.
         EnvironmentConfigError: no environment has the name of a release; nothing was run.
         NothingSelectedError: the selection is empty.
@@ -98,6 +101,7 @@ def drift(
         history=Path(history),
         resume=resume,
         progress=progress,
+        scheduler=scheduler,
     )
     waivers = {case.name: case.waivers for case in cases}
     if len(environments) > 1:
@@ -106,12 +110,8 @@ def drift(
         from harness.history.nightly import NIGHTLY_CONFIDENCE, nightly_report
 
         nightly = max(options.floors.confidence, NIGHTLY_CONFIDENCE)
-        return nightly_report(
-            Path(history),
-            newest=info,
-            floors=replace(options.floors, confidence=nightly),
-            waivers=waivers,
-        )
+        floors = replace(options.floors, confidence=nightly)
+        return nightly_report(Path(history), newest=info, floors=floors, waivers=waivers)
     return compare_with_baselines(info, cases, options.floors, waivers, update=baseline_update)
 
 

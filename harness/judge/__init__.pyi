@@ -6,8 +6,11 @@ from .decision import describe_failure as describe_failure
 from .decision import describe_outputs as describe_outputs
 from .decision import different as different
 from .judge import Judge as Judge
+from .judge import blank_result as blank_result
+from .judge import failed_result as failed_result
 from .lanes import Progress as Progress
 from .lanes import ProgressEvent as ProgressEvent
+from .lanes import files_of as files_of
 from .lanes import side_by_side as side_by_side
 from .layers import COPIES as COPIES
 from .layers import is_faithful as is_faithful

@@ -66,6 +66,10 @@ class Judge:
             self._bench = prepared or Workbench(case, memory_budget=self.options.memory_budget)
         return self._bench
 
+    def known(self, case: Case) -> Case:
+        """`case`, or the equal one of the workbench at hand: units from another process have copies."""
+        return case if self._bench is None or self._bench.case != case else self._bench.case
+
     def prepare(self, case: Case) -> None:
         """Make the model, the inputs and the reference of the case after this one, while an engine is built and run.
 
@@ -133,17 +137,7 @@ class Judge:
             stage: called with what goes on.
             idle: called when the candidate has been observed, and its worker has nothing to do.
         """
-        blank = RunResult(
-            case=case.name,
-            precision=spec.precision,
-            candidate=candidate,
-            verdict=Verdict.SKIP,
-            reason="",
-            case_path=case.model.path if case.path is None else str(case.path),
-            inputs=case.shape_arguments,
-            given=case.given,
-        )
-        bench = self.bench(case)
+        blank, bench = blank_result(case, spec, candidate), self.bench(case)
         if missing := bench.missing_packages():
             reason = f"needs {', '.join(missing)}, which is not installed"
             return replace(blank, cause=Cause.PACKAGE, reason=reason)
@@ -162,13 +156,14 @@ class Judge:
                 return replace(blank, cause=lacking[0], reason=lacking[1])
             return self._judge(bench, spec, made, blank, stage, idle)
         except HarnessError as error:
-            return _failed(blank, error, bench)
+            of_case = any(error is failure for failure in bench.failures.values())
+            return failed_result(blank, error, of_case=of_case or isinstance(error, CaseFileError))
         except MemoryError as error:
             short = ModelError(f"not enough memory: {error}", where=bench.where, hint="try smaller shapes")
-            return _failed(blank, short, bench)
+            return failed_result(blank, short)
         except Exception as error:  # the other runs must not be lost
             known = of_system(error) if isinstance(error, OSError) else None
-            return _failed(blank, known or InternalError.of(error), bench)
+            return failed_result(blank, known or InternalError.of(error))
 
     def _judge(
         self,
@@ -210,10 +205,23 @@ class Judge:
         )
 
 
-def _failed(blank: RunResult, error: HarnessError, bench: Workbench) -> RunResult:
-    """A run that ended with an error."""
+def blank_result(case: Case, spec: RunSpec, candidate: str) -> RunResult:
+    """The result of a run of which nothing is known yet."""
+    return RunResult(
+        case=case.name,
+        precision=spec.precision,
+        candidate=candidate,
+        verdict=Verdict.SKIP,
+        reason="",
+        case_path=case.model.path if case.path is None else str(case.path),
+        inputs=case.shape_arguments,
+        given=case.given,
+    )
+
+
+def failed_result(blank: RunResult, error: HarnessError, *, of_case: bool = False) -> RunResult:
+    """A run that ended with an error; `of_case` if no run of its case can be judged."""
     of_candidate = isinstance(error, CandidateError)
-    of_case = any(error is failure for failure in bench.failures.values()) or isinstance(error, CaseFileError)
     details = RunError(type(error).__name__, error.message, error.where, error.hint)
     if isinstance(error, CandidateError):
         environment = error.environment or blank.candidate

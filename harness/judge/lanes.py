@@ -1,18 +1,22 @@
-"""Carry out runs: one after the other on a GPU, and at the same time on several GPUs."""
+"""Carry out runs: one after the other on a GPU, at the same time on several GPUs, or on the workers of a scheduler."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, as_completed, wait
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Literal, TypeVar
 
 from harness.case import Case, RunSpec
-from harness.judge.candidates import EMULATOR
-from harness.judge.judge import Judge
+from harness.cluster import Cluster, Stage, Unit
+from harness.errors import UnitLostError
+from harness.judge.candidates import EMULATOR, NO_KERNELS, WITHOUT_ENGINE
+from harness.judge.judge import Judge, blank_result, failed_result
+from harness.judge.measurement import Idle, JudgeOptions
 from harness.judge.results import Cause, RunResult
 from harness.tensors import Precision
 
@@ -47,12 +51,95 @@ T = TypeVar("T")
 _JOIN_SECONDS = 30.0
 
 
-class Run(NamedTuple):
+def files_of(case: Case) -> tuple[Path, ...]:
+    """The files that a case is read from, as far as it names them itself."""
+    own = [case.path] if case.path is not None else []
+    return (*own, *([case.resolve(case.model.path)] if case.model.path is not None else []))
+
+
+@dataclass(frozen=True)
+class Run(Unit[Judge, RunResult]):
     """One case on one candidate at one precision."""
 
     case: Case
     candidate: str
     spec: RunSpec
+    options: JudgeOptions
+
+    @property
+    def title(self) -> str:
+        """See Unit."""
+        return f"{self.case.name} at {self.spec.precision} on {self.candidate}"
+
+    @property
+    def subject(self) -> str:
+        """See Unit."""
+        return self.case.name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See Unit."""
+        return files_of(self.case)
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """See Unit: its own, and that whose kernels are assumed."""
+        named = (self.candidate, self.options.kernels or NO_KERNELS)
+        return tuple(dict.fromkeys(name for name in named if name not in (*WITHOUT_ENGINE, NO_KERNELS)))
+
+    @property
+    def on_gpu(self) -> bool:
+        """See Unit."""
+        return self.candidate not in WITHOUT_ENGINE
+
+    @property
+    def desk(self) -> Hashable:
+        """See Unit."""
+        return self.options
+
+    def open(self) -> Judge:
+        """See Unit."""
+        return Judge(self.options)
+
+    def carry_out(self, desk: Judge, stage: Stage, idle: Idle = lambda: None) -> RunResult:
+        """See Unit; the result says how long it took. `idle` is that of `Judge.run`."""
+        start = time.perf_counter()
+        result = desk.run(desk.known(self.case), self.spec, self.candidate, stage, idle)
+        return result.with_timing("total", time.perf_counter() - start)
+
+
+class _Told:
+    """What a progress display is told: positions and total count only runs that are judged.
+
+    `progress` is called by one thread at a time.
+    """
+
+    def __init__(self, runs: Sequence[Run], progress: Progress) -> None:
+        self.runs, self.progress = runs, progress
+        self.guard = threading.Lock()
+        self.begun: set[int] = set()
+        self.left_out: set[int] = set()
+        """Runs that an unusable case spares."""
+
+    def __call__(
+        self,
+        index: int,
+        kind: Literal["start", "stage", "done"],
+        stage: str = "",
+        result: RunResult | None = None,
+    ) -> None:
+        run = self.runs[index]
+        with self.guard:
+            self.begun.add(index)
+            if result is not None and result.cause is Cause.CASE:
+                others = (i for i, other in enumerate(self.runs) if other.case is run.case)
+                self.left_out.update(i for i in others if i not in self.begun)
+            before = sum(i < index for i in self.left_out)
+            at, total = index - before, len(self.runs) - len(self.left_out)
+            event = ProgressEvent(
+                kind, at, total, run.case.name, run.spec.precision, run.candidate, stage, result
+            )
+            self.progress(event)
 
 
 def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[RunResult, ...]:
@@ -65,20 +152,9 @@ def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[Ru
     lanes = judge.candidates.lanes(dict.fromkeys(run.candidate for run in runs))
     if len(lanes) == 1 or judge.options.golden_update:
         lanes = [tuple(name for lane in lanes for name in lane)]
-    reporting, stopped = threading.Lock(), threading.Event()
+    told, stopped = _Told(runs, progress), threading.Event()
     results: dict[int, RunResult] = {}
     unusable: set[int] = set()  # cases of which no run can be judged: one result says so
-    begun: set[int] = set()
-    left_out: set[int] = set()  # runs that an unusable case spares
-
-    def report(event: ProgressEvent) -> None:
-        with reporting:
-            begun.add(event.index)
-            if event.result is not None and event.result.cause is Cause.CASE:
-                case = runs[event.index].case
-                left_out.update(i for i, run in enumerate(runs) if run.case is case and i not in begun)
-            before = sum(i < event.index for i in left_out)
-            progress(replace(event, index=event.index - before, total=len(runs) - len(left_out)))
 
     def work(lane: tuple[str, ...], own: Judge) -> None:
         try:
@@ -88,7 +164,7 @@ def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[Ru
                 following = (each.case for each in runs[index:] if each.candidate in lane)
                 ahead = next((case for case in following if case is not run.case), None)
                 then = next((each for each in runs[index + 1 :] if each.candidate in lane), None)
-                result = _judged(own, run, index, len(runs), report, ahead, then)
+                result = _judged(own, run, index, told, ahead, then)
                 if result.cause is Cause.CASE:
                     if id(run.case) in unusable:  # another lane has said so meanwhile
                         continue
@@ -108,6 +184,40 @@ def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[Ru
     judges = [judge if len(lanes) == 1 else Judge(judge.options, judge.candidates.again()) for _ in lanes]
     side_by_side([partial(work, lane, own) for lane, own in zip(lanes, judges, strict=True)], give_up)
     return tuple(results[index] for index in sorted(results))
+
+
+def carry_out_on(cluster: Cluster, runs: Sequence[Run], progress: Progress) -> tuple[RunResult, ...]:
+    """As `carry_out`, on the workers of a scheduler.
+
+    Raises:
+        SchedulerError: the scheduler is gone.
+    """
+    told = _Told(runs, progress)
+    futures = {cluster.submit(run, partial(told, index, "start")): index for index, run in enumerate(runs)}
+    by_index = {index: future for future, index in futures.items()}
+    results: dict[int, RunResult] = {}
+    for future in as_completed(futures):
+        index = futures[future]
+        if future.cancelled():
+            continue
+        run = runs[index]
+        try:
+            result = future.result()
+        except UnitLostError as error:
+            result = failed_result(blank_result(run.case, run.spec, run.candidate), error)
+        told(index, "done", result=result)
+        results[index] = result
+        if result.cause is Cause.CASE:
+            for later in range(index + 1, len(runs)):
+                if runs[later].case is run.case:
+                    by_index[later].cancel()
+    first: dict[int, int] = {}  # case → its first run, where none can be judged: that one says so
+    for index in sorted(results):
+        if results[index].cause is Cause.CASE:
+            first.setdefault(id(runs[index].case), index)
+    return tuple(
+        results[index] for index in sorted(results) if first.get(id(runs[index].case), index) == index
+    )
 
 
 def side_by_side(works: Sequence[Callable[[], T]], give_up: Callable[[], None]) -> list[T]:
@@ -148,34 +258,20 @@ def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
 
 
 def _judged(
-    judge: Judge,
-    run: Run,
-    index: int,
-    total: int,
-    progress: Progress,
-    ahead: Case | None,
-    then: Run | None,
+    judge: Judge, run: Run, index: int, told: _Told, ahead: Case | None, then: Run | None
 ) -> RunResult:
     """The result of `run`; while its engine is built, the case `ahead` is prepared, and then the engine of `then`."""
-    case, candidate, spec = run
-
-    def report(
-        kind: Literal["start", "stage", "done"], stage: str = "", result: RunResult | None = None
-    ) -> None:
-        progress(ProgressEvent(kind, index, total, case.name, spec.precision, candidate, stage, result))
 
     def enter(stage: str) -> None:
-        report("stage", stage)
-        if stage == "candidate" and candidate != EMULATOR and ahead is not None:
+        told(index, "stage", stage)
+        if stage == "candidate" and run.candidate != EMULATOR and ahead is not None:
             judge.prepare(ahead)
 
     def build_ahead() -> None:
         if then is not None:
             judge.build_ahead(then.case, then.spec, then.candidate)
 
-    report("start")
-    start = time.perf_counter()
-    result = judge.run(case, spec, candidate, enter, build_ahead)
-    result = result.with_timing("total", time.perf_counter() - start)
-    report("done", result=result)
+    told(index, "start")
+    result = run.carry_out(judge, enter, build_ahead)
+    told(index, "done", result=result)
     return result

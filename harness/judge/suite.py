@@ -21,7 +21,7 @@ from harness.case import (
 from harness.errors import NothingSelectedError, UsageError
 from harness.judge.candidates import EMULATOR
 from harness.judge.judge import Judge
-from harness.judge.lanes import Progress, Run, carry_out
+from harness.judge.lanes import Progress, Run, carry_out, carry_out_on
 from harness.judge.measurement import JudgeOptions
 from harness.judge.names import check_names_of
 from harness.judge.results import MadeWith, RunReport, RunResult
@@ -80,6 +80,7 @@ def run(
     options: JudgeOptions | None = None,
     progress: Progress | None = None,
     judge: Judge | None = None,
+    scheduler: str | None = None,
 ) -> RunReport:
     """Judge every case at every precision on every candidate; environments on different GPUs at the same time.
 
@@ -95,8 +96,10 @@ def run(
         options: how to judge.
         progress: called at every step.
         judge: use this judge, and leave it open, instead of making one.
+        scheduler: address of a dask scheduler, whose workers carry out the runs.
 
     Raises:
+        SchedulerError: it does not answer, or its workers cannot do what is asked of them; nothing was run.
         CaseFileError: case files hold mistakes, or name what their models do not have; nothing was run.
         EnvironmentConfigError: an environment is not in harness.toml.
         NothingSelectedError: the selection is empty.
@@ -104,24 +107,44 @@ def run(
     wanted = tuple(Precision(precision) for precision in one_or_more(precisions))
     environments = one_or_more(environments)
     cases = select_cases(targets, inputs=inputs, given=given, tags=tags, precisions=wanted)
+    how = judge.options if judge is not None else options or JudgeOptions()
     runs = [
-        Run(case, candidate, spec)
+        Run(case, candidate, spec, how)
         for case in cases
         for candidate in (environments or (EMULATOR,))
         for spec in case.select_runs(wanted)
     ]
     if not runs:
         raise nothing_at(wanted, cases)
+    progress = progress or (lambda event: None)
+    if scheduler is not None:
+        return _run_on(scheduler, runs, cases, progress)
     own = judge or Judge(options)
     try:
         own.candidates.check(environments)
         own.candidates.check_kernels(own.options.kernels)
         own.candidates.start_ahead(environments)
         check_names_of(cases, own.bench)
-        results = carry_out(own, runs, progress or (lambda event: None))
+        results = carry_out(own, runs, progress)
     finally:
         if judge is None:
             own.close()
+    return RunReport(fingerprint=fingerprint_of(results), results=results)
+
+
+def _run_on(address: str, runs: Sequence[Run], cases: Sequence[Case], progress: Progress) -> RunReport:
+    """The report of `runs`, carried out by the workers of a scheduler."""
+    from harness.cluster import opened
+
+    if runs[0].options.golden_update:
+        raise UsageError("golden references are written on one machine", hint="leave out --scheduler")
+    needed = {name for run in runs for name in run.environments}
+    with Judge() as judge:
+        check_names_of(cases, judge.bench)
+    with opened(
+        address, environments=sorted(needed), files=[path for run in runs for path in run.files]
+    ) as cluster:
+        results = carry_out_on(cluster, runs, progress)
     return RunReport(fingerprint=fingerprint_of(results), results=results)
 
 

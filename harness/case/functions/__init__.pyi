@@ -4,6 +4,7 @@ from .calls import owner_of as owner_of
 from .operators import Operators as Operators
 from .operators import load_operators as load_operators
 from .settings import CONFIG_NAME as CONFIG_NAME
+from .settings import CONFIG_VARIABLE as CONFIG_VARIABLE
 from .settings import FunctionSettings as FunctionSettings
 from .settings import find_config as find_config
 from .settings import read_config as read_config

@@ -10,7 +10,7 @@ from harness.compiler import compile_model
 from harness.environments import Environment
 from harness.errors import HarnessError, ModelError
 from harness.history.store import COMPILED, NOT_BUILT, Row
-from harness.judge import Candidates, RunResult, Verdict, Workbench, profiles_of
+from harness.judge import Candidates, RunResult, Verdict, Workbench, blank_result, profiles_of
 from harness.worker.protocol import CompileReport, EngineFacts, Fingerprint, Kernel, LayerInfo
 
 #: dtype → precision, the lowest first.
@@ -33,15 +33,7 @@ def compile_case(
     Raises:
         CandidateError: the environment cannot be used.
     """
-    result = RunResult(
-        case=case.name,
-        precision=spec.precision,
-        candidate=environment.name,
-        verdict=Verdict.PASS,
-        reason="",
-        case_path=case.model.path if case.path is None else str(case.path),
-        inputs=case.shape_arguments,
-    )
+    result = replace(blank_result(case, spec, environment.name), verdict=Verdict.PASS)
     if lacking := candidates.lacking(environment.name, case, spec):
         return replace(result, verdict=Verdict.SKIP, reason=lacking[1])
     try:

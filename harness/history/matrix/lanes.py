@@ -1,140 +1,133 @@
-"""Lanes: releases that must wait for each other share one, and the lanes go side by side.
+"""Builds as units of work, and the lanes that they go along: releases that must wait for each other share one.
 
 Engines on one GPU are built and timed one after the other, or each would disturb the tactics and latencies of the
 others. Releases on different GPUs need not wait: each lane is a thread with a judge of its own, and the work itself
-is done in the workers' processes.
+is done in the workers' processes; or all of it, where a scheduler has workers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
-from harness.backends import Candidate, Evaluation, Observation, Plan, Timing
 from harness.case import Case, RunSpec
-from harness.environments import Environment, select
-from harness.errors import CandidateError
-from harness.history.matrix.compiled import compile_case
-from harness.history.matrix.emulated import EmulatedBuild, EmulatedRelease, is_emulated
-from harness.history.store import Recording
-from harness.judge import Candidates, Cause, Judge, JudgeOptions, RunResult, Stage, Workbench
-from harness.worker.protocol import ProbeReply
+from harness.cluster import Cluster, Stage, Unit
+from harness.compiler import conversion_warning
+from harness.environments import select
+from harness.errors import HarnessError, InternalError, UnitLostError
+from harness.history.matrix.compiled import as_compiled, compile_case
+from harness.history.matrix.emulated import is_emulated
+from harness.history.matrix.options import Build, DriftOptions
+from harness.history.matrix.recording import RecordingCandidates
+from harness.history.store import CaseHashes, Recording, Row, common_columns, rows_of
+from harness.judge import (
+    Judge,
+    JudgeOptions,
+    RunResult,
+    Verdict,
+    Workbench,
+    blank_result,
+    failed_result,
+    files_of,
+)
+from harness.tensors import hash_feeds
 
 
 @dataclass(frozen=True)
-class Build:
-    """One build that is to be judged: its number, and whether it may use the timing cache (None: no matter)."""
-
-    number: int
-    timing_cache: bool | None = None
-
-
-class RecordingCandidates(Candidates):
-    """Makes candidates for drift: each build is a fresh one, and what it computes is recorded.
+class Built:
+    """What came of one build.
 
     Args:
-        config: see Candidates.
-        build_limit: seconds that a single build may take, where an environment gives it more.
+        result: what the judge says.
+        rows: those of the history.
+        recording: what the build computed.
+        hashes: what its case is made of.
+        warning: what a conversion silently changes.
     """
 
-    def __init__(self, config: Path | None = None, *, build_limit: float | None = None) -> None:
-        super().__init__(config)
-        self._build_limit = build_limit
-        self.build = Build(0)
-        """The build that the next candidate stands for."""
-        self.recording = Recording()
-        """What it computed so far."""
-
-    @cached_property
-    def environments(self) -> Mapping[str, Environment]:
-        """See Candidates.environments; with the limit of this matrix."""
-        known = super().environments
-        limit = self._build_limit
-        if limit is None:
-            return known
-        return {
-            name: replace(one, limits=one.limits.model_copy(update={"build": min(one.limits.build, limit)}))
-            for name, one in known.items()
-        }
-
-    def begin(self, build: Build) -> None:
-        """From now on candidates stand for `build`: engines of earlier builds are freed."""
-        self.build = build
-        self.recording = Recording()
-        self.release_model()
-
-    def get(self, name: str, bench: Workbench) -> Candidate:
-        """See Candidates.get; `name` may be an emulated release.
-
-        Raises:
-            EnvironmentConfigError: no environment has this name.
-            UsageError: the name of an emulated release means nothing.
-        """
-        if is_emulated(name):
-            candidate: Candidate = EmulatedBuild(EmulatedRelease.parse(name), bench.model, self.build.number)
-        else:
-            candidate = super().get(name, bench)
-        return _Recorder(candidate, self.build, self.recording)
-
-    def lacking(self, name: str, case: Case, spec: RunSpec) -> tuple[Cause, str] | None:
-        """See Candidates.lacking; an emulated release lacks nothing."""
-        return None if is_emulated(name) else super().lacking(name, case, spec)
-
-    def lanes(self, names: Iterable[str]) -> list[tuple[str, ...]]:
-        """See Candidates.lanes; emulated releases share the processor."""
-        by_device: dict[int | None, list[str]] = {}
-        for name in names:
-            device = None if is_emulated(name) else select(name, self.environments).gpu
-            by_device.setdefault(device, []).append(name)
-        return [tuple(lane) for lane in by_device.values()]
-
-    def check(self, names: tuple[str, ...]) -> None:
-        """See Candidates.check."""
-        for name in filter(is_emulated, names):
-            EmulatedRelease.parse(name)
-        super().check(tuple(name for name in names if not is_emulated(name)))
+    result: RunResult
+    rows: list[Row]
+    recording: Recording = field(default_factory=Recording)
+    hashes: CaseHashes = field(default_factory=CaseHashes)
+    warning: str | None = None
 
 
-class _Recorder(Candidate):
-    """A candidate whose tensors are kept in a recording."""
+First = Callable[[], Recording | None]
+"""What the first build of the first release computed; waits for it."""
 
-    def __init__(self, candidate: Candidate, build: Build, recording: Recording) -> None:
-        self.name = candidate.name
-        self._candidate = candidate
-        self._build = build
-        self._recording = recording
 
-    def evaluate(
-        self, plan: Plan, feeds: Mapping[str, np.ndarray], *, timing: Timing | None = None
-    ) -> Evaluation:
-        """See Candidate.evaluate."""
-        if self._build.timing_cache is not None:
-            options = plan.build.model_copy(update={"timing_cache": self._build.timing_cache})
-            plan = replace(plan, build=options)
-        try:
-            evaluation = self._candidate.evaluate(plan, feeds, timing=timing)
-        except CandidateError as error:
-            if error.environment is not None:
-                error.where = None  # every row names the release itself
-            raise
-        unobserved = plan.observation is Observation.NONE
-        kept = self._recording.unobserved if unobserved else self._recording.observed
-        kept.append(dict(evaluation.tensors))
-        return evaluation
+@dataclass(frozen=True)
+class BuildUnit(Unit["Lane", Built]):
+    """One build of one release for a case at a precision.
 
-    def probe(self) -> ProbeReply | None:
-        """See Candidate.probe; it decides how layers are observed."""
-        return self._candidate.probe()
+    Args:
+        case: the case.
+        spec: the precision, and what is expected.
+        release: the environment or emulated release.
+        build: which of its builds.
+        options: of the matrix.
+        run: the run that the rows belong to.
+        is_first: whether the others are compared with it.
+        first: what that one computed; None if it is this one, or failed.
+    """
 
-    def close(self) -> None:
-        """See Candidate.close."""
-        self._candidate.close()
+    case: Case
+    spec: RunSpec
+    release: str
+    build: Build
+    options: DriftOptions
+    run: str
+    is_first: bool = False
+    first: Recording | None = None
+
+    @property
+    def title(self) -> str:
+        """See Unit."""
+        return f"{self.case.name} at {self.spec.precision}: build {self.build.number + 1} of {self.release}"
+
+    @property
+    def subject(self) -> str:
+        """See Unit."""
+        return self.case.name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See Unit."""
+        return files_of(self.case)
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """See Unit."""
+        return () if is_emulated(self.release) else (self.release,)
+
+    @property
+    def on_gpu(self) -> bool:
+        """See Unit; a compiler needs none."""
+        return not (self.options.structure or is_emulated(self.release))
+
+    @property
+    def desk(self) -> Hashable:
+        """See Unit."""
+        return (self.options.memory_budget, self.options.run_limit)
+
+    def open(self) -> Lane:
+        """See Unit."""
+        return open_lane((self.release,), self.options)
+
+    def carry_out(self, desk: Lane, stage: Stage) -> Built:
+        """See Unit."""
+        unit = replace(self, case=desk.judge.known(self.case))
+        return desk.carry_out(unit, lambda: None, stage, lambda: self.first)
+
+
+class StoppedError(BaseException):
+    """Another lane gave up."""
 
 
 @dataclass(frozen=True)
@@ -145,28 +138,125 @@ class Lane:
     judge: Judge
     candidates: RecordingCandidates
 
-    def build(
-        self, case: Case, spec: RunSpec, release: str, build: Build, *, layers: bool, stage: Stage
-    ) -> tuple[RunResult, Recording, float]:
-        """Judge one build: the result, what it computed, and how many seconds it took."""
-        self.candidates.begin(build)
+    def close(self) -> None:
+        """Free engines and end workers."""
+        self.judge.close()
+
+    def carry_out(self, unit: BuildUnit, begin: Callable[[], None], stage: Stage, first: First) -> Built:
+        """Judge one build, and make its rows; a mistake of harness ends neither a night nor its other builds."""
+        begin()
+        self.candidates.begin(unit.build)
+        layers = unit.options.observes(unit.release, unit.build)
         self.judge.options = replace(self.judge.options, layers=layers)
         start = time.perf_counter()
-        result = self.judge.run(case, spec, release, stage)
-        return result, self.candidates.recording, time.perf_counter() - start
+        try:
+            if unit.options.structure:
+                stage("compile")
+                environment = select(unit.release, self.candidates.environments)
+                bench = self.judge.bench(unit.case)
+                result = compile_case(self.candidates, unit.case, unit.spec, environment, bench)
+            else:
+                result = self.judge.run(unit.case, unit.spec, unit.release, stage)
+            recording = self.candidates.recording
+        except Exception as error:
+            result, recording = unexpected(unit, error), Recording()
+        result = result.with_timing("total", time.perf_counter() - start)
+        bench = self.judge.bench(unit.case)
+        hashes = hashes_of(bench)
+        other = kept(recording) if unit.is_first else first()
+        rows, warning = self._rows(unit, result, recording, other, bench)
+        return Built(result, rows, recording if unit.is_first else Recording(), hashes, warning)
 
-    def compile(self, case: Case, spec: RunSpec, release: str) -> tuple[RunResult, float]:
-        """Compile only: the result, whose layers are the kernels, and how many seconds it took."""
-        begun = time.perf_counter()
-        environment = select(release, self.candidates.environments)
-        result = compile_case(self.candidates, case, spec, environment, self.judge.bench(case))
-        return result, time.perf_counter() - begun
+    def _rows(
+        self,
+        unit: BuildUnit,
+        result: RunResult,
+        recording: Recording,
+        first: Recording | None,
+        bench: Workbench,
+    ) -> tuple[list[Row], str | None]:
+        """The rows of one build, and a warning of its conversion."""
+        warning = None
+        try:
+            common = common_columns(unit.case, bench, unit.run)
+        except HarnessError:  # the model cannot be had, which the result says
+            common = common_columns(unit.case, None, unit.run)
+        else:
+            fingerprint = None if result.engine is None else result.engine.fingerprint
+            warning = conversion_warning(bench.model, fingerprint)
+        rows = rows_of(result, bench, recording, first, described(unit, common))
+        return as_compiled(rows, result) if unit.options.structure else rows, warning
+
+
+class RemoteLane:
+    """One release, built by the workers of a scheduler: as many builds at a time as there are cases waiting."""
+
+    def __init__(self, release: str, cluster: Cluster) -> None:
+        self.releases = (release,)
+        self._cluster = cluster
+
+    def carry_out(self, unit: BuildUnit, begin: Callable[[], None], stage: Stage, first: First) -> Built:
+        """See Lane.carry_out; a build that its workers died of leaves a row that says so."""
+        if not unit.is_first:
+            unit = replace(unit, first=first())
+        try:
+            return self._cluster.submit(unit, begin).result()
+        except CancelledError:
+            raise StoppedError from None
+        except HarnessError as error:
+            if not isinstance(error, UnitLostError | InternalError):
+                raise
+            result = failed_result(blank_result(unit.case, unit.spec, unit.release), error)
+        bench = Workbench(unit.case, memory_budget=unit.options.memory_budget)
+        common = described(unit, common_columns(unit.case, None, unit.run))
+        return Built(result, rows_of(result, bench, Recording(), None, common))
+
+
+def kept(recording: Recording) -> Recording | None:
+    """What other builds are compared with: `recording`, unless it holds nothing."""
+    return recording if recording.unobserved else None
+
+
+def described(unit: BuildUnit, common: Row) -> Row:
+    """What all rows of a build share."""
+    return replace(
+        common,
+        precision=unit.spec.precision.value,
+        release=unit.release,
+        build=unit.build.number,
+        timing_cache=unit.build.timing_cache,
+    )
+
+
+def unexpected(unit: BuildUnit, error: Exception) -> RunResult:
+    """The result of a build that raised an unexpected error: a bug, here or in a library."""
+    return replace(
+        blank_result(unit.case, unit.spec, unit.release),
+        verdict=Verdict.ERROR,
+        reason=f"internal error: {type(error).__name__}: {error}",
+        evidence=tuple("".join(traceback.format_exception(error)).splitlines()[-6:]),
+    )
+
+
+def hashes_of(bench: Workbench) -> CaseHashes:
+    """The hashes of the model and of the inputs of a case; both are loaded."""
+    model = None
+    try:
+        model = bench.model.sha256
+        samples = "".join(map(hash_feeds, bench.feeds))
+        return CaseHashes(model, hashlib.sha256(samples.encode()).hexdigest())
+    except HarnessError:  # which the result of the run says
+        return CaseHashes(model)
+
+
+def open_lane(releases: tuple[str, ...], options: DriftOptions) -> Lane:
+    """A lane of `releases`, with a judge of its own."""
+    candidates = RecordingCandidates(build_limit=options.run_limit)
+    return Lane(releases, Judge(JudgeOptions(memory_budget=options.memory_budget), candidates), candidates)
 
 
 @contextmanager
-def opened_lanes(
-    releases: Sequence[str], *, memory_budget: int, run_limit: float | None
-) -> Iterator[tuple[Lane, ...]]:
+def opened_lanes(releases: Sequence[str], options: DriftOptions) -> Iterator[tuple[Lane, ...]]:
     """The lanes of `releases`, the one with the first release first; leaving the context ends all workers.
 
     Raises:
@@ -175,13 +265,9 @@ def opened_lanes(
     """
     known = RecordingCandidates()
     known.check(tuple(releases))
-    options = JudgeOptions(memory_budget=memory_budget)
-    lanes = []
-    for names in known.lanes(releases):
-        candidates = RecordingCandidates(build_limit=run_limit)
-        lanes.append(Lane(names, Judge(options, candidates), candidates))
+    lanes = tuple(open_lane(names, options) for names in known.lanes(releases))
     try:
-        yield tuple(lanes)
+        yield lanes
     finally:
         for lane in lanes:
-            lane.judge.close()
+            lane.close()

@@ -8,12 +8,19 @@ from dataclasses import dataclass, field
 from harness.case import Case, RunSpec
 from harness.errors import HarnessError, UsageError
 from harness.history.matrix.emulated import EmulatedRelease, is_emulated
-from harness.history.matrix.lanes import Build
 from harness.history.types import CacheUse, Floors, LayerBuilds
 from harness.judge import nothing_at
 from harness.model import load_model_of
 from harness.tensors import Precision
 from harness.text import suggestion
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build that is to be judged: its number, and whether it may use the timing cache (None: no matter)."""
+
+    number: int
+    timing_cache: bool | None = None
 
 
 @dataclass(frozen=True)

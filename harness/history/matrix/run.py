@@ -2,55 +2,63 @@
 
 One part is one case at one precision on all releases. An interrupted run loses the part that it was at, and
 continues there when it is resumed. A release whose engine fails leaves a row that says so, and the matrix continues.
-Releases on different GPUs are built side by side.
+Releases on different GPUs are built side by side; where a scheduler has workers, so are parts.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 import threading
 import time
-import traceback
 import warnings
-from collections.abc import Collection, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from harness.case import Case, RunSpec
-from harness.compiler import ConversionWarning, conversion_warning
-from harness.errors import HarnessError, HistoryError
-from harness.history.matrix.compiled import as_compiled
-from harness.history.matrix.lanes import Build, Lane, opened_lanes
+from harness.cluster import opened as opened_cluster
+from harness.compiler import ConversionWarning
+from harness.errors import HistoryError
+from harness.history.matrix.emulated import EmulatedRelease, is_emulated
+from harness.history.matrix.lanes import (
+    BuildUnit,
+    Built,
+    Lane,
+    RemoteLane,
+    StoppedError,
+    hashes_of,
+    kept,
+    opened_lanes,
+)
 from harness.history.matrix.options import DriftOptions, check_releases
 from harness.history.store import (
-    CaseHashes,
     MatrixPlan,
     Recording,
-    Row,
     RunInfo,
     RunWriter,
-    common_columns,
     hash_case,
     opened,
     read_info,
-    rows_of,
 )
 from harness.judge import (
+    Judge,
     Progress,
     ProgressEvent,
     RunResult,
     Verdict,
-    Workbench,
+    files_of,
     fingerprint_of,
     side_by_side,
 )
-from harness.tensors import hash_feeds
 from harness.text import command
+
+PARTS_A_WORKER = 3
+"""Parts under way for each worker of a scheduler: a part waits for its own first build, and another one fills in."""
 
 
 def run_matrix(
@@ -61,6 +69,7 @@ def run_matrix(
     history: Path,
     resume: bool = False,
     progress: Progress | None = None,
+    scheduler: str | None = None,
 ) -> RunInfo:
     """Run the matrix and return what it left in the history.
 
@@ -71,42 +80,69 @@ def run_matrix(
         history: the folder of the history.
         resume: continue the newest interrupted run of the same matrix.
         progress: called for every build.
+        scheduler: address of a dask scheduler whose workers build.
 
     Raises:
+        SchedulerError: it does not answer, or its workers cannot do what is asked of them; nothing was run.
         EnvironmentConfigError: no environment has the name of a release; nothing was run.
         HistoryError: there is nothing to resume, the interrupted run was another one, or a model or inputs changed
             since.
     """
     check_releases(releases, structure=options.structure)
-    with opened_lanes(releases, memory_budget=options.memory_budget, run_limit=options.run_limit) as lanes:
-        plan = MatrixPlan(
-            releases=tuple(releases),
-            repeats=options.repeats,
-            cases={case.name: hash_case(case, whole=True) for case, _ in specs},
-            precisions=tuple(sorted({spec.precision for _, spec in specs})),
-            layers=options.layers,
-            timing_cache=options.timing_cache,
-            structure=options.structure,
-            command=_command(),
-        )
-        with opened(history, plan, resume=resume) as writer:
-            matrix = _Matrix(lanes, options, releases, writer, progress or (lambda event: None))
-            matrix.all(specs)
-            path = writer.finish(fingerprint_of(matrix.first_results()))
+    plan = MatrixPlan(
+        releases=tuple(releases),
+        repeats=options.repeats,
+        cases={case.name: hash_case(case, whole=True) for case, _ in specs},
+        precisions=tuple(sorted({spec.precision for _, spec in specs})),
+        layers=options.layers,
+        timing_cache=options.timing_cache,
+        structure=options.structure,
+        command=_command(),
+    )
+    files = {path for case, _ in specs for path in files_of(case)}
+    with (
+        _opened(releases, options, scheduler, sorted(files)) as (lanes, at_a_time, abort),
+        Judge() as judge,
+        opened(history, plan, resume=resume) as writer,
+    ):
+        notify = progress or (lambda event: None)
+        matrix = _Matrix(lanes, options, releases, writer, notify, judge, at_a_time, abort)
+        matrix.all(specs)
+        path = writer.finish(fingerprint_of(matrix.first_results()))
     return read_info(path)
 
 
-class _Stopped(Exception):
-    """Another lane gave up."""
+@contextmanager
+def _opened(
+    releases: Sequence[str], options: DriftOptions, scheduler: str | None, files: Sequence[Path]
+) -> Iterator[tuple[Sequence[Lane | RemoteLane], int, Callable[[], None]]]:
+    """The lanes, how many parts they take at a time, and what ends all builds soon."""
+    from harness.environments import abort_shared
+
+    if scheduler is None:
+        with opened_lanes(releases, options) as lanes:
+            yield lanes, 1, abort_shared  # builds that are under way may take minutes
+        return
+    environments = [name for name in releases if not is_emulated(name)]
+    for name in filter(is_emulated, releases):
+        EmulatedRelease.parse(name)
+    with opened_cluster(scheduler, environments=environments, files=files) as cluster:
+        remote = [RemoteLane(name, cluster) for name in releases]
+        yield remote, PARTS_A_WORKER * max(1, len(cluster)), partial(cluster.close, at_once=True)
 
 
 @dataclass
 class _Matrix:
-    lanes: Sequence[Lane]
+    lanes: Sequence[Lane | RemoteLane]
     options: DriftOptions
     releases: Sequence[str]
     writer: RunWriter
     progress: Progress
+    judge: Judge
+    """What tells whether models and inputs are still those of an interrupted run."""
+    at_a_time: int
+    """How many parts are under way together."""
+    abort: Callable[[], None]
     results: list[RunResult] = field(default_factory=list)
     done: int = 0
     warned: set[str] = field(default_factory=set)
@@ -117,11 +153,32 @@ class _Matrix:
     def all(self, specs: Sequence[tuple[Case, RunSpec]]) -> None:
         kept = self.writer.done()
         self.check_kept(specs, kept)
+        self.judge.release()
         waiting = [(case, spec) for case, spec in specs if part_name(case, spec) not in kept]
         self.total = len(waiting) * len(self.releases) * self.options.repeats
-        for case, spec in waiting:
-            rows = self.part(case, spec)
-            self.writer.write(part_name(case, spec), rows, hashes_of(self.lanes[0].judge.bench(case)))
+        if self.at_a_time == 1:
+            for case, spec in waiting:
+                self.write(case, spec, self.part(case, spec))
+            return
+        pool = ThreadPoolExecutor(self.at_a_time)
+        futures = {pool.submit(self.part, case, spec): (case, spec) for case, spec in waiting}
+        try:
+            for future in as_completed(list(futures)):
+                self.write(*futures[future], future.result())
+                del futures[future]
+        except BaseException as error:
+            self.give_up()
+            pool.shutdown(cancel_futures=True)
+            found = [each.exception() for each in futures if each.done() and not each.cancelled()]
+            raise next(
+                (each for each in found if each and not isinstance(each, StoppedError)), error
+            ) from None
+        pool.shutdown()
+
+    def write(self, case: Case, spec: RunSpec, builds: Sequence[Built]) -> None:
+        """Keep a part."""
+        rows = [row for built in builds for row in built.rows]
+        self.writer.write(part_name(case, spec), rows, builds[0].hashes)
 
     def check_kept(self, specs: Sequence[tuple[Case, RunSpec]], kept: Collection[str]) -> None:
         """Check that the parts that are there were made from the models and inputs of today.
@@ -132,7 +189,7 @@ class _Matrix:
         changed: dict[str, None] = {}
         for case, spec in specs:
             if (part := part_name(case, spec)) in kept:
-                before, now = self.writer.hashes(part), hashes_of(self.lanes[0].judge.bench(case))
+                before, now = self.writer.hashes(part), hashes_of(self.judge.bench(case))
                 if now.model is not None and before.model not in (None, now.model):
                     changed[f"the model of {case.name}"] = None
                 if now.inputs is not None and before.inputs not in (None, now.inputs):
@@ -144,26 +201,26 @@ class _Matrix:
                 hint="restore what changed, or leave out --resume to start a new run",
             )
 
-    def part(self, case: Case, spec: RunSpec) -> list[Row]:
+    def part(self, case: Case, spec: RunSpec) -> list[Built]:
         """All builds of one case at one precision, on all releases, in their order."""
         first: Future[Recording | None] = Future()
         works = [partial(self.lane, lane, case, spec, first) for lane in self.lanes]
         by_release = {
-            release: rows for found in side_by_side(works, self.give_up) for release, rows in found.items()
+            release: builds
+            for found in side_by_side(works, self.give_up)
+            for release, builds in found.items()
         }
-        return [row for release in self.releases for row in by_release[release]]
+        return [built for release in self.releases for built in by_release[release]]
 
     def give_up(self) -> None:
-        """End all lanes soon: builds that are under way may take minutes."""
-        from harness.environments import abort_shared
-
+        """End all lanes soon."""
         self.stopped.set()
-        abort_shared()
+        self.abort()
 
     def lane(
-        self, lane: Lane, case: Case, spec: RunSpec, first: Future[Recording | None]
-    ) -> dict[str, list[Row]]:
-        """The rows of the releases of one lane; `first` is to hold the first build of the first release."""
+        self, lane: Lane | RemoteLane, case: Case, spec: RunSpec, first: Future[Recording | None]
+    ) -> dict[str, list[Built]]:
+        """The builds of the releases of one lane; `first` is to hold the first build of the first release."""
         try:
             return {release: self.builds(lane, case, spec, release, first) for release in lane.releases}
         finally:
@@ -171,24 +228,33 @@ class _Matrix:
                 first.set_result(None)  # so that no lane waits for ever
 
     def builds(
-        self, lane: Lane, case: Case, spec: RunSpec, release: str, first: Future[Recording | None]
-    ) -> list[Row]:
-        rows: list[Row] = []
-        begun, limit = time.perf_counter(), self.options.run_limit
+        self,
+        lane: Lane | RemoteLane,
+        case: Case,
+        spec: RunSpec,
+        release: str,
+        first: Future[Recording | None],
+    ) -> list[Built]:
+        found: list[Built] = []
+        taken, limit = 0.0, self.options.run_limit
         for build in self.options.builds(release):
-            if build.number and limit is not None and time.perf_counter() - begun >= limit:
+            if build.number and limit is not None and taken >= limit:
                 self.skip(build.number)
                 break
-            result, recording = self.build(lane, case, spec, release, build)
-            if release == self.releases[0] and build.number == 0:
-                first.set_result(recording if recording.unobserved else None)
-            rows += self.rows(lane, case, spec, release, build, result, recording, first.result())
+            is_first = release == self.releases[0] and build.number == 0
+            unit = BuildUnit(case, spec, release, build, self.options, self.writer.run, is_first)
+            built, seconds = self.build(lane, unit, first)
+            taken += seconds
+            if is_first:
+                first.set_result(kept(built.recording))
+                built = replace(built, recording=Recording())
+            found.append(built)
             if build.number == 0:
-                self.remember(result)
-                if result.verdict in (Verdict.ERROR, Verdict.SKIP):
+                self.remember(built.result)
+                if built.result.verdict in (Verdict.ERROR, Verdict.SKIP):
                     self.skip(1)
                     break  # the others would fail in the same way, and may take as long
-        return rows
+        return found
 
     def skip(self, built: int) -> None:
         """Count the builds after the first `built` of an engine as done: they are left out."""
@@ -196,70 +262,36 @@ class _Matrix:
             self.done += self.options.repeats - built
 
     def build(
-        self, lane: Lane, case: Case, spec: RunSpec, release: str, build: Build
-    ) -> tuple[RunResult, Recording]:
-        """Judge one build."""
-        label = f"{release} build {build.number + 1}" if self.options.repeats > 1 else release
+        self, lane: Lane | RemoteLane, unit: BuildUnit, first: Future[Recording | None]
+    ) -> tuple[Built, float]:
+        """Carry out one build, and how many seconds it took from when it began."""
+        numbered = f"{unit.release} build {unit.build.number + 1}"
+        label = numbered if self.options.repeats > 1 else unit.release
+        begun = time.perf_counter()
 
-        def notify(kind: Any, stage: str = "", result: RunResult | None = None) -> None:
+        def notify(
+            kind: Literal["start", "stage", "done"], stage: str = "", result: RunResult | None = None
+        ) -> None:
             with self.guard:
                 if self.stopped.is_set():
-                    raise _Stopped
+                    raise StoppedError
+                precision, name = unit.spec.precision, unit.case.name
                 self.progress(
-                    ProgressEvent(
-                        kind, self.done, self.total, case.name, spec.precision, label, stage, result
-                    )
+                    ProgressEvent(kind, self.done, self.total, name, precision, label, stage, result)
                 )
                 self.done += kind == "done"
 
-        notify("start")
-        layers = self.options.observes(release, build)
-        seconds = 0.0
-        recording = Recording()
-        try:
-            if self.options.structure:
-                notify("stage", "compile")
-                result, seconds = lane.compile(case, spec, release)
-            else:
-                result, recording, seconds = lane.build(
-                    case, spec, release, build, layers=layers, stage=lambda stage: notify("stage", stage)
-                )
-        except _Stopped:
-            raise
-        except Exception as error:  # one bug must not end a night
-            result = _unexpected(case, spec, release, error)
-        notify("done", result=replace(result, candidate=label).with_timing("total", seconds))
-        return result, recording
+        def begin() -> None:
+            nonlocal begun
+            begun = time.perf_counter()
+            notify("start")
 
-    def rows(
-        self,
-        lane: Lane,
-        case: Case,
-        spec: RunSpec,
-        release: str,
-        build: Build,
-        result: RunResult,
-        recording: Recording,
-        first: Recording | None,
-    ) -> list[Row]:
-        bench = lane.judge.bench(case)
-        try:
-            common = common_columns(case, bench, self.writer.run)
-        except HarnessError:  # the model cannot be had, which the result says
-            common = common_columns(case, None, self.writer.run)
-        else:
-            fingerprint = None if result.engine is None else result.engine.fingerprint
-            if warning := conversion_warning(bench.model, fingerprint):
-                self.tell(f"{case.name}: {warning}")
-        common = replace(
-            common,
-            precision=spec.precision.value,
-            release=release,
-            build=build.number,
-            timing_cache=build.timing_cache,
-        )
-        rows = rows_of(result, bench, recording, first, common)
-        return as_compiled(rows, result) if self.options.structure else rows
+        built = lane.carry_out(unit, begin, lambda stage: notify("stage", stage), first.result)
+        seconds = time.perf_counter() - begun
+        notify("done", result=replace(built.result, candidate=label))
+        if built.warning is not None:
+            self.tell(f"{unit.case.name}: {built.warning}")
+        return built, seconds
 
     def tell(self, warning: str) -> None:
         """Give a warning, once."""
@@ -284,31 +316,6 @@ class _Matrix:
 def _command() -> str:
     """How this process was started, as one would type it."""
     return command(Path(sys.argv[0]).name, *sys.argv[1:]) if sys.argv else ""
-
-
-def _unexpected(case: Case, spec: RunSpec, release: str, error: Exception) -> RunResult:
-    """The result of a build that raised an unexpected error: a bug, here or in a library."""
-    return RunResult(
-        case=case.name,
-        precision=spec.precision,
-        candidate=release,
-        verdict=Verdict.ERROR,
-        reason=f"internal error: {type(error).__name__}: {error}",
-        evidence=tuple("".join(traceback.format_exception(error)).splitlines()[-6:]),
-        case_path=case.model.path if case.path is None else str(case.path),
-        inputs=case.shape_arguments,
-    )
-
-
-def hashes_of(bench: Workbench) -> CaseHashes:
-    """The hashes of the model and of the inputs of a case; both are loaded."""
-    model = None
-    try:
-        model = bench.model.sha256
-        samples = "".join(map(hash_feeds, bench.feeds))
-        return CaseHashes(model, hashlib.sha256(samples.encode()).hexdigest())
-    except HarnessError:  # which the result of the run says
-        return CaseHashes(model)
 
 
 def part_name(case: Case, spec: RunSpec) -> str:

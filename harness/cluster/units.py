@@ -1,0 +1,63 @@
+"""A unit of work, and the desk that it is done at."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+Stage = Callable[[str], None]
+
+
+class Desk(Protocol):
+    """What units of a kind need open: sessions, engines, workers of environments."""
+
+    def close(self) -> None:
+        """Free what is open."""
+
+
+D = TypeVar("D", bound=Desk)
+R = TypeVar("R")
+
+
+class Unit(ABC, Generic[D, R]):
+    """A piece of work that any process can do; a frozen dataclass that can be pickled, as its result can."""
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """The environments that whoever carries it out must have in its harness.toml."""
+        return ()
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it takes a GPU, where workers count theirs."""
+        return False
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What messages call it."""
+
+    @property
+    @abstractmethod
+    def subject(self) -> str:
+        """What is loaded for it: units of one subject go to the same worker where that keeps none waiting."""
+
+    @property
+    @abstractmethod
+    def files(self) -> tuple[Path, ...]:
+        """The files that it reads, which must be found under the same path everywhere."""
+
+    @property
+    @abstractmethod
+    def desk(self) -> Hashable:
+        """What its desk depends on: units that have it in common share the desk."""
+
+    @abstractmethod
+    def open(self) -> D:
+        """A desk for it and for units like it."""
+
+    @abstractmethod
+    def carry_out(self, desk: D, stage: Stage) -> R:
+        """Do the work; `stage` is called with what goes on."""
