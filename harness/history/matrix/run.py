@@ -169,7 +169,11 @@ class _Matrix:
         except BaseException as error:
             self.give_up()
             pool.shutdown(cancel_futures=True)
-            found = [each.exception() for each in futures if each.done() and not each.cancelled()]
+            ended = [each for each in futures if each.done() and not each.cancelled()]
+            for future in ended:  # what was done by then is kept
+                if future.exception() is None:
+                    self.write(*futures[future], future.result())
+            found = (each.exception() for each in ended)
             raise next(
                 (each for each in found if each and not isinstance(each, StoppedError)), error
             ) from None
