@@ -4,6 +4,9 @@ Throughput: the same pairs of float32 tensors, alternately through both, all met
 a pair. Ratios are of one run, so what else the machine does weighs on both. Memory: a child process compares two
 memory-mapped tensors of 1 GB and reports the most memory that it ever held.
 
+Slices: the same compare with and without sums over slices, in turn, on tensors of about 100,000 elements and one of
+4 million; ratios of processor time.
+
 Run: python -m benchmarks.compare_throughput [--rounds N] [--out FILE]
 """
 
@@ -26,13 +29,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import record
-from harness.comparison import Accumulator, compare
+from harness.comparison import Accumulator, CompareOptions, compare
 
 PAIRS = 8
 SHAPE = (4096, 1024)
 SHORT_REPEATS = 5
 TARGET_RATIO = 20
 TARGET_MEGABYTES = 128
+TARGET_SLICES = 1.3
+SLICED = ((1, 64, 40, 40), (100, 1024), (1, 12, 92, 92), (197, 512), (8, 3, 64, 64), (1, 256, 20, 20), SHAPE)
 Pair = tuple[np.ndarray, np.ndarray]
 
 _CHILD = r"""
@@ -130,6 +135,26 @@ def measure_throughput(rounds: int) -> dict[str, Any]:
     }
 
 
+def measure_slices(rounds: int) -> dict[str, Any]:
+    """What judging slices costs over judging the whole tensor alone, by shape."""
+    rng = np.random.default_rng(0)
+    found: dict[str, float] = {}
+    for shape in SLICED:
+        reference = rng.standard_normal(shape, dtype=np.float32)
+        candidate = reference + np.float32(1e-3) * rng.standard_normal(shape, dtype=np.float32)
+        taken: dict[float | None, list[float]] = {None: [], 0.4: []}
+        for _ in range(rounds * (2 if shape == SHAPE else 20)):
+            for floor, seconds in taken.items():
+                options = CompareOptions(slice_floor=floor)
+                started = time.thread_time()
+                compare(candidate, reference, dtype="float16", options=options)
+                seconds.append(time.thread_time() - started)
+        found["x".join(map(str, shape))] = round(
+            statistics.median(taken[0.4]) / statistics.median(taken[None]), 3
+        )
+    return {"ratios": found, "largest_ratio": max(found.values()), "target_ratio": TARGET_SLICES}
+
+
 def measure_memory(gigabytes: float) -> dict[str, Any]:
     """The largest resident memory of a process that compares two memory-mapped tensors."""
     size = int(gigabytes * 1e9) // 4096 * 4096
@@ -159,11 +184,22 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="where to write the result instead of benchmarks/results")
     options = parser.parse_args()
     throughput, memory = measure_throughput(options.rounds), measure_memory(options.gigabytes)
-    numbers = {"polygraphy": version("polygraphy"), "throughput": throughput, "memory": memory}
+    slices = measure_slices(options.rounds)
+    numbers = {
+        "polygraphy": version("polygraphy"),
+        "throughput": throughput,
+        "slices": slices,
+        "memory": memory,
+    }
     path = record("compare_throughput", numbers, out=options.out)
     print(f"{throughput['ratio']} times polygraphy's throughput, at least {TARGET_RATIO} asked for")
     print(f"{memory['peak_megabytes']} MB at most, {TARGET_MEGABYTES} MB allowed; written to {path}")
-    return int(throughput["ratio"] < TARGET_RATIO or memory["peak_megabytes"] > TARGET_MEGABYTES)
+    print(f"with slices {slices['largest_ratio']} times the time at most, {TARGET_SLICES} allowed")
+    return int(
+        throughput["ratio"] < TARGET_RATIO
+        or memory["peak_megabytes"] > TARGET_MEGABYTES
+        or slices["largest_ratio"] > TARGET_SLICES
+    )
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ class ReferenceNotFiniteError(UnsoundReferenceError):
             f"the FP32 reference is not finite: {count} elements of output {tensor!r}{origin}"
             + ("" if own is None else f"; {own}"),
             where=case,
-            hint="check the model and its inputs in ONNX Runtime first"
+            hint="`harness diagnose` says how that comes about, in the model or from its inputs"
             if own is None
             else "the type is written in the file, which has to be changed: let it compute that node in FP32",
         )

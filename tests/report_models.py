@@ -37,7 +37,7 @@ class _Writer:
         return outputs[0]
 
     def model(self, inputs: dict[str, Dims], outputs: dict[str, Dims], opset: int = 17) -> onnx.ModelProto:
-        kinds = {"keep": TensorProto.BOOL}
+        kinds = {"keep": TensorProto.BOOL, "position_ids": TensorProto.INT64}
         values = [
             [
                 helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), dims)
@@ -183,3 +183,33 @@ def residual_norms(blocks: int = 5, branch: float = 1e-3, last: float | None = N
         y = g.n("Mul", [y, g.c(f"{p}_scale", np.float32(scale))], f"{p}_small")
         x = g.n("Add", [x, y], f"{p}_add")
     return g.model({"x": [8, 32]}, {x: [8, 32]})
+
+
+def rotary_attention(tokens: int = 1024, width: int = 16) -> onnx.ModelProto:
+    """Attention with rotary positions that are computed in the graph, from ids.
+
+    At bf16 neither the ids beyond 256 nor the angles have enough bits, and sin and cos are wrong for it.
+    """
+    g, half = _Writer(5), width // 2
+    x = g.n("Cast", ["position_ids"], "positions", to=TensorProto.FLOAT)
+    x = g.n("Unsqueeze", [x, g.c("last", np.array([2]))], "positions_column")
+    x = g.n("Mul", [x, g.c("frequencies", 1e4 ** (-np.arange(half) / half))], "half_angles")
+    x = g.n("Concat", [x, x], "angles", axis=-1)
+    sin, cos = g.n("Sin", [x], "sin"), g.n("Cos", [x], "cos")
+    bounds = {
+        name: g.c(name, np.array([value])) for name, value in (("begin", 0), ("half", half), ("end", width))
+    }
+
+    def rotated(p: str) -> str:
+        x = g.n("MatMul", ["hidden", g.w(f"w_{p}", width, width)], p)
+        low = g.n("Slice", [x, bounds["begin"], bounds["half"], "last"], f"{p}_low")
+        high = g.n("Neg", [g.n("Slice", [x, bounds["half"], bounds["end"], "last"], f"{p}_high")], f"{p}_neg")
+        turned = g.n("Mul", [g.n("Concat", [high, low], f"{p}_turned", axis=-1), sin], f"{p}_sin")
+        return g.n("Add", [g.n("Mul", [x, cos], f"{p}_cos"), turned], f"{p}_rope")
+
+    q, k = rotated("q"), g.n("Transpose", [rotated("k")], "k_t", perm=[0, 2, 1])
+    s = g.n("Mul", [g.n("MatMul", [q, k], "scores"), g.c("scale", np.float32(width**-0.5))], "scaled")
+    v = g.n("MatMul", ["hidden", g.w("w_v", width, width)], "v")
+    g.n("MatMul", [g.n("Softmax", [s], "weights", axis=-1), v], "out")
+    dims = {"hidden": [1, tokens, width], "position_ids": [1, tokens]}
+    return g.model(dims, {"out": [1, tokens, width]})

@@ -7,6 +7,7 @@ from .engines import Tensors as Tensors
 from .joining import arrange as arrange
 from .other_reference import SAVED as SAVED
 from .other_reference import Answers as Answers
+from .other_reference import ChoosingFile as ChoosingFile
 from .other_reference import OtherFile as OtherFile
 from .other_reference import OtherReference as OtherReference
 from .other_reference import SavedCandidate as SavedCandidate

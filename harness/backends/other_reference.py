@@ -10,7 +10,7 @@ import numpy as np
 from harness.backends.plan import Candidate, EmulatorFacts, Evaluation, Plan, Timing
 from harness.backends.reference import Reference
 from harness.errors import InputDataError
-from harness.model import Model, PairedBy, Pairing, pair_tensors
+from harness.model import Model, PairedBy, Pairing, pair_tensors, with_given
 from harness.tensors import dtype_of
 from harness.text import names as listed
 
@@ -102,6 +102,26 @@ class OtherFile(Answers):
     def close(self) -> None:
         """See Answers."""
         self._reference.close()
+
+
+class ChoosingFile:
+    """Another ONNX file that is told what nodes choose, in place of what they compute.
+
+    Args:
+        other: the file.
+        tensors: those tensors, by the names of the model; each has a counterpart in the file.
+    """
+
+    def __init__(self, other: OtherFile, tensors: Sequence[str]) -> None:
+        self._other, self._given = other, {name: other.pairing.tensors[name][0] for name in tensors}
+        self._reference = Reference(with_given(other.model, tuple(self._given.values())))
+
+    def run(self, feeds: Feeds, tensors: Sequence[str]) -> dict[str, np.ndarray]:
+        """Tensors that have a counterpart, by the names of the model; `feeds` holds what is chosen, too."""
+        theirs = {name: self._other.pairing.tensors[name][0] for name in tensors}
+        fed = self._other.feeds(feeds) | {its: feeds[name] for name, its in self._given.items()}
+        found = self._reference.run(fed, tuple(dict.fromkeys(theirs.values())))
+        return {name: found[its] for name, its in theirs.items()}
 
 
 class SavedTensors(Answers):

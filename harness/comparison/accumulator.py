@@ -55,7 +55,7 @@ def compare(
         return as_incomparable(metrics, shape=candidate.shape, reference_shape=reference.shape)
     total, ulps = _measure(candidate, reference, storage, options, alone=True)
     worst = _worst_of(total, candidate.shape)
-    metrics = metrics_of(total, ulps, storage, None if worst is None else worst[1], options.slice_floor)
+    metrics = metrics_of(total, ulps, storage, None if worst is None else worst[1], options)
     if options.quantile is None:
         return metrics
     errors = ErrorHistogram()
@@ -180,9 +180,7 @@ class Accumulator:
         if self._storage is None or self._ulps is None:
             raise UsageError("no sample was compared")
         worst = None if self._worst is None else self._worst[1]
-        metrics = metrics_of(
-            combined(self._tallies), self._ulps, self._storage, worst, self.options.slice_floor
-        )
+        metrics = metrics_of(combined(self._tallies), self._ulps, self._storage, worst, self.options)
         if self._errors is not None and self.options.quantile is not None:
             metrics = replace(metrics, abs_quantile=self._errors.at(self.options.quantile))
         if self._failure is not None:
@@ -240,9 +238,9 @@ def _measure(
     candidate: Array, reference: Array, storage: Storage, options: CompareOptions, *, alone: bool
 ) -> tuple[Tally, UlpHistogram]:
     columns = candidate.shape[-1] if candidate.ndim else 0
-    layout = (
-        Layout.of(candidate.shape, TILE) if storage.is_float and options.slice_floor is not None else None
-    )
+    layout = None
+    if storage.is_float and options.slice_floor is not None:
+        layout = Layout.of(candidate.shape, TILE, None if options.gains is None else options.gains.axis)
     slices = SliceSums.of(layout) if layout is not None and layout.axes and candidate.size else None
     wide = not storage.is_float or np.float64 in (candidate.dtype, reference.dtype, storage.dtype)
     kernel = TileKernel(

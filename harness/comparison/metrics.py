@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from harness.comparison.slices import Slice
 from harness.errors import UsageError
 from harness.tensors import UNLESS_DEFAULT
+
+if TYPE_CHECKING:
+    from harness.model import Gains
 
 ALIKE = 1e-3
 """The elements of a fill differ by no more than this share: a mask that is added leaves the sums so."""
@@ -23,6 +27,8 @@ class CompareOptions:
         topk: how many of the largest elements along the last axis `topk_agreement` looks at; 0 turns it off.
         slice_floor: a slice counts as at least this share of the root mean square of the whole tensor, so that what a
             rounding leaves of a channel of nothing is no error; None measures no slices.
+        gains: how large the slices along an axis are beside each other by construction: each counts as its own share
+            of the whole, and no slice as more than it does without.
         quantile: which quantile of the absolute error `abs_quantile` is, 0.99 say; None measures none.
 
     Raises:
@@ -33,6 +39,7 @@ class CompareOptions:
     rtol: float = 1e-5
     topk: int = 1
     slice_floor: float | None = None
+    gains: Gains | None = None
     quantile: float | None = None
 
     def __post_init__(self) -> None:

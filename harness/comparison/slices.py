@@ -11,17 +11,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from harness.model import Gains
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LEAST_ROW = 64
 MOST_SLICES = 4096
 """A longer axis has no slices: positions of a sound, words of a vocabulary."""
+SMALLEST = 2.0**-12
+"""Beside the largest: the gain of a slice counts as at least so much. What is smaller still is as good as dead: weights
+of 1e-5 beside those of 1 are below FP16's normal numbers, and are rounded by some percent."""
 LEAST_ELEMENTS = 32
 """A slice of fewer elements says more of chance than of the tensor."""
+LEAST_KNOWN = 8
+"""But where constants say how large each should be, so many do."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +68,22 @@ class Layout:
         shape: its shape.
         outer: how many axes make up the rows.
         columns: elements of a row.
+        known: the axis along which constants say how large each slice should be.
     """
 
     shape: tuple[int, ...]
     outer: int
     columns: int
+    known: int | None = None
 
     @classmethod
-    def of(cls, shape: Sequence[int], most: int) -> Layout:
+    def of(cls, shape: Sequence[int], most: int, known: int | None = None) -> Layout:
         """The layout of a tensor of which `most` elements fit into a tile."""
         outer, columns = len(shape), 1
         while outer and columns < LEAST_ROW and (columns == 1 or columns * shape[outer - 1] <= most):
             outer -= 1
             columns *= shape[outer]
-        return cls(tuple(shape), outer, columns)
+        return cls(tuple(shape), outer, columns, known)
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -82,7 +92,8 @@ class Layout:
         return tuple(
             axis
             for axis, length in enumerate(self.shape)
-            if 1 < length <= MOST_SLICES and size >= length * LEAST_ELEMENTS
+            if 1 < length <= MOST_SLICES
+            and size >= length * (LEAST_KNOWN if axis == self.known else LEAST_ELEMENTS)
         )
 
 
@@ -150,19 +161,25 @@ class SliceSums:
         sums: Array = self.columns.reshape(*inner, 2).sum(axis=others)
         return sums
 
-    def worst(self, samples: int, floor: float, reference_rms: float) -> Slice | None:
+    def worst(
+        self, samples: int, floor: float, reference_rms: float, gains: Gains | None = None
+    ) -> Slice | None:
         """The slice with the largest nrmse; None where no slice errs.
 
         Args:
             samples: how many tensors were added up.
             floor: see `CompareOptions.slice_floor`.
             reference_rms: root mean square of the whole reference.
+            gains: see `CompareOptions.gains`.
         """
         shape, found = self.layout.shape, None
         for axis in self.layout.axes:
             count = math.prod(shape) // shape[axis] * samples
             rmse, rms = np.sqrt(self.by_axis(axis) / count).T
-            size = np.maximum(rms, floor * reference_rms)
+            least = np.full(len(rms), reference_rms)
+            if gains is not None and gains.axis == axis and len(gains.factors) == len(rms):
+                least = np.minimum(least, _shares(rms, gains))
+            size = np.maximum(rms, floor * least)
             with np.errstate(all="ignore"):
                 nrmse = np.where(rmse > 0, rmse / size, 0.0)
             index = int(np.argmax(nrmse))
@@ -170,3 +187,11 @@ class SliceSums:
                 numbers = (float(rmse[index]), float(rms[index]), float(nrmse[index]))
                 found = Slice(axis, index, len(shape), count, *numbers)
         return found
+
+
+def _shares(rms: Array, gains: Gains) -> Array:
+    """What each slice would be as large as if all were equal but for their gains, and what is added to it."""
+    factors = np.maximum(gains.factors, SMALLEST * max(gains.factors))
+    even = np.sqrt(np.mean(np.square(rms / factors)))
+    shares: Array = np.hypot(factors * even, gains.offsets)
+    return shares

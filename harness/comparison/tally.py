@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from harness.comparison.metrics import Metrics
+from harness.comparison.metrics import CompareOptions, Metrics
 from harness.comparison.slices import Slice, SliceSums
 from harness.comparison.topk import RowPiece
 from harness.comparison.ulp import Storage, UlpHistogram
@@ -110,7 +110,7 @@ def metrics_of(
     ulps: UlpHistogram,
     storage: Storage,
     worst_index: tuple[int, ...] | None,
-    slice_floor: float | None = None,
+    options: CompareOptions | None = None,
 ) -> Metrics:
     """The metrics of a tensor from its totals. The formulas stand in the docstring of Metrics."""
     broken = total.nonfinite > 0
@@ -118,7 +118,7 @@ def metrics_of(
     finite_references = total.count - total.reference_nonfinite
     rmse = math.inf if broken else _root_mean(total.dd, compared)
     reference_rms = _root_mean(total.rr, finite_references)
-    worst_slice = _worst_slice(total, slice_floor, reference_rms)
+    worst_slice = _worst_slice(total, options or CompareOptions(), reference_rms)
     return Metrics(
         count=total.count,
         max_abs=math.inf if broken else total.max_abs,
@@ -151,11 +151,11 @@ def metrics_of(
     )
 
 
-def _worst_slice(total: Tally, floor: float | None, reference_rms: float) -> Slice | None:
-    if total.slices is None or floor is None:
+def _worst_slice(total: Tally, options: CompareOptions, reference_rms: float) -> Slice | None:
+    if total.slices is None or options.slice_floor is None:
         return None
     samples = total.count // max(math.prod(total.slices.layout.shape), 1)
-    return total.slices.worst(samples, floor, reference_rms)
+    return total.slices.worst(samples, options.slice_floor, reference_rms, options.gains)
 
 
 def _sum(values: Iterable[float]) -> float:

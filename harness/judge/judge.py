@@ -10,7 +10,15 @@ from typing import Self
 
 from harness.backends import Candidate, Plan
 from harness.case import Case, RunSpec
-from harness.errors import CandidateError, CaseFileError, HarnessError, InternalError, ModelError, of_system
+from harness.errors import (
+    CandidateError,
+    CaseFileError,
+    HarnessError,
+    InternalError,
+    ModelError,
+    ReferenceNotFiniteError,
+    of_system,
+)
 from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
 from harness.judge.decision import Question, decide, warnings_of
 from harness.judge.measurement import Idle, JudgeOptions, Measurement, Stage
@@ -156,6 +164,8 @@ class Judge:
                 return replace(blank, cause=lacking[0], reason=lacking[1])
             return self._judge(bench, spec, made, blank, stage, idle)
         except HarnessError as error:
+            if isinstance(error, ReferenceNotFiniteError) and error.own is not None:
+                return _ruined(blank, spec, error)
             of_case = any(error is failure for failure in bench.failures.values())
             return failed_result(blank, error, of_case=of_case or isinstance(error, CaseFileError))
         except MemoryError as error:
@@ -203,6 +213,14 @@ class Judge:
             warnings=warnings_of(question),
             golden=None if found.golden is None else found.golden.state,
         )
+
+
+def _ruined(blank: RunResult, spec: RunSpec, error: ReferenceNotFiniteError) -> RunResult:
+    """A run of a file that overflows its own types, so that its outputs are not finite at any precision."""
+    reason = f"the file itself: {error.own}; {error.count} elements of output {error.tensor!r} are not finite"
+    reason = f"{reason}; {error.hint}"
+    verdict = Verdict.XFAIL if spec.expects_failure(blank.candidate) else Verdict.FAIL
+    return replace(blank, verdict=verdict, cause=Cause.FILE, reason=reason)
 
 
 def blank_result(case: Case, spec: RunSpec, candidate: str) -> RunResult:

@@ -9,7 +9,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from harness.backends import Candidate, Computed, Emulator, Observation, ObservedEngine, Plan, Timing, arrange
+from harness.backends import (
+    FILE,
+    Candidate,
+    Computed,
+    Emulator,
+    Observation,
+    ObservedEngine,
+    Plan,
+    Timing,
+    arrange,
+)
 from harness.case import Tolerance
 from harness.comparison import Accumulator, Metrics
 from harness.judge.outputs import TensorGates
@@ -83,9 +93,9 @@ def measure_layers(
             if sample == samples[-1]:
                 idle()
             wanted = tuple(name for name in wanted if name in observed or name in failures)
-        elif candidate is bench.emulator:
+        elif candidate is bench.emulator or candidate.name == FILE:
             lowered = [name for name in beside.units(precision) if name not in plan.islands]
-            chosen = bench.chosen(precision, sample, lowered)
+            chosen = bench.chosen(precision, sample, lowered, beside)
         own = chosen is None and bench.reference is bench.itself
         for chunk in bench.tensor_chunks(wanted, copies=COPIES):
             computed = Computed(observed, failures)

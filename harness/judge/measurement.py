@@ -278,8 +278,8 @@ class Measurement:
             computed = Computed(actual[sample], self._failures[sample] if self._failures else {})
             found = judged.judge(sample, expected[sample], computed, baseline, self.bench.parts(sample))
             chosen = None
-            if self._emulated and not all(output.passed for output in found):
-                chosen = self.bench.chosen(self._judged_as, sample)
+            if isinstance(self.candidate, Emulator) and not all(output.passed for output in found):
+                chosen = self.bench.chosen(self._judged_as, sample, candidate=self.candidate)
             if chosen is not None:
                 given = chosen.run(feeds)
                 found = judged.judge(sample, given, computed, baseline, self.bench.parts(sample))

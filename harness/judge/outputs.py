@@ -29,7 +29,7 @@ from harness.comparison import (
     slice_limit,
 )
 from harness.judge.results import OutputResult, PartResult
-from harness.model import Model, Part
+from harness.model import Model, Part, gains_of
 from harness.tensors import Precision
 
 Take = Callable[[np.ndarray], np.ndarray]
@@ -81,7 +81,11 @@ class TensorGates:
             is_output=is_output,
         )
         limit = self._slice_limit(tensor, is_output=is_output, emulated=True)
-        return replace(options, slice_floor=self._slice_floor / limit) if limit else options
+        if not limit:
+            return options
+        # Weights that pairs round may err alike in every row, whatever its size.
+        gains = None if self.model.quantized else gains_of(self.model, tensor)
+        return replace(options, slice_floor=self._slice_floor / limit, gains=gains)
 
     def _slice_limit(self, tensor: str, *, is_output: bool, emulated: bool) -> float | None:
         return slice_limit(
@@ -197,7 +201,7 @@ class TensorGates:
 
     def _part(self, pair: _Pair, part: Part) -> PartResult:
         """A tensor that was joined in an output, by the gates on the size of the error of that output."""
-        metrics, gates = self._again(pair, part.of)
+        metrics, gates = self._again(pair, part.of, part.tensor)
         gates = tuple(replace(gate, part=part.tensor) for gate in gates if gate.metric in SIZES)
         return PartResult(part.tensor, metrics, gates)
 
@@ -213,9 +217,13 @@ class TensorGates:
             found += (replace(gate, slice=rule.slice) for gate in gates if gate.metric != NONFINITE.metric)
         return tuple(found)
 
-    def _again(self, pair: _Pair, take: Take) -> tuple[Metrics, tuple[GateResult, ...]]:
-        """What `take` leaves of an output, compared and judged as the output is."""
+    def _again(
+        self, pair: _Pair, take: Take, of: str | None = None
+    ) -> tuple[Metrics, tuple[GateResult, ...]]:
+        """What `take` leaves of an output, compared and judged as the output is; `of`: the tensor that this was."""
         options, dtype = self.options(pair.tensor, is_output=True), self.precision.storage_dtype
+        if of is not None and options.gains is None and not self.model.quantized:
+            options = replace(options, gains=gains_of(self.model, of))
         reference = take(pair.reference)
 
         def over(computed: Computed) -> Metrics | None:

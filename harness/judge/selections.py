@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import helper
 
-from harness.backends import Computed, Reference
+from harness.backends import Computed
 from harness.comparison import DEFAULT_GATES
 from harness.judge.losses import Selection
 from harness.judge.outputs import TensorGates
-from harness.judge.reference import Bench, Tensors
-from harness.model import Model, NodeInfo, round_array, with_given
+from harness.judge.reference import Bench, Choosing, Tensors
+from harness.model import Model, NodeInfo, round_array
 from harness.tensors import Precision
 
 SELECTS = frozenset({"TopK", "ArgMax", "ArgMin", "NonZero", "NonMaxSuppression"})
@@ -51,17 +51,19 @@ class Chosen:
 
     Args:
         selections: the nodes that chose otherwise.
-        reference: the model that is given the choices.
+        reference: what is given the choices.
+        outputs: names of the model's outputs.
         given: the choices by tensor.
     """
 
     selections: tuple[Selection, ...]
-    reference: Reference
+    reference: Choosing
+    outputs: tuple[str, ...]
     given: Mapping[str, np.ndarray]
 
     def run(self, feeds: Tensors, tensors: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """`tensors`, by default the outputs of the model, as the reference computes them from the choices."""
-        wanted = [info.name for info in self.reference.model.outputs] if tensors is None else list(tensors)
+        wanted = self.outputs if tensors is None else tensors
         computed = [name for name in wanted if name not in self.given]
         found = self.reference.run({**feeds, **self.given}, computed) if computed else {}
         return {name: self.given[name] if name in self.given else found[name] for name in wanted}
@@ -94,7 +96,7 @@ def follow_choices(
     precision: Precision,
     feeds: Tensors,
     computed: Computed,
-    references: dict[tuple[str, ...], Reference],
+    references: dict[tuple[str, ...], Choosing],
 ) -> Chosen | None:
     """What a candidate chose otherwise, if near ties are all that it is.
 
@@ -133,8 +135,9 @@ def follow_choices(
         found.append(selection)
         key = tuple(given)
         if key not in references:
-            references[key] = Reference(with_given(bench.model, key))
-        current = Chosen(tuple(found), references[key], dict(given))
+            references[key] = bench.choosing(key)
+        outputs = tuple(info.name for info in bench.model.outputs)
+        current = Chosen(tuple(found), references[key], outputs, dict(given))
     return current
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from harness.backends import (
     Assumed,
     Candidate,
+    ChoosingFile,
     Computed,
     Emulator,
     FileAsItIs,
@@ -41,10 +42,10 @@ from harness.errors import GoldenError, HarnessError
 from harness.golden import GoldenStatus, GoldenStore, Provenance
 from harness.judge.losses import OwnRoundings
 from harness.judge.own_roundings import find_overflows, look_at_own_roundings
-from harness.judge.reference import check_finite, check_not_empty, check_reproducible
+from harness.judge.reference import Choosing, check_finite, check_not_empty, check_reproducible
 from harness.judge.results import ComparedWith
 from harness.judge.selections import Chooser, Chosen, choosers, follow_choices
-from harness.model import Model, PairedBy, Part, guess_fills, load_model, load_model_of, parts_of
+from harness.model import Model, PairedBy, Part, guess_fills, load_model, load_model_of, parts_of, with_given
 from harness.tensors import Precision
 from harness.text import number
 
@@ -93,8 +94,8 @@ class Workbench:
         self.failures: dict[str, HarnessError] = {}
         self.given = False
         self._parts: dict[int, dict[str, tuple[Part, ...]]] = {}
-        self._chosen: dict[tuple[Precision, int, frozenset[str] | None], Chosen | None] = {}
-        self._given: dict[tuple[str, ...], Reference] = {}
+        self._chosen: dict[tuple[str, Precision, int, frozenset[str] | None], Chosen | None] = {}
+        self._given: dict[tuple[str, ...], Choosing] = {}
         self._observed: dict[tuple[int, tuple[str, ...]], Mapping[str, np.ndarray]] = {}
         self.assumed = Assumed()
         self._emulators: dict[tuple[Assumed, bool], Emulator] = {}
@@ -297,31 +298,51 @@ class Workbench:
         return parts_of(self.model, tensor, read)
 
     def chosen(
-        self, precision: Precision, sample: int, lowered: Collection[str] | None = None
+        self,
+        precision: Precision,
+        sample: int,
+        lowered: Collection[str] | None = None,
+        candidate: Emulator | None = None,
     ) -> Chosen | None:
-        """What the emulator chooses otherwise than the reference for near ties; None where it does not.
+        """What is chosen otherwise than by the reference for near ties; None where nothing is.
 
         Args:
-            precision: the precision that it emulates.
+            precision: the precision that is emulated.
             sample: position of the sample.
             lowered: names of the nodes that are lowered; by default all.
+            candidate: who chooses; by default the emulator.
         """
-        key = (precision, sample, None if lowered is None else frozenset(lowered))
+        who = candidate or self.emulator
+        key = (who.name, precision, sample, None if lowered is None else frozenset(lowered))
         if key not in self._chosen:
             tensors = [name for each in self._choosers for name in (each.tensor, *each.scores)]
             found = None
-            if tensors and self.case.reference is None:
+            if tensors and all(self._is_compared(name) for name in tensors):
                 feeds = self.feeds[sample]
                 wanted = list(dict.fromkeys(name for name in tensors if name not in feeds))
-                computed = self.emulator.attempt(feeds, precision, lowered=lowered, tensors=wanted)
+                computed = who.attempt(feeds, precision, lowered=lowered, tensors=wanted)
                 computed = Computed({**feeds, **computed.tensors}, computed.failures)
                 found = follow_choices(self, precision, feeds, computed, self._given)
             self._chosen[key] = found
         return self._chosen[key]
 
+    def _is_compared(self, tensor: str) -> bool:
+        """Whether a tensor is computed by the model that candidates are compared with."""
+        if self.case.reference is None:
+            return True
+        answers = self.reference.answers if isinstance(self.reference, OtherReference) else None
+        return isinstance(answers, OtherFile) and tensor in answers.tensors
+
+    def choosing(self, tensors: Sequence[str]) -> Choosing:
+        """The reference, told what these tensors hold; each is computed by it."""
+        answers = self.reference.answers if isinstance(self.reference, OtherReference) else None
+        if isinstance(answers, OtherFile):
+            return ChoosingFile(answers, tensors)
+        return Reference(with_given(self.model, tensors))
+
     def known_choice(self, precision: Precision, sample: int, lowered: Collection[str]) -> Chosen | None:
         """What `chosen` has found before; None where it was not asked."""
-        return self._chosen.get((precision, sample, frozenset(lowered)))
+        return self._chosen.get((self.emulator.name, precision, sample, frozenset(lowered)))
 
     @cached_property
     def _choosers(self) -> tuple[Chooser, ...]:

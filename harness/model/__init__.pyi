@@ -39,7 +39,9 @@ from .own_roundings import spread as spread
 from .pairing import PairedBy as PairedBy
 from .pairing import Pairing as Pairing
 from .pairing import pair_tensors as pair_tensors
+from .parts import Gains as Gains
 from .parts import Part as Part
+from .parts import gains_of as gains_of
 from .parts import parts_of as parts_of
 from .roles import guess_fills as guess_fills
 from .rounding import Emitter as Emitter

@@ -9,7 +9,14 @@ import onnx
 import pytest
 from graphs import graph_model
 from onnx import helper
-from report_models import detection_head, keep_mask, linear_attention, masked_attention, residual_norms
+from report_models import (
+    detection_head,
+    keep_mask,
+    linear_attention,
+    masked_attention,
+    residual_norms,
+    rotary_attention,
+)
 
 from harness.diagnosis import Diagnosis, DiagnosisVerdict, diagnose, diagnose_model
 from harness.diagnosis.results import Mend
@@ -184,3 +191,21 @@ def test_inputs_of_files_are_not_called_fresh(tmp_path: Path) -> None:
     assert found.fresh_samples == 0
     texts = [each.text for each in found.evidence]
     assert "the island was not tried on other inputs: those of the case come from files" in texts
+
+
+def test_rotary_positions_at_bf16_are_explained_at_the_ids_and_at_sin_and_cos(tmp_path: Path) -> None:
+    found = diagnosed(rotary_attention(), tmp_path, "bf16")
+    why = {origin.node: origin.why for origin in found.origins}
+    assert list(why) == ["positions", "sin", "cos"]
+    assert why["positions"] == (
+        "its whole numbers reach 1023, and BF16 holds all of them only up to 256: beyond, its steps grow to 4"
+    )
+    assert why["sin"] == why["cos"] == "its angles reach 1023, where BF16 has steps of 4 radians"
+    assert set(found.culprits) == {"positions", "positions_column", "half_angles", "angles", "sin", "cos"}
+    assert found.fresh_passed == found.fresh_samples > 0
+
+
+def test_rotary_positions_at_fp16_are_whole_and_the_angles_too_coarse(tmp_path: Path) -> None:
+    found = diagnosed(rotary_attention(), tmp_path)
+    assert {origin.node for origin in found.origins} <= {"sin", "cos"}
+    assert found.origins[0].why == "its angles reach 1023, where FP16 has steps of 0.5 radians"

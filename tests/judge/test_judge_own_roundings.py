@@ -181,11 +181,9 @@ def test_a_quantizer_is_watched_channel_by_channel() -> None:
 
 def test_a_reference_that_the_models_own_types_make_infinite_says_so() -> None:
     result = judged(own_norm(5e4, returned="wide"), "fp16")
-    assert result.verdict is Verdict.ERROR
-    assert (
-        "the first tensor that is not finite is 'low'; low (Cast) overflows the model's own float16"
-        in result.reason
-    )
+    assert (result.verdict, result.cause) == (Verdict.FAIL, Cause.FILE)
+    assert result.reason.startswith("the file itself: low (Cast) overflows the model's own float16: ")
+    assert "elements of output 'wide' are not finite" in result.reason
     assert "has to be changed" in result.reason
 
 

@@ -28,6 +28,7 @@ class TensorRange:
         peak: largest magnitude of what is largest along the axis: of a softmax's inputs, those that count.
         underflow: nrmse of rounding the elements that are too small for a normal number of the format.
         rounding: root mean square of what rounding changes the elements by that stay finite.
+        whole: whether all are whole numbers.
     """
 
     name: str
@@ -41,6 +42,7 @@ class TensorRange:
     peak: float = 0.0
     underflow: float = 0.0
     rounding: float = 0.0
+    whole: bool = False
 
     @classmethod
     def of(
@@ -88,6 +90,7 @@ class TensorRange:
             peak=max(map(_peak, samples, [axis] * len(samples))),
             underflow=float(np.sqrt(tiny @ tiny / power)) if power else 0.0,
             rounding=float(np.sqrt(np.mean(apart * apart))),
+            whole=bool((flat == np.rint(flat)).all()),
         )
 
 

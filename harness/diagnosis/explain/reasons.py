@@ -53,8 +53,8 @@ def why(measured: MeasuredNode, precision: Precision) -> str:
 def own_fault(measured: MeasuredNode, precision: Precision) -> str | None:
     """What goes wrong at a node whatever goes wrong before it, as `why` says it; None if nothing does.
 
-    It overflows though nothing that it reads does, a constant or a divisor of it vanishes, an angle or an exponent is
-    too coarse, or what it writes is too small for a normal number.
+    It overflows though nothing that it reads does, a constant or a divisor of it vanishes, whole numbers, an angle or
+    an exponent are too coarse, or what it writes is too small for a normal number.
     """
     kind = FORMATS[precision]
     templates = [
@@ -62,6 +62,7 @@ def own_fault(measured: MeasuredNode, precision: Precision) -> str | None:
         _divisor_vanishes,
         _constant_vanishes,
         _constant_is_subnormal,
+        _whole_numbers,
         _too_coarse,
         _is_subnormal,
     ]
@@ -231,6 +232,18 @@ def _too_coarse(node: MeasuredNode, kind: NumberFormat) -> str | None:
     )
 
 
+def _whole_numbers(node: MeasuredNode, kind: NumberFormat) -> str | None:
+    most = 2.0**kind.bits
+    reads_such = any(tensor.whole and tensor.largest > most for tensor in node.inputs)
+    if not node.output.whole or node.output.largest <= most or not node.output.rounding or reads_such:
+        return None
+    step = kind.step(node.output.largest)
+    return (
+        f"its whole numbers reach {magnitude(node.output.largest)}, and {kind.name} holds all of them only up to "
+        f"{most:.0f}: beyond, its steps grow to {magnitude(step)}"
+    )
+
+
 def _underflows(node: MeasuredNode, kind: NumberFormat) -> str | None:
     if node.output.flushed < 0.01 or not _accounts(node.output.underflow, node):
         return None
@@ -343,6 +356,7 @@ _TEMPLATES: tuple[Callable[[MeasuredNode, NumberFormat], str | None], ...] = (
     _constant_vanishes,
     _too_coarse,
     _decides,
+    _whole_numbers,
     _cancels,
     _underflows,
     _constant_is_subnormal,

@@ -1,0 +1,4 @@
+from .gains import Gains as Gains
+from .gains import gains_of as gains_of
+from .joined import Part as Part
+from .joined import parts_of as parts_of
