@@ -180,11 +180,36 @@ def test_casts_that_are_fused_away_are_no_cure_that_failed(tmp_path: Path) -> No
 
 
 def test_the_emulator_is_cured_by_casts_too(tmp_path: Path) -> None:
-    diagnosis = diagnose(saved(tmp_path, wide()), precision="fp16")
+    diagnosis = diagnose(saved(tmp_path, wide()), precision="fp16", out=tmp_path / "out")
     assert diagnosis.candidate == "emulator"
     assert diagnosis.fp32_sums == ("b0_down", "b1_down")
     assert diagnosis.fresh_samples == diagnosis.fresh_passed > 0
     assert diagnosis.origins[0].why.startswith("FP16 products are added up in FP16: that makes the error")
+
+
+def opposed() -> Model:
+    """A product whose partial sums overflow, though it is small."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], name="relu"),
+        helper.make_node("MatMul", ["r", "w"], ["y"], name="product"),
+    ]
+    w = np.concatenate([np.full((32, 4), 500), np.full((32, 4), -500)]).astype(np.float32)
+    return load_model(graph_model(nodes, inputs={"x": [8, 64]}, outputs={"y": [8, 4]}, weights={"w": w}))
+
+
+def test_the_repro_of_sums_that_overflow_shows_them_in_a_process_of_its_own(tmp_path: Path) -> None:
+    save_model(opposed(), tmp_path / "opposed.onnx")
+    case = tmp_path / "opposed.case.yaml"
+    x = np.random.default_rng(3).integers(496, 504, (8, 64)).astype(np.float32)  # which FP16 holds
+    np.save(tmp_path / "x.npy", x)
+    fill = "inputs:\n  x: {fill: {kind: file, path: x.npy}}\n"
+    case.write_text(f"model: {{path: opposed.onnx}}\nruns: [fp16]\naccumulate: fp16\n{fill}")
+    diagnosis = diagnose(case, precision="fp16", out=tmp_path / "out")
+    assert diagnosis.fp32_sums == ("product",)
+    assert diagnosis.repro is not None
+    assert diagnosis.repro.shows
+    assert diagnosis.repro.nodes == 1
+    assert diagnosis.repro.signature["y"].nonfinite == 32
 
 
 def test_another_fault_that_stands_out_is_no_fault_of_sums(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from harness.diagnosis.context import (
     FORMATS,
@@ -129,9 +129,9 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
         listed = recipes.get(Recipe.LAYER_LIST)
         commands = [] if listed is None else [f"{listed} lists the nodes"]
     if found.fp32_sums:
-        commands.append(_FREE)
+        commands.append(_around(found.fp32_sums))
     elif found.accumulates and seen.baseline.typing != "strong":  # there they were tried
-        commands.insert(0, _FREE)
+        commands.insert(0, _around(found.culprits))
     commands += _mends(context, found)
     if not handed.written and (found.island or found.fp32_sums or verdict is DiagnosisVerdict.TF32):
         files = "more recipes, a typed model and a repro" if commands else "recipes and a repro"
@@ -139,10 +139,13 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
     return tuple(commands)
 
 
-_FREE = (
-    "put Casts to FP32 around these products, and keep their weights in FP16: they are then added up in FP32, by "
-    "TensorRT for RTX 1.6 at the speed of FP16; 1.4 fuses the Casts around a MatMul away"
-)
+def _around(products: Sequence[str]) -> str:
+    """The cure that costs nothing, to do by hand."""
+    these, their = ("this product", "its") if len(products) == 1 else ("these products", "their")
+    return (
+        f"put Casts to FP32 around {these}, and keep {their} weights in FP16: TensorRT for RTX 1.6 then adds up in "
+        "FP32, at the speed of FP16; 1.4 fuses the Casts around a MatMul away"
+    )
 
 
 def _leave_tf32(context: Context, recipes: Mapping[Recipe, str]) -> tuple[str, ...]:

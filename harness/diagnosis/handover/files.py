@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from harness.backends import Emulator, Profile, TensorRTCandidate, shape_ranges
+from harness.backends import Profile, TensorRTCandidate, shape_ranges
 from harness.comparison import compare, not_computed
+from harness.compiler import probe_of
 from harness.diagnosis.context import (
     Context,
     Findings,
@@ -36,7 +38,14 @@ from harness.diagnosis.handover.recipes import (
     without_tf32,
 )
 from harness.diagnosis.handover.repro import ReproInfo, write_repro
-from harness.diagnosis.handover.shrinking import Fails, fails_emulated, holds, nrmse_limits, shrink
+from harness.diagnosis.handover.shrinking import (
+    Fails,
+    fails_emulated,
+    holds,
+    nrmse_limits,
+    part_emulator,
+    shrink,
+)
 from harness.diagnosis.results import (
     DiagnosisVerdict,
     Evidence,
@@ -47,6 +56,7 @@ from harness.diagnosis.results import (
     ReproOutput,
     Stage,
 )
+from harness.environments import shared_supervisor
 from harness.errors import BudgetExhaustedError, CandidateError, HarnessError
 from harness.judge import profiles_of
 from harness.model import LOW_DTYPE, Model, repeated_names, save_model, with_islands
@@ -97,7 +107,7 @@ def write_handover(
     subject = context.subject
     model, island = subject.model, found.island
     wanted = bool(island or found.fp32_sums) or found.verdict is DiagnosisVerdict.TF32
-    release = ReleaseInUse(subject.product, subject.release, typing)
+    release = _release(subject, typing)
     if out is None:  # commands that name files which are there
         path = own_file(model, island)
         files = Files(None if path is None else str(path), shapes=_shapes(subject))
@@ -119,6 +129,16 @@ def write_handover(
             reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
             evidence.append(_evidence(EvidenceKind.REPRO, f"there is no repro: {reason}"))
     return Handover(recipes, repro, tuple(evidence))
+
+
+def _release(subject: Subject, typing: str | None) -> ReleaseInUse:
+    """What the engine was built with, or what compiler the emulator assumed the kernels of."""
+    assumed = subject.bench.assumed.compiler
+    if subject.emulated and assumed is not None:
+        with suppress(CandidateError):
+            probe = probe_of(assumed, shared_supervisor(assumed))
+            return ReleaseInUse(probe.product, probe.tensorrt, "strong")
+    return ReleaseInUse(subject.product, subject.release, typing)
 
 
 def _evidence(kind: EvidenceKind, text: str, **facts: Fact) -> Evidence:
@@ -265,7 +285,8 @@ def _write_repro(
         return None
     signature = _signature(subject, shrunk.part, precision) if emulated else {}
     limits = nrmse_limits(subject, shrunk.part, precision)
-    info = ReproInfo(subject.bench.case.name, precision, summary, emulated, limits)
+    sums = part_emulator(subject, shrunk.part).arithmetic(precision, shrunk.part.feeds)
+    info = ReproInfo(subject.bench.case.name, precision, summary, emulated, limits, sums)
     repro = write_repro(folder, shrunk.part, info, signature)
     evidence.append(
         _evidence(
@@ -316,7 +337,7 @@ def _fails_on_engine(context: Context, precision: Precision) -> Fails | None:
 
 def _signature(subject: Subject, part: Part, precision: Precision) -> dict[str, ReproOutput]:
     """What the part shows here: by output, the elements that are not finite, and the error of the others."""
-    emulator = Emulator(part.model)
+    emulator = part_emulator(subject, part)
     try:
         values = emulator.attempt(part.feeds, precision, tensors=list(part.expected))
     finally:

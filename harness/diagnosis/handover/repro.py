@@ -26,6 +26,8 @@ from harness.diagnosis.results import Repro, ReproOutput
 from harness.errors import ModelError
 from harness.model import (
     LOW_DTYPE,
+    PLAIN,
+    Arithmetic,
     Model,
     element_type,
     lower,
@@ -55,6 +57,7 @@ class ReproInfo:
         what: the fault in one line.
         emulated: whether the emulation shows the fault, so that no GPU is needed.
         limits: by output, the nrmse beyond which it counts as the fault.
+        arithmetic: what the emulation does otherwise than rounding each tensor: FP16 sums.
     """
 
     case: str
@@ -62,6 +65,7 @@ class ReproInfo:
     what: str
     emulated: bool
     limits: Mapping[str, float]
+    arithmetic: Arithmetic = PLAIN
 
 
 def write_repro(folder: Path, part: Part, info: ReproInfo, signature: Signature) -> Repro:
@@ -96,7 +100,7 @@ _ENGINE_ONLY = "it shows on an engine only: run repro.py --tensorrt on the machi
 def _write(folder: Path, part: Part, info: ReproInfo, signature: Signature) -> None:
     save_model(part.model, folder / "model.onnx")
     if info.emulated:
-        proto = emulated_model(part.model, info.precision, list(part.expected))
+        proto = emulated_model(part.model, info.precision, list(part.expected), info.arithmetic)
         (folder / "emulated.onnx").write_bytes(proto.SerializeToString(deterministic=True))
     if info.precision in LOW_DTYPE:
         save_model(with_islands(part.model, info.precision), folder / "typed.onnx")
@@ -122,7 +126,9 @@ def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez(file, **{f"t{number}": array for number, array in enumerate(arrays.values())})  # type: ignore[arg-type]
 
 
-def emulated_model(model: Model, precision: Precision, outputs: list[str]) -> onnx.ModelProto:
+def emulated_model(
+    model: Model, precision: Precision, outputs: list[str], arithmetic: Arithmetic = PLAIN
+) -> onnx.ModelProto:
     """`model` with every lowerable node lowered for good, weights included: runs anywhere, shows what rounding does.
 
     Its outputs stand in the order of `outputs`.
@@ -130,7 +136,7 @@ def emulated_model(model: Model, precision: Precision, outputs: list[str]) -> on
     Raises:
         ModelError: it does not fit into one protobuf.
     """
-    graph = lower(model, precision, outputs, switched=False)
+    graph = lower(model, precision, outputs, switched=False, arithmetic=arithmetic)
     proto = graph.proto
     lowered = {node.name for node in units_of(model, precision)}
     fed = {feed.feed for feed in graph.weights}

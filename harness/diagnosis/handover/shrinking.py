@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.backends import Emulator
+from harness.backends import Assumed, Emulator
 from harness.comparison import DEFAULT_GATES, EQUAL, Gate, GateResult, check, compare, gates_for
 from harness.diagnosis.context import Part, Subject, cut
 from harness.errors import CandidateError, ModelError
@@ -101,11 +101,16 @@ def _growing(subject: Subject, core: Sequence[str]) -> Iterator[tuple[str, ...]]
         yield everything
 
 
+def part_emulator(subject: Subject, part: Part) -> Emulator:
+    """The emulator of a part, which adds up products as that of the whole does; kernels are those of the whole."""
+    return Emulator(part.model, assumed=Assumed(subject.bench.assumed.accumulate))
+
+
 def fails_emulated(subject: Subject) -> Fails:
     """Whether a part fails on the emulator with all its nodes lowered."""
 
     def fails(part: Part) -> bool:
-        emulator = Emulator(part.model)
+        emulator = part_emulator(subject, part)
         try:
             found = emulator.attempt(part.feeds, subject.precision, tensors=list(part.expected))
         finally:

@@ -180,7 +180,8 @@ def _proof(diagnosis: Diagnosis) -> list[str]:
     if diagnosis.confirmed and diagnosis.islands:
         lines.append(f"{candidate} {_passes(diagnosis)} with these nodes in FP32")
     elif diagnosis.confirmed and diagnosis.fp32_sums:
-        lines.append(f"{candidate} {_passes(diagnosis)} with these products added up in FP32")
+        these = "this product" if len(diagnosis.fp32_sums) == 1 else "these products"
+        lines.append(f"{candidate} {_passes(diagnosis)} with {these} added up in FP32")
     elif diagnosis.confirmed and diagnosis.separations:
         lines.append("the engine passes when the layers are not fused")
     elif diagnosis.confirmed:
