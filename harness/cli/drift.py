@@ -22,10 +22,11 @@ from harness.cli.options import (
     Tags,
     Targets,
     choice,
+    history_option,
     parse_shapes,
     path_option,
 )
-from harness.cli.outputs import Outputs, check_folder
+from harness.cli.outputs import Outputs, check_history
 from harness.cli.progress import RunProgress, make_progress
 from harness.history import Against, CacheUse, LayerBuilds
 
@@ -84,7 +85,8 @@ MinEffect = Annotated[
 ]
 Confidence = Annotated[float, _judgement(metavar="P", help="Set the two-sided confidence of the noise band.")]
 HistoryFolder = Annotated[
-    Path, path_option("--history", metavar="DIR", help="Where to keep the run.", panel=HISTORY)
+    Path,
+    history_option("Where to keep the run: a folder, or a URL such as s3://bucket/history.", panel=HISTORY),
 ]
 Resume = Annotated[bool, _history("--resume", help="Continue an interrupted run.")]
 ComparedWith = Annotated[
@@ -152,7 +154,7 @@ def drift(
     """
     outputs = Outputs(json_file, html_file, markdown_file, tables=tuple(table_files or ()))
     outputs.check()
-    check_folder(history)
+    check_history(history)
     from harness.history import DriftOptions, Floors
     from harness.history import drift as compare
 

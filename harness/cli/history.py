@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli.drift import show_report, write_report
-from harness.cli.options import HtmlFile, JsonFile, MarkdownFile, path_argument, path_option
+from harness.cli.options import HtmlFile, JsonFile, MarkdownFile, history_option, history_path, path_argument
 from harness.cli.outputs import Outputs, write_table
 from harness.cli.progress import make_console
 from harness.errors import HistoryError, NothingSelectedError, UsageError
-from harness.tensors import typed_path
 from harness.text import plural
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-Folder = Annotated[Path, path_option("--history", metavar="DIR", help="The folder of the history.")]
+Folder = Annotated[Path, history_option("The folder of the history, or its URL in a store.")]
 HISTORY = Path("reports/history")
 #: Nightly runs come a day apart, give or take a late scheduler: a run this old is likely from last night.
 STALE = datetime.timedelta(hours=23)
@@ -88,8 +87,8 @@ def show(
 
     outputs = Outputs(json_file, html_file, markdown_file)
     outputs.check()
-    if run is not None and typed_path(run).is_dir():
-        folder, run = typed_path(run), None
+    if run is not None and history_path(run).is_dir():
+        folder, run = history_path(run), None
     if last is not None:
         if run is not None:
             raise UsageError("--last compares the newest run; leave the run out")
@@ -167,7 +166,7 @@ def find_run(folder: Path, text: str | None) -> RunInfo:
     """
     from harness.history import runs_at
 
-    path = typed_path(text or "")
+    path = history_path(text or "")
     if text is not None and path.is_file():
         return runs_at(path)[0]
     runs = runs_at(folder)

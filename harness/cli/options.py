@@ -48,6 +48,20 @@ def path_option(*names: str, metavar: str = "FILE", help: str, panel: str | None
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, parser=typed_path)
 
 
+def history_path(text: str | Path) -> Path:
+    """A folder as typed, or a store by its URL."""
+    if "://" not in str(text):
+        return typed_path(text)
+    from harness.history import place_of
+
+    return place_of(str(text))
+
+
+def history_option(help: str, *, panel: str | None = None) -> Any:
+    """An option that takes the place of a history."""
+    return typer.Option("--history", metavar="DIR", help=help, rich_help_panel=panel, parser=history_path)
+
+
 def path_argument(metavar: str, help: str) -> Any:
     """An argument that is a path."""
     return typer.Argument(metavar=metavar, help=help, parser=typed_path)

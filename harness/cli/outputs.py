@@ -236,6 +236,12 @@ def check_folder(folder: Path | None) -> None:
     _check_writable(folder, folder)
 
 
+def check_history(folder: Path) -> None:
+    """As `check_folder`; a store says itself whether it can be written to, when the run is finished."""
+    if isinstance(folder, Path):
+        check_folder(folder)
+
+
 def _check_writable(folder: Path, named: Path) -> None:
     """Create a nameless file in `folder`, or in the nearest folder above it that exists."""
     folder = folder.absolute()

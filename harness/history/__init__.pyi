@@ -30,6 +30,8 @@ from .matrix.options import DriftOptions as DriftOptions
 from .nightly.series import nightly_report as nightly_report
 from .store.files import HistoryWarning as HistoryWarning
 from .store.files import RunInfo as RunInfo
+from .store.places import is_store as is_store
+from .store.places import place_of as place_of
 from .types import REGRESSIONS as REGRESSIONS
 from .types import SEVERITY as SEVERITY
 from .types import Against as Against

@@ -22,7 +22,7 @@ from harness.history.judgement import (
     waivers_of,
 )
 from harness.history.matrix import DriftOptions, check_planted, run_matrix, select_specs
-from harness.history.store import NAMES, RunInfo, fingerprint_in, list_runs, read_info, read_runs
+from harness.history.store import NAMES, RunInfo, fingerprint_in, list_runs, place_of, read_info, read_runs
 from harness.history.types import Against, Floors
 from harness.judge import Judge, Progress, Target, check_names_of, golden_root, select_cases
 from harness.tensors import Precision
@@ -61,7 +61,7 @@ def drift(
         tags: only cases with one of these tags.
         inputs: shapes for the inputs of .onnx files.
         options: builds of each engine, what is observed, what counts as a difference.
-        history: where the run is kept.
+        history: where the run is kept: a folder, or the URL of a store that fsspec knows.
         resume: continue the newest interrupted run of the same matrix.
         against: what a single release is compared with: its golden baselines, or its last runs in the history.
         baseline_update: write the baselines of a single release that are missing, or that it drifted from.
@@ -90,7 +90,7 @@ def drift(
     options = options or DriftOptions()
     if options.structure:
         options = replace(options, repeats=1)  # a compiler repeats itself to the bit
-    specs = select_specs(cases, environments, wanted)
+    specs, folder = select_specs(cases, environments, wanted), place_of(history)
     check_planted(environments, cases)
     with Judge() as judge:
         check_names_of(cases, judge.bench)
@@ -98,7 +98,7 @@ def drift(
         specs,
         environments,
         options,
-        history=Path(history),
+        history=folder,
         resume=resume,
         progress=progress,
         scheduler=scheduler,
@@ -111,7 +111,7 @@ def drift(
 
         nightly = max(options.floors.confidence, NIGHTLY_CONFIDENCE)
         floors = replace(options.floors, confidence=nightly)
-        return nightly_report(Path(history), newest=info, floors=floors, waivers=waivers)
+        return nightly_report(folder, newest=info, floors=floors, waivers=waivers)
     return compare_with_baselines(info, cases, options.floors, waivers, update=baseline_update)
 
 
@@ -227,9 +227,10 @@ def load_history(
     chosen = one_or_more(columns or NAMES)
     if unknown := [name for name in chosen if name not in NAMES]:
         raise HistoryError(f"the history has no column {unknown[0]!r}", hint=f"one of {', '.join(NAMES)}")
-    runs = runs_at(Path(path))
+    folder = place_of(path)
+    runs = runs_at(folder)
     chosen_runs = runs[-last:] if last else runs
-    return to_frame(read_runs(chosen_runs, chosen, skip_damaged=Path(path).is_dir()))
+    return to_frame(read_runs(chosen_runs, chosen, skip_damaged=not folder.is_file()))
 
 
 def runs_at(path: Path) -> list[RunInfo]:

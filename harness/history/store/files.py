@@ -3,6 +3,8 @@
     reports/history/20260131T020304512Z-1f9a3c.parquet   a finished run
     reports/history/20260131T020304512Z-1f9a3c.parts/    a run under way, or interrupted: a file a case and precision
 
+or in a store of fsspec, which has finished runs only (`places`).
+
 Names are unique and files appear at once (written aside, then renamed), so any number of writers may share a
 folder. A finished run is its parts in one file; readers that meet both read the file. A file that cannot be read is
 skipped with a `HistoryWarning` wherever other files are read too: one stray file must not cost a night.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import io
 import json
 import secrets
 import shutil
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HistoryError
+from harness.history.store.places import is_store, parts_folder, put, readable
 from harness.history.store.schema import METADATA_KEY, NAMES, SCHEMA, Row, arrow_schema
 from harness.history.types import CacheUse, LayerBuilds
 from harness.judge import MadeWith
@@ -140,7 +144,7 @@ class RunWriter:
         now = datetime.datetime.now(datetime.UTC)
         self.run = run or f"{now:{_TIME}}{now.microsecond // 1000:03d}Z-{secrets.token_hex(3)}"
         self.folder = folder
-        self.parts = folder / f"{self.run}{PARTS}"
+        self.parts = parts_folder(folder) / f"{self.run}{PARTS}"
         self.plan = plan
         self._lock: FileLock | None = None
         if run is not None:
@@ -223,7 +227,8 @@ def list_runs(folder: Path, *, unfinished: bool = True) -> list[RunInfo]:
 
 def unfinished_runs(folder: Path) -> list[RunInfo]:
     """The runs in `folder` that are under way or were interrupted, the oldest first; no file of a run is read."""
-    parts = (path for path in folder.glob(f"*{PARTS}") if not path.with_suffix(SUFFIX).exists())
+    found = parts_folder(folder).glob(f"*{PARTS}")
+    parts = (path for path in found if not (folder / path.with_suffix(SUFFIX).name).exists())
     return sorted(filter(None, map(_unfinished, parts)), key=lambda info: info.run)
 
 
@@ -350,7 +355,8 @@ def _metadata(path: Path) -> RunInfo:
     from pyarrow.parquet import read_schema
 
     try:
-        document = json.loads((read_schema(path).metadata or {})[METADATA_KEY])
+        with readable(path) as source:
+            document = json.loads((read_schema(source).metadata or {})[METADATA_KEY])
         info = replace(from_json(RunInfo, document), path=path)
         info.started  # noqa: B018 - raises ValueError where `run` is not an id
         return info
@@ -392,7 +398,7 @@ def _read(path: Path, columns: Sequence[str] = NAMES) -> pa.Table:
     from pyarrow.parquet import ParquetFile
 
     try:
-        with ParquetFile(path, memory_map=True) as file:
+        with readable(path) as source, ParquetFile(source, memory_map=not is_store(path)) as file:
             if lost := [name for name in columns if name not in file.schema_arrow.names]:
                 raise HistoryError(f"cannot be read: it lacks the column {lost[0]!r}", where=path)
             table, wanted = file.read(columns=list(columns)).select(list(columns)), _schema(columns)
@@ -405,6 +411,11 @@ def _write(table: pa.Table, path: Path, info: RunInfo) -> None:
     from pyarrow.parquet import write_table
 
     described = table.replace_schema_metadata({METADATA_KEY: json.dumps(to_json(info), ensure_ascii=False)})
+    if is_store(path):
+        buffer = io.BytesIO()
+        write_table(described, buffer, compression=_COMPRESSION)
+        put(path, buffer.getvalue())
+        return
     with atomic_path(path) as temporary:
         write_table(described, temporary, compression=_COMPRESSION)
 

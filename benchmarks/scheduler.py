@@ -1,0 +1,166 @@
+"""Runs on the workers of a scheduler beside runs in one process: throughput, start-up, and workers that are killed.
+
+    python -m benchmarks.scheduler [--turns 3] [--out FILE]
+
+Everything is one machine: workers are processes with one thread of ONNX Runtime each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import record
+
+MODELS = '''"""Transformer-like blocks, seeded."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def blocks(seed, layers=24, width=256, rows=128):
+    rng = np.random.default_rng(seed)
+    nodes, constants, last = [], [], "x"
+    for index in range(layers):
+        weight = (rng.standard_normal((width, width)) / np.sqrt(width)).astype(np.float32)
+        constants.append(numpy_helper.from_array(weight, f"w{index}"))
+        for op, inputs, output in (
+            ("MatMul", [last, f"w{index}"], f"product{index}"),
+            ("Tanh", [f"product{index}"], f"bent{index}"),
+            ("Add", [last, f"bent{index}"], f"sum{index}"),
+        ):
+            nodes.append(helper.make_node(op, inputs, [output], output))
+        last = f"sum{index}"
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [rows, width]) for name in ("x", last))
+    graph = helper.make_graph(nodes, "blocks", [x], [y], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+'''
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+
+
+def write_cases(folder: Path, count: int, arguments: str = "") -> Path:
+    """So many cases, each at four precisions."""
+    folder.mkdir()
+    (folder / "models.py").write_text(MODELS)
+    for seed in range(count):
+        (folder / f"blocks-{seed:03}.case.yaml").write_text(
+            f"model: {{builder: models:blocks, args: {{seed: {seed}{arguments}}}}}\nruns: [{', '.join(PRECISIONS)}]\n"
+        )
+    return folder
+
+
+@contextmanager
+def cluster(workers: int) -> Iterator[Any]:
+    import distributed
+
+    with distributed.LocalCluster(
+        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
+    ) as made:
+        yield made
+
+
+def clean(document: Any) -> Any:
+    """A JSON document without times."""
+    if isinstance(document, dict):
+        return {key: clean(value) for key, value in document.items() if key != "timings"}
+    return [clean(item) for item in document] if isinstance(document, list) else document
+
+
+def throughput(folder: Path, turns: int) -> dict[str, Any]:
+    """Seconds of the same runs on one worker and on two, in turn."""
+    import harness
+
+    cases, warm = write_cases(folder / "many", 16), write_cases(folder / "warm", 2)
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    started: list[float] = []
+    resident = 0.0
+    for _ in range(turns):
+        for workers in (1, 2):
+            begun = time.perf_counter()
+            with cluster(workers) as made:
+                harness.run(warm, scheduler=made.scheduler_address)
+                started.append(time.perf_counter() - begun)
+                begun = time.perf_counter()
+                report = harness.run(cases, scheduler=made.scheduler_address)
+                seconds[workers].append(time.perf_counter() - begun)
+                assert len(report.results) == 64
+                pids = [worker.pid for worker in made.workers.values()]
+                resident = max(resident, *(rss(pid) for pid in pids))
+    begun = time.perf_counter()
+    here = harness.run(cases)
+    return {
+        "runs": len(here.results),
+        "turns": turns,
+        "seconds_one_worker": seconds[1],
+        "seconds_two_workers": seconds[2],
+        "seconds_in_this_process": time.perf_counter() - begun,
+        "ratio_of_best": min(seconds[1]) / min(seconds[2]),
+        "ratio_of_medians": statistics.median(seconds[1]) / statistics.median(seconds[2]),
+        "seconds_to_start_and_run_8": started,
+        "peak_mb_a_worker": resident,
+        "peak_mb_here": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "load_average": os.getloadavg(),
+    }
+
+
+def rss(pid: int) -> float:
+    """The peak of a process in MB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM"))
+
+
+def killed(folder: Path, every: int) -> dict[str, Any]:
+    """200 runs on two workers, one of which is killed after every so many: the results, and those of one process."""
+    import harness
+
+    cases = write_cases(folder / "small", 50, ", layers: 4, width: 64, rows: 16")
+    here = harness.run(cases)
+    deaths = finished = 0
+    with cluster(2) as made:
+
+        def follow(event: Any) -> None:
+            nonlocal deaths, finished
+            finished += event.kind == "done"
+            if event.kind == "done" and finished % every == 0 and finished < 200:
+                pids = [worker.pid for worker in made.workers.values() if worker.pid]
+                if pids:
+                    os.kill(pids[deaths % len(pids)], signal.SIGKILL)
+                    deaths += 1
+
+        begun = time.perf_counter()
+        there = harness.run(cases, scheduler=made.scheduler_address, progress=follow)
+        seconds = time.perf_counter() - begun
+    return {
+        "runs": len(there.results),
+        "killed": deaths,
+        "equal": clean(there.to_dict()) == clean(here.to_dict()),
+        "passed": sum(result.verdict == "pass" for result in there.results),
+        "errors": sum(result.verdict == "error" for result in there.results),
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    os.environ["HARNESS_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = {"killed": killed(Path(folder), 20), "throughput": throughput(Path(folder), asked.turns)}
+    print(numbers)
+    record("scheduler", numbers, out=asked.out)
+
+
+if __name__ == "__main__":
+    main()
