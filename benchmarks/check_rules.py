@@ -1,8 +1,9 @@
-"""Do the rules alone foretell what a compiler refuses? The single-operator models of the onnx suite, half held out.
+"""Do the rules alone foretell what a compiler refuses? Operators of the onnx suite, exports of PyTorch, half held out.
 
 Each model of `onnx.backend.test` is asked about as it is, and, where it has several inputs, once more with every input
-after the first as a constant, as most of them are in real models. The half whose names a hash holds out was not looked
-at when rules were written. The compiler's answers are kept, so that a test can ask the rules again without it.
+after the first as a constant, as most of them are in real models. Beside them stand modules as both exporters of
+PyTorch write them (`benchmarks.torch_exports`), and models of public reports. The half whose names a hash holds out was
+not looked at when rules were written. The compiler's answers are kept, so that a test can ask again without it.
 
 Run: python -m benchmarks.check_rules ask PYTHON… (each with a release of TensorRT for RTX; adds what is not there yet)
      python -m benchmarks.check_rules score [--write] [--wrong written|held-out]
@@ -14,12 +15,13 @@ import argparse
 import gzip
 import hashlib
 import importlib
+import itertools
 import json
 import pkgutil
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ import onnx
 import onnx.backend.test.case.node as node_tests
 from onnx.backend.test.case.test_case import TestCase
 
+from benchmarks import torch_exports
 from benchmarks.record import RESULTS, record
 from harness.compiler import Kind, Match, ReportCache, compile_model, match_rules
 from harness.environments import Environment, Limits, Supervisor
@@ -36,10 +39,12 @@ from harness.errors import HarnessError
 from harness.model import Model, load_model
 from harness.tensors import Precision, write_bytes
 from harness.worker.protocol import TENSORRT_RTX, CompileReport
+from tests import report_models
 
 ANSWERS = RESULTS / "check_rules_answers.json.gz"
 CONSTANT = "/constant"
 HALVES = ("written", "held-out")
+SOURCES = ("suite", "torch", "reports")
 STOPS = (Kind.REFUSED, Kind.NOT_BUILT)
 NOT_SCORED = ("error", "unsupported", "no_gpu", "timed_out")
 
@@ -54,8 +59,14 @@ class Single:
 
     @property
     def held_out(self) -> bool:
-        """Whether nobody looked at it when rules were written; both variants of a model fall together."""
-        return hashlib.sha256(self.name.removesuffix(CONSTANT).encode()).digest()[0] % 2 == 1
+        """Whether nobody looked at it when rules were written; all variants of a model fall together."""
+        known = "/".join(self.name.split("/")[:2]) if self.source != "suite" else self.name
+        return hashlib.sha256(known.removesuffix(CONSTANT).encode()).digest()[0] % 2 == 1
+
+    @property
+    def source(self) -> str:
+        """Where it is from: one of SOURCES."""
+        return next((each for each in SOURCES if self.name.startswith(f"{each}/")), "suite")
 
 
 def suite() -> Iterator[Single]:
@@ -68,6 +79,43 @@ def singles(families: Iterable[str]) -> Iterator[Single]:
     for family in families:
         for test in _cases_of(family):
             yield from _variants(test)
+
+
+def exports() -> Iterator[Single]:
+    """Modules as both exporters of PyTorch write them; an open batch has the size that it was exported with."""
+    files = dict(torch_exports.kept())
+    for name, file in files.items():
+        proto = onnx.load_model_from_string(file)
+        fixed = files.get(name.removesuffix("/batch"))
+        sized = proto if fixed is None else onnx.load_model_from_string(fixed)
+        shapes = {
+            value.name: tuple(axis.dim_value for axis in other.type.tensor_type.shape.dim)
+            for value, other in zip(proto.graph.input, sized.graph.input, strict=False)
+        }
+        yield Single(name, proto, shapes)
+
+
+def reports() -> Iterator[Single]:
+    """Models of public reports, built again from their descriptions."""
+    made = {
+        "detection-head": report_models.detection_head(),
+        "detection-head-int8": report_models.detection_head(quantised=True),
+        "topk-head": report_models.topk_head(),
+        "topk-head-small": report_models.topk_head(k=300),
+        "linear-attention": report_models.linear_attention(),
+        "masked-attention": report_models.masked_attention(),
+        "masked-attention-unguarded": report_models.masked_attention(guarded=False),
+        "residual-norms": report_models.residual_norms(),
+    }
+    for name, proto in made.items():
+        yield Single(f"reports/{name}", proto, {})
+
+
+def everything() -> Iterator[Single]:
+    """All models that are asked about."""
+    yield from suite()
+    yield from exports()
+    yield from reports()
 
 
 @cache
@@ -143,7 +191,7 @@ def ask(pythons: list[str]) -> None:
         release = supervisor.probe().tensorrt
         answers = known.setdefault(release, {})
         cache = ReportCache(Path("/nonexistent"))
-        for number, single in enumerate(suite()):
+        for number, single in enumerate(everything()):
             if single.name in answers or (model := load(single)) is None:
                 continue
             dynamic = {
@@ -238,6 +286,19 @@ def write_answers(answers: dict[str, dict[str, list[Any]]]) -> None:
     write_bytes(ANSWERS, gzip.compress(json.dumps(answers, sort_keys=True).encode(), mtime=0))
 
 
+def _joined(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sums over all sources, by release and half."""
+    found = []
+    counts = [each.name for each in fields(Score)]
+    for release, half in dict.fromkeys((row["release"], row["half"]) for row in rows):
+        alike = [row for row in rows if (row["release"], row["half"]) == (release, half)]
+        whole = Score(*(sum(row[name] for row in alike) for name in counts))
+        row = {"release": release, "half": half, "source": "all", **asdict(whole)}
+        found.append({**row, "recall": round(whole.recall, 4), "precision": round(whole.precision, 4)})
+        print(found[-1], flush=True)
+    return found
+
+
 def main() -> int:
     """Ask, or score."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -251,20 +312,22 @@ def main() -> int:
     if arguments.command == "ask":
         ask(arguments.pythons)
         return 0
-    models = list(suite())
-    halves = {
-        half: foretell(single for single in models if HALVES[single.held_out] == half) for half in HALVES
-    }
+    models = list(everything())
     rows = []
-    for release, answers in read_answers().items():
-        for half, foretold in halves.items():
+    answered = read_answers()
+    for half, source in itertools.product(HALVES, SOURCES):
+        foretold = foretell(
+            each for each in models if HALVES[each.held_out] == half and each.source == source
+        )
+        for release, answers in answered.items():
             found, wrong = score(foretold, answers, release)
-            row = {"release": release, "half": half, **asdict(found)}
+            row = {"release": release, "half": half, "source": source, **asdict(found)}
             rows.append({**row, "recall": round(found.recall, 4), "precision": round(found.precision, 4)})
             print(rows[-1], flush=True)
             if half == arguments.wrong:
                 for name, codes in wrong.items():
                     print("  ", name, codes or "missed:", *answers[name][:2])
+    rows += _joined(rows)
     if arguments.write:
         record("check_rules", {"halves": rows})
     return 0

@@ -57,7 +57,9 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
     with np.errstate(all="ignore"):
         if is_float(kind):
             return np.asarray(np.clip(values, least, most).astype(kind), dtype=np.float32)
-        return np.asarray(np.nan_to_num(np.clip(np.rint(values), least, most)), dtype=np.float32)
+        found = np.asarray(np.clip(np.rint(values), least, most), dtype=np.float32)
+        missing = np.isnan(found)
+        return np.where(missing, np.float32(0), found) if missing.any() else found
 
 
 def dequantized(values: np.ndarray, scale: Scale, dtype: str) -> np.ndarray:
@@ -72,8 +74,13 @@ def dequantized(values: np.ndarray, scale: Scale, dtype: str) -> np.ndarray:
 def nrmse(candidate: np.ndarray, reference: np.ndarray) -> float:
     """RMS of the difference over the RMS of `reference`; inf where something is not finite."""
     with np.errstate(all="ignore"):
-        error = float(np.square(np.subtract(candidate, reference, dtype=np.float64)).sum())
-        return ratio(error, float(np.square(reference, dtype=np.float64).sum()))
+        return ratio(_squares(np.subtract(candidate, reference)), _squares(reference))
+
+
+def _squares(values: np.ndarray) -> float:
+    """The sum of squares, in double precision."""
+    wide = np.asarray(values, dtype=np.float64).reshape(-1)
+    return float(wide @ wide)
 
 
 def ratio(error: float, signal: float) -> float:

@@ -12,6 +12,7 @@ from harness.errors import UsageError
 from harness.model import Constants, Model
 from harness.quantization.arithmetic import largest_of
 from harness.quantization.calibration import Curve, curve, error_of, scale_for, threshold, weight_scale
+from harness.quantization.choosing import choose_methods
 from harness.quantization.editing import with_scales, without
 from harness.quantization.histograms import Histogram, Observed, observe
 from harness.quantization.mixed import Mixing, Point
@@ -52,6 +53,7 @@ class TensorCalibration:
         largest: its largest magnitude.
         thresholds: the magnitude beyond which each method clips; of a weight, that of its largest channel.
         errors: nrmse of the tensor with each.
+        method: the one that its scale is of.
         histogram: its magnitudes.
         divergence: what `entropy` compares; None of a weight.
         squared: what `mse` compares; None of a weight.
@@ -62,6 +64,7 @@ class TensorCalibration:
     largest: float
     thresholds: Mapping[Method, float]
     errors: Mapping[Method, float]
+    method: Method
     histogram: Histogram | None = field(default=None, repr=False, compare=False, metadata=NEVER)
     divergence: Curve | None = field(default=None, repr=False, compare=False, metadata=NEVER)
     squared: Curve | None = field(default=None, repr=False, compare=False, metadata=NEVER)
@@ -74,7 +77,7 @@ class Quantization:
     Args:
         model: name of the float model.
         format: what tensors are quantised to.
-        method: what gave the scales.
+        method: what gave the scales, but those of a few tensors that another one suits better.
         methods: all that were tried, on the whole model with nothing kept in float.
         tensors: the calibration of each tensor.
         ranking: what each pair costs, with the chosen scales.
@@ -102,7 +105,7 @@ class Quantization:
         return {"schema": "harness.quantization/1", **to_json(self)}
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each tensor and method: `tensor`, `kind`, `largest`, `method`, `threshold`, `error`."""
+        """A row for each tensor and method: `tensor`, `kind`, `largest`, `method`, `threshold`, `error`, `chosen`."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -114,6 +117,7 @@ class Quantization:
                     "method": method.value,
                     "threshold": each.thresholds[method],
                     "error": each.errors[method],
+                    "chosen": method is each.method,
                 }
                 for each in self.tensors
                 for method in each.errors
@@ -145,7 +149,8 @@ def quantize(
         model: the float model.
         samples: what to calibrate with. Where `unseen` is None, one in four is kept to measure on.
         format: what tensors are quantised to; INT4 and NVFP4 quantise weights of matrix products alone.
-        method: how scales are chosen; None: the one with the least error on samples that it was not calibrated with.
+        method: how scales are chosen; None: the one with the least error on samples that it was not calibrated with,
+            and for a few tensors another one; see `choose_methods`.
         exclude: names of nodes that stay in float.
         keep_float: share of the multiply-adds, 0 to 1, that may stay in float: those that hurt most.
         limit: nrmse that the worst output may have; as few products stay in float as that takes.
@@ -208,9 +213,10 @@ class _Quantizing:
             MethodResult(each, self.outputs.error(Setting(scales=found)), self._unseen(Setting(scales=found)))
             for each, found in scales.items()
         )
-        chosen = self._choose(methods) if method is None else method
-        self.model = with_scales(self.model, self.pairs, scales[chosen], self.weights)
-        self.pairs = tuple(replace(pair, scale=scales[chosen][pair.name]) for pair in self.pairs)
+        chosen, by_pair = self._choose(observed, scales, method)
+        own = {name: scales[each][name] for name, each in by_pair.items()}
+        self.model = with_scales(self.model, self.pairs, own, self.weights)
+        self.pairs = tuple(replace(pair, scale=own[pair.name]) for pair in self.pairs)
         self.switched.pairs = self.pairs
         observed = observe(self.switched, self.outputs.samples)
         tried = {pair.name: candidates(pair, observed) for pair in self.pairs}
@@ -224,7 +230,9 @@ class _Quantizing:
             format=self.format,
             method=chosen,
             methods=methods,
-            tensors=tuple(self._calibration(pair, observed, scales) for pair in self.pairs),
+            tensors=tuple(
+                self._calibration(pair, observed, scales, by_pair[pair.name]) for pair in self.pairs
+            ),
             ranking=ranking,
             curve=points,
             chosen=self._point(mixing, floats),
@@ -235,18 +243,22 @@ class _Quantizing:
         self.switched.close()
         return found
 
-    def _choose(self, methods: Sequence[MethodResult]) -> Method:
-        """The method with the least error on samples that its scales were not calibrated with.
-
-        On its own samples `max` looks better than it is: of them it clips nothing.
-        """
-        samples, expected = self.outputs.samples, self.outputs.expected
-        half = len(samples) // 2
-        if not half:
-            return min(methods, key=lambda each: each.error).method
-        seen = observe(self.switched, samples[:half])
-        others = Outputs(self.switched, samples[half:], expected[half:])
-        return min(Method, key=lambda each: others.error(Setting(scales=self._scales(seen, each))))
+    def _choose(
+        self, observed: Observed, scales: Mapping[Method, Mapping[str, Scale]], method: Method | None
+    ) -> tuple[Method, Mapping[str, Method]]:
+        """The method for the model, and for each pair; see `choose_methods`."""
+        if method is not None:
+            return method, {pair.name: method for pair in self.pairs}
+        errors = {
+            pair.name: {
+                each: error_of(observed.kept[pair.name], found[pair.name], pair.dtype)
+                for each, found in scales.items()
+            }
+            for pair in self.pairs
+        }
+        return choose_methods(
+            self.outputs, lambda seen: {each: self._scales(seen, each) for each in Method}, errors
+        )
 
     def _scales(self, observed: Observed, method: Method) -> dict[str, Scale]:
         found = {}
@@ -277,7 +289,11 @@ class _Quantizing:
         return mixing.keeping(keep_float) if keep_float else ()
 
     def _calibration(
-        self, pair: QdqPair, observed: Observed, scales: Mapping[Method, Mapping[str, Scale]]
+        self,
+        pair: QdqPair,
+        observed: Observed,
+        scales: Mapping[Method, Mapping[str, Scale]],
+        method: Method,
     ) -> TensorCalibration:
         histogram, values = observed.histograms[pair.name], observed.kept[pair.name]
         activation = pair.kind is Kind.ACTIVATION
@@ -287,12 +303,13 @@ class _Quantizing:
             pair.kind,
             histogram.largest,
             {
-                method: threshold(histogram, method, pair.dtype)
+                each: threshold(histogram, each, pair.dtype)
                 if activation
                 else found[pair.name].largest * most
-                for method, found in scales.items()
+                for each, found in scales.items()
             },
-            {method: error_of(values, found[pair.name], pair.dtype) for method, found in scales.items()},
+            {each: error_of(values, found[pair.name], pair.dtype) for each, found in scales.items()},
+            method,
             histogram,
             curve(histogram, Method.ENTROPY, pair.dtype) if activation else None,
             curve(histogram, Method.MSE, pair.dtype) if activation else None,

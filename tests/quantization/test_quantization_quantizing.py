@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from cases.models.convolutional import conv_residual
 from cases.models.transformer import attention_encoder
@@ -72,7 +73,8 @@ def test_the_quantised_file_has_the_error_that_is_claimed_and_every_scale_is_sym
     assert found.unseen == 1
     assert error(found.quantized, residual, searched) == pytest.approx(found.chosen.error, rel=1e-3)
     assert error(found.quantized, residual, unseen) == pytest.approx(found.chosen.unseen, rel=1e-3)
-    assert found.chosen.error == {each.method: each.error for each in found.methods}[found.method] < 0.02
+    alike = {each.method: each.error for each in found.methods}[found.method]
+    assert found.chosen.error <= 1.02 * alike < 0.02  # a few tensors may have another method
     assert found.chosen.share == 1
     for pair in find_pairs(found.quantized):
         assert pair.scale.zero_point is None
@@ -163,3 +165,38 @@ def test_what_cannot_be_quantised_is_refused(residual):
         quantize(quantize(residual, images(2)).quantized, images(2))
     with pytest.raises(ModelError, match="holds nothing"):
         place(residual, Format.INT4, exclude=["logits_matmul"])
+
+
+def test_a_tensor_gets_another_method_where_that_is_better_on_samples_that_it_was_not_calibrated_with() -> (
+    None
+):
+    random = np.random.default_rng(0)
+    weights = random.standard_normal((2, 256, 16)).astype(np.float32)
+    weights[1, 255] = 0  # nobody reads the outlier of the second input
+    nodes = [
+        helper.make_node("MatMul", ["kept", "w0"], ["p0"], "product0"),
+        helper.make_node("MatMul", ["unread", "w1"], ["p1"], "product1"),
+        helper.make_node("Add", ["p0", "p1"], ["y"], "sum"),
+    ]
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 256]) for name in ("kept", "unread")]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [64, 16])
+    constants = [numpy_helper.from_array(weights[place], f"w{place}") for place in (0, 1)]
+    graph = helper.make_graph(nodes, "g", infos, [output], constants)
+    model = load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    samples = []
+    for _ in range(6):
+        feeds = {name: random.standard_normal((64, 256)).astype(np.float32) for name in ("kept", "unread")}
+        for array in feeds.values():
+            array[random.integers(64), 255] = 100
+        samples.append(feeds)
+    found = quantize(model, samples[:4], unseen=samples[4:])
+    chosen = {each.tensor: each.method for each in found.tensors if each.kind is Kind.ACTIVATION}
+    assert chosen["kept"] in (Method.MAX, Method.MSE)
+    assert chosen["unread"] in (Method.PERCENTILE, Method.ENTROPY)
+    assert all(found.chosen.unseen < 0.8 * each.unseen for each in found.methods)
+    frame = found.to_frame()
+    assert list(frame[frame["chosen"] & (frame["kind"] == "activation")]["method"]) == [
+        chosen[tensor] for tensor in frame[frame["chosen"] & (frame["kind"] == "activation")]["tensor"]
+    ]
+    one = quantize(model, samples[:4], unseen=samples[4:], method=Method.MAX)
+    assert {each.method for each in one.tensors} == {Method.MAX}

@@ -7,10 +7,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from harness.conversion.cures.building import Inapplicable
+from harness.conversion.cures.building import Inapplicable, constant_of, given
 from harness.conversion.cures.cure import Applied, Cure, Feeds, Transformed, rewrite_rules
 from harness.conversion.cures.opsets import convert_opset
 from harness.model import Model, load_model
@@ -99,10 +100,36 @@ def cleaned(graph: ir.Model) -> ir.Model:
     with _quietly():
         common_passes.ShapeInferencePass()(graph)
         onnxscript.optimizer.fold_constants_ir(graph)
+        if _fold_splits(graph):
+            onnxscript.optimizer.fold_constants_ir(graph)
         common_passes.RemoveUnusedNodesPass()(graph)
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
         common_passes.NameFixPass()(graph)
     return graph
+
+
+def _fold_splits(graph: ir.Model) -> bool:
+    """Compute Split nodes of constants, which onnxscript leaves as they are; returns whether there were any."""
+    found = False
+    for node in list(graph.graph):
+        values = constant_of(node, 0) if node.op_type == "Split" else None
+        sizes = constant_of(node, 1)
+        if values is None or (given(node, 1) is not None and sizes is None):
+            continue
+        axis = node.attributes.get_int("axis", 0)
+        if sizes is None:
+            each = -(-values.shape[axis] // len(node.outputs))
+            sizes = np.full(len(node.outputs), each)
+        parts = np.split(values, np.cumsum(sizes)[:-1], axis)
+        for output, part in zip(node.outputs, parts, strict=True):
+            if output.is_graph_output():
+                continue
+            constant = ir.Value(name=f"{output.name}/constant", const_value=ir.tensor(part))
+            constant.dtype, constant.shape = ir.DataType.from_numpy(part.dtype), ir.Shape(part.shape)
+            graph.graph.register_initializer(constant)
+            ir.convenience.replace_all_uses_with(output, constant)
+            found = True
+    return found
 
 
 @contextlib.contextmanager

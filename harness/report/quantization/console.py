@@ -63,9 +63,12 @@ def print_quantization(
         table.add_row(percent(point.share), number(point.error), number(point.unseen), str(len(point.floats)))
     console.print(table)
     table = _table("tensor", "kind", "largest", *(f"{method.method}" for method in found.methods))
-    worst = sorted(found.tensors, key=lambda each: -each.errors[found.method])
+    worst = sorted(found.tensors, key=lambda each: -each.errors[each.method])
     for tensor in worst[: None if details else ROWS]:
-        errors = (number(tensor.errors[method.method]) for method in found.methods)
+        errors = (
+            f"{number(error)}{' *' if method is tensor.method else ''}"
+            for method, error in tensor.errors.items()
+        )
         table.add_row(shorten(tensor.tensor, 40), tensor.kind, number(tensor.largest), *errors)
     console.print(table)
     lines = [Statement("float", names(chosen.floats, 6))] if chosen.floats else []

@@ -11,7 +11,7 @@ from harness.report.figures import histogram_svg, mixed_curve_svg
 from harness.report.pages import render_page, trusted
 from harness.report.quantization.words import LOOKS, exclusions, heading, kernels_text, statements
 from harness.report.words import Look, Statement, escape, fit
-from harness.text import number, percent, plural
+from harness.text import names, number, percent, plural
 
 PICTURES = 8
 """So many tensors, the costliest, get a histogram."""
@@ -62,14 +62,14 @@ def quantization_page(
     lines = [
         Statement("error", f"nrmse {number(chosen.error)} over the float model"),
         Statement("share", f"{percent(chosen.share)} of the multiply-adds are quantised"),
-        Statement("method", f"{found.method}, of {plural(len(found.methods), 'method')} that were tried"),
+        Statement("method", methods_text(found)),
         Statement("data", f"{plural(found.samples, 'sample')} to calibrate with, {found.unseen} kept apart"),
     ]
     if chosen.floats:
         lines.append(Statement("in float", ", ".join(chosen.floats)))
     if kernels is not None:
         lines.append(Statement("kernels", kernels_text(kernels, found.format)))
-    worst = sorted(found.tensors, key=lambda each: -each.errors[found.method])
+    worst = sorted(found.tensors, key=lambda each: -each.errors[each.method])
     pictures = []
     for each in [each for each in worst if each.divergence is not None][:PICTURES]:
         assert each.histogram is not None
@@ -86,6 +86,13 @@ def quantization_page(
         curve=trusted(mixed_curve_svg(found)) if len(found.curve) > 1 else "",
         pictures=pictures,
     )
+
+
+def methods_text(found: Quantization) -> str:
+    """`mse, of 4 methods that were tried; entropy for l0_norm1`."""
+    others = [f"{each.method} for {each.tensor}" for each in found.tensors if each.method is not found.method]
+    text = f"{found.method}, of {plural(len(found.methods), 'method')} that were tried"
+    return f"{text}; {names(others, 6)}" if others else text
 
 
 def _page(
