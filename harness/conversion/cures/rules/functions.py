@@ -24,15 +24,20 @@ NEVER_TAKEN = frozenset(
         "SwiGLU",
     }
 )
+#: Not taken by every release: not left in what is written.
+_NOT_BY_ALL = ("Swish",)
 _DOMAIN = "definition"
 
 
 def inline_never_taken(model: Model, refused: frozenset[str] | None) -> Transformed | None:
     """Operators that no release takes, also in the definitions of others, and LayerNormalization with more outputs."""
     found = _inline(model, _never_taken(model))
+    own = {node.name for node in model.skeleton.graph.node}
     while found is not None:
         inner = load_model(found.graph, name=model.name)
-        more = _inline(inner, _never_taken(inner))
+        nodes = inner.skeleton.graph.node
+        newer = {node.name for node in nodes if node.op_type in _NOT_BY_ALL and node.name not in own}
+        more = _inline(inner, _never_taken(inner) | newer)
         if more is None:
             return found
         found = Transformed(more.graph, found.nodes)

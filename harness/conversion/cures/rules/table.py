@@ -74,7 +74,7 @@ CURES: tuple[Cure, ...] = (
     Cure(
         code="inline-refused-definition",
         against=Against.REFUSED,
-        operators=("Attention",),
+        operators=("Attention", "Swish"),
         does="writes the operator's own definition instead of it",
         needs="a compiler that refuses it",
         source=f"{SUITE}; {ONNX_DEFINITION}",
