@@ -37,6 +37,10 @@ _SAID: dict[ScaleFault, tuple[Kind, str, str]] = {
         "quantise it along the axis of the output channels",
     ),
 }
+_MISPLACED = (
+    "it reads a dequantised tensor, and computes in float: the pair costs accuracy, and parts kernels"
+)
+_WANTED = "the product behind it reads float"
 _CODES_MEASURED = ("scale-zero", "scale-negative", "scale-not-finite")
 
 
@@ -67,16 +71,13 @@ def scale_findings(model: Model, graph: GraphView, environment: str | None = Non
             if np.isnan(each.value):
                 kind, text = Kind.REFUSED, f"a scale is NaN: {_POSITIVE}"
             code = f"scale-{each.fault.value.replace('_', '-')}"
-            found.append(finding(code, kind, each.node, f"{text} ({each.pair})", advice))
+            found.append(finding(code, kind, each.node, text, advice))
     for pair in find_misplaced(model):
-        where = f"put the pair on {pair.moved_to}" if pair.moved_to else "take the pair out"
-        found.append(
-            finding(
-                "misplaced-pair",
-                Kind.IMPROVABLE,
-                pair.reader,
-                f"it reads {pair.pair} dequantised, and computes in float: the pair costs accuracy, and parts kernels",
-                where,
+        explanation, advice = _MISPLACED, "take the pair out"
+        if pair.moved_to is not None:
+            explanation, advice = (
+                f"{_MISPLACED}; {_WANTED}",
+                "move the pair in front of the product behind it",
             )
-        )
+        found.append(finding("misplaced-pair", Kind.IMPROVABLE, pair.reader, explanation, advice))
     return found

@@ -18,7 +18,7 @@ from harness.quantization.editing import with_scales, without
 from harness.quantization.findings import ScaleFinding, find_scale_faults
 from harness.quantization.histograms import Observed, observe
 from harness.quantization.pairs import find_pairs, float_weights
-from harness.quantization.placement import Misplaced, find_misplaced
+from harness.quantization.placement import Misplaced, find_misplaced, with_products
 from harness.quantization.ranking import (
     INFERENCES,
     Candidate,
@@ -71,7 +71,7 @@ class QuantizationDiagnosis:
         repaired: the error with `repairs`.
         taken_out: the smallest set of pairs that, in float, brings the error below the limit.
         without: the error without them.
-        excluded: the nodes that read them: what to exclude when it is quantised again.
+        excluded: the nodes that read them, as far as the products: what to exclude when it is quantised again.
         minimal: no pair of `faulty` and `taken_out` can be left out; each was tried.
         unseen_before: `before` on samples that nothing was chosen on; None if there are none.
         unseen_repaired: `repaired` on those.
@@ -286,7 +286,8 @@ class _Diagnosing:
         taken, minimal = self._search(
             lambda names: Setting(off=names, scales=scales), found.limit, scores, hints
         )
-        nodes = {reader.node for pair in self.pairs if pair.name in taken for reader in pair.readers}
+        readers = {reader.node for pair in self.pairs if pair.name in taken for reader in pair.readers}
+        nodes = with_products(self.model, readers)
         setting = Setting(off=frozenset(taken), scales=scales)
         model = with_scales(self.model, self.pairs, scales, self.weights) if scales else self.model
         return replace(

@@ -259,6 +259,20 @@ def _behind(model: Model, node: ir.Node, constants: Constants) -> str | None:
     return None
 
 
+def with_products(model: Model, names: Collection[str]) -> frozenset[str]:
+    """`names`, and behind those nodes that only move data all that read it on, as far as the products."""
+    nodes = {str(node.name): node for node in model.ir.graph}
+    found, waiting = set(names), [name for name in names if name in nodes]
+    while waiting:
+        node = nodes[waiting.pop()]
+        if node.op_type not in _SAME_SCALE:
+            continue
+        behind = {str(reader.name) for output in node.outputs for reader, _ in output.uses()} - found
+        found |= behind
+        waiting += behind
+    return frozenset(found)
+
+
 def well_placed(model: Model) -> Model:
     """`model` without its misplaced pairs; where a product behind one reads in float, the pair goes there."""
     misplaced = find_misplaced(model)

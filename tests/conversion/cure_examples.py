@@ -248,6 +248,16 @@ POSITIVE: dict[str, list[Example]] = {
         Example(_PAIR, {"s": F(0.05), "z": np.uint8(128)}),
         Example(_PAIR, {"s": F(0.05), "z": np.uint8(100)}),
     ],
+    "stored-bias": [
+        Example(
+            "g (float[N,4] x) => (float[N,4] y) { d = DequantizeLinear<axis = 0>(b, s) y = Add(x, d) }",
+            {"b": np.array([10, -200, 3, 1 << 20], np.int32), "s": np.linspace(0.001, 0.1, 4).astype(F)},
+        ),
+        Example(
+            "g (float[N,4] x) => (float[N,4] y) { d = DequantizeLinear(b, s, z) y = Add(x, d) }",
+            {"b": np.array([10, -200, 3, 7], np.int32), "s": F(0.01), "z": np.int32(0)},
+        ),
+    ],
     "static-quantisation": [
         Example(_DYNAMIC % "s", {"w": _INTEGERS, "z": np.int8(0), "s": F(0.01)}),
         Example(_DYNAMIC % "s", {"w": _INTEGERS.astype(np.uint8), "z": np.uint8(128), "s": F(0.01)}),
@@ -422,6 +432,9 @@ NEGATIVE: dict[str, Example] = {
         "g (float[N,2,4,4] x, float[4] s) => (float[P,2,Q,R] y) { y = Resize(x, , s) }"
     ),
     "asymmetric-pair": Example(_PAIR, {"s": F(0.05), "z": np.int8(0)}),
+    "stored-bias": Example(
+        "g (int32[N,4] b) => (float[N,4] y) { y = DequantizeLinear(b, s) }", {"s": F(0.01)}
+    ),
     "static-quantisation": Example(
         "g (float[N,64] x) => (float[N,6] y, uint8[N,64] q) { q, d, t = DynamicQuantizeLinear(x) "
         "i = MatMulInteger(q, w, t) c = Cast<to = 1>(i) y = Mul(c, d) }",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,14 +100,28 @@ def test_without_an_environment_it_is_said_how_to_ask_a_compiler() -> None:
     assert "no rule speaks against it" in printed(report_of())
 
 
-def test_the_same_is_said_once_of_several_nodes_unless_they_stand_in_the_way() -> None:
-    other = NodeFacts(5, "second", "TopK")
+def test_the_same_is_said_once_of_several_nodes() -> None:
+    other, kind = NodeFacts(5, "second", "TopK"), NodeFacts(6, "third", "Sort")
     risky = [finding(Kind.RISKY, node) for node in (TOP, other)]
     assert "top, second (TopK): K is limited" in printed(report_of(engine("new", *risky)))
-    stopping = [finding(Kind.REFUSED, node) for node in (TOP, other)]
+    stopping = [finding(Kind.REFUSED, node) for node in (TOP, other, kind)]
     text = printed(report_of(engine("old", *stopping, outcome=Outcome.REFUSED)))
-    assert "top (TopK)" in text
-    assert "second (TopK)" in text
+    assert "top, second (TopK): K is limited" in text
+    assert "third (Sort)" in text
+
+
+def test_what_compilers_say_of_a_node_is_the_same_but_for_its_name() -> None:
+    nodes = [NodeFacts(index, f"node{index}", "TopK") for index in range(9)]
+    stopping = [replace(finding(Kind.REFUSED, node), said=f"bad: {node.name} of TopK") for node in nodes]
+    stopping.append(replace(stopping[0], node=NodeFacts(9, "odd", "TopK"), said="another word"))
+    report = report_of(engine("old", *stopping, outcome=Outcome.REFUSED))
+    text = printed(report)
+    assert "node0, node1, node2, node3, node4, node5 and 3 more (TopK)" in text
+    assert "odd (TopK)" in text
+    assert "node8" not in text
+    assert "node8" in printed(report, details=True)
+    assert "node8" in check_page(report)
+    assert "node8" in check_markdown(report)
 
 
 def test_markdown_has_a_table_and_escapes_what_compilers_say() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from harness.compiler.facts import RTX, Kind, Releases
-from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule
+from harness.compiler.rules.types import ALSO_TENSORRT, DOCUMENTED, MEASURED, MEASURED_AND_DOCUMENTED, Rule
 from harness.compiler.rules.view import NodeView, dtype_of
 from harness.worker.protocol import TENSORRT, TENSORRT_RTX
 
@@ -78,6 +78,17 @@ RULES = (
         "uint8 is not dequantized",
         MEASURED_AND_DOCUMENTED,
         "quantize to int8, symmetrically",
+        ALSO_TENSORRT,
+    ),
+    Rule(
+        "dequantize-int32",
+        Kind.REFUSED,
+        ("DequantizeLinear",),
+        lambda node: node.dtype(0) == "int32",
+        "int32 is not dequantized: a bias belongs in float",
+        "measured: TensorRT for RTX 1.4.0.76, 1.6.1.120 and 1.7.1.116 on files of ONNX Runtime's static quantization; "
+        f"{DOCUMENTED}; lyuwenyu/RT-DETR issue 343",
+        "quantize with extra_options={'QuantizeBias': False}, or let --fix compute it",
         ALSO_TENSORRT,
     ),
     Rule(

@@ -62,7 +62,7 @@ class Row:
         finding: the first of those that are alike.
         environments: where it was made; empty of a rule alone.
         spared: the environments that were asked and do not have it.
-        others: further nodes of which the same is said; only where none of them stands in the way.
+        others: further nodes of which the same is said.
     """
 
     finding: Finding
@@ -89,11 +89,15 @@ def rows(result: CheckResult) -> tuple[Row, ...]:
 
 
 def _merged(found: Iterable[Row]) -> tuple[Row, ...]:
-    """Rows that say the same of several nodes as one, but for those that stand in the way."""
+    """Rows that say the same of several nodes as one; of what stands in the way, of nodes with the same operator."""
     groups: dict[tuple[object, ...], list[Row]] = {}
-    for number, row in enumerate(found):
-        alike = (row.finding.code, row.finding.explanation, row.environments)
-        groups.setdefault((number,) if row.finding.kind.is_failure else alike, []).append(row)
+    for row in found:
+        finding, node = row.finding, row.finding.node
+        alike: tuple[object, ...] = (finding.code, finding.explanation, row.environments)
+        if finding.kind.is_failure and node is not None:
+            said = (*finding.evidence, finding.said)
+            alike += (node.op, finding.alone, *(each.replace(node.name, "") for each in said))
+        groups.setdefault(alike, []).append(row)
     made = [
         replace(first, others=tuple(row.finding.node for row in rest if row.finding.node is not None))
         for first, *rest in groups.values()
@@ -101,18 +105,25 @@ def _merged(found: Iterable[Row]) -> tuple[Row, ...]:
     return tuple(sorted(made, key=lambda row: -LOOKS[row.finding.kind].severity))
 
 
+MOST_NAMES = 6
+"""So many nodes of which the same is said stand in its headline; all of them below."""
+
+
 def headline(row: Row) -> str:
     """`top_scores (TopK): K is limited to 3840`."""
     what = row.finding.explanation or _UNEXPLAINED[row.finding.kind]
     nodes = [node for node in (row.finding.node, *row.others) if node is not None]
     ops = names(dict.fromkeys(node.op for node in nodes))
-    who = f"{names(node.name for node in nodes)} ({ops})" if nodes else "the model"
+    who = f"{names((node.name for node in nodes), MOST_NAMES)} ({ops})" if nodes else "the model"
     return f"{who}: {what}"
 
 
 def statements(row: Row) -> Iterator[Statement]:
     """What is known of a finding, a line each."""
     finding = row.finding
+    if len(row.others) >= MOST_NAMES:
+        every = [each.name for each in (finding.node, *row.others) if each is not None]
+        yield Statement("nodes", names(every, len(every)))
     if row.environments and row.spared:
         yield Statement("where", where(row))
     if finding.node is not None:

@@ -143,6 +143,10 @@ CASES = {
         single("QuantizeLinear", V, ONE, np.asarray(0, np.uint8), outputs=[U8]),
         single("QuantizeLinear", V, ONE, ZERO, outputs=[I8]),
     ),
+    "dequantize-int32": (
+        single("DequantizeLinear", (I32, [4]), ONE),
+        single("DequantizeLinear", (I8, [4]), ONE),
+    ),
     "quantize-uint8-8.6": (
         single("QuantizeLinear", V, ONE, np.asarray(0, np.uint8), outputs=[U8]),
         single("QuantizeLinear", V, ONE, ZERO, outputs=[I8]),

@@ -67,6 +67,20 @@ def dynamic_quantize(ops: Ops, node: ir.Node) -> list[ir.Value]:
     return [ops.Cast(quantized, to=int(UINT8)), scale, ops.Cast(zero_point, to=int(UINT8))]
 
 
+def stored_bias(ops: Ops, node: ir.Node) -> ir.Value | None:
+    """A constant of INT32 in the floats that it stands for."""
+    values, scales, shifts = (constant_of(node, index) for index in range(3))
+    if values is None or scales is None or values.dtype != np.int32:
+        return None
+    axis = node.attributes.get_int("axis", 1)
+    along = [-1 if each == axis % max(values.ndim, 1) else 1 for each in range(values.ndim)]
+    steps, zero = (
+        each.reshape(along if each.size > 1 else ())
+        for each in (scales, np.zeros((), np.int32) if shifts is None else shifts)
+    )
+    return ops.constant((values - zero).astype(steps.dtype) * steps)
+
+
 def narrowed(ops: Ops, node: ir.Node) -> ir.Value | None:
     """Whole numbers that are cast to 8 bits and back, and fit: an engine has no 8-bit integers in between."""
     inner = read(node, 0).producer()

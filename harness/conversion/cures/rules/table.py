@@ -323,6 +323,15 @@ CURES: tuple[Cure, ...] = (
         ),
     ),
     Cure(
+        code="stored-bias",
+        against=Against.REFUSED,
+        operators=("DequantizeLinear",),
+        does="stores a bias of INT32 in float",
+        needs="constants",
+        source="ONNX Runtime's static quantization writes it; no parser takes it: lyuwenyu/RT-DETR issue 343",
+        patterns=(Pattern(quantized.stored_bias, "DequantizeLinear"),),
+    ),
+    Cure(
         code="asymmetric-quantisation",
         against=Against.REFUSED,
         operators=("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
