@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from harness.backends import (
     arrange,
 )
 from harness.case import Tolerance
-from harness.comparison import Accumulator, Metrics
+from harness.comparison import Accumulator, Metrics, RelativeErrorSum
 from harness.judge.outputs import TensorGates
 from harness.judge.regions import mark_origins
 from harness.judge.results import LayerResult
@@ -37,7 +37,7 @@ LARGE = 1 << 16
 """From so many elements on, comparing two tensors is worth a thread of its own."""
 THREADS = 4
 Sums = dict[str, Accumulator]
-_Pair = tuple[Accumulator, np.ndarray, np.ndarray]
+_Pair = tuple[Accumulator | RelativeErrorSum, np.ndarray, np.ndarray]
 
 
 @dataclass
@@ -46,7 +46,7 @@ class LayerSums:
 
     candidate: Sums = field(default_factory=dict)
     emulator: Sums = field(default_factory=dict)
-    introduced: Sums = field(default_factory=dict)
+    introduced: dict[str, RelativeErrorSum] = field(default_factory=dict)
 
 
 def measure_layers(
@@ -153,22 +153,19 @@ def _measure_chunk(
     del emulated, compared
     known = reference if own else None
     introduced = _introduced(beside, precision, feeds, chunk, known)
-    _compare(
-        [(_sum_of(sums.introduced, name, rules, alone=True), *pair) for name, pair in introduced.items()]
-    )
+    alone = sums.introduced
+    _compare([(alone.setdefault(name, RelativeErrorSum()), *pair) for name, pair in introduced.items()])
 
 
-def _sum_of(to: Sums, name: str, rules: TensorGates, *, alone: bool = False) -> Accumulator:
-    """The accumulator of a tensor; `alone`: of what a node introduces, which is not judged by rows or slices."""
+def _sum_of(to: Sums, name: str, rules: TensorGates) -> Accumulator:
     if name not in to:
         options = rules.options(name, is_output=False)
-        options = replace(options, topk=0, slice_floor=None) if alone else options
         to[name] = Accumulator(dtype=rules.precision.storage_dtype, options=options)
     return to[name]
 
 
 def _compare(pairs: Sequence[_Pair]) -> None:
-    """Add each candidate and its reference to its accumulator: large ones in threads, as NumPy lets go of Python."""
+    """Add each candidate and its reference to its sums: large ones in threads, as NumPy lets go of Python."""
     large = [pair for pair in pairs if pair[1].size >= LARGE]
     small = [pair for pair in pairs if pair[1].size < LARGE]
     with ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as pool:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from harness.comparison import GateResult, Metrics
+from harness.comparison import GateResult, Metrics, RelativeError
 from harness.judge import LayerResult, MadeWith, OutputResult, RunReport, RunResult, Verdict
 from harness.tensors import Precision
 
@@ -66,7 +66,7 @@ def layer(
         op=op,
         tensor=node or f"t{index}",
         metrics=metrics(nrmse, **changes),
-        introduced=None if introduced is None else metrics(introduced),
+        introduced=None if introduced is None else RelativeError(introduced, 0),
         gates=gates(nrmse),
         origin=origin,
     )

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from harness.backends import Emulator, Plan
+from harness.comparison import RelativeErrorSum
 from harness.diagnosis.context.evaluator import JudgedEvaluation
 from harness.diagnosis.context.subject import Subject
 from harness.judge import COPIES, OutputResult
@@ -15,7 +16,7 @@ from harness.search import Evaluation, Outcome
 
 def introduced_errors(subject: Subject, sample: int, emulator: Emulator | None = None) -> dict[str, float]:
     """By node, the nrmse of what it writes when it is lowered alone on the reference's tensors; infinite where it
-    is not finite. What `measure_layers` measures in full, without all the other metrics.
+    is not finite. `measure_layers` measures the same for all samples together.
 
     Args:
         subject: what is diagnosed.
@@ -39,28 +40,14 @@ def introduced_errors(subject: Subject, sample: int, emulator: Emulator | None =
         for name, value in low.items():
             writer = bench.model.producer(name)
             assert writer is not None
-            found[writer.name] = max(found.get(writer.name, 0.0), _nrmse(value, exact[name]))
+            found[writer.name] = max(found.get(writer.name, 0.0), _error(value, exact[name]))
     return found
 
 
-@np.errstate(invalid="ignore")  # infinities are subtracted from each other
-def _nrmse(value: np.ndarray, reference: np.ndarray) -> float:
-    if value.shape != reference.shape:
-        return math.inf
-    exact = reference.astype(np.float64).reshape(-1)
-    apart = value.astype(np.float64).reshape(-1) - exact
-    squares, power = float(apart @ apart), float(exact @ exact)
-    if math.isfinite(squares) and power > 0:
-        return math.sqrt(squares / power)
-    # Where both sides are infinite alike, the difference is NaN: such elements are compared for equality instead.
-    with np.errstate(invalid="ignore"):
-        difference = np.where(value == reference, 0.0, value.astype(np.float64) - reference)
-    if not np.isfinite(difference).all():
-        return math.inf
-    error = float(np.sqrt(np.mean(difference * difference))) if difference.size else 0.0
-    finite = reference[np.isfinite(reference)].astype(np.float64)
-    scale = float(np.sqrt(np.mean(finite * finite))) if finite.size else 0.0
-    return error / scale if scale else (math.inf if error else 0.0)
+def _error(value: np.ndarray, reference: np.ndarray) -> float:
+    total = RelativeErrorSum()
+    total.update(value, reference)
+    return total.result().error
 
 
 def emulate(subject: Subject, plan: Plan) -> tuple[tuple[OutputResult, ...], Evaluation]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from harness.comparison import NONFINITE, GateResult, Metrics
+from harness.comparison import NONFINITE, GateResult, Metrics, RelativeError
 from harness.judge.results.verdicts import Judged
 from harness.tensors import UNLESS_DEFAULT
 
@@ -102,7 +102,7 @@ class LayerResult:
     op: str
     tensor: str
     metrics: Metrics
-    introduced: Metrics | None
+    introduced: RelativeError | None
     gates: tuple[GateResult, ...]
     origin: bool
     counterpart: str | None = field(default=None, metadata=UNLESS_DEFAULT)
