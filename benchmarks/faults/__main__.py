@@ -71,8 +71,9 @@ def _scores(
     found = {} if partial is None else dict(partial.scores)
     before = 0.0 if partial is None else partial.seconds
     left = [spec for spec in specs if spec.name not in found]
+    work = judge if kernels is None else partial_of(judge, kernels=kernels)
     started = time.perf_counter()
-    for spec, result in each(partial_of(judge, kernels=kernels), left, jobs, done=len(specs) - len(left)):
+    for spec, result in each(work, left, jobs, done=len(specs) - len(left)):
         found[spec.name] = result
         if partial is not None:
             partial.keep(result, before + time.perf_counter() - started)

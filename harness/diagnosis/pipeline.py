@@ -109,9 +109,15 @@ def _has_prior(seen: Seen) -> bool:
     return _lowered(seen) and seen.prior is not None and seen.prior.found and not seen.cured
 
 
+COSTLY = 1.1
+"""An island that takes more than so many times as long is worth a look at what it parts."""
+
+
 def _parts_kernels(seen: Seen) -> bool:
-    """Whether the island that cures makes more kernels of the engine."""
+    """Whether the island that cures makes more kernels of the engine, and costs latency as far as that was measured."""
     if not seen.cured or seen.tried is None or not seen.tried.passed or not seen.baseline.kernels:
+        return False
+    if seen.price is not None and seen.price.ratio <= COSTLY:
         return False
     return len(seen.tried.kernels) > len(seen.baseline.kernels)
 

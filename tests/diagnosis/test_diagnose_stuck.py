@@ -167,10 +167,7 @@ def test_a_search_on_an_engine_goes_by_its_kernels() -> None:
 class Parting(Telling):
     """An engine of which the kernels are parted where only some of their nodes are in FP32; `slow` is by kernel."""
 
-    slow: tuple[float, float] = (
-        1.0,
-        1.0,
-    )  # milliseconds of an engine with parted kernels, and of one without
+    slow: tuple[float, float] = (1.0, 1.0)  # ms with parted kernels, and with a whole one in FP32
 
     def evaluate(self, plan: Plan, feeds: Mapping[str, np.ndarray], **more: Any) -> Evaluation:
         found = super().evaluate(plan, feeds, **more)
@@ -180,7 +177,7 @@ class Parting(Telling):
         parted = 0 < len(low) < len(fused)
         parts = [tuple(set(fused) - set(low)), low] if parted else [fused]
         kernels = tuple(Kernel(f"k{number}", "kgen", part) for number, part in enumerate(parts))
-        median = self.slow[0 if parted else 1]
+        median = self.slow[0] if parted else 1.0 if low else self.slow[1]
         timed = found.engine.latency is not None
         return replace(
             found,
@@ -193,7 +190,7 @@ class Parting(Telling):
         )
 
 
-@pytest.mark.parametrize(("slow", "whole"), [((2.0, 1.5), True), ((1.5, 2.0), False)])
+@pytest.mark.parametrize(("slow", "whole"), [((2.0, 1.5), True), ((2.0, 1.9), False)])
 def test_of_two_cures_the_faster_one_is_taken_where_an_island_parts_kernels(
     slow: tuple[float, float], whole: bool
 ) -> None:
@@ -205,12 +202,21 @@ def test_of_two_cures_the_faster_one_is_taken_where_an_island_parts_kernels(
     assert set(diagnosis.culprits) == (kernel if whole else needed)
     assert diagnosis.confirmed
     assert diagnosis.price is not None
-    assert diagnosis.price.after_ms == min(slow)
+    assert diagnosis.price.after_ms == slow[1 if whole else 0]
     assert (
         "the island parts kernels: 2 in place of 1; with all their nodes in FP32 the engine has 1 and passes"
         in texts(diagnosis)
     )
     assert texts(diagnosis).count("not taken") == (0 if whole else 1)
+
+
+def test_an_island_that_costs_nothing_is_not_made_larger() -> None:
+    needed = frozenset({"b1_sq", "b1_mean", "b1_addeps", "b1_sqrt"})
+    engine = Parting(rmsnorm(scale=600.0), "b1_sq", unless(needed), rounds=False)
+    engine.slow = (1.05, 0.5)
+    diagnosis = run(engine)
+    assert set(diagnosis.culprits) == needed
+    assert diagnosis.cost.builds == 3
 
 
 @pytest.mark.parametrize("core", [{"3"}, {"2", "5"}])

@@ -236,12 +236,14 @@ class FP32Sums:
         before: nrmse of the worst output with all in FP16; infinite where it is not finite.
         after: with the products in FP32, or with all of them where none pass.
         evidence: what was shown.
+        fused_away: the products around which the engine fuses Casts away.
     """
 
     products: tuple[str, ...] = ()
     before: float = 0.0
     after: float = 0.0
     evidence: tuple[Evidence, ...] = ()
+    fused_away: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

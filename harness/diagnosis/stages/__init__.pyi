@@ -36,6 +36,7 @@ from .priors import block_hints as block_hints
 from .priors import island_hints as island_hints
 from .priors import kernel_hints as kernel_hints
 from .priors import node_scores as node_scores
+from .priors import readers_of as readers_of
 from .priors import span_of as span_of
 from .priors import whole_kernels as whole_kernels
 from .reference import explain_reference as explain_reference

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from harness.backends import Plan, Timing
+from harness.backends import Observation, Plan, Timing
 from harness.diagnosis.context import (
     BASELINE,
     Cure,
@@ -37,12 +37,15 @@ from harness.diagnosis.stages.search import (
     search_islands,
 )
 from harness.errors import CandidateError, UsageError
+from harness.judge import measure_layers
 from harness.search import Evaluation, Options, Outcome, Result, SearchVerdict
 from harness.text import names, plural
 
 MOST_SUSPECTS = 64
 PRICE_PHASE = "price"
 REPEATS, WARMUP = 100, 10
+MOST_FOLLOWED = 4
+"""So often an error is followed to where it starts next, before every node is lowered alone."""
 
 
 def cure_on_emulator(
@@ -65,6 +68,8 @@ def cure_on_emulator(
     # What outliers read from is rarely at fault: without it each search starts with that many nodes less.
     own, theirs = frozenset(outliers(prediction.introduced)), frozenset(outliers(suspicion))
     hint = _passing(evaluator, known, [own & frozenset(subject.units), theirs])
+    if hint is None and any(math.isinf(prediction.introduced[node]) for node in own):
+        hint = _followed(evaluator, known, own & frozenset(subject.units), prediction.failing_sample)
     if hint is None:
         alone = effects.each(_suspects(subject, prediction, suspicion))
         hint = _passing(evaluator, known, _hints(suspicion, alone))
@@ -89,6 +94,28 @@ def _passing(
             continue
         known[hint] = evaluator.evaluate(evaluator.subject.plan(hint), phase=CURE_PHASE).trial
         if known[hint].outcome is Outcome.PASS:
+            return hint
+    return None
+
+
+def _followed(
+    evaluator: Evaluator, known: dict[frozenset[str], Evaluation], hint: frozenset[str], sample: int
+) -> frozenset[str] | None:
+    """`hint` with what is near where the error starts once that is in FP32, and so on; None if none of it cures.
+
+    What is only cancelled later, as a massive activation of the residual stream is, introduces little by itself.
+    """
+    subject = evaluator.subject
+    bench = subject.bench
+    for _ in range(MOST_FOLLOWED):
+        plan = subject.plan(hint, observation=Observation.TYPED)
+        layers, _ = measure_layers(bench, bench.emulator, plan, bench.case.tolerances, samples=[sample])
+        starts = {layer.node for layer in layers if layer.origin}
+        wider = hint | frozenset(nearby(subject.model, sorted(starts), subject.units))
+        if wider == hint:
+            return None
+        hint = wider
+        if _passing(evaluator, known, [hint]) is not None:
             return hint
     return None
 
