@@ -36,7 +36,7 @@ from harness.environments import select, shared_supervisor
 from harness.errors import HarnessError
 from harness.model import Model, load_model
 from harness.tensors import Precision
-from harness.worker.protocol import PACKAGE_OF
+from harness.worker.protocol import PACKAGE_OF, TENSORRT_RTX
 
 SAME = {"exact": 1e-6, "rounded": 2e-3, "tf32": 1e-5}
 """nrmse up to which two answers are the same: exact ones, those that may be computed in TF32, and what TF32 costs."""
@@ -300,15 +300,17 @@ def run_suite(env: str, part: str, seconds: float, out: Path) -> None:
                 answer = run(model, feeds, expected, env, 1e-2)
             except Exception as error:  # the next model is worth more than this one
                 answer = Answer("no answer", why=f"{type(error).__name__}: {error}"[:200])
-            known = [
-                match.rule.code
-                for match in match_rules(model)
-                if match.rule.kind in (Kind.DIFFERENT, Kind.RISKY)
-                and match.rule.include(probe.product, probe.tensorrt)
-            ]
+            known = _known(model, probe.product, probe.tensorrt)
             row = {"environment": env, "release": probe.tensorrt, "model": name, "known": known}
             file.write(json.dumps({**row, **asdict(answer)}) + "\n")
             file.flush()
+
+
+def _known(model: Model, product: str, release: str) -> list[str]:
+    """The codes of the rules that say that it may compute something else."""
+    kinds = (Kind.DIFFERENT, Kind.RISKY)
+    matches = (each for each in match_rules(model) if each.rule.kind in kinds)
+    return sorted({each.rule.code for each in matches if each.rule.include(product, release)})
 
 
 def collect(folder: Path, write: bool) -> None:
@@ -319,6 +321,14 @@ def collect(folder: Path, write: bool) -> None:
         of = counts.setdefault(row["release"], {})
         of[row["outcome"]] = of.get(row["outcome"], 0) + 1
     differ = [row for row in rows if row["outcome"] == "differs"]
+    names = {row["model"] for row in differ}
+    for release in counts:  # the rules may have been written since
+        for name, model, _, _ in suite(release):
+            if name in names:
+                codes = _known(model, TENSORRT_RTX, release)
+                for row in differ:
+                    if (row["release"], row["model"]) == (release, name):
+                        row["known"] = codes
     kept = [json.loads(path.read_text())["examples"] for path in sorted(folder.glob("examples*.json"))]
     numbers = {
         "examples": [row for each in kept for row in each],

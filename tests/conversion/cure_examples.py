@@ -98,6 +98,32 @@ POSITIVE: dict[str, list[Example]] = {
             opset=20,
         )
     ],
+    "explicit-upper": [
+        Example("g (float[N,4,5] x) => (float[N,4,5] y) { y = Trilu(x) }"),
+        Example("g (int64[4,5] x) => (int64[4,5] y) { y = Trilu(x, k) }", {"k": np.array(-1)}),
+    ],
+    "batch-first-recurrence": [
+        Example(
+            "g (float[3,5,2] x) => (float[3,5,1,4] y, float[3,1,4] h) "
+            "{ y, h = RNN<hidden_size = 4, layout = 1>(x, w, r) }",
+            {"w": _weights(1, 4, 2), "r": _weights(1, 4, 4)},
+        ),
+        Example(
+            "g (float[3,5,2] x, float[3,1,4] s) => (float[3,5,1,4] y, float[3,1,4] h, float[3,1,4] c) "
+            '{ y, h, c = LSTM<hidden_size = 4, layout = 1>(x, w, r, b, "", s, s) }',
+            {"w": _weights(1, 16, 2), "r": _weights(1, 16, 4), "b": _weights(1, 32)},
+        ),
+    ],
+    "ceil-mode": [
+        Example(
+            "g (float[N,2,2,2] x) => (float[N,2,H,W] y) "
+            "{ y = MaxPool<kernel_shape = [1, 1], strides = [2, 2], ceil_mode = 1>(x) }"
+        ),
+        Example(
+            "g (float[N,2,2,4] x) => (float[N,2,H,W] y) { y = MaxPool<kernel_shape = [1, 3], strides = [2, 2], "
+            "ceil_mode = 1>(x) }"
+        ),
+    ],
     "inline-definition": [
         Example(
             "g (float[N,4,8] x) => (float[N,4,8] y, float[N,4,1] m) { y, m = LayerNormalization(x, s) }",
@@ -389,6 +415,15 @@ NEGATIVE: dict[str, Example] = {
     "grid-sample-modes": Example(
         'g (float[N,2,5,5] x, float[N,3,3,2] p) => (float[N,2,3,3] y) { y = GridSample<mode = "nearest">(x, p) }',
         opset=20,
+    ),
+    "explicit-upper": Example("g (float[4,5] x) => (float[4,5] y) { y = Trilu<upper = 0>(x) }"),
+    "batch-first-recurrence": Example(
+        "g (float[5,3,2] x) => (float[5,1,3,4] y) { y = RNN<hidden_size = 4>(x, w, r) }",
+        {"w": _weights(1, 4, 2), "r": _weights(1, 4, 4)},
+    ),
+    "ceil-mode": Example(
+        "g (float[N,2,4,4] x) => (float[N,2,2,2] y) { y = MaxPool<kernel_shape = [3, 3], strides = [2, 2], "
+        "ceil_mode = 1>(x) }"
     ),
     "inline-definition": Example(
         "g (float[N,4,8] x) => (float[N,4,8] y) { y = LayerNormalization(x, s) }", {"s": _weights(8)}

@@ -1,4 +1,4 @@
-"""If, Loop and Scan."""
+"""If, Loop and Scan, and recurrent layers."""
 
 import onnx_ir as ir
 
@@ -28,6 +28,16 @@ RULES = (
         "both branches must return tensors of the same rank",
         MEASURED_AND_DOCUMENTED,
         "fold the condition where it is known, or give both results one rank",
+        ALSO_TENSORRT,
+    ),
+    Rule(
+        "rnn-layout",
+        Kind.DIFFERENT,
+        ("RNN", "GRU", "LSTM"),
+        lambda node: node.attribute("layout") == 1,
+        "layout is not read: the batch is taken for the steps",
+        "measured on an H200: TensorRT for RTX 1.4.0.76 and 1.6.1.120; onnx-tensorrt 8.2 to 10.1 do not read it",
+        "transpose the inputs and the outputs, with layout 0",
         ALSO_TENSORRT,
     ),
 )

@@ -70,6 +70,17 @@ RULES = (
         (Releases(TENSORRT, "8.2", "9.3"),),
     ),
     Rule(
+        "trilu-upper",
+        Kind.DIFFERENT,
+        ("Trilu",),
+        lambda node: node.attribute("upper") is None,
+        "upper is 1 where it is left out, and is read as 0: the lower triangle is kept",
+        "measured on an H200: TensorRT for RTX 1.4.0.76 and 1.6.1.120; 1.7.1.116 builds the kernel of the lower "
+        "triangle; onnx-tensorrt 8.5 to 10.1, the importer of Trilu",
+        "write upper = 1 into the node",
+        (RTX, Releases(TENSORRT, "8.5", "10.1")),
+    ),
+    Rule(
         "onehot-depth",
         Kind.REFUSED,
         ("OneHot",),

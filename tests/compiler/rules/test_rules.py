@@ -109,6 +109,15 @@ CASES = {
         single("ScatterND", V, (I64, [2, 1]), (F, [2]), opset=18, reduction="add"),
         single("ScatterND", V, (I64, [2, 1]), (F, [2]), opset=18),
     ),
+    "trilu-upper": (single("Trilu", V), single("Trilu", V, upper=1)),
+    "rnn-layout": (
+        single("RNN", (F, [3, 1, 2]), (F, [1, 4, 2]), (F, [1, 4, 4]), hidden_size=4, layout=1),
+        single("RNN", (F, [3, 1, 2]), (F, [1, 4, 2]), (F, [1, 4, 4]), hidden_size=4),
+    ),
+    "maxpool-ceil": (
+        single("MaxPool", (F, [1, 1, 2, 2]), kernel_shape=[1, 1], strides=[2, 2], ceil_mode=1),
+        single("MaxPool", (F, [1, 1, 4, 4]), kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
+    ),
     "onehot-depth": (
         single("OneHot", (I64, [3]), (I64, [1]), np.array([0, 1], np.float32)),
         single("OneHot", (I64, [3]), i64(5), np.array([0, 1], np.float32)),

@@ -134,3 +134,24 @@ def present(ops: Ops, node: ir.Node) -> ir.Value | None:
     if node.op_type == "OptionalGetElement":
         return None if value is None else ops.Identity(value)
     return ops.constant(np.array(value is not None))
+
+
+def explicit_upper(ops: Ops, node: ir.Node) -> ir.Value | None:
+    """A Trilu that says that it keeps the upper triangle."""
+    if "upper" in node.attributes:
+        return None
+    return ops.Trilu(*node.inputs, upper=1)
+
+
+def batch_first(ops: Ops, node: ir.Node) -> list[ir.Value] | None:
+    """A recurrent layer with the steps in front, its inputs and outputs transposed."""
+    if not node.attributes.get_int("layout", 0):
+        return None
+    inputs = list(node.inputs)
+    for position in (0, 5, 6):  # the data and the first states
+        if position < len(inputs) and inputs[position] is not None:
+            inputs[position] = ops.Transpose(inputs[position], perm=[1, 0, 2])
+    attributes = {name: each for name, each in node.attributes.items() if name != "layout"}
+    found = ops.outputs(node.op_type, len(node.outputs), *inputs, **attributes)
+    orders = ([2, 0, 1, 3], [1, 0, 2], [1, 0, 2])
+    return [ops.Transpose(value, perm=order) for value, order in zip(found, orders, strict=False)]

@@ -70,6 +70,27 @@ def max_pool(ops: Ops, node: ir.Node) -> list[ir.Value] | ir.Value | None:
     return [largest, _where(ops, data, window, taps, largest, columns_first)]
 
 
+def written_out_ceil(ops: Ops, node: ir.Node) -> ir.Value | None:
+    """The same windows without ceil_mode, by padding at the end, where it adds one that ONNX leaves out."""
+    if not node.attributes.get_int("ceil_mode", 0) or any(output.uses() for output in node.outputs[1:]):
+        return None
+    window, lengths = _window(node), known_sizes(read(node, 0), 2)
+    spans = [(side - 1) * gap + 1 for side, gap in zip(window.kernel, window.dilations, strict=True)]
+    for length, begin, end, step, span in zip(
+        lengths, window.begins, window.ends, window.strides, spans, strict=True
+    ):
+        if math.ceil((length + begin + end - span) / step) * step >= length + begin:
+            break
+    else:
+        return None
+    ends = [end + extra for end, extra in zip(window.ends, window.extra, strict=True)]
+    attributes = dict(node.attributes)
+    attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
+    attributes["pads"] = ir.AttrInt64s("pads", [*window.begins, *ends])
+    attributes.pop("auto_pad", None)
+    return ops.MaxPool(read(node, 0), **attributes)
+
+
 def average_pool(ops: Ops, node: ir.Node) -> ir.Value | None:
     """The sum of shifted slices, over how many of them lie inside."""
     window = _window(node)
