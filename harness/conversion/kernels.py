@@ -98,7 +98,7 @@ def kernel_findings(
             "quantized-nothing",
             Kind.RISKY,
             None,
-            "the model has Q/DQ nodes, and no kernel of the engine reads or writes a quantized tensor",
+            "it has Q/DQ nodes, and no kernel of the engine reads or writes a quantized tensor",
             "put QuantizeLinear and DequantizeLinear in front of both inputs of products",
         )
     for product, joined in parted(model, listed, fates):

@@ -59,7 +59,7 @@ RULES = (
         _decomposed_norm,
         "a normalization that is written out squares in the precision under test, and overflows there first",
         "measured on an H200 with TensorRT for RTX 1.4 and 1.6: LayerNormalization computes inside in FP32",
-        "export at opset 17 or later, where it is one operator (TensorRT from 8.6)",
+        "export where it is one operator: LayerNormalization from opset 17 on, RMSNormalization from 23 on",
         (RTX, Releases(TENSORRT, "8.6")),
     ),
     Rule(

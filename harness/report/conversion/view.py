@@ -156,13 +156,13 @@ def expectation_lines(result: CheckResult) -> Iterator[str]:
 
 
 def where(row: Row) -> str:
-    """`rtx-1.4; rtx-1.7 builds it`."""
+    """`rtx-1.4; not on rtx-1.7, which builds the model`."""
     built = [each.environment for each in row.spared if each.outcome is Outcome.BUILT]
     others = [each.environment for each in row.spared if each.outcome is not Outcome.BUILT]
     text = names(row.environments)
     if built:
         verb = "builds" if len(built) == 1 else "build"
-        text += f"; {names(built)} {verb} the model without it"
+        text += f"; not on {names(built)}, which {verb} the model"
     if others:
         text += f"; no engine on {names(others)}"
     return text
