@@ -118,6 +118,10 @@ def headline(row: Row) -> str:
     return f"{who}: {what}"
 
 
+_NOTHING = ("", "false")
+"""What a parser says that says nothing: of an operator that it lacks it prints the condition that failed."""
+
+
 def statements(row: Row) -> Iterator[Statement]:
     """What is known of a finding, a line each."""
     finding = row.finding
@@ -128,7 +132,7 @@ def statements(row: Row) -> Iterator[Statement]:
         yield Statement("where", where(row))
     if finding.node is not None:
         yield from _of_node(finding.node)
-    if finding.said and finding.found_by in _SAYS:
+    if finding.said not in _NOTHING and finding.found_by in _SAYS:
         yield Statement(_SAYS[finding.found_by], " ".join(finding.said.split()))
     if finding.alone is False:
         yield Statement("alone", "by itself it builds: it fails together with what stands before it")
