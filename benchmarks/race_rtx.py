@@ -296,6 +296,8 @@ def _cell(value: Any, format: str) -> str:
 def _kept(row: dict[str, Any]) -> str:
     if row.get("fp32_sums"):
         return f"no node; {len(row['fp32_sums'])} products between Casts"
+    if not row.get("finished", True) and row.get("exit", 0) is None:
+        return "stopped"
     if row.get("kept_in_fp32") is None:
         return "error" if "error" in row else "no answer"
     return f"{row['kept_in_fp32']} nodes"
