@@ -16,10 +16,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+from harness.cluster import Stage, Unit, opened
 
 MODELS = '''"""Transformer-like blocks, seeded."""
 
@@ -80,7 +82,7 @@ def throughput(folder: Path, turns: int) -> dict[str, Any]:
     """Seconds of the same runs on one worker and on two, in turn."""
     import harness
 
-    cases, warm = write_cases(folder / "many", 16), write_cases(folder / "warm", 2)
+    cases, warm = write_cases(folder / "many", 10), write_cases(folder / "warm", 2)
     seconds: dict[int, list[float]] = {1: [], 2: []}
     started: list[float] = []
     resident = 0.0
@@ -93,7 +95,7 @@ def throughput(folder: Path, turns: int) -> dict[str, Any]:
                 begun = time.perf_counter()
                 report = harness.run(cases, scheduler=made.scheduler_address)
                 seconds[workers].append(time.perf_counter() - begun)
-                assert len(report.results) == 64
+                assert len(report.results) == 40
                 pids = [worker.pid for worker in made.workers.values()]
                 resident = max(resident, *(rss(pid) for pid in pids))
     begun = time.perf_counter()
@@ -150,6 +152,43 @@ def killed(folder: Path, every: int) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Nothing(Unit["Nowhere", int]):
+    """A unit that does nothing: what remains is what handing it out costs."""
+
+    number: int
+    title = subject = "nothing"
+    files = ()
+    desk = None
+
+    def open(self) -> Nowhere:
+        return Nowhere()
+
+    def carry_out(self, desk: Nowhere, stage: Stage) -> int:
+        return self.number
+
+
+class Nowhere:
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def handing_out(count: int) -> dict[str, Any]:
+    """Seconds of so many units that do nothing, on two workers."""
+    with cluster(2) as made, opened(made.scheduler_address) as workers:
+        [workers.submit(Nothing(number)) for number in range(20)][-1].result()
+        begun, cpu = time.perf_counter(), time.process_time()
+        futures = [workers.submit(Nothing(number)) for number in range(count)]
+        assert [future.result() for future in futures] == list(range(count))
+        seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    return {
+        "units": count,
+        "seconds": seconds,
+        "cpu_seconds_of_the_command": cpu,
+        "units_a_second": count / seconds,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=3)
@@ -157,8 +196,14 @@ def main() -> None:
     asked = parser.parse_args()
     os.environ["HARNESS_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
-        numbers = {"killed": killed(Path(folder), 20), "throughput": throughput(Path(folder), asked.turns)}
-    print(numbers)
+        numbers = {}
+        for name, measure in (
+            ("handing_out", lambda: handing_out(2000)),
+            ("killed", lambda: killed(Path(folder), 20)),
+            ("throughput", lambda: throughput(Path(folder), asked.turns)),
+        ):
+            numbers[name] = measure()
+            print(name, numbers[name], flush=True)
     record("scheduler", numbers, out=asked.out)
 
 

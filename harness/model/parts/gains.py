@@ -41,7 +41,9 @@ _KNOWN: WeakKeyDictionary[Model, tuple[Constants, dict[str, Gains | None]]] = We
 
 def gains_of(model: Model, tensor: str) -> Gains | None:
     """The gains of `tensor`, which a node of the main graph writes; None where no constant tells its slices apart."""
-    constants, known = _KNOWN.setdefault(model, (Constants(model.ir), {}))
+    if model not in _KNOWN:  # not setdefault, which would look at all nodes for every tensor
+        _KNOWN[model] = (Constants(model.ir), {})
+    constants, known = _KNOWN[model]
     if tensor not in known:
         known[tensor] = _find(model, constants, tensor)
     return known[tensor]

@@ -1,0 +1,135 @@
+"""A process that is killed at any write: no half file under a final name, and what was kept is still there."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from harness.cli import main
+from harness.history import load_history
+
+COMMANDS = {
+    "run": ["run", "cases", "-q", "--json", "out/run.json", "--html", "out/run.html"],
+    "golden": ["run", "cases", "-q", "--golden-update"],
+    "diagnose": ["diagnose", "cases/failing.case.yaml", "-p", "fp16", "--out", "out/diagnosis"],
+    "drift": [
+        "drift",
+        "cases",
+        "-e",
+        "emulator:fp32",
+        "-e",
+        "emulator:fp16",
+        "-k",
+        "1",
+        "-q",
+        "--json",
+        "out/d.json",
+    ],
+}
+#: How each is continued: what it kept is not made again.
+AGAIN = {"drift": ["--resume"]}
+HISTORY = Path("reports/history")
+
+
+def carry_out(folder: str, words: list[str], last: int | None, counts: str) -> None:
+    """Carry out a command in `folder`, and die just before its write number `last` reaches the disk.
+
+    A write is one fsync of a file, or one rename: what is written before lies in the file, what comes after does not.
+    Runs in a process of its own; how many writes there were is left in the file `counts`.
+    """
+    os.chdir(folder)
+    os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+    os.environ.pop("CI", None)
+    done, sync, replace = 0, os.fsync, os.replace
+
+    def write() -> None:
+        nonlocal done
+        if done == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done += 1
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            write()
+        sync(descriptor)
+
+    def rename(*arguments: object, **options: object) -> None:
+        write()
+        replace(*arguments, **options)  # type: ignore[arg-type]
+
+    os.fsync, os.replace = fsync, rename  # type: ignore[assignment]
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - ends with the process
+    status = main(words)
+    Path(counts).write_text(json.dumps([status, done]))
+
+
+def in_a_process(folder: Path, words: list[str], last: int | None, counts: Path) -> int | None:
+    """The exit status of the process: negative if a signal ended it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["harness.judge", "harness.diagnosis", "harness.history", "onnxruntime", "pandas"]
+    )
+    process = context.Process(target=carry_out, args=(str(folder), words, last, str(counts)))
+    process.start()
+    process.join(300)
+    return process.exitcode
+
+
+def check_whole(folder: Path) -> None:
+    """Check that every file under a name of its own can be read to its end."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        if path.suffix == ".tmp" or "cache" in path.relative_to(folder).parts:
+            continue
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".html":
+            assert path.read_bytes().rstrip().endswith(b"</html>"), path
+        elif path.suffix == ".jsonl":
+            for line in path.read_text().splitlines():
+                json.loads(line)
+        elif path.suffix == ".safetensors":
+            load_file(path)
+
+
+def parts(folder: Path) -> set[str]:
+    return {path.name for path in (folder / HISTORY).rglob("*.parquet")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_kill_at_any_write_loses_nothing_that_was_kept(name: str, tiny_cases, tmp_path: Path) -> None:
+    words, counts = COMMANDS[name], tmp_path / "counts.json"
+
+    def start(folder: Path) -> Path:
+        tiny_cases("clean", "failing", folder=folder / "cases")
+        return folder
+
+    counted = start(tmp_path / "counted")
+    assert in_a_process(counted, words, None, counts) == 0
+    expected, writes = json.loads(counts.read_text())
+    assert expected in (0, 1)
+    assert writes > 2
+    whole = {path.name for path in counted.rglob("*") if path.is_file() and "cache" not in path.parts}
+    for number in range(writes):
+        folder = start(tmp_path / f"killed{number}")
+        assert in_a_process(folder, words, number, counts) == -signal.SIGKILL
+        check_whole(folder)
+        kept = parts(folder)
+        if kept:
+            assert len(load_history(folder / HISTORY, columns=["case"])) > 0
+        more = AGAIN.get(name, []) if list(folder.glob(f"{HISTORY}/*.parts/plan.json")) else []
+        counts.unlink(missing_ok=True)
+        assert in_a_process(folder, [*words, *more], None, counts) == 0
+        assert json.loads(counts.read_text())[0] == expected, number
+        check_whole(folder)
+        left = {path.name for path in folder.rglob("*") if path.is_file() and "cache" not in path.parts}
+        missing = {each for each in whole - left if not each.endswith(".parquet")}
+        assert not missing, (number, missing)
