@@ -194,6 +194,7 @@ class Accumulator:
         if self._ulps is None:
             self._ulps = UlpHistogram(exact=ulps.exact)
         self._ulps.merge(ulps)
+        self._ulps.pack()
 
     def _see_worst(self, worst: tuple[float, tuple[int, ...]] | None) -> None:
         if worst is not None and (self._worst is None or worst[0] > self._worst[0]):

@@ -165,6 +165,26 @@ class UlpHistogram:
         self.floor = 0
         self._seen = 0
         self._look_again = 0
+        self._packed: tuple[Array, Array, int] | None = None
+
+    def pack(self) -> None:
+        """Hold only the buckets that count something: one tensor has up to half a megabyte of them, a model thousands.
+
+        Merging and reading unpack for as long as they need.
+        """
+        used = np.flatnonzero(self.counts)
+        if 4 * used.size < self.counts.size:
+            self._packed = used.astype(np.int32), self.counts[used], self.counts.size
+            self.counts = np.zeros(0, np.int64)
+
+    def _all_counts(self) -> Array:
+        """The counts of all buckets."""
+        if self._packed is None:
+            return self.counts
+        used, counts, size = self._packed
+        found = np.zeros(size, np.int64)
+        found[used] = counts
+        return found
 
     def add(self, distance: Array, count: int, floats: Array, indices: Array) -> None:
         """Count the distances of some elements.
@@ -193,7 +213,8 @@ class UlpHistogram:
     def merge(self, other: UlpHistogram) -> None:
         """Add everything that `other` has counted."""
         self.largest = max(self.largest, other.largest)
-        self._add_counts(other.counts)
+        self.counts, self._packed = self._all_counts(), None
+        self._add_counts(other._all_counts())
 
     def p99(self, *, infinite: int = 0) -> float:
         """The smallest distance that at least 99 % of the elements do not exceed: the upper edge of its bucket.
@@ -201,12 +222,13 @@ class UlpHistogram:
         Args:
             infinite: how many elements with an infinite distance there are beside those counted.
         """
-        population = int(self.counts.sum()) + infinite
+        counts = self._all_counts()
+        population = int(counts.sum()) + infinite
         if population == 0:
             return 0.0
         rank = -(-99 * population // 100)
-        index = int(np.searchsorted(np.cumsum(self.counts), rank))
-        if index == self.counts.size:
+        index = int(np.searchsorted(np.cumsum(counts), rank))
+        if index == counts.size:
             return math.inf
         return float(min(self.largest, self._first_of(index + 1) - 1))
 
