@@ -109,8 +109,12 @@ def _faults_of_their_own(
         reason = own_fault(measured, subject.precision)
         behind = {node.name for node in map(model.producer, info.inputs) if node is not None}
         consequence = info.op in DIVIDES and not behind.isdisjoint(found) and not measured.output.overflowing
-        if reason is not None and not consequence and effects.of([info.name]) > 1.0:
-            found[info.name] = reason
+        if reason is None or consequence or effects.of([info.name]) <= 1.0:
+            continue
+        # What decides by whole numbers, and how often otherwise, says more than that they are too large.
+        if measured.output.whole and decision_of(subject, info, prediction.failing_sample) is not None:
+            continue
+        found[info.name] = reason
     return found
 
 
