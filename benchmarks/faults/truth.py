@@ -10,6 +10,8 @@ import numpy as np
 from benchmarks.faults.planted import PlantedCase, Spec, build, count_blocks
 from harness.backends import Assumed, Emulator, Reference
 from harness.comparison import DEFAULT_GATES
+from harness.diagnosis import Subject
+from harness.diagnosis.context import make_bench
 from harness.model import load_model
 from harness.tensors import Precision
 
@@ -49,6 +51,19 @@ class Emulation:
                 error = np.sqrt(np.mean((value - self.reference) ** 2) / np.mean(self.reference**2))
             self._known[key] = float(error) if np.isfinite(error) else float("inf")
         return self._known[key]
+
+    @cached_property
+    def _subject(self) -> Subject:
+        bench = make_bench(self.model, [self.case.feeds])
+        bench.assumed = self._emulator.assumed
+        return Subject(bench, self.case.precision, bench.emulator)
+
+    def holds(self, island: Iterable[str]) -> bool:
+        """Whether all gates of harness hold with `island` in FP32, those on slices of the output, too."""
+        plan = self._subject.plan(frozenset(island))
+        found = self._subject.candidate.evaluate(plan, self.case.feeds)
+        judged = self._subject.judge(found.tensors, 0, plan, failures=found.failures)
+        return all(output.passed for output in judged)
 
     def passes(self, island: Iterable[str]) -> bool:
         """Whether the output passes with `island` in FP32."""
@@ -119,11 +134,11 @@ def optimum(case: PlantedCase, assumed: Assumed = Assumed()) -> int:
     ranked = sorted(case.places, key=lambda place: emulation.error(emulation.units - place), reverse=True)
     island: frozenset[str] = frozenset()
     for place in ranked:
-        if emulation.passes(island):
+        if emulation.holds(island):
             break
         island |= place
     for place in reversed(ranked):
-        if emulation.passes(island - place):
+        if emulation.holds(island - place):
             island -= place
     return len(island)
 
