@@ -187,7 +187,7 @@ class TileKernel:
 def _first_look(c: Array, r: Array, scratch: _Scratch) -> _Extent:
     """Fill `scratch` with |c - r| and |r|."""
     np.subtract(c, r, out=scratch.d)
-    rd = _dot(r, scratch.d)
+    rd = dot(r, scratch.d)
     np.abs(scratch.d, out=scratch.d)
     np.abs(r, out=scratch.r)
     place = int(scratch.d.argmax())
@@ -209,7 +209,7 @@ def _add_errors(
     cosine then is more accurate than from c itself: the rounding of r² and r·d cancels out of it.
     """
     if slices is None:
-        dd, rr = _dot(scratch.d, scratch.d), _dot(scratch.r, scratch.r)
+        dd, rr = dot(scratch.d, scratch.d), dot(scratch.r, scratch.r)
     else:
         dd = slices.add(np.multiply(scratch.d, scratch.d, out=scratch.spare), 0, start)
         rr = slices.add(np.multiply(scratch.r, scratch.r, out=scratch.spare), 1, start)
@@ -221,8 +221,8 @@ def _add_errors(
         tally.cc += rr + 2 * extent.rd + dd
     else:  # c may be far smaller than r and d are: its squares need float64
         c = c.astype(np.float64)
-        tally.cr += _dot(c, r.astype(np.float64))
-        tally.cc += _dot(c, c)
+        tally.cr += dot(c, r.astype(np.float64))
+        tally.cc += dot(c, c)
     tally.reference_max = max(tally.reference_max, extent.reference_max)
     tally.see_worst(extent.largest, start + extent.place)
     if extent.largest > 0 and tally.max_rel < math.inf:
@@ -238,12 +238,15 @@ def _largest_ratio(scratch: _Scratch) -> float:
     return largest
 
 
-def _dot(left: Array, right: Array) -> float:
-    """The dot product of two vectors of one float dtype: runs in their dtype, their sum in float64."""
+def dot(left: Array, right: Array) -> float:
+    """The dot product of two vectors of one float dtype: runs in their dtype, their sum in float64.
+
+    Of a whole tile, BLAS would take it in threads of its own, which wait for each other at work.
+    """
     rest = left.size % _RUN
     if rest:
         whole = left.size - rest
-        return _dot(left[:whole], right[:whole]) + float(np.dot(left[whole:], right[whole:]))
+        return dot(left[:whole], right[:whole]) + float(np.dot(left[whole:], right[whole:]))
     runs = np.vecdot(left.reshape(-1, _RUN), right.reshape(-1, _RUN))
     return float(np.add.reduce(runs, dtype=np.float64))
 

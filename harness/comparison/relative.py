@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.comparison.kernel import TILE
+from harness.comparison.kernel import TILE, dot
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -51,14 +51,14 @@ class RelativeErrorSum:
 
     def _add(self, low: Array, exact: Array) -> None:
         apart = low - exact
-        difference, reference = float(apart @ apart), float(exact @ exact)
+        difference, reference = dot(apart, apart), dot(exact, exact)
         if not math.isfinite(difference + reference):
             finite = np.isfinite(exact)
             broken = ~(np.isfinite(low) & finite)
             same = (low == exact) | (np.isnan(low) & np.isnan(exact))
             self._nonfinite += int(np.count_nonzero(broken & ~same))
             apart, exact = apart[~broken], exact[finite]
-            difference, reference = float(apart @ apart), float(exact @ exact)
+            difference, reference = dot(apart, apart), dot(exact, exact)
         self._difference += difference
         self._reference += reference
 
