@@ -78,9 +78,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = {name: measure(name, args.rounds, Path(folder), args.kernels) for name in MODELS}
     for name, row in models.items():
-        print(
-            f"{name:16} {row['nodes']:5} nodes  plain {row['plain_ms']:9} ms, ratio {row['ratio']}, {row['over the emulation at fp16']}"
-        )
+        ratios = f"{row['ratio']}, {row['over the emulation at fp16']}"
+        print(f"{name:16} {row['nodes']:5} nodes, plain {row['plain_ms']:9} ms, ratio {ratios}")
     print(record("emulator_overhead", {"models": models, "limit": 2.0}, out=args.out))
 
 
