@@ -1,8 +1,8 @@
-"""The rules of FP16 sums, from what engines gave for the sweep of products: bit by bit, or not at all.
+"""The rules of FP16 sums, from what engines gave for many products: bit by bit, or not at all.
 
-Run: python -m benchmarks.kernel_rules --raw FOLDER, with what `benchmarks.emulation.measure --only sweep` wrote there
-on a GPU. For each product of matrices the rule is sought that gives the engine's own bits on a part of its rows and
-columns: sums of 16 terms, split into so many parts; or FP32. It keeps how often that is so, and writes the table of
+Run: python -m benchmarks.kernel_rules --packs FILE…, with the archives that `benchmarks.emulation.packs` wrote on a GPU.
+For each product of matrices the rule is sought that gives the engine's own bits on a part of its rows and columns: sums
+of 16 terms, split into so many parts; or FP32. It adds how often that is so to what is kept, and writes the table of
 `harness.model.sums`.
 """
 
@@ -11,99 +11,120 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import numpy_helper
 
-from benchmarks.emulation.sweep import CONVOLUTIONS, Product, sweep
-from benchmarks.record import record
+from benchmarks.emulation.sweep import CONVOLUTIONS, Product
+from benchmarks.record import RESULTS, record
 from harness.model import accumulate_in_fp16
 from harness.tensors import write_text
+from harness.worker.protocol import TENSORRT, TENSORRT_RTX
 
 TABLE = Path(__file__).parents[1] / "harness" / "model" / "sums" / "rules.json"
-PARTS = (1, 2, 4, 8, 16, 32)
-ROWS, COLUMNS = 24, 48
+RELEASES = {
+    TENSORRT_RTX: ("1.4.0.76", "1.5.0.114", "1.6.1.120"),
+    TENSORRT: ("8.5.3.1", "8.6.0"),
+}
+PARTS = (1, 2, 4, 8, 5, 16, 32, 3, 7, 11, 22, *range(6, 33))
+ROWS, COLUMNS = 6, 32
 SAME = 0.98
 """A rule holds if so many of the elements are the engine's own bits; by chance a few in ten are."""
+
+SPLIT_TERMS = 768
+"""With fewer terms nothing is split, and the table needs no rows."""
 
 
 def main() -> int:
     """Find the rule of each product, and write both files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--raw", type=Path, required=True)
+    parser.add_argument("--packs", type=Path, nargs="*", default=[])
     options = parser.parse_args()
-    outputs = _outputs(options.raw)
-    lines = [json.loads(line) for file in sorted(options.raw.glob("*.jsonl")) for line in file.open()]
-    errors = {
-        (row["name"], row["release"]): next(
-            each["nrmse"] for name, each in row["outputs"].items() if name != "largest"
-        )
-        for row in lines
-        if row["what"] == "product" and row["precision"] == "fp16" and "outputs" in row
-    }
-    releases = sorted({release for _, release in errors})
-    rows = []
-    for product in sweep():
-        row: dict[str, Any] = {"name": product.name, "nrmse": {}}
-        row["nrmse"] = {release: errors[product.name, release] for release in releases}
-        if product.kind not in CONVOLUTIONS and product.kind != "last" and product.name in outputs:
-            row |= _rule(product, outputs[product.name])
-        rows.append(row)
+    kept = json.loads((RESULTS / "kernel_rules.json").read_text())
+    products = {(row.get("environment", "rtx-1.6"), row["name"]): row for row in kept["products"]}
+    for environment, name, given in _given(options.packs):
+        product = _product(name)
+        if product.kind in CONVOLUTIONS:
+            continue
+        row = products.setdefault((environment, name), {"name": name, "environment": environment})
+        row |= _rule(product, given.astype(np.float64))
+    rows = [products[key] for key in sorted(products)]
     decided = [row for row in rows if "rule" in row]
     held = [row for row in decided if row["same_bits"] >= SAME]
     print(f"{len(held)} of {len(decided)} products come out bit by bit as a rule says")
-    print(
-        record(
-            "kernel_rules", {"releases": releases, "held": len(held), "of": len(decided), "products": rows}
-        )
-    )
-    table = [[*_sizes(row["name"]), row["rule"]] for row in held if isinstance(row["rule"], int)]
-    write_text(TABLE, json.dumps({"releases": releases, "parts": table}, separators=(",", ":")) + "\n")
+    numbers = {"releases": RELEASES, "held": len(held), "of": len(decided), "products": rows}
+    print(record("kernel_rules", numbers, indent=None))
+    parts = {product: sorted(_table(held, product)) for product in RELEASES}
+    text = json.dumps({"releases": RELEASES, "parts": parts}, separators=(",", ":"))
+    write_text(TABLE, text.replace("]],", "]],\n") + "\n")
     return 0
 
 
-def _sizes(name: str) -> list[int]:
-    return [int(size) for size in name.rpartition("-")[2].split("x")]
-
-
-def _outputs(folder: Path) -> dict[str, np.ndarray]:
-    """What engines of the newest release gave, by name of the product."""
+def _table(rows: list[dict[str, Any]], product: str) -> Iterator[list[int]]:
+    """[batch, rows, terms, columns, parts] of each product of matrices that may be split."""
     found = {}
-    for file in sorted(folder.glob("*-sweep-*.npz")):  # the releases in order: later ones replace the others
+    for row in rows:
+        *sizes, columns = map(int, row["name"].rpartition("-")[2].split("x"))
+        if row["name"].startswith("residual"):
+            continue
+        of = TENSORRT if row.get("environment", "rtx").startswith("trt") else TENSORRT_RTX
+        if of == product and isinstance(row["rule"], int) and sizes[1] > 1 and sizes[2] >= SPLIT_TERMS:
+            found[*sizes, columns] = row["rule"]
+    yield from ([*sizes, parts] for sizes, parts in found.items())
+
+
+def _given(files: list[Path]) -> Iterator[tuple[str, str, np.ndarray]]:
+    """What engines gave: environment, name of the product, a corner of it; of releases that agree, the newest."""
+    for file in files:
         with np.load(file) as arrays:
             for key in arrays.files:
-                name, precision, tensor = key.split("/")
-                if precision == "fp16" and tensor != "largest":
-                    found[name] = arrays[key]
-    return found
+                environment, kind, name = key.split("|")
+                if kind != "alone" and environment not in ("rtx-1.4", "rtx-1.5"):
+                    yield environment, name, arrays[key]
 
 
-def _rule(product: Product, given: np.ndarray) -> dict[str, Any]:
+def _product(name: str) -> Product:
+    kind, _, sizes = name.rpartition("-")
+    batch, rows, terms, columns = map(int, sizes.split("x"))
+    return Product(kind, rows, terms, columns, batch)
+
+
+def _rule(product: Product, given: np.ndarray) -> Mapping[str, Any]:
     """The rule that gives most of an engine's bits, and how many."""
     proto, feeds = product.model()
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     left, right = feeds["x"], feeds.get("y", constants.get("right"))
     assert right is not None
     left, right = (side.reshape(-1, *side.shape[-2:])[0].astype(np.float64) for side in (left, right))
-    rows = min(len(left), ROWS, given.size // right.shape[1])
-    seen = given[: rows * right.shape[1]].reshape(rows, -1)[:, :COLUMNS]
-    bias = constants.get("bias", np.zeros(1))[:COLUMNS].astype(np.float64)
-    sums = dict(_candidates(left[:rows], right[:, :COLUMNS]))
-    same = {name: float(np.mean((value + bias).astype(np.float16) == seen)) for name, value in sums.items()}
-    best = max(same, key=lambda name: same[name])
-    return {"rule": best, "same_bits": round(same[best], 4)}
+    seen = given.reshape(-1, min(given.shape[-1], right.shape[1]))[:ROWS, :COLUMNS]
+    left, right = left[: len(seen)], right[:, : seen.shape[1]]
+    bias = constants.get("bias", np.zeros(1))[: seen.shape[1]].astype(np.float64)
+    if "residual" in feeds:
+        bias = feeds["residual"][: len(seen), : seen.shape[1]].astype(np.float64)
+    best: tuple[float, int | str] = (0.0, "none")
+    for name, value in _candidates(left, right, bias):
+        same = float(np.mean(value.astype(np.float16) == seen))
+        best = max(best, (round(same, 4), name), key=lambda each: each[0])
+        if same >= SAME:
+            break
+    return {"rule": best[1], "same_bits": best[0]}
 
 
-def _candidates(left: np.ndarray, right: np.ndarray) -> Iterator[tuple[int | str, np.ndarray]]:
+def _candidates(
+    left: np.ndarray, right: np.ndarray, bias: np.ndarray
+) -> Iterator[tuple[int | str, np.ndarray]]:
     for parts in PARTS:
-        if left.shape[1] >= 32 * parts:
-            yield parts, accumulate_in_fp16(left, right, parts=parts)
-    yield "fp32", left @ right
-    products = (left[:, :, None] * right[None]).astype(np.float16).astype(np.float64)
-    yield "rounded products", products.sum(axis=1).astype(np.float16).astype(np.float64)
+        if parts == 1 or left.shape[1] >= 256 * parts:
+            yield parts, accumulate_in_fp16(left, right, parts=parts) + bias
+    exact = left @ right
+    yield "fp32", exact.astype(np.float16) + bias
+    yield "fp32, not rounded before the bias", exact + bias
+    if len(left) == 1:
+        products = (left[:, :, None] * right[None]).astype(np.float16).astype(np.float64)
+        yield "rounded products", products.sum(axis=1).astype(np.float16) + bias
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ from harness.tensors import Precision
 
 PRECISIONS = (Precision.FP16, Precision.BF16)
 METRICS = ("rmse", "nrmse", "reference_rms", "nonfinite")
-_KEPT = re.compile(r"_mha_|^__myl_(?:Fc(?:Relu|Tran|Resh|Move)*Cast_|.*(?:Exp|MulAdd))")
 _GRAPH = re.compile(r"_myl\d+.*")
 KEPT = 1 << 15
 """So many elements of an output are kept beside its metrics."""
@@ -83,8 +82,8 @@ def main() -> int:
 
 
 def collected(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What is kept of engines: each output's error, once for all releases that gave the same, and the kernels that the
-    emulator has rules for, each list of them once."""
+    """What is kept of engines: each output's error, once for all releases that gave the same, and the kernels that name
+    nodes, each list of them once."""
     lists: dict[str, int] = {}
     rows: dict[str, dict[str, Any]] = {}
     for line in sorted(
@@ -94,11 +93,7 @@ def collected(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         if "error" in line:
             about["error"] = line["error"]
         else:
-            kernels = [
-                [_GRAPH.sub("", name), nodes]
-                for name, _, nodes, *_ in line["layers"]
-                if _is_kept(name, line["release"])
-            ]
+            kernels = [[_GRAPH.sub("", name), nodes] for name, _, nodes, *_ in line["layers"] if nodes]
             about["kernels"] = lists.setdefault(json.dumps(kernels), len(lists))
             about["kept"] = line["kept"]
             about["outputs"] = {
@@ -115,10 +110,6 @@ def collected(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             row["releases"] = list(left)
     kept = [row for row in rows.values() if row["releases"]]
     return {"metrics": METRICS, "kernels": [json.loads(each) for each in lists], "rows": kept}
-
-
-def _is_kept(kernel: str, release: str) -> bool:
-    return bool(_KEPT.search(kernel)) or ("Div" in kernel and release < "1.6")
 
 
 def _short(value: Any) -> Any:

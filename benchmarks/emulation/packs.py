@@ -150,12 +150,22 @@ def weak() -> Iterator[Product]:
             yield Product("bias", m, k, n)
 
 
+def residual() -> Iterator[Product]:
+    """Products that are added to another input, as in a residual stream: kernels of their own."""
+    sizes = itertools.product(
+        (2048, 4096, 1024, 3072, 8192), (512, 1024, 256, 768, 128), (512, 2048, 64, 256, 128, 1024, 384, 16)
+    )
+    yield from (
+        Product("residual", m, k, n) for k, n, m in sizes if k * n <= MOST_WEIGHTS and m * k <= MOST_WEIGHTS
+    )
+
+
 def alone() -> Iterator[Product]:
     """Every fortieth of `dense`."""
     yield from itertools.islice(dense(), 0, None, 40)
 
 
-LISTS = {"dense": dense, "rows": rows, "weak": weak, "alone": alone}
+LISTS = {"residual": residual, "dense": dense, "rows": rows, "weak": weak, "alone": alone}
 
 
 def _run(

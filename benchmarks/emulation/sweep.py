@@ -24,8 +24,8 @@ class Product:
     """One product of the sweep: `rows` × `terms` by `terms` × `columns`, `batch` times.
 
     Args:
-        kind: `weights` (times a constant), `both` (of two inputs), `bias` (and a bias behind it), `last` (nothing
-            behind it but the Cast of the output, with which it is fused), `conv` (3 × 3 over an image of `rows` pixels,
+        kind: `weights` (times a constant), `both` (of two inputs), `bias` (and a bias behind it), `residual` (and
+            another input behind it), `last` (nothing behind it but the Cast of the output, with which it is fused), `conv` (3 × 3 over an image of `rows` pixels,
             `terms` = channels · 9), `pointwise` (1 × 1), `depthwise`, `transposed`.
         rows: rows of the result; pixels of a convolution.
         terms: so many products are added up.
@@ -95,6 +95,10 @@ def _matrices(product: Product) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]
     else:
         other = graph.constant("right", weights)
     made = graph.node("MatMul", "product", x, other)
+    if product.kind == "residual":
+        feeds["residual"] = _gaussian("residual", *batch, product.rows, product.columns)
+        residual = graph.input("residual", [*batch, product.rows, product.columns])
+        made = graph.node("Add", "added", residual, made)
     if product.kind == "bias":
         made = graph.node("Add", "biased", made, graph.constant("bias", _gaussian("bias", product.columns)))
     outputs = {made: [*batch, product.rows, product.columns]}

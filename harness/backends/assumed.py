@@ -13,6 +13,7 @@ from harness.backends.session import tensor_shapes
 from harness.errors import BuildFailedError, UnsupportedByReleaseError
 from harness.model import PLAIN, Arithmetic, Model, fp16_sums
 from harness.tensors import Accumulate, Precision
+from harness.worker.protocol import TENSORRT_RTX
 
 if TYPE_CHECKING:
     from harness.environments import Environment
@@ -23,15 +24,18 @@ class Assumed:
     """What is assumed of an engine; by default nothing: each tensor is rounded, and products are added up in FP32.
 
     Args:
-        accumulate: what products of FP16 are added up in, FP16 or FP32. Those of BF16 and TF32 are in FP32.
+        accumulate: what products of FP16 are added up in, FP16 or FP32. Those of BF16 and TF32 are in FP32, but
+            generated code for one row rounds each of them.
         compiler: the environment whose compiler lists the kernels; None assumes none.
         optional: go without kernels where the compiler cannot build the model, instead of raising.
+        product: `TensorRT for RTX` or `TensorRT`, which add up differently.
         islands: nodes in FP32 with which the kernels are asked for, as they change what is fused.
     """
 
     accumulate: Accumulate = Accumulate.FP32
     compiler: Environment | None = None
     optional: bool = False
+    product: str = TENSORRT_RTX
     islands: frozenset[str] = frozenset()
 
     @property
@@ -61,8 +65,10 @@ class Assumed:
 
         if precision not in (Precision.FP16, Precision.BF16) or self == Assumed():
             return PLAIN
-        in_fp16 = self.accumulate is Accumulate.FP16 and precision is Precision.FP16
-        sums = fp16_sums(model, tensor_shapes(model, feeds)) if in_fp16 else {}
+        in_fp16 = self.accumulate is Accumulate.FP16
+        sums = fp16_sums(model, tensor_shapes(model, feeds), self.product) if in_fp16 else {}
+        if precision is Precision.BF16:  # only generated code for one row rounds there
+            sums = {node: how for node, how in sums.items() if how.rounds_products}
         if self.compiler is None:
             return Arithmetic(sums)
         ranges = shape_ranges(model, feeds, profiles)

@@ -2,22 +2,25 @@
 
 Measured on an H200 with TensorRT for RTX 1.4.0.76, 1.5.0.114 and 1.6.1.120: generated code rounds each tensor as the
 graph says, though it does not leave the kernel, and a product is rounded before what is fused behind it. A division is
-a multiplication by the reciprocal before 1.6, and a Softmax that is not in attention consists of its primitives. There
-are two exceptions:
+a multiplication by the reciprocal before 1.6, a Softmax that is not in attention consists of its primitives, and a
+LayerNormalization is rounded before its weights come to it. There are exceptions:
 
 - A product that is only converted to FP32, as the output of a model is, gives its FP32 sum and is never FP16.
+- What is computed last behind a product, and then converted to FP32, is not rounded.
+- One row that is added up in FP32 is not rounded before what is fused behind it.
 - In fused attention, scales that differ by head, and all scales if the queries or keys are scaled within, are taken
   together and go before the product, so that raw logits beyond 65504 are not there. One scale behind the product
-  stays behind it, and such logits overflow. In BF16 nothing is rounded there but the weights.
+  stays behind it, and such logits overflow. In BF16 nothing is rounded there but the weights, and these are rounded
+  in both before they are divided by their sum.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.model import Arithmetic, Model, NodeInfo, Summation
+from harness.model import Arithmetic, Model, NodeInfo, Summation, is_plain_lstm, rounds_products
 from harness.tensors import Precision
 from harness.worker.protocol import Kernel, KernelList
 
@@ -63,23 +66,62 @@ def within_kernels(kernels: KernelList, model: Model, precision: Precision) -> W
             found = [] if (logits := _free_logits(nodes, model)) is None else [logits]
             kept = found if precision is Precision.FP16 else [node for node in nodes if node.op != "Softmax"]
             unrounded |= {name for node in kept for name in node.outputs if _is_read_by(name, nodes)}
+            softmax = [node for node in nodes if node.op == "Softmax" and node.lowerable]
+            steps |= {node.name: False for node in softmax}
+            unrounded |= {name for node in softmax for name in node.outputs if _is_read_by(name, nodes)}
         elif _is_converted(kernel):
             unrounded |= {name for node in nodes for name in node.outputs}
         else:
+            unrounded |= set(_not_rounded(kernel, nodes, model))
             found = []
-            steps |= _steps(kernel, nodes, kernels.release)
+            steps |= _steps(kernel, nodes, model, kernels.release)
         fp32 |= {node.name for node in found}
     return Within(frozenset(unrounded), frozenset(fp32), steps)
 
 
-def _steps(kernel: Kernel, nodes: Sequence[NodeInfo], release: str) -> dict[str, bool]:
+def _not_rounded(kernel: Kernel, nodes: Sequence[NodeInfo], model: Model) -> Iterator[str]:
+    """What is not rounded in a kernel that begins with a product: one row, and what is converted to FP32 in the end."""
+    operations = operations_of(kernel)
+    if operations[:1] not in (("Corr",), ("Fc",)) or len(operations) < 2 or not nodes:
+        return
+    if operations[-1] == "Cast" and (operations[0] == "Fc" or operations == ("Corr", "Cast")):
+        yield from max(nodes, key=lambda node: node.index).outputs
+    for node in nodes:
+        if node.op in _PRODUCTS and _is_one_row(node, model):
+            yield from node.outputs
+
+
+def _is_one_row(node: NodeInfo, model: Model) -> bool:
+    """Whether a product has one row, and is not generated code that rounds each product of two numbers."""
+    left, out = (model.shapes.get(name, ()) for name in (node.inputs[0], node.outputs[0]))
+    if not left or not out or not all(isinstance(size, int) for size in (*left, *out)):
+        return False
+    terms, columns = left[-1], out[-1]
+    assert isinstance(terms, int) and isinstance(columns, int)
+    alone = all(size == 1 for size in (*left[:-1], *out[:-1]))
+    return alone and not rounds_products(terms, columns)
+
+
+def _steps(kernel: Kernel, nodes: Sequence[NodeInfo], model: Model, release: str) -> dict[str, bool]:
     """The nodes that generated code computes in several steps. It contracts a multiplication and an addition, unless
     they are fused behind a product."""
     contracts = operations_of(kernel)[:1] not in (("Corr",), ("Fc",))
     known = {"BatchNormalization": not contracts, "Softmax": True, "LogSoftmax": True}
+    known |= {"LayerNormalization": True, "LSTM": True}
     if tuple(map(int, release.split(".")[:2])) < RECIPROCALS_BEFORE:
         known["Div"] = True
-    return {node.name: known[node.op] for node in nodes if node.op in known and node.lowerable}
+    return {
+        node.name: known[node.op]
+        for node in nodes
+        if node.op in known and node.lowerable and _in_steps(node, model)
+    }
+
+
+def _in_steps(node: NodeInfo, model: Model) -> bool:
+    """Whether the steps of a node are known: not of one with statistics as outputs, nor of an unusual layer."""
+    if node.op == "LSTM":
+        return is_plain_lstm(model.ir_nodes[node.name])
+    return not any(node.outputs[1:])
 
 
 def _is_read_by(tensor: str, nodes: Sequence[NodeInfo]) -> bool:

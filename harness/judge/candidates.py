@@ -118,17 +118,18 @@ class Candidates:
         """
         from harness.environments import select, shared_supervisor
 
-        own, is_engine = None, name not in WITHOUT_ENGINE and name in self.environments
+        own, product = None, TENSORRT_RTX
+        is_engine = name not in WITHOUT_ENGINE and name in self.environments
         if is_engine:
             environment = select(name, self.environments)
-            of_rtx = shared_supervisor(environment).probe().product == TENSORRT_RTX
-            own = environment.name if of_rtx else NO_KERNELS
+            product = shared_supervisor(environment).probe().product
+            own = environment.name if product == TENSORRT_RTX else NO_KERNELS
         chosen = kernels or own or self.emulated_kernels or NO_KERNELS
         compiler = None if chosen == NO_KERNELS else select(chosen, self.environments)
         how = accumulate or case.accumulate
         if how is Accumulate.AUTO:
             how = Accumulate.FP16 if is_engine or compiler is not None else Accumulate.FP32
-        return Assumed(how, compiler, optional=kernels is None and is_engine)
+        return Assumed(how, compiler, optional=kernels is None and is_engine, product=product)
 
     def emulation(self, name: str, assumed: Assumed) -> Emulation:
         """What is assumed, in words, and whose rules are taken where the release of the candidate was not measured.

@@ -50,12 +50,13 @@ from .rounding import rounder as rounder
 from .sums import DEPTH as DEPTH
 from .sums import PLAIN as PLAIN
 from .sums import PRODUCTS as PRODUCTS
-from .sums import STEPPED as STEPPED
 from .sums import Arithmetic as Arithmetic
 from .sums import Summation as Summation
 from .sums import accumulate_in_fp16 as accumulate_in_fp16
 from .sums import fp16_sums as fp16_sums
+from .sums import is_plain_lstm as is_plain_lstm
 from .sums import largest_partial_sum as largest_partial_sum
+from .sums import rounds_products as rounds_products
 from .sums import sampled_product as sampled_product
 from .sums import splits_of as splits_of
 from .sums import stands_in as stands_in

@@ -267,23 +267,26 @@ class _Lowering:
         if not self.arithmetic.changes(name):
             self.emit.nodes.append(node)
             return
-        output = node.output[0]
-        rank = len(self.model.shapes.get(self.model.node(name).outputs[0], ()))
+        outputs, rank = list(node.output), len(self.model.shapes.get(self.model.node(name).outputs[0], ()))
         if self.switched is not None and not switch <= self.switched:
-            result = self.arithmetic.emit(self.emit, node, name, self.model.opset, self.round, rank)
-            self.emit.add("Identity", result, output=output)
+            results = self.arithmetic.emit(self.emit, node, name, self.model.opset, self.round, rank)
+            for result, output in zip(results, outputs, strict=False):
+                if output:
+                    self.emit.add("Identity", result, output=output)
             return
         index = self.edges.setdefault(switch, len(self.edges))
-        low = Emitter(prefix=f"{output}/low", constants=self.emit.constants)
-        result = self.arithmetic.emit(low, node, name, self.model.opset, self.round, rank)
-        node.output[0] = f"{output}/fp32"
-        self.emit.add(
-            "If",
-            f"harness::edge{index}",
-            output=output,
-            then_branch=_branch(low.nodes, result),
-            else_branch=_branch([node], node.output[0]),
-        )
+        low = Emitter(prefix=f"{outputs[0]}/low", constants=self.emit.constants)
+        results = self.arithmetic.emit(low, node, name, self.model.opset, self.round, rank)
+        given = [place for place, output in enumerate(outputs) if output]
+        for place in given:
+            node.output[place] = f"{outputs[place]}/fp32"
+        branches = {
+            "then_branch": _branch(low.nodes, *(results[place] for place in given)),
+            "else_branch": _branch([node], *(node.output[place] for place in given)),
+        }
+        names = [outputs[place] for place in given]
+        switched = helper.make_node("If", [f"harness::edge{index}"], names, f"{names[0]}/If", **branches)
+        self.emit.nodes.append(switched)
 
     def transparent(self, node: onnx.NodeProto) -> bool:
         """Whether the roundings of a node's input and output are one."""
@@ -418,10 +421,9 @@ class _Lowering:
         return [split]
 
 
-def _branch(nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
-    return helper.make_graph(
-        nodes, output, [], [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)]
-    )
+def _branch(nodes: list[onnx.NodeProto], *outputs: str) -> onnx.GraphProto:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    return helper.make_graph(nodes, outputs[0], [], values)
 
 
 @dataclass

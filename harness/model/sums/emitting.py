@@ -17,12 +17,16 @@ import onnx
 from onnx import TensorProto, helper
 
 from harness.model.rounding import Emitter
+from harness.model.sums.recurrent import Lstm
 
 DEPTH = 16
 """So many products are added exactly: the depth of one instruction of a tensor core."""
 
 TILE = 32
 """What a part of the terms is a multiple of, and how many channels of a convolution are read before the next tap."""
+
+NARROW, WIDE = 8, 64
+"""Up to so many channels of an image are read tap after tap, unless a convolution writes so many of its own."""
 
 Shape = tuple[int, ...]
 Round = Callable[[Emitter, str], str]
@@ -33,9 +37,10 @@ class Summation:
     """How a product is added up.
 
     Args:
-        parts: into how many parts the terms are split; their sums are added in FP16, the first to that in the middle,
-            until one is left. A power of two.
+        parts: into how many parts the terms are split: see `parts_of`. Their sums are added in FP16, those beyond a
+            power of two to the first ones, and then those of the second half to those of the first, until one is left.
         rounds_products: each product of two numbers is rounded, and they are added in FP32: generated code for one row.
+        recurrent: it is that of a recurrent layer, which is added up so where it is computed in steps.
         reads: shapes of its first two inputs.
         writes: shape of its output.
     """
@@ -44,6 +49,7 @@ class Summation:
     writes: Shape
     parts: int = 1
     rounds_products: bool = False
+    recurrent: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Arithmetic:
 
     def changes(self, node: str) -> bool:
         """Whether a node is computed otherwise when it is lowered."""
-        return node in self.sums or node in self.steps
+        return node in self.steps or (node in self.sums and not self.sums[node].recurrent)
 
     def with_fp32_sums(self, products: frozenset[str]) -> Arithmetic:
         """The same with `products` added up in FP32."""
@@ -71,8 +77,8 @@ class Arithmetic:
 
     def emit(
         self, emit: Emitter, node: onnx.NodeProto, name: str, opset: int, round: Round, rank: int
-    ) -> str:
-        """Emit a node that is computed otherwise; the name of its result, which is not rounded yet.
+    ) -> tuple[str, ...]:
+        """Emit a node that is computed otherwise; the names of its results, which need not be rounded yet.
 
         Args:
             emit: where to.
@@ -82,43 +88,58 @@ class Arithmetic:
             round: emits a rounding to the precision.
             rank: how many axes it writes.
         """
-        if name in self.sums:
-            return emit_sum(emit, node, self.sums[name], opset)
-        between = round if self.steps[name] else lambda emit, tensor: tensor
-        return emit_steps(emit, node, opset, round, between, rank)
+        how = self.sums.get(name)
+        if node.op_type == "LSTM":
+            deep = how is not None and not how.rounds_products
+            one_row = how is not None and how.rounds_products
+            layer = Lstm(emit, node, opset, round, DEPTH if deep else 0, one_row)
+            return layer.emitted(how.reads[0][-1] if how is not None else 0)
+        if how is not None:
+            return (emit_sum(emit, node, how, opset, round),)
+        return (emit_steps(emit, node, opset, round, rank, rounds=self.steps[name]),)
 
 
 PLAIN = Arithmetic()
-STEPPED = frozenset({"BatchNormalization", "Softmax", "LogSoftmax", "Div"})
-"""The operators that `emit_steps` knows."""
 
 
 def emit_steps(
-    emit: Emitter, node: onnx.NodeProto, opset: int, round: Round, between: Round, rank: int
+    emit: Emitter, node: onnx.NodeProto, opset: int, round: Round, rank: int, *, rounds: bool
 ) -> str:
     """Emit a node as several: a BatchNormalization as a multiplication and an addition of constants that are rounded, a
-    Softmax as its primitives, a LogSoftmax as the logarithm of one, a Div as a multiplication by the reciprocal.
+    LayerNormalization as one without weights and the multiplication and addition of these, a Softmax as its primitives,
+    a LogSoftmax as the logarithm of one, a Div as a multiplication by the reciprocal. Of a Softmax whose steps are not
+    rounded, the powers are, before they are divided by their sum: fused attention divides last.
 
     Args:
         emit: where to.
         node: the node, with the names that it reads.
         opset: of the graph.
         round: emits a rounding to the precision.
-        between: emits that of what one step hands to the next.
         rank: how many axes the node writes.
+        rounds: whether what one step hands to the next is rounded.
     """
+
+    def between(emit: Emitter, name: str) -> str:
+        return round(emit, name) if rounds else name
+
     attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
     if node.op_type == "Div":
         one = emit.constant("one", np.array(1.0, np.float32))
         return emit.add("Mul", node.input[0], between(emit, emit.add("Div", one, node.input[1])))
     if node.op_type == "BatchNormalization":
-        image, gain, offset, mean, variance = node.input[:5]
+        image, (gain, offset, mean, variance) = node.input[0], (round(emit, each) for each in node.input[1:5])
         epsilon = emit.constant("epsilon", np.array(attributes.get("epsilon", 1e-5), np.float32))
-        factor = emit.add("Div", gain, emit.add("Sqrt", emit.add("Add", variance, epsilon)))
-        shift = emit.add("Sub", offset, emit.add("Mul", mean, factor))
+        factor = round(emit, emit.add("Div", gain, emit.add("Sqrt", emit.add("Add", variance, epsilon))))
+        shift = round(emit, emit.add("Sub", offset, emit.add("Mul", mean, factor)))
         shape = emit.constant(f"channels{rank}", np.array([-1, *[1] * (rank - 2)], np.int64))
-        factor, shift = (emit.add("Reshape", round(emit, each), shape) for each in (factor, shift))
+        factor, shift = (emit.add("Reshape", each, shape) for each in (factor, shift))
         return emit.add("Add", between(emit, emit.add("Mul", image, factor)), shift)
+    if node.op_type == "LayerNormalization":
+        one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+        ones = emit.add("ConstantOfShape", emit.add("Shape", node.input[1]), value=one)
+        normed = between(emit, emit.add("LayerNormalization", node.input[0], ones, **attributes))
+        scaled = emit.add("Mul", normed, node.input[1])
+        return emit.add("Add", scaled, node.input[2]) if len(node.input) > 2 else scaled
     first = int(attributes.get("axis", -1 if opset >= 13 else 1)) % rank
     axes = [first] if opset >= 13 else list(range(first, rank))
     given = emit.constant("axes" + "_".join(map(str, axes)), np.array(axes, np.int64))
@@ -128,11 +149,12 @@ def emit_steps(
 
     less = between(emit, emit.add("Sub", node.input[0], reduced("ReduceMax", node.input[0], 18)))
     powers = between(emit, emit.add("Exp", less))
-    shares = emit.add("Div", powers, between(emit, reduced("ReduceSum", powers, 13)))
+    total = between(emit, reduced("ReduceSum", powers, 13))
+    shares = emit.add("Div", powers if rounds else round(emit, powers), total)
     return shares if node.op_type == "Softmax" else emit.add("Log", between(emit, shares))
 
 
-def emit_sum(emit: Emitter, node: onnx.NodeProto, how: Summation, opset: int) -> str:
+def emit_sum(emit: Emitter, node: onnx.NodeProto, how: Summation, opset: int, round: Round) -> str:
     """Emit a MatMul, Gemm or Conv that is added up as `how` says; the name of its result, of FP32 type.
 
     Args:
@@ -140,8 +162,16 @@ def emit_sum(emit: Emitter, node: onnx.NodeProto, how: Summation, opset: int) ->
         node: the product, with the names that it reads.
         how: how it is added up.
         opset: of the graph.
+        round: emits a rounding to the precision, FP16 unless `how` rounds each product.
     """
-    return _Sum(emit, node, how, opset).emitted()
+    return _Sum(emit, node, how, opset, round).emitted()
+
+
+def parts_of(terms: int, parts: int) -> list[tuple[int, int]]:
+    """Where each part of so many terms starts and ends: whole tiles, one more in the first ones where some are left."""
+    short, longer = divmod(math.ceil(terms / TILE), parts)
+    starts = [TILE * (short * part + min(part, longer)) for part in range(parts + 1)]
+    return [(min(start, terms), min(end, terms)) for start, end in itertools.pairwise(starts)]
 
 
 def round_to_fp16(emit: Emitter, name: str) -> str:
@@ -150,8 +180,8 @@ def round_to_fp16(emit: Emitter, name: str) -> str:
 
 
 class _Sum:
-    def __init__(self, emit: Emitter, node: onnx.NodeProto, how: Summation, opset: int) -> None:
-        self.emit, self.node, self.how, self.opset = emit, node, how, opset
+    def __init__(self, emit: Emitter, node: onnx.NodeProto, how: Summation, opset: int, round: Round) -> None:
+        self.emit, self.node, self.how, self.opset, self.round = emit, node, how, opset, round
         self.attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
 
     def emitted(self) -> str:
@@ -189,12 +219,12 @@ class _Sum:
         if self.how.rounds_products:
             return self.one_row(left, right, rows[-1])
         terms, parts = rows[-1], self.how.parts
-        length = TILE * math.ceil(terms / TILE / parts) if parts > 1 else DEPTH * math.ceil(terms / DEPTH)
-        blocks, lacking = length // DEPTH, parts * length - terms
+        longest = max(end - start for start, end in parts_of(terms, parts)) if parts > 1 else terms
+        blocks = math.ceil(longest / DEPTH)
         batch = len(self.how.writes) - 2 if len(columns) > 2 else 0
         ones = [1] * (batch + 2 - len(rows)), [1] * (batch + 2 - len(columns))
-        left = self.padded(self.shaped(left, (*ones[0], *rows)), batch + 1, batch + 2, lacking)
-        right = self.padded(self.shaped(right, (*ones[1], *columns)), batch, batch + 2, lacking)
+        left = self.apart(self.shaped(left, (*ones[0], *rows)), (*ones[0], *rows), batch + 1)
+        right = self.apart(self.shaped(right, (*ones[1], *columns)), (*ones[1], *columns), batch)
         axes = list(range(batch))
         left = self.turned(
             left,
@@ -214,42 +244,72 @@ class _Sum:
     def one_row(self, left: str, right: str, terms: int) -> str:
         products = self.emit.add("Mul", self.shaped(left, (terms, 1)), right)
         ones = self.emit.constant(f"ones{terms}", np.ones((1, terms), np.float32))
-        return self.emit.add("MatMul", ones, round_to_fp16(self.emit, products))
+        return self.emit.add("MatMul", ones, self.round(self.emit, products))
+
+    def apart(self, name: str, shape: Shape, axis: int) -> str:
+        """`name` with parts of equal length along the axis of terms: zeros behind the shorter ones change no sum."""
+        before, terms, after, rank = shape[:axis], shape[axis], shape[axis + 1 :], len(shape)
+        if self.how.parts == 1:
+            return self.padded(name, axis, rank, -terms % DEPTH)
+        name = self.padded(name, axis, rank, -terms % TILE)
+        tiles = math.ceil(terms / TILE)
+        short, longer = divmod(tiles, self.how.parts)
+        if not longer:
+            return name
+        middle = longer * (short + 1) * TILE
+        rest = self.part(name, axis, middle, tiles * TILE)
+        rest = self.shaped(rest, (*before, self.how.parts - longer, short * TILE, *after))
+        rest = self.padded(rest, axis + 1, rank + 1, TILE)
+        rest = self.shaped(rest, (*before, (self.how.parts - longer) * (short + 1) * TILE, *after))
+        return self.emit.add("Concat", self.part(name, axis, 0, middle), rest, axis=axis)
 
     def joined(self, sums: str) -> str:
-        """The sums of the parts, added in FP16: each of the first half to one of the second."""
+        """The sums of the parts, added in FP16: those beyond a power of two to the first, then half to half."""
         count = self.how.parts
+        beyond = count - (1 << count.bit_length() - 1)
+        if beyond:
+            first = self.sum_of(sums, (0, beyond), (count - beyond, count))
+            kept = self.part(sums, 0, beyond, count - beyond)
+            sums, count = self.emit.add("Concat", first, kept, axis=0), count - beyond
         while count > 1:
             count //= 2
-            halves = (self.part(sums, 0, first, first + count) for first in (0, count))
-            sums = round_to_fp16(self.emit, self.emit.add("Add", *halves))
+            sums = self.sum_of(sums, (0, count), (count, 2 * count))
         return sums
+
+    def sum_of(self, sums: str, *places: tuple[int, int]) -> str:
+        added = self.emit.add("Add", *(self.part(sums, 0, start, end) for start, end in places))
+        return round_to_fp16(self.emit, added)
 
     def convolution(self, image: str, filters: str) -> str:
         (batch, channels, *sizes), weights = self.how.reads
         groups, width, count = int(self.attributes.get("group", 1)), weights[1], math.prod(weights[2:])
-        tile = DEPTH if width <= DEPTH else TILE
-        tiles, steps, lacking = math.ceil(width / tile), tile // DEPTH, -width % tile
-        axes, blocks, pixels = len(sizes), tiles * count * steps, math.prod(self.how.writes[2:])
+        each = weights[0] // groups
+        tile = TILE if width > DEPTH else DEPTH if width > NARROW or each >= WIDE else NARROW
+        tiles, axes, pixels = math.ceil(width / tile), len(sizes), math.prod(self.how.writes[2:])
+        lacking, terms = -width % tile, tiles * count * tile
+        blocks, left_over = math.ceil(terms / DEPTH), -terms % DEPTH
         image = self.shaped(image, (batch, groups, channels // groups, *sizes))
         pads = window_pads(self.attributes, sizes, weights[2:])
         image = self.pad(image, [0, 0, 0, *pads[:axes]], [0, 0, lacking, *pads[axes:]])
         padded = [size + pads[axis] + pads[axis + axes] for axis, size in enumerate(sizes)]
         taps = self.taps(image, padded)
-        apart = [self.shaped(tap, (batch, groups, tiles, 1, steps, DEPTH, pixels)) for tap in taps]
+        apart = [self.shaped(tap, (batch, groups, tiles, 1, tile, pixels)) for tap in taps]
         windows = apart[0] if len(apart) == 1 else self.emit.add("Concat", *apart, axis=3)
+        windows = self.padded(self.shaped(windows, (batch, groups, terms, pixels)), 2, 4, left_over)
         windows = self.turned(
             windows,
             (batch, groups, blocks, DEPTH, pixels),
             (2, 0, 1, 3, 4),
             (blocks, batch, groups, DEPTH, pixels),
         )
-        each = weights[0] // groups
         filters = self.padded(self.shaped(filters, (groups, each, width, count)), 2, 4, lacking)
         filters = self.turned(
-            filters,
-            (groups, each, tiles, steps, DEPTH, count),
-            (2, 5, 3, 0, 1, 4),
+            filters, (groups, each, tiles, tile, count), (0, 1, 2, 4, 3), (groups, each, terms)
+        )
+        filters = self.turned(
+            self.padded(filters, 2, 3, left_over),
+            (groups, each, blocks, DEPTH),
+            (2, 0, 1, 3),
             (blocks, 1, groups, each, DEPTH),
         )
         return self.scanned(filters, windows, (batch, groups, each, pixels))

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from harness.model.sums.emitting import DEPTH, TILE, window_pads
+from harness.model.sums.emitting import DEPTH, parts_of, window_pads
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
 BATCHES, ROWS, COLUMNS = 4, 32, 64
@@ -34,20 +34,23 @@ def accumulate_in_fp16(left: np.ndarray, right: np.ndarray, *, parts: int = 1) -
     Args:
         left: (rows, terms), values of FP16.
         right: (terms, columns), likewise.
-        parts: into how many parts of whole tiles the terms are split, a power of two. Their sums are added in FP16,
-            those of the first half to those of the second, until one is left.
+        parts: into how many parts the terms are split: see `parts_of`. Their sums are added in FP16, those beyond a
+            power of two to the first ones, then half to half.
 
     Returns:
         (rows, columns) of float64 that hold FP16 values; not finite where the accumulator overflowed.
     """
-    length = TILE * math.ceil(left.shape[1] / TILE / parts) if parts > 1 else left.shape[1]
+    places = parts_of(left.shape[1], parts) if parts > 1 else [(0, left.shape[1])]
     sums = np.zeros((parts, left.shape[0], right.shape[1]))
-    for part in range(parts):
-        for first in range(part * length, min((part + 1) * length, left.shape[1]), DEPTH):
-            terms = slice(first, first + DEPTH)
+    for part, (start, end) in enumerate(places):
+        for first in range(start, end, DEPTH):
+            terms = slice(first, min(first + DEPTH, end))
             # 16 products of FP16 values: float64 holds their sum exactly unless they differ by more than 2**30.
             exact = left[:, terms].astype(np.float64) @ right[terms].astype(np.float64)
             sums[part] = _rounded(sums[part] + exact)
+    power = 1 << parts.bit_length() - 1
+    sums[: parts - power] = _rounded(sums[: parts - power] + sums[power:])
+    sums = sums[:power]
     while len(sums) > 1:
         sums = _rounded(sums[: len(sums) // 2] + sums[len(sums) // 2 :])
     result: np.ndarray = sums[0]

@@ -17,13 +17,18 @@ import numpy as np
 
 from harness.model.model import Model, NodeInfo
 from harness.model.sums.emitting import DEPTH, Shape, Summation, window_numbers, window_pads
+from harness.worker.protocol import TENSORRT_RTX
 
 Shapes = Mapping[str, tuple[int | str | None, ...]]
-SUMMED = frozenset({"MatMul", "Gemm", "Conv"})
+SUMMED = frozenset({"MatMul", "Gemm", "Conv", "LSTM"})
 
-ROUNDED_TERMS, ROUNDED_COLUMNS, ALWAYS_ROUNDED = 4096, 256, 64
-"""One row times up to so many terms by so many columns is generated code that rounds each product of two numbers and
-adds in FP32, as it is with up to ALWAYS_ROUNDED terms; beyond, one row is added up in FP32."""
+ROUNDED_TERMS, ROUNDED_COLUMNS, ALWAYS_ROUNDED, ROUNDED_WEIGHTS = 4096, 384, 128, 1 << 18
+"""One row times up to so many terms by so many columns, or by fewer weights than that, is generated code that rounds
+each product of two numbers and adds in FP32, as it is with up to ALWAYS_ROUNDED terms; beyond, one row is added up in
+FP32."""
+
+SPLIT_TERMS, SHORTEST = 768, 256
+"""With fewer terms no product was split, and no part was shorter."""
 
 
 def stands_in(product: str, release: str) -> str | None:
@@ -55,49 +60,62 @@ def _rules() -> dict[str, Any]:
 
 
 @cache
-def measured_parts() -> tuple[tuple[tuple[int, int, int, int], int], ...]:
+def measured_parts(product: str) -> tuple[tuple[tuple[int, int, int, int], int], ...]:
     """(batch, rows, terms, columns) of each matrix product that was measured, and into how many parts it was split."""
-    return tuple(((int(b), int(m), int(k), int(n)), int(parts)) for b, m, k, n, parts in _rules()["parts"])
+    return tuple(
+        ((int(b), int(m), int(k), int(n)), int(parts)) for b, m, k, n, parts in _rules()["parts"][product]
+    )
 
 
 @cache
-def splits_of(batch: int, rows: int, terms: int, columns: int) -> int:
-    """Into how many parts the terms of a matrix product are split: as many as in the nearest one that was measured."""
+def splits_of(batch: int, rows: int, terms: int, columns: int, product: str = TENSORRT_RTX) -> int:
+    """Into how many parts the terms of a matrix product are split: as many as in the nearest one that was measured.
+
+    Multiples of three have kernels of their own, and are nearer to each other than their sizes say.
+    """
+    if terms < SPLIT_TERMS:
+        return 1
     wanted = [math.log2(size) for size in (batch, rows, terms, columns)]
+    threes = rows % 3 == 0, columns % 3 == 0
 
     def distance(size: Sequence[int]) -> float:
-        return sum((math.log2(each) - log) ** 2 for each, log in zip(size, wanted, strict=True))
+        apart = sum((math.log2(each) - log) ** 2 for each, log in zip(size, wanted, strict=True))
+        other = (size[1] % 3 == 0) != threes[0], (size[3] % 3 == 0) != threes[1]
+        return apart + 2.0 * sum(other)
 
-    _, parts = min(measured_parts(), key=lambda row: distance(row[0]))
-    return max(1, min(parts, 1 << max(terms // 512, 1).bit_length() - 1))
+    _, parts = min(measured_parts(product), key=lambda row: distance(row[0]))
+    return max(1, min(parts, terms // SHORTEST))
 
 
-def fp16_sums(model: Model, shapes: Shapes) -> dict[str, Summation]:
+def fp16_sums(model: Model, shapes: Shapes, product: str = TENSORRT_RTX) -> dict[str, Summation]:
     """How each product of the main graph is added up by kernels that compute in FP16.
 
     Left out is what they add up in FP32: one row of many terms or columns, a convolution of one channel a group or
-    transposed, recurrent layers, and what lies in bodies; and a product whose shapes are not known.
+    transposed, other recurrent layers than LSTM, and what lies in bodies; and a product whose shapes are not known.
 
     Args:
         model: the model.
         shapes: of its tensors, for the inputs at hand.
+        product: `TensorRT for RTX` or `TensorRT`, which splits few products and generates no code for one row.
     """
     found = {}
     for node in model.lowerable:
         if node.op in SUMMED and not node.domain:
-            how = _summation(model, node, shapes)
+            how = _summation(model, node, shapes, product)
             if how is not None:
                 found[node.name] = how
     return found
 
 
-def _summation(model: Model, node: NodeInfo, shapes: Shapes) -> Summation | None:
+def _summation(model: Model, node: NodeInfo, shapes: Shapes, product: str) -> Summation | None:
     inner = model.ir_nodes[node.name]
     read = [str(value.name) for value in inner.inputs[:2] if value is not None]
     left, right = (_known(shapes.get(name)) for name in read)
     if left is None or right is None or len(right) < 2 or not math.prod((*left, *right)):
         return None
     attributes = {name: each.value for name, each in inner.attributes.items()}
+    if node.op == "LSTM":
+        return Summation((left, right), (), rounds_products=left[1] == 1, recurrent=True)
     if node.op == "Conv":
         wide = len(left) > 2 and right[1] > 1 and right[1] * math.prod(right[2:]) > DEPTH
         return Summation((left, right), _convolved(left, right, attributes)) if wide else None
@@ -111,12 +129,18 @@ def _summation(model: Model, node: NodeInfo, shapes: Shapes) -> Summation | None
     if len(right) == 2:
         rows, around = math.prod(left) // terms, ()
     if rows == 1 and not around:
-        small = terms <= ALWAYS_ROUNDED or (terms <= ROUNDED_TERMS and columns <= ROUNDED_COLUMNS)
-        plain = small and not (attributes.get("transA") or attributes.get("transB"))
+        plain = product == TENSORRT_RTX and rounds_products(terms, columns)
+        plain = plain and not (attributes.get("transA") or attributes.get("transB"))
         return Summation((left, right), out, rounds_products=True) if plain else None
     if terms <= DEPTH:
         return None
-    return Summation((left, right), out, parts=splits_of(math.prod(around), rows, terms, columns))
+    return Summation((left, right), out, splits_of(math.prod(around), rows, terms, columns, product))
+
+
+def rounds_products(terms: int, columns: int) -> bool:
+    """Whether one row times `columns` of `terms` is generated code that rounds each product of two numbers."""
+    few = terms * columns < ROUNDED_WEIGHTS and terms <= ROUNDED_TERMS
+    return terms <= ALWAYS_ROUNDED or few or (terms <= ROUNDED_TERMS and columns <= ROUNDED_COLUMNS)
 
 
 def _convolved(image: Shape, filters: Shape, attributes: Mapping[str, object]) -> Shape:
