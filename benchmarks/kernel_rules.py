@@ -1,6 +1,6 @@
 """The rules of FP16 sums, from what engines gave for many products: bit by bit, or not at all.
 
-Run: python -m benchmarks.kernel_rules --packs FILE…, with the archives that `benchmarks.emulation.packs` wrote on a GPU.
+Run: python -m benchmarks.kernel_rules --packs FILE…, with what `benchmarks.emulation.packs` wrote on a GPU.
 For each product of matrices the rule is sought that gives the engine's own bits on a part of its rows and columns: sums
 of 16 terms, split into so many parts; or FP32. It adds how often that is so to what is kept, and writes the table of
 `harness.model.sums`.
