@@ -64,16 +64,15 @@ def main() -> int:
 
 
 def _table(rows: list[dict[str, Any]], product: str) -> Iterator[list[int]]:
-    """[batch, rows, terms, columns, parts] of each product of matrices that may be split."""
+    """[batch, rows, terms, columns, parts, 1 with a residual] of each product of matrices that may be split."""
     found = {}
     for row in rows:
         *sizes, columns = map(int, row["name"].rpartition("-")[2].split("x"))
-        if row["name"].startswith("residual"):
-            continue
         of = TENSORRT if row.get("environment", "rtx").startswith("trt") else TENSORRT_RTX
         if of == product and isinstance(row["rule"], int) and sizes[1] > 1 and sizes[2] >= SPLIT_TERMS:
-            found[*sizes, columns] = row["rule"]
-    yield from ([*sizes, parts] for sizes, parts in found.items())
+            residual = int(row["name"].startswith("residual"))
+            found[*sizes, columns, residual] = row["rule"]
+    yield from ([*sizes, parts, residual] for (*sizes, residual), parts in found.items())
 
 
 def _given(files: list[Path]) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -81,7 +80,7 @@ def _given(files: list[Path]) -> Iterator[tuple[str, str, np.ndarray]]:
     for file in files:
         with np.load(file) as arrays:
             for key in arrays.files:
-                environment, kind, name = key.split("|")
+                environment, kind, name = ("rtx-1.6", "", key) if "|" not in key else key.split("|")
                 if kind != "alone" and environment not in ("rtx-1.4", "rtx-1.5"):
                     yield environment, name, arrays[key]
 

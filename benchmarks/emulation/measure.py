@@ -21,9 +21,11 @@ import numpy as np
 
 from benchmarks.emulation.models import catalogue
 from benchmarks.emulation.sweep import sweep
-from benchmarks.record import record
+from benchmarks.record import RESULTS, record
 from harness.backends import Plan, Reference, TensorRTCandidate
+from harness.backends.requests import shape_ranges
 from harness.comparison import compare
+from harness.compiler import kernels_of
 from harness.environments import Supervisor, select
 from harness.errors import HarnessError
 from harness.model import Model, load_model
@@ -48,10 +50,18 @@ def main() -> int:
     parser.add_argument("--only", choices=("sweep", "models"))
     parser.add_argument("--names", type=Path, help="a file with the names of those to measure, one a line")
     parser.add_argument("--collect", type=Path)
+    parser.add_argument(
+        "--relist", nargs="*", help="environments that are asked, here, for all kernels of --names"
+    )
     options = parser.parse_args()
     if options.collect:
         lines = [json.loads(line) for file in sorted(options.collect.glob("*.jsonl")) for line in file.open()]
         numbers = collected(row for row in lines if row["what"] == "model")
+        print(record("emulation_engines", numbers, module="emulation.measure", indent=None))
+        return 0
+    if options.relist:
+        kept = json.loads((RESULTS / "emulation_engines.json").read_text())
+        numbers = relisted(kept, set(options.names.read_text().split()), options.relist)
         print(record("emulation_engines", numbers, module="emulation.measure", indent=None))
         return 0
     number, parts = map(int, options.part.split("/"))
@@ -110,6 +120,36 @@ def collected(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             row["releases"] = list(left)
     kept = [row for row in rows.values() if row["releases"]]
     return {"metrics": METRICS, "kernels": [json.loads(each) for each in lists], "rows": kept}
+
+
+def relisted(kept: Mapping[str, Any], names: set[str], environments: Iterable[str]) -> dict[str, Any]:
+    """What is kept of engines, with the lists of kernels that compilers of the same releases give on a CPU."""
+    lists, rows = list(kept["kernels"]), []
+    compilers = [(environment, select(environment)) for environment in environments]
+    entries = {entry.name: entry for entry in catalogue()}
+    for row in kept["rows"]:
+        if row["name"] not in names or "outputs" not in row:
+            rows.append(row)
+            continue
+        model, feeds = entries[row["name"]].made
+        left = list(row["releases"])
+        for _, compiler in compilers:
+            found = kernels_of(
+                model, Precision(row["precision"]), compiler, profiles=shape_ranges(model, feeds, {})
+            )
+            if found.release not in left:
+                continue
+            left.remove(found.release)
+            listed = [
+                [_GRAPH.sub("", each.name), each.onnx_nodes] for each in found.kernels if each.onnx_nodes
+            ]
+            listed = json.loads(json.dumps(listed))
+            if listed not in lists:
+                lists.append(listed)
+            rows.append({**row, "releases": [found.release], "kernels": lists.index(listed)})
+        if left:
+            rows.append({**row, "releases": left})
+    return {"metrics": kept["metrics"], "kernels": lists, "rows": rows}
 
 
 def _short(value: Any) -> Any:

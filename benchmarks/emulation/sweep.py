@@ -24,9 +24,10 @@ class Product:
     """One product of the sweep: `rows` × `terms` by `terms` × `columns`, `batch` times.
 
     Args:
-        kind: `weights` (times a constant), `both` (of two inputs), `bias` (and a bias behind it), `residual` (and another
-            input behind it), `last` (nothing behind it but the Cast of the output, with which it is fused), `conv` (3 × 3
-            over an image of `rows` pixels, `terms` = channels · 9), `pointwise` (1 × 1), `depthwise`, `transposed`.
+        kind: `weights` (times a constant), `both` (of two inputs), `bias` (and a bias behind it), `residual` (and
+            another input behind it), `last` (nothing behind it but the Cast of the output, with which it is fused),
+            `conv` (3 × 3 over an image of `rows` pixels, `terms` = channels · 9), `pointwise` (1 × 1), `depthwise`,
+            `transposed`.
         rows: rows of the result; pixels of a convolution.
         terms: so many products are added up.
         columns: columns of the result; channels that a convolution writes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,8 @@ import numpy as np
 
 from harness.backends.requests import Profile, shape_ranges
 from harness.backends.session import tensor_shapes
-from harness.errors import BuildFailedError, UnsupportedByReleaseError
-from harness.model import PLAIN, Arithmetic, Model, fp16_sums
+from harness.errors import BuildFailedError, HarnessError, UnsupportedByReleaseError
+from harness.model import PLAIN, SUMMED, Arithmetic, Model, fp16_sums
 from harness.tensors import Accumulate, Precision
 from harness.worker.protocol import TENSORRT_RTX
 
@@ -66,7 +67,7 @@ class Assumed:
         if precision not in (Precision.FP16, Precision.BF16) or self == Assumed():
             return PLAIN
         in_fp16 = self.accumulate is Accumulate.FP16
-        sums = fp16_sums(model, tensor_shapes(model, feeds), self.product) if in_fp16 else {}
+        sums = fp16_sums(model, _shapes(model, feeds), self.product) if in_fp16 else {}
         if precision is Precision.BF16:  # only generated code for one row rounds there
             sums = {node: how for node, how in sums.items() if how.rounds_products}
         if self.compiler is None:
@@ -79,3 +80,24 @@ class Assumed:
                 return Arithmetic(sums)
             raise
         return within_kernels(kernels, model, precision).arithmetic(sums)
+
+
+def _shapes(model: Model, feeds: Mapping[str, np.ndarray]) -> Mapping[str, tuple[int | str | None, ...]]:
+    """The shape of each tensor; where inference leaves one open that a product reads, as the reference computes it."""
+    from harness.backends.reference import Reference
+
+    shapes = tensor_shapes(model, feeds)
+    read = {name for node in model.lowerable if node.op in SUMMED for name in node.inputs[:2] if name}
+    left = sorted(
+        name for name in read if not _is_known(shapes.get(name)) and model.producer(name) is not None
+    )
+    if not left:
+        return shapes
+    with suppress(HarnessError):  # where the reference cannot compute it, nobody can
+        found = Reference(model).run(feeds, left)
+        return {**shapes, **{name: value.shape for name, value in found.items()}}
+    return shapes
+
+
+def _is_known(shape: tuple[int | str | None, ...] | None) -> bool:
+    return shape is not None and all(isinstance(size, int) for size in shape)

@@ -1,9 +1,9 @@
 """What stays within the kernels of an engine: tensors that none rounds, and products that are added up in FP32.
 
 Measured on an H200 with TensorRT for RTX 1.4.0.76, 1.5.0.114 and 1.6.1.120: generated code rounds each tensor as the
-graph says, though it does not leave the kernel, and a product is rounded before what is fused behind it. A division is
-a multiplication by the reciprocal before 1.6, a Softmax that is not in attention consists of its primitives, and a
-LayerNormalization is rounded before its weights come to it. There are exceptions:
+graph says, though it does not leave the kernel, and a product is rounded before what is fused behind it. A division by
+a constant is a multiplication by its reciprocal before 1.6, a Softmax that is not in attention consists of its
+primitives, and a LayerNormalization is rounded before its weights come to it. There are exceptions:
 
 - A product that is only converted to FP32, as the output of a model is, gives its FP32 sum and is never FP16.
 - What is computed last behind a product, and then converted to FP32, is not rounded.
@@ -11,14 +11,15 @@ LayerNormalization is rounded before its weights come to it. There are exception
 - In fused attention, scales that differ by head, and all scales if the queries or keys are scaled within, are taken
   together and go before the product, so that raw logits beyond 65504 are not there. One scale behind the product
   stays behind it, and such logits overflow. In BF16 nothing is rounded there but the weights, and these are rounded
-  in both before they are divided by their sum.
+  in both before they are divided by their sum. So it is in FP16 where a mask is a Where, with FP32 sums.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.model import Arithmetic, Model, NodeInfo, Summation, is_plain_lstm, rounds_products
 from harness.tensors import Precision
@@ -27,7 +28,13 @@ from harness.worker.protocol import Kernel, KernelList
 _ATTENTION = "_mha_"
 _MOVES = frozenset({"Relu", "Tran", "Resh", "Move"})
 RECIPROCALS_BEFORE = (1, 6)
-"""The release since which a division is one."""
+"""The release since which a division by a constant is one."""
+
+WIDE_NORMS_SINCE = (1, 5)
+"""The release since which ReduceL2 is computed in FP32."""
+
+KEYS = 64
+"""Fused attention adds up so many weighted values in one accumulator, and then adds these sums."""
 
 _SCALES = frozenset({"Mul", "Div"})
 _PRODUCTS = frozenset({"MatMul", "Gemm"})
@@ -40,16 +47,21 @@ class Within:
     Args:
         unrounded: tensors that no kernel rounds.
         fp32: nodes whose product is added up in FP32.
+        mixed: products of fused attention with its weights, which are added up tile by tile of keys.
         steps: nodes that are computed in several steps, by whether each of these is rounded.
     """
 
     unrounded: frozenset[str]
     fp32: frozenset[str]
     steps: Mapping[str, bool] = field(default_factory=dict)
+    mixed: frozenset[str] = frozenset()
 
     def arithmetic(self, sums: Mapping[str, Summation]) -> Arithmetic:
         """With products that are added up as `sums` says, where they are not in FP32 after all."""
         left = {node: how for node, how in sums.items() if node not in self.fp32}
+        for node in self.mixed & left.keys():
+            parts = math.ceil(left[node].reads[0][-1] / KEYS)
+            left[node] = replace(left[node], parts=parts)
         return Arithmetic(left, self.unrounded, self.steps)
 
 
@@ -59,15 +71,22 @@ def within_kernels(kernels: KernelList, model: Model, precision: Precision) -> W
     unrounded: set[str] = set()
     fp32: set[str] = set()
     steps: dict[str, bool] = {}
+    mixed: set[str] = set()
     for kernel in kernels.kernels:
         nodes = [known[name] for name in kernel.onnx_nodes if name in known]
         found = [node for node in nodes if node.op in _PRODUCTS]
         if _ATTENTION in kernel.name:
-            found = [] if (logits := _free_logits(nodes, model)) is None else [logits]
-            kept = found if precision is Precision.FP16 else [node for node in nodes if node.op != "Softmax"]
+            wide = any(node.op == "Where" for node in nodes)
+            free = [] if (logits := _free_logits(nodes, model)) is None else [logits]
+            found = found if wide else free
+            kept = found if precision is Precision.FP16 and not wide else nodes
             unrounded |= {name for node in kept for name in node.outputs if _is_read_by(name, nodes)}
             softmax = [node for node in nodes if node.op == "Softmax" and node.lowerable]
             steps |= {node.name: False for node in softmax}
+            weights = {name for node in softmax for name in node.outputs}
+            mixed |= {
+                node.name for node in nodes if node.op in _PRODUCTS and weights.intersection(node.inputs)
+            }
             unrounded |= {name for node in softmax for name in node.outputs if _is_read_by(name, nodes)}
         elif _is_converted(kernel):
             unrounded |= {name for node in nodes for name in node.outputs}
@@ -76,7 +95,7 @@ def within_kernels(kernels: KernelList, model: Model, precision: Precision) -> W
             found = []
             steps |= _steps(kernel, nodes, model, kernels.release)
         fp32 |= {node.name for node in found}
-    return Within(frozenset(unrounded), frozenset(fp32), steps)
+    return Within(frozenset(unrounded), frozenset(fp32), steps, frozenset(mixed))
 
 
 def _not_rounded(kernel: Kernel, nodes: Sequence[NodeInfo], model: Model) -> Iterator[str]:
@@ -108,8 +127,11 @@ def _steps(kernel: Kernel, nodes: Sequence[NodeInfo], model: Model, release: str
     contracts = operations_of(kernel)[:1] not in (("Corr",), ("Fc",))
     known = {"BatchNormalization": not contracts, "Softmax": True, "LogSoftmax": True}
     known |= {"LayerNormalization": True, "LSTM": True}
-    if tuple(map(int, release.split(".")[:2])) < RECIPROCALS_BEFORE:
+    since = tuple(map(int, release.split(".")[:2]))
+    if since < RECIPROCALS_BEFORE and "Div" not in operations_of(kernel):
         known["Div"] = True
+    if since < WIDE_NORMS_SINCE and "Cast" not in operations_of(kernel)[1:-1]:
+        known["ReduceL2"] = True
     return {
         node.name: known[node.op]
         for node in nodes

@@ -50,6 +50,7 @@ from .rounding import rounder as rounder
 from .sums import DEPTH as DEPTH
 from .sums import PLAIN as PLAIN
 from .sums import PRODUCTS as PRODUCTS
+from .sums import SUMMED as SUMMED
 from .sums import Arithmetic as Arithmetic
 from .sums import Summation as Summation
 from .sums import accumulate_in_fp16 as accumulate_in_fp16

@@ -33,29 +33,48 @@ FUSED = Kernel("_gemm_mha_v2_myl0_3", "kgen", ("av", "softmax", "scaled", "qk"))
 def test_scales_by_head_go_before_the_product_of_fused_attention() -> None:
     model = attention(np.full((1, 2, 1, 1), 0.1))
     found = within_kernels(kernels(FUSED), model, Precision.FP16)
-    assert found == Within(frozenset({"qk"}), frozenset({"qk"}))
+    assert found == Within(frozenset({"qk", "softmax"}), frozenset({"qk"}), {"softmax": False})
 
 
 def test_one_scale_stays_behind_it_and_raw_logits_are_rounded() -> None:
     found = within_kernels(kernels(FUSED), attention(np.float32(0.1)), Precision.FP16)
-    assert found == Within(frozenset(), frozenset())
+    assert found == Within(frozenset({"softmax"}), frozenset(), {"softmax": False})
 
 
 def test_in_bf16_fused_attention_rounds_the_weights_alone() -> None:
     found = within_kernels(kernels(FUSED), attention(np.float32(0.1)), Precision.BF16)
-    assert found.unrounded == {"qk", "scaled"}
+    assert found.unrounded == {"qk", "scaled", "softmax"}
 
 
-@pytest.mark.parametrize(
-    ("name", "wide"),
-    [("__myl_FcCast_myl0_1", True), ("__myl_FcReluCast_myl0_1", True), ("__myl_FcAddCast_myl0_1", False)],
-)
-def test_a_product_that_is_only_converted_is_never_rounded(name: str, wide: bool) -> None:
+@pytest.mark.parametrize("name", ["__myl_FcCast_myl0_1", "__myl_FcReluCast_myl0_1"])
+def test_a_product_that_is_only_converted_is_never_rounded(name: str) -> None:
     graph = Graph("last")
     made = graph.node("MatMul", "product", graph.input("x", [4, 64]), graph.weight("w", (64, 8), 0.1))
     kernel = Kernel(name, "runtime_fusion", ("product", "product::output"))
     found = within_kernels(kernels(kernel), load_model(graph.model({made: [4, 8]})), Precision.FP16)
-    assert (found.unrounded, found.fp32) == ((frozenset({"product"}),) * 2 if wide else (frozenset(),) * 2)
+    assert (found.unrounded, found.fp32) == (frozenset({"product"}), frozenset({"product"}))
+
+
+@pytest.mark.parametrize(
+    ("rows", "terms", "name", "unrounded"),
+    [
+        (4, 512, "__myl_FcAddCast_myl0_1", {"sum"}),
+        (4, 512, "__myl_FcAdd_myl0_1", set()),
+        (1, 512, "__myl_FcAdd_myl0_1", {"product"}),
+        (1, 128, "__myl_FcAdd_myl0_1", set()),
+        (4, 512, "__myl_AddCast_myl0_1", set()),
+    ],
+)
+def test_behind_a_product_the_last_step_before_a_conversion_is_not_rounded(
+    rows: int, terms: int, name: str, unrounded: set[str]
+) -> None:
+    graph = Graph("last")
+    weights = graph.weight("w", (terms, 512), 0.1)
+    product = graph.node("MatMul", "product", graph.input("x", [rows, terms]), weights)
+    made = graph.node("Add", "sum", product, graph.weight("b", (512,), 0.1))
+    kernel = Kernel(name, "runtime_fusion", ("product", "sum", "sum::output"))
+    found = within_kernels(kernels(kernel), load_model(graph.model({made: [rows, 512]})), Precision.FP16)
+    assert (found.unrounded, found.fp32) == (frozenset(unrounded), frozenset())
 
 
 def of(op: str, proto: onnx.ModelProto, name: str, release: str) -> dict[str, bool]:

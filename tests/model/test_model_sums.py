@@ -12,6 +12,7 @@ from harness.backends import GraphRunner
 from harness.model import (
     Arithmetic,
     Model,
+    Summation,
     accumulate_in_fp16,
     fp16_sums,
     load_model,
@@ -111,11 +112,10 @@ def test_one_row_by_few_columns_rounds_each_product_and_one_by_many_nothing() ->
     assert fp16_sums(many, many.shapes) == {}
 
 
-def convolved(image: np.ndarray, filters: np.ndarray, stride: int) -> np.ndarray:
-    """Tiles of 32 channels, their taps one after the other."""
+def convolved(image: np.ndarray, filters: np.ndarray, stride: int, tile: int) -> np.ndarray:
+    """Tiles of channels, their taps one after the other."""
     padded = np.pad(image, ((0, 0), (0, 0), (1, 1), (1, 1)))
     size = (image.shape[2] - 1) // stride + 1
-    tile = 32 if image.shape[1] > 16 else 16
     rows, columns = [], []
     for first in range(0, image.shape[1], tile):
         channels = slice(first, first + tile)
@@ -127,12 +127,25 @@ def convolved(image: np.ndarray, filters: np.ndarray, stride: int) -> np.ndarray
     return accumulate_in_fp16(np.concatenate(rows, 1), np.concatenate(columns, 0)).reshape(1, -1, size, size)
 
 
-@pytest.mark.parametrize(("channels", "stride", "opset"), [(4, 1, 9), (40, 1, 13), (64, 2, 13), (64, 2, 9)])
-def test_a_convolution_adds_up_tiles_of_channels_tap_by_tap(channels: int, stride: int, opset: int) -> None:
-    image, filters = values(1, channels, 7, 7), values(8, channels, 3, 3)
+@pytest.mark.parametrize(
+    ("channels", "filters", "tile", "stride", "opset"),
+    [
+        (4, 8, 8, 1, 9),
+        (8, 8, 8, 2, 13),
+        (8, 64, 16, 1, 13),
+        (16, 8, 16, 1, 13),
+        (40, 8, 32, 1, 13),
+        (64, 8, 32, 2, 13),
+        (64, 8, 32, 2, 9),
+    ],
+)
+def test_a_convolution_adds_up_tiles_of_channels_tap_by_tap(
+    channels: int, filters: int, tile: int, stride: int, opset: int
+) -> None:
+    image, weights = values(1, channels, 7, 7), values(filters, channels, 3, 3)
     options = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [stride] * 2}
-    model = product("Conv", image, filters, opset, **options)
-    assert (emulated(model, image) == convolved(image, filters, stride)).all()
+    model = product("Conv", image, weights, opset, **options)
+    assert (emulated(model, image) == convolved(image, weights, stride, tile)).all()
 
 
 @pytest.mark.parametrize(("same", "groups"), [("SAME_UPPER", 1), ("SAME_LOWER", 2), ("VALID", 1)])
@@ -173,7 +186,7 @@ def stepped(
     node: onnx.NodeProto, x: np.ndarray, weights: dict[str, np.ndarray], *, rounds: bool = True
 ) -> np.ndarray:
     model = load_model(
-        graph_model([node], inputs={"x": list(x.shape)}, outputs={"y": axes_of(x)}, weights=weights, opset=13)
+        graph_model([node], inputs={"x": list(x.shape)}, outputs={"y": axes_of(x)}, weights=weights, opset=17)
     )
     graph = lower(model, Precision.FP16, ["y"], switched=False, arithmetic=Arithmetic(steps={"step": rounds}))
     return GraphRunner(model, graph, Precision.FP16, {}).run({"x": x}, graph.units)["y"]
@@ -198,12 +211,97 @@ def test_a_batch_norm_is_a_multiplication_and_an_addition(rounds: bool) -> None:
     weights = dict(zip("gomv", (gain, offset, mean, variance), strict=True))
     node = helper.make_node("BatchNormalization", ["x", *"gomv"], ["y"], name="step", epsilon=1e-5)
     low = {name: round_array(value, Precision.FP16) for name, value in weights.items()}
-    factor = low["g"] / np.sqrt(variance + 1e-5)
-    shift = round_array(low["o"] - mean * factor, Precision.FP16).reshape(1, 4, 1, 1)
-    scaled = round_array(x, Precision.FP16) * round_array(factor, Precision.FP16).reshape(1, 4, 1, 1)
+    factor = round_array(low["g"] / np.sqrt(low["v"] + 1e-5), Precision.FP16)
+    shift = round_array(low["o"] - low["m"] * factor, Precision.FP16).reshape(1, 4, 1, 1)
+    scaled = round_array(x, Precision.FP16) * factor.reshape(1, 4, 1, 1)
     scaled = round_array(scaled, Precision.FP16) if rounds else scaled
     wanted = round_array(scaled + shift, Precision.FP16)
-    assert np.mean(stepped(node, x, weights, rounds=rounds) == wanted) > 0.95
+    assert (stepped(node, x, weights, rounds=rounds) == wanted).all()
+
+
+def test_a_layer_norm_is_rounded_before_its_weights_come_to_it() -> None:
+    x, gain, offset = values(4, 64), values(64, steps=9), values(64, steps=7)
+    node = helper.make_node("LayerNormalization", ["x", "g", "o"], ["y"], name="step", epsilon=1e-5)
+    centred = x - x.mean(axis=1, keepdims=True)
+    normed = round_array(centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5), Precision.FP16)
+    wanted = round_array(normed * gain + offset, Precision.FP16)
+    assert np.mean(stepped(node, x, {"g": gain, "o": offset}) == wanted) > 0.98
+
+
+def test_fused_attention_rounds_the_powers_before_it_divides_them_by_their_sum() -> None:
+    x = values(4, 64, steps=40)
+    node = helper.make_node("Softmax", ["x"], ["y"], name="step", axis=-1)
+    powers = np.exp(x - x.max(axis=1, keepdims=True))
+    shares = round_array(powers, Precision.FP16) / powers.sum(axis=1, keepdims=True)
+    assert np.mean(stepped(node, x, {}, rounds=False) == round_array(shares, Precision.FP16)) > 0.98
+
+
+@pytest.mark.parametrize(("terms", "parts"), [(3072, 5), (4096, 7), (1024, 3), (2048, 4)])
+def test_parts_may_differ_by_a_tile_and_are_folded_onto_a_power_of_two(terms: int, parts: int) -> None:
+    left, right = values(8, terms, steps=5), values(terms, 16, steps=5)
+    model = product("MatMul", left, right)
+    arithmetic = Arithmetic({"product": Summation((left.shape, right.shape), (8, 16), parts)})
+    graph = lower(model, Precision.FP16, ["y"], switched=False, arithmetic=arithmetic)
+    given = GraphRunner(model, graph, Precision.FP16, {}).run({"x": left}, ["product"])["y"]
+    assert (given == accumulate_in_fp16(left, right, parts=parts)).all()
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def unrolled(x: np.ndarray, w: np.ndarray, r: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The states of an LSTM of one direction, each step rounded."""
+    hidden, bias = r.shape[1], rounded(b[: len(w)] + b[len(w) :])
+    state = cell = np.zeros((x.shape[1], hidden))
+    states = []
+    for read in x:
+        gates = rounded(accumulate_in_fp16(read, w.T) + accumulate_in_fp16(state, r.T))
+        parts = np.split(rounded(gates + bias), 4, axis=1)
+        entry, leave, forget = (rounded(sigmoid(part)) for part in parts[:3])
+        cell = rounded(forget * cell + rounded(entry * rounded(np.tanh(parts[3]))))
+        state = rounded(leave * rounded(np.tanh(cell)))
+        states.append(state)
+    return np.stack(states)
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    return round_array(values, Precision.FP16).astype(np.float64)
+
+
+@pytest.mark.parametrize(("direction", "opset"), [("forward", 9), ("reverse", 13), ("bidirectional", 14)])
+def test_an_lstm_in_steps_is_the_model_in_numpy(direction: str, opset: int) -> None:
+    both, hidden, width = 2 if direction == "bidirectional" else 1, 24, 40
+    x = values(5, 3, width)
+    weights = {
+        "w": values(both, 4 * hidden, width) / 16,
+        "r": values(both, 4 * hidden, hidden) / 16,
+        "b": values(both, 8 * hidden) / 16,
+    }
+    node = helper.make_node(
+        "LSTM", ["x", "w", "r", "b"], ["y", "h", ""], "step", hidden_size=hidden, direction=direction
+    )
+    model = load_model(
+        graph_model(
+            [node],
+            inputs={"x": list(x.shape)},
+            outputs={"y": [5, both, 3, hidden], "h": [both, 3, hidden]},
+            weights=weights,
+            opset=opset,
+        )
+    )
+    arithmetic = Arithmetic(fp16_sums(model, model.shapes), steps={"step": True})
+    expected = []
+    for place, reverse in enumerate({"forward": [0], "reverse": [1], "bidirectional": [0, 1]}[direction]):
+        read = x[::-1] if reverse else x
+        found = unrolled(read, *(weights[name][place].astype(np.float64) for name in "wrb"))
+        expected.append(found[::-1] if reverse else found)
+    wanted = np.stack(expected, axis=1)
+    for switched in (False, True):
+        graph = lower(model, Precision.FP16, ["y", "h"], switched=switched, arithmetic=arithmetic)
+        given = GraphRunner(model, graph, Precision.FP16, {}).run({"x": x}, ["step"])
+        assert np.mean(given["y"] == wanted) > 0.97
+        assert given["h"].shape == (both, 3, hidden)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from .estimate import accumulate_in_fp16 as accumulate_in_fp16
 from .estimate import largest_partial_sum as largest_partial_sum
 from .estimate import sampled_product as sampled_product
 from .recurrent import is_plain_lstm as is_plain_lstm
+from .rules import SUMMED as SUMMED
 from .rules import fp16_sums as fp16_sums
 from .rules import rounds_products as rounds_products
 from .rules import splits_of as splits_of

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -107,7 +108,8 @@ def emit_steps(
 ) -> str:
     """Emit a node as several: a BatchNormalization as a multiplication and an addition of constants that are rounded, a
     LayerNormalization as one without weights and the multiplication and addition of these, a Softmax as its primitives,
-    a LogSoftmax as the logarithm of one, a Div as a multiplication by the reciprocal. Of a Softmax whose steps are not
+    a LogSoftmax as the logarithm of one, a Div as a multiplication by the reciprocal, a ReduceL2
+    as the square root of a sum of squares. Of a Softmax whose steps are not
     rounded, the powers are, before they are divided by their sum: fused attention divides last.
 
     Args:
@@ -126,6 +128,10 @@ def emit_steps(
     if node.op_type == "Div":
         one = emit.constant("one", np.array(1.0, np.float32))
         return emit.add("Mul", node.input[0], between(emit, emit.add("Div", one, node.input[1])))
+    if node.op_type == "ReduceL2":
+        squares = between(emit, emit.add("Mul", node.input[0], node.input[0]))
+        total = emit.add("ReduceSum", squares, *_given_axes(emit, node, attributes, opset), **attributes)
+        return emit.add("Sqrt", between(emit, total))
     if node.op_type == "BatchNormalization":
         image, (gain, offset, mean, variance) = node.input[0], (round(emit, each) for each in node.input[1:5])
         epsilon = emit.constant("epsilon", np.array(attributes.get("epsilon", 1e-5), np.float32))
@@ -152,6 +158,16 @@ def emit_steps(
     total = between(emit, reduced("ReduceSum", powers, 13))
     shares = emit.add("Div", powers if rounds else round(emit, powers), total)
     return shares if node.op_type == "Softmax" else emit.add("Log", between(emit, shares))
+
+
+def _given_axes(emit: Emitter, node: onnx.NodeProto, attributes: dict[str, Any], opset: int) -> Sequence[str]:
+    """The axes of a reduction as ReduceSum takes them, which has had them as an input for longer than others."""
+    if len(node.input) > 1:
+        return [node.input[1]]
+    if opset < 13 or "axes" not in attributes:
+        return ()
+    axes = attributes.pop("axes")
+    return [emit.constant("axes" + "_".join(map(str, axes)), np.array(axes, np.int64))]
 
 
 def emit_sum(emit: Emitter, node: onnx.NodeProto, how: Summation, opset: int, round: Round) -> str:

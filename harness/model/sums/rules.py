@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -60,30 +60,36 @@ def _rules() -> dict[str, Any]:
 
 
 @cache
-def measured_parts(product: str) -> tuple[tuple[tuple[int, int, int, int], int], ...]:
-    """(batch, rows, terms, columns) of each matrix product that was measured, and into how many parts it was split."""
+def measured_parts(product: str) -> tuple[tuple[tuple[int, int, int, int], int, bool], ...]:
+    """(batch, rows, terms, columns) of each matrix product that was measured, into how many parts it was split, and
+    whether another input was added to it."""
+    rows = _rules()["parts"][product]
     return tuple(
-        ((int(b), int(m), int(k), int(n)), int(parts)) for b, m, k, n, parts in _rules()["parts"][product]
+        ((int(b), int(m), int(k), int(n)), int(parts), bool(more)) for b, m, k, n, parts, more in rows
     )
 
 
 @cache
-def splits_of(batch: int, rows: int, terms: int, columns: int, product: str = TENSORRT_RTX) -> int:
+def splits_of(
+    batch: int, rows: int, terms: int, columns: int, *, residual: bool = False, product: str = TENSORRT_RTX
+) -> int:
     """Into how many parts the terms of a matrix product are split: as many as in the nearest one that was measured.
 
-    Multiples of three have kernels of their own, and are nearer to each other than their sizes say.
+    Multiples of three have kernels of their own, and are nearer to each other than their sizes say; so are products to
+    which another input is added, as in a residual stream, with which they are fused.
     """
     if terms < SPLIT_TERMS:
         return 1
     wanted = [math.log2(size) for size in (batch, rows, terms, columns)]
     threes = rows % 3 == 0, columns % 3 == 0
 
-    def distance(size: Sequence[int]) -> float:
+    def distance(row: tuple[tuple[int, int, int, int], int, bool]) -> float:
+        size, _, added = row
         apart = sum((math.log2(each) - log) ** 2 for each, log in zip(size, wanted, strict=True))
         other = (size[1] % 3 == 0) != threes[0], (size[3] % 3 == 0) != threes[1]
-        return apart + 2.0 * sum(other)
+        return apart + 2.0 * sum(other) + 0.5 * (added != residual)
 
-    _, parts = min(measured_parts(product), key=lambda row: distance(row[0]))
+    _, parts, _ = min(measured_parts(product), key=distance)
     return max(1, min(parts, terms // SHORTEST))
 
 
@@ -98,16 +104,38 @@ def fp16_sums(model: Model, shapes: Shapes, product: str = TENSORRT_RTX) -> dict
         shapes: of its tensors, for the inputs at hand.
         product: `TensorRT for RTX` or `TensorRT`, which splits few products and generates no code for one row.
     """
-    found = {}
+    found, added = {}, _added_to(model)
     for node in model.lowerable:
         if node.op in SUMMED and not node.domain:
-            how = _summation(model, node, shapes, product)
+            how = _summation(model, node, shapes, product, node.name in added)
             if how is not None:
                 found[node.name] = how
     return found
 
 
-def _summation(model: Model, node: NodeInfo, shapes: Shapes, product: str) -> Summation | None:
+def _added_to(model: Model) -> frozenset[str]:
+    """The products to which another input is added, maybe behind a constant."""
+    made = {node.outputs[0]: node.name for node in model.nodes if node.op in SUMMED}
+    found = set()
+    for node in model.nodes:
+        if node.op != "Add":
+            continue
+        left = [
+            name
+            for name in node.inputs
+            if name not in model.weights and name not in model.ir.graph.initializers
+        ]
+        source = next((made[name] for name in left if name in made), None)
+        if source is not None and len(left) == 2:
+            found.add(source)
+        elif source is not None:
+            made[node.outputs[0]] = source
+    return frozenset(found)
+
+
+def _summation(
+    model: Model, node: NodeInfo, shapes: Shapes, product: str, residual: bool
+) -> Summation | None:
     inner = model.ir_nodes[node.name]
     read = [str(value.name) for value in inner.inputs[:2] if value is not None]
     left, right = (_known(shapes.get(name)) for name in read)
@@ -134,7 +162,8 @@ def _summation(model: Model, node: NodeInfo, shapes: Shapes, product: str) -> Su
         return Summation((left, right), out, rounds_products=True) if plain else None
     if terms <= DEPTH:
         return None
-    return Summation((left, right), out, splits_of(math.prod(around), rows, terms, columns, product))
+    parts = splits_of(math.prod(around), rows, terms, columns, residual=residual, product=product)
+    return Summation((left, right), out, parts)
 
 
 def rounds_products(terms: int, columns: int) -> bool:
