@@ -61,7 +61,10 @@ def main() -> int:
         return 0
     if options.relist:
         kept = json.loads((RESULTS / "emulation_engines.json").read_text())
-        numbers = relisted(kept, set(options.names.read_text().split()), options.relist)
+        names = (
+            set(options.names.read_text().split()) if options.names else {row["name"] for row in kept["rows"]}
+        )
+        numbers = relisted(kept, names, options.relist)
         print(record("emulation_engines", numbers, module="emulation.measure", indent=None))
         return 0
     number, parts = map(int, options.part.split("/"))
@@ -149,7 +152,17 @@ def relisted(kept: Mapping[str, Any], names: set[str], environments: Iterable[st
             rows.append({**row, "releases": [found.release], "kernels": lists.index(listed)})
         if left:
             rows.append({**row, "releases": left})
-    return {"metrics": kept["metrics"], "kernels": lists, "rows": rows}
+    merged: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        same = json.dumps({key: value for key, value in row.items() if key != "releases"}, sort_keys=True)
+        known = merged.setdefault(same, {**row, "releases": []})
+        known["releases"] += [each for each in row["releases"] if each not in known["releases"]]
+    used = sorted({row["kernels"] for row in merged.values() if "kernels" in row})
+    kept_lists = {number: place for place, number in enumerate(used)}
+    final = [
+        row | ({"kernels": kept_lists[row["kernels"]]} if "kernels" in row else {}) for row in merged.values()
+    ]
+    return {"metrics": kept["metrics"], "kernels": [lists[number] for number in used], "rows": final}
 
 
 def _short(value: Any) -> Any:
