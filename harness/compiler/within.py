@@ -116,9 +116,8 @@ def _is_one_row(node: NodeInfo, model: Model) -> bool:
     if not left or not out or not all(isinstance(size, int) for size in (*left, *out)):
         return False
     terms, columns = left[-1], out[-1]
-    assert isinstance(terms, int) and isinstance(columns, int)
     alone = all(size == 1 for size in (*left[:-1], *out[:-1]))
-    return alone and not rounds_products(terms, columns)
+    return alone and not rounds_products(int(terms or 0), int(columns or 0))
 
 
 def _steps(kernel: Kernel, nodes: Sequence[NodeInfo], model: Model, release: str) -> dict[str, bool]:

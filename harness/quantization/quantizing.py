@@ -12,13 +12,12 @@ from harness.errors import UsageError
 from harness.model import Constants, Model
 from harness.quantization.arithmetic import largest_of
 from harness.quantization.calibration import Curve, curve, error_of, scale_for, threshold, weight_scale
-from harness.quantization.choosing import choose_methods
 from harness.quantization.editing import with_scales, without
 from harness.quantization.histograms import Histogram, Observed, observe
 from harness.quantization.mixed import Mixing, Point
 from harness.quantization.pairs import find_pairs, float_weights
 from harness.quantization.placement import Place, place, with_pairs
-from harness.quantization.ranking import Outputs, Ranking, Samples, candidates, rank
+from harness.quantization.ranking import Outputs, Ranking, Samples, candidates, choose_methods, rank
 from harness.quantization.switched import Setting, SwitchedModel
 from harness.quantization.types import Format, Kind, Method, QdqPair, Scale
 from harness.tensors import NEVER, to_json

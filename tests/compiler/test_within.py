@@ -33,17 +33,33 @@ FUSED = Kernel("_gemm_mha_v2_myl0_3", "kgen", ("av", "softmax", "scaled", "qk"))
 def test_scales_by_head_go_before_the_product_of_fused_attention() -> None:
     model = attention(np.full((1, 2, 1, 1), 0.1))
     found = within_kernels(kernels(FUSED), model, Precision.FP16)
-    assert found == Within(frozenset({"qk", "softmax"}), frozenset({"qk"}), {"softmax": False})
+    assert found == Within(
+        frozenset({"qk", "softmax"}), frozenset({"qk"}), {"softmax": False}, frozenset({"av"})
+    )
 
 
 def test_one_scale_stays_behind_it_and_raw_logits_are_rounded() -> None:
     found = within_kernels(kernels(FUSED), attention(np.float32(0.1)), Precision.FP16)
-    assert found == Within(frozenset({"softmax"}), frozenset(), {"softmax": False})
+    assert found == Within(frozenset({"softmax"}), frozenset(), {"softmax": False}, frozenset({"av"}))
 
 
 def test_in_bf16_fused_attention_rounds_the_weights_alone() -> None:
     found = within_kernels(kernels(FUSED), attention(np.float32(0.1)), Precision.BF16)
     assert found.unrounded == {"qk", "scaled", "softmax"}
+
+
+def test_a_mask_that_is_a_where_takes_fused_attention_to_fp32() -> None:
+    graph = Graph("attention", opset=17)
+    q, k, v = (graph.input(name, [1, 2, 4, 8]) for name in "qkv")
+    logits = graph.node("MatMul", "qk", q, graph.node("Transpose", "turned", k, perm=[0, 1, 3, 2]))
+    lowest = graph.constant("lowest", np.float32(-65504.0))
+    masked = graph.node("Where", "masked", graph.constant("mask", np.ones((4, 4)), bool), lowest, logits)
+    weights = graph.node("Softmax", "softmax", masked, axis=-1)
+    model = load_model(graph.model({graph.node("MatMul", "av", weights, v): [1, 2, 4, 8]}))
+    kernel = Kernel("_gemm_mha_v2_myl0_3", "kgen", ("av", "softmax", "masked", "qk"))
+    found = within_kernels(kernels(kernel), model, Precision.FP16)
+    assert found.fp32 == {"qk", "av"}
+    assert found.unrounded == {"qk", "masked", "softmax"}
 
 
 @pytest.mark.parametrize("name", ["__myl_FcCast_myl0_1", "__myl_FcReluCast_myl0_1"])
@@ -84,9 +100,10 @@ def of(op: str, proto: onnx.ModelProto, name: str, release: str) -> dict[str, bo
     return dict(within_kernels(kernels(kernel, release=release), model, Precision.FP16).steps)
 
 
-def test_divisions_are_reciprocals_before_1_6() -> None:
+def test_divisions_by_constants_are_reciprocals_before_1_6() -> None:
     proto, _ = PROBES["div-small"]()
-    assert of("Div", proto, "__myl_DivMul_myl0_0", "1.5.0.114") == {"div0": True}
+    assert of("Div", proto, "__myl_CastMulMulCast_myl0_0", "1.5.0.114") == {"div0": True}
+    assert of("Div", proto, "__myl_DivMul_myl0_0", "1.5.0.114") == {}
     assert of("Div", proto, "__myl_CastDivCastMul_myl0_0", "1.6.1.120") == {}
 
 
@@ -94,3 +111,9 @@ def test_generated_code_contracts_a_batch_norm_and_a_fused_epilogue_does_not() -
     proto, _ = PROBES["image-batch-1"]()
     assert of("BatchNormalization", proto, "__myl_MulAdd_myl0_0", "1.6.1.120") == {"bn": False}
     assert of("BatchNormalization", proto, "__myl_CorrMulAdd_myl0_0", "1.6.1.120") == {"bn": True}
+
+
+def test_an_l2_norm_is_wide_where_the_compiler_writes_casts() -> None:
+    proto, _ = PROBES["norm-l2"]()
+    assert of("ReduceL2", proto, "__myl_CastMulSumSqrtCast_myl0_0", "1.4.0.76") == {"reduced": True}
+    assert of("ReduceL2", proto, "__myl_CastCastMulSumSqrtCastCast_myl0_0", "1.6.1.120") == {}

@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from harness.model.rounding import Emitter
-from harness.model.sums.recurrent import Lstm
+from harness.model.sums.recurrent import emit_lstm
 
 DEPTH = 16
 """So many products are added exactly: the depth of one instruction of a tensor core."""
@@ -93,8 +93,9 @@ class Arithmetic:
         if node.op_type == "LSTM":
             deep = how is not None and not how.rounds_products
             one_row = how is not None and how.rounds_products
-            layer = Lstm(emit, node, opset, round, DEPTH if deep else 0, one_row)
-            return layer.emitted(how.reads[0][-1] if how is not None else 0)
+            width = how.reads[0][-1] if how is not None else 0
+            depth = DEPTH if deep else 0
+            return emit_lstm(emit, node, opset, round, depth=depth, one_row=one_row, width=width)
         if how is not None:
             return (emit_sum(emit, node, how, opset, round),)
         return (emit_steps(emit, node, opset, round, rank, rounds=self.steps[name]),)

@@ -22,8 +22,10 @@ _DIRECTIONS = {"forward": (0,), "reverse": (1,), "bidirectional": (0, 1)}
 _GATES = 4
 
 
-class Lstm:
-    """Emits one.
+def emit_lstm(
+    emit: Emitter, node: onnx.NodeProto, opset: int, round: Round, *, depth: int, one_row: bool, width: int
+) -> tuple[str, str, str]:
+    """Emit an LSTM in steps; the names of all states, the last one and the last cell.
 
     Args:
         emit: where to.
@@ -32,8 +34,12 @@ class Lstm:
         round: emits a rounding to the precision.
         depth: so many terms are added up exactly, and the sum is rounded after each; 0 adds up in FP32.
         one_row: each product of the state with a weight is rounded: generated code for one row.
+        width: how many numbers it reads in each step.
     """
+    return _Lstm(emit, node, opset, round, depth, one_row).emitted(width)
 
+
+class _Lstm:
     def __init__(
         self, emit: Emitter, node: onnx.NodeProto, opset: int, round: Round, depth: int, one_row: bool
     ) -> None:
@@ -44,11 +50,6 @@ class Lstm:
         self.directions = _DIRECTIONS[attributes.get("direction", b"forward").decode()]
 
     def emitted(self, width: int) -> tuple[str, str, str]:
-        """The names of all states, the last one and the last cell.
-
-        Args:
-            width: how many numbers it reads in each step.
-        """
         found = [self.direction(place, reverse, width) for place, reverse in enumerate(self.directions)]
         shapes = ([0, 1, -1, self.hidden], [1, -1, self.hidden], [1, -1, self.hidden])
         joined = []

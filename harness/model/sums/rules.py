@@ -27,8 +27,8 @@ ROUNDED_TERMS, ROUNDED_COLUMNS, ALWAYS_ROUNDED, ROUNDED_WEIGHTS = 4096, 384, 128
 each product of two numbers and adds in FP32, as it is with up to ALWAYS_ROUNDED terms; beyond, one row is added up in
 FP32."""
 
-SPLIT_TERMS, SHORTEST = 768, 256
-"""With fewer terms no product was split, and no part was shorter."""
+SPLIT_TERMS, SHORTEST, FEW_ROWS = 768, 256, 16
+"""With fewer terms no product was split, and no part was shorter; up to so many rows are one tile."""
 
 
 def stands_in(product: str, release: str) -> str | None:
@@ -80,12 +80,13 @@ def splits_of(
     """
     if terms < SPLIT_TERMS:
         return 1
-    wanted = [math.log2(size) for size in (batch, rows, terms, columns)]
+    wanted = [math.log2(size) for size in (batch, max(rows, FEW_ROWS), terms, columns)]
     threes = rows % 3 == 0, columns % 3 == 0
 
     def distance(row: tuple[tuple[int, int, int, int], int, bool]) -> float:
         size, _, added = row
-        apart = sum((math.log2(each) - log) ** 2 for each, log in zip(size, wanted, strict=True))
+        sizes = (size[0], max(size[1], FEW_ROWS), *size[2:])
+        apart = sum((math.log2(each) - log) ** 2 for each, log in zip(sizes, wanted, strict=True))
         other = (size[1] % 3 == 0) != threes[0], (size[3] % 3 == 0) != threes[1]
         return apart + 2.0 * sum(other) + 0.5 * (added != residual)
 
