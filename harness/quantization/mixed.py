@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.backends import tensor_shapes
+from harness.backends import Reference, tensor_shapes
 from harness.model import Model
 from harness.quantization.placement import PRODUCTS, product_of_sum
 from harness.quantization.ranking import Ranking
@@ -36,12 +36,29 @@ class Point:
 
 
 def multiply_adds(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """The multiply-adds of each product of the main graph whose shapes are known, by name of the node."""
-    shapes = tensor_shapes(model, feeds)
+    """The multiply-adds of each product of the main graph, by name of the node; sizes that are computed are looked at.
+
+    Raises:
+        ModelError: sizes are computed, and the model does not run.
+    """
+    products = [node for node in model.ir.graph if node.op_type in PRODUCTS and len(node.inputs) > 1]
+    around = {
+        str(value.name): None
+        for node in products
+        for value in (*node.inputs[:2], node.outputs[0])
+        if value is not None
+    }
+    shapes = dict(tensor_shapes(model, feeds))
+    written = {name for node in model.nodes for name in node.outputs}
+    open_ones = [
+        name for name in around if name in written and None in map(_size, shapes.get(name) or (None,))
+    ]
+    if open_ones:
+        reference = Reference(model)
+        shapes |= {name: values.shape for name, values in reference.run(feeds, open_ones).items()}
+        reference.close()
     found = {}
-    for node in model.ir.graph:
-        if node.op_type not in PRODUCTS or len(node.inputs) < 2:
-            continue
+    for node in products:
         first, second = (shapes.get(str(value.name)) if value else None for value in node.inputs[:2])
         output = shapes.get(str(node.outputs[0].name))
         if first is None or second is None or output is None:
@@ -57,6 +74,10 @@ def multiply_adds(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, in
             size = math.prod(_known(output)) * _known(first)[0 if transposed else -1]
         found[str(node.name)] = size
     return found
+
+
+def _size(size: int | str | None) -> int | None:
+    return size if isinstance(size, int) else None
 
 
 def _known(shape: Sequence[int | str | None]) -> list[int]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from cases.models.convolutional import conv_residual
+from cases.models.convolutional import conv_residual, dynamic_batch
 from cases.models.transformer import attention_encoder
 from harness.backends import Reference
 from harness.errors import InputDataError, ModelError, UsageError
@@ -200,3 +200,13 @@ def test_a_tensor_gets_another_method_where_that_is_better_on_samples_that_it_wa
     ]
     one = quantize(model, samples[:4], unseen=samples[4:], method=Method.MAX)
     assert {each.method for each in one.tensors} == {Method.MAX}
+
+
+def test_products_behind_sizes_that_are_computed_are_counted_too():
+    model = load_model(dynamic_batch(), name="dynamic")
+    image = np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)
+    found = multiply_adds(model, {"image": image})
+    assert list(found) == ["conv1_conv", "conv2_conv", "fc1_matmul", "logits_matmul"]
+    assert found["fc1_matmul"] == 4 * 512 * 32
+    made = quantize(model, [{"image": image}] * 3, keep_float=0.2)
+    assert {"fc1_matmul", "logits_matmul"} <= set(made.chosen.floats)
