@@ -17,6 +17,7 @@ from harness.cli.options import (
     OneTarget,
     Ops,
     Samples,
+    Scheduler,
     Seed,
     Shapes,
     choice,
@@ -95,6 +96,7 @@ def quantize(
     details: Details = False,
     json_file: JsonFile = None,
     html_file: HtmlFile = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Calibrate a float model and put Q/DQ pairs where TensorRT wants them.
 
@@ -105,7 +107,7 @@ def quantize(
     """
     from harness.judge import Given
     from harness.model import save_model
-    from harness.quantization import find_subject, kernels_of_quantized, quantize_subject, read_cache
+    from harness.quantization import QuantizeUnit, find_subject, kernels_of_quantized, quantize_on, read_cache
     from harness.quantization import write_cache as write
     from harness.report import print_quantization, quantization_page
 
@@ -116,20 +118,21 @@ def quantize(
     )
     if subject.drawn:
         print("warning: the inputs are drawn at random; calibrate on your own with --data", file=sys.stderr)
-    found = quantize_subject(
-        subject,
+    unit = QuantizeUnit(
+        subject.case,
         format=format,
         method=method,
         exclude=tuple(exclude or ()),
         keep_float=None if keep_float is None else _share(keep_float),
         limit=limit,
         scales=None if cache is None else read_cache(cache),
+        environment=None if scheduler is None else environment,
     )
+    found, kernels = quantize_on(scheduler, unit)
     save_model(found.quantized, out)
     if write_cache is not None:
         write(write_cache, found.quantized)
-    kernels = None
-    if environment is not None:
+    if scheduler is None and environment is not None:
         kernels = kernels_of_quantized(found.quantized, environment, subject.samples()[0])
     console = outputs.console
     print_quantization(console, found, kernels=kernels, details=details)

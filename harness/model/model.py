@@ -58,6 +58,11 @@ class NodeInfo:
     lowerable: bool
 
 
+def _restore(data: bytes, name: str, sha256: str, path: Path | None, operators: Operators | None) -> Model:
+    made = ir.from_proto(onnx.load_from_string(data))
+    return Model(made, name=name, sha256=sha256, path=path, operators=operators)
+
+
 class Model:
     """An ONNX model, immutable by convention: whoever changes a graph makes a new Model.
 
@@ -87,6 +92,11 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<Model {self.name}: {len(self.nodes)} nodes, sha256 {self.sha256[:12]}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """How it is pickled on its way to another process: as the ONNX file that it would be, of at most 2 GiB."""
+        data = ir.to_proto(self.ir).SerializeToString()
+        return _restore, (data, self.name, self.sha256, self.path, self.operators)
 
     @cached_property
     def opset(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from harness.backends import Reference
 from harness.case import Case, make_feeds
+from harness.cluster import Stage, Unit, opened
 from harness.compiler import kernels_of
-from harness.environments import select
+from harness.environments import close_shared, select
 from harness.errors import UsageError
-from harness.judge import Given, select_cases
+from harness.judge import Given, files_of, select_cases
 from harness.model import Model, load_model, load_model_of
 from harness.quantization.diagnosing import QuantizationDiagnosis, diagnose_pairs
 from harness.quantization.engines import QuantizedKernels, measure_on_engine, read_kernels
@@ -153,6 +154,92 @@ def quantize_subject(
         limit=limit,
         scales=scales,
     )
+
+
+@dataclass(frozen=True)
+class QuantizeUnit(Unit["NoDesk", "tuple[Quantization, QuantizedKernels | None]"]):
+    """A model to quantise, and a compiler to ask about what came of it. See `quantize` for the arguments.
+
+    Args:
+        case: with the model and its inputs.
+        environment: whose compiler is asked; None: nobody.
+    """
+
+    case: Case
+    format: Format = Format.INT8
+    method: Method | None = None
+    exclude: tuple[str, ...] = ()
+    keep_float: float | None = None
+    limit: float | None = None
+    scales: Mapping[str, Scale] | None = None
+    environment: str | None = None
+
+    @property
+    def title(self) -> str:
+        """See Unit."""
+        return self.case.name
+
+    @property
+    def subject(self) -> str:
+        """See Unit."""
+        return self.case.name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See Unit."""
+        return files_of(self.case)
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """See Unit."""
+        return () if self.environment is None else (self.environment,)
+
+    @property
+    def desk(self) -> Hashable:
+        """See Unit."""
+        return None
+
+    def open(self) -> NoDesk:
+        """See Unit."""
+        return NoDesk()
+
+    def carry_out(self, desk: NoDesk, stage: Stage) -> tuple[Quantization, QuantizedKernels | None]:
+        """See Unit."""
+        subject = find_subject(self.case)
+        found = quantize_subject(
+            subject,
+            format=self.format,
+            method=self.method,
+            exclude=self.exclude,
+            keep_float=self.keep_float,
+            limit=self.limit,
+            scales=self.scales,
+        )
+        if self.environment is None:
+            return found, None
+        return found, kernels_of_quantized(found.quantized, self.environment, subject.samples()[0])
+
+
+class NoDesk:
+    """Nothing is kept from one model to the next but workers of environments."""
+
+    def close(self) -> None:
+        """End them."""
+        close_shared()
+
+
+def quantize_on(scheduler: str | None, unit: QuantizeUnit) -> tuple[Quantization, QuantizedKernels | None]:
+    """What comes of `unit`, in this process or on a worker of a dask scheduler.
+
+    Raises:
+        SchedulerError: it does not answer, or its workers cannot do it.
+        UnitLostError: two of its workers died of it.
+        HarnessError: see `quantize`.
+    """
+    if scheduler is None:
+        return unit.carry_out(unit.open(), lambda stage: None)
+    with opened(scheduler, environments=unit.environments, files=unit.files) as cluster:
+        return cluster.submit(unit).result()
 
 
 def kernels_of_quantized(

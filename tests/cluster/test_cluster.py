@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 import harness
@@ -216,6 +218,36 @@ def test_compilers_on_workers_say_what_they_say_here(tiny_cases, scheduler, tmp_
             targets, environments=names, options=structure, history=tmp_path / folder, scheduler=address
         )
     assert frame_of(tmp_path / "there").equals(frame_of(tmp_path / "here"))
+
+
+def test_a_model_is_quantised_as_on_one_machine(scheduler, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = [onnx.numpy_helper.from_array(rng.random((16, 16), np.float32) - 0.5, name) for name in "ab"]
+    nodes = [
+        onnx.helper.make_node(op, inputs, [output], output)
+        for op, inputs, output in (("MatMul", "xa", "p"), ("Relu", "p", "r"), ("MatMul", "rb", "y"))
+    ]
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4, 16]) for name in "xy")
+    graph = onnx.helper.make_graph(nodes, "two", [x], [y], weights)
+    case, written = tmp_path / "two.onnx", []
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), case
+    )
+    for name, more in (("here", []), ("there", ["--scheduler", scheduler])):
+        document = tmp_path / f"{name}.json"
+        words = [
+            "quantize",
+            str(case),
+            "--out",
+            str(tmp_path / f"{name}.onnx"),
+            "--json",
+            str(document),
+            *more,
+        ]
+        written.append((main(words), document.read_text() if document.exists() else None))
+    assert written[0] == written[1]
+    assert written[0][0] == 0
+    assert onnx.load(tmp_path / "here.onnx") == onnx.load(tmp_path / "there.onnx")
 
 
 @pytest.mark.parametrize(
