@@ -26,6 +26,8 @@ SATURATED_SLICE = 0.5
 """or, on a channel, more than this one."""
 VANISHED = 0.99
 """And one that makes 0 of at least this share of the elements of a channel, or of a tensor that was joined in it."""
+SEEN = 0.01
+"""From this share of zeros on, it is looked at which of the joined tensors they belong to."""
 
 
 def look_at_own_roundings(bench: Bench) -> OwnRoundings:
@@ -181,7 +183,8 @@ class _Watched:
             found[:, :4] += self.channels[:, :4]
             found[:, 4] = np.maximum(found[:, 4], self.channels[:, 4])
         self.channels = found
-        self.vanish = bool((found[:, 3] >= VANISHED * np.maximum(found[:, 2], 1)).any())
+        # What was joined need not lie along the channels: any share of zeros may be all of a part.
+        self.vanish = int(np.count_nonzero(zeros)) >= SEEN * x.size
 
     def name_parts(self, parts: Sequence[Part]) -> None:
         """See which of the tensors that were joined in what it reads became 0."""

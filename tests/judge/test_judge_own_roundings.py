@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from graphs import graph_model, norm_chain, own_norm
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from report_models import detection_head
 
 from harness.diagnosis.context import make_bench
@@ -169,6 +169,31 @@ def test_a_quantizer_that_makes_0_of_what_was_joined_is_named_with_the_part() ->
     (warning,) = result.warnings
     assert warning.startswith(
         "head_q (QuantizeLinear) rounds 1600 of 1600 elements of scores to 0: its scale is 5.04"
+    )
+
+
+def test_a_tensor_that_was_joined_along_another_axis_than_the_channels_is_named(tmp_path) -> None:
+    scale, zero = numpy_helper.from_array(np.float32(5), "s"), numpy_helper.from_array(np.int8(0), "z")
+    nodes = [
+        helper.make_node("Mul", ["x", "pixels"], ["boxes"], name="boxes"),
+        helper.make_node("Sigmoid", ["x"], ["scores"], name="scores"),
+        helper.make_node("Concat", ["boxes", "scores"], ["head"], name="head", axis=2),
+        helper.make_node("QuantizeLinear", ["head", "s", "z"], ["q"], name="head_q"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], name="head_dq"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8, 32])],
+        [scale, zero, numpy_helper.from_array(np.float32(300), "pixels")],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    result = judged(helper.make_model(graph, opset_imports=opsets, ir_version=9), "fp16")
+    assert result.cause is Cause.FILE
+    assert any(
+        "head_q (QuantizeLinear) rounds 128 of 128 elements of scores to 0" in each
+        for each in result.warnings
     )
 
 

@@ -177,6 +177,11 @@ def _mends(context: Context, found: Findings) -> list[str]:
 def _mend_reference(found: Findings) -> str:
     if any(origin.draws for origin in found.origins):
         return "make what is drawn an input of the model, or feed 0 to what scales it"
+    if found.own is not None and not found.own.dtypes and not found.origins:
+        return (
+            "calibrate the file again: many of its Q/DQ pairs err a little. With --reference FLOAT.onnx a diagnosis "
+            "says which pairs hurt most, and gives better scales"
+        )
     if found.own is not None and not found.own.dtypes:
         return (
             f"change the file: leave {names(origin.node for origin in found.origins)} out of the quantisation, or give "
