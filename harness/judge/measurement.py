@@ -14,7 +14,7 @@ from harness.backends import Candidate, Computed, Emulator, EmulatorFacts, Obser
 from harness.case import RunSpec
 from harness.comparison import ErrorMap, map_error
 from harness.errors import HarnessError
-from harness.judge.checks import check_shapes, cost_of_sums, find_hidden, take_scores
+from harness.judge.checks import check_shapes, cost_of_sums, find_hidden, guess_choices, take_scores
 from harness.judge.layers import is_faithful, measure_layers, observation_for
 from harness.judge.losses import HiddenFault, Selection
 from harness.judge.outputs import TensorGates
@@ -280,9 +280,16 @@ class Measurement:
             chosen = None
             if isinstance(self.candidate, Emulator) and not all(output.passed for output in found):
                 chosen = self.bench.chosen(self._judged_as, sample, candidate=self.candidate)
+            elif not self._emulated and not all(output.passed for output in found):
+                guess = guess_choices(self.bench, self._judged_as, feeds, actual[sample])
+                chosen = self.bench.follow(self._judged_as, sample, guess)
             if chosen is not None:
                 given = chosen.run(feeds)
-                found = judged.judge(sample, given, computed, baseline, self.bench.parts(sample))
+                again = judged.judge(sample, given, computed, baseline, self.bench.parts(sample))
+                if not self._emulated and not all(output.passed for output in again):
+                    results += found  # it was a guess, and explains nothing
+                    continue
+                found = again
                 self._selections.update(dict.fromkeys(chosen.selections))
             results += found
         return tuple(results)

@@ -128,7 +128,7 @@ def follow_choices(
         if not all(output.passed for output in gates.judge(0, scores, low, None)):
             return None
         selection = _selection(chooser, precision, other, own, scores)
-        far = selection.gap is not None and selection.gap > _allowed(precision, scores)
+        far = selection.gap is not None and selection.gap > may_change_places(precision, *scores.values())
         if far or selection.others > max(1, MOST_OTHERS * selection.size):
             return None  # where most answers change, the scores have lost what tells them apart
         given[chooser.tensor] = other
@@ -141,9 +141,9 @@ def follow_choices(
     return current
 
 
-def _allowed(precision: Precision, scores: Mapping[str, np.ndarray]) -> float:
+def may_change_places(precision: Precision, *scores: np.ndarray) -> float:
     """How far apart scores may be that change places: each may err by the bound."""
-    largest = max(float(np.sqrt(np.mean(np.square(each, dtype=np.float64)))) for each in scores.values())
+    largest = max(float(np.sqrt(np.mean(np.square(each, dtype=np.float64)))) for each in scores)
     return 2 * DEFAULT_GATES[precision].bound * largest
 
 

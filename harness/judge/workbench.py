@@ -326,6 +326,17 @@ class Workbench:
             self._chosen[key] = found
         return self._chosen[key]
 
+    def follow(self, precision: Precision, sample: int, guess: Mapping[str, np.ndarray]) -> Chosen | None:
+        """What follows from choices that are guessed, by tensor; None where they are no near ties of the reference."""
+        tensors = [name for each in self._choosers for name in (each.tensor, *each.scores)]
+        if not guess or not all(self._is_compared(name) for name in tensors):
+            return None
+        feeds = self.feeds[sample]
+        scores = [name for each in self._choosers for name in each.scores if name not in feeds]
+        emulated = self.emulator.attempt(feeds, precision, tensors=list(dict.fromkeys(scores)))
+        computed = Computed({**feeds, **emulated.tensors, **guess}, emulated.failures)
+        return follow_choices(self, precision, feeds, computed, self._given)
+
     def _is_compared(self, tensor: str) -> bool:
         """Whether a tensor is computed by the model that candidates are compared with."""
         if self.case.reference is None:

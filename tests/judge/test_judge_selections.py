@@ -11,8 +11,10 @@ from graphs import graph_model
 from onnx import TensorProto, helper
 from report_models import topk_head
 
+from harness.backends import Reference
 from harness.diagnosis import DiagnosisVerdict, diagnose
-from harness.judge import RunResult, Verdict, run
+from harness.judge import Given, RunResult, Verdict, compare, run
+from harness.model import load_model, with_islands
 from harness.tensors import Precision
 
 RNG = np.random.default_rng(0)
@@ -120,3 +122,61 @@ def test_a_fault_behind_a_choice_is_found_all_the_same(tmp_path: Path) -> None:
     result = judged(model, tmp_path)
     assert result.verdict is Verdict.FAIL
     assert [layer.node for layer in result.origins] == ["big"]
+
+
+def codes(rows: int = 1500) -> onnx.ModelProto:
+    """x → near → ArgMax → code → out = x + code."""
+    weights = {
+        "turned": RNG.standard_normal((8, 256)).astype(np.float32),
+        "codes": RNG.standard_normal((256, 8)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "turned"], ["near"], name="near"),
+        helper.make_node("ArgMax", ["near"], ["place"], name="choice", axis=1, keepdims=0),
+        helper.make_node("Gather", ["codes", "place"], ["code"], name="code", axis=0),
+        helper.make_node("Add", ["x", "code"], ["out"], name="out"),
+    ]
+    return graph_model(nodes, inputs={"x": [rows, 8]}, outputs={"out": [rows, 8]}, weights=weights)
+
+
+def computed_elsewhere(model: onnx.ModelProto, folder: Path, spoil: float = 0.0) -> RunResult:
+    """A run over saved outputs: what the model computes in FP16, with another order of summation."""
+    onnx.save(model, folder / "model.onnx")
+    loaded = load_model(folder / "model.onnx")
+    typed = with_islands(loaded, Precision.FP16, frozenset())
+    rng = np.random.default_rng(1)
+    (info,) = loaded.inputs
+    x = rng.standard_normal(info.shape).astype(np.float32)
+    np.savez(folder / "x.npz", **{info.name: x})
+    noisy = x * (1 + 1e-4 * rng.standard_normal(x.shape)).astype(np.float32)
+    outputs = Reference(typed).run({info.name: noisy})
+    if spoil:
+        outputs = {
+            name: np.roll(value, 7, axis=-2) if value.ndim > 1 else value for name, value in outputs.items()
+        }
+    np.savez(folder / "y.npz", **outputs)
+    given = Given(data=(folder / "x.npz",))
+    (result,) = compare(folder / "model.onnx", folder / "y.npz", precision="fp16", given=given).results
+    return result
+
+
+@pytest.mark.parametrize(
+    "model", [topk_head(640, 500), topk_head(1200, 1200), codes()], ids=["topk", "sort", "argmax"]
+)
+def test_what_was_computed_elsewhere_is_judged_by_the_choice_that_its_outputs_show(
+    tmp_path: Path, model: onnx.ModelProto
+) -> None:
+    result = computed_elsewhere(model, tmp_path)
+    assert result.verdict is Verdict.PASS, result.reason
+    (selection,) = result.selections
+    assert selection.changed > 0
+    assert "near ties" in result.reason
+
+
+@pytest.mark.parametrize("model", [topk_head(640, 500), codes()], ids=["topk", "argmax"])
+def test_rows_in_another_order_than_near_ties_allow_are_a_failure(
+    tmp_path: Path, model: onnx.ModelProto
+) -> None:
+    result = computed_elsewhere(model, tmp_path, spoil=1.0)
+    assert result.verdict is Verdict.FAIL
+    assert not result.selections
