@@ -2,6 +2,7 @@ from .candidates import EMULATOR as EMULATOR
 from .candidates import Candidates as Candidates
 from .candidates import nothing_to_round as nothing_to_round
 from .checks import find_hidden as find_hidden
+from .checks import guess_choices as guess_choices
 from .decision import describe_failure as describe_failure
 from .decision import describe_outputs as describe_outputs
 from .decision import different as different

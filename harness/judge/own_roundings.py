@@ -94,6 +94,20 @@ def find_overflows(bench: Bench) -> tuple[Overflow, ...]:
     return tuple(overflows)
 
 
+def is_sound_without(bench: Bench) -> bool:
+    """Whether the model's outputs are finite without the roundings that it brings itself."""
+    if bench.model.unrounded is None:
+        return False
+    reference = Reference(bench.model, own=False)
+    try:
+        found = [value for feeds in bench.feeds for value in reference.run(feeds).values()]
+    except ModelError:  # an operator that ONNX Runtime has for the types of the model only
+        return False
+    finally:
+        reference.close()
+    return all(np.isfinite(as_float32(value)).all() for value in found if value.dtype.kind == "f")
+
+
 def _cost(bench: Bench) -> tuple[float | None, tuple[Tensors, ...]]:
     """The nrmse of the worst output over the model without its own roundings, and that model's outputs."""
     expected = bench.own_outputs
@@ -172,6 +186,8 @@ class _Watched:
             some, none = int(np.count_nonzero(x)), int(np.count_nonzero(zeros))
             self.vanish = none > 0 and none >= VANISHED * some
             return
+        if self.channels is None and scale.size == 1:  # channels may be the last axis, as in a transformer
+            self.axis = max((1, x.ndim - 1), key=lambda axis: _vanishing_share(zeros, axis))
         axis = self.axis % x.ndim
         own, over, small = (
             np.moveaxis(each, axis, 0).reshape(x.shape[axis], -1) for each in (x, beyond, zeros)
@@ -221,6 +237,12 @@ class _Watched:
     def _slice(self, index: int) -> str:
         places = [str(index) if axis == self.axis % self._rank else ":" for axis in range(self._rank)]
         return f"[{', '.join(places)}]"
+
+
+def _vanishing_share(zeros: np.ndarray, axis: int) -> float:
+    """The share of the slices of an axis that become 0."""
+    others = tuple(place for place in range(zeros.ndim) if place != axis)
+    return float((zeros.mean(axis=others) >= VANISHED).mean())
 
 
 def _read(bench: Bench, feeds: Tensors, names: Iterable[str]) -> dict[str, np.ndarray]:

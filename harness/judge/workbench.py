@@ -41,7 +41,7 @@ from harness.comparison import DEFAULT_GATES, compare
 from harness.errors import GoldenError, HarnessError
 from harness.golden import GoldenStatus, GoldenStore, Provenance
 from harness.judge.losses import OwnRoundings
-from harness.judge.own_roundings import find_overflows, look_at_own_roundings
+from harness.judge.own_roundings import find_overflows, is_sound_without, look_at_own_roundings
 from harness.judge.reference import Choosing, check_finite, check_not_empty, check_reproducible
 from harness.judge.results import ComparedWith
 from harness.judge.selections import Chooser, Chosen, choosers, follow_choices
@@ -255,7 +255,10 @@ class Workbench:
         """
 
         def own(tensor: str) -> str | None:
-            return next((str(each) for each in find_overflows(self) if each.tensor == tensor), None)
+            overflow = next((str(each) for each in find_overflows(self) if each.tensor == tensor), None)
+            if overflow is not None or not self.model.own_tensors or not is_sound_without(self):
+                return overflow
+            return f"{tensor} is finite without the roundings that the file brings itself"
 
         outputs = []
         answers = self.reference.answers if isinstance(self.reference, OtherReference) else None

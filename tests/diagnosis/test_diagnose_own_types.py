@@ -16,6 +16,7 @@ from harness.comparison import compare
 from harness.diagnosis import DiagnosisVerdict, Subject, diagnose, diagnose_model
 from harness.diagnosis.context import cut, make_bench
 from harness.diagnosis.handover import emulated_model
+from harness.judge import Cause, Verdict, run
 from harness.model import Model, load_model, with_islands
 from harness.report.diagnosis.words import meaning
 from harness.tensors import Precision
@@ -159,3 +160,25 @@ def test_an_operator_without_a_double_kernel_keeps_what_the_file_rounds() -> Non
     assert double.fp32_ops == ("Conv",)
     expected = Reference(model).run({"x": x})["y"]
     np.testing.assert_allclose(double.run({"x": x}).tensors["y"], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_a_divisor_that_the_files_own_types_make_0_is_the_files_fault(tmp_path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "tiny"], ["small"], name="small"),
+        helper.make_node("Cast", ["small"], ["low"], name="low", to=TensorProto.FLOAT16),
+        helper.make_node("Cast", ["low"], ["wide"], name="wide", to=TensorProto.FLOAT),
+        helper.make_node("Div", ["wide", "wide"], ["y"], name="y"),
+    ]
+    proto = graph_model(
+        nodes, inputs={"x": [4, 8]}, outputs={"y": [4, 8]}, weights={"tiny": np.float32(1e-9)}
+    )
+    onnx.save(proto, tmp_path / "model.onnx")
+    (result,) = run(tmp_path / "model.onnx", precisions="fp16").results
+    assert (result.verdict, result.cause) == (Verdict.FAIL, Cause.FILE)
+    assert "y is finite without the roundings that the file brings itself" in result.reason
+    diagnosis = diagnose(tmp_path / "model.onnx", precision="fp16", journal=tmp_path / "journal")
+    assert diagnosis.verdict is DiagnosisVerdict.FILE
+    (origin,) = diagnosis.origins
+    assert origin.node == "low"
+    assert origin.why.startswith("values of up to ")
+    assert origin.why.endswith(" become 0 in the file's own float16, and y divides by them")

@@ -199,11 +199,12 @@ def _unsound_reference(subject: Subject) -> GateCheck | None:
             count=error.count,
         )
         overflows = tuple(each for each in find_overflows(subject.bench) if each.tensor == error.first_tensor)
-        own = OwnRoundings(overflows=overflows, dtypes=frozenset(each.dtype for each in overflows))
+        model = subject.model
+        own = OwnRoundings(overflows, dtypes=frozenset(model.dtypes[name] for name in model.own_tensors))
         return GateCheck(
-            DiagnosisVerdict.FILE if overflows else DiagnosisVerdict.REFERENCE,
+            DiagnosisVerdict.REFERENCE if error.own is None else DiagnosisVerdict.FILE,
             reference_fault=error.first_tensor,
-            own=own if overflows else None,
+            own=None if error.own is None else own,
             evidence=(evidence, *_overflow_evidence(overflows)),
         )
     except ReferenceNotReproducibleError as error:

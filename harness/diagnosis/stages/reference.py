@@ -36,7 +36,10 @@ def own_types(overflow: Overflow) -> str:
 def explain_reference(subject: Subject, gates: GateCheck) -> tuple[Findings, tuple[Evidence, ...]]:
     """The origins of an unsound reference, and what more was shown."""
     if gates.own is not None:
-        reasons = _file_reasons(subject, gates.own)
+        if gates.reference_fault is not None and not gates.own.overflows:
+            reasons = _not_finite_reasons(subject, gates.reference_fault)
+        else:
+            reasons = _file_reasons(subject, gates.own)
         return Findings(DiagnosisVerdict.FILE, origins=_origins(subject, reasons, reasons), own=gates.own), ()
     if gates.reference_fault is not None:
         nodes = [node.name for node in [subject.model.producer(gates.reference_fault)] if node is not None]
@@ -109,6 +112,35 @@ def _file_reasons(subject: Subject, own: OwnRoundings) -> dict[str, str]:
     ]:
         reasons.setdefault(node, f"it {text}")
     return reasons or _file_origins(subject, own)
+
+
+def _not_finite_reasons(subject: Subject, tensor: str) -> dict[str, str]:
+    """What makes `tensor` not finite though nothing overflows: mostly a divisor that the file's own types make 0."""
+    model, node = subject.model, subject.model.producer(tensor)
+    if node is None:
+        return {}
+    if node.op not in ("Div", "Reciprocal", "Log", "Pow"):
+        return {node.name: how_it_came(subject, tensor)}
+    tensors = [name for each in model.nodes[: node.index] for name in each.outputs if _is_float(model, name)]
+    without = Reference(model, own=False)
+    try:
+        feeds = subject.bench.feeds[0]
+        exact, kept = without.run(feeds, tensors), subject.bench.itself.run(feeds, tensors)
+    finally:
+        without.close()
+    gone = {name: (kept[name] == 0) & (exact[name] != 0) for name in tensors}
+    read = next((name for name in reversed(node.inputs) if name in gone and gone[name].any()), None)
+    if read is None:
+        return {node.name: how_it_came(subject, tensor)}
+    while (before := model.producer(read)) is not None:
+        further = next((name for name in before.inputs if name in gone and gone[name].any()), None)
+        if further is None:
+            break
+        read = further
+    assert before is not None, "a node of the model writes it"
+    lost = magnitude(float(np.abs(exact[read][gone[read]]).max()))
+    text = f"values of up to {lost} become 0 in the file's own {model.dtypes[read]}, and {node.name} divides by them"
+    return {before.name: text}
 
 
 def _file_origins(subject: Subject, own: OwnRoundings) -> dict[str, str]:
