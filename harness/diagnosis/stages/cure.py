@@ -111,7 +111,10 @@ def _followed(
         plan = subject.plan(hint, observation=Observation.TYPED)
         layers, _ = measure_layers(bench, bench.emulator, plan, bench.case.tolerances, samples=[sample])
         starts = {layer.node for layer in layers if layer.origin}
-        wider = hint | frozenset(nearby(subject.model, sorted(starts), subject.units))
+        before = nearby(subject.model, sorted(starts), subject.units)
+        if hint.issuperset(before):  # it comes from further back
+            before = nearby(subject.model, before, subject.units)
+        wider = hint | frozenset(before)
         if wider == hint:
             return None
         hint = wider
