@@ -43,8 +43,8 @@ def test_an_island_that_parts_fused_attention_takes_the_logits_with_it(tmp_path:
     found = with_own_kernels(asked, ("av",))
     assert found is not None
     assert (found.changed, found.passed) == (True, True)
-    assert found.joined == ("qk", "scaled")
-    assert found.island == ("qk", "scaled", "av")
+    assert found.joined == ("qk", "scaled", "softmax")
+    assert found.island == ("qk", "scaled", "softmax", "av")
 
 
 @pytest.mark.skipif(PYTHON is None, reason="HARNESS_RTX_PYTHON names no TensorRT for RTX")
