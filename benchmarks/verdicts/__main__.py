@@ -84,7 +84,7 @@ def _numbers(found: Sequence[Score]) -> dict[str, Any]:
         "cures": len(cures),
         "cures that hold on every seed": sum(each.held == len(FRESH) for each in cures),
         "cures said to be fitted": sum(each.fitted for each in cures),
-        "cures that hold, or are said to be fitted": sum(each.cured for each in cures) / max(len(cures), 1),
+        "cures that hold, or are said to be fitted": sum(each.cured for each in found) / max(len(found), 1),
         "origins and hidden faults told where there are none": sum(len(each.told) for each in found),
     }
 
