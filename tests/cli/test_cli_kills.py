@@ -118,7 +118,7 @@ def test_a_kill_at_any_write_loses_nothing_that_was_kept(name: str, tiny_cases, 
     assert expected in (0, 1)
     assert writes > 2
     whole = {path.name for path in counted.rglob("*") if path.is_file() and "cache" not in path.parts}
-    for number in range(writes):
+    for number in range(0, writes, 3 if name == "diagnose" else 1):  # all 21 of a diagnosis take minutes
         folder = start(tmp_path / f"killed{number}")
         assert in_a_process(folder, words, number, counts) == -signal.SIGKILL
         check_whole(folder)
