@@ -8,6 +8,7 @@ import pytest
 from graphs import graph_model
 from onnx import helper
 
+from cases.models.recurrent import lstm
 from harness.backends import GraphRunner
 from harness.model import (
     Arithmetic,
@@ -311,3 +312,19 @@ def test_an_lstm_in_steps_is_the_model_in_numpy(direction: str, opset: int) -> N
 def test_a_release_that_was_not_measured_takes_the_nearest(release: str, taken: str | None) -> None:
     assert stands_in("TensorRT for RTX", release) == taken
     assert stands_in("Another", release) is None
+
+
+def test_an_lstm_in_steps_may_read_another_one() -> None:
+    model = load_model(lstm(), name="lstm")
+    steps = {node.name: True for node in model.nodes if node.op == "LSTM"}
+    x = values(16, 2, 32)
+    for switched in (False, True):
+        graph = lower(
+            model,
+            Precision.FP16,
+            ["logits"],
+            switched=switched,
+            arithmetic=Arithmetic({}, frozenset(), steps),
+        )
+        given = GraphRunner(model, graph, Precision.FP16, {}).run({"sequence": x}, graph.units)
+        assert np.isfinite(given["logits"]).all()

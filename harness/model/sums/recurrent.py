@@ -71,8 +71,10 @@ class _Lstm:
             gates = self.rounded(body, "Add", gates, self.bias(place))
         new = self.cell(body, gates, scanned[1])
         outputs = [*new, body.add("Identity", new[0])]
+        sizes = {scanned[2]: _GATES * self.hidden}  # ONNX Runtime wants to know how many axes the states have
         values = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (*scanned, *outputs)
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, sizes.get(name, self.hidden)])
+            for name in (*scanned, *outputs)
         ]
         graph = helper.make_graph(body.nodes, body.prefix, values[:3], values[3:])
         names = [self.emit.fresh() for _ in range(3)]
