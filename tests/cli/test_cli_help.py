@@ -13,7 +13,7 @@ import typer
 import typer.main
 
 from harness.cli import COMMANDS, app, main
-from harness.tensors import typed_path
+from harness.tensors import history_path, typed_path
 
 OF_TYPER = "Usage harness OPTIONS ARGS COMMAND Options Arguments Commands default required h x 1 0"
 """Words that are in no help text of ours."""
@@ -77,4 +77,10 @@ def test_every_path_is_read_in_one_place(words: tuple[str, ...]) -> None:
         parser = option.type_descriptor.parameter_info.parser
         annotation = option.type_descriptor.annotation
         if Path in (annotation, *get_args(annotation)):
-            assert parser is typed_path, f"{callback}: {option.name}"
+            assert parser in (typed_path, history_path), f"{callback}: {option.name}"
+
+
+def test_the_place_of_a_history_is_a_path_like_others_unless_it_is_a_url(monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert history_path("~/nights") == typed_path("~/nights") == Path("/home/me/nights")
+    assert str(history_path("memory://nights")) == "memory://nights"
