@@ -13,7 +13,8 @@ import typer
 import typer.main
 
 from harness.cli import COMMANDS, app, main
-from harness.tensors import history_path, typed_path
+from harness.cli.options import history_path
+from harness.tensors import typed_path
 
 OF_TYPER = "Usage harness OPTIONS ARGS COMMAND Options Arguments Commands default required h x 1 0"
 """Words that are in no help text of ours."""
