@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.backends import shape_ranges
-from harness.case import Case, make_feeds, one_or_more
+from harness.case import Case, InputSpec, make_feeds, one_or_more
 from harness.cluster import Stage, Unit, opened
 from harness.compiler import (
     TF32,
@@ -254,6 +254,31 @@ class CheckUnit(Unit[CheckDesk, CheckResult]):
         return replace(result, environments=(outcome,))
 
 
+def assuming_one(case: Case, inputs: Sequence[TensorInfo]) -> tuple[Case, tuple[Finding, ...]]:
+    """A bare model with 1 for each dynamic axis of which nothing says the size, and the finding that says so.
+
+    A compiler needs a size; what it takes and refuses seldom depends on which.
+    """
+    if case.path is not None or case.data:
+        return case, ()
+    assumed = {
+        info.name: InputSpec(shape=tuple(dim if isinstance(dim, int) else 1 for dim in info.shape))
+        for info in inputs
+        if info.shape and _is_open(info) and info.name not in case.inputs
+    }
+    if not assumed:
+        return case, ()
+    shapes = [f"{name}:[{','.join(map(str, spec.shape or ()))}]" for name, spec in assumed.items()]
+    finding = Finding(
+        "assumed-shape",
+        Kind.RISKY,
+        FoundBy.RULE,
+        explanation=f"compilers are asked with 1 for each dynamic axis: {', '.join(shapes)}",
+        advice="give the sizes that are deployed, in this form, with --input",
+    )
+    return case.model_copy(update={"inputs": {**case.inputs, **assumed}}), (finding,)
+
+
 def load_case(case: Case) -> Model:
     """The model of a case.
 
@@ -273,18 +298,21 @@ class Subject:
     profiles: Profiles
     graph: GraphView
     matches: tuple[Match, ...]
+    assumed: tuple[Finding, ...] = ()
 
     @classmethod
     def of(cls, case: Case, model: Model, precision: Precision | None, *, is_asked: bool) -> Subject:
         """The model of a case, with its shapes if a compiler is asked."""
         profiles: Profiles = {}
+        assumed: tuple[Finding, ...] = ()
         if is_asked and any(map(_is_open, model.inputs)):
+            case, assumed = assuming_one(case, model.inputs)
             profiles = shape_ranges(model, make_feeds(case, model.inputs)[0], profiles_of(case))
         graph = GraphView(model)
         matches = match_rules(graph)
         if precision in LOW_DTYPE:
             matches = tuple(match for match in matches if match.rule.code != TF32)
-        return cls(case, model, precision, profiles, graph, matches)
+        return cls(case, model, precision, profiles, graph, matches, assumed)
 
     def ask(self, environment: Environment, cache: ReportCache | None) -> Callable[[Model], CompileReport]:
         """What asks the compiler of `environment` about a part of the model.
@@ -335,6 +363,7 @@ class Subject:
         scales = scale_findings(self.model, self.graph, environment.name)
         found = [self._finding(blamed, holding, scales, environment.name) for blamed in examination.blamed]
         found += [_of_rule(match, environment.name) for match in holding if match.rule.kind not in STOPS]
+        found += [replace(each, environment=environment.name) for each in self.assumed]
         found += [self._kept(name, environment.name) for name in report.kept]
         found += [each for each in scales if each.kind not in STOPS]
         fates: tuple[NodeFate, ...] = ()

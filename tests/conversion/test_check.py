@@ -69,6 +69,22 @@ def test_rules_alone_name_the_nodes_and_say_why(tmp_path: Path) -> None:
     assert result.environments == ()
 
 
+def test_dynamic_axes_of_a_bare_model_are_taken_to_be_1_and_that_is_said(rtx: str) -> None:
+    path = save(
+        Path("m.onnx"),
+        [helper.make_node("Relu", ["x"], ["y"], "relu")],
+        [("x", F, ["n", 4])],
+        [("y", F, ["n", 4])],
+    )
+    (result,) = check(path, environments=rtx).results
+    (asked,) = result.environments
+    assert asked.outcome is Outcome.BUILT
+    (finding,) = [each for each in asked.findings if each.code == "assumed-shape"]
+    assert finding.explanation == "compilers are asked with 1 for each dynamic axis: x:[1,4]"
+    (result,) = check(path, environments=rtx, inputs={"x": [3, 4]}).results
+    assert "assumed-shape" not in [each.code for each in result.environments[0].findings]
+
+
 def test_every_planted_node_is_named_and_nothing_else(rtx: str) -> None:
     report = check(planted(Path("m.onnx")), environments=rtx)
     (environment,) = report.results[0].environments
