@@ -1,6 +1,7 @@
 from .arrays import read_samples as read_samples
 from .document import Location as Location
 from .document import read_document as read_document
+from .feeds import check_input_names as check_input_names
 from .feeds import make_feeds as make_feeds
 from .fills import DrawnFill as DrawnFill
 from .functions import CONFIG_NAME as CONFIG_NAME

@@ -49,14 +49,7 @@ def make_feeds(
         InputDataError: the case names an input that the model lacks, leaves a dynamic axis open, or gives
             data that do not fit: the input, and the file if there is one, are named.
     """
-    known = {info.name: info for info in inputs}
-    for name in case.inputs:
-        if name not in known:
-            raise InputDataError(
-                f"the model has no input {name!r}",
-                where=_where(case),
-                hint=suggestion(name, known) or f"its inputs are {', '.join(known) or 'none'}",
-            )
+    check_input_names(case, inputs)
     recorded = _recorded(case, inputs)
     if case.samples is not None and 0 < len(recorded) < case.samples:
         raise InputDataError(
@@ -67,6 +60,22 @@ def make_feeds(
     wanted = case.samples or len(recorded) or 1
     _check_size(case, inputs, wanted, recorded[0][1] if recorded else {})
     return [_sample(case, inputs, sample, recorded, fills or {}) for sample in range(wanted)]
+
+
+def check_input_names(case: Case, inputs: Sequence[TensorLike]) -> None:
+    """Check that the inputs which a case describes are the model's.
+
+    Raises:
+        InputDataError: the model lacks one.
+    """
+    known = {info.name: info for info in inputs}
+    for name in case.inputs:
+        if name not in known:
+            raise InputDataError(
+                f"the model has no input {name!r}",
+                where=_where(case),
+                hint=suggestion(name, known) or f"its inputs are {', '.join(known) or 'none'}",
+            )
 
 
 Recorded = Sequence[tuple[Path, Mapping[str, np.ndarray]]]

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.backends import shape_ranges
-from harness.case import Case, InputSpec, make_feeds, one_or_more
+from harness.case import Case, InputSpec, check_input_names, make_feeds, one_or_more
 from harness.cluster import Stage, Unit, opened
 from harness.compiler import (
     TF32,
@@ -303,6 +303,7 @@ class Subject:
     @classmethod
     def of(cls, case: Case, model: Model, precision: Precision | None, *, is_asked: bool) -> Subject:
         """The model of a case, with its shapes if a compiler is asked."""
+        check_input_names(case, model.inputs)
         profiles: Profiles = {}
         assumed: tuple[Finding, ...] = ()
         if is_asked and any(map(_is_open, model.inputs)):

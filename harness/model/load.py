@@ -18,7 +18,7 @@ from harness.model.analysis import embedded
 from harness.model.external import check_external_data, external_tensors
 from harness.model.model import Model, hash_proto
 from harness.model.names import inline_functions, name_nodes
-from harness.model.soundness import check_calls, check_declared, cycle
+from harness.model.soundness import check_calls, check_declared, check_written, cycle
 from harness.text import names
 
 EXTERNAL_OVER = 1 << 30  # models with more bytes of weights are saved with external data beside them
@@ -91,6 +91,7 @@ def _wrap(model: ir.Model, name: str, sha256: str, path: Path | None, operators:
             f"the graph has a cycle: {names(cycle(model), separator=' → ')}", where=where
         ) from error
     name_nodes(model, name)
+    check_written(model, where)
     return Model(model, name=name, sha256=sha256, path=path, operators=operators)
 
 

@@ -73,3 +73,25 @@ def cycle(model: ir.Model) -> tuple[str, ...]:
         except graphlib.CycleError as error:
             return tuple(str(node.outputs[0].name) for node in error.args[1])
     return ()
+
+
+def check_written(model: ir.Model, where: Path | str) -> None:
+    """Check that something writes each tensor that a node reads or a graph gives.
+
+    Raises:
+        ModelError: a tensor is read, or given, that no node writes and that is neither an input nor an initializer.
+    """
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for value in node.inputs:
+            if value is not None and _is_missing(value):
+                raise ModelError(
+                    f"node {node.name!r} reads {value.name!r}, which nothing writes", where=where
+                )
+    for graph in model.graphs():
+        for value in graph.outputs:
+            if _is_missing(value):
+                raise ModelError(f"nothing writes the output {value.name!r}", where=where)
+
+
+def _is_missing(value: ir.Value) -> bool:
+    return value.producer() is None and not value.is_graph_input() and not value.is_initializer()

@@ -14,6 +14,7 @@ from harness import check
 from harness.compiler import Kind
 from harness.conversion import FoundBy, Outcome
 from harness.environments import close_shared
+from harness.errors import InputDataError
 
 F = TensorProto.FLOAT
 
@@ -83,6 +84,11 @@ def test_dynamic_axes_of_a_bare_model_are_taken_to_be_1_and_that_is_said(rtx: st
     assert finding.explanation == "compilers are asked with 1 for each dynamic axis: x:[1,4]"
     (result,) = check(path, environments=rtx, inputs={"x": [3, 4]}).results
     assert "assumed-shape" not in [each.code for each in result.environments[0].findings]
+
+
+def test_a_shape_of_an_input_that_the_model_lacks_is_refused_by_rules_alone_too(tmp_path: Path) -> None:
+    with pytest.raises(InputDataError, match="the model has no input 'zz'"):
+        check(planted(tmp_path / "m.onnx"), inputs={"zz": [1, 16]})
 
 
 def test_every_planted_node_is_named_and_nothing_else(rtx: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from harness.backends import Reference
 from harness.errors import ModelError
@@ -194,3 +194,25 @@ def test_an_output_that_is_a_sequence_is_one_clear_error() -> None:
     model = load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
     with pytest.raises(ModelError, match="output 's' is a sequence"):
         Reference(model).run({"x": np.ones((1, 4), np.float32)})
+
+
+@pytest.mark.parametrize("place", ["node", "branch", "output"])
+def test_a_tensor_that_nothing_writes_is_named(place: str, tmp_path: Path) -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
+    inner = helper.make_graph(
+        [helper.make_node("Relu", ["nowhere"], ["b"], "inside")],
+        "then",
+        [],
+        [helper.make_tensor_value_info("b", TensorProto.FLOAT, [2])],
+    )
+    nodes = {
+        "node": [helper.make_node("Add", ["x", "nowhere"], ["y"], "add")],
+        "branch": [helper.make_node("If", ["c"], ["y"], "iff", then_branch=inner, else_branch=inner)],
+        "output": [helper.make_node("Relu", ["x"], ["z"], "relu")],
+    }[place]
+    constants = [numpy_helper.from_array(np.array(True), "c")] if place == "branch" else []
+    graph = helper.make_graph(nodes, "g", [x], [y], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "m.onnx")
+    said = "nothing writes the output 'y'" if place == "output" else "reads 'nowhere', which nothing writes"
+    with pytest.raises(ModelError, match=said):
+        load_model(tmp_path / "m.onnx")

@@ -25,6 +25,7 @@ from harness.conversion import (
 from harness.model import TensorInfo
 from harness.report import check_markdown, check_page, print_check
 from harness.report.conversion.picture import block_of
+from harness.report.conversion.view import Row, headline, statements
 from harness.tensors import host_fingerprint
 from harness.worker.protocol import TENSORRT_RTX, CompileReport, Kernel, KernelList, KernelTensor
 
@@ -184,3 +185,10 @@ def test_the_picture_of_a_thousand_kernels_folds_and_is_searched(tmp_path: Path)
     assert "t70_4 float16[2, ?]" in seen["about"]
     assert seen["edges"] >= 900
     assert seen["wide"]
+
+
+def test_what_pytorch_says_of_a_failed_export_is_in_the_headline() -> None:
+    said = "nets.py:40: the dynamo exporter has no prims.bessel_j0.default"
+    made = Finding("export-failed", Kind.REFUSED, FoundBy.EXPORTER, said=said, advice="write it otherwise")
+    assert headline(Row(made, (), ())) == f"the model: {said}"
+    assert not any(each.label == "export" for each in statements(Row(made, (), ())))

@@ -111,7 +111,10 @@ MOST_NAMES = 6
 
 def headline(row: Row) -> str:
     """`top_scores (TopK): K is limited to 3840`."""
-    what = row.finding.explanation or _UNEXPLAINED[row.finding.kind]
+    finding = row.finding
+    # Of an export that fails nobody knows more than PyTorch says: the operator, and the line of the user's code.
+    known = " ".join(finding.said.split()) if finding.found_by is FoundBy.EXPORTER else ""
+    what = finding.explanation or known or _UNEXPLAINED[finding.kind]
     nodes = [node for node in (row.finding.node, *row.others) if node is not None]
     ops = names(dict.fromkeys(node.op for node in nodes))
     who = f"{names((node.name for node in nodes), MOST_NAMES)} ({ops})" if nodes else "the model"
@@ -132,7 +135,8 @@ def statements(row: Row) -> Iterator[Statement]:
         yield Statement("where", where(row))
     if finding.node is not None:
         yield from _of_node(finding.node)
-    if finding.said not in _NOTHING and finding.found_by in _SAYS:
+    said_above = finding.found_by is FoundBy.EXPORTER and not finding.explanation
+    if finding.said not in _NOTHING and finding.found_by in _SAYS and not said_above:
         yield Statement(_SAYS[finding.found_by], " ".join(finding.said.split()))
     if finding.alone is False:
         yield Statement("alone", "by itself it builds: it fails together with what stands before it")
