@@ -40,6 +40,24 @@ GPU = "GPU"
 
 
 @dataclass(frozen=True)
+class _Listed:
+    """A running worker in the scheduler's list: the id of this start of it, its machine, its GPUs if it counts them."""
+
+    id: str
+    host: str
+    gpus: float | None
+
+
+def _listed(info: Mapping[str, Any]) -> dict[str, _Listed]:
+    """The running workers by address, from what dask's scheduler tells of itself."""
+    return {
+        address: _Listed(str(told["id"]), str(told["host"]), told["resources"].get(GPU))
+        for address, told in info["workers"].items()
+        if told["status"] == "running"
+    }
+
+
+@dataclass(frozen=True)
 class _Worker:
     """A worker of the scheduler: its address, the id of this start of it, its GPUs if it counts them, what it has."""
 
@@ -247,10 +265,10 @@ class Cluster:
         Raises:
             OSError: the scheduler does not answer.
         """
-        there: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        there = _listed(self._client.scheduler_info(n_workers=-1))
         if self._client.status != "running":
             raise OSError("the connection was lost")
-        ids = {address: str(facts["id"]) for address, facts in there.items() if facts["status"] == "running"}
+        ids = {address: listed.id for address, listed in there.items()}
         for worker in [each for each in self._workers.values() if ids.get(each.address) != each.id]:
             del self._workers[worker.address]
             self._last.pop(worker, None)
@@ -265,14 +283,13 @@ class Cluster:
             return
         found = self._client.run(remote.describe, *self._asked, workers=new, on_error="return")
         for address, about in found.items():
-            facts = there[address]
+            listed = there[address]
             if isinstance(about, OSError):
                 continue  # it went, or has only begun: the next look tells
-            if why := self._unusable(facts["host"], about):
+            if why := self._unusable(listed.host, about):
                 self._refused[address, ids[address]] = why
             else:
-                gpus = facts["resources"].get(GPU)
-                self._workers[address] = _Worker(address, ids[address], gpus, about)
+                self._workers[address] = _Worker(address, listed.id, listed.gpus, about)
 
     def _unusable(self, host: str, about: object) -> str | None:
         """Why a worker cannot be used, by what it says of itself."""

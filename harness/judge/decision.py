@@ -134,7 +134,7 @@ def by_scores(question: Question, decision: Decision) -> Decision:
 
 
 def by_golden(question: Question, decision: Decision) -> Decision:
-    """A reference that is no longer the golden one fails the run, whatever the candidate computes."""
+    """A reference that differs from its golden copy fails the run, whatever the candidate computes."""
     golden = question.found.golden
     if golden is None or golden.state is not GoldenState.CHANGED or question.golden_update:
         return decision

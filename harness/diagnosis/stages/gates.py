@@ -152,7 +152,7 @@ def check_gates(evaluator: Evaluator) -> GateCheck:
     if unsound is not None:
         return unsound
     evaluator.begin(subject.plan(), BASELINE)
-    if not subject.emulated:  # which outputs of an engine are held against, in the meantime
+    if not subject.emulated:  # engines are judged relative to it: computed while they are built
         for sample in range(len(subject.bench.feeds)):
             subject.emulation(subject.precision, sample)
     own = subject.bench.own_roundings
