@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from harness.case import Case
+
 Stage = Callable[[str], None]
 
 
@@ -61,3 +63,25 @@ class Unit(ABC, Generic[D, R]):
     @abstractmethod
     def carry_out(self, desk: D, stage: Stage) -> R:
         """Do the work; `stage` is called with what goes on."""
+
+
+class CaseUnit(Unit[D, R]):
+    """A unit of one case: cases are what is loaded, and what is read from files."""
+
+    case: Case
+
+    @property
+    def subject(self) -> str:
+        """See Unit."""
+        return self.case.name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See Unit."""
+        return files_of(self.case)
+
+
+def files_of(case: Case) -> tuple[Path, ...]:
+    """The files that a case is read from, as far as it names them itself."""
+    own = [case.path] if case.path is not None else []
+    return (*own, *([case.resolve(case.model.path)] if case.model.path is not None else []))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.backends import shape_ranges
 from harness.case import Case, InputSpec, check_input_names, make_feeds, one_or_more
-from harness.cluster import Stage, Unit, opened
+from harness.cluster import CaseUnit, Stage, opened
 from harness.compiler import (
     TF32,
     GraphView,
@@ -41,7 +41,7 @@ from harness.conversion.splitting import split as split_model
 from harness.conversion.timing import TimedEngine, time_kernels
 from harness.environments import Environment, close_shared, load, select, shared_supervisor
 from harness.errors import CandidateError, UnitLostError
-from harness.judge import Target, files_of, profiles_of, select_cases
+from harness.judge import Target, profiles_of, select_cases
 from harness.model import LOW_DTYPE, Model, TensorInfo, load_model_of
 from harness.tensors import Precision, host_fingerprint
 from harness.worker.protocol import CompileFailure, CompileReport
@@ -159,7 +159,7 @@ class CheckDesk:
 
 
 @dataclass(frozen=True)
-class CheckUnit(Unit[CheckDesk, CheckResult]):
+class CheckUnit(CaseUnit[CheckDesk, CheckResult]):
     """One model and one environment, or rules alone.
 
     Args:
@@ -180,16 +180,6 @@ class CheckUnit(Unit[CheckDesk, CheckResult]):
     def title(self) -> str:
         """See Unit."""
         return self.case.name if self.environment is None else f"{self.case.name} on {self.environment}"
-
-    @property
-    def subject(self) -> str:
-        """See Unit."""
-        return self.case.name
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """See Unit."""
-        return files_of(self.case)
 
     @property
     def environments(self) -> tuple[str, ...]:

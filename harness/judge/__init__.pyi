@@ -11,7 +11,6 @@ from .judge import blank_result as blank_result
 from .judge import failed_result as failed_result
 from .lanes import Progress as Progress
 from .lanes import ProgressEvent as ProgressEvent
-from .lanes import files_of as files_of
 from .lanes import side_by_side as side_by_side
 from .layers import COPIES as COPIES
 from .layers import is_faithful as is_faithful

@@ -8,11 +8,10 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, as_completed, wait
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal, TypeVar
 
 from harness.case import Case, RunSpec
-from harness.cluster import Cluster, Stage, Unit
+from harness.cluster import CaseUnit, Cluster, Stage
 from harness.errors import UnitLostError
 from harness.judge.candidates import EMULATOR, NO_KERNELS, WITHOUT_ENGINE
 from harness.judge.judge import Judge, blank_result, failed_result
@@ -51,14 +50,8 @@ T = TypeVar("T")
 _JOIN_SECONDS = 30.0
 
 
-def files_of(case: Case) -> tuple[Path, ...]:
-    """The files that a case is read from, as far as it names them itself."""
-    own = [case.path] if case.path is not None else []
-    return (*own, *([case.resolve(case.model.path)] if case.model.path is not None else []))
-
-
 @dataclass(frozen=True)
-class Run(Unit[Judge, RunResult]):
+class Run(CaseUnit[Judge, RunResult]):
     """One case on one candidate at one precision."""
 
     case: Case
@@ -70,16 +63,6 @@ class Run(Unit[Judge, RunResult]):
     def title(self) -> str:
         """See Unit."""
         return f"{self.case.name} at {self.spec.precision} on {self.candidate}"
-
-    @property
-    def subject(self) -> str:
-        """See Unit."""
-        return self.case.name
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """See Unit."""
-        return files_of(self.case)
 
     @property
     def environments(self) -> tuple[str, ...]:

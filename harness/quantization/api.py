@@ -10,11 +10,11 @@ import numpy as np
 
 from harness.backends import Reference
 from harness.case import Case, make_feeds
-from harness.cluster import Stage, Unit, opened
+from harness.cluster import CaseUnit, Stage, opened
 from harness.compiler import kernels_of
 from harness.environments import close_shared, select
 from harness.errors import UsageError
-from harness.judge import Given, files_of, select_cases
+from harness.judge import Given, select_cases
 from harness.model import Model, load_model, load_model_of
 from harness.quantization.diagnosing import QuantizationDiagnosis, diagnose_pairs
 from harness.quantization.engines import QuantizedKernels, measure_on_engine, read_kernels
@@ -157,7 +157,7 @@ def quantize_subject(
 
 
 @dataclass(frozen=True)
-class QuantizeUnit(Unit["NoDesk", "tuple[Quantization, QuantizedKernels | None]"]):
+class QuantizeUnit(CaseUnit["NoDesk", "tuple[Quantization, QuantizedKernels | None]"]):
     """A model to quantise, and a compiler to ask about what came of it. See `quantize` for the arguments.
 
     Args:
@@ -178,16 +178,6 @@ class QuantizeUnit(Unit["NoDesk", "tuple[Quantization, QuantizedKernels | None]"
     def title(self) -> str:
         """See Unit."""
         return self.case.name
-
-    @property
-    def subject(self) -> str:
-        """See Unit."""
-        return self.case.name
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """See Unit."""
-        return files_of(self.case)
 
     @property
     def environments(self) -> tuple[str, ...]:

@@ -14,10 +14,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from harness.case import Case, RunSpec
-from harness.cluster import Cluster, Stage, Unit
+from harness.cluster import CaseUnit, Cluster, Stage
 from harness.compiler import conversion_warning
 from harness.environments import select
 from harness.errors import HarnessError, InternalError, UnitLostError
@@ -34,7 +33,6 @@ from harness.judge import (
     Workbench,
     blank_result,
     failed_result,
-    files_of,
 )
 from harness.tensors import hash_feeds
 
@@ -63,7 +61,7 @@ First = Callable[[], Recording | None]
 
 
 @dataclass(frozen=True)
-class BuildUnit(Unit["Lane", Built]):
+class BuildUnit(CaseUnit["Lane", Built]):
     """One build of one release for a case at a precision.
 
     Args:
@@ -90,16 +88,6 @@ class BuildUnit(Unit["Lane", Built]):
     def title(self) -> str:
         """See Unit."""
         return f"{self.case.name} at {self.spec.precision}: build {self.build.number + 1} of {self.release}"
-
-    @property
-    def subject(self) -> str:
-        """See Unit."""
-        return self.case.name
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """See Unit."""
-        return files_of(self.case)
 
     @property
     def environments(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.case import Case, RunSpec
+from harness.cluster import files_of
 from harness.cluster import opened as opened_cluster
 from harness.compiler import ConversionWarning
 from harness.errors import HistoryError
@@ -51,7 +52,6 @@ from harness.judge import (
     ProgressEvent,
     RunResult,
     Verdict,
-    files_of,
     fingerprint_of,
     side_by_side,
 )
