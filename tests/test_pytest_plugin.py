@@ -420,8 +420,9 @@ def test_an_error_of_a_candidate_shows_its_evidence(pytester, cases) -> None:
         class Dying(Judge):
             def run(self, *arguments):
                 result = super().run(*arguments)
-                return dataclasses.replace(result, verdict=Verdict.ERROR, reason="the worker died (signal 11)",
-                                           outputs=(), layers=(), evidence=("[TRT] the last words",))
+                return dataclasses.replace(result, verdict=Verdict.ERROR, cause=None,
+                                           detail="the worker died (signal 11)", outputs=(), layers=(),
+                                           evidence=("[TRT] the last words",))
 
         @pytest.fixture(scope="session")
         def harness_judge():

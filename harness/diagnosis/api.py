@@ -39,6 +39,7 @@ from harness.diagnosis.results import CANDIDATE, Diagnosis, Origin, Stage
 from harness.errors import NothingSelectedError, UnsoundReferenceError, UsageError
 from harness.judge import (
     EMULATOR,
+    Cause,
     Emulation,
     Given,
     Judge,
@@ -286,7 +287,7 @@ def _before(context: Context, seen: Seen, found: Findings) -> RunResult | None:
         precision=context.subject.precision,
         candidate=context.subject.candidate.name,
         verdict=RunVerdict.PASS if passed else RunVerdict.FAIL,
-        reason=describe_outputs(seen.baseline.outputs),
+        detail=describe_outputs(seen.baseline.outputs),  # without those that the reference cannot decide
         outputs=seen.gates.outputs,
         layers=_pointing(layers, found.origins),
         faithful=None if seen.observed is None else seen.observed.faithful,
@@ -331,7 +332,7 @@ def _after(context: Context, found: Findings, *, growth: bool) -> RunResult | No
         precision=subject.precision,
         candidate=EMULATOR,
         verdict=RunVerdict.PASS if passed else RunVerdict.FAIL,
-        reason=describe_outputs(outputs),
+        cause=Cause.GATES_HOLD if passed else Cause.GATE_FAILED,
         outputs=outputs,
         layers=without_origins(layers) if passed else layers,
     )

@@ -3,9 +3,6 @@ from .candidates import Candidates as Candidates
 from .candidates import nothing_to_round as nothing_to_round
 from .checks import find_hidden as find_hidden
 from .checks import guess_choices as guess_choices
-from .decision import describe_failure as describe_failure
-from .decision import describe_outputs as describe_outputs
-from .decision import different as different
 from .judge import Judge as Judge
 from .judge import blank_result as blank_result
 from .judge import failed_result as failed_result
@@ -53,6 +50,9 @@ from .results import Score as Score
 from .results import ShapeFault as ShapeFault
 from .results import ShapeResult as ShapeResult
 from .results import Verdict as Verdict
+from .results import describe_failure as describe_failure
+from .results import describe_outputs as describe_outputs
+from .results import different as different
 from .results import without_origins as without_origins
 from .suite import Given as Given
 from .suite import Target as Target

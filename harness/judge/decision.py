@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.case import EMULATOR_WITH_KERNELS, RunSpec, Waived, find_waiver
-from harness.comparison import COMPUTED, EQUAL, SHAPE, Metrics
 from harness.compiler import conversion_warning
 from harness.golden import GoldenState
 from harness.judge.candidates import EMULATOR
@@ -15,18 +14,18 @@ from harness.judge.checks import idle_inputs, slow_nodes
 from harness.judge.layers import beyond_own_limits
 from harness.judge.measurement import Findings
 from harness.judge.reference import empty_outputs
-from harness.judge.results import Cause, Judged, OutputResult, Region, Verdict
+from harness.judge.results import Cause, Region, Verdict, WaivedFailure
 from harness.judge.workbench import Workbench, profiles_of
-from harness.text import names, plural
 from harness.worker.protocol import PACKAGE_OF, TENSORRT, TENSORRT_RTX
 
 
 class Decision(NamedTuple):
-    """A verdict, what decided it, and a sentence that says so."""
+    """A verdict and what decided it; see RunResult for `detail` and `waived`."""
 
     verdict: Verdict
     cause: Cause
-    reason: str
+    detail: str = ""
+    waived: WaivedFailure | None = None
 
 
 @dataclass(frozen=True)
@@ -88,28 +87,16 @@ def decide(question: Question) -> Decision:
 def by_gates(question: Question) -> Decision:
     """What the gates of the outputs say, and whether the case expects it."""
     found, spec = question.found, question.spec
-    decision = _by_gates(found, spec, question.expects_failure)
-    counted = f"{found.counted}: {decision.reason}" if found.counted else decision.reason
-    chosen = (each.describe(found.judged_as) for each in found.selections)
-    return decision._replace(reason="; ".join([counted, *chosen]))
-
-
-def _by_gates(found: Findings, spec: RunSpec, expects_failure: bool) -> Decision:
-    if found.passed and expects_failure:
-        reason = f"passes, although the case expects it to fail: {spec.reason}"
-        return Decision(Verdict.XPASS, Cause.UNEXPECTED_PASS, reason)
+    if found.passed and question.expects_failure:
+        return Decision(Verdict.XPASS, Cause.UNEXPECTED_PASS)
     if found.passed:
-        return Decision(Verdict.PASS, Cause.GATES_HOLD, describe_outputs(found.outputs))
-    if not expects_failure:
-        return Decision(Verdict.FAIL, Cause.GATE_FAILED, describe_failure(found.outputs))
-    origins = {layer.node: None for layer in found.layers if layer.origin}
-    regions = found.regions
-    if found.layers and spec.origin and not _starts_as_expected(set(origins), regions, set(spec.origin)):
-        around = (f"one of the {len(region.nodes)} nodes up to {region.tensor}" for region in regions)
-        starts = ", ".join([*origins, *around]) or "nowhere that was observed"
-        reason = f"fails as expected, but the error starts at {starts}, not {', '.join(spec.origin)}"
-        return Decision(Verdict.FAIL, Cause.OTHER_ORIGIN, reason)
-    return Decision(Verdict.XFAIL, Cause.EXPECTED, f"fails as expected: {spec.reason}")
+        return Decision(Verdict.PASS, Cause.GATES_HOLD)
+    if not question.expects_failure:
+        return Decision(Verdict.FAIL, Cause.GATE_FAILED)
+    origins = {layer.node for layer in found.layers if layer.origin}
+    if found.layers and spec.origin and not _starts_as_expected(origins, found.regions, set(spec.origin)):
+        return Decision(Verdict.FAIL, Cause.OTHER_ORIGIN)
+    return Decision(Verdict.XFAIL, Cause.EXPECTED)
 
 
 def _starts_as_expected(origins: set[str], regions: tuple[Region, ...], expected: set[str]) -> bool:
@@ -124,13 +111,9 @@ def _starts_as_expected(origins: set[str], regions: tuple[Region, ...], expected
 
 def by_scores(question: Question, decision: Decision) -> Decision:
     """A metric of the user's own that drops fails a run that passes."""
-    if decision.verdict is not Verdict.PASS:
-        return decision
-    scores = question.found.scores
-    dropped = next((each for each in scores if not each.passed), None)
-    if dropped is not None:
-        return Decision(Verdict.FAIL, Cause.SCORE, str(dropped))
-    return decision._replace(reason="; ".join([decision.reason, *map(str, scores)]))
+    if decision.verdict is Verdict.PASS and not all(each.passed for each in question.found.scores):
+        return Decision(Verdict.FAIL, Cause.SCORE)
+    return decision
 
 
 def by_golden(question: Question, decision: Decision) -> Decision:
@@ -152,29 +135,28 @@ def by_export(question: Question, decision: Decision) -> Decision:
 
 def by_shapes(question: Question, decision: Decision) -> Decision:
     """Another shape of a declared profile that is wrong fails a run that passes."""
-    wrong = next((each for each in question.found.shapes if each.fault), None)
-    if decision.verdict is Verdict.PASS and wrong is not None and profiles_of(question.bench.case):
-        return Decision(Verdict.FAIL, Cause.SHAPE, str(wrong))
+    wrong = any(each.fault for each in question.found.shapes)
+    if decision.verdict is Verdict.PASS and wrong and profiles_of(question.bench.case):
+        return Decision(Verdict.FAIL, Cause.SHAPE)
     return decision
 
 
 def by_file(question: Question, decision: Decision) -> Decision:
     """A file whose own roundings ruin it does not pass."""
-    fault = question.own_fault
-    if not fault or decision.verdict not in (Verdict.PASS, Verdict.XPASS):
+    if not question.own_fault or decision.verdict not in (Verdict.PASS, Verdict.XPASS):
         return decision
     expected = decision.verdict is Verdict.XPASS
-    return Decision(Verdict.XFAIL if expected else Verdict.FAIL, Cause.FILE, fault)
+    return Decision(Verdict.XFAIL if expected else Verdict.FAIL, Cause.FILE)
 
 
 def by_waiver(question: Question, decision: Decision) -> Decision:
     """A waiver lets a failure be, until it expires."""
     if decision.verdict is not Verdict.FAIL or (waived := question.waived) is None:
         return decision
-    reason = f"{decision.reason}; {waived}"
+    failed = WaivedFailure(decision.cause, waived)
     if waived.expired:
-        return Decision(Verdict.FAIL, Cause.WAIVER_EXPIRED, reason)
-    return Decision(Verdict.XFAIL, Cause.WAIVED, reason)
+        return Decision(Verdict.FAIL, Cause.WAIVER_EXPIRED, decision.detail, failed)
+    return Decision(Verdict.XFAIL, Cause.WAIVED, decision.detail, failed)
 
 
 OVERRULING: tuple[Callable[[Question, Decision], Decision], ...] = (
@@ -219,32 +201,3 @@ def _why_judged_otherwise(question: Question) -> str:
     if engine is not None and engine.realised.own is not None:
         why = f"{case} is in {judged_as} throughout, and {question.spec.precision} changes nothing of it"
     return f"{why}: judged by the gates of {judged_as}"
-
-
-def describe_outputs(outputs: tuple[OutputResult, ...]) -> str:
-    """One line: the first gate that failed, or that all hold, and of which outputs the values were not judged."""
-    if not all(output.passed for output in outputs):
-        return describe_failure(outputs)
-    finite = dict.fromkeys(output.tensor for output in outputs if output.judged is Judged.FINITENESS)
-    if not finite:
-        return "all gates hold"
-    return f"all gates hold; of {names(finite)} only finiteness was judged, not the values"
-
-
-def describe_failure(outputs: tuple[OutputResult, ...]) -> str:
-    """One line: the first gate that failed."""
-    failed = [(output, gate) for output in outputs for gate in output.gates if not gate.passed]
-    output, gate = failed[0]
-    if gate.metric in (SHAPE, COMPUTED):
-        return f"{output.tensor}: {output.metrics.incomparable}"
-    if gate.metric == "nonfinite":
-        return f"{output.tensor}: {gate.value:.0f} of {output.metrics.count} elements are not finite"
-    if gate.metric == EQUAL.metric and not gate.limit:
-        return f"{output.tensor}: {different(output.metrics)}"
-    return f"{output.tensor}: {gate.subject} {gate.value:.3g}, limit {gate.limit:.3g}"
-
-
-def different(metrics: Metrics) -> str:
-    """`62 of 64 elements differ`."""
-    count = round(metrics.mismatch_fraction * metrics.count)
-    return f"{count} of {plural(metrics.count, 'element')} {'differs' if count == 1 else 'differ'}"

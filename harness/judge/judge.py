@@ -147,8 +147,8 @@ class Judge:
         """
         blank, bench = blank_result(case, spec, candidate), self.bench(case)
         if missing := bench.missing_packages():
-            reason = f"needs {', '.join(missing)}, which is not installed"
-            return replace(blank, cause=Cause.PACKAGE, reason=reason)
+            detail = f"needs {', '.join(missing)}, which is not installed"
+            return replace(blank, cause=Cause.PACKAGE, detail=detail)
         try:
             check_names(case, bench.model)
             self.assume(bench, candidate)
@@ -157,11 +157,11 @@ class Judge:
             if made is bench.emulator:
                 why = nothing_to_round(bench.model, spec.precision)
                 if why:
-                    return _skipped(replace(blank, cause=Cause.NOTHING_TO_ROUND, reason=why), bench)
+                    return _skipped(replace(blank, cause=Cause.NOTHING_TO_ROUND, detail=why), bench)
             elif candidate not in WITHOUT_ENGINE and (
                 lacking := self.candidates.lacking(candidate, case, spec)
             ):
-                return replace(blank, cause=lacking[0], reason=lacking[1])
+                return replace(blank, cause=lacking[0], detail=lacking[1])
             return self._judge(bench, spec, made, blank, stage, idle)
         except HarnessError as error:
             if isinstance(error, ReferenceNotFiniteError) and error.own is not None:
@@ -187,12 +187,13 @@ class Judge:
         measurement = Measurement(bench, spec, made, self.options, stage, idle)
         found = measurement.take()
         question = Question(bench, spec, blank.candidate, found, self.options.golden_update)
-        verdict, cause, reason = decide(question)
+        verdict, cause, detail, waived = decide(question)
         return replace(
             blank,
             verdict=verdict,
             cause=cause,
-            reason=reason,
+            detail=detail,
+            waived=waived,
             outputs=found.outputs,
             layers=found.layers,
             regions=found.regions,
@@ -217,10 +218,10 @@ class Judge:
 
 def _ruined(blank: RunResult, spec: RunSpec, error: ReferenceNotFiniteError) -> RunResult:
     """A run of a file that overflows its own types, so that its outputs are not finite at any precision."""
-    reason = f"the file itself: {error.own}; {error.count} elements of output {error.tensor!r} are not finite"
-    reason = f"{reason}; {error.hint}"
+    detail = f"the file itself: {error.own}; {error.count} elements of output {error.tensor!r} are not finite"
+    detail = f"{detail}; {error.hint}"
     verdict = Verdict.XFAIL if spec.expects_failure(blank.candidate) else Verdict.FAIL
-    return replace(blank, verdict=verdict, cause=Cause.FILE, reason=reason)
+    return replace(blank, verdict=verdict, cause=Cause.FILE, detail=detail)
 
 
 def blank_result(case: Case, spec: RunSpec, candidate: str) -> RunResult:
@@ -230,7 +231,7 @@ def blank_result(case: Case, spec: RunSpec, candidate: str) -> RunResult:
         precision=spec.precision,
         candidate=candidate,
         verdict=Verdict.SKIP,
-        reason="",
+        spec=spec,
         case_path=case.model.path if case.path is None else str(case.path),
         inputs=case.shape_arguments,
         given=case.given,
@@ -256,7 +257,6 @@ def failed_result(blank: RunResult, error: HarnessError, *, of_case: bool = Fals
             if of_case
             else Cause.RUN
         ),
-        reason=str(error),
         error=details,
         evidence=error.evidence if isinstance(error, CandidateError | InternalError) else (),
         mistake=not isinstance(error, CandidateError | InternalError),
@@ -270,5 +270,5 @@ def _skipped(skipped: RunResult, bench: Workbench) -> RunResult:
     own = bench.own_roundings
     skipped = replace(skipped, warnings=own.warnings, own_roundings=own.facts)
     if own.fault and bench.case.reference is None:
-        return replace(skipped, verdict=Verdict.FAIL, cause=Cause.FILE, reason=own.fault)
-    return replace(skipped, reason="; ".join(filter(None, (skipped.reason, own.price))))
+        return replace(skipped, verdict=Verdict.FAIL, cause=Cause.FILE, detail="")
+    return skipped

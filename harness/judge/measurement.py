@@ -80,7 +80,6 @@ class Findings:
 
     Args:
         outputs: the outputs as judged; of several builds those of the first that fails.
-        counted: how many of several builds fail; empty for one build.
         layers, faithful, regions, selections, hidden, observed, shapes, scores, error_map: see RunResult.
         own: what the model's own roundings do to it.
         golden: what the golden reference says; None where none is kept.
@@ -94,7 +93,6 @@ class Findings:
     """
 
     outputs: tuple[OutputResult, ...]
-    counted: str
     layers: tuple[LayerResult, ...]
     faithful: bool | None
     regions: tuple[Region, ...]
@@ -162,7 +160,7 @@ class Measurement:
         actual = self._timed("candidate", self._unobserved)
         self._build_ahead()
         first = self._timed("compare", lambda: self._judge_outputs(expected, actual))
-        outputs, counted = self._worst_build(expected, first)
+        outputs = self._worst_build(expected, first)
         passed = all(output.passed for output in outputs)
         layers: tuple[LayerResult, ...] = ()
         faithful = None
@@ -176,7 +174,6 @@ class Measurement:
         cost = self._timed("compare", lambda: cost_of_sums(self.bench, self.spec.precision, outputs))
         return Findings(
             outputs=outputs,
-            counted=counted,
             layers=without_origins(layers) if passed else layers,
             faithful=faithful,
             regions=regions,
@@ -256,17 +253,15 @@ class Measurement:
 
     def _worst_build(
         self, expected: list[dict[str, np.ndarray]], first: tuple[OutputResult, ...]
-    ) -> tuple[tuple[OutputResult, ...], str]:
-        """The outputs of the first build that fails, or of the first one; and how many of several builds fail."""
+    ) -> tuple[OutputResult, ...]:
+        """The outputs of the first build that fails, or of the first one; counts those that pass."""
         judged = [first, *(self._judge_outputs(expected, actual) for actual in self._later)]
         failing = [outputs for outputs in judged if not all(output.passed for output in outputs)]
         if not self._later:
-            return first, ""
+            return first
         assert self._repeats is not None
         self._repeats = replace(self._repeats, passes=len(judged) - len(failing))
-        if not failing:
-            return first, f"{len(judged)} builds"
-        return failing[0], f"{len(failing)} of {len(judged)} builds"
+        return failing[0] if failing else first
 
     def _judge_outputs(
         self, expected: list[dict[str, np.ndarray]], actual: Samples

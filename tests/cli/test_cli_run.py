@@ -377,7 +377,7 @@ def test_a_shape_that_cannot_be_read_says_how_to_write_it(texts: list[str]) -> N
 
 @pytest.mark.parametrize(("faithful", "said"), [(True, False), (None, False), (False, True)])
 def test_progress_says_when_observing_changed_an_engine(faithful: bool | None, said: bool, capsys) -> None:
-    result = RunResult("mlp", Precision.FP16, "trt-8.6", Verdict.XFAIL, "", faithful=faithful)
+    result = RunResult("mlp", Precision.FP16, "trt-8.6", Verdict.XFAIL, faithful=faithful)
     progress = RunProgress(sys.stderr)
     progress(ProgressEvent("done", 0, 2, "mlp", Precision.FP16, "trt-8.6", result=result))
     assert ("perturbed by observation" in capsys.readouterr().err) == said
@@ -391,7 +391,7 @@ def test_progress_reminds_of_a_run_that_takes_long(capsys) -> None:
         until = time.monotonic() + 30
         while seen.count("so far") < 2 and time.monotonic() < until:
             seen += capsys.readouterr().err
-        result = RunResult("mlp", Precision.FP16, "trt-8.6", Verdict.PASS, "")
+        result = RunResult("mlp", Precision.FP16, "trt-8.6", Verdict.PASS)
         progress(ProgressEvent("done", 1, 20, "mlp", Precision.FP16, "trt-8.6", result=result))
         capsys.readouterr()
         time.sleep(0.1)

@@ -107,7 +107,7 @@ def result(verdict: Verdict = Verdict.PASS, **changes: Any) -> RunResult:
         precision=Precision.FP16,
         candidate="emulator",
         verdict=verdict,
-        reason="y: nrmse 0.6 > 0.01" if bad else "all gates hold",
+        detail="y: nrmse 0.6 > 0.01" if bad else "all gates hold",
         outputs=(output("logits", 1e-4), output("y", 0.6 if bad else 2e-4)),
         layers=growing(24, origin_at=16 if bad else None, overflow=True),
         timings={"reference": 0.2, "candidate": 0.4, "compare": 0.1},

@@ -177,7 +177,7 @@ def test_a_failure_for_pytest_is_plain_and_short(make_result, make_output) -> No
 
 def test_an_error_for_pytest_shows_its_evidence(make_result) -> None:
     result = make_result(
-        Verdict.ERROR, outputs=(), layers=(), reason="the worker died (signal 11)", evidence=("[TRT] oops",)
+        Verdict.ERROR, outputs=(), layers=(), detail="the worker died (signal 11)", evidence=("[TRT] oops",)
     )
     text = failure_text(result, width=os.get_terminal_size().columns if os.isatty(1) else 80)
     assert "the worker died (signal 11)" in text

@@ -37,7 +37,7 @@ def test_every_row_of_the_table_has_the_same_number_of_cells(make_report, make_r
 
 
 def test_text_from_a_model_is_escaped(make_report, make_result) -> None:
-    text = markdown(make_report(make_result(Verdict.FAIL, case="x", reason="<img src=q> *bold* [link](u)")))
+    text = markdown(make_report(make_result(Verdict.FAIL, case="x", detail="<img src=q> *bold* [link](u)")))
     assert "\\<img src=q\\> \\*bold\\* \\[link\\](u)" in text
 
 
@@ -49,7 +49,7 @@ def test_a_failure_has_its_origin_and_the_command(make_report, make_result) -> N
 
 def test_a_huge_report_still_is_a_job_summary(make_report, make_result) -> None:
     runs = [
-        make_result(Verdict.FAIL, case=f"c{place}", case_path=f"c{place}", reason="ä" * 300, layers=())
+        make_result(Verdict.FAIL, case=f"c{place}", case_path=f"c{place}", detail="ä" * 300, layers=())
         for place in range(2500)
     ]
     data = markdown(make_report(*runs)).encode()

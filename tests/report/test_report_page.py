@@ -80,7 +80,7 @@ def test_text_from_a_case_or_a_model_is_escaped(make_report, make_result, make_l
     result = make_result(
         Verdict.FAIL,
         case=evil,
-        reason=evil,
+        detail=evil,
         candidate=evil,
         outputs=(make_output(evil, 0.5),),
         layers=(make_layer(0, 0.5, origin=True, node=evil, op=evil),),
@@ -101,7 +101,7 @@ def test_pages_of_many_runs_keep_the_layers_of_what_failed_only(make_report, mak
 
 def test_a_report_without_outputs_or_layers_is_a_page_too(make_report, make_result) -> None:
     report = make_report(
-        make_result(Verdict.SKIP, outputs=(), layers=(), reason="onnxscript is not installed", timings={}),
+        make_result(Verdict.SKIP, outputs=(), layers=(), detail="onnxscript is not installed", timings={}),
         make_result(Verdict.ERROR, outputs=(), layers=(), evidence=("[TRT] oops",), precision=Precision.FP32),
     )
     page = Page(html_page(report))

@@ -57,7 +57,7 @@ def test_only_what_is_unexpected_asks_for_attention_worst_first(make_report, mak
 
 def test_a_mistake_that_stops_all_runs_of_a_case_is_reported_once(make_report, make_result) -> None:
     runs = [
-        make_result(Verdict.ERROR, mistake=True, reason="no such file", precision=precision)
+        make_result(Verdict.ERROR, mistake=True, detail="no such file", precision=precision)
         for precision in Precision
     ]
     assert len(attention(make_report(*runs))) == 1
@@ -78,7 +78,7 @@ def test_runs_that_ended_with_the_same_error_are_explained_together(make_report,
             Verdict.ERROR,
             mistake=True,
             case=name,
-            reason=f"{name}: dynamic",
+            detail=f"{name}: dynamic",
             error=replace(error, where=name),
         )
         for name in "abc"
@@ -140,7 +140,7 @@ def test_a_perturbed_observation_is_said(make_result) -> None:
 
 def test_a_changed_golden_reference_is_no_fault_of_the_candidate(make_result) -> None:
     result = make_result(
-        Verdict.FAIL, layers=(), golden="changed", reason="the reference is not the golden one"
+        Verdict.FAIL, layers=(), golden="changed", detail="the reference is not the golden one"
     )
     assert list(statements(result)) == ["then"]
     assert explain(result).command == "harness run cases/rmsnorm-overflow.case.yaml --golden-update"

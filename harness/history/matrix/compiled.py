@@ -10,7 +10,16 @@ from harness.compiler import compile_model
 from harness.environments import Environment
 from harness.errors import HarnessError, ModelError
 from harness.history.store import COMPILED, NOT_BUILT, Row
-from harness.judge import Candidates, RunResult, Verdict, Workbench, blank_result, profiles_of
+from harness.judge import (
+    Candidates,
+    Cause,
+    RunResult,
+    Verdict,
+    Workbench,
+    blank_result,
+    failed_result,
+    profiles_of,
+)
 from harness.worker.protocol import CompileReport, EngineFacts, Fingerprint, Kernel, LayerInfo
 
 #: dtype → precision, the lowest first.
@@ -35,19 +44,19 @@ def compile_case(
     """
     result = replace(blank_result(case, spec, environment.name), verdict=Verdict.PASS)
     if lacking := candidates.lacking(environment.name, case, spec):
-        return replace(result, verdict=Verdict.SKIP, reason=lacking[1])
+        return replace(result, verdict=Verdict.SKIP, cause=lacking[0], detail=lacking[1])
     try:
         model, profiles = bench.model, shape_ranges(bench.model, bench.feeds[0], profiles_of(case))
     except HarnessError as error:
-        return replace(result, verdict=Verdict.ERROR, reason=str(error), mistake=True)
+        return failed_result(result, error, of_case=True)
     try:
         report = compile_model(model, spec.precision, environment, profiles=profiles, options=case.build)
     except ModelError as error:  # the precision cannot be written into its graph
-        return replace(result, verdict=Verdict.SKIP, reason=str(error))
+        return replace(result, verdict=Verdict.SKIP, cause=Cause.PRECISION, detail=str(error))
     return replace(
         result,
         verdict=Verdict.PASS if report.built else Verdict.ERROR,
-        reason=_reason(report),
+        detail=_reason(report),
         evidence=() if report.failure is None else report.failure.evidence,
         warnings=report.warnings,
         facts=EngineFacts(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -29,7 +28,6 @@ from harness.judge import (
     Judge,
     JudgeOptions,
     RunResult,
-    Verdict,
     Workbench,
     blank_result,
     failed_result,
@@ -147,7 +145,8 @@ class Lane:
                 result = self.judge.run(unit.case, unit.spec, unit.release, stage)
             recording = self.candidates.recording
         except Exception as error:
-            result, recording = unexpected(unit, error), Recording()
+            blank = blank_result(unit.case, unit.spec, unit.release)
+            result, recording = failed_result(blank, InternalError.of(error)), Recording()
         result = result.with_timing("total", time.perf_counter() - start)
         bench = self.judge.bench(unit.case)
         hashes = hashes_of(bench)
@@ -213,16 +212,6 @@ def described(unit: BuildUnit, common: Row) -> Row:
         release=unit.release,
         build=unit.build.number,
         timing_cache=unit.build.timing_cache,
-    )
-
-
-def unexpected(unit: BuildUnit, error: Exception) -> RunResult:
-    """The result of a build that raised an unexpected error: a bug, here or in a library."""
-    return replace(
-        blank_result(unit.case, unit.spec, unit.release),
-        verdict=Verdict.ERROR,
-        reason=f"internal error: {type(error).__name__}: {error}",
-        evidence=tuple("".join(traceback.format_exception(error)).splitlines()[-6:]),
     )
 
 

@@ -12,9 +12,13 @@ from .tensors import Observed as Observed
 from .tensors import OutputResult as OutputResult
 from .tensors import PartResult as PartResult
 from .tensors import Region as Region
+from .tensors import describe_failure as describe_failure
+from .tensors import describe_outputs as describe_outputs
+from .tensors import different as different
 from .tensors import without_origins as without_origins
 from .tensors import worst_of as worst_of
 from .verdicts import Cause as Cause
 from .verdicts import Judged as Judged
 from .verdicts import RunError as RunError
 from .verdicts import Verdict as Verdict
+from .verdicts import WaivedFailure as WaivedFailure

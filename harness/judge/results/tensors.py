@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from harness.comparison import NONFINITE, GateResult, Metrics, RelativeError
+from harness.comparison import COMPUTED, EQUAL, NONFINITE, SHAPE, GateResult, Metrics, RelativeError
 from harness.judge.results.verdicts import Judged
 from harness.tensors import UNLESS_DEFAULT
+from harness.text import names, plural
 
 
 @dataclass(frozen=True)
@@ -161,3 +162,32 @@ def _badness(output: OutputResult) -> tuple[int, float]:
     failed = sum(not gate.passed for gate in output.gates)
     error = output.metrics.nrmse
     return failed, math.inf if math.isnan(error) else error
+
+
+def describe_outputs(outputs: tuple[OutputResult, ...]) -> str:
+    """One line: the first gate that failed, or that all hold, and of which outputs the values were not judged."""
+    if not all(output.passed for output in outputs):
+        return describe_failure(outputs)
+    finite = dict.fromkeys(output.tensor for output in outputs if output.judged is Judged.FINITENESS)
+    if not finite:
+        return "all gates hold"
+    return f"all gates hold; of {names(finite)} only finiteness was judged, not the values"
+
+
+def describe_failure(outputs: tuple[OutputResult, ...]) -> str:
+    """One line: the first gate that failed."""
+    failed = [(output, gate) for output in outputs for gate in output.gates if not gate.passed]
+    output, gate = failed[0]
+    if gate.metric in (SHAPE, COMPUTED):
+        return f"{output.tensor}: {output.metrics.incomparable}"
+    if gate.metric == NONFINITE.metric:
+        return f"{output.tensor}: {gate.value:.0f} of {output.metrics.count} elements are not finite"
+    if gate.metric == EQUAL.metric and not gate.limit:
+        return f"{output.tensor}: {different(output.metrics)}"
+    return f"{output.tensor}: {gate.subject} {gate.value:.3g}, limit {gate.limit:.3g}"
+
+
+def different(metrics: Metrics) -> str:
+    """`62 of 64 elements differ`."""
+    count = round(metrics.mismatch_fraction * metrics.count)
+    return f"{count} of {plural(metrics.count, 'element')} {'differs' if count == 1 else 'differ'}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from harness.case import Waived
+
 
 class Verdict(StrEnum):
     """The verdict of one run."""
@@ -55,6 +57,14 @@ class Judged(StrEnum):
 
 
 @dataclass(frozen=True)
+class WaivedFailure:
+    """What failed, and the waiver of the case that covers it."""
+
+    cause: Cause
+    waiver: Waived
+
+
+@dataclass(frozen=True)
 class RunError:
     """The error that a run ended with.
 
@@ -75,3 +85,7 @@ class RunError:
     environment: str | None = None
     request: str | None = None
     fault: str | None = None
+
+    def __str__(self) -> str:
+        text = self.message if self.where is None else f"{self.where}: {self.message}"
+        return text if self.hint is None else f"{text} ({self.hint})"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from harness.comparison import COMPUTED, EQUAL, LOWER_BOUNDED, SHAPE
+from harness.comparison import COMPUTED, EQUAL, LOWER_BOUNDED, NONFINITE, SHAPE
 from harness.judge import (
     EMULATOR,
     Cause,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 MOST_ORIGINS = 4  # named in a text; the layer table and the JSON hold all of them
 MOST_NODES = 8  # of a region, likewise
-NONFINITE = "nonfinite"  # the gate on elements that are not finite where the reference is
 WITHOUT_NUMBER = {SHAPE: "another shape", COMPUTED: "not computed"}
 """Gates without a number: that they fail says everything."""
 MOST_CASES = 3  # that share a text
@@ -284,7 +283,7 @@ def flags(layer: LayerResult) -> str:
 
 def gate_text(gate: GateResult) -> str:
     """`nrmse 0.6 > 0.01`, or with the sign that holds when the gate does; `12 not finite`."""
-    if gate.metric == NONFINITE:
+    if gate.metric == NONFINITE.metric:
         return f"{number(gate.value)} not finite"
     if gate.metric in WITHOUT_NUMBER:
         return WITHOUT_NUMBER[gate.metric]
@@ -296,7 +295,7 @@ def gates_text(gates: Sequence[GateResult]) -> str:
     chosen = [gate for gate in gates if not gate.passed]
     whole = {gate.part for gate in chosen if gate.slice is None}
     chosen = [gate for gate in chosen if gate.slice is None or gate.part not in whole]
-    chosen = chosen or [gate for gate in gates if gate.metric != NONFINITE][:1]
+    chosen = chosen or [gate for gate in gates if gate.metric != NONFINITE.metric][:1]
     return ", ".join(gate_text(gate) for gate in chosen)
 
 
