@@ -93,13 +93,17 @@ class Accumulator:
             subnormals and headroom are counted in it. Integers and bools ignore it. None means the dtype of the
             first candidate array.
         options: tolerances and top-k.
+        alone: whether the first sample will be the only one, and nothing merged: ULP are counted faster then.
 
     Raises:
         UsageError: `dtype` is not a float dtype.
     """
 
-    def __init__(self, *, dtype: str | None = None, options: CompareOptions | None = None) -> None:
+    def __init__(
+        self, *, dtype: str | None = None, options: CompareOptions | None = None, alone: bool = False
+    ) -> None:
         self.options = options or CompareOptions()
+        self._alone = alone
         self._dtype = dtype
         self._storage: Storage | None = None
         self._ulps: UlpHistogram | None = None
@@ -114,6 +118,7 @@ class Accumulator:
 
         Raises:
             InputDataError: see `compare`; nothing has been added then.
+            UsageError: the accumulator was to have one sample `alone`, and has it.
         """
         candidate, reference = np.asarray(candidate), np.asarray(reference)
         _check_kinds(candidate, reference)
@@ -126,7 +131,7 @@ class Accumulator:
             total, ulps = _measure_apart(candidate, reference, storage, self.options)
             self._shapes = self._shapes or (candidate.shape, reference.shape)
         else:
-            total, ulps = _measure(candidate, reference, storage, self.options, alone=False)
+            total, ulps = _measure(candidate, reference, storage, self.options, alone=self._alone)
             if self._errors is not None:
                 self._errors.add(candidate, reference)
         self._adopt(storage, ulps)
@@ -159,6 +164,8 @@ class Accumulator:
         """
         if other._storage is None or other._ulps is None:
             return
+        if self._alone or other._alone:
+            raise UsageError("what one sample was counted for alone cannot be merged")
         if self._storage is not None and self._storage.dtype != other._storage.dtype:
             raise UsageError(
                 f"cannot merge metrics counted in {self._storage.dtype.name} and {other._storage.dtype.name}"
@@ -190,10 +197,14 @@ class Accumulator:
         return metrics
 
     def _adopt(self, storage: Storage, ulps: UlpHistogram) -> None:
+        if self._alone and self._ulps is not None:
+            raise UsageError("an accumulator of one sample got another one")
         self._storage = storage
-        if self._ulps is None:
-            self._ulps = UlpHistogram(exact=ulps.exact)
-        self._ulps.merge(ulps)
+        if self._alone:
+            self._ulps = ulps
+        else:
+            self._ulps = self._ulps or UlpHistogram(exact=ulps.exact)
+            self._ulps.merge(ulps)
         self._ulps.pack()
 
     def _see_worst(self, worst: tuple[float, tuple[int, ...]] | None) -> None:

@@ -123,7 +123,7 @@ class TileKernel:
         extent = _first_look(c, r, scratch)
         finite = math.isfinite(extent.largest)
         if self.topk:
-            self._measure_topk(tally, c, r, start, finite=finite)
+            self._measure_topk(tally, c, r, start, finite=finite, equal=extent.largest == 0)
         aside = 0
         if not extent.squares_fit(self._work):
             if not finite:
@@ -136,7 +136,7 @@ class TileKernel:
         _add_errors(tally, c, r, scratch, extent, start, self.slices)
         if extent.largest > self.options.atol:
             tally.mismatches += self._count_beyond_tolerance(scratch)
-        self._measure_ulps(tally, candidate, reference)
+        self._measure_ulps(tally, candidate, reference, equal=extent.largest == 0)
         if aside:
             self.ulps.remove_zeros(aside)
 
@@ -161,17 +161,21 @@ class TileKernel:
         flags = self._flags[: scratch.d.size]
         return int(np.count_nonzero(np.greater(scratch.d, scratch.spare, out=flags)))
 
-    def _measure_ulps(self, tally: Tally, candidate: Array, reference: Array) -> None:
+    def _measure_ulps(self, tally: Tally, candidate: Array, reference: Array, *, equal: bool) -> None:
         count = candidate.size
-        c, r = self.storage.rounded(candidate), self.storage.rounded(reference)
+        c = self.storage.rounded(candidate)
         flags = self._flags[:count]
         codes = self._buffers.d.view(self.storage.signed)[:count]
         tally.subnormal_count += self.storage.count_subnormals(c, codes, flags)
+        if equal:
+            self.ulps.add_zeros(count)
+            return
+        r = self.storage.rounded(reference)
         steps = self.storage.distances(c, r, codes, flags, floor=self.ulps.floor)
         self.ulps.add(steps, count, self._buffers.spare.view(np.float32), self._indices)
 
     def _measure_topk(
-        self, tally: Tally, candidate: Array, reference: Array, start: int, *, finite: bool
+        self, tally: Tally, candidate: Array, reference: Array, start: int, *, finite: bool, equal: bool
     ) -> None:
         if not finite:
             candidate, reference = topk.without_nan(candidate), topk.without_nan(reference)
@@ -180,8 +184,11 @@ class TileKernel:
             tally.pieces.append(topk.row_piece(row, candidate, reference, self.topk, start))
             return
         rows = (-1, self.columns)
-        tally.topk_hits += topk.count_hits(candidate.reshape(rows), reference.reshape(rows), self.topk)
-        tally.topk_places += candidate.size // self.columns * self.topk
+        places = candidate.size // self.columns * self.topk
+        tally.topk_places += places
+        tally.topk_hits += (
+            places if equal else topk.count_hits(candidate.reshape(rows), reference.reshape(rows), self.topk)
+        )
 
 
 def _first_look(c: Array, r: Array, scratch: _Scratch) -> _Extent:

@@ -195,16 +195,21 @@ class UlpHistogram:
             floats: scratch memory, float32, as many.
             indices: scratch memory, int64, as many.
         """
-        self._seen += count
-        self.counts[0] += count - distance.size
         largest = int(np.maximum.reduce(distance, initial=0))
         if largest == 0:
-            self.counts[0] += distance.size
+            self.add_zeros(count)
             return
+        self._seen += count
+        self.counts[0] += count - distance.size
         self.largest = max(self.largest, largest)
         self._add_counts(np.bincount(self._buckets(distance, floats, indices)))
         if self._total is not None and self._seen >= self._look_again:
             self._raise_floor(self._total)
+
+    def add_zeros(self, count: int) -> None:
+        """Count `count` distances of 0."""
+        self._seen += count
+        self.counts[0] += count
 
     def remove_zeros(self, count: int) -> None:
         """Take back `count` distances of 0 that stood for elements which have none."""

@@ -42,11 +42,23 @@ _Pair = tuple[Accumulator | RelativeErrorSum, np.ndarray, np.ndarray]
 
 @dataclass
 class LayerSums:
-    """Accumulators by tensor: of the candidate, of the emulator beside it, and of the introduced error."""
+    """Accumulators by tensor: of the candidate, of the emulator beside it, and of the introduced error.
 
+    Args:
+        alone: whether there is one sample.
+    """
+
+    alone: bool
     candidate: Sums = field(default_factory=dict)
     emulator: Sums = field(default_factory=dict)
     introduced: dict[str, RelativeErrorSum] = field(default_factory=dict)
+
+    def of(self, to: Sums, name: str, rules: TensorGates) -> Accumulator:
+        """The accumulator of a tensor in one of the first two."""
+        if name not in to:
+            options, dtype = rules.options(name, is_output=False), rules.precision.storage_dtype
+            to[name] = Accumulator(dtype=dtype, options=options, alone=self.alone)
+        return to[name]
 
 
 def measure_layers(
@@ -58,6 +70,7 @@ def measure_layers(
     samples: Sequence[int] | None = None,
     judged_as: Precision | None = None,
     idle: Callable[[], None] = lambda: None,
+    known: Sequence[Computed] = (),
 ) -> tuple[tuple[LayerResult, ...], list[tuple[ObservedEngine, ...]]]:
     """Observe `candidate` under `plan` and compare every float tensor that it gives with the FP32 reference.
 
@@ -69,6 +82,7 @@ def measure_layers(
         samples: positions of the samples to measure; None: all.
         judged_as: the precision that the emulator beside it has, and whose gates hold; by default that of `plan`.
         idle: called when the last sample has been observed.
+        known: what the emulator that is the candidate has computed already, sample by sample.
 
     Returns:
         The layers in topological order, and for each sample the engines that were observed.
@@ -76,9 +90,9 @@ def measure_layers(
     precision = judged_as or plan.precision
     emulated = isinstance(candidate, Emulator)
     beside = candidate if isinstance(candidate, Emulator) else bench.beside_engine(precision)
-    sums, rules = LayerSums(), TensorGates(bench.model, tolerances, precision)
-    engines: list[tuple[ObservedEngine, ...]] = []
     samples = range(len(bench.feeds)) if samples is None else samples
+    sums, rules = LayerSums(len(samples) == 1), TensorGates(bench.model, tolerances, precision)
+    engines: list[tuple[ObservedEngine, ...]] = []
     for sample in samples:
         feeds, chosen = bench.feeds[sample], None
         observed: dict[str, np.ndarray] = {}
@@ -105,7 +119,10 @@ def measure_layers(
                 else chosen.run(feeds, chunk)
             )
             _arrange(observed, reference, joined)
-            _measure_chunk(beside, plan.islands, feeds, reference, computed, sums, rules, own=own)
+            before = known[sample] if known else None
+            _measure_chunk(
+                beside, plan.islands, feeds, reference, computed, sums, rules, own=own, known=before
+            )
             for name in chunk:
                 observed.pop(name, None)
     return _results(rules, sums, bench.counterparts, emulated=emulated), engines
@@ -133,35 +150,31 @@ def _measure_chunk(
     rules: TensorGates,
     *,
     own: bool,
+    known: Computed | None,
 ) -> None:
-    """Add what one chunk shows to `sums`; `own`: whether the reference is the model itself."""
+    """Add what one chunk shows to `sums`; `own`: whether the reference is the model itself; `known`: what `beside` has
+    computed already."""
     precision, chunk = rules.precision, tuple(reference)
     lowered = [name for name in beside.units(precision) if name not in islands]
     emulated = Computed(reference)
-    if lowered or not own:
+    if known is not None and all(name in known.tensors or name in known.failures for name in chunk):
+        emulated = known
+    elif lowered or not own:
         emulated = beside.attempt(feeds, precision, lowered=lowered, tensors=chunk)
 
     compared: list[_Pair] = []
     for name in chunk:
         for to, computed in ((sums.emulator, emulated), (sums.candidate, observed)):
             if name in computed.failures:
-                _sum_of(to, name, rules).fail(reference[name], computed.failures[name])
+                sums.of(to, name, rules).fail(reference[name], computed.failures[name])
             elif name in computed.tensors:
                 pair = np.asarray(computed.tensors[name]), reference[name]
-                compared.append((_sum_of(to, name, rules), *pair))
+                compared.append((sums.of(to, name, rules), *pair))
     _compare(compared)
     del emulated, compared
-    known = reference if own else None
-    introduced = _introduced(beside, precision, feeds, chunk, known)
+    introduced = _introduced(beside, precision, feeds, chunk, reference if own else None)
     alone = sums.introduced
     _compare([(alone.setdefault(name, RelativeErrorSum()), *pair) for name, pair in introduced.items()])
-
-
-def _sum_of(to: Sums, name: str, rules: TensorGates) -> Accumulator:
-    if name not in to:
-        options = rules.options(name, is_output=False)
-        to[name] = Accumulator(dtype=rules.precision.storage_dtype, options=options)
-    return to[name]
 
 
 def _compare(pairs: Sequence[_Pair]) -> None:

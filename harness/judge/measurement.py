@@ -15,7 +15,7 @@ from harness.case import RunSpec
 from harness.comparison import ErrorMap, map_error
 from harness.errors import HarnessError
 from harness.judge.checks import check_shapes, cost_of_sums, find_hidden, guess_choices, take_scores
-from harness.judge.layers import is_faithful, measure_layers, observation_for
+from harness.judge.layers import COPIES, is_faithful, measure_layers, observation_for
 from harness.judge.losses import HiddenFault, Selection
 from harness.judge.outputs import TensorGates
 from harness.judge.regions import find_regions, observed_of
@@ -150,6 +150,8 @@ class Measurement:
     """What was chosen otherwise for near ties, in order."""
     _later: list[Samples] = field(default_factory=list)
     """The outputs of the builds after the first."""
+    _known: list[Computed] = field(default_factory=list)
+    """Sample by sample, outputs and layers of the emulator, where they were computed at once."""
     _failures: list[Mapping[str, str]] = field(default_factory=list)
     """Sample by sample, the outputs that could not be computed, with the reason."""
 
@@ -225,13 +227,27 @@ class Measurement:
             with suppress(HarnessError):
                 for sample in range(len(self.bench.feeds)):
                     self.bench.emulated(self.spec.precision, sample)
-        outputs: Samples = []
+        names = {info.name for info in self.bench.model.outputs}
+        at_once, outputs = self._at_once, list[Mapping[str, np.ndarray]]()
         for feeds in self.bench.feeds:
-            evaluation = self.candidate.evaluate(self._plan(Observation.NONE), feeds)
+            plan = self._plan(Observation.TYPED if at_once else Observation.NONE)
+            evaluation = self.candidate.evaluate(plan, feeds)
             self._facts = evaluation.facts
-            outputs.append({name: np.array(value) for name, value in evaluation.tensors.items()})
-            self._failures.append(evaluation.failures)
+            tensors, failures = evaluation.tensors, evaluation.failures
+            outputs.append({name: np.array(value) for name, value in tensors.items() if name in names})
+            self._failures.append({name: why for name, why in failures.items() if name in names})
+            if at_once:
+                self._known.append(Computed(tensors, failures))
         return outputs
+
+    @property
+    def _at_once(self) -> bool:
+        """Whether the emulator gives outputs and layers in one inference: if all of them fit the memory budget."""
+        bench, who = self.bench, self.candidate
+        if not self.options.layers or who is not bench.emulator or not who.units(self.spec.precision):
+            return False
+        copies = COPIES * len(bench.feeds)
+        return len(bench.tensor_chunks(bench.layers_of(who), copies=copies)) == 1
 
     def _build_ahead(self) -> None:
         """Begin the engine that is observed, while the outputs of the other one are judged."""
@@ -302,7 +318,9 @@ class Measurement:
             self.bench.case.tolerances,
             judged_as=self._judged_as,
             idle=self.idle,
+            known=self._known,
         )
+        self._known.clear()
         if self._emulated:
             return layers, None
         limits = {output.tensor: rms_limit(output) for output in outputs}

@@ -27,6 +27,7 @@ SIGNIFICAND_BITS = {Precision.TF32: 11, Precision.BF16: 8}
 VELTKAMP_LIMIT = (
     2.0**100
 )  # beyond it the splitting itself would overflow; such values are passed on as they are
+_BLOCK = 1 << 15  # elements that stay in the cache of a core with what is computed from them
 FP8_MAX = 448.0
 FP8_OVERFLOW = 464.0  # halfway between the largest E4M3 value and what would be the next one
 CAST_TYPE = {
@@ -60,9 +61,14 @@ def round_array(values: np.ndarray, precision: Precision, *, toward_zero: bool =
 
 def _veltkamp_array(values: np.ndarray, bits: int) -> np.ndarray:
     factor = np.float32(2 ** (24 - bits) + 1)
-    scaled = factor * values
-    split = scaled - (scaled - values)
-    return np.where(np.abs(values) < np.float32(VELTKAMP_LIMIT), split, values)
+    flat, result = values.reshape(-1), np.empty(values.size, np.float32)
+    for start in range(0, flat.size, _BLOCK):
+        part, split = flat[start : start + _BLOCK], result[start : start + _BLOCK]
+        scaled = factor * part
+        np.subtract(scaled, part, out=split)
+        np.subtract(scaled, split, out=split)
+        np.copyto(split, part, where=~(np.abs(part, out=scaled) < np.float32(VELTKAMP_LIMIT)))
+    return result.reshape(values.shape)
 
 
 @cache

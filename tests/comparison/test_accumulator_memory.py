@@ -5,8 +5,10 @@ from __future__ import annotations
 import tracemalloc
 
 import numpy as np
+import pytest
 
 from harness.comparison import Accumulator, CompareOptions
+from harness.errors import UsageError
 
 
 def accumulated(samples: int) -> Accumulator:
@@ -42,3 +44,20 @@ def test_what_was_packed_counts_as_before() -> None:
     assert halves.result().p99_ulp == whole.result().p99_ulp
     assert halves.result().max_ulp == whole.result().max_ulp
     assert halves.result() == halves.result(), "reading changes nothing"
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-4, 0.5])
+def test_one_sample_alone_has_the_metrics_of_one_of_many(error: float) -> None:
+    rng = np.random.default_rng(1)
+    reference = rng.standard_normal((400, 300)).astype(np.float32)
+    reference[0, :9] = [0.0, -0.0, np.inf, np.nan, 1e-6, -1e-6, 7e4, 1e-30, 1.0]
+    candidate = reference + np.float32(error) * rng.standard_normal((400, 300)).astype(np.float32)
+    options = CompareOptions(slice_floor=0.01)
+    sums = [Accumulator(dtype="float16", options=options, alone=alone) for alone in (True, False)]
+    for each in sums:
+        each.update(candidate, reference)
+    assert sums[0].result() == sums[1].result()
+    with pytest.raises(UsageError):
+        sums[0].update(candidate, reference)
+    with pytest.raises(UsageError):
+        sums[1].merge(sums[0])

@@ -234,6 +234,18 @@ def test_layers_of_the_emulator_are_compared_with_bounds_and_not_with_itself(wri
     assert gates == {("nonfinite", "nrmse")}, "its slices are too small to be judged"
 
 
+def test_outputs_and_layers_are_of_one_inference_where_memory_allows(write_case) -> None:
+    case, found = load_case(write_case(600.0)), []
+    for options in (JudgeOptions(), JudgeOptions(memory_budget=1)):
+        with Judge(options) as judge:
+            (spec,) = case.select_runs((Precision.FP16,))
+            result = judge.run(case, spec, "emulator")
+            found.append((result.outputs, result.layers, judge.bench(case).emulator.evaluations))
+    (outputs, layers, few), (others, other_layers, many) = found
+    assert (outputs, layers) == (others, other_layers)
+    assert few == 2 < many, "of two samples"
+
+
 def test_layers_whose_nodes_are_in_fp32_do_not_err(write_case) -> None:
     case = load_case(write_case())
     with Judge() as judge:

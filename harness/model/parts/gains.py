@@ -18,6 +18,7 @@ from onnx import helper
 from harness.model.model import Model
 from harness.model.own_roundings import Constants
 
+_BLOCK = 1 << 15  # numbers that fit the cache of a core
 PASSES_ON = frozenset({"Identity", "Cast", "Relu", "LeakyRelu", "Dropout", "Clip"})
 
 
@@ -68,9 +69,14 @@ class _Finding:
 
     def constant(self, place: int) -> np.ndarray | None:
         """The values of a constant input, in float64."""
+        value = self.weight(place)
+        return None if value is None else value.astype(np.float64)
+
+    def weight(self, place: int) -> np.ndarray | None:
+        """The values of a constant input, as they are."""
         name = self.node.input[place] if len(self.node.input) > place else ""
         value = self.constants.get(name) if name else None
-        return None if value is None else np.asarray(value).astype(np.float64)
+        return None if value is None else np.asarray(value)
 
     def behind(self, place: int = 0) -> Gains | None:
         """The gains of an input."""
@@ -153,34 +159,44 @@ def _added(found: _Finding) -> Gains | None:
     return _made(before.axis, np.array(before.factors), np.array(before.offsets) + np.abs(along[1]))
 
 
+def _lengths(rows: np.ndarray) -> np.ndarray:
+    """The Euclidean length of each row, in float64, some rows at a time."""
+    if not rows.size:
+        return np.zeros(len(rows))
+    step = max(1, _BLOCK // rows.shape[1])
+    blocks = (rows[start : start + step].astype(np.float64) for start in range(0, len(rows), step))
+    lengths: np.ndarray = np.sqrt(np.concatenate([np.vecdot(block, block) for block in blocks]))
+    return lengths
+
+
 def _convolved(found: _Finding) -> Gains | None:
-    weight = found.constant(1)
+    weight = found.weight(1)
     if weight is None or weight.ndim < 3:
         return None
     if found.node.op_type == "ConvTranspose":
         group = int(str(found.attributes.get("group", 1)))
         split = weight.reshape(group, weight.shape[0] // group, weight.shape[1], -1)
-        sizes = np.sqrt((split**2).sum(axis=(1, 3))).reshape(-1)
+        sizes = _lengths(split.transpose(0, 2, 1, 3).reshape(group * weight.shape[1], -1))
     else:
-        sizes = np.sqrt((weight.reshape(len(weight), -1) ** 2).sum(axis=1))
+        sizes = _lengths(weight.reshape(len(weight), -1))
     return _made(1, sizes, found.constant(2))
 
 
 def _gemm(found: _Finding) -> Gains | None:
-    weight = found.constant(1)
+    weight = found.weight(1)
     if weight is None:
         return None
     rows = weight if found.attributes.get("transB", 0) else weight.T
     added = found.constant(2)
     fits = added is not None and added.size == len(rows)
-    return _made(1, np.sqrt((rows**2).sum(axis=1)), added if fits else None)
+    return _made(1, _lengths(rows), added if fits else None)
 
 
 def _product(found: _Finding) -> Gains | None:
-    weight = found.constant(1)
+    weight = found.weight(1)
     if weight is None or weight.ndim != 2 or found.rank < 2:
         return None
-    return _made(found.rank - 1, np.sqrt((weight**2).sum(axis=0)))
+    return _made(found.rank - 1, _lengths(weight.T))
 
 
 def _batch_norm(found: _Finding) -> Gains | None:
