@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
+from pathlib import Path
 
+import onnx
 import pytest
 
+import harness
 from benchmarks.verdicts.__main__ import numbers_of
+from benchmarks.verdicts.engines import models, rows
 from benchmarks.verdicts.models import build, specs
 from benchmarks.verdicts.score import Score, score
 from benchmarks.verdicts.truth import Group, Spec
@@ -51,3 +56,15 @@ def test_what_is_missed_counts() -> None:
     assert numbers["reasons named"] == 0.75
     assert numbers["cures that hold, or are said to be fitted"] == 0.5
     assert list(numbers["groups"]) == ["near-tie"]
+
+
+def test_what_engines_choose_is_read_from_the_documents_of_runs(tmp_path: Path) -> None:
+    every = models()
+    for name in ("head640", "near-tie-topk-fault-mlp-0"):
+        onnx.save(every[name], tmp_path / "model.onnx")
+        report = harness.run(tmp_path / "model.onnx", precisions=["fp16", "bf16"])
+        (tmp_path / f"{name}.json").write_text(json.dumps(report.to_dict()))
+    found = {(row["model"], row["precision"]): row for row in rows(tmp_path)}
+    assert all(row["right"] for row in found.values())
+    assert [each["node"] for each in found["head640", "bf16"]["chooses"]] == ["choice"]
+    assert found["near-tie-topk-fault-mlp-0", "fp16"]["verdict"] == "fail"
