@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from harness.comparison import NONFINITE
 from harness.diagnosis import LONGEST_COMMAND
 from harness.errors import HarnessError
 from harness.explore.answers import (
@@ -28,7 +29,7 @@ from harness.explore.commands import COMMANDS
 from harness.explore.names import quoted
 from harness.explore.tables import LONGEST_NAME, render_explanation, render_layers
 from harness.judge import EMULATOR
-from harness.report import NONFINITE, make_grid
+from harness.report import make_grid
 from harness.search import Outcome, SearchVerdict
 from harness.text import duration, multiple, names, number, plural, shorten
 
@@ -74,7 +75,7 @@ def measured(answer: TryResult) -> str:
         text = metrics.incomparable
     elif metrics.nonfinite:
         text = f"{metrics.nonfinite} of {plural(metrics.count, 'element')} not finite"
-    elif gate.metric == NONFINITE:
+    elif gate.metric == NONFINITE.metric:
         text = "every element finite"
     else:
         text = f"{gate.metric} {number(gate.value)} (limit {number(gate.limit)})"

@@ -16,7 +16,6 @@ from .quantization import print_pairs as print_pairs
 from .quantization import print_quantization as print_quantization
 from .quantization import quantization_page as quantization_page
 from .run import LOOKS as LOOKS
-from .run import NONFINITE as NONFINITE
 from .run import attention as attention
 from .run import failure_text as failure_text
 from .run import print_report as print_report
