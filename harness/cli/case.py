@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import path_argument, path_option
+from harness.cli.outputs import Outputs
 from harness.text import command, names, plural
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Write, check and describe case files.")
@@ -32,6 +33,7 @@ def new(
     target = out or model.with_name(model.stem + CASE_SUFFIX)
     if not target.name.endswith(CASE_SUFFIX):
         raise UsageError(f"a case file's name must end in {CASE_SUFFIX}", where=target)
+    Outputs(others=(target,)).check()
     if target.exists() and not force:
         raise UsageError("the file exists already", where=target, hint="--force overwrites it")
     loaded = load_model(model)
@@ -75,6 +77,7 @@ def schema(
         return
     from harness.tensors import write_text
 
+    Outputs(others=(out,)).check()
     write_text(out, case_schema_text())
     typer.echo(f"{out}: the JSON schema of case files")
 

@@ -100,14 +100,14 @@ def check(
     TensorRT for RTX is asked without a GPU. Without --env, rules alone speak.
 
     Exit status: 0 nothing fails; 1 a named environment refuses, fails or silently differs (without one: a rule says
-    so); 2 a mistake in the command or a case; 3 a compiler could not be started. With --fix: 0 written, and built by
-    each named environment; 1 nothing written, or not built.
+    so); 2 a mistake in the command or a case; 3 a compiler does not start. With --fix: 0 written,
+    and built by each named environment; 1 nothing written, or not built.
     """
     from harness.conversion import check as examine
     from harness.conversion import fix_case
     from harness.report import check_markdown, check_page, print_check
 
-    outputs = Outputs(json_file, html_file, markdown_file)
+    outputs = Outputs(json_file, html_file, markdown_file, models=(fix_file,))
     outputs.check()
     names = tuple(environments or ())
     check_environments(names, scheduler)

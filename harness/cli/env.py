@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli.options import JsonFile
-from harness.cli.outputs import STDOUT, write_json
+from harness.cli.outputs import STDOUT, Outputs, write_json
 from harness.errors import UsageError
 from harness.text import command as shell_command
 
@@ -114,6 +114,7 @@ def list_(json_file: JsonFile = None) -> None:
     from harness.case import find_config
     from harness.environments import load
 
+    Outputs(json_file).check()
     environments = load()
     if json_file is not None:
         rows = [
@@ -152,6 +153,7 @@ def check(
     from harness.environments import check_all, load, select
     from harness.errors import NothingSelectedError
 
+    Outputs(json_file).check()
     known = load()
     selected = [select(name, known) for name in names] if names else list(known.values())
     if not selected:

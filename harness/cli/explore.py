@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import OnePrecision, OneTarget, Shapes, parse_shapes, path_option
+from harness.cli.outputs import check_folder
 from harness.cli.progress import StageProgress, make_console, make_progress
 from harness.tensors import Precision
 from harness.text import command
@@ -42,6 +43,7 @@ def explore(
     """
     from harness.explore import Shell, open_session
 
+    check_folder(out)
     at_terminal = sys.stdin.isatty()
     shapes = parse_shapes(inputs)
     console = make_console(sys.stdout)

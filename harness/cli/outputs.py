@@ -39,6 +39,8 @@ class Outputs:
         plot: one picture, or a folder of pictures.
         tensors: a file for the outputs of candidates.
         folder: a folder that gets a page and a bug report, too, beside what others write there.
+        models: .onnx files, which others write.
+        others: files that others write.
     """
 
     json: Path | None = None
@@ -48,6 +50,8 @@ class Outputs:
     plot: Path | None = None
     tensors: Path | None = None
     folder: Path | None = None
+    models: tuple[Path | None, ...] = ()
+    others: tuple[Path | None, ...] = ()
     _before: dict[str, int] = field(init=False)
     _kept: float = field(init=False, default_factory=time.monotonic)
     """When a partial JSON document was last written."""
@@ -95,6 +99,10 @@ class Outputs:
         """
         check_folder(self.folder)
         _check_files(self.json, self.tensors, *self.pages, *self.summaries, *self.tables)
+        _check_files(*self.models, *self.others)
+        for model in self.models:
+            if model is not None and is_node(model):  # its weights may go to a file beside it
+                raise UsageError("is a device; name a file to write", where=model)
         for table in self.tables:
             if table.suffix not in TABLES:
                 raise UsageError("is not a table format", where=table, hint="name a .csv or a .parquet file")

@@ -111,7 +111,7 @@ def quantize(
     from harness.quantization import write_cache as write
     from harness.report import print_quantization, quantization_page
 
-    outputs = Outputs(json_file, html_file)
+    outputs = Outputs(json_file, html_file, models=(out,), others=(write_cache,))
     outputs.check()
     subject = find_subject(
         target, given=Given(tuple(data or ()), samples, seed, ops=ops), inputs=parse_shapes(inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -177,19 +177,22 @@ class Shell:
     def _make_prompt(self) -> PromptSession[str]:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-        from prompt_toolkit.history import FileHistory
+        from prompt_toolkit.history import FileHistory, History, InMemoryHistory
         from prompt_toolkit.styles import Style
 
         from harness.explore.completion import make_completer
 
-        HISTORY.parent.mkdir(parents=True, exist_ok=True)
+        history: History = InMemoryHistory()
+        with suppress(OSError):  # where nothing can be written, nothing is remembered
+            HISTORY.parent.mkdir(parents=True, exist_ok=True)
+            history = FileHistory(str(HISTORY))
         plain = bool(os.environ.get("NO_COLOR"))
         message: StyleAndTextTuples = [("class:prompt", self.prompt)]
         return PromptSession(
             message,
             completer=make_completer(self.session.names, lambda: self.session.kept),
             complete_while_typing=False,
-            history=FileHistory(str(HISTORY)),
+            history=history,
             auto_suggest=AutoSuggestFromHistory(),
             bottom_toolbar=self.status,
             style=Style.from_dict(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from harness.model.external import check_external_data, external_tensors
 from harness.model.model import Model, hash_proto
 from harness.model.names import inline_functions, name_nodes
 from harness.model.soundness import check_calls, check_declared, check_written, cycle
+from harness.tensors import atomic_path
 from harness.text import names
 
 EXTERNAL_OVER = 1 << 30  # models with more bytes of weights are saved with external data beside them
@@ -64,18 +64,17 @@ def load_model_of(case: Case) -> Model:
 def save_model(model: Model, path: Path | str) -> Path:
     """Write `model` to `path` atomically; weights over 1 GB go to `<path>.data` beside it."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    size = sum(tensor.nbytes for tensor in model.weights.values())
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
-        if size > EXTERNAL_OVER:
-            ir.save(model.ir.clone(), temporary, external_data=f"{path.name}.data")
-        else:
+    if sum(tensor.nbytes for tensor in model.weights.values()) <= EXTERNAL_OVER:
+        with atomic_path(path) as temporary:
             ir.save(embedded(model.ir.clone()), temporary)
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file == temporary):
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-            shutil.move(file, path.parent / file.name)
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        written = Path(folder) / path.name
+        ir.save(model.ir.clone(), written, external_data=f"{path.name}.data")
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file == written):
+            with atomic_path(path.parent / file.name) as temporary:
+                os.replace(file, temporary)
     return path
 
 

@@ -58,9 +58,9 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other diagnoses out of `folder`; the lock dies with its process.
 
     Raises:
-        JournalError: another diagnosis is writing there.
+        JournalError: another diagnosis is writing there, or nothing can be.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     lock = FileLock(folder / f"{FILE}.lock")
     try:
         lock.acquire(timeout=0)
@@ -73,6 +73,14 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = "name a folder with --out"
+        raise JournalError(f"cannot be made: {error.strerror}", where=folder, hint=hint) from error
+
+
 class DiagnosisJournal:
     """The journals and records of one diagnosis.
 
@@ -82,7 +90,8 @@ class DiagnosisJournal:
         resume: go on with what is there; otherwise it is replaced.
 
     Raises:
-        JournalError: with `resume`, the folder belongs to another model, input, precision or candidate.
+        JournalError: the folder cannot be made, or with `resume` belongs to another model, input, precision or
+            candidate.
     """
 
     def __init__(
@@ -96,7 +105,7 @@ class DiagnosisJournal:
             self.folder = None
             return
         self._path = folder / FILE
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         if resume and self._path.exists():
             self._read(subject.identity)
         else:
