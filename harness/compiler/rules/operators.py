@@ -1,5 +1,10 @@
 """Operators that no release takes, whatever they are given."""
 
+from difflib import get_close_matches
+from functools import cache
+
+import onnx.defs
+
 from harness.compiler.facts import Kind
 from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule, always
 from harness.compiler.rules.view import NodeView
@@ -35,11 +40,40 @@ _RTX_ONLY = (
     *("BitCast", "CausalConvWithState", "CumProd", "DeformConv", "FlexAttention", "LinearAttention"),
     *("NonZero", "RoiAlign", "SwiGLU"),
 )
-_KNOWN_DOMAINS = frozenset({"", "ai.onnx"})
+_PARSERS_OWN = frozenset({"SimplifiedLayerNormalization"})
+"""Operators of no domain of ONNX that parsers take; measured on TensorRT for RTX 1.4, 1.6 and 1.7."""
 
 
-def _foreign(node: NodeView) -> bool:
-    return node.domain not in _KNOWN_DOMAINS
+@cache
+def _since() -> dict[str, int]:
+    """By operator of ONNX: the first version of the operator set that has it."""
+    found: dict[str, int] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if not schema.domain:
+            found[schema.name] = min(schema.since_version, found.get(schema.name, schema.since_version))
+    return found
+
+
+def _is_taken_by_name(node: NodeView) -> bool:
+    """Parsers look operators up by their names alone, whatever the domain."""
+    return node.op in _PARSERS_OWN or (
+        node.op in _since() and node.op not in (*_NEITHER, *_SEQUENCES, *_RTX_ONLY)
+    )
+
+
+def _unknown(node: NodeView) -> bool:
+    return not node.domain and node.op not in _since() and node.op not in _PARSERS_OWN
+
+
+def _nearest(node: NodeView) -> str:
+    """The operator of ONNX whose name is like that of `node`."""
+    alike = get_close_matches(node.op, _since(), 1, 0.75)
+    known = {name.lower(): name for name in _since()}
+    near = known.get(node.op.lower()) or (alike[0] if alike else None)
+    return f"did you mean {near}? Else {_PLUGIN}" if near else _PLUGIN
+
+
+_PLUGIN = "register the plugin, or export with operators of ONNX"
 
 
 RULES = (
@@ -85,9 +119,39 @@ RULES = (
         "domain",
         Kind.REFUSED,
         (),
-        _foreign,
+        lambda node: bool(node.domain) and not _is_taken_by_name(node),
         "an operator of another domain than ONNX's needs a plugin of that name",
         MEASURED,
-        "register the plugin, or export with operators of ONNX",
+        _PLUGIN,
+    ),
+    Rule(
+        "domain-ignored",
+        Kind.RISKY,
+        (),
+        lambda node: bool(node.domain) and _is_taken_by_name(node),
+        "parsers do not read the domain: it is taken for ONNX's operator of that name",
+        "measured: TensorRT for RTX 1.4.0.76, 1.6.1.120 and 1.7.1.116 build Gelu, LayerNormalization, Trilu and "
+        "SimplifiedLayerNormalization of com.microsoft, and Relu of a domain that nobody has",
+        "see that both compute the same from the same inputs and attributes, or write ONNX's operator",
+    ),
+    Rule(
+        "unknown-operator",
+        Kind.REFUSED,
+        (),
+        _unknown,
+        "ONNX has no operator of this name, so that a parser looks for a plugin",
+        "measured: TensorRT for RTX 1.4.0.76, 1.6.1.120 and 1.7.1.116 (an operator with a misspelt name)",
+        _PLUGIN,
+        hint=_nearest,
+    ),
+    Rule(
+        "newer-operator",
+        Kind.RISKY,
+        (),
+        lambda node: not node.domain and _since().get(node.op, 0) > node.opset,
+        "the operator is newer than the model's operator set: parsers take it by its name, ONNX Runtime does not",
+        "measured: TensorRT for RTX 1.4.0.76, 1.6.1.120 and 1.7.1.116 build Gelu at opset 17",
+        "export at the operator set that has it",
+        hint=lambda node: f"export at opset {_since()[node.op]} or later",
     ),
 )

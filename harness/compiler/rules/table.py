@@ -41,8 +41,14 @@ RULES: tuple[Rule, ...] = (
 def match_rules(model: Model | GraphView) -> tuple[Match, ...]:
     """The rules that hold of `model` and of its nodes, of any release, in the order of the nodes."""
     graph = GraphView(model) if isinstance(model, Model) else model
-    of_model = (Match(rule, None) for rule in RULES if rule.of_model is not None and rule.of_model(graph))
-    of_nodes = (Match(rule, view.facts()) for view in graph.nodes for rule in _holding(view))
+    of_model = (
+        Match(rule, None, rule.advice) for rule in RULES if rule.of_model is not None and rule.of_model(graph)
+    )
+    of_nodes = (
+        Match(rule, view.facts(), rule.advice if rule.hint is None else rule.hint(view))
+        for view in graph.nodes
+        for rule in _holding(view)
+    )
     return (*of_model, *of_nodes)
 
 

@@ -33,6 +33,7 @@ class Rule:
         advice: what to do, one sentence without a final full stop.
         releases: of which it holds.
         of_model: whether it holds of a model as a whole, where that is what it is about.
+        hint: what to do about one node, where that says more than `advice`.
     """
 
     code: str
@@ -44,6 +45,7 @@ class Rule:
     advice: str = ""
     releases: tuple[Releases, ...] = (RTX,)
     of_model: Callable[[GraphView], bool] | None = None
+    hint: Callable[[NodeView], str] | None = None
 
     def include(self, product: str, release: str) -> bool:
         """Whether it holds of a release."""
@@ -52,10 +54,17 @@ class Rule:
 
 @dataclass(frozen=True)
 class Match:
-    """A rule that holds of a node; None: of the model as a whole."""
+    """A rule that holds of a node; None: of the model as a whole.
+
+    Args:
+        rule: the rule.
+        node: the node.
+        advice: what to do.
+    """
 
     rule: Rule
     node: NodeFacts | None
+    advice: str
 
 
 def always(_: NodeView) -> bool:

@@ -72,7 +72,10 @@ CASES = {
         single("Relu", X),
     ),
     "sequence": (single("SequenceLength", None, outputs=[I64]), single("Size", X, outputs=[I64])),
-    "domain": (single("Relu", X, domain="other"), single("Relu", X)),
+    "domain": (single("FancyOp", X, domain="other"), single("Relu", X, domain="other")),
+    "domain-ignored": (single("Relu", X, domain="other"), single("Relu", X)),
+    "unknown-operator": (single("LeakyRely", X), single("LeakyRelu", X)),
+    "newer-operator": (single("Gelu", X), single("Gelu", X, opset=20)),
     "dtype": (
         single("Add", (TensorProto.UINT16, [2]), (TensorProto.UINT16, [2]), outputs=[TensorProto.UINT16]),
         single("Add", (I32, [2]), (I32, [2]), outputs=[I32]),
@@ -410,3 +413,27 @@ def test_rules_foretell_what_releases_said_of_exports_of_pytorch() -> None:
         assert found.refused >= 15
         assert found.false_alarms == 0, wrong
         assert found.recall >= 0.8, wrong
+
+
+@pytest.mark.parametrize(
+    ("op", "meant"),
+    [("LeakyRely", "LeakyRelu"), ("conv", "Conv"), ("MatMull", "MatMul"), ("Sofmax", "Softmax")],
+)
+def test_a_misspelt_operator_is_told_with_the_one_that_is_meant(op: str, meant: str) -> None:
+    (match,) = [each for each in match_rules(single(op, X)) if each.rule.code == "unknown-operator"]
+    assert match.advice.startswith(f"did you mean {meant}?")
+
+
+def test_nothing_is_guessed_for_a_plugin() -> None:
+    (match,) = [
+        each for each in match_rules(single("EfficientNMS_TRT", X)) if each.rule.code == "unknown-operator"
+    ]
+    assert match.advice == "register the plugin, or export with operators of ONNX"
+
+
+def test_of_another_domain_only_what_no_parser_takes_by_its_name_is_refused() -> None:
+    refused = {"Det", "QuickGelu", "SequenceAt", "NonZero"}
+    taken = {"Gelu", "Trilu", "SimplifiedLayerNormalization"}
+    for op in refused | taken:
+        assert ("domain" in codes(single(op, X, domain="other"))) == (op in refused), op
+        assert ("domain-ignored" in codes(single(op, X, domain="other"))) == (op in taken), op
