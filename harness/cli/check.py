@@ -100,7 +100,7 @@ def check(
     TensorRT for RTX is asked without a GPU. Without --env, rules alone speak.
 
     Exit status: 0 nothing fails; 1 a named environment refuses, fails or silently differs (without one: a rule says
-    so); 2 a mistake in the command or a case; 3 a compiler does not start. With --fix: 0 written,
+    so); 2 a mistake in the command or a case; 3 a compiler does not start (the others answer). With --fix: 0 written,
     and built by each named environment; 1 nothing written, or not built.
     """
     from harness.conversion import check as examine
@@ -135,7 +135,7 @@ def check(
                 targets,
                 fix_file,
                 precision=precision,
-                environments=names,
+                environments=[each.environment for each in report.results[0].environments if each.started],
                 inputs=parse_shapes(inputs),
                 tags=tags or (),
                 progress=progress,

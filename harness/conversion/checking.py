@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -57,6 +56,8 @@ _CODES = {
     "unsupported": "not-asked",
     "no_gpu": "needs-gpu",
 }
+NOT_STARTED = "not-started"
+"""The code of a finding: the compiler of an environment does not start."""
 _KINDS = {Outcome.REFUSED: Kind.REFUSED, Outcome.NOT_BUILT: Kind.NOT_BUILT, Outcome.UNKNOWN: Kind.RISKY}
 
 
@@ -92,7 +93,7 @@ def check(
         SchedulerError: it does not answer, or its workers cannot do what is asked of them; nothing was asked.
         CaseFileError, ModelError, NothingSelectedError: as `run`.
         EnvironmentConfigError: an environment is not in harness.toml.
-        CandidateError: the worker of an environment does not start.
+        CandidateError: the worker of no environment starts. Where others do, that is a finding (`not-started`).
     """
     wanted = None if precision is None else Precision(precision)
     names = one_or_more(environments)
@@ -107,30 +108,47 @@ def check(
             places = [case.name] * (len(cases) > 1) + [asked or ""] * (len(names) > 1)
             folder = None if split is None or asked is None else folder_for(split, *places)
             units.append(CheckUnit(case, wanted, asked, folder, times))
-    tell = progress or (lambda _: None)
-    if scheduler is None:
-        desk = CheckDesk(cache)
-        results = []
-        for unit in units:
-            tell(unit.title)
-            results.append(unit.carry_out(desk, tell))
-    else:
-        with opened(
-            scheduler, environments=names, files=[path for unit in units for path in unit.files]
-        ) as cluster:
-            futures = [cluster.submit(unit, partial(tell, unit.title)) for unit in units]
-            results = [_result_of(unit, future) for unit, future in zip(units, futures, strict=True)]
+    results = _carry_out(units, names, progress or (lambda _: None), CheckDesk(cache), scheduler)
     step = max(len(names), 1)
     merged = (results[at : at + step] for at in range(0, len(results), step))
     return CheckReport(host_fingerprint(), tuple(map(_merge, merged)))
 
 
-def _result_of(unit: CheckUnit, future: Future[CheckResult]) -> CheckResult:
-    """What came of a unit on a worker; where workers died of it, that is what is found."""
-    try:
-        return future.result()
-    except UnitLostError as error:
-        return unit.lost(error)
+def _carry_out(
+    units: Sequence[CheckUnit], names: Sequence[str], tell: Progress, desk: CheckDesk, scheduler: str | None
+) -> list[CheckResult]:
+    """What came of each unit.
+
+    Raises:
+        CandidateError: no environment's worker starts.
+    """
+    broken: dict[str, CandidateError] = {}
+
+    def result_of(unit: CheckUnit, get: Callable[[], CheckResult]) -> CheckResult:
+        name = unit.environment
+        if name is None or name not in broken:
+            try:
+                return get()
+            except UnitLostError as error:  # workers died of it
+                return unit.lost(error)
+            except CandidateError as error:
+                if name is None:
+                    raise
+                broken[name] = error
+        if len(broken) == len(set(names)):
+            raise broken[names[0]]
+        return unit.not_started(broken[name], desk)
+
+    if scheduler is None:
+        results = []
+        for unit in units:
+            tell(unit.title)
+            results.append(result_of(unit, partial(unit.carry_out, desk, tell)))
+        return results
+    files = [path for unit in units for path in unit.files]
+    with opened(scheduler, environments=names, files=files) as cluster:
+        futures = [cluster.submit(unit, partial(tell, unit.title)) for unit in units]
+        return [result_of(unit, future.result) for unit, future in zip(units, futures, strict=True)]
 
 
 def _merge(results: Sequence[CheckResult]) -> CheckResult:
@@ -231,6 +249,25 @@ class CheckUnit(CaseUnit[CheckDesk, CheckResult]):
             return result
         found = subject.in_environment(select(self.environment), desk.cache, self.split, times=self.times)
         return replace(result, environments=(found,))
+
+    def not_started(self, error: CandidateError, desk: CheckDesk) -> CheckResult:
+        """What is found where the compiler does not start: what rules say, and that."""
+        assert self.environment is not None
+        finding = Finding(
+            NOT_STARTED,
+            Kind.RISKY,
+            FoundBy.BUILDER,
+            environment=self.environment,
+            said=error.message,
+            evidence=tuple(error.lines),
+            explanation="its compiler does not start",
+            advice=error.hint or "",
+        )
+        report = CompileReport("", "", "", failure=CompileFailure("unsupported", error.message))
+        outcome = EnvironmentResult(
+            self.environment, "", "", Outcome.UNKNOWN, (finding,), report, complete=False
+        )
+        return replace(desk.look_at(self)[1], environments=(outcome,))
 
     def lost(self, error: UnitLostError) -> CheckResult:
         """What is found where the workers that asked died."""
@@ -399,7 +436,7 @@ class Subject:
             alone=blamed.alone,
         )
         if match is not None:
-            return found.explained_by(match.rule)
+            return found.explained_by(match)
         for each in scales:
             if each.kind in STOPS and each.node is not None and each.node.name == name:
                 return replace(
@@ -442,7 +479,7 @@ def _is_open(info: TensorInfo) -> bool:
 
 def _of_rule(match: Match, environment: str | None = None) -> Finding:
     found = Finding(match.rule.code, match.rule.kind, FoundBy.RULE, match.node, environment)
-    return found.explained_by(match.rule)
+    return found.explained_by(match)
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.case import ExpectedFinding
-from harness.compiler import Kind, NodeFacts, Releases, Rule
+from harness.compiler import Kind, Match, NodeFacts, Releases
 from harness.conversion.cures import AppliedCure, LeftOut
 from harness.conversion.timing import KernelTimes
+from harness.errors import CandidateError
 from harness.tensors import NEVER, HostFingerprint, Precision, to_json
 from harness.worker.protocol import PACKAGE_OF, CompileReport
 
@@ -32,7 +33,7 @@ class Outcome(StrEnum):
     REFUSED = "refused"
     NOT_BUILT = "not built"
     UNKNOWN = "not known"
-    """The compiler could not be asked: it needs a GPU, or values of inputs that decide shapes."""
+    """The compiler could not be asked: it did not start, needs a GPU, or values of inputs that decide shapes."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Finding:
     """One thing to know about a model, or about one node of it.
 
     Args:
-        code: stable, of the rule that explains it (`topk-k-above-3840`), or `refused`, `not-built`, `crashed`,
+        code: stable, of the rule that explains it (`topk-limit`), or `refused`, `not-built`, `crashed`,
             `timed-out` or `out-of-memory` where none does.
         kind: what becomes of the node.
         found_by: who says so.
@@ -68,13 +69,14 @@ class Finding:
     source: str = ""
     alone: bool | None = None
 
-    def explained_by(self, rule: Rule) -> Finding:
+    def explained_by(self, match: Match) -> Finding:
         """The finding with what a rule knows of it."""
+        rule = match.rule
         return replace(
             self,
             code=rule.code,
             explanation=rule.explanation,
-            advice=rule.advice,
+            advice=match.advice,
             releases=rule.releases,
             source=rule.source,
         )
@@ -142,8 +144,8 @@ class EnvironmentResult:
 
     Args:
         environment: its name.
-        product: `TensorRT` or `TensorRT for RTX`.
-        release: its version.
+        product: `TensorRT` or `TensorRT for RTX`; empty if its compiler did not start.
+        release: its version; likewise.
         outcome: whether it builds.
         findings: what stands in the way, and what is silently different there, the worst first.
         report: what the compiler said.
@@ -165,6 +167,11 @@ class EnvironmentResult:
     parts: tuple[SplitPart, ...] = ()
     times: KernelTimes | None = None
     not_timed: str = ""
+
+    @property
+    def started(self) -> bool:
+        """Whether its compiler did."""
+        return bool(self.product)
 
 
 @dataclass(frozen=True)
@@ -230,6 +237,8 @@ class CheckResult:
         """What the case expects in an environment, or by the rules."""
         if environment is None:
             return self.expected
+        if not environment.started:
+            return ()
         product = PACKAGE_OF[environment.product]
         return tuple(each for each in self.expected if each.holds_of(product, environment.release))
 
@@ -297,7 +306,9 @@ class CheckReport:
 
     @property
     def exit_code(self) -> int:
-        """1 if a model fails (each export of it), else 0; with cures asked for, 1 if they do not help."""
+        """3 if a compiler did not start; 1 if a model (each export of it) fails, or no cure helps; else 0."""
+        if not all(each.started for result in self.results for each in result.environments):
+            return CandidateError.exit_code
         if self.fix is not None:
             return int(self.fix.fails)
         targets = {result.target for result in self.results}

@@ -14,7 +14,8 @@ from harness import check
 from harness.compiler import Kind
 from harness.conversion import FoundBy, Outcome
 from harness.environments import close_shared
-from harness.errors import InputDataError
+from harness.errors import CandidateError, InputDataError
+from harness.report import check_page, check_text
 
 F = TensorProto.FLOAT
 
@@ -84,6 +85,28 @@ def test_dynamic_axes_of_a_bare_model_are_taken_to_be_1_and_that_is_said(rtx: st
     assert finding.explanation == "compilers are asked with 1 for each dynamic axis: x:[1,4]"
     (result,) = check(path, environments=rtx, inputs={"x": [3, 4]}).results
     assert "assumed-shape" not in [each.code for each in result.environments[0].findings]
+
+
+def test_an_environment_that_does_not_start_leaves_the_others_their_answers(rtx: str) -> None:
+    with Path("harness.toml").open("a") as file:
+        file.write('[environments.gone]\npython = "/nonexistent/python"\n')
+    model = planted(Path("m.onnx"))
+    alone = check(model, environments=rtx).results[0].environments
+    report = check([model, model], environments=["gone", rtx])
+    assert report.exit_code == 3
+    for result in report.results:
+        broken, sound = result.environments
+        assert sound.findings == alone[0].findings
+        assert (broken.environment, broken.outcome, broken.started) == ("gone", Outcome.UNKNOWN, False)
+        (finding,) = broken.findings
+        assert (finding.code, finding.kind) == ("not-started", Kind.RISKY)
+        assert "/nonexistent/python" in finding.said
+    said = check_text(report)
+    assert "gone: does not start" in said
+    assert "gone does not start; rtx builds 0 of 2" in said
+    assert "<b>gone</b>: does not start" in check_page(report)
+    with pytest.raises(CandidateError, match="/nonexistent/python"):
+        check(model, environments="gone")
 
 
 def test_a_shape_of_an_input_that_the_model_lacks_is_refused_by_rules_alone_too(tmp_path: Path) -> None:

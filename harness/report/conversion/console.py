@@ -17,6 +17,7 @@ from harness.report.conversion.view import (
     answer,
     change_text,
     comparisons,
+    environment_text,
     expectation_lines,
     headline,
     kernel_lines,
@@ -93,7 +94,7 @@ def _print_result(console: Console, result: CheckResult, plain: bool, *, details
     console.print(Text(subject(result), style="bold"), soft_wrap=True)
     for environment in result.environments:
         look = look_of(result, environment)
-        where = f"{environment.environment} ({environment.product} {environment.release})"
+        where = environment_text(environment)
         line = Text.assemble(
             "  ", (look.mark(plain=plain), look.style), f" {where}: {outcome_text(environment)}"
         )

@@ -204,6 +204,12 @@ def range_text(releases: Releases) -> str:
     return f"{releases.product} {releases.first} to {releases.last}"
 
 
+def environment_text(result: EnvironmentResult) -> str:
+    """`rtx (TensorRT for RTX 1.7.1.116)`; the name alone of one that does not start."""
+    release = f" ({result.product} {result.release})" if result.started else ""
+    return f"{result.environment}{release}"
+
+
 def outcome_text(result: EnvironmentResult) -> str:
     """`builds: 12 kernels in 0.8 s`, or how many nodes stand in the way."""
     report = result.report
@@ -215,7 +221,7 @@ def outcome_text(result: EnvironmentResult) -> str:
     stopped = sum(finding.kind in (Kind.REFUSED, Kind.NOT_BUILT) for finding in result.findings)
     rest = "" if result.complete else ", and what is left was not seen to build"
     if result.outcome is Outcome.UNKNOWN:
-        return "could not be asked"
+        return "could not be asked" if result.started else "does not start"
     verb = "refuses" if result.outcome is Outcome.REFUSED else "does not build"
     return f"{verb} {plural(stopped, 'node')}{rest}"
 
@@ -255,6 +261,8 @@ def answer(report: CheckReport) -> str:
         built = sum(each.outcome is Outcome.BUILT for each in here)
         wrong = sum(each.outcome is Outcome.BUILT and _has(each.findings, Kind.DIFFERENT) for each in here)
         text = f"{name} builds {built} of {len(here)}"
+        if not any(each.started for each in here):
+            text = f"{name} does not start"
         texts.append(f"{text}, {wrong} of them silently different" if wrong else text)
     return "; ".join(texts) + as_expected(report)
 
