@@ -88,3 +88,21 @@ def test_a_first_size_that_is_declared_is_meant():
     fixed = fix(meant.model())
     assert not fixed.applied
     assert "is declared as [1, 'M']" in fixed.left_out[0].why
+
+
+IMAGE = Example('g (uint8[N] x) => (uint8[H,W,C] y) { y = ImageDecoder<pixel_format = "RGB">(x) }', opset=20)
+
+
+def test_bytes_that_are_no_image_prove_nothing():
+    proof = prove(IMAGE.model(), IMAGE.model())
+    assert not proof.holds
+    assert proof.samples == 0
+
+
+def test_a_fault_of_harness_is_not_taken_for_inputs_without_sense(monkeypatch):
+    def misuse(*arguments):
+        raise TypeError("unhashable type: 'list'")
+
+    monkeypatch.setattr("onnx.reference.ReferenceEvaluator.run", misuse)
+    with pytest.raises(TypeError, match="unhashable"):
+        prove(IMAGE.model(), IMAGE.model())

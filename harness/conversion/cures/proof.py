@@ -28,17 +28,11 @@ CALIBRATED = 3.0
 """So many times as much as scales at run time static ones may err."""
 LEAST = 1e-3
 """An error that nobody looks into."""
-#: What ONNX's evaluator, NumPy in plain Python, raises of models and inputs that make no sense to it.
-_NO_SENSE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+_NO_SENSE = (ArithmeticError, LookupError, NotImplementedError, OSError, RuntimeError, ValueError)
+"""What ONNX's evaluator, NumPy in plain Python, raises of models and inputs that make no sense to it.
+
+Seen over the 1,884 models of ONNX's own suite on drawn inputs, which raise no TypeError and no AttributeError: such a
+one is a fault of harness, and is not caught. OSError is what images are refused with that are none."""
 
 
 @dataclass(frozen=True)
