@@ -130,9 +130,11 @@ class EngineStore:
         threading.Thread(target=build, name="build ahead", daemon=True).start()
 
     def run(
-        self, engine: Engine, feeds: Tensors, timing: Timing
+        self, engine: Engine, feeds: Tensors, timing: Timing, *, debug: bool = False
     ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         """The tensors that `engine` computes, and warnings. What is timed is added to the facts of `engine`.
+
+        With `debug` its debug tensors are among them.
 
         The arrays are memory maps of a file that is deleted already: they need no copy and leave nothing.
 
@@ -154,6 +156,7 @@ class EngineStore:
                 warmup=timing.warmup,
                 repeats=timing.repeats if untimed else 0,
                 profile=untimed and timing.layers,
+                debug=debug,
             )
             reply = self.supervisor.ask(request)
             if isinstance(reply, protocol.Error) and reply.kind == "out_of_memory":

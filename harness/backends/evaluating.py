@@ -18,7 +18,7 @@ import numpy as np
 
 from harness.backends.engines import BuildRefused, Engine, EngineStore, Tensors
 from harness.backends.joining import as_shaped, joins_axes, onnx_names
-from harness.backends.plan import Evaluation, Marks, ObservedEngine, Timing
+from harness.backends.plan import Evaluation, Marks, Observation, ObservedEngine, Timing
 from harness.backends.requests import EngineRequest, Profile
 from harness.backends.session import tensor_shapes
 from harness.errors import CandidateError
@@ -151,17 +151,17 @@ class Evaluating:
             CandidateError: it does not run.
         """
         marks = wanted.request.marks
-        debug = wanted.request.observation == "debug"
+        debug = wanted.observation is Observation.DEBUG
         names = onnx_names(engine.facts.kernels, self._model, self._known_shapes()) if debug else {}
         feeds = {info.name: self._feeds[info.name] for info in wanted.model.inputs}
-        tensors, warnings = self._store.run(engine, feeds, self._timing)
+        tensors, warnings = self._store.run(engine, feeds, self._timing, debug=debug)
         outputs = {name: self._as_declared(name, tensors[name]) for name in self._outputs if name in tensors}
         for name, value in tensors.items():
             if name in self._known:
                 self._tensors.setdefault(name, outputs.get(name, value))
             elif not self._take(names.get(name, ()), value):
                 self._internal.add(name)
-        if wanted.request.observation != "none":
+        if wanted.observation is not Observation.NONE:
             self._observed.append(ObservedEngine(frozenset(marks), outputs))
         self._engines.append((engine, marks))
         self.skipped.update(engine.facts.skipped_marks)

@@ -15,7 +15,7 @@ from harness.environments import Environment
 from harness.errors import ModelError, NothingSelectedError, UnsupportedByReleaseError
 from harness.model import LOW_DTYPE, Model, extract, kept_for, units_of, with_islands
 from harness.tensors import Precision, hash_feeds
-from harness.worker.protocol import BuildOption, BuildRequest, NodeHint
+from harness.worker.protocol import TENSORRT_RTX, BuildOption, BuildRequest, NodeHint
 
 Shape = tuple[int, ...]
 Profile = tuple[Shape, Shape, Shape]
@@ -45,10 +45,11 @@ _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """A graph and what to build from it; the path of the graph's file is filled in when it is built."""
+    """A graph, what to build from it, and what is read of it; the path of the graph's file is filled in later."""
 
     model: Model
     request: BuildRequest
+    observation: Observation
 
 
 def plain_options(options: BuildOptions, *, only_set: bool = False) -> dict[str, BuildOption]:
@@ -114,7 +115,7 @@ class Requests:
         return None if own is plan.precision else own
 
     def unobserved(self, plan: Plan, feeds: Tensors) -> EngineRequest:
-        """The engine that a user would deploy."""
+        """The engine that a user would deploy; where debug tensors cost nothing it has them, and gives none."""
         return self._ask(plan, feeds, Observation.NONE, ())
 
     def marked(self, plan: Plan, feeds: Tensors, marks: Marks) -> EngineRequest:
@@ -178,7 +179,7 @@ class Requests:
             precision=(own or plan.precision).value,
             typing=typing,
             islands=tuple(sorted(islands)),
-            observation=observation.value,
+            observation=self._built_for(observation).value,
             marks=marks,
             mark_dtype=plan.precision.storage_dtype if takes_dtype else None,
             profiles=self.shapes(model, feeds),
@@ -191,7 +192,17 @@ class Requests:
             nodes=self._hints_of(model),
             tactics=plan.tactics,
         )
-        return EngineRequest(model, request)
+        return EngineRequest(model, request, observation)
+
+    def _built_for(self, observation: Observation) -> Observation:
+        """What an engine is built for that is read so: one of TensorRT for RTX serves both, outputs and debug tensors.
+
+        With and without them it is the same but for one byte, on 1.4, 1.6 and 1.7; an inference gives them if asked.
+        """
+        probe = self._store.supervisor.probe()
+        if probe.product != TENSORRT_RTX or "unfused_debug_tensors" not in probe.capabilities:
+            return observation
+        return Observation.DEBUG if observation is Observation.NONE else observation
 
     def _typing(self, precision: Precision, options: BuildOptions) -> str:
         """`weak`, `strong`, or `auto` where the graph is the same for both."""

@@ -104,16 +104,15 @@ class TensorRTCandidate(Candidate):
     def build_ahead(self, plan: Plan, feeds: Tensors) -> None:
         """See Candidate.build_ahead. One engine of TensorRT for RTX: a build of TensorRT can take minutes.
 
-        The last one of a plan that is observed by debug tensors has them; marks are not split ahead.
+        It gives debug tensors, too; marks are not split ahead.
         """
-        ask = {Observation.NONE: self.requests.unobserved, Observation.DEBUG: self.requests.debug}
         with suppress(HarnessError):
             if (
-                plan.observation in ask
+                plan.observation in (Observation.NONE, Observation.DEBUG)
                 and self.probe().product == TENSORRT_RTX
                 and not self._takes_variable(plan)
             ):
-                wanted = ask[plan.observation](plan, feeds)
+                wanted = self.requests.unobserved(plan, feeds)
                 self.store.begin(wanted.model, wanted.request)
 
     def probe(self) -> ProbeReply:

@@ -41,7 +41,6 @@ from harness.diagnosis.stages import (
     Symptoms,
     accumulates,
     accumulation_evidence,
-    begin_observing,
     block_hints,
     casts_key,
     check_gates,
@@ -113,7 +112,6 @@ def ask_emulator(seen: Seen, context: Context) -> Seen:
     assert seen.gates is not None
     text = "measure what each node introduces" if seen.emulated else "evaluate the emulator"
     context.report(Stage.PREDICT, text)
-    begin_observing(context.evaluator)
     prediction = predict(context.subject, seen.gates)
     return replace(seen, prediction=prediction).adding(*prediction.evidence)
 

@@ -160,7 +160,6 @@ class Measurement:
         expected = self._timed("reference", lambda: self.bench.expected)
         golden = self.bench.golden(update=self.options.golden_update)
         actual = self._timed("candidate", self._unobserved)
-        self._build_ahead()
         first = self._timed("compare", lambda: self._judge_outputs(expected, actual))
         outputs = self._worst_build(expected, first)
         passed = all(output.passed for output in outputs)
@@ -248,12 +247,6 @@ class Measurement:
             return False
         copies = COPIES * len(bench.feeds)
         return len(bench.tensor_chunks(bench.layers_of(who), copies=copies)) == 1
-
-    def _build_ahead(self) -> None:
-        """Begin the engine that is observed, while the outputs of the other one are judged."""
-        if self.options.layers and not self._emulated:
-            observation = observation_for(self.candidate, self.options.observation)
-            self.candidate.build_ahead(self._plan(observation), self.bench.feeds[0])
 
     def _repeated(self) -> Samples:
         """Build the unobserved engine several times: the outputs of the first."""

@@ -119,7 +119,7 @@ class CpuEngines:
             if value.dtype == np.int64:  # as TensorRT 8 does
                 kind, value = "int32", value.astype(np.int32)
             tensors[name] = protocol.Tensor(value.view(protocol.STORAGE[kind]), kind)
-        if built.observation == "debug":
+        if request.debug:
             tensors["(Unnamed Layer* 3) [Shuffle]"] = next(iter(tensors.values()))
         protocol.write_tensor_file(request.outputs_path, tensors)
         latency = protocol.Latency(1.0, 2.0, request.repeats) if request.repeats else None

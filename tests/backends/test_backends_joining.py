@@ -13,7 +13,7 @@ from graphs import graph_model
 from onnx import helper
 
 from cases import models
-from harness.backends import Timing, arrange
+from harness.backends import Observation, Timing, arrange
 from harness.backends.engines import Engine
 from harness.backends.evaluating import Evaluating
 from harness.backends.joining import as_shaped, joins_axes, onnx_names
@@ -212,13 +212,13 @@ def test_an_evaluation_has_debug_tensors_by_their_onnx_names(name: str) -> None:
     }
     store: Any = SimpleNamespace(
         builds=0,
-        run=lambda engine, feeds, timing: (computed, ()),
+        run=lambda engine, feeds, timing, debug: (computed, ()),
         supervisor=SimpleNamespace(take_warnings=lambda: ()),
     )
     run = Evaluating(model, store, feeds, Timing())
     request = BuildRequest("", "fp16", observation="debug")
     kernels = KernelList(TENSORRT_RTX, "1.6.1.120", "inspector", layers)
-    run.read(Engine("e", EngineFacts(kernels=kernels), 0), EngineRequest(model, request))
+    run.read(Engine("e", EngineFacts(kernels=kernels), 0), EngineRequest(model, request, Observation.DEBUG))
     evaluation = run.result(Fingerprint("env"), {}, {})
     assert set(evaluation.tensors) == {"y", "a"}
     np.testing.assert_array_equal(evaluation.tensors["a"], np.full((2, 3), 7, np.float16))

@@ -67,7 +67,7 @@ def test_an_engine_that_was_begun_is_not_built_again(make: Make, asked: list[tup
     candidate.build_ahead(FP16, X)
     evaluation = candidate.evaluate(FP16, X)
     assert evaluation.engine.builds == 1
-    assert asked == [("none", "build ahead")]
+    assert asked == [("debug", "build ahead")]
     assert set(evaluation.tensors) == {"y"}
 
 
@@ -83,16 +83,38 @@ def test_the_caller_goes_on_while_an_engine_is_built(
     assert [how for how, _ in asked] == ["debug"]
 
 
-def test_one_engine_is_begun_at_a_time_and_kept_until_it_is_asked_for(
+def test_one_engine_gives_the_outputs_and_the_debug_tensors(make: Make, asked: list[tuple[str, str]]) -> None:
+    candidate = make()
+    first, observed = candidate.evaluate(FP16, X), candidate.evaluate(DEBUG, X)
+    assert asked == [("debug", "MainThread")]
+    assert (first.engine.internal_tensors, observed.engine.internal_tensors) == (0, 1), "only if asked"
+    assert not first.observed
+    np.testing.assert_array_equal(first.tensors["y"], observed.tensors["y"])
+    assert (first.engine.builds, observed.engine.builds) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "given", [{"PRODUCT": protocol.TENSORRT}, {"CAPABILITIES": "fp16,strong,debug_tensors"}]
+)
+def test_other_engines_have_debug_tensors_only_where_they_are_observed(
+    make: Make, asked: list[tuple[str, str]], given: dict[str, str]
+) -> None:
+    candidate = make(**given)
+    first, observed = candidate.evaluate(FP16, X), candidate.evaluate(DEBUG, X)
+    assert [how for how, _ in asked] == ["none", "debug"]
+    assert (first.engine.builds, observed.engine.builds) == (1, 1)
+
+
+def test_one_engine_is_begun_at_a_time_and_counted_where_it_is_asked_for(
     make: Make, asked: list[tuple[str, str]]
 ) -> None:
     candidate = make()
-    candidate.build_ahead(DEBUG, X)
+    candidate.build_ahead(replace(FP16, islands=frozenset({"sq"})), X)
     candidate.build_ahead(FP16, X)
-    first, observed = candidate.evaluate(FP16, X), candidate.evaluate(DEBUG, X)
-    assert asked == [("debug", "build ahead"), ("none", "MainThread")]
-    np.testing.assert_array_equal(first.tensors["y"], observed.tensors["y"])
-    assert (first.engine.builds, observed.engine.builds) == (1, 1), "each is counted where it is asked for"
+    first = candidate.evaluate(FP16, X)
+    island = candidate.evaluate(replace(FP16, islands=frozenset({"sq"})), X)
+    assert asked == [("debug", "build ahead"), ("debug", "MainThread")]
+    assert (first.engine.builds, island.engine.builds) == (1, 1)
 
 
 def test_what_goes_wrong_ahead_is_raised_by_the_evaluation(make: Make) -> None:

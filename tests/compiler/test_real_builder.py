@@ -7,6 +7,7 @@ which CI sets, they fail.
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from harness.case import BuildOptions, Case, load_cases, make_feeds, resolve_mod
 from harness.compiler import ReportCache, compile_model, kernels_of
 from harness.environments import Environment, Supervisor
 from harness.judge import profiles_of
-from harness.model import LOW_DTYPE, Model, load_model, with_islands
+from harness.model import LOW_DTYPE, Model, load_model, save_model, with_islands
 from harness.tensors import Precision
 from harness.worker.protocol import CompileReport
 
@@ -82,6 +83,35 @@ def test_every_bundled_case_is_parsed_built_and_listed(compiler, name: str, prec
     assert len(listed & known) >= 0.5 * len(known)
     if not any(node.op in ("If", "Loop", "Scan") for node in graph.nodes):
         assert listed <= known
+
+
+BUILD_TWICE = """
+import sys
+import tensorrt_rtx as trt
+
+logger = trt.Logger(trt.Logger.ERROR)
+built = []
+for debugged in (False, True):
+    builder = trt.Builder(logger)
+    network, config = builder.create_network(0), builder.create_builder_config()
+    assert trt.OnnxParser(network, logger).parse_from_file(sys.argv[1])
+    if debugged:
+        assert network.mark_unfused_tensors_as_debug_tensors()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    built.append(bytes(builder.build_serialized_network(network, config)))
+plain, debugged = built
+assert len(plain) == len(debugged)
+print([(one, other) for one, other in zip(plain, debugged) if one != other])
+"""
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("name", ["attention", "conv-overflow", "rmsnorm-overflow", "whisper-encoder"])
+def test_an_engine_with_debug_tensors_is_the_deployed_one_but_for_a_flag(name: str, tmp_path: Path) -> None:
+    model = load_model(resolve_model(CASES[name]), name=name)
+    path = save_model(with_islands(model, Precision.FP16), tmp_path / "typed.onnx")
+    done = subprocess.run([PYTHON, "-c", BUILD_TWICE, path], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[(0, 1)]"
 
 
 def test_attention_is_one_kernel_from_product_to_product(compiler) -> None:

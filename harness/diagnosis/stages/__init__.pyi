@@ -28,7 +28,6 @@ from .cures import worst_error as worst_error
 from .divergence import find_divergence as find_divergence
 from .gates import check_gates as check_gates
 from .gates import check_stability as check_stability
-from .observation import begin_observing as begin_observing
 from .observation import observation_evidence as observation_evidence
 from .observation import observe as observe
 from .prediction import predict as predict

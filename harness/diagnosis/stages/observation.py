@@ -25,7 +25,6 @@ from harness.judge import (
     observation_for,
     rms_limit,
 )
-from harness.model import LOW_DTYPE
 from harness.tensors import Precision
 from harness.text import names, plural
 
@@ -69,20 +68,6 @@ def observe(
     if not observed.failure:
         evaluator.journal.keep(key, observed)
     return observed
-
-
-def begin_observing(evaluator: Evaluator) -> None:
-    """Begin the engine between whose kernels `observe` looks, while what arithmetic alone does is measured.
-
-    It is built in almost every diagnosis of a lowered engine: at the latest when an island has cured it.
-    """
-    subject = evaluator.subject
-    if subject.emulated or subject.precision not in LOW_DTYPE:
-        return
-    plan = _plan(subject, frozenset(), None)
-    keys = (_key(plan, plan.precision, inside=inside) for inside in (True, False))
-    if not any(evaluator.journal.recall(key, EngineObservation) for key in keys):
-        evaluator.begin(plan)
 
 
 def _key(plan: Plan, gates: Precision, *, inside: bool) -> str:

@@ -194,7 +194,7 @@ class Adapter:
         try:
             execution.feed(tensors)
             execution.bind()
-            warnings = execution.run()
+            warnings = execution.run(debug=request.debug)
             execution.write_outputs(request.outputs_path)
             latency = None
             if request.repeats:

@@ -18,7 +18,7 @@ from .kernels import TENSORRT, CompileReport
 from .tactics import TacticOrders
 
 #: Raised by one whenever a message changes. Host and worker must agree exactly.
-PROTOCOL = 5
+PROTOCOL = 6
 
 
 R = TypeVar("R")
@@ -145,8 +145,8 @@ class BuildRequest(Answered["BuildReply"]):
             where the release has it.
         islands: names of ONNX nodes that are kept in FP32. With strong typing the model has Casts around them
             already, and the adapter only checks it.
-        observation: `none`, `typed`, `debug` or `prefix` (the model is cut already, and `marks` names its
-            outputs).
+        observation: `none`, `typed`, `debug` (an inference is asked for the tensors) or `prefix` (the model is cut
+            already, and `marks` names its outputs).
         marks: names of ONNX tensors to observe; they come back from inferences beside the model's outputs.
             A mark that is an output of the model already is only given `mark_dtype`.
         mark_dtype: dtype given to float marks before the build (`float16`, `bfloat16`, `float32`); None
@@ -220,6 +220,7 @@ class InferRequest(Answered["InferReply"]):
         warmup: inferences before the timed ones; only done when `repeats` is not 0.
         repeats: timed inferences; 0 times nothing.
         profile: time each layer too.
+        debug: write the debug tensors too, if the engine has any.
     """
 
     engine_id: str
@@ -228,6 +229,7 @@ class InferRequest(Answered["InferReply"]):
     warmup: int = 3
     repeats: int = 0
     profile: bool = False
+    debug: bool = False
 
 
 @dataclass(frozen=True)

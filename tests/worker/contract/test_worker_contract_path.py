@@ -133,7 +133,9 @@ def test_debug_tensors_where_there_are_any(rig: Rig) -> None:
         assert caught.value.kind == "unsupported"
         return
     reply = rig.build(model, "fp16", observation="debug", marks=(mark,))
-    tensors, answer = rig.infer(reply, feed(model), repeats=2)
+    tensors, answer = rig.infer(reply, feed(model))
+    assert set(tensors) == {"y"}, "only if asked"
+    tensors, answer = rig.infer(reply, feed(model), repeats=2, debug=True)
     unfused = release.offers("unfused_debug_tensors")
     assert reply.facts.realised.debug == ("unfused" if unfused else "marked")
     name = f"{mark}_cast_1" if unfused else mark

@@ -309,7 +309,7 @@ class Builder:
         if self._cuda is not None:
             self._cuda.check_health()
         last = errors[-1] if errors else "it gave no reason"
-        if ready.marked.marks or ready.marked.debug:
+        if ready.marked.marks or ready.marked.debug == "marked":
             return Fault(
                 "marks_failed",
                 "{} returned no engine with these marks: {}".format(self._release, last),

@@ -178,13 +178,14 @@ class Execution:
             self._cuda.check_health()
             raise Fault("not_started", "TensorRT could not start the inference")
 
-    def run(self) -> Tuple[str, ...]:
-        """One inference that fills the outputs and the debug tensors; what went wrong with the latter is returned.
+    def run(self, debug: bool = False) -> Tuple[str, ...]:
+        """One inference that fills the outputs, and with `debug` the debug tensors; what went wrong with these.
 
         Raises:
             Fault: `cuda_error`, `out_of_memory`.
         """
-        self._set_debugging(True)
+        self._forget_debugged()
+        self._set_debugging(debug)
         self.enqueue()
         self._cuda.synchronize()
         self._set_debugging(False)
@@ -193,12 +194,14 @@ class Execution:
             raise Fault("out_of_memory", failed[0])
         return tuple(self._listener.errors) if self._listener is not None else ()
 
+    def _forget_debugged(self) -> None:
+        if self._listener is not None:
+            self._listener.tensors.clear()
+            self._listener.errors.clear()
+
     def _set_debugging(self, on: bool) -> None:
         if self._listener is None:
             return
-        if on:
-            self._listener.tensors.clear()
-            self._listener.errors.clear()
         if self._debug == "unfused":
             self.context.unfused_tensors_debug_state = on
         else:
