@@ -126,7 +126,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     worker = getattr(config, "workerinput", {}).get("workerid", "gw0")  # of xdist's, one is enough
     if config.getoption("golden_prune") and worker == "gw0" and not config.getoption("collectonly"):
-        from harness.judge import prune_goldens
+        from harness.golden import prune_goldens
 
         for folder in prune_goldens(item.case for item in session.items if isinstance(item, RunItem)):
             warnings.warn(HarnessWarning(f"removed {folder}"), stacklevel=1)

@@ -26,6 +26,11 @@ class Answers(Protocol):
     @property
     def tensors(self) -> Mapping[str, PairedBy]: ...  # noqa: D102
 
+    @property
+    def counterparts(self) -> Mapping[str, str]:
+        """By tensor: what it is called there, where that is another name."""
+        return {}
+
     def run(self, feeds: Feeds, wanted: Sequence[str]) -> dict[str, np.ndarray]:
         """`wanted`, some of `tensors`, by the names of the model; nothing where these inputs are not known."""
         ...
@@ -85,6 +90,11 @@ class OtherFile(Answers):
     def tensors(self) -> Mapping[str, PairedBy]:
         """See Answers."""
         return {name: how for name, (_, how) in self.pairing.tensors.items()}
+
+    @property
+    def counterparts(self) -> Mapping[str, str]:
+        """See Answers."""
+        return {name: other for name, (other, _) in self.pairing.tensors.items() if other != name}
 
     def feeds(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The inputs as the other file takes them."""

@@ -153,8 +153,8 @@ def run(
         raise UsageError("--repeats builds engines, but the emulator builds none", hint="add --env NAME")
     if scheduler is None:
         start_worker(names)
-    from harness.golden import refuse_in_ci
-    from harness.judge import Given, RunReport, fingerprint_of, prune_goldens, select_cases
+    from harness.golden import prune_goldens, refuse_in_ci
+    from harness.judge import Given, RunReport, fingerprint_of, select_cases
     from harness.judge import run as judge
 
     if golden_update or golden_prune:

@@ -6,6 +6,9 @@ from .baselines import BaselineTensor as BaselineTensor
 from .baselines import sm_of as sm_of
 from .outputs import GoldenState as GoldenState
 from .outputs import GoldenStatus as GoldenStatus
+from .references import check_golden as check_golden
+from .references import golden_root as golden_root
+from .references import prune_goldens as prune_goldens
 from .store import GoldenStore as GoldenStore
 from .store import Provenance as Provenance
 from .store import refuse_in_ci as refuse_in_ci

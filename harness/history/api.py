@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.case import Case, one_or_more
 from harness.errors import HistoryError, UsageError
-from harness.golden import refuse_in_ci
+from harness.golden import golden_root, refuse_in_ci
 from harness.history.judgement import (
     Comparison,
     DriftReport,
@@ -24,7 +24,7 @@ from harness.history.judgement import (
 from harness.history.matrix import DriftOptions, check_planted, run_matrix, select_specs
 from harness.history.store import NAMES, RunInfo, fingerprint_in, list_runs, place_of, read_info, read_runs
 from harness.history.types import Against, Floors
-from harness.judge import Judge, Progress, Target, check_names_of, golden_root, select_cases
+from harness.judge import Judge, Progress, Target, check_names_of, select_cases
 from harness.tensors import Precision
 
 if TYPE_CHECKING:

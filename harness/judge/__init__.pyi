@@ -62,6 +62,4 @@ from .suite import nothing_at as nothing_at
 from .suite import run as run
 from .suite import select_cases as select_cases
 from .workbench import Workbench as Workbench
-from .workbench import golden_root as golden_root
 from .workbench import profiles_of as profiles_of
-from .workbench import prune_goldens as prune_goldens

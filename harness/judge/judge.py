@@ -71,7 +71,7 @@ class Judge:
                 self._bench.close()
                 self.candidates.release_model()
             prepared = self._take_prepared(case)
-            self._bench = prepared or Workbench(case, memory_budget=self.options.memory_budget)
+            self._bench = prepared or self._new_bench(case)
         return self._bench
 
     def known(self, case: Case) -> Case:
@@ -85,7 +85,7 @@ class Judge:
         """
         weights = () if self._bench is None else self._bench.model.weights.values()
         if self._ahead is None and sum(each.nbytes for each in weights) <= self.options.memory_budget:
-            bench = Workbench(case, memory_budget=self.options.memory_budget)
+            bench = self._new_bench(case)
             thread = threading.Thread(target=bench.prepare, name=f"prepare {case.name}", daemon=True)
             self._ahead = bench, thread
             thread.start()
@@ -105,6 +105,10 @@ class Judge:
         with suppress(HarnessError):
             if not bench.missing_packages() and self.candidates.lacking(candidate, case, spec) is None:
                 made(candidate, bench).build_ahead(Plan(spec.precision, build=case.build), bench.feeds[0])
+
+    def _new_bench(self, case: Case) -> Workbench:
+        options = self.options
+        return Workbench(case, memory_budget=options.memory_budget, golden_update=options.golden_update)
 
     def _take_prepared(self, case: Case | None) -> Workbench | None:
         """The workbench of `case` that was prepared; one of another case is freed."""

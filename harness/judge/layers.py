@@ -125,7 +125,9 @@ def measure_layers(
             )
             for name in chunk:
                 observed.pop(name, None)
-    return _results(rules, sums, bench.counterparts, emulated=emulated), engines
+    return _results(
+        rules, sums, {} if bench.answers is None else bench.answers.counterparts, emulated=emulated
+    ), engines
 
 
 def _arrange(

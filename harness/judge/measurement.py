@@ -158,7 +158,7 @@ class Measurement:
     def take(self) -> Findings:
         """Run reference and candidate, and compare all there is to compare."""
         expected = self._timed("reference", lambda: self.bench.expected)
-        golden = self.bench.golden(update=self.options.golden_update)
+        golden = self.bench.golden
         actual = self._timed("candidate", self._unobserved)
         first = self._timed("compare", lambda: self._judge_outputs(expected, actual))
         outputs = self._worst_build(expected, first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import numpy as np
 
 from harness.backends import (
+    Answers,
     Assumed,
     Candidate,
     ChoosingFile,
@@ -29,7 +30,6 @@ from harness.backends import (
     tensor_sizes,
 )
 from harness.case import (
-    CASE_SUFFIX,
     Case,
     FileFill,
     ModelSource,
@@ -38,8 +38,8 @@ from harness.case import (
     read_samples,
 )
 from harness.comparison import DEFAULT_GATES, compare
-from harness.errors import GoldenError, HarnessError
-from harness.golden import GoldenStatus, GoldenStore, Provenance
+from harness.errors import HarnessError
+from harness.golden import GoldenStatus, check_golden
 from harness.judge.losses import OwnRoundings
 from harness.judge.own_roundings import find_overflows, is_sound_without, look_at_own_roundings
 from harness.judge.reference import Choosing, check_finite, check_not_empty, check_reproducible
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from onnx_ir import TensorProtocol
     from pydantic import JsonValue
 
-CASES_FOLDER = "cases"
 FLOATS = ("float32", "float16", "bfloat16")
 T = TypeVar("T")
 
@@ -81,6 +80,7 @@ class Workbench:
     Args:
         case: the case.
         memory_budget: bytes that intermediate tensors of one evaluation may take at a time.
+        golden_update: whether a golden reference that is missing or differs is rewritten.
 
     Attributes:
         assumed: what the emulator assumes of engines, from now on.
@@ -88,9 +88,10 @@ class Workbench:
         failures: by attribute, why a part of the case cannot be had: no run of it can be judged.
     """
 
-    def __init__(self, case: Case, *, memory_budget: int) -> None:
+    def __init__(self, case: Case, *, memory_budget: int, golden_update: bool = False) -> None:
         self.case = case
         self.memory_budget = memory_budget
+        self.golden_update = golden_update
         self.failures: dict[str, HarnessError] = {}
         self.given = False
         self._parts: dict[int, dict[str, tuple[Part, ...]]] = {}
@@ -100,7 +101,6 @@ class Workbench:
         self.assumed = Assumed()
         self._emulators: dict[tuple[Assumed, bool], Emulator] = {}
         self._emulated: dict[tuple[Assumed, Precision, int], Computed] = {}
-        self._golden: tuple[GoldenStatus | None] | None = None
 
     @property
     def where(self) -> str:
@@ -165,6 +165,11 @@ class Workbench:
             files = [self.case.resolve(path) for path in source.outputs]
             saved, where = [sample for file in files for sample in read_samples(file)], str(files[0])
         return OtherReference(self.model, SavedTensors(self.model, self.feeds, saved, where))
+
+    @property
+    def answers(self) -> Answers | None:
+        """Where the reference's tensors come from; None for the model itself."""
+        return self.reference.answers if isinstance(self.reference, OtherReference) else None
 
     @_Prepared
     def other(self) -> Workbench:
@@ -260,8 +265,7 @@ class Workbench:
                 return overflow
             return f"{tensor} is finite without the roundings that the file brings itself"
 
-        outputs = []
-        answers = self.reference.answers if isinstance(self.reference, OtherReference) else None
+        outputs, answers = [], self.answers
         if isinstance(answers, OtherFile):
             _ = self.other.expected  # is it sound?
         for feeds in self.feeds:
@@ -344,14 +348,12 @@ class Workbench:
         """Whether a tensor is computed by the model that candidates are compared with."""
         if self.case.reference is None:
             return True
-        answers = self.reference.answers if isinstance(self.reference, OtherReference) else None
-        return isinstance(answers, OtherFile) and tensor in answers.tensors
+        return isinstance(self.answers, OtherFile) and tensor in self.answers.tensors
 
     def choosing(self, tensors: Sequence[str]) -> Choosing:
         """The reference, told what these tensors hold; each is computed by it."""
-        answers = self.reference.answers if isinstance(self.reference, OtherReference) else None
-        if isinstance(answers, OtherFile):
-            return ChoosingFile(answers, tensors)
+        if isinstance(self.answers, OtherFile):
+            return ChoosingFile(self.answers, tensors)
         return Reference(with_given(self.model, tensors))
 
     def known_choice(self, precision: Precision, sample: int, lowered: Collection[str]) -> Chosen | None:
@@ -362,29 +364,16 @@ class Workbench:
     def _choosers(self) -> tuple[Chooser, ...]:
         return choosers(self.model)
 
-    def golden(self, *, update: bool) -> GoldenStatus | None:
+    @_Prepared
+    def golden(self) -> GoldenStatus | None:
         """What the golden reference says of this one before any rewriting; None where no golden references are kept.
 
-        Args:
-            update: rewrite it where it is missing or differs.
-
         Raises:
-            GoldenError: the golden reference is damaged, or update is given while CI is set.
+            GoldenError: see `check_golden`.
         """
-        if self._golden is None:
-            root, found = golden_root(self.case), None
-            if root is not None and (update or root.is_dir()):
-                store = GoldenStore(root)
-                provenance = Provenance.here(self.model.sha256, self.feeds)
-                try:
-                    found = (store.update if update else store.check)(
-                        self.case.name, provenance, self.expected
-                    )
-                except GoldenError as error:
-                    self.failures["golden"] = error
-                    raise
-            self._golden = (found,)
-        return self._golden[0]
+        return check_golden(
+            self.case, self.model.sha256, self.feeds, self.expected, update=self.golden_update
+        )
 
     @cached_property
     def own_outputs(self) -> list[dict[str, np.ndarray]]:
@@ -392,13 +381,6 @@ class Workbench:
         if self.case.reference is None:
             return self.expected
         return [self.itself.run(feeds) for feeds in self.feeds]
-
-    @property
-    def counterparts(self) -> Mapping[str, str]:
-        """By tensor: its counterpart in the file that is compared with, where that has another name."""
-        answers = self.reference.answers if isinstance(self.reference, OtherReference) else None
-        pairs = answers.pairing.tensors if isinstance(answers, OtherFile) else {}
-        return {name: other for name, (other, _) in pairs.items() if other != name}
 
     def _weights(self, precision: Precision) -> dict[str, float]:
         """The weights of one name that differ from those of the reference by more than the precision may."""
@@ -415,27 +397,24 @@ class Workbench:
 
     def compared_with(self, candidate: Candidate, precision: Precision) -> ComparedWith | None:
         """What the layers of `candidate` are compared with, and how they were paired; None for the model itself."""
-        source, reference = self.case.reference, self.reference
-        if source is None or not isinstance(reference, OtherReference):
+        source, answers = self.case.reference, self.answers
+        if source is None or answers is None:
             return None
         written = {*self._layers(candidate), *(info.name for info in self.model.outputs)}
-        how = Counter(
-            reference.answers.tensors[name] for name in written if name in reference.answers.tensors
-        )
+        how = Counter(answers.tensors[name] for name in written if name in answers.tensors)
         return ComparedWith(
             source.torch or ", ".join(map(_short, [source.path] if source.path else source.outputs)),
             how[PairedBy.NAME],
             how[PairedBy.POSITION],
-            tuple(name for name in self._layers(candidate) if name not in reference.answers.tensors),
+            tuple(name for name in self._layers(candidate) if name not in answers.tensors),
             self._weights(precision),
         )
 
     def shows_layers(self, candidate: Candidate) -> bool:
         """Whether more than outputs can be compared: of saved tensors there often are no others."""
         saved = [candidate.saved] if isinstance(candidate, SavedCandidate) else []
-        answers = self.reference.answers if isinstance(self.reference, OtherReference) else None
         outputs = {info.name for info in self.model.outputs}
-        saved += [answers] if isinstance(answers, SavedTensors) else []
+        saved += [self.answers] if isinstance(self.answers, SavedTensors) else []
         return all(outputs < set(tensors.tensors) for tensors in saved)
 
     def other_inputs(self, candidate: Candidate) -> str | None:
@@ -452,9 +431,8 @@ class Workbench:
     def layers_of(self, candidate: Candidate) -> tuple[str, ...]:
         """The tensors to compare layer by layer: those that have a counterpart in the reference."""
         tensors = self._layers(candidate)
-        if isinstance(self.reference, OtherReference):
-            return tuple(name for name in tensors if name in self.reference.answers.tensors)
-        return tensors
+        answers = self.answers
+        return tensors if answers is None else tuple(name for name in tensors if name in answers.tensors)
 
     def _layers(self, candidate: Candidate) -> tuple[str, ...]:
         model, tensors = self.model, self.model.float_tensors
@@ -524,32 +502,6 @@ def _short(path: str) -> str:
     """`path` seen from the working folder, where it lies below it."""
     found = Path(path)
     return str(found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found)
-
-
-def golden_root(case: Case) -> Path | None:
-    """Where the golden references of a case lie: `golden/` beside its folder if that is `cases/`, else inside it.
-
-    None for a case made in memory.
-    """
-    if case.path is None:
-        return None
-    folder = case.path.resolve().parent
-    return (folder.parent if folder.name == CASES_FOLDER else folder) / "golden"
-
-
-def prune_goldens(cases: Iterable[Case]) -> list[Path]:
-    """Remove the golden references that no case file of the folders of `cases` has, and return their folders.
-
-    Raises:
-        GoldenError: CI is set.
-    """
-    known: dict[Path, set[str]] = {}
-    for case in cases:
-        root = golden_root(case)
-        if root is not None and case.path is not None and root.is_dir():
-            files = case.path.parent.glob(f"**/*{CASE_SUFFIX}")
-            known.setdefault(root, set()).update(file.name.removesuffix(CASE_SUFFIX) for file in files)
-    return [root / name for root, names in sorted(known.items()) for name in GoldenStore(root).prune(names)]
 
 
 def profiles_of(case: Case) -> dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:

@@ -12,7 +12,8 @@ from graphs import norm_chain
 
 from harness.case import load_case
 from harness.errors import GoldenError
-from harness.judge import JudgeOptions, golden_root, prune_goldens, run
+from harness.golden import golden_root, prune_goldens
+from harness.judge import JudgeOptions, run
 
 UPDATE = JudgeOptions(golden_update=True)
 

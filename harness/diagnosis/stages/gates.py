@@ -89,7 +89,8 @@ def check_stability(subject: Subject) -> Stability:
     if source is not None and source.path is None:
         return Stability("nothing: what is compared with is taken as it is", None)
     bench = subject.bench if source is None else subject.bench.other
-    counterparts = subject.bench.counterparts
+    answers = subject.bench.answers
+    counterparts = {} if answers is None else answers.counterparts
     try:
         double = DoubleReference(bench.model)
         tensors = [double.run(feeds).tensors for feeds in bench.feeds]
