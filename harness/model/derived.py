@@ -225,7 +225,7 @@ class _Typing:
             for position, output in enumerate(self.graph.outputs):
                 if output is value:
                     self.graph.outputs[position] = rounded
-            value.name, rounded.name = f"{name}::fp32", name
+            value.name, rounded.name = f"{name}::sum", name
             self.graph.insert_after(node, cast)
 
     def _raise_inputs(self, node: ir.Node) -> None:

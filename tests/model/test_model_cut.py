@@ -96,6 +96,28 @@ def test_a_product_between_casts_reads_and_writes_what_is_rounded(
         np.testing.assert_array_equal(Reference(typed).run({"x": X})[name], value)
 
 
+@pytest.mark.parametrize("reader", ["product between Casts", "island"])
+def test_what_reads_a_product_between_casts_may_be_in_fp32_itself(tmp_path: Path, reader: str) -> None:
+    rng = np.random.default_rng(5)
+    weights = {name: rng.standard_normal((16, 16)).astype(np.float32) for name in ("w", "v")}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["t"], name="first"),
+        helper.make_node("MatMul", ["t", "v"], ["y"], name="second"),
+    ]
+    model = load_model(graph_model(nodes, inputs={"x": [4, 16]}, outputs={"y": [4, 16]}, weights=weights))
+    island = ["second"] if reader == "island" else []
+    path = save_model(
+        with_islands(model, Precision.FP16, island, {"first", "second"}), tmp_path / "typed.onnx"
+    )
+    written = [name for node in onnx.load(path).graph.node for name in node.output]
+    assert len(written) == len(set(written))
+    x = rng.standard_normal((4, 16)).astype(np.float32)
+    (found,) = ort.InferenceSession(path).run(["y"], {"x": x})
+    lowered = {"first"} if island else {"first", "second"}
+    wanted = Emulator(model).run({"x": x}, Precision.FP16, lowered=lowered)["y"]
+    assert np.allclose(found, wanted, rtol=1e-3)
+
+
 def test_a_typed_graph_stores_low_precision_weights(tmp_path: Path) -> None:
     typed = with_islands(load_model(norm_chain()), Precision.FP16)
     kinds = {
