@@ -28,7 +28,7 @@ from harness.backends.partitioned import (
 )
 from harness.case import Operators
 from harness.errors import HarnessError, InputDataError, ModelError, NodeFailedError
-from harness.model import LOWERED, MASK, LoweredGraph, Model, WeightFeed, round_array
+from harness.model import EXACT, LOWERED, MASK, LoweredGraph, Model, WeightFeed, round_array
 from harness.tensors import Precision
 from harness.text import duration
 
@@ -219,7 +219,7 @@ class GraphRunner:
         values = {name: value for name, value in feeds.items() if name in self.takes}
         for weight in self.graph.weights:
             low = weight.reader is not None and weight.reader in chosen
-            values[weight.feed] = self._weight(weight, low)
+            values[weight.feed] = self._weight(weight, low, exact=EXACT in chosen)
         if MASK in self.takes:
             values[MASK] = self.graph.mask(chosen)
         try:
@@ -243,13 +243,15 @@ class GraphRunner:
                 )
         return dict(zip(self.graph.outputs, arrays, strict=True))
 
-    def _weight(self, feed: WeightFeed, low: bool) -> np.ndarray:
+    def _weight(self, feed: WeightFeed, low: bool, exact: bool) -> np.ndarray:
         raw = self.model.weight(feed.weight)
-        if not low:
+        if not low and (exact or not feed.tf32):
             return raw
-        key = f"{feed.weight}::{'cut' if feed.toward_zero else 'rounded'}"
+        precision = self.precision if low else Precision.TF32
+        cut = feed.toward_zero and precision is Precision.TF32
+        key = f"{feed.weight}::{precision}{' cut' if cut else ''}"
         if key not in self.rounded:
-            self.rounded[key] = round_array(raw, self.precision, toward_zero=feed.toward_zero)
+            self.rounded[key] = round_array(raw, precision, toward_zero=cut)
         return self.rounded[key]
 
 

@@ -14,6 +14,7 @@ from .derived import with_islands as with_islands
 from .load import load_model as load_model
 from .load import load_model_of as load_model_of
 from .load import save_model as save_model
+from .lowering import EXACT as EXACT
 from .lowering import LOWERED as LOWERED
 from .lowering import MASK as MASK
 from .lowering import TRANSPARENT as TRANSPARENT

@@ -33,6 +33,8 @@ from harness.model.sums import PLAIN, Arithmetic
 from harness.tensors import Precision
 
 MASK = "harness::edges"
+EXACT = "harness::exact"
+"""Lowered beside nodes, it keeps the products that are not lowered in FP32, where they would read TF32."""
 LOWERED = "::lowered"
 MIN_OPSET = 9
 OWN_OPSET = 13
@@ -47,12 +49,13 @@ TRANSPARENT = frozenset(
 @dataclass(frozen=True)
 class WeightFeed:
     """A graph input of a lowered graph that takes a weight: raw, or rounded, to nearest or `toward_zero`, when `reader`
-    is lowered."""
+    is lowered; a product that reads `tf32` takes it in TF32 where it is raw, which then is what goes `toward_zero`."""
 
     feed: str
     weight: str
     reader: str | None
     toward_zero: bool = False
+    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def _channels(weight: tuple[int | str | None, ...] | None) -> float:
 
 
 AfterNode = Callable[[Emitter, onnx.NodeProto], None]
+Round = Callable[[Emitter, str], str]
 
 
 def lower(
@@ -297,38 +301,64 @@ class _Lowering:
         if name in self.model.weights:
             is_float = self.dtypes.get(name) == "float32"
             return self.weight(name, next(iter(reader), None) if is_float else None)
-        if self.dtypes.get(name) != "float32" or name in self.arithmetic.unrounded:
+        as_tf32, unrounded = self.as_tf32(reader), name in self.arithmetic.unrounded
+        if self.dtypes.get(name) != "float32" or (unrounded and as_tf32 is None):
             return name
-        key = self.pending.get(name, frozenset()) | reader
+        key = reader if unrounded else self.pending.get(name, frozenset()) | reader
         if not key:
             return name
         if (name, key) not in self.selected:
-            self.selected[name, key] = self.select(self.emit, name, key)
+            lowered = as_it_is if unrounded else None
+            self.selected[name, key] = self.select(self.emit, name, key, lowered, as_tf32)
         return self.selected[name, key]
 
     def weight(self, name: str, reader: str | None) -> str:
         if (name, reader) not in self.weights:
             feed = name if reader is None else f"{name}@{reader}"
-            self.weights[name, reader] = WeightFeed(feed, name, reader, reader in self.truncated)
+            tf32 = reader in self.arithmetic.tf32
+            cut = reader in (truncated_convolutions(self.model) if tf32 else self.truncated)
+            self.weights[name, reader] = WeightFeed(feed, name, reader, cut, tf32)
         return self.weights[name, reader].feed
 
-    def select(self, emit: Emitter, name: str, key: frozenset[str]) -> str:
-        """Emit an edge: `name` rounded if a unit of `key` is lowered, else as it is."""
+    def select(
+        self,
+        emit: Emitter,
+        name: str,
+        key: frozenset[str],
+        lowered: Round | None = None,
+        raised: Round | None = None,
+    ) -> str:
+        """Emit an edge: `name` rounded, or as `lowered` emits it, if a unit of `key` is lowered, else as it is, or as
+        `raised` emits it."""
         toward_zero = key <= self.truncated
         if self.switched is not None and not key <= self.switched:
-            return self.always(emit, name, toward_zero)
+            return self.always(emit, name, toward_zero) if lowered is None else lowered(emit, name)
         index = self.edges.setdefault(key, len(self.edges))
+        return self.choose(emit, name, index, lowered or self.rounder(toward_zero), raised or as_it_is)
+
+    def choose(self, emit: Emitter, name: str, index: int, on: Round, off: Round) -> str:
+        """Emit the edge `index` of the mask: `name` as `on` emits it where it is switched on, else as `off` does."""
         output = emit.fresh()
-        branch = Emitter(prefix=f"{output}/low", constants=self.emit.constants)
-        low = _branch(branch.nodes, self.rounder(toward_zero)(branch, name))
-        raw = helper.make_node("Identity", [name], [f"{output}/raw"], name=f"{output}/Identity")
-        return emit.add(
-            "If",
-            f"harness::edge{index}",
-            output=output,
-            then_branch=low,
-            else_branch=_branch([raw], raw.output[0]),
-        )
+        branches = {}
+        for which, label, emitted in (("then_branch", "low", on), ("else_branch", "raw", off)):
+            branch = Emitter(prefix=f"{output}/{label}", constants=self.emit.constants)
+            result = emitted(branch, name)
+            branches[which] = _branch(branch.nodes, result)
+        return emit.add("If", f"harness::edge{index}", output=output, **branches)
+
+    def as_tf32(self, reader: frozenset[str]) -> Round | None:
+        """How a product rounds what it reads where nothing is lowered; None where it does not, and for other nodes."""
+        (name,) = reader or ("",)
+        if name not in self.arithmetic.tf32 or (self.switched is not None and name not in self.switched):
+            return None
+        toward_zero = name in truncated_convolutions(self.model)
+        in_tf32 = rounder(Precision.TF32, self.opset, toward_zero=toward_zero)
+
+        def emitted(emit: Emitter, tensor: str) -> str:
+            index = self.edges.setdefault(frozenset({EXACT}), len(self.edges))
+            return self.choose(emit, tensor, index, as_it_is, in_tf32)
+
+        return emitted
 
     def rounder(self, toward_zero: bool) -> Callable[[Emitter, str], str]:
         return self.truncate if toward_zero and self.truncate is not None else self.round
@@ -419,6 +449,11 @@ class _Lowering:
         else:
             split.attribute.append(helper.make_attribute("split", [1] * count))
         return [split]
+
+
+def as_it_is(emit: Emitter, name: str) -> str:
+    """A rounding that changes nothing."""
+    return emit.add("Identity", name)
 
 
 def _branch(nodes: list[onnx.NodeProto], *outputs: str) -> onnx.GraphProto:

@@ -11,6 +11,7 @@ from onnx import helper
 from cases.models.recurrent import lstm
 from harness.backends import GraphRunner
 from harness.model import (
+    EXACT,
     Arithmetic,
     Model,
     Summation,
@@ -166,6 +167,34 @@ def test_an_island_is_added_up_in_fp32_in_the_same_session() -> None:
     kept, low = (runner.run({"x": left}, chosen)["y"] for chosen in ((), ("product",)))
     assert np.allclose(kept, left @ right, rtol=1e-6)
     assert (low == accumulate_in_fp16(left, right)).all()
+
+
+@pytest.mark.parametrize("unrounded", [False, True])
+def test_a_product_in_fp32_reads_tf32_unless_nothing_else_may_err(*, unrounded: bool) -> None:
+    rng = np.random.default_rng(4)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((16, 64), (64, 8)))
+    x = np.abs(x)
+    nodes = [
+        helper.make_node("Sqrt", ["x"], ["t"], name="root"),
+        helper.make_node("MatMul", ["t", "w"], ["y"], name="product"),
+    ]
+    model = load_model(
+        graph_model(nodes, inputs={"x": list(x.shape)}, outputs={"y": [16, 8]}, weights={"w": w})
+    )
+    kept = frozenset({"t"}) if unrounded else frozenset()
+    arithmetic = Arithmetic(unrounded=kept, tf32=frozenset({"product"}))
+    for switched in (True, frozenset({"root", "product"})):
+        graph = lower(model, Precision.FP16, ["y"], switched=switched, arithmetic=arithmetic)
+        runner = GraphRunner(model, graph, Precision.FP16, {})
+        root = np.sqrt(x)
+        cut, cut_w = (round_array(value, Precision.TF32) for value in (root, w))
+        assert np.allclose(runner.run({"x": x})["y"], cut @ cut_w, rtol=0, atol=2e-5)
+        assert np.allclose(runner.run({"x": x}, [EXACT])["y"], root @ w, rtol=0, atol=2e-5)
+        low = round_array(x, Precision.FP16)
+        read = np.sqrt(low) if unrounded else round_array(np.sqrt(low), Precision.FP16)
+        lowered = round_array(read @ round_array(w, Precision.FP16), Precision.FP16)
+        assert np.allclose(runner.run({"x": x}, graph.units)["y"], lowered, rtol=1e-3, atol=1e-4)
+        assert np.abs(cut @ cut_w - root @ w).max() > 1e-4
 
 
 def test_unknown_shapes_and_depthwise_convolutions_stay_in_fp32() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from harness.diagnosis.context.journal import DiagnosisJournal
 from harness.diagnosis.context.subject import Subject, badness
+from harness.model import EXACT
 
 MOST_RUNS = 256
 """With more nodes than this, neighbours are lowered together first, and apart only where that matters."""
@@ -55,7 +56,8 @@ class Effects:
 
     def _measure(self, lowered: frozenset[str]) -> float:
         bench, plan = self._subject.bench, self._subject.plan()
-        found = bench.emulator.attempt(bench.feeds[self._sample], plan.precision, lowered=lowered)
+        feeds, nothing_else = bench.feeds[self._sample], lowered | {EXACT}
+        found = bench.emulator.attempt(feeds, plan.precision, lowered=nothing_else)
         self._on_run()
         return badness(
             self._subject.judge(found.tensors, self._sample, plan, as_emulator=True, failures=found.failures)

@@ -10,7 +10,7 @@ import onnx
 
 from harness.diagnosis.context import Subject
 from harness.diagnosis.explain.measured import Decision
-from harness.model import TRANSPARENT, Model, NodeInfo
+from harness.model import EXACT, TRANSPARENT, Model, NodeInfo
 
 COMPARISONS = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"})
 RANKINGS = frozenset({"ArgMax", "ArgMin", "TopK"})
@@ -55,7 +55,8 @@ def _measured(subject: Subject, node: NodeInfo, reader: NodeInfo, sample: int) -
     answer = proto.output[-1]  # TopK writes values first, and then the places that it chose
     reads = [name for name in proto.input if name]
     exact = subject.bench.reference.run(feeds, [*reads, answer])
-    low = subject.bench.emulator.run(feeds, subject.precision, lowered=[node.name], tensors=[answer])[answer]
+    alone = [node.name, EXACT]
+    low = subject.bench.emulator.run(feeds, subject.precision, lowered=alone, tensors=[answer])[answer]
     if low.shape != exact[answer].shape:  # as many as were chosen
         kept = min(low.size, exact[answer].size) / max(low.size, exact[answer].size)
         return Decision(reader.name, reader.op, 1 - kept, _typical(exact[reads[0]]))

@@ -61,11 +61,13 @@ class Arithmetic:
         sums: by node, how a product is added up where that is not in FP32.
         unrounded: tensors that no kernel rounds, as they never leave one.
         steps: nodes that are computed in several steps, by whether each of these is rounded: see `emit_steps`.
+        tf32: products that read TF32 where they are in FP32.
     """
 
     sums: Mapping[str, Summation] = field(default_factory=dict)
     unrounded: frozenset[str] = frozenset()
     steps: Mapping[str, bool] = field(default_factory=dict)
+    tf32: frozenset[str] = frozenset()
 
     def changes(self, node: str) -> bool:
         """Whether a node is computed otherwise when it is lowered."""
