@@ -27,7 +27,13 @@ class Part:
     expected: Mapping[str, np.ndarray]
 
 
-def cut(subject: Subject, nodes: Sequence[str], sample: int, outputs: Sequence[str] = ()) -> Part:
+def cut(
+    subject: Subject,
+    nodes: Sequence[str],
+    sample: int,
+    outputs: Sequence[str] = (),
+    known: Mapping[str, np.ndarray] | None = None,
+) -> Part:
     """The part of the model that is made of `nodes`, and of what computes constants for them.
 
     Args:
@@ -35,6 +41,7 @@ def cut(subject: Subject, nodes: Sequence[str], sample: int, outputs: Sequence[s
         nodes: names of the nodes; what they read from others becomes an input.
         sample: which sample's tensors are fed.
         outputs: tensors to return; by default those that other nodes or nobody reads.
+        known: tensors of the reference that need not be computed again; see `tensors_of`.
 
     Raises:
         ModelError: it cannot be cut out.
@@ -50,7 +57,9 @@ def cut(subject: Subject, nodes: Sequence[str], sample: int, outputs: Sequence[s
     results = list(outputs) or _results(model, inside, written)
     bench = subject.bench
     wanted = [name for name in (*inputs, *results) if name not in fed]
-    values = bench.reference.run(bench.feeds[sample], wanted)
+    values = {name: known[name] for name in wanted if name in known} if known else {}
+    if len(values) < len(wanted):
+        values = bench.reference.run(bench.feeds[sample], wanted)
     values |= {name: bench.feeds[sample][name] for name in inputs if name in fed}
     shapes = {name: values[name].shape for name in inputs}
     part = extract(model, inputs, results, shapes=shapes, name=f"{model.name}-part")
@@ -61,6 +70,15 @@ def cut(subject: Subject, nodes: Sequence[str], sample: int, outputs: Sequence[s
         for info in part.inputs
     }
     return Part(part, feeds, {name: values[name] for name in results})
+
+
+def tensors_of(subject: Subject, nodes: Sequence[str], sample: int) -> dict[str, np.ndarray]:
+    """The reference's tensors that `nodes` read and write, so that parts of them are cut out without another run."""
+    model, bench = subject.model, subject.bench
+    data = _run_time(model) - set(model.feed_names())
+    infos = [model.node(name) for name in nodes]
+    wanted = dict.fromkeys(name for info in infos for name in (*info.inputs, *info.outputs) if name in data)
+    return bench.reference.run(bench.feeds[sample], list(wanted))
 
 
 def _run_time(model: Model) -> set[str]:

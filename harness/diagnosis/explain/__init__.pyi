@@ -3,6 +3,7 @@ from .decisions import decision_of as decision_of
 from .measured import Decision as Decision
 from .measured import MeasuredNode as MeasuredNode
 from .measured import TensorRange as TensorRange
+from .origins import blame as blame
 from .origins import explain_nodes as explain_nodes
 from .origins import find_origins_of as find_origins_of
 from .origins import tensors_around as tensors_around

@@ -196,6 +196,15 @@ def explain_nodes(
     return tuple(origins)
 
 
+def blame(subject: Subject, prediction: Prediction, nodes: Iterable[str], why: str) -> tuple[Origin, ...]:
+    """Each node as an origin for a reason that is known, so that nothing is measured."""
+    infos = [subject.model.node(node) for node in dict.fromkeys(nodes)]
+    return tuple(
+        Origin(info.name, info.op, _tensor(subject.model, info), why, prediction.introduced.get(info.name))
+        for info in infos
+    )
+
+
 def _measurements(
     subject: Subject, infos: Sequence[NodeInfo], introduced: Mapping[str, float], usual: float, sample: int
 ) -> Iterator[MeasuredNode]:

@@ -1,7 +1,7 @@
 """The smallest part of the model that still fails, fed the reference's own tensors.
 
-Grown from the culprits until it fails, then shrunk node by node: whatever can be replaced by the reference's
-tensors goes.
+Grown from the culprits until it fails, then shrunk by halves, quarters and at last node by node: whatever can be
+replaced by the reference's tensors goes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 
 from harness.backends import Assumed, Emulator
 from harness.comparison import DEFAULT_GATES, EQUAL, Gate, GateResult, check, compare, gates_for
-from harness.diagnosis.context import Part, Subject, cut
+from harness.diagnosis.context import Part, Subject, cut, tensors_of
 from harness.errors import CandidateError, ModelError
 from harness.tensors import Precision
 
 MOST_SHRUNK = 40
-"""Larger parts are not shrunk node by node: each attempt costs a session, or a build."""
+"""Larger parts are not shrunk: each attempt costs a session, or a build."""
 
 Fails = Callable[[Part], bool]
 
@@ -49,13 +49,14 @@ def shrink(
         most: how many parts to try; None: no limit.
     """
     left = [most if most is not None else 1 << 30]
+    known = tensors_of(subject, core, sample) if len(core) <= MOST_SHRUNK else {}
 
     def attempt(nodes: Sequence[str]) -> Part | None:
         if left[0] <= 0:
             return None
         left[0] -= 1
         try:
-            part = cut(subject, nodes, sample)
+            part = cut(subject, nodes, sample, known=known)
             return part if fails(part) else None
         except (ModelError, CandidateError):
             return None
@@ -63,6 +64,8 @@ def shrink(
     for nodes in _growing(subject, core):
         part = attempt(nodes)
         if part is not None:
+            if 1 < len(nodes) <= MOST_SHRUNK and not set(core).issuperset(nodes):
+                known = tensors_of(subject, nodes, sample)
             return _shrunk(nodes, part, attempt)
     return None
 
@@ -70,15 +73,19 @@ def shrink(
 def _shrunk(
     nodes: tuple[str, ...], part: Part, attempt: Callable[[Sequence[str]], Part | None]
 ) -> FailingPart:
-    changed = len(nodes) <= MOST_SHRUNK
-    while changed:
-        changed = False
-        for node in nodes if len(nodes) > 1 else ():
-            smaller = tuple(each for each in nodes if each != node)
-            found = attempt(smaller)
-            if found is not None:
-                nodes, part, changed = smaller, found, True
-                break
+    """Leave out what is not needed: halves, then parts half as large, until no node can be left out alone."""
+    size = len(nodes) // 2 if len(nodes) <= MOST_SHRUNK else 0
+    while size:
+        before, start = len(nodes), 0
+        while start < len(nodes):
+            smaller = (*nodes[:start], *nodes[start + size :])
+            found = attempt(smaller) if smaller else None
+            if found is None:
+                start += size
+            else:
+                nodes, part = smaller, found
+        again = size == 1 and 1 < len(nodes) < before
+        size = size if again else min(size, len(nodes)) // 2
     return FailingPart(part, nodes)
 
 

@@ -7,7 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from harness.diagnosis.context import Divergence, Effects, Findings, Seen, Subject
-from harness.diagnosis.explain import accumulated_in_fp16, added_up_in_fp16, explain_nodes, find_origins_of
+from harness.diagnosis.explain import (
+    accumulated_in_fp16,
+    added_up_in_fp16,
+    blame,
+    explain_nodes,
+    find_origins_of,
+)
 from harness.diagnosis.results import (
     CANDIDATE,
     EMULATOR,
@@ -299,8 +305,7 @@ class _Conclusion:
         return tuple(sorted(nodes, key=lambda name: self.subject.model.node(name).index))
 
     def _because(self, nodes: Iterable[str], why: str) -> tuple[Origin, ...]:
-        found = explain_nodes(self.subject, self.seen.predicted, nodes)
-        return tuple(replace(origin, why=why) for origin in found)
+        return blame(self.subject, self.seen.predicted, nodes, why)
 
     def _origins_of(self, island: Sequence[str]) -> tuple[Origin, ...]:
         if not self.seen.predicted.fails:
