@@ -15,6 +15,7 @@ from .cures import FARTHEST as FARTHEST
 from .cures import MOST_CUTS as MOST_CUTS
 from .cures import MOST_TRIES as MOST_TRIES
 from .cures import RESERVE as RESERVE
+from .cures import RESERVED as RESERVED
 from .cures import accumulates as accumulates
 from .cures import casts_key as casts_key
 from .cures import confirm_fp32_sums as confirm_fp32_sums

@@ -49,15 +49,19 @@ MOST_FOLLOWED = 4
 
 
 def cure_on_emulator(
-    evaluator: Evaluator, prediction: Prediction, effects: Effects, setup: SearchSetup
+    evaluator: Evaluator, prediction: Prediction, effects: Effects, setup: SearchSetup, *, share: float = 1.0
 ) -> Cure:
     """The minimal island on the emulator.
+
+    Where errors of many nodes add up and the emulator only stands for an engine, nothing is proved: another sample, or
+    the engine, needs others of them.
 
     Args:
         evaluator: of a subject whose candidate is the emulator.
         prediction: that of a failing emulator.
         effects: measures and remembers the effect of each node alone.
         setup: what to run with.
+        share: what an island of errors that add up leaves at most of the limit of the worst gate; 1: it is proved.
     """
     subject = evaluator.subject
     if not subject.emulated or not prediction.fails:
@@ -78,10 +82,12 @@ def cure_on_emulator(
         finite = all(math.isfinite(suspicion[node]) for node in hint) and len(hint) <= MOST_SUSPECTS
         scores = effects.each(sorted(hint)) if finite else {node: suspicion[node] for node in hint}
         problem = island_problem(subject, scores=scores, hints=[hint])
+        share = 1.0
     else:
         problem = island_problem(subject, scores=effects.scores(subject.units, suspicion))
     at_hand = {} if hint is None else {hint: known.pop(hint)}
-    result = search_islands(evaluator, problem, Options(), known, setup, at_hand=at_hand)
+    options = Options(prove=share == 1.0)
+    result = search_islands(evaluator, problem, options, known, setup, at_hand=at_hand, share=share)
     return _cure_of(result, EMULATOR)
 
 

@@ -8,7 +8,7 @@ answer, for TensorRT had no implementation for most islands.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.diagnosis.context import DiagnosisJournal, Evaluator, Subject, find_groups, kernel_groups
 from harness.search import (
@@ -160,6 +160,7 @@ def search_islands(
     most: int | None = None,
     at_hand: Known | None = None,
     watch: SearchWatch | None = None,
+    share: float = 1.0,
 ) -> Result:
     """Search `problem` on the candidate of `evaluator`, within its budget, which ends a search and raises nothing.
 
@@ -177,6 +178,7 @@ def search_islands(
         at_hand: evaluations that were made just before: unlike those in `known`, they are part of the search and of
             its journal.
         watch: gives up a search that cannot judge most of what it evaluates; then the verdict is `unresolved`.
+        share: what passes leaves at most so much of the limit of its worst gate.
     """
     subject = evaluator.subject
     built = set(known)
@@ -188,7 +190,7 @@ def search_islands(
         if treated in built and not subject.emulated:
             return evaluator.rebuild(subject.plan(treated), phase=phase).trial
         built.add(treated)
-        return evaluator.evaluate(subject.plan(treated), phase=phase).trial
+        return _held(evaluator.evaluate(subject.plan(treated), phase=phase).trial, share)
 
     spending = evaluator.spending
     limits = [most] if subject.emulated else [most, spending.left(phase)]
@@ -209,6 +211,14 @@ def search_islands(
         except SearchGivenUp:
             assert watch is not None
             return watch.result(problem)
+
+
+def _held(trial: Evaluation, share: float) -> Evaluation:
+    """`trial`, which passes if its badness is `share` at most."""
+    if share == 1.0 or trial.badness is None or trial.outcome is Outcome.UNRESOLVED:
+        return trial
+    outcome = Outcome.PASS if trial.badness <= share else Outcome.FAIL
+    return replace(trial, outcome=outcome, margin=share - trial.badness)
 
 
 def island_key(island: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from harness.diagnosis.results import (
 )
 from harness.diagnosis.stages import (
     FARTHEST,
+    RESERVED,
     SearchSetup,
     check_gates,
     cure_on_emulator,
@@ -30,6 +31,7 @@ from harness.diagnosis.stages import (
     try_unseen,
     with_own_kernels,
 )
+from harness.tensors import Precision
 from harness.text import names, plural
 
 
@@ -153,5 +155,6 @@ def find_prior(seen: Seen, context: Context) -> Seen:
     context.report(Stage.CURE, "search the island on the emulator", suspected=seen.starts)
     setup = SearchSetup(context.journal, "emulator", context.follow("search the island on the emulator"))
     effects = context.effects(seen.predicted.failing_sample)
-    prior = cure_on_emulator(context.emulator, seen.predicted, effects, setup)
+    share = 1.0 if seen.precision is Precision.TF32 else RESERVED  # of which no island is built
+    prior = cure_on_emulator(context.emulator, seen.predicted, effects, setup, share=share)
     return replace(seen, prior=prior).adding(*prior.evidence)

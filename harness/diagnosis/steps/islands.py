@@ -118,17 +118,15 @@ def try_prior(seen: Seen, context: Context) -> Seen:
     """
     assert seen.prior is not None
     subject, island = context.subject, seen.prior.island
-    known_to_be_fused = (
-        seen.sums is not None
-        and bool(seen.sums.fused_away)
-        and all(subject.model.node(node).op in PRODUCTS for node in island)
-    )
+    products = [node for node in island if subject.model.node(node).op in PRODUCTS]
+    alone = [node for node in products if readers_of(subject.model, [node]).isdisjoint(island)]
+    known_to_be_fused = seen.sums is not None and bool(seen.sums.fused_away) and bool(alone)
     if not known_to_be_fused:
         seen = _try_island(seen, context, island, "the emulator's island")
         assert seen.tried is not None
         if seen.tried.passed or seen.tried.obeyed is not Obedience.FUSED_AWAY:
             return seen
-    readers = readers_of(subject.model, island).intersection(subject.units)
+    readers = readers_of(subject.model, alone or island).intersection(subject.units)
     wider = tuple(unit for unit in subject.units if unit in readers or unit in island)
     if known_to_be_fused or wider != island:
         seen = _try_island(seen, context, wider, "the emulator's island and what reads it")

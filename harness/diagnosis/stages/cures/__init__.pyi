@@ -8,6 +8,7 @@ from .fp32_sums import worst_error as worst_error
 from .margin import FARTHEST as FARTHEST
 from .margin import MOST_TRIES as MOST_TRIES
 from .margin import RESERVE as RESERVE
+from .margin import RESERVED as RESERVED
 from .margin import accumulates as accumulates
 from .margin import island_with_margin as island_with_margin
 from .margin import left_on as left_on
