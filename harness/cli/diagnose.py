@@ -33,6 +33,9 @@ from harness.cli.progress import StageProgress, make_progress
 from harness.text import command
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.diagnosis import ProgressEvent
     from harness.quantization import Subject
 
 app = typer.Typer(add_completion=False)
@@ -126,7 +129,7 @@ def diagnose(
                 max_seconds=max_seconds,
                 resume=resume,
                 out=out,
-                progress=progress,
+                progress=progress if environment is None else _loading_ahead(progress, outputs),
                 options=Options(prove=prove, growth=bool(outputs.pages or outputs.json)),
             )
         from harness.report import diagnosis_markdown, diagnosis_page, print_diagnosis
@@ -144,6 +147,16 @@ def diagnose(
         print(f"continue with: {_resuming_command()}", file=sys.stderr)
         raise
     raise typer.Exit(diagnosis.exit_code)
+
+
+def _loading_ahead(progress: StageProgress, outputs: Outputs) -> Callable[[ProgressEvent], None]:
+    """`progress`, which loads what draws pages when the first engine is under way."""
+
+    def follow(event: ProgressEvent) -> None:
+        progress(event)
+        outputs.load_ahead()
+
+    return follow
 
 
 def _diagnose_pairs(

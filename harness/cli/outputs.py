@@ -6,9 +6,10 @@ import errno
 import json
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +56,7 @@ class Outputs:
     _before: dict[str, int] = field(init=False)
     _kept: float = field(init=False, default_factory=time.monotonic)
     """When a partial JSON document was last written."""
+    _ahead: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._before = {} if self.folder is None or not self.folder.is_dir() else _last_changes(self.folder)
@@ -118,6 +120,12 @@ class Outputs:
             )
         else:
             check_folder(self.plot)
+
+    def load_ahead(self) -> None:
+        """Load what draws pages in the background, once and if there will be one, while a worker is busy."""
+        if self.pages and not self._ahead:
+            self._ahead = True
+            threading.Thread(target=_load_pictures, name="load pictures", daemon=True).start()
 
     def check_plot(self, runs: int) -> None:
         """Raise UsageError if one picture is named for several runs."""
@@ -191,6 +199,13 @@ class Outputs:
         if self.folder is None:
             return []
         return sorted(name for name, _ in _last_changes(self.folder).items() - self._before.items())
+
+
+def _load_pictures() -> None:
+    from harness.report import load_pictures
+
+    with suppress(Exception):  # what is wrong with it is said where a page is drawn
+        load_pictures()
 
 
 def write_json(path: Path, document: object) -> None:

@@ -9,6 +9,7 @@ from .drift import annotate as annotate
 from .drift import drift_markdown as drift_markdown
 from .drift import drift_page as drift_page
 from .drift import print_drift as print_drift
+from .figures import load_pictures as load_pictures
 from .figures import save_error_growth as save_error_growth
 from .quantization import pairs_markdown as pairs_markdown
 from .quantization import pairs_page as pairs_page

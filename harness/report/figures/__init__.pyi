@@ -1,3 +1,4 @@
+from .canvas import load_pictures as load_pictures
 from .canvas import svg as svg
 from .dots import engines_figure as engines_figure
 from .dots import outputs_figure as outputs_figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -62,6 +63,22 @@ def plain_axes(axes: Axes) -> None:
     axes.tick_params(colors=INK, labelsize=8.5, length=3)
 
 
+_DRAWING = threading.Lock()
+"""Held while matplotlib draws, whose style is of the whole process."""
+
+
+def load_pictures() -> None:
+    """Load matplotlib and its fonts, which takes a second: by drawing one letter."""
+    from matplotlib.figure import Figure
+
+    def letter() -> Figure:
+        figure = Figure(figsize=(1, 1))
+        figure.text(0, 0, "x")
+        return figure
+
+    render(letter, "svg", salt="letter")
+
+
 def render(make: Callable[[], Figure], kind: str, *, salt: str) -> bytes:
     """The bytes of a `png` or `svg` file of the figure that `make` makes; equal ones with equal `salt` are equal.
 
@@ -71,7 +88,7 @@ def render(make: Callable[[], Figure], kind: str, *, salt: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    with matplotlib.style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": salt}]):
+    with _DRAWING, matplotlib.style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": salt}]):
         canvas = (FigureCanvasSVG if kind == "svg" else FigureCanvasAgg)(make())
         stream = io.BytesIO()
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
