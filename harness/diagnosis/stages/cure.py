@@ -43,7 +43,7 @@ from harness.text import names, plural
 
 MOST_SUSPECTS = 64
 PRICE_PHASE = "price"
-REPEATS, WARMUP = 100, 10
+REPEATS, WARMUP = 100, 100  # clocks rise while it warms up
 MOST_FOLLOWED = 4
 """So often an error is followed to where it starts next, before every node is lowered alone."""
 
