@@ -55,11 +55,11 @@ class Cure:
 
     Args:
         code: stable name.
-        against: what it cures.
-        operators: of the nodes that it replaces.
         does: what it writes instead, in a few words.
         needs: what must hold.
         source: where the fault and the rewrite are from.
+        against: what it cures.
+        replaces: the operators of nodes that it replaces, where `patterns` do not name them; none: any.
         patterns: what it looks for, and what it writes.
         transform: instead of patterns: rewrites the whole graph, given the model and the nodes that are refused (None:
             unknown); None where it does not apply.
@@ -70,17 +70,23 @@ class Cure:
     """
 
     code: str
-    against: Against
-    operators: tuple[str, ...]
     does: str
     needs: str
     source: str
+    against: Against = Against.REFUSED
+    replaces: tuple[str, ...] = ()
     patterns: tuple[Pattern, ...] = ()
     transform: Callable[[Model, frozenset[str] | None], Transformed | None] | None = None
     calibrate: Callable[[Model, Sequence[Feeds]], Transformed | None] | None = None
     where_refused: bool = False
     opset: int = 0
     where_finite: bool = False
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """The operators of nodes that it replaces; none: any."""
+        named = dict.fromkeys(pattern.operator for pattern in self.patterns if pattern.operator)
+        return self.replaces or tuple(named)
 
 
 @dataclass(frozen=True)

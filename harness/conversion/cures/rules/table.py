@@ -28,7 +28,7 @@ CURES: tuple[Cure, ...] = (
     Cure(
         code="baked-batch",
         against=Against.RISKY,
-        operators=("Reshape", "Tile", "Expand"),
+        replaces=("Reshape", "Tile", "Expand"),
         does="takes the batch from the shape of the input",
         needs="one number that stands first in every such shape, and an input whose first axis is free",
         source="roboflow/rf-detr issues 949 and 376, NVIDIA/TensorRT issue 3916",
@@ -36,8 +36,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="constant-folding",
-        against=Against.REFUSED,
-        operators=(),
         does="computes what does not depend on the inputs, leaves out branches that are never taken and dead nodes",
         needs="nothing",
         source="axes, scales and shapes that are computed are refused where they must be constant",
@@ -46,7 +44,6 @@ CURES: tuple[Cure, ...] = (
     Cure(
         code="float64",
         against=Against.SILENT,
-        operators=(),
         does="computes in float32",
         needs="inputs and outputs that are not float64",
         source="TensorRT computes float64 in float32, or refuses it",
@@ -55,7 +52,7 @@ CURES: tuple[Cure, ...] = (
     Cure(
         code="grid-sample-modes",
         against=Against.SILENT,
-        operators=("GridSample",),
+        replaces=("GridSample",),
         does="writes the file at opset 19, whose modes are bilinear and bicubic",
         needs="no other node that needs the newer opset; pictures, not volumes",
         source="parsers up to TensorRT 11.1 and TensorRT for RTX 1.4 take the modes of opset 20 for nearest: "
@@ -65,7 +62,6 @@ CURES: tuple[Cure, ...] = (
     Cure(
         code="explicit-upper",
         against=Against.SILENT,
-        operators=("Trilu",),
         does="writes upper = 1 into the node",
         needs="a Trilu without the attribute",
         source="onnx-tensorrt 8.5 to 10.1 read 0 where it is left out; measured on TensorRT for RTX 1.4 and 1.6",
@@ -74,7 +70,6 @@ CURES: tuple[Cure, ...] = (
     Cure(
         code="batch-first-recurrence",
         against=Against.SILENT,
-        operators=("RNN", "GRU", "LSTM"),
         does="transposes the inputs and the outputs",
         needs="layout 1",
         source="no importer reads layout; measured on TensorRT for RTX 1.4 and 1.6",
@@ -87,7 +82,6 @@ CURES: tuple[Cure, ...] = (
     Cure(
         code="ceil-mode",
         against=Against.SILENT,
-        operators=("MaxPool",),
         does="writes the padding out, without ceil_mode",
         needs="a window that would start behind the input; sizes that are known",
         source="measured on TensorRT for RTX 1.4 and 1.6, whose output is larger by one",
@@ -95,8 +89,7 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="inline-definition",
-        against=Against.REFUSED,
-        operators=(*sorted(functions.NEVER_TAKEN), "LayerNormalization"),
+        replaces=(*sorted(functions.NEVER_TAKEN), "LayerNormalization"),
         does="writes the operator's own definition instead of it",
         needs="nothing; of LayerNormalization only where more than its first output is read",
         source=f"{SUITE}; {ONNX_DEFINITION}",
@@ -104,8 +97,7 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="inline-refused-definition",
-        against=Against.REFUSED,
-        operators=("Attention", "Swish"),
+        replaces=("Attention", "Swish"),
         does="writes the operator's own definition instead of it",
         needs="a compiler that refuses it",
         source=f"{SUITE}; {ONNX_DEFINITION}",
@@ -114,8 +106,7 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="unrolled-loop",
-        against=Against.REFUSED,
-        operators=("Loop",),
+        replaces=("Loop",),
         does="writes the body once a turn",
         needs=f"a constant number of turns, at most {functions.MOST_TURNS}; a compiler that refuses the Loop",
         source="loops with bodies that a release cannot build",
@@ -124,8 +115,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="scatter-with-reduction",
-        against=Against.REFUSED,
-        operators=("ScatterND", "ScatterElements"),
         does="combines the updates by a mask over what they write to, and one reduction",
         needs="ScatterElements: indices that span the other axes",
         source=f"{SUITE}; TensorRT up to 8.6 ignores the reduction",
@@ -136,8 +125,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="tensor-scatter",
-        against=Against.REFUSED,
-        operators=("TensorScatter",),
         does="scatters at counted places",
         needs="mode circular, or a cache that has not four axes",
         source=SUITE,
@@ -145,8 +132,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="dilated-pool",
-        against=Against.REFUSED,
-        operators=("MaxPool", "AveragePool", "LpPool"),
         does="reduces shifted slices",
         needs=f"at most {pools.LARGEST_WINDOW} places in the window; a dilation, Indices that are read, or another p",
         source=SUITE,
@@ -158,8 +143,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="max-unpool",
-        against=Against.REFUSED,
-        operators=("MaxUnpool",),
         does="scatters into zeros",
         needs="spatial sizes that are known",
         source=SUITE,
@@ -167,8 +150,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="bitwise",
-        against=Against.REFUSED,
-        operators=("BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "BitShift"),
         does="computes with powers of two",
         needs="integers of 8, 32 or 64 bits that may stand at the border of an engine",
         source=SUITE,
@@ -180,8 +161,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="8-bit-arithmetic",
-        against=Against.REFUSED,
-        operators=(*integers.WIDENED, *integers.COMPARED, "Clip", "ReduceMax", "ReduceMin"),
         does="computes in int32",
         needs="uint8 or int8 numbers, or booleans that are reduced",
         source=SUITE,
@@ -195,8 +174,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="same-byte",
-        against=Against.REFUSED,
-        operators=("BitCast",),
         does="computes the number that the bits stand for",
         needs="8 bits",
         source=SUITE,
@@ -204,8 +181,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="classic-features",
-        against=Against.REFUSED,
-        operators=("ArrayFeatureExtractor", "Binarizer"),
         does="gathers, or compares",
         needs="nothing",
         source=SUITE,
@@ -216,8 +191,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="floored-mod",
-        against=Against.REFUSED,
-        operators=("Mod",),
         does="takes the remainder of C and moves it to the sign of the divisor",
         needs="floats with fmod 0",
         source=SUITE,
@@ -225,8 +198,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="determinant",
-        against=Against.REFUSED,
-        operators=("Det",),
         does="writes the sum of products out",
         needs="matrices of at most 3 × 3",
         source=SUITE,
@@ -234,8 +205,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="cumulative-product",
-        against=Against.REFUSED,
-        operators=("CumProd",),
         does="multiplies what a triangular mask lets through",
         needs="a constant axis",
         source=SUITE,
@@ -243,8 +212,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="celu-16-bits",
-        against=Against.REFUSED,
-        operators=("Celu",),
         does="scales Elu",
         needs="float16 or bfloat16",
         source=SUITE,
@@ -252,8 +219,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="vector-times-stack",
-        against=Against.REFUSED,
-        operators=("MatMul",),
         does="makes the vector a matrix of one row",
         needs="one axis on the left, three or more on the right",
         source=SUITE,
@@ -261,8 +226,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="training-mode",
-        against=Against.REFUSED,
-        operators=("BatchNormalization", "Dropout"),
         does="writes out the statistics of the batch; leaves out a Dropout that drops nothing",
         needs="Dropout: a constant ratio of 0, or training that is off",
         source=SUITE,
@@ -273,8 +236,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="optional-tensor",
-        against=Against.REFUSED,
-        operators=("OptionalHasElement", "OptionalGetElement"),
         does="writes what is known of it",
         needs="a tensor, or nothing",
         source=SUITE,
@@ -285,8 +246,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="compress-by-constant",
-        against=Against.REFUSED,
-        operators=("Compress",),
         does="gathers what the condition keeps",
         needs="a constant condition",
         source=SUITE,
@@ -294,8 +253,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="topk-beyond-limit",
-        against=Against.REFUSED,
-        operators=("TopK",),
         does=f"takes {selection.LARGEST_K} at a time, each from what the ones before left",
         needs="a constant K; values that are finite",
         source="limit of TensorRT's ITopKLayer: NVIDIA/TensorRT issues 4390 and 4244",
@@ -303,8 +260,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="resize-by-sizes",
-        against=Against.REFUSED,
-        operators=("Resize",),
         does="gives the sizes from which the scales were computed",
         needs="scales that are sizes over the shape of the input",
         source="scales must be constants: refused by every parser of TensorRT",
@@ -312,8 +267,7 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="asymmetric-pair",
-        against=Against.REFUSED,
-        operators=("QuantizeLinear", "DequantizeLinear"),
+        replaces=("QuantizeLinear", "DequantizeLinear"),
         does="makes a zero point of 128 symmetric int8, which is exact; computes other pairs in floats",
         needs="a pair with one constant scale and zero point",
         source="refused by every parser of TensorRT; uint8 with zero point 0 is built as int8, which ends at 127",
@@ -332,8 +286,7 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="static-quantisation",
-        against=Against.REFUSED,
-        operators=("DynamicQuantizeLinear",),
+        replaces=("DynamicQuantizeLinear",),
         does="takes the scales from samples of the inputs, and writes Q/DQ pairs of INT8",
         needs="products as ONNX Runtime's dynamic quantisation writes them, with constant weights; two samples",
         source="refused by every parser of TensorRT: NVIDIA/TensorRT issues 3963 and 4698",
@@ -341,8 +294,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="integer-products",
-        against=Against.REFUSED,
-        operators=("MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"),
         does="computes in FP32, which holds the integers exactly",
         needs="sums below 2²⁴",
         source=SUITE,
@@ -355,8 +306,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="stored-bias",
-        against=Against.REFUSED,
-        operators=("DequantizeLinear",),
         does="stores a bias of INT32 in float",
         needs="constants",
         source="ONNX Runtime's static quantization writes it; no parser takes it: lyuwenyu/RT-DETR issue 343",
@@ -364,8 +313,7 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="asymmetric-quantisation",
-        against=Against.REFUSED,
-        operators=("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+        replaces=("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
         does="scales, rounds and shifts in floats",
         needs="uint8 or int8 at the border of the model",
         source="refused by every parser of TensorRT; uint8 with zero point 0 is built as int8, which ends at 127",
@@ -378,8 +326,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="resize-mode",
-        against=Against.REFUSED,
-        operators=("Resize",),
         does="multiplies with the weights of ONNX's definition, or gathers; gives the sizes of a kept ratio",
         needs="antialias, tf_crop_and_resize, half_pixel_symmetric or a kept ratio; known sizes of the resized axes",
         source=SUITE,
@@ -387,8 +333,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="deformable-convolution",
-        against=Against.REFUSED,
-        operators=("DeformConv",),
         does="samples once for each place of the kernel",
         needs="two spatial axes of known size",
         source=SUITE,
@@ -396,8 +340,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="region-align",
-        against=Against.REFUSED,
-        operators=("RoiAlign",),
         does="multiplies with the weights that each region gives to rows and columns",
         needs="mode avg, a sampling ratio, a picture of known size; no plugin for it",
         source=SUITE,
@@ -406,8 +348,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="columns-to-image",
-        against=Against.REFUSED,
-        operators=("Col2Im",),
         does="convolves transposed",
         needs="constant shapes",
         source=SUITE,
@@ -415,8 +355,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="fourier-transform",
-        against=Against.REFUSED,
-        operators=("DFT",),
         does="multiplies with cosines and sines",
         needs="a length that is known",
         source=SUITE,
@@ -424,8 +362,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="count-ngrams",
-        against=Against.REFUSED,
-        operators=("TfIdfVectorizer",),
         does="compares shifted slices with each n-gram",
         needs="a pool of integers and rows of known length",
         source=SUITE,
@@ -434,7 +370,7 @@ CURES: tuple[Cure, ...] = (
     Cure(
         code="layer-normalisation",
         against=Against.RISKY,
-        operators=("ReduceMean",),
+        replaces=("ReduceMean",),
         does="LayerNormalization, which compilers compute inside in FP32",
         needs="means over the last axes, a constant scale of their shape; opset 17",
         source="primitives overflow or lose everything at FP16: measured on TensorRT for RTX 1.4 and 1.6",
@@ -444,7 +380,7 @@ CURES: tuple[Cure, ...] = (
     Cure(
         code="layer-normalisation-bias",
         against=Against.RISKY,
-        operators=("LayerNormalization",),
+        replaces=("LayerNormalization",),
         does="the bias within LayerNormalization",
         needs="a constant of the shape of the scale",
         source="the operator's definition",
@@ -454,7 +390,7 @@ CURES: tuple[Cure, ...] = (
     Cure(
         code="rms-normalisation",
         against=Against.RISKY,
-        operators=("ReduceMean",),
+        replaces=("ReduceMean",),
         does="RMSNormalization, which compilers compute inside in FP32",
         needs="a mean over the last axes, a constant scale of their shape; opset 23",
         source="squares overflow at FP16: measured on TensorRT for RTX 1.4 and 1.6",
@@ -464,7 +400,7 @@ CURES: tuple[Cure, ...] = (
     Cure(
         code="gelu",
         against=Against.RISKY,
-        operators=("Erf", "Tanh"),
+        replaces=("Erf", "Tanh"),
         does="Gelu",
         needs="the constants of the definition; opset 20",
         source="the operator's definition",
@@ -477,7 +413,6 @@ CURES: tuple[Cure, ...] = (
     Cure(
         code="safe-mask",
         against=Against.RISKY,
-        operators=("Where", "Add"),
         does=f"masks with {masks.SAFE:g}",
         needs="a constant that nothing but a Softmax reads; a row that is masked throughout becomes even, not NaN",
         source="lowest floats become infinite at FP16, and rows of them NaN: microsoft/onnxscript issues 2479 and 2561",
@@ -487,7 +422,6 @@ CURES: tuple[Cure, ...] = (
     Cure(
         code="view-of-first-size",
         against=Against.RISKY,
-        operators=("Reshape",),
         does="Flatten",
         needs="a shape of the first size and −1",
         source="reshapes of computed shapes keep the batch from the optimisation profile: NVIDIA/TensorRT issue 3916",
@@ -495,8 +429,6 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         code="einsum-of-many",
-        against=Against.REFUSED,
-        operators=("Einsum",),
         does="takes two tensors at a time, without an ellipsis",
         needs="more than two tensors, or an ellipsis; axes of the result that are named",
         source="TensorRT's table of operators: at most two inputs, no ellipsis",
