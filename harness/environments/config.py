@@ -8,7 +8,7 @@
     gpu = 0                                 # counted in the caller's own CUDA_VISIBLE_DEVICES
     variables = { LD_LIBRARY_PATH = "/opt/cuda/lib64" }
     build = { tactic_sources = ["jit_convolutions"] }
-    limits = { build = 1800, inference = 300, compile = 300, idle = 600, memory_gib = 8 }     # seconds but the last
+    limits = { build = 1800, inference = 300, compile = 300, idle = 600, memory_gib = 8, workers = 4 }   # seconds first
 
     [functions]
     packages = ["our_models"]               # installed packages whose functions cases may name
@@ -46,6 +46,9 @@ RESERVED = "emulator"
 #: Read once, when a process starts; TensorRT for RTX obeys no flag of the builder.
 TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
 
+_MOST_LANES = 4
+_CORES_OF_A_LANE = 4
+
 _Text = Annotated[str, StringConstraints(min_length=1, strict=True)]
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -72,7 +75,18 @@ class Limits(_Strict):
     idle: _Seconds = 600.0
     """How long a worker without a GPU is kept without a request; starting another takes half a second."""
     memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Memory of the host that the worker may have, in GiB; by default all."""
+    """Memory of the host that a worker may have, in GiB; by default all."""
+    workers: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """How many workers of TensorRT for RTX may share the GPU, whose builds need none; by default see `lanes`."""
+
+    @property
+    def lanes(self) -> int:
+        """How many workers may share the GPU: one for each four cores, four at most; one where memory is limited."""
+        if self.workers is not None:
+            return self.workers
+        if self.memory_gib is not None:
+            return 1
+        return max(1, min(_MOST_LANES, len(os.sched_getaffinity(0)) // _CORES_OF_A_LANE))
 
 
 class _Emulator(_Strict):
@@ -105,6 +119,7 @@ class Environment:
         build: build options where neither the case nor the plan says otherwise.
         limits: seconds that a worker may take.
         source: the file that it comes from; None for one made in memory.
+        lane: which of the lanes that share its GPU; each has a worker of its own.
     """
 
     name: str
@@ -114,6 +129,7 @@ class Environment:
     build: BuildOptions = field(default_factory=BuildOptions)
     limits: Limits = field(default_factory=Limits)
     source: Path | None = None
+    lane: int = 0
 
 
 def load(path: Path | None = None) -> Mapping[str, Environment]:

@@ -20,6 +20,7 @@ from harness.environments.command import start_variables
 from harness.environments.config import TF32_VARIABLE, Environment
 from harness.environments.folders import cache_folder
 from harness.environments.process import WorkerProcess
+from harness.environments.turns import turns_of
 from harness.errors import CandidateError, WorkerCrashedError
 from harness.tensors import atomic_path
 from harness.worker import protocol
@@ -128,7 +129,9 @@ _LOCK_SECONDS = 10.0
 
 
 class Supervisor:
-    """The worker of one environment. One request at a time; threads wait for each other.
+    """The worker of one environment, or of one of its lanes. One request at a time; threads wait for each other.
+
+    An inference that is timed waits until no other worker of this process uses the GPU, and they wait for it.
 
     Args:
         environment: what to start.
@@ -248,7 +251,8 @@ class Supervisor:
         with self._guard:
             worker = self.worker()
             try:
-                reply = worker.request(message, self._limit(message) if seconds is None else seconds)
+                with turns_of(self.environment.gpu).taken(alone=_is_timed(message)):
+                    reply = worker.request(message, self._limit(message) if seconds is None else seconds)
             except WorkerCrashedError:
                 self._drop_suspect(message)
                 raise
@@ -414,12 +418,16 @@ class Supervisor:
         return limits.inference if isinstance(message, protocol.InferRequest) else limits.start
 
 
+def _is_timed(message: Answered[Any]) -> bool:
+    return isinstance(message, protocol.InferRequest) and (message.repeats > 0 or message.profile)
+
+
 _shared: dict[Environment, Supervisor] = {}
 _shared_guard = threading.Lock()
 
 
 def shared_supervisor(environment: Environment) -> Supervisor:
-    """The one supervisor of `environment` in this process: its worker and timing cache serve every model."""
+    """The one supervisor of `environment`, and of its lane, in this process: its worker serves every model."""
     with _shared_guard:
         if environment not in _shared:
             _shared[environment] = Supervisor(environment)
@@ -439,8 +447,13 @@ def close_shared() -> None:
     with _shared_guard:
         supervisors = list(_shared.values())
         _shared.clear()
-    for supervisor in supervisors:
+    ends = [threading.Thread(target=supervisor.close) for supervisor in supervisors[1:]]
+    for each in ends:  # a worker that gives its GPU back takes its time
+        each.start()
+    for supervisor in supervisors[:1]:
         supervisor.close()
+    for each in ends:
+        each.join()
 
 
 atexit.register(close_shared)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,10 +36,11 @@ class Candidates:
 
     Args:
         config: the harness.toml to read; by default the nearest one upwards.
+        lane: which of the lanes that share a GPU: its workers are its own.
     """
 
-    def __init__(self, config: Path | None = None) -> None:
-        self._config = config
+    def __init__(self, config: Path | None = None, lane: int = 0) -> None:
+        self._config, self._lane = config, lane
         self._open: dict[str, Candidate] = {}
         self._ahead: dict[str, tuple[Workbench, Candidate]] = {}
 
@@ -47,7 +49,8 @@ class Candidates:
         """The environments of harness.toml, read once."""
         from harness.environments import load
 
-        return load(self._config)
+        found = load(self._config)
+        return {name: replace(environment, lane=self._lane) for name, environment in found.items()}
 
     @cached_property
     def emulated_kernels(self) -> str | None:
@@ -170,6 +173,27 @@ class Candidates:
             by_device.setdefault(device, []).append(name)
         return [tuple(lane) for lane in by_device.values()]
 
+    def beside(self, names: Iterable[str]) -> int:
+        """How many lanes may share the GPU of these environments: builds of TensorRT for RTX need none.
+
+        Those of TensorRT time kernels on it: one lane. Waits for the workers to start, where that is to be decided.
+        """
+        from harness.environments import select, shared_supervisor
+
+        names = tuple(names)
+        if not all(name in self.environments for name in names if name not in WITHOUT_ENGINE):
+            return 1
+        known = [select(name, self.environments) for name in names if name not in WITHOUT_ENGINE]
+        count = 1 if len(known) < len(names) else min(each.limits.lanes for each in known)
+        if count > 1:
+            try:
+                probes = [shared_supervisor(each).probe() for each in known]
+            except CandidateError:  # which the runs say
+                return 1
+            if any(probe.product != TENSORRT_RTX or probe.cannot_run for probe in probes):
+                return 1
+        return count
+
     def lacking(self, name: str, case: Case, spec: RunSpec) -> tuple[Cause, str] | None:
         """Why an environment's release is not one to judge this run on: too old for the case, or for the precision.
 
@@ -186,9 +210,9 @@ class Candidates:
             return Cause.PRECISION, f"{probe.product} {probe.tensorrt} has no precision {spec.precision}"
         return None
 
-    def again(self) -> Candidates:
-        """Candidates of the same environments, with engines of their own."""
-        return Candidates(self._config)
+    def again(self, lane: int = 0) -> Candidates:
+        """Candidates of the same environments, with engines of their own, and workers for each lane."""
+        return Candidates(self._config, lane)
 
     def abort(self) -> None:
         """Kill the workers, whatever they do: what waits for them fails at once."""

@@ -78,13 +78,20 @@ class Judge:
         """`case`, or the equal one of the workbench at hand: units from another process have copies."""
         return case if self._bench is None or self._bench.case != case else self._bench.case
 
+    def is_large(self, case: Case) -> bool:
+        """Whether the weights of `case` alone are beyond the memory budget; loads its model."""
+        bench = self.bench(case)
+        with suppress(Exception):  # what cannot be had is said by the run
+            if not bench.missing_packages():
+                return sum(each.nbytes for each in bench.model.weights.values()) > self.options.memory_budget
+        return False
+
     def prepare(self, case: Case) -> None:
         """Make the model, the inputs and the reference of the case after this one, while an engine is built and run.
 
         Not beside a model whose weights alone are beyond the memory budget: two of them need not fit.
         """
-        weights = () if self._bench is None else self._bench.model.weights.values()
-        if self._ahead is None and sum(each.nbytes for each in weights) <= self.options.memory_budget:
+        if self._ahead is None and (self._bench is None or not self.is_large(self._bench.case)):
             bench = self._new_bench(case)
             thread = threading.Thread(target=bench.prepare, name=f"prepare {case.name}", daemon=True)
             self._ahead = bench, thread

@@ -1,12 +1,13 @@
-"""Carry out runs: one after the other on a GPU, at the same time on several GPUs, or on the workers of a scheduler."""
+"""Carry out runs: in lanes, one or several for each GPU, or on the workers of a scheduler."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, as_completed, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -48,6 +49,9 @@ class ProgressEvent:
 Progress = Callable[[ProgressEvent], None]
 T = TypeVar("T")
 _JOIN_SECONDS = 30.0
+#: What a worker says that lacks memory, or whose GPU another process has upset.
+_SCARCE = frozenset({"out_of_memory", "no_context", "not_started", "cuda_error", "disk_full"})
+_LOST = frozenset({"WorkerCrashedError", "WorkerTimeoutError"})
 
 
 @dataclass(frozen=True)
@@ -125,48 +129,119 @@ class _Told:
             self.progress(event)
 
 
+class _Lanes:
+    """Runs that lanes carry out: those left to take, what came of the others, and what is to be repeated.
+
+    Args:
+        runs: what to do.
+        progress: what is told.
+    """
+
+    def __init__(self, runs: Sequence[Run], progress: Progress) -> None:
+        self.runs, self.told = runs, _Told(runs, progress)
+        self.stopped = threading.Event()
+        self.results: dict[int, RunResult] = {}
+        self.again: list[int] = []
+        """Runs of which a worker died, or lacked something, beside others: they are repeated alone."""
+        self._guard = threading.Lock()
+        self._loading = threading.Lock()
+        self._taken: set[tuple[int, tuple[str, ...]]] = set()
+        self._unusable: set[int] = set()
+        """Cases of which no run can be judged: one result says so."""
+
+    def work(self, names: tuple[str, ...], judge: Judge, *, shared: bool) -> None:
+        """Carry out runs of these candidates, a case at a time; `shared`: other lanes take cases of them, too."""
+        try:
+            while (indices := self._take(names)) and not self.stopped.is_set():
+                with contextlib.ExitStack() as loading:
+                    if shared:  # no two models that are large are at hand at a time
+                        loading.enter_context(self._loading)
+                        if not judge.is_large(self.runs[indices[0]].case):
+                            loading.close()
+                    for index in indices:
+                        self._carry_out(index, names, judge, shared=shared)
+        except BaseException:
+            self.stopped.set()
+            raise
+
+    def repeat(self, judge: Judge) -> None:
+        """Carry out again, one after the other, what failed for what else went on."""
+        for index in sorted(self.again):
+            self.results[index] = _judged(judge, self.runs[index], index, self.told)
+
+    def _take(self, names: tuple[str, ...]) -> list[int]:
+        """Positions of the runs of the next case on these candidates; none if no case is left."""
+        with self._guard:
+            cases = (run.case for run in self.runs if run.candidate in names)
+            case = next((each for each in cases if (id(each), names) not in self._taken), None)
+            self._taken.add((id(case), names))
+        return [i for i, run in enumerate(self.runs) if run.case is case and run.candidate in names]
+
+    def _carry_out(self, index: int, names: tuple[str, ...], judge: Judge, *, shared: bool) -> None:
+        run = self.runs[index]
+        if self.stopped.is_set() or id(run.case) in self._unusable:
+            return
+        mine = [each for each in self.runs[index + 1 :] if each.candidate in names]
+        if shared:
+            mine = [each for each in mine if each.case is run.case]  # others may take the next case
+        ahead = next((each.case for each in mine if each.case is not run.case), None)
+        result = _judged(judge, run, index, self.told, ahead, next(iter(mine), None), withhold=shared)
+        if shared and is_of_others(result):
+            self.again.append(index)
+            return
+        if result.cause is Cause.CASE:
+            with self._guard:
+                if id(run.case) in self._unusable:  # another lane has said so meanwhile
+                    return
+                self._unusable.add(id(run.case))
+        self.results[index] = result
+
+
 def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[RunResult, ...]:
     """The results of `runs`, in their order; of a case that cannot be judged at all there is one.
 
-    The runs of each GPU are a lane: within it they follow each other, so that no build is timed while another one
-    keeps its GPU busy. Lanes go at the same time, each with a judge of its own; golden references are rewritten by
-    one lane only. `progress` is called by one lane at a time.
+    Lanes go at the same time, each with a judge and workers of its own. Each GPU has one, or several for TensorRT for
+    RTX, whose builds need no GPU: they take the cases as they come, and no inference is timed beside another one or a
+    build. Golden references are rewritten by one lane only. `progress` is called by one lane at a time.
     """
-    lanes = judge.candidates.lanes(dict.fromkeys(run.candidate for run in runs))
-    if len(lanes) == 1 or judge.options.golden_update:
-        lanes = [tuple(name for lane in lanes for name in lane)]
-    told, stopped = _Told(runs, progress), threading.Event()
-    results: dict[int, RunResult] = {}
-    unusable: set[int] = set()  # cases of which no run can be judged: one result says so
+    candidates, work = judge.candidates, _Lanes(runs, progress)
+    groups = candidates.lanes(dict.fromkeys(run.candidate for run in runs))
+    if judge.options.golden_update:
+        groups = [tuple(name for group in groups for name in group)]
+    lanes: list[tuple[tuple[str, ...], int, int]] = []
+    for names in groups:
+        cases = {id(run.case) for run in runs if run.candidate in names}
+        many = len(cases) > 1 and not judge.options.golden_update
+        count = min(len(cases), candidates.beside(names)) if many else 1
+        lanes += [(names, lane, count) for lane in range(count)]
 
-    def work(lane: tuple[str, ...], own: Judge) -> None:
+    def carry_out_lane(names: tuple[str, ...], lane: int, count: int) -> None:
+        if len(lanes) == 1:
+            work.work(names, judge, shared=False)
+            return
+        options = replace(judge.options, memory_budget=judge.options.memory_budget // count)
+        own = Judge(options, candidates.again(lane))
         try:
-            for index, run in enumerate(runs):
-                if run.candidate not in lane or stopped.is_set() or id(run.case) in unusable:
-                    continue
-                following = (each.case for each in runs[index:] if each.candidate in lane)
-                ahead = next((case for case in following if case is not run.case), None)
-                then = next((each for each in runs[index + 1 :] if each.candidate in lane), None)
-                result = _judged(own, run, index, told, ahead, then)
-                if result.cause is Cause.CASE:
-                    if id(run.case) in unusable:  # another lane has said so meanwhile
-                        continue
-                    unusable.add(id(run.case))
-                results[index] = result
-        except BaseException:
-            stopped.set()
-            raise
+            own.candidates.start_ahead(names)
+            work.work(names, own, shared=count > 1)
         finally:
-            if own is not judge:
-                own.release()
+            own.release()
 
     def give_up() -> None:
-        stopped.set()
-        judge.candidates.abort()  # or the other lanes would be waited for until their builds end
+        work.stopped.set()
+        candidates.abort()  # or the other lanes would be waited for until their builds end
 
-    judges = [judge if len(lanes) == 1 else Judge(judge.options, judge.candidates.again()) for _ in lanes]
-    side_by_side([partial(work, lane, own) for lane, own in zip(lanes, judges, strict=True)], give_up)
-    return tuple(results[index] for index in sorted(results))
+    side_by_side([partial(carry_out_lane, *lane) for lane in lanes], give_up)
+    work.repeat(judge)
+    return tuple(work.results[index] for index in sorted(work.results))
+
+
+def is_of_others(result: RunResult) -> bool:
+    """Whether a run may have failed for want of what others use at the same time, or with a worker."""
+    error = result.error
+    if error is None or result.cause is not Cause.CANDIDATE:
+        return False
+    return error.fault in _SCARCE or error.kind in _LOST
 
 
 def carry_out_on(cluster: Cluster, runs: Sequence[Run], progress: Progress) -> tuple[RunResult, ...]:
@@ -241,9 +316,19 @@ def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
 
 
 def _judged(
-    judge: Judge, run: Run, index: int, told: _Told, ahead: Case | None, then: Run | None
+    judge: Judge,
+    run: Run,
+    index: int,
+    told: _Told,
+    ahead: Case | None = None,
+    then: Run | None = None,
+    *,
+    withhold: bool = False,
 ) -> RunResult:
-    """The result of `run`; while its engine is built, the case `ahead` is prepared, and then the engine of `then`."""
+    """The result of `run`; while its engine is built, the case `ahead` is prepared, and then the engine of `then`.
+
+    With `withhold`, one that is to be repeated is not told.
+    """
 
     def enter(stage: str) -> None:
         told(index, "stage", stage)
@@ -256,5 +341,6 @@ def _judged(
 
     told(index, "start")
     result = run.carry_out(judge, enter, build_ahead)
-    told(index, "done", result=result)
+    if not (withhold and is_of_others(result)):
+        told(index, "done", result=result)
     return result

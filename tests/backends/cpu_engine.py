@@ -12,8 +12,11 @@ the environment make it fail:
     REFUSED, REFUSED_LOW      names of nodes that the parser never takes, or takes in FP32 alone
     CAPABILITIES, FREE_BYTES, PRODUCT  what the probe reports
     BUILT             a file that a build waits for
+    SLOW              seconds that a build, and an inference that is timed, take at least
+    CRASH_ONCE        a file: the build that finds it removes it, and kills the worker
 """
 
+import contextlib
 import ctypes
 import os
 import time
@@ -65,6 +68,9 @@ class CpuEngines:
         model_name = os.path.splitext(os.path.basename(request.model_path))[0]
         if marks & _names("MARKS_CRASH") or model_name in _names("CRASH_MODELS"):
             ctypes.string_at(0)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.environ.get("CRASH_ONCE", "/nowhere/at/all"))
+            ctypes.string_at(0)
         if marks & _names("MARKS_FAIL"):
             blamed = marks & _names("MARKS_BLAMED")
             raise Fault("marks_failed", "a mark breaks the build", marks=sorted(blamed))
@@ -72,6 +78,7 @@ class CpuEngines:
             raise Fault("out_of_memory", "too many marks")
         while not os.path.exists(os.environ.get("BUILT", "/")):
             time.sleep(0.01)
+        time.sleep(float(os.environ.get("SLOW", 0)))
         model = onnx.load(request.model_path)
         refused = [node.name for node in model.graph.node if node.name in _names("REFUSED_LOW")]
         refused = [name for name in refused if _is_low(model, name)]
@@ -122,6 +129,7 @@ class CpuEngines:
         if request.debug:
             tensors["(Unnamed Layer* 3) [Shuffle]"] = next(iter(tensors.values()))
         protocol.write_tensor_file(request.outputs_path, tensors)
+        time.sleep(float(os.environ.get("SLOW", 0)) if request.repeats else 0)
         latency = protocol.Latency(1.0, 2.0, request.repeats) if request.repeats else None
         return protocol.InferReply(request.outputs_path, latency, {"layer": 1.0} if request.profile else {})
 

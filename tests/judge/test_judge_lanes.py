@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.backends import tensorrt
 from harness.environments import Environment, Supervisor
-from harness.judge import Candidates, JudgeOptions, ProgressEvent, Verdict, Workbench, run
+from harness.environments.process import WorkerProcess
+from harness.judge import (
+    Candidates,
+    JudgeOptions,
+    Progress,
+    ProgressEvent,
+    RunReport,
+    Verdict,
+    Workbench,
+    run,
+)
+from harness.tensors import to_json
+from harness.worker.protocol import TENSORRT, TENSORRT_RTX, BuildRequest, InferRequest
 
 ADAPTER = Path(__file__).parents[1] / "worker" / "doubled.py"
+ENGINES = Path(__file__).parents[1] / "backends" / "cpu_engine.py"
 CONFIG = """
 [environments.old]
 python = "{python}"
@@ -40,6 +55,114 @@ def supervisors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dic
     yield made
     for supervisor in made.values():
         supervisor.close()
+
+
+SHARED = """
+[environments.rtx]
+python = "{python}"
+limits = {{ workers = {workers} }}
+variables = {{ PRODUCT = "{product}", CAPABILITIES = "fp16,strong,unfused_debug_tensors"{more} }}
+"""
+
+
+@pytest.fixture
+def shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[tuple[int, object, float, float]]]:
+    """What the workers of an environment are asked for: in which lane, what, from when to when."""
+    made: dict[Environment, Supervisor] = {}
+    asked: list[tuple[int, object, float, float]] = []
+    request = WorkerProcess.request
+
+    def supervisor_of(environment: Environment) -> Supervisor:
+        return made.setdefault(environment, Supervisor(environment, adapter=ENGINES, keep_cache=False))
+
+    def recorded(self: WorkerProcess, message: object, seconds: float) -> object:
+        began = time.monotonic()
+        try:
+            return request(self, message, seconds)
+        finally:
+            asked.append((self.environment.lane, message, began, time.monotonic()))
+
+    for module in (tensorrt, sys.modules["harness.environments"]):
+        monkeypatch.setattr(module, "shared_supervisor", supervisor_of)
+    monkeypatch.setattr(WorkerProcess, "request", recorded)
+    monkeypatch.chdir(tmp_path)
+    yield asked
+    for supervisor in made.values():
+        supervisor.close()
+
+
+def share(workers: int, product: str = TENSORRT_RTX, more: str = "") -> None:
+    text = SHARED.format(python=sys.executable, workers=workers, product=product, more=more)
+    Path("harness.toml").write_text(text)
+
+
+def run_fp16(cases: Path, progress: Progress | None = None) -> RunReport:
+    """The runs at fp16, beside an emulator that asks no compiler."""
+    options = JudgeOptions(kernels="none")
+    return run(cases, environments="rtx", precisions="fp16", options=options, progress=progress)
+
+
+def many(tiny_cases) -> Path:
+    """A folder of six cases that can be judged, and two that cannot."""
+    folder = tiny_cases("clean", "mistaken", "skipped")
+    for number in range(5):
+        (folder / f"clean-{number}.case.yaml").write_text((folder / "clean.case.yaml").read_text())
+    return folder
+
+
+def test_workers_that_share_a_gpu_say_what_one_says(tiny_cases, shared) -> None:
+    cases = many(tiny_cases)
+    share(1)
+    alone = run_fp16(cases).results
+    assert {lane for lane, *_ in shared} == {0}
+    shared.clear()
+    share(3)
+    beside = run_fp16(cases).results
+    assert {lane for lane, message, *_ in shared if isinstance(message, BuildRequest)} == {0, 1, 2}
+    assert [each.verdict.value for each in alone] == ["pass"] * 6 + ["error", "skip"]
+    assert [to_json(replace(one, timings={})) for one in beside] == [
+        to_json(replace(one, timings={})) for one in alone
+    ]
+
+
+def test_nothing_goes_on_on_a_gpu_beside_what_is_timed(tiny_cases, shared) -> None:
+    share(3, more=', SLOW = "0.2"')
+    run_fp16(many(tiny_cases))
+    timed = [each for each in shared if isinstance(each[1], InferRequest) and each[1].repeats]
+    others = [each for each in shared if isinstance(each[1], BuildRequest | InferRequest)]
+    assert len({lane for lane, *_ in timed}) == 3
+    for one in timed:
+        beside = [each for each in others if each is not one and each[2] < one[3] and one[2] < each[3]]
+        assert beside == []
+
+
+def test_builds_of_tensorrt_do_not_share_a_gpu(tiny_cases, shared) -> None:
+    share(3, TENSORRT)
+    run_fp16(many(tiny_cases))
+    assert {lane for lane, *_ in shared} == {0}
+
+
+def test_a_worker_that_dies_costs_its_own_run_alone(tiny_cases, shared) -> None:
+    share(2, more=', CRASH_MODELS = "broken-fp16"')
+    cases = many(tiny_cases)
+    (cases / "broken.case.yaml").write_text((cases / "clean.case.yaml").read_text())
+    found = {each.case: each for each in run_fp16(cases).results}
+    assert [name for name, each in found.items() if each.verdict is Verdict.ERROR] == ["broken", "mistaken"]
+    assert found["broken"].error.kind == "WorkerCrashedError"
+
+
+def test_what_fails_beside_others_is_repeated_alone(tiny_cases, shared, tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    once.touch()
+    share(2, more=f', CRASH_ONCE = "{once}"')
+    told: list[tuple[int, str]] = []
+    report = run_fp16(many(tiny_cases), lambda event: told.append((event.index, event.kind)))
+    assert not once.exists()
+    assert [each.case for each in report.results if each.verdict is Verdict.ERROR] == ["mistaken"]
+    done = [index for index, kind in told if kind == "done"]
+    assert sorted(done) == list(range(8)), "each once"
 
 
 def configure(gpu: int) -> None:
