@@ -201,14 +201,19 @@ class GraphRunner:
             graph.proto, where=model.name, operators=model.operators, dtypes=model.dtypes
         )
         self.takes = {value.name for value in self.session.get_inputs()}
-        self.names = list(graph.outputs.values())
 
-    def run(self, feeds: Mapping[str, np.ndarray], lowered: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    def run(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        lowered: Iterable[str] = (),
+        wanted: Sequence[str] | None = None,
+    ) -> dict[str, np.ndarray]:
         """The observed tensors by name.
 
         Args:
             feeds: the model's inputs.
             lowered: names of the units that are rounded.
+            wanted: those of the observed tensors that are returned; None: all.
 
         Raises:
             InputDataError: ONNX Runtime refuses the inputs.
@@ -216,6 +221,7 @@ class GraphRunner:
             ModelError: it cannot be run for another reason, such as too little memory.
         """
         chosen = frozenset(lowered)
+        observed = tuple(self.graph.outputs if wanted is None else wanted)
         values = {name: value for name, value in feeds.items() if name in self.takes}
         for weight in self.graph.weights:
             low = weight.reader is not None and weight.reader in chosen
@@ -223,7 +229,7 @@ class GraphRunner:
         if MASK in self.takes:
             values[MASK] = self.graph.mask(chosen)
         try:
-            arrays = infer(self.session, self.names, values)
+            arrays = infer(self.session, [self.graph.outputs[name] for name in observed], values)
         except TimeoutError as error:
             raise ModelError(
                 f"an inference of ONNX Runtime took more than {duration(time_limit())}",
@@ -234,14 +240,14 @@ class GraphRunner:
             raise
         except Exception as error:
             raise _run_error(error, self.model.name) from error
-        for name, array in zip(self.graph.outputs, arrays, strict=True):
+        for name, array in zip(observed, arrays, strict=True):
             if not isinstance(array, np.ndarray):
                 raise ModelError(
                     f"output {name!r} is a sequence or optional; harness compares tensors",
                     where=self.model.name,
                     hint="let the model return its tensors",
                 )
-        return dict(zip(self.graph.outputs, arrays, strict=True))
+        return dict(zip(observed, arrays, strict=True))
 
     def _weight(self, feed: WeightFeed, low: bool, exact: bool) -> np.ndarray:
         raw = self.model.weight(feed.weight)

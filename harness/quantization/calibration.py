@@ -22,7 +22,16 @@ import numpy as np
 
 from harness.errors import InputDataError
 from harness.model import Model
-from harness.quantization.arithmetic import FP4, clips, dequantized, largest_of, limits, nrmse, two_levels
+from harness.quantization.arithmetic import (
+    FP4,
+    clips,
+    dequantized,
+    largest_of,
+    limits,
+    nrmse,
+    thinned,
+    two_levels,
+)
 from harness.quantization.histograms import BINS, Histogram
 from harness.quantization.pairs import find_pairs
 from harness.quantization.types import Kind, Method, QdqPair, Scale
@@ -222,8 +231,9 @@ def error_of(values: np.ndarray, scale: Scale, dtype: str, axis: int | None = No
     """nrmse of `values`, quantised and dequantised, over themselves; the RMS over the channels along `axis` if given.
 
     A channel of a weight makes a channel of what is computed, and what follows may scale that up again: so a channel
-    that is lost counts, however small it is beside the others.
+    that is lost counts, however small it is beside the others. Of a large tensor some lines are looked at.
     """
+    values, scale = thinned(values, scale, axis)
     found = dequantized(values, scale, dtype)
     if axis is None:
         return nrmse(found, values)

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from harness.backends import chunks, tensor_sizes
-from harness.quantization.arithmetic import clips, limits, ratio, rounded, spread, steps
-from harness.quantization.switched import Setting, SwitchedModel
+from harness.quantization.arithmetic import (
+    BLOCK,
+    clips,
+    limits,
+    ratio,
+    rounded,
+    spread,
+    squares,
+    steps,
+    thinned,
+)
+from harness.quantization.switched import BUDGET, Setting, SwitchedModel
 from harness.quantization.types import Kind, QdqPair, Scale
 from harness.tensors import NEVER
 
 BINS = 2048
-BUDGET = 256 << 20
-"""Bytes of tensors that are held at once."""
-BLOCK = 1 << 17
-"""So many elements are looked at together: their intermediate results stay in the processor's cache."""
-KEPT = 1 << 16
+COUNTED = 1 << 20
+"""About so many values of a tensor are counted in its histogram."""
+KEPT = 1 << 14
 """About so many values of an activation are kept, to try scales on."""
 
 
@@ -27,7 +36,7 @@ class Histogram:
     """The magnitudes of a tensor.
 
     Args:
-        counts: elements in each of 2,048 bins of equal width, from 0.
+        counts: elements in each of 2,048 bins of equal width, from 0; of a large tensor, of a share of its elements.
         width: of a bin.
         largest: the largest magnitude, exactly.
         lowest: the smallest value.
@@ -64,24 +73,26 @@ class Histogram:
 
 
 def histogram_of(values: np.ndarray, axis: int | None = None) -> Histogram:
-    """The histogram of one array, with `axis` as that of its channels."""
-    finite = np.isfinite(values)
-    kept = values if finite.all() else np.where(finite, values, np.float32(0))
-    sizes = np.abs(kept)
-    largest = float(sizes.max(initial=0.0))
+    """The histogram of one array, with `axis` as that of its channels; of a large one, of evenly chosen elements."""
+    low, high = (float(found(values, initial=0.0)) for found in (np.min, np.max))
+    bad, kept = 0, values
+    if not math.isfinite(low - high):
+        finite = np.isfinite(values)
+        bad, kept = values.size - int(np.count_nonzero(finite)), np.where(finite, values, np.float32(0))
+        low, high = float(kept.min(initial=0.0)), float(kept.max(initial=0.0))
+    largest = max(-low, high)
     width = largest / BINS if largest > 0 else 1.0 / BINS
     counts = np.zeros(BINS, np.int64)
-    flat = sizes.reshape(-1)
+    flat = kept.reshape(-1)[:: max(1, kept.size // COUNTED)]
     for start in range(0, flat.size, BLOCK):
-        places = (flat[start : start + BLOCK] / np.float32(width)).astype(np.int64)
+        places = (np.abs(flat[start : start + BLOCK]) / np.float32(width)).astype(np.int64)
         counts += np.bincount(np.minimum(places, BINS - 1), minlength=BINS)
-    bad = values.size - int(np.count_nonzero(finite))
-    counts[0] -= bad
+    counts[0] -= bad if flat.size == values.size else 0
     channels = np.zeros(0)
     if axis is not None and values.ndim > 1:
         others = tuple(place for place in range(values.ndim) if place != axis % values.ndim)
-        channels = sizes.max(axis=others, initial=0.0).astype(np.float64)
-    low, high = float(kept.min(initial=0.0)), float(kept.max(initial=0.0))
+        highest, lowest = kept.max(axis=others, initial=0.0), kept.min(axis=others, initial=0.0)
+        channels = np.maximum(highest, -lowest).astype(np.float64)
     return Histogram(counts, width, largest, low, high, values.size - bad, bad, channels)
 
 
@@ -149,17 +160,18 @@ def introduced(values: np.ndarray, scale: Scale, dtype: str) -> Introduced:
     least, most = limits(dtype)
     found = steps(values, scale, dtype)
     zero = 0.0 if scale.zero_point is None else spread(scale.zero_point, scale, values.shape)
+    half = 0.5 if np.issubdtype(type(least), np.floating) else 0.0
     with np.errstate(all="ignore"):
         back = (rounded(found, dtype) - zero) * spread(scale.values, scale, values.shape)
-        error = np.square(np.subtract(back, values), dtype=np.float64)
-        half = 0.5 if np.issubdtype(type(least), np.floating) else 0.0
-    beyond = (found > most + half) | (found < least - half)
+        error = np.subtract(back, values)
+        saturates = not (found.max(initial=0) <= most + half and found.min(initial=0) >= least - half)
+    beyond = (found > most + half) | (found < least - half) if saturates else np.zeros(0, bool)
     gone = (back == 0) & (values != 0)
     return Introduced(
-        float(np.square(values, dtype=np.float64).sum()),
-        float(error.sum()),
-        float(error[beyond].sum()),
-        float(error[gone].sum()),
+        squares(values),
+        squares(error),
+        squares(error[beyond]) if saturates else 0.0,
+        squares(error[gone]),
         values.size,
         int(np.count_nonzero(beyond)),
         int(np.count_nonzero(gone)),
@@ -195,7 +207,10 @@ def observe(switched: SwitchedModel, samples: Sequence[Mapping[str, np.ndarray]]
     for pair, values in _tensors(switched, samples):
         axis = pair.channel_axis if pair.kind is Kind.WEIGHT else _activation_axis(switched, pair)
         histograms[pair.name] = merged(histograms.get(pair.name), histogram_of(values, axis))
-        errors[pair.name] = errors.get(pair.name, Introduced()) + introduced(values, pair.scale, pair.dtype)
+        looked_at, scale = values, pair.scale
+        if pair.kind is Kind.WEIGHT:
+            looked_at, scale = thinned(values, scale, axis)
+        errors[pair.name] = errors.get(pair.name, Introduced()) + introduced(looked_at, scale, pair.dtype)
         if pair.name not in kept:
             kept[pair.name] = values if pair.kind is Kind.WEIGHT else _share(values)
     return Observed(histograms, errors, kept)
@@ -220,7 +235,7 @@ def _tensors(
 
     def read(name: str, values: np.ndarray) -> Iterator[tuple[QdqPair, np.ndarray]]:
         for pair in computed[name]:
-            found = values.astype(np.float32)
+            found = values.astype(np.float32, copy=False)
             yield pair, np.maximum(found, 0) if clips(pair.scale, pair.dtype) else found
 
     for feeds in samples:

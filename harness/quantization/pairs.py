@@ -140,13 +140,12 @@ def float_weights(
             continue
         values = constants.get(pair.tensor)
         assert values is not None
-        raw = values.astype(np.float32)
-        if not pair.quantizer:
-            scale: Scale = pair.scale
-            if scale.zero_point is not None:
-                raw = raw - spread(scale.zero_point, scale, raw.shape)
-            raw = np.asarray(raw * spread(scale.values, scale, raw.shape), dtype=np.float32)
-            raw = _counterpart(pair, raw.shape, others, nodes, raw)
+        raw = None if pair.quantizer else _counterpart(pair, values.shape, others, nodes)
+        if raw is None:
+            raw, scale = values.astype(np.float32), pair.scale
+            if not pair.quantizer:
+                zero = 0.0 if scale.zero_point is None else spread(scale.zero_point, scale, raw.shape)
+                raw = np.asarray((raw - zero) * spread(scale.values, scale, raw.shape), dtype=np.float32)
         found[pair.name] = np.ascontiguousarray(raw)
     return found
 
@@ -156,8 +155,7 @@ def _counterpart(
     shape: tuple[int, ...],
     constants: Constants | None,
     nodes: Mapping[str, ir.Node],
-    otherwise: np.ndarray,
-) -> np.ndarray:
+) -> np.ndarray | None:
     names = [pair.tensor, pair.tensor.removesuffix("_quantized")]
     for reader in pair.readers:
         node = nodes.get(reader.node)
@@ -169,5 +167,5 @@ def _counterpart(
     for name in names:
         values = None if constants is None else constants.get(name)
         if values is not None and values.shape == shape and values.dtype.kind == "f":
-            return values.astype(np.float32)
-    return otherwise
+            return values.astype(np.float32, copy=False)
+    return None

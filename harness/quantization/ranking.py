@@ -1,31 +1,50 @@
-"""Which pair costs how much, alone, and why; and which method gives the scale of which tensor.
+"""Which pair costs how much, alone, and why.
 
-The best method for all is taken, and for a few tensors another one that does better. Errors are measured on samples
-that the scales were not calibrated with, half by half: on its own samples `max` looks better than it is, since of them
-it clips nothing.
+What a pair introduces into its own tensor says little of what the outputs err by: the logits of a masked softmax err
+by a thousandth and ruin them. Running the model with each pair alone says it all, and takes an inference a pair. Of a
+model with many pairs it is estimated, in three steps:
+
+1. Two runs, with all pairs and with none, show how errors grow from node to node. Errors that do not know of each other
+   add up in squares, so from the outputs back each node multiplies what its inputs count for (`growth`).
+2. Pairs of the same role (weight or activation, read by the same operator) are run together, which says how far the
+   estimates of that role are off: errors of weights are alike at all positions of an image, and do not average out.
+3. The costliest are run alone, one by one.
+
+How well that ranks real models: benchmarks/results/quantization_models.json.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.quantization.arithmetic import limits, ratio
+from harness.backends import chunks, tensor_sizes
+from harness.quantization.arithmetic import limits, nrmse, ratio, squares
 from harness.quantization.calibration import error_of, scale_for
-from harness.quantization.histograms import Introduced, Observed, observe
-from harness.quantization.switched import Setting, SwitchedModel
-from harness.quantization.types import Kind, Method, PairError, QdqPair, Reason, Scale
+from harness.quantization.histograms import Introduced, Observed
+from harness.quantization.switched import BUDGET, Setting, SwitchedModel
+from harness.quantization.types import Kind, Method, PairError, QdqPair, Reader, Reason, Scale
 from harness.tensors import NEVER, to_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-INFERENCES = 48
-"""So many pairs are measured alone, those that introduce most; the others are estimated from them."""
+ALONE = 30
+"""No more pairs than that are all measured alone."""
+INFERENCES = 16
+"""Of a model with more, so many sets of pairs are run."""
+ROLES = 6
+"""Of these so many are whole roles; the smallest roles are put together."""
+_NOTHING = 1e-14
+"""A squared relative error that is that of FP32 itself."""
+_LARGE = 10.0
+"""What counts as the relative error of a tensor that is lost."""
+_SUMS = frozenset({"Add", "Sub", "Sum", "Mean", "Concat"})
+"""Operators whose inputs count by their share of the output."""
 GOOD = 1.5
 """A scale with no more than so many times the error of the best one is as good as can be."""
 WORTH = 2.0
@@ -36,13 +55,6 @@ WIDE = 40.0
 FEW_LEVELS = 15
 """Of types with no larger values, the scales of weights are worth a search."""
 
-MOST_TENSORS = 16
-"""So many activations, those whose scale errs most, are tried with each method."""
-MOST_SAMPLES = 8
-"""On at most so many samples."""
-_BETTER = 0.995
-
-Scales = Mapping[Method, Mapping[str, Scale]]
 Samples = Sequence[Mapping[str, np.ndarray]]
 
 
@@ -170,23 +182,18 @@ def rank(
     *,
     inferences: int = INFERENCES,
 ) -> Ranking:
-    """Measure what each pair introduces into its tensor, and, as far as `inferences` go, what it alone does.
+    """Measure what each pair introduces into its tensor, and measure or estimate what it alone does to the outputs.
 
     Args:
         outputs: the model, with samples.
         observed: its tensors.
         tried: the candidates for each pair, by its name.
-        inferences: pairs that are measured alone, each on one sample.
+        inferences: sets of pairs that are run, on one sample, besides two runs for how errors grow.
     """
     switched = outputs.switched
     before = switched.inferences
-    names = frozenset(pair.name for pair in switched.pairs)
     costs = {pair.name: _introduced(pair, observed) for pair in switched.pairs}
-    order = sorted(switched.pairs, key=lambda pair: -costs[pair.name])
-    alone = {
-        pair.name: outputs.error(Setting(off=names - {pair.name}), samples=1) for pair in order[:inferences]
-    }
-    gain = _gain(costs, alone)
+    alone, estimates = _effects(outputs, observed, inferences)
     found = []
     for pair in switched.pairs:
         histogram, sums = observed.histograms[pair.name], observed.introduced[pair.name]
@@ -201,7 +208,7 @@ def rank(
                 granularity=granularity(pair.scale),
                 introduced=cost,
                 alone=measured,
-                estimate=cost * gain if measured is None else measured,
+                estimate=estimates[pair.name] if measured is None else measured,
                 saturated=sums.saturated / sums.elements if sums.elements else 0.0,
                 vanished=sums.vanished / sums.nonzero if sums.nonzero else 0.0,
                 largest=histogram.largest,
@@ -230,14 +237,126 @@ def _introduced(pair: QdqPair, observed: Observed) -> float:
     return observed.introduced[pair.name].nrmse
 
 
-def _gain(costs: Mapping[str, float], alone: Mapping[str, float]) -> float:
-    """The median of what the outputs err by over what is introduced."""
-    ratios = [
-        error / costs[name]
-        for name, error in alone.items()
-        if 0 < costs[name] < math.inf and math.isfinite(error)
-    ]
-    return float(np.median(ratios)) if ratios else 1.0
+def _effects(
+    outputs: Outputs, observed: Observed, inferences: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The error of the outputs with each pair alone: of those that were measured, and estimates of all others."""
+    switched = outputs.switched
+    names = frozenset(pair.name for pair in switched.pairs)
+
+    def error(chosen: Collection[str]) -> float:
+        return outputs.error(Setting(off=names.difference(chosen)), samples=1)
+
+    if len(names) <= max(ALONE, inferences):
+        return {pair.name: error([pair.name]) for pair in switched.pairs}, {}
+    expected = growth(switched, outputs.samples[0], observed)
+    estimates = dict.fromkeys(expected, 0.0)
+    roles = _roles(switched)
+    for members in roles:
+        total = math.hypot(*(expected[name] for name in members))
+        factor = error(members) / total if total else 0.0
+        estimates |= {name: expected[name] * factor for name in members}
+    alone: dict[str, float] = {}
+    for _ in range(inferences - len(roles)):
+        name = max(estimates, key=estimates.__getitem__)
+        alone[name] = error([name])
+        del estimates[name]
+    return alone, estimates
+
+
+def _roles(switched: SwitchedModel) -> list[list[str]]:
+    """Names of pairs, by what they are and which operator reads them first, at which input; at most ROLES lists."""
+    found: dict[tuple[Kind, str, int], list[str]] = {}
+    for pair in switched.pairs:
+        reader = min(pair.readers, default=Reader("", 0))
+        op = switched.model.node(reader.node).op if reader.node else ""
+        found.setdefault((pair.kind, op, reader.position), []).append(pair.name)
+    roles = sorted(found.values(), key=len)
+    while len(roles) > ROLES:
+        roles = sorted([roles[0] + roles[1], *roles[2:]], key=len)
+    return roles
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """The mean of a tensor's squares, and that of the squares of what all pairs make it err by, over it."""
+
+    power: float
+    size: int
+    error: float = 0.0
+
+
+def growth(switched: SwitchedModel, feeds: Mapping[str, np.ndarray], observed: Observed) -> dict[str, float]:
+    """By name of the pair, what the outputs err by with it alone, as far as the growth from node to node says.
+
+    The squared relative error of what a node computes, over those of what it reads, with what pairs in between
+    introduce, is taken to be the same for each of its inputs; a sum's inputs count by their share of the result.
+    """
+    model, tensors = switched.model, _tensors(switched, feeds)
+    pairs = {pair.name: pair for pair in switched.pairs}
+    behind = {name: pair for pair in switched.pairs for name in pair.dequantizers}
+    sources = {
+        node.outputs[0]: behind[node.name] for node in model.nodes if node.name in behind and node.outputs
+    }
+    own = {name: min(observed.introduced[name].nrmse, _LARGE) ** 2 for name in pairs}
+    counts: dict[str, float] = {}  # by tensor: the outputs' squared error over its own
+    found = dict.fromkeys(pairs, 0.0)
+
+    def add(name: str, count: float) -> None:
+        pair = sources.get(name)
+        if pair is not None:
+            found[pair.name] += count
+            name = pair.tensor
+        counts[name] = counts.get(name, 0.0) + count
+
+    for info in model.outputs:
+        add(info.name, 1.0)
+    for node in reversed(model.nodes):
+        output = next((name for name in node.outputs if counts.get(name) and name in tensors), None)
+        if output is None or node.name in behind or node.op == "QuantizeLinear":
+            continue
+        shares, errors = [], []
+        for name in node.inputs:
+            pair = sources.get(name)
+            read = tensors.get(name if pair is None else pair.tensor)
+            if read is not None:
+                shares.append((name, _share(node.op, read, tensors[output])))
+                errors.append(read.error + (own[pair.name] if pair is not None else 0.0))
+        before = sum(share * error for (_, share), error in zip(shares, errors, strict=True))
+        grown = tensors[output].error / before if before > _NOTHING else 1.0
+        for name, share in shares:
+            add(name, grown * share * counts[output])
+    return {name: math.sqrt(own[name] * found[name]) for name in pairs}
+
+
+def _share(op: str, read: _Tensor, written: _Tensor) -> float:
+    """What the squared relative error of an input of a sum counts for; 1 of any other operator."""
+    if op not in _SUMS or not written.power:
+        return 1.0
+    return (
+        read.power
+        * (read.size if op == "Concat" else 1)
+        / written.power
+        / (written.size if op == "Concat" else 1)
+    )
+
+
+def _tensors(switched: SwitchedModel, feeds: Mapping[str, np.ndarray]) -> dict[str, _Tensor]:
+    """The float32 tensors of the main graph: what is fed, what pairs store, and what nodes compute."""
+    found = {
+        name: _Tensor(squares(values) / max(values.size, 1), values.size) for name, values in feeds.items()
+    }
+    for pair in switched.pairs:
+        if pair.kind is Kind.WEIGHT:
+            values = switched.weights[pair.name]
+            found[pair.tensor] = _Tensor(squares(values) / max(values.size, 1), values.size)
+    off = Setting(off=frozenset(pair.name for pair in switched.pairs))
+    for chunk in chunks(switched.computed, tensor_sizes(switched.model, feeds), BUDGET):
+        plain, quantized = (switched.run(feeds, setting, chunk) for setting in (off, Setting()))
+        for name, values in plain.items():
+            error = min(nrmse(quantized[name], values), _LARGE) ** 2
+            found[name] = _Tensor(squares(values) / max(values.size, 1), values.size, error)
+    return found
 
 
 def reason_of(pair: QdqPair, observed: Observed, cost: float, best: float, channel: float | None) -> Reason:
@@ -269,57 +388,3 @@ def reason_of(pair: QdqPair, observed: Observed, cost: float, best: float, chann
     if sums.zeroed > 0.5 * sums.error or sums.vanished > 0.5 * sums.nonzero:
         return Reason.VANISHING
     return Reason.COARSE
-
-
-def choose_methods(
-    outputs: Outputs, scales_of: Callable[[Observed], Scales], errors: Mapping[str, Mapping[Method, float]]
-) -> tuple[Method, dict[str, Method]]:
-    """The method with the least error of the model, and by pair the method whose scale it gets.
-
-    Args:
-        outputs: the model with the samples that it is calibrated with.
-        scales_of: by method and pair, the scales that what was observed gives.
-        errors: by pair and method, the error of its tensor over all samples.
-    """
-    folds = _folds(outputs, scales_of)
-    pairs = outputs.switched.pairs
-
-    def error(chosen: Mapping[str, Method]) -> float:
-        return math.hypot(
-            *(
-                fold.error(Setting(scales={name: scales[method][name] for name, method in chosen.items()}))
-                for fold, scales in folds
-            )
-        )
-
-    found = {method: error({pair.name: method for pair in pairs}) for method in Method}
-    best = min(found, key=lambda method: found[method])
-    chosen = {pair.name: best for pair in pairs}
-    if len(folds) < 2:
-        return best, chosen
-    least = found[best]
-    activations = [pair.name for pair in pairs if pair.kind is Kind.ACTIVATION]
-    activations.sort(key=lambda name: -errors[name][best])
-    for name in activations[:MOST_TENSORS]:
-        for method in Method:
-            if method is chosen[name]:
-                continue
-            tried = error({**chosen, name: method})
-            if tried < _BETTER * least:
-                least, chosen[name] = tried, method
-    return best, chosen
-
-
-def _folds(outputs: Outputs, scales_of: Callable[[Observed], Scales]) -> Sequence[tuple[Outputs, Scales]]:
-    """Each half of the samples with the scales of the other one; of a single sample itself."""
-    switched: SwitchedModel = outputs.switched
-    samples, expected = outputs.samples, outputs.expected
-    half = len(samples) // 2
-    if not half:
-        return [(outputs, scales_of(observe(switched, samples)))]
-    found = []
-    for mine, others in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
-        seen = scales_of(observe(switched, samples[mine]))
-        most = slice(MOST_SAMPLES // 2)
-        found.append((Outputs(switched, samples[others][most], expected[others][most]), seen))
-    return found

@@ -9,18 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from harness.backends import GraphRunner
-from harness.model import MASK, Emitter, LoweredGraph, Model, WeightFeed, element_type, needed_nodes, owner
+from harness.backends import GraphRunner, tensor_sizes
+from harness.model import (
+    MASK,
+    Emitter,
+    LoweredGraph,
+    Model,
+    WeightFeed,
+    element_type,
+    needed_nodes,
+    outer_reads,
+    owner,
+)
 from harness.quantization.arithmetic import clips, dequantized
 from harness.quantization.types import Kind, QdqPair, Reader, Scale
 from harness.tensors import Precision
 
 SCALE, ZERO = "harness::scale", "harness::zero"
+BUDGET = 256 << 20
+"""Bytes of tensors that are held at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +71,19 @@ class SwitchedModel:
         self.model, self.pairs, self.weights = model, tuple(pairs), weights
         self.inferences = 0
         """How often a sample went through the model so far."""
-        self._runners: dict[tuple[str, ...], GraphRunner] = {}
-        self._graphs: dict[tuple[str, ...], _Graph] = {}
+        self._sessions: dict[tuple[str, ...], tuple[_Graph, GraphRunner]] = {}
         self._quantized: dict[tuple[str, int], tuple[Scale, np.ndarray]] = {}
+
+    @cached_property
+    def computed(self) -> tuple[str, ...]:
+        """The float32 tensors that the nodes of the main graph compute, Q/DQ nodes left out, in their order."""
+        return tuple(
+            name
+            for node in self.model.nodes
+            if node.op not in ("QuantizeLinear", "DequantizeLinear")
+            for name in node.outputs
+            if self.model.dtypes.get(name) == "float32"
+        )
 
     def run(
         self, feeds: Mapping[str, np.ndarray], setting: Setting, tensors: Sequence[str] | None = None
@@ -72,13 +95,7 @@ class SwitchedModel:
             InputDataError: the feeds do not fit.
         """
         wanted = tuple(info.name for info in self.model.outputs) if tensors is None else tuple(tensors)
-        if wanted not in self._runners:
-            graph = _Graph(self.model, self.pairs)
-            self._graphs[wanted] = graph
-            self._runners[wanted] = GraphRunner(
-                self.model, graph.lowered(wanted, self.weights), Precision.FP32, {}
-            )
-        graph = self._graphs[wanted]
+        graph, runner = self._session(wanted, feeds)
         on = [
             switch
             for pair in self.pairs
@@ -86,7 +103,25 @@ class SwitchedModel:
             if setting.quantizes(pair, reader)
         ]
         self.inferences += 1
-        return self._runners[wanted].run({**feeds, **self._fed(graph, setting)}, on)
+        return runner.run({**feeds, **self._fed(graph, setting)}, on, wanted)
+
+    def _session(
+        self, wanted: tuple[str, ...], feeds: Mapping[str, np.ndarray]
+    ) -> tuple[_Graph, GraphRunner]:
+        """One that has `wanted`: making it takes as long as many inferences, so of small models it has all tensors."""
+        for tensors, session in self._sessions.items():
+            if set(wanted) <= set(tensors):
+                return session
+        sizes = tensor_sizes(self.model, feeds)
+        small = all(name in sizes for name in self.computed) and (
+            sum(sizes[name] for name in self.computed) <= BUDGET
+        )
+        outputs = (info.name for info in self.model.outputs)
+        tensors = tuple(dict.fromkeys((*wanted, *self.computed, *outputs))) if small else wanted
+        graph = _Graph(self.model, self.pairs)
+        runner = GraphRunner(self.model, graph.lowered(tensors, self.weights), Precision.FP32, {})
+        self._sessions[tensors] = graph, runner
+        return graph, runner
 
     def quantized_weight(self, pair: QdqPair, scale: Scale) -> np.ndarray:
         """The weight of a pair, quantised and dequantised."""
@@ -116,7 +151,7 @@ class SwitchedModel:
 
     def close(self) -> None:
         """Free the sessions and the quantised weights."""
-        self._runners.clear()
+        self._sessions.clear()
         self._quantized.clear()
 
 
@@ -140,8 +175,6 @@ class _Graph:
 
     def lowered(self, wanted: tuple[str, ...], weights: Mapping[str, np.ndarray]) -> LoweredGraph:
         source = self.model.evaluated
-        proto = onnx.ModelProto()
-        proto.CopyFrom(source)
         needed = needed_nodes(self.model, wanted)
         quantizers = {pair.quantizer: index for index, pair in enumerate(self.pairs) if pair.quantizer}
         dequantizers = {name: index for index, pair in enumerate(self.pairs) for name in pair.dequantizers}
@@ -162,11 +195,9 @@ class _Graph:
                 for position in range(len(new.input)):
                     new.input[position] = self.renamed.get((node.name, position), new.input[position])
                 self.emit.nodes.append(new)
-        fed = {value.name for value in inputs}
-        for tensor in [tensor for tensor in proto.graph.initializer if tensor.name in fed]:
-            proto.graph.initializer.remove(tensor)
-        outputs = {name: self.emit.add("Identity", name) for name in wanted}
-        return self._assemble(proto, inputs, outputs)
+        written = {name for node in self.emit.nodes for name in node.output}
+        outputs = {name: name if name in written else self.emit.add("Identity", name) for name in wanted}
+        return self._assemble(inputs, outputs)
 
     def _weights(
         self, source: onnx.ModelProto, weights: Mapping[str, np.ndarray]
@@ -236,11 +267,14 @@ class _Graph:
         }
         self.emit.add("If", f"harness::switch{number}", output=output, **branches)
 
-    def _assemble(
-        self, proto: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], outputs: dict[str, str]
-    ) -> LoweredGraph:
+    def _assemble(self, inputs: list[onnx.ValueInfoProto], outputs: dict[str, str]) -> LoweredGraph:
+        source = self.model.evaluated
+        proto = onnx.ModelProto(ir_version=source.ir_version)
+        proto.opset_import.extend(source.opset_import)
+        proto.functions.extend(source.functions)
         graph = proto.graph
-        del graph.node[:], graph.output[:], graph.value_info[:]
+        graph.name = source.graph.name
+        graph.input.extend(source.graph.input)
         count = len(self.members)
         if count:
             graph.input.append(helper.make_tensor_value_info(MASK, TensorProto.BOOL, [count]))
@@ -251,6 +285,8 @@ class _Graph:
             )
         graph.node.extend(self.emit.nodes)
         graph.input.extend(inputs)
+        read = outer_reads(graph) | {value.name for value in source.graph.input}
+        graph.initializer.extend(tensor for tensor in source.graph.initializer if tensor.name in read)
         graph.initializer.extend(self.emit.constants.values())
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs.values())
         weights = tuple(WeightFeed(name, name, None) for name in self.model.weights)

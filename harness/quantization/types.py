@@ -153,7 +153,7 @@ class PairError:
         granularity: `tensor`, `channel` or `block`.
         introduced: nrmse of the tensor, quantised and dequantised, over itself; inf where values are lost.
         alone: nrmse of the worst output of the model with this pair alone; None where only an estimate is known.
-        estimate: `alone`, or what it would be if it grew with `introduced` as that of the measured pairs.
+        estimate: `alone`, or what it is estimated to be (see `harness.quantization.ranking`).
         saturated: share of the elements beyond what the scale can hold.
         vanished: share of the elements other than 0 that round to 0.
         largest: the largest magnitude of the tensor.

@@ -8,11 +8,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cases.models.graph import Graph
 from cases.models.quantised import quantised_conv
+from cases.models.transformer import attention_encoder
 from harness.backends import Reference
 from harness.errors import ModelError, UsageError
 from harness.model import Model, load_model
 from harness.quantization import (
     Kind,
+    Method,
     QuantizationVerdict,
     Reason,
     Scale,
@@ -25,6 +27,8 @@ from harness.quantization import (
     quantize,
     with_scales,
 )
+from harness.quantization.histograms import observe
+from harness.quantization.ranking import Outputs, candidates, rank
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +100,31 @@ def test_a_model_that_is_calibrated_well_is_sound(conv):
     assert found.exit_code == 0
     assert len(found.ranking.pairs) == found.pairs == 9
     assert found.inferences <= 60
+
+
+def test_many_pairs_are_ranked_by_a_few_inferences_much_as_each_of_them_alone():
+    reference = load_model(attention_encoder(layers=4), name="encoder")
+    random = np.random.default_rng(0)
+    samples = [{"tokens": random.standard_normal((2, 24, 64)).astype(np.float32)} for _ in range(2)]
+    model = quantize(reference, samples, unseen=[], method=Method.MAX).quantized
+    clipped = next(
+        p.name for p in find_pairs(model) if p.name.startswith("l2_") and p.kind is Kind.ACTIVATION
+    )
+    model = rescaled(model, **{clipped: 0.1})
+    pairs = find_pairs(model)
+    outputs = Outputs(SwitchedModel(model, pairs, float_weights(model, pairs, reference)), samples[:1])
+    observed = observe(outputs.switched, samples[:1])
+    ranking = rank(outputs, observed, {pair.name: candidates(pair, observed) for pair in pairs})
+    assert ranking.inferences <= 18 < len(pairs)
+    assert ranking.pairs[0].pair == clipped
+    names = frozenset(pair.name for pair in pairs)
+    alone = np.array([outputs.error(Setting(off=names - {each.pair})) for each in ranking.pairs])
+    for each, error in zip(ranking.pairs, alone, strict=True):
+        assert each.alone is None or each.alone == pytest.approx(error)
+    places = np.argsort(np.argsort(-alone))
+    assert np.corrcoef(places, np.arange(len(pairs)))[0, 1] > 0.9
+    introduced = np.argsort(np.argsort([-each.introduced for each in ranking.pairs]))
+    assert np.corrcoef(places, introduced)[0, 1] < 0.8  # which is what one would know without
 
 
 def test_where_the_format_is_too_coarse_the_costliest_pairs_are_left_in_float(conv):
