@@ -1,9 +1,10 @@
 """Kernels of models that harness quantises, beside those of ModelOpt's Q/DQ, on a compiler without a GPU.
 
 Each float model is quantised to INT8 by both, with their defaults and the same samples, and compiled in FP32 around its
-Q/DQ nodes and in FP16. `rounding` are kernels that do nothing but quantise, dequantise or cast; `in_float` products
-whose operands are dequantised and that are computed in float all the same; `float_between` tensors of FP32 on the way
-from one convolution to the next, beside `float_accumulators`, which a convolution hands to the kernel behind it.
+Q/DQ nodes and in FP16. ModelOpt leaves small products in float: `harness_same_products` does, too. `rounding` are
+kernels that do nothing but quantise, dequantise or cast; `in_float` products whose operands are dequantised and which
+are computed in float all the same; `float_between` tensors of FP32 on the way from one convolution to the next, beside
+`float_accumulators`, which a convolution hands to the kernel behind it.
 
 Run: python -m benchmarks.quantization_kernels PYTHON --modelopt PYTHON [NAME…] [--write]; PYTHON has TensorRT for RTX
 """
@@ -26,7 +27,7 @@ from harness.compiler import ReportCache, kernels_of
 from harness.environments import Environment, close_shared
 from harness.errors import HarnessError
 from harness.model import Model, load_model, save_model
-from harness.quantization import multiply_adds, quantize
+from harness.quantization import find_pairs, multiply_adds, quantize, quantized_products
 from harness.quantization.engines import read_kernels
 from harness.tensors import Precision
 from harness.worker.protocol import KernelList
@@ -113,7 +114,13 @@ def measure(name: str, environment: Environment, modelopt: str) -> dict[str, Any
         theirs = measure_modelopt(modelopt, model, seen, unseen, products, Path(folder))
         written = Path(folder, "modelopt.onnx")
         listed = kernels(load_model(written), environment, samples[0]) if written.exists() else {}
+        done = quantized_products(find_pairs(load_model(written)), products) if written.exists() else products
     ours = quantize(model, seen, unseen=unseen)
+    left = [name for name in products if name not in done]
+    same = {}
+    if left:
+        less = quantize(model, seen, unseen=unseen, method=ours.method, exclude=left)
+        same = {"error": less.chosen.unseen, **kernels(less.quantized, environment, samples[0])}
     return {
         "float": kernels(model, environment, samples[0]),
         "harness": {
@@ -121,6 +128,7 @@ def measure(name: str, environment: Environment, modelopt: str) -> dict[str, Any
             "error": ours.chosen.unseen,
             **kernels(ours.quantized, environment, samples[0]),
         },
+        **({"harness_same_products": {"left_in_float": left, **same}} if left else {}),
         "modelopt": {**theirs, **listed},
     }
 

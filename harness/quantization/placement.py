@@ -92,7 +92,7 @@ def _inputs(
                 position,
                 channel_axis(node, position) if constants.get(str(value.name)) is not None else None,
             )
-    elif node.op_type == "Add" and format is Format.INT8:
+    elif _adds_two(node) and format is Format.INT8:
         residual = _residual(model, node, constants)
         if residual is not None:
             yield residual, None
@@ -109,12 +109,16 @@ def _is_float(model: Model, value: ir.Value | None) -> bool:
     return value is not None and model.dtypes.get(str(value.name)) == "float32"
 
 
+def _adds_two(node: ir.Node) -> bool:
+    return node.op_type in ("Add", "Sum") and len(node.inputs) == 2 and None not in node.inputs
+
+
 def _residual(model: Model, node: ir.Node, constants: Constants) -> int | None:
-    """Which input of an Add is the one that the product in front of it does not compute; None if there is no product.
+    """Which input of a sum is the one that the product in front of it does not compute; None if there is no product.
 
     Of two products, the later one adds the other's result.
     """
-    if any(value is None or constants.get(str(value.name)) is not None for value in node.inputs):
+    if any(constants.get(str(value.name)) is not None for value in node.inputs if value is not None):
         return None
     makers = [_product_behind(value) for value in node.inputs]
     known = [(-1 if maker is None else model.node(str(maker.name)).index) for maker in makers]
@@ -122,11 +126,11 @@ def _residual(model: Model, node: ir.Node, constants: Constants) -> int | None:
 
 
 def product_of_sum(model: Model) -> dict[str, str]:
-    """For each Add that a convolution in front of it computes in its kernel: that convolution."""
+    """For each sum that a convolution in front of it computes in its kernel: that convolution."""
     constants = Constants(model.ir)
     found = {}
     for node in model.ir.graph:
-        position = _residual(model, node, constants) if node.op_type == "Add" else None
+        position = _residual(model, node, constants) if _adds_two(node) else None
         maker = None if position is None else _product_behind(node.inputs[1 - position])
         if maker is not None:
             found[str(node.name)] = str(maker.name)
@@ -220,7 +224,7 @@ def find_misplaced(model: Model) -> tuple[Misplaced, ...]:
 def _wants(model: Model, node: ir.Node, position: int, constants: Constants) -> bool:
     if node.op_type in PRODUCTS:
         return position < 2
-    if node.op_type != "Add" or any(value is None for value in node.inputs):
+    if not _adds_two(node):
         return False
     raw = [_undone(value) for value in node.inputs]  # the sum as it was without pairs
     makers = [None if constants.get(str(value.name)) is not None else _product_behind(value) for value in raw]

@@ -65,6 +65,16 @@ def test_pairs_stand_before_products_and_before_the_branch_that_a_sum_does_not_c
     assert {"image", "flatten", "logits_weight"} <= places.keys()
 
 
+def test_a_sum_operator_of_two_tensors_gets_the_pair_of_an_add(residual):
+    summed = residual.ir.clone()
+    for node in summed.graph:
+        if node.name in ("b0_add", "b1_add"):
+            node.op_type = "Sum"
+    found = place(load_model(summed, name="summed"), Format.INT8)
+    assert found == place(residual, Format.INT8)
+    assert ("b0_add", 0) in {(r.node, r.position) for each in found for r in each.readers}
+
+
 def test_the_quantised_file_has_the_error_that_is_claimed_and_every_scale_is_symmetric(residual):
     samples = images(5)
     found = quantize(residual, samples)
