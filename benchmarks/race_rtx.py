@@ -2,8 +2,8 @@
 
 polygraphy's `debug precision` sets layer precisions, which no strongly typed release has. So its bisection is played
 with its own loaders over typed graphs: the first (or last) k nodes of the graph in FP32 between Casts, every engine
-built in one process that stays, held against the gate and the inputs that harness uses. AutoCast's rules are raced only
-where `modelopt` can be imported: harness writes no copy of them.
+built in one process that stays, held against the gate and the inputs that harness uses. AutoCast's rules are what
+benchmarks.race_autocast keeps of ModelOpt's own, followed by one build and the check.
 
     python -m benchmarks.race_rtx --env rtx-1.6 --out DIR [--model NAME]… [--total 290]
     python -m benchmarks.race_rtx --merge DIR
@@ -27,28 +27,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import onnx
-
+from benchmarks.race_autocast import kept_by_autocast
 from benchmarks.race_contenders import Track, bench_of, cold, warm, work_folder, write_check
-from benchmarks.race_rtx_models import MODELS
+from benchmarks.race_rtx_models import MODELS, write_case
 from benchmarks.race_typed_worker import ANSWER
 from benchmarks.record import record
 from harness.backends import Plan, TensorRTCandidate, Timing
-from harness.case import load_case
+from harness.case import CASE_SUFFIX, load_case
 from harness.environments import load, select
 from harness.model import save_model, with_islands
 from harness.tensors import HostFingerprint, Precision, from_json, to_json, write_text
+from harness.text import plural
 
 LEAST = 6.0  # seconds: a contender that has fewer left is not started
 LIMIT = 60.0
-
-
-def write_case(name: str, folder: Path) -> Path:
-    """The model and its case in `folder`."""
-    onnx.save(MODELS[name].build(), folder / "model.onnx")
-    path = folder / f"{name}.case.yaml"
-    path.write_text(f"model: {{path: model.onnx}}\nruns: [fp16]\n{MODELS[name].gate}")
-    return path
 
 
 class Typed:
@@ -139,12 +131,31 @@ def bisection(track: Track, direction: str) -> dict[str, Any]:
 
 
 def autocast(track: Track) -> dict[str, Any]:
-    """AutoCast's rules, where they can be had."""
+    """The nodes that AutoCast keeps in FP32, in a typed graph that is built and checked once."""
+    found = kept_by_autocast(track.case.name.removesuffix(CASE_SUFFIX))
+    if found is None:
+        return {"skipped": "AutoCast was not asked, or failed: see benchmarks.race_autocast"}
+    work = work_folder(track, "autocast")
+    bench = bench_of(load_case(track.case))
+    write_check(track, work)
+    start = time.perf_counter()
+    typed = Typed(track, work)
     try:
-        import modelopt.onnx.autocast  # noqa: F401
-    except ImportError as error:
-        return {"skipped": f"AutoCast is not installed here ({error}); harness has no copy of its rules"}
-    return {"skipped": "AutoCast is installed; run it in an environment of its own"}
+        graph = with_islands(bench.model, Precision.FP16, found["kept"])
+        checked = typed.build(save_model(graph, work / "autocast.onnx"))
+    finally:
+        typed.close()
+    return {
+        "seconds": found["seconds"] + time.perf_counter() - start,
+        "seconds_of_autocast": found["seconds"],
+        "finished": bool(checked["passed"]),
+        "builds": 1,
+        "kept_in_fp32": len(found["kept"]),
+        "culprits": found["kept"],
+        "final_max_abs": checked.get("max_abs"),
+        "nrmse": checked.get("nrmse"),
+        "checks": [checked],
+    }
 
 
 CONTENDERS = {
@@ -157,10 +168,10 @@ CONTENDERS = {
 }
 _PHASES = (
     ("harness cold", "harness warm"),
+    ("AutoCast",),
     ("bisection forward",),
     ("latency",),
     ("bisection reverse",),
-    ("AutoCast",),
 )
 
 
@@ -168,7 +179,7 @@ def latency(track: Track) -> dict[str, Any]:
     """Median milliseconds of the faulty engine and of each contender's cured one, and what errors they have."""
     rows = {
         who: json.loads(path.read_text())["row"]
-        for who in ("harness cold", "bisection forward", "bisection reverse")
+        for who in ("harness cold", "bisection forward", "bisection reverse", "AutoCast")
         if (path := track.folder / f"{who}.json").exists()
     }
     bench = bench_of(load_case(track.case))
@@ -296,11 +307,13 @@ def _cell(value: Any, format: str) -> str:
 def _kept(row: dict[str, Any]) -> str:
     if row.get("fp32_sums"):
         return f"no node; {len(row['fp32_sums'])} products between Casts"
+    if "checks" in row and row.get("builds") == 1 and not row["finished"]:
+        return f"{plural(row['kept_in_fp32'], 'node')}, and fails"
     if not row.get("finished", True) and row.get("exit", 0) is None:
         return "stopped"
     if row.get("kept_in_fp32") is None:
         return "error" if "error" in row else "no answer"
-    return f"{row['kept_in_fp32']} nodes"
+    return plural(row["kept_in_fp32"], "node")
 
 
 def merge(folder: Path, out: Path | None, notes: Sequence[str]) -> None:

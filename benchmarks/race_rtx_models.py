@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -153,3 +154,11 @@ MODELS = {
     "opposed-sums": Racer(opposed_sums),
     "deep-mlp": Racer(deep_mlp, "tolerances: [{precision: fp16, nrmse: 1.5e-3}]\n"),
 }
+
+
+def write_case(name: str, folder: Path) -> Path:
+    """The model and its case in `folder`."""
+    onnx.save(MODELS[name].build(), folder / "model.onnx")
+    path = folder / f"{name}.case.yaml"
+    path.write_text(f"model: {{path: model.onnx}}\nruns: [fp16]\n{MODELS[name].gate}")
+    return path

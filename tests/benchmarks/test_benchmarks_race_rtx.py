@@ -83,6 +83,31 @@ def test_the_loaders_of_polygraphy_build_typed_graphs(
     assert row["checks"][0]["bytes"] > 10_000
 
 
+@pytest.mark.parametrize(("kept", "words"), [(["b3_norm"], "1 node"), ([], "0 nodes, and fails")])
+def test_what_autocast_keeps_is_built_and_checked_once(
+    kept: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(race, "Typed", Pretending)
+    monkeypatch.setattr(race, "kept_by_autocast", lambda name: {"kept": kept, "seconds": 3.0})
+    case = race.write_case("rmsnorm-overflow", tmp_path)
+    row = race.autocast(Track(case, Environment("rtx", ("python",)), 60))
+    assert (row["builds"], row["finished"]) == (1, bool(kept))
+    assert row["seconds"] > 3.0
+    race.result(tmp_path, "rmsnorm-overflow", "AutoCast").write_text(json.dumps({"row": row}))
+    assert f"| {words} |" in race.table(race.read(tmp_path))[2]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_autocast_keeps_of_a_model_are_nodes_of_it(name: str, tmp_path: Path) -> None:
+    race.write_case(name, tmp_path)
+    model = load_model(tmp_path / "model.onnx")
+    found = race.kept_by_autocast(name)
+    assert found is not None
+    assert found["nodes"] == len(model.lowerable)
+    assert set(found["kept"]) <= {node.name for node in model.lowerable}
+    assert found["gone"] == []
+
+
 def test_the_table_counts_products_between_casts_apart(tmp_path: Path) -> None:
     rows = {
         "harness cold": {"builds": 3, "seconds": 4.2, "fp32_sums": ["p", "q"], "kept_in_fp32": 0},
