@@ -4,18 +4,25 @@ Needs a harness.toml with environments on a GPU. Run:
 
     harness run cases/ --env NAME --env NAME --json run.json --html report.html
     python -m benchmarks.engines --env NAME [--env NAME] --report run.json [--out FILE]
+    python -m benchmarks.engines --env NAME --part commands --part overhead --out engine_times.json
 
 Parts, each kept as it ends: `cases` (the verdicts in --report), `marks` (the RMSNorm overflow with typed and with
 plain FP32 marks: the second must be reported as perturbed), `warm` (a second build in the same worker against the
-first build of a fresh one), `overhead` (an evaluation with its engine built, less the inference itself). Without
---env only the report is read; what --out holds of other parts stays.
+first build of a fresh one), `overhead` (an evaluation with its engine built, less the inference itself), `commands`
+(from the start of a process to its end: the cases at fp16, and a diagnosis of the overflow; cold, without caches, and
+warm, in a new process with the caches of the one before; --rounds times). Without --env only the report is read;
+what --out holds of other parts stays. Nothing else may run on the machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -36,6 +43,7 @@ from harness.tensors import Precision
 
 CASES = Path(__file__).parent.parent / "cases"
 OVERFLOW = "rmsnorm-overflow"
+LIMIT = 300
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,6 +159,62 @@ def overhead(environments: list[str], rounds: int = 50) -> dict[str, Any]:
     return found
 
 
+COMMANDS = (
+    ("run", "cases/", "-p", "fp16"),
+    ("diagnose", f"cases/{OVERFLOW}.case.yaml", "-p", "fp16"),
+)
+
+
+def commands(environments: list[str], rounds: int = 2) -> list[dict[str, Any]]:
+    """Seconds of whole commands in new processes, cold and warm, and what the stages of their runs took together."""
+    found = []
+    for name in environments:
+        for words in COMMANDS * rounds:
+            with tempfile.TemporaryDirectory() as folder:
+                for state in ("cold", "warm"):
+                    row = _command([*words, "--env", name], Path(folder))
+                    found.append({"command": " ".join([*words, "--env", name]), "caches": state, **row})
+                    print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+def _command(words: list[str], folder: Path) -> dict[str, Any]:
+    """One command with its caches below `folder`, those of harness and of the driver."""
+    document = folder / "said.json"
+    document.unlink(missing_ok=True)
+    out = ["--out", str(folder / "handed")] if words[0] == "diagnose" else []
+    caches = {"XDG_CACHE_HOME": str(folder / "cache"), "CUDA_CACHE_PATH": str(folder / "driver")}
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *words, *out, "--json", str(document)],
+        cwd=CASES.parent,
+        env={**os.environ, **caches},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    row: dict[str, Any] = {"seconds": round(time.perf_counter() - began, 2), "status": done.returncode}
+    if not document.exists():
+        return row | {"said": done.stderr[-2000:]}
+    said = json.loads(document.read_text())
+    if "cost" in said:
+        cost = said["cost"]
+        return row | {
+            "diagnosis_seconds": cost["seconds"],
+            "builds": cost["builds"],
+            "verdict": said["verdict"],
+        }
+    stages: Counter[str] = Counter()
+    for result in said["results"]:
+        stages.update(result["timings"])
+    verdicts = Counter(result["verdict"] for result in said["results"])
+    return row | {
+        "verdicts": dict(verdicts),
+        "stages": {key: round(value, 2) for key, value in stages.items()},
+    }
+
+
 def _error(tensors: Any, reference: dict[str, np.ndarray]) -> float:
     return max(float(np.max(np.abs(tensors[name] - value))) for name, value in reference.items())
 
@@ -161,7 +225,12 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-PARTS = {"marks": marks, "overhead": overhead, "warm": warm}
+PARTS: dict[str, Callable[[list[str]], Any]] = {
+    "marks": marks,
+    "overhead": overhead,
+    "warm": warm,
+    "commands": commands,
+}
 
 
 def main() -> None:
@@ -172,6 +241,7 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=list(PARTS))
     parser.add_argument("--report", type=Path, help="what `harness run --json` wrote")
     parser.add_argument("--made-by", metavar="COMMAND", help="the command that wrote --report")
+    parser.add_argument("--rounds", type=int, default=2, help="of `commands`")
     parser.add_argument("--out", type=Path, default=RESULTS / "engines.json")
     args = parser.parse_args()
     known = json.loads(args.out.read_text()) if args.out.exists() else {}
@@ -184,7 +254,7 @@ def main() -> None:
     for name in (args.part or PARTS) if args.env else ():
         start = time.perf_counter()
         try:
-            numbers[name] = PARTS[name](args.env)
+            numbers[name] = commands(args.env, args.rounds) if name == "commands" else PARTS[name](args.env)
         except Exception:  # the other parts are worth having
             numbers[name] = {"error": traceback.format_exc()}
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)

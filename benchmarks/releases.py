@@ -3,10 +3,8 @@
     python -m benchmarks.releases --env rtx-1.4 --env rtx-1.5 --env rtx-1.6 --workers 8 --out DIR
     python -m benchmarks.releases --env …                 --out DIR --collect    # only the results, anew
 
-1. Times, one after the other and with nothing beside them, on the last release: the cases at fp16 and a diagnosis of
-   the RMSNorm overflow, each with empty caches and again in a new process.
-2. `harness run CASE -p fp32 -p fp16 -p bf16 --env NAME` for each case and release, --workers of them side by side.
-3. `harness diagnose CASE -p PRECISION --env NAME` for each of these runs that fails, as expected or not.
+1. `harness run CASE -p fp32 -p fp16 -p bf16 --env NAME` for each case and release, --workers of them side by side.
+2. `harness diagnose CASE -p PRECISION --env NAME` for each of these runs that fails, as expected or not.
 
 What a command wrote under --out is not run again. The results are engines_rtx.json and diagnose_rtx.json.
 """
@@ -58,27 +56,6 @@ def carry_out(words: Sequence[str], document: Path, cache: Path) -> float | None
     return time.perf_counter() - began if document.exists() else None
 
 
-def measure_times(environment: str, out: Path) -> None:
-    """What takes how long, cold and warm; kept as `times.json` when all of it is there."""
-    path, times = out / "times.json", []
-    if path.exists():
-        return
-    overflow = "cases/rmsnorm-overflow.case.yaml"
-    commands = (
-        ("run", "cases/", "-p", "fp16", "--env", environment),
-        ("diagnose", overflow, "-p", "fp16", "--env", environment, "--out", str(out / "times" / "handed")),
-    )
-    for number, words in enumerate(commands):
-        for state in ("cold", "warm"):
-            document = out / "times" / f"{number}-{state}.json"
-            document.unlink(missing_ok=True)
-            seconds = carry_out(words, document, out / "times" / f"cache-{number}")
-            found = json.loads(document.read_text()) if document.exists() else {}
-            row = {"command": " ".join(words[:6]), "caches": state, "process_seconds": seconds}
-            times.append(row | {"diagnosis_seconds": found.get("cost", {}).get("seconds")})
-    write_text(path, json.dumps(times, indent=1))
-
-
 def run_cases(environments: Sequence[str], workers: int, out: Path) -> None:
     """Judge all cases, and diagnose what fails."""
     names = [case.name for case in load_cases([CASES])]
@@ -128,9 +105,8 @@ def collect(out: Path, results_in: Path) -> None:
         row["explained"] = explanation(row, diagnoses)
         row["regions"] = [len(region["nodes"]) for region in result.get("regions", ())]
         row["judged_as"] = result.get("judged_as")
-    times = json.loads((out / "times.json").read_text()) if (out / "times.json").exists() else []
     made_with = {"fingerprint": merged["fingerprint"]}
-    record("releases", {**made_with, "cases": found, "times": times}, out=results_in / "engines_rtx.json")
+    record("releases", {**made_with, "cases": found}, out=results_in / "engines_rtx.json")
     record("releases", {**made_with, "diagnoses": diagnoses}, out=results_in / "diagnose_rtx.json")
 
 
@@ -177,7 +153,6 @@ def main() -> int:
     asked = parser.parse_args()
     out = asked.out.resolve()
     if not asked.collect:
-        measure_times(asked.env[-1], out)
         run_cases(asked.env, asked.workers, out)
     collect(out, asked.results)
     return 0
