@@ -17,6 +17,7 @@ what converts and cure it, 3,400 quantise, and the rest emulates compilers and j
 LOOSE_TYPES = {
     "environments.add_environment(build)": "build options, as a user gives them",
     "text.command(words)": "whatever has a text",
+    "tensors.json_schema": "a JSON document",
     "worker.protocol.Choice.place": "a layer with its shapes, or a key of the timing cache",
     "worker.protocol.Choice.variant": "numbers and texts, which ones depends on the release",
     "worker.protocol.from_plain(document)": "what a message holds before it is checked",

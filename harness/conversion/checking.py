@@ -56,8 +56,8 @@ _CODES = {
     "unsupported": "not-asked",
     "no_gpu": "needs-gpu",
 }
-NOT_STARTED = "not-started"
-"""The code of a finding: the compiler of an environment does not start."""
+UNEXPLAINED = ("refused", "not-built", *_CODES.values())
+NOT_STARTED, ASSUMED_SHAPE, KEPT = "not-started", "assumed-shape", "kept-in-fp32"
 _KINDS = {Outcome.REFUSED: Kind.REFUSED, Outcome.NOT_BUILT: Kind.NOT_BUILT, Outcome.UNKNOWN: Kind.RISKY}
 
 
@@ -297,7 +297,7 @@ def assuming_one(case: Case, inputs: Sequence[TensorInfo]) -> tuple[Case, tuple[
         return case, ()
     shapes = [f"{name}:[{','.join(map(str, spec.shape or ()))}]" for name, spec in assumed.items()]
     finding = Finding(
-        "assumed-shape",
+        ASSUMED_SHAPE,
         Kind.RISKY,
         FoundBy.RULE,
         explanation=f"compilers are asked with 1 for each dynamic axis: {', '.join(shapes)}",
@@ -450,7 +450,7 @@ class Subject:
 
     def _kept(self, name: str, environment: str) -> Finding:
         return Finding(
-            "kept-in-fp32",
+            KEPT,
             Kind.RISKY,
             FoundBy.PARSER,
             self._facts(name),

@@ -15,6 +15,8 @@ from harness.errors import CandidateError
 from harness.tensors import NEVER, HostFingerprint, Precision, to_json
 from harness.worker.protocol import PACKAGE_OF, CompileReport
 
+SCHEMA = "harness.check/1"
+
 
 class FoundBy(StrEnum):
     """Who says so."""
@@ -316,5 +318,5 @@ class CheckReport:
         return int(any(all(each.fails for each in results) for results in alike))
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON document; docs/json.md describes it."""
-        return {"schema": "harness.check/1", **to_json(self)}
+        """The JSON document; `check.schema.json` beside this module is its schema, and docs/json.md describes it."""
+        return {"schema": SCHEMA, **to_json(self)}

@@ -16,6 +16,8 @@ QUANTIZED = frozenset({"int8", "int4", "float8_e4m3fn", "float4_e2m1fn"})
 _QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _JOINS = frozenset({"Relu", "Add", "Clip", "LeakyRelu", "Sigmoid"})
 _GENERATED = "kgen"
+KERNEL_CODES = _NOT_AS_ASKED, _NOTHING_QUANTIZED, _PARTS = "not-as-asked", "quantized-nothing", "qdq-parts"
+"""The codes of what kernels tell."""
 
 
 def fates_of(model: Model, listed: KernelList, precision: Precision | None) -> tuple[NodeFate, ...]:
@@ -82,7 +84,7 @@ def kernel_findings(
         if not fate.is_done and fate.asked is not None:
             built = " and ".join(fate.built)
             yield finding(
-                "not-as-asked",
+                _NOT_AS_ASKED,
                 Kind.RISKY,
                 fate.node,
                 f"{fate.asked} was asked, and {built} built",
@@ -95,7 +97,7 @@ def kernel_findings(
     }
     if model.quantized and not touched & QUANTIZED:
         yield finding(
-            "quantized-nothing",
+            _NOTHING_QUANTIZED,
             Kind.RISKY,
             None,
             "it has Q/DQ nodes, and no kernel of the engine reads or writes a quantized tensor",
@@ -103,7 +105,7 @@ def kernel_findings(
         )
     for product, joined in parted(model, listed, fates):
         yield finding(
-            "qdq-parts",
+            _PARTS,
             Kind.IMPROVABLE,
             joined,
             f"a Q/DQ pair parts it from {product}, whose result makes a round trip through memory",

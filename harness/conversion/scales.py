@@ -41,7 +41,15 @@ _MISPLACED = (
     "it reads a dequantised tensor, and computes in float: the pair costs accuracy, and parts kernels"
 )
 _WANTED = "the product behind it reads float"
+_MISPLACED_CODE = "misplaced-pair"
 _CODES_MEASURED = ("scale-zero", "scale-negative", "scale-not-finite")
+
+
+def _code(fault: ScaleFault) -> str:
+    return f"scale-{fault.value.replace('_', '-')}"
+
+
+SCALE_CODES = (*map(_code, _SAID), _MISPLACED_CODE)
 
 
 def scale_findings(model: Model, graph: GraphView, environment: str | None = None) -> list[Finding]:
@@ -70,8 +78,7 @@ def scale_findings(model: Model, graph: GraphView, environment: str | None = Non
             kind, text, advice = _SAID[each.fault]
             if np.isnan(each.value):
                 kind, text = Kind.REFUSED, f"a scale is NaN: {_POSITIVE}"
-            code = f"scale-{each.fault.value.replace('_', '-')}"
-            found.append(finding(code, kind, each.node, text, advice))
+            found.append(finding(_code(each.fault), kind, each.node, text, advice))
     for pair in find_misplaced(model):
         explanation, advice = _MISPLACED, "take the pair out"
         if pair.moved_to is not None:
@@ -79,5 +86,5 @@ def scale_findings(model: Model, graph: GraphView, environment: str | None = Non
                 f"{_MISPLACED}; {_WANTED}",
                 "move the pair in front of the product behind it",
             )
-        found.append(finding("misplaced-pair", Kind.IMPROVABLE, pair.reader, explanation, advice))
+        found.append(finding(_MISPLACED_CODE, Kind.IMPROVABLE, pair.reader, explanation, advice))
     return found

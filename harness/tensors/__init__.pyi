@@ -24,3 +24,4 @@ from .halves import to_float32 as to_float32
 from .memory import memory_limit as memory_limit
 from .precision import Accumulate as Accumulate
 from .precision import Precision as Precision
+from .schemas import json_schema as json_schema

@@ -1,0 +1,44 @@
+"""The JSON schema of the document of `harness check`, made from its types, and the codes that findings have.
+
+`check.schema.json` beside this module is that schema; `python -m harness.conversion.schema` writes it anew.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.compiler import RULES
+from harness.conversion.checking import ASSUMED_SHAPE, KEPT, NOT_STARTED, UNEXPLAINED
+from harness.conversion.exports import DIFFERS, FAILED
+from harness.conversion.findings import SCHEMA, CheckReport
+from harness.conversion.kernels import KERNEL_CODES
+from harness.conversion.scales import SCALE_CODES
+from harness.tensors import json_schema, write_text
+
+SCHEMA_FILE = Path(__file__).parent / "check.schema.json"
+
+
+def finding_codes() -> tuple[str, ...]:
+    """All codes that a finding can have. They are stable: one that is gone, or has another meaning, is a change."""
+    own = (*UNEXPLAINED, NOT_STARTED, ASSUMED_SHAPE, KEPT, FAILED, DIFFERS)
+    return tuple(sorted({*own, *KERNEL_CODES, *SCALE_CODES, *(rule.code for rule in RULES)}))
+
+
+def check_schema() -> dict[str, Any]:
+    """The schema of `harness.check/1`, JSON Schema 2020-12."""
+    made = json_schema(CheckReport)
+    made["properties"] = {"schema": {"const": SCHEMA}, **made["properties"]}
+    made["required"] = ["schema", *made["required"]]
+    made["$defs"]["Finding"]["properties"]["code"]["enum"] = list(finding_codes())
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made, "title": SCHEMA}
+
+
+def check_schema_text() -> str:
+    """The text of SCHEMA_FILE."""
+    return json.dumps(check_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    write_text(SCHEMA_FILE, check_schema_text())
