@@ -7,15 +7,18 @@ its name and one line of help, and the real command takes its place at the momen
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import signal
 import sys
+import sysconfig
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from traceback import print_exc
 from types import FrameType
 from typing import Annotated, Any, TextIO
@@ -28,6 +31,9 @@ from harness.errors import CandidateError, CaseFileError, HarnessError, of_syste
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h: none of the statuses that a verdict or a mistake has
 HELP = ["-h", "--help"]
+_HARNESS = Path(__file__).parents[1]
+_LIBRARIES = frozenset({"site-packages", "dist-packages", Path(sysconfig.get_path("stdlib")).name})
+"""Folders of Python packages that are not the user's."""
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 INTERRUPTED = 130
 TERMINATED = 143  # what a shell reports of a program that SIGTERM ended
@@ -185,7 +191,10 @@ def _limit_memory() -> None:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Until the context ends, each warning of harness itself is one line on stderr, printed once."""
+    """Until the context ends, each warning of harness or of the user's own code is one line on stderr, printed once.
+
+    What libraries warn and log of how they are used is no word to a user; `python -W` still shows warnings.
+    """
     show = warnings.showwarning
 
     def print_warning(
@@ -197,12 +206,19 @@ def _plain_warnings() -> Iterator[None]:
     ) -> None:
         if category.__module__.partition(".")[0] == "harness":
             print(f"warning: {message}", file=sys.stderr)
-        else:
+        elif sys.warnoptions:
             show(message, category, filename, lineno, *rest)  # type: ignore[arg-type]
+        elif not Path(filename).is_relative_to(_HARNESS) and _LIBRARIES.isdisjoint(Path(filename).parts):
+            print(f"warning: {filename}:{lineno}: {message}", file=sys.stderr)
 
-    with warnings.catch_warnings():
-        warnings.showwarning = print_warning  # type: ignore[assignment]
-        yield
+    last = logging.lastResort
+    logging.lastResort = logging.NullHandler()
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = print_warning  # type: ignore[assignment]
+            yield
+    finally:
+        logging.lastResort = last
 
 
 @app.callback()

@@ -297,3 +297,38 @@ def test_the_json_is_there_whatever_ends_the_runs(tiny_cases, tmp_path, monkeypa
     assert [len(document["results"]) for document in before] == [3]
     assert before[0]["interrupted"]
     assert "interrupted" not in json.loads(path.read_text())
+
+
+CHATTY = """
+import logging, warnings
+from onnx import TensorProto, helper
+import chatter
+
+def net():
+    warnings.warn("weights are old", stacklevel=1)
+    logging.getLogger("onnx_ir").warning("raw of a library")
+    chatter.warn()
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"], "relu")], "g", value[:1], value[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+"""
+
+
+def test_what_libraries_warn_and_log_is_not_shown_and_what_the_users_code_warns_is_one_line(tmp_path) -> None:
+    (tmp_path / "nets.py").write_text(CHATTY)
+    library = tmp_path / "site-packages"
+    library.mkdir()
+    (library / "chatter.py").write_text("import warnings\ndef warn(): warnings.warn('raw of another')\n")
+    (tmp_path / "net.case.yaml").write_text("model: {builder: 'nets:net'}\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(library), *sys.path[:1], os.getcwd()])}
+
+    def said(*options: str) -> str:
+        command = [sys.executable, *options, "-m", "harness", "check", "net.case.yaml"]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+        ).stderr
+
+    assert [line for line in said().splitlines() if not line.startswith("[")] == [
+        f"warning: {tmp_path / 'nets.py'}:7: weights are old"
+    ]
+    assert "raw of another" in said("-W", "default")

@@ -140,3 +140,10 @@ def test_the_compiler_takes_what_it_refused(code, tmp_path):
     assert fixed.applied[0].code == code
     assert fixed.applied[0].taken_by == ("rtx",)
     assert fixed.reports["rtx"].built
+
+
+def test_what_folding_of_constants_makes_no_sense_of_is_left_as_it_is():
+    model = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["": 17]>
+        g (float[3, 6] x, int64 split) => (seq(float[]) parts) { parts = SplitToSequence <axis: int = 1> (x, split) }
+    """)
+    assert fix(load_model(model)).applied == ()

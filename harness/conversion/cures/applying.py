@@ -95,17 +95,24 @@ def with_shapes(model: Model) -> ir.Model:
 
 def cleaned(graph: ir.Model) -> ir.Model:
     """`graph` without what nothing reads, its Shape nodes of known shapes folded, every name once."""
-    import onnxscript.optimizer
-
     with _quietly():
         common_passes.ShapeInferencePass()(graph)
-        onnxscript.optimizer.fold_constants_ir(graph)
+        _fold_constants(graph)
         if _fold_splits(graph):
-            onnxscript.optimizer.fold_constants_ir(graph)
+            _fold_constants(graph)
         common_passes.RemoveUnusedNodesPass()(graph)
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
         common_passes.NameFixPass()(graph)
     return graph
+
+
+def _fold_constants(graph: ir.Model) -> None:
+    import onnxscript.optimizer
+
+    with contextlib.suppress(
+        RuntimeError
+    ):  # of a node that it makes no sense of: what is folded by then stays
+        onnxscript.optimizer.fold_constants_ir(graph)
 
 
 def _fold_splits(graph: ir.Model) -> bool:
