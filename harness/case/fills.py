@@ -102,7 +102,7 @@ def _mask(fill: MaskFill, shape: Shape, dtype: np.dtype) -> np.ndarray:
     if shape and mask.size:
         kept = max(shape[-1] - max(round(fill.padded * shape[-1]), bool(fill.padded)), 1)
         (mask[-1] if len(shape) > 1 else mask)[..., kept:] = 0
-    return mask
+    return (1 - mask.astype(np.int8)).astype(dtype) if fill.inverted else mask
 
 
 def _constant(value: bool | int | float, shape: Shape, dtype: np.dtype) -> np.ndarray:

@@ -86,6 +86,8 @@ class MaskFill(Frozen):
     kind: Literal["mask"] = "mask"
     padded: Fraction = 0.25
     """The share of the last row that is padded."""
+    inverted: Bool = False
+    """Ones where it is padded, and zeros elsewhere: a mask that says what is left out."""
 
 
 def _number(value: Any) -> Any:

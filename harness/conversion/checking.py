@@ -41,7 +41,7 @@ from harness.conversion.timing import TimedEngine, time_kernels
 from harness.environments import Environment, close_shared, load, select, shared_supervisor
 from harness.errors import CandidateError, UnitLostError
 from harness.judge import Target, profiles_of, select_cases
-from harness.model import LOW_DTYPE, Model, TensorInfo, load_model_of
+from harness.model import LOW_DTYPE, Model, TensorInfo, guess_fills, load_model_of
 from harness.tensors import Precision, host_fingerprint
 from harness.worker.protocol import CompileFailure, CompileReport
 
@@ -335,7 +335,9 @@ class Subject:
         assumed: tuple[Finding, ...] = ()
         if is_asked and any(map(_is_open, model.inputs)):
             case, assumed = assuming_one(case, model.inputs)
-            profiles = shape_ranges(model, make_feeds(case, model.inputs)[0], profiles_of(case))
+            profiles = shape_ranges(
+                model, make_feeds(case, model.inputs, guess_fills(model))[0], profiles_of(case)
+            )
         graph = GraphView(model)
         matches = match_rules(graph)
         if precision in LOW_DTYPE:
@@ -383,7 +385,9 @@ class Subject:
         holding = [match for match in self.matches if match.rule.include(report.product, report.release)]
         suspects = [match.node.name for match in holding if match.node and match.rule.kind is Kind.REFUSED]
         fed = {name: ranges[1] for name, ranges in self.profiles.items()}
-        parts = Parts(self.model, fed, lambda: make_feeds(self.case, self.model.inputs)[0])
+        parts = Parts(
+            self.model, fed, lambda: make_feeds(self.case, self.model.inputs, guess_fills(self.model))[0]
+        )
         examination = Examination(
             parts, ask, dict.fromkeys(parts.owners[name] for name in suspects if name in parts.owners)
         )
@@ -413,7 +417,7 @@ class Subject:
         )
 
     def _timed(self, environment: Environment) -> TimedEngine:
-        feeds = make_feeds(self.case, self.model.inputs)[0]
+        feeds = make_feeds(self.case, self.model.inputs, guess_fills(self.model))[0]
         return time_kernels(self.model, self.precision or Precision.FP32, environment, feeds, self.profiles)
 
     def _finding(

@@ -17,7 +17,7 @@ from harness.conversion.findings import CuredIn, Finding, FixResult
 from harness.environments import load, select
 from harness.errors import BuilderError, HarnessError, UsageError
 from harness.judge import Target, select_cases
-from harness.model import Model
+from harness.model import Model, guess_fills
 from harness.tensors import Precision
 from harness.text import names
 
@@ -91,7 +91,7 @@ def _samples(case: Case, model: Model) -> list[dict[str, np.ndarray]]:
     if not case.data and any(node.op == "DynamicQuantizeLinear" for node in model.nodes):
         case = case.model_copy(update={"samples": max(case.samples or 1, CALIBRATED_ON)})
     try:
-        return make_feeds(case, model.inputs)
+        return make_feeds(case, model.inputs, guess_fills(model))
     except HarnessError:
         return []  # a shape that is open: the proofs draw inputs of their own
 

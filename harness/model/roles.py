@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import cached_property
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 
 from harness.case import DrawnFill, IntegersFill, MaskFill, PositionsFill
 from harness.model.analysis import bodies
@@ -23,6 +26,9 @@ MOVERS = frozenset(
 _TURNED = frozenset({"Sin", "Cos"})
 _SELECTING = frozenset({"Where", "Not", "And", "Or"})
 _STEPS = 8  # arithmetic nodes on the way from positions to a sine
+_FLOATS = ("float32", "float16", "bfloat16")
+_MASKING = 1e3
+"""What masks is at least so large: −1000 in BERT, −10000, −1e9, the lowest float, −inf."""
 _WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 
@@ -31,13 +37,14 @@ def guess_fills(model: Model) -> dict[str, DrawnFill]:
 
     - ids, which Gather rows of a table, or are one-hot encoded: the rows of the table;
     - positions, which end in a sine or cosine, or Gather by that name: counted up;
-    - masks, which choose (Where, And, Not), or scale a number too large to be one: ones, with a padded end.
+    - masks, which choose (Where, And, Not), or scale a number too large to be one: ones, with a padded end. A float
+      input is one only where 1 - mask scales such a number, or is read as a choice.
     """
     graph = _Uses(model)
     return {
         info.name: fill
         for info in model.inputs
-        if (info.dtype in _WHOLE or info.dtype == "bool")
+        if (info.dtype in (*_WHOLE, *_FLOATS, "bool"))
         and (fill := graph.fill(info.name, info.dtype)) is not None
     }
 
@@ -58,8 +65,12 @@ class _Uses:
 
     def fill(self, name: str, dtype: str) -> DrawnFill | None:
         """What an input is to be filled with; None where its use does not show."""
+        if dtype in _FLOATS:
+            return MaskFill() if self._switches(name) else None
         if dtype == "bool":
-            return MaskFill() if self._selects(name) or "mask" in name.lower() else None
+            if self._selects(name) or "mask" in name.lower():
+                return MaskFill(inverted=True) if self._leaves_out(name) else MaskFill()
+            return None
         rows = self._rows(name)
         if self._turns(name) or (rows and "pos" in name.lower()):
             return PositionsFill(high=rows)
@@ -108,6 +119,55 @@ class _Uses:
                         seen.update(node.output)
             level, steps = following, steps + 1
         return False
+
+    def _switches(self, name: str) -> bool:
+        """Whether a float input is inverted (1 - mask) for nothing but to scale a number that masks, or to choose."""
+        inverted = list(self._moved(name))
+        return bool(inverted) and all(
+            node.op_type == "Sub"
+            and self._number(node.input[1 - place]) == 1
+            and all(
+                self._masks(reader) or reader.op_type in _SELECTING
+                for reader, _ in self._moved(node.output[0])
+            )
+            for node, place in inverted
+        )
+
+    def _leaves_out(self, name: str, *, turned: bool = False) -> bool:
+        """Whether a Where puts a number that masks where a bool input is true, and not where it is false."""
+        for node, place in self._moved(name):
+            if node.op_type == "Not" and self._leaves_out(node.output[0], turned=not turned):
+                return True
+            if node.op_type == "Where" and place == 0:
+                low = [(self._number(each) or 0.0) <= -_MASKING for each in node.input[1:]]
+                if low == [not turned, turned]:
+                    return True
+        return False
+
+    def _masks(self, node: onnx.NodeProto) -> bool:
+        numbers = [self._number(each) for each in node.input] if node.op_type == "Mul" else []
+        return any(number is not None and abs(number) >= _MASKING for number in numbers)
+
+    def _number(self, name: str) -> float | None:
+        """The value of a constant that is one number; None of others."""
+        value = self._constants.get(name)
+        if value is None:
+            return None
+        array = value.numpy()
+        return float(np.asarray(array, np.float64).reshape(())) if array.size == 1 else None
+
+    @cached_property
+    def _constants(self) -> dict[str, ir.TensorProtocol]:
+        found = {
+            name: value.const_value
+            for name, value in self.model.ir.graph.initializers.items()
+            if value.const_value is not None
+        }
+        for node in self.model.ir.graph:
+            tensor = ir.convenience.get_const_tensor(node.outputs[0]) if node.op_type == "Constant" else None
+            if tensor is not None:
+                found[str(node.outputs[0].name)] = tensor
+        return found
 
     def _selects(self, name: str) -> bool:
         """Whether the input chooses, or is turned into 1 - mask or compared with 0 before it does."""

@@ -54,6 +54,9 @@ _PAIR = "g (float[N,4] x) => (float[N,4] y) { q = QuantizeLinear(x, s, z) d = De
 _QUANTIZE = "g (float[N,4] x) => (%s[N,4] y) { y = QuantizeLinear(x, s, z) }"
 _INTEGER = "g (uint8[N,4] x, uint8[4,3] w) => (int32[N,3] y) { y = MatMulInteger(x, w, xz, wz) }"
 _LARGE = RANDOM.normal(size=(1, 4, 8)).astype(F)
+LOWEST = np.finfo(F).min
+_CAUSAL = np.triu(np.full((8, 8), LOWEST, F), 1)
+_SCORES = "g (float[N,8,8] x, %s) => (float[N,8,8] y) "
 _LOOP = (
     "g (float[N,4] x) => (float[N,4] y, float[%s,N,4] t) { y, t = Loop(n, go, x) "
     "<body = b (int64 i, bool g, float[N,4] s) => (bool h, float[N,4] u, float[N,4] r) "
@@ -391,7 +394,47 @@ POSITIVE: dict[str, list[Example]] = {
         Example(
             "g (float[N,8] x, bool[N,8] keep) => (float[N,8] y) { m = Where(keep, x, low) y = Softmax(m) }",
             {"low": F(-np.inf)},
-        )
+        ),
+        Example(
+            _SCORES % "bool[N,1,8] keep" + "{ w = Where(keep, zero, low) a = Add(x, w) y = Softmax(a) }",
+            {"low": LOWEST, "zero": F(0)},
+        ),
+        Example(
+            _SCORES % "float[N,8] attention_mask"
+            + "{ u = Unsqueeze(attention_mask, ax) s = Sub(one, u) w = Mul(s, low) a = Add(x, w) y = Softmax(a) }",
+            {"low": LOWEST, "one": F(1), "ax": np.array([1])},
+        ),
+        Example(
+            _SCORES
+            % "int64[N,8] attention_mask"
+            + "{ u = Unsqueeze(attention_mask, ax) c = Cast<to = 1>(u) s = Sub(one, c) b = Cast<to = 9>(s) "
+            "f = Where(b, low, s) m = Add(f, causal) a = Add(x, m) y = Softmax(a) }",
+            {"low": LOWEST, "one": F(1), "ax": np.array([1]), "causal": _CAUSAL},
+        ),
+        Example(
+            _SCORES % "bool[N,1,8] leave_out"
+            + "{ b = Add(x, causal) w = Where(leave_out, low, zero) a = Add(b, w) g = Max(a, low) y = Softmax(g) }",
+            {"low": LOWEST, "zero": F(0), "causal": _CAUSAL},
+        ),
+        Example(
+            _SCORES
+            % "bool[N,8,8] keep"
+            + "{ w = Where(keep, zero, low) q = Equal(w, low) i = Cast<to = 6>(q) r = ReduceMin(i, last) "
+            "b = Cast<to = 9>(r) n = Not(b) f = Cast<to = 1>(n) s = Mul(w, f) a = Add(x, s) y = Softmax(a) }",
+            {"low": LOWEST, "zero": F(0), "last": np.array([-1])},
+        ),
+        Example(
+            "g (float[N,8,8] x) => (float[N,8,8] y) { s = Shape<start: int = 1>(x) "
+            "c = ConstantOfShape<value: tensor = float[1] {-3.4028234e38}>(s) t = Trilu<upper = 1>(c, k) "
+            "a = Add(x, t) y = Softmax(a) }",
+            {"k": np.array(1)},
+        ),
+        Example(
+            "g (float[N,2,8,16] q, bool[N,1,8,8] keep) => (float[N,2,8,16] y) "
+            "{ w = Where(keep, zero, low) y = Attention(q, q, q, w) }",
+            {"low": F(-np.inf), "zero": F(0)},
+            opset=23,
+        ),
     ],
     "view-of-first-size": [
         Example(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 from cure_examples import NEGATIVE, POSITIVE, Example
 
+from harness.backends import Reference
 from harness.conversion.cures import CURES, Cure, apply, prove_rewrite
 from harness.conversion.cures.building import Inapplicable
 from harness.conversion.cures.proof import draw
@@ -45,3 +47,22 @@ def test_a_cure_leaves_alone_what_it_does_not_cure(code):
     except Inapplicable:
         return  # and says why
     assert rewrite is None
+
+
+def test_a_row_that_is_masked_throughout_is_even_as_before():
+    """The lowest float absorbs scores: what is added and bounded by the safe number does, too."""
+    model = POSITIVE["safe-mask"][1].model()
+    rewrite = apply(BY_CODE["safe-mask"], model)
+    feeds = {"x": np.arange(64, dtype=np.float32).reshape(1, 8, 8) - 32, "keep": np.zeros((1, 1, 8), bool)}
+    (even,) = Reference(rewrite.model).run(feeds).values()
+    np.testing.assert_array_equal(even, np.full((1, 8, 8), 0.125, np.float32))
+    np.testing.assert_array_equal(even, *Reference(model).run(feeds).values())
+
+
+def test_rows_of_nan_that_the_model_looks_for_are_meant():
+    graph = (
+        "g (float[N,8] x, bool[N,8] keep) => (float[N,8] y) "
+        "{ m = Where(keep, x, low) p = Softmax(m) n = IsNaN(p) y = Where(n, zero, p) }"
+    )
+    example = Example(graph, {"low": np.float32(-np.inf), "zero": np.float32(0)})
+    assert apply(BY_CODE["safe-mask"], example.model()) is None

@@ -75,7 +75,7 @@ def test_a_new_case_says_what_the_graph_asks_for(capsys) -> None:
         "ids": {"kind": "integers", "low": 0, "high": 100},
         "token_type_ids": {"kind": "integers", "low": 0, "high": 2},
         "position_ids": {"kind": "positions", "high": 32},
-        "attention": {"kind": "mask", "padded": 0.25},
+        "attention": {"kind": "mask", "padded": 0.25, "inverted": False},
     }
     assert main(["run", "bert.case.yaml"]) == 0
     assert "0 and 1" not in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from graphs import graph_model
 from onnx import TensorProto, helper
 
@@ -90,6 +91,39 @@ def test_a_condition_is_a_mask() -> None:
         weights={"zero": np.float32(0)},
     )
     assert guess_fills(load_model(model)) == {"keep": MaskFill()}
+
+
+@pytest.mark.parametrize(("branches", "inverted"), [(["low", "x"], True), (["x", "low"], False)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_mask_says_what_is_kept_or_what_is_left_out(branches, inverted, turned) -> None:
+    nodes = [NODE("Not", ["m"], ["n"], name="n")] if turned else []
+    nodes += [NODE("Where", ["n" if turned else "m", *branches], ["y"], name="y")]
+    model = graph_model(
+        nodes,
+        inputs={"x": [3, 8], "m": [3, 8]},
+        outputs={"y": [3, 8]},
+        dtypes={"m": TensorProto.BOOL},
+        weights={"low": np.float32(-np.inf)},
+    )
+    assert guess_fills(load_model(model)) == {"m": MaskFill(inverted=inverted != turned)}
+
+
+@pytest.mark.parametrize(
+    ("factor", "is_mask"), [(np.finfo(np.float32).min, True), (-1e4, True), (2.0, False)]
+)
+def test_floats_are_a_mask_where_what_they_leave_scales_a_number_that_masks(factor, is_mask) -> None:
+    nodes = [
+        NODE("Sub", ["one", "m"], ["left"], name="left"),
+        NODE("Mul", ["left", "factor"], ["w"], name="w"),
+        NODE("Add", ["x", "w"], ["y"], name="y"),
+    ]
+    model = graph_model(
+        nodes,
+        inputs={"x": [3, 8], "m": [3, 8]},
+        outputs={"y": [3, 8]},
+        weights={"one": np.float32(1), "factor": np.float32(factor)},
+    )
+    assert guess_fills(load_model(model)) == ({"m": MaskFill()} if is_mask else {})
 
 
 def test_numbers_without_a_known_use_are_not_guessed() -> None:

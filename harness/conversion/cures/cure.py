@@ -66,7 +66,8 @@ class Cure:
         calibrate: instead of patterns: rewrites the whole graph, given the model and samples of its inputs.
         where_refused: whether it is applied only to nodes that a compiler refuses, since some like them are taken.
         opset: the first that has what it writes; an older model is converted.
-        where_finite: whether it may give a number where the original gives none.
+        where_finite: whether it may give a number where the original gives none; and then masks are drawn that leave
+            something of every row.
     """
 
     code: str

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.backends import Reference
+from harness.case import MaskFill
 from harness.conversion.cures.cure import Feeds
 from harness.errors import HarnessError, ModelError
-from harness.model import Model, TensorInfo
+from harness.model import Model, TensorInfo, guess_fills
 from harness.tensors import dtype_of, is_float
 
 Run = Callable[[Feeds], Mapping[str, np.ndarray]]
@@ -90,7 +91,8 @@ def prove(
         feeds: inputs to try first, such as those of a case.
         batch: the one that the original is right at: there both must agree, and at others each row of the new model
             must be what it is in a batch of its own.
-        where_finite: whether values are left out that are not finite in the original.
+        where_finite: whether values are left out that are not finite in the original, and masks leave something of
+            every row.
         seed: of the drawn inputs.
     """
     if not same_interface(original, rewritten):
@@ -100,7 +102,7 @@ def prove(
         return Proof(False, 0, 0, 0.0, by, why_not=f"the original cannot be run: {by}")
     again: Run = Reference(rewritten).run if by == RUNTIME else _Evaluator(rewritten).run
     trial = _Trial(original, run, again, where_finite)
-    for sample in _samples(original, feeds, seed, batch):
+    for sample in _samples(original, feeds, seed, batch, padded=where_finite):
         if batch is not None and _batch_of(original, sample) != batch:
             why_not = _differing_rows(original, again, sample)
             trial.batches.add(_batch_of(original, sample))
@@ -170,13 +172,15 @@ def draw(model: Model, count: int, seed: int = 0) -> Sequence[Feeds]:
     """Inputs of several shapes where these are open, of normal floats; empty where none can be drawn."""
     if any(info.shape is None for info in model.inputs):
         return []
-    drawn = []
+    drawn, masks = [], _masks(model)
     for place in range(count):
         symbols: dict[str, int] = {}
         sizes, limits = _SIZES[place % len(_SIZES)], _RANGES[place % len(_RANGES)]
         drawn.append(
             {
-                info.name: _draw(info, _shape(info, sizes, symbols), limits, 1.0, seed + place)
+                info.name: _draw(
+                    info, _shape(info, sizes, symbols), limits, 1.0, seed + place, info.name in masks
+                )
                 for info in model.inputs
             }
         )
@@ -308,10 +312,18 @@ def _runner(original: Model, feeds: Sequence[Feeds], seed: int) -> tuple[Run | N
     return None, reasons[0] if reasons else "it has no inputs that can be drawn"
 
 
-def _samples(model: Model, feeds: Sequence[Feeds], seed: int, batch: int | None = None) -> Iterator[Feeds]:
+def _masks(model: Model) -> dict[str, MaskFill]:
+    """The inputs that the model reads as masks: of nothing but 0 and 1."""
+    return {name: fill for name, fill in guess_fills(model).items() if isinstance(fill, MaskFill)}
+
+
+def _samples(
+    model: Model, feeds: Sequence[Feeds], seed: int, batch: int | None = None, *, padded: bool = False
+) -> Iterator[Feeds]:
     yield from feeds
     if any(info.shape is None for info in model.inputs):
         return
+    masks = _masks(model)
     dynamic = _is_dynamic(model)
     rounds: Sequence[Sequence[int]] = _SIZES if dynamic else _SIZES[:1]
     if batch is not None:
@@ -322,7 +334,13 @@ def _samples(model: Model, feeds: Sequence[Feeds], seed: int, batch: int | None 
         symbols: dict[str, int] = {}
         try:
             yield {
-                info.name: _draw(info, _shape(info, sizes, symbols), limits, scale, seed + count)
+                info.name: _padding(
+                    masks[info.name], _shape(info, sizes, symbols), dtype_of(info.dtype), count
+                )
+                if padded and info.name in masks
+                else _draw(
+                    info, _shape(info, sizes, symbols), limits, scale, seed + count, info.name in masks
+                )
                 for info in model.inputs
             }
         except HarnessError:
@@ -339,13 +357,21 @@ def _shape(info: TensorInfo, sizes: Sequence[int], symbols: dict[str, int]) -> t
     return tuple(shape)
 
 
+def _padding(fill: MaskFill, shape: tuple[int, ...], dtype: np.dtype, count: int) -> np.ndarray:
+    """A mask that keeps the beginning of every row, by turns more or less of it."""
+    kept = 1 + count % max(shape[-1] if shape else 1, 1)
+    return np.broadcast_to((np.arange(shape[-1] if shape else 1) < kept) != fill.inverted, shape).astype(
+        dtype
+    )
+
+
 def _draw(
-    info: TensorInfo, shape: tuple[int, ...], limits: tuple[int, int], scale: float, seed: int
+    info: TensorInfo, shape: tuple[int, ...], limits: tuple[int, int], scale: float, seed: int, is_mask: bool
 ) -> np.ndarray:
     random = np.random.default_rng([seed, *info.name.encode()])
     dtype = dtype_of(info.dtype)
-    if dtype.kind == "b":
-        return random.random(shape) < {(0, 1): 0.0, (0, 100): 1.0}.get(limits, 0.5)
+    if is_mask or dtype.kind == "b":
+        return (random.random(shape) < {(0, 1): 0.0, (0, 100): 1.0}.get(limits, 0.5)).astype(dtype)
     if is_float(dtype):
         return (random.standard_normal(shape) * scale).astype(dtype)
     low, high = limits

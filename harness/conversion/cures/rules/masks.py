@@ -1,48 +1,255 @@
-"""Masks of −inf or of the lowest float before a Softmax: a number that 16 bits hold."""
+"""Masks of −inf or of the lowest float before a Softmax: numbers that 16 bits hold, and whose sums they hold.
+
+A mask that is chosen (`Where(keep, scores, low)`) gets the safe number. One that is added gets twice that, and the sum
+is bounded by the safe number: so a row that is masked throughout is even, as where the lowest float absorbs the scores.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
-from harness.conversion.cures.building import Ops, constant_of
+from harness.case import MaskFill
+from harness.conversion.cures.applying import with_shapes
+from harness.conversion.cures.building import given
+from harness.conversion.cures.cure import Transformed
+from harness.model import Model, guess_fills
 
 #: exp(−10000 + any logit that 16 bits hold without harm) is 0 in FP32, as exp(−inf) is.
 SAFE = -1e4
+_ADDED = 2 * SAFE
 _MASKING = -1e9
-_PASSED = {"Add", "Where", "Cast", "Expand", "Unsqueeze", "Reshape", "Slice", "Squeeze", "Concat"}
+_MOVES = frozenset(
+    {
+        "Cast",
+        "CastLike",
+        "Expand",
+        "Identity",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Trilu",
+        "Unsqueeze",
+    }
+)
+"""Operators that hand on elements of their first input."""
+_ATTENTION_MASK = 3
+_TO_SOFTMAX = _MOVES | {"Add", "Concat", "Max", "Where"}
 
 
-def safe_mask(ops: Ops, node: ir.Node) -> ir.Value | None:
-    """The same node with the safe number for each that masks."""
-    inputs = list(node.inputs)
-    changed = False
-    for index in range(len(inputs)):
-        values = constant_of(node, index)
-        if values is None or values.dtype.kind not in "fV" or values.dtype.itemsize > 4:
+@dataclass
+class _Uses:
+    """Where a masking number goes.
+
+    Args:
+        switches: inputs of the model that are masks of 0 and 1.
+        chosen: inputs that stand beside scores in a Where or a Max.
+        added: nodes that add a mask to scores.
+    """
+
+    switches: frozenset[str]
+    chosen: set[tuple[ir.Node, int]] = field(default_factory=set)
+    added: set[ir.Node] = field(default_factory=set)
+
+
+def safe_masks(model: Model, refused: frozenset[str] | None) -> Transformed | None:
+    """Every number that masks, where all that it comes to is a Softmax."""
+    graph = with_shapes(model)
+    uses = _Uses(frozenset(name for name, fill in guess_fills(model).items() if isinstance(fill, MaskFill)))
+    lowered: list[tuple[ir.Node, int]] = []
+    for node in graph.graph:
+        if node.op_type == "ConstantOfShape":
+            if _masks(_filled(node)) and _follow(node.outputs[0], uses, set()):
+                lowered.append((node, -1))
             continue
-        wide = values.astype(np.float32)
-        if not np.any(wide <= _MASKING) or not np.all((wide <= _MASKING) | (wide >= SAFE)):
-            continue
-        value = inputs[index]
-        assert value is not None
-        inputs[index] = ops.constant(np.where(wide <= _MASKING, SAFE, wide).astype(values.dtype), value.dtype)
-        changed = True
-    if not changed or not _only_masks(node.outputs[0], set()):
+        for index, value in enumerate(node.inputs):
+            if value is not None and _masks(_constant(value)) and _reaches(node, index, uses):
+                lowered.append((node, index))
+    if not lowered:
         return None
-    masked: ir.Value = ops.op(node.op_type, *inputs, **dict(node.attributes))
-    return masked
+    for node, index in lowered:
+        _lower(graph.graph, node, index, SAFE if (node, index) in uses.chosen else _ADDED)
+    for node in uses.added:
+        _bound(graph.graph, node)
+    names = [str(node.name) for node, _ in lowered] + [str(node.name) for node in uses.added]
+    return Transformed(graph, tuple(dict.fromkeys(names)))
 
 
-def _only_masks(value: ir.Value, seen: set[int]) -> bool:
-    """Whether all that `value` comes to is a Softmax."""
-    if id(value) in seen:
+def _constant(value: ir.Value) -> np.ndarray | None:
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None or value.dtype not in _FLOATS else tensor.numpy()
+
+
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+def _filled(node: ir.Node) -> np.ndarray | None:
+    value = node.attributes.get("value")
+    return None if value is None or value.as_tensor().dtype not in _FLOATS else value.as_tensor().numpy()
+
+
+def _masks(values: np.ndarray | None) -> bool:
+    """Whether these mask, or leave numbers as they are nearly: nothing between."""
+    if values is None:
+        return False
+    lowest = (
+        _MASKING
+        if values.dtype.itemsize > 2 or values.dtype.kind == "V"
+        else float(np.finfo(values.dtype).min)
+    )
+    wide = values.astype(np.float32)
+    return bool(np.any(wide <= lowest) and np.all((wide <= lowest) | (wide >= SAFE)))
+
+
+def _reaches(node: ir.Node, index: int, uses: _Uses) -> bool:
+    """Whether a masking number that `node` reads masks scores, and nothing else; where is noted in `uses`."""
+    found = _Uses(uses.switches)
+    if not _passes(node, index, found, set()):
+        return False
+    uses.chosen |= found.chosen
+    uses.added |= found.added
+    return True
+
+
+def _follow(value: ir.Value, uses: _Uses, seen: set[ir.Value]) -> bool:
+    """Whether all that a mask comes to is scores that a Softmax reads."""
+    if value in seen:
         return True
-    seen.add(id(value))
+    seen.add(value)
+    return (
+        not value.is_graph_output()
+        and all(_passes(node, index, uses, seen) for node, index in value.uses())
+        and bool(value.uses())
+    )
+
+
+def _passes(node: ir.Node, index: int, uses: _Uses, seen: set[ir.Value]) -> bool:
+    if node.op_type in _MOVES:
+        return index == 0 and _follow(node.outputs[0], uses, seen)
+    if node.op_type == "Concat":
+        return _are_masks(node.inputs, uses) and _follow(node.outputs[0], uses, seen)
+    others = [each for place, each in enumerate(node.inputs) if place != index and each is not None]
+    if node.op_type == "Where" and index:
+        if _is_mask(other := node.inputs[3 - index], uses.switches) or _is_switch(other, uses.switches):
+            return _follow(node.outputs[0], uses, seen)
+    elif node.op_type == "Add":
+        if _are_masks(others, uses):
+            return _follow(node.outputs[0], uses, seen)
+        uses.added.add(node)
+        return _only_softmax(node.outputs[0], set())
+    elif node.op_type == "Mul":
+        return all(_is_switch(each, uses.switches) for each in others) and _follow(
+            node.outputs[0], uses, seen
+        )
+    elif node.op_type == "Equal":
+        return _are_masks(others, uses)
+    elif node.op_type == "Attention":
+        return index == _ATTENTION_MASK
+    elif node.op_type != "Max":
+        return False
+    uses.chosen.add((node, index))
+    return _only_softmax(node.outputs[0], set())
+
+
+def _only_softmax(value: ir.Value, seen: set[ir.Value]) -> bool:
+    if value in seen:
+        return True
+    seen.add(value)
     if value.is_graph_output() or not value.uses():
         return False
     return all(
-        node.op_type == "Softmax"
-        or (node.op_type in _PASSED and all(_only_masks(output, seen) for output in node.outputs))
+        (node.op_type == "Softmax" and not _is_guarded(node))
+        or (node.op_type in _TO_SOFTMAX and all(_only_softmax(output, seen) for output in node.outputs))
         for node, _ in value.uses()
     )
+
+
+def _is_guarded(softmax: ir.Node) -> bool:
+    """Whether the model looks for the rows of NaN that a mask of −inf throughout gives: then it is meant."""
+    return any(reader.op_type == "IsNaN" for reader, _ in softmax.outputs[0].uses())
+
+
+def _are_masks(values: Sequence[ir.Value | None], uses: _Uses) -> bool:
+    return all(_is_mask(value, uses.switches) for value in values)
+
+
+def _is_mask(value: ir.Value | None, switches: frozenset[str]) -> bool:
+    """Whether a value is made of constants and of what switches them, and not of scores."""
+    if value is None:
+        return False
+    if ir.convenience.get_const_tensor(value) is not None:
+        return True
+    node = value.producer()
+    if node is None:
+        return False
+    inputs = node.inputs
+    if node.op_type == "ConstantOfShape":
+        return True
+    if node.op_type in _MOVES:
+        return _is_mask(inputs[0], switches)
+    if node.op_type == "Where":
+        return all(_is_mask(each, switches) or _is_switch(each, switches) for each in inputs[1:])
+    if node.op_type in ("Add", "Concat"):
+        return all(_is_mask(each, switches) for each in inputs)
+    return node.op_type == "Mul" and any(
+        _is_mask(one, switches) and _is_switch(other, switches) for one, other in (inputs, reversed(inputs))
+    )
+
+
+def _is_switch(value: ir.Value | None, switches: frozenset[str]) -> bool:
+    """Whether a value is meant to be 0 or 1: a mask of the user, as it is or inverted."""
+    if value is None:
+        return False
+    node = value.producer()
+    if node is None:
+        return value.name in switches
+    source = given(node, 0)
+    if node.op_type == "Sub":
+        return _constant_one(source) and _is_switch(node.inputs[1], switches)
+    if node.op_type == "Cast" and source is not None and source.dtype == ir.DataType.BOOL:
+        return True
+    return node.op_type in _MOVES and _is_switch(source, switches)
+
+
+def _constant_one(value: ir.Value | None) -> bool:
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return tensor is not None and bool(np.all(np.asarray(tensor.numpy(), np.float64) == 1))
+
+
+def _lower(graph: ir.Graph, node: ir.Node, index: int, number: float) -> None:
+    """Write `number` for what masks in an input of `node`; −1: in the constant that it repeats."""
+    if index < 0:
+        filled = _filled(node)
+        assert filled is not None
+        node.attributes["value"] = ir.AttrTensor("value", ir.tensor(np.full_like(filled, number)))
+        return
+    value = node.inputs[index]
+    assert value is not None
+    values = _constant(value)
+    assert values is not None
+    wide = values.astype(np.float32)
+    safe = np.where(wide < SAFE, number, wide).astype(values.dtype)
+    tensor = ir.tensor(safe, dtype=value.dtype)
+    constant = ir.node("Constant", [], {"value": tensor}, name=f"{node.name}/safe_{index}")
+    constant.outputs[0].dtype, constant.outputs[0].shape = tensor.dtype, ir.Shape(safe.shape)
+    graph.insert_before(node, constant)
+    node.replace_input_with(index, constant.outputs[0])
+
+
+def _bound(graph: ir.Graph, node: ir.Node) -> None:
+    """Bound the sum of scores and a mask by the number that masks."""
+    total = node.outputs[0]
+    assert total.dtype is not None
+    array = np.asarray(SAFE, total.dtype.numpy())
+    low = ir.node("Constant", [], {"value": ir.tensor(array, dtype=total.dtype)}, name=f"{node.name}/lowest")
+    bounded = ir.node("Max", [total, low.outputs[0]], name=f"{node.name}/bounded")
+    bounded.outputs[0].dtype, bounded.outputs[0].shape = total.dtype, total.shape
+    graph.insert_after(node, [low, bounded])
+    for reader, index in list(total.uses()):
+        if reader is not bounded:
+            reader.replace_input_with(index, bounded.outputs[0])

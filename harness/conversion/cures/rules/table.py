@@ -413,10 +413,12 @@ CURES: tuple[Cure, ...] = (
     Cure(
         code="safe-mask",
         against=Against.RISKY,
-        does=f"masks with {masks.SAFE:g}",
-        needs="a constant that nothing but a Softmax reads; a row that is masked throughout becomes even, not NaN",
+        replaces=("Softmax", "Attention"),
+        does=f"masks with {masks.SAFE:g}, and bounds the sum of scores and a mask by it",
+        needs="−inf or the lowest float in constants that only a Softmax reads, by way of Where, Add, Mul or Max; "
+        "no IsNaN that looks for rows masked throughout, which become even",
         source="lowest floats become infinite at FP16, and rows of them NaN: microsoft/onnxscript issues 2479 and 2561",
-        patterns=(Pattern(masks.safe_mask, "Where"), Pattern(masks.safe_mask, "Add")),
+        transform=masks.safe_masks,
         where_finite=True,
     ),
     Cure(
