@@ -33,7 +33,7 @@ CURED = (
 def test_cures_follow_each_other():
     model = Example(
         "g (float[N,4,8] x) => (float[N,4,8] y) { m = ReduceMean(x, ax) d = Sub(x, m) q = Mul(d, d) "
-        "v = ReduceMean(q, ax) e = Add(v, eps) s = Sqrt(e) n = Div(d, s) w = Mul(n, g) y = Add(w, b) }",
+        "v = ReduceMean(q, ax) e = Add(v, eps) s = Sqrt(e) n = Div(d, s) w = Mul(n, g) c = Add(w, b) y = Add(c, b) }",
         {
             "ax": np.array([-1]),
             "eps": np.float32(1e-5),

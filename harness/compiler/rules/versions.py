@@ -1,5 +1,8 @@
 """Operator sets and releases, TF32, and what dynamic sizes cost: advice on a model as a whole."""
 
+import numpy as np
+import onnx_ir as ir
+
 from harness.compiler.facts import RTX, Kind, Releases
 from harness.compiler.rules.types import Rule
 from harness.compiler.rules.view import GraphView, NodeView
@@ -34,15 +37,25 @@ def _opens(graph: GraphView) -> tuple[bool, bool]:
 
 
 def _decomposed_norm(node: NodeView) -> bool:
-    """A Div by Sqrt(ReduceMean(square) + epsilon): the end of a layer normalization that is written out."""
-    value = node.value(1)
-    for op in ("Sqrt", "Add", "ReduceMean"):
-        writer = None if value is None else value.producer()
-        if writer is None or writer.op_type != op:
+    """√(ReduceMean(square) + epsilon), or 1 over it, as a power or not: of a normalization that is written out."""
+    if node.op == "Pow":
+        exponent = node.constant(1)
+        if exponent is None or not np.all(np.abs(exponent) == 0.5):
             return False
-        value = writer.inputs[0]
-    squared = None if value is None else value.producer()
+    total = _writer(node.value(0))
+    if total is not None and total.op_type == "Reciprocal":
+        total = _writer(total.inputs[0])
+    if total is None or total.op_type != "Add":
+        return False
+    means = [
+        writer for value in total.inputs if (writer := _writer(value)) and writer.op_type == "ReduceMean"
+    ]
+    squared = _writer(means[0].inputs[0]) if means else None
     return squared is not None and squared.op_type in ("Pow", "Mul")
+
+
+def _writer(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
 
 
 def _is_baked(node: NodeView) -> bool:
@@ -55,7 +68,7 @@ RULES = (
     Rule(
         "layernorm-decomposed",
         Kind.IMPROVABLE,
-        ("Div",),
+        ("Sqrt", "Pow"),
         _decomposed_norm,
         "a normalization that is written out squares in the precision under test, and overflows there first",
         "measured on an H200 with TensorRT for RTX 1.4 and 1.6: LayerNormalization computes inside in FP32",

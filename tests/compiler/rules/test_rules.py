@@ -437,3 +437,27 @@ def test_of_another_domain_only_what_no_parser_takes_by_its_name_is_refused() ->
     for op in refused | taken:
         assert ("domain" in codes(single(op, X, domain="other"))) == (op in refused), op
         assert ("domain-ignored" in codes(single(op, X, domain="other"))) == (op in taken), op
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        [("Sqrt", ["a"]), ("Reciprocal", ["a1"])],
+        [("Reciprocal", ["a"]), ("Sqrt", ["a1"])],
+        [("Pow", ["a", "minus_half"]), ("Mul", ["x", "a1"])],
+    ],
+    ids=["1 over the root", "the root of 1 over it", "a power"],
+)
+def test_a_normalization_that_is_written_out_is_known_by_its_root(ends: list[tuple[str, list[str]]]) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["s"]),
+        helper.make_node("ReduceMean", ["s"], ["m"], axes=[-1]),
+        helper.make_node("Add", ["e", "m"], ["a"]),
+        *(helper.make_node(op, reads, [f"a{n}"]) for n, (op, reads) in enumerate(ends, 1)),
+        helper.make_node("Mul", ["x", "a2"], ["y"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array([number], np.float32), name)
+        for name, number in (("e", 1e-5), ("minus_half", -0.5))
+    ]
+    assert "layernorm-decomposed" in codes(graph_of(nodes, *constants))
