@@ -17,6 +17,7 @@ what --out holds of other parts stays. Nothing else may run on the machine.
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import statistics
@@ -168,6 +169,7 @@ COMMANDS = (
 def commands(environments: list[str], rounds: int = 2) -> list[dict[str, Any]]:
     """Seconds of whole commands in new processes, cold and warm, and what the stages of their runs took together."""
     found = []
+    compileall.compile_dir(CASES.parent / "harness", quiet=2)  # as an installer does
     for name in environments:
         for words in COMMANDS * rounds:
             with tempfile.TemporaryDirectory() as folder:
