@@ -98,12 +98,13 @@ class Run(CaseUnit[Judge, RunResult]):
 class _Told:
     """What a progress display is told: positions and total count only runs that are judged.
 
-    `progress` is called by one thread at a time.
+    `progress` is called by one thread at a time, and not any more when `over` is set: what fails then was interrupted.
     """
 
     def __init__(self, runs: Sequence[Run], progress: Progress) -> None:
         self.runs, self.progress = runs, progress
         self.guard = threading.Lock()
+        self.over = threading.Event()
         self.begun: set[int] = set()
         self.left_out: set[int] = set()
         """Runs that an unusable case spares."""
@@ -117,6 +118,8 @@ class _Told:
     ) -> None:
         run = self.runs[index]
         with self.guard:
+            if self.over.is_set():
+                return
             self.begun.add(index)
             if result is not None and result.cause is Cause.CASE:
                 others = (i for i, other in enumerate(self.runs) if other.case is run.case)
@@ -126,7 +129,11 @@ class _Told:
             event = ProgressEvent(
                 kind, at, total, run.case.name, run.spec.precision, run.candidate, stage, result
             )
-            self.progress(event)
+            try:
+                self.progress(event)
+            except BaseException:
+                self.over.set()
+                raise
 
 
 class _Lanes:
@@ -139,7 +146,6 @@ class _Lanes:
 
     def __init__(self, runs: Sequence[Run], progress: Progress) -> None:
         self.runs, self.told = runs, _Told(runs, progress)
-        self.stopped = threading.Event()
         self.results: dict[int, RunResult] = {}
         self.again: list[int] = []
         """Runs of which a worker died, or lacked something, beside others: they are repeated alone."""
@@ -152,7 +158,7 @@ class _Lanes:
     def work(self, names: tuple[str, ...], judge: Judge, *, shared: bool) -> None:
         """Carry out runs of these candidates, a case at a time; `shared`: other lanes take cases of them, too."""
         try:
-            while (indices := self._take(names)) and not self.stopped.is_set():
+            while (indices := self._take(names)) and not self.told.over.is_set():
                 with contextlib.ExitStack() as loading:
                     if shared:  # no two models that are large are at hand at a time
                         loading.enter_context(self._loading)
@@ -161,7 +167,7 @@ class _Lanes:
                     for index in indices:
                         self._carry_out(index, names, judge, shared=shared)
         except BaseException:
-            self.stopped.set()
+            self.told.over.set()
             raise
 
     def repeat(self, judge: Judge) -> None:
@@ -179,7 +185,7 @@ class _Lanes:
 
     def _carry_out(self, index: int, names: tuple[str, ...], judge: Judge, *, shared: bool) -> None:
         run = self.runs[index]
-        if self.stopped.is_set() or id(run.case) in self._unusable:
+        if self.told.over.is_set() or id(run.case) in self._unusable:
             return
         mine = [each for each in self.runs[index + 1 :] if each.candidate in names]
         if shared:
@@ -228,7 +234,7 @@ def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[Ru
             own.release()
 
     def give_up() -> None:
-        work.stopped.set()
+        work.told.over.set()
         candidates.abort()  # or the other lanes would be waited for until their builds end
 
     side_by_side([partial(carry_out_lane, *lane) for lane in lanes], give_up)

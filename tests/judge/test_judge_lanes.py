@@ -138,6 +138,21 @@ def test_nothing_goes_on_on_a_gpu_beside_what_is_timed(tiny_cases, shared) -> No
         assert beside == []
 
 
+def test_nothing_more_is_told_once_the_caller_is_interrupted(tiny_cases, shared) -> None:
+    share(3, more=', SLOW = "0.2"')
+    told: list[str] = []
+
+    def interrupt(event: ProgressEvent) -> None:
+        told.append(event.kind)
+        if event.kind == "done":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_fp16(many(tiny_cases), interrupt)
+    assert told.count("done") == 1
+    assert told[-1] == "done"
+
+
 def test_builds_of_tensorrt_do_not_share_a_gpu(tiny_cases, shared) -> None:
     share(3, TENSORRT)
     run_fp16(many(tiny_cases))
