@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from harness.backends import Reference
+from harness.comparison import DEFAULT_GATES
 from harness.errors import ModelError, UsageError
 from harness.model import Model, at_opset
 from harness.quantization.arithmetic import largest_of
@@ -32,12 +33,14 @@ from harness.quantization.ranking import (
 from harness.quantization.switched import Setting, SwitchedModel
 from harness.quantization.types import EngineErrors, Kind, QdqPair, Repair
 from harness.search import Evaluation, Options, Outcome, Problem, search
-from harness.tensors import NEVER, to_json
+from harness.tensors import NEVER, Precision, to_json
 
 SLACK = 1.5
 """A model whose error is within so many times that with the best scales has no pair at fault."""
 LEAST = 1e-4
 """An nrmse that nobody looks into."""
+MOST = DEFAULT_GATES[Precision.INT8].bound
+"""An nrmse that fails a run whatever the scales."""
 _PER_AXIS = 13
 
 
@@ -55,13 +58,15 @@ class QuantizationVerdict(StrEnum):
 
 @dataclass(frozen=True)
 class QuantizationDiagnosis:
-    """What the pairs of a model do, which are at fault, and what helps. Errors are nrmse of the worst output.
+    """What the pairs of a model do, which are at fault, and what helps. Errors are nrmse of the worst output,
+    or of the worst of the tensors that were joined in one.
 
     Args:
         model: its name.
         verdict: see `QuantizationVerdict`.
         pairs: how many.
         before: the error as it is.
+        worst: the output that has it, or the tensor that was joined in one.
         best: the error with the best scale that was found for each pair.
         limit: what the error should be.
         ranking: the pairs, the costliest first.
@@ -92,6 +97,7 @@ class QuantizationDiagnosis:
     verdict: QuantizationVerdict
     pairs: int
     before: float
+    worst: str
     best: float
     limit: float
     ranking: Ranking
@@ -144,7 +150,8 @@ def diagnose_pairs(
         reference: the float model it was made from; by default the model with its pairs switched off, whose stored
             weights are what they dequantise to.
         unseen: other samples, to confirm the answer on.
-        limit: nrmse that the worst output may have; by default 1.5 times that with the best scales.
+        limit: nrmse that the worst output may have; by default 1.5 times that with the best scales, and what fails a
+            run at most.
         inferences: how many pairs are measured alone.
 
     Raises:
@@ -203,13 +210,16 @@ class _Diagnosing:
         ranking = rank(self.outputs, observed, tried, inferences=self.inferences)
         best = {pair.name: best_of(pair, tried[pair.name]) for pair in self.pairs}
         settings = Setting(scales={name: each.scale for name, each in best.items()})
-        before, healthy = self.outputs.error(Setting()), self.outputs.error(settings)
-        limit = max(SLACK * healthy, LEAST) if self.limit is None else self.limit
+        errors, healthy = self.outputs.errors(Setting()), self.outputs.error(settings)
+        worst = max(errors, key=lambda name: errors[name])
+        before = errors[worst]
+        limit = min(max(SLACK * healthy, LEAST), MOST) if self.limit is None else self.limit
         found = QuantizationDiagnosis(
             model=self.model.name,
             verdict=QuantizationVerdict.SOUND,
             pairs=len(self.pairs),
             before=before,
+            worst=worst,
             best=healthy,
             limit=limit,
             ranking=ranking,

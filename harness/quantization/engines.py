@@ -11,6 +11,7 @@ from harness.backends import Plan, TensorRTCandidate
 from harness.environments import Environment
 from harness.errors import CandidateError
 from harness.model import Model
+from harness.quantization.joined import parts_of_outputs
 from harness.quantization.mixed import multiply_adds, quantized_products
 from harness.quantization.pairs import find_pairs
 from harness.quantization.ranking import Samples, worst_error
@@ -108,5 +109,5 @@ def measure_on_engine(
             return EngineErrors(environment.name, failure=f"{name}: {error.message}")
         finally:
             candidate.close()
-        found[name] = worst_error(outputs, expected)
+        found[name] = worst_error(outputs, expected, parts_of_outputs(model, samples[0]))
     return EngineErrors(environment.name, found.get("before"), found.get("repaired"), found.get("without"))

@@ -26,6 +26,7 @@ from harness.backends import chunks, tensor_sizes
 from harness.quantization.arithmetic import limits, nrmse, ratio, squares
 from harness.quantization.calibration import error_of, scale_for
 from harness.quantization.histograms import Introduced, Observed
+from harness.quantization.joined import Parts, lost_parts, parts_of_outputs
 from harness.quantization.switched import BUDGET, Setting, SwitchedModel
 from harness.quantization.types import Kind, Method, PairError, QdqPair, Reader, Reason, Scale
 from harness.tensors import NEVER, to_json
@@ -104,6 +105,9 @@ class Outputs:
         switched: the model.
         samples: what is fed.
         expected: the outputs of the reference, sample by sample; by default those with no pair quantising.
+
+    Attributes:
+        parts: by output, the tensors that were joined in it.
     """
 
     def __init__(
@@ -115,17 +119,31 @@ class Outputs:
         self.switched, self.samples = switched, samples
         off = Setting(off=frozenset(pair.name for pair in switched.pairs))
         self.expected = [switched.run(feeds, off) for feeds in samples] if expected is None else expected
+        self.parts = parts_of_outputs(switched.model, samples[0]) if samples else {}
 
     def error(self, setting: Setting, *, samples: int | None = None) -> float:
-        """nrmse of the worst output over all samples, or over the first few."""
-        chosen = self.samples[:samples]
-        return worst_error([self.switched.run(feeds, setting) for feeds in chosen], self.expected[:samples])
+        """nrmse of the worst output, or part of one, over all samples, or over the first few."""
+        return max(self.errors(setting, samples=samples).values(), default=0.0)
+
+    def errors(self, setting: Setting, *, samples: int | None = None) -> dict[str, float]:
+        """nrmse of each output, and of each tensor that was joined in one."""
+        outputs = [self.switched.run(feeds, setting) for feeds in self.samples[:samples]]
+        return errors_of(outputs, self.expected[:samples], self.parts)
 
 
 def worst_error(
-    outputs: Sequence[Mapping[str, np.ndarray]], expected: Sequence[Mapping[str, np.ndarray]]
+    outputs: Sequence[Mapping[str, np.ndarray]],
+    expected: Sequence[Mapping[str, np.ndarray]],
+    parts: Parts | None = None,
 ) -> float:
-    """nrmse of the worst float output, over all samples; inf where one is not finite."""
+    """nrmse of the worst float output, or part of one, over all samples; inf where one is not finite."""
+    return max(errors_of(outputs, expected, parts or {}).values(), default=0.0)
+
+
+def errors_of(
+    outputs: Sequence[Mapping[str, np.ndarray]], expected: Sequence[Mapping[str, np.ndarray]], parts: Parts
+) -> dict[str, float]:
+    """nrmse of each float output and of each of its `parts`, over all samples; inf where one is not finite."""
     errors: dict[str, float] = {}
     signals: dict[str, float] = {}
     for found, right in zip(outputs, expected, strict=True):
@@ -135,10 +153,14 @@ def worst_error(
             wanted = values.astype(np.float64)
             kept = np.isfinite(wanted)  # infinities that are meant, such as masked logits
             with np.errstate(all="ignore"):
-                error = np.square(np.where(kept, found[name] - wanted, 0.0)).sum()
-            errors[name] = errors.get(name, 0.0) + float(error)
-            signals[name] = signals.get(name, 0.0) + float(np.square(wanted[kept]).sum())
-    return max((ratio(errors[name], signals[name]) for name in errors), default=0.0)
+                error = np.square(np.where(kept, found[name] - wanted, 0.0))
+            signal = np.square(np.where(kept, wanted, 0.0))
+            joined = [part for part in parts.get(name, ()) if part.places.max() < values.size]
+            of = [(name, error, signal), *((each.tensor, each.of(error), each.of(signal)) for each in joined)]
+            for key, mine, its in of:
+                errors[key] = errors.get(key, 0.0) + float(mine.sum())
+                signals[key] = signals.get(key, 0.0) + float(its.sum())
+    return {name: ratio(errors[name], signals[name]) for name in errors}
 
 
 def candidates(pair: QdqPair, observed: Observed) -> tuple[Candidate, ...]:
@@ -194,6 +216,7 @@ def rank(
     before = switched.inferences
     costs = {pair.name: _introduced(pair, observed) for pair in switched.pairs}
     alone, estimates = _effects(outputs, observed, inferences)
+    lost = lost_parts(switched, outputs.samples[0])
     found = []
     for pair in switched.pairs:
         histogram, sums = observed.histograms[pair.name], observed.introduced[pair.name]
@@ -215,8 +238,9 @@ def rank(
                 best=same,
                 best_channel=channel,
                 channel_ratio=histogram.channel_ratio,
-                reason=reason_of(pair, observed, cost, same, channel),
+                reason=Reason.JOINED if pair.name in lost else reason_of(pair, observed, cost, same, channel),
                 scale=pair.scale.smallest,
+                part=lost.get(pair.name, ""),
             )
         )
     return Ranking(

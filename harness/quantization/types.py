@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from harness.tensors import NEVER
+from harness.tensors import NEVER, UNLESS_DEFAULT
 
 
 class Format(StrEnum):
@@ -56,6 +56,7 @@ class Reason(StrEnum):
     `saturation`: most of the error is of values beyond the largest that the scale can hold. `vanishing`: the scale is
     so large that most values round to 0. `granularity`: one scale is shared by channels of different sizes, and
     one each would do. `axis`: the scales lie along the wrong axis. `broken`: a scale is 0, subnormal, infinite or NaN.
+    `joined`: tensors of different sizes were joined and share one scale, which rounds one of them to 0.
     `coarse`: the scale is larger than it need be, without zeroing most. `range`: the scale is as good as can be; a few
     values are far larger than the rest. `format`: the scale is as good as can be, and the values need more bits.
     """
@@ -65,6 +66,7 @@ class Reason(StrEnum):
     GRANULARITY = "granularity"
     AXIS = "axis"
     BROKEN = "broken"
+    JOINED = "joined"
     COARSE = "coarse"
     RANGE = "range"
     FORMAT = "format"
@@ -162,6 +164,7 @@ class PairError:
         channel_ratio: the largest magnitude of a channel over that of the smallest.
         reason: why it costs that.
         scale: the smallest value of the scale.
+        part: of tensors that were joined in it, the one that rounds to 0; empty where none does.
     """
 
     pair: str
@@ -179,6 +182,7 @@ class PairError:
     channel_ratio: float
     reason: Reason
     scale: float
+    part: str = field(default="", metadata=UNLESS_DEFAULT)
 
 
 @dataclass(frozen=True)

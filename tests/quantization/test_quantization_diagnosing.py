@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from report_models import detection_head
 
 from cases.models.graph import Graph
 from cases.models.quantised import quantised_conv
@@ -278,3 +279,15 @@ def quantised_conv_without_pairs():
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8, 4])],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9)
+
+
+def test_a_scale_over_joined_tensors_that_loses_one_of_them_is_a_fault_of_the_pair():
+    head = load_model(detection_head(quantised=True))
+    rng = np.random.default_rng(0)
+    found = diagnose_pairs(head, [{"image": rng.standard_normal((1, 3, 40, 40)).astype(np.float32)}])
+    assert found.verdict is QuantizationVerdict.FORMAT
+    assert (found.worst, found.taken_out) == ("scores", ("head_concat",))
+    assert found.before > 0.9
+    cost = found.ranking["head_concat"]
+    assert (cost.reason, cost.part) == (Reason.JOINED, "scores")
+    assert found.without < 0.05

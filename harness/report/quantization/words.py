@@ -57,6 +57,8 @@ def why(pair: PairError) -> str:
         "the elements round to 0",
         Reason.GRANULARITY: f"the channels of {what} differ by {number(pair.channel_ratio)} times and share one scale",
         Reason.AXIS: f"the scales of {what} lie along the wrong axis",
+        Reason.JOINED: f"tensors of different sizes are joined in {what} and share one scale, {number(pair.scale)}, "
+        f"which rounds most of {pair.part} to 0",
         Reason.BROKEN: f"a scale of {what} is {number(pair.scale)}",
         Reason.COARSE: f"the scale of {what} is larger than it need be: nrmse {number(pair.introduced)}, and "
         f"{number(pair.best)} with the best one",
@@ -120,8 +122,8 @@ def statements(found: QuantizationDiagnosis) -> tuple[Statement, ...]:
         Statement("what", meaning(found)),
         Statement(
             "error",
-            f"nrmse {number(found.before)} over the float model; {number(found.best)} with the best scale for "
-            f"each pair; the limit is {number(found.limit)}",
+            f"nrmse of {found.worst} {number(found.before)} over the float model; {number(found.best)} with the "
+            f"best scale for each pair; the limit is {number(found.limit)}",
         ),
     ]
     named = [found.ranking[name] for name in (found.faulty or found.taken_out)[:MOST]]
