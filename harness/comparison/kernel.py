@@ -216,11 +216,19 @@ def _add_errors(
     cosine then is more accurate than from c itself: the rounding of r² and r·d cancels out of it.
     """
     if slices is None:
-        dd, rr = dot(scratch.d, scratch.d), dot(scratch.r, scratch.r)
+        rr = dot(scratch.r, scratch.r)
     else:
-        dd = slices.add(np.multiply(scratch.d, scratch.d, out=scratch.spare), 0, start)
         rr = slices.add(np.multiply(scratch.r, scratch.r, out=scratch.spare), 1, start)
     tally.rr += rr
+    tally.reference_max = max(tally.reference_max, extent.reference_max)
+    if extent.largest == 0:
+        tally.cr += rr
+        tally.cc += rr
+        return
+    if slices is None:
+        dd = dot(scratch.d, scratch.d)
+    else:
+        dd = slices.add(np.multiply(scratch.d, scratch.d, out=scratch.spare), 0, start)
     tally.dd += dd
     tally.abs_d += _sum(scratch.d)
     if dd <= rr / 4:
@@ -230,9 +238,8 @@ def _add_errors(
         c = c.astype(np.float64)
         tally.cr += dot(c, r.astype(np.float64))
         tally.cc += dot(c, c)
-    tally.reference_max = max(tally.reference_max, extent.reference_max)
     tally.see_worst(extent.largest, start + extent.place)
-    if extent.largest > 0 and tally.max_rel < math.inf:
+    if tally.max_rel < math.inf:
         tally.max_rel = max(tally.max_rel, _largest_ratio(scratch))
 
 

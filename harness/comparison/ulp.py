@@ -227,15 +227,17 @@ class UlpHistogram:
         Args:
             infinite: how many elements with an infinite distance there are beside those counted.
         """
-        counts = self._all_counts()
-        population = int(counts.sum()) + infinite
+        used, counts = (None, self.counts) if self._packed is None else self._packed[:2]
+        above = np.cumsum(counts)
+        population = int(above[-1]) + infinite if above.size else infinite
         if population == 0:
             return 0.0
         rank = -(-99 * population // 100)
-        index = int(np.searchsorted(np.cumsum(counts), rank))
+        index = int(np.searchsorted(above, rank))
         if index == counts.size:
             return math.inf
-        return float(min(self.largest, self._first_of(index + 1) - 1))
+        bucket = index if used is None else int(used[index])
+        return float(min(self.largest, self._first_of(bucket + 1) - 1))
 
     def _buckets(self, distance: Array, floats: Array, indices: Array) -> Array:
         indices = indices[: distance.size]
