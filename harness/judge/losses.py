@@ -115,7 +115,7 @@ class Selection:
             kept = (
                 "the set is the same"
                 if not self.others
-                else f"{self.others} of {self.size} chosen {'is another' if self.others == 1 else 'are others'}"
+                else f"{self.others} of {self.size} picks {'differs' if self.others == 1 else 'differ'}"
             )
             text = f"the order of near ties changes at {where}; {kept}"
         if self.steps is None:
