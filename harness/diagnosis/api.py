@@ -121,7 +121,7 @@ def diagnose(
         own.assume(bench, environment or EMULATOR)
         candidate = own.candidates.get(environment or EMULATOR, bench)
         nothing = nothing_to_round(bench.model, chosen) if candidate is bench.emulator else None
-        if nothing and not _is_ruined(bench):
+        if nothing and case.reference is None and not _is_ruined(bench):
             raise NothingSelectedError(nothing, where=case.name)
         subject = Subject(bench, chosen, candidate, candidate.engine_for)
         folder = Path(journal) if journal is not None else None

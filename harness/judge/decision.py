@@ -175,7 +175,7 @@ def warnings_of(question: Question) -> tuple[str, ...]:
     bench, found = question.bench, question.found
     engine = found.engine
     warnings = [*(engine.warnings if engine else ()), *empty_outputs(bench.expected)]
-    warnings += found.own.warnings
+    warnings += found.own.without({layer.node for layer in found.layers if layer.origin}).warnings
     warnings += idle_inputs(bench)
     warnings += slow_nodes(bench)
     beyond = beyond_own_limits(found.layers, bench.case.tolerances, found.judged_as) if found.passed else None

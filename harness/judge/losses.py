@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -264,6 +264,10 @@ class OwnRoundings:
             found += _first(self.vanishings, "QuantizeLinear")
             found += _first(self.saturations, "QuantizeLinear")
         return tuple(found)
+
+    def without(self, nodes: Collection[str]) -> OwnRoundings:
+        """These, but for the overflows at `nodes`, which are told as origins."""
+        return replace(self, overflows=tuple(each for each in self.overflows if each.node not in nodes))
 
     @property
     def fault(self) -> str:

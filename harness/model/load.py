@@ -7,6 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -14,6 +15,7 @@ import onnx_ir.passes.common as common_passes
 from harness.case import Case, Operators, load_operators, resolve_model
 from harness.errors import ModelError
 from harness.model.analysis import embedded
+from harness.model.derived import at_opset
 from harness.model.external import check_external_data, external_tensors
 from harness.model.model import Model, hash_proto
 from harness.model.names import inline_functions, name_nodes
@@ -21,6 +23,14 @@ from harness.model.soundness import check_calls, check_declared, check_written, 
 from harness.tensors import atomic_path
 from harness.text import names
 
+TRT_DOMAIN = "trt"
+TRT_PAIRS = {
+    f"TRT_{name}{op}": (op, dtype)
+    for name, dtype in (("FP8", ir.DataType.FLOAT8E4M3FN), ("INT8", ir.DataType.INT8))
+    for op in ("QuantizeLinear", "DequantizeLinear")
+}
+"""Operators of TensorRT's own domain, as ModelOpt's PyTorch exports have them: ONNX's, and the type of the steps."""
+FP8_OPSET = 19
 EXTERNAL_OVER = 1 << 30  # models with more bytes of weights are saved with external data beside them
 
 
@@ -33,8 +43,8 @@ def load_model(
     """Load a model from a file, or wrap one that was built in memory.
 
     Local functions are inlined (`caller/node`), nodes are put in topological order, and nodes without a name get one:
-    `Conv_12`, operator and position; in a body, `choose/then_branch/Mul_0`. External data stays on disk,
-    memory-mapped.
+    `Conv_12`, operator and position; in a body, `choose/then_branch/Mul_0`. Q/DQ nodes of TensorRT's own domain become
+    ONNX's. External data stays on disk, memory-mapped.
 
     Raises:
         ModelError: the file is missing, truncated or not ONNX, its external data is missing, too short or
@@ -90,8 +100,35 @@ def _wrap(model: ir.Model, name: str, sha256: str, path: Path | None, operators:
             f"the graph has a cycle: {names(cycle(model), separator=' → ')}", where=where
         ) from error
     name_nodes(model, name)
+    fp8 = _with_onnx_pairs(model)
     check_written(model, where)
-    return Model(model, name=name, sha256=sha256, path=path, operators=operators)
+    loaded = Model(model, name=name, sha256=sha256, path=path, operators=operators)
+    return at_opset(loaded, FP8_OPSET) if fp8 and loaded.opset < FP8_OPSET else loaded
+
+
+def _with_onnx_pairs(model: ir.Model) -> bool:
+    """Turn the Q/DQ nodes of TensorRT's own domain into ONNX's, which mean the same; whether some are FP8."""
+    found = [
+        node for node in model.graph.all_nodes() if node.domain == TRT_DOMAIN and node.op_type in TRT_PAIRS
+    ]
+    for node in found:
+        node.op_type, dtype = TRT_PAIRS[node.op_type]
+        node.domain, output = "", node.outputs[0]
+        if node.op_type == "DequantizeLinear":
+            continue
+        scale = node.inputs[1]
+        known = None if scale is None else ir.convenience.get_const_tensor(scale)
+        zeros = np.zeros(() if known is None else known.shape.numpy(), dtype.numpy())
+        zero = ir.Value(
+            name=f"{output.name}::zero", const_value=ir.tensor(zeros, name=f"{output.name}::zero")
+        )
+        model.graph.register_initializer(zero)
+        node.resize_inputs(3)
+        node.replace_input_with(2, zero)
+        output.type = ir.TensorType(dtype)  # some exports declare uint8
+    if found and not any(node.domain == TRT_DOMAIN for node in model.graph.all_nodes()):
+        model.opset_imports.pop(TRT_DOMAIN, None)
+    return any(node.outputs[0].dtype == ir.DataType.FLOAT8E4M3FN for node in found)
 
 
 def _from_file(path: Path) -> tuple[ir.Model, str]:
