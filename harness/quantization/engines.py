@@ -11,10 +11,9 @@ from harness.backends import Plan, TensorRTCandidate
 from harness.environments import Environment
 from harness.errors import CandidateError
 from harness.model import Model
-from harness.quantization.joined import parts_of_outputs
 from harness.quantization.mixed import multiply_adds, quantized_products
 from harness.quantization.pairs import find_pairs
-from harness.quantization.ranking import Samples, worst_error
+from harness.quantization.ranking import Samples, parts_of_outputs, worst_error
 from harness.quantization.types import EngineErrors
 from harness.tensors import Precision
 from harness.worker.protocol import Kernel, KernelList

@@ -17,16 +17,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.backends import chunks, tensor_sizes
+from harness.backends import Reference, chunks, tensor_sizes
+from harness.model import Model, Part, parts_of
 from harness.quantization.arithmetic import limits, nrmse, ratio, squares
 from harness.quantization.calibration import error_of, scale_for
-from harness.quantization.histograms import Introduced, Observed
-from harness.quantization.joined import Parts, lost_parts, parts_of_outputs
+from harness.quantization.histograms import Introduced, Observed, introduced
 from harness.quantization.switched import BUDGET, Setting, SwitchedModel
 from harness.quantization.types import Kind, Method, PairError, QdqPair, Reader, Reason, Scale
 from harness.tensors import NEVER, to_json
@@ -57,6 +59,9 @@ FEW_LEVELS = 15
 """Of types with no larger values, the scales of weights are worth a search."""
 
 Samples = Sequence[Mapping[str, np.ndarray]]
+Parts = Mapping[str, tuple[Part, ...]]
+MOSTLY = 0.5
+"""A tensor of which a larger share rounds to 0 is lost."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,37 @@ def errors_of(
     return {name: ratio(errors[name], signals[name]) for name in errors}
 
 
+def parts_of_outputs(model: Model, feeds: Mapping[str, np.ndarray]) -> Parts:
+    """By output, the tensors that were joined in it; those of which only one was are left out."""
+    with closing(Reference(model)) as reference:
+        read = partial(_read, reference, feeds)
+        found = {info.name: parts_of(model, info.name, read) for info in model.outputs}
+    return {name: parts for name, parts in found.items() if len(parts) > 1}
+
+
+def _lost_parts(switched: SwitchedModel, feeds: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """By pair, the first of the tensors joined in what it reads that its one scale rounds to 0."""
+    lost: dict[str, str] = {}
+    with closing(Reference(switched.model)) as reference:
+        read = partial(_read, reference, feeds)
+        for pair in switched.pairs:
+            parts = () if pair.kind is Kind.WEIGHT else parts_of(switched.model, pair.tensor, read)
+            if len(parts) < 2 or not pair.scale.per_tensor:
+                continue
+            values = read([pair.tensor])[pair.tensor]
+            sums = {part.tensor: introduced(part.of(values), pair.scale, pair.dtype) for part in parts}
+            names = [name for name, each in sums.items() if each.vanished > MOSTLY * each.nonzero]
+            if 0 < len(names) < len(parts):
+                lost[pair.name] = names[0]
+    return lost
+
+
+def _read(
+    reference: Reference, feeds: Mapping[str, np.ndarray], names: Sequence[str]
+) -> Mapping[str, np.ndarray]:
+    return {**feeds, **reference.run(feeds, [name for name in names if name not in feeds])}
+
+
 def candidates(pair: QdqPair, observed: Observed) -> tuple[Candidate, ...]:
     """Scales by each method in the pair's granularity, and with one a channel where it has one in all; best first."""
     values, histogram = observed.kept[pair.name], observed.histograms[pair.name]
@@ -216,7 +252,7 @@ def rank(
     before = switched.inferences
     costs = {pair.name: _introduced(pair, observed) for pair in switched.pairs}
     alone, estimates = _effects(outputs, observed, inferences)
-    lost = lost_parts(switched, outputs.samples[0])
+    lost = _lost_parts(switched, outputs.samples[0])
     found = []
     for pair in switched.pairs:
         histogram, sums = observed.histograms[pair.name], observed.introduced[pair.name]

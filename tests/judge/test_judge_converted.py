@@ -6,8 +6,8 @@
     python -m modelopt.onnx.quantization --onnx_path float.onnx --quantize_mode int8 --calibration_data_path x.npy
     onnxslim float.onnx slim.onnx
 
-and `torch_fp8.onnx`, what `modelopt.torch.quantization.quantize(net, FP8_DEFAULT_CFG, …)` and `torch.onnx.export` wrote,
-with Q/DQ nodes of TensorRT's own domain. ModelOpt 0.47.0, onnxslim 0.1.98, PyTorch 2.13.0.
+and `torch_fp8.onnx`, what `modelopt.torch.quantization.quantize(net, FP8_DEFAULT_CFG, …)` and `torch.onnx.export`
+wrote, with Q/DQ nodes of TensorRT's own domain. ModelOpt 0.47.0, onnxslim 0.1.98, PyTorch 2.13.0.
 """
 
 from __future__ import annotations
