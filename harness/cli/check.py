@@ -18,9 +18,9 @@ from harness.cli.options import (
     Tags,
     Targets,
     check_environments,
-    choice,
     parse_shapes,
     path_option,
+    precision_option,
 )
 from harness.cli.outputs import Outputs, check_folder
 from harness.cli.progress import CheckProgress, make_progress
@@ -37,13 +37,7 @@ Environments = Annotated[
 ]
 OnePrecision = Annotated[
     Precision | None,
-    typer.Option(
-        "--precision",
-        "-p",
-        metavar="P",
-        help="Ask about the typed graph at this precision. Default: the file as it is written.",
-        parser=choice(Precision, "--precision"),
-    ),
+    precision_option("Ask about the typed graph at this precision. Default: the file as it is written."),
 ]
 FixFile = Annotated[
     Path | None,

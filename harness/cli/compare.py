@@ -13,28 +13,35 @@ from harness.cli.options import (
     HtmlFile,
     JsonFile,
     MarkdownFile,
-    OnePrecision,
     Ops,
     Samples,
     Seed,
     Shapes,
     parse_shapes,
     path_argument,
+    precision_option,
 )
 from harness.cli.outputs import Outputs
 from harness.cli.progress import RunProgress, make_progress
 from harness.cli.run import Details, Plot, Quiet, show_report, write_report
+from harness.tensors import Precision
 
 app = typer.Typer(add_completion=False)
 
-_FILES = "an .onnx file, or saved outputs (.npz, .safetensors, .json of polygraphy)"
+_FILES = "an .onnx file, or saved outputs (.npz, .safetensors, polygraphy's .json)"
+Gates = Annotated[
+    Precision | None,
+    precision_option(
+        "Hold the gates of this precision. Default: the narrowest type in CANDIDATE; fp32 for saved outputs."
+    ),
+]
 
 
 @app.command()
 def compare(
     reference: Annotated[Path, path_argument("REFERENCE", f"What is right: {_FILES}.")],
     candidate: Annotated[Path, path_argument("CANDIDATE", f"What is judged: {_FILES}.")],
-    precision: OnePrecision = None,
+    precision: Gates = None,
     inputs: Shapes = None,
     data: Data = None,
     samples: Samples = None,

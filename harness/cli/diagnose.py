@@ -51,9 +51,7 @@ MaxSeconds = Annotated[
 ]
 Limit = Annotated[
     float | None,
-    _limits(
-        metavar="E", help="Of a file with Q/DQ nodes: nrmse that its outputs may have, over the reference."
-    ),
+    _limits(metavar="E", help="The error (nrmse) that the outputs of a file with Q/DQ nodes may have."),
 ]
 Resume = Annotated[bool, _limits("--resume", help="Continue where an earlier diagnosis stopped.")]
 Prove = Annotated[bool, _limits("--prove", help="Confirm each culprit with a build of its own.")]
@@ -95,8 +93,8 @@ def diagnose(
 ) -> None:
     """Find what is wrong with a failing case: the kind of fault, where it starts, why, and what cures it.
 
-    Without --env the candidate is the emulator, which needs no GPU. Of a file with Q/DQ nodes and a --reference in
-    float, or at -p int8, it says which pairs hurt, why, and which scales are better.
+    Without --env the candidate is the emulator, which needs no GPU. For a file with Q/DQ nodes, given a --reference
+    in float or -p int8, it says which pairs hurt, why, and which scales are better.
 
     Exit status: 0 nothing is wrong; 1 a fault was found; 3 a build or a worker failed; 4 unexplained within the
     limits.

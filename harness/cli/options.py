@@ -62,6 +62,12 @@ def history_option(help: str, *, panel: str | None = None) -> Any:
     return typer.Option("--history", metavar="DIR", help=help, rich_help_panel=panel, parser=history_path)
 
 
+def precision_option(help: str) -> Any:
+    """`-p`, of one precision or several."""
+    names = ("--precision", "-p")
+    return typer.Option(*names, metavar="P", help=help, parser=choice(Precision, "--precision"))
+
+
 def path_argument(metavar: str, help: str) -> Any:
     """An argument that is a path."""
     return typer.Argument(metavar=metavar, help=help, parser=typed_path)
@@ -76,23 +82,11 @@ Targets = Annotated[
 OneTarget = Annotated[Path, path_argument("TARGET", "A case file or an .onnx file.")]
 Precisions = Annotated[
     list[Precision] | None,
-    typer.Option(
-        "--precision",
-        "-p",
-        metavar="P",
-        help=f"Only run at this precision: {', '.join(Precision)}. Repeatable.",
-        parser=choice(Precision, "--precision"),
-    ),
+    precision_option(f"Only run at this precision: {', '.join(Precision)}. Repeatable."),
 ]
 OnePrecision = Annotated[
     Precision | None,
-    typer.Option(
-        "--precision",
-        "-p",
-        metavar="P",
-        help="The precision to examine. Default: the case's only one besides fp32, or else fp16.",
-        parser=choice(Precision, "--precision"),
-    ),
+    precision_option("The precision to examine. Default: the case's only one besides fp32, or else fp16."),
 ]
 Shapes = Annotated[
     list[str] | None,
@@ -107,7 +101,7 @@ Data = Annotated[
     list[Path] | None,
     path_option(
         "--data",
-        help="Feed an .onnx file what this file holds by name: .npz, .safetensors, or .json of polygraphy. Repeatable.",
+        help="Feed an .onnx file these inputs, by name: a .npz, a .safetensors, or polygraphy's .json. Repeatable.",
     ),
 ]
 Samples = Annotated[
@@ -119,7 +113,7 @@ Ops = Annotated[
     typer.Option(
         "--ops",
         metavar="MODULE:FUNCTION",
-        help="How operators are computed that an .onnx file holds and ONNX Runtime lacks: a function that returns "
+        help="Compute the operators of an .onnx file that ONNX Runtime lacks with what this function returns: "
         "classes of onnx.reference, or libraries of custom operators.",
     ),
 ]
@@ -128,7 +122,7 @@ OtherReference = Annotated[
     path_option(
         "--reference",
         help="Compare with this instead of the model itself in FP32: an .onnx file, or saved outputs (.npz, "
-        ".safetensors, .json of polygraphy).",
+        ".safetensors, polygraphy's .json).",
     ),
 ]
 Kernels = Annotated[
@@ -158,7 +152,7 @@ Scheduler = Annotated[
     typer.Option(
         "--scheduler",
         metavar="ADDRESS",
-        help="Carry it out on the workers of this dask scheduler: tcp://HOST:8786, or tls://. See docs/scale.md.",
+        help="Run on the workers of this dask scheduler: tcp://HOST:8786, or tls://. See docs/scale.md.",
     ),
 ]
 JsonFile = Annotated[

@@ -55,7 +55,9 @@ KeepFloat = Annotated[
 ]
 Limit = Annotated[
     float | None,
-    typer.Option("--limit", metavar="E", help="Keep as little in float as takes the error (nrmse) to E."),
+    typer.Option(
+        "--limit", metavar="E", help="Keep as little in float as brings the error (nrmse) down to E."
+    ),
 ]
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", metavar="NODE", help="Keep this node in float. Repeatable.")
@@ -65,7 +67,8 @@ Cache = Annotated[
     path_option("--cache", help="Take the scales of a calibration cache of TensorRT 10 or earlier."),
 ]
 WriteCache = Annotated[
-    Path | None, path_option("--write-cache", help="Write the scales as such a cache, too.", panel=REPORTS)
+    Path | None,
+    path_option("--write-cache", help="Also write the scales as a calibration cache.", panel=REPORTS),
 ]
 Environment = Annotated[
     str | None,
@@ -100,10 +103,10 @@ def quantize(
 ) -> None:
     """Calibrate a float model and put Q/DQ pairs where TensorRT wants them.
 
-    All methods are tried, and shown side by side. The error is that of the worst output over the float model, and is
-    measured: also that of each point of the curve.
+    All methods are tried, and shown side by side. Every error is measured, those of the curve included: that of the
+    worst output over the float model.
 
-    Exit status: 0 the model was written; 2 a mistake, or an error that cannot be had.
+    Exit status: 0 the model was written; 2 a mistake, or a --limit that cannot be met.
     """
     from harness.judge import Given
     from harness.model import save_model

@@ -104,7 +104,7 @@ SaveOutputs = Annotated[
     Path | None,
     path_option(
         "--save-outputs",
-        help="Write what the candidates computed as results of polygraphy (.json), for it and for harness compare.",
+        help="Write what the candidates computed as polygraphy's results (.json), which harness compare reads, too.",
         panel=REPORTS,
     ),
 ]

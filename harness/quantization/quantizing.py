@@ -296,7 +296,7 @@ class _Quantizing:
             )
             if found is None:
                 raise UsageError(
-                    f"an error of {limit:g} cannot be had", where=self.name, hint="give a larger --limit"
+                    f"an error of {limit:g} cannot be reached", where=self.name, hint="give a larger --limit"
                 )
             return found
         return mixing.keeping(keep_float) if keep_float else ()
