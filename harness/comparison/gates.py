@@ -252,7 +252,7 @@ def slice_limit(
     """The limit on the nrmse of the worst slice: its own, else that on the whole tensor, else the default one.
 
     A slice has few elements, and errs by chance more than the whole: it may by `factor` times the default, an engine by
-    `floor` besides. None where a case limits something else than nrmse.
+    `floor` besides. None where a case limits something other than nrmse.
     The arguments are those of `gates_for`; `emulated` is whether the emulator itself is judged.
     """
     limits = merge_tolerances(tolerances, precision, tensor=tensor, node=node, is_output=is_output)

@@ -60,7 +60,7 @@ def fix_case(
         )
     case, model = _first(cases)
     if model.path is not None and path.exists() and model.path.samefile(path):
-        raise UsageError("the model is not written over", where=path, hint="name another file")
+        raise UsageError("the model itself is never overwritten", where=path, hint="name another file")
     tell = progress or (lambda _: None)
     tell(f"cures of {case.name}")
     wanted = None if precision is None else Precision(precision)

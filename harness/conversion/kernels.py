@@ -108,7 +108,7 @@ def kernel_findings(
             _PARTS,
             Kind.IMPROVABLE,
             joined,
-            f"a Q/DQ pair parts it from {product}, whose result makes a round trip through memory",
+            f"a Q/DQ pair separates it from {product}, whose result makes a round trip through memory",
             f"leave out the Q/DQ pair between {product} and {joined}",
         )
 

@@ -18,7 +18,7 @@ _SAID: dict[ScaleFault, tuple[Kind, str, str]] = {
     ScaleFault.SUBNORMAL: (
         Kind.RISKY,
         "a scale is subnormal: GPUs may take it for 0",
-        "calibrate again, or give what is 0 throughout a scale of 1",
+        "calibrate again, or give tensors that are 0 throughout a scale of 1",
     ),
     ScaleFault.NOT_FINITE: (
         Kind.RISKY,
@@ -38,9 +38,9 @@ _SAID: dict[ScaleFault, tuple[Kind, str, str]] = {
     ),
 }
 _MISPLACED = (
-    "it reads a dequantised tensor, and computes in float: the pair costs accuracy, and parts kernels"
+    "it reads a dequantised tensor, and computes in float: the pair costs accuracy, and splits kernels"
 )
-_WANTED = "the product behind it reads float"
+_WANTED = "the product that reads it is computed in float"
 _MISPLACED_CODE = "misplaced-pair"
 _CODES_MEASURED = ("scale-zero", "scale-negative", "scale-not-finite")
 

@@ -88,6 +88,6 @@ def gpu_variables(gpu: int, caller: Mapping[str, str]) -> dict[str, str]:
     if gpu >= len(entries):
         raise EnvironmentConfigError(
             f"gpu = {gpu}, but CUDA_VISIBLE_DEVICES={listed!r} lets only {len(entries)} be seen",
-            hint="the number counts in the caller's own list, from 0; unset CUDA_VISIBLE_DEVICES to see all",
+            hint="the number is an index into the caller's own list, from 0; unset CUDA_VISIBLE_DEVICES to see all",
         )
     return {"CUDA_VISIBLE_DEVICES": entries[gpu]}

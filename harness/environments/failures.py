@@ -85,7 +85,7 @@ def timed_out(environment: Environment, what: str, seconds: float, log: Sequence
     return WorkerTimeoutError(
         f"the worker did not answer within {seconds:g} s during {what}, and was ended",
         environment=environment.name,
-        hint=f"if it only needs longer, raise `limits` of {environment.name} in harness.toml",
+        hint=f"if it just needs more time, raise `limits` of {environment.name} in harness.toml",
         request=what,
         evidence=log,
     )

@@ -131,7 +131,7 @@ class GoldenStore:
 
         Raises:
             GoldenError: `CI` is set, or the case's name cannot be a folder's.
-            InputDataError: an output holds something else than numbers or bools.
+            InputDataError: an output holds something other than numbers or bools.
         """
         refuse_in_ci("rewritten")
         try:

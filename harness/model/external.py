@@ -87,7 +87,7 @@ def _external_tensor(tensor: onnx.TensorProto, where: Path) -> ExternalTensor:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     data = f"external data of tensor {tensor.name!r}"
     if not all(isinstance(text, str) for entry in entries.items() for text in entry):
-        raise ModelError(f"{data} is described by bytes that are no text", where=where)
+        raise ModelError(f"{data} is described by bytes that are not text", where=where)
     location = entries.get("location", "")
     if not location or "\0" in location:
         raise ModelError(f"{data} names no file: {location!r}", where=where)
@@ -102,7 +102,7 @@ def _external_tensor(tensor: onnx.TensorProto, where: Path) -> ExternalTensor:
 def _number(entries: Mapping[str, str], key: str, default: int, data: str, where: Path) -> int:
     text = entries.get(key, str(default))
     if not text.isdecimal() or int(text) >= 1 << 63:
-        raise ModelError(f"{data} has {key} {text!r}, which is no number of bytes", where=where)
+        raise ModelError(f"{data} has {key} {text!r}, which is not a number of bytes", where=where)
     return int(text)
 
 

@@ -258,7 +258,7 @@ def read_cache(path: Path) -> dict[str, Scale]:
         raise InputDataError("cannot be read as a calibration cache", where=path) from error
     if not lines or not lines[0].startswith("TRT-"):
         raise InputDataError(
-            "is no calibration cache of TensorRT",
+            "is not a calibration cache of TensorRT",
             where=path,
             hint=f"its first line is like {HEADER}",
         )
@@ -266,7 +266,7 @@ def read_cache(path: Path) -> dict[str, Scale]:
     for number, line in enumerate(lines[1:], start=2):
         match = _LINE.fullmatch(line.strip())
         if match is None and line.strip():
-            raise InputDataError("is no line of a calibration cache", where=f"{path}:{number}")
+            raise InputDataError("is not a line of a calibration cache", where=f"{path}:{number}")
         if match is not None:
             value = struct.unpack("!f", bytes.fromhex(match["bits"].zfill(8)))[0]
             if not value > 0 or not np.isfinite(value):

@@ -40,7 +40,7 @@ def hash_array(array: np.ndarray) -> str:
     """SHA-256 of dtype, shape and values, whatever the memory layout and byte order.
 
     Raises:
-        InputDataError: the array holds something else than numbers or bools.
+        InputDataError: the array holds something other than numbers or bools.
     """
     digest = hashlib.sha256(f"{dtype_name(array.dtype)}{array.shape}".encode())
     native = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")

@@ -204,7 +204,7 @@ def test_a_reference_that_is_drawn_anew_is_no_reference() -> None:
     diagnosis = diagnose_model(model, [{"x": X}], Precision.FP16)
     assert (diagnosis.verdict, diagnosis.exit_code) == (DiagnosisVerdict.REFERENCE, 1)
     assert [(origin.node, origin.why) for origin in diagnosis.origins] == [
-        ("draw", "it draws random numbers, other ones in each run")
+        ("draw", "it draws random numbers, different ones in each run")
     ]
     assert "not reproducible: y differs" in diagnosis.evidence[0].text
     assert diagnosis.advice == ("make what is drawn an input of the model, or feed 0 to what scales it",)

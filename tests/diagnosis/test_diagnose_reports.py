@@ -73,7 +73,7 @@ def test_places_that_a_residual_hides_are_listed_with_the_island_that_mends_them
     assert text.startswith(
         "4 more places overflow the same way, hidden by the residual: b0_sq (Mul), b1_sq (Mul), "
     )
-    assert f"FP32 at {len(found.hidden_island)} nodes mends them all" in text
+    assert f"FP32 at {len(found.hidden_island)} nodes cures them all" in text
     assert told(found, "where").startswith("it shows at b4_sq (Mul)")
     assert any("export the norm at b4_sq as LayerNormalization" in advice for advice in found.advice)
 

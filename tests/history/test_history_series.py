@@ -379,6 +379,6 @@ def test_runs_of_the_last_night_that_are_missing_tonight_are_reported(tmp_path: 
     assert report.missing == (("gone", "fp16"),), "what was skipped before is no loss"
     assert report.to_dict()["missing"] == [{"case": "gone", "precision": "fp16"}]
     reasons = {run.case: run.reason for run in report.runs if run.verdict is None}
-    assert reasons["changed"] == "the model is another one than in the run before"
+    assert reasons["changed"] == "the model is not that of the run before"
     assert reasons["added"] == "it was not in the run before"
     assert report.exit_code == 0

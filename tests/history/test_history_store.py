@@ -143,7 +143,7 @@ def test_a_resumed_run_goes_on_and_becomes_one_file(tmp_path: Path) -> None:
 def test_another_matrix_is_not_resumed(tmp_path: Path) -> None:
     run = interrupt(tmp_path)
     changed = replace(PLAN, repeats=5, cases={"net": "xyz"})
-    with pytest.raises(HistoryError, match="is another one: cases, repeats changed"):
+    with pytest.raises(HistoryError, match="is a different one: cases, repeats changed"):
         RunWriter(tmp_path, changed, run=run)
     plan = tmp_path / f"{run}.parts" / "plan.json"
     plan.write_text(json.dumps({key: value for key, value in to_json(PLAN).items() if key != "repeats"}))
@@ -170,7 +170,7 @@ def test_of_several_interrupted_jobs_the_newest_of_the_same_plan_is_resumed(tmp_
     with opened(tmp_path, others, resume=True) as again:
         assert again.run == writer.run
     with (
-        pytest.raises(HistoryError, match="is another one: repeats changed"),
+        pytest.raises(HistoryError, match="is a different one: repeats changed"),
         opened(tmp_path, replace(others, repeats=1), resume=True),
     ):
         pass

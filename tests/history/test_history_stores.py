@@ -141,7 +141,7 @@ def test_the_commands_take_a_url(tiny_cases, tmp_path: Path, monkeypatch, capsys
     assert main(["history", "show", f"{url}/{run_id}.parquet"]) in (0, 1)
     capsys.readouterr()
     assert main(["history", "list", "--history", "nostore://x/y"]) == 2
-    assert "nostore://x/y: is no store" in capsys.readouterr().err
+    assert "nostore://x/y: is not a store" in capsys.readouterr().err
 
 
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch) -> None:

@@ -220,7 +220,7 @@ def test_without_them_the_error_says_what_to_do() -> None:
             "ops operators:forgets raised at node 'power': TypeError: Method '_run' of class 'Power'",
         ),
         ("nothing", 61, "ops operators:nothing returned no operator"),
-        ("number", 65, "ops operators:number returned 7, which is no operator"),
+        ("number", 65, "ops operators:number returned 7, which is not an operator"),
         ("no_library", 69, "and ONNX Runtime does not register it"),
         ("no_file", 73, "returned 'gone.so', and there is no such file"),
         ("nowhere", None, "module 'operators' has no function 'nowhere'"),

@@ -82,7 +82,7 @@ PLACES = pytest.mark.parametrize("place", [in_main_graph, in_branches])
         ({"location": "data.bin", "offset": 4}, "cut short: data.bin has 16 bytes, 20 are needed"),
         ({"location": "data.bin", "offset": "abc"}, "offset 'abc'"),
         ({"location": "data.bin", "offset": -4}, "offset '-4'"),
-        ({"location": "data.bin", "offset": 1 << 64}, "which is no number of bytes"),
+        ({"location": "data.bin", "offset": 1 << 64}, "which is not a number of bytes"),
         ({"location": "data.bin", "length": 4}, "has 4 bytes, its shape takes 16"),
         ({"location": "data\0.bin"}, "names no file"),
         ({}, "names no file"),

@@ -160,7 +160,7 @@ def test_a_cache_of_tensorrt_is_read_and_a_broken_one_is_refused(tmp_path):
     scales = read_cache(file)
     assert float(scales["input"].values) == pytest.approx(0.00787594)
     assert float(scales["conv: out"].values) == 1.0
-    for text, match in (("input: 3c010a14\n", "no calibration cache"), ("TRT-1\ninput 3c\n", "c.cache:2")):
+    for text, match in (("input: 3c010a14\n", "not a calibration cache"), ("TRT-1\ninput 3c\n", "c.cache:2")):
         file.write_text(text)
         with pytest.raises(InputDataError, match=match):
             read_cache(file)
@@ -169,7 +169,7 @@ def test_a_cache_of_tensorrt_is_read_and_a_broken_one_is_refused(tmp_path):
 def test_what_cannot_be_quantised_is_refused(residual):
     with pytest.raises(UsageError, match="no samples"):
         quantize(residual, [])
-    with pytest.raises(UsageError, match="cannot be had"):
+    with pytest.raises(UsageError, match="cannot be reached"):
         quantize(residual, images(2), limit=-1.0)
     with pytest.raises(UsageError, match="quantised already"):
         quantize(quantize(residual, images(2)).quantized, images(2))

@@ -144,7 +144,7 @@ def test_a_drift_in_the_builds_that_could_be_judged_is_reported_beside_those_tha
 def test_a_baseline_of_another_model_is_said_to_be_that() -> None:
     report = drift_report(run_rows("calm", "fp16", PAIR), engine_rows("new", case="other"))
     state = BaselineState.MODEL_CHANGED
-    why = "the model is another one than when the baseline was written"
+    why = "the model has changed since the baseline was written"
     assert baseline_text(state) == why
     runs = [
         replace(run, status=Status.FAIL, baseline=BaselineNote(state)) if run.case == "other" else run

@@ -74,7 +74,7 @@ def load_operators(case: Case) -> Operators | None:
             elif isinstance(each, (str, Path)):
                 libraries.append(_library(function, case.resolve(each).resolve(), str(each)))
             else:
-                raise function.error(f"returned {_shown(each)}, which is no operator", hint=_HINT)
+                raise function.error(f"returned {_shown(each)}, which is not an operator", hint=_HINT)
         if not classes and not libraries:
             raise function.error("returned no operator", hint=_HINT)
     return Operators(function, classes, tuple(libraries))

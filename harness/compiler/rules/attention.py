@@ -61,7 +61,7 @@ RULES = (
         Kind.REFUSED,
         ("Attention",),
         lambda node: len(node.node.outputs) > 1,
-        "only the first output is taken, so no present key and value and no product of query and key",
+        "only the first output is supported: no present key and value, and no product of query and key",
         advice=_INLINE,
     ),
     Rule(
@@ -69,7 +69,7 @@ RULES = (
         Kind.REFUSED,
         ("Attention",),
         lambda node: node.attribute("softcap") not in (None, 0.0),
-        "softcap is not taken",
+        "softcap is not supported",
         advice=_INLINE,
     ),
     Rule(
@@ -77,7 +77,7 @@ RULES = (
         Kind.REFUSED,
         ("Attention",),
         lambda node: node.attribute("softmax_precision") is not None,
-        "softmax_precision is not taken",
+        "softmax_precision is not supported",
         advice=_INLINE,
     ),
     Rule(

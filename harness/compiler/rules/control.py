@@ -35,7 +35,7 @@ RULES = (
         Kind.DIFFERENT,
         ("RNN", "GRU", "LSTM"),
         lambda node: node.attribute("layout") == 1,
-        "layout is not read: the batch is taken for the steps",
+        "layout is ignored: the batch axis is read as the axis of steps",
         "measured on an H200: TensorRT for RTX 1.4.0.76 and 1.6.1.120; onnx-tensorrt 8.2 to 10.1 do not read it",
         "transpose the inputs and the outputs, with layout 0",
         ALSO_TENSORRT,

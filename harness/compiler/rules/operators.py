@@ -9,7 +9,9 @@ from harness.compiler.facts import Kind
 from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule, always
 from harness.compiler.rules.view import NodeView
 
-_FIX = "write it with operators that are taken: `harness check --fix OUT.onnx` does where there is an exact rewrite"
+_FIX = (
+    "write it with supported operators: `harness check --fix OUT.onnx` does where there is an exact rewrite"
+)
 
 _NEITHER = (
     *("AffineGrid", "Bernoulli", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"),
@@ -132,14 +134,14 @@ RULES = (
         "parsers do not read the domain: it is taken for ONNX's operator of that name",
         "measured: TensorRT for RTX 1.4.0.76, 1.6.1.120 and 1.7.1.116 build Gelu, LayerNormalization, Trilu and "
         "SimplifiedLayerNormalization of com.microsoft, and Relu of a domain that nobody has",
-        "see that both compute the same from the same inputs and attributes, or write ONNX's operator",
+        "check that both compute the same from the same inputs and attributes, or write ONNX's operator",
     ),
     Rule(
         "unknown-operator",
         Kind.REFUSED,
         (),
         _unknown,
-        "ONNX has no operator of this name, so that a parser looks for a plugin",
+        "ONNX has no operator of this name, so a parser looks for a plugin",
         "measured: TensorRT for RTX 1.4.0.76, 1.6.1.120 and 1.7.1.116 (an operator with a misspelt name)",
         _PLUGIN,
         hint=_nearest,

@@ -50,7 +50,7 @@ RULES = (
         lambda node: node.dtype(0) == "bool",
         "bool is not reduced",
         MEASURED_AND_DOCUMENTED,
-        "cast to int32 before, and back behind",
+        "cast to int32 before it, and back after it",
         ALSO_TENSORRT,
     ),
     Rule(

@@ -44,7 +44,7 @@ def summarise(context: Context, found: Findings) -> str:
         DiagnosisVerdict.REFERENCE: "The FP32 reference itself is not sound, so the candidate cannot be judged.",
         DiagnosisVerdict.NONDETERMINISTIC: f"{at} does not give the same outcome twice.",
         DiagnosisVerdict.TACTIC: f"{at} is right or wrong depending on the tactics that the builder chooses. {cause}",
-        DiagnosisVerdict.CONVERSION: f"Already in FP32 {where} computes something else than the ONNX model. {cause}",
+        DiagnosisVerdict.CONVERSION: f"Already in FP32 {where} computes something other than the ONNX model. {cause}",
         DiagnosisVerdict.TF32: f"TF32 is not precise enough here: {_without_tf32(found, where)}. {cause}",
         DiagnosisVerdict.PRECISION: f"{cause} {_remedy(found)}",
     }
@@ -120,7 +120,7 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
         marks = ", ".join(each.tensor for each in found.separations)
         return (f"mark {marks} as an output, with the dtype under test, and report the fusion",)
     if verdict is DiagnosisVerdict.CONVERSION:
-        return ("report it with the repro; until then, express the node by other operators",)
+        return ("report it with the repro; until then, express the node with other operators",)
     recipes = handed.recipes
     if verdict is DiagnosisVerdict.TF32 and context.subject.product == TENSORRT_RTX:
         return _leave_tf32(context, recipes)

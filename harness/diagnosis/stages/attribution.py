@@ -276,7 +276,7 @@ class _Conclusion:
             confirmed=bool(wrong.culprits) and wrong.culprits == wrong.nodes,
             origins=self._because(
                 wrong.nodes,
-                "in FP32 the engine computes something else than the ONNX node says"
+                "in FP32 the engine computes something other than the ONNX node says"
                 + (", beyond what TF32 explains" if found.fp32_as is Precision.TF32 else ""),
             ),
             suspects=wrong.nodes,

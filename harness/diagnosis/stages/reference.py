@@ -23,7 +23,7 @@ REFERENCE = DiagnosisVerdict.REFERENCE
 LOST = 0.1
 """An element that is off by this share of itself has lost its digits."""
 
-DRAWS = "it draws random numbers, other ones in each run"
+DRAWS = "it draws random numbers, different ones in each run"
 """Why a reference starts to differ from run to run."""
 
 

@@ -29,13 +29,13 @@ _DEMANDS = {
 _INCOMPARABLE = {
     Incomparable.NOTHING_BEFORE: "there is no older result to compare with",
     Incomparable.NOT_IN_RUN_BEFORE: "it was not in the run before",
-    Incomparable.MODEL_CHANGED: "the model is another one than in the run before",
-    Incomparable.CASE_CHANGED: "the case is another one than in the run before",
+    Incomparable.MODEL_CHANGED: "the model is not that of the run before",
+    Incomparable.CASE_CHANGED: "the case is not that of the run before",
 }
 _BASELINES = {
     BaselineState.MISSING: "there is no baseline",
-    BaselineState.MODEL_CHANGED: "the model is another one than when the baseline was written",
-    BaselineState.CASE_CHANGED: "the case is another one than when the baseline was written",
+    BaselineState.MODEL_CHANGED: "the model has changed since the baseline was written",
+    BaselineState.CASE_CHANGED: "the case has changed since the baseline was written",
 }
 
 
@@ -48,7 +48,7 @@ def comparison_text(
         return f"{total}: the same bits"
     assert worst is not None
     if verdict is DriftVerdict.WITHIN_NOISE:
-        return f"{total}: other bits, but no change beyond noise and effect floor"
+        return f"{total}: different bits, but no change beyond noise and effect floor"
     outputs = counts.get(RowKind.OUTPUT, {})
     calm = worst.verdict not in outputs
     return ("no output, but " if calm and outputs else "") + tensor_text(worst)

@@ -211,7 +211,7 @@ class RunWriter:
             raise HistoryError(f"cannot be resumed: {error}", where=self.parts) from error
         if differing := self.plan.differences(old):
             raise HistoryError(
-                f"the interrupted run is another one: {', '.join(differing)} changed",
+                f"the interrupted run is a different one: {', '.join(differing)} changed",
                 where=self.parts,
                 hint="give the same cases, releases and options, or leave out --resume",
             )

@@ -38,7 +38,7 @@ def place_of(text: Path | str) -> Path:
             hint="pip install 'harness[store]', and what fsspec needs for the store, such as s3fs",
         ) from None
     except (ValueError, OSError) as error:
-        raise HistoryError(f"is no store that can be reached: {error}", where=text) from None
+        raise HistoryError(f"is not a store that can be reached: {error}", where=text) from None
     return cast(Path, place)
 
 
@@ -89,5 +89,5 @@ def put(path: Path, data: bytes) -> None:
         raise HistoryError(
             f"the run cannot be written: {error}",
             where=path,
-            hint="its parts are kept: mend the store, and continue with --resume",
+            hint="its parts are kept: repair the store, and continue with --resume",
         ) from error

@@ -93,7 +93,7 @@ class Row:
     cosine: Annotated[Number, "cosine similarity"] = None
     p99_ulp: Annotated[Number, "99th percentile of the distance in units in the last place"] = None
     max_ulp: Annotated[Number, "largest such distance"] = None
-    topk_agreement: Annotated[Number, "share of the reference's largest elements kept; null where senseless"] = None
+    topk_agreement: Annotated[Number, "share of the reference's largest elements kept; null without meaning"] = None
     nonfinite: Annotated[Integer, "elements that are not finite as the reference is"] = None
     overflow: Annotated[Integer, "elements that overflowed"] = None
     headroom: Annotated[

@@ -147,7 +147,7 @@ def _on_fresh_samples(diagnosis: Diagnosis) -> str:
 
 
 def _hidden(diagnosis: Diagnosis) -> str:
-    """`4 more places overflow the same way, hidden by the residual: b0_sq, …; FP32 at 15 nodes mends them all`."""
+    """`4 more places overflow the same way, hidden by the residual: b0_sq, …; FP32 at 15 nodes cures them all`."""
     if not diagnosis.hidden:
         return ""
     faults = diagnosis.hidden
@@ -166,7 +166,7 @@ def _hidden(diagnosis: Diagnosis) -> str:
         f"{places} {verb}{same}, hidden {by}: {names([f'{f.node} ({f.op})' for f in faults], MOST_ORIGINS)}"
     )
     if diagnosis.hidden_island:
-        text += f"; FP32 at {plural(len(diagnosis.hidden_island), 'node')} mends them all: "
+        text += f"; FP32 at {plural(len(diagnosis.hidden_island), 'node')} cures them all: "
         text += names(diagnosis.hidden_island, 2 * MOST_NODES)
     return text
 

@@ -55,7 +55,7 @@ def older_grid_sample(model: Model, refused: frozenset[str] | None) -> Transform
     try:
         onnx.checker.check_model(proto, full_check=True)
     except NOT_TAKEN as reason:
-        older = f"the model is none of opset {_LAST_OPSET_OF_OLD_MODES}"
+        older = f"the model is not of opset {_LAST_OPSET_OF_OLD_MODES}"
         raise Inapplicable(f"{older}: {first_line(reason)}", tuple(found)) from reason
     return Transformed(with_weights(proto, model), tuple(found))
 
