@@ -8,11 +8,13 @@ import numpy as np
 
 from harness.comparison import ErrorMap
 from harness.report.figures.canvas import INK, VERMILION, plain_axes, svg
+from harness.report.figures.layout import WIDTH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WIDTH, _CELL, _LEAST, _MOST = 6.0, 0.14, 0.9, 3.0
+_CELL, _LEAST, _MOST = 0.2, 0.9, 4.0
+_MOST_TICKS = 8
 
 
 def error_map_svg(found: ErrorMap, name: str) -> str:
@@ -23,11 +25,12 @@ def error_map_svg(found: ErrorMap, name: str) -> str:
 def _figure(found: ErrorMap) -> Figure:
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, MaxNLocator
 
     cells = np.array(found.cells)
     finite = np.where(np.isfinite(cells), cells, np.nan)
     height = min(max(len(cells) * _CELL, _LEAST), _MOST) + 0.7
-    figure = Figure(figsize=(_WIDTH, height), facecolor="white")
+    figure = Figure(figsize=(WIDTH, height), facecolor="white")
     axes = figure.add_axes((0.12, 0.45 / height, 0.72, 1 - 0.6 / height))
     colours = LinearSegmentedColormap.from_list("error", ["#F8FAFC", VERMILION]).with_extremes(bad=INK)
     *_, columns = found.shape
@@ -39,10 +42,13 @@ def _figure(found: ErrorMap) -> Figure:
         vmin=0,
         vmax=largest or 1.0,
         aspect="auto",
-        extent=(0, columns, rows, 0),
+        extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),  # so that a tick stands at the middle of its index
         interpolation="nearest",
     )
     plain_axes(axes)
+    for axis, size in ((axes.xaxis, columns), (axes.yaxis, rows)):
+        few = size <= _MOST_TICKS
+        axis.set_major_locator(FixedLocator(range(size)) if few else MaxNLocator(_MOST_TICKS, integer=True))
     axes.set_xlabel(f"axis {len(found.shape) - 1}", fontsize=8.5, color=INK)
     if len(found.shape) > 1:
         axes.set_ylabel(f"axis {len(found.shape) - 2}", fontsize=8.5, color=INK)
