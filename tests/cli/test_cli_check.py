@@ -33,7 +33,7 @@ def test_the_status_says_whether_something_stands_in_the_way(capsys: pytest.Capt
     assert "NOT BUILT topk-limit top (TopK): K is limited to 3840" in said
     assert "harness env add rtx" in said
     assert main(["check", write("small.onnx", 40)]) == 0
-    assert "nothing speaks against 1 model" in capsys.readouterr().out
+    assert "nothing is known against 1 model" in capsys.readouterr().out
 
 
 def test_all_files_are_written_and_a_case_can_expect_a_finding(capsys: pytest.CaptureFixture[str]) -> None:

@@ -250,7 +250,7 @@ def answer(report: CheckReport) -> str:
         stopped = sum(_has(result.findings, Kind.REFUSED, Kind.NOT_BUILT) for result in results)
         different = sum(_has(result.findings, Kind.DIFFERENT) for result in results)
         if not stopped + different:
-            return f"By the rules, nothing speaks against {count}"
+            return f"By the rules, nothing is known against {count}"
         text = (
             f"By the rules, of {count} {stopped} will not build, and {different} will compute something else"
         )
