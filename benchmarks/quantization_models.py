@@ -103,13 +103,14 @@ def rank_pairs(
 
 
 def agreement(ranking: Ranking, outputs: Outputs) -> dict[str, Any]:
-    """How well a ranking agrees with that of each pair alone (Spearman), and how many of its first ten it has."""
+    """How well a ranking agrees with that of each pair alone (Spearman): its first pair, and its first ten."""
     names = frozenset(each.pair for each in ranking.pairs)
     alone = np.array([outputs.error(Setting(off=names - {each.pair})) for each in ranking.pairs])
     places = np.argsort(np.argsort(-alone, kind="stable"))
     rows = np.arange(len(alone))
     return {
         "rank_correlation": round(float(np.corrcoef(rows, places)[0, 1]), 4),
+        "first": bool(places[0] == 0),
         "first_ten": int(np.count_nonzero(places[:10] < 10)),
     }
 
@@ -141,7 +142,7 @@ def measure_planted(model: Model, reference: Model, feeds: dict[str, np.ndarray]
     weights = float_weights(model, pairs, reference)
     random = np.random.default_rng(0)
     activations = [pair for pair in pairs if pair.kind is Kind.ACTIVATION and pair.readers]
-    first, rows = 0, []
+    rows = []
     for number in range(PLANTED):
         pair = activations[int(random.integers(len(activations)))]
         factor = np.float32(random.uniform(8, 40) if number % 2 else 1 / random.uniform(4, 40))
@@ -150,12 +151,10 @@ def measure_planted(model: Model, reference: Model, feeds: dict[str, np.ndarray]
             with_scales(model, pairs, {pair.name: scale}, weights), reference, feeds, expected
         )
         rows.append(agreement(ranking, outputs))
-        alone = {each.pair: each for each in ranking.pairs}[pair.name].alone
-        first += ranking.pairs[0].pair == pair.name
-        print("  planted", pair.name, f"{factor:.3g}", alone, ranking.pairs[0].pair, rows[-1], flush=True)
+        print("  planted", pair.name, f"{factor:.3g}", ranking.pairs[0].pair, rows[-1], flush=True)
     return {
         "planted": len(rows),
-        "planted_first": first,
+        "planted_first": sum(row["first"] for row in rows),
         "planted_rank_correlation": [row["rank_correlation"] for row in rows],
         "planted_first_ten": [row["first_ten"] for row in rows],
     }

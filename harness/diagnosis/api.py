@@ -291,7 +291,11 @@ def _before(context: Context, seen: Seen, found: Findings) -> RunResult | None:
         outputs=seen.gates.outputs,
         layers=_pointing(layers, found.origins),
         faithful=None if seen.observed is None else seen.observed.faithful,
-        warnings=(*context.subject.bench.own_roundings.warnings, *_not_converting(context)),
+        warnings=(
+            *context.subject.bench.own_roundings.warnings,
+            *_not_converting(context),
+            *_pairs_of_its_own(context),
+        ),
     )
 
 
@@ -299,6 +303,16 @@ def _not_converting(context: Context) -> tuple[str, ...]:
     """That the model is known not to convert, or that its engine computes something else."""
     warning = conversion_warning(context.subject.bench.model, context.subject.candidate.fingerprint())
     return () if warning is None else (warning,)
+
+
+def _pairs_of_its_own(context: Context) -> tuple[str, ...]:
+    """That the Q/DQ pairs of a model are in its reference as well."""
+    bench = context.subject.bench
+    if not bench.model.quantized or bench.case.reference is not None:
+        return ()
+    return (
+        "the reference has the Q/DQ pairs of the model, too; what they cost: --reference FLOAT.onnx, or -p int8",
+    )
 
 
 def _pointing(layers: tuple[LayerResult, ...], origins: tuple[Origin, ...]) -> tuple[LayerResult, ...]:

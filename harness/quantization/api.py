@@ -119,6 +119,12 @@ def diagnose_quantized(
     engine = None if environment is None else select(environment)
     samples = subject.samples()
     found = diagnose_pairs(subject.model, samples, reference=subject.reference, limit=limit)
+    other = None if subject.case.reference is None else subject.case.reference.path
+    if other is not None:
+        path = Path(other)
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        found = replace(found, float_file=str(shown))
+    found = replace(found, data_files=subject.case.data)
     if engine is None:
         return found
     reference = Reference(subject.reference or subject.model, own=subject.reference is not None)

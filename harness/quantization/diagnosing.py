@@ -31,7 +31,7 @@ from harness.quantization.ranking import (
     rank,
 )
 from harness.quantization.switched import Setting, SwitchedModel
-from harness.quantization.types import EngineErrors, Kind, QdqPair, Repair
+from harness.quantization.types import EngineErrors, Format, Kind, QdqPair, Repair
 from harness.search import Evaluation, Options, Outcome, Problem, search
 from harness.tensors import NEVER, Precision, to_json
 
@@ -42,6 +42,7 @@ LEAST = 1e-4
 MOST = DEFAULT_GATES[Precision.INT8].bound
 """An nrmse that fails a run whatever the scales."""
 _PER_AXIS = 13
+_QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 
 class QuantizationVerdict(StrEnum):
@@ -76,7 +77,8 @@ class QuantizationDiagnosis:
         repaired: the error with `repairs`.
         taken_out: the smallest set of pairs that, in float, brings the error below the limit.
         without: the error without them.
-        excluded: the nodes that read them, as far as the products: what to exclude when it is quantised again.
+        excluded: the nodes of the float model that read them, as far as the products: what to exclude when it is
+            quantised again.
         minimal: no pair of `faulty` and `taken_out` can be left out; each was tried.
         unseen_before: `before` on samples that nothing was chosen on; None if there are none.
         unseen_repaired: `repaired` on those.
@@ -91,6 +93,9 @@ class QuantizationDiagnosis:
         reduced_model: the model without `taken_out`.
         observed: the tensors of the pairs.
         largest_steps: how many steps of its scale each pair can hold, by its name: 127, 448, …
+        format: what most pairs quantise to.
+        float_file: the float model, as it was named.
+        data_files: the inputs, as they were named; none where they were not given as files.
     """
 
     model: str
@@ -122,6 +127,9 @@ class QuantizationDiagnosis:
     reduced_model: Model | None = field(default=None, repr=False, metadata=NEVER)
     observed: Observed | None = field(default=None, repr=False, metadata=NEVER)
     largest_steps: Mapping[str, float] = field(default_factory=dict, repr=False, metadata=NEVER)
+    format: Format = Format.INT8
+    float_file: str = field(default="float.onnx", metadata=NEVER)
+    data_files: tuple[str, ...] = field(default=(), metadata=NEVER)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document of the diagnosis."""
@@ -190,6 +198,7 @@ class _Diagnosing:
         inferences: int,
     ) -> None:
         self.model, self.pairs, self.limit, self.inferences = model, pairs, limit, inferences
+        self.float_nodes = {node.name for node in (model if reference is None else reference).nodes}
         self.weights = float_weights(model, pairs, reference)
         self.switched = SwitchedModel(model, pairs, self.weights)
         self.outputs = self._outputs(reference, samples)
@@ -229,6 +238,7 @@ class _Diagnosing:
             misplaced=find_misplaced(self.model),
             observed=observed,
             largest_steps={pair.name: largest_of(pair.dtype) for pair in self.pairs},
+            format=_format(self.pairs),
         )
         if before > limit:
             found = self._repair(found, best, tried)
@@ -306,7 +316,11 @@ class _Diagnosing:
             minimal=found.minimal and minimal,
             without=self.outputs.error(setting),
             unseen_without=self.unseen.error(setting) if self.unseen.samples else None,
-            excluded=tuple(node.name for node in self.model.nodes if node.name in nodes),
+            excluded=tuple(
+                node.name
+                for node in self.model.nodes
+                if node.name in nodes & self.float_nodes and node.op not in _QDQ
+            ),
             reduced_model=without(model, self.pairs, taken, self.weights),
         )
 
@@ -327,6 +341,11 @@ class _Diagnosing:
         known = {name: score for name, score in scores.items() if not math.isnan(score)}
         result = search(Problem(units, scores=known, hints=hints), oracle, options=Options())
         return (result.culprits, result.minimal) if result.answered else (result.best or units, False)
+
+
+def _format(pairs: Sequence[QdqPair]) -> Format:
+    dtypes = [pair.dtype.removeprefix("u") for pair in pairs]
+    return max(Format, key=lambda each: dtypes.count(each.dtype))
 
 
 def _excess(error: float, best: float) -> float:

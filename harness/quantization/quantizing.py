@@ -179,7 +179,7 @@ def quantize(
     if not samples:
         raise UsageError("no samples to calibrate with", where=model.name)
     if keep_float is not None and not 0 <= keep_float <= 1:
-        raise UsageError(f"a share of {keep_float:g} makes no sense", hint="give one from 0 to 1")
+        raise UsageError(f"{100 * keep_float:g} % of the multiply-adds make no sense", hint="give 0 to 100 %")
     if model.quantized:
         raise UsageError(
             "is quantised already",
@@ -294,9 +294,11 @@ class _Quantizing:
             found = mixing.within(
                 limit, lambda names: self.outputs.error(Setting(floats=frozenset(mixing.with_sums(names))))
             )
-            if found is None:
+            if found is None or len(found) == len(mixing.order):
                 raise UsageError(
-                    f"an error of {limit:g} cannot be reached", where=self.name, hint="give a larger --limit"
+                    f"an error of {limit:g} cannot be reached with anything quantised",
+                    where=self.name,
+                    hint="give a larger --limit",
                 )
             return found
         return mixing.keeping(keep_float) if keep_float else ()

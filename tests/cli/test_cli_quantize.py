@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,10 @@ def test_a_model_is_quantised_clipped_diagnosed_and_repaired(capsys):
     assert "--nodes_to_exclude '^b0_1_conv$' '^b0_add$'" in out
     assert "nodes_to_exclude=['b0_1_conv', 'b0_add']" in out
     assert "stem_relu (activation) reaches" in out
+    line = next(line for line in out.splitlines() if "harness: harness quantize" in line)
+    assert "quantize float.onnx --data data.npz " in line
+    assert harness(capsys, *shlex.split(line.partition("harness: harness ")[2]))[0] == 0
+    assert Path("mixed.onnx").exists()
     status, out, _ = harness(
         capsys, "diagnose", "found/repaired.onnx", "--reference", "float.onnx", "--data", "data.npz"
     )
@@ -81,9 +86,15 @@ def test_a_share_is_kept_in_float_and_nonsense_is_refused(capsys):
     assert "all of the multiply-adds" not in out
     _, _, err = harness(capsys, "quantize", "float.onnx", "--out", "q.onnx", "--method", "max")
     assert "drawn at random" in err
-    status, _, err = harness(capsys, *words, "--keep-float", "much")
+    for text, said in (("much", "is not a percentage"), ("200%", "200 % of the multiply-adds make no sense")):
+        status, _, err = harness(capsys, *words, "--keep-float", text)
+        assert status == 2
+        assert said in err
+    Path("q.onnx").unlink()
+    status, _, err = harness(capsys, *words, "--limit", "1e-9")
     assert status == 2
-    assert "is not a percentage" in err
+    assert "cannot be reached with anything quantised" in err
+    assert not Path("q.onnx").exists()
     status, _, err = harness(capsys, *words, "--method", "minmax")
     assert status == 2
     assert "max, entropy, percentile, mse" in err
@@ -95,6 +106,14 @@ def test_a_case_without_a_float_original_is_compared_with_itself(capsys):
     assert status == 0
     assert "no scale of the 9 Q/DQ pairs is at fault" in out
     assert "the limit is 0.2" in out
+
+
+def test_a_diagnosis_without_a_float_model_says_how_to_ask_about_the_pairs(capsys):
+    harness(capsys, "quantize", "float.onnx", "--data", "data.npz", "--out", "q.onnx", "--method", "max")
+    _, out, _ = harness(capsys, "diagnose", "q.onnx", "--data", "data.npz")
+    assert "--reference FLOAT.onnx, or -p int8" in out
+    _, out, _ = harness(capsys, "diagnose", "float.onnx", "--data", "data.npz")
+    assert "--reference FLOAT.onnx" not in out
 
 
 def test_samples_behind_each_other_on_the_axis_of_a_fixed_batch_are_told_apart(capsys):

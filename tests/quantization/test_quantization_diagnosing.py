@@ -14,6 +14,7 @@ from harness.backends import Reference
 from harness.errors import ModelError, UsageError
 from harness.model import Model, load_model
 from harness.quantization import (
+    Format,
     Kind,
     Method,
     QuantizationVerdict,
@@ -28,6 +29,7 @@ from harness.quantization import (
     quantize,
     with_scales,
 )
+from harness.quantization.editing import insert_pair
 from harness.quantization.histograms import observe
 from harness.quantization.ranking import Outputs, candidates, rank
 
@@ -133,6 +135,22 @@ def test_where_the_format_is_too_coarse_the_costliest_pairs_are_left_in_float(co
     assert found.verdict is QuantizationVerdict.FORMAT
     assert found.without <= 0.006 < found.best
     assert 0 < len(found.taken_out) < found.pairs
+
+
+def test_what_to_exclude_are_nodes_of_the_float_model_and_the_format_is_that_of_the_pairs():
+    graph = Graph("turned", seed=0)
+    turned = graph.node("Transpose", "turned", graph.input("x", [32, 8]), perm=[1, 0])
+    model = graph.model({graph.node("MatMul", "product", turned, graph.weight("w", [32, 32], 0.2)): [8, 32]})
+    reference = load_model(model)
+    samples = [{"x": feeds["x"].T.copy()} for feeds in rows(32)]
+    made = quantize(reference, samples, unseen=[], format=Format.FP8).quantized
+    copy = made.ir.clone()
+    reader = next(node for node in copy.graph if node.name == "turned")
+    insert_pair(copy.graph, reader.inputs[0], [(reader, 0)], Scale(np.array(1e-3)), "float8_e4m3fn")
+    found = diagnose_pairs(load_model(copy, name="again"), samples, reference=reference)
+    assert found.faulty == found.taken_out == ("x",)
+    assert found.excluded == ("turned",)
+    assert found.format is Format.FP8
 
 
 def product(weight: np.ndarray, scale: np.ndarray, axis: int, *, rescale: np.ndarray | None = None) -> Model:

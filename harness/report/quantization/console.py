@@ -33,14 +33,11 @@ def print_pairs(console: Console, found: QuantizationDiagnosis, *, details: bool
     left = found.pairs - ROWS
     if not details and left > 0:
         console.print(Text(f"  {plural(left, 'more pair')}: --details", "dim"))
-    if found.taken_out:
-        for place, (tool, line) in enumerate(exclusions(found.excluded, found.taken_out).items()):
-            console.print(
-                Text.assemble(
-                    (f"  {'or' if place else 'do':7}", "dim"), (f"{tool}: ", "dim"), (line, "cyan")
-                ),
-                soft_wrap=True,
-            )
+    for place, (tool, line) in enumerate(exclusions(found).items()):
+        console.print(
+            Text.assemble((f"  {'or' if place else 'do':7}", "dim"), (f"{tool}: ", "dim"), (line, "cyan")),
+            soft_wrap=True,
+        )
 
 
 def print_quantization(

@@ -33,7 +33,7 @@ def pairs_page(found: QuantizationDiagnosis, *, made: datetime.datetime | None =
         made,
         ranking=found.ranking.pairs,
         outputs=_before_and_after(found),
-        commands=exclusions(found.excluded, found.taken_out) if found.taken_out else {},
+        commands=exclusions(found),
         pictures=pictures,
     )
 
@@ -49,7 +49,7 @@ def pairs_markdown(found: QuantizationDiagnosis) -> str:
     for pair in found.ranking.pairs:
         numbers = " | ".join(map(number, (pair.introduced, pair.estimate, pair.best)))
         lines.append(f"| {escape(pair.pair)} | {pair.kind} | {numbers} | {pair.reason} |")
-    for tool, line in (exclusions(found.excluded, found.taken_out) if found.taken_out else {}).items():
+    for tool, line in exclusions(found).items():
         lines += ["", f"{tool}:", "", "```", line, "```"]
     return fit("\n".join(lines), "")
 

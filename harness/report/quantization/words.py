@@ -83,10 +83,11 @@ def advice(pair: PairError) -> str:
     return ""
 
 
-def exclusions(
-    nodes: tuple[str, ...], tensors: tuple[str, ...], format: Format = Format.INT8
-) -> dict[str, str]:
-    """How to make each tool leave nodes in float."""
+def exclusions(found: QuantizationDiagnosis) -> dict[str, str]:
+    """How to make each tool leave in float what has to stay there; nothing where all may be quantised."""
+    if not found.taken_out:
+        return {}
+    nodes, data = found.excluded, found.data_files or ("data.npz",)
     listed = ", ".join(repr(name) for name in nodes)
     return {
         "ModelOpt": command(
@@ -94,21 +95,21 @@ def exclusions(
             "-m",
             "modelopt.onnx.quantization",
             "--onnx_path",
-            "float.onnx",
+            found.float_file,
             "--quantize_mode",
-            format,
+            found.format,
             "--nodes_to_exclude",  # patterns that are matched with the start of a name
             *(f"^{re.escape(name)}$" for name in nodes),
         ),
         "ONNX Runtime": f"quantize_static(…, nodes_to_exclude=[{listed}])",
         "AIMET": "for name in "
-        + f"[{', '.join(map(repr, tensors))}]: sim.qc_quantize_op_dict[name].enabled = False",
+        + f"[{', '.join(map(repr, found.taken_out))}]: sim.qc_quantize_op_dict[name].enabled = False",
         "harness": command(
             "harness",
             "quantize",
-            "float.onnx",
-            "--data",
-            "data.npz",
+            found.float_file,
+            *(word for file in data for word in ("--data", file)),
+            *(("--format", found.format) if found.format is not Format.INT8 else ()),
             "--out",
             "mixed.onnx",
             *(word for name in nodes for word in ("--exclude", name)),
