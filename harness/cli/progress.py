@@ -144,8 +144,12 @@ class RunProgress(_Progress):
         self, target: IO[str] | Console | None, *, first_reminder: float = FIRST_REMINDER_SECONDS
     ) -> None:
         super().__init__(target, first_reminder=first_reminder)
-        self.done: list[RunResult] = []
-        """What has ended, so that an interruption loses nothing."""
+        self._ended: list[tuple[int, RunResult]] = []
+
+    @property
+    def done(self) -> tuple[RunResult, ...]:
+        """What has ended, in the order of the runs, so that an interruption loses nothing."""
+        return tuple(result for _, result in sorted(self._ended, key=lambda each: each[0]))
 
     def _columns(self) -> tuple[ProgressColumn, ...]:
         text = TextColumn("{task.description}", markup=False)
@@ -155,7 +159,7 @@ class RunProgress(_Progress):
         """Show a step of a run."""
         run = f"{event.case} {event.precision} {event.candidate}"
         if event.result is not None:
-            self.done.append(event.result)
+            self._ended.append((event.index, event.result))
             if self._reminders is not None:
                 self._reminders.remove(run)
             if event.total > 1:  # the report shows a single run at once
@@ -164,7 +168,7 @@ class RunProgress(_Progress):
             self._remind(run, partial(_run_continues, event), restart=event.kind == "start")
         if self._live is not None:
             self._live.update(
-                self._task, total=event.total, completed=len(self.done), description=_doing(event)
+                self._task, total=event.total, completed=len(self._ended), description=_doing(event)
             )
 
 

@@ -170,7 +170,7 @@ def run(
     show = partial(show_report, outputs.console, details=details, brief=quiet)
 
     def so_far() -> RunReport:
-        return RunReport(fingerprint_of(progress.done), tuple(progress.done), interrupted=True)
+        return RunReport(fingerprint_of(progress.done), progress.done, interrupted=True)
 
     def follow(event: ProgressEvent) -> None:
         progress(event)

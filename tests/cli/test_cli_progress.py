@@ -1,8 +1,12 @@
 import sys
 import time
+from dataclasses import replace
 
-from harness.cli.progress import StageProgress
+from harness.case import load_case
+from harness.cli.progress import RunProgress, StageProgress
 from harness.diagnosis import ProgressEvent, Stage
+from harness.judge import ProgressEvent as RunEvent
+from harness.judge import run
 
 SEARCH = "search the island: ran b1_sq"
 
@@ -30,3 +34,12 @@ def test_a_quiet_display_prints_nothing(capsys) -> None:
         progress(ProgressEvent(Stage.CURE, "search the island"))
         time.sleep(0.05)
     assert capsys.readouterr().err == ""
+
+
+def test_runs_that_ended_keep_their_order_whichever_was_faster(tiny_cases) -> None:
+    (result, *_) = run(load_case(tiny_cases("clean") / "clean.case.yaml")).results
+    with RunProgress(None) as progress:
+        for index in (2, 0, 1):
+            ended = replace(result, case=f"case {index}")
+            progress(RunEvent("done", index, 3, ended.case, result.precision, result.candidate, "", ended))
+    assert [each.case for each in progress.done] == ["case 0", "case 1", "case 2"]
