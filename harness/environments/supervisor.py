@@ -157,6 +157,8 @@ class Supervisor:
         self._failed_starts: list[CandidateError] = []
         self._failed_ahead: CandidateError | None = None
         self._aborted = False
+        self._product: str | None = None
+        self._greeted = threading.Event()
         self._idle: threading.Timer | None = None
         self._variants: dict[tuple[tuple[str, str], ...], Supervisor] = {}
 
@@ -209,6 +211,17 @@ class Supervisor:
             if self._probe is None or (fresh and self._running is not None):
                 self._probe = self._checked(self.worker(), _PROBE, self.environment.limits.start)
             return self._probe
+
+    def product(self) -> str:
+        """The product of the environment, as soon as its worker has said so: a second before it has loaded it.
+
+        Raises:
+            CandidateError: the worker does not start, or cannot use TensorRT.
+        """
+        if not self.running:
+            self.start_ahead()
+            self._greeted.wait(self.environment.limits.start)
+        return self._product or self.probe().product
 
     def worker(self) -> WorkerProcess:
         """The running worker, started or replaced if need be.
@@ -339,7 +352,11 @@ class Supervisor:
     def _start(self) -> WorkerProcess:
         if self._process is not None:
             self._process.kill()
-        worker = WorkerProcess(self.environment, adapter=self._adapter)
+        try:
+            worker = WorkerProcess(self.environment, adapter=self._adapter)
+            self._product = worker.hello.product if self._adapter is None else None
+        finally:
+            self._greeted.set()
         try:
             self._probe = self._checked(worker, _PROBE, self.environment.limits.start)
             self._unsaved_seconds, self._has_built = 0.0, False

@@ -176,7 +176,7 @@ class Candidates:
     def beside(self, names: Iterable[str]) -> int:
         """How many lanes may share the GPU of these environments: builds of TensorRT for RTX need none.
 
-        Those of TensorRT time kernels on it: one lane. Waits for the workers to start, where that is to be decided.
+        Those of TensorRT time kernels on it: one lane. Waits for the first word of the workers, where that decides.
         """
         from harness.environments import select, shared_supervisor
 
@@ -187,11 +187,10 @@ class Candidates:
         count = 1 if len(known) < len(names) else min(each.limits.lanes for each in known)
         if count > 1:
             try:
-                probes = [shared_supervisor(each).probe() for each in known]
+                products = {shared_supervisor(each).product() for each in known}
             except CandidateError:  # which the runs say
                 return 1
-            if any(probe.product != TENSORRT_RTX or probe.cannot_run for probe in probes):
-                return 1
+            return count if products == {TENSORRT_RTX} else 1
         return count
 
     def lacking(self, name: str, case: Case, spec: RunSpec) -> tuple[Cause, str] | None:

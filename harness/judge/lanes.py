@@ -203,41 +203,60 @@ class _Lanes:
         self.results[index] = result
 
 
-def carry_out(judge: Judge, runs: Sequence[Run], progress: Progress) -> tuple[RunResult, ...]:
-    """The results of `runs`, in their order; of a case that cannot be judged at all there is one.
+@dataclass(frozen=True)
+class Lane:
+    """Some of the candidates, and which one of several lanes that share their GPU."""
 
-    Lanes go at the same time, each with a judge and workers of its own. Each GPU has one, or several for TensorRT for
-    RTX, whose builds need no GPU: they take the cases as they come, and no inference is timed beside another one or a
-    build. Golden references are rewritten by one lane only. `progress` is called by one lane at a time.
+    names: tuple[str, ...]
+    number: int
+    count: int
+
+
+def plan_lanes(judge: Judge, runs: Sequence[Run]) -> list[Lane]:
+    """Who carries out `runs`: a lane for each GPU, or several for TensorRT for RTX, whose builds need no GPU.
+
+    Golden references are rewritten by one lane only. The workers of those that share a GPU are started.
     """
-    candidates, work = judge.candidates, _Lanes(runs, progress)
+    candidates = judge.candidates
     groups = candidates.lanes(dict.fromkeys(run.candidate for run in runs))
     if judge.options.golden_update:
-        groups = [tuple(name for group in groups for name in group)]
-    lanes: list[tuple[tuple[str, ...], int, int]] = []
+        return [Lane(tuple(name for group in groups for name in group), 0, 1)]
+    lanes = []
     for names in groups:
         cases = {id(run.case) for run in runs if run.candidate in names}
-        many = len(cases) > 1 and not judge.options.golden_update
-        count = min(len(cases), candidates.beside(names)) if many else 1
-        lanes += [(names, lane, count) for lane in range(count)]
+        count = min(len(cases), candidates.beside(names)) if len(cases) > 1 else 1
+        lanes += [Lane(names, number, count) for number in range(count)]
+        for number in range(1, count):
+            candidates.again(number).start_ahead(names)
+    return lanes
 
-    def carry_out_lane(names: tuple[str, ...], lane: int, count: int) -> None:
+
+def carry_out(
+    judge: Judge, runs: Sequence[Run], progress: Progress, lanes: Sequence[Lane]
+) -> tuple[RunResult, ...]:
+    """The results of `runs`, in their order; of a case that cannot be judged at all there is one.
+
+    Lanes go at the same time, each with a judge and workers of its own. Those that share a GPU take the cases as they
+    come, and no inference is timed beside another one or a build. `progress` is called by one lane at a time.
+    """
+    work = _Lanes(runs, progress)
+
+    def carry_out_lane(lane: Lane) -> None:
         if len(lanes) == 1:
-            work.work(names, judge, shared=False)
+            work.work(lane.names, judge, shared=False)
             return
-        options = replace(judge.options, memory_budget=judge.options.memory_budget // count)
-        own = Judge(options, candidates.again(lane))
+        options = replace(judge.options, memory_budget=judge.options.memory_budget // lane.count)
+        own = Judge(options, judge.candidates.again(lane.number))
         try:
-            own.candidates.start_ahead(names)
-            work.work(names, own, shared=count > 1)
+            work.work(lane.names, own, shared=lane.count > 1)
         finally:
             own.release()
 
     def give_up() -> None:
         work.told.over.set()
-        candidates.abort()  # or the other lanes would be waited for until their builds end
+        judge.candidates.abort()  # or the other lanes would be waited for until their builds end
 
-    side_by_side([partial(carry_out_lane, *lane) for lane in lanes], give_up)
+    side_by_side([partial(carry_out_lane, lane) for lane in lanes], give_up)
     work.repeat(judge)
     return tuple(work.results[index] for index in sorted(work.results))
 

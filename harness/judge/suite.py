@@ -21,7 +21,7 @@ from harness.case import (
 from harness.errors import NothingSelectedError, UsageError
 from harness.judge.candidates import EMULATOR
 from harness.judge.judge import Judge
-from harness.judge.lanes import Progress, Run, carry_out, carry_out_on
+from harness.judge.lanes import Progress, Run, carry_out, carry_out_on, plan_lanes
 from harness.judge.measurement import JudgeOptions
 from harness.judge.names import check_names_of
 from harness.judge.results import MadeWith, RunReport, RunResult
@@ -124,8 +124,9 @@ def run(
         own.candidates.check(environments)
         own.candidates.check_kernels(own.options.kernels)
         own.candidates.start_ahead(environments)
+        lanes = plan_lanes(own, runs)
         check_names_of(cases, own.bench)
-        results = carry_out(own, runs, progress)
+        results = carry_out(own, runs, progress, lanes)
     finally:
         if judge is None:
             own.close()

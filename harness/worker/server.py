@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import traceback
+from importlib.util import find_spec
 from typing import Any, Callable, Dict, Optional, Tuple, Type
 
 from . import protocol
@@ -77,6 +78,7 @@ class Server:
                 python=".".join(map(str, sys.version_info[:3])),
                 executable=sys.executable,
                 adapter=adapter_name,
+                product=installed_product(),
             ),
         )
         while True:
@@ -168,6 +170,12 @@ class Server:
         if self._adapter is not None:
             self._adapter.close()
         return protocol.Done()
+
+
+def installed_product() -> Optional[str]:
+    """The product that this Python has, by its module, which is not imported: TensorRT, if it has both."""
+    modules = {product: package.replace("-", "_") for product, package in protocol.PACKAGE_OF.items()}
+    return next((product for product, module in modules.items() if find_spec(module) is not None), None)
 
 
 def _full(error: OSError) -> str:

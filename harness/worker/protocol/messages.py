@@ -18,7 +18,7 @@ from .kernels import TENSORRT, CompileReport
 from .tactics import TacticOrders
 
 #: Raised by one whenever a message changes. Host and worker must agree exactly.
-PROTOCOL = 6
+PROTOCOL = 7
 
 
 R = TypeVar("R")
@@ -33,14 +33,17 @@ class Answered(Generic[R]):
 
 @dataclass(frozen=True)
 class Hello:
-    """The first message of a worker, unasked. `python` is `3.8.18`; `tensorrt` is None before a probe."""
+    """The first message of a worker, unasked, before it has loaded anything.
+
+    `python` is `3.8.18`; `product` what this Python has, None where it has neither, or another adapter knows.
+    """
 
     protocol: int
     pid: int
     python: str
     executable: str
     adapter: str
-    tensorrt: Optional[str] = None
+    product: Optional[str] = None
 
 
 # --- requests and their replies -----------------------------------------------------------------------------
