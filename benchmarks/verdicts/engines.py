@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -139,9 +140,16 @@ def main() -> int:
         if not row["right"]:
             print("WRONG", row["model"], row["candidate"], row["precision"], row["verdict"], row["reason"])
     right, named = sum(bool(row["right"]) for row in found), sum(bool(row["chooses"]) for row in found)
-    numbers = {"engines": len(found), "right": right, "with a choice among near ties": named}
+    numbers: dict[str, Any] = {"engines": len(found), "right": right, "with a choice among near ties": named}
     print(json.dumps({**numbers, "seconds": round(time.perf_counter() - began, 1)}))
     if asked.collect:
+        found_on = {
+            f"{made['product']} {made['tensorrt']} on {made['gpu']}"
+            for path in sorted(asked.out.glob("*.json"))
+            for result in json.loads(path.read_text())["results"]
+            if (made := (result["facts"] or {}).get("fingerprint"))
+        }
+        numbers |= {"engines of": sorted(found_on)}
         record("verdicts_engines", {**numbers, "rows": found}, module="verdicts.engines", indent=1)
     else:
         write_text(asked.out / "numbers.txt", json.dumps(numbers) + "\n")
