@@ -37,6 +37,8 @@ TIME_LIMIT = "HARNESS_TIME_LIMIT"
 STOPPING = 5.0
 """Seconds that ONNX Runtime gets to end an inference that nobody waits for any more."""
 _FAILED_NODE = re.compile(r"while running (?P<op>\w+) node\. Name:'(?P<node>[^']*)'")
+_PLACE = re.compile(r"/\S+:\d+ .*? was false\. ")
+"""Where in ONNX Runtime's sources a check failed."""
 _NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 UNKNOWN_BYTES = 1 << 20  # assumed for a tensor whose shape inference could not find
 
@@ -351,7 +353,7 @@ def _run_error(error: Exception, where: str) -> Exception:
     if failed is None or any(word in text for word in _NO_MEMORY):
         return ModelError(f"ONNX Runtime failed: {text}", where=where)
     # Of a node in a body, ONNX Runtime names the nodes around it first: the last reason is the node's own.
-    reason = text.rpartition("Status Message: ")[2].strip()
+    reason = _PLACE.sub("", text.rpartition("Status Message: ")[2]).strip().rstrip(".")
     return NodeFailedError(
         node=failed["node"].removesuffix(LOWERED), op=failed["op"], reason=reason, where=where
     )

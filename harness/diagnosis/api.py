@@ -240,6 +240,7 @@ def _put_together(context: Context, seen: Seen) -> Diagnosis:
         casts=found.casts,
         cured=_cured(context, found),
         beside=() if gates is None else gates.beside,
+        shapes=() if gates is None else gates.shapes,
         fresh_samples=unseen.samples,
         fresh_passed=unseen.before if unseen.fitted else unseen.passed,
         widened=0 if unseen.fitted else unseen.widened,

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from harness.comparison import GateResult
-from harness.judge import Emulation, HiddenFault, LayerResult, MadeWith, OutputResult, RunResult, Selection
+from harness.judge import (
+    Emulation,
+    HiddenFault,
+    LayerResult,
+    MadeWith,
+    OutputResult,
+    RunResult,
+    Selection,
+    ShapeResult,
+)
 from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, to_json
 from harness.text import shorten
 
@@ -37,7 +46,8 @@ class DiagnosisVerdict(StrEnum):
     `precision`: returning some nodes to FP32 cures it. `fusion`: separating layers cures it, at the same
     precision. `tactic`: builds that differ in their tactics differ in the outcome. `nondeterministic`: the same
     build differs in the outcome. `reference`: the reference itself is unsound. `file`: FP16, bfloat16 or Q/DQ pairs
-    that the file itself has make its outputs wrong. `none`: nothing is wrong.
+    that the file itself has make its outputs wrong. `shape`: another shape of the declared profile is wrong.
+    `none`: nothing is wrong.
     `unresolved`: what was shown does not decide between these.
     """
 
@@ -49,6 +59,7 @@ class DiagnosisVerdict(StrEnum):
     NONDETERMINISTIC = "nondeterministic"
     REFERENCE = "reference"
     FILE = "file"
+    SHAPE = "shape"
     NONE = "none"
     UNRESOLVED = "unresolved"
 
@@ -355,6 +366,7 @@ class Diagnosis:
         emulation: what the emulator assumed of engines.
         fp32_sums: in place of an island: the products that are added up in FP32, between Casts, which costs no latency
             where the compiler makes one kernel of it.
+        shapes: for `shape`, the shapes that are wrong.
         own_types: for `file`: the model's own float16 or bfloat16 is at fault.
     """
 
@@ -386,6 +398,7 @@ class Diagnosis:
     cured: tuple[OutputResult, ...] = field(default=(), metadata=NEVER)
     beside: tuple[str, ...] = ()
     own_types: bool = False
+    shapes: tuple[ShapeResult, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     fresh_samples: int = field(default=0, metadata=UNLESS_DEFAULT)
     fresh_passed: int = field(default=0, metadata=UNLESS_DEFAULT)
     widened: int = field(default=0, metadata=UNLESS_DEFAULT)

@@ -1,6 +1,7 @@
 from .candidates import EMULATOR as EMULATOR
 from .candidates import Candidates as Candidates
 from .candidates import nothing_to_round as nothing_to_round
+from .checks import check_shapes as check_shapes
 from .checks import find_hidden as find_hidden
 from .checks import guess_choices as guess_choices
 from .judge import Judge as Judge
@@ -53,6 +54,7 @@ from .results import Verdict as Verdict
 from .results import describe_failure as describe_failure
 from .results import describe_outputs as describe_outputs
 from .results import different as different
+from .results import shape_lines as shape_lines
 from .results import without_origins as without_origins
 from .suite import Given as Given
 from .suite import Target as Target

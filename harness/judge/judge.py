@@ -16,14 +16,16 @@ from harness.errors import (
     HarnessError,
     InternalError,
     ModelError,
+    NodeFailedError,
     ReferenceNotFiniteError,
     of_system,
 )
 from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
+from harness.judge.checks import find_baked_behind
 from harness.judge.decision import Question, decide, warnings_of
 from harness.judge.measurement import Idle, JudgeOptions, Measurement, Stage
 from harness.judge.names import check_names
-from harness.judge.results import Cause, RunError, RunResult, Verdict
+from harness.judge.results import Cause, RunError, RunResult, ShapeResult, Verdict
 from harness.judge.workbench import Workbench
 
 
@@ -177,6 +179,9 @@ class Judge:
         except HarnessError as error:
             if isinstance(error, ReferenceNotFiniteError) and error.own is not None:
                 return _ruined(blank, spec, error)
+            if isinstance(error, NodeFailedError) and (baked := find_baked_behind(bench.model, error.node)):
+                cause = ShapeResult("", {}, baked=baked).cause
+                error.hint = f"{cause}; as it is, it runs at batch {baked[0].constant[0]} alone"
             of_case = any(error is failure for failure in bench.failures.values())
             return failed_result(blank, error, of_case=of_case or isinstance(error, CaseFileError))
         except MemoryError as error:

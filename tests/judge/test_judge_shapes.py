@@ -12,8 +12,10 @@ from onnx import helper
 
 from harness.backends import FileAsItIs, Plan
 from harness.case import load_case
+from harness.diagnosis import DiagnosisVerdict, diagnose
 from harness.judge import Cause, JudgeOptions, ShapeFault, Verdict, Workbench, run
 from harness.judge.checks import check_shapes
+from harness.report.diagnosis.words import statements
 from harness.tensors import Precision
 
 NODE = helper.make_node
@@ -206,3 +208,27 @@ def test_equal_rows_that_differ_within_a_batch_are_a_failure(candidate: type[Fil
     faults = [each.fault for each in check_shapes(bench, candidate(bench.model), plan, Precision.FP32)]
     assert faults[-1] is (ShapeFault.EQUAL_ROWS if candidate is Uneven else None)
     assert not any(faults[:-1])
+
+
+def test_a_shape_that_a_baked_batch_does_not_take_names_it_and_the_batch_that_runs() -> None:
+    onnx.save(baked_batch(), "net.onnx")
+    (result,) = run("net.onnx", inputs={"x": [1, 3, 8, 8]}, precisions="fp32").results
+    assert result.error is not None
+    assert "onnxruntime_src" not in result.error.message
+    assert result.error.hint is not None
+    assert result.error.hint.startswith("the batch is written into rep_shape (Reshape to [8, ")
+    assert result.error.hint.endswith("it runs at batch 8 alone")
+
+
+def test_a_diagnosis_says_that_another_shape_is_wrong_where_the_gates_hold() -> None:
+    onnx.save(baked_batch(), "net.onnx")
+    path = Path("net.case.yaml")
+    path.write_text(
+        "model: {path: net.onnx}\nruns: [fp16]\n"
+        "inputs: {x: {shape: [8, 3, 8, 8], min: [1, 3, 8, 8], max: [16, 3, 8, 8]}}\n"
+    )
+    found = diagnose(path, precision="fp16", journal=Path("journal"))
+    assert (found.verdict, found.exit_code) == (DiagnosisVerdict.SHAPE, 1)
+    assert [each.which for each in found.shapes] == ["minimum", "maximum"]
+    told = " | ".join(each.text for each in statements(found))
+    assert told.count("the batch is written into") == 1

@@ -24,7 +24,7 @@ from harness.diagnosis.results import (
     Separation,
     Stage,
 )
-from harness.judge import HiddenFault, LayerResult, OutputResult, OwnRoundings, Region
+from harness.judge import HiddenFault, LayerResult, OutputResult, OwnRoundings, Region, ShapeResult
 from harness.search import Evaluation, Outcome, Result, SearchVerdict
 from harness.tactics import TacticRecord, TacticSearchResult, TacticVerdict
 from harness.tensors import Precision
@@ -37,7 +37,8 @@ class GateCheck:
     """What the first stage found.
 
     Args:
-        verdict: `none`, `reference`, `file`, or `unresolved` for want of budget, which end the diagnosis; None: go on.
+        verdict: `none`, `reference`, `file`, `shape`, or `unresolved` for want of budget, which end the diagnosis;
+            None: go on.
         baseline: the unobserved candidate; None if it was not reached.
         reference_fault: the tensor where the reference stops being finite.
         own: for `file`, what the model's own roundings do to it; without an output where that is not finite.
@@ -45,6 +46,7 @@ class GateCheck:
         evidence: what was shown.
         outputs: all outputs of the unobserved candidate, also those that the baseline lacks as undecided.
         beside: a sentence on each output that is not decided, where the others are.
+        shapes: for `shape`, those of the profile that are wrong.
     """
 
     verdict: DiagnosisVerdict | None
@@ -55,6 +57,7 @@ class GateCheck:
     evidence: tuple[Evidence, ...] = ()
     outputs: tuple[OutputResult, ...] = ()
     beside: tuple[str, ...] = ()
+    shapes: tuple[ShapeResult, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def summarise(context: Context, found: Findings) -> str:
         return f"Fused, {pairs} go wrong; kept apart at the same precision they are right."
     texts = {
         DiagnosisVerdict.NONE: f"Nothing is wrong: {where} passes every gate at {subject.precision}.",
+        DiagnosisVerdict.SHAPE: "Every gate holds at the shapes of the case; other shapes of its profile are wrong.",
         DiagnosisVerdict.REFERENCE: "The FP32 reference itself is not sound, so the candidate cannot be judged.",
         DiagnosisVerdict.NONDETERMINISTIC: f"{at} does not give the same outcome twice.",
         DiagnosisVerdict.TACTIC: f"{at} is right or wrong depending on the tactics that the builder chooses. {cause}",
@@ -112,6 +113,8 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
         return _go_on(context, seen, found)
     if verdict in (DiagnosisVerdict.REFERENCE, DiagnosisVerdict.FILE):
         return (_mend_reference(found),)
+    if verdict is DiagnosisVerdict.SHAPE:
+        return ()
     if verdict is DiagnosisVerdict.TACTIC:
         return _pin(context, found, handed)
     if verdict is DiagnosisVerdict.NONDETERMINISTIC:

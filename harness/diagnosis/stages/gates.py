@@ -31,7 +31,16 @@ from harness.errors import (
     ReferenceNotFiniteError,
     ReferenceNotReproducibleError,
 )
-from harness.judge import OutputResult, Overflow, OwnRoundings, describe_failure, find_overflows
+from harness.judge import (
+    OutputResult,
+    Overflow,
+    OwnRoundings,
+    ShapeResult,
+    check_shapes,
+    describe_failure,
+    find_overflows,
+    profiles_of,
+)
 from harness.search import Outcome
 from harness.text import magnitude
 
@@ -170,8 +179,14 @@ def check_gates(evaluator: Evaluator) -> GateCheck:
         )
     if baseline.passed:
         passed = _evidence(EvidenceKind.BASELINE, "the unobserved candidate passes every gate", passed=True)
+        wrong = _wrong_shapes(subject)
+        shapes = tuple(_evidence(EvidenceKind.BASELINE, str(each)) for each in wrong)
         return GateCheck(
-            DiagnosisVerdict.NONE, baseline, evidence=(*warnings, passed), outputs=baseline.outputs
+            DiagnosisVerdict.SHAPE if wrong else DiagnosisVerdict.NONE,
+            baseline,
+            evidence=(*warnings, passed, *shapes),
+            outputs=baseline.outputs,
+            shapes=wrong,
         )
     failed = _evidence(
         EvidenceKind.BASELINE,
@@ -185,6 +200,14 @@ def check_gates(evaluator: Evaluator) -> GateCheck:
     )
     undecided = stability.undecided([output for output in baseline.outputs if not output.passed])
     return _set_aside(evaluator, gates, baseline, undecided) if undecided else gates
+
+
+def _wrong_shapes(subject: Subject) -> tuple[ShapeResult, ...]:
+    """The shapes of the declared profile that are wrong, although that of the case is right."""
+    if not profiles_of(subject.bench.case):
+        return ()
+    found = check_shapes(subject.bench, subject.candidate, subject.plan(), subject.precision)
+    return tuple(each for each in found if each.fault)
 
 
 def _unsound_reference(subject: Subject) -> GateCheck | None:

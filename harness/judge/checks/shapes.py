@@ -7,7 +7,6 @@ LayerNorm over the batch, a sequence on the first axis or a sum over all rows ra
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,7 +111,7 @@ class _Reference:
             return _Trial(result, feeds, self.bench.itself.run(feeds))
         except NodeFailedError as error:
             baked = self.baked(self.batch)
-            return _Trial(result.fail(ShapeFault.REFUSED, _briefly(error), baked), feeds, None)
+            return _Trial(result.fail(ShapeFault.REFUSED, error.failure, baked), feeds, None)
         except HarnessError as error:
             return _Trial(result.fail(ShapeFault.REFUSED, error.message, ()), feeds, None)
 
@@ -211,7 +210,7 @@ class _Reference:
         try:
             self.bench.itself.run(feeds)
         except NodeFailedError as error:
-            return (result.fail(ShapeFault.REFUSED, _briefly(error), self.baked(self.batch)),)
+            return (result.fail(ShapeFault.REFUSED, error.failure, self.baked(self.batch)),)
         except HarnessError:
             return ()
         folded = self.folded
@@ -324,11 +323,6 @@ def _equal_rows(
                 text = f"equal rows of {name} differ within one batch: nrmse {number(error)}"
                 return result.fail(ShapeFault.EQUAL_ROWS, text, ())
     return result
-
-
-def _briefly(error: NodeFailedError) -> str:
-    """What happened, without the places in ONNX Runtime's sources."""
-    return re.sub(r"/\S+:\d+ .*? was false\. ", "", error.failure).rstrip(". ")
 
 
 def _error(one: np.ndarray, other: np.ndarray) -> float:

@@ -7,6 +7,7 @@ from .scores import Score as Score
 from .shapes import Baked as Baked
 from .shapes import ShapeFault as ShapeFault
 from .shapes import ShapeResult as ShapeResult
+from .shapes import shape_lines as shape_lines
 from .tensors import LayerResult as LayerResult
 from .tensors import Observed as Observed
 from .tensors import OutputResult as OutputResult

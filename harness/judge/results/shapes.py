@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -71,15 +71,34 @@ class ShapeResult:
         """This shape, with the nodes behind its fault."""
         return replace(self, baked=baked)
 
+    @property
+    def cause(self) -> str:
+        """What the export has written down, and how to export it; empty where nothing is known."""
+        if not self.baked:
+            return ""
+        folds = all(each.constant[0] == 1 and len(each.constant) == 2 for each in self.baked)
+        cure = "flatten(1)" if folds else "-1, expand, or the size of the input"
+        baked = names(map(str, self.baked), 4)
+        return f"the batch is written into {baked}: export with {cure}"
+
     def __str__(self) -> str:
         """One line for a person."""
+        return "; ".join(filter(None, (self.cause, self.seen)))
+
+    @property
+    def seen(self) -> str:
+        """What was seen, without its cause."""
         shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.inputs.items())
         where = f"at the {self.which}" if self.which.endswith("mum") else f"at {self.which}"
         if self.skipped:
             return f"not run {where} ({shapes}): {self.reason}"
-        if not self.baked:
-            return f"{where} ({shapes}) {self.reason}"
-        folds = all(each.constant[0] == 1 and len(each.constant) == 2 for each in self.baked)
-        cure = "flatten(1)" if folds else "-1, expand, or the size of the input"
-        baked = names(map(str, self.baked), 4)
-        return f"the batch is written into {baked}: export with {cure}; {where} ({shapes}) {self.reason}"
+        return f"{where} ({shapes}) {self.reason}"
+
+
+def shape_lines(shapes: Sequence[ShapeResult], told: str = "") -> tuple[str, ...]:
+    """What is wrong with each of `shapes`, a line each; a cause that they share, or that was `told`, is said once."""
+    lines = []
+    for each in shapes:
+        lines.append(each.seen if each.cause == told else str(each))
+        told = each.cause
+    return tuple(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.diagnosis import A_FEW, Diagnosis, DiagnosisVerdict
-from harness.judge import Hiding, Judged
+from harness.judge import Hiding, Judged, shape_lines
 from harness.report.words import Look, Statement
 from harness.text import duration, names, number, plural
 
@@ -22,6 +22,9 @@ LOOKS = {
 _FAULT = Look("✗", "X", "FAULT", "bold red", "bad", 4)
 
 
+_PASSES = (DiagnosisVerdict.NONE, DiagnosisVerdict.SHAPE)
+
+
 MEANINGS = {
     DiagnosisVerdict.NONE: "nothing is wrong",
     DiagnosisVerdict.PRECISION: "the precision is too low for a few nodes",
@@ -32,6 +35,7 @@ MEANINGS = {
     DiagnosisVerdict.NONDETERMINISTIC: "the same network does not give the same outcome twice",
     DiagnosisVerdict.REFERENCE: "the FP32 reference itself is not sound",
     DiagnosisVerdict.FILE: "roundings that the file itself writes down make its outputs wrong",
+    DiagnosisVerdict.SHAPE: "every gate holds at the shapes of the case; other shapes of its profile are wrong",
     DiagnosisVerdict.UNRESOLVED: "the evidence does not decide what it is",
 }
 
@@ -61,7 +65,7 @@ def heading(diagnosis: Diagnosis) -> str:
 def statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
     """What, where, why, how it was shown, and what it cost, in the order in which a person asks."""
     found = [Statement("what", meaning(diagnosis))]
-    if diagnosis.before is not None and diagnosis.verdict is not DiagnosisVerdict.NONE:
+    if diagnosis.before is not None and diagnosis.verdict not in _PASSES:
         found.append(Statement("", diagnosis.before.reason))
     found += [Statement("beside", sentence) for sentence in diagnosis.beside]
     found += [Statement("where" if not place else "", text) for place, text in enumerate(_places(diagnosis))]
@@ -105,6 +109,7 @@ def _places(diagnosis: Diagnosis) -> list[str]:
     if diagnosis.hidden and verb == "it starts at":
         verb = "it shows at"
     lines = [f"{verb} {origins}"] if origins else []
+    lines += shape_lines(diagnosis.shapes)
     for separation in diagnosis.separations:
         readers = ", ".join(separation.readers) or "the output"
         lines.append(f"between {separation.producer} and {readers}, at tensor {separation.tensor}")

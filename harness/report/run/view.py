@@ -18,6 +18,7 @@ from harness.judge import (
     RunResult,
     Verdict,
     different,
+    shape_lines,
 )
 from harness.report.run.words import LOOKS, UNEXPECTED, changed_golden, hidden_faults, near_ties, next_command
 from harness.report.words import Statement, title
@@ -202,7 +203,7 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
         statements += [Statement("metric", str(score)) for score in result.scores if not score.passed][1:]
     elif result.cause is Cause.SHAPE:
         wrong = [each for each in result.shapes if each.fault]
-        statements += [Statement("shape", str(each)) for each in wrong[1:]]
+        statements += [Statement("shape", text) for text in shape_lines(wrong[1:], wrong[0].cause)]
     elif result.verdict is not Verdict.ERROR and result.worst is not None:
         statements.append(Statement("output", _output(result.worst)))
     if result.verdict is Verdict.XPASS:
