@@ -43,6 +43,7 @@ from .pairing import pair_tensors as pair_tensors
 from .parts import Gains as Gains
 from .parts import Part as Part
 from .parts import gains_of as gains_of
+from .parts import is_joined as is_joined
 from .parts import parts_of as parts_of
 from .roles import guess_fills as guess_fills
 from .rounding import Emitter as Emitter

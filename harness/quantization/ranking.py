@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.backends import Reference, chunks, tensor_sizes
-from harness.model import Model, Part, parts_of
+from harness.model import Model, Part, is_joined, parts_of
 from harness.quantization.arithmetic import limits, nrmse, ratio, squares
 from harness.quantization.calibration import error_of, scale_for
 from harness.quantization.histograms import Introduced, Observed, introduced
@@ -172,7 +172,8 @@ def parts_of_outputs(model: Model, feeds: Mapping[str, np.ndarray]) -> Parts:
     """By output, the tensors that were joined in it; those of which only one was are left out."""
     with closing(Reference(model)) as reference:
         read = partial(_read, reference, feeds)
-        found = {info.name: parts_of(model, info.name, read) for info in model.outputs}
+        names = [info.name for info in model.outputs if is_joined(model, info.name)]
+        found = {name: parts_of(model, name, read) for name in names}
     return {name: parts for name, parts in found.items() if len(parts) > 1}
 
 
@@ -182,9 +183,11 @@ def _lost_parts(switched: SwitchedModel, feeds: Mapping[str, np.ndarray]) -> dic
     with closing(Reference(switched.model)) as reference:
         read = partial(_read, reference, feeds)
         for pair in switched.pairs:
-            parts = () if pair.kind is Kind.WEIGHT else parts_of(switched.model, pair.tensor, read)
-            if len(parts) < 2 or not pair.scale.per_tensor:
+            if pair.kind is Kind.WEIGHT or not pair.scale.per_tensor:
                 continue
+            if not is_joined(switched.model, pair.tensor):
+                continue
+            parts = parts_of(switched.model, pair.tensor, read)
             values = read([pair.tensor])[pair.tensor]
             sums = {part.tensor: introduced(part.of(values), pair.scale, pair.dtype) for part in parts}
             names = [name for name, each in sums.items() if each.vanished > MOSTLY * each.nonzero]

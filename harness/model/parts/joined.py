@@ -79,6 +79,11 @@ def parts_of(model: Model, tensor: str, read: Read) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+def is_joined(model: Model, tensor: str) -> bool:
+    """Whether a Concat joined `tensor` of others, and it was only moved since: else `parts_of` gives no two parts."""
+    return any(node.op_type == "Concat" for node in _walk(model, tensor)[1])
+
+
 def _walk(model: Model, tensor: str) -> tuple[dict[str, str], list[onnx.NodeProto]]:
     """Leaves with their labels, and the nodes that move, the last one first."""
     protos = model.skeleton.graph.node
