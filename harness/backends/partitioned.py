@@ -22,8 +22,6 @@ from harness.errors import HarnessError, ModelError, NodeFailedError
 from harness.model import LOWERED, bodies, element_type, node_reads
 
 Values = dict[str, np.ndarray]
-MakeSession = Callable[[onnx.ModelProto], ort.InferenceSession]
-
 _FEW_BITS = {"int4", "uint4", "int2", "uint2", "float4_e2m1fn"}
 _WIDE = "::wide"
 _NO_KERNEL = re.compile(r"Could not find an implementation for \w+\(\d+\) node with name '(?P<node>[^']*)'")
@@ -50,6 +48,9 @@ class Session(Protocol):
         ...
 
 
+MakeSession = Callable[[onnx.ModelProto], Session]
+
+
 @dataclass(frozen=True)
 class Needed:
     """The name of an input of a session."""
@@ -63,7 +64,7 @@ class _Segment:
     nodes: list[onnx.NodeProto]
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
-    session: ort.InferenceSession | None = None
+    session: Session | None = None
 
 
 class PartitionedSession:
@@ -128,7 +129,7 @@ class PartitionedSession:
     def run(
         self,
         outputs: Sequence[str],
-        feeds: Mapping[str, np.ndarray],
+        feeds: Mapping[str, Any],
         options: ort.RunOptions | None = None,
     ) -> list[np.ndarray]:
         """The tensors `outputs`, in order; stops between segments where `options` say so.
@@ -171,12 +172,16 @@ class PartitionedSession:
         fed = {name: values[name] for name in segment.reads if name not in self._constants}
         if segment.session is None:
             segment.session = self._session(segment, fed)
-        arrays = segment.session.run(None, {name: to_runtime(value) for name, value in fed.items()}, options)
-        for put, array in zip(segment.session.get_outputs(), arrays, strict=True):
-            name = put.name.removesuffix(_WIDE)
-            values[name] = array if name == put.name else array.astype(np.dtype(self._dtypes[name]))
+        given = {name: to_runtime(value) for name, value in fed.items()}
+        arrays = segment.session.run([self._given(name) for name in segment.writes], given, options)
+        for name, array in zip(segment.writes, arrays, strict=True):
+            values[name] = array if name == self._given(name) else array.astype(np.dtype(self._dtypes[name]))
 
-    def _session(self, segment: _Segment, fed: Values) -> ort.InferenceSession:
+    def _given(self, name: str) -> str:
+        """What a segment calls an output: it is wider where ONNX Runtime gives nobody its type."""
+        return name + _WIDE if self._dtypes.get(name) in ml_dtypes.__all__ else name
+
+    def _session(self, segment: _Segment, fed: Values) -> Session:
         """The session of a segment, whose inputs have the types of the arrays that come."""
         inputs = [
             helper.make_tensor_value_info(name, element_type(value.dtype.name), None)
@@ -185,13 +190,10 @@ class PartitionedSession:
         constants = [self._constants[name] for name in segment.reads if name in self._constants]
         nodes, outputs = list(segment.nodes), []
         for name in segment.writes:
-            wide = self._dtypes.get(name) in ml_dtypes.__all__  # which ONNX Runtime gives to nobody
-            outputs.append(onnx.ValueInfoProto(name=name + _WIDE if wide else name))
-            if wide:
-                cast = helper.make_node(
-                    "Cast", [name], [name + _WIDE], name + _WIDE, to=onnx.TensorProto.FLOAT
-                )
-                nodes.append(cast)
+            given = self._given(name)
+            outputs.append(onnx.ValueInfoProto(name=given))
+            if given != name:
+                nodes.append(helper.make_node("Cast", [name], [given], given, to=onnx.TensorProto.FLOAT))
         graph = helper.make_graph(nodes, "segment", inputs, outputs, constants)
         model = self._as_model(graph)
         try:
@@ -327,7 +329,7 @@ def _nodes(proto: onnx.ModelProto, condition: Callable[[onnx.NodeProto], bool]) 
 def left_out(sessions: Iterable[Session]) -> frozenset[str]:
     """The nodes that ONNX Runtime should run in any of `sessions`, and has no kernel for."""
     return frozenset[str]().union(
-        *(session.missing for session in sessions if isinstance(session, PartitionedSession))
+        *(each.missing for each in sessions if isinstance(each, PartitionedSession))
     )
 
 

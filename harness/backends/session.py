@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from harness.backends.chained import THREADS, ChainedSession, is_large
 from harness.backends.partitioned import (
     PartitionedSession,
     Session,
@@ -43,8 +44,10 @@ _NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 UNKNOWN_BYTES = 1 << 20  # assumed for a tensor whose shape inference could not find
 
 
-def session_options() -> ort.SessionOptions:
-    """Options of every session: no graph optimization, so that each tensor exists as the model wrote it.
+def session_options(parts: int = 1) -> ort.SessionOptions:
+    """Options of a session that is one of so many `parts` of a graph.
+
+    There is no graph optimization, so that each tensor exists as the model wrote it.
 
     Threads do not spin: reference and emulator run in turn, and a pool that spins after its run takes the cores
     away from the next one (measured on two cores: 13 ms instead of 2 ms for a 132-node model). ONNX Runtime starts a
@@ -54,6 +57,10 @@ def session_options() -> ort.SessionOptions:
     threads = os.environ.get("HARNESS_THREADS", "")
     if threads.isdecimal():
         options.intra_op_num_threads = int(threads)
+    elif parts > 1:
+        options.intra_op_num_threads = max(1, min(len(os.sched_getaffinity(0)), THREADS // parts))
+    # Parts that keep what they took for themselves would take as much as all the graph's tensors together.
+    options.enable_cpu_mem_arena = parts == 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
@@ -80,19 +87,24 @@ def create_session(
         ModelError: ONNX Runtime does not accept the graph; the message names the operator if it is unsupported.
     """
 
-    def make(graph: onnx.ModelProto) -> ort.InferenceSession:
-        options = session_options()
+    def part(graph: onnx.ModelProto, parts: int) -> ort.InferenceSession:
+        options = session_options(parts)
         for library in () if operators is None else operators.libraries:
             options.register_custom_ops_library(str(library))
-        return ort.InferenceSession(
-            without_overwrites(graph).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def make(graph: onnx.ModelProto) -> Session:
+        graph = without_overwrites(graph)
+        if is_large(graph):
+            with suppress(Exception):  # what is wrong with it, one session for all of it says best
+                return ChainedSession(graph, part)
+        whole: Session = part(graph, 1)
+        return whole
 
     mine = frozenset[str]() if operators is None else nodes_of(proto, operators.classes)
     try:
         if not mine:
-            whole: Session = make(proto)
-            return whole
+            return make(proto)
         return PartitionedSession(proto, mine, operators, dtypes or {}, make, where)
     except HarnessError:
         raise
@@ -162,11 +174,10 @@ def infer(session: Session, outputs: Sequence[str], feeds: Mapping[str, np.ndarr
 
     def run() -> None:
         try:
-            if isinstance(session, PartitionedSession):
-                results.put(session.run(outputs, feeds, options))
-            else:
+            fed = feeds
+            if not isinstance(session, PartitionedSession):
                 fed = {name: to_runtime(value) for name, value in feeds.items()}
-                results.put(session.run(outputs, fed, options))
+            results.put(session.run(outputs, fed, options))
         except BaseException as error:
             results.put(error)
 

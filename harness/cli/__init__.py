@@ -6,6 +6,7 @@ its name and one line of help, and the real command takes its place at the momen
 
 from __future__ import annotations
 
+import gc
 import inspect
 import logging
 import os
@@ -36,6 +37,8 @@ _LIBRARIES = frozenset({"site-packages", "dist-packages", Path(sysconfig.get_pat
 """Folders of Python packages that are not the user's."""
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 INTERRUPTED = 130
+COLLECTED_AFTER = 10_000
+"""Objects: Python looks for cycles more rarely than by default, as all nodes of a model are gone through each time."""
 TERMINATED = 143  # what a shell reports of a program that SIGTERM ended
 
 
@@ -237,6 +240,7 @@ def _root(
     """Check whether a TensorRT engine computes what its ONNX model says, and find where it goes wrong."""
     context.with_resource(_plain_warnings())
     _limit_memory()
+    gc.set_threshold(COLLECTED_AFTER)
     if context.invoked_subcommand in RESUMABLE:
         _handle_sigterm(context)
 

@@ -222,17 +222,20 @@ class _Lowering:
         source = self.model.evaluated if self.own else self.model.unrounded
         assert source is not None
         needed = needed_nodes(self.model, observed)
+        wanted, found = frozenset(observed), dict[str, str]()
         for node in source.graph.node:
             if owner(node.name) in needed:
                 self.node(node)
-        outputs = {name: self.read(name, frozenset()) for name in observed}
-        unique = {name: self.output(name, value) for name, value in outputs.items()}
-        proto = self.assemble(source, unique.values())
+                # Beside what writes it: behind all nodes it is dear, see harness.backends.chained.
+                found |= {name: self.output(name) for name in node.output if name in wanted}
+        outputs = {name: found[name] if name in found else self.output(name) for name in observed}
+        proto = self.assemble(source, outputs.values())
         order = tuple(node.name for node in self.model.nodes if node.name in self.units)
-        return LoweredGraph(proto, order, tuple(self.edges), tuple(self.weights.values()), unique)
+        return LoweredGraph(proto, order, tuple(self.edges), tuple(self.weights.values()), outputs)
 
-    def output(self, name: str, value: str) -> str:
-        """A distinct name for `value`, as ONNX wants it; NumPy has no bfloat16 to take from ONNX Runtime."""
+    def output(self, name: str) -> str:
+        """A distinct name for what is read of `name`, as ONNX wants it; NumPy takes no bfloat16 from ONNX Runtime."""
+        value = self.read(name, frozenset())
         if self.dtypes.get(name) == "bfloat16":
             return self.emit.cast(value, TensorProto.FLOAT)
         return self.emit.add("Identity", value)
