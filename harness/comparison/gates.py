@@ -156,6 +156,10 @@ def _incomparable(metrics: Metrics) -> tuple[GateResult, ...]:
 class DefaultGate:
     """One row of the table: `bound` for the emulator, `factor` and `floor` for engines.
 
+    `factor` is that of a model's outputs, as measured: of 1,254 engines at FP16 and BF16 the largest error that no
+    importer's fault explains is 1.63 times the emulated one at BF16, whose floor holds it, and 1.34 times at FP16
+    (benchmarks/results/emulation_score.json). Layers, and slices, err by chance more than the whole: `part_factor`.
+
     `slice_floor` is what any slice may err by, beside the rms of the whole tensor: eight steps of the
     precision. The worst slice of 400 clean models needs 4.7 (`benchmarks.false_alarms`).
     """
@@ -164,13 +168,14 @@ class DefaultGate:
     factor: float
     floor: float
     slice_floor: float
+    part_factor: float = 2.0
 
 
 DEFAULT_GATES: Mapping[Precision, DefaultGate] = {
     Precision.FP32: DefaultGate(bound=1e-5, factor=2.0, floor=1e-4, slice_floor=2.0**-20),
     Precision.TF32: DefaultGate(bound=3e-3, factor=2.0, floor=1e-3, slice_floor=2.0**-7),
-    Precision.FP16: DefaultGate(bound=1e-2, factor=2.0, floor=1e-3, slice_floor=2.0**-7),
-    Precision.BF16: DefaultGate(bound=6e-2, factor=2.0, floor=8e-3, slice_floor=2.0**-4),
+    Precision.FP16: DefaultGate(bound=1e-2, factor=1.5, floor=1e-3, slice_floor=2.0**-7),
+    Precision.BF16: DefaultGate(bound=6e-2, factor=1.5, floor=8e-3, slice_floor=2.0**-4),
     Precision.FP8: DefaultGate(bound=2.5e-1, factor=2.0, floor=3e-2, slice_floor=1.0),
     Precision.INT8: DefaultGate(bound=2.5e-1, factor=2.0, floor=3e-2, slice_floor=2.0**-4),
 }
@@ -207,7 +212,8 @@ def gates_for(
     """
     limits = merge_tolerances(tolerances, precision, tensor=tensor, node=node, is_output=is_output)
     if limits is None:
-        return NONFINITE, EQUAL if exact else default_gate(precision, metrics_of_emulator, reference_rms)
+        default = default_gate(precision, metrics_of_emulator, reference_rms, is_output=is_output)
+        return NONFINITE, EQUAL if exact else default
     gates = [Gate(metric, limit) for metric, limit in limits.gates().items()]
     if limits.relative is not None and metrics_of_emulator is not None:
         predicted = _predicted(precision, metrics_of_emulator, reference_rms, capped=False)
@@ -251,18 +257,20 @@ def slice_limit(
 ) -> float | None:
     """The limit on the nrmse of the worst slice: its own, else that on the whole tensor, else the default one.
 
-    A slice has few elements, and errs by chance more than the whole: it may by `factor` times the default, an engine by
-    `floor` besides. None where a case limits something other than nrmse.
+    A slice has few elements, and errs by chance more than the whole: it may by `part_factor` times the default, an
+    engine by `floor` besides. None where a case limits something other than nrmse.
     The arguments are those of `gates_for`; `emulated` is whether the emulator itself is judged.
     """
     limits = merge_tolerances(tolerances, precision, tensor=tensor, node=node, is_output=is_output)
     if limits is not None and limits.gates():
         return limits.nrmse if limits.slice_nrmse is None else limits.slice_nrmse
     row = DEFAULT_GATES[precision]
-    return row.factor * row.bound + (0.0 if emulated else row.floor)
+    return row.part_factor * row.bound + (0.0 if emulated else row.floor)
 
 
-def default_gate(precision: Precision, emulated: Metrics | None, reference_rms: float) -> Gate:
+def default_gate(
+    precision: Precision, emulated: Metrics | None, reference_rms: float, *, is_output: bool = True
+) -> Gate:
     """The row of the table for `precision`, as a gate of the emulator (`emulated` None) or of an engine.
 
     An all-zero reference gives an engine's error no scale; the emulator's gate then asks for zeros.
@@ -271,7 +279,8 @@ def default_gate(precision: Precision, emulated: Metrics | None, reference_rms: 
     if emulated is None or reference_rms == 0:
         return Gate("nrmse", row.bound)
     predicted = _predicted(precision, emulated, reference_rms, capped=True)
-    return Gate("rmse", row.factor * predicted + row.floor * reference_rms)
+    factor = row.factor if is_output else row.part_factor
+    return Gate("rmse", factor * predicted + row.floor * reference_rms)
 
 
 def _predicted(precision: Precision, emulated: Metrics, reference_rms: float, *, capped: bool) -> float:

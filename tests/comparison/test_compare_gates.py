@@ -23,7 +23,7 @@ from harness.comparison import (
     map_error,
     options_for,
 )
-from harness.comparison.gates import UPPER_BOUNDED
+from harness.comparison.gates import UPPER_BOUNDED, default_gate
 from harness.errors import UsageError
 from harness.tensors import Precision, to_json
 
@@ -103,6 +103,13 @@ class TestDefaults:
         emulated = metrics(1e-3)
         limit = row.factor * emulated.rmse + row.floor * RMS
         assert resolve(emulated=emulated) == {"nonfinite": 0, "rmse": pytest.approx(limit)}
+
+    @pytest.mark.parametrize(("is_output", "factor"), [(True, 1.5), (False, 2.0)])
+    def test_a_layer_may_err_by_more_than_an_output(self, *, is_output: bool, factor: float) -> None:
+        for precision in (FP16, Precision.BF16):
+            gate = default_gate(precision, metrics(1e-3), RMS, is_output=is_output)
+            floor = DEFAULT_GATES[precision].floor * RMS
+            assert gate.limit == pytest.approx(factor * metrics(1e-3).rmse + floor)
 
     @pytest.mark.parametrize("error", [0.5, math.inf, math.nan])
     def test_a_fault_that_the_emulator_predicts_does_not_excuse_the_engine(self, error: float) -> None:
