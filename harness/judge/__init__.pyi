@@ -33,6 +33,7 @@ from .own_roundings import find_overflows as find_overflows
 from .reference import Tensors as Tensors
 from .regions import find_regions as find_regions
 from .regions import mark_origins as mark_origins
+from .results import Accumulators as Accumulators
 from .results import Baked as Baked
 from .results import Cause as Cause
 from .results import ComparedWith as ComparedWith

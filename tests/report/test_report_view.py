@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 
 from harness.comparison import GateResult
-from harness.judge import RunError, Verdict
+from harness.judge import Accumulators, Emulation, RunError, Verdict
 from harness.report import attention, worst_error
 from harness.report.run.view import alike, explain, flags, gate_text, matrix
 from harness.report.words import Statement
-from harness.tensors import Precision
+from harness.tensors import Accumulate, Precision
+from harness.worker.protocol import EngineFacts, LayerInfo
 
 
 def statements(result) -> dict[str, str]:
@@ -32,6 +33,48 @@ def test_rows_are_cases_and_candidates_and_columns_precisions(make_report, make_
         ("a", "trt-8.6.0", 1),
     ]
     assert arranged.named
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (["f16f16_f16f16_f16"], "tactics add up in FP16"),
+        (["f16f16_f16f32_f32"] * 2, "tactics add up in FP32"),
+        (["f16f16_f16_f16", "f16f16_f16f32_f32", "f16f16_f16f16_f16"], "tactics add up in FP32 in 1 of 3"),
+        (["f32f32_f32f32_f32", "bf16bf16_bf16f32_f32"], None),  # not of FP16
+    ],
+)
+def test_what_tactics_add_up_in_stands_beside_what_was_assumed(
+    groups: list[str], said: str | None, make_report, make_result
+) -> None:
+    layers = tuple(
+        LayerInfo(f"layer{place}", tactic=f"sm80_xmma_gemm_{group}_tn_n_tilesize32x32x64")
+        for place, group in enumerate([*groups, "sm50_xmma_pooling_fw_4d_FP16FP32NHWC_Average"])
+    )
+    run = make_result(
+        precision=Precision.FP16,
+        candidate="trt-8.6",
+        facts=EngineFacts(layers=layers),
+        emulation=Emulation(accumulate=Accumulate.FP16),
+    )
+    (row,) = matrix(make_report(run, replace(run, precision=Precision.FP32))).rows
+    assert row.candidate == (f"trt-8.6 (FP16 sums assumed, {said})" if said else "trt-8.6")
+    told = run.to_dict()["facts"].get("accumulators")
+    assert (told is None) == (said is None)
+    if said is not None:
+        assert told["fp16"] + told["fp32"] == len(groups)
+
+
+@pytest.mark.parametrize(
+    ("tactic", "expected"),
+    [
+        ("ampere_h16816gemm_256x128_ldg8_stages_32x3_nn", Accumulators(1, 0)),
+        ("ampere_fp16_s16816gemm_fp16_128x64_ldg8_f2f_stages_64x5_tn", Accumulators(0, 1)),
+        ("ampere_bf16_s16816gemm_bf16_128x64_ldg8_f2f_stages_64x5_tn", None),
+    ],
+)
+def test_the_names_of_cublas_tell_too(tactic: str, expected: Accumulators | None) -> None:
+    assert Accumulators.of(EngineFacts(layers=(LayerInfo("layer", tactic=tactic),))) == expected
 
 
 def test_cases_of_one_name_in_two_folders_keep_rows_of_their_own(make_report, make_result) -> None:

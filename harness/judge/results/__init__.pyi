@@ -1,3 +1,4 @@
+from .provenance import Accumulators as Accumulators
 from .provenance import ComparedWith as ComparedWith
 from .provenance import Emulation as Emulation
 from .provenance import MadeWith as MadeWith

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from harness.tensors import UNLESS_DEFAULT, Accumulate, HostFingerprint, host_fingerprint
 from harness.text import names, number, plural
-from harness.worker.protocol import Fingerprint
+from harness.worker.protocol import EngineFacts, Fingerprint
 
 MOST_WEIGHTS = 4
 
@@ -51,6 +52,42 @@ class Emulation:
     def as_measured(self) -> str:
         """`as on 1.6`, where the release at hand was not measured; else empty."""
         return f"as on {self.rules}" if self.rules else ""
+
+
+@dataclass(frozen=True)
+class Accumulators:
+    """What the tactics of an engine add up products of FP16 in, of those whose names tell.
+
+    The last group of `sm80_xmma_gemm_f16f16_f16f16_f16_tn_n_…` is the accumulator, and `h16816gemm` of cuBLAS adds up
+    in FP16, `s16816gemm` in FP32.
+
+    Args:
+        fp16: how many layers add up in FP16.
+        fp32: how many add up in FP32.
+    """
+
+    fp16: int
+    fp32: int
+
+    @classmethod
+    def of(cls, engine: EngineFacts) -> Accumulators | None:
+        """Those of the layers of `engine`; None if no name tells."""
+        found = [
+            match for each in engine.layers for match in [_ACCUMULATOR.search(each.tactic or "")] if match
+        ]
+        fp16 = sum((match[1] or match[2]).lower() in ("f16", "h") for match in found)
+        return cls(fp16, len(found) - fp16) if found else None
+
+    def __str__(self) -> str:
+        """`tactics add up in FP16`, `tactics add up in FP32 in 3 of 12`."""
+        if not (self.fp16 and self.fp32):
+            return f"tactics add up in {'FP16' if self.fp16 else 'FP32'}"
+        return f"tactics add up in FP32 in {self.fp32} of {self.fp16 + self.fp32}"
+
+
+_ACCUMULATOR = re.compile(
+    r"_xmma_\w*?_f16f16_(?:f16|f32){1,2}_(f16|f32)_|(?<!bf16)_([hs])16816gemm_", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.backends import EmulatorFacts
 from harness.comparison import ErrorMap
 from harness.golden import GoldenState
-from harness.judge.results.provenance import ComparedWith, Emulation
+from harness.judge.results.provenance import Accumulators, ComparedWith, Emulation
 from harness.judge.results.scores import Score
 from harness.judge.results.shapes import ShapeResult
 from harness.judge.results.tensors import (
@@ -142,6 +142,11 @@ class RunResult:
         return self.facts if isinstance(self.facts, EngineFacts) else None
 
     @property
+    def accumulators(self) -> Accumulators | None:
+        """What the tactics of the engine add up products of FP16 in; None where no name of one tells."""
+        return None if self.engine is None else Accumulators.of(self.engine)
+
+    @property
     def origins(self) -> tuple[LayerResult, ...]:
         """The layers where the error starts, in topological order."""
         return tuple(layer for layer in self.layers if layer.origin)
@@ -157,7 +162,11 @@ class RunResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of this run: plain types only, non-finite numbers as strings."""
-        more = {"repeats": self.repeats, "own_roundings": self.own_roundings}
+        more = {
+            "repeats": self.repeats,
+            "own_roundings": self.own_roundings,
+            "accumulators": self.accumulators,
+        }
         document: dict[str, Any] = to_json(self)
         facts = {name: to_json(value) for name, value in more.items() if value is not None}
         return {**document, "facts": {**(document["facts"] or {}), **facts}}

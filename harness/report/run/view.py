@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -121,7 +121,7 @@ def matrix(report: RunReport) -> Matrix:
     present = {result.precision for result in report.results}
     return Matrix(
         tuple(precision for precision in Precision if precision in present),
-        tuple(Row(case, candidate, runs) for (_, case, candidate), runs in rows.items()),
+        tuple(Row(case, _beside(candidate, runs), runs) for (_, case, candidate), runs in rows.items()),
     )
 
 
@@ -130,6 +130,14 @@ def _called(result: RunResult) -> str:
     stands_in = f"emulated {result.emulation.as_measured}" if result.emulation.rules else ""
     assumed = str(result.emulation) if result.candidate == EMULATOR else stands_in
     return f"{result.candidate} ({assumed})" if assumed else result.candidate
+
+
+def _beside(called: str, runs: Mapping[Precision, RunResult]) -> str:
+    """`trt-8.6 (FP16 sums assumed, tactics add up in FP32)`, where the names of an engine's tactics tell."""
+    run = runs.get(Precision.FP16)
+    if run is None or run.accumulators is None:
+        return called
+    return f"{called} ({run.emulation.accumulate.upper()} sums assumed, {run.accumulators})"
 
 
 def attention(report: RunReport) -> tuple[RunResult, ...]:
