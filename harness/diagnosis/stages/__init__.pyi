@@ -12,7 +12,7 @@ from .cure import cure_on_emulator as cure_on_emulator
 from .cure import cure_on_engine as cure_on_engine
 from .cure import measure_price as measure_price
 from .cures import FARTHEST as FARTHEST
-from .cures import MOST_CUTS as MOST_CUTS
+from .cures import MOST_CASTS as MOST_CASTS
 from .cures import MOST_TRIES as MOST_TRIES
 from .cures import RESERVE as RESERVE
 from .cures import RESERVED as RESERVED

@@ -27,7 +27,7 @@ from harness.diagnosis.results import (
 )
 from harness.diagnosis.stages import (
     CURE_PHASE,
-    MOST_CUTS,
+    MOST_CASTS,
     MOST_TRIES,
     SearchSetup,
     accumulates,
@@ -273,7 +273,7 @@ def try_casts(seen: Seen, context: Context) -> Seen:
         text = f"build with {plural(count, 'node')} in FP32, between Casts in the graph"
         context.report(Stage.CURE, text)
 
-    found = cure_with_casts(context.evaluator, prior, parts, on_build, MOST_CUTS)
+    found = cure_with_casts(context.evaluator, prior, parts, on_build, MOST_CASTS)
     return replace(seen, cure=found if found.found else seen.cure).adding(*found.evidence)
 
 

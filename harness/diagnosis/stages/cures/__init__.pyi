@@ -1,4 +1,4 @@
-from .casts import MOST_CUTS as MOST_CUTS
+from .casts import MOST_CASTS as MOST_CASTS
 from .casts import casts_key as casts_key
 from .casts import cure_with_casts as cure_with_casts
 from .fp32_sums import confirm_fp32_sums as confirm_fp32_sums

@@ -15,8 +15,9 @@ from harness.diagnosis.results import CANDIDATE, Evidence, EvidenceKind, Stage
 from harness.search import Evaluation, Outcome
 
 PHASE = "casts"
-MOST_CUTS = 3
-"""So many builds may go into what can be left out of an island: each halves what is open."""
+MOST_CASTS = 4
+"""After so many builds nothing more is left out of an island that cures: with the failing engine and the observed one
+they are six."""
 Nodes = tuple[str, ...]
 
 
@@ -35,17 +36,16 @@ def cure_with_casts(
             need not round what the graph rounds.
         parts: sets of nodes to try; the first that passes is cut down.
         on_build: gets the number of nodes that are built with next.
-        most: how many builds to spend at most on what can be left out; None: until nothing more can.
+        most: after how many builds nothing more is left out of what cures; None: until nothing more can.
 
     Raises:
         BudgetExhaustedError: the budget is spent.
     """
     subject = evaluator.subject
     log: list[str] = []
-    tried = 0
 
     def spent() -> bool:
-        return most is not None and len(log) - tried >= most
+        return most is not None and len(log) >= most
 
     def passes(island: Nodes) -> bool:
         on_build(len(island))
@@ -57,7 +57,6 @@ def cure_with_casts(
     for part in parts:
         island = tuple(unit for unit in subject.units if unit in part or unit in core)
         if passes(island):
-            tried = len(log)
             places = [place for place, unit in enumerate(island) if unit in core] or [len(island) - 1]
             behind = len(island) - 1 - max(places)
             island = _cut(island, min(places), passes, lambda kept, cut: kept[cut:], spent)
