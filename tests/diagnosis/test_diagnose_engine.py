@@ -11,7 +11,7 @@ import pytest
 from engines import Build, FakeEngine, Rougher, when_fused, when_lowered
 from models import ISLAND, feeds, rmsnorm
 
-from harness.backends import Observation
+from harness.backends import Observation, Plan
 from harness.case import BuildOptions, Tolerance
 from harness.diagnosis import Diagnosis, DiagnosisBudget, DiagnosisVerdict, Options, diagnose_model
 from harness.errors import CandidateError
@@ -79,6 +79,24 @@ def test_what_is_left_of_the_error_is_that_of_the_engine() -> None:
     assert diagnosis.to_dict()["after_on"] == "fake"
     assert "After: fake with the culprits in FP32." in markdown(diagnosis)
     assert "After: fake with the culprits in FP32." in html_page(diagnosis)
+
+
+def test_the_engine_with_what_overflows_in_fp32_is_begun_while_nothing_less_is_shown_to_cure() -> None:
+    begun: list[Plan] = []
+
+    class Begun(FakeEngine):
+        def build_ahead(self, plan: Plan, feeds: object) -> None:
+            begun.append(plan)
+
+    engine = Begun(rmsnorm(scale=600.0), "b1_up", never)
+    diagnosis = run(engine)
+    assert frozenset(diagnosis.culprits) == begun[-1].islands
+    assert begun[-1] in engine.plans  # it is what is built next
+    begun.clear()
+    run(Begun(rmsnorm(), "b1_up", never), tolerances=GATE)
+    assert {plan.islands for plan in begun} == {
+        frozenset()
+    }  # of errors that add up nobody knows the island before
 
 
 def test_minimality_is_proved_on_the_engine_when_it_is_asked_for() -> None:

@@ -9,7 +9,7 @@ first, and is mostly enough.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from harness.backends import Observation, Plan, Timing
@@ -49,7 +49,13 @@ MOST_FOLLOWED = 4
 
 
 def cure_on_emulator(
-    evaluator: Evaluator, prediction: Prediction, effects: Effects, setup: SearchSetup, *, share: float = 1.0
+    evaluator: Evaluator,
+    prediction: Prediction,
+    effects: Effects,
+    setup: SearchSetup,
+    *,
+    share: float = 1.0,
+    on_hint: Callable[[frozenset[str]], None] = lambda hint: None,
 ) -> Cure:
     """The minimal island on the emulator.
 
@@ -62,6 +68,7 @@ def cure_on_emulator(
         effects: measures and remembers the effect of each node alone.
         setup: what to run with.
         share: what an island of errors that add up leaves at most of the limit of the worst gate; 1: it is proved.
+        on_hint: gets a set that cures and of which most likely nothing can be left out, as all of it overflows.
     """
     subject = evaluator.subject
     if not subject.emulated or not prediction.fails:
@@ -80,6 +87,8 @@ def cure_on_emulator(
     if hint is not None:
         # Where nothing overflows, the error that a node introduces says little of its effect on the outputs.
         finite = all(math.isfinite(suspicion[node]) for node in hint) and len(hint) <= MOST_SUSPECTS
+        if all(math.isinf(prediction.introduced.get(node, 0.0)) for node in hint):
+            on_hint(hint)
         scores = effects.each(sorted(hint)) if finite else {node: suspicion[node] for node in hint}
         problem = island_problem(subject, scores=scores, hints=[hint])
         share = 1.0

@@ -26,6 +26,7 @@ from harness.diagnosis.stages import (
     check_gates,
     cure_on_emulator,
     find_fp32_sums,
+    island_key,
     look_behind,
     predict,
     try_unseen,
@@ -156,5 +157,11 @@ def find_prior(seen: Seen, context: Context) -> Seen:
     setup = SearchSetup(context.journal, "emulator", context.follow("search the island on the emulator"))
     effects = context.effects(seen.predicted.failing_sample)
     share = 1.0 if seen.precision is Precision.TF32 else RESERVED  # of which no island is built
-    prior = cure_on_emulator(context.emulator, seen.predicted, effects, setup, share=share)
+
+    def begin(hint: frozenset[str]) -> None:
+        """Build the engine that is probably wanted next, while nothing less is shown to cure."""
+        if share < 1.0 and not (seen.sums is not None and seen.sums.fused_away):
+            context.evaluator.begin(context.subject.plan(hint), island_key(sorted(hint)))
+
+    prior = cure_on_emulator(context.emulator, seen.predicted, effects, setup, share=share, on_hint=begin)
     return replace(seen, prior=prior).adding(*prior.evidence)
