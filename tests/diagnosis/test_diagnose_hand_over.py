@@ -34,8 +34,8 @@ from harness.diagnosis.handover import (
     keep_fp32,
     own_file,
     polygraphy_script,
+    repro_under_way,
     shrink,
-    write_repro,
 )
 from harness.diagnosis.results import ReproOutput
 from harness.errors import CandidateError
@@ -309,7 +309,8 @@ def test_a_repro_that_does_not_show_the_fault_says_so(tmp_path: Path) -> None:
     part = cut(Subject(bench, Precision.FP16, bench.emulator), ["b1_sq"], 0)
     ticket = ReproInfo("sound", Precision.FP16, "nothing", emulated=True, limits={"b1_sq": 1e-2})
     signature = {"b1_sq": ReproOutput(5, 0.1)}
-    repro = write_repro(tmp_path / "repro", part, ticket, signature)
+    with repro_under_way(tmp_path / "repro", part, ticket, signature) as finish:
+        repro = finish()
     assert not repro.shows
     assert repro.note == "run in a clean process, it does not show the fault"
 
@@ -321,7 +322,8 @@ def test_a_repro_that_fails_in_another_way_says_so(tmp_path: Path) -> None:
 
     part = cut(Subject(bench, Precision.FP16, bench.emulator), ["b1_sq"], 0)
     ticket = ReproInfo("other", Precision.FP16, "something", emulated=True, limits={"b1_sq": 1e-2})
-    repro = write_repro(tmp_path / "repro", part, ticket, {"b1_sq": ReproOutput(0, 0.1)})
+    with repro_under_way(tmp_path / "repro", part, ticket, {"b1_sq": ReproOutput(0, 0.1)}) as finish:
+        repro = finish()
     assert not repro.shows
     assert "in another way" in repro.note
 
@@ -388,7 +390,7 @@ def test_what_goes_wrong_with_the_repro_never_costs_the_diagnosis(
     def fail(*arguments: object) -> None:
         raise ZeroDivisionError("nobody thought of it")
 
-    monkeypatch.setattr("harness.diagnosis.handover.files.write_repro", fail)
+    monkeypatch.setattr("harness.diagnosis.handover.files.repro_under_way", fail)
     model = rmsnorm(scale=600.0)
     diagnosis = diagnose_model(model, feeds(model), Precision.FP16, out=tmp_path)
     assert diagnosis.verdict is DiagnosisVerdict.PRECISION

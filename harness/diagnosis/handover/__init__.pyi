@@ -8,7 +8,7 @@ from .recipes import polygraphy_script as polygraphy_script
 from .recipes import without_tf32 as without_tf32
 from .repro import ReproInfo as ReproInfo
 from .repro import emulated_model as emulated_model
-from .repro import write_repro as write_repro
+from .repro import repro_under_way as repro_under_way
 from .shrinking import fails_emulated as fails_emulated
 from .shrinking import holds as holds
 from .shrinking import nrmse_limits as nrmse_limits

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ from harness.diagnosis.handover.recipes import (
     typed_commands,
     without_tf32,
 )
-from harness.diagnosis.handover.repro import ReproInfo, write_repro
+from harness.diagnosis.handover.repro import ReproInfo, repro_under_way
 from harness.diagnosis.handover.shrinking import (
     Fails,
     fails_emulated,
@@ -113,22 +114,17 @@ def write_handover(
         files = Files(None if path is None else str(path), shapes=_shapes(subject))
         recipes = _commands(subject, found, files, release) if wanted else {}
         return Handover(recipes, evidence=_autocast_evidence(subject, found), written=False)
-    context.report(Stage.HAND_OVER, "write the recipes", suspected=found.culprits)
     evidence: list[Evidence] = []
     recipes = {}
-    if wanted:
-        recipes = _write_recipes(subject, found, out, engine_layers or {}, evidence, release)
-    if found.pins is not None:
-        recipes = _write_pins(context, found.pins, out / "pins", evidence)
-    repro = None
-    if found.verdict in WITH_REPRO and (found.culprits or found.origins):
-        context.report(Stage.HAND_OVER, "cut out and run the repro", suspected=found.culprits)
-        try:
-            repro = _write_repro(context, found, summary, out / "repro", evidence)
-        except Exception as error:  # the diagnosis stands without it
-            reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
-            evidence.append(_evidence(EvidenceKind.REPRO, f"there is no repro: {reason}"))
-    return Handover(recipes, repro, tuple(evidence))
+    with ExitStack() as stack:  # a process runs the repro while the recipes are written
+        finish = _begin_repro(context, found, summary, out / "repro", stack)
+        context.report(Stage.HAND_OVER, "write the recipes", suspected=found.culprits)
+        if wanted:
+            recipes = _write_recipes(subject, found, out, engine_layers or {}, evidence, release)
+        if found.pins is not None:
+            recipes = _write_pins(context, found.pins, out / "pins", evidence)
+        repro, shown = finish()
+    return Handover(recipes, repro, (*evidence, *shown))
 
 
 def _release(subject: Subject, typing: str | None) -> ReleaseInUse:
@@ -264,9 +260,35 @@ def _try_typed(subject: Subject, graph: Model) -> Evidence:
     return _evidence(EvidenceKind.TYPED_MODEL, text, runs=True, nrmse=worst)
 
 
-def _write_repro(
-    context: Context, found: Findings, summary: str, folder: Path, evidence: list[Evidence]
-) -> Repro | None:
+Finish = Callable[[], tuple[Repro | None, tuple[Evidence, ...]]]
+"""Waits for the process that runs a repro."""
+
+
+def _begin_repro(context: Context, found: Findings, summary: str, folder: Path, stack: ExitStack) -> Finish:
+    """Cut out the repro, where there can be one, and run it; the diagnosis stands without, whatever goes wrong."""
+    if found.verdict not in WITH_REPRO or not (found.culprits or found.origins):
+        return lambda: (None, ())
+    context.report(Stage.HAND_OVER, "cut out and run the repro", suspected=found.culprits)
+    try:
+        finish = _cut_out(context, found, summary, folder, stack)
+    except Exception as error:
+        return partial(_without_repro, error)
+
+    def finished() -> tuple[Repro | None, tuple[Evidence, ...]]:
+        try:
+            return finish()
+        except Exception as error:
+            return _without_repro(error)
+
+    return finished
+
+
+def _without_repro(error: Exception) -> tuple[None, tuple[Evidence, ...]]:
+    reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+    return None, (_evidence(EvidenceKind.REPRO, f"there is no repro: {reason}"),)
+
+
+def _cut_out(context: Context, found: Findings, summary: str, folder: Path, stack: ExitStack) -> Finish:
     subject = context.subject
     sample = context.evaluator.failing_sample
     emulated = found.verdict in (DiagnosisVerdict.PRECISION, DiagnosisVerdict.TF32)
@@ -281,24 +303,29 @@ def _write_repro(
         shrunk = None if fails is None else shrink(subject, core, sample, fails, most=MOST_ENGINE_PARTS)
     if shrunk is None:
         text = "no part of the model was seen to fail by itself: there is no repro"
-        evidence.append(_evidence(EvidenceKind.REPRO, text, core=list(core)))
-        return None
+        return lambda: (None, (_evidence(EvidenceKind.REPRO, text, core=list(core)),))
     signature = _signature(subject, shrunk.part, precision) if emulated else {}
     limits = nrmse_limits(subject, shrunk.part, precision)
     sums = part_emulator(subject, shrunk.part).arithmetic(precision, shrunk.part.feeds)
     info = ReproInfo(subject.bench.case.name, precision, summary, emulated, limits, sums)
-    repro = write_repro(folder, shrunk.part, info, signature)
-    evidence.append(
-        _evidence(
-            EvidenceKind.REPRO,
-            f"the repro has {plural(repro.nodes, 'node')}; {repro.note}",
-            nodes=list(shrunk.nodes),
-            shows=repro.shows,
-            signature=to_json(repro.signature),
-            emulated=emulated,
+    checked = stack.enter_context(repro_under_way(folder, shrunk.part, info, signature))
+
+    def finish() -> tuple[Repro, tuple[Evidence, ...]]:
+        repro = checked()
+        text = f"the repro has {plural(repro.nodes, 'node')}; {repro.note}"
+        signed = to_json(repro.signature)
+        return repro, (
+            _evidence(
+                EvidenceKind.REPRO,
+                text,
+                nodes=list(shrunk.nodes),
+                shows=repro.shows,
+                signature=signed,
+                emulated=emulated,
+            ),
         )
-    )
-    return repro
+
+    return finish
 
 
 def _core(subject: Subject, found: Findings) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -68,8 +69,11 @@ class ReproInfo:
     arithmetic: Arithmetic = PLAIN
 
 
-def write_repro(folder: Path, part: Part, info: ReproInfo, signature: Signature) -> Repro:
-    """Write the folder, run it in a clean process, and say whether it shows the same fault.
+@contextmanager
+def repro_under_way(
+    folder: Path, part: Part, info: ReproInfo, signature: Signature
+) -> Iterator[Callable[[], Repro]]:
+    """Write the folder and run it in a clean process; what is given waits for that, and says what it showed.
 
     Args:
         folder: where it goes; what is there is replaced.
@@ -82,16 +86,25 @@ def write_repro(folder: Path, part: Part, info: ReproInfo, signature: Signature)
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
-        made = Path(name) / "repro"
+        made = Path(name).resolve() / "repro"
         made.mkdir()
         _write(made, part, info, signature)
-        shows, note, found = (
-            _verify(made, signature) if info.emulated else (False, _ENGINE_ONLY, dict(signature))
-        )
-        if folder.exists():
-            shutil.move(folder, Path(name) / "old")
-        shutil.move(made, folder)
-    return Repro(folder, len(part.model.nodes), shows, found, note)
+        process = _start(made) if info.emulated else None
+
+        def finish() -> Repro:
+            shown = (False, _ENGINE_ONLY, dict(signature))
+            shows, note, found = shown if process is None else _verify(process, signature)
+            if folder.exists():
+                shutil.move(folder, Path(name) / "old")
+            shutil.move(made, folder)
+            return Repro(folder, len(part.model.nodes), shows, found, note)
+
+        try:
+            yield finish
+        finally:
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.communicate()
 
 
 _ENGINE_ONLY = "it shows on an engine only: run repro.py --tensorrt on the machine with the GPU"
@@ -158,23 +171,25 @@ def emulated_model(
     return proto
 
 
-def _verify(folder: Path, signature: Signature) -> tuple[bool, str, Signature]:
-    """Run the script as somebody else would, and compare what it shows with what was measured here."""
-    folder = folder.resolve()
+def _start(folder: Path) -> subprocess.Popen[str]:
+    """The script, run as somebody else would."""
     command = [sys.executable, "-I", str(folder / "repro.py"), "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
+
+
+def _verify(process: subprocess.Popen[str], signature: Signature) -> tuple[bool, str, Signature]:
+    """Compare what the script shows with what was measured here."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=SECONDS, cwd=folder, check=False
-        )
+        stdout, stderr = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return False, f"it did not end within {SECONDS:.0f} seconds", {}
-    if done.returncode not in (0, 1):
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    if process.returncode not in (0, 1):
+        last = (stderr.strip().splitlines() or ["no message"])[-1]
         return False, f"it could not be run in a clean process: {last}", {}
-    outputs = _read(done.stdout)
+    outputs = _read(stdout)
     if outputs is None:
         return False, "it could not be run in a clean process: what it printed cannot be read", {}
-    if done.returncode == 0:
+    if process.returncode == 0:
         return False, "run in a clean process, it does not show the fault", outputs
     if not _same(outputs, signature):
         return False, "run in a clean process, it fails in another way than here", outputs
