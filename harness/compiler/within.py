@@ -8,6 +8,8 @@ primitives, and a LayerNormalization is rounded before its weights come to it. T
 - A product that is only converted to FP32, as the output of a model is, gives its FP32 sum and is never FP16.
 - What is computed last behind a product, and then converted to FP32, is not rounded.
 - One row that is added up in FP32 is not rounded before what is fused behind it.
+- A product by itself takes the constant that what it reads is multiplied or divided by behind its sum: partial sums are
+  those of what was not scaled. (Seen in what an island of linear attention needed, on 1.6.)
 - In fused attention, scales that differ by head, and all scales if the queries or keys are scaled within, are taken
   together and go before the product, so that raw logits beyond 65504 are not there. One scale behind the product
   stays behind it, and such logits overflow. In BF16 nothing is rounded there but the weights, and these are rounded
@@ -20,6 +22,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+from onnx_ir import TensorProtocol
 
 from harness.model import Arithmetic, Model, NodeInfo, Summation, is_plain_lstm, rounds_products
 from harness.tensors import Precision
@@ -49,12 +53,14 @@ class Within:
         fp32: nodes whose product is added up in FP32.
         mixed: products of fused attention with its weights, which are added up tile by tile of keys.
         steps: nodes that are computed in several steps, by whether each of these is rounded.
+        scales: by product, which of its inputs is scaled behind its sum, and by how much.
     """
 
     unrounded: frozenset[str]
     fp32: frozenset[str]
     steps: Mapping[str, bool] = field(default_factory=dict)
     mixed: frozenset[str] = frozenset()
+    scales: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
     def arithmetic(self, sums: Mapping[str, Summation]) -> Arithmetic:
         """With products that are added up as `sums` says, where they are not in FP32 after all."""
@@ -62,6 +68,9 @@ class Within:
         for node in self.mixed & left.keys():
             parts = math.ceil(left[node].reads[0][-1] / KEYS)
             left[node] = replace(left[node], parts=parts)
+        for node in self.scales.keys() & left.keys():
+            place, scale = self.scales[node]
+            left[node] = replace(left[node], scaled=place, scale=scale)
         return Arithmetic(left, self.unrounded, self.steps)
 
 
@@ -72,6 +81,7 @@ def within_kernels(kernels: KernelList, model: Model, precision: Precision) -> W
     fp32: set[str] = set()
     steps: dict[str, bool] = {}
     mixed: set[str] = set()
+    scales: dict[str, tuple[int, float]] = {}
     for kernel in kernels.kernels:
         nodes = [known[name] for name in kernel.onnx_nodes if name in known]
         found = [node for node in nodes if node.op in _PRODUCTS]
@@ -92,10 +102,13 @@ def within_kernels(kernels: KernelList, model: Model, precision: Precision) -> W
             unrounded |= {name for node in nodes for name in node.outputs}
         else:
             unrounded |= set(_not_rounded(kernel, nodes, model))
+            for product, place, scale in _scaled_behind(kernel, nodes, model):
+                scales[product.name] = place, scale
+                unrounded.add(product.inputs[place])
             found = []
             steps |= _steps(kernel, nodes, model, kernels.release)
         fp32 |= {node.name for node in found}
-    return Within(frozenset(unrounded), frozenset(fp32), steps, frozenset(mixed))
+    return Within(frozenset(unrounded), frozenset(fp32), steps, frozenset(mixed), scales)
 
 
 def _not_rounded(kernel: Kernel, nodes: Sequence[NodeInfo], model: Model) -> Iterator[str]:
@@ -108,6 +121,35 @@ def _not_rounded(kernel: Kernel, nodes: Sequence[NodeInfo], model: Model) -> Ite
     for node in nodes:
         if node.op in _PRODUCTS and _is_one_row(node, model):
             yield from node.outputs
+
+
+def _scaled_behind(
+    kernel: Kernel, nodes: Sequence[NodeInfo], model: Model
+) -> Iterator[tuple[NodeInfo, int, float]]:
+    """The product of a kernel of its own, which of its inputs a constant scales that goes behind it, and by what."""
+    products = [node for node in nodes if node.op in _PRODUCTS]
+    if operations_of(kernel) or len(products) != 1:
+        return
+    (product,) = products
+    for node in nodes:
+        places = [place for place, name in enumerate(product.inputs[:2]) if name in node.outputs]
+        factor = _factor(node, model)
+        alone = sum(node.outputs[0] in each.inputs for each in model.nodes) == 1
+        if len(places) == 1 and factor and alone and node.lowerable:
+            yield product, places[0], factor
+
+
+def _factor(node: NodeInfo, model: Model) -> float | None:
+    """What a node multiplies by, if that is one finite number."""
+    if node.op not in _SCALES or _elements(node, model) != 1:
+        return None
+    constants = [_constant(name, model) for name in node.inputs]
+    (found,) = [constant for constant in constants if constant is not None] or [None]
+    if found is None or (node.op == "Div" and constants[1] is None):
+        return None
+    value = float(found.numpy().reshape(()))
+    value = 1.0 / value if node.op == "Div" and value else value
+    return value if math.isfinite(value) and value else None
 
 
 def _is_one_row(node: NodeInfo, model: Model) -> bool:
@@ -175,8 +217,10 @@ def _free_logits(nodes: Sequence[NodeInfo], model: Model) -> NodeInfo | None:
 
 def _elements(node: NodeInfo, model: Model) -> int:
     """How many elements the constant that a node scales by has; 0 without one."""
-    constants = (model.ir.graph.initializers.get(name) for name in node.inputs)
-    sizes = [
-        value.const_value.size for value in constants if value is not None and value.const_value is not None
-    ]
-    return max(map(int, sizes), default=0)
+    constants = (_constant(name, model) for name in node.inputs)
+    return max((int(constant.size) for constant in constants if constant is not None), default=0)
+
+
+def _constant(name: str, model: Model) -> TensorProtocol | None:
+    value = model.ir.graph.initializers.get(name)
+    return None if value is None else value.const_value

@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks.emulation.probes import PROBES
 from cases.models.graph import Graph
+from harness.backends import GraphRunner
 from harness.compiler import Within, within_kernels
-from harness.model import Model, load_model
+from harness.model import Model, accumulate_in_fp16, fp16_sums, load_model, lower, round_array
 from harness.tensors import Precision
 from harness.worker.protocol import TENSORRT_RTX, Kernel, KernelList
 
@@ -60,6 +61,29 @@ def test_a_mask_that_is_a_where_takes_fused_attention_to_fp32() -> None:
     found = within_kernels(kernels(kernel), model, Precision.FP16)
     assert found.fp32 == {"qk", "av"}
     assert found.unrounded == {"qk", "masked", "softmax"}
+
+
+def test_a_product_by_itself_takes_the_scale_of_what_it_reads_behind_its_sum() -> None:
+    graph = Graph("scaled", opset=17)
+    x = graph.input("x", [8, 64])
+    shares = graph.node("Div", "shares", x, graph.constant("count", np.float32(64.0)))
+    product = graph.node("MatMul", "product", shares, graph.weight("w", (64, 8), 1.0))
+    model = load_model(graph.model({product: [8, 8]}))
+    alone = Kernel("product_U106_myl0_22", "gemm", ("product", "shares"))
+    found = within_kernels(kernels(alone), model, Precision.FP16)
+    assert found == Within(frozenset({"shares"}), frozenset(), scales={"product": (0, 1 / 64)})
+    fused = Kernel("__myl_DivFc_myl0_22", "kgen", ("product", "shares"))
+    assert within_kernels(kernels(fused), model, Precision.FP16).scales == {}
+    # Behind its sum: the emulator adds up what is not scaled.
+    feeds = {"x": np.full((8, 64), 60000.0, np.float32)}
+    weights = round_array(model.weight("w"), Precision.FP16)
+    sums = accumulate_in_fp16(feeds["x"], weights) / 64
+    how = found.arithmetic(fp16_sums(model, model.shapes))
+    given = GraphRunner(model, lower(model, Precision.FP16, ["product"], arithmetic=how), Precision.FP16, {})
+    computed = given.run(feeds, ["shares", "product"])["product"]
+    assert np.array_equal(computed, round_array(sums, Precision.FP16), equal_nan=True)
+    assert np.isinf(sums).any()
+    assert np.isfinite(feeds["x"] @ weights / 64).all()
 
 
 @pytest.mark.parametrize("name", ["__myl_FcCast_myl0_1", "__myl_FcReluCast_myl0_1"])

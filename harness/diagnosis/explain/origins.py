@@ -277,7 +277,7 @@ class TensorsAround:
         }
         fed = set(self._model.feed_names())
         wanted = [name for name in floats if name not in self._constants and name not in fed]
-        bench = subject.bench
+        bench = self._bench = subject.bench
         runs = [bench.reference.run(feeds, wanted) if wanted else {} for feeds in bench.feeds]
         self._arrays = {name: [run[name] for run in runs] for name in wanted}
         self._arrays |= {name: [feeds[name] for feeds in bench.feeds] for name in floats if name in fed}
@@ -308,7 +308,7 @@ class TensorsAround:
         )
 
     def _partial(self, proto: onnx.NodeProto) -> float | None:
-        """The largest partial sum of a product, on a part of its rows and columns."""
+        """The largest partial sum of a product, on a part of its rows and columns, before a kernel scales it."""
         if proto.op_type not in PRODUCTS:
             return None
         read = [self._constants.get(name) for name in proto.input[:2]]
@@ -318,7 +318,10 @@ class TensorsAround:
         )
         if left is None or right is None:
             return None
-        return max((largest_partial_sum(*pair) for pair in sampled_product(proto, left, right)), default=None)
+        how = self._bench.emulator.arithmetic(self._precision, self._bench.feeds[0]).sums.get(proto.name)
+        scale = 1.0 if how is None else abs(how.scale)
+        found = (largest_partial_sum(*pair) / scale for pair in sampled_product(proto, left, right))
+        return max(found, default=None)
 
     def _range(self, name: str, axis: int = -1) -> TensorRange:
         if name in self._constants:

@@ -44,6 +44,8 @@ class Summation:
         recurrent: it is that of a recurrent layer, which is added up so where it is computed in steps.
         reads: shapes of its first two inputs.
         writes: shape of its output.
+        scaled: which of its inputs was multiplied by a constant that the kernel multiplies the sum by instead.
+        scale: that constant.
     """
 
     reads: tuple[Shape, Shape]
@@ -51,6 +53,8 @@ class Summation:
     parts: int = 1
     rounds_products: bool = False
     recurrent: bool = False
+    scaled: int | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -204,12 +208,14 @@ class _Sum:
         self.attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
 
     def emitted(self) -> str:
-        left, right = self.node.input[:2]
+        left, right = (self.unscaled(name, place) for place, name in enumerate(self.node.input[:2]))
         if self.node.op_type == "Conv":
             made = self.convolution(left, right)
         else:
             made = self.matrices(left, right, *self.how.reads)
         made = self.shaped(made, self.how.writes)
+        if self.how.scaled is not None:
+            made = self.emit.add("Mul", made, self.factor(self.how.scale))
         bias = self.node.input[2] if len(self.node.input) > 2 else ""
         if self.node.op_type == "Gemm":
             made = self.scaled(made, "alpha")
@@ -220,11 +226,16 @@ class _Sum:
 
     def scaled(self, name: str, attribute: str) -> str:
         factor = float(self.attributes.get(attribute, 1.0))
-        if factor == 1.0:
+        return name if factor == 1.0 else self.emit.add("Mul", name, self.factor(factor))
+
+    def factor(self, value: float) -> str:
+        return self.emit.constant(f"factor{value!r}", np.array(value, np.float32))
+
+    def unscaled(self, name: str, place: int) -> str:
+        """An input as it was before it was scaled, to the last bit: FP32 holds more digits than what was rounded."""
+        if place != self.how.scaled:
             return name
-        return self.emit.add(
-            "Mul", name, self.emit.constant(f"factor{factor!r}", np.array(factor, np.float32))
-        )
+        return self.round(self.emit, self.emit.add("Mul", name, self.factor(1.0 / self.how.scale)))
 
     def matrices(self, left: str, right: str, rows: Shape, columns: Shape) -> str:
         for side in ("transA", "transB") if self.node.op_type == "Gemm" else ():
