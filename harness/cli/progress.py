@@ -12,7 +12,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import IO, TYPE_CHECKING, Self, TypeVar
 
@@ -175,7 +175,7 @@ class RunProgress(_Progress):
 class StageProgress(_Progress):
     """Shows the stages of a diagnosis: a live line with what was spent and who is suspected, or a line a stage."""
 
-    _printed = ""
+    _printed: tuple[str, str] | None = None
 
     def _columns(self) -> tuple[ProgressColumn, ...]:
         text = TextColumn("{task.description}", markup=False)
@@ -184,14 +184,13 @@ class StageProgress(_Progress):
 
     def __call__(self, event: StageEvent) -> None:
         """Show a step of a stage."""
-        # What follows a colon is a detail of the same step.
-        step = f"[{event.stage}] {event.text}".partition(":")[0]
+        step = (event.stage, event.text)
         self._remind("stage", partial(_stage_continues, event), restart=step != self._printed)
         if step != self._printed:
             self._printed = step
-            self._print(step)
+            self._print(str(replace(event, detail="")))
         if self._live is not None:
-            self._live.update(self._task, description=f"[{event.stage}] {event.text}", spent=spent(event))
+            self._live.update(self._task, description=str(event), spent=spent(event))
 
 
 class CheckProgress(_Progress):
@@ -248,7 +247,7 @@ def _ended(result: RunResult) -> str:
 
 
 def _stage_continues(event: StageEvent, seconds: float) -> str:
-    return f"[{event.stage}] {event.text}, {duration(seconds)} so far, {spent(event)}"
+    return f"{event}, {duration(seconds)} so far, {spent(event)}"
 
 
 def spent(event: StageEvent) -> str:

@@ -246,6 +246,11 @@ class OwnRoundings:
         return " and ".join([*kinds, *(["Q/DQ nodes"] if self.quantized else [])])
 
     @property
+    def makes(self) -> str:
+        """The verb that follows `subject`."""
+        return "make" if self.quantized or len(self.dtypes) > 1 else "makes"
+
+    @property
     def price(self) -> str:
         """What the roundings cost, in words; empty where that is not known."""
         if self.cost is None:
@@ -272,11 +277,15 @@ class OwnRoundings:
     @property
     def fault(self) -> str:
         """Why the file itself is at fault, in words; empty where it is not."""
+        return f"the file itself: {self.harm}" if self.harm else ""
+
+    @property
+    def harm(self) -> str:
+        """What the roundings do to an output beyond the gates of their type, in words; empty where they do not."""
         if self.gate is None:
             return ""
-        verb = "make" if self.quantized or len(self.dtypes) > 1 else "makes"
         return (
-            f"the file itself: its {self.subject} {verb} {self.output} wrong: {self.gate.subject} "
+            f"its {self.subject} {self.makes} {self.output} wrong: {self.gate.subject} "
             f"{self.gate.value:.3g} against the same model without, limit {self.gate.limit:.3g}"
         )
 

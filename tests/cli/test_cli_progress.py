@@ -8,15 +8,16 @@ from harness.diagnosis import ProgressEvent, Stage
 from harness.judge import ProgressEvent as RunEvent
 from harness.judge import run
 
-SEARCH = "search the island: ran b1_sq"
+SEARCH = "search the island"
 
 
 def test_a_log_reminds_of_a_stage_that_takes_long_and_says_how_far_it_is(capsys) -> None:
     seen = ""
     with StageProgress(sys.stderr, first_reminder=0.02) as progress:
         progress(ProgressEvent(Stage.GATES, "run the reference"))
-        progress(ProgressEvent(Stage.CURE, "search the island"))
-        progress(ProgressEvent(Stage.CURE, SEARCH, emulations=7, suspects=3, suspected=("b1_sq",)))
+        progress(ProgressEvent(Stage.CURE, SEARCH))
+        step = ProgressEvent(Stage.CURE, SEARCH, emulations=7, suspects=3, suspected=("b1:sq",))
+        progress(replace(step, detail="bisect, fail"))
         until = time.monotonic() + 30
         while seen.count("so far") < 2 and time.monotonic() < until:
             seen += capsys.readouterr().err
@@ -25,8 +26,8 @@ def test_a_log_reminds_of_a_stage_that_takes_long_and_says_how_far_it_is(capsys)
     assert stages == ["[gates] run the reference", "[cure] search the island"]
     late = [line for line in lines if "so far" in line]
     assert len(late) >= 2
-    assert late[-1].startswith(f"[cure] {SEARCH}, ")
-    assert late[-1].endswith(" so far, 7 emulations, 3 suspects (b1_sq)")
+    assert late[-1].startswith(f"[cure] {SEARCH}: bisect, fail, ")
+    assert late[-1].endswith(" so far, 7 emulations, 3 suspects (b1:sq)")
 
 
 def test_a_quiet_display_prints_nothing(capsys) -> None:

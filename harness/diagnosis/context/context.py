@@ -27,6 +27,7 @@ class ProgressEvent:
     Args:
         stage: the stage that is under way.
         text: what it does right now.
+        detail: with which step of that it is at work; empty where it has none.
         emulations: evaluations of the emulator so far.
         builds: engines so far, those of a resumed diagnosis included.
         suspects: how many nodes are suspected; None where that is not known yet.
@@ -41,6 +42,11 @@ class ProgressEvent:
     suspects: int | None = None
     suspected: tuple[str, ...] = ()
     remaining: int | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """`[cure] search the island: bisect, fail`."""
+        return f"[{self.stage}] {self.text}" + (f": {self.detail}" if self.detail else "")
 
 
 Progress = Callable[[ProgressEvent], None]
@@ -137,10 +143,16 @@ class Context:
                 return
             cost = self.cost
             nodes = tuple(sorted(step.treated)) if len(step.treated) <= MOST_NAMED else ()
-            label = f"{text}: {step.strategy}, {step.evaluation.outcome}"
             self.progress(
                 ProgressEvent(
-                    Stage.CURE, label, cost.emulations, cost.builds, step.suspects, nodes, step.remaining
+                    Stage.CURE,
+                    text,
+                    cost.emulations,
+                    cost.builds,
+                    step.suspects,
+                    nodes,
+                    step.remaining,
+                    detail=f"{step.strategy}, {step.evaluation.outcome}",
                 )
             )
 

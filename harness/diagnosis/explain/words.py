@@ -17,7 +17,6 @@ from harness.diagnosis.context import (
     journal_folder,
 )
 from harness.diagnosis.results import CANDIDATE, DiagnosisVerdict, EvidenceKind, Mend, Recipe
-from harness.judge import OwnRoundings
 from harness.tensors import Accumulate
 from harness.text import command, magnitude, names, plural, sentence, target_words
 from harness.worker.protocol import TENSORRT_RTX
@@ -30,7 +29,8 @@ def summarise(context: Context, found: Findings) -> str:
     """The answer in one or two sentences."""
     subject, verdict = context.subject, found.verdict
     if found.own is not None:
-        return f"The file itself is at fault, at any precision{_what_it_costs(found.own)}. {_cause(found)}".strip()
+        harm = f": {found.own.harm}" if found.own.harm else ""
+        return f"The file itself is at fault, at any precision{harm}. {_cause(found)}".strip()
     where = "the emulator" if subject.emulated else f"the engine on {subject.candidate.name}"
     cause = _cause(found)
     at = f"At {subject.precision}, {where}"
@@ -50,10 +50,6 @@ def summarise(context: Context, found: Findings) -> str:
         DiagnosisVerdict.PRECISION: f"{cause} {_remedy(found)}",
     }
     return texts[verdict].strip() if verdict in texts else f"{at} {_unresolved(context, found)}"
-
-
-def _what_it_costs(own: OwnRoundings) -> str:
-    return own.fault.removeprefix("the file itself") if own.fault else ""
 
 
 def _without_tf32(found: Findings, where: str) -> str:

@@ -161,9 +161,9 @@ def _file_origins(subject: Subject, own: OwnRoundings) -> dict[str, str]:
     for name in find_origins(tensors, failed, model.predecessors):
         node = model.producer(name)
         if node is not None:
-            kind = own.subject.removeprefix("own ")
+            error = magnitude(errors[name])
             reasons[node.name] = (
-                f"its {kind} makes {name} err by {magnitude(errors[name])} (nrmse) against the same model without"
+                f"its {own.subject} {own.makes} {name} err by {error} (nrmse) against the same model without"
             )
     return reasons
 
