@@ -87,11 +87,6 @@ class Repeats:
     ALSO_IN_JSON: ClassVar = ("summary",)
 
     @property
-    def same_choices(self) -> bool:
-        """Whether every build chose alike."""
-        return not self.changed and not self.copies
-
-    @property
     def same_outputs(self) -> bool:
         """Whether every build computed the same bits."""
         return all(output.identical == self.builds - 1 for output in self.outputs)

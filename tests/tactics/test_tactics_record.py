@@ -245,7 +245,6 @@ class TestRepeats:
         (layer,) = repeats.changed
         assert (layer.layer, layer.absent, repeats.copies, repeats.layers) == ("conv1", 1, 1, 1)
         assert [each.builds for each in layer.choices] == [1, 1]
-        assert not repeats.same_choices
 
     def test_choices_that_differ_in_format_alone_are_distinguished(self) -> None:
         other = replace(choice(1, 0), inputs=(TensorForm("float32", (1,)),))

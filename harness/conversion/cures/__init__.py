@@ -1,8 +1,8 @@
 """Cures: rewrites of a model, each proved against the original before it is offered.
 
-`propose_cures` says which apply, `prove` runs both models and compares, `fix` applies what is proved and what the
-compilers take. `rules/` holds what they write, one module a family of operators, and the table of all with what they
-need and where they are from. The rules are onnxscript's: a pattern, and what takes its place.
+`prove` runs both models and compares, `fix` applies what is proved and what the compilers take. `rules/` holds what
+they write, one module a family of operators, and the table of all with what they need and where they are from. The
+rules are onnxscript's: a pattern, and what takes its place.
 """
 
 import lazy_loader

@@ -7,7 +7,6 @@ from .fixing import AppliedCure as AppliedCure
 from .fixing import Fixed as Fixed
 from .fixing import LeftOut as LeftOut
 from .fixing import fix as fix
-from .fixing import propose_cures as propose_cures
 from .fixing import prove_rewrite as prove_rewrite
 from .fixing import write_fixed as write_fixed
 from .proof import Proof as Proof

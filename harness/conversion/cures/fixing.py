@@ -155,17 +155,6 @@ def write_fixed(fixed: Fixed, path: Path) -> Path | None:
     return save_model(fixed.model, path) if fixed.applied else None
 
 
-def propose_cures(model: Model, refused: frozenset[str] | None = None) -> tuple[Rewrite, ...]:
-    """Every cure that applies to `model` as it stands, with the model that it makes; nothing is proved.
-
-    Args:
-        model: stays as it is.
-        refused: names of the nodes that a compiler refuses; None: nobody knows.
-    """
-    rewrites = (_rewritten(cure, model, refused, ()) for cure in CURES)
-    return tuple(rewrite for rewrite in rewrites if isinstance(rewrite, Rewrite))
-
-
 def prove_rewrite(model: Model, rewrite: Rewrite, feeds: Sequence[Feeds] = ()) -> Proof:
     """The proof of what a cure made of `model`; see `prove` and `prove_calibrated`."""
     if rewrite.plain is not None:

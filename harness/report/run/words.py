@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import cache
-from importlib.util import find_spec
 
 from harness.backends import FILE, SAVED
 from harness.judge import Cause, HiddenFault, Hiding, Loss, RunReport, RunResult, Verdict
@@ -21,6 +19,13 @@ LOOKS = {
 }
 
 UNEXPECTED = (Verdict.FAIL, Verdict.XPASS, Verdict.ERROR)
+_COUNTED = {
+    Verdict.XFAIL: "failed as expected",
+    Verdict.SKIP: "skipped",
+    Verdict.FAIL: "FAILED",
+    Verdict.XPASS: "passed against expectation",
+    Verdict.ERROR: "could not be judged",
+}
 
 
 def summary(report: RunReport, seconds: float | None = None) -> str:
@@ -28,16 +33,7 @@ def summary(report: RunReport, seconds: float | None = None) -> str:
     verdicts = Counter(result.verdict for result in report.results)
     cases = {(result.case_path, result.case) for result in report.results}
     parts = [f"{verdicts[Verdict.PASS]} pass"]
-    if verdicts[Verdict.XFAIL]:
-        parts.append(f"{verdicts[Verdict.XFAIL]} failed as expected")
-    if verdicts[Verdict.SKIP]:
-        parts.append(f"{verdicts[Verdict.SKIP]} skipped")
-    if verdicts[Verdict.FAIL]:
-        parts.append(f"{verdicts[Verdict.FAIL]} FAILED")
-    if verdicts[Verdict.XPASS]:
-        parts.append(f"{verdicts[Verdict.XPASS]} passed against expectation")
-    if verdicts[Verdict.ERROR]:
-        parts.append(f"{verdicts[Verdict.ERROR]} could not be judged")
+    parts += [f"{verdicts[each]} {words}" for each, words in _COUNTED.items() if verdicts[each]]
     if not any(verdicts[verdict] for verdict in UNEXPECTED):
         parts.append("0 unexpected")
     if seconds is not None:
@@ -80,7 +76,7 @@ def next_command(result: RunResult) -> str:
         target += ["--env", result.candidate]
     elif result.emulation.kernels != "none":
         target += ["--kernels", result.emulation.kernels]
-    if result.verdict is not Verdict.ERROR and _diagnoses():
+    if result.verdict is not Verdict.ERROR:
         return command("harness", "diagnose", *target)
     return command("harness", "run", *target, "--details")
 
@@ -135,9 +131,3 @@ def _hides(fault: HiddenFault) -> str:
         Hiding.TAKEN: f"{by} takes little of it",
         Hiding.UNUSED: "no output is computed from it",
     }[fault.how]
-
-
-@cache
-def _diagnoses() -> bool:
-    """Whether this installation has `harness diagnose`."""
-    return find_spec("harness.cli.diagnose") is not None
