@@ -10,6 +10,7 @@ from .facts import Releases as Releases
 from .known import KnownProblems as KnownProblems
 from .known import known_problems as known_problems
 from .probes import probe_of as probe_of
+from .rules import BAKED_SIZE as BAKED_SIZE
 from .rules import RULES as RULES
 from .rules import TF32 as TF32
 from .rules import GraphView as GraphView

@@ -11,6 +11,7 @@ from harness.backends import shape_ranges
 from harness.case import Case, InputSpec, check_input_names, make_feeds, one_or_more
 from harness.cluster import CaseUnit, Stage, opened
 from harness.compiler import (
+    BAKED_SIZE,
     TF32,
     GraphView,
     Kind,
@@ -394,7 +395,12 @@ class Subject:
         examination.run(report)
         scales = scale_findings(self.model, self.graph, environment.name)
         found = [self._finding(blamed, holding, scales, environment.name) for blamed in examination.blamed]
-        found += [_of_rule(match, environment.name) for match in holding if match.rule.kind not in STOPS]
+        said = {(each.code, each.node and each.node.name) for each in found}
+        found += [
+            _of_rule(match, environment.name)
+            for match in holding
+            if match.rule.kind not in STOPS and (match.rule.code, match.node and match.node.name) not in said
+        ]
         found += [replace(each, environment=environment.name) for each in self.assumed]
         found += [self._kept(name, environment.name) for name in report.kept]
         found += [each for each in scales if each.kind not in STOPS]
@@ -424,9 +430,9 @@ class Subject:
         self, blamed: Blamed, holding: Sequence[Match], scales: Sequence[Finding], environment: str
     ) -> Finding:
         name = blamed.inner or blamed.node
+        about = [each for each in holding if each.node and each.node.name == name]
         match = next(
-            (each for each in holding if each.node and each.node.name == name and each.rule.kind in STOPS),
-            None,
+            (each for each in about if each.rule.kind in STOPS or each.rule.code == BAKED_SIZE), None
         )
         failure = blamed.failure
         found = Finding(

@@ -266,6 +266,7 @@ CASES = {
     "swish-1.4": (single("Swish", X, opset=24), single("Sigmoid", X)),
     "tf32": (single("MatMul", (F, [2, 3]), (F, [3, 2])), single("Relu", X)),
     "dynamic-axes": (single("Relu", (F, ["n", 3, "h"])), single("Relu", (F, ["n", 3, 4]))),
+    "bool-border": (single("Not", (B, [2]), outputs=[B]), single("Relu", X)),
     "baked-size": (
         single("Reshape", (F, ["n", 4]), i64(2, 2, 2)),
         single("Reshape", (F, ["n", 4]), i64(-1, 2, 2)),
@@ -461,3 +462,18 @@ def test_a_normalization_that_is_written_out_is_known_by_its_root(ends: list[tup
         for name, number in (("e", 1e-5), ("minus_half", -0.5))
     ]
     assert "layernorm-decomposed" in codes(graph_of(nodes, *constants))
+
+
+@pytest.mark.parametrize("op", ["Tile", "Expand"])
+@pytest.mark.parametrize("size", ["n", 8])
+def test_constants_repeated_for_a_batch_that_is_open_are_told(op: str, size: int | str) -> None:
+    queries = numpy_helper.from_array(np.ones((1, 5, 4), np.float32), "queries")
+    sizes = numpy_helper.from_array(i64(8, 1, 1), "sizes")
+    nodes = [
+        helper.make_node(op, ["queries", "sizes"], ["q"], "repeated"),
+        helper.make_node("Relu", ["q"], ["r"]),
+        helper.make_node("Concat", ["r", "x"], ["y"], axis=1),
+    ]
+    model = graph_of(nodes, queries, sizes, inputs=(("x", F, [size, 3, 4]),))
+    found = [each.node.name for each in match_rules(model) if each.rule.code == "baked-size" and each.node]
+    assert found == (["repeated"] if size == "n" else [])
