@@ -74,6 +74,10 @@ POSITIVE: dict[str, list[Example]] = {
     "baked-batch": [
         Example(_BAKED, {"shape": np.array([1, -1])}),
         Example(
+            "g (float[N,5,8] x) => (float[N,6,8] y) { c = Expand(token, sizes) y = Concat<axis = 1>(c, x) }",
+            {"token": _weights(1, 1, 8), "sizes": np.array([7, 1, 8])},
+        ),
+        Example(
             "g (float[N,4,8] x) => (float[N,4,8] y) { t = Tile(w, reps) y = Add(x, t) }",
             {"w": _LARGE, "reps": np.array([6, 1, 1])},
         ),

@@ -97,7 +97,7 @@ def prove(
     """
     if not same_interface(original, rewritten):
         return Proof(False, 0, 0, 0.0, RUNTIME, why_not="its inputs or outputs are not those of the original")
-    run, by = _runner(original, feeds, seed)
+    run, by = _runner(original, feeds, seed, batch)
     if run is None:
         return Proof(False, 0, 0, 0.0, by, why_not=f"the original cannot be run: {by}")
     again: Run = Reference(rewritten).run if by == RUNTIME else _Evaluator(rewritten).run
@@ -293,7 +293,7 @@ class _Evaluator:
         return dict(zip(self._session.output_names, map(np.asarray, outputs), strict=True))
 
 
-def _runner(original: Model, feeds: Sequence[Feeds], seed: int) -> tuple[Run | None, str]:
+def _runner(original: Model, feeds: Sequence[Feeds], seed: int, batch: int | None) -> tuple[Run | None, str]:
     """What runs the original, and its name; None and the reason where nothing does."""
     reasons = []
     for make, by in ((Reference, RUNTIME), (_Evaluator, EVALUATOR)):
@@ -302,7 +302,7 @@ def _runner(original: Model, feeds: Sequence[Feeds], seed: int) -> tuple[Run | N
         except HarnessError as reason:
             reasons.append(_line(reason))
             continue
-        for sample in _samples(original, feeds, seed):
+        for sample in _samples(original, feeds, seed, batch):
             try:
                 run(sample)
             except HarnessError as reason:
