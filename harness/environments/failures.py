@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,21 @@ def describe(message: protocol.Answered[Any]) -> str:
     }[type(message).__name__]
 
 
+_STACK = re.compile(
+    r"Fatal Python error: |(Current t|T)hread 0x[0-9a-f]+|  File \".+\", line \d+ in |Extension modules: |  \.\.\.$"
+    r"|<no Python frame>|Current thread's C stack trace|  Binary file \"|  <cannot get C stack"
+)
+"""Lines of the stack that Python's faulthandler prints of a worker that crashes or hangs."""
+_STACK_LINES, _WORDS = 15, 30
+
+
+def _words_last(log: Sequence[str]) -> tuple[str, ...]:
+    """The end of a log with the worker's own stack in front: where few lines are shown, they are the builder's words."""
+    stack = [line for line in log if _STACK.match(line)]
+    words = [line for line in log if not _STACK.match(line)]
+    return (*stack[:_STACK_LINES], *words[-_WORDS:])
+
+
 def crashed(environment: Environment, what: str, code: int | None, log: Sequence[str]) -> WorkerCrashedError:
     """The process ended during `what` with `code` (negative: a signal); None if it only hung up."""
     number = None if code is None else _signal_number(code)
@@ -76,7 +92,7 @@ def crashed(environment: Environment, what: str, code: int | None, log: Sequence
         environment=environment.name,
         hint=hint,
         request=what,
-        evidence=(*lines, *log),
+        evidence=(*lines, *_words_last(log)),
     )
 
 
@@ -87,7 +103,7 @@ def timed_out(environment: Environment, what: str, seconds: float, log: Sequence
         environment=environment.name,
         hint=f"if it just needs more time, raise `limits` of {environment.name} in harness.toml",
         request=what,
-        evidence=log,
+        evidence=_words_last(log),
     )
 
 

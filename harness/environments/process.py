@@ -73,6 +73,7 @@ def _printable(character: str) -> bool:
 
 
 R = TypeVar("R")
+_WITH_STACK = 100  # lines of the log of a worker whose stack is among them
 _GRACE_SECONDS = 1.0  # between asking a process to end and ending it
 _SHUTDOWN_SECONDS = 10.0
 _living: weakref.WeakSet[WorkerProcess] = weakref.WeakSet()
@@ -218,7 +219,7 @@ class WorkerProcess:
         except ChannelLate:
             self._print_stack()
             self.kill()
-            raise failures.timed_out(self.environment, what, seconds, self.log()) from None
+            raise failures.timed_out(self.environment, what, seconds, self.log(_WITH_STACK)) from None
         except ChannelClosed:
             raise self._crash(what) from None
         except protocol.WireError as error:
@@ -234,7 +235,7 @@ class WorkerProcess:
         exited = self._has_exited()
         self.kill()
         code = self._process.returncode if exited and self._process is not None else None
-        return failures.crashed(self.environment, what, code, self.log())
+        return failures.crashed(self.environment, what, code, self.log(_WITH_STACK))
 
     def _print_stack(self) -> None:
         """Make a worker that hangs print where it is; it answers this signal from within native code too."""

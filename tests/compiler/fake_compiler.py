@@ -22,6 +22,8 @@ class Compiler:
         with open(os.environ["COUNT"], "a") as file:
             print(request.build.model_path, file=file)
         name = Path(request.build.model_path).stem
+        if name in ("abort", "hang"):
+            os.write(2, b"[TensorRT error] no tactic for conv_3\nthe last words of the builder\n")
         if name == "abort":
             ctypes.CDLL(None).abort()
         if name == "hang":
