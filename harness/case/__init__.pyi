@@ -1,6 +1,7 @@
 from .arrays import read_samples as read_samples
 from .document import Location as Location
 from .document import read_document as read_document
+from .exporting import TraceWarning as TraceWarning
 from .feeds import check_input_names as check_input_names
 from .feeds import make_feeds as make_feeds
 from .fills import DrawnFill as DrawnFill
@@ -36,6 +37,7 @@ from .schema import ReferenceSource as ReferenceSource
 from .schema import RunSpec as RunSpec
 from .schema import TacticSource as TacticSource
 from .source import call_torch as call_torch
+from .source import example_shapes as example_shapes
 from .source import resolve_model as resolve_model
 from .tolerances import Limits as Limits
 from .tolerances import Relative as Relative

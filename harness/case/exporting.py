@@ -7,7 +7,8 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.case.functions import UserFunction
@@ -20,6 +21,37 @@ if TYPE_CHECKING:
 _FRAMES = re.compile(
     r'File "(?P<file>[^"]+)", line (?P<line>\d+)|^(?P<other>[^\n(]+)\((?P<at>\d+)\):', re.MULTILINE
 )
+
+
+class TraceWarning(UserWarning):
+    """A trace keeps what a line of Python gave for the example inputs, whatever other inputs give.
+
+    Args:
+        place: the line, of the user's code where it is in it.
+        said: PyTorch's words, the first sentence.
+    """
+
+    def __init__(self, place: Place, said: str) -> None:
+        super().__init__(f"{place}: the trace keeps what this line gave for the example inputs: {said}")
+        self.place, self.said = place, said
+
+
+def trace_warnings(
+    function: UserFunction, caught: Sequence[warnings.WarningMessage]
+) -> Iterator[TraceWarning]:
+    """What PyTorch warned of while it traced, each line once.
+
+    Args:
+        function: what made the module; still entered.
+        caught: all warnings.
+    """
+    seen = set()
+    for each in caught:
+        place = (each.filename, each.lineno)
+        if each.category.__name__ == "TracerWarning" and place not in seen:
+            seen.add(place)
+            said = str(each.message).partition(". ")[0].strip().rstrip(".")
+            yield TraceWarning(Place(function.short(each.filename), each.lineno), said)
 
 
 def export_module(torch: Any, module: Any, examples: Any, options: Mapping[str, Any], exporter: str) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from harness.case.exporting import blame_export, export_module
+from harness.case.exporting import blame_export, export_module, trace_warnings
 from harness.case.functions import UserFunction
 from harness.case.schema import Case
 from harness.errors import ChecksumError, HarnessError, MissingDependencyError, ModelError
@@ -43,6 +43,9 @@ def resolve_model(case: Case) -> Path | onnx.ModelProto:
         ChecksumError: the file does not have the SHA-256 that the case gives.
         BuilderError: the builder cannot be found or called, raised, or returned no model.
         MissingDependencyError: PyTorch is needed and not installed.
+
+    Warns:
+        TraceWarning: an export by tracing keeps what a line gave for the example inputs.
     """
     source = case.model
     if source.path is not None:
@@ -81,14 +84,22 @@ def _export(case: Case, name: str) -> onnx.ModelProto:
             options["opset_version"] = case.model.opset
         exporter = case.model.exporter or "dynamo"
         try:
-            program = function.within_limit(lambda: export_module(torch, module, examples, options, exporter))
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                program = function.within_limit(
+                    lambda: export_module(torch, module, examples, options, exporter)
+                )
         except ImportError as error:  # onnxscript, which the exporter is built on
             raise _needs_torch(case, error) from error
         except HarnessError:
             raise
         except Exception as error:
             raise blame_export(function, error, exporter) from error
-        return _at_opset(function, _to_proto(function, program), case.model.opset)
+        proto = _at_opset(function, _to_proto(function, program), case.model.opset)
+        frozen = list(trace_warnings(function, caught))
+    for warning in frozen:
+        warnings.warn(warning, stacklevel=1)
+    return proto
 
 
 @contextlib.contextmanager
@@ -143,6 +154,18 @@ def call_torch(
             leaves = torch.utils._pytree.tree_leaves(returned)
             found.append([leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)])
         return found
+
+
+def example_shapes(case: Case) -> list[tuple[int, ...]]:
+    """The shapes of the example inputs of a PyTorch module, in the order of its arguments.
+
+    Raises:
+        BuilderError, MissingDependencyError: see `call_torch`.
+    """
+    assert case.model.torch is not None
+    with _torch_module(case, case.model.torch, _arguments(case)) as (_, torch, __, examples, given):
+        leaves = torch.utils._pytree.tree_leaves((examples, given.get("kwargs") or {}))
+        return [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
 def _is_exportable(returned: Any, module_class: type) -> bool:

@@ -228,7 +228,7 @@ class CheckUnit(CaseUnit[CheckDesk, CheckResult]):
     def look(self) -> tuple[Subject | None, CheckResult]:
         """The model, and what rules say of it; None where it cannot be exported."""
         case = self.case
-        model, faults = exported(case) if case.model.torch else (load_case(case), ())
+        case, model, faults = exported(case) if case.model.torch else (case, load_case(case), ())
         if model is None:
             return None, CheckResult(self.target, case.name, self.precision, "", 0, faults)
         subject = Subject.of(case, model, self.precision, is_asked=self.environment is not None)

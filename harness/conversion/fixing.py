@@ -100,8 +100,8 @@ def _first(cases: Sequence[Case]) -> tuple[Case, Model]:
     """The case with its model, or of a PyTorch module the first export that computes the same."""
     found: tuple[Finding, ...] = ()
     for case in by_exporter(cases):
-        model, faults = exported(case) if case.model.torch else (load_case(case), ())
-        if model is not None and not faults:
-            return case, model
+        sized, model, faults = exported(case) if case.model.torch else (case, load_case(case), ())
+        if model is not None and not any(each.kind.is_failure for each in faults):
+            return sized, model
         found += faults
     raise BuilderError(found[0].said, hint=found[0].advice or None)

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.compiler import RULES
 from harness.conversion.checking import ASSUMED_SHAPE, KEPT, NOT_STARTED, UNEXPLAINED
-from harness.conversion.exports import DIFFERS, FAILED
+from harness.conversion.exports import DIFFERS, FAILED, FROZEN
 from harness.conversion.findings import SCHEMA, CheckReport
 from harness.conversion.kernels import KERNEL_CODES
 from harness.conversion.scales import SCALE_CODES
@@ -22,7 +22,7 @@ SCHEMA_FILE = Path(__file__).parent / "check.schema.json"
 
 def finding_codes() -> tuple[str, ...]:
     """All codes that a finding can have. They are stable: one that is gone, or has another meaning, is a change."""
-    own = (*UNEXPLAINED, NOT_STARTED, ASSUMED_SHAPE, KEPT, FAILED, DIFFERS)
+    own = (*UNEXPLAINED, NOT_STARTED, ASSUMED_SHAPE, KEPT, FAILED, DIFFERS, FROZEN)
     return tuple(sorted({*own, *KERNEL_CODES, *SCALE_CODES, *(rule.code for rule in RULES)}))
 
 

@@ -68,7 +68,7 @@ _STACK_LINES, _WORDS = 15, 30
 
 
 def _words_last(log: Sequence[str]) -> tuple[str, ...]:
-    """The end of a log with the worker's own stack in front: where few lines are shown, they are the builder's words."""
+    """The end of a log with the worker's own stack in front: where few lines are shown, they are the builder's."""
     stack = [line for line in log if _STACK.match(line)]
     words = [line for line in log if not _STACK.match(line)]
     return (*stack[:_STACK_LINES], *words[-_WORDS:])

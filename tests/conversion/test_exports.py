@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import check
+from harness.compiler import Kind
 from harness.conversion import FoundBy, fix_case
 
 pytest.importorskip("torch")
@@ -31,6 +32,34 @@ class Branch(torch.nn.Module):
 def branch():
     return Branch(), (torch.ones(2, 8),)
 
+class OneSided(torch.nn.Module):
+    def forward(self, x):
+        y = torch.relu(x)
+        if y.sum() > 200:
+            return y * 2
+        return y
+
+def one_sided():
+    return OneSided(), (torch.ones(2, 8),)
+
+class ByShape(torch.nn.Module):
+    def forward(self, x):
+        if x.shape[0] > 4:
+            return x * 2
+        return x + 1
+
+def by_shape():
+    batch = torch.export.Dim("batch")
+    return ByShape(), (torch.ones(2, 8),), {"dynamic_shapes": {"x": {0: batch}}, "input_names": ["x"]}
+
+class Masked(torch.nn.Module):
+    def forward(self, x, attention_mask):
+        mask = (1.0 - attention_mask[:, None].to(x.dtype)) * torch.finfo(x.dtype).min
+        return torch.softmax(x @ x.transpose(1, 2) + mask, -1) @ x
+
+def masked():
+    return Masked(), (torch.randn(2, 6, 16), torch.ones(2, 6))
+
 @torch.library.custom_op("harness_test::twice", mutates_args=())
 def twice(x: torch.Tensor) -> torch.Tensor:
     return x * 2
@@ -47,6 +76,12 @@ class Custom(torch.nn.Module):
 def custom():
     return Custom(), (torch.ones(2, 8),)
 """
+
+
+def line(code: str) -> str:
+    """`nets.py:23: `, the only line with this code."""
+    (number,) = [number for number, text in enumerate(MODELS.splitlines(), 1) if code in text]
+    return f"nets.py:{number}: "
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +101,7 @@ def test_a_failed_export_names_the_operator_and_the_line():
         (found,) = result.exported
         assert found.code == "export-failed"
         assert found.found_by is FoundBy.EXPORTER
-        assert found.said.startswith("nets.py:29: ")
+        assert found.said.startswith(line("return twice(y)"))
         assert "harness_test" in found.said
         assert "twice" in found.said
         assert result.fails
@@ -74,9 +109,40 @@ def test_a_failed_export_names_the_operator_and_the_line():
 
 def test_a_branch_on_data_names_its_line_and_what_a_trace_froze_differs():
     dynamo, legacy = check("nets:branch").results
-    assert dynamo.exported[0].said.startswith("nets.py:13: ")
+    assert dynamo.exported[0].said.startswith(line("x.sum() > 0"))
     assert legacy.exported[0].code == "export-differs"
     assert "'" in legacy.exported[0].said
+
+
+def test_a_frozen_branch_is_told_with_its_line_and_tried_on_both_sides():
+    """Inputs as they are drawn all fall on one side."""
+    _, legacy = check("nets:one_sided").results
+    frozen, differs = legacy.exported[1], legacy.exported[0]
+    assert (frozen.code, frozen.kind) == ("export-frozen", Kind.RISKY)
+    assert frozen.explanation.startswith(line("y.sum() > 200"))
+    assert "Python boolean" in frozen.said
+    assert (differs.code, differs.kind) == ("export-differs", Kind.DIFFERENT)
+    assert differs.said.endswith("where inputs are large")
+
+
+def test_a_branch_on_an_open_size_is_tried_on_both_sides():
+    """And the sizes that nobody gave are those of the example."""
+    dynamo, legacy = check("nets:by_shape").results
+    for result in (dynamo, legacy):
+        assert result.exported[0].code == "export-differs"
+        assert result.exported[0].said.endswith("with sizes of 8 times as much")
+    assert legacy.exported[1].explanation.startswith(line("x.shape[0] > 4"))
+
+
+def test_an_additive_mask_is_drawn_as_a_mask_and_cured(tmp_path: Path):
+    for result in check("nets:masked").results:
+        assert result.exported == ()
+    fixed = fix_case("nets:masked", tmp_path / "out.onnx")
+    assert "safe-mask" in [each.code for each in fixed.applied]
+
+
+def test_what_does_not_depend_on_inputs_is_not_called_frozen():
+    assert all(result.exported == () for result in check("nets:net").results)
 
 
 def test_an_export_is_fixed(tmp_path: Path):
