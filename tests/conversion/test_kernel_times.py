@@ -3,48 +3,27 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from harness.cli import main
 from harness.conversion import check
 from harness.conversion.timing import timed
 from harness.worker.protocol import TENSORRT_RTX, Kernel, KernelList
 
-DOUBLED = Path(__file__).parents[1] / "worker" / "doubled.py"
-
 
 @pytest.fixture
-def model(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A product and a root beside environments with and without a GPU."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("HARNESS_SCRATCH", str(tmp_path_factory.mktemp("s")))
-    monkeypatch.chdir(tmp_path)
-    wrapper = tmp_path / "python-rtx"
-    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} "$@" --adapter {DOUBLED}\n')
-    wrapper.chmod(0o755)
-    for name, variables in {
-        "gpu": ["RELEASE=1.6.1.120"],
-        "none": ["RELEASE=1.6.1.120", "GPU=none"],
-        "old": ["RELEASE=8.6.0"],
-    }.items():
-        settings = [word for variable in variables for word in ("--set", variable)]
-        assert main(["env", "add", name, "--python", str(wrapper), *settings]) == 0
-    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 8]) for name in ("x", "y")]
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["p"], "product"),
-        helper.make_node("Sqrt", ["p"], ["y"], "root"),
-    ]
-    weight = numpy_helper.from_array(np.eye(8, dtype=np.float32), "w")
-    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], [weight])
-    path = tmp_path / "m.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
+def model(doubled_environments, chain) -> Path:
+    """A product and a square root beside environments with and without a GPU."""
+    doubled_environments(
+        {
+            "gpu": ["RELEASE=1.6.1.120"],
+            "none": ["RELEASE=1.6.1.120", "GPU=none"],
+            "old": ["RELEASE=8.6.0"],
+        }
+    )
+    return chain("Sqrt")
 
 
 @pytest.mark.parametrize("environment", ["gpu", "old"])
