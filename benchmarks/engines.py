@@ -202,11 +202,8 @@ def _command(words: list[str], folder: Path) -> dict[str, Any]:
     said = json.loads(document.read_text())
     if "cost" in said:
         cost = said["cost"]
-        return row | {
-            "diagnosis_seconds": cost["seconds"],
-            "builds": cost["builds"],
-            "verdict": said["verdict"],
-        }
+        row |= {"verdict": said["verdict"], "builds": cost["builds"], "diagnosis_seconds": cost["seconds"]}
+        return row | {"stages": cost["stages"]}
     stages: Counter[str] = Counter()
     for result in said["results"]:
         stages.update(result["timings"])
