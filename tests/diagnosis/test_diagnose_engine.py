@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,35 @@ def test_a_fault_that_the_emulator_foresees_takes_three_builds() -> None:
     assert engine.builds == diagnosis.cost.builds == 3
     kinds = [(bool(plan.islands), plan.observation) for plan in engine.plans]
     assert kinds == [(False, Observation.NONE), (True, Observation.NONE), (False, Observation.TYPED)]
+
+
+def test_the_emulator_is_asked_while_the_first_engine_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+    emulation, gates = (
+        sys.modules[f"harness.diagnosis.{name}"] for name in ("context.emulation", "stages.gates")
+    )
+    engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", never)
+
+    for module, name in (
+        (emulation, "measure_layers"),
+        (emulation, "_introduced_errors"),
+        (gates, "check_stability"),
+    ):
+        work = getattr(module, name)
+
+        def watched(
+            *given: object, name: str = name, work: Callable[..., object] = work, **more: object
+        ) -> object:
+            asked.append((name, engine.builds))
+            return work(*given, **more)
+
+        monkeypatch.setattr(module, name, watched)
+    assert run(engine).culprits
+    assert dict(reversed(asked)) == {"measure_layers": 0, "_introduced_errors": 0, "check_stability": 0}
+    assert len({name for name, _ in asked}) == len(asked), "and once"
+    asked.clear()
+    run(FakeEngine(rmsnorm(), "b1_up", never))
+    assert asked == [], "an emulator that passes foresees nothing"
 
 
 def test_the_list_of_layers_names_those_of_the_engine(tmp_path: Path) -> None:

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
-from harness.backends import Emulator, Plan
+from harness.backends import Emulator, Observation, Plan
 from harness.comparison import RelativeErrorSum
 from harness.diagnosis.context.evaluator import JudgedEvaluation
 from harness.diagnosis.context.subject import Subject
-from harness.judge import COPIES, OutputResult
+from harness.judge import COPIES, LayerResult, OutputResult, measure_layers
 from harness.search import Evaluation, Outcome
 
 
-def introduced_errors(subject: Subject, sample: int, emulator: Emulator | None = None) -> dict[str, float]:
+def introduced_errors(subject: Subject, sample: int, emulator: Emulator | None = None) -> Mapping[str, float]:
     """By node, the nrmse of what it writes when it is lowered alone on the reference's tensors; infinite where it
     is not finite. `measure_layers` measures the same for all samples together.
 
     Args:
         subject: what is diagnosed.
         sample: position of the sample.
-        emulator: that of the subject by default.
+        emulator: that of the subject by default, whose answer is kept.
     """
+    if emulator is not None:
+        return _introduced_errors(subject, sample, emulator)
+    key = (subject.bench.assumed, sample)
+    if key not in subject.known_errors:
+        subject.known_errors[key] = _introduced_errors(subject, sample, subject.bench.emulator)
+    return subject.known_errors[key]
+
+
+def emulated_layers(subject: Subject, sample: int) -> tuple[LayerResult, ...]:
+    """Every float tensor of one sample on the emulator, in topological order; kept for whoever asks again."""
     bench = subject.bench
-    emulator = emulator or bench.emulator
+    key = (bench.assumed, sample)
+    if key not in subject.known_layers:
+        plan = subject.plan(observation=Observation.TYPED)
+        layers, _ = measure_layers(bench, bench.emulator, plan, bench.case.tolerances, samples=[sample])
+        subject.known_layers[key] = layers
+    return subject.known_layers[key]
+
+
+def _introduced_errors(subject: Subject, sample: int, emulator: Emulator) -> dict[str, float]:
+    bench = subject.bench
     units = set(subject.units)
     found: dict[str, float] = {}
     for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):

@@ -17,6 +17,7 @@ from harness.comparison import COMPUTED, NONFINITE, SHAPE, excess
 from harness.errors import UsageError
 from harness.judge import (
     Given,
+    LayerResult,
     OutputResult,
     TensorGates,
     Tensors,
@@ -66,6 +67,10 @@ class Subject:
     candidate: Candidate
     engine_for: EngineFor | None = None
     undecided: dict[str, Undecided] = field(default_factory=dict)
+    known_errors: dict[tuple[Assumed, int], Mapping[str, float]] = field(default_factory=dict)
+    """By what is assumed and sample, what `introduced_errors` has found."""
+    known_layers: dict[tuple[Assumed, int], tuple[LayerResult, ...]] = field(default_factory=dict)
+    """Likewise, what `emulated_layers` has measured."""
 
     @property
     def model(self) -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from harness.judge import LayerResult
 from harness.model import Model
@@ -30,13 +30,13 @@ def introduced_by_node(layers: Iterable[LayerResult]) -> dict[str, float]:
     return found
 
 
-def usual_error(introduced: dict[str, float]) -> float:
+def usual_error(introduced: Mapping[str, float]) -> float:
     """The median of the finite introduced errors; 0 if there are none."""
     finite = [error for error in introduced.values() if 0 < error < math.inf]
     return statistics.median(finite) if finite else 0.0
 
 
-def outliers(introduced: dict[str, float]) -> tuple[str, ...]:
+def outliers(introduced: Mapping[str, float]) -> tuple[str, ...]:
     """The nodes whose introduced error stands out, in the order of the mapping."""
     bar = OUTLYING * usual_error(introduced)
     return tuple(node for node, error in introduced.items() if error > bar and error > 0)

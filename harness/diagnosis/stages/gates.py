@@ -24,6 +24,7 @@ from harness.diagnosis.context import (
     badness,
 )
 from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Fact, Stage
+from harness.diagnosis.stages.prediction import predict_ahead
 from harness.errors import (
     CandidateError,
     ModelError,
@@ -41,6 +42,7 @@ from harness.judge import (
     find_overflows,
     profiles_of,
 )
+from harness.model import LOW_DTYPE
 from harness.search import Outcome
 from harness.text import magnitude
 
@@ -161,10 +163,13 @@ def check_gates(evaluator: Evaluator) -> GateCheck:
     unsound = _unsound_reference(subject)
     if unsound is not None:
         return unsound
+    stability: Stability | None = None
     evaluator.begin(subject.plan(), BASELINE)
     if not subject.emulated:  # engines are judged relative to it: computed while they are built
         for sample in range(len(subject.bench.feeds)):
             subject.emulation(subject.precision, sample)
+        if subject.precision in LOW_DTYPE and predict_ahead(subject):
+            stability = check_stability(subject)
     own = subject.bench.own_roundings
     warnings = tuple(
         _evidence(EvidenceKind.OWN_ROUNDINGS, text)
@@ -194,7 +199,7 @@ def check_gates(evaluator: Evaluator) -> GateCheck:
         passed=False,
         badness=baseline.badness,
     )
-    stability = check_stability(subject)
+    stability = stability or check_stability(subject)
     gates = GateCheck(
         None, baseline, evidence=(*warnings, failed, _stability_evidence(stability)), outputs=baseline.outputs
     )

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from harness.backends import Observation
-from harness.diagnosis.context import GateCheck, Prediction, Subject, emulate, introduced_errors, outliers
+from collections.abc import Mapping
+from functools import partial
+
+from harness.diagnosis.context import (
+    GateCheck,
+    Prediction,
+    Subject,
+    emulate,
+    emulated_layers,
+    introduced_errors,
+    outliers,
+)
 from harness.diagnosis.results import Evidence, EvidenceKind, Stage
 from harness.errors import UsageError
-from harness.judge import LayerResult, OutputResult, describe_failure, measure_layers
+from harness.judge import OutputResult, describe_failure
 from harness.search import Evaluation, Outcome
 from harness.text import names
 
@@ -25,17 +35,27 @@ def predict(subject: Subject, gates: GateCheck) -> Prediction:
     else:
         outputs, trial = emulate(subject, subject.plan())
     failing = next(output.sample for output in gates.baseline.outputs if not output.passed)
-    plan, bench = subject.plan(observation=Observation.TYPED), subject.bench
-
-    def measure() -> tuple[LayerResult, ...]:
-        return measure_layers(bench, bench.emulator, plan, bench.case.tolerances, samples=[failing])[0]
-
     errors = introduced_errors(subject, failing)
-    return Prediction(outputs, trial, measure, tuple(_evidence(subject, trial, outputs, errors)), errors)
+    evidence = tuple(_evidence(subject, trial, outputs, errors))
+    return Prediction(outputs, trial, partial(emulated_layers, subject, failing), evidence, errors)
+
+
+def predict_ahead(subject: Subject) -> bool:
+    """Whether the emulator fails; if so it is asked what `predict` asks it: an engine mostly fails then, too."""
+    for sample in range(len(subject.bench.feeds)):
+        emulated = subject.emulation(subject.precision, sample)
+        outputs = subject.judge(
+            emulated.tensors, sample, subject.plan(), as_emulator=True, failures=emulated.failures
+        )
+        if not all(output.passed for output in outputs):
+            introduced_errors(subject, sample)
+            emulated_layers(subject, sample)
+            return True
+    return False
 
 
 def _evidence(
-    subject: Subject, trial: Evaluation, outputs: tuple[OutputResult, ...], errors: dict[str, float]
+    subject: Subject, trial: Evaluation, outputs: tuple[OutputResult, ...], errors: Mapping[str, float]
 ) -> list[Evidence]:
     found = []
     if not subject.emulated:
