@@ -9,7 +9,7 @@ import re
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +57,10 @@ class Engine:
     generation: int
     counted: bool = True
     """Whether it is among the builds: one that was begun is when it is first asked for."""
+
+
+#: How long a build that begins may wait for its worker before whoever began it goes on, and may be faster.
+_TURN_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,12 @@ class EngineStore:
             return engine
         return self._keep(key, self._build(model, request, reply))
 
-    def begin(self, model: Model, request: protocol.BuildRequest) -> None:
+    def begin(
+        self, model: Model, request: protocol.BuildRequest, on_built: Callable[[protocol.EngineFacts], None]
+    ) -> None:
         """Build an engine in the background; `get` waits for it. Nothing is begun while another build is under way.
+
+        `on_built` gets what is known of it before anybody else can ask the worker.
 
         Raises:
             CandidateError: the worker does not start.
@@ -121,13 +129,21 @@ class EngineStore:
         located = self._located(model, request)
         begun = self._begun = _Begun(key, self._generation, Future())
 
+        taken = threading.Event()
+
         def build() -> None:
             try:
-                begun.reply.set_result(self._ask(located))
+                with self.supervisor.turn():
+                    taken.set()
+                    reply = self._ask(located)
+                    if isinstance(reply, protocol.BuildReply):
+                        on_built(reply.facts)
+                begun.reply.set_result(reply)
             except BaseException as error:  # `get` raises it
                 begun.reply.set_exception(error)
 
         threading.Thread(target=build, name="build ahead", daemon=True).start()
+        taken.wait(_TURN_SECONDS)
 
     def run(
         self, engine: Engine, feeds: Tensors, timing: Timing, *, debug: bool = False

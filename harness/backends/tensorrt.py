@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -33,6 +34,7 @@ from harness.text import names
 from harness.worker.protocol import (
     TENSORRT_RTX,
     TF32_STAYS,
+    BuildRequest,
     EngineFacts,
     Fingerprint,
     ProbeReply,
@@ -113,7 +115,25 @@ class TensorRTCandidate(Candidate):
                 and not self._takes_variable(plan)
             ):
                 wanted = self.requests.unobserved(plan, feeds)
-                self.store.begin(wanted.model, wanted.request)
+                self.store.begin(wanted.model, wanted.request, partial(self._learn, plan, wanted.request))
+
+    def _learn(self, plan: Plan, request: BuildRequest, facts: EngineFacts) -> None:
+        """Let the emulator know the kernels of an engine that is built as a compiler is asked for them."""
+        from harness.compiler import learn_kernels
+
+        environment = self.supervisor.environment
+        plain = not (plan.fp32_sums or plan.casts or plan.tactics)
+        same = self.build_options(plan) == environment.build and not self.requests.kept_under(plan)
+        if plain and same and facts.kernels is not None:
+            learn_kernels(
+                self.model,
+                plan.precision,
+                environment,
+                facts.kernels,
+                islands=plan.islands,
+                profiles=request.profiles,
+                supervisor=self.supervisor,
+            )
 
     def probe(self) -> ProbeReply:
         """What the environment is and can do.

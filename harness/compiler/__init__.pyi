@@ -1,6 +1,7 @@
 from .cache import ReportCache as ReportCache
 from .compilation import compile_model as compile_model
 from .compilation import kernels_of as kernels_of
+from .compilation import learn_kernels as learn_kernels
 from .compilation import node_hints as node_hints
 from .facts import ANY as ANY
 from .facts import RTX as RTX

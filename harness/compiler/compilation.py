@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
+from weakref import WeakKeyDictionary
 
 from harness.case import BuildOptions
 from harness.compiler.cache import ReportCache, report_key
@@ -101,21 +102,32 @@ def kernels_of(
 ) -> KernelList:
     """The kernels that the compiler of `environment` makes of `model`; see `compile_model`.
 
+    Where an engine of it is being built, it waits for that and asks no compiler: see `learn_kernels`.
+
     Raises:
         UnsupportedByReleaseError: the parser refuses a node.
         BuildFailedError: it cannot be built, or its kernels cannot be read.
         CandidateError: as `compile_model`.
     """
-    report = compile_model(
-        model,
-        precision,
-        environment,
-        islands=islands,
-        profiles=profiles,
-        options=options,
-        supervisor=supervisor,
-        cache=cache,
-    )
+    supervisor = supervisor or shared_supervisor(environment)
+    cache = cache or ReportCache()
+    key = _key_of(model, precision, environment, supervisor, islands, profiles, options)
+    report = cache.get(key)
+    if report is None:
+        with supervisor.turn():
+            learnt = _LEARNT.get(supervisor, {}).get(key)
+            if learnt is not None:
+                return learnt
+            report = compile_model(
+                model,
+                precision,
+                environment,
+                islands=islands,
+                profiles=profiles,
+                options=options,
+                supervisor=supervisor,
+                cache=cache,
+            )
     if report.kernels is not None:
         return report.kernels
     where = f"environment {environment.name}"
@@ -133,6 +145,51 @@ def kernels_of(
         where=where,
         evidence=report.warnings,
     )
+
+
+_LEARNT: WeakKeyDictionary[Supervisor, dict[str, KernelList]] = WeakKeyDictionary()
+"""By worker and key of a report, the kernels of engines that it has built."""
+
+
+def learn_kernels(
+    model: Model,
+    precision: Precision,
+    environment: Environment,
+    kernels: KernelList,
+    *,
+    islands: Collection[str],
+    profiles: Mapping[str, Profile],
+    supervisor: Supervisor,
+) -> None:
+    """Remember the kernels of an engine, as what its compiler makes of `model`: `kernels_of` does not ask again.
+
+    Args:
+        model: the model, of which the engine was built with the environment's own options.
+        precision: the precision.
+        environment: where it was built.
+        kernels: those that the inspector names.
+        islands: names of nodes that are in FP32 in it.
+        profiles: (minimum, optimum, maximum) shape of each input with a dynamic axis.
+        supervisor: the worker that has built it.
+    """
+    key = _key_of(model, precision, environment, supervisor, islands, profiles, None)
+    _LEARNT.setdefault(supervisor, {})[key] = kernels
+
+
+def _key_of(
+    model: Model,
+    precision: Precision,
+    environment: Environment,
+    supervisor: Supervisor,
+    islands: Collection[str],
+    profiles: Mapping[str, Profile] | None,
+    options: BuildOptions | None,
+) -> str:
+    probe = probe_of(environment, supervisor)
+    build = environment.build.model_copy(
+        update={} if options is None else options.model_dump(exclude_unset=True)
+    )
+    return _key(model, _request(precision, probe, build, islands, profiles or {}), probe, environment)
 
 
 def node_hints(model: Model) -> tuple[NodeHint, ...]:

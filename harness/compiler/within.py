@@ -144,7 +144,7 @@ def _factor(node: NodeInfo, model: Model) -> float | None:
     if node.op not in _SCALES or _elements(node, model) != 1:
         return None
     constants = [_constant(name, model) for name in node.inputs]
-    (found,) = [constant for constant in constants if constant is not None] or [None]
+    found = next((constant for constant in constants if constant is not None), None)
     if found is None or (node.op == "Div" and constants[1] is None):
         return None
     value = float(found.numpy().reshape(()))

@@ -176,6 +176,12 @@ class Supervisor:
                 )
             return self._variants[merged]
 
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Nobody else asks this worker meanwhile; it waits for whoever does."""
+        with self._guard:
+            yield
+
     @property
     def running(self) -> bool:
         """Whether there is a worker at this moment."""

@@ -105,10 +105,15 @@ class CpuEngines:
                 layers=tuple(
                     protocol.LayerInfo(node.name, onnx_nodes=(node.name,)) for node in request.nodes
                 ),
+                kernels=self._kernels(request) if "KERNELS" in os.environ else None,
                 skipped_marks=skipped,
                 warnings=("built on a CPU",),
             ),
         )
+
+    def _kernels(self, request):
+        kernels = tuple(protocol.Kernel(node.name, "kgen", (node.name,)) for node in request.nodes)
+        return protocol.KernelList(protocol.TENSORRT_RTX, "1.6.1.120", "inspector", kernels)
 
     def infer(self, request):
         session, built = self.engines[request.engine_id]

@@ -13,6 +13,8 @@ import pytest
 from graphs import norm_chain
 
 from harness.backends import Observation, Plan, TensorRTCandidate
+from harness.case import BuildOptions
+from harness.compiler import kernels_of
 from harness.environments import Environment, Supervisor
 from harness.errors import CandidateError
 from harness.model import load_model
@@ -81,6 +83,38 @@ def test_the_caller_goes_on_while_an_engine_is_built(
     built.touch()
     assert set(candidate.evaluate(DEBUG, X).tensors) == {"y"}
     assert [how for how, _ in asked] == ["debug"]
+
+
+@pytest.mark.parametrize("plan", [FP16, replace(FP16, islands=frozenset({"sq"}))])
+def test_the_kernels_of_an_engine_that_was_begun_are_not_asked_of_a_compiler(make: Make, plan: Plan) -> None:
+    candidate = make(KERNELS="yes", SLOW="0.3")
+    model, supervisor = candidate.model, candidate.supervisor
+    candidate.build_ahead(plan, X)
+    how = {"profiles": candidate.requests.shapes(model, X), "supervisor": supervisor}
+    where = supervisor.environment
+    kernels = kernels_of(model, Precision.FP16, where, islands=plan.islands, **how)  # it has no compiler
+    engine = candidate.evaluate(plan, X).engine
+    assert engine is not None
+    assert kernels == engine.kernels
+    with pytest.raises(CandidateError):  # of other nodes in FP32 nobody knows them
+        kernels_of(model, Precision.FP16, where, islands=("mean",), **how)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [replace(FP16, fp32_sums=frozenset({"proj"})), replace(FP16, build=BuildOptions(workspace_mib=64))],
+)
+def test_kernels_of_another_graph_or_other_options_are_not_taken(make: Make, plan: Plan) -> None:
+    candidate = make(KERNELS="yes")
+    candidate.build_ahead(plan, X)
+    with pytest.raises(CandidateError):
+        kernels_of(
+            candidate.model,
+            Precision.FP16,
+            candidate.supervisor.environment,
+            profiles=candidate.requests.shapes(candidate.model, X),
+            supervisor=candidate.supervisor,
+        )
 
 
 def test_one_engine_gives_the_outputs_and_the_debug_tensors(make: Make, asked: list[tuple[str, str]]) -> None:
