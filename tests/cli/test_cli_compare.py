@@ -12,8 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 from polygraphy.comparator import RunResults
 from polygraphy.json import save_json
 
-from harness.cli import main
-
 
 def scaled(factor: float, name: str = "y") -> onnx.ModelProto:
     """y = relu(x) · factor."""
@@ -36,23 +34,15 @@ def in_folder(tmp_path: Path, monkeypatch) -> None:
     onnx.save(scaled(3.0), "three.onnx")
 
 
-def harness(capsys, *words: str) -> tuple[int, str, str]:
-    status = main(list(words))
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def test_files_that_agree_say_how_they_were_paired(capsys) -> None:
+def test_files_that_agree_say_how_they_were_paired(harness) -> None:
     onnx.save(scaled(2.0, "z"), "renamed.onnx")
-    status, out, _ = harness(capsys, "compare", "two.onnx", "renamed.onnx")
+    status, out, _ = harness("compare", "two.onnx", "renamed.onnx")
     assert status == 0
     assert "two.onnx: 2 tensors paired, 1 by name and 1 by position in the graph" in out
 
 
-def test_files_that_differ_name_the_node_and_the_weight(capsys) -> None:
-    status, out, _ = harness(
-        capsys, "compare", "two.onnx", "three.onnx", "--json", "c.json", "--html", "c.html"
-    )
+def test_files_that_differ_name_the_node_and_the_weight(harness) -> None:
+    status, out, _ = harness("compare", "two.onnx", "three.onnx", "--json", "c.json", "--html", "c.html")
     assert status == 1
     assert "FAIL three at fp32: y: nrmse 0.5, limit 1e-05" in out
     assert "node scale (Mul), tensor y" in out
@@ -67,14 +57,14 @@ def test_files_that_differ_name_the_node_and_the_weight(capsys) -> None:
     assert "Where the error sits in y, sample 0, of shape 2 × 8" in page
 
 
-def test_mistakes_are_said_in_one_line(capsys) -> None:
-    assert harness(capsys, "compare", "two.onnx", "nowhere.onnx")[0] == 2
-    status, _, errors = harness(capsys, "compare", "a.npz", "b.npz")
+def test_mistakes_are_said_in_one_line(harness) -> None:
+    assert harness("compare", "two.onnx", "nowhere.onnx")[0] == 2
+    status, _, errors = harness("compare", "a.npz", "b.npz")
     assert status == 2
     assert errors.startswith("error: neither is an .onnx file")
 
 
-def test_what_polygraphy_saved_is_fed_and_compared(capsys) -> None:
+def test_what_polygraphy_saved_is_fed_and_compared(harness) -> None:
     samples = [
         {"x": np.random.default_rng(seed).standard_normal((2, 8)).astype(np.float32)} for seed in (1, 2)
     ]
@@ -83,19 +73,19 @@ def test_what_polygraphy_saved_is_fed_and_compared(capsys) -> None:
     save_json(samples, "inputs.json")
     results.save("outputs.json")
     words = ("outputs.json", "--data", "inputs.json", "--json", "c.json")
-    assert harness(capsys, "compare", "two.onnx", *words)[0] == 0
+    assert harness("compare", "two.onnx", *words)[0] == 0
     assert len(json.loads(Path("c.json").read_text())["results"][0]["outputs"]) == 2
-    assert harness(capsys, "compare", "three.onnx", *words)[0] == 1
+    assert harness("compare", "three.onnx", *words)[0] == 1
     status, out, _ = harness(
-        capsys, "run", "three.onnx", "--data", "inputs.json", "--reference", "outputs.json", "-p", "fp16"
+        "run", "three.onnx", "--data", "inputs.json", "--reference", "outputs.json", "-p", "fp16"
     )
     assert status == 1
     assert "--data inputs.json --reference outputs.json --precision fp16" in out
 
 
-def test_samples_and_seed_decide_the_inputs_of_a_plain_file(capsys) -> None:
+def test_samples_and_seed_decide_the_inputs_of_a_plain_file(harness) -> None:
     def errors(*words: str) -> list[float]:
-        assert harness(capsys, "run", "two.onnx", "-p", "fp16", *words, "--json", "r.json")[0] == 0
+        assert harness("run", "two.onnx", "-p", "fp16", *words, "--json", "r.json")[0] == 0
         outputs = json.loads(Path("r.json").read_text())["results"][0]["outputs"]
         return [output["metrics"]["rmse"] for output in outputs]
 
@@ -104,50 +94,46 @@ def test_samples_and_seed_decide_the_inputs_of_a_plain_file(capsys) -> None:
     assert errors("--seed", "0") == errors()
 
 
-def test_an_archive_holds_samples_on_an_axis_of_its_own(capsys) -> None:
+def test_an_archive_holds_samples_on_an_axis_of_its_own(harness) -> None:
     np.savez("data.npz", x=np.ones((3, 2, 8), np.float32))
-    assert harness(capsys, "run", "two.onnx", "-p", "fp16", "--data", "data.npz", "--json", "r.json")[0] == 0
+    assert harness("run", "two.onnx", "-p", "fp16", "--data", "data.npz", "--json", "r.json")[0] == 0
     assert len(json.loads(Path("r.json").read_text())["results"][0]["outputs"]) == 3
-    status, _, errors = harness(
-        capsys, "run", "two.onnx", "-p", "fp16", "--data", "data.npz", "--samples", "4"
-    )
+    status, _, errors = harness("run", "two.onnx", "-p", "fp16", "--data", "data.npz", "--samples", "4")
     assert status == 2
     assert "4 samples asked for, and the data hold 3" in errors
 
 
-def test_data_that_do_not_fit_are_named(capsys) -> None:
+def test_data_that_do_not_fit_are_named(harness) -> None:
     np.savez("data.npz", image=np.ones((2, 8), np.float32))
-    status, _, errors = harness(capsys, "run", "two.onnx", "--data", "data.npz")
+    status, _, errors = harness("run", "two.onnx", "--data", "data.npz")
     assert status == 2
     assert "data.npz: no data for input 'x' (it holds image)" in errors
 
 
-def test_options_of_plain_files_are_refused_for_cases(capsys) -> None:
+def test_options_of_plain_files_are_refused_for_cases(harness) -> None:
     Path("two.case.yaml").write_text("model: {path: two.onnx}\n")
-    status, _, errors = harness(capsys, "run", "two.case.yaml", "--seed", "3")
+    status, _, errors = harness("run", "two.case.yaml", "--seed", "3")
     assert status == 2
     assert "`--seed` is for an .onnx file" in errors
 
 
-def test_diagnose_goes_by_another_reference(capsys) -> None:
+def test_diagnose_goes_by_another_reference(harness) -> None:
     onnx.save(scaled(1e6), "large.onnx")
-    status, out, _ = harness(capsys, "diagnose", "large.onnx", "--reference", "large.onnx", "-p", "fp16")
+    status, out, _ = harness("diagnose", "large.onnx", "--reference", "large.onnx", "-p", "fp16")
     assert status == 1
     assert "scale" in out
 
 
-def test_what_a_run_computed_is_saved_for_polygraphy_and_compared_again(capsys) -> None:
-    status, _, _ = harness(
-        capsys, "run", "two.onnx", "-p", "fp16", "--samples", "2", "--save-outputs", "out.json"
-    )
+def test_what_a_run_computed_is_saved_for_polygraphy_and_compared_again(harness) -> None:
+    status, _, _ = harness("run", "two.onnx", "-p", "fp16", "--samples", "2", "--save-outputs", "out.json")
     assert status == 0
     saved = RunResults.load("out.json")
     assert list(saved.keys()) == ["two::fp16"]
     assert [list(sample) for sample in saved["two::fp16"]] == [["y"], ["y"]]
     words = ("out.json", "--samples", "2", "-p", "fp16")
-    assert harness(capsys, "compare", "two.onnx", *words)[0] == 0
-    assert harness(capsys, "compare", "three.onnx", *words)[0] == 1
-    harness(capsys, "run", "two.onnx", "three.onnx", "-p", "fp16", "--save-outputs", "both.json")
-    status, _, errors = harness(capsys, "compare", "two.onnx", "both.json")
+    assert harness("compare", "two.onnx", *words)[0] == 0
+    assert harness("compare", "three.onnx", *words)[0] == 1
+    harness("run", "two.onnx", "three.onnx", "-p", "fp16", "--save-outputs", "both.json")
+    status, _, errors = harness("compare", "two.onnx", "both.json")
     assert status == 2
     assert "both.json: holds the results of 2 runners" in errors

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.cli import main
 from harness.cli.progress import StageProgress, spent
 from harness.diagnosis import ProgressEvent, Stage
 
@@ -29,22 +28,16 @@ def in_folder(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
-def run(capsys, *arguments: object) -> tuple[int, str, str]:
-    status = main(["diagnose", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def test_a_case_that_passes_is_none_in_one_evaluation_and_one_behind_it(capsys) -> None:
-    status, out, _ = run(capsys, CASES / "dynamic-batch.case.yaml", "--precision", "fp16")
+def test_a_case_that_passes_is_none_in_one_evaluation_and_one_behind_it(harness) -> None:
+    status, out, _ = harness("diagnose", CASES / "dynamic-batch.case.yaml", "--precision", "fp16")
     assert status == 0
     assert "dynamic-batch at fp16: none" in out
     assert "nothing is wrong" in out
     assert "4 emulations" in out  # one evaluation of two samples
 
 
-def test_a_fault_is_reported_with_what_where_why_and_what_to_do(capsys) -> None:
-    status, out, err = run(capsys, OVERFLOW, "-p", "fp16")
+def test_a_fault_is_reported_with_what_where_why_and_what_to_do(harness) -> None:
+    status, out, err = harness("diagnose", OVERFLOW, "-p", "fp16")
     assert status == 1
     assert "residual-growth at fp16: precision" in out
     assert "it starts at b13_add (Add)" in out or "it starts at b15_add (Add)" in out
@@ -55,9 +48,9 @@ def test_a_fault_is_reported_with_what_where_why_and_what_to_do(capsys) -> None:
     assert "[gates]" in err
 
 
-def test_out_holds_everything_to_act_on_and_the_repro_fails_when_run(capsys, tmp_path: Path) -> None:
+def test_out_holds_everything_to_act_on_and_the_repro_fails_when_run(harness, tmp_path: Path) -> None:
     (tmp_path / "d" / "older").mkdir(parents=True)
-    status, out, _ = run(capsys, OVERFLOW, "-p", "fp16", "--out", "d")
+    status, out, _ = harness("diagnose", OVERFLOW, "-p", "fp16", "--out", "d")
     assert status == 1
     names = {path.name for path in (tmp_path / "d").iterdir()}
     assert names - {"older"} == {
@@ -82,8 +75,8 @@ def test_out_holds_everything_to_act_on_and_the_repro_fails_when_run(capsys, tmp
     assert not list((tmp_path / "d").glob(".*"))
 
 
-def test_json_on_stdout_has_nothing_beside_it(capsys) -> None:
-    status, out, err = run(capsys, OVERFLOW, "-p", "fp16", "--json", "-")
+def test_json_on_stdout_has_nothing_beside_it(harness) -> None:
+    status, out, err = harness("diagnose", OVERFLOW, "-p", "fp16", "--json", "-")
     document = json.loads(out)
     assert status == 1
     assert list(document)[:7] == [
@@ -107,15 +100,15 @@ def test_json_on_stdout_has_nothing_beside_it(capsys) -> None:
     assert "residual-growth at fp16" in err
 
 
-def test_details_show_the_evidence_and_quiet_no_progress(capsys) -> None:
-    _, out, err = run(capsys, OVERFLOW, "-p", "fp16", "-v", "-q")
+def test_details_show_the_evidence_and_quiet_no_progress(harness) -> None:
+    _, out, err = harness("diagnose", OVERFLOW, "-p", "fp16", "-v", "-q")
     assert "[gates] the FP32 reference is stable: FP64" in out
     assert err == ""
 
 
-def test_an_onnx_file_is_diagnosed_with_the_shapes_given(capsys, tmp_path: Path) -> None:
-    run(capsys, OVERFLOW, "-p", "fp16", "--out", "d")
-    status, out, _ = run(capsys, "d/model.onnx", "-p", "fp16", "-i", "x:[8,64]")
+def test_an_onnx_file_is_diagnosed_with_the_shapes_given(harness, tmp_path: Path) -> None:
+    harness("diagnose", OVERFLOW, "-p", "fp16", "--out", "d")
+    status, out, _ = harness("diagnose", "d/model.onnx", "-p", "fp16", "-i", "x:[8,64]")
     assert status == 1
     assert "model at fp16: precision" in out
     assert "trtexec --onnx=d/model.onnx" in out
@@ -133,8 +126,8 @@ def test_an_onnx_file_is_diagnosed_with_the_shapes_given(capsys, tmp_path: Path)
         ((OVERFLOW, "--input", "x"), 2, "--input"),
     ],
 )
-def test_mistakes_are_reported_before_anything_runs(capsys, arguments, status, message) -> None:
-    code, out, err = run(capsys, *arguments)
+def test_mistakes_are_reported_before_anything_runs(harness, arguments, status, message) -> None:
+    code, out, err = harness("diagnose", *arguments)
     assert code == status
     assert message in err
     assert out == ""
@@ -163,15 +156,15 @@ def test_ctrl_c_and_sigterm_leave_a_journal_and_say_how_to_continue(
     assert list((tmp_path / ".harness" / "diagnose").glob("resnet50-fp16-emulator/diagnosis.jsonl"))
 
 
-def test_too_small_a_limit_ends_with_4(capsys) -> None:
-    status, out, _ = run(capsys, OVERFLOW, "-p", "fp16", "--max-seconds", "0.000001")
+def test_too_small_a_limit_ends_with_4(harness) -> None:
+    status, out, _ = harness("diagnose", OVERFLOW, "-p", "fp16", "--max-seconds", "0.000001")
     assert status == 4
     assert "UNRESOLVED" in out or "unresolved" in out
     assert "--resume" in out
 
 
-def test_the_precision_is_fp16_where_the_case_has_several(capsys) -> None:
-    status, out, _ = run(capsys, CASES / "dynamic-batch.case.yaml", "-q")
+def test_the_precision_is_fp16_where_the_case_has_several(harness) -> None:
+    status, out, _ = harness("diagnose", CASES / "dynamic-batch.case.yaml", "-q")
     assert status == 0
     assert "dynamic-batch at fp16: none" in out
 
@@ -193,7 +186,7 @@ def test_what_was_spent_fits_one_line() -> None:
     assert spent(ProgressEvent(Stage.GATES, "run")) == "0 emulations"
 
 
-def test_a_precision_that_rounds_nothing_is_not_reported_as_sound(capsys) -> None:
-    status, out, err = run(capsys, CASES / "dynamic-batch.case.yaml", "--precision", "int8")
+def test_a_precision_that_rounds_nothing_is_not_reported_as_sound(harness) -> None:
+    status, out, err = harness("diagnose", CASES / "dynamic-batch.case.yaml", "--precision", "int8")
     assert (status, out) == (5, "")
     assert "the emulator has nothing to round for int8: the model has no Q/DQ nodes" in err

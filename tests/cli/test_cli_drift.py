@@ -17,7 +17,6 @@ import pytest
 from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
-from harness.cli import main
 from harness.cli.history import doubt_age
 from harness.history.store.schema import METADATA_KEY
 from harness.report import short
@@ -33,16 +32,6 @@ def in_folder(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     monkeypatch.delenv("CI", raising=False)
     return tmp_path
-
-
-@pytest.fixture
-def harness(capsys):
-    def run(*arguments: object) -> tuple[int, str, str]:
-        status = main([*map(str, arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 def drift(harness, *arguments: object, new: str = NEW, repeats: int = 2):

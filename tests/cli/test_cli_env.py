@@ -10,10 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main
-
 MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"
-Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -30,16 +27,6 @@ def place(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        status = main(arguments)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def python(place: Path) -> str:
     """A Python in which a worker finds an adapter, as if TensorRT were there."""
     wrapper = place / "python-trt"
@@ -48,18 +35,18 @@ def python(place: Path) -> str:
     return str(wrapper)
 
 
-def test_an_environment_is_added_listed_checked_and_removed(cli: Cli, python: str, place: Path) -> None:
-    status, out, _ = cli("env", "list")
+def test_an_environment_is_added_listed_checked_and_removed(harness, python: str, place: Path) -> None:
+    status, out, _ = harness("env", "list")
     assert (status, "harness env add NAME --python PATH" in out) == (0, True)
 
-    status, out, _ = cli(
+    status, out, _ = harness(
         "env", "add", "trt-8.6", "--python", python, "--set", "A=b=c", "--tactic-source", "cudnn"
     )
     assert status == 0
     assert f"{place}/harness.toml: added 'trt-8.6'" in out
     assert "harness env check trt-8.6" in out
 
-    status, out, _ = cli("env", "list", "--json", "-")
+    status, out, _ = harness("env", "list", "--json", "-")
     assert json.loads(out) == {
         "schema": "harness.environments/1",
         "environments": [
@@ -72,23 +59,23 @@ def test_an_environment_is_added_listed_checked_and_removed(cli: Cli, python: st
             }
         ],
     }
-    assert python in cli("env", "list")[1]
+    assert python in harness("env", "list")[1]
 
-    status, out, err = cli("env", "check")
+    status, out, err = harness("env", "check")
     assert (status, err) == (0, "")
     assert out.splitlines()[1].split() == [
         *("trt-8.6", "TensorRT", "8.6.0", "12.0", "580.159", "No", "GPU", "at", "all", "9.0", "0.9", "GiB"),
         *("builds", "and", "runs"),
     ]
 
-    status, out, _ = cli("env", "remove", "trt-8.6")
+    status, out, _ = harness("env", "remove", "trt-8.6")
     assert (status, "removed" in out) == (0, True)
-    assert json.loads(cli("env", "list", "--json", "-")[1])["environments"] == []
+    assert json.loads(harness("env", "list", "--json", "-")[1])["environments"] == []
 
 
-def test_a_check_of_a_python_without_tensorrt_fails_with_its_reason(cli: Cli, place: Path) -> None:
-    cli("env", "add", "bare", "--python", sys.executable)
-    status, out, err = cli("env", "check", "bare", "--json", str(place / "check.json"))
+def test_a_check_of_a_python_without_tensorrt_fails_with_its_reason(harness, place: Path) -> None:
+    harness("env", "add", "bare", "--python", sys.executable)
+    status, out, err = harness("env", "check", "bare", "--json", str(place / "check.json"))
     assert status == 3
     assert "bare: TensorRT cannot be loaded: No module named 'tensorrt'" in err
     assert "ModuleNotFoundError" in err
@@ -101,7 +88,7 @@ LIBRARY = "libtensorrt_rtx.so.1: cannot open shared object file: No such file or
 
 
 def test_bindings_without_their_library_cost_their_runs_alone_and_say_what_to_do(
-    cli: Cli, place: Path, tiny_cases: Callable[..., Path]
+    harness, place: Path, tiny_cases: Callable[..., Path]
 ) -> None:
     (place / "site" / "tensorrt_rtx").mkdir(parents=True)
     (place / "site" / "tensorrt_rtx" / "__init__.py").write_text(f"raise ImportError({LIBRARY!r})\n")
@@ -109,29 +96,29 @@ def test_bindings_without_their_library_cost_their_runs_alone_and_say_what_to_do
     wrapper = place / "python-cpu"
     wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} "$@" --adapter {engines}\n')
     wrapper.chmod(0o755)
-    cli("env", "add", "broken", "--python", sys.executable, "--set", f"PYTHONPATH={place / 'site'}")
-    cli("env", "add", "cpu", "--python", str(wrapper))
-    status, _, err = cli("env", "check", "broken")
+    harness("env", "add", "broken", "--python", sys.executable, "--set", f"PYTHONPATH={place / 'site'}")
+    harness("env", "add", "cpu", "--python", str(wrapper))
+    status, _, err = harness("env", "check", "broken")
     assert status == 3
     said = (
         f"broken: TensorRT cannot be loaded: {LIBRARY}. Install the bindings and the libraries of one release"
     )
     assert err.count(said) == 1
     words = ("run", str(tiny_cases("clean")), "--precision", "fp16", "--env", "broken", "--env", "cpu")
-    status, out, _ = cli(*words, "--json", "-")
+    status, out, _ = harness(*words, "--json", "-")
     broken, right = json.loads(out)["results"]
     assert (status, broken["verdict"], right["verdict"]) == (3, "error", "pass")
     assert LIBRARY in broken["reason"]
 
 
-def test_a_compiler_without_a_gpu_builds_and_says_that_it_runs_nothing(cli: Cli, place: Path) -> None:
+def test_a_compiler_without_a_gpu_builds_and_says_that_it_runs_nothing(harness, place: Path) -> None:
     """With the real adapter on the double of a release that needs no GPU."""
     doubled = MISBEHAVING.with_name("doubled.py")
     wrapper = place / "python-rtx"
     wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} "$@" --adapter {doubled}\n')
     wrapper.chmod(0o755)
-    cli("env", "add", "rtx", "--python", str(wrapper), "--set", "RELEASE=1.7.1.116", "--set", "GPU=none")
-    status, out, err = cli("env", "check", "--json", str(place / "check.json"))
+    harness("env", "add", "rtx", "--python", str(wrapper), "--set", "RELEASE=1.7.1.116", "--set", "GPU=none")
+    status, out, err = harness("env", "check", "--json", str(place / "check.json"))
     assert (status, err) == (0, "")
     assert "TensorRT for RTX 1.7.1.116" in out
     assert "builds here; no GPU: cannot run" in out
@@ -141,9 +128,9 @@ def test_a_compiler_without_a_gpu_builds_and_says_that_it_runs_nothing(cli: Cli,
         "TensorRT for RTX",
         "1.7.1.116",
     )
-    assert "TensorRT for RTX 1.7.1.116: builds here; no GPU: cannot run" in cli("doctor")[1]
-    cli("env", "remove", "rtx")
-    cli(
+    assert "TensorRT for RTX 1.7.1.116: builds here; no GPU: cannot run" in harness("doctor")[1]
+    harness("env", "remove", "rtx")
+    harness(
         "env",
         "add",
         "rtx",
@@ -154,17 +141,17 @@ def test_a_compiler_without_a_gpu_builds_and_says_that_it_runs_nothing(cli: Cli,
         "--set",
         "GPU=UNSUPPORTED_CC",
     )
-    assert "builds here; refuses this GPU: compute capability 9.0" in cli("env", "check")[1]
+    assert "builds here; refuses this GPU: compute capability 9.0" in harness("env", "check")[1]
 
 
-def test_where_no_environment_is_the_doctor_offers_a_compiler(cli: Cli) -> None:
-    assert "harness env add rtx --install tensorrt-rtx==1.7.1.116" in cli("doctor")[1]
+def test_where_no_environment_is_the_doctor_offers_a_compiler(harness) -> None:
+    assert "harness env add rtx --install tensorrt-rtx==1.7.1.116" in harness("doctor")[1]
 
 
-def test_the_json_of_a_check_is_all_that_is_on_stdout(cli: Cli, python: str) -> None:
-    cli("env", "add", "a", "--python", python)
-    cli("env", "add", "b", "--command", f"{python} -u", "--gpu", "1")
-    status, out, _ = cli("env", "check", "--json", "-")
+def test_the_json_of_a_check_is_all_that_is_on_stdout(harness, python: str) -> None:
+    harness("env", "add", "a", "--python", python)
+    harness("env", "add", "b", "--command", f"{python} -u", "--gpu", "1")
+    status, out, _ = harness("env", "check", "--json", "-")
     assert status == 0
     assert [item["name"] for item in json.loads(out)["environments"]] == ["a", "b"]
 
@@ -184,56 +171,56 @@ def test_the_json_of_a_check_is_all_that_is_on_stdout(cli: Cli, python: str) -> 
     ],
 )
 def test_mistakes_are_reported_and_change_nothing(
-    cli: Cli, place: Path, arguments: tuple[str, ...], status: int, said: str
+    harness, place: Path, arguments: tuple[str, ...], status: int, said: str
 ) -> None:
-    found, out, err = cli("env", *arguments)
+    found, out, err = harness("env", *arguments)
     assert found == status
     assert said in err
     assert out == ""
     assert not (place / "harness.toml").exists()
 
 
-def test_a_name_that_is_taken_is_refused_before_anything_is_installed(cli: Cli, python: str) -> None:
-    cli("env", "add", "a", "--python", python)
-    status, _, err = cli("env", "add", "a", "--install", "tensorrt==8.6.1")
+def test_a_name_that_is_taken_is_refused_before_anything_is_installed(harness, python: str) -> None:
+    harness("env", "add", "a", "--python", python)
+    status, _, err = harness("env", "add", "a", "--install", "tensorrt==8.6.1")
     assert status == 2
     assert "harness env remove a" in err
 
 
 def test_the_doctor_says_what_works_and_what_to_do(
-    cli: Cli, python: str, monkeypatch: pytest.MonkeyPatch, place: Path
+    harness, python: str, monkeypatch: pytest.MonkeyPatch, place: Path
 ) -> None:
-    cli("env", "add", "good", "--python", python)
-    status, out, _ = cli("doctor")
+    harness("env", "add", "good", "--python", python)
+    status, out, _ = harness("doctor")
     assert status == 0
     assert "TensorRT 8.6.0, CUDA 12.0, No GPU at all: builds and runs" in out
 
     (place / "python").symlink_to("/bin/sh")
-    cli("env", "add", "bad", "--python", "./python")
+    harness("env", "add", "bad", "--python", "./python")
     (place / "python").unlink()
-    status, out, _ = cli("doctor")
+    status, out, _ = harness("doctor")
     assert status == 3
     assert "BROKEN" in out
     assert "try: correct `python` or `command` of bad" in out
-    assert cli("doctor", "--no-probe")[0] == 0
+    assert harness("doctor", "--no-probe")[0] == 0
 
-    status, out, err = cli("doctor", "--json", "-")
+    status, out, err = harness("doctor", "--json", "-")
     document = json.loads(out)
     assert (status, document["schema"], document["broken"]) == (3, "harness.doctor/1", True)
     assert "BROKEN" in err
 
 
 def test_a_run_that_kills_its_worker_is_an_error_with_evidence_and_the_others_still_run(
-    cli: Cli, place: Path, tiny_cases: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    harness, place: Path, tiny_cases: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engines = Path(__file__).parents[1] / "backends" / "cpu_engine.py"
     wrapper = place / "python-cpu"
     wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} "$@" --adapter {engines}\n')
     wrapper.chmod(0o755)
-    cli("env", "add", "cpu", "--python", str(wrapper), "--set", "CRASH_MODELS=clean")
+    harness("env", "add", "cpu", "--python", str(wrapper), "--set", "CRASH_MODELS=clean")
     cases = tiny_cases("clean", "cured")
 
-    status, out, _ = cli("run", str(cases), "--precision", "fp16", "--env", "cpu", "--json", "-")
+    status, out, _ = harness("run", str(cases), "--precision", "fp16", "--env", "cpu", "--json", "-")
 
     crashed, cured = json.loads(out)["results"]
     assert (status, crashed["verdict"], cured["verdict"]) == (3, "error", "xpass")

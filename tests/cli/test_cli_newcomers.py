@@ -13,8 +13,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from harness.cli import main
-
 AWKWARD = "yolo dynamo ü"
 
 
@@ -28,16 +26,6 @@ def home(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.delenv("HARNESS_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "home"
-
-
-@pytest.fixture
-def harness(capsys):
-    def run(*arguments: object) -> tuple[int, str, str]:
-        status = main([*map(str, arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 def save_model(path: Path, shape: list[int | str]) -> Path:

@@ -11,7 +11,6 @@ import onnx
 import pytest
 
 from cases.models.convolutional import conv_residual
-from harness.cli import main
 from harness.model import load_model, save_model
 from harness.quantization import Scale, find_pairs, float_weights, with_scales
 
@@ -25,17 +24,9 @@ def in_folder(tmp_path: Path, monkeypatch) -> None:
     np.savez("data.npz", image=rng.standard_normal((4, 2, 3, 16, 16)).astype(np.float32))
 
 
-def harness(capsys, *words: str) -> tuple[int, str, str]:
-    status = main(list(words))
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def test_a_model_is_quantised_clipped_diagnosed_and_repaired(capsys):
+def test_a_model_is_quantised_clipped_diagnosed_and_repaired(harness):
     files = ("--json", "q.json", "--html", "q.html", "--write-cache", "c.cache")
-    status, out, _ = harness(
-        capsys, "quantize", "float.onnx", "--data", "data.npz", "--out", "q.onnx", *files
-    )
+    status, out, _ = harness("quantize", "float.onnx", "--data", "data.npz", "--out", "q.onnx", *files)
     assert status == 0
     assert all(method in out for method in ("max", "entropy", "percentile", "mse"))
     assert "float in int8: all of the multiply-adds" in out
@@ -52,7 +43,7 @@ def test_a_model_is_quantised_clipped_diagnosed_and_repaired(capsys):
     clipped = {p.name: Scale(p.scale.values / 20) for p in pairs if p.name == "stem_relu"}
     save_model(with_scales(model, pairs, clipped, float_weights(model, pairs)), "clipped.onnx")
     words = ("clipped.onnx", "--reference", "float.onnx", "--data", "data.npz")
-    status, out, _ = harness(capsys, "diagnose", *words, "--json", "-", "--out", "found", "--quiet")
+    status, out, _ = harness("diagnose", *words, "--json", "-", "--out", "found", "--quiet")
     document = json.loads(out)
     assert status == 1
     assert document["verdict"] == "scales"
@@ -61,78 +52,78 @@ def test_a_model_is_quantised_clipped_diagnosed_and_repaired(capsys):
     assert {"repaired.onnx", "reduced.onnx", "diagnosis.html"} <= {
         path.name for path in Path("found").iterdir()
     }
-    status, out, _ = harness(capsys, "diagnose", *words)
+    status, out, _ = harness("diagnose", *words)
     assert "the scale of 1 Q/DQ pair is wrong" in out
     assert "--nodes_to_exclude '^b0_1_conv$' '^b0_add$'" in out
     assert "nodes_to_exclude=['b0_1_conv', 'b0_add']" in out
     assert "stem_relu (activation) reaches" in out
     line = next(line for line in out.splitlines() if "harness: harness quantize" in line)
     assert "quantize float.onnx --data data.npz " in line
-    assert harness(capsys, *shlex.split(line.partition("harness: harness ")[2]))[0] == 0
+    assert harness(*shlex.split(line.partition("harness: harness ")[2]))[0] == 0
     assert Path("mixed.onnx").exists()
     status, out, _ = harness(
-        capsys, "diagnose", "found/repaired.onnx", "--reference", "float.onnx", "--data", "data.npz"
+        "diagnose", "found/repaired.onnx", "--reference", "float.onnx", "--data", "data.npz"
     )
     assert status == 0
     assert "no scale of the" in out
 
 
-def test_a_share_is_kept_in_float_and_nonsense_is_refused(capsys):
+def test_a_share_is_kept_in_float_and_nonsense_is_refused(harness):
     words = ("quantize", "float.onnx", "--data", "data.npz", "--out", "q.onnx", "--method", "max")
-    status, out, err = harness(capsys, *words, "--keep-float", "40%")
+    status, out, err = harness(*words, "--keep-float", "40%")
     assert status == 0
     assert not err
     assert " of the multiply-adds" in out
     assert "all of the multiply-adds" not in out
-    _, _, err = harness(capsys, "quantize", "float.onnx", "--out", "q.onnx", "--method", "max")
+    _, _, err = harness("quantize", "float.onnx", "--out", "q.onnx", "--method", "max")
     assert "drawn at random" in err
     for text, said in (("much", "is not a percentage"), ("200%", "200 % of the multiply-adds make no sense")):
-        status, _, err = harness(capsys, *words, "--keep-float", text)
+        status, _, err = harness(*words, "--keep-float", text)
         assert status == 2
         assert said in err
     Path("q.onnx").unlink()
-    status, _, err = harness(capsys, *words, "--limit", "1e-9")
+    status, _, err = harness(*words, "--limit", "1e-9")
     assert status == 2
     assert "cannot be reached with anything quantised" in err
     assert not Path("q.onnx").exists()
-    status, _, err = harness(capsys, *words, "--method", "minmax")
+    status, _, err = harness(*words, "--method", "minmax")
     assert status == 2
     assert "max, entropy, percentile, mse" in err
 
 
-def test_a_case_without_a_float_original_is_compared_with_itself(capsys):
+def test_a_case_without_a_float_original_is_compared_with_itself(harness):
     case = Path(__file__).parents[2] / "cases" / "quantised-conv.case.yaml"
-    status, out, _ = harness(capsys, "diagnose", str(case), "-p", "int8", "--limit", "0.2")
+    status, out, _ = harness("diagnose", str(case), "-p", "int8", "--limit", "0.2")
     assert status == 0
     assert "no scale of the 9 Q/DQ pairs is at fault" in out
     assert "the limit is 0.2" in out
 
 
-def test_a_diagnosis_without_a_float_model_says_how_to_ask_about_the_pairs(capsys):
-    harness(capsys, "quantize", "float.onnx", "--data", "data.npz", "--out", "q.onnx", "--method", "max")
-    _, out, _ = harness(capsys, "diagnose", "q.onnx", "--data", "data.npz")
+def test_a_diagnosis_without_a_float_model_says_how_to_ask_about_the_pairs(harness):
+    harness("quantize", "float.onnx", "--data", "data.npz", "--out", "q.onnx", "--method", "max")
+    _, out, _ = harness("diagnose", "q.onnx", "--data", "data.npz")
     assert "--reference FLOAT.onnx, or -p int8" in out
-    _, out, _ = harness(capsys, "diagnose", "float.onnx", "--data", "data.npz")
+    _, out, _ = harness("diagnose", "float.onnx", "--data", "data.npz")
     assert "--reference FLOAT.onnx" not in out
 
 
-def test_samples_behind_each_other_on_the_axis_of_a_fixed_batch_are_told_apart(capsys):
+def test_samples_behind_each_other_on_the_axis_of_a_fixed_batch_are_told_apart(harness):
     rng = np.random.default_rng(0)
     np.savez("stacked.npz", image=rng.standard_normal((8, 3, 16, 16)).astype(np.float32))  # batches of 2
-    status, out, _ = harness(capsys, "quantize", "float.onnx", "--data", "stacked.npz", "--out", "q.onnx")
+    status, out, _ = harness("quantize", "float.onnx", "--data", "stacked.npz", "--out", "q.onnx")
     assert status == 0
     assert "calibrated with 3 samples; 1 sample kept apart" in out
 
 
-def test_check_finds_scales_and_pairs_that_cannot_be_right(capsys):
-    harness(capsys, "quantize", "float.onnx", "--data", "data.npz", "--out", "q.onnx", "--method", "max")
+def test_check_finds_scales_and_pairs_that_cannot_be_right(harness):
+    harness("quantize", "float.onnx", "--data", "data.npz", "--out", "q.onnx", "--method", "max")
     model = load_model("q.onnx")
     pairs = find_pairs(model)
     zero = {"stem_relu": Scale(np.array(0.0))}
     save_model(with_scales(model, pairs, zero, float_weights(model, pairs)), "zero.onnx")
-    status, out, _ = harness(capsys, "check", "zero.onnx", "--details")
+    status, out, _ = harness("check", "zero.onnx", "--details")
     assert status == 1
     assert "scale-zero" in out
-    _, out, _ = harness(capsys, "check", "q.onnx", "--details")
+    _, out, _ = harness("check", "q.onnx", "--details")
     assert "scale-" not in out
     assert "misplaced-pair" not in out

@@ -13,7 +13,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from harness.cli import main
 from harness.cli.options import parse_shapes
 from harness.cli.progress import RunProgress
 from harness.errors import UsageError
@@ -26,12 +25,6 @@ def in_folder(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     return tmp_path
-
-
-def run(capsys, *arguments: object) -> tuple[int, str, str]:
-    status = main(["run", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 @pytest.mark.parametrize(
@@ -47,13 +40,13 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
         (["failing", "mistaken"], 2),
     ],
 )
-def test_the_exit_status_says_how_it_ended(cases: list[str], status: int, tiny_cases, capsys) -> None:
-    assert run(capsys, tiny_cases(*cases))[0] == status
+def test_the_exit_status_says_how_it_ended(cases: list[str], status: int, tiny_cases, harness) -> None:
+    assert harness("run", tiny_cases(*cases))[0] == status
 
 
-def test_the_table_and_the_summary_go_to_stdout_and_progress_to_stderr(tiny_cases, capsys) -> None:
+def test_the_table_and_the_summary_go_to_stdout_and_progress_to_stderr(tiny_cases, harness) -> None:
     tiny_cases("clean", "expected")
-    status, out, errors = run(capsys, "cases")
+    status, out, errors = harness("run", "cases")
     assert status == 0
     assert "○ xfail inf" in out
     assert "square (Mul)" in out
@@ -62,25 +55,25 @@ def test_the_table_and_the_summary_go_to_stdout_and_progress_to_stderr(tiny_case
     assert len(errors.splitlines()) == 5
 
 
-def test_quiet_prints_the_summary_alone_when_all_is_well(tiny_cases, capsys) -> None:
+def test_quiet_prints_the_summary_alone_when_all_is_well(tiny_cases, harness) -> None:
     tiny_cases("clean")
-    _, out, errors = run(capsys, "cases", "--quiet")
+    _, out, errors = harness("run", "cases", "--quiet")
     assert len(out.splitlines()) == 1
     assert errors == ""
 
 
-def test_a_skip_says_why_even_in_quiet_if_nothing_else_was_judged(tiny_cases, capsys) -> None:
+def test_a_skip_says_why_even_in_quiet_if_nothing_else_was_judged(tiny_cases, harness) -> None:
     why = "skipped skipped: needs a_package_that_is_nowhere, which is not installed"
     tiny_cases("clean", "skipped")
-    assert why in run(capsys, "cases")[1].splitlines()
-    assert why not in run(capsys, "cases", "--quiet")[1]
-    assert why in run(capsys, "cases/skipped.case.yaml", "--quiet", "--markdown", "s.md")[1].splitlines()
+    assert why in harness("run", "cases")[1].splitlines()
+    assert why not in harness("run", "cases", "--quiet")[1]
+    assert why in harness("run", "cases/skipped.case.yaml", "--quiet", "--markdown", "s.md")[1].splitlines()
     assert "- skipped skipped: needs a" in Path("s.md").read_text()
 
 
-def test_a_failure_names_tensor_metric_origin_and_next_command(tiny_cases, capsys) -> None:
+def test_a_failure_names_tensor_metric_origin_and_next_command(tiny_cases, harness) -> None:
     tiny_cases("failing")
-    _, out, _ = run(capsys, "cases")
+    _, out, _ = harness("run", "cases")
     assert "✗ FAIL failing at fp16: y: 30 of 32 elements are not finite" in out
     assert (
         "node square (Mul): 30 of 32 elements overflow; the reference reaches 3.5e6, 53.1× the largest" in out
@@ -88,9 +81,9 @@ def test_a_failure_names_tensor_metric_origin_and_next_command(tiny_cases, capsy
     assert "cases/failing.case.yaml --precision fp16" in out
 
 
-def test_a_mistake_in_one_case_does_not_stop_the_others(tiny_cases, capsys) -> None:
+def test_a_mistake_in_one_case_does_not_stop_the_others(tiny_cases, harness) -> None:
     tiny_cases("clean", "mistaken")
-    status, out, errors = run(capsys, "cases")
+    status, out, errors = harness("run", "cases")
     assert status == 2
     assert "3 pass, 1 could not be judged" in out
     messages = [line for line in errors.splitlines() if line.startswith("error:")]
@@ -99,11 +92,11 @@ def test_a_mistake_in_one_case_does_not_stop_the_others(tiny_cases, capsys) -> N
     assert "did you mean `scale`?" in messages[0]
 
 
-def test_all_mistakes_in_case_files_are_reported_and_nothing_runs(tiny_cases, capsys, tmp_path) -> None:
+def test_all_mistakes_in_case_files_are_reported_and_nothing_runs(tiny_cases, harness, tmp_path) -> None:
     folder = tiny_cases("clean")
     (folder / "a.case.yaml").write_text("modle: {path: x.onnx}\nruns: [fp17]\n")
     (folder / "b.case.yaml").write_text("model: {path: x.onnx}\nseed: soon\n")
-    status, out, errors = run(capsys, "cases", "--json", "all.json")
+    status, out, errors = harness("run", "cases", "--json", "all.json")
     assert status == 2
     assert out == ""
     assert "a.case.yaml:1:1" in errors
@@ -114,9 +107,9 @@ def test_all_mistakes_in_case_files_are_reported_and_nothing_runs(tiny_cases, ca
     assert not (tmp_path / "all.json").exists()
 
 
-def test_json_on_stdout_stands_alone(tiny_cases, capsys) -> None:
+def test_json_on_stdout_stands_alone(tiny_cases, harness) -> None:
     tiny_cases("expected")
-    status, out, errors = run(capsys, "cases", "--precision", "fp16", "--json", "-")
+    status, out, errors = harness("run", "cases", "--precision", "fp16", "--json", "-")
     document = json.loads(out)
     assert status == 0
     assert document["schema"] == "harness.run/1"
@@ -128,17 +121,17 @@ def test_json_on_stdout_stands_alone(tiny_cases, capsys) -> None:
     assert "1 failed as expected" in errors, "the person still gets the table"
 
 
-def test_quiet_json_leaves_only_the_summary_on_stderr(tiny_cases, capsys) -> None:
+def test_quiet_json_leaves_only_the_summary_on_stderr(tiny_cases, harness) -> None:
     tiny_cases("clean")
-    _, out, errors = run(capsys, "cases", "--json", "-", "--quiet")
+    _, out, errors = harness("run", "cases", "--json", "-", "--quiet")
     json.loads(out)
     assert len(errors.splitlines()) == 1
 
 
-def test_every_report_is_written_and_no_temporary_file_stays(tiny_cases, capsys, tmp_path) -> None:
+def test_every_report_is_written_and_no_temporary_file_stays(tiny_cases, harness, tmp_path) -> None:
     tiny_cases("failing")
-    status, _, _ = run(
-        capsys,
+    status, _, _ = harness(
+        "run",
         *("cases", "--json", "out/run.json", "--html", "out/run.html", "--markdown", "out/run.md"),
         *("--plot", "out/growth"),
     )
@@ -151,15 +144,15 @@ def test_every_report_is_written_and_no_temporary_file_stays(tiny_cases, capsys,
 
 
 @pytest.mark.parametrize("name", ["growth.png", "growth.svg", "GROWTH.SVG"])
-def test_one_run_is_drawn_into_the_named_file(name: str, tiny_cases, capsys, tmp_path) -> None:
+def test_one_run_is_drawn_into_the_named_file(name: str, tiny_cases, harness, tmp_path) -> None:
     tiny_cases("expected")
-    assert run(capsys, "cases", "-p", "fp16", "--plot", name)[0] == 0
+    assert harness("run", "cases", "-p", "fp16", "--plot", name)[0] == 0
     assert (tmp_path / name).stat().st_size > 5000
 
 
-def test_several_runs_do_not_fit_one_picture(tiny_cases, capsys, tmp_path) -> None:
+def test_several_runs_do_not_fit_one_picture(tiny_cases, harness, tmp_path) -> None:
     tiny_cases("clean")
-    status, out, errors = run(capsys, "cases", "--plot", "growth.png")
+    status, out, errors = harness("run", "cases", "--plot", "growth.png")
     assert status == 2
     assert "3 runs are selected" in errors
     assert "--precision" in errors
@@ -177,16 +170,18 @@ def test_several_runs_do_not_fit_one_picture(tiny_cases, capsys, tmp_path) -> No
         (["--input", "x:[1,2]"], "case file has its own inputs"),
     ],
 )
-def test_impossible_requests_are_refused_before_anything_runs(arguments, message, tiny_cases, capsys) -> None:
+def test_impossible_requests_are_refused_before_anything_runs(
+    arguments, message, tiny_cases, harness
+) -> None:
     tiny_cases("clean")
-    status, out, errors = run(capsys, "cases", *arguments)
+    status, out, errors = harness("run", "cases", *arguments)
     assert status == 2
     assert message in errors
     assert out == ""
     assert "[1/3]" not in errors
 
 
-def test_an_unwritable_report_is_one_message(tiny_cases, capsys, tmp_path) -> None:
+def test_an_unwritable_report_is_one_message(tiny_cases, harness, tmp_path) -> None:
     tiny_cases("clean")
     (tmp_path / "file").write_text("")
     for option, path in (
@@ -194,14 +189,14 @@ def test_an_unwritable_report_is_one_message(tiny_cases, capsys, tmp_path) -> No
         ("--html", "file/page.html"),
         ("--plot", "file/pictures"),
     ):
-        status, out, errors = run(capsys, "cases", option, path)
+        status, out, errors = harness("run", "cases", option, path)
         assert status == 2
         assert out == "", "nothing is run whose result cannot be kept"
         (line,) = errors.splitlines()
         assert line.startswith(f"error: {path}: cannot be written: ")
 
 
-def test_a_report_to_a_fifo_or_a_link_goes_through_it(tiny_cases, capsys, tmp_path, monkeypatch) -> None:
+def test_a_report_to_a_fifo_or_a_link_goes_through_it(tiny_cases, harness, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("harness.cli.outputs.KEEP_SECONDS", 0.0)
     tiny_cases("clean")
     fifos = [tmp_path / "json", tmp_path / "markdown"]
@@ -211,7 +206,7 @@ def test_a_report_to_a_fifo_or_a_link_goes_through_it(tiny_cases, capsys, tmp_pa
     readers = [os.open(fifo, os.O_RDONLY | os.O_NONBLOCK) for fifo in fifos]
     try:
         options = ["--json", "json", "--markdown", "markdown", "--html", "page"]
-        status, _, errors = run(capsys, "cases", "-p", "fp32", *options)
+        status, _, errors = harness("run", "cases", "-p", "fp32", *options)
         assert (status, "error" in errors) == (0, False)
         document, markdown = (os.read(reader, 1 << 16).decode() for reader in readers)
     finally:
@@ -227,76 +222,78 @@ def test_a_report_to_a_fifo_or_a_link_goes_through_it(tiny_cases, capsys, tmp_pa
 @pytest.mark.parametrize(
     "arguments", [["--tag", "nobody"], ["--precision", "fp8"], ["empty"]], ids=["tag", "precision", "folder"]
 )
-def test_an_empty_selection_ends_with_5(arguments, tiny_cases, capsys, tmp_path) -> None:
+def test_an_empty_selection_ends_with_5(arguments, tiny_cases, harness, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     targets = [] if arguments == ["empty"] else [tiny_cases("clean")]
-    status, _, errors = run(capsys, *targets, *arguments)
+    status, _, errors = harness("run", *targets, *arguments)
     assert status == 5
     assert errors.startswith("error: ")
 
 
-def test_tags_and_precisions_select(tiny_cases, capsys) -> None:
+def test_tags_and_precisions_select(tiny_cases, harness) -> None:
     tiny_cases("clean", "expected", "failing")
-    status, out, _ = run(capsys, "cases", "--tag", "sound", "-p", "fp32", "-p", "bf16")
+    status, out, _ = harness("run", "cases", "--tag", "sound", "-p", "fp32", "-p", "bf16")
     assert status == 0
     assert "1 case, 2 runs: 2 pass" in out
 
 
-def test_an_unknown_precision_lists_those_that_exist(tiny_cases, capsys) -> None:
-    status, _, errors = run(capsys, tiny_cases("clean"), "--precision", "fp17")
+def test_an_unknown_precision_lists_those_that_exist(tiny_cases, harness) -> None:
+    status, _, errors = harness("run", tiny_cases("clean"), "--precision", "fp17")
     assert status == 2
     assert "bf16" in errors
 
 
-def test_details_list_the_layers(tiny_cases, capsys) -> None:
+def test_details_list_the_layers(tiny_cases, harness) -> None:
     tiny_cases("expected")
-    _, out, _ = run(capsys, "cases", "-p", "fp16", "-v")
+    _, out, _ = harness("run", "cases", "-p", "fp16", "-v")
     assert [word for word in out.split() if word in ("scaled", "square", "root")].count("square") >= 1
     assert "ORIGIN, overflow, out of range" in out
 
 
-def test_observe_none_judges_the_outputs_alone(tiny_cases, capsys) -> None:
+def test_observe_none_judges_the_outputs_alone(tiny_cases, harness) -> None:
     tiny_cases("clean")
-    _, out, _ = run(capsys, "cases", "--observe", "none", "--json", "-")
+    _, out, _ = harness("run", "cases", "--observe", "none", "--json", "-")
     assert all(result["layers"] == [] for result in json.loads(out)["results"])
 
 
-def test_golden_references_are_written_checked_and_pruned(tiny_cases, capsys, tmp_path, monkeypatch) -> None:
+def test_golden_references_are_written_checked_and_pruned(tiny_cases, harness, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     folder, golden = tiny_cases("clean"), tmp_path / "golden"
-    assert run(capsys, "cases")[0] == 0
+    assert harness("run", "cases")[0] == 0
     assert not golden.exists(), "nobody asked for golden references"
-    assert run(capsys, "cases", "--golden-update")[0] == 0
+    assert harness("run", "cases", "--golden-update")[0] == 0
     assert [path.name for path in golden.iterdir()] == ["clean"]
 
     models = folder / "models.py"
     models.write_text(models.read_text().replace('"Sqrt", ["square"]', '"Neg", ["square"]'))
-    status, out, _ = run(capsys, "cases", "-p", "fp32")
+    status, out, _ = harness("run", "cases", "-p", "fp32")
     assert status == 1
     assert "FAIL clean at fp32: the reference is not the golden one any more: output 'y' of sample 0" in out
     assert "model: " in out, "and why"
     assert "harness run cases/clean.case.yaml --golden-update" in out
-    assert run(capsys, "cases", "--golden-update")[0] == 0
-    assert run(capsys, "cases")[0] == 0
+    assert harness("run", "cases", "--golden-update")[0] == 0
+    assert harness("run", "cases")[0] == 0
 
     changed = models.read_text()
     tiny_cases("expected")
     models.write_text(changed)
-    status, out, _ = run(capsys, "cases")
+    status, out, _ = harness("run", "cases")
     assert status == 0
     assert out.count("warning expected: there is no golden reference yet") == 1
     (folder / "clean.case.yaml").unlink()
-    status, _, errors = run(capsys, "cases", "--golden-prune")
+    status, _, errors = harness("run", "cases", "--golden-prune")
     assert status == 0
     assert f"deleted {golden / 'clean'}" in errors
     assert not (golden / "clean").exists()
 
 
 @pytest.mark.parametrize("flag", ["--golden-update", "--golden-prune"])
-def test_golden_references_are_left_alone_in_ci(flag: str, tiny_cases, capsys, tmp_path, monkeypatch) -> None:
+def test_golden_references_are_left_alone_in_ci(
+    flag: str, tiny_cases, harness, tmp_path, monkeypatch
+) -> None:
     tiny_cases("clean")
     monkeypatch.setenv("CI", "true")
-    status, out, errors = run(capsys, "cases", flag)
+    status, out, errors = harness("run", "cases", flag)
     assert status == 2
     assert errors.startswith("error: golden references are not")
     assert out == ""
@@ -315,13 +312,13 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "m.onnx"
 
 
-def test_a_model_is_judged_without_a_case_file(model: Path, capsys) -> None:
-    status, out, _ = run(capsys, model, "--input", "input:0:[5,3]")
+def test_a_model_is_judged_without_a_case_file(model: Path, harness) -> None:
+    status, out, _ = harness("run", model, "--input", "input:0:[5,3]")
     assert status == 0
     assert "1 case, 2 runs: 2 pass" in out
 
 
-def test_the_next_command_names_the_model_where_there_is_no_case_file(tmp_path, capsys) -> None:
+def test_the_next_command_names_the_model_where_there_is_no_case_file(tmp_path, harness) -> None:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
     nodes = [
         helper.make_node("Constant", [], ["big"], "big", value_float=1e9),
@@ -331,7 +328,7 @@ def test_the_next_command_names_the_model_where_there_is_no_case_file(tmp_path, 
         helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
     )
     onnx.save(model, tmp_path / "my model.onnx")
-    status, out, _ = run(capsys, "my model.onnx", "-p", "fp16")
+    status, out, _ = harness("run", "my model.onnx", "-p", "fp16")
     assert status == 1
     assert "'my model.onnx' --precision fp16" in out
 
@@ -341,10 +338,10 @@ def test_the_next_command_names_the_model_where_there_is_no_case_file(tmp_path, 
     [(b"", "m.onnx"), (b"not a model", "m.onnx"), (None, "m.onnx")],
     ids=["empty", "not onnx", "missing"],
 )
-def test_a_broken_model_is_one_message(content: bytes | None, message: str, tmp_path, capsys) -> None:
+def test_a_broken_model_is_one_message(content: bytes | None, message: str, tmp_path, harness) -> None:
     if content is not None:
         (tmp_path / "m.onnx").write_bytes(content)
-    status, _, errors = run(capsys, "m.onnx")
+    status, _, errors = harness("run", "m.onnx")
     assert status == 2
     messages = [line for line in errors.splitlines() if line.startswith("error:")]
     assert len(messages) == 1
