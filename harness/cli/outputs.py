@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,7 +167,7 @@ class Outputs:
         draw: Callable[[Path], None] | None = None,
         save: Callable[[Path], None] | None = None,
     ) -> None:
-        """Write every file, each at once or not at all. An argument is called only if its file was named.
+        """Write every file, each at once or not at all. An argument is called once, and only if its file was named.
 
         Args:
             document: what JSON is made from.
@@ -179,6 +180,7 @@ class Outputs:
         Raises:
             UsageError: a file cannot be written.
         """
+        page, summary, table = cache(page), cache(summary), table and cache(table)
         with _writing():
             if self.json is not None:
                 write_json(self.json, document())

@@ -145,6 +145,7 @@ class _Matrix:
     abort: Callable[[], None]
     results: list[RunResult] = field(default_factory=list)
     done: int = 0
+    total: int = 0
     warned: set[str] = field(default_factory=set)
     """The warnings that were given."""
     guard: threading.Lock = field(default_factory=threading.Lock)
