@@ -33,7 +33,7 @@ from onnx.backend.test.case.test_case import TestCase
 
 from benchmarks import torch_exports
 from benchmarks.record import RESULTS, record
-from harness.compiler import Kind, Match, ReportCache, compile_model, match_rules
+from harness.compiler import GraphView, Kind, Match, ReportCache, compile_model, match_rules
 from harness.environments import Environment, Limits, Supervisor
 from harness.errors import HarnessError
 from harness.model import Model, load_model
@@ -244,7 +244,7 @@ def foretell(models: Iterable[Single]) -> dict[str, tuple[Match, ...]]:
     found = {}
     for single in models:
         if (model := load(single)) is not None:
-            matches = match_rules(model)
+            matches = match_rules(GraphView(model, single.shapes))
             found[single.name] = tuple(each for each in matches if each.rule.kind in STOPS)
     return found
 

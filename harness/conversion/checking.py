@@ -339,7 +339,8 @@ class Subject:
             profiles = shape_ranges(
                 model, make_feeds(case, model.inputs, guess_fills(model))[0], profiles_of(case)
             )
-        graph = GraphView(model)
+        given = {name: spec.shape for name, spec in case.inputs.items() if spec.shape is not None}
+        graph = GraphView(model, given)
         matches = match_rules(graph)
         if precision in LOW_DTYPE:
             matches = tuple(match for match in matches if match.rule.code != TF32)

@@ -189,6 +189,16 @@ def test_a_size_that_is_baked_in_explains_why_another_is_refused(rtx: str) -> No
     assert [each.code for each in result.environments[0].findings].count("baked-size") == 1
 
 
+def test_sizes_that_contradict_each_other_are_told_by_rules_alone(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Gather", ["x", "i"], ["y"], "gather")]
+    inputs = [("x", F, ["n", 8]), ("i", TensorProto.INT64, ["n"])]
+    path = save(tmp_path / "m.onnx", nodes, inputs, [("y", F, None)])
+    (result,) = check(path, inputs={"x": [4, 8], "i": [3]}).results
+    (stops,) = [each for each in result.findings if each.kind.is_failure]
+    assert (stops.code, stops.kind) == ("contradictory-sizes", Kind.NOT_BUILT)
+    assert not check(path, inputs={"x": [4, 8], "i": [4]}).results[0].fails
+
+
 def test_an_input_that_decides_shapes_is_not_called_a_fault(rtx: str) -> None:
     node = helper.make_node("Expand", ["x", "s"], ["y"], "expand")
     path = save(Path("m.onnx"), [node], [("x", F, [1]), ("s", TensorProto.INT64, [2])], [("y", F, None)])

@@ -16,6 +16,13 @@ def _computed_float_range(node: NodeView) -> bool:
     return node.dtype(0) == "float32" and not all(map(node.is_constant, range(3)))
 
 
+def _vector_times_stack(node: NodeView) -> bool:
+    stack = node.shape(1)
+    return (
+        node.rank(0) == 1 and stack is not None and len(stack) > 2 and any(size != 1 for size in stack[:-2])
+    )
+
+
 RULES = (
     Rule(
         "mod-float",
@@ -61,5 +68,14 @@ RULES = (
         "the bounds of a Range in float32 must be constants",
         MEASURED,
         "take a Range of integers, and scale it",
+    ),
+    Rule(
+        "vector-times-stack",
+        Kind.REFUSED,
+        ("MatMul",),
+        _vector_times_stack,
+        "a vector times a stack of matrices is given the shape of a single product",
+        "measured: TensorRT for RTX 1.4.0.76, 1.6.1.120 and 1.7.1.116 (reshape changes volume)",
+        "make the vector a matrix of one row (Unsqueeze), and squeeze the result; `harness check --fix` does",
     ),
 )

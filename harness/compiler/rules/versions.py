@@ -35,6 +35,17 @@ def _has_bool_border(graph: GraphView) -> bool:
     return any(dtype_of(value) == "bool" for value in (*graph.ir.graph.inputs, *graph.ir.graph.outputs))
 
 
+def _contradicts(graph: GraphView) -> bool:
+    """Whether axes of one name are given several sizes."""
+    sizes: dict[str, set[int]] = {}
+    for value in graph.ir.graph.inputs:
+        given = graph.sizes.get(str(value.name), ())
+        for axis, size in zip(value.shape or (), given, strict=False):
+            if not isinstance(axis, int) and axis.value is not None:
+                sizes.setdefault(axis.value, set()).add(size)
+    return any(len(found) > 1 for found in sizes.values())
+
+
 def _opens(graph: GraphView) -> tuple[bool, bool]:
     """Whether the first axis of an input is open, and whether another one is."""
     shapes = [value.shape for value in graph.ir.graph.inputs if value.shape is not None]
@@ -126,6 +137,17 @@ RULES = (
         "fix all axes but the batch, or build one engine for each size",
         (RTX, Releases(TENSORRT)),
         of_model=lambda graph: all(_opens(graph)),
+    ),
+    Rule(
+        "contradictory-sizes",
+        Kind.NOT_BUILT,
+        (),
+        None,
+        "dynamic axes of one name are given different sizes, and a compiler takes one name for one size",
+        "measured: TensorRT for RTX 1.4.0.76, 1.6.1.120 and 1.7.1.116 (input dimensions with this name have different "
+        "constant values or contradictory profiles)",
+        "export with a name of its own for each size",
+        of_model=_contradicts,
     ),
     Rule(
         "bool-border",

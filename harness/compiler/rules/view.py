@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 
 import numpy as np
@@ -125,9 +125,15 @@ _COMPOUND = frozenset(
 
 
 class GraphView:
-    """A model as rules ask about it."""
+    """A model as rules ask about it.
 
-    def __init__(self, model: Model) -> None:
+    Args:
+        model: the model.
+        sizes: the shapes with which its inputs are asked about, as far as they are given.
+    """
+
+    def __init__(self, model: Model, sizes: Mapping[str, tuple[int, ...]] | None = None) -> None:
+        self.sizes = dict(sizes or {})
         self._weights = frozenset(model.weights)
         self.ir = ir.from_proto(model.inferred)
         self.opset = model.opset
