@@ -50,7 +50,7 @@ def variants(model: Model, products: tuple[str, ...]) -> Iterator[tuple[str, Pla
     named = frozenset(products) or frozenset(node.name for node in model.nodes if node.op in PRODUCTS)
     written = {name for node in named for name in model.node(node).outputs}
     units = {node.name for node in model.lowerable}
-    readers = {node.name for node in model.nodes if written.intersection(node.inputs)} & units
+    readers = frozenset(node.name for node in model.nodes if written.intersection(node.inputs)) & units
     half = frozenset(sorted(named)[: max(len(named) // 2, 1)])
     yield "as it is", Plan(Precision.FP16)
     yield "Casts around products", Plan(Precision.FP16, fp32_sums=named)

@@ -113,13 +113,17 @@ COSTLY = 1.1
 """An island that takes more than so many times as long is worth a look at what it parts."""
 
 
+MORE_KERNELS = 1.05
+"""One kernel more among dozens costs no latency that is worth a build: two timings of one engine differ by more."""
+
+
 def _parts_kernels(seen: Seen) -> bool:
     """Whether the island that cures makes more kernels of the engine, and costs latency as far as that was measured."""
     if not seen.cured or seen.tried is None or not seen.tried.passed or not seen.baseline.kernels:
         return False
     if seen.price is not None and seen.price.ratio <= COSTLY:
         return False
-    return len(seen.tried.kernels) > len(seen.baseline.kernels)
+    return len(seen.tried.kernels) > MORE_KERNELS * len(seen.baseline.kernels)
 
 
 def _unexplained(seen: Seen) -> bool:
