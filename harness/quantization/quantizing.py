@@ -69,7 +69,6 @@ class TensorCalibration:
         method: the one that its scale is of.
         histogram: its magnitudes.
         divergence: what `entropy` compares; None of a weight.
-        squared: what `mse` compares; None of a weight.
     """
 
     tensor: str
@@ -80,7 +79,6 @@ class TensorCalibration:
     method: Method
     histogram: Histogram | None = field(default=None, repr=False, compare=False, metadata=NEVER)
     divergence: Curve | None = field(default=None, repr=False, compare=False, metadata=NEVER)
-    squared: Curve | None = field(default=None, repr=False, compare=False, metadata=NEVER)
 
 
 @dataclass(frozen=True)
@@ -327,7 +325,6 @@ class _Quantizing:
             method,
             histogram,
             curve(histogram, Method.ENTROPY, pair.dtype) if activation else None,
-            curve(histogram, Method.MSE, pair.dtype) if activation else None,
         )
 
 

@@ -15,6 +15,7 @@ from harness.quantization import (
     Format,
     Kind,
     Method,
+    Scale,
     find_pairs,
     multiply_adds,
     place,
@@ -22,6 +23,8 @@ from harness.quantization import (
     read_cache,
     write_cache,
 )
+from harness.quantization.arithmetic import thinned
+from harness.quantization.calibration import error_of
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,20 @@ def test_pairs_stand_before_products_and_before_the_branch_that_a_sum_does_not_c
     assert "b0_2_conv" not in places  # what the sum adds in the kernel of its product
     assert "b0_2_bn" not in places
     assert {"image", "flatten", "logits_weight"} <= places.keys()
+
+
+@pytest.mark.parametrize("axis", [0, 1, None])
+def test_some_lines_of_a_large_weight_tell_its_error(axis):
+    """Also where the scales lie along the lines that are left out, and one channel is far smaller than the others."""
+    values = np.random.default_rng(0).standard_normal((512, 1024)).astype(np.float32)
+    values[3] *= 1e-3
+    sizes = np.abs(values).max() if axis is None else np.abs(values).max(axis=1 - axis)
+    scale = Scale(np.asarray(sizes / 127, np.float32), axis=axis)
+    steps = sizes / 127 if axis is None else np.expand_dims(sizes / 127, 1 - axis)
+    wrong = np.clip(np.rint(values / steps), -128, 127) * steps - values
+    rows = np.sqrt(np.mean(np.square(wrong).sum(axis=1) / np.square(values).sum(axis=1)))
+    assert thinned(values, scale, 0)[0].size < values.size / 4
+    assert error_of(values, scale, "int8", 0) == pytest.approx(rows, rel=0.02)
 
 
 def test_a_sum_operator_of_two_tensors_gets_the_pair_of_an_add(residual):
