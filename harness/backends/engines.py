@@ -339,7 +339,7 @@ def to_wire(name: str, array: np.ndarray) -> protocol.Tensor:
     """
     kind = dtype_name(array.dtype)
     if kind not in protocol.STORAGE:
-        raise InputDataError(f"input {name!r} is {kind}, which TensorRT does not take as an input")
+        raise InputDataError(f"input {name!r} is {kind}, which TensorRT does not accept as an input")
     native = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
     return protocol.Tensor(native.view(protocol.STORAGE[kind]), kind)
 

@@ -244,7 +244,7 @@ class TensorRTCandidate(Candidate):
             return evaluation
         probe = self.probe()
         parser = f"the parser of {probe.product} {probe.tensorrt}"
-        warning = f"{parser} does not take {names(kept)} at {plan.precision}: kept in FP32"
+        warning = f"{parser} refuses {names(kept)} at {plan.precision}: kept in FP32"
         realised = replace(facts.realised, kept=kept)
         return replace(
             evaluation, facts=replace(facts, realised=realised, warnings=(*facts.warnings, warning))

@@ -250,7 +250,7 @@ def _compile(supervisor: Supervisor, model: Model, request: BuildRequest, probe:
     if not kept:
         return report
     listed = tuple(node.name for node in model.nodes if node.name in kept)
-    warning = f"the parser does not take {names(listed)} at {request.precision}: kept in FP32"
+    warning = f"the parser refuses {names(listed)} at {request.precision}: kept in FP32"
     return replace(report, kept=listed, warnings=(*report.warnings, warning))
 
 

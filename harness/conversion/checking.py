@@ -466,7 +466,7 @@ class Subject:
             FoundBy.PARSER,
             self._facts(name),
             environment,
-            explanation=f"the parser does not take it, or what it writes, at {self.precision}: it stays in FP32",
+            explanation=f"the parser refuses it, or what it writes, at {self.precision}: it stays in FP32",
         )
 
     def _facts(self, name: str) -> NodeFacts | None:

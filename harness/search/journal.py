@@ -176,7 +176,7 @@ def _check_header(path: Path, line: bytes, problem: Problem) -> None:
         raise JournalError("this is not the journal of a search", where=path, hint=hint) from error
     if schema != SCHEMA:
         hint = f"this release of harness reads {SCHEMA}; start the search again"
-        raise JournalError(f"the journal is of the unknown kind {schema!r}", where=path, hint=hint)
+        raise JournalError(f"the journal has the unknown schema {schema!r}", where=path, hint=hint)
     if digest != problem.digest:
         message = (
             f"the journal belongs to another problem: it has {units} units and the hash {digest[:12]}, "

@@ -201,7 +201,7 @@ def test_what_is_refused_at_a_precision_stays_in_fp32(
     if (op, precision) == ("GRU", Precision.BF16):
         assert report.kept
     if report.kept:
-        assert f"the parser does not take relu, rec at {precision}: kept in FP32" in report.warnings
+        assert f"the parser refuses relu, rec at {precision}: kept in FP32" in report.warnings
     assert report.kernels is not None
     dtypes = {tensor.dtype for kernel in report.kernels.kernels for tensor in kernel.outputs}
     assert precision.storage_dtype in dtypes

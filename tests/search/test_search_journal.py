@@ -127,7 +127,7 @@ def test_the_journal_of_another_problem_is_refused(path):
     [
         ("hello\n", "not the journal of a search"),
         ("[1]\n", "not the journal of a search"),
-        ('{"schema": "harness.search-journal/9", "problem": "", "units": 1}\n', "unknown kind"),
+        ('{"schema": "harness.search-journal/9", "problem": "", "units": 1}\n', "unknown schema"),
     ],
 )
 def test_another_file_is_refused_and_left_alone(path, first, message):

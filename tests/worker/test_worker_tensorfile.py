@@ -76,7 +76,7 @@ def test_what_is_written_into_a_created_file_is_seen_by_others_at_once(tmp_path:
 @pytest.mark.parametrize(
     ("specs", "said"),
     [
-        ([TensorSpec("x", "complex64", (1,))], "dtype 'complex64' is none of"),
+        ([TensorSpec("x", "complex64", (1,))], "dtype 'complex64' is not one of"),
         ([TensorSpec("x", "int8", (2, -1))], "negative extent"),
         ([TensorSpec("x", "int8", (1,)), TensorSpec("x", "int8", (1,))], "there twice"),
     ],

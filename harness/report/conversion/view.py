@@ -40,7 +40,7 @@ OUTCOMES = {
     Outcome.UNKNOWN: Look("●", "*", "not known", "yellow", "calm", 2),
 }
 _UNEXPLAINED = {
-    Kind.REFUSED: "the parser does not take it",
+    Kind.REFUSED: "the parser refuses it",
     Kind.NOT_BUILT: "the builder makes no engine of it",
     Kind.DIFFERENT: "it computes something else",
     Kind.RISKY: "the compiler could not be asked",

@@ -179,7 +179,7 @@ def _nbytes(name: str, dtype: str, shape: Tuple[int, ...]) -> int:
 
 def _storage(dtype: str, name: str) -> "np.dtype[Any]":
     if dtype not in STORAGE:
-        raise TensorFileError("{!r}: dtype {!r} is none of {}".format(name, dtype, ", ".join(STORAGE)))
+        raise TensorFileError("{!r}: dtype {!r} is not one of {}".format(name, dtype, ", ".join(STORAGE)))
     return STORAGE[dtype]
 
 

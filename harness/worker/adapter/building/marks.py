@@ -91,7 +91,7 @@ def _mark_debug(network: Any, graph: Graph, request: BuildRequest, release: Rele
     release.require("debug_tensors", "debug tensors")
     if release.offers("unfused_debug_tensors"):
         if not network.mark_unfused_tensors_as_debug_tensors():
-            raise Fault("marks_failed", "TensorRT would not mark the unfused tensors as debug tensors")
+            raise Fault("marks_failed", "TensorRT did not mark the unfused tensors as debug tensors")
         return Marked(skipped={}, debug="unfused")
     enclosed = inside_bodies(graph)
     skipped: Dict[str, str] = {}
@@ -99,7 +99,7 @@ def _mark_debug(network: Any, graph: Graph, request: BuildRequest, release: Rele
     for name in names:
         reason = _obstacle(graph, name, enclosed)
         if reason is None and not network.mark_debug(graph.tensors[name]):
-            reason = "TensorRT would not take it as a debug tensor"
+            reason = "TensorRT rejected it as a debug tensor"
         if reason is not None and request.marks:
             skipped[name] = reason
     return Marked(skipped=skipped, debug="marked")

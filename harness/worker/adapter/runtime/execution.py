@@ -57,7 +57,7 @@ class Execution:
                 "TensorRT made no execution context: its log says why, often too little GPU memory",
             )
         if self._listener is not None and not context.set_debug_listener(self._listener):
-            raise Fault("internal", "TensorRT would not take the debug listener")
+            raise Fault("internal", "TensorRT rejected the debug listener")
         return context
 
     def renew(self) -> None:
@@ -147,7 +147,7 @@ class Execution:
                 self._allocators[name] = make_output_allocator(self._trt, self._buffers[name])
             self._buffers[name].reserve(0)
             if not self.context.set_output_allocator(name, self._allocators[name]):
-                raise Fault("internal", "TensorRT would not take an allocator for {!r}".format(name))
+                raise Fault("internal", "TensorRT rejected an allocator for {!r}".format(name))
             return
         self._allocators.pop(name, None)
         if self._on_host(name):
@@ -158,7 +158,7 @@ class Execution:
 
     def _set_address(self, name: str, address: int) -> None:
         if not self.context.set_tensor_address(name, address):
-            raise Fault("internal", "TensorRT would not take the address of {!r}".format(name))
+            raise Fault("internal", "TensorRT rejected the address of {!r}".format(name))
 
     def _address(self, name: str) -> int:
         if name in self._host:
