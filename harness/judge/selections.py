@@ -154,13 +154,14 @@ def _selection(
     own: np.ndarray,
     scores: Mapping[str, np.ndarray],
 ) -> Selection:
-    op, gap, steps = chooser.node.op, None, None
+    op, gap, steps, size = chooser.node.op, None, None, own.size
     values = [scores[name] for name in chooser.scores]
     if op in ("TopK", "ArgMax", "ArgMin") and other.shape == own.shape:
         gap, steps = _gaps(chooser, precision, other, own, values[0])
         changed = int(np.count_nonzero(other != own))
         others = changed if op != "TopK" else _others(other, own, chooser.axis)
     else:
+        size = len(_rows(op, own))
         rows, theirs = ({tuple(row) for row in _rows(op, each)} for each in (own, other))
         others = max(
             len(theirs - rows), len(rows - theirs)
@@ -172,7 +173,7 @@ def _selection(
             apart = np.abs(left[places].astype(np.float64) - right[places])
             if apart.size:
                 gap, steps = float(apart.max()), float((apart / _step(left, precision)[places]).max())
-    return Selection(chooser.node.name, op, chooser.tensor, changed, own.size, others, gap, steps)
+    return Selection(chooser.node.name, op, chooser.tensor, changed, size, others, gap, steps)
 
 
 def _others(other: np.ndarray, own: np.ndarray, axis: int) -> int:

@@ -112,6 +112,47 @@ def test_a_threshold_that_near_ties_cross_changes_how_much_is_kept(tmp_path: Pat
     assert result.selections[0].steps < 8
 
 
+def suppressed() -> onnx.ModelProto:
+    """600 boxes, of which NonMaxSuppression keeps some, whose rows go on to an output."""
+    constants = {
+        "box_w": RNG.standard_normal((8, 4)).astype(np.float32),
+        "cls_w": RNG.standard_normal((8, 1)).astype(np.float32),
+        "pixels": np.array(100.0, np.float32),
+        "most": np.array([100], np.int64),
+        "iou": np.array([0.5], np.float32),
+        "least": np.array([0.6], np.float32),
+        "column": np.array(2, np.int64),
+        "out_w": RNG.standard_normal((4, 4)).astype(np.float32),
+    }
+    reads = {
+        "box_lin": ("MatMul", ["x", "box_w"]),
+        "box_sig": ("Sigmoid", ["box_lin"]),
+        "boxes": ("Mul", ["box_sig", "pixels"]),
+        "logit": ("MatMul", ["x", "cls_w"]),
+        "score": ("Sigmoid", ["logit"]),
+        "scores": ("Transpose", ["score"], {"perm": [0, 2, 1]}),
+        "keep": ("NonMaxSuppression", ["boxes", "scores", "most", "iou", "least"]),
+        "index": ("Gather", ["keep", "column"], {"axis": 1}),
+        "kept": ("Gather", ["boxes", "index"], {"axis": 1}),
+        "out": ("MatMul", ["kept", "out_w"]),
+    }
+    nodes = [
+        helper.make_node(op, inputs, [name], name=name, **(more[0] if more else {}))
+        for name, (op, inputs, *more) in reads.items()
+    ]
+    return graph_model(nodes, inputs={"x": [1, 600, 8]}, outputs={"out": [1, None, 4]}, weights=constants)
+
+
+def test_boxes_that_are_kept_by_near_ties_are_a_choice_and_so_is_what_lies_behind(tmp_path: Path) -> None:
+    result = judged(suppressed(), tmp_path, "bf16")
+    assert result.verdict is Verdict.PASS
+    (selection,) = result.selections
+    assert (selection.node, selection.op) == ("keep", "NonMaxSuppression")
+    assert selection.size <= 100, "rows, not their numbers"
+    assert {"kept", "out"} <= {layer.node for layer in result.layers}
+    assert not any(layer.diverged for layer in result.layers)
+
+
 def test_a_fault_behind_a_choice_is_found_all_the_same(tmp_path: Path) -> None:
     model = topk_head(tokens=640, k=640)
     nodes = model.graph.node
