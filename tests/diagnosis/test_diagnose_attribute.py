@@ -251,6 +251,11 @@ def test_an_island_that_fails_alone_starts_where_its_tensor_crosses_its_gate() -
     assert origins_behind(island, crossing="b0_up") == ["b1_gain"]
 
 
+def test_an_island_that_fails_only_beside_another_one_has_an_origin_too() -> None:
+    islands = {"b1_gain": 0.3, "b1_up": 2.0, "b1_relu": 0.2, "b2_up": 0.4}
+    assert origins_behind(islands, crossing="b1_up") == ["b1_up", "b2_up"]
+
+
 def test_a_power_of_two_is_written_as_squares() -> None:
     faulty = subject(600.0)
     prediction = predict(faulty, check_gates(Evaluator(faulty, Spending())))

@@ -18,6 +18,8 @@ from report_models import (
     rotary_attention,
 )
 
+from cases.models.graph import Graph
+from cases.models.layers import linear
 from harness.diagnosis import Diagnosis, DiagnosisVerdict, diagnose, diagnose_model
 from harness.diagnosis.results import Mend
 from harness.judge import Hiding
@@ -54,6 +56,30 @@ def test_an_overflow_and_an_epsilon_behind_one_island_are_two_reasons(tmp_path: 
     assert len(said) == 1
     assert said[0].endswith("in FP32, too, it passes on all of them")
     assert all(name in said[0] for name in set(found.wider) - set(found.culprits))
+
+
+def norm_beside_cancellation() -> onnx.ModelProto:
+    """Squares that overflow in one branch; in the other three roundings of 70 that fail the gate only together."""
+    graph, shape = Graph("two", seed=0), (64, 64)
+    x = graph.input("x", shape)
+    large = graph.node("Mul", "large", linear(graph, x, "a", 64, 64), graph.constant("gain", 600.0))
+    mean = graph.node("ReduceMean", "mean", graph.node("Mul", "squares", large, large), axes=[-1], keepdims=1)
+    norm = graph.node("Div", "norm", large, graph.node("Sqrt", "rms", mean))
+    offset = graph.constant("offset", 70.0)
+    up = graph.node("Add", "up", linear(graph, x, "b", 64, 64), offset)
+    kept = graph.node("Mul", "kept", up, graph.constant("almost", 1.0001))
+    graph.node("Add", "out", norm, graph.node("Sub", "down", kept, offset))
+    return graph.model({"out": shape})
+
+
+def test_an_island_whose_nodes_fail_only_together_has_its_reason_beside_another_fault(tmp_path: Path) -> None:
+    found = diagnosed(norm_beside_cancellation(), tmp_path)
+    assert [set(island) for island in found.islands] == [{"squares", "mean", "rms"}, {"up", "kept", "down"}]
+    reasons = {origin.node: origin.why for origin in found.origins}
+    assert list(reasons) == ["squares", "down"]
+    assert reasons["down"].startswith("values of about 70 cancel down to 1.0")
+    whys = [each.text for each in statements(found) if each.text.startswith(("squares: ", "down: "))]
+    assert len(whys) == 2, "each is told with its node"
 
 
 def test_an_epsilon_alone_is_named_with_the_division_by_it(tmp_path: Path) -> None:

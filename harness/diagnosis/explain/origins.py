@@ -42,9 +42,9 @@ def find_origins_of(
     effects: Effects,
     layers: Sequence[LayerResult] = (),
 ) -> tuple[Origin, ...]:
-    """The origins behind `culprits`: one for each island of them with a node that is a fault by itself.
+    """The origins behind `culprits`: one for each island of them, first of those with a node that is a fault by itself.
 
-    Where there is none, the error accumulates: the origins are then the places where it crosses its gate, or
+    Where there is none of these, the error accumulates: the origins are then the places where it crosses its gate, or
     the culprit with the largest share. So it does, too, where more than a few are needed and none of them introduces
     more error than others: those that fail alone do so because the nodes behind them amplify any error.
 
@@ -69,6 +69,9 @@ def find_origins_of(
     ]
     if guilty and (len(culprits) <= A_FEW or outlying.intersection(culprits)):
         first = [_first(island, outlying, crossings) for island in guilty]
+        # What goes wrong only with others, or behind them, has its reason, too.
+        rest = [island for island in islands if island not in guilty][:A_FEW]
+        first += [max(island, key=lambda node: prediction.introduced.get(node, 0.0)) for island in rest]
         faults = _faults_of_their_own(subject, prediction, guilty, effects) if len(culprits) <= MANY else {}
         return _with_reasons(
             subject, explain_nodes(subject, prediction, [*first, *faults], alone=effects.known), faults

@@ -69,9 +69,8 @@ def statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
         found.append(Statement("", diagnosis.before.reason))
     found += [Statement("beside", sentence) for sentence in diagnosis.beside]
     found += [Statement("where" if not place else "", text) for place, text in enumerate(_places(diagnosis))]
-    reasons = list(dict.fromkeys(origin.why for origin in diagnosis.origins))
     found += [
-        Statement("why" if not place else "", reason) for place, reason in enumerate(reasons[:MOST_ORIGINS])
+        Statement("why" if not place else "", reason) for place, reason in enumerate(_reasons(diagnosis))
     ]
     found += [Statement("proof" if not place else "", text) for place, text in enumerate(_proof(diagnosis))]
     if text := _hidden(diagnosis):
@@ -87,6 +86,15 @@ def statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
         found += [Statement("warning", warning) for warning in diagnosis.before.warnings]
     found.append(Statement("cost", cost(diagnosis)))
     return tuple(found)
+
+
+def _reasons(diagnosis: Diagnosis) -> list[str]:
+    """Why it goes wrong at each origin, the nodes named where there are several reasons."""
+    nodes: dict[str, list[str]] = {}
+    for origin in diagnosis.origins:
+        nodes.setdefault(origin.why, []).append(origin.node)
+    shown = list(nodes)[:MOST_ORIGINS]
+    return shown if len(nodes) < 2 else [f"{names(nodes[why], MOST_ORIGINS)}: {why}" for why in shown]
 
 
 def cure_words(diagnosis: Diagnosis) -> str:
