@@ -70,6 +70,15 @@ def measured(op: str, inputs: list[TensorRange], output: TensorRange, **changes:
             "its constant mask holds -3.4e38, beyond -65504, the lowest FP16 value, and becomes infinite",
         ),
         (
+            measured(
+                "Mul",
+                [held("padded", 1.0, 0.0), held("fill", -1e9, constant=True)],
+                held("mask", -1e9),
+            ),
+            "its constant fill holds -1e9, beyond -65504, the lowest FP16 value, and becomes infinite: 0 · ∞ is NaN "
+            "where padded is 0",
+        ),
+        (
             measured("Add", [held("mean", 0.0, 0.5), held("eps", 1e-8, constant=True)], held("y", 1e-8, 0.5)),
             "its constant eps, 1e-8, becomes 0 in FP16, whose smallest number is 6e-8",
         ),
@@ -266,6 +275,12 @@ def test_values_below_the_smallest_normal_number_lose_digits_where_they_are_writ
     assert "smallest normal" not in why(behind, FP16), "what it reads had lost them already"
 
 
+def test_the_fill_of_a_mask_is_clamped_although_it_scales() -> None:
+    padded = held("padded", 1.0, 0.0)
+    node = measured("Mul", [padded, held("fill", -1e9, constant=True)], held("mask", -1e9))
+    assert lost_constant(node, FP16) is Mend.LARGE_CONSTANT
+
+
 @pytest.mark.parametrize(
     ("op", "value", "mend"),
     [
@@ -279,7 +294,7 @@ def test_values_below_the_smallest_normal_number_lose_digits_where_they_are_writ
     ],
 )
 def test_what_mends_a_constant_follows_from_what_it_is_for(op: str, value: float, mend: Mend | None) -> None:
-    node = measured(op, [held("x", 0.0, 1.0), held("c", value, constant=True)], held("y", 1e-15, 1.0))
+    node = measured(op, [held("x", 0.0, 2.5), held("c", value, constant=True)], held("y", 1e-15, 1.0))
     assert lost_constant(node, FP16) is mend
 
 

@@ -78,7 +78,7 @@ def lost_constant(measured: MeasuredNode, precision: Precision) -> Mend | None:
     large = _constant_overflows(measured, kind) is not None
     if not large and (_constant_vanishes(measured, kind) or _constant_is_subnormal(measured, kind)) is None:
         return None
-    if measured.op in SCALES:
+    if measured.op in SCALES and _switch(measured) is None:
         return Mend.FACTOR
     return Mend.LARGE_CONSTANT if large else Mend.SMALL_CONSTANT
 
@@ -109,8 +109,20 @@ def _constant_overflows(node: MeasuredNode, kind: NumberFormat) -> str | None:
     for tensor in node.inputs:
         if tensor.constant and tensor.overflowing:
             value, bound = _beyond(tensor, kind)
-            return f"its constant {tensor.name} holds {value}, beyond {bound}, and becomes infinite"
+            text = f"its constant {tensor.name} holds {value}, beyond {bound}, and becomes infinite"
+            switch = _switch(node)
+            if switch is None or switch.typical == 1:
+                return text
+            return f"{text}: 0 · ∞ is NaN where {switch.name} is 0"
     return None
+
+
+def _switch(node: MeasuredNode) -> TensorRange | None:
+    """What a Mul by a constant reads beside it, if that is 0 or 1 throughout: a mask."""
+    read = [tensor for tensor in node.inputs if not tensor.constant]
+    if node.op != "Mul" or len(read) != 1 or not read[0].whole or read[0].largest > 1:
+        return None
+    return read[0]
 
 
 def _in_its_body(node: MeasuredNode, kind: NumberFormat) -> str | None:

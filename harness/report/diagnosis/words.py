@@ -188,7 +188,8 @@ def _proof(diagnosis: Diagnosis) -> list[str]:
     candidate = "the emulator" if diagnosis.candidate == "emulator" else "the unobserved engine"
     lines = []
     if diagnosis.confirmed and diagnosis.islands:
-        lines.append(f"{candidate} {_passes(diagnosis)} with these nodes in FP32")
+        these = "this node" if len(diagnosis.culprits) == 1 else "these nodes"
+        lines.append(f"{candidate} {_passes(diagnosis)} with {these} in FP32")
     elif diagnosis.confirmed and diagnosis.fp32_sums:
         these = "this product" if len(diagnosis.fp32_sums) == 1 else "these products"
         lines.append(f"{candidate} {_passes(diagnosis)} with {these} added up in FP32")
@@ -201,7 +202,8 @@ def _proof(diagnosis: Diagnosis) -> list[str]:
             else "shown alone"
         )
     if diagnosis.minimal:
-        lines.append("each of them was left out once, and it failed")
+        single = len(diagnosis.culprits) == 1
+        lines.append("it fails without" if single else "each of them was left out once, and it failed")
     elif diagnosis.minimal_on == "emulator":
         lines.append("each of them was left out once on the emulator, and it failed there")
     if diagnosis.fresh_samples:
