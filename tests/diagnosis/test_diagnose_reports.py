@@ -72,6 +72,24 @@ def norm_beside_cancellation() -> onnx.ModelProto:
     return graph.model({"out": shape})
 
 
+def vanishing_norm() -> onnx.ModelProto:
+    """Numbers of 1e-6, whose squares are 0 in FP16, divided by the root of their sum."""
+    graph, shape = Graph("vanishing", seed=0), (32, 16)
+    x = graph.input("x", shape)
+    tiny = graph.node("Mul", "tiny", linear(graph, x, "a", 16, 16), graph.constant("factor", 1e-6))
+    total = graph.node("ReduceSum", "total", graph.node("Mul", "squares", tiny, tiny), keepdims=1)
+    graph.node("Div", "out", tiny, graph.node("Sqrt", "norm", total))
+    return graph.model({"out": shape})
+
+
+def test_a_constant_that_loses_digits_and_squares_that_become_0_are_two_reasons(tmp_path: Path) -> None:
+    found = diagnosed(vanishing_norm(), tmp_path)
+    reasons = {origin.node: origin.why for origin in found.origins}
+    assert list(reasons) == ["tiny", "squares"]
+    assert reasons["squares"].startswith("squares of values of about 1")
+    assert "become 0 in FP16" in reasons["squares"]
+
+
 def test_an_island_whose_nodes_fail_only_together_has_its_reason_beside_another_fault(tmp_path: Path) -> None:
     found = diagnosed(norm_beside_cancellation(), tmp_path)
     assert [set(island) for island in found.islands] == [{"squares", "mean", "rms"}, {"up", "kept", "down"}]

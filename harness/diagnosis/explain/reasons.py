@@ -54,7 +54,8 @@ def own_fault(measured: MeasuredNode, precision: Precision) -> str | None:
     """What goes wrong at a node whatever goes wrong before it, as `why` says it; None if nothing does.
 
     It overflows though nothing that it reads does, a constant or a divisor of it vanishes, whole numbers, an angle or
-    an exponent are too coarse, or what it writes is too small for a normal number.
+    an exponent are too coarse, or what it writes is too small for a normal number, or becomes 0 though nothing that
+    it reads does.
     """
     kind = FORMATS[precision]
     templates = [
@@ -66,6 +67,8 @@ def own_fault(measured: MeasuredNode, precision: Precision) -> str | None:
         _too_coarse,
         _is_subnormal,
     ]
+    if not any(tensor.flushed for tensor in measured.inputs if not tensor.constant):
+        templates.append(_underflows)
     if not any(tensor.overflowing for tensor in measured.inputs):
         templates.insert(1, _overflows)
     found = (template(measured, kind) for template in templates)

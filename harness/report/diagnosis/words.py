@@ -94,7 +94,10 @@ def _reasons(diagnosis: Diagnosis) -> list[str]:
     for origin in diagnosis.origins:
         nodes.setdefault(origin.why, []).append(origin.node)
     shown = list(nodes)[:MOST_ORIGINS]
-    return shown if len(nodes) < 2 else [f"{names(nodes[why], MOST_ORIGINS)}: {why}" for why in shown]
+    if len(nodes) < 2:
+        return shown
+    others = {why: names(nodes[why][1:], MOST_ORIGINS) for why in shown}
+    return [f"{nodes[why][0]}: {why}{f' ({others[why]}, too)' if others[why] else ''}" for why in shown]
 
 
 def cure_words(diagnosis: Diagnosis) -> str:
