@@ -24,6 +24,7 @@ from harness.judge import (
     Workbench,
     run,
 )
+from harness.judge.lanes import side_by_side
 from harness.tensors import to_json
 from harness.worker.protocol import TENSORRT, TENSORRT_RTX, BuildRequest, InferRequest
 
@@ -182,6 +183,14 @@ def test_what_fails_beside_others_is_repeated_alone(tiny_cases, shared, tmp_path
 
 def configure(gpu: int) -> None:
     Path("harness.toml").write_text(CONFIG.format(python=sys.executable, gpu=gpu))
+
+
+def test_lanes_wait_less_for_pythons_lock_as_long_as_there_are_several() -> None:
+    before = sys.getswitchinterval()
+    beside = side_by_side([sys.getswitchinterval] * 2, lambda: None)
+    assert beside == [pytest.approx(0.0005)] * 2
+    assert side_by_side([sys.getswitchinterval], lambda: None) == [before]
+    assert sys.getswitchinterval() == before
 
 
 def test_results_keep_their_order_whichever_gpu_is_faster(tiny_cases, supervisors) -> None:
