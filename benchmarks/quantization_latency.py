@@ -28,7 +28,6 @@ SIZES = {
     "128 wide, 128 rows": {"width": 128, "heads": 4, "tokens": 64, "batch": 2},
     "512 wide, 512 rows": {"width": 512, "heads": 8, "tokens": 256, "batch": 2},
     "1024 wide, 2048 rows": {"width": 1024, "heads": 16, "tokens": 512, "batch": 4},
-    "2048 wide, 4096 rows": {"width": 2048, "heads": 32, "tokens": 512, "batch": 8},
 }
 TURNS = 3
 SCALE = Scale(np.array(0.02, np.float32))
