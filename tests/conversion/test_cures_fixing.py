@@ -145,3 +145,15 @@ def test_what_folding_of_constants_makes_no_sense_of_is_left_as_it_is():
         g (float[3, 6] x, int64 split) => (seq(float[]) parts) { parts = SplitToSequence <axis: int = 1> (x, split) }
     """)
     assert fix(load_model(model)).applied == ()
+
+
+def test_static_scales_keep_the_integers_of_the_weights(tmp_path):
+    def integers(model: Model) -> list[np.ndarray]:
+        arrays = [value.const_value.numpy() for value in model.ir.graph.initializers.values()]
+        return [array for array in arrays if array.dtype == np.int8 and array.ndim > 1]
+
+    model = dynamically_quantised(tmp_path)
+    fixed = fix(model)
+    assert (fixed.applied[0].code, len(integers(model))) == ("static-quantisation", 6)
+    for array in integers(model):
+        assert any(np.array_equal(array, each) for each in integers(fixed.model))

@@ -31,15 +31,28 @@ class _Product:
         quantizer: the DynamicQuantizeLinear in front.
         node: the product.
         scaled: the Mul that makes floats of it.
-        weight: float32, as the integers and their scales say.
+        integers: of the weight, around 0; float32.
+        steps: their scales, one for each output.
         axis: of the weight, along which the outputs lie.
     """
 
     quantizer: ir.Node
     node: ir.Node
     scaled: ir.Node
-    weight: np.ndarray
+    integers: np.ndarray
+    steps: np.ndarray
     axis: int
+
+    @property
+    def weight(self) -> np.ndarray:
+        """In float32."""
+        weight: np.ndarray = self.integers * self.steps.reshape(self.along)
+        return weight
+
+    @property
+    def along(self) -> list[int]:
+        """The shape of what has a value for each output."""
+        return [-1 if each == self.axis else 1 for each in range(self.integers.ndim)]
 
 
 def static_scales(model: Model, feeds: Sequence[Feeds]) -> Transformed | None:
@@ -105,7 +118,8 @@ def _product(quantizer: ir.Node, node: ir.Node) -> _Product | None:
     parts = [np.asarray(each, np.float32).reshape(along) for each in (0 if zero is None else zero, scale)]
     if any(part.size not in (1, weight.shape[axis]) for part in parts):
         return None
-    return _Product(quantizer, node, scaled, (weight.astype(np.float32) - parts[0]) * parts[1], axis)
+    steps = np.broadcast_to(parts[1].reshape(-1), weight.shape[axis : axis + 1])
+    return _Product(quantizer, node, scaled, weight.astype(np.float32) - parts[0], steps, axis)
 
 
 def _weight_scale(value: ir.Value | None, dynamic: ir.Value) -> np.ndarray | None:
@@ -188,10 +202,11 @@ def _constant(graph: ir.Model, array: np.ndarray, name: str) -> ir.Value:
 
 
 def _symmetric(product: _Product) -> tuple[np.ndarray, np.ndarray]:
-    """The weight in INT8 with a scale for each output; exact where the integers were symmetric already."""
-    others = tuple(each for each in range(product.weight.ndim) if each != product.axis)
+    """The weight in INT8 with a scale for each output; exact where the integers are that already."""
+    if np.abs(product.integers).max(initial=0) <= _STEPS:
+        return product.integers.astype(np.int8), np.ascontiguousarray(product.steps)
+    others = tuple(each for each in range(product.integers.ndim) if each != product.axis)
     largest = np.abs(product.weight).max(axis=others)
     steps = np.where(largest > 0, largest / _STEPS, 1).astype(np.float32)
-    along = [-1 if each == product.axis else 1 for each in range(product.weight.ndim)]
-    integers = np.rint(product.weight / steps.reshape(along)).clip(-_STEPS, _STEPS)
+    integers = np.rint(product.weight / steps.reshape(product.along)).clip(-_STEPS, _STEPS)
     return integers.astype(np.int8), steps

@@ -20,7 +20,7 @@ from harness.worker.protocol import CompileReport
 
 Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 _ROUNDS = 4
-CALIBRATED_ON = 16
+CALIBRATED_ON = 64
 """So many inputs are drawn where scales are calibrated: half for the scales, half for the proof."""
 
 
