@@ -111,6 +111,8 @@ class SliceSums:
     rows: dict[int, Array] = field(default_factory=dict)
     columns: Array | None = None
     _ones: Array = field(default_factory=lambda: np.ones(0))
+    _seen: tuple[int, int] = (-1, 0)
+    _indices: dict[int, Array] = field(default_factory=dict)
 
     @classmethod
     def of(cls, layout: Layout) -> SliceSums:
@@ -136,13 +138,19 @@ class SliceSums:
         if self.columns is not None:
             self.columns[:, which] += np.add.reduce(matrix, axis=0)
         if self.rows:
-            first = start // self.layout.columns
-            places = np.arange(first, first + len(sums))
-            for axis, totals in self.rows.items():
-                stride = math.prod(self.layout.shape[axis + 1 : self.layout.outer])
-                index = places // stride % self.layout.shape[axis]
+            for axis, index in self._places(start // self.layout.columns, len(sums)).items():
+                totals = self.rows[axis]
                 totals[:, which] += np.bincount(index, sums, len(totals))
         return float(np.add.reduce(sums, dtype=np.float64))
+
+    def _places(self, first: int, count: int) -> dict[int, Array]:
+        """By axis, which slice each of `count` rows from `first` on belongs to; kept for the next call."""
+        if self._seen != (first, count):
+            places, shape, outer = np.arange(first, first + count), self.layout.shape, self.layout.outer
+            strides = {axis: math.prod(shape[axis + 1 : outer]) for axis in self.rows}
+            self._indices = {axis: places // stride % shape[axis] for axis, stride in strides.items()}
+            self._seen = first, count
+        return self._indices
 
     def merge(self, other: SliceSums) -> None:
         """Add all sums of `other`, which has the same layout."""
