@@ -306,7 +306,7 @@ def _cell(value: Any, format: str) -> str:
 
 def _kept(row: dict[str, Any]) -> str:
     if row.get("fp32_sums"):
-        return f"no node; {len(row['fp32_sums'])} products between Casts"
+        return f"no node; {plural(len(row['fp32_sums']), 'product')} between Casts"
     if "checks" in row and row.get("builds") == 1 and not row["finished"]:
         return f"{plural(row['kept_in_fp32'], 'node')}, and fails"
     if not row.get("finished", True) and row.get("exit", 0) is None:
