@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -66,6 +67,7 @@ from harness.tensors import Precision, to_json, write_text
 from harness.text import command, magnitude, plural
 
 PHASE = "repro"
+TYPED = "typed.onnx"
 MOST_ENGINE_PARTS = 3
 WITH_REPRO = frozenset(
     {DiagnosisVerdict.PRECISION, DiagnosisVerdict.TF32, DiagnosisVerdict.CONVERSION, DiagnosisVerdict.FUSION}
@@ -116,11 +118,14 @@ def write_handover(
         return Handover(recipes, evidence=_autocast_evidence(subject, found), written=False)
     evidence: list[Evidence] = []
     recipes = {}
-    with ExitStack() as stack:  # a process runs the repro while the recipes are written
+    with (
+        ExitStack() as stack
+    ):  # the typed model runs while the repro is cut out, and that while recipes are written
+        typed = _begin_typed(subject, found, out) if wanted else None
         finish = _begin_repro(context, found, summary, out / "repro", stack)
         context.report(Stage.HAND_OVER, "write the recipes", suspected=found.culprits)
         if wanted:
-            recipes = _write_recipes(subject, found, out, engine_layers or {}, evidence, release)
+            recipes = _write_recipes(subject, found, out, engine_layers or {}, evidence, release, typed)
         if found.pins is not None:
             recipes = _write_pins(context, found.pins, out / "pins", evidence)
         repro, shown = finish()
@@ -199,6 +204,7 @@ def _write_recipes(
     engine_layers: Mapping[str, tuple[str, ...]],
     evidence: list[Evidence],
     release: ReleaseInUse,
+    tried: Future[Evidence] | None,
 ) -> dict[Recipe, str]:
     model, island = subject.model, found.island
     out.mkdir(parents=True, exist_ok=True)
@@ -206,11 +212,9 @@ def _write_recipes(
     if path is None:
         path = out / "model.onnx"
         save_model(model, path)
-    typed = out / "typed.onnx" if _can_be_typed(subject, found) else None
-    if typed is not None:
-        graph = with_islands(model, subject.precision, island, found.fp32_sums)
-        save_model(graph, typed)
-        evidence.append(_try_typed(subject, graph))
+    typed = None if tried is None else out / TYPED
+    if tried is not None:
+        evidence.append(tried.result())
     script, listed = out / "keep_fp32.py", out / "layers.json"
     files = Files(str(path), None if typed is None else str(typed), str(script), _shapes(subject))
     recipes = _commands(subject, found, files, release)
@@ -227,6 +231,16 @@ def _write_recipes(
     if typed is not None:
         recipes[Recipe.TYPED_MODEL] = str(typed)
     return recipes
+
+
+def _begin_typed(subject: Subject, found: Findings, out: Path) -> Future[Evidence] | None:
+    """Write the typed model, and begin to run it in the background; None where there is none."""
+    if not _can_be_typed(subject, found):
+        return None
+    out.mkdir(parents=True, exist_ok=True)
+    graph = with_islands(subject.model, subject.precision, found.island, found.fp32_sums)
+    save_model(graph, out / TYPED)
+    return ThreadPoolExecutor(1, "typed model").submit(_try_typed, subject, graph)
 
 
 def _repeated_evidence(repeated: Sequence[str]) -> Evidence:

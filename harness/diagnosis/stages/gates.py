@@ -6,9 +6,8 @@ Whether the candidate passes in FP32 is not tested here: an island that cures sh
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -246,16 +245,7 @@ def _begin_double(subject: Subject) -> Callable[[], InDouble] | None:
     """Begin to compute the model in FP64 in the background; None where it is compared with something else."""
     if subject.bench.case.reference is not None:
         return None
-    found: Future[InDouble] = Future()
-
-    def compute() -> None:
-        try:
-            found.set_result(InDouble.of(subject.bench))
-        except BaseException as error:  # whoever asks for it raises it
-            found.set_exception(error)
-
-    threading.Thread(target=compute, name="in FP64", daemon=True).start()
-    return found.result
+    return ThreadPoolExecutor(1, "in FP64").submit(InDouble.of, subject.bench).result
 
 
 def _unsound_reference(subject: Subject) -> GateCheck | None:
