@@ -197,7 +197,7 @@ def subject(name: str) -> tuple[Model, Samples]:
     return model, make_feeds(case, model.inputs)
 
 
-def measure(name: str, python: str | None) -> dict[str, Any]:
+def measure(name: str, python: str | None, *, ranking_only: bool) -> dict[str, Any]:
     """One model."""
     model, samples = subject(name)
     seen, unseen = samples[:4], samples[4:]
@@ -212,6 +212,8 @@ def measure(name: str, python: str | None) -> dict[str, Any]:
         ranking = measure_ranking(theirs, model, samples[0])
         print(name, ranking, flush=True)
         ranking |= measure_planted(theirs, model, samples[0])
+        if ranking_only:
+            return ranking
         modelopt = (
             {} if python is None else measure_modelopt(python, model, seen, unseen, products, Path(folder))
         )
@@ -245,12 +247,16 @@ def main() -> int:
     parser.add_argument(
         "--modelopt", metavar="PYTHON", help="compare with ModelOpt, too, installed for this Python"
     )
+    parser.add_argument(
+        "--ranking", action="store_true", help="measure ranking alone, and keep what else is known"
+    )
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     kept = RESULTS / "quantization_models.json"
     models = json.loads(kept.read_text())["models"] if kept.exists() else {}  # of those that are not named
     for name in options.names:
-        models[name] = measure(name, options.modelopt)
+        found = measure(name, options.modelopt, ranking_only=options.ranking)
+        models[name] = {**models.get(name, {}), **found} if options.ranking else found
         print(name, models[name], flush=True)
         if options.write:
             record("quantization_models", {"models": models})
