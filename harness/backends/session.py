@@ -33,7 +33,6 @@ from harness.model import EXACT, LOWERED, MASK, LoweredGraph, Model, WeightFeed,
 from harness.tensors import Precision
 from harness.text import duration
 
-DEFAULT_BUDGET = 1 << 30
 TIME_LIMIT = "HARNESS_TIME_LIMIT"
 STOPPING = 5.0
 """Seconds that ONNX Runtime gets to end an inference that nobody waits for any more."""

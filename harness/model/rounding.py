@@ -28,7 +28,6 @@ VELTKAMP_LIMIT = (
     2.0**100
 )  # beyond it the splitting itself would overflow; such values are passed on as they are
 _BLOCK = 1 << 15  # elements that stay in the cache of a core with what is computed from them
-FP8_MAX = 448.0
 FP8_OVERFLOW = 464.0  # halfway between the largest E4M3 value and what would be the next one
 CAST_TYPE = {
     Precision.FP16: (TensorProto.FLOAT16, 9),
