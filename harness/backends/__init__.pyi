@@ -29,6 +29,7 @@ from .session import GraphRunner as GraphRunner
 from .session import check_feeds as check_feeds
 from .session import chunks as chunks
 from .session import run_as_far_as_possible as run_as_far_as_possible
+from .session import sharing_cores as sharing_cores
 from .session import tensor_shapes as tensor_shapes
 from .session import tensor_sizes as tensor_sizes
 from .tensorrt import TensorRTCandidate as TensorRTCandidate

@@ -7,7 +7,8 @@ import os
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
@@ -43,6 +44,19 @@ _NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 UNKNOWN_BYTES = 1 << 20  # assumed for a tensor whose shape inference could not find
 
 
+_SHARING: ContextVar[int] = ContextVar("threads that share the cores", default=1)
+
+
+@contextmanager
+def sharing_cores(count: int) -> Iterator[None]:
+    """Give the sessions that this thread makes its part of the cores; `count` threads have as much work."""
+    token = _SHARING.set(count)
+    try:
+        yield
+    finally:
+        _SHARING.reset(token)
+
+
 def session_options(parts: int = 1) -> ort.SessionOptions:
     """Options of a session that is one of so many `parts` of a graph.
 
@@ -56,8 +70,9 @@ def session_options(parts: int = 1) -> ort.SessionOptions:
     threads = os.environ.get("HARNESS_THREADS", "")
     if threads.isdecimal():
         options.intra_op_num_threads = int(threads)
-    elif parts > 1:
-        options.intra_op_num_threads = max(1, min(len(os.sched_getaffinity(0)), THREADS // parts))
+    elif parts > 1 or _SHARING.get() > 1:
+        cores = len(os.sched_getaffinity(0)) // _SHARING.get()
+        options.intra_op_num_threads = max(1, min(cores, THREADS // parts))
     # Parts that keep what they took for themselves would take as much as all the graph's tensors together.
     options.enable_cpu_mem_arena = parts == 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

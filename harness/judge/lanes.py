@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeVar
 
+from harness.backends import sharing_cores
 from harness.case import Case, RunSpec
 from harness.cluster import CaseUnit, Cluster, Stage
 from harness.errors import UnitLostError
@@ -250,7 +251,8 @@ def carry_out(
         options = replace(judge.options, memory_budget=judge.options.memory_budget // lane.count)
         own = Judge(options, judge.candidates.again(lane.number))
         try:
-            work.work(lane.names, own, shared=lane.count > 1)
+            with sharing_cores(lane.count):
+                work.work(lane.names, own, shared=lane.count > 1)
         finally:
             own.release()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends import tensorrt
+from harness.backends import sharing_cores, tensorrt
+from harness.backends.session import session_options
 from harness.environments import Environment, Supervisor
 from harness.environments.process import WorkerProcess
 from harness.judge import (
@@ -191,6 +193,15 @@ def test_lanes_wait_less_for_pythons_lock_as_long_as_there_are_several() -> None
     assert beside == [pytest.approx(0.0005)] * 2
     assert side_by_side([sys.getswitchinterval], lambda: None) == [before]
     assert sys.getswitchinterval() == before
+
+
+def test_sessions_of_a_thread_get_its_part_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HARNESS_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    made = side_by_side([lambda: session_options().intra_op_num_threads] * 2, lambda: None)
+    with sharing_cores(4):
+        assert session_options().intra_op_num_threads == 4
+    assert made == [session_options().intra_op_num_threads] * 2 == [0, 0], "as ONNX Runtime chooses"
 
 
 def test_results_keep_their_order_whichever_gpu_is_faster(tiny_cases, supervisors) -> None:
