@@ -7,7 +7,7 @@ memory-mapped tensors of 1 GB and reports the most memory that it ever held.
 Slices: the same compare with and without sums over slices, in turn, on tensors of about 100,000 elements and one of
 4 million; ratios of processor time.
 
-Run: python -m benchmarks.compare_throughput [--rounds N] [--out FILE]
+Run: python -m benchmarks.compare_throughput [--rounds N] [--slices] [--out FILE]
 """
 
 from __future__ import annotations
@@ -182,7 +182,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="how often each contender runs")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="size of each memory-mapped tensor")
     parser.add_argument("--out", type=Path, help="where to write the result instead of benchmarks/results")
+    parser.add_argument("--slices", action="store_true", help="only what slices cost: compare_slices.json")
     options = parser.parse_args()
+    if options.slices:
+        slices = measure_slices(options.rounds)
+        print(slices, record("compare_slices", slices, out=options.out, module="compare_throughput"))
+        return int(slices["largest_ratio"] > TARGET_SLICES)
     throughput, memory = measure_throughput(options.rounds), measure_memory(options.gigabytes)
     slices = measure_slices(options.rounds)
     numbers = {
