@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
 from pathlib import Path
 
 import pytest
+from written import Writes
 
 from harness.cli import main
 
@@ -48,14 +48,13 @@ class Disk:
     def __init__(self) -> None:
         self.writes = 0
         self.full: int | None = None
-        self.sync = os.fsync
 
-    def fsync(self, descriptor: int) -> None:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            self.writes += 1
-            if self.writes - 1 == self.full:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.sync(descriptor)
+    def write(self, kind: str) -> None:
+        if kind == "rename":  # which takes no room
+            return
+        self.writes += 1
+        if self.writes - 1 == self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -74,10 +73,13 @@ def test_a_full_disk_is_one_message_whichever_write_meets_it(
         monkeypatch.chdir(folder)
 
     disk = Disk()
-    monkeypatch.setattr(os, "fsync", disk.fsync)
+    watch = Writes(disk.write)
+    monkeypatch.setattr(os, "fsync", watch.fsync)
     counted = tmp_path / "counted"
     start(counted)
+    watch.folder = counted
     expected = main(COMMANDS[name])
+    watch.folder = None
     assert expected in (0, 1)
     writes = disk.writes
     assert writes > 1
@@ -85,9 +87,9 @@ def test_a_full_disk_is_one_message_whichever_write_meets_it(
     for number in range(writes):
         folder = tmp_path / f"full{number}"
         start(folder)
-        disk.writes, disk.full = 0, number
+        disk.writes, disk.full, watch.folder = 0, number, folder
         status = main(COMMANDS[name])
-        disk.full = None
+        disk.full = watch.folder = None
         said = "\n".join(capsys.readouterr())
         if status == expected:  # a diagnosis stands without its repro, and says why there is none
             said += (folder / "out/diagnosis/diagnosis.json").read_text()

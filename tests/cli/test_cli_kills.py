@@ -6,12 +6,12 @@ import json
 import multiprocessing
 import os
 import signal
-import stat
 import sys
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
+from written import Writes
 
 from harness.cli import main
 from harness.history import load_history
@@ -42,32 +42,26 @@ HISTORY = Path("reports/history")
 def carry_out(folder: str, words: list[str], last: int | None, counts: str) -> None:
     """Carry out a command in `folder`, and die just before its write number `last` reaches the disk.
 
-    A write is one fsync of a file, or one rename: what is written before lies in the file, what comes after does not.
-    Runs in a process of its own; how many writes there were is left in the file `counts`.
+    What is written before a write (see Writes) lies in the file, what comes after does not. Runs in a process of its
+    own; how many writes there were is left in the file `counts`.
     """
     os.chdir(folder)
     os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
     os.environ.pop("CI", None)
-    done, sync, replace = 0, os.fsync, os.replace
+    done = 0
 
-    def write() -> None:
+    def write(kind: str) -> None:
         nonlocal done
         if done == last:
             os.kill(os.getpid(), signal.SIGKILL)
         done += 1
 
-    def fsync(descriptor: int) -> None:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            write()
-        sync(descriptor)
-
-    def rename(*arguments: object, **options: object) -> None:
-        write()
-        replace(*arguments, **options)  # type: ignore[arg-type]
-
-    os.fsync, os.replace = fsync, rename  # type: ignore[assignment]
+    writes = Writes(write)
+    os.fsync = writes.fsync  # type: ignore[assignment]
+    writes.folder = Path(folder)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - ends with the process
     status = main(words)
+    writes.folder = None
     Path(counts).write_text(json.dumps([status, done]))
 
 
