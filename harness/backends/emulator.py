@@ -253,5 +253,10 @@ class Emulator(Candidate):
         self._shadows.clear()
         self._weights.clear()
 
+    def forget_weights(self) -> None:
+        """Free the rounded weights, and keep the sessions: the next run rounds them again."""
+        for kept in self._weights.values():
+            kept.clear()
+
     def _cache(self, precision: Precision) -> dict[str, np.ndarray]:
         return self._weights.setdefault(precision, {})

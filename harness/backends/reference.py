@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from harness.backends.partitioned import left_out
 from harness.backends.session import GraphRunner, create_session, infer
 from harness.errors import HarnessError, ModelError
-from harness.model import Model, bodies, graph_dtypes, is_widened, lower, needed_nodes, owner
+from harness.model import Model, bodies, graph_dtypes, is_widened, lower, needed_nodes, node_reads, owner
 from harness.tensors import Precision
 
 
@@ -67,6 +67,7 @@ class Reference:
 
 
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
+SINGLE = "::single"
 FP32_ONLY = frozenset(
     {
         "Conv",
@@ -143,7 +144,11 @@ class DoubleReference:
         """
         takes = {value.name for value in self._session.get_inputs()}
         values = {name: _widened(array) for name, array in feeds.items() if name in takes}
-        values |= {name: _widened(self._model.weight(name)) for name in self._model.weights if name in takes}
+        for name in self._model.weights:
+            if (fed := f"{name}{SINGLE}") in takes:
+                values[fed] = self._model.weight(name)
+            elif name in takes:
+                values[name] = _widened(self._model.weight(name))
         try:
             arrays = infer(self._session, self._graph.outputs, values)
         except HarnessError:
@@ -187,6 +192,7 @@ class _Widening:
         del graph.output[:], graph.value_info[:]
         reverses = self.reversible(graph)
         self.widen(graph, self.model.dtypes, reverses)
+        self.feed_singles(graph)
         # An untouched input may be asked for: ONNX wants a node behind every output.
         outputs = tuple(f"double::{place}" for place in range(len(names)))
         for name, output in zip(names, outputs, strict=True):
@@ -196,6 +202,28 @@ class _Widening:
             graph.node.append(helper.make_node(op, [name], [output], name=output, **attributes))
             graph.output.append(onnx.ValueInfoProto(name=output))
         return _Graph(proto, outputs, frozenset(self.narrowed))
+
+    def feed_singles(self, graph: onnx.GraphProto) -> None:
+        """Feed weights in FP32, and cast each in front of the first node that reads it: together they would take twice
+        their memory once more."""
+        singles = {
+            value.name: value
+            for value in graph.input
+            if value.name in self.model.weights and value.type.tensor_type.elem_type == DOUBLE
+        }
+        singles = {name: value for name, value in singles.items() if self.model.dtypes.get(name) == "float32"}
+        nodes: list[onnx.NodeProto] = []
+        cast: set[str] = set()
+        for node in graph.node:
+            for name in dict.fromkeys(node_reads(node)):
+                if name in singles and name not in cast:
+                    cast.add(name)
+                    value = singles[name]
+                    value.name, value.type.tensor_type.elem_type = f"{name}{SINGLE}", FLOAT
+                    nodes.append(helper.make_node("Cast", [value.name], [name], name=value.name, to=DOUBLE))
+            nodes.append(node)
+        del graph.node[:]
+        graph.node.extend(nodes)
 
     def reversible(self, graph: onnx.GraphProto) -> dict[str, int]:
         """The channels of each Conv of one group whose weight has a known shape."""

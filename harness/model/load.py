@@ -18,7 +18,7 @@ from harness.model.analysis import embedded
 from harness.model.derived import at_opset
 from harness.model.external import check_external_data, external_tensors
 from harness.model.model import Model, hash_proto
-from harness.model.names import inline_functions, name_nodes
+from harness.model.names import inline_functions, name_nodes, named_nodes
 from harness.model.soundness import check_calls, check_declared, check_written, cycle
 from harness.tensors import atomic_path
 from harness.text import names
@@ -32,6 +32,9 @@ TRT_PAIRS = {
 """Operators of TensorRT's own domain, as ModelOpt's PyTorch exports have them: ONNX's, and the type of the steps."""
 FP8_OPSET = 19
 EXTERNAL_OVER = 1 << 30  # models with more bytes of weights are saved with external data beside them
+
+COPIED_OVER = 64 << 20
+"""Files of more bytes do not stay in memory as a protobuf beside the arrays that are computed with."""
 
 
 def load_model(
@@ -58,8 +61,10 @@ def load_model(
     if isinstance(source, ir.Model):
         return _wrap(source, name or "model", hash_proto(ir.to_proto(source)), None, operators)
     path = Path(source)
-    model, sha256 = _from_file(path)
-    return _wrap(model, name or path.stem, sha256, path, operators)
+    model, sha256, named = _from_file(path)
+    loaded = _wrap(model, name or path.stem, sha256, path, operators)
+    loaded.named = named
+    return loaded
 
 
 def load_model_of(case: Case) -> Model:
@@ -131,8 +136,8 @@ def _with_onnx_pairs(model: ir.Model) -> bool:
     return any(node.outputs[0].dtype == ir.DataType.FLOAT8E4M3FN for node in found)
 
 
-def _from_file(path: Path) -> tuple[ir.Model, str]:
-    """The model in the file, and the hash of the file and its external data."""
+def _from_file(path: Path) -> tuple[ir.Model, str, frozenset[str]]:
+    """The model in the file, the hash of the file and its external data, and the names that nodes have in it."""
     if not path.exists():
         raise ModelError("no such model file", where=path, hint=_nearby(path))
     if path.is_dir():
@@ -149,14 +154,36 @@ def _from_file(path: Path) -> tuple[ir.Model, str]:
         ) from error
     tensors = external_tensors(proto, path)
     check_external_data(tensors, path)
-    model = _from_proto(proto, path)
-    ir.external_data.set_base_dir(model.graph, path.parent.resolve())
-    digest = hashlib.sha256(content)
+    digest, large = hashlib.sha256(content), len(content) > COPIED_OVER
+    del content
     for location in sorted({tensor.location for tensor in tensors}):
         with (path.parent / location).open("rb") as handle:
             while block := handle.read(1 << 20):
                 digest.update(block)
-    return model, digest.hexdigest()
+    model = _from_proto(proto, path)
+    ir.external_data.set_base_dir(model.graph, path.parent.resolve())
+    if large:
+        _copy_tensors(model)
+    return model, digest.hexdigest(), named_nodes(proto)
+
+
+def _copy_tensors(model: ir.Model) -> None:
+    """Let a model hold its tensors as arrays: a protobuf is kept whole, and copies its bytes whenever they are read."""
+
+    def copied(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if not isinstance(tensor, ir.TensorProtoTensor) or tensor.dtype == ir.DataType.STRING:
+            return tensor
+        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
+
+    graphs = [model.graph, *(function.graph for function in model.functions.values())]
+    for graph in (each for top in graphs for each in (top, *top.subgraphs())):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = copied(value.const_value)
+        for node in graph:
+            for name, attribute in node.attributes.items():
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    node.attributes[name] = ir.AttrTensor(name, copied(attribute.as_tensor()))
 
 
 def _from_proto(proto: onnx.ModelProto, where: Path | str) -> ir.Model:

@@ -19,7 +19,7 @@ from harness.model.sizes import sized_nodes
 from harness.text import suggestion
 
 LARGE_WEIGHT = 64  # float32 initializers with more elements are fed at run time instead of embedded
-LARGE_BYTES = 64 << 20  # and initializers of any dtype with more bytes
+LARGE_BYTES = 1 << 20  # and initializers of any dtype that can be fed, with more bytes
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,9 @@ class Model:
         sha256: hash of the file or of the serialized model, with its external data.
         path: the file it came from, if any.
         operators: operators of the user's own that it may hold.
+
+    Attributes:
+        named: the names that nodes have in the file, if that is known.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Model:
         operators: Operators | None = None,
     ) -> None:
         self.ir = ir_model
+        self.named: frozenset[str] | None = None
         self.operators = operators
         self.name = name
         self.sha256 = sha256
@@ -299,7 +303,8 @@ def hash_proto(proto: onnx.ModelProto) -> str:
 
 def _is_large(tensor: ir.TensorProtocol) -> bool:
     is_float = tensor.dtype == ir.DataType.FLOAT
-    return (is_float and tensor.size > LARGE_WEIGHT) or tensor.nbytes > LARGE_BYTES
+    fed = tensor.dtype != ir.DataType.STRING and tensor.dtype.bitwidth >= 8
+    return (is_float and tensor.size > LARGE_WEIGHT) or (fed and tensor.nbytes > LARGE_BYTES)
 
 
 def _info(value: ir.Value) -> TensorInfo:

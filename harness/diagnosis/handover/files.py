@@ -124,6 +124,7 @@ def write_handover(
         typed = _begin_typed(subject, found, out) if wanted else None
         finish = _begin_repro(context, found, summary, out / "repro", stack)
         context.report(Stage.HAND_OVER, "write the recipes", suspected=found.culprits)
+        subject.bench.emulator.forget_weights()  # those of the files that are written come on top of the model's own
         if wanted:
             recipes = _write_recipes(subject, found, out, engine_layers or {}, evidence, release, typed)
         if found.pins is not None:

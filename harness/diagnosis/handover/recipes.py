@@ -261,5 +261,7 @@ def own_file(model: Model, island: Sequence[str]) -> Path | None:
     """
     if model.path is None:
         return None
-    known = named_nodes(onnx.load(model.path, load_external_data=False))
+    known = model.named
+    if known is None:
+        known = named_nodes(onnx.load(model.path, load_external_data=False))
     return model.path if known.issuperset([*island, *layers_of(model, island)]) else None
