@@ -224,6 +224,9 @@ class GraphRunner:
         self, model: Model, graph: LoweredGraph, precision: Precision, rounded: dict[str, np.ndarray]
     ) -> None:
         self.model, self.graph, self.precision, self.rounded = model, graph, precision, rounded
+        for info in model.outputs:
+            if info.name in graph.outputs and info.dtype.startswith(("seq(", "optional(")):
+                raise _no_tensor(info.name, model.name)
         self.session = create_session(
             graph.proto, where=model.name, operators=model.operators, dtypes=model.dtypes
         )
@@ -269,11 +272,7 @@ class GraphRunner:
             raise _run_error(error, self.model.name) from error
         for name, array in zip(observed, arrays, strict=True):
             if not isinstance(array, np.ndarray):
-                raise ModelError(
-                    f"output {name!r} is a sequence or optional; harness compares tensors",
-                    where=self.model.name,
-                    hint="let the model return its tensors",
-                )
+                raise _no_tensor(name, self.model.name)
         return dict(zip(observed, arrays, strict=True))
 
     def _weight(self, feed: WeightFeed, low: bool, exact: bool) -> np.ndarray:
@@ -286,6 +285,14 @@ class GraphRunner:
         if key not in self.rounded:
             self.rounded[key] = round_array(raw, precision, toward_zero=cut)
         return self.rounded[key]
+
+
+def _no_tensor(output: str, where: str) -> ModelError:
+    return ModelError(
+        f"output {output!r} is a sequence or optional, of which engines have none; harness compares tensors",
+        where=where,
+        hint="let the model return its tensors",
+    )
 
 
 def chunks(tensors: Sequence[str], sizes: Mapping[str, int], budget: int) -> Iterator[tuple[str, ...]]:

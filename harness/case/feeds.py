@@ -124,7 +124,7 @@ def _check_size(
     for info in inputs:
         spec = case.inputs.get(info.name, InputSpec())
         if info.name not in recorded and not isinstance(spec.fill, FileFill):
-            nbytes += math.prod(_shape(case, info, spec)) * _dtype(case, info, spec).itemsize
+            nbytes += _dtype(case, info, spec).itemsize * math.prod(_shape(case, info, spec))
     if nbytes * samples > memory_limit() * SHARE_OF_INPUTS:
         of_samples = f" of {samples:,} samples" if samples > 1 else ""
         raise InputDataError(
@@ -169,7 +169,10 @@ def _dtype(case: Case, info: TensorLike, spec: InputSpec) -> np.dtype:
     try:
         return dtype_of(info.dtype)
     except InputDataError as error:
-        raise _wrong(case, info, f"inputs of dtype {info.dtype} cannot be fed") from error
+        message = (
+            f"inputs of dtype {info.dtype} cannot be fed: engines of TensorRT have tensors of numbers alone"
+        )
+        raise _wrong(case, info, message, hint="let the model begin behind what reads it") from error
 
 
 # Shapes

@@ -221,7 +221,15 @@ def test_dynamic_axes_take_the_shape_of_the_case():
             Info(),
             "input 'x': the model wants dtype float32, the case says float16",
         ),
-        ({}, Info(dtype="string"), "input 'x': inputs of dtype string cannot be fed"),
+        *(
+            (
+                {},
+                Info(dtype=dtype, shape=None),
+                f"input 'x': inputs of dtype {dtype} cannot be fed: engines of TensorRT have tensors of numbers alone "
+                "(let the model begin behind what reads it)",
+            )
+            for dtype in ("string", "seq(float32)", "optional(float32)")
+        ),
         ({"imag": [1]}, Info("image"), "the model has no input 'imag' (did you mean `image`?)"),
         ({"zzz": [1]}, Info("image"), "the model has no input 'zzz' (its inputs are image)"),
         (
