@@ -1,15 +1,21 @@
-"""What a run takes as models grow: memory above the imports and processor time, by the number of nodes.
+"""What a run and a diagnosis take as models grow: memory above the imports and processor time.
 
-    python -m benchmarks.scale [--nodes 500 --nodes 2000 --nodes 5000] [--out FILE]
+    python -m benchmarks.scale [--part run]… [--nodes 500 --nodes 10000] [--megabytes 500] [--out FILE]
 
-The model is a chain of MatMul, Tanh, Mul and Add or Sub on tensors of 1 KB: weights and activations weigh nothing, so
-what is left is what each node costs. It is chaotic and fails at fp16, which is the dearest case: every layer is
-measured, and errs a lot. Each size is a process of its own, with one thread of ONNX Runtime.
+The parts are `run`: a model that is a chain of MatMul, Tanh, Mul and Add or Sub on tensors of 1 KB, so that what is
+left is what each node costs. It is chaotic and fails at fp16, which is the dearest case: every layer is measured, and
+errs a lot. Beside it is what ONNX Runtime takes alone, to load the same graph and run it once: as it is, and with every
+tensor copied to an output of its own, as a session that is to show all of them has it. `weights`: a run and a diagnosis
+of an MLP whose weights are so many megabytes, with an overflow in its last layers. `fault` and `accumulated`: the
+diagnosis of an MLP of 5,000 nodes, where one place overflows or every block loses a little (benchmarks.faults).
+
+Each measurement is a process of its own, with one thread of ONNX Runtime, and of `run` the cheapest of three turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import resource
@@ -17,10 +23,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+
+NODES = 5000
+WIDTH = 2048
+PARTS = ("run", "weights", "fault", "accumulated")
 
 
 def chain(nodes: int, width: int = 32) -> Any:
@@ -44,48 +56,162 @@ def chain(nodes: int, width: int = 32) -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def heavy(megabytes: int) -> Any:
+    """Layers of 17 MB each, and squares that overflow in FP16 behind them."""
+    from cases.models.graph import Graph
+    from cases.models.layers import linear, rms_norm
+
+    graph = Graph("heavy", seed=0)
+    x = graph.input("x", (8, WIDTH))
+    for index in range(round(megabytes * 1e6 / (4 * WIDTH**2))):
+        x = graph.node("Tanh", f"t{index}", linear(graph, x, f"l{index}", WIDTH, WIDTH))
+    large = graph.node("Mul", "large", x, graph.constant("factor", 1000.0))
+    graph.node("Identity", "y", rms_norm(graph, large, "norm"))
+    return graph.model({"y": (8, WIDTH)})
+
+
 def megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def one(nodes: int) -> None:
-    """Run one size in this process, and print what it took."""
+def measured(work: Callable[[], object]) -> dict[str, float]:
+    before, cpu = megabytes(), time.process_time()
+    work()
+    return {"cpu_seconds": time.process_time() - cpu, "mb": megabytes() - before}
+
+
+def command(folder: str, *words: str) -> dict[str, Any]:
+    """What `harness` takes behind a small model that imports everything, with what its --json says."""
     import onnx
 
-    import harness
+    from harness.cli import main as harness
+
+    small, out = Path(folder, "small.onnx"), Path(folder, "out.json")
+    onnx.save(chain(40), small)
+    second = [f"--out={folder}/small"] if words[0] == "diagnose" else []
+    with redirect_stdout(io.StringIO()):
+        harness([words[0], str(small), "--precision", "fp16", *second])
+        found: dict[str, Any] = dict(
+            measured(lambda: harness([*words, "--precision", "fp16", "--json", str(out)]))
+        )
+    return found | {"said": json.loads(out.read_text())}
+
+
+def one_run(nodes: int) -> dict[str, Any]:
+    import onnx
 
     with tempfile.TemporaryDirectory() as folder:
-        small, large = Path(folder, "small.onnx"), Path(folder, "large.onnx")
-        onnx.save(chain(40), small)
-        onnx.save(chain(nodes), large)
-        harness.run(small, precisions="fp16")  # imports everything
-        before, cpu = megabytes(), time.process_time()
-        report = harness.run(large, precisions="fp16")
-        took = time.process_time() - cpu
-    assert len(report.results[0].layers) > nodes / 2
-    found = {"nodes": nodes, "cpu_seconds": took, "mb": megabytes() - before}
-    found |= {"mb_a_node": found["mb"] / nodes, "cpu_ms_a_node": 1e3 * took / nodes}
-    print(json.dumps(found))
+        onnx.save(chain(nodes), f"{folder}/large.onnx")
+        found = command(folder, "run", f"{folder}/large.onnx")
+    assert len(found.pop("said")["results"][0]["layers"]) > nodes / 2
+    found |= {"mb_a_node": found["mb"] / nodes, "cpu_ms_a_node": 1e3 * found["cpu_seconds"] / nodes}
+    return {
+        "nodes": nodes,
+        **found,
+        "onnxruntime": {"as_it_is": alone(nodes), "all_outputs": alone(nodes, every=True)},
+    }
+
+
+def alone(nodes: int, *, every: bool = False) -> dict[str, float]:
+    """What ONNX Runtime takes for one session of the chain and one inference, in ms of processor time a node."""
+    import numpy as np
+    import onnx
+    import onnxruntime as ort
+
+    from harness.backends.session import session_options
+
+    model = chain(nodes)
+    if every:
+        names = [node.output[0] for node in model.graph.node]
+        model.graph.node.extend(onnx.helper.make_node("Identity", [name], [f"{name}/out"]) for name in names)
+        model.graph.output.extend(onnx.ValueInfoProto(name=f"{name}/out") for name in names)
+    data, made = model.SerializeToString(), []
+    x = np.zeros((8, 32), np.float32)
+    load = measured(
+        lambda: made.append(ort.InferenceSession(data, session_options(), ["CPUExecutionProvider"]))
+    )
+    run = measured(lambda: made[0].run(None, {"x": x}))
+    return {"load": 1e3 * load["cpu_seconds"] / nodes, "run": 1e3 * run["cpu_seconds"] / nodes}
+
+
+def one_weights(size: int, word: str) -> dict[str, Any]:
+    """`word` is run or diagnose."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "heavy.onnx")
+        make = f"import sys, onnx; from benchmarks.scale import heavy; onnx.save(heavy({size}), sys.argv[1])"
+        subprocess.run([sys.executable, "-c", make, path], check=True)  # its memory is not ours
+        weights = path.stat().st_size / 1e6
+        found = command(folder, word, str(path), *(["--out", f"{folder}/out"] if word == "diagnose" else []))
+    del found["said"]
+    return {"weights_mb": weights, **found, "mb_over_weights": found["mb"] / weights}
+
+
+def one_diagnosis(kind: str) -> dict[str, Any]:
+    from benchmarks.faults.diagnosis import diagnose
+    from benchmarks.faults.families import Family
+    from benchmarks.faults.generate import generate
+    from benchmarks.faults.kinds import Kind
+    from benchmarks.faults.planted import Spec
+    from harness.tensors import Precision
+
+    case = generate(Spec(Family.MLP, Kind(kind), 1, NODES))
+    answers = []
+    taken = measured(lambda: answers.append(diagnose(case.model, [case.feeds], Precision.FP16)))
+    answer = answers[0]
+    right = answer.verdict == "precision" and case.truth in (None, answer.culprits)
+    return {
+        "nodes": len(case.model.graph.node),
+        "kind": kind,
+        **taken,
+        "verdict": answer.verdict,
+        "culprits": len(answer.culprits),
+        "right": right,
+        "emulations": answer.evaluations,
+    }
+
+
+def process(part: str, *given: object) -> dict[str, Any]:
+    """One measurement, in a process of its own."""
+    line = [sys.executable, "-m", "benchmarks.scale", "--one", json.dumps([part, *given])]
+    variables = {**os.environ, "HARNESS_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, env=variables, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(part, *given, found, flush=True)
+    return found
+
+
+def run_at_fp16(sizes: list[int], times: int) -> dict[str, Any]:
+    turns = [[process("run", nodes) for nodes in sizes] for _ in range(times)]
+    best = [min(each, key=lambda found: found["cpu_seconds"]) for each in zip(*turns, strict=True)]
+    ratio = best[-1]["cpu_ms_a_node"] / best[0]["cpu_ms_a_node"]
+    return {"run_at_fp16": best, "cpu_a_node_largest_over_smallest": ratio}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", action="append", choices=PARTS, help="default: all")
     parser.add_argument("--nodes", type=int, action="append")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--turns", type=int, default=3, help="of run: the cheapest of so many is kept")
+    parser.add_argument("--megabytes", type=int, default=500)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if asked.one is not None:
-        one(asked.one)
+        part, *given = json.loads(asked.one)
+        measure = {"run": one_run, "weights": one_weights, "diagnosis": one_diagnosis}[part]
+        print(json.dumps(measure(*given)))
         return
-    sizes = []
-    for nodes in asked.nodes or (500, 2000, 5000):
-        command = [sys.executable, "-m", "benchmarks.scale", "--one", str(nodes)]
-        variables = {**os.environ, "HARNESS_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
-        sizes.append(json.loads(done.stdout.splitlines()[-1]))
-        print(sizes[-1], flush=True)
-    ratio = sizes[-1]["cpu_ms_a_node"] / sizes[0]["cpu_ms_a_node"]
-    record("scale", {"run_at_fp16": sizes, "cpu_a_node_largest_over_smallest": ratio}, out=asked.out)
+    found: dict[str, Any] = {}
+    for part in asked.part or PARTS:
+        if part == "run":
+            found |= run_at_fp16(asked.nodes or [500, 2000, 5000, 10000], asked.turns)
+        elif part == "weights":
+            found |= {word: process("weights", asked.megabytes, word) for word in ("run", "diagnose")}
+        else:
+            found[part] = process("diagnosis", "squares" if part == "fault" else part)
+    record("scale", found, out=asked.out)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from .budget import Spending as Spending
 from .context import Context as Context
 from .context import Progress as Progress
 from .context import ProgressEvent as ProgressEvent
+from .effects import LARGE as LARGE
 from .effects import Effects as Effects
 from .emulation import emulate as emulate
 from .emulation import emulated_layers as emulated_layers

@@ -14,6 +14,12 @@ MOST_RUNS = 256
 MATTERS = 0.5
 """A group of nodes is taken apart when its effect is beyond this many limits."""
 
+LARGE = 2048
+"""In models of more nodes no answer is worth a run for each: few groups are lowered, whatever they do."""
+
+GROUPS, HALVINGS = 12, 8
+"""How many groups of a large model are lowered, and how often one that fails alone is halved."""
+
 
 class Effects:
     """Measures and remembers effects, in multiples of the limit of the worst gate: beyond 1 a node fails alone.
@@ -74,6 +80,8 @@ class Effects:
             units: names of nodes, in topological order.
             introduced: by node, the nrmse that it introduces: shares the effect of a group out among its nodes.
         """
+        if len(units) > LARGE:
+            return self._coarse(units, introduced)
         size = -(-len(units) // MOST_RUNS)
         if size <= 1:
             return self.each(units)
@@ -83,6 +91,23 @@ class Effects:
             effect = self.of(group)
             scores |= self.each(group) if effect > MATTERS else _shared_out(group, effect, introduced)
         return scores
+
+    def _coarse(self, units: Sequence[str], introduced: dict[str, float]) -> dict[str, float]:
+        """The same of a large model, in GROUPS + 2 · HALVINGS runs at most."""
+        size = -(-len(units) // GROUPS)
+        groups = {tuple(units[start : start + size]): 0.0 for start in range(0, len(units), size)}
+        groups = {group: self.of(group) for group in groups}
+        for _ in range(HALVINGS):
+            worst = max(groups, key=groups.__getitem__)
+            if groups[worst] <= 1.0 or len(worst) == 1:
+                break
+            del groups[worst]
+            middle = len(worst) // 2
+            groups |= {half: self.of(half) for half in (worst[:middle], worst[middle:])}
+        scores: dict[str, float] = {}
+        for group, effect in groups.items():
+            scores |= _shared_out(group, effect, introduced)
+        return {unit: scores[unit] for unit in units}
 
 
 def _shared_out(group: Sequence[str], effect: float, introduced: dict[str, float]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from harness.backends import Observation, Plan, Timing
 from harness.diagnosis.context import (
     BASELINE,
+    LARGE,
     Cure,
     Effects,
     Evaluator,
@@ -81,9 +82,14 @@ def cure_on_emulator(
     hint = _passing(evaluator, known, [own & frozenset(subject.units), theirs])
     if hint is None and any(math.isinf(prediction.introduced[node]) for node in own):
         hint = _followed(evaluator, known, own & frozenset(subject.units), prediction.failing_sample)
-    if hint is None:
-        alone = effects.each(_suspects(subject, prediction, suspicion))
+    large = len(subject.units) > LARGE
+    suspects = () if hint is not None else _suspects(subject, prediction, suspicion)
+    if suspects and (not large or _passing(evaluator, known, [frozenset(suspects)])):
+        alone = effects.each(suspects)
         hint = _passing(evaluator, known, _hints(suspicion, alone))
+    proved = hint is not None or not large
+    if hint is not None and large and len(hint) > MOST_SUSPECTS:  # of so many none is left out alone
+        hint, proved = None, False
     if hint is not None:
         # Where nothing overflows, the error that a node introduces says little of its effect on the outputs.
         finite = all(math.isfinite(suspicion[node]) for node in hint) and len(hint) <= MOST_SUSPECTS
@@ -95,7 +101,7 @@ def cure_on_emulator(
     else:
         problem = island_problem(subject, scores=effects.scores(subject.units, suspicion))
     at_hand = {} if hint is None else {hint: known.pop(hint)}
-    options = Options(prove=share == 1.0)
+    options = Options(prove=share == 1.0 and proved)
     result = search_islands(evaluator, problem, options, known, setup, at_hand=at_hand, share=share)
     return _cure_of(result, EMULATOR)
 

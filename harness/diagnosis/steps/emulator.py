@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.diagnosis.context import (
+    LARGE,
     Context,
     Cure,
+    Effects,
     GateCheck,
     Seen,
     Subject,
@@ -102,7 +104,14 @@ def try_fresh(seen: Seen, context: Context) -> Seen:
     assert seen.cure is not None
     context.report(Stage.CURE, "try the island on fresh inputs", suspected=seen.cure.island)
     what = "the cure by FP32 sums" if seen.cured_by_sums else "the island"
-    found = try_unseen(context.subject, seen.cure.island, _search_again, frozenset(seen.cure.fp32_sums))
+
+    def widen(subject: Subject, island: tuple[str, ...]) -> tuple[str, ...]:
+        # What a node does to the outputs is much the same on all inputs, and dear to measure in a large model.
+        large = len(subject.units) > LARGE
+        effects = context.effects(seen.predicted.failing_sample) if large else None
+        return _search_again(subject, effects)
+
+    found = try_unseen(context.subject, seen.cure.island, widen, frozenset(seen.cure.fp32_sums))
     if found is None:
         text = f"{what} was not tried on other inputs: those of the case come from files"
         return seen.adding(Evidence(Stage.CURE, EvidenceKind.UNSEEN, text))
@@ -124,14 +133,15 @@ def try_fresh(seen: Seen, context: Context) -> Seen:
     )
 
 
-def _search_again(subject: Subject, island: tuple[str, ...]) -> tuple[str, ...]:
-    """An island that cures on other inputs; nothing if none is found."""
+def _search_again(subject: Subject, effects: Effects | None) -> tuple[str, ...]:
+    """An island that cures on other inputs, by what nodes do to the outputs there, unless that is given."""
     context = Context(subject)
     baseline = context.evaluator.evaluate(subject.plan(), phase="gates", key="baseline", thorough=True)
     if baseline.passed:
         return ()
     prediction = predict(subject, GateCheck(None, baseline, outputs=baseline.outputs))
-    return cure_on_emulator(context.evaluator, prediction, context.effects(0), SearchSetup()).island
+    effects = effects or context.effects(0)
+    return cure_on_emulator(context.evaluator, prediction, effects, SearchSetup()).island
 
 
 def look_for_hidden(seen: Seen, context: Context) -> Seen:

@@ -1,0 +1,28 @@
+"""Models of thousands of nodes: few runs, and not one for each node."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.faults.diagnosis import diagnose
+from benchmarks.faults.families import Family
+from benchmarks.faults.generate import generate
+from benchmarks.faults.kinds import Kind
+from benchmarks.faults.planted import Spec
+from harness.diagnosis.context import effects
+from harness.diagnosis.stages import cure
+from harness.tensors import Precision
+
+
+def test_an_error_that_adds_up_in_a_large_model_takes_few_emulations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proved node by node the same model takes 236."""
+    for module in (effects, cure):
+        monkeypatch.setattr(module, "LARGE", 300)
+    monkeypatch.setattr(cure, "MOST_SUSPECTS", 30)
+    case = generate(Spec(Family.MLP, Kind.ACCUMULATED, 1, 500))
+    answer = diagnose(case.model, [case.feeds], Precision.FP16)
+    assert answer.verdict == "precision"
+    assert answer.evaluations <= 60
+    places = frozenset().union(*case.places)
+    assert len(answer.culprits & places) > 0.8 * len(answer.culprits)
+    assert len(answer.culprits) < 45  # 28 where each is proved to be needed
