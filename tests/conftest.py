@@ -10,8 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper, numpy_helper
 from tiny_cases import write_cases
+
+# A busy machine is no fault of the code: no example and no strategy is timed.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 DOUBLED = Path(__file__).parent / "worker" / "doubled.py"
 

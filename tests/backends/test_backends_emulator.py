@@ -46,7 +46,7 @@ def by_hand(scale: float, lowered: set[str], precision: Precision) -> dict[str, 
 
 @pytest.mark.parametrize("precision", LOW)
 @given(lowered=st.sets(st.sampled_from(["scaled", "sq", "mean", "root", "norm", "proj", "relu", "y"])))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_choice_of_lowered_nodes_computes_what_numpy_computes(
     precision: Precision, lowered: set[str]
 ) -> None:

@@ -58,7 +58,7 @@ def test_a_wrong_shape_from_the_command_line_is_blamed_on_it() -> None:
 
 
 @given(seed=st.integers(0, 2**70), name=st.text(max_size=20), other=st.text(max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_an_input_depends_on_seed_sample_and_its_own_name_only(seed, name, other):
     alone = make_feeds(case(seed=seed, samples=2), [Info(name)])
     again = make_feeds(case(seed=seed, samples=3), [Info(other + "x", shape=(5,)), Info(name)])

@@ -363,7 +363,7 @@ def test_checking_finds_the_files_that_a_case_names(write):
 
 
 @given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_bytes_make_the_reader_raise(tmp_path_factory, raw):
     path = tmp_path_factory.getbasetemp() / "any.case.yaml"
     path.write_bytes(raw)
@@ -389,7 +389,7 @@ _values = st.recursive(
 
 
 @given(st.dictionaries(_keys, _values, max_size=6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_structure_makes_the_translation_of_mistakes_fail(tmp_path_factory, data):
     import json
 

@@ -127,7 +127,7 @@ def pairs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
         return candidate.astype(dtype), reference.astype(reference_dtype)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(pair=pairs(), storage=st.sampled_from([None, "float16", "bfloat16", "float32"]))
 def test_every_metric_follows_its_formula(pair: tuple[np.ndarray, np.ndarray], storage: str | None) -> None:
     candidate, reference = pair
@@ -138,7 +138,7 @@ def test_every_metric_follows_its_formula(pair: tuple[np.ndarray, np.ndarray], s
     assert_metrics(found, expected, exact_p99=dtype.itemsize <= 2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pair=pairs(), cuts=st.lists(st.floats(0, 1), max_size=3), shuffled=st.randoms())
 def test_samples_add_up_in_any_order_of_merging(
     pair: tuple[np.ndarray, np.ndarray], cuts: list[float], shuffled: Any
@@ -380,7 +380,7 @@ class TestTopK:
         candidate = np.array([[1, 2, np.nan], [1, np.nan, 3]], np.float32)
         assert compare(candidate, reference).topk_agreement == 0.5
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(
         rows=st.integers(1, 4),
         columns=st.sampled_from([2, 5, 31, 96, 97, 200, 500]),

@@ -60,7 +60,7 @@ def test_it_is_that_of_a_plain_formula(shape: tuple[int, ...]) -> None:
     assert found.worst_slice.size == reference.size // shape[axis]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(0, 99))
 def test_it_is_that_of_a_plain_formula_for_any_shape(shape: list[int], seed: int) -> None:
     candidate, reference = off(tuple(shape), seed)

@@ -15,7 +15,7 @@ from harness.comparison import Accumulator, RelativeErrorSum
 ANY = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(samples=st.lists(arrays.arrays(np.float32, (2, 7), elements=ANY), min_size=1, max_size=3))
 def test_it_is_the_nrmse_of_all_metrics(samples: list[np.ndarray]) -> None:
     cheap, full = RelativeErrorSum(), Accumulator(dtype="float32")

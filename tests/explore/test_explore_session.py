@@ -75,7 +75,7 @@ def test_a_mistake_changes_nothing(session: Session) -> None:
     assert session.kept == {"b1_sq"}
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.booleans(), st.sets(st.sampled_from(ISLAND), min_size=1))))
 def test_undo_takes_back_each_change_and_nothing_else(
     session: Session, changes: list[tuple[bool, set[str]]]

@@ -191,7 +191,7 @@ def test_tensors_of_one_name_are_distinguished_by_kind_sample_precision_and_case
 errors = st.one_of(st.floats(1e-7, 1.0), st.just(math.inf), st.just(0.0))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     old=st.lists(errors, min_size=1, max_size=5),
     new=st.lists(errors, min_size=1, max_size=5),
@@ -219,7 +219,7 @@ def test_neither_the_order_of_rows_nor_the_kind_of_columns_matters(old, new, ord
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(old=st.lists(errors, min_size=1, max_size=4), new=st.lists(errors, min_size=1, max_size=4))
 def test_what_is_worse_one_way_is_not_worse_the_other_way(old, new) -> None:
     worse = {DriftVerdict.REGRESSED, DriftVerdict.NEW_FAILURE}

@@ -25,7 +25,7 @@ def test_it_errs_as_engines_were_seen_to(terms: int, measured: float) -> None:
     assert nrmse == pytest.approx(measured, rel=0.04)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=40))
 def test_sixteen_products_are_added_exactly_and_then_rounded(pairs: list[tuple[float, float]]) -> None:
     left = np.array([[pair[0] for pair in pairs]], np.float16)
@@ -37,7 +37,7 @@ def test_sixteen_products_are_added_exactly_and_then_rounded(pairs: list[tuple[f
     assert accumulate_in_fp16(left, right)[0, 0] == float(total)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 16), st.integers(0, 1000))
 def test_short_sums_are_only_rounded(terms: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -76,7 +76,7 @@ def test_graph_and_array_round_alike(precision: Precision, opset: int) -> None:
 
 
 @given(st.floats(width=32, allow_subnormal=False))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_rounding_is_to_nearest_even_of_the_type(value: float) -> None:
     x = np.float32(value)
     with np.errstate(over="ignore"):
@@ -92,7 +92,7 @@ def test_rounding_is_to_nearest_even_of_the_type(value: float) -> None:
 
 
 @given(st.floats(width=32))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @pytest.mark.parametrize("precision", LOW)
 def test_rounding_is_idempotent(precision: Precision, value: float) -> None:
     once = round_array(np.float32(value), precision)
@@ -119,7 +119,7 @@ def test_the_emitted_nodes_use_the_opset_they_are_for() -> None:
 
 
 @given(st.lists(st.floats(-(2.0**99), 2.0**99, width=32, allow_subnormal=False), min_size=1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_toward_zero_is_the_nearest_tf32_that_is_no_larger(values: list[float]) -> None:
     given = np.array([*values, 1.0, -1.0, 2 - 2.0**-23, -(2 - 2.0**-23), 0.0], dtype=np.float32)
     given = given[(given == 0) | (np.abs(given) > 2.0**-99)]

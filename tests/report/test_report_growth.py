@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 import report_factories
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
@@ -186,7 +186,6 @@ assert [matplotlib.rcParams[key] for key in keys] == before
     subprocess.run([sys.executable, "-c", script], check=True, cwd=__file__.rsplit("/", 1)[0])
 
 
-@settings(deadline=None)
 @given(st.integers(1, 400), st.data())
 def test_names_of_origins_never_overlap(layers: int, data: st.DataObject) -> None:
     origins = data.draw(st.sets(st.integers(0, layers - 1), max_size=12))

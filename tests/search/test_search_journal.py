@@ -36,7 +36,7 @@ def write_a_search(path: Path) -> int:
         return search(PROBLEM, conjunction(CULPRITS), journal=journal).evaluations
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.frozensets(st.sampled_from(PROBLEM.units)), trials), max_size=5))
 def test_what_is_written_is_read_back_exactly(written):
     with TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from search_oracles import Counting, Units, conjunction, held, names, subsets, table
 
@@ -30,7 +30,7 @@ from harness.search.session import Session
 from harness.search.splitting import ddmin
 
 P, F, U = Outcome.PASS, Outcome.FAIL, Outcome.UNRESOLVED
-quick = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=150)
 
 
 @st.composite

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.diagnosis.context.engine import Relaxed
@@ -57,7 +57,6 @@ WHOLES = st.builds(
 )
 
 
-@settings(deadline=None)  # the first one imports pydantic
 @given(WHOLES)
 def test_what_is_written_is_read_again(whole: Whole) -> None:
     text = json.dumps(to_json(whole), allow_nan=False)
@@ -84,7 +83,7 @@ KEPT = [BuiltLayer, EngineObservation, JudgedEvaluation, MatrixPlan, Price, Rela
 
 
 @pytest.mark.parametrize("kind", KEPT, ids=lambda kind: kind.__name__)
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(data=st.data())
 def test_what_journals_and_histories_keep_is_read_again(kind: type, data: st.DataObject) -> None:
     """With infinities, NaN, None, empty tuples and enums wherever the types allow them."""

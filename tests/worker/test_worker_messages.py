@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import typing
 from typing import Any
@@ -39,6 +40,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     return {str: TEXT, int: st.integers(), bool: st.booleans(), float: st.floats(allow_nan=False)}[hint]
 
 
+@functools.cache
 def instances(kind: Any) -> st.SearchStrategy[Any]:
     hints = typing.get_type_hints(kind)
     return st.builds(kind, **{field.name: values(hints[field.name]) for field in dataclasses.fields(kind)})
