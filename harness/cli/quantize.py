@@ -51,7 +51,11 @@ MethodOption = Annotated[
 ]
 KeepFloat = Annotated[
     str | None,
-    typer.Option("--keep-float", metavar="N%", help="Keep the costliest N % of the multiply-adds in float."),
+    typer.Option(
+        "--keep-float",
+        metavar="N%",
+        help="Keep the costliest N % of the multiply-adds in float. Default: products too small to gain; 0%: none.",
+    ),
 ]
 Limit = Annotated[
     float | None,

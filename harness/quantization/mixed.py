@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 
 from harness.backends import Reference, tensor_shapes
 from harness.model import Model
@@ -16,6 +17,8 @@ from harness.quantization.types import QdqPair
 
 POINTS = 12
 """About so many points make a curve."""
+TILE = 16
+"""Rows and terms of the products of one instruction of tensor cores; its columns are 8 (PTX ISA, `mma.m16n8k16`)."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,42 @@ class Point:
     floats: tuple[str, ...]
 
 
-def multiply_adds(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """The multiply-adds of each product of the main graph, by name of the node; sizes that are computed are looked at.
+@dataclass(frozen=True)
+class ProductSize:
+    """A product as one of matrices.
+
+    Args:
+        rows: of the first operand; of a convolution, the places of its output.
+        columns: of the second operand; of a convolution, the output channels of a group.
+        terms: how many are added up for an element.
+        count: how many such products it is: of stacked matrices, or groups.
+        convolves: whether it is a convolution.
+    """
+
+    rows: int
+    columns: int
+    terms: int
+    count: int = 1
+    convolves: bool = False
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of all of them."""
+        return self.rows * self.columns * self.terms * self.count
+
+    @property
+    def small(self) -> bool:
+        """Whether it fills no tile of the tensor cores: 16 rows, columns and terms; a convolution, 8 channels.
+
+        Convolutions in groups are computed in another way, and never small.
+        """
+        if self.convolves and self.count > 1:
+            return False
+        return min(self.rows, self.terms) < TILE or self.columns < (TILE // 2 if self.convolves else TILE)
+
+
+def product_sizes(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, ProductSize]:
+    """The size of each product of the main graph, by name of the node; sizes that are computed are looked at.
 
     Raises:
         ModelError: sizes are computed, and the model does not run.
@@ -61,19 +98,62 @@ def multiply_adds(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, in
     for node in products:
         first, second = (shapes.get(str(value.name)) if value else None for value in node.inputs[:2])
         output = shapes.get(str(node.outputs[0].name))
-        if first is None or second is None or output is None:
-            continue
-        if node.op_type == "Conv":
-            size = math.prod(_known(output)) * math.prod(_known(second)[1:])
-        elif node.op_type == "ConvTranspose":
-            size = math.prod(_known(first)) * math.prod(_known(second)[1:])
-        else:
-            transposed = (
-                node.op_type == "Gemm" and "transA" in node.attributes and node.attributes["transA"].as_int()
-            )
-            size = math.prod(_known(output)) * _known(first)[0 if transposed else -1]
-        found[str(node.name)] = size
+        if first is not None and second is not None and output is not None:
+            found[str(node.name)] = _product_size(node, _known(first), _known(second), _known(output))
     return found
+
+
+def _product_size(node: ir.Node, first: list[int], second: list[int], output: list[int]) -> ProductSize:
+    if node.op_type in ("Conv", "ConvTranspose"):
+        groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
+        of = output if node.op_type == "Conv" else first
+        rows = math.prod(of) // max(of[1], 1)
+        if node.op_type == "Conv":
+            return ProductSize(rows, second[0] // groups, math.prod(second[1:]), groups, convolves=True)
+        return ProductSize(rows, math.prod(second[1:]), second[0] // groups, groups, convolves=True)
+    if node.op_type == "Gemm":
+        transposed = "transA" in node.attributes and node.attributes["transA"].as_int()
+        return ProductSize(output[0], output[1], first[0 if transposed else -1])
+    columns = second[-1] if len(second) > 1 else 1
+    if len(second) > 2:
+        rows = first[-2] if len(first) > 1 else 1
+        return ProductSize(rows, columns, first[-1], math.prod(output) // max(rows * columns, 1))
+    return ProductSize(math.prod(first[:-1]), columns, first[-1])
+
+
+def multiply_adds(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """The multiply-adds of each product of the main graph, by name of the node; see `product_sizes`."""
+    return {name: size.multiply_adds for name, size in product_sizes(model, feeds).items()}
+
+
+def small_products(
+    model: Model,
+    feeds: Mapping[str, np.ndarray],
+    *,
+    exclude: Collection[str] = (),
+    share: float | None = None,
+) -> tuple[str, ...]:
+    """The products that are too small for INT8 and FP8 to pay, the smallest first; none where all are.
+
+    A pair in front of one costs a kernel that rounds and buys nothing.
+
+    Args:
+        model: the float model.
+        feeds: a sample, for the sizes.
+        exclude: names of nodes that stay in float anyway.
+        share: of all multiply-adds, that they may make up at most.
+
+    Raises:
+        ModelError: sizes are computed, and the model does not run.
+    """
+    sizes = product_sizes(model, feeds)
+    total = sum(size.multiply_adds for size in sizes.values())
+    small = {name: size.multiply_adds for name, size in sizes.items() if size.small and name not in exclude}
+    if len(small) == len(sizes.keys() - set(exclude)):
+        return ()
+    order = sorted(small, key=small.__getitem__)
+    used = np.cumsum([small[name] for name in order])
+    return tuple(order[: int(np.searchsorted(used, (1 if share is None else share) * total, side="right"))])
 
 
 def _size(size: int | str | None) -> int | None:
@@ -104,13 +184,20 @@ class Mixing:
         pairs: its pairs.
         ranking: what they cost.
         feeds: one sample, for the shapes.
+        small: the products that stay in float before all others, and have no pairs.
     """
 
     def __init__(
-        self, model: Model, pairs: Sequence[QdqPair], ranking: Ranking, feeds: Mapping[str, np.ndarray]
+        self,
+        model: Model,
+        pairs: Sequence[QdqPair],
+        ranking: Ranking,
+        feeds: Mapping[str, np.ndarray],
+        small: Sequence[str] = (),
     ) -> None:
         self.products = multiply_adds(model, feeds)
         self.total = sum(self.products.values()) or 1
+        self.small = sum(self.products[name] for name in small)
         self.quantized = quantized_products(pairs, self.products)
         self.sums = product_of_sum(model)
         squares = dict.fromkeys(self.quantized, 0.0)
@@ -133,9 +220,9 @@ class Mixing:
         return (*floats, *(add for add, product in self.sums.items() if product in floats))
 
     def keeping(self, share: float) -> tuple[str, ...]:
-        """The costliest products that make up at most `share` of all multiply-adds."""
+        """The costliest products that, with the small ones, make up at most `share` of all multiply-adds."""
         kept: list[str] = []
-        used = 0
+        used = self.small
         for name in self.order:
             if used + self.products[name] <= share * self.total:
                 kept.append(name)

@@ -20,9 +20,9 @@ from harness.quantization.arithmetic import largest_of
 from harness.quantization.calibration import Curve, curve, error_of, scale_for, threshold, weight_scale
 from harness.quantization.editing import with_scales, without
 from harness.quantization.histograms import Histogram, Observed, observe
-from harness.quantization.mixed import Mixing, Point
+from harness.quantization.mixed import Mixing, Point, small_products
 from harness.quantization.pairs import find_pairs, float_weights
-from harness.quantization.placement import Place, place, with_pairs
+from harness.quantization.placement import Place, place, product_of_sum, with_pairs
 from harness.quantization.ranking import Outputs, Ranking, Samples, candidates, rank
 from harness.quantization.switched import Setting, SwitchedModel
 from harness.quantization.types import Format, Kind, Method, QdqPair, Scale
@@ -94,6 +94,7 @@ class Quantization:
         ranking: what each pair costs, with the chosen scales.
         curve: error against share of quantised multiply-adds, from everything quantised to nothing.
         chosen: the model that was made.
+        small: products that are left in float because they are small; they have no pairs, and the curve starts there.
         samples: how many were calibrated with.
         unseen: how many were kept to measure on.
         quantized: the Q/DQ model.
@@ -107,6 +108,7 @@ class Quantization:
     ranking: Ranking
     curve: tuple[Point, ...]
     chosen: Point
+    small: tuple[str, ...]
     samples: int
     unseen: int
     quantized: Model = field(repr=False, compare=False, metadata=NEVER)
@@ -163,7 +165,8 @@ def quantize(
         method: how scales are chosen; None: the one with the least error on samples that it was not calibrated with,
             and for a few tensors another one; see `choose_methods`.
         exclude: names of nodes that stay in float.
-        keep_float: share of the multiply-adds, 0 to 1, that may stay in float: those that hurt most.
+        keep_float: share of the multiply-adds, 0 to 1, that may stay in float: products too small to gain by being
+            quantised (see `small_products`), then those that hurt most. None: the small ones; 0: nothing.
         limit: nrmse that the worst output may have; as few products stay in float as that takes.
         unseen: other samples, to measure on.
         scales: those of some activations, by name, that are taken as they are: from a calibration cache, say.
@@ -187,14 +190,18 @@ def quantize(
     if unseen is None:
         unseen = samples[3::4]
         samples = [feeds for index, feeds in enumerate(samples) if index % 4 != 3]
-    places = place(model, format, exclude=exclude)
+    small: tuple[str, ...] = ()
+    if not format.block_size and keep_float != 0:
+        small = small_products(model, samples[0], exclude=exclude, share=keep_float)
+    sums = [add for add, product in product_of_sum(model).items() if product in small]
+    places = place(model, format, exclude={*exclude, *small, *sums})
     if scales and not any(each.tensor in scales for each in places):
         raise UsageError(
             "none of the scales given is of a tensor that is quantised",
             where=model.name,
             hint=f"they are of {names(scales)}, and the tensors are {names(each.tensor for each in places)}",
         )
-    work = _Quantizing(model, samples, unseen, format, places, scales or {})
+    work = _Quantizing(model, samples, unseen, format, places, scales or {}, small)
     return work.run(method, keep_float, limit)
 
 
@@ -207,8 +214,9 @@ class _Quantizing:
         format: Format,
         places: Sequence[Place],
         given: Mapping[str, Scale],
+        small: tuple[str, ...],
     ) -> None:
-        self.name, self.format, self.given = model.name, format, given
+        self.name, self.format, self.given, self.small = model.name, format, given, small
         constants = Constants(model.ir)
         first = {each.tensor: _first_scale(each, constants, format) for each in places}
         self.model = with_pairs(model, format, places, first | dict(given))
@@ -232,7 +240,7 @@ class _Quantizing:
         observed = observe(self.switched, self.outputs.samples)
         tried = {pair.name: candidates(pair, observed) for pair in self.pairs}
         ranking = rank(self.outputs, observed, tried)
-        mixing = Mixing(self.model, self.pairs, ranking, self.outputs.samples[0])
+        mixing = Mixing(self.model, self.pairs, ranking, self.outputs.samples[0], self.small)
         points = tuple(self._point(mixing, floats) for floats in mixing.points())
         floats = self._floats(mixing, keep_float, limit)
         made = without(self.model, self.pairs, (), self.weights, floats=mixing.with_sums(floats))
@@ -247,6 +255,7 @@ class _Quantizing:
             ranking=ranking,
             curve=points,
             chosen=self._point(mixing, floats),
+            small=self.small,
             samples=len(self.outputs.samples),
             unseen=len(self.unseen.samples),
             quantized=made,
@@ -285,7 +294,9 @@ class _Quantizing:
 
     def _point(self, mixing: Mixing, floats: Sequence[str]) -> Point:
         setting = Setting(floats=frozenset(mixing.with_sums(floats)))
-        return Point(mixing.share(floats), self.outputs.error(setting), self._unseen(setting), tuple(floats))
+        return Point(
+            mixing.share(floats), self.outputs.error(setting), self._unseen(setting), (*self.small, *floats)
+        )
 
     def _floats(self, mixing: Mixing, keep_float: float | None, limit: float | None) -> tuple[str, ...]:
         if limit is not None:

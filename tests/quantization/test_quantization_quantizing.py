@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from cases.models.convolutional import conv_residual, dynamic_batch
+from cases.models.convolutional import conv_residual, dynamic_batch, unet
 from cases.models.transformer import attention_encoder
 from harness.backends import Reference
 from harness.errors import InputDataError, ModelError, UsageError
@@ -20,11 +20,13 @@ from harness.quantization import (
     multiply_adds,
     place,
     quantize,
+    quantized_products,
     read_cache,
     write_cache,
 )
 from harness.quantization.arithmetic import thinned
 from harness.quantization.calibration import error_of
+from harness.quantization.mixed import ProductSize, product_sizes, small_products
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_a_sum_operator_of_two_tensors_gets_the_pair_of_an_add(residual):
 
 def test_the_quantised_file_has_the_error_that_is_claimed_and_every_scale_is_symmetric(residual):
     samples = images(5)
-    found = quantize(residual, samples)
+    found = quantize(residual, samples, keep_float=0)
     searched, unseen = [s for i, s in enumerate(samples) if i % 4 != 3], samples[3::4]
     assert found.samples == 4
     assert found.unseen == 1
@@ -126,7 +128,7 @@ def test_the_other_formats_run_with_the_error_that_is_claimed(encoder, format):
 
 def test_less_in_float_as_the_curve_goes_on_and_each_point_is_measured(residual):
     samples = images(2)
-    found = quantize(residual, samples, unseen=[])
+    found = quantize(residual, samples, unseen=[], keep_float=0)
     shares = [point.share for point in found.curve]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] == 1
@@ -237,3 +239,39 @@ def test_products_behind_sizes_that_are_computed_are_counted_too():
     assert found["fc1_matmul"] == 4 * 512 * 32
     made = quantize(model, [{"image": image}] * 3, keep_float=0.2)
     assert {"fc1_matmul", "logits_matmul"} <= set(made.chosen.floats)
+
+
+def dynamic(batch: int) -> tuple[Model, dict[str, np.ndarray]]:
+    image = np.random.default_rng(0).standard_normal((batch, 3, 16, 16)).astype(np.float32)
+    return load_model(dynamic_batch(), name="dynamic"), {"image": image}
+
+
+def test_products_that_fill_no_tile_stay_in_float_and_count_as_such():
+    model, feeds = dynamic(4)
+    products = multiply_adds(model, feeds)
+    small = ("logits_matmul", "fc1_matmul")
+    left = sum(products[name] for name in small) / sum(products.values())
+    made = quantize(model, [feeds], unseen=[])
+    assert made.small == made.chosen.floats == small
+    assert made.chosen.share == made.curve[0].share == pytest.approx(1 - left)
+    assert quantized_products(find_pairs(made.quantized), products) == ("conv1_conv", "conv2_conv")
+    assert error(made.quantized, model, [feeds]) == pytest.approx(made.chosen.error, rel=1e-3)
+    everything = quantize(model, [feeds], unseen=[], keep_float=0)
+    assert everything.small == ()
+    assert everything.chosen.share == 1
+    one = quantize(model, [feeds], unseen=[], keep_float=left / 2)  # the smaller of the two is all that fits
+    assert one.chosen.floats == ("logits_matmul",)
+    assert quantize(model, [feeds], unseen=[], keep_float=0.4).chosen.share >= 0.6
+
+
+def test_what_is_small_depends_on_rows_columns_and_terms_and_on_what_else_there_is():
+    model, feeds = dynamic(16)
+    assert small_products(model, feeds) == ("logits_matmul",)  # 10 columns
+    convolutions = ["conv1_conv", "conv2_conv"]
+    assert small_products(*dynamic(4), exclude=convolutions) == ()  # nothing would be quantised
+    unet_model = load_model(unet(), name="unet")
+    image = {info.name: np.zeros(info.shape, np.float32) for info in unet_model.inputs}
+    assert small_products(unet_model, image) == ("mask",)  # 8 terms
+    assert not ProductSize(rows=64, columns=1, terms=9, count=32, convolves=True).small
+    sizes = product_sizes(load_model(attention_encoder(layers=1), name="encoder"), tokens(1)[0])
+    assert sizes["l0_qk"] == ProductSize(rows=24, columns=24, terms=16, count=8)

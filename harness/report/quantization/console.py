@@ -68,7 +68,12 @@ def print_quantization(
         )
         table.add_row(shorten(tensor.tensor, 40), tensor.kind, number(tensor.largest), *errors)
     console.print(table)
-    lines = [Statement("float", names(chosen.floats, 6))] if chosen.floats else []
+    costly = [name for name in chosen.floats if name not in found.small]
+    lines = [Statement("float", names(costly, 6))] if costly else []
+    if found.small:
+        lines.append(
+            Statement("small", f"in float, too: {names(found.small, 6)}; --keep-float 0% quantises them")
+        )
     if kernels is not None:
         lines.append(Statement("kernels", kernels_text(kernels, found.format)))
     kept = f"{plural(found.unseen, 'sample')} kept apart" if found.unseen else "no sample was kept apart"
