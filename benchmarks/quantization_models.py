@@ -3,16 +3,17 @@
 Only `minilm` has trained weights. The pairs of ONNX Runtime's static quantisation with its defaults are ranked. That is
 timed from the file to reasons, in processor time over that of one inference of the float model, and compared with the
 ranking that running the model with each pair alone gives; also with a scale clipped or far too large (`planted`).
+`--ranking` measures that, and what it writes is quantization_ranking.json.
 
 Errors are nrmse of the worst output over the float model, on samples that nothing was calibrated with, at no smaller a
-share of multiply-adds that are quantised than ONNX Runtime's and ModelOpt's. Run: python -m
-benchmarks.quantization_models [--write]
+share of multiply-adds that are quantised than ONNX Runtime's and ModelOpt's; `harness` has everything quantised, and
+`harness_default` leaves small products in float, where there are any. Run: python -m
+benchmarks.quantization_models [--ranking] [--write]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import tempfile
@@ -25,12 +26,13 @@ import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
 from benchmarks import minilm
-from benchmarks.record import RESULTS, record
+from benchmarks.record import record
 from harness.backends import Reference
 from harness.case import load_case, make_feeds, resolve_model
 from harness.model import Model, at_opset, load_model, save_model
 from harness.quantization import (
     Kind,
+    Quantization,
     Ranking,
     Scale,
     Setting,
@@ -43,6 +45,7 @@ from harness.quantization import (
     with_scales,
 )
 from harness.quantization.histograms import observe
+from harness.quantization.mixed import small_products
 from harness.quantization.ranking import Outputs, candidates, rank
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -197,27 +200,47 @@ def subject(name: str) -> tuple[Model, Samples]:
     return model, make_feeds(case, model.inputs)
 
 
-def measure(name: str, python: str | None, *, ranking_only: bool) -> dict[str, Any]:
-    """One model."""
+def quantize_default(model: Model, seen: Samples, folder: Path) -> Model:
+    """What ONNX Runtime's static quantisation makes of a model with its defaults."""
+    plain, out = folder / "float.onnx", folder / "ort.onnx"
+    save_model(model, plain)
+    quantize_static(plain, out, Reader(seen), quant_format=QuantFormat.QDQ)
+    made = load_model(out)
+    return at_opset(made, 13) if made.opset < 13 else made
+
+
+def measure_rankings(name: str) -> dict[str, Any]:
+    """What ranking the pairs of ONNX Runtime's quantisation takes, and how well it ranks."""
+    model, samples = subject(name)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = quantize_default(model, samples[:4], Path(folder))
+        found = measure_ranking(theirs, model, samples[0])
+        print(name, found, flush=True)
+        return found | measure_planted(theirs, model, samples[0])
+
+
+def summary(made: Quantization, reference: Model, unseen: Samples) -> dict[str, Any]:
+    """What came of quantising a model; its error is that of the file."""
+    return {
+        "share": round(made.chosen.share, 4),
+        "error": error(made.quantized, reference, unseen),
+        "method": made.method.value,
+    }
+
+
+def measure_accuracy(name: str, python: str | None) -> dict[str, Any]:
+    """Errors of one model, quantised by each."""
     model, samples = subject(name)
     seen, unseen = samples[:4], samples[4:]
     products = multiply_adds(model, samples[0])
     with tempfile.TemporaryDirectory() as folder:
-        plain, out = Path(folder, "float.onnx"), Path(folder, "ort.onnx")
-        save_model(model, plain)
-        quantize_static(plain, out, Reader(seen), quant_format=QuantFormat.QDQ)
-        theirs = load_model(out)
-        theirs = at_opset(theirs, 13) if theirs.opset < 13 else theirs
+        theirs = quantize_default(model, seen, Path(folder))
         theirs_share, theirs_error = share(theirs, products), error(theirs, model, unseen)
-        ranking = measure_ranking(theirs, model, samples[0])
-        print(name, ranking, flush=True)
-        ranking |= measure_planted(theirs, model, samples[0])
-        if ranking_only:
-            return ranking
         modelopt = (
             {} if python is None else measure_modelopt(python, model, seen, unseen, products, Path(folder))
         )
-    made = quantize(model, seen, unseen=unseen)
+    made = quantize(model, seen, unseen=unseen, keep_float=0)
+    default = quantize(model, seen, unseen=unseen) if small_products(model, samples[0]) else None
 
     def at(least: float) -> dict[str, Any]:
         """With the costliest products in float, as far as no less is quantised."""
@@ -226,15 +249,11 @@ def measure(name: str, python: str | None, *, ranking_only: bool) -> dict[str, A
 
     return {
         "unseen_samples": len(unseen),
-        **ranking,
         "onnxruntime_default": {"share": round(theirs_share, 4), "error": theirs_error},
         **({"modelopt_default": modelopt} if modelopt else {}),
         **({"harness_at_modelopts_share": at(modelopt["share"])} if modelopt.get("share", 1) < 1 else {}),
-        "harness": {
-            "share": round(made.chosen.share, 4),
-            "error": error(made.quantized, model, unseen),
-            "method": made.method.value,
-        },
+        **({} if default is None else {"harness_default": summary(default, model, unseen)}),
+        "harness": summary(made, model, unseen),
         "methods": {each.method.value: each.unseen for each in made.methods},
         "curve": [[round(point.share, 4), point.unseen] for point in made.curve],
     }
@@ -247,19 +266,16 @@ def main() -> int:
     parser.add_argument(
         "--modelopt", metavar="PYTHON", help="compare with ModelOpt, too, installed for this Python"
     )
-    parser.add_argument(
-        "--ranking", action="store_true", help="measure ranking alone, and keep what else is known"
-    )
+    parser.add_argument("--ranking", action="store_true", help="measure ranking alone")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    kept = RESULTS / "quantization_models.json"
-    models = json.loads(kept.read_text())["models"] if kept.exists() else {}  # of those that are not named
+    models = {}
     for name in options.names:
-        found = measure(name, options.modelopt, ranking_only=options.ranking)
-        models[name] = {**models.get(name, {}), **found} if options.ranking else found
+        models[name] = measure_rankings(name) if options.ranking else measure_accuracy(name, options.modelopt)
         print(name, models[name], flush=True)
-        if options.write:
-            record("quantization_models", {"models": models})
+    if options.write:
+        kept = "quantization_ranking" if options.ranking else "quantization_models"
+        record(kept, {"models": models}, module="quantization_models")
     return 0
 
 

@@ -10,7 +10,7 @@ model with many pairs it is estimated, in three steps:
    estimates of that role are off: errors of weights are alike at all positions of an image, and do not average out.
 3. The costliest are run alone, one by one.
 
-How well that ranks real models: benchmarks/results/quantization_models.json.
+How well that ranks real models: benchmarks/results/quantization_ranking.json.
 """
 
 from __future__ import annotations
