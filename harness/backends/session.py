@@ -76,6 +76,8 @@ def session_options(parts: int = 1) -> ort.SessionOptions:
     # Parts that keep what they took for themselves would take as much as all the graph's tensors together.
     options.enable_cpu_mem_arena = parts == 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # In the order of the file: by default all Casts of weights run first, and their results exist at once.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     return options

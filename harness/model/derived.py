@@ -16,7 +16,7 @@ import onnx_ir as ir
 from harness.errors import ModelError
 from harness.model.analysis import STEERING_INPUTS
 from harness.model.lowering import units_of
-from harness.model.model import Model
+from harness.model.model import LARGE_BYTES, Model
 from harness.model.names import bodies_of, name_nodes
 from harness.model.rounding import round_array
 from harness.tensors import Precision
@@ -255,11 +255,21 @@ class _Typing:
         return self.casts[value, dtype]
 
     def _initializer(self, value: ir.Value) -> ir.Value | None:
-        if value.const_value is None:
+        tensor = value.const_value
+        if tensor is None:
             return None
-        rounded = round_array(value.const_value.numpy(), self.precision).astype(self.low.numpy())
         name = f"{value.name}::{self.precision}"
-        new = ir.Value(name=name, const_value=ir.Tensor(np.asarray(rounded), name=name))
+
+        def rounded() -> ir.TensorProtocol:
+            array = round_array(tensor.numpy(), self.precision).astype(self.low.numpy())
+            return ir.Tensor(np.asarray(array), name=name)
+
+        made = rounded() if tensor.nbytes <= LARGE_BYTES else None
+        if (
+            made is None
+        ):  # rounded whenever it is read: held beside the model's own, it would take half as much again
+            made = ir.LazyTensor(rounded, self.low, ir.Shape(tensor.numpy().shape), name=name)
+        new = ir.Value(name=name, const_value=made)
         new.dtype, new.shape = self.low, value.shape
         self.graph.register_initializer(new)
         self.low_values.add(new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from graphs import branch_and_loop, graph_model, norm_chain
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from harness.backends import Emulator, Reference
 from harness.errors import ModelError, NothingSelectedError
@@ -126,6 +127,26 @@ def test_a_typed_graph_stores_low_precision_weights(tmp_path: Path) -> None:
     }
     assert kinds["w::fp16"] == TensorProto.FLOAT16
     assert "w" not in kinds
+
+
+def test_a_large_weight_is_rounded_when_it_is_written_and_not_held(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float32)
+    model = load_model(
+        graph_model(
+            [helper.make_node("MatMul", ["x", "w"], ["y"], "product")],
+            inputs={"x": [1, 1024]},
+            outputs={"y": [1, 1024]},
+            weights={"w": weight},
+        )
+    )
+    tracemalloc.start()
+    typed = with_islands(model, Precision.FP16, set())
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < weight.nbytes / 16
+    path = save_model(typed, tmp_path / "typed.onnx")
+    (stored,) = onnx.load(path).graph.initializer
+    np.testing.assert_array_equal(numpy_helper.to_array(stored), weight.astype(np.float16))
 
 
 def test_the_weights_of_an_island_stay_as_they_are(tmp_path: Path) -> None:
