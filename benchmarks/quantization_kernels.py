@@ -1,7 +1,8 @@
 """Kernels of models that harness quantises, beside those of ModelOpt's Q/DQ, on a compiler without a GPU.
 
 Each float model is quantised to INT8 by both, with their defaults and the same samples, and compiled in FP32 around its
-Q/DQ nodes and in FP16. ModelOpt leaves small products in float: `harness_same_products` does, too. `rounding` are
+Q/DQ nodes and in FP16. Both leave small products in float; where ModelOpt leaves any, `harness_same_products` leaves
+the same ones, with the method of `harness` for all tensors. `rounding` are
 kernels that do nothing but quantise, dequantise or cast; `in_float` products whose operands are dequantised and which
 are computed in float all the same; `float_between` tensors of FP32 on the way from one convolution to the next, beside
 `float_accumulators`, which a convolution hands to the kernel behind it.
