@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -403,6 +403,7 @@ class Subject:
             if match.rule.kind not in STOPS and (match.rule.code, match.node and match.node.name) not in said
         ]
         found += [replace(each, environment=environment.name) for each in self.assumed]
+        found += self._not_asked(examination, holding, environment.name)
         found += [self._kept(name, environment.name) for name in report.kept]
         found += [each for each in scales if each.kind not in STOPS]
         fates: tuple[NodeFate, ...] = ()
@@ -458,6 +459,24 @@ class Subject:
                     source=each.source,
                 )
         return found
+
+    def _not_asked(
+        self, examination: Examination, holding: Sequence[Match], environment: str
+    ) -> Iterator[Finding]:
+        """What rules say stands in the way where the compiler could not be asked.
+
+        That is within the bodies of a node that it refuses, and in the rest that was not seen to build; one finding
+        a node, as of those that it names.
+        """
+        owners = examination.owners
+        done = {each.inner or each.node for each in examination.blamed}
+        for match in holding:
+            name = None if match.node is None else match.node.name
+            if match.rule.kind not in STOPS or name is None or name not in owners or name in done:
+                continue
+            if owners[name] in examination.bad or examination.leaves_a_rest:
+                done.add(name)
+                yield _of_rule(match, environment)
 
     def _kept(self, name: str, environment: str) -> Finding:
         return Finding(

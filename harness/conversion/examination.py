@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from harness.conversion.findings import Outcome
@@ -59,6 +59,16 @@ class Examination:
     def bad(self) -> frozenset[str]:
         """The nodes that are blamed."""
         return frozenset(each.node for each in self.blamed if each.node is not None)
+
+    @property
+    def owners(self) -> Mapping[str, str]:
+        """The node of the main graph in which each node is, by name."""
+        return self._parts.owners
+
+    @property
+    def leaves_a_rest(self) -> bool:
+        """Whether nodes are blamed, and what is left was not seen to build."""
+        return bool(self.bad) and not self.complete
 
     def run(self, report: CompileReport) -> None:
         """Find all nodes, beginning with what was said of the whole model."""

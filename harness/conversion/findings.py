@@ -71,6 +71,12 @@ class Finding:
     source: str = ""
     alone: bool | None = None
 
+    @property
+    def is_not_asked(self) -> bool:
+        """Whether rules say that it stands in the way of an environment whose compiler was not asked about it."""
+        stops = self.kind in (Kind.REFUSED, Kind.NOT_BUILT)
+        return stops and self.found_by is FoundBy.RULE and self.environment is not None
+
     def explained_by(self, match: Match) -> Finding:
         """The finding with what a rule knows of it."""
         rule = match.rule

@@ -15,7 +15,7 @@ from harness.compiler import Kind
 from harness.conversion import FoundBy, Outcome
 from harness.environments import close_shared
 from harness.errors import CandidateError, InputDataError
-from harness.report import check_page, check_text
+from harness.report import check_markdown, check_page, check_text
 
 F = TensorProto.FLOAT
 
@@ -134,6 +134,65 @@ def test_every_planted_node_is_named_and_nothing_else(rtx: str) -> None:
     document = json.loads(json.dumps(report.to_dict()))
     assert document["schema"] == "harness.check/1"
     assert document["results"][0]["environments"][0]["findings"][0]["code"] == "operator"
+
+
+def test_what_stands_behind_an_unknown_shape_is_told_by_the_rules_and_counted(rtx: str) -> None:
+    nodes = [
+        helper.make_node("Fancy", ["x"], ["f"], "custom", domain="my.dom"),
+        helper.make_node("ScatterND", ["f", "at", "new"], ["s"], "scatter", reduction="add"),
+        helper.make_node("Relu", ["s"], ["y"], "relu"),
+    ]
+    constants = {"at": np.array([[0], [2]]), "new": np.ones((2, 4), np.float32)}
+    report = check(
+        save(Path("m.onnx"), nodes, [("x", F, [4, 4])], [("y", F, [4, 4])], **constants), environments=rtx
+    )
+    (environment,) = report.results[0].environments
+    assert not environment.complete
+    stops = [each for each in environment.findings if each.kind.is_failure]
+    assert [(each.code, each.node and each.node.name, each.found_by) for each in stops] == [
+        ("domain", "custom", FoundBy.PARSER),
+        ("scatter-reduction", "scatter", FoundBy.RULE),
+    ]
+    said = check_text(report)
+    assert "refuses 1 node, by the rules 1 more, and what is left was not seen to build" in said
+    for text in (said, check_page(report), check_markdown(report)):
+        assert text.count("the rules, not asked of the compiler") == 1
+    found = report.to_dict()["results"][0]["environments"][0]["findings"][1]
+    assert (found["found_by"], found["environment"], found["kind"]) == ("rule", rtx, "refused")
+
+
+def test_refused_nodes_in_the_bodies_of_a_refused_if_are_told_by_the_rules(rtx: str) -> None:
+    then = helper.make_graph(
+        [
+            helper.make_node("BitShift", ["u", "u"], ["shifted"], "shift", direction="LEFT"),
+            helper.make_node("Cast", ["shifted"], ["a"], "back", to=F),
+        ],
+        "then",
+        [],
+        [helper.make_tensor_value_info("a", F, [4])],
+        [numpy_helper.from_array(np.ones(4, np.uint32), "u")],
+    )
+    other = helper.make_graph(
+        [helper.make_node("Abs", ["x"], ["b"], "abs")],
+        "other",
+        [],
+        [helper.make_tensor_value_info("b", F, [4])],
+    )
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], "sum", keepdims=0),
+        helper.make_node("Greater", ["sum", "zero"], ["more"], "more"),
+        helper.make_node("If", ["more"], ["y"], "choice", then_branch=then, else_branch=other),
+    ]
+    model = save(Path("m.onnx"), nodes, [("x", F, [4])], [("y", F, [4])], zero=np.float32(0))
+    report = check(model, environments=rtx)
+    (environment,) = report.results[0].environments
+    stops = [each for each in environment.findings if each.kind.is_failure]
+    assert {(each.code, each.node and each.node.name, each.found_by) for each in stops} == {
+        ("refused", "choice", FoundBy.PARSER),
+        ("operator", "shift", FoundBy.RULE),
+        ("dtype", "back", FoundBy.RULE),
+    }
+    assert "refuses 1 node, by the rules 2 more\n" in check_text(report)
 
 
 def test_a_model_that_builds_has_its_kernels_and_what_is_silent_there(rtx: str) -> None:

@@ -33,7 +33,7 @@ from harness.report.words import is_plain, make_table, print_statements
 from harness.text import names, plural
 
 MOST_FINDINGS = 20
-_DETAILS = frozenset({"where", "parser", "builder", "kernels", "log", "alone", "try"})
+_DETAILS = frozenset({"where", "parser", "builder", "kernels", "log", "by", "alone", "try"})
 """Statements that are shown without --details."""
 
 

@@ -75,10 +75,11 @@ def rows(result: CheckResult) -> tuple[Row, ...]:
     """The findings of a model, the worst first: the same one of several environments, or of several nodes, once."""
     if not result.environments:
         return _merged(Row(finding, (), ()) for finding in result.findings)
-    found: dict[tuple[str, str, Kind], list[tuple[str, Finding]]] = {}
+    found: dict[tuple[str, str, Kind, bool], list[tuple[str, Finding]]] = {}
     for environment in result.environments:
         for finding in environment.findings:
-            key = (finding.code, finding.node.name if finding.node else "", finding.kind)
+            node = finding.node.name if finding.node else ""
+            key = (finding.code, node, finding.kind, finding.is_not_asked)
             found.setdefault(key, []).append((environment.environment, finding))
     made = [Row(finding, (), ()) for finding in result.exported]
     for alike in found.values():
@@ -93,7 +94,12 @@ def _merged(found: Iterable[Row]) -> tuple[Row, ...]:
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in found:
         finding, node = row.finding, row.finding.node
-        alike: tuple[object, ...] = (finding.code, finding.explanation, row.environments)
+        alike: tuple[object, ...] = (
+            finding.code,
+            finding.explanation,
+            row.environments,
+            finding.is_not_asked,
+        )
         if finding.kind.is_failure and node is not None:
             said = (*finding.evidence, finding.said)
             alike += (node.op, finding.alone, *(each.replace(node.name, "") for each in said))
@@ -138,6 +144,8 @@ def statements(row: Row) -> Iterator[Statement]:
     said_above = finding.found_by is FoundBy.EXPORTER and not finding.explanation
     if finding.said not in _NOTHING and finding.found_by in _SAYS and not said_above:
         yield Statement(_SAYS[finding.found_by], " ".join(finding.said.split()))
+    if finding.is_not_asked:
+        yield Statement("by", "the rules, not asked of the compiler")
     if finding.alone is False:
         yield Statement("alone", "by itself it builds: it fails together with what stands before it")
     for line in finding.evidence[-MOST_EVIDENCE:]:
@@ -218,12 +226,15 @@ def outcome_text(result: EnvironmentResult) -> str:
         different = sum(finding.kind is Kind.DIFFERENT for finding in result.findings)
         text = f"builds{kernels}, compiled in {duration(report.parse_seconds + report.build_seconds)}"
         return f"{text}; {plural(different, 'node')} computed otherwise" if different else text
-    stopped = sum(finding.kind in (Kind.REFUSED, Kind.NOT_BUILT) for finding in result.findings)
+    not_asked = sum(finding.is_not_asked for finding in result.findings)
+    stops = (Kind.REFUSED, Kind.NOT_BUILT)
+    stopped = sum(finding.kind in stops for finding in result.findings) - not_asked
+    rules = f", by the rules {not_asked} more" if not_asked else ""
     rest = "" if result.complete else ", and what is left was not seen to build"
     if result.outcome is Outcome.UNKNOWN:
         return "could not be asked" if result.started else "does not start"
     verb = "refuses" if result.outcome is Outcome.REFUSED else "does not build"
-    return f"{verb} {plural(stopped, 'node')}{rest}"
+    return f"{verb} {plural(stopped, 'node')}{rules}{rest}"
 
 
 def look_of(result: CheckResult, environment: EnvironmentResult | None = None) -> Look:
