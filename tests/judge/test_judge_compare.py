@@ -219,6 +219,16 @@ def test_saved_outputs_judge_and_are_judged(files: Path) -> None:
         assert not result.warnings
 
 
+def test_saved_outputs_that_are_not_finite_are_not_laid_on_the_file(files: Path) -> None:
+    np.savez("inputs.npz", image=np.zeros((2, 3, 16, 16), np.float32))
+    np.savez("saved.npz", logits=np.full((2, 10), np.nan, np.float32))
+    given = Given(data=("inputs.npz",))
+    result = only(compare("saved.npz", "float.onnx", given=given))
+    assert result.reason == "logits: 20 of 20 elements are not finite in the reference, and finite here"
+    result = only(compare("float.onnx", "saved.npz", given=given))
+    assert result.reason == "logits: 20 of 20 elements are not finite"
+
+
 def test_saved_outputs_of_unknown_inputs_are_warned_of(files: Path) -> None:
     np.savez("saved.npz", logits=np.zeros((2, 10), np.float32))
     result = only(compare("float.onnx", "saved.npz", inputs=SHAPE))

@@ -15,6 +15,7 @@ from harness.case import load_case
 from harness.diagnosis import DiagnosisVerdict, diagnose
 from harness.judge import Cause, JudgeOptions, ShapeFault, Verdict, Workbench, run
 from harness.judge.checks import check_shapes
+from harness.judge.results import Baked, ShapeResult
 from harness.report.diagnosis.words import statements
 from harness.tensors import Precision
 
@@ -119,6 +120,23 @@ def test_a_view_that_folds_the_batch_advises_flatten() -> None:
     assert "flatten(1)" in plain.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("constants", "cure"),
+    [
+        ([(4, -1)], "flatten(1)"),
+        ([(1, 12)], "flatten(1)"),
+        ([(4, -1, 3)], "the size of the input"),
+        ([(4, -1), (4, 2, 3)], "the size of the input"),
+        ([(4, 2, 3)], "-1, expand, or the size of the input"),
+    ],
+)
+def test_a_shape_that_has_its_minus_one_is_not_advised_another(
+    constants: list[tuple[int, ...]], cure: str
+) -> None:
+    baked = tuple(Baked(f"view{at}", "Reshape", constant, "x") for at, constant in enumerate(constants))
+    assert ShapeResult("batch 2", {"x": (2, 12)}, baked=baked).cause.endswith(f"export with {cure}")
+
+
 def rowwise() -> onnx.ModelProto:
     nodes = [
         NODE("LayerNormalization", ["x", "scale"], ["norm"], name="norm", axis=-1),
@@ -175,7 +193,7 @@ def test_a_precision_that_fails_at_the_maximum_alone_fails() -> None:
     assert [result.verdict for result in results] == [Verdict.PASS, Verdict.FAIL]
     (wrong,) = results[1].shapes
     assert (wrong.which, wrong.fault) == ("maximum", ShapeFault.GATE)
-    assert wrong.reason == "y: 1 of 1 elements are not finite"
+    assert wrong.reason == "y: 1 of 1 element is not finite"
 
 
 def test_shapes_beyond_the_budget_are_said_and_not_run() -> None:

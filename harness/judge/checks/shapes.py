@@ -20,7 +20,7 @@ from harness.comparison import DEFAULT_GATES, compare
 from harness.errors import CandidateError, HarnessError, NodeFailedError
 from harness.judge.checks.baked import find_baked
 from harness.judge.outputs import TensorGates
-from harness.judge.results import Baked, ShapeFault, ShapeResult
+from harness.judge.results import Baked, ShapeFault, ShapeResult, not_finite
 from harness.judge.workbench import Workbench, profiles_of
 from harness.model import guess_fills
 from harness.tensors import Precision
@@ -258,7 +258,7 @@ def _on_candidate(
         if failed is not None:
             text = output.metrics.incomparable or gate(failed.metric, failed.limit, failed.value)
             if output.metrics.nonfinite:
-                text = f"{output.metrics.nonfinite} of {output.metrics.count} elements are not finite"
+                text = not_finite(output.metrics)
             return trial.result.fail(ShapeFault.GATE, f"{output.tensor}: {text}", ())
     return trial.result
 

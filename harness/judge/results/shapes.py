@@ -76,8 +76,13 @@ class ShapeResult:
         """What the export has written down, and how to export it; empty where nothing is known."""
         if not self.baked:
             return ""
-        folds = all(each.constant[0] == 1 and len(each.constant) == 2 for each in self.baked)
-        cure = "flatten(1)" if folds else "-1, expand, or the size of the input"
+        constants = [each.constant for each in self.baked]
+        if all(len(constant) == 2 and (constant[0] == 1 or constant[1] == -1) for constant in constants):
+            cure = "flatten(1)"
+        elif any(-1 in constant for constant in constants):  # a shape has room for one
+            cure = "the size of the input"
+        else:
+            cure = "-1, expand, or the size of the input"
         baked = names(map(str, self.baked), 4)
         return f"the batch is written into {baked}: export with {cure}"
 

@@ -181,10 +181,17 @@ def describe_failure(outputs: tuple[OutputResult, ...]) -> str:
     if gate.metric in (SHAPE, COMPUTED):
         return f"{output.tensor}: {output.metrics.incomparable}"
     if gate.metric == NONFINITE.metric:
-        return f"{output.tensor}: {gate.value:.0f} of {output.metrics.count} elements are not finite"
+        return f"{output.tensor}: {not_finite(output.metrics)}"
     if gate.metric == EQUAL.metric and not gate.limit:
         return f"{output.tensor}: {different(output.metrics)}"
     return f"{output.tensor}: {gate.subject} {gate.value:.3g}, limit {gate.limit:.3g}"
+
+
+def not_finite(metrics: Metrics) -> str:
+    """`30 of 32 elements are not finite`, with whose they are where the candidate has none."""
+    verb = "is" if metrics.nonfinite == 1 else "are"
+    text = f"{metrics.nonfinite} of {plural(metrics.count, 'element')} {verb} not finite"
+    return text if metrics.nan_count or metrics.inf_count else f"{text} in the reference, and finite here"
 
 
 def different(metrics: Metrics) -> str:
