@@ -105,8 +105,22 @@ def test_an_environment_that_does_not_start_leaves_the_others_their_answers(rtx:
     assert "gone: does not start" in said
     assert "gone does not start; rtx builds 0 of 2" in said
     assert "<b>gone</b>: does not start" in check_page(report)
+    for text in (said, check_page(report), check_markdown(report)):
+        assert text.count("its compiler does not start") == 1
+    assert said.count("gone: does not start") == 2
     with pytest.raises(CandidateError, match="/nonexistent/python"):
         check(model, environments="gone")
+
+
+def test_a_compiler_that_does_not_start_is_not_called_expected(rtx: str) -> None:
+    with Path("harness.toml").open("a") as file:
+        file.write('[environments.gone]\npython = "/nonexistent/python"\n')
+    node = helper.make_node("Det", ["x"], ["y"], "det")
+    save(Path("m.onnx"), [node], [("x", F, [2, 2, 2])], [("y", F, [2])])
+    Path("m.case.yaml").write_text("model: {path: m.onnx}\nfindings: [operator]\n")
+    assert f"{rtx} builds 0 of 1, as expected" in check_text(check("m.case.yaml", environments=rtx))
+    report = check("m.case.yaml", environments=[rtx, "gone"])
+    assert "as expected" not in check_text(report)
 
 
 def test_a_shape_of_an_input_that_the_model_lacks_is_refused_by_rules_alone_too(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from harness.report.conversion.view import (
     statements,
     subject,
     times_text,
+    told_once,
 )
 from harness.report.words import is_plain, make_table, print_statements
 from harness.text import names, plural
@@ -55,13 +56,12 @@ def print_check(
         kernels: show what became of each node, and what differs between engines.
     """
     plain = is_plain(console)
-    for result in report.results:
-        if not (brief and not result.fails):
-            _print_result(console, result, plain, details=details)
-            for environment in result.environments:
-                _print_parts(console, environment, plain)
-            for environment in result.environments if kernels else ():
-                _print_kernels(console, result, environment)
+    for result in told_once(each for each in report.results if each.fails or not brief):
+        _print_result(console, result, plain, details=details)
+        for environment in result.environments:
+            _print_parts(console, environment, plain)
+        for environment in result.environments if kernels else ():
+            _print_kernels(console, result, environment)
     for comparison in comparisons(report) if kernels else ():
         _print_comparison(console, comparison, details=details)
     bad = any(result.fails for result in report.results)

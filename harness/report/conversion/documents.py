@@ -23,6 +23,7 @@ from harness.report.conversion.view import (
     statements,
     subject,
     times_text,
+    told_once,
 )
 from harness.report.pages import render_page, trusted
 from harness.report.words import escape, fit, made_with, ran_on
@@ -56,7 +57,7 @@ def check_page(report: CheckReport, *, kernels: bool = False, made: datetime.dat
         fix=report.fix,
         fix_answer=fix_answer,
         cure_rows=cure_rows,
-        results=report.results,
+        results=list(told_once(report.results)),
         environments=_environments(report),
         subject=subject,
         look_of=look_of,
@@ -88,7 +89,7 @@ def check_markdown(report: CheckReport) -> str:
     if hint := advice(report):
         lines += [hint, ""]
     lines += list(_table(report))
-    for result in report.results:
+    for result in told_once(report.results):
         if found := rows(result):
             lines += [f"### {escape(subject(result))}", ""]
             for row in found:

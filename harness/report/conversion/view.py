@@ -111,6 +111,18 @@ def _merged(found: Iterable[Row]) -> tuple[Row, ...]:
     return tuple(sorted(made, key=lambda row: -LOOKS[row.finding.kind].severity))
 
 
+def told_once(results: Iterable[CheckResult]) -> Iterator[CheckResult]:
+    """Results without what an earlier one tells as well: why a compiler does not start."""
+    told: set[str] = set()
+    for result in results:
+        environments = [
+            replace(each, findings=()) if not each.started and each.environment in told else each
+            for each in result.environments
+        ]
+        told |= {each.environment for each in environments if not each.started and each.findings}
+        yield replace(result, environments=tuple(environments))
+
+
 MOST_NAMES = 6
 """So many nodes of which the same is said stand in its headline; all of them below."""
 
@@ -279,7 +291,9 @@ def answer(report: CheckReport) -> str:
 
 
 def as_expected(report: CheckReport) -> str:
-    """That everything that stands in the way was expected to; empty where nothing does, or not all was."""
+    """That all that stands in the way was expected to; empty where nothing does, not all was, or one does not start."""
+    if not all(each.started for result in report.results for each in result.environments):
+        return ""
     stopping = any(
         finding.kind.is_failure
         for result in report.results
