@@ -22,6 +22,7 @@ from harness.compiler import (
     match_rules,
     probe_of,
 )
+from harness.conversion.codes import ASSUMED_SHAPE, FAILURE_CODES, KEPT, NOT_STARTED, check_codes
 from harness.conversion.examination import Blamed, Examination, outcome_of
 from harness.conversion.exports import by_exporter, exported
 from harness.conversion.findings import (
@@ -49,16 +50,6 @@ from harness.worker.protocol import CompileFailure, CompileReport
 Progress = Callable[[str], None]
 Profiles = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 _RANKS = {kind: rank for rank, kind in enumerate(Kind)}
-#: The code of a finding that no rule explains, by the kind of the failure; parsers only refuse.
-_CODES = {
-    "crashed": "crashed",
-    "timed_out": "timed-out",
-    "out_of_memory": "out-of-memory",
-    "unsupported": "not-asked",
-    "no_gpu": "needs-gpu",
-}
-UNEXPLAINED = ("refused", "not-built", *_CODES.values())
-NOT_STARTED, ASSUMED_SHAPE, KEPT = "not-started", "assumed-shape", "kept-in-fp32"
 _KINDS = {Outcome.REFUSED: Kind.REFUSED, Outcome.NOT_BUILT: Kind.NOT_BUILT, Outcome.UNKNOWN: Kind.RISKY}
 
 
@@ -103,6 +94,7 @@ def check(
         for name in names:
             select(name, known)
     cases = list(by_exporter(select_cases(targets, inputs=inputs, tags=tags)))
+    check_codes(cases)
     units = []
     for case in cases:
         for asked in names or (None,):
@@ -438,7 +430,7 @@ class Subject:
         )
         failure = blamed.failure
         found = Finding(
-            "refused" if failure is None else _CODES.get(failure.kind, "not-built"),
+            "refused" if failure is None else FAILURE_CODES.get(failure.kind, "not-built"),
             _KINDS[blamed.outcome],
             FoundBy.PARSER if blamed.outcome is Outcome.REFUSED else FoundBy.BUILDER,
             None if name is None else self._facts(name),

@@ -1,4 +1,4 @@
-"""The JSON schema of the document of `harness check`, made from its types, and the codes that findings have.
+"""The JSON schema of the document of `harness check`, made from its types.
 
 `check.schema.json` beside this module is that schema; `python -m harness.conversion.schema` writes it anew.
 """
@@ -9,21 +9,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.compiler import RULES
-from harness.conversion.checking import ASSUMED_SHAPE, KEPT, NOT_STARTED, UNEXPLAINED
-from harness.conversion.exports import DIFFERS, FAILED, FROZEN
+from harness.conversion.codes import finding_codes
 from harness.conversion.findings import SCHEMA, CheckReport
-from harness.conversion.kernels import KERNEL_CODES
-from harness.conversion.scales import SCALE_CODES
 from harness.tensors import json_schema, write_text
 
 SCHEMA_FILE = Path(__file__).parent / "check.schema.json"
-
-
-def finding_codes() -> tuple[str, ...]:
-    """All codes that a finding can have. They are stable: one that is gone, or has another meaning, is a change."""
-    own = (*UNEXPLAINED, NOT_STARTED, ASSUMED_SHAPE, KEPT, FAILED, DIFFERS, FROZEN)
-    return tuple(sorted({*own, *KERNEL_CODES, *SCALE_CODES, *(rule.code for rule in RULES)}))
 
 
 def check_schema() -> dict[str, Any]:

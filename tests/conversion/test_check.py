@@ -14,7 +14,7 @@ from harness import check
 from harness.compiler import Kind
 from harness.conversion import FoundBy, Outcome
 from harness.environments import close_shared
-from harness.errors import CandidateError, InputDataError
+from harness.errors import CandidateError, CaseFileError, InputDataError
 from harness.report import check_markdown, check_page, check_text
 
 F = TensorProto.FLOAT
@@ -279,3 +279,11 @@ def test_an_input_that_decides_shapes_is_not_called_a_fault(rtx: str) -> None:
     assert result.environments[0].outcome is Outcome.UNKNOWN
     assert [each.code for each in result.environments[0].findings] == ["not-asked"]
     assert not result.fails
+
+
+def test_a_code_that_no_finding_has_is_a_mistake_of_the_case_file(tmp_path: Path) -> None:
+    planted(tmp_path / "m.onnx")
+    path = tmp_path / "m.case.yaml"
+    path.write_text("model: {path: m.onnx}\nfindings: [operator, tpk-limit]\n")
+    with pytest.raises(CaseFileError, match=r"m\.case\.yaml:2:.*tpk-limit.*did you mean `topk-limit`\?"):
+        check(path)
