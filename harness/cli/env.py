@@ -102,10 +102,6 @@ def add(
     typer.echo(f"Check it: {shell_command('harness', 'env', 'check', name)}")
     if emulated:
         typer.echo("The emulator assumes its kernels from now on; --kernels none does without.")
-    else:
-        typer.echo(
-            "TensorRT for RTX tells its kernels without a GPU: --emulated lets the emulator assume them."
-        )
 
 
 @app.command("list")
