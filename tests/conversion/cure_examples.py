@@ -97,7 +97,17 @@ POSITIVE: dict[str, list[Example]] = {
         Example(
             "g (float[N,4] x) => (float[N,4] y) { d = Cast<to = 11>(x) e = Mul(d, c) y = Cast<to = 1>(e) }",
             {"c": np.array(1.5)},
-        )
+        ),
+        Example(
+            "g (float[N,8] x, bool[N,8] keep) => (float[N,8] y) { d = Cast<to = 11>(x) m = Where(keep, d, low) "
+            "p = Softmax(m) y = Cast<to = 1>(p) }",
+            {"low": np.array(np.finfo(np.float64).min)},
+        ),
+        Example(
+            "g (float[N,8] x) => (float[N,8] y) { d = Cast<to = 11>(x) a = Max(d, low) b = Min(a, high) z = Sub(b, b) "
+            "y = Cast<to = 1>(z) }",
+            {"low": np.array(-1e300), "high": np.array(1e300)},
+        ),
     ],
     "grid-sample-modes": [
         Example(

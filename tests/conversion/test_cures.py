@@ -59,6 +59,20 @@ def test_a_row_that_is_masked_throughout_is_even_as_before():
     np.testing.assert_array_equal(even, *Reference(model).run(feeds).values())
 
 
+def test_the_original_stays_as_it_was():
+    model = POSITIVE["float64"][1].model()
+    dtypes = [value.dtype for value in model.ir.graph.initializers.values()]
+    assert apply(BY_CODE["float64"], model) is not None
+    assert [value.dtype for value in model.ir.graph.initializers.values()] == dtypes
+
+
+@pytest.mark.parametrize("number", [1e200, -1e200, 1e-60])
+def test_a_factor_that_float32_does_not_hold_stays_in_float64(number):
+    graph = "g (float[N,4] x) => (float[N,4] y) { d = Cast<to = 11>(x) e = Mul(d, c) y = Cast<to = 1>(e) }"
+    with pytest.raises(Inapplicable, match="float32 does not hold"):
+        apply(BY_CODE["float64"], Example(graph, {"c": np.array(number)}).model())
+
+
 def test_rows_of_nan_that_the_model_looks_for_are_meant():
     graph = (
         "g (float[N,8] x, bool[N,8] keep) => (float[N,8] y) "

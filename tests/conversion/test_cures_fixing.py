@@ -60,6 +60,21 @@ def test_a_cure_that_is_not_proved_is_left_out_and_nothing_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_mask_of_the_lowest_float64_is_cured_twice():
+    fixed = fix(POSITIVE["float64"][1].model())
+    assert [each.code for each in fixed.applied] == ["float64", "safe-mask"]
+    assert not fixed.left_out
+
+
+def test_a_proof_says_how_large_numbers_were_and_which_masks_were_of_0_and_1_only():
+    by_code = {each.code: each for each in fix(POSITIVE["safe-mask"][2].model()).applied}
+    proof = by_code["safe-mask"].proof
+    assert proof.binary == ("attention_mask",)
+    assert 0 < proof.largest < 100
+    wide = fix(POSITIVE["float64"][0].model()).applied[0].proof
+    assert (wide.binary, wide.largest) == ((), 1e4)
+
+
 def test_what_is_written_is_the_proved_model(tmp_path):
     fixed = fix(POSITIVE["floored-mod"][0].model())
     path = write_fixed(fixed, tmp_path / "out.onnx")

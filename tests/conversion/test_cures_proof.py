@@ -36,6 +36,41 @@ def test_a_wrong_rewrite_is_not_proved(graph, constants, why):
     assert why in proof.why_not
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("y = Mul(x, one)", "q = Div(x, x) y = Mul(q, x)"),  # at 0
+        ("y = Mul(x, one)", "y = Clip(x, low, high)"),  # beyond 1000
+        (
+            "a = Min(x, high) y = Max(a, low)",
+            "a = Sub(x, x) b = Min(x, high) c = Max(b, low) y = Add(a, c)",
+        ),  # at ∞
+    ],
+)
+def test_what_is_wrong_at_zero_for_large_or_infinite_numbers_is_not_proved(right, wrong):
+    constants = {
+        "one": np.float32(1),
+        "lot": np.float32(1e6),
+        "low": np.float32(-1e3),
+        "high": np.float32(1e3),
+    }
+    head = "g (float[N,4] x) => (float[N,4] y) { %s }"
+    models = [Example(head % body, constants).model() for body in (right, wrong)]
+    assert not prove(*models).holds
+    assert prove(models[0], models[0]).holds
+
+
+def test_a_float_mask_is_drawn_as_fractions_where_nothing_bars_it():
+    head = "g (float[N,4] x, float[N,4] attention_mask) => (float[N,4] y) { %s }"
+    masked = "s = Sub(one, %s) w = Mul(s, low) a = Add(x, w) y = Softmax(a)"
+    constants = {"one": np.float32(1), "low": np.float32(-np.finfo(np.float32).max)}
+    fraction = Example(head % masked % "attention_mask", constants).model()
+    whole = Example(head % ("f = Ceil(attention_mask) " + masked % "f"), constants).model()
+    assert not prove(fraction, whole).holds
+    proof = prove(fraction, whole, where_finite=True)
+    assert (proof.holds, proof.binary) == (True, ("attention_mask",))
+
+
 def test_rounding_that_sums_amplify_is_no_difference():
     plain = Example("g (float[N,64] x) => (float[N,1] y) { y = ReduceSum(x, ax) }", {"ax": np.array([1])})
     split = Example(
@@ -106,3 +141,12 @@ def test_a_fault_of_harness_is_not_taken_for_inputs_without_sense(monkeypatch):
     monkeypatch.setattr("onnx.reference.ReferenceEvaluator.run", misuse)
     with pytest.raises(TypeError, match="unhashable"):
         prove(IMAGE.model(), IMAGE.model())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8e4m3fn", "float8e5m2"])
+def test_floats_that_numpy_lacks_are_proved(dtype):
+    model = Example(
+        f"g (float[N,4] x, {dtype}[N,4] s) => ({dtype}[N,4] y) {{ y = CastLike(x, s) }}", opset=19
+    ).model()
+    proof = prove(model, model)
+    assert proof.holds, proof.why_not

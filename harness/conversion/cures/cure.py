@@ -68,6 +68,7 @@ class Cure:
         opset: the first that has what it writes; an older model is converted.
         where_finite: whether it may give a number where the original gives none; and then masks are drawn that leave
             something of every row.
+        largest: magnitude of the largest numbers that its proof draws; what it is right for may end beyond.
     """
 
     code: str
@@ -82,6 +83,7 @@ class Cure:
     where_refused: bool = False
     opset: int = 0
     where_finite: bool = False
+    largest: float = 1e4
 
     @property
     def operators(self) -> tuple[str, ...]:

@@ -159,7 +159,15 @@ def prove_rewrite(model: Model, rewrite: Rewrite, feeds: Sequence[Feeds] = ()) -
     """The proof of what a cure made of `model`; see `prove` and `prove_calibrated`."""
     if rewrite.plain is not None:
         return prove_calibrated(model, rewrite.model, rewrite.plain, rewrite.unseen, rewrite.calibrated)
-    return prove(model, rewrite.model, feeds, batch=rewrite.batch, where_finite=rewrite.cure.where_finite)
+    cure = rewrite.cure
+    return prove(
+        model,
+        rewrite.model,
+        feeds,
+        batch=rewrite.batch,
+        where_finite=cure.where_finite,
+        largest=cure.largest,
+    )
 
 
 def _rewritten(

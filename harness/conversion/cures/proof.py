@@ -25,6 +25,8 @@ _SIZES = ((2, 3, 5), (1, 4, 2), (3, 2, 7), (8, 6, 4))
 _RANGES = ((0, 2), (0, 1), (-3, 4), (0, 100))
 _AMPLIFIED = 8.0
 _EXTREMES = (1.0, 8.0, 1e-3)
+_LARGE, _LARGE_HALF = 1e4, 100.0  # FP16 holds few products of numbers beyond
+_KINDS = ("zeros", "repeated", "large", "infinite")
 CALIBRATED = 3.0
 """So many times as much as scales at run time static ones may err."""
 LEAST = 1e-3
@@ -52,6 +54,8 @@ class Proof:
         calibrated: how many samples scales were taken from. Then `error` is that over the same products in float.
         given: whether these were the user's data, and not generated.
         before: the error of the original over the same products in float, which it rounds, too.
+        largest: the largest finite magnitude among the float inputs that were tried; None where there are none.
+        binary: names of inputs that mask, and were nothing but 0 and 1, though their dtype holds more.
     """
 
     holds: bool
@@ -64,6 +68,8 @@ class Proof:
     calibrated: int = 0
     given: bool = False
     before: float | None = None
+    largest: float | None = None
+    binary: tuple[str, ...] = ()
 
 
 RUNTIME, EVALUATOR = "ONNX Runtime", "ONNX's reference evaluator"
@@ -81,6 +87,7 @@ def prove(
     *,
     batch: int | None = None,
     where_finite: bool = False,
+    largest: float = _LARGE,
     seed: int = 0,
 ) -> Proof:
     """Run both models on `feeds`, and on drawn inputs of several shapes, and compare what they return.
@@ -92,7 +99,8 @@ def prove(
         batch: the one that the original is right at: there both must agree, and at others each row of the new model
             must be what it is in a batch of its own.
         where_finite: whether values are left out that are not finite in the original, and masks leave something of
-            every row.
+            every row; then nothing infinite is drawn, and masks of 0 and 1 alone.
+        largest: magnitude of the largest finite numbers that are drawn.
         seed: of the drawn inputs.
     """
     if not same_interface(original, rewritten):
@@ -101,7 +109,7 @@ def prove(
     if run is None:
         return Proof(False, 0, 0, 0.0, by, why_not=f"the original cannot be run: {by}")
     again: Run = Reference(rewritten).run if by == RUNTIME else _Evaluator(rewritten).run
-    trial = _Trial(original, run, again, where_finite)
+    trial = _Trial(original, run, again, where_finite, binary=set(_masks(original)))
     for sample in _samples(original, feeds, seed, batch, padded=where_finite):
         if batch is not None and _batch_of(original, sample) != batch:
             why_not = _differing_rows(original, again, sample)
@@ -109,6 +117,9 @@ def prove(
         else:
             why_not = trial.differs(sample)
         if why_not:
+            return trial.proof(by, why_not)
+    for sample in _extremes(original, largest, seed, batch, padded=where_finite):
+        if why_not := trial.differs(sample, well_posed_only=True):
             return trial.proof(by, why_not)
     return trial.proof(by, "" if trial.samples else f"the original takes none of the inputs: {trial.refusal}")
 
@@ -204,13 +215,23 @@ class _Trial:
     refusal: str = ""
     shapes: set[tuple[tuple[int, ...], ...]] = field(default_factory=set)
     batches: set[int] = field(default_factory=set)
+    largest: float | None = None
+    binary: set[str] = field(default_factory=set)
 
-    def differs(self, sample: Feeds) -> str:
-        """What is wrong with the new model's answer; empty if nothing is, or the original does not take the input."""
+    def differs(self, sample: Feeds, well_posed_only: bool = False) -> str:
+        """What is wrong with the new model's answer; empty if nothing is, or the original does not take the input.
+
+        Args:
+            sample: what both run on.
+            well_posed_only: whether the input is passed over where the original's answer is not finite, or moves by
+                more than rounding where the input does by half a unit in the last place.
+        """
         try:
             wanted = self.run(sample)
         except HarnessError as reason:  # these values or shapes are none that the model takes
             self.refusal = _line(reason)
+            return ""
+        if well_posed_only and not self._is_well_posed(sample, wanted):
             return ""
         try:
             got = self.again(sample)
@@ -218,6 +239,7 @@ class _Trial:
             return f"it cannot be run: {_line(reason)}"
         self.samples += 1
         self.shapes.add(tuple(array.shape for array in sample.values()))
+        self._note(sample)
         for info in self.original.outputs:
             values, others = np.asarray(wanted[info.name]), np.asarray(got[info.name])
             if self.where_finite and values.shape == others.shape and is_float(values.dtype):
@@ -229,8 +251,39 @@ class _Trial:
                 return why_not
         return ""
 
+    def _is_well_posed(self, sample: Feeds, wanted: Mapping[str, np.ndarray]) -> bool:
+        outputs = [
+            (info, np.asarray(wanted[info.name]))
+            for info in self.original.outputs
+            if is_float(dtype_of(info.dtype))
+        ]
+        return all(np.isfinite(values.astype(np.float64)).all() for _, values in outputs) and all(
+            _sensitivity(self.run, sample, values, info) <= NOISE.get(info.dtype, NOISE["float32"])
+            for info, values in outputs
+        )
+
+    def _note(self, sample: Feeds) -> None:
+        """What the proof was tried on."""
+        for name, array in sample.items():
+            if is_float(array.dtype):
+                wide = np.abs(array.astype(np.float64))
+                top = float(np.max(wide, initial=0.0, where=np.isfinite(wide)))
+                self.largest = max(self.largest or 0.0, top)
+            if name in self.binary and (array.dtype.kind == "b" or not np.all((array == 0) | (array == 1))):
+                self.binary.discard(name)
+
     def proof(self, by: str, why_not: str) -> Proof:
-        return Proof(not why_not, self.samples, len(self.shapes), self.error, by, len(self.batches), why_not)
+        return Proof(
+            not why_not,
+            self.samples,
+            len(self.shapes),
+            self.error,
+            by,
+            len(self.batches),
+            why_not,
+            largest=self.largest,
+            binary=tuple(sorted(self.binary)) if self.samples else (),
+        )
 
 
 def _batch_of(model: Model, sample: Feeds) -> int:
@@ -347,6 +400,50 @@ def _samples(
             return
 
 
+def _extremes(model: Model, largest: float, seed: int, batch: int | None, *, padded: bool) -> Iterator[Feeds]:
+    """Zeros, repeated numbers, large ones among small ones and zeros; infinite ones and masks of fractions."""
+    if any(info.shape is None for info in model.inputs):
+        return
+    masks = _masks(model)
+    sizes = _SIZES[0] if batch is None else (batch, *_SIZES[0][1:])
+    for count, kind in enumerate(_KINDS[: -1 if padded else None]):
+        symbols: dict[str, int] = {}
+        drawn = {}
+        for info in model.inputs:
+            try:
+                shape, dtype = _shape(info, sizes, symbols), dtype_of(info.dtype)
+                if padded and info.name in masks:
+                    drawn[info.name] = _padding(masks[info.name], shape, dtype, count)
+                    continue
+                is_wide = is_float(dtype) and dtype.itemsize > 1
+                array = _draw(info, shape, _RANGES[0], 1.0, seed + count, info.name in masks and not is_wide)
+            except HarnessError:
+                return
+            is_changed = is_wide and array.size > 1  # a single number may be a scale
+            drawn[info.name] = _extreme(kind, array, info.name in masks, largest) if is_changed else array
+        yield drawn
+
+
+def _extreme(kind: str, array: np.ndarray, is_mask: bool, largest: float) -> np.ndarray:
+    """`array` as one of `_KINDS`, or a mask of fractions where nothing bars a float mask from them."""
+    wide = array.astype(np.float64)
+    if is_mask:
+        return np.asarray(np.clip(np.abs(wide) / 2, 0, 1).round(1).astype(array.dtype))
+    if kind == "zeros":
+        return np.zeros_like(array)
+    if kind == "repeated":
+        return np.asarray(wide.round().astype(array.dtype))
+    finite = min(largest, _LARGE_HALF) if array.dtype == np.float16 else largest
+    top = finite if kind == "large" else np.inf
+    place = np.argsort(wide, axis=None).reshape(wide.shape) % 12  # random, as the numbers are
+    chosen = [
+        np.isin(place, (0, 2, 5, 8, 9)),
+        place == 1,
+        np.isin(place, (3, 6, 10)),
+    ]  # whose sum does not cancel
+    return np.asarray(np.select(chosen, [top, -top, 0.0], wide).astype(array.dtype))
+
+
 def _shape(info: TensorInfo, sizes: Sequence[int], symbols: dict[str, int]) -> tuple[int, ...]:
     shape = []
     for axis, size in enumerate(info.shape or ()):
@@ -420,7 +517,7 @@ def _sensitivity(run: Run, sample: Feeds, wanted: np.ndarray, info: TensorInfo) 
     for name, array in sample.items():
         if is_float(array.dtype):
             signs = np.random.default_rng(0).choice([-1.0, 1.0], array.shape)
-            unit = np.finfo(array.dtype).eps if array.dtype.kind == "f" else 2.0**-7
+            unit = np.finfo(array.dtype).eps if np.issubdtype(array.dtype, np.floating) else 2.0**-7
             array, moved = (
                 (array.astype(np.float64) * (1 + signs * float(unit) / 2)).astype(array.dtype),
                 True,

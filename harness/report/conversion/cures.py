@@ -72,7 +72,7 @@ def _applied(cure: AppliedCure, asked: bool) -> Iterator[Statement]:
 
 
 def _equal(proof: Proof) -> str:
-    """`the same answers on 12 inputs of 4 shapes in ONNX Runtime`."""
+    """`the same answers on 12 inputs of 4 shapes in ONNX Runtime, floats up to 1e4, mask of 0 and 1 only`."""
     ran = f"{plural(proof.samples, 'input')} of {plural(proof.shapes, 'shape')} in {proof.by}"
     same = "the same answers" if proof.error == 0 else f"answers within {number(proof.error)}"
     rows = (
@@ -80,7 +80,9 @@ def _equal(proof: Proof) -> str:
         if proof.batches
         else ""
     )
-    return f"{same} on {ran}{rows}"
+    floats = "" if proof.largest is None else f", floats up to {number(proof.largest)}"
+    binary = f", {names(list(proof.binary))} of 0 and 1 only" if proof.binary else ""
+    return f"{same} on {ran}{floats}{binary}{rows}"
 
 
 def _left_out(cure: LeftOut) -> Iterator[Statement]:

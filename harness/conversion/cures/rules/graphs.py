@@ -11,10 +11,14 @@ from harness.conversion.cures.applying import cleaned, with_shapes
 from harness.conversion.cures.building import Inapplicable, constant_of
 from harness.conversion.cures.cure import Transformed
 from harness.conversion.cures.opsets import NOT_TAKEN, first_line, with_weights
+from harness.conversion.cures.rules.masks import is_switch, switches_of
 from harness.model import Model
 
 _OLD_MODES = {"linear": "bilinear", "cubic": "bicubic"}
 _LAST_OPSET_OF_OLD_MODES = 19
+_SINGLE = np.finfo(np.float32)
+_BOUNDED_BY = ("Clip", "Max", "Min", "Where")
+"""Operators that choose between a number and a constant: which one they choose stays where that is clamped."""
 
 
 def folded(model: Model, refused: frozenset[str] | None) -> Transformed | None:
@@ -61,7 +65,11 @@ def older_grid_sample(model: Model, refused: frozenset[str] | None) -> Transform
 
 
 def without_float64(model: Model, refused: frozenset[str] | None) -> Transformed | None:
-    """Every float64 tensor between the inputs and the outputs in float32."""
+    """Every float64 tensor between the inputs and the outputs in float32; bounds and masks beyond it are clamped.
+
+    Raises:
+        Inapplicable: another constant is not within the range of float32.
+    """
     graph = with_shapes(model)
     double, single = ir.DataType.DOUBLE, ir.DataType.FLOAT
     values = [value for node in graph.graph for value in node.outputs]
@@ -72,19 +80,43 @@ def without_float64(model: Model, refused: frozenset[str] | None) -> Transformed
         return None
     for value in graph.graph.initializers.values():
         if value.const_value is not None and value.const_value.dtype == double:
-            value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
-            value.dtype = single
+            array = _narrowed(value, value.const_value.numpy(), model, tuple(found))
+            value.const_value = ir.tensor(array, name=value.name)
+            value.type = ir.TensorType(single)  # a new one: clones share their types with the old graph
     for node in ir.traversal.RecursiveGraphIterator(graph.graph):
         for name, attribute in list(node.attributes.items()):
             if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == double:
-                array = attribute.as_tensor().numpy().astype(np.float32)
+                array = _narrowed(node.outputs[0], attribute.as_tensor().numpy(), model, tuple(found))
                 node.attributes[name] = ir.AttrTensor(name, ir.tensor(array))
             if name in ("to", "dtype", "output_dtype") and attribute.value == int(double):
                 node.attributes[name] = ir.AttrInt64(name, int(single))
         for value in node.outputs:
             if value.dtype == double:
-                value.dtype = single
+                value.type = ir.TensorType(single)
     return Transformed(graph, tuple(found))
+
+
+def _narrowed(value: ir.Value, array: np.ndarray, model: Model, nodes: tuple[str, ...]) -> np.ndarray:
+    """A float64 constant in float32: finite numbers that only bound or mask are clamped to its range."""
+    size = np.abs(array)
+    wide = array[np.isfinite(array) & (size > _SINGLE.max)]
+    small = array[(size > 0) & (size < _SINGLE.tiny)]
+    if small.size or (wide.size and not _only_bounds(value, switches_of(model))):
+        number = small[0] if small.size else wide[0]
+        raise Inapplicable(f"float32 does not hold {number:g} of {value.name}", nodes)
+    clamped = np.where(np.isfinite(array), np.clip(array, _SINGLE.min, _SINGLE.max), array)
+    return np.asarray(clamped, np.float32)
+
+
+def _only_bounds(value: ir.Value, switches: frozenset[str]) -> bool:
+    return all(
+        node.op_type in _BOUNDED_BY
+        or (
+            node.op_type == "Mul"
+            and any(is_switch(each, switches) for each in node.inputs if each is not value)
+        )
+        for node, _ in value.uses()
+    )
 
 
 def free_batch(model: Model, refused: frozenset[str] | None) -> Transformed | None:

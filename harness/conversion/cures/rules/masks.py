@@ -60,7 +60,7 @@ class _Uses:
 def safe_masks(model: Model, refused: frozenset[str] | None) -> Transformed | None:
     """Every number that masks, where all that it comes to is a Softmax."""
     graph = with_shapes(model)
-    uses = _Uses(frozenset(name for name, fill in guess_fills(model).items() if isinstance(fill, MaskFill)))
+    uses = _Uses(switches_of(model))
     lowered: list[tuple[ir.Node, int]] = []
     for node in graph.graph:
         if node.op_type == "ConstantOfShape":
@@ -78,6 +78,11 @@ def safe_masks(model: Model, refused: frozenset[str] | None) -> Transformed | No
         _bound(graph.graph, node)
     names = [str(node.name) for node, _ in lowered] + [str(node.name) for node in uses.added]
     return Transformed(graph, tuple(dict.fromkeys(names)))
+
+
+def switches_of(model: Model) -> frozenset[str]:
+    """Names of the inputs that are meant to be masks of 0 and 1."""
+    return frozenset(name for name, fill in guess_fills(model).items() if isinstance(fill, MaskFill))
 
 
 def _constant(value: ir.Value) -> np.ndarray | None:
@@ -135,7 +140,7 @@ def _passes(node: ir.Node, index: int, uses: _Uses, seen: set[ir.Value]) -> bool
         return _are_masks(node.inputs, uses) and _follow(node.outputs[0], uses, seen)
     others = [each for place, each in enumerate(node.inputs) if place != index and each is not None]
     if node.op_type == "Where" and index:
-        if _is_mask(other := node.inputs[3 - index], uses.switches) or _is_switch(other, uses.switches):
+        if _is_mask(other := node.inputs[3 - index], uses.switches) or is_switch(other, uses.switches):
             return _follow(node.outputs[0], uses, seen)
     elif node.op_type == "Add":
         if _are_masks(others, uses):
@@ -143,9 +148,7 @@ def _passes(node: ir.Node, index: int, uses: _Uses, seen: set[ir.Value]) -> bool
         uses.added.add(node)
         return _only_softmax(node.outputs[0], set())
     elif node.op_type == "Mul":
-        return all(_is_switch(each, uses.switches) for each in others) and _follow(
-            node.outputs[0], uses, seen
-        )
+        return all(is_switch(each, uses.switches) for each in others) and _follow(node.outputs[0], uses, seen)
     elif node.op_type == "Equal":
         return _are_masks(others, uses)
     elif node.op_type == "Attention":
@@ -193,15 +196,15 @@ def _is_mask(value: ir.Value | None, switches: frozenset[str]) -> bool:
     if node.op_type in _MOVES:
         return _is_mask(inputs[0], switches)
     if node.op_type == "Where":
-        return all(_is_mask(each, switches) or _is_switch(each, switches) for each in inputs[1:])
+        return all(_is_mask(each, switches) or is_switch(each, switches) for each in inputs[1:])
     if node.op_type in ("Add", "Concat"):
         return all(_is_mask(each, switches) for each in inputs)
     return node.op_type == "Mul" and any(
-        _is_mask(one, switches) and _is_switch(other, switches) for one, other in (inputs, reversed(inputs))
+        _is_mask(one, switches) and is_switch(other, switches) for one, other in (inputs, reversed(inputs))
     )
 
 
-def _is_switch(value: ir.Value | None, switches: frozenset[str]) -> bool:
+def is_switch(value: ir.Value | None, switches: frozenset[str]) -> bool:
     """Whether a value is meant to be 0 or 1: a mask of the user, as it is or inverted."""
     if value is None:
         return False
@@ -210,10 +213,10 @@ def _is_switch(value: ir.Value | None, switches: frozenset[str]) -> bool:
         return value.name in switches
     source = given(node, 0)
     if node.op_type == "Sub":
-        return _constant_one(source) and _is_switch(node.inputs[1], switches)
+        return _constant_one(source) and is_switch(node.inputs[1], switches)
     if node.op_type == "Cast" and source is not None and source.dtype == ir.DataType.BOOL:
         return True
-    return node.op_type in _MOVES and _is_switch(source, switches)
+    return node.op_type in _MOVES and is_switch(source, switches)
 
 
 def _constant_one(value: ir.Value | None) -> bool:

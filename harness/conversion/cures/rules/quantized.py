@@ -55,13 +55,14 @@ def qlinear_conv(ops: Ops, node: ir.Node) -> ir.Value:
 
 
 def dynamic_quantize(ops: Ops, node: ir.Node) -> list[ir.Value]:
-    """Range, scale and zero point as the operator's specification writes them."""
+    """Range, scale and zero point as the operator's specification writes them; of zeros alone the scale is 1."""
     data = read(node, 0)
     zero, steps = ops.like(0, data), ops.like(255, data)
     axes = range(rank(data))
     low = ops.Min(ops.reduce("Min", data, *axes), zero)
     high = ops.Max(ops.reduce("Max", data, *axes), zero)
-    scale = ops.Div(ops.Sub(high, low), steps)
+    span = ops.Sub(high, low)
+    scale = ops.Where(ops.Equal(span, zero), ops.like(1, data), ops.Div(span, steps))
     zero_point = ops.Clip(ops.Round(ops.Div(ops.Neg(low), scale)), zero, steps)
     quantized = ops.Clip(ops.Add(ops.Round(ops.Div(data, scale)), zero_point), zero, steps)
     return [ops.Cast(quantized, to=int(UINT8)), scale, ops.Cast(zero_point, to=int(UINT8))]

@@ -45,7 +45,7 @@ CURES: tuple[Cure, ...] = (
         code="float64",
         against=Against.SILENT,
         does="computes in float32",
-        needs="inputs and outputs that are not float64",
+        needs="inputs and outputs that are not float64; constants that float32 holds, or that only bound or mask",
         source="TensorRT computes float64 in float32, or refuses it",
         transform=graphs.without_float64,
     ),
@@ -413,10 +413,12 @@ CURES: tuple[Cure, ...] = (
         replaces=("Softmax", "Attention"),
         does=f"masks with {masks.SAFE:g}, and bounds the sum of scores and a mask by it",
         needs="−inf or the lowest float in constants that only a Softmax reads, by way of Where, Add, Mul or Max; "
-        "no IsNaN that looks for rows masked throughout, which become even",
+        "no IsNaN that looks for rows masked throughout, which become even; scores within ±9800, and of a float or "
+        "integer mask that is multiplied only 0 and 1: others are not masked as before",
         source="lowest floats become infinite at FP16, and rows of them NaN: microsoft/onnxscript issues 2479 and 2561",
         transform=masks.safe_masks,
         where_finite=True,
+        largest=8.0,
     ),
     Cure(
         code="view-of-first-size",
