@@ -159,7 +159,7 @@ class Mend(StrEnum):
     LARGE_CONSTANT = "large constant"
     """A constant beyond the format that is added, or bounds or masks: clamp it."""
     SMALL_CONSTANT = "small constant"
-    """One that vanishes in the format, likewise."""
+    """One that vanishes in the format: raise it."""
     FACTOR = "factor"
     """A constant that scales, and that the format does not hold: merge it with the factors around it."""
     NORM = "norm"

@@ -1,3 +1,4 @@
+from .amounts import bound as bound
 from .amounts import duration as duration
 from .amounts import is_multiple as is_multiple
 from .amounts import magnitude as magnitude

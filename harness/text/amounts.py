@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import math
 
 _PLAIN_RATIOS = (0.1, 1000.0)
@@ -46,6 +47,17 @@ def magnitudes(value: float, other: float) -> tuple[str, str]:
         if texts[0] != texts[1] or value == other:
             break
     return texts
+
+
+def bound(value: float, *, least: bool = False) -> str:
+    """A limit that a user is to type, as `magnitude` has it, rounded to the safe side: `3.3e38` for 3.3895e38.
+
+    Args:
+        value: the limit, positive.
+        least: it is the smallest that will do, not the largest: it is rounded up rather than down.
+    """
+    rounding = decimal.ROUND_UP if least else decimal.ROUND_DOWN
+    return magnitude(float(decimal.Context(prec=2, rounding=rounding).create_decimal_from_float(value)))
 
 
 def multiple(value: float) -> str:

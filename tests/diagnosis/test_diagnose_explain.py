@@ -285,6 +285,7 @@ def test_the_fill_of_a_mask_is_clamped_although_it_scales() -> None:
     ("op", "value", "mend"),
     [
         ("Add", 1e-12, Mend.SMALL_CONSTANT),
+        ("Add", 1e-7, None),
         ("Add", -1e9, Mend.LARGE_CONSTANT),
         ("Mul", 1e6, Mend.FACTOR),
         ("Div", 1e-9, Mend.FACTOR),

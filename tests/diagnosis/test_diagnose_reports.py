@@ -49,7 +49,7 @@ def test_an_overflow_and_an_epsilon_behind_one_island_are_two_reasons(tmp_path: 
     assert reasons["vk"].startswith("sums of products of values up to ")
     assert reasons["den_eps"].startswith("its constant eps, 1e-15, becomes 0 in FP16")
     assert found.origins[1].mend is Mend.SMALL_CONSTANT
-    assert any(advice.startswith("clamp the constant of den_eps") for advice in found.advice)
+    assert "raise the constant of den_eps to what FP16 holds: to at least 6e-8" in found.advice
     assert found.fresh_samples == 5
     assert found.fresh_passed < 5
     said = [each.text for each in statements(found) if "fitted to its sample" in each.text]
@@ -104,6 +104,37 @@ def test_an_epsilon_alone_is_named_with_the_division_by_it(tmp_path: Path) -> No
     found = diagnosed(linear_attention(1.4, 0.9), tmp_path)
     assert [origin.node for origin in found.origins] == ["den_eps", "att_out"]
     assert set(found.culprits) == {"den_eps", "att_out"}
+
+
+def fully_masked(fill: float) -> onnx.ModelProto:
+    """Attention weights, of which one row is masked throughout by `fill`."""
+    graph, shape = Graph("masked", seed=0), (8, 16)
+    mask = np.zeros(shape, np.float32)
+    mask[3] = fill
+    masked = graph.node("Add", "masked", graph.input("x", shape), graph.constant("mask", mask))
+    graph.node("Softmax", "y", masked, axis=-1)
+    return graph.model({"y": shape})
+
+
+def test_a_mask_passes_with_the_limit_that_is_advised(tmp_path: Path) -> None:
+    (advice,) = [
+        each for each in diagnosed(fully_masked(-3.4028235e38), tmp_path, "bf16").advice if "clamp" in each
+    ]
+    lowest, highest = advice.partition(": between ")[2].split(" and ")
+    assert float(lowest) == -float(highest)
+    clamped = diagnosed(fully_masked(float(lowest)), tmp_path, "bf16")
+    assert clamped.verdict is DiagnosisVerdict.NONE
+
+
+def test_an_epsilon_passes_with_the_limit_that_is_advised(tmp_path: Path) -> None:
+    (advice,) = [
+        each for each in diagnosed(linear_attention(1.4, 0.9), tmp_path).advice if each.startswith("raise")
+    ]
+    model = linear_attention(1.4, 0.9)
+    eps = next(each for each in model.graph.initializer if each.name == "eps")
+    least = np.asarray(float(advice.partition(": to at least ")[2]), np.float32)
+    eps.CopyFrom(onnx.numpy_helper.from_array(least.reshape(tuple(eps.dims)), "eps"))
+    assert diagnosed(model, tmp_path).verdict is DiagnosisVerdict.NONE
 
 
 def test_places_that_a_residual_hides_are_listed_with_the_island_that_mends_them(tmp_path: Path) -> None:

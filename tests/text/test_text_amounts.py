@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.text import (
+    bound,
     duration,
     is_multiple,
     magnitude,
@@ -115,6 +116,11 @@ def test_a_ratio_far_below_1_is_written_the_other_way_round(value: float, text: 
 )
 def test_shares_are_percent(share: float, text: str) -> None:
     assert percent(share) == text
+
+
+@given(st.floats(1e-40, 3e38))
+def test_a_limit_to_type_is_rounded_to_the_safe_side(value: float) -> None:
+    assert 0.9 * value <= float(bound(value)) <= value <= float(bound(value, least=True)) <= 1.1 * value
 
 
 def test_counts_agree_with_their_noun() -> None:

@@ -79,11 +79,16 @@ def lost_constant(measured: MeasuredNode, precision: Precision) -> Mend | None:
     """What mends a constant that the node reads and the format does not hold; None where there is none that matters."""
     kind = FORMATS[precision]
     large = _constant_overflows(measured, kind) is not None
-    if not large and (_constant_vanishes(measured, kind) or _constant_is_subnormal(measured, kind)) is None:
+    vanishes = _constant_vanishes(measured, kind) is not None
+    if not large and not vanishes and _constant_is_subnormal(measured, kind) is None:
         return None
     if measured.op in SCALES and _switch(measured) is None:
         return Mend.FACTOR
-    return Mend.LARGE_CONSTANT if large else Mend.SMALL_CONSTANT
+    if large:
+        return Mend.LARGE_CONSTANT
+    return (
+        Mend.SMALL_CONSTANT if vanishes else None
+    )  # one that loses digits is above the smallest number already
 
 
 def _accounts(error: float, node: MeasuredNode) -> bool:

@@ -18,7 +18,7 @@ from harness.diagnosis.context import (
 )
 from harness.diagnosis.results import CANDIDATE, DiagnosisVerdict, EvidenceKind, Mend, Recipe
 from harness.tensors import Accumulate
-from harness.text import command, magnitude, names, plural, sentence, target_words
+from harness.text import bound, command, names, plural, sentence, target_words
 from harness.worker.protocol import TENSORRT_RTX
 
 LONGEST_COMMAND = 2000
@@ -162,10 +162,10 @@ def _leave_tf32(context: Context, recipes: Mapping[Recipe, str]) -> tuple[str, .
 def _mends(context: Context, found: Findings) -> list[str]:
     """What else mends the origins than FP32 there."""
     kind = FORMATS[context.subject.precision]
-    clamp = f"clamp the constant of {{}} to what {kind.name} holds"
+    most, least = bound(kind.largest), bound(kind.smallest, least=True)
     ways = {
-        Mend.LARGE_CONSTANT: f"{clamp}: to {magnitude(kind.largest)} at most",
-        Mend.SMALL_CONSTANT: f"{clamp}: from {magnitude(kind.smallest)} on",
+        Mend.LARGE_CONSTANT: f"clamp the constant of {{}} to what {kind.name} holds: between -{most} and {most}",
+        Mend.SMALL_CONSTANT: f"raise the constant of {{}} to what {kind.name} holds: to at least {least}",
         Mend.FACTOR: f"merge the factor of {{}} with those around it, so that {kind.name} holds what is left",
         Mend.NORM: "export the norm at {} as LayerNormalization, opset 17 or later: TensorRT computes it in FP32",
     }
