@@ -42,7 +42,7 @@ class Hiding(StrEnum):
     TAKEN = "taken"
     """Other elements of it are read, or it lies beside larger ones."""
     UNUSED = "unused"
-    """No output is computed from it."""
+    """Outputs that are no floats are computed from it, and no other ones."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class HiddenFault:
         nrmse: its error; infinite for an overflow.
         overflows: FP32 values themselves do not fit there; else a divisor became 0, or infinities were read.
         reaches: the largest magnitude of the reference.
-        by: the node behind which nothing is seen of it; None if no output is computed from it.
+        by: the node behind which nothing is seen of it; None if no float output is computed from it.
         by_op: the operator of that node.
         how: why nothing is seen of it there.
         times: how many times larger what that node writes is; None where that says nothing.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from harness.backends import Observation
 from harness.comparison import find_origins
 from harness.judge.results import LayerResult, Observed, OutputResult, Region
-from harness.model import Model
+from harness.model import Model, needed_nodes
 from harness.worker.protocol import EngineFacts
 
 
@@ -55,6 +55,9 @@ def observed_of(how: Observation, layers: Sequence[LayerResult], model: Model) -
 
 
 def _starts(layers: Sequence[LayerResult], model: Model) -> list[_Start]:
+    live = needed_nodes(model, [output.name for output in model.outputs])
+    # What no output is computed from is no fault of one.
+    layers = [layer for layer in layers if layer.node in live]
     order = tuple(layer.tensor for layer in layers)
     fails = {layer.tensor: layer.diverged for layer in layers}
     # The fill of a mask that becomes −∞ is meant, and hides as much as it did: it counts where nothing else fails.

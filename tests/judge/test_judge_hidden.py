@@ -79,10 +79,6 @@ CASES = {
     Hiding.SATURATED: [
         helper.make_node("Tanh", ["big"], ["y"], name="y"),
     ],
-    Hiding.UNUSED: [
-        helper.make_node("Neg", ["x"], ["y"], name="y"),
-        helper.make_node("Neg", ["big"], ["nothing"], name="nothing"),
-    ],
 }
 
 
@@ -91,6 +87,27 @@ def test_it_is_said_why_no_output_shows_it(tmp_path: Path, how: Hiding) -> None:
     (result,) = report_of(through(*CASES[how]), tmp_path).results
     assert result.verdict is Verdict.PASS
     assert [(each.node, each.how) for each in result.hidden] == [("big", how)]
+
+
+def test_an_output_that_is_no_float_shows_nothing_of_it(tmp_path: Path) -> None:
+    model = through(helper.make_node("Greater", ["big", "x"], ["y"], name="y"))
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.BOOL
+    (result,) = report_of(model, tmp_path).results
+    assert [(each.node, each.how) for each in result.hidden] == [("big", Hiding.UNUSED)]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-9])
+def test_what_no_output_is_computed_from_is_neither_hidden_nor_an_origin(
+    tmp_path: Path, factor: float
+) -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["factor"], value_float=factor),
+        helper.make_node("Neg", ["big"], ["nothing"], name="nothing"),
+        helper.make_node("Mul", ["x", "factor"], ["y"], name="y"),
+    ]
+    (result,) = report_of(through(*nodes), tmp_path).results
+    assert result.hidden == ()
+    assert [layer.node for layer in result.origins] == ([] if factor == 1.0 else ["y"])
 
 
 def test_a_mean_of_numbers_around_0_loses_nothing_that_matters(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from harness.comparison import DEFAULT_GATES, Metrics, find_origins
 from harness.judge.losses import HiddenFault, Hiding, Loss
 from harness.judge.results import LayerResult
-from harness.model import Model
+from harness.model import Model, needed_nodes
 from harness.tensors import Precision
 
 LOST = 0.5
@@ -36,7 +36,8 @@ def find_hidden(layers: Sequence[LayerResult], model: Model, precision: Precisio
         model: the model.
         precision: the precision whose gates hold.
     """
-    by_tensor = {layer.tensor: layer for layer in layers}
+    live = needed_nodes(model, [output.name for output in model.outputs])
+    by_tensor = {layer.tensor: layer for layer in layers if layer.node in live}
     losses = {name: _loss(layer.metrics) for name, layer in by_tensor.items()}
     lost = {name: loss is not None for name, loss in losses.items()}
     if not any(lost.values()):

@@ -129,5 +129,5 @@ def _hides(fault: HiddenFault) -> str:
         Hiding.SATURATED: f"{by} gives nearly the same for it",
         Hiding.SCALED: f"{by} multiplies it by numbers near 0",
         Hiding.TAKEN: f"{by} takes little of it",
-        Hiding.UNUSED: "no output is computed from it",
+        Hiding.UNUSED: "no float output is computed from it",
     }[fault.how]
