@@ -156,6 +156,7 @@ def test_places_that_a_residual_hides_are_listed_with_the_island_that_mends_them
 def test_where_nothing_is_wrong_what_is_hidden_is_said_all_the_same(tmp_path: Path) -> None:
     found = diagnosed(residual_norms(), tmp_path)
     assert found.verdict is DiagnosisVerdict.NONE
+    assert told(found, "what") == "every gate holds"
     assert told(found, "hidden").startswith("5 places overflow, hidden by the residual: b0_sq (Mul), ")
     assert len(found.hidden_island) >= 15
 

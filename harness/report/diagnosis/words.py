@@ -52,6 +52,8 @@ def meaning(diagnosis: Diagnosis) -> str:
         return "adding up FP16 products in FP16 is not precise enough"
     if diagnosis.verdict is DiagnosisVerdict.PRECISION and many > A_FEW:
         return f"the precision is too low for {many} nodes taken together"
+    if diagnosis.verdict is DiagnosisVerdict.NONE and diagnosis.hidden:
+        return "every gate holds"
     return MEANINGS[diagnosis.verdict]
 
 
