@@ -359,6 +359,7 @@ class Diagnosis:
         fresh_samples: how many inputs that the search has not seen the island was tried on; 0 if there were none.
         fresh_passed: on how many of them it cures.
         widened: by how many nodes it was widened for them.
+        wider: where many small errors add up and the island is fitted to its sample: one that cures on all of them.
         hidden: what is lost behind outputs that pass, with the culprits in FP32.
         hidden_island: with these nodes in FP32, the culprits among them, nothing is lost; empty if that was not shown.
         selections: nodes that choose otherwise for near ties, which is no fault.
@@ -401,6 +402,7 @@ class Diagnosis:
     fresh_samples: int = field(default=0, metadata=UNLESS_DEFAULT)
     fresh_passed: int = field(default=0, metadata=UNLESS_DEFAULT)
     widened: int = field(default=0, metadata=UNLESS_DEFAULT)
+    wider: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     hidden: tuple[HiddenFault, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     hidden_island: tuple[str, ...] = field(default=(), metadata=UNLESS_DEFAULT)
     selections: tuple[Selection, ...] = field(default=(), metadata=UNLESS_DEFAULT)

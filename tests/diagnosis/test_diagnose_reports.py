@@ -26,7 +26,6 @@ from harness.judge import Hiding
 from harness.model import load_model
 from harness.report.diagnosis.words import statements
 from harness.tensors import Precision
-from harness.text import plural
 
 
 def diagnosed(model: onnx.ModelProto, folder: Path, precision: str = "fp16", inputs: str = "") -> Diagnosis:
@@ -51,11 +50,12 @@ def test_an_overflow_and_an_epsilon_behind_one_island_are_two_reasons(tmp_path: 
     assert reasons["den_eps"].startswith("its constant eps, 1e-15, becomes 0 in FP16")
     assert found.origins[1].mend is Mend.SMALL_CONSTANT
     assert "raise the constant of den_eps to what FP16 holds: to at least 6e-8" in found.advice
-    assert found.fresh_passed == found.fresh_samples == 5
-    assert found.widened > 0, "the island that was found fails on some of them"
-    nodes = plural(found.widened, "node")
-    assert f"it passes on 5 of 5 fresh samples, too, widened by {nodes} for them" in told(found, "")
-    assert any(all(f"{name}:fp32" in advice for name in found.culprits) for advice in found.advice)
+    assert found.fresh_samples == 5
+    assert found.fresh_passed < 5
+    said = [each.text for each in statements(found) if "fitted to its sample" in each.text]
+    assert len(said) == 1
+    assert said[0].endswith("in FP32, too, it passes on all of them")
+    assert all(name in said[0] for name in set(found.wider) - set(found.culprits))
 
 
 def norm_beside_cancellation() -> onnx.ModelProto:

@@ -311,7 +311,7 @@ class Unseen:
         widened: by how many nodes.
         before: on how many the island cures that the search has found.
         worst: its worst gate there, as a multiple of the limit.
-        faults: the nodes of the island among which the origins are, where those that joined it only err a little.
+        fitted: the island that was found stays, as many small errors add up; the wider one is offered beside it.
     """
 
     samples: int
@@ -320,7 +320,7 @@ class Unseen:
     widened: int = 0
     before: int = 0
     worst: float = 0.0
-    faults: tuple[str, ...] = ()
+    fitted: bool = False
 
 
 @dataclass(frozen=True)

@@ -115,20 +115,20 @@ def try_fresh(seen: Seen, context: Context) -> Seen:
     if found is None:
         text = f"{what} was not tried on other inputs: those of the case come from files"
         return seen.adding(Evidence(Stage.CURE, EvidenceKind.UNSEEN, text))
-    # What misses its limit by more is another fault. Where many small errors add up, each sample needs others of them:
-    # a wider island that fails on some, too, is no better than the one that was found.
-    if found.worst <= FARTHEST:
-        found = replace(found, faults=seen.cure.island)
-        if found.passed < found.samples:
-            found = replace(found, island=seen.cure.island, widened=0, passed=found.before)
+    adds_up = found.worst <= FARTHEST  # what misses its limit by more than that is another fault
     text = f"on {found.passed} of {plural(found.samples, 'fresh sample')} the emulator passes with {what}"
-    if found.widened:
+    if found.widened and adds_up:
+        # Where many small errors add up, each sample needs others of them: what all need is offered beside it.
+        text = f"on {found.before} of {plural(found.samples, 'fresh sample')} the emulator passes with the island"
+        more = plural(found.widened, "more node")
+        text += f", which is fitted to its sample; with {more} it passes on {found.passed}"
+    elif found.widened:
         text += f", widened by {plural(found.widened, 'node')}"
     facts: dict[str, Fact] = {"samples": found.samples, "passed": found.passed, "widened": found.widened}
     cure = seen.cure
-    if found.widened:
+    if found.widened and not adds_up:
         cure = replace(cure, island=found.island, minimal_on=None)
-    return replace(seen, cure=cure, unseen=found).adding(
+    return replace(seen, cure=cure, unseen=replace(found, fitted=adds_up and found.widened > 0)).adding(
         Evidence(Stage.CURE, EvidenceKind.UNSEEN, text, facts)
     )
 

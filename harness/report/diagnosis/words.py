@@ -156,8 +156,10 @@ def _passes(diagnosis: Diagnosis) -> str:
 def _on_fresh_samples(diagnosis: Diagnosis) -> str:
     count = f"{diagnosis.fresh_passed} of {plural(diagnosis.fresh_samples, 'fresh sample')}"
     if diagnosis.fresh_passed < diagnosis.fresh_samples:
+        more = [name for name in diagnosis.wider if name not in diagnosis.culprits]
+        wider = f"; with {names(more, MOST_NODES)} in FP32, too, it passes on all of them" if more else ""
         what = "the cure" if diagnosis.fp32_sums else "the island"
-        return f"{what} is fitted to its sample: it passes on {count}"
+        return f"{what} is fitted to its sample: it passes on {count}{wider}"
     wider = f", widened by {plural(diagnosis.widened, 'node')} for them" if diagnosis.widened else ""
     return f"it passes on {count}, too{wider}"
 
