@@ -335,6 +335,22 @@ class NothingSelectedError(HarnessError, LookupError):
     exit_code = 5
 
 
+def explained(error: Exception, where: str | None = None) -> HarnessError:
+    """What is said of an exception, whatever it is, where what else was asked for must not be lost.
+
+    Args:
+        error: one of harness stays as it is; memory and the system's errors are told as such; others are faults of
+            harness.
+        where: what it is about.
+    """
+    if isinstance(error, HarnessError):
+        return error
+    if isinstance(error, MemoryError):
+        return ModelError(f"not enough memory: {error}", where=where, hint="try smaller shapes")
+    known = of_system(error) if isinstance(error, OSError) else None
+    return known or InternalError.of(error)
+
+
 _HINTS = {
     errno.ENOSPC: "free some space, or write to another disk",
     errno.EDQUOT: "free some space, or write to another disk",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -94,12 +95,12 @@ def check(
     TensorRT for RTX is asked without a GPU. Without --env, rules alone speak.
 
     Exit status: 0 nothing fails; 1 a named environment refuses, fails or silently differs (without one: a rule says
-    so); 2 a mistake in the command or a case; 3 a compiler does not start (the others answer). With --fix: 0 written,
-    and built by each named environment; 1 nothing written, or not built.
+    so); 2 a mistake in the command, a case or a model (the others are checked); 3 a compiler does not start (the
+    others answer). With --fix: 0 written, and built by each named environment; 1 nothing written, or not built.
     """
     from harness.conversion import check as examine
     from harness.conversion import fix_case
-    from harness.report import check_markdown, check_page, print_check
+    from harness.report import check_errors, check_markdown, check_page, print_check
 
     outputs = Outputs(json_file, html_file, markdown_file, models=(fix_file,))
     outputs.check()
@@ -136,6 +137,8 @@ def check(
             )
             report = replace(report, fix=fixed)
     print_check(outputs.console, report, details=details, brief=quiet, kernels=kernels)
+    for text in check_errors(report):
+        print(text, file=sys.stderr)
     outputs.write(
         document=report.to_dict,
         page=partial(check_page, report, kernels=kernels),

@@ -11,7 +11,8 @@ from harness.case import ExpectedFinding
 from harness.compiler import Kind, Match, NodeFacts, Releases
 from harness.conversion.cures import AppliedCure, LeftOut
 from harness.conversion.timing import KernelTimes
-from harness.errors import CandidateError
+from harness.errors import CandidateError, HarnessError, InternalError
+from harness.judge import RunError
 from harness.tensors import NEVER, HostFingerprint, Precision, to_json
 from harness.worker.protocol import PACKAGE_OF, CompileReport
 
@@ -195,6 +196,8 @@ class CheckResult:
         findings: what the rules alone say, of every release; the worst first.
         environments: what each environment that was asked makes of it.
         expected: what the case expects to be found.
+        error: why it could not be checked, or not in every environment; None if it was.
+        evidence: of a fault of harness, its traceback.
     """
 
     target: str
@@ -205,6 +208,8 @@ class CheckResult:
     findings: tuple[Finding, ...] = ()
     environments: tuple[EnvironmentResult, ...] = ()
     expected: tuple[ExpectedFinding, ...] = field(default=(), metadata=NEVER)
+    error: RunError | None = None
+    evidence: tuple[str, ...] = ()
 
     ALSO_IN_JSON: ClassVar[tuple[str, ...]] = ("fails",)
 
@@ -217,8 +222,11 @@ class CheckResult:
     def fails(self) -> bool:
         """Whether an environment that was asked refuses or silently differs; without one, whether a rule says so.
 
-        What the case expects is no failure, and what it expects and is not there is one.
+        What the case expects is no failure, and what it expects and is not there is one. A model that could not be
+        checked fails.
         """
+        if self.error is not None:
+            return True
         asked: tuple[EnvironmentResult | None, ...] = self.environments or (None,)
         return any(self.unexpected(each) or self.gone(each) for each in asked)
 
@@ -314,7 +322,13 @@ class CheckReport:
 
     @property
     def exit_code(self) -> int:
-        """3 if a compiler did not start; 1 if a model (each export of it) fails, or no cure helps; else 0."""
+        """2 for a model that could not be checked, 3 if a compiler did not start; 1 if a model (each export of it)
+        fails, or no cure helps; else 0. 70 for a fault of harness itself.
+        """
+        errors = {result.error.kind for result in self.results if result.error is not None}
+        if errors:
+            internal = InternalError.__name__ in errors
+            return InternalError.exit_code if internal else HarnessError.exit_code
         if not all(each.started for result in self.results for each in result.environments):
             return CandidateError.exit_code
         if self.fix is not None:

@@ -9,11 +9,12 @@ import numpy as np
 
 from harness.case import Case, make_feeds, one_or_more
 from harness.compiler import ReportCache
-from harness.conversion.checking import STOPS, Progress, Subject, load_case
+from harness.conversion.checking import Progress
 from harness.conversion.cures import CALIBRATED_ON, fix, write_fixed
 from harness.conversion.examination import outcome_of
 from harness.conversion.exports import by_exporter, exported
 from harness.conversion.findings import CuredIn, Finding, FixResult
+from harness.conversion.subject import STOPS, Subject, load_case
 from harness.environments import load, select
 from harness.errors import BuilderError, HarnessError, UsageError
 from harness.judge import Target, select_cases

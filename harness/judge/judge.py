@@ -15,10 +15,9 @@ from harness.errors import (
     CaseFileError,
     HarnessError,
     InternalError,
-    ModelError,
     NodeFailedError,
     ReferenceNotFiniteError,
-    of_system,
+    explained,
 )
 from harness.judge.candidates import EMULATOR, WITHOUT_ENGINE, Candidates, nothing_to_round
 from harness.judge.checks import find_baked_behind
@@ -184,12 +183,8 @@ class Judge:
                 error.hint = f"{cause}; as it is, it runs at batch {baked[0].constant[0]} alone"
             of_case = any(error is failure for failure in bench.failures.values())
             return failed_result(blank, error, of_case=of_case or isinstance(error, CaseFileError))
-        except MemoryError as error:
-            short = ModelError(f"not enough memory: {error}", where=bench.where, hint="try smaller shapes")
-            return failed_result(blank, short)
         except Exception as error:  # the other runs must not be lost
-            known = of_system(error) if isinstance(error, OSError) else None
-            return failed_result(blank, known or InternalError.of(error))
+            return failed_result(blank, explained(error, bench.where))
 
     def _judge(
         self,
@@ -257,10 +252,9 @@ def blank_result(case: Case, spec: RunSpec, candidate: str) -> RunResult:
 def failed_result(blank: RunResult, error: HarnessError, *, of_case: bool = False) -> RunResult:
     """A run that ended with an error; `of_case` if no run of its case can be judged."""
     of_candidate = isinstance(error, CandidateError)
-    details = RunError(type(error).__name__, error.message, error.where, error.hint)
-    if isinstance(error, CandidateError):
-        environment = error.environment or blank.candidate
-        details = replace(details, environment=environment, request=error.request, fault=error.fault)
+    details = RunError.of(error)
+    if of_candidate and details.environment is None:
+        details = replace(details, environment=blank.candidate)
     return replace(
         blank,
         verdict=Verdict.ERROR,

@@ -1,3 +1,4 @@
+from .conversion import check_errors as check_errors
 from .conversion import check_markdown as check_markdown
 from .conversion import check_page as check_page
 from .conversion import check_text as check_text

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from harness.cli import main
+from harness.conversion.schema import SCHEMA_FILE
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +67,24 @@ def test_an_unknown_environment_is_refused_before_anything_is_read(
 ) -> None:
     assert main(["check", "missing.onnx", "--env", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_is_told_and_the_rest_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("junk.onnx").write_bytes(b"junk")
+    files = ["--json", "c.json", "--html", "c.html", "--markdown", "c.md"]
+    assert main(["check", "junk.onnx", write("large.onnx", 4000), *files]) == 2
+    said, told = capsys.readouterr()
+    assert "junk\n  ‼ ERROR\n" in said
+    assert "of 1 model 1 will not build, and 0 will compute something else; 1 could not be checked" in said
+    why = "junk.onnx: not an ONNX model, or cut short"
+    assert told.count(why) == 1
+    document = json.loads(Path("c.json").read_text())
+    jsonschema.validate(document, json.loads(SCHEMA_FILE.read_text()))
+    junk, large = document["results"]
+    assert (junk["fails"], junk["nodes"], junk["findings"], junk["environments"]) == (True, 0, [], [])
+    assert (junk["error"]["kind"], junk["error"]["where"]) == ("ModelError", "junk.onnx")
+    assert (large["error"], large["findings"][0]["code"]) == (None, "topk-limit")
+    assert why in Path("c.html").read_text()
+    assert "| junk | ‼ ERROR |" in Path("c.md").read_text()
+    assert main(["check", "junk.onnx"]) == 2
+    assert "The model could not be checked\n" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from harness import check
 from harness.compiler import Kind
 from harness.conversion import FoundBy, Outcome
+from harness.conversion.subject import Subject
 from harness.environments import close_shared
 from harness.errors import CandidateError, CaseFileError, InputDataError
 from harness.report import check_markdown, check_page, check_text
@@ -124,8 +125,48 @@ def test_a_compiler_that_does_not_start_is_not_called_expected(rtx: str) -> None
 
 
 def test_a_shape_of_an_input_that_the_model_lacks_is_refused_by_rules_alone_too(tmp_path: Path) -> None:
-    with pytest.raises(InputDataError, match="the model has no input 'zz'"):
-        check(planted(tmp_path / "m.onnx"), inputs={"zz": [1, 16]})
+    report = check(planted(tmp_path / "m.onnx"), inputs={"zz": [1, 16]})
+    (error,) = [each.error for each in report.results]
+    assert (error.kind, report.exit_code) == (InputDataError.__name__, 2)
+    assert "the model has no input 'zz'" in error.message
+
+
+def test_a_model_that_cannot_be_checked_leaves_the_others_their_answers(rtx: str) -> None:
+    Path("junk.onnx").write_bytes(b"junk")
+    alone = check(planted(Path("m.onnx")), environments=rtx).results[0]
+    report = check(["junk.onnx", "m.onnx", "missing.onnx", "m.onnx"], environments=rtx)
+    junk, *between, last = report.results
+    assert (junk.error.kind, junk.error.message) == ("ModelError", "not an ONNX model, or cut short")
+    assert between[1].error.message == "no such model file"
+    assert (junk.environments, junk.fails, junk.sha256) == ((), True, "")
+    for result in (between[0], last):
+        assert (result.error, result.findings) == (None, alone.findings)
+        assert result.environments[0].findings == alone.environments[0].findings
+    assert report.exit_code == 2
+    assert f"{rtx} builds 0 of 2; 2 could not be checked" in check_text(report)
+    for text in (check_text(report), check_page(report), check_markdown(report)):
+        assert text.count("not an ONNX model, or cut short") == 1
+        assert text.count("no such model file") == 1
+
+
+def test_a_fault_of_harness_at_one_model_leaves_the_others_their_answers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    paths = [planted(tmp_path / name) for name in ("a.onnx", "b.onnx")]
+    look = Subject.of
+
+    def faulty(case, *arguments, **options):
+        if case.name == "a":
+            raise KeyError("boom")
+        return look(case, *arguments, **options)
+
+    monkeypatch.setattr(Subject, "of", faulty)
+    report = check(paths)
+    broken, sound = report.results
+    assert (broken.error.kind, sound.error, report.exit_code) == ("InternalError", None, 70)
+    assert any("boom" in line for line in broken.evidence)
+    assert "boom" in check_text(report)
+    assert "boom" in check_page(report)
 
 
 def test_every_planted_node_is_named_and_nothing_else(rtx: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from harness.case import Waived
+from harness.errors import CandidateError, HarnessError
 
 
 class Verdict(StrEnum):
@@ -85,6 +86,14 @@ class RunError:
     environment: str | None = None
     request: str | None = None
     fault: str | None = None
+
+    @classmethod
+    def of(cls, error: HarnessError) -> RunError:
+        """What is kept of an error."""
+        told = cls(type(error).__name__, error.message, error.where, error.hint)
+        if not isinstance(error, CandidateError):
+            return told
+        return replace(told, environment=error.environment, request=error.request, fault=error.fault)
 
     def __str__(self) -> str:
         text = self.message if self.where is None else f"{self.where}: {self.message}"

@@ -10,12 +10,14 @@ from rich.text import Text
 from harness.conversion import CheckReport, CheckResult, EnvironmentResult, FixResult
 from harness.report.conversion.cures import cure_rows, fix_answer
 from harness.report.conversion.view import (
+    ERROR,
     LOOKS,
     MOST_CHANGES,
     Comparison,
     advice,
     answer,
     change_text,
+    check_errors,
     comparisons,
     environment_text,
     expectation_lines,
@@ -74,10 +76,10 @@ def print_check(
 
 
 def check_text(report: CheckReport, *, width: int = 100) -> str:
-    """What `print_check` prints, as text."""
+    """What `print_check` prints, as text, and why models could not be checked."""
     stream = io.StringIO()
     print_check(Console(file=stream, width=width, highlight=False), report)
-    return stream.getvalue()
+    return "\n".join([stream.getvalue(), *check_errors(report)]).strip() + "\n"
 
 
 def _print_fix(console: Console, fix: FixResult, plain: bool, *, details: bool) -> None:
@@ -99,7 +101,9 @@ def _print_result(console: Console, result: CheckResult, plain: bool, *, details
             "  ", (look.mark(plain=plain), look.style), f" {where}: {outcome_text(environment)}"
         )
         console.print(line, soft_wrap=True)
-    if not result.environments and not result.findings:
+    if result.error is not None:
+        console.print(Text(f"  {ERROR.mark(plain=plain)} {ERROR.word}", style=ERROR.style))
+    elif not result.environments and not result.findings:
         console.print(Text.assemble("  ", ("+" if plain else "✓", "green"), " no rule speaks against it"))
     shown_labels = _DETAILS if result.environments else {*_DETAILS, "holds of"}
     found = rows(result)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 
-from harness.conversion import CheckReport, CheckResult
+from harness.conversion import CheckReport
 from harness.report.conversion.cures import cure_rows, fix_answer
 from harness.report.conversion.picture import picture_data
 from harness.report.conversion.view import (
+    ERROR,
     LOOKS,
     advice,
     answer,
+    cells,
     change_text,
     comparisons,
     environment_text,
@@ -58,11 +60,12 @@ def check_page(report: CheckReport, *, kernels: bool = False, made: datetime.dat
         fix_answer=fix_answer,
         cure_rows=cure_rows,
         results=list(told_once(report.results)),
-        environments=_environments(report),
+        environments=_environments(report) or ("rules",),
         subject=subject,
         look_of=look_of,
         outcome_text=outcome_text,
         environment_text=environment_text,
+        cells=cells,
         rows=rows,
         looks=LOOKS,
         headline=headline,
@@ -90,8 +93,11 @@ def check_markdown(report: CheckReport) -> str:
         lines += [hint, ""]
     lines += list(_table(report))
     for result in told_once(report.results):
-        if found := rows(result):
+        found = rows(result)
+        if found or result.error is not None:
             lines += [f"### {escape(subject(result))}", ""]
+            if result.error is not None:
+                lines.append(f"- {ERROR.glyph} **{ERROR.word}** {escape(str(result.error))}")
             for row in found:
                 look = LOOKS[row.finding.kind]
                 lines.append(f"- {look.glyph} **{look.word}** `{row.finding.code}` {escape(headline(row))}")
@@ -112,17 +118,6 @@ def _table(report: CheckReport) -> Iterator[str]:
     yield f"| model | {' | '.join(map(escape, columns))} |"
     yield "|---" * (len(columns) + 1) + "|"
     for result in report.results:
-        yield f"| {escape(result.case)} | {' | '.join(_cells(result, columns))} |"
+        shown = (f"{look.glyph} {look.word}" for look in cells(result, columns))
+        yield f"| {escape(result.case)} | {' | '.join(shown)} |"
     yield ""
-
-
-def _cells(result: CheckResult, columns: tuple[str, ...]) -> Iterator[str]:
-    if not result.environments:
-        look = look_of(result)
-        yield f"{look.glyph} {look.word}"
-        return
-    by_name = {each.environment: each for each in result.environments}
-    for column in columns:
-        environment = by_name.get(column)
-        shown = None if environment is None else look_of(result, environment)
-        yield "" if shown is None else f"{shown.glyph} {shown.word}"

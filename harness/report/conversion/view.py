@@ -19,6 +19,7 @@ from harness.conversion import (
     changes_between,
     movement,
 )
+from harness.judge import RunError
 from harness.model import TensorInfo
 from harness.report.words import Look, Statement
 from harness.text import command, duration, names, percent, plural
@@ -39,6 +40,8 @@ OUTCOMES = {
     Outcome.NOT_BUILT: LOOKS[Kind.NOT_BUILT],
     Outcome.UNKNOWN: Look("●", "*", "not known", "yellow", "calm", 2),
 }
+ERROR = Look("‼", "!", "ERROR", "bold red", "bad", 6)
+"""Of a model that could not be checked."""
 _UNEXPLAINED = {
     Kind.REFUSED: "the parser refuses it",
     Kind.NOT_BUILT: "the builder makes no engine of it",
@@ -250,15 +253,33 @@ def outcome_text(result: EnvironmentResult) -> str:
 
 
 def look_of(result: CheckResult, environment: EnvironmentResult | None = None) -> Look:
-    """How the outcome of a model is shown: in an environment, or as far as rules know."""
+    """How the outcome of a model is shown: in an environment, or as far as rules know, or that it has none."""
     if environment is not None:
         if environment.outcome is Outcome.BUILT and _has(environment.findings, Kind.DIFFERENT):
             return LOOKS[Kind.DIFFERENT]
         return OUTCOMES[environment.outcome]
+    if result.error is not None:
+        return ERROR
     worst = max(
         (LOOKS[finding.kind] for finding in result.findings), key=lambda look: look.severity, default=None
     )
     return worst or Look("✓", "+", "nothing known against it", "green", "good", 0)
+
+
+def cells(result: CheckResult, environments: Iterable[str]) -> Iterator[Look]:
+    """How a model is shown in the column of each environment; without any, in that of the rules."""
+    asked = {each.environment: each for each in result.environments}
+    for name in environments:
+        yield look_of(result, asked.get(name))
+
+
+def check_errors(report: CheckReport) -> Iterator[str]:
+    """Why models could not be checked, each reason once, with the end of the traceback of a fault of harness."""
+    told: set[RunError] = set()
+    for result in report.results:
+        if result.error is not None and result.error not in told:
+            told.add(result.error)
+            yield "\n".join([f"error: {result.error}", *map("  {}".format, result.evidence[-MOST_EVIDENCE:])])
 
 
 def _has(findings: Iterable[Finding], *kinds: Kind) -> bool:
@@ -267,7 +288,16 @@ def _has(findings: Iterable[Finding], *kinds: Kind) -> bool:
 
 def answer(report: CheckReport) -> str:
     """The answer in one line."""
-    results = report.results
+    failed = sum(result.error is not None for result in report.results)
+    if failed == len(report.results):
+        return (
+            "The model could not be checked" if failed == 1 else f"None of {failed} models could be checked"
+        )
+    return _answer(report) + (f"; {failed} could not be checked" if failed else "")
+
+
+def _answer(report: CheckReport) -> str:
+    results = [each for each in report.results if each.error is None or each.environments]
     count = plural(len(results), "model")
     if not any(result.environments for result in results):
         stopped = sum(_has(result.findings, Kind.REFUSED, Kind.NOT_BUILT) for result in results)
@@ -305,13 +335,15 @@ def as_expected(report: CheckReport) -> str:
 
 def advice(report: CheckReport) -> str:
     """How to ask the compiler, where none was asked; else empty."""
-    if any(result.environments for result in report.results):
+    if any(each.environments for each in report.results) or all(each.error for each in report.results):
         return ""
     return f"Rules alone. The compiler itself needs no GPU: `{HOW_TO_ASK}`, then add `--env rtx`."
 
 
 def subject(result: CheckResult) -> str:
-    """`unet at fp16, 40 nodes`."""
+    """`unet, 40 nodes, at fp16`; the name alone of one that could not be read."""
+    if not result.sha256 and result.error is not None:
+        return result.case
     precision = "as written" if result.precision is None else f"at {result.precision}"
     return f"{result.case}, {plural(result.nodes, 'node')}, {precision}"
 
