@@ -241,7 +241,7 @@ def _put_together(context: Context, seen: Seen) -> Diagnosis:
         cured=_cured(context, found),
         beside=() if gates is None else gates.beside,
         shapes=() if gates is None else gates.shapes,
-        fresh_samples=unseen.samples,
+        fresh_samples=unseen.first if unseen.fitted else unseen.samples,
         fresh_passed=unseen.before if unseen.fitted else unseen.passed,
         widened=0 if unseen.fitted else unseen.widened,
         wider=unseen.island if unseen.fitted and unseen.passed == unseen.samples else (),

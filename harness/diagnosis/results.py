@@ -356,9 +356,9 @@ class Diagnosis:
         casts: the culprits cure where Casts hold them in the graph: build from the typed model.
         cured: the outputs of the unobserved engine with the culprits in FP32; empty where they are not known.
         beside: a sentence on each output that the reference does not decide, where the others are diagnosed.
-        fresh_samples: how many inputs that the search has not seen the island was tried on; 0 if there were none.
+        fresh_samples: how many inputs that no search has seen the island was tried on; 0 if there were none.
         fresh_passed: on how many of them it cures.
-        widened: by how many nodes it was widened for them.
+        widened: by how many nodes it was widened before, for others on which it failed.
         wider: where many small errors add up and the island is fitted to its sample: one that cures on all of them.
         hidden: what is lost behind outputs that pass, with the culprits in FP32.
         hidden_island: with these nodes in FP32, the culprits among them, nothing is lost; empty if that was not shown.

@@ -305,13 +305,15 @@ class Unseen:
     """What became of an island on inputs that the search has not seen.
 
     Args:
-        samples: how many there were.
-        passed: on how many it cures.
-        island: the island, widened by what some of them need.
+        samples: how many there were that it was not widened for.
+        passed: on how many of them it cures.
+        island: the island, widened by what others need.
         widened: by how many nodes.
-        before: on how many the island cures that the search has found.
+        before: on how many of the first ones the island cures that the search has found.
+        first: how many these were.
         worst: its worst gate there, as a multiple of the limit.
         fitted: the island that was found stays, as many small errors add up; the wider one is offered beside it.
+        faults: of a widened island, the nodes among which the origins are, where those that joined only err a little.
     """
 
     samples: int
@@ -319,8 +321,10 @@ class Unseen:
     island: tuple[str, ...]
     widened: int = 0
     before: int = 0
+    first: int = 0
     worst: float = 0.0
     fitted: bool = False
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

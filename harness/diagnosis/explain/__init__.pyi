@@ -6,6 +6,7 @@ from .measured import TensorRange as TensorRange
 from .origins import blame as blame
 from .origins import explain_nodes as explain_nodes
 from .origins import find_origins_of as find_origins_of
+from .origins import loses_values as loses_values
 from .origins import tensors_around as tensors_around
 from .reasons import accumulated_in_fp16 as accumulated_in_fp16
 from .reasons import accumulation as accumulation

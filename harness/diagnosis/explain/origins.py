@@ -23,7 +23,7 @@ from harness.diagnosis.context import (
 from harness.diagnosis.explain.bodies import open_body
 from harness.diagnosis.explain.decisions import decision_of
 from harness.diagnosis.explain.measured import MeasuredNode, TensorRange
-from harness.diagnosis.explain.reasons import WITH_BODIES, accumulation, lost_constant, own_fault, why
+from harness.diagnosis.explain.reasons import WITH_BODIES, accumulation, loses, lost_constant, own_fault, why
 from harness.diagnosis.results import A_FEW, Mend, Origin
 from harness.errors import HarnessError
 from harness.judge import LayerResult
@@ -119,6 +119,20 @@ def _faults_of_their_own(
             continue
         found[info.name] = reason
     return found
+
+
+def loses_values(subject: Subject, prediction: Prediction, nodes: Iterable[str]) -> bool:
+    """Whether a value overflows or vanishes at one of `nodes`, which is a fault however little the others err.
+
+    Args:
+        subject: what is diagnosed.
+        prediction: what the emulator says.
+        nodes: names of the nodes.
+    """
+    infos = [subject.model.node(node) for node in nodes]
+    around, usual = tensors_around(subject, infos, subject.precision), usual_error(prediction.introduced)
+    measured = (around.measured(info, prediction.introduced.get(info.name), usual) for info in infos)
+    return any(loses(node, subject.precision) for node in measured)
 
 
 def _with_reasons(

@@ -75,6 +75,14 @@ def own_fault(measured: MeasuredNode, precision: Precision) -> str | None:
     return next((text for text in found if text is not None), None)
 
 
+def loses(measured: MeasuredNode, precision: Precision) -> bool:
+    """Whether a value becomes infinite at the node, or 0, and that is why it errs."""
+    if measured.introduced is not None and math.isinf(measured.introduced):
+        return True
+    lost = (_constant_overflows, _overflows, _constant_vanishes, _underflows)
+    return any(template(measured, FORMATS[precision]) is not None for template in lost)
+
+
 def lost_constant(measured: MeasuredNode, precision: Precision) -> Mend | None:
     """What mends a constant that the node reads and the format does not hold; None where there is none that matters."""
     kind = FORMATS[precision]

@@ -4,6 +4,8 @@ from .arithmetic import held_to_tf32 as held_to_tf32
 from .attribution import Symptoms as Symptoms
 from .attribution import conclude as conclude
 from .attribution import decide as decide
+from .checks import FEW_WIDENINGS as FEW_WIDENINGS
+from .checks import MANY_WIDENINGS as MANY_WIDENINGS
 from .checks import look_behind as look_behind
 from .checks import try_unseen as try_unseen
 from .checks import with_own_kernels as with_own_kernels

@@ -64,13 +64,14 @@ def _conclude_on_emulator(seen: Seen, context: Context) -> tuple[Findings, tuple
     context.report(Stage.ATTRIBUTE, "explain where it starts", suspected=cure.island)
     verdict_of, reason = decide(Symptoms(subject.precision, emulator_fails=True, island_cures=True))
     effects = context.effects(prediction.failing_sample)
+    faults = () if seen.unseen is None else seen.unseen.faults
     found = Findings(
         verdict_of,
         culprits=cure.island,
         island=cure.island,
         confirmed=True,
         minimal_on=None if cure.minimal_on is None else CANDIDATE,  # the emulator is the candidate here
-        origins=find_origins_of(subject, prediction, cure.island, effects),
+        origins=find_origins_of(subject, prediction, faults or cure.island, effects),
         cure=cure,
     )
     return found, (reason,)

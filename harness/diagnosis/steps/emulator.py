@@ -14,6 +14,7 @@ from harness.diagnosis.context import (
     Subject,
     outliers,
 )
+from harness.diagnosis.explain import loses_values
 from harness.diagnosis.results import (
     EMULATOR,
     Evidence,
@@ -23,6 +24,8 @@ from harness.diagnosis.results import (
 )
 from harness.diagnosis.stages import (
     FARTHEST,
+    FEW_WIDENINGS,
+    MANY_WIDENINGS,
     RESERVED,
     SearchSetup,
     check_gates,
@@ -111,19 +114,25 @@ def try_fresh(seen: Seen, context: Context) -> Seen:
         effects = context.effects(seen.predicted.failing_sample) if large else None
         return _search_again(subject, effects)
 
-    found = try_unseen(context.subject, seen.cure.island, widen, frozenset(seen.cure.fp32_sums))
+    loses = loses_values(context.subject, seen.predicted, seen.cure.island)
+    most = MANY_WIDENINGS if loses and len(context.subject.units) <= LARGE else FEW_WIDENINGS
+    found = try_unseen(context.subject, seen.cure.island, widen, frozenset(seen.cure.fp32_sums), most=most)
     if found is None:
         text = f"{what} was not tried on other inputs: those of the case come from files"
         return seen.adding(Evidence(Stage.CURE, EvidenceKind.UNSEEN, text))
     adds_up = found.worst <= FARTHEST  # what misses its limit by more than that is another fault
+    if adds_up and loses:  # what it is widened for errs beside what is lost, and is no origin
+        adds_up, found = False, replace(found, faults=seen.cure.island)
     text = f"on {found.passed} of {plural(found.samples, 'fresh sample')} the emulator passes with {what}"
+    more = plural(found.widened, "more node")
     if found.widened and adds_up:
         # Where many small errors add up, each sample needs others of them: what all need is offered beside it.
-        text = f"on {found.before} of {plural(found.samples, 'fresh sample')} the emulator passes with the island"
-        more = plural(found.widened, "more node")
-        text += f", which is fitted to its sample; with {more} it passes on {found.passed}"
+        text = f"on {found.before} of {plural(found.first, 'fresh sample')} the emulator passes with the island, "
+        text += (
+            f"which is fitted to its sample; with {more} on {found.passed} of {found.samples} further ones"
+        )
     elif found.widened:
-        text += f", widened by {plural(found.widened, 'node')}"
+        text += f" and {more}, which some of {found.first} earlier ones needed"
     facts: dict[str, Fact] = {"samples": found.samples, "passed": found.passed, "widened": found.widened}
     cure = seen.cure
     if found.widened and not adds_up:

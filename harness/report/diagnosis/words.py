@@ -154,14 +154,17 @@ def _passes(diagnosis: Diagnosis) -> str:
 
 
 def _on_fresh_samples(diagnosis: Diagnosis) -> str:
+    share = f"{diagnosis.fresh_passed} of {diagnosis.fresh_samples}"
     count = f"{diagnosis.fresh_passed} of {plural(diagnosis.fresh_samples, 'fresh sample')}"
     if diagnosis.fresh_passed < diagnosis.fresh_samples:
         more = [name for name in diagnosis.wider if name not in diagnosis.culprits]
         wider = f"; with {names(more, MOST_NODES)} in FP32, too, it passes on all of them" if more else ""
         what = "the cure" if diagnosis.fp32_sums else "the island"
         return f"{what} is fitted to its sample: it passes on {count}{wider}"
-    wider = f", widened by {plural(diagnosis.widened, 'node')} for them" if diagnosis.widened else ""
-    return f"it passes on {count}, too{wider}"
+    if diagnosis.widened:
+        added = f"{plural(diagnosis.widened, 'node')} {'was' if diagnosis.widened == 1 else 'were'} added"
+        return f"{added} for fresh samples that failed; it passes on {share} further ones"
+    return f"it passes on {count}, too"
 
 
 def _hidden(diagnosis: Diagnosis) -> str:

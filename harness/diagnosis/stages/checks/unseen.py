@@ -2,12 +2,12 @@
 
 An island that is found on one sample may be fitted to it: where rounding errors add up, the next one may need another
 node. The emulator tries it on fresh inputs; where it fails, the search is made anew on the sample that fails, and what
-cures that joins the island.
+cures that joins the island. A sample that an island was widened for proves it no more: further ones are drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,10 +18,11 @@ from harness.judge import Workbench
 from harness.model import guess_fills
 
 SEEDS = 5
-"""Fresh samples."""
+"""Fresh samples, and so many more after a widening."""
 
-MOST_WIDENINGS = 3
-"""So often the island is widened by what one of them needs."""
+FEW_WIDENINGS, MANY_WIDENINGS = 3, 8
+"""So often the island is widened by what one of them needs: where errors add up, and where values are lost, since that
+ends with all that the lost ones are computed from."""
 
 FAR = 7919
 """Between the seeds of a case and fresh ones."""
@@ -31,7 +32,12 @@ Widen = Callable[[Subject, tuple[str, ...]], tuple[str, ...]]
 
 
 def try_unseen(
-    subject: Subject, island: tuple[str, ...], widen: Widen, fp32_sums: frozenset[str] = frozenset()
+    subject: Subject,
+    island: tuple[str, ...],
+    widen: Widen,
+    fp32_sums: frozenset[str] = frozenset(),
+    *,
+    most: int = FEW_WIDENINGS,
 ) -> Unseen | None:
     """Whether `island` cures on fresh inputs, on the emulator, and a wider one that does if it does not.
 
@@ -40,34 +46,44 @@ def try_unseen(
         island: it passes on the inputs of the subject.
         widen: searches on a sample that fails.
         fp32_sums: the products that are added up in FP32 beside it; where there are some, nothing is widened.
+        most: how often the island is widened.
 
     Returns:
-        None where there are no other inputs: those of the case come from files.
+        What became of it on samples that nothing was searched on; None where there are no other inputs: those of the
+        case come from files.
     """
-    fresh = [each for each in (_fresh(subject, seed) for seed in range(1, SEEDS + 1)) if each is not None]
-    if not fresh:
+    first = last = _drawn(subject, 0)
+    if not first:
         return None
-    found = [_badness(each, island, fp32_sums) for each in fresh]
-    wider, before, worst = island, sum(each <= 1.0 for each in found), max(found)
-    if fp32_sums:
-        return Unseen(len(fresh), before, island, before=before, worst=worst)
-    for _ in range(MOST_WIDENINGS + 1):
-        failing = [each for each in fresh if not _passes(each, wider)]
-        if not failing or len(wider) == len(subject.units):
-            break
-        more = widen(failing[0], wider)
-        if not more or set(more) <= set(wider):
+    found = [_badness(each, island, fp32_sums) for each in first]
+    before, worst = sum(each <= 1.0 for each in found), max(found)
+    if fp32_sums or before == len(first):
+        return Unseen(len(first), before, island, before=before, first=len(first), worst=worst)
+    wider, used = island, list(first)
+    for number in range(1, most + 1):
+        failing = _failing(used, wider)
+        more = widen(failing[0], wider) if failing and len(wider) < len(subject.units) else ()
+        if set(more) <= set(wider):
             break
         chosen = set(more) | set(wider)
         wider = tuple(name for name in subject.units if name in chosen)
-    if wider != island and not _passes(subject, wider):  # it must still cure what it was found for
-        wider = island
-    holds = sum(_passes(each, wider) for each in fresh)
-    return Unseen(len(fresh), holds, wider, len(wider) - len(island), before, worst)
+        if not _failing(used, wider):
+            last = _drawn(subject, number)
+            used += last
+    if wider != island and _failing([subject], wider):  # it must still cure what it was found for
+        wider, last = island, first
+    holds = len(last) - len(_failing(last, wider))
+    return Unseen(len(last), holds, wider, len(wider) - len(island), before, len(first), worst)
 
 
-def _passes(subject: Subject, island: tuple[str, ...]) -> bool:
-    return _badness(subject, island) <= 1.0
+def _drawn(subject: Subject, number: int) -> list[Subject]:
+    """Fresh samples, other ones for each number."""
+    seeds = range(SEEDS * number + 1, SEEDS * (number + 1) + 1)
+    return [each for each in (_fresh(subject, seed) for seed in seeds) if each is not None]
+
+
+def _failing(samples: Sequence[Subject], island: tuple[str, ...]) -> list[Subject]:
+    return [each for each in samples if _badness(each, island) > 1.0]
 
 
 def _badness(subject: Subject, island: tuple[str, ...], fp32_sums: frozenset[str] = frozenset()) -> float:
