@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from harness.errors import ModelError
 from harness.model.analysis import embedded
 from harness.model.derived import at_opset
 from harness.model.external import check_external_data, external_tensors
-from harness.model.model import Model, hash_proto
+from harness.model.model import LARGE_BYTES, Model, hash_proto
 from harness.model.names import inline_functions, name_nodes, named_nodes
 from harness.model.soundness import check_calls, check_declared, check_written, cycle
 from harness.tensors import atomic_path
@@ -80,17 +81,64 @@ def save_model(model: Model, path: Path | str) -> Path:
     """Write `model` to `path` atomically; weights over 1 GB go to `<path>.data` beside it."""
     path = Path(path)
     if sum(tensor.nbytes for tensor in model.weights.values()) <= EXTERNAL_OVER:
-        with atomic_path(path) as temporary:
-            ir.save(embedded(model.ir.clone()), temporary)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            _write(embedded(model.ir.clone()), file)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         written = Path(folder) / path.name
         ir.save(model.ir.clone(), written, external_data=f"{path.name}.data")
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file == written):
-            with atomic_path(path.parent / file.name) as temporary:
-                os.replace(file, temporary)
+        for made in sorted(Path(folder).iterdir(), key=lambda made: made == written):
+            with atomic_path(path.parent / made.name) as temporary:
+                os.replace(made, temporary)
     return path
+
+
+def _write(model: ir.Model, file: BinaryIO) -> None:
+    """Write a model, one that nobody else holds, as ONNX's protobuf, its large tensors one by one.
+
+    A protobuf of it, and that as bytes, would each take as much memory as its weights. A message within another is its
+    field's number, its length and its fields in any order (https://protobuf.dev/programming-guides/encoding).
+    """
+    large: dict[str, ir.TensorProtocol] = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes > LARGE_BYTES:
+            large[name] = tensor
+            value.const_value = ir.ExternalTensor(
+                "elsewhere", None, None, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+            )
+    proto = ir.to_proto(model)
+    graph, heads = proto.graph, []
+    for head in graph.initializer:
+        if head.name in large:
+            head.ClearField("data_location")
+            head.ClearField("external_data")
+            head.doc_string = large[head.name].doc_string or ""
+            size = large[head.name].nbytes
+            fields = head.SerializeToString() + _field(head, "raw_data", size)
+            heads.append((_field(graph, "initializer", len(fields) + size) + fields, large[head.name]))
+    embedded_ones = [tensor for tensor in graph.initializer if tensor.name not in large]
+    del graph.initializer[:]
+    graph.initializer.extend(embedded_ones)
+    rest = graph.SerializeToString()
+    proto.ClearField("graph")
+    length = len(rest) + sum(len(fields) + tensor.nbytes for fields, tensor in heads)
+    file.write(proto.SerializeToString() + _field(proto, "graph", length) + rest)
+    for fields, tensor in heads:
+        file.write(fields)
+        file.write(tensor.tobytes())
+
+
+def _field(message: onnx.ModelProto | onnx.GraphProto | onnx.TensorProto, name: str, length: int) -> bytes:
+    """What stands in front of a field that is so many bytes long."""
+    return b"".join(map(_varint, (message.DESCRIPTOR.fields_by_name[name].number << 3 | 2, length)))
+
+
+def _varint(number: int) -> bytes:
+    """`number` in bytes of 7 bits, the lowest first; a bit says that more follow."""
+    groups = [number >> shift & 127 for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
 
 
 def _wrap(model: ir.Model, name: str, sha256: str, path: Path | None, operators: Operators | None) -> Model:

@@ -9,6 +9,7 @@ from benchmarks.faults.families import Family
 from benchmarks.faults.generate import generate
 from benchmarks.faults.kinds import Kind
 from benchmarks.faults.planted import Spec
+from benchmarks.scale import process
 from harness.diagnosis.context import effects
 from harness.diagnosis.stages import cure
 from harness.tensors import Precision
@@ -26,3 +27,10 @@ def test_an_error_that_adds_up_in_a_large_model_takes_few_emulations(monkeypatch
     places = frozenset().union(*case.places)
     assert len(answer.culprits & places) > 0.8 * len(answer.culprits)
     assert len(answer.culprits) < 45  # 28 where each is proved to be needed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("word", "most"), [("run", 2.5), ("diagnose", 3.3)])
+def test_large_weights_are_held_a_few_times(word: str, most: float) -> None:
+    """The model as a protobuf, its bytes and the weights of each side would take 3.6 times them in a diagnosis."""
+    assert process("weights", 150, word)["mb_over_weights"] < most

@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from graphs import branch_and_loop, graph_model, norm_chain
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from harness.backends import Emulator, Plan, Reference
 from harness.errors import ModelError, NothingSelectedError
@@ -182,6 +182,26 @@ def test_a_saved_model_computes_the_same(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32)
     np.testing.assert_array_equal(Reference(model).run({"x": x})["y"], Reference(again).run({"x": x})["y"])
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["again.onnx"]
+
+
+def test_a_model_is_saved_as_it_is_whatever_its_tensors_hold(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    made = [
+        helper.make_tensor("large STRING", TensorProto.STRING, [300_000], [b"word"] * 300_000),
+        numpy_helper.from_array(np.float32([1, 2]), "small"),
+    ]
+    for kind in ("FLOAT", "FLOAT16", "BFLOAT16", "INT8", "INT4", "BOOL", "FLOAT8E4M3FN", "INT64"):
+        values = rng.integers(0, 2, size=(1100, 2100)).astype(ir.DataType[kind].numpy())
+        made.append(ir.serde.serialize_tensor(ir.Tensor(values, name=f"large {kind}", doc_string="ones")))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
+    node = helper.make_node("Add", ["x", "small"], ["y"], "add")
+    proto = helper.make_model(helper.make_graph([node], "typed", [x], [y], made, doc_string="a graph"))
+    model = load_model(proto)
+    saved, expected = onnx.load(save_model(model, tmp_path / "saved.onnx")), ir.to_proto(model.ir)
+    for graph in (saved.graph, expected.graph):
+        graph.initializer.sort(key=lambda tensor: tensor.name)
+    assert saved == expected
+    assert list(saved.graph.initializer) == sorted(made, key=lambda tensor: tensor.name)
 
 
 def test_a_model_is_saved_while_its_external_data_is_in_use(tmp_path: Path) -> None:

@@ -118,13 +118,13 @@ def write_handover(
         return Handover(recipes, evidence=_autocast_evidence(subject, found), written=False)
     evidence: list[Evidence] = []
     recipes = {}
+    subject.bench.emulator.forget_weights()  # those of the files that are written come on top of the model's own
     with (
         ExitStack() as stack
     ):  # the typed model runs while the repro is cut out, and that while recipes are written
         typed = _begin_typed(subject, found, out) if wanted else None
         finish = _begin_repro(context, found, summary, out / "repro", stack)
         context.report(Stage.HAND_OVER, "write the recipes", suspected=found.culprits)
-        subject.bench.emulator.forget_weights()  # those of the files that are written come on top of the model's own
         if wanted:
             recipes = _write_recipes(subject, found, out, engine_layers or {}, evidence, release, typed)
         if found.pins is not None:
