@@ -260,7 +260,7 @@ def _selections(subject: Subject) -> tuple[Selection, ...]:
         return ()
     lowered = list(subject.units)
     chosen = [
-        subject.bench.known_choice(subject.precision, sample, lowered)
+        subject.bench.choices.known(subject.precision, sample, lowered)
         for sample in range(len(subject.bench.feeds))
     ]
     return tuple(dict.fromkeys(each for one in chosen if one is not None for each in one.selections))

@@ -3,7 +3,6 @@ from .candidates import Candidates as Candidates
 from .candidates import nothing_to_round as nothing_to_round
 from .checks import check_shapes as check_shapes
 from .checks import find_hidden as find_hidden
-from .checks import guess_choices as guess_choices
 from .judge import Judge as Judge
 from .judge import blank_result as blank_result
 from .judge import failed_result as failed_result

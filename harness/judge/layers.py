@@ -109,7 +109,7 @@ def measure_layers(
             wanted = tuple(name for name in wanted if name in observed or name in failures)
         elif candidate is bench.emulator or candidate.name == FILE:
             lowered = [name for name in beside.units(precision) if name not in plan.islands]
-            chosen = bench.chosen(precision, sample, lowered, beside)
+            chosen = bench.choices.of_emulator(precision, sample, lowered, beside)
         own = chosen is None and bench.reference is bench.itself
         for chunk in bench.tensor_chunks(wanted, copies=COPIES):
             computed = Computed(observed, failures)

@@ -14,7 +14,7 @@ from harness.backends import Candidate, Computed, Emulator, EmulatorFacts, Obser
 from harness.case import RunSpec
 from harness.comparison import ErrorMap, map_error
 from harness.errors import HarnessError
-from harness.judge.checks import check_shapes, cost_of_sums, find_hidden, guess_choices, take_scores
+from harness.judge.checks import check_shapes, cost_of_sums, find_hidden, take_scores
 from harness.judge.layers import COPIES, is_faithful, measure_layers, observation_for
 from harness.judge.losses import HiddenFault, Selection
 from harness.judge.outputs import TensorGates
@@ -283,10 +283,9 @@ class Measurement:
             found = judged.judge(sample, expected[sample], computed, baseline, self.bench.parts(sample))
             chosen = None
             if isinstance(self.candidate, Emulator) and not all(output.passed for output in found):
-                chosen = self.bench.chosen(self._judged_as, sample, candidate=self.candidate)
+                chosen = self.bench.choices.of_emulator(self._judged_as, sample, emulator=self.candidate)
             elif not self._emulated and not all(output.passed for output in found):
-                guess = guess_choices(self.bench, self._judged_as, feeds, actual[sample])
-                chosen = self.bench.follow(self._judged_as, sample, guess)
+                chosen = self.bench.choices.of_engine(self._judged_as, sample, actual[sample])
             if chosen is not None:
                 given = chosen.run(feeds)
                 again = judged.judge(sample, given, computed, baseline, self.bench.parts(sample))

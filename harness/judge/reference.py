@@ -30,13 +30,6 @@ REDRAWS = 4
 Tensors = Mapping[str, np.ndarray]
 
 
-class Choosing(Protocol):
-    """A reference that is told what nodes choose."""
-
-    def run(self, feeds: Tensors, tensors: Sequence[str]) -> dict[str, np.ndarray]:
-        """`tensors`; `feeds` holds what is chosen, too."""
-
-
 class Bench(Protocol):
     """What is needed of a workbench: see harness.judge.workbench."""
 
@@ -59,9 +52,6 @@ class Bench(Protocol):
     @property
     def itself(self) -> Reference:
         """The model in FP32, whatever the case is compared with."""
-
-    def choosing(self, tensors: Sequence[str]) -> Choosing:
-        """The reference, told what these tensors hold."""
 
     @property
     def own_outputs(self) -> Sequence[Tensors]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -16,7 +16,6 @@ from harness.backends import (
     Answers,
     Assumed,
     Candidate,
-    ChoosingFile,
     Computed,
     Emulator,
     FileAsItIs,
@@ -42,10 +41,10 @@ from harness.errors import HarnessError
 from harness.golden import GoldenStatus, check_golden
 from harness.judge.losses import OwnRoundings
 from harness.judge.own_roundings import find_overflows, is_sound_without, look_at_own_roundings
-from harness.judge.reference import Choosing, check_finite, check_not_empty, check_reproducible
+from harness.judge.reference import check_finite, check_not_empty, check_reproducible
 from harness.judge.results import ComparedWith
-from harness.judge.selections import Chooser, Chosen, choosers, follow_choices
-from harness.model import Model, PairedBy, Part, guess_fills, load_model, load_model_of, parts_of, with_given
+from harness.judge.selections import Choices
+from harness.model import Model, PairedBy, Part, guess_fills, load_model, load_model_of, parts_of
 from harness.tensors import Precision
 from harness.text import number
 
@@ -95,8 +94,6 @@ class Workbench:
         self.failures: dict[str, HarnessError] = {}
         self.given = False
         self._parts: dict[int, dict[str, tuple[Part, ...]]] = {}
-        self._chosen: dict[tuple[str, Precision, int, frozenset[str] | None], Chosen | None] = {}
-        self._given: dict[tuple[str, ...], Choosing] = {}
         self._observed: dict[tuple[int, tuple[str, ...]], Mapping[str, np.ndarray]] = {}
         self.assumed = Assumed()
         self._emulators: dict[tuple[Assumed, bool], Emulator] = {}
@@ -304,65 +301,10 @@ class Workbench:
 
         return parts_of(self.model, tensor, read)
 
-    def chosen(
-        self,
-        precision: Precision,
-        sample: int,
-        lowered: Collection[str] | None = None,
-        candidate: Emulator | None = None,
-    ) -> Chosen | None:
-        """What is chosen otherwise than by the reference for near ties; None where nothing is.
-
-        Args:
-            precision: the precision that is emulated.
-            sample: position of the sample.
-            lowered: names of the nodes that are lowered; by default all.
-            candidate: who chooses; by default the emulator.
-        """
-        who = candidate or self.emulator
-        key = (who.name, precision, sample, None if lowered is None else frozenset(lowered))
-        if key not in self._chosen:
-            tensors = [name for each in self._choosers for name in (each.tensor, *each.scores)]
-            found = None
-            if tensors and all(self._is_compared(name) for name in tensors):
-                feeds = self.feeds[sample]
-                wanted = list(dict.fromkeys(name for name in tensors if name not in feeds))
-                computed = who.attempt(feeds, precision, lowered=lowered, tensors=wanted)
-                computed = Computed({**feeds, **computed.tensors}, computed.failures)
-                found = follow_choices(self, precision, feeds, computed, self._given)
-            self._chosen[key] = found
-        return self._chosen[key]
-
-    def follow(self, precision: Precision, sample: int, guess: Mapping[str, np.ndarray]) -> Chosen | None:
-        """What follows from choices that are guessed, by tensor; None where they are no near ties of the reference."""
-        tensors = [name for each in self._choosers for name in (each.tensor, *each.scores)]
-        if not guess or not all(self._is_compared(name) for name in tensors):
-            return None
-        feeds = self.feeds[sample]
-        scores = [name for each in self._choosers for name in each.scores if name not in feeds]
-        emulated = self.emulator.attempt(feeds, precision, tensors=list(dict.fromkeys(scores)))
-        computed = Computed({**feeds, **emulated.tensors, **guess}, emulated.failures)
-        return follow_choices(self, precision, feeds, computed, self._given)
-
-    def _is_compared(self, tensor: str) -> bool:
-        """Whether a tensor is computed by the model that candidates are compared with."""
-        if self.case.reference is None:
-            return True
-        return isinstance(self.answers, OtherFile) and tensor in self.answers.tensors
-
-    def choosing(self, tensors: Sequence[str]) -> Choosing:
-        """The reference, told what these tensors hold; each is computed by it."""
-        if isinstance(self.answers, OtherFile):
-            return ChoosingFile(self.answers, tensors)
-        return Reference(with_given(self.model, tensors))
-
-    def known_choice(self, precision: Precision, sample: int, lowered: Collection[str]) -> Chosen | None:
-        """What `chosen` has found before; None where it was not asked."""
-        return self._chosen.get((self.emulator.name, precision, sample, frozenset(lowered)))
-
     @cached_property
-    def _choosers(self) -> tuple[Chooser, ...]:
-        return choosers(self.model)
+    def choices(self) -> Choices:
+        """What candidates choose among near ties."""
+        return Choices(self)
 
     @_Prepared
     def golden(self) -> GoldenStatus | None:

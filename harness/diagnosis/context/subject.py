@@ -22,7 +22,6 @@ from harness.judge import (
     TensorGates,
     Tensors,
     Workbench,
-    guess_choices,
     select_cases,
 )
 from harness.model import Model
@@ -134,18 +133,15 @@ class Subject:
         outputs = judged.judge(sample, self.bench.expected[sample], computed, emulated, parts)
         if absolute and not all(output.passed for output in outputs):
             lowered = [name for name in self.bench.emulator.units(plan.precision) if name not in plan.islands]
-            chosen = self.bench.chosen(plan.precision, sample, lowered)
+            chosen = self.bench.choices.of_emulator(plan.precision, sample, lowered)
             if chosen is not None:
                 outputs = judged.judge(sample, chosen.run(self.bench.feeds[sample]), computed, None, parts)
         elif not absolute and not all(output.passed for output in outputs):
-            feeds = self.bench.feeds[sample]
-            chosen = self.bench.follow(
-                plan.precision, sample, guess_choices(self.bench, plan.precision, feeds, tensors)
-            )
+            chosen = self.bench.choices.of_engine(plan.precision, sample, tensors)
             again = (
                 outputs
                 if chosen is None
-                else judged.judge(sample, chosen.run(feeds), computed, emulated, parts)
+                else judged.judge(sample, chosen.run(self.bench.feeds[sample]), computed, emulated, parts)
             )
             outputs = again if all(output.passed for output in again) else outputs
         return self.decidable(outputs)

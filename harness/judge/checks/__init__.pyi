@@ -1,5 +1,4 @@
 from .baked import find_baked_behind as find_baked_behind
-from .choices import guess_choices as guess_choices
 from .hidden import find_hidden as find_hidden
 from .inputs import idle_inputs as idle_inputs
 from .inputs import slow_nodes as slow_nodes

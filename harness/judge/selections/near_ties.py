@@ -1,48 +1,36 @@
-"""Nodes that choose by numbers: what a candidate chose otherwise for near ties, and what follows from its choice.
-
-Scores that are closer than their rounding have no order of their own. Where a candidate ranks them otherwise, and its
-scores pass their gates, nothing is wrong: what is computed from the choice is compared with what the reference computes
-from the same choice.
-"""
+"""What a candidate chose otherwise, if near ties are all that it is, and what the reference makes of its choice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-from onnx import helper
 
-from harness.backends import Computed
+from harness.backends import Computed, Reference
 from harness.comparison import DEFAULT_GATES
 from harness.judge.losses import Selection
 from harness.judge.outputs import TensorGates
-from harness.judge.reference import Bench, Choosing, Tensors
-from harness.model import Model, NodeInfo, round_array
+from harness.judge.reference import Tensors
+from harness.judge.selections.choosers import Chooser, choosers
+from harness.model import Model, round_array
 from harness.tensors import Precision
 
-SELECTS = frozenset({"TopK", "ArgMax", "ArgMin", "NonZero", "NonMaxSuppression"})
 MOST_OTHERS = 0.1
 """The share of what is chosen that near ties may change."""
-COMPARES = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 _STEPS = {Precision.BF16: 2.0**-7, Precision.FP8: 2.0**-3, Precision.INT8: 2.0**-7, Precision.FP32: 2.0**-23}
 
 
-@dataclass(frozen=True)
-class Chooser:
-    """A node that chooses.
+class Choosing(Protocol):
+    """A reference that is told what nodes choose."""
 
-    Args:
-        node: the node.
-        tensor: the integers that it writes.
-        scores: the float tensors that it chooses by.
-        axis: the axis along which it does.
-    """
+    def run(self, feeds: Tensors, tensors: Sequence[str]) -> dict[str, np.ndarray]:
+        """`tensors`; `feeds` holds what is chosen, too."""
 
-    node: NodeInfo
-    tensor: str
-    scores: tuple[str, ...]
-    axis: int
+
+Tell = Callable[[tuple[str, ...]], Choosing]
+"""The reference, told what these tensors hold."""
 
 
 @dataclass(frozen=True)
@@ -69,56 +57,36 @@ class Chosen:
         return {name: self.given[name] if name in self.given else found[name] for name in wanted}
 
 
-def choosers(model: Model) -> tuple[Chooser, ...]:
-    """The nodes that choose by float numbers, in topological order."""
-    return tuple(_choosers(model))
-
-
-def _choosers(model: Model) -> Iterator[Chooser]:
-    protos = model.skeleton.graph.node
-    for node in model.nodes:
-        if node.op not in SELECTS or node.domain:
-            continue
-        proto = protos[node.index]
-        attributes = {each.name: helper.get_attribute_value(each) for each in proto.attribute}
-        reads = list(proto.input[:2] if node.op == "NonMaxSuppression" else proto.input[:1])
-        behind = model.producer(reads[0])
-        if node.op == "NonZero" and behind is not None and behind.op in COMPARES:
-            reads = list(protos[behind.index].input)
-        scores = tuple(name for name in reads if model.dtypes.get(name) in ("float32", "float16", "bfloat16"))
-        if scores:
-            axis = attributes.get("axis", -1 if node.op == "TopK" else 0)
-            yield Chooser(node, proto.output[-1], scores, axis)
-
-
 def follow_choices(
-    bench: Bench,
+    model: Model,
+    reference: Reference,
     precision: Precision,
     feeds: Tensors,
     computed: Computed,
-    references: dict[tuple[str, ...], Choosing],
+    tell: Tell,
 ) -> Chosen | None:
     """What a candidate chose otherwise, if near ties are all that it is.
 
     Args:
-        bench: the case.
+        model: the model.
+        reference: what the candidate is compared with.
         precision: whose gates hold for the scores.
         feeds: the inputs of one sample.
         computed: the candidate's tensors: of each chooser the integers, and the scores.
-        references: those that were made before, by the tensors that they are given.
+        tell: makes the reference that is told what was chosen.
 
     Returns:
         None where it chose the same, or where its scores are wrong.
     """
-    gates = TensorGates(bench.model, (), precision)
+    gates = TensorGates(model, (), precision)
     given: dict[str, np.ndarray] = {}
     found: list[Selection] = []
     current: Chosen | None = None
-    for chooser in choosers(bench.model):
+    for chooser in choosers(model):
         other = computed.tensors.get(chooser.tensor)
         if other is None or any(name not in computed.tensors for name in chooser.scores):
             return None
-        run = bench.reference.run if current is None else current.run
+        run = reference.run if current is None else current.run
         exact = run(feeds, [chooser.tensor, *chooser.scores])
         own = exact[chooser.tensor]
         if other.shape == own.shape and np.array_equal(other, own):
@@ -133,11 +101,8 @@ def follow_choices(
             return None  # where most answers change, the scores have lost what tells them apart
         given[chooser.tensor] = other
         found.append(selection)
-        key = tuple(given)
-        if key not in references:
-            references[key] = bench.choosing(key)
-        outputs = tuple(info.name for info in bench.model.outputs)
-        current = Chosen(tuple(found), references[key], outputs, dict(given))
+        outputs = tuple(info.name for info in model.outputs)
+        current = Chosen(tuple(found), tell(tuple(given)), outputs, dict(given))
     return current
 
 

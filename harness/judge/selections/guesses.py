@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from harness.judge.reference import Bench, Tensors
-from harness.judge.selections import Chooser, choosers, may_change_places
+from harness.backends import Reference
+from harness.judge.reference import Tensors
+from harness.judge.selections.choosers import Chooser, choosers
+from harness.judge.selections.near_ties import Tell, may_change_places
+from harness.model import Model
 from harness.tensors import Precision
 
 WINDOW = 64
@@ -21,17 +24,19 @@ Given = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
 def guess_choices(
-    bench: Bench, precision: Precision, feeds: Tensors, outputs: Tensors
+    model: Model, reference: Reference, precision: Precision, feeds: Tensors, outputs: Tensors, tell: Tell
 ) -> dict[str, np.ndarray]:
     """By tensor, what an engine with these outputs has chosen; empty where that cannot be guessed.
 
     Args:
-        bench: the case.
+        model: the model.
+        reference: what the engine is compared with.
         precision: whose gates hold for the scores.
         feeds: the inputs of one sample.
         outputs: of the engine.
+        tell: makes the reference that is told what was chosen.
     """
-    every = choosers(bench.model)
+    every = choosers(model)
     hidden = [chooser for chooser in every if chooser.tensor not in outputs]
     known = {chooser.tensor: outputs[chooser.tensor] for chooser in every if chooser.tensor in outputs}
     if not hidden:
@@ -39,7 +44,7 @@ def guess_choices(
     if len(hidden) > 1 or hidden[0].node.op not in ("TopK", "ArgMax", "ArgMin"):
         return {}
     (chooser,) = hidden
-    found = bench.reference.run(feeds, [chooser.tensor, chooser.scores[0]])
+    found = reference.run(feeds, [chooser.tensor, chooser.scores[0]])
     own, scores = found[chooser.tensor], found[chooser.scores[0]].astype(np.float64)
     rows = own.shape[: chooser.axis % own.ndim + 1] if chooser.node.op == "TopK" else own.shape
     fitting = {
@@ -49,10 +54,10 @@ def guess_choices(
     }
     if not fitting or not own.ndim or own.shape != rows:
         return {}
-    reference = bench.choosing((chooser.tensor,))
+    told = tell((chooser.tensor,))
 
     def given(choice: np.ndarray) -> Mapping[str, np.ndarray]:
-        return reference.run({**feeds, chooser.tensor: choice.astype(own.dtype)}, list(fitting))
+        return told.run({**feeds, chooser.tensor: choice.astype(own.dtype)}, list(fitting))
 
     near = may_change_places(precision, scores)
     guess = (_best if chooser.node.op == "TopK" else _winner)(chooser, scores, own, near, fitting, given)

@@ -1,0 +1,1 @@
+from .choices import Choices as Choices
