@@ -335,6 +335,20 @@ POSITIVE: dict[str, list[Example]] = {
         Example(
             "g (float[N,4] x) => (uint8[N,4] y, float s, uint8 z) { y, s, z = DynamicQuantizeLinear(x) }"
         ),
+        # scales and zero points that are no constants: along an axis, and in blocks
+        Example(
+            "g (float[N,4,3] x, float[4] s, uint8[4] z) => (uint8[N,4,3] y) "
+            "{ a = Abs(s) p = Add(a, one) y = QuantizeLinear<axis = 1>(x, p, z) }",
+            {"one": F(1)},
+        ),
+        Example(
+            "g (int8[N,4,3] x, float[4] s, int8[4] z) => (float[N,4,3] y) { y = DequantizeLinear<axis = 1>(x, s, z) }"
+        ),
+        Example(
+            "g (uint8[N,5] x, float[N,2] s, uint8[N,2] z) => (float[N,5] y) "
+            "{ y = DequantizeLinear<axis = 1, block_size = 3>(x, s, z) }",
+            opset=21,
+        ),
     ],
     "resize-mode": [
         Example(

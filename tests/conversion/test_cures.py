@@ -11,7 +11,7 @@ from cure_examples import NEGATIVE, POSITIVE, Example
 from harness.backends import Reference
 from harness.conversion.cures import CURES, Cure, apply, prove_rewrite
 from harness.conversion.cures.building import Inapplicable
-from harness.conversion.cures.proof import draw
+from harness.conversion.cures.samples import draw
 
 BY_CODE = {cure.code: cure for cure in CURES}
 EXAMPLES = [(code, number) for code, examples in POSITIVE.items() for number in range(len(examples))]

@@ -7,6 +7,8 @@ import pytest
 from cure_examples import Example
 
 from harness.conversion.cures import fix, prove
+from harness.conversion.cures.evaluator import Evaluator
+from harness.errors import ModelError
 
 RELU = Example("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
 
@@ -125,6 +127,15 @@ def test_a_first_size_that_is_declared_is_meant():
     assert "is declared as [1, 'M']" in fixed.left_out[0].why
 
 
+def test_strings_that_a_model_writes_are_compared():
+    models = [
+        Example(f"g (int64[N,4] x) => (string[N,4] y) {{ a = {operator}(x) y = Cast<to = 8>(a) }}").model()
+        for operator in ("Identity", "Abs")
+    ]
+    assert prove(models[0], models[0]).holds
+    assert not prove(*models).holds
+
+
 IMAGE = Example('g (uint8[N] x) => (uint8[H,W,C] y) { y = ImageDecoder<pixel_format = "RGB">(x) }', opset=20)
 
 
@@ -134,13 +145,40 @@ def test_bytes_that_are_no_image_prove_nothing():
     assert proof.samples == 0
 
 
-def test_a_fault_of_harness_is_not_taken_for_inputs_without_sense(monkeypatch):
+@pytest.mark.parametrize("fault", [TypeError, RuntimeError, KeyError, ValueError])
+def test_a_fault_of_harness_is_not_taken_for_inputs_without_sense(monkeypatch, fault):
     def misuse(*arguments):
-        raise TypeError("unhashable type: 'list'")
+        raise fault("ours")
 
     monkeypatch.setattr("onnx.reference.ReferenceEvaluator.run", misuse)
-    with pytest.raises(TypeError, match="unhashable"):
+    with pytest.raises(fault, match="ours"):
         prove(IMAGE.model(), IMAGE.model())
+
+
+def test_what_is_fed_under_another_name_is_a_fault_of_harness():
+    with pytest.raises(ValueError, match=r"fed \['u'\] in place of \['x'\]"):
+        Evaluator(RELU.model()).run({"u": np.zeros((2, 4), np.float32)})
+
+
+def test_whatever_the_evaluator_raises_of_values_is_its_refusal():
+    """It raises a TypeError where NumPy says that shapes do not broadcast."""
+    model = Example("g (float[N,4] x) => (float[N,4] y) { y = Add(x, c) }", {"c": np.ones(4, np.float32)})
+    with pytest.raises(ModelError, match="could not be broadcast") as refusal:
+        Evaluator(model.model()).run({"x": np.zeros((2, 3), np.float32)})
+    assert isinstance(refusal.value.__cause__, TypeError)
+
+
+def test_a_number_that_no_integer_holds_is_none_that_the_evaluator_quantizes():
+    """It casts to int32 before it saturates, and of infinity it makes the least number there is."""
+    model = Example(
+        "g (float[N,4] x) => (uint8[N,4] y) { y = QuantizeLinear(x, s, z) }",
+        {"s": np.float32(0.5), "z": np.uint8(3)},
+    ).model()
+    numbers = np.array([[1, 2, 300, 4]], np.float32)
+    (found,) = Evaluator(model).run({"x": numbers}).values()
+    assert found.tolist() == [[5, 7, 255, 11]]
+    with pytest.raises(ModelError, match="invalid value"):
+        Evaluator(model).run({"x": np.where(numbers > 100, np.inf, numbers)})
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8e4m3fn", "float8e5m2"])

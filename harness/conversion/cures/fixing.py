@@ -10,8 +10,9 @@ from harness.compiler import ReportCache, compile_model
 from harness.conversion.cures.applying import Rewrite, apply
 from harness.conversion.cures.building import Inapplicable
 from harness.conversion.cures.cure import Cure, Feeds
-from harness.conversion.cures.proof import Proof, draw, prove, prove_calibrated
+from harness.conversion.cures.proof import Proof, prove, prove_calibrated
 from harness.conversion.cures.rules import CURES
+from harness.conversion.cures.samples import draw
 from harness.environments import Environment
 from harness.errors import HarnessError
 from harness.model import Model, save_model

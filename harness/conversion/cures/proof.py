@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from harness.backends import Reference
-from harness.case import MaskFill
 from harness.conversion.cures.cure import Feeds
-from harness.errors import HarnessError, ModelError
-from harness.model import Model, TensorInfo, guess_fills
-from harness.tensors import dtype_of, is_float
+from harness.conversion.cures.evaluator import Evaluator, first_line
+from harness.conversion.cures.samples import LARGE_NUMBERS, batch_of, extreme_inputs, masks_of, sample_inputs
+from harness.errors import HarnessError
+from harness.model import Model, TensorInfo
+from harness.tensors import is_float
 
 Run = Callable[[Feeds], Mapping[str, np.ndarray]]
 
@@ -21,21 +21,11 @@ Run = Callable[[Feeds], Mapping[str, np.ndarray]]
 NOISE = {"float64": 1e-5, "float32": 1e-5, "float16": 3e-3, "bfloat16": 2e-2}
 #: And the largest difference, over the largest value.
 LARGEST = 10.0
-_SIZES = ((2, 3, 5), (1, 4, 2), (3, 2, 7), (8, 6, 4))
-_RANGES = ((0, 2), (0, 1), (-3, 4), (0, 100))
 _AMPLIFIED = 8.0
-_EXTREMES = (1.0, 8.0, 1e-3)
-_LARGE, _LARGE_HALF = 1e4, 100.0  # FP16 holds few products of numbers beyond
-_KINDS = ("zeros", "repeated", "large", "infinite")
 CALIBRATED = 3.0
 """So many times as much as scales at run time static ones may err."""
 LEAST = 1e-3
 """An error that nobody looks into."""
-_NO_SENSE = (ArithmeticError, LookupError, NotImplementedError, OSError, RuntimeError, ValueError)
-"""What ONNX's evaluator, NumPy in plain Python, raises of models and inputs that make no sense to it.
-
-Seen over the 1,884 models of ONNX's own suite on drawn inputs, which raise no TypeError and no AttributeError: such a
-one is a fault of harness, and is not caught. OSError is what images are refused with that are none."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +77,7 @@ def prove(
     *,
     batch: int | None = None,
     where_finite: bool = False,
-    largest: float = _LARGE,
+    largest: float = LARGE_NUMBERS,
     seed: int = 0,
 ) -> Proof:
     """Run both models on `feeds`, and on drawn inputs of several shapes, and compare what they return.
@@ -108,17 +98,17 @@ def prove(
     run, by = _runner(original, feeds, seed, batch)
     if run is None:
         return Proof(False, 0, 0, 0.0, by, why_not=f"the original cannot be run: {by}")
-    again: Run = Reference(rewritten).run if by == RUNTIME else _Evaluator(rewritten).run
-    trial = _Trial(original, run, again, where_finite, binary=set(_masks(original)))
-    for sample in _samples(original, feeds, seed, batch, padded=where_finite):
-        if batch is not None and _batch_of(original, sample) != batch:
+    again: Run = Reference(rewritten).run if by == RUNTIME else Evaluator(rewritten).run
+    trial = _Trial(original, run, again, where_finite, binary=set(masks_of(original)))
+    for sample in sample_inputs(original, feeds, seed, batch, padded=where_finite):
+        if batch is not None and batch_of(original, sample) != batch:
             why_not = _differing_rows(original, again, sample)
-            trial.batches.add(_batch_of(original, sample))
+            trial.batches.add(batch_of(original, sample))
         else:
             why_not = trial.differs(sample)
         if why_not:
             return trial.proof(by, why_not)
-    for sample in _extremes(original, largest, seed, batch, padded=where_finite):
+    for sample in extreme_inputs(original, largest, seed, batch, padded=where_finite):
         if why_not := trial.differs(sample, well_posed_only=True):
             return trial.proof(by, why_not)
     return trial.proof(by, "" if trial.samples else f"the original takes none of the inputs: {trial.refusal}")
@@ -179,29 +169,6 @@ def _error_over(candidate: Reference, right: Reference, samples: Sequence[Feeds]
     return max((float(np.sqrt(wrong[name] / (whole[name] or 1.0))) for name in wrong), default=np.inf)
 
 
-def draw(model: Model, count: int, seed: int = 0) -> Sequence[Feeds]:
-    """Inputs of several shapes where these are open, of normal floats; empty where none can be drawn."""
-    if any(info.shape is None for info in model.inputs):
-        return []
-    drawn, masks = [], _masks(model)
-    for place in range(count):
-        symbols: dict[str, int] = {}
-        sizes, limits = _SIZES[place % len(_SIZES)], _RANGES[place % len(_RANGES)]
-        drawn.append(
-            {
-                info.name: _draw(
-                    info, _shape(info, sizes, symbols), limits, 1.0, seed + place, info.name in masks
-                )
-                for info in model.inputs
-            }
-        )
-    return drawn
-
-
-def _is_dynamic(model: Model) -> bool:
-    return any(not isinstance(size, int) for info in model.inputs for size in info.shape or ())
-
-
 @dataclass
 class _Trial:
     """Both models on one input after the other."""
@@ -229,14 +196,14 @@ class _Trial:
         try:
             wanted = self.run(sample)
         except HarnessError as reason:  # these values or shapes are none that the model takes
-            self.refusal = _line(reason)
+            self.refusal = first_line(reason)
             return ""
         if well_posed_only and not self._is_well_posed(sample, wanted):
             return ""
         try:
             got = self.again(sample)
         except HarnessError as reason:
-            return f"it cannot be run: {_line(reason)}"
+            return f"it cannot be run: {first_line(reason)}"
         self.samples += 1
         self.shapes.add(tuple(array.shape for array in sample.values()))
         self._note(sample)
@@ -252,11 +219,8 @@ class _Trial:
         return ""
 
     def _is_well_posed(self, sample: Feeds, wanted: Mapping[str, np.ndarray]) -> bool:
-        outputs = [
-            (info, np.asarray(wanted[info.name]))
-            for info in self.original.outputs
-            if is_float(dtype_of(info.dtype))
-        ]
+        every = ((info, np.asarray(wanted[info.name])) for info in self.original.outputs)
+        outputs = [(info, values) for info, values in every if is_float(values.dtype)]
         return all(np.isfinite(values.astype(np.float64)).all() for _, values in outputs) and all(
             _sensitivity(self.run, sample, values, info) <= NOISE.get(info.dtype, NOISE["float32"])
             for info, values in outputs
@@ -286,23 +250,15 @@ class _Trial:
         )
 
 
-def _batch_of(model: Model, sample: Feeds) -> int:
-    """The size of the first free axis that comes first."""
-    for info in model.inputs:
-        if info.shape and not isinstance(info.shape[0], int):
-            return int(sample[info.name].shape[0])
-    return 0
-
-
 def _differing_rows(original: Model, run: Run, sample: Feeds) -> str:
     """Whether a row is something else in a batch than by itself; empty if none is."""
-    batch = _batch_of(original, sample)
+    batch = batch_of(original, sample)
     free = {info.name for info in original.inputs if info.shape and not isinstance(info.shape[0], int)}
     try:
         together = run(sample)
         first = run({name: array[:1] if name in free else array for name, array in sample.items()})
     except HarnessError as reason:
-        return f"it cannot be run with a batch of {batch}: {_line(reason)}"
+        return f"it cannot be run with a batch of {batch}: {first_line(reason)}"
     for info in original.outputs:
         declared = list(info.shape or together[info.name].shape)
         if not all(
@@ -316,168 +272,23 @@ def _differing_rows(original: Model, run: Run, sample: Feeds) -> str:
     return ""
 
 
-class _Evaluator:
-    """ONNX's own evaluator in NumPy, of a model that ONNX Runtime cannot run.
-
-    Raises:
-        ModelError: it lacks an operator of the model.
-    """
-
-    def __init__(self, model: Model) -> None:
-        import onnx_ir as ir
-        from onnx.reference import ReferenceEvaluator
-
-        try:
-            self._session = ReferenceEvaluator(ir.to_proto(model.ir))
-        except _NO_SENSE as reason:
-            raise ModelError(_line(reason)) from reason
-
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """The outputs by name.
-
-        Raises:
-            ModelError: an operator takes no such values.
-        """
-        try:
-            with np.errstate(all="ignore"):
-                outputs = self._session.run(None, dict(feeds))
-        except _NO_SENSE as reason:
-            raise ModelError(_line(reason)) from reason
-        return dict(zip(self._session.output_names, map(np.asarray, outputs), strict=True))
-
-
 def _runner(original: Model, feeds: Sequence[Feeds], seed: int, batch: int | None) -> tuple[Run | None, str]:
     """What runs the original, and its name; None and the reason where nothing does."""
     reasons = []
-    for make, by in ((Reference, RUNTIME), (_Evaluator, EVALUATOR)):
+    for make, by in ((Reference, RUNTIME), (Evaluator, EVALUATOR)):
         try:
             run = make(original).run
         except HarnessError as reason:
-            reasons.append(_line(reason))
+            reasons.append(first_line(reason))
             continue
-        for sample in _samples(original, feeds, seed, batch):
+        for sample in sample_inputs(original, feeds, seed, batch):
             try:
                 run(sample)
             except HarnessError as reason:
-                reasons.append(_line(reason))
+                reasons.append(first_line(reason))
                 continue
             return run, by
     return None, reasons[0] if reasons else "it has no inputs that can be drawn"
-
-
-def _masks(model: Model) -> dict[str, MaskFill]:
-    """The inputs that the model reads as masks: of nothing but 0 and 1."""
-    return {name: fill for name, fill in guess_fills(model).items() if isinstance(fill, MaskFill)}
-
-
-def _samples(
-    model: Model, feeds: Sequence[Feeds], seed: int, batch: int | None = None, *, padded: bool = False
-) -> Iterator[Feeds]:
-    yield from feeds
-    if any(info.shape is None for info in model.inputs):
-        return
-    masks = _masks(model)
-    dynamic = _is_dynamic(model)
-    rounds: Sequence[Sequence[int]] = _SIZES if dynamic else _SIZES[:1]
-    if batch is not None:
-        rounds = ((batch, 3, 5), *_SIZES)
-    for count, (sizes, limits, scale) in enumerate(
-        itertools.product(rounds, _RANGES, _EXTREMES[: 1 if dynamic else None])
-    ):
-        symbols: dict[str, int] = {}
-        try:
-            yield {
-                info.name: _padding(
-                    masks[info.name], _shape(info, sizes, symbols), dtype_of(info.dtype), count
-                )
-                if padded and info.name in masks
-                else _draw(
-                    info, _shape(info, sizes, symbols), limits, scale, seed + count, info.name in masks
-                )
-                for info in model.inputs
-            }
-        except HarnessError:
-            return
-
-
-def _extremes(model: Model, largest: float, seed: int, batch: int | None, *, padded: bool) -> Iterator[Feeds]:
-    """Zeros, repeated numbers, large ones among small ones and zeros; infinite ones and masks of fractions."""
-    if any(info.shape is None for info in model.inputs):
-        return
-    masks = _masks(model)
-    sizes = _SIZES[0] if batch is None else (batch, *_SIZES[0][1:])
-    for count, kind in enumerate(_KINDS[: -1 if padded else None]):
-        symbols: dict[str, int] = {}
-        drawn = {}
-        for info in model.inputs:
-            try:
-                shape, dtype = _shape(info, sizes, symbols), dtype_of(info.dtype)
-                if padded and info.name in masks:
-                    drawn[info.name] = _padding(masks[info.name], shape, dtype, count)
-                    continue
-                is_wide = is_float(dtype) and dtype.itemsize > 1
-                array = _draw(info, shape, _RANGES[0], 1.0, seed + count, info.name in masks and not is_wide)
-            except HarnessError:
-                return
-            is_changed = is_wide and array.size > 1  # a single number may be a scale
-            drawn[info.name] = _extreme(kind, array, info.name in masks, largest) if is_changed else array
-        yield drawn
-
-
-def _extreme(kind: str, array: np.ndarray, is_mask: bool, largest: float) -> np.ndarray:
-    """`array` as one of `_KINDS`, or a mask of fractions where nothing bars a float mask from them."""
-    wide = array.astype(np.float64)
-    if is_mask:
-        return np.asarray(np.clip(np.abs(wide) / 2, 0, 1).round(1).astype(array.dtype))
-    if kind == "zeros":
-        return np.zeros_like(array)
-    if kind == "repeated":
-        return np.asarray(wide.round().astype(array.dtype))
-    finite = min(largest, _LARGE_HALF) if array.dtype == np.float16 else largest
-    top = finite if kind == "large" else np.inf
-    place = np.argsort(wide, axis=None).reshape(wide.shape) % 12  # random, as the numbers are
-    chosen = [
-        np.isin(place, (0, 2, 5, 8, 9)),
-        place == 1,
-        np.isin(place, (3, 6, 10)),
-    ]  # whose sum does not cancel
-    return np.asarray(np.select(chosen, [top, -top, 0.0], wide).astype(array.dtype))
-
-
-def _shape(info: TensorInfo, sizes: Sequence[int], symbols: dict[str, int]) -> tuple[int, ...]:
-    shape = []
-    for axis, size in enumerate(info.shape or ()):
-        if not isinstance(size, int):
-            name = size or f"{info.name}/{axis}"
-            size = symbols.setdefault(name, sizes[len(symbols) % len(sizes)])
-        shape.append(size)
-    return tuple(shape)
-
-
-def _padding(fill: MaskFill, shape: tuple[int, ...], dtype: np.dtype, count: int) -> np.ndarray:
-    """A mask that keeps the beginning of every row, by turns more or less of it."""
-    kept = 1 + count % max(shape[-1] if shape else 1, 1)
-    return np.broadcast_to((np.arange(shape[-1] if shape else 1) < kept) != fill.inverted, shape).astype(
-        dtype
-    )
-
-
-def _draw(
-    info: TensorInfo, shape: tuple[int, ...], limits: tuple[int, int], scale: float, seed: int, is_mask: bool
-) -> np.ndarray:
-    random = np.random.default_rng([seed, *info.name.encode()])
-    dtype = dtype_of(info.dtype)
-    if is_mask or dtype.kind == "b":
-        return (random.random(shape) < {(0, 1): 0.0, (0, 100): 1.0}.get(limits, 0.5)).astype(dtype)
-    if is_float(dtype):
-        return (random.standard_normal(shape) * scale).astype(dtype)
-    low, high = limits
-    if dtype.itemsize == 1 and dtype.kind in "iu":
-        bounds = np.iinfo(dtype)
-        low, high = (
-            (int(bounds.min), int(bounds.max) + 1) if limits == _RANGES[0] else (max(low, bounds.min), high)
-        )
-    return random.integers(max(low, 0) if dtype.kind == "u" else low, high, shape).astype(dtype)
 
 
 def _compare(info: TensorInfo, wanted: np.ndarray, got: np.ndarray) -> tuple[float, str]:
@@ -529,7 +340,3 @@ def _sensitivity(run: Run, sample: Feeds, wanted: np.ndarray, info: TensorInfo) 
         return _compare(info, wanted, run(nudged)[info.name])[0]
     except HarnessError:  # what is moved may be out of an operator's range: then rounding alone is allowed
         return 0.0
-
-
-def _line(reason: Exception) -> str:
-    return str(reason).strip().splitlines()[0][:300] if str(reason).strip() else type(reason).__name__

@@ -13,7 +13,6 @@ from harness.conversion.cures.building import (
     Ops,
     constant_of,
     given,
-    needed_constant,
     rank,
     read,
 )
@@ -137,7 +136,9 @@ def pair(ops: Ops, node: ir.Node, **_: ir.Value) -> ir.Value | None:
     if quantizer is None or not _is_asymmetric(node) or node.inputs[1:3] != quantizer.inputs[1:3]:
         return None
     data, scale = read(quantizer, 0), read(quantizer, 1)
-    zero_points = needed_constant(node, 2)
+    zero_points = constant_of(node, 2)
+    if zero_points is None:
+        return None
     attributes = dict(node.attributes)
     if np.all(zero_points == 128):
         symmetric = ops.constant(np.zeros_like(zero_points, np.int8))
@@ -151,36 +152,34 @@ def pair(ops: Ops, node: ir.Node, **_: ir.Value) -> ir.Value | None:
 
 
 def _is_asymmetric(node: ir.Node) -> bool:
-    """Whether its numbers are unsigned, which a release takes for signed ones, or its zero point is not 0."""
+    """Whether its numbers are unsigned, which a release takes for signed ones, or its zero point is no constant 0."""
     dtype = node.outputs[0].dtype if node.op_type == "QuantizeLinear" else read(node, 0).dtype
     if dtype == UINT8:
         return True
     if given(node, 2) is None:
         return False
     zero_points = constant_of(node, 2)
-    return zero_points is not None and bool(np.any(zero_points != 0))
+    return zero_points is None or bool(np.any(zero_points != 0))
 
 
 def _along(ops: Ops, node: ir.Node, index: int, dtype_of: ir.Value, like: ir.Value | None = None) -> ir.Value:
     """A scale or zero point as floats that broadcast over the data: of the tensor, along its axis, or in blocks."""
-    data = dtype_of if like is None else like
-    to = dtype_of.dtype or FLOAT
-    values = constant_of(node, index)
-    if values is None or values.size == 1:
-        value = ops.Cast(read(node, index), to=int(to))
-        if values is not None and values.ndim:
-            value = ops.reshape(value, [])
-        return value
+    data, value = dtype_of if like is None else like, read(node, index)
+    wide = ops.Cast(value, to=int(dtype_of.dtype or FLOAT))
+    parts = ops.dims(value)
+    if all(size == 1 for size in parts):
+        return ops.reshape(wide, []) if parts else wide
     axis = node.attributes.get_int("axis", 1) % rank(data)
     block = node.attributes.get_int("block_size", 0)
-    if block:
-        length = ops.dim(data, axis)
-        if not isinstance(length, int):
-            raise Inapplicable("the axis of its blocks has a size that is known at run time only")
-        values = np.repeat(values, block, axis).take(range(length), axis)
-    else:
-        values = values.reshape([-1 if each == axis else 1 for each in range(rank(data))])
-    return ops.constant(values.astype(np.float32).astype(to.numpy()), to)
+    if not block:
+        return ops.reshape(wide, [-1 if each == axis else 1 for each in range(rank(data))])
+    length = ops.dim(data, axis)
+    if not isinstance(length, int):
+        raise Inapplicable("the axis of its blocks has a size that is known at run time only")
+    before, after = parts[:axis], parts[axis + 1 :]
+    repeated = ops.Expand(ops.unsqueeze(wide, axis + 1), ops.vector([*before, parts[axis], block, *after]))
+    joined = ops.reshape(repeated, [*before, ops.times([parts[axis], block]), *after])
+    return ops.slice(joined, axis, 0, length)
 
 
 def _shifted(ops: Ops, node: ir.Node, index: int, zero_point: int, axis: int) -> ir.Value:
