@@ -22,6 +22,7 @@ from harness.errors import HarnessError, ModelError, NodeFailedError
 from harness.model import LOWERED, bodies, element_type, node_reads
 
 Values = dict[str, np.ndarray]
+Compute = Callable[[Values], Values]
 _FEW_BITS = {"int4", "uint4", "int2", "uint2", "float4_e2m1fn"}
 _WIDE = "::wide"
 _NO_KERNEL = re.compile(r"Could not find an implementation for \w+\(\d+\) node with name '(?P<node>[^']*)'")
@@ -97,7 +98,7 @@ class PartitionedSession:
         self._dtypes = dtypes
         self._constants = {tensor.name: tensor for tensor in proto.graph.initializer}
         self._arrays: Values = {}
-        self._evaluators: dict[str, ReferenceEvaluator] = {}
+        self._computes: dict[str, Compute] = {}
         self._foreign = foreign
         self.missing: frozenset[str] = frozenset()
         self.leave_out(frozenset())
@@ -116,9 +117,11 @@ class PartitionedSession:
         self.missing |= frozenset(map(_unlowered, missing))
         self._segments = _segments(self._proto, self._foreign)
         for node in self._proto.graph.node:
-            if node.name in self._foreign and node.name not in self._evaluators:
+            if node.name in self._foreign and node.name not in self._computes:
                 try:
-                    self._evaluators[node.name] = self._evaluator(node)
+                    self._computes[node.name] = self._prepare(node)
+                except HarnessError:
+                    raise
                 except Exception as error:
                     raise not_accepted(why or first_line(error), self._where) from error
 
@@ -157,7 +160,8 @@ class PartitionedSession:
                 break
             if segment.foreign:
                 for node in segment.nodes:
-                    values |= self._compute(node, values)
+                    fed = {name: self._value(name, values) for name in node_reads(node)}
+                    values |= self._computes[node.name](fed)
             else:
                 self._infer(segment, values, options)
 
@@ -215,50 +219,38 @@ class PartitionedSession:
             graph, ir_version=self._proto.ir_version, opset_imports=opsets, functions=self._proto.functions
         )
 
-    def _evaluator(self, node: onnx.NodeProto) -> ReferenceEvaluator:
+    def _model(self, node: onnx.NodeProto) -> onnx.ModelProto:
         graph = helper.make_graph(
             [node],
             node.name,
             [onnx.ValueInfoProto(name=name) for name in node_reads(node)],
             [onnx.ValueInfoProto(name=name) for name in node.output if name],
         )
-        classes = [] if self._operators is None else [*self._operators.classes.values()]
-        return ReferenceEvaluator(self._as_model(graph), new_ops=classes)
+        return self._as_model(graph)
 
-    def _compute(self, node: onnx.NodeProto, values: Values) -> Values:
+    def _prepare(self, node: onnx.NodeProto) -> Compute:
+        """How a node is run without ONNX Runtime."""
+        model, shown = self._model(node), _unlowered(node.name)
         written = [name for name in node.output if name]
-        fed = {name: self._value(name, values) for name in node_reads(node)}
-        evaluator, kind, shown = (
-            self._evaluators[node.name],
-            (node.domain, node.op_type),
-            _unlowered(node.name),
-        )
         operators = self._operators
-        if operators is not None and kind in operators.classes:
-            found = operators.run(lambda: evaluator.run(written, fed), kind, shown)
-            self._check(operators, kind, shown, dict(zip(written, found, strict=True)))
-        else:
+        if operators is not None and holds(node, operators.kinds):
+            data = model.SerializeToString()
+            if why := operators.check(data):
+                raise ValueError(why)
+            wanted = {name: self._dtypes.get(name, self._dtypes.get(_unlowered(name))) for name in written}
+            return lambda fed: operators.compute(data, shown, fed, wanted)
+        evaluator = ReferenceEvaluator(model)
+
+        def compute(fed: Values) -> Values:
             try:
-                found = evaluator.run(written, fed)
+                return dict(zip(written, evaluator.run(written, fed), strict=True))
             except Exception as error:
                 reason = f"onnx.reference: {first_line(error)}"
                 raise NodeFailedError(
                     node=shown, op=node.op_type, reason=reason, where=self._where
                 ) from error
-        return dict(zip(written, found, strict=True))
 
-    def _check(self, operators: Operators, kind: tuple[str, str], node: str, found: Values) -> None:
-        """Raise BuilderError unless what the user's operator wrote has the types that the graph has."""
-        for name, value in found.items():
-            wanted = self._dtypes.get(name, self._dtypes.get(_unlowered(name)))
-            actual = value.dtype.name if isinstance(value, np.ndarray) else type(value).__name__
-            if not isinstance(value, np.ndarray) or (wanted is not None and actual != wanted):
-                raise operators.function.error(
-                    f"returned {actual} for {_unlowered(name)!r} at node {node!r}, where the model has "
-                    f"{wanted or 'an array'}",
-                    where=operators.place(kind),
-                    hint="convert what _run returns, or declare its type in graph.value_info",
-                )
+        return compute
 
 
 class _NoKernelError(Exception):
@@ -300,7 +292,13 @@ def node_lists(proto: onnx.ModelProto) -> Iterator[MutableSequence[onnx.NodeProt
 
 def nodes_of(proto: onnx.ModelProto, kinds: Collection[tuple[str, str]]) -> frozenset[str]:
     """The nodes of the main graph whose domain and type, or those of one in their bodies, are among `kinds`."""
-    return _nodes(proto, lambda node: (node.domain, node.op_type) in kinds)
+    return frozenset(node.name for node in proto.graph.node if holds(node, kinds))
+
+
+def holds(node: onnx.NodeProto, kinds: Collection[tuple[str, str]]) -> bool:
+    """Whether a node, or one in its bodies, is among `kinds`."""
+    inside = (each for body in bodies(node) for each in body.node)
+    return (node.domain, node.op_type) in kinds or any(holds(each, kinds) for each in inside)
 
 
 def without_kernel(proto: onnx.ModelProto, text: str, dtypes: Mapping[str, str]) -> frozenset[str]:

@@ -117,7 +117,7 @@ def create_session(
         whole: Session = part(graph, 1)
         return whole
 
-    mine = frozenset[str]() if operators is None else nodes_of(proto, operators.classes)
+    mine = frozenset[str]() if operators is None else nodes_of(proto, operators.kinds)
     try:
         if not mine:
             return make(proto)

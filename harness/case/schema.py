@@ -453,6 +453,12 @@ class Case(CaseBody):
         """The folder that the relative paths of the case start from."""
         return Path() if self.path is None else self.path.parent
 
+    @property
+    def names_functions(self) -> bool:
+        """Whether it names a function of the user's own: a builder, a PyTorch module, a metric, operators."""
+        eager = self.reference is not None and self.reference.torch
+        return bool(self.model.builder or self.model.torch or self.metric or self.ops or eager)
+
     def resolve(self, path: str | Path) -> Path:
         """`path` as the case means it: relative to the case file."""
         return self.folder / path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import time
@@ -12,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from harness.case.exporting import blame_export, export_module, trace_warnings
-from harness.case.functions import UserFunction
+from harness.case.exporting import TraceWarning, blame_export, export_module, trace_warnings
+from harness.case.functions import UserFunction, call_apart
 from harness.case.schema import Case
-from harness.errors import ChecksumError, HarnessError, MissingDependencyError, ModelError
+from harness.errors import ChecksumError, HarnessError, MissingDependencyError, ModelError, Place
 from harness.tensors import atomic_path, hash_file
 from harness.text import duration, size, suggestion
 
@@ -41,7 +42,8 @@ def resolve_model(case: Case) -> Path | onnx.ModelProto:
     Raises:
         ModelError: the file is missing, or the download failed.
         ChecksumError: the file does not have the SHA-256 that the case gives.
-        BuilderError: the builder cannot be found or called, raised, or returned no model.
+        BuilderError: the builder cannot be found or called, raised, did not return, ended its process, or returned no
+            model.
         MissingDependencyError: PyTorch is needed and not installed.
 
     Warns:
@@ -53,10 +55,15 @@ def resolve_model(case: Case) -> Path | onnx.ModelProto:
     if source.url is not None:
         assert source.sha256 is not None  # the schema asks for it
         return download(source.url, source.sha256)
+    import onnx
+
     if source.builder is not None:
-        return _build(case, source.builder)
+        return onnx.load_from_string(call_apart(build, case, source.builder, "builder"))
     assert source.torch is not None
-    return _export(case, source.torch)
+    data, frozen = call_apart(export, case, source.torch, "builder")
+    for place, said in frozen:
+        warnings.warn(TraceWarning(place, said), stacklevel=2)
+    return onnx.load_from_string(data)
 
 
 def _local(case: Case, name: str, sha256: str | None) -> Path:
@@ -71,12 +78,16 @@ def _local(case: Case, name: str, sha256: str | None) -> Path:
     return path
 
 
-def _build(case: Case, name: str) -> onnx.ModelProto:
+def build(case: Case, name: str) -> bytes:
+    """The model that a builder makes, as a file has it; called in the process of users' functions."""
     with UserFunction(name, case) as function:
-        return _to_proto(function, function(**_arguments(case)))
+        made: bytes = _to_proto(function, function(**_arguments(case))).SerializeToString()
+    return made
 
 
-def _export(case: Case, name: str) -> onnx.ModelProto:
+def export(case: Case, name: str) -> tuple[bytes, list[tuple[Place, str]]]:
+    """The model that a PyTorch module is exported to, and what its trace keeps: each line, and PyTorch's words; called
+    in the process of users' functions."""
     with _torch_module(case, name, _arguments(case)) as (function, torch, module, examples, given):
         options = {"verbose": False, **given}
         options.pop("dynamo", None)
@@ -96,10 +107,8 @@ def _export(case: Case, name: str) -> onnx.ModelProto:
         except Exception as error:
             raise blame_export(function, error, exporter) from error
         proto = _at_opset(function, _to_proto(function, program), case.model.opset)
-        frozen = list(trace_warnings(function, caught))
-    for warning in frozen:
-        warnings.warn(warning, stacklevel=1)
-    return proto
+        frozen = [(each.place, each.said) for each in trace_warnings(function, caught)]
+    return proto.SerializeToString(), frozen
 
 
 @contextlib.contextmanager
@@ -136,10 +145,19 @@ def call_torch(
         For each sample the tensors that the module returned, in the order in which they are nested.
 
     Raises:
-        BuilderError: the function cannot be called or returns something else, or the module raised.
+        BuilderError: the function cannot be called or returns something else, or the module raised, did not return, or
+            ended its process.
         MissingDependencyError: PyTorch is not installed.
     """
-    with _torch_module(case, name, dict(arguments)) as (function, torch, module, examples, given):
+    fed = [list(arrays) for arrays in samples]
+    return call_apart(run_module, case, name, "builder", json.dumps(dict(arguments)), fed)
+
+
+def run_module(
+    case: Case, name: str, arguments: str, samples: list[list[np.ndarray]]
+) -> list[list[np.ndarray]]:
+    """See `call_torch`; called in the process of users' functions, with the arguments as JSON."""
+    with _torch_module(case, name, json.loads(arguments)) as (function, torch, module, examples, given):
         names = list(given.get("kwargs") or {})
         found = []
         for arrays in samples:
@@ -163,7 +181,12 @@ def example_shapes(case: Case) -> list[tuple[int, ...]]:
         BuilderError, MissingDependencyError: see `call_torch`.
     """
     assert case.model.torch is not None
-    with _torch_module(case, case.model.torch, _arguments(case)) as (_, torch, __, examples, given):
+    return [tuple(shape) for shape in call_apart(shapes_of_examples, case, case.model.torch, "builder")]
+
+
+def shapes_of_examples(case: Case, name: str) -> list[tuple[int, ...]]:
+    """See `example_shapes`; called in the process of users' functions."""
+    with _torch_module(case, name, _arguments(case)) as (_, torch, __, examples, given):
         leaves = torch.utils._pytree.tree_leaves((examples, given.get("kwargs") or {}))
         return [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, torch.Tensor)]
 

@@ -145,7 +145,7 @@ class Model:
     def inferred(self) -> onnx.ModelProto:
         """`skeleton` with the shapes and dtypes that ONNX inference finds, in subgraphs too. Do not change it."""
         inferred = analysis.infer(self.skeleton)
-        return analysis.assume_dtypes(inferred, self.operators.classes) if self.operators else inferred
+        return analysis.assume_dtypes(inferred, self.operators.kinds) if self.operators else inferred
 
     @cached_property
     def evaluated(self) -> onnx.ModelProto:

@@ -244,10 +244,10 @@ def test_a_builder_gets_its_arguments(make, models):
     assert weights(model).tolist() == [3.0, 3.0]
 
 
-def test_what_a_builder_prints_does_not_reach_stdout(make, models, capsys):
+def test_what_a_builder_prints_does_not_reach_stdout(make, models, capfd):
     models(MODELS + "print('importing')\ndef talks():\n    print('building')\n    return scaled()\n")
     resolve_model(make(builder="models:talks"))
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "importing\nbuilding\n")
 
 
@@ -294,7 +294,10 @@ def test_packages_installed_below_the_folder_are_not_the_case_s(make, models, mo
     for name in ("__init__.py", "sub.py"):
         models("", f".venv/site/third_party_package/{name}")
     monkeypatch.syspath_prepend(str(site))
-    resolve_model(make(builder="other:scaled"))
+    case = make(builder="other:scaled")
+    resolve_model(case)
+    with UserFunction("other:scaled", case) as function:  # as the process of functions does it
+        function()
     loaded = {name for name in sys.modules if name.startswith("third_party_package")}
     for name in loaded:
         del sys.modules[name]
@@ -475,6 +478,12 @@ def test_a_builder_that_fails_is_blamed_precisely(make, models, source, message,
     error = caught.value
     assert (error.message, error.where, error.hint) == (message, where, hint)
     assert error.exit_code == 2
+
+
+def test_the_traceback_of_the_users_code_stays_with_the_error(make, models):
+    with pytest.raises(BuilderError) as caught:
+        resolve_model(make(builder="models:broken"))
+    assert "in _inner\n" in str(caught.value.__cause__)
 
 
 def test_functions_that_a_package_hands_on_are_suggested(make):

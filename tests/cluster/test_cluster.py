@@ -35,12 +35,12 @@ pytestmark = pytest.mark.slow
 DEADLY = """
 
 def deadly(times, folder, spare):
-    # the process that builds it is killed, so many times, if it is not the one to spare
+    # the process that has it built is killed, so many times, if it is not the one to spare
     import os, pathlib, signal
     died = pathlib.Path(folder, str(len(list(pathlib.Path(folder).iterdir()))))
-    if os.getpid() != spare and int(died.name) < times:
+    if os.getppid() != spare and int(died.name) < times:
         died.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getppid(), signal.SIGKILL)
     return squares()
 """
 
@@ -63,7 +63,7 @@ def scheduler(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def deadly(tiny_cases, tmp_path: Path):
-    """Write a case whose model kills the process that builds it, so many times."""
+    """Write a case whose builder kills the process that has it built, so many times."""
 
     def write(times: int) -> Path:
         folder = tiny_cases("clean", "failing")

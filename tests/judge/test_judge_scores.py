@@ -102,7 +102,7 @@ def test_a_metric_that_does_not_return_is_ended_where_it_was(monkeypatch) -> Non
     result = judge("scoring:hangs")
     assert result.verdict is Verdict.ERROR
     assert "metric scoring:hangs did not return within 0.5 s" in result.reason
-    assert result.error.where in ("scoring.py:30", "scoring.py:31")
+    assert result.error.where in ("scoring.py:31", "scoring.py:32")
 
 
 def test_the_standard_library_is_no_metric() -> None:

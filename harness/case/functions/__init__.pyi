@@ -3,6 +3,9 @@ from .calls import UserFunction as UserFunction
 from .calls import owner_of as owner_of
 from .operators import Operators as Operators
 from .operators import load_operators as load_operators
+from .process import call_apart as call_apart
+from .process import start_ahead as start_ahead
+from .scores import take_score as take_score
 from .settings import CONFIG_NAME as CONFIG_NAME
 from .settings import CONFIG_VARIABLE as CONFIG_VARIABLE
 from .settings import FunctionSettings as FunctionSettings

@@ -8,7 +8,6 @@ taken out of `sys.modules` again, so that two folders of cases may each have the
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import importlib
 import importlib.util
@@ -18,7 +17,7 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
@@ -28,13 +27,40 @@ from typing import Any, Self, TypeVar
 from harness.case.functions.settings import CONFIG_NAME, function_settings
 from harness.case.schema import Case
 from harness.errors import BuilderError, HarnessError, Place
-from harness.text import duration, suggestion
+from harness.text import suggestion
 
 T = TypeVar("T")
 OWN = "name a function of your own, in a module beside the case file"
 
 _HARNESS = __name__.partition(".")[0]
 _lock = threading.RLock()  # sys.meta_path and sys.modules belong to the whole process
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What is at work, for whoever watches the process.
+
+    Args:
+        files: those of the function's own module and its neighbours.
+        where: where the function is defined, as far as it is known yet.
+    """
+
+    files: tuple[str, ...]
+    where: Place | None
+
+
+Tell = Callable[[Watched | None], None]
+_watchers: list[Tell] = []
+
+
+def watch(tell: Tell) -> None:
+    """Have `tell` called with what begins to work in this process, and with None when it is done."""
+    _watchers.append(tell)
+
+
+def _tell(watched: Watched | None) -> None:
+    for tell in _watchers:
+        tell(watched)
 
 
 class UserFunction:
@@ -46,9 +72,9 @@ class UserFunction:
         kind: what it is to the case: `builder`, `metric`, `ops`.
 
     Raises:
-        BuilderError: on entering, the module or the function cannot be found, the module raised or did not come to
-            an end, or the function is one of Python's standard library or of harness (`os:system` would run a command
-            that a case file holds), or of an installed package that harness.toml does not name.
+        BuilderError: on entering, the module or the function cannot be found, the module raised, or the function is
+            one of Python's standard library or of harness (`os:system` would run a command that a case file holds), or
+            of an installed package that harness.toml does not name.
     """
 
     def __init__(self, name: str, case: Case, kind: str = "builder") -> None:
@@ -94,7 +120,7 @@ class UserFunction:
         """What `work` returns, which calls the function or what it has returned.
 
         Raises:
-            BuilderError: it raised, or did not return within the limit.
+            BuilderError: it raised.
         """
         try:
             return self.within_limit(work)
@@ -104,38 +130,19 @@ class UserFunction:
             raise self.blame(error, verb) from error
 
     def within_limit(self, work: Callable[[], T]) -> T:
-        """What `work` returns or raises; BuilderError where it takes longer than harness.toml allows.
-
-        A thread of its own can be left behind, and is told to end at its next step in Python.
+        """What `work` returns or raises; whoever watches this process ends it where that takes longer than harness.toml
+        allows.
         """
-        done: Future[T] = Future()
-
-        def carry_out() -> None:
-            try:
-                done.set_result(work())
-            except BaseException as error:
-                done.set_exception(error)
-
-        thread = threading.Thread(target=carry_out, daemon=True)
-        thread.start()
+        _tell(Watched(tuple(self.files), self._defined))
         try:
-            return done.result(self._settings.seconds)
-        except TimeoutError:
-            if done.done():
-                raise
-            where = self._line_in(_frames(thread.ident)) or self._where
-            _end(thread.ident)
-            raise BuilderError(
-                f"{self._kind} {self.name} did not return within {duration(self._settings.seconds)}",
-                where=where,
-                hint=f"it was here; `seconds` in [functions] of {CONFIG_NAME} allows more",
-            ) from None
+            return work()
+        finally:
+            _tell(None)
 
     def error(self, message: str, *, where: Place | None = None, hint: str | None = None) -> BuilderError:
         """A BuilderError that points at `where`, by default at the definition of the function."""
-        code = getattr(inspect.unwrap(self._function), "__code__", None)
-        defined = Place(_short(code.co_filename), code.co_firstlineno) if code else self._where
-        return BuilderError(f"{self._kind} {self.name} {message}", where=where or defined, hint=hint)
+        place = where or self._defined or self._where
+        return BuilderError(f"{self._kind} {self.name} {message}", where=place, hint=hint)
 
     @property
     def files(self) -> frozenset[str]:
@@ -150,7 +157,14 @@ class UserFunction:
     @staticmethod
     def short(path: str) -> Path:
         """`path` as messages show it."""
-        return _short(path)
+        return short(path)
+
+    @property
+    def _defined(self) -> Place | None:
+        """Where the function is defined."""
+        function = getattr(self, "_function", None)
+        code = None if function is None else getattr(inspect.unwrap(function), "__code__", None)
+        return Place(short(code.co_filename), code.co_firstlineno) if code else None
 
     @property
     def _where(self) -> Path | Place | str:
@@ -187,7 +201,7 @@ class UserFunction:
         found: Callable[..., Any] | None = getattr(module, attribute, None)
         if callable(found):
             return found
-        where = _short(module.__file__) if module.__file__ else self._where
+        where = short(module.__file__) if module.__file__ else self._where
         if found is not None:
             raise BuilderError(f"{self._kind} {self.name}: {attribute!r} is not a function", where=where)
         own = [
@@ -228,7 +242,7 @@ class UserFunction:
     def line_of(self, error: BaseException) -> Place | None:
         """The line of the innermost frame in the function's module or a neighbour of it."""
         if isinstance(error, SyntaxError) and error.filename:
-            return Place(_short(error.filename), error.lineno)
+            return Place(short(error.filename), error.lineno)
         return self._line_in(traceback.walk_tb(error.__traceback__))
 
     def _line_in(self, frames: Iterable[tuple[FrameType, int]]) -> Place | None:
@@ -237,19 +251,8 @@ class UserFunction:
         found = None
         for frame, line in frames:
             if frame.f_globals.get("__name__") in own:
-                found = Place(_short(frame.f_code.co_filename), line)
+                found = Place(short(frame.f_code.co_filename), line)
         return found
-
-
-def _frames(thread: int | None) -> list[tuple[FrameType, int]]:
-    """The frames of a running thread, the innermost last."""
-    frame = sys._current_frames().get(thread or 0)
-    return [] if frame is None else list(traceback.walk_stack(frame))[::-1]
-
-
-def _end(thread: int | None) -> None:
-    """Raise SystemExit in a running thread at its next step in Python."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread or 0), ctypes.py_object(SystemExit))
 
 
 class _FromSource(SourceFileLoader):
@@ -391,7 +394,7 @@ def _lies_in_standard_library(module: str) -> bool:
     return any(file.is_relative_to(Path(paths[key]).resolve()) for key in ("stdlib", "platstdlib"))
 
 
-def _short(path: str | Path) -> Path:
+def short(path: str | Path) -> Path:
     """`path` seen from the working directory, where it lies below it."""
     path = Path(path)
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -3,71 +3,151 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import threading
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from harness.case.functions.calls import UserFunction
+from harness.case.functions.process import FunctionProcess, give_process, take_process
 from harness.case.schema import Case
 from harness.errors import HarnessError, Place
 
 if TYPE_CHECKING:
+    import numpy as np
+    from onnx.reference import ReferenceEvaluator
     from onnx.reference.op_run import OpRun
 
-T = TypeVar("T")
+Kind = tuple[str, str]
+"""Domain and type of an operator."""
+
 _HINT = "return classes derived from onnx.reference.op_run.OpRun, and paths of libraries for ONNX Runtime"
 
 
-@dataclass(frozen=True)
 class Operators:
-    """Operators that neither ONNX nor ONNX Runtime has.
+    """Operators that neither ONNX nor ONNX Runtime has. Those written in Python run in a process of their own.
 
     Args:
-        function: the function that returned them.
-        classes: those written in Python, by domain and operator type.
+        case: the case that names the function that returns them.
+
+    Attributes:
+        kinds: those written in Python.
         libraries: shared libraries that ONNX Runtime registers operators from.
+
+    Raises:
+        BuilderError: the function cannot be found or called, raised, did not return, ended its process, or returned
+            something else.
     """
 
-    function: UserFunction
-    classes: Mapping[tuple[str, str], type[OpRun]]
-    libraries: tuple[Path, ...] = ()
+    def __init__(self, case: Case) -> None:
+        self._case, self._name = case, case.ops or ""
+        self._kept, self._busy = _Kept(), threading.Lock()
+        weakref.finalize(self, self._kept.give_back)
+        _, kinds, libraries = self._load()
+        self.kinds: frozenset[Kind] = frozenset((domain, op_type) for domain, op_type in kinds)
+        self.libraries: tuple[Path, ...] = tuple(libraries)
 
-    def run(self, work: Callable[[], T], kind: tuple[str, str], node: str) -> T:
-        """What `work` returns, which computes a node of the type `kind` in Python.
+    def __reduce__(self) -> tuple[type[Operators], tuple[Case]]:
+        """How it is pickled on its way to another machine, which loads them for itself."""
+        return Operators, (self._case,)
+
+    def check(self, model: bytes) -> str | None:
+        """Why a model of one node cannot be run; None if it can."""
+        found: str | None = self._process().call(prepare, self._case, self._name, "ops", model)
+        return found
+
+    def compute(
+        self, model: bytes, node: str, fed: Mapping[str, np.ndarray], wanted: Mapping[str, str | None]
+    ) -> dict[str, np.ndarray]:
+        """What a node writes, which one of the operators is, or holds.
+
+        Args:
+            model: a model of that node.
+            node: its name, for messages.
+            fed: what it reads, by name.
+            wanted: dtype names of what it writes by name, as far as they are known.
 
         Raises:
-            BuilderError: it raised, or did not return within the limit; the message has the user's file and line.
+            BuilderError: it raised, did not return within the limit, ended its process, or returned something else;
+                the message has the user's file and line.
         """
-        try:
-            return self.function.within_limit(work)
-        except HarnessError:
-            raise
-        except (Exception, SystemExit) as error:
-            where = self.function.line_of(error) or self.place(kind)
-            reason = f"{type(error).__name__}: {str(error).strip() or 'without a message'}"
-            raise self.function.error(f"raised at node {node!r}: {reason}", where=where) from error
+        found: dict[str, np.ndarray] = self._process().call(
+            compute, self._case, self._name, "ops", model, node, dict(fed), dict(wanted)
+        )
+        return found
 
-    def place(self, kind: tuple[str, str]) -> Place | None:
-        """Where the class of this type computes."""
-        code = getattr(inspect.unwrap(self.classes[kind]._run), "__code__", None)
-        return None if code is None else Place(self.function.short(code.co_filename), code.co_firstlineno)
+    def _process(self) -> FunctionProcess:
+        with self._busy:
+            kept = self._kept.process
+            return kept if kept is not None and kept.is_usable else self._load()[0]
+
+    def _load(self) -> tuple[FunctionProcess, list[Kind], list[Path]]:
+        self._kept.give_back()
+        process = self._kept.process = take_process()
+        kinds, libraries = process.call(load, self._case, self._name, "ops")
+        return process, kinds, libraries
+
+
+class _Kept:
+    """The process that holds the operators; the next function has it, once they are gone."""
+
+    def __init__(self) -> None:
+        self.process: FunctionProcess | None = None
+
+    def give_back(self) -> None:
+        if self.process is not None:
+            give_process(self.process)
+            self.process = None
 
 
 def load_operators(case: Case) -> Operators | None:
     """The operators that `case` names; None where it names none.
 
     Raises:
-        BuilderError: the function cannot be found or called, raised, did not return, or returned something else.
+        BuilderError: see `Operators`.
     """
-    if case.ops is None:
-        return None
+    return None if case.ops is None else Operators(case)
+
+
+class _Loaded:
+    """The operators that this process of functions holds."""
+
+    def __init__(self, function: UserFunction, classes: Mapping[Kind, type[OpRun]]) -> None:
+        self.function, self.classes = function, classes
+        self._evaluators: dict[bytes, ReferenceEvaluator] = {}
+
+    def evaluator(self, model: bytes) -> ReferenceEvaluator:
+        """The evaluator of a model, made once."""
+        import onnx
+        from onnx.reference import ReferenceEvaluator
+
+        if model not in self._evaluators:
+            proto = onnx.load_from_string(model)
+            self._evaluators[model] = ReferenceEvaluator(proto, new_ops=[*self.classes.values()])
+        return self._evaluators[model]
+
+    def place(self, kind: Kind) -> Place | None:
+        """Where the class of this type computes."""
+        if kind not in self.classes:
+            return None
+        code = getattr(inspect.unwrap(self.classes[kind]._run), "__code__", None)
+        return None if code is None else Place(self.function.short(code.co_filename), code.co_firstlineno)
+
+
+_loaded: list[_Loaded] = []
+"""Of this process; the last ones are in use."""
+
+
+def load(case: Case, name: str) -> tuple[list[Kind], list[Path]]:
+    """Load the operators into this process of functions: their kinds, and the libraries."""
     from onnx.reference.op_run import OpRun
 
-    with UserFunction(case.ops, case, "ops") as function:
+    classes: dict[Kind, type[OpRun]] = {}
+    libraries: list[Path] = []
+    with UserFunction(name, case, "ops") as function:
         returned = function()
         several = isinstance(returned, Iterable) and not isinstance(returned, (str, type))
-        classes, libraries = {}, []
         for each in returned if several else [returned]:
             if isinstance(each, type) and issubclass(each, OpRun) and each is not OpRun:
                 classes[str(getattr(each, "op_domain", "")), each.__name__] = each
@@ -77,7 +157,59 @@ def load_operators(case: Case) -> Operators | None:
                 raise function.error(f"returned {_shown(each)}, which is not an operator", hint=_HINT)
         if not classes and not libraries:
             raise function.error("returned no operator", hint=_HINT)
-    return Operators(function, classes, tuple(libraries))
+    _loaded[:] = [_Loaded(function, classes)]
+    return list(classes), libraries
+
+
+def prepare(case: Case, name: str, model: bytes) -> str | None:
+    """See `Operators.check`; called in the process that has loaded them."""
+    try:
+        _loaded[-1].evaluator(model)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
+
+
+def compute(
+    case: Case,
+    name: str,
+    model: bytes,
+    node: str,
+    fed: dict[str, np.ndarray],
+    wanted: dict[str, str | None],
+) -> dict[str, np.ndarray]:
+    """See `Operators.compute`; called in the process that has loaded them."""
+    loaded = _loaded[-1]
+    function, evaluator = loaded.function, loaded.evaluator(model)
+    (written,) = evaluator.proto_.graph.node
+    place = loaded.place((written.domain, written.op_type))
+    try:
+        values: Sequence[Any] = function.within_limit(lambda: evaluator.run(list(wanted), fed))
+    except HarnessError:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {str(error).strip() or 'without a message'}"
+        where = function.line_of(error) or place
+        raise function.error(f"raised at node {node!r}: {reason}", where=where) from error
+    found = dict(zip(wanted, values, strict=True))
+    for tensor, value in found.items():
+        _check(function, tensor, value, wanted[tensor], node, place)
+    return found
+
+
+def _check(
+    function: UserFunction, tensor: str, value: object, wanted: str | None, node: str, place: Place | None
+) -> None:
+    """Raise BuilderError unless what the user's operator wrote has the type that the graph has."""
+    import numpy as np
+
+    actual = value.dtype.name if isinstance(value, np.ndarray) else type(value).__name__
+    if not isinstance(value, np.ndarray) or (wanted is not None and actual != wanted):
+        raise function.error(
+            f"returned {actual} for {tensor!r} at node {node!r}, where the model has {wanted or 'an array'}",
+            where=place,
+            hint="convert what _run returns, or declare its type in graph.value_info",
+        )
 
 
 def _library(function: UserFunction, path: Path, given: str) -> Path:
@@ -96,5 +228,5 @@ def _library(function: UserFunction, path: Path, given: str) -> Path:
     return path
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else f"{value!r:.60}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from harness.case import Case, Metric, UserFunction
+from harness.case import Case, call_apart, take_score
 from harness.judge.results import Score
 
 Samples = Sequence[Mapping[str, np.ndarray]]
@@ -17,26 +17,13 @@ def take_scores(case: Case, expected: Samples, actual: Samples) -> Iterator[Scor
     """Call each metric of the case, with the reference in both places and with the candidate.
 
     Raises:
-        BuilderError: a metric cannot be found or called, raised, did not return, or returned no number.
+        BuilderError: a metric cannot be found or called, raised, did not return, ended its process, or
+            returned no number.
     """
     for metric in case.metric:
-        with UserFunction(metric.function, case, "metric") as function:
-            reference, candidate = (_score(function, metric, expected, each) for each in (expected, actual))
-        yield Score(metric.function, reference, candidate, metric.max_drop, higher=metric.better == "higher")
-
-
-def _score(function: UserFunction, metric: Metric, expected: Samples, outputs: Samples) -> float:
-    given = {
-        name: [{key: np.array(value) for key, value in sample.items()} for sample in samples]
-        for name, samples in (("reference", expected), ("candidate", outputs))
-    }
-    found = function(**given, **(metric.args or {}))
-    try:
-        score = math.nan if isinstance(found, str) else float(found)
-    except (TypeError, ValueError):
-        score = math.nan
-    if math.isnan(score):
-        raise function.error(
-            f"returned {found!r:.60} instead of a number", hint="return one score as a float"
+        references, outputs = ([dict(sample) for sample in samples] for samples in (expected, actual))
+        arguments = json.dumps(metric.args or {})
+        reference, candidate = call_apart(
+            take_score, case, metric.function, "metric", references, outputs, arguments
         )
-    return score
+        yield Score(metric.function, reference, candidate, metric.max_drop, higher=metric.better == "higher")

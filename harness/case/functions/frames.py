@@ -1,0 +1,137 @@
+"""Values on the socket between harness and the process that calls its users' functions: JSON, and arrays as they are.
+
+A frame is a number of lengths, the JSON document, and the bytes of each array in it. Nothing is pickled: what arrives
+is numbers, texts, lists, dictionaries, arrays, bytes and places in files, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import Place
+from harness.tensors import dtype_of
+
+_KEY = "harness"
+"""Of a dictionary that stands for something else than itself."""
+_MOST = 1 << 24
+"""Bytes that are asked of the socket at once."""
+
+
+def send(line: socket.socket, value: Any) -> None:
+    """Write a value as one frame.
+
+    Raises:
+        TypeError: it holds something that a frame does not carry.
+        OSError: the other end is gone.
+    """
+    blocks: list[np.ndarray | bytes] = []
+    document = json.dumps(_packed(value, blocks)).encode()
+    buffers = [memoryview(document), *(_buffer(block) for block in blocks)]
+    line.sendall(struct.pack(f"<Q{len(buffers)}Q", len(buffers), *(len(each) for each in buffers)))
+    for each in buffers:
+        line.sendall(each)
+
+
+def receive(line: socket.socket, wait: Callable[[], None] = lambda: None) -> Any:
+    """Read the value of one frame.
+
+    Args:
+        line: the socket.
+        wait: called before each read; returns when there is something to read.
+
+    Raises:
+        EOFError: the other end is gone.
+    """
+    (count,) = struct.unpack("<Q", _exactly(line, 8, wait))
+    sizes = struct.unpack(f"<{count}Q", _exactly(line, 8 * count, wait))
+    document, *blocks = (_exactly(line, size, wait) for size in sizes)
+    return _unpacked(json.loads(bytes(document)), blocks)
+
+
+def send_stderr(line: socket.socket) -> None:
+    """Lend the other end the stderr of this process, as it is now."""
+    try:
+        socket.send_fds(line, [b"2"], [2])
+    except ConnectionError:
+        raise
+    except OSError:  # it is closed
+        line.sendall(b"2")
+
+
+def take_stderr(line: socket.socket) -> None:
+    """Write stdout and stderr to what `send_stderr` lends; stdout belongs to the document that a command prints.
+
+    Raises:
+        EOFError: the other end is gone.
+    """
+    told, lent, *_ = socket.recv_fds(line, 1, 1)
+    if not told:
+        raise EOFError
+    for each in lent:
+        os.dup2(each, 1)
+        os.dup2(each, 2)
+        os.close(each)
+
+
+def _exactly(line: socket.socket, size: int, wait: Callable[[], None]) -> bytearray:
+    found = bytearray(size)
+    view, place = memoryview(found), 0
+    while place < size:
+        wait()
+        read = line.recv_into(view[place : place + _MOST])
+        if not read:
+            raise EOFError
+        place += read
+    return found
+
+
+def _buffer(block: np.ndarray | bytes) -> memoryview:
+    if isinstance(block, bytes):
+        return memoryview(block)
+    return memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+
+
+def _packed(value: Any, blocks: list[np.ndarray | bytes]) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OSUMm":
+        raise TypeError(f"an array of {value.dtype}")
+    if isinstance(value, (np.ndarray, bytes)):
+        blocks.append(value)
+        about = None if isinstance(value, bytes) else [value.dtype.newbyteorder("=").name, list(value.shape)]
+        if isinstance(value, np.ndarray) and not value.dtype.isnative:
+            blocks[-1] = value.astype(value.dtype.newbyteorder("="))
+        return {_KEY: ["block", len(blocks) - 1, about]}
+    if isinstance(value, Place):
+        return {_KEY: ["place", str(value.path), value.line]}
+    if isinstance(value, Path):
+        return {_KEY: ["path", str(value)]}
+    if isinstance(value, Mapping):
+        return {_KEY: ["dict", [[key, _packed(each, blocks)] for key, each in value.items()]]}
+    if isinstance(value, (list, tuple)):
+        return [_packed(each, blocks) for each in value]
+    return value
+
+
+def _unpacked(value: Any, blocks: list[bytearray]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(each, blocks) for each in value]
+    if not isinstance(value, dict):
+        return value
+    kind, *about = value[_KEY]
+    if kind == "place":
+        return Place(Path(about[0]), about[1])
+    if kind == "path":
+        return Path(about[0])
+    if kind == "dict":
+        return {key: _unpacked(each, blocks) for key, each in about[0]}
+    block, array = blocks[about[0]], about[1]
+    if array is None:
+        return bytes(block)
+    return np.frombuffer(block, dtype_of(array[0])).reshape(array[1])

@@ -1,0 +1,302 @@
+"""A process that users' functions run in, so that one that ends its process, or never returns, ends no other run.
+
+Such a process is started when the first function is called, and kept for the next: what it has imported stays
+imported. One that died, or that had to be ended, is replaced.
+"""
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from harness import errors
+from harness.case.functions import frames
+from harness.case.functions.calls import Watched
+from harness.case.functions.serving import last_line
+from harness.case.functions.settings import CONFIG_NAME, function_settings
+from harness.case.schema import Case
+from harness.errors import BuilderError, HarnessError, Place
+from harness.text import duration
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LOOK = 0.1
+"""Seconds between looks at whether the process lives and the function is within its time."""
+_PATIENCE = 2.0
+"""Seconds that a process may take to write down where it is, or to be gone."""
+_CODE = """import sys
+sys.path[:] = sys.argv[4:]
+from harness.case.functions.serving import serve
+serve(*map(int, sys.argv[1:4]))"""
+_PARTS = {"name", "path", "model", "seed", "ops"}
+"""What functions read of a case."""
+
+_idle: list[FunctionProcess] = []
+_lock = threading.Lock()
+
+
+def call_apart(
+    work: Callable[Concatenate[Case, str, P], T],
+    case: Case,
+    name: str,
+    kind: str,
+    *arguments: P.args,
+    **named: P.kwargs,
+) -> T:
+    """What `work(case, name, *arguments)` returns in a process of its own.
+
+    Args:
+        work: a function of a module of harness, which calls a user's function in a `UserFunction`.
+        case: the case that names it; of it, name, path, model, seed and operators go along.
+        name: `module:function`.
+        kind: what it is to the case: `builder`, `metric`, `ops`.
+        *arguments: what a frame can carry: JSON, arrays, bytes, paths, places in files.
+        **named: none; a frame carries arguments by their order.
+
+    Raises:
+        BuilderError: as `work` does, or the function ended its process, or it did not return within the limit.
+        HarnessError: as `work` does.
+    """
+    assert not named
+    process = take_process()
+    try:
+        return process.call(work, case, name, kind, *arguments)
+    finally:
+        give_process(process)
+
+
+def take_process() -> FunctionProcess:
+    """A process that nobody else uses; it goes to `give_process` in the end."""
+    with _lock:
+        while _idle:
+            process = _idle.pop()
+            if process.is_usable:
+                return process
+    return FunctionProcess()
+
+
+def give_process(process: FunctionProcess) -> None:
+    """Keep a process for the next function, if it is in order and no other is kept."""
+    with _lock:
+        keep = process.is_usable and not _idle
+        if keep:
+            _idle.append(process)
+    if not keep:
+        process.close()
+
+
+def start_ahead(cases: Iterable[Case]) -> None:
+    """Start a process if one of the cases names a function: it imports what it needs while harness does."""
+    with _lock:
+        if not _idle and any(case.names_functions for case in cases):
+            _idle.append(FunctionProcess())
+
+
+@atexit.register
+def _close() -> None:
+    while _idle:
+        _idle.pop().close()
+
+
+class FunctionProcess:
+    """A process that calls users' functions, one at a time."""
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._busy = threading.Lock()
+        self._trace = tempfile.TemporaryFile("a+")  # noqa: SIM115  # closed by close()
+        self._line, theirs = socket.socketpair()
+        self._lifeline, held = socket.socketpair()
+        with theirs, held:
+            passed = [theirs.fileno(), held.fileno(), self._trace.fileno()]
+            options = [f"-W{each}" for each in sys.warnoptions]
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", *options, "-c", _CODE, *map(str, passed), *sys.path],
+                pass_fds=passed,
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                start_new_session=True,
+            )
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it lives, and is a child of this process."""
+        return self._owner == os.getpid() and self._process.poll() is None
+
+    def call(self, work: Callable[..., T], case: Case, name: str, kind: str, *arguments: Any) -> T:
+        """See `call_apart`; after an error of the process itself it is no longer usable."""
+        with self._busy:
+            self._trace.truncate(0)
+            call = _Call(self, case, f"{kind} {name}", function_settings().seconds)
+            request = {
+                "module": work.__module__,
+                "work": work.__qualname__,
+                "case": json.dumps(case.model_dump(include=_PARTS, exclude_unset=True), default=str),
+                "name": name,
+                "arguments": arguments,
+                "folder": os.getcwd(),
+                "path": list(sys.path),
+                "environment": dict(os.environ),
+                "quiet": isinstance(logging.lastResort, logging.NullHandler),
+            }
+            try:
+                with contextlib.suppress(ConnectionError):  # it died between two calls: reading says how
+                    frames.send_stderr(self._line)
+                    frames.send(self._line, request)
+                reply = frames.receive(self._line, call.wait)
+                while "watched" in reply or "warned" in reply:
+                    call.hear(reply)
+                    reply = frames.receive(self._line, call.wait)
+            except (EOFError, ConnectionError):
+                raise call.died() from None
+            except BaseException:
+                self.close()
+                raise
+        if "raised" in reply:
+            *about, trace = reply["raised"]
+            raise _error(*about) from _Raised(trace)
+        found: T = reply["returned"]
+        return found
+
+    def has_input(self) -> bool:
+        """Whether there is something to read, by now or in a moment."""
+        return bool(select.select([self._line], [], [], _LOOK)[0])
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
+
+    def ended(self) -> int:
+        """The exit status, or minus the signal that ended it; of a process that closed its socket and lives on, it is
+        ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(_PATIENCE)
+        self._kill()
+        return self._process.wait()
+
+    def trace(self) -> str:
+        """What the process has written down of where it was."""
+        return os.pread(self._trace.fileno(), 1 << 20, 0).decode(errors="replace")
+
+    def ask_trace(self) -> str:
+        """Where the process is now."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGUSR1)
+        until = time.monotonic() + _PATIENCE
+        while not (found := self.trace()).endswith("\n") and time.monotonic() < until:
+            time.sleep(0.01)
+        return found
+
+    def close(self) -> None:
+        """End it, and what it has started."""
+        if self._owner == os.getpid():
+            self._kill()
+            self._process.wait()
+        for each in (self._line, self._lifeline, self._trace):
+            each.close()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class _Raised(Exception):
+    """What was raised in the other process: its traceback, as text."""
+
+    def __str__(self) -> str:
+        return f"in the process of functions\n\n{self.args[0]}"
+
+
+class _Call:
+    """One call: how long the function has been at work, and what is said if it never comes back."""
+
+    def __init__(self, process: FunctionProcess, case: Case, function: str, seconds: float) -> None:
+        self._process, self._case, self._function, self._seconds = process, case, function, seconds
+        self._watched: Watched | None = None
+        self._last: Watched | None = None
+        self._until: float | None = None
+
+    def hear(self, told: dict[str, Any]) -> None:
+        """The function has begun, or it has returned, or Python warns of something."""
+        if "warned" in told:
+            message, name, *place = told["warned"]
+            category = getattr(builtins, name, None)
+            known = isinstance(category, type) and issubclass(category, Warning)
+            warnings.warn_explicit(message, category if known else UserWarning, *place)
+        else:
+            self._watch(told["watched"])
+
+    def _watch(self, told: tuple[list[str], Place | None] | None) -> None:
+        self._watched = None if told is None else Watched(tuple(told[0]), told[1])
+        self._last = self._watched or self._last
+        self._until = None if told is None else time.monotonic() + self._seconds
+
+    def wait(self) -> None:
+        """Until there is something to read, within the limit."""
+        while not self._process.has_input():
+            if self._process.is_gone and not self._process.has_input():
+                raise EOFError
+            if self._until is not None and time.monotonic() > self._until:
+                raise BuilderError(
+                    f"{self._function} did not return within {duration(self._seconds)}",
+                    where=self._where(self._process.ask_trace()),
+                    hint=f"it was here; `seconds` in [functions] of {CONFIG_NAME} allows more",
+                )
+
+    def died(self) -> BuilderError:
+        """The error for a process that ended instead of returning something."""
+        status = self._process.ended()
+        trace = self._process.trace()
+        self._process.close()
+        where, hint = self._where(trace), "it was here" if last_line(trace, self._is_own) else None
+        if status >= 0:
+            return BuilderError(
+                f"{self._function} ended its process with exit status {status}", where=where, hint=hint
+            )
+        name, text = signal.Signals(-status).name, signal.strsignal(-status)
+        if -status == signal.SIGKILL and hint is None:
+            hint = "the system ends a process like that when memory runs out"
+        return BuilderError(
+            f"{self._function} ended its process with {name} ({(text or '').lower()})", where=where, hint=hint
+        )
+
+    def _where(self, trace: str) -> Place | Path | str:
+        defined = None if self._last is None else self._last.where
+        return last_line(trace, self._is_own) or defined or self._case.path or self._case.name
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether a file is the function's module, or lies beside it."""
+        if self._last is not None and str(path) in self._last.files:
+            return True
+        folder = self._case.folder.resolve()
+        return path.is_relative_to(folder) and "site-packages" not in path.relative_to(folder).parts
+
+
+def _error(
+    kind: str, message: str, where: Place | str | None, hint: str | None, evidence: list[str]
+) -> HarnessError:
+    """An error of harness, as the other process raised it."""
+    named: type[HarnessError] = getattr(errors, kind)
+    error = named.__new__(named, message)
+    HarnessError.__init__(error, message, where=where, hint=hint)
+    if evidence:
+        vars(error)["evidence"] = tuple(evidence)
+    return error

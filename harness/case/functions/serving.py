@@ -1,0 +1,139 @@
+"""The process that calls users' functions: what it does with each frame that it gets.
+
+What is called is harness's own function of the module that a frame names, which then calls the user's. The process
+ends when harness does, however that ends: see `_hold`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import fcntl
+import importlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.case.functions import calls, frames
+from harness.case.schema import Case
+from harness.errors import HarnessError, InternalError, Place
+
+_LAST_RESORT = logging.lastResort
+
+
+def serve(descriptor: int, lifeline: int, trace: int) -> None:
+    """Carry out what is asked for, until harness is gone.
+
+    Args:
+        descriptor: of the socket with the frames.
+        lifeline: of a socket that nothing is ever sent on.
+        trace: of a file; where Python was when a signal ended the process, or when it was asked with SIGUSR1.
+    """
+    for number in (descriptor, lifeline, trace):
+        os.set_inheritable(number, False)
+    _hold(lifeline)
+    faulthandler.enable(trace)
+    for asked in (signal.SIGUSR1, signal.SIGTERM):
+        faulthandler.register(asked, trace, chain=asked != signal.SIGUSR1)
+    _trace_ends(trace)
+    import numpy  # noqa: F401  # what every function works with does not count as its time
+    import onnx  # noqa: F401
+
+    line = socket.socket(fileno=descriptor)
+
+    def tell(watched: calls.Watched | None) -> None:
+        frames.send(line, {"watched": watched and [watched.files, watched.where]})
+
+    def warn(message: Warning | str, category: type[Warning], file: str, number: int, *_: object) -> None:
+        frames.send(line, {"warned": [str(message), category.__name__, file, number]})
+
+    calls.watch(tell)
+    warnings.showwarning = warn  # type: ignore[assignment]
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            frames.take_stderr(line)
+            request = frames.receive(line)
+            frames.send(line, _answer(request))
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    os.chdir(request["folder"])
+    sys.path[:] = request["path"]
+    if os.environ != request["environment"]:
+        os.environ.clear()
+        os.environ.update(request["environment"])
+    logging.lastResort = logging.NullHandler() if request["quiet"] else _LAST_RESORT
+    work = getattr(importlib.import_module(request["module"]), request["work"])
+    try:
+        case = Case.model_validate_json(request["case"])
+        return {"returned": work(case, request["name"], *request["arguments"])}
+    except HarnessError as error:
+        return _raised(error, error.place or error.where)
+    except Exception as error:
+        return _raised(InternalError.of(error), None)
+
+
+def _raised(error: HarnessError, where: Place | str | None) -> dict[str, Any]:
+    evidence = list(error.evidence) if isinstance(error, InternalError) else []
+    trace = "".join(traceback.format_exception(error))
+    return {"raised": [type(error).__name__, error.message, where, error.hint, evidence, trace]}
+
+
+def _hold(lifeline: int) -> None:
+    """End with harness: the kernel sends SIGIO when the other end of the lifeline closes, also while native code
+    holds the interpreter lock; a thread looks where the kernel sends none."""
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    ends, end = select.poll(), os._exit
+    ends.register(lifeline, select.POLLIN)
+
+    def watch() -> None:
+        ends.poll()
+        end(1)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def _trace_ends(trace: int) -> None:
+    """Write down where Python is before it ends itself in a way that no handler sees."""
+
+    def traced(function: Callable[..., Any], ends: Callable[..., bool]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            if ends(*arguments):
+                faulthandler.dump_traceback(trace, all_threads=False)
+            return function(*arguments, **named)
+
+        return call
+
+    os._exit = traced(os._exit, lambda *_: True)
+    os.kill = traced(os.kill, lambda process=0, *_: process in (0, os.getpid()))
+
+
+def last_line(trace: str, own: Callable[[Path], bool]) -> Place | None:
+    """Where the user's code was, from what faulthandler wrote: the innermost line of the current thread, else of any.
+
+    Args:
+        trace: its text.
+        own: whether a file is the user's.
+    """
+    threads = trace.split("hread 0x")[1:] or trace.split("Stack (")[1:] or [trace]
+    threads.sort(key=lambda text: not trace[: trace.find(text)].endswith("Current t"))
+    for thread in threads:
+        for entry in thread.splitlines():
+            if entry.startswith('  File "') and '", line ' in entry:
+                path, _, rest = entry.removeprefix('  File "').partition('", line ')
+                number = rest.partition(" ")[0]
+                if number.isdigit() and own(Path(path)):
+                    return Place(calls.short(path), int(number))
+    return None
