@@ -195,14 +195,16 @@ class Subject:
             (each for each in about if each.rule.kind in STOPS or each.rule.code == BAKED_SIZE), None
         )
         failure = blamed.failure
+        code = "refused" if failure is None else FAILURE_CODES.get(failure.kind, "not-built")
         found = Finding(
-            "refused" if failure is None else FAILURE_CODES.get(failure.kind, "not-built"),
+            code,
             _KINDS[blamed.outcome],
             FoundBy.PARSER if blamed.outcome is Outcome.REFUSED else FoundBy.BUILDER,
             None if name is None else self._facts(name),
             environment,
             blamed.said,
             () if failure is None else failure.evidence,
+            advice=_ADVICE.get(code, "").format(environment=environment),
             alone=blamed.alone,
         )
         if match is not None:
@@ -250,6 +252,13 @@ class Subject:
         view = self.graph.node(name)
         return None if view is None else view.facts()
 
+
+_ADVICE = {
+    "crashed": "`--split DIR` writes the smallest part that it crashes on: report that to its makers",
+    "timed-out": "if it only needs more time, raise `limits.compile` of {environment} in harness.toml",
+    "out-of-memory": "raise `limits.memory_gib` of {environment} in harness.toml, or use a larger machine",
+}
+"""What to do about failures of a builder that no rule explains, by the code of the finding."""
 
 #: Kinds of findings that leave no engine.
 STOPS = (Kind.REFUSED, Kind.NOT_BUILT)

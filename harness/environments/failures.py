@@ -38,7 +38,7 @@ _FAULT_HINTS = {
 def describe(message: protocol.Answered[Any]) -> str:
     """One line that says what is asked."""
     if isinstance(message, protocol.Compile):
-        return f"compiling {Path(message.build.model_path).stem} at {message.build.precision}"
+        return f"a compilation of {Path(message.build.model_path).stem} at {message.build.precision}"
     if isinstance(message, protocol.BuildRequest):
         parts = [f"a build of {Path(message.model_path).stem} at {message.precision}"]
         if message.islands:

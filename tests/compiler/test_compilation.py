@@ -103,7 +103,7 @@ def test_a_builder_that_takes_its_process_with_it_fails_that_model_alone(
     assert not report.built
     assert report.failure is not None
     assert report.failure.kind == kind
-    assert f"compiling {name} at fp16" in " ".join((report.failure.message, *report.failure.evidence))
+    assert f"a compilation of {name} at fp16" in " ".join((report.failure.message, *report.failure.evidence))
     if kind != "out_of_memory":  # behind the stack of the worker, of which findings show nothing then
         words = ("[TensorRT error] no tactic for conv_3", "the last words of the builder")
         assert report.failure.evidence[-2:] == words

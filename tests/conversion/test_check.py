@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,61 @@ def test_every_planted_node_is_named_and_nothing_else(rtx: str) -> None:
     document = json.loads(json.dumps(report.to_dict()))
     assert document["schema"] == "harness.check/1"
     assert document["results"][0]["environments"][0]["findings"][0]["code"] == "operator"
+
+
+def test_a_node_that_crashes_the_real_compiler_is_named_with_its_log_and_the_rest_is_checked(
+    rtx: str,
+) -> None:
+    """TensorRT for RTX 1.4 to 1.7 die of a K without an element, by SIGSEGV."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], "relu"),
+        helper.make_node("TopK", ["r", "k"], ["v", "i"], "top"),
+        helper.make_node("Det", ["x3"], ["d"], "det"),
+        helper.make_node("Exp", ["d"], ["e"], "exp"),
+    ]
+    inputs, outputs = [("x", F, [4, 8]), ("x3", F, [4, 2, 2])], [("v", F, None), ("e", F, [4])]
+    save(Path("m.onnx"), nodes, inputs, outputs, k=np.zeros(0, np.int64))
+    report = check("m.onnx", environments=rtx, split=Path("parts"))
+    (environment,) = report.results[0].environments
+    assert (environment.outcome, environment.complete) == (Outcome.NOT_BUILT, True)
+    crashed, refused = (each for each in environment.findings if each.kind.is_failure)
+    if crashed.code != "crashed":
+        crashed, refused = refused, crashed
+    assert (crashed.code, crashed.kind, crashed.node and crashed.node.name) == (
+        "crashed",
+        Kind.NOT_BUILT,
+        "top",
+    )
+    assert "killed by SIGSEGV" in crashed.said
+    assert "Empty initializer k" in crashed.evidence[-1], "the last words of the builder"
+    assert (refused.code, refused.node and refused.node.name) == ("operator", "det")
+    assert [(part.nodes, part.is_taken) for part in environment.parts if "top" in part.nodes] == [
+        (("top",), False)
+    ]
+    assert report.exit_code == 1
+    for text in (check_text(report), check_page(report), check_markdown(report)):
+        assert "top (TopK): the compiler crashes on it" in text
+        assert "Empty initializer k" in text
+
+
+def test_a_model_on_which_the_real_compiler_hangs_is_a_finding_with_its_log(rtx: str) -> None:
+    """Of a chain of 5,000 nodes a builder makes nothing in minutes."""
+    with Path("harness.toml").open("a") as file:
+        file.write("limits = { compile = 6 }\n")
+    names = ["x", *(f"t{place}" for place in range(5000)), "y"]
+    nodes = [
+        helper.make_node("Sin", [before], [after], f"sin{place}")
+        for place, (before, after) in enumerate(pairwise(names))
+    ]
+    report = check(save(Path("m.onnx"), nodes, [("x", F, [4])], [("y", F, [4])]), environments=rtx)
+    (environment,) = report.results[0].environments
+    assert (environment.outcome, environment.complete) == (Outcome.NOT_BUILT, False)
+    (finding,) = [each for each in environment.findings if each.kind.is_failure]
+    assert (finding.code, finding.node) == ("timed-out", None)
+    assert "did not answer within 6 s during a compilation of m at fp32" in finding.said
+    assert any("[TensorRT" in line for line in finding.evidence)
+    assert f"raise `limits.compile` of {rtx} in harness.toml" in finding.advice
+    assert "the model: the compiler takes longer than its limit" in check_text(report)
 
 
 def test_what_stands_behind_an_unknown_shape_is_told_by_the_rules_and_counted(rtx: str) -> None:

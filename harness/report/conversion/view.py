@@ -49,6 +49,12 @@ _UNEXPLAINED = {
     Kind.RISKY: "the compiler could not be asked",
     Kind.IMPROVABLE: "it could be better",
 }
+_FAILED = {
+    "crashed": "the compiler crashes on it",
+    "timed-out": "the compiler takes longer than its limit",
+    "out-of-memory": "the compiler runs out of memory on it",
+}
+"""What is said by the code of a finding, where its kind says less."""
 _SAYS = {
     FoundBy.PARSER: "parser",
     FoundBy.BUILDER: "builder",
@@ -135,7 +141,8 @@ def headline(row: Row) -> str:
     finding = row.finding
     # Of an export that fails nobody knows more than PyTorch says: the operator, and the line of the user's code.
     known = " ".join(finding.said.split()) if finding.found_by is FoundBy.EXPORTER else ""
-    what = finding.explanation or known or _UNEXPLAINED[finding.kind]
+    unexplained = _FAILED.get(finding.code, _UNEXPLAINED[finding.kind])
+    what = finding.explanation or known or unexplained
     nodes = [node for node in (row.finding.node, *row.others) if node is not None]
     ops = names(dict.fromkeys(node.op for node in nodes))
     who = f"{names((node.name for node in nodes), MOST_NAMES)} ({ops})" if nodes else "the model"
