@@ -81,7 +81,7 @@ def without(model: Model, pairs: list[Any]) -> Model:
 
 
 def _planted(model: Model, tensor: str, reader: str) -> Model:
-    copy = model.ir.clone()
+    copy = model.clone()
     node = next(node for node in copy.graph if node.name == reader)
     position = next(
         place for place, value in enumerate(node.inputs) if value is not None and value.name == tensor

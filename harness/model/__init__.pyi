@@ -28,6 +28,7 @@ from .lowering import units_of as units_of
 from .model import Model as Model
 from .model import NodeInfo as NodeInfo
 from .model import TensorInfo as TensorInfo
+from .model import own_type as own_type
 from .names import inner_nodes as inner_nodes
 from .names import named_nodes as named_nodes
 from .names import repeated_names as repeated_names

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from harness.errors import ModelError
 from harness.model.analysis import STEERING_INPUTS
 from harness.model.lowering import units_of
-from harness.model.model import LARGE_BYTES, Model
+from harness.model.model import LARGE_BYTES, Model, own_type
 from harness.model.names import bodies_of, name_nodes
 from harness.model.rounding import round_array
 from harness.tensors import Precision
@@ -102,7 +102,7 @@ def with_islands(
     if precision is Precision.BF16 and model.opset < _BFLOAT16:
         model = at_opset(model, _BFLOAT16)
         islands = frozenset(islands) & {node.name for node in model.nodes}
-    copy = model.ir.clone()
+    copy = model.clone()
     chosen = {node.name for node in units_of(model, precision)} - set(islands)
     _Typing(model, copy, LOW_DTYPE[precision], precision).apply(chosen, chosen.intersection(fp32_sums))
     between = f" {sorted(fp32_sums)}" if fp32_sums else ""
@@ -201,7 +201,7 @@ class _Typing:
             node.attributes["to"] = ir.AttrInt64("to", int(self.low))
         for value in node.outputs:
             if self.model.dtypes.get(str(value.name)) == "float32":
-                value.type = ir.TensorType(self.low)  # the type object is shared with the original
+                value.dtype = self.low
                 self.low_values.add(value)
 
     def _put_between_casts(self, node: ir.Node) -> None:
@@ -215,8 +215,8 @@ class _Typing:
                 "Cast", [value], attributes={"to": int(self.low)}, name=f"{name}::{self.precision}"
             )
             rounded = cast.outputs[0]
-            rounded.type, rounded.shape = ir.TensorType(self.low), value.shape
-            value.type = ir.TensorType(ir.DataType.FLOAT)
+            rounded.dtype, rounded.shape = self.low, value.shape
+            value.dtype = ir.DataType.FLOAT
             self.low_values.discard(value)
             self.low_values.add(rounded)
             for user, position in list(value.uses()):
@@ -305,14 +305,14 @@ def with_given(model: Model, tensors: Sequence[str]) -> Model:
         model: the whole model.
         tensors: names of tensors that nodes of the main graph write; they keep their names.
     """
-    copy = model.ir.clone()
+    copy = model.clone()
     graph = copy.graph
     written = {str(value.name): value for node in graph for value in node.outputs}
     for name in tensors:
         old = written[name]
         node = old.producer()
         assert node is not None, "a node writes it"
-        new = ir.Value(name=name, shape=old.shape, type=old.type)
+        new = ir.Value(name=name, shape=old.shape, type=own_type(old))
         if new.dtype is None:
             new.dtype = ir.DataType.INT64
         _replace_uses(graph, old, new)
@@ -325,7 +325,7 @@ def with_given(model: Model, tensors: Sequence[str]) -> Model:
         gather = ir.node(
             "GatherElements", [node.inputs[0], new], attributes={"axis": axis}, name=f"{name}::given"
         )
-        gather.outputs[0].type, gather.outputs[0].shape = values.type, values.shape
+        gather.outputs[0].type, gather.outputs[0].shape = own_type(values), values.shape
         graph.insert_after(node, gather)
         kept, values.name = str(values.name), f"{values.name}::chosen"
         gather.outputs[0].name = kept

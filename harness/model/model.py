@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,11 @@ class NodeInfo:
     lowerable: bool
 
 
+def own_type(value: ir.Value) -> ir.TypeProtocol | None:
+    """The type of a value as an object of its own, which can be given to another: `dtype` is written to in place."""
+    return copy.deepcopy(value.type)
+
+
 def _restore(data: bytes, name: str, sha256: str, path: Path | None, operators: Operators | None) -> Model:
     made = ir.from_proto(onnx.load_from_string(data))
     return Model(made, name=name, sha256=sha256, path=path, operators=operators)
@@ -101,6 +107,15 @@ class Model:
         """How it is pickled on its way to another process: as the ONNX file that it would be, of at most 2 GiB."""
         data = ir.to_proto(self.ir).SerializeToString()
         return _restore, (data, self.name, self.sha256, self.path, self.operators)
+
+    def clone(self) -> ir.Model:
+        """A copy of the graph, to be changed. Tensors are shared, types are not: passes of onnx_ir write to them."""
+        clone = self.ir.clone()
+        for graph in clone.graphs():
+            written = (value for node in graph for value in node.outputs)
+            for value in (*graph.inputs, *graph.initializers.values(), *written):
+                value.type = own_type(value)
+        return clone
 
     @cached_property
     def opset(self) -> int:

@@ -9,7 +9,7 @@ from itertools import count
 import numpy as np
 import onnx_ir as ir
 
-from harness.model import Model
+from harness.model import Model, own_type
 from harness.quantization.arithmetic import FP4, rounded, steps, two_levels
 from harness.quantization.types import QdqPair, Reader, Scale
 from harness.tensors import dtype_of
@@ -26,7 +26,7 @@ def with_scales(
         scales: the new ones, by name of the pair.
         weights: the float values of its weights, see `float_weights`.
     """
-    copy = model.ir.clone()
+    copy = model.clone()
     nodes = {str(node.name): node for node in copy.graph}
     for pair in pairs:
         if pair.name not in scales:
@@ -67,7 +67,7 @@ def without(
         weights: the float values of its weights.
         floats: names of nodes that read everything in float; a pair that nothing reads any more goes, too.
     """
-    copy = model.ir.clone()
+    copy = model.clone()
     nodes = {str(node.name): node for node in copy.graph}
     for pair in pairs:
         taken = [reader for reader in pair.readers if pair.name in off or reader.node in floats]
@@ -94,7 +94,7 @@ def _keep_name(graph: ir.Graph, value: ir.Value, source: ir.Value) -> None:
     name = str(value.name)
     value.name = f"{name}::dequantized"
     node = ir.node("Identity", [source], name=f"{name}::float")
-    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, value.type, value.shape
+    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, own_type(value), value.shape
     graph.append(node)
     graph.outputs[list(graph.outputs).index(value)] = node.outputs[0]
 

@@ -162,7 +162,7 @@ def with_pairs(model: Model, format: Format, places: Collection[Place], scales: 
     """
     if model.opset < format.opset:
         model = at_opset(model, format.opset)
-    copy = model.ir.clone()
+    copy = model.clone()
     nodes = {str(node.name): node for node in copy.graph}
     for each in places:
         readers = [(nodes[reader.node], reader.position) for reader in each.readers if reader.node in nodes]

@@ -14,7 +14,7 @@ import onnx_ir.passes.common as common_passes
 from harness.conversion.cures.building import Inapplicable, constant_of, given
 from harness.conversion.cures.cure import Applied, Cure, Feeds, Transformed, rewrite_rules
 from harness.conversion.cures.opsets import convert_opset
-from harness.model import Model, load_model
+from harness.model import Model, load_model, own_type
 
 #: The rules write operators of this opset and later ones; an older model is converted first.
 OLDEST = 13
@@ -73,7 +73,7 @@ def apply(
     inlined = load_model(found.graph, name=model.name).ir  # a transform may leave calls of local functions
     graph = cleaned(inlined)
     for new, old in zip(graph.graph.outputs, model.ir.graph.outputs, strict=True):
-        new.shape, new.type = old.shape, old.type  # inference would write down what is declared free
+        new.shape, new.type = old.shape, own_type(old)  # inference would write down what is declared free
     return Rewrite(
         cure,
         found.nodes,
@@ -87,7 +87,7 @@ def apply(
 
 def with_shapes(model: Model) -> ir.Model:
     """A copy of the graph in which ONNX's inference wrote what it knows of shapes and dtypes."""
-    graph = model.ir.clone()
+    graph = model.clone()
     with _quietly():
         common_passes.ShapeInferencePass()(graph)
     return graph

@@ -65,7 +65,7 @@ def static_scales(model: Model, feeds: Sequence[Feeds]) -> Transformed | None:
     Raises:
         Inapplicable: there are not two samples, or an input is 0 in all of them.
     """
-    graph, plain = model.ir.clone(), model.ir.clone()
+    graph, plain = model.clone(), model.clone()
     found, floats = _products(graph), _products(plain)
     if not found:
         return None

@@ -27,7 +27,7 @@ def convert_opset(model: Model, opset: int) -> Model:
         Inapplicable: it cannot do it; with its words.
     """
     if not model.opset:  # operators of other domains only
-        graph = model.ir.clone()
+        graph = model.clone()
         graph.opset_imports[""] = opset
         return load_model(graph, name=model.name)
     try:

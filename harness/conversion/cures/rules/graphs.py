@@ -82,7 +82,7 @@ def without_float64(model: Model, refused: frozenset[str] | None) -> Transformed
         if value.const_value is not None and value.const_value.dtype == double:
             array = _narrowed(value, value.const_value.numpy(), model, tuple(found))
             value.const_value = ir.tensor(array, name=value.name)
-            value.type = ir.TensorType(single)  # a new one: clones share their types with the old graph
+            value.dtype = single
     for node in ir.traversal.RecursiveGraphIterator(graph.graph):
         for name, attribute in list(node.attributes.items()):
             if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == double:
@@ -92,7 +92,7 @@ def without_float64(model: Model, refused: frozenset[str] | None) -> Transformed
                 node.attributes[name] = ir.AttrInt64(name, int(single))
         for value in node.outputs:
             if value.dtype == double:
-                value.type = ir.TensorType(single)
+                value.dtype = single
     return Transformed(graph, tuple(found))
 
 

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from harness.conversion.cures.applying import with_shapes
 from harness.conversion.cures.building import Inapplicable, constant_of, known_sizes, rank
 from harness.conversion.cures.cure import Transformed
-from harness.model import Model
+from harness.model import Model, own_type
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _REDUCED: dict[str, Callable[..., np.ndarray]] = {
@@ -185,7 +185,7 @@ def _replace(graph: ir.Graph, found: _Found) -> str:
     ]
     inputs = [found.source, *(each.outputs[0] for each in constants)]
     made = ir.node(found.operator, inputs, found.attributes, name=f"{last.name}/{found.operator}")
-    made.outputs[0].type, made.outputs[0].shape = found.value.type, found.value.shape
+    made.outputs[0].type, made.outputs[0].shape = own_type(found.value), found.value.shape
     ir.convenience.replace_nodes_and_values(
         graph, last, [last], [*constants, made], [found.value], made.outputs
     )
