@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from graphs import graph_model, norm_chain
-from onnx import helper
+from onnx import TensorProto, helper
 
 import harness
 import harness.backends.tensorrt as client
@@ -144,6 +144,28 @@ def test_layers_know_what_is_behind_them_through_tensors_that_are_not_observed(d
     assert "QuantizeLinear" not in set(layers["op"]), "int8 tensors are not observed"
     fed_by_nothing = [tensor for tensor, behind in reads.items() if not len(behind)]
     assert fed_by_nothing == [next(iter(reads))], "only the first layer has nothing but inputs behind it"
+
+
+def test_a_node_that_no_output_is_computed_from_is_no_origin(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Sin", ["x"], ["unused"], name="unused"),
+        helper.make_node("Exp", ["x"], ["grow"], name="grow"),
+        helper.make_node("Sqrt", ["grow"], ["root"], name="root"),
+        helper.make_node("Cast", ["root"], ["y"], name="y", to=TensorProto.INT64),
+    ]
+    path = tmp_path / "net.onnx"
+    dtypes = {"y": TensorProto.INT64}
+    onnx.save(graph_model(nodes, inputs={"x": [64]}, outputs={"y": [64]}, dtypes=dtypes), path)
+    history = tmp_path / "h"
+    report = harness.drift(
+        path, environments=["emulator:fp16", "emulator:bf16"], precisions=["fp16"], history=history
+    )
+    (run,) = report.runs
+    assert run.status is Status.FAIL
+    assert [origin.node for origin in run.origins] == ["grow"]
+    rows = harness.load_history(history)
+    outputs = rows[rows["kind"] == "output"]
+    assert [list(reads) for reads in outputs["reads"].head(1)] == [["root"]]
 
 
 def test_an_interrupted_matrix_goes_on_where_it_was(tiny_cases, drift, tmp_path: Path) -> None:

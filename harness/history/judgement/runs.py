@@ -270,20 +270,41 @@ class _Reader:
 
     def _origins(self, key: CaseRun, tensors: Tensors) -> tuple[TensorDrift, ...]:
         layers = {drift.tensor: drift for drift in tensors[RowKind.LAYER]}
-        failed = {name: drift.verdict in REGRESSIONS for name, drift in layers.items()}
+        reads = self._reads[RowKind.LAYER].get(key, {})
+        live = self._live(key, reads)
+        failed = {
+            name: drift.verdict in REGRESSIONS and (live is None or name in live)
+            for name, drift in layers.items()
+        }
         if not any(failed.values()):
             return ()
-        return tuple(layers[name] for name in find_origins(tuple(layers), failed, self._reads.get(key, {})))
+        return tuple(layers[name] for name in find_origins(tuple(layers), failed, reads))
+
+    def _live(self, key: CaseRun, reads: Mapping[str, Sequence[str]]) -> set[str] | None:
+        """The layers that outputs are computed from; None where the record does not say."""
+        ends = self._reads[RowKind.OUTPUT].get(key, {})
+        found, waiting = set[str](), [name for names in ends.values() for name in names]
+        if not waiting:
+            return None
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += reads.get(name, ())
+        return found
 
     @cached_property
-    def _reads(self) -> dict[CaseRun, dict[str, list[str]]]:
-        """By run, for each layer the nearest observed tensors behind it."""
+    def _reads(self) -> dict[RowKind, dict[CaseRun, dict[str, list[str]]]]:
+        """By run, for each layer and each output the nearest observed tensors behind it."""
+        return {kind: self._read_by(kind) for kind in (RowKind.LAYER, RowKind.OUTPUT)}
+
+    def _read_by(self, kind: RowKind) -> dict[CaseRun, dict[str, list[str]]]:
         found: dict[CaseRun, dict[str, list[str]]] = {}
         if "reads" in self.records:
-            rows = self.records[self.pair.after & (self.records["kind"] == RowKind.LAYER).to_numpy()]
+            rows = self.records[self.pair.after & (self.records["kind"] == kind).to_numpy()]
             columns = [rows[name] for name in ("case", "precision", "tensor", "reads")]
             for case, precision, tensor, reads in zip(*columns, strict=True):
-                if reads is not None:
+                if isinstance(reads, np.ndarray | list):  # an earlier version kept none of outputs
                     found.setdefault((case, precision), {})[str(tensor)] = list(reads)
         return found
 

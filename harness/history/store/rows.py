@@ -118,9 +118,10 @@ def rows_of(
             gpu=engine.gpu,
             compute_capability=engine.compute_capability,
         )
+    observed = frozenset(layer.tensor for layer in result.layers)
     return [
         _engine(common, result, bench),
-        *(_output(common, output, bench, recording, first) for output in result.outputs),
+        *(_output(common, output, bench, recording, first, observed) for output in result.outputs),
         *_layers(common, result, bench, recording, first),
     ]
 
@@ -207,9 +208,15 @@ def _built(layers: Sequence[LayerInfo], bench: Workbench) -> list[BuiltLayer]:
 
 
 def _output(
-    common: Row, output: OutputResult, bench: Workbench, recording: Recording, first: Recording | None
+    common: Row,
+    output: OutputResult,
+    bench: Workbench,
+    recording: Recording,
+    first: Recording | None,
+    observed: frozenset[str],
 ) -> Row:
     node = bench.model.producer(output.tensor)
+    own = (output.tensor,) if output.tensor in observed else ()
     distance = None if first is None else recording.output_distance(first, output.tensor, output.sample)
     row = replace(
         common,
@@ -219,6 +226,7 @@ def _output(
         index=-1 if node is None else node.index,
         node=None if node is None else node.name,
         op=None if node is None else node.op,
+        reads=own or (_nearest(output.tensor, bench.model.predecessors, observed) if observed else None),
         hash=recording.output_hash(output.tensor, output.sample),
         distance=_relative(distance, output.metrics),
     )

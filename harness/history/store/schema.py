@@ -83,7 +83,7 @@ class Row:
     index: Annotated[Integer, "place of the node in topological order; -1 on engine rows"] = None
     node: Annotated[Text, "ONNX node that writes the tensor"] = None
     op: Annotated[Text, "its operator type"] = None
-    reads: Annotated[Texts, "the nearest observed tensors that it was computed from (layer rows)"] = None
+    reads: Annotated[Texts, "the nearest observed layers that it was computed from; itself if it is one"] = None
     # What was measured over the FP32 reference; see harness.comparison.Metrics.
     error: Annotated[
         Number, "nrmse; infinite where the reference is all zero, or finite where an element is not"
