@@ -8,7 +8,7 @@ from harness.compiler.known import known_problems
 from harness.compiler.rules import Match
 from harness.model import Model
 from harness.text import names
-from harness.worker.protocol import Fingerprint
+from harness.worker.protocol import CompileReport, Fingerprint
 
 
 class ConversionWarning(UserWarning):
@@ -27,19 +27,30 @@ def conversion_warning(model: Model, engine: Fingerprint | None = None) -> str |
         release = (engine.product, engine.tensorrt)
     known = known_problems(model, release)
     if release is None and known.reports:
-        releases = names(f"{report.product} {report.release}" for report in known.reports)
-        said = f"{releases} cannot build this model"
+        said = f"{_releases(known.reports)} cannot build this model"
         return f"{said}{_because(known.refused)}; `harness check` says more"
     if release is None and known.refused:
-        products = " and ".join(
+        products = list(
             dict.fromkeys(each.product for match in known.refused for each in match.rule.releases)
         )
-        return f"{products} cannot build this model by the rules{_because(known.refused)}; `harness check` says more"
+        can = f"{products[0]} cannot" if len(products) == 1 else f"neither {' nor '.join(products)} can"
+        return f"by the rules of `harness check`, {can} build this model{_because(known.refused)}"
     if known.different:
         which = "this engine" if release is not None else "some releases"
         verb = "computes" if release is not None else "compute"
         return f"{which} {verb} something else{_because(known.different)}; `harness check` says which and what to do"
     return None
+
+
+def _releases(reports: Sequence[CompileReport]) -> str:
+    """`TensorRT for RTX 1.4.0.76 and 1.7.1.116`; each product is named once."""
+    by_product: dict[str, dict[str, None]] = {}
+    for report in reports:
+        by_product.setdefault(report.product, {})[report.release] = None
+    return " and ".join(
+        f"{product} {names(releases, separator=', ' if len(releases) > 2 else ' and ')}"
+        for product, releases in by_product.items()
+    )
 
 
 def _because(matches: Sequence[Match]) -> str:

@@ -54,6 +54,7 @@ from harness.judge import (
     describe_outputs,
     measure_layers,
     nothing_to_round,
+    over_samples,
     without_origins,
 )
 from harness.judge import Verdict as RunVerdict
@@ -263,7 +264,7 @@ def _selections(subject: Subject) -> tuple[Selection, ...]:
         subject.bench.choices.known(subject.precision, sample, lowered)
         for sample in range(len(subject.bench.feeds))
     ]
-    return tuple(dict.fromkeys(each for one in chosen if one is not None for each in one.selections))
+    return over_samples(each for one in chosen if one is not None for each in one.selections)
 
 
 def _cured(context: Context, found: Findings) -> tuple[OutputResult, ...]:

@@ -21,6 +21,7 @@ from .losses import OwnRoundings as OwnRoundings
 from .losses import Saturation as Saturation
 from .losses import Selection as Selection
 from .losses import Vanishing as Vanishing
+from .losses import over_samples as over_samples
 from .measurement import JudgeOptions as JudgeOptions
 from .measurement import Stage as Stage
 from .measurement import rms_limit as rms_limit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.comparison import DEFAULT_GATES, GATE_OF, GateResult
 from harness.tensors import NEVER, UNLESS_DEFAULT, Precision
-from harness.text import magnitude, number, plural
+from harness.text import beyond, magnitude, number, plural
 
 Tensors = Mapping[str, np.ndarray]
 COSTLY = 0.1
@@ -106,6 +106,15 @@ class Selection:
     gap: float | None
     steps: float | None
 
+    def joined(self, other: Selection) -> Selection:
+        """This one and that of another sample."""
+        counts = (self.changed + other.changed, self.size + other.size, self.others + other.others)
+        gaps = [each.gap for each in (self, other) if each.gap is not None]
+        steps = [each.steps for each in (self, other) if each.steps is not None]
+        return Selection(
+            self.node, self.op, self.tensor, *counts, max(gaps, default=None), max(steps, default=None)
+        )
+
     def describe(self, precision: Precision) -> str:
         """`the order of near ties changes at top (TopK): the set is the same; gaps are below one FP16 step`."""
         where = f"{self.node} ({self.op})"
@@ -123,6 +132,15 @@ class Selection:
         step = f"{str(precision).upper()} step"
         gaps = f"below one {step}" if self.steps < 1 else f"at most {magnitude(self.steps)} {step}s"
         return f"{text}; gaps are {gaps}"
+
+
+def over_samples(selections: Iterable[Selection]) -> tuple[Selection, ...]:
+    """What each node chooses otherwise, over all samples: the largest gap of any, and the counts of all."""
+    nodes: dict[str, Selection] = {}
+    for each in selections:
+        known = nodes.get(each.node)
+        nodes[each.node] = each if known is None else known.joined(each)
+    return tuple(nodes.values())
 
 
 @dataclass(frozen=True)
@@ -284,10 +302,9 @@ class OwnRoundings:
         """What the roundings do to an output beyond the gates of their type, in words; empty where they do not."""
         if self.gate is None:
             return ""
-        return (
-            f"its {self.subject} {self.makes} {self.output} wrong: {self.gate.subject} "
-            f"{self.gate.value:.3g} against the same model without, limit {self.gate.limit:.3g}"
-        )
+        gate, other = self.gate, " against the same model without"
+        text = beyond(gate.subject, gate.value, gate.limit, other)
+        return f"its {self.subject} {self.makes} {self.output} wrong: {text}"
 
     @property
     def facts(self) -> OwnRoundings | None:

@@ -16,7 +16,7 @@ from harness.comparison import ErrorMap, map_error
 from harness.errors import HarnessError
 from harness.judge.checks import check_shapes, cost_of_sums, find_hidden, take_scores
 from harness.judge.layers import COPIES, is_faithful, measure_layers, observation_for
-from harness.judge.losses import HiddenFault, Selection
+from harness.judge.losses import HiddenFault, Selection, over_samples
 from harness.judge.outputs import TensorGates
 from harness.judge.regions import find_regions, observed_of
 from harness.judge.results import (
@@ -146,7 +146,7 @@ class Measurement:
     timings: dict[str, float] = field(default_factory=dict)
     _facts: EngineFacts | EmulatorFacts | None = None
     _repeats: Repeats | None = None
-    _selections: dict[Selection, None] = field(default_factory=dict)
+    _selections: list[Selection] = field(default_factory=list)
     """What was chosen otherwise for near ties, in order."""
     _later: list[Samples] = field(default_factory=list)
     """The outputs of the builds after the first."""
@@ -178,7 +178,7 @@ class Measurement:
             layers=without_origins(layers) if passed else layers,
             faithful=faithful,
             regions=regions,
-            selections=tuple(self._selections),
+            selections=over_samples(self._selections),
             hidden=hidden,
             observed=self._observed(layers),
             shapes=shapes,
@@ -293,7 +293,7 @@ class Measurement:
                     results += found  # it was a guess, and explains nothing
                     continue
                 found = again
-                self._selections.update(dict.fromkeys(chosen.selections))
+                self._selections += chosen.selections
             results += found
         return tuple(results)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.backends import FILE, SAVED
 from harness.judge import MadeWith, RunResult
-from harness.tensors import HostFingerprint
+from harness.tensors import HostFingerprint, Precision
 from harness.text import shorten
 from harness.worker.protocol import TENSORRT, Fingerprint
 
@@ -61,13 +61,16 @@ class Statement:
     text: str
 
 
-def title(result: RunResult) -> str:
-    """`case at fp16`, with the candidate unless it is the emulator; the case alone if that is mistaken."""
+def title(result: RunResult, *more: Precision) -> str:
+    """`case at fp16`, with the candidate unless it is the emulator; the case alone if that is mistaken.
+
+    `more` are precisions of which the same holds: `case at fp32 and fp16`.
+    """
     if result.mistake:
         return result.case
     known = {"emulator": "", FILE: "", SAVED: ", saved outputs"}
     where = known.get(result.candidate, f" on {result.candidate}")
-    return f"{result.case} at {result.precision}{where}"
+    return f"{result.case} at {' and '.join([result.precision, *more])}{where}"
 
 
 def made_with(fingerprint: HostFingerprint) -> dict[str, str]:

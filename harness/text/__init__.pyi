@@ -5,10 +5,12 @@ from .amounts import magnitude as magnitude
 from .amounts import magnitudes as magnitudes
 from .amounts import multiple as multiple
 from .amounts import number as number
+from .amounts import numbers as numbers
 from .amounts import percent as percent
 from .amounts import plural as plural
 from .amounts import ratio as ratio
 from .amounts import size as size
+from .phrases import beyond as beyond
 from .phrases import command as command
 from .phrases import gate as gate
 from .phrases import html_table as html_table

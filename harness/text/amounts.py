@@ -9,8 +9,13 @@ _PLAIN_RATIOS = (0.1, 1000.0)
 """Between them a ratio is a multiple of two or three digits."""
 
 
-def number(value: float | None) -> str:
-    """A metric in few characters: `1.2e-7`, `0.016`, `131`, `inf`; a dash where there is none."""
+def number(value: float | None, digits: int = 2) -> str:
+    """A metric in few characters: `1.2e-7`, `0.016`, `131`, `inf`; a dash where there is none.
+
+    Args:
+        value: the metric.
+        digits: significant digits of what has a power of ten; others have one more.
+    """
     if value is None:
         return "–"
     if not math.isfinite(value):
@@ -18,8 +23,17 @@ def number(value: float | None) -> str:
     if value == 0:
         return "0"
     if 1e-2 <= abs(value) < 1e4:
-        return f"{value:.3g}" if abs(value) < 1e3 else f"{value:.0f}"
-    return _scientific(value, 2)
+        return f"{value:.{digits + 1}g}" if abs(value) < 1e3 else f"{value:.0f}"
+    return _scientific(value, digits)
+
+
+def numbers(value: float, other: float) -> tuple[str, str]:
+    """Both as `number` has them, with as many digits as distinguish them: `0.01004` and `0.01`."""
+    for digits in (2, 3, 4, 5, 6):
+        texts = number(value, digits), number(other, digits)
+        if texts[0] != texts[1] or value == other:
+            break
+    return texts
 
 
 def magnitude(value: float, digits: int = 2) -> str:

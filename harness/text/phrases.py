@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 
-from harness.text.amounts import number, plural
+from harness.text.amounts import number, numbers, plural
 
 _PARTS = r"[\w-]+|[^\w-]"  # of a path of names
 _WORDS = r"[^\W_]+|[\W_]"  # of a name
@@ -103,4 +103,11 @@ def gate(metric: str, limit: float, value: float | None = None, *, at_least: boo
         return f"{metric} {'≥' if at_least else '≤'} {number(limit)}"
     passes = value >= limit if at_least else value <= limit
     sign = ("≥" if passes else "<") if at_least else ("≤" if passes else ">")
-    return f"{metric} {number(value)} {sign} {number(limit)}"
+    found, bound = numbers(value, limit)
+    return f"{metric} {found} {sign} {bound}"
+
+
+def beyond(metric: str, value: float, limit: float, beside: str = "") -> str:
+    """`nrmse 0.6, limit 2e-4`, of a gate that fails; `beside` says what stands between them."""
+    found, bound = numbers(value, limit)
+    return f"{metric} {found}{beside}, limit {bound}"

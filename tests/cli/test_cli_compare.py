@@ -44,7 +44,7 @@ def test_files_that_agree_say_how_they_were_paired(harness) -> None:
 def test_files_that_differ_name_the_node_and_the_weight(harness) -> None:
     status, out, _ = harness("compare", "two.onnx", "three.onnx", "--json", "c.json", "--html", "c.html")
     assert status == 1
-    assert "FAIL three at fp32: y: nrmse 0.5, limit 1e-05" in out
+    assert "FAIL three at fp32: y: nrmse 0.5, limit 1e-5" in out
     assert "node scale (Mul), tensor y" in out
     assert "other values in weight factor (nrmse 0.5)" in out
     assert "harness compare two.onnx three.onnx --details" in out

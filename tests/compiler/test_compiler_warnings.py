@@ -61,9 +61,8 @@ def test_a_run_on_the_emulator_says_that_no_engine_can_be_built(tmp_path: Path) 
     report = harness.run(top(tmp_path / "m.onnx"), precisions="fp32")
     (warning,) = report.results[0].warnings
     assert warning.startswith(
-        "TensorRT for RTX and TensorRT cannot build this model by the rules: top (TopK), K is"
+        "by the rules of `harness check`, neither TensorRT for RTX nor TensorRT can build this model: top (TopK), K is"
     )
-    assert "harness check" in warning
     assert harness.run(plain(tmp_path / "p.onnx"), precisions="fp32").results[0].warnings == ()
 
 
@@ -104,5 +103,11 @@ def test_what_a_compiler_said_earlier_counts_until_it_builds(tmp_path: Path) -> 
         report_key(model.sha256, "b" * 64), CompileReport(TENSORRT_RTX, "1.6.1.120", "strong", failure=asked)
     )
     assert [report.release for report in known_problems(model).reports] == ["1.4.0.76"]
+    cache.put(
+        report_key(model.sha256, "d" * 64), CompileReport(TENSORRT_RTX, "1.7.1.116", "strong", (refused,))
+    )
+    both = "TensorRT for RTX 1.4.0.76 and 1.7.1.116 cannot build this model"
+    assert str(conversion_warning(model)).startswith(both)
+    cache.put(report_key(model.sha256, "e" * 64), CompileReport(TENSORRT_RTX, "1.7.1.116", "strong"))
     cache.put(report_key(model.sha256, "c" * 64), CompileReport(TENSORRT_RTX, "1.4.0.76", "strong"))
     assert conversion_warning(model) is None

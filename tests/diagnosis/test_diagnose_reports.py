@@ -211,6 +211,18 @@ def test_where_nothing_is_wrong_what_is_hidden_is_said_all_the_same(tmp_path: Pa
     assert told(found, "what") == "every gate holds"
     assert told(found, "hidden").startswith("5 places overflow, hidden by the residual: b0_sq (Mul), ")
     assert len(found.hidden_island) >= 15
+    places = ", ".join(f"b{index}_sq (Mul)" for index in range(5))
+    assert found.summary == (
+        f"The emulator passes every gate at fp16, but 5 places overflow behind outputs that pass: {places}."
+    )
+
+
+def test_one_place_that_is_hidden_is_told_in_the_singular(tmp_path: Path) -> None:
+    found = diagnosed(residual_norms(blocks=1), tmp_path)
+    said = told(found, "hidden")
+    assert said.startswith("1 place overflows, hidden by the residual: b0_sq (Mul); FP32 at ")
+    assert " nodes cures it: " in said
+    assert found.summary.endswith("but 1 place overflows behind outputs that pass: b0_sq (Mul).")
 
 
 KEEP = "inputs:\n  keep: {fill: {kind: file, path: keep.npy}}\n"

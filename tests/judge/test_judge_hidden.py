@@ -42,7 +42,7 @@ def test_norms_that_overflow_behind_a_residual_are_named(tmp_path: Path) -> None
     )
     stream = io.StringIO()
     print_report(Console(file=stream, width=400), report)
-    assert f"hidden model: {text}" in stream.getvalue()
+    assert f"hidden fault in model: {text}" in stream.getvalue()
     assert f"Hidden: {text}" in run_page(report)
     assert report.to_dict()["results"][0]["hidden"][0]["by"] == "b0_add"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from graphs import graph_model, norm_chain, own_norm
 from onnx import TensorProto, helper, numpy_helper
 from report_models import detection_head
+from rich.console import Console
 
 from harness.diagnosis.context import make_bench
 from harness.judge import Cause, OwnRoundings, RunResult, Verdict, Workbench, run
 from harness.model import load_model
+from harness.report import print_report
 from harness.tensors import to_json
 
 SHAPE = [4, 64]  # of own_norm, too
@@ -226,3 +229,19 @@ def test_the_cost_of_roundings_has_a_verb_in_their_number(
 ) -> None:
     roundings = OwnRoundings(cost=0.5, dtypes=frozenset(dtypes), quantized=quantized)
     assert f"the model's {words} nrmse 0.5 " in roundings.price
+
+
+def test_the_figure_of_a_ruined_file_is_the_one_that_failed(tmp_path: Path) -> None:
+    onnx.save(detection_head(quantised=True), tmp_path / "head.onnx")
+    report = run(tmp_path / "head.onnx", precisions=["fp32", "fp16"])
+    stream = io.StringIO()
+    print_report(Console(file=stream, width=100, highlight=False), report)
+    row = next(line for line in stream.getvalue().splitlines() if line.startswith("head"))
+    assert row.split() == ["head", *("✗", "FAIL", "1") * 2, "output0"]
+    text = " ".join(stream.getvalue().split())
+    said = (
+        "the file itself: its Q/DQ nodes make output0 wrong: nrmse of scores 1 against the same model without"
+    )
+    assert f"✗ FAIL head at fp32 and fp16: {said}, limit 0.25" in text
+    assert text.count(said) == 1
+    assert "nrmse 0 ≤" not in text, "it passes against itself, which says nothing"

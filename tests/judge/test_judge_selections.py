@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,13 @@ import pytest
 from graphs import graph_model
 from onnx import TensorProto, helper
 from report_models import topk_head
+from rich.console import Console
 
 from harness.backends import Reference
 from harness.diagnosis import DiagnosisVerdict, diagnose
-from harness.judge import Given, RunResult, Verdict, compare, run
+from harness.judge import Cause, Given, RunReport, RunResult, Verdict, compare, run
 from harness.model import load_model, with_islands
+from harness.report import print_report
 from harness.tensors import Precision
 
 RNG = np.random.default_rng(0)
@@ -42,6 +46,28 @@ def test_a_ranking_that_changes_by_near_ties_fails_nothing_behind_it(tmp_path: P
     gathered = next(layer for layer in result.layers if layer.tensor == "sorted_tokens")
     assert not gathered.diverged
     assert result.to_dict()["selections"][0]["node"] == "top_scores"
+
+
+def test_near_ties_of_all_samples_are_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(topk_head(), path)
+    given = Given(samples=3)
+    report = run(path, precisions=["fp16"], given=given)
+    (selection,) = report.results[0].selections
+    assert selection.size == 3 * 5000
+    said = "the order of near ties changes at top_scores (TopK)"
+    assert shown(report).count(said) == shown(report, details=True).count(said) == 1
+    found = diagnose(path, precision=Precision.FP16, given=given, journal=tmp_path / "journal")
+    assert found.selections == (selection,)
+    failing = replace(report.results[0], verdict=Verdict.FAIL, cause=Cause.GATE_FAILED)
+    assert shown(replace(report, results=(failing,))).count(said) == 1
+
+
+def shown(report: RunReport, **options: bool) -> str:
+    """What the console says, in one line."""
+    stream = io.StringIO()
+    print_report(Console(file=stream, width=400), report, **options)
+    return " ".join(stream.getvalue().split())
 
 
 def test_a_few_boxes_with_the_same_set_say_so(tmp_path: Path) -> None:

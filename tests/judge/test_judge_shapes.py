@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import onnx
 import pytest
 from graphs import graph_model
 from onnx import helper
+from rich.console import Console
 
 from harness.backends import FileAsItIs, Plan
 from harness.case import load_case
@@ -16,6 +19,7 @@ from harness.diagnosis import DiagnosisVerdict, diagnose
 from harness.judge import Cause, JudgeOptions, ShapeFault, Verdict, Workbench, run
 from harness.judge.checks import check_shapes
 from harness.judge.results import Baked, ShapeResult
+from harness.report import print_report
 from harness.report.diagnosis.words import statements
 from harness.tensors import Precision
 
@@ -99,6 +103,22 @@ def test_a_batch_that_was_baked_in_names_its_nodes_and_their_constants() -> None
     )
     assert "onnxruntime_src" not in result.reason
     assert result.to_dict()["shapes"][0]["baked"][1]["op"] == "Tile"
+
+
+def test_runs_that_fail_for_another_shape_are_told_once_and_without_a_figure() -> None:
+    wrong = judge(baked_batch(), [8, 3, 8, 8], [1, 3, 8, 8], [16, 3, 8, 8])
+    onnx.save(baked_batch(), "net.onnx")
+    report = run("net.onnx", precisions="fp32", inputs={"x": [8, 3, 8, 8]})
+    report = replace(report, results=(wrong, replace(wrong, precision=Precision.FP16)))
+    stream = io.StringIO()
+    print_report(Console(file=stream, width=100, highlight=False), report)
+    lines = stream.getvalue().splitlines()
+    row = next(line for line in lines if line.startswith("net"))
+    assert row.split() == ["net", "✗", "FAIL", "✗", "FAIL"], "its outputs pass"
+    text = " ".join(stream.getvalue().split())
+    assert text.count("the batch is written into rep_shape") == 1
+    assert "✗ FAIL net at fp32 and fp16: the batch is written into rep_shape" in text
+    assert text.count("at the maximum") == 1
 
 
 def test_without_a_profile_a_baked_batch_is_a_warning() -> None:

@@ -16,6 +16,7 @@ from harness.text import (
     magnitudes,
     multiple,
     number,
+    numbers,
     percent,
     plural,
     ratio,
@@ -44,6 +45,20 @@ from harness.text import (
 )
 def test_numbers_are_short(value: float | None, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "other", "texts"),
+    [
+        (2.15e-3, 1e-5, ("2.2e-3", "1e-5")),
+        (0.0100004, 0.01, ("0.0100004", "0.01")),
+        (1.004e-3, 1e-3, ("1.004e-3", "1e-3")),
+        (0.01, 0.01, ("0.01", "0.01")),
+        (math.inf, 0.01, ("inf", "0.01")),
+    ],
+)
+def test_a_value_beside_its_limit_is_told_from_it(value: float, other: float, texts: tuple[str, str]) -> None:
+    assert numbers(value, other) == texts
 
 
 @given(st.floats(min_value=-1e300, max_value=1e300))

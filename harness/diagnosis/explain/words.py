@@ -17,6 +17,7 @@ from harness.diagnosis.context import (
     journal_folder,
 )
 from harness.diagnosis.results import CANDIDATE, DiagnosisVerdict, EvidenceKind, Mend, Recipe
+from harness.judge import HiddenFault
 from harness.tensors import Accumulate
 from harness.text import bound, command, names, plural, sentence, target_words
 from harness.worker.protocol import TENSORRT_RTX
@@ -25,8 +26,14 @@ LONGEST_COMMAND = 2000
 """Longer commands are left to the files: nobody reads them on a terminal."""
 
 
-def summarise(context: Context, found: Findings) -> str:
-    """The answer in one or two sentences."""
+def summarise(context: Context, found: Findings, hidden: Sequence[HiddenFault] = ()) -> str:
+    """The answer in one or two sentences.
+
+    Args:
+        context: what was diagnosed.
+        found: what the stages came to.
+        hidden: what is lost behind outputs that pass.
+    """
     subject, verdict = context.subject, found.verdict
     if found.own is not None:
         harm = f": {found.own.harm}" if found.own.harm else ""
@@ -40,7 +47,7 @@ def summarise(context: Context, found: Findings) -> str:
         )
         return f"Fused, {pairs} go wrong; kept apart at the same precision they are right."
     texts = {
-        DiagnosisVerdict.NONE: f"Nothing is wrong: {where} passes every gate at {subject.precision}.",
+        DiagnosisVerdict.NONE: _nothing(f"{where} passes every gate at {subject.precision}", hidden),
         DiagnosisVerdict.SHAPE: "Every gate holds at the shapes of the case; other shapes of its profile are wrong.",
         DiagnosisVerdict.REFERENCE: "The FP32 reference itself is not sound, so the candidate cannot be judged.",
         DiagnosisVerdict.NONDETERMINISTIC: f"{at} does not give the same outcome twice.",
@@ -50,6 +57,18 @@ def summarise(context: Context, found: Findings) -> str:
         DiagnosisVerdict.PRECISION: f"{cause} {_remedy(found)}",
     }
     return texts[verdict].strip() if verdict in texts else f"{at} {_unresolved(context, found)}"
+
+
+def _nothing(passes: str, hidden: Sequence[HiddenFault]) -> str:
+    if not hidden:
+        return f"Nothing is wrong: {passes}."
+    places = plural(len(hidden), "place")
+    if all(fault.overflows for fault in hidden):
+        verb = "overflows" if len(hidden) == 1 else "overflow"
+    else:
+        verb = "is lost" if len(hidden) == 1 else "are lost"
+    where = names([f"{fault.node} ({fault.op})" for fault in hidden])
+    return sentence(f"{passes}, but {places} {verb} behind outputs that pass: {where}")
 
 
 def _without_tf32(found: Findings, where: str) -> str:

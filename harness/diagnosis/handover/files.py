@@ -77,7 +77,7 @@ WITH_REPRO = frozenset(
 def hand_over(seen: Seen, context: Context) -> Seen:
     """Say the answer, and write what there is to act on to the folder of the context."""
     assert seen.findings is not None
-    summary = summarise(context, seen.findings)
+    summary = summarise(context, seen.findings, () if seen.hidden is None else seen.hidden.faults)
     layers = (
         {}
         if seen.emulated or seen.gates is None or seen.gates.baseline is None

@@ -184,9 +184,10 @@ def _gates(run: RunResult) -> str:
     if repeats is not None and repeats.passes is not None:
         failing = repeats.builds - repeats.passes
         text = f"{f'{failing} of ' if failing else ''}{repeats.builds} builds: {text}"
+    if run.cause is not Cause.GATES_HOLD:
+        return text
     chosen = [each.describe(run.judged_as or run.precision) for each in run.selections]
-    scores = map(str, run.scores) if run.cause is Cause.GATES_HOLD else ()
-    return "; ".join([text, *chosen, *scores])
+    return "; ".join([text, *chosen, *map(str, run.scores)])
 
 
 def _expected(run: RunResult) -> str:

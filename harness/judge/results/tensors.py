@@ -10,7 +10,7 @@ from typing import ClassVar
 from harness.comparison import COMPUTED, EQUAL, NONFINITE, SHAPE, GateResult, Metrics, RelativeError
 from harness.judge.results.verdicts import Judged
 from harness.tensors import UNLESS_DEFAULT
-from harness.text import names, plural
+from harness.text import beyond, names, plural
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def describe_failure(outputs: tuple[OutputResult, ...]) -> str:
         return f"{output.tensor}: {not_finite(output.metrics)}"
     if gate.metric == EQUAL.metric and not gate.limit:
         return f"{output.tensor}: {different(output.metrics)}"
-    return f"{output.tensor}: {gate.subject} {gate.value:.3g}, limit {gate.limit:.3g}"
+    return f"{output.tensor}: {beyond(gate.subject, gate.value, gate.limit)}"
 
 
 def not_finite(metrics: Metrics) -> str:

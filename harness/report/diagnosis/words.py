@@ -187,7 +187,8 @@ def _hidden(diagnosis: Diagnosis) -> str:
         f"{places} {verb}{same}, hidden {by}: {names([f'{f.node} ({f.op})' for f in faults], MOST_ORIGINS)}"
     )
     if diagnosis.hidden_island:
-        text += f"; FP32 at {plural(len(diagnosis.hidden_island), 'node')} cures them all: "
+        them = "it" if len(faults) == 1 and not diagnosis.origins else "them all"
+        text += f"; FP32 at {plural(len(diagnosis.hidden_island), 'node')} cures {them}: "
         text += names(diagnosis.hidden_island, 2 * MOST_NODES)
     return text
 

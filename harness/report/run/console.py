@@ -85,8 +85,7 @@ def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
     verdicts = [
         [_cell(row.runs.get(precision), plain) for row in arranged.rows] for precision in arranged.precisions
     ]
-    worst = (row.worst_run.worst for row in arranged.rows)
-    outputs = [Text("" if output is None else shorten(output.tensor, 32)) for output in worst]
+    outputs = [Text(shorten(row.worst_output, 32)) for row in arranged.rows]
     origins = [_first_origin(row) for row in arranged.rows]
 
     one_line = [[Text(" ").join(cell) for cell in column] for column in verdicts]
@@ -127,7 +126,7 @@ def matrix_table(arranged: Matrix, *, width: int, plain: bool = False) -> Table:
 def print_run(console: Console, result: RunResult, *others: RunResult, details: bool = False) -> None:
     """Print what is wrong with a run, where, and the command that goes deeper; with `details` all its numbers.
 
-    `others` are runs that ended with the same error.
+    `others` are runs of which the same holds.
     """
     look = LOOKS[result.verdict]
     glyph = look.mark(plain=is_plain(console))
@@ -251,21 +250,18 @@ def _first_origin(row: Row, longest: int = 32) -> Text:
 
 
 def _print_warnings(console: Console, report: RunReport, details: bool) -> None:
-    """The warnings of runs that were not explained, each once with the cases that have it."""
+    """What runs that were not explained have to say all the same, each once with the cases that have it."""
     explained = attention(report)
     if details:
         explained = tuple(result for result in report.results if LOOKS[result.verdict].tone in EXPLAINED)
-    texts = [
-        (warning, result.case)
-        for result in report.results
-        if not any(result is other for other in explained)
-        for warning in result.warnings
-    ]
+    others = [result for result in report.results if not any(result is other for other in explained)]
+    texts = [(warning, result.case) for result in others for warning in result.warnings]
     _print_shared(console, "warning", shared(texts))
-    hidden = [(text, result.case) for result in report.results if (text := hidden_faults(result))]
-    _print_shared(console, "hidden", shared(hidden))
-    ties = [(text, result.case) for result in report.results if (text := near_ties(result))]
-    _print_shared(console, "near ties", shared(ties))
+    hidden = [(text, result.case) for result in others if (text := hidden_faults(result))]
+    _print_shared(console, "hidden fault in", shared(hidden))
+    if not details:  # they are part of the reason that is printed then
+        ties = [(text, result.case) for result in others if (text := near_ties(result))]
+        _print_shared(console, "near ties in", shared(ties))
 
 
 def _print_shared(console: Console, label: str, texts: Mapping[str, str]) -> None:

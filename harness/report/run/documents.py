@@ -22,7 +22,7 @@ from harness.report.run.view import (
     worst_error,
     worst_first,
 )
-from harness.report.run.words import LOOKS, answer, hidden_faults, near_ties, summary
+from harness.report.run.words import LOOKS, answer, hidden_faults, summary
 from harness.report.words import code, escape, fit, layer_legend, made_with, ran_on, title
 from harness.text import number
 
@@ -76,7 +76,6 @@ def run_page(
         gates_text=gates_text,
         flags=flags,
         hidden_faults=hidden_faults,
-        near_ties=near_ties,
         Verdict=Verdict,
         layer_legend=layer_legend(),
     )

@@ -52,6 +52,16 @@ class Row:
         return max(self.runs.values(), key=_severity_and_error)
 
     @property
+    def worst_output(self) -> str:
+        """The output to look at first in that run; empty where no output decided."""
+        run = self.worst_run
+        if worst_error(run) is None:
+            return ""
+        if run.cause is Cause.FILE and run.own_roundings is not None:
+            return run.own_roundings.output or ""
+        return "" if run.worst is None else run.worst.tensor
+
+    @property
     def severity(self) -> float:
         """The severity of the worst verdict."""
         return severity(self.worst_run)
@@ -163,11 +173,18 @@ def severity(result: RunResult) -> float:
 
 
 def alike(results: Iterable[RunResult]) -> tuple[tuple[RunResult, ...], ...]:
-    """The runs in groups of which one explanation holds: those that ended with the same error, else each alone."""
+    """The runs in groups of which one explanation holds, else each alone.
+
+    These are runs that ended with the same error, and those of a case that fail at any precision, as its file itself is
+    at fault, or another shape.
+    """
     groups: dict[object, list[RunResult]] = {}
     for result in results:
         error = result.error
-        same = error and (replace(error, where=None), result.evidence)
+        same: object = error and (replace(error, where=None), result.evidence)
+        if result.cause in (Cause.FILE, Cause.SHAPE):
+            wrong = tuple(map(str, (each for each in result.shapes if each.fault)))
+            same = (result.case_path, result.case, result.reason, wrong, result.warnings, result.candidate)
         groups.setdefault(same or id(result), []).append(result)
     return tuple(map(tuple, groups.values()))
 
@@ -186,7 +203,19 @@ def shared(texts: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def worst_error(result: RunResult) -> float | None:
-    """The largest nrmse of the outputs; infinite where an element is not finite; None without outputs."""
+    """The nrmse that decided, the largest of the outputs; infinite where an element is not finite.
+
+    That of a file that is ruined is its own. None without outputs, and where no nrmse decided: they pass, and another
+    shape fails, a metric of the user's, or the golden reference.
+    """
+    cause = result.cause if result.waived is None else result.waived.cause
+    if cause is Cause.FILE:
+        gate = None if result.own_roundings is None else result.own_roundings.gate
+        if gate is None or gate.metric == NONFINITE.metric:
+            return None if gate is None else math.inf
+        return gate.value if "nrmse" in gate.metric else None
+    if result.verdict is Verdict.FAIL and all(output.passed for output in result.outputs):
+        return None
     return max((output.error for output in result.outputs), default=None)
 
 
@@ -195,10 +224,10 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
 
     Args:
         result: the run.
-        others: runs that ended with the same error.
+        others: runs of which the same holds.
     """
     statements = []
-    if others:
+    if others and result.error is not None:
         titles = dict.fromkeys(title(each) for each in (result, *others))
         statements.append(Statement("cases" if result.mistake else "runs", names(titles, MOST_ALIKE)))
     if changed_golden(result):
@@ -212,7 +241,7 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
     elif result.cause is Cause.SHAPE:
         wrong = [each for each in result.shapes if each.fault]
         statements += [Statement("shape", text) for text in shape_lines(wrong[1:], wrong[0].cause)]
-    elif result.verdict is not Verdict.ERROR and result.worst is not None:
+    elif result.cause is not Cause.FILE and result.verdict is not Verdict.ERROR and result.worst is not None:
         statements.append(Statement("output", _output(result.worst)))
     if result.verdict is Verdict.XPASS:
         statements.append(
@@ -248,8 +277,10 @@ def explain(result: RunResult, *others: RunResult) -> Explanation:
         statements.append(Statement("request", result.error.request))
     evidence = result.evidence[-MOST_EVIDENCE:]
     statements += [Statement("" if place else "evidence", line) for place, line in enumerate(evidence)]
-    together = plural(1 + len(others), "case" if result.mistake else "run")
-    subject = together if others else title(result)
+    if others and result.error is not None:
+        subject = plural(1 + len(others), "case" if result.mistake else "run")
+    else:
+        subject = title(result, *(each.precision for each in others))
     # What runs that share an error are about is listed below: it is another file in each.
     reason = result.reason
     if others and (error := result.error) is not None:
