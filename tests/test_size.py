@@ -8,7 +8,7 @@ from pathlib import Path
 
 from test_tree import PACKAGE, modules
 
-FUNCTION_LINES = 76_870
+FUNCTION_LINES = 80
 MODULES_IN_A_FOLDER = 15
 LINES = 76_870
 """Of all modules of harness together, docstrings included: some 48,000 judge, diagnose and compare releases, 7,500 say
