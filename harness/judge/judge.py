@@ -24,7 +24,7 @@ from harness.judge.checks import find_baked_behind
 from harness.judge.decision import Question, decide, warnings_of
 from harness.judge.measurement import Idle, JudgeOptions, Measurement, Stage
 from harness.judge.names import check_names
-from harness.judge.results import Cause, RunError, RunResult, ShapeResult, Verdict
+from harness.judge.results import Cause, RunError, RunResult, Verdict, baked_text
 from harness.judge.workbench import Workbench
 
 
@@ -179,8 +179,7 @@ class Judge:
             if isinstance(error, ReferenceNotFiniteError) and error.own is not None:
                 return _ruined(blank, spec, error)
             if isinstance(error, NodeFailedError) and (baked := find_baked_behind(bench.model, error.node)):
-                cause = ShapeResult("", {}, baked=baked).cause
-                error.hint = f"{cause}; as it is, it runs at batch {baked[0].constant[0]} alone"
+                error.hint = f"{baked_text(baked)}; as it is, it runs at batch {baked[0].constant[0]} alone"
             of_case = any(error is failure for failure in bench.failures.values())
             return failed_result(blank, error, of_case=of_case or isinstance(error, CaseFileError))
         except Exception as error:  # the other runs must not be lost

@@ -18,7 +18,7 @@ from harness.case import load_case
 from harness.diagnosis import DiagnosisVerdict, diagnose
 from harness.judge import Cause, JudgeOptions, ShapeFault, Verdict, Workbench, run
 from harness.judge.checks import check_shapes
-from harness.judge.results import Baked, ShapeResult
+from harness.judge.results import Baked, Skipped, baked_text
 from harness.report import print_report
 from harness.report.diagnosis.words import statements
 from harness.tensors import Precision
@@ -102,7 +102,8 @@ def test_a_batch_that_was_baked_in_names_its_nodes_and_their_constants() -> None
         "export with -1, expand, or the size of the input; at the minimum (x [1, 3, 8, 8]) "
     )
     assert "onnxruntime_src" not in result.reason
-    assert result.to_dict()["shapes"][0]["baked"][1]["op"] == "Tile"
+    (smaller, _) = result.to_dict()["shapes"]
+    assert (smaller["baked"][1]["op"], smaller["reason"]) == ("Tile", result.shapes[0].failure)
 
 
 def test_runs_that_fail_for_another_shape_are_told_once_and_without_a_figure() -> None:
@@ -154,7 +155,7 @@ def test_a_shape_that_has_its_minus_one_is_not_advised_another(
     constants: list[tuple[int, ...]], cure: str
 ) -> None:
     baked = tuple(Baked(f"view{at}", "Reshape", constant, "x") for at, constant in enumerate(constants))
-    assert ShapeResult("batch 2", {"x": (2, 12)}, baked=baked).cause.endswith(f"export with {cure}")
+    assert baked_text(baked).endswith(f"export with {cure}")
 
 
 def rowwise() -> onnx.ModelProto:
@@ -222,7 +223,7 @@ def test_shapes_beyond_the_budget_are_said_and_not_run() -> None:
     options = JudgeOptions(memory_budget=1 << 20)
     (result,) = run("net.case.yaml", precisions="fp32", options=options).results
     assert result.verdict is Verdict.PASS
-    assert result.shapes[0].skipped
+    assert result.shapes[0].skipped is Skipped.MEMORY
     assert result.warnings[0].startswith("not run at the maximum (x [100000, 8]): it takes about 9")
 
 

@@ -8,7 +8,7 @@ LayerNorm over the batch, a sequence on the first axis or a sum over all rows ra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -20,11 +20,10 @@ from harness.comparison import DEFAULT_GATES, compare
 from harness.errors import CandidateError, HarnessError, NodeFailedError
 from harness.judge.checks.baked import find_baked
 from harness.judge.outputs import TensorGates
-from harness.judge.results import Baked, ShapeFault, ShapeResult, not_finite
+from harness.judge.results import Baked, ShapeFault, ShapeResult, Skipped, Which
 from harness.judge.workbench import Workbench, profiles_of
 from harness.model import guess_fills
 from harness.tensors import Precision
-from harness.text import gate, number, size
 
 Feeds = Mapping[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
@@ -88,32 +87,30 @@ class _Reference:
         """The minimum, optimum and maximum of the profile, without the shape that the case has anyway."""
         own = {name: array.shape for name, array in self.bench.feeds[0].items()}
         found: dict[tuple[tuple[int, ...], ...], _Trial] = {}
-        for place, which in enumerate(("minimum", "optimum", "maximum")):
+        for place, which in enumerate((Which.MINIMUM, Which.OPTIMUM, Which.MAXIMUM)):
             shapes = {**own, **{name: ranges[place] for name, ranges in self.profiles.items()}}
             if shapes != own:
                 found.setdefault(tuple(shapes.values()), self._trial(which, shapes))
         return tuple(found.values())
 
-    def _trial(self, which: str, shapes: Shapes) -> _Trial:
+    def _trial(self, which: Which, shapes: Shapes) -> _Trial:
         profile = {name: shapes[name] for name in self.profiles}
         result = ShapeResult(which, profile)
         try:
             feeds = self.feeds(shapes)
         except HarnessError as error:
-            return _Trial(result.skip(error.message), {}, None)
+            return _Trial(replace(result, skipped=Skipped.INPUTS, failure=error.message), {}, None)
         if feeds is None:
-            return _Trial(result.skip("its inputs come from files, which have one shape"), {}, None)
-        taken = sum(tensor_sizes(self.bench.model, feeds).values())
-        if taken > self.bench.memory_budget:
-            budget = size(self.bench.memory_budget)
-            return _Trial(result.skip(f"it takes about {size(taken)}, and the budget is {budget}"), {}, None)
+            return _Trial(replace(result, skipped=Skipped.FILES), {}, None)
+        needs, budget = sum(tensor_sizes(self.bench.model, feeds).values()), self.bench.memory_budget
+        if needs > budget:
+            return _Trial(replace(result, skipped=Skipped.MEMORY, needs=needs, budget=budget), {}, None)
         try:
             return _Trial(result, feeds, self.bench.itself.run(feeds))
         except NodeFailedError as error:
-            baked = self.baked(self.batch)
-            return _Trial(result.fail(ShapeFault.REFUSED, error.failure, baked), feeds, None)
+            return _Trial(result.refuse(error.failure, self.baked(self.batch)), feeds, None)
         except HarnessError as error:
-            return _Trial(result.fail(ShapeFault.REFUSED, error.message, ()), feeds, None)
+            return _Trial(result.refuse(error.message), feeds, None)
 
     def feeds(self, shapes: Shapes, *, seed: int = 0) -> dict[str, np.ndarray] | None:
         """Inputs of `shapes`; None where some come from files and have another one."""
@@ -190,11 +187,7 @@ class _Reference:
         if not feeds or self._limits[0] > 1:
             return None
         found = _against_rows(feeds, self.batched, outputs, self.bench.itself.run, NOISE)
-        return found.blame(self.baked_by(found)) if found and found.fault else found
-
-    def baked_by(self, found: ShapeResult) -> tuple[Baked, ...]:
-        """What a batch that is not its rows can come from."""
-        return (*self.baked(1), *self.baked(self.batch)) if found.fault else ()
+        return replace(found, baked=(*self.baked(1), *self.baked(self.batch))) if found.fault else found
 
     @cached_property
     def batch_of_two(self) -> tuple[ShapeResult, ...]:
@@ -205,12 +198,12 @@ class _Reference:
         batch = 1 if self.batch > 1 else 2
         shapes = {**{name: array.shape for name, array in own.items()}, **self._rows(own, batch)}
         profile = {name: shapes[name] for name in sorted(self.batched)}
-        result = ShapeResult(f"batch {batch}", profile)
         feeds = self.sized(own, batch)
         try:
             self.bench.itself.run(feeds)
         except NodeFailedError as error:
-            return (result.fail(ShapeFault.REFUSED, error.failure, self.baked(self.batch)),)
+            result = ShapeResult(Which.BATCH, profile, batch)
+            return (result.refuse(error.failure, self.baked(self.batch)),)
         except HarnessError:
             return ()
         folded = self.folded
@@ -232,8 +225,7 @@ class _Reference:
                 continue
             if read.ndim and read.shape[0] == batch:
                 profile = {name: feeds[name].shape for name in sorted(self.batched)}
-                result = ShapeResult(f"batch {batch}", profile)
-                return result.fail(ShapeFault.ROWS, f"its {batch} rows become one", (baked,))
+                return ShapeResult(Which.BATCH, profile, batch, ShapeFault.FOLDED, baked=(baked,))
         return None
 
 
@@ -248,18 +240,14 @@ def _on_candidate(
     try:
         evaluation = candidate.evaluate(plan, trial.feeds)
     except CandidateError as error:
-        return trial.result.fail(ShapeFault.REFUSED, error.message, ())
+        return trial.result.refuse(error.message)
     absolute = candidate.name in ("emulator", "file")
     baseline = None if absolute else bench.beside_engine(judged_as).attempt(trial.feeds, judged_as)
     gates = TensorGates(bench.model, bench.case.tolerances, judged_as)
     computed = Computed(evaluation.tensors, evaluation.failures)
     for output in gates.judge(0, trial.expected, computed, baseline):
-        failed = next((each for each in output.gates if not each.passed), None)
-        if failed is not None:
-            text = output.metrics.incomparable or gate(failed.metric, failed.limit, failed.value)
-            if output.metrics.nonfinite:
-                text = not_finite(output.metrics)
-            return trial.result.fail(ShapeFault.GATE, f"{output.tensor}: {text}", ())
+        if not output.passed:
+            return replace(trial.result, fault=ShapeFault.GATE, output=output)
     return trial.result
 
 
@@ -285,14 +273,15 @@ def _rows(
         yield _against_rows(feeds, looked.batched, outputs, run, row.bound)
         yield _equal_rows(feeds, looked.batched, outputs, run, row.floor)
     except CandidateError as error:
-        yield ShapeResult("rows", {}).fail(ShapeFault.REFUSED, error.message, ())
+        batch = feeds[min(looked.batched)].shape[0]
+        yield ShapeResult(Which.BATCH, _batched(feeds, looked.batched), batch).refuse(error.message)
 
 
 def _against_rows(
     feeds: Feeds, batched: frozenset[str], outputs: tuple[str, ...], run: Run, bound: float
 ) -> ShapeResult:
     batch = feeds[min(batched)].shape[0]
-    result = ShapeResult(f"batch {batch}", {name: feeds[name].shape for name in sorted(batched)})
+    result = ShapeResult(Which.BATCH, _batched(feeds, batched), batch)
     whole = run(feeds)
     for place in range(min(batch, MOST_ROWS)):
         row = {name: array[place : place + 1] if name in batched else array for name, array in feeds.items()}
@@ -302,8 +291,7 @@ def _against_rows(
                 continue
             error = _error(whole[name][place : place + 1], alone[name])
             if not error <= bound:
-                text = f"row {place} of {name} is not what batch 1 gives: nrmse {number(error)}"
-                return result.fail(ShapeFault.ROWS, text, ())
+                return replace(result, fault=ShapeFault.ROWS, tensor=name, row=place, error=error)
     return result
 
 
@@ -314,15 +302,18 @@ def _equal_rows(
         name: np.ascontiguousarray(np.broadcast_to(array[:1], array.shape)) if name in batched else array
         for name, array in feeds.items()
     }
-    result = ShapeResult("equal rows", {name: feeds[name].shape for name in sorted(batched)})
+    result = ShapeResult(Which.EQUAL_ROWS, _batched(feeds, batched), feeds[min(batched)].shape[0])
     found = run(alike)
     for name in outputs:
         if name in found:
             error = _error(found[name], np.broadcast_to(found[name][:1], found[name].shape))
             if not error <= floor:
-                text = f"equal rows of {name} differ within one batch: nrmse {number(error)}"
-                return result.fail(ShapeFault.EQUAL_ROWS, text, ())
+                return replace(result, fault=ShapeFault.EQUAL_ROWS, tensor=name, error=error)
     return result
+
+
+def _batched(feeds: Feeds, batched: frozenset[str]) -> Shapes:
+    return {name: feeds[name].shape for name in sorted(batched)}
 
 
 def _error(one: np.ndarray, other: np.ndarray) -> float:

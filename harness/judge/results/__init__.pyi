@@ -8,6 +8,9 @@ from .scores import Score as Score
 from .shapes import Baked as Baked
 from .shapes import ShapeFault as ShapeFault
 from .shapes import ShapeResult as ShapeResult
+from .shapes import Skipped as Skipped
+from .shapes import Which as Which
+from .shapes import baked_text as baked_text
 from .shapes import shape_lines as shape_lines
 from .tensors import LayerResult as LayerResult
 from .tensors import Observed as Observed
