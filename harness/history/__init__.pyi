@@ -19,6 +19,7 @@ from .judgement.wording import MOST_BUILDS as MOST_BUILDS
 from .judgement.wording import baseline_text as baseline_text
 from .judgement.wording import builds_text as builds_text
 from .judgement.wording import change_text as change_text
+from .judgement.wording import demand_text as demand_text
 from .judgement.wording import failing_text as failing_text
 from .judgement.wording import gate_text as gate_text
 from .judgement.wording import layers_text as layers_text

@@ -5,29 +5,31 @@ The first line is a header that names the problem by its hash; each further line
     {"schema": "harness.search-journal/1", "problem": "3f…", "units": 500}
     {"treated": "0-249,301", "outcome": "fail", "badness": 3.5, "margin": -3.49, "seconds": 5.1, "note": ""}
 
-`treated` lists positions in the problem's units. Numbers that are not finite are written as strings. A line is
-written in one piece and synced; what a crash leaves of a last line is dropped on the next opening. A lock file
+`treated` lists positions in the problem's units. Numbers that are not finite are written as strings. A lock file
 beside the journal keeps a second writer out, and dies with its process.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from harness.errors import JournalError, Place
+from harness.errors import JournalError
 from harness.search.problem import Problem
 from harness.search.types import Evaluation, Outcome
+from harness.tensors import append_line, read_journal, start_journal, take_lock
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 SCHEMA = "harness.search-journal/1"
+AGAIN = "delete that line or the journal: its evaluations are then done again"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Journal:
         """
         lock = _locked(path)
         try:
-            _write_header(path, problem)
+            _start(path, problem)
             return cls(path, problem, (), lock)
         except BaseException:
             lock.release()
@@ -79,10 +81,13 @@ class Journal:
         """
         lock = _locked(path)
         try:
-            records = _recover(path, problem) if path.exists() else None
+            records = None
+            if path.exists():
+                check, decode = partial(_check_header, path, problem), partial(_decode, problem)
+                records = read_journal(path, check, decode, AGAIN)
             if records is None:
-                _write_header(path, problem)
-            return cls(path, problem, records or (), lock)
+                _start(path, problem)
+            return cls(path, problem, tuple(records or ()), lock)
         except BaseException:
             lock.release()
             raise
@@ -91,8 +96,7 @@ class Journal:
         """Write one evaluation; it is on the disk when this returns."""
         if self._descriptor is None:
             raise JournalError("the journal is closed", where=self.path, hint="open it with Journal.resume")
-        os.write(self._descriptor, _encode(self._problem, treated, evaluation))
-        os.fsync(self._descriptor)
+        append_line(self._descriptor, _encode(self._problem, treated, evaluation))
 
     def close(self) -> None:
         """Close the file and let others write. Calling it twice is allowed."""
@@ -111,67 +115,19 @@ class Journal:
 
 
 def _locked(path: Path) -> FileLock:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(path.name + ".lock"))
+    hint = "wait for the other search to end, or give this one a journal of its own"
+    busy = JournalError("another process is writing to this journal", where=path, hint=hint)
+    return take_lock(path.with_name(path.name + ".lock"), busy)
+
+
+def _start(path: Path, problem: Problem) -> None:
+    start_journal(path, {"schema": SCHEMA, "problem": problem.digest, "units": len(problem.units)})
+
+
+def _check_header(path: Path, problem: Problem, header: Any) -> None:
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        hint = "wait for the other search to end, or give this one a journal of its own"
-        raise JournalError("another process is writing to this journal", where=path, hint=hint) from None
-    return lock
-
-
-def _write_header(path: Path, problem: Problem) -> None:
-    header = {"schema": SCHEMA, "problem": problem.digest, "units": len(problem.units)}
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(json.dumps(header).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if os.name == "posix":  # a folder cannot be opened, and need not be synced, on Windows
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _recover(path: Path, problem: Problem) -> tuple[Record, ...] | None:
-    """Read the evaluations of a journal and cut off a torn last line. None: not even the header is whole."""
-    data = path.read_bytes()
-    lines = [line + b"\n" for line in data.split(b"\n")]
-    lines[-1] = lines[-1][:-1]  # what follows the last line feed: nothing, or a line that was torn
-    lines = list(filter(None, lines))
-    if not lines or not lines[0].endswith(b"\n"):
-        return None
-    _check_header(path, lines[0], problem)
-    records: list[Record] = []
-    whole = len(lines[0])
-    for number, line in enumerate(lines[1:], start=2):
-        try:
-            if not line.endswith(b"\n"):
-                raise ValueError("the line does not end")
-            records.append(_decode(problem, line))
-        except (ValueError, LookupError, TypeError) as error:
-            if number < len(lines):
-                hint = "delete that line or the journal: its evaluations are then done again"
-                message = f"this line of the journal is damaged: {error}"
-                raise JournalError(message, where=Place(path, number), hint=hint) from error
-            break
-        whole += len(line)
-    if whole < len(data):
-        with path.open("rb+") as file:
-            file.truncate(whole)
-            os.fsync(file.fileno())
-    return tuple(records)
-
-
-def _check_header(path: Path, line: bytes, problem: Problem) -> None:
-    try:
-        header = json.loads(line)
         schema, digest, units = header["schema"], header["problem"], header["units"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         hint = "give the path of a journal that a search has written"
         raise JournalError("this is not the journal of a search", where=path, hint=hint) from error
     if schema != SCHEMA:
@@ -186,8 +142,8 @@ def _check_header(path: Path, line: bytes, problem: Problem) -> None:
         raise JournalError(message, where=path, hint=hint)
 
 
-def _encode(problem: Problem, treated: frozenset[str], evaluation: Evaluation) -> bytes:
-    line = {
+def _encode(problem: Problem, treated: frozenset[str], evaluation: Evaluation) -> dict[str, object]:
+    return {
         "treated": _spell_ranges(sorted(problem.positions[unit] for unit in treated)),
         "outcome": evaluation.outcome.value,
         "badness": _spell_number(evaluation.badness),
@@ -195,11 +151,9 @@ def _encode(problem: Problem, treated: frozenset[str], evaluation: Evaluation) -
         "seconds": _spell_number(evaluation.seconds),
         "note": evaluation.note,
     }
-    return json.dumps(line, allow_nan=False).encode() + b"\n"
 
 
-def _decode(problem: Problem, line: bytes) -> Record:
-    fields: dict[str, Any] = json.loads(line)
+def _decode(problem: Problem, fields: Any) -> Record:
     treated = frozenset(problem.units[position] for position in _read_ranges(str(fields["treated"])))
     evaluation = Evaluation(
         outcome=Outcome(fields["outcome"]),

@@ -21,6 +21,10 @@ from .fingerprint import host_fingerprint as host_fingerprint
 from .halves import round_to_float16 as round_to_float16
 from .halves import to_float16 as to_float16
 from .halves import to_float32 as to_float32
+from .journals import append_line as append_line
+from .journals import read_journal as read_journal
+from .journals import start_journal as start_journal
+from .journals import take_lock as take_lock
 from .memory import memory_limit as memory_limit
 from .precision import Accumulate as Accumulate
 from .precision import Precision as Precision

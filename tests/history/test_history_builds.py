@@ -247,9 +247,9 @@ def test_no_noise_and_unknown_noise_are_said_in_words() -> None:
         ({"gate": "rmse", "limit": 2e-4, "error_limit": 1.8e-3}, "gate rmse ≤ 2e-4 (error ≤ 1.8e-3)"),
         ({"gate": "rmse", "limit": 3.11e-3, "error_limit": 3.12e-3}, "gate rmse ≤ 3.1e-3"),
         ({"gate": "cosine", "limit": 0.99}, "gate cosine ≥ 0.99"),
-        ({"gate": "nonfinite", "limit": 0.0}, "gate: no element that is not finite,"),
-        ({"gate": "shape", "limit": 0.0}, "gate: the shape of the reference,"),
-        ({"gate": "computed", "limit": 0.0}, "gate: that it can be computed,"),
+        ({"gate": "nonfinite", "limit": 0.0}, "gate: all finite,"),
+        ({"gate": "shape", "limit": 0.0}, "gate: the same shape,"),
+        ({"gate": "computed", "limit": 0.0}, "gate: computed,"),
         ({}, "gates"),
     ],
 )

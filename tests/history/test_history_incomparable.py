@@ -36,8 +36,8 @@ def drift(tmp_path: Path):
 @pytest.mark.parametrize(
     ("proto", "output", "start", "gate"),
     [
-        (picked_elements(), "picked", "far", "the shape of the reference"),
-        (looked_up(), "y", "size", "that it can be computed"),
+        (picked_elements(), "picked", "far", "the same shape"),
+        (looked_up(), "y", "size", "computed"),
     ],
 )
 def test_it_is_a_new_failure_and_the_way_back_a_fix(

@@ -7,28 +7,36 @@ A folder holds one journal for each search (see `harness.search.Journal`) and `d
     {"key": "baseline", "value": {…}}
 
 `spent` is written when an engine was built, before its outcome is used; `key` when a step outside of a search is
-done. Lines are synced to disk. A torn last line is dropped.
+done.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from harness.diagnosis.context.subject import Subject
-from harness.errors import JournalError, Place
+from harness.errors import JournalError
 from harness.search import Journal, Problem
-from harness.tensors import from_json, load_tensors, save_tensors, to_json, write_text
+from harness.tensors import (
+    append_line,
+    from_json,
+    load_tensors,
+    read_journal,
+    save_tensors,
+    start_journal,
+    take_lock,
+    to_json,
+)
 
 SCHEMA = "harness.diagnosis-journal/1"
 FILE = "diagnosis.jsonl"
@@ -61,12 +69,9 @@ def locked(folder: Path) -> Iterator[None]:
         JournalError: another diagnosis is writing there, or nothing can be.
     """
     _make(folder)
-    lock = FileLock(folder / f"{FILE}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        hint = "wait for it to end, or write elsewhere with --out"
-        raise JournalError("another diagnosis is writing to this folder", where=folder, hint=hint) from None
+    hint = "wait for it to end, or write elsewhere with --out"
+    busy = JournalError("another diagnosis is writing to this folder", where=folder, hint=hint)
+    lock = take_lock(folder / f"{FILE}.lock", busy)
     try:
         yield
     finally:
@@ -112,7 +117,7 @@ class DiagnosisJournal:
             # When resuming without this file, the journals of a search by hand may be there.
             for old in () if resume else folder.glob("*.journal"):
                 old.unlink(missing_ok=True)
-            write_text(self._path, json.dumps({"schema": SCHEMA, "subject": subject.identity}) + "\n")
+            start_journal(self._path, {"schema": SCHEMA, "subject": subject.identity})
 
     def of_search(self, name: str, problem: Problem) -> AbstractContextManager[Journal | None]:
         """The journal of one search, to be entered and left; None where nothing is kept.
@@ -179,43 +184,29 @@ class DiagnosisJournal:
     def _append(self, line: Mapping[str, object], *, sync: bool = True) -> None:
         if self.folder is None:
             return
-        data = json.dumps(line, allow_nan=False).encode() + b"\n"
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         try:
-            os.write(descriptor, data)
-            if sync:
-                os.fsync(descriptor)
+            append_line(descriptor, line, sync=sync)
         finally:
             os.close(descriptor)
 
     def _read(self, identity: str) -> None:
-        data = self._path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        try:
-            entries = [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
-            message = f"this is not the journal of a diagnosis: {error}"
-            raise JournalError(message, where=self._path, hint=START_AGAIN) from error
-        if not entries or not isinstance(entries[0], dict) or entries[0].get("schema") != SCHEMA:
+        if read_journal(self._path, partial(self._check, identity), self._take, START_AGAIN) is None:
+            self._check(identity, None)
+
+    def _check(self, identity: str, header: Any) -> None:
+        if not isinstance(header, dict) or header.get("schema") != SCHEMA:
             raise JournalError("this is not the journal of a diagnosis", where=self._path, hint=START_AGAIN)
-        if entries[0].get("subject") != identity:
+        if header.get("subject") != identity:
             raise JournalError(
                 "this journal belongs to another diagnosis: the model, the inputs, the tolerances, the precision or "
                 "the candidate have changed since",
                 where=self._path,
                 hint=START_AGAIN,
             )
-        for number, entry in enumerate(entries[1:], start=2):
-            try:
-                if "spent" in entry:
-                    self.spent[entry["spent"]["phase"]] += entry["spent"]["builds"]
-                else:
-                    self._values[entry["key"]] = entry["value"]
-            except (LookupError, TypeError) as error:
-                raise JournalError(
-                    "this line of the journal is damaged", where=Place(self._path, number), hint=START_AGAIN
-                ) from error
-        if len(whole) < len(data):
-            with self._path.open("rb+") as file:
-                file.truncate(len(whole))
-                os.fsync(file.fileno())
+
+    def _take(self, entry: Any) -> None:
+        if "spent" in entry:
+            self.spent[entry["spent"]["phase"]] += entry["spent"]["builds"]
+        else:
+            self._values[entry["key"]] = entry["value"]

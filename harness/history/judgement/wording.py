@@ -17,14 +17,15 @@ from harness.history.judgement.outcome import (
 from harness.history.judgement.steps import Series
 from harness.history.judgement.structure import Change, StructureChange
 from harness.history.types import DriftVerdict, RowKind
-from harness.text import gate, names, number, plural, ratio
+from harness.text import gate as in_words
+from harness.text import names, number, plural, ratio
 
 MOST_BUILDS = 6  # whose errors are named one by one
 _NOUNS = {RowKind.OUTPUT: "output", RowKind.LAYER: "layer"}
 _DEMANDS = {
-    NONFINITE.metric: "no element that is not finite",
-    SHAPE: "the shape of the reference",
-    COMPUTED: "that it can be computed",
+    NONFINITE.metric: "all finite",
+    SHAPE: "the same shape",
+    COMPUTED: "computed",
 }
 _INCOMPARABLE = {
     Incomparable.NOTHING_BEFORE: "there is no older result to compare with",
@@ -108,16 +109,16 @@ def noise_text(noise: float) -> str:
     return f"noise ±{number(noise)}" if noise else "no noise: the builds of each release err alike"
 
 
-def gate_text(drift: TensorDrift) -> str:
-    """`rmse ≤ 2e-4 (error ≤ 1.9e-3)`: metric and limit, and the limit as an error where that is another number.
+def demand_text(gate: str | None, limit: float) -> str:
+    """`rmse ≤ 2e-4`: metric and limit; `all finite` and the like of a gate without a limit; empty if unknown."""
+    if gate is None or gate in _DEMANDS:
+        return _DEMANDS.get(gate or "", "")
+    return in_words(gate, limit, at_least=gate in LOWER_BOUNDED)
 
-    What a gate without a limit demands, in words; empty if the gate is unknown.
-    """
-    if drift.gate is None:
-        return ""
-    if drift.gate in _DEMANDS:
-        return _DEMANDS[drift.gate]
-    text = gate(drift.gate, drift.limit, at_least=drift.gate in LOWER_BOUNDED)
+
+def gate_text(drift: TensorDrift) -> str:
+    """`rmse ≤ 2e-4 (error ≤ 1.9e-3)`: the limit as an error, too, where that is another number; empty if unknown."""
+    text = demand_text(drift.gate, drift.limit)
     as_error = number(drift.error_limit)
     other = not math.isnan(drift.error_limit) and as_error != number(drift.limit)
     return f"{text} (error ≤ {as_error})" if other else text

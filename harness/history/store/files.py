@@ -29,7 +29,16 @@ from harness.history.store.places import is_store, parts_folder, put, readable
 from harness.history.store.schema import METADATA_KEY, NAMES, SCHEMA, Row, arrow_schema
 from harness.history.types import CacheUse, LayerBuilds
 from harness.judge import MadeWith
-from harness.tensors import NEVER, UNLESS_DEFAULT, Precision, atomic_path, from_json, to_json, write_text
+from harness.tensors import (
+    NEVER,
+    UNLESS_DEFAULT,
+    Precision,
+    atomic_path,
+    from_json,
+    take_lock,
+    to_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -151,18 +160,9 @@ class RunWriter:
             self._check_plan()
 
     def __enter__(self) -> RunWriter:
-        from filelock import FileLock, Timeout
-
-        self.parts.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.parts / "lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise HistoryError(
-                "another process is writing this run",
-                where=self.parts,
-                hint="wait, or leave out --resume to start a new run",
-            ) from None
+        hint = "wait, or leave out --resume to start a new run"
+        busy = HistoryError("another process is writing this run", where=self.parts, hint=hint)
+        self._lock = take_lock(self.parts / "lock", busy)
         if not (self.parts / PLAN).exists():
             write_text(self.parts / PLAN, json.dumps(to_json(self.plan), indent=1) + "\n")
         return self

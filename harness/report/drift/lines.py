@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.history import Change, DriftReport, RunDrift, Status, Trend
 from harness.text import names, plural, ratio, shorten
@@ -17,29 +17,39 @@ _TRENDS = {
     "engine size": ("larger", "smaller"),
     "build time": ("slower to build", "faster to build"),
 }
-_CHANGES = {
-    Change.QDQ_UNFUSED: "convolution no longer fused with its add",
-    Change.QDQ_LEFT: "Q/DQ left over",
-    Change.CASTS_FUSED: "node whose Casts are fused away",
-    Change.CASTS_KEPT: "node whose Casts are kept now",
-    Change.PRECISION: "node in another precision",
-    Change.FUSION_VANISHED: "fusion gone",
-    Change.FUSION_APPEARED: "new fusion",
-    Change.FUSION_CHANGED: "fusion changed",
-    Change.TACTIC: "tactic changed",
-}
-_PLURALS = {
-    Change.QDQ_UNFUSED: "convolutions no longer fused with their adds",
-    Change.CASTS_FUSED: "nodes whose Casts are fused away",
-    Change.CASTS_KEPT: "nodes whose Casts are kept now",
-    Change.PRECISION: "nodes in another precision",
-    Change.FUSION_VANISHED: "fusions gone",
-    Change.FUSION_APPEARED: "new fusions",
-    Change.FUSION_CHANGED: "fusions changed",
-    Change.TACTIC: "tactics changed",
-}
 
 
+class ChangeWords(NamedTuple):
+    """A change of an engine in words: how one and many are counted, and of which nodes it is."""
+
+    one: str
+    many: str
+    of_nodes: str
+
+
+CHANGES = {
+    Change.QDQ_UNFUSED: ChangeWords(
+        "convolution no longer fused with its add",
+        "convolutions no longer fused with their adds",
+        "convolution no longer fused with its add: {}",
+    ),
+    Change.QDQ_LEFT: ChangeWords("Q/DQ left over", "Q/DQ left over", "Q/DQ left over at {}"),
+    Change.CASTS_FUSED: ChangeWords(
+        "node whose Casts are fused away", "nodes whose Casts are fused away", "Casts around {} fused away"
+    ),
+    Change.CASTS_KEPT: ChangeWords(
+        "node whose Casts are kept now",
+        "nodes whose Casts are kept now",
+        "Casts around {} no longer fused away",
+    ),
+    Change.PRECISION: ChangeWords(
+        "node in another precision", "nodes in another precision", "precision of {}"
+    ),
+    Change.FUSION_VANISHED: ChangeWords("fusion gone", "fusions gone", "fusion of {} vanished"),
+    Change.FUSION_APPEARED: ChangeWords("new fusion", "new fusions", "fusion of {} appeared"),
+    Change.FUSION_CHANGED: ChangeWords("fusion changed", "fusions changed", "fusion of {} changed"),
+    Change.TACTIC: ChangeWords("tactic changed", "tactics changed", "tactic of {}"),
+}
 _BY_NODE = frozenset({Change.CASTS_FUSED, Change.CASTS_KEPT, Change.PRECISION})
 """Counted are the nodes, of others the changes."""
 
@@ -93,11 +103,11 @@ def _quantities(report: DriftReport) -> Iterator[str]:
 
 
 def _structures(report: DriftReport) -> Iterator[str]:
-    for kind, word in _CHANGES.items():
+    for kind, words in CHANGES.items():
         found = [change for run in report.runs for change in run.structure if change.change is kind]
         amount = sum(len(change.nodes) for change in found) if kind in _BY_NODE else len(found)
         if amount:
-            yield f"{amount} {word if amount == 1 else _PLURALS.get(kind, word)}"
+            yield f"{amount} {words.one if amount == 1 else words.many}"
 
 
 MOST_NAMED = 8

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.comparison import COMPUTED, LOWER_BOUNDED, NONFINITE, SHAPE
 from harness.history import (
     SEVERITY,
     DriftReport,
@@ -20,11 +19,12 @@ from harness.history import (
     Series,
     Trend,
     compared_engines,
+    demand_text,
     judged_tensors,
 )
 from harness.report.drift.words import DRIFT_LOOKS, look_of, run_title, verdict_text
 from harness.report.words import short
-from harness.text import gate, number, ratio
+from harness.text import number, ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +118,7 @@ def tensors_table(report: DriftReport, most: int) -> Table:
                 _number(row.new),
                 Cell(change_text(row.old, row.new), _sortable(row.change)),
                 _number(row.error_limit),
-                Cell(gate_text(row)),
+                Cell(demand_text(row.gate, row.limit) or "–"),
                 Cell(gates_held(row), float(row.new_passed)),
                 _number(row.noise, unknown="not measured"),
                 _number(row.floor),
@@ -190,17 +190,6 @@ def change_text(old: float, new: float) -> str:
     if old == 0 or math.isinf(old):
         return "–" if new == old else f"from {number(old)}"
     return ratio(new / old)
-
-
-def gate_text(row: JudgedTensor) -> str:
-    """`rmse ≤ 2e-4`: metric and limit of the gate; `finite` where elements are not."""
-    if row.gate is None:
-        return "–"
-    if row.gate == NONFINITE.metric:
-        return "all finite"
-    if row.gate in (SHAPE, COMPUTED):
-        return "the same shape" if row.gate == SHAPE else "computed"
-    return gate(row.gate, row.limit, at_least=row.gate in LOWER_BOUNDED)
 
 
 def gates_held(row: JudgedTensor) -> str:

@@ -27,6 +27,7 @@ from harness.history import (
     place_text,
     tensor_text,
 )
+from harness.report.drift.lines import CHANGES
 from harness.report.drift.words import DRIFT_LOOKS, fails
 from harness.report.words import Statement
 from harness.text import number, plural, shorten
@@ -36,17 +37,6 @@ MOST_CHANGES = 5
 MOST_ERRORS = 4
 MOST_EVIDENCE = 3
 DIFFERING = "the noise band spans these precisions: a release that only chooses another one more often stays within it"
-_CHANGES = {
-    Change.QDQ_UNFUSED: "convolution no longer fused with its add: {}",
-    Change.QDQ_LEFT: "Q/DQ left over at {}",
-    Change.CASTS_FUSED: "Casts around {} fused away",
-    Change.CASTS_KEPT: "Casts around {} no longer fused away",
-    Change.PRECISION: "precision of {}",
-    Change.FUSION_VANISHED: "fusion of {} vanished",
-    Change.FUSION_APPEARED: "fusion of {} appeared",
-    Change.FUSION_CHANGED: "fusion of {} changed",
-    Change.TACTIC: "tactic of {}",
-}
 MOST_NODES = 4
 MOST_LETTERS = 90  # of how a change was and is; the table of the page holds all of them
 
@@ -169,10 +159,11 @@ def _change(change: StructureChange, *, compiled: bool) -> str:
     if len(change.nodes) > MOST_NODES:
         nodes = f"{plural(len(change.nodes), 'node')} ({nodes}, …)"
     old, new = shorten(change.old, MOST_LETTERS), shorten(change.new, MOST_LETTERS)
+    what = CHANGES[change.change].of_nodes
     if compiled:  # once; and a compiler names what it generates after what that does
-        what = "generated code of {}" if change.change is Change.TACTIC else _CHANGES[change.change]
+        what = "generated code of {}" if change.change is Change.TACTIC else what
         return f"{what.format(nodes)}: {old} → {new}"
-    return f"{_CHANGES[change.change].format(nodes)}: {old} ({change.old_builds} builds) → {new}"
+    return f"{what.format(nodes)}: {old} ({change.old_builds} builds) → {new}"
 
 
 def _counts(found: Mapping[DriftVerdict, int]) -> str:
