@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from onnx import numpy_helper
 
+from benchmarks.emulation.accumulators import accumulate_in_fp16
 from benchmarks.emulation.sweep import CONVOLUTIONS, Product
 from benchmarks.record import RESULTS, record
-from harness.model import accumulate_in_fp16
 from harness.tensors import write_text
 from harness.worker.protocol import TENSORRT, TENSORRT_RTX
 

@@ -290,7 +290,7 @@ def download(url: str, sha256: str) -> Path:
     try:
         locks.mkdir(parents=True, exist_ok=True)
         with FileLock(locks / sha256):
-            if not _has_checksum(target, sha256):
+            if not (target.is_file() and hash_file(target) == sha256):
                 _fetch(url, target, sha256)
     except HarnessError:
         raise
@@ -299,10 +299,6 @@ def download(url: str, sha256: str) -> Path:
     except (HTTPException, ValueError) as error:
         raise _failed(url, f"{type(error).__name__}: {error}") from error
     return target
-
-
-def _has_checksum(path: Path, sha256: str) -> bool:
-    return path.is_file() and hash_file(path) == sha256
 
 
 def _fetch(url: str, target: Path, sha256: str) -> None:

@@ -56,7 +56,6 @@ from .sums import PRODUCTS as PRODUCTS
 from .sums import SUMMED as SUMMED
 from .sums import Arithmetic as Arithmetic
 from .sums import Summation as Summation
-from .sums import accumulate_in_fp16 as accumulate_in_fp16
 from .sums import fp16_sums as fp16_sums
 from .sums import is_plain_lstm as is_plain_lstm
 from .sums import largest_partial_sum as largest_partial_sum

@@ -6,11 +6,12 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks.emulation.accumulators import accumulate_in_fp16
 from benchmarks.emulation.probes import PROBES
 from cases.models.graph import Graph
 from harness.backends import GraphRunner
 from harness.compiler import Within, within_kernels
-from harness.model import Model, accumulate_in_fp16, fp16_sums, load_model, lower, round_array
+from harness.model import Model, fp16_sums, load_model, lower, round_array
 from harness.tensors import Precision
 from harness.worker.protocol import TENSORRT_RTX, Kernel, KernelList
 

@@ -15,6 +15,7 @@ from graphs import graph_model
 from models import feeds, rmsnorm
 from onnx import helper
 
+from benchmarks.emulation.accumulators import accumulate_in_fp16
 from harness.backends import Observation
 from harness.case import Tolerance
 from harness.diagnosis import (
@@ -26,7 +27,7 @@ from harness.diagnosis import (
     diagnose_model,
 )
 from harness.judge import Judge
-from harness.model import Model, accumulate_in_fp16, load_model, sampled_product, save_model, splits_of
+from harness.model import Model, load_model, sampled_product, save_model, splits_of
 from harness.report.diagnosis import diagnosis_markdown, diagnosis_page
 from harness.tensors import Accumulate, Precision
 from harness.worker.protocol import TENSORRT_RTX

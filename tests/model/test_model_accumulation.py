@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.model import DEPTH, accumulate_in_fp16
+from benchmarks.emulation.accumulators import accumulate_in_fp16
+from harness.model import DEPTH
 
 VALUES = st.floats(-64, 64, width=16)
 

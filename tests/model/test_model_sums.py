@@ -8,6 +8,7 @@ import pytest
 from graphs import graph_model
 from onnx import helper
 
+from benchmarks.emulation.accumulators import accumulate_in_fp16
 from cases.models.recurrent import lstm
 from harness.backends import GraphRunner
 from harness.model import (
@@ -15,7 +16,6 @@ from harness.model import (
     Arithmetic,
     Model,
     Summation,
-    accumulate_in_fp16,
     fp16_sums,
     load_model,
     lower,

@@ -6,8 +6,7 @@ Whether the candidate passes in FP32 is not tested here: an island that cures sh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,7 +37,6 @@ from harness.judge import (
     Overflow,
     OwnRoundings,
     ShapeResult,
-    Workbench,
     check_shapes,
     describe_failure,
     find_overflows,
@@ -96,32 +94,8 @@ def _passes_anyway(output: OutputResult) -> bool:
     return all(gate.passed for gate in output.gates if gate.metric in DECIDED_ANYWAY)
 
 
-@dataclass(frozen=True)
-class InDouble:
-    """What the model of a reference computes in FP64.
-
-    Args:
-        tensors: its outputs by name, sample by sample.
-        fp32_ops: the operators that had to stay in FP32.
-    """
-
-    tensors: Sequence[Mapping[str, np.ndarray]]
-    fp32_ops: Sequence[str]
-
-    @classmethod
-    def of(cls, bench: Workbench) -> InDouble:
-        """Compute it; raises ModelError where ONNX Runtime cannot."""
-        double = DoubleReference(bench.model)
-        return cls([double.run(feeds).tensors for feeds in bench.feeds], double.fp32_ops)
-
-
-def check_stability(subject: Subject, in_double: Callable[[], InDouble] | None = None) -> Stability:
-    """Evaluate the model in FP64, or, where ONNX Runtime cannot, with inputs moved by half an FP32 step.
-
-    Args:
-        subject: whose reference it is.
-        in_double: gives what the model computes in FP64, where that was begun before.
-    """
+def check_stability(subject: Subject) -> Stability:
+    """Evaluate the model in FP64, or, where ONNX Runtime cannot, with inputs moved by half an FP32 step."""
     source = subject.bench.case.reference
     if source is not None and source.path is None:
         return Stability("nothing: what is compared with is taken as it is", None)
@@ -129,8 +103,8 @@ def check_stability(subject: Subject, in_double: Callable[[], InDouble] | None =
     answers = subject.bench.answers
     counterparts = {} if answers is None else answers.counterparts
     try:
-        double = InDouble.of(bench) if in_double is None else in_double()
-        tensors = double.tensors
+        double = DoubleReference(bench.model)
+        tensors = [double.run(feeds).tensors for feeds in bench.feeds]
         wanted = subject.bench.expected[0]
         others = [{name: found[counterparts.get(name, name)] for name in wanted} for found in tensors]
         kept = ", ".join(double.fp32_ops)
@@ -239,13 +213,6 @@ def _wrong_shapes(subject: Subject) -> tuple[ShapeResult, ...]:
         return ()
     found = check_shapes(subject.bench, subject.candidate, subject.plan(), subject.precision)
     return tuple(each for each in found if each.fault)
-
-
-def _begin_double(subject: Subject) -> Callable[[], InDouble] | None:
-    """Begin to compute the model in FP64 in the background; None where it is compared with something else."""
-    if subject.bench.case.reference is not None:
-        return None
-    return ThreadPoolExecutor(1, "in FP64").submit(InDouble.of, subject.bench).result
 
 
 def _unsound_reference(subject: Subject) -> GateCheck | None:

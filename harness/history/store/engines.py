@@ -119,21 +119,8 @@ def engine_rows(rows: pd.DataFrame) -> dict[CaseRun, list[EngineRow]]:
         else [None] * len(rows)
         for name in _COLUMNS
     ]
-    for (
-        case,
-        precision,
-        run,
-        build,
-        verdict,
-        reason,
-        evidence,
-        path,
-        inputs,
-        tensorrt,
-        product,
-        faithful,
-        structure,
-    ) in zip(*columns, strict=True):
+    for case, precision, run, build, verdict, *rest in zip(*columns, strict=True):
+        reason, evidence, path, inputs, tensorrt, product, faithful, structure = rest
         row = EngineRow(
             run=run,
             build=int(build),

@@ -3,7 +3,6 @@ from .emitting import PLAIN as PLAIN
 from .emitting import Arithmetic as Arithmetic
 from .emitting import Summation as Summation
 from .estimate import PRODUCTS as PRODUCTS
-from .estimate import accumulate_in_fp16 as accumulate_in_fp16
 from .estimate import largest_partial_sum as largest_partial_sum
 from .estimate import sampled_product as sampled_product
 from .recurrent import is_plain_lstm as is_plain_lstm

@@ -166,7 +166,7 @@ def _checked(report: TacticReport, nodes: NodeMap, layers: Sequence[LayerInfo]) 
     confirmed, contradicted = 0, []
     by_name = _by_name(layers)
     for choice in report.choices:
-        layer = _layer_of(choice, by_name)
+        layer = by_name.get(choice.layer)
         if layer is not None:
             agrees = _agrees(choice, layer)
             confirmed += agrees is True
@@ -191,10 +191,6 @@ def _by_name(layers: Sequence[LayerInfo]) -> Dict[str, LayerInfo]:
         if operator:
             found.setdefault(operator, layer)
     return found
-
-
-def _layer_of(choice: Choice, layers: Dict[str, LayerInfo]) -> Optional[LayerInfo]:
-    return layers.get(choice.layer)
 
 
 def _agrees(choice: Choice, layer: LayerInfo) -> Optional[bool]:
