@@ -11,6 +11,7 @@ beside the journal keeps a second writer out, and dies with its process.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import JournalError
 from harness.search.problem import Problem
 from harness.search.types import Evaluation, Outcome
-from harness.tensors import append_line, read_journal, start_journal, take_lock
+from harness.tensors import append_line, read_journal, take_lock, write_text
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -121,13 +122,15 @@ def _locked(path: Path) -> FileLock:
 
 
 def _start(path: Path, problem: Problem) -> None:
-    start_journal(path, {"schema": SCHEMA, "problem": problem.digest, "units": len(problem.units)})
+    header = {"schema": SCHEMA, "problem": problem.digest, "units": len(problem.units)}
+    write_text(path, json.dumps(header) + "\n")
 
 
-def _check_header(path: Path, problem: Problem, header: Any) -> None:
+def _check_header(path: Path, problem: Problem, line: bytes) -> None:
     try:
+        header = json.loads(line)
         schema, digest, units = header["schema"], header["problem"], header["units"]
-    except (KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         hint = "give the path of a journal that a search has written"
         raise JournalError("this is not the journal of a search", where=path, hint=hint) from error
     if schema != SCHEMA:
@@ -142,8 +145,8 @@ def _check_header(path: Path, problem: Problem, header: Any) -> None:
         raise JournalError(message, where=path, hint=hint)
 
 
-def _encode(problem: Problem, treated: frozenset[str], evaluation: Evaluation) -> dict[str, object]:
-    return {
+def _encode(problem: Problem, treated: frozenset[str], evaluation: Evaluation) -> str:
+    line = {
         "treated": _spell_ranges(sorted(problem.positions[unit] for unit in treated)),
         "outcome": evaluation.outcome.value,
         "badness": _spell_number(evaluation.badness),
@@ -151,9 +154,11 @@ def _encode(problem: Problem, treated: frozenset[str], evaluation: Evaluation) -
         "seconds": _spell_number(evaluation.seconds),
         "note": evaluation.note,
     }
+    return json.dumps(line, allow_nan=False)
 
 
-def _decode(problem: Problem, fields: Any) -> Record:
+def _decode(problem: Problem, line: bytes) -> Record:
+    fields: dict[str, Any] = json.loads(line)
     treated = frozenset(problem.units[position] for position in _read_ranges(str(fields["treated"])))
     evaluation = Evaluation(
         outcome=Outcome(fields["outcome"]),

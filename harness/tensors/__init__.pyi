@@ -23,7 +23,6 @@ from .halves import to_float16 as to_float16
 from .halves import to_float32 as to_float32
 from .journals import append_line as append_line
 from .journals import read_journal as read_journal
-from .journals import start_journal as start_journal
 from .journals import take_lock as take_lock
 from .memory import memory_limit as memory_limit
 from .precision import Accumulate as Accumulate

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
 from harness.errors import HarnessError, JournalError, Place
-from harness.tensors.files import write_text
 
 T = TypeVar("T")
 
@@ -31,28 +30,22 @@ def take_lock(path: Path, busy: HarnessError) -> FileLock:
     return lock
 
 
-def start_journal(path: Path, header: Mapping[str, object]) -> None:
-    """Write the first line; a journal that is there is replaced."""
-    write_text(path, json.dumps(header) + "\n")
-
-
-def append_line(descriptor: int, document: Mapping[str, object], *, sync: bool = True) -> None:
+def append_line(descriptor: int, document: str, *, sync: bool = True) -> None:
     """Write one more line; without `sync` it survives the process, not the machine."""
-    os.write(descriptor, json.dumps(document, allow_nan=False).encode() + b"\n")
+    os.write(descriptor, document.encode() + b"\n")
     if sync:
         os.fsync(descriptor)
 
 
 def read_journal(
-    path: Path, check: Callable[[Any], None], decode: Callable[[Any], T], hint: str
+    path: Path, check: Callable[[bytes], None], decode: Callable[[bytes], T], hint: str
 ) -> list[T] | None:
     """What `decode` makes of each line after the first; None where not even that is whole.
 
     Args:
         path: the file. A torn last line is cut off.
-        check: gets the document of the first line, None if it is none, and raises where the journal is another's.
-        decode: makes something of the document of another line; raises ValueError, LookupError or TypeError where it
-            makes no sense.
+        check: gets the first line, and raises where the journal is another's.
+        decode: makes something of another line; raises ValueError, LookupError or TypeError where it makes no sense.
         hint: what to try where a line is damaged.
 
     Raises:
@@ -62,16 +55,12 @@ def read_journal(
     lines = data.split(b"\n")[:-1]  # what follows the last line feed is nothing, or was torn
     if not lines:
         return None
-    try:
-        header = json.loads(lines[0])
-    except ValueError:
-        header = None
-    check(header)
+    check(lines[0])
     found: list[T] = []
     whole = len(lines[0]) + 1
     for number, line in enumerate(lines[1:], start=2):
         try:
-            found.append(decode(json.loads(line)))
+            found.append(decode(line))
         except (ValueError, LookupError, TypeError) as error:
             if number == len(lines) and isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
                 break  # zeros, as a power cut leaves them

@@ -13,6 +13,7 @@ done.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections import defaultdict
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,9 +34,9 @@ from harness.tensors import (
     load_tensors,
     read_journal,
     save_tensors,
-    start_journal,
     take_lock,
     to_json,
+    write_text,
 )
 
 SCHEMA = "harness.diagnosis-journal/1"
@@ -117,7 +118,7 @@ class DiagnosisJournal:
             # When resuming without this file, the journals of a search by hand may be there.
             for old in () if resume else folder.glob("*.journal"):
                 old.unlink(missing_ok=True)
-            start_journal(self._path, {"schema": SCHEMA, "subject": subject.identity})
+            write_text(self._path, json.dumps({"schema": SCHEMA, "subject": subject.identity}) + "\n")
 
     def of_search(self, name: str, problem: Problem) -> AbstractContextManager[Journal | None]:
         """The journal of one search, to be entered and left; None where nothing is kept.
@@ -186,15 +187,19 @@ class DiagnosisJournal:
             return
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         try:
-            append_line(descriptor, line, sync=sync)
+            append_line(descriptor, json.dumps(line, allow_nan=False), sync=sync)
         finally:
             os.close(descriptor)
 
     def _read(self, identity: str) -> None:
         if read_journal(self._path, partial(self._check, identity), self._take, START_AGAIN) is None:
-            self._check(identity, None)
+            self._check(identity, b"")
 
-    def _check(self, identity: str, header: Any) -> None:
+    def _check(self, identity: str, line: bytes) -> None:
+        try:
+            header = json.loads(line)
+        except ValueError:
+            header = None
         if not isinstance(header, dict) or header.get("schema") != SCHEMA:
             raise JournalError("this is not the journal of a diagnosis", where=self._path, hint=START_AGAIN)
         if header.get("subject") != identity:
@@ -205,7 +210,8 @@ class DiagnosisJournal:
                 hint=START_AGAIN,
             )
 
-    def _take(self, entry: Any) -> None:
+    def _take(self, line: bytes) -> None:
+        entry = json.loads(line)
         if "spent" in entry:
             self.spent[entry["spent"]["phase"]] += entry["spent"]["builds"]
         else:
