@@ -9,7 +9,9 @@ tensor copied to an output of its own, as a session that is to show all of them 
 of an MLP whose weights are so many megabytes, with an overflow in its last layers. `fault` and `accumulated`: the
 diagnosis of an MLP of 5,000 nodes, where one place overflows or every block loses a little (benchmarks.faults).
 
-Each measurement is a process of its own, with one thread of ONNX Runtime, and of `run` the cheapest of three turns.
+Each measurement is a process of its own, with one thread of ONNX Runtime. `run` does the same work at each size: so
+many models, one after the other, that they have as many nodes as the largest together. The sizes take turns, and of
+each the median of five is kept, by processor time.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ import io
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +39,12 @@ WIDTH = 2048
 PARTS = ("run", "weights", "fault", "accumulated")
 
 
-def chain(nodes: int, width: int = 32) -> Any:
+def chain(nodes: int, width: int = 32, seed: int = 0) -> Any:
     """So many nodes, one after the other."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
-    weight = (np.random.default_rng(0).standard_normal((width, width)) / np.sqrt(width)).astype(np.float32)
+    weight = (np.random.default_rng(seed).standard_normal((width, width)) / np.sqrt(width)).astype(np.float32)
     made, last = [], "x"
     for index in range(nodes // 4):
         for op, inputs, output in (
@@ -80,8 +84,8 @@ def measured(work: Callable[[], object]) -> dict[str, float]:
     return {"cpu_seconds": time.process_time() - cpu, "mb": megabytes() - before}
 
 
-def command(folder: str, *words: str) -> dict[str, Any]:
-    """What `harness` takes behind a small model that imports everything, with what its --json says."""
+def command(folder: str, models: Sequence[Path], *words: str) -> list[dict[str, Any]]:
+    """What `harness` takes for each of `models`, behind a small one that imports everything, and what its --json says."""
     import onnx
 
     from harness.cli import main as harness
@@ -89,25 +93,34 @@ def command(folder: str, *words: str) -> dict[str, Any]:
     small, out = Path(folder, "small.onnx"), Path(folder, "out.json")
     onnx.save(chain(40), small)
     second = [f"--out={folder}/small"] if words[0] == "diagnose" else []
+    found: list[dict[str, Any]] = []
     with redirect_stdout(io.StringIO()):
         harness([words[0], str(small), "--precision", "fp16", *second])
-        found: dict[str, Any] = dict(
-            measured(lambda: harness([*words, "--precision", "fp16", "--json", str(out)]))
-        )
-    return found | {"said": json.loads(out.read_text())}
+        for model in models:
+            line = [words[0], str(model), *words[1:], "--precision", "fp16", "--json", str(out)]
+            taken = measured(partial(harness, line))
+            found.append({**taken, "said": json.loads(out.read_text())})
+    return found
 
 
-def one_run(nodes: int) -> dict[str, Any]:
+def one_run(nodes: int, repeats: int) -> dict[str, Any]:
+    """The memory is that of the first of the models, and the processor time that of one on average."""
     import onnx
 
     with tempfile.TemporaryDirectory() as folder:
-        onnx.save(chain(nodes), f"{folder}/large.onnx")
-        found = command(folder, "run", f"{folder}/large.onnx")
-    assert len(found.pop("said")["results"][0]["layers"]) > nodes / 2
-    found |= {"mb_a_node": found["mb"] / nodes, "cpu_ms_a_node": 1e3 * found["cpu_seconds"] / nodes}
+        models = [Path(folder, f"large{number}.onnx") for number in range(repeats)]
+        for seed, model in enumerate(models):
+            onnx.save(chain(nodes, seed=seed), model)
+        found = command(folder, models, "run")
+    assert all(len(each["said"]["results"][0]["layers"]) > nodes / 2 for each in found)
+    seconds, mb = statistics.fmean(each["cpu_seconds"] for each in found), found[0]["mb"]
     return {
         "nodes": nodes,
-        **found,
+        "models": repeats,
+        "cpu_seconds": seconds,
+        "mb": mb,
+        "mb_a_node": mb / nodes,
+        "cpu_ms_a_node": 1e3 * seconds / nodes,
         "onnxruntime": {"as_it_is": alone(nodes), "all_outputs": alone(nodes, every=True)},
     }
 
@@ -141,7 +154,7 @@ def one_weights(size: int, word: str) -> dict[str, Any]:
         make = f"import sys, onnx; from benchmarks.scale import heavy; onnx.save(heavy({size}), sys.argv[1])"
         subprocess.run([sys.executable, "-c", make, path], check=True)  # its memory is not ours
         weights = path.stat().st_size / 1e6
-        found = command(folder, word, str(path), *(["--out", f"{folder}/out"] if word == "diagnose" else []))
+        (found,) = command(folder, [path], word, *(["--out", f"{folder}/out"] if word == "diagnose" else []))
     del found["said"]
     return {"weights_mb": weights, **found, "mb_over_weights": found["mb"] / weights}
 
@@ -183,25 +196,34 @@ def process(part: str, *given: object) -> dict[str, Any]:
 
 
 def run_at_fp16(sizes: list[int], times: int) -> dict[str, Any]:
-    turns = [[process("run", nodes) for nodes in sizes] for _ in range(times)]
-    best = [min(each, key=lambda found: found["cpu_seconds"]) for each in zip(*turns, strict=True)]
-    ratio = best[-1]["cpu_ms_a_node"] / best[0]["cpu_ms_a_node"]
-    return {"run_at_fp16": best, "cpu_a_node_largest_over_smallest": ratio}
+    turns = [[process("run", nodes, max(sizes) // nodes) for nodes in sizes] for _ in range(times)]
+    kept = []
+    for each in zip(*turns, strict=True):
+        ordered = sorted(each, key=lambda found: found["cpu_seconds"])
+        kept.append(
+            {**ordered[len(ordered) // 2], "turns_cpu_ms_a_node": [found["cpu_ms_a_node"] for found in each]}
+        )
+    ratio = kept[-1]["cpu_ms_a_node"] / kept[0]["cpu_ms_a_node"]
+    return {"run_at_fp16": kept, "cpu_a_node_largest_over_smallest": ratio}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", action="append", choices=PARTS, help="default: all")
     parser.add_argument("--nodes", type=int, action="append")
-    parser.add_argument("--turns", type=int, default=3, help="of run: the cheapest of so many is kept")
+    parser.add_argument("--turns", type=int, default=5, help="of run: the median of so many is kept")
     parser.add_argument("--megabytes", type=int, default=500)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if asked.one is not None:
         part, *given = json.loads(asked.one)
-        measure = {"run": one_run, "weights": one_weights, "diagnosis": one_diagnosis}[part]
-        print(json.dumps(measure(*given)))
+        measures: dict[str, Callable[..., dict[str, Any]]] = {
+            "run": one_run,
+            "weights": one_weights,
+            "diagnosis": one_diagnosis,
+        }
+        print(json.dumps(measures[part](*given)))
         return
     found: dict[str, Any] = {}
     for part in asked.part or PARTS:

@@ -90,7 +90,11 @@ class ChainedSession:
                 continue
             part = self._part(proto, piece, reads[place], [known[name] for name in taken], writes)
             session = make(part, len(pieces))
-            known |= {value.name: _value_info(value) for value in session.get_outputs()}
+            for value in session.get_outputs():
+                if not value.type.startswith("tensor("):
+                    raise NotChainedError(f"{value.name} is {value.type}")
+                if last.get(value.name, 0) > place:
+                    known[value.name] = _value_info(value)
             self._parts.append(_Part(session, taken, writes, frees))
 
     def get_inputs(self) -> list[Needed]:
@@ -150,9 +154,7 @@ def _value_info(value: ort.NodeArg) -> onnx.ValueInfoProto:
 
     With sizes that have no name, what ONNX Runtime takes to load a graph grows with the square of its nodes.
     """
-    kind, _, inner = value.type.rstrip(")").partition("(")
-    if kind != "tensor":
-        raise NotChainedError(f"{value.name} is {value.type}")
+    inner = value.type.removeprefix("tensor(").removesuffix(")")
     # An empty shape is that of a scalar, or is not known.
     dtype = onnx.TensorProto.DataType.Value(inner.upper())
     shape = [f"{value.name}::{axis}" if size is None else size for axis, size in enumerate(value.shape)]

@@ -212,11 +212,27 @@ def _load_pictures() -> None:
 
 def write_json(path: Path, document: object) -> None:
     """Write `document` as JSON to a file or, for `-`, to stdout. Numbers that are not finite must be strings."""
-    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = _json_text(document) + "\n"
     if path == STDOUT:
         print(text, end="")
     else:
         write_text(path, text)
+
+
+def _json_text(value: object, levels: int = 4, indent: str = "\n") -> str:
+    """JSON with a line for each layer of a run, or what else is so many levels deep: json indents all or nothing, the
+    slow way."""
+    if not levels or not value or not isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    inner, (start, end) = indent + " ", "{}" if isinstance(value, dict) else "[]"
+    if isinstance(value, dict):
+        parts = [
+            f"{json.dumps(key, ensure_ascii=False)}: {_json_text(item, levels - 1, inner)}"
+            for key, item in value.items()
+        ]
+    else:
+        parts = [_json_text(item, levels - 1, inner) for item in value]
+    return f"{start}{inner}{f',{inner}'.join(parts)}{indent}{end}"
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:

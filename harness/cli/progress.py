@@ -151,6 +151,11 @@ class RunProgress(_Progress):
         """What has ended, in the order of the runs, so that an interruption loses nothing."""
         return tuple(result for _, result in sorted(self._ended, key=lambda each: each[0]))
 
+    @property
+    def count(self) -> int:
+        """How many runs have ended."""
+        return len(self._ended)
+
     def _columns(self) -> tuple[ProgressColumn, ...]:
         text = TextColumn("{task.description}", markup=False)
         return BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), text

@@ -174,7 +174,7 @@ def run(
 
     def follow(event: ProgressEvent) -> None:
         progress(event)
-        if event.result is not None:
+        if event.result is not None and progress.count < event.total:  # the report follows the last at once
             outputs.keep(lambda: so_far().to_dict())
 
     try:

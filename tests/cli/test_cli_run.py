@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from harness.cli import outputs
 from harness.cli.options import parse_shapes
 from harness.cli.progress import RunProgress
 from harness.errors import UsageError
@@ -194,6 +195,17 @@ def test_an_unwritable_report_is_one_message(tiny_cases, harness, tmp_path) -> N
         assert out == "", "nothing is run whose result cannot be kept"
         (line,) = errors.splitlines()
         assert line.startswith(f"error: {path}: cannot be written: ")
+
+
+def test_the_last_result_is_written_with_the_report_and_not_before(tiny_cases, harness, monkeypatch) -> None:
+    monkeypatch.setattr("harness.cli.outputs.KEEP_SECONDS", 0.0)
+    written, write = [], outputs.write_json
+    monkeypatch.setattr(
+        outputs, "write_json", lambda *given: (written.append(len(given[1]["results"])), write(*given))
+    )
+    tiny_cases("clean")
+    assert harness("run", "cases", "-p", "fp32", "-p", "fp16", "--json", "run.json")[0] == 0
+    assert written == [1, 2]
 
 
 def test_a_report_to_a_fifo_or_a_link_goes_through_it(tiny_cases, harness, tmp_path, monkeypatch) -> None:
