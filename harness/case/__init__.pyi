@@ -1,3 +1,4 @@
+from .arrays import quiet_polygraphy as quiet_polygraphy
 from .arrays import read_samples as read_samples
 from .document import Location as Location
 from .document import read_document as read_document

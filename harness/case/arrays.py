@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +15,8 @@ from harness.tensors import load_tensors
 from harness.text import suggestion
 
 T = TypeVar("T")
+_ONE_AT_A_TIME = threading.RLock()
+"""Who is quiet in one thread would speak again where another thread is done."""
 
 
 def read_array(path: Path, *, key: str | None, name: str) -> np.ndarray:
@@ -53,11 +57,21 @@ def read_samples(path: Path) -> list[dict[str, np.ndarray]]:
     return [arrays]
 
 
+@contextlib.contextmanager
+def quiet_polygraphy() -> Iterator[None]:
+    """What polygraphy logs of files that it reads and writes, and of packages that color it, is nothing to a user."""
+    from polygraphy.logger import G_LOGGER
+
+    with _ONE_AT_A_TIME, G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        yield
+
+
 def _read_polygraphy(path: Path) -> list[dict[str, np.ndarray]]:
     from polygraphy.comparator import RunResults
     from polygraphy.json import load_json
 
-    found = load_json(str(path))
+    with quiet_polygraphy():
+        found = load_json(str(path))
     if isinstance(found, RunResults):
         runners = list(found.keys())
         if len(runners) != 1:

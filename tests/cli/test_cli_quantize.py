@@ -96,6 +96,7 @@ def test_a_case_without_a_float_original_is_compared_with_itself(harness):
     case = Path(__file__).parents[2] / "cases" / "quantised-conv.case.yaml"
     status, out, _ = harness("diagnose", str(case), "-p", "int8", "--limit", "0.2")
     assert status == 0
+    assert "quantised-conv at int8: sound\n" in out
     assert "no scale of the 9 Q/DQ pairs is at fault" in out
     assert "the limit is 0.2" in out
 

@@ -281,6 +281,15 @@ def test_the_fill_of_a_mask_is_clamped_although_it_scales() -> None:
     assert lost_constant(node, FP16) is Mend.LARGE_CONSTANT
 
 
+def test_a_bound_that_the_reference_reaches_is_not_to_be_clamped() -> None:
+    """Between -65000 and 65000 it would cut off numbers of 2e5, which the reference has."""
+    bound = held("most", 1e6, constant=True)
+    reached = measured("Clip", [held("x", 2e5, 1.0), bound], held("y", 2e5, 1.0))
+    assert lost_constant(reached, FP16) is None
+    free = measured("Clip", [held("x", 20.0, 1.0), bound], held("y", 20.0, 1.0))
+    assert lost_constant(free, FP16) is Mend.LARGE_CONSTANT
+
+
 @pytest.mark.parametrize(
     ("op", "value", "mend"),
     [

@@ -271,3 +271,8 @@ def test_a_diagnosis_says_that_another_shape_is_wrong_where_the_gates_hold() -> 
     assert [each.which for each in found.shapes] == ["minimum", "maximum"]
     told = " | ".join(each.text for each in statements(found))
     assert told.count("the batch is written into") == 1
+    assert "export with" not in told, "the advice says it"
+    assert found.advice == (
+        "export rep_shape and tile_queries with -1, expand, or the size of the input",
+        "let harness mend the file, with a proof: harness check net.case.yaml --fix OUT.onnx",
+    )

@@ -93,7 +93,10 @@ def lost_constant(measured: MeasuredNode, precision: Precision) -> Mend | None:
     if measured.op in SCALES and _switch(measured) is None:
         return Mend.FACTOR
     if large:
-        return Mend.LARGE_CONSTANT
+        beyond = measured.op in BOUNDS and any(
+            tensor.overflowing for tensor in measured.inputs if not tensor.constant
+        )
+        return None if beyond else Mend.LARGE_CONSTANT  # a bound that is reached would cut off what is meant
     return (
         Mend.SMALL_CONSTANT if vanishes else None
     )  # one that loses digits is above the smallest number already

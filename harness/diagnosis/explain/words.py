@@ -17,7 +17,7 @@ from harness.diagnosis.context import (
     journal_folder,
 )
 from harness.diagnosis.results import CANDIDATE, DiagnosisVerdict, EvidenceKind, Mend, Recipe
-from harness.judge import HiddenFault
+from harness.judge import HiddenFault, ShapeFault, ShapeResult
 from harness.tensors import Accumulate
 from harness.text import bound, command, names, plural, sentence, target_words
 from harness.worker.protocol import TENSORRT_RTX
@@ -129,7 +129,7 @@ def advise(context: Context, seen: Seen) -> tuple[str, ...]:
     if verdict in (DiagnosisVerdict.REFERENCE, DiagnosisVerdict.FILE):
         return (_mend_reference(found),)
     if verdict is DiagnosisVerdict.SHAPE:
-        return ()
+        return _mend_shapes(context, () if seen.gates is None else seen.gates.shapes)
     if verdict is DiagnosisVerdict.TACTIC:
         return _pin(context, found, handed)
     if verdict is DiagnosisVerdict.NONDETERMINISTIC:
@@ -183,13 +183,32 @@ def _mends(context: Context, found: Findings) -> list[str]:
     kind = FORMATS[context.subject.precision]
     most, least = bound(kind.largest), bound(kind.smallest, least=True)
     ways = {
-        Mend.LARGE_CONSTANT: f"clamp the constant of {{}} to what {kind.name} holds: between -{most} and {most}",
+        Mend.LARGE_CONSTANT: f"clamp the constant of {{}} to what {kind.name} holds, between -{most} and {most}, if it "
+        "stands for infinity, as in a mask: a number that is meant would be another one",
         Mend.SMALL_CONSTANT: f"raise the constant of {{}} to what {kind.name} holds: to at least {least}",
         Mend.FACTOR: f"merge the factor of {{}} with those around it, so that {kind.name} holds what is left",
         Mend.NORM: "export the norm at {} as LayerNormalization, opset 17 or later: TensorRT computes it in FP32",
     }
     nodes = {mend: [origin.node for origin in found.origins if origin.mend is mend] for mend in ways}
     return [way.format(names(nodes[mend])) for mend, way in ways.items() if nodes[mend]]
+
+
+def _mend_shapes(context: Context, shapes: Sequence[ShapeResult]) -> tuple[str, ...]:
+    """What to do about shapes of the profile that are wrong."""
+    target = again(context, tool="check", at=False)
+    baked = next((each for each in shapes if each.baked), None)
+    if baked is not None:
+        nodes = names(dict.fromkeys(node.node for each in shapes for node in each.baked), separator=" and ")
+        return (
+            f"export {nodes} with {baked.cure}",
+            f"let harness mend the file, with a proof: {target} --fix OUT.onnx",
+        )
+    wrong = " and ".join(dict.fromkeys(each.which for each in shapes))
+    if all(each.fault is ShapeFault.REFUSED for each in shapes):
+        return (
+            f"export the model so that it takes every size of the profile, or leave the {wrong} out of it",
+        )
+    return (f"see what is known against the model: {target}",)
 
 
 def _mend_reference(found: Findings) -> str:
@@ -228,11 +247,19 @@ def _pin(context: Context, found: Findings, handed: Handover) -> tuple[str, ...]
     return ("keep the timing cache of a build that passes, and build with it",)
 
 
-def again(context: Context, *, tool: str = "diagnose") -> str:
-    """The command that makes this diagnosis again, or another command on the same subject."""
+def again(context: Context, *, tool: str = "diagnose", at: bool = True) -> str:
+    """The command that makes this diagnosis again, or another command on the same subject.
+
+    Args:
+        context: what was diagnosed.
+        tool: which command.
+        at: name the precision, the environment and what was assumed, too.
+    """
     subject, case = context.subject, context.subject.bench.case
     target = str(case.path or subject.model.path or case.name)
     words = ["harness", tool, *target_words(target, case.shape_arguments)]
+    if not at:
+        return command(*words)
     words += ["--precision", subject.precision.value]
     if not subject.emulated:
         words += ["--env", subject.candidate.name]

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from harness.case import quiet_polygraphy
 from harness.comparison import Metrics
 from harness.errors import InternalError, NothingSelectedError
 from harness.judge.results.provenance import MadeWith
@@ -83,7 +84,7 @@ class RunReport:
                 results.add([dict(sample) for sample in result.values], runner_name=result.id)
         if not list(results.keys()):
             raise NothingSelectedError("no run has outputs to save")
-        with atomic_path(path) as temporary:
+        with atomic_path(path) as temporary, quiet_polygraphy():
             results.save(str(temporary))
 
     def to_frame(self) -> pd.DataFrame:

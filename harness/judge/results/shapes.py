@@ -130,6 +130,16 @@ class ShapeResult:
         """What the export has written down, and how to export it; empty where nothing is known."""
         return baked_text(self.baked)
 
+    @property
+    def written(self) -> str:
+        """What the export has written down; empty where nothing is known."""
+        return _written(self.baked)
+
+    @property
+    def cure(self) -> str:
+        """What to export in its place: `flatten(1)`."""
+        return _cure(self.baked)
+
     def __str__(self) -> str:
         """One line for a person."""
         return "; ".join(filter(None, (self.cause, self.seen)))
@@ -151,16 +161,20 @@ _AT = {which: f"the {which}" for which in (Which.MINIMUM, Which.OPTIMUM, Which.M
 
 def baked_text(baked: Sequence[Baked]) -> str:
     """What an export has written down, and how to export it; empty where nothing is known."""
-    if not baked:
-        return ""
+    return f"{_written(baked)}: export with {_cure(baked)}" if baked else ""
+
+
+def _written(baked: Sequence[Baked]) -> str:
+    return f"the batch is written into {names(map(str, baked), 4)}" if baked else ""
+
+
+def _cure(baked: Sequence[Baked]) -> str:
     constants = [each.constant for each in baked]
     if all(len(constant) == 2 and (constant[0] == 1 or constant[1] == -1) for constant in constants):
-        cure = "flatten(1)"
-    elif any(-1 in constant for constant in constants):  # a shape has room for one
-        cure = "the size of the input"
-    else:
-        cure = "-1, expand, or the size of the input"
-    return f"the batch is written into {names(map(str, baked), 4)}: export with {cure}"
+        return "flatten(1)"
+    if any(-1 in constant for constant in constants):  # a shape has room for one
+        return "the size of the input"
+    return "-1, expand, or the size of the input"
 
 
 def shape_lines(shapes: Sequence[ShapeResult], told: str = "") -> tuple[str, ...]:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from harness.judge import OutputResult, RunResult
 
 
+_ALTERNATIVES = (DiagnosisVerdict.PRECISION, DiagnosisVerdict.TF32, DiagnosisVerdict.SHAPE)
+"""Verdicts of which one line of the advice is enough."""
+
+
 def print_diagnosis(console: Console, diagnosis: Diagnosis, *, details: bool = False) -> None:
     """Print the answer, and with `details` all that it rests on."""
     from rich.text import Text
@@ -30,7 +34,7 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis, *, details: bool = F
     )
     print_statements(console, statements(diagnosis), indent=2)
     # One cure for each tool: whoever has trtexec needs no polygraphy.
-    next_label = "or" if diagnosis.verdict in (DiagnosisVerdict.PRECISION, DiagnosisVerdict.TF32) else ""
+    next_label = "or" if diagnosis.verdict in _ALTERNATIVES else ""
     for place, line in enumerate(diagnosis.advice):
         # Not in the table: a command that is wrapped cannot be pasted.
         label = f"  {next_label if place else 'do':7}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.diagnosis import A_FEW, Diagnosis, DiagnosisVerdict
-from harness.judge import Hiding, Judged, shape_lines
+from harness.judge import Hiding, Judged
 from harness.report.words import Look, Statement
 from harness.text import duration, names, number, plural
 
@@ -122,7 +122,10 @@ def _places(diagnosis: Diagnosis) -> list[str]:
     if diagnosis.hidden and verb == "it starts at":
         verb = "it shows at"
     lines = [f"{verb} {origins}"] if origins else []
-    lines += shape_lines(diagnosis.shapes)
+    lines += dict.fromkeys(
+        each.written for each in diagnosis.shapes if each.written
+    )  # advice says how to mend it
+    lines += [each.seen for each in diagnosis.shapes]
     for separation in diagnosis.separations:
         readers = ", ".join(separation.readers) or "the output"
         lines.append(f"between {separation.producer} and {readers}, at tensor {separation.tensor}")

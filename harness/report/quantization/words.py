@@ -29,8 +29,8 @@ MOST = 6
 
 
 def heading(found: QuantizationDiagnosis) -> str:
-    """`model: scales`."""
-    return f"{found.model}: {found.verdict}"
+    """`model at int8: scales`."""
+    return f"{found.model} at {found.format}: {found.verdict}"
 
 
 def meaning(found: QuantizationDiagnosis) -> str:
@@ -123,7 +123,7 @@ def statements(found: QuantizationDiagnosis) -> tuple[Statement, ...]:
         Statement("what", meaning(found)),
         Statement(
             "error",
-            f"nrmse of {found.worst} {number(found.before)} over the float model; {number(found.best)} with the "
+            f"nrmse of {found.worst} {number(found.before)} against the float model; {number(found.best)} with the "
             f"best scale for each pair; the limit is {number(found.limit)}",
         ),
     ]
