@@ -119,6 +119,11 @@ class GateResult:
         return f"{self.metric.removeprefix('slice_')} of {self.part or ''}{self.slice or ''}"
 
     @property
+    def as_worst(self) -> str:
+        """What is said of a slice that stands out of a whole that fails: `; worst in [:, 4, :], nrmse 1`."""
+        return f"; worst in {self.slice}, {self.metric.removeprefix('slice_')} {self.value:.3g}"
+
+    @property
     def excess(self) -> float:
         """The value as a multiple of the limit: up to 1 passes."""
         if math.isnan(self.value):

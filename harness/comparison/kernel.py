@@ -215,20 +215,14 @@ def _add_errors(
     c² and c·r follow from the others: c·r = r² + r·d and c² = r² + 2 r·d + d². Unless d is large beside r the
     cosine then is more accurate than from c itself: the rounding of r² and r·d cancels out of it.
     """
-    if slices is None:
-        rr = dot(scratch.r, scratch.r)
-    else:
-        rr = slices.add(np.multiply(scratch.r, scratch.r, out=scratch.spare), 1, start)
+    rr = dot(scratch.r, scratch.r) if slices is None else slices.add(scratch.r, 1, start)
     tally.rr += rr
     tally.reference_max = max(tally.reference_max, extent.reference_max)
     if extent.largest == 0:
         tally.cr += rr
         tally.cc += rr
         return
-    if slices is None:
-        dd = dot(scratch.d, scratch.d)
-    else:
-        dd = slices.add(np.multiply(scratch.d, scratch.d, out=scratch.spare), 0, start)
+    dd = dot(scratch.d, scratch.d) if slices is None else slices.add(scratch.d, 0, start)
     tally.dd += dd
     tally.abs_d += _sum(scratch.d)
     if dd <= rr / 4:

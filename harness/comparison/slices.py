@@ -8,6 +8,8 @@ tile, one along each direction, then serve every axis.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 LEAST_ROW = 64
 MOST_SLICES = 4096
 """A longer axis has no slices: positions of a sound, words of a vocabulary."""
+MOST_ROWS = 1 << 15
+"""Sums over rows that are kept before they are added up: half a megabyte."""
 SMALLEST = 2.0**-12
 """Beside the largest: the gain of a slice counts as at least so much. What is smaller still is as good as dead: weights
 of 1e-5 beside those of 1 are below FP16's normal numbers, and are rounded by some percent."""
@@ -101,6 +105,9 @@ class Layout:
 class SliceSums:
     """Sums of d² and r² over the slices of each axis; d is the error, r the reference.
 
+    Sums over rows are kept as they come, and added to those of the slices when so many have come that they are worth
+    it: at once for most tensors.
+
     Args:
         layout: of the tensor, the same for all that are added up.
         rows: by axis among the rows, sums [length, 2].
@@ -110,9 +117,10 @@ class SliceSums:
     layout: Layout
     rows: dict[int, Array] = field(default_factory=dict)
     columns: Array | None = None
-    _ones: Array = field(default_factory=lambda: np.ones(0))
-    _seen: tuple[int, int] = (-1, 0)
-    _indices: dict[int, Array] = field(default_factory=dict)
+    _kept: Array = field(default_factory=lambda: np.zeros((0, 2)))
+    _first: int = 0
+    """Which row the first of those that are kept is."""
+    _used: int = 0
 
     @classmethod
     def of(cls, layout: Layout) -> SliceSums:
@@ -120,40 +128,54 @@ class SliceSums:
         axes = layout.axes
         rows = {axis: np.zeros((layout.shape[axis], 2)) for axis in axes if axis < layout.outer}
         inner = any(axis >= layout.outer for axis in axes)
-        return cls(layout, rows, np.zeros((layout.columns, 2)) if inner else None)
+        count = math.prod(layout.shape[: layout.outer])
+        kept = np.zeros((min(count, MOST_ROWS) if rows else 0, 2))
+        return cls(layout, rows, np.zeros((layout.columns, 2)) if inner else None, kept)
 
-    def add(self, squares: Array, which: int, start: int) -> float:
-        """Add a tile of d² (`which` 0) or r² (1), and return its sum.
+    def add(self, values: Array, which: int, start: int) -> float:
+        """Add the squares of a tile of d (`which` 0) or r (1), and return their sum.
 
         Args:
-            squares: 1-D, of whole rows, or of a piece of one row.
-            which: what they are of.
+            values: 1-D, of whole rows, or of a piece of one row; tiles come in order.
+            which: what they are.
             start: flat index of the first in the tensor.
         """
-        width = min(squares.size, self.layout.columns)
-        matrix = squares.reshape(-1, width)
-        if self._ones.size != width or self._ones.dtype != squares.dtype:
-            self._ones = np.ones(width, squares.dtype)
-        sums = np.vecdot(matrix, self._ones)
+        width = min(values.size, self.layout.columns)
+        matrix = values.reshape(-1, width)
+        sums = np.vecdot(matrix, matrix)
         if self.columns is not None:
-            self.columns[:, which] += np.add.reduce(matrix, axis=0)
+            place = start % self.layout.columns
+            self.columns[place : place + width, which] += np.einsum("ij,ij->j", matrix, matrix)
         if self.rows:
-            for axis, index in self._places(start // self.layout.columns, len(sums)).items():
-                totals = self.rows[axis]
-                totals[:, which] += np.bincount(index, sums, len(totals))
+            first = start // self.layout.columns
+            if first + len(sums) > self._first + len(self._kept):
+                self._settle()
+                self._first = first
+            place, self._used = first - self._first, first - self._first + len(sums)
+            self._kept[place : self._used, which] += sums
         return float(np.add.reduce(sums, dtype=np.float64))
 
-    def _places(self, first: int, count: int) -> dict[int, Array]:
-        """By axis, which slice each of `count` rows from `first` on belongs to; kept for the next call."""
-        if self._seen != (first, count):
-            places, shape, outer = np.arange(first, first + count), self.layout.shape, self.layout.outer
-            strides = {axis: math.prod(shape[axis + 1 : outer]) for axis in self.rows}
-            self._indices = {axis: places // stride % shape[axis] for axis, stride in strides.items()}
-            self._seen = first, count
-        return self._indices
+    def _settle(self) -> None:
+        """Add the rows that are kept to the slices that they belong to."""
+        kept, self._used = self._kept[: self._used], 0
+        if not len(kept):
+            return
+        outer = self.layout.shape[: self.layout.outer]
+        if len(kept) == math.prod(outer):
+            sums = kept.reshape(*outer, 2)
+            for axis in self.rows:
+                self.rows[axis] += sums.sum(axis=tuple(place for place in range(len(outer)) if place != axis))
+        else:
+            places = np.unravel_index(np.arange(self._first, self._first + len(kept)), outer)
+            for axis, totals in self.rows.items():
+                for which in (0, 1):
+                    totals[:, which] += np.bincount(places[axis], kept[:, which], len(totals))
+        kept[:] = 0
 
     def merge(self, other: SliceSums) -> None:
         """Add all sums of `other`, which has the same layout."""
+        self._settle()
+        other._settle()
         for axis, totals in other.rows.items():
             self.rows[axis] = self.rows[axis] + totals
         if self.columns is not None and other.columns is not None:
@@ -162,11 +184,12 @@ class SliceSums:
     def by_axis(self, axis: int) -> Array:
         """Sums [length, 2] over the slices of one axis."""
         if axis < self.layout.outer:
+            self._settle()
             return self.rows[axis]
         assert self.columns is not None
         inner = self.layout.shape[self.layout.outer :]
         others = tuple(place for place in range(len(inner)) if place != axis - self.layout.outer)
-        sums: Array = self.columns.reshape(*inner, 2).sum(axis=others)
+        sums: Array = self.columns.reshape(*inner, 2).sum(axis=others) if others else self.columns
         return sums
 
     def worst(
@@ -180,21 +203,26 @@ class SliceSums:
             reference_rms: root mean square of the whole reference.
             gains: see `CompareOptions.gains`.
         """
-        shape, found = self.layout.shape, None
-        for axis in self.layout.axes:
-            count = math.prod(shape) // shape[axis] * samples
-            rmse, rms = np.sqrt(self.by_axis(axis) / count).T
-            least = np.full(len(rms), reference_rms)
-            if gains is not None and gains.axis == axis and len(gains.factors) == len(rms):
-                least = np.minimum(least, _shares(rms, gains))
-            size = np.maximum(rms, floor * least)
-            with np.errstate(all="ignore"):
-                nrmse = np.where(rmse > 0, rmse / size, 0.0)
-            index = int(np.argmax(nrmse))
-            if nrmse[index] > (0.0 if found is None else found.nrmse):
-                numbers = (float(rmse[index]), float(rms[index]), float(nrmse[index]))
-                found = Slice(axis, index, len(shape), count, *numbers)
-        return found
+        shape, axes, size = self.layout.shape, self.layout.axes, math.prod(self.layout.shape) * samples
+        if not axes:
+            return None
+        roots = [np.sqrt(self.by_axis(axis) * (shape[axis] / size)) for axis in axes]
+        rmse, rms = np.concatenate(roots).T
+        ends = list(itertools.accumulate(len(each) for each in roots))
+        least = np.full(len(rms), reference_rms)
+        if gains is not None and gains.axis in axes and len(gains.factors) == shape[gains.axis]:
+            end = ends[axes.index(gains.axis)]
+            known = slice(end - len(gains.factors), end)
+            least[known] = np.minimum(least[known], _shares(rms[known], gains))
+        with np.errstate(all="ignore"):
+            nrmse = np.where(rmse > 0, rmse / np.maximum(rms, floor * least), 0.0)
+        place = int(np.argmax(nrmse))
+        if not nrmse[place] > 0:
+            return None
+        number = bisect.bisect_right(ends, place)
+        index = place - (ends[number - 1] if number else 0)
+        numbers = (float(rmse[place]), float(rms[place]), float(nrmse[place]))
+        return Slice(axes[number], index, len(shape), size // shape[axes[number]], *numbers)
 
 
 def _shares(rms: Array, gains: Gains) -> Array:

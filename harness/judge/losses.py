@@ -244,6 +244,7 @@ class OwnRoundings:
         quantized: whether it has Q/DQ pairs.
         output: the output that the roundings make wrong, beyond the gates of their own type; None if there is none.
         gate: the gate that fails there.
+        within: where that is of all of it, the gate of a slice that stands out.
         unrounded: the outputs of the model without these roundings, sample by sample; empty if unknown.
     """
 
@@ -255,6 +256,7 @@ class OwnRoundings:
     quantized: bool = field(default=False, metadata=NEVER)
     output: str | None = field(default=None, metadata=UNLESS_DEFAULT)
     gate: GateResult | None = field(default=None, metadata=UNLESS_DEFAULT)
+    within: GateResult | None = field(default=None, metadata=UNLESS_DEFAULT)
     unrounded: tuple[Tensors, ...] = field(default=(), repr=False, metadata=NEVER)
 
     @property
@@ -304,7 +306,8 @@ class OwnRoundings:
             return ""
         gate, other = self.gate, " against the same model without"
         text = beyond(gate.subject, gate.value, gate.limit, other)
-        return f"its {self.subject} {self.makes} {self.output} wrong: {text}"
+        within = "" if self.within is None else self.within.as_worst
+        return f"its {self.subject} {self.makes} {self.output} wrong: {text}{within}"
 
     @property
     def facts(self) -> OwnRoundings | None:

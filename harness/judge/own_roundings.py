@@ -17,6 +17,7 @@ from harness.errors import ModelError
 from harness.judge.losses import Overflow, OwnRoundings, Saturation, Vanishing
 from harness.judge.outputs import TensorGates
 from harness.judge.reference import Bench, Tensors
+from harness.judge.results import OutputResult, stands_out
 from harness.model import Part, bounds, spread
 
 COPIES = 4  # a tensor, its rounded self, and what is computed of them
@@ -57,17 +58,17 @@ def look_at_own_roundings(bench: Bench) -> OwnRoundings:
 def _judged(bench: Bench, own: OwnRoundings) -> OwnRoundings:
     """`own` with the output that is worst, if it is beyond the gates of the type that rounds."""
     gates = TensorGates(bench.model, (), own.precision)
-    failing: list[tuple[str, GateResult]] = []
+    failing: list[tuple[OutputResult, GateResult]] = []
     for sample, without in enumerate(own.unrounded):
         exact = {name: as_float32(value) for name, value in without.items() if value.dtype.kind == "f"}
         actual = {name: as_float32(bench.own_outputs[sample][name]) for name in exact}
         for output in gates.judge(sample, exact, Computed(actual), None, bench.parts(sample)):
             if output.metrics.count and output.metrics.shape is None:
-                failing += [(output.tensor, gate) for gate in output.gates if not gate.passed]
+                failing += [(output, gate) for gate in output.gates if not gate.passed]
     if not failing:
         return own
     worst, gate = max(failing, key=lambda each: (each[1].slice is None, each[1].excess))
-    return replace(own, output=worst, gate=gate)
+    return replace(own, output=worst.tensor, gate=gate, within=stands_out(worst, gate))
 
 
 def find_overflows(bench: Bench) -> tuple[Overflow, ...]:

@@ -162,3 +162,38 @@ def test_a_lone_channel_that_is_wrong_fails_the_output(tmp_path: Path) -> None:
     result = judged(model, tmp_path, precision="bf16")
     assert result.verdict is Verdict.FAIL
     assert [gate.slice for gate in result.outputs[0].gates if not gate.passed][-1:] == ["[77, :]"]
+
+
+def test_a_slice_that_most_of_the_error_is_in_is_named_although_the_whole_fails(tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)
+    weights[:, 5] /= 3e4**2  # below FP16's numbers, and scaled up again behind
+    back = np.where(np.arange(8) == 5, 3e4, 1.0).astype(np.float32)
+    model = graph_model(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["m"], name="mm"),
+            helper.make_node("Mul", ["m", "back"], ["s"], name="scale"),
+            helper.make_node("Mul", ["s", "back"], ["y"], name="again"),
+        ],
+        inputs={"x": [64, 64]},
+        outputs={"y": [64, 8]},
+        weights={"w": weights, "back": back},
+    )
+    result = judged(model, tmp_path)
+    assert result.verdict is Verdict.FAIL
+    assert "worst in [:, 5], nrmse 1" in result.reason
+
+
+def test_no_slice_is_named_where_the_error_is_all_over(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32) * np.float32(3e-8)
+    model = graph_model(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["m"], name="mm"),
+            helper.make_node("Mul", ["m", "back"], ["y"], name="scale"),
+        ],
+        inputs={"x": [64, 64]},
+        outputs={"y": [64, 8]},
+        weights={"w": weight, "back": np.float32([3e7])},
+    )
+    result = judged(model, tmp_path)
+    assert result.verdict is Verdict.FAIL
+    assert "worst in" not in result.reason

@@ -21,6 +21,7 @@ from .tensors import describe_failure as describe_failure
 from .tensors import describe_outputs as describe_outputs
 from .tensors import different as different
 from .tensors import not_finite as not_finite
+from .tensors import stands_out as stands_out
 from .tensors import without_origins as without_origins
 from .tensors import worst_of as worst_of
 from .verdicts import Cause as Cause

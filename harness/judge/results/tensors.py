@@ -12,6 +12,10 @@ from harness.judge.results.verdicts import Judged
 from harness.tensors import UNLESS_DEFAULT
 from harness.text import beyond, names, plural
 
+MOST = 0.5
+TWICE = 2.0
+"""A slice stands out of a tensor that fails as a whole if it errs by so many times as much."""
+
 
 @dataclass(frozen=True)
 class PartResult:
@@ -184,7 +188,31 @@ def describe_failure(outputs: tuple[OutputResult, ...]) -> str:
         return f"{output.tensor}: {not_finite(output.metrics)}"
     if gate.metric == EQUAL.metric and not gate.limit:
         return f"{output.tensor}: {different(output.metrics)}"
-    return f"{output.tensor}: {beyond(gate.subject, gate.value, gate.limit)}"
+    within = stands_out(output, gate)
+    text = f"{output.tensor}: {beyond(gate.subject, gate.value, gate.limit)}"
+    return text if within is None else f"{text}{within.as_worst}"
+
+
+def stands_out(output: OutputResult, gate: GateResult) -> GateResult | None:
+    """The gate of the worst slice of an output, of which `gate` fails as a whole, where the error is there.
+
+    It is there, and not all over, if the slice errs by at least twice as much as the whole, beside its own size, or has
+    most of the error.
+    """
+    worst, whole = output.metrics.worst_slice, output.metrics
+    if (
+        worst is None
+        or gate.slice is not None
+        or gate.part is not None
+        or gate.metric not in ("nrmse", "rmse")
+    ):
+        return None
+    mine = next((each for each in output.gates if each.slice == str(worst) and each.part is None), None)
+    if mine is None or mine.passed:
+        return None
+    share = worst.rmse**2 * worst.size / (whole.rmse**2 * whole.count) if whole.rmse > 0 else 0.0
+    most = share > MOST and share * whole.count > TWICE * worst.size
+    return mine if most or worst.nrmse >= TWICE * whole.nrmse else None
 
 
 def not_finite(metrics: Metrics) -> str:
