@@ -45,7 +45,7 @@ MethodOption = Annotated[
     typer.Option(
         "--method",
         metavar="M",
-        help=f"Choose scales by one of {', '.join(Method)}. Default: the one with the least error.",
+        help=f"Choose scales by one of {', '.join(Method)}. Default: mse, unless others err less.",
         parser=choice(Method, "--method"),
     ),
 ]

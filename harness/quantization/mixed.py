@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from harness.backends import Reference, tensor_shapes
 from harness.model import Model
-from harness.quantization.placement import PRODUCTS, product_of_sum
+from harness.quantization.placement import PRODUCTS, product_of_sum, readers_of_joined
 from harness.quantization.ranking import Ranking
 from harness.quantization.types import QdqPair
 
@@ -199,7 +199,7 @@ class Mixing:
         self.total = sum(self.products.values()) or 1
         self.small = sum(self.products[name] for name in small)
         self.quantized = quantized_products(pairs, self.products)
-        self.sums = product_of_sum(model)
+        self.sums, self.joins = product_of_sum(model), readers_of_joined(model, pairs)
         squares = dict.fromkeys(self.quantized, 0.0)
         cost = {each.pair: each.estimate for each in ranking.pairs}
         for pair in pairs:
@@ -216,8 +216,10 @@ class Mixing:
         return sum(self.products[name] for name in left) / self.total
 
     def with_sums(self, floats: Sequence[str]) -> tuple[str, ...]:
-        """`floats`, and the sums that are computed in their kernels, whose residual needs no pair then."""
-        return (*floats, *(add for add, product in self.sums.items() if product in floats))
+        """`floats`, and what needs no pairs then: the sums in their kernels, and what is joined for them alone."""
+        sums = (add for add, product in self.sums.items() if product in floats)
+        joins = (concat for concat, readers in self.joins.items() if readers.issubset(floats))
+        return (*floats, *sums, *joins)
 
     def keeping(self, share: float) -> tuple[str, ...]:
         """The costliest products that, with the small ones, make up at most `share` of all multiply-adds."""

@@ -3,12 +3,16 @@
 One pair a tensor serves all that want it. A product's other neighbours (bias, activation, the addition of a residual)
 stay float between a DequantizeLinear and the next QuantizeLinear, which TensorRT fuses into the product's kernel: so
 the sum of a residual block needs a pair on the branch that the product does not make, and none between product and sum.
+
+What a Concat joins to a tensor that is quantised, and that is quantised elsewhere, too, has a pair in front of the
+Concat. The skip of a U-Net is pooled and convolved, and joined again later: with one scale for both, TensorRT for RTX
+1.7.1 stores it once, in INT8.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +22,14 @@ from harness.errors import ModelError
 from harness.model import Constants, Model, at_opset
 from harness.quantization.editing import insert_pair, insert_stored, without
 from harness.quantization.pairs import channel_axis, find_pairs
-from harness.quantization.types import Format, Kind, Reader, Scale
+from harness.quantization.types import Format, Kind, QdqPair, Reader, Scale
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
+WITHIN = 2**0.5
+"""Scales that differ by no more become one, the larger: at most that doubles the squares of what rounding errs by."""
+
+Joined = Sequence[tuple[str, str]]
+"""Names of pairs, two by two."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,9 @@ def place(model: Model, format: Format, *, exclude: Collection[str] = ()) -> tup
             wanted.setdefault(str(value.name), []).append((Reader(str(node.name), position), axis))
     if not wanted:
         raise ModelError(f"holds nothing that {format} would quantise", where=model.name)
+    if not format.block_size:
+        for name, reader in _skips(model, frozenset(wanted)):
+            wanted.setdefault(name, []).append((reader, None))
     return tuple(
         Place(
             name,
@@ -96,6 +108,31 @@ def _inputs(
         residual = _residual(model, node, constants)
         if residual is not None:
             yield residual, None
+
+
+def _skips(model: Model, quantized: Collection[str]) -> Iterator[tuple[str, Reader]]:
+    """What a Concat joins to a tensor that is quantised, and that is quantised elsewhere, too.
+
+    The compiler rounds for the pair behind a Concat where it joins: without a pair in front, what is joined waits in
+    float for that, beside what was quantised of it for others.
+    """
+
+    def known(value: ir.Value) -> bool:
+        return any(str(each.name) in quantized for each in moved(value))
+
+    for node in model.ir.graph:
+        if node.op_type == "Concat" and known(node.outputs[0]):
+            for position, value in enumerate(node.inputs):
+                if value is not None and value.producer() is not None and known(value):
+                    yield str(value.name), Reader(str(node.name), position)
+
+
+def moved(value: ir.Value) -> Iterator[ir.Value]:
+    """A tensor, and what nodes behind it make of it that only move or pool it."""
+    yield value
+    for reader, _ in value.uses():
+        if reader.op_type in SAME_SCALE - {"Relu"}:
+            yield from moved(reader.outputs[0])
 
 
 def _block_weight(node: ir.Node, constants: Constants) -> Iterator[tuple[int, int | None]]:
@@ -201,7 +238,7 @@ class Misplaced:
     moved_to: str | None = None
 
 
-_SAME_SCALE = frozenset(
+SAME_SCALE = frozenset(
     {"Relu", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
 )
 """What is behind them holds no value that was not there before."""
@@ -224,6 +261,9 @@ def find_misplaced(model: Model) -> tuple[Misplaced, ...]:
 def _wants(model: Model, node: ir.Node, position: int, constants: Constants) -> bool:
     if node.op_type in PRODUCTS:
         return position < 2
+    if node.op_type == "Concat":
+        behind = [reader for value in moved(node.outputs[0]) for reader, _ in value.uses()]
+        return any(reader.op_type == "QuantizeLinear" for reader in behind)
     if not _adds_two(node):
         return False
     raw = [_undone(value) for value in node.inputs]  # the sum as it was without pairs
@@ -251,7 +291,7 @@ def _undone(value: ir.Value | None) -> ir.Value:
 
 def _behind(model: Model, node: ir.Node, constants: Constants) -> str | None:
     """The tensor behind a few nodes that a product reads in float."""
-    while node.op_type in _SAME_SCALE:
+    while node.op_type in SAME_SCALE:
         value = node.outputs[0]
         for reader, position in value.uses():
             if reader.op_type in PRODUCTS and _wants(model, reader, position, constants):
@@ -269,7 +309,7 @@ def with_products(model: Model, names: Collection[str]) -> frozenset[str]:
     found, waiting = set(names), [name for name in names if name in nodes]
     while waiting:
         node = nodes[waiting.pop()]
-        if node.op_type not in _SAME_SCALE:
+        if node.op_type not in SAME_SCALE:
             continue
         behind = {str(reader.name) for output in node.outputs for reader, _ in output.uses()} - found
         found |= behind
@@ -298,3 +338,71 @@ def well_placed(model: Model) -> Model:
             insert_pair(reduced.ir.graph, value, readers, pairs[each.pair].scale, pairs[each.pair].dtype)
     digest = hashlib.sha256(f"{model.sha256} well placed".encode()).hexdigest()
     return Model(reduced.ir, name=model.name, sha256=digest)
+
+
+def joined_pairs(model: Model, pairs: Sequence[QdqPair]) -> Joined:
+    """Pairs that could share a scale: on what a Concat joined, on a tensor that it joins, and on what is that moved.
+
+    Args:
+        model: the quantised model.
+        pairs: its pairs.
+    """
+    quantizers = _quantizers(pairs)
+    found: list[tuple[str, str]] = []
+    for node in model.ir.graph:
+        if node.op_type == "Concat":
+            wholes = _pairs_of(node.outputs[0], quantizers)
+            for value in node.inputs:
+                parts = [] if value is None or not wholes else _pairs_of(_undone(value), quantizers)
+                found += [(whole, part) for whole in wholes for part in parts]
+                found += [(parts[0], part) for part in parts[1:]]
+    return tuple(dict.fromkeys(found))
+
+
+def readers_of_joined(model: Model, pairs: Sequence[QdqPair]) -> dict[str, frozenset[str]]:
+    """For each Concat that reads a pair: the nodes that read the pairs on what it joined."""
+    quantizers, readers = _quantizers(pairs), {pair.name: pair.readers for pair in pairs}
+    found = {}
+    for node in model.ir.graph:
+        wholes = _pairs_of(node.outputs[0], quantizers) if node.op_type == "Concat" else []
+        if wholes:
+            found[str(node.name)] = frozenset(reader.node for name in wholes for reader in readers[name])
+    return found
+
+
+def _quantizers(pairs: Sequence[QdqPair]) -> dict[str, str]:
+    return {
+        pair.quantizer: pair.name
+        for pair in pairs
+        if pair.quantizer and pair.kind is Kind.ACTIVATION and pair.scale.per_tensor
+    }
+
+
+def _pairs_of(value: ir.Value, quantizers: Mapping[str, str]) -> list[str]:
+    """The pairs on a tensor, and on what is that tensor moved or pooled."""
+    readers = [str(reader.name) for each in moved(value) for reader, _ in each.uses()]
+    return [quantizers[name] for name in dict.fromkeys(readers) if name in quantizers]
+
+
+def groups_of(names: Collection[str], joined: Joined) -> list[tuple[str, ...]]:
+    """`names` in groups: those that are joined, directly or through others, in one."""
+    group = {name: frozenset({name}) for name in names}
+    for first, second in joined:
+        if first in group and second in group:
+            both = group[first] | group[second]
+            group |= dict.fromkeys(both, both)
+    return [tuple(name for name in names if name in each) for each in dict.fromkeys(group.values())]
+
+
+def with_shared(scales: Mapping[str, Scale], joined: Joined) -> dict[str, Scale]:
+    """`scales` by name of the pair, with one for those that are joined and differ little; see WITHIN."""
+    near = [each for each in joined if _ratio(scales, *each) <= WITHIN]
+    found = dict(scales)
+    for group in groups_of(list(dict.fromkeys(name for each in near for name in each)), near):
+        found |= dict.fromkeys(group, max((scales[name] for name in group), key=lambda each: each.largest))
+    return found
+
+
+def _ratio(scales: Mapping[str, Scale], first: str, second: str) -> float:
+    sizes = scales[first].largest, scales[second].largest
+    return max(sizes) / min(sizes)

@@ -1,13 +1,16 @@
 """From a float model and samples to a Q/DQ model: calibrate, compare methods, place, and keep what hurts in float.
 
-The best method for all tensors is taken, and for a few tensors another one that does better. Errors are measured on
-samples that the scales were not calibrated with, half by half: on its own samples `max` looks better than it is, since
-of them it clips nothing.
+A scale is that of `mse`, unless samples show that another method does better.
+
+Four samples draw the largest value, or the best threshold of one tensor, as much by chance as by what the model is
+like, and among many choices the luckiest looks best. So errors are measured on samples that the scales were not
+calibrated with, half by half (on its own samples `max` looks better than it is, since of them it clips nothing); a
+method takes the place of `mse` only where it does better by more than noise; and single tensors get other methods only
+where those that each half asks for make the model better on the other half, too, by more than noise.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +25,15 @@ from harness.quantization.editing import with_scales, without
 from harness.quantization.histograms import Histogram, Observed, observe
 from harness.quantization.mixed import Mixing, Point, small_products
 from harness.quantization.pairs import find_pairs, float_weights
-from harness.quantization.placement import Place, place, product_of_sum, with_pairs
+from harness.quantization.placement import (
+    Place,
+    groups_of,
+    joined_pairs,
+    place,
+    product_of_sum,
+    with_pairs,
+    with_shared,
+)
 from harness.quantization.ranking import Outputs, Ranking, Samples, candidates, rank
 from harness.quantization.switched import Setting, SwitchedModel
 from harness.quantization.types import Format, Kind, Method, QdqPair, Scale
@@ -36,9 +47,14 @@ MOST_TENSORS = 16
 """So many activations, those whose scale errs most, are tried with each method."""
 MOST_SAMPLES = 8
 """On at most so many samples."""
+NOISE = 2.5
+"""A method is better where the mean difference, sample by sample, is so many times its standard error: one of three."""
+CONFIRMED = 1.65
+"""The same of single tensors, of which one choice is looked at."""
 _BETTER = 0.995
 
 Scales = Mapping[Method, Mapping[str, Scale]]
+Choice = dict[str, Method]
 
 
 @dataclass(frozen=True)
@@ -162,8 +178,8 @@ def quantize(
         model: the float model.
         samples: what to calibrate with. Where `unseen` is None, one in four is kept to measure on.
         format: what tensors are quantised to; INT4 and NVFP4 quantise weights of matrix products alone.
-        method: how scales are chosen; None: the one with the least error on samples that it was not calibrated with,
-            and for a few tensors another one; see `choose_methods`.
+        method: how scales are chosen; None: by `mse`, unless other methods do better on samples that they were not
+            calibrated with; see `choose_methods`.
         exclude: names of nodes that stay in float.
         keep_float: share of the multiply-adds, 0 to 1, that may stay in float: products too small to gain by being
             quantised (see `small_products`), then those that hurt most. None: the small ones; 0: nothing.
@@ -222,6 +238,11 @@ class _Quantizing:
         self.model = with_pairs(model, format, places, first | dict(given))
         self.pairs = find_pairs(self.model)
         self.weights = float_weights(self.model, self.pairs, model)
+        self.joined = tuple(
+            each
+            for each in joined_pairs(self.model, self.pairs)
+            if not {pair.tensor for pair in self.pairs if pair.name in each} & given.keys()
+        )
         self.switched = SwitchedModel(self.model, self.pairs, self.weights)
         self.outputs, self.unseen = Outputs(self.switched, samples), Outputs(self.switched, unseen)
 
@@ -276,8 +297,12 @@ class _Quantizing:
             }
             for pair in self.pairs
         }
+        activations = [pair.name for pair in self.pairs if pair.kind is Kind.ACTIVATION]
         return choose_methods(
-            self.outputs, lambda seen: {each: self._scales(seen, each) for each in Method}, errors
+            self.outputs,
+            lambda seen: {each: self._scales(seen, each) for each in Method},
+            errors,
+            groups_of(activations, self.joined),
         )
 
     def _scales(self, observed: Observed, method: Method) -> dict[str, Scale]:
@@ -287,7 +312,7 @@ class _Quantizing:
             # Clipping channels of weights by what squared errors say pays at few bits only.
             own = Method.MAX if pair.kind is Kind.WEIGHT and method is not Method.MSE else method
             found[pair.name] = self.given.get(pair.tensor) or scale_for(pair, histogram, values, own)
-        return found
+        return with_shared(found, self.joined)
 
     def _unseen(self, setting: Setting) -> float | None:
         return self.unseen.error(setting) if self.unseen.samples else None
@@ -339,58 +364,98 @@ class _Quantizing:
         )
 
 
+class _Fold:
+    """Samples, and the scales that others gave."""
+
+    def __init__(self, outputs: Outputs, scales: Scales) -> None:
+        self.outputs, self.scales = outputs, scales
+
+    def squares(self, chosen: Mapping[str, Method]) -> np.ndarray:
+        """The squared error of each sample with the methods chosen."""
+        setting = Setting(scales={name: self.scales[method][name] for name, method in chosen.items()})
+        return np.square(self.outputs.each(setting))
+
+
 def choose_methods(
-    outputs: Outputs, scales_of: Callable[[Observed], Scales], errors: Mapping[str, Mapping[Method, float]]
-) -> tuple[Method, dict[str, Method]]:
-    """The method with the least error of the model, and by pair the method whose scale it gets.
+    outputs: Outputs,
+    scales_of: Callable[[Observed], Scales],
+    errors: Mapping[str, Mapping[Method, float]],
+    groups: Sequence[Sequence[str]],
+) -> tuple[Method, Choice]:
+    """The method for the model, and by pair the method whose scale it gets.
 
     Args:
         outputs: the model with the samples that it is calibrated with.
         scales_of: by method and pair, the scales that what was observed gives.
         errors: by pair and method, the error of its tensor over all samples.
+        groups: names of activation pairs that get one method, each in one group.
     """
     folds = _folds(outputs, scales_of)
-    pairs = outputs.switched.pairs
-
-    def error(chosen: Mapping[str, Method]) -> float:
-        return math.hypot(
-            *(
-                fold.error(Setting(scales={name: scales[method][name] for name, method in chosen.items()}))
-                for fold, scales in folds
-            )
-        )
-
-    found = {method: error({pair.name: method for pair in pairs}) for method in Method}
-    best = min(found, key=lambda method: found[method])
-    chosen = {pair.name: best for pair in pairs}
+    names = [pair.name for pair in outputs.switched.pairs]
+    best = _best(folds, names)
+    chosen: Choice = dict.fromkeys(names, best)
     if len(folds) < 2:
         return best, chosen
-    least = found[best]
-    activations = [pair.name for pair in pairs if pair.kind is Kind.ACTIVATION]
-    activations.sort(key=lambda name: -errors[name][best])
-    for name in activations[:MOST_TENSORS]:
+    costliest = sorted(groups, key=lambda group: -max(errors[name][best] for name in group))[:MOST_TENSORS]
+    before, after = [], []
+    for mine, others in (folds, folds[::-1]):
+        before.append(others.squares(chosen))
+        after.append(others.squares(_improved([mine], chosen, costliest)))
+        if np.mean(after[-1]) >= np.mean(before[-1]):
+            return best, chosen
+    if not _less(np.concatenate(after), np.concatenate(before), CONFIRMED):
+        return best, chosen
+    return best, _improved(folds, chosen, costliest)
+
+
+def _best(folds: Sequence[_Fold], names: Sequence[str]) -> Method:
+    """`mse`, or the method that does better by most, if one does beyond noise."""
+    found = {
+        method: np.concatenate([fold.squares(dict.fromkeys(names, method)) for fold in folds])
+        for method in Method
+    }
+    best = Method.MSE
+    for method, squares in found.items():
+        if _less(squares, found[Method.MSE], NOISE) and squares.mean() < found[best].mean():
+            best = method
+    return best
+
+
+def _less(squares: np.ndarray, than: np.ndarray, errors: float) -> bool:
+    """Whether the squared errors of the same samples are less, by so many standard errors."""
+    gain = than - squares
+    noise = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
+    return bool(gain.mean() > errors * noise)
+
+
+def _improved(folds: Sequence[_Fold], chosen: Choice, groups: Sequence[Sequence[str]]) -> Choice:
+    """`chosen` with other methods for those groups that do better on `folds`, one after the other."""
+
+    def error(tried: Choice) -> float:
+        return float(np.sqrt(np.mean([fold.squares(tried).mean() for fold in folds])))
+
+    least = error(chosen)
+    for group in groups:
         for method in Method:
-            if method is chosen[name]:
-                continue
-            tried = error({**chosen, name: method})
-            if tried < _BETTER * least:
-                least, chosen[name] = tried, method
-    return best, chosen
+            tried = chosen | dict.fromkeys(group, method)
+            if tried != chosen and (found := error(tried)) < _BETTER * least:
+                least, chosen = found, tried
+    return chosen
 
 
-def _folds(outputs: Outputs, scales_of: Callable[[Observed], Scales]) -> Sequence[tuple[Outputs, Scales]]:
+def _folds(outputs: Outputs, scales_of: Callable[[Observed], Scales]) -> tuple[_Fold, ...]:
     """Each half of the samples with the scales of the other one; of a single sample itself."""
-    switched: SwitchedModel = outputs.switched
+    switched = outputs.switched
     samples, expected = outputs.samples, outputs.expected
     half = len(samples) // 2
     if not half:
-        return [(outputs, scales_of(observe(switched, samples)))]
+        return (_Fold(outputs, scales_of(observe(switched, samples))),)
     found = []
     for mine, others in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
         seen = scales_of(observe(switched, samples[mine]))
         most = slice(MOST_SAMPLES // 2)
-        found.append((Outputs(switched, samples[others][most], expected[others][most]), seen))
-    return found
+        found.append(_Fold(Outputs(switched, samples[others][most], expected[others][most]), seen))
+    return tuple(found)
 
 
 def _first_scale(each: Place, constants: Constants, format: Format) -> Scale:

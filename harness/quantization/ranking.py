@@ -130,6 +130,14 @@ class Outputs:
         """nrmse of the worst output, or part of one, over all samples, or over the first few."""
         return max(self.errors(setting, samples=samples).values(), default=0.0)
 
+    def each(self, setting: Setting) -> list[float]:
+        """nrmse of the worst output, or part of one, of each sample."""
+        found = [self.switched.run(feeds, setting) for feeds in self.samples]
+        return [
+            worst_error([outputs], [expected], self.parts)
+            for outputs, expected in zip(found, self.expected, strict=True)
+        ]
+
     def errors(self, setting: Setting, *, samples: int | None = None) -> dict[str, float]:
         """nrmse of each output, and of each tensor that was joined in one."""
         outputs = [self.switched.run(feeds, setting) for feeds in self.samples[:samples]]

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cases.models.convolutional import conv_residual
+from benchmarks.quantization_kernels import float_between
+from cases.models.convolutional import conv_residual, unet
 from cases.models.transformer import attention_encoder
 from harness.compiler import ReportCache, kernels_of
 from harness.environments import Environment, Supervisor
 from harness.model import Model, load_model
 from harness.quantization import (
     Format,
+    Method,
     Scale,
     find_misplaced,
     find_pairs,
@@ -62,6 +64,35 @@ def test_a_pair_in_front_of_an_activation_is_moved_behind_it(residual):
     moved = {pair.tensor: pair for pair in find_pairs(well_placed(unmoved))}
     assert "stem_bn" not in moved
     assert ("b0_1_conv", 0) in {(r.node, r.position) for r in moved["stem_relu"].readers}
+
+
+def test_pairs_on_what_is_joined_to_a_quantised_tensor_are_not_misplaced():
+    model = load_model(unet(), name="unet")
+    feeds = {"image": np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)}
+    made = quantize(model, [feeds], unseen=[]).quantized
+    assert find_misplaced(made) == ()
+    pairs = find_pairs(made)
+    bare = without(made, pairs, [pair.name for pair in pairs if pair.tensor == "up0_concat"], {})
+    assert [each.pair for each in find_misplaced(bare)] == ["down0_relu"]
+
+
+@pytest.mark.skipif(not PYTHON, reason="HARNESS_RTX_PYTHON names no Python with TensorRT for RTX")
+@pytest.mark.parametrize("seed", [0, 2])
+def test_the_compiler_keeps_no_skip_in_float_between_convolutions(seed: int, tmp_path: Path):
+    """With seed 2 the scale of a skip is half of that of what it is joined to, so that they are not shared."""
+    environment = Environment("compiler", (PYTHON,))
+    supervisor = Supervisor(environment, keep_cache=False)
+    model = load_model(unet(seed=seed), name="unet")
+    random = np.random.default_rng(seed)
+    samples = [{"image": random.standard_normal((1, 3, 32, 32)).astype(np.float32)} for _ in range(4)]
+    try:
+        made = quantize(model, samples, unseen=[], method=Method.MAX).quantized
+        listed = kernels_of(
+            made, Precision.FP16, environment, supervisor=supervisor, cache=ReportCache(tmp_path)
+        )
+        assert float_between(listed) == (7, 0)
+    finally:
+        supervisor.close()
 
 
 @pytest.mark.skipif(not PYTHON, reason="HARNESS_RTX_PYTHON names no Python with TensorRT for RTX")

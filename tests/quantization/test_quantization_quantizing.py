@@ -27,6 +27,7 @@ from harness.quantization import (
 from harness.quantization.arithmetic import thinned
 from harness.quantization.calibration import error_of
 from harness.quantization.mixed import ProductSize, product_sizes, small_products
+from harness.quantization.placement import with_shared
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,11 @@ def encoder() -> Model:
 def images(count: int) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     return [{"image": rng.standard_normal((2, 3, 16, 16)).astype(np.float32)} for _ in range(count)]
+
+
+def pictures(count: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [{"image": rng.standard_normal((1, 3, 32, 32)).astype(np.float32)} for _ in range(count)]
 
 
 def tokens(count: int) -> list[dict[str, np.ndarray]]:
@@ -275,3 +281,40 @@ def test_what_is_small_depends_on_rows_columns_and_terms_and_on_what_else_there_
     assert not ProductSize(rows=64, columns=1, terms=9, count=32, convolves=True).small
     sizes = product_sizes(load_model(attention_encoder(layers=1), name="encoder"), tokens(1)[0])
     assert sizes["l0_qk"] == ProductSize(rows=24, columns=24, terms=16, count=8)
+
+
+def test_single_tensors_keep_the_method_of_the_model_where_another_one_is_luck():
+    """Of 30 choices on four samples some look better; on the other half of the samples they are not."""
+    model = load_model(unet(), name="unet")
+    samples = pictures(8)
+    found = quantize(model, samples[:4], unseen=samples[4:])
+    assert {each.method for each in found.tensors if each.kind is Kind.ACTIVATION} == {found.method}
+    assert found.method is Method.MSE
+
+
+def test_what_a_unet_joins_again_shares_one_scale_with_what_it_pools():
+    model = load_model(unet(), name="unet")
+    places = {each.tensor: {(r.node, r.position) for r in each.readers} for each in place(model, Format.INT8)}
+    assert places["down1_relu"] == {("up1_concat", 1)}
+    assert "up2_resize" not in places  # nobody else reads it
+    found = quantize(model, pictures(4), unseen=[], method=Method.MAX)
+    scales = {pair.tensor: pair.scale.largest for pair in find_pairs(found.quantized)}
+    for level in range(3):
+        skip = scales[f"down{level}_relu"]
+        assert skip == scales[f"down{level}_pool"]
+        assert skip == scales[f"up{level}_concat"]
+
+
+def test_scales_that_differ_by_more_than_the_square_root_of_two_are_not_shared():
+    scales = {name: Scale(np.array(value, np.float32)) for name, value in (("a", 1), ("b", 1.4), ("c", 3))}
+    shared = with_shared(scales, [("a", "b"), ("c", "b")])
+    assert [float(shared[name].values) for name in "abc"] == pytest.approx([1.4, 1.4, 3])
+
+
+def test_what_is_joined_for_a_product_in_float_stays_in_float():
+    model = load_model(unet(), name="unet")
+    samples = pictures(4)
+    found = quantize(model, samples, unseen=[], keep_float=0.99)
+    assert "up0_conv" in found.chosen.floats
+    assert "down0_relu" not in {pair.tensor for pair in find_pairs(found.quantized)}
+    assert error(found.quantized, model, samples) == pytest.approx(found.chosen.error, rel=1e-3)
