@@ -193,6 +193,10 @@ POSITIVE: dict[str, list[Example]] = {
             "g (float[N,3,9,8] x) => (float[N,3,4,4] y, int64[N,3,4,4] i) "
             "{ y, i = MaxPool<kernel_shape = [3, 2], strides = [2, 2]>(x) }"
         ),
+        Example(  # of equal numbers the first in rows counts, though places are numbered by columns
+            "g (float[N,3,9,8] x) => (float[N,3,4,4] y, int64[N,3,4,4] i) "
+            "{ y, i = MaxPool<kernel_shape = [3, 2], strides = [2, 2], storage_order = 1>(x) }"
+        ),
         Example(
             "g (float[N,3,9,8] x) => (float[N,3,P,Q] y) "
             "{ y = AveragePool<kernel_shape = [2, 2], dilations = [2, 2], pads = [1, 1, 1, 1], ceil_mode = 1>(x) }",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cure_examples import Example
 
+from harness.compiler import GraphView, match_rules
 from harness.conversion.cures import CURES, apply, prove_rewrite
 from harness.conversion.cures.building import Inapplicable
 
@@ -25,6 +26,8 @@ CONSTANTS = {
     "scale": RANDOM.normal(size=8).astype(F),
     "bias": RANDOM.normal(size=(1, 1, 8)).astype(F),
     "ax": np.array([-1]),
+    "a1": np.array([1]),
+    "a012": np.array([0, 1, 2]),
     "eight": F(8),
     "root2": F(2**0.5),
     "inverse": F(0.5**0.5),
@@ -108,6 +111,64 @@ def test_a_root_mean_square_normalisation_is_one_however_it_is_written(
 ) -> None:
     parts = (SQUARES[square].format("x"), ROOTS[root].format("x"), TAILS[tail])
     assert cured("rms-normalisation", " ".join(parts)) == ["RMSNormalization"]
+
+
+#: What is no normalisation that an operator computes, or a cure writes: what the advice says of it.
+NEAR = {
+    "what it divides is not what it squares": [
+        "q = Mul(x, x) v = ReduceMean(q, ax) e = Add(v, eps) s = Sqrt(e) d = Sub(x, v) y = Div(d, s)",
+        f"{CENTRED} q = Mul(d, d) v = ReduceMean(q, ax) e = Add(v, eps) s = Sqrt(e) y = Div(x, s)",
+        "q = Mul(x, x) v = ReduceMean(q, ax) e = Add(v, eps) s = Sqrt(e) y = Mul(x, s)",
+        "q = Mul(x, x) v = ReduceMean(q, ax) e = Add(v, eps) s = Sqrt(e) y = Div(s, x)",
+    ],
+    "what it averages is no square": [
+        "q = Pow(x, three) v = ReduceMean(q, ax) e = Add(v, eps) s = Sqrt(e) y = Div(x, s)",
+        "a = Abs(x) q = Mul(a, x) v = ReduceMean(q, ax) e = Add(v, eps) s = Sqrt(e) y = Div(x, s)",
+    ],
+    "its mean is over axis 1 of 3, and not over the last ones": [
+        "q = Mul(x, x) v = ReduceMean(q, a1) e = Add(v, eps) s = Sqrt(e) y = Div(x, s)",
+    ],
+    "the size of an axis that it averages over is known at run time only": [
+        "q = Mul(x, x) v = ReduceMean(q, a012) e = Add(v, eps) s = Sqrt(e) y = Div(x, s)",
+    ],
+    "its epsilon is no constant between 0 and 0.1": [
+        "q = Mul(x, x) v = ReduceMean(q, ax) e = Add(v, one) s = Sqrt(e) y = Div(x, s)",
+    ],
+}
+
+
+def advice_on(body: str) -> str:
+    """What a rule advises on the norm of a graph."""
+    matches = match_rules(GraphView(example(body).model()))
+    (match,) = (each for each in matches if each.rule.code == "layernorm-decomposed")
+    return match.advice
+
+
+@pytest.mark.parametrize("body", [*itertools.chain(*NEAR.values())])
+def test_what_is_nearly_a_normalisation_is_not_advised_to_be_one(body: str) -> None:
+    """And no cure writes one."""
+    (why,) = (why for why, bodies in NEAR.items() if body in bodies)
+    said = f"it is neither LayerNormalization nor RMSNormalization, for {why}: keep its squares in FP32"
+    assert advice_on(body) == said
+    for code in ("layer-normalisation", "rms-normalisation"):
+        with contextlib.suppress(Inapplicable):
+            assert apply(BY_CODE[code], example(body).model()) is None
+
+
+@pytest.mark.parametrize(
+    ("square", "root", "tail"), [each for each in NORMS if each[0] in ("product", "power")]
+)
+def test_a_normalisation_is_advised_to_be_the_operator_that_a_cure_writes(
+    square: str, root: str, tail: str
+) -> None:
+    for centred, operator in (
+        (True, "LayerNormalization, at opset 17"),
+        (False, "RMSNormalization, at opset 23"),
+    ):
+        of = "d" if centred else "x"
+        body = f"{SQUARES[square].format(of)} {ROOTS[root].format(of)} {TAILS[tail]}"
+        advice = advice_on(f"{CENTRED} {body}" if centred else body)
+        assert advice == f"export it as {operator} or later; `harness check --fix` writes that, too"
 
 
 @pytest.mark.parametrize(("inner", "half"), [*itertools.product([*ERFS, *TANHS], HALVES)])

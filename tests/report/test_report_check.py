@@ -25,7 +25,7 @@ from harness.conversion import (
 from harness.model import TensorInfo
 from harness.report import check_markdown, check_page, print_check
 from harness.report.conversion.picture import block_of
-from harness.report.conversion.view import Row, headline, statements
+from harness.report.conversion.view import Row, headline, rows, statements
 from harness.tensors import host_fingerprint
 from harness.worker.protocol import TENSORRT_RTX, CompileReport, Kernel, KernelList, KernelTensor
 
@@ -109,6 +109,15 @@ def test_the_same_is_said_once_of_several_nodes() -> None:
     text = printed(report_of(engine("old", *stopping, outcome=Outcome.REFUSED)))
     assert "top, second (TopK): K is limited" in text
     assert "third (Sort)" in text
+
+
+def test_what_is_advised_otherwise_is_said_by_itself() -> None:
+    nodes = [replace(TOP, name=name, index=place) for place, name in enumerate("abc")]
+    found = [finding(Kind.IMPROVABLE, node, "layernorm-decomposed") for node in nodes]
+    found[1] = replace(found[1], advice="leave it")
+    first, second = rows(CheckResult("m.onnx", "m", None, "0", 3, tuple(found)))
+    assert [first.finding.advice, second.finding.advice] == ["split it", "leave it"]
+    assert [each.name for each in first.others] == ["c"]
 
 
 def test_what_compilers_say_of_a_node_is_the_same_but_for_its_name() -> None:

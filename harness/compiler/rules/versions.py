@@ -1,6 +1,5 @@
 """Operator sets and releases, TF32, and what dynamic sizes cost: advice on a model as a whole."""
 
-import numpy as np
 import onnx_ir as ir
 
 from harness.compiler.facts import RTX, Kind, Releases
@@ -53,28 +52,6 @@ def _opens(graph: GraphView) -> tuple[bool, bool]:
     return first, any(not isinstance(size, int) for shape in shapes for size in tuple(shape)[1:])
 
 
-def _decomposed_norm(node: NodeView) -> bool:
-    """√(ReduceMean(square) + epsilon), or 1 over it, as a power or not: of a normalization that is written out."""
-    if node.op == "Pow":
-        exponent = node.constant(1)
-        if exponent is None or not np.all(np.abs(exponent) == 0.5):
-            return False
-    total = _writer(node.value(0))
-    if total is not None and total.op_type == "Reciprocal":
-        total = _writer(total.inputs[0])
-    if total is None or total.op_type != "Add":
-        return False
-    means = [
-        writer for value in total.inputs if (writer := _writer(value)) and writer.op_type == "ReduceMean"
-    ]
-    squared = _writer(means[0].inputs[0]) if means else None
-    return squared is not None and squared.op_type in ("Pow", "Mul")
-
-
-def _writer(value: ir.Value | None) -> ir.Node | None:
-    return None if value is None else value.producer()
-
-
 _FAR = 8
 """Nodes behind a repeated constant within which it is looked for what it joins."""
 
@@ -105,16 +82,6 @@ def _joins_open(value: ir.Value, steps: int) -> bool:
 
 RULES = (
     *(_above(*limit) for limit in _LIMITS),
-    Rule(
-        "layernorm-decomposed",
-        Kind.IMPROVABLE,
-        ("Sqrt", "Pow"),
-        _decomposed_norm,
-        "a normalization written in primitives squares in the precision under test, and overflows there first",
-        "measured on an H200 with TensorRT for RTX 1.4 and 1.6: LayerNormalization computes inside in FP32",
-        "export where it is one operator: LayerNormalization from opset 17 on, RMSNormalization from 23 on",
-        (RTX, Releases(TENSORRT, "8.6")),
-    ),
     Rule(
         TF32,
         Kind.RISKY,

@@ -106,6 +106,7 @@ def _merged(found: Iterable[Row]) -> tuple[Row, ...]:
         alike: tuple[object, ...] = (
             finding.code,
             finding.explanation,
+            finding.advice,
             row.environments,
             finding.is_not_asked,
         )

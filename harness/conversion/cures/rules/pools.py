@@ -196,7 +196,7 @@ def _taps(
 def _where(
     ops: Ops, data: ir.Value, window: Window, taps: list[ir.Value], largest: ir.Value, columns_first: bool
 ) -> ir.Value:
-    """The index into the flattened data of the first place that is the largest."""
+    """The index into the flattened data of the place that is the largest, the first of several in rows."""
     lengths = known_sizes(data, 2)
     order = list(reversed(range(len(lengths)))) if columns_first else list(range(len(lengths)))
     strides = {axis: math.prod(lengths[other] for other in order[at + 1 :]) for at, axis in enumerate(order)}
@@ -206,8 +206,8 @@ def _where(
         for axis, length in enumerate(lengths)
     ]  # fmt: skip
     unset = ops.constant(np.array(np.iinfo(np.int32).max, np.int64))
-    first: ir.Value | None = None
-    for place, tap in zip(window.places, taps, strict=True):
+    first = unset
+    for place, tap in reversed(list(zip(window.places, taps, strict=True))):
         table = np.zeros([1, 1, *counts], np.int64)
         for axis, offset in enumerate(place):
             at = np.arange(counts[axis]) * window.strides[axis] - window.begins[axis]
@@ -215,9 +215,7 @@ def _where(
             table += (at * strides[axis]).reshape(
                 [-1 if each == axis + 2 else 1 for each in range(table.ndim)]
             )
-        here = ops.Where(ops.Equal(tap, largest), ops.constant(table), unset)
-        first = here if first is None else ops.Min(first, here)
-    assert first is not None
+        first = ops.Where(ops.Equal(tap, largest), ops.constant(table), first)
     planes = ops.times([ops.dim(data, 0), ops.dim(data, 1)])
     bases = ops.Mul(ops.upto(planes), ops.ints(math.prod(lengths)))
     ones: list[Size] = [1] * (rank(data) - 2)
