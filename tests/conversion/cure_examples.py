@@ -437,6 +437,18 @@ POSITIVE: dict[str, list[Example]] = {
             {"low": LOWEST, "one": F(1), "ax": np.array([1])},
         ),
         Example(
+            _SCORES % "float[N,8] attention_mask"
+            + "{ u = Unsqueeze(attention_mask, ax) s = Sub(u, one) w = Mul(s, high) a = Add(x, w) y = Softmax(a) }",
+            {"high": F(1e30), "one": F(1), "ax": np.array([1])},
+        ),
+        Example(
+            _SCORES
+            % "bool[N,1,8] keep"
+            + "{ c = Cast<to = 1>(keep) s = Sub(c, one) w = Mul(high, s) m = Add(w, causal) a = Add(m, x) "
+            "y = Softmax(a) }",
+            {"high": F(1e9), "one": F(1), "causal": _CAUSAL},
+        ),
+        Example(
             _SCORES
             % "int64[N,8] attention_mask"
             + "{ u = Unsqueeze(attention_mask, ax) c = Cast<to = 1>(u) s = Sub(one, c) b = Cast<to = 9>(s) "

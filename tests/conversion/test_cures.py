@@ -84,3 +84,15 @@ def test_rows_of_nan_that_the_model_looks_for_are_meant():
     )
     example = Example(graph, {"low": np.float32(-np.inf), "zero": np.float32(0)})
     assert apply(BY_CODE["safe-mask"], example.model()) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "mask"), [(1e30, "Sub(one, c)"), (-1e30, "Sub(c, one)"), (1e30, "Identity(c)")]
+)
+def test_large_numbers_that_raise_scores_are_no_mask(number, mask):
+    graph = (
+        "g (float[N,8] x, bool[N,8] keep) => (float[N,8] y) "
+        f"{{ c = Cast<to = 1>(keep) s = {mask} w = Mul(s, large) a = Add(x, w) y = Softmax(a) }}"
+    )
+    example = Example(graph, {"large": np.float32(number), "one": np.float32(1)})
+    assert apply(BY_CODE["safe-mask"], example.model()) is None

@@ -61,22 +61,27 @@ def safe_masks(model: Model, refused: frozenset[str] | None) -> Transformed | No
     """Every number that masks, where all that it comes to is a Softmax."""
     graph = with_shapes(model)
     uses = _Uses(switches_of(model))
-    lowered: list[tuple[ir.Node, int]] = []
+    lowered: list[tuple[ir.Node, int, bool]] = []
     for node in graph.graph:
         if node.op_type == "ConstantOfShape":
             if _masks(_filled(node)) and _follow(node.outputs[0], uses, set()):
-                lowered.append((node, -1))
+                lowered.append((node, -1, False))
             continue
         for index, value in enumerate(node.inputs):
-            if value is not None and _masks(_constant(value)) and _reaches(node, index, uses):
-                lowered.append((node, index))
+            values = None if value is None else _constant(value)
+            if values is None:
+                continue
+            turned = node.op_type == "Mul" and is_less_one(node.inputs[1 - index], uses.switches)
+            if _masks(-values if turned else values) and _reaches(node, index, uses, turned=turned):
+                lowered.append((node, index, turned))
     if not lowered:
         return None
-    for node, index in lowered:
-        _lower(graph.graph, node, index, SAFE if (node, index) in uses.chosen else _ADDED)
+    for node, index, turned in lowered:
+        number = SAFE if (node, index) in uses.chosen else _ADDED
+        _lower(graph.graph, node, index, number, turned=turned)
     for node in uses.added:
         _bound(graph.graph, node)
-    names = [str(node.name) for node, _ in lowered] + [str(node.name) for node in uses.added]
+    names = [str(node.name) for node, *_ in lowered] + [str(node.name) for node in uses.added]
     return Transformed(graph, tuple(dict.fromkeys(names)))
 
 
@@ -111,10 +116,17 @@ def _masks(values: np.ndarray | None) -> bool:
     return bool(np.any(wide <= lowest) and np.all((wide <= lowest) | (wide >= SAFE)))
 
 
-def _reaches(node: ir.Node, index: int, uses: _Uses) -> bool:
-    """Whether a masking number that `node` reads masks scores, and nothing else; where is noted in `uses`."""
+def _reaches(node: ir.Node, index: int, uses: _Uses, *, turned: bool) -> bool:
+    """Whether a masking number that `node` reads masks scores, and nothing else; where is noted in `uses`.
+
+    Args:
+        node: reads it.
+        index: as this input.
+        uses: gets where.
+        turned: whether it is positive, and times mask − 1.
+    """
     found = _Uses(uses.switches)
-    if not _passes(node, index, found, set()):
+    if not (_follow(node.outputs[0], found, set()) if turned else _passes(node, index, found, set())):
         return False
     uses.chosen |= found.chosen
     uses.added |= found.added
@@ -200,7 +212,8 @@ def _is_mask(value: ir.Value | None, switches: frozenset[str]) -> bool:
     if node.op_type in ("Add", "Concat"):
         return all(_is_mask(each, switches) for each in inputs)
     return node.op_type == "Mul" and any(
-        _is_mask(one, switches) and is_switch(other, switches) for one, other in (inputs, reversed(inputs))
+        _is_mask(one, switches) and (is_switch(other, switches) or is_less_one(other, switches))
+        for one, other in (inputs, reversed(inputs))
     )
 
 
@@ -219,13 +232,28 @@ def is_switch(value: ir.Value | None, switches: frozenset[str]) -> bool:
     return node.op_type in _MOVES and is_switch(source, switches)
 
 
+def is_less_one(value: ir.Value | None, switches: frozenset[str]) -> bool:
+    """Whether a value is meant to be 0 or −1: a mask of the user less 1."""
+    node = None if value is None else value.producer()
+    if node is None:
+        return False
+    if node.op_type == "Sub":
+        return _constant_one(node.inputs[1]) and is_switch(node.inputs[0], switches)
+    if node.op_type == "Neg":
+        return is_switch(node.inputs[0], switches)
+    return node.op_type in _MOVES and is_less_one(given(node, 0), switches)
+
+
 def _constant_one(value: ir.Value | None) -> bool:
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return tensor is not None and bool(np.all(np.asarray(tensor.numpy(), np.float64) == 1))
 
 
-def _lower(graph: ir.Graph, node: ir.Node, index: int, number: float) -> None:
-    """Write `number` for what masks in an input of `node`; −1: in the constant that it repeats."""
+def _lower(graph: ir.Graph, node: ir.Node, index: int, number: float, *, turned: bool) -> None:
+    """Write `number` for what masks in an input of `node`; −1: in the constant that it repeats.
+
+    Where it is `turned` the sign of both is.
+    """
     if index < 0:
         filled = _filled(node)
         assert filled is not None
@@ -236,7 +264,8 @@ def _lower(graph: ir.Graph, node: ir.Node, index: int, number: float) -> None:
     values = _constant(value)
     assert values is not None
     wide = values.astype(np.float32)
-    safe = np.where(wide < SAFE, number, wide).astype(values.dtype)
+    safe = np.where(wide > -SAFE, -number, wide) if turned else np.where(wide < SAFE, number, wide)
+    safe = safe.astype(values.dtype)
     tensor = ir.tensor(safe, dtype=value.dtype)
     constant = ir.node("Constant", [], {"value": tensor}, name=f"{node.name}/safe_{index}")
     constant.outputs[0].dtype, constant.outputs[0].shape = tensor.dtype, ir.Shape(safe.shape)
