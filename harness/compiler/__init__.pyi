@@ -12,12 +12,14 @@ from .known import KnownProblems as KnownProblems
 from .known import known_problems as known_problems
 from .probes import probe_of as probe_of
 from .rules import BAKED_SIZE as BAKED_SIZE
+from .rules import NORM_OPSETS as NORM_OPSETS
 from .rules import RULES as RULES
 from .rules import TF32 as TF32
 from .rules import GraphView as GraphView
 from .rules import Match as Match
 from .rules import Rule as Rule
 from .rules import match_rules as match_rules
+from .rules import written_out_norms as written_out_norms
 from .warning import ConversionWarning as ConversionWarning
 from .warning import conversion_warning as conversion_warning
 from .within import Within as Within

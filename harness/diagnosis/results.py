@@ -162,8 +162,9 @@ class Mend(StrEnum):
     """One that vanishes in the format: raise it."""
     FACTOR = "factor"
     """A constant that scales, and that the format does not hold: merge it with the factors around it."""
-    NORM = "norm"
-    """A norm in primitives: export it as one operator, which computes in FP32."""
+    LAYER_NORM = "layer norm"
+    RMS_NORM = "rms norm"
+    """A norm in primitives that an operator is the same as, which computes in FP32: export it as that."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def test_an_engine_of_tensorrt_for_rtx_is_built_from_the_typed_model(tmp_path: P
     assert diagnosis.culprits == ISLAND
     command, change = diagnosis.advice
     assert command == f"tensorrt_rtx --onnx={tmp_path / 'typed.onnx'}"
-    assert change.startswith("export the norm at b1_sq as LayerNormalization")
+    assert change.startswith("export the norm at b1_sq as RMSNormalization")
     assert set(diagnosis.recipes) == {"tensorrt_rtx", "autocast", "layer_list", "typed_model"}
 
 

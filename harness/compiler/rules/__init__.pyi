@@ -1,3 +1,5 @@
+from .normalization import NORM_OPSETS as NORM_OPSETS
+from .normalization import written_out_norms as written_out_norms
 from .table import RULES as RULES
 from .table import match_rules as match_rules
 from .types import Match as Match

@@ -5,7 +5,8 @@ import onnx_ir as ir
 
 from harness.compiler.facts import RTX, Kind, Releases
 from harness.compiler.rules.types import ALSO_TENSORRT, MEASURED, MEASURED_AND_DOCUMENTED, Rule
-from harness.compiler.rules.view import NodeView, shape_of
+from harness.compiler.rules.view import GraphView, NodeView, shape_of
+from harness.model import Model
 from harness.worker.protocol import TENSORRT
 
 _LARGEST_EPSILON = 0.1
@@ -33,28 +34,40 @@ def _is_written_out(node: NodeView) -> bool:
     return squared is not None and squared.op_type in ("Pow", "Mul")
 
 
+NORM_OPSETS = {"LayerNormalization": 17, "RMSNormalization": 23}
+"""The operators that a normalization in primitives may be, and since which operator set there are."""
+
+
+def written_out_norms(model: Model) -> dict[str, str]:
+    """The operator that a normalization in primitives is the same as, by the name of each node from square to root."""
+    found = {}
+    for node in GraphView(model).nodes:
+        if node.op in ("Sqrt", "Pow") and _is_written_out(node) and not _difference(node):
+            mean, total, square = _mean(node), _total(node), _square(node)
+            names = [str(each.name) for each in (square, mean, total, node.node) if each is not None]
+            found.update(dict.fromkeys(names, _operator(node)))
+    return found
+
+
+def _operator(node: NodeView) -> str:
+    return "LayerNormalization" if _is_centred(_square(node).inputs[0]) else "RMSNormalization"
+
+
 def _instead(node: NodeView) -> str:
     """Which operator is the same as a normalization in primitives, or why none is."""
     difference = _difference(node)
     if difference:
         return f"it is neither LayerNormalization nor RMSNormalization, for {difference}: keep its squares in FP32"
-    mean = _mean(node)
-    assert mean is not None
-    square = _writer(mean.inputs[0])
-    assert square is not None
-    operator, opset = (
-        ("LayerNormalization", 17) if _is_centred(square.inputs[0]) else ("RMSNormalization", 23)
-    )
+    operator = _operator(node)
+    opset = NORM_OPSETS[operator]
     return f"export it as {operator}, at opset {opset} or later; `harness check --fix` writes that, too"
 
 
 def _difference(node: NodeView) -> str:
     """What distinguishes it from both operators; empty where nothing does."""
-    mean, total = _mean(node), _total(node)
+    mean, total, square = _mean(node), _total(node), _square(node)
     assert mean is not None
     assert total is not None
-    square = _writer(mean.inputs[0])
-    assert square is not None
     source, other = square.inputs[:2]
     assert source is not None
     exponent = _number(other) if square.op_type == "Pow" else None
@@ -96,6 +109,14 @@ def _mean(node: NodeView) -> ir.Node | None:
     total = _total(node)
     writers = [] if total is None else [_writer(value) for value in total.inputs]
     return next((each for each in writers if each is not None and each.op_type == "ReduceMean"), None)
+
+
+def _square(node: NodeView) -> ir.Node:
+    """What writes the squares that are averaged."""
+    mean = _mean(node)
+    square = None if mean is None else _writer(mean.inputs[0])
+    assert square is not None, "it is written out"
+    return square
 
 
 def _number(value: ir.Value | None) -> float | None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from harness.compiler import written_out_norms
 from harness.diagnosis.context import (
     FORMATS,
     OUTLYING,
@@ -143,32 +144,21 @@ def _with_reasons(
     infos = [model.node(origin.node) for origin in origins]
     around = tensors_around(subject, infos, subject.precision)
     found = []
+    norms: Mapping[str, str] | None = None
     for origin, info in zip(origins, infos, strict=True):
         mend = lost_constant(around.measured(info, origin.introduced, 0.0), subject.precision)
-        if mend is None and _is_of_a_norm(model, info):
-            mend = Mend.NORM
+        if mend is None and info.op in IN_NORMS:
+            norms = written_out_norms(model) if norms is None else norms
+            mend = NORMS.get(norms.get(info.name, ""))
         # What goes wrong in a body says more than that its output is wrong.
         reason = origin.why if info.op in WITH_BODIES else faults.get(origin.node, origin.why)
         found.append(replace(origin, why=reason, mend=mend))
     return tuple(sorted(found, key=lambda origin: model.node(origin.node).index))
 
 
-def _is_of_a_norm(model: Model, node: NodeInfo) -> bool:
-    """Whether a node writes squares of which a mean is taken, and a root of that: a norm in primitives."""
-    if node.op not in ("Mul", "Pow", "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"):
-        return False
-    reached, steps = {name for name in node.outputs if name}, []
-    for each in model.nodes[node.index + 1 : node.index + 1 + NEAR]:
-        if reached.intersection(each.inputs):
-            steps.append(each.op)
-            reached.update(name for name in each.outputs if name)
-    mean = node.op.startswith("Reduce") or any(op in ("ReduceMean", "ReduceSum") for op in steps)
-    return mean and any(op in ("Sqrt", "Rsqrt", "Pow", "Reciprocal") for op in steps)
-
-
+IN_NORMS = frozenset({"Mul", "Pow", "ReduceMean", "Add", "Sqrt"})
+NORMS = {"LayerNormalization": Mend.LAYER_NORM, "RMSNormalization": Mend.RMS_NORM}
 DIVIDES = frozenset({"Div", "Reciprocal"})
-NEAR = 6
-"""A norm in primitives has so few nodes behind its squares."""
 
 
 def _first(island: Sequence[str], outlying: set[str], crossings: Callable[[], list[str]]) -> str:

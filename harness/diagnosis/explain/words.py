@@ -187,7 +187,9 @@ def _mends(context: Context, found: Findings) -> list[str]:
         "stands for infinity, as in a mask: a number that is meant would be another one",
         Mend.SMALL_CONSTANT: f"raise the constant of {{}} to what {kind.name} holds: to at least {least}",
         Mend.FACTOR: f"merge the factor of {{}} with those around it, so that {kind.name} holds what is left",
-        Mend.NORM: "export the norm at {} as LayerNormalization, opset 17 or later: TensorRT computes it in FP32",
+        Mend.LAYER_NORM: "export the norm at {} as LayerNormalization, opset 17 or later: TensorRT computes it in FP32",
+        Mend.RMS_NORM: "export the norm at {} as RMSNormalization, opset 23 or later, for a release that reads it: "
+        "TensorRT computes it in FP32",
     }
     nodes = {mend: [origin.node for origin in found.origins if origin.mend is mend] for mend in ways}
     return [way.format(names(nodes[mend])) for mend, way in ways.items() if nodes[mend]]
