@@ -188,3 +188,20 @@ def test_floats_that_numpy_lacks_are_proved(dtype):
     ).model()
     proof = prove(model, model)
     assert proof.holds, proof.why_not
+
+
+@pytest.mark.parametrize(("before", "proved"), [("h = Reciprocal(x)", True), ("h = Log(x)", False)])
+def test_what_a_runtime_makes_of_a_scale_that_is_not_finite_is_no_answer(before, proved):
+    """Of 1 / 0 it takes a scale that is infinite, and the model hides that; of the logarithms there is nothing else."""
+    graph = (
+        f"g (float[N,64] x) => (float[N,6] y) {{ {before} q, d, t = DynamicQuantizeLinear(h) "
+        "i = MatMulInteger(q, w, t, z) c = Cast<to = 1>(i) m = Mul(c, d) n = IsNaN(m) y = Where(n, low, m) }"
+    )
+    weights = np.random.default_rng(0).integers(-127, 128, (64, 6)).astype(np.int8)
+    model = Example(graph, {"w": weights, "z": np.int8(0), "low": np.float32(-1)}).model()
+    fixed = fix(model, refused=frozenset(node.name for node in model.nodes))
+    left = {each.code: each.why for each in fixed.left_out}
+    assert ("asymmetric-quantisation" in {each.code for each in fixed.applied}) == proved
+    assert left.get("asymmetric-quantisation", "") == (
+        "" if proved else "the original takes none of the inputs: it quantizes numbers that are not finite"
+    )

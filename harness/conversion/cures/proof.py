@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from harness.conversion.cures.cure import Feeds
 from harness.conversion.cures.evaluator import Evaluator, first_line
 from harness.conversion.cures.samples import LARGE_NUMBERS, batch_of, extreme_inputs, masks_of, sample_inputs
 from harness.errors import HarnessError
-from harness.model import Model, TensorInfo
+from harness.model import Model, TensorInfo, extract
 from harness.tensors import is_float
 
 Run = Callable[[Feeds], Mapping[str, np.ndarray]]
@@ -198,6 +199,9 @@ class _Trial:
         except HarnessError as reason:  # these values or shapes are none that the model takes
             self.refusal = first_line(reason)
             return ""
+        if self._quantizes_what_is_not_finite(sample):
+            self.refusal = "it quantizes numbers that are not finite"
+            return ""
         if well_posed_only and not self._is_well_posed(sample, wanted):
             return ""
         try:
@@ -217,6 +221,35 @@ class _Trial:
             if why_not and not (np.isfinite(difference) and difference <= allowed):
                 return why_not
         return ""
+
+    @cached_property
+    def _scaled(self) -> set[str]:
+        """Names of the tensors that the original takes scales from."""
+        return {each.inputs[0] for each in self.original.nodes if each.op == "DynamicQuantizeLinear"}
+
+    @cached_property
+    def _before_scales(self) -> tuple[Model, Run] | None:
+        """What computes those from the inputs; None where nothing is computed, or not by ONNX Runtime."""
+        inputs = [info.name for info in self.original.inputs]
+        inner = sorted(self._scaled - set(inputs))
+        if not inner:
+            return None
+        try:
+            part = extract(self.original, inputs, inner)
+            return part, Reference(part).run
+        except HarnessError:
+            return None
+
+    def _quantizes_what_is_not_finite(self, sample: Feeds) -> bool:
+        """Whether the original takes a scale from numbers that are not finite.
+
+        ONNX does not say what comes of that: a runtime may make finite numbers of it.
+        """
+        found = [sample[name] for name in self._scaled & set(sample)]
+        if self._before_scales is not None:
+            part, run = self._before_scales
+            found += run({info.name: sample[info.name] for info in part.inputs}).values()
+        return not all(np.isfinite(each.astype(np.float64)).all() for each in found)
 
     def _is_well_posed(self, sample: Feeds, wanted: Mapping[str, np.ndarray]) -> bool:
         every = ((info, np.asarray(wanted[info.name])) for info in self.original.outputs)
