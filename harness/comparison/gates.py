@@ -55,6 +55,9 @@ UPPER_BOUNDED = frozenset(
 SHAPE = "shape"
 """The gate that a tensor fails whose shape is not the reference's."""
 
+SLICE = "slice_nrmse"
+"""The metric of the gate on the worst slice."""
+
 UNMASKED = "unmasked_"
 """Before the metric of a gate that leaves a fill value out: see find_fill."""
 
@@ -93,7 +96,7 @@ class Gate:
         found = getattr(metrics, self.metric)
         value = math.nan if found is None else float(found)
         passed = value >= self.limit if self.metric in LOWER_BOUNDED else value <= self.limit
-        worst = metrics.worst_slice if self.metric == "slice_nrmse" else None
+        worst = metrics.worst_slice if self.metric == SLICE else None
         return GateResult(self.metric, self.limit, value, passed, slice=None if worst is None else str(worst))
 
 
@@ -116,7 +119,13 @@ class GateResult:
         """What is compared with the limit: `nrmse`, `nrmse of scores`, `nrmse of scores[:, 4, :]`."""
         if self.part is None and self.slice is None:
             return self.metric
-        return f"{self.metric.removeprefix('slice_')} of {self.part or ''}{self.slice or ''}"
+        metric = "nrmse" if self.metric == SLICE else self.metric
+        return f"{metric} of {self.part or ''}{self.slice or ''}"
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether its value is an nrmse: of the whole, of a slice, or without a fill value."""
+        return self.metric in (SLICE, "nrmse", f"{UNMASKED}nrmse")
 
     @property
     def as_worst(self) -> str:

@@ -226,7 +226,7 @@ def movement(listed: KernelList, fates: tuple[NodeFate, ...]) -> Movement:
     casts = quantizers = regions = 0
     for kernel in listed.kernels:
         inside = {ops[name] for name in kernel.onnx_nodes if name in ops}
-        if "ForeignNode" in kernel.name:
+        if kernel.is_region:
             regions += 1
         elif inside and inside <= _QDQ:
             quantizers += 1

@@ -91,7 +91,7 @@ def compiled_regions(facts: EngineFacts, model: Model) -> dict[str, tuple[str, .
         return {}
     visible = {node for layer in facts.layers if layer.precision is not None for node in layer.onnx_nodes}
     hidden = [node.name for node in model.nodes if node.name not in visible]
-    found = {layer.name: _within(layer, hidden, model) for layer in facts.layers if _is_region(layer)}
+    found = {layer.name: _within(layer, hidden, model) for layer in facts.layers if layer.is_region}
     return {name: nodes for name, nodes in found.items() if nodes}
 
 
@@ -109,12 +109,6 @@ def region_evidence(regions: Collection[str], release: str | None) -> Evidence:
         f"inside, and does not report whether the island stayed in FP32; {REMEDY}"
     )
     return Evidence(Stage.CURE, EvidenceKind.REGIONS, text, {"regions": tuple(regions)})
-
-
-def _is_region(layer: LayerInfo) -> bool:
-    if layer.name.startswith("Reformatting CopyNode"):  # such a copy is named after the region that it feeds
-        return False
-    return "ForeignNode[" in layer.name or str(layer.kind).lower() == "myelin"
 
 
 def _within(layer: LayerInfo, nodes: Sequence[str], model: Model) -> tuple[str, ...]:

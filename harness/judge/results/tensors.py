@@ -62,7 +62,7 @@ class OutputResult:
     @property
     def error(self) -> float:
         """nrmse of the whole, or of what fails in it; infinite as soon as one element is not finite."""
-        failed = [gate for gate in self.gates if not gate.passed and "nrmse" in gate.metric]
+        failed = [gate for gate in self.gates if not gate.passed and gate.is_relative]
         whole = {gate.part for gate in failed if gate.slice is None}
         shown = (gate.value for gate in failed if gate.slice is None or gate.part not in whole)
         return max(self.metrics.error, *shown, 0.0)

@@ -118,9 +118,8 @@ def cost(diagnosis: Diagnosis) -> str:
 
 def _places(diagnosis: Diagnosis) -> list[str]:
     origins = names([f"{origin.node} ({origin.op})" for origin in diagnosis.origins], MOST_ORIGINS)
-    verb = "gates begin to fail at" if accumulates(diagnosis) else "it starts at"
-    if diagnosis.hidden and verb == "it starts at":
-        verb = "it shows at"
+    starts = "it shows at" if diagnosis.hidden else "it starts at"
+    verb = "gates begin to fail at" if accumulates(diagnosis) else starts
     lines = [f"{verb} {origins}"] if origins else []
     lines += dict.fromkeys(
         each.written for each in diagnosis.shapes if each.written

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Dict, Optional, Tuple, Union
 
-from .kernels import KernelList
+from .kernels import KernelList, is_region
 from .tactics import TacticReport
 
 Shape = Tuple[int, ...]
@@ -61,6 +61,16 @@ class LayerInfo:
     fused_members: Tuple[str, ...] = ()
     outputs: Tuple[str, ...] = ()
     tactic_id: Optional[str] = None
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it only gives a tensor another format; it is named after the layer that it feeds."""
+        return self.name.startswith("Reformatting CopyNode")
+
+    @property
+    def is_region(self) -> bool:
+        """Whether it is a compiled region, whose inner precision is not reported."""
+        return not self.is_copy and is_region(self.name, self.kind)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,16 @@ class Kernel:
     operations: Tuple[str, ...] = ()
     tactic: Optional[str] = None
 
+    @property
+    def is_region(self) -> bool:
+        """Whether the compiler takes several nodes as a whole, and does not show what is inside."""
+        return is_region(self.name, self.kind)
+
+
+def is_region(name: str, kind: Optional[str]) -> bool:
+    """Whether what an engine calls so is a compiled region, whose inner precision is not reported."""
+    return str(kind).lower() == "myelin" or "ForeignNode[" in name
+
 
 @dataclass(frozen=True)
 class KernelList:

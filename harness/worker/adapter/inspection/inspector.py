@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from ...protocol import LayerInfo
+from ...protocol import LayerInfo, is_region
 from ..network import NodeMap, names_in_metadata
 
 #: In prose or alone, most special first: `BFloat16` holds `Float`.
@@ -80,7 +80,7 @@ def _layer(entry: Any, nodes: NodeMap, producers: Mapping[str, str]) -> LayerInf
         name=name,
         kind=None if kind is None else str(kind),
         onnx_nodes=_origins(str(entry.get("Metadata", "")), members, outputs, nodes, producers),
-        precision=None if is_opaque(name, kind) else _precision(entry, reads, writes, tactic),
+        precision=None if is_region(name, kind) else _precision(entry, reads, writes, tactic),
         input_dtypes=reads,
         output_dtypes=writes,
         tactic=tactic,
@@ -88,11 +88,6 @@ def _layer(entry: Any, nodes: NodeMap, producers: Mapping[str, str]) -> LayerInf
         outputs=outputs,
         tactic_id=_tactic(entry, "TacticValue"),
     )
-
-
-def is_opaque(name: str, kind: Optional[Any]) -> bool:
-    """Whether a layer is a compiled region whose inner precision is not reported."""
-    return str(kind).lower() == "myelin" or "ForeignNode[" in name
 
 
 def members_of(name: str, known: Mapping[str, Any]) -> Tuple[str, ...]:

@@ -10,8 +10,7 @@ for the engine is what a user would deploy. An island that did not stay in FP32 
 from collections import Counter
 from typing import FrozenSet, List, Optional, Sequence, Tuple
 
-from ...protocol import BuildRequest, Fault, LayerInfo, RealisedPrecision
-from .inspector import is_opaque
+from ...protocol import BuildRequest, Fault, LayerInfo, RealisedPrecision, is_region
 
 #: Engine layers that move data and compute nothing.
 _MOVERS = frozenset(
@@ -49,7 +48,7 @@ def check_realised(
             not stayed in FP32.
     """
     islands = frozenset(request.islands)
-    opaque = [layer for layer in layers if is_opaque(layer.name, layer.kind)]
+    opaque = [layer for layer in layers if is_region(layer.name, layer.kind)]
     compute = [layer for layer in layers if _computes(layer)]
     counts = Counter(str(layer.precision) for layer in compute)
     asserted, islands_ok = False, None
@@ -84,7 +83,7 @@ def check_realised(
 def _computes(layer: LayerInfo) -> bool:
     if layer.precision is None or layer.kind is None:
         return False
-    return layer.kind.lower() not in _MOVERS and not layer.name.startswith("Reformatting CopyNode")
+    return layer.kind.lower() not in _MOVERS and not layer.is_copy
 
 
 def _converts(layer: LayerInfo) -> bool:
