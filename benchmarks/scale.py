@@ -85,7 +85,7 @@ def measured(work: Callable[[], object]) -> dict[str, float]:
 
 
 def command(folder: str, models: Sequence[Path], *words: str) -> list[dict[str, Any]]:
-    """What `harness` takes for each of `models` behind a small one that imports everything, and what its --json says."""
+    """What `harness` takes for each of `models` behind a small one that imports everything, and what --json says."""
     import onnx
 
     from harness.cli import main as harness

@@ -114,7 +114,8 @@ def blame_export(function: UserFunction, error: Exception, exporter: str) -> Bui
     found = next(iter(_nodes(error)), None)
     if found is None:
         reasons = list(_chain(error))
-        reason = f"torch.onnx.export raised {type(error).__name__}: {_first_line(reasons[-1])}"
+        said = str(reasons[-1]).strip().splitlines() or ["without a message"]
+        reason = f"torch.onnx.export raised {type(error).__name__}: {said[0]}"
         place = next(filter(None, map(function.line_of, reversed(reasons))), None)
         return function.error(f"{reason} ({exporter} exporter)", where=place)
     operator, trace = found
@@ -155,7 +156,3 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["without a message"])[0]

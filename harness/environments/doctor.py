@@ -142,17 +142,13 @@ def examine(*, probe: bool = True) -> Iterator[Finding]:
     Args:
         probe: whether to start a worker in each environment, which takes seconds.
     """
-    yield _python()
+    found = f"Python {platform.python_version()} at {sys.executable}, harness {host_fingerprint().harness}"
+    yield Finding("python", Status.OK, found)
     yield from _packages()
     yield from _gpus()
     yield _scratch()
     yield _cache()
     yield from _environments(probe)
-
-
-def _python() -> Finding:
-    found = f"Python {platform.python_version()} at {sys.executable}, harness {host_fingerprint().harness}"
-    return Finding("python", Status.OK, found)
 
 
 def _packages() -> Iterator[Finding]:

@@ -97,7 +97,7 @@ def run_matrix(
         layers=options.layers,
         timing_cache=options.timing_cache,
         structure=options.structure,
-        command=_command(),
+        command=command(Path(sys.argv[0]).name, *sys.argv[1:]) if sys.argv else "",
     )
     files = {path for case, _ in specs for path in files_of(case)}
     with (
@@ -316,11 +316,6 @@ class _Matrix:
             known = {other.candidate for other in self.results}
             if result.engine is not None and result.candidate not in known:
                 self.results.append(result)
-
-
-def _command() -> str:
-    """How this process was started, as one would type it."""
-    return command(Path(sys.argv[0]).name, *sys.argv[1:]) if sys.argv else ""
 
 
 def part_name(case: Case, spec: RunSpec) -> str:

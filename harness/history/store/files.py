@@ -306,7 +306,8 @@ def read_runs(
 
     tables = []
     for info in runs:
-        for path in _files_of(info):
+        finished = info.path.with_suffix(SUFFIX)  # it may have been finished meanwhile
+        for path in (finished,) if finished.exists() else info.files:
             try:
                 tables.append(_read(path, columns))
             except HistoryError as error:
@@ -322,11 +323,6 @@ def _schema(columns: Sequence[str]) -> pa.Schema:
 
     whole = arrow_schema()
     return pa.schema([whole.field(name) for name in columns])
-
-
-def _files_of(info: RunInfo) -> tuple[Path, ...]:
-    finished = info.path.with_suffix(SUFFIX)
-    return (finished,) if finished.exists() else info.files  # it may have been finished meanwhile
 
 
 def read_info(path: Path) -> RunInfo:

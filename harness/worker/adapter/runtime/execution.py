@@ -184,7 +184,9 @@ class Execution:
         Raises:
             Fault: `cuda_error`, `out_of_memory`.
         """
-        self._forget_debugged()
+        if self._listener is not None:
+            self._listener.tensors.clear()
+            self._listener.errors.clear()
         self._set_debugging(debug)
         self.enqueue()
         self._cuda.synchronize()
@@ -193,11 +195,6 @@ class Execution:
         if failed:
             raise Fault("out_of_memory", failed[0])
         return tuple(self._listener.errors) if self._listener is not None else ()
-
-    def _forget_debugged(self) -> None:
-        if self._listener is not None:
-            self._listener.tensors.clear()
-            self._listener.errors.clear()
 
     def _set_debugging(self, on: bool) -> None:
         if self._listener is None:
