@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -347,6 +348,22 @@ def test_rotary_positions_at_bf16_are_explained_at_the_ids_and_at_sin_and_cos(tm
     assert why["sin"] == why["cos"] == "its angles reach 1023, where BF16 has steps of 4 radians"
     assert set(found.culprits) == {"positions", "positions_column", "half_angles", "angles", "sin", "cos"}
     assert found.fresh_passed == found.fresh_samples > 0
+
+
+def test_one_node_that_is_too_coarse_is_told_in_the_singular(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["positive"], name="positive"),
+        helper.make_node("Mul", ["positive", "huge"], ["large"], name="large"),
+        helper.make_node("Div", ["large", "huge"], ["y"], name="y"),
+    ]
+    model = graph_model(
+        nodes, inputs={"x": [4, 16]}, outputs={"y": [4, 16]}, weights={"huge": np.float32(6e4)}
+    )
+    found = diagnosed(model, tmp_path)
+    assert found.culprits == ("large", "y")
+    assert told(found, "what").startswith("the precision is too low for a few nodes")
+    one = replace(found, culprits=found.culprits[:1])
+    assert told(one, "what").startswith("the precision is too low for one node")
 
 
 def test_rotary_positions_at_fp16_are_whole_and_the_angles_too_coarse(tmp_path: Path) -> None:

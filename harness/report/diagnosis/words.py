@@ -50,6 +50,8 @@ def meaning(diagnosis: Diagnosis) -> str:
     many = len(diagnosis.culprits)
     if diagnosis.fp32_sums:
         return "adding up FP16 products in FP16 is not precise enough"
+    if diagnosis.verdict is DiagnosisVerdict.PRECISION and many == 1:
+        return "the precision is too low for one node"
     if diagnosis.verdict is DiagnosisVerdict.PRECISION and many > A_FEW:
         return f"the precision is too low for {many} nodes taken together"
     if diagnosis.verdict is DiagnosisVerdict.NONE and diagnosis.hidden:
