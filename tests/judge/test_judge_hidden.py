@@ -16,7 +16,7 @@ from rich.console import Console
 
 from harness.judge import Hiding, Loss, RunReport, Verdict, find_hidden, run
 from harness.model import load_model
-from harness.report.run import print_report, run_page
+from harness.report.run import print_report, run_markdown, run_page
 from harness.tensors import Precision
 
 
@@ -44,6 +44,8 @@ def test_norms_that_overflow_behind_a_residual_are_named(tmp_path: Path) -> None
     print_report(Console(file=stream, width=400), report)
     assert f"hidden fault in model: {text}" in stream.getvalue()
     assert f"Hidden: {text}" in run_page(report)
+    plain = run_markdown(report).replace("\\", "")
+    assert f"- hidden fault in model: {text}\n" in plain
     assert report.to_dict()["results"][0]["hidden"][0]["by"] == "b0_add"
 
 

@@ -19,7 +19,7 @@ from harness.diagnosis import DiagnosisVerdict, diagnose
 from harness.judge import Cause, JudgeOptions, ShapeFault, Verdict, Workbench, run
 from harness.judge.checks import check_shapes
 from harness.judge.results import Baked, Skipped, baked_text
-from harness.report import print_report
+from harness.report import diagnosis_markdown, print_report
 from harness.report.diagnosis.words import statements
 from harness.tensors import Precision
 
@@ -276,3 +276,4 @@ def test_a_diagnosis_says_that_another_shape_is_wrong_where_the_gates_hold() -> 
         "export rep_shape and tile_queries with -1, expand, or the size of the input",
         "let harness mend the file, with a proof: harness check net.case.yaml --fix OUT.onnx",
     )
+    assert f"### What to do\n\n- {found.advice[0]}" in diagnosis_markdown(found).replace("\\", "")

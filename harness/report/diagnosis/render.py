@@ -53,6 +53,8 @@ def diagnosis_markdown(diagnosis: Diagnosis) -> str:
             f"- **{statement.label}**" if statement.label else "  -"
         )  # what has none goes on with the one before
         lines.append(f"{label} {escape(statement.text)}")
+    if advice := [line for line in diagnosis.advice if line not in diagnosis.recipes.values()]:
+        lines += ["", "### What to do", "", *(f"- {escape(line)}" for line in advice)]
     if diagnosis.recipes:
         lines += ["", "### Recipes", ""]
         for tool, recipe in _commands(diagnosis).items():

@@ -21,11 +21,11 @@ from harness.report.run.view import (
     flags,
     gates_text,
     matrix,
-    shared,
+    remarks,
     skips,
     worst_error,
 )
-from harness.report.run.words import LOOKS, UNEXPECTED, hidden_faults, near_ties, summary
+from harness.report.run.words import LOOKS, UNEXPECTED, summary
 from harness.report.words import is_plain, layer_legend, make_grid, make_table
 from harness.text import number, shorten
 
@@ -254,14 +254,10 @@ def _print_warnings(console: Console, report: RunReport, details: bool) -> None:
     explained = attention(report)
     if details:
         explained = tuple(result for result in report.results if LOOKS[result.verdict].tone in EXPLAINED)
-    others = [result for result in report.results if not any(result is other for other in explained)]
-    texts = [(warning, result.case) for result in others for warning in result.warnings]
-    _print_shared(console, "warning", shared(texts))
-    hidden = [(text, result.case) for result in others if (text := hidden_faults(result))]
-    _print_shared(console, "hidden fault in", shared(hidden))
-    if not details:  # they are part of the reason that is printed then
-        ties = [(text, result.case) for result in others if (text := near_ties(result))]
-        _print_shared(console, "near ties in", shared(ties))
+    for label, cases, text in remarks(
+        report, explained, ties=not details
+    ):  # with details the reason has them
+        _print_shared(console, label, {text: cases})
 
 
 def _print_shared(console: Console, label: str, texts: Mapping[str, str]) -> None:

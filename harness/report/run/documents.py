@@ -18,6 +18,7 @@ from harness.report.run.view import (
     flags,
     gates_text,
     matrix,
+    remarks,
     skips,
     worst_error,
     worst_first,
@@ -103,9 +104,11 @@ def run_markdown(report: RunReport, *, seconds: float | None = None) -> str:
         origin = f"`{code(row.origins[0].node)}` ({row.origins[0].op})" if row.origins else escape(row.region)
         lines.append(f"| {' | '.join([escape(row.case), escape(row.candidate), *cells, origin])} |")
     lines.append("")
-    if texts := skips(report):
-        lines += [*(f"- skipped {escape(cases)}: {escape(why)}" for why, cases in texts.items()), ""]
-    for result, *others in alike(attention(report)):
+    explained = attention(report)
+    texts = [("skipped", cases, why) for why, cases in skips(report).items()] + remarks(report, explained)
+    if texts:
+        lines += [*(f"- {label} {escape(cases)}: {escape(text)}" for label, cases, text in texts), ""]
+    for result, *others in alike(explained):
         explanation = explain(result, *others)
         lines += [f"### {LOOKS[result.verdict].glyph} {escape(explanation.headline)}", ""]
         for statement in explanation.statements:

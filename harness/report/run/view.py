@@ -189,6 +189,26 @@ def alike(results: Iterable[RunResult]) -> tuple[tuple[RunResult, ...], ...]:
     return tuple(map(tuple, groups.values()))
 
 
+def remarks(report: RunReport, told: Sequence[RunResult], *, ties: bool = True) -> list[tuple[str, str, str]]:
+    """What the other runs than those of `told` have to say all the same: label, cases and text, each text once.
+
+    Args:
+        report: the runs.
+        told: the runs that are explained.
+        ties: near ties are no part of a reason that is shown.
+    """
+    others = [result for result in report.results if not any(result is other for other in told)]
+    found = [
+        ("warning", [(warning, result.case) for result in others for warning in result.warnings]),
+        ("hidden fault in", [(text, result.case) for result in others if (text := hidden_faults(result))]),
+        (
+            "near ties in",
+            [(text, result.case) for result in others if ties and (text := near_ties(result))],
+        ),
+    ]
+    return [(label, cases, text) for label, texts in found for text, cases in shared(texts).items()]
+
+
 def skips(report: RunReport) -> dict[str, str]:
     """Why runs were skipped: each reason with the cases that have it, the first few by name."""
     return shared((result.reason, result.case) for result in report.results if result.verdict is Verdict.SKIP)
