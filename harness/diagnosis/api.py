@@ -28,6 +28,7 @@ from harness.diagnosis.context import (
     choose_case,
     choose_precision,
     emulate,
+    introduced_by_tensor,
     islands_of,
     journal_folder,
     locked,
@@ -337,7 +338,10 @@ def _after(context: Context, found: Findings, *, growth: bool) -> RunResult | No
     if growth:
         context.report(Stage.HAND_OVER, "measure the layers again, cured")
         plan = replace(cured, observation=Observation.TYPED)
-        measured, _ = measure_layers(subject.bench, subject.candidate, plan, subject.bench.case.tolerances)
+        known = introduced_by_tensor(context.subject, 0) if len(subject.bench.feeds) == 1 else None
+        measured, _ = measure_layers(
+            subject.bench, subject.candidate, plan, subject.bench.case.tolerances, introduced=known
+        )
         # What the island would introduce if it were lowered does not belong into the picture of the cure.
         layers = tuple(
             replace(layer, introduced=None) if layer.node in found.island else layer for layer in measured

@@ -13,6 +13,7 @@ from .layers import COPIES as COPIES
 from .layers import is_faithful as is_faithful
 from .layers import measure_layers as measure_layers
 from .layers import observation_for as observation_for
+from .layers import relative_errors as relative_errors
 from .losses import HiddenFault as HiddenFault
 from .losses import Hiding as Hiding
 from .losses import Loss as Loss

@@ -21,7 +21,7 @@ from harness.backends import (
     arrange,
 )
 from harness.case import Tolerance
-from harness.comparison import Accumulator, Metrics, RelativeErrorSum
+from harness.comparison import Accumulator, Metrics, RelativeError, RelativeErrorSum
 from harness.judge.outputs import TensorGates
 from harness.judge.regions import mark_origins
 from harness.judge.results import LayerResult
@@ -46,12 +46,14 @@ class LayerSums:
 
     Args:
         alone: whether there is one sample.
+        known: by tensor, what the introduced error is known to be; None: it is to be measured.
     """
 
     alone: bool
     candidate: Sums = field(default_factory=dict)
     emulator: Sums = field(default_factory=dict)
     introduced: dict[str, RelativeErrorSum] = field(default_factory=dict)
+    known: Mapping[str, RelativeError] | None = None
 
     def of(self, to: Sums, name: str, rules: TensorGates) -> Accumulator:
         """The accumulator of a tensor in one of the first two."""
@@ -71,6 +73,8 @@ def measure_layers(
     judged_as: Precision | None = None,
     idle: Callable[[], None] = lambda: None,
     known: Sequence[Computed] = (),
+    keep: bool = False,
+    introduced: Mapping[str, RelativeError] | None = None,
 ) -> tuple[tuple[LayerResult, ...], list[tuple[ObservedEngine, ...]]]:
     """Observe `candidate` under `plan` and compare every float tensor that it gives with the FP32 reference.
 
@@ -83,6 +87,8 @@ def measure_layers(
         judged_as: the precision that the emulator beside it has, and whose gates hold; by default that of `plan`.
         idle: called when the last sample has been observed.
         known: what the emulator that is the candidate has computed already, sample by sample.
+        keep: keep what the emulator computes, beside what the reference does, for whoever asks again.
+        introduced: the introduced errors that are known, and all that are wanted; None measures them.
 
     Returns:
         The layers in topological order, and for each sample the engines that were observed.
@@ -91,7 +97,10 @@ def measure_layers(
     emulated = isinstance(candidate, Emulator)
     beside = candidate if isinstance(candidate, Emulator) else bench.beside_engine(precision)
     samples = range(len(bench.feeds)) if samples is None else samples
-    sums, rules = LayerSums(len(samples) == 1), TensorGates(bench.model, tolerances, precision)
+    sums, rules = (
+        LayerSums(len(samples) == 1, known=introduced),
+        TensorGates(bench.model, tolerances, precision),
+    )
     engines: list[tuple[ObservedEngine, ...]] = []
     for sample in samples:
         feeds, chosen = bench.feeds[sample], None
@@ -120,6 +129,9 @@ def measure_layers(
             )
             _arrange(observed, reference, joined)
             before = known[sample] if known else None
+            if before is None and not plan.islands and (beside.units(precision) or not own):
+                most = 2 * bench.memory_budget // COPIES if keep else 0
+                before = bench.emulated_tensors(beside, precision, sample, tuple(reference), keep=most)
             _measure_chunk(
                 beside, plan.islands, feeds, reference, computed, sums, rules, own=own, known=before
             )
@@ -174,6 +186,8 @@ def _measure_chunk(
                 compared.append((sums.of(to, name, rules), *pair))
     _compare(compared)
     del emulated, compared
+    if sums.known is not None:
+        return
     introduced = _introduced(beside, precision, feeds, chunk, reference if own else None)
     alone = sums.introduced
     _compare([(alone.setdefault(name, RelativeErrorSum()), *pair) for name, pair in introduced.items()])
@@ -189,6 +203,13 @@ def _compare(pairs: Sequence[_Pair]) -> None:
             total.update(*pair)
         for future in futures:
             future.result()
+
+
+def relative_errors(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, RelativeError]:
+    """The relative error of each tensor over its reference, large ones in threads."""
+    sums = {name: RelativeErrorSum() for name in pairs}
+    _compare([(sums[name], *pair) for name, pair in pairs.items()])
+    return {name: each.result() for name, each in sums.items()}
 
 
 def _introduced(
@@ -225,6 +246,7 @@ def _results(
         node = model.producer(name)
         assert node is not None
         alone = sums.introduced.get(name)
+        known = None if sums.known is None else sums.known.get(name)
         layers.append(
             LayerResult(
                 index=node.index,
@@ -232,7 +254,7 @@ def _results(
                 op=node.op,
                 tensor=name,
                 metrics=found,
-                introduced=None if alone is None else alone.result(),
+                introduced=known if alone is None else alone.result(),
                 gates=gates[name],
                 origin=False,
                 counterpart=counterparts.get(name),

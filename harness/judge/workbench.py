@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -94,7 +95,7 @@ class Workbench:
         self.failures: dict[str, HarnessError] = {}
         self.given = False
         self._parts: dict[int, dict[str, tuple[Part, ...]]] = {}
-        self._observed: dict[tuple[int, tuple[str, ...]], Mapping[str, np.ndarray]] = {}
+        self._observed: dict[tuple[Hashable, ...], list[Mapping[str, np.ndarray]]] = {}
         self.assumed = Assumed()
         self._emulators: dict[tuple[Assumed, bool], Emulator] = {}
         self._emulated: dict[tuple[Assumed, Precision, int], Computed] = {}
@@ -391,15 +392,40 @@ class Workbench:
     def reference_tensors(
         self, sample: int, tensors: tuple[str, ...], *, copies: int
     ) -> Mapping[str, np.ndarray]:
-        """What the reference computes inside; kept for the next precision as long as `copies` fit the memory budget."""
-        key = (sample, tensors)
-        if key not in self._observed:
-            values = self.reference.run(self.feeds[sample], tensors)
-            kept = (*self._observed.values(), values)
-            if sum(value.nbytes for each in kept for value in each.values()) > self.memory_budget // copies:
-                return values
-            self._observed[key] = values
-        return self._observed[key]
+        """What the reference computes inside; kept for whoever asks again as long as `copies` fit the memory budget."""
+        key = ("reference", sample)
+        return self._kept(key, tensors) or self._keep(
+            key, self.reference.run(self.feeds[sample], tensors), self.memory_budget // copies
+        )
+
+    def emulated_tensors(
+        self, emulator: Emulator, precision: Precision, sample: int, tensors: tuple[str, ...], *, keep: int
+    ) -> Computed:
+        """What an emulator computes inside with everything lowered; kept if all that is has at most `keep` bytes."""
+        key = (emulator, precision, sample)
+        kept = self._kept(key, tensors)
+        if kept is not None:
+            return Computed(kept)
+        found = emulator.attempt(self.feeds[sample], precision, tensors=tensors)
+        if not found.failures:
+            self._keep(key, found.tensors, keep)
+        return found
+
+    def _kept(self, key: tuple[Hashable, ...], tensors: tuple[str, ...]) -> Mapping[str, np.ndarray] | None:
+        """`tensors` of what is kept under `key`, if they are among it."""
+        for values in self._observed.get(key, ()):
+            if all(name in values for name in tensors):
+                return {name: values[name] for name in tensors}
+        return None
+
+    def _keep(
+        self, key: tuple[Hashable, ...], values: Mapping[str, np.ndarray], most: int
+    ) -> Mapping[str, np.ndarray]:
+        """`values`, kept under `key` unless there are more than `most` bytes of such then."""
+        kept = (values, *itertools.chain.from_iterable(self._observed.values()))
+        if sum(value.nbytes for each in kept for value in each.values()) <= most:
+            self._observed.setdefault(key, []).append(values)
+        return values
 
     @property
     def without_kernel(self) -> frozenset[str]:

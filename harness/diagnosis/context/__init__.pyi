@@ -8,6 +8,7 @@ from .effects import LARGE as LARGE
 from .effects import Effects as Effects
 from .emulation import emulate as emulate
 from .emulation import emulated_layers as emulated_layers
+from .emulation import introduced_by_tensor as introduced_by_tensor
 from .emulation import introduced_errors as introduced_errors
 from .engine import NO_TF32 as NO_TF32
 from .engine import REMEDY as REMEDY

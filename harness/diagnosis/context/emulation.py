@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import numpy as np
-
-from harness.backends import Emulator, Observation, Plan
-from harness.comparison import RelativeErrorSum
+from harness.backends import Computed, Emulator, Observation, Plan
+from harness.backends import Evaluation as Evaluated
+from harness.comparison import RelativeError
 from harness.diagnosis.context.evaluator import JudgedEvaluation
 from harness.diagnosis.context.subject import Subject
-from harness.judge import COPIES, LayerResult, OutputResult, measure_layers
+from harness.judge import COPIES, LayerResult, OutputResult, measure_layers, relative_errors
 from harness.search import Evaluation, Outcome
+from harness.tensors import Precision
 
 
 def introduced_errors(subject: Subject, sample: int, emulator: Emulator | None = None) -> Mapping[str, float]:
     """By node, the nrmse of what it writes when it is lowered alone on the reference's tensors; infinite where it
-    is not finite. `measure_layers` measures the same for all samples together.
+    is not finite, or where it fails. `measure_layers` measures the same for all samples together.
 
     Args:
         subject: what is diagnosed.
@@ -25,11 +25,8 @@ def introduced_errors(subject: Subject, sample: int, emulator: Emulator | None =
         emulator: that of the subject by default, whose answer is kept.
     """
     if emulator is not None:
-        return _introduced_errors(subject, sample, emulator)
-    key = (subject.bench.assumed, sample)
-    if key not in subject.known_errors:
-        subject.known_errors[key] = _introduced_errors(subject, sample, subject.bench.emulator)
-    return subject.known_errors[key]
+        return _by_node(subject, _introduced_errors(subject, sample, emulator))
+    return _by_node(subject, introduced_by_tensor(subject, sample))
 
 
 def emulated_layers(subject: Subject, sample: int) -> tuple[LayerResult, ...]:
@@ -38,45 +35,69 @@ def emulated_layers(subject: Subject, sample: int) -> tuple[LayerResult, ...]:
     key = (bench.assumed, sample)
     if key not in subject.known_layers:
         plan = subject.plan(observation=Observation.TYPED)
-        layers, _ = measure_layers(bench, bench.emulator, plan, bench.case.tolerances, samples=[sample])
+        layers, _ = measure_layers(
+            bench,
+            bench.emulator,
+            plan,
+            bench.case.tolerances,
+            samples=[sample],
+            introduced=introduced_by_tensor(subject, sample),
+            keep=True,
+        )
         subject.known_layers[key] = layers
     return subject.known_layers[key]
 
 
-def _introduced_errors(subject: Subject, sample: int, emulator: Emulator) -> dict[str, float]:
-    bench = subject.bench
-    units = set(subject.units)
-    found: dict[str, float] = {}
+def introduced_by_tensor(subject: Subject, sample: int) -> Mapping[str, RelativeError]:
+    """As `introduced_errors`, by tensor."""
+    key = (subject.bench.assumed, sample)
+    if key not in subject.known_errors:
+        subject.known_errors[key] = _introduced_errors(subject, sample, subject.bench.emulator)
+    return subject.known_errors[key]
+
+
+def _introduced_errors(subject: Subject, sample: int, emulator: Emulator) -> dict[str, RelativeError]:
+    """By tensor, what the node that writes it introduces; infinite where the node fails."""
+    bench, units = subject.bench, set(subject.units)
+    found: dict[str, RelativeError] = {}
     for chunk in bench.tensor_chunks(bench.model.float_tensors, copies=COPIES):
-        producers = (bench.model.producer(name) for name in chunk)
-        nodes = list(
-            dict.fromkeys(node.name for node in producers if node is not None and node.name in units)
-        )
-        if not nodes:
+        written = {
+            name: node for name in chunk if (node := bench.model.producer(name)) and node.name in units
+        }
+        if not written:
             continue
-        exact, low = emulator.introduced(bench.feeds[sample], subject.precision, nodes)
-        failing = set(nodes) - {node.name for node in map(bench.model.producer, low) if node is not None}
-        found |= dict.fromkeys(failing, math.inf)
-        for name, value in low.items():
-            writer = bench.model.producer(name)
-            assert writer is not None
-            found[writer.name] = max(found.get(writer.name, 0.0), _error(value, exact[name]))
+        reference = None
+        if bench.reference is bench.itself:
+            reference = bench.reference_tensors(sample, chunk, copies=COPIES)
+        nodes = list(dict.fromkeys(node.name for node in written.values()))
+        exact, low = emulator.introduced(bench.feeds[sample], subject.precision, nodes, reference)
+        ran = {node.name for node in map(bench.model.producer, low) if node is not None}
+        found |= relative_errors({name: (low[name], exact[name]) for name in written if name in low})
+        failed = (name for name, node in written.items() if node.name not in ran)
+        found |= dict.fromkeys(failed, RelativeError(math.inf, 0))
     return found
 
 
-def _error(value: np.ndarray, reference: np.ndarray) -> float:
-    total = RelativeErrorSum()
-    total.update(value, reference)
-    return total.result().error
+def _by_node(subject: Subject, errors: Mapping[str, RelativeError]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, error in errors.items():
+        writer = subject.model.producer(name)
+        assert writer is not None
+        found[writer.name] = max(found.get(writer.name, 0.0), error.error)
+    return found
 
 
 def emulate(subject: Subject, plan: Plan) -> tuple[tuple[OutputResult, ...], Evaluation]:
     """The emulator's outputs of all samples under `plan`, with the emulator's own gates."""
     outputs: tuple[OutputResult, ...] = ()
     for sample, feeds in enumerate(subject.bench.feeds):
-        evaluation = subject.bench.emulator.evaluate(plan, feeds)
-        outputs += subject.judge(
-            evaluation.tensors, sample, plan, as_emulator=True, failures=evaluation.failures
-        )
+        found: Computed | Evaluated
+        if (
+            plan == subject.plan() and plan.precision is not Precision.TF32
+        ):  # known: an engine is judged by it
+            found = subject.emulation(plan.precision, sample)
+        else:
+            found = subject.bench.emulator.evaluate(plan, feeds)
+        outputs += subject.judge(found.tensors, sample, plan, as_emulator=True, failures=found.failures)
     passed = all(output.passed for output in outputs)
     return outputs, JudgedEvaluation(Outcome.PASS if passed else Outcome.FAIL, outputs).trial

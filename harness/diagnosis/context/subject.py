@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.backends import Assumed, Candidate, Computed, Observation, Plan
 from harness.case import BuildOptions, Case, ModelSource, Tolerance
-from harness.comparison import COMPUTED, NONFINITE, SHAPE, excess
+from harness.comparison import COMPUTED, NONFINITE, SHAPE, RelativeError, excess
 from harness.errors import UsageError
 from harness.judge import (
     Given,
@@ -66,8 +66,8 @@ class Subject:
     candidate: Candidate
     engine_for: EngineFor | None = None
     undecided: dict[str, Undecided] = field(default_factory=dict)
-    known_errors: dict[tuple[Assumed, int], Mapping[str, float]] = field(default_factory=dict)
-    """By what is assumed and sample, what `introduced_errors` has found."""
+    known_errors: dict[tuple[Assumed, int], Mapping[str, RelativeError]] = field(default_factory=dict)
+    """By what is assumed and sample, what `introduced_errors` has found of each tensor."""
     known_layers: dict[tuple[Assumed, int], tuple[LayerResult, ...]] = field(default_factory=dict)
     """Likewise, what `emulated_layers` has measured."""
 

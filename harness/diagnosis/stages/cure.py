@@ -130,7 +130,9 @@ def _followed(
     bench = subject.bench
     for _ in range(MOST_FOLLOWED):
         plan = subject.plan(hint, observation=Observation.TYPED)
-        layers, _ = measure_layers(bench, bench.emulator, plan, bench.case.tolerances, samples=[sample])
+        layers, _ = measure_layers(
+            bench, bench.emulator, plan, bench.case.tolerances, samples=[sample], introduced={}
+        )
         starts = {layer.node for layer in layers if layer.origin}
         before = nearby(subject.model, sorted(starts), subject.units)
         if hint.issuperset(before):  # it comes from further back

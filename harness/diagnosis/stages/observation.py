@@ -13,7 +13,13 @@ from dataclasses import replace
 import numpy as np
 
 from harness.backends import Candidate, Evaluation, Observation, ObservedEngine, Plan, Timing
-from harness.diagnosis.context import EngineObservation, Evaluator, JudgedEvaluation, Subject
+from harness.diagnosis.context import (
+    EngineObservation,
+    Evaluator,
+    JudgedEvaluation,
+    Subject,
+    introduced_by_tensor,
+)
 from harness.diagnosis.results import Evidence, EvidenceKind, Fact, Stage
 from harness.errors import CandidateError, UsageError
 from harness.judge import (
@@ -89,7 +95,12 @@ def _observe_as(
     bench = evaluator.subject.bench
     watched = _Watched(evaluator)
     try:
-        layers, _ = measure_layers(bench, watched, plan, bench.case.tolerances, judged_as=gates)
+        known = None
+        if len(bench.feeds) == 1 and gates is evaluator.subject.precision:
+            known = introduced_by_tensor(evaluator.subject, 0)
+        layers, _ = measure_layers(
+            bench, watched, plan, bench.case.tolerances, judged_as=gates, introduced=known
+        )
     except CandidateError as error:
         return EngineObservation(failure=str(error), log=error.lines)
     observed = _observed(evaluator, baseline, replace(plan, precision=gates), layers, watched.evaluations)
