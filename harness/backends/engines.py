@@ -114,10 +114,13 @@ class EngineStore:
 
     def begin(
         self, model: Model, request: protocol.BuildRequest, on_built: Callable[[protocol.EngineFacts], None]
-    ) -> None:
+    ) -> bool:
         """Build an engine in the background; `get` waits for it. Nothing is begun while another build is under way.
 
         `on_built` gets what is known of it before anybody else can ask the worker.
+
+        Returns:
+            Whether a build is under way now, this one or another.
 
         Raises:
             CandidateError: the worker does not start.
@@ -125,7 +128,7 @@ class EngineStore:
         self._renew()
         key = _key(model, request)
         if key in self._engines or self._begun is not None:
-            return
+            return self._begun is not None and not self._begun.reply.done()
         located = self._located(model, request)
         begun = self._begun = _Begun(key, self._generation, Future())
 
@@ -144,6 +147,7 @@ class EngineStore:
 
         threading.Thread(target=build, name="build ahead", daemon=True).start()
         taken.wait(_TURN_SECONDS)
+        return True
 
     def run(
         self, engine: Engine, feeds: Tensors, timing: Timing, *, debug: bool = False

@@ -166,9 +166,10 @@ class Candidate(Protocol):
         """Start in the background what the first evaluation would wait for."""
         return  # so that it is not abstract
 
-    def build_ahead(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> None:
-        """Begin in the background what `evaluate` would wait for, if anything; it raises what comes of it."""
-        return
+    def build_ahead(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> bool:
+        """Begin in the background what `evaluate` would wait for, which raises what comes of it; whether it is under
+        way now."""
+        return False  # so that it is not abstract
 
     def probe(self) -> ProbeReply | None:
         """What its environment is and can do; None without one.

@@ -103,7 +103,7 @@ class TensorRTCandidate(Candidate):
         """Start the worker in the background."""
         self.supervisor.start_ahead()
 
-    def build_ahead(self, plan: Plan, feeds: Tensors) -> None:
+    def build_ahead(self, plan: Plan, feeds: Tensors) -> bool:
         """See Candidate.build_ahead. One engine of TensorRT for RTX: a build of TensorRT can take minutes.
 
         It gives debug tensors, too; marks are not split ahead.
@@ -115,7 +115,10 @@ class TensorRTCandidate(Candidate):
                 and not self._takes_variable(plan)
             ):
                 wanted = self.requests.unobserved(plan, feeds)
-                self.store.begin(wanted.model, wanted.request, partial(self._learn, plan, wanted.request))
+                return self.store.begin(
+                    wanted.model, wanted.request, partial(self._learn, plan, wanted.request)
+                )
+        return False
 
     def _learn(self, plan: Plan, request: BuildRequest, facts: EngineFacts) -> None:
         """Let the emulator know the kernels of an engine that is built as a compiler is asked for them."""

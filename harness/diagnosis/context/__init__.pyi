@@ -1,3 +1,4 @@
+from .background import in_background as in_background
 from .budget import DiagnosisBudget as DiagnosisBudget
 from .budget import Options as Options
 from .budget import Spending as Spending

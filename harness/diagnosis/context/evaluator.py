@@ -135,6 +135,7 @@ class Evaluator:
         self._unobserved: tuple[
             Mapping[str, np.ndarray], ...
         ] = ()  # outputs of all samples, without an island
+        self._looked: dict[tuple[Plan, int], Evaluation] = {}
         self.at_hand: set[str] = set()
         """Keys of what was evaluated by this process: these engines need not be built again."""
 
@@ -172,18 +173,21 @@ class Evaluator:
             self.at_hand.add(key)
         return judged
 
-    def begin(self, plan: Plan, key: str | None = None) -> None:
+    def begin(self, plan: Plan, key: str | None = None) -> bool:
         """Begin the engine of `plan` in the background, unless the journal knows what came of it, or the budget ends.
 
         Args:
             plan: what is evaluated later.
             key: under which name the journal keeps it.
+
+        Returns:
+            Whether it is under way: there is time for something else.
         """
         known = key is not None and self._recall(key, thorough=True) is not None
         builds = self.spending.budget.builds
         if known or (builds is not None and builds - self.spending.builds < ENGINES_OF_A_CURE):
-            return
-        self.subject.candidate.build_ahead(plan, self.subject.bench.feeds[0])
+            return False
+        return self.subject.candidate.build_ahead(plan, self.subject.bench.feeds[0])
 
     def rebuild(self, plan: Plan, *, phase: str, key: str | None = None) -> JudgedEvaluation:
         """Build and judge `plan` anew, with its tactics timed anew: the timing cache would repeat the choice.
@@ -194,6 +198,25 @@ class Evaluator:
         self.subject.candidate.close()  # it would answer with the engine that it holds
         build = plan.build.model_copy(update={"timing_cache": False})
         return self.evaluate(replace(plan, build=build), phase=phase, key=key)
+
+    def look_ahead(self, plan: Plan, *, phase: str) -> None:
+        """Run an engine that is there for the tensors that `plan` observes, before its worker builds the next one.
+
+        Raises:
+            CandidateError: as `run`.
+        """
+        for sample, feeds in enumerate(self.subject.bench.feeds):
+            self._looked[plan, sample] = self.run(plan, feeds, phase=phase)
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether tensors wait to be looked at."""
+        return bool(self._looked)
+
+    def look(self, plan: Plan, feeds: Mapping[str, np.ndarray], *, phase: str) -> Evaluation:
+        """As `run`, unless `look_ahead` did."""
+        sample = next((place for place, each in enumerate(self.subject.bench.feeds) if each is feeds), -1)
+        return self._looked.pop((plan, sample), None) or self.run(plan, feeds, phase=phase)
 
     def run(
         self, plan: Plan, feeds: Mapping[str, np.ndarray], *, phase: str, timing: Timing | None = None

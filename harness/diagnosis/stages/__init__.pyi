@@ -31,8 +31,10 @@ from .cures import worst_error as worst_error
 from .divergence import find_divergence as find_divergence
 from .gates import check_gates as check_gates
 from .gates import check_stability as check_stability
+from .observation import look_ahead as look_ahead
 from .observation import observation_evidence as observation_evidence
 from .observation import observe as observe
+from .prediction import foreseen as foreseen
 from .prediction import predict as predict
 from .priors import block_hints as block_hints
 from .priors import island_hints as island_hints

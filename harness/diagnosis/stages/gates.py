@@ -6,8 +6,10 @@ Whether the candidate passes in FP32 is not tested here: an island that cures sh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -22,9 +24,10 @@ from harness.diagnosis.context import (
     Subject,
     Undecided,
     badness,
+    in_background,
 )
 from harness.diagnosis.results import DiagnosisVerdict, Evidence, EvidenceKind, Fact, Stage
-from harness.diagnosis.stages.prediction import predict_ahead
+from harness.diagnosis.stages.prediction import failing_sample
 from harness.errors import (
     CandidateError,
     ModelError,
@@ -152,8 +155,15 @@ def _held(subject: Subject, tensors: Mapping[str, np.ndarray], sample: int) -> l
     return list(subject.judge(narrowed, sample, subject.plan()))
 
 
-def check_gates(evaluator: Evaluator) -> GateCheck:
+def check_gates(
+    evaluator: Evaluator, foresee: Callable[[int, bool], None] = lambda sample, building: None
+) -> GateCheck:
     """Run the first stage.
+
+    Args:
+        evaluator: of the candidate.
+        foresee: called before an engine is judged whose emulator fails, with the sample that does, and whether the
+            engine is still being built: mostly it fails, too.
 
     Raises:
         CandidateError: the unobserved candidate cannot be built or run.
@@ -163,13 +173,15 @@ def check_gates(evaluator: Evaluator) -> GateCheck:
     unsound = _unsound_reference(subject)
     if unsound is not None:
         return unsound
-    stability: Stability | None = None
-    evaluator.begin(subject.plan(), BASELINE)
+    stability: Future[Stability] | None = None
+    building = evaluator.begin(subject.plan(), BASELINE)
     if not subject.emulated:  # engines are judged relative to it: computed while they are built
         for sample in range(len(subject.bench.feeds)):
             subject.emulation(subject.precision, sample)
-        if subject.precision in LOW_DTYPE and predict_ahead(subject):
-            stability = check_stability(subject)
+        failing = failing_sample(subject) if subject.precision in LOW_DTYPE else None
+        if failing is not None:
+            stability = in_background(partial(check_stability, subject), "in FP64")
+            foresee(failing, building)
     own = subject.bench.own_roundings
     warnings = tuple(
         _evidence(EvidenceKind.OWN_ROUNDINGS, text)
@@ -199,11 +211,11 @@ def check_gates(evaluator: Evaluator) -> GateCheck:
         passed=False,
         badness=baseline.badness,
     )
-    stability = stability or check_stability(subject)
+    stable = check_stability(subject) if stability is None else stability.result()
     gates = GateCheck(
-        None, baseline, evidence=(*warnings, failed, _stability_evidence(stability)), outputs=baseline.outputs
+        None, baseline, evidence=(*warnings, failed, _stability_evidence(stable)), outputs=baseline.outputs
     )
-    undecided = stability.undecided([output for output in baseline.outputs if not output.passed])
+    undecided = stable.undecided([output for output in baseline.outputs if not output.passed])
     return _set_aside(evaluator, gates, baseline, undecided) if undecided else gates
 
 

@@ -8,6 +8,7 @@ builder compute in FP32, and cures.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -33,6 +34,7 @@ from harness.judge import (
 )
 from harness.tensors import Precision
 from harness.text import names, plural
+from harness.worker.protocol import TENSORRT_RTX
 
 PHASE = "observe"
 
@@ -74,6 +76,23 @@ def observe(
     if not observed.failure:
         evaluator.journal.keep(key, observed)
     return observed
+
+
+def look_ahead(evaluator: Evaluator) -> None:
+    """Read the tensors between the kernels of the engine that fails, where it has given them: that takes no build."""
+    subject = evaluator.subject
+    bench = subject.bench
+    # Of TensorRT for RTX one engine serves both, outputs and debug tensors.
+    if (
+        subject.emulated
+        or subject.product != TENSORRT_RTX
+        or len(bench.tensor_chunks(bench.model.float_tensors, copies=1)) > 1
+    ):
+        return
+    plan = _plan(subject, frozenset(), None)
+    if plan.observation is Observation.DEBUG:
+        with suppress(CandidateError):  # who asks for them gets the reason
+            evaluator.look_ahead(plan, phase=PHASE)
 
 
 def _key(plan: Plan, gates: Precision, *, inside: bool) -> str:
@@ -164,7 +183,7 @@ class _Watched(Candidate):
     def evaluate(
         self, plan: Plan, feeds: Mapping[str, np.ndarray], *, timing: Timing | None = None
     ) -> Evaluation:
-        evaluation = self._evaluator.run(plan, feeds, phase=PHASE)
+        evaluation = self._evaluator.look(plan, feeds, phase=PHASE)
         self.evaluations.append(evaluation)
         return evaluation
 

@@ -30,28 +30,35 @@ def predict(subject: Subject, gates: GateCheck) -> Prediction:
     """
     if gates.verdict is not None or gates.baseline is None:
         raise UsageError(f"predict requires gates without a verdict, these ended with {gates.verdict!r}")
-    if subject.emulated:
-        outputs, trial = gates.baseline.outputs, gates.baseline.trial
-    else:
-        outputs, trial = emulate(subject, subject.plan())
     failing = next(output.sample for output in gates.baseline.outputs if not output.passed)
+    if subject.emulated:
+        return _predicted(subject, failing, gates.baseline.outputs, gates.baseline.trial)
+    return foreseen(subject, failing)
+
+
+def foreseen(subject: Subject, failing: int) -> Prediction:
+    """What is predicted of an engine that fails first in the sample `failing`."""
+    return _predicted(subject, failing, *emulate(subject, subject.plan()))
+
+
+def _predicted(
+    subject: Subject, failing: int, outputs: tuple[OutputResult, ...], trial: Evaluation
+) -> Prediction:
     errors = introduced_errors(subject, failing)
     evidence = tuple(_evidence(subject, trial, outputs, errors))
     return Prediction(outputs, trial, partial(emulated_layers, subject, failing), evidence, errors)
 
 
-def predict_ahead(subject: Subject) -> bool:
-    """Whether the emulator fails; if so it is asked what `predict` asks it: an engine mostly fails then, too."""
+def failing_sample(subject: Subject) -> int | None:
+    """The first sample in which the emulator fails; None if it passes."""
     for sample in range(len(subject.bench.feeds)):
         emulated = subject.emulation(subject.precision, sample)
         outputs = subject.judge(
             emulated.tensors, sample, subject.plan(), as_emulator=True, failures=emulated.failures
         )
         if not all(output.passed for output in outputs):
-            introduced_errors(subject, sample)
-            emulated_layers(subject, sample)
-            return True
-    return False
+            return sample
+    return None
 
 
 def _evidence(

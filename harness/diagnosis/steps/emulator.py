@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from harness.diagnosis.context import (
@@ -9,7 +11,9 @@ from harness.diagnosis.context import (
     Context,
     Cure,
     Effects,
+    FP32Sums,
     GateCheck,
+    Prediction,
     Seen,
     Subject,
     outliers,
@@ -31,20 +35,44 @@ from harness.diagnosis.stages import (
     check_gates,
     cure_on_emulator,
     find_fp32_sums,
+    foreseen,
     island_key,
+    look_ahead,
     look_behind,
     predict,
     try_unseen,
     with_own_kernels,
 )
+from harness.errors import BudgetExhaustedError
 from harness.tensors import Precision
 from harness.text import names, plural
 
 
 def check(seen: Seen, context: Context) -> Seen:
     """Judge the reference and the unobserved candidate."""
-    context.report(Stage.GATES, "run the reference and the unobserved candidate")
-    gates = check_gates(context.evaluator)
+    text = "run the reference and the unobserved candidate"
+    context.report(Stage.GATES, text)
+
+    foreseen_to_fail: list[int] = []
+
+    def foresee(sample: int, building: bool) -> None:
+        foreseen_to_fail.append(sample)
+        prediction = foreseen(context.subject, sample)
+        if not building:
+            return
+        with suppress(BudgetExhaustedError):  # it is spent as soon as it is asked for
+            sums = None
+            if seen.precision is Precision.FP16:
+                context.report(Stage.CURE, "add up in FP32")
+                sums = _sums(context, prediction)
+            if sums is None or not sums.products:
+                _prior(context, prediction, seen.precision)
+            _ = prediction.layers
+        context.report(Stage.GATES, text)
+
+    gates = check_gates(context.evaluator, foresee)
+    if gates.verdict is None and foreseen_to_fail:
+        look_ahead(context.evaluator)
     known = {} if gates.baseline is None else {frozenset[str](): gates.baseline.trial}
     return replace(seen, gates=gates, known=known).adding(*gates.evidence)
 
@@ -61,11 +89,16 @@ def ask_emulator(seen: Seen, context: Context) -> Seen:
 def find_sums(seen: Seen, context: Context) -> Seen:
     """Does the emulator pass that adds up in FP32? Then Casts around products cure, which cost nothing."""
     context.report(Stage.CURE, "add up in FP32")
-    found = find_fp32_sums(context.emulator, seen.predicted)
+    found = _sums(context, seen.predicted)
     seen = replace(seen, sums=found).adding(*found.evidence)
     if seen.emulated and found.products:
         return replace(seen, cure=Cure(confirmed_on=EMULATOR, fp32_sums=found.products))
     return seen
+
+
+def _sums(context: Context, prediction: Prediction) -> FP32Sums:
+    key = "sums", prediction.failing_sample, *prediction.introduced.items()
+    return context.once(key, lambda: find_fp32_sums(context.emulator, prediction))
 
 
 def cure_emulator(seen: Seen, context: Context) -> Seen:
@@ -172,15 +205,32 @@ def look_for_hidden(seen: Seen, context: Context) -> Seen:
 
 def find_prior(seen: Seen, context: Context) -> Seen:
     """Search the minimal island on the emulator, which stands for the engine."""
-    context.report(Stage.CURE, "search the island on the emulator", suspected=seen.starts)
-    setup = SearchSetup(context.journal, "emulator", context.follow("search the island on the emulator"))
-    effects = context.effects(seen.predicted.failing_sample)
-    share = 1.0 if seen.precision is Precision.TF32 else RESERVED  # of which no island is built
 
     def begin(hint: frozenset[str]) -> None:
         """Build the engine that is probably wanted next, while nothing less is shown to cure."""
-        if share < 1.0 and not (seen.sums is not None and seen.sums.fused_away):
+        if not (seen.sums is not None and seen.sums.fused_away):
             context.evaluator.begin(context.subject.plan(hint), island_key(sorted(hint)))
 
-    prior = cure_on_emulator(context.emulator, seen.predicted, effects, setup, share=share, on_hint=begin)
+    prior = _prior(context, seen.predicted, seen.precision, begin)
     return replace(seen, prior=prior).adding(*prior.evidence)
+
+
+def _prior(
+    context: Context,
+    prediction: Prediction,
+    precision: Precision,
+    on_hint: Callable[[frozenset[str]], None] = lambda hint: None,
+) -> Cure:
+    context.report(Stage.CURE, "search the island on the emulator", suspected=outliers(prediction.introduced))
+    setup = SearchSetup(context.journal, "emulator", context.follow("search the island on the emulator"))
+    effects = context.effects(prediction.failing_sample)
+    if precision is Precision.TF32:  # of which no island is built
+        share, on_hint = 1.0, lambda hint: None
+    else:
+        share = RESERVED
+
+    def search() -> Cure:
+        return cure_on_emulator(context.emulator, prediction, effects, setup, share=share, on_hint=on_hint)
+
+    key = "prior", prediction.failing_sample, *prediction.introduced.items()
+    return context.once(key, search)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from harness.diagnosis.context import (
     Context,
+    EngineObservation,
+    JudgedEvaluation,
     Seen,
 )
 from harness.diagnosis.results import (
@@ -95,18 +98,33 @@ def observe_engine(seen: Seen, context: Context) -> Seen:
     Where the emulator's island was not enough, the engine is observed with that island: otherwise the known fault
     would hide the other one.
     """
-    context.report(Stage.OBSERVE, "observe the tensors of the engine", suspected=seen.starts)
+    suspected = seen.cure.island if seen.cure is not None and seen.cure.found else ()
+    context.report(Stage.OBSERVE, "observe the tensors of the engine", suspected=suspected)
     engine, islands = seen.baseline, frozenset[str]()
     if seen.behind and seen.prior is not None and seen.tried is not None:
         engine, islands = seen.tried, frozenset(seen.prior.island)
     try:
-        observed = observe(context.evaluator, engine, islands=islands, inside=not seen.cured)
+        observed = _observed(context, engine, islands, inside=not seen.cured)
     except BudgetExhaustedError as error:
         if not seen.cured:
             raise
         text = f"the engine was not observed: {error.message}"
         return seen.adding(Evidence(Stage.OBSERVE, EvidenceKind.NOT_OBSERVED, text))
     return replace(seen, observed=observed).adding(*observation_evidence(observed, seen.precision))
+
+
+def _observed(
+    context: Context, engine: JudgedEvaluation, islands: frozenset[str], *, inside: bool
+) -> EngineObservation:
+    key = "observed", islands, inside
+    return context.once(key, lambda: observe(context.evaluator, engine, islands=islands, inside=inside))
+
+
+def meanwhile(seen: Seen, context: Context) -> None:
+    """Look at the engine that fails, while the one is built that should cure it: it is looked at when that passes."""
+    if not seen.emulated and seen.baseline.tensors and context.evaluator.has_looked:
+        with suppress(BudgetExhaustedError):
+            _observed(context, seen.baseline, frozenset(), inside=False)
 
 
 def search_marks(seen: Seen, context: Context) -> Seen:

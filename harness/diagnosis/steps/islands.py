@@ -50,6 +50,7 @@ from harness.diagnosis.stages import (
     sums_key,
     whole_kernels,
 )
+from harness.diagnosis.steps.engines import meanwhile
 from harness.errors import BudgetExhaustedError
 from harness.model import PRODUCTS
 from harness.search import Evaluation, Outcome, SearchVerdict
@@ -79,6 +80,9 @@ def try_sums(seen: Seen, context: Context) -> Seen:
 def _try_fp32_sums(seen: Seen, context: Context, products: tuple[str, ...]) -> Seen:
     count = plural(len(products), "product")
     context.report(Stage.CURE, f"build with {count} between Casts to FP32", suspected=products)
+    plan = context.subject.plan(fp32_sums=frozenset(products))
+    if context.evaluator.begin(plan, sums_key(products)):
+        meanwhile(seen, context)
     tried = confirm_fp32_sums(context.evaluator, products)
     text = f"with Casts to FP32 around {count} the unobserved engine {_became(tried)}"
     facts: dict[str, Fact] = {"products": list(products), "outcome": tried.outcome, "note": tried.note}
@@ -87,7 +91,6 @@ def _try_fp32_sums(seen: Seen, context: Context, products: tuple[str, ...]) -> S
         if tried.obeyed is not Obedience.FUSED_AWAY or seen.sums is None:
             return seen
         return replace(seen, sums=replace(seen.sums, fused_away=frozenset(products)))
-    plan = context.subject.plan(fp32_sums=frozenset(products))
     price = measure_price(context.evaluator, plan, sums_key(products)) if seen.options.timed else None
     return replace(seen, cure=Cure(confirmed_on=CANDIDATE, fp32_sums=products), price=price)
 
@@ -137,6 +140,8 @@ def _try_island(seen: Seen, context: Context, island: tuple[str, ...], what: str
     prior = seen.prior
     assert prior is not None
     context.report(Stage.CURE, f"build with {plural(len(island), 'node')} in FP32", suspected=island)
+    if context.evaluator.begin(context.subject.plan(frozenset(island)), island_key(island)):
+        meanwhile(seen, context)
     tried = confirm(context.evaluator, island)
     trial = tried.trial
     text = f"with {what} in FP32 the unobserved engine {_became(tried)}"
