@@ -16,6 +16,7 @@ from .context import Options as Options
 from .context import Progress as Progress
 from .context import ProgressEvent as ProgressEvent
 from .context import Subject as Subject
+from .context import TensorRange as TensorRange
 from .context import badness as badness
 from .context import choose_case as choose_case
 from .context import choose_precision as choose_precision
@@ -23,7 +24,6 @@ from .context import find_groups as find_groups
 from .context import inherited as inherited
 from .context import journal_folder as journal_folder
 from .explain import LONGEST_COMMAND as LONGEST_COMMAND
-from .explain import TensorRange as TensorRange
 from .explain import explain_nodes as explain_nodes
 from .results import A_FEW as A_FEW
 from .results import Cost as Cost

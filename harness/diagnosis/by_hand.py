@@ -23,12 +23,13 @@ from harness.diagnosis.context import (
     JudgedEvaluation,
     Prediction,
     Subject,
+    TensorRange,
     emulate,
     find_groups,
     inherited,
     usual_error,
 )
-from harness.diagnosis.explain import MeasuredNode, TensorRange, explain_nodes, tensors_around
+from harness.diagnosis.explain import MeasuredNode, explain_nodes, tensors_around
 from harness.diagnosis.handover import write_handover
 from harness.diagnosis.results import DiagnosisVerdict, Stage
 from harness.diagnosis.stages import CURE_PHASE, SearchSetup, confirm, cure_on_emulator, island_problem

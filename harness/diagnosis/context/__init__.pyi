@@ -37,6 +37,7 @@ from .obedience import obeyed_by_numbers as obeyed_by_numbers
 from .parts import Part as Part
 from .parts import cut as cut
 from .parts import tensors_of as tensors_of
+from .ranges import TensorRange as TensorRange
 from .seen import Accumulation as Accumulation
 from .seen import Cure as Cure
 from .seen import Divergence as Divergence

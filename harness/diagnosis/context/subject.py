@@ -14,6 +14,7 @@ import numpy as np
 from harness.backends import Assumed, Candidate, Computed, Observation, Plan
 from harness.case import BuildOptions, Case, ModelSource, Tolerance
 from harness.comparison import COMPUTED, NONFINITE, SHAPE, RelativeError, excess
+from harness.diagnosis.context.ranges import TensorRange
 from harness.errors import UsageError
 from harness.judge import (
     Given,
@@ -68,6 +69,8 @@ class Subject:
     undecided: dict[str, Undecided] = field(default_factory=dict)
     known_errors: dict[tuple[Assumed, int], Mapping[str, RelativeError]] = field(default_factory=dict)
     """By what is assumed and sample, what `introduced_errors` has found of each tensor."""
+    known_ranges: dict[tuple[Precision, str, int], TensorRange] = field(default_factory=dict)
+    """By precision, tensor and axis, what it holds in all samples."""
     known_layers: dict[tuple[Assumed, int], tuple[LayerResult, ...]] = field(default_factory=dict)
     """Likewise, what `emulated_layers` has measured."""
 

@@ -2,7 +2,6 @@ from .bodies import open_body as open_body
 from .decisions import decision_of as decision_of
 from .measured import Decision as Decision
 from .measured import MeasuredNode as MeasuredNode
-from .measured import TensorRange as TensorRange
 from .origins import blame as blame
 from .origins import explain_nodes as explain_nodes
 from .origins import find_origins_of as find_origins_of

@@ -16,6 +16,7 @@ from harness.diagnosis.context import (
     Effects,
     Prediction,
     Subject,
+    TensorRange,
     introduced_errors,
     islands_of,
     outliers,
@@ -23,11 +24,11 @@ from harness.diagnosis.context import (
 )
 from harness.diagnosis.explain.bodies import open_body
 from harness.diagnosis.explain.decisions import decision_of
-from harness.diagnosis.explain.measured import MeasuredNode, TensorRange
+from harness.diagnosis.explain.measured import MeasuredNode
 from harness.diagnosis.explain.reasons import WITH_BODIES, accumulation, loses, lost_constant, own_fault, why
 from harness.diagnosis.results import A_FEW, Mend, Origin
 from harness.errors import HarnessError
-from harness.judge import LayerResult
+from harness.judge import COPIES, LayerResult
 from harness.model import PRODUCTS, Model, NodeInfo, largest_partial_sum, sampled_product
 from harness.tensors import Precision
 
@@ -246,8 +247,10 @@ def _inside(subject: Subject, node: str, usual: float, sample: int) -> str | Non
             found = next((name for name in body.units if errors.get(name, 0.0) > OUTLYING * usual), None)
             if found is not None:
                 info = body.model.node(found)
-                body.bench.feeds = [body.bench.feeds[iteration]]  # later ones are not where it starts
-                (measured,) = _measurements(body, [info], errors, usual, 0)
+                there = replace(
+                    body, bench=body.bench.with_feeds([body.bench.feeds[iteration]]), known_errors={}
+                )
+                (measured,) = _measurements(there, [info], errors, usual, 0)
                 reason = why(measured, subject.precision)
                 return reason if measured.inside else f"{IN_BODY} {info.name} ({info.op}), {reason}"
     except HarnessError:  # a body that does not run by itself shows no more
@@ -273,7 +276,7 @@ class TensorsAround:
 
     def __init__(self, subject: Subject, nodes: Sequence[NodeInfo], precision: Precision) -> None:
         self._model = subject.model
-        self._precision = precision
+        self._precision, self._known = precision, subject.known_ranges
         initializers = self._model.ir.graph.initializers
         names = [name for node in nodes for name in (*node.inputs, *node.outputs)]
         floats = [name for name in dict.fromkeys(names) if name and self._model.dtypes.get(name) == "float32"]
@@ -285,7 +288,8 @@ class TensorsAround:
         fed = set(self._model.feed_names())
         wanted = [name for name in floats if name not in self._constants and name not in fed]
         bench = self._bench = subject.bench
-        runs = [bench.reference.run(feeds, wanted) if wanted else {} for feeds in bench.feeds]
+        samples = range(len(bench.feeds)) if wanted else ()
+        runs = [bench.reference_tensors(sample, tuple(wanted), copies=COPIES) for sample in samples]
         self._arrays = {name: [run[name] for run in runs] for name in wanted}
         self._arrays |= {name: [feeds[name] for feeds in bench.feeds] for name in floats if name in fed}
 
@@ -331,6 +335,12 @@ class TensorsAround:
         return max(found, default=None)
 
     def _range(self, name: str, axis: int = -1) -> TensorRange:
+        key = self._precision, name, axis
+        if key not in self._known:
+            self._known[key] = self._measured_range(name, axis)
+        return self._known[key]
+
+    def _measured_range(self, name: str, axis: int) -> TensorRange:
         if name in self._constants:
             return TensorRange.of(name, [self._constants[name]], self._precision, constant=True, axis=axis)
         producer = self._model.producer(name)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from harness.diagnosis.context import FORMATS, NumberFormat
-from harness.diagnosis.explain.measured import MeasuredNode, TensorRange
+from harness.diagnosis.context import FORMATS, NumberFormat, TensorRange
+from harness.diagnosis.explain.measured import MeasuredNode
 from harness.diagnosis.results import Mend
 from harness.tensors import Precision
 from harness.text import magnitude, magnitudes, percent
