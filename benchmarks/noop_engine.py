@@ -30,6 +30,9 @@ class NoEngine:
         )
         return protocol.InferReply(request.outputs_path)
 
+    def settle(self):
+        pass
+
     def release(self, engine_id):
         self.outputs.pop(engine_id, None)
 

@@ -29,6 +29,7 @@ _KEPT_MODEL_FILES = 3
 _MOST_ENGINES = 512
 #: What freeing other engines may cure.
 _LACKS_MEMORY = ("out_of_memory", "no_context")
+_RUNS_NOTHING = ("no_context", "not_started")
 _numbers = itertools.count()
 
 
@@ -57,6 +58,8 @@ class Engine:
     generation: int
     counted: bool = True
     """Whether it is among the builds: one that was begun is when it is first asked for."""
+    ran: bool = False
+    """Whether it has run: what goes wrong before does so because nothing can be run in it."""
 
 
 #: How long a build that begins may wait for its worker before whoever began it goes on, and may be faster.
@@ -159,7 +162,7 @@ class EngineStore:
         The arrays are memory maps of a file that is deleted already: they need no copy and leave nothing.
 
         Raises:
-            BuildRefused: TensorRT does not start the inference.
+            BuildRefused: nothing can be run in this engine.
             CandidateError: the inference or the worker failed.
             InputDataError: an input cannot be handed over.
         """
@@ -178,13 +181,15 @@ class EngineStore:
                 profile=untimed and timing.layers,
                 debug=debug,
             )
-            reply = self.supervisor.ask(request)
-            if isinstance(reply, protocol.Error) and reply.kind == "out_of_memory":
+            reply = self._infer(engine, request)
+            if isinstance(reply, protocol.Error) and reply.kind in _LACKS_MEMORY:
                 self._release_all(but=engine)
-                reply = self.supervisor.ask(request)
+                reply = self._infer(engine, request)
             if isinstance(reply, protocol.Error):
                 refusal = self.supervisor.refusal(request, reply)
-                raise BuildRefused(reply.kind, refusal) if reply.kind == "not_started" else refusal
+                runs_nothing = reply.kind in _RUNS_NOTHING or (reply.kind == "cuda_error" and not engine.ran)
+                raise BuildRefused(reply.kind, refusal) if runs_nothing else refusal
+            engine.ran = True
             tensors = {
                 name: from_wire(tensor)
                 for name, tensor in protocol.read_tensor_file(reply.outputs_path).items()
@@ -192,6 +197,14 @@ class EngineStore:
         if untimed:
             engine.facts = replace(engine.facts, latency=reply.latency, layer_ms=reply.layer_ms)
         return tensors, reply.warnings
+
+    def _infer(self, engine: Engine, request: protocol.InferRequest) -> protocol.InferReply | protocol.Error:
+        try:
+            return self.supervisor.ask(request)
+        except WorkerCrashedError as error:  # where its kernels were compiled
+            if engine.ran:
+                raise
+            raise BuildRefused("crashed", error) from error
 
     def reserve(self, count: int) -> None:
         """Keep at least `count` engines: those that one evaluation needs are needed for the next sample too."""

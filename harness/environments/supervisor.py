@@ -152,7 +152,7 @@ class Supervisor:
         self._probe: protocol.ProbeReply | None = None
         self._caches: dict[str, CacheFile] = {}
         self._unsaved_seconds = 0.0
-        self._has_built = False
+        self._has_run = False
         self._warnings: list[str] = []
         self._failed_starts: list[CandidateError] = []
         self._failed_ahead: CandidateError | None = None
@@ -280,6 +280,8 @@ class Supervisor:
                 worker.kill()
             elif isinstance(reply, protocol.BuildReply):
                 self._after_build(worker, reply)
+            elif isinstance(reply, protocol.InferReply):
+                self._has_run = True
             return reply
 
     def call(self, message: Answered[R], seconds: float | None = None) -> R:
@@ -365,7 +367,7 @@ class Supervisor:
             self._greeted.set()
         try:
             self._probe = self._checked(worker, _PROBE, self.environment.limits.start)
-            self._unsaved_seconds, self._has_built = 0.0, False
+            self._unsaved_seconds, self._has_run = 0.0, False
             if self._keep_cache:
                 self._caches = self._cache_files(self._probe)
                 for cache in self._caches.values():
@@ -398,7 +400,6 @@ class Supervisor:
         return {kind: CacheFile(kind, probe, variant) for kind in kinds}
 
     def _after_build(self, worker: WorkerProcess, reply: protocol.BuildReply) -> None:
-        self._has_built = True
         refused = {protocol.TIMING: reply.cache_refused, protocol.RUNTIME: reply.runtime_cache_refused}
         self._warnings += [
             cache.drop() for kind, cache in self._caches.items() if refused[kind] and cache.wanted
@@ -408,9 +409,9 @@ class Supervisor:
             self._save_caches(worker)
 
     def _drop_suspect(self, message: Answered[Any]) -> None:
-        """Drop compiled kernels with which a worker crashed before it made any engine: the next would, too."""
+        """Drop compiled kernels with which a worker crashed before it ran any engine: the next would, too."""
         cache = self._caches.get(protocol.RUNTIME)
-        suspect = isinstance(message, protocol.BuildRequest) and not self._has_built
+        suspect = isinstance(message, protocol.BuildRequest | protocol.InferRequest) and not self._has_run
         if cache is not None and suspect and cache.path.exists():
             self._warnings.append(cache.drop())
 

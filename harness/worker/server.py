@@ -36,6 +36,9 @@ class Adapter(Protocol):
     def release(self, engine_id: str) -> None:
         """Free an engine, if there is one of that name."""
 
+    def settle(self) -> None:
+        """Do what was left for later, when the reply to a build has been sent."""
+
     def save_timing_cache(self, path: str) -> None:
         """Write the timing cache, atomically."""
 
@@ -86,7 +89,10 @@ class Server:
             if not data:
                 return
             for number, request in self._reader.feed(data):
-                self.send(number, self.answer(request))
+                reply = self.answer(request)
+                self.send(number, reply)
+                if isinstance(reply, protocol.BuildReply):
+                    self.adapter.settle()
                 if isinstance(request, protocol.Shutdown):
                     return
 

@@ -138,6 +138,9 @@ class CpuEngines:
         latency = protocol.Latency(1.0, 2.0, request.repeats) if request.repeats else None
         return protocol.InferReply(request.outputs_path, latency, {"layer": 1.0} if request.profile else {})
 
+    def settle(self):
+        pass
+
     def release(self, engine_id):
         self.engines.pop(engine_id, None)
 

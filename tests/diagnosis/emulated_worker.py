@@ -77,6 +77,9 @@ class EmulatedEngines:
         latency = protocol.Latency(1.0, 2.0, request.repeats) if request.repeats else None
         return protocol.InferReply(request.outputs_path, latency)
 
+    def settle(self):
+        pass
+
     def release(self, engine_id):
         self.engines.pop(engine_id, None)
 

@@ -20,6 +20,7 @@ from harness.errors import CandidateError
 from harness.report import diagnosis_markdown as markdown
 from harness.report import diagnosis_page as html_page
 from harness.tensors import Precision
+from harness.worker.protocol import TENSORRT_RTX
 
 
 def run(engine: FakeEngine, precision: Precision = Precision.FP16, **options: object) -> Diagnosis:
@@ -65,7 +66,12 @@ def test_the_emulator_is_asked_while_the_first_engine_is_built(monkeypatch: pyte
     emulation, gates = (
         sys.modules[f"harness.diagnosis.{name}"] for name in ("context.emulation", "stages.gates")
     )
-    engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", never)
+
+    class Slow(FakeEngine):
+        def build_ahead(self, plan: Plan, feeds: object) -> bool:
+            return True
+
+    engine = Slow(rmsnorm(scale=600.0), "b1_up", never)
 
     for module, name in (
         (emulation, "measure_layers"),
@@ -87,6 +93,11 @@ def test_the_emulator_is_asked_while_the_first_engine_is_built(monkeypatch: pyte
     asked.clear()
     run(FakeEngine(rmsnorm(), "b1_up", never))
     assert asked == [], "an emulator that passes foresees nothing"
+    at_hand = FakeEngine(rmsnorm(scale=600.0), "b1_up", never)
+    run(at_hand)
+    assert "measure_layers" not in dict(asked[:2]), (
+        "nor is more foreseen than is needed next where nobody waits"
+    )
 
 
 def test_the_list_of_layers_names_those_of_the_engine(tmp_path: Path) -> None:
@@ -116,18 +127,43 @@ def test_the_engine_with_what_overflows_in_fp32_is_begun_while_nothing_less_is_s
     begun: list[Plan] = []
 
     class Begun(FakeEngine):
-        def build_ahead(self, plan: Plan, feeds: object) -> None:
+        def build_ahead(self, plan: Plan, feeds: object) -> bool:
             begun.append(plan)
+            return False
 
     engine = Begun(rmsnorm(scale=600.0), "b1_up", never)
     diagnosis = run(engine)
     assert frozenset(diagnosis.culprits) == begun[-1].islands
     assert begun[-1] in engine.plans  # it is what is built next
     begun.clear()
-    run(Begun(rmsnorm(), "b1_up", never), tolerances=GATE)
-    assert {plan.islands for plan in begun} == {
-        frozenset()
-    }  # of errors that add up nobody knows the island before
+    diagnosis = run(Begun(rmsnorm(), "b1_up", never), tolerances=GATE)
+    # Of errors that add up nobody knows the island before it is found.
+    assert [plan.islands for plan in begun] == [frozenset(), frozenset(diagnosis.culprits)]
+
+
+def test_the_engine_that_fails_is_looked_at_while_the_one_with_the_island_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    observation = sys.modules["harness.diagnosis.stages.observation"]
+    compared, measure = [], observation.measure_layers
+
+    class Slow(FakeEngine):
+        def build_ahead(self, plan: Plan, feeds: object) -> bool:
+            return True
+
+    model = rmsnorm(scale=600.0)
+    between = frozenset(model.float_tensors[::3])
+    engine = Slow(model, "b1_up", never, product=TENSORRT_RTX, typing="strong", between=between)
+
+    def watched(*given: object, **more: object) -> object:
+        compared.append([plan.observation for plan in engine.plans if plan.islands])
+        return measure(*given, **more)
+
+    monkeypatch.setattr(observation, "measure_layers", watched)
+    assert run(engine).culprits == ISLAND
+    kinds = [(bool(plan.islands), plan.observation) for plan in engine.plans]
+    assert kinds == [(False, Observation.NONE), (False, Observation.DEBUG), (True, Observation.NONE)]
+    assert compared == [[]], "once, before the island is judged"
 
 
 def test_minimality_is_proved_on_the_engine_when_it_is_asked_for() -> None:

@@ -151,6 +151,9 @@ class Misbehaving:
         )
         return protocol.InferReply(request.outputs_path)
 
+    def settle(self):
+        pass
+
     def release(self, engine_id):
         self.engines.pop(engine_id, None)
 

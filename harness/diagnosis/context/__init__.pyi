@@ -25,6 +25,7 @@ from .evaluator import Evaluator as Evaluator
 from .evaluator import JudgedEvaluation as JudgedEvaluation
 from .formats import FORMATS as FORMATS
 from .formats import NumberFormat as NumberFormat
+from .formats import TensorRange as TensorRange
 from .groups import find_groups as find_groups
 from .groups import kernel_groups as kernel_groups
 from .journal import JOURNAL as JOURNAL
@@ -37,7 +38,6 @@ from .obedience import obeyed_by_numbers as obeyed_by_numbers
 from .parts import Part as Part
 from .parts import cut as cut
 from .parts import tensors_of as tensors_of
-from .ranges import TensorRange as TensorRange
 from .seen import Accumulation as Accumulation
 from .seen import Cure as Cure
 from .seen import Divergence as Divergence

@@ -1,11 +1,11 @@
-"""Work that nobody waits for yet."""
+"""Work that nobody waits for yet, or that is done once for whoever asks."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -22,3 +22,16 @@ def in_background(work: Callable[[], T], name: str) -> Future[T]:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+class Once(Generic[T]):
+    """What is made when it is first asked for: much of a diagnosis can be foreseen."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, T] = {}
+
+    def of(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` makes of `key`, now or before."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
 
 from harness import search
+from harness.diagnosis.context.background import Once
 from harness.diagnosis.context.budget import DiagnosisBudget, Spending
 from harness.diagnosis.context.effects import Effects
 from harness.diagnosis.context.evaluator import Evaluator
 from harness.diagnosis.context.journal import DiagnosisJournal
+from harness.diagnosis.context.seen import Cure, EngineObservation, FP32Sums
 from harness.diagnosis.context.subject import Subject
 from harness.diagnosis.results import Cost, Stage
 
-T = TypeVar("T")
 MOST_NAMED = 8
 """Larger sets of nodes are not named to whoever follows progress."""
 
@@ -84,7 +84,9 @@ class Context:
         self.evaluator = Evaluator(self.subject, self.spending, self.journal)
         self._emulations = self.subject.bench.emulator.evaluations
         self._effects: dict[int, Effects] = {}
-        self._once: dict[tuple[Hashable, ...], Any] = {}
+        self.sums = Once[FP32Sums]()
+        self.priors = Once[Cure]()
+        self.observations = Once[EngineObservation]()
         self._stages: dict[Stage, float] = {}
         self._since = self.spending.started
 
@@ -103,13 +105,6 @@ class Context:
             return self.evaluator
         spending = Spending(DiagnosisBudget(seconds=self.budget.seconds), self.spending.started)
         return Evaluator(self.emulated, spending, self.journal)
-
-    def once(self, key: tuple[Hashable, ...], make: Callable[[], T]) -> T:
-        """What `make` makes, the first time that `key` is asked for: much of a diagnosis can be foreseen."""
-        if key not in self._once:
-            self._once[key] = make()
-        found: T = self._once[key]
-        return found
 
     def effects(self, sample: int) -> Effects:
         """The effects of nodes alone, on the emulator, for one sample."""

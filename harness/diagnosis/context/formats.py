@@ -1,10 +1,14 @@
-"""What the number formats can hold."""
+"""What the number formats can hold, what a tensor holds, and what becomes of that in a format."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
+from harness.model import round_array
 from harness.tensors import Precision
 
 
@@ -50,3 +54,93 @@ FORMATS: dict[Precision, NumberFormat] = {
     Precision.FP8: NumberFormat("FP8 (E4M3)", 448.0, 2.0**-9, 4),
     Precision.INT8: NumberFormat("INT8", 127.0, 1.0, 7),
 }
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """What one tensor holds in FP32, and what becomes of it in a format. Over finite elements.
+
+    Args:
+        name: name of the tensor.
+        largest: largest magnitude.
+        typical: root mean square.
+        smallest: smallest magnitude above 0; 0 if all are 0.
+        overflowing: share of the elements that become infinite in the format.
+        flushed: share of the elements other than 0 that become 0 in the format.
+        constant: whether it is an initializer or a constant.
+        extreme: the element with the largest magnitude, with its sign.
+        peak: largest magnitude of what is largest along the axis: of a softmax's inputs, those that count.
+        underflow: nrmse of rounding the elements that are too small for a normal number of the format.
+        rounding: root mean square of what rounding changes the elements by that stay finite.
+        whole: whether all are whole numbers.
+    """
+
+    name: str
+    largest: float
+    typical: float
+    smallest: float
+    overflowing: float = 0.0
+    flushed: float = 0.0
+    constant: bool = False
+    extreme: float = 0.0
+    peak: float = 0.0
+    underflow: float = 0.0
+    rounding: float = 0.0
+    whole: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        arrays: Iterable[np.ndarray],
+        precision: Precision,
+        *,
+        constant: bool = False,
+        axis: int = -1,
+    ) -> TensorRange:
+        """Measure one tensor over all samples.
+
+        Args:
+            name: name of the tensor.
+            arrays: its values, sample by sample.
+            precision: the format.
+            constant: whether it is an initializer or a constant.
+            axis: the axis of `peak`.
+        """
+        samples = [np.asarray(array, dtype=np.float32) for array in arrays]
+        values = [array.reshape(-1) for array in samples]
+        flat = np.concatenate(values) if values else np.zeros(0, dtype=np.float32)
+        signed = flat[np.isfinite(flat)]
+        if not signed.size:
+            return cls(name, 0.0, 0.0, 0.0, constant=constant)
+        flat = np.abs(signed)
+        rounded = round_array(flat, precision)
+        nonzero = flat > 0
+        count = int(nonzero.sum())
+        exact = flat.astype(np.float64)
+        power = float(exact @ exact)
+        stays = np.isfinite(rounded)
+        apart = np.where(stays, rounded, flat).astype(np.float64) - exact
+        tiny = apart[flat < FORMATS[precision].normal]
+        return cls(
+            name=name,
+            largest=float(flat.max()),
+            typical=float(np.sqrt(power / flat.size)),
+            smallest=float(flat[nonzero].min()) if count else 0.0,
+            overflowing=float(np.mean(~stays)),
+            flushed=float(np.sum((rounded == 0) & nonzero) / count) if count else 0.0,
+            constant=constant,
+            extreme=float(signed[np.argmax(flat)]),
+            peak=max(map(_peak, samples, [axis] * len(samples))),
+            underflow=float(np.sqrt(tiny @ tiny / power)) if power else 0.0,
+            rounding=float(np.sqrt(np.mean(apart * apart))),
+            whole=bool((flat == np.rint(flat)).all()),
+        )
+
+
+def _peak(array: np.ndarray, axis: int) -> float:
+    if not array.size:
+        return 0.0
+    tops = array.max(axis=axis if -array.ndim <= axis < array.ndim else -1) if array.ndim else array
+    tops = tops[np.isfinite(tops)]
+    return float(np.abs(tops).max()) if tops.size else 0.0

@@ -14,7 +14,7 @@ import numpy as np
 from harness.backends import Assumed, Candidate, Computed, Observation, Plan
 from harness.case import BuildOptions, Case, ModelSource, Tolerance
 from harness.comparison import COMPUTED, NONFINITE, SHAPE, RelativeError, excess
-from harness.diagnosis.context.ranges import TensorRange
+from harness.diagnosis.context.formats import TensorRange
 from harness.errors import UsageError
 from harness.judge import (
     Given,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -97,8 +97,11 @@ def find_sums(seen: Seen, context: Context) -> Seen:
 
 
 def _sums(context: Context, prediction: Prediction) -> FP32Sums:
-    key = "sums", prediction.failing_sample, *prediction.introduced.items()
-    return context.once(key, lambda: find_fp32_sums(context.emulator, prediction))
+    return context.sums.of(_key(prediction), lambda: find_fp32_sums(context.emulator, prediction))
+
+
+def _key(prediction: Prediction) -> Hashable:
+    return prediction.failing_sample, *prediction.introduced.items()
 
 
 def cure_emulator(seen: Seen, context: Context) -> Seen:
@@ -232,5 +235,4 @@ def _prior(
     def search() -> Cure:
         return cure_on_emulator(context.emulator, prediction, effects, setup, share=share, on_hint=on_hint)
 
-    key = "prior", prediction.failing_sample, *prediction.introduced.items()
-    return context.once(key, search)
+    return context.priors.of(_key(prediction), search)

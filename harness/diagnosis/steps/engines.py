@@ -116,8 +116,9 @@ def observe_engine(seen: Seen, context: Context) -> Seen:
 def _observed(
     context: Context, engine: JudgedEvaluation, islands: frozenset[str], *, inside: bool
 ) -> EngineObservation:
-    key = "observed", islands, inside
-    return context.once(key, lambda: observe(context.evaluator, engine, islands=islands, inside=inside))
+    return context.observations.of(
+        (islands, inside), lambda: observe(context.evaluator, engine, islands=islands, inside=inside)
+    )
 
 
 def meanwhile(seen: Seen, context: Context) -> None:

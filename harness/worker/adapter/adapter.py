@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 from ..protocol import (
+    TENSORRT_RTX,
     BuildReply,
     BuildRequest,
     Compile,
@@ -99,6 +100,8 @@ class Adapter:
         try:
             config = self._runtime_cache.configure(built.engine)
             execution = Execution(self._trt, built.engine, self._get_cuda(), built.marked.debug, config)
+            if not self._waits(request):
+                execution.prepare()
         except Fault as fault:
             fault.evidence += self.log.errors(start)
             raise
@@ -175,6 +178,22 @@ class Adapter:
             )
         typing = release.typing_for(request.build.precision, request.build.typing)
         return CompileReply(CompileReport(release.product, release.version, typing, refused, failure))
+
+    def _waits(self, request: BuildRequest) -> bool:
+        """Whether the context of an engine is made after the reply, in which its kernels are known already.
+
+        TensorRT for RTX compiles kernels there, for seconds, and needs none to say what they are. With open shapes the
+        inspector needs one; and whoever marks tensors is told at once that there are too many.
+        """
+        return self.release_info.product == TENSORRT_RTX and not (request.profiles or request.marks)
+
+    def settle(self) -> None:
+        """Make the contexts that were left for later; what goes wrong is said when they are needed."""
+        for execution in self._engines.values():
+            try:
+                execution.prepare()
+            except Fault as fault:
+                self.log.add("WARNING", "{}: {}".format(fault.kind, fault.message))
 
     def infer(self, request: InferRequest) -> InferReply:
         """Run an engine once for its tensors, and more often for its times.
@@ -263,7 +282,8 @@ class Adapter:
             # With open shapes the inspector has no formats to report.
             execution.set_shapes({name: ranges[1] for name, ranges in request.profiles.items()})
         seen = built.engine.create_engine_inspector()
-        seen.execution_context = execution.context
+        if execution.is_ready:
+            seen.execution_context = execution.context
         text = seen.get_engine_information(self._trt.LayerInformationFormat.JSON)
         document = parse_inspector(text)
         producers = {tensor: node.name for node in request.nodes for tensor in node.outputs}

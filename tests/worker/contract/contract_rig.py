@@ -39,7 +39,9 @@ class Rig:
         if model == "dynamic":
             fields.setdefault("profiles", {"x": ((1, 8), (4, 8), (8, 8))})
         request = BuildRequest(str(path), precision, nodes=contract_models.hints(path), **fields)
-        return self.adapter.build(request)
+        reply = self.adapter.build(request)
+        self.adapter.settle()  # as the server does
+        return reply
 
     def compile(self, model: str, precision: str = "fp32", **fields: Any) -> CompileReport:
         path = self._models[model]

@@ -276,6 +276,29 @@ def test_kernels_from_a_file_are_added_to_those_at_hand(
     assert [rig.world.compiled for rig in (first, second, third)] == [1, 1, 0]
 
 
+def test_kernels_are_named_before_they_are_compiled(models: dict[str, Path], tmp_path: Path) -> None:
+    rig = Rig("1.6.1.120", models, tmp_path)
+    settle, seen = rig.adapter.settle, []
+
+    def watched() -> None:
+        seen.append(rig.world.compiled)
+        settle()
+
+    rig.adapter.settle = watched  # type: ignore[method-assign]
+    reply = rig.build("conv")
+    assert reply.facts.kernels is not None
+    assert (seen, rig.world.compiled) == ([0], 1)
+
+
+def test_what_is_marked_or_has_open_shapes_is_made_ready_at_once(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    rig = Rig("1.6.1.120", models, tmp_path)
+    rig.adapter.settle = lambda: None  # type: ignore[method-assign]
+    rig.build("dynamic")
+    assert rig.world.compiled == 1
+
+
 @pytest.mark.parametrize("content", [b"kernels of another release", b"\xff\x00", b""])
 @pytest.mark.parametrize("release", ["1.4.0.76", "1.6.1.120"])
 def test_kernels_that_are_of_no_use_are_refused_once(

@@ -16,7 +16,7 @@ from .cuda import Buffer, Cuda
 
 
 class Execution:
-    """An execution context of an engine, with the memory that its tensors need.
+    """An execution context of an engine, with the memory that its tensors need. It is made when it is first needed.
 
     Args:
         trt: the `tensorrt` module.
@@ -25,8 +25,7 @@ class Execution:
         debug: None, `marked` or `unfused`: which debug tensors the engine has.
         config: the `trt.IRuntimeConfig` of its contexts, if they have one.
 
-    Raises:
-        Fault: `no_context`: no execution context could be made; `cuda_error`, `out_of_memory`.
+    Whatever needs the context raises a Fault of `no_context`, `cuda_error` or `out_of_memory` if none can be made.
     """
 
     def __init__(
@@ -45,7 +44,31 @@ class Execution:
         self._listener: Optional[Any] = None
         if debug is not None:
             self._listener = make_debug_listener(trt, cuda)
-        self.context = self._new_context()
+        self._context: Optional[Any] = None
+
+    @property
+    def context(self) -> Any:
+        """The `trt.IExecutionContext`.
+
+        Raises:
+            Fault: `no_context`, `cuda_error`, `out_of_memory`.
+        """
+        if self._context is None:
+            self._context = self._new_context()
+        return self._context
+
+    def prepare(self) -> None:
+        """Make the context now.
+
+        Raises:
+            Fault: `no_context`, `cuda_error`, `out_of_memory`.
+        """
+        _ = self.context
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a context."""
+        return self._context is not None
 
     def _new_context(self) -> Any:
         given = {} if self._config is None else {"runtime_config": self._config}
@@ -70,8 +93,7 @@ class Execution:
             Fault: `no_context`.
         """
         shapes = {name: tuple(self.context.get_tensor_shape(name)) for name in self.inputs}
-        self.context = None
-        self.context = self._new_context()
+        self._context = None
         self.set_shapes(shapes)
         self.bind()
 
@@ -226,7 +248,7 @@ class Execution:
 
     def close(self) -> None:
         """Free the context, then its memory."""
-        self.context = None
+        self._context = None
         self._config = None
         self._listener = None
         self._allocators.clear()
