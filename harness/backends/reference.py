@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from harness.backends.partitioned import left_out
-from harness.backends.session import GraphRunner, create_session, infer
+from harness.backends.session import GraphRunner, create_session, infer, mean_size
 from harness.errors import HarnessError, ModelError
 from harness.model import Model, bodies, graph_dtypes, is_widened, lower, needed_nodes, node_reads, owner
 from harness.tensors import Precision
@@ -124,6 +124,7 @@ class DoubleReference:
                     where=model.name,
                     operators=model.operators,
                     dtypes={} if model.operators else None,
+                    elements=mean_size(model),
                 )
             except ModelError as error:
                 missing = _MISSING.search(error.message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -105,7 +106,7 @@ def diagnose(
 
     from harness.diagnosis import Options
     from harness.diagnosis import diagnose as find
-    from harness.judge import Given
+    from harness.judge import Given, Judge, JudgeOptions
     from harness.quantization import find_quantized
 
     shapes = parse_shapes(inputs)
@@ -113,6 +114,8 @@ def diagnose(
     subject = find_quantized(target, given=given, inputs=shapes, precision=precision)
     if subject is not None:
         raise typer.Exit(_diagnose_pairs(subject, environment, outputs, limit=limit, details=details))
+    judge = Judge(JudgeOptions(kernels=kernels, accumulate=accumulate))
+    ended = Thread(target=judge.close, name="end the worker")
     try:
         with make_progress(StageProgress, quiet=quiet) as progress:
             diagnosis = find(
@@ -121,8 +124,7 @@ def diagnose(
                 environment=environment,
                 inputs=shapes,
                 given=given,
-                kernels=kernels,
-                accumulate=accumulate,
+                judge=judge,
                 max_builds=max_builds,
                 max_seconds=max_seconds,
                 resume=resume,
@@ -130,6 +132,7 @@ def diagnose(
                 progress=progress if environment is None else _loading_ahead(progress, outputs),
                 options=Options(prove=prove, growth=bool(outputs.pages or outputs.json)),
             )
+        ended.start()  # that takes its time, while reports are written
         from harness.report import diagnosis_markdown, diagnosis_page, print_diagnosis
 
         console = outputs.console
@@ -144,6 +147,10 @@ def diagnose(
     except KeyboardInterrupt:  # while it writes reports, too: the journal has everything
         print(f"continue with: {_resuming_command()}", file=sys.stderr)
         raise
+    finally:
+        if ended.ident is None:
+            ended.start()
+        ended.join()
     raise typer.Exit(diagnosis.exit_code)
 
 

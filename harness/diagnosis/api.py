@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from harness.backends import Candidate, Observation
+from harness.backends import Candidate, Plan
 from harness.case import BuildOptions, Case, Tolerance
 from harness.compiler import conversion_warning
 from harness.diagnosis.context import (
+    ENGINES_OF_A_CURE,
     JOURNAL,
     Context,
     DiagnosisBudget,
@@ -27,8 +29,7 @@ from harness.diagnosis.context import (
     Unseen,
     choose_case,
     choose_precision,
-    emulate,
-    introduced_by_tensor,
+    in_background,
     islands_of,
     journal_folder,
     locked,
@@ -37,7 +38,8 @@ from harness.diagnosis.context import (
 from harness.diagnosis.explain import advise
 from harness.diagnosis.pipeline import run_stages, start
 from harness.diagnosis.results import CANDIDATE, Diagnosis, Origin, Stage
-from harness.errors import NothingSelectedError, UnsoundReferenceError, UsageError
+from harness.diagnosis.stages import emulate_cured
+from harness.errors import HarnessError, NothingSelectedError, UnsoundReferenceError, UsageError
 from harness.judge import (
     EMULATOR,
     Cause,
@@ -53,7 +55,6 @@ from harness.judge import (
     Workbench,
     check_names,
     describe_outputs,
-    measure_layers,
     nothing_to_round,
     over_samples,
     without_origins,
@@ -119,7 +120,10 @@ def diagnose(
             raise NothingSelectedError(f"needs {', '.join(missing)}, which is not installed", where=case.name)
         own.candidates.start_ahead((environment or EMULATOR,))
         check_names(case, bench.model)
+        begun = None if resume else _begin(own, bench, environment or EMULATOR, chosen, budget)
         bench.prepare()  # while the worker starts; what is wrong with the reference is reported by the first stage
+        if begun is not None:
+            wait([begun])  # what went wrong does so again when it is its turn
         own.assume(bench, environment or EMULATOR)
         candidate = own.candidates.get(environment or EMULATOR, bench)
         nothing = nothing_to_round(bench.model, chosen) if candidate is bench.emulator else None
@@ -172,6 +176,21 @@ def diagnose_model(
         return investigate(Context(subject, budget, progress=progress, out=out), options or Options())
     finally:
         bench.close()
+
+
+def _begin(
+    judge: Judge, bench: Workbench, environment: str, precision: Precision, budget: DiagnosisBudget
+) -> Future[bool] | None:
+    """Begin the first engine as soon as its worker is there, while the reference is computed."""
+    enough = budget.builds is None or budget.builds >= ENGINES_OF_A_CURE
+    if environment == EMULATOR or not enough:
+        return None
+    with suppress(HarnessError):
+        feeds = bench.feeds[0]
+        candidate = judge.candidates.get(environment, bench)
+        plan = Plan(precision, build=bench.case.build)
+        return in_background(lambda: candidate.build_ahead(plan, feeds), "first engine")
+    return None
 
 
 @contextmanager
@@ -333,20 +352,15 @@ def _after(context: Context, found: Findings, *, growth: bool) -> RunResult | No
     if not (found.island or found.fp32_sums) or not found.confirmed:
         return None
     cured = subject.plan(frozenset(found.island), fp32_sums=frozenset(found.fp32_sums))
-    outputs, trial = emulate(subject, cured)
     layers: tuple[LayerResult, ...] = ()
     if growth:
         context.report(Stage.HAND_OVER, "measure the layers again, cured")
-        plan = replace(cured, observation=Observation.TYPED)
-        known = introduced_by_tensor(context.subject, 0) if len(subject.bench.feeds) == 1 else None
-        measured, _ = measure_layers(
-            subject.bench, subject.candidate, plan, subject.bench.case.tolerances, introduced=known
-        )
+    outputs, passed, measured = emulate_cured(context, cured, growth=growth)
+    if growth:
         # What the island would introduce if it were lowered does not belong into the picture of the cure.
         layers = tuple(
             replace(layer, introduced=None) if layer.node in found.island else layer for layer in measured
         )
-    passed = trial.outcome == "pass"
     return RunResult(
         case=subject.bench.case.name,
         precision=subject.precision,

@@ -63,8 +63,9 @@ def test_a_fault_that_the_emulator_foresees_takes_three_builds() -> None:
 
 def test_the_emulator_is_asked_while_the_first_engine_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
-    emulation, gates = (
-        sys.modules[f"harness.diagnosis.{name}"] for name in ("context.emulation", "stages.gates")
+    emulation, gates, steps = (
+        sys.modules[f"harness.diagnosis.{name}"]
+        for name in ("context.emulation", "stages.gates", "steps.emulator")
     )
 
     class Slow(FakeEngine):
@@ -74,9 +75,9 @@ def test_the_emulator_is_asked_while_the_first_engine_is_built(monkeypatch: pyte
     engine = Slow(rmsnorm(scale=600.0), "b1_up", never)
 
     for module, name in (
-        (emulation, "measure_layers"),
         (emulation, "_introduced_errors"),
         (gates, "check_stability"),
+        (steps, "cure_on_emulator"),
     ):
         work = getattr(module, name)
 
@@ -88,16 +89,13 @@ def test_the_emulator_is_asked_while_the_first_engine_is_built(monkeypatch: pyte
 
         monkeypatch.setattr(module, name, watched)
     assert run(engine).culprits
-    assert dict(reversed(asked)) == {"measure_layers": 0, "_introduced_errors": 0, "check_stability": 0}
+    assert dict(reversed(asked)) == {"_introduced_errors": 0, "check_stability": 0, "cure_on_emulator": 0}
     assert len({name for name, _ in asked}) == len(asked), "and once"
     asked.clear()
     run(FakeEngine(rmsnorm(), "b1_up", never))
     assert asked == [], "an emulator that passes foresees nothing"
-    at_hand = FakeEngine(rmsnorm(scale=600.0), "b1_up", never)
-    run(at_hand)
-    assert "measure_layers" not in dict(asked[:2]), (
-        "nor is more foreseen than is needed next where nobody waits"
-    )
+    run(FakeEngine(rmsnorm(scale=600.0), "b1_up", never))
+    assert dict(reversed(asked))["cure_on_emulator"] == 1, "nothing is searched in vain where nobody waits"
 
 
 def test_the_list_of_layers_names_those_of_the_engine(tmp_path: Path) -> None:

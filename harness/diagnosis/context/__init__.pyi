@@ -3,6 +3,7 @@ from .budget import DiagnosisBudget as DiagnosisBudget
 from .budget import Options as Options
 from .budget import Spending as Spending
 from .context import Context as Context
+from .context import Cured as Cured
 from .context import Progress as Progress
 from .context import ProgressEvent as ProgressEvent
 from .effects import LARGE as LARGE
@@ -20,6 +21,7 @@ from .engine import region_evidence as region_evidence
 from .engine import regions_around as regions_around
 from .engine import relaxed_note as relaxed_note
 from .evaluator import BASELINE as BASELINE
+from .evaluator import ENGINES_OF_A_CURE as ENGINES_OF_A_CURE
 from .evaluator import GATES_PHASE as GATES_PHASE
 from .evaluator import Evaluator as Evaluator
 from .evaluator import JudgedEvaluation as JudgedEvaluation
@@ -35,6 +37,7 @@ from .journal import locked as locked
 from .obedience import Obedience as Obedience
 from .obedience import obeyed_by_kernels as obeyed_by_kernels
 from .obedience import obeyed_by_numbers as obeyed_by_numbers
+from .parts import FailingPart as FailingPart
 from .parts import Part as Part
 from .parts import cut as cut
 from .parts import tensors_of as tensors_of

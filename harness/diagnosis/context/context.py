@@ -14,12 +14,18 @@ from harness.diagnosis.context.budget import DiagnosisBudget, Spending
 from harness.diagnosis.context.effects import Effects
 from harness.diagnosis.context.evaluator import Evaluator
 from harness.diagnosis.context.journal import DiagnosisJournal
+from harness.diagnosis.context.parts import FailingPart
 from harness.diagnosis.context.seen import Cure, EngineObservation, FP32Sums
 from harness.diagnosis.context.subject import Subject
 from harness.diagnosis.results import Cost, Stage
+from harness.judge import LayerResult, OutputResult
 
 MOST_NAMED = 8
 """Larger sets of nodes are not named to whoever follows progress."""
+
+
+Cured = tuple[tuple[OutputResult, ...], bool, tuple[LayerResult, ...]]
+"""Outputs of the emulator with a cure, whether they pass, and its layers, if they were measured."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,8 @@ class Context:
         self.sums = Once[FP32Sums]()
         self.priors = Once[Cure]()
         self.observations = Once[EngineObservation]()
+        self.cured = Once[Cured]()
+        self.shrunk = Once[FailingPart | None]()
         self._stages: dict[Stage, float] = {}
         self._since = self.spending.started
 

@@ -27,6 +27,19 @@ class Part:
     expected: Mapping[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class FailingPart:
+    """A part that fails.
+
+    Args:
+        part: the part.
+        nodes: names of its nodes, in topological order.
+    """
+
+    part: Part
+    nodes: tuple[str, ...]
+
+
 def cut(
     subject: Subject,
     nodes: Sequence[str],

@@ -1,5 +1,7 @@
 from .autocast import autocast_obstacle as autocast_obstacle
+from .files import core_of as core_of
 from .files import hand_over as hand_over
+from .files import shrink_emulated as shrink_emulated
 from .files import write_handover as write_handover
 from .recipes import Files as Files
 from .recipes import keep_fp32 as keep_fp32

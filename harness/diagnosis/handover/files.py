@@ -18,6 +18,7 @@ from harness.comparison import compare, not_computed
 from harness.compiler import probe_of
 from harness.diagnosis.context import (
     Context,
+    FailingPart,
     Findings,
     Handover,
     Part,
@@ -308,10 +309,10 @@ def _cut_out(context: Context, found: Findings, summary: str, folder: Path, stac
     sample = context.evaluator.failing_sample
     emulated = found.verdict in (DiagnosisVerdict.PRECISION, DiagnosisVerdict.TF32)
     precision = found.fp32_as if found.verdict is DiagnosisVerdict.CONVERSION else subject.precision
-    core = _core(subject, found)
+    core = core_of(subject, found)
     shrunk = None
     if emulated:
-        shrunk = shrink(subject, core, sample, fails_emulated(subject))
+        shrunk = shrink_emulated(context, core, sample)
     if shrunk is None and not subject.emulated:
         emulated = False
         fails = _fails_on_engine(context, precision)
@@ -343,7 +344,13 @@ def _cut_out(context: Context, found: Findings, summary: str, folder: Path, stac
     return finish
 
 
-def _core(subject: Subject, found: Findings) -> tuple[str, ...]:
+def shrink_emulated(context: Context, core: tuple[str, ...], sample: int) -> FailingPart | None:
+    """The smallest part around `core` that fails on the emulator; None if none does."""
+    subject = context.subject
+    return context.shrunk.of((core, sample), lambda: shrink(subject, core, sample, fails_emulated(subject)))
+
+
+def core_of(subject: Subject, found: Findings) -> tuple[str, ...]:
     """The nodes around which the repro is cut: the first island that holds an origin, or the origins."""
     starts = [origin.node for origin in found.origins]
     islands = islands_of(subject.model, found.culprits) if found.culprits else ()

@@ -7,13 +7,12 @@ replaced by the reference's tensors goes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from harness.backends import Assumed, Emulator
 from harness.comparison import DEFAULT_GATES, EQUAL, Gate, GateResult, check, compare, gates_for
-from harness.diagnosis.context import Part, Subject, cut, tensors_of
+from harness.diagnosis.context import FailingPart, Part, Subject, cut, tensors_of
 from harness.errors import CandidateError, ModelError
 from harness.tensors import Precision
 
@@ -21,19 +20,6 @@ MOST_SHRUNK = 40
 """Larger parts are not shrunk: each attempt costs a session, or a build."""
 
 Fails = Callable[[Part], bool]
-
-
-@dataclass(frozen=True)
-class FailingPart:
-    """A part that fails.
-
-    Args:
-        part: the part.
-        nodes: names of its nodes, in topological order.
-    """
-
-    part: Part
-    nodes: tuple[str, ...]
 
 
 def shrink(

@@ -34,6 +34,7 @@ from .gates import check_stability as check_stability
 from .observation import look_ahead as look_ahead
 from .observation import observation_evidence as observation_evidence
 from .observation import observe as observe
+from .prediction import emulate_cured as emulate_cured
 from .prediction import foreseen as foreseen
 from .prediction import predict as predict
 from .priors import block_hints as block_hints

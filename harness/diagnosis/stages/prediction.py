@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
+from harness.backends import Observation, Plan
 from harness.diagnosis.context import (
+    Context,
+    Cured,
     GateCheck,
     Prediction,
     Subject,
     emulate,
     emulated_layers,
+    introduced_by_tensor,
     introduced_errors,
     outliers,
 )
 from harness.diagnosis.results import Evidence, EvidenceKind, Stage
 from harness.errors import UsageError
-from harness.judge import OutputResult, describe_failure
+from harness.judge import LayerResult, OutputResult, describe_failure, measure_layers
 from harness.search import Evaluation, Outcome
 from harness.text import names
 
@@ -47,6 +52,24 @@ def _predicted(
     errors = introduced_errors(subject, failing)
     evidence = tuple(_evidence(subject, trial, outputs, errors))
     return Prediction(outputs, trial, partial(emulated_layers, subject, failing), evidence, errors)
+
+
+def emulate_cured(context: Context, plan: Plan, *, growth: bool) -> Cured:
+    """The emulator under a plan that cures: its outputs, whether they pass, and with `growth` its layers."""
+    subject = context.emulated
+
+    def measured() -> Cured:
+        outputs, trial = emulate(subject, plan)
+        layers: tuple[LayerResult, ...] = ()
+        if growth:
+            bench, inside = subject.bench, replace(plan, observation=Observation.TYPED)
+            known = introduced_by_tensor(context.subject, 0) if len(bench.feeds) == 1 else None
+            layers, _ = measure_layers(
+                bench, subject.candidate, inside, bench.case.tolerances, introduced=known
+            )
+        return outputs, trial.outcome is Outcome.PASS, layers
+
+    return context.cured.of((plan, growth), measured)
 
 
 def failing_sample(subject: Subject) -> int | None:

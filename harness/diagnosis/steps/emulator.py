@@ -67,7 +67,6 @@ def check(seen: Seen, context: Context) -> Seen:
                 sums = _sums(context, prediction)
             if sums is None or not sums.products:
                 _prior(context, prediction, seen.precision)
-            _ = prediction.layers
         context.report(Stage.GATES, text)
 
     gates = check_gates(context.evaluator, foresee)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 
 from harness.diagnosis.context import (
@@ -104,28 +103,22 @@ def observe_engine(seen: Seen, context: Context) -> Seen:
     if seen.behind and seen.prior is not None and seen.tried is not None:
         engine, islands = seen.tried, frozenset(seen.prior.island)
     try:
-        observed = _observed(context, engine, islands, inside=not seen.cured)
+        found = observed(context, engine, islands, inside=not seen.cured)
     except BudgetExhaustedError as error:
         if not seen.cured:
             raise
         text = f"the engine was not observed: {error.message}"
         return seen.adding(Evidence(Stage.OBSERVE, EvidenceKind.NOT_OBSERVED, text))
-    return replace(seen, observed=observed).adding(*observation_evidence(observed, seen.precision))
+    return replace(seen, observed=found).adding(*observation_evidence(found, seen.precision))
 
 
-def _observed(
+def observed(
     context: Context, engine: JudgedEvaluation, islands: frozenset[str], *, inside: bool
 ) -> EngineObservation:
+    """What is observed of `engine`, now or before: see `observe`."""
     return context.observations.of(
         (islands, inside), lambda: observe(context.evaluator, engine, islands=islands, inside=inside)
     )
-
-
-def meanwhile(seen: Seen, context: Context) -> None:
-    """Look at the engine that fails, while the one is built that should cure it: it is looked at when that passes."""
-    if not seen.emulated and seen.baseline.tensors and context.evaluator.has_looked:
-        with suppress(BudgetExhaustedError):
-            _observed(context, seen.baseline, frozenset(), inside=False)
 
 
 def search_marks(seen: Seen, context: Context) -> Seen:

@@ -50,7 +50,7 @@ from harness.diagnosis.stages import (
     sums_key,
     whole_kernels,
 )
-from harness.diagnosis.steps.engines import meanwhile
+from harness.diagnosis.steps.waiting import meanwhile
 from harness.errors import BudgetExhaustedError
 from harness.model import PRODUCTS
 from harness.search import Evaluation, Outcome, SearchVerdict
@@ -82,7 +82,7 @@ def _try_fp32_sums(seen: Seen, context: Context, products: tuple[str, ...]) -> S
     context.report(Stage.CURE, f"build with {count} between Casts to FP32", suspected=products)
     plan = context.subject.plan(fp32_sums=frozenset(products))
     if context.evaluator.begin(plan, sums_key(products)):
-        meanwhile(seen, context)
+        meanwhile(seen, context, Cure(confirmed_on=CANDIDATE, fp32_sums=products))
     tried = confirm_fp32_sums(context.evaluator, products)
     text = f"with Casts to FP32 around {count} the unobserved engine {_became(tried)}"
     facts: dict[str, Fact] = {"products": list(products), "outcome": tried.outcome, "note": tried.note}
@@ -141,7 +141,7 @@ def _try_island(seen: Seen, context: Context, island: tuple[str, ...], what: str
     assert prior is not None
     context.report(Stage.CURE, f"build with {plural(len(island), 'node')} in FP32", suspected=island)
     if context.evaluator.begin(context.subject.plan(frozenset(island)), island_key(island)):
-        meanwhile(seen, context)
+        meanwhile(seen, context, replace(prior, island=island, confirmed_on=CANDIDATE))
     tried = confirm(context.evaluator, island)
     trial = tried.trial
     text = f"with {what} in FP32 the unobserved engine {_became(tried)}"

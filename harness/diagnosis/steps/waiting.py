@@ -1,0 +1,33 @@
+"""What is done while the engine is built that should cure: what is wanted as soon as it passes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+
+from harness.diagnosis.context import Context, Cure, Seen
+from harness.diagnosis.handover import core_of, shrink_emulated
+from harness.diagnosis.results import DiagnosisVerdict
+from harness.diagnosis.stages import conclude, emulate_cured
+from harness.diagnosis.steps.engines import observed
+from harness.errors import HarnessError
+
+
+def meanwhile(seen: Seen, context: Context, cure: Cure) -> None:
+    """Look at the engine that fails, explain the fault, measure the emulator with the cure, and cut out the repro.
+
+    Args:
+        seen: what was seen so far.
+        context: keeps what is found.
+        cure: what the engine that is being built should show to cure.
+    """
+    with suppress(HarnessError):  # whatever goes wrong does so again when it is its turn
+        subject = context.subject
+        if context.evaluator.has_looked and seen.baseline.tensors:
+            seen = replace(seen, observed=observed(context, seen.baseline, frozenset(), inside=False))
+        plan = subject.plan(frozenset(cure.island), fp32_sums=frozenset(cure.fp32_sums))
+        emulate_cured(context, plan, growth=seen.options.growth)
+        effects = context.effects(seen.predicted.failing_sample)
+        found, _ = conclude(replace(seen, cure=cure), subject, effects)
+        if context.out is not None and found.verdict is DiagnosisVerdict.PRECISION:
+            shrink_emulated(context, core_of(subject, found), context.evaluator.failing_sample)
