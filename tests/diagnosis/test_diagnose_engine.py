@@ -94,7 +94,8 @@ def test_the_emulator_is_asked_while_the_first_engine_is_built(monkeypatch: pyte
     asked.clear()
     run(FakeEngine(rmsnorm(), "b1_up", never))
     assert asked == [], "an emulator that passes foresees nothing"
-    run(FakeEngine(rmsnorm(scale=600.0), "b1_up", never))
+    engine = FakeEngine(rmsnorm(scale=600.0), "b1_up", never)
+    run(engine)
     assert dict(reversed(asked))["cure_on_emulator"] == 1, "nothing is searched in vain where nobody waits"
 
 
