@@ -36,7 +36,7 @@ from harness.text import command
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harness.diagnosis import ProgressEvent
+    from harness.diagnosis import Diagnosis, ProgressEvent
     from harness.quantization import Subject
 
 app = typer.Typer(add_completion=False)
@@ -133,17 +133,7 @@ def diagnose(
                 options=Options(prove=prove, growth=bool(outputs.pages or outputs.json)),
             )
         ended.start()  # that takes its time, while reports are written
-        from harness.report import diagnosis_markdown, diagnosis_page, print_diagnosis
-
-        console = outputs.console
-        print_diagnosis(console, diagnosis, details=details)
-        outputs.write(
-            document=diagnosis.to_dict,
-            page=partial(diagnosis_page, diagnosis),
-            summary=partial(diagnosis_markdown, diagnosis),
-        )
-        if out is not None:
-            console.print(f"  files  {out}: {', '.join(outputs.written_to_folder())}", soft_wrap=True)
+        _show(diagnosis, outputs, details=details)
     except KeyboardInterrupt:  # while it writes reports, too: the journal has everything
         print(f"continue with: {_resuming_command()}", file=sys.stderr)
         raise
@@ -152,6 +142,22 @@ def diagnose(
             ended.start()
         ended.join()
     raise typer.Exit(diagnosis.exit_code)
+
+
+def _show(diagnosis: Diagnosis, outputs: Outputs, *, details: bool) -> None:
+    """Print the diagnosis, and write the reports that were asked for."""
+    from harness.report import diagnosis_markdown, diagnosis_page, print_diagnosis
+
+    console = outputs.console
+    print_diagnosis(console, diagnosis, details=details)
+    outputs.write(
+        document=diagnosis.to_dict,
+        page=partial(diagnosis_page, diagnosis),
+        summary=partial(diagnosis_markdown, diagnosis),
+    )
+    if outputs.folder is not None:
+        written = ", ".join(outputs.written_to_folder())
+        console.print(f"  files  {outputs.folder}: {written}", soft_wrap=True)
 
 
 def _loading_ahead(progress: StageProgress, outputs: Outputs) -> Callable[[ProgressEvent], None]:
