@@ -108,9 +108,7 @@ class CacheFile:
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
         if self.kind == protocol.RUNTIME:
-            return (
-                f"{self.path} is dropped, for its compiled kernels are of no use here: they are compiled anew"
-            )
+            return f"{self.path} is dropped: its kernels are of no use here, and are compiled again"
         with contextlib.suppress(OSError):
             self._refusal.write_text(f"TensorRT refused {self.path.name}. Delete this note to try again.\n")
         return (

@@ -69,7 +69,9 @@ def test_an_unknown_environment_is_refused_before_anything_is_read(
     assert "nowhere" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_read_is_told_and_the_rest_checked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_read_is_reported_and_the_rest_checked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     Path("junk.onnx").write_bytes(b"junk")
     files = ["--json", "c.json", "--html", "c.html", "--markdown", "c.md"]
     assert main(["check", "junk.onnx", write("large.onnx", 4000), *files]) == 2

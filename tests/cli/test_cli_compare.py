@@ -58,7 +58,7 @@ def test_files_that_differ_name_the_node_and_the_weight(harness) -> None:
     assert "Where the error sits in y, sample 0, of shape 2 × 8" in page
 
 
-def test_mistakes_are_said_in_one_line(harness) -> None:
+def test_mistakes_take_one_line(harness) -> None:
     assert harness("compare", "two.onnx", "nowhere.onnx")[0] == 2
     status, _, errors = harness("compare", "a.npz", "b.npz")
     assert status == 2

@@ -28,7 +28,7 @@ def in_folder(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_a_case_that_passes_is_none_in_few_evaluations(harness) -> None:
+def test_a_case_that_passes_gets_the_verdict_none_in_few_evaluations(harness) -> None:
     status, out, _ = harness("diagnose", CASES / "dynamic-batch.case.yaml", "--precision", "fp16")
     assert status == 0
     assert "dynamic-batch at fp16: none" in out

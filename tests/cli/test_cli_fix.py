@@ -27,7 +27,7 @@ def check(*words: str) -> int:
     return main(["check", *words, "--input", "x:[2,4]"])
 
 
-def test_a_proved_cure_is_written_and_said(capsys):
+def test_a_proved_cure_is_written_and_reported(capsys):
     status = check("floored.onnx", "--fix", "out.onnx", "--json", "report.json", "--markdown", "report.md")
     said = capsys.readouterr().out
     assert status == 0

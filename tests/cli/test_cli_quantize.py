@@ -109,7 +109,7 @@ def test_a_diagnosis_without_a_float_model_says_how_to_ask_about_the_pairs(harne
     assert "--reference FLOAT.onnx" not in out
 
 
-def test_samples_behind_each_other_on_the_axis_of_a_fixed_batch_are_told_apart(harness):
+def test_samples_in_a_row_on_the_axis_of_a_fixed_batch_are_separated(harness):
     rng = np.random.default_rng(0)
     np.savez("stacked.npz", image=rng.standard_normal((8, 3, 16, 16)).astype(np.float32))  # batches of 2
     status, out, _ = harness("quantize", "float.onnx", "--data", "stacked.npz", "--out", "q.onnx")

@@ -185,7 +185,7 @@ variables = { A = 1 }
         ("[environments]\na = 3", "valid dictionary"),
     ],
 )
-def test_what_is_no_file_of_ours_is_reported(text: str, said: str) -> None:
+def test_a_file_of_another_format_is_reported(text: str, said: str) -> None:
     written(text)
     with pytest.raises(EnvironmentConfigError, match=said):
         load()

@@ -17,7 +17,7 @@ from harness.environments.doctor import check_environment
 MISBEHAVING = Path(__file__).parents[1] / "worker" / "misbehaving.py"
 
 
-def test_a_check_tells_what_the_environment_is(environment: Environment) -> None:
+def test_a_check_describes_the_environment(environment: Environment) -> None:
     check = check_environment(environment, adapter=MISBEHAVING)
     assert check.passed
     document = check.to_dict()

@@ -68,7 +68,7 @@ def test_tensorrt_for_rtx_is_installed_in_the_flavour_of_the_driver(
     assert commands[-1][-len(asked) - 1 :] == ["install", *asked]
 
 
-def test_an_installation_that_fails_leaves_nothing_and_tells_why(tmp_path: Path) -> None:
+def test_an_installation_that_fails_leaves_nothing_and_says_why(tmp_path: Path) -> None:
     python = tmp_path / "python"  # makes a venv in which pip finds nothing
     python.write_text(
         '#!/bin/sh\nmkdir -p "$3/bin"; printf "#!/bin/sh\\necho No matching distribution; exit 1" > "$3/bin/python"\n'

@@ -23,7 +23,7 @@ def test_builds_go_beside_each_other() -> None:
     assert not met.broken
 
 
-def test_whoever_waits_to_be_alone_goes_before_those_that_come_later() -> None:
+def test_a_turn_alone_comes_before_those_asked_for_later() -> None:
     turns, order = Turns(), []
     building, waiting = threading.Event(), threading.Event()
     go_on = threading.Event()

@@ -46,7 +46,7 @@ def test_a_line_is_a_command(line: str, command: object) -> None:
 
 
 @pytest.mark.parametrize("line", ["", "   ", "# a comment", "  # keep b7_*"])
-def test_blank_lines_and_comments_are_none(line: str) -> None:
+def test_blank_lines_and_comments_are_not_commands(line: str) -> None:
     assert parse(line) is None
 
 

@@ -115,7 +115,7 @@ class TestCheck:
         assert store.check("half", PROVENANCE, [{"y": half * np.float16(1.01)}]).state is GoldenState.CHANGED
 
     @pytest.mark.parametrize(("before", "after"), [(1e4, 0), (0, 1e4), (-1e4, 0), (0, -1e4), (0, np.nan)])
-    def test_an_element_that_was_not_kept_is_missed_where_the_statistics_tell_it(
+    def test_statistics_reveal_a_change_in_elements_that_were_not_kept(
         self, store: GoldenStore, before: float, after: float
     ) -> None:
         golden = np.random.default_rng(5).standard_normal(1 << 20).astype(np.float32)
@@ -254,7 +254,7 @@ class TestPolicy:
         assert store.cases() == ["mlp"]
         assert store.check("mlp", PROVENANCE, outputs).ok
 
-    def test_an_empty_ci_variable_is_none(
+    def test_an_empty_ci_variable_counts_as_unset(
         self, store: GoldenStore, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("CI", "")

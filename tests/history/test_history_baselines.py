@@ -223,7 +223,7 @@ def test_a_waiver_may_cover_an_engine_that_cannot_be_built() -> None:
     assert judged(waiver(), **broken).status is Status.XFAIL
 
 
-def test_a_waiver_without_a_drift_is_not_spoken_of() -> None:
+def test_a_waiver_without_a_drift_is_not_mentioned() -> None:
     run = judged(waiver(), new=[1e-3, 1e-3, 1.01e-3])
     assert run.status is Status.PASS
     assert "waive" not in run.reason
@@ -259,7 +259,7 @@ def test_no_baseline_is_written_of_builds_that_failed(tiny_cases, drift, path: P
     assert "no baseline is written" not in report.runs[0].reason
 
 
-def test_a_baseline_of_fewer_builds_does_not_speak_of_a_time_limit(tiny_cases, drift, path: Path) -> None:
+def test_a_baseline_of_fewer_builds_does_not_mention_a_time_limit(tiny_cases, drift, path: Path) -> None:
     tiny_cases("clean")
     drift(CALM, baseline_update=True, options=DriftOptions(repeats=2))
     (run,) = drift(CALM).runs

@@ -234,7 +234,7 @@ def test_a_few_nodes_in_another_precision_do_not_make_another_engine() -> None:
 # --- words --------------------------------------------------------------------------------------------------
 
 
-def test_no_noise_and_unknown_noise_are_said_in_words() -> None:
+def test_no_noise_and_unknown_noise_are_put_into_words() -> None:
     assert noise_text(0.0) == "no noise: the builds of each release err alike"
     assert noise_text(math.nan) == "noise not measured"
     assert noise_text(5e-5) == "noise ±5e-5"

@@ -67,7 +67,7 @@ def test_the_frames_have_the_columns_that_are_documented(tiny_cases, tmp_path: P
     assert harness.run(folder / "skipped.case.yaml").to_frame().columns.tolist() == documented["harness.run"]
 
 
-def test_what_a_column_means_is_said_once() -> None:
+def test_each_column_is_explained_once() -> None:
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     meanings = [*JUDGED.items(), *((column.name, column.meaning) for column in COLUMNS)]
     assert [name for name, meaning in meanings if f"| `{name}` | {meaning} |" not in text] == []

@@ -29,7 +29,7 @@ def test_a_step_is_found_on_its_night(nights: int, place: int) -> None:
     assert step.significance < 1e-3
 
 
-def test_two_steps_are_two() -> None:
+def test_two_steps_are_found_as_two() -> None:
     values = np.concatenate([np.full(30, 1e-3), np.full(30, 2e-3), np.full(30, 0.5e-3)])
     found = steps(values * (1 + 0.01 * STREAM.standard_normal(90)))
     assert [step.place for step in found] == [30, 60]

@@ -94,14 +94,14 @@ def test_two_releases_stand_side_by_side() -> None:
     assert "new; no engine on old" in printed(report_of(STOPPED, engine("new", finding(Kind.RISKY))))
 
 
-def test_without_an_environment_it_is_said_how_to_ask_a_compiler() -> None:
+def test_without_an_environment_the_page_says_how_to_ask_a_compiler() -> None:
     text = printed(report_of(rules=(finding(Kind.NOT_BUILT),)))
     assert "By the rules, of 1 model 1 will not build" in text
     assert "harness env add rtx --install tensorrt-rtx" in text
     assert "no rule speaks against it" in printed(report_of())
 
 
-def test_the_same_is_said_once_of_several_nodes() -> None:
+def test_several_nodes_with_one_finding_share_its_lines() -> None:
     other, kind = NodeFacts(5, "second", "TopK"), NodeFacts(6, "third", "Sort")
     risky = [finding(Kind.RISKY, node) for node in (TOP, other)]
     assert "top, second (TopK): K is limited" in printed(report_of(engine("new", *risky)))
@@ -111,7 +111,7 @@ def test_the_same_is_said_once_of_several_nodes() -> None:
     assert "third (Sort)" in text
 
 
-def test_what_is_advised_otherwise_is_said_by_itself() -> None:
+def test_different_advice_has_a_line_of_its_own() -> None:
     nodes = [replace(TOP, name=name, index=place) for place, name in enumerate("abc")]
     found = [finding(Kind.IMPROVABLE, node, "layernorm-decomposed") for node in nodes]
     found[1] = replace(found[1], advice="leave it")

@@ -121,7 +121,7 @@ def test_candidates_stand_side_by_side_when_there_are_several(make_report, make_
     assert sum(line.startswith("rmsnorm-overflow") for line in lines) == 1, "the case is named once"
 
 
-def test_the_emulator_alone_goes_without_saying(make_report, make_result) -> None:
+def test_the_emulator_alone_is_not_named(make_report, make_result) -> None:
     assert "emulator" not in printed(make_report(make_result()))
 
 

@@ -113,13 +113,13 @@ def test_every_verdict_has_its_words(diagnosis: Diagnosis, verdict: DiagnosisVer
     assert "said" in html_page(plain)
 
 
-def test_an_error_that_many_nodes_share_is_not_said_to_be_that_of_a_few(diagnosis: Diagnosis) -> None:
+def test_an_error_that_many_nodes_share_is_not_blamed_on_a_few(diagnosis: Diagnosis) -> None:
     many = dataclasses.replace(diagnosis, culprits=tuple(f"n{place}" for place in range(40)))
     assert "what   the precision is too low for 40 nodes taken together" in printed(many)
     assert "a few nodes" not in markdown(many) + html_page(many)
 
 
-def test_a_cure_whose_values_were_not_judged_is_not_said_to_pass(diagnosis: Diagnosis) -> None:
+def test_a_cure_whose_values_were_not_judged_is_not_called_a_pass(diagnosis: Diagnosis) -> None:
     assert diagnosis.after is not None
     first, *others = diagnosis.after.outputs
     finite = dataclasses.replace(first, gates=(GateResult("nonfinite", 0.0, 0.0, True),))

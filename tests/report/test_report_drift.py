@@ -81,7 +81,7 @@ def test_answers(factors: list[float], expected: str) -> None:
     assert answer(drift_report(*parts)) == expected
 
 
-def test_what_could_be_judged_is_said_beside_what_could_not() -> None:
+def test_what_could_be_judged_is_reported_beside_what_could_not() -> None:
     broken = run_rows("broken", "fp16", PAIR, error="no engine")
     calm = drift_report(run_rows("calm", "fp16", PAIR), broken)
     assert answer(calm) == "Nothing moved beyond noise on new; 1 of 2 runs could not be judged."
@@ -141,7 +141,7 @@ def test_a_drift_in_the_builds_that_could_be_judged_is_reported_beside_those_tha
     assert (worse.exit_code, calm.exit_code) == (3, 3)
 
 
-def test_a_baseline_of_another_model_is_said_to_be_that() -> None:
+def test_a_baseline_of_another_model_is_reported_as_such() -> None:
     report = drift_report(run_rows("calm", "fp16", PAIR), engine_rows("new", case="other"))
     state = BaselineState.MODEL_CHANGED
     why = "the model has changed since the baseline was written"
@@ -157,7 +157,7 @@ def test_a_baseline_of_another_model_is_said_to_be_that() -> None:
     assert answer(replace(report, runs=tuple(runs[1:]))) == f"1 of 1 run not compared: {why}."
 
 
-def test_a_waived_drift_is_said(report: DriftReport) -> None:
+def test_a_waived_drift_is_reported(report: DriftReport) -> None:
     only = drift_report(run_rows("waived", "fp16", PAIR, factor=3.0))
     assert answer(only) == "Nothing regressed on new, except for 1 waived run."
     assert only.exit_code == 0
@@ -173,7 +173,7 @@ def test_the_summary_counts_runs_and_tensors(report: DriftReport) -> None:
 # --- console ------------------------------------------------------------------------------------------------
 
 
-def test_the_console_tells_what_moved_where_it_starts_and_what_to_do(report: DriftReport) -> None:
+def test_the_console_says_what_moved_where_it_starts_and_what_to_do(report: DriftReport) -> None:
     text = console_text(report)
     assert "✗ NEW FAILURE failing at fp16: y (MatMul), sample 0: error 1e-3 → inf" in text
     assert "starts at  node b2_t10 (MatMul)" in text

@@ -27,7 +27,7 @@ def lost() -> DriftReport:
     return replace(report, missing=(("gone", "fp16"), ("gone", "bf16")))
 
 
-def test_lost_coverage_is_said_in_the_answer_with_the_reasons_below() -> None:
+def test_the_answer_reports_lost_coverage_with_the_reasons_below() -> None:
     report = lost()
     sentence = (
         "Nothing moved beyond noise on new; 2 of 3 runs not compared, 1 case of the older side missing."

@@ -48,7 +48,7 @@ def rebuilt(**facts: tuple[float, float]) -> DriftReport:
     return drift_report(*rows)
 
 
-def test_what_moved_besides_errors_is_said_in_a_line_after_the_answer() -> None:
+def test_what_moved_besides_errors_has_a_line_after_the_answer() -> None:
     report = rebuilt(latency_ms=(1.0, 3.0), engine_bytes=(100_000, 300_000), build_seconds=(5.0, 25.0))
     line_of_engines = "engines: 1 slower (×3), 1 larger (×3), 1 slower to build (×5), 1 fusion gone"
     assert answer(report) == "No error moved on new: all values have the same bits."

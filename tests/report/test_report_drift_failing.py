@@ -71,7 +71,7 @@ def test_what_fails_is_not_painted_as_healthy(report: DriftReport) -> None:
     assert tone_of(drift_report(failing_rows("planted", expected=True))) == "good"
 
 
-def test_a_new_failure_is_not_said_twice() -> None:
+def test_a_new_failure_is_not_reported_twice() -> None:
     report = drift_report(run_rows("failing", "fp16", PAIR, factor=3.0, failing=True))
     (run,) = report.runs
     assert verdict_text(run) == "✗ NEW FAILURE ×3"

@@ -94,7 +94,9 @@ def test_headroom_above_one_is_marked(make_result, make_layer) -> None:
         ((7,), "beyond 1 in 1 tensor, which overflows"),
     ],
 )
-def test_only_what_overflows_in_this_run_is_said_to(make_result, make_layer, overflows, said) -> None:
+def test_only_what_overflows_in_this_run_is_called_an_overflow(
+    make_result, make_layer, overflows, said
+) -> None:
     layers = [make_layer(0, 1e-4)]
     layers += [make_layer(1, 1e-4, headroom=3.0, overflow_count=found) for found in overflows]
     texts = [
@@ -110,12 +112,12 @@ def test_headroom_is_left_out_where_nothing_comes_near_the_limit(make_result, ma
     assert len(figure.axes) == 1
 
 
-def test_a_perturbed_observation_is_said_in_the_title(make_result) -> None:
+def test_the_title_names_a_perturbed_observation(make_result) -> None:
     (heading,) = error_growth(make_result(faithful=False)).texts
     assert "perturbed" in heading.get_text()
 
 
-def test_what_is_in_fp32_is_said_in_the_title_and_keeps_the_ids_apart(make_result) -> None:
+def test_the_title_names_what_is_in_fp32_and_the_ids_differ(make_result) -> None:
     (heading,) = error_growth(make_result(), note="1 node in FP32").texts
     assert heading.get_text() == "Error growth: rmsnorm-overflow at fp16, 1 node in FP32"
     before, after = (

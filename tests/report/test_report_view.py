@@ -73,7 +73,7 @@ def test_what_tactics_add_up_in_stands_beside_what_was_assumed(
         ("ampere_bf16_s16816gemm_bf16_128x64_ldg8_f2f_stages_64x5_tn", None),
     ],
 )
-def test_the_names_of_cublas_tell_too(tactic: str, expected: Accumulators | None) -> None:
+def test_names_of_cublas_tactics_show_the_accumulator_too(tactic: str, expected: Accumulators | None) -> None:
     assert Accumulators.of(EngineFacts(layers=(LayerInfo("layer", tactic=tactic),))) == expected
 
 
@@ -176,7 +176,7 @@ def test_an_error_shows_the_end_of_its_evidence(make_result) -> None:
     assert len(texts) == 12
 
 
-def test_a_perturbed_observation_is_said(make_result) -> None:
+def test_a_perturbed_observation_is_reported(make_result) -> None:
     assert "perturbed" in statements(make_result(Verdict.FAIL, faithful=False))
     assert "perturbed" not in statements(make_result(Verdict.FAIL, faithful=True))
 

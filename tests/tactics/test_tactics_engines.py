@@ -135,7 +135,7 @@ def test_a_kernel_that_cannot_be_forced_away_is_not_blamed_on_another_layer(rele
 
 
 @pytest.mark.parametrize("release", BOTH_MECHANISMS)
-def test_repeated_builds_tell_what_changed(release: str, make: Make) -> None:
+def test_repeated_builds_say_what_changed(release: str, make: Make) -> None:
     candidate = make(release, NOISE=0.5, WRONG="root=1")
     builds = list(build_repeatedly(candidate.evaluate, PLAN, [X], MODEL.sha256, 6))
     repeats = compare_builds(builds)
@@ -158,7 +158,7 @@ def test_repeated_builds_tell_what_changed(release: str, make: Make) -> None:
     assert json.loads(json.dumps(to_json(calm)))["changed"] == []
 
 
-def test_one_build_says_nothing_of_repeating(make: Make) -> None:
+def test_one_build_reports_no_repeats(make: Make) -> None:
     with pytest.raises(UsageError, match="ask for 2 or more"):
         list(build_repeatedly(make("8.6.0").evaluate, PLAN, [X], MODEL.sha256, 1))
 
@@ -209,7 +209,7 @@ class TestPins:
         assert str(path) in str(caught.value)
         assert len(caught.value.evidence) == 1
 
-    def test_of_another_release_gpu_or_precision_are_left_out_and_said(
+    def test_of_another_release_gpu_or_precision_are_left_out_and_reported(
         self, make: Make, tmp_path: Path
     ) -> None:
         export_pins(record(make("8.6.0")), tmp_path)

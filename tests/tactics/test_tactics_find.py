@@ -214,7 +214,7 @@ class TestWhatKeepsItFromAnAnswer:
         assert found.missing == "of 5 builds 5 passed and 0 failed"
         assert (found.builds, len(samples)) == (0, 5)
 
-    def test_builds_that_tell_no_choices(self) -> None:
+    def test_builds_without_recorded_choices(self) -> None:
         samples = [replace(sample, record=None) for sample in hunt(SimulatedBuilder(4), most=2)[1]]
         found = find_bad_tactics(SimulatedBuilder(4), samples)
         assert found.missing.endswith("2 recorded no choices")

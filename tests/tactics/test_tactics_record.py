@@ -95,7 +95,7 @@ def test_a_record_survives_json(report: TacticReport, precision: Precision, buil
         {"mechanism": None},
     ],
 )
-def test_what_is_no_record_is_refused(broken: dict[str, Any]) -> None:
+def test_a_file_that_is_not_a_record_is_refused(broken: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="is not a record of tactics"):
         TacticRecord.from_dict({**record().to_dict(), **broken}, where="pins.json")
 
@@ -176,7 +176,7 @@ class TestUnits:
 
 
 class TestVariations:
-    def test_noise_is_tuned_anew_each_time(self) -> None:
+    def test_noise_is_tuned_again_each_time(self) -> None:
         plans = [variation.of(Plan(Precision.FP16), alternatives=4) for variation in noise(3)]
         assert len(set(plans)) == 3
         assert all(plan.build.timing_cache is False for plan in plans)

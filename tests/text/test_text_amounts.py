@@ -57,7 +57,7 @@ def test_numbers_are_short(value: float | None, text: str) -> None:
         (math.inf, 0.01, ("inf", "0.01")),
     ],
 )
-def test_a_value_beside_its_limit_is_told_from_it(value: float, other: float, texts: tuple[str, str]) -> None:
+def test_a_value_and_its_limit_never_read_alike(value: float, other: float, texts: tuple[str, str]) -> None:
     assert numbers(value, other) == texts
 
 

@@ -119,7 +119,7 @@ def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_what_is_no_message_is_refused_with_its_reason(document: Any, said: str) -> None:
+def test_bytes_that_are_not_a_message_are_refused_with_the_reason(document: Any, said: str) -> None:
     with pytest.raises(protocol.MessageError, match=said.replace("(", r"\(")):
         protocol.message_from_json(document)
 

@@ -149,7 +149,7 @@ def test_an_fp32_engine_of_a_typed_graph_is_an_error(models: dict[str, Path], tm
     assert fault.evidence[0].startswith("fp32: ")
 
 
-def test_what_the_inspector_does_not_tell_is_not_asserted(weak: Rig) -> None:
+def test_what_the_inspector_does_not_report_is_not_asserted(weak: Rig) -> None:
     weak.world.fallback = True
     weak.world.opaque = True
     reply = weak.build("conv", "fp16", islands=("conv1",))
@@ -343,7 +343,9 @@ def test_a_library_of_another_release_than_the_bindings_is_not_used(
     assert str(caught.value) == said
 
 
-def test_a_driver_that_is_too_old_is_said_with_what_to_do(models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_driver_that_is_too_old_is_reported_with_what_to_do(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
     rig = Rig("8.6.0", models, tmp_path)
     rig.gpu.absent = 35
     problems = rig.adapter.probe().problems

@@ -163,7 +163,7 @@ def test_one_timing_cache_serves_every_build_and_a_file(rig: Rig, tmp_path: Path
     assert rig.plan.config._cache is None
 
 
-def test_a_refused_timing_cache_is_dropped_and_said_once(rig: Rig, tmp_path: Path) -> None:
+def test_a_refused_timing_cache_is_dropped_and_reported_once(rig: Rig, tmp_path: Path) -> None:
     path = tmp_path / "timing.cache"
     path.write_bytes(b"of another release")
     assert not rig.adapter.load_timing_cache(str(path))
@@ -171,7 +171,7 @@ def test_a_refused_timing_cache_is_dropped_and_said_once(rig: Rig, tmp_path: Pat
     assert rig.plan.config._cache._entries
 
 
-def test_the_inspector_tells_what_was_built(rig: Rig) -> None:
+def test_the_inspector_reports_what_was_built(rig: Rig) -> None:
     reply = rig.build("conv")
     fused = reply.facts.layers[0]
     assert fused.name == "conv1 + relu1"
@@ -285,7 +285,9 @@ def test_a_probe_says_what_the_release_is_and_offers(rig: Rig) -> None:
     assert {"fp32", "fp16", "timing_cache", "tactic_source:JIT_CONVOLUTIONS"} <= set(reply.capabilities)
 
 
-def test_what_becomes_of_a_model_is_said_without_keeping_an_engine(rig: Rig, models: dict[str, Path]) -> None:
+def test_what_becomes_of_a_model_is_reported_without_keeping_an_engine(
+    rig: Rig, models: dict[str, Path]
+) -> None:
     model, fields = "conv", {}
     if ("weak", "fp16") not in Release.of(rig.trt).precisions:
         model, fields = "typed-fp16", {"options": {"compute_capability": "sm86"}} if rig.world.rtx else {}

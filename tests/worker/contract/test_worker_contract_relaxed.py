@@ -148,7 +148,7 @@ def test_an_island_that_a_relaxed_engine_does_not_keep_is_an_error(rig: Rig) -> 
         build(rig, ("conv1", "relu1"))
 
 
-def test_an_opaque_layer_stays_untold(weak: Rig) -> None:
+def test_a_layer_that_hides_its_precision_gets_none(weak: Rig) -> None:
     breaking(weak, lambda pinned, flags: OBEY in flags)
     weak.world.opaque = True
     reply = build(weak)

@@ -57,7 +57,7 @@ def chosen(report: TacticReport) -> dict[Any, Any]:
 # --- on every release ---------------------------------------------------------------------------------------
 
 
-def test_every_release_tells_what_was_chosen_for_each_layer(rig: Rig) -> None:
+def test_every_release_reports_what_was_chosen_for_each_layer(rig: Rig) -> None:
     report = build(rig, alternatives=9)
     cache = Release.of(rig.trt).offers("editable_timing_cache")
     assert report.mechanism == ("cache" if cache else "selector")
@@ -185,7 +185,7 @@ def test_a_layer_of_which_everything_is_forbidden_is_built_and_reported(sample: 
     assert {miss.choice.layer for miss in misses} == {FIRST}
 
 
-def test_an_inspector_that_tells_another_tactic_contradicts(
+def test_an_inspector_that_reports_another_tactic_contradicts(
     sample: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import trt_runtime
@@ -238,7 +238,7 @@ def test_a_cache_that_is_refused_or_not_there_is_an_error(models: dict[str, Path
         build(rig, cache_path=str(tmp_path / "nowhere"))
 
 
-def test_the_log_is_let_go_of_and_the_shared_cache_is_left_alone(sample: Rig) -> None:
+def test_the_log_is_released_and_the_shared_cache_is_left_alone(sample: Rig) -> None:
     listeners = sample.adapter.log.verbose_listeners
     before = list(listeners)
     build(sample)
@@ -307,7 +307,7 @@ class TestTheEditableCache:
         assert not fresh.misses
         assert [of(fresh, layer).tactic for layer in (FIRST, SECOND)] == [each.tactic for each in wanted]
 
-    def test_what_is_not_ordered_is_tuned_anew(self, models: dict[str, Path], tmp_path: Path) -> None:
+    def test_what_is_not_ordered_is_tuned_again(self, models: dict[str, Path], tmp_path: Path) -> None:
         rig = Rig(CACHE, models, tmp_path)
         recorded = build(rig)
         rig.world.noise = 0.5
@@ -382,11 +382,11 @@ class TestTheTuningLog:
         (operator,) = read("Autotuning op softmax(key: 0x00): \nnothing to tune").operators
         assert (operator.name, operator.candidates, operator.selected) == ("softmax", (), None)
 
-    def test_what_is_no_block_is_nothing(self) -> None:
+    def test_text_without_a_block_is_ignored(self) -> None:
         assert read("Sorted table of all evaluated tactics:\n 1, 2.0, 1, 1, k, 0x1,\n").operators == ()
         assert read("").operators == ()
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"tuner_options": 3}', '{"tuner_options": [3]}'])
-def test_knobs_that_cannot_be_read_are_none(text: str) -> None:
+def test_knobs_that_cannot_be_read_are_ignored(text: str) -> None:
     assert build_routes(text) == {}

@@ -85,7 +85,7 @@ def test_names_with_brackets_survive_metadata() -> None:
     assert names_in_metadata("") == ()
 
 
-def test_weights_decide_the_precision_and_a_tactic_may_tell_tf32() -> None:
+def test_weights_decide_the_precision_and_a_tactic_may_show_tf32() -> None:
     half, single = {"Format/Datatype": "Half"}, {"Format/Datatype": "Float"}
     entries: list[dict[str, Any]] = [
         {"Name": "a", "LayerType": "CaskConvolution", "Inputs": [single], "Weights": {"Type": "Half"}},

@@ -418,7 +418,7 @@ def _named_nodes(ready: _Ready, nodes: Sequence[NodeHint], errors: Sequence[str]
 def _warnings(pinned: Dict[str, Tuple[str, ...]], marked: Marked, relaxed: Optional[Relaxed]) -> List[str]:
     found: List[str] = []
     if relaxed is not None:
-        found.append("as it was asked for, this engine could not be built: {}".format(relaxed.warning))
+        found.append("this engine could not be built as requested: {}".format(relaxed.warning))
     empty = [name for name, layers in pinned.items() if not layers]
     if empty:
         found.append(
