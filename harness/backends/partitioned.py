@@ -17,6 +17,7 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from harness.backends.trt_operators import TRT_OPERATORS
 from harness.case import Operators
 from harness.errors import HarnessError, ModelError, NodeFailedError
 from harness.model import LOWERED, bodies, element_type, node_reads
@@ -239,7 +240,7 @@ class PartitionedSession:
                 raise ValueError(why)
             wanted = {name: self._dtypes.get(name, self._dtypes.get(_unlowered(name))) for name in written}
             return lambda fed: operators.compute(data, shown, fed, wanted)
-        evaluator = ReferenceEvaluator(model)
+        evaluator = ReferenceEvaluator(model, new_ops=[*TRT_OPERATORS])
 
         def compute(fed: Values) -> Values:
             try:

@@ -179,6 +179,13 @@ def quantizes(graph: onnx.GraphProto) -> bool:
     )
 
 
+MICROSCALED: Mapping[str, tuple[int, ...]] = {
+    "TRT_MXFP8DequantizeLinear": (onnx.TensorProto.FLOAT,),
+    "TRT_MXFP8DynamicQuantize": (onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.UINT8),
+}
+"""TensorRT's own operators for MXFP8: what each writes, the first unless `output_dtype` says otherwise."""
+
+
 def infer(proto: onnx.ModelProto) -> onnx.ModelProto:
     """`proto` with inferred shapes and dtypes; as it is where inference gives up."""
     try:
@@ -210,6 +217,30 @@ def assume_dtypes(inferred: onnx.ModelProto, kinds: Collection[tuple[str, str]])
         )
         inferred = infer(more)
     return inferred
+
+
+def with_microscaled_dtypes(inferred: onnx.ModelProto) -> onnx.ModelProto:
+    """`inferred` with the dtypes that TensorRT's own operators for MXFP8 write, which ONNX inference does not know."""
+    known = graph_dtypes(inferred.graph)
+    found: dict[str, int] = {}
+    for node in inferred.graph.node:
+        if node.domain == "trt" and node.op_type in MICROSCALED:
+            given = {attribute.name: attribute.i for attribute in node.attribute}
+            defaults = MICROSCALED[node.op_type]
+            types = [given.get("output_dtype", defaults[0]), *defaults[1:]]
+            found |= {
+                name: kind
+                for name, kind in zip(node.output, types, strict=False)
+                if name and name not in known
+            }
+    if not found:
+        return inferred
+    more = onnx.ModelProto()
+    more.CopyFrom(inferred)
+    more.graph.value_info.extend(
+        helper.make_tensor_value_info(name, kind, None) for name, kind in found.items()
+    )
+    return infer(more)
 
 
 def tensor_dtypes(inferred: onnx.ModelProto, libraries: Iterable[Path] = ()) -> dict[str, str]:

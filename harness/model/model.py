@@ -159,7 +159,7 @@ class Model:
     @cached_property
     def inferred(self) -> onnx.ModelProto:
         """`skeleton` with the shapes and dtypes that ONNX inference finds, in subgraphs too. Do not change it."""
-        inferred = analysis.infer(self.skeleton)
+        inferred = analysis.with_microscaled_dtypes(analysis.infer(self.skeleton))
         return analysis.assume_dtypes(inferred, self.operators.kinds) if self.operators else inferred
 
     @cached_property

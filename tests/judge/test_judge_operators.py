@@ -299,3 +299,107 @@ def test_activations_in_four_bits_are_rounded_as_the_file_says() -> None:
     (result,) = compare("q.onnx", "y.npz", given=Given(data=("x.npz",))).results
     assert result.worst.metrics.nrmse < 1e-6
     assert any("quantize (QuantizeLinear), dequantize" in warning for warning in result.warnings)
+
+
+def microscaled(weight: np.ndarray, *, as_bits: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix in blocks of 32 along its rows: numbers in FP8, and powers of two."""
+    blocks = weight.reshape(len(weight), -1, 32)
+    scale = (2.0 ** np.ceil(np.log2(np.abs(blocks).max(-1) / 448))).astype(ml_dtypes.float8_e8m0fnu)
+    stored = (blocks / scale.astype(np.float32)[..., None]).reshape(weight.shape)
+    return stored.astype(ml_dtypes.float8_e4m3fn), scale.view(np.uint8) if as_bits else scale
+
+
+def decoded(stored: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """What such a matrix says."""
+    scales = scale.view(ml_dtypes.float8_e8m0fnu).astype(np.float32)
+    return stored.astype(np.float32) * np.repeat(scales, 32, -1)
+
+
+def of_modelopt(weight: np.ndarray) -> tuple[onnx.ModelProto, np.ndarray]:
+    """A layer as ModelOpt exports it in MXFP8, and its weight: all in FP16, with operators of TensorRT's domain."""
+    stored, scale = microscaled(weight, as_bits=True)
+    blocks = {"axis": -1, "block_size": 32, "domain": "trt"}
+    half = {**blocks, "output_dtype": TensorProto.FLOAT16}
+    fp8 = {**blocks, "output_dtype": TensorProto.FLOAT8E4M3FN}
+    nodes = [
+        helper.make_node("TRT_MXFP8DynamicQuantize", ["x"], ["q", "s"], "quantize", **fp8),
+        helper.make_node("TRT_MXFP8DequantizeLinear", ["q", "s"], ["d"], "dequantize", **half),
+        helper.make_node("TRT_MXFP8DequantizeLinear", ["w", "ws"], ["dw"], "weight", **half),
+        helper.make_node("Gemm", ["d", "dw", "b"], ["y"], "gemm", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, [4, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, [4, 16])],
+        [
+            numpy_helper.from_array(stored, "w"),
+            numpy_helper.from_array(scale, "ws"),
+            numpy_helper.from_array(np.zeros(16, np.float16), "b"),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("trt", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10), decoded(stored, scale)
+
+
+def test_blocks_in_mxfp8_of_modelopts_exports_are_computed_and_it_is_said() -> None:
+    rng = np.random.default_rng(0)
+    model, weight = of_modelopt(rng.standard_normal((16, 64)).astype(np.float32))
+    onnx.save(model, "q.onnx")
+    x = rng.standard_normal((4, 64)).astype(np.float16)
+    x[2] = 0  # blocks of nothing
+    stored, scale = microscaled(np.where(x == 0, 1, x).astype(np.float32), as_bits=False)
+    rounded = np.where(x == 0, 0, decoded(stored, scale))
+    np.savez("x.npz", x=x)
+    np.savez("y.npz", y=(rounded @ weight.T).astype(np.float16))
+    (result,) = compare("q.onnx", "y.npz", given=Given(data=("x.npz",))).results
+    assert result.worst.metrics.nrmse < 1e-3  # FP16 sums in another order
+    assert any("dequantize (TRT_MXFP8DequantizeLinear)" in text for text in result.warnings)
+    assert any("run on onnx.reference, slowly" in text for text in result.warnings)
+    assert not any("can build this model" in text for text in result.warnings)  # all parsers take it
+
+
+def test_a_model_in_mxfp8_is_judged_by_its_float_model() -> None:
+    exact = np.random.default_rng(0).standard_normal((16, 64)).astype(np.float32)
+    onnx.save(of_modelopt(exact)[0], "q.onnx")
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w"], ["y"], "gemm", transB=1)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 16])],
+        [numpy_helper.from_array(exact, "w")],
+    )
+    opsets = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), "float.onnx")
+    (result,) = compare("float.onnx", "q.onnx").results
+    assert 0.01 < result.worst.metrics.nrmse < 0.1  # three bits of fraction, twice
+
+
+@pytest.mark.parametrize(("opset", "ir_version", "half"), [(24, 11, False), (25, 12, False), (25, 12, True)])
+def test_weights_in_mxfp8_run_in_the_operator_sets_that_have_them(
+    opset: int, ir_version: int, half: bool
+) -> None:
+    weight = np.random.default_rng(0).standard_normal((16, 64)).astype(np.float32)
+    stored, scale = microscaled(weight, as_bits=False)
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    blocks = {"axis": -1, "block_size": 32, "output_dtype": kind}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "ws"], ["dw"], "dq", **blocks),
+        helper.make_node("Transpose", ["dw"], ["t"], "turn", perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "t"], ["y"], "mm"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, [4, 64])],
+        [helper.make_tensor_value_info("y", kind, [4, 16])],
+        [numpy_helper.from_array(stored, "w"), numpy_helper.from_array(scale, "ws")],
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=ir_version), "q.onnx")
+    x = np.random.default_rng(1).standard_normal((4, 64)).astype(np.float16 if half else np.float32)
+    np.savez("x.npz", x=x)
+    np.savez("y.npz", y=(x.astype(np.float32) @ decoded(stored, scale).T).astype(x.dtype))
+    (result,) = compare("q.onnx", "y.npz", given=Given(data=("x.npz",))).results
+    assert result.worst.metrics.nrmse < (1e-3 if half else 1e-6)
+    assert any("dq (DequantizeLinear) runs on onnx.reference, slowly" in text for text in result.warnings)

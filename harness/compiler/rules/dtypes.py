@@ -13,7 +13,9 @@ _NEVER = frozenset(
 )
 _QUANTIZED = frozenset({"int4", "float8_e4m3fn", "float4_e2m1fn"})
 _CASTS = frozenset({"Cast", "CastLike"})
-_QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_QDQ = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "TRT_MXFP8DequantizeLinear", "TRT_MXFP8DynamicQuantize"}
+)
 _PASSING = frozenset({"Identity", "Shape", "Size"})
 
 

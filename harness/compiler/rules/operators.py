@@ -44,6 +44,8 @@ _RTX_ONLY = (
 )
 _PARSERS_OWN = frozenset({"SimplifiedLayerNormalization"})
 """Operators of no domain of ONNX that parsers take; measured on TensorRT for RTX 1.4, 1.6 and 1.7."""
+_TRT_OWN = frozenset({"TRT_MXFP8DequantizeLinear", "TRT_MXFP8DynamicQuantize"})
+"""Those of TensorRT's own domain, as ModelOpt's exports have them: 1.4, 1.6 and 1.7 parse one of its models."""
 
 
 @cache
@@ -121,7 +123,7 @@ RULES = (
         "domain",
         Kind.REFUSED,
         (),
-        lambda node: bool(node.domain) and not _is_taken_by_name(node),
+        lambda node: bool(node.domain) and not _is_taken_by_name(node) and node.op not in _TRT_OWN,
         "an operator of another domain than ONNX's needs a plugin of that name",
         MEASURED,
         _PLUGIN,
