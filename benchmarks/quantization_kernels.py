@@ -1,11 +1,12 @@
 """Kernels of models that harness quantises, beside those of ModelOpt's Q/DQ, on a compiler without a GPU.
 
 Each float model is quantised to INT8 by both, with their defaults and the same samples, and compiled in FP32 around its
-Q/DQ nodes and in FP16. Both leave small products in float; where ModelOpt leaves any, `harness_same_products` leaves
-the same ones, with the method of `harness` for all tensors. `rounding` are
-kernels that do nothing but quantise, dequantise or cast; `in_float` products whose operands are dequantised and which
-are computed in float all the same; `float_between` tensors of FP32 on the way from one convolution to the next, beside
-`float_accumulators`, which a convolution hands to the kernel behind it.
+Q/DQ nodes and in FP16. As `harness quantize --env` does, the compiler is asked at FP16 whether a pair behind a product
+saves a kernel (`pairs_behind`; `harness_without_env` is the model without). Both leave small products in float; where
+ModelOpt leaves any, `harness_same_products` leaves the same ones, with the method of `harness` for all tensors.
+`rounding` are kernels that do nothing but quantise, dequantise or cast; `in_float` products whose operands are
+dequantised and which are computed in float all the same; `float_between` tensors of FP32 on the way from one
+convolution to the next, beside `float_accumulators`, which a convolution hands to the kernel behind it.
 
 Run: python -m benchmarks.quantization_kernels PYTHON --modelopt PYTHON [NAME…] [--write]; PYTHON has TensorRT for RTX
 """
@@ -29,7 +30,7 @@ from harness.environments import Environment, close_shared
 from harness.errors import HarnessError
 from harness.model import Model, load_model, save_model
 from harness.quantization import find_pairs, multiply_adds, quantize, quantized_products
-from harness.quantization.engines import read_kernels
+from harness.quantization.engines import read_kernels, with_fewer_kernels
 from harness.tensors import Precision
 from harness.worker.protocol import KernelList
 
@@ -76,19 +77,29 @@ def float_between(kernels: KernelList) -> tuple[int, int]:
     return accumulators, len(found) - accumulators
 
 
+def ask(
+    model: Model,
+    environment: Environment,
+    feeds: dict[str, np.ndarray],
+    precision: Precision = Precision.FP16,
+) -> KernelList:
+    """The kernels that a compiler makes of a model."""
+    profiles = {
+        info.name: (feeds[info.name].shape,) * 3
+        for info in model.inputs
+        if not all(isinstance(size, int) for size in info.shape or (None,))
+    }
+    return kernels_of(
+        model, precision, environment, profiles=profiles, cache=ReportCache(Path("/nonexistent"))
+    )
+
+
 def kernels(model: Model, environment: Environment, feeds: dict[str, np.ndarray]) -> dict[str, Any]:
     """What a compiler makes of a quantised model, in FP32 and FP16."""
     found: dict[str, Any] = {}
     for precision in (Precision.FP32, Precision.FP16):
-        profiles = {
-            info.name: (feeds[info.name].shape,) * 3
-            for info in model.inputs
-            if not all(isinstance(size, int) for size in info.shape or (None,))
-        }
         try:
-            listed = kernels_of(
-                model, precision, environment, profiles=profiles, cache=ReportCache(Path("/nonexistent"))
-            )
+            listed = ask(model, environment, feeds, precision)
         except HarnessError as error:
             found[precision.value] = {"failure": error.message[:200]}
             continue
@@ -116,7 +127,8 @@ def measure(name: str, environment: Environment, modelopt: str) -> dict[str, Any
         written = Path(folder, "modelopt.onnx")
         listed = kernels(load_model(written), environment, samples[0]) if written.exists() else {}
         done = quantized_products(find_pairs(load_model(written)), products) if written.exists() else products
-    ours = quantize(model, seen, unseen=unseen)
+    plain = quantize(model, seen, unseen=unseen)
+    ours, _ = with_fewer_kernels(plain, model, seen, unseen, lambda made: ask(made, environment, samples[0]))
     left = [name for name in products if name not in done]
     same = {}
     if left:
@@ -127,9 +139,20 @@ def measure(name: str, environment: Environment, modelopt: str) -> dict[str, Any
         "harness": {
             "share": round(share(ours.quantized, products), 4),
             "error": ours.chosen.unseen,
+            "pairs_behind": ours.behind,
             **kernels(ours.quantized, environment, samples[0]),
         },
         **({"harness_same_products": {"left_in_float": left, **same}} if left else {}),
+        **(
+            {
+                "harness_without_env": {
+                    "error": plain.chosen.unseen,
+                    **kernels(plain.quantized, environment, samples[0]),
+                }
+            }
+            if ours.behind
+            else {}
+        ),
         "modelopt": {**theirs, **listed},
     }
 

@@ -77,7 +77,7 @@ WriteCache = Annotated[
 Environment = Annotated[
     str | None,
     typer.Option(
-        "--env", "-e", metavar="NAME", help="Show what the compiler of this environment makes of it."
+        "--env", "-e", metavar="NAME", help="Ask this environment's compiler for kernels, and save some."
     ),
 ]
 Details = Annotated[bool, typer.Option("--details", "-v", help="Show all tensors.")]
@@ -114,7 +114,7 @@ def quantize(
     """
     from harness.judge import Given
     from harness.model import save_model
-    from harness.quantization import QuantizeUnit, find_subject, kernels_of_quantized, quantize_on, read_cache
+    from harness.quantization import QuantizeUnit, find_subject, fit_to_compiler, quantize_on, read_cache
     from harness.quantization import write_cache as write
     from harness.report import print_quantization, quantization_page
 
@@ -136,11 +136,11 @@ def quantize(
         environment=None if scheduler is None else environment,
     )
     found, kernels = quantize_on(scheduler, unit)
+    if scheduler is None and environment is not None:
+        found, kernels = fit_to_compiler(found, subject, environment)
     save_model(found.quantized, out)
     if write_cache is not None:
         write(write_cache, found.quantized)
-    if scheduler is None and environment is not None:
-        kernels = kernels_of_quantized(found.quantized, environment, subject.samples()[0])
     console = outputs.console
     print_quantization(console, found, kernels=kernels, details=details)
     console.print(f"  wrote  {out}", soft_wrap=True, markup=False, highlight=False)

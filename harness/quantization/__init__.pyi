@@ -3,7 +3,7 @@ from .api import Subject as Subject
 from .api import diagnose_quantized as diagnose_quantized
 from .api import find_quantized as find_quantized
 from .api import find_subject as find_subject
-from .api import kernels_of_quantized as kernels_of_quantized
+from .api import fit_to_compiler as fit_to_compiler
 from .api import quantize_on as quantize_on
 from .api import quantize_subject as quantize_subject
 from .calibration import Curve as Curve

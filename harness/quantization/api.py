@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from harness.errors import UsageError
 from harness.judge import Given, select_cases
 from harness.model import Model, load_model, load_model_of
 from harness.quantization.diagnosing import QuantizationDiagnosis, diagnose_pairs
-from harness.quantization.engines import QuantizedKernels, measure_on_engine, read_kernels
-from harness.quantization.quantizing import Quantization, quantize
+from harness.quantization.engines import QuantizedKernels, measure_on_engine, read_kernels, with_fewer_kernels
+from harness.quantization.quantizing import Quantization, kept_apart, quantize
 from harness.quantization.types import Format, Method, Scale
 from harness.tensors import Precision
 from harness.text import names
@@ -213,7 +214,7 @@ class QuantizeUnit(CaseUnit["NoDesk", "tuple[Quantization, QuantizedKernels | No
         )
         if self.environment is None:
             return found, None
-        return found, kernels_of_quantized(found.quantized, self.environment, subject.samples()[0])
+        return fit_to_compiler(found, subject, self.environment)
 
 
 class NoDesk:
@@ -238,12 +239,23 @@ def quantize_on(scheduler: str | None, unit: QuantizeUnit) -> tuple[Quantization
         return cluster.submit(unit).result()
 
 
-def kernels_of_quantized(
-    model: Model, environment: str, feeds: Mapping[str, np.ndarray], precision: Precision = Precision.FP16
-) -> QuantizedKernels:
-    """What the compiler of an environment makes of a quantised model; no GPU is needed where the release needs none.
+def fit_to_compiler(
+    found: Quantization, subject: Subject, environment: str, precision: Precision = Precision.FP16
+) -> tuple[Quantization, QuantizedKernels]:
+    """What the compiler of an environment makes of a quantised model, with a pair more where that saves a kernel.
+
+    No GPU is needed where the release needs none.
+
+    Args:
+        found: what came of quantising `subject`.
+        subject: the float model, with the samples that it was quantised with.
+        environment: whose compiler is asked.
+        precision: that of what is not quantised.
 
     Raises:
         CandidateError: it cannot be built.
     """
-    return read_kernels(model, kernels_of(model, precision, select(environment)), feeds)
+    samples = subject.samples()
+    ask = partial(kernels_of, precision=precision, environment=select(environment))
+    found, listed = with_fewer_kernels(found, subject.model, *kept_apart(samples), ask)
+    return found, read_kernels(found.quantized, listed, samples[0])

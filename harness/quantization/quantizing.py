@@ -114,6 +114,7 @@ class Quantization:
         samples: how many were calibrated with.
         unseen: how many were kept to measure on.
         quantized: the Q/DQ model.
+        behind: products with a pair behind them because that saves the compiler that was asked a kernel.
     """
 
     model: str
@@ -128,6 +129,7 @@ class Quantization:
     samples: int
     unseen: int
     quantized: Model = field(repr=False, compare=False, metadata=NEVER)
+    behind: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document of what was made."""
@@ -204,8 +206,7 @@ def quantize(
             hint="start from the float model, or see what its pairs do: harness diagnose",
         )
     if unseen is None:
-        unseen = samples[3::4]
-        samples = [feeds for index, feeds in enumerate(samples) if index % 4 != 3]
+        samples, unseen = kept_apart(samples)
     small: tuple[str, ...] = ()
     if not format.block_size and keep_float != 0:
         small = small_products(model, samples[0], exclude=exclude, share=keep_float)
@@ -219,6 +220,11 @@ def quantize(
         )
     work = _Quantizing(model, samples, unseen, format, places, scales or {}, small)
     return work.run(method, keep_float, limit)
+
+
+def kept_apart(samples: Samples) -> tuple[Samples, Samples]:
+    """The samples to calibrate with, and one in four to measure on."""
+    return [feeds for index, feeds in enumerate(samples) if index % 4 != 3], samples[3::4]
 
 
 class _Quantizing:

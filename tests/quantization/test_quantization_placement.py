@@ -26,7 +26,9 @@ from harness.quantization import (
     without,
 )
 from harness.quantization.editing import insert_pair
+from harness.quantization.engines import with_fewer_kernels
 from harness.tensors import Precision
+from harness.worker.protocol import KernelList
 
 PYTHON = os.environ.get("HARNESS_RTX_PYTHON", "")
 
@@ -111,5 +113,33 @@ def test_the_compiler_multiplies_in_the_format_and_rounds_in_no_kernel_of_its_ow
             assert len(seen.products) == 8
             assert seen.in_float == ()
             assert seen.rounding == ()
+    finally:
+        supervisor.close()
+
+
+@pytest.mark.skipif(not PYTHON, reason="HARNESS_RTX_PYTHON names no Python with TensorRT for RTX")
+@pytest.mark.parametrize(("batch", "behind", "kernels"), [(2, ("l1_fc2_matmul",), 23), (1, (), 23)])
+def test_a_pair_behind_a_product_joins_the_halves_of_a_kernel_that_the_compiler_splits(
+    batch: int, behind: tuple[str, ...], kernels: int, tmp_path: Path
+):
+    """With a batch 1.7.1 makes 24 kernels of the model as it is placed without asking."""
+    supervisor = Supervisor(environment := Environment("compiler", (PYTHON,)), keep_cache=False)
+    model = load_model(attention_encoder(layers=2, tokens=32, batch=batch), name="encoder")
+    random = np.random.default_rng(0)
+    samples = [{"tokens": random.standard_normal((batch, 32, 64)).astype(np.float32)} for _ in range(5)]
+
+    def ask(made: Model) -> KernelList:
+        return kernels_of(
+            made, Precision.FP16, environment, supervisor=supervisor, cache=ReportCache(tmp_path)
+        )
+
+    try:
+        plain = quantize(model, samples[:4], unseen=samples[4:])
+        found, listed = with_fewer_kernels(plain, model, samples[:4], samples[4:], ask)
+        assert found.behind == behind
+        assert len(listed.kernels) == kernels
+        assert len(ask(plain.quantized).kernels) == kernels + len(behind)
+        assert found.chosen.unseen < 1.05 * plain.chosen.unseen
+        assert len(find_pairs(found.quantized)) == len(find_pairs(plain.quantized)) + len(behind)
     finally:
         supervisor.close()

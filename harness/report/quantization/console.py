@@ -75,7 +75,7 @@ def print_quantization(
             Statement("small", f"in float, too: {names(found.small, 6)}; --keep-float 0% quantises them")
         )
     if kernels is not None:
-        lines.append(Statement("kernels", kernels_text(kernels, found.format)))
+        lines.append(Statement("kernels", kernels_text(kernels, found.format, found.behind)))
     kept = f"{plural(found.unseen, 'sample')} kept apart" if found.unseen else "no sample was kept apart"
     lines.append(Statement("data", f"calibrated with {plural(found.samples, 'sample')}; {kept}"))
     print_statements(console, lines, indent=2)

@@ -68,7 +68,7 @@ def quantization_page(
     if chosen.floats:
         lines.append(Statement("in float", ", ".join(chosen.floats)))
     if kernels is not None:
-        lines.append(Statement("kernels", kernels_text(kernels, found.format)))
+        lines.append(Statement("kernels", kernels_text(kernels, found.format, found.behind)))
     worst = sorted(found.tensors, key=lambda each: -each.errors[each.method])
     pictures = []
     for each in [each for each in worst if each.divergence is not None][:PICTURES]:

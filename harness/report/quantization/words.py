@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from harness.quantization import UNEVEN as UNEVEN_CHANNELS
 from harness.quantization import (
@@ -205,12 +206,14 @@ def _on_engine(found: QuantizationDiagnosis) -> list[Statement]:
     return [Statement("engine", f"nrmse on {engine.environment}: {text}")]
 
 
-def kernels_text(kernels: QuantizedKernels, format: Format) -> str:
-    """What the kernels of a quantised model are, in one line."""
+def kernels_text(kernels: QuantizedKernels, format: Format, behind: Sequence[str] = ()) -> str:
+    """What the kernels of a quantised model are, in one line; `behind` are products with a pair that saves a kernel."""
     count = f"{plural(kernels.kernels, 'kernel')}, {plural(len(kernels.products), 'product')} in {format}"
     text = f"{kernels.release}: {count}"
     if kernels.in_float:
         text += f"; {names(kernels.in_float, MOST)} computed in float behind Q/DQ kernels of their own: leave these out"
     if kernels.rounding:
         text += f"; {plural(len(kernels.rounding), 'kernel does', 'kernels do')} nothing but round"
+    if behind:
+        text += f"; {plural(len(behind), 'kernel')} fewer with a pair behind {names(behind, MOST)}"
     return text
