@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from harness.environments import Environment, Limits, Supervisor, close_shared, shared_supervisor
+from harness.environments.caches import CacheFile
 from harness.environments.folders import ScratchFolder, cache_folder, data_folder, scratch_root, sweep
 from harness.environments.process import LogTail
-from harness.environments.supervisor import CacheFile
 from harness.errors import CandidateError, EnvironmentConfigError
 from harness.worker import protocol
 
