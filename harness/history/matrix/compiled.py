@@ -20,18 +20,7 @@ from harness.judge import (
     failed_result,
     profiles_of,
 )
-from harness.worker.protocol import CompileReport, EngineFacts, Fingerprint, Kernel, LayerInfo
-
-#: dtype → precision, the lowest first.
-_PRECISIONS = {
-    "float4_e2m1fn": "fp4",
-    "int4": "int4",
-    "float8_e4m3fn": "fp8",
-    "int8": "int8",
-    "bfloat16": "bf16",
-    "float16": "fp16",
-    "float32": "fp32",
-}
+from harness.worker.protocol import PRECISION_OF, CompileReport, EngineFacts, Fingerprint, Kernel, LayerInfo
 
 
 def compile_case(
@@ -107,4 +96,4 @@ def _layers(report: CompileReport, nodes: set[str]) -> tuple[LayerInfo, ...]:
 def _precision(kernel: Kernel) -> str | None:
     """The lowest precision that a kernel reads or writes; what it rounds to inside is not said."""
     border = {tensor.dtype for tensor in (*kernel.inputs, *kernel.outputs)} | set(kernel.constants)
-    return next((precision for dtype, precision in _PRECISIONS.items() if dtype in border), None)
+    return next((precision for dtype, precision in PRECISION_OF.items() if dtype in border), None)

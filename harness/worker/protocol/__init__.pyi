@@ -1,5 +1,6 @@
 from .codec import MessageError as MessageError
 from .codec import from_plain as from_plain
+from .facts import PRECISION_OF as PRECISION_OF
 from .facts import TF32_OFF as TF32_OFF
 from .facts import TF32_ON as TF32_ON
 from .facts import TF32_STAYS as TF32_STAYS

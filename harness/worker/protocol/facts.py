@@ -9,6 +9,16 @@ from .tactics import TacticReport
 Shape = Tuple[int, ...]
 #: The value of a build option; lists are tuples here.
 BuildOption = Union[None, bool, int, str, Tuple[str, ...]]
+#: dtype → precision, the lowest first.
+PRECISION_OF = {
+    "float4_e2m1fn": "fp4",
+    "int4": "int4",
+    "float8_e4m3fn": "fp8",
+    "int8": "int8",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "float32": "fp32",
+}
 
 
 @dataclass(frozen=True)

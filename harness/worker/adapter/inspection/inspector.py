@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from ...protocol import LayerInfo, is_region
+from ...protocol import PRECISION_OF, LayerInfo, is_region
 from ..network import NodeMap, names_in_metadata
 
 #: In prose or alone, most special first: `BFloat16` holds `Float`.
@@ -27,16 +27,6 @@ _TYPES: Tuple[Tuple[str, str], ...] = (
     (r"BOOL", "bool"),
     (r"FP32|FLOAT", "float32"),
 )
-#: dtype → precision, the lowest first.
-PRECISION_OF = {
-    "float4_e2m1fn": "fp4",
-    "int4": "int4",
-    "float8_e4m3fn": "fp8",
-    "int8": "int8",
-    "bfloat16": "bf16",
-    "float16": "fp16",
-    "float32": "fp32",
-}
 _NO_TACTIC = re.compile(r"0x0*|0*")
 _TF32_KERNEL = re.compile(r"tf32", re.IGNORECASE)
 
