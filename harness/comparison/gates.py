@@ -184,6 +184,11 @@ class DefaultGate:
     slice_floor: float
     part_factor: float = 2.0
 
+    @property
+    def step(self) -> float:
+        """One step of the precision, beside 1."""
+        return self.slice_floor / 8
+
 
 DEFAULT_GATES: Mapping[Precision, DefaultGate] = {
     Precision.FP32: DefaultGate(bound=1e-5, factor=2.0, floor=1e-4, slice_floor=2.0**-20),

@@ -177,3 +177,29 @@ def test_what_is_finite_and_lost_counts(tmp_path: Path) -> None:
         for layer in result.layers
     ]
     assert [each.loss for each in find_hidden(lost, model, Precision.FP16)] == [Loss.LOST]
+
+
+@pytest.mark.parametrize(("times", "told"), [(110, True), (300, True), (3000, False)])
+def test_a_loss_is_told_down_to_one_step_of_the_precision_beside_what_it_is_added_to(
+    tmp_path: Path, times: float, told: bool
+) -> None:
+    small = np.float32(1e-9)  # below FP16's numbers, and scaled up again
+    model = graph_model(
+        [
+            helper.make_node("Mul", ["x", "small"], ["lost"], name="lost"),
+            helper.make_node("Mul", ["lost", "up"], ["half"], name="half"),
+            helper.make_node("Mul", ["half", "up"], ["back"], name="back"),
+            helper.make_node("Mul", ["x", "times"], ["large"], name="large"),
+            helper.make_node("Add", ["large", "back"], ["y"], name="add"),
+        ],
+        inputs={"x": [4, 32]},
+        outputs={"y": [4, 32]},
+        weights={
+            "small": small,
+            "up": np.float32(np.sqrt(1 / small)),
+            "times": np.float32(times),
+        },
+    )
+    (result,) = report_of(model, tmp_path).results
+    assert result.verdict is Verdict.PASS
+    assert [each.node for each in result.hidden] == (["lost"] if told else [])

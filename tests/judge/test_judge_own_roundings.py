@@ -207,6 +207,33 @@ def test_a_quantizer_is_watched_channel_by_channel() -> None:
     assert own.warnings == (), "the outputs hardly notice one channel of 64"
 
 
+def with_a_dead_channel(channels: int, side: int) -> RunResult:
+    """x through a Q/DQ pair whose scale for channel 2 is larger than what it reads."""
+    nodes = [
+        node("Tanh", "x", "t"),
+        node("QuantizeLinear", "t s zero", "quantize", axis=1),
+        node("DequantizeLinear", "quantize s zero", "y", axis=1),
+    ]
+    scale = np.where(np.arange(channels) == 2, 8.0, 0.01).astype(np.float32)
+    shape = [1, channels, side, side]
+    weights = {"s": scale, "zero": np.zeros(channels, np.int8)}
+    model = graph_model(nodes, inputs={"x": shape}, outputs={"y": shape}, weights=weights)
+    return judged(model, "fp32")
+
+
+@pytest.mark.parametrize("side", [3, 4, 8])
+def test_a_channel_that_a_file_makes_0_of_fails_however_few_elements_it_has(side: int) -> None:
+    result = with_a_dead_channel(64, side)
+    assert (result.verdict, result.cause) == (Verdict.FAIL, Cause.FILE)
+    assert "its Q/DQ nodes make y wrong: nrmse of [:, 2, :, :] 1 against" in result.reason
+
+
+def test_the_channel_is_named_where_the_whole_output_of_the_file_fails_too() -> None:
+    result = with_a_dead_channel(8, 4)
+    assert result.reason.startswith("the file itself: its Q/DQ nodes make y wrong: nrmse 0.")
+    assert result.reason.endswith("limit 0.25; worst in [:, 2, :, :], nrmse 1")
+
+
 def test_a_reference_that_the_models_own_types_make_infinite_says_so() -> None:
     result = judged(own_norm(5e4, returned="wide"), "fp16")
     assert (result.verdict, result.cause) == (Verdict.FAIL, Cause.FILE)

@@ -42,7 +42,7 @@ def find_hidden(layers: Sequence[LayerResult], model: Model, precision: Precisio
     lost = {name: loss is not None for name, loss in losses.items()}
     if not any(lost.values()):
         return ()
-    step = DEFAULT_GATES[precision].slice_floor
+    step = DEFAULT_GATES[precision].step
     found = []
     for tensor in find_origins(tuple(by_tensor), lost, model.predecessors):
         loss = losses[tensor]
