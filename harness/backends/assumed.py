@@ -62,7 +62,7 @@ class Assumed:
         Raises:
             CandidateError: the compiler cannot be asked, or cannot build the model.
         """
-        from harness.compiler import kernels_of, within_kernels
+        from harness.compiler import fused_casts, kernels_of, within_kernels
 
         if precision not in (Precision.FP16, Precision.BF16) or self == Assumed():
             return PLAIN
@@ -80,7 +80,8 @@ class Assumed:
             if self.optional:
                 return Arithmetic(sums, tf32=tf32)
             raise
-        return replace(within_kernels(kernels, model, precision).arithmetic(sums), tf32=tf32)
+        found = within_kernels(kernels, model, precision).arithmetic(sums)
+        return replace(found, tf32=tf32, fused=fused_casts(kernels, model))
 
 
 def _in_tf32(model: Model) -> frozenset[str]:

@@ -17,6 +17,7 @@ from harness.backends.requests import Profile
 from harness.backends.session import Computed, GraphRunner, run_as_far_as_possible
 from harness.errors import NodeFailedError
 from harness.model import (
+    EXACT,
     LOWERED,
     Arithmetic,
     Model,
@@ -101,6 +102,9 @@ class Emulator(Candidate):
         wanted = self._wanted(tensors)
         units = frozenset(self.units(precision))
         chosen = units if lowered is None else frozenset(lowered)
+        if EXACT not in chosen and (chosen < units or fp32_sums):
+            island, fp32_sums = self.arithmetic(precision, feeds).kept(units - chosen, fp32_sums)
+            chosen = units - island
         runner = self._runner(precision, wanted, feeds, units, units - chosen, fp32_sums)
         self.evaluations += 1
         return runner.run(feeds, chosen)

@@ -23,4 +23,5 @@ from .rules import written_out_norms as written_out_norms
 from .warning import ConversionWarning as ConversionWarning
 from .warning import conversion_warning as conversion_warning
 from .within import Within as Within
+from .within import fused_casts as fused_casts
 from .within import within_kernels as within_kernels

@@ -27,7 +27,7 @@ from onnx_ir import TensorProtocol
 
 from harness.model import Arithmetic, Model, NodeInfo, Summation, is_plain_lstm, rounds_products
 from harness.tensors import Precision
-from harness.worker.protocol import Kernel, KernelList
+from harness.worker.protocol import TENSORRT_RTX, Kernel, KernelList
 
 _ATTENTION = "_mha_"
 _MOVES = frozenset({"Relu", "Tran", "Resh", "Move"})
@@ -36,6 +36,10 @@ RECIPROCALS_BEFORE = (1, 6)
 
 WIDE_NORMS_SINCE = (1, 5)
 """The release since which ReduceL2 is computed in FP32."""
+
+CASTS_KEPT_SINCE = (1, 6)
+"""The release of TensorRT for RTX since which Casts around a product are kept, whatever reads it. 1.4 and 1.5 compute
+as without them, bit by bit, unless a reader is in FP32, too (benchmarks/results/casts_obeyed.json)."""
 
 KEYS = 64
 """Fused attention adds up so many weighted values in one accumulator, and then adds these sums."""
@@ -72,6 +76,19 @@ class Within:
             place, scale = self.scales[node]
             left[node] = replace(left[node], scaled=place, scale=scale)
         return Arithmetic(left, self.unrounded, self.steps)
+
+
+def fused_casts(kernels: KernelList, model: Model) -> dict[str, frozenset[str]]:
+    """The matrix products whose Casts a compiler fuses away, with the nodes that read each of them."""
+    release = tuple(map(int, kernels.release.split(".")[:2]))
+    if kernels.product != TENSORRT_RTX or release >= CASTS_KEPT_SINCE:
+        return {}
+    readers: dict[str, set[str]] = {}
+    for node in model.lowerable:
+        for name in node.inputs:
+            readers.setdefault(name, set()).add(node.name)
+    products = (node for node in model.lowerable if node.op in _PRODUCTS)
+    return {node.name: frozenset(readers[node.outputs[0]]) for node in products if node.outputs[0] in readers}
 
 
 def within_kernels(kernels: KernelList, model: Model, precision: Precision) -> Within:

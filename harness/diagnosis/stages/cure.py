@@ -79,7 +79,10 @@ def cure_on_emulator(
     suspicion = inherited(subject.model, prediction.introduced, subject.units)
     # What outliers read from is rarely at fault: without it each search starts with that many nodes less.
     own, theirs = frozenset(outliers(prediction.introduced)), frozenset(outliers(suspicion))
-    hint = _passing(evaluator, known, [own & frozenset(subject.units), theirs])
+    hints = [own & frozenset(subject.units), theirs]
+    hint = _passing(
+        evaluator, known, [each for hint in hints for each in (hint, _with_readers(subject, hint))]
+    )
     if hint is None and any(math.isinf(prediction.introduced[node]) for node in own):
         hint = _followed(evaluator, known, own & frozenset(subject.units), prediction.failing_sample)
     large = len(subject.units) > LARGE
@@ -104,6 +107,13 @@ def cure_on_emulator(
     options = Options(prove=share == 1.0 and proved)
     result = search_islands(evaluator, problem, options, known, setup, at_hand=at_hand, share=share)
     return _cure_of(result, EMULATOR)
+
+
+def _with_readers(subject: Subject, hint: frozenset[str]) -> frozenset[str]:
+    """`hint` with what reads products whose Casts are fused away otherwise."""
+    fused = subject.bench.emulator.arithmetic(subject.precision, subject.bench.feeds[0]).fused
+    alone = [fused[node] for node in hint if node in fused and fused[node].isdisjoint(hint)]
+    return hint.union(*alone) & frozenset(subject.units)
 
 
 def _passing(

@@ -66,12 +66,22 @@ class Arithmetic:
         unrounded: tensors that no kernel rounds, as they never leave one.
         steps: nodes that are computed in several steps, by whether each of these is rounded: see `emit_steps`.
         tf32: products that read TF32 where they are in FP32.
+        fused: by product of which a compiler fuses Casts away, the nodes that read it: it keeps them where one of these
+            is in FP32, too.
     """
 
     sums: Mapping[str, Summation] = field(default_factory=dict)
     unrounded: frozenset[str] = frozenset()
     steps: Mapping[str, bool] = field(default_factory=dict)
     tf32: frozenset[str] = frozenset()
+    fused: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def kept(
+        self, island: frozenset[str], fp32_sums: frozenset[str]
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """What is in FP32, and added up in FP32, of what is asked for: without products whose Casts are fused away."""
+        alone = frozenset(node for node, readers in self.fused.items() if readers.isdisjoint(island))
+        return island - alone, fp32_sums - alone
 
     def changes(self, node: str) -> bool:
         """Whether a node is computed otherwise when it is lowered."""
