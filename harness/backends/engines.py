@@ -123,15 +123,21 @@ class EngineStore:
         `on_built` gets what is known of it before anybody else can ask the worker.
 
         Returns:
-            Whether a build is under way now, this one or another.
+            Whether there is an engine that was begun and nobody has asked for yet, this one or another: its worker may
+            still be at work on it, also where it has replied.
 
         Raises:
             CandidateError: the worker does not start.
         """
-        self._renew()
         key = _key(model, request)
-        if key in self._engines or self._begun is not None:
-            return self._begun is not None and not self._begun.reply.done()
+        if self._begun is not None and (self._begun.key == key or not self._begun.reply.done()):
+            return True  # without asking for the worker, which is at work
+        before = self._wait()
+        self._renew()
+        if before is not None:
+            self._adopt(before, ("", ""))
+        if key in self._engines:
+            return False
         located = self._located(model, request)
         begun = self._begun = _Begun(key, self._generation, Future())
 

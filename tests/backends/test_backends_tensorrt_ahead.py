@@ -140,15 +140,29 @@ def test_other_engines_have_debug_tensors_only_where_they_are_observed(
 
 
 def test_one_engine_is_begun_at_a_time_and_counted_where_it_is_asked_for(
+    make: Make, asked: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    built = tmp_path / "built"
+    candidate, island = make(BUILT=str(built)), replace(FP16, islands=frozenset({"sq"}))
+    assert candidate.build_ahead(island, X)
+    assert candidate.build_ahead(FP16, X), "one is under way, which is not waited for"
+    built.touch()
+    evaluations = [candidate.evaluate(plan, X) for plan in (FP16, island)]
+    assert asked == [("debug", "build ahead"), ("debug", "MainThread")]
+    assert [evaluation.engine.builds for evaluation in evaluations] == [1, 1]
+    assert not candidate.build_ahead(island, X), "it is there"
+
+
+def test_the_next_engine_is_begun_when_the_one_before_is_there(
     make: Make, asked: list[tuple[str, str]]
 ) -> None:
-    candidate = make()
-    candidate.build_ahead(replace(FP16, islands=frozenset({"sq"})), X)
-    candidate.build_ahead(FP16, X)
-    first = candidate.evaluate(FP16, X)
-    island = candidate.evaluate(replace(FP16, islands=frozenset({"sq"})), X)
-    assert asked == [("debug", "build ahead"), ("debug", "MainThread")]
-    assert (first.engine.builds, island.engine.builds) == (1, 1)
+    candidate, island = make(), replace(FP16, islands=frozenset({"sq"}))
+    candidate.build_ahead(island, X)
+    candidate.store._begun.reply.result()
+    assert candidate.build_ahead(FP16, X)
+    evaluations = [candidate.evaluate(plan, X) for plan in (FP16, island)]
+    assert asked == [("debug", "build ahead")] * 2
+    assert [evaluation.engine.builds for evaluation in evaluations] == [1, 1]
 
 
 def test_what_goes_wrong_ahead_is_raised_by_the_evaluation(make: Make) -> None:
