@@ -98,8 +98,8 @@ class Run(CaseUnit[Judge, RunResult]):
         return result.with_timing("total", time.perf_counter() - start)
 
 
-class _Told:
-    """What a progress display is told: positions and total count only runs that are judged.
+class _Events:
+    """What a progress display shows: positions and total count only runs that are judged.
 
     `progress` is called by one thread at a time, and not any more when `over` is set: what fails then was interrupted.
     """
@@ -144,11 +144,11 @@ class _Lanes:
 
     Args:
         runs: what to do.
-        progress: what is told.
+        progress: gets every event.
     """
 
     def __init__(self, runs: Sequence[Run], progress: Progress) -> None:
-        self.runs, self.told = runs, _Told(runs, progress)
+        self.runs, self.events = runs, _Events(runs, progress)
         self.results: dict[int, RunResult] = {}
         self.again: list[int] = []
         """Runs of which a worker died, or lacked something, beside others: they are repeated alone."""
@@ -161,7 +161,7 @@ class _Lanes:
     def work(self, names: tuple[str, ...], judge: Judge, *, shared: bool) -> None:
         """Carry out runs of these candidates, a case at a time; `shared`: other lanes take cases of them, too."""
         try:
-            while (indices := self._take(names)) and not self.told.over.is_set():
+            while (indices := self._take(names)) and not self.events.over.is_set():
                 with contextlib.ExitStack() as loading:
                     if shared:  # no two models that are large are at hand at a time
                         loading.enter_context(self._loading)
@@ -170,13 +170,13 @@ class _Lanes:
                     for index in indices:
                         self._carry_out(index, names, judge, shared=shared)
         except BaseException:
-            self.told.over.set()
+            self.events.over.set()
             raise
 
     def repeat(self, judge: Judge) -> None:
         """Carry out again, one after the other, what failed for what else went on."""
         for index in sorted(self.again):
-            self.results[index] = _judged(judge, self.runs[index], index, self.told)
+            self.results[index] = _judged(judge, self.runs[index], index, self.events)
 
     def _take(self, names: tuple[str, ...]) -> list[int]:
         """Positions of the runs of the next case on these candidates; none if no case is left."""
@@ -188,13 +188,13 @@ class _Lanes:
 
     def _carry_out(self, index: int, names: tuple[str, ...], judge: Judge, *, shared: bool) -> None:
         run = self.runs[index]
-        if self.told.over.is_set() or id(run.case) in self._unusable:
+        if self.events.over.is_set() or id(run.case) in self._unusable:
             return
         mine = [each for each in self.runs[index + 1 :] if each.candidate in names]
         if shared:
             mine = [each for each in mine if each.case is run.case]  # others may take the next case
         ahead = next((each.case for each in mine if each.case is not run.case), None)
-        result = _judged(judge, run, index, self.told, ahead, next(iter(mine), None), withhold=shared)
+        result = _judged(judge, run, index, self.events, ahead, next(iter(mine), None), withhold=shared)
         if shared and is_of_others(result):
             self.again.append(index)
             return
@@ -257,7 +257,7 @@ def carry_out(
             own.release()
 
     def give_up() -> None:
-        work.told.over.set()
+        work.events.over.set()
         judge.candidates.abort()  # or the other lanes would be waited for until their builds end
 
     side_by_side([partial(carry_out_lane, lane) for lane in lanes], give_up)
@@ -279,8 +279,8 @@ def carry_out_on(cluster: Cluster, runs: Sequence[Run], progress: Progress) -> t
     Raises:
         SchedulerError: the scheduler is gone.
     """
-    told = _Told(runs, progress)
-    futures = {cluster.submit(run, partial(told, index, "start")): index for index, run in enumerate(runs)}
+    notify = _Events(runs, progress)
+    futures = {cluster.submit(run, partial(notify, index, "start")): index for index, run in enumerate(runs)}
     by_index = {index: future for future, index in futures.items()}
     results: dict[int, RunResult] = {}
     for future in as_completed(futures):
@@ -292,7 +292,7 @@ def carry_out_on(cluster: Cluster, runs: Sequence[Run], progress: Progress) -> t
             result = future.result()
         except UnitLostError as error:
             result = failed_result(blank_result(run.case, run.spec, run.candidate), error)
-        told(index, "done", result=result)
+        notify(index, "done", result=result)
         results[index] = result
         if result.cause is Cause.CASE:
             for later in range(index + 1, len(runs)):
@@ -368,7 +368,7 @@ def _judged(
     judge: Judge,
     run: Run,
     index: int,
-    told: _Told,
+    notify: _Events,
     ahead: Case | None = None,
     then: Run | None = None,
     *,
@@ -376,11 +376,11 @@ def _judged(
 ) -> RunResult:
     """The result of `run`; while its engine is built, the case `ahead` is prepared, and then the engine of `then`.
 
-    With `withhold`, one that is to be repeated is not told.
+    With `withhold`, one that is to be repeated is not reported.
     """
 
     def enter(stage: str) -> None:
-        told(index, "stage", stage)
+        notify(index, "stage", stage)
         if stage == "candidate" and run.candidate != EMULATOR and ahead is not None:
             judge.prepare(ahead)
 
@@ -388,8 +388,8 @@ def _judged(
         if then is not None:
             judge.build_ahead(then.case, then.spec, then.candidate)
 
-    told(index, "start")
+    notify(index, "start")
     result = run.carry_out(judge, enter, build_ahead)
     if not (withhold and is_of_others(result)):
-        told(index, "done", result=result)
+        notify(index, "done", result=result)
     return result
