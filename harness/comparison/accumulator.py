@@ -252,7 +252,8 @@ def _measure(
     columns = candidate.shape[-1] if candidate.ndim else 0
     layout = None
     if storage.is_float and options.slice_floor is not None and not (alone and candidate is reference):
-        layout = Layout.of(candidate.shape, TILE)
+        known = None if options.gains is None else options.gains.axis
+        layout = Layout.of(candidate.shape, TILE, known, options.slice_elements)
     slices = SliceSums.of(layout) if layout is not None and layout.axes and candidate.size else None
     wide = not storage.is_float or np.float64 in (candidate.dtype, reference.dtype, storage.dtype)
     kernel = TileKernel(

@@ -27,6 +27,7 @@ class CompareOptions:
         topk: how many of the largest elements along the last axis `topk_agreement` looks at; 0 turns it off.
         slice_floor: a slice counts as at least this share of the root mean square of the whole tensor, so that what a
             rounding leaves of a channel of nothing is no error; None measures no slices.
+        slice_elements: a slice of fewer elements is not judged: it says more of chance than of the tensor.
         gains: how large the slices along an axis are beside each other by construction: each counts as its own share
             of the whole, and no slice as more than it does without.
         quantile: which quantile of the absolute error `abs_quantile` is, 0.99 say; None measures none.
@@ -39,6 +40,7 @@ class CompareOptions:
     rtol: float = 1e-5
     topk: int = 1
     slice_floor: float | None = None
+    slice_elements: int = 32
     gains: Gains | None = None
     quantile: float | None = None
 

@@ -30,8 +30,8 @@ MOST_ROWS = 1 << 15
 SMALLEST = 2.0**-12
 """Beside the largest: the gain of a slice counts as at least so much. What is smaller still is as good as dead: weights
 of 1e-5 beside those of 1 are below FP16's normal numbers, and are rounded by some percent."""
-LEAST_ELEMENTS = 8
-"""A slice of fewer elements says more of chance than of the tensor."""
+LEAST_KNOWN = 8
+"""Where constants say how large each slice should be, so many elements do (see `CompareOptions.slice_elements`)."""
 
 
 @dataclass(frozen=True)
@@ -70,20 +70,26 @@ class Layout:
         shape: its shape.
         outer: how many axes make up the rows.
         columns: elements of a row.
+        known: the axis along which constants say how large each slice should be.
+        least: a slice of fewer elements is none.
     """
 
     shape: tuple[int, ...]
     outer: int
     columns: int
+    known: int | None = None
+    least: int = LEAST_KNOWN
 
     @classmethod
-    def of(cls, shape: Sequence[int], most: int) -> Layout:
+    def of(
+        cls, shape: Sequence[int], most: int, known: int | None = None, least: int = LEAST_KNOWN
+    ) -> Layout:
         """The layout of a tensor of which `most` elements fit into a tile."""
         outer, columns = len(shape), 1
         while outer and columns < LEAST_ROW and (columns == 1 or columns * shape[outer - 1] <= most):
             outer -= 1
             columns *= shape[outer]
-        return cls(tuple(shape), outer, columns)
+        return cls(tuple(shape), outer, columns, known, least)
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -92,7 +98,8 @@ class Layout:
         return tuple(
             axis
             for axis, length in enumerate(self.shape)
-            if 1 < length <= MOST_SLICES and size >= length * LEAST_ELEMENTS
+            if 1 < length <= MOST_SLICES
+            and size >= length * (min(LEAST_KNOWN, self.least) if axis == self.known else self.least)
         )
 
 

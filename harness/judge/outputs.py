@@ -35,6 +35,8 @@ from harness.tensors import Precision
 Take = Callable[[np.ndarray], np.ndarray]
 SIZES = ("nrmse", "rmse", "slice_nrmse")
 """The gates that hold for parts, too."""
+LEAST_OF_AN_OUTPUT = 8
+"""Slices of so many elements are judged in outputs. In layers, small ones that err by chance would be taken for origins."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class TensorGates:
             return options
         # Weights that pairs round may err alike in every row, whatever its size.
         gains = None if self.model.quantized else gains_of(self.model, tensor)
-        return replace(options, slice_floor=self._slice_floor / limit, gains=gains)
+        elements = LEAST_OF_AN_OUTPUT if is_output else options.slice_elements
+        return replace(options, slice_floor=self._slice_floor / limit, slice_elements=elements, gains=gains)
 
     def _slice_limit(self, tensor: str, *, is_output: bool, emulated: bool) -> float | None:
         return slice_limit(
