@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 
 from onnx_ir import TensorProtocol
 
-from harness.model import Arithmetic, Model, NodeInfo, Summation, is_plain_lstm, rounds_products
+from harness.model import Arithmetic, Model, NodeInfo, Summation, is_plain_recurrent, rounds_products
 from harness.tensors import Precision
 from harness.worker.protocol import TENSORRT_RTX, Kernel, KernelList
 
@@ -46,6 +46,7 @@ KEYS = 64
 
 _SCALES = frozenset({"Mul", "Div"})
 _PRODUCTS = frozenset({"MatMul", "Gemm"})
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,9 @@ def within_kernels(kernels: KernelList, model: Model, precision: Precision) -> W
             found = []
             steps |= _steps(kernel, nodes, model, kernels.release)
         fp32 |= {node.name for node in found}
+    # The kernels of a layer that is unrolled need not name it.
+    unrolled = (node for node in model.lowerable if node.op in _RECURRENT and _in_steps(node, model))
+    steps |= {node.name: True for node in unrolled}
     return Within(frozenset(unrounded), frozenset(fp32), steps, frozenset(mixed), scales)
 
 
@@ -184,7 +188,7 @@ def _steps(kernel: Kernel, nodes: Sequence[NodeInfo], model: Model, release: str
     they are fused behind a product."""
     contracts = operations_of(kernel)[:1] not in (("Corr",), ("Fc",))
     known = {"BatchNormalization": not contracts, "Softmax": True, "LogSoftmax": True}
-    known |= {"LayerNormalization": True, "LSTM": True}
+    known["LayerNormalization"] = True
     since = tuple(map(int, release.split(".")[:2]))
     if since < RECIPROCALS_BEFORE and "Div" not in operations_of(kernel):
         known["Div"] = True
@@ -199,8 +203,11 @@ def _steps(kernel: Kernel, nodes: Sequence[NodeInfo], model: Model, release: str
 
 def _in_steps(node: NodeInfo, model: Model) -> bool:
     """Whether the steps of a node are known: not of one with statistics as outputs, nor of an unusual layer."""
-    if node.op == "LSTM":
-        return is_plain_lstm(model.ir_nodes[node.name])
+    if node.op in _RECURRENT:
+        left = model.shapes.get(node.inputs[0], ())
+        # Generated code for one row was measured of an LSTM alone.
+        one_row = node.op != "LSTM" and len(left) == 3 and left[1] == 1
+        return not one_row and is_plain_recurrent(model.ir_nodes[node.name])
     return not any(node.outputs[1:])
 
 

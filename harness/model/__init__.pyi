@@ -57,7 +57,7 @@ from .sums import SUMMED as SUMMED
 from .sums import Arithmetic as Arithmetic
 from .sums import Summation as Summation
 from .sums import fp16_sums as fp16_sums
-from .sums import is_plain_lstm as is_plain_lstm
+from .sums import is_plain_recurrent as is_plain_recurrent
 from .sums import largest_partial_sum as largest_partial_sum
 from .sums import rounds_products as rounds_products
 from .sums import sampled_product as sampled_product

@@ -295,22 +295,62 @@ def unrolled(x: np.ndarray, w: np.ndarray, r: np.ndarray, b: np.ndarray) -> np.n
     return np.stack(states)
 
 
+def unrolled_rnn(x: np.ndarray, w: np.ndarray, r: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The states of an RNN of one direction, each step rounded."""
+    bias, state, states = rounded(b[: len(w)] + b[len(w) :]), np.zeros((x.shape[1], r.shape[1])), []
+    for read in x:
+        gates = rounded(accumulate_in_fp16(read, w.T) + accumulate_in_fp16(state, r.T))
+        states.append(state := rounded(np.tanh(rounded(gates + bias))))
+    return np.stack(states)
+
+
+def unrolled_gru(x: np.ndarray, w: np.ndarray, r: np.ndarray, b: np.ndarray, before: bool) -> np.ndarray:
+    """The states of a GRU of one direction, each step rounded."""
+    hidden = r.shape[1]
+    state, states = np.zeros((x.shape[1], hidden)), []
+    (of_read, of_state), both, new = np.split(b, 2), slice(0, 2 * hidden), slice(2 * hidden, None)
+    for read in x:
+        given = accumulate_in_fp16(read, w.T)
+        gates = rounded(given[:, both] + accumulate_in_fp16(state, r[both].T))
+        gates = rounded(sigmoid(rounded(rounded(gates + of_read[both]) + of_state[both])))
+        update, reset = np.split(gates, 2, axis=1)
+        if before:
+            kept = rounded(accumulate_in_fp16(state, r[new].T) + of_state[new])
+            made = rounded(rounded(reset * kept + of_read[new]) + given[:, new])
+        else:
+            kept = rounded(given[:, new] + accumulate_in_fp16(rounded(reset * state), r[new].T))
+            made = rounded(kept + rounded(of_read[new] + of_state[new]))
+        state = rounded(rounded(update * state) + rounded(1 - update) * rounded(np.tanh(made)))
+        states.append(state)
+    return np.stack(states)
+
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+UNROLLED = {
+    "LSTM": unrolled,
+    "RNN": unrolled_rnn,
+    "GRU": lambda *given: unrolled_gru(*given, before=False),
+    "GRU before": lambda *given: unrolled_gru(*given, before=True),
+}
+
+
 def rounded(values: np.ndarray) -> np.ndarray:
     return round_array(values, Precision.FP16).astype(np.float64)
 
 
 @pytest.mark.parametrize(("direction", "opset"), [("forward", 9), ("reverse", 13), ("bidirectional", 14)])
-def test_an_lstm_in_steps_is_the_model_in_numpy(direction: str, opset: int) -> None:
-    both, hidden, width = 2 if direction == "bidirectional" else 1, 24, 40
+@pytest.mark.parametrize("kind", list(UNROLLED))
+def test_a_recurrent_layer_in_steps_is_the_model_in_numpy(kind: str, direction: str, opset: int) -> None:
+    op, _, before = kind.partition(" ")
+    both, hidden, width, gates = 2 if direction == "bidirectional" else 1, 24, 40, GATES[op]
     x = values(5, 3, width)
     weights = {
-        "w": values(both, 4 * hidden, width) / 16,
-        "r": values(both, 4 * hidden, hidden) / 16,
-        "b": values(both, 8 * hidden) / 16,
+        "w": values(both, gates * hidden, width) / 16,
+        "r": values(both, gates * hidden, hidden) / 16,
+        "b": rounded(values(both, 2 * gates * hidden) / 16).astype(np.float32),
     }
-    node = helper.make_node(
-        "LSTM", ["x", "w", "r", "b"], ["y", "h", ""], "step", hidden_size=hidden, direction=direction
-    )
+    given = {"hidden_size": hidden, "direction": direction, **({"linear_before_reset": 1} if before else {})}
+    node = helper.make_node(op, ["x", "w", "r", "b"], ["y", "h"], "step", **given)
     model = load_model(
         graph_model(
             [node],
@@ -324,7 +364,7 @@ def test_an_lstm_in_steps_is_the_model_in_numpy(direction: str, opset: int) -> N
     expected = []
     for place, reverse in enumerate({"forward": [0], "reverse": [1], "bidirectional": [0, 1]}[direction]):
         read = x[::-1] if reverse else x
-        found = unrolled(read, *(weights[name][place].astype(np.float64) for name in "wrb"))
+        found = UNROLLED[kind](read, *(weights[name][place].astype(np.float64) for name in "wrb"))
         expected.append(found[::-1] if reverse else found)
     wanted = np.stack(expected, axis=1)
     for switched in (False, True):

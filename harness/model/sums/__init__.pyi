@@ -5,7 +5,8 @@ from .emitting import Summation as Summation
 from .estimate import PRODUCTS as PRODUCTS
 from .estimate import largest_partial_sum as largest_partial_sum
 from .estimate import sampled_product as sampled_product
-from .recurrent import is_plain_lstm as is_plain_lstm
+from .recurrent import RECURRENT as RECURRENT
+from .recurrent import is_plain_recurrent as is_plain_recurrent
 from .rules import SUMMED as SUMMED
 from .rules import fp16_sums as fp16_sums
 from .rules import rounds_products as rounds_products

@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from harness.model.rounding import Emitter
-from harness.model.sums.recurrent import emit_lstm
+from harness.model.sums.recurrent import RECURRENT, emit_recurrent
 
 DEPTH = 16
 """So many products are added exactly: the depth of one instruction of a tensor core."""
@@ -106,12 +106,12 @@ class Arithmetic:
             rank: how many axes it writes.
         """
         how = self.sums.get(name)
-        if node.op_type == "LSTM":
+        if node.op_type in RECURRENT:
             deep = how is not None and not how.rounds_products
             one_row = how is not None and how.rounds_products
             width = how.reads[0][-1] if how is not None else 0
             depth = DEPTH if deep else 0
-            return emit_lstm(emit, node, opset, round, depth=depth, one_row=one_row, width=width)
+            return emit_recurrent(emit, node, opset, round, depth=depth, one_row=one_row, width=width)
         if how is not None:
             return (emit_sum(emit, node, how, opset, round),)
         return (emit_steps(emit, node, opset, round, rank, rounds=self.steps[name]),)

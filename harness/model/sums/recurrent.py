@@ -1,8 +1,11 @@
-"""An LSTM in steps, as compilers unroll it: each product, gate and state is a tensor that is rounded.
+"""Recurrent layers in steps, as compilers unroll them: each product, gate and state is a tensor that is rounded.
 
-Measured on an H200 with TensorRT for RTX 1.4.0.76 and 1.6.1.120, bit by bit: what is read times its weights, and the
-state times its own, are rounded and added; then comes the sum of both biases. A new cell is rounded once, when what is
-left of the old one is added to the rounded product of its gate and its candidate.
+Measured on an H200 with TensorRT for RTX 1.6.1.120, and for LSTM with 1.4.0.76, bit by bit: what is read times its
+weights, and the state times its own, are rounded and added; then comes the sum of both biases, or, of the gates of a
+GRU, one after the other. What is multiplied and then added to something is rounded once: of an LSTM, what is left of
+the old cell, to which its new part is added; of a GRU, the new part of its state, and what its reset gate leaves of the
+product of the state. Of a GRU 99.4 to 99.7 % of the elements of a step come out as they do on an engine that had the
+same state before, of an RNN 99.4 to 100 % of all steps.
 """
 
 from __future__ import annotations
@@ -19,13 +22,14 @@ from harness.model.rounding import Emitter
 Round = Callable[[Emitter, str], str]
 
 _DIRECTIONS = {"forward": (0,), "reverse": (1,), "bidirectional": (0, 1)}
-_GATES = 4
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+RECURRENT = frozenset(_GATES)
 
 
-def emit_lstm(
+def emit_recurrent(
     emit: Emitter, node: onnx.NodeProto, opset: int, round: Round, *, depth: int, one_row: bool, width: int
-) -> tuple[str, str, str]:
-    """Emit an LSTM in steps; the names of all states, the last one and the last cell.
+) -> tuple[str, ...]:
+    """Emit a recurrent layer in steps; the names of all states, the last one and, of an LSTM, the last cell.
 
     Args:
         emit: where to.
@@ -33,13 +37,16 @@ def emit_lstm(
         opset: of the graph.
         round: emits a rounding to the precision.
         depth: so many terms are added up exactly, and the sum is rounded after each; 0 adds up in FP32.
-        one_row: each product of the state with a weight is rounded: generated code for one row.
+        one_row: each product of the state with a weight is rounded: generated code for one row, of an LSTM.
         width: how many numbers it reads in each step.
     """
-    return _Lstm(emit, node, opset, round, depth, one_row).emitted(width)
+    kinds = {"LSTM": _Lstm, "GRU": _Gru, "RNN": _Rnn}
+    return kinds[node.op_type](emit, node, opset, round, depth, one_row).emitted(width)
 
 
-class _Lstm:
+class _Recurrent:
+    """A layer with one state."""
+
     def __init__(
         self, emit: Emitter, node: onnx.NodeProto, opset: int, round: Round, depth: int, one_row: bool
     ) -> None:
@@ -47,53 +54,64 @@ class _Lstm:
         self.given = [*node.input, *[""] * 8]
         attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
         self.hidden = int(attributes["hidden_size"])
+        self.gates = _GATES[node.op_type] * self.hidden
+        self.states = (5, 6) if node.op_type == "LSTM" else (5,)
+        self.before = bool(attributes.get("linear_before_reset", 0))
         self.directions = _DIRECTIONS[attributes.get("direction", b"forward").decode()]
 
-    def emitted(self, width: int) -> tuple[str, str, str]:
+    def emitted(self, width: int) -> tuple[str, ...]:
         found = [self.direction(place, reverse, width) for place, reverse in enumerate(self.directions)]
-        shapes = ([0, 1, -1, self.hidden], [1, -1, self.hidden], [1, -1, self.hidden])
+        shapes = [[0, 1, -1, self.hidden], *([1, -1, self.hidden] for _ in self.states)]
         joined = []
-        for number, (shape, axis) in enumerate(zip(shapes, (1, 0, 0), strict=True)):
+        for number, shape in enumerate(shapes):
             parts = [self.emit.add("Reshape", each[number], self.integers(shape)) for each in found]
-            joined.append(self.emit.add("Concat", *parts, axis=axis))
-        return joined[0], joined[1], joined[2]
+            joined.append(self.emit.add("Concat", *parts, axis=0 if number else 1))
+        return tuple(joined)
 
-    def direction(self, place: int, reverse: int, width: int) -> tuple[str, str, str]:
+    def direction(self, place: int, reverse: int, width: int) -> tuple[str, ...]:
         weights = [self.emit.add("Transpose", self.of(place, number), perm=[1, 0]) for number in (1, 2)]
         read = self.product(self.emit, self.given[0], self.blocks(weights[0], width), 2)
-        state = self.blocks(weights[1], self.hidden)
-        scanned = [f"{self.emit.fresh()}/{name}" for name in ("state", "cell", "read")]
+        scanned = [f"{self.emit.fresh()}/{name}" for name in ("state", "cell")[: len(self.states)]]
+        scanned.append(f"{self.emit.fresh()}/read")
         body = Emitter(prefix=f"{self.emit.fresh()}/step", constants=self.emit.constants)
-        kept = self.row(body, scanned[0], weights[1]) if self.one_row else None
-        kept = kept or self.product(body, scanned[0], state, 1)
-        gates = self.rounded(body, "Add", scanned[2], kept)
-        if self.given[3]:
-            gates = self.rounded(body, "Add", gates, self.bias(place))
-        new = self.cell(body, gates, scanned[1])
+        new = self.step(body, scanned[-1], scanned[:-1], weights[1], place)
         outputs = [*new, body.add("Identity", new[0])]
-        sizes = {scanned[2]: _GATES * self.hidden}  # ONNX Runtime wants to know how many axes the states have
+        sizes = {scanned[-1]: self.gates}  # ONNX Runtime wants to know how many axes the states have
         values = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, sizes.get(name, self.hidden)])
             for name in (*scanned, *outputs)
         ]
-        graph = helper.make_graph(body.nodes, body.prefix, values[:3], values[3:])
-        names = [self.emit.fresh() for _ in range(3)]
-        start = [self.first(place, number) for number in (5, 6)]
+        graph = helper.make_graph(body.nodes, body.prefix, values[: len(scanned)], values[len(scanned) :])
+        names = [self.emit.fresh() for _ in outputs]
+        start = [self.first(place, number) for number in self.states]
         options = {"scan_input_directions": [reverse], "scan_output_directions": [reverse]}
         self.emit.nodes.append(
             helper.make_node(
                 "Scan", [*start, read], names, f"{names[0]}/Scan", body=graph, num_scan_inputs=1, **options
             )
         )
-        return names[2], names[0], names[1]
+        return names[-1], *names[:-1]
 
-    def cell(self, body: Emitter, gates: str, cell: str) -> tuple[str, str]:
-        size = self.hidden
-        parts = [self.part(body, gates, 1, number * size, (number + 1) * size) for number in range(_GATES)]
-        entry, leave, forget = (self.rounded(body, "Sigmoid", name) for name in parts[:3])
-        added = self.rounded(body, "Mul", entry, self.rounded(body, "Tanh", parts[3]))
-        new = self.rounded(body, "Add", body.add("Mul", forget, cell), added)
-        return self.rounded(body, "Mul", leave, self.rounded(body, "Tanh", new)), new
+    def step(
+        self, body: Emitter, read: str, states: Sequence[str], weights: str, place: int
+    ) -> tuple[str, ...]:
+        """Emit one step; the names of the new states.
+
+        Args:
+            body: where to.
+            read: what is read in it, times its weights.
+            states: the states before.
+            weights: of the state.
+            place: which direction it is.
+        """
+        raise NotImplementedError
+
+    def added(self, body: Emitter, read: str, state: str, weights: str, place: int) -> str:
+        """What is read and the state, each times its weights, and the sum of both biases."""
+        kept = self.row(body, state, weights) if self.one_row else None
+        kept = kept or self.product(body, state, self.blocks(weights, self.hidden), 1)
+        gates = self.rounded(body, "Add", read, kept)
+        return self.rounded(body, "Add", gates, self.bias(place)) if self.given[3] else gates
 
     def product(self, emit: Emitter, left: str, right: Sequence[str], axis: int) -> str:
         """Rows times the blocks of a matrix, rounded, also after each block."""
@@ -117,11 +135,13 @@ class _Lstm:
         starts = range(0, terms, self.depth)
         return [self.part(self.emit, weights, 0, start, min(start + self.depth, terms)) for start in starts]
 
-    def bias(self, place: int) -> str:
-        size = _GATES * self.hidden
-        both = self.of(place, 3)
-        halves = (self.part(self.emit, both, 0, start, start + size) for start in (0, size))
-        return self.rounded(self.emit, "Add", *halves)
+    def biases(self, place: int, start: int = 0, end: int | None = None) -> list[str]:
+        """What is added to what is read and to the state, of these gates."""
+        both, end = self.of(place, 3), self.gates if end is None else end
+        return [self.part(self.emit, both, 0, half + start, half + end) for half in (0, self.gates)]
+
+    def bias(self, place: int, start: int = 0, end: int | None = None) -> str:
+        return self.rounded(self.emit, "Add", *self.biases(place, start, end))
 
     def first(self, place: int, number: int) -> str:
         if self.given[number]:
@@ -148,7 +168,67 @@ class _Lstm:
         return emit.add("Slice", name, *(self.integers([value]) for value in (start, end, axis)))
 
 
-def is_plain_lstm(node: ir.Node) -> bool:
-    """Whether an LSTM has the usual functions, sequences of one length, and nothing that its steps lack."""
+class _Rnn(_Recurrent):
+    def step(
+        self, body: Emitter, read: str, states: Sequence[str], weights: str, place: int
+    ) -> tuple[str, ...]:
+        return (self.rounded(body, "Tanh", self.added(body, read, states[0], weights, place)),)
+
+
+class _Lstm(_Recurrent):
+    def step(
+        self, body: Emitter, read: str, states: Sequence[str], weights: str, place: int
+    ) -> tuple[str, ...]:
+        return self.cell(body, self.added(body, read, states[0], weights, place), states[1])
+
+    def cell(self, body: Emitter, gates: str, cell: str) -> tuple[str, str]:
+        size = self.hidden
+        parts = [self.part(body, gates, 1, number * size, (number + 1) * size) for number in range(4)]
+        entry, leave, forget = (self.rounded(body, "Sigmoid", name) for name in parts[:3])
+        added = self.rounded(body, "Mul", entry, self.rounded(body, "Tanh", parts[3]))
+        new = self.rounded(body, "Add", body.add("Mul", forget, cell), added)
+        return self.rounded(body, "Mul", leave, self.rounded(body, "Tanh", new)), new
+
+
+class _Gru(_Recurrent):
+    def step(
+        self, body: Emitter, read: str, states: Sequence[str], weights: str, place: int
+    ) -> tuple[str, ...]:
+        state, size, ends = states[0], self.hidden, (0, 2 * self.hidden, 3 * self.hidden)
+        of_both, of_new = (
+            self.blocks(self.part(self.emit, weights, 1, *ends[number : number + 2]), size)
+            for number in (0, 1)
+        )
+        both = self.rounded(
+            body, "Add", self.part(body, read, 1, *ends[:2]), self.product(body, state, of_both, 1)
+        )
+        if self.given[3]:
+            for bias in self.biases(place, *ends[:2]):
+                both = self.rounded(body, "Add", both, bias)
+        both = self.rounded(body, "Sigmoid", both)
+        update, reset = (self.part(body, both, 1, start, start + size) for start in (0, size))
+        new = self.part(body, read, 1, *ends[1:])
+        if self.before:
+            kept, biases = (
+                self.product(body, state, of_new, 1),
+                self.biases(place, *ends[1:]) if self.given[3] else [],
+            )
+            kept = self.rounded(body, "Add", kept, biases[1]) if biases else kept
+            kept = body.add("Mul", reset, kept)
+            kept = self.round(body, body.add("Add", kept, biases[0]) if biases else kept)
+            new = self.rounded(body, "Add", kept, new)
+        else:
+            kept = self.product(body, self.rounded(body, "Mul", reset, state), of_new, 1)
+            new = self.rounded(body, "Add", new, kept)
+            new = self.rounded(body, "Add", new, self.bias(place, *ends[1:])) if self.given[3] else new
+        new = self.rounded(body, "Tanh", new)
+        rest = self.rounded(body, "Sub", body.constant("one", np.array(1.0, np.float32)), update)
+        left = self.rounded(body, "Mul", update, state)
+        return (self.rounded(body, "Add", left, body.add("Mul", rest, new)),)
+
+
+def is_plain_recurrent(node: ir.Node) -> bool:
+    """Whether a recurrent layer has the usual functions, sequences of one length, and nothing that its steps lack."""
     given = [*node.inputs, *[None] * 8]
-    return {"hidden_size", "direction"}.issuperset(node.attributes) and given[4] is None and given[7] is None
+    usual = {"hidden_size", "direction", "linear_before_reset"}
+    return usual.issuperset(node.attributes) and given[4] is None and given[7] is None

@@ -17,10 +17,11 @@ import numpy as np
 
 from harness.model.model import Model, NodeInfo
 from harness.model.sums.emitting import DEPTH, Shape, Summation, window_numbers, window_pads
+from harness.model.sums.recurrent import RECURRENT
 from harness.worker.protocol import TENSORRT_RTX
 
 Shapes = Mapping[str, tuple[int | str | None, ...]]
-SUMMED = frozenset({"MatMul", "Gemm", "Conv", "LSTM"})
+SUMMED = frozenset({"MatMul", "Gemm", "Conv"}) | RECURRENT
 
 ROUNDED_TERMS, ROUNDED_COLUMNS, ALWAYS_ROUNDED, ROUNDED_WEIGHTS = 4096, 384, 128, 1 << 18
 """One row times up to so many terms by so many columns, or by fewer weights than that, is generated code that rounds
@@ -98,7 +99,7 @@ def fp16_sums(model: Model, shapes: Shapes, product: str = TENSORRT_RTX) -> dict
     """How each product of the main graph is added up by kernels that compute in FP16.
 
     Left out is what they add up in FP32: one row of many terms or columns, a convolution of one channel a group or
-    transposed, other recurrent layers than LSTM, and what lies in bodies; and a product whose shapes are not known.
+    transposed, and what lies in bodies; and a product whose shapes are not known.
 
     Args:
         model: the model.
@@ -143,8 +144,9 @@ def _summation(
     if left is None or right is None or len(right) < 2 or not math.prod((*left, *right)):
         return None
     attributes = {name: each.value for name, each in inner.attributes.items()}
-    if node.op == "LSTM":
-        return Summation((left, right), (), rounds_products=left[1] == 1, recurrent=True)
+    if node.op in RECURRENT:
+        one_row = node.op == "LSTM" and left[1] == 1
+        return Summation((left, right), (), rounds_products=one_row, recurrent=True)
     if node.op == "Conv":
         wide = len(left) > 2 and right[1] > 1 and right[1] * math.prod(right[2:]) > DEPTH
         return Summation((left, right), _convolved(left, right, attributes)) if wide else None
