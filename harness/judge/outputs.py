@@ -36,7 +36,7 @@ Take = Callable[[np.ndarray], np.ndarray]
 SIZES = ("nrmse", "rmse", "slice_nrmse")
 """The gates that hold for parts, too."""
 LEAST_OF_AN_OUTPUT = 8
-"""Slices of so many elements are judged in outputs. In layers, small ones that err by chance would be taken for origins."""
+"""Slices of so many elements are judged in outputs; in layers, small ones that err by chance would pass for origins."""
 
 
 @dataclass(frozen=True)
