@@ -138,6 +138,7 @@ def test_variables_of_the_hosts_python_do_not_reach_the_worker() -> None:
         "A": "2",
         "PYTHONPATH": "/mine",
         "PYTHONUNBUFFERED": "1",
+        "CUDA_MODULE_LOADING": "LAZY",
         "CUDA_VISIBLE_DEVICES": "1",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
