@@ -92,7 +92,7 @@ def check(
 ) -> None:
     """Say whether models convert: which nodes are refused, why, on which release, and what is silently different.
 
-    TensorRT for RTX is asked without a GPU. Without --env, rules alone speak.
+    The compiler of TensorRT for RTX needs no GPU. Without --env, only the rules answer.
 
     Exit status: 0 nothing fails; 1 a named environment refuses, fails or silently differs (without one: a rule says
     so); 2 a mistake in the command, a case or a model (the others are checked); 3 a compiler does not start (the

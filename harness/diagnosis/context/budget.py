@@ -65,7 +65,6 @@ class Spending:
     budget: DiagnosisBudget = field(default_factory=DiagnosisBudget)
     started: float = field(default_factory=time.perf_counter)
     by_phase: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    earlier_seconds: float = 0.0
 
     @property
     def builds(self) -> int:
