@@ -35,8 +35,10 @@ from harness.tensors import Precision
 Take = Callable[[np.ndarray], np.ndarray]
 SIZES = ("nrmse", "rmse", "slice_nrmse")
 """The gates that hold for parts, too."""
-LEAST_OF_AN_OUTPUT = 8
-"""Slices of so many elements are judged in outputs; in layers, small ones that err by chance would pass for origins."""
+COARSE = 0.5
+"""Where a slice may err by so much of its size, as at INT8, one that is beyond is lost, and no chance explains it:"""
+LEAST_LOST = 8
+"""then slices of so many elements of an output are judged."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class TensorGates:
             return options
         # Weights that pairs round may err alike in every row, whatever its size.
         gains = None if self.model.quantized else gains_of(self.model, tensor)
-        elements = LEAST_OF_AN_OUTPUT if is_output else options.slice_elements
+        elements = LEAST_LOST if is_output and limit >= COARSE else options.slice_elements
         return replace(options, slice_floor=self._slice_floor / limit, slice_elements=elements, gains=gains)
 
     def _slice_limit(self, tensor: str, *, is_output: bool, emulated: bool) -> float | None:

@@ -30,7 +30,7 @@ def plain(candidate: np.ndarray, reference: np.ndarray) -> tuple[float, int, int
     error, reference = candidate.astype(np.float64) - reference, reference.astype(np.float64)
     whole, best = math.sqrt(np.mean(reference**2)), (0.0, -1, -1)
     for axis, length in enumerate(reference.shape):
-        if not 1 < length <= 4096 or reference.size < 8 * length:
+        if not 1 < length <= 4096 or reference.size < 32 * length:
             continue
         others = tuple(other for other in range(reference.ndim) if other != axis)
         size = np.maximum(np.sqrt(np.mean(reference**2, axis=others)), FLOOR * whole)
