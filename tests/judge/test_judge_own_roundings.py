@@ -16,7 +16,7 @@ from rich.console import Console
 from harness.diagnosis.context import make_bench
 from harness.judge import Cause, OwnRoundings, RunResult, Verdict, Workbench, run
 from harness.model import load_model
-from harness.report import print_report
+from harness.report import print_report, run_page
 from harness.tensors import to_json
 
 SHAPE = [4, 64]  # of own_norm, too
@@ -272,3 +272,6 @@ def test_the_figure_of_a_ruined_file_is_the_one_that_failed(tmp_path: Path) -> N
     assert f"✗ FAIL head at fp32 and fp16: {said}, limit 0.25" in text
     assert text.count(said) == 1
     assert "nrmse 0 ≤" not in text, "it passes against itself, which says nothing"
+    page = run_page(report)
+    for precision in ("fp32", "fp16"):  # each with its outputs and layers
+        assert f"<b>head at {precision}</b>" in page

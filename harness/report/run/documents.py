@@ -68,7 +68,7 @@ def run_page(
         anchors=anchors,
         sections=[
             _section(anchors, runs, brief=len(report.results) > MOST_DETAILED)
-            for runs in alike(worst_first(report.results))
+            for runs in alike(worst_first(report.results), numbers=True)
         ],
         fingerprint=made_with(report.fingerprint),
         look=lambda result: LOOKS[result.verdict],

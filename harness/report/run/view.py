@@ -172,17 +172,21 @@ def severity(result: RunResult) -> float:
     return 2.5 if result.mistake else LOOKS[result.verdict].severity
 
 
-def alike(results: Iterable[RunResult]) -> tuple[tuple[RunResult, ...], ...]:
+def alike(results: Iterable[RunResult], *, numbers: bool = False) -> tuple[tuple[RunResult, ...], ...]:
     """The runs in groups of which one explanation holds, else each alone.
 
     These are runs that ended with the same error, and those of a case that fail at any precision, as its file itself is
     at fault, or another shape.
+
+    Args:
+        results: the runs.
+        numbers: outputs and layers are shown, too, which only those that ended with an error do not have.
     """
     groups: dict[object, list[RunResult]] = {}
     for result in results:
         error = result.error
         same: object = error and (replace(error, where=None), result.evidence)
-        if result.cause in (Cause.FILE, Cause.SHAPE):
+        if result.cause in (Cause.FILE, Cause.SHAPE) and not numbers:
             wrong = tuple(map(str, (each for each in result.shapes if each.fault)))
             same = (result.case_path, result.case, result.reason, wrong, result.warnings, result.candidate)
         groups.setdefault(same or id(result), []).append(result)
