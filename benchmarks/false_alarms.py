@@ -85,7 +85,7 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="a few of each source")
     parser.add_argument("--nodes", type=int, default=2000, help="the largest clean twins (2000)")
-    parser.add_argument("--only", help="one source")
+    parser.add_argument("--only", help="one source, to a file of its own")
     parser.add_argument("--out", type=Path, help="where to write the result instead of benchmarks/results")
     options = parser.parse_args()
     sources: dict[str, Callable[[], Iterator[collect.Clean]]] = {
@@ -116,7 +116,8 @@ def main() -> int:
     for each in found:
         if each.alarms or each.layers[1]:
             print(f"{each.judged}: {each.source} {each.name} {each.precision} {each.layers}: {each.alarms}")
-    path = record("false_alarms", numbers(found), out=options.out)
+    name = "false_alarms" + (f"_{options.only.replace(' ', '_')}" if options.only else "")
+    path = record(name, numbers(found), out=options.out, module="false_alarms")
     alarms = sum(each.judged == "clean" and bool(each.alarms) for each in found)
     print(f"{alarms} alarms in {sum(each.judged == 'clean' for each in found)} runs; written to {path}")
     return int(alarms > 0)

@@ -31,10 +31,13 @@ def record(
         indent: of the JSON; None for large results.
     """
     path = out or RESULTS / f"{name}.json"
+    words = sys.argv[1:]
+    if "--out" in words:  # where it was written first says nothing of how it was made
+        del words[words.index("--out") : words.index("--out") + 2]
     document = {
         "schema": "harness.benchmark/1",
         "name": name,
-        "command": " ".join(["python", "-m", f"benchmarks.{module or name}", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", f"benchmarks.{module or name}", *words]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "fingerprint": to_json(host_fingerprint()),
         **numbers,
