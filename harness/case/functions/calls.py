@@ -31,6 +31,8 @@ from harness.text import suggestion
 
 T = TypeVar("T")
 OWN = "name a function of your own, in a module beside the case file"
+_MOST = 4000
+"""Characters of what a function says that are handed on."""
 
 _HARNESS = __name__.partition(".")[0]
 _lock = threading.RLock()  # sys.meta_path and sys.modules belong to the whole process
@@ -392,6 +394,12 @@ def _lies_in_standard_library(module: str) -> bool:
     if {"site-packages", "dist-packages"} & set(file.parts):
         return False
     return any(file.is_relative_to(Path(paths[key]).resolve()) for key in ("stdlib", "platstdlib"))
+
+
+def cut(text: str) -> str:
+    """`text`, or its beginning and how much is left out."""
+    text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= _MOST else f"{text[:_MOST]}… ({len(text) - _MOST} more characters)"
 
 
 def short(path: str | Path) -> Path:

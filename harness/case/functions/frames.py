@@ -1,7 +1,7 @@
 """Values on the socket between harness and the process that calls its users' functions: JSON, and arrays as they are.
 
-A frame is a number of lengths, the JSON document, and the bytes of each array in it. Nothing is pickled: what arrives
-is numbers, texts, lists, dictionaries, arrays, bytes and places in files, whoever wrote it.
+A frame is a mark, a number of lengths, the JSON document, and the bytes of each array in it. Nothing is pickled: what
+arrives is numbers, texts, lists, dictionaries, arrays, bytes and places in files, whoever wrote it.
 """
 
 from __future__ import annotations
@@ -16,27 +16,44 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import Place
+from harness.errors import HarnessError, Place
 from harness.tensors import dtype_of
 
 _KEY = "harness"
 """Of a dictionary that stands for something else than itself."""
+_MARK = b"harness\n"
+"""How a frame begins, so that what somebody else wrote on the socket is not taken for one."""
 _MOST = 1 << 24
 """Bytes that are asked of the socket at once."""
 
 
-def send(line: socket.socket, value: Any) -> None:
-    """Write a value as one frame.
+class FrameError(Exception):
+    """What came is no frame."""
+
+
+Frame = list[bytes | memoryview]
+
+
+def frame_of(value: Any) -> Frame:
+    """A value as one frame, in pieces.
 
     Raises:
         TypeError: it holds something that a frame does not carry.
-        OSError: the other end is gone.
     """
     blocks: list[np.ndarray | bytes] = []
     document = json.dumps(_packed(value, blocks)).encode()
     buffers = [memoryview(document), *(_buffer(block) for block in blocks)]
-    line.sendall(struct.pack(f"<Q{len(buffers)}Q", len(buffers), *(len(each) for each in buffers)))
-    for each in buffers:
+    sizes = struct.pack(f"<Q{len(buffers)}Q", len(buffers), *(len(each) for each in buffers))
+    return [_MARK + sizes, *buffers]
+
+
+def send(line: socket.socket, frame: Frame) -> None:
+    """Write a frame; nobody else may write meanwhile.
+
+    Raises:
+        OSError: the other end is gone.
+    """
+    for each in frame:
         line.sendall(each)
 
 
@@ -49,11 +66,17 @@ def receive(line: socket.socket, wait: Callable[[], None] = lambda: None) -> Any
 
     Raises:
         EOFError: the other end is gone.
+        FrameError: what came is no frame.
     """
-    (count,) = struct.unpack("<Q", _exactly(line, 8, wait))
+    mark, count = struct.unpack("<8sQ", _exactly(line, 16, wait))
+    if mark != _MARK:
+        raise FrameError(f"{bytes(mark)!r} is no beginning of a frame")
     sizes = struct.unpack(f"<{count}Q", _exactly(line, 8 * count, wait))
-    document, *blocks = (_exactly(line, size, wait) for size in sizes)
-    return _unpacked(json.loads(bytes(document)), blocks)
+    document, *blocks = [_exactly(line, size, wait) for size in sizes]
+    try:
+        return _unpacked(json.loads(bytes(document)), blocks)
+    except (ValueError, LookupError, TypeError, HarnessError) as error:
+        raise FrameError(f"{type(error).__name__}: {error}") from error
 
 
 def send_stderr(line: socket.socket) -> None:
@@ -134,4 +157,6 @@ def _unpacked(value: Any, blocks: list[bytearray]) -> Any:
     block, array = blocks[about[0]], about[1]
     if array is None:
         return bytes(block)
-    return np.frombuffer(block, dtype_of(array[0])).reshape(array[1])
+    # What crosses between two operators of the user's own may be complex, which no tensor that harness judges is.
+    dtype = np.dtype(array[0]) if array[0].startswith("complex") else dtype_of(array[0])
+    return np.frombuffer(block, dtype).reshape(array[1])

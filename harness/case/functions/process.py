@@ -12,9 +12,11 @@ import contextlib
 import json
 import logging
 import os
+import re
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -27,7 +29,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from harness import errors
 from harness.case.functions import frames
-from harness.case.functions.calls import Watched
+from harness.case.functions.calls import Watched, short
 from harness.case.functions.serving import last_line
 from harness.case.functions.settings import CONFIG_NAME, function_settings
 from harness.case.schema import Case
@@ -155,17 +157,22 @@ class FunctionProcess:
                 "path": list(sys.path),
                 "environment": dict(os.environ),
                 "quiet": isinstance(logging.lastResort, logging.NullHandler),
+                "filters": _filters(),
             }
+            frame = frames.frame_of(request)
             try:
                 with contextlib.suppress(ConnectionError):  # it died between two calls: reading says how
                     frames.send_stderr(self._line)
-                    frames.send(self._line, request)
+                    frames.send(self._line, frame)
                 reply = frames.receive(self._line, call.wait)
                 while "watched" in reply or "warned" in reply:
                     call.hear(reply)
                     reply = frames.receive(self._line, call.wait)
             except (EOFError, ConnectionError):
                 raise call.died() from None
+            except (frames.FrameError, MemoryError, OverflowError, struct.error) as error:
+                self.close()
+                raise call.garbled() from error
             except BaseException:
                 self.close()
                 raise
@@ -240,7 +247,13 @@ class _Call:
             message, name, *place = told["warned"]
             category = getattr(builtins, name, None)
             known = isinstance(category, type) and issubclass(category, Warning)
-            warnings.warn_explicit(message, category if known else UserWarning, *place)
+            category = category if known else UserWarning
+            try:
+                warnings.warn_explicit(message, category, *place)
+            except Warning as error:  # a filter that the other process does not know makes it an error
+                raise BuilderError(
+                    f"{self._function} raised {name}: {message}", where=Place(short(place[0]), place[1])
+                ) from error
         else:
             self._watch(told["watched"])
 
@@ -260,6 +273,14 @@ class _Call:
                     where=self._where(self._process.ask_trace()),
                     hint=f"it was here; `seconds` in [functions] of {CONFIG_NAME} allows more",
                 )
+
+    def garbled(self) -> BuilderError:
+        """The error for something on the socket that harness did not send."""
+        return BuilderError(
+            f"{self._function} wrote to a descriptor that harness had opened",
+            where=self._where(""),
+            hint="write only to what it has opened itself",
+        )
 
     def died(self) -> BuilderError:
         """The error for a process that ended instead of returning something."""
@@ -288,6 +309,21 @@ class _Call:
             return True
         folder = self._case.folder.resolve()
         return path.is_relative_to(folder) and "site-packages" not in path.relative_to(folder).parts
+
+
+def _filters() -> list[list[Any]]:
+    """The filters of warnings: action, message, module and name of the category, module, line."""
+    return [
+        [action, _pattern(message), [category.__module__, category.__name__], _pattern(module), number]
+        for action, message, category, module, number in warnings.filters
+        if isinstance(category, type)
+    ]
+
+
+def _pattern(text: str | re.Pattern[str] | None) -> str:
+    if text is None:
+        return ""
+    return rf"{re.escape(text)}\Z" if isinstance(text, str) else text.pattern
 
 
 def _error(

@@ -6,6 +6,7 @@ ends when harness does, however that ends: see `_hold`.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import faulthandler
 import fcntl
@@ -28,6 +29,8 @@ from harness.case.schema import Case
 from harness.errors import HarnessError, InternalError, Place
 
 _LAST_RESORT = logging.lastResort
+_filters: list[list[Any]] = []
+"""Of warnings, as harness has sent them last."""
 
 
 def serve(descriptor: int, lifeline: int, trace: int) -> None:
@@ -49,37 +52,96 @@ def serve(descriptor: int, lifeline: int, trace: int) -> None:
     import onnx  # noqa: F401
 
     line = socket.socket(fileno=descriptor)
+    voice, show = _Voice(line), warnings.showwarning
 
     def tell(watched: calls.Watched | None) -> None:
-        frames.send(line, {"watched": watched and [watched.files, watched.where]})
+        voice.say({"watched": watched and [watched.files, watched.where]})
 
-    def warn(message: Warning | str, category: type[Warning], file: str, number: int, *_: object) -> None:
-        frames.send(line, {"warned": [str(message), category.__name__, file, number]})
+    def warn(message: Warning | str, category: type[Warning], file: str, number: int, *more: Any) -> None:
+        if voice.is_ours:
+            voice.say({"warned": [calls.cut(str(message)), category.__name__, file, number]})
+        else:
+            show(message, category, file, number, *more)
 
     calls.watch(tell)
     warnings.showwarning = warn  # type: ignore[assignment]
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             frames.take_stderr(line)
-            request = frames.receive(line)
-            frames.send(line, _answer(request))
+            voice.say(_reply(line))
+            if not voice.is_ours:  # the function has forked, and returned in both processes
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stderr.flush()
+                os._exit(0)
+
+
+class _Voice:
+    """Says one frame after the other to harness, whichever thread or handler of a signal speaks; a process that was
+    forked from this one says nothing."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line, self._owner = line, os.getpid()
+        self._waiting: collections.deque[frames.Frame] = collections.deque()
+        self._busy = threading.Lock()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the process that harness has started."""
+        return os.getpid() == self._owner
+
+    def say(self, value: dict[str, Any]) -> None:
+        """Send a value, or have whoever is sending do so: a handler must not wait for what it interrupts."""
+        if not self.is_ours:
+            return
+        try:
+            frame = frames.frame_of(value)
+        except Exception as error:
+            frame = frames.frame_of(_raised(InternalError.of(error), None))
+        self._waiting.append(frame)
+        while self._waiting and self._busy.acquire(blocking=False):
+            try:
+                while self._waiting:
+                    frames.send(self._line, self._waiting.popleft())
+            finally:
+                self._busy.release()
+
+
+def _reply(line: socket.socket) -> dict[str, Any]:
+    """What is answered to the next request. A fault of harness is told as that, and never ends the process, which would
+    be taken for the function's doing."""
+    try:
+        return _answer(frames.receive(line))
+    except HarnessError as error:
+        return _raised(error, error.place or error.where)
+    except (EOFError, ConnectionError):
+        raise
+    except Exception as error:
+        return _raised(InternalError.of(error), None)
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     os.chdir(request["folder"])
+    _filter_warnings(request["filters"])
     sys.path[:] = request["path"]
     if os.environ != request["environment"]:
         os.environ.clear()
         os.environ.update(request["environment"])
     logging.lastResort = logging.NullHandler() if request["quiet"] else _LAST_RESORT
     work = getattr(importlib.import_module(request["module"]), request["work"])
-    try:
-        case = Case.model_validate_json(request["case"])
-        return {"returned": work(case, request["name"], *request["arguments"])}
-    except HarnessError as error:
-        return _raised(error, error.place or error.where)
-    except Exception as error:
-        return _raised(InternalError.of(error), None)
+    case = Case.model_validate_json(request["case"])
+    return {"returned": work(case, request["name"], *request["arguments"])}
+
+
+def _filter_warnings(filters: list[list[Any]]) -> None:
+    """Filter warnings as harness does, so that one that is an error there is raised where the user's code warns."""
+    if _filters == filters:
+        return  # new ones would have each line warn again
+    _filters[:] = filters
+    warnings.resetwarnings()
+    for action, message, (home, name), module, number in reversed(filters):
+        category = getattr(sys.modules.get(home), name, None)
+        if isinstance(category, type) and issubclass(category, Warning):
+            warnings.filterwarnings(action, message, category, module, number)
 
 
 def _raised(error: HarnessError, where: Place | str | None) -> dict[str, Any]:
@@ -116,8 +178,9 @@ def _trace_ends(trace: int) -> None:
 
         return call
 
-    os._exit = traced(os._exit, lambda *_: True)
-    os.kill = traced(os.kill, lambda process=0, *_: process in (0, os.getpid()))
+    owner = os.getpid()
+    os._exit = traced(os._exit, lambda *_: os.getpid() == owner)
+    os.kill = traced(os.kill, lambda process=0, *_: os.getpid() == owner and process in (0, owner))
 
 
 def last_line(trace: str, own: Callable[[Path], bool]) -> Place | None:

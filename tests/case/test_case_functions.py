@@ -1,0 +1,217 @@
+"""The process that calls users' functions: what goes wrong in it is said of the function, and of no other."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from harness.case import Case, resolve_model
+from harness.case.functions import frames, serving
+from harness.case.functions.operators import load_operators
+from harness.case.functions.process import call_apart
+from harness.errors import BuilderError, InternalError
+
+HEAD = """\
+import onnx
+from onnx import TensorProto, helper
+
+
+def model(name="y"):
+    x, y = (helper.make_tensor_value_info(each, TensorProto.FLOAT, [2]) for each in ("x", name))
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], [name])], "g", [x], [y])
+    return helper.make_model(graph)
+
+
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def case_of(text: str, **more) -> Case:
+    """A case beside `users.py`, which holds `text`."""
+    Path("users.py").write_text(HEAD + textwrap.dedent(text))
+    source = {"model": {"path": "m.onnx"}} if "ops" in more else {"model": {"builder": "users:build"}}
+    return Case.model_validate({"name": "x", "path": Path("x.case.yaml").absolute(), **source, **more})
+
+
+def build(text: str) -> onnx.ModelProto:
+    """What the builder `users:build` of `text` makes."""
+    made = resolve_model(case_of(text))
+    assert isinstance(made, onnx.ModelProto)
+    return made
+
+
+def line_of(text: str) -> int:
+    """The first line of users.py that has `text`."""
+    lines = Path("users.py").read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if text in line)
+
+
+# Warnings
+
+
+def test_threads_may_warn_at_the_same_time() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        build(
+            """
+            import warnings
+            from concurrent.futures import ThreadPoolExecutor
+
+            def warn(number):
+                for count in range(40):
+                    warnings.warn(f"{number} {count} " + "x" * 3000)
+
+            def build():
+                with ThreadPoolExecutor(4) as pool:
+                    list(pool.map(warn, range(8)))
+                return model()
+            """
+        )
+    said = {str(each.message).rpartition(" ")[0] for each in caught}
+    assert said == {f"{number} {count}" for number in range(8) for count in range(40)}
+
+
+def test_what_a_handler_says_while_something_is_sent_comes_behind_it(monkeypatch) -> None:
+    sent = []
+    voice = serving._Voice(line=None)
+
+    def send(line, frame) -> None:
+        if not sent:
+            sent.append("begun")
+            voice.say({"of": "the handler"})  # as a handler of a signal does, in the middle of sendall
+        sent.append(frame)
+
+    monkeypatch.setattr(frames, "send", send)
+    voice.say({"of": "the function"})
+    assert [bytes(each[-1]).decode() for each in sent[1:]] == [
+        '{"harness": ["dict", [["of", "the function"]]]}',
+        '{"harness": ["dict", [["of", "the handler"]]]}',
+    ]
+
+
+def test_workers_that_are_forked_warn_on_stderr(capfd) -> None:
+    build(
+        """
+        import multiprocessing
+        import warnings
+
+        def warn(number):
+            for count in range(40):
+                warnings.warn(f"{number} {count} " + "x" * 500)
+
+        def build():
+            warnings.simplefilter("always")
+            with multiprocessing.get_context("fork").Pool(4) as pool:
+                pool.map(warn, range(8))
+            return model()
+        """
+    )
+    assert capfd.readouterr().err.count("UserWarning") == 8 * 40
+
+
+def test_a_function_may_return_on_both_sides_of_a_fork() -> None:
+    text = "import os\n\ndef build():\n    os.fork()\n    return model(f'y{os.getpid()}')\n"
+    first, second = build(text), build(text)
+    assert first.graph.output[0].name == second.graph.output[0].name  # the same process, still in order
+
+
+@pytest.mark.parametrize("kind", ["Warning", "Own"])
+def test_a_warning_that_is_an_error_is_the_functions(kind: str) -> None:
+    text = f"""
+    import warnings
+
+    class Own(UserWarning):
+        pass
+
+    def build():
+        warnings.warn("old", {kind if kind == "Own" else "UserWarning"})
+        return model()
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(BuilderError, match=r"builder users:build raised \w+: old") as caught:
+            build(text)
+    assert caught.value.where == f"users.py:{line_of('warnings.warn(')}"
+
+
+def test_a_filter_that_only_harness_has_is_obeyed_too() -> None:
+    text = "import warnings\n\ndef build():\n    warnings.simplefilter('always')\n    warnings.warn('old')\n"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(BuilderError, match="builder users:build raised UserWarning: old") as caught:
+            build(text)
+    assert caught.value.where == f"users.py:{line_of('warnings.warn(')}"
+
+
+# Frames
+
+
+def test_a_function_that_writes_on_the_socket_is_blamed() -> None:
+    text = """
+    import os
+    import socket
+    import stat
+
+    def build():
+        for number in range(3, 64):
+            try:
+                if stat.S_ISSOCK(os.fstat(number).st_mode):
+                    os.write(number, b"junk" * 20)
+            except OSError:
+                pass
+        return model()
+    """
+    with pytest.raises(
+        BuilderError, match="users:build wrote to a descriptor that harness had opened"
+    ) as caught:
+        build(text)
+    assert caught.value.where == f"users.py:{line_of('def build')}"
+
+
+def test_complex_tensors_cross_between_operators() -> None:
+    case = case_of(
+        """
+        import numpy as np
+        from onnx.reference.op_run import OpRun
+
+        class Double(OpRun):
+            op_domain = "our.ops"
+
+            def _run(self, x):
+                return (2 * x,)
+
+        def ops():
+            return Double
+        """,
+        ops="users:ops",
+    )
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.COMPLEX64, None) for name in "xy"]
+    node = onnx.helper.make_node("Double", ["x"], ["y"], "double", domain="our.ops")
+    graph = onnx.helper.make_graph([node], "g", values[:1], values[1:])
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("our.ops", 1)])
+    given = {"x": np.array([1 + 2j, 3], np.complex64)}
+    found = load_operators(case).compute(made.SerializeToString(), "double", given, {"y": "complex64"})
+    assert found["y"].dtype == np.complex64
+    assert found["y"].tolist() == [2 + 4j, 6]
+
+
+def returns_an_object(case: Case, name: str) -> object:
+    """A fault of harness: no frame carries this."""
+    return object()
+
+
+def test_a_fault_of_harness_is_not_called_the_functions(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    case = case_of("")
+    with pytest.raises(InternalError, match="internal error: TypeError") as caught:
+        call_apart(returns_an_object, case, "users:build", "builder")
+    assert any("frame_of" in line for line in caught.value.evidence)
