@@ -70,8 +70,8 @@ def _local(case: Case, name: str, sha256: str | None) -> Path:
     path = case.resolve(name)
     if not path.is_file():
         what = "is a folder, not a model file" if path.is_dir() else "no such model file"
-        siblings = sorted(path.parent.glob("*.onnx")) if path.parent.is_dir() else []
-        hint = suggestion(path.name, [sibling.name for sibling in siblings])
+        beside = sorted(path.parent.glob("*.onnx")) if path.parent.is_dir() else []
+        hint = suggestion(path.name, [sibling.name for sibling in beside if sibling.is_file()])
         raise ModelError(what, where=path, hint=hint or (f"named by {case.path}" if case.path else None))
     if sha256 is not None and (actual := hash_file(path)) != sha256:
         raise ChecksumError(path, expected=sha256, actual=actual)

@@ -13,7 +13,7 @@ from harness.compiler import ReportCache
 from harness.conversion.codes import check_codes
 from harness.conversion.exports import by_exporter
 from harness.conversion.findings import CheckReport, CheckResult
-from harness.conversion.splitting import folder_for
+from harness.conversion.splitting import folder_names
 from harness.conversion.units import CheckDesk, CheckUnit
 from harness.environments import load, select
 from harness.errors import CandidateError, UnitLostError
@@ -68,10 +68,10 @@ def check(
     cases = list(by_exporter(select_cases(targets, inputs=inputs, tags=tags)))
     check_codes(cases)
     units = []
-    for case in cases:
+    for place, case in zip(folder_names([case.name for case in cases]), cases, strict=True):
         for asked in names or (None,):
-            places = [case.name] * (len(cases) > 1) + [asked or ""] * (len(names) > 1)
-            folder = None if split is None or asked is None else folder_for(split, *places)
+            places = [place] * (len(cases) > 1) + folder_names([asked or ""]) * (len(names) > 1)
+            folder = None if split is None or asked is None else split.joinpath(*places)
             units.append(CheckUnit(case, wanted, asked, folder, times))
     results = _carry_out(units, names, progress or (lambda _: None), CheckDesk(cache), scheduler)
     step = max(len(names), 1)

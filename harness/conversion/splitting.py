@@ -5,9 +5,10 @@ The parts are run in the order of their numbers, each fed what earlier ones and 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from harness.conversion.examination import Ask, Examination, outcome_of
@@ -51,9 +52,14 @@ def split(parts: Parts, bad: Collection[str], ask: Ask | None, folder: Path) -> 
     return tuple(written)
 
 
-def folder_for(folder: Path, *names: str) -> Path:
-    """A folder in `folder` for one of several models or environments."""
-    return folder.joinpath(*(re.sub(r"[^\w.-]+", "-", name) for name in names))
+def folder_names(names: Iterable[str]) -> list[str]:
+    """Names of folders for `names`, each a folder of its own: `net`, and `net-2` for another `net`."""
+    found: list[str] = []
+    for name in names:
+        plain = re.sub(r"[^\w.-]+", "-", name)
+        numbered = (f"{plain}-{number}" for number in itertools.count(2))
+        found.append(next(each for each in itertools.chain([plain], numbered) if each not in found))
+    return found
 
 
 def _not_built(parts: Parts, groups: list[tuple[tuple[str, ...], bool]], ask: Ask) -> set[str]:

@@ -21,6 +21,7 @@ from harness.model.external import check_external_data, external_tensors
 from harness.model.model import LARGE_BYTES, Model, hash_proto
 from harness.model.names import inline_functions, name_nodes, named_nodes
 from harness.model.soundness import check_calls, check_declared, check_written, cycle
+from harness.model.sparse import with_dense_tensors
 from harness.tensors import atomic_path
 from harness.text import names
 
@@ -244,7 +245,7 @@ def _from_proto(proto: onnx.ModelProto, where: Path | str) -> ir.Model:
             hint="name its results in graph.output, and save or export it again",
         )
     try:
-        model: ir.Model = ir.from_proto(proto)
+        model: ir.Model = ir.from_proto(with_dense_tensors(proto, where))
     except Exception as error:
         raise ModelError(f"the graph is malformed: {error}", where=where) from error
     for value in (*model.graph.inputs, *model.graph.outputs):

@@ -95,6 +95,15 @@ def test_a_folder_is_no_model(make):
         resolve_model(make(path="../cases"))
 
 
+def test_a_file_that_is_none_is_no_neighbour_of_itself(make):
+    Path("cases/folder.onnx").mkdir()
+    Path("cases/dangling.onnx").symlink_to("gone")
+    for name in ("folder.onnx", "dangling.onnx"):
+        with pytest.raises(ModelError) as caught:
+            resolve_model(make(path=name))
+        assert "did you mean" not in str(caught.value)
+
+
 def test_the_checksum_of_a_path_is_verified(make):
     Path("cases/m.onnx").write_bytes(b"abc")
     digest = hashlib.sha256(b"abc").hexdigest()

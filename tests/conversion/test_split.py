@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from harness import check
 from harness.conversion.parts import Parts
-from harness.conversion.splitting import split
+from harness.conversion.splitting import folder_names, split
 from harness.environments import close_shared
 from harness.model import Model, load_model
 from harness.worker.protocol import CompileFailure, CompileReport
@@ -113,3 +113,23 @@ def test_any_split_computes_the_same(tmp_path: Path, bad: list[str]) -> None:
         node.name for node in load_model(path).nodes
     )
     check_together(path, tmp_path / "parts")
+
+
+def test_models_of_one_name_keep_folders_of_their_own() -> None:
+    assert folder_names(["net", "a b", "net", "a-b", "net-2"]) == ["net", "a-b", "net-2", "a-b-2", "net-2-2"]
+
+
+def test_parts_of_two_models_of_one_name_are_kept_beside_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rtx: str
+) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        branched(tmp_path / folder / "m.onnx")
+    monkeypatch.chdir(tmp_path)
+    report = check(
+        ["one/m.onnx", "two/m.onnx"], environments=rtx, inputs={"x": [2, 3, 3]}, split=Path("parts")
+    )
+    paths = [part.file for result in report.results for part in result.environments[0].parts]
+    assert {path.parent.name for path in paths} == {"m", "m-2"}
+    assert len(set(paths)) == len(paths)
+    assert all(path.is_file() for path in paths)

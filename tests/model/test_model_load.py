@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from graphs import branch_and_loop, graph_model, norm_chain
 from onnx import TensorProto, helper, numpy_helper
@@ -256,3 +257,52 @@ def test_a_graph_without_outputs_is_one_clear_error() -> None:
         ModelError, match=r"^m: the graph has no outputs, so there is nothing to judge \(name"
     ):
         load_model(proto, name="m")
+
+
+SPARSE = {
+    "flat places": ([2], [1, 5], (9,)),
+    "a column of places": ([2, 1], [1, 5], (9,)),
+    "rows and columns": ([2, 2], [0, 1, 1, 2], (3, 3)),
+}
+
+
+def with_sparse_weight(counts: list[int], places: list[int], shape: tuple[int, ...]) -> onnx.ModelProto:
+    weight = helper.make_sparse_tensor(
+        helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 2.0]),
+        helper.make_tensor("w_places", TensorProto.INT64, counts, places),
+        list(shape),
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"], "add")],
+        "sparse",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        sparse_initializer=[weight],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("how", SPARSE)
+def test_a_sparse_initializer_is_read_as_the_dense_tensor_that_it_stands_for(
+    tmp_path: Path, how: str
+) -> None:
+    proto, shape = with_sparse_weight(*SPARSE[how]), SPARSE[how][2]
+    onnx.checker.check_model(proto)
+    model = load_model(proto)
+    x = np.ones(shape, np.float32)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(Reference(model).run({"x": x})["y"], session.run(None, {"x": x})[0])
+    kept = onnx.load(save_model(model, tmp_path / "m.onnx"))
+    onnx.checker.check_model(kept)
+    assert np.count_nonzero(numpy_helper.to_array(kept.graph.initializer[0])) == 2
+
+
+@pytest.mark.parametrize(
+    ("counts", "places", "shape"),
+    [([2], [1, 9], (9,)), ([2], [-1, 5], (9,)), ([2, 2], [0, 1, 1, 3], (3, 3)), ([2], [0, 1], (1 << 40,))],
+)
+def test_a_sparse_initializer_that_is_none_is_refused(
+    counts: list[int], places: list[int], shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(ModelError, match="sparse tensor 'w' is malformed"):
+        load_model(with_sparse_weight(counts, places, shape))
