@@ -91,9 +91,9 @@ def session_options(parts: int = 1, elements: float | None = None) -> ort.Sessio
     elif parts > 1 or _SHARING.get() > 1:
         cores = len(os.sched_getaffinity(0)) // _SHARING.get()
         options.intra_op_num_threads = max(1, min(cores, THREADS // parts))
-    elif elements is not None and elements < MEDIUM:
-        few = 1 if elements < SMALL else FEW_THREADS
-        options.intra_op_num_threads = min(few, len(os.sched_getaffinity(0)))
+    if not threads.isdecimal() and elements is not None and elements < MEDIUM:
+        most = options.intra_op_num_threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = min(most, 1 if elements < SMALL else FEW_THREADS)
     # Parts that keep what they took for themselves would take as much as all the graph's tensors together.
     options.enable_cpu_mem_arena = parts == 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
