@@ -183,8 +183,8 @@ def _mends(context: Context, found: Findings) -> list[str]:
     kind = FORMATS[context.subject.precision]
     most, least = bound(kind.largest), bound(kind.smallest, least=True)
     ways = {
-        Mend.LARGE_CONSTANT: f"clamp the constant of {{}} to what {kind.name} holds, between -{most} and {most}, if it "
-        "stands for infinity, as in a mask: a number that is meant would be another one",
+        Mend.LARGE_CONSTANT: "where the constant of {} stands for infinity, as in a mask, and no such number is meant, "
+        f"clamp it to what {kind.name} holds: between -{most} and {most}",
         Mend.SMALL_CONSTANT: f"raise the constant of {{}} to what {kind.name} holds: to at least {least}",
         Mend.FACTOR: f"merge the factor of {{}} with those around it, so that {kind.name} holds what is left",
         Mend.LAYER_NORM: "export the norm at {} as LayerNormalization, opset 17 or later: TensorRT computes it in FP32",
