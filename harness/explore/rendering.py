@@ -78,7 +78,7 @@ def measured(answer: TryResult) -> str:
     elif gate.metric == NONFINITE.metric:
         text = "every element finite"
     else:
-        text = f"{gate.metric} {number(gate.value)} (limit {number(gate.limit)})"
+        text = f"{gate.subject} {number(gate.value)} (limit {number(gate.limit)})"
     return text
 
 

@@ -118,7 +118,7 @@ def test_a_person_bisects_an_overflow(explore, tmp_path: Path) -> None:
     terminal = explore(OVERFLOW, "-p", "fp16")
     terminal.see(PROMPT)
     screen = CODES.sub("", terminal.raw.rsplit("\x1b[2K", 1)[1])  # behind the line of progress
-    assert "FAIL b11_add: slice_nrmse 1.02 (limit 0.02), 51.1× the limit" in screen
+    assert "FAIL b11_add: nrmse of [:, 148] 1.02 (limit 0.02), 51.1× the limit" in screen
     assert "origin    b7_sq (Pow)" in screen
     lines = screen.splitlines()
     assert len(lines) <= 16
