@@ -3,7 +3,7 @@
 Every model is judged as a user would have it judged, `harness run MODEL`, at FP16 and bfloat16 on the emulator. One
 that fails a gate on a whole tensor is not clean: it is counted apart, by name.
 
-Run: python -m benchmarks.false_alarms [--quick] [--nodes N] [--only SOURCE] [--out FILE]
+Run: python -m benchmarks.false_alarms [--quick] [--nodes N] [--only SOURCE] [--scheduler ADDRESS] [--out FILE]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,19 @@ import onnx
 
 from benchmarks.clean import collect
 from benchmarks.record import record
+from benchmarks.spread import add_scheduler, each_answer
 from harness.judge import RunResult, Verdict, run
 
 PRECISIONS = ("fp16", "bf16")
+SOURCES: dict[str, Callable[[int, int], Iterator[collect.Clean]]] = {
+    "bundled cases": lambda nodes, count: collect.bundled(),
+    "clean twins": lambda nodes, count: collect.twins(nodes),
+    "onnx wheel": lambda nodes, count: collect.onnx_wheel(),
+    "onnxscript": lambda nodes, count: collect.onnxscript_models(),
+    "generators": lambda nodes, count: collect.generated(count),
+    "torch exports": lambda nodes, count: collect.exported(),
+}
+"""By name: the largest clean twins, and how many of each generator."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +60,27 @@ class Found:
     layers: tuple[int, int] = (0, 0)
 
 
-def judge(clean: collect.Clean, folder: Path) -> Iterator[Found]:
-    made = clean.make()
-    if isinstance(made, onnx.ModelProto):
-        path = folder / "model.onnx"
-        onnx.save(made, path)
-    else:
-        path = made
-    for result in run([path], precisions=PRECISIONS).results:
-        yield look_at(clean, result)
+@cache
+def models(source: str, nodes: int, count: int) -> tuple[collect.Clean, ...]:
+    """The models of a source, none of them made yet."""
+    return tuple(SOURCES[source](nodes, count))
+
+
+def judge(place: tuple[str, int, int, int]) -> list[Found]:
+    """What is said of one model: that of a source, as `models` takes it, at a place."""
+    *source, number = place
+    clean = models(*source)[number]
+    try:
+        made = clean.make()
+        with tempfile.TemporaryDirectory() as folder:
+            path = made
+            if isinstance(made, onnx.ModelProto):
+                path = Path(folder, "model.onnx")
+                onnx.save(made, path)
+            return [look_at(clean, result) for result in run([path], precisions=PRECISIONS).results]
+    except Exception:  # a model that cannot be made or loaded says nothing of alarms
+        error = traceback.format_exc().strip().splitlines()[-1]
+        return [Found(clean.source, clean.name, "-", "error", (error,))]
 
 
 def look_at(clean: collect.Clean, result: RunResult) -> Found:
@@ -87,39 +110,29 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=2000, help="the largest clean twins (2000)")
     parser.add_argument("--only", help="one source, to a file of its own")
     parser.add_argument("--out", type=Path, help="where to write the result instead of benchmarks/results")
+    add_scheduler(parser)
     options = parser.parse_args()
-    sources: dict[str, Callable[[], Iterator[collect.Clean]]] = {
-        "bundled cases": collect.bundled,
-        "clean twins": lambda: collect.twins(100 if options.quick else options.nodes),
-        "onnx wheel": collect.onnx_wheel,
-        "onnxscript": collect.onnxscript_models,
-        "generators": lambda: collect.generated(2 if options.quick else 12),
-        "torch exports": collect.exported,
-    }
-    found: list[Found] = []
+    nodes, count = (100, 2) if options.quick else (options.nodes, 12)
+    places = [
+        (source, nodes, count, number)
+        for source in ([options.only] if options.only else SOURCES)
+        for number in range(len(models(source, nodes, count)))
+    ]
+    said: dict[tuple[str, int, int, int], list[Found]] = {}
     reported = started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        for source in [options.only] if options.only else sources:
-            for clean in sources[source]():
-                try:
-                    found += judge(clean, Path(folder))
-                except Exception:  # a model that cannot be made or loaded says nothing of alarms
-                    error = traceback.format_exc().strip().splitlines()[-1]
-                    found.append(Found(clean.source, clean.name, "-", "error", (error,)))
-                if time.monotonic() - reported > 20:
-                    reported = time.monotonic()
-                    print(
-                        f"{reported - started:.0f} s: {clean.source} {clean.name}",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-    for each in found:
-        if each.alarms or each.layers[1]:
-            print(f"{each.judged}: {each.source} {each.name} {each.precision} {each.layers}: {each.alarms}")
+    for place, these in each_answer(judge, places, options.scheduler):
+        said[place] = these
+        if time.monotonic() - reported > 20:
+            reported = time.monotonic()
+            print(f"{reported - started:.0f} s: {len(said)} of {len(places)}", file=sys.stderr, flush=True)
+    found = [one for place in places for one in said[place]]
+    for one in found:
+        if one.alarms or one.layers[1]:
+            print(f"{one.judged}: {one.source} {one.name} {one.precision} {one.layers}: {one.alarms}")
     name = "false_alarms" + (f"_{options.only.replace(' ', '_')}" if options.only else "")
     path = record(name, numbers(found), out=options.out, module="false_alarms")
-    alarms = sum(each.judged == "clean" and bool(each.alarms) for each in found)
-    print(f"{alarms} alarms in {sum(each.judged == 'clean' for each in found)} runs; written to {path}")
+    alarms = sum(one.judged == "clean" and bool(one.alarms) for one in found)
+    print(f"{alarms} alarms in {sum(one.judged == 'clean' for one in found)} runs; written to {path}")
     return int(alarms > 0)
 
 

@@ -1,9 +1,10 @@
 """Damaged files: each must be one clear error or work as before, never an internal error, a crash or a hang.
 
-Models, case files, `harness.toml`, goldens and journals are mutated by a seed: bits flipped, bytes cut, doubled or
-overwritten, lines dropped and doubled, numbers made large or negative.
+Models, case files, `harness.toml`, golden references and baselines, journals and Parquet files of a history are mutated
+by a seed: bits flipped, bytes cut, doubled or overwritten; in texts, lines dropped and doubled, numbers made large or
+negative.
 
-    python -m benchmarks.fuzz [--onnx 1000] [--text 500] [--seed 0] [--write]
+    python -m benchmarks.fuzz [--onnx 1000] [--text 300] [--kept 400] [--seed 0] [--scheduler ADDRESS] [--write]
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import fuzz_kept
 from benchmarks.isolated import outcomes
 from benchmarks.record import record
+from benchmarks.spread import add_scheduler
 
 CASES = Path(__file__).parents[1] / "cases"
 MODELS = ("norm", "loop", "quantized", "external")
 TEXTS = ("case", "toml")
+KEPT = tuple(fuzz_kept.MAKERS)
 CASE = """\
 model: {path: m.onnx}
 inputs:
@@ -51,7 +55,7 @@ def judge_files(names: Sequence[str]) -> Iterator[tuple[str, Any]]:
         kind, variant, seed = name.split(":")
         yield name, None
         with tempfile.TemporaryDirectory() as folder:
-            judge = _judge_model if kind == "onnx" else _judge_text
+            judge = {"onnx": _judge_model, "text": _judge_text, "kept": _judge_kept}[kind]
             verdict, reason = judge(Path(folder), variant, random.Random(f"{variant}:{seed}"))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         yield name, [verdict, reason[:300], round(peak)]
@@ -85,6 +89,25 @@ def _judge_text(folder: Path, variant: str, random: random.Random) -> tuple[str,
             path = folder / "harness.toml"
             path.write_bytes(text)
             load(path)
+    except HarnessError as error:
+        return ("internal" if error.exit_code == 70 else "refused"), str(error)
+    except Exception as error:
+        return "internal", f"{type(error).__name__}: {error}"
+    return "read", ""
+
+
+def _judge_kept(folder: Path, variant: str, random: random.Random) -> tuple[str, str]:
+    from harness.errors import HarnessError
+
+    def damage(data: bytes) -> bytes:
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return damaged(data, random)
+        return reworded(text, random)
+
+    try:
+        fuzz_kept.read(folder, variant, random, damage)
     except HarnessError as error:
         return ("internal" if error.exit_code == 70 else "refused"), str(error)
     except Exception as error:
@@ -181,27 +204,38 @@ def reworded(text: str, random: random.Random) -> bytes:
     return text.encode()
 
 
-def wanted(models: int, texts: int, seed: int) -> list[str]:
+def wanted(models: int, texts: int, kept: int, seed: int) -> list[str]:
     """The names that `judge_files` takes."""
     found = [f"onnx:{MODELS[number % len(MODELS)]}:{seed + number}" for number in range(models)]
-    return found + [f"text:{TEXTS[number % len(TEXTS)]}:{seed + number}" for number in range(texts)]
+    found += [f"text:{TEXTS[number % len(TEXTS)]}:{seed + number}" for number in range(texts)]
+    return found + [f"kept:{KEPT[number % len(KEPT)]}:{seed + number}" for number in range(kept)]
+
+
+def _kind(name: str) -> str:
+    kind, variant, _ = name.split(":")
+    return kind if kind == "onnx" else variant
 
 
 def main() -> None:
     """Damage files, print what is no clear answer, and keep the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--onnx", type=int, default=1000)
-    parser.add_argument("--text", type=int, default=500)
+    parser.add_argument("--text", type=int, default=300)
+    parser.add_argument("--kept", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="keep the result in benchmarks/results")
+    add_scheduler(parser)
     given = parser.parse_args()
     found = {
         name: outcome if isinstance(outcome, list) else [outcome, "", 0]
         for name, outcome in outcomes(
-            judge_files, wanted(given.onnx, given.text, given.seed), seconds=30
+            judge_files,
+            wanted(given.onnx, given.text, given.kept, given.seed),
+            seconds=30,
+            scheduler=given.scheduler,
         ).items()
     }
-    counts = Counter((name.split(":")[0], verdict) for name, (verdict, _, _) in found.items())
+    counts = Counter((_kind(name), verdict) for name, (verdict, _, _) in found.items())
     wrong = {
         name: {"verdict": verdict, "reason": reason}
         for name, (verdict, reason, _) in found.items()

@@ -3,7 +3,7 @@
 Every model that ONNX Runtime runs must be judged, and pass, or be refused for a reason that is the model's own: at
 fp32 nothing is rounded, so a failure is a false one. An internal error, a crash or a hang is always a fault of harness.
 
-    python -m benchmarks.onnx_suite [--only TEXT] [--write]
+    python -m benchmarks.onnx_suite [--only TEXT] [--scheduler ADDRESS] [--write]
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from onnx import numpy_helper
 
 from benchmarks.isolated import outcomes
 from benchmarks.record import record
+from benchmarks.spread import add_scheduler
 
 
 def suite() -> list[Any]:
@@ -100,11 +101,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="models whose name contains this")
     parser.add_argument("--write", action="store_true", help="keep the result in benchmarks/results")
+    add_scheduler(parser)
     given = parser.parse_args()
     names = [case.name for case in suite() if given.only in case.name]
     found = {
         name: outcome if isinstance(outcome, list) else ["?", outcome, ""]
-        for name, outcome in outcomes(judge_models, names).items()
+        for name, outcome in outcomes(judge_models, names, scheduler=given.scheduler).items()
     }
     counts = Counter(("runs" if runs == "runs" else "fails", verdict) for runs, verdict, _ in found.values())
     suspect = {

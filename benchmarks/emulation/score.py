@@ -1,8 +1,8 @@
 """How well the emulator predicts engines: verdicts and errors, plain, with kernels, with FP16 sums, and with both.
 
-Run: python -m benchmarks.emulation.score [--only NAME…] [--write], on what `benchmarks.emulation.measure --collect`
-kept of engines; no GPU is needed. Both are held to the bound of the precision. Beside it stands how many engines fail
-by their own gate, which is relative to the emulation, where the emulation passes.
+Run: python -m benchmarks.emulation.score [--only NAME…] [--scheduler ADDRESS] [--write], on what
+`benchmarks.emulation.measure --collect` kept of engines; no GPU is needed. Both are held to the bound of the precision.
+Beside it stands how many engines fail by their own gate, which is relative to the emulation, where emulation passes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import json
 import math
 import statistics
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.emulation.models import catalogue
 from benchmarks.record import RESULTS, record
+from benchmarks.spread import add_scheduler, each_answer
 from harness.backends import Assumed, Emulator, Reference
 from harness.comparison import DEFAULT_GATES, Metrics, compare
 from harness.compiler import within_kernels
@@ -57,25 +58,24 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--rows", type=Path, default=RESULTS / "emulation_engines.json")
     parser.add_argument("--plot", type=Path, help="draw what is kept, instead")
+    add_scheduler(parser)
     options = parser.parse_args()
     if options.plot:
         draw(json.loads((RESULTS / "emulation_score.json").read_text())["runs"], options.plot)
         return 0
     rows = list(engine_rows(json.loads(options.rows.read_text())))
-    scores: list[dict[str, Any]] = []
-    for entry in catalogue():
-        mine = [row for row in rows if row["name"] == entry.name and not row["kept"]]
-        if not mine or (options.only and entry.name not in options.only):
-            continue
-        start = time.perf_counter()
-        model, feeds = entry.made
-        emulated = _emulated(model, feeds, mine)
-        about = {"name": entry.name, "group": entry.group, "stressing": entry.stressing}
-        for row in mine:
-            scores.append({**about, **_score(row, emulated)})
-        vars(entry).pop("made")
-        told = [f"{row['precision']} {row['release'][:3]} {_line(row)}" for row in scores[-len(mine) :]]
-        print(f"{entry.name} ({time.perf_counter() - start:.1f} s)\n  " + "\n  ".join(told), flush=True)
+    kept = {row["name"] for row in rows if not row["kept"]}
+    chosen = [
+        entry.name
+        for entry in catalogue()
+        if entry.name in kept and not (options.only and entry.name not in options.only)
+    ]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, mine in each_answer(partial(score, options.rows.resolve()), chosen, options.scheduler):
+        found[name] = mine
+        told = [f"{row['precision']} {row['release'][:3]} {_line(row)}" for row in mine]
+        print(f"{name}\n  " + "\n  ".join(told), flush=True)
+    scores = [row for name in chosen for row in found[name]]
     summary = summarize(scores)
     print(json.dumps(summary, indent=2))
     if options.write:
@@ -85,6 +85,21 @@ def main() -> int:
             )
         )
     return 0
+
+
+def score(file: Path, name: str) -> list[dict[str, Any]]:
+    """The scores of one model, a row for each precision and release that engines were asked for in `file`."""
+    mine = [row for row in _kept(file) if row["name"] == name and not row["kept"]]
+    entry = next(entry for entry in catalogue() if entry.name == name)
+    model, feeds = entry.made
+    emulated = _emulated(model, feeds, mine)
+    about = {"name": name, "group": entry.group, "stressing": entry.stressing}
+    return [{**about, **_score(row, emulated)} for row in mine]
+
+
+@cache
+def _kept(file: Path) -> list[dict[str, Any]]:
+    return list(engine_rows(json.loads(file.read_text())))
 
 
 def engine_rows(kept: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

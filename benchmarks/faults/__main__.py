@@ -5,6 +5,7 @@
     python -m benchmarks.faults --table FILE                     a kept result as Markdown
     python -m benchmarks.faults --sample 60 --verify             hold the ground truth against the emulator instead
     python -m benchmarks.faults --sample 60 --kernels rtx-1.7    with the kernels of an environment, and FP16 sums
+    python -m benchmarks.faults --full --scheduler ADDRESS       on the workers of a dask scheduler
 
 A run with --out keeps its scores beside FILE until it is done; stopped at any moment, the same command goes on.
 Exit status 0 if every number to reach is reached, else 1; 2 for a mistake.
@@ -27,6 +28,7 @@ from benchmarks.faults.report import numbers_of, page, table
 from benchmarks.faults.run import each, judge, problems
 from benchmarks.faults.score import CLEAN, Score, goals
 from benchmarks.record import record
+from benchmarks.spread import add_scheduler
 from harness.environments import load, select, shared_supervisor
 
 
@@ -44,7 +46,7 @@ def main() -> int:
     except OtherRunError as error:
         print(error, file=sys.stderr)
         return 2
-    scores, seconds = _scores(specs, options.jobs, partial, options.kernels)
+    scores, seconds = _scores(specs, options, partial)
     reached = goals(scores)
     print(table(scores))
     print()
@@ -65,15 +67,23 @@ def main() -> int:
 
 
 def _scores(
-    specs: Sequence[Spec], jobs: int, partial: Partial | None, kernels: str | None
+    specs: Sequence[Spec], options: argparse.Namespace, partial: Partial | None
 ) -> tuple[list[Score], float]:
     """The scores in the order of `specs`, and the seconds that they took, those of earlier runs included."""
     found = {} if partial is None else dict(partial.scores)
     before = 0.0 if partial is None else partial.seconds
     left = [spec for spec in specs if spec.name not in found]
-    work = judge if kernels is None else partial_of(judge, kernels=kernels)
+    work = judge if options.kernels is None else partial_of(judge, kernels=options.kernels)
+    needs = () if options.kernels is None else (options.kernels,)
     started = time.perf_counter()
-    for spec, result in each(work, left, jobs, done=len(specs) - len(left)):
+    for spec, result in each(
+        work,
+        left,
+        options.jobs,
+        done=len(specs) - len(left),
+        scheduler=options.scheduler,
+        environments=needs,
+    ):
         found[spec.name] = result
         if partial is not None:
             partial.keep(result, before + time.perf_counter() - started)
@@ -110,6 +120,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--kernels", metavar="NAME", help="assume the kernels of this environment, and FP16 sums"
     )
+    add_scheduler(parser)
     parser.add_argument("--verify", action="store_true", help="check the ground truth, diagnose nothing")
     return parser.parse_args()
 

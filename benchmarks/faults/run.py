@@ -12,6 +12,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from typing import TypeVar
 
+from benchmarks import spread
 from benchmarks.faults.diagnosis import assumed, diagnose
 from benchmarks.faults.generate import generate
 from benchmarks.faults.planted import PlantedCase, Spec
@@ -61,7 +62,13 @@ def problems(spec: Spec) -> list[str]:
 
 
 def each(
-    work: Callable[[Spec], T], specs: Sequence[Spec], jobs: int, *, done: int = 0
+    work: Callable[[Spec], T],
+    specs: Sequence[Spec],
+    jobs: int,
+    *,
+    done: int = 0,
+    scheduler: str | None = None,
+    environments: Sequence[str] = (),
 ) -> Iterator[tuple[Spec, T]]:
     """`work` done on each specification, as it is done, with a line of progress.
 
@@ -70,7 +77,13 @@ def each(
         specs: with what.
         jobs: how many processes, of one thread each; 1 is this process, in order.
         done: how many others were done before, for the line of progress.
+        scheduler: the address of a dask scheduler whose workers do it instead.
+        environments: what they must have.
     """
+    if scheduler is not None:
+        return _with_progress(
+            spread.each_answer(work, specs, scheduler, environments=environments), done, done + len(specs)
+        )
     results = _pooled(work, specs, jobs) if jobs > 1 else ((spec, work(spec)) for spec in specs)
     return _with_progress(results, done, done + len(specs))
 

@@ -3,7 +3,7 @@
 Each model is judged and diagnosed at fp16 on the emulator, as a user would have it done, and so are clean twins. A cure
 is tried on five seeds that no diagnosis has seen, as a typed model that `harness compare` judges by the original.
 
-    python -m benchmarks.verdicts [--only TEXT] [--jobs N] [--out FILE]
+    python -m benchmarks.verdicts [--only TEXT] [--jobs N] [--scheduler ADDRESS] [--out FILE]
 
 Exit status 0 if every number to reach is reached, else 1.
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+from benchmarks.spread import add_scheduler, each_answer
 from benchmarks.verdicts.models import specs
 from benchmarks.verdicts.score import FRESH, Score, score
 from benchmarks.verdicts.truth import Group, Spec
@@ -34,14 +35,15 @@ def main() -> int:
     parser.add_argument("--only", default="", help="models whose name holds this text")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--out", type=Path, help="where to write the result instead of benchmarks/results")
+    add_scheduler(parser)
     options = parser.parse_args()
     chosen = [spec for spec in specs() if options.only in spec.name]
     started = time.perf_counter()
     found: list[Score] = []
-    for each in _scores(chosen, options.jobs):
-        found.append(each)
-        if not each.right or each.named < each.reasons or not each.cured or each.told:
-            print(each, flush=True)
+    for scored in _scores(chosen, options.jobs, options.scheduler):
+        found.append(scored)
+        if not scored.right or scored.named < scored.reasons or not scored.cured or scored.told:
+            print(scored, flush=True)
         elif len(found) % 20 == 0:
             print(f"{len(found)} of {len(chosen)}", file=sys.stderr, flush=True)
     numbers = numbers_of(found, time.perf_counter() - started)
@@ -52,7 +54,11 @@ def main() -> int:
     return int(any(numbers[name] < limit for name, limit in GOALS.items()))
 
 
-def _scores(chosen: Sequence[Spec], jobs: int) -> Iterator[Score]:
+def _scores(chosen: Sequence[Spec], jobs: int, scheduler: str | None) -> Iterator[Score]:
+    if scheduler is not None:
+        by_spec = dict(each_answer(score, chosen, scheduler))
+        yield from (by_spec[spec] for spec in chosen)
+        return
     if jobs == 1:
         yield from map(score, chosen)
         return

@@ -13,7 +13,7 @@ from benchmarks.isolated import outcomes
 
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_files_get_one_clear_answer() -> None:
-    found = outcomes(fuzz.judge_files, fuzz.wanted(60, 40, seed=100_000), seconds=60)
+    found = outcomes(fuzz.judge_files, fuzz.wanted(60, 20, 20, seed=100_000), seconds=60)
     assert len(found) == 100
     wrong = {
         name: outcome
@@ -35,6 +35,13 @@ def test_the_texts_are_read_as_they_are(
 ) -> None:
     monkeypatch.setattr(fuzz, "reworded", lambda text, random: text.encode())
     assert fuzz._judge_text(tmp_path, variant, random.Random(0))[0] == "read"
+
+
+@pytest.mark.parametrize("kind", fuzz.KEPT)
+def test_what_is_kept_is_read_as_it_is(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz, "damaged", lambda data, random: data)
+    monkeypatch.setattr(fuzz, "reworded", lambda text, random: text.encode())
+    assert fuzz._judge_kept(tmp_path, kind, random.Random(0)) == ("read", "")
 
 
 def _ends_badly(names):

@@ -15,17 +15,25 @@ from harness.cli import main
 from harness.errors import HistoryError, MissingDependencyError
 from harness.history import DriftOptions, HistoryWarning, nightly_report, place_of, runs_at
 
+pytest.importorskip("fsspec")
 upath = pytest.importorskip("upath", reason="pip install -c constraints.txt -e '.[store]'")
 
+from object_store import ObjectStore  # noqa: E402 - needs the extra
+
+pytestmark = pytest.mark.filterwarnings("ignore:UPath 'objects' filesystem")
 RELEASES = ["emulator:fp16", "emulator:fp16,seed=1,plant=square@bf16"]
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", "objects"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of an empty store."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     name = f"{request.node.name}-{tmp_path.name}".replace("[", "-").replace("]", "")
-    return f"memory://{name}/history" if request.param == "memory" else f"file://{tmp_path}/shared/history"
+    return (
+        f"file://{tmp_path}/shared/history"
+        if request.param == "file"
+        else f"{request.param}://{name}/history"
+    )
 
 
 def objects(url: str) -> list[str]:
@@ -112,6 +120,46 @@ def test_a_foreign_object_is_skipped_with_a_warning(tiny_cases, store) -> None:
     (place_of(store) / "stray.parquet").write_bytes(b"nothing")
     with pytest.warns(HistoryWarning, match="stray"):
         assert [info.run for info in runs_at(place_of(store))] == [report.run]
+
+
+def test_what_others_write_is_seen_though_the_plug_in_keeps_lists(tiny_cases, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    place = place_of(f"objects://{tmp_path.name}/history")
+    report = run(tiny_cases("clean"), str(place))
+    assert [info.run for info in runs_at(place)] == [report.run]
+    key = place.fs._strip_protocol(f"{place}/{report.run}.parquet")
+    stored = dict(place.fs.store)
+    place.fs.store[key.replace(report.run, "20200131T020304512Z-1f9a3c")] = stored[key]
+    assert len(runs_at(place)) == 2
+
+
+@pytest.mark.parametrize("command", ["history list", "drift"])
+def test_a_store_that_does_not_answer_is_one_message_before_anything_runs(
+    command: str, tiny_cases, monkeypatch, tmp_path, capsys
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(ObjectStore, "down", True)
+    words = (
+        ["drift", str(tiny_cases("clean")), "--env", RELEASES[0]] if command == "drift" else command.split()
+    )
+    assert main([*words, "--history", "objects://down/history"]) == 2
+    said = " ".join(capsys.readouterr().err.replace("│", "").split())
+    assert (
+        "objects://down/history: the store cannot be reached: Could not connect to the endpoint URL" in said
+    )
+    assert "internal error" not in said
+
+
+def test_a_store_that_is_lost_meanwhile_loses_nothing(tiny_cases, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cases, url = tiny_cases("clean"), f"objects://{tmp_path.name}/lost"
+
+    with pytest.raises(HistoryError, match="Could not connect"):
+        run(cases, url, progress=lambda event: monkeypatch.setattr(ObjectStore, "down", True))
+    monkeypatch.setattr(ObjectStore, "down", False)
+    done: list[str] = []
+    report = run(cases, url, resume=True, progress=lambda event: done.append(event.case))
+    assert (done, objects(url)) == ([], [f"{report.run}.parquet"])
 
 
 def test_the_commands_take_a_url(tiny_cases, tmp_path: Path, monkeypatch, capsys) -> None:

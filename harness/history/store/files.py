@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HistoryError
-from harness.history.store.places import is_store, parts_folder, put, readable
+from harness.history.store.places import exists, found, is_store, parts_folder, put, readable
 from harness.history.store.schema import METADATA_KEY, NAMES, SCHEMA, Row, arrow_schema
 from harness.history.types import CacheUse, LayerBuilds
 from harness.judge import MadeWith
@@ -219,7 +219,7 @@ class RunWriter:
 
 def list_runs(folder: Path, *, unfinished: bool = True) -> list[RunInfo]:
     """The runs in `folder`, the oldest first; only footers are read. Warns of files that cannot be read."""
-    runs = [info for path in folder.glob(f"*{SUFFIX}") if (info := _info_if_sound(path)) is not None]
+    runs = [info for path in found(folder, f"*{SUFFIX}") if (info := _info_if_sound(path)) is not None]
     if unfinished:
         runs += unfinished_runs(folder)
     return sorted(runs, key=lambda info: info.run)
@@ -252,7 +252,7 @@ def list_newest(
         accept: whether a run counts; called last.
     """
     chosen: list[RunInfo] = []
-    for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
+    for path in sorted(found(folder, f"*{SUFFIX}"), reverse=True):
         info = _info_if_sound(path)
         if info is None or not (release is None or release in info.releases):
             continue
@@ -307,7 +307,7 @@ def read_runs(
     tables = []
     for info in runs:
         finished = info.path.with_suffix(SUFFIX)  # it may have been finished meanwhile
-        for path in (finished,) if finished.exists() else info.files:
+        for path in (finished,) if exists(finished) else info.files:
             try:
                 tables.append(_read(path, columns))
             except HistoryError as error:

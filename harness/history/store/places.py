@@ -21,7 +21,7 @@ def place_of(text: Path | str) -> Path:
     """The folder that `text` names; for a URL, what behaves like one as far as a history needs.
 
     Raises:
-        HistoryError: the URL is of no store that is known here.
+        HistoryError: the URL is of no store that is known here, or the store cannot be reached.
         MissingDependencyError: what speaks with the store is not installed.
     """
     if not isinstance(text, str) or "://" not in text:
@@ -39,7 +39,58 @@ def place_of(text: Path | str) -> Path:
         ) from None
     except (ValueError, OSError) as error:
         raise HistoryError(f"is not a store that can be reached: {error}", where=text) from None
+    with _reached(text):  # now, and not when a night is over
+        place.exists()
     return cast(Path, place)
+
+
+@contextmanager
+def _reached(place: Path | str) -> Iterator[None]:
+    """Whatever a plug-in raises, of which many are no OSError, in one message.
+
+    Raises:
+        HistoryError: the store does not answer, or refuses.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise HistoryError(
+            f"the store cannot be reached: {_words(error)}",
+            where=place,
+            hint="check its address, the network and the credentials of its plug-in",
+        ) from error
+
+
+def _words(error: Exception) -> str:
+    """The first line of what a plug-in says, or the name of its error."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def found(folder: Path, pattern: str) -> list[Path]:
+    """The files of `folder` that match, as they are now: plug-ins keep lists that others write to, too.
+
+    Raises:
+        HistoryError: the store cannot be reached.
+    """
+    if not is_store(folder):
+        return list(folder.glob(pattern))
+    with _reached(folder):
+        folder.fs.invalidate_cache()  # type: ignore[attr-defined]
+        return list(folder.glob(pattern))
+
+
+def exists(path: Path) -> bool:
+    """Whether a file of a history is there.
+
+    Raises:
+        HistoryError: the store cannot be reached.
+    """
+    if not is_store(path):
+        return path.exists()
+    with _reached(path):
+        path.fs.invalidate_cache()  # type: ignore[attr-defined]
+        return path.exists()
 
 
 def is_store(folder: Path) -> bool:
@@ -65,7 +116,11 @@ def readable(path: Path) -> Iterator[Any]:
     if not is_store(path):
         yield path
         return
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except Exception as error:  # plug-ins raise what they like
+        raise OSError(_words(error)) from error
+    with file:
         yield file
 
 
@@ -77,7 +132,7 @@ def put(path: Path, data: bytes) -> None:
     """
     fs = path.fs  # type: ignore[attr-defined]
     try:
-        if path.exists():
+        if exists(path):
             raise HistoryError("is there already, and runs are written once", where=path)
         if "file" in fs.protocol:  # where fsspec writes elsewhere, and copies
             with atomic_path(path.path) as temporary:  # type: ignore[attr-defined]
@@ -85,9 +140,11 @@ def put(path: Path, data: bytes) -> None:
             return
         with fs.transaction, fs.open(path.path, "wb") as file:  # type: ignore[attr-defined]
             file.write(data)
-    except OSError as error:
+    except HistoryError:
+        raise
+    except Exception as error:
         raise HistoryError(
-            f"the run cannot be written: {error}",
+            f"the run cannot be written: {_words(error)}",
             where=path,
             hint="its parts are kept: repair the store, and continue with --resume",
         ) from error
