@@ -20,7 +20,7 @@ from harness.model.derived import at_opset
 from harness.model.external import check_external_data, external_tensors
 from harness.model.model import LARGE_BYTES, Model, hash_proto
 from harness.model.names import inline_functions, name_nodes, named_nodes
-from harness.model.soundness import check_calls, check_declared, check_written, cycle
+from harness.model.soundness import check_calls, check_declared, check_tensors, check_written, cycle
 from harness.model.sparse import with_dense_tensors
 from harness.tensors import atomic_path
 from harness.text import names
@@ -144,6 +144,7 @@ def _varint(number: int) -> bytes:
 
 def _wrap(model: ir.Model, name: str, sha256: str, path: Path | None, operators: Operators | None) -> Model:
     where = path or name
+    check_tensors(model, where)
     if model.functions:
         check_calls(model, where)
         model = inline_functions(model)

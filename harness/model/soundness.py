@@ -34,6 +34,36 @@ def check_declared(value: ir.Value, where: Path | str) -> None:
         value.shape = ir.Shape([None if isinstance(size, int) and size < 0 else size for size in value.shape])
 
 
+def check_tensors(model: ir.Model, where: Path | str) -> None:
+    """Check the types of the tensors that a model holds, as initializers and in attributes, in functions, too.
+
+    Raises:
+        ModelError: one has no dtype, or one that ONNX does not have.
+    """
+    tops = [model.graph, *(function.graph for function in model.functions.values())]
+    held = [
+        (value.name, value.const_value)
+        for top in tops
+        for graph in (top, *top.subgraphs())
+        for value in graph.initializers.values()
+    ]
+    for top in tops:
+        for node in top.all_nodes():
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    # Not as_tensor, which looks at everything that a tensor has.
+                    held.append((attribute.value.name or node.outputs[0].name, attribute.value))
+    for name, tensor in held:
+        try:
+            sound = tensor is None or tensor.dtype != ir.DataType.UNDEFINED
+        except ValueError:  # of the enumeration of dtypes
+            sound = False
+        if not sound:
+            raise ModelError(
+                f"tensor {name!r} has no dtype of ONNX", where=where, hint="export the model again"
+            )
+
+
 def check_calls(model: ir.Model, where: Path | str) -> None:
     """Check that the local functions of `model` can be inlined.
 

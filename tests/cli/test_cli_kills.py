@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 from safetensors.numpy import load_file
 from written import Writes
@@ -17,7 +18,17 @@ from harness.cli import main
 from harness.history import load_history
 
 COMMANDS = {
-    "run": ["run", "cases", "-q", "--json", "out/run.json", "--html", "out/run.html"],
+    "run": [
+        "run",
+        "cases",
+        "-q",
+        "--json",
+        "out/run.json",
+        "--html",
+        "out/run.html",
+        "--markdown",
+        "out/run.md",
+    ],
     "golden": ["run", "cases", "-q", "--golden-update"],
     "diagnose": ["diagnose", "cases/failing.case.yaml", "-p", "fp16", "--out", "out/diagnosis"],
     "drift": [
@@ -32,8 +43,13 @@ COMMANDS = {
         "-q",
         "--json",
         "out/d.json",
+        "--html",
+        "out/d.html",
     ],
+    "history": ["history", "export", "out/rows.csv"],
 }
+#: What there must be first.
+BEFORE = {"history": COMMANDS["drift"]}
 #: How each is continued: what it kept is not made again.
 AGAIN = {"drift": ["--resume"]}
 HISTORY = Path("reports/history")
@@ -78,10 +94,11 @@ def in_a_process(folder: Path, words: list[str], last: int | None, counts: Path)
 
 
 def check_whole(folder: Path) -> None:
-    """Check that every file under a name of its own can be read to its end."""
+    """Check that every file under a name of its own is no empty one, and can be read to its end."""
     for path in filter(Path.is_file, folder.rglob("*")):
         if path.suffix == ".tmp" or "cache" in path.relative_to(folder).parts:
             continue
+        assert path.stat().st_size or path.name.endswith("lock"), path
         if path.suffix == ".json":
             json.loads(path.read_text())
         elif path.suffix == ".html":
@@ -91,6 +108,8 @@ def check_whole(folder: Path) -> None:
                 json.loads(line)
         elif path.suffix == ".safetensors":
             load_file(path)
+        elif path.suffix == ".onnx":
+            onnx.checker.check_model(path)
 
 
 def parts(folder: Path) -> set[str]:
@@ -104,13 +123,15 @@ def test_a_kill_at_any_write_loses_nothing_that_was_kept(name: str, tiny_cases, 
 
     def start(folder: Path) -> Path:
         tiny_cases(*(["clean"] if name == "drift" else []), "failing", folder=folder / "cases")
+        if name in BEFORE:
+            assert in_a_process(folder, BEFORE[name], None, counts) == 0
         return folder
 
     counted = start(tmp_path / "counted")
     assert in_a_process(counted, words, None, counts) == 0
     expected, writes = json.loads(counts.read_text())
     assert expected in (0, 1)
-    assert writes > 2
+    assert writes > (1 if name == "history" else 2)
     whole = {path.name for path in counted.rglob("*") if path.is_file() and "cache" not in path.parts}
     for number in range(0, writes, 3 if name == "diagnose" else 1):  # all 21 of a diagnosis take minutes
         folder = start(tmp_path / f"killed{number}")

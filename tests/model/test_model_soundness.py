@@ -168,6 +168,29 @@ def test_an_input_without_a_dtype_is_refused() -> None:
         load_model(relu("undefined", TensorProto.UNDEFINED))
 
 
+@pytest.mark.parametrize("dtype", [TensorProto.UNDEFINED, 99])
+@pytest.mark.parametrize("place", ["attribute", "branch", "function"])
+def test_a_tensor_without_a_dtype_of_onnx_is_refused(dtype: int, place: str, tmp_path: Path) -> None:
+    tensor = TensorProto(name="w", data_type=dtype, dims=[1, 4], raw_data=bytes(16))
+    nodes = [helper.make_node("Constant", [], ["w"]), helper.make_node("Add", ["x", "w"], ["y"])]
+    nodes[0].attribute.append(onnx.AttributeProto(name="value", type=onnx.AttributeProto.TENSOR, t=tensor))
+    graph = helper.make_graph(nodes, "g", [value("x")], [value("y")])
+    if place == "branch":
+        branches = [helper.make_graph(nodes, name, [], [value("y")]) for name in ("then", "else")]
+        choose = helper.make_node("If", ["c"], ["z"], then_branch=branches[0], else_branch=branches[1])
+        graph = helper.make_graph([choose], "g", [value("x"), value("c", TensorProto.BOOL, ())], [value("z")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    if place == "function":
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+        model.functions.append(helper.make_function("mine", "Added", ["x"], ["y"], nodes, opsets))
+        del model.graph.node[:]
+        model.graph.node.append(helper.make_node("Added", ["x"], ["y"], domain="mine"))
+        model.opset_import.append(opsets[1])
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="'w' has no dtype of ONNX"):
+        load_model(tmp_path / "m.onnx")
+
+
 def test_an_input_of_more_axes_than_an_array_has_is_refused() -> None:
     with pytest.raises(ModelError, match="'x' has 70 axes"):
         load_model(relu("deep", shape=(1,) * 70))
