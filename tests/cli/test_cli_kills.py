@@ -109,7 +109,7 @@ def check_whole(folder: Path) -> None:
         elif path.suffix == ".safetensors":
             load_file(path)
         elif path.suffix == ".onnx":
-            onnx.checker.check_model(path)
+            assert onnx.load(path).graph.output, path
 
 
 def parts(folder: Path) -> set[str]:
